@@ -1,0 +1,46 @@
+"""Every error a user can mend, in one tree.
+
+    AssayError            exit code 2, a message and no traceback
+    ├── DataError         pictures, tables, labels
+    │   └── PictureError  one picture that cannot be used
+    ├── PlanError         a plan, or a value set from the command line
+    ├── ModelError        a backbone or its weights
+    ├── RunError          a run folder: in use, read-only, unfinished, unreadable
+    ├── SpaceError        no room left on the disk
+    └── TrainingError     a loss that is not finite, too little memory
+
+A message names the thing, the rule it broke and the way out. Anything that is not an
+`AssayError` is a fault of ours: it keeps its traceback and ends with exit code 1.
+"""
+
+
+class AssayError(Exception):
+    """Something the user can mend."""
+
+
+class DataError(AssayError):
+    """Pictures, tables or labels that cannot be used as they are."""
+
+
+class PictureError(DataError):
+    """One picture that cannot be used; the message is the reason, without the path."""
+
+
+class PlanError(AssayError):
+    """A plan that contradicts itself, or a key or value that a plan does not know."""
+
+
+class ModelError(AssayError):
+    """A backbone that does not exist, or weights that cannot be had or do not fit."""
+
+
+class RunError(AssayError):
+    """A run folder that is in use, read-only, unfinished or not a run."""
+
+
+class SpaceError(AssayError):
+    """The disk has no room for what must be written."""
+
+
+class TrainingError(AssayError):
+    """Training that cannot go on: a loss that is not finite, or too little memory."""
