@@ -1,0 +1,61 @@
+# `make demo` and `make test` do all the set-up: Python 3.11+, git and make are enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Where the data sets of `bench` and `results` lie, unpacked.
+DATA ?= data
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench results clean
+
+help:
+	@echo "make demo      install, train on built-in pictures (handwritten digits), say what it scored"
+	@echo "make test      install, then check the style, the types, the import contract, and run the tests"
+	@echo "make bench     compare the speed with other libraries on the data sets in DATA=$(DATA); writes docs/BENCHMARKS.md"
+	@echo "make results   train on the data sets in DATA=$(DATA) and write down the figures in docs/RESULTS.md"
+	@echo "make clean     remove what was installed and built; runs/ stays"
+
+setup: $(STAMP)
+
+# The stamp is written last, so an install that was broken off is done again; an unchanged one is reused.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed and $(PYTHON) is " \
+	  + sys.version.split()[0] + ". Name a newer one: make PYTHON=/path/to/python3.11")'
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/assay demo
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+# The compared libraries live in an environment of their own that sees this one, so that none of them can slip in here.
+$(VENV)-bench/.installed: $(STAMP) benchmarks/requirements.txt
+	@echo "Installing the compared libraries into $(VENV)-bench."
+	@$(BIN)/python -m venv $(VENV)-bench
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(VENV)-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/assay-environment.pth"
+	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(VENV)-bench/.installed
+	@test -f benchmarks/run.py || { echo "benchmarks/run.py is not here yet, so there is nothing to compare."; exit 1; }
+	@echo "Training every contender 3 times on the pictures in $(DATA); this takes hours. Writes docs/BENCHMARKS.md."
+	$(VENV)-bench/bin/python -m benchmarks.run $(DATA)
+
+results: setup
+	@test -f benchmarks/results.py || { echo "benchmarks/results.py is not here yet, so there is nothing to measure."; exit 1; }
+	@echo "Training on the data sets in $(DATA) with the commands of the README; this takes a while. Writes docs/RESULTS.md."
+	$(BIN)/python -m benchmarks.results $(DATA)
+
+clean:
+	rm -rf $(VENV) $(VENV)-bench build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
