@@ -1,0 +1,132 @@
+"""What a person sees while something takes long: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+
+
+class Watch(Protocol):
+    """Whoever is told how far a piece of work is. Only the main process has one that prints."""
+
+    def begin(self, what: str, total: int) -> None:
+        """A stage begins ("reading pictures", "02-fit") that will take `total` pictures; stages may nest."""
+
+    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
+        """`count` more pictures are done; `figures` are the newest to show, None keeps those shown."""
+
+    def line(self, text: str) -> None:
+        """One line that stays: an epoch's figures, a note, a choice that was made."""
+
+    def end(self) -> None:
+        """The innermost stage is over."""
+
+
+class Silent:
+    """Says nothing: for other processes than the main one, and for use from Python."""
+
+    def begin(self, what: str, total: int) -> None: ...
+
+    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+    def end(self) -> None: ...
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Plain(Silent):
+    """Only the lines that stay: for a file, a pipe or a continuous-integration log."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+
+    def line(self, text: str) -> None:
+        self._terminal.write(text + "\n")
+        self._terminal.flush()  # a log that is followed shows an epoch when it ends
+
+
+class Bar:
+    """A bar at the foot of the terminal: pictures/s, time left, the newest figures; lines go above it."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        from rich.console import Console  # 0.1 s that `assay --help` need not spend
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=16),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[pace]}", markup=False),
+            TextColumn("{task.fields[figures]}", style="cyan", markup=False),
+            console=Console(file=terminal, highlight=False),
+            transient=True,
+            refresh_per_second=4,  # training needs both cores more than the bar does
+            redirect_stdout=sys.stdout.isatty(),  # a stray print goes above the bar, and not into it
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._stages: list[Task] = []
+
+    def begin(self, what: str, total: int) -> None:
+        self._progress.add_task(what, total=total or None, pace="", figures="")
+        self._stages.append(self._progress.tasks[-1])
+        self._progress.start()
+
+    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
+        if not self._stages:
+            return
+        stage = self._stages[-1]
+        shown = stage.fields["figures"] if figures is None else format_figures(figures)
+        self._progress.update(stage.id, advance=count, pace=_pace(stage), figures=shown)
+
+    def line(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+    def end(self) -> None:
+        if len(self._stages) == 1:
+            self._progress.stop()  # while the bar is still there to be wiped away
+        if self._stages:
+            self._progress.remove_task(self._stages.pop().id)
+
+    def close(self) -> None:
+        """End every stage and give the terminal back as it was, also after an error."""
+        while self._stages:
+            self.end()
+
+
+def watch_for(terminal: TextIO) -> Bar | Plain:
+    """A bar where `terminal` can redraw a line, plain lines where it cannot."""
+    if terminal.isatty() and os.environ.get("TERM", "") != "dumb":
+        return Bar(terminal)
+    return Plain(terminal)
+
+
+def format_figures(figures: Mapping[str, float]) -> str:
+    """Names and values on one line, each value as wide as it was before, so that the line does not jump."""
+    return "  ".join(f"{name} {_fixed(value)}" for name, value in figures.items())
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _pace(stage: Task) -> str:
+    if not stage.speed:  # nothing is known before the second report
+        return ""
+    speed = f"{stage.speed:,.0f}" if stage.speed >= 10 else f"{stage.speed:.1f}"
+    left = "" if stage.time_remaining is None else f"  {format_seconds(stage.time_remaining)} left"
+    return f"{speed} pictures/s{left}"
+
+
+def _fixed(value: float) -> str:
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
