@@ -1,0 +1,70 @@
+"""One writer at a time in a run folder; the lock dies with its process, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from assay.errors import RunError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` (made where it is missing) for writing.
+
+    The file `.lock` in it stays; what counts is the operating system's lock on it, so nothing has to be
+    tidied up after a `kill -9`. Raises RunError where another process, or another place in this one, holds it.
+    """
+    file = _open(folder)
+    try:
+        _take(file, folder)
+        os.truncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, str(os.getpid()).encode())
+        try:
+            yield
+        finally:
+            os.truncate(file, 0)  # a pid that is out of date would name an innocent process
+    finally:
+        os.close(file)  # which gives the lock back
+
+
+def _open(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise RunError(
+            f"{folder}: cannot be written ({reason}). Choose another folder with --run."
+        ) from error
+
+
+def _take(file: int, folder: Path) -> None:
+    try:
+        if sys.platform == "win32":
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the pid: a locked one could not be read
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            raise RunError(
+                f"{folder}: this disk cannot lock files ({os.strerror(error.errno or 0)}), so two runs could "
+                "spoil each other's files. Choose a folder on another disk with --run."
+            ) from error
+        holder = (folder / ".lock").read_text(errors="replace").strip()
+        pid = f" (pid {holder})" if holder else ""
+        raise RunError(
+            f"{folder}: another process{pid} is writing to this run. "
+            "Wait for it, or choose another folder with --run."
+        ) from None
