@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from assay.errors import RunError
@@ -21,15 +21,18 @@ else:
 def lock(folder: Path) -> Iterator[None]:
     """Hold `folder` (made where it is missing) for writing.
 
-    The file `.lock` in it stays; what counts is the operating system's lock on it, so nothing has to be
-    tidied up after a `kill -9`. Raises RunError where another process, or another place in this one, holds it.
+    The file `.lock` in it stays; what counts is the operating system's lock on it, so nothing has to
+    be tidied up after a `kill -9`.
+
+    Raises RunError where another process, or another place in this one, holds it.
     """
     file = _open(folder)
     try:
         _take(file, folder)
         os.truncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
-        os.write(file, str(os.getpid()).encode())
+        with suppress(OSError):  # on a full disk the message of another process goes without the pid
+            os.write(file, str(os.getpid()).encode())
         try:
             yield
         finally:
