@@ -1,0 +1,230 @@
+"""From labels and probabilities to figures, for every head, unknown labels left out.
+
+A figure that the known labels do not define is left out, never zero and never NaN: whether it is
+defined depends on the labels alone, so a figure does not come and go from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from assay.errors import PlanError, TrainingError
+from assay.figures.intervals import Figure, Floats, draws, with_interval
+from assay.figures.tallies import Tally, confusion, exclusive, f1, independent, ratio
+from assay.labels.space import Codes, Head, LabelSpace
+
+Thresholds = float | Floats
+"""One for every tag, or (W,) one a column of the space; the columns of exclusive heads are not read."""
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "macro_f1": True,
+    "micro_f1": True,
+    "top_5": True,
+    "mean_average_precision": True,
+    "subset_accuracy": True,
+    "hamming_loss": False,
+    "nll": False,
+    "calibration_error": False,
+    "loss": False,
+}
+
+
+def higher_is_better(name: str) -> bool:
+    """Which way a figure improves; `name` may be plain or of one head (`HEAD/accuracy`). Raises PlanError."""
+    figure = name.rpartition("/")[2]
+    if figure not in HIGHER_IS_BETTER:
+        raise PlanError(
+            f"{name!r} is no figure that can be monitored. Known are: {', '.join(HIGHER_IS_BETTER)}."
+        )
+    return HIGHER_IS_BETTER[figure]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScore:
+    """What was measured under one head.
+
+    figures: empty where no label is known (n = 0).
+    per_class: class, precision, recall, f1, support, and under an independent head average_precision (null
+        without a positive). 0 where nothing was predicted or is there, as scikit-learn's zero_division=0.
+    confusion: (K, K) pictures by true class (rows) and predicted class; None under an independent head.
+    resampled: the figures of every bootstrap resample, the same pictures for all heads.
+    """
+
+    n: int
+    figures: dict[str, Figure]
+    per_class: pl.DataFrame
+    confusion: npt.NDArray[np.int64] | None
+    resampled: dict[str, Floats] = field(default_factory=dict, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "n": self.n,
+            "figures": {name: figure.to_json() for name, figure in self.figures.items()},
+            "per_class": self.per_class.to_dicts(),
+            "confusion": None if self.confusion is None else self.confusion.tolist(),
+        }
+
+
+def to_json(scores: Mapping[str, HeadScore]) -> dict[str, Any]:
+    """A score as metrics.json holds it: the figures over all heads, then all that is known of each."""
+    return {
+        "figures": {name: figure.to_json() for name, figure in overall(scores).items()},
+        "heads": {name: score.to_json() for name, score in scores.items()},
+    }
+
+
+def score(
+    space: LabelSpace,
+    codes: Sequence[Codes],
+    probabilities: Floats,
+    *,
+    thresholds: Thresholds = 0.5,
+    seed: int = 0,
+    bootstrap: int = 1000,
+) -> dict[str, HeadScore]:
+    """Every figure of every head with its 95 % interval over pictures; `probabilities` is (N, width).
+
+    Resamples are drawn among the pictures with any known label, once for all heads.
+    Raises TrainingError where a probability is not finite.
+    """
+    labelled = np.zeros(len(probabilities), dtype=bool)
+    for head, known in zip(space, codes, strict=True):
+        labelled |= head.known(known)
+    codes, probabilities = [known[labelled] for known in codes], probabilities[labelled]
+    tallies = _tallies(space, codes, probabilities, thresholds)
+    blocks: list[list[dict[str, Floats]]] = [[] for _ in tallies]
+    for weights in draws(len(probabilities), bootstrap, seed=seed):
+        for tally, gathered in zip(tallies, blocks, strict=True):
+            gathered.append(tally.figures(weights))
+    return {
+        tally.head.name: _head_score(
+            tally, _confusion(tally.head, known, probabilities[:, columns]), gathered
+        )
+        for tally, known, columns, gathered in zip(tallies, codes, space.slices, blocks, strict=True)
+    }
+
+
+def overall(scores: Mapping[str, HeadScore]) -> dict[str, Figure]:
+    """The mean over heads of the figures they share, heads without a known label left out.
+
+    The interval is that of the mean: all heads saw the same resamples. `n` is the smallest of the heads.
+    """
+    measured = [score for score in scores.values() if score.n]
+    if len(measured) == 1:
+        return dict(measured[0].figures)
+    means = {}
+    for name in _shared([score.figures for score in measured]):
+        value = float(np.mean([score.figures[name].value for score in measured]))
+        n = min(score.figures[name].n for score in measured)
+        means[name] = with_interval(value, n, np.mean([score.resampled[name] for score in measured], axis=0))
+    return means
+
+
+def stream(
+    space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, *, thresholds: Thresholds = 0.5
+) -> Iterator[tuple[str, float]]:
+    """Every figure without its interval, fast enough for the end of each epoch.
+
+    A plain name (`accuracy`) is the mean over heads of a figure they share, and with one head that head's
+    own; with several, `HEAD/accuracy` follows for each.
+    Raises TrainingError where a probability is not finite.
+    """
+    tallies = _tallies(space, codes, probabilities, thresholds)
+    single = [(tally.head.name, tally.values()) for tally in tallies]
+    measured = [figures for _, figures in single if figures]
+    for name in _shared(measured):
+        yield name, float(np.mean([figures[name] for figures in measured]))
+    if len(space) > 1:
+        for head, figures in single:
+            yield from ((f"{head}/{name}", value) for name, value in figures.items())
+
+
+def figures_of(
+    head: Head, codes: Codes, probabilities: Floats, *, thresholds: Thresholds = 0.5
+) -> dict[str, float]:
+    """The figures of one head; `probabilities` is (N, K), `thresholds` one number or (K,)."""
+    return dict(stream(LabelSpace((head,)), [codes], probabilities, thresholds=thresholds))
+
+
+def probabilities_of(space: LabelSpace, logits: Floats) -> npt.NDArray[np.float32]:
+    """Softmax over each exclusive head's columns, sigmoid over those of the others; both (N, width)."""
+    result = np.empty(logits.shape, dtype=np.float32)
+    for head, columns in zip(space, space.slices, strict=True):
+        own = logits[:, columns].astype(np.float64)
+        if head.kind == "exclusive":
+            powers = np.exp(own - own.max(axis=1, keepdims=True))
+            result[:, columns] = powers / powers.sum(axis=1, keepdims=True)
+        else:
+            result[:, columns] = 0.5 * (1 + np.tanh(0.5 * own))  # the sigmoid, without overflow
+    return result
+
+
+def _tallies(
+    space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, thresholds: Thresholds
+) -> list[Tally]:
+    if probabilities.shape[1:] != (space.width,) or any(len(known) != len(probabilities) for known in codes):
+        raise ValueError(
+            f"probabilities {probabilities.shape} do not fit {len(codes)} heads of width {space.width}"
+        )
+    broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if broken:
+        raise TrainingError(
+            f"The model's answers for {broken} of {len(probabilities)} pictures are not finite numbers and "
+            "cannot be scored. Train again with a lower learning rate, or in full precision."
+        )
+    cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), (space.width,))
+    return [
+        exclusive(head, known, probabilities[:, columns])
+        if head.kind == "exclusive"
+        else independent(head, known, probabilities[:, columns], cuts[columns])
+        for head, known, columns in zip(space, codes, space.slices, strict=True)
+    ]
+
+
+def _head_score(
+    tally: Tally, matrix: npt.NDArray[np.int64] | None, blocks: Sequence[dict[str, Floats]]
+) -> HeadScore:
+    values, n = tally.values(), tally.n
+    resampled = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in values}
+    if "calibration_error" in values and blocks:
+        # Resampling adds noise to every bin, which only ever raises this figure: the resamples are moved
+        # back so that their median is the value measured, or the interval would lie beside it.
+        errors = resampled["calibration_error"]
+        middle = np.median(errors[np.isfinite(errors)])
+        resampled["calibration_error"] = np.maximum(0.0, errors - middle + values["calibration_error"])
+    figures = {name: with_interval(value, n, resampled[name]) for name, value in values.items()}
+    return HeadScore(n, figures, _per_class(tally), matrix, resampled)
+
+
+def _confusion(head: Head, codes: Codes, probabilities: Floats) -> npt.NDArray[np.int64] | None:
+    return (
+        confusion(codes, probabilities.argmax(axis=1), size=head.size) if head.kind == "exclusive" else None
+    )
+
+
+def _per_class(tally: Tally) -> pl.DataFrame:
+    hits, predicted, support = tally.counts
+    columns: dict[str, Any] = {
+        "class": list(tally.head.classes),
+        "precision": ratio(hits, predicted, otherwise=0.0),
+        "recall": ratio(hits, support, otherwise=0.0),
+        "f1": f1(hits, predicted, support),
+    }
+    if tally.head.kind == "independent":
+        found = {tag: ranking.value for tag, ranking in tally.rankings.items()}
+        precisions = [found.get(tag) for tag in range(tally.head.size)]
+        columns["average_precision"] = pl.Series(precisions, dtype=pl.Float64)
+    return pl.DataFrame({**columns, "support": np.rint(support).astype(np.int64)})
+
+
+def _shared(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names that all have, in the order of the first."""
+    return [name for name in figures[0] if all(name in other for other in figures)] if figures else []
