@@ -1,0 +1,96 @@
+"""How a command ends: exit code 0 done, 2 the user can mend it, 1 a fault of ours, 130 or 143 stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+from assay.errors import AssayError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+@contextmanager
+def reported(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
+    """Turn whatever ends the block early into a message on stderr and an exit code.
+
+    A fault of ours keeps its traceback, which is added to the log of `run` too, if there is one.
+    `stopped` says how to go on after Ctrl-C or SIGTERM. Raises typer.Exit.
+    """
+    try:
+        with _terminable():
+            yield
+    except (typer.Exit, BrokenPipeError):  # the reader of our output has left: typer ends quietly
+        raise
+    except AssayError as error:
+        raise _ended(2, str(error)) from error
+    except KeyboardInterrupt as error:
+        raise _ended(STOPPED[0], f"stopped. {stopped}") from error
+    except SystemExit as error:
+        if error.code not in STOPPED:
+            raise
+        raise _ended(error.code, f"stopped. {stopped}") from error
+    except Exception as error:
+        message = _of_the_disk(error)
+        if message:
+            raise _ended(2, message) from error
+        raise _ended(1, _fault(run)) from error
+
+
+def _ended(code: int, message: str) -> typer.Exit:
+    typer.secho("assay: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(message.rstrip(), err=True)
+    return typer.Exit(code)
+
+
+def _of_the_disk(error: Exception) -> str:
+    """What to say of a disk that is full or closed to us, wherever that showed; else nothing."""
+    if not isinstance(error, OSError) or error.errno not in (*FULL, *CLOSED):
+        return ""
+    at = f"{error.filename}: " if error.filename else ""
+    if error.errno in FULL:
+        return f"{at}the disk is full. What was written before is intact; free some space and repeat."
+    return f"{at}{error.strerror}. Give permission to it, or choose another place."
+
+
+def _fault(run: Path | None) -> str:
+    """Print the traceback, keep it in the run's log, and say what to do with it."""
+    lines = traceback.format_exc()
+    typer.echo(lines, err=True, nl=False)
+    log = run / "log.jsonl" if run is not None else None
+    if log is not None and log.is_file():
+        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "fault": lines}
+        with suppress(OSError), open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    kept = f" They are in {log} too." if log is not None and log.is_file() else ""
+    return f"this is a fault of the program, not yours. Please report it with the lines above.{kept}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception, so that nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
