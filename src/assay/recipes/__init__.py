@@ -1,0 +1,28 @@
+"""Ready plans, one YAML file each; the comment at its top says what it is for."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from assay.errors import PlanError
+
+
+def recipe_names() -> list[str]:
+    """The names of all recipes, in order."""
+    found = (entry.name for entry in files(__name__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """A recipe as it is on disk. Raises PlanError where there is none of that name."""
+    names = recipe_names()
+    if name not in names:
+        raise PlanError(f"--recipe {name}: there is no such recipe. There are: {', '.join(names) or 'none'}.")
+    return files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def recipe_summary(name: str) -> str:
+    """The comment at the top of a recipe, on one line."""
+    lines = recipe_text(name).splitlines()
+    end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.removeprefix("#").strip() for line in lines[:end]).strip()

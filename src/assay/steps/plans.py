@@ -1,0 +1,28 @@
+"""A step as a plan says it, and the step that holds others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, SerializationInfo, SerializeAsAny, model_serializer
+
+from assay.settings import Settings
+
+
+class StepPlan(Settings):
+    """One entry of `steps`: the kind of step, and its settings. Written as one key: `fit: {epochs: 8}`."""
+
+    kind: str
+    settings: SerializeAsAny[Settings]
+
+    @model_serializer
+    def _as_one_key(self, info: SerializationInfo) -> dict[str, Any]:
+        mode = "json" if info.mode_is_json() else "python"
+        return {self.kind: self.settings.model_dump(mode=mode)}
+
+
+class RepeatSettings(Settings):
+    """Carry out the same steps several times, each round from what the last one left."""
+
+    times: int = Field(ge=1, description="Rounds.")
+    steps: tuple[StepPlan, ...] = Field(min_length=1, description="The steps of a round, in order.")
