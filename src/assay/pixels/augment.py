@@ -1,0 +1,162 @@
+"""Bytes to a batch of pictures as the model sees them, each varied by chance or not at all.
+
+The chance of a picture is read off its key (`draws.keys`), never off its neighbours in the batch. A kind
+of augmentation always uses the same places in that stream, so switching one on leaves the others as they
+were.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, field_validator
+from torch import Tensor
+
+from assay.pixels import geometry
+from assay.pixels.colour import jitter
+from assay.pixels.draws import Keys, draws, keys
+from assay.settings import Settings
+
+__all__ = ["Augment", "Erase", "Jitter", "augment", "draws", "keys"]
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+_CROP, _MIRROR, _AFFINE = slice(0, 4), slice(4, 6), slice(6, 11)
+_JITTER, _ERASE, _PATCHES = slice(11, 15), slice(15, 17), 17  # and 4 a patch from there
+
+NOISE_SD = 0.25  # of Gaussian noise, about mid-grey: near that of photographs
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"[{pair[0]}, {pair[1]}] must go from the lower number to the higher one")
+    return pair
+
+
+class Jitter(Settings):
+    """How far colours vary: factors of 1 - x to 1 + x, and the hue in shares of the full circle."""
+
+    brightness: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
+    saturation: NonNegativeFloat = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class Erase(Settings):
+    """Random erasing (Zhong et al. 2017): 1 to `patches` boxes, each of its own share of the area."""
+
+    probability: Probability = 0.25
+    patches: Annotated[int, Field(ge=1, le=64)] = 1
+    area: tuple[Share, Share] = (0.02, 0.33)
+    ratio: tuple[Positive, Positive] = (0.3, 3.3)
+    fill: Literal["constant", "noise"] = "constant"
+
+    @field_validator("area", "ratio")
+    @classmethod
+    def _ordered(cls, pair: tuple[float, float]) -> tuple[float, float]:
+        return _rising(pair)
+
+
+class Augment(Settings):
+    """What may happen to a training picture; as it stands, nothing.
+
+    `crop` is the share of the area that is kept, `ratio` the proportions of that box; `shift` is a share of
+    the side, `rotate` and `shear` are degrees, all three either way; `scale` enlarges. A number for
+    `jitter` means brightness, contrast and saturation.
+    """
+
+    crop: tuple[Share, Share] | None = None
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    shift: Annotated[float, Field(ge=0, le=1)] = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    shear: Annotated[float, Field(ge=0, le=60)] = 0.0
+    jitter: Jitter | NonNegativeFloat | None = None
+    erase: Erase | None = None
+
+    @field_validator("crop", "ratio", "scale")
+    @classmethod
+    def _ordered(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
+        return pair and _rising(pair)
+
+
+def augment(batch: Tensor, keys: Keys | None = None, *, size: int, settings: Augment | None = None) -> Tensor:
+    """Bring uint8 (B, 3, S, S) to float32 (B, 3, size, size) in [0, 1], on the device it is on.
+
+    With no settings, or none that does anything, the pictures are resized and no more, and not even that
+    where S is `size`. Otherwise `keys` (B,) are needed. In what order the numbers lie in memory is not
+    promised: a model that wants one asks for it.
+    """
+    if settings is None or settings == Augment():
+        return _shares(geometry.plain(batch, size))
+    if keys is None or len(keys) != len(batch):
+        raise ValueError(f"{len(batch)} pictures need as many keys to be augmented")
+    patches = settings.erase.patches if settings.erase else 0
+    chance = draws(keys, _PATCHES + 4 * patches)
+    pictures = _moved(batch, chance, size=size, settings=settings)
+    if settings.jitter:
+        vary = settings.jitter
+        if not isinstance(vary, Jitter):
+            vary = Jitter(brightness=vary, contrast=vary, saturation=vary)
+        pictures = jitter(pictures, chance[:, _JITTER], **vary.model_dump())
+    if settings.erase:
+        _erase(pictures, keys, chance, settings.erase)
+    return pictures
+
+
+def _shares(batch: Tensor) -> Tensor:
+    return batch.float().div_(255)
+
+
+def _moved(batch: Tensor, chance: geometry.Draws, *, size: int, settings: Augment) -> Tensor:
+    """All that moves pixels, in one resampling; in none where nothing does."""
+    matrices = []
+    if settings.crop:
+        matrices.append(geometry.crop(chance[:, _CROP], area=settings.crop, ratio=settings.ratio))
+    if settings.flip != "none":
+        across, down = settings.flip != "vertical", settings.flip != "horizontal"
+        matrices.append(geometry.mirror(chance[:, _MIRROR], across=across, down=down))
+    turns = (settings.rotate, settings.shear, settings.shift, settings.scale) != (0, 0, 0, (1, 1))
+    if turns:
+        matrices.append(
+            geometry.affine(
+                chance[:, _AFFINE],
+                rotate=settings.rotate,
+                scale=settings.scale,
+                shear=settings.shear,
+                shift=settings.shift,
+            )
+        )
+    if not matrices:
+        return _shares(geometry.plain(batch, size))
+    whole = reduce(np.matmul, matrices)
+    # Rounding may take a weighted mean of whites a little beyond white.
+    return geometry.sample(batch, whole, size=size, reflect=turns).div_(255).clamp_(0, 1)
+
+
+def _erase(pictures: Tensor, keys: Keys, chance: geometry.Draws, erase: Erase) -> None:
+    """Fill boxes of (B, 3, H, H) in place: only a few pictures, and small boxes, so one after another."""
+    side = pictures.shape[-1]
+    chosen, number = chance[:, _ERASE].T
+    counts = np.where(chosen < erase.probability, 1 + (number * erase.patches).astype(int), 0)
+    for row in np.flatnonzero(counts):
+        # Drawn by the processor, whatever the device, so that one key means one noise.
+        noise = torch.Generator().manual_seed(int(keys[row]))
+        patches = chance[row, _PATCHES:].reshape(-1, 4)[: counts[row]]
+        share = erase.area[0] + (erase.area[1] - erase.area[0]) * patches[:, 0]
+        boxes = np.stack(geometry.box(share, patches[:, 1], ratio=erase.ratio))  # (2, patches)
+        spans = np.clip(np.rint(boxes * side), 1, side).astype(int)
+        starts = (patches[:, 2:].T * (side - spans + 1)).astype(int)
+        for (width, height), (left, top) in zip(spans.T, starts.T, strict=True):
+            patch = pictures[row, :, top : top + height, left : left + width]
+            if erase.fill == "constant":
+                patch.fill_(0.5)
+            else:
+                drawn = torch.randn(patch.shape, generator=noise).mul_(NOISE_SD).add_(0.5).clamp_(0, 1)
+                patch.copy_(drawn)

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from assay.errors import DataError, PlanError, RunError, SpaceError
+from assay.labels.samples import LeftOut
+from assay.pixels import cache
+from assay.pixels.cache import Cache, build
+from assay.pixels.decode import Resize
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    return (number * 7 % 256, number * 13 % 256, 255 - number % 256)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    paths = [folder / f"{number}.png" for number in range(50)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (20 + number, 40), colour(number)).save(path)
+    return paths
+
+
+def made(paths: list[Path], folder: Path, **changes: Any) -> tuple[Cache, list[LeftOut]]:
+    given = {"hashes": [None] * len(paths), "size": 16, "resize": Resize(), "folder": folder} | changes
+    return build([path.name for path in paths], paths, **given)
+
+
+def test_rows_keep_the_order_of_the_ids_and_the_pixels_of_the_files(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    pictures, left_out = made(photos, tmp_path / "cache")
+    assert left_out == []
+    assert pictures.side == 20
+    assert pictures.pixels.dtype == np.uint8
+    assert list(pictures.rows) == [path.name for path in photos]
+    for number, path in enumerate(photos):
+        assert (pictures.pixels[pictures.rows[path.name]] == colour(number)).all()
+
+
+def test_a_batch_is_gathered_in_the_order_asked_for(photos: list[Path], tmp_path: Path) -> None:
+    pictures, _ = made(photos, tmp_path / "cache")
+    rows = pictures.rows_of(["9.png", "3.png", "9.png"])
+    batch = pictures.gather(rows)
+    assert rows.tolist() == [9, 3, 9]
+    assert batch.shape == (3, 3, 20, 20)
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch[:, :, 4, 4].tolist() == [list(colour(9)), list(colour(3)), list(colour(9))]
+    batch.zero_()  # its own memory: the cache stays as it is
+    assert (pictures.pixels[9] == colour(9)).all()
+    assert pictures.gather([]).shape == (0, 3, 20, 20)
+
+
+def test_broken_pictures_have_no_row_and_are_named(photos: list[Path], tmp_path: Path) -> None:
+    photos[0].write_bytes(b"")
+    photos[7].write_text("no picture")
+    photos[30].unlink()
+    for _ in range(2):  # made, then reopened
+        pictures, left_out = made(photos, tmp_path / "cache")
+        assert [picture.path for picture in left_out] == ["0.png", "7.png", "30.png"]
+        assert "empty" in left_out[0].reason
+        assert len(pictures.rows) == len(pictures.pixels) == 47
+        assert pictures.rows["1.png"] == 0
+        assert (pictures.pixels[pictures.rows["31.png"]] == colour(31)).all()
+
+
+def test_strict_lists_what_cannot_be_read(photos: list[Path], tmp_path: Path) -> None:
+    photos[3].write_bytes(b"")
+    photos[4].write_bytes(b"x")
+    with pytest.raises(DataError, match=r"(?s)2 of 50 pictures.*3\.png: .*empty.*4\.png: .*not a picture"):
+        made(photos, tmp_path / "cache", strict=True)
+    assert len(made(photos, tmp_path / "cache")[1]) == 2
+
+
+def test_only_broken_pictures_are_an_error_and_leave_nothing(photos: list[Path], tmp_path: Path) -> None:
+    for path in photos:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"(?s)None of the 50 pictures.*0\.png: .*4\.png: ") as caught:
+        made(photos, tmp_path / "cache")
+    assert "5.png" not in str(caught.value)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_no_pictures_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no pictures"):
+        made([], tmp_path)
+
+
+def test_reopened_without_decoding(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = [f"hash {path.name}" for path in photos]
+    first, _ = made(photos, tmp_path / "cache", hashes=hashes)
+    monkeypatch.setattr(cache, "_read", None)
+    monkeypatch.setattr(cache, "size_of", None)
+    again, _ = made(photos, tmp_path / "cache", hashes=hashes)
+    assert (again.pixels == first.pixels).all()
+    assert again.rows == first.rows
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 12},
+        {"multiple": 1.0},
+        {"resize": Resize(policy="crop")},
+        {"resize": Resize(policy="pad", fill=(9, 9, 9))},
+        {"resize": Resize(centre_crop=(8, 8))},
+        {"hashes": ["a"] * 50},
+    ],
+)
+def test_caches_of_other_settings_or_contents_stand_side_by_side(
+    photos: list[Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    first, _ = made(photos, tmp_path / "cache")
+    kept = first.pixels.copy()
+    made(photos, tmp_path / "cache", **change)
+    assert len(list((tmp_path / "cache").glob("*.pixels"))) == 2
+    assert (made(photos, tmp_path / "cache")[0].pixels == kept).all()
+
+
+def test_a_picture_that_changed_is_decoded_again(photos: list[Path], tmp_path: Path) -> None:
+    made(photos, tmp_path / "cache")
+    Image.new("RGB", (33, 44), "white").save(photos[5])
+    assert (made(photos, tmp_path / "cache")[0].pixels[5] == 255).all()
+
+
+@pytest.mark.parametrize("damage", ["manifest", "half", "pixels"])
+def test_a_damaged_cache_is_made_anew(photos: list[Path], tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "cache"
+    made(photos, folder)
+    (manifest,), (pixels,) = folder.glob("*.json"), folder.glob("*.pixels")
+    if damage == "manifest":
+        manifest.unlink()
+    elif damage == "half":
+        manifest.write_text(manifest.read_text()[:5])
+    else:
+        os.truncate(pixels, 1000)
+    assert (made(photos, folder)[0].pixels[49] == colour(49)).all()
+    assert json.loads(manifest.read_text())["side"] == 20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings", "side"),
+    [
+        ([(64, 64)] * 3, Resize(), 64),  # trained at 128: no larger than the originals
+        ([(128, 128)] * 3, Resize(), 128),
+        ([(64, 64), (500, 400)], Resize(), 160),
+        ([(300, 100)], Resize(policy="crop"), 100),
+        ([(140, 100)], Resize(policy="pad"), 140),
+        ([(100, 100)], Resize(centre_crop=(64, 64)), 50),
+    ],
+)
+def test_the_side_is_no_larger_than_the_pictures_can_use(
+    tmp_path: Path, sizes: list[tuple[int, int]], settings: Resize, side: int
+) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.new("RGB", size).save(path)
+    assert made(paths, tmp_path / "cache", size=128, resize=settings)[0].side == side
+
+
+def test_an_impossible_centre_crop_is_refused_before_anything_is_written(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(PlanError, match="centre_crop"):
+        made(photos, tmp_path / "cache", resize=Resize(centre_crop=(200, 160)))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_told_before_it_is_written_to(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(SpaceError, match="preparing 50 pictures at 20 pixels"):
+        made(photos, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, written = cache._append, []
+
+    def full(file: Any, picture: Any) -> None:
+        written.append(append(file, picture))
+        if len(written) == 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache, "_append", full)
+    with pytest.raises(SpaceError, match="disk is full"):
+        made(photos, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_read_only_folder_is_told(photos: list[Path], tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    (tmp_path / "cache").mkdir(mode=0o500)
+    with pytest.raises(RunError, match="cannot be written"):
+        made(photos, tmp_path / "cache")
+
+
+def test_what_killed_runs_left_is_removed_and_what_grows_is_not(photos: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    old, new = folder / ".abc.pixels.1.part", folder / ".def.pixels.2.part"
+    old.touch()
+    new.touch()
+    os.utime(old, (time.time() - 3600,) * 2)
+    made(photos, folder)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_progress_counts_up_to_all(photos: list[Path], tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    made(photos, tmp_path / "cache", progress=lambda done, total: told.append((done, total)))
+    assert told == [(32, 50), (50, 50)]
+
+
+def test_odd_names_simply_work(tmp_path: Path) -> None:
+    names = ["a b.png", "line\nbreak.png", "ü漢.png", "quote'\".png", os.fsdecode(b"\xff.png")]
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        with open(path, "wb") as file:
+            Image.new("RGB", (4, 4), "red").save(file, "PNG")
+    pictures, left_out = made(paths, tmp_path / "cache")
+    assert left_out == []
+    assert list(pictures.rows) == names
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (256, 256), "red").save(path)
+    ids = [str(number) for number in range(600)]  # 118 MB of pixels
+    before = anonymous()
+    pictures, _ = build(
+        ids, [path] * 600, hashes=ids, size=256, multiple=1.0, resize=Resize(), folder=tmp_path / "cache"
+    )
+    for start in range(0, 600, 32):
+        pictures.gather(range(start, min(start + 32, 600)))
+    assert anonymous() - before < 40 << 20
+
+
+def anonymous() -> int:
+    """Bytes of memory that no file stands behind."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("only Linux tells")
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
