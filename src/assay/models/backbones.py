@@ -1,0 +1,182 @@
+"""Networks that turn a picture into features: any timm name, its stages, and what of it is frozen."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import timm
+from timm.models import get_pretrained_cfg, group_parameters
+from torch import nn
+
+from assay.errors import ModelError, PlanError
+
+Freeze = Literal["none", "backbone", "all_but_last_stage"] | int
+BatchNorm = Literal["frozen", "train"]
+Triple = tuple[float, float, float]
+
+# timm's mark for parameters that belong to the group before them.
+_WITH_PREVIOUS = 99999.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a backbone, in the order in which data passes; names as in `backbone.named_parameters()`."""
+
+    name: str
+    parameters: tuple[str, ...]
+
+
+def build_backbone(name: str) -> nn.Module:
+    """A randomly initialised timm network that gives pooled features (B, F).
+
+    Transformers made for one picture size take others too, where timm can.
+    Raises ModelError with the nearest names where timm knows no such network.
+    """
+    _require_known(name)
+    config = get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        try:
+            return _created(name, dynamic_img_size=True)
+        except TypeError:  # an architecture without this argument
+            pass
+    return _created(name)
+
+
+def feature_count(backbone: nn.Module) -> int:
+    """The width F of what the backbone gives; some (VGG, MobileNet) widen it after the last block."""
+    count: Any = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
+    if not count:
+        raise ModelError(
+            f"{type(backbone).__name__}: its number of features is not known. Give it `num_features`."
+        )
+    return int(count)
+
+
+def normalisation(backbone: nn.Module) -> tuple[Triple, Triple]:
+    """Mean and standard deviation of the pictures (in [0, 1]) that its published weights were trained on."""
+    config: Any = getattr(backbone, "pretrained_cfg", {})
+    mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
+    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def stages(backbone: nn.Module) -> list[Stage]:
+    """The stages from the input to the features; what follows the last block belongs to that block."""
+    groups = [tuple(names) for names in group_parameters(backbone, _matcher(backbone)).values()]
+    return [
+        Stage("stem" if position == 0 else _stage_name(names, groups), names)
+        for position, names in enumerate(groups)
+    ]
+
+
+def freeze(model: nn.Module, what: Freeze) -> list[Stage]:
+    """Let gradients reach all of a classifier or backbone but `what`; gives the frozen stages.
+
+    `what`: the whole backbone, all of it but its last stage, its first n stages, or none.
+    Raises PlanError where it has fewer stages than that.
+    """
+    backbone: Any = getattr(model, "backbone", model)
+    parts = stages(backbone)
+    frozen = parts[: _frozen_count(what, parts)]
+    names = {name for stage in frozen for name in stage.parameters}
+    model.requires_grad_(True)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name not in names)
+    return frozen
+
+
+def set_training_mode(model: nn.Module, batch_norm: BatchNorm = "frozen") -> None:
+    """Put a model in training mode; its frozen parts stay as they are in evaluation (dropout, batch-norm).
+
+    `batch_norm`: `frozen` keeps every batch-norm's statistics (weights and biases still learn), `train` only
+    those of frozen parts.
+    """
+    model.train()
+    _hold_frozen(model, held=not any(parameter.requires_grad for parameter in model.parameters()))
+    if batch_norm == "frozen":
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _created(name: str, **arguments: Any) -> nn.Module:
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    return network
+
+
+def _require_known(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if ":" in name or not timm.is_model(name):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
+        closest = f"The nearest names are {', '.join(near)}. " if near else ""
+        raise ModelError(
+            f"backbone {name}: timm knows no such network. {closest}"
+            'All of them: python -c "import timm; print(*timm.list_models())".'
+        )
+    tags = [
+        known.partition(".")[2] for known in timm.list_pretrained() if known.startswith(f"{architecture}.")
+    ]
+    if tag and tag not in tags:
+        raise ModelError(
+            f"backbone {name}: {architecture} has no weights tagged {tag}. "
+            f"Its tags: {', '.join(tags) or 'none'}. Without a tag, {architecture} means its default."
+        )
+
+
+def _matcher(backbone: nn.Module) -> dict[str, Any] | Callable[[str], Any]:
+    """How timm groups parameters by stage, with those it leaves over put to the last one."""
+    grouping: Any = getattr(backbone, "group_matcher", None)
+    if grouping is None:
+        children = [name for name, _ in backbone.named_children()]
+        return lambda parameter: (
+            children.index(parameter.split(".")[0])
+            if "." in parameter
+            else 0  # a parameter of its own: the stem's
+        )
+    matcher = grouping(coarse=True)
+    if isinstance(matcher, dict):
+        return {**matcher, "neck": [(r".", (_WITH_PREVIOUS,))]}
+
+    def with_neck(parameter: str) -> Any:
+        place = matcher(parameter)
+        return (place, _WITH_PREVIOUS) if place == float("inf") else place
+
+    return with_neck
+
+
+def _stage_name(names: tuple[str, ...], groups: list[tuple[str, ...]]) -> str:
+    """The shortest prefix of its first parameter's name that no other stage has: `layer1`, `blocks.6`."""
+    others = [name for group in groups if group is not names for name in group]
+    parts = names[0].split(".")
+    prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return next(p for p in prefixes if not any(f"{other}.".startswith(f"{p}.") for other in others))
+
+
+def _frozen_count(what: Freeze, parts: list[Stage]) -> int:
+    if isinstance(what, str):
+        return {"none": 0, "backbone": len(parts), "all_but_last_stage": len(parts) - 1}[what]
+    if not 0 <= what <= len(parts):
+        names = ", ".join(stage.name for stage in parts)
+        raise PlanError(
+            f"freeze: {what}: the backbone has {len(parts)} stages ({names}). "
+            f"Give a number from 0 to {len(parts)}, or none, backbone, all_but_last_stage."
+        )
+    return what
+
+
+def _hold_frozen(module: nn.Module, *, held: bool) -> None:
+    """Keep in evaluation mode whatever holds only frozen parameters.
+
+    A layer without parameters (dropout, activation, stochastic depth) goes with the one before it, the first
+    with its parent.
+    """
+    for child in module.children():
+        parameters = list(child.parameters())
+        if parameters:
+            held = not any(parameter.requires_grad for parameter in parameters)
+        if held:
+            child.eval()
+        else:
+            _hold_frozen(child, held=held)

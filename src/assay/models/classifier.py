@@ -1,0 +1,219 @@
+"""A classifier: pictures in [0, 1] -> features -> the logits of all heads side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from assay.errors import ModelError
+from assay.labels.space import LabelSpace
+from assay.models.backbones import Triple, build_backbone, feature_count, normalisation
+from assay.models.weights import load_run, load_weights
+from assay.settings import Settings
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+
+
+class HeadSettings(Settings):
+    """The layers between features and logits, shared by all heads."""
+
+    hidden: tuple[PositiveInt, ...] = Field(
+        default=(), description="Widths of hidden layers, each followed by ReLU and dropout; none: linear."
+    )
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        description="Share of the values dropped after each hidden layer, or before a linear head.",
+    )
+
+
+class ModelSettings(Settings):
+    """The backbone, where its weights come from, and the head on it."""
+
+    backbone: str = Field(default=DEFAULT_BACKBONE, description="Any timm name.")
+    weights: str = Field(
+        default="pretrained", description="pretrained, none, or the path of a .safetensors or .pth file."
+    )
+    init_from: str | None = Field(
+        default=None,
+        description="The folder of a finished run whose backbone to start from; the head is new.",
+    )
+    head: HeadSettings = HeadSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_of_a_run(cls, given: Any) -> Any:
+        # Where a run gives the weights, `weights` left out means none: a resolved plan reads back as itself.
+        if isinstance(given, dict) and given.get("init_from") is not None:
+            return {"weights": "none", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSettings:
+        if self.init_from is not None and self.weights != "none":
+            raise ValueError(
+                f"weights: {self.weights} and init_from: {self.init_from} both say where the weights come "
+                "from; drop one of them"
+            )
+        return self
+
+
+class Classifier(nn.Module):
+    """A backbone, its normalisation, and one head for the logits (B, width) of all heads."""
+
+    scale: Tensor
+    shift: Tensor
+
+    # Eight parameters, one more than elsewhere: together they are all that rebuilds the network.
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        features: int,
+        width: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        mean: Triple = (0.5, 0.5, 0.5),
+        std: Triple = (0.5, 0.5, 0.5),
+        backbone_name: str = "",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = _head(features, width, hidden, dropout)
+        self.backbone_name = backbone_name
+        self.feature_count = features
+        self.width = width
+        self.hidden = tuple(hidden)
+        self.dropout = dropout
+        self.mean = mean
+        self.std = std
+        # (x - mean) / std as one multiply and add; rebuilt from the spec, hence no part of the weights.
+        inverse = 1.0 / torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer("scale", inverse, persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(1, 3, 1, 1) * inverse, persistent=False)
+
+    @property
+    def final(self) -> nn.Linear:
+        """The last layer: (width, F) weights, or (width, last hidden width)."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        return last
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] -> features (B, F)."""
+        found: Tensor = self.backbone(torch.addcmul(self.shift, x, self.scale))
+        return found
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features (B, F) -> logits (B, width)."""
+        logits: Tensor = self.head(features)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] -> logits (B, width)."""
+        return self.classify(self.features(x))
+
+
+def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, base: Path) -> Classifier:
+    """Build a classifier and load its weights; what is random depends on `seed` alone.
+
+    Paths in `settings` are relative to `base`. Raises ModelError.
+    """
+    with _seeded(seed):
+        backbone = build_backbone(settings.backbone)
+    if settings.init_from is not None:
+        load_run(backbone, settings.backbone, run=base / settings.init_from)
+    else:
+        load_weights(backbone, settings.backbone, source=settings.weights, base=base)
+    mean, std = normalisation(backbone)
+    with _seeded(seed):  # anew, so that a head does not depend on what the backbone drew
+        return Classifier(
+            backbone,
+            features=feature_count(backbone),
+            width=space.width,
+            hidden=settings.head.hidden,
+            dropout=settings.head.dropout,
+            mean=mean,
+            std=std,
+            backbone_name=settings.backbone,
+        )
+
+
+def spec(model: Classifier) -> dict[str, Any]:
+    """What rebuilds the network without its weights, as JSON holds it."""
+    return {
+        "backbone": model.backbone_name,
+        "hidden": list(model.hidden),
+        "dropout": model.dropout,
+        "width": model.width,
+        "mean": list(model.mean),
+        "std": list(model.std),
+    }
+
+
+def from_spec(described: dict[str, Any]) -> Classifier:
+    """Rebuild the network that `spec` described, with random weights and no download. Raises ModelError."""
+    missing = {"backbone", "hidden", "dropout", "width", "mean", "std"} - described.keys()
+    if missing:
+        raise ModelError(
+            f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again."
+        )
+    with _seeded(0):
+        backbone = build_backbone(described["backbone"])
+        return Classifier(
+            backbone,
+            features=feature_count(backbone),
+            width=described["width"],
+            hidden=described["hidden"],
+            dropout=described["dropout"],
+            mean=tuple(described["mean"]),
+            std=tuple(described["std"]),
+            backbone_name=described["backbone"],
+        )
+
+
+def require_size(model: Classifier, size: int) -> None:
+    """Refuse a picture size that the backbone cannot take, by trying one blank picture.
+
+    Raises ModelError with the backbone's reason.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            model.features(model.scale.new_zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        config: Any = getattr(model.backbone, "pretrained_cfg", {})
+        made_for = config.get("input_size", (3, 224, 224))[-1]
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "it gives no reason"
+        raise ModelError(
+            f"backbone {model.backbone_name}: cannot take pictures of {size} x {size} ({reason}). "
+            f"It was made for {made_for}: set size: {made_for}, or choose another backbone."
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _head(features: int, width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """Linear, ReLU and dropout for each hidden layer (or dropout alone), then a linear layer."""
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(features, size), nn.ReLU(), nn.Dropout(dropout)]
+        features = size
+    if not hidden:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(features, width))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` within the block, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed would reseed GPUs too
+        yield
