@@ -1,0 +1,134 @@
+"""From what a reader found to Samples: contents hashed, unreadable files dropped, classes put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from assay.errors import DataError
+from assay.labels.pictures import content_hashes, natural, shown
+from assay.labels.samples import FACTS, LeftOut, Samples
+from assay.labels.space import Head, Kind, LabelSpace
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader found, before any picture was opened.
+
+    `table` holds id, path, split and group as in Samples, "label:h" for each head, and a `weight` a picture.
+    `classes` are the classes that were declared, so that one without a usable picture can be reported.
+    """
+
+    source: Path
+    root: Path
+    table: pl.DataFrame
+    heads: tuple[tuple[str, Kind], ...]
+    classes: dict[str, Sequence[str]]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def quoted(names: Iterable[str], limit: int = 5) -> str:
+    """The first few names, for a message: `'a', 'b' and 3 more`."""
+    names = list(names)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(repr(shown(name)) for name in names[:limit]) + rest
+
+
+def assemble(found: Found) -> Samples:
+    """Samples of what was found, not yet split.
+
+    Raises DataError where no picture is left, or none with a label.
+    """
+    table, unreadable = _hashed(found)
+    left_out = found.left_out + unreadable
+    space = LabelSpace(tuple(_head(table, name, kind) for name, kind in found.heads))
+    columns = [pl.col(column).cast(kind) for column, kind in FACTS.items()]
+    for head in space:
+        columns += [
+            pl.col(f"label:{head.name}"),
+            pl.col("weight").cast(pl.Float32).alias(f"weight:{head.name}"),
+            pl.lit("given").alias(f"origin:{head.name}"),
+        ]
+        if head.kind == "independent":
+            empty = pl.lit(None, dtype=pl.List(pl.String)).alias(f"unknown:{head.name}")
+            columns.append(
+                pl.col(f"unknown:{head.name}") if f"unknown:{head.name}" in table.columns else empty
+            )
+    samples = Samples(table.select(columns), space, found.root, left_out)
+    if not samples.labelled().any():
+        raise DataError(_nothing(found, samples))
+    notes = (*found.notes, *_class_notes(found, space), *_copy_notes(samples))
+    return Samples(samples.table, space, found.root, left_out, notes)
+
+
+def _hashed(found: Found) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
+    paths = found.table["path"].to_list()
+    hashes = content_hashes(found.root, paths)
+    table = found.table.with_columns(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String))
+    left_out = [
+        LeftOut(path, why) for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None
+    ]
+    return table.filter(pl.col("hash").is_not_null()), tuple(left_out)
+
+
+def _head(table: pl.DataFrame, name: str, kind: Kind) -> Head:
+    labels = table[f"label:{name}"].drop_nulls()
+    if kind == "independent":
+        labels = labels.explode().drop_nulls()
+    return Head(name, tuple(sorted(labels.unique().to_list(), key=natural)), kind)
+
+
+def _nothing(found: Found, samples: Samples) -> str:
+    source, left = shown(found.source), samples.left_out
+    why = f" ({len(left)} left out, the first {left[0].path!r}: {left[0].reason})" if left else ""
+    if not len(samples):
+        return f"{source}: holds no picture that can be used{why}. Give a folder of pictures for each class."
+    return (
+        f"{source}: none of the {len(samples)} pictures has a label{why}. "
+        "Put at least two pictures of each class in a folder of their own, or fill in the label column."
+    )
+
+
+def _class_notes(found: Found, space: LabelSpace) -> list[str]:
+    notes = []
+    for head in space:
+        empty = sorted(set(found.classes.get(head.name, ())) - set(head.classes), key=natural)
+        if empty:
+            notes.append(
+                f"{head.name}: {quoted(empty)}: no picture that can be used, so no class of that name."
+            )
+        seen: dict[str, str] = {}
+        for name in head.classes:
+            other = seen.setdefault(name.strip().casefold(), name)
+            if other != name:
+                notes.append(
+                    f"{head.name}: {other!r} and {name!r} differ only in case or blanks and are two classes."
+                )
+    return notes
+
+
+def _copy_notes(samples: Samples) -> list[str]:
+    """What to say about pictures with the same bytes: they are kept, and stay together in a split."""
+    copies = samples.table.filter(pl.col("hash").is_duplicated())
+    if copies.is_empty():
+        return []
+    labels = [f"label:{head.name}" for head in samples.space]
+    by_content = copies.group_by("hash", maintain_order=True).agg(
+        "id", *(pl.col(label).drop_nulls().n_unique() for label in labels)
+    )
+    extra = len(copies) - len(by_content)
+    notes = [
+        f"{extra} exact copies of other pictures are kept, and stay on the same side of the split as these."
+    ]
+    torn = by_content.filter(pl.any_horizontal(pl.col(label) > 1 for label in labels))
+    if len(torn):
+        names = " and ".join(repr(name) for name in torn["id"][0].to_list()[:2])
+        notes.append(
+            f"{len(torn)} pictures occur more than once under different labels, the first as {names}. "
+            "Both are kept; one of the labels is likely wrong."
+        )
+    return notes

@@ -1,0 +1,161 @@
+"""Samples: the table of pictures and what is known of each. Immutable: a repair returns a new table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from assay.errors import RunError
+from assay.files import fingerprint, whole
+from assay.labels.space import Codes, Head, LabelSpace
+
+FACTS = {"id": pl.String, "path": pl.String, "split": pl.String, "group": pl.String, "hash": pl.String}
+"""The columns every table of samples begins with; those of the heads follow."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A picture that was named or found and is not used."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One row a picture.
+
+    `table` holds id (unique, the path as given), path (relative to `root`), split (train, val, test, or null
+    before splitting), group and hash (of the content), and for each head h "label:h" (a class name or null;
+    for an independent head the list of tags present, or null), "unknown:h" (independent heads only: classes
+    not known though others are), "weight:h" (float32) and "origin:h" (given, pseudo, corrected, synthetic).
+    """
+
+    table: pl.DataFrame
+    space: LabelSpace
+    root: Path
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.table.height
+
+    @property
+    def ids(self) -> list[str]:
+        return self.table["id"].to_list()
+
+    @property
+    def paths(self) -> list[Path]:
+        """Absolute paths, in order."""
+        return [self.root / path for path in self.table["path"].to_list()]
+
+    @property
+    def hashes(self) -> list[str | None]:
+        """SHA-256 of each picture's bytes; null where it was not read."""
+        return self.table["hash"].to_list()
+
+    def part(self, split: str) -> Samples:
+        """The pictures of one split, order kept."""
+        return replace(self, table=self.table.filter(pl.col("split") == split))
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Samples:
+        """The pictures at these positions, in this order."""
+        return replace(self, table=self.table[np.asarray(rows, dtype=np.int64)])
+
+    def codes(self) -> list[Codes]:
+        """Labels as numbers, one array a head; -1 is unknown."""
+        return [_codes(self.table, head) for head in self.space]
+
+    def weights(self) -> npt.NDArray[np.float32]:
+        """Weights (N, H)."""
+        columns = [self.table[f"weight:{head.name}"].to_numpy() for head in self.space]
+        return (
+            np.stack(columns, axis=1).astype(np.float32) if columns else np.ones((len(self), 0), np.float32)
+        )
+
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """Which pictures (N,) have a known label under any head."""
+        known = [head.known(codes) for head, codes in zip(self.space, self.codes(), strict=True)]
+        return np.any(known, axis=0) if known else np.zeros(len(self), dtype=np.bool_)
+
+    def counts(self, head: Head) -> npt.NDArray[np.int64]:
+        """Pictures of each class (K,)."""
+        codes = _codes(self.table, head)
+        if head.kind == "exclusive":
+            return np.bincount(codes[codes >= 0], minlength=head.size).astype(np.int64)
+        positive: npt.NDArray[np.int64] = np.sum(codes == 1, axis=0, dtype=np.int64)
+        return positive
+
+    def fingerprint(self) -> str:
+        """A name of the ids, contents, labels, weights and splits, the same in every process."""
+        columns = ["id", "split", "hash"]
+        for head in self.space:
+            columns += _head_columns(head)
+        values = [
+            json.dumps(self.table[column].to_list()) for column in columns if not column.startswith("weight:")
+        ]
+        return fingerprint(json.dumps(self.space.to_json()), *values, self.weights().tobytes())
+
+    def write(self, path: Path) -> None:
+        """Write a Parquet file that holds all of this, whole or not at all."""
+        about = {
+            "space": self.space.to_json(),
+            "root": str(self.root),
+            "left_out": [[left.path, left.reason] for left in self.left_out],
+            "notes": list(self.notes),
+        }
+        with whole(path) as beside:
+            self.table.write_parquet(beside, metadata={"assay": json.dumps(about)})
+
+    @staticmethod
+    def read(path: Path) -> Samples:
+        """Read what `write` wrote.
+
+        Raises RunError where the file is missing or is no table of samples.
+        """
+        try:
+            table = pl.read_parquet(path, hive_partitioning=False, glob=False)
+            about = json.loads(pl.read_parquet_metadata(path)["assay"])
+        except (OSError, KeyError, ValueError, pl.exceptions.PolarsError) as error:
+            raise RunError(
+                f"{path}: is no table of samples that can be read ({error}). Train anew with --run."
+            ) from error
+        left_out = tuple(LeftOut(path, reason) for path, reason in about["left_out"])
+        space = LabelSpace.from_json(about["space"])
+        return Samples(table, space, Path(about["root"]), left_out, tuple(about["notes"]))
+
+
+def _codes(table: pl.DataFrame, head: Head) -> Codes:
+    labels = table[f"label:{head.name}"]
+    if head.kind == "exclusive":
+        positions: Codes = _positions(labels, head).fill_null(-1).to_numpy().astype(np.int64)
+        return positions
+    codes = head.unknown(len(labels))
+    codes[labels.is_not_null().to_numpy()] = 0
+    for column, value in ((f"label:{head.name}", 1), (f"unknown:{head.name}", -1)):
+        cells = table.select(pl.row_index("row"), tag=column).explode("tag").drop_nulls()
+        codes[cells["row"].to_numpy(), _positions(cells["tag"], head).to_numpy()] = value
+    return codes
+
+
+def _positions(names: pl.Series, head: Head) -> pl.Series:
+    """Class names as positions (int64, null where null); a name that is no class raises."""
+    if not head.classes:
+        return names.is_null().cast(pl.Int64).replace({1: None})
+    return names.replace_strict(list(head.classes), list(range(head.size)), return_dtype=pl.Int64)
+
+
+def _head_columns(head: Head) -> list[str]:
+    kinds = (
+        ["label", "weight", "origin"]
+        if head.kind == "exclusive"
+        else ["label", "unknown", "weight", "origin"]
+    )
+    return [f"{kind}:{head.name}" for kind in kinds]

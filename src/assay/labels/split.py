@@ -1,0 +1,177 @@
+"""Splits: stratified over all heads, grouped, seeded, and those that came with the data kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field, model_validator
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from assay.errors import DataError
+from assay.labels.found import quoted
+from assay.labels.samples import Samples
+from assay.labels.stratify import stratify
+from assay.settings import Settings
+
+SIDES = ("train", "val", "test")
+TRAIN, VAL, TEST = range(3)
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class SplitSettings(Settings):
+    """Which part of the pictures is held back. A split that came with the data is kept."""
+
+    val: float = Field(default=0.2, ge=0, lt=1, description="The share of pictures for validation.")
+    test: float = Field(
+        default=0.0, ge=0, lt=1, description="The share of pictures for the test at the very end."
+    )
+    seed: int = Field(default=0, ge=0)
+    column: str | None = Field(
+        default=None, description="The column of a table that holds train, val or test."
+    )
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} and test {self.test} leave nothing to train on")
+        return self
+
+
+def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> Samples:
+    """The samples with a split for every picture, and notes on what the split could not give.
+
+    A side that the data gives is kept and not drawn again. The others are drawn from the pictures without a
+    split, or, where all labelled ones are in train already, from train. Pictures of the same bytes or of
+    one group stay together; unlabelled ones train, except a copy of one held back. val = 0 draws none.
+    Raises DataError where nothing labelled is left to train on.
+    """
+    order = samples.table["id"].arg_sort().to_numpy()  # the order of rows makes no difference
+    ordered = samples.take(order)
+    given = _given(ordered)
+    units = _units(ordered.table)
+    sides = _drawn(ordered, given, units, _shares(given, val, test), seed)
+    back = np.argsort(order)
+    names = pl.Series("split", [SIDES[side] for side in sides[back]], dtype=pl.String)
+    whole = replace(samples, table=samples.table.with_columns(names))
+    if not whole.part("train").labelled().any():
+        raise DataError(
+            f"{samples.root}: no labelled picture is left to train on (val and test hold all of them). "
+            "Move some to train, or take the given split away."
+        )
+    wanted = val > 0 and not (given == VAL).any()
+    notes = (*samples.notes, *_crossing(given, units), *_class_notes(whole, wanted))
+    return replace(whole, notes=notes)
+
+
+def split_table(samples: Samples) -> pl.DataFrame:
+    """How many pictures of each class are in each split: head, class, train, val, test."""
+    parts = [samples.part(side) for side in SIDES]
+    tables = []
+    for head in samples.space:
+        counts = {side: part.counts(head) for side, part in zip(SIDES, parts, strict=True)}
+        tables.append(pl.DataFrame({"head": [head.name] * head.size, "class": list(head.classes), **counts}))
+    return pl.concat(tables)
+
+
+def _given(samples: Samples) -> Ints:
+    """The split that came with the data (N,), -1 where there is none."""
+    codes = dict(zip(SIDES, range(3), strict=True))
+    splits = samples.table["split"].replace_strict(codes, default=-1, return_dtype=pl.Int64)
+    return splits.to_numpy().astype(np.int64)
+
+
+def _units(table: pl.DataFrame) -> Ints:
+    """What must stay together (N,): pictures linked by the same bytes or group, also by way of others."""
+    pictures, links, width = len(table), [], len(table)
+    for column in ("hash", "group"):
+        names = table.select(pl.row_index("row"), name=pl.col(column)).drop_nulls()
+        places = names["name"].rank("dense").to_numpy().astype(np.int64)
+        links.append(np.stack([names["row"].to_numpy().astype(np.int64), width + places - 1]))
+        width += int(places.max(initial=0))
+    rows, columns = np.concatenate(links, axis=1)
+    graph = sparse.coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(width, width))
+    _, component = csgraph.connected_components(graph, directed=False)
+    _, units = np.unique(component[:pictures], return_inverse=True)
+    return units.astype(np.int64)
+
+
+def _shares(given: Ints, val: float, test: float) -> Floats:
+    """The share of each side to draw: nothing for a side that came with the data."""
+    held = [0.0 if (given == side).any() else share for side, share in ((VAL, val), (TEST, test))]
+    return np.array([1 - sum(held), *held])
+
+
+def _drawn(samples: Samples, given: Ints, units: Ints, shares: Floats, seed: int) -> Ints:
+    """The side of every picture (N,): the one given, the one drawn, or train."""
+    labelled = samples.labelled()
+    # Where every labelled picture has a side, validation can only come off train.
+    pool = given < 0 if (labelled & (given < 0)).any() else given <= TRAIN
+    unit_sides = np.full(units.max(initial=-1) + 1, -1)
+    np.maximum.at(unit_sides, units, np.where(pool, -1, given))  # held back wins where copies lie on several
+    drawn = pool & (unit_sides[units] < 0)
+    chosen, unit = np.unique(units[drawn & labelled], return_inverse=True)
+    if len(chosen):
+        pictures = np.arange(len(unit))
+        members = sparse.csr_array((np.ones(len(unit), np.int64), (unit, pictures)))
+        cells = sparse.csr_array(members @ _cells(samples)[drawn & labelled])
+        unit_sides[chosen] = stratify(cells, shares=shares, seed=seed)
+    sides = np.where(unit_sides < 0, TRAIN, unit_sides)[units]
+    return np.where(drawn | (given < 0), sides, given)
+
+
+def _cells(samples: Samples) -> sparse.csr_array:
+    """Known positive labels (N, W + 1): a column a class of every head, and one for having any label."""
+    labelled = np.flatnonzero(samples.labelled())
+    rows, columns = [labelled], [np.full(len(labelled), samples.space.width)]
+    for head, codes, place in zip(samples.space, samples.codes(), samples.space.slices, strict=True):
+        if head.kind == "exclusive":
+            at = np.flatnonzero(codes >= 0)
+            rows.append(at)
+            columns.append(codes[at] + place.start)
+        else:
+            at, label = np.nonzero(codes == 1)
+            rows.append(at)
+            columns.append(label + place.start)
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    return sparse.csr_array(
+        (np.ones(len(row), np.int64), (row, column)), shape=(len(samples), samples.space.width + 1)
+    )
+
+
+def _crossing(given: Ints, units: Ints) -> list[str]:
+    held = given >= 0
+    seen = np.zeros((units.max(initial=-1) + 1, 3), dtype=np.bool_)
+    seen[units[held], given[held]] = True
+    torn = seen.sum(axis=1) > 1
+    if not torn.any():
+        return []
+    return [
+        f"{int((held & torn[units]).sum())} pictures that are copies of each other or of one group lie on "
+        "both sides of the given split. The given split is kept; figures on it may flatter."
+    ]
+
+
+def _class_notes(samples: Samples, wanted: bool) -> list[str]:
+    notes = []
+    if wanted and not samples.part("val").labelled().any():
+        notes.append("No picture could be held back for validation: no class has two that may be parted.")
+    counts = split_table(samples)
+    train, val, single = pl.col("train"), pl.col("val"), pl.sum_horizontal(SIDES) == 1
+    for which, text in (
+        (train == 0, "no training picture, so the model cannot learn it"),
+        (single & (train == 1), "a single picture, which trains"),
+        (
+            (train > 0) & ~single & (val == 0) & (val.sum().over("head") > 0),
+            "no validation picture, so no figure says how well it is learnt",
+        ),
+    ):
+        table = counts.filter(which)
+        for head, names in table.group_by("head", maintain_order=True).agg("class").rows():
+            notes.append(f"{head}: {quoted(names)}: {text}.")
+    return notes

@@ -1,0 +1,180 @@
+"""The table form of data: which columns mean what, and which pictures are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from assay.errors import DataError
+from assay.labels.folders import SPLITS
+from assay.labels.found import Found, quoted
+from assay.labels.pictures import Fence, is_unicode, shown
+from assay.labels.samples import LeftOut
+from assay.labels.tables import IMAGE_NAMES, Rows, merge_same, numbers, read_rows, texts
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns mean what; None: found by name.
+
+    `heads` maps a head to its column; where it is empty, every column without another meaning is a head.
+    """
+
+    image: str | None = None
+    heads: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    group: str | None = None
+    weight: str | None = None
+
+
+def find_in_table(
+    table: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
+) -> Found:
+    """The pictures that a table names, below `root` (the table's own folder, if none is given).
+
+    Raises DataError for a missing column, a path that leaves the root, a bad split or weight, rows at odds.
+    """
+    rows = read_rows(table, delimiter=delimiter)
+    told = _resolved(rows, columns or Columns())
+    image, heads = told.image or "", dict(told.heads)
+    rows = texts(rows, [column for column in (image, told.split, told.group, *heads.values()) if column])
+    cells, blank = picture_cells(rows, image), pl.lit(None, dtype=pl.String)
+    facts = {
+        "split": _splits(rows, told.split) if told.split else blank,
+        "group": pl.col(told.group) if told.group else blank,
+        "weight": numbers(rows, told.weight) if told.weight else blank.cast(pl.Float64),
+    }
+    labels = {f"label:{head}": pl.col(column) for head, column in heads.items()}
+    rows = Rows(rows.source, rows.frame.select(**facts, **labels), rows.lines, rows.unit)
+    rows, left_out = _located(rows, cells, root or table.parent)
+    titles = {"split": "the split", "group": "the group", "weight": "the weight"}
+    titles |= {f"label:{head}": f"the label {column!r}" for head, column in heads.items()}
+    rows = merge_same(rows, key="id", titles=titles)
+    if not columns or not columns.heads:
+        _refuse_identities(rows, heads)
+    classes: dict[str, Sequence[str]] = {
+        head: rows.frame[f"label:{head}"].drop_nulls().unique().to_list() for head in heads
+    }
+    return Found(
+        source=table,
+        root=root or table.parent,
+        table=rows.frame.with_columns(pl.col("id").alias("path"), pl.col("weight").fill_null(1.0)),
+        heads=tuple((head, "exclusive") for head in heads),
+        classes=classes,
+        left_out=left_out,
+    )
+
+
+def name_column(rows: Rows, given: str | None) -> str:
+    """The image column: the one given, or the first that is there of those usually used."""
+    if given is not None:
+        return rows.column(given)
+    by_name = {column.casefold(): column for column in reversed(rows.frame.columns)}
+    for name in IMAGE_NAMES:
+        if name in by_name:
+            return by_name[name]
+    raise DataError(
+        f"{shown(rows.source)}: which column names the pictures? {rows.listed()} "
+        f"Name it with `image`, or call it {IMAGE_NAMES[0]!r}."
+    )
+
+
+def picture_cells(rows: Rows, image: str) -> list[str]:
+    """The image column; a row that names no picture is refused."""
+    blank = rows.frame[image].is_null()
+    if blank.any():
+        raise DataError(
+            f"{rows.at(blank.arg_max() or 0)}: names no picture in column {image!r}. Remove the row."
+        )
+    cells: list[str] = rows.frame[image].to_list()
+    for row, cell in enumerate(cells):
+        if "\0" in cell:
+            raise DataError(
+                f"{rows.at(row)}: {cell!r} holds a NUL character, which no file name can. Mend it."
+            )
+    return cells
+
+
+def _resolved(rows: Rows, given: Columns) -> Columns:
+    """Every meaning with its column: those given are checked, the others found by name."""
+    image = name_column(rows, given.image)
+    heads = {head: rows.column(column) for head, column in given.heads.items()}
+    taken = {image: "image", **{column: f"the head {head!r}" for head, column in heads.items()}}
+    by_name = {column.casefold(): column for column in reversed(rows.frame.columns)}
+    facts: dict[str, str | None] = {}
+    for fact, wanted in (("split", given.split), ("group", given.group), ("weight", given.weight)):
+        column = rows.column(wanted) if wanted is not None else by_name.get(fact)
+        if wanted is not None and column in taken:
+            raise DataError(
+                f"{shown(rows.source)}: column {column!r} is {taken[column]} and {fact} at once. Pick one."
+            )
+        facts[fact] = None if column in taken else column
+        if column is not None:
+            taken.setdefault(column, fact)
+    if image in heads.values():
+        raise DataError(
+            f"{shown(rows.source)}: column {image!r} names the pictures and a head. Name another."
+        )
+    heads = heads or {column: column for column in rows.frame.columns if column not in taken}
+    if not heads:
+        raise DataError(f"{shown(rows.source)}: has no label column beside {quoted(taken)}. Add one.")
+    return Columns(image, heads, facts["split"], facts["group"], facts["weight"])
+
+
+def _located(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
+    """The rows whose picture exists, with its path below `root` as `id`; and the pictures that do not."""
+    if not root.is_dir():
+        raise DataError(
+            f"{shown(root)}: is no folder. `root` is the folder that holds the pictures of the table."
+        )
+    fence, ids, reasons = Fence(root), [], []
+    for row, cell in enumerate(cells):
+        try:
+            path, reason = fence.locate(cell)
+        except DataError as error:
+            raise DataError(f"{rows.at(row)}: {error}") from error
+        if not is_unicode(path):
+            path, reason = shown(path), "its name is not valid UTF-8: rename it"
+        ids.append(path)
+        reasons.append(reason)
+    kept = [row for row, reason in enumerate(reasons) if reason is None]
+    if not kept:
+        why = f"such as {cells[0]!r} ({reasons[0]})" if cells else "for it has no rows"
+        raise DataError(
+            f"{shown(rows.source)}: none of its {len(cells)} pictures can be found below {shown(root)}, "
+            f"{why}. Set `root` to the folder that the paths start from."
+        )
+    frame = rows.frame.with_columns(pl.Series("id", ids, dtype=pl.String))[kept]
+    lines = [rows.lines[row] for row in kept]
+    missing = {ids[row]: reason for row, reason in enumerate(reasons) if reason is not None}
+    left_out = tuple(LeftOut(path, why) for path, why in missing.items())
+    return Rows(rows.source, frame, lines, rows.unit), left_out
+
+
+def _splits(rows: Rows, column: str) -> pl.Series:
+    cells = rows.frame[column]
+    tidy = cells.str.strip_chars().str.to_lowercase()
+    splits = tidy.replace_strict(SPLITS, default=None, return_dtype=pl.String)
+    wrong = cells.is_not_null() & splits.is_null()
+    if wrong.any():
+        row = wrong.arg_max() or 0
+        raise DataError(
+            f"{rows.at(row)}: {cells[row]!r} in column {column!r} is no split. A split is one of "
+            f"{', '.join(SPLITS)}, or blank; another column is named with `split: {{column: NAME}}`."
+        )
+    return splits
+
+
+def _refuse_identities(rows: Rows, heads: Mapping[str, str]) -> None:
+    """A column whose every cell differs is a title or a number, not a label, unless the user says so."""
+    for head, column in heads.items():
+        known = rows.frame[f"label:{head}"].drop_nulls()
+        if len(known) >= 20 and known.n_unique() == len(known):
+            others: Sequence[str] = [other for other in heads.values() if other != column]
+            raise DataError(
+                f"{shown(rows.source)}: every cell of column {column!r} differs: no classes to learn. "
+                f"Name the label columns with `heads`{f', such as {quoted(others)}' if others else ''}."
+            )

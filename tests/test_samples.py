@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay.errors import RunError
+from assay.labels.samples import LeftOut, Samples
+from assay.labels.space import Head, LabelSpace
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+
+
+def samples(rows: list[dict[str, object]], heads: list[Head]) -> Samples:
+    """Rows give id and labels by head; all else has its default."""
+    table = pl.DataFrame(
+        {
+            "id": [row["id"] for row in rows],
+            "path": [row["id"] for row in rows],
+            **{fact: [row.get(fact) for row in rows] for fact in ("split", "group", "hash")},
+        },
+        schema=dict.fromkeys(["id", "path", "split", "group", "hash"], pl.String),
+    )
+    for head in heads:
+        kind = pl.String if head.kind == "exclusive" else pl.List(pl.String)
+        columns = [pl.Series(f"label:{head.name}", [row.get(head.name) for row in rows], dtype=kind)]
+        if head.kind == "independent":
+            unknown = [row.get(f"unknown {head.name}") for row in rows]
+            columns.append(pl.Series(f"unknown:{head.name}", unknown, dtype=kind))
+        weights = [row.get("weight", 1.0) for row in rows]
+        columns.append(pl.Series(f"weight:{head.name}", weights, dtype=pl.Float32))
+        columns.append(pl.Series(f"origin:{head.name}", ["given"] * len(rows), dtype=pl.String))
+        table = table.with_columns(columns)
+    return Samples(table, LabelSpace(tuple(heads)), Path("/pictures"))
+
+
+SEASON = Head("season", ("spring", "autumn"))
+TAGS = Head("tags", ("beach", "city", "night"), "independent")
+MIXED = samples(
+    [
+        {"id": "a", "season": "autumn", "tags": ["night", "beach"], "split": "train", "weight": 0.5},
+        {"id": "b", "season": None, "tags": [], "split": "val"},
+        {"id": "c", "season": "spring", "tags": None, "split": "train"},
+        {"id": "d", "season": None, "tags": ["city"], "unknown tags": ["night"], "split": "test"},
+        {"id": "e", "season": None, "tags": None},
+    ],
+    [SEASON, TAGS],
+)
+
+
+def test_codes_of_every_kind_of_label() -> None:
+    season, tags = MIXED.codes()
+    assert season.tolist() == [1, -1, 0, -1, -1]
+    assert tags.tolist() == [[1, 0, 1], [0, 0, 0], [-1, -1, -1], [0, 1, -1], [-1, -1, -1]]
+    assert season.dtype == tags.dtype == np.int64
+    assert MIXED.labelled().tolist() == [True, True, True, True, False]
+
+
+def test_counts_and_weights() -> None:
+    assert MIXED.counts(SEASON).tolist() == [1, 1]
+    assert MIXED.counts(TAGS).tolist() == [1, 1, 1]
+    assert MIXED.weights().shape == (5, 2)
+    assert MIXED.weights()[0].tolist() == [0.5, 0.5]
+    assert MIXED.weights().dtype == np.float32
+
+
+def test_a_label_that_is_no_class_is_refused() -> None:
+    wrong = samples([{"id": "a", "season": "summer"}], [SEASON])
+    with pytest.raises(pl.exceptions.InvalidOperationError):
+        wrong.codes()
+
+
+def test_part_and_take_keep_the_order_asked_for() -> None:
+    assert MIXED.part("train").ids == ["a", "c"]
+    assert MIXED.take([3, 0, 0]).ids == ["d", "a", "a"]
+    assert MIXED.take(np.array([], dtype=np.int64)).ids == []
+    assert len(MIXED.take([])) == 0
+    assert MIXED.paths[0] == Path("/pictures/a")
+    assert MIXED.hashes == [None] * 5
+
+
+def test_no_rows_and_a_head_without_classes() -> None:
+    none = MIXED.take([])
+    assert [codes.shape for codes in none.codes()] == [(0,), (0, 3)]
+    assert none.labelled().shape == (0,)
+    empty = samples([{"id": "a"}], [Head("season", ()), Head("tags", (), "independent")])
+    assert [codes.tolist() for codes in empty.codes()] == [[-1], [[]]]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Samples:
+    classes = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+    tags = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+    ids = draw(st.lists(NAMES, max_size=6, unique=True))
+    rows = [
+        {
+            "id": name,
+            "label": draw(st.none() | st.sampled_from(classes)),
+            "tags": draw(st.none() | st.lists(st.sampled_from(tags), unique=True)),
+            "unknown tags": draw(st.none() | st.lists(st.sampled_from(tags), unique=True)),
+            "split": draw(st.sampled_from([None, "train", "val", "test"])),
+            "group": draw(st.none() | NAMES),
+            "weight": draw(st.floats(0, 100, width=32)),
+        }
+        for name in ids
+    ]
+    made = samples(rows, [Head("label", tuple(classes)), Head("tags", tuple(tags), "independent")])
+    left = tuple(LeftOut(draw(NAMES), draw(NAMES)) for _ in range(draw(st.integers(0, 2))))
+    return Samples(made.table, made.space, Path("/") / "p", left, tuple(draw(st.lists(NAMES, max_size=2))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(made=tables())
+def test_what_was_written_is_read(made: Samples, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("samples") / "samples.parquet"
+    made.write(path)
+    back = Samples.read(path)
+    assert back.table.equals(made.table)
+    assert back.table.schema == made.table.schema
+    assert (back.space, back.root, back.left_out, back.notes) == (
+        made.space,
+        made.root,
+        made.left_out,
+        made.notes,
+    )
+    assert back.fingerprint() == made.fingerprint()
+    assert all(np.array_equal(a, b) for a, b in zip(back.codes(), made.codes(), strict=True))
+
+
+def test_a_root_whose_name_is_not_utf_8_is_written_too(tmp_path: Path) -> None:
+    odd = Samples(MIXED.table, MIXED.space, Path("/p\udcff"))
+    odd.write(tmp_path / "samples.parquet")
+    assert Samples.read(tmp_path / "samples.parquet").root == odd.root
+
+
+def test_fingerprint_is_the_same_in_another_process(tmp_path: Path) -> None:
+    MIXED.write(tmp_path / "samples.parquet")
+    code = (
+        "import sys, pathlib; from assay.labels.samples import Samples; "
+        "print(Samples.read(pathlib.Path(sys.argv[1])).fingerprint())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "samples.parquet")]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        == MIXED.fingerprint()
+    )
+
+
+def test_fingerprint_tells_labels_splits_contents_and_order_apart() -> None:
+    changed = [
+        MIXED.table.with_columns(pl.lit("spring").alias("label:season")),
+        MIXED.table.with_columns(pl.lit("train").alias("split")),
+        MIXED.table.with_columns(pl.lit("00").alias("hash")),
+        MIXED.table.with_columns(pl.lit(2.0).cast(pl.Float32).alias("weight:tags")),
+        MIXED.table.reverse(),
+    ]
+    names = {Samples(table, MIXED.space, MIXED.root).fingerprint() for table in changed}
+    assert len(names | {MIXED.fingerprint()}) == 6
+    assert Samples(MIXED.table, MIXED.space, Path("/elsewhere")).fingerprint() == MIXED.fingerprint()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no parquet"])
+def test_a_file_that_is_no_table_of_samples_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "samples.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=r"samples\.parquet"):
+        Samples.read(path)
+
+
+def test_another_table_is_no_table_of_samples(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(RunError, match=r"a\.parquet"):
+        Samples.read(tmp_path / "a.parquet")

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from assay.errors import DataError
+from assay.labels.samples import Samples
+from assay.labels.space import Head, LabelSpace
+from assay.labels.split import split, split_table
+from assay.labels.stratify import stratify
+
+
+def samples(labels: list[str | None], **columns: list[Any]) -> Samples:
+    """One exclusive head; every picture has contents of its own unless `hash` says otherwise."""
+    count = len(labels)
+    names = [f"{i:06}.jpg" for i in range(count)]
+    facts = {"id": names, "path": names, "split": [None] * count, "group": [None] * count, "hash": names}
+    table = pl.DataFrame({**facts, **columns, "label:label": labels}, schema_overrides=TEXT)
+    table = table.with_columns(
+        pl.lit(1, pl.Float32).alias("weight:label"), pl.lit("given").alias("origin:label")
+    )
+    classes = tuple(sorted({label for label in labels if label is not None}))
+    return Samples(table, LabelSpace((Head("label", classes),)), Path("/p"))
+
+
+TEXT = dict.fromkeys(["split", "group", "hash", "label:label"], pl.String)
+
+
+def sides(made: Samples) -> list[str]:
+    return made.table["split"].to_list()
+
+
+def counts(made: Samples) -> dict[str, tuple[int, int, int]]:
+    rows = split_table(made).select("class", "train", "val", "test").rows()
+    return {name: (train, val, test) for name, train, val, test in rows}
+
+
+def test_every_class_is_parted_alike() -> None:
+    made = split(samples(["a"] * 50 + ["b"] * 100 + ["c"] * 10), val=0.2, test=0.1, seed=0)
+    assert counts(made) == {"a": (35, 10, 5), "b": (70, 20, 10), "c": (7, 2, 1)}
+    assert made.notes == ()
+
+
+def test_the_seed_alone_decides() -> None:
+    data = samples(list("ab" * 50))
+    first = sides(split(data, val=0.2, seed=1))
+    assert sides(split(data, val=0.2, seed=1)) == first
+    assert sides(split(data, val=0.2, seed=2)) != first
+    backwards = split(data.take(np.arange(100)[::-1]), val=0.2, seed=1)
+    assert sides(backwards)[::-1] == first
+    assert backwards.ids == data.ids[::-1]
+
+
+@pytest.mark.parametrize("column", ["group", "hash"])
+def test_groups_and_copies_stay_together(column: str) -> None:
+    names = [f"g{i // 3}" for i in range(300)]
+    made = split(samples(list("abc") * 100, **{column: names}), val=0.2, seed=0)
+    together = made.table.group_by(column).agg(pl.col("split").n_unique())
+    assert together["split"].max() == 1
+    assert counts(made) == dict.fromkeys("abc", (80, 20, 0))
+
+
+def test_pictures_linked_by_a_chain_stay_together() -> None:
+    made = split(
+        samples(
+            list("ab") * 20,
+            group=["g", "g", "h", None, *[None] * 36],
+            hash=["0", "1", "1", "0", *(str(i) for i in range(4, 40))],
+        ),
+        val=0.5,
+        seed=0,
+    )
+    assert len(set(sides(made)[:4])) == 1
+
+
+def test_uneven_groups_come_near_the_share() -> None:
+    generator = np.random.default_rng(0)
+    group = [str(i) for i in np.repeat(np.arange(100), generator.integers(1, 60, 100))]
+    labels = generator.choice(list("abcd"), len(group), p=[0.5, 0.3, 0.15, 0.05]).tolist()
+    made = split(samples(labels, group=group), val=0.2, seed=0)
+    for train, val, _ in counts(made).values():
+        assert val / (train + val) == pytest.approx(0.2, abs=0.02)
+
+
+def test_every_class_is_in_train_and_then_in_val() -> None:
+    labels = ["one"] + ["two"] * 2 + ["three"] * 3 + ["many"] * 200
+    made = split(samples(labels), val=0.05, test=0.05, seed=0)
+    found = counts(made)
+    assert found["one"] == (1, 0, 0)
+    assert found["two"] == (1, 1, 0)
+    assert found["three"] == (1, 1, 1)
+    assert any("'one': a single picture" in note for note in made.notes)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    labels=st.lists(st.sampled_from([*"abcd", None]), min_size=1, max_size=40).filter(
+        lambda row: set(row) != {None}
+    ),
+    groups=st.lists(st.sampled_from([*"uvwxyz", None, None]), min_size=40, max_size=40),
+    val=st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9]),
+    test=st.sampled_from([0.0, 0.05]),
+)
+def test_what_always_holds(
+    labels: list[str | None], groups: list[str | None], val: float, test: float
+) -> None:
+    data = samples(labels, group=groups[: len(labels)])
+    made = split(data, val=val, test=test, seed=0)
+    assert set(sides(made)) <= {"train", "val", "test"}
+    assert made.ids == data.ids
+    parted = made.table.drop_nulls("group").group_by("group").agg(pl.col("split").n_unique())
+    assert parted["split"].max() in (1, None)
+    units = made.table.with_columns(pl.coalesce("group", "id").alias("unit")).drop_nulls("label:label")
+    held = units.group_by("label:label").agg(pl.col("unit").n_unique()).rows()
+    for name, parts in held:
+        train, in_val, in_test = counts(made)[name]
+        assert train > 0
+        assert (in_val > 0) <= (val > 0)
+        assert (in_test > 0) <= (test > 0)
+        if val > 0 and parts >= 2 and len(held) == 1:
+            assert in_val > 0
+
+
+def test_no_validation_wanted_or_possible() -> None:
+    wanted = split(samples(["a", "b"]), val=0.2, seed=0)
+    assert sides(wanted) == ["train", "train"]
+    assert wanted.notes[0].startswith("No picture could be held back for validation")
+    unwanted = split(samples(list("abab")), val=0, seed=0)
+    assert sides(unwanted) == ["train"] * 4
+    assert unwanted.notes == ()
+    one_group = split(samples(list("abab"), group=["g"] * 4), val=0.5, seed=0)
+    assert sides(one_group) == ["train"] * 4
+
+
+def test_unlabelled_pictures_train_unless_a_copy_is_held_back() -> None:
+    labels = [*("ab" * 10), None, *([None] * 20)]
+    copies = [f"{i}" for i in range(21)] + [f"{i}" for i in range(20)]
+    made = split(samples(labels, hash=copies), val=0.2, seed=0)
+    assert sides(made)[20] == "train"
+    assert sides(made)[21:] == sides(made)[:20]
+
+
+def test_given_splits_are_kept() -> None:
+    given = ["train", "val", "test", "train", "val", "test", None, None]
+    made = split(samples([*"aaabbb", None, "a"], split=given), val=0.5, test=0.5, seed=0)
+    assert sides(made) == [*given[:6], "train", "train"]
+
+
+def test_validation_comes_off_a_given_train() -> None:
+    given = ["train"] * 40 + ["test"] * 10 + [None] * 5
+    data = samples(list("ab") * 25 + [None] * 5, split=given)
+    made = split(data, val=0.2, test=0.3, seed=0)
+    assert counts(made) == {"a": (16, 4, 5), "b": (16, 4, 5)}
+    assert sides(made)[40:50] == ["test"] * 10
+    assert sides(made)[50:] == ["train"] * 5
+    assert sides(split(data, val=0, seed=0)) == [side or "train" for side in given]
+
+
+def test_a_given_train_is_untouched_where_others_have_no_split() -> None:
+    made = split(samples(list("ab") * 20, split=["train"] * 20 + [None] * 20), val=0.2, seed=0)
+    assert sides(made)[:20] == ["train"] * 20
+    assert counts(made) == {"a": (18, 2, 0), "b": (18, 2, 0)}
+
+
+def test_copies_across_given_splits_are_noted_and_the_given_wins() -> None:
+    data = samples(list("abab"), split=["train", "train", "val", None], hash=["x", "y", "x", "x"])
+    made = split(data, val=0.2, seed=0)
+    assert sides(made) == ["train", "train", "val", "val"]
+    assert any(note.startswith("2 pictures that are copies") for note in made.notes)
+
+
+def test_a_class_that_cannot_be_learnt_or_checked_is_noted() -> None:
+    made = split(samples(list("aabccc"), split=["train", "val", "val", *["train"] * 3]), val=0.2, seed=0)
+    assert made.space["label"].classes == ("a", "b", "c")
+    assert made.notes == (
+        "label: 'b': no training picture, so the model cannot learn it.",
+        "label: 'c': no validation picture, so no figure says how well it is learnt.",
+    )
+
+
+def test_nothing_left_to_train_on_is_refused() -> None:
+    with pytest.raises(DataError, match="no labelled picture is left to train on"):
+        split(samples(["a", "b", None], split=["val", "test", None]), val=0.2, seed=0)
+
+
+def mixed(count: int) -> Samples:
+    generator = np.random.default_rng(0)
+    colours, tags = ["red", "green", "blue"], ["t0", "t1", "t2", "t3"]
+    chosen = generator.choice(3, count, p=[0.7, 0.27, 0.03])
+    present = generator.random((count, 4)) < [0.5, 0.2, 0.05, 0.01]
+    data = samples([colours[code] if i % 3 else None for i, code in enumerate(chosen)])
+    listed = [
+        [tag for tag, on in zip(tags, row, strict=True) if on] if i % 4 else None
+        for i, row in enumerate(present)
+    ]
+    table = data.table.with_columns(
+        pl.Series("label:tags", listed, dtype=pl.List(pl.String)),
+        pl.lit(None, pl.List(pl.String)).alias("unknown:tags"),
+        pl.lit(1, pl.Float32).alias("weight:tags"),
+        pl.lit("given").alias("origin:tags"),
+    )
+    heads = (Head("label", tuple(colours)), Head("tags", tuple(tags), "independent"))
+    return Samples(table, LabelSpace(heads), Path("/p"))
+
+
+def test_all_heads_count_and_unknown_labels_do_not() -> None:
+    made = split(mixed(2000), val=0.2, test=0.1, seed=0)
+    for name, train, val, test in split_table(made).select("class", "train", "val", "test").rows():
+        total = train + val + test
+        assert abs(val - 0.2 * total) <= 2, name
+        assert abs(test - 0.1 * total) <= 2, name
+    unknown = made.table.filter(~pl.Series(made.labelled()))
+    assert set(unknown["split"]) == {"train"}
+
+
+def test_the_table_of_a_split_counts_every_class() -> None:
+    made = split(mixed(200), val=0.2, seed=0)
+    table = split_table(made)
+    assert table.columns == ["head", "class", "train", "val", "test"]
+    assert table["head"].to_list() == ["label"] * 3 + ["tags"] * 4
+    total = table.select(pl.sum_horizontal("train", "val", "test")).to_series().to_list()
+    assert total == [int(n) for head in made.space for n in made.counts(head)]
+
+
+def test_units_of_many_labels_come_near_the_shares() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.random((3000, 30)) < generator.uniform(0.01, 0.3, 30)
+    cells = np.column_stack([labels, np.ones(3000)]).astype(np.int64)
+    drawn = stratify(sparse.csr_array(cells), shares=np.array([0.7, 0.2, 0.1]), seed=0)
+    for side, share in enumerate((0.7, 0.2, 0.1)):
+        assert np.abs(cells[drawn == side].sum(axis=0) - share * cells.sum(axis=0)).max() < 6
+
+
+def test_two_hundred_thousand_pictures_take_seconds() -> None:
+    labels = np.random.default_rng(0).integers(0, 100, 200_000).astype(str).tolist()
+    data = samples(labels)
+    begin = time.perf_counter()
+    made = split(data, val=0.2, seed=0)
+    assert time.perf_counter() - begin < 15  # about 2 s on an idle core
+    assert made.table["split"].value_counts(sort=True).rows() == [("train", 160_000), ("val", 40_000)]
