@@ -1,0 +1,263 @@
+"""The commands. What is heavy is imported inside them, so that `assay --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assay import __version__
+from assay.endings import reported
+from assay.progress import Silent, Watch, watch_for
+from assay.summary import of_evaluation, of_run
+
+if TYPE_CHECKING:
+    from assay.predictions.predict import Predictions
+    from assay.run import Run
+
+GOES_ON = "What was finished is kept: the same command goes on from there."
+NOTHING_WRITTEN = "Nothing was written; give the same command to begin again."
+LISTED = 20  # unreadable pictures on the terminal; the file has all of them
+
+app = typer.Typer(
+    name="assay",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # drawing the frames of rich's help takes longer than all the rest of it
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
+Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps. The best there is.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+
+
+def main() -> None:
+    """The command `assay`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be text that can be printed
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"assay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _assay(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Image classifiers from pictures whose labels cannot be fully trusted."""
+
+
+@app.command()
+def train(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan."
+        ),
+    ],
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to. runs/ and the name of the data.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.1.fit.epochs=4"
+        ),
+    ] = None,
+    device: Device = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse broken pictures instead of leaving them out.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier, or go on where the same command was stopped."""
+    folder = run or _default_run(source)
+    with reported(folder, stopped=GOES_ON), _watching(as_json) as watch:
+        import assay.run
+
+        finished = assay.run.train(
+            source,
+            run=folder,
+            recipe=recipe,
+            overrides=tuple(changes or ()),
+            device=device,
+            strict=strict,
+            watch=watch,
+        )
+        _tell_run(finished, as_json)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="A picture, a folder or a table.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv to write, or a .zip with it.")],
+    top: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Only the K most probable classes.")
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Label new pictures."""
+    with reported(None, stopped=NOTHING_WRITTEN), _watching(as_json) as watch:
+        from assay.labels.read import find_pictures
+        from assay.output.artifact import Artifact
+        from assay.output.submission import write_predictions
+        from assay.training.hardware import pick_device
+
+        found = find_pictures(pictures)
+        artifact = Artifact.load(_model_of(run), device=pick_device(device))
+        unreadable: dict[str, str] = {}
+        watch.begin("labelling", len(found))
+        chunks = _counted(artifact.stream(found), watch, unreadable)
+        written = write_predictions(chunks, out, space=artifact.saved.space, top=top)
+        watch.end()
+        if as_json:
+            _print_json({"out": str(out), "pictures": written, "unreadable": unreadable})
+            return
+        for name, reason in list(unreadable.items())[:LISTED]:
+            watch.line(f"could not be read: {name}: {reason}")
+        if len(unreadable) > LISTED:
+            watch.line(f"... and {len(unreadable) - LISTED} more: see the column `error`")
+        watch.line(f"{out}: {written} pictures" + (f", {len(unreadable)} unreadable" if unreadable else ""))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="Labelled pictures: a folder a class, a table, or YAML with `data:`."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Score on labelled pictures, beside the validation figure."""
+    with reported(None, stopped=NOTHING_WRITTEN), _watching(as_json) as watch:
+        import assay.run
+        from assay.labels.read import read_whole
+        from assay.plan import from_source
+
+        finished = assay.run.load(run)
+        loaded = from_source(source)
+        samples = read_whole(loaded.plan.data, base=loaded.base)
+        found = assay.run.evaluate(finished, samples, watch=watch)
+        if as_json:
+            _print_json(found)
+        else:
+            typer.echo(of_evaluation(found))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The recipe to print.")] = None,
+) -> None:
+    """List the ready plans, or print one to edit."""
+    with reported(None):
+        from assay.recipes import recipe_names, recipe_summary, recipe_text
+
+        if name is not None:
+            typer.echo(recipe_text(name), nl=False)
+            return
+        for known in recipe_names():
+            typer.echo(f"{known}\n    {recipe_summary(known)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a plan, for your editor."""
+    with reported(None):
+        from assay.plan import json_schema
+
+        _print_json(json_schema())
+
+
+@app.command()
+def demo(
+    run: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where to; the pictures go to DIR-pictures.")
+    ] = Path("runs/demo"),
+) -> None:
+    """The whole story on built-in pictures: handwritten digits."""
+    with reported(run, stopped=GOES_ON), _watching(False) as watch:
+        import assay.run
+        from assay.demo import write_digits
+
+        pictures = Path(f"{run}-pictures")
+        if _is_main():
+            write_digits(pictures)
+        finished = assay.run.train(pictures, run=run, recipe="demo", watch=watch)
+        _tell_run(finished, False)
+
+
+def _default_run(source: Path) -> Path:
+    """runs/NAME after the data or the plan."""
+    place = source.absolute()
+    return Path("runs") / (place.resolve().name if place.is_dir() else place.stem)
+
+
+def _model_of(run: Path) -> Path:
+    """The model of a run; a model's folder that was taken elsewhere serves as well."""
+    return run if (run / "spec.json").is_file() else run / "model"
+
+
+@contextmanager
+def _watching(as_json: bool) -> Iterator[Watch]:
+    if not _is_main():
+        yield Silent()
+        return
+    watch = watch_for(sys.stderr if as_json else sys.stdout)
+    try:
+        yield watch
+    finally:
+        watch.close()  # before a message is printed over the bar
+
+
+def _is_main() -> bool:
+    """Whether this is the first of the processes that `accelerate launch` or torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _counted(
+    chunks: Iterable[Predictions], watch: Watch, unreadable: dict[str, str]
+) -> Iterator[Predictions]:
+    for chunk in chunks:
+        watch.advance(len(chunk.ids))
+        unreadable |= chunk.unreadable
+        yield chunk
+
+
+def _tell_run(run: Run, as_json: bool) -> None:
+    if not _is_main():
+        return
+    if as_json:
+        _print_json({"run": str(run.folder), "metrics": run.metrics})
+        return
+    typer.echo("\n" + of_run(run.metrics))
+    folder = shlex.quote(str(run.folder))
+    typer.echo(f"\nThe run is in {run.folder}. To label pictures with it:\n")
+    typer.echo(f"    assay predict {folder} PICTURES --out labels.csv\n")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from assay import cli
+from assay.errors import DataError, PlanError
+
+FIGURES = {"accuracy": {"value": 0.9, "n": 40, "low": 0.8, "high": 0.97}}
+SCORES = {
+    "figures": FIGURES,
+    "heads": {"label": {"n": 40, "figures": FIGURES, "per_class": [], "confusion": None}},
+}
+METRICS = {
+    "scores": SCORES,
+    "test": None,
+    "baselines": {"majority class": SCORES},
+    "steps": [],
+    "seconds": 1.0,
+}
+
+
+class Runs(ModuleType):
+    """Stands in for `assay.run`: notes how it was called, and does what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__("assay.run")
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.error: BaseException | None = None
+
+    def train(self, source: Path, **settings: Any) -> Any:
+        self.calls.append((str(source), settings))
+        watch = settings["watch"]
+        watch.begin("02-fit", 10)
+        watch.advance(5, {"loss": 1.0})
+        watch.line("epoch 1  loss 1.000")
+        if self.error is not None:
+            raise self.error
+        watch.end()
+        return SimpleNamespace(folder=settings["run"], metrics=METRICS)
+
+    def load(self, folder: Path) -> Any:
+        return SimpleNamespace(folder=folder, metrics=METRICS)
+
+    def evaluate(self, run: Any, samples: Any, *, watch: Any) -> Any:
+        return {"scores": SCORES, "validation": SCORES, "n": len(samples)}
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
+    import assay
+
+    fake = Runs()
+    monkeypatch.setitem(sys.modules, "assay.run", fake)
+    monkeypatch.setattr(assay, "run", fake, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def photos(folder: Path, names: str = "ab") -> Path:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (20, 20), (number * 9, 0, 0)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_train_hands_on_what_was_asked_for_and_says_what_came_of_it(runs: Runs) -> None:
+    changes = ["--set", "seed=1", "--set", "model.backbone=x=y"]
+    done = invoke("train", "photos", "--recipe", "quick", *changes, "--device", "cpu", "--strict")
+    ((source, settings),) = runs.calls
+    del settings["watch"]
+    assert source == "photos"
+    assert settings == {
+        "run": Path("runs/photos"),
+        "recipe": "quick",
+        "overrides": ("seed=1", "model.backbone=x=y"),
+        "device": "cpu",
+        "strict": True,
+    }
+    assert done.exit_code == 0
+    assert done.stdout.startswith("epoch 1  loss 1.000\n")
+    assert re.search(r"accuracy.*\n(.*\n)*.*0\.9|90", done.stdout)
+    assert "assay predict runs/photos PICTURES --out labels.csv" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "run"),
+    [
+        ("a/photos.v2/", "photos.v2"),
+        ("a/labels.csv", "labels"),
+        ("a/plan.yaml", "plan"),
+        (".", "here"),
+        ("a/..", "here"),
+    ],
+)
+def test_the_run_is_called_after_the_data_or_the_plan(
+    source: str, run: str, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "a" / "photos.v2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert invoke("train", source).exit_code == 0
+    assert invoke("train", source, "--run", "there").exit_code == 0
+    assert [settings["run"] for _, settings in runs.calls] == [Path("runs") / run, Path("there")]
+
+
+def test_json_is_one_object_on_stdout_and_the_rest_on_stderr(runs: Runs) -> None:
+    done = invoke("train", "photos", "--json")
+    assert json.loads(done.stdout) == {"run": "runs/photos", "metrics": METRICS}
+    assert done.stderr == "epoch 1  loss 1.000\n"
+
+
+def test_a_second_process_says_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    done = invoke("train", "photos")
+    assert (done.exit_code, done.output) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("photos: no pictures. Add some."), 2, "assay: photos: no pictures. Add some."),
+        (PlanError("plan.yaml, line 3: eposch"), 2, "line 3: eposch"),
+        (KeyboardInterrupt(), 130, "the same command goes on"),
+        (SystemExit(143), 143, "the same command goes on"),
+        (ZeroDivisionError("oh"), 1, "ZeroDivisionError: oh"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, said: str, runs: Runs) -> None:
+    runs.error = error
+    done = invoke("train", "photos")
+    assert done.exit_code == code
+    assert said in done.stderr
+    assert ("Traceback" in done.stderr) == (code == 1)
+    assert done.stdout == "epoch 1  loss 1.000\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["predict", "runs/x", "more/"], ["tarin", "x"], ["train", "x", "--epochs", "3"]]
+)
+def test_wrong_usage_is_the_users_to_mend(arguments: list[str]) -> None:
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: assay" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class Answers:
+    """Stands in for an artifact: every readable picture is an owl."""
+
+    def __init__(self, space: Any) -> None:
+        self.saved = SimpleNamespace(space=space)
+
+    def stream(self, pictures: list[tuple[str, Path]]) -> Iterator[Any]:
+        from assay.predictions.predict import Predictions
+
+        for name, path in pictures:
+            row = np.array([[0.25, 0.75]], dtype=np.float32)
+            unreadable = {} if path.stat().st_size else {name: "empty file (0 bytes)"}
+            yield Predictions([name], self.saved.space, row, row, "m", unreadable=unreadable)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
+    from assay.labels.space import Head, LabelSpace
+    from assay.output.artifact import Artifact
+
+    space, loaded = LabelSpace((Head("label", ("cat", "owl")),)), []
+
+    def load(folder: Path, *, device: str) -> Answers:
+        loaded.append((folder, device))
+        return Answers(space)
+
+    monkeypatch.setattr(Artifact, "load", load)
+    return loaded
+
+
+def test_predict_writes_every_picture_and_names_the_unreadable(
+    model: list[tuple[Path, str]], tmp_path: Path
+) -> None:
+    more = photos(tmp_path / "more", "x")
+    (more / "x" / "10.png").touch()
+    done = invoke("predict", tmp_path / "run", more, "--out", tmp_path / "x.csv", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    with open(tmp_path / "x.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["x/0.png", "x/1.png", "x/2.png", "x/10.png"]
+    assert [row["label"] for row in rows] == ["owl", "owl", "owl", ""]
+    assert "could not be read: x/10.png: empty file (0 bytes)\n" in done.stdout
+    assert "4 pictures, 1 unreadable" in done.stdout
+    assert model == [(tmp_path / "run" / "model", "cpu")]
+
+
+def test_predict_takes_the_folder_of_a_model_too_and_answers_in_json(
+    model: list[tuple[Path, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "spec.json").touch()
+    picture = photos(tmp_path / "more", "x") / "x" / "0.png"
+    done = invoke("predict", tmp_path, picture, "--out", tmp_path / "x.zip", "--top", "1", "--json")
+    assert json.loads(done.stdout) == {"out": str(tmp_path / "x.zip"), "pictures": 1, "unreadable": {}}
+    assert model[0][0] == tmp_path
+
+
+@pytest.mark.usefixtures("model")
+def test_predict_refuses_in_words(tmp_path: Path) -> None:
+    more = photos(tmp_path / "more", "x")
+    done = invoke("predict", tmp_path, more, "--out", tmp_path / "x.parquet")
+    assert (done.exit_code, "written as .csv" in done.stderr) == (2, True)
+    done = invoke("predict", tmp_path, tmp_path / "none", "--out", tmp_path / "x.csv")
+    assert (done.exit_code, "does not exist" in done.stderr) == (2, True)
+
+
+def test_evaluate_shows_the_figures_beside_those_of_validation(runs: Runs, tmp_path: Path) -> None:
+    source = photos(tmp_path / "labelled")
+    done = invoke("evaluate", "runs/x", source)
+    assert done.exit_code == 0, done.output
+    assert "accuracy" in done.stdout
+    assert "validation" in done.stdout
+    assert json.loads(invoke("evaluate", "runs/x", source, "--json").stdout)["n"] == 6
+
+
+def test_recipes_are_listed_and_printed() -> None:
+    listed = invoke("recipes")
+    assert re.search(r"^demo\n    The plan of `assay demo`", listed.stdout, re.MULTILINE)
+    assert invoke("recipes", "demo").stdout.startswith("# The plan of `assay demo`")
+    wrong = invoke("recipes", "demp")
+    assert (wrong.exit_code, "demo" in wrong.stderr) == (2, True)
+
+
+def test_the_schema_is_json() -> None:
+    assert "steps" in json.loads(invoke("schema").stdout)["properties"]
+
+
+def test_the_demo_trains_on_the_digits(runs: Runs, tmp_path: Path) -> None:
+    done = invoke("demo")
+    assert done.exit_code == 0, done.output
+    ((source, settings),) = runs.calls
+    assert (source, settings["run"], settings["recipe"]) == ("runs/demo-pictures", Path("runs/demo"), "demo")
+    assert (tmp_path / "runs" / "demo-pictures" / "7").is_dir()
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"assay \d+\.\d+\.\d+\n", invoke("--version").stdout)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "timm", "polars", "numpy", "sklearn", "pydantic", "PIL", "altair", "accelerate", "rich"}
+    code = f"""
+import sys
+sys.argv = ["assay", "--help"]
+from assay.cli import main
+try:
+    main()
+except SystemExit as left:
+    assert left.code == 0
+print("heavy:", sorted({heavy!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy: []\n")
+    for command in ("train", "predict", "evaluate", "recipes", "schema", "demo"):
+        assert command in done.stdout
+
+
+def test_a_name_that_cannot_be_printed_is_written_out() -> None:
+    command = [sys.executable, "-m", "assay", "recipes", "caf\udce9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert r"caf\udce9: there is no such recipe" in done.stderr
