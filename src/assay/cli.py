@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,6 @@ import typer
 from assay import __version__
 from assay.endings import reported
 from assay.progress import Silent, Watch, watch_for
-from assay.summary import of_evaluation, of_run
 
 if TYPE_CHECKING:
     from assay.predictions.predict import Predictions
@@ -165,7 +164,7 @@ def evaluate(
         if as_json:
             _print_json(found)
         else:
-            typer.echo(of_evaluation(found))
+            _print_figures({"validation": found["validation"], "these pictures": found["scores"]})
 
 
 @app.command()
@@ -253,10 +252,30 @@ def _tell_run(run: Run, as_json: bool) -> None:
     if as_json:
         _print_json({"run": str(run.folder), "metrics": run.metrics})
         return
-    typer.echo("\n" + of_run(run.metrics))
+    figures = run.metrics
+    named = {step["name"]: step.get("scores") for step in figures["steps"]}
+    _print_figures({**figures["baselines"], **named, "test split": figures["test"]})
     folder = shlex.quote(str(run.folder))
-    typer.echo(f"\nThe run is in {run.folder}. To label pictures with it:\n")
+    typer.echo(f"The run is in {run.folder}. To label pictures with it:\n")
     typer.echo(f"    assay predict {folder} PICTURES --out labels.csv\n")
+
+
+def _print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Scores under one another, and of several heads each one of the last; those that are None are left out."""
+    from rich.console import Console
+
+    from assay.evidence.tables import figures_table, heads_table
+
+    known = {name: score for name, score in scores.items() if score is not None}
+    if not known:
+        typer.echo("No labelled pictures to score on, so there are no figures.")
+        return
+    width = None if sys.stdout.isatty() else 110  # a file need not fold
+    console = Console(file=sys.stdout, highlight=False, width=width)
+    console.print(figures_table(known))
+    last = list(known)[-1]
+    if len(known[last]["heads"]) > 1:
+        console.print(heads_table(known[last], title=last))
 
 
 def _print_json(value: Any) -> None:
