@@ -1,0 +1,38 @@
+"""Image classifiers from pictures whose labels cannot be fully trusted."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assay.api import read
+    from assay.errors import AssayError
+    from assay.labels.samples import Samples
+    from assay.predictions.predict import Predictions
+    from assay.run import Run, evaluate, load, train
+
+__version__ = "0.1.0"
+__all__ = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train"]
+
+# Imported when first used: torch takes seconds, and `assay --help` none of them.
+_HOMES = {
+    "AssayError": "assay.errors",
+    "Predictions": "assay.predictions.predict",
+    "Run": "assay.run",
+    "Samples": "assay.labels.samples",
+    "evaluate": "assay.run",
+    "load": "assay.run",
+    "read": "assay.api",
+    "train": "assay.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'assay' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

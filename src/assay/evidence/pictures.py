@@ -1,0 +1,41 @@
+"""The pictures of a run: curves of every figure, and the confusion matrix of every head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from assay.evidence.charts import confusion, curves, save
+from assay.labels.space import LabelSpace
+
+
+def write_pictures(folder: Path, histories: Sequence[pl.DataFrame], heads: dict[str, Any], space: LabelSpace) -> None:
+    """Write curves and confusion matrices as SVG and PNG under `folder`.
+
+    `histories` are those of the fits in their order; `heads` the scores of the validation pictures by head.
+    """
+    if histories:
+        chart = curves(on_one_axis(histories))
+        for suffix in (".svg", ".png"):
+            save(chart, folder / f"curves{suffix}")
+    for head in space:
+        matrix = heads.get(head.name, {}).get("confusion")
+        if matrix is None:
+            continue
+        name = "confusion" if len(space) == 1 else f"confusion-{list(space).index(head) + 1}"
+        chart = confusion(np.array(matrix), head.classes)
+        for suffix in (".svg", ".png"):
+            save(chart, folder / f"{name}{suffix}")
+
+
+def on_one_axis(histories: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Histories one after the other, their epochs counted on from step to step."""
+    shifted, before = [], 0
+    for history in histories:
+        shifted.append(history.with_columns(pl.col("epoch") + before))
+        before += int(history["epoch"].max() or 0)  # type: ignore[arg-type]
+    return pl.concat(shifted)

@@ -1,0 +1,45 @@
+"""Samples made from samples: without pictures that cannot be read, and with the classes of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import polars as pl
+
+from assay.errors import DataError
+from assay.labels.samples import LeftOut, Samples
+from assay.labels.space import LabelSpace
+
+
+def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
+    """The samples without the pictures named, which are listed as left out; path -> reason."""
+    if not unreadable:
+        return samples
+    names = list(unreadable)
+    gone = samples.table.filter(pl.col("path").is_in(names) | pl.col("id").is_in(names))["path"].to_list()
+    kept = samples.table.filter(~pl.col("path").is_in(gone))
+    listed = tuple(LeftOut(path, reason) for path, reason in unreadable.items())
+    return replace(samples, table=kept, left_out=(*samples.left_out, *listed))
+
+
+def with_space(samples: Samples, space: LabelSpace) -> Samples:
+    """The samples with the heads and classes of a model, to score the model on them.
+
+    A label of a class that the model does not know is an error: scored as unknown it would flatter the model.
+    Raises DataError.
+    """
+    for head in space:
+        if head.name not in {own.name for own in samples.space}:
+            raise DataError(
+                f"the model answers for {head.name!r} and the data has no labels of that name, only "
+                f"{', '.join(own.name for own in samples.space)}. Name the label column like the head."
+            )
+        own = samples.space[head.name]
+        strange = [name for name in own.classes if name not in head.index]
+        if strange:
+            raise DataError(
+                f"{head.name}: {', '.join(map(repr, strange[:5]))} is no class of this model, which knows "
+                f"{', '.join(head.classes[:20])}. Remove those pictures, or train with that class."
+            )
+    return replace(samples, space=space)

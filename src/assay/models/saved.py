@@ -1,0 +1,79 @@
+"""A trained classifier in a folder: model.safetensors and spec.json, nothing else needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from assay.errors import RunError
+from assay.files import whole, write_json
+from assay.labels.space import LabelSpace
+from assay.models.classifier import Classifier, from_spec, spec
+from assay.pixels.decode import Resize
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A classifier, and what it must be fed with.
+
+    Pictures are decoded to `side` by `resize` and resampled to `size`, as they were for validation.
+    """
+
+    classifier: Classifier
+    space: LabelSpace
+    size: int
+    side: int
+    resize: Resize
+    details: dict[str, Any]
+
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the weights, then the description; `weights` replaces the classifier's own."""
+        tensors = weights if weights is not None else self.classifier.state_dict()
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with whole(folder / "model.safetensors") as beside:
+            save_file(plain, beside)
+        description = {
+            "format": FORMAT,
+            "heads": self.space.to_json(),
+            "network": spec(self.classifier),
+            "size": self.size,
+            "side": self.side,
+            "resize": self.resize.model_dump(mode="json"),
+            **self.details,
+        }
+        write_json(folder / "spec.json", description)
+
+    @staticmethod
+    def load(folder: Path) -> Saved:
+        """Read a folder that `save` wrote. Raises RunError where it is none, or damaged."""
+        try:
+            description = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "model.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise RunError(
+                f"{folder}: holds no readable model ({error}). Train the run to its end first."
+            ) from error
+        if description["format"] != FORMAT:
+            raise RunError(
+                f"{folder}: format {description['format']} is not the one this version reads ({FORMAT}). "
+                "Use the version of Assay that trained it."
+            )
+        classifier = from_spec(description["network"])
+        classifier.load_state_dict(tensors)
+        known = {"format", "heads", "network", "size", "side", "resize"}
+        return Saved(
+            classifier.eval(),
+            LabelSpace.from_json(description["heads"]),
+            description["size"],
+            description["side"],
+            Resize.model_validate(description["resize"]),
+            {key: value for key, value in description.items() if key not in known},
+        )

@@ -1,0 +1,119 @@
+"""Answers and features for pictures of a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from assay.files import fingerprint, require_space, whole
+from assay.models.classifier import Classifier
+from assay.models.folding import folded
+from assay.pixels.augment import Augment, augment
+from assay.pixels.cache import Cache
+from assay.predictions.predict import answers
+from assay.progress import Watch
+from assay.training.hardware import Hardware, candidates, choose
+from assay.training.sources import picture_keys
+
+Array = npt.NDArray[np.float32]
+BATCH = 32  # larger ones fall out of a CPU's cache and are slower
+
+
+def batches(
+    cache: Cache, ids: Sequence[str], *, size: int, settings: Augment | None = None, seed: int = 0, view: int = 0
+) -> Iterator[Tensor]:
+    """Pictures (B, 3, size, size) in [0, 1], in order; without `settings` as they are, resized."""
+    for first in range(0, len(ids), BATCH):
+        chunk = ids[first : first + BATCH]
+        drawn = picture_keys(chunk, seed=seed, step=0, epoch=0, view=view)
+        yield augment(cache.gather(cache.rows_of(chunk)), drawn, size=size, settings=settings)
+
+
+def logits_of(
+    classifier: Classifier,
+    cache: Cache,
+    ids: Sequence[str],
+    *,
+    size: int,
+    hardware: Hardware,
+    network: Callable[[Tensor], Tensor] | None = None,
+) -> Array:
+    """Logits (N, width) of a classifier in evaluation mode, or whatever `network` gives."""
+    classifier.eval()
+    out = np.empty((len(ids), classifier.width), dtype=np.float32)
+    return answers(network or classifier, batches(cache, ids, size=size), hardware=hardware, out=out)
+
+
+def features_of(
+    classifier: Classifier,
+    cache: Cache,
+    ids: Sequence[str],
+    *,
+    size: int,
+    hardware: Hardware,
+    folder: Path,
+    watch: Watch,
+    settings: Augment | None = None,
+    seed: int = 0,
+    view: int = 0,
+) -> Array:
+    """Features (N, F) of a frozen backbone, memory-mapped; computed once for each backbone, pictures and view."""
+    drawn = "" if settings is None else f"{settings.model_dump_json()} {seed} {view}"
+    key = fingerprint(weights_hash(classifier.backbone), cache.key, str(size), drawn, *ids)
+    path = folder / f"features-{key}.npy"
+    if not path.exists():
+        shape = (len(ids), classifier.feature_count)
+        require_space(folder, 4 * shape[0] * shape[1], "the features of the pictures")
+        classifier.eval()
+        example = next(batches(cache, ids[:1], size=size))
+        watch.begin("features", len(ids))
+        with folded(classifier.backbone, hardware.place(example)), whole(path) as beside:
+            out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+            source = batches(cache, ids, size=size, settings=settings, seed=seed, view=view)
+            answers(classifier.features, source, hardware=hardware, out=out, done=watch.advance)
+            out.flush()
+        watch.end()
+    found: Array = np.load(path, mmap_mode="r")
+    return found
+
+
+def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tuple[Hardware, dict[str, float]]:
+    """Time one batch through the backbone, in fp32, in each memory layout."""
+    classifier.eval()
+    pictures = torch.rand(BATCH, 3, size, size)
+
+    def prepare(option: Hardware) -> Callable[[], object]:
+        backbone = classifier.backbone.to(option.device, memory_format=option.memory_format)
+        placed = option.place(pictures)
+
+        def step() -> Tensor:
+            with torch.inference_mode():
+                answer: Tensor = backbone(placed)
+            return answer
+
+        return step
+
+    options = [option for option in candidates(device) if option.precision == "fp32"]
+    best, seconds = choose(options, prepare, repeats=1)
+    move(classifier, best)
+    return best, seconds
+
+
+def move(network: nn.Module, hardware: Hardware) -> None:
+    """To the device and the memory layout chosen."""
+    network.to(hardware.device, memory_format=hardware.memory_format)
+
+
+def weights_hash(network: nn.Module) -> str:
+    """A name for all weights and buffers of a network."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""What a model says of pictures: logits and probabilities of every head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from assay.figures.metrics import probabilities_of
+from assay.files import whole
+from assay.labels.space import LabelSpace
+from assay.training.hardware import Hardware
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers for pictures, in the order in which they were asked for.
+
+    `logits` and `probabilities` are (N, width), all heads side by side; rows of pictures that could not
+    be read are NaN, and `unreadable` holds the reason by id.
+    """
+
+    ids: list[str]
+    space: LabelSpace
+    logits: Array
+    probabilities: Array
+    model: str
+    out_of_fold: bool = False
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @staticmethod
+    def of(ids: list[str], space: LabelSpace, logits: Array, *, model: str) -> Predictions:
+        """Predictions from logits alone."""
+        return Predictions(ids, space, logits, probabilities_of(space, logits), model)
+
+    @staticmethod
+    def joined(parts: Sequence[Predictions]) -> Predictions:
+        """Several pieces, one after the other."""
+        first = parts[0]
+        unreadable = {name: reason for part in parts for name, reason in part.unreadable.items()}
+        return Predictions(
+            [name for part in parts for name in part.ids],
+            first.space,
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            first.model,
+            first.out_of_fold,
+            unreadable,
+        )
+
+    def labels(self, head: str) -> list[str | None]:
+        """The most probable class of an exclusive head, or None where a picture was unreadable."""
+        columns = dict(zip((h.name for h in self.space), self.space.slices, strict=True))[head]
+        scores = self.probabilities[:, columns]
+        names = self.space[head].classes
+        return [None if np.isnan(row[0]) else names[int(row.argmax())] for row in scores]
+
+    def write(self, path: Path) -> None:
+        """Write as Parquet: id, and the logits a list a picture."""
+        table = pl.DataFrame({"id": self.ids, "logits": self.logits})
+        with whole(path) as beside:
+            table.write_parquet(beside)
+
+    @staticmethod
+    def read(path: Path, space: LabelSpace, *, model: str) -> Predictions:
+        """Read what `write` wrote."""
+        table = pl.read_parquet(path)
+        logits = np.asarray(table["logits"].to_numpy(), dtype=np.float32).reshape(-1, space.width)
+        return Predictions.of(table["id"].to_list(), space, logits, model=model)
+
+
+def answers(
+    network: nn.Module | Callable[[Tensor], Tensor],
+    batches: Iterator[Tensor],
+    *,
+    hardware: Hardware,
+    out: Array,
+    done: Callable[[int], None] = lambda count: None,
+) -> Array:
+    """Fill `out` (N, width), which may be memory-mapped, with the network's answers, batch by batch."""
+    row = 0
+    with torch.inference_mode():
+        for batch in batches:
+            with hardware.autocast():
+                values = network(hardware.place(batch))
+            out[row : row + len(batch)] = values.float().cpu().numpy()
+            row += len(batch)
+            done(len(batch))
+    return out

@@ -1,0 +1,278 @@
+"""Carries a plan out, from pictures to a model, figures and a folder that holds them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+from assay.default_plan import default_steps
+from assay.environment import environment, peak_memory
+from assay.errors import DataError, RunError
+from assay.evidence.pictures import write_pictures
+from assay.files import fingerprint, write_json, write_text
+from assay.labels.read import read
+from assay.labels.samples import Samples
+from assay.labels.split import split_table
+from assay.labels.subset import with_space, without
+from assay.lock import lock
+from assay.models.saved import Saved
+from assay.output.artifact import Artifact
+from assay.pixels.cache import Cache, build
+from assay.pixels.decode import Resize
+from assay.plan import LoadedPlan, Plan, complete, from_source, to_yaml
+from assay.predictions.predict import Predictions
+from assay.progress import Silent, Watch
+from assay.scoring import answers_for, baselines, labelled, scores_on, test_scores
+from assay.steps.carry import carry_out, put_aside, read_done
+from assay.steps.history import read_history
+from assay.steps.state import Context, State
+from assay.training.hardware import Hardware, keep_freed_memory, pick_device
+from assay.training.stopping import graceful
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and its figures."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The model, on the best device there is."""
+        return Artifact.load(self.folder / "model", device=pick_device(None))
+
+    def predict(self, paths: Sequence[str | Path]) -> Predictions:
+        """Predictions for picture files, in their order; unreadable ones are named in `.unreadable`."""
+        if not paths:
+            raise DataError("no pictures were given. Name at least one file.")
+        return Predictions.joined(list(self.artifact.stream((str(path), Path(path)) for path in paths)))
+
+
+def load(folder: str | Path) -> Run:
+    """A finished run. Raises RunError where the folder is none, or not finished."""
+    path = Path(folder)
+    try:
+        return Run(path, json.loads((path / "metrics.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: is no finished run (metrics.json cannot be read). Give the folder of one, or finish it: the "
+            "command that began it goes on where it stopped."
+        ) from error
+
+
+def train(
+    plan: str | Path | Plan | LoadedPlan,
+    *,
+    run: str | Path | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    strict: bool = False,
+    watch: Watch | None = None,
+) -> Run:
+    """Carry out a plan, or train on a folder or table by the default plan, in the folder `run`.
+
+    In a folder that holds the same run, finished steps are kept and an unfinished one goes on.
+    Raises AssayError for all that the user can mend.
+    """
+    loaded = _loaded(plan, recipe, overrides)
+    folder = Path(run) if run is not None else Path("runs") / loaded.source_name
+    waiting = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # others wait while the main process reads
+    chosen = pick_device(device)
+    accelerator = Accelerator(cpu=chosen == "cpu", kwargs_handlers=[waiting])
+    main = accelerator.is_main_process
+    keep_freed_memory()
+    with lock(folder) if main else nullcontext(), graceful():
+        log = _Log(folder / "log.jsonl", watch or Silent()) if main else Silent()
+        return _carry(loaded, folder, accelerator=accelerator, device=chosen, strict=strict, watch=log)
+
+
+def evaluate(run: Run, samples: Samples, *, watch: Watch | None = None) -> dict[str, Any]:
+    """Figures of a run's model on labelled pictures, and its validation figures beside them."""
+    space = run.artifact.saved.space
+    known = labelled(with_space(samples, space))
+    if len(known) == 0:
+        raise DataError("none of the pictures has a label of this run's classes. Give labelled pictures.")
+    scores = scores_on(known, answers_for(run.artifact, known, watch or Silent()))
+    return {"scores": scores, "validation": run.metrics["scores"], "n": len(known)}
+
+
+def _loaded(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrides: Sequence[str]) -> LoadedPlan:
+    if isinstance(plan, LoadedPlan):
+        return plan
+    if isinstance(plan, Plan):
+        return LoadedPlan(plan, base=Path.cwd(), source_name="plan")
+    return from_source(Path(plan), recipe=recipe, overrides=overrides)
+
+
+def _carry(
+    loaded: LoadedPlan, folder: Path, *, accelerator: Accelerator, device: str, strict: bool, watch: Watch
+) -> Run:
+    began = time.perf_counter()
+    watch.line(f"reading {loaded.source_name}")
+    samples = read(loaded.plan.data, base=loaded.base)
+    if not loaded.plan.steps:
+        loaded = complete(loaded, default_steps(samples))
+    plan = loaded.plan
+    pixels = _Pixels(samples, folder / "cache", accelerator=accelerator, strict=strict, watch=watch)
+    pixels.of(*_first_size(plan))  # which pictures can be read is known once they were
+    samples = without(samples, pixels.unreadable)
+    state = State(samples, None, fingerprint(samples.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
+    if accelerator.is_main_process:
+        _describe(folder, plan, samples, watch)
+    context = Context(
+        run=folder,
+        folder=folder / "steps",
+        name="",
+        number=0,
+        model=plan.model,
+        base=loaded.base,
+        seed=plan.seed,
+        device=device,
+        pinned=plan.hardware and Hardware(device, plan.hardware.precision, plan.hardware.layout),
+        accelerator=accelerator,
+        pictures=pixels.of,
+        watch=watch,
+        run_steps=carry_out,
+    )
+    state = carry_out(plan.steps, state, context)
+    if accelerator.is_main_process:
+        _finish(folder, state, context, pixels, seconds=time.perf_counter() - began)
+    accelerator.wait_for_everyone()
+    return load(folder)
+
+
+class _Pixels:
+    """The caches of a run, opened as steps ask for them; each holds all pictures, whatever a step uses."""
+
+    def __init__(
+        self, samples: Samples, folder: Path, *, accelerator: Accelerator, strict: bool, watch: Watch
+    ) -> None:
+        self.samples, self.folder, self.accelerator = samples, folder, accelerator
+        self.strict, self.watch = strict, watch
+        self.unreadable: dict[str, str] = {}
+
+    def of(self, size: int, resize: Resize) -> Cache:
+        with self.accelerator.main_process_first():
+            self.watch.begin(f"pictures at {size}", len(self.samples))
+            cache, left_out = build(
+                self.samples.ids,
+                self.samples.paths,
+                hashes=self.samples.hashes,
+                size=size,
+                resize=resize,
+                folder=self.folder,
+                strict=self.strict,
+                progress=lambda done, total: self.watch.advance(1),
+            )
+            self.watch.end()
+        self.unreadable |= {one.path: one.reason for one in left_out}
+        return cache
+
+
+def _first_size(plan: Plan) -> tuple[int, Resize]:
+    steps = list(plan.steps)
+    while steps:
+        settings = steps.pop(0).settings
+        steps[:0] = getattr(settings, "steps", ())
+        if hasattr(settings, "size"):
+            return settings.size, settings.resize
+    return 128, Resize()
+
+
+def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
+    """Write what the run is made of, before anything is trained, and say it."""
+    text = to_yaml(plan)
+    path = folder / "plan.yaml"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        put_aside(folder, [path, folder / "metrics.json", folder / "model"])
+    write_text(path, text)
+    write_json(folder / "environment.json", environment())
+    samples.write(folder / "samples.parquet")
+    split_table(samples).write_csv(folder / "splits.csv")
+    for part in ("train", "val", "test"):
+        found = samples.part(part)
+        if len(found):
+            unlabelled = len(found) - int(found.labelled().sum())
+            watch.line(f"  {part}: {len(found)} pictures" + (f", {unlabelled} without a label" if unlabelled else ""))
+    for note in samples.notes:
+        watch.line(f"  note: {note}")
+    for one in samples.left_out:
+        watch.line(f"  left out: {one.path}: {one.reason}")
+
+
+def _finish(folder: Path, state: State, context: Context, pixels: _Pixels, *, seconds: float) -> None:
+    """The artifact, the figures, the pictures of them."""
+    if state.model is None:
+        raise RunError("no step of the plan makes a model. Add a probe or a fit.")
+    key = fingerprint(state.key, "figures")
+    metrics = folder / "metrics.json"
+    if metrics.exists() and json.loads(metrics.read_text(encoding="utf-8"))["key"] == key:
+        context.watch.line(f"nothing to do: {folder} is finished and unchanged")
+        return
+    samples = state.samples
+    saved = Saved.load(state.model)
+    steps = [
+        {"name": str(path.parent.relative_to(context.folder)), **read_done(path.parent)}
+        for path in sorted(context.folder.rglob("done.json"))
+    ]
+    scores = next((step["scores"] for step in reversed(steps) if "scores" in step), None)
+    context.watch.line("baselines")
+    known = baselines(
+        samples,
+        pixels.of(saved.size, saved.resize),
+        context.model,
+        hardware=Hardware(context.device),
+        seed=context.seed,
+    )
+    details = {"data": samples.fingerprint(), "validation": (scores or {}).get("figures", {})}
+    replace(saved, details=details).save(folder / "model")
+    test = test_scores(folder / "model", samples, device=context.device, watch=context.watch)
+    found: dict[str, Any] = {
+        "key": key,
+        "scores": scores,
+        "test": test,
+        "test opened": datetime.now(UTC).isoformat(timespec="seconds") if test else None,
+        "baselines": known,
+        "steps": steps,
+        "counts": {part: len(samples.part(part)) for part in ("train", "val", "test")},
+        "left_out": [{"path": one.path, "reason": one.reason} for one in samples.left_out],
+        "notes": list(samples.notes),
+        "seconds": round(seconds, 1),
+        "memory MiB": peak_memory(),
+    }
+    histories = [read_history(path) for path in sorted(context.folder.rglob("history.csv"))]
+    write_pictures(folder / "pictures", histories, (scores or {}).get("heads", {}), samples.space)
+    write_json(metrics, found)
+
+
+class _Log:
+    """Passes everything on to another watch, and keeps the lines in log.jsonl."""
+
+    def __init__(self, path: Path, watch: Watch) -> None:
+        self._path, self._watch = path, watch
+
+    def begin(self, what: str, total: int) -> None:
+        self._watch.begin(what, total)
+
+    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
+        self._watch.advance(count, figures)
+
+    def line(self, text: str) -> None:
+        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._watch.line(text)
+
+    def end(self) -> None:
+        self._watch.end()

@@ -1,0 +1,121 @@
+"""Carries steps out one after the other, and keeps those that are done already."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.figures.metrics import score, to_json
+from assay.files import fingerprint, write_json
+from assay.predictions.predict import Predictions
+from assay.steps import STEPS
+from assay.steps.plans import StepPlan
+from assay.steps.state import Context, State, StepResult
+
+
+def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> State:
+    """Run each step in a folder of its own under `context.folder`, and hand the state on.
+
+    A step whose key (its settings and all it was given) is in its done.json is not run again. One that
+    was begun under the same key goes on from its checkpoint; what was made under another key is moved to history/.
+    """
+    for number, step in enumerate(steps, 1):
+        name = f"{number:02d}-{step.kind}"
+        folder = context.folder / name
+        here = replace(context, folder=folder, name=_joined(context, name), number=number + 100 * context.number)
+        key = fingerprint(step.kind, step.settings.model_dump_json(), state.key, str(here.number))
+        if not _finished(folder, key):
+            if context.accelerator.is_main_process:
+                _begin(folder, key, context.run)
+            context.accelerator.wait_for_everyone()
+            _run_one(step, state, here, key)
+            context.accelerator.wait_for_everyone()
+        else:
+            context.watch.line(f"{here.name}: done before, kept  {_headline(read_done(folder))}")
+        done = read_done(folder)
+        state = State(state.samples, context.run / done["model"] if done["model"] else state.model, key)
+    return state
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """What a finished step left: key, kind, seconds, model, scores, details."""
+    done: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    return done
+
+
+def validation_scores(predictions: Predictions, state: State) -> dict[str, Any]:
+    """All figures of predictions for the labelled validation pictures, as metrics.json holds them."""
+    validation = state.samples.part("val")
+    validation = validation.take(np.flatnonzero(validation.labelled()))
+    return to_json(score(state.samples.space, validation.codes(), predictions.probabilities))
+
+
+def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
+    kind = STEPS[step.kind]
+    if not kind.on_every_process and not context.accelerator.is_main_process:
+        return
+    context.watch.line(f"{context.name}")
+    began = time.perf_counter()
+    result: StepResult = kind.run(step.settings, state, context)
+    if not context.accelerator.is_main_process:
+        return
+    done: dict[str, Any] = {
+        "key": key,
+        "kind": step.kind,
+        "seconds": round(time.perf_counter() - began, 2),
+        "model": str(result.model.relative_to(context.run)) if result.model else None,
+        "details": result.details or {},
+    }
+    if result.model is not None and len(state.samples.part("val")):
+        predictions = Predictions.read(
+            result.model / "predictions.parquet", state.samples.space, model=context.name
+        )
+        if len(predictions):
+            done["scores"] = validation_scores(predictions, state)
+    write_json(context.folder / "done.json", done)
+    context.watch.line(f"{context.name}: {done['seconds']:.0f} s  {_headline(done)}")
+
+
+def _begin(folder: Path, key: str, run: Path) -> None:
+    """A folder for a step to work in: the one it was interrupted in, or an empty one."""
+    begun = folder / "begun.json"
+    if folder.exists() and not (begun.exists() and json.loads(begun.read_text())["key"] == key):
+        put_aside(run, [folder])
+    write_json(begun, {"key": key})
+
+
+def put_aside(run: Path, files: Sequence[Path]) -> None:
+    """Move what a new plan replaces to history/."""
+    there = [path for path in files if path.exists()]
+    if not there:
+        return
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    for path in there:
+        place = run / "history" / stamp / path.relative_to(run)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
+
+
+def _finished(folder: Path, key: str) -> bool:
+    return (folder / "done.json").exists() and read_done(folder)["key"] == key
+
+
+def _joined(context: Context, name: str) -> str:
+    return f"{context.name}/{name}" if context.name else name
+
+
+def _headline(done: dict[str, Any]) -> str:
+    figures = done.get("scores", {}).get("figures", {})
+    name = next((name for name in ("accuracy", "micro_f1", "nll") if name in figures), None)
+    if name is None:
+        return ""
+    figure = figures[name]
+    return f"validation {name} {figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}], n = {figure['n']}"

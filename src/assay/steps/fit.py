@@ -1,0 +1,294 @@
+"""fit: train the classifier, all of it or its upper part."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from assay.figures.metrics import higher_is_better, probabilities_of, stream
+from assay.labels.samples import Samples
+from assay.models.backbones import freeze, set_training_mode, stages
+from assay.models.classifier import Classifier
+from assay.models.folding import folded
+from assay.models.saved import Saved
+from assay.pixels.augment import Augment
+from assay.pixels.cache import Cache
+from assay.pixels.decode import Resize
+from assay.predictions.inference import features_of, logits_of, move
+from assay.predictions.predict import Predictions
+from assay.settings import Settings
+from assay.steps.history import write_history
+from assay.steps.start import classifier_for, labelled_parts, remember, remembered
+from assay.steps.state import Context, State, StepResult
+from assay.training import optimizers
+from assay.training.checkpoint import Tensors
+from assay.training.hardware import Hardware, candidates, choose
+from assay.training.loop import Batch, Course, Job, Source, fit
+from assay.training.losses import ByHead, LossSettings, Sums, head_losses, sums
+from assay.training.machine import Machine
+from assay.training.optimizers import AdamW, OptimizerSettings
+from assay.training.schedules import OneCycle, ScheduleSettings
+from assay.training.sources import Features, Known, Pictures
+
+Rate = float
+
+
+class FitSettings(Settings):
+    """Train on the labelled training pictures; validation chooses the epoch that is handed on."""
+
+    size: int = Field(128, ge=16, description="Pictures are trained on at size x size pixels.")
+    resize: Resize = Resize()
+    epochs: int = Field(8, ge=1)
+    batch: int = Field(32, ge=1, description="Pictures a forward pass.")
+    accumulate: int = Field(1, ge=1, description="Forward passes an optimiser step.")
+    start: str = Field("previous", description="previous, pretrained, or the folder of a run")
+    freeze: Literal["none", "backbone", "all_but_last_stage"] | int = Field(
+        "none", description="What does not learn: nothing, the backbone, all but its last stage, or its first n stages."
+    )
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen", description="Whether batch-norm keeps the statistics it came with, or takes those of each batch."
+    )
+    views: int = Field(1, ge=1, description="Cached views a picture of a frozen backbone; further ones are augmented.")
+    optimizer: OptimizerSettings = AdamW()
+    lr: float = Field(5e-4, gt=0, description="Top learning rate.")
+    discriminative: tuple[Rate, Rate] | None = Field(
+        None, description="Top learning rates of the first and the last stage; those between are spaced geometrically."
+    )
+    schedule: ScheduleSettings = OneCycle()
+    loss: LossSettings = ByHead()
+    augment: Augment | None = None
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of an average of the weights, used for all figures.")
+    clip: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
+    monitor: str = Field("loss", description="The validation figure that chooses the best epoch.")
+    early_stop: int | None = Field(None, ge=1, description="Epochs without a better figure after which to stop.")
+    take: Literal["best", "last"] = Field("best", description="The epoch that is handed on.")
+    keep: Literal["both", "best", "last"] = Field("both", description="The checkpoints that stay on disk.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FitSettings:
+        if self.keep not in ("both", self.take):
+            raise ValueError(f"take: {self.take} hands on what keep: {self.keep} does not keep; make them the same")
+        if self.freeze == "backbone" and self.augment is not None and self.views == 1:
+            raise ValueError("freeze: backbone with views: 1 trains on plain pictures; raise views, or drop augment")
+        if self.freeze != "backbone" and self.views > 1:
+            raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
+        if self.discriminative is not None and min(self.discriminative) <= 0:
+            raise ValueError("both learning rates of discriminative are above 0")
+        return self
+
+
+@dataclass(frozen=True)
+class Part:
+    """The network that learns, what it is fed, and how it answers for validation pictures."""
+
+    network: nn.Module
+    source: Source
+    answer: Callable[[], np.ndarray]  # logits (N, width) of the validation pictures
+    hardware: Hardware
+
+
+def run(settings: FitSettings, state: State, context: Context) -> StepResult:
+    """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
+    train, validation = labelled_parts(state.samples)
+    cache = context.pictures(settings.size, settings.resize)
+    classifier = classifier_for(settings.start, state, context)
+    freeze(classifier, settings.freeze)
+    frozen = settings.freeze == "backbone"
+    with _parts(settings, classifier, cache, train, validation, context) as part:
+        job = _job(settings, classifier, part, train, validation, cache, context)
+        machine = Machine(context.accelerator, part.hardware)
+        course = _course(settings, train, context)
+        checkpoint = context.folder / "checkpoint.safetensors"
+        context.watch.begin(context.name, settings.epochs * len(train))
+        progress = fit(job, course, machine=machine, checkpoint=checkpoint, watch=context.watch)
+        context.watch.end()
+    if context.accelerator.is_main_process:
+        write_history(context.folder / "history.csv", context.name, progress.history)
+        checkpoint.unlink(missing_ok=True)
+    seconds = progress.seconds
+    seen = len(train) * progress.epoch
+    details = {
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "training_seconds": round(seconds, 2),
+        "pictures_per_second": round(seen / max(seconds, 1e-9), 1),
+        "hardware": part.hardware.to_json(),
+        "frozen": frozen,
+    }
+    return StepResult(context.folder / settings.take, details=details)
+
+
+@contextmanager
+def _parts(
+    settings: FitSettings, classifier: Classifier, cache: Cache, train: Samples, validation: Samples, context: Context
+) -> Iterator[Part]:
+    """The head on cached features where the backbone is frozen; else the whole classifier on pictures."""
+    known = Known(train)
+    if settings.freeze == "backbone":
+        hardware = remembered(context, "inference") or Hardware(context.device)
+        move(classifier, hardware)
+        yield _head_part(settings, classifier, cache, known, validation, hardware, context)
+        return
+    hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
+    move(classifier, hardware)
+    example = hardware.place(torch.rand(1, 3, settings.size, settings.size))
+    source = Pictures(known, cache, settings.size, settings.augment, context.seed, context.number, hardware)
+
+    def answer() -> np.ndarray:
+        return logits_of(classifier, cache, validation.ids, size=settings.size, hardware=hardware)
+
+    with folded(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
+        yield Part(classifier, source, answer, hardware)
+
+
+def _head_part(
+    settings: FitSettings,
+    classifier: Classifier,
+    cache: Cache,
+    known: Known,
+    validation: Samples,
+    hardware: Hardware,
+    context: Context,
+) -> Part:
+    def features(ids: list[str], view: int) -> np.ndarray:
+        return features_of(
+            classifier,
+            cache,
+            ids,
+            size=settings.size,
+            hardware=hardware,
+            folder=context.run / "cache",
+            watch=context.watch,
+            settings=settings.augment if view else None,
+            seed=context.seed,
+            view=view,
+        )
+
+    views = [features(known.ids, view) for view in range(settings.views)]
+    shown = torch.from_numpy(np.array(features(validation.ids, 0)))
+
+    def answer() -> np.ndarray:
+        classifier.eval()
+        with torch.inference_mode():
+            return classifier.head(hardware.place(shown)).float().cpu().numpy()
+
+    return Part(classifier.head, Features(known, views, hardware), answer, hardware)
+
+
+def _job(
+    settings: FitSettings,
+    classifier: Classifier,
+    part: Part,
+    train: Samples,
+    validation: Samples,
+    cache: Cache,
+    context: Context,
+) -> Job:
+    space = train.space
+    losses = head_losses(space, settings.loss)
+    train_codes, validation_codes = train.codes(), validation.codes()
+    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, {})
+    newest: list[Predictions] = []  # of validation, by the weights about to be saved
+
+    def objective(logits: Tensor, batch: Batch, over: Tensor) -> Sums:
+        return sums(space, logits, batch.targets, batch.masks, batch.weights, losses=losses, over=over)
+
+    def evaluate(training_logits: Tensor) -> dict[str, dict[str, float]]:
+        figures = {"training": dict(stream(space, train_codes, probabilities_of(space, training_logits.numpy())))}
+        logits = part.answer()
+        newest[:] = [Predictions.of(validation.ids, space, logits, model=context.name)]
+        figures["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
+        if len(validation):
+            figures["validation"]["loss"] = _mean_loss(objective, Known(validation), logits)
+        return figures
+
+    def save(which: Literal["best", "last"]) -> None:
+        if settings.keep in ("both", which):
+            newest[0].write(context.folder / which / "predictions.parquet")
+            saved.save(context.folder / which)
+
+    groups = optimizers.parameter_groups(
+        part.network,
+        _stage_names(classifier, part.network),
+        lr=settings.lr,
+        discriminative=settings.discriminative,
+        weight_decay=settings.optimizer.weight_decay,
+    )
+    return Job(
+        network=part.network,
+        optimizer=optimizers.build(settings.optimizer, groups, lr=settings.lr),
+        source=part.source,
+        objective=objective,
+        to_training_mode=lambda: set_training_mode(classifier, settings.batch_norm),
+        evaluate=evaluate,
+        save=save,
+    )
+
+
+def _course(settings: FitSettings, train: Samples, context: Context) -> Course:
+    return Course(
+        epochs=settings.epochs,
+        batch=settings.batch,
+        seed=int(np.random.SeedSequence([context.seed, context.number]).generate_state(1)[0]),
+        width=train.space.width,
+        schedule=settings.schedule,
+        monitor=settings.monitor,
+        higher_is_better=higher_is_better(settings.monitor),
+        accumulate=settings.accumulate,
+        clip=settings.clip,
+        ema=settings.ema,
+        patience=settings.early_stop,
+    )
+
+
+def _mean_loss(objective: Callable[[Tensor, Batch, Tensor], Sums], known: Known, logits: np.ndarray) -> float:
+    rows = np.arange(len(known.ids))
+    return float(objective(torch.from_numpy(logits), known.of(rows, torch.empty(0)), known.counts(rows)).loss)
+
+
+def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
+    """Parameter names of the network that learns, from the first stage to the head."""
+    if network is classifier.head:
+        return [[name for name, _ in network.named_parameters()]]
+    below = [[f"backbone.{name}" for name in stage.parameters] for stage in stages(classifier.backbone)]
+    return [*below, [f"head.{name}" for name, _ in classifier.head.named_parameters()]]
+
+
+def _fastest_training(settings: FitSettings, classifier: Classifier, known: Known, context: Context) -> Hardware:
+    """Time real optimiser steps of a copy in each precision and layout, and remember the choice."""
+    space = known.space
+    rows = np.resize(np.arange(len(known.ids)), settings.batch)
+    losses = head_losses(space, settings.loss)
+    pictures = torch.rand(settings.batch, 3, settings.size, settings.size)
+
+    def prepare(option: Hardware) -> Callable[[], object]:
+        trial = copy.deepcopy(classifier)
+        move(trial, option)
+        set_training_mode(trial, settings.batch_norm)
+        trained = [p for p in trial.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=0.0)
+        machine = Machine(context.accelerator, option)
+
+        def step() -> None:
+            batch = known.of(rows, option.place(pictures))
+            with option.autocast():
+                logits = trial(batch.inputs)
+            machine.backward(
+                sums(space, logits, batch.targets, batch.masks, batch.weights, losses=losses).loss
+            )
+            machine.optimizer_step(trial, optimizer, clip=None)
+
+        return step
+
+    best, seconds = choose(candidates(context.device), prepare)
+    remember(context, "training", best, seconds)
+    return best

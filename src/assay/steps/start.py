@@ -1,0 +1,88 @@
+"""What a step begins with: a classifier, and the hardware it runs on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.errors import DataError, PlanError
+from assay.files import write_json
+from assay.labels.samples import Samples
+from assay.models.classifier import Classifier, build_classifier
+from assay.models.saved import Saved
+from assay.steps.state import Context, State
+from assay.training.hardware import Hardware
+
+
+def labelled_parts(samples: Samples) -> tuple[Samples, Samples]:
+    """The labelled training and validation pictures. Raises DataError where there is nothing to train on."""
+    train, validation = (part.take(np.flatnonzero(part.labelled())) for part in map(samples.part, ("train", "val")))
+    if len(train) == 0:
+        raise DataError("no training picture has a known label. Label some, or change the split.")
+    return train, validation
+
+
+def classifier_for(start: str, state: State, context: Context) -> Classifier:
+    """A classifier from `previous`, `pretrained`, or the model of another run.
+
+    The head is kept where the label space and the hidden layers are the same; else it is new, and that is said.
+    """
+    space, settings = state.samples.space, context.model
+    fresh = build_classifier(settings, space, seed=context.seed, base=context.base)
+    if start == "pretrained":
+        return fresh
+    folder = state.model if start == "previous" else other_run(start, context.base)
+    if folder is None:
+        return fresh
+    saved = Saved.load(folder)
+    if saved.classifier.backbone_name != fresh.backbone_name:
+        raise PlanError(
+            f"start: {start}: its backbone is {saved.classifier.backbone_name} and the plan's is "
+            f"{fresh.backbone_name}. Name the same backbone under model, or start: pretrained."
+        )
+    if saved.space == space and saved.classifier.hidden == fresh.hidden:
+        fresh.load_state_dict(saved.classifier.state_dict())
+    else:
+        fresh.backbone.load_state_dict(saved.classifier.backbone.state_dict())
+        context.watch.line("  the head is new: the model started from has other classes or hidden layers")
+    return fresh
+
+
+def other_run(start: str, base: Path) -> Path:
+    """The model folder of another run. Raises PlanError where there is none."""
+    folder = base / start
+    for place in (folder / "model", folder):
+        if (place / "spec.json").exists():
+            return place
+    raise PlanError(f"start: {start}: no finished run is there. Give previous, pretrained, or the folder of a run.")
+
+
+def remembered(context: Context, purpose: str) -> Hardware | None:
+    """The hardware pinned by the plan, or chosen earlier in this run for this purpose."""
+    if context.pinned is not None:
+        return context.pinned
+    chosen = _choices(context).get(purpose)
+    if chosen is None or chosen["hardware"]["device"] != context.device:
+        return None
+    return Hardware(**chosen["hardware"])
+
+
+def remember(context: Context, purpose: str, hardware: Hardware, seconds: dict[str, float]) -> None:
+    """Store a choice with the timings it rests on, so that continuing makes the same one."""
+    choice = {"hardware": hardware.to_json(), "seconds a step": seconds}
+    write_json(_path(context), _choices(context) | {purpose: choice})
+    timings = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
+    context.watch.line(f"  {purpose}: {hardware.precision} {hardware.layout} is fastest here (a step: {timings})")
+
+
+def _choices(context: Context) -> dict[str, Any]:
+    path = _path(context)
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def _path(context: Context) -> Path:
+    return context.run / "hardware.json"

@@ -1,0 +1,69 @@
+"""What goes from step to step, and what a step may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from assay.labels.samples import Samples
+from assay.models.classifier import ModelSettings
+from assay.pixels.cache import Cache
+from assay.pixels.decode import Resize
+from assay.progress import Watch
+from assay.settings import Settings
+from assay.training.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class State:
+    """What a step is given, and what it hands on."""
+
+    samples: Samples
+    model: Path | None  # a folder written by `Saved.save`; None before the first step
+    key: str  # of all that led here
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a step works and with what. Nothing in it decides the outcome but the settings of the model and the seed."""
+
+    run: Path
+    folder: Path  # of the step
+    name: str  # of the step: 02-fit
+    number: int  # of the step within its list; draws of different steps differ by it
+    model: ModelSettings
+    base: Path  # what paths in the plan are relative to
+    seed: int
+    device: str
+    pinned: Hardware | None
+    accelerator: Accelerator
+    pictures: Callable[[int, Resize], Cache]  # of a size; they hold all pictures
+    watch: Watch
+    run_steps: Callable[[Sequence[Any], State, Context], State]
+
+    def for_round(self, number: int) -> Context:
+        """The same, for one round of a repeated list of steps."""
+        name = f"round-{number}"
+        place, draws = self.folder / name, 100 * self.number + number
+        return replace(self, folder=place, name=f"{self.name}/{name}", number=draws)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kind of step: its settings, and how it is carried out."""
+
+    settings: type[Settings]
+    run: Callable[[Any, State, Context], StepResult]
+    on_every_process: bool = False  # else the main process runs it and the others wait
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step made: the state to hand on, and figures for its done.json."""
+
+    model: Path | None
+    details: dict[str, Any] | None = None

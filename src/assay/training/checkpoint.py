@@ -1,0 +1,95 @@
+"""One file that holds all a fit needs to go on: tensors by name, and the rest as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from assay.errors import RunError
+from assay.files import whole
+
+Tensors = dict[str, Tensor]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and JSON values as one safetensors file, whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole(path) as beside:
+        save_file(plain, beside, metadata={"values": json.dumps(values or {})})
+
+
+def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> tuple[Tensors, dict[str, Any]]:
+    """Read what `save_tensors` wrote. Raises RunError where the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads((file.metadata() or {}).get("values", "{}"))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read as saved weights ({error}). Train this run again.") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+    """The state of an optimiser, tensors apart from numbers."""
+    state = optimizer.state_dict()
+    tensors: Tensors = {}
+    numbers: dict[str, Any] = {}
+    for index, slots in state["state"].items():
+        for slot, value in slots.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{slot}"] = value
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    return tensors, {"numbers": numbers, "groups": groups}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, values: dict[str, Any]) -> None:
+    """Put back what `optimizer_tensors` took."""
+    fresh = optimizer.state_dict()
+    slots: dict[int, dict[str, Any]] = {}
+    for name, value in [*tensors.items(), *values["numbers"].items()]:
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = value
+    groups = [
+        old | {"params": new["params"]} for old, new in zip(values["groups"], fresh["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def within(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Prefix every name."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def out_of(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors under a prefix, without it."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+class Average:
+    """An exponential moving average of a network's weights (Polyak & Juditsky 1992).
+
+    The decay warms up as min(decay, (1 + t) / (10 + t)), so that the first steps do not weigh for ever.
+    Buffers are copied as they are.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors: Tensors = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after the `step`-th optimiser step."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        trained = {name for name, value in network.named_parameters() if value.requires_grad}
+        newest = network.state_dict()
+        names = [name for name in self.tensors if name in trained]
+        torch._foreach_lerp_([self.tensors[n] for n in names], [newest[n] for n in names], weight)
+        for name, value in self.tensors.items():
+            if name not in trained:
+                value.copy_(newest[name])

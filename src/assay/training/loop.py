@@ -1,0 +1,311 @@
+"""The training loop. There is one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from assay.errors import TrainingError
+from assay.progress import Watch
+from assay.training.checkpoint import (
+    Average,
+    load_tensors,
+    optimizer_tensors,
+    out_of,
+    restore_optimizer,
+    save_tensors,
+    within,
+)
+from assay.training.machine import Machine
+from assay.training.losses import Sums
+from assay.training.optimizers import set_rate
+from assay.training.schedules import AnySchedule, rate
+from assay.training.stopping import stop_requested
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network is shown at once, and what is known of it."""
+
+    inputs: Tensor  # (B, ...)
+    targets: list[Tensor]  # a head: (B, K)
+    masks: list[Tensor]  # a head: (B,) exclusive, (B, K) independent
+    weights: Tensor  # (B, H)
+
+
+class Source(Protocol):
+    """The training pictures (or their features), by row."""
+
+    ids: list[str]
+
+    def batch(self, epoch: int, rows: Rows) -> Batch:
+        """What the network is shown of these rows in this epoch."""
+
+    def counts(self, rows: Rows) -> Tensor:
+        """The weight (H,) of what is known of these rows."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and how it is judged."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    source: Source
+    objective: Callable[[Tensor, Batch, Tensor], Sums]  # of logits, batch and the counts to divide by
+    to_training_mode: Callable[[], None]
+    evaluate: Callable[[Tensor], dict[str, dict[str, float]]]  # training logits -> part -> figure -> value
+    save: Callable[[Literal["best", "last"]], None]  # the network as it is
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast."""
+
+    epochs: int
+    batch: int
+    seed: int
+    width: int  # of the logits
+    schedule: AnySchedule
+    monitor: str
+    higher_is_better: bool
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+    patience: int | None = None
+    save_every: float = 20.0  # seconds
+
+
+@dataclass
+class Progress:
+    """How far a fit has come; all of it is in the checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0  # optimiser steps done in this epoch
+    loss: float = 0.0
+    count: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int = 0
+
+
+def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: Watch) -> Progress:
+    """Train to the end of the course, from `checkpoint` if there is one.
+
+    Every random draw is a function of (seed, epoch, optimiser step, picture), so that what follows a
+    checkpoint is what would have followed without it, bit for bit on a CPU with the same thread count.
+    Raises TrainingError where the loss is not finite or memory does not suffice.
+    """
+    average = Average(job.network, course.ema) if course.ema else None
+    progress, logits = _restore(job, course, average, machine, checkpoint)
+    forward = machine.wrap(job.network)
+    per_epoch = _optimizer_steps(len(job.source.ids), course)
+    saver = _Saver(job, average, machine, checkpoint, course.save_every)
+    with torch.random.fork_rng(devices=machine.seeded_devices):
+        while progress.epoch < course.epochs and not _exhausted(progress, course):
+            order = _order(len(job.source.ids), course, progress.epoch)
+            job.to_training_mode()
+            started = time.perf_counter()
+            for rows in np.array_split(order, per_epoch)[progress.batch :]:
+                done = progress.epoch * per_epoch + progress.batch
+                _set_rate(job.optimizer, course, progress, done, per_epoch)
+                torch.manual_seed(_mix(course.seed, done))  # for dropout; pictures have their own draws
+                _optimizer_step(job, course, progress, machine, forward, rows, logits)
+                if average is not None:
+                    average.update(job.network, done)
+                progress.batch += 1
+                watch.advance(len(rows), {"loss": progress.loss / max(progress.count, 1e-9)})
+                if stop_requested() or saver.due():
+                    progress.seconds += time.perf_counter() - started
+                    started = time.perf_counter()
+                    saver.write(progress, logits)
+                    stop_requested(leave=True)
+            progress.seconds += time.perf_counter() - started
+            _end_epoch(job, course, progress, machine, average, logits)
+            watch.line(_line(progress, course))
+            saver.write(progress, logits)
+            stop_requested(leave=True)
+    return progress
+
+
+def _optimizer_step(
+    job: Job, course: Course, progress: Progress, machine: Machine, forward: nn.Module, rows: Rows, logits: Tensor
+) -> None:
+    # Each part is divided by the counts of the whole, so that parts add up to the loss of one large batch.
+    over = job.source.counts(rows) / machine.count
+    for part in np.array_split(rows, min(course.accumulate, len(rows))):
+        mine = part[machine.rank :: machine.count]
+        batch = job.source.batch(progress.epoch, mine)
+        try:
+            with machine.hardware.autocast():
+                answers = forward(batch.inputs)
+            loss, sums, counts = job.objective(answers, batch, over)
+            total = float(sums.sum())
+            if not math.isfinite(total):
+                raise _not_finite(job, progress, mine)
+            machine.backward(loss)
+        except RuntimeError as error:
+            raise _too_large(error, course) from error
+        logits[mine] = answers.detach().float().cpu()
+        progress.loss += total
+        progress.count += float(counts.sum())
+    machine.optimizer_step(job.network, job.optimizer, clip=course.clip)
+
+
+def _end_epoch(
+    job: Job, course: Course, progress: Progress, machine: Machine, average: Average | None, logits: Tensor
+) -> None:
+    loss, count = machine.sum(torch.tensor([progress.loss, progress.count], dtype=torch.float64)).tolist()
+    lr = max(group["lr"] for group in job.optimizer.param_groups)
+    seen = machine.sum(logits.clone())
+    with averaged(job.network, average):
+        parts = job.evaluate(seen)
+        parts.setdefault("training", {})["loss"] = loss / max(count, 1e-9)
+        monitored = parts["validation"].get(course.monitor)
+        better = monitored is None or progress.best is None or _better(monitored, progress.best, course)
+        if machine.is_main:
+            if better:
+                job.save("best")
+            job.save("last")
+    progress.epoch += 1
+    if better:
+        progress.best, progress.best_epoch = monitored, progress.epoch
+    progress.history.append(
+        {"epoch": progress.epoch, "lr": lr, "seconds": round(progress.seconds, 3), **parts, "best": better}
+    )
+    progress.batch, progress.loss, progress.count = 0, 0.0, 0.0
+    logits.zero_()
+
+
+@contextmanager
+def averaged(network: nn.Module, average: Average | None) -> Iterator[None]:
+    """Within the block the network has its averaged weights."""
+    if average is None:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(average.tensors)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
+
+
+class _Saver:
+    """Writes a checkpoint when one is due: often enough to lose little, seldom enough to cost under 2 %."""
+
+    def __init__(
+        self, job: Job, average: Average | None, machine: Machine, path: Path, every: float
+    ) -> None:
+        self.job, self.average, self.machine, self.path, self.every = job, average, machine, path, every
+        self.last, self.cost = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        # Several processes would have to agree on the moment: they save at the end of an epoch only.
+        return self.machine.count == 1 and time.monotonic() - self.last > max(self.every, 50 * self.cost)
+
+    def write(self, progress: Progress, logits: Tensor) -> None:
+        if not self.machine.is_main:
+            return
+        began = time.monotonic()
+        tensors = within("network", self.job.network.state_dict()) | {"logits": logits}
+        if self.average is not None:
+            tensors |= within("average", self.average.tensors)
+        state, numbers = optimizer_tensors(self.job.optimizer)
+        values = {"progress": asdict(progress), "optimizer": numbers, "scaler": self.machine.scaler_state()}
+        save_tensors(self.path, tensors | within("optimizer", state), values)
+        self.last = time.monotonic()
+        self.cost = self.last - began
+
+
+def _restore(
+    job: Job, course: Course, average: Average | None, machine: Machine, checkpoint: Path
+) -> tuple[Progress, Tensor]:
+    logits = torch.zeros(len(job.source.ids), course.width)
+    if not checkpoint.exists():
+        return Progress(), logits
+    tensors, values = load_tensors(checkpoint, device=machine.hardware.device)
+    job.network.load_state_dict(out_of("network", tensors))
+    restore_optimizer(job.optimizer, out_of("optimizer", tensors), values["optimizer"])
+    machine.restore_scaler(values["scaler"])
+    if average is not None:
+        average.tensors = out_of("average", tensors)
+    return Progress(**values["progress"]), tensors["logits"].cpu()
+
+
+def _set_rate(
+    optimizer: torch.optim.Optimizer, course: Course, progress: Progress, done: int, per_epoch: int
+) -> None:
+    watched = [row["validation"].get(course.monitor, math.nan) for row in progress.history]
+    now = rate(
+        course.schedule,
+        done,
+        total=course.epochs * per_epoch,
+        per_epoch=per_epoch,
+        history=watched,
+        higher_is_better=course.higher_is_better,
+    )
+    set_rate(optimizer, now.lr_factor, momentum=now.momentum)
+
+
+def _order(count: int, course: Course, epoch: int) -> Rows:
+    return np.random.default_rng([course.seed, epoch]).permutation(count)
+
+
+def _optimizer_steps(count: int, course: Course) -> int:
+    """Optimiser steps an epoch; batches differ in size by one at most, so that none is a leftover."""
+    return max(1, -(-count // (course.batch * course.accumulate)))
+
+
+def _mix(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _better(value: float, best: float, course: Course) -> bool:
+    return value > best if course.higher_is_better else value < best
+
+
+def _exhausted(progress: Progress, course: Course) -> bool:
+    return course.patience is not None and progress.epoch - progress.best_epoch >= course.patience
+
+
+def _too_large(error: RuntimeError, course: Course) -> Exception:
+    memory = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    if not memory:
+        return error
+    return TrainingError(
+        f"a batch of {course.batch} does not fit into memory. Set batch: {max(1, course.batch // 2)} "
+        f"and accumulate: {course.accumulate * 2}, which trains alike."
+    )
+
+
+def _not_finite(job: Job, progress: Progress, rows: Rows) -> TrainingError:
+    names = ", ".join(job.source.ids[row] for row in rows)
+    return TrainingError(
+        f"the loss is not finite (epoch {progress.epoch + 1}, optimiser step {progress.batch + 1}). "
+        f"Lower lr, or set clip: 1.0. The batch held: {names}"
+    )
+
+
+def _line(progress: Progress, course: Course) -> str:
+    row = progress.history[-1]
+    figures = {"loss": row["training"]["loss"]} | {
+        ("val loss" if name == "loss" else name): row["validation"][name]
+        for name in dict.fromkeys(["loss", course.monitor])
+        if name in row["validation"]
+    }
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return f"  epoch {progress.epoch}/{course.epochs}  {shown}{'  best' if row['best'] else ''}"

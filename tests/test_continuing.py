@@ -1,0 +1,70 @@
+"""A run that is killed again and again ends in the weights of one that was not."""
+
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+FITS = {
+    "frozen": "fit: {size: 32, freeze: backbone, epochs: 3, batch: 8, lr: 1e-2}",
+    "unfrozen": "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3, augment: {crop: [0.5, 1], flip: horizontal}}",
+    "ema": "fit: {size: 32, epochs: 2, batch: 4, accumulate: 2, ema: 0.9, optimizer: sgd, batch_norm: train}",
+}
+KILLS = {"frozen": 6, "unfrozen": 7, "ema": 7}  # 20 in all
+
+
+def life(plan: Path, run: Path, events: int | None) -> None:
+    """Train until the end, or until so many things were done of those at which a kill would hurt most."""
+    import assay
+    from assay import files
+    from assay.training import loop, machine
+
+    left = [events]
+
+    def dying(function):
+        def counted(*args, **options):
+            if left[0] is not None:
+                left[0] -= 1
+                if left[0] <= 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **options)
+
+        return counted
+
+    files.os.fsync = dying(files.os.fsync)  # between the writing of a file
+    files.os.replace = dying(files.os.replace)  # and its appearing
+    machine.Machine.optimizer_step = dying(machine.Machine.optimizer_step)
+    loop._Saver.due = lambda self: True
+    assay.train(plan, run=run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Processes that begin with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["assay.run"])
+    return context
+
+
+def live(forks, *arguments) -> int:
+    process = forks.Process(target=life, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_killed_at_random_moments(kind, tiny_plan, tmp_path, forks):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(tiny_plan(FITS[kind]))
+    assert live(forks, plan, tmp_path / "whole", None) == 0
+    moments = random.Random(kind)
+    for _ in range(KILLS[kind]):
+        assert live(forks, plan, tmp_path / "killed", moments.randint(2, 14)) in (0, -signal.SIGKILL)
+    assert live(forks, plan, tmp_path / "killed", None) == 0
+    whole, killed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
+    assert all(bool((whole[name] == killed[name]).all()) for name in whole)

@@ -1,0 +1,69 @@
+"""Folded batch-norms: the same answers and gradients, and nothing left behind."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from assay.models.folding import folded
+
+NETWORKS = ["test_efficientnet", "test_resnet", "tf_efficientnet_lite0", "resnet18"]
+
+
+def network_in_use(name: str) -> nn.Module:
+    """A network whose batch-norms have statistics that are not those of a new one."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=3)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.7, 1.4)
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return network.eval()
+
+
+def gradients(network: nn.Module, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+    network.zero_grad()
+    network(pictures).square().mean().backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_answers_and_gradients_are_those_of_the_plain_network(name):
+    network, pictures = network_in_use(name), torch.rand(2, 3, 64, 64)
+    answers, plain = network(pictures), gradients(network, pictures)
+    with folded(network, pictures[:1]) as pairs:
+        assert pairs == sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+        torch.testing.assert_close(network(pictures), answers, rtol=1e-3, atol=1e-4)
+        ours = gradients(network, pictures)
+    for parameter, gradient in plain.items():
+        scale = float(gradient.abs().max()) + 1e-6
+        torch.testing.assert_close(ours[parameter] / scale, gradient / scale, rtol=0, atol=2e-3)
+
+
+def test_nothing_is_left_behind():
+    network, pictures = network_in_use("test_resnet"), torch.rand(2, 3, 64, 64)
+    names, answers = list(network.state_dict()), network(pictures)
+    with folded(network, pictures[:1]):
+        assert list(network.state_dict()) == names
+    assert torch.equal(network(pictures), answers)
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_a_network_that_reads_a_convolution_twice_is_not_folded_there():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.norm.running_mean += 0.5
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.norm(y) + y
+
+    network, pictures = Twice().eval(), torch.rand(2, 3, 8, 8)
+    answers = network(pictures)
+    with folded(network, pictures[:1]) as pairs:
+        assert pairs == 0
+        assert torch.equal(network(pictures), answers)
