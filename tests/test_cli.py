@@ -94,7 +94,7 @@ def test_train_hands_on_what_was_asked_for_and_says_what_came_of_it(runs: Runs) 
     assert done.exit_code == 0
     assert done.stdout.startswith("epoch 1  loss 1.000\n")
     rows = re.findall(
-        r"^(majority class|01-probe|02-other|test split) .*0\.900.*40", done.stdout, re.MULTILINE
+        r"^ *(majority class|01-probe|02-other|test split) .*0\.900.*40", done.stdout, re.MULTILINE
     )
     assert rows == ["majority class", "01-probe", "test split"]
     assert "assay predict runs/photos PICTURES --out labels.csv" in done.stdout

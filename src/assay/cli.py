@@ -261,7 +261,7 @@ def _tell_run(run: Run, as_json: bool) -> None:
 
 
 def _print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Scores under one another, and of several heads each one of the last; those that are None are left out."""
+    """Scores under one another, None left out; where there are several heads, each of them in the last."""
     from rich.console import Console
 
     from assay.evidence.tables import figures_table, heads_table
