@@ -128,14 +128,16 @@ def _areas(length: int, parts: int) -> npt.NDArray[np.float32]:
     edges = np.linspace(0, length, parts + 1)
     pixel = np.arange(length)
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return (np.clip(overlap, 0, None) * parts / length).astype(np.float32)
+    shares: npt.NDArray[np.float32] = (overlap.clip(min=0) * parts / length).astype(np.float32)
+    return shares
 
 
 def _shares(head: Head, codes: Codes) -> npt.NDArray[np.float64]:
     if head.kind == "exclusive":
         counts = np.bincount(codes[codes >= 0], minlength=head.size)
         return counts / counts.sum() if counts.sum() else np.full(head.size, 1 / head.size)
-    return (codes == 1).sum(axis=0) / np.maximum((codes >= 0).sum(axis=0), 1)
+    shares: npt.NDArray[np.float64] = (codes == 1).sum(axis=0) / np.maximum((codes >= 0).sum(axis=0), 1)
+    return shares
 
 
 def _drawn(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from assay.evidence import baselines as module
+from assay.evidence.baselines import baselines, linear_on_pixels, linear_probabilities, majority, shrink
+from assay.figures.metrics import figures_of, stream
+from assay.labels.space import Head, LabelSpace
+
+KIND = Head("kind", ("dark", "middle", "light"))
+TAGS = Head("tags", ("red", "never", "always", "unknown"), "independent")
+SPACE = LabelSpace((KIND, TAGS))
+
+
+def pictures(n, seed, size=20):
+    """Brightness is the kind, redness the first tag; the last tag is not known of any."""
+    r = np.random.default_rng(seed)
+    kind, red = r.choice(3, n, p=[0.2, 0.5, 0.3]), r.integers(0, 2, n)
+    pixels = np.broadcast_to((40 + 60 * kind)[:, None, None, None], (n, size, size, 3)).astype(float)
+    pixels = pixels + r.normal(0, 20, pixels.shape)
+    pixels[..., 0] += 40 * red[:, None, None]
+    tags = np.stack([red, np.zeros(n, int), np.ones(n, int), np.full(n, -1)], axis=1)
+    return pixels.clip(0, 255).astype(np.uint8), [kind, tags]
+
+
+def test_majority_is_the_shares_of_the_labels():
+    kind = np.array([1, 1, 0, -1, 1])
+    tags = np.array([[1, 0, 1, -1], [0, 0, 1, -1], [0, 0, -1, -1], [0, -1, 1, -1], [-1, 0, 1, -1]])
+    found = majority(SPACE, [kind, tags], count=2)
+    assert found.shape == (2, 7)
+    assert found[0] == pytest.approx([0.25, 0.75, 0, 0.25, 0, 1, 0])
+    nothing = majority(SPACE, [KIND.unknown(3), TAGS.unknown(3)], count=1)
+    assert nothing[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0, 0, 0])
+
+
+def test_a_linear_model_on_pixels_sees_brightness():
+    train, codes = pictures(300, 0)
+    val, truth = pictures(100, 1)
+    found = dict(stream(SPACE, truth, linear_on_pixels(SPACE, codes, train=train, val=val)))
+    assert found["kind/accuracy"] > 0.95
+    assert found["tags/mean_average_precision"] > 0.95
+
+
+def test_on_zero_pictures_it_equals_the_majority():
+    train, codes = pictures(300, 0)
+    found = baselines(SPACE, codes, train=train, val=train[:50])
+    assert list(found) == ["majority", "zero pictures", "linear on pixels"]
+    assert found["zero pictures"] == pytest.approx(found["majority"], abs=1e-3)
+    ties = [np.repeat([0, 1, 2], 100), codes[1]]
+    zeros = linear_on_pixels(SPACE, ties, train=np.zeros_like(train), val=train[:1])
+    assert zeros[0, :3].argmax() == 0
+
+
+def test_the_untrained_network_is_what_it_is_given():
+    train, codes = pictures(30, 0)
+    logits = np.zeros((5, 7), dtype=np.float32)
+    found = baselines(SPACE, codes, train=train, val=train[:5], untrained=logits)["untrained network"]
+    assert found[0] == pytest.approx([1 / 3] * 3 + [0.5] * 4)
+
+
+def test_unknown_labels_take_no_part():
+    train, codes = pictures(120, 0)
+    hidden = [known.copy() for known in codes]
+    hidden[0][60:], hidden[1][60:] = -1, -1
+    features = shrink(train)
+    features[60:] = features[:60]  # what is standardised is all the pictures, labelled or not
+    found = linear_probabilities(SPACE, hidden, train=features, val=features)
+    alone = linear_probabilities(SPACE, [known[:60] for known in codes], train=features[:60], val=features)
+    assert found == pytest.approx(alone, abs=1e-3)
+
+
+def test_a_class_without_a_training_picture_gets_nothing():
+    train, codes = pictures(100, 0)
+    codes[0][codes[0] == 1] = -1
+    found = linear_on_pixels(SPACE, codes, train=train, val=train[:10])
+    assert (found[:, 1] == 0).all()
+    assert found[:, :3].sum(axis=1) == pytest.approx(1, abs=1e-5)
+    only = linear_on_pixels(SPACE, [np.zeros(100, int), codes[1]], train=train, val=train[:10])
+    assert (only[:, :3] == [1, 0, 0]).all()
+
+
+def test_probabilities_are_probabilities_and_repeat():
+    train, codes = pictures(80, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = linear_on_pixels(SPACE, codes, train=train, val=train)
+    assert found.dtype == np.float32
+    assert ((found >= 0) & (found <= 1)).all()
+    assert np.array_equal(found, linear_on_pixels(SPACE, codes, train=train, val=train))
+
+
+def test_many_pictures_are_drawn_from_by_seed(monkeypatch):
+    monkeypatch.setattr(module, "MOST", 50)
+    train, codes = pictures(200, 0)
+    first, again, other = (
+        linear_on_pixels(SPACE, codes, train=train, val=train, seed=seed) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert figures_of(KIND, codes[0], first[:, :3])["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 37])
+def test_shrinking_takes_area_means(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, size, size, 3)).astype(np.uint8)
+    rows = shrink(pixels)
+    side = min(size, 16)
+    assert rows.shape == (70, side * side * 3)
+    assert rows.mean(axis=1) == pytest.approx(pixels.mean(axis=(1, 2, 3)) / 255, abs=1e-4)
+    if size == 32:
+        expected = pixels.reshape(70, 16, 2, 16, 2, 3).mean(axis=(2, 4)) / 255
+        assert np.sort(rows, axis=1) == pytest.approx(np.sort(expected.reshape(70, -1), axis=1), abs=1e-5)

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import json
+import time
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from assay.errors import PlanError, TrainingError
+from assay.figures.intervals import draws
+from assay.figures.metrics import (
+    HIGHER_IS_BETTER,
+    figures_of,
+    higher_is_better,
+    overall,
+    probabilities_of,
+    score,
+    stream,
+    to_json,
+)
+from assay.labels.space import Head, LabelSpace
+
+EXCLUSIVE = Head("kind", ("a", "b", "c", "d", "e", "f", "g"))
+TAGS = Head("tags", ("p", "q", "r", "s"), "independent")
+
+
+def exclusive(seed, n=60, size=7, unknown=0.2):
+    r = np.random.default_rng(seed)
+    codes = r.integers(0, size, n)
+    logits = r.normal(size=(n, size))
+    logits[np.arange(n), codes] += 1.0
+    codes[r.random(n) < unknown] = -1
+    head = Head("kind", tuple("abcdefghijklmnopqrstuvwxyz"[:size]))
+    return head, codes, probabilities_of(LabelSpace((head,)), logits)
+
+
+def independent(seed, n=60, size=4, unknown=0.2, levels=None):
+    """`levels`: probabilities are rounded to so many, so that many are equal."""
+    r = np.random.default_rng(seed)
+    codes = (r.random((n, size)) < 0.3).astype(np.int64)
+    scores = np.clip(0.4 * r.random((n, size)) + 0.3 * codes + 0.1, 0.01, 0.99)
+    if levels:
+        scores = np.round(scores * levels) / levels
+    codes[r.random((n, size)) < unknown] = -1
+    head = Head("tags", tuple("pqrstuvw"[:size]), "independent")
+    return head, codes, scores.astype(np.float32)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 8), st.integers(1, 40))
+def test_exclusive_figures_equal_scikit_learns(seed, size, n):
+    head, codes, probabilities = exclusive(seed, n=n, size=size)
+    figures = figures_of(head, codes, probabilities)
+    known = codes >= 0
+    if not known.any():
+        assert figures == {}
+        return
+    truth, answers = codes[known], probabilities[known]
+    predicted, present = answers.argmax(axis=1), np.unique(truth)
+    expected = {
+        "accuracy": sk.accuracy_score(truth, predicted),
+        "balanced_accuracy": sk.recall_score(truth, predicted, labels=present, average="macro"),
+        "macro_f1": sk.f1_score(truth, predicted, labels=present, average="macro", zero_division=0),
+        "micro_f1": sk.f1_score(truth, predicted, average="micro"),
+        "nll": -np.log(answers[np.arange(len(truth)), truth].astype(float)).mean(),
+        "top_5": 1.0 if size <= 5 else sk.top_k_accuracy_score(truth, answers, k=5, labels=range(size)),
+    }
+    assert figures == pytest.approx(expected | {"calibration_error": figures["calibration_error"]}, abs=1e-6)
+
+
+def test_balanced_accuracy_and_log_loss_are_scikit_learns_own():
+    head, codes, probabilities = exclusive(5, n=300)
+    known = codes >= 0
+    figures = figures_of(head, codes, probabilities)
+    predicted = probabilities[known].argmax(axis=1)
+    assert figures["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(codes[known], predicted))
+    rows = probabilities[known].astype(np.float64)
+    expected = sk.log_loss(codes[known], rows / rows.sum(axis=1, keepdims=True), labels=range(7))
+    assert figures["nll"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_calibration_error_equals_the_definition(seed):
+    head, codes, probabilities = exclusive(seed, n=200)
+    known = codes >= 0
+    confidence, hit = probabilities[known].max(axis=1), probabilities[known].argmax(axis=1) == codes[known]
+    error = 0.0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            error += inside.mean() * abs(hit[inside].mean() - confidence[inside].mean())
+    assert figures_of(head, codes, probabilities)["calibration_error"] == pytest.approx(error, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 40), st.sampled_from([None, 4, 10]))
+def test_independent_figures_equal_scikit_learns(seed, size, n, levels):
+    head, codes, scores = independent(seed, n=n, size=size, levels=levels)
+    figures = figures_of(head, codes, scores)
+    known = codes >= 0
+    if not known.any():
+        assert figures == {}
+        return
+    given_tags = scores >= 0.5
+    truth, cells = codes[known], scores[known].astype(np.float64)
+    expected = {
+        "micro_f1": sk.f1_score(truth, given_tags[known], zero_division=0),
+        "hamming_loss": sk.hamming_loss(truth, given_tags[known]),
+        "nll": sk.log_loss(truth, cells, labels=[0, 1]),
+        "subset_accuracy": np.mean(
+            [(codes[i] == given_tags[i])[known[i]].all() for i in range(n) if known[i].any()]
+        ),
+    }
+    columns = [
+        (codes[known[:, k], k], scores[known[:, k], k], given_tags[known[:, k], k]) for k in range(size)
+    ]
+    columns = [column for column in columns if column[0].any()]
+    if columns:
+        expected["macro_f1"] = np.mean([sk.f1_score(t, g, zero_division=0) for t, _, g in columns])
+        expected["mean_average_precision"] = np.mean(
+            [sk.average_precision_score(t, s) for t, s, _ in columns]
+        )
+    assert figures == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_gaps_independent_figures_are_scikit_learns_multi_label_ones():
+    head, codes, scores = independent(3, n=100, unknown=0.0)
+    figures, tags = figures_of(head, codes, scores), scores >= 0.5
+    assert figures["macro_f1"] == pytest.approx(sk.f1_score(codes, tags, average="macro"))
+    assert figures["micro_f1"] == pytest.approx(sk.f1_score(codes, tags, average="micro"))
+    assert figures["subset_accuracy"] == pytest.approx(sk.accuracy_score(codes, tags))
+    assert figures["hamming_loss"] == pytest.approx(sk.hamming_loss(codes, tags))
+    assert figures["mean_average_precision"] == pytest.approx(sk.average_precision_score(codes, scores))
+
+
+def test_per_class_equals_scikit_learns():
+    head, codes, probabilities = exclusive(1, n=80)
+    known = codes >= 0
+    scored = score(LabelSpace((head,)), [codes], probabilities, bootstrap=0)["kind"]
+    predicted = probabilities[known].argmax(axis=1)
+    expected = sk.precision_recall_fscore_support(codes[known], predicted, labels=range(7), zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert scored.per_class[name].to_numpy() == pytest.approx(values, abs=1e-6)
+    assert (scored.confusion == sk.confusion_matrix(codes[known], predicted, labels=range(7))).all()
+
+
+def test_per_class_of_tags_has_average_precision():
+    head, codes, scores = independent(1)
+    codes[:, 2] = 0
+    scored = score(LabelSpace((head,)), [codes], scores, bootstrap=0)["tags"]
+    assert scored.confusion is None
+    assert scored.per_class["support"].to_list() == (codes == 1).sum(axis=0).tolist()
+    known = codes[:, 0] >= 0
+    expected = sk.average_precision_score(codes[known, 0], scores[known, 0])
+    assert scored.per_class["average_precision"][0] == pytest.approx(expected)
+    assert scored.per_class["average_precision"][2] is None
+
+
+def test_a_class_only_predicted_adds_no_zero_to_macro_f1():
+    head = Head("kind", ("a", "b", "c"))
+    figures = figures_of(head, np.array([0, 0, 1, 1]), np.eye(3)[[0, 2, 1, 1]])
+    assert figures["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_thresholds_one_a_column_and_the_threshold_itself_counts():
+    head, codes, _ = independent(0, unknown=0.0)
+    scores = np.full(codes.shape, 0.7, dtype=np.float32)
+    given_all = figures_of(head, codes, scores, thresholds=np.full(4, 0.7))
+    given_none = figures_of(head, codes, scores, thresholds=np.array([0.71, 0.8, 0.9, 1.0]))
+    assert given_all["hamming_loss"] == pytest.approx((codes == 0).mean())
+    assert given_none["hamming_loss"] == pytest.approx((codes == 1).mean())
+
+
+def test_unknown_labels_change_nothing():
+    for head, codes, answers in (exclusive(2), independent(2)):
+        rows = head.known(codes)
+        changed = answers.copy()
+        changed[~rows] = np.roll(answers[~rows], 1, axis=1)
+        space = LabelSpace((head,))
+        before, after = (score(space, [codes], p, bootstrap=50)[head.name] for p in (answers, changed))
+        assert before.figures == after.figures
+        alone = score(space, [codes[rows]], answers[rows], bootstrap=50)[head.name]
+        assert alone.figures == before.figures
+        assert alone.n == rows.sum()
+
+
+def mixed(n=80):
+    first, a, p = exclusive(1, n=n)
+    second, b, q = exclusive(2, n=n, size=3, unknown=0.6)
+    tags, c, t = independent(3, n=n)
+    space = LabelSpace((first, Head("two", second.classes), tags))
+    return space, [a, b, c], np.concatenate([p, q, t], axis=1)
+
+
+def test_stream_gives_means_over_heads_plain_and_each_head_by_name():
+    space, codes, probabilities = mixed()
+    figures = dict(stream(space, codes, probabilities))
+    assert "accuracy" not in figures  # not shared by the tags
+    heads = [figures[f"{head.name}/nll"] for head in space]
+    assert figures["nll"] == pytest.approx(np.mean(heads))
+    two = LabelSpace(space.heads[:2])
+    figures = dict(stream(two, codes[:2], probabilities[:, :10]))
+    assert figures["accuracy"] == pytest.approx((figures["kind/accuracy"] + figures["two/accuracy"]) / 2)
+
+
+def test_stream_score_and_overall_agree():
+    space, codes, probabilities = mixed()
+    figures, scores = (
+        dict(stream(space, codes, probabilities)),
+        score(space, codes, probabilities, bootstrap=100),
+    )
+    for head, scored in scores.items():
+        assert {name: f.value for name, f in scored.figures.items()} == pytest.approx(
+            {name.partition("/")[2]: value for name, value in figures.items() if name.startswith(head + "/")}
+        )
+    means = overall(scores)
+    assert {name: f.value for name, f in means.items()} == pytest.approx(
+        {name: value for name, value in figures.items() if "/" not in name}
+    )
+    assert all(f.low <= f.value <= f.high for f in means.values())
+
+
+def test_a_head_without_known_labels_has_no_figures():
+    space, codes, probabilities = mixed()
+    codes[1], codes[2] = np.full(80, -1), np.full((80, 4), -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = score(space, codes, probabilities, bootstrap=20)
+        figures = dict(stream(space, codes, probabilities))
+    assert (scores["two"].n, scores["two"].figures) == (0, {})
+    assert (scores["tags"].n, scores["tags"].figures) == (0, {})
+    assert figures["accuracy"] == figures["kind/accuracy"]
+    assert overall(scores) == scores["kind"].figures
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_few_or_no_pictures(n):
+    for head, codes, answers in (exclusive(0, n=n, unknown=0), independent(0, n=n, unknown=0)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scored = score(LabelSpace((head,)), [codes], answers, bootstrap=20)[head.name]
+        assert scored.n == n
+        assert all(np.isfinite([f.value, f.low, f.high]).all() for f in scored.figures.values())
+    assert overall({head.name: scored}) == scored.figures
+
+
+def test_intervals_are_seeded_hold_the_value_and_equal_plain_resampling():
+    head, codes, probabilities = exclusive(4, n=150, unknown=0.0)
+    space = LabelSpace((head,))
+    once, again, other = (score(space, [codes], probabilities, seed=s)["kind"].figures for s in (0, 0, 1))
+    assert once == again != other
+    r = np.random.default_rng(9)
+    drawn = [r.integers(0, 150, 150) for _ in range(1000)]
+    for name in ("accuracy", "macro_f1", "nll"):
+        assert once[name].low < once[name].value < once[name].high
+        values = [figures_of(head, codes[rows], probabilities[rows])[name] for rows in drawn[:300]]
+        assert [once[name].low, once[name].high] == pytest.approx(
+            np.percentile(values, [2.5, 97.5]), abs=0.025
+        )
+
+
+def test_resampled_average_precision_equals_that_of_repeated_pictures():
+    head, codes, scores = independent(6, n=40, levels=10)
+    space = LabelSpace((head,))
+    weights = next(draws(40, 3, seed=0))
+    known = head.known(codes)
+    assert known.all()
+    resampled = score(space, [codes], scores, bootstrap=3)["tags"].resampled["mean_average_precision"]
+    for column, value in zip(weights.T, resampled, strict=True):
+        rows = np.repeat(np.arange(40), column.astype(int))
+        expected = figures_of(head, codes[rows], scores[rows])["mean_average_precision"]
+        assert value == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_interval_holds_a_small_error():
+    r = np.random.default_rng(0)
+    chance = r.uniform(0.5, 1, 2000)
+    codes = (r.random(2000) > chance).astype(np.int64)
+    figure = score(LabelSpace((Head("h", ("a", "b")),)), [codes], np.stack([chance, 1 - chance], axis=1))["h"]
+    error = figure.figures["calibration_error"]
+    assert error.low <= error.value <= error.high
+
+
+def test_every_figure_has_a_direction():
+    space, codes, probabilities = mixed()
+    for name, _ in stream(space, codes, probabilities):
+        assert name.rpartition("/")[2] in HIGHER_IS_BETTER
+    assert higher_is_better("season/accuracy")
+    assert not higher_is_better("nll")
+    with pytest.raises(PlanError, match=r"accurcy.*accuracy"):
+        higher_is_better("accurcy")
+
+
+def test_answers_that_are_not_finite_are_refused():
+    head, codes, probabilities = exclusive(0)
+    probabilities[3, 2] = np.nan
+    with pytest.raises(TrainingError, match="1 of 60"):
+        dict(stream(LabelSpace((head,)), [codes], probabilities))
+
+
+def test_probabilities_of_extreme_logits():
+    space = LabelSpace((Head("a", ("x", "y")), Head("t", ("u", "v"), "independent")))
+    found = probabilities_of(space, np.array([[1000, -1000, 1000, -1000], [0, 0, 0, 0]], dtype=np.float32))
+    assert found.tolist() == [[1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5]]
+    codes = [np.array([1, 0]), np.array([[0, 1], [1, 0]])]
+    assert np.isfinite([value for _, value in stream(space, codes, found)]).all()
+
+
+def test_json_is_plain():
+    space, codes, probabilities = mixed()
+    value = to_json(score(space, codes, probabilities, bootstrap=10))
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+    assert set(value["heads"]) == {"kind", "two", "tags"}
+    assert value["heads"]["kind"]["figures"]["accuracy"]["n"] == value["heads"]["kind"]["n"]
+
+
+def test_ten_thousand_pictures_are_scored_at_once():
+    head, codes, probabilities = exclusive(0, n=10_000, size=10)
+    start = time.process_time()
+    dict(stream(LabelSpace((head,)), [codes], probabilities))
+    assert time.process_time() - start < 0.5  # some 10 ms; the bound only catches a loop over pictures
