@@ -139,7 +139,7 @@ def _carry(
         base=loaded.base,
         seed=plan.seed,
         device=device,
-        pinned=plan.hardware and Hardware(device, plan.hardware.precision, plan.hardware.layout),
+        pinned=Hardware(device, plan.hardware.precision, plan.hardware.layout) if plan.hardware else None,
         accelerator=accelerator,
         pictures=pixels.of,
         watch=watch,
@@ -183,7 +183,7 @@ class _Pixels:
 def _first_size(plan: Plan) -> tuple[int, Resize]:
     steps = list(plan.steps)
     while steps:
-        settings = steps.pop(0).settings
+        settings: Any = steps.pop(0).settings
         steps[:0] = getattr(settings, "steps", ())
         if hasattr(settings, "size"):
             return settings.size, settings.resize

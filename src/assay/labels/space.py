@@ -42,7 +42,8 @@ class Head:
 
     def known(self, codes: Codes) -> npt.NDArray[np.bool_]:
         """Which pictures (N,) have at least one known label under this head."""
-        return codes >= 0 if self.kind == "exclusive" else (codes >= 0).any(axis=1)
+        known: npt.NDArray[np.bool_] = codes >= 0
+        return known if self.kind == "exclusive" else np.any(known, axis=1)
 
 
 @dataclass(frozen=True)

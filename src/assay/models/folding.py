@@ -60,7 +60,7 @@ def _pairs(network: nn.Module, example: Tensor) -> tuple[list[Pair], Tensor]:
         for value in inputs:
             if isinstance(value, Tensor) and id(value) in made_by:
                 readers[made_by[id(value)]].append(module)
-        if type(module) in (nn.Conv2d, Conv2dSame) and id(output) not in made_by:
+        if isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, Conv2dSame) and id(output) not in made_by:
             made_by[id(output)] = module
             readers[module] = []
             kept.append(output)
@@ -100,9 +100,9 @@ def _conv_with(norm: nn.BatchNorm2d) -> Callable[[nn.Conv2d, Tensor], Tensor]:
         scale = scale if norm.weight is None else scale * norm.weight
         bias = -norm.running_mean * scale if conv.bias is None else (conv.bias - norm.running_mean) * scale
         bias = bias if norm.bias is None else bias + norm.bias
-        padding = conv.padding
+        padding: str | tuple[int, ...] = conv.padding
         if isinstance(conv, Conv2dSame):
-            x, padding = pad_same(x, conv.kernel_size, conv.stride, conv.dilation), 0
+            x, padding = pad_same(x, conv.kernel_size, conv.stride, conv.dilation), (0, 0)
         weight = conv.weight * scale.view(-1, 1, 1, 1)
         return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 

@@ -89,7 +89,8 @@ def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tupl
     pictures = torch.rand(BATCH, 3, size, size)
 
     def prepare(option: Hardware) -> Callable[[], object]:
-        backbone = classifier.backbone.to(option.device, memory_format=option.memory_format)
+        backbone = classifier.backbone
+        move(backbone, option)
         placed = option.place(pictures)
 
         def step() -> Tensor:
@@ -107,7 +108,8 @@ def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tupl
 
 def move(network: nn.Module, hardware: Hardware) -> None:
     """To the device and the memory layout chosen."""
-    network.to(hardware.device, memory_format=hardware.memory_format)
+    network.to(hardware.device)
+    network.to(memory_format=hardware.memory_format)
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -179,7 +179,8 @@ def _head_part(
     def answer() -> np.ndarray:
         classifier.eval()
         with torch.inference_mode():
-            return classifier.head(hardware.place(shown)).float().cpu().numpy()
+            logits: Tensor = classifier.head(hardware.place(shown))
+            return logits.float().cpu().numpy()
 
     return Part(classifier.head, Features(known, views, hardware), answer, hardware)
 

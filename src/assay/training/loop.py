@@ -48,7 +48,9 @@ class Batch:
 class Source(Protocol):
     """The training pictures (or their features), by row."""
 
-    ids: list[str]
+    @property
+    def ids(self) -> list[str]:
+        """The pictures, in the order of their rows."""
 
     def batch(self, epoch: int, rows: Rows) -> Batch:
         """What the network is shown of these rows in this epoch."""
