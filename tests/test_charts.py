@@ -42,6 +42,13 @@ def test_curves_of_heads_come_after_those_of_all_and_loss_first():
     assert spec["facet"]["sort"] == ["loss", "accuracy", "negative log-likelihood", "season: accuracy"]
 
 
+def test_heads_with_long_names_keep_their_own_panels():
+    names = ["x" * 50 + "1" + "y" * 50 + "/nll", "x" * 50 + "2" + "y" * 50 + "/nll"]
+    titles = curves(history(names)).to_dict()["facet"]["sort"]
+    assert len(set(titles)) == 2
+    assert all("negative log-likelihood" in title and len(title) < 50 for title in titles)
+
+
 def test_curves_of_one_epoch_of_none_and_of_values_that_are_not_finite(tmp_path):
     for rows in (history(epochs=1), history().clear()):
         assert save(curves(rows), tmp_path / "curves.svg")[0].stat().st_size > 500

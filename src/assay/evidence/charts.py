@@ -36,8 +36,8 @@ def curves(history: pl.DataFrame) -> Chart:
     value, best (bool: the epoch whose weights were kept). Values that are missing or not finite are left out.
     """
     shown = history.filter(pl.col("value").is_finite())
-    names = sorted(shown["name"].unique().to_list(), key=_panel_order)
-    titles = {name: _figure_title(name) for name in names}
+    names = _in_order(shown["name"].unique(maintain_order=True).to_list())
+    titles = dict(zip(names, _distinct([_figure_title(name) for name in names]), strict=True))
     # The first row of a step in a panel draws where the step begins.
     first = pl.struct("name", "step").is_first_distinct()
     rows = shown.sort("epoch").with_columns(
@@ -220,11 +220,16 @@ def _empty(reason: str) -> Chart:
     )
 
 
-def _panel_order(name: str) -> tuple[bool, str, int, str]:
-    """Over all heads before each head; the loss first, then accuracy, then the rest by name."""
-    head, _, figure = name.rpartition("/")
+def _in_order(names: Sequence[str]) -> list[str]:
+    """Over all heads before each head; the loss first, then what counts most, then the rest as they came."""
+    heads = list(dict.fromkeys(["", *(name.rpartition("/")[0] for name in names)]))
     first = {"loss": 0, "accuracy": 1, "mean_average_precision": 1}
-    return bool(head), head, first.get(figure, 2), figure
+
+    def place(name: str) -> tuple[int, int]:
+        head, _, figure = name.rpartition("/")
+        return heads.index(head), first.get(figure, 2)
+
+    return sorted(names, key=place)
 
 
 def _figure_title(name: str) -> str:
@@ -237,7 +242,7 @@ def _figure_title(name: str) -> str:
     }
     words["calibration_error"] = "calibration error (ECE)"
     plain = words.get(figure, figure.replace("_", " "))
-    return f"{_plain(head)}: {plain}" if head else plain
+    return f"{_shortened(_plain(head), 18)}: {plain}" if head else plain
 
 
 def _most_mistaken(matrix: npt.NDArray[np.integer], most: int) -> list[int]:
@@ -248,14 +253,17 @@ def _most_mistaken(matrix: npt.NDArray[np.integer], most: int) -> list[int]:
 
 def _labels(classes: Sequence[str]) -> list[str]:
     """Names fit to print, and as distinct as the classes are."""
-    plain = [_shortened(_plain(name)) for name in classes]
-    seen = Counter(plain)
-    return [f"{name} #{position + 1}" if seen[name] > 1 else name for position, name in enumerate(plain)]
+    return _distinct([_shortened(_plain(name), LONGEST) for name in classes])
 
 
-def _shortened(name: str) -> str:
+def _distinct(names: Sequence[str]) -> list[str]:
+    seen = Counter(names)
+    return [f"{name} #{position + 1}" if seen[name] > 1 else name for position, name in enumerate(names)]
+
+
+def _shortened(name: str, longest: int) -> str:
     """Long names lose their middle: what tells them apart is mostly at an end."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"
 
 
 def _plain(name: str) -> str:
