@@ -78,9 +78,7 @@ def assay(job: Job) -> Line:
         "name": "assay",
         "setting": "frozen" if job.stage == "frozen" else json.dumps(last["details"]["hardware"]),
         "stage": job.stage,
-        "pictures_per_second": round(
-            whole if job.stage == "frozen" else last["details"]["pictures_per_second"], 2
-        ),
+        "pictures_per_second": round(whole if job.stage == "frozen" else last["details"]["pictures_per_second"], 2),
         "seconds": round(seconds, 2),
         "epochs": job.epochs,
         "accuracy": accuracy["value"],
@@ -113,13 +111,15 @@ def assay_plan(job: Job) -> dict[str, Any]:
 
 def observed(command: list[str]) -> tuple[str, float, float]:
     """Run a command: its standard output, its seconds, its peak of anonymous memory in MiB."""
+    # torch may start with fewer threads than there are cores; all contenders get the same number.
+    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
     path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     began = time.perf_counter()
     with (
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
             stdout=subprocess.PIPE,
             text=True,
         ) as process,
@@ -127,9 +127,7 @@ def observed(command: list[str]) -> tuple[str, float, float]:
     ):
         output, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(
-            f"This ended with {process.returncode}; its own words are above: {' '.join(command)}"
-        )
+        raise SystemExit(f"This ended with {process.returncode}; its own words are above: {' '.join(command)}")
     return output, time.perf_counter() - began, peak.mib
 
 

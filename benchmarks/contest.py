@@ -108,9 +108,7 @@ class Result:
 
 def parse_task(description: str | None, arguments: Sequence[str] | None = None) -> Task:
     """Read the arguments that all contenders take."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with train/CLASS and val/CLASS")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
@@ -118,9 +116,7 @@ def parse_task(description: str | None, arguments: Sequence[str] | None = None) 
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--mode", choices=["default", "best"], default="default")
     parser.add_argument("--stage", choices=["frozen", "unfrozen", "both"], default="unfrozen")
-    parser.add_argument(
-        "--augment", choices=["same", "own"], default="same", help="own: a peer's own default"
-    )
+    parser.add_argument("--augment", choices=["same", "own"], default="same", help="own: a peer's own default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-seconds", type=float, help="stop training after so long; the rate is reported")
     return Task(**vars(parser.parse_args(arguments)))
@@ -134,9 +130,7 @@ def load_weights(model: nn.Module) -> None:
     pairs = list(zip(backbone, stored.values(), strict=False))
     wrong = [key for key, value in pairs if state[key].shape != value.shape]
     if wrong or len(backbone) + 2 != len(stored):
-        raise SystemExit(
-            f"{BACKBONE}: the package's weights do not fit ({len(backbone)} tensors; {wrong[:3]})"
-        )
+        raise SystemExit(f"{BACKBONE}: the package's weights do not fit ({len(backbone)} tensors; {wrong[:3]})")
     model.load_state_dict({**state, **dict(pairs)})
 
 

@@ -1,6 +1,6 @@
 """How fast this machine multiplies matrices: GFLOP/s in fp32 and bf16, the median of several products.
 
-python -m benchmarks.matmul [--side 2048] [--times 15] [--max-seconds 20]
+python -m benchmarks.matmul [--side 1024] [--times 15] [--max-seconds 20]
 """
 
 from __future__ import annotations
@@ -33,17 +33,13 @@ def gflops(dtype: torch.dtype, *, side: int, times: int, max_seconds: float) -> 
 
 def main() -> None:
     """Measure and print the line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--side", type=int, default=2048)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--times", type=int, default=15)
     parser.add_argument("--max-seconds", type=float, default=20.0, help="for each precision")
     given = parser.parse_args()
     rates = {
-        f"{name}_gflops": round(
-            gflops(dtype, side=given.side, times=given.times, max_seconds=given.max_seconds), 2
-        )
+        f"{name}_gflops": round(gflops(dtype, side=given.side, times=given.times, max_seconds=given.max_seconds), 2)
         for name, dtype in [("fp32", torch.float32), ("bf16", torch.bfloat16)]
     }
     line = {

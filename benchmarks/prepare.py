@@ -1,4 +1,4 @@
-"""Make train/CLASS and val/CLASS, of links, from a folder that holds a folder per class.
+"""Make train/CLASS and val/CLASS, of hard links, from a folder that holds a folder per class.
 
 python -m benchmarks.prepare PICTURES TARGET [--seed 0] [--limit 640]
 """
@@ -6,7 +6,9 @@ python -m benchmarks.prepare PICTURES TARGET [--seed 0] [--limit 640]
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import shutil
 from pathlib import Path
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -49,7 +51,10 @@ def _link(members: list[Path], folder: Path) -> None:
     for stale in folder.iterdir():
         stale.unlink()
     for path in members:
-        (folder / path.name).symlink_to(path.resolve())
+        try:  # a symbolic link would lead out of the data folder
+            os.link(path.resolve(), folder / path.name)
+        except OSError:  # another disk
+            shutil.copyfile(path, folder / path.name)
 
 
 if __name__ == "__main__":

@@ -67,9 +67,7 @@ SETS = ["eurosat", "seedlings"]
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="holds a folder for each set, each with a folder per class")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--only", nargs="+", help="contenders by name")

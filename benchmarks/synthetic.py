@@ -42,9 +42,7 @@ def run(model: nn.Module, task: Task, *, channels_last: bool, steps: int, clock:
     """Optimiser steps on one batch."""
     generator = torch.Generator().manual_seed(task.seed)
     pictures = torch.rand(task.batch, 3, task.size, task.size, generator=generator) * 2 - 1
-    pictures = pictures.contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
+    pictures = pictures.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     targets = torch.randint(CLASSES, (task.batch,), generator=generator)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=contest.RATE, weight_decay=contest.DECAY)

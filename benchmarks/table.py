@@ -49,9 +49,7 @@ def rows(lines: Sequence[Line]) -> str:
             cells += [shown(rate), shown(rate and base and rate / base, 2)]
         whole = [line for line in own if line["stage"] == "both"]
         cells += [shown(median(whole, "seconds"), 0), accuracy(whole)]
-        counts = sorted(
-            {sum(line["stage"] == stage for line in own) for stage in {line["stage"] for line in own}}
-        )
+        counts = sorted({sum(line["stage"] == stage for line in own) for stage in {line["stage"] for line in own}})
         partial = "" if all(line["complete"] for line in own) else ", stopped early"
         memory = max(line["peak_memory_mb"] for line in own)
         cells += [f"{memory:.0f}", " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) + partial]
@@ -69,8 +67,7 @@ def reached(lines: Sequence[Line], products: Sequence[Line]) -> str:
     if rate and flops and products:
         used = rate * flops[0] / 1e9
         shares = (
-            f"{used / median(products, f'{kind}_gflops'):.1%} of its {kind} product rate"
-            for kind in ("fp32", "bf16")
+            f"{used / median(products, f'{kind}_gflops'):.1%} of its {kind} product rate" for kind in ("fp32", "bf16")
         )
         said.append(
             f"A picture costs {flops[0] / 1e9:.2f} GFLOP to train on, so Assay uses {used:.1f} GFLOP/s of "

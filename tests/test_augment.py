@@ -222,9 +222,7 @@ def test_a_rotation_by_a_right_angle_moves_every_pixel() -> None:
 def test_a_scale_enlarges_about_the_centre() -> None:
     batch = pictures(1, 24)
     matrices = geometry.affine(fixed(c1=1.0), rotate=0, scale=(1, 2), shear=0, shift=0)
-    expected = torch.nn.functional.interpolate(
-        batch[..., 5:19, 5:19].float(), scale_factor=2, mode="bilinear"
-    )
+    expected = torch.nn.functional.interpolate(batch[..., 5:19, 5:19].float(), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(moved(batch, matrices), expected[..., 2:-2, 2:-2] / 255, atol=1e-4, rtol=0)
 
 
@@ -417,10 +415,7 @@ def test_the_first_draws_stay_when_more_are_asked_for(fewer: int, more: int) -> 
 def test_every_part_of_a_key_counts() -> None:
     parts = np.array([(a, b, c, d, e, f) for a in (0, 1, -1) for b in (0, 1, 2) for c in (0, 1, 2)
                       for d in (0, 1, 2**40) for e in (0, 1) for f in (0, 1)])  # fmt: skip
-    made = [
-        keys(seed=a, step=b, epoch=c, pictures=[d], occurrence=e, view=f)[0]
-        for a, b, c, d, e, f in parts.tolist()
-    ]
+    made = [keys(seed=a, step=b, epoch=c, pictures=[d], occurrence=e, view=f)[0] for a, b, c, d, e, f in parts.tolist()]
     assert len(set(made)) == len(parts)
 
 

@@ -95,9 +95,7 @@ def test_probabilities_are_probabilities_and_repeat():
 def test_many_pictures_are_drawn_from_by_seed(monkeypatch):
     monkeypatch.setattr(module, "MOST", 50)
     train, codes = pictures(200, 0)
-    first, again, other = (
-        linear_on_pixels(SPACE, codes, train=train, val=train, seed=seed) for seed in (0, 0, 1)
-    )
+    first, again, other = (linear_on_pixels(SPACE, codes, train=train, val=train, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert figures_of(KIND, codes[0], first[:, :3])["accuracy"] > 0.9

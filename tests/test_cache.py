@@ -38,9 +38,7 @@ def made(paths: list[Path], folder: Path, **changes: Any) -> tuple[Cache, list[L
     return build([path.name for path in paths], paths, **given)
 
 
-def test_rows_keep_the_order_of_the_ids_and_the_pixels_of_the_files(
-    photos: list[Path], tmp_path: Path
-) -> None:
+def test_rows_keep_the_order_of_the_ids_and_the_pixels_of_the_files(photos: list[Path], tmp_path: Path) -> None:
     pictures, left_out = made(photos, tmp_path / "cache")
     assert left_out == []
     assert pictures.side == 20
@@ -99,9 +97,7 @@ def test_no_pictures_are_an_error(tmp_path: Path) -> None:
         made([], tmp_path)
 
 
-def test_reopened_without_decoding(
-    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reopened_without_decoding(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = [f"hash {path.name}" for path in photos]
     first, _ = made(photos, tmp_path / "cache", hashes=hashes)
     monkeypatch.setattr(cache, "_read", None)
@@ -173,9 +169,7 @@ def test_the_side_is_no_larger_than_the_pictures_can_use(
     assert made(paths, tmp_path / "cache", size=128, resize=settings)[0].side == side
 
 
-def test_an_impossible_centre_crop_is_refused_before_anything_is_written(
-    photos: list[Path], tmp_path: Path
-) -> None:
+def test_an_impossible_centre_crop_is_refused_before_anything_is_written(photos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="centre_crop"):
         made(photos, tmp_path / "cache", resize=Resize(centre_crop=(200, 160)))
     assert not (tmp_path / "cache").exists()

@@ -93,9 +93,7 @@ def test_train_hands_on_what_was_asked_for_and_says_what_came_of_it(runs: Runs) 
     }
     assert done.exit_code == 0
     assert done.stdout.startswith("epoch 1  loss 1.000\n")
-    rows = re.findall(
-        r"^ *(majority class|01-probe|02-other|test split) .*0\.900.*40", done.stdout, re.MULTILINE
-    )
+    rows = re.findall(r"^ *(majority class|01-probe|02-other|test split) .*0\.900.*40", done.stdout, re.MULTILINE)
     assert rows == ["majority class", "01-probe", "test split"]
     assert "assay predict runs/photos PICTURES --out labels.csv" in done.stdout
     assert done.stderr == ""
@@ -121,9 +119,7 @@ def test_the_run_is_called_after_the_data_or_the_plan(
     assert [settings["run"] for _, settings in runs.calls] == [Path("runs") / run, Path("there")]
 
 
-def test_several_heads_are_told_apart_and_no_figures_are_no_error(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_heads_are_told_apart_and_no_figures_are_no_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "test", {"figures": FIGURES, "heads": {"season": HEAD, "scene": HEAD}})
     assert re.search(r"head .*\n.*\n *season .*\n *scene ", invoke("train", "photos").stdout)
     monkeypatch.setitem(METRICS, "test", None)
@@ -204,9 +200,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
     return loaded
 
 
-def test_predict_writes_every_picture_and_names_the_unreadable(
-    model: list[tuple[Path, str]], tmp_path: Path
-) -> None:
+def test_predict_writes_every_picture_and_names_the_unreadable(model: list[tuple[Path, str]], tmp_path: Path) -> None:
     more = photos(tmp_path / "more", "x")
     (more / "x" / "10.png").touch()
     done = invoke("predict", tmp_path / "run", more, "--out", tmp_path / "x.csv", "--device", "cpu")

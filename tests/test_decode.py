@@ -146,9 +146,7 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, name: str) -> None:
     assert pixels(path)[4, 4].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "ending", ["bmp", "gif", "jpg", "png", "webp", "tif", "ppm", "tga", "ico", "pcx", "jp2"]
-)
+@pytest.mark.parametrize("ending", ["bmp", "gif", "jpg", "png", "webp", "tif", "ppm", "tga", "ico", "pcx", "jp2"])
 def test_formats(tmp_path: Path, ending: str) -> None:
     path = saved(tmp_path, Image.new("RGB", (32, 32), (200, 100, 50)), f"a.{ending}")
     assert np.abs(pixels(path)[16, 16] - [200, 100, 50]).max() < 6
@@ -160,9 +158,7 @@ def test_a_format_that_is_a_program_is_not_run(tmp_path: Path) -> None:
     assert "not a picture" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    "name", ["a b.png", "a'b\"c.png", "ü漢字🌱.png", "line\nbreak.png", "-rf.png", "%s{}.png"]
-)
+@pytest.mark.parametrize("name", ["a b.png", "a'b\"c.png", "ü漢字🌱.png", "line\nbreak.png", "-rf.png", "%s{}.png"])
 def test_odd_names_simply_work(tmp_path: Path, name: str) -> None:
     assert pixels(saved(tmp_path, Image.new("RGB", (2, 2)), name)).shape == (2, 2, 3)
 

@@ -12,9 +12,7 @@ from assay.errors import DataError
 
 def digest(folder: Path) -> str:
     files = sorted(folder.rglob("*.png"))
-    return hashlib.sha256(
-        b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)
-    ).hexdigest()
+    return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
 
 
 def test_the_digits_are_pictures_in_a_folder_a_class_and_the_same_every_time(tmp_path: Path) -> None:

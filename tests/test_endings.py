@@ -40,9 +40,7 @@ def test_what_can_be_mended_is_a_message_and_no_traceback(
 
 
 @pytest.mark.parametrize("has_log", [True, False])
-def test_a_fault_of_ours_keeps_its_traceback(
-    has_log: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_of_ours_keeps_its_traceback(has_log: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log.jsonl"
     if has_log:
         log.write_text('{"line": "before"}\n')

@@ -34,9 +34,7 @@ def test_a_second_writer_is_told_who_holds_the_folder_and_what_to_do(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs" / "x"
-    message = (
-        f"{folder}: another process (pid {holder.pid}) is writing to this run. Wait for it, or choose another"
-    )
+    message = f"{folder}: another process (pid {holder.pid}) is writing to this run. Wait for it, or choose another"
     with pytest.raises(RunError) as refused, lock(folder):
         pass
     assert str(refused.value).startswith(message)

@@ -111,12 +111,8 @@ def test_cross_entropy_equals_torchs(smoothing):
         torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 3, 1, 1, 2]),
     )
-    got = cross_entropy(
-        logits, F.one_hot(codes, 4).float(), torch.ones(5, dtype=torch.bool), smoothing=smoothing
-    )
-    torch.testing.assert_close(
-        got, F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing)
-    )
+    got = cross_entropy(logits, F.one_hot(codes, 4).float(), torch.ones(5, dtype=torch.bool), smoothing=smoothing)
+    torch.testing.assert_close(got, F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing))
 
 
 def test_binary_cross_entropy_equals_torchs():
@@ -159,9 +155,7 @@ def test_nothing_known_is_a_loss_of_zero_with_no_gradient():
 def test_an_unknown_head_moves_only_the_others():
     logits, targets, masks, weights = batch()
     logits.requires_grad_()
-    total_loss(
-        SPACE, logits, targets, [masks[0], masks[1] & False, masks[2]], weights, losses=DEFAULT
-    ).backward()
+    total_loss(SPACE, logits, targets, [masks[0], masks[1] & False, masks[2]], weights, losses=DEFAULT).backward()
     assert (logits.grad[:, 4:7] == 0).all()
     assert (logits.grad[:, :4] != 0).any()
 
@@ -226,9 +220,7 @@ def test_counts_are_of_known_cells():
 def test_each_head_takes_its_own_loss():
     assert [loss.func for loss in DEFAULT] == [cross_entropy, binary_cross_entropy, cross_entropy]
     everywhere = head_losses(SPACE, BinaryCrossEntropy(smoothing=0.1))
-    assert [(loss.func, loss.keywords) for loss in everywhere] == [
-        (binary_cross_entropy, {"smoothing": 0.1})
-    ] * 3
+    assert [(loss.func, loss.keywords) for loss in everywhere] == [(binary_cross_entropy, {"smoothing": 0.1})] * 3
 
 
 def test_cross_entropy_on_an_independent_head_is_refused():

@@ -111,19 +111,13 @@ def test_independent_figures_equal_scikit_learns(seed, size, n, levels):
         "micro_f1": sk.f1_score(truth, given_tags[known], zero_division=0),
         "hamming_loss": sk.hamming_loss(truth, given_tags[known]),
         "nll": sk.log_loss(truth, cells, labels=[0, 1]),
-        "subset_accuracy": np.mean(
-            [(codes[i] == given_tags[i])[known[i]].all() for i in range(n) if known[i].any()]
-        ),
+        "subset_accuracy": np.mean([(codes[i] == given_tags[i])[known[i]].all() for i in range(n) if known[i].any()]),
     }
-    columns = [
-        (codes[known[:, k], k], scores[known[:, k], k], given_tags[known[:, k], k]) for k in range(size)
-    ]
+    columns = [(codes[known[:, k], k], scores[known[:, k], k], given_tags[known[:, k], k]) for k in range(size)]
     columns = [column for column in columns if column[0].any()]
     if columns:
         expected["macro_f1"] = np.mean([sk.f1_score(t, g, zero_division=0) for t, _, g in columns])
-        expected["mean_average_precision"] = np.mean(
-            [sk.average_precision_score(t, s) for t, s, _ in columns]
-        )
+        expected["mean_average_precision"] = np.mean([sk.average_precision_score(t, s) for t, s, _ in columns])
     assert figures == pytest.approx(expected, abs=1e-6)
 
 
@@ -258,9 +252,7 @@ def test_intervals_are_seeded_hold_the_value_and_equal_plain_resampling():
     for name in ("accuracy", "macro_f1", "nll"):
         assert once[name].low < once[name].value < once[name].high
         values = [figures_of(head, codes[rows], probabilities[rows])[name] for rows in drawn[:300]]
-        assert [once[name].low, once[name].high] == pytest.approx(
-            np.percentile(values, [2.5, 97.5]), abs=0.025
-        )
+        assert [once[name].low, once[name].high] == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=0.025)
 
 
 def test_resampled_average_precision_equals_that_of_repeated_pictures():

@@ -153,9 +153,7 @@ def test_two_ways_to_set_the_rate_of_a_stage_are_refused():
         parameter_groups(network(), STAGES, lr=1.0, discriminative=(0.1, 1.0), layer_decay=0.5)
 
 
-@pytest.mark.parametrize(
-    ("stages", "message"), [(STAGES[:2], "no stage holds"), ([*STAGES, STAGES[0]], "two stages")]
-)
+@pytest.mark.parametrize(("stages", "message"), [(STAGES[:2], "no stage holds"), ([*STAGES, STAGES[0]], "two stages")])
 def test_every_trainable_parameter_is_in_one_stage(stages, message):
     with pytest.raises(ValueError, match=message):
         parameter_groups(network(), stages, lr=1.0)

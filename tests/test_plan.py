@@ -117,9 +117,7 @@ def test_steps_may_be_missing_or_empty():
 
 
 def test_names_are_text_however_they_are_written():
-    plan = plan_of(
-        with_steps("  - fit: {start: 007, classes: {1: 0.5, no: 2, 2.50: 3}}\n  - fit: {start: no}")
-    )
+    plan = plan_of(with_steps("  - fit: {start: 007, classes: {1: 0.5, no: 2, 2.50: 3}}\n  - fit: {start: no}"))
     assert plan.steps[0].settings.start == "007"
     assert plan.steps[0].settings.classes == {"1": 0.5, "no": 2, "2.50": 3}
     assert plan.steps[1].settings.start == "no"
@@ -313,9 +311,7 @@ ALL_ENTRIES = ENTRIES | REPEATS.map(lambda s: StepPlan(kind="repeat", settings=s
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.lists(ALL_ENTRIES, max_size=3), st.integers(0, 99), st.text("a1 /.'\":#-\n", min_size=1), st.booleans()
-)
+@given(st.lists(ALL_ENTRIES, max_size=3), st.integers(0, 99), st.text("a1 /.'\":#-\n", min_size=1), st.booleans())
 def test_a_plan_written_is_read_back_equal(steps, seed, folder, full):
     plan = Plan.model_validate({"data": {"folder": Path(folder)}, "seed": seed, "steps": tuple(steps)})
     assert parse(to_yaml(plan, full=full), "x", steps=STEPS) == plan

@@ -80,9 +80,7 @@ def test_an_inner_stage_leaves_the_outer_one_going(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("setting", ["no terminal", "dumb"])
-def test_elsewhere_only_the_lines_that_stay(
-    setting: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_elsewhere_only_the_lines_that_stay(setting: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     if setting == "dumb":
         monkeypatch.setenv("TERM", "dumb")
     file = terminal if setting == "dumb" else io.StringIO()
@@ -103,8 +101,6 @@ def test_figures_keep_their_width_and_small_ones_are_not_lost() -> None:
     assert format_figures({"loss": 1.23456, "lr": 0.00051, "f1": 0.0}) == "loss 1.235  lr 5.1e-04  f1 0.000"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.7, "1:00:00"), (36061, "10:01:01")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.7, "1:00:00"), (36061, "10:01:01")])
 def test_seconds(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text

@@ -86,9 +86,7 @@ def test_a_split_beside_classes_is_refused(tmp_path: Path) -> None:
 
 def test_loose_pictures_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg", "2.jpg")
-    with pytest.raises(
-        DataError, match=r"1 pictures lie in no class folder, the first '2\.jpg'.*unlabelled/"
-    ):
+    with pytest.raises(DataError, match=r"1 pictures lie in no class folder, the first '2\.jpg'.*unlabelled/"):
         read_folder(tmp_path)
     put(tmp_path / "b", "train/1.jpg", "train/2.jpg")
     with pytest.raises(DataError, match=r"2 pictures lie directly in a split folder"):
@@ -137,9 +135,7 @@ def test_an_empty_class_is_dropped_and_noted(tmp_path: Path) -> None:
     (tmp_path / "eel/3.jpg").write_bytes(b"")
     samples = read_folder(tmp_path)
     assert samples.space["label"].classes == ("cat", "dog")
-    assert (
-        "label: 'ant', 'cow', 'eel': no picture that can be used, so no class of that name." in samples.notes
-    )
+    assert "label: 'ant', 'cow', 'eel': no picture that can be used, so no class of that name." in samples.notes
     assert [(left.path, left.reason) for left in samples.left_out] == [("eel/3.jpg", "empty file (0 bytes)")]
 
 
@@ -195,9 +191,7 @@ def test_a_link_that_goes_round_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_left_out_without_waiting(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg")
     os.mkfifo(tmp_path / "cat" / "2.jpg")
-    assert [(left.path, left.reason) for left in read_folder(tmp_path).left_out] == [
-        ("cat/2.jpg", "not a file")
-    ]
+    assert [(left.path, left.reason) for left in read_folder(tmp_path).left_out] == [("cat/2.jpg", "not a file")]
 
 
 def test_folders_with_nothing_to_read_say_so(tmp_path: Path) -> None:
@@ -286,14 +280,10 @@ def test_a_parquet_table_of_numbers_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "shown"), [([None, 0.5], "0.5"), ([["a"], ["b"]], "a"), ([{"a": 1}, None], "{'a': 1}")]
 )
-def test_a_label_of_a_wrong_type_names_column_row_and_rule(
-    tmp_path: Path, values: list[object], shown: str
-) -> None:
+def test_a_label_of_a_wrong_type_names_column_row_and_rule(tmp_path: Path, values: list[object], shown: str) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     pl.DataFrame({"image": ["1.jpg", "2.jpg"], "label": values}).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(
-        DataError, match=r"t\.parquet, row \d: column 'label' holds.*which is no name"
-    ) as error:
+    with pytest.raises(DataError, match=r"t\.parquet, row \d: column 'label' holds.*which is no name") as error:
         read_table(tmp_path / "t.parquet")
     assert shown in str(error.value)
     assert f"row {1 if values[0] is not None else 2}" in str(error.value)
@@ -344,9 +334,7 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path, rows: str, message: str)
 def test_missing_pictures_are_left_out_by_name(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     (tmp_path / "folder").mkdir()
-    samples = read_table(
-        table(tmp_path, "file,label\n1.jpg,a\ngone.jpg,b\n2.jpg,c\nfolder,a\n" + "x" * 300 + ",a")
-    )
+    samples = read_table(table(tmp_path, "file,label\n1.jpg,a\ngone.jpg,b\n2.jpg,c\nfolder,a\n" + "x" * 300 + ",a"))
     assert samples.ids == ["1.jpg", "2.jpg"]
     assert samples.space["label"].classes == ("a", "c")
     reasons = ["no such file", "not a file", "File name too long"]
@@ -425,9 +413,7 @@ def test_a_delimiter_can_be_given(tmp_path: Path) -> None:
 
 def test_a_saved_index_is_no_head(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg")
-    assert [head.name for head in read_table(table(tmp_path, ",image,label\n0,1.jpg,cat\n")).space] == [
-        "label"
-    ]
+    assert [head.name for head in read_table(table(tmp_path, ",image,label\n0,1.jpg,cat\n")).space] == ["label"]
 
 
 def test_a_column_called_id_can_be_a_head(tmp_path: Path) -> None:
@@ -445,9 +431,7 @@ def test_a_column_called_id_can_be_a_head(tmp_path: Path) -> None:
 def test_a_column_of_titles_is_no_head_unless_named(tmp_path: Path) -> None:
     names = [f"{i}.jpg" for i in range(20)]
     put(tmp_path, *names)
-    at = table(
-        tmp_path, "image,label,title\n" + "".join(f"{name},{i % 2},t{i}\n" for i, name in enumerate(names))
-    )
+    at = table(tmp_path, "image,label,title\n" + "".join(f"{name},{i % 2},t{i}\n" for i, name in enumerate(names)))
     with pytest.raises(DataError, match=r"every cell of column 'title' differs.*'label'"):
         read_table(at)
     assert read_table(at, columns=Columns(heads={"label": "label"})).space["label"].size == 2

@@ -146,10 +146,7 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path: Path) -> None:
         "print(Samples.read(pathlib.Path(sys.argv[1])).fingerprint())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "samples.parquet")]
-    assert (
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        == MIXED.fingerprint()
-    )
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == MIXED.fingerprint()
 
 
 def test_fingerprint_tells_labels_splits_contents_and_order_apart() -> None:

@@ -108,9 +108,7 @@ def test_one_cycle_momentum_is_in_opposite_phase():
 
 def test_cyclic_is_a_triangle_with_momentum_against_it():
     points = curve(Cyclic(base=0.2, cycle_steps=100))
-    assert [points[i].lr_factor for i in (0, 25, 50, 75, 100, 150)] == pytest.approx(
-        [0.2, 0.6, 1, 0.6, 0.2, 1]
-    )
+    assert [points[i].lr_factor for i in (0, 25, 50, 75, 100, 150)] == pytest.approx([0.2, 0.6, 1, 0.6, 0.2, 1])
     assert [points[i].momentum for i in (0, 25, 50, 100)] == pytest.approx([0.95, 0.9, 0.85, 0.95])
 
 

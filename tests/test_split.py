@@ -24,9 +24,7 @@ def samples(labels: list[str | None], **columns: list[Any]) -> Samples:
     names = [f"{i:06}.jpg" for i in range(count)]
     facts = {"id": names, "path": names, "split": [None] * count, "group": [None] * count, "hash": names}
     table = pl.DataFrame({**facts, **columns, "label:label": labels}, schema_overrides=TEXT)
-    table = table.with_columns(
-        pl.lit(1, pl.Float32).alias("weight:label"), pl.lit("given").alias("origin:label")
-    )
+    table = table.with_columns(pl.lit(1, pl.Float32).alias("weight:label"), pl.lit("given").alias("origin:label"))
     classes = tuple(sorted({label for label in labels if label is not None}))
     return Samples(table, LabelSpace((Head("label", classes),)), Path("/p"))
 
@@ -102,16 +100,12 @@ def test_every_class_is_in_train_and_then_in_val() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    labels=st.lists(st.sampled_from([*"abcd", None]), min_size=1, max_size=40).filter(
-        lambda row: set(row) != {None}
-    ),
+    labels=st.lists(st.sampled_from([*"abcd", None]), min_size=1, max_size=40).filter(lambda row: set(row) != {None}),
     groups=st.lists(st.sampled_from([*"uvwxyz", None, None]), min_size=40, max_size=40),
     val=st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9]),
     test=st.sampled_from([0.0, 0.05]),
 )
-def test_what_always_holds(
-    labels: list[str | None], groups: list[str | None], val: float, test: float
-) -> None:
+def test_what_always_holds(labels: list[str | None], groups: list[str | None], val: float, test: float) -> None:
     data = samples(labels, group=groups[: len(labels)])
     made = split(data, val=val, test=test, seed=0)
     assert set(sides(made)) <= {"train", "val", "test"}
@@ -198,8 +192,7 @@ def mixed(count: int) -> Samples:
     present = generator.random((count, 4)) < [0.5, 0.2, 0.05, 0.01]
     data = samples([colours[code] if i % 3 else None for i, code in enumerate(chosen)])
     listed = [
-        [tag for tag, on in zip(tags, row, strict=True) if on] if i % 4 else None
-        for i, row in enumerate(present)
+        [tag for tag, on in zip(tags, row, strict=True) if on] if i % 4 else None for i, row in enumerate(present)
     ]
     table = data.table.with_columns(
         pl.Series("label:tags", listed, dtype=pl.List(pl.String)),

@@ -23,9 +23,7 @@ BOTH = LabelSpace((Head("animal", ("cat", "dog")), Head("tags", ("wet", "red; or
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-def predictions(
-    ids: list[str], rows: list[list[float]], space: LabelSpace = ANIMALS, **unreadable: str
-) -> Predictions:
+def predictions(ids: list[str], rows: list[list[float]], space: LabelSpace = ANIMALS, **unreadable: str) -> Predictions:
     array = np.array(rows, dtype=np.float32).reshape(-1, space.width)
     return Predictions(ids, space, array, array, "m", unreadable=unreadable)
 
@@ -68,8 +66,7 @@ def test_several_heads_and_tags(tmp_path: Path) -> None:
     rows = [[0.75, 0.25, 0.5, 0.875], [0.5, 0.5, 0.25, 0.0]]
     write_predictions([predictions(["a", "b"], rows, BOTH)], tmp_path / "x.csv", space=BOTH)
     assert text_of(tmp_path / "x.csv").splitlines() == [
-        "image,animal,animal confidence,tags,tags confidence,"
-        "animal:cat,animal:dog,tags:wet,tags:red; or so,error",
+        "image,animal,animal confidence,tags,tags confidence,animal:cat,animal:dog,tags:wet,tags:red; or so,error",
         "a,cat,0.75,wet|red; or so,0.5,0.75,0.25,0.5,0.875,",
         "b,cat,0.5,-,0.75,0.5,0.5,0.25,0.0,",
     ]
@@ -77,12 +74,8 @@ def test_several_heads_and_tags(tmp_path: Path) -> None:
 
 def test_top_gives_the_most_probable_classes_instead_of_all(tmp_path: Path) -> None:
     write_predictions([predictions(["a"], [[0.25, 0.5, 0.25]])], tmp_path / "x.csv", space=ANIMALS, top=2)
-    assert text_of(tmp_path / "x.csv") == (
-        "image,label,confidence,label 2,confidence 2,error\na,dog,0.5,cat,0.25,\n"
-    )
-    write_predictions(
-        [predictions(["a"], [[0.1, 0.9, 0.5, 0.6]], BOTH)], tmp_path / "y.csv", space=BOTH, top=9
-    )
+    assert text_of(tmp_path / "x.csv") == ("image,label,confidence,label 2,confidence 2,error\na,dog,0.5,cat,0.25,\n")
+    write_predictions([predictions(["a"], [[0.1, 0.9, 0.5, 0.6]], BOTH)], tmp_path / "y.csv", space=BOTH, top=9)
     assert list(read(tmp_path / "y.csv")[0].items())[5:7] == [
         ("tags", "red; or so"),
         ("tags confidence", "0.6"),

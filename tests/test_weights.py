@@ -216,9 +216,7 @@ def test_without_a_network_the_address_is_named(offline, tmp_path):
 
 def test_a_cached_download_needs_no_network(offline, monkeypatch, tmp_path, donor):
     save_file(donor, tmp_path / "model.safetensors")
-    monkeypatch.setattr(
-        weights, "try_to_load_from_cache", lambda *_, revision: str(tmp_path / "model.safetensors")
-    )
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_, revision: str(tmp_path / "model.safetensors"))
     backbone = build_backbone(NAME)
     load_pretrained(backbone, NAME)
     assert_loaded(backbone, donor)
@@ -230,9 +228,7 @@ def test_a_download_takes_the_file_there_is(offline, monkeypatch, tmp_path, dono
             raise EntryNotFoundError(file)
         return str(saved(tmp_path / file, donor))
 
-    monkeypatch.setattr(
-        weights, "get_session", lambda: SimpleNamespace(head=lambda address, *, timeout: None)
-    )
+    monkeypatch.setattr(weights, "get_session", lambda: SimpleNamespace(head=lambda address, *, timeout: None))
     monkeypatch.setattr(weights, "hf_hub_download", download)
     backbone = build_backbone(NAME)
     load_pretrained(backbone, NAME)

@@ -66,21 +66,13 @@ def _assay(
 def train(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan."
-        ),
+        typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan."),
     ],
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to. runs/ and the name of the data.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")] = None,
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to. runs/ and the name of the data.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.1.fit.epochs=4"
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.1.fit.epochs=4"),
     ] = None,
     device: Device = None,
     strict: Annotated[
@@ -110,9 +102,7 @@ def predict(
     run: RunFolder,
     pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="A picture, a folder or a table.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv to write, or a .zip with it.")],
-    top: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Only the K most probable classes.")
-    ] = None,
+    top: Annotated[int | None, typer.Option(metavar="K", min=1, help="Only the K most probable classes.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -145,9 +135,7 @@ def evaluate(
     run: RunFolder,
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="DATA", help="Labelled pictures: a folder a class, a table, or YAML with `data:`."
-        ),
+        typer.Argument(metavar="DATA", help="Labelled pictures: a folder a class, a table, or YAML with `data:`."),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -193,9 +181,9 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    run: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where to; the pictures go to DIR-pictures.")
-    ] = Path("runs/demo"),
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Where to; the pictures go to DIR-pictures.")] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """The whole story on built-in pictures: handwritten digits."""
     with reported(run, stopped=GOES_ON), _watching(False) as watch:
@@ -237,9 +225,7 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _counted(
-    chunks: Iterable[Predictions], watch: Watch, unreadable: dict[str, str]
-) -> Iterator[Predictions]:
+def _counted(chunks: Iterable[Predictions], watch: Watch, unreadable: dict[str, str]) -> Iterator[Predictions]:
     for chunk in chunks:
         watch.advance(len(chunk.ids))
         unreadable |= chunk.unreadable

@@ -11,7 +11,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("assay", "torch", "torchvision", "timm", "accelerate", "polars", "pillow", "scikit-learn", "numpy")
+PACKAGES = (
+    "assay",
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "polars",
+    "pillow",
+    "scikit-learn",
+    "numpy",
+)
 
 
 def environment() -> dict[str, Any]:

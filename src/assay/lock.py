@@ -47,9 +47,7 @@ def _open(folder: Path) -> int:
         return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise RunError(
-            f"{folder}: cannot be written ({reason}). Choose another folder with --run."
-        ) from error
+        raise RunError(f"{folder}: cannot be written ({reason}). Choose another folder with --run.") from error
 
 
 def _take(file: int, folder: Path) -> None:
@@ -68,6 +66,5 @@ def _take(file: int, folder: Path) -> None:
         holder = (folder / ".lock").read_text(errors="replace").strip()
         pid = f" (pid {holder})" if holder else ""
         raise RunError(
-            f"{folder}: another process{pid} is writing to this run. "
-            "Wait for it, or choose another folder with --run."
+            f"{folder}: another process{pid} is writing to this run. Wait for it, or choose another folder with --run."
         ) from None

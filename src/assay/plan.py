@@ -37,9 +37,7 @@ class Plan(Settings):
     """All that a run is told: the data, the model, and the steps in order."""
 
     data: DataSettings = Field(description="Where pictures and labels are, and how they are split.")
-    model: ModelSettings = Field(
-        default_factory=ModelSettings, description="The backbone and the head on it."
-    )
+    model: ModelSettings = Field(default_factory=ModelSettings, description="The backbone and the head on it.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Where every random draw starts from.")
     hardware: HardwareSettings | None = Field(
         default=None, description="Precision and memory layout; timed and chosen where nothing is said."
@@ -99,9 +97,7 @@ def from_source(
     return _loaded(document, source, overrides, steps)
 
 
-def complete(
-    loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None
-) -> LoadedPlan:
+def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None) -> LoadedPlan:
     """The plan with steps chosen for it, each `{kind: settings}`, with the values that waited for them."""
     whole = Document({**plain(loaded.plan), "steps": [dict(step) for step in chosen]}, "the default plan")
     plan = _plan(whole, loaded.later, steps or step_table())
@@ -168,9 +164,7 @@ def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Pla
     return plan
 
 
-def _loaded(
-    document: Document, source: Path, overrides: Sequence[str], table: StepTable | None
-) -> LoadedPlan:
+def _loaded(document: Document, source: Path, overrides: Sequence[str], table: StepTable | None) -> LoadedPlan:
     waits = isinstance(document.value, dict) and not document.value.get("steps")
     later = tuple(text for text in overrides if waits and text.startswith("steps."))
     plan = _plan(document, [text for text in overrides if text not in later], table or step_table())

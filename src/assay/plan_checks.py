@@ -34,9 +34,7 @@ class Check:
         A number where text is wanted (a class named 7) is taken as the text it was written as.
         """
         before = len(self.problems)
-        lists = [
-            name for name, known in kind.model_fields.items() if known.annotation == tuple[StepPlan, ...]
-        ]
+        lists = [name for name, known in kind.model_fields.items() if known.annotation == tuple[StepPlan, ...]]
         value = document.at(path)
         said = value if isinstance(value, dict) else ()
         steps = {name: self.steps(document, (*path, name)) for name in lists if name in said}

@@ -22,10 +22,7 @@ def override(document: Document, text: str, schema: Schema) -> Document:
     """
     name = f"--set {text}"
     key, equals, value = text.partition("=")
-    words = [
-        word.strip('"') if word.startswith('"') else word
-        for word in re.findall(r'"[^"]*"|[^.]+', key.strip())
-    ]
+    words = [word.strip('"') if word.startswith('"') else word for word in re.findall(r'"[^"]*"|[^.]+', key.strip())]
     if not equals or not words:
         raise PlanError(f"{name}: a value is set by KEY=VALUE, for example --set steps.0.fit.epochs=4.")
     new = read(value, name, lines=False)
@@ -34,9 +31,7 @@ def override(document: Document, text: str, schema: Schema) -> Document:
         document = _opened(document, path, word, name=name, schema=schema)
         path = (*path, _entry(document, path, word, name=name))
         if i < len(words) - 1 and not _exists(document, path):
-            document = document.put(
-                path, _begun(document, path, name=name, schema=schema), source=Document({}, name)
-            )
+            document = document.put(path, _begun(document, path, name=name, schema=schema), source=Document({}, name))
     return document.put(path, new.value, source=new)
 
 
@@ -74,13 +69,9 @@ def _entry(document: Document, path: KeyPath, word: str, *, name: str) -> str | 
 def _begun(document: Document, path: KeyPath, *, name: str, schema: Schema) -> dict[str, Any]:
     """What is begun where the plan holds nothing: a mapping, of the default kind where there are kinds."""
     if any(part.get("type") == "array" for part in schemas(schema, document, path)):
-        raise PlanError(
-            f"{name}: the plan has no {dots(path)}, and one entry begins no list. Write it in the plan."
-        )
+        raise PlanError(f"{name}: the plan has no {dots(path)}, and one entry begins no list. Write it in the plan.")
     said = [part.get("properties", {}).get(path[-1], {}) for part in schemas(schema, document, path[:-1])]
-    kinds = [
-        s["default"]["kind"] for s in said if isinstance(s.get("default"), dict) and "kind" in s["default"]
-    ]
+    kinds = [s["default"]["kind"] for s in said if isinstance(s.get("default"), dict) and "kind" in s["default"]]
     return {"kind": kinds[0]} if kinds else {}
 
 

@@ -41,9 +41,7 @@ WANTED = {
 }
 """pydantic's type of an error -> what the value must be."""
 
-WRONG_TYPE = frozenset(
-    kind for kind in WANTED if kind.endswith(("_type", "_parsing", "_required", "literal_error"))
-)
+WRONG_TYPE = frozenset(kind for kind in WANTED if kind.endswith(("_type", "_parsing", "_required", "literal_error")))
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ def refuse(document: Document, problems: Sequence[Problem]) -> PlanError:
     return PlanError("\n".join(lines))
 
 
-def explain(
-    error: ValidationError, document: Document, path: KeyPath, schema: Mapping[str, Any]
-) -> list[Problem]:
+def explain(error: ValidationError, document: Document, path: KeyPath, schema: Mapping[str, Any]) -> list[Problem]:
     """The problems that pydantic found in the part of a document at `path`.
 
     `schema` is the JSON schema of a whole plan: it knows which keys are known where. The several complaints
@@ -91,9 +87,7 @@ def located(document: Document, path: KeyPath, detail: ErrorDetails) -> KeyPath:
     """
     value, found = document.find(path), list(path)
     for key in detail["loc"]:
-        inside = (
-            value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-        )
+        inside = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
         if key in inside:
             value = inside[key]
             found.append(key)
@@ -215,11 +209,7 @@ def _branches(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Ma
 def _fitting(branches: list[Mapping[str, Any]], value: Any) -> list[Mapping[str, Any]]:
     """The alternatives of the kind that the value says it is."""
     kind = value.get("kind") if isinstance(value, dict) else value if isinstance(value, str) else None
-    named = [
-        b
-        for b in branches
-        if kind is not None and b.get("properties", {}).get("kind", {}).get("const") == kind
-    ]
+    named = [b for b in branches if kind is not None and b.get("properties", {}).get("kind", {}).get("const") == kind]
     return named or branches
 
 

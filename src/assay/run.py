@@ -155,9 +155,7 @@ def _carry(
 class _Pixels:
     """The caches of a run, opened as steps ask for them; each holds all pictures, whatever a step uses."""
 
-    def __init__(
-        self, samples: Samples, folder: Path, *, accelerator: Accelerator, strict: bool, watch: Watch
-    ) -> None:
+    def __init__(self, samples: Samples, folder: Path, *, accelerator: Accelerator, strict: bool, watch: Watch) -> None:
         self.samples, self.folder, self.accelerator = samples, folder, accelerator
         self.strict, self.watch = strict, watch
         self.unreadable: dict[str, str] = {}

@@ -12,15 +12,13 @@ import torch
 
 from assay.evidence.baselines import SIDE
 from assay.evidence.baselines import baselines as baseline_answers
-from assay.figures.metrics import probabilities_of, score, to_json
+from assay.figures.metrics import score, to_json
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.saved import Saved
 from assay.output.artifact import Artifact
-from assay.pixels.augment import augment
 from assay.pixels.cache import Cache
-from assay.predictions.inference import logits_of, move
+from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
 from assay.progress import Watch
 from assay.training.hardware import Hardware
@@ -96,4 +94,4 @@ def _untrained(
     classifier = build_classifier(fresh, space, seed=seed, base=Path())
     move(classifier, hardware)
     size = min(cache.side, 128)
-    return logits_of(classifier, cache, ids, size=size, hardware=hardware)
+    return Inference(classifier, cache, size, hardware).logits(ids)

@@ -138,15 +138,11 @@ class _Reader:
         seen = set()
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
-                raise PlanError(
-                    f"{self.where(key)}: a list or mapping cannot be a key. Put it after the colon."
-                )
+                raise PlanError(f"{self.where(key)}: a list or mapping cannot be a key. Put it after the colon.")
             here = (*path, key.value)
             if key.value in seen:
                 first = self.places[here]
-                raise PlanError(
-                    f"{self.where(key)}: {dots(here)} is said twice, first at {first}. Keep one of them."
-                )
+                raise PlanError(f"{self.where(key)}: {dots(here)} is said twice, first at {first}. Keep one of them.")
             seen.add(key.value)
             self.places[here] = self.where(key)
             yield key.value, value

@@ -98,9 +98,7 @@ def linear_probabilities(
                 classes = np.unique(target[rows])
                 if len(classes) < 2:
                     continue  # one answer only: the shares say it already
-                fitted = LogisticRegression(C=STRENGTH, max_iter=ROUNDS).fit(
-                    known_features[rows], target[rows]
-                )
+                fitted = LogisticRegression(C=STRENGTH, max_iter=ROUNDS).fit(known_features[rows], target[rows])
                 found = fitted.predict_proba(asked)
                 if head.kind == "exclusive":
                     answers[:, columns] = 0.0

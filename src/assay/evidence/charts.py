@@ -213,11 +213,7 @@ def _with_data(chart: Chart, rows: Rows) -> Chart:
 
 
 def _empty(reason: str) -> Chart:
-    return (
-        alt.Chart(alt.Data(values=[{"text": reason}]))
-        .mark_text(color=QUIET, fontSize=13)
-        .encode(text="text:N")
-    )
+    return alt.Chart(alt.Data(values=[{"text": reason}])).mark_text(color=QUIET, fontSize=13).encode(text="text:N")
 
 
 def _in_order(names: Sequence[str]) -> list[str]:

@@ -50,13 +50,9 @@ def heads_table(scores: Scores, *, columns: Sequence[str] | None = None, title: 
     return _figures_table(heads_rows(scores, columns=columns), "head", title, compared=False)
 
 
-def per_class_table(
-    rows: Sequence[Mapping[str, Any]], *, title: str | None = None, most: int = MOST
-) -> Table:
+def per_class_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, most: int = MOST) -> Table:
     """`per_class` of a head; of more than `most` classes, those of lowest F1."""
-    names = ["precision", "recall", "f1"] + (
-        ["average_precision"] if rows and "average_precision" in rows[0] else []
-    )
+    names = ["precision", "recall", "f1"] + (["average_precision"] if rows and "average_precision" in rows[0] else [])
     table = _table(title)
     table.add_column("class", overflow="fold")
     for name in [*names, "support"]:

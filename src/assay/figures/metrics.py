@@ -41,9 +41,7 @@ def higher_is_better(name: str) -> bool:
     """Which way a figure improves; `name` may be plain or of one head (`HEAD/accuracy`). Raises PlanError."""
     figure = name.rpartition("/")[2]
     if figure not in HIGHER_IS_BETTER:
-        raise PlanError(
-            f"{name!r} is no figure that can be monitored. Known are: {', '.join(HIGHER_IS_BETTER)}."
-        )
+        raise PlanError(f"{name!r} is no figure that can be monitored. Known are: {', '.join(HIGHER_IS_BETTER)}.")
     return HIGHER_IS_BETTER[figure]
 
 
@@ -105,9 +103,7 @@ def score(
         for tally, gathered in zip(tallies, blocks, strict=True):
             gathered.append(tally.figures(weights))
     return {
-        tally.head.name: _head_score(
-            tally, _confusion(tally.head, known, probabilities[:, columns]), gathered
-        )
+        tally.head.name: _head_score(tally, _confusion(tally.head, known, probabilities[:, columns]), gathered)
         for tally, known, columns, gathered in zip(tallies, codes, space.slices, blocks, strict=True)
     }
 
@@ -147,9 +143,7 @@ def stream(
             yield from ((f"{head}/{name}", value) for name, value in figures.items())
 
 
-def figures_of(
-    head: Head, codes: Codes, probabilities: Floats, *, thresholds: Thresholds = 0.5
-) -> dict[str, float]:
+def figures_of(head: Head, codes: Codes, probabilities: Floats, *, thresholds: Thresholds = 0.5) -> dict[str, float]:
     """The figures of one head; `probabilities` is (N, K), `thresholds` one number or (K,)."""
     return dict(stream(LabelSpace((head,)), [codes], probabilities, thresholds=thresholds))
 
@@ -167,13 +161,9 @@ def probabilities_of(space: LabelSpace, logits: Floats) -> npt.NDArray[np.float3
     return result
 
 
-def _tallies(
-    space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, thresholds: Thresholds
-) -> list[Tally]:
+def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, thresholds: Thresholds) -> list[Tally]:
     if probabilities.shape[1:] != (space.width,) or any(len(known) != len(probabilities) for known in codes):
-        raise ValueError(
-            f"probabilities {probabilities.shape} do not fit {len(codes)} heads of width {space.width}"
-        )
+        raise ValueError(f"probabilities {probabilities.shape} do not fit {len(codes)} heads of width {space.width}")
     broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if broken:
         raise TrainingError(
@@ -189,9 +179,7 @@ def _tallies(
     ]
 
 
-def _head_score(
-    tally: Tally, matrix: npt.NDArray[np.int64] | None, blocks: Sequence[dict[str, Floats]]
-) -> HeadScore:
+def _head_score(tally: Tally, matrix: npt.NDArray[np.int64] | None, blocks: Sequence[dict[str, Floats]]) -> HeadScore:
     values, n = tally.values(), tally.n
     resampled = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in values}
     if "calibration_error" in values and blocks:
@@ -205,9 +193,7 @@ def _head_score(
 
 
 def _confusion(head: Head, codes: Codes, probabilities: Floats) -> npt.NDArray[np.int64] | None:
-    return (
-        confusion(codes, probabilities.argmax(axis=1), size=head.size) if head.kind == "exclusive" else None
-    )
+    return confusion(codes, probabilities.argmax(axis=1), size=head.size) if head.kind == "exclusive" else None
 
 
 def _per_class(tally: Tally) -> pl.DataFrame:

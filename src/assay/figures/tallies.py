@@ -196,9 +196,7 @@ def independent(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) -
         (3 * size + 3, pictures[wrong[pictures] == 0], 1.0),
         (3 * size + 4, pictures, 1.0),
     ]
-    rankings = {
-        int(tag): ranking(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(truth.any(axis=0))
-    }
+    rankings = {int(tag): ranking(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(truth.any(axis=0))}
     return Tally(head, len(pictures), _sparse(parts, (3 * size + 5, len(codes))), rankings)
 
 

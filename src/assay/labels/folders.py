@@ -101,11 +101,7 @@ def _class_folders(tree: Tree, depth: int) -> list[str]:
 
 
 def _no_pictures(folder: Path, tree: Tree) -> str:
-    held = (
-        f" (there are {len(tree.others)} other files, such as {quoted(tree.others[:1])})"
-        if tree.others
-        else ""
-    )
+    held = f" (there are {len(tree.others)} other files, such as {quoted(tree.others[:1])})" if tree.others else ""
     return (
         f"{shown(folder)}: no pictures in this folder{held}. "
         "Give a folder with a folder of pictures for each class, or a table that names them."
@@ -125,6 +121,4 @@ def _others(others: Sequence[str]) -> tuple[str, ...]:
     within = [path for path in others if "/" in path]
     if not within:
         return ()
-    return (
-        f"{len(within)} files are no pictures by their ending and were passed over: {quoted(within, 3)}.",
-    )
+    return (f"{len(within)} files are no pictures by their ending and were passed over: {quoted(within, 3)}.",)

@@ -55,9 +55,7 @@ def assemble(found: Found) -> Samples:
         ]
         if head.kind == "independent":
             empty = pl.lit(None, dtype=pl.List(pl.String)).alias(f"unknown:{head.name}")
-            columns.append(
-                pl.col(f"unknown:{head.name}") if f"unknown:{head.name}" in table.columns else empty
-            )
+            columns.append(pl.col(f"unknown:{head.name}") if f"unknown:{head.name}" in table.columns else empty)
     samples = Samples(table.select(columns), space, found.root, left_out)
     if not samples.labelled().any():
         raise DataError(_nothing(found, samples))
@@ -69,9 +67,7 @@ def _hashed(found: Found) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
     paths = found.table["path"].to_list()
     hashes = content_hashes(found.root, paths)
     table = found.table.with_columns(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String))
-    left_out = [
-        LeftOut(path, why) for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None
-    ]
+    left_out = [LeftOut(path, why) for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None]
     return table.filter(pl.col("hash").is_not_null()), tuple(left_out)
 
 
@@ -98,16 +94,12 @@ def _class_notes(found: Found, space: LabelSpace) -> list[str]:
     for head in space:
         empty = sorted(set(found.classes.get(head.name, ())) - set(head.classes), key=natural)
         if empty:
-            notes.append(
-                f"{head.name}: {quoted(empty)}: no picture that can be used, so no class of that name."
-            )
+            notes.append(f"{head.name}: {quoted(empty)}: no picture that can be used, so no class of that name.")
         seen: dict[str, str] = {}
         for name in head.classes:
             other = seen.setdefault(name.strip().casefold(), name)
             if other != name:
-                notes.append(
-                    f"{head.name}: {other!r} and {name!r} differ only in case or blanks and are two classes."
-                )
+                notes.append(f"{head.name}: {other!r} and {name!r} differ only in case or blanks and are two classes.")
     return notes
 
 
@@ -121,9 +113,7 @@ def _copy_notes(samples: Samples) -> list[str]:
         "id", *(pl.col(label).drop_nulls().n_unique() for label in labels)
     )
     extra = len(copies) - len(by_content)
-    notes = [
-        f"{extra} exact copies of other pictures are kept, and stay on the same side of the split as these."
-    ]
+    notes = [f"{extra} exact copies of other pictures are kept, and stay on the same side of the split as these."]
     torn = by_content.filter(pl.any_horizontal(pl.col(label) > 1 for label in labels))
     if len(torn):
         names = " and ".join(repr(name) for name in torn["id"][0].to_list()[:2])

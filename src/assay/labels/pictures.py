@@ -63,9 +63,7 @@ def walk(root: Path) -> Tree:
     Raises DataError for a missing or unreadable folder, and for a link that leaves it or goes round.
     """
     if not root.is_dir():
-        raise DataError(
-            f"{shown(root)}: {'is no folder' if root.exists() else 'does not exist'}. Check the path."
-        )
+        raise DataError(f"{shown(root)}: {'is no folder' if root.exists() else 'does not exist'}. Check the path.")
     tree, real_root = Tree(), os.path.realpath(root)
     waiting: list[tuple[str, tuple[str, ...]]] = [("", (real_root,))]
     while waiting:
@@ -158,14 +156,10 @@ def _reason(full: str) -> tuple[str | None, bool]:
     return (None if stat.S_ISREG(mode) else "not a file"), is_link
 
 
-def content_hashes(
-    root: Path, paths: Sequence[str], *, threads: int | None = None
-) -> list[tuple[str | None, str]]:
+def content_hashes(root: Path, paths: Sequence[str], *, threads: int | None = None) -> list[tuple[str | None, str]]:
     """For each path below `root` the SHA-256 of its bytes, or None and why there is none."""
     chunk = 64
-    chunks = [
-        [os.path.join(root, path) for path in paths[i : i + chunk]] for i in range(0, len(paths), chunk)
-    ]
+    chunks = [[os.path.join(root, path) for path in paths[i : i + chunk]] for i in range(0, len(paths), chunk)]
     pool = ThreadPoolExecutor(threads or min(8, 2 * (os.cpu_count() or 1)))
     try:
         return [result for results in pool.map(_hash_all, chunks) for result in results]

@@ -33,20 +33,12 @@ class HeadColumns(Settings):
 class DataSettings(Settings):
     """The pictures and their labels: a folder a class, or a table."""
 
-    folder: Path | None = Field(
-        default=None, description="A folder with a folder of pictures for each class."
-    )
-    table: Path | None = Field(
-        default=None, description="A CSV, TSV or Parquet file that names pictures and labels."
-    )
+    folder: Path | None = Field(default=None, description="A folder with a folder of pictures for each class.")
+    table: Path | None = Field(default=None, description="A CSV, TSV or Parquet file that names pictures and labels.")
     root: Path | None = Field(default=None, description="The folder that the paths in the table start from.")
     image: str | None = Field(default=None, description="The column that names the pictures.")
-    heads: dict[str, HeadColumns] = Field(
-        default_factory=dict, description="The label columns; default: all others."
-    )
-    group: str | None = Field(
-        default=None, description="The column whose equal cells stay on one side of the split."
-    )
+    heads: dict[str, HeadColumns] = Field(default_factory=dict, description="The label columns; default: all others.")
+    group: str | None = Field(default=None, description="The column whose equal cells stay on one side of the split.")
     weight: str | None = Field(default=None, description="The column of weights, 0 or more.")
     delimiter: str | None = Field(
         default=None, min_length=1, max_length=1, description="What parts the cells of a text table."
@@ -133,9 +125,7 @@ def find_pictures(source: Path, *, image: str | None = None) -> list[tuple[str, 
     if place.is_dir():
         found = [(shown(path), place / path) for path in walk(place).pictures]
         if not found:
-            raise DataError(
-                f"{shown(source)}: no pictures in this folder. Give a picture, a folder or a table."
-            )
+            raise DataError(f"{shown(source)}: no pictures in this folder. Give a picture, a folder or a table.")
         return found
     if not place.exists():
         raise DataError(f"{shown(source)}: does not exist. Give a picture, a folder of pictures or a table.")

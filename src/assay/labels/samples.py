@@ -76,9 +76,7 @@ class Samples:
     def weights(self) -> npt.NDArray[np.float32]:
         """Weights (N, H)."""
         columns = [self.table[f"weight:{head.name}"].to_numpy() for head in self.space]
-        return (
-            np.stack(columns, axis=1).astype(np.float32) if columns else np.ones((len(self), 0), np.float32)
-        )
+        return np.stack(columns, axis=1).astype(np.float32) if columns else np.ones((len(self), 0), np.float32)
 
     def labelled(self) -> npt.NDArray[np.bool_]:
         """Which pictures (N,) have a known label under any head."""
@@ -98,9 +96,7 @@ class Samples:
         columns = ["id", "split", "hash"]
         for head in self.space:
             columns += _head_columns(head)
-        values = [
-            json.dumps(self.table[column].to_list()) for column in columns if not column.startswith("weight:")
-        ]
+        values = [json.dumps(self.table[column].to_list()) for column in columns if not column.startswith("weight:")]
         return fingerprint(json.dumps(self.space.to_json()), *values, self.weights().tobytes())
 
     def write(self, path: Path) -> None:
@@ -153,9 +149,5 @@ def _positions(names: pl.Series, head: Head) -> pl.Series:
 
 
 def _head_columns(head: Head) -> list[str]:
-    kinds = (
-        ["label", "weight", "origin"]
-        if head.kind == "exclusive"
-        else ["label", "unknown", "weight", "origin"]
-    )
+    kinds = ["label", "weight", "origin"] if head.kind == "exclusive" else ["label", "unknown", "weight", "origin"]
     return [f"{kind}:{head.name}" for kind in kinds]

@@ -28,13 +28,9 @@ class SplitSettings(Settings):
     """Which part of the pictures is held back. A split that came with the data is kept."""
 
     val: float = Field(default=0.2, ge=0, lt=1, description="The share of pictures for validation.")
-    test: float = Field(
-        default=0.0, ge=0, lt=1, description="The share of pictures for the test at the very end."
-    )
+    test: float = Field(default=0.0, ge=0, lt=1, description="The share of pictures for the test at the very end.")
     seed: int = Field(default=0, ge=0)
-    column: str | None = Field(
-        default=None, description="The column of a table that holds train, val or test."
-    )
+    column: str | None = Field(default=None, description="The column of a table that holds train, val or test.")
 
     @model_validator(mode="after")
     def _leave_some(self) -> Self:
@@ -139,9 +135,7 @@ def _cells(samples: Samples) -> sparse.csr_array:
             rows.append(at)
             columns.append(label + place.start)
     row, column = np.concatenate(rows), np.concatenate(columns)
-    return sparse.csr_array(
-        (np.ones(len(row), np.int64), (row, column)), shape=(len(samples), samples.space.width + 1)
-    )
+    return sparse.csr_array((np.ones(len(row), np.int64), (row, column)), shape=(len(samples), samples.space.width + 1))
 
 
 def _crossing(given: Ints, units: Ints) -> list[str]:

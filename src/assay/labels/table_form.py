@@ -86,15 +86,11 @@ def picture_cells(rows: Rows, image: str) -> list[str]:
     """The image column; a row that names no picture is refused."""
     blank = rows.frame[image].is_null()
     if blank.any():
-        raise DataError(
-            f"{rows.at(blank.arg_max() or 0)}: names no picture in column {image!r}. Remove the row."
-        )
+        raise DataError(f"{rows.at(blank.arg_max() or 0)}: names no picture in column {image!r}. Remove the row.")
     cells: list[str] = rows.frame[image].to_list()
     for row, cell in enumerate(cells):
         if "\0" in cell:
-            raise DataError(
-                f"{rows.at(row)}: {cell!r} holds a NUL character, which no file name can. Mend it."
-            )
+            raise DataError(f"{rows.at(row)}: {cell!r} holds a NUL character, which no file name can. Mend it.")
     return cells
 
 
@@ -108,16 +104,12 @@ def _resolved(rows: Rows, given: Columns) -> Columns:
     for fact, wanted in (("split", given.split), ("group", given.group), ("weight", given.weight)):
         column = rows.column(wanted) if wanted is not None else by_name.get(fact)
         if wanted is not None and column in taken:
-            raise DataError(
-                f"{shown(rows.source)}: column {column!r} is {taken[column]} and {fact} at once. Pick one."
-            )
+            raise DataError(f"{shown(rows.source)}: column {column!r} is {taken[column]} and {fact} at once. Pick one.")
         facts[fact] = None if column in taken else column
         if column is not None:
             taken.setdefault(column, fact)
     if image in heads.values():
-        raise DataError(
-            f"{shown(rows.source)}: column {image!r} names the pictures and a head. Name another."
-        )
+        raise DataError(f"{shown(rows.source)}: column {image!r} names the pictures and a head. Name another.")
     heads = heads or {column: column for column in rows.frame.columns if column not in taken}
     if not heads:
         raise DataError(f"{shown(rows.source)}: has no label column beside {quoted(taken)}. Add one.")
@@ -127,9 +119,7 @@ def _resolved(rows: Rows, given: Columns) -> Columns:
 def _located(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
     """The rows whose picture exists, with its path below `root` as `id`; and the pictures that do not."""
     if not root.is_dir():
-        raise DataError(
-            f"{shown(root)}: is no folder. `root` is the folder that holds the pictures of the table."
-        )
+        raise DataError(f"{shown(root)}: is no folder. `root` is the folder that holds the pictures of the table.")
     fence, ids, reasons = Fence(root), [], []
     for row, cell in enumerate(cells):
         try:

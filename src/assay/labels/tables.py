@@ -89,9 +89,7 @@ def _read_text(path: Path, delimiter: str) -> Rows:
                     rows.append(cells)
                 line = reader.line_num
     except csv.Error as error:
-        raise DataError(
-            f"{name}, line {line + 1}: cannot be read ({error}). Look for a quote never closed."
-        ) from error
+        raise DataError(f"{name}, line {line + 1}: cannot be read ({error}). Look for a quote never closed.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
     except OSError as error:
@@ -153,18 +151,14 @@ def numbers(rows: Rows, column: str) -> pl.Series:
     """
     cells = rows.frame[column]
     if not (cells.dtype.is_numeric() or cells.dtype in (pl.String, pl.Null)):
-        raise DataError(
-            f"{shown(rows.source)}: column {column!r} holds {cells.dtype}, and a weight is a number."
-        )
+        raise DataError(f"{shown(rows.source)}: column {column!r} holds {cells.dtype}, and a weight is a number.")
     if cells.dtype == pl.String:
         cells = cells.str.strip_chars()
     values = cells.cast(pl.Float64, strict=False)
     wrong = cells.is_not_null() & ~(values.is_finite() & (values >= 0) & (values < 3e38)).fill_null(False)
     if wrong.any():
         row = wrong.arg_max() or 0
-        raise DataError(
-            f"{rows.at(row)}: the weight {cells[row]!r} is no number of 0 or more. Blank counts as 1."
-        )
+        raise DataError(f"{rows.at(row)}: the weight {cells[row]!r} is no number of 0 or more. Blank counts as 1.")
     return values
 
 
@@ -189,9 +183,7 @@ def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str]) -> Rows:
                 f"{rows.unit} {rows.lines[one['row']]} says {one[column]!r}. Remove one of the two rows, or "
                 "leave the cell blank where it is not known."
             )
-    merged = frame.group_by(key, maintain_order=True).agg(
-        pl.first("row"), *(_known(column) for column in values)
-    )
+    merged = frame.group_by(key, maintain_order=True).agg(pl.first("row"), *(_known(column) for column in values))
     lines = [rows.lines[row] for row in merged["row"]]
     return Rows(rows.source, merged.select(rows.frame.columns), lines, rows.unit)
 

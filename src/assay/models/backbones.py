@@ -49,9 +49,7 @@ def feature_count(backbone: nn.Module) -> int:
     """The width F of what the backbone gives; some (VGG, MobileNet) widen it after the last block."""
     count: Any = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
     if not count:
-        raise ModelError(
-            f"{type(backbone).__name__}: its number of features is not known. Give it `num_features`."
-        )
+        raise ModelError(f"{type(backbone).__name__}: its number of features is not known. Give it `num_features`.")
     return int(count)
 
 
@@ -66,8 +64,7 @@ def stages(backbone: nn.Module) -> list[Stage]:
     """The stages from the input to the features; what follows the last block belongs to that block."""
     groups = [tuple(names) for names in group_parameters(backbone, _matcher(backbone)).values()]
     return [
-        Stage("stem" if position == 0 else _stage_name(names, groups), names)
-        for position, names in enumerate(groups)
+        Stage("stem" if position == 0 else _stage_name(names, groups), names) for position, names in enumerate(groups)
     ]
 
 
@@ -115,9 +112,7 @@ def _require_known(name: str) -> None:
             f"backbone {name}: timm knows no such network. {closest}"
             'All of them: python -c "import timm; print(*timm.list_models())".'
         )
-    tags = [
-        known.partition(".")[2] for known in timm.list_pretrained() if known.startswith(f"{architecture}.")
-    ]
+    tags = [known.partition(".")[2] for known in timm.list_pretrained() if known.startswith(f"{architecture}.")]
     if tag and tag not in tags:
         raise ModelError(
             f"backbone {name}: {architecture} has no weights tagged {tag}. "
@@ -131,9 +126,7 @@ def _matcher(backbone: nn.Module) -> dict[str, Any] | Callable[[str], Any]:
     if grouping is None:
         children = [name for name, _ in backbone.named_children()]
         return lambda parameter: (
-            children.index(parameter.split(".")[0])
-            if "." in parameter
-            else 0  # a parameter of its own: the stem's
+            children.index(parameter.split(".")[0]) if "." in parameter else 0  # a parameter of its own: the stem's
         )
     matcher = grouping(coarse=True)
     if isinstance(matcher, dict):

@@ -160,9 +160,7 @@ def from_spec(described: dict[str, Any]) -> Classifier:
     """Rebuild the network that `spec` described, with random weights and no download. Raises ModelError."""
     missing = {"backbone", "hidden", "dropout", "width", "mean", "std"} - described.keys()
     if missing:
-        raise ModelError(
-            f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again."
-        )
+        raise ModelError(f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again.")
     with _seeded(0):
         backbone = build_backbone(described["backbone"])
         return Classifier(

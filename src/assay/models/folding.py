@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, nn
 
+from assay.models import depthwise
+
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
@@ -104,6 +106,10 @@ def _conv_with(norm: nn.BatchNorm2d) -> Callable[[nn.Conv2d, Tensor], Tensor]:
         if isinstance(conv, Conv2dSame):
             x, padding = pad_same(x, conv.kernel_size, conv.stride, conv.dilation), (0, 0)
         weight = conv.weight * scale.view(-1, 1, 1, 1)
+        if isinstance(padding, tuple) and depthwise.pays(
+            x, weight, groups=conv.groups, stride=conv.stride, dilation=conv.dilation
+        ):
+            return depthwise.depthwise(x, weight, bias, (padding[0], padding[1]))
         return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
     return forward

@@ -58,9 +58,7 @@ class Saved:
             description = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
             tensors = load_file(folder / "model.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
-            raise RunError(
-                f"{folder}: holds no readable model ({error}). Train the run to its end first."
-            ) from error
+            raise RunError(f"{folder}: holds no readable model ({error}). Train the run to its end first.") from error
         if description["format"] != FORMAT:
             raise RunError(
                 f"{folder}: format {description['format']} is not the one this version reads ({FORMAT}). "

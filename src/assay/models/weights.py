@@ -101,24 +101,16 @@ def load_run(backbone: nn.Module, name: str, *, run: Path) -> None:
 def read_tensors(path: Path) -> Tensors:
     """The tensors of a file, on the CPU, out of whatever wraps them. Runs no code. Raises ModelError."""
     if path.suffix not in SUFFIXES:
-        raise ModelError(
-            f"weights: {path}: is not one of {', '.join(SUFFIXES)}. Save the weights as one of them."
-        )
+        raise ModelError(f"weights: {path}: is not one of {', '.join(SUFFIXES)}. Save the weights as one of them.")
     if not path.is_file():
         raise ModelError(f"weights: {path}: there is no such file. Paths are relative to the plan.")
     try:
         held = read_safetensors(path) if path.suffix == ".safetensors" else _unpickled(path)
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"weights: {path}: cannot be read ({_first_line(error)}). Fetch the file again."
-        ) from error
+        raise ModelError(f"weights: {path}: cannot be read ({_first_line(error)}). Fetch the file again.") from error
     while isinstance(held, Mapping) and (inner := next((key for key in WRAPPERS if key in held), None)):
         held = held[inner]
-    if (
-        not isinstance(held, Mapping)
-        or not held
-        or not all(isinstance(value, Tensor) for value in held.values())
-    ):
+    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise ModelError(
             f"weights: {path}: holds no plain state dict. Save one with torch.save(model.state_dict(), path)."
         )
@@ -184,9 +176,7 @@ def _without_prefixes(tensors: Tensors, wanted: Mapping[str, Tensor]) -> Tensors
     while stripped:
         stripped = False
         for prefix in PREFIXES:
-            begun = {
-                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-            }
+            begun = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             whole = prefix == "backbone." or len(begun) == len(tensors)
             if begun and whole and not any(key.startswith(prefix) for key in wanted):
                 tensors, stripped = begun, True

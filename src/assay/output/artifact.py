@@ -47,7 +47,9 @@ class Artifact:
 
             def begin() -> tuple[list[str], Iterator[Pixels | str]] | None:
                 chunk = list(islice(source, batch))
-                return ([name for name, _ in chunk], pool.map(self._read, [path for _, path in chunk])) if chunk else None
+                return (
+                    ([name for name, _ in chunk], pool.map(self._read, [path for _, path in chunk])) if chunk else None
+                )
 
             coming = begin()
             while coming is not None:

@@ -21,9 +21,7 @@ from assay.predictions.predict import Predictions
 Probabilities = npt.NDArray[np.float32]
 
 
-def write_predictions(
-    chunks: Iterable[Predictions], out: Path, *, space: LabelSpace, top: int | None = None
-) -> int:
+def write_predictions(chunks: Iterable[Predictions], out: Path, *, space: LabelSpace, top: int | None = None) -> int:
     """Write a row a picture, in the order given, and return how many; one chunk is held at a time.
 
     Columns: `image`, then `label` and `confidence`, then a probability a class, then `error`: why a

@@ -76,9 +76,7 @@ def decode(path: Path, *, at_least: int | None = None) -> Image.Image:
         if at_least is not None:
             image.draft(None, (at_least, at_least))  # does nothing for other formats
         image.load()
-        orientation = _orientation(
-            image
-        )  # asked after loading: Pillow turns TIFFs by itself, and then says 1
+        orientation = _orientation(image)  # asked after loading: Pillow turns TIFFs by itself, and then says 1
     picture = _rgb(image)
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 

@@ -46,9 +46,7 @@ def mirror(draws: Draws, *, across: bool, down: bool) -> Matrices:
     return _matrices(x, 0, 0, 0, y, 0)
 
 
-def affine(
-    draws: Draws, *, rotate: float, scale: tuple[float, float], shear: float, shift: float
-) -> Matrices:
+def affine(draws: Draws, *, rotate: float, scale: tuple[float, float], shear: float, shift: float) -> Matrices:
     """Shear, enlarge and turn about the centre, then shift: 5 draws a picture.
 
     `rotate` and `shear` are the most degrees either way, `shift` the most either way as a share of the side.

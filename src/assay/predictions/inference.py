@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,62 +26,60 @@ Array = npt.NDArray[np.float32]
 BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
 
-def batches(
-    cache: Cache, ids: Sequence[str], *, size: int, settings: Augment | None = None, seed: int = 0, view: int = 0
-) -> Iterator[Tensor]:
-    """Pictures (B, 3, size, size) in [0, 1], in order; without `settings` as they are, resized."""
-    for first in range(0, len(ids), BATCH):
-        chunk = ids[first : first + BATCH]
-        drawn = picture_keys(chunk, seed=seed, step=0, epoch=0, view=view)
-        yield augment(cache.gather(cache.rows_of(chunk)), drawn, size=size, settings=settings)
+@dataclass(frozen=True)
+class View:
+    """How pictures are shown: as they are, or augmented by draws that belong to the view."""
+
+    settings: Augment | None = None
+    seed: int = 0
+    number: int = 0
 
 
-def logits_of(
-    classifier: Classifier,
-    cache: Cache,
-    ids: Sequence[str],
-    *,
-    size: int,
-    hardware: Hardware,
-    network: Callable[[Tensor], Tensor] | None = None,
-) -> Array:
-    """Logits (N, width) of a classifier in evaluation mode, or whatever `network` gives."""
-    classifier.eval()
-    out = np.empty((len(ids), classifier.width), dtype=np.float32)
-    return answers(network or classifier, batches(cache, ids, size=size), hardware=hardware, out=out)
+PLAIN = View()
 
 
-def features_of(
-    classifier: Classifier,
-    cache: Cache,
-    ids: Sequence[str],
-    *,
-    size: int,
-    hardware: Hardware,
-    folder: Path,
-    watch: Watch,
-    settings: Augment | None = None,
-    seed: int = 0,
-    view: int = 0,
-) -> Array:
-    """Features (N, F) of a frozen backbone, memory-mapped; computed once for each backbone, pictures and view."""
-    drawn = "" if settings is None else f"{settings.model_dump_json()} {seed} {view}"
-    key = fingerprint(weights_hash(classifier.backbone), cache.key, str(size), drawn, *ids)
-    path = folder / f"features-{key}.npy"
-    if not path.exists():
-        shape = (len(ids), classifier.feature_count)
-        require_space(folder, 4 * shape[0] * shape[1], "the features of the pictures")
-        classifier.eval()
-        example = next(batches(cache, ids[:1], size=size))
-        watch.begin("features", len(ids))
-        with folded(classifier.backbone, hardware.place(example)), whole(path) as beside:
-            out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-            source = batches(cache, ids, size=size, settings=settings, seed=seed, view=view)
-            answers(classifier.features, source, hardware=hardware, out=out, done=watch.advance)
-            out.flush()
-        watch.end()
-    found: Array = np.load(path, mmap_mode="r")
-    return found
+@dataclass(frozen=True)
+class Inference:
+    """A classifier in evaluation mode over the pictures of a cache."""
+
+    classifier: Classifier
+    cache: Cache
+    size: int
+    hardware: Hardware
+
+    def batches(self, ids: Sequence[str], view: View = PLAIN) -> Iterator[Tensor]:
+        """Pictures (B, 3, size, size) in [0, 1], in order."""
+        for first in range(0, len(ids), BATCH):
+            chunk = ids[first : first + BATCH]
+            drawn = picture_keys(chunk, seed=view.seed, step=0, epoch=0, view=view.number)
+            pixels = self.cache.gather(self.cache.rows_of(chunk))
+            yield augment(pixels, drawn, size=self.size, settings=view.settings)
+
+    def logits(self, ids: Sequence[str]) -> Array:
+        """Logits (N, width) of plain pictures."""
+        self.classifier.eval()
+        out = np.empty((len(ids), self.classifier.width), dtype=np.float32)
+        return answers(self.classifier, self.batches(ids), hardware=self.hardware, out=out)
+
+    def features(self, ids: Sequence[str], *, folder: Path, watch: Watch, view: View = PLAIN) -> Array:
+        """Features (N, F), memory-mapped; computed once for each backbone, pictures and view."""
+        drawn = "" if view.settings is None else f"{view.settings.model_dump_json()} {view.seed} {view.number}"
+        key = fingerprint(weights_hash(self.classifier.backbone), self.cache.key, str(self.size), drawn, *ids)
+        path = folder / f"features-{key}.npy"
+        if not path.exists():
+            shape = (len(ids), self.classifier.feature_count)
+            require_space(folder, 4 * shape[0] * shape[1], "the features of the pictures")
+            self.classifier.eval()
+            example = self.hardware.place(next(self.batches(ids[:1])))
+            watch.begin("features", len(ids))
+            with folded(self.classifier.backbone, example), whole(path) as beside:
+                out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+                source = self.batches(ids, view)
+                answers(self.classifier.features, source, hardware=self.hardware, out=out, done=watch.advance)
+                out.flush()
+            watch.end()
+        found: Array = np.load(path, mmap_mode="r")
+        return found
 
 
 def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tuple[Hardware, dict[str, float]]:

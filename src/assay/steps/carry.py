@@ -75,9 +75,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         "details": result.details or {},
     }
     if result.model is not None and len(state.samples.part("val")):
-        predictions = Predictions.read(
-            result.model / "predictions.parquet", state.samples.space, model=context.name
-        )
+        predictions = Predictions.read(result.model / "predictions.parquet", state.samples.space, model=context.name)
         if len(predictions):
             done["scores"] = validation_scores(predictions, state)
     write_json(context.folder / "done.json", done)

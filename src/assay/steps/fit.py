@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -23,14 +22,13 @@ from assay.models.saved import Saved
 from assay.pixels.augment import Augment
 from assay.pixels.cache import Cache
 from assay.pixels.decode import Resize
-from assay.predictions.inference import features_of, logits_of, move
+from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
 from assay.steps.history import write_history
 from assay.steps.start import classifier_for, labelled_parts, remember, remembered
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
-from assay.training.checkpoint import Tensors
 from assay.training.hardware import Hardware, candidates, choose
 from assay.training.loop import Batch, Course, Job, Source, fit
 from assay.training.losses import ByHead, LossSettings, Sums, head_losses, sums
@@ -52,16 +50,19 @@ class FitSettings(Settings):
     accumulate: int = Field(1, ge=1, description="Forward passes an optimiser step.")
     start: str = Field("previous", description="previous, pretrained, or the folder of a run")
     freeze: Literal["none", "backbone", "all_but_last_stage"] | int = Field(
-        "none", description="What does not learn: nothing, the backbone, all but its last stage, or its first n stages."
+        "none",
+        description="What does not learn: nothing, the backbone, all but its last stage, or its first n stages.",
     )
     batch_norm: Literal["frozen", "train"] = Field(
-        "frozen", description="Whether batch-norm keeps the statistics it came with, or takes those of each batch."
+        "frozen",
+        description="Whether batch-norm keeps the statistics it came with, or takes those of each batch.",
     )
     views: int = Field(1, ge=1, description="Cached views a picture of a frozen backbone; further ones are augmented.")
     optimizer: OptimizerSettings = AdamW()
     lr: float = Field(5e-4, gt=0, description="Top learning rate.")
     discriminative: tuple[Rate, Rate] | None = Field(
-        None, description="Top learning rates of the first and the last stage; those between are spaced geometrically."
+        None,
+        description="Top learning rates of the first and the last stage; those between are spaced geometrically.",
     )
     schedule: ScheduleSettings = OneCycle()
     loss: LossSettings = ByHead()
@@ -129,7 +130,12 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
 
 @contextmanager
 def _parts(
-    settings: FitSettings, classifier: Classifier, cache: Cache, train: Samples, validation: Samples, context: Context
+    settings: FitSettings,
+    classifier: Classifier,
+    cache: Cache,
+    train: Samples,
+    validation: Samples,
+    context: Context,
 ) -> Iterator[Part]:
     """The head on cached features where the backbone is frozen; else the whole classifier on pictures."""
     known = Known(train)
@@ -143,8 +149,10 @@ def _parts(
     example = hardware.place(torch.rand(1, 3, settings.size, settings.size))
     source = Pictures(known, cache, settings.size, settings.augment, context.seed, context.number, hardware)
 
+    inference = Inference(classifier, cache, settings.size, hardware)
+
     def answer() -> np.ndarray:
-        return logits_of(classifier, cache, validation.ids, size=settings.size, hardware=hardware)
+        return inference.logits(validation.ids)
 
     with folded(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
         yield Part(classifier, source, answer, hardware)
@@ -159,19 +167,11 @@ def _head_part(
     hardware: Hardware,
     context: Context,
 ) -> Part:
-    def features(ids: list[str], view: int) -> np.ndarray:
-        return features_of(
-            classifier,
-            cache,
-            ids,
-            size=settings.size,
-            hardware=hardware,
-            folder=context.run / "cache",
-            watch=context.watch,
-            settings=settings.augment if view else None,
-            seed=context.seed,
-            view=view,
-        )
+    inference = Inference(classifier, cache, settings.size, hardware)
+
+    def features(ids: list[str], number: int) -> np.ndarray:
+        view = View(settings.augment, context.seed, number) if number else PLAIN
+        return inference.features(ids, folder=context.run / "cache", watch=context.watch, view=view)
 
     views = [features(known.ids, view) for view in range(settings.views)]
     shown = torch.from_numpy(np.array(features(validation.ids, 0)))
@@ -283,9 +283,7 @@ def _fastest_training(settings: FitSettings, classifier: Classifier, known: Know
             batch = known.of(rows, option.place(pictures))
             with option.autocast():
                 logits = trial(batch.inputs)
-            machine.backward(
-                sums(space, logits, batch.targets, batch.masks, batch.weights, losses=losses).loss
-            )
+            machine.backward(sums(space, logits, batch.targets, batch.masks, batch.weights, losses=losses).loss)
             machine.optimizer_step(trial, optimizer, clip=None)
 
         return step

@@ -17,7 +17,7 @@ from assay.labels.space import Codes, Head
 from assay.models.classifier import Classifier, build_classifier
 from assay.models.saved import Saved
 from assay.pixels.decode import Resize
-from assay.predictions.inference import features_of, fastest_inference, move
+from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
 from assay.steps.start import labelled_parts, remember, remembered
@@ -45,17 +45,9 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)
         remember(context, "inference", hardware, seconds)
     move(classifier, hardware)
+    inference = Inference(classifier, cache, settings.size, hardware)
     train_features, validation_features = (
-        features_of(
-            classifier,
-            cache,
-            part.ids,
-            size=settings.size,
-            hardware=hardware,
-            folder=context.run / "cache",
-            watch=context.watch,
-        )
-        for part in (train, validation)
+        inference.features(part.ids, folder=context.run / "cache", watch=context.watch) for part in (train, validation)
     )
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     saved = Saved(classifier.cpu(), state.samples.space, settings.size, cache.side, settings.resize, {})

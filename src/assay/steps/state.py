@@ -29,7 +29,7 @@ class State:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a step works and with what. Nothing in it decides the outcome but the settings of the model and the seed."""
+    """Where a step works and with what; only the model, the seed and the number decide the outcome."""
 
     run: Path
     folder: Path  # of the step

@@ -54,9 +54,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, values
     for name, value in [*tensors.items(), *values["numbers"].items()]:
         index, slot = name.split(".", 1)
         slots.setdefault(int(index), {})[slot] = value
-    groups = [
-        old | {"params": new["params"]} for old, new in zip(values["groups"], fresh["param_groups"], strict=True)
-    ]
+    groups = [old | {"params": new["params"]} for old, new in zip(values["groups"], fresh["param_groups"], strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 

@@ -26,8 +26,8 @@ from assay.training.checkpoint import (
     save_tensors,
     within,
 )
-from assay.training.machine import Machine
 from assay.training.losses import Sums
+from assay.training.machine import Machine
 from assay.training.optimizers import set_rate
 from assay.training.schedules import AnySchedule, rate
 from assay.training.stopping import stop_requested
@@ -144,7 +144,13 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
 
 
 def _optimizer_step(
-    job: Job, course: Course, progress: Progress, machine: Machine, forward: nn.Module, rows: Rows, logits: Tensor
+    job: Job,
+    course: Course,
+    progress: Progress,
+    machine: Machine,
+    forward: nn.Module,
+    rows: Rows,
+    logits: Tensor,
 ) -> None:
     # Each part is divided by the counts of the whole, so that parts add up to the loss of one large batch.
     over = job.source.counts(rows) / machine.count
@@ -209,9 +215,7 @@ def averaged(network: nn.Module, average: Average | None) -> Iterator[None]:
 class _Saver:
     """Writes a checkpoint when one is due: often enough to lose little, seldom enough to cost under 2 %."""
 
-    def __init__(
-        self, job: Job, average: Average | None, machine: Machine, path: Path, every: float
-    ) -> None:
+    def __init__(self, job: Job, average: Average | None, machine: Machine, path: Path, every: float) -> None:
         self.job, self.average, self.machine, self.path, self.every = job, average, machine, path, every
         self.last, self.cost = time.monotonic(), 0.0
 
@@ -248,9 +252,7 @@ def _restore(
     return Progress(**values["progress"]), tensors["logits"].cpu()
 
 
-def _set_rate(
-    optimizer: torch.optim.Optimizer, course: Course, progress: Progress, done: int, per_epoch: int
-) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, course: Course, progress: Progress, done: int, per_epoch: int) -> None:
     watched = [row["validation"].get(course.monitor, math.nan) for row in progress.history]
     now = rate(
         course.schedule,

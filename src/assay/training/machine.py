@@ -17,9 +17,7 @@ class Machine:
     def __init__(self, accelerator: Accelerator, hardware: Hardware) -> None:
         self.accelerator = accelerator
         self.hardware = hardware
-        self._scaler = torch.amp.GradScaler(
-            torch.device(hardware.device).type, enabled=hardware.precision == "fp16"
-        )
+        self._scaler = torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
 
     @property
     def rank(self) -> int:
@@ -49,9 +47,7 @@ class Machine:
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def optimizer_step(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None
-    ) -> None:
+    def optimizer_step(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None) -> None:
         """Clip, step, and forget the gradients."""
         if clip is not None:
             self._scaler.unscale_(optimizer)

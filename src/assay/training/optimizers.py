@@ -18,9 +18,7 @@ Betas = Annotated[
     Field(description="Decay of the running means of the gradient and of its square."),
 ]
 Eps = Annotated[float, Field(gt=0, description="Added to the divisor, so that it is never 0.")]
-WeightDecay = Annotated[
-    float, Field(ge=0, description="Pull of the weights towards 0; not on norms and biases.")
-]
+WeightDecay = Annotated[float, Field(ge=0, description="Pull of the weights towards 0; not on norms and biases.")]
 
 
 class Sgd(Choice):
@@ -34,9 +32,7 @@ class Sgd(Choice):
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Sgd:
         if self.nesterov and self.momentum == 0:
-            raise ValueError(
-                "nesterov looks ahead along the momentum, and momentum is 0; raise it, or drop nesterov"
-            )
+            raise ValueError("nesterov looks ahead along the momentum, and momentum is 0; raise it, or drop nesterov")
         return self
 
 
@@ -73,9 +69,7 @@ class RmsProp(Choice):
     kind: Literal["rmsprop"] = "rmsprop"
     alpha: Momentum = Field(default=0.99, description="Decay of the running mean of the squared gradient.")
     momentum: Momentum = 0.0
-    centered: bool = Field(
-        False, description="Divide by the variance of the gradient, not by its mean square."
-    )
+    centered: bool = Field(False, description="Divide by the variance of the gradient, not by its mean square.")
     eps: Eps = 1e-8
     weight_decay: WeightDecay = 0.0
 
@@ -144,9 +138,7 @@ def parameter_groups(
     Raises PlanError where both are given or nothing is trainable.
     """
     if discriminative is not None and layer_decay is not None:
-        raise PlanError(
-            "discriminative and layer_decay both set the learning rate of every stage; keep one of them."
-        )
+        raise PlanError("discriminative and layer_decay both set the learning rate of every stage; keep one of them.")
     learning = [(i, named) for i, names in enumerate(stages) if (named := _trainable(model, names))]
     _require_all(model, stages)
     rates = stage_rates(len(learning), lr=lr, discriminative=discriminative, layer_decay=layer_decay)
@@ -159,9 +151,7 @@ def parameter_groups(
                 pull = weight_decay if decays else 0.0
                 groups.append(Group(params=params, lr=rate, top_lr=rate, weight_decay=pull, name=name))
     if not groups:
-        raise PlanError(
-            "freeze: every parameter of the model is frozen, and nothing is left to fit. Freeze less."
-        )
+        raise PlanError("freeze: every parameter of the model is frozen, and nothing is left to fit. Freeze less.")
     return groups
 
 

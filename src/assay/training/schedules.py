@@ -50,12 +50,8 @@ class OneCycle(Choice):
 
     kind: Literal["one_cycle"] = "one_cycle"
     warm_up: float = Field(default=0.25, gt=0, lt=1, description="Share of the fit on the way up.")
-    div: float = Field(
-        default=25.0, ge=1, description="The first learning rate is the top one divided by this."
-    )
-    final_div: float = Field(
-        default=1e5, ge=1, description="The last learning rate is the top one divided by this."
-    )
+    div: float = Field(default=25.0, ge=1, description="The first learning rate is the top one divided by this.")
+    final_div: float = Field(default=1e5, ge=1, description="The last learning rate is the top one divided by this.")
     momentum: MomentumPair = (0.95, 0.85)
 
 
@@ -81,18 +77,14 @@ class Cosine(Choice):
     """A straight warm-up, if any, then half a cosine down."""
 
     kind: Literal["cosine"] = "cosine"
-    warm_up: float | None = Field(
-        None, ge=0, lt=1, description="Share of the fit on the way up; none by default."
-    )
+    warm_up: float | None = Field(None, ge=0, lt=1, description="Share of the fit on the way up; none by default.")
     warm_up_epochs: float | None = Field(default=None, ge=0, description="Epochs on the way up.")
     end: Share = Field(default=0.0, description="Last learning rate, as a share of the top.")
 
     @model_validator(mode="after")
     def _one_length(self) -> Cosine:
         if self.warm_up is not None and self.warm_up_epochs is not None:
-            raise ValueError(
-                "warm_up and warm_up_epochs both give the length of the warm-up; keep one of them"
-            )
+            raise ValueError("warm_up and warm_up_epochs both give the length of the warm-up; keep one of them")
         return self
 
 
