@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +61,25 @@ class Peer:
         return line
 
 
-def assay(job: Job) -> Line:
+def assay(job: Job, *, views: bool = False) -> Line:
     """Assay from its command line: a plan with the steps of the stage, in a run folder of its own.
 
-    The frozen stage counts the whole step: decoding, the feature pass and the fit of the head.
+    The frozen stage counts the whole step: decoding, the feature passes and the fit of the head. It trains on
+    plain pictures; with `views` on as many augmented views as there are epochs, as the peers do.
     """
     plan, run = job.scratch / "plan.yaml", job.scratch / "run"
-    plan.write_text(json.dumps(assay_plan(job)))  # JSON is YAML
+    plan.write_text(json.dumps(assay_plan(job, views=views)))  # JSON is YAML
     command = [sys.executable, "-c", "import sys; from assay.cli import main; sys.exit(main())"]
     _, seconds, peak = observed([*command, "train", str(plan), "--run", str(run), "--json"])
     steps = [json.loads(path.read_text()) for path in sorted(run.glob("steps/*/done.json"))]
     last = steps[-1]
     pictures = sum(1 for _ in (job.data / "train").glob("*/*"))
     whole = pictures * job.epochs / last["seconds"]
+    frozen_setting = f"frozen: {job.epochs} augmented views" if views else "frozen: plain pictures, one pass"
     accuracy = last["scores"]["figures"]["accuracy"]
     return {
         "name": "assay",
-        "setting": "frozen" if job.stage == "frozen" else json.dumps(last["details"]["hardware"]),
+        "setting": frozen_setting if job.stage == "frozen" else json.dumps(last["details"]["hardware"]),
         "stage": job.stage,
         "pictures_per_second": round(whole if job.stage == "frozen" else last["details"]["pictures_per_second"], 2),
         "seconds": round(seconds, 2),
@@ -89,17 +92,19 @@ def assay(job: Job) -> Line:
     }
 
 
-def assay_plan(job: Job) -> dict[str, Any]:
+def assay_plan(job: Job, *, views: bool = False) -> dict[str, Any]:
     """The plan of a stage, with the optimiser settings of the plain loop."""
     shared = {"size": job.size, "batch": job.batch, "epochs": job.epochs, "take": "last"}
-    head = {**shared, "freeze": "backbone", "lr": 3e-3, "loss": {"smoothing": 0.1}}
+    augment = {"crop": [0.5, 1.0], "flip": "both"}
+    drawn = {"views": job.epochs, "augment": augment} if views else {}
+    head = {**shared, **drawn, "freeze": "backbone", "lr": 3e-3, "loss": {"smoothing": 0.1}}
     whole = {
         **shared,
         "lr": 5e-4,
         "optimizer": {"kind": "adamw", "weight_decay": 0.02},
         "schedule": "one_cycle",
         "loss": {"smoothing": 0.1},
-        "augment": {"crop": [0.5, 1.0], "flip": "both"},
+        "augment": augment,
     }
     steps: dict[str, list[dict[str, Any]]] = {
         "frozen": [{"fit": head}],
@@ -133,6 +138,7 @@ def observed(command: list[str]) -> tuple[str, float, float]:
 
 CONTENDERS = (
     Contender("Assay", assay),
+    Contender("Assay, a view for each frozen epoch", partial(assay, views=True), ("frozen",)),
     Contender("fastai, defaults", Peer("peers.fastai_peer")),
     Contender("fastai, defaults, its own augmentation too", Peer("peers.fastai_peer", ("--augment", "own"))),
     Contender("fastai, best settings", Peer("peers.fastai_peer", ("--mode", "best"))),

@@ -25,21 +25,27 @@ from benchmarks.table import document
 
 EXPLANATION = """\
 Every contender trains `tf_efficientnet_lite0` from the same ImageNet weights, normalised with 0.5, on the
-same pictures of {size} pixels in batches of {batch}, with random resized crops of 50 to 100 % and both
-flips, in a process of its own. A rate counts the pictures trained on by the seconds of training, loading
-included and validation not; Assay's frozen rate counts its whole step with decoding and feature pass.
-Rates: {rate_pictures} training pictures at most, {frozen_epochs} epochs frozen and {rate_epochs} unfrozen,
-medians of {repeats}. End to end: all training pictures, one frozen epoch (Assay: `probe`) and {epochs}
-unfrozen ones, from reading the folder to the last validation (Assay: the whole command), medians of
-{full_repeats}. x: the ratio to fastai at its defaults. bf16 is stopped after {bf16_seconds:.0f} s of
-training. `best settings`: memory layout and workers chosen by trial (trials not counted), batch-norm in
-evaluation mode."""
+same pictures of {size} pixels in batches of {batch}, in a process of its own with a thread for each core.
+Augmentation is random resized crops of 50 to 100 % and both flips, drawn anew in each epoch, with one exception:
+the row `Assay` trains its frozen stage on features of the plain pictures, computed once; the row below it
+uses an augmented view for each epoch. Batch-norm learns in the rows at defaults; in those at best settings
+and in Assay's it stays in evaluation mode.
+
+- A rate is the pictures trained on by the seconds of training, loading included and validation not. Assay's
+  frozen rate counts its whole step, decoding and feature passes included. At most {rate_pictures} training
+  pictures, {frozen_epochs} epochs frozen and {rate_epochs} unfrozen, medians of {repeats}.
+- End to end: all training pictures, one frozen epoch (Assay: `probe`) and {epochs} unfrozen ones, from reading
+  the folder to the last validation (Assay: the whole command, imports too), medians of {full_repeats}.
+- x is the ratio to fastai at its defaults with the same augmentation.
+- bf16 is stopped after {bf16_seconds:.0f} s of training.
+- Best settings: memory layout and workers are chosen by trial; the trials are not counted."""
 
 
 def main() -> None:
     """Measure what is missing, and write the page."""
     given = arguments()
     given.work.mkdir(parents=True, exist_ok=True)
+    require_same_settings(given)
     record = given.work / "measured.jsonl"
     lines = [json.loads(row) for row in record.read_text().splitlines()] if record.exists() else []
     if not given.report:
@@ -52,17 +58,31 @@ def main() -> None:
             lines.append(line)
             with record.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-    sets = "" if given.sets == SETS else f" --sets {' '.join(given.sets)}"
-    text = document(
-        lines,
-        command=f"make bench{sets and ' (with' + sets + ')'}",
-        explanation=EXPLANATION.format(**vars(given)),
-    )
+    text = document(lines, command=command(given), explanation=EXPLANATION.format(**vars(given)))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(text, encoding="utf-8")
 
 
+STAGES = ["frozen", "unfrozen", "both"]
 SETS = ["eurosat", "seedlings"]
+SETTINGS = ["repeats", "full_repeats", "rate_pictures", "rate_epochs", "frozen_epochs", "epochs", "size", "batch", "seed", "bf16_seconds"]
+
+
+def require_same_settings(given: argparse.Namespace) -> None:
+    """Refuse to mix measurements of different settings in one table."""
+    path, settings = given.work / "settings.json", {name: getattr(given, name) for name in SETTINGS}
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise SystemExit(f"--work {given.work}: measured with other settings ({path}). Give another folder.")
+    path.write_text(json.dumps(settings))
+
+
+def command(given: argparse.Namespace) -> str:
+    """The command as given, without the places of this machine."""
+    options = [f"--sets {' '.join(given.sets)}"] if given.sets != SETS else []
+    options += [f"--only {' '.join(map(repr, given.only))}"] if given.only else []
+    options += [f"--stages {' '.join(given.stages)}"] if given.stages != STAGES else []
+    options += [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in SETTINGS]
+    return " ".join(["python -m benchmarks.run DATA", *options])
 
 
 def arguments() -> argparse.Namespace:
@@ -71,7 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="holds a folder for each set, each with a folder per class")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--only", nargs="+", help="contenders by name")
-    parser.add_argument("--stages", nargs="+", default=["frozen", "unfrozen", "both"])
+    parser.add_argument("--stages", nargs="+", default=STAGES)
     parser.add_argument("--repeats", type=int, default=3, help="of the rates")
     parser.add_argument("--full-repeats", type=int, default=3, help="of the end-to-end runs")
     parser.add_argument("--rate-pictures", type=int, default=640)
