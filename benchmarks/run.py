@@ -65,7 +65,10 @@ def main() -> None:
 
 STAGES = ["frozen", "unfrozen", "both"]
 SETS = ["eurosat", "seedlings"]
-SETTINGS = ["repeats", "full_repeats", "rate_pictures", "rate_epochs", "frozen_epochs", "epochs", "size", "batch", "seed", "bf16_seconds"]
+SETTINGS = (
+    *("repeats", "full_repeats", "rate_pictures", "rate_epochs", "frozen_epochs"),
+    *("epochs", "size", "batch", "seed", "bf16_seconds"),
+)
 
 
 def require_same_settings(given: argparse.Namespace) -> None:
