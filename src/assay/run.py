@@ -7,12 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from accelerate import Accelerator, InitProcessGroupKwargs
 
 from assay.default_plan import default_steps
 from assay.environment import environment, peak_memory
@@ -36,6 +34,7 @@ from assay.steps.carry import carry_out, put_aside, read_done
 from assay.steps.history import read_history
 from assay.steps.state import Context, State
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
+from assay.training.processes import Processes, processes
 from assay.training.stopping import graceful
 
 
@@ -87,14 +86,13 @@ def train(
     """
     loaded = _loaded(plan, recipe, overrides)
     folder = Path(run) if run is not None else Path("runs") / loaded.source_name
-    waiting = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # others wait while the main process reads
     chosen = pick_device(device)
-    accelerator = Accelerator(cpu=chosen == "cpu", kwargs_handlers=[waiting])
-    main = accelerator.is_main_process
+    together = processes(chosen)
+    main = together.is_main_process
     keep_freed_memory()
     with lock(folder) if main else nullcontext(), graceful():
         log = _Log(folder / "log.jsonl", watch or Silent()) if main else Silent()
-        return _carry(loaded, folder, accelerator=accelerator, device=chosen, strict=strict, watch=log)
+        return _carry(loaded, folder, together=together, device=chosen, strict=strict, watch=log)
 
 
 def evaluate(run: Run, samples: Samples, *, watch: Watch | None = None) -> dict[str, Any]:
@@ -116,7 +114,7 @@ def _loaded(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrides:
 
 
 def _carry(
-    loaded: LoadedPlan, folder: Path, *, accelerator: Accelerator, device: str, strict: bool, watch: Watch
+    loaded: LoadedPlan, folder: Path, *, together: Processes, device: str, strict: bool, watch: Watch
 ) -> Run:
     began = time.perf_counter()
     watch.line(f"reading {loaded.source_name}")
@@ -124,11 +122,11 @@ def _carry(
     if not loaded.plan.steps:
         loaded = complete(loaded, default_steps(samples))
     plan = loaded.plan
-    pixels = _Pixels(samples, folder / "cache", accelerator=accelerator, strict=strict, watch=watch)
+    pixels = _Pixels(samples, folder / "cache", together=together, strict=strict, watch=watch)
     pixels.of(*_first_size(plan))  # which pictures can be read is known once they were
     samples = without(samples, pixels.unreadable)
     state = State(samples, None, fingerprint(samples.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
-    if accelerator.is_main_process:
+    if together.is_main_process:
         _describe(folder, plan, samples, watch)
     context = Context(
         run=folder,
@@ -140,28 +138,28 @@ def _carry(
         seed=plan.seed,
         device=device,
         pinned=Hardware(device, plan.hardware.precision, plan.hardware.layout) if plan.hardware else None,
-        accelerator=accelerator,
+        processes=together,
         pictures=pixels.of,
         watch=watch,
         run_steps=carry_out,
     )
     state = carry_out(plan.steps, state, context)
-    if accelerator.is_main_process:
+    if together.is_main_process:
         _finish(folder, state, context, pixels, seconds=time.perf_counter() - began)
-    accelerator.wait_for_everyone()
+    together.wait_for_everyone()
     return load(folder)
 
 
 class _Pixels:
     """The caches of a run, opened as steps ask for them; each holds all pictures, whatever a step uses."""
 
-    def __init__(self, samples: Samples, folder: Path, *, accelerator: Accelerator, strict: bool, watch: Watch) -> None:
-        self.samples, self.folder, self.accelerator = samples, folder, accelerator
+    def __init__(self, samples: Samples, folder: Path, *, together: Processes, strict: bool, watch: Watch) -> None:
+        self.samples, self.folder, self.together = samples, folder, together
         self.strict, self.watch = strict, watch
         self.unreadable: dict[str, str] = {}
 
     def of(self, size: int, resize: Resize) -> Cache:
-        with self.accelerator.main_process_first():
+        with self.together.main_process_first():
             self.watch.begin(f"pictures at {size}", len(self.samples))
             cache, left_out = build(
                 self.samples.ids,

@@ -33,11 +33,11 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
         here = replace(context, folder=folder, name=_joined(context, name), number=number + 100 * context.number)
         key = fingerprint(step.kind, step.settings.model_dump_json(), state.key, str(here.number))
         if not _finished(folder, key):
-            if context.accelerator.is_main_process:
+            if context.processes.is_main_process:
                 _begin(folder, key, context.run)
-            context.accelerator.wait_for_everyone()
+            context.processes.wait_for_everyone()
             _run_one(step, state, here, key)
-            context.accelerator.wait_for_everyone()
+            context.processes.wait_for_everyone()
         else:
             context.watch.line(f"{here.name}: done before, kept  {_headline(read_done(folder))}")
         done = read_done(folder)
@@ -60,12 +60,12 @@ def validation_scores(predictions: Predictions, state: State) -> dict[str, Any]:
 
 def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
     kind = STEPS[step.kind]
-    if not kind.on_every_process and not context.accelerator.is_main_process:
+    if not kind.on_every_process and not context.processes.is_main_process:
         return
     context.watch.line(f"{context.name}")
     began = time.perf_counter()
     result: StepResult = kind.run(step.settings, state, context)
-    if not context.accelerator.is_main_process:
+    if not context.processes.is_main_process:
         return
     done: dict[str, Any] = {
         "key": key,

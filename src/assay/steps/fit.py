@@ -106,13 +106,13 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     frozen = settings.freeze == "backbone"
     with _parts(settings, classifier, cache, train, validation, context) as part:
         job = _job(settings, classifier, part, train, validation, cache, context)
-        machine = Machine(context.accelerator, part.hardware)
+        machine = Machine(context.processes, part.hardware)
         course = _course(settings, train, context)
         checkpoint = context.folder / "checkpoint.safetensors"
         context.watch.begin(context.name, settings.epochs * len(train))
         progress = fit(job, course, machine=machine, checkpoint=checkpoint, watch=context.watch)
         context.watch.end()
-    if context.accelerator.is_main_process:
+    if context.processes.is_main_process:
         write_history(context.folder / "history.csv", context.name, progress.history)
         checkpoint.unlink(missing_ok=True)
     seconds = progress.seconds
@@ -277,7 +277,7 @@ def _fastest_training(settings: FitSettings, classifier: Classifier, known: Know
         set_training_mode(trial, settings.batch_norm)
         trained = [p for p in trial.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=0.0)
-        machine = Machine(context.accelerator, option)
+        machine = Machine(context.processes, option)
 
         def step() -> None:
             batch = known.of(rows, option.place(pictures))

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from assay.labels.samples import Samples
 from assay.models.classifier import ModelSettings
 from assay.pixels.cache import Cache
@@ -16,6 +14,7 @@ from assay.pixels.decode import Resize
 from assay.progress import Watch
 from assay.settings import Settings
 from assay.training.hardware import Hardware
+from assay.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Context:
     seed: int
     device: str
     pinned: Hardware | None
-    accelerator: Accelerator
+    processes: Processes
     pictures: Callable[[int, Resize], Cache]  # of a size; they hold all pictures
     watch: Watch
     run_steps: Callable[[Sequence[Any], State, Context], State]

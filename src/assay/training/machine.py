@@ -5,31 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from assay.training.hardware import Hardware
+from assay.training.processes import Processes
 
 
 class Machine:
     """Where training runs: the processes (Accelerate), the hardware chosen, the gradient scaler of fp16."""
 
-    def __init__(self, accelerator: Accelerator, hardware: Hardware) -> None:
-        self.accelerator = accelerator
+    def __init__(self, processes: Processes, hardware: Hardware) -> None:
+        self.processes = processes
         self.hardware = hardware
         self._scaler = torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
 
     @property
     def rank(self) -> int:
-        return int(self.accelerator.process_index)
+        return self.processes.process_index
 
     @property
     def count(self) -> int:
-        return int(self.accelerator.num_processes)
+        return self.processes.num_processes
 
     @property
     def is_main(self) -> bool:
-        return bool(self.accelerator.is_main_process)
+        return self.processes.is_main_process
 
     @property
     def seeded_devices(self) -> list[torch.device]:
@@ -41,7 +41,7 @@ class Machine:
         """The network as the loop calls it: itself, or its gradients averaged over the processes."""
         if self.count == 1:
             return network
-        wrapped: nn.Module = self.accelerator.prepare(network)
+        wrapped: nn.Module = self.processes.prepare(network)
         return wrapped
 
     def backward(self, loss: Tensor) -> None:
@@ -60,11 +60,11 @@ class Machine:
         """The sum of a tensor over the processes, the same on all of them."""
         if self.count == 1:
             return values
-        total: Tensor = self.accelerator.reduce(values.to(self.hardware.device), reduction="sum")
+        total: Tensor = self.processes.reduce(values.to(self.hardware.device), reduction="sum")
         return total.cpu()
 
     def wait(self) -> None:
-        self.accelerator.wait_for_everyone()
+        self.processes.wait_for_everyone()
 
     def scaler_state(self) -> dict[str, Any]:
         return dict(self._scaler.state_dict())
