@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from assay.environment import environment, peak_memory
 from assay.errors import DataError, RunError
 from assay.evidence.pictures import write_pictures
 from assay.files import fingerprint, write_json, write_text
+from assay.labels.pictures import by_path
 from assay.labels.read import read
 from assay.labels.samples import Samples
 from assay.labels.split import split_table
@@ -113,17 +114,16 @@ def _loaded(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrides:
     return from_source(Path(plan), recipe=recipe, overrides=overrides)
 
 
-def _carry(
-    loaded: LoadedPlan, folder: Path, *, together: Processes, device: str, strict: bool, watch: Watch
-) -> Run:
+def _carry(loaded: LoadedPlan, folder: Path, *, together: Processes, device: str, strict: bool, watch: Watch) -> Run:
     began = time.perf_counter()
     watch.line(f"reading {loaded.source_name}")
     samples = read(loaded.plan.data, base=loaded.base)
     if not loaded.plan.steps:
         loaded = complete(loaded, default_steps(samples))
     plan = loaded.plan
-    pixels = _Pixels(samples, folder / "cache", together=together, strict=strict, watch=watch)
-    pixels.of(*_first_size(plan))  # which pictures can be read is known once they were
+    pixels = _Pixels(samples, folder / "cache", strict=strict, watch=watch)
+    with together.main_process_first():  # the others find the cache made
+        pixels.of(*_first_size(plan))  # which pictures can be read is known once they were
     samples = without(samples, pixels.unreadable)
     state = State(samples, None, fingerprint(samples.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
     if together.is_main_process:
@@ -153,27 +153,37 @@ def _carry(
 class _Pixels:
     """The caches of a run, opened as steps ask for them; each holds all pictures, whatever a step uses."""
 
-    def __init__(self, samples: Samples, folder: Path, *, together: Processes, strict: bool, watch: Watch) -> None:
-        self.samples, self.folder, self.together = samples, folder, together
-        self.strict, self.watch = strict, watch
+    def __init__(self, samples: Samples, folder: Path, *, strict: bool, watch: Watch) -> None:
+        self.samples, self.folder, self.strict, self.watch = samples, folder, strict, watch
         self.unreadable: dict[str, str] = {}
 
     def of(self, size: int, resize: Resize) -> Cache:
-        with self.together.main_process_first():
-            self.watch.begin(f"pictures at {size}", len(self.samples))
-            cache, left_out = build(
-                self.samples.ids,
-                self.samples.paths,
-                hashes=self.samples.hashes,
-                size=size,
-                resize=resize,
-                folder=self.folder,
-                strict=self.strict,
-                progress=lambda done, total: self.watch.advance(1),
-            )
-            self.watch.end()
+        self.watch.begin(f"pictures at {size}", len(self.samples))
+        cache, left_out = build(
+            self.samples.ids,
+            self.samples.paths,
+            hashes=self.samples.hashes,
+            size=size,
+            resize=resize,
+            folder=self.folder,
+            strict=self.strict,
+            progress=_advancing(self.watch),
+        )
+        self.watch.end()
         self.unreadable |= {one.path: one.reason for one in left_out}
         return cache
+
+
+def _advancing(watch: Watch) -> Callable[[int, int], None]:
+    """Tells a watch how many more are done, where it is told how many are."""
+    before = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal before
+        watch.advance(done - before)
+        before = done
+
+    return told
 
 
 def _first_size(plan: Plan) -> tuple[int, Resize]:
@@ -191,7 +201,7 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
     text = to_yaml(plan)
     path = folder / "plan.yaml"
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        put_aside(folder, [path, folder / "metrics.json", folder / "model"])
+        put_aside(folder, [path, *_results(folder)])
     write_text(path, text)
     write_json(folder / "environment.json", environment())
     samples.write(folder / "samples.parquet")
@@ -207,22 +217,28 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
         watch.line(f"  left out: {one.path}: {one.reason}")
 
 
+def _results(folder: Path) -> list[Path]:
+    return [folder / "metrics.json", folder / "model", folder / "pictures"]
+
+
 def _finish(folder: Path, state: State, context: Context, pixels: _Pixels, *, seconds: float) -> None:
     """The artifact, the figures, the pictures of them."""
     if state.model is None:
         raise RunError("no step of the plan makes a model. Add a probe or a fit.")
     key = fingerprint(state.key, "figures")
     metrics = folder / "metrics.json"
-    if metrics.exists() and json.loads(metrics.read_text(encoding="utf-8"))["key"] == key:
-        context.watch.line(f"nothing to do: {folder} is finished and unchanged")
-        return
+    if metrics.exists():
+        if json.loads(metrics.read_text(encoding="utf-8"))["key"] == key:
+            context.watch.line(f"nothing to do: {folder} is finished and unchanged")
+            return
+        put_aside(folder, _results(folder))  # of other data
     samples = state.samples
     saved = Saved.load(state.model)
-    steps = [
-        {"name": str(path.parent.relative_to(context.folder)), **read_done(path.parent)}
-        for path in sorted(context.folder.rglob("done.json"))
-    ]
-    scores = next((step["scores"] for step in reversed(steps) if "scores" in step), None)
+    done = (path.parent.relative_to(context.folder).as_posix() for path in context.folder.rglob("done.json"))
+    names = sorted(done, key=by_path)
+    steps = [{"name": name, **read_done(context.folder / name)} for name in names]
+    whole = [step for step in steps if "/" not in step["name"]]  # a repeat has the scores of its last round
+    scores = next((step["scores"] for step in reversed(whole) if "scores" in step), None)
     context.watch.line("baselines")
     known = baselines(
         samples,
@@ -247,8 +263,9 @@ def _finish(folder: Path, state: State, context: Context, pixels: _Pixels, *, se
         "seconds": round(seconds, 1),
         "memory MiB": peak_memory(),
     }
-    histories = [read_history(path) for path in sorted(context.folder.rglob("history.csv"))]
-    write_pictures(folder / "pictures", histories, (scores or {}).get("heads", {}), samples.space)
+    histories = [context.folder / name / "history.csv" for name in names]
+    shown = [read_history(path) for path in histories if path.exists()]
+    write_pictures(folder / "pictures", shown, (scores or {}).get("heads", {}), samples.space)
     write_json(metrics, found)
 
 

@@ -27,8 +27,10 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     A step whose key (its settings and all it was given) is in its done.json is not run again. One that
     was begun under the same key goes on from its checkpoint; what was made under another key is moved to history/.
     """
+    if context.processes.is_main_process:
+        _put_aside_others(steps, context)
     for number, step in enumerate(steps, 1):
-        name = f"{number:02d}-{step.kind}"
+        name = _name(number, step)
         folder = context.folder / name
         here = replace(context, folder=folder, name=_joined(context, name), number=number + 100 * context.number)
         key = fingerprint(step.kind, step.settings.model_dump_json(), state.key, str(here.number))
@@ -90,6 +92,12 @@ def _begin(folder: Path, key: str, run: Path) -> None:
     write_json(begun, {"key": key})
 
 
+def _put_aside_others(steps: Sequence[StepPlan], context: Context) -> None:
+    """Steps of an earlier plan are none of this one's: their figures would be taken for its own."""
+    names = {_name(number, step) for number, step in enumerate(steps, 1)}
+    put_aside(context.run, [path for path in context.folder.glob("*") if path.name not in names])
+
+
 def put_aside(run: Path, files: Sequence[Path]) -> None:
     """Move what a new plan replaces to history/."""
     there = [path for path in files if path.exists()]
@@ -104,6 +112,10 @@ def put_aside(run: Path, files: Sequence[Path]) -> None:
 
 def _finished(folder: Path, key: str) -> bool:
     return (folder / "done.json").exists() and read_done(folder)["key"] == key
+
+
+def _name(number: int, step: StepPlan) -> str:
+    return f"{number:02d}-{step.kind}"
 
 
 def _joined(context: Context, name: str) -> str:

@@ -100,7 +100,8 @@ class Part:
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
     train, validation = labelled_parts(state.samples)
-    cache = context.pictures(settings.size, settings.resize)
+    with context.processes.main_process_first():  # the others find the cache made
+        cache = context.pictures(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context)
     freeze(classifier, settings.freeze)
     frozen = settings.freeze == "backbone"
@@ -144,7 +145,8 @@ def _parts(
         move(classifier, hardware)
         yield _head_part(settings, classifier, cache, known, validation, hardware, context)
         return
-    hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
+    with context.processes.main_process_first():  # the others take what it has chosen
+        hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
     move(classifier, hardware)
     example = hardware.place(torch.rand(1, 3, settings.size, settings.size))
     source = Pictures(known, cache, settings.size, settings.augment, context.seed, context.number, hardware)
@@ -173,8 +175,9 @@ def _head_part(
         view = View(settings.augment, context.seed, number) if number else PLAIN
         return inference.features(ids, folder=context.run / "cache", watch=context.watch, view=view)
 
-    views = [features(known.ids, view) for view in range(settings.views)]
-    shown = torch.from_numpy(np.array(features(validation.ids, 0)))
+    with context.processes.main_process_first():  # the others find the features on disk
+        views = [features(known.ids, view) for view in range(settings.views)]
+        shown = torch.from_numpy(np.array(features(validation.ids, 0)))
 
     def answer() -> np.ndarray:
         classifier.eval()

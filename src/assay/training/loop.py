@@ -130,11 +130,11 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
                     average.update(job.network, done)
                 progress.batch += 1
                 watch.advance(len(rows), {"loss": progress.loss / max(progress.count, 1e-9)})
-                if stop_requested() or saver.due():
+                if saver.due():
                     progress.seconds += time.perf_counter() - started
                     started = time.perf_counter()
                     saver.write(progress, logits)
-                    stop_requested(leave=True)
+                stop_requested(leave=True)
             progress.seconds += time.perf_counter() - started
             _end_epoch(job, course, progress, machine, average, logits)
             watch.line(_line(progress, course))
@@ -182,7 +182,7 @@ def _end_epoch(
     with averaged(job.network, average):
         parts = job.evaluate(seen)
         parts.setdefault("training", {})["loss"] = loss / max(count, 1e-9)
-        monitored = parts["validation"].get(course.monitor)
+        monitored = machine.of_main(parts["validation"].get(course.monitor))
         better = monitored is None or progress.best is None or _better(monitored, progress.best, course)
         if machine.is_main:
             if better:
@@ -220,8 +220,10 @@ class _Saver:
         self.last, self.cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        # Several processes would have to agree on the moment: they save at the end of an epoch only.
-        return self.machine.count == 1 and time.monotonic() - self.last > max(self.every, 50 * self.cost)
+        # Several processes would have to agree on the moment and bring together what each has seen of the
+        # epoch: they save at the end of one only.
+        late = time.monotonic() - self.last > max(self.every, 50 * self.cost)
+        return self.machine.count == 1 and (late or stop_requested())
 
     def write(self, progress: Progress, logits: Tensor) -> None:
         if not self.machine.is_main:
@@ -249,7 +251,11 @@ def _restore(
     machine.restore_scaler(values["scaler"])
     if average is not None:
         average.tensors = out_of("average", tensors)
-    return Progress(**values["progress"]), tensors["logits"].cpu()
+    progress, logits = Progress(**values["progress"]), tensors["logits"].cpu()
+    if not machine.is_main:  # what one process saw of an unfinished epoch counts once
+        progress.loss, progress.count = 0.0, 0.0
+        logits.zero_()
+    return progress, logits
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, course: Course, progress: Progress, done: int, per_epoch: int) -> None:
@@ -279,6 +285,8 @@ def _mix(seed: int, step: int) -> int:
 
 
 def _better(value: float, best: float, course: Course) -> bool:
+    if math.isnan(best):
+        return not math.isnan(value)
     return value > best if course.higher_is_better else value < best
 
 
@@ -287,8 +295,8 @@ def _exhausted(progress: Progress, course: Course) -> bool:
 
 
 def _too_large(error: RuntimeError, course: Course) -> Exception:
-    memory = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-    if not memory:
+    said = ("not enough memory", "can't allocate memory")  # by the CPU's allocator, which has no error of its own
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in said):
         return error
     return TrainingError(
         f"a batch of {course.batch} does not fit into memory. Set batch: {max(1, course.batch // 2)} "

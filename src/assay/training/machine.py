@@ -63,8 +63,12 @@ class Machine:
         total: Tensor = self.processes.reduce(values.to(self.hardware.device), reduction="sum")
         return total.cpu()
 
-    def wait(self) -> None:
-        self.processes.wait_for_everyone()
+    def of_main(self, value: float | None) -> float | None:
+        """The main process's value, on all: figures may differ in the last digit, decisions may not."""
+        if self.count == 1 or value is None:
+            return value
+        mine = torch.tensor([value if self.is_main else 0.0], dtype=torch.float64)
+        return float(self.sum(mine))
 
     def scaler_state(self) -> dict[str, Any]:
         return dict(self._scaler.state_dict())

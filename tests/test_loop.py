@@ -1,0 +1,318 @@
+"""The training loop, on a network of one layer and pictures of four numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from assay.errors import TrainingError
+from assay.labels.space import Head, LabelSpace
+from assay.progress import Silent
+from assay.training.hardware import Hardware
+from assay.training.loop import Batch, Course, Job, Progress, Rows, fit
+from assay.training.losses import ByHead, Sums, counts, dense, head_losses, sums
+from assay.training.machine import Machine
+from assay.training.processes import Alone
+from assay.training.schedules import Constant, ReduceOnPlateau
+from assay.training.stopping import graceful
+
+SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "independent")))
+COURSE = Course(
+    epochs=2, batch=4, seed=7, width=SPACE.width, schedule=Constant(), monitor="loss", higher_is_better=False
+)
+N = 12
+
+
+@dataclass
+class Numbers:
+    """Twelve pictures of four numbers; a third of the labels is unknown."""
+
+    inputs: Tensor
+    codes: list[Tensor]
+    weights: Tensor
+    seen: list[tuple[int, list[int]]]  # epoch and rows, in the order asked for
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"{row}.png" for row in range(len(self.inputs))]
+
+    def batch(self, epoch: int, rows: Rows) -> Batch:
+        self.seen.append((epoch, rows.tolist()))
+        targets, masks = dense(SPACE, [codes[rows] for codes in self.codes])
+        return Batch(self.inputs[rows], targets, masks, self.weights[rows])
+
+    def counts(self, rows: Rows) -> Tensor:
+        return counts(SPACE, [codes[rows] >= 0 for codes in self.codes], self.weights[rows])
+
+
+def numbers() -> Numbers:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(N, 4, generator=generator)
+    kind = torch.randint(0, 3, (N,), generator=generator)
+    tags = torch.randint(0, 2, (N, 2), generator=generator)
+    kind[::3], tags[1::3, 0] = -1, -1
+    return Numbers(inputs, [kind, tags], torch.rand(N, 2, generator=generator) + 0.5, [])
+
+
+def network(dropout: float = 0.0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(4, SPACE.width))
+
+
+def job_of(
+    *,
+    model: nn.Module | None = None,
+    lr: float = 0.1,
+    figures: Callable[[int], float] = lambda epoch: 1.0 / (1 + epoch),
+    saved: list[tuple[str, dict[str, Tensor]]] | None = None,
+) -> Job:
+    """A job; `figures` gives the validation loss of an epoch, `saved` takes the weights saved."""
+    model = model or network()
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": lr, "top_lr": lr}])
+    losses = head_losses(SPACE, ByHead())
+    epochs = iter(range(1000))
+
+    def objective(logits: Tensor, batch: Batch, over: Tensor) -> Sums:
+        return sums(SPACE, logits, batch.targets, batch.masks, batch.weights, losses=losses, over=over)
+
+    def save(which: str) -> None:
+        if saved is not None:
+            saved.append((which, weights(model)))
+
+    return Job(
+        network=model,
+        optimizer=optimizer,
+        source=numbers(),
+        objective=objective,
+        to_training_mode=lambda: model.train() and None,
+        evaluate=lambda logits: {"training": {}, "validation": {"loss": figures(next(epochs))}},
+        save=save,
+    )
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def trained(folder: Path, job: Job | None = None, **changes: Any) -> tuple[Progress, dict[str, Tensor], Job]:
+    job = job or job_of()
+    machine = Machine(Alone(), Hardware())
+    done = fit(job, replace(COURSE, **changes), machine=machine, checkpoint=folder / "checkpoint", watch=Silent())
+    return done, weights(job.network), job
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 0.0) -> bool:
+    return all(torch.allclose(one[name], other[name], rtol=0, atol=tolerance) for name in one)
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(3, 2), (2, 3), (1, 6), (5, 2)])
+def test_accumulated_parts_are_one_large_batch(batch: int, accumulate: int, tmp_path: Path) -> None:
+    whole, large, _ = trained(tmp_path / "whole", batch=batch * accumulate)
+    parts, small, _ = trained(tmp_path / "parts", batch=batch, accumulate=accumulate)
+    assert same(large, small, 1e-6)
+    for one, other in zip(whole.history, parts.history, strict=True):
+        assert one["training"]["loss"] == pytest.approx(other["training"]["loss"], rel=1e-5)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_what_is_known(tmp_path: Path) -> None:
+    done, after, job = trained(tmp_path, job_of(lr=0.0), epochs=1, batch=5)
+    source, rows = numbers(), np.arange(N)
+    batch = source.batch(0, rows)
+    found = job.objective(job.network(batch.inputs), batch, source.counts(rows))
+    assert done.history[0]["training"]["loss"] == pytest.approx(float(found.sums.sum() / found.counts.sum()), rel=1e-5)
+    assert same(after, weights(network()))
+
+
+def test_an_unknown_label_changes_nothing(tmp_path: Path) -> None:
+    job = job_of()
+    known = job.source.codes[0] >= 0
+    for codes in job.source.codes:
+        codes[~known] = -1
+    _, before, _ = trained(tmp_path / "one", job)
+    job = job_of()
+    for codes in job.source.codes:
+        codes[~known] = -1
+    job.source.inputs[~known] += 100.0
+    _, after, _ = trained(tmp_path / "two", job)
+    assert same(before, after)
+
+
+def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+    _, _, job = trained(tmp_path, epochs=3, batch=5)
+    orders = [[row for of, rows in job.source.seen if of == epoch for row in rows] for epoch in range(3)]
+    assert [sorted(order) for order in orders] == [list(range(N))] * 3
+    assert orders[0] != orders[1] != orders[2]
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "sizes"), [(4, 1, [4, 4, 4]), (5, 1, [4, 4, 4]), (5, 2, [3, 3, 3, 3]), (99, 1, [12])]
+)
+def test_batches_are_of_one_size_give_or_take_a_picture(
+    batch: int, accumulate: int, sizes: list[int], tmp_path: Path
+) -> None:
+    _, _, job = trained(tmp_path, epochs=1, batch=batch, accumulate=accumulate)
+    assert [len(rows) for _, rows in job.source.seen] == sizes
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "steps"), [(4, 1, 3), (5, 1, 3), (4, 3, 1), (5, 2, 2), (1, 1, 12)])
+def test_optimizer_steps_an_epoch(batch: int, accumulate: int, steps: int, tmp_path: Path) -> None:
+    job, taken = job_of(), []
+    step = job.optimizer.step
+    job.optimizer.step = lambda *given, **named: (taken.append(1), step(*given, **named))[1]  # type: ignore[method-assign]
+    trained(tmp_path, job, epochs=2, batch=batch, accumulate=accumulate)
+    assert len(taken) == 2 * steps
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    runs = [
+        trained(tmp_path / str(number), job_of(model=network(0.5)), seed=seed)[1]
+        for number, seed in enumerate((1, 1, 2))
+    ]
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    trained(tmp_path, job_of(model=network(0.5)))
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    _, after, _ = trained(tmp_path, job_of(lr=1.0), epochs=1, batch=N, clip=1e-3)
+    before = weights(network())
+    moved = torch.cat([(after[name] - before[name]).flatten() for name in after]).norm()
+    assert float(moved) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_average_is_saved_and_the_weights_go_on(tmp_path: Path) -> None:
+    saved: list[tuple[str, dict[str, Tensor]]] = []
+    _, own, _ = trained(tmp_path / "ema", job_of(saved=saved), ema=0.5)
+    _, plain, _ = trained(tmp_path / "plain")
+    assert same(own, plain)
+    expected, states = weights(network()), []
+    for epochs in range(6):  # the weights after every optimiser step, each of them trained anew
+        job = job_of(saved=None)
+        step, left = job.optimizer.step, [epochs + 1]
+
+        def counted(*given: Any, step: Any = step, left: list[int] = left, **named: Any) -> Any:
+            left[0] -= 1
+            return step(*given, **named) if left[0] >= 0 else None
+
+        job.optimizer.step = counted  # type: ignore[method-assign]
+        states.append(trained(tmp_path / str(epochs), job)[1])
+    for number, state in enumerate(states):
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = {name: decay * expected[name] + (1 - decay) * state[name] for name in state}
+    assert same(saved[-1][1], expected, 1e-6)
+
+
+def test_best_is_saved_when_validation_is_better_and_last_always(tmp_path: Path) -> None:
+    saved: list[tuple[str, dict[str, Tensor]]] = []
+    losses = [3.0, 1.0, math.nan, 2.0]
+    done, after, _ = trained(tmp_path, job_of(figures=lambda epoch: losses[epoch], saved=saved), epochs=4)
+    assert [which for which, _ in saved] == ["best", "last", "best", "last", "last", "last"]
+    assert (done.best, done.best_epoch) == (1.0, 2)
+    assert [row["best"] for row in done.history] == [True, True, False, False]
+    assert same(saved[-1][1], after)
+
+
+def test_a_figure_that_is_no_number_is_beaten_by_any(tmp_path: Path) -> None:
+    losses = [math.nan, 5.0, 6.0]
+    done, _, _ = trained(tmp_path, job_of(figures=lambda epoch: losses[epoch]), epochs=3)
+    assert (done.best, done.best_epoch) == (5.0, 2)
+
+
+def test_without_validation_the_newest_epoch_is_the_best(tmp_path: Path) -> None:
+    job = replace(job_of(), evaluate=lambda logits: {"validation": {}})
+    done, _, _ = trained(tmp_path, job, epochs=3, patience=1)
+    assert (done.epoch, done.best, done.best_epoch) == (3, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "epochs"), [([1, 2, 3, 4], 1, 2), ([1, 2, 0, 4, 5], 2, 5), ([3, 2, 1, 0], 1, 4)]
+)
+def test_patience(losses: list[float], patience: int, epochs: int, tmp_path: Path) -> None:
+    job = job_of(figures=lambda epoch: float(losses[epoch]))
+    assert trained(tmp_path, job, epochs=len(losses), patience=patience)[0].epoch == epochs
+
+
+def test_a_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
+    plateau = ReduceOnPlateau(factor=0.1, patience=0)
+    done, _, _ = trained(tmp_path, job_of(figures=lambda epoch: 1.0), epochs=3, schedule=plateau)
+    assert [row["lr"] for row in done.history] == pytest.approx([0.1, 0.1, 0.01])
+
+
+def test_a_loss_that_is_not_finite_names_the_pictures(tmp_path: Path) -> None:
+    job = job_of()
+    job.source.inputs[4] = math.inf
+    job.source.codes[0][4] = 1
+    with pytest.raises(TrainingError, match=r"not finite \(epoch 1, optimiser step \d+\).*Lower lr.*\b4\.png"):
+        trained(tmp_path, job)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_names_the_batch_to_try(error: Exception, tmp_path: Path) -> None:
+    class Greedy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            raise error
+
+    job = job_of(model=Greedy(4, SPACE.width))
+    with pytest.raises(TrainingError, match=r"batch of 4 does not fit.*batch: 2 and accumulate: 6, which trains alike"):
+        trained(tmp_path, job, accumulate=3)
+
+
+def test_the_allocator_of_this_machine_is_understood(tmp_path: Path) -> None:
+    class Vast(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.empty(1 << 55)
+
+    with pytest.raises(TrainingError, match="does not fit into memory"):
+        trained(tmp_path, job_of(model=Vast(4, SPACE.width)))
+
+
+def test_other_faults_are_not_taken_for_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        trained(tmp_path, job_of(model=nn.Linear(5, SPACE.width)))
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(ema: float | None, tmp_path: Path) -> None:
+    import os
+    import signal
+
+    whole, wanted, _ = trained(tmp_path / "whole", job_of(model=network(0.5)), ema=ema)
+    job = job_of(model=network(0.5))
+    step = job.optimizer.step
+
+    def stopped(*given: Any, **named: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*given, **named)
+
+    job.optimizer.step = stopped  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as left, graceful():
+        trained(tmp_path / "two", job, ema=ema)
+    assert left.value.code == 143
+    again, found, later = trained(tmp_path / "two", job_of(model=network(0.5)), ema=ema)
+    assert len(later.source.seen) == 5  # of 6
+    assert same(found, wanted)
+    assert [row["training"] for row in again.history] == [row["training"] for row in whole.history]
