@@ -62,7 +62,9 @@ def pick_device(wanted: str | None) -> str:
         there.insert(0, "mps")
     if wanted is None:
         return there[0]
-    if wanted.split(":")[0] not in there:
+    if "cuda" in there:
+        there += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if wanted not in there:
         raise PlanError(f"device {wanted!r}: this machine has {', '.join(there)}. Choose one of them with --device.")
     return wanted
 
