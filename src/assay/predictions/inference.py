@@ -63,6 +63,8 @@ class Inference:
 
     def features(self, ids: Sequence[str], *, folder: Path, watch: Watch, view: View = PLAIN) -> Array:
         """Features (N, F), memory-mapped; computed once for each backbone, pictures and view."""
+        if not ids:
+            return np.empty((0, self.classifier.feature_count), dtype=np.float32)
         drawn = "" if view.settings is None else f"{view.settings.model_dump_json()} {view.seed} {view.number}"
         key = fingerprint(weights_hash(self.classifier.backbone), self.cache.key, str(self.size), drawn, *ids)
         path = folder / f"features-{key}.npy"
