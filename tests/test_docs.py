@@ -1,0 +1,164 @@
+"""The documents say what is true: plans parse, Python runs, settings exist with the defaults told."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
+from unittest.mock import create_autospec
+
+import numpy as np
+import pytest
+import typer.main
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+import assay
+from assay import cli, yaml_lines
+from assay.labels.read import DataSettings, HeadColumns
+from assay.labels.split import SplitSettings
+from assay.models.classifier import HeadSettings, ModelSettings
+from assay.pixels.augment import Augment, Erase, Jitter
+from assay.pixels.decode import Resize
+from assay.plan import Plan, parse
+from assay.predictions.predict import Predictions
+from assay.run import Run
+from assay.steps.fit import FitSettings
+from assay.steps.plans import RepeatSettings
+from assay.steps.probe import ProbeSettings
+from assay.training.hardware import HardwareSettings
+from assay.training.losses import AnyLoss
+from assay.training.optimizers import AnyOptimizer
+from assay.training.schedules import AnySchedule
+from conftest import write_pictures
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
+    "Settings of the plan": {"": Plan, "hardware.": HardwareSettings},
+    "Settings of `data`": {"": DataSettings, "split.": SplitSettings, "heads.NAME.": HeadColumns},
+    "Settings of `model`": {"": ModelSettings, "head.": HeadSettings},
+    "Settings of `probe`": {"": ProbeSettings},
+    "Settings of `fit`": {"": FitSettings},
+    "Settings of `repeat`": {"": RepeatSettings},
+    "Settings of `resize`": {"": Resize},
+    "Settings of `augment`": {"": Augment, "jitter.": Jitter, "erase.": Erase},
+}
+KINDS: dict[str, UnionType] = {
+    "Kinds of `schedule`": AnySchedule,
+    "Kinds of `optimizer`": AnyOptimizer,
+    "Kinds of `loss`": AnyLoss,
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table under a heading."""
+    section = README.split(f"### {heading}\n")[1].split("\n#")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def value(text: str) -> Any:
+    """A default as it is written in the README; 4/3 is a number there."""
+    plain = re.sub(r"(\d+)/(\d+)", lambda found: repr(int(found[1]) / int(found[2])), text)
+    return yaml_lines.read(plain, "README").value
+
+
+def default(model: type[BaseModel], name: str) -> Any:
+    """A field's default, spelt as in the README's tables."""
+    field = model.model_fields[name]
+    found = field.get_default(call_default_factory=True)
+    if field.is_required() or found is PydanticUndefined:
+        return "required"
+    if isinstance(found, BaseModel):
+        return getattr(found, "kind", "below")
+    return list(found) if isinstance(found, tuple) else found
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_every_plan_in_the_readme_parses(text: str) -> None:
+    assert parse(text, "README").data
+
+
+@pytest.mark.parametrize("heading", SETTINGS)
+def test_every_setting_is_told_with_its_default(heading: str) -> None:
+    parts = SETTINGS[heading]
+    told = {name.strip("`"): cell for name, cell, _ in rows(heading)}
+    known = {f"{prefix}{name}": (model, name) for prefix, model in parts.items() for name in model.model_fields}
+    assert told.keys() <= known.keys()
+    holders = {prefix.split(".")[0] for prefix in parts if prefix}  # told by what they hold
+    assert known.keys() - told.keys() <= holders
+    for name, cell in told.items():
+        expected = default(*known[name])
+        assert (None if cell == "–" else value(cell.strip("`"))) == expected, name
+
+
+@pytest.mark.parametrize("heading", KINDS)
+def test_every_kind_is_told_with_its_defaults(heading: str) -> None:
+    models = {model.model_fields["kind"].default: model for model in get_args(KINDS[heading])}
+    told = {kind.strip("`"): re.findall(r"`([^`]+)`", cell) for kind, cell, _ in rows(heading)}
+    assert list(told) == list(models)
+    for kind, model in models.items():
+        expected = {name: default(model, name) for name in model.model_fields if name != "kind"}
+        assert {k: v for cell in told[kind] for k, v in value(cell).items()} == expected, kind
+
+
+def test_the_monitored_figures_exist() -> None:
+    from assay.figures.metrics import HIGHER_IS_BETTER
+
+    cell = next(text for name, _, text in rows("Settings of `fit`") if name == "`monitor`")
+    assert set(re.findall(r"`(\w+)`", cell)) <= HIGHER_IS_BETTER.keys()
+
+
+def test_the_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading is real. Nothing is trained: what trains is replaced by a double with the same signature."""
+    for name in ("photos", "labelled"):
+        write_pictures(tmp_path / name, each=3)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    figures = {"figures": {"accuracy": {"value": 1.0}}}
+    run = Run(tmp_path, {"scores": figures})
+    space = assay.read("photos/").space
+    answer = Predictions.of(["new/a.jpg"], space, np.eye(1, space.width, dtype=np.float32), model="")
+    monkeypatch.setattr(Run, "predict", create_autospec(Run.predict, return_value=answer))
+    for name, found in {"train": run, "load": run, "evaluate": {"scores": figures}}.items():
+        double = create_autospec(getattr(assay, name), return_value=found)
+        monkeypatch.setattr(assay, name, double, raising=False)
+    for text in blocks("python"):
+        exec(compile(text, "README.md", "exec"), {})
+    assert Run.predict.call_count == 1  # type: ignore[attr-defined]
+
+
+def test_the_commands_in_the_readme_exist() -> None:
+    known: Any = typer.main.get_command(cli.app)
+    lines = [shlex.split(line, comments=True) for text in blocks("sh") for line in text.splitlines()]
+    commands = [words[1:] for words in lines if words[:1] == ["assay"]]
+    assert commands
+    for name, *words in commands:
+        options = {option for parameter in known.commands[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(f"\n{words[1]}:" in makefile for words in lines if words[:1] == ["make"])
+
+
+def test_what_a_user_imports() -> None:
+    wanted = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train"]
+    assert sorted(assay.__all__) == wanted
+    assert all(getattr(assay, name) is not None for name in wanted)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)", text)
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
