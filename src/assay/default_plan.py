@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from assay.labels.samples import Samples
+from assay.pixels.cache import Cache
 
-LOOKS = 14_000  # pictures shown in all: where fine-tuning levelled off on sets of 2,000 to 4,000 pictures
+SIZE = 128
+LOOKS = 26_000  # pictures shown in all: where fine-tuning levelled off on sets of a few thousand pictures
+EPOCHS = (3, 8)
+ENOUGH = 100  # pictures, to tell whether there is an up and a down
+LIKELY = 4.0  # standard errors: chance alone gets there once in 16,000
 
 
-def default_steps(samples: Samples, *, size: int = 128) -> list[dict[str, Any]]:
+def default_steps(samples: Samples, *, flip: str) -> list[dict[str, Any]]:
     """A probe, then a fit of everything that starts from it."""
     labelled = max(1, int(samples.part("train").labelled().sum()))
-    epochs = min(30, max(3, round(LOOKS / labelled)))
+    epochs = min(max(round(LOOKS / labelled), EPOCHS[0]), EPOCHS[1])
     fit = {
-        "size": size,
+        "size": SIZE,
         "epochs": epochs,
         "lr": 5e-4,
         "optimizer": {"kind": "adamw", "weight_decay": 0.02},
         "schedule": "one_cycle",
         "loss": {"smoothing": 0.1},
-        "augment": {"crop": [0.5, 1.0], "flip": "horizontal"},
+        "augment": {"crop": [0.5, 1.0], "flip": flip},
         "ema": 0.99,
     }
-    return [{"probe": {"size": size}}, {"fit": fit}]
+    return [{"probe": {"size": SIZE}}, {"fit": fit}]
+
+
+def flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:
+    """Which flips leave pictures such as these plausible, and why.
+
+    Pictures taken from above have no up and down: over many of them the upper and the lower half are equally
+    bright. Where the halves differ by more than chance, a flip along that axis would make pictures that do not occur.
+    """
+    if len(ids) < ENOUGH:
+        return "none", f"fewer than {ENOUGH} training pictures: too few to tell whether they may be flipped"
+    upper, left = _halves(cache, ids)
+    down, across = _deviation(upper), _deviation(left)
+    said = f"left and right halves differ by {across:.1f} standard errors, upper and lower ones by {down:.1f}"
+    horizontal, vertical = across < LIKELY, down < LIKELY
+    names = {(True, True): "both", (True, False): "horizontal", (False, True): "vertical", (False, False): "none"}
+    return names[horizontal, vertical], said
+
+
+def _halves(cache: Cache, ids: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """How much brighter the upper and the left half are, a picture and colour: (N, 3) each."""
+    upper, left = [], []
+    middle = cache.side // 2
+    for first in range(0, min(len(ids), 2000), 100):
+        pictures = cache.gather(cache.rows_of(ids[first : first + 100])).double()
+        upper.append(pictures[:, :, :middle].mean((2, 3)) - pictures[:, :, -middle:].mean((2, 3)))
+        left.append(pictures[..., :middle].mean((2, 3)) - pictures[..., -middle:].mean((2, 3)))
+    return np.concatenate([part.numpy() for part in upper]), np.concatenate([part.numpy() for part in left])
+
+
+def _deviation(differences: npt.NDArray[np.float64]) -> float:
+    """The largest over colours of |mean| in standard errors."""
+    errors = differences.std(axis=0, ddof=1) / np.sqrt(len(differences))
+    return float(np.max(np.abs(differences.mean(axis=0)) / np.maximum(errors, 1e-9)))

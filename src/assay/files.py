@@ -54,7 +54,7 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     if free < needed + (64 << 20):
         raise SpaceError(
             f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free. "
-            "Free some space, or choose another folder with --run."
+            "Free some space, or choose another place."
         )
 
 
@@ -77,5 +77,5 @@ def _explain(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(f"{path}: the disk is full. What was written before is intact; free some space and repeat.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return RunError(f"{path}: cannot be written ({os.strerror(error.errno)}). Choose another folder with --run.")
+        return RunError(f"{path}: cannot be written ({os.strerror(error.errno)}). Choose another place for it.")
     return error

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assay.default_plan import default_steps
-from assay.environment import environment, peak_memory
+from assay.default_plan import SIZE, default_steps, flips
+from assay.environment import PeakMemory, environment
 from assay.errors import DataError, RunError
 from assay.evidence.pictures import write_pictures
 from assay.files import fingerprint, write_json, write_text
@@ -92,8 +92,9 @@ def train(
     main = together.is_main_process
     keep_freed_memory()
     with lock(folder) if main else nullcontext(), graceful():
-        log = _Log(folder / "log.jsonl", watch or Silent()) if main else Silent()
-        return _carry(loaded, folder, together=together, device=chosen, strict=strict, watch=log)
+        memory = PeakMemory()
+        log = _Log(folder / "log.jsonl", watch or Silent(), memory) if main else Silent()
+        return _carry(loaded, folder, together=together, device=chosen, strict=strict, watch=log, memory=memory)
 
 
 def evaluate(run: Run, samples: Samples, *, watch: Watch | None = None) -> dict[str, Any]:
@@ -114,17 +115,30 @@ def _loaded(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrides:
     return from_source(Path(plan), recipe=recipe, overrides=overrides)
 
 
-def _carry(loaded: LoadedPlan, folder: Path, *, together: Processes, device: str, strict: bool, watch: Watch) -> Run:
+def _carry(
+    loaded: LoadedPlan,
+    folder: Path,
+    *,
+    together: Processes,
+    device: str,
+    strict: bool,
+    watch: Watch,
+    memory: PeakMemory,
+) -> Run:
     began = time.perf_counter()
     watch.line(f"reading {loaded.source_name}")
     samples = read(loaded.plan.data, base=loaded.base)
-    if not loaded.plan.steps:
-        loaded = complete(loaded, default_steps(samples))
-    plan = loaded.plan
-    pixels = _Pixels(samples, folder / "cache", strict=strict, watch=watch)
+    pixels = _Pixels(samples, folder / "cache", watch=watch)
     with together.main_process_first():  # the others find the cache made
-        pixels.of(*_first_size(plan))  # which pictures can be read is known once they were
+        cache = pixels.of(*_first_size(loaded.plan))  # which pictures can be read is known once they were
     samples = without(samples, pixels.unreadable)
+    if strict:
+        _require_all(samples)
+    if not loaded.plan.steps:
+        flip, why = flips(cache, samples.part("train").ids)
+        watch.line(f"  no steps are given: flip is {flip} ({why})")
+        loaded = complete(loaded, default_steps(samples, flip=flip))
+    plan = loaded.plan
     state = State(samples, None, fingerprint(samples.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
     if together.is_main_process:
         _describe(folder, plan, samples, watch)
@@ -145,7 +159,7 @@ def _carry(loaded: LoadedPlan, folder: Path, *, together: Processes, device: str
     )
     state = carry_out(plan.steps, state, context)
     if together.is_main_process:
-        _finish(folder, state, context, pixels, seconds=time.perf_counter() - began)
+        _finish(folder, state, context, pixels, memory=memory, seconds=time.perf_counter() - began)
     together.wait_for_everyone()
     return load(folder)
 
@@ -153,8 +167,8 @@ def _carry(loaded: LoadedPlan, folder: Path, *, together: Processes, device: str
 class _Pixels:
     """The caches of a run, opened as steps ask for them; each holds all pictures, whatever a step uses."""
 
-    def __init__(self, samples: Samples, folder: Path, *, strict: bool, watch: Watch) -> None:
-        self.samples, self.folder, self.strict, self.watch = samples, folder, strict, watch
+    def __init__(self, samples: Samples, folder: Path, *, watch: Watch) -> None:
+        self.samples, self.folder, self.watch = samples, folder, watch
         self.unreadable: dict[str, str] = {}
 
     def of(self, size: int, resize: Resize) -> Cache:
@@ -166,12 +180,22 @@ class _Pixels:
             size=size,
             resize=resize,
             folder=self.folder,
-            strict=self.strict,
             progress=_advancing(self.watch),
         )
         self.watch.end()
         self.unreadable |= {one.path: one.reason for one in left_out}
         return cache
+
+
+def _require_all(samples: Samples) -> None:
+    """Refuse pictures that were left out, whether reading or decoding found them out."""
+    gone = samples.left_out
+    if gone:
+        listed = "".join(f"\n  {one.path}: {one.reason}" for one in gone)
+        raise DataError(
+            f"{len(gone):,} of {len(gone) + len(samples):,} pictures cannot be used, and --strict allows none. "
+            f"Mend them, take them out, or go without --strict.{listed}"
+        )
 
 
 def _advancing(watch: Watch) -> Callable[[int, int], None]:
@@ -193,7 +217,7 @@ def _first_size(plan: Plan) -> tuple[int, Resize]:
         steps[:0] = getattr(settings, "steps", ())
         if hasattr(settings, "size"):
             return settings.size, settings.resize
-    return 128, Resize()
+    return SIZE, Resize()
 
 
 def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
@@ -221,7 +245,9 @@ def _results(folder: Path) -> list[Path]:
     return [folder / "metrics.json", folder / "model", folder / "pictures"]
 
 
-def _finish(folder: Path, state: State, context: Context, pixels: _Pixels, *, seconds: float) -> None:
+def _finish(
+    folder: Path, state: State, context: Context, pixels: _Pixels, *, memory: PeakMemory, seconds: float
+) -> None:
     """The artifact, the figures, the pictures of them."""
     if state.model is None:
         raise RunError("no step of the plan makes a model. Add a probe or a fit.")
@@ -261,7 +287,7 @@ def _finish(folder: Path, state: State, context: Context, pixels: _Pixels, *, se
         "left_out": [{"path": one.path, "reason": one.reason} for one in samples.left_out],
         "notes": list(samples.notes),
         "seconds": round(seconds, 1),
-        "memory MiB": peak_memory(),
+        "memory MiB": memory.to_json(),
     }
     histories = [context.folder / name / "history.csv" for name in names]
     shown = [read_history(path) for path in histories if path.exists()]
@@ -272,13 +298,14 @@ def _finish(folder: Path, state: State, context: Context, pixels: _Pixels, *, se
 class _Log:
     """Passes everything on to another watch, and keeps the lines in log.jsonl."""
 
-    def __init__(self, path: Path, watch: Watch) -> None:
-        self._path, self._watch = path, watch
+    def __init__(self, path: Path, watch: Watch, memory: PeakMemory) -> None:
+        self._path, self._watch, self._memory = path, watch, memory
 
     def begin(self, what: str, total: int) -> None:
         self._watch.begin(what, total)
 
     def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
+        self._memory.note()
         self._watch.advance(count, figures)
 
     def line(self, text: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
 from assay.models.backbones import freeze, set_training_mode, stages
-from assay.models.classifier import Classifier
+from assay.models.classifier import Classifier, require_size
 from assay.models.folding import folded
 from assay.models.saved import Saved
 from assay.pixels.augment import Augment
@@ -103,6 +103,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.pictures(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context)
+    require_size(classifier, settings.size)
     freeze(classifier, settings.freeze)
     frozen = settings.freeze == "backbone"
     with _parts(settings, classifier, cache, train, validation, context) as part:

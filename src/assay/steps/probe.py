@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
-from assay.models.classifier import Classifier, build_classifier
+from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.saved import Saved
 from assay.pixels.decode import Resize
 from assay.predictions.inference import Inference, fastest_inference, move
@@ -40,6 +40,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     train, validation = labelled_parts(state.samples)
     cache = context.pictures(settings.size, settings.resize)
     classifier = _bare(state, context)
+    require_size(classifier, settings.size)
     hardware = remembered(context, "inference")
     if hardware is None:
         hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)

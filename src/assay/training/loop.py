@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from assay.errors import TrainingError
+from assay.errors import PlanError, TrainingError
 from assay.progress import Watch
 from assay.training.checkpoint import (
     Average,
@@ -182,6 +182,7 @@ def _end_epoch(
     with averaged(job.network, average):
         parts = job.evaluate(seen)
         parts.setdefault("training", {})["loss"] = loss / max(count, 1e-9)
+        _require_monitored(course.monitor, parts["validation"])
         monitored = machine.of_main(parts["validation"].get(course.monitor))
         better = monitored is None or progress.best is None or _better(monitored, progress.best, course)
         if machine.is_main:
@@ -302,6 +303,12 @@ def _too_large(error: RuntimeError, course: Course) -> Exception:
         f"a batch of {course.batch} does not fit into memory. Set batch: {max(1, course.batch // 2)} "
         f"and accumulate: {course.accumulate * 2}, which trains alike."
     )
+
+
+def _require_monitored(name: str, figures: Mapping[str, float]) -> None:
+    """Without validation the last epoch is the best; with it, a figure that is not there chooses nothing."""
+    if figures and name not in figures:
+        raise PlanError(f"monitor: {name}: is not measured on this data. Choose one of {', '.join(figures)}.")
 
 
 def _not_finite(job: Job, progress: Progress, rows: Rows) -> TrainingError:

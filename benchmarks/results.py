@@ -1,0 +1,112 @@
+"""Trains on the data sets from the command line and writes the figures into docs/RESULTS.md.
+
+    python -m benchmarks.results DATA [--only NAME ...]
+
+DATA holds the unpacked data sets. What stands between the two marks in docs/RESULTS.md is replaced; the rest stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAGE = Path("docs/RESULTS.md")
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+PROBE = "data: {{folder: {data}}}\nsteps:\n  - probe: {{size: 128}}\n"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One command, on one data set."""
+
+    name: str
+    data: str
+    plan: str | None  # the text of a plan, or None for the default one
+    goal: str
+
+
+MEASUREMENTS = (
+    Measurement("eurosat, probe at 128", "eurosat", PROBE, "0.90 within 20 s"),
+    Measurement("eurosat, default plan", "eurosat", None, "0.96 within 4 min"),
+    Measurement("seedlings, default plan", "seedlings", None, "0.96 within 9 min"),
+)
+
+
+def main() -> None:
+    """Measure, one after the other, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="*", default=None, help="names of measurements")
+    options = parser.parse_args()
+    rows = []
+    for measurement in MEASUREMENTS:
+        if options.only is None or measurement.name in options.only:
+            rows.append(row(measurement, measure(measurement, options.data)))
+            sys.stderr.write(rows[-1] + "\n")
+    write(rows)
+
+
+def measure(measurement: Measurement, data: Path) -> dict[str, Any]:
+    """Run the command in an empty folder, cold, and read what it left."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = data / measurement.data
+        if measurement.plan is not None:
+            source = Path(scratch) / "plan.yaml"
+            source.write_text(measurement.plan.format(data=json.dumps(str((data / measurement.data).resolve()))))
+        run = Path(scratch) / "run"
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "assay", "train", str(source), "--run", str(run), "--json"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - began
+        metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+        plan = (run / "plan.yaml").read_text()
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"metrics": metrics, "seconds": seconds, "plan": plan, "resident": peak}
+
+
+def row(measurement: Measurement, found: dict[str, Any]) -> str:
+    """One line of the table."""
+    metrics = found["metrics"]
+    figure = metrics["scores"]["figures"]["accuracy"]
+    last = metrics["steps"][-1]
+    until = sum(step["seconds"] for step in metrics["steps"])
+    command = f"assay train {measurement.data}/" if measurement.plan is None else "probe: {size: 128}"
+    memory = metrics["memory MiB"]
+    cells = [
+        measurement.name,
+        f"{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]",
+        str(figure["n"]),
+        "0",
+        f"{until:.0f} s",
+        f"{found['seconds']:.0f} s",
+        f"{last['details'].get('pictures_per_second', '')}",
+        f"{memory.get('anonymous', memory['resident']):,.0f} MiB",
+        measurement.goal,
+        f"`{command}`",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def write(rows: list[str]) -> None:
+    """Replace what stands between the marks."""
+    head = [
+        "| what | validation accuracy, 95 % interval | n | seed | steps | whole command | pictures/s of the fit "
+        "| peak memory | goal | command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text("\n".join([before + BEGIN, *head, *rows, END]) + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
