@@ -1,0 +1,329 @@
+"""Bad input: one message that names the thing, the rule and the way out, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from assay import cli
+from conftest import write_pictures
+
+TINY = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
+PROBE = "  - probe: {size: 32}\n"
+FIT = "  - fit: {size: 32, epochs: 2, batch: 8}\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("assay.run.write_pictures", lambda *given: None)  # slow, and tested elsewhere
+
+
+def plan(steps: str = PROBE, data: str = "folder: pictures") -> Path:
+    Path("plan.yaml").write_text(f"data: {{{data}}}\n{TINY}steps:\n{steps}")
+    return Path("plan.yaml")
+
+
+def pictures(each: int = 6) -> Path:
+    return write_pictures(Path("pictures"), each=each)
+
+
+def train(source: Path | str, *more: str) -> Result:
+    return CliRunner().invoke(cli.app, ["train", str(source), "--run", "run", "--device", "cpu", *more])
+
+
+def refused(result: Result, *said: str) -> str:
+    """The one message of a refusal that says all this and leaves nothing half-written."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert result.stderr.startswith("assay: ")
+    assert result.stderr.count("assay: ") == 1
+    for part in said:
+        assert re.search(part, result.stderr), result.stderr
+    assert not list(Path("run").rglob("*.part"))
+    assert not Path("run/metrics.json").exists()
+    return result.stderr
+
+
+def metrics() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("run/metrics.json").read_text())
+    return found
+
+
+# Data
+
+
+def make_empty() -> str:
+    Path("pictures").mkdir()
+    return "pictures"
+
+
+def make_table() -> str:
+    pictures()
+    Path("labels.csv").write_text("file,colour\npictures/red/0.png,red\n")
+    return str(plan(data="table: labels.csv, image: file, heads: {kind: {column: kind}}"))
+
+
+def make_broken() -> str:
+    for name in ("cat", "dog"):
+        Path("pictures", name).mkdir(parents=True)
+        Path("pictures", name, "0.jpg").touch()
+        Path("pictures", name, "1.jpg").write_text("no picture")
+    return "pictures"
+
+
+def make_way_out() -> str:
+    pictures()
+    Path("data").mkdir()
+    Path("data/labels.csv").write_text("file,colour\n../pictures/red/0.png,red\n")
+    return "data/labels.csv"
+
+
+def make_link() -> str:
+    pictures()
+    Path("elsewhere").mkdir()
+    shutil.move("pictures/red/0.png", "elsewhere/0.png")
+    Path("pictures/red/0.png").symlink_to(Path("elsewhere/0.png").absolute())
+    return "pictures"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (make_empty, ["pictures", "no pictures|is empty", "folder a class|[Aa]dd|[Gg]ive|[Pp]ut"]),
+        (lambda: "nowhere", ["nowhere", "does not exist|not there|no such", "[Gg]ive|[Cc]heck|[Nn]ame"]),
+        (make_table, ["labels.csv", "'kind'", "colour"]),
+        (make_broken, ["None of the 2 pictures can be read", "at least one must be", r"cat/1\.jpg: .*not a picture"]),
+        (make_way_out, ["labels.csv", r"\.\./pictures/red/0\.png", "leav|outside", "[Cc]opy|[Mm]ove|root"]),
+        (make_link, ["red/0.png", "leav|outside|leads", "[Cc]opy|[Mm]ove|[Rr]eplace"]),
+    ],
+)
+def test_data_that_cannot_be_used(make: Callable[[], str], said: list[str]) -> None:
+    refused(train(make()), *said)
+    assert not Path("run/steps").exists()
+
+
+# Plans
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ("  - fit: {epoch: 2}\n", ["line 5", r"steps\.0\.fit\.epoch is not known", "did you mean epochs"]),
+        ("  - fit: {epochs: many}\n", ["line 5", r'epochs is "many"; it must be a whole number']),
+        ("  - fit: {lr: -1e-3}\n", ["line 5", r"lr is -0\.001; it must be greater than 0|lr is -1e-3"]),
+        ("  - fit: {lr: 1\n", ["broken YAML", "line"]),
+        ("  - fit: {keep: best, take: last}\n", ["take: last hands on what keep: best does not keep"]),
+        ("  - fit: {freeze: backbone, augment: {flip: horizontal}}\n", ["raise views, or drop augment"]),
+        ("  - fit: {size: 32, start: nowhere}\n", ["start: nowhere: no finished run is there", "Give previous"]),
+    ],
+)
+def test_plans_that_cannot_be_carried_out(steps: str, said: list[str]) -> None:
+    pictures(3)
+    refused(train(plan(steps)), *said)
+
+
+def test_a_value_set_and_a_device_are_checked_too() -> None:
+    pictures(3)
+    refused(train(plan(FIT), "--set", "steps.0.fit.lr=-1"), r"lr is -1; it must be greater than 0")
+    refused(train(plan(FIT), "--device", "tpu"), "'tpu'", "this machine has")
+
+
+def test_the_command_itself_ends_with_2() -> None:
+    command = [sys.executable, "-m", "assay", "train", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"assay: nowhere.*\n", done.stderr)
+
+
+# Disks
+
+
+def test_a_run_folder_that_is_read_only() -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    pictures(3)
+    Path("run").mkdir(mode=0o500)
+    refused(train(plan()), "run", "cannot be written", "--run")
+
+
+def test_a_run_folder_that_cannot_be_made() -> None:
+    pictures(3)
+    Path("run").write_text("a file")
+    done = train(plan())
+    assert (done.exit_code, "Traceback" in done.output) == (2, False)
+    assert re.search(r"run: cannot be written \(.*\)\. Choose another folder with --run", done.stderr)
+
+
+def test_a_disk_too_full_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(3)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    refused(train(plan()), "preparing 9 pictures", "MiB", "Free some space, or choose another")
+    assert not Path("run/cache").exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fills_up_during_a_run(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures()
+    assert train(plan(FIT + FIT), "--run", "whole").exit_code == 0
+    real, calls, failed = getattr(os, call), [0], 0
+
+    def counting(*given: Any, **named: Any) -> Any:
+        calls[0] -= 1
+        if calls[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*given, **named)
+
+    monkeypatch.setattr(f"assay.files.os.{call}", counting)
+    for moment in (1, 2, 5, 6, 9, 12, 3, 14, 40):
+        calls[0] = moment
+        done = train(plan(FIT + FIT))
+        if done.exit_code == 0:
+            break
+        failed += 1
+        refused(done, "the disk is full", "was written before is intact", "[Ff]ree some space")
+        _readable(Path("run"))
+    assert failed >= 6
+    assert done.exit_code == 0, done.output
+    same = Path("whole/model/model.safetensors").read_bytes() == Path("run/model/model.safetensors").read_bytes()
+    assert same
+
+
+def _readable(run: Path) -> None:
+    """Every file that is there is whole."""
+    from safetensors.torch import load_file
+
+    for path in run.rglob("*.safetensors"):
+        load_file(path)
+    for path in run.rglob("*.json"):
+        json.loads(path.read_text())
+
+
+# Pictures
+
+
+def png_of(width: int, height: int) -> bytes:
+    """The header of a picture, and one row of nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def put_broken(folder: Path) -> list[str]:
+    """A picture of every broken sort; their names."""
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("no picture at all")
+    Image.effect_noise((64, 64), 90).save(folder / "whole.jpg", quality=95)
+    (folder / "truncated.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:1000])
+    (folder / "whole.jpg").unlink()
+    (folder / "vast.png").write_bytes(png_of(30_000, 30_000))
+    return ["empty.png", "text.jpg", "truncated.jpg", "vast.png"]
+
+
+def test_broken_pictures_among_good_ones_are_left_out_listed_and_counted() -> None:
+    names = {f"red/{name}" for name in put_broken(pictures() / "red")}
+    done = train(plan())
+    assert done.exit_code == 0, done.output
+    assert {one["path"] for one in metrics()["left_out"]} == names
+    assert all(one["reason"] for one in metrics()["left_out"])
+    assert sum(metrics()["counts"].values()) == 18
+    assert set(re.findall(r"left out: (\S+): .", done.stdout)) == names
+
+
+def test_broken_pictures_found_again_in_a_second_run_of_another_plan() -> None:
+    put_broken(pictures() / "red")
+    assert train(plan()).exit_code == 0
+    first = metrics()["left_out"]
+    assert train(plan(PROBE + FIT)).exit_code == 0
+    assert metrics()["left_out"] == first
+
+
+def test_strict_refuses_broken_pictures() -> None:
+    put_broken(pictures() / "red")
+    said = refused(train(plan(), "--strict"), r"4 of 22 pictures cannot be used, and --strict allows none", "Mend them")
+    assert all(name in said for name in ("red/empty.png: ", "red/text.jpg: ", "red/truncated.jpg: ", "red/vast.png: "))
+
+
+def test_broken_pictures_get_a_row_that_says_so(tmp_path: Path) -> None:
+    pictures()
+    assert train(plan()).exit_code == 0
+    Path("new").mkdir()
+    shutil.copy("pictures/blue/0.png", "new/good.png")
+    names = put_broken(Path("new"))
+    done = CliRunner().invoke(cli.app, ["predict", "run", "new", "--out", "labels.csv", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    with open("labels.csv", newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {*names, "good.png"}
+    assert rows["good.png"]["label"] == "blue"
+    assert all(rows[name]["error"] and not rows[name]["label"] for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["two words", 'it\'s "quoted"', "Grün 葉 🌱", "two\nlines", "-dash", "[50%] {x}", "a,b;c"]
+)
+def test_odd_names_train_and_predict(name: str) -> None:
+    pictures()
+    Path("pictures/red").rename(Path("pictures") / name)
+    for number in range(6):
+        (Path("pictures") / name / f"{number}.png").rename(Path("pictures") / name / f"{name} {number}.png")
+    done = train(plan())
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(cli.app, ["predict", "run", "pictures", "--out", "labels.csv", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    with open("labels.csv", newline="", encoding="utf-8") as file:
+        rows = {row["image"]: row["label"] for row in csv.DictReader(file)}
+    assert rows[f"{name}/{name} 0.png"] == name
+    assert len(rows) == 18
+
+
+# Training
+
+
+def test_a_loss_that_is_not_finite_names_its_pictures() -> None:
+    pictures()
+    done = train(plan("  - fit: {size: 32, epochs: 3, batch: 4, lr: 1e30, optimizer: sgd, schedule: constant}\n"))
+    refused(done, r"the loss is not finite \(epoch \d, optimiser step \d\)", "Lower lr", r"(red|green|blue)/\d\.png")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_weights_that_are_spoilt_by_the_last_optimiser_step(epochs: int) -> None:
+    pictures()
+    steps = f"  - fit: {{size: 32, epochs: {epochs}, batch: 64, lr: 1e38, optimizer: sgd, schedule: constant}}\n"
+    refused(train(plan(steps)), "not finite|no number", "Lower lr|[Ll]ower")
+
+
+def test_too_little_memory_names_the_batch_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.models.classifier import Classifier
+
+    pictures()
+    forward = Classifier.forward
+
+    def greedy(self: Classifier, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return forward(self, x)
+
+    monkeypatch.setattr(Classifier, "forward", greedy)
+    refused(train(plan(FIT)), "a batch of 8 does not fit into memory", "batch: 4 and accumulate: 2")
