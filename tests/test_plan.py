@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field
 
 import assay.plan
 from assay.errors import AssayError, DataError, PlanError
-from assay.plan import Plan, complete, from_source, json_schema, load, parse, plain, to_yaml
+from assay.plan import Plan, anchored, complete, from_source, json_schema, load, parse, plain, to_yaml
 from assay.recipes import recipe_names, recipe_summary, recipe_text
 from assay.settings import Settings
 from assay.steps.plans import RepeatSettings, StepPlan
@@ -499,3 +500,13 @@ def test_the_steps_that_there_are_make_a_schema_and_a_plan():
 
 def test_every_refusal_is_the_users_to_mend():
     assert issubclass(PlanError, AssayError)
+
+
+def test_a_copy_of_an_anchored_plan_means_the_same_elsewhere(tmp_path):
+    (tmp_path / "plan.yaml").write_text("data: {folder: photos}\nmodel: {weights: w.safetensors}\n")
+    loaded = load(tmp_path / "plan.yaml")
+    plan = anchored(loaded)
+    assert plan.data.folder == tmp_path / "photos"
+    assert plan.model.weights == str(tmp_path / "w.safetensors")
+    assert parse(to_yaml(plan), "copy") == plan
+    assert anchored(replace(loaded, plan=plan, base=tmp_path / "elsewhere")) == plan

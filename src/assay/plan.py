@@ -104,6 +104,21 @@ def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: 
     return replace(loaded, plan=plan, later=())
 
 
+def anchored(loaded: LoadedPlan) -> Plan:
+    """The plan with its data and weights named by absolute paths, so that a copy elsewhere means the same."""
+    data, model = loaded.plan.data, loaded.plan.model
+    given = {name: getattr(data, name) for name in ("folder", "table", "root")}
+    places = {name: Path(os.path.abspath(loaded.base / path)) for name, path in given.items() if path is not None}
+    files = {"weights": model.weights, "init_from": model.init_from}
+    found = {
+        name: os.path.abspath(loaded.base / file)
+        for name, file in files.items()
+        if file not in (None, "pretrained", "none")
+    }
+    changed = {"data": data.model_copy(update=places), "model": model.model_copy(update=found)}
+    return loaded.plan.model_copy(update=changed)
+
+
 def to_yaml(plan: Plan, *, full: bool = False) -> str:
     """A plan as YAML that `parse` reads back as an equal plan.
 

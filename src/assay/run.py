@@ -27,7 +27,7 @@ from assay.models.saved import Saved
 from assay.output.artifact import Artifact
 from assay.pixels.cache import Cache, build
 from assay.pixels.decode import Resize
-from assay.plan import LoadedPlan, Plan, complete, from_source, to_yaml
+from assay.plan import LoadedPlan, Plan, anchored, complete, from_source, to_yaml
 from assay.predictions.predict import Predictions
 from assay.progress import Silent, Watch
 from assay.scoring import answers_for, baselines, labelled, scores_on, test_scores
@@ -138,7 +138,7 @@ def _carry(
         flip, why = flips(cache, samples.part("train").ids)
         watch.line(f"  no steps are given: flip is {flip} ({why})")
         loaded = complete(loaded, default_steps(samples, flip=flip))
-    plan = loaded.plan
+    plan = anchored(loaded)
     state = State(samples, None, fingerprint(samples.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
     if together.is_main_process:
         _describe(folder, plan, samples, watch)
