@@ -25,7 +25,7 @@ def default_steps(samples: Samples, *, flip: str) -> list[dict[str, Any]]:
     fit = {
         "size": SIZE,
         "epochs": epochs,
-        "lr": 5e-4,
+        "lr": 1e-3,
         "optimizer": {"kind": "adamw", "weight_decay": 0.02},
         "schedule": "one_cycle",
         "loss": {"smoothing": 0.1},
