@@ -7,7 +7,7 @@ from PIL import Image
 
 from assay.errors import RunError
 from assay.evidence import charts
-from assay.evidence.charts import confusion, curves, save
+from assay.evidence.charts import PARTS, confusion, curves, save
 
 
 def history(names=("loss", "accuracy"), epochs=4):
@@ -16,7 +16,7 @@ def history(names=("loss", "accuracy"), epochs=4):
         | {"value": 1 / (1 + epoch), "best": epoch == 2 and part == "validation"}
         for name in names
         for epoch in range(epochs)
-        for part in ("train", "validation")
+        for part in PARTS
     ]
     return pl.DataFrame(rows)
 

@@ -16,11 +16,14 @@ from safetensors.torch import load_file
 
 import assay
 from assay.errors import DataError, PlanError, RunError
+from assay.evidence.charts import PARTS
+from assay.evidence.pictures import on_one_axis
 from assay.files import write_text
 from assay.labels.samples import Samples
 from assay.output.artifact import Artifact
 from assay.predictions.predict import Predictions
 from assay.progress import Silent
+from assay.steps.history import read_history
 from assay.training.optimizers import OPTIMIZERS
 from assay.training.schedules import SCHEDULES
 from conftest import COLOURS, write_pictures
@@ -437,3 +440,10 @@ def test_a_plan_without_steps_that_make_a_model_is_completed(tmp_path: Path, col
     run = assay.train(colours, run=tmp_path / "run", device="cpu", overrides=overrides)
     assert [step["name"] for step in run.metrics["steps"]] == ["01-probe", "02-fit"]
     assert "ema: 0.99" in (run.folder / "plan.yaml").read_text()
+
+
+def test_the_curves_show_what_the_history_holds(finished: assay.Run) -> None:
+    rows = on_one_axis([read_history(path) for path in sorted((finished.folder / "steps").rglob("history.csv"))])
+    assert set(rows["part"]) == set(PARTS)
+    assert {"loss", "accuracy", "lr"} <= set(rows["name"])
+    assert "seconds" not in set(rows["name"])

@@ -18,6 +18,8 @@ from assay.files import whole
 Chart = Any  # altair's many classes of chart
 Rows = list[dict[str, Any]]
 
+PARTS = ("training", "validation")
+
 INK, QUIET, GRID = "#1f2933", "#66727f", "#e6e9ed"
 BLUE, ORANGE = "#0b62a8", "#e08214"  # told apart in every common kind of colour blindness, and in grey
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
@@ -32,7 +34,7 @@ LONGEST = 32  # letters of a class name
 def curves(history: pl.DataFrame) -> Chart:
     """Loss and every figure by epoch, training and validation, one panel a figure.
 
-    history: step (str), epoch (float, counted on over the steps), name, part (train | validation),
+    history: step (str), epoch (float, counted on over the steps), name, part (training | validation),
     value, best (bool: the epoch whose weights were kept). Values that are missing or not finite are left out.
     """
     shown = history.filter(pl.col("value").is_finite())
@@ -132,7 +134,7 @@ def _panels(rows: pl.DataFrame, titles: list[str]) -> Chart:
 def _part_colour() -> alt.Color:
     return alt.Color(
         "part:N",
-        scale=alt.Scale(domain=["train", "validation"], range=[ORANGE, BLUE]),
+        scale=alt.Scale(domain=list(PARTS), range=[ORANGE, BLUE]),
         legend=alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3),
     )
 

@@ -19,23 +19,19 @@ def write_pictures(folder: Path, histories: Sequence[pl.DataFrame], heads: dict[
     `histories` are those of the fits in their order; `heads` the scores of the validation pictures by head.
     """
     if histories:
-        chart = curves(on_one_axis(histories))
-        for suffix in (".svg", ".png"):
-            save(chart, folder / f"curves{suffix}")
+        save(curves(on_one_axis(histories)), folder / "curves")
     for head in space:
         matrix = heads.get(head.name, {}).get("confusion")
         if matrix is None:
             continue
         name = "confusion" if len(space) == 1 else f"confusion-{list(space).index(head) + 1}"
-        chart = confusion(np.array(matrix), head.classes)
-        for suffix in (".svg", ".png"):
-            save(chart, folder / f"{name}{suffix}")
+        save(confusion(np.array(matrix), head.classes, head=head.name if len(space) > 1 else None), folder / name)
 
 
 def on_one_axis(histories: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Histories one after the other, their epochs counted on from step to step."""
+    """Histories one after the other, their epochs counted on from step to step; without the seconds, no figure."""
     shifted, before = [], 0
     for history in histories:
-        shifted.append(history.with_columns(pl.col("epoch") + before))
+        shifted.append(history.filter(pl.col("name") != "seconds").with_columns(pl.col("epoch") + before))
         before += int(history["epoch"].max() or 0)  # type: ignore[arg-type]
     return pl.concat(shifted)
