@@ -53,8 +53,8 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     free = shutil.disk_usage(_existing(folder)).free
     if free < needed + (64 << 20):
         raise SpaceError(
-            f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB, and 64 MiB to spare; {free / 2**20:,.0f} MiB are free. "
-            "Free some space, or choose another place."
+            f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB, and 64 MiB to spare; "
+            f"{free / 2**20:,.0f} MiB are free. Free some space, or choose another place."
         )
 
 
