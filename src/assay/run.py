@@ -21,7 +21,7 @@ from assay.labels.pictures import by_path
 from assay.labels.read import read
 from assay.labels.samples import Samples
 from assay.labels.split import split_table
-from assay.labels.subset import with_space, without
+from assay.labels.subset import labelled, with_space, without
 from assay.lock import lock
 from assay.models.saved import Saved
 from assay.output.artifact import Artifact
@@ -30,7 +30,7 @@ from assay.pixels.decode import Resize
 from assay.plan import LoadedPlan, Plan, anchored, complete, from_source, to_yaml
 from assay.predictions.predict import Predictions
 from assay.progress import Silent, Watch
-from assay.scoring import answers_for, baselines, labelled, scores_on, test_scores
+from assay.scoring import answers_for, baselines, scores_on, test_scores
 from assay.steps.carry import carry_out, put_aside, read_done
 from assay.steps.history import read_history
 from assay.steps.state import Context, State

@@ -15,6 +15,7 @@ from assay.evidence.baselines import baselines as baseline_answers
 from assay.figures.metrics import score, to_json
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
+from assay.labels.subset import labelled
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.output.artifact import Artifact
 from assay.pixels.cache import Cache
@@ -41,11 +42,6 @@ def baselines(samples: Samples, cache: Cache, model: ModelSettings, *, hardware:
     )
     codes = validation.codes()
     return {name: to_json(score(samples.space, codes, answers)) for name, answers in found.items()}
-
-
-def labelled(samples: Samples) -> Samples:
-    """The pictures of which anything is known."""
-    return samples.take(np.flatnonzero(samples.labelled()))
 
 
 def scores_on(samples: Samples, predictions: Predictions) -> dict[str, Any]:

@@ -1,15 +1,21 @@
-"""Samples made from samples: without pictures that cannot be read, and with the classes of a model."""
+"""Samples made from samples: the labelled ones, those that can be read, those with the classes of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from assay.errors import DataError
 from assay.labels.samples import LeftOut, Samples
 from assay.labels.space import LabelSpace
+
+
+def labelled(samples: Samples) -> Samples:
+    """The pictures of which anything is known."""
+    return samples.take(np.flatnonzero(samples.labelled()))
 
 
 def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:

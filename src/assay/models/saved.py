@@ -9,7 +9,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from assay.errors import RunError
 from assay.files import whole, write_json
@@ -34,9 +33,9 @@ class Saved:
     resize: Resize
     details: dict[str, Any]
 
-    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the weights, then the description; `weights` replaces the classifier's own."""
-        tensors = weights if weights is not None else self.classifier.state_dict()
+    def save(self, folder: Path) -> None:
+        """Write the weights, then the description."""
+        tensors = self.classifier.state_dict()
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with whole(folder / "model.safetensors") as beside:
             save_file(plain, beside)

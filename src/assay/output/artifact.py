@@ -17,7 +17,7 @@ from assay.figures.metrics import probabilities_of
 from assay.models.saved import Saved
 from assay.pixels.augment import augment
 from assay.pixels.decode import read_square
-from assay.predictions.inference import fastest_inference, move
+from assay.predictions.inference import fastest_inference
 from assay.predictions.predict import Predictions
 from assay.training.hardware import Hardware
 
@@ -37,7 +37,6 @@ class Artifact:
         """Read RUN/model (or a step's best/). Raises RunError where there is none."""
         saved = Saved.load(folder)
         hardware, _ = fastest_inference(saved.classifier, size=saved.size, device=device)
-        move(saved.classifier, hardware)
         return Artifact(saved, hardware, folder.name)
 
     def stream(self, pictures: Iterable[tuple[str, Path]], *, batch: int = 32) -> Iterator[Predictions]:

@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from assay.figures.metrics import score, to_json
 from assay.files import fingerprint, write_json
+from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
 from assay.steps import STEPS
 from assay.steps.plans import StepPlan
@@ -55,9 +54,8 @@ def read_done(folder: Path) -> dict[str, Any]:
 
 def validation_scores(predictions: Predictions, state: State) -> dict[str, Any]:
     """All figures of predictions for the labelled validation pictures, as metrics.json holds them."""
-    validation = state.samples.part("val")
-    validation = validation.take(np.flatnonzero(validation.labelled()))
-    return to_json(score(state.samples.space, validation.codes(), predictions.probabilities))
+    codes = labelled(state.samples.part("val")).codes()
+    return to_json(score(state.samples.space, codes, predictions.probabilities))
 
 
 def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:

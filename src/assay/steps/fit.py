@@ -202,6 +202,7 @@ def _job(
     losses = head_losses(space, settings.loss)
     train_codes, validation_codes = train.codes(), validation.codes()
     saved = Saved(classifier, space, settings.size, cache.side, settings.resize, {})
+    judged = Known(validation)
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 
     def objective(logits: Tensor, batch: Batch, over: Tensor) -> Sums:
@@ -213,7 +214,7 @@ def _job(
         newest[:] = [Predictions.of(validation.ids, space, logits, model=context.name)]
         figures["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
         if len(validation):
-            figures["validation"]["loss"] = _mean_loss(objective, Known(validation), logits)
+            figures["validation"]["loss"] = _mean_loss(objective, judged, logits)
         return figures
 
     def save(which: Literal["best", "last"]) -> None:

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from assay.errors import DataError, PlanError
 from assay.files import write_json
 from assay.labels.samples import Samples
+from assay.labels.subset import labelled
 from assay.models.classifier import Classifier, build_classifier
 from assay.models.saved import Saved
 from assay.steps.state import Context, State
@@ -19,7 +18,7 @@ from assay.training.hardware import Hardware
 
 def labelled_parts(samples: Samples) -> tuple[Samples, Samples]:
     """The labelled training and validation pictures. Raises DataError where there is nothing to train on."""
-    train, validation = (part.take(np.flatnonzero(part.labelled())) for part in map(samples.part, ("train", "val")))
+    train, validation = (labelled(samples.part(side)) for side in ("train", "val"))
     if len(train) == 0:
         raise DataError("no training picture has a known label. Label some, or change the split.")
     return train, validation
