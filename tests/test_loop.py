@@ -18,8 +18,9 @@ from assay.labels.space import Head, LabelSpace
 from assay.progress import Silent
 from assay.training.hardware import Hardware
 from assay.training.loop import Batch, Course, Job, Progress, Rows, fit
-from assay.training.losses import ByHead, Sums, counts, dense, head_losses, sums
+from assay.training.losses import ByHead, head_losses
 from assay.training.machine import Machine
+from assay.training.objective import Sums, counts, dense, sums
 from assay.training.processes import Alone
 from assay.training.schedules import Constant, ReduceOnPlateau
 from assay.training.stopping import graceful

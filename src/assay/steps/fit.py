@@ -31,8 +31,9 @@ from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
 from assay.training.hardware import Hardware, candidates, choose
 from assay.training.loop import Batch, Course, Job, Source, fit
-from assay.training.losses import ByHead, LossSettings, Sums, head_losses, sums
+from assay.training.losses import ByHead, LossSettings, head_losses
 from assay.training.machine import Machine
+from assay.training.objective import Sums, sums
 from assay.training.optimizers import AdamW, OptimizerSettings
 from assay.training.schedules import OneCycle, ScheduleSettings
 from assay.training.sources import Features, Known, Pictures

@@ -26,8 +26,8 @@ from assay.training.checkpoint import (
     save_tensors,
     within,
 )
-from assay.training.losses import Sums
 from assay.training.machine import Machine
+from assay.training.objective import Sums
 from assay.training.optimizers import set_rate
 from assay.training.schedules import AnySchedule, rate
 from assay.training.stopping import stop_requested

@@ -1,4 +1,4 @@
-"""Losses of single heads, and their sum over all heads of which something is known.
+"""Losses of single heads.
 
 A loss takes the logits (B, K) and dense targets (B, K) of one head, and a mask of what is known: (B,) for
 an exclusive head, (B, K) for an independent one. It returns a loss a cell, in the mask's shape, exactly 0
@@ -7,11 +7,10 @@ and without any gradient where the mask is false.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import BeforeValidator, Field
 from torch import Tensor
@@ -109,79 +108,6 @@ def head_losses(space: LabelSpace, settings: AnyLoss) -> tuple[HeadLoss, ...]:
     return tuple(found)
 
 
-def dense(space: LabelSpace, codes: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Targets float32 (B, K) and masks (B,) or (B, K) of codes, one a head; unknown cells are 0."""
-    targets, masks = [], []
-    for head, code in zip(space, codes, strict=True):
-        mask = code >= 0
-        if head.kind == "exclusive":
-            target = F.one_hot(code.clamp_min(0), head.size).float() * mask[:, None]
-        else:
-            target = code.clamp_min(0).float()
-        targets.append(target)
-        masks.append(mask)
-    return targets, masks
-
-
-class Sums(NamedTuple):
-    """The loss to follow downhill, and what the exact mean of an epoch is made of: sums and counts (H,)."""
-
-    loss: Tensor
-    sums: Tensor
-    counts: Tensor
-
-
-def counts(space: LabelSpace, masks: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The summed weight (H,) of what is known: of pictures (exclusive), or of pictures and classes."""
-    spread = [_spread(weights[:, i], mask) for i, (_, mask) in enumerate(zip(space, masks, strict=True))]
-    return torch.stack([(weight * mask).sum() for weight, mask in zip(spread, masks, strict=True)])
-
-
-def sums(
-    space: LabelSpace,
-    logits: Tensor,
-    targets: Sequence[Tensor],
-    masks: Sequence[Tensor],
-    weights: Tensor,
-    *,
-    losses: Sequence[HeadLoss],
-    over: Tensor | None = None,
-) -> Sums:
-    """The sum over heads of the weighted mean over known cells, with its parts.
-
-    logits (B, W), weights (B, H). `over` (H,) replaces the counts of this batch as divisors, so that the
-    parts of a batch, accumulated or on several machines, add up to the loss of the whole. A head of which
-    nothing is known adds 0.
-    """
-    logits = logits.float()
-    totals = []
-    for i, (columns, loss) in enumerate(zip(space.slices, losses, strict=True)):
-        cells = loss(logits[:, columns], targets[i], masks[i])
-        totals.append((cells * _spread(weights[:, i], masks[i])).sum())
-    summed, counted = torch.stack(totals), counts(space, masks, weights)
-    divisors = counted if over is None else over
-    mean = (summed / torch.where(divisors > 0, divisors, 1.0)).sum()
-    return Sums(mean, summed.detach(), counted)
-
-
-def total_loss(
-    space: LabelSpace,
-    logits: Tensor,
-    targets: Sequence[Tensor],
-    masks: Sequence[Tensor],
-    weights: Tensor,
-    *,
-    losses: Sequence[HeadLoss],
-) -> Tensor:
-    """The loss of a batch, a scalar: see `sums`."""
-    return sums(space, logits, targets, masks, weights, losses=losses).loss
-
-
 def _known(values: Tensor, mask: Tensor) -> Tensor:
     """Values in float32, 0 where unknown: none of those, not even a NaN, reaches a loss or a gradient."""
     return values.float().masked_fill(~(mask[:, None] if mask.ndim == 1 else mask), 0.0)
-
-
-def _spread(weight: Tensor, mask: Tensor) -> Tensor:
-    """Weights (B,) in the shape of a mask that they can be multiplied with."""
-    return weight if mask.ndim == 1 else weight[:, None]

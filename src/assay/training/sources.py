@@ -17,7 +17,7 @@ from assay.pixels.augment import Augment, augment, keys
 from assay.pixels.cache import Cache
 from assay.training.hardware import Hardware
 from assay.training.loop import Batch, Rows
-from assay.training.losses import counts, dense
+from assay.training.objective import counts, dense
 
 
 class Known:
