@@ -65,7 +65,7 @@ class Cache:
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
-def build(  # noqa: PLR0913 - three columns of one table, and what is made of them
+def build(
     ids: Sequence[str],
     paths: Sequence[Path],
     *,
@@ -74,14 +74,13 @@ def build(  # noqa: PLR0913 - three columns of one table, and what is made of th
     resize: Resize,
     folder: Path,
     multiple: float = 1.25,
-    strict: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Cache, list[LeftOut]]:
     """Decode the pictures into `folder`, or reopen what is there; several caches may share it.
 
     The side is `size` times `multiple`, or less where no picture has that much detail. Rows keep the order
     of `ids`. Pictures that cannot be read have no row and are returned, named by id.
-    Raises DataError where none could be read, or with `strict` where any could not; SpaceError.
+    Raises DataError where none could be read; SpaceError.
     """
     if not ids:
         raise DataError("There are no pictures to prepare. Give a folder or a table with at least one.")
@@ -96,13 +95,7 @@ def build(  # noqa: PLR0913 - three columns of one table, and what is made of th
         found = _reopen(folder, key, ids)
         if found is None:
             raise DataError(f"{folder / key}.pixels was changed while it was made. Repeat the command.")
-    cache, left_out = found
-    if strict and left_out:
-        raise DataError(
-            f"{len(left_out):,} of {len(ids):,} pictures cannot be read, and strict allows none. "
-            f"Mend them, take them out, or go without strict.{_listed(left_out)}"
-        )
-    return cache, left_out
+    return found
 
 
 def _key(ids: Sequence[str], paths: Sequence[Path], hashes: Sequence[str | None], *, settings: str) -> str:
