@@ -182,7 +182,7 @@ class Answers:
         for name, path in pictures:
             row = np.array([[0.25, 0.75]], dtype=np.float32)
             unreadable = {} if path.stat().st_size else {name: "empty file (0 bytes)"}
-            yield Predictions([name], self.saved.space, row, row, "m", unreadable=unreadable)
+            yield Predictions([name], self.saved.space, row, row, row[0], "m", unreadable=unreadable)
 
 
 @pytest.fixture

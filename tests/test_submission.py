@@ -25,7 +25,8 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 def predictions(ids: list[str], rows: list[list[float]], space: LabelSpace = ANIMALS, **unreadable: str) -> Predictions:
     array = np.array(rows, dtype=np.float32).reshape(-1, space.width)
-    return Predictions(ids, space, array, array, "m", unreadable=unreadable)
+    cuts = np.full(space.width, 0.5, dtype=np.float32)
+    return Predictions(ids, space, array, array, cuts, "m", unreadable=unreadable)
 
 
 def read(file: Path) -> list[dict[str, str]]:

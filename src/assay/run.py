@@ -29,8 +29,9 @@ from assay.pixels.cache import Cache, build
 from assay.pixels.decode import Resize
 from assay.plan import LoadedPlan, Plan, anchored, complete, from_source, to_yaml
 from assay.predictions.predict import Predictions
+from assay.predictions.scores import scores_of
 from assay.progress import Silent, Watch
-from assay.scoring import answers_for, baselines, scores_on, test_scores
+from assay.scoring import answers_for, baselines, test_scores
 from assay.steps.carry import carry_out, put_aside, read_done
 from assay.steps.history import read_history
 from assay.steps.state import Context, State
@@ -103,7 +104,7 @@ def evaluate(run: Run, samples: Samples, *, watch: Watch | None = None) -> dict[
     known = labelled(with_space(samples, space))
     if len(known) == 0:
         raise DataError("none of the pictures has a label of this run's classes. Give labelled pictures.")
-    scores = scores_on(known, answers_for(run.artifact, known, watch or Silent()))
+    scores = scores_of(answers_for(run.artifact, known, watch or Silent()), known)
     return {"scores": scores, "validation": run.metrics["scores"], "n": len(known)}
 
 

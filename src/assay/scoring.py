@@ -21,6 +21,7 @@ from assay.output.artifact import Artifact
 from assay.pixels.cache import Cache
 from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
+from assay.predictions.scores import scores_of
 from assay.progress import Watch
 from assay.training.hardware import Hardware
 
@@ -44,13 +45,6 @@ def baselines(samples: Samples, cache: Cache, model: ModelSettings, *, hardware:
     return {name: to_json(score(samples.space, codes, answers)) for name, answers in found.items()}
 
 
-def scores_on(samples: Samples, predictions: Predictions) -> dict[str, Any]:
-    """All figures of predictions for labelled pictures; those that could not be read are left out."""
-    readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
-    codes = [known[readable] for known in samples.codes()]
-    return to_json(score(samples.space, codes, predictions.probabilities[readable]))
-
-
 def answers_for(artifact: Artifact, samples: Samples, watch: Watch) -> Predictions:
     """What a model says of pictures that need not be in a cache."""
     watch.begin("predicting", len(samples))
@@ -70,7 +64,7 @@ def test_scores(folder: Path, samples: Samples, *, device: str, watch: Watch) ->
     test = labelled(samples.part("test"))
     if len(test) == 0:
         return None
-    return scores_on(test, answers_for(Artifact.load(folder, device=device), test, watch))
+    return scores_of(answers_for(Artifact.load(folder, device=device), test, watch), test)
 
 
 def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.uint8]:

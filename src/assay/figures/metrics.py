@@ -20,7 +20,7 @@ from assay.figures.tallies import Tally, confusion, exclusive, f1, independent, 
 from assay.labels.space import Codes, Head, LabelSpace
 
 Thresholds = float | Floats
-"""One for every tag, or (W,) one a column of the space; the columns of exclusive heads are not read."""
+"""One for every tag, (W,) one a column of the space, or (N, W); the columns of exclusive heads are not read."""
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy": True,
@@ -96,8 +96,9 @@ def score(
     labelled = np.zeros(len(probabilities), dtype=bool)
     for head, known in zip(space, codes, strict=True):
         labelled |= head.known(known)
+    cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), probabilities.shape)[labelled]
     codes, probabilities = [known[labelled] for known in codes], probabilities[labelled]
-    tallies = _tallies(space, codes, probabilities, thresholds)
+    tallies = _tallies(space, codes, probabilities, cuts)
     blocks: list[list[dict[str, Floats]]] = [[] for _ in tallies]
     for weights in draws(len(probabilities), bootstrap, seed=seed):
         for tally, gathered in zip(tallies, blocks, strict=True):
@@ -144,7 +145,7 @@ def stream(
 
 
 def figures_of(head: Head, codes: Codes, probabilities: Floats, *, thresholds: Thresholds = 0.5) -> dict[str, float]:
-    """The figures of one head; `probabilities` is (N, K), `thresholds` one number or (K,)."""
+    """The figures of one head; `probabilities` is (N, K), `thresholds` one number, (K,) or (N, K)."""
     return dict(stream(LabelSpace((head,)), [codes], probabilities, thresholds=thresholds))
 
 
@@ -170,11 +171,11 @@ def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, t
             f"The model's answers for {broken} of {len(probabilities)} pictures are not finite numbers and "
             "cannot be scored. Train again with a lower learning rate, or in full precision."
         )
-    cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), (space.width,))
+    cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), probabilities.shape)
     return [
         exclusive(head, known, probabilities[:, columns])
         if head.kind == "exclusive"
-        else independent(head, known, probabilities[:, columns], cuts[columns])
+        else independent(head, known, probabilities[:, columns], cuts[:, columns])
         for head, known, columns in zip(space, codes, space.slices, strict=True)
     ]
 

@@ -177,8 +177,8 @@ def exclusive(head: Head, codes: Codes, probabilities: Floats) -> Tally:
 def independent(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) -> Tally:
     """Sums: hits, predicted, support (K each), wrong cells, known cells, loss, pictures all right, pictures.
 
-    A tag is given from its threshold up. Loss and Hamming loss are means over known cells; a picture is all
-    right where every known cell is.
+    A tag is given from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; a
+    picture is all right where every known cell is.
     """
     size, known = head.size, codes >= 0
     truth, given = codes == 1, (probabilities >= cuts.astype(probabilities.dtype)) & known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from assay.errors import RunError
 from assay.files import whole, write_json
 from assay.labels.space import LabelSpace
 from assay.models.classifier import Classifier, from_spec, spec
+from assay.models.deciding import Deciding
 from assay.pixels.decode import Resize
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Saved:
     size: int
     side: int
     resize: Resize
-    details: dict[str, Any]
+    deciding: Deciding
+    details: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the weights, then the description."""
@@ -46,6 +48,7 @@ class Saved:
             "size": self.size,
             "side": self.side,
             "resize": self.resize.model_dump(mode="json"),
+            "deciding": self.deciding.to_json(self.space),
             **self.details,
         }
         write_json(folder / "spec.json", description)
@@ -65,12 +68,14 @@ class Saved:
             )
         classifier = from_spec(description["network"])
         classifier.load_state_dict(tensors)
-        known = {"format", "heads", "network", "size", "side", "resize"}
+        known = {"format", "heads", "network", "size", "side", "resize", "deciding"}
+        space = LabelSpace.from_json(description["heads"])
         return Saved(
             classifier.eval(),
-            LabelSpace.from_json(description["heads"]),
+            space,
             description["size"],
             description["side"],
             Resize.model_validate(description["resize"]),
+            Deciding.from_json(space, description["deciding"]),
             {key: value for key, value in description.items() if key not in known},
         )

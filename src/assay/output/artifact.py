@@ -62,15 +62,16 @@ class Artifact:
             return str(error)
 
     def _answer(self, names: list[str], squares: list[Pixels | str]) -> Predictions:
-        space = self.saved.space
+        space, deciding = self.saved.space, self.saved.deciding
         logits = np.full((len(names), space.width), np.nan, dtype=np.float32)
         readable = [row for row, square in enumerate(squares) if not isinstance(square, str)]
         if readable:
             pixels = torch.from_numpy(np.stack([squares[row] for row in readable])).permute(0, 3, 1, 2)
             plain = augment(pixels, np.zeros(len(readable), np.uint64), size=self.saved.size, settings=None)
             with torch.inference_mode(), self.hardware.autocast():
-                logits[readable] = self.saved.classifier(self.hardware.place(plain)).float().cpu().numpy()
+                raw = self.saved.classifier(self.hardware.place(plain)).float().cpu().numpy()
+            logits[readable] = deciding.logits(raw)
         probabilities = np.full_like(logits, np.nan)
         probabilities[readable] = probabilities_of(space, logits[readable])
         reasons = {name: square for name, square in zip(names, squares, strict=True) if isinstance(square, str)}
-        return Predictions(names, space, logits, probabilities, self.name, unreadable=reasons)
+        return Predictions(names, space, logits, probabilities, deciding.thresholds, self.name, unreadable=reasons)

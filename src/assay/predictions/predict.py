@@ -25,13 +25,15 @@ class Predictions:
     """Answers for pictures, in the order in which they were asked for.
 
     `logits` and `probabilities` are (N, width), all heads side by side; rows of pictures that could not
-    be read are NaN, and `unreadable` holds the reason by id.
+    be read are NaN, and `unreadable` holds the reason by id. `thresholds` say where a tag of an independent
+    head begins: (width,), or (N, width) where those of each picture were chosen without it.
     """
 
     ids: list[str]
     space: LabelSpace
     logits: Array
     probabilities: Array
+    thresholds: Array
     model: str
     out_of_fold: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -40,9 +42,12 @@ class Predictions:
         return len(self.ids)
 
     @staticmethod
-    def of(ids: list[str], space: LabelSpace, logits: Array, *, model: str) -> Predictions:
-        """Predictions from logits alone."""
-        return Predictions(ids, space, logits, probabilities_of(space, logits), model)
+    def of(
+        ids: list[str], space: LabelSpace, logits: Array, *, model: str, thresholds: Array | None = None
+    ) -> Predictions:
+        """Predictions from logits; a tag is given from one half up where no thresholds are given."""
+        cuts = np.full(space.width, 0.5, dtype=np.float32) if thresholds is None else thresholds
+        return Predictions(ids, space, logits, probabilities_of(space, logits), cuts, model)
 
     @staticmethod
     def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -54,6 +59,7 @@ class Predictions:
             first.space,
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
+            first.thresholds if first.thresholds.ndim == 1 else np.concatenate([part.thresholds for part in parts]),
             first.model,
             first.out_of_fold,
             unreadable,
@@ -67,8 +73,9 @@ class Predictions:
         return [None if np.isnan(row[0]) else names[int(row.argmax())] for row in scores]
 
     def write(self, path: Path) -> None:
-        """Write as Parquet: id, and the logits a list a picture."""
-        table = pl.DataFrame({"id": self.ids, "logits": self.logits})
+        """Write as Parquet: id, and logits and thresholds as a list a picture."""
+        thresholds = np.broadcast_to(self.thresholds, self.logits.shape)
+        table = pl.DataFrame({"id": self.ids, "logits": self.logits, "thresholds": thresholds})
         with whole(path) as beside:
             table.write_parquet(beside)
 
@@ -76,8 +83,11 @@ class Predictions:
     def read(path: Path, space: LabelSpace, *, model: str) -> Predictions:
         """Read what `write` wrote."""
         table = pl.read_parquet(path)
-        logits = np.asarray(table["logits"].to_numpy(), dtype=np.float32).reshape(-1, space.width)
-        return Predictions.of(table["id"].to_list(), space, logits, model=model)
+        logits, thresholds = (
+            np.asarray(table[name].to_numpy(), dtype=np.float32).reshape(-1, space.width)
+            for name in ("logits", "thresholds")
+        )
+        return Predictions.of(table["id"].to_list(), space, logits, model=model, thresholds=thresholds)
 
 
 def answers(

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from assay.figures.metrics import score, to_json
 from assay.files import fingerprint, write_json
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
+from assay.predictions.scores import scores_of
 from assay.steps import STEPS
 from assay.steps.plans import StepPlan
 from assay.steps.state import Context, State, StepResult
@@ -52,12 +52,6 @@ def read_done(folder: Path) -> dict[str, Any]:
     return done
 
 
-def validation_scores(predictions: Predictions, state: State) -> dict[str, Any]:
-    """All figures of predictions for the labelled validation pictures, as metrics.json holds them."""
-    codes = labelled(state.samples.part("val")).codes()
-    return to_json(score(state.samples.space, codes, predictions.probabilities))
-
-
 def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
     kind = STEPS[step.kind]
     if not kind.on_every_process and not context.processes.is_main_process:
@@ -77,7 +71,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
     if result.model is not None and len(state.samples.part("val")):
         predictions = Predictions.read(result.model / "predictions.parquet", state.samples.space, model=context.name)
         if len(predictions):
-            done["scores"] = validation_scores(predictions, state)
+            done["scores"] = scores_of(predictions, labelled(state.samples.part("val")))
     write_json(context.folder / "done.json", done)
     context.watch.line(f"{context.name}: {done['seconds']:.0f} s  {_headline(done)}")
 

@@ -17,6 +17,7 @@ from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
 from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier, require_size
+from assay.models.deciding import Deciding
 from assay.models.folding import folded
 from assay.models.saved import Saved
 from assay.pixels.augment import Augment
@@ -202,7 +203,8 @@ def _job(
     space = train.space
     losses = head_losses(space, settings.loss)
     train_codes, validation_codes = train.codes(), validation.codes()
-    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, {})
+    deciding = Deciding.plain(space)
+    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, deciding)
     judged = Known(validation)
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 

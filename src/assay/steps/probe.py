@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.models.classifier import Classifier, build_classifier, require_size
+from assay.models.deciding import Deciding
 from assay.models.saved import Saved
 from assay.pixels.decode import Resize
 from assay.predictions.inference import Inference, fastest_inference, move
@@ -51,13 +52,12 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         inference.features(part.ids, folder=context.run / "cache", watch=context.watch) for part in (train, validation)
     )
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
-    saved = Saved(classifier.cpu(), state.samples.space, settings.size, cache.side, settings.resize, {})
+    space = state.samples.space
+    saved = Saved(classifier.cpu(), space, settings.size, cache.side, settings.resize, Deciding.plain(space))
     folder = context.folder / "best"
     with torch.inference_mode():
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
-    Predictions.of(validation.ids, state.samples.space, logits, model=context.name).write(
-        folder / "predictions.parquet"
-    )
+    Predictions.of(validation.ids, space, logits, model=context.name).write(folder / "predictions.parquet")
     saved.save(folder)
     return StepResult(folder, details={"strengths": strengths})
 

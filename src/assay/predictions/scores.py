@@ -1,0 +1,22 @@
+"""Predictions held against what is known of the pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from assay.figures.metrics import score, to_json
+from assay.labels.samples import Samples
+from assay.predictions.predict import Predictions
+
+
+def scores_of(predictions: Predictions, samples: Samples) -> dict[str, Any]:
+    """All figures as metrics.json holds them; pictures that could not be read are left out.
+
+    `samples` are the pictures of the predictions, in their order.
+    """
+    readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
+    codes = [known[readable] for known in samples.codes()]
+    thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]
+    return to_json(score(samples.space, codes, predictions.probabilities[readable], thresholds=thresholds))
