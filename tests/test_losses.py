@@ -1,12 +1,10 @@
-"""Every loss under one contract, and the sum over heads of which some labels are known."""
+"""Every loss under one contract."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from assay.errors import PlanError
@@ -18,13 +16,10 @@ from assay.training.losses import (
     CrossEntropy,
     LossSettings,
     binary_cross_entropy,
-    counts,
     cross_entropy,
-    dense,
     head_losses,
-    sums,
-    total_loss,
 )
+from assay.training.objective import dense
 
 ADAPTER = TypeAdapter(LossSettings)
 SPACE = LabelSpace(
@@ -46,18 +41,6 @@ def one_head(kind, seed=0, count=7):
     codes = torch.randint(-1, 4 if kind == "exclusive" else 2, shape, generator=generator)
     (targets,), (mask,) = dense(LabelSpace((Head("h", tuple("abcd"), kind),)), [codes])
     return logits, targets, mask
-
-
-def batch(seed=0, count=6):
-    """Logits, targets, masks and weights of all heads of SPACE."""
-    generator = torch.Generator().manual_seed(seed)
-    codes = [
-        torch.randint(-1, 4, (count,), generator=generator),
-        torch.randint(-1, 2, (count, 3), generator=generator),
-        torch.randint(-1, 2, (count,), generator=generator),
-    ]
-    logits = torch.randn(count, SPACE.width, generator=generator)
-    return logits, *dense(SPACE, codes), torch.rand(count, 3, generator=generator)
 
 
 DEFAULT = head_losses(SPACE, ByHead())
@@ -123,98 +106,6 @@ def test_binary_cross_entropy_equals_torchs():
     torch.testing.assert_close(binary_cross_entropy(logits, targets, known[:, 0]), expected.mean(1))
     smoothed = F.binary_cross_entropy_with_logits(logits, targets * 0.8 + 0.1, reduction="none")
     torch.testing.assert_close(binary_cross_entropy(logits, targets, known, smoothing=0.2), smoothed)
-
-
-def test_dense():
-    space = LabelSpace((Head("a", ("x", "y")), Head("b", ("p", "q"), "independent")))
-    targets, masks = dense(space, [torch.tensor([1, -1]), torch.tensor([[1, -1], [0, 1]])])
-    assert [t.tolist() for t in targets] == [[[0, 1], [0, 0]], [[1, 0], [0, 1]]]
-    assert [m.tolist() for m in masks] == [[True, False], [[True, False], [True, True]]]
-    assert all(t.dtype == torch.float32 for t in targets)
-
-
-def test_total_is_the_sum_of_weighted_means_over_known_cells():
-    logits, targets, masks, weights = batch()
-    expected = 0.0
-    for i, (head, columns) in enumerate(zip(SPACE, SPACE.slices, strict=True)):
-        cells = DEFAULT[i](logits[:, columns], targets[i], masks[i])
-        weight = weights[:, i] if head.kind == "exclusive" else weights[:, i, None].expand(-1, head.size)
-        expected += (cells[masks[i]] * weight[masks[i]]).sum() / weight[masks[i]].sum()
-    torch.testing.assert_close(total_loss(SPACE, logits, targets, masks, weights, losses=DEFAULT), expected)
-
-
-def test_nothing_known_is_a_loss_of_zero_with_no_gradient():
-    logits, targets, masks, weights = batch()
-    logits.requires_grad_()
-    loss = total_loss(SPACE, logits, targets, [m & False for m in masks], weights, losses=DEFAULT)
-    loss.backward()
-    assert loss == 0
-    assert (logits.grad == 0).all()
-
-
-def test_an_unknown_head_moves_only_the_others():
-    logits, targets, masks, weights = batch()
-    logits.requires_grad_()
-    total_loss(SPACE, logits, targets, [masks[0], masks[1] & False, masks[2]], weights, losses=DEFAULT).backward()
-    assert (logits.grad[:, 4:7] == 0).all()
-    assert (logits.grad[:, :4] != 0).any()
-
-
-def test_weights_are_linear_and_only_their_ratio_counts():
-    logits, targets, masks, weights = batch()
-    once = sums(SPACE, logits, targets, masks, weights, losses=DEFAULT)
-    twice = sums(SPACE, logits, targets, masks, weights * 2, losses=DEFAULT)
-    torch.testing.assert_close(twice.sums, once.sums * 2)
-    torch.testing.assert_close(twice.counts, once.counts * 2)
-    torch.testing.assert_close(twice.loss, once.loss)
-
-
-def test_a_weight_of_zero_is_as_good_as_unknown():
-    logits, targets, masks, weights = batch()
-    weights[2] = 0
-    rest = [0, 1, 3, 4, 5]
-    torch.testing.assert_close(
-        total_loss(SPACE, logits, targets, masks, weights, losses=DEFAULT),
-        total_loss(
-            SPACE,
-            logits[rest],
-            [t[rest] for t in targets],
-            [m[rest] for m in masks],
-            weights[rest],
-            losses=DEFAULT,
-        ),
-    )
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 1000), st.integers(1, 5))
-def test_the_parts_of_a_batch_add_up_to_the_whole(seed, cut):
-    logits, targets, masks, weights = batch(seed)
-    whole = sums(SPACE, logits, targets, masks, weights, losses=DEFAULT)
-    over = counts(SPACE, masks, weights)
-    parts = []
-    for rows in (slice(None, cut), slice(cut, None)):
-        known = [m[rows] for m in masks]
-        parts.append(
-            sums(
-                SPACE,
-                logits[rows],
-                [t[rows] for t in targets],
-                known,
-                weights[rows],
-                losses=DEFAULT,
-                over=over,
-            )
-        )
-    torch.testing.assert_close(parts[0].loss + parts[1].loss, whole.loss)
-    torch.testing.assert_close(parts[0].sums + parts[1].sums, whole.sums)
-    torch.testing.assert_close(parts[0].counts + parts[1].counts, whole.counts)
-
-
-def test_counts_are_of_known_cells():
-    _, _, masks, weights = batch()
-    got = counts(SPACE, masks, torch.ones_like(weights))
-    assert got.tolist() == [float(mask.sum()) for mask in masks]
 
 
 def test_each_head_takes_its_own_loss():
