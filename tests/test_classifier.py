@@ -28,8 +28,8 @@ SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "ind
 TINY = ModelSettings(backbone="test_resnet", weights="none")
 
 
-def build(model=TINY, *, seed=0, base=Path()):
-    return build_classifier(model, SPACE, seed=seed, base=base)
+def build(model=TINY, *, seed=0, base=Path(), size=64):
+    return build_classifier(model, SPACE, seed=seed, base=base, size=size)
 
 
 def pictures(count=2, size=32):
@@ -135,6 +135,12 @@ def test_a_description_that_lacks_something():
         from_spec(described)
 
 
+def test_a_description_from_before_sizes_were_noted():
+    described = spec(build())
+    del described["made_for"]
+    assert from_spec(described).feature_count == build().feature_count
+
+
 def test_a_size_the_backbone_cannot_take():
     backbone = build_backbone("test_vit")  # patches of 16 pixels
     model = Classifier(backbone, features=64, width=2, backbone_name="test_vit").train()
@@ -149,6 +155,14 @@ def test_two_sources_of_weights_contradict():
         ModelSettings(weights="pretrained", init_from="runs/a")
     with pytest.raises(ValidationError, match="drop one of them"):
         ModelSettings(weights="w.pth", init_from="runs/a")
+
+
+@pytest.mark.parametrize("given", [{"weights": "w.pth"}, {"init_from": "runs/a"}])
+def test_the_same_network_without_weights(given):
+    head = {"hidden": [4]}
+    model = ModelSettings.model_validate({"backbone": "test_resnet", "head": head, **given})
+    expected = ModelSettings.model_validate({"backbone": "test_resnet", "head": head, "weights": "none"})
+    assert model.without_weights() == expected
 
 
 @pytest.mark.parametrize("given", [{}, {"init_from": "runs/a"}, {"weights": "none"}, {"init_from": None}])

@@ -80,8 +80,7 @@ def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.uint8]:
 def _untrained(
     space: LabelSpace, cache: Cache, ids: list[str], model: ModelSettings, hardware: Hardware, seed: int
 ) -> Logits:
-    fresh = model.model_copy(update={"weights": "none", "init_from": None})
-    classifier = build_classifier(fresh, space, seed=seed, base=Path())
-    move(classifier, hardware)
     size = min(cache.side, 128)
+    classifier = build_classifier(model.without_weights(), space, seed=seed, base=Path(), size=size)
+    move(classifier, hardware)
     return Inference(classifier, cache, size, hardware).logits(ids)

@@ -1,4 +1,4 @@
-"""Networks that turn a picture into features: any timm name, its stages, and what of it is frozen."""
+"""Networks that turn a picture into features: any timm name or one of ours, its stages, what of it is frozen."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from timm.models import get_pretrained_cfg, group_parameters
 from torch import nn
 
 from assay.errors import ModelError, PlanError
+from assay.models.from_scratch import FROM_SCRATCH
 
 Freeze = Literal["none", "backbone", "all_but_last_stage"] | int
 BatchNorm = Literal["frozen", "train"]
@@ -29,12 +30,14 @@ class Stage:
     parameters: tuple[str, ...]
 
 
-def build_backbone(name: str) -> nn.Module:
-    """A randomly initialised timm network that gives pooled features (B, F).
+def build_backbone(name: str, *, size: int = 128) -> nn.Module:
+    """A randomly initialised network of ours or timm's that gives features (B, F).
 
-    Transformers made for one picture size take others too, where timm can.
-    Raises ModelError with the nearest names where timm knows no such network.
+    `size` of the pictures, in pixels, decides how wide ours are; timm's need none. Transformers made for one
+    size take others too, where timm can. Raises ModelError with the nearest names where there is no such network.
     """
+    if name in FROM_SCRATCH:
+        return FROM_SCRATCH[name](size)
     _require_known(name)
     config = get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
@@ -58,6 +61,12 @@ def normalisation(backbone: nn.Module) -> tuple[Triple, Triple]:
     config: Any = getattr(backbone, "pretrained_cfg", {})
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def picture_size(backbone: nn.Module) -> int:
+    """The side, in pixels, of the pictures that it was made for."""
+    config: Any = getattr(backbone, "pretrained_cfg", {})
+    return int(config.get("input_size", (3, 224, 224))[-1])
 
 
 def stages(backbone: nn.Module) -> list[Stage]:
@@ -106,11 +115,12 @@ def _created(name: str, **arguments: Any) -> nn.Module:
 def _require_known(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if ":" in name or not timm.is_model(name):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
+        near = difflib.get_close_matches(architecture, [*FROM_SCRATCH, *timm.list_models()], n=4, cutoff=0.5)
         closest = f"The nearest names are {', '.join(near)}. " if near else ""
         raise ModelError(
             f"backbone {name}: timm knows no such network. {closest}"
-            'All of them: python -c "import timm; print(*timm.list_models())".'
+            f"Assay's own are {' and '.join(FROM_SCRATCH)}; "
+            'timm\'s: python -c "import timm; print(*timm.list_models())".'
         )
     tags = [known.partition(".")[2] for known in timm.list_pretrained() if known.startswith(f"{architecture}.")]
     if tag and tag not in tags:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError
 from assay.labels.space import LabelSpace
-from assay.models.backbones import Triple, build_backbone, feature_count, normalisation
+from assay.models.backbones import Triple, build_backbone, feature_count, normalisation, picture_size
+from assay.models.from_scratch import FROM_SCRATCH
 from assay.models.weights import load_run, load_weights
 from assay.settings import Settings
 
@@ -35,7 +36,10 @@ class HeadSettings(Settings):
 class ModelSettings(Settings):
     """The backbone, where its weights come from, and the head on it."""
 
-    backbone: str = Field(default=DEFAULT_BACKBONE, description="Any timm name.")
+    backbone: str = Field(
+        default=DEFAULT_BACKBONE,
+        description=f"Any timm name, or a plain network trained from nothing: {' or '.join(FROM_SCRATCH)}.",
+    )
     weights: str = Field(
         default="pretrained", description="pretrained, none, or the path of a .safetensors or .pth file."
     )
@@ -61,6 +65,10 @@ class ModelSettings(Settings):
                 "from; drop one of them"
             )
         return self
+
+    def without_weights(self) -> ModelSettings:
+        """The same network, left as it was drawn."""
+        return self.model_copy(update={"weights": "none", "init_from": None})
 
 
 class Classifier(nn.Module):
@@ -119,13 +127,13 @@ class Classifier(nn.Module):
         return self.classify(self.features(x))
 
 
-def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, base: Path) -> Classifier:
-    """Build a classifier and load its weights; what is random depends on `seed` alone.
+def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, base: Path, size: int) -> Classifier:
+    """Build a classifier for pictures of a size and load its weights; what is random depends on `seed` alone.
 
     Paths in `settings` are relative to `base`. Raises ModelError.
     """
     with _seeded(seed):
-        backbone = build_backbone(settings.backbone)
+        backbone = build_backbone(settings.backbone, size=size)
     if settings.init_from is not None:
         load_run(backbone, settings.backbone, run=base / settings.init_from)
     else:
@@ -148,6 +156,7 @@ def spec(model: Classifier) -> dict[str, Any]:
     """What rebuilds the network without its weights, as JSON holds it."""
     return {
         "backbone": model.backbone_name,
+        "made_for": picture_size(model.backbone),
         "hidden": list(model.hidden),
         "dropout": model.dropout,
         "width": model.width,
@@ -162,7 +171,7 @@ def from_spec(described: dict[str, Any]) -> Classifier:
     if missing:
         raise ModelError(f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again.")
     with _seeded(0):
-        backbone = build_backbone(described["backbone"])
+        backbone = build_backbone(described["backbone"], size=described.get("made_for", 128))
         return Classifier(
             backbone,
             features=feature_count(backbone),
@@ -186,12 +195,13 @@ def require_size(model: Classifier, size: int) -> None:
         with torch.inference_mode():
             model.features(model.scale.new_zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        config: Any = getattr(model.backbone, "pretrained_cfg", {})
-        made_for = config.get("input_size", (3, 224, 224))[-1]
+        made_for = picture_size(model.backbone)
+        rebuilt = model.backbone_name in FROM_SCRATCH
+        instead = f"start: pretrained, which builds it for {size}" if rebuilt else "choose another backbone"
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else "it gives no reason"
         raise ModelError(
             f"backbone {model.backbone_name}: cannot take pictures of {size} x {size} ({reason}). "
-            f"It was made for {made_for}: set size: {made_for}, or choose another backbone."
+            f"It was made for {made_for}: set size: {made_for}, or {instead}."
         ) from error
     finally:
         for module, mode in modes:

@@ -22,6 +22,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from assay.errors import ModelError
+from assay.models.from_scratch import FROM_SCRATCH
 
 # Packages that hold ImageNet weights: nothing is downloaded. Backbone -> (module, class that knows the file).
 PACKAGES = {
@@ -51,6 +52,11 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
 
     Raises ModelError naming the file to bring where neither can be had.
     """
+    if name in FROM_SCRATCH:
+        raise ModelError(
+            f"backbone {name}: nobody published weights for it; it is trained from nothing. "
+            f"Set model: {{backbone: {name}, weights: none}}, or choose another backbone."
+        )
     packaged = _packaged(name)
     if packaged is not None:
         _load_in_order(backbone, read_tensors(packaged), name)

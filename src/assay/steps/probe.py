@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.models.backbones import picture_size
 from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
@@ -40,7 +41,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     """Fit the linear heads; the saved model is the pretrained backbone with them on top."""
     train, validation = labelled_parts(state.samples)
     cache = context.pictures(settings.size, settings.resize)
-    classifier = _bare(state, context)
+    classifier = _bare(state, context, size=settings.size)
     require_size(classifier, settings.size)
     hardware = remembered(context, "inference")
     if hardware is None:
@@ -62,12 +63,16 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     return StepResult(folder, details={"strengths": strengths})
 
 
-def _bare(state: State, context: Context) -> Classifier:
+def _bare(state: State, context: Context, *, size: int) -> Classifier:
     """The plan's backbone, or that of the state, under linear heads."""
+    space, seed, base = state.samples.space, context.seed, context.base
     settings = context.model.model_copy(update={"head": type(context.model.head)()})
-    classifier = build_classifier(settings, state.samples.space, seed=context.seed, base=context.base)
-    if state.model is not None:
-        classifier.backbone.load_state_dict(Saved.load(state.model).classifier.backbone.state_dict())
+    if state.model is None:
+        return build_classifier(settings, space, seed=seed, base=base, size=size)
+    before = Saved.load(state.model).classifier.backbone
+    bare = settings.without_weights()
+    classifier = build_classifier(bare, space, seed=seed, base=base, size=picture_size(before))
+    classifier.backbone.load_state_dict(before.state_dict())
     return classifier
 
 

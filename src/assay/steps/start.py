@@ -10,6 +10,7 @@ from assay.errors import DataError, PlanError
 from assay.files import write_json
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
+from assay.models.backbones import picture_size
 from assay.models.classifier import Classifier, build_classifier
 from assay.models.saved import Saved
 from assay.steps.state import Context, State
@@ -24,24 +25,28 @@ def labelled_parts(samples: Samples) -> tuple[Samples, Samples]:
     return train, validation
 
 
-def classifier_for(start: str, state: State, context: Context) -> Classifier:
+def classifier_for(start: str, state: State, context: Context, *, size: int = 128) -> Classifier:
     """A classifier from `previous`, `pretrained`, or the model of another run.
 
-    The head is kept where the label space and the hidden layers are the same; else it is new, and that is said.
+    `size` of the pictures, in pixels, counts where it is built anew; a trained one keeps the size it was made for.
+    The weights that the plan names are read only where nothing replaces them. The head is kept where the label
+    space and the hidden layers are the same; else it is new, and that is said.
     """
     space, settings = state.samples.space, context.model
-    fresh = build_classifier(settings, space, seed=context.seed, base=context.base)
-    if start == "pretrained":
-        return fresh
-    folder = state.model if start == "previous" else other_run(start, context.base)
+    folder = None
+    if start != "pretrained":
+        folder = state.model if start == "previous" else other_run(start, context.base)
     if folder is None:
-        return fresh
+        return build_classifier(settings, space, seed=context.seed, base=context.base, size=size)
     saved = Saved.load(folder)
-    if saved.classifier.backbone_name != fresh.backbone_name:
+    if saved.classifier.backbone_name != settings.backbone:
         raise PlanError(
             f"start: {start}: its backbone is {saved.classifier.backbone_name} and the plan's is "
-            f"{fresh.backbone_name}. Name the same backbone under model, or start: pretrained."
+            f"{settings.backbone}. Name the same backbone under model, or start: pretrained."
         )
+    made_for = picture_size(saved.classifier.backbone)
+    bare = settings.without_weights()
+    fresh = build_classifier(bare, space, seed=context.seed, base=context.base, size=made_for)
     if saved.space == space and saved.classifier.hidden == fresh.hidden:
         fresh.load_state_dict(saved.classifier.state_dict())
     else:

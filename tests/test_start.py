@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from assay.errors import ModelError, PlanError
+from assay.labels.space import Head, LabelSpace
+from assay.models.classifier import HeadSettings, ModelSettings, build_classifier, require_size
+from assay.models.deciding import Deciding
+from assay.models.saved import Saved
+from assay.pixels.decode import Resize
+from assay.steps import probe
+from assay.steps.start import classifier_for
+
+SPACE = LabelSpace((Head("kind", ("a", "b", "c")),))
+OTHER = LabelSpace((Head("kind", ("a", "b")),))
+LOST = ModelSettings(backbone="test_resnet", weights="lost.safetensors")
+
+
+def context(base, model=LOST, *, seed=1):
+    lines = []
+    return SimpleNamespace(model=model, base=base, seed=seed, watch=SimpleNamespace(line=lines.append), lines=lines)
+
+
+def state(model=None, *, space=SPACE):
+    return SimpleNamespace(samples=SimpleNamespace(space=space), model=model)
+
+
+def trained(folder, model=LOST, *, size=64):
+    classifier = build_classifier(model.without_weights(), SPACE, seed=9, base=folder, size=size)
+    Saved(classifier, SPACE, size, size, Resize(), Deciding.plain(SPACE)).save(folder)
+    return classifier
+
+
+def same(first, second):
+    return all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize("start", ["previous", "other"])
+def test_a_trained_model_needs_no_weights_file(tmp_path, start):
+    before = trained(tmp_path / "other")
+    found = classifier_for(start, state(tmp_path / "other"), context(tmp_path))
+    assert same(found, before)
+
+
+def test_a_start_from_nothing_needs_the_weights_file(tmp_path):
+    trained(tmp_path / "model")
+    for start, model in (("pretrained", tmp_path / "model"), ("previous", None)):
+        with pytest.raises(ModelError, match=r"lost\.safetensors: there is no such file"):
+            classifier_for(start, state(model), context(tmp_path))
+
+
+def test_a_new_head_is_drawn_as_if_the_weights_had_been_read(tmp_path):
+    before = trained(tmp_path / "model")
+    save_file(before.backbone.state_dict(), tmp_path / "found.safetensors")
+    told = context(tmp_path)
+    found = classifier_for("previous", state(tmp_path / "model", space=OTHER), told)
+    read = ModelSettings(backbone="test_resnet", weights="found.safetensors")
+    assert same(found, build_classifier(read, OTHER, seed=1, base=tmp_path, size=64))
+    assert "the head is new" in told.lines[0]
+
+
+def test_a_model_of_another_backbone(tmp_path):
+    trained(tmp_path / "model", ModelSettings(backbone="test_vit"))
+    with pytest.raises(PlanError, match="its backbone is test_vit and the plan's is test_resnet"):
+        classifier_for("previous", state(tmp_path / "model"), context(tmp_path))
+
+
+def test_a_probe_of_a_trained_model_needs_no_weights_file(tmp_path):
+    deep = LOST.model_copy(update={"head": HeadSettings(hidden=(4,))})
+    before = trained(tmp_path / "model", deep)
+    found = probe._bare(state(tmp_path / "model"), context(tmp_path, deep), size=64)
+    assert same(found.backbone, before.backbone)
+    assert found.hidden == ()
+
+
+def test_a_plain_network_is_built_for_the_size_and_keeps_it(tmp_path):
+    plain = ModelSettings(backbone="plain_cnn6", weights="none")
+    assert classifier_for("pretrained", state(), context(tmp_path, plain), size=192).feature_count == 9 * 256
+    trained(tmp_path / "model", plain, size=128)
+    found = classifier_for("previous", state(tmp_path / "model"), context(tmp_path, plain), size=64)
+    with pytest.raises(ModelError, match=r"64 x 64 .*made for 128: set size: 128, or start: pretrained"):
+        require_size(found, 64)
