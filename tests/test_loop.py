@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from assay.errors import TrainingError
 from assay.labels.space import Head, LabelSpace
 from assay.progress import Silent
 from assay.training.hardware import Hardware
-from assay.training.loop import Batch, Course, Job, Progress, Rows, fit
+from assay.training.loop import Batch, Course, Job, Progress, Rows, _optimizer_step, fit
 from assay.training.losses import ByHead, head_losses
 from assay.training.machine import Machine
-from assay.training.objective import Sums, counts, dense, sums
+from assay.training.objective import Objective, Truth, counts, dense
 from assay.training.processes import Alone
 from assay.training.schedules import Constant, ReduceOnPlateau
 from assay.training.stopping import graceful
@@ -34,33 +34,45 @@ N = 12
 
 @dataclass
 class Numbers:
-    """Twelve pictures of four numbers; a third of the labels is unknown."""
+    """Twelve pictures of four numbers; a third of the labels is unknown. Mixed ones keep more the later they stand."""
 
     inputs: Tensor
     codes: list[Tensor]
     weights: Tensor
     seen: list[tuple[int, list[int]]]  # epoch and rows, in the order asked for
+    mixed: bool = False
 
     @property
     def ids(self) -> list[str]:
         return [f"{row}.png" for row in range(len(self.inputs))]
 
-    def batch(self, epoch: int, rows: Rows) -> Batch:
+    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
         self.seen.append((epoch, rows.tolist()))
-        targets, masks = dense(SPACE, [codes[rows] for codes in self.codes])
-        return Batch(self.inputs[rows], targets, masks, self.weights[rows])
+        share = self.share(rows)[:, None]
+        inputs = self.inputs[rows].lerp(self.inputs[partners], 1 - share) if self.mixed else self.inputs[rows]
+        return Batch(inputs, self.truths(rows, partners))
 
-    def counts(self, rows: Rows) -> Tensor:
-        return counts(SPACE, [codes[rows] >= 0 for codes in self.codes], self.weights[rows])
+    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+        return counts(self.truths(rows, partners))
+
+    def truths(self, rows: Rows, partners: Rows) -> tuple[Truth, ...]:
+        share = self.share(rows)
+        own, other = (
+            Truth(*dense(SPACE, [codes[of] for codes in self.codes]), self.weights[of]) for of in (rows, partners)
+        )
+        return (own.shared(share), other.shared(1 - share)) if self.mixed else (own,)
+
+    def share(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(rows).float() / N
 
 
-def numbers() -> Numbers:
+def numbers(mixed: bool = False) -> Numbers:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(N, 4, generator=generator)
     kind = torch.randint(0, 3, (N,), generator=generator)
     tags = torch.randint(0, 2, (N, 2), generator=generator)
     kind[::3], tags[1::3, 0] = -1, -1
-    return Numbers(inputs, [kind, tags], torch.rand(N, 2, generator=generator) + 0.5, [])
+    return Numbers(inputs, [kind, tags], torch.rand(N, 2, generator=generator) + 0.5, [], mixed)
 
 
 def network(dropout: float = 0.0) -> nn.Module:
@@ -73,17 +85,15 @@ def job_of(
     *,
     model: nn.Module | None = None,
     lr: float = 0.1,
+    mixed: bool = False,
+    factors: tuple[float, ...] | None = None,
     figures: Callable[[int], float] = lambda epoch: 1.0 / (1 + epoch),
     saved: list[tuple[str, dict[str, Tensor]]] | None = None,
 ) -> Job:
     """A job; `figures` gives the validation loss of an epoch, `saved` takes the weights saved."""
     model = model or network()
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": lr, "top_lr": lr}])
-    losses = head_losses(SPACE, ByHead())
     epochs = iter(range(1000))
-
-    def objective(logits: Tensor, batch: Batch, over: Tensor) -> Sums:
-        return sums(SPACE, logits, batch.targets, batch.masks, batch.weights, losses=losses, over=over)
 
     def save(which: str) -> None:
         if saved is not None:
@@ -92,12 +102,23 @@ def job_of(
     return Job(
         network=model,
         optimizer=optimizer,
-        source=numbers(),
-        objective=objective,
+        source=numbers(mixed),
+        objective=Objective(SPACE, head_losses(SPACE, ByHead()), factors),
         to_training_mode=lambda: model.train() and None,
         evaluate=lambda logits: {"training": {}, "validation": {"loss": figures(next(epochs))}},
         save=save,
     )
+
+
+class One(Alone):
+    """One of several processes."""
+
+    def __init__(self, rank: int, count: int) -> None:
+        self.process_index, self.num_processes = rank, count
+
+
+def gradient(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -115,22 +136,77 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 0.
     return all(torch.allclose(one[name], other[name], rtol=0, atol=tolerance) for name in one)
 
 
-@pytest.mark.parametrize(("batch", "accumulate"), [(3, 2), (2, 3), (1, 6), (5, 2)])
-def test_accumulated_parts_are_one_large_batch(batch: int, accumulate: int, tmp_path: Path) -> None:
-    whole, large, _ = trained(tmp_path / "whole", batch=batch * accumulate)
-    parts, small, _ = trained(tmp_path / "parts", batch=batch, accumulate=accumulate)
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("batch", "accumulate"), [(3, 2), (2, 3), (3, 4), (1, 6), (5, 2)])
+def test_accumulated_parts_are_one_large_batch(batch: int, accumulate: int, mixed: bool, tmp_path: Path) -> None:
+    whole, large, _ = trained(tmp_path / "whole", job_of(mixed=mixed), batch=batch * accumulate)
+    parts, small, _ = trained(tmp_path / "parts", job_of(mixed=mixed), batch=batch, accumulate=accumulate)
     assert same(large, small, 1e-6)
     for one, other in zip(whole.history, parts.history, strict=True):
         assert one["training"]["loss"] == pytest.approx(other["training"]["loss"], rel=1e-5)
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_what_is_known(tmp_path: Path) -> None:
-    done, after, job = trained(tmp_path, job_of(lr=0.0), epochs=1, batch=5)
-    source, rows = numbers(), np.arange(N)
-    batch = source.batch(0, rows)
-    found = job.objective(job.network(batch.inputs), batch, source.counts(rows))
-    assert done.history[0]["training"]["loss"] == pytest.approx(float(found.sums.sum() / found.counts.sum()), rel=1e-5)
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("batch", "accumulate", "ranks"), [(12, 1, 1), (3, 4, 1), (6, 2, 2), (12, 1, 3)])
+def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
+    batch: int, accumulate: int, ranks: int, mixed: bool
+) -> None:
+    course = replace(COURSE, batch=batch, accumulate=accumulate)
+    rows = np.random.default_rng(0).permutation(N)
+    gradients = []
+    for rank in range(ranks):  # each has the gradient of its part; Accelerate takes their mean
+        job = job_of(mixed=mixed)
+        machine = Machine(One(rank, ranks), Hardware())
+        machine.optimizer_step = lambda *given, **named: None  # type: ignore[method-assign]
+        progress = Progress(sums=[0.0, 0.0], counts=[0.0, 0.0])
+        _optimizer_step(job, course, progress, machine, job.network, rows, torch.zeros(N, SPACE.width))
+        gradients.append(gradient(job.network))
+    job = job_of(mixed=mixed)
+    whole = job.source.batch(0, rows, np.roll(rows, 1))
+    job.objective(job.network(whole.inputs), whole.known).loss.backward()
+    torch.testing.assert_close(torch.stack(gradients).mean(dim=0), gradient(job.network))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 7, 12])
+def test_partners_are_the_pictures_of_the_optimiser_step_each_once(batch: int, tmp_path: Path) -> None:
+    job, pairs = job_of(), []
+    of = job.source.truths
+    job.source.truths = lambda rows, partners: (pairs.append((rows, partners)), of(rows, partners))[1]
+    trained(tmp_path, job, epochs=1, batch=batch)
+    assert sum(len(rows) for rows, _ in pairs) == 2 * N  # the counts, then the batch
+    for rows, partners in pairs:
+        assert sorted(rows) == sorted(partners)
+        assert len(rows) == 1 or (rows != partners).all()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("factors", [None, (0.5, 3.0)])
+def test_the_loss_of_an_epoch_is_that_of_one_large_batch(
+    factors: tuple[float, ...] | None, mixed: bool, tmp_path: Path
+) -> None:
+    job = job_of(lr=0.0, mixed=mixed, factors=factors)
+    done, after, _ = trained(tmp_path, job, epochs=1, batch=5, accumulate=2)
     assert same(after, weights(network()))
+    order = np.array([row for _, rows in job.source.seen for row in rows])
+    steps = np.array_split(order, 2)
+    batch = job.source.batch(0, order, np.concatenate([np.roll(rows, 1) for rows in steps]))
+    with torch.inference_mode():
+        found = job.objective(job.network(batch.inputs), batch.known)
+    assert done.history[0]["training"]["loss"] == pytest.approx(float(found.loss), rel=1e-5)
+    expected = [factor * s / c for factor, s, c in zip(factors or (1, 1), found.sums, found.counts, strict=True)]
+    assert float(found.loss) == pytest.approx(float(sum(expected)), rel=1e-5)
+
+
+def test_the_watch_is_told_the_mean_so_far(tmp_path: Path) -> None:
+    class Listening(Silent):
+        def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
+            told.append((figures or {})["loss"])
+
+    told: list[float] = []
+    machine = Machine(Alone(), Hardware())
+    done = fit(job_of(), replace(COURSE, epochs=1), machine=machine, checkpoint=tmp_path / "c", watch=Listening())
+    assert len(told) == 3
+    assert told[-1] == done.history[0]["training"]["loss"]
 
 
 def test_an_unknown_label_changes_nothing(tmp_path: Path) -> None:
@@ -296,13 +372,13 @@ def test_other_faults_are_not_taken_for_it(tmp_path: Path) -> None:
         trained(tmp_path, job_of(model=nn.Linear(5, SPACE.width)))
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(ema: float | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ema", "mixed"), [(None, False), (0.9, False), (None, True)])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(ema: float | None, mixed: bool, tmp_path: Path) -> None:
     import os
     import signal
 
-    whole, wanted, _ = trained(tmp_path / "whole", job_of(model=network(0.5)), ema=ema)
-    job = job_of(model=network(0.5))
+    whole, wanted, _ = trained(tmp_path / "whole", job_of(model=network(0.5), mixed=mixed), ema=ema)
+    job = job_of(model=network(0.5), mixed=mixed)
     step = job.optimizer.step
 
     def stopped(*given: Any, **named: Any) -> Any:
@@ -313,7 +389,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(ema: float | None, t
     with pytest.raises(SystemExit) as left, graceful():
         trained(tmp_path / "two", job, ema=ema)
     assert left.value.code == 143
-    again, found, later = trained(tmp_path / "two", job_of(model=network(0.5)), ema=ema)
+    again, found, later = trained(tmp_path / "two", job_of(model=network(0.5), mixed=mixed), ema=ema)
     assert len(later.source.seen) == 5  # of 6
     assert same(found, wanted)
     assert [row["training"] for row in again.history] == [row["training"] for row in whole.history]

@@ -23,6 +23,7 @@ from assay.models.saved import Saved
 from assay.pixels.augment import Augment
 from assay.pixels.cache import Cache
 from assay.pixels.decode import Resize
+from assay.pixels.mix import Mix
 from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
@@ -31,10 +32,10 @@ from assay.steps.start import classifier_for, labelled_parts, remember, remember
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
 from assay.training.hardware import Hardware, candidates, choose
-from assay.training.loop import Batch, Course, Job, Source, fit
+from assay.training.loop import Course, Job, Source, fit
 from assay.training.losses import ByHead, LossSettings, head_losses
 from assay.training.machine import Machine
-from assay.training.objective import Sums, sums
+from assay.training.objective import Objective
 from assay.training.optimizers import AdamW, OptimizerSettings
 from assay.training.schedules import OneCycle, ScheduleSettings
 from assay.training.sources import Features, Known, Pictures
@@ -69,6 +70,7 @@ class FitSettings(Settings):
     schedule: ScheduleSettings = OneCycle()
     loss: LossSettings = ByHead()
     augment: Augment | None = None
+    mix: Mix | None = None
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of an average of the weights, used for all figures.")
     clip: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
     monitor: str = Field("loss", description="The validation figure that chooses the best epoch.")
@@ -82,6 +84,10 @@ class FitSettings(Settings):
             raise ValueError(f"take: {self.take} hands on what keep: {self.keep} does not keep; make them the same")
         if self.freeze == "backbone" and self.augment is not None and self.views == 1:
             raise ValueError("freeze: backbone with views: 1 trains on plain pictures; raise views, or drop augment")
+        if self.freeze == "backbone" and self.mix is not None:
+            raise ValueError(
+                "mix mixes pictures, and a frozen backbone trains on cached features; drop mix, or freeze less"
+            )
         if self.freeze != "backbone" and self.views > 1:
             raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
         if self.discriminative is not None and min(self.discriminative) <= 0:
@@ -152,8 +158,9 @@ def _parts(
         hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
     move(classifier, hardware)
     example = hardware.place(torch.rand(1, 3, settings.size, settings.size))
-    source = Pictures(known, cache, settings.size, settings.augment, context.seed, context.number, hardware)
-
+    source = Pictures(
+        known, cache, settings.size, settings.augment, context.seed, context.number, hardware, settings.mix
+    )
     inference = Inference(classifier, cache, settings.size, hardware)
 
     def answer() -> np.ndarray:
@@ -201,15 +208,12 @@ def _job(
     context: Context,
 ) -> Job:
     space = train.space
-    losses = head_losses(space, settings.loss)
+    objective = Objective(space, head_losses(space, settings.loss))
     train_codes, validation_codes = train.codes(), validation.codes()
     deciding = Deciding.plain(space)
     saved = Saved(classifier, space, settings.size, cache.side, settings.resize, deciding)
-    judged = Known(validation)
+    judged = Known(validation).of(np.arange(len(validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
-
-    def objective(logits: Tensor, batch: Batch, over: Tensor) -> Sums:
-        return sums(space, logits, batch.targets, batch.masks, batch.weights, losses=losses, over=over)
 
     def evaluate(training_logits: Tensor) -> dict[str, dict[str, float]]:
         figures = {"training": dict(stream(space, train_codes, probabilities_of(space, training_logits.numpy())))}
@@ -217,7 +221,7 @@ def _job(
         newest[:] = [Predictions.of(validation.ids, space, logits, model=context.name)]
         figures["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
         if len(validation):
-            figures["validation"]["loss"] = _mean_loss(objective, judged, logits)
+            figures["validation"]["loss"] = float(objective(torch.from_numpy(logits), [judged]).loss)
         return figures
 
     def save(which: Literal["best", "last"]) -> None:
@@ -259,11 +263,6 @@ def _course(settings: FitSettings, train: Samples, context: Context) -> Course:
     )
 
 
-def _mean_loss(objective: Callable[[Tensor, Batch, Tensor], Sums], known: Known, logits: np.ndarray) -> float:
-    rows = np.arange(len(known.ids))
-    return float(objective(torch.from_numpy(logits), known.of(rows, torch.empty(0)), known.counts(rows)).loss)
-
-
 def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
     """Parameter names of the network that learns, from the first stage to the head."""
     if network is classifier.head:
@@ -274,9 +273,8 @@ def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
 
 def _fastest_training(settings: FitSettings, classifier: Classifier, known: Known, context: Context) -> Hardware:
     """Time real optimiser steps of a copy in each precision and layout, and remember the choice."""
-    space = known.space
     rows = np.resize(np.arange(len(known.ids)), settings.batch)
-    losses = head_losses(space, settings.loss)
+    objective = Objective(known.space, head_losses(known.space, settings.loss))
     pictures = torch.rand(settings.batch, 3, settings.size, settings.size)
 
     def prepare(option: Hardware) -> Callable[[], object]:
@@ -288,10 +286,10 @@ def _fastest_training(settings: FitSettings, classifier: Classifier, known: Know
         machine = Machine(context.processes, option)
 
         def step() -> None:
-            batch = known.of(rows, option.place(pictures))
+            inputs = option.place(pictures)
             with option.autocast():
-                logits = trial(batch.inputs)
-            machine.backward(sums(space, logits, batch.targets, batch.masks, batch.weights, losses=losses).loss)
+                logits = trial(inputs)
+            machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)
             machine.optimizer_step(trial, optimizer, clip=None)
 
         return step

@@ -27,7 +27,7 @@ from assay.training.checkpoint import (
     within,
 )
 from assay.training.machine import Machine
-from assay.training.objective import Sums
+from assay.training.objective import Objective, Truth
 from assay.training.optimizers import set_rate
 from assay.training.schedules import AnySchedule, rate
 from assay.training.stopping import stop_requested
@@ -40,23 +40,21 @@ class Batch:
     """What a network is shown at once, and what is known of it."""
 
     inputs: Tensor  # (B, ...)
-    targets: list[Tensor]  # a head: (B, K)
-    masks: list[Tensor]  # a head: (B,) exclusive, (B, K) independent
-    weights: Tensor  # (B, H)
+    known: tuple[Truth, ...]  # one; of mixed pictures two, in their shares
 
 
 class Source(Protocol):
-    """The training pictures (or their features), by row."""
+    """The training pictures (or their features), by row; a source may mix each with its partner's row."""
 
     @property
     def ids(self) -> list[str]:
         """The pictures, in the order of their rows."""
 
-    def batch(self, epoch: int, rows: Rows) -> Batch:
+    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
         """What the network is shown of these rows in this epoch."""
 
-    def counts(self, rows: Rows) -> Tensor:
-        """The weight (H,) of what is known of these rows."""
+    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+        """The weight (H,) of what is known of that batch."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Job:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     source: Source
-    objective: Callable[[Tensor, Batch, Tensor], Sums]  # of logits, batch and the counts to divide by
+    objective: Objective
     to_training_mode: Callable[[], None]
     evaluate: Callable[[Tensor], dict[str, dict[str, float]]]  # training logits -> part -> figure -> value
     save: Callable[[Literal["best", "last"]], None]  # the network as it is
@@ -96,8 +94,8 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0  # optimiser steps done in this epoch
-    loss: float = 0.0
-    count: float = 0.0
+    sums: list[float] = field(default_factory=list)  # a head, of this epoch: what its losses add up to
+    counts: list[float] = field(default_factory=list)  # and over how much
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
@@ -124,12 +122,12 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
             for rows in np.array_split(order, per_epoch)[progress.batch :]:
                 done = progress.epoch * per_epoch + progress.batch
                 _set_rate(job.optimizer, course, progress, done, per_epoch)
-                torch.manual_seed(_mix(course.seed, done))  # for dropout; pictures have their own draws
+                torch.manual_seed(_seed_of(course.seed, done))  # for dropout; pictures have their own draws
                 _optimizer_step(job, course, progress, machine, forward, rows, logits)
                 if average is not None:
                     average.update(job.network, done)
                 progress.batch += 1
-                watch.advance(len(rows), {"loss": progress.loss / max(progress.count, 1e-9)})
+                watch.advance(len(rows), {"loss": _mean_loss(job, progress.sums, progress.counts)})
                 if saver.due():
                     progress.seconds += time.perf_counter() - started
                     started = time.perf_counter()
@@ -152,36 +150,39 @@ def _optimizer_step(
     rows: Rows,
     logits: Tensor,
 ) -> None:
-    # Each part is divided by the counts of the whole, so that parts add up to the loss of one large batch.
-    over = job.source.counts(rows) / machine.count
-    for part in np.array_split(rows, min(course.accumulate, len(rows))):
-        mine = part[machine.rank :: machine.count]
-        batch = job.source.batch(progress.epoch, mine)
+    # Each part is divided by the counts of the whole, and partners are of the whole, so that parts add up to
+    # the loss of one large batch.
+    partners = np.roll(rows, 1)  # the rows are in random order; any number of them will do
+    over = job.source.counts(progress.epoch, rows, partners) / machine.count
+    for part in np.array_split(np.arange(len(rows)), min(course.accumulate, len(rows))):
+        places = part[machine.rank :: machine.count]
+        mine = rows[places]
+        batch = job.source.batch(progress.epoch, mine, partners[places])
         try:
             with machine.hardware.autocast():
                 answers = forward(batch.inputs)
-            loss, sums, counts = job.objective(answers, batch, over)
-            total = float(sums.sum())
-            if not math.isfinite(total):
+            loss, sums, counts = job.objective(answers, batch.known, over)
+            totals = sums.tolist()
+            if not all(map(math.isfinite, totals)):
                 raise _not_finite(job, progress, mine)
             machine.backward(loss)
         except RuntimeError as error:
             raise _too_large(error, course) from error
         logits[mine] = answers.detach().float().cpu()
-        progress.loss += total
-        progress.count += float(counts.sum())
+        progress.sums = _added(progress.sums, totals)
+        progress.counts = _added(progress.counts, counts.tolist())
     machine.optimizer_step(job.network, job.optimizer, clip=course.clip)
 
 
 def _end_epoch(
     job: Job, course: Course, progress: Progress, machine: Machine, average: Average | None, logits: Tensor
 ) -> None:
-    loss, count = machine.sum(torch.tensor([progress.loss, progress.count], dtype=torch.float64)).tolist()
+    sums, counts = machine.sum(torch.tensor([progress.sums, progress.counts], dtype=torch.float64)).tolist()
     lr = max(group["lr"] for group in job.optimizer.param_groups)
     seen = machine.sum(logits.clone())
     with averaged(job.network, average):
         parts = job.evaluate(seen)
-        parts.setdefault("training", {})["loss"] = loss / max(count, 1e-9)
+        parts.setdefault("training", {})["loss"] = _mean_loss(job, sums, counts)
         _require_monitored(course.monitor, parts["validation"])
         monitored = machine.of_main(parts["validation"].get(course.monitor))
         better = monitored is None or progress.best is None or _better(monitored, progress.best, course)
@@ -195,7 +196,7 @@ def _end_epoch(
     progress.history.append(
         {"epoch": progress.epoch, "lr": lr, "seconds": round(progress.seconds, 3), **parts, "best": better}
     )
-    progress.batch, progress.loss, progress.count = 0, 0.0, 0.0
+    progress.batch, progress.sums, progress.counts = 0, _zeros(job), _zeros(job)
     logits.zero_()
 
 
@@ -245,7 +246,7 @@ def _restore(
 ) -> tuple[Progress, Tensor]:
     logits = torch.zeros(len(job.source.ids), course.width)
     if not checkpoint.exists():
-        return Progress(), logits
+        return Progress(sums=_zeros(job), counts=_zeros(job)), logits
     tensors, values = load_tensors(checkpoint, device=machine.hardware.device)
     job.network.load_state_dict(out_of("network", tensors))
     restore_optimizer(job.optimizer, out_of("optimizer", tensors), values["optimizer"])
@@ -254,7 +255,7 @@ def _restore(
         average.tensors = out_of("average", tensors)
     progress, logits = Progress(**values["progress"]), tensors["logits"].cpu()
     if not machine.is_main:  # what one process saw of an unfinished epoch counts once
-        progress.loss, progress.count = 0.0, 0.0
+        progress.sums, progress.counts = _zeros(job), _zeros(job)
         logits.zero_()
     return progress, logits
 
@@ -281,7 +282,20 @@ def _optimizer_steps(count: int, course: Course) -> int:
     return max(1, -(-count // (course.batch * course.accumulate)))
 
 
-def _mix(seed: int, step: int) -> int:
+def _zeros(job: Job) -> list[float]:
+    return [0.0] * len(job.objective.losses)
+
+
+def _added(so_far: list[float], more: list[float]) -> list[float]:
+    return [a + b for a, b in zip(so_far, more, strict=True)]
+
+
+def _mean_loss(job: Job, sums: list[float], counts: list[float]) -> float:
+    both = torch.tensor([sums, counts], dtype=torch.float64)
+    return float(job.objective.mean(both[0], both[1]))
+
+
+def _seed_of(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,72 @@ from torch import Tensor
 
 from assay.labels.space import LabelSpace
 from assay.training.losses import HeadLoss
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of some pictures, head by head."""
+
+    targets: list[Tensor]  # a head: (B, K)
+    masks: list[Tensor]  # a head: (B,) exclusive, (B, K) independent
+    weights: Tensor  # (B, H)
+
+    def shared(self, share: Tensor) -> Truth:
+        """The same, counting for a share (B,) only: that of these pictures in mixed ones."""
+        return replace(self, weights=self.weights * share[:, None])
+
+    def to(self, device: torch.device | str) -> Truth:
+        """The same on a device."""
+        return Truth(
+            [target.to(device) for target in self.targets],
+            [mask.to(device) for mask in self.masks],
+            self.weights.to(device),
+        )
+
+
+class Sums(NamedTuple):
+    """The loss to follow downhill, and what the exact mean of an epoch is made of: sums and counts (H,)."""
+
+    loss: Tensor
+    sums: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The sum over heads of each head's factor times the weighted mean of its loss over what is known.
+
+    A mixed picture has several truths, each of which counts for its share: with a picture's share lambda
+    the loss is lambda * mask_a * loss_a + (1 - lambda) * mask_b * loss_b (Zhang et al. 2018, with masks),
+    so that a label known of one of the two pictures alone still counts.
+    """
+
+    space: LabelSpace
+    losses: tuple[HeadLoss, ...]
+    factors: tuple[float, ...] | None = None  # one a head; all 1 where not given
+
+    def __call__(self, logits: Tensor, known: Sequence[Truth], over: Tensor | None = None) -> Sums:
+        """Of logits (B, W) and their truths, the loss with its parts.
+
+        `over` (H,) replaces the counts of this batch as divisors, so that the parts of a batch, accumulated
+        or on several machines, add up to the loss of the whole. A head of which nothing is known adds 0.
+        """
+        logits = logits.float()
+        totals = [self._sums(logits, truth) for truth in known]
+        summed, counted = torch.stack(totals).sum(dim=0), counts(known)
+        return Sums(self.mean(summed, counted if over is None else over), summed.detach(), counted)
+
+    def mean(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """The loss, a scalar, of sums (H,) over as much as counts (H,) tell."""
+        means = sums / torch.where(counts > 0, counts, 1.0)
+        return means.sum() if self.factors is None else (means * means.new_tensor(self.factors)).sum()
+
+    def _sums(self, logits: Tensor, truth: Truth) -> Tensor:
+        totals = []
+        for i, (columns, loss) in enumerate(zip(self.space.slices, self.losses, strict=True)):
+            cells = loss(logits[:, columns], truth.targets[i], truth.masks[i])
+            totals.append((cells * _spread(truth.weights[:, i], truth.masks[i])).sum())
+        return torch.stack(totals)
 
 
 def dense(space: LabelSpace, codes: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -27,45 +94,13 @@ def dense(space: LabelSpace, codes: Sequence[Tensor]) -> tuple[list[Tensor], lis
     return targets, masks
 
 
-class Sums(NamedTuple):
-    """The loss to follow downhill, and what the exact mean of an epoch is made of: sums and counts (H,)."""
-
-    loss: Tensor
-    sums: Tensor
-    counts: Tensor
-
-
-def counts(space: LabelSpace, masks: Sequence[Tensor], weights: Tensor) -> Tensor:
+def counts(known: Sequence[Truth]) -> Tensor:
     """The summed weight (H,) of what is known: of pictures (exclusive), or of pictures and classes."""
-    spread = [_spread(weights[:, i], mask) for i, (_, mask) in enumerate(zip(space, masks, strict=True))]
-    return torch.stack([(weight * mask).sum() for weight, mask in zip(spread, masks, strict=True)])
-
-
-def sums(
-    space: LabelSpace,
-    logits: Tensor,
-    targets: Sequence[Tensor],
-    masks: Sequence[Tensor],
-    weights: Tensor,
-    *,
-    losses: Sequence[HeadLoss],
-    over: Tensor | None = None,
-) -> Sums:
-    """The sum over heads of the weighted mean over known cells, with its parts.
-
-    logits (B, W), weights (B, H). `over` (H,) replaces the counts of this batch as divisors, so that the
-    parts of a batch, accumulated or on several machines, add up to the loss of the whole. A head of which
-    nothing is known adds 0.
-    """
-    logits = logits.float()
-    totals = []
-    for i, (columns, loss) in enumerate(zip(space.slices, losses, strict=True)):
-        cells = loss(logits[:, columns], targets[i], masks[i])
-        totals.append((cells * _spread(weights[:, i], masks[i])).sum())
-    summed, counted = torch.stack(totals), counts(space, masks, weights)
-    divisors = counted if over is None else over
-    mean = (summed / torch.where(divisors > 0, divisors, 1.0)).sum()
-    return Sums(mean, summed.detach(), counted)
+    of_truths = [
+        torch.stack([(_spread(truth.weights[:, i], mask) * mask).sum() for i, mask in enumerate(truth.masks)])
+        for truth in known
+    ]
+    return torch.stack(of_truths).sum(dim=0)
 
 
 def _spread(weight: Tensor, mask: Tensor) -> Tensor:

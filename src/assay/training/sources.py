@@ -15,9 +15,13 @@ from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.pixels.augment import Augment, augment, keys
 from assay.pixels.cache import Cache
+from assay.pixels.draws import Keys
+from assay.pixels.mix import Mix, mix, shares
 from assay.training.hardware import Hardware
 from assay.training.loop import Batch, Rows
-from assay.training.objective import counts, dense
+from assay.training.objective import Truth, counts, dense
+
+_MIXING = -1  # the view whose draws mix pictures: no view that is shown has this number
 
 
 class Known:
@@ -29,25 +33,14 @@ class Known:
         self.codes = [torch.from_numpy(codes) for codes in samples.codes()]
         self.weights = torch.from_numpy(samples.weights())
 
-    def of(self, rows: Rows, inputs: Tensor) -> Batch:
-        """A batch of these rows, on the device of the inputs."""
-        targets, masks = dense(self.space, [codes[rows] for codes in self.codes])
-        device = inputs.device
-        return Batch(
-            inputs,
-            [target.to(device) for target in targets],
-            [mask.to(device) for mask in masks],
-            self.weights[rows].to(device),
-        )
-
-    def counts(self, rows: Rows) -> Tensor:
-        masks = [codes[rows] >= 0 for codes in self.codes]
-        return counts(self.space, masks, self.weights[rows])
+    def of(self, rows: Rows) -> Truth:
+        """What is known of these rows, on the CPU."""
+        return Truth(*dense(self.space, [codes[rows] for codes in self.codes]), self.weights[rows])
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of a cache, augmented anew in every epoch."""
+    """Pictures of a cache, augmented and mixed anew in every epoch."""
 
     known: Known
     cache: Cache
@@ -56,20 +49,40 @@ class Pictures:
     seed: int
     step: int
     hardware: Hardware
+    mix: Mix | None = None
 
     @property
     def ids(self) -> list[str]:
         return self.known.ids
 
-    def batch(self, epoch: int, rows: Rows) -> Batch:
-        ids = [self.ids[row] for row in rows]
-        drawn = picture_keys(ids, seed=self.seed, step=self.step, epoch=epoch, view=0)
-        pixels = self.cache.gather(self.cache.rows_of(ids)).to(self.hardware.device, non_blocking=True)
-        inputs = augment(pixels, drawn, size=self.size, settings=self.augment)
-        return self.known.of(rows, self.hardware.place(inputs))
+    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
+        inputs = self._shown(epoch, rows) if self.mix is None else self._mixed(epoch, rows, partners, self.mix)
+        inputs = self.hardware.place(inputs)
+        return Batch(inputs, tuple(truth.to(inputs.device) for truth in self._truths(epoch, rows, partners)))
 
-    def counts(self, rows: Rows) -> Tensor:
-        return self.known.counts(rows).to(self.hardware.device)
+    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+        return counts(self._truths(epoch, rows, partners)).to(self.hardware.device)
+
+    def _truths(self, epoch: int, rows: Rows, partners: Rows) -> tuple[Truth, ...]:
+        if self.mix is None:
+            return (self.known.of(rows),)
+        share = torch.from_numpy(shares(self._keys(epoch, rows, _MIXING), size=self.size, settings=self.mix))
+        return self.known.of(rows).shared(share), self.known.of(partners).shared(1 - share)
+
+    def _shown(self, epoch: int, rows: Rows) -> Tensor:
+        pixels = self.cache.gather(self.cache.rows_of([self.ids[row] for row in rows]))
+        pixels = pixels.to(self.hardware.device, non_blocking=True)
+        return augment(pixels, self._keys(epoch, rows, 0), size=self.size, settings=self.augment)
+
+    def _mixed(self, epoch: int, rows: Rows, partners: Rows, settings: Mix) -> Tensor:
+        # Most partners are rows of the batch too; each picture is read and augmented once.
+        distinct, places = np.unique(np.concatenate([rows, partners]), return_inverse=True)
+        pictures = self._shown(epoch, distinct)
+        own, other = pictures[places[: len(rows)]], pictures[places[len(rows) :]]
+        return mix(own, other, self._keys(epoch, rows, _MIXING), settings=settings)
+
+    def _keys(self, epoch: int, rows: Rows, view: int) -> Keys:
+        return picture_keys([self.ids[row] for row in rows], seed=self.seed, step=self.step, epoch=epoch, view=view)
 
 
 @dataclass(frozen=True)
@@ -84,15 +97,15 @@ class Features:
     def ids(self) -> list[str]:
         return self.known.ids
 
-    def batch(self, epoch: int, rows: Rows) -> Batch:
+    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
         features = torch.from_numpy(np.array(self.views[epoch % len(self.views)][rows]))
-        return self.known.of(rows, self.hardware.place(features))
+        return Batch(self.hardware.place(features), (self.known.of(rows).to(self.hardware.device),))
 
-    def counts(self, rows: Rows) -> Tensor:
-        return self.known.counts(rows).to(self.hardware.device)
+    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+        return counts([self.known.of(rows)]).to(self.hardware.device)
 
 
-def picture_keys(ids: Sequence[str], *, seed: int, step: int, epoch: int, view: int) -> npt.NDArray[np.uint64]:
+def picture_keys(ids: Sequence[str], *, seed: int, step: int, epoch: int, view: int) -> Keys:
     """The key (B,) of each picture's random draws; it depends on the picture's id, not on its row."""
     pictures = np.array([zlib.crc32(name.encode()) for name in ids], dtype=np.int64)
     return keys(seed=seed, step=step, epoch=epoch, pictures=pictures, occurrence=0, view=view)

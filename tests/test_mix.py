@@ -1,0 +1,183 @@
+"""MixUp and CutMix: pixels and labels in the same shares, drawn a picture at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from assay.labels.read import read_folder
+from assay.labels.samples import Samples
+from assay.pixels.augment import Augment
+from assay.pixels.cache import Cache, build
+from assay.pixels.decode import Resize
+from assay.pixels.draws import Keys, keys
+from assay.pixels.mix import Mix, mix, shares
+from assay.steps.fit import FitSettings
+from assay.training.hardware import Hardware
+from assay.training.sources import Features, Known, Pictures
+
+WAYS = [Mix(mixup=0.4), Mix(cutmix=1.0), Mix(mixup=1.0, cutmix=0.5), Mix(mixup=0.2, cutmix=1.0, probability=0.5)]
+MANY = 4000
+
+
+def keys_of(count: int, seed: int = 0) -> Keys:
+    return keys(seed=seed, step=0, epoch=0, pictures=np.arange(count), view=-1)
+
+
+def halves(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """White pictures and black partners: what is left of the white is the share."""
+    return torch.ones(count, 3, size, size), torch.zeros(count, 3, size, size)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@examples(max_examples=25, deadline=None)
+@given(size=st.integers(1, 33), count=st.integers(0, 9), seed=st.integers(0, 2**32))
+def test_the_share_of_the_labels_is_that_of_the_pixels(way: Mix, size: int, count: int, seed: int) -> None:
+    drawn = keys_of(count, seed)
+    left = mix(*halves(count, size), drawn, settings=way)
+    share = shares(drawn, size=size, settings=way)
+    assert share.shape == (count,)
+    assert share.dtype == np.float32
+    assert ((share >= 0) & (share <= 1)).all()
+    assert ((left >= 0) & (left <= 1)).all()
+    np.testing.assert_allclose(left.double().mean(dim=(1, 2, 3)), share, atol=1e-6)
+
+
+def test_mixup_is_the_mean_of_all_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, other = torch.rand(2, 8, 3, 5, 5, generator=generator)
+    share = torch.from_numpy(shares(keys_of(8), size=5, settings=WAYS[0]))[:, None, None, None]
+    torch.testing.assert_close(mix(own, other, keys_of(8), settings=WAYS[0]), share * own + (1 - share) * other)
+
+
+def test_cutmix_pastes_a_box_that_may_be_cut_off_at_the_border() -> None:
+    own, other = halves(64, 16)
+    left = mix(own, other, keys_of(64), settings=Mix(cutmix=1.0))
+    share = shares(keys_of(64), size=16, settings=Mix(cutmix=1.0))
+    at_border = 0
+    for picture, kept in zip(left, share, strict=True):
+        assert set(picture.unique().tolist()) <= {0.0, 1.0}
+        pasted = (picture == 0).all(dim=0)
+        if pasted.any():
+            rows, columns = (torch.nonzero(pasted.any(dim=axis)).flatten() for axis in (1, 0))
+            height, width = (int(at[-1] - at[0]) + 1 for at in (rows, columns))
+            assert int(pasted.sum()) == height * width
+            assert kept == np.float32(1 - height * width / 256)
+            at_border += bool(rows[0] == 0 or columns[0] == 0 or rows[-1] == 15 or columns[-1] == 15)
+    assert 10 < at_border < 64
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
+def test_shares_of_mixup_are_of_the_beta_distribution(alpha: float) -> None:
+    share = shares(keys_of(MANY), size=8, settings=Mix(mixup=alpha))
+    assert share.mean() == pytest.approx(0.5, abs=0.03)
+    assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def test_both_ways_are_gone_by_even_chance_and_some_pictures_are_left_alone() -> None:
+    way = Mix(mixup=1.0, cutmix=1.0, probability=0.5)
+    left = mix(*halves(MANY, 8), keys_of(MANY), settings=way)
+    alone = (left == 1).all(dim=(1, 2, 3))
+    up = ((left > 0) & (left < 1)).any(dim=(1, 2, 3))
+    assert float(up.float().mean()) == pytest.approx(0.25, abs=0.03)
+    # Not mixed, or cut by a box of no pixel: with less than (2 / 8)^2 of the area to paste.
+    assert float(alone.float().mean()) == pytest.approx(0.5 + 0.25 / 16, abs=0.025)
+    assert (shares(keys_of(MANY), size=8, settings=way)[alone] == 1).all()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_neighbours_change_nothing(way: Mix) -> None:
+    own, other = torch.rand(2, 7, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    whole = mix(own, other, keys_of(7), settings=way)
+    rows = [5, 2]
+    assert torch.equal(mix(own[rows], other[rows], keys_of(7)[rows], settings=way), whole[rows])
+    assert torch.equal(mix(own, other, keys_of(7), settings=way), whole)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"mixup": 0}, {"cutmix": -1}, {"mixup": 1, "probability": 0}, {"alpha": 1}])
+def test_settings_that_mix_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Mix(**wrong)
+
+
+def test_a_frozen_backbone_is_not_fed_mixed_pictures() -> None:
+    assert FitSettings(mix=Mix(mixup=0.2), freeze="all_but_last_stage").mix == Mix(mixup=0.2)
+    with pytest.raises(ValidationError, match="trains on cached features; drop mix, or freeze less"):
+        FitSettings(mix=Mix(mixup=0.2), freeze="backbone")
+
+
+@pytest.fixture(scope="module")
+def pictures(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Samples, Cache]:
+    samples = read_folder(colours)
+    folder = tmp_path_factory.mktemp("cache")
+    hashes = [None] * len(samples)
+    made, _ = build(samples.ids, samples.paths, hashes=hashes, size=24, resize=Resize(), folder=folder)
+    return samples, made
+
+
+def source_of(pictures: tuple[Samples, Cache], way: Mix | None, seed: int = 0) -> Pictures:
+    samples, made = pictures
+    return Pictures(Known(samples), made, 24, Augment(flip="horizontal"), seed, 1, Hardware(), way)
+
+
+ROWS = np.array([7, 3, 11, 20, 41])
+PARTNERS = np.roll(ROWS, 1)
+
+
+def test_a_batch_is_of_the_pictures_that_are_shown_without_mixing(pictures: tuple[Samples, Cache]) -> None:
+    plain, mixed = (source_of(pictures, way) for way in (None, Mix(mixup=1.0)))
+    own, other = (plain.batch(3, rows, rows) for rows in (ROWS, PARTNERS))
+    batch = mixed.batch(3, ROWS, PARTNERS)
+    assert len(own.known) == 1
+    first, second = batch.known
+    share = first.weights[:, 0]
+    expected = share[:, None, None, None] * own.inputs + (1 - share[:, None, None, None]) * other.inputs
+    torch.testing.assert_close(batch.inputs, expected)
+    assert torch.equal(first.targets[0], own.known[0].targets[0])
+    assert torch.equal(second.targets[0], other.known[0].targets[0])
+    torch.testing.assert_close(first.weights + second.weights, own.known[0].weights)
+
+
+def test_draws_are_of_the_epoch_and_the_picture_alone(pictures: tuple[Samples, Cache]) -> None:
+    source = source_of(pictures, WAYS[2])
+    whole = source.batch(3, ROWS, PARTNERS)
+    part = source.batch(3, ROWS[2:4], PARTNERS[2:4])
+    torch.testing.assert_close(part.inputs, whole.inputs[2:4])
+    assert torch.equal(part.known[0].weights, whole.known[0].weights[2:4])
+    assert not torch.equal(source.batch(4, ROWS, PARTNERS).known[0].weights, whole.known[0].weights)
+    other = source_of(pictures, WAYS[2], seed=1).batch(3, ROWS, PARTNERS)
+    assert not torch.equal(other.known[0].weights, whole.known[0].weights)
+
+
+@pytest.mark.parametrize("way", [None, *WAYS], ids=str)
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_counts_are_those_of_the_batch(way: Mix | None, count: int, pictures: tuple[Samples, Cache]) -> None:
+    from assay.training.objective import counts
+
+    source, rows = source_of(pictures, way), ROWS[:count]
+    batch = source.batch(0, rows, np.roll(rows, 1))
+    assert len(batch.inputs) == count
+    assert torch.equal(source.counts(0, rows, np.roll(rows, 1)), counts(batch.known))
+    assert float(counts(batch.known)) == pytest.approx(count)  # all labels are known here
+
+
+def test_each_picture_is_read_once(pictures: tuple[Samples, Cache], monkeypatch: pytest.MonkeyPatch) -> None:
+    read_rows: list[int] = []
+    gather = Cache.gather
+    monkeypatch.setattr(Cache, "gather", lambda self, rows: (read_rows.extend(rows), gather(self, rows))[1])
+    source_of(pictures, WAYS[0]).batch(0, ROWS, PARTNERS)
+    assert len(read_rows) == len(set(read_rows)) == 5
+
+
+def test_features_are_not_mixed(pictures: tuple[Samples, Cache]) -> None:
+    features = np.arange(90, dtype=np.float32).reshape(45, 2)
+    batch = Features(Known(pictures[0]), [features], Hardware()).batch(0, ROWS, PARTNERS)
+    assert torch.equal(batch.inputs, torch.from_numpy(features[ROWS]))
+    assert len(batch.known) == 1
