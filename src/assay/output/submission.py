@@ -1,72 +1,122 @@
-"""Predictions as a file to hand in: a CSV, or a zip that holds it."""
+"""Predictions as a file to hand in: text, or a zip that holds it."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import numpy.typing as npt
 
 from assay.errors import DataError, ModelError
 from assay.files import whole
-from assay.labels.space import Head, LabelSpace
+from assay.labels.pictures import shown
+from assay.output.columns import Column
+from assay.output.forms import Layout
 from assay.predictions.predict import Predictions
+from assay.progress import Watch
 
-Probabilities = npt.NDArray[np.float32]
+NOTED = ("file", "sha256", "date", "pictures", "form")
+"""Columns of a run's submissions.csv."""
 
 
-def write_predictions(chunks: Iterable[Predictions], out: Path, *, space: LabelSpace, top: int | None = None) -> int:
+def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout) -> int:
     """Write a row a picture, in the order given, and return how many; one chunk is held at a time.
 
-    Columns: `image`, then `label` and `confidence`, then a probability a class, then `error`: why a
-    picture could not be read (its other cells are blank). With several heads they are called `HEAD`,
-    `HEAD confidence` and `HEAD:class`. With `top`, the so many most probable classes of each head, as
-    `label`, `confidence`, `label 2`, `confidence 2` ..., stand instead of a column a class.
+    The cells of a picture that could not be read are blank but for `image` and `error`.
 
-    The label of an independent head is the classes of at least one half, joined by ";", or "-" for none;
-    its confidence is that of the least certain of its classes. Numbers have all digits of a float32.
-
-    Raises DataError for another ending than .csv or .zip, and for heads whose columns cannot be told
-    apart; SpaceError or RunError where the disk does not take the file, which then is as it was before.
+    Raises DataError for an ending that the layout does not have, and for an unreadable picture where
+    every row must hold an answer; SpaceError or RunError where the disk does not take the file, which
+    then is as it was before.
     """
-    _require_writable_kind(out, top)
-    columns = _columns(space, top)
-    written = 0
-    with whole(out) as beside, _open(beside, out) as file:
-        _write(file, [columns])
+    _require_writable_kind(out, layout)
+    written, unreadable = 0, dict[str, str]()
+    with whole(out) as beside, _open(beside, out, layout) as file:
+        if layout.header:
+            _write(file, [[column.name for column in layout.columns]], layout.delimiter)
         for chunk in chunks:
-            _write(file, _rows(chunk, space, top, len(columns)))
-            written += len(chunk.ids)
+            _require_finite(chunk)
+            _write(file, _rows(chunk, layout.columns), layout.delimiter)
+            written += len(chunk)
+            unreadable |= chunk.unreadable
+        if layout.complete and unreadable:
+            raise DataError(_incomplete(unreadable))
     return written
 
 
-def _require_writable_kind(out: Path, top: int | None) -> None:
-    if out.suffix.lower() not in (".csv", ".zip"):
+def member_of(out: Path, layout: Layout) -> str | None:
+    """What the file in a zip is called; None for a file that is no zip."""
+    if out.suffix.lower() != ".zip":
+        return None
+    return layout.inner or out.stem + layout.ending
+
+
+def note_in_run(run: Path, out: Path, *, pictures: int, form: str, watch: Watch) -> None:
+    """Add a line on a file handed out to the run's submissions.csv; where it cannot be, say so."""
+    with open(out, "rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    line = [os.path.abspath(out), digest, datetime.now(UTC).isoformat(timespec="seconds"), str(pictures), form]
+    notes = run / "submissions.csv"
+    try:
+        with open(notes, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            _write(file, [list(NOTED), line] if file.tell() == 0 else [line], ",")
+    except OSError as error:
+        watch.line(f"{shown(notes)}: {shown(out)} could not be noted there ({error.strerror}).")
+
+
+def _require_writable_kind(out: Path, layout: Layout) -> None:
+    ending = layout.ending
+    if out.suffix.lower() not in (ending, ".zip"):
+        other = " Integers are written as .txt: --form integers" if out.suffix.lower() == ".txt" else ""
         raise DataError(
-            f"{out}: predictions are written as .csv, or as .zip with the CSV in it. "
-            f"Name one of those: --out {out.with_suffix('.csv')}"
+            f"{out}: predictions are written as {ending}, or as .zip with the {ending[1:].upper()} in it. "
+            f"Name one of those: --out {out.with_suffix(ending)}{other}"
         )
     if out.is_dir():
-        raise DataError(f"{out}: is a folder. Name a file in it: --out {out / 'labels.csv'}")
-    if top is not None and top < 1:
-        raise DataError(f"--top {top}: at least the 1 most probable class is needed. Leave it out for all.")
+        raise DataError(f"{out}: is a folder. Name a file in it: --out {out / f'labels{ending}'}")
+    if layout.inner is not None and out.suffix.lower() != ".zip":
+        raise DataError(
+            f"--inner {layout.inner}: names the file in a zip, and {out} is none. "
+            f"Leave it out, or give --out {out.with_suffix('.zip')}"
+        )
+
+
+def _require_finite(chunk: Predictions) -> None:
+    spoilt = ~np.isfinite(chunk.probabilities).all(axis=1)
+    for row in np.flatnonzero(spoilt).tolist():
+        if chunk.ids[row] not in chunk.unreadable:
+            raise ModelError(
+                f"{chunk.ids[row]}: the model answers with no number (NaN). Its weights are spoilt: train it "
+                "again, or take an earlier checkpoint."
+            )
+
+
+def _incomplete(unreadable: dict[str, str]) -> str:
+    listed = ", ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:5])
+    more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+    return (
+        f"{len(unreadable)} of the pictures could not be read, and this form has no row for one without an answer: "
+        f"{listed}{more}. Put pictures that can be read in their place, or hand in the full table."
+    )
 
 
 @contextmanager
-def _open(path: Path, out: Path) -> Iterator[TextIO]:
-    """Text to write to `path`: the CSV itself, or the only member of a zip, as `out` asks."""
+def _open(path: Path, out: Path, layout: Layout) -> Iterator[TextIO]:
+    """Text to write to `path`: the file itself, or the only member of a zip, as `out` asks."""
     # `surrogateescape`: a name that is not UTF-8 on the disk goes back as the bytes that it had there.
-    if out.suffix.lower() == ".csv":
+    name = member_of(out, layout)
+    if name is None:
         with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file
         return
-    member = zipfile.ZipInfo(out.stem + ".csv")  # dated 1980: the same predictions give the same bytes
+    member = zipfile.ZipInfo(name)  # dated 1980: the same predictions give the same bytes
     member.compress_type = zipfile.ZIP_DEFLATED
     member.external_attr = 0o644 << 16
     with (
@@ -77,72 +127,17 @@ def _open(path: Path, out: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _write(file: TextIO, rows: Iterable[list[str]]) -> None:
-    plain = csv.writer(file, lineterminator="\n")
-    careful = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+def _write(file: TextIO, rows: Iterable[list[str]], delimiter: str) -> None:
+    plain = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    careful = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:  # csv leaves a lone \r unquoted, and then takes it for the end of the line
         (careful if "\r" in "".join(row) else plain).writerow(row)
 
 
-def _columns(space: LabelSpace, top: int | None) -> list[str]:
-    """The first line. Raises DataError where two columns would have one name."""
-    answers = [name for head in space for name in _answers(head, 1 if top is None else top, len(space) == 1)]
-    plain = [name for head in space for name in head.classes]
-    full = [f"{head.name}:{name}" for head in space for name in head.classes]
-    taken = {"image", "error", *answers}
-    by_class = plain if len(space) == 1 and taken.isdisjoint(plain) else full
-    columns = ["image", *answers, *(by_class if top is None else ()), "error"]
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if twice:
-        raise DataError(
-            f"the heads {', '.join(repr(head.name) for head in space)} would give two columns the name "
-            f"{twice[0]!r}. Rename a head in the plan."
-        )
-    return columns
-
-
-def _answers(head: Head, top: int, alone: bool) -> Iterator[str]:
-    for rank in range(1, min(top, head.size) + 1):
-        place = "" if rank == 1 else f" {rank}"
-        yield f"label{place}" if alone else f"{head.name}{place}"
-        yield f"confidence{place}" if alone else f"{head.name}{place} confidence"
-
-
-def _rows(chunk: Predictions, space: LabelSpace, top: int | None, width: int) -> Iterator[list[str]]:
-    probabilities = np.asarray(chunk.probabilities, dtype=np.float32)
-    digits = probabilities.astype(str) if top is None else None  # the shortest text that reads back the same
-    for row, name in enumerate(chunk.ids):
+def _rows(chunk: Predictions, columns: tuple[Column, ...]) -> Iterator[list[str]]:
+    table = zip(*(column.cells(chunk) for column in columns), strict=True)
+    for name, cells in zip(chunk.ids, table, strict=True):
         if name in chunk.unreadable:
-            yield [name, *[""] * (width - 2), chunk.unreadable[name]]
-            continue
-        cells = [name]
-        for head, columns in zip(space, space.slices, strict=True):
-            cells += _answer(head, _finite(probabilities[row, columns], name), top)
-        yield [*cells, *(() if digits is None else digits[row].tolist()), ""]
-
-
-def _answer(head: Head, probabilities: Probabilities, top: int | None) -> list[str]:
-    """Labels and their confidences of one picture, (K,) probabilities given."""
-    if top is None and head.kind == "independent":
-        chosen = [name for name, value in zip(head.classes, probabilities, strict=True) if value >= 0.5]
-        least = np.maximum(probabilities, 1 - probabilities).min()
-        return [_joined(chosen, head), str(least)]
-    order = np.argsort(-probabilities, kind="stable")[: top or 1].tolist()
-    return [cell for place in order for cell in (head.classes[place], str(probabilities[place]))]
-
-
-def _joined(names: Sequence[str], head: Head) -> str:
-    """Names in one cell; where a class holds the separator or is called like "none", another is taken."""
-    clear = (mark for mark in (";", "|", " / ", "\n") if not any(mark in name for name in head.classes))
-    separator = next(clear, "\t")
-    none = "-" if "-" not in head.classes else "(none)"
-    return separator.join(names) or none
-
-
-def _finite(probabilities: Probabilities, name: str) -> Probabilities:
-    if not np.isfinite(probabilities).all():
-        raise ModelError(
-            f"{name}: the model answers with no number (NaN). Its weights are spoilt: train it again, "
-            "or take an earlier checkpoint."
-        )
-    return probabilities
+            yield [cell if column.always else "" for column, cell in zip(columns, cells, strict=True)]
+        else:
+            yield list(cells)
