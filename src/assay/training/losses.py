@@ -3,14 +3,18 @@
 A loss takes the logits (B, K) and dense targets (B, K) of one head, and a mask of what is known: (B,) for
 an exclusive head, (B, K) for an independent one. It returns a loss a cell, in the mask's shape, exactly 0
 and without any gradient where the mask is false.
+
+Targets may be soft: a loss is then the expectation of the loss over labels drawn with these probabilities.
+Mean squared error alone takes the square to the target itself; that is less by an amount no logit changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import BeforeValidator, Field
 from torch import Tensor
@@ -28,6 +32,9 @@ Smoothing = Annotated[
         description="Label smoothing: the share of a target that is spread evenly over the classes.",
     ),
 ]
+
+
+Gamma = Annotated[float, Field(ge=0, description="Focus: how much less a cell counts the surer its right answer is.")]
 
 
 class ByHead(Choice):
@@ -51,8 +58,51 @@ class BinaryCrossEntropy(Choice):
     smoothing: Smoothing = 0.0
 
 
-AnyLoss = ByHead | CrossEntropy | BinaryCrossEntropy
-LossName = Literal["by_head", "cross_entropy", "binary_cross_entropy"]
+class MeanSquaredError(Choice):
+    """Squared distance of probabilities and targets; for exclusive heads its sum over classes (Brier score)."""
+
+    kind: Literal["mean_squared_error"] = "mean_squared_error"
+
+
+class Focal(Choice):
+    """Cross-entropy that counts sure, right answers less (Lin et al. 2017)."""
+
+    kind: Literal["focal"] = "focal"
+    gamma: Gamma = 2.0
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Weight of positives, 1 - alpha that of negatives; for independent heads.",
+    )
+
+
+class Asymmetric(Choice):
+    """Focal loss with a focus for positives and one for negatives, which are let go below a margin (ASL)."""
+
+    kind: Literal["asymmetric"] = "asymmetric"
+    gamma_negative: Gamma = 4.0
+    gamma_positive: Gamma = 1.0
+    shift: float = Field(0.05, ge=0, lt=1, description="Probability up to which a negative costs nothing.")
+
+
+class GeneralisedCrossEntropy(Choice):
+    """Between cross-entropy (q near 0) and 1 - p (q = 1), which wrong labels move less (Zhang & Sabuncu 2018)."""
+
+    kind: Literal["generalised_cross_entropy"] = "generalised_cross_entropy"
+    q: float = Field(0.7, gt=0, le=1, description="The higher, the less a label far from the prediction counts.")
+
+
+AnyLoss = ByHead | CrossEntropy | BinaryCrossEntropy | MeanSquaredError | Focal | Asymmetric | GeneralisedCrossEntropy
+LossName = Literal[
+    "by_head",
+    "cross_entropy",
+    "binary_cross_entropy",
+    "mean_squared_error",
+    "focal",
+    "asymmetric",
+    "generalised_cross_entropy",
+]
 
 
 def _by_name_or_head(value: object) -> object:
@@ -83,29 +133,133 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoot
     return (cells.mean(dim=1) if mask.ndim == 1 else cells) * mask
 
 
+def mean_squared_error(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Squared distance of sigmoid and target, a cell (B, K); of softmax and targets, summed over classes, (B,).
+
+    The sum over classes is the Brier score (Brier 1950): it lies between 0 and 2, whatever their number.
+    """
+    logits, targets = _known(logits, mask), _known(targets, mask)
+    if mask.ndim == 1:
+        return (logits.softmax(dim=1) - targets).square().sum(dim=1) * mask
+    return (logits.sigmoid() - targets).square() * mask
+
+
+def focal(logits: Tensor, targets: Tensor, mask: Tensor, *, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
+    """Cross-entropy times (1 - p) ** gamma, p the probability of the right answer (Lin et al. 2017).
+
+    (B,) over a softmax; (B, K) over sigmoids, where `alpha` weighs positives and 1 - alpha negatives.
+    """
+
+    def loss(log_p: Tensor) -> Tensor:
+        return -_power(-log_p.expm1(), gamma) * log_p
+
+    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    return _expected(loss, logits, targets, mask, positive=positive, negative=negative)
+
+
+def asymmetric(
+    logits: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    *,
+    gamma_negative: float = 4.0,
+    gamma_positive: float = 1.0,
+    shift: float = 0.05,
+) -> Tensor:
+    """Asymmetric loss a cell (B, K) (Ridnik et al. 2021): focal, with p = max(p - shift, 0) for negatives."""
+    logits, targets = _known(logits, mask), _known(targets, mask)
+    log_p, log_rest = F.logsigmoid(logits), F.logsigmoid(-logits)
+    # log(1 - max(p - shift, 0)) = min(log(1 - p + shift), 0), in logarithms so that no p near 1 is lost
+    log_rest = torch.logaddexp(log_rest, torch.full_like(log_rest, shift).log()).clamp_max(0)
+    positive = _power(-log_p.expm1(), gamma_positive) * log_p
+    negative = _power(-log_rest.expm1(), gamma_negative) * log_rest
+    return -(targets * positive + (1 - targets) * negative) * mask
+
+
+def generalised_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, q: float = 0.7) -> Tensor:
+    """(1 - p ** q) / q, p the probability of the right answer: (B,) of a softmax, (B, K) of sigmoids.
+
+    Zhang & Sabuncu 2018; 1 - p at q = 1, cross-entropy as q goes to 0.
+    """
+    return _expected(lambda log_p: -(q * log_p).expm1() / q, logits, targets, mask)
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": cross_entropy,
     "binary_cross_entropy": binary_cross_entropy,
+    "mean_squared_error": mean_squared_error,
+    "focal": focal,
+    "asymmetric": asymmetric,
+    "generalised_cross_entropy": generalised_cross_entropy,
 }
 """Kind -> (logits, targets, mask, *, options of its settings) -> a loss a cell."""
 
 LOSS_OF_KIND = {"exclusive": "cross_entropy", "independent": "binary_cross_entropy"}
 """What a head takes where the plan names no loss."""
 
+ONLY_FOR = {"cross_entropy": "exclusive", "asymmetric": "independent"}
+"""The kind of head of those losses that are for one kind only."""
 
-def head_losses(space: LabelSpace, settings: AnyLoss) -> tuple[HeadLoss, ...]:
-    """One loss a head. Raises PlanError where a head cannot take the loss that was asked for."""
+
+def head_losses(
+    space: LabelSpace, settings: AnyLoss, *, class_weights: Sequence[Tensor | None] | None = None
+) -> tuple[HeadLoss, ...]:
+    """One loss a head, with `class_weights` (K,) of each head, or None for a head without.
+
+    The weight of the given class multiplies the whole loss of a picture under an exclusive head, smoothed
+    part and all; under an independent head it multiplies the cells of positives, and negatives count 1. Means
+    are still taken over pictures or cells, not over weights. Raises PlanError where a head cannot take the loss.
+    """
     options = settings.model_dump(exclude={"kind"})
-    found = []
-    for head in space:
+    found: list[HeadLoss] = []
+    for head, weights in zip(space, class_weights or [None] * len(space), strict=True):
         kind = LOSS_OF_KIND[head.kind] if settings.kind == "by_head" else settings.kind
-        if kind == "cross_entropy" and head.kind == "independent":
+        if ONLY_FOR.get(kind, head.kind) != head.kind:
             raise PlanError(
-                f"loss: cross_entropy is for exclusive heads, and head {head.name!r} is independent. "
+                f"loss: {kind} is for {ONLY_FOR[kind]} heads, and head {head.name!r} is {head.kind}. "
                 "Leave the kind out, and each head takes its own."
             )
-        found.append(partial(LOSSES[kind], **options))
+        if head.kind == "exclusive" and options.get("alpha") is not None:
+            raise PlanError(
+                f"loss: alpha weighs positives against negatives, and head {head.name!r} is exclusive: it has none. "
+                "Leave alpha out, or weigh the classes."
+            )
+        loss: HeadLoss = partial(LOSSES[kind], **options)
+        found.append(loss if weights is None else partial(_weighted, loss=loss, class_weights=weights))
     return tuple(found)
+
+
+def _weighted(logits: Tensor, targets: Tensor, mask: Tensor, *, loss: HeadLoss, class_weights: Tensor) -> Tensor:
+    """A loss times the weight of what is given; of soft targets, the mean of the weights by target."""
+    targets = _known(targets, mask)
+    weights = class_weights.to(targets)
+    given = (targets * weights).sum(dim=1) if mask.ndim == 1 else targets * weights + 1 - targets
+    return loss(logits, targets, mask) * given
+
+
+def _expected(
+    loss: Callable[[Tensor], Tensor],
+    logits: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    *,
+    positive: float = 1.0,
+    negative: float = 1.0,
+) -> Tensor:
+    """The expectation over targets of a loss of log p, p the probability of the right answer.
+
+    A picture (B,) of a softmax; a cell (B, K) of sigmoids, with the weights of positives and of negatives.
+    """
+    logits, targets = _known(logits, mask), _known(targets, mask)
+    if mask.ndim == 1:
+        return (targets * loss(F.log_softmax(logits, dim=1))).sum(dim=1) * mask
+    right, wrong = loss(F.logsigmoid(logits)), loss(F.logsigmoid(-logits))
+    return (positive * targets * right + negative * (1 - targets) * wrong) * mask
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """A power of numbers from 0 to 1; held off 0, where a root has no finite slope."""
+    return base.clamp_min(1e-12) ** exponent
 
 
 def _known(values: Tensor, mask: Tensor) -> Tensor:
