@@ -53,7 +53,7 @@ class _Drawn(NamedTuple):
 def shares(keys: Keys, *, size: int, settings: Mix) -> npt.NDArray[np.float32]:
     """The share (B,), 0 to 1, that `mix` leaves of each picture of size x size pixels: exact for a clipped box too."""
     drawn = _drawn(keys, size, settings)
-    pasted = np.prod(drawn.ends - drawn.starts, axis=0) / size**2
+    pasted: npt.NDArray[np.float64] = np.prod(drawn.ends - drawn.starts, axis=0) / size**2
     return (drawn.outside * (1 - pasted)).astype(np.float32)
 
 
