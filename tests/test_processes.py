@@ -129,11 +129,12 @@ def test_what_one_process_saw_of_an_unfinished_epoch_counts_once(tmp_path: Path)
     job = job_of()
     logits = torch.ones(len(job.source.ids), COURSE.width)
     saver = _Saver(job, None, Machine(Alone(), Hardware()), tmp_path / "checkpoint", 0.0)
-    saver.write(Progress(batch=1, loss=3.0, count=4.0), logits)
+    saver.write(Progress(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), logits)
     for together, share in ((Alone(), 1.0), (Second(), 0.0)):
         machine = Machine(together, Hardware())
         progress, seen = _restore(job_of(), COURSE, None, machine, tmp_path / "checkpoint")
-        assert (progress.batch, progress.loss, progress.count) == (1, 3.0 * share, 4.0 * share)
+        assert (progress.batch, progress.sums) == (1, [3.0 * share, share])
+        assert progress.counts == [4.0 * share, 2.0 * share]
         assert seen.unique().tolist() == [share]
 
 

@@ -42,7 +42,7 @@ def same(first, second):
 @pytest.mark.parametrize("start", ["previous", "other"])
 def test_a_trained_model_needs_no_weights_file(tmp_path, start):
     before = trained(tmp_path / "other")
-    found = classifier_for(start, state(tmp_path / "other"), context(tmp_path))
+    found = classifier_for(start, state(tmp_path / "other"), context(tmp_path), size=32)
     assert same(found, before)
 
 
@@ -50,14 +50,14 @@ def test_a_start_from_nothing_needs_the_weights_file(tmp_path):
     trained(tmp_path / "model")
     for start, model in (("pretrained", tmp_path / "model"), ("previous", None)):
         with pytest.raises(ModelError, match=r"lost\.safetensors: there is no such file"):
-            classifier_for(start, state(model), context(tmp_path))
+            classifier_for(start, state(model), context(tmp_path), size=32)
 
 
 def test_a_new_head_is_drawn_as_if_the_weights_had_been_read(tmp_path):
     before = trained(tmp_path / "model")
     save_file(before.backbone.state_dict(), tmp_path / "found.safetensors")
     told = context(tmp_path)
-    found = classifier_for("previous", state(tmp_path / "model", space=OTHER), told)
+    found = classifier_for("previous", state(tmp_path / "model", space=OTHER), told, size=32)
     read = ModelSettings(backbone="test_resnet", weights="found.safetensors")
     assert same(found, build_classifier(read, OTHER, seed=1, base=tmp_path, size=64))
     assert "the head is new" in told.lines[0]
@@ -66,7 +66,7 @@ def test_a_new_head_is_drawn_as_if_the_weights_had_been_read(tmp_path):
 def test_a_model_of_another_backbone(tmp_path):
     trained(tmp_path / "model", ModelSettings(backbone="test_vit"))
     with pytest.raises(PlanError, match="its backbone is test_vit and the plan's is test_resnet"):
-        classifier_for("previous", state(tmp_path / "model"), context(tmp_path))
+        classifier_for("previous", state(tmp_path / "model"), context(tmp_path), size=32)
 
 
 def test_a_probe_of_a_trained_model_needs_no_weights_file(tmp_path):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from assay.balance.class_weights import ClassWeights, shift_of, weights_of
+from assay.errors import PlanError
 from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
 from assay.models.backbones import freeze, set_training_mode, stages
@@ -40,7 +42,7 @@ from assay.training.optimizers import AdamW, OptimizerSettings
 from assay.training.schedules import OneCycle, ScheduleSettings
 from assay.training.sources import Features, Known, Pictures
 
-Rate = float
+Positive = Annotated[float, Field(gt=0)]
 
 
 class FitSettings(Settings):
@@ -63,12 +65,16 @@ class FitSettings(Settings):
     views: int = Field(1, ge=1, description="Cached views a picture of a frozen backbone; further ones are augmented.")
     optimizer: OptimizerSettings = AdamW()
     lr: float = Field(5e-4, gt=0, description="Top learning rate.")
-    discriminative: tuple[Rate, Rate] | None = Field(
+    discriminative: tuple[Positive, Positive] | None = Field(
         None,
         description="Top learning rates of the first and the last stage; those between are spaced geometrically.",
     )
     schedule: ScheduleSettings = OneCycle()
     loss: LossSettings = ByHead()
+    class_weights: ClassWeights | None = Field(
+        None, description="Weights of classes in the loss; the prior they shift is set right again at prediction."
+    )
+    head_weights: dict[str, Positive] = Field({}, description="What the loss of a head counts, where that is not 1.")
     augment: Augment | None = None
     mix: Mix | None = None
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of an average of the weights, used for all figures.")
@@ -90,8 +96,6 @@ class FitSettings(Settings):
             )
         if self.freeze != "backbone" and self.views > 1:
             raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
-        if self.discriminative is not None and min(self.discriminative) <= 0:
-            raise ValueError("both learning rates of discriminative are above 0")
         return self
 
 
@@ -110,10 +114,9 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     train, validation = labelled_parts(state.samples)
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.pictures(settings.size, settings.resize)
-    classifier = classifier_for(settings.start, state, context)
+    classifier = classifier_for(settings.start, state, context, size=settings.size)
     require_size(classifier, settings.size)
     freeze(classifier, settings.freeze)
-    frozen = settings.freeze == "backbone"
     with _parts(settings, classifier, cache, train, validation, context) as part:
         job = _job(settings, classifier, part, train, validation, cache, context)
         machine = Machine(context.processes, part.hardware)
@@ -133,7 +136,6 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         "training_seconds": round(seconds, 2),
         "pictures_per_second": round(seen / max(seconds, 1e-9), 1),
         "hardware": part.hardware.to_json(),
-        "frozen": frozen,
     }
     return StepResult(context.folder / settings.take, details=details)
 
@@ -208,20 +210,20 @@ def _job(
     context: Context,
 ) -> Job:
     space = train.space
-    objective = Objective(space, head_losses(space, settings.loss))
+    objective, deciding = _objective(settings, train)
     train_codes, validation_codes = train.codes(), validation.codes()
-    deciding = Deciding.plain(space)
     saved = Saved(classifier, space, settings.size, cache.side, settings.resize, deciding)
     judged = Known(validation).of(np.arange(len(validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 
     def evaluate(training_logits: Tensor) -> dict[str, dict[str, float]]:
-        figures = {"training": dict(stream(space, train_codes, probabilities_of(space, training_logits.numpy())))}
-        logits = part.answer()
-        newest[:] = [Predictions.of(validation.ids, space, logits, model=context.name)]
+        seen = probabilities_of(space, deciding.logits(training_logits.numpy()))
+        figures = {"training": dict(stream(space, train_codes, seen))}
+        raw = part.answer()
+        newest[:] = [Predictions.of(validation.ids, space, deciding.logits(raw), model=context.name)]
         figures["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
         if len(validation):
-            figures["validation"]["loss"] = float(objective(torch.from_numpy(logits), [judged]).loss)
+            figures["validation"]["loss"] = float(objective(torch.from_numpy(raw), [judged]).loss)
         return figures
 
     def save(which: Literal["best", "last"]) -> None:
@@ -245,6 +247,22 @@ def _job(
         evaluate=evaluate,
         save=save,
     )
+
+
+def _objective(settings: FitSettings, train: Samples) -> tuple[Objective, Deciding]:
+    """The loss over all heads, and how logits are to be read that were learnt under it."""
+    space, deciding = train.space, Deciding.plain(train.space)
+    weights = None
+    if settings.class_weights is not None:
+        by_head = weights_of(settings.class_weights, train)
+        weights = [torch.from_numpy(own) for own in by_head]
+        deciding = replace(deciding, shift=shift_of(space, by_head))
+    strange = settings.head_weights.keys() - {head.name for head in space}
+    if strange:
+        heads = ", ".join(head.name for head in space)
+        raise PlanError(f"head_weights: there is no head {min(strange)!r}. There are: {heads}.")
+    factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
+    return Objective(space, head_losses(space, settings.loss, class_weights=weights), factors), deciding
 
 
 def _course(settings: FitSettings, train: Samples, context: Context) -> Course:
@@ -274,7 +292,7 @@ def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
 def _fastest_training(settings: FitSettings, classifier: Classifier, known: Known, context: Context) -> Hardware:
     """Time real optimiser steps of a copy in each precision and layout, and remember the choice."""
     rows = np.resize(np.arange(len(known.ids)), settings.batch)
-    objective = Objective(known.space, head_losses(known.space, settings.loss))
+    objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
     pictures = torch.rand(settings.batch, 3, settings.size, settings.size)
 
     def prepare(option: Hardware) -> Callable[[], object]:

@@ -25,7 +25,7 @@ def labelled_parts(samples: Samples) -> tuple[Samples, Samples]:
     return train, validation
 
 
-def classifier_for(start: str, state: State, context: Context, *, size: int = 128) -> Classifier:
+def classifier_for(start: str, state: State, context: Context, *, size: int) -> Classifier:
     """A classifier from `previous`, `pretrained`, or the model of another run.
 
     `size` of the pictures, in pixels, counts where it is built anew; a trained one keeps the size it was made for.
