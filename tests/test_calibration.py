@@ -1,0 +1,103 @@
+"""Temperature scaling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from assay.figures.metrics import figures_of, probabilities_of
+from assay.labels.space import Head, LabelSpace
+from assay.predictions.calibration import COLDEST, HOTTEST, at_temperature, temperature
+from assay.predictions.cross_fitting import cross_fitted, gain, tally
+
+ONE = Head("kind", ("a", "b", "c", "d"))
+ANY = Head("tags", ("a", "b", "c", "d"), "independent")
+
+
+def planted(head: Head, *, pictures: int = 2000, seed: int = 0):
+    """Labels drawn from the probabilities of logits, a tenth of them hidden."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (pictures, head.size)).astype(np.float32)
+    if head.kind == "exclusive":
+        codes = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)
+    else:
+        codes = (generator.random(logits.shape) < expit(logits)).astype(np.int64)
+    codes[generator.random(codes.shape) < 0.1] = -1
+    return codes, logits
+
+
+def nll(head: Head, codes, logits) -> float:
+    return figures_of(head, codes, probabilities_of(LabelSpace((head,)), logits))["nll"]
+
+
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+@pytest.mark.parametrize("planted_temperature", [0.3, 1.0, 4.0])
+def test_a_planted_temperature_is_found(head, planted_temperature):
+    codes, logits = planted(head)
+    found = temperature(head, codes, logits * planted_temperature)
+    assert found == pytest.approx(planted_temperature, rel=0.06)
+    losses = [nll(head, codes, logits * planted_temperature / (found * shift)) for shift in (0.98, 1.0, 1.02)]
+    assert min(losses) == losses[1]
+
+
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+def test_unknown_labels_do_not_count(head):
+    codes, logits = planted(head, pictures=300)
+    known = head.known(codes)
+    unknown = logits.copy()
+    unknown[codes < 0] = 50
+    assert temperature(head, codes, unknown) == pytest.approx(temperature(head, codes[known], logits[known]))
+
+
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+def test_where_there_is_no_best_temperature(head):
+    codes, logits = planted(head, pictures=50)
+    assert temperature(head, np.full_like(codes, -1), logits) == 1
+    assert temperature(head, codes, np.full_like(logits, 0.1 if head is ONE else 0)) == 1
+    right = np.where(codes == 1, 1.0, -1.0) if head is ANY else np.eye(4)[codes]
+    assert temperature(head, codes, right) == COLDEST
+    assert temperature(head, codes, -right) == HOTTEST
+
+
+def test_an_exclusive_answer_never_changes():
+    codes, logits = planted(ONE)
+    space = LabelSpace((ONE,))
+    answers = probabilities_of(space, logits).argmax(axis=1)
+    for chosen in (COLDEST, temperature(ONE, codes, 3 * logits), HOTTEST):
+        assert (probabilities_of(space, logits / np.float32(chosen)).argmax(axis=1) == answers).all()
+
+
+@given(
+    threshold=st.floats(0.01, 0.99),
+    chosen=st.floats(0.5, HOTTEST),
+    scores=st.lists(st.floats(-6, 6), min_size=1, max_size=20),
+)
+def test_thresholds_move_with_the_temperature(threshold, chosen, scores):
+    # Nearer to the threshold than float32 resolves, either answer is right.
+    logits = np.array([score for score in scores if abs(score - np.log(threshold / (1 - threshold))) > 1e-3])
+    moved = at_temperature(np.array([threshold]), chosen)
+    assert ((expit(logits / chosen) >= moved) == (expit(logits) >= threshold)).all()
+
+
+def test_thresholds_that_give_all_or_nothing_stay():
+    never = np.nextafter(np.float32(1), np.float32(2))
+    cuts = np.array([0, 0.5, 1, never], dtype=np.float32)
+    assert at_temperature(cuts, 3.0).tolist() == cuts.tolist()
+
+
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+def test_the_loss_is_better_on_pictures_that_did_not_choose(head):
+    codes, logits = planted(head, pictures=500)
+    sure = 3 * logits
+    fitted = cross_fitted(codes, sure, lambda c, z: temperature(head, c, z))
+    assert np.allclose(fitted, fitted[:, :1])
+    space = LabelSpace((head,))
+    before, after = (tally(head, codes, probabilities_of(space, scores)) for scores in (sure, sure / fitted))
+    better = gain(before, after, "nll")
+    assert better.value == pytest.approx(nll(head, codes, sure) - nll(head, codes, sure / fitted), rel=1e-5)
+    assert better.low > 0
+    if head is ONE:
+        assert after.values()["calibration_error"] < before.values()["calibration_error"] / 2

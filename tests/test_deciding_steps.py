@@ -1,0 +1,271 @@
+"""The steps that decide anew what answers mean: tune_thresholds and calibrate, on planted answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.special import expit
+
+import assay
+from assay.errors import DataError, PlanError
+from assay.labels.samples import Samples
+from assay.labels.space import Head, LabelSpace
+from assay.models.classifier import ModelSettings, build_classifier
+from assay.models.deciding import Deciding
+from assay.models.saved import Saved
+from assay.pixels.decode import Resize
+from assay.predictions.predict import Predictions
+from assay.predictions.scores import scores_of
+from assay.progress import Silent
+from assay.steps.calibrate import CalibrateSettings
+from assay.steps.calibrate import run as calibrate
+from assay.steps.state import Context, State, StepResult
+from assay.steps.tune_thresholds import TuneThresholdsSettings
+from assay.steps.tune_thresholds import run as tune_thresholds
+from assay.training.processes import Alone
+
+TAGS = Head("tags", ("beach", "city", "night"), "independent")
+SEASON = Head("season", ("summer", "winter"))
+MORE = Head("more", ("x", "y"), "independent")
+SPACE = LabelSpace((SEASON, TAGS, MORE))
+PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
+
+
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def samples(codes: list[np.ndarray], space: LabelSpace = SPACE) -> Samples:
+    """Validation pictures with these labels, a blank one for which nothing is known, and one that trains."""
+    count = len(codes[0]) + 2
+    columns: dict[str, Any] = {
+        "id": [str(number) for number in range(count)],
+        "path": [str(number) for number in range(count)],
+        "split": ["val"] * (count - 1) + ["train"],
+    }
+    for head, own in zip(space, codes, strict=True):
+        names = np.array(head.classes)
+        if head.kind == "exclusive":
+            columns[f"label:{head.name}"] = [*names[own].tolist(), None, head.classes[0]]
+            continue
+        some = pl.List(pl.String)
+        present = [names[row == 1].tolist() for row in own]
+        hidden = [names[row < 0].tolist() for row in own]
+        columns[f"label:{head.name}"] = pl.Series([*present, None, []], dtype=some)
+        columns[f"unknown:{head.name}"] = pl.Series([*hidden, [], []], dtype=some)
+    return Samples(pl.DataFrame(columns), space, Path("/pictures"))
+
+
+def planted(space: LabelSpace = SPACE, *, pictures: int = 300) -> tuple[Samples, np.ndarray]:
+    """Pictures and raw logits (N, W) for them: three times too sure, and of tags two too low."""
+    generator = np.random.default_rng(0)
+    true = generator.normal(0, 1.5, (pictures, space.width)) - 0.5
+    codes = []
+    for head, columns in zip(space, space.slices, strict=True):
+        if head.kind == "exclusive":
+            codes.append((true[:, columns] + generator.gumbel(size=(pictures, head.size))).argmax(axis=1))
+            continue
+        drawn = (generator.random((pictures, head.size)) < expit(true[:, columns])).astype(np.int64)
+        drawn[generator.random(drawn.shape) < 0.05] = -1
+        codes.append(drawn)
+        true[:, columns] -= 2
+    return samples(codes, space), (3 * true).astype(np.float32)
+
+
+def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: Deciding | None = None) -> tuple[State, Context]:
+    """A state whose model gave these logits for validation, and the context of a step after it."""
+    space, model = given.space, folder / "01-fit" / "best"
+    deciding = deciding or Deciding.plain(space)
+    classifier = build_classifier(PLAIN, space, seed=0, base=Path(), size=32)
+    Saved(classifier, space, 32, 32, Resize(), deciding).save(model)
+    ids = given.part("val").ids[:-1]
+    answers = Predictions.of(ids, space, deciding.logits(raw), model="01-fit", thresholds=deciding.thresholds)
+    answers.write(model / "predictions.parquet")
+    context = Context(
+        run=folder,
+        folder=folder,
+        name="",
+        number=2,
+        model=PLAIN,
+        base=folder,
+        seed=0,
+        device="cpu",
+        pinned=None,
+        processes=Alone(),
+        pictures=lambda size, resize: pytest.fail("no pictures are needed"),
+        watch=Lines(),
+        run_steps=lambda steps, state, context: state,
+    )
+    return State(given, model, "key"), context
+
+
+def after(result: StepResult, name: str) -> tuple[Saved, Predictions]:
+    saved = Saved.load(result.model)
+    return saved, Predictions.read(result.model / "predictions.parquet", saved.space, model=name)
+
+
+def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, Saved, Predictions]:
+    result = tune_thresholds(TuneThresholdsSettings(**settings), state, replace(context, folder=context.run / "tune"))
+    return result, *after(result, "tune")
+
+
+def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, Saved, Predictions]:
+    result = calibrate(CalibrateSettings(**settings), state, replace(context, folder=context.run / "calibrate"))
+    return result, *after(result, "calibrate")
+
+
+def given_tags(predictions: Predictions) -> np.ndarray:
+    """What is decided for the independent heads."""
+    cuts = np.broadcast_to(predictions.thresholds, predictions.logits.shape)
+    return (predictions.probabilities >= cuts)[:, 2:]
+
+
+def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path):
+    given, raw = planted()
+    state, context = begin(tmp_path, given, raw)
+    result, saved, predictions = tune(state, context, by="class")
+    assert list(result.details) == ["tags", "more"]
+    told = result.details["tags"]
+    assert saved.deciding.thresholds[2:5].tolist() == list(told["thresholds"].values())
+    assert saved.deciding.thresholds[:2].tolist() == [0.5, 0.5]
+    assert (saved.deciding.thresholds[2:] < 0.3).all()
+    assert predictions.thresholds.shape == raw.shape
+    assert len(np.unique(predictions.thresholds[:, 2])) > 1
+    figures = scores_of(predictions, given.take(range(len(raw))))["heads"]["tags"]["figures"]
+    assert figures["micro_f1"]["value"] == pytest.approx(told["cross-fitted"])
+    assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["at half"])
+    assert told["on the same pictures (not cross-fitted)"] >= told["cross-fitted"] > told["at half"]
+    assert told["gain"]["low"] > 0
+    assert told["few positives"] == []
+
+
+@pytest.mark.parametrize("figure", ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"])
+def test_one_threshold_for_a_head(tmp_path, figure):
+    state, context = begin(tmp_path, *planted())
+    result, saved, predictions = tune(state, context, figure=figure, heads=("tags",))
+    told = result.details["tags"]
+    assert list(result.details) == ["tags"]
+    assert saved.deciding.thresholds.tolist() == [0.5] * 2 + [told["threshold"]] * 3 + [0.5] * 2
+    assert (predictions.thresholds[:, 5:] == 0.5).all()
+    assert told["gain"]["value"] > 0
+    assert f"{figure} {told['at half']:.4f} at 0.5, {told['cross-fitted']:.4f} cross-fitted" in context.watch.lines[0]
+
+
+def test_tags_with_few_positives_are_named(tmp_path):
+    given, raw = planted()
+    codes = given.part("val").codes()[1][:-1]
+    codes[np.flatnonzero(codes[:, 1] == 1)[19:], 1] = 0
+    few = samples([codes], LabelSpace((TAGS,)))
+    state, context = begin(tmp_path, few, raw[:, 2:5])
+    assert tune(state, context, by="class")[0].details["tags"]["few positives"] == ["city"]
+    assert any("warning: tags: the threshold of 'city' rests on fewer than 20" in line for line in context.watch.lines)
+    assert tune(state, context)[0].details["tags"]["few positives"] == []
+
+
+def test_a_head_without_a_tag_in_validation_is_refused(tmp_path):
+    given, raw = planted()
+    codes = given.part("val").codes()
+    none = samples([known[:-1] if known.ndim == 1 else np.minimum(known[:-1], 0) for known in codes])
+    with pytest.raises(DataError, match="tags: no validation picture has a tag of this head"):
+        tune(*begin(tmp_path, none, raw))
+
+
+def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path):
+    given, raw = planted()
+    state, context = begin(tmp_path, given, raw)
+    result, saved, predictions = warm(state, context)
+    assert list(result.details) == ["season", "tags", "more"]
+    temperatures = [told["temperature"] for told in result.details.values()]
+    assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.deciding.temperature)
+    assert temperatures[0] == pytest.approx(3, rel=0.3)
+    scores = scores_of(predictions, given.take(range(len(raw))))["heads"]
+    for head, told in result.details.items():
+        assert scores[head]["figures"]["nll"]["value"] == pytest.approx(told["nll"]["cross-fitted"], rel=1e-5)
+        assert told["nll"]["gain"]["low"] > 0
+    errors = result.details["season"]["calibration_error"]
+    assert errors["cross-fitted"] < errors["before"]
+    assert "calibration_error" not in result.details["tags"]
+
+
+@pytest.mark.parametrize("by", ["global", "class"])
+def test_calibrating_changes_no_decision(tmp_path, by):
+    given, raw = planted()
+    state, context = begin(tmp_path, given, raw)
+    tuned, before, old = tune(state, context, by=by)
+    _, saved, new = warm(replace(state, model=tuned.model), context)
+    assert (saved.deciding.temperature != 1).all()
+    assert (given_tags(old) == given_tags(new)).all()
+    assert 0 < given_tags(old).mean() < 1
+    assert old.labels("season") == new.labels("season")
+    decided = [
+        Predictions.of(old.ids, SPACE, one.logits(raw), model="", thresholds=one.thresholds)
+        for one in (before.deciding, saved.deciding)
+    ]
+    assert (given_tags(decided[0]) == given_tags(decided[1])).all()
+    assert decided[0].labels("season") == decided[1].labels("season")
+
+
+def test_a_second_temperature_multiplies_the_first_and_a_head_left_out_keeps_its_own(tmp_path):
+    given, raw = planted()
+    plain = Deciding.plain(SPACE)
+    shift = np.arange(7, dtype=np.float32) / 7
+    hot = replace(plain, shift=shift, temperature=6 * plain.temperature)
+    once = warm(*begin(tmp_path / "once", given, raw, replace(plain, shift=shift)), heads=("season", "tags"))[1]
+    twice = warm(*begin(tmp_path / "twice", given, raw, hot), heads=("season", "tags"))[1]
+    assert twice.deciding.temperature[:5] == pytest.approx(once.deciding.temperature[:5], rel=1e-3)
+    assert twice.deciding.temperature[5:].tolist() == [6, 6]
+    assert twice.deciding.shift.tolist() == shift.tolist()
+
+
+@pytest.mark.parametrize(
+    ("step", "heads", "message"),
+    [
+        (tune, ("season",), "'season' is exclusive"),
+        (tune, ("size",), "'size' is no head of this data. Its heads are: season, tags, more"),
+        (warm, ("tags", "size"), "'size' is no head"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(tmp_path, step, heads, message):
+    with pytest.raises(PlanError, match=message):
+        step(*begin(tmp_path, *planted(pictures=20)), heads=heads)
+
+
+def test_thresholds_need_an_independent_head(tmp_path):
+    with pytest.raises(PlanError, match="no head of this data is independent"):
+        tune(*begin(tmp_path, *planted(LabelSpace((SEASON,)), pictures=20)))
+
+
+@pytest.mark.parametrize("step", [tune, warm])
+def test_there_must_be_a_model_and_validation_pictures(tmp_path, step):
+    state, context = begin(tmp_path, *planted(pictures=20))
+    with pytest.raises(PlanError, match="Put a probe or a fit before it"):
+        step(replace(state, model=None), context)
+    with pytest.raises(DataError, match=r"none has a known label\. Raise split\.val"):
+        step(replace(state, samples=state.samples.part("train")), context)
+
+
+def test_a_plan_may_calibrate(colours, tiny_plan, tmp_path):
+    (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}", "calibrate"))
+    run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+    probed, calibrated = run.metrics["steps"]
+    assert Saved.load(run.folder / "model").deciding.temperature[0] == pytest.approx(
+        calibrated["details"]["label"]["temperature"]
+    )
+    accuracies = [step["scores"]["figures"]["accuracy"] for step in (probed, calibrated)]
+    assert accuracies[0] == accuracies[1]
+
+
+@pytest.mark.parametrize("setting", ["{by: class, figure: subset_accuracy}", "{by: tag}", "{folds: 1}", "{heads: []}"])
+def test_settings_that_cannot_be_are_refused_in_the_plan(tiny_plan, tmp_path, setting):
+    (tmp_path / "plan.yaml").write_text(tiny_plan(f"tune_thresholds: {setting}"))
+    with pytest.raises(PlanError, match="tune_thresholds"):
+        assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
