@@ -1,0 +1,308 @@
+"""Edits: single changes of what is known of a picture, and the samples that they make of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from assay.errors import DataError
+from assay.labels.samples import Samples
+from assay.labels.space import Codes, Head, LabelSpace
+
+Action = Literal["set", "unset", "drop", "weight", "add", "undo"]
+Origin = Literal["pseudo", "corrected"]
+Place = Callable[[int], str]
+
+ACTIONS: tuple[Action, ...] = get_args(Action)
+PERSON = "person"
+"""The `step` of an edit that a person made: allowed in every split, and never overruled by a step."""
+
+TAG_TEXTS = (None, "0", "1")
+"""What `old` and `new` say of a tag that is unknown, absent, present: code -1, 0, 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """One change of one cell: a picture and an exclusive head, or a picture and a class (`tag`) of an independent one.
+
+    `set`     the label becomes `new`: a class, or "1" (present) or "0" (absent) where the head is independent.
+    `unset`   the label becomes unknown.
+    `drop`    the label becomes unknown and is to stay so: `Ledger.allowed` lets no step label it again. Exclusive
+              heads show it as origin `dropped`; tags share one origin a picture, so of them only the ledger tells.
+    `weight`  the weight of the picture under the head becomes `new`, a number as text; no tag.
+    `add`     a synthetic training picture: `id` and its path, `new`; `tag` is its class, for exclusive heads too.
+              Further heads and tags of it are further `add`s; what none of them names is unknown.
+    `undo`    the edit of this step, id, head and tag whose action is `old` and whose new is `new` does not count.
+
+    `old` is what stood there before (None: unknown; never given for `add`). `origin` is that of a label that was
+    `set`; without it, `corrected` if a person set it, else `pseudo`.
+    """
+
+    id: str
+    head: str
+    tag: str | None = None
+    action: Action
+    old: str | None = None
+    new: str | None = None
+    reason: str = ""
+    score: float | None = None
+    step: str
+    origin: Origin | None = None
+
+    @property
+    def cell(self) -> tuple[str, str, str | None]:
+        return self.id, self.head, self.tag
+
+    @property
+    def identity(self) -> tuple[str | None, ...]:
+        """What makes it the same edit when its step is run again; of an undo, the identity of what it reverts."""
+        action = self.old if self.action == "undo" else self.action
+        return self.step, *self.cell, action, self.new
+
+
+def standing(edits: Sequence[Edit]) -> list[bool]:
+    """Which of these count: no undo, and not undone.
+
+    A step's edit is undone for good, also where the step runs again and proposes it again. A person may change
+    their mind: of theirs, an undo reverts only what was written before it.
+    """
+    undone = {edit.identity: place for place, edit in enumerate(edits) if edit.action == "undo"}
+
+    def counts(place: int, edit: Edit) -> bool:
+        at = undone.get(edit.identity)
+        return edit.action != "undo" and (at is None or (edit.step == PERSON and at < place))
+
+    return [counts(place, edit) for place, edit in enumerate(edits)]
+
+
+def current(samples: Samples, head: Head, rows: npt.NDArray[np.int64], tags: Sequence[str | None]) -> list[str | None]:
+    """What is known of cells, as `old` says it: at these rows, and of these tags where the head is independent."""
+    if head.kind == "exclusive":
+        labels: list[str | None] = samples.table[f"label:{head.name}"].gather(rows).to_list()
+        return labels
+    chosen, inverse = np.unique(rows, return_inverse=True)
+    codes = _codes(samples, head, chosen)[inverse, [head.index[tag or ""] for tag in tags]]
+    return [TAG_TEXTS[code + 1] for code in codes.tolist()]
+
+
+def apply(samples: Samples, edits: Sequence[Edit], *, where: Place | None = None) -> Samples:
+    """The samples after these edits, in order, but for those undone.
+
+    A person's edits come first, on the samples as they are given, and a step's edits of the same cells are skipped.
+    `where` names an edit in a message by its place in `edits`.
+
+    Raises DataError for an id, head or class that is not there, a step's edit outside the training part, and an
+    `old` that is not what stands there.
+    """
+    where = where or (lambda place: f"the edit of {edits[place].id!r} by {edits[place].step!r}")
+    frame = _in_order(edits)
+    heads = [head.name for head in samples.space]
+    _refuse(frame, ~pl.col("head").is_in(heads), where, lambda edit: (
+        f"there is no head {edit['head']!r}, only {', '.join(map(repr, heads))}. Mend the name, or remove the line."
+    ))  # fmt: skip
+    table = _with_added(samples, frame.filter(action="add"), where)
+    places = table.select("id", "split").with_row_index("row")
+    frame = frame.filter(pl.col("action") != "add").join(places, on="id", how="left", maintain_order="left")
+    _refuse(frame, pl.col("row").is_null(), where, lambda edit: (
+        f"there is no picture {edit['id']!r} in these samples. Mend the id, or remove the line."
+    ))  # fmt: skip
+    held_back = (pl.col("step") != PERSON) & (pl.col("split") != "train").fill_null(False)
+    _refuse(frame, held_back, where, lambda edit: (
+        f"{edit['id']!r} is in the {edit['split']} part, whose labels only a person may change. "
+        "Leave it out of what the step edits."
+    ))  # fmt: skip
+    result = replace(samples, table=table)
+    for head in samples.space:
+        of_head = frame.filter(head=head.name)
+        result = _weighted(result, head, of_head.filter(action="weight"), where)
+        result = _relabelled(result, head, of_head.filter(pl.col("action") != "weight"), where)
+    return result
+
+
+def _in_order(edits: Sequence[Edit]) -> pl.DataFrame:
+    """The edits that count, in the order in which they are carried out, with their place among those given."""
+    texts = {name: [getattr(edit, name) for edit in edits] for name in ("id", "head", "tag", "action", "old", "new")}
+    texts |= {name: [getattr(edit, name) for edit in edits] for name in ("step", "origin")}
+    frame = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String)).with_row_index("place")
+    frame = frame.filter(pl.Series(standing(edits), dtype=pl.Boolean))
+    person = frame.filter(pl.col("step") == PERSON)
+    steps = frame.filter(pl.col("step") != PERSON)
+    added, cell = pl.col("action") == "add", ["id", "head", "tag"]
+    free = steps.filter(~added).join(person, on=cell, how="anti", nulls_equal=True, maintain_order="left")
+    return pl.concat([steps.filter(added), person, free])
+
+
+def _refuse(edits: pl.DataFrame, wrong: pl.Expr, where: Place, why: Callable[[dict[str, Any]], str]) -> None:
+    found = edits.filter(wrong)
+    if len(found):
+        edit = found.row(0, named=True)
+        raise DataError(f"{where(edit['place'])}: {why(edit)}")
+
+
+def _with_added(samples: Samples, edits: pl.DataFrame, where: Place) -> pl.DataFrame:
+    """The table with the synthetic pictures below it."""
+    if edits.is_empty():
+        return samples.table
+    strange = pl.col("id").is_in(samples.table["id"].implode()) | pl.col("new").is_null()
+    strange |= (pl.col("new") != pl.first("new").over("id")) | pl.col("old").is_not_null()
+    _refuse(edits, strange, where, lambda edit: (
+        f"{edit['id']!r} cannot be added: that takes an id that no picture has, its path as `new`, "
+        "the same in all its lines, and no `old`. Mend the line, or remove it."
+    ))  # fmt: skip
+    rows = edits.unique("id", keep="first", maintain_order=True).select("id", path="new", split=pl.lit("train"))
+    for head in samples.space:
+        of_head = edits.filter(head=head.name)
+        _require_class(of_head, "tag", head, where)
+        if head.kind == "exclusive":
+            _refuse(of_head, pl.col("tag") != pl.first("tag").over("id"), where, lambda edit: (
+                f"{edit['id']!r} is added under two classes. Remove one of the lines."
+            ))  # fmt: skip
+            labels = of_head.group_by("id").agg(pl.first("tag").alias(f"label:{head.name}"))
+            rows = rows.join(labels, on="id", how="left", maintain_order="left")
+            continue
+        position = {name: place for place, name in enumerate(rows["id"])}
+        codes = head.unknown(len(rows))
+        codes[[position[name] for name in of_head["id"]], [head.index[tag] for tag in of_head["tag"]]] = 1
+        present, unknown = _lists(head, codes)
+        rows = rows.with_columns(present.alias(f"label:{head.name}"), unknown.alias(f"unknown:{head.name}"))
+    rows = rows.with_columns(
+        *(pl.lit(1.0, dtype=pl.Float32).alias(f"weight:{head.name}") for head in samples.space),
+        *(pl.lit("synthetic").alias(f"origin:{head.name}") for head in samples.space),
+    )
+    return pl.concat([samples.table, rows], how="diagonal").select(samples.table.columns)
+
+
+def _weighted(samples: Samples, head: Head, edits: pl.DataFrame, where: Place) -> Samples:
+    if edits.is_empty():
+        return samples
+    column = f"weight:{head.name}"
+    numbers = edits.with_columns(pl.col("old", "new").cast(pl.Float64, strict=False).cast(pl.Float32))
+    good = (pl.col("new").is_finite() & (pl.col("new") >= 0)).fill_null(False) & pl.col("tag").is_null()
+    _refuse(numbers, ~good, where, lambda edit: (
+        f"a weight is a number of 0 or more, given to a picture under a head, not to a class: {edit['id']!r} has "
+        f"{edit['new']!r}{'' if edit['tag'] is None else ' for ' + repr(edit['tag'])}. Mend the line."
+    ))  # fmt: skip
+    now = samples.table[column].gather(numbers["row"])
+    last = _last(numbers, now, "weight", where)
+    table = samples.table.with_columns(_put(samples.table[column], last["row"].to_numpy(), last["new"]))
+    return replace(samples, table=table)
+
+
+def _relabelled(samples: Samples, head: Head, edits: pl.DataFrame, where: Place) -> Samples:
+    if edits.is_empty():
+        return samples
+    _require_labels(edits, head, where)
+    rows = edits["row"].to_numpy().astype(np.int64)
+    now = pl.Series(current(samples, head, rows, edits["tag"].to_list()), dtype=pl.String)
+    origin = pl.coalesce("origin", pl.when(step=PERSON).then(pl.lit("corrected")).otherwise(pl.lit("pseudo")))
+    of_unknown = pl.when(action="drop").then(pl.lit("dropped")).otherwise(pl.lit("given"))
+    edits = edits.with_columns(origin=pl.when(action="set").then(origin).otherwise(of_unknown))
+    last = _last(edits, now, "label", where)
+    if head.kind == "independent":
+        return replace(samples, table=_with_tags(samples, head, last, edits.filter(action="set")))
+    columns = ((f"label:{head.name}", "new"), (f"origin:{head.name}", "origin"))
+    put = [_put(samples.table[column], last["row"].to_numpy(), last[values]) for column, values in columns]
+    return replace(samples, table=samples.table.with_columns(put))
+
+
+def _require_labels(edits: pl.DataFrame, head: Head, where: Place) -> None:
+    sets = pl.col("action") == "set"
+    _refuse(edits, ~sets & pl.col("new").is_not_null(), where, lambda edit: (
+        f"`{edit['action']}` leaves a label unknown and has no `new` such as {edit['new']!r}. Mend the line."
+    ))  # fmt: skip
+    if head.kind == "exclusive":
+        _refuse(edits, pl.col("tag").is_not_null(), where, lambda edit: (
+            f"the head {head.name!r} is exclusive, so its edits name no tag such as {edit['tag']!r}. Leave it blank."
+        ))  # fmt: skip
+        _require_class(edits.filter(sets), "new", head, where)
+    else:
+        _require_class(edits, "tag", head, where)
+        _refuse(edits, sets & ~pl.col("new").is_in(["0", "1"]).fill_null(False), where, lambda edit: (
+            f"a tag is set to '1' (present) or '0' (absent), not to {edit['new'] or ''!r}. Mend the line."
+        ))  # fmt: skip
+
+
+def _require_class(edits: pl.DataFrame, column: str, head: Head, where: Place) -> None:
+    known = pl.col(column).is_in(list(head.classes)).fill_null(False)
+    _refuse(edits, ~known, where, lambda edit: (
+        f"`{column}` is {edit[column] or ''!r}, which is no class of {head.name!r}. "
+        f"Its classes are {', '.join(map(repr, head.classes[:20]))}: name one of them."
+    ))  # fmt: skip
+
+
+def _last(edits: pl.DataFrame, now: pl.Series, what: str, where: Place) -> pl.DataFrame:
+    """The last edit of each cell, once every edit has found what its `old` says; `now` is what stands in its cell."""
+    cell = ["row", "tag"]
+    before = pl.when(pl.int_range(pl.len()).over(cell) == 0).then("now").otherwise(pl.col("new").shift(1).over(cell))
+    edits = edits.with_columns(now.alias("now")).with_columns(before.alias("now"))
+    _refuse(edits, pl.col("old").ne_missing(pl.col("now")), where, lambda edit: (
+        f"the {what} of {edit['id']!r} under {edit['head']!r}{'' if edit['tag'] is None else ', ' + repr(edit['tag'])} "
+        f"is {_said(edit['now'])}, not {_said(edit['old'])} as this edit says: the ledger does not fit these samples. "
+        "Undo the edit, or train in a new run folder."
+    ))  # fmt: skip
+    return edits.unique(cell, keep="last", maintain_order=True)
+
+
+def _said(value: str | float | None) -> str:
+    return "unknown" if value is None else repr(value)
+
+
+def _with_tags(samples: Samples, head: Head, last: pl.DataFrame, sets: pl.DataFrame) -> pl.DataFrame:
+    """All tags of the pictures concerned, rewritten in the order of the classes.
+
+    The one origin that tags of a picture share is the strongest of synthetic, corrected, pseudo and given, so
+    that it does not depend on the order of edits.
+    """
+    table = samples.table
+    rows, inverse = np.unique(last["row"].to_numpy(), return_inverse=True)
+    codes = _codes(samples, head, rows)
+    tags = [head.index[tag] for tag in last["tag"]]
+    codes[inverse, tags] = last["new"].cast(pl.Int64).fill_null(-1).to_numpy()
+    present, unknown = _lists(head, codes)
+    origin = table.select(pl.row_index("row"), was=f"origin:{head.name}")
+    fresh = sets.group_by("row").agg((pl.col("origin") == "corrected").any().alias("corrected"))
+    sure = pl.col("was").is_in(["synthetic", "corrected"])
+    stronger = (
+        pl.when(sure | pl.col("corrected").is_null())
+        .then("was")
+        .otherwise(pl.when("corrected").then(pl.lit("corrected")).otherwise(pl.lit("pseudo")))
+    )
+    origin = origin.join(fresh, on="row", how="left", maintain_order="left").select(stronger)
+    return table.with_columns(
+        _put(table[f"label:{head.name}"], rows, present),
+        _put(table[f"unknown:{head.name}"], rows, unknown),
+        origin.to_series().alias(f"origin:{head.name}"),
+    )
+
+
+def _codes(samples: Samples, head: Head, rows: npt.NDArray[np.int64]) -> Codes:
+    return replace(samples, space=LabelSpace((head,))).take(rows).codes()[0]
+
+
+def _lists(head: Head, codes: Codes) -> tuple[pl.Series, pl.Series]:
+    """Codes (n, K) as two lists of names a picture: tags present (null: none is known), and tags not known."""
+    known = head.known(codes)
+    return _names(head, codes == 1, known), _names(head, (codes == -1) & known[:, None], np.any(codes == -1, 1) & known)
+
+
+def _names(head: Head, chosen: npt.NDArray[np.bool_], listed: npt.NDArray[np.bool_]) -> pl.Series:
+    """The classes chosen (n, K) of each picture; null where it is not to be listed (n,)."""
+    row, tag = np.nonzero(chosen)
+    named = pl.DataFrame({"row": row, "names": pl.Series(head.classes, dtype=pl.String).gather(tag)})
+    lists = pl.DataFrame({"row": np.arange(len(chosen)), "listed": listed}).join(
+        named.group_by("row", maintain_order=True).agg("names"), on="row", how="left", maintain_order="left"
+    )
+    none = pl.lit([], dtype=pl.List(pl.String))
+    return lists.select(pl.when("listed").then(pl.col("names").fill_null(none))).to_series()
+
+
+def _put(column: pl.Series, rows: npt.NDArray[Any], values: pl.Series) -> pl.Series:
+    """The column with these values at these rows, of any type."""
+    taken = np.arange(len(column))
+    taken[rows] = len(column) + np.arange(len(rows))
+    return pl.concat([column, values.cast(column.dtype).alias(column.name)]).gather(taken)

@@ -1,0 +1,252 @@
+"""The ledger: the append-only list of all edits of a run's labels, in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from assay.errors import DataError
+from assay.files import whole
+from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing
+from assay.labels.pictures import shown
+from assay.labels.samples import Samples
+
+COLUMNS = ("date", "step", "id", "head", "tag", "action", "old", "new", "origin", "score", "reason")
+"""The columns of a ledger, in this order. A blank `tag`, `old`, `new`, `origin` or `score` is none."""
+
+ORIGINS: dict[str, Origin] = {"pseudo": "pseudo", "corrected": "corrected"}
+BY_NAME: dict[str, Action] = {action: action for action in ACTIONS}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An edit, where in the file its line begins, and when it was written (UTC, ISO 8601)."""
+
+    line: int
+    date: str
+    edit: Edit
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a ledger file holds. `append`, `undo` and `without` write the file and return what it holds then."""
+
+    path: Path
+    entries: tuple[Entry, ...] = ()
+
+    @staticmethod
+    def read(path: Path) -> Ledger:
+        """Read a ledger; a file that is not there is an empty one.
+
+        Raises DataError that names the line of what no ledger holds.
+        """
+        if not path.exists():
+            return Ledger(path)
+        records = _records(path)
+        line, header = next(records, (1, []))
+        if header != list(COLUMNS):
+            missing = [column for column in COLUMNS if column not in header]
+            what = f"the column {missing[0]!r} is missing" if missing else "its columns are others, or in another order"
+            raise DataError(f"{shown(path)}, line {line}: {what}. The first line of a ledger is {','.join(COLUMNS)}")
+        return Ledger(path, tuple(_entry(f"{shown(path)}, line {line}", line, cells) for line, cells in records))
+
+    def append(self, edits: Sequence[Edit]) -> Ledger:
+        """Write these edits below the others, dated now: all of them or none.
+
+        Raises SpaceError or RunError, with the file as it was, where the disk does not take it.
+        """
+        if not edits:
+            return self
+        before = self.path.read_bytes() if self.path.exists() else _csv([COLUMNS])
+        end = b"" if before.endswith(b"\n") else b"\n"  # an editor may have left out the last line break
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with whole(self.path) as beside:
+            beside.write_bytes(before + end + _csv(_cells(now, edit) for edit in edits))
+        return Ledger.read(self.path)
+
+    def undo(self, edits: Sequence[Edit], *, reason: str = "") -> Ledger:
+        """Append lines that revert these edits.
+
+        Raises DataError for an edit that is not there or was undone before, and for one that a later edit of the
+        same cell builds on, unless that is undone with it.
+        """
+        effective, undone = self.effective(), {edit.identity for edit in self.undone()}
+        stand = {edit.identity for edit in effective}
+        for edit in edits:
+            if edit.identity not in stand:
+                why = "was undone before" if edit.identity in undone else "is not in the ledger"
+                raise DataError(f"{shown(self.path)}: {_named(edit)} {why}, so there is nothing to undo. Leave it out.")
+        wanted = {edit.identity: edit for edit in edits}
+        self._require_last(effective, wanted.keys())
+        lines = [
+            Edit(
+                id=edit.id, head=edit.head, tag=edit.tag, step=edit.step,
+                action="undo", old=edit.action, new=edit.new, reason=reason,
+            )
+            for edit in wanted.values()
+        ]  # fmt: skip
+        return self.append(lines)
+
+    def without(self, steps: Collection[str]) -> Ledger:
+        """Write the ledger anew without the edits of these steps, which are to run again; what was undone stays so."""
+        kept = [entry for entry in self.entries if entry.edit.action == "undo" or entry.edit.step not in steps]
+        with whole(self.path) as beside:
+            beside.write_bytes(_csv([COLUMNS, *(_cells(entry.date, entry.edit) for entry in kept)]))
+        return Ledger.read(self.path)
+
+    def edits(
+        self,
+        *,
+        step: str | None = None,
+        head: str | None = None,
+        class_name: str | None = None,
+        min_score: float | None = None,
+    ) -> list[Edit]:
+        """All edits, undone ones too, but no undos: of a step, a head, a class (old, new or tag), a least score."""
+        return [
+            entry.edit
+            for entry in self.entries
+            if entry.edit.action != "undo"
+            and (step is None or entry.edit.step == step)
+            and (head is None or entry.edit.head == head)
+            and (class_name is None or _concerns(entry.edit, class_name))
+            and (min_score is None or (entry.edit.score is not None and entry.edit.score >= min_score))
+        ]
+
+    def effective(self) -> list[Edit]:
+        """The edits that were not undone."""
+        lines = [entry.edit for entry in self.entries]
+        return [edit for edit, counts in zip(lines, standing(lines), strict=True) if counts]
+
+    def undone(self) -> list[Edit]:
+        """The edits that were undone."""
+        lines = [entry.edit for entry in self.entries]
+        return [
+            edit for edit, counts in zip(lines, standing(lines), strict=True) if not counts and edit.action != "undo"
+        ]
+
+    def allowed(self, proposed: Sequence[Edit]) -> list[Edit]:
+        """What a step may do of what it proposes.
+
+        Not: an edit that was undone, one of a cell that a person corrected, a label for what was dropped.
+        """
+        undone = {entry.edit.identity for entry in self.entries if entry.edit.action == "undo"}
+        effective = self.effective()
+        persons = {edit.cell for edit in effective if edit.step == PERSON}
+        last = {edit.cell: edit.action for edit in effective if edit.action != "weight"}
+        return [
+            edit
+            for edit in proposed
+            if edit.identity not in undone
+            and edit.cell not in persons
+            and not (edit.action == "set" and last.get(edit.cell) == "drop")
+        ]
+
+    def apply(self, samples: Samples) -> Samples:
+        """The samples as read with all that the ledger says. Raises DataError that names the line that does not fit."""
+        return apply(
+            samples,
+            [entry.edit for entry in self.entries],
+            where=lambda place: f"{shown(self.path)}, line {self.entries[place].line}",
+        )
+
+    def check(self, samples: Samples) -> None:
+        """Raise DataError for the first line that does not fit the samples as read, an undo of nothing included."""
+        self.apply(samples)
+        heads = {head.name for head in samples.space}
+        added = {entry.edit.id for entry in self.entries if "add" in (entry.edit.action, entry.edit.old)}
+        ids = added.union(samples.ids)
+        for entry in self.entries:
+            if entry.edit.id not in ids or entry.edit.head not in heads:
+                raise DataError(
+                    f"{shown(self.path)}, line {entry.line}: there is no picture {entry.edit.id!r} with a head "
+                    f"{entry.edit.head!r} in these samples. Mend the line, or remove it."
+                )
+
+    def _require_last(self, effective: Sequence[Edit], wanted: Collection[tuple[str | None, ...]]) -> None:
+        """Refuse to undo what a later edit builds on, so that what is left always fits the samples."""
+        later: dict[object, Edit] = {}
+        for edit in reversed(effective):
+            # A person's edits are carried out before a step's and do not build on them.
+            cell = (edit.cell, edit.action == "weight", edit.step == PERSON)
+            above = edit.id if edit.action == "add" else cell
+            if edit.identity not in wanted:
+                later.setdefault(cell, edit)
+                if edit.action != "add":
+                    later.setdefault(edit.id, edit)
+            elif above in later:
+                raise DataError(
+                    f"{shown(self.path)}: {_named(later[above])} builds on {_named(edit)}. Undo it as well."
+                )
+
+
+def _concerns(edit: Edit, name: str) -> bool:
+    return edit.tag == name or (edit.tag is None and edit.action != "weight" and name in (edit.old, edit.new))
+
+
+def _named(edit: Edit) -> str:
+    what = [edit.action, *([repr(edit.new)] if edit.new is not None else [])]
+    cell = [repr(edit.id), edit.head, *([edit.tag] if edit.tag is not None else [])]
+    return f"the edit {' '.join(what)} of {', '.join(cell)} by {edit.step!r}"
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Lines of a CSV file, blank ones left out, with the number of the line where each begins."""
+    # Not `read_rows`: that takes a name of blanks only for no name, and here every name must come back as it was.
+    line = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for cells in reader:
+                if cells:
+                    yield line + 1, cells
+                line = reader.line_num
+    except csv.Error as error:
+        raise DataError(
+            f"{shown(path)}, line {line + 1}: cannot be read ({error}). Look for a quote never closed."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{shown(path)}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
+
+
+def _entry(at: str, line: int, cells: Sequence[str]) -> Entry:
+    if len(cells) != len(COLUMNS):
+        raise DataError(
+            f"{at}: {len(cells)} cells where a ledger has {len(COLUMNS)}. Put one that holds a comma in quotes."
+        )
+    date, step, name, head, tag, action, old, new, origin, score, reason = cells
+    if not (step and name and head):
+        raise DataError(f"{at}: `step`, `id` or `head` is blank. Fill it in, or remove the line.")
+    if action not in BY_NAME or (action == "undo" and old not in BY_NAME):
+        wrong, column = (old, "old") if action in BY_NAME else (action, "action")
+        raise DataError(f"{at}: {wrong!r} in `{column}` is no action. An action is one of {', '.join(ACTIONS)}.")
+    if origin and origin not in ORIGINS:
+        raise DataError(f"{at}: the origin {origin!r} is none of {', '.join(ORIGINS)}, or blank. Mend it.")
+    try:
+        number = float(score) if score else None
+    except ValueError as error:
+        raise DataError(f"{at}: the score {score!r} is no number. Mend it, or leave it blank.") from error
+    edit = Edit(
+        id=name, head=head, tag=tag or None, action=BY_NAME[action], old=old or None, new=new or None,
+        reason=reason, score=number, step=step, origin=ORIGINS.get(origin),
+    )  # fmt: skip
+    return Entry(line, date, edit)
+
+
+def _cells(date: str, edit: Edit) -> list[str]:
+    optional = [edit.tag, edit.action, edit.old, edit.new, edit.origin]
+    score = "" if edit.score is None else repr(float(edit.score))  # all digits
+    return [date, edit.step, edit.id, edit.head, *(cell or "" for cell in optional), score, edit.reason]
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    careful = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:  # csv leaves a lone \r unquoted, and then takes it for the end of the line
+        (careful if "\r" in "".join(row) else plain).writerow(row)
+    return text.getvalue().encode()
