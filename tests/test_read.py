@@ -15,6 +15,7 @@ from assay.labels.pictures import PICTURE_ENDINGS, by_path, is_picture, natural
 from assay.labels.read import DataSettings, find_pictures, read, read_folder, read_table
 from assay.labels.samples import Samples
 from assay.labels.table_form import Columns
+from assay.labels.tags import HeadColumns
 
 
 def put(root: Path, *names: str) -> Path:
@@ -309,7 +310,7 @@ def test_two_rows_for_one_picture_are_merged_where_they_agree(tmp_path: Path) ->
         ("1.jpg,cat,,\n2.jpg,cat,,-1", r"line 3: the weight '-1' is no number of 0 or more"),
         ("1.jpg,cat,,\n2.jpg,cat,,heavy", r"line 3: the weight 'heavy' is no number"),
         ("1.jpg,cat,,nan", r"line 2: the weight 'nan' is no number"),
-        ("1.jpg,cat,,\n,cat,,", r"line 3: names no picture in column 'image'"),
+        ("1.jpg,cat,,\n,cat,,", r"line 3: names no picture\. Remove the line"),
         ("1.jpg,cat,,,", r"line 2: 5 cells where the header has 4"),
         ("1.jpg,cat", r"line 2: 2 cells where the header has 4"),
         ('1.jpg,"cat,,\n', r"line 2: cannot be read .* quote"),
@@ -360,10 +361,13 @@ def test_the_root_may_be_another_folder(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         (Columns(image="imagee"), r"has no column 'imagee'\. Its columns are .*Did you mean 'image'\?"),
-        (Columns(heads={"h": "lable"}), r"has no column 'lable'.*Did you mean 'label'"),
+        (Columns(heads={"h": HeadColumns(column="lable")}), r"has no column 'lable'.*Did you mean 'label'"),
         (Columns(split="fold"), r"has no column 'fold'"),
-        (Columns(heads={"h": "label"}, group="label"), r"'label' is the head 'h' and group at once"),
-        (Columns(heads={"h": "image"}), r"'image' names the pictures and a head"),
+        (
+            Columns(heads={"h": HeadColumns(column="label")}, group="label"),
+            r"'label' is the head 'h' and group at once",
+        ),
+        (Columns(heads={"h": HeadColumns(columns=("label", "image"))}), r"'image' names the pictures and a head"),
     ],
 )
 def test_a_column_that_is_not_there_is_named(tmp_path: Path, columns: Columns, message: str) -> None:
@@ -420,7 +424,7 @@ def test_a_column_called_id_can_be_a_head(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     samples = read_table(
         table(tmp_path, "id,image,group\nx,1.jpg,a\nx,2.jpg,b\n"),
-        columns=Columns(heads={"h": "group", "id": "id"}),
+        columns=Columns(heads={"h": HeadColumns(column="group"), "id": HeadColumns(column="id")}),
     )
     assert samples.ids == ["1.jpg", "2.jpg"]
     assert list(labels(samples, "id").values()) == ["x", "x"]
@@ -434,7 +438,7 @@ def test_a_column_of_titles_is_no_head_unless_named(tmp_path: Path) -> None:
     at = table(tmp_path, "image,label,title\n" + "".join(f"{name},{i % 2},t{i}\n" for i, name in enumerate(names)))
     with pytest.raises(DataError, match=r"every cell of column 'title' differs.*'label'"):
         read_table(at)
-    assert read_table(at, columns=Columns(heads={"label": "label"})).space["label"].size == 2
+    assert read_table(at, columns=Columns(heads={"label": HeadColumns(column="label")})).space["label"].size == 2
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
@@ -531,6 +535,30 @@ def test_a_single_picture_and_the_rows_of_a_table(tmp_path: Path, monkeypatch: p
     assert [name for name, _ in find_pictures(Path("labels.csv"), image="n")] == ["1", "2", "3"]
 
 
+def test_a_list_of_names(tmp_path: Path) -> None:
+    put(tmp_path / "data", "p/1.jpg", "p/2 b.jpg")
+    at = table(tmp_path, "\ufeffpicture_filename\r\np/1.jpg\r\np/gone.jpg\r\n p/2 b.jpg\r\np/1.jpg\r\n\r\n", "test.txt")
+    names = ["p/1.jpg", "p/gone.jpg", "p/2 b.jpg", "p/1.jpg"]
+    assert find_pictures(at, root=tmp_path / "data") == [(name, tmp_path / "data" / name) for name in names]
+    beside = table(tmp_path / "data", "p/1.jpg\n", "one.txt")
+    assert find_pictures(beside) == [("p/1.jpg", tmp_path / "data/p/1.jpg")]
+
+
+@pytest.mark.parametrize("first", ["gone.jpg", "1.jpg"])
+def test_a_first_picture_is_never_taken_for_a_header(tmp_path: Path, first: str) -> None:
+    put(tmp_path, "1.jpg", "2.jpg")
+    at = table(tmp_path, f"{first}\n2.jpg\n", "test.txt")
+    assert [name for name, _ in find_pictures(at)] == [first, "2.jpg"]
+
+
+def test_the_root_of_the_pictures_in_a_table(tmp_path: Path) -> None:
+    put(tmp_path / "data", "1.jpg")
+    at = table(tmp_path, "file\n1.jpg\n")
+    assert find_pictures(at, root=tmp_path / "data") == [("1.jpg", tmp_path / "data/1.jpg")]
+    with pytest.raises(DataError, match="gone: is no folder"):
+        find_pictures(at, root=tmp_path / "gone")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -539,6 +567,9 @@ def test_a_single_picture_and_the_rows_of_a_table(tmp_path: Path, monkeypatch: p
         ("none.csv", "names no pictures"),
         ("away.csv", r"line 2: '\.\./a\.jpg' leaves"),
         ("other.csv", "which column names the pictures"),
+        ("none.txt", "names no pictures"),
+        ("away.txt", r"line 2: '\.\./a\.jpg' leaves"),
+        ("gap.txt", r"line 2: names no picture\. Remove the line"),
     ],
 )
 def test_nothing_to_label_is_named(tmp_path: Path, source: str, message: str) -> None:
@@ -546,5 +577,8 @@ def test_nothing_to_label_is_named(tmp_path: Path, source: str, message: str) ->
     table(tmp_path, "image\n", "none.csv")
     table(tmp_path, "image\n../a.jpg\n", "away.csv")
     table(tmp_path, "what\na.jpg\n", "other.csv")
+    table(tmp_path, "\n", "none.txt")
+    table(tmp_path, "a.jpg\n../a.jpg\n", "away.txt")
+    table(tmp_path, "a.jpg\n\nb.jpg\n", "gap.txt")
     with pytest.raises(DataError, match=message):
         find_pictures(tmp_path / source)

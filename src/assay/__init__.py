@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from assay.api import read
     from assay.errors import AssayError
+    from assay.labels.as_table import write_table
     from assay.labels.samples import Samples
     from assay.predictions.predict import Predictions
     from assay.run import Run, evaluate, load, train
 
 __version__ = "0.1.0"
-__all__ = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train"]
+__all__ = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train", "write_table"]
 
 # Imported when first used: torch takes seconds, and `assay --help` none of them.
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "load": "assay.run",
     "read": "assay.api",
     "train": "assay.run",
+    "write_table": "assay.labels.as_table",
 }
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
-from assay.labels.read import DataSettings
+from assay.labels.read import DataSettings, places_of
 from assay.labels.tables import is_table
 from assay.models.classifier import ModelSettings
 from assay.plan_checks import Check, StepTable
@@ -107,8 +107,7 @@ def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: 
 def anchored(loaded: LoadedPlan) -> Plan:
     """The plan with its data and weights named by absolute paths, so that a copy elsewhere means the same."""
     data, model = loaded.plan.data, loaded.plan.model
-    given = {name: getattr(data, name) for name in ("folder", "table", "root")}
-    places = {name: Path(os.path.abspath(loaded.base / path)) for name, path in given.items() if path is not None}
+    places = places_of(data, base=loaded.base)
     files = {"weights": model.weights, "init_from": model.init_from}
     found = {
         name: os.path.abspath(loaded.base / file)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.pictures import content_hashes, natural, shown
+from assay.labels.pictures import content_hashes, is_unicode, natural, shown
 from assay.labels.samples import FACTS, LeftOut, Samples
 from assay.labels.space import Head, Kind, LabelSpace
 
@@ -19,7 +20,8 @@ class Found:
     """What a reader found, before any picture was opened.
 
     `table` holds id, path, split and group as in Samples, "label:h" for each head, and a `weight` a picture.
-    `classes` are the classes that were declared, so that one without a usable picture can be reported.
+    `classes` are the classes that were found, so that one without a usable picture can be reported; those of a
+    head in `declared` are the head's classes in this order, pictures or not.
     """
 
     source: Path
@@ -27,6 +29,7 @@ class Found:
     table: pl.DataFrame
     heads: tuple[tuple[str, Kind], ...]
     classes: dict[str, Sequence[str]]
+    declared: frozenset[str] = frozenset()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -38,6 +41,20 @@ def quoted(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(repr(shown(name)) for name in names[:limit]) + rest
 
 
+def bare(paths: Sequence[str], labels: Mapping[str, pl.Series]) -> pl.DataFrame:
+    """The table of a Found where only labels are told (a column a head): no split, no group, weight 1."""
+    facts = {"id": paths, "path": paths, "split": [None] * len(paths), "group": [None] * len(paths)}
+    table = pl.DataFrame(facts, schema=dict.fromkeys(facts, pl.String)).with_columns(weight=pl.lit(1.0))
+    return table.with_columns(series.alias(f"label:{head}") for head, series in labels.items())
+
+
+def named_in_unicode(paths: Collection[str]) -> tuple[list[str], tuple[LeftOut, ...]]:
+    """The paths that are valid UTF-8, and the others as left out."""
+    others = [path for path in paths if not is_unicode(path)]
+    left_out = tuple(LeftOut(shown(path), "its name is not valid UTF-8: rename it") for path in others)
+    return [path for path in paths if is_unicode(path)], left_out
+
+
 def assemble(found: Found) -> Samples:
     """Samples of what was found, not yet split.
 
@@ -45,7 +62,7 @@ def assemble(found: Found) -> Samples:
     """
     table, unreadable = _hashed(found)
     left_out = found.left_out + unreadable
-    space = LabelSpace(tuple(_head(table, name, kind) for name, kind in found.heads))
+    space = LabelSpace(tuple(_head(found, table, name, kind) for name, kind in found.heads))
     columns = [pl.col(column).cast(kind) for column, kind in FACTS.items()]
     for head in space:
         columns += [
@@ -71,7 +88,9 @@ def _hashed(found: Found) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
     return table.filter(pl.col("hash").is_not_null()), tuple(left_out)
 
 
-def _head(table: pl.DataFrame, name: str, kind: Kind) -> Head:
+def _head(found: Found, table: pl.DataFrame, name: str, kind: Kind) -> Head:
+    if name in found.declared:
+        return Head(name, tuple(found.classes[name]), kind)
     labels = table[f"label:{name}"].drop_nulls()
     if kind == "independent":
         labels = labels.explode().drop_nulls()
@@ -108,13 +127,10 @@ def _copy_notes(samples: Samples) -> list[str]:
     copies = samples.table.filter(pl.col("hash").is_duplicated())
     if copies.is_empty():
         return []
-    labels = [f"label:{head.name}" for head in samples.space]
-    by_content = copies.group_by("hash", maintain_order=True).agg(
-        "id", *(pl.col(label).drop_nulls().n_unique() for label in labels)
-    )
+    by_content = copies.group_by("hash", maintain_order=True).agg("id")
     extra = len(copies) - len(by_content)
     notes = [f"{extra} exact copies of other pictures are kept, and stay on the same side of the split as these."]
-    torn = by_content.filter(pl.any_horizontal(pl.col(label) > 1 for label in labels))
+    torn = by_content.filter(pl.col("hash").is_in(_torn(replace(samples, table=copies))))
     if len(torn):
         names = " and ".join(repr(name) for name in torn["id"][0].to_list()[:2])
         notes.append(
@@ -122,3 +138,17 @@ def _copy_notes(samples: Samples) -> list[str]:
             "Both are kept; one of the labels is likely wrong."
         )
     return notes
+
+
+def _torn(copies: Samples) -> list[str]:
+    """The contents that are labelled in two ways; an unknown label is at odds with none."""
+    above = np.iinfo(np.int64).max  # every code
+    contents, place = np.unique(np.array(copies.hashes, dtype=str), return_inverse=True)
+    torn = np.zeros(len(contents), dtype=np.bool_)
+    for codes in copies.codes():
+        highest = np.full((len(contents), *codes.shape[1:]), -1)
+        lowest = np.full_like(highest, above)
+        np.maximum.at(highest, place, codes)
+        np.minimum.at(lowest, place, np.where(codes < 0, above, codes))
+        torn |= (highest > lowest).reshape(len(contents), -1).any(axis=1)
+    return [str(content) for content in contents[torn]]

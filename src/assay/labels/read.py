@@ -1,47 +1,89 @@
-"""What `data` may say, and reading it: a folder, or a table."""
+"""What `data` may say, and reading it in whichever form it comes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from assay.errors import DataError
 from assay.labels.folders import find_in_folder
-from assay.labels.found import Found, assemble, quoted
+from assay.labels.found import Found, assemble
+from assay.labels.lists_form import HEAD as TAGS
+from assay.labels.lists_form import find_in_lists
+from assay.labels.names_form import NamePattern, find_by_name
 from assay.labels.pictures import Fence, shown, walk
+from assay.labels.rows_form import find_in_rows
 from assay.labels.samples import Samples
+from assay.labels.space import Codes, Head
 from assay.labels.split import SplitSettings, split
 from assay.labels.table_form import Columns, find_in_table, name_column, picture_cells
-from assay.labels.tables import is_table, read_rows, texts
+from assay.labels.tables import Rows, is_table, read_rows, texts
+from assay.labels.tags import HeadColumns
+from assay.labels.text_lines import LISTED, read_names
 from assay.settings import Settings
 
-OF_A_TABLE = ("root", "image", "heads", "group", "weight", "delimiter")
-"""Settings that mean nothing where a folder is given."""
+MEANT: dict[str, tuple[str, ...]] = {
+    "folder": (),
+    "table": ("root", "image", "heads", "group", "weight", "delimiter", "split.column"),
+    "lists": ("root", "images", "head"),
+    "names": ("root",),
+    "rows": ("root", "labels", "class_names"),
+}
+"""Form -> the settings that mean something with it, beside the split."""
 
+NEEDED = {"names": "root", "rows": "labels"}
+"""Form -> the setting that it cannot do without."""
 
-class HeadColumns(Settings):
-    """Where a table holds the labels of a head."""
-
-    column: str = Field(description="The column that holds the class names.")
-    kind: Literal["exclusive"] = "exclusive"
+PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names")
 
 
 class DataSettings(Settings):
-    """The pictures and their labels: a folder a class, or a table."""
+    """The pictures and their labels: a folder a class, a table, a list a class, file names, or rows of integers."""
 
     folder: Path | None = Field(default=None, description="A folder with a folder of pictures for each class.")
     table: Path | None = Field(default=None, description="A CSV, TSV or Parquet file that names pictures and labels.")
-    root: Path | None = Field(default=None, description="The folder that the paths in the table start from.")
-    image: str | None = Field(default=None, description="The column that names the pictures.")
-    heads: dict[str, HeadColumns] = Field(default_factory=dict, description="The label columns; default: all others.")
+    lists: Path | None = Field(
+        default=None,
+        description="A folder with a .txt file for each class, which names a picture that shows it a line.",
+    )
+    names: str | None = Field(
+        default=None,
+        description="How file names tell labels, such as {class}_{n}.jpg or {breed}/{colour}_{n}.jpg: n is a number, "
+        "id and _ are anything, any other name is a head (class is the head `label`).",
+    )
+    rows: Path | None = Field(default=None, description="A list of pictures, one a line, that go with `labels`.")
+    root: Path | None = Field(
+        default=None,
+        description="The folder that names of pictures start from; default: the folder of the table or list, or the "
+        "one that holds `lists`.",
+    )
+    image: str | None = Field(default=None, description="The column of a table that names the pictures.")
+    heads: dict[str, HeadColumns] = Field(
+        default_factory=dict, description="The label columns of a table; default: all others."
+    )
     group: str | None = Field(default=None, description="The column whose equal cells stay on one side of the split.")
     weight: str | None = Field(default=None, description="The column of weights, 0 or more.")
     delimiter: str | None = Field(
         default=None, min_length=1, max_length=1, description="What parts the cells of a text table."
+    )
+    images: str | None = Field(
+        default=None,
+        description="Where the picture of a line of `lists` is, such as images/im{id}.jpg; default: a path.",
+    )
+    head: str | None = Field(default=None, min_length=1, description="The name of the head of `lists`; default: tags.")
+    labels: Path | None = Field(
+        default=None,
+        description="Integers row for row with `rows`, a column a head, -1 for unknown. `rows`, `labels` and "
+        "`class_names` start from where the plan is, or, where there is no such file, from `root`.",
+    )
+    class_names: Path | None = Field(
+        default=None,
+        description="Lines `name type`: type t goes to the t-th head, where an integer is the place of a class.",
     )
     split: SplitSettings = SplitSettings()
 
@@ -50,26 +92,63 @@ class DataSettings(Settings):
         given = [form for form in FORMS if getattr(self, form) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(FORMS)} (given: {', '.join(given) or 'none'})")
-        if self.folder is not None:
-            said = [name for name in OF_A_TABLE if getattr(self, name)]
-            said += ["split.column"] if self.split.column is not None else []
-            if said:
-                raise ValueError(f"{', '.join(said)}: said of a table, but a folder is given")
+        form = given[0]
+        optional = dict.fromkeys(name for names in MEANT.values() for name in names)
+        said = [name for name in optional if name not in MEANT[form] and attrgetter(name)(self)]
+        if said:
+            raise ValueError(f"{', '.join(said)}: means nothing beside `{form}`")
+        if form in NEEDED and getattr(self, NEEDED[form]) is None:
+            raise ValueError(f"`{form}` needs `{NEEDED[form]}` beside it")
+        if self.names is not None and not NamePattern.of(self.names).heads:
+            raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
+        if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
+            raise ValueError(f"images: {self.images!r} must hold {{id}}, and no other placeholder")
         return self
 
 
+def places_of(data: DataSettings, *, base: Path) -> dict[str, Path]:
+    """The absolute place of each path that is said; `base` is where relative ones start from."""
+    said = {name: getattr(data, name) for name in PATHS if getattr(data, name) is not None}
+    places = {name: _absolute(base, path) for name, path in said.items()}
+    for name in ("rows", "labels", "class_names"):
+        if name in said and "root" in said and not places[name].exists():
+            below = _absolute(places["root"], said[name])
+            places[name] = below if below.exists() else places[name]
+    return places
+
+
 def _folder(data: DataSettings, base: Path) -> Found:
-    return find_in_folder(_absolute(base, data.folder))
+    return find_in_folder(places_of(data, base=base)["folder"])
 
 
 def _table(data: DataSettings, base: Path) -> Found:
-    heads = {name: head.column for name, head in data.heads.items()}
-    columns = Columns(data.image, heads, data.split.column, data.group, data.weight)
-    root = _absolute(base, data.root) if data.root is not None else None
-    return find_in_table(_absolute(base, data.table), root=root, columns=columns, delimiter=data.delimiter)
+    places = places_of(data, base=base)
+    columns = Columns(data.image, data.heads, data.split.column, data.group, data.weight)
+    return find_in_table(places["table"], root=places.get("root"), columns=columns, delimiter=data.delimiter)
 
 
-FORMS: dict[str, Callable[[DataSettings, Path], Found]] = {"folder": _folder, "table": _table}
+def _lists(data: DataSettings, base: Path) -> Found:
+    places = places_of(data, base=base)
+    return find_in_lists(places["lists"], images=data.images, root=places.get("root"), head=data.head or TAGS)
+
+
+def _names(data: DataSettings, base: Path) -> Found:
+    return find_by_name(places_of(data, base=base)["root"], data.names or "")
+
+
+def _rows(data: DataSettings, base: Path) -> Found:
+    places = places_of(data, base=base)
+    names, labels = places["rows"], places["labels"]
+    return find_in_rows(names, labels, class_names=places.get("class_names"), root=places.get("root"))
+
+
+FORMS: dict[str, Callable[[DataSettings, Path], Found]] = {
+    "folder": _folder,
+    "table": _table,
+    "lists": _lists,
+    "names": _names,
+    "rows": _rows,
+}
 """How data may come: the key that says so, and what reads it."""
 
 
@@ -79,19 +158,29 @@ def read(data: DataSettings, *, base: Path) -> Samples:
     Contents are hashed, nothing is decoded. Raises DataError for data that cannot be trained on.
     """
     samples = read_whole(data, base=base)
-    for head in samples.space:
-        if head.kind == "exclusive" and head.size < 2:
-            held = f"only the class {head.classes[0]!r}" if head.size else "no label at all"
-            raise DataError(
-                f"{shown(_source(data))}: {head.name!r} has {held}, and there must be at least two classes "
-                "to tell apart. Add pictures of another, or name other label columns with `heads`."
-            )
+    for head, codes in zip(samples.space, samples.codes(), strict=True):
+        _require_a_question(shown(_source(data)), head, codes)
     return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
 
 
 def read_whole(data: DataSettings, *, base: Path) -> Samples:
     """The same, not split and with any number of classes: to score a model on."""
     return assemble(FORMS[_form(data)](data, base))
+
+
+def _require_a_question(source: str, head: Head, codes: Codes) -> None:
+    """Refuse a head that nothing can be learnt of: no label known, or no two classes to tell apart."""
+    if not head.known(codes).any():
+        why = "each is unknown" if head.size or head.kind == "exclusive" else "no picture has a tag"
+        raise DataError(
+            f"{source}: {head.name!r} has no label at all: {why}. Fill some in, or name only other label columns "
+            "with `heads`."
+        )
+    if head.kind == "exclusive" and head.size < 2:
+        held = f"only the class {head.classes[0]!r}, and there must be at least two classes to tell apart"
+        raise DataError(
+            f"{source}: {head.name!r} has {held}. Add pictures of another, or name other label columns with `heads`."
+        )
 
 
 def _form(data: DataSettings) -> str:
@@ -115,11 +204,12 @@ def read_table(
     return assemble(find_in_table(_absolute(Path(), table), root=at, columns=columns, delimiter=delimiter))
 
 
-def find_pictures(source: Path, *, image: str | None = None) -> list[tuple[str, Path]]:
-    """Pictures to label: (name as given, absolute path), from a picture, a folder or a table.
+def find_pictures(source: Path, *, image: str | None = None, root: Path | None = None) -> list[tuple[str, Path]]:
+    """Pictures to label: (name as given, absolute path), from a picture, a folder, a table or a .txt list.
 
-    A folder is searched to any depth and sorted naturally, names relative to it. A table keeps its rows in
-    order, each as often as it is named, missing files too. Raises DataError where there are none.
+    A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
+    list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
+    start from `root`, else from where the file lies. Raises DataError where there are none.
     """
     place = _absolute(Path(), source)
     if place.is_dir():
@@ -128,20 +218,30 @@ def find_pictures(source: Path, *, image: str | None = None) -> list[tuple[str, 
             raise DataError(f"{shown(source)}: no pictures in this folder. Give a picture, a folder or a table.")
         return found
     if not place.exists():
-        raise DataError(f"{shown(source)}: does not exist. Give a picture, a folder of pictures or a table.")
+        raise DataError(f"{shown(source)}: does not exist. Give a picture, a folder of pictures, a table or a list.")
+    start = _absolute(Path(), root) if root is not None else place.parent
+    if not start.is_dir():
+        raise DataError(f"{shown(start)}: is no folder. `root` is the folder that the names start from.")
+    if place.suffix.lower() == ".txt":
+        return _named(read_names(place, start), LISTED, start)
     if not is_table(place):
         return [(shown(source), place)]
     rows = read_rows(place)
     column = name_column(rows, image)
-    rows, fence, named = texts(rows, [column]), Fence(place.parent), []
+    return _named(texts(rows, [column]), column, start)
+
+
+def _named(rows: Rows, column: str, root: Path) -> list[tuple[str, Path]]:
+    """The pictures that rows name, in order."""
+    fence, named = Fence(root), []
     for row, cell in enumerate(picture_cells(rows, column)):
         try:
             path, _ = fence.locate(cell)
         except DataError as error:
             raise DataError(f"{rows.at(row)}: {error}") from error
-        named.append((cell, place.parent / path))
+        named.append((cell, root / path))
     if not named:
-        raise DataError(f"{shown(source)}: names no pictures; {quoted([column])} has no rows. Add some.")
+        raise DataError(f"{shown(rows.source)}: names no pictures. Add some.")
     return named
 
 

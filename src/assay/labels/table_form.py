@@ -14,17 +14,18 @@ from assay.labels.found import Found, quoted
 from assay.labels.pictures import Fence, is_unicode, shown
 from assay.labels.samples import LeftOut
 from assay.labels.tables import IMAGE_NAMES, Rows, merge_same, numbers, read_rows, texts
+from assay.labels.tags import HeadColumns, labels_of, read_cells
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which columns mean what; None: found by name.
 
-    `heads` maps a head to its column; where it is empty, every column without another meaning is a head.
+    `heads` maps a head to its columns; where it is empty, every column without another meaning is a head.
     """
 
     image: str | None = None
-    heads: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, HeadColumns] = field(default_factory=dict)
     split: str | None = None
     group: str | None = None
     weight: str | None = None
@@ -39,33 +40,44 @@ def find_in_table(
     """
     rows = read_rows(table, delimiter=delimiter)
     told = _resolved(rows, columns or Columns())
-    image, heads = told.image or "", dict(told.heads)
-    rows = texts(rows, [column for column in (image, told.split, told.group, *heads.values()) if column])
+    image, heads = told.image or "", told.heads
+    named = (image, told.split, told.group, *(head.column for head in heads.values()))
+    rows = texts(rows, [column for column in named if column])
     cells, blank = picture_cells(rows, image), pl.lit(None, dtype=pl.String)
     facts = {
         "split": _splits(rows, told.split) if told.split else blank,
         "group": pl.col(told.group) if told.group else blank,
         "weight": numbers(rows, told.weight) if told.weight else blank.cast(pl.Float64),
     }
-    labels = {f"label:{head}": pl.col(column) for head, column in heads.items()}
-    rows = Rows(rows.source, rows.frame.select(**facts, **labels), rows.lines, rows.unit)
-    rows, left_out = _located(rows, cells, root or table.parent)
+    labels: dict[str, pl.Series] = {}
+    for name, head in heads.items():
+        labels |= read_cells(rows, name, head)
     titles = {"split": "the split", "group": "the group", "weight": "the weight"}
-    titles |= {f"label:{head}": f"the label {column!r}" for head, column in heads.items()}
+    titles |= {column: f"the label {series.name!r}" for column, series in labels.items()}
+    rows = Rows(rows.source, rows.frame.select(**facts, **labels), rows.lines, rows.unit)
+    rows, left_out = located(rows, cells, root or table.parent)
     rows = merge_same(rows, key="id", titles=titles)
     if not columns or not columns.heads:
-        _refuse_identities(rows, heads)
-    classes: dict[str, Sequence[str]] = {
-        head: rows.frame[f"label:{head}"].drop_nulls().unique().to_list() for head in heads
-    }
+        _refuse_identities(rows, list(heads))
+    told_labels = [expression for name, head in heads.items() for expression in labels_of(name, head)]
+    frame = rows.frame.select(
+        "id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0), *told_labels
+    )
     return Found(
         source=table,
         root=root or table.parent,
-        table=rows.frame.with_columns(pl.col("id").alias("path"), pl.col("weight").fill_null(1.0)),
-        heads=tuple((head, "exclusive") for head in heads),
-        classes=classes,
+        table=frame,
+        heads=tuple((name, head.asks) for name, head in heads.items()),
+        classes={name: head.names or _classes(frame, name, head) for name, head in heads.items()},
+        declared=frozenset(name for name, head in heads.items() if head.names),
         left_out=left_out,
     )
+
+
+def _classes(frame: pl.DataFrame, name: str, head: HeadColumns) -> list[str]:
+    labels = frame[f"label:{name}"]
+    found: list[str] = (labels if head.asks == "exclusive" else labels.explode()).drop_nulls().unique().to_list()
+    return found
 
 
 def name_column(rows: Rows, given: str | None) -> str:
@@ -83,10 +95,10 @@ def name_column(rows: Rows, given: str | None) -> str:
 
 
 def picture_cells(rows: Rows, image: str) -> list[str]:
-    """The image column; a row that names no picture is refused."""
+    """The column that names the pictures; a row that names none is refused."""
     blank = rows.frame[image].is_null()
     if blank.any():
-        raise DataError(f"{rows.at(blank.arg_max() or 0)}: names no picture in column {image!r}. Remove the row.")
+        raise DataError(f"{rows.at(blank.arg_max() or 0)}: names no picture. Remove the {rows.unit}.")
     cells: list[str] = rows.frame[image].to_list()
     for row, cell in enumerate(cells):
         if "\0" in cell:
@@ -97,8 +109,10 @@ def picture_cells(rows: Rows, image: str) -> list[str]:
 def _resolved(rows: Rows, given: Columns) -> Columns:
     """Every meaning with its column: those given are checked, the others found by name."""
     image = name_column(rows, given.image)
-    heads = {head: rows.column(column) for head, column in given.heads.items()}
-    taken = {image: "image", **{column: f"the head {head!r}" for head, column in heads.items()}}
+    sources = {
+        rows.column(column): f"the head {name!r}" for name, head in given.heads.items() for column in head.sources
+    }
+    taken = {image: "image", **sources}
     by_name = {column.casefold(): column for column in reversed(rows.frame.columns)}
     facts: dict[str, str | None] = {}
     for fact, wanted in (("split", given.split), ("group", given.group), ("weight", given.weight)):
@@ -108,15 +122,16 @@ def _resolved(rows: Rows, given: Columns) -> Columns:
         facts[fact] = None if column in taken else column
         if column is not None:
             taken.setdefault(column, fact)
-    if image in heads.values():
+    if image in sources:
         raise DataError(f"{shown(rows.source)}: column {image!r} names the pictures and a head. Name another.")
-    heads = heads or {column: column for column in rows.frame.columns if column not in taken}
+    free = [column for column in rows.frame.columns if column not in taken]
+    heads = given.heads or {column: HeadColumns(column=column) for column in free}
     if not heads:
         raise DataError(f"{shown(rows.source)}: has no label column beside {quoted(taken)}. Add one.")
     return Columns(image, heads, facts["split"], facts["group"], facts["weight"])
 
 
-def _located(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
+def located(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
     """The rows whose picture exists, with its path below `root` as `id`; and the pictures that do not."""
     if not root.is_dir():
         raise DataError(f"{shown(root)}: is no folder. `root` is the folder that holds the pictures of the table.")
@@ -158,13 +173,13 @@ def _splits(rows: Rows, column: str) -> pl.Series:
     return splits
 
 
-def _refuse_identities(rows: Rows, heads: Mapping[str, str]) -> None:
+def _refuse_identities(rows: Rows, heads: Sequence[str]) -> None:
     """A column whose every cell differs is a title or a number, not a label, unless the user says so."""
-    for head, column in heads.items():
+    for head in heads:
         known = rows.frame[f"label:{head}"].drop_nulls()
         if len(known) >= 20 and known.n_unique() == len(known):
-            others: Sequence[str] = [other for other in heads.values() if other != column]
+            others = [other for other in heads if other != head]
             raise DataError(
-                f"{shown(rows.source)}: every cell of column {column!r} differs: no classes to learn. "
+                f"{shown(rows.source)}: every cell of column {head!r} differs: no classes to learn. "
                 f"Name the label columns with `heads`{f', such as {quoted(others)}' if others else ''}."
             )

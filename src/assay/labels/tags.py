@@ -1,0 +1,215 @@
+"""The label cells of a table: class names, tags in one cell, or a column of 0 and 1 for each class."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from assay.errors import DataError
+from assay.labels.pictures import is_unicode, natural
+from assay.labels.space import Kind
+from assay.labels.tables import Rows
+from assay.settings import Settings
+
+JSON = "json"
+"""The separator that says: a cell is a JSON list of strings."""
+
+
+class HeadColumns(Settings):
+    """Where a table holds the labels of a head. A blank cell is an unknown label."""
+
+    column: str | None = Field(default=None, description="The column that holds class names or tags.")
+    columns: tuple[str, ...] = Field(
+        default=(),
+        description="A column for each class, of 0 and 1; they are named like the classes, or see `classes`.",
+    )
+    kind: Kind | None = Field(
+        default=None,
+        description="exclusive: one of K classes; independent: any of K (default with `separator` or `columns`).",
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="What parts the tags in a cell, or `json`: a cell is a JSON list."
+    )
+    none: str | None = Field(default=None, min_length=1, description="The cell of a picture known to have no tag.")
+    classes: tuple[str, ...] = Field(
+        default=(), description="All classes in order, shown by a picture or not; default: those found, sorted."
+    )
+
+    @property
+    def asks(self) -> Kind:
+        """The kind, said or implied."""
+        return self.kind or ("independent" if self.separator or self.columns else "exclusive")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes that are declared, if they are."""
+        return self.classes or self.columns
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All columns that are read."""
+        return self.columns if self.column is None else (self.column,)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.column is None) == (not self.columns):
+            raise ValueError("give either `column` or `columns`")
+        of_tags = [name for name in ("separator", "none") if getattr(self, name) is not None]
+        if of_tags and self.columns:
+            raise ValueError(f"{' and '.join(of_tags)}: said of tags in one column, but `columns` are given")
+        if of_tags and self.asks == "exclusive":
+            raise ValueError(f"{' and '.join(of_tags)}: said of tags, so it must be `kind: independent`")
+        for name in ("columns", "classes"):
+            _require_unique(name, getattr(self, name))
+        if self.columns and len(self.names) != len(self.columns):
+            raise ValueError(
+                f"{len(self.classes)} classes and {len(self.columns)} columns; give a name for each column"
+            )
+        return self
+
+
+def _require_unique(field: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not name.strip():
+            raise ValueError(f"{field}: {name!r} is blank, and a blank label is an unknown one")
+        if names.count(name) > 1:
+            raise ValueError(f"{field}: {name!r} is named twice")
+
+
+def read_cells(rows: Rows, name: str, head: HeadColumns) -> dict[str, pl.Series]:
+    """The columns of a head, checked, a cell a row; each series bears the name of what it was read from.
+
+    "label:NAME" holds class names, or tags as JSON text; or "flag:NAME:k" holds 0, 1 or null for class k.
+    Raises DataError for a cell that says nothing of the kind, or a class that is not declared.
+    """
+    if head.columns and head.asks == "independent":
+        return {f"flag:{name}:{k}": _flags(rows, column) for k, column in enumerate(head.columns)}
+    if head.columns:
+        return {f"label:{name}": _one_of(rows, name, head)}
+    if head.asks == "independent":
+        return {f"label:{name}": _tags(rows, head)}
+    return {f"label:{name}": _class_names(rows, head)}
+
+
+def labels_of(name: str, head: HeadColumns) -> list[pl.Expr]:
+    """What Samples hold of a head: "label:NAME", and "unknown:NAME" of flags; from the columns of `read_cells`."""
+    if head.asks == "exclusive":
+        return [pl.col(f"label:{name}")]
+    if not head.columns:
+        return [pl.col(f"label:{name}").str.json_decode(pl.List(pl.String))]
+    flags = [pl.col(f"flag:{name}:{k}") for k in range(len(head.columns))]
+    known = pl.any_horizontal(flag.is_not_null() for flag in flags)
+    torn = known & pl.any_horizontal(flag.is_null() for flag in flags)
+    present = _listed([flag == 1 for flag in flags], head.names)
+    absent = _listed([flag.is_null() for flag in flags], head.names)
+    return [pl.when(known).then(present).alias(f"label:{name}"), pl.when(torn).then(absent).alias(f"unknown:{name}")]
+
+
+def not_declared(label: str, classes: Sequence[str]) -> str:
+    """What to say of a label in no declared class."""
+    near = difflib.get_close_matches(label, classes, 1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    known = ", ".join(map(repr, classes[:10])) + (" ..." if len(classes) > 10 else "")
+    return f"{label!r} is no declared class; these are {known}.{hint} Mend the label, or add it to `classes`."
+
+
+def _class_names(rows: Rows, head: HeadColumns) -> pl.Series:
+    cells = rows.frame[head.column or ""]
+    strange = cells.is_not_null() & ~cells.is_in(head.classes)
+    if head.classes and strange.any():
+        row = strange.arg_max() or 0
+        raise DataError(f"{rows.at(row)}: {not_declared(cells[row], head.classes)}")
+    return cells
+
+
+def _tags(rows: Rows, head: HeadColumns) -> pl.Series:
+    cells = rows.frame[head.column or ""]
+    place = {name: (k, "") for k, name in enumerate(head.classes)}
+    order = place.__getitem__ if head.classes else cache(natural)
+    texts: dict[str, str] = {}  # the same tags in another order are the same text: rows can be compared
+    for row, cell in enumerate(cells):
+        if cell is None or cell in texts:
+            continue
+        try:
+            tags = _parted(cell, head)
+        except ValueError as error:
+            raise DataError(f"{rows.at(row)}: {cell!r} in column {head.column!r} {error}") from error
+        for tag in tags:
+            if head.classes and tag not in place:
+                raise DataError(f"{rows.at(row)}: {not_declared(tag, head.classes)}")
+        texts[cell] = json.dumps(sorted(set(tags), key=order), ensure_ascii=False)
+    return pl.Series(cells.name, [cell and texts[cell] for cell in cells], dtype=pl.String)
+
+
+def _parted(cell: str, head: HeadColumns) -> list[str]:
+    """The tags of a cell. Raises ValueError with the rest of a sentence that begins with the cell."""
+    if head.none is not None and cell.strip() == head.none.strip():
+        return []
+    if head.separator == JSON:
+        return _from_json(cell)
+    tags = [tag.strip() for tag in (cell.split(head.separator) if head.separator else [cell])]
+    tags = [tag for tag in tags if tag]
+    if not tags:
+        marker = f"write {head.none!r}" if head.none else "declare a marker with `none`"
+        raise ValueError(f"names no tag. Leave the cell blank if the tags are not known; if there are none, {marker}.")
+    if head.none is not None and head.none.strip() in tags:
+        raise ValueError(f"says {head.none!r} (no tag) beside a tag. Remove one of the two.")
+    return tags
+
+
+def _from_json(cell: str) -> list[str]:
+    rule = 'is no JSON list of tags, such as ["beach", "night"] or [] for none. Mend it.'
+    try:
+        tags = json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(rule) from error
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() and is_unicode(tag) for tag in tags):
+        raise ValueError(rule)
+    return tags
+
+
+def _flags(rows: Rows, column: str) -> pl.Series:
+    """A column of 0 and 1, true and false, or blank."""
+    cells = tidy = rows.frame[column]
+    if cells.dtype == pl.String:
+        tidy = cells.str.strip_chars().str.to_lowercase().replace({"": None, "true": "1", "false": "0"})
+    if not (tidy.dtype.is_numeric() or tidy.dtype in (pl.String, pl.Boolean, pl.Null)):
+        raise DataError(f"{rows.at(0)}: column {column!r} holds {tidy.dtype}, and the column of a class holds 0 or 1.")
+    values = tidy.cast(pl.Float64, strict=False)
+    wrong = tidy.is_not_null() & ~values.is_in([0.0, 1.0]).fill_null(False)
+    if wrong.any():
+        row = wrong.arg_max() or 0
+        raise DataError(
+            f"{rows.at(row)}: {cells[row]!r} in column {column!r} is neither 0 nor 1. The column of a class holds "
+            "1 (the picture shows it), 0 (it does not) or nothing (not known)."
+        )
+    return values.cast(pl.Int8)
+
+
+def _one_of(rows: Rows, name: str, head: HeadColumns) -> pl.Series:
+    """The class whose column holds the one 1 of a row, null where all are blank."""
+    flags = pl.DataFrame([_flags(rows, column) for column in head.columns])
+    ones = flags.sum_horizontal()
+    known = flags.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+    wrong = known & (ones != 1)
+    if wrong.any():
+        row = wrong.arg_max() or 0
+        raise DataError(
+            f"{rows.at(row)}: {ones[row]} of the columns of {name!r} hold a 1, and an exclusive head has one class. "
+            "Mend the row, leave it blank if the class is not known, or say `kind: independent`."
+        )
+    pairs = zip(head.columns, head.names, strict=True)
+    classes = pl.coalesce(pl.when(pl.col(column) == 1).then(pl.lit(name)) for column, name in pairs)
+    return flags.select(classes.cast(pl.String).alias(name)).to_series()
+
+
+def _listed(shown: Sequence[pl.Expr], names: Sequence[str]) -> pl.Expr:
+    """The names of those that hold, as a list."""
+    pairs = zip(shown, names, strict=True)
+    return pl.concat_list(pl.when(holds).then(pl.lit(name)) for holds, name in pairs).list.drop_nulls()
