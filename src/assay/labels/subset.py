@@ -33,8 +33,9 @@ def with_space(samples: Samples, space: LabelSpace) -> Samples:
     """The samples with the heads and classes of a model, to score the model on them.
 
     A label of a class that the model does not know is an error: scored as unknown it would flatter the model.
-    Raises DataError.
+    A tag that the data does not know of is unknown for every picture. Raises DataError.
     """
+    table = samples.table
     for head in space:
         if head.name not in {own.name for own in samples.space}:
             raise DataError(
@@ -48,4 +49,15 @@ def with_space(samples: Samples, space: LabelSpace) -> Samples:
                 f"{head.name}: {', '.join(map(repr, strange[:5]))} is no class of this model, which knows "
                 f"{', '.join(head.classes[:20])}. Remove those pictures, or train with that class."
             )
-    return replace(samples, space=space)
+        if own.kind != head.kind:
+            raise DataError(
+                f"{head.name}: the data has {own.kind} labels and the model answers for {head.kind} ones. "
+                f"Say `kind: {head.kind}` of that head."
+            )
+        missing = [name for name in head.classes if name not in own.index]
+        if head.kind == "independent" and missing:
+            column = f"unknown:{head.name}"
+            unknown = pl.col(column).fill_null(pl.lit([], pl.List(pl.String)))
+            wider = pl.concat_list(unknown, pl.lit(missing, pl.List(pl.String)))
+            table = table.with_columns(pl.when(pl.col(f"label:{head.name}").is_not_null()).then(wider).alias(column))
+    return replace(samples, table=table, space=space)
