@@ -15,6 +15,7 @@ from scipy.sparse import csgraph
 from assay.errors import DataError
 from assay.labels.found import quoted
 from assay.labels.samples import Samples
+from assay.labels.space import Codes, Head
 from assay.labels.stratify import stratify
 from assay.settings import Settings
 
@@ -66,13 +67,45 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
 
 
 def split_table(samples: Samples) -> pl.DataFrame:
-    """How many pictures of each class are in each split: head, class, train, val, test."""
-    parts = [samples.part(side) for side in SIDES]
+    """How frequent each class is in each split: head, class, then a count and a share of train, val and test.
+
+    Shares are of the pictures of which it is known whether they are of the class; null where there are none. An
+    independent head has one more row, with class null: the pictures without any tag.
+    """
+    parts = {side: samples.part(side) for side in SIDES}
+    codes = {side: part.codes() for side, part in parts.items()}
     tables = []
-    for head in samples.space:
-        counts = {side: part.counts(head) for side, part in zip(SIDES, parts, strict=True)}
-        tables.append(pl.DataFrame({"head": [head.name] * head.size, "class": list(head.classes), **counts}))
+    for number, head in enumerate(samples.space):
+        names = [*head.classes, None] if head.kind == "independent" else list(head.classes)
+        found = {side: _frequencies(head, codes[side][number]) for side in SIDES}
+        counts = {side: positive for side, (positive, _) in found.items()}
+        shares = {f"{side} share": _over(positive, known) for side, (positive, known) in found.items()}
+        columns = {"head": [head.name] * len(names), "class": pl.Series(names, dtype=pl.String)}
+        tables.append(pl.DataFrame({**columns, **counts, **shares}))
     return pl.concat(tables)
+
+
+def untagged(codes: Codes) -> tuple[int, int]:
+    """Pictures known to have no tag, and those of which it is known; `codes` (N, K) of an independent head.
+
+    Where some tags are unknown and none is there, it is not known.
+    """
+    none = int((codes == 0).all(axis=1).sum())
+    return none, none + int((codes == 1).any(axis=1).sum())
+
+
+def _frequencies(head: Head, codes: Codes) -> tuple[Ints, Ints]:
+    """Pictures of each class, and those of which it is known whether they are; (K,), or (K + 1,) with no tag last."""
+    if head.kind == "exclusive":
+        counts = np.bincount(codes[codes >= 0], minlength=head.size)
+        return counts, np.full(head.size, counts.sum())
+    none, decided = untagged(codes)
+    return np.append((codes == 1).sum(axis=0), none), np.append((codes >= 0).sum(axis=0), decided)
+
+
+def _over(counts: Ints, known: Ints) -> pl.Series:
+    shares = [int(count) / int(of) if of else None for count, of in zip(counts, known, strict=True)]
+    return pl.Series(shares, dtype=pl.Float64)
 
 
 def _given(samples: Samples) -> Ints:
@@ -155,7 +188,7 @@ def _class_notes(samples: Samples, wanted: bool) -> list[str]:
     notes = []
     if wanted and not samples.part("val").labelled().any():
         notes.append("No picture could be held back for validation: no class has two that may be parted.")
-    counts = split_table(samples)
+    counts = split_table(samples).drop_nulls("class")
     train, val, single = pl.col("train"), pl.col("val"), pl.sum_horizontal(SIDES) == 1
     for which, text in (
         (train == 0, "no training picture, so the model cannot learn it"),
