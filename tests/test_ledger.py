@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from assay.errors import DataError
@@ -116,6 +116,11 @@ def test_a_picture_whose_last_known_tag_goes_is_unknown() -> None:
     made = apply(MIXED, [tag("d", "beach", "unset", "0"), tag("d", "city", "unset", "1")])
     assert (row(made, "d")["label:tags"], row(made, "d")["unknown:tags"]) == (None, None)
     assert not made.take([3]).labelled()[0]
+
+
+def test_a_picture_of_which_everything_is_known_lists_nothing_unknown() -> None:
+    made = apply(MIXED, [tag("d", "night", "set", None, "0")])
+    assert (row(made, "d")["label:tags"], row(made, "d")["unknown:tags"]) == (["city"], None)
 
 
 def test_tags_share_the_strongest_origin() -> None:
@@ -262,6 +267,7 @@ EDITS = st.builds(
 
 @settings(max_examples=40, deadline=None)
 @given(edits=st.lists(EDITS, max_size=5))
+@example(edits=[season("a\rb", "set", "\r", 'x"\n,'), season("\x00", "drop", " ")])
 def test_what_was_written_is_read(edits: list[Edit], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("ledger")
     of(folder, *edits[:2])
@@ -386,6 +392,7 @@ def test_a_step_may_not_label_what_was_dropped_or_corrected(tmp_path: Path) -> N
     ledger = of(
         tmp_path,
         season("a", "drop", "autumn"),
+        season("a", "weight", "1", "0.5"),
         tag("a", "city", "drop", "0"),
         season("d", "set", None, "spring", step=PERSON),
     )
