@@ -1,0 +1,1 @@
+"""What is done about labels that are missing or wrong."""

@@ -1,0 +1,188 @@
+"""Labels that are probably wrong, by confident learning (Northcutt et al. 2021), as cleanlab computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from assay.errors import DataError
+from assay.figures.intervals import Floats
+from assay.figures.tallies import ratio
+from assay.labels.space import Codes, Head
+
+Filter = Literal["class", "noise_rate", "both", "off_diagonal"]
+Ints = npt.NDArray[np.int64]
+
+FILTERS: dict[Filter, str] = {
+    "class": "prune_by_class",  # of each class the least self-confident, as many as its estimated errors
+    "noise_rate": "prune_by_noise_rate",  # of each pair of classes those of largest margin, as many as estimated
+    "both": "both",  # what both of these suspect
+    "off_diagonal": "confident_learning",  # what is counted off the diagonal of the confident joint
+}
+"""Our names of the filters -> cleanlab's."""
+
+ROUNDING = 1e-6  # of probabilities, in cleanlab too
+
+
+@dataclass(frozen=True)
+class HeadSuspects:
+    """What confident learning finds under one head.
+
+    `table` has a line for each suspected label, the most suspicious first: `row` (place in the arrays given),
+    `tag` (the class of an independent head, else null), `given` and `suggested` (classes; of a tag "1" or "0"),
+    `quality` (probability of the given label) and `confidence` (of the suggested one).
+    `quality` is that of all known labels, in the shape of the codes, NaN where unknown; low is suspect.
+    `counts` estimates how many labels were given as the row and are truly of the column: (K, K), or (K, 2, 2)
+    absent and present, a class, where the head is independent. They are 0 for what could not be judged.
+    """
+
+    head: Head
+    table: pl.DataFrame
+    quality: npt.NDArray[np.float32]
+    counts: Ints
+
+    @property
+    def n(self) -> int:
+        """The number of labels that were judged."""
+        return int(self.counts.sum())
+
+    @property
+    def joint(self) -> Floats:
+        """P(given, true), in the shape of `counts`: sums to 1, for each class where the head is independent."""
+        return _shares(self.counts, of=(-2, -1))
+
+    @property
+    def noise_matrix(self) -> Floats:
+        """P(given | true), in the shape of `counts`: every column that was judged sums to 1."""
+        return _shares(self.counts, of=-2)
+
+    @property
+    def noise_rate(self) -> float | None:
+        """The share of the judged labels that is estimated to be wrong; None where none was judged."""
+        return 1 - float(_right(self.counts).sum()) / self.n if self.n else None
+
+    @property
+    def noise_rates(self) -> dict[str, float]:
+        """The same by class: of the labels given as it, or of all its cells where the head is independent."""
+        exclusive = self.head.kind == "exclusive"
+        total = self.counts.sum(axis=1 if exclusive else (1, 2))
+        right = _right(self.counts) if exclusive else _right(self.counts).sum(axis=1)
+        by_class = zip(self.head.classes, right.tolist(), total.tolist(), strict=True)
+        return {name: 1 - good / labels for name, good, labels in by_class if labels}
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """The classes of which too few labels are known to judge, or of which all the probabilities are the same."""
+        return tuple(name for name in self.head.classes if name not in self.noise_rates)
+
+
+def suspects(
+    head: Head, codes: Codes, probabilities: Floats, *, filter_by: Filter = "noise_rate", least: int = 5
+) -> HeadSuspects:
+    """The labels (N,) or (N, K) of a head that probabilities (N, K) make suspect.
+
+    The probabilities are those of a model that did not see the labels. Unknown labels do not count. A class with
+    fewer than `least` known labels is not judged, neither its labels nor as a suggestion: with fewer than there
+    are folds, models may never have seen it. An independent head is judged class by class, as two-class problems
+    of absent and present that both need `least`. Probabilities that are alike for all judge nothing.
+
+    Raises DataError where no label is known, and where a probability of a known label is no number from 0 to 1.
+    """
+    _require_probabilities(head, codes, probabilities)
+    if head.kind == "exclusive":
+        rows, suggested, counts = _judge(codes, probabilities, filter_by=filter_by, least=least)
+        quality = np.full(len(codes), np.nan, np.float32)
+        known = np.flatnonzero(codes >= 0)
+        quality[known] = probabilities[known, codes[known]]
+        confidence = probabilities[rows, suggested]
+        table = _ranked(head, rows, None, codes[rows], suggested, quality[rows], confidence)
+        return HeadSuspects(head, table, quality, counts)
+    found = [
+        _judge(labels, np.stack((1 - present, present), axis=1), filter_by=filter_by, least=least)
+        for labels, present in zip(codes.T, probabilities.T, strict=True)
+    ]
+    quality = np.where(codes == 1, probabilities, 1 - probabilities).astype(np.float32)
+    quality[codes < 0] = np.nan
+    rows = np.concatenate([of_class for of_class, _, _ in found])
+    tags = np.repeat(np.arange(head.size), [len(of_class) for of_class, _, _ in found])
+    given, confidence = codes[rows, tags], 1 - quality[rows, tags]
+    table = _ranked(head, rows, tags, given, 1 - given, quality[rows, tags], confidence)
+    return HeadSuspects(head, table, quality, np.stack([counts for _, _, counts in found]))
+
+
+def _require_probabilities(head: Head, codes: Codes, probabilities: Floats) -> None:
+    known = head.known(codes)
+    if not known.any():
+        raise DataError(f"No label is known under head {head.name!r}, so there is none to judge. Label some pictures.")
+    good = np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING), axis=1)
+    if not good[known].all():
+        row = int(np.flatnonzero(known & ~good)[0])
+        raise DataError(
+            f"Head {head.name!r}, row {row}: its label cannot be judged by probabilities that are no numbers from 0 "
+            f"to 1 ({np.count_nonzero(known & ~good)} such rows). Leave out pictures that could not be read; if all "
+            "could be, the model's weights are spoilt: train it again."
+        )
+
+
+def _judge(codes: Ints, probabilities: Floats, *, filter_by: Filter, least: int) -> tuple[Ints, Ints, Ints]:
+    """The rows suspected, the class suggested for each, and the confident joint (K, K), calibrated to the labels.
+
+    cleanlab sees only the judged classes; their probabilities are not made to sum to 1 again, since a picture
+    of an unjudged class would then be sure to be of another one.
+    """
+    from cleanlab import filter as cleanlab_filter
+    from cleanlab.count import compute_confident_joint
+
+    counts = np.zeros((probabilities.shape[1],) * 2, np.int64)
+    occurring = np.bincount(codes[codes >= 0], minlength=len(counts))
+    judged = np.flatnonzero(occurring >= least)
+    rows = np.flatnonzero(np.isin(codes, judged))
+    scores = probabilities[np.ix_(rows, judged)]
+    none = np.zeros(0, np.int64)
+    if len(judged) < 2 or np.ptp(scores, axis=0).max() <= ROUNDING:
+        return none, none, counts
+    labels = np.searchsorted(judged, codes[rows])
+    joint = compute_confident_joint(labels, scores)
+    counts[np.ix_(judged, judged)] = joint
+    wrong = cleanlab_filter.find_label_issues(
+        labels,
+        scores,
+        filter_by=FILTERS[filter_by],
+        confident_joint=None if filter_by == "off_diagonal" else joint,  # which counts anew, and warns of ours
+        n_jobs=1,
+    )
+    vars(cleanlab_filter).pop("pred_probs_by_class", None)  # a copy of all probabilities that it would keep for good
+    return rows[wrong], judged[scores[wrong].argmax(axis=1)], counts
+
+
+def _ranked(
+    head: Head, rows: Ints, tags: Ints | None, given: Ints, suggested: Ints, quality: Floats, confidence: Floats
+) -> pl.DataFrame:
+    """The table of `HeadSuspects`; equal qualities stand in the order of rows and classes."""
+    classes = pl.Series(head.classes, dtype=pl.String)
+    labels = classes if tags is None else pl.Series(["0", "1"])
+    table = pl.DataFrame(
+        {
+            "row": rows,
+            "tag": pl.Series([None] * len(rows), dtype=pl.String) if tags is None else classes.gather(tags),
+            "given": labels.gather(given),
+            "suggested": labels.gather(suggested),
+            "quality": quality.astype(np.float64),
+            "confidence": confidence.astype(np.float64),
+        }
+    )
+    return table[np.lexsort((np.zeros_like(rows) if tags is None else tags, rows, quality))]
+
+
+def _shares(counts: Ints, *, of: int | tuple[int, ...]) -> Floats:
+    """Counts over their sum along these axes, 0 where that is 0."""
+    floats = counts.astype(np.float64)
+    return ratio(floats, floats.sum(axis=of, keepdims=True), otherwise=0.0)
+
+
+def _right(counts: Ints) -> Ints:
+    return np.diagonal(counts, axis1=-2, axis2=-1)

@@ -1,0 +1,96 @@
+"""Labels that are probably wrong, by the labels of the nearest pictures in feature space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from assay.errors import DataError
+from assay.figures.intervals import Floats
+from assay.labels.space import Codes, Head
+from assay.repair import confident_learning
+from assay.repair.confident_learning import Filter, HeadSuspects, Ints
+
+BLOCK = 16_000_000  # similarities at a time: 64 MB
+COPY = 1e-5  # share of the squared lengths below which a squared distance is that of a copy; float32 is sure of 1e-6
+
+
+def suspects(
+    head: Head,
+    codes: Codes,
+    features: Floats,
+    *,
+    neighbours: int = 20,
+    filter_by: Filter = "noise_rate",
+    least: int = 5,
+) -> HeadSuspects:
+    """The labels (N,) or (N, K) of a head that stand far from others of their class, by features (N, F).
+
+    The neighbours give probabilities, and confident learning judges by those; see both for what is raised.
+    """
+    probabilities = posterior(head, codes, features, neighbours=neighbours)
+    return confident_learning.suspects(head, codes, probabilities, filter_by=filter_by, least=least)
+
+
+def posterior(head: Head, codes: Codes, features: Floats, *, neighbours: int = 20) -> npt.NDArray[np.float32]:
+    """Probabilities (N, K) of the classes of each picture by its nearest other ones; NaN where none of its is known.
+
+    The neighbours are the pictures with a known label of least cosine distance, of features standardised over these.
+    The picture itself and copies of it, which would repeat its label, are none of them. A neighbour counts by
+    (1 + cosine) / 2, which breaks ties; the prior of the classes counts as one neighbour more (m-estimate, Cestnik
+    1990), so that a tag of which no neighbour knows has its prior.
+
+    Raises DataError where a feature of a labelled picture is no finite number.
+    """
+    rows = np.flatnonzero(head.known(codes))
+    probabilities = np.full((len(codes), head.size), np.nan, np.float32)
+    if len(rows) == 0:
+        return probabilities
+    vectors = _standardised(head, rows, features)
+    known, present = _cells(head, codes[rows])
+    prior = present.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    for block, nearest, weights in _nearest(vectors, count=min(neighbours, len(rows))):
+        have = np.einsum("bn,bnk->bk", weights, present[nearest])
+        told = np.einsum("bn,bnk->bk", weights, known[nearest])
+        probabilities[rows[block]] = (have + prior) / (told + 1)
+    return probabilities
+
+
+def _standardised(head: Head, rows: Ints, features: Floats) -> npt.NDArray[np.float32]:
+    """Features of these rows, each with mean 0 and deviation 1 over them; 0 where it never varies."""
+    vectors = features[rows].astype(np.float32, copy=False)  # a copy already, changed in place below
+    good = np.isfinite(vectors).all(axis=1)
+    if not good.all():
+        raise DataError(
+            f"Head {head.name!r}, row {rows[~good][0]}: the features of this picture are no finite numbers "
+            f"({np.count_nonzero(~good)} such rows). Leave out pictures that could not be read."
+        )
+    vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    deviation = np.sqrt(np.einsum("nf,nf->f", vectors, vectors) / np.float32(len(vectors)))
+    vectors /= np.where(deviation > 0, deviation, 1)
+    return vectors
+
+
+def _cells(head: Head, codes: Codes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Which cells (n, K) are known, and which of them are present, as 0 and 1."""
+    if head.kind == "exclusive":
+        return np.ones((len(codes), head.size), np.float32), np.eye(head.size, dtype=np.float32)[codes]
+    return (codes >= 0).astype(np.float32), (codes == 1).astype(np.float32)
+
+
+def _nearest(vectors: npt.NDArray[np.float32], *, count: int) -> Iterator[tuple[slice, Ints, npt.NDArray[np.float32]]]:
+    """Blocks of rows, the `count` nearest others (b, count) of each and their weights, 0 for what is no neighbour."""
+    squares = np.einsum("nf,nf->n", vectors, vectors)
+    lengths = np.sqrt(np.where(squares > 0, squares, 1))
+    step = max(1, BLOCK // len(vectors))
+    for start in range(0, len(vectors), step):
+        block = slice(start, start + step)
+        products = vectors[block] @ vectors.T  # (b, n)
+        copies = products >= (squares[block, None] + squares) * np.float32((1 - COPY) / 2)
+        products /= lengths
+        products[copies] = -np.inf
+        nearest = np.argpartition(products, -count, axis=1)[:, -count:]
+        cosines = np.take_along_axis(products, nearest, axis=1) / lengths[block, None]
+        yield block, nearest, np.maximum((1 + cosines) / 2, 0)
