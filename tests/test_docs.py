@@ -17,17 +17,23 @@ from pydantic_core import PydanticUndefined
 
 import assay
 from assay import cli, yaml_lines
-from assay.labels.read import DataSettings, HeadColumns
+from assay.balance.class_weights import AnyClassWeights
+from assay.labels.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
 from assay.models.classifier import HeadSettings, ModelSettings
 from assay.pixels.augment import Augment, Erase, Jitter
 from assay.pixels.decode import Resize
+from assay.pixels.mix import Mix
 from assay.plan import Plan, parse
 from assay.predictions.predict import Predictions
+from assay.recipes import recipe_names
 from assay.run import Run
+from assay.steps import STEPS
+from assay.steps.calibrate import CalibrateSettings
 from assay.steps.fit import FitSettings
 from assay.steps.plans import RepeatSettings
 from assay.steps.probe import ProbeSettings
+from assay.steps.tune_thresholds import TuneThresholdsSettings
 from assay.training.hardware import HardwareSettings
 from assay.training.losses import AnyLoss
 from assay.training.optimizers import AnyOptimizer
@@ -44,14 +50,18 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of `model`": {"": ModelSettings, "head.": HeadSettings},
     "Settings of `probe`": {"": ProbeSettings},
     "Settings of `fit`": {"": FitSettings},
+    "Settings of `tune_thresholds`": {"": TuneThresholdsSettings},
+    "Settings of `calibrate`": {"": CalibrateSettings},
     "Settings of `repeat`": {"": RepeatSettings},
     "Settings of `resize`": {"": Resize},
     "Settings of `augment`": {"": Augment, "jitter.": Jitter, "erase.": Erase},
+    "Settings of `mix`": {"": Mix},
 }
 KINDS: dict[str, UnionType] = {
     "Kinds of `schedule`": AnySchedule,
     "Kinds of `optimizer`": AnyOptimizer,
     "Kinds of `loss`": AnyLoss,
+    "Kinds of `class_weights`": AnyClassWeights,
 }
 
 
@@ -111,6 +121,26 @@ def test_every_kind_is_told_with_its_defaults(heading: str) -> None:
         assert {k: v for cell in told[kind] for k, v in value(cell).items()} == expected, kind
 
 
+def test_every_step_and_recipe_is_told() -> None:
+    assert all(f"### Settings of `{kind}`\n" in README for kind in STEPS)
+    assert {f"`{name}`" for name in recipe_names()} <= {name for name, _ in rows("Recipes")}
+
+
+def test_the_tags_in_the_readme_are_read_as_it_says(tmp_path: Path) -> None:
+    (table,) = blocks("csv")
+    (plan,) = (text for text in blocks("yaml") if "tags.csv" in text)
+    (tmp_path / "tags.csv").write_text(table, encoding="utf-8")
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_text(name)
+    samples = read_whole(parse(plan, "README").data, base=tmp_path)
+    found = {head.name: codes.tolist() for head, codes in zip(samples.space, samples.codes(), strict=True)}
+    assert found == {
+        "tags": [[1, 1], [0, 0], [-1, -1]],
+        "scene": [[1, 0, 0], [0, 0, -1], [-1, -1, -1]],
+        "colours": [[1, 0, 1], [0, 0, 0], [-1, -1, -1]],
+    }
+
+
 def test_the_monitored_figures_exist() -> None:
     from assay.figures.metrics import HIGHER_IS_BETTER
 
@@ -150,8 +180,15 @@ def test_the_commands_in_the_readme_exist() -> None:
     assert all(f"\n{words[1]}:" in makefile for words in lines if words[:1] == ["make"])
 
 
+def test_every_option_of_predict_is_told() -> None:
+    known: Any = typer.main.get_command(cli.app)
+    options = [name for option in known.commands["predict"].params for name in (*option.opts, *option.secondary_opts)]
+    told = [name for cell, _ in rows("Options of `predict`") for name in re.findall(r"`(--[a-z-]+)`", cell)]
+    assert sorted(told) == sorted(name for name in options if name.startswith("--"))
+
+
 def test_what_a_user_imports() -> None:
-    wanted = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train"]
+    wanted = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train", "write_table"]
     assert sorted(assay.__all__) == wanted
     assert all(getattr(assay, name) is not None for name in wanted)
 
