@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from assay.labels.samples import Samples
 from assay.pixels.cache import Cache
+from assay.predictions.thresholds import FEW
 
 SIZE = 128
 LOOKS = 26_000  # pictures shown in all: where fine-tuning levelled off on sets of a few thousand pictures
@@ -19,7 +20,10 @@ LIKELY = 4.0  # standard errors: chance alone gets there once in 16,000
 
 
 def default_steps(samples: Samples, *, flip: str) -> list[dict[str, Any]]:
-    """A probe, then a fit of everything that starts from it."""
+    """A probe, a fit of everything that starts from it, and a threshold where there are tags enough to choose one by.
+
+    Labels are smoothed under exclusive heads only: smoothed tags would draw the rare ones' probabilities up.
+    """
     labelled = max(1, int(samples.part("train").labelled().sum()))
     epochs = min(max(round(LOOKS / labelled), EPOCHS[0]), EPOCHS[1])
     fit = {
@@ -28,11 +32,13 @@ def default_steps(samples: Samples, *, flip: str) -> list[dict[str, Any]]:
         "lr": 1e-3,
         "optimizer": {"kind": "adamw", "weight_decay": 0.02},
         "schedule": "one_cycle",
-        "loss": {"smoothing": 0.1},
+        "loss": {"smoothing": 0.1 if all(head.kind == "exclusive" for head in samples.space) else 0.0},
         "augment": {"crop": [0.5, 1.0], "flip": flip},
         "ema": 0.99,
     }
-    return [{"probe": {"size": SIZE}}, {"fit": fit}]
+    tags = [head for head in samples.space if head.kind == "independent"]
+    judged = [head.name for head in tags if samples.part("val").counts(head).sum() >= FEW]
+    return [{"probe": {"size": SIZE}}, {"fit": fit}, *([{"tune_thresholds": {"heads": judged}}] if judged else [])]
 
 
 def flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:
