@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from assay.pixels import colour, geometry
-from assay.pixels.augment import Augment, Erase, Jitter, augment, draws, keys
+from assay.pixels.augment import Augment, Erase, Jitter, RandAugment, SomeOf, augment, draws, keys
 
 EVERY = {
     "plain": Augment(),
@@ -26,9 +26,13 @@ EVERY = {
     "hue": Augment(jitter=Jitter(hue=0.3)),
     "erase": Augment(erase=Erase(probability=0.6, patches=3)),
     "noise": Augment(erase=Erase(probability=0.6, patches=2, fill="noise")),
+    "rand_augment": Augment(rand_augment=RandAugment()),
+    "colours of a list": Augment(some_of=(2, ("equalize", "posterize", "sharpness"))),
+    "geometry of a list": Augment(some_of=(1, {"rotate": 10, "translate_x": None})),
     "all": Augment(
         crop=(0.3, 1.0), flip="both", shift=0.1, rotate=30, scale=(0.7, 1.4), shear=10,
         jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+        some_of=SomeOf(n=3, operations=("rotate", "contrast", "solarize", "color"), magnitude=6),
         erase=Erase(probability=0.6, patches=3, fill="noise"),
     ),
 }  # fmt: skip
@@ -135,6 +139,8 @@ def test_settings_survive_a_plan(settings: Augment) -> None:
         Augment(jitter=0.0),
         Augment(jitter=Jitter()),
         Augment(erase=Erase(probability=0)),
+        Augment(some_of=(1, ("identity",))),
+        Augment(some_of=SomeOf(n=3, operations=("posterize", "solarize", "sharpness"), magnitude=0)),
         Augment(scale=(1, 1), ratio=(1, 1)),
     ],
 )
@@ -331,6 +337,46 @@ def test_one_kind_draws_alike_whatever_else_is_on() -> None:
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
 
+# --- operations from a list
+
+
+@pytest.mark.parametrize("erase", [None, Erase(probability=0, patches=64)])
+@pytest.mark.parametrize("crop", [None, (1.0, 1.0)])
+def test_operations_are_drawn_alike_whatever_else_is_on(erase: Erase | None, crop: Any) -> None:
+    batch = torch.full((9, 3, 24, 24), 100, dtype=torch.uint8)  # grey: crops do not show, brightness does
+    first, second = (
+        augment(batch, some(9), size=24, settings=Augment(some_of=(1, ("brightness",)), erase=e, crop=c))
+        for e, c in ((None, None), (erase, crop))
+    )
+    assert first.unique().numel() > 5
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+def test_operations_leave_the_draws_of_others_as_they_are() -> None:
+    base = {"crop": (0.3, 1.0), "flip": "both", "rotate": 30.0, "jitter": 0.3}
+    base["erase"] = Erase(probability=0.6, patches=3, fill="noise")
+    plain, listed = (
+        augment(pictures(9, 24), some(9), size=24, settings=Augment.model_validate(base | more))
+        for more in ({}, {"some_of": [3, ["identity", "posterize", "solarize", "rotate"]]})
+    )
+    still, _ = (
+        augment(pictures(9, 24), some(9), size=24, settings=Augment.model_validate(base | {"some_of": more}))
+        for more in ({"n": 3, "operations": ["posterize", "solarize", "rotate"], "magnitude": 0}, [1, ["identity"]])
+    )
+    torch.testing.assert_close(still, plain, atol=1e-4, rtol=0)
+    assert (plain - listed).abs().max() > 0.5
+
+
+def test_the_geometry_of_a_list_and_the_rest_are_one_resampling() -> None:
+    """A checkerboard that is shifted by half a pixel and back is as it was; resampled twice it would be grey."""
+    board = torch.zeros(1, 3, 24, 24, dtype=torch.uint8)
+    board[..., ::2, ::2] = board[..., 1::2, 1::2] = 255
+    there = geometry.shifted(right=np.array([0.5 / 24]))
+    torch.testing.assert_close(moved(board, there)[..., 1:-1], torch.full((1, 3, 24, 22), 0.5), atol=1e-4, rtol=0)
+    back = geometry.shifted(right=np.array([-0.5 / 24]))
+    torch.testing.assert_close(moved(board, there @ back), board / 255, atol=1e-4, rtol=0)
+
+
 # --- erasing
 
 
@@ -379,7 +425,11 @@ def test_noise_is_gaussian_about_grey_and_of_every_pixel_its_own() -> None:
         {"shear": 90},
         {"jitter": -1}, {"jitter": {"hue": 0.6}}, {"jitter": {"gamma": 1}}, {"erase": {"probability": 2}},
         {"erase": {"patches": 0}}, {"erase": {"area": [0.5, 0.1]}}, {"erase": {"fill": "black"}}, {"blur": 1},
-        {"rotate": float("nan")},
+        {"rotate": float("nan")}, {"rand_augment": {"n": 0}}, {"rand_augment": {"magnitude": 11}},
+        {"rand_augment": {"magnitude": "much"}}, {"some_of": [3, ["rotate", "color"]]}, {"some_of": [1, []]},
+        {"some_of": [1, ["rotat"]]}, {"some_of": [1, {"rotate": 200}]}, {"some_of": [1, {"equalize": 1}]},
+        {"some_of": [1, ["color", "color"]]}, {"some_of": {"n": 2, "operations": ["color"]}},
+        {"some_of": [1, {"color": -1}]}, {"rand_augment": {}, "some_of": [1, ["color"]]},
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:

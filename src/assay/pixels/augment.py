@@ -12,15 +12,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 from torch import Tensor
 
-from assay.pixels import geometry
+from assay.pixels import geometry, operations
 from assay.pixels.colour import jitter
 from assay.pixels.draws import Keys, draws, keys
+from assay.pixels.operations import RandAugment, Short, SomeOf
 from assay.settings import Settings
 
-__all__ = ["Augment", "Erase", "Jitter", "augment", "draws", "keys"]
+__all__ = ["Augment", "Erase", "Jitter", "RandAugment", "SomeOf", "augment", "draws", "keys"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -28,6 +29,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 _CROP, _MIRROR, _AFFINE = slice(0, 4), slice(4, 6), slice(6, 11)
 _JITTER, _ERASE, _PATCHES = slice(11, 15), slice(15, 17), 17  # and 4 a patch from there
+MOST_PATCHES = 64
+_OPERATIONS = _PATCHES + 4 * MOST_PATCHES  # and 3 an operation from there
 
 NOISE_SD = 0.25  # of Gaussian noise, about mid-grey: near that of photographs
 
@@ -51,7 +54,7 @@ class Erase(Settings):
     """Random erasing (Zhong et al. 2017): 1 to `patches` boxes, each of its own share of the area."""
 
     probability: Probability = 0.25
-    patches: Annotated[int, Field(ge=1, le=64)] = 1
+    patches: Annotated[int, Field(ge=1, le=MOST_PATCHES)] = 1
     area: tuple[Share, Share] = (0.02, 0.33)
     ratio: tuple[Positive, Positive] = (0.3, 3.3)
     fill: Literal["constant", "noise"] = "constant"
@@ -67,7 +70,8 @@ class Augment(Settings):
 
     `crop` is the share of the area that is kept, `ratio` the proportions of that box; `shift` is a share of
     the side, `rotate` and `shear` are degrees, all three either way; `scale` enlarges. A number for
-    `jitter` means brightness, contrast and saturation.
+    `jitter` means brightness, contrast and saturation. `rand_augment` or `some_of` give every picture a few
+    operations from a list, after all of these but `erase`.
     """
 
     crop: tuple[Share, Share] | None = None
@@ -78,12 +82,20 @@ class Augment(Settings):
     scale: tuple[Positive, Positive] = (1.0, 1.0)
     shear: Annotated[float, Field(ge=0, le=60)] = 0.0
     jitter: Jitter | NonNegativeFloat | None = None
+    rand_augment: RandAugment | None = None
+    some_of: Short | SomeOf | None = None
     erase: Erase | None = None
 
     @field_validator("crop", "ratio", "scale")
     @classmethod
     def _ordered(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
         return pair and _rising(pair)
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Augment:
+        if self.rand_augment and self.some_of:
+            raise ValueError("rand_augment and some_of both draw operations from a list; give one of them")
+        return self
 
 
 def augment(batch: Tensor, keys: Keys | None = None, *, size: int, settings: Augment | None = None) -> Tensor:
@@ -97,24 +109,36 @@ def augment(batch: Tensor, keys: Keys | None = None, *, size: int, settings: Aug
         return _shares(geometry.plain(batch, size))
     if keys is None or len(keys) != len(batch):
         raise ValueError(f"{len(batch)} pictures need as many keys to be augmented")
-    patches = settings.erase.patches if settings.erase else 0
-    chance = draws(keys, _PATCHES + 4 * patches)
-    pictures = _moved(batch, chance, size=size, settings=settings)
+    strong = _strong(settings)
+    chance = draws(keys, _OPERATIONS + operations.DRAWS * (strong.n if strong else 0))
+    groups = operations.drawn(chance[:, _OPERATIONS:], strong) if strong else []
+    further = operations.matrices(groups, len(batch)) if strong and operations.moves(strong) else None
+    pictures = _moved(batch, chance, further, size=size, settings=settings)
     if settings.jitter:
         vary = settings.jitter
         if not isinstance(vary, Jitter):
             vary = Jitter(brightness=vary, contrast=vary, saturation=vary)
         pictures = jitter(pictures, chance[:, _JITTER], **vary.model_dump())
+    operations.paint(pictures, groups)
     if settings.erase:
         _erase(pictures, keys, chance, settings.erase)
     return pictures
+
+
+def _strong(settings: Augment) -> RandAugment | SomeOf | None:
+    if isinstance(settings.some_of, tuple):
+        n, listed = settings.some_of
+        return SomeOf(n=n, operations=listed)
+    return settings.some_of or settings.rand_augment
 
 
 def _shares(batch: Tensor) -> Tensor:
     return batch.float().div_(255)
 
 
-def _moved(batch: Tensor, chance: geometry.Draws, *, size: int, settings: Augment) -> Tensor:
+def _moved(
+    batch: Tensor, chance: geometry.Draws, further: geometry.Matrices | None, *, size: int, settings: Augment
+) -> Tensor:
     """All that moves pixels, in one resampling; in none where nothing does."""
     matrices = []
     if settings.crop:
@@ -133,11 +157,13 @@ def _moved(batch: Tensor, chance: geometry.Draws, *, size: int, settings: Augmen
                 shift=settings.shift,
             )
         )
+    if further is not None:
+        matrices.append(further)
     if not matrices:
         return _shares(geometry.plain(batch, size))
     whole = reduce(np.matmul, matrices)
     # Rounding may take a weighted mean of whites a little beyond white.
-    return geometry.sample(batch, whole, size=size, reflect=turns).div_(255).clamp_(0, 1)
+    return geometry.sample(batch, whole, size=size, reflect=turns or further is not None).div_(255).clamp_(0, 1)
 
 
 def _erase(pictures: Tensor, keys: Keys, chance: geometry.Draws, erase: Erase) -> None:
@@ -148,7 +174,7 @@ def _erase(pictures: Tensor, keys: Keys, chance: geometry.Draws, erase: Erase) -
     for row in np.flatnonzero(counts):
         # Drawn by the processor, whatever the device, so that one key means one noise.
         noise = torch.Generator().manual_seed(int(keys[row]))
-        patches = chance[row, _PATCHES:].reshape(-1, 4)[: counts[row]]
+        patches = chance[row, _PATCHES:_OPERATIONS].reshape(-1, 4)[: counts[row]]
         share = erase.area[0] + (erase.area[1] - erase.area[0]) * patches[:, 0]
         boxes = np.stack(geometry.box(share, patches[:, 1], ratio=erase.ratio))  # (2, patches)
         spans = np.clip(np.rint(boxes * side), 1, side).astype(int)

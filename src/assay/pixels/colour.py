@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue of a picture as one affine map of its colours."""
+"""Brightness, contrast, saturation and hue of a picture: all as one affine map of its colours, or one at a time."""
 
 from __future__ import annotations
 
@@ -24,16 +24,31 @@ def jitter(
     only at the end, so that what one step pushes beyond white another can bring back. Hue is a rotation
     about the grey axis (in YIQ), which unlike that of HSV keeps the brightness.
     """
-    bright, contrasting, saturated = (
+    bright, contrasting, saturating = (
         np.maximum(0, 1 + amount * (2 * draws[:, column] - 1))
         for column, amount in enumerate((brightness, contrast, saturation))
     )
-    colours = _turned(hue * (2 * draws[:, 3] - 1)) @ _saturated(saturated)  # (B, 3, 3)
+    colours = _turned(hue * (2 * draws[:, 3] - 1)) @ _saturation(saturating)  # (B, 3, 3)
     # Contrast c about a picture's grey mean m: c b x + (1 - c) b m, with b the brightness. The colours after
     # it leave greys as they are, so they pass that shift unchanged.
     linear = colours * (contrasting * bright)[:, None, None]
     about_grey = (1 - contrasting) * bright
     return _apply(pictures, linear, about_grey)
+
+
+def brightened(pictures: Tensor, factors: Draws) -> Tensor:
+    """Colours of (B, 3, H, W) times factors (B,), in [0, 1]: 0 is black. As ImageEnhance.Brightness of Pillow."""
+    return pictures.mul(_beside(factors, pictures)[:, None, None, None]).clamp_(0, 1)
+
+
+def contrasted(pictures: Tensor, factors: Draws) -> Tensor:
+    """Distances from a picture's grey mean times its factor: 0 is that grey. As ImageEnhance.Contrast of Pillow."""
+    return _apply(pictures, factors[:, None, None] * np.eye(3), 1 - factors)
+
+
+def saturated(pictures: Tensor, factors: Draws) -> Tensor:
+    """Distances of pixels from their greys times the factor: 0 is without colour. As ImageEnhance.Color of Pillow."""
+    return _apply(pictures, _saturation(factors), np.zeros(len(factors)))
 
 
 def _apply(pictures: Tensor, linear: NDArray[np.float64], about_grey: NDArray[np.float64]) -> Tensor:
@@ -48,7 +63,7 @@ def _beside(numbers: NDArray[np.float64], tensor: Tensor) -> Tensor:
     return torch.from_numpy(numbers.astype(np.float32)).to(tensor.device)
 
 
-def _saturated(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _saturation(factors: NDArray[np.float64]) -> NDArray[np.float64]:
     """(B, 3, 3): 0 gives greys, 1 the colours as they are."""
     kept = factors[:, None, None]
     return np.asarray(kept * np.eye(3) + (1 - kept) * GREY)

@@ -54,10 +54,26 @@ def affine(draws: Draws, *, rotate: float, scale: tuple[float, float], shear: fl
     angle = np.deg2rad(_between(draws[:, 0], -rotate, rotate))
     enlarge = 1 / _between(draws[:, 1], *scale)
     slant = np.tan(np.deg2rad(_between(draws[:, 2], -shear, shear)))
-    right, down = (2 * _between(draws[:, column], -shift, shift) for column in (3, 4))
+    right, down = (_between(draws[:, column], -shift, shift) for column in (3, 4))
     cos, sin = np.cos(angle), np.sin(angle)
     turn = _matrices(cos * enlarge, sin * enlarge, 0, -sin * enlarge, cos * enlarge, 0)
-    return _matrices(1, slant, 0, 0, 1, 0) @ turn @ _matrices(1, 0, -right, 0, 1, -down)
+    return sheared(slant) @ turn @ shifted(right, down)
+
+
+def rotated(degrees: Draws) -> Matrices:
+    """Turn pictures clockwise about their centre, each by its own degrees (B,)."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return _matrices(cos, sin, 0, -sin, cos, 0)
+
+
+def sheared(across: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
+    """Slant what is upright, what is level, or both: shares of the distance from the centre."""
+    return _matrices(1, across, 0, down, 1, 0)
+
+
+def shifted(right: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
+    """Move pictures by shares of their side."""
+    return _matrices(1, 0, -2 * right, 0, 1, -2 * down)
 
 
 def sample(batch: Tensor, matrices: Matrices, *, size: int, reflect: bool) -> Tensor:
