@@ -21,7 +21,7 @@ from assay.balance.class_weights import AnyClassWeights
 from assay.labels.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
 from assay.models.classifier import HeadSettings, ModelSettings
-from assay.pixels.augment import Augment, Erase, Jitter
+from assay.pixels.augment import Augment, Erase, Jitter, RandAugment, SomeOf
 from assay.pixels.decode import Resize
 from assay.pixels.mix import Mix
 from assay.plan import Plan, parse
@@ -54,7 +54,13 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of `calibrate`": {"": CalibrateSettings},
     "Settings of `repeat`": {"": RepeatSettings},
     "Settings of `resize`": {"": Resize},
-    "Settings of `augment`": {"": Augment, "jitter.": Jitter, "erase.": Erase},
+    "Settings of `augment`": {
+        "": Augment,
+        "jitter.": Jitter,
+        "erase.": Erase,
+        "rand_augment.": RandAugment,
+        "some_of.": SomeOf,
+    },
     "Settings of `mix`": {"": Mix},
 }
 KINDS: dict[str, UnionType] = {
