@@ -3,12 +3,18 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import polars as pl
 import pytest
 
+from assay import scoring
 from assay.evidence import baselines as module
-from assay.evidence.baselines import baselines, linear_on_pixels, linear_probabilities, majority, shrink
+from assay.evidence.baselines import baselines, linear_probabilities, majority, shrink, without_a_tag
 from assay.figures.metrics import figures_of, stream
+from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
+from assay.models.classifier import ModelSettings
+from assay.pixels.cache import Cache
+from assay.training.hardware import Hardware
 
 KIND = Head("kind", ("dark", "middle", "light"))
 TAGS = Head("tags", ("red", "never", "always", "unknown"), "independent")
@@ -24,6 +30,10 @@ def pictures(n, seed, size=20):
     pixels[..., 0] += 40 * red[:, None, None]
     tags = np.stack([red, np.zeros(n, int), np.ones(n, int), np.full(n, -1)], axis=1)
     return pixels.clip(0, 255).astype(np.uint8), [kind, tags]
+
+
+def linear_on_pixels(space, codes, *, train, val, seed=0):
+    return linear_probabilities(space, codes, train=shrink(train), val=shrink(val), seed=seed)
 
 
 def test_majority_is_the_shares_of_the_labels():
@@ -46,19 +56,46 @@ def test_a_linear_model_on_pixels_sees_brightness():
 
 def test_on_zero_pictures_it_equals_the_majority():
     train, codes = pictures(300, 0)
-    found = baselines(SPACE, codes, train=train, val=train[:50])
+    features = shrink(train)
+    found = baselines(SPACE, codes, train=features, val=features[:50])
     assert list(found) == ["majority", "zero pictures", "linear on pixels"]
-    assert found["zero pictures"] == pytest.approx(found["majority"], abs=1e-3)
+    assert found["zero pictures"].probabilities == pytest.approx(found["majority"].probabilities, abs=1e-3)
     ties = [np.repeat([0, 1, 2], 100), codes[1]]
     zeros = linear_on_pixels(SPACE, ties, train=np.zeros_like(train), val=train[:1])
     assert zeros[0, :3].argmax() == 0
 
 
+def test_the_majority_gives_no_tag_at_all_and_its_loss_is_that_of_the_shares():
+    train, codes = pictures(300, 0)
+    val, truth = pictures(100, 1)
+    answer = baselines(SPACE, codes, train=shrink(train), val=shrink(val))["majority"]
+    assert answer.probabilities[0, 5] == 1  # the tag that all have, and still it is not given
+    found = dict(stream(SPACE, truth, answer.probabilities, thresholds=answer.thresholds))
+    decided = truth[1] >= 0
+    assert found["tags/hamming_loss"] == pytest.approx((truth[1][decided] == 1).mean())
+    assert found["tags/micro_f1"] == found["tags/macro_f1"] == 0
+    at_half = dict(stream(SPACE, truth, answer.probabilities))
+    assert at_half["tags/micro_f1"] > 0.5
+    for name in ("tags/nll", "tags/mean_average_precision", "kind/accuracy"):
+        assert found[name] == at_half[name]
+
+
+def test_how_many_pictures_have_no_tag_is_told_by_split():
+    train, val = np.array([[0, 0], [0, 1], [0, -1], [1, -1]]), np.array([[0, 0], [0, 0], [-1, -1]])
+    space = LabelSpace((Head("kind", ("a", "b")), Head("tags", ("p", "q"), "independent")))
+    kinds = [np.zeros(4, int), np.zeros(3, int)]
+    found = without_a_tag(space, {"train": [kinds[0], train], "val": [kinds[1], val]})
+    assert found == {"tags": {"train": {"share": 1 / 3, "n": 3}, "val": {"share": 1.0, "n": 2}}}
+    nothing = without_a_tag(space, {"train": [kinds[0], np.full((4, 2), -1)]})
+    assert nothing == {"tags": {}}
+
+
 def test_the_untrained_network_is_what_it_is_given():
     train, codes = pictures(30, 0)
-    logits = np.zeros((5, 7), dtype=np.float32)
-    found = baselines(SPACE, codes, train=train, val=train[:5], untrained=logits)["untrained network"]
-    assert found[0] == pytest.approx([1 / 3] * 3 + [0.5] * 4)
+    features, logits = shrink(train), np.zeros((5, 7), dtype=np.float32)
+    found = baselines(SPACE, codes, train=features, val=features[:5], untrained=logits)["untrained network"]
+    assert found.probabilities[0] == pytest.approx([1 / 3] * 3 + [0.5] * 4)
+    assert (found.thresholds == 0.5).all()
 
 
 def test_unknown_labels_take_no_part():
@@ -111,3 +148,28 @@ def test_shrinking_takes_area_means(size):
     if size == 32:
         expected = pixels.reshape(70, 16, 2, 16, 2, 3).mean(axis=(2, 4)) / 255
         assert np.sort(rows, axis=1) == pytest.approx(np.sort(expected.reshape(70, -1), axis=1), abs=1e-5)
+
+
+def test_of_a_run_they_are_scored_as_they_decide(tmp_path):
+    pixels, (kind, tags) = pictures(40, 0, size=32)
+    names = [f"{number}.png" for number in range(40)]
+    present = [[name for name, on in zip(TAGS.classes, row, strict=True) if on == 1] for row in tags]
+    columns = {
+        **dict.fromkeys(("id", "path", "hash"), names),
+        "split": ["train"] * 30 + ["val"] * 10,
+        "label:kind": [KIND.classes[code] for code in kind],
+        "label:tags": present,
+        "unknown:tags": [["unknown"]] * 20 + [["unknown", "always"]] * 20,
+    }
+    samples = Samples(pl.DataFrame(columns), SPACE, tmp_path)
+    known = samples.codes()[1]
+    cache = Cache(pixels, {name: row for row, name in enumerate(names)})
+    model = ModelSettings(backbone="test_efficientnet", weights="none")
+    found = scoring.baselines(samples, cache, model, size=24, hardware=Hardware("cpu"), seed=0)
+    assert list(found) == ["majority", "zero pictures", "linear on pixels", "untrained network"]
+    without = found["majority"]["without a tag"]["tags"]
+    assert without["train"] == {"share": 0.0, "n": int((known[:30] == 1).any(axis=1).sum())}
+    figures = found["majority"]["heads"]["tags"]["figures"]
+    assert figures["micro_f1"]["value"] == 0
+    assert figures["hamming_loss"]["value"] == pytest.approx((known[30:] == 1).sum() / (known[30:] >= 0).sum())
+    assert found["linear on pixels"]["heads"]["kind"]["figures"]["accuracy"]["value"] > 0.8

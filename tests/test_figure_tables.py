@@ -3,11 +3,23 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from rich.console import Console
 
+import assay
+from assay import cli
 from assay.evidence.baselines import majority
-from assay.evidence.tables import figures_rows, figures_table, heads_table, per_class_table, split_table
+from assay.evidence.tables import (
+    figures_rows,
+    figures_table,
+    heads_table,
+    per_class_table,
+    plain_lines,
+    split_table,
+    split_tables,
+    untagged_line,
+)
 from assay.figures.metrics import score, to_json
 from assay.labels.space import Head, LabelSpace
 
@@ -38,6 +50,19 @@ def test_baselines_and_steps_stand_side_by_side_in_80_columns(scores):
     assert fit.split()[1::2] == ["1.000", "1.000", "50"]
 
 
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        (["accuracy", "macro_f1", "micro_f1", "nll"], ["accuracy", "macro_f1"]),
+        (["mean_average_precision", "macro_f1", "micro_f1", "nll"], ["micro_f1", "mean_average_precision"]),
+        (["macro_f1", "micro_f1", "nll"], ["micro_f1", "macro_f1"]),  # what heads of both kinds share
+    ],
+)
+def test_the_chief_figures_are_shown(figures, shown):
+    score = {"figures": {name: {"value": 0.5, "n": 9, "low": None, "high": None} for name in figures}, "heads": {}}
+    assert list(figures_rows({"02-fit": score})[0]) == ["step", "n", *shown]
+
+
 def test_rows_are_plain_and_undefined_figures_are_none(scores):
     rows = figures_rows(scores | {"empty": {"figures": {}, "heads": {}}}, columns=["accuracy"])
     assert json.loads(json.dumps(rows)) == rows
@@ -60,11 +85,77 @@ def test_many_classes_show_those_of_lowest_f1(scores):
     assert "1 classes of lowest F1, of 3" in " ".join(text.split())
 
 
-def test_split_table_sums_all(scores):
-    text = printed(split_table(["a", "b", "c"], {"train": [10, 2, 3000], "val": [1, 0, 9]}, most=2))
-    assert "3,012" in text
-    assert "3,000" not in text
-    assert "2 rarest classes, of 3" in " ".join(text.split())
+def test_a_class_without_a_picture_has_no_figures_and_is_not_the_lowest():
+    row = {"class": "a", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    rows = [row, row | {"class": "b", "f1": 0.25, "support": 3}]
+    lines = plain_lines(per_class_table(rows, head="kind"))
+    assert [line.split() for line in lines if "a " in line] == [["a", "–", "–", "–", "0"]]
+    assert lines[0].split() == ["kind", "precision", "recall", "F1", "support"]
+    assert not any(line.startswith(" a ") for line in plain_lines(per_class_table(rows, most=1)))
+
+
+def frequencies(head, classes, train, val, shares):
+    zeros = [0] * len(classes)
+    columns = {"head": [head] * len(classes), "class": classes, "train": train, "val": val, "test": zeros}
+    nothing = pl.Series([None] * len(classes), dtype=pl.Float64)
+    return pl.DataFrame({**columns, "train share": shares, "val share": shares, "test share": nothing})
+
+
+def test_a_split_table_has_counts_shares_and_sums_of_all():
+    rows = frequencies("kind", ["a", "b", "c"], [10, 2, 3000], [1, 0, 9], [0.0033, 0.0007, 0.996])
+    lines = [line.split() for line in plain_lines(split_table(rows, most=2))]
+    assert lines[0] == ["kind", "train", "%", "val", "%"]  # nothing is in test
+    assert lines[2:] == [
+        ["a", "10", "0.3", "1", "0.3"],
+        ["b", "2", "0.1", "0", "0.1"],
+        ["all", "3,012", "10"],
+        ["The", "2", "rarest", "classes,", "of", "3."],
+    ]
+
+
+def test_a_split_table_of_tags_ends_with_the_pictures_without_one():
+    tags = frequencies("t\x1bags", ["p", None], [3, 40], [0, 9], [0.07, None])
+    unknown = frequencies("kind", ["a"], [0], [0], pl.Series([None], dtype=pl.Float64))
+    first, second = [
+        [line.split() for line in plain_lines(table)] for table in split_tables(pl.concat([tags, unknown]))
+    ]
+    assert first[0][0] == r"t\x1bags"
+    assert first[2:] == [["p", "3", "7.0", "0", "7.0"], ["no", "tag", "40", "–", "9", "–"]]
+    assert second[2:] == [["a", "0", "–"], ["all", "0"]]
+
+
+def test_pictures_without_a_tag_are_told_on_one_line():
+    found = {"tags": {"train": {"share": 0.125, "n": 1200}, "val": {"share": 0.1, "n": 300}}, "more": {}}
+    assert untagged_line(found).endswith("tags: 12.5 % of 1,200 in train, 10.0 % of 300 in val; more: not known of any")
+
+
+def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(scores, capsys):
+    untagged = {"tags": {"train": {"share": 0.5, "n": 10}}}
+    cli._print_figures({"majority": scores["untrained network"] | {"without a tag": untagged}, **scores})
+    text = capsys.readouterr().out
+    assert "tags: 50.0 % of 10 in train" in text
+    assert text.count("02-fit, by class") == 1
+    assert "untrained network, by class" not in text
+    x = next(line.split() for line in text.splitlines() if line.strip().startswith("x "))
+    assert x[:4] == ["x", "1.000", "1.000", "1.000"]
+
+
+def test_of_many_heads_some_are_shown_by_class(scores, capsys):
+    one = scores["02-fit"]["heads"]["side"]
+    cli._print_figures({"02-fit": scores["02-fit"] | {"heads": {f"h{number}": one for number in range(8)}}})
+    text = capsys.readouterr().out
+    assert text.count("support") == cli.HEADS_SHOWN == 6
+    assert "The classes of the other 2 heads are in the figures that --json prints." in text
+
+
+def test_a_run_says_and_saves_how_its_classes_are_split(tiny_plan, tmp_path):
+    (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}"))
+    run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+    said = [json.loads(line)["line"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    rows = [line.split() for line in said if line.split()[:1] in (["label"], ["red"], ["all"])]
+    assert rows == [["label", "train", "%", "val", "%"], ["red", "12", "33.3", "3", "33.3"], ["all", "36", "9"]]
+    saved = pl.read_csv(run.folder / "splits.csv")
+    assert saved.filter(pl.col("class") == "red").rows()[0][:5] == ("label", "red", 12, 3, 0)
 
 
 def test_no_rows_no_crash():

@@ -154,6 +154,50 @@ def test_per_class_of_tags_has_average_precision():
     assert scored.per_class["average_precision"][2] is None
 
 
+def test_per_class_of_tags_equals_scikit_learns_on_the_known_cells():
+    head, codes, scores = independent(4, n=80, unknown=0.3)
+    thresholds = np.array([0.3, 0.5, 0.6, 0.45], dtype=np.float32)
+    scored = score(LabelSpace((head,)), [codes], scores, thresholds=thresholds, bootstrap=0)["tags"]
+    for tag, row in enumerate(scored.per_class.rows(named=True)):
+        known = codes[:, tag] >= 0
+        truth, given_tag = codes[known, tag], scores[known, tag] >= thresholds[tag]
+        precision, recall, f1, _ = sk.precision_recall_fscore_support(
+            truth, given_tag, average="binary", zero_division=0
+        )
+        assert (row["precision"], row["recall"], row["f1"]) == pytest.approx((precision, recall, f1))
+        assert row["support"] == truth.sum()
+
+
+def test_figures_of_attributes_and_their_mean_equal_scikit_learns():
+    parts = [exclusive(seed, n=120, size=size, unknown=0.4) for seed, size in ((1, 7), (2, 3), (3, 4))]
+    space = LabelSpace(tuple(Head(f"h{number}", head.classes) for number, (head, _, _) in enumerate(parts)))
+    codes, probabilities = [known for _, known, _ in parts], np.concatenate([p for _, _, p in parts], axis=1)
+    scores = score(space, codes, probabilities, bootstrap=20)
+    accuracies, balanced = [], []
+    for number, (_, known, answers) in enumerate(parts):
+        rows = known >= 0
+        truth, predicted = known[rows], answers[rows].argmax(axis=1)
+        accuracies.append(sk.accuracy_score(truth, predicted))
+        balanced.append(sk.balanced_accuracy_score(truth, predicted))
+        figures = scores[f"h{number}"].figures
+        assert (figures["accuracy"].value, figures["accuracy"].n) == (pytest.approx(accuracies[-1]), rows.sum())
+        assert figures["balanced_accuracy"].value == pytest.approx(balanced[-1])
+    means = overall(scores)
+    assert means["accuracy"].value == pytest.approx(np.mean(accuracies))
+    assert means["balanced_accuracy"].value == pytest.approx(np.mean(balanced))
+    assert means["accuracy"].n == min((known >= 0).sum() for known in codes)
+
+
+def test_figures_of_tags_with_thresholds_of_their_own_equal_scikit_learns():
+    head, codes, scores = independent(8, n=100, unknown=0.0)
+    cuts = np.random.default_rng(0).uniform(0.2, 0.7, scores.shape).astype(np.float32)  # of each picture and tag
+    figures = figures_of(head, codes, scores, thresholds=cuts)
+    assert figures["micro_f1"] == pytest.approx(sk.f1_score(codes, scores >= cuts, average="micro"))
+    assert figures["macro_f1"] == pytest.approx(sk.f1_score(codes, scores >= cuts, average="macro"))
+    assert figures["hamming_loss"] == pytest.approx(sk.hamming_loss(codes, scores >= cuts))
+    assert figures["subset_accuracy"] == pytest.approx(sk.accuracy_score(codes, scores >= cuts))
+
+
 def test_a_class_only_predicted_adds_no_zero_to_macro_f1():
     head = Head("kind", ("a", "b", "c"))
     figures = figures_of(head, np.array([0, 0, 1, 1]), np.eye(3)[[0, 2, 1, 1]])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GOES_ON = "What was finished is kept: the same command goes on from there."
 NOTHING_WRITTEN = "Nothing was written; give the same command to begin again."
+HEADS_SHOWN = 6  # with a table of their classes
 LISTED = 20  # unreadable pictures on the terminal; the file has all of them
 
 app = typer.Typer(
@@ -288,10 +289,10 @@ def _tell_run(run: Run, as_json: bool) -> None:
 
 
 def _print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Scores under one another, None left out; where there are several heads, each of them in the last."""
+    """Scores under one another, None left out; of the last each head, and each class."""
     from rich.console import Console
 
-    from assay.evidence.tables import figures_table, heads_table
+    from assay.evidence.tables import figures_table, heads_table, per_class_table, untagged_line
 
     known = {name: score for name, score in scores.items() if score is not None}
     if not known:
@@ -300,9 +301,20 @@ def _print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
     width = None if sys.stdout.isatty() else 110  # a file need not fold
     console = Console(file=sys.stdout, highlight=False, width=width)
     console.print(figures_table(known))
+    for score in known.values():
+        if score.get("without a tag"):
+            typer.echo(untagged_line(score["without a tag"]) + "\n")
     last = list(known)[-1]
-    if len(known[last]["heads"]) > 1:
+    heads = known[last]["heads"]
+    if len(heads) > 1:
         console.print(heads_table(known[last], title=last))
+    title: str | None = f"{last}, by class"
+    for name, head in list(heads.items())[:HEADS_SHOWN]:
+        if head["per_class"]:
+            console.print(per_class_table(head["per_class"], head=name, title=title))
+            title = None
+    if len(heads) > HEADS_SHOWN:
+        typer.echo(f"The classes of the other {len(heads) - HEADS_SHOWN} heads are in the figures that --json prints.")
 
 
 def _print_json(value: Any) -> None:

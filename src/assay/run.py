@@ -16,6 +16,7 @@ from assay.default_plan import SIZE, default_steps, flips
 from assay.environment import PeakMemory, environment
 from assay.errors import DataError, RunError
 from assay.evidence.pictures import write_pictures
+from assay.evidence.tables import plain_lines, split_tables
 from assay.files import fingerprint, write_json, write_text
 from assay.labels.pictures import by_path
 from assay.labels.read import read
@@ -230,12 +231,16 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
     write_text(path, text)
     write_json(folder / "environment.json", environment())
     samples.write(folder / "samples.parquet")
-    split_table(samples).write_csv(folder / "splits.csv")
+    frequencies = split_table(samples)
+    frequencies.write_csv(folder / "splits.csv")
     for part in ("train", "val", "test"):
         found = samples.part(part)
         if len(found):
             unlabelled = len(found) - int(found.labelled().sum())
             watch.line(f"  {part}: {len(found)} pictures" + (f", {unlabelled} without a label" if unlabelled else ""))
+    for table in split_tables(frequencies):
+        for line in plain_lines(table):
+            watch.line(f"  {line}")
     for note in samples.notes:
         watch.line(f"  note: {note}")
     for one in samples.left_out:
@@ -271,6 +276,7 @@ def _finish(
         samples,
         pixels.of(saved.size, saved.resize),
         context.model,
+        size=saved.size,
         hardware=Hardware(context.device),
         seed=context.seed,
     )

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from assay.evidence.baselines import SIDE
+from assay.evidence.baselines import MAJORITY, shrink, without_a_tag
 from assay.evidence.baselines import baselines as baseline_answers
 from assay.figures.metrics import score, to_json
 from assay.labels.samples import Samples
@@ -28,21 +27,32 @@ from assay.training.hardware import Hardware
 Logits = npt.NDArray[np.float32]
 
 
-def baselines(samples: Samples, cache: Cache, model: ModelSettings, *, hardware: Hardware, seed: int) -> dict[str, Any]:
-    """Validation figures of what knows nothing or little: name -> scores."""
+def baselines(
+    samples: Samples, cache: Cache, model: ModelSettings, *, size: int, hardware: Hardware, seed: int
+) -> dict[str, Any]:
+    """Validation figures of what knows nothing or little: name -> scores; `size` is what the final model sees.
+
+    The entry of the majority says also how many pictures have no tag, as `without_a_tag` gives it.
+    """
     train, validation = (labelled(samples.part(part)) for part in ("train", "val"))
     if len(validation) == 0:
         return {}
-    found = baseline_answers(
-        samples.space,
-        train.codes(),
+    space, codes = samples.space, {"train": train.codes(), "val": validation.codes()}
+    answers = baseline_answers(
+        space,
+        codes["train"],
         train=_thumbnails(cache, train.ids),
         val=_thumbnails(cache, validation.ids),
-        untrained=_untrained(samples.space, cache, validation.ids, model, hardware, seed),
+        untrained=_untrained(space, cache, validation.ids, model, size=size, hardware=hardware, seed=seed),
         seed=seed,
     )
-    codes = validation.codes()
-    return {name: to_json(score(samples.space, codes, answers)) for name, answers in found.items()}
+    found = {
+        name: to_json(score(space, codes["val"], answer.probabilities, thresholds=answer.thresholds))
+        for name, answer in answers.items()
+    }
+    if any(head.kind == "independent" for head in space):
+        found[MAJORITY]["without a tag"] = without_a_tag(space, codes)
+    return found
 
 
 def answers_for(artifact: Artifact, samples: Samples, watch: Watch) -> Predictions:
@@ -67,20 +77,15 @@ def test_scores(folder: Path, samples: Samples, *, device: str, watch: Watch) ->
     return scores_of(answers_for(Artifact.load(folder, device=device), test, watch), test)
 
 
-def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.uint8]:
-    """Small pictures (N, h, w, 3), a batch at a time."""
-    out = np.empty((len(ids), SIDE, SIDE, 3), dtype=np.uint8)
-    for first in range(0, len(ids), 256):
-        rows = cache.rows_of(ids[first : first + 256])
-        small = torch.nn.functional.adaptive_avg_pool2d(cache.gather(rows).float(), SIDE)
-        out[first : first + len(rows)] = small.permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
-    return out
+def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.float32]:
+    """Small pictures as rows (N, F), a batch at a time."""
+    rows = cache.rows_of(ids)
+    return np.concatenate([shrink(cache.pixels[rows[first : first + 256]]) for first in range(0, len(rows), 256)])
 
 
 def _untrained(
-    space: LabelSpace, cache: Cache, ids: list[str], model: ModelSettings, hardware: Hardware, seed: int
+    space: LabelSpace, cache: Cache, ids: list[str], model: ModelSettings, *, size: int, hardware: Hardware, seed: int
 ) -> Logits:
-    size = min(cache.side, 128)
     classifier = build_classifier(model.without_weights(), space, seed=seed, base=Path(), size=size)
     move(classifier, hardware)
     return Inference(classifier, cache, size, hardware).logits(ids)

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from assay.figures.metrics import higher_is_better
+from assay.labels.split import SIDES
 
 Scores = Mapping[str, Any]
 Row = dict[str, Any]
 
-CHIEF = ("accuracy", "mean_average_precision", "macro_f1", "nll")
+CHIEF = ("accuracy", "micro_f1", "mean_average_precision", "macro_f1", "nll")
 MOST = 30  # classes of a table; a run's metrics.json holds them all
 
 
@@ -50,43 +53,76 @@ def heads_table(scores: Scores, *, columns: Sequence[str] | None = None, title: 
     return _figures_table(heads_rows(scores, columns=columns), "head", title, compared=False)
 
 
-def per_class_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, most: int = MOST) -> Table:
-    """`per_class` of a head; of more than `most` classes, those of lowest F1."""
+def per_class_table(
+    rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None, most: int = MOST
+) -> Table:
+    """`per_class` of a head; of more than `most` classes, those of lowest F1.
+
+    A class that no picture is of has no figures here, though scikit-learn's convention gives it zeros.
+    """
     names = ["precision", "recall", "f1"] + (["average_precision"] if rows and "average_precision" in rows[0] else [])
     table = _table(title)
-    table.add_column("class", overflow="fold")
+    table.add_column(Text(_plain(head)), overflow="fold")
     for name in [*names, "support"]:
         table.add_column(_heading(name), justify="right")
-    lowest = sorted(range(len(rows)), key=lambda row: rows[row]["f1"])[:most]
+    lowest = sorted(range(len(rows)), key=lambda row: rows[row]["f1"] if rows[row]["support"] else 2.0)[:most]
     for row in sorted(lowest):
-        values = [_number(rows[row][name]) for name in names]
+        values = [_number(rows[row][name] if rows[row]["support"] else None) for name in names]
         table.add_row(Text(_plain(rows[row]["class"])), *values, f"{rows[row]['support']:,}")
     if len(rows) > most:
         table.caption = f"The {most} classes of lowest F1, of {len(rows)}."
     return table
 
 
-def split_table(
-    classes: Sequence[str], counts: Mapping[str, Sequence[int]], *, title: str | None = None, most: int = MOST
-) -> Table:
-    """Labelled pictures by class (rows) and split (columns); `counts` holds (K,) for each split.
+def untagged_line(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What `baselines.without_a_tag` found, on one line."""
+    said = []
+    for head, parts in found.items():
+        shares = [f"{100 * part['share']:.1f} % of {part['n']:,} in {side}" for side, part in parts.items()]
+        said.append(f"{_plain(head)}: {', '.join(shares) or 'not known of any'}")
+    return f"Pictures without a tag, which is what the majority answers: {'; '.join(said)}"
 
-    Of more than `most` classes, the rarest are shown. The sums are of all.
+
+def split_tables(frequencies: pl.DataFrame, *, most: int = MOST) -> list[Table]:
+    """What `labels.split.split_table` counted, a table a head; splits that hold no picture are not shown."""
+    return [split_table(rows, most=most) for rows in frequencies.partition_by("head", maintain_order=True)]
+
+
+def split_table(frequencies: pl.DataFrame, *, most: int = MOST) -> Table:
+    """One head's labelled pictures by class (rows) and split (columns), with their shares.
+
+    Of more than `most` classes, the rarest are shown. The last row holds the sums over all, or the pictures
+    without a tag.
     """
-    splits = {name: [int(count) for count in values] for name, values in counts.items()}
-    table = _table(title)
-    table.add_column("class", overflow="fold")
-    for name in splits:
+    held = [side for side in SIDES if frequencies[side].sum()] or ["train"]
+    classes = frequencies.drop_nulls("class")
+    table = _table(None)
+    table.add_column(Text(_plain(frequencies["head"][0])), overflow="fold")
+    for name in (name for side in held for name in (side, "%")):
         table.add_column(name, justify="right")
-    totals = [sum(values[row] for values in splits.values()) for row in range(len(classes))]
-    rarest = sorted(range(len(classes)), key=lambda row: totals[row])[:most]
-    for row in sorted(rarest):
-        table.add_row(Text(_plain(classes[row])), *(f"{values[row]:,}" for values in splits.values()))
+    total = pl.sum_horizontal(SIDES)
+    rarest = classes.with_row_index("place").sort(total, maintain_order=True).head(most).sort("place")
+    for row in rarest.rows(named=True):
+        table.add_row(Text(_plain(row["class"])), *_counted(row, held))
     table.add_section()
-    table.add_row("all", *(f"{sum(values):,}" for values in splits.values()), style="bold")
+    if len(classes) < len(frequencies):
+        (none,) = frequencies.filter(pl.col("class").is_null()).rows(named=True)
+        table.add_row("no tag", *_counted(none, held), style="bold")
+    else:
+        sums = (cell for side in held for cell in (f"{frequencies[side].sum():,}", ""))
+        table.add_row("all", *sums, style="bold")
     if len(classes) > most:
         table.caption = f"The {most} rarest classes, of {len(classes)}."
     return table
+
+
+def plain_lines(table: Table, *, width: int = 110) -> list[str]:
+    """A table as lines of plain text, for a log; lines without a letter are dropped."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    return [line for line in lines if line]
 
 
 def _figures_table(rows: Sequence[Row], first: str, title: str | None, *, compared: bool = True) -> Table:
@@ -115,6 +151,16 @@ def _table(title: str | None) -> Table:
     )
 
 
+def _counted(row: Mapping[str, Any], sides: Sequence[str]) -> list[str]:
+    """A count and its share for each split."""
+    shares = {side: row[f"{side} share"] for side in sides}
+    return [
+        cell
+        for side, share in shares.items()
+        for cell in (f"{row[side]:,}", "–" if share is None else f"{100 * share:.1f}")
+    ]
+
+
 def _cell(figure: Mapping[str, Any] | None, best: float | None) -> Text:
     if figure is None:
         return Text("–", style="dim")
@@ -132,7 +178,10 @@ def _row(start: Row, figures: Mapping[str, Any], columns: Sequence[str]) -> Row:
 def _columns(figures: Sequence[Mapping[str, Any]], columns: Sequence[str] | None) -> list[str]:
     if columns is not None:
         return list(columns)
-    return [name for name in CHIEF if any(name in row for row in figures)][:2]
+    found = [name for name in CHIEF if any(name in row for row in figures)]
+    if "accuracy" in found:
+        found = [name for name in found if name != "micro_f1"]  # of an exclusive head it is the accuracy
+    return found[:2]
 
 
 def _best(name: str, rows: Sequence[Row]) -> float | None:
