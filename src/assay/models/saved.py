@@ -15,6 +15,7 @@ from assay.files import whole, write_json
 from assay.labels.space import LabelSpace
 from assay.models.classifier import Classifier, from_spec, spec
 from assay.models.deciding import Deciding
+from assay.models.seen import NOTHING, Seen, read_seen, write_seen
 from assay.pixels.decode import Resize
 
 FORMAT = 2
@@ -24,7 +25,8 @@ FORMAT = 2
 class Saved:
     """A classifier, and what it must be fed with.
 
-    Pictures are decoded to `side` by `resize` and resampled to `size`, as they were for validation.
+    Pictures are decoded to `side` by `resize` and resampled to `size`, as they were for validation. `trained_on`
+    are the pictures whose labels the backbone was trained on (`assay.models.seen`); a head alone does not count.
     """
 
     classifier: Classifier
@@ -34,9 +36,11 @@ class Saved:
     resize: Resize
     deciding: Deciding
     details: dict[str, Any] = field(default_factory=dict)
+    trained_on: Seen = field(default_factory=lambda: NOTHING)
 
     def save(self, folder: Path) -> None:
-        """Write the weights, then the description."""
+        """Write what they were trained on, the weights, then the description."""
+        write_seen(folder, self.trained_on)
         tensors = self.classifier.state_dict()
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with whole(folder / "model.safetensors") as beside:
@@ -78,4 +82,5 @@ class Saved:
             Resize.model_validate(description["resize"]),
             Deciding.from_json(space, description["deciding"]),
             {key: value for key, value in description.items() if key not in known},
+            read_seen(folder),
         )

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
+
+from assay.labels.space import Head, LabelSpace
+from assay.training import linear
+from assay.training.linear import find_strengths, fit_linear
+
+KIND = Head("kind", ("a", "b", "c"))
+TAGS = Head("tags", ("p", "q", "r"), "independent")
+BOTH = LabelSpace((KIND, TAGS))
+
+
+def planted(count=300, width=40, *, seed=0, signal=1.0):
+    """Features of which the first few tell the labels; a third of the labels unknown."""
+    generator = np.random.default_rng(seed)
+    codes = [generator.integers(0, 3, count), generator.integers(0, 2, (count, 3))]
+    features = generator.normal(3, 2, (count, width)).astype(np.float32)
+    features[:, :3] += signal * np.eye(3, dtype=np.float32)[codes[0]] * 4
+    features[:, 3:6] += signal * codes[1] * 2
+    for known in codes:
+        known[generator.random(known.shape) < 0.3] = -1
+    return features, codes, generator.uniform(0.5, 1.5, (count, 2)).astype(np.float32)
+
+
+def alone(features, codes, weights, strength):
+    """Decisions of scikit-learn's own on standardised features."""
+    standard = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
+    known = codes >= 0
+    model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
+    return model.fit(standard[known], codes[known], sample_weight=weights[known]).decision_function(standard)
+
+
+def test_every_head_and_every_tag_is_a_regression_of_its_own():
+    features, codes, weights = planted()
+    strengths = {"kind": (0.1,), "tags": (0.001, 0.01, 1.0)}
+    logits = fit_linear(BOTH, features, codes, weights, seed=0, strengths=strengths).logits(features)
+    assert logits.dtype == np.float32
+    assert logits[:, :3] == pytest.approx(alone(features, codes[0], weights[:, 0], 0.1), abs=2e-3)
+    for tag, strength in enumerate(strengths["tags"]):
+        wanted = alone(features, codes[1][:, tag], weights[:, 1], strength)
+        assert logits[:, 3 + tag] == pytest.approx(wanted, abs=2e-3)
+
+
+def test_strengths_are_searched_and_kept():
+    features, codes, weights = planted()
+    found = fit_linear(BOTH, features, codes, weights, seed=1)
+    assert found.strengths == find_strengths(BOTH, features, codes, weights, seed=1)
+    given = fit_linear(BOTH, features, codes, weights, seed=1, strengths=found.strengths)
+    assert np.array_equal(given.coefficients, found.coefficients)
+
+
+@pytest.mark.parametrize(("signal", "wanted"), [(0.0, 0.001), (4.0, 1.0)])
+def test_the_pull_is_strong_on_noise_and_weak_on_what_is_plain(signal, wanted):
+    found = find_strengths(BOTH, *planted(signal=signal), seed=0)
+    assert found == {"kind": (wanted,), "tags": (wanted,) * 3}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_strength_is_the_best_of_all_four(seed):
+    features, codes, weights = planted(signal=0.4 * seed, seed=seed)
+    kind, own = LabelSpace((KIND,)), codes[0]
+    features, own, weights = features[own >= 0], own[own >= 0], weights[own >= 0][:, :1]
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    rows = np.random.default_rng(seed).permutation(len(own))
+    splits = StratifiedKFold(3, shuffle=True, random_state=seed).split(standard[rows], own[rows])
+    losses = dict.fromkeys((0.001, 0.01, 0.1, 1.0), 0.0)
+    for fitting, judging in ((rows[a], rows[b]) for a, b in splits):
+        for strength in losses:
+            model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
+            model.fit(standard[fitting], own[fitting], sample_weight=weights[fitting, 0])
+            losses[strength] += log_loss(own[judging], model.predict_proba(standard[judging]), normalize=False)
+    found = find_strengths(kind, features, [own], weights, seed=seed)
+    assert found == {"kind": (min(losses, key=losses.__getitem__),)}
+
+
+def test_labels_of_one_kind_only():
+    space = LabelSpace((KIND, TAGS))
+    features, codes, weights = planted()
+    codes[0][:] = np.where(codes[0] >= 0, 1, -1)
+    codes[1][:] = [1, 0, -1]
+    found = fit_linear(space, features, codes, weights, seed=0)
+    assert found.strengths == {"kind": (0.0,), "tags": (0.0, 0.0, 0.0)}
+    assert not found.coefficients.any()
+    assert found.intercepts.tolist() == [-20, 0, -20, 20, -20, 0]
+
+
+def test_a_class_never_seen_is_never_answered():
+    features, codes, weights = planted()
+    codes[0][codes[0] == 1] = -1
+    logits = fit_linear(BOTH, features, codes, weights, seed=0).logits(features)[:, :3]
+    assert not (logits.argmax(axis=1) == 1).any()
+    known = codes[0] >= 0
+    assert (logits.argmax(axis=1) == codes[0])[known].mean() > 0.9
+
+
+def test_too_few_pictures_a_class_to_compare_strengths():
+    features, codes, weights = planted(count=3)
+    codes[0][:], codes[1][:] = [0, 1, 2], [[0, 0, 1], [0, 1, 1], [1, 1, 0]]
+    assert find_strengths(BOTH, features, codes, weights, seed=0) == {"kind": (0.01,), "tags": (0.01,) * 3}
+
+
+@pytest.mark.parametrize("head", [KIND, TAGS])
+def test_answers_that_are_surely_wrong_have_a_finite_loss(head):
+    """A picture held back, unlike all others and labelled wrongly, gets the probability 0."""
+    generator = np.random.default_rng(0)
+    count = 90
+    codes = np.arange(count) % 2
+    features = (generator.normal(0, 1, (count, 400)) + codes[:, None]).astype(np.float32)
+    features[-1] -= 1000
+    own = codes if head.kind == "exclusive" else np.repeat(codes[:, None], 3, axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit_linear(LabelSpace((head,)), features, [own], np.ones((count, 1), np.float32), seed=0)
+    assert np.isfinite(found.coefficients).all()
+
+
+def test_the_number_of_threads_changes_nothing(monkeypatch):
+    features, codes, weights = planted()
+    tags = LabelSpace((TAGS,))
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(linear, "THREADS", threads)
+        with threadpool_limits(limits=threads):
+            found.append(fit_linear(tags, features, codes[1:], weights[:, 1:], seed=0).coefficients)
+    assert np.array_equal(*found)
