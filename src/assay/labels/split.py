@@ -66,6 +66,20 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
     return replace(whole, notes=notes)
 
 
+def folds(samples: Samples, count: int, *, seed: int) -> Ints:
+    """The fold (N,) of each picture, 0 to `count` - 1: stratified over all heads.
+
+    Pictures of the same bytes or of one group share a fold; the order of rows makes no difference. Where there
+    are fewer such units than folds, some folds stay empty.
+    """
+    order = samples.table["id"].arg_sort().to_numpy()
+    ordered = samples.take(order)
+    units = _units(ordered.table)
+    cells = _cells_of_units(_cells(ordered), units)
+    drawn = stratify(cells, shares=np.full(count, 1 / count), seed=seed)[units]
+    return drawn[np.argsort(order)]
+
+
 def split_table(samples: Samples) -> pl.DataFrame:
     """How frequent each class is in each split: head, class, then a count and a share of train, val and test.
 
@@ -146,12 +160,16 @@ def _drawn(samples: Samples, given: Ints, units: Ints, shares: Floats, seed: int
     drawn = pool & (unit_sides[units] < 0)
     chosen, unit = np.unique(units[drawn & labelled], return_inverse=True)
     if len(chosen):
-        pictures = np.arange(len(unit))
-        members = sparse.csr_array((np.ones(len(unit), np.int64), (unit, pictures)))
-        cells = sparse.csr_array(members @ _cells(samples)[drawn & labelled])
+        cells = _cells_of_units(_cells(samples)[drawn & labelled], unit)
         unit_sides[chosen] = stratify(cells, shares=shares, seed=seed)
     sides = np.where(unit_sides < 0, TRAIN, unit_sides)[units]
     return np.where(drawn | (given < 0), sides, given)
+
+
+def _cells_of_units(cells: sparse.csr_array, units: Ints) -> sparse.csr_array:
+    """Cells (N, L) of pictures, added up over each unit: (U, L)."""
+    members = sparse.csr_array((np.ones(len(units), np.int64), (units, np.arange(len(units)))))
+    return sparse.csr_array(members @ cells)
 
 
 def _cells(samples: Samples) -> sparse.csr_array:
