@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import takewhile
 
 from assay.errors import PlanError
 
@@ -22,7 +23,10 @@ def recipe_text(name: str) -> str:
 
 
 def recipe_summary(name: str) -> str:
-    """The comment at the top of a recipe, on one line."""
-    lines = recipe_text(name).splitlines()
-    end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return " ".join(line.removeprefix("#").strip() for line in lines[:end]).strip()
+    """The first paragraph of the comment at the top of a recipe, on one line."""
+    words = [line.removeprefix("#").strip() for line in takewhile(_is_comment, recipe_text(name).splitlines())]
+    return " ".join(takewhile(bool, words))
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")

@@ -1,0 +1,124 @@
+"""Every recipe says what was published, and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from assay.balance.class_weights import Inverse, of_head
+from assay.labels.space import Head
+from assay.plan import from_source
+from assay.recipes import recipe_names, recipe_text
+from assay.run import train
+
+ATTRIBUTES = (7, 3, 3, 4, 6, 3)
+
+
+def table(folder: Path, header: list[str], row: Callable[[int], list[str]], *, count: int = 24) -> Path:
+    generator = np.random.default_rng(0)
+    lines = [",".join(["image", *header])]
+    for number in range(count):
+        pixels = generator.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        lines.append(",".join([f"{number}.png", *row(number)]))
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder / "labels.csv"
+
+
+def tags(folder: Path) -> Path:
+    """Pictures with up to three of three tags, in a plan that holds the data alone."""
+    table(
+        folder, ["tags"], lambda i: [";".join(n for bit, n in enumerate(("sea", "sky", "sun")) if i >> bit & 1) or "-"]
+    )
+    path = folder / "data.yaml"
+    path.write_text('data: {table: labels.csv, heads: {tags: {column: tags, separator: ";", none: "-"}}}\n')
+    return path
+
+
+def attributes(folder: Path) -> Path:
+    """Garments with six attributes, some of them unknown."""
+    names = [f"attribute{number}" for number in range(len(ATTRIBUTES))]
+    return table(
+        folder, names, lambda i: ["" if (i + k) % 5 == 0 else f"c{i % size}" for k, size in enumerate(ATTRIBUTES)]
+    )
+
+
+DATA = {"multi-label": tags, "multi-label-fast": tags, "attributes": attributes, "attributes-fast": attributes}
+SMALL = {
+    "multi-label": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
+    "multi-label-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+    "attributes": [
+        "steps.0.fit.size=64",
+        "steps.0.fit.epochs=1",
+        "steps.0.fit.batch=8",
+        "steps.0.fit.resize.centre_crop=[57, 46]",
+        "steps.0.fit.schedule.warm_up_epochs=0",
+    ],
+    "attributes-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_trains_on_other_data(name: str, tmp_path: Path) -> None:
+    source = DATA[name](tmp_path)
+    pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
+    run = train(source, run=tmp_path / "run", recipe=name, overrides=[*SMALL[name], *pinned], device="cpu")
+    assert run.metrics["scores"]["figures"]["nll"]["n"] >= 3
+    assert len(run.predict([tmp_path / "0.png"])) == 1
+
+
+def test_every_recipe_is_known_here() -> None:
+    assert set(DATA) | {"demo"} == set(recipe_names())
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_says_source_command_and_result(name: str) -> None:
+    header = recipe_text(name).split("\nmodel:")[0].split("\nsteps:")[0]
+    for word in ("Source:", "assay train ", f"--recipe {name}", "Result:"):
+        assert word in header
+
+
+def said(name: str, folder: Path) -> tuple[Any, list[Any]]:
+    plan = from_source(DATA[name](folder), recipe=name).plan
+    return plan.model, [step.settings for step in plan.steps]
+
+
+def test_multi_label_as_published(tmp_path: Path) -> None:
+    model, (fit, thresholds) = said("multi-label", tmp_path)
+    assert model.backbone == "resnet34"
+    assert (fit.size, fit.epochs, fit.batch, fit.freeze, fit.loss.kind) == (224, 20, 32, "none", "binary_cross_entropy")
+    optimizer, schedule, augment = fit.optimizer, fit.schedule, fit.augment
+    assert (optimizer.kind, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (schedule.kind, fit.lr, fit.lr * schedule.base) == ("cyclic", 0.01, pytest.approx(1e-7))
+    assert schedule.momentum == (0.95, 0.85)
+    assert (augment.crop, augment.flip, augment.rotate) == ((0.08, 1.0), "horizontal", 25)
+    assert augment.ratio == pytest.approx((3 / 4, 4 / 3))
+    assert (thresholds.by, thresholds.figure) == ("global", "micro_f1")
+
+
+def test_attributes_as_published(tmp_path: Path) -> None:
+    model, (fit,) = said("attributes", tmp_path)
+    assert (model.backbone, model.head.hidden, model.head.dropout) == ("seresnext50_32x4d", (512, 128), 0.5)
+    assert (fit.size, fit.epochs, fit.batch, fit.freeze) == (224, 120, 128, "all_but_last_stage")
+    assert (fit.resize.policy, fit.resize.centre_crop) == ("squash", (200, 160))
+    assert (fit.loss.kind, fit.loss.smoothing) == ("cross_entropy", 0.01)
+    assert (fit.optimizer.kind, fit.lr, fit.optimizer.weight_decay) == ("sgd", 0.005, 8e-4)
+    assert (fit.schedule.kind, fit.schedule.warm_up_epochs) == ("cosine", 5)
+    augment = fit.augment
+    assert (augment.flip, augment.rotate, augment.shift, augment.shear) == ("horizontal", 15, 0.1, 15)
+    assert augment.scale == (0.5, 1.5)
+    assert set(augment.jitter.model_dump().values()) == {0.3}
+
+
+def test_attributes_weigh_a_class_by_220_times_its_share_of_5000(tmp_path: Path) -> None:
+    weights = said("attributes", tmp_path)[1][0].class_weights
+    assert isinstance(weights, Inverse)
+    codes = np.repeat(np.arange(3), [4000, 950, 50])
+    np.testing.assert_allclose(
+        of_head(weights, Head("length", ("a", "b", "c")), codes), 5000 / (220 * np.array([4000, 950, 50])), rtol=1e-6
+    )
