@@ -20,6 +20,7 @@ from assay.evidence.charts import PARTS
 from assay.evidence.pictures import on_one_axis
 from assay.files import write_text
 from assay.labels.samples import Samples
+from assay.models.seen import read_seen, seen
 from assay.output.artifact import Artifact
 from assay.predictions.predict import Predictions
 from assay.progress import Silent
@@ -97,10 +98,16 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
 # What a run leaves
 
 
+def test_a_model_says_on_which_pictures_its_backbone_was_trained(finished: assay.Run) -> None:
+    train = Samples.read(finished.folder / "samples.parquet").part("train")
+    assert read_seen(finished.folder / "model").tolist() == seen(train.hashes).tolist()
+    assert len(read_seen(finished.folder / "steps/01-probe/best")) == 0
+
+
 def test_a_run_folder_holds_what_is_promised(finished: assay.Run) -> None:
     files = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*") if path.is_file()}
     promised = {"plan.yaml", "environment.json", "samples.parquet", "log.jsonl", "metrics.json"}
-    promised |= {f"model/{name}" for name in ("model.safetensors", "spec.json")}
+    promised |= {f"model/{name}" for name in ("model.safetensors", "spec.json", "trained_on.npy")}
     promised |= {f"steps/{step}/done.json" for step in ("01-probe", "02-fit")} | {"steps/02-fit/history.csv"}
     for place in ("01-probe/best", "02-fit/best", "02-fit/last"):
         promised |= {f"steps/{place}/{name}" for name in ("model.safetensors", "spec.json", "predictions.parquet")}
@@ -353,6 +360,7 @@ def test_a_frozen_fit_with_hidden_layers_after_a_probe(carry: Carry) -> None:
     before, after = weights(run.folder / "steps/01-probe/best"), weights(run.folder / "model")
     assert all(np.array_equal(after[name], before[name]) for name in before if name.startswith("backbone."))
     assert after["head.0.weight"].shape[0] == 16
+    assert len(read_seen(run.folder / "model")) == 0  # a head learns nothing by heart for its backbone
     assert losses(run, "02-fit")[-1] < losses(run, "02-fit")[0]
 
 

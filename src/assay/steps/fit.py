@@ -22,6 +22,7 @@ from assay.models.classifier import Classifier, require_size
 from assay.models.deciding import Deciding
 from assay.models.folding import folded
 from assay.models.saved import Saved
+from assay.models.seen import seen
 from assay.pixels.augment import Augment
 from assay.pixels.cache import Cache
 from assay.pixels.decode import Resize
@@ -30,7 +31,7 @@ from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
 from assay.steps.history import write_history
-from assay.steps.start import classifier_for, labelled_parts, remember, remembered
+from assay.steps.start import classifier_for, labelled_parts, remember, remembered, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
 from assay.training.hardware import Hardware, candidates, choose
@@ -117,8 +118,14 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     classifier = classifier_for(settings.start, state, context, size=settings.size)
     require_size(classifier, settings.size)
     freeze(classifier, settings.freeze)
+    objective, deciding = _objective(settings, train)
+    trained_on = seen_by(settings.start, state, context)
+    if settings.freeze != "backbone":
+        trained_on = np.union1d(trained_on, seen(train.hashes))
+    space = state.samples.space
+    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, deciding, trained_on=trained_on)
     with _parts(settings, classifier, cache, train, validation, context) as part:
-        job = _job(settings, classifier, part, train, validation, cache, context)
+        job = _job(settings, saved, objective, part, train, validation, context)
         machine = Machine(context.processes, part.hardware)
         course = _course(settings, train, context)
         checkpoint = context.folder / "checkpoint.safetensors"
@@ -128,13 +135,11 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     if context.processes.is_main_process:
         write_history(context.folder / "history.csv", context.name, progress.history)
         checkpoint.unlink(missing_ok=True)
-    seconds = progress.seconds
-    seen = len(train) * progress.epoch
     details = {
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "training_seconds": round(seconds, 2),
-        "pictures_per_second": round(seen / max(seconds, 1e-9), 1),
+        "training_seconds": round(progress.seconds, 2),
+        "pictures_per_second": round(len(train) * progress.epoch / max(progress.seconds, 1e-9), 1),
         "hardware": part.hardware.to_json(),
     }
     return StepResult(context.folder / settings.take, details=details)
@@ -202,17 +207,15 @@ def _head_part(
 
 def _job(
     settings: FitSettings,
-    classifier: Classifier,
+    saved: Saved,
+    objective: Objective,
     part: Part,
     train: Samples,
     validation: Samples,
-    cache: Cache,
     context: Context,
 ) -> Job:
-    space = train.space
-    objective, deciding = _objective(settings, train)
+    space, classifier, deciding = saved.space, saved.classifier, saved.deciding
     train_codes, validation_codes = train.codes(), validation.codes()
-    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, deciding)
     judged = Known(validation).of(np.arange(len(validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 

@@ -12,12 +12,11 @@ from assay.models.backbones import picture_size
 from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
-from assay.models.seen import read_seen, seen_at_start
 from assay.pixels.decode import Resize
 from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
-from assay.steps.start import labelled_parts, remember, remembered
+from assay.steps.start import labelled_parts, remember, remembered, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training.linear import fit_linear
 
@@ -49,7 +48,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     space = state.samples.space
     # The features are those of the backbone before: a linear head adds nothing to what it has seen.
-    seen = read_seen(state.model) if state.model else seen_at_start(context.model, context.base)
+    seen = seen_by("previous", state, context)
     deciding = Deciding.plain(space)
     saved = Saved(classifier.cpu(), space, settings.size, cache.side, settings.resize, deciding, trained_on=seen)
     folder = context.folder / "best"

@@ -13,6 +13,7 @@ from assay.labels.subset import labelled
 from assay.models.backbones import picture_size
 from assay.models.classifier import Classifier, build_classifier
 from assay.models.saved import Saved
+from assay.models.seen import Seen, read_seen, seen_at_start
 from assay.steps.state import Context, State
 from assay.training.hardware import Hardware
 
@@ -33,9 +34,7 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
     space and the hidden layers are the same; else it is new, and that is said.
     """
     space, settings = state.samples.space, context.model
-    folder = None
-    if start != "pretrained":
-        folder = state.model if start == "previous" else other_run(start, context.base)
+    folder = _started_from(start, state, context)
     if folder is None:
         return build_classifier(settings, space, seed=context.seed, base=context.base, size=size)
     saved = Saved.load(folder)
@@ -53,6 +52,19 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
         fresh.backbone.load_state_dict(saved.classifier.backbone.state_dict())
         context.watch.line("  the head is new: the model started from has other classes or hidden layers")
     return fresh
+
+
+def seen_by(start: str, state: State, context: Context) -> Seen:
+    """The pictures whose labels the backbone of `classifier_for` was trained on."""
+    folder = _started_from(start, state, context)
+    return seen_at_start(context.model, context.base) if folder is None else read_seen(folder)
+
+
+def _started_from(start: str, state: State, context: Context) -> Path | None:
+    """The model to go on from; None where it is built anew, with the weights that the plan names."""
+    if start == "pretrained":
+        return None
+    return state.model if start == "previous" else other_run(start, context.base)
 
 
 def other_run(start: str, base: Path) -> Path:
