@@ -528,6 +528,9 @@ def test_pictures_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
 def test_a_single_picture_and_the_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(tmp_path, "a.jpg", "b"))
     assert find_pictures(Path("a.jpg")) == [("a.jpg", tmp_path / "a.jpg")]
+    for place in (Path("a.jpg"), tmp_path):
+        with pytest.raises(DataError, match="is no table or list: only their names can start from a root"):
+            find_pictures(place, root=tmp_path)
     assert find_pictures(Path("b")) == [("b", tmp_path / "b")]
     table(tmp_path, "n,file\n1,./b\n2,gone.jpg\n3,./b\n")
     expected = [("./b", tmp_path / "b"), ("gone.jpg", tmp_path / "gone.jpg"), ("./b", tmp_path / "b")]

@@ -212,6 +212,9 @@ def find_pictures(source: Path, *, image: str | None = None, root: Path | None =
     start from `root`, else from where the file lies. Raises DataError where there are none.
     """
     place = _absolute(Path(), source)
+    is_list = place.suffix.lower() == ".txt"
+    if root is not None and place.exists() and (place.is_dir() or not (is_list or is_table(place))):
+        raise DataError(f"{shown(source)}: is no table or list: only their names can start from a root. Drop it.")
     if place.is_dir():
         found = [(shown(path), place / path) for path in walk(place).pictures]
         if not found:
@@ -222,7 +225,7 @@ def find_pictures(source: Path, *, image: str | None = None, root: Path | None =
     start = _absolute(Path(), root) if root is not None else place.parent
     if not start.is_dir():
         raise DataError(f"{shown(start)}: is no folder. `root` is the folder that the names start from.")
-    if place.suffix.lower() == ".txt":
+    if is_list:
         return _named(read_names(place, start), LISTED, start)
     if not is_table(place):
         return [(shown(source), place)]
