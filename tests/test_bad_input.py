@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_during_a_run(call: str, monkeypatch: pytest.Monkey
         return real(*given, **named)
 
     monkeypatch.setattr(f"assay.files.os.{call}", counting)
-    for moment in (1, 2, 5, 6, 9, 12, 3, 14, 40):
+    for moment in (1, 2, 5, 6, 9, 12, 3, 14, 400):
         calls[0] = moment
         done = train(plan(FIT + FIT))
         if done.exit_code == 0:

@@ -415,11 +415,7 @@ def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(h
         "pictures": 2,
         "unreadable": {},
     }
-    assert sorted(path.name for path in (here / "elsewhere").iterdir()) == [
-        "model.safetensors",
-        "spec.json",
-        "trained_on.npy",
-    ]
+    assert sorted(path.name for path in (here / "elsewhere").iterdir()) == ["model.safetensors", "spec.json"]
     assert not (here / "run" / "submissions.csv").exists()
 
 

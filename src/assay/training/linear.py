@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -63,15 +63,16 @@ def fit_linear(
         strengths = find_strengths(space, features, codes, weights, seed=seed)
     mean, scale = _moments(features)
     standard = (features - mean) / scale
+    searched = [strength for head in space for strength in strengths[head.name]]
+    fits = [
+        partial(_fit, 2 if head.kind == "independent" else head.size, standard, weights[:, position], known, strength)
+        for (position, head, known), strength in zip(_questions(space, codes), searched, strict=True)
+    ]
     coefficients, intercepts = [], []
-    with _unconverged():
-        for position, (head, known) in enumerate(zip(space, codes, strict=True)):
-            size = 2 if head.kind == "independent" else head.size
-            fit = partial(_fit, size, standard, weights[:, position])
-            for slopes, level in _for_each_question(head, fit, known, strengths[head.name]):
-                # Of a tag, present against absent.
-                coefficients.append(slopes if head.kind == "exclusive" else slopes[1:] - slopes[:1])
-                intercepts.append(level if head.kind == "exclusive" else level[1:] - level[:1])
+    for (_, head, _), (slopes, level) in zip(_questions(space, codes), _side_by_side(fits), strict=True):
+        # Of a tag, present against absent.
+        coefficients.append(slopes if head.kind == "exclusive" else slopes[1:] - slopes[:1])
+        intercepts.append(level if head.kind == "exclusive" else level[1:] - level[:1])
     scaled = (np.concatenate(coefficients) / scale).astype(np.float32)
     levels = (np.concatenate(intercepts) - scaled @ mean).astype(np.float32)
     return Linear(scaled, levels, strengths)
@@ -83,11 +84,11 @@ def find_strengths(
     """Of four strengths the one with the lowest cross-validated log loss, for every exclusive head and every tag."""
     mean, scale = _moments(features)
     standard = (features - mean) / scale
-    found = {}
-    with _unconverged():
-        for position, (head, known) in enumerate(zip(space, codes, strict=True)):
-            search = partial(_search, standard, weights[:, position], seed)
-            found[head.name] = tuple(_for_each_question(head, search, known))
+    questions = list(_questions(space, codes))
+    searches = [partial(_search, standard, weights[:, position], seed, known) for position, _, known in questions]
+    found: dict[str, tuple[float, ...]] = {head.name: () for head in space}
+    for (_, head, _), strength in zip(questions, _side_by_side(searches), strict=True):
+        found[head.name] += (strength,)
     return found
 
 
@@ -103,16 +104,24 @@ def _unconverged() -> Iterator[None]:
         yield
 
 
-def _for_each_question(head: Head, answer: Callable[..., T], codes: Codes, *others: Sequence[Any]) -> list[T]:
-    """What `answer` gives for an exclusive head, or for each tag of an independent one.
+def _questions(space: LabelSpace, codes: Sequence[Codes]) -> Iterator[tuple[int, Head, Codes]]:
+    """Every exclusive head and every tag of an independent one, with its codes (N,) and the place of its head."""
+    for position, (head, known) in enumerate(zip(space, codes, strict=True)):
+        for question in known[None] if head.kind == "exclusive" else known.T:
+            yield position, head, question
 
-    Tags share the cores, one thread each: the products of one tag are too small to share. 14 tags of 6,146
-    pictures x 1,280 features took 43 s with two threads for every product on two busy cores, and 10 s on one core.
+
+def _side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """What the tasks give; several share the cores, one thread each, for their products are too small to share.
+
+    14 tags of 6,146 pictures x 1,280 features took 43 s with two threads for every product on two busy cores, and
+    10 s on one core.
     """
-    if head.kind == "exclusive":
-        return [answer(codes, *(other[0] for other in others))]
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(answer, codes.T, *others))
+    with _unconverged():
+        if len(tasks) == 1:
+            return [tasks[0]()]
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(lambda task: task(), tasks))
 
 
 def _fit(size: int, features: Array, weights: Array, codes: Codes, strength: float) -> tuple[Array, Array]:
