@@ -100,7 +100,9 @@ def _panels(rows: pl.DataFrame, titles: list[str]) -> Chart:
     """A panel a figure: a line for each part, the kept epochs circled, a dotted line where a step begins."""
     epochs = rows["epoch"]
     x_scale = alt.Scale(domain=[epochs.min(), epochs.max()], zero=False, nice=False, padding=10)
-    x = alt.X("epoch:Q", title=None, scale=x_scale, axis=alt.Axis(tickMinStep=1, tickCount=6, format=".4~g"))
+    first, last = int(epochs.min()), int(epochs.max())  # type: ignore[arg-type]
+    ticks = list(range(first, last + 1, max(1, (last - first) // 5)))
+    x = alt.X("epoch:Q", title=None, scale=x_scale, axis=alt.Axis(values=ticks, format="d"))
     y_scale = alt.Scale(zero=False, nice=False, padding=20)  # room for the number above a circle
     y = alt.Y("value:Q", title=None, scale=y_scale, axis=alt.Axis(tickCount=5, format=".4~g", minExtent=40))
     base = alt.Chart().encode(x=x, y=y)

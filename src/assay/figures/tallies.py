@@ -134,7 +134,7 @@ class Tally:
                 "accuracy": ratio(hits.sum(axis=0), n),
                 "balanced_accuracy": balanced_accuracy(hits, support),
                 **f1s,
-                "top_5": ratio(top, n),
+                **({"top_5": ratio(top, n)} if self.head.size > TOP else {}),  # of fewer classes it is always 1
                 "nll": ratio(loss, n),
                 "calibration_error": ratio(np.abs(gaps).sum(axis=0), n),
             }
