@@ -569,3 +569,14 @@ def test_what_a_table_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Name it t\.csv"):
         write_table(samples, tmp_path / "t.parquet")
     assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize("column", ["*", "^.*$"])
+def test_columns_may_be_called_by_patterns(tmp_path: Path, column: str) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_text(name)
+    (tmp_path / "labels.csv").write_text(f"image,{column},group\na.jpg,x,1\nb.jpg,y,2\n")
+    data = {"table": "labels.csv", "heads": {"kind": {"column": column}}}
+    samples = read_whole(DataSettings.model_validate(data), base=tmp_path)
+    assert samples.space.heads[0].classes == ("x", "y")
+    assert samples.table["group"].to_list() == ["1", "2"]

@@ -46,7 +46,7 @@ def find_in_table(
     cells, blank = picture_cells(rows, image), pl.lit(None, dtype=pl.String)
     facts = {
         "split": _splits(rows, told.split) if told.split else blank,
-        "group": pl.col(told.group) if told.group else blank,
+        "group": rows.frame[told.group] if told.group else blank,
         "weight": numbers(rows, told.weight) if told.weight else blank.cast(pl.Float64),
     }
     labels: dict[str, pl.Series] = {}

@@ -132,7 +132,7 @@ def texts(rows: Rows, columns: Sequence[str]) -> Rows:
     for column in columns:
         kind = rows.frame.schema[column]
         if kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
-            casts.append(pl.col(column).cast(pl.String))
+            casts.append(rows.frame[column].cast(pl.String))  # as an expression "*" would name all columns
             continue
         filled = rows.frame[column].is_not_null().arg_max() or 0
         value = str(rows.frame[column].slice(filled, 1).to_list())[1:-1][:40]
