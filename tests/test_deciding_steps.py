@@ -101,6 +101,8 @@ def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: Deciding | No
         device="cpu",
         pinned=None,
         processes=Alone(),
+        as_read=given,
+        ledger=folder / "ledger.csv",
         pictures=lambda size, resize: pytest.fail("no pictures are needed"),
         watch=Lines(),
         run_steps=lambda steps, state, context: state,

@@ -30,7 +30,7 @@ from assay.recipes import recipe_names
 from assay.run import Run
 from assay.steps import STEPS
 from assay.steps.calibrate import CalibrateSettings
-from assay.steps.fit import FitSettings
+from assay.steps.fit_settings import FitSettings
 from assay.steps.plans import RepeatSettings
 from assay.steps.probe import ProbeSettings
 from assay.steps.tune_thresholds import TuneThresholdsSettings
@@ -41,7 +41,8 @@ from assay.training.schedules import AnySchedule
 from conftest import write_pictures
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = [ROOT / "README.md", ROOT / "docs" / "SETTINGS.md"]
+README = "".join(page.read_text(encoding="utf-8") for page in GUIDE)  # one after the other, as a user reads them
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import assay
-from assay import cli
+from assay.commands.shared import HEADS_SHOWN, print_figures
 from assay.evidence.baselines import majority
 from assay.evidence.tables import (
     figures_rows,
@@ -131,7 +131,7 @@ def test_pictures_without_a_tag_are_told_on_one_line():
 
 def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(scores, capsys):
     untagged = {"tags": {"train": {"share": 0.5, "n": 10}}}
-    cli._print_figures({"majority": scores["untrained network"] | {"without a tag": untagged}, **scores})
+    print_figures({"majority": scores["untrained network"] | {"without a tag": untagged}, **scores})
     text = capsys.readouterr().out
     assert "tags: 50.0 % of 10 in train" in text
     assert text.count("02-fit, by class") == 1
@@ -142,9 +142,9 @@ def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(scores
 
 def test_of_many_heads_some_are_shown_by_class(scores, capsys):
     one = scores["02-fit"]["heads"]["side"]
-    cli._print_figures({"02-fit": scores["02-fit"] | {"heads": {f"h{number}": one for number in range(8)}}})
+    print_figures({"02-fit": scores["02-fit"] | {"heads": {f"h{number}": one for number in range(8)}}})
     text = capsys.readouterr().out
-    assert text.count("support") == cli.HEADS_SHOWN == 6
+    assert text.count("support") == HEADS_SHOWN == 6
     assert "The classes of the other 2 heads are in the figures that --json prints." in text
 
 

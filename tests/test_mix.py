@@ -19,7 +19,7 @@ from assay.pixels.cache import Cache, build
 from assay.pixels.decode import Resize
 from assay.pixels.draws import Keys, keys
 from assay.pixels.mix import Mix, mix, shares
-from assay.steps.fit import FitSettings
+from assay.steps.fit_settings import FitSettings
 from assay.training.hardware import Hardware
 from assay.training.sources import Features, Known, Pictures
 

@@ -18,6 +18,7 @@ from assay.errors import DataError, RunError
 from assay.evidence.pictures import write_pictures
 from assay.evidence.tables import plain_lines, split_tables
 from assay.files import fingerprint, write_json, write_text
+from assay.labels.ledger import Ledger
 from assay.labels.pictures import by_path
 from assay.labels.read import read
 from assay.labels.samples import Samples
@@ -33,7 +34,7 @@ from assay.predictions.predict import Predictions
 from assay.predictions.scores import scores_of
 from assay.progress import Silent, Watch
 from assay.scoring import answers_for, baselines, test_scores
-from assay.steps.carry import carry_out, put_aside, read_done
+from assay.steps.carry import carry_out, forget_others, keep_copy, put_aside, read_done
 from assay.steps.history import read_history
 from assay.steps.state import Context, State
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
@@ -141,9 +142,11 @@ def _carry(
         watch.line(f"  no steps are given: flip is {flip} ({why})")
         loaded = complete(loaded, default_steps(samples, flip=flip))
     plan = anchored(loaded)
-    state = State(samples, None, fingerprint(samples.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
     if together.is_main_process:
         _describe(folder, plan, samples, watch)
+    ledger = folder / "ledger.csv"
+    corrected = Ledger.read(ledger).of(()).apply(samples)  # by a person, before any step
+    state = State(corrected, None, fingerprint(corrected.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
     context = Context(
         run=folder,
         folder=folder / "steps",
@@ -155,12 +158,15 @@ def _carry(
         device=device,
         pinned=Hardware(device, plan.hardware.precision, plan.hardware.layout) if plan.hardware else None,
         processes=together,
+        as_read=samples,
+        ledger=ledger,
         pictures=pixels.of,
         watch=watch,
         run_steps=carry_out,
     )
     state = carry_out(plan.steps, state, context)
     if together.is_main_process:
+        forget_others(ledger, state.done)
         _finish(folder, state, context, pixels, memory=memory, seconds=time.perf_counter() - began)
     together.wait_for_everyone()
     return load(folder)
@@ -228,6 +234,7 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
     path = folder / "plan.yaml"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         put_aside(folder, [path, *_results(folder)])
+        keep_copy(folder, folder / "ledger.csv")
     write_text(path, text)
     write_json(folder / "environment.json", environment())
     samples.write(folder / "samples.parquet")

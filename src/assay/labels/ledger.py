@@ -98,6 +98,15 @@ class Ledger:
             beside.write_bytes(_csv([COLUMNS, *(_cells(entry.date, entry.edit) for entry in kept)]))
         return Ledger.read(self.path)
 
+    def of(self, steps: Collection[str]) -> Ledger:
+        """What a person did, and what these steps did, and the steps that they hold; the file is not written."""
+        kept = [
+            entry
+            for entry in self.entries
+            if entry.edit.step == PERSON or any(covers(step, entry.edit.step) for step in steps)
+        ]
+        return Ledger(self.path, tuple(kept))
+
     def edits(
         self,
         *,
@@ -182,6 +191,11 @@ class Ledger:
                 raise DataError(
                     f"{shown(self.path)}: {_named(later[above])} builds on {_named(edit)}. Undo it as well."
                 )
+
+
+def covers(step: str, name: str) -> bool:
+    """Whether a step is the one named, or holds it: `03-repeat` covers `03-repeat/round-1/01-pseudo_label`."""
+    return name == step or name.startswith(f"{step}/")
 
 
 def _concerns(edit: Edit, name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.files import fingerprint, write_json
+from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import scores_of
@@ -36,14 +37,35 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
         if not _finished(folder, key):
             if context.processes.is_main_process:
                 _begin(folder, key, context.run)
+                forget_others(context.ledger, state.done)
             context.processes.wait_for_everyone()
             _run_one(step, state, here, key)
             context.processes.wait_for_everyone()
         else:
             context.watch.line(f"{here.name}: done before, kept  {_headline(read_done(folder))}")
-        done = read_done(folder)
-        state = State(state.samples, context.run / done["model"] if done["model"] else state.model, key)
+        state = _handed_on(state, read_done(folder), here, key)
     return state
+
+
+def forget_others(ledger: Path, done: Sequence[str]) -> None:
+    """Take the edits of all steps but these out of a ledger: they are to run again, or are in the plan no more."""
+    found = Ledger.read(ledger)
+    others = {entry.edit.step for entry in found.entries} - {entry.edit.step for entry in found.of(done).entries}
+    if others:
+        found.without(others)
+
+
+def _handed_on(state: State, done: dict[str, Any], context: Context, key: str) -> State:
+    """The state after a step. What was undone since changes its key, so that the steps that follow run again."""
+    model = context.run / done["model"] if done["model"] else state.model
+    if not done["labels"]:
+        return replace(state, model=model, key=key)
+    names = (*state.done, context.name)
+    ledger = Ledger.read(context.ledger).of(names)
+    if not any(covers(context.name, entry.edit.step) for entry in ledger.entries):
+        return State(state.samples, model, key, names)
+    samples = ledger.apply(context.as_read)
+    return State(samples, model, fingerprint(key, samples.fingerprint()), names)
 
 
 def read_done(folder: Path) -> dict[str, Any]:
@@ -61,12 +83,17 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
     result: StepResult = kind.run(step.settings, state, context)
     if not context.processes.is_main_process:
         return
+    ledger = Ledger.read(context.ledger)
+    edits = ledger.allowed(result.edits)
+    ledger.append(edits)
     done: dict[str, Any] = {
         "key": key,
         "kind": step.kind,
         "seconds": round(time.perf_counter() - began, 2),
         "model": str(result.model.relative_to(context.run)) if result.model else None,
         "details": result.details or {},
+        "edits": len(edits),
+        "labels": result.hands_on_labels,
     }
     if result.model is not None and len(state.samples.part("val")):
         predictions = Predictions.read(result.model / "predictions.parquet", state.samples.space, model=context.name)
@@ -95,11 +122,23 @@ def put_aside(run: Path, files: Sequence[Path]) -> None:
     there = [path for path in files if path.exists()]
     if not there:
         return
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    stamp = _stamp()
     for path in there:
         place = run / "history" / stamp / path.relative_to(run)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)
+
+
+def keep_copy(run: Path, file: Path) -> None:
+    """Copy to history/ what a new plan will change."""
+    if file.exists():
+        place = run / "history" / _stamp() / file.relative_to(run)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, place)
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
 
 
 def _finished(folder: Path, key: str) -> bool:

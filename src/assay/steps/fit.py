@@ -2,112 +2,34 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from assay.balance.class_weights import ClassWeights, shift_of, weights_of
+from assay.balance.class_weights import shift_of, weights_of
 from assay.errors import PlanError
 from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
 from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier, require_size
 from assay.models.deciding import Deciding
-from assay.models.folding import folded
 from assay.models.saved import Saved
 from assay.models.seen import seen
-from assay.pixels.augment import Augment
-from assay.pixels.cache import Cache
-from assay.pixels.decode import Resize
-from assay.pixels.mix import Mix
-from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.predictions.predict import Predictions
-from assay.settings import Settings
+from assay.steps.fit_parts import Part, trained_parts
+from assay.steps.fit_settings import FitSettings
 from assay.steps.history import write_history
-from assay.steps.start import classifier_for, labelled_parts, remember, remembered, seen_by
+from assay.steps.start import classifier_for, labelled_parts, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
-from assay.training.hardware import Hardware, candidates, choose
-from assay.training.loop import Course, Job, Source, fit
-from assay.training.losses import ByHead, LossSettings, head_losses
+from assay.training.loop import Course, Job, fit
+from assay.training.losses import head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective
-from assay.training.optimizers import AdamW, OptimizerSettings
-from assay.training.schedules import OneCycle, ScheduleSettings
-from assay.training.sources import Features, Known, Pictures
-
-Positive = Annotated[float, Field(gt=0)]
-
-
-class FitSettings(Settings):
-    """Train on the labelled training pictures; validation chooses the epoch that is handed on."""
-
-    size: int = Field(128, ge=16, description="Pictures are trained on at size x size pixels.")
-    resize: Resize = Resize()
-    epochs: int = Field(8, ge=1)
-    batch: int = Field(32, ge=1, description="Pictures a forward pass.")
-    accumulate: int = Field(1, ge=1, description="Forward passes an optimiser step.")
-    start: str = Field("previous", description="previous, pretrained, or the folder of a run")
-    freeze: Literal["none", "backbone", "all_but_last_stage"] | int = Field(
-        "none",
-        description="What does not learn: nothing, the backbone, all but its last stage, or its first n stages.",
-    )
-    batch_norm: Literal["frozen", "train"] = Field(
-        "frozen",
-        description="Whether batch-norm keeps the statistics it came with, or takes those of each batch.",
-    )
-    views: int = Field(1, ge=1, description="Cached views a picture of a frozen backbone; further ones are augmented.")
-    optimizer: OptimizerSettings = AdamW()
-    lr: float = Field(5e-4, gt=0, description="Top learning rate.")
-    discriminative: tuple[Positive, Positive] | None = Field(
-        None,
-        description="Top learning rates of the first and the last stage; those between are spaced geometrically.",
-    )
-    schedule: ScheduleSettings = OneCycle()
-    loss: LossSettings = ByHead()
-    class_weights: ClassWeights | None = Field(
-        None, description="Weights of classes in the loss; the prior they shift is set right again at prediction."
-    )
-    head_weights: dict[str, Positive] = Field({}, description="What the loss of a head counts, where that is not 1.")
-    augment: Augment | None = None
-    mix: Mix | None = None
-    ema: float | None = Field(None, gt=0, lt=1, description="Decay of an average of the weights, used for all figures.")
-    clip: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
-    monitor: str = Field("loss", description="The validation figure that chooses the best epoch.")
-    early_stop: int | None = Field(None, ge=1, description="Epochs without a better figure after which to stop.")
-    take: Literal["best", "last"] = Field("best", description="The epoch that is handed on.")
-    keep: Literal["both", "best", "last"] = Field("both", description="The checkpoints that stay on disk.")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> FitSettings:
-        if self.keep not in ("both", self.take):
-            raise ValueError(f"take: {self.take} hands on what keep: {self.keep} does not keep; make them the same")
-        if self.freeze == "backbone" and self.augment is not None and self.views == 1:
-            raise ValueError("freeze: backbone with views: 1 trains on plain pictures; raise views, or drop augment")
-        if self.freeze == "backbone" and self.mix is not None:
-            raise ValueError(
-                "mix mixes pictures, and a frozen backbone trains on cached features; drop mix, or freeze less"
-            )
-        if self.freeze != "backbone" and self.views > 1:
-            raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
-        return self
-
-
-@dataclass(frozen=True)
-class Part:
-    """The network that learns, what it is fed, and how it answers for validation pictures."""
-
-    network: nn.Module
-    source: Source
-    answer: Callable[[], np.ndarray]  # logits (N, width) of the validation pictures
-    hardware: Hardware
+from assay.training.sources import Known
 
 
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
@@ -124,7 +46,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         trained_on = np.union1d(trained_on, seen(train.hashes))
     space = state.samples.space
     saved = Saved(classifier, space, settings.size, cache.side, settings.resize, deciding, trained_on=trained_on)
-    with _parts(settings, classifier, cache, train, validation, context) as part:
+    with trained_parts(settings, classifier, cache, train, validation, context) as part:
         job = _job(settings, saved, objective, part, train, validation, context)
         machine = Machine(context.processes, part.hardware)
         course = _course(settings, train, context)
@@ -143,66 +65,6 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         "hardware": part.hardware.to_json(),
     }
     return StepResult(context.folder / settings.take, details=details)
-
-
-@contextmanager
-def _parts(
-    settings: FitSettings,
-    classifier: Classifier,
-    cache: Cache,
-    train: Samples,
-    validation: Samples,
-    context: Context,
-) -> Iterator[Part]:
-    """The head on cached features where the backbone is frozen; else the whole classifier on pictures."""
-    known = Known(train)
-    if settings.freeze == "backbone":
-        hardware = remembered(context, "inference") or Hardware(context.device)
-        move(classifier, hardware)
-        yield _head_part(settings, classifier, cache, known, validation, hardware, context)
-        return
-    with context.processes.main_process_first():  # the others take what it has chosen
-        hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
-    move(classifier, hardware)
-    example = hardware.place(torch.rand(1, 3, settings.size, settings.size))
-    source = Pictures(
-        known, cache, settings.size, settings.augment, context.seed, context.number, hardware, settings.mix
-    )
-    inference = Inference(classifier, cache, settings.size, hardware)
-
-    def answer() -> np.ndarray:
-        return inference.logits(validation.ids)
-
-    with folded(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
-        yield Part(classifier, source, answer, hardware)
-
-
-def _head_part(
-    settings: FitSettings,
-    classifier: Classifier,
-    cache: Cache,
-    known: Known,
-    validation: Samples,
-    hardware: Hardware,
-    context: Context,
-) -> Part:
-    inference = Inference(classifier, cache, settings.size, hardware)
-
-    def features(ids: list[str], number: int) -> np.ndarray:
-        view = View(settings.augment, context.seed, number) if number else PLAIN
-        return inference.features(ids, folder=context.run / "cache", watch=context.watch, view=view)
-
-    with context.processes.main_process_first():  # the others find the features on disk
-        views = [features(known.ids, view) for view in range(settings.views)]
-        shown = torch.from_numpy(np.array(features(validation.ids, 0)))
-
-    def answer() -> np.ndarray:
-        classifier.eval()
-        with torch.inference_mode():
-            logits: Tensor = classifier.head(hardware.place(shown))
-            return logits.float().cpu().numpy()
-
-    return Part(classifier.head, Features(known, views, hardware), answer, hardware)
 
 
 def _job(
@@ -290,31 +152,3 @@ def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
         return [[name for name, _ in network.named_parameters()]]
     below = [[f"backbone.{name}" for name in stage.parameters] for stage in stages(classifier.backbone)]
     return [*below, [f"head.{name}" for name, _ in classifier.head.named_parameters()]]
-
-
-def _fastest_training(settings: FitSettings, classifier: Classifier, known: Known, context: Context) -> Hardware:
-    """Time real optimiser steps of a copy in each precision and layout, and remember the choice."""
-    rows = np.resize(np.arange(len(known.ids)), settings.batch)
-    objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
-    pictures = torch.rand(settings.batch, 3, settings.size, settings.size)
-
-    def prepare(option: Hardware) -> Callable[[], object]:
-        trial = copy.deepcopy(classifier)
-        move(trial, option)
-        set_training_mode(trial, settings.batch_norm)
-        trained = [p for p in trial.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=0.0)
-        machine = Machine(context.processes, option)
-
-        def step() -> None:
-            inputs = option.place(pictures)
-            with option.autocast():
-                logits = trial(inputs)
-            machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)
-            machine.optimizer_step(trial, optimizer, clip=None)
-
-        return step
-
-    best, seconds = choose(candidates(context.device), prepare)
-    remember(context, "training", best, seconds)
-    return best

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.models.classifier import ModelSettings
 from assay.pixels.cache import Cache
@@ -21,9 +22,10 @@ from assay.training.processes import Processes
 class State:
     """What a step is given, and what it hands on."""
 
-    samples: Samples
+    samples: Samples  # as read, with the edits of a person and of the steps done
     model: Path | None  # a folder written by `Saved.save`; None before the first step
     key: str  # of all that led here
+    done: tuple[str, ...] = ()  # names of the steps whose edits the samples have
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Context:
     device: str
     pinned: Hardware | None
     processes: Processes
+    as_read: Samples  # before any edit
+    ledger: Path  # of the run
     pictures: Callable[[int, Resize], Cache]  # of a size; they hold all pictures
     watch: Watch
     run_steps: Callable[[Sequence[Any], State, Context], State]
@@ -62,7 +66,13 @@ class Step:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step made: the state to hand on, and figures for its done.json."""
+    """What a step made: the state to hand on, and figures for its done.json.
+
+    `edits` are proposed: what a person undid or corrected is left out of them. `hands_on_labels` is false where
+    what the steps under this one did to labels ends with it.
+    """
 
     model: Path | None
     details: dict[str, Any] | None = None
+    edits: Sequence[Edit] = ()
+    hands_on_labels: bool = True

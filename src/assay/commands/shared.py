@@ -1,0 +1,110 @@
+"""What the commands share: options, progress, and how figures are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assay.progress import Silent, Watch, watch_for
+
+if TYPE_CHECKING:
+    from assay.run import Run
+
+GOES_ON = "What was finished is kept: the same command goes on from there."
+NOTHING_WRITTEN = "Nothing was written; give the same command to begin again."
+HEADS_SHOWN = 6  # with a table of their classes
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
+Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps. The best there is.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan.")
+]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.1.fit.epochs=4"),
+]
+
+
+def default_run(source: Path) -> Path:
+    """runs/NAME after the data or the plan."""
+    place = source.absolute()
+    return Path("runs") / (place.resolve().name if place.is_dir() else place.stem)
+
+
+def model_of(run: Path) -> Path:
+    """The model of a run; a model's folder that was taken elsewhere serves as well."""
+    return run if (run / "spec.json").is_file() else run / "model"
+
+
+@contextmanager
+def watching(as_json: bool) -> Iterator[Watch]:
+    if not is_main():
+        yield Silent()
+        return
+    watch = watch_for(sys.stderr if as_json else sys.stdout)
+    try:
+        yield watch
+    finally:
+        watch.close()  # before a message is printed over the bar
+
+
+def is_main() -> bool:
+    """Whether this is the first of the processes that `accelerate launch` or torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def tell_run(run: Run, as_json: bool) -> None:
+    if not is_main():
+        return
+    if as_json:
+        print_json({"run": str(run.folder), "metrics": run.metrics})
+        return
+    figures = run.metrics
+    named = {step["name"]: step.get("scores") for step in figures["steps"]}
+    print_figures({**figures["baselines"], **named, "test split": figures["test"]})
+    folder = shlex.quote(str(run.folder))
+    typer.echo(f"The run is in {run.folder}. To label pictures with it:\n")
+    typer.echo(f"    assay predict {folder} PICTURES --out labels.csv\n")
+
+
+def print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Scores under one another, None left out; of the last each head, and each class."""
+    from rich.console import Console
+
+    from assay.evidence.tables import figures_table, heads_table, per_class_table, untagged_line
+
+    known = {name: score for name, score in scores.items() if score is not None}
+    if not known:
+        typer.echo("No labelled pictures to score on, so there are no figures.")
+        return
+    width = None if sys.stdout.isatty() else 110  # a file need not fold
+    console = Console(file=sys.stdout, highlight=False, width=width)
+    console.print(figures_table(known))
+    for score in known.values():
+        if score.get("without a tag"):
+            typer.echo(untagged_line(score["without a tag"]) + "\n")
+    last = list(known)[-1]
+    heads = known[last]["heads"]
+    if len(heads) > 1:
+        console.print(heads_table(known[last], title=last))
+    title: str | None = f"{last}, by class"
+    for name, head in list(heads.items())[:HEADS_SHOWN]:
+        if head["per_class"]:
+            console.print(per_class_table(head["per_class"], head=name, title=title))
+            title = None
+    if len(heads) > HEADS_SHOWN:
+        typer.echo(f"The classes of the other {len(heads) - HEADS_SHOWN} heads are in the figures that --json prints.")
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
