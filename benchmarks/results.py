@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PAGE = Path("docs/RESULTS.md")
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+from benchmarks.page import replace_section
+
 PROBE = 'data: {folder: "DATA"}\nsteps:\n  - probe: {size: 128}\n'
 TAGS = 'data: {lists: "DATA/annotations", images: "images/im{id}.jpg"}\n'
 ATTRIBUTES = """\
@@ -118,10 +118,7 @@ def write(rows: list[str]) -> None:
         "| peak memory | goal | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text("\n".join([before + BEGIN, *head, *rows, END]) + after, encoding="utf-8")
+    replace_section("measured", [*head, *rows])
 
 
 if __name__ == "__main__":
