@@ -38,6 +38,7 @@ from assay.training.hardware import HardwareSettings
 from assay.training.losses import AnyLoss
 from assay.training.optimizers import AnyOptimizer
 from assay.training.schedules import AnySchedule
+from assay.training.unlabelled import UnlabelledSettings
 from conftest import write_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +64,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
         "some_of.": SomeOf,
     },
     "Settings of `mix`": {"": Mix},
+    "Settings of `unlabelled`": {"": UnlabelledSettings},
 }
 KINDS: dict[str, UnionType] = {
     "Kinds of `schedule`": AnySchedule,

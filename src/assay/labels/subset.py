@@ -18,6 +18,12 @@ def labelled(samples: Samples) -> Samples:
     return samples.take(np.flatnonzero(samples.labelled()))
 
 
+def partly_unknown(samples: Samples) -> Samples:
+    """The pictures of which something is not known: a label of a head, or a tag."""
+    unknown = [codes < 0 if codes.ndim == 1 else (codes < 0).any(axis=1) for codes in samples.codes()]
+    return samples.take(np.flatnonzero(np.any(unknown, axis=0)))
+
+
 def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
     """The samples without the pictures named, which are listed as left out; path -> reason."""
     if not unreadable:
