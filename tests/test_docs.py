@@ -21,6 +21,8 @@ from assay.balance.class_weights import AnyClassWeights
 from assay.labels.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
 from assay.models.classifier import HeadSettings, ModelSettings
+from assay.models.factorized import FactorizedOptions
+from assay.models.resnet_hyper import ResnetHyperOptions
 from assay.pixels.augment import Augment, Erase, Jitter, RandAugment, SomeOf
 from assay.pixels.decode import Resize
 from assay.pixels.mix import Mix
@@ -50,6 +52,8 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of the plan": {"": Plan, "hardware.": HardwareSettings},
     "Settings of `data`": {"": DataSettings, "split.": SplitSettings, "heads.NAME.": HeadColumns},
     "Settings of `model`": {"": ModelSettings, "head.": HeadSettings},
+    "Options of `factorized_densenet121`": {"": FactorizedOptions},
+    "Options of `resnet_hyper`": {"": ResnetHyperOptions},
     "Settings of `probe`": {"": ProbeSettings},
     "Settings of `fit`": {"": FitSettings},
     "Settings of `tune_thresholds`": {"": TuneThresholdsSettings},

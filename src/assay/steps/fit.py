@@ -14,7 +14,7 @@ from assay.errors import PlanError
 from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
 from assay.models.backbones import freeze, set_training_mode, stages
-from assay.models.classifier import Classifier, require_size
+from assay.models.classifier import Classifier
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
 from assay.models.seen import seen
@@ -22,7 +22,7 @@ from assay.predictions.predict import Predictions
 from assay.steps.fit_parts import Part, consistency, trained_parts, unlabelled_pictures
 from assay.steps.fit_settings import FitSettings
 from assay.steps.history import write_history
-from assay.steps.start import classifier_for, labelled_parts, seen_by
+from assay.steps.start import classifier_for, describe_network, labelled_parts, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
 from assay.training.job import Course, Job
@@ -40,7 +40,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.pictures(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
-    require_size(classifier, settings.size)
+    network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
     objective, deciding = _objective(settings, train)
     trained_on = seen_by(settings.start, state, context)
@@ -69,6 +69,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         "training_seconds": round(progress.seconds, 2),
         "pictures_per_second": round(len(train) * progress.epoch / max(progress.seconds, 1e-9), 1),
         "hardware": part.hardware.to_json(),
+        "network": network,
     }
     if waiting is not None:
         details["unlabelled_pictures"] = len(waiting)

@@ -9,14 +9,14 @@ from pydantic import Field
 
 from assay.labels.samples import Samples
 from assay.models.backbones import picture_size
-from assay.models.classifier import Classifier, build_classifier, require_size
+from assay.models.classifier import Classifier, build_classifier
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
 from assay.pixels.decode import Resize
 from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
-from assay.steps.start import labelled_parts, remember, remembered, seen_by
+from assay.steps.start import describe_network, labelled_parts, remember, remembered, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training.linear import fit_linear
 
@@ -35,7 +35,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     train, validation = labelled_parts(state.samples)
     cache = context.pictures(settings.size, settings.resize)
     classifier = _bare(state, context, size=settings.size)
-    require_size(classifier, settings.size)
+    network = describe_network(classifier, context, size=settings.size)
     hardware = remembered(context, "inference")
     if hardware is None:
         hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)
@@ -56,7 +56,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
     Predictions.of(validation.ids, space, logits, model=context.name).write(folder / "predictions.parquet")
     saved.save(folder)
-    return StepResult(folder, details={"strengths": strengths})
+    return StepResult(folder, details={"strengths": strengths, "network": network})
 
 
 def _bare(state: State, context: Context, *, size: int) -> Classifier:
