@@ -28,10 +28,12 @@ from assay.pixels.decode import Resize
 from assay.pixels.mix import Mix
 from assay.plan import Plan, parse
 from assay.predictions.predict import Predictions
+from assay.predictions.views import AnyViews
 from assay.recipes import recipe_names
 from assay.run import Run
 from assay.steps import STEPS
 from assay.steps.calibrate import CalibrateSettings
+from assay.steps.combine_settings import CombineSettings, MemberPlan
 from assay.steps.fit_settings import FitSettings
 from assay.steps.plans import RepeatSettings
 from assay.steps.probe import ProbeSettings
@@ -58,6 +60,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of `fit`": {"": FitSettings},
     "Settings of `tune_thresholds`": {"": TuneThresholdsSettings},
     "Settings of `calibrate`": {"": CalibrateSettings},
+    "Settings of `combine`": {"": CombineSettings, "members.": MemberPlan},
     "Settings of `repeat`": {"": RepeatSettings},
     "Settings of `resize`": {"": Resize},
     "Settings of `augment`": {
@@ -75,6 +78,7 @@ KINDS: dict[str, UnionType] = {
     "Kinds of `optimizer`": AnyOptimizer,
     "Kinds of `loss`": AnyLoss,
     "Kinds of `class_weights`": AnyClassWeights,
+    "Kinds of `views`": AnyViews,
 }
 
 

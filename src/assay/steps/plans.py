@@ -26,3 +26,10 @@ class RepeatSettings(Settings):
 
     times: int = Field(ge=1, description="Rounds.")
     steps: tuple[StepPlan, ...] = Field(min_length=1, description="The steps of a round, in order.")
+
+
+def steps_within(settings: Settings) -> tuple[StepPlan, ...]:
+    """The steps that a step holds: its own list, and those of its members."""
+    own: tuple[StepPlan, ...] = getattr(settings, "steps", ())
+    members: tuple[Settings, ...] = getattr(settings, "members", ())
+    return (*own, *(step for member in members for step in steps_within(member)))

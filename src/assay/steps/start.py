@@ -91,13 +91,13 @@ def _started_from(start: str, state: State, context: Context) -> Path | None:
     return state.model if start == "previous" else other_run(start, context.base)
 
 
-def other_run(start: str, base: Path) -> Path:
+def other_run(start: str, base: Path, *, what: str = "start", instead: str = "previous, pretrained, or ") -> Path:
     """The model folder of another run. Raises PlanError where there is none."""
     folder = base / start
     for place in (folder / "model", folder):
         if (place / "spec.json").exists():
             return place
-    raise PlanError(f"start: {start}: no finished run is there. Give previous, pretrained, or the folder of a run.")
+    raise PlanError(f"{what}: {start}: no finished run is there. Give {instead}the folder of a run.")
 
 
 def remembered(context: Context, purpose: str) -> Hardware | None:

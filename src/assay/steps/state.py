@@ -48,9 +48,9 @@ class Context:
     watch: Watch
     run_steps: Callable[[Sequence[Any], State, Context], State]
 
-    def for_round(self, number: int) -> Context:
-        """The same, for one round of a repeated list of steps."""
-        name = f"round-{number}"
+    def for_round(self, number: int, what: str = "round") -> Context:
+        """The same, for one round of a repeated list of steps, or for one of several members."""
+        name = f"{what}-{number}"
         place, draws = self.folder / name, 100 * self.number + number
         return replace(self, folder=place, name=f"{self.name}/{name}", number=draws)
 
@@ -62,6 +62,7 @@ class Step:
     settings: type[Settings]
     run: Callable[[Any, State, Context], StepResult]
     on_every_process: bool = False  # else the main process runs it and the others wait
+    relabels: bool = False  # whether it may propose edits
 
 
 @dataclass(frozen=True)
