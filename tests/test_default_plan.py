@@ -1,12 +1,13 @@
 """The plan made for data that comes without one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from assay.default_plan import ENOUGH, default_steps, flips
+from assay.default_plan import ENOUGH, SIZE, default_steps, flips
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.pixels.cache import Cache
@@ -58,15 +59,37 @@ def labelled(count: int, *, tagged: int = 0) -> Samples:
 
 @pytest.mark.parametrize(("pictures", "epochs"), [(20, 8), (3_000, 8), (6_500, 4), (200_000, 3)])
 def test_the_fit_is_sized_to_the_data(pictures, epochs):
-    probe, fit = default_steps(labelled(pictures), flip="both")
+    probe, fit, clean = default_steps(labelled(pictures), flip="both")
     assert list(probe) == ["probe"]
+    assert clean == {"clean_labels": {"size": SIZE, "action": "flag"}}
     assert fit["fit"]["epochs"] == epochs
     assert fit["fit"]["augment"]["flip"] == "both"
     assert fit["fit"]["loss"]["smoothing"] == 0.1
 
 
 def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough():
-    _, fit, thresholds = default_steps(labelled(30, tagged=20), flip="none")
+    _, fit, _, thresholds = default_steps(labelled(30, tagged=20), flip="none")
     assert fit["fit"]["loss"]["smoothing"] == 0.0
     assert thresholds == {"tune_thresholds": {"heads": ["tags"]}}
-    assert len(default_steps(labelled(30, tagged=19), flip="none")) == 2
+    assert len(default_steps(labelled(30, tagged=19), flip="none")) == 3
+
+
+def test_a_backbone_that_has_seen_the_labels_does_not_judge_them():
+    steps = default_steps(labelled(30), flip="none", seen=True)
+    assert [*map(list, steps)] == [["probe"], ["fit"]]
+
+
+@pytest.mark.parametrize(("unlabelled", "rounds"), [(0, 0), (99, 0), (100, 2), (5_000, 2)])
+def test_enough_unlabelled_pictures_are_labelled_if_that_betters_validation(unlabelled, rounds):
+    samples = labelled(1_000)
+    blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
+    whole = replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled]))
+    steps = default_steps(whole, flip="none")
+    found = [step["repeat"] for step in steps if "repeat" in step]
+    assert [one["times"] for one in found] == [rounds] * (rounds > 0)
+    for one in found:
+        label, fit = one["steps"]
+        assert one["only_if_better"]
+        assert label == {"pseudo_label": {"keep": "confidence"}}
+        assert fit["fit"] == {**steps[1]["fit"], "start": "pretrained", "epochs": fit["fit"]["epochs"]}
+        assert fit["fit"]["epochs"] == {100: 8, 5_000: 4}[unlabelled]

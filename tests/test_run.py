@@ -443,9 +443,9 @@ def test_the_hardware_is_timed_once_and_kept(tmp_path: Path, colours: Path) -> N
 
 def test_a_plan_without_steps_that_make_a_model_is_completed(tmp_path: Path, colours: Path) -> None:
     overrides = ("model.backbone=test_efficientnet", "model.weights=none", "steps.0.probe.size=32")
-    overrides += ("steps.1.fit.size=32", "steps.1.fit.epochs=1")
+    overrides += ("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.2.clean_labels.size=32")
     run = assay.train(colours, run=tmp_path / "run", device="cpu", overrides=overrides)
-    assert [step["name"] for step in run.metrics["steps"]] == ["01-probe", "02-fit"]
+    assert [step["name"] for step in run.metrics["steps"]] == ["01-probe", "02-fit", "03-clean_labels"]
     assert "ema: 0.99" in (run.folder / "plan.yaml").read_text()
 
 

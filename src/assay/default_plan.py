@@ -15,20 +15,24 @@ from assay.predictions.thresholds import FEW
 SIZE = 128
 LOOKS = 26_000  # pictures shown in all: where fine-tuning levelled off on sets of a few thousand pictures
 EPOCHS = (3, 8)
+ROUNDS = 2
+WORTHWHILE = 0.1  # unlabelled pictures a labelled one: fewer are not worth training again for
 ENOUGH = 100  # pictures, to tell whether there is an up and a down
 LIKELY = 4.0  # standard errors: chance alone gets there once in 16,000
 
 
-def default_steps(samples: Samples, *, flip: str) -> list[dict[str, Any]]:
-    """A probe, a fit of everything that starts from it, and a threshold where there are tags enough to choose one by.
+def default_steps(samples: Samples, *, flip: str, seen: bool = False) -> list[dict[str, Any]]:
+    """A probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
 
-    Labels are smoothed under exclusive heads only: smoothed tags would draw the rare ones' probabilities up.
+    That is pseudo-labels, kept where validation is better, for unlabelled pictures, and a threshold where there are
+    tags enough to choose one by. Labels are smoothed under exclusive heads only: smoothed tags would draw the rare
+    ones' probabilities up. A backbone that has `seen` some of the training labels may not judge them: no list then.
     """
-    labelled = max(1, int(samples.part("train").labelled().sum()))
-    epochs = min(max(round(LOOKS / labelled), EPOCHS[0]), EPOCHS[1])
+    known = samples.part("train").labelled()
+    labelled, unlabelled = max(1, int(known.sum())), int((~known).sum())
     fit = {
         "size": SIZE,
-        "epochs": epochs,
+        "epochs": _epochs(labelled),
         "lr": 1e-3,
         "optimizer": {"kind": "adamw", "weight_decay": 0.02},
         "schedule": "one_cycle",
@@ -38,7 +42,23 @@ def default_steps(samples: Samples, *, flip: str) -> list[dict[str, Any]]:
     }
     tags = [head for head in samples.space if head.kind == "independent"]
     judged = [head.name for head in tags if samples.part("val").counts(head).sum() >= FEW]
-    return [{"probe": {"size": SIZE}}, {"fit": fit}, *([{"tune_thresholds": {"heads": judged}}] if judged else [])]
+    again = {**fit, "start": "pretrained", "epochs": _epochs(labelled + unlabelled)}
+    rounds = {
+        "times": ROUNDS,
+        "only_if_better": True,
+        "steps": [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}],
+    }
+    return [
+        {"probe": {"size": SIZE}},
+        {"fit": fit},
+        *([] if seen else [{"clean_labels": {"size": SIZE, "action": "flag"}}]),
+        *([{"repeat": rounds}] if unlabelled >= WORTHWHILE * labelled else []),
+        *([{"tune_thresholds": {"heads": judged}}] if judged else []),
+    ]
+
+
+def _epochs(pictures: int) -> int:
+    return min(max(round(LOOKS / pictures), EPOCHS[0]), EPOCHS[1])
 
 
 def flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:

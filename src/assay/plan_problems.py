@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import ValidationError
@@ -83,12 +84,14 @@ def explain(error: ValidationError, document: Document, path: KeyPath, schema: M
 def located(document: Document, path: KeyPath, detail: ErrorDetails) -> KeyPath:
     """The key path of an error in the part of a document at `path`.
 
-    pydantic's `loc` also names the branches of unions; these are passed over.
+    pydantic's `loc` also names the branches of unions; these are passed over. One called like a key beside the
+    next, as in `{relabel: 0.8, otherwise: drop}`, is told by a value that has nothing within.
     """
     value, found = document.find(path), list(path)
-    for key in detail["loc"]:
+    for key, after in zip_longest(detail["loc"], detail["loc"][1:]):
         inside = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-        if key in inside:
+        branch = after in inside and not isinstance(inside.get(key), dict | list)
+        if key in inside and not branch:
             value = inside[key]
             found.append(key)
     if detail["type"] == "missing":

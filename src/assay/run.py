@@ -17,8 +17,6 @@ from assay.environment import PeakMemory, environment
 from assay.errors import DataError, RunError
 from assay.evidence.pictures import write_pictures
 from assay.evidence.tables import plain_lines, split_tables
-from assay.figures.metrics import to_json
-from assay.figures.paired import gains
 from assay.files import fingerprint, write_json, write_text
 from assay.labels.ledger import Ledger
 from assay.labels.pictures import by_path
@@ -27,19 +25,18 @@ from assay.labels.samples import Samples
 from assay.labels.split import split_table
 from assay.labels.subset import labelled, with_space, without
 from assay.lock import lock
-from assay.models.composite import load_model
+from assay.models.saved import Saved
+from assay.models.seen import count_seen, seen_at_start
 from assay.output.artifact import Artifact
 from assay.pixels.cache import Cache, build
 from assay.pixels.decode import Resize
 from assay.plan import LoadedPlan, Plan, anchored, complete, from_source, to_yaml
 from assay.predictions.predict import Predictions
-from assay.predictions.scores import scored
-from assay.predictions.views import AnyViews
+from assay.predictions.scores import scores_of
 from assay.progress import Silent, Watch
 from assay.scoring import answers_for, baselines, test_scores
 from assay.steps.carry import carry_out, forget_others, keep_copy, put_aside, read_done
 from assay.steps.history import read_history
-from assay.steps.members import first_shown
 from assay.steps.state import Context, State
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
 from assay.training.processes import Processes, processes
@@ -104,30 +101,14 @@ def train(
         return _carry(loaded, folder, together=together, device=chosen, strict=strict, watch=log, memory=memory)
 
 
-def evaluate(
-    run: Run, samples: Samples, *, views: AnyViews | None = None, watch: Watch | None = None
-) -> dict[str, Any]:
-    """Figures of a run's model on labelled pictures, and its validation figures beside them.
-
-    With `views`, `scores` are those of the mean over views; those of the plain pictures, what the views gained (with
-    a paired interval) and the seconds of both stand under `views`.
-    """
+def evaluate(run: Run, samples: Samples, *, watch: Watch | None = None) -> dict[str, Any]:
+    """Figures of a run's model on labelled pictures, and its validation figures beside them."""
     space = run.artifact.saved.space
     known = labelled(with_space(samples, space))
     if len(known) == 0:
         raise DataError("none of the pictures has a label of this run's classes. Give labelled pictures.")
-    watch = watch or Silent()
-    began = time.perf_counter()
-    plain = scored(answers_for(run.artifact, known, watch), known)
-    found = {"scores": to_json(plain), "validation": run.metrics["scores"], "n": len(known)}
-    if views is None:
-        return found
-    middle = time.perf_counter()
-    shown = scored(answers_for(run.artifact, known, watch, views=views), known)
-    seconds = {"plain": round(middle - began, 2), "views": round(time.perf_counter() - middle, 2)}
-    better = {name: figure.to_json() for name, figure in gains(plain, shown).items()}
-    told = {"settings": views.model_dump(mode="json"), "plain": found["scores"], "gain": better, "seconds": seconds}
-    return {**found, "scores": to_json(shown), "views": told}
+    scores = scores_of(answers_for(run.artifact, known, watch or Silent()), known)
+    return {"scores": scores, "validation": run.metrics["scores"], "n": len(known)}
 
 
 def _loaded(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrides: Sequence[str]) -> LoadedPlan:
@@ -152,16 +133,13 @@ def _carry(
     watch.line(f"reading {loaded.source_name}")
     samples = read(loaded.plan.data, base=loaded.base)
     pixels = _Pixels(samples, folder / "cache", watch=watch)
-    first = first_shown(loaded.plan.steps, loaded.base) or (SIZE, Resize())
     with together.main_process_first():  # the others find the cache made
-        cache = pixels.of(*first)  # which pictures can be read is known once they were
+        cache = pixels.of(*_first_size(loaded.plan))  # which pictures can be read is known once they were
     samples = without(samples, pixels.unreadable)
     if strict:
         _require_all(samples)
     if not loaded.plan.steps:
-        flip, why = flips(cache, samples.part("train").ids)
-        watch.line(f"  no steps are given: flip is {flip} ({why})")
-        loaded = complete(loaded, default_steps(samples, flip=flip))
+        loaded = _with_steps(loaded, samples, cache, watch)
     plan = anchored(loaded)
     if together.is_main_process:
         _describe(folder, plan, samples, watch)
@@ -191,6 +169,16 @@ def _carry(
         _finish(folder, state, context, pixels, memory=memory, seconds=time.perf_counter() - began)
     together.wait_for_everyone()
     return load(folder)
+
+
+def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, watch: Watch) -> LoadedPlan:
+    """The plan with steps that suit the data."""
+    flip, why = flips(cache, samples.part("train").ids)
+    watch.line(f"  no steps are given: flip is {flip} ({why})")
+    seen = count_seen(seen_at_start(loaded.plan.model, loaded.base), samples.part("train")) > 0
+    if seen:
+        watch.line("  no labels are judged: the weights to begin with were trained on some of these pictures")
+    return complete(loaded, default_steps(samples, flip=flip, seen=seen))
 
 
 class _Pixels:
@@ -239,6 +227,16 @@ def _advancing(watch: Watch) -> Callable[[int, int], None]:
     return told
 
 
+def _first_size(plan: Plan) -> tuple[int, Resize]:
+    steps = list(plan.steps)
+    while steps:
+        settings: Any = steps.pop(0).settings
+        steps[:0] = getattr(settings, "steps", ())
+        if hasattr(settings, "size"):
+            return settings.size, settings.resize
+    return SIZE, Resize()
+
+
 def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
     """Write what the run is made of, before anything is trained, and say it."""
     text = to_yaml(plan)
@@ -283,8 +281,7 @@ def _finish(
             return
         put_aside(folder, _results(folder))  # of other data
     samples = state.samples
-    saved = load_model(state.model)
-    network = saved.networks[0]
+    saved = Saved.load(state.model)
     done = (path.parent.relative_to(context.folder).as_posix() for path in context.folder.rglob("done.json"))
     names = sorted(done, key=by_path)
     steps = [{"name": name, **read_done(context.folder / name)} for name in names]
@@ -293,9 +290,9 @@ def _finish(
     context.watch.line("baselines")
     known = baselines(
         samples,
-        pixels.of(network.size, network.resize),
+        pixels.of(saved.size, saved.resize),
         context.model,
-        size=network.size,
+        size=saved.size,
         hardware=Hardware(context.device),
         seed=context.seed,
     )

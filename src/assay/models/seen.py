@@ -58,13 +58,18 @@ def write_seen(folder: Path, pictures: Seen) -> None:
         np.save(file, pictures)
 
 
+def count_seen(pictures: Seen, samples: Samples) -> int:
+    """How many of the samples are among these pictures."""
+    return int(np.isin(_numbers(samples.hashes), pictures).sum())
+
+
 def refuse_seen(pictures: Seen, samples: Samples, *, what: str) -> None:
     """Refuse to let a backbone judge labels that it was trained on; `what` names the step.
 
     Raises PlanError.
     """
     judged = samples.take(np.flatnonzero(samples.labelled()))
-    count = int(np.isin(_numbers(judged.hashes), pictures).sum())
+    count = count_seen(pictures, judged)
     if count:
         raise PlanError(
             f"{what}: the backbone was fine-tuned on {count:,} of the {len(judged):,} pictures whose labels it is to "

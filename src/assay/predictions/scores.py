@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from assay.figures.metrics import HeadScore, score, to_json
+from assay.figures.metrics import score, to_json
 from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
+
+HEADLINES = ("accuracy", "micro_f1", "nll")
+
+
+def headline(figures: Mapping[str, Any]) -> str:
+    """The name of the figure that stands for all of them; empty where none is measured."""
+    return next((name for name in HEADLINES if name in figures), "")
 
 
 def scores_of(predictions: Predictions, samples: Samples) -> dict[str, Any]:
@@ -16,12 +24,7 @@ def scores_of(predictions: Predictions, samples: Samples) -> dict[str, Any]:
 
     `samples` are the pictures of the predictions, in their order.
     """
-    return to_json(scored(predictions, samples))
-
-
-def scored(predictions: Predictions, samples: Samples) -> dict[str, HeadScore]:
-    """The same with every resample, so that differences of figures can be read off."""
     readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
     codes = [known[readable] for known in samples.codes()]
     thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]
-    return score(samples.space, codes, predictions.probabilities[readable], thresholds=thresholds)
+    return to_json(score(samples.space, codes, predictions.probabilities[readable], thresholds=thresholds))

@@ -114,6 +114,14 @@ def suspects(
     return HeadSuspects(head, table, quality, np.stack([counts for _, _, counts in found]))
 
 
+def nothing_judged(head: Head, codes: Codes) -> HeadSuspects:
+    """What is found where no label of a head can be judged."""
+    none, scores = np.zeros(0, np.int64), np.zeros(0)
+    table = _ranked(head, none, None if head.kind == "exclusive" else none, none, none, scores, scores)
+    counts = np.zeros((head.size, head.size) if head.kind == "exclusive" else (head.size, 2, 2), np.int64)
+    return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), counts)
+
+
 def _require_probabilities(head: Head, codes: Codes, probabilities: Floats) -> None:
     known = head.known(codes)
     if not known.any():

@@ -25,20 +25,24 @@ def suspects(
     neighbours: int = 20,
     filter_by: Filter = "noise_rate",
     least: int = 5,
+    fold: Ints | None = None,
 ) -> HeadSuspects:
     """The labels (N,) or (N, K) of a head that stand far from others of their class, by features (N, F).
 
     The neighbours give probabilities, and confident learning judges by those; see both for what is raised.
     """
-    probabilities = posterior(head, codes, features, neighbours=neighbours)
+    probabilities = posterior(head, codes, features, neighbours=neighbours, fold=fold)
     return confident_learning.suspects(head, codes, probabilities, filter_by=filter_by, least=least)
 
 
-def posterior(head: Head, codes: Codes, features: Floats, *, neighbours: int = 20) -> npt.NDArray[np.float32]:
+def posterior(
+    head: Head, codes: Codes, features: Floats, *, neighbours: int = 20, fold: Ints | None = None
+) -> npt.NDArray[np.float32]:
     """Probabilities (N, K) of the classes of each picture by its nearest other ones; NaN where none of its is known.
 
     The neighbours are the pictures with a known label of least cosine distance, of features standardised over these.
-    The picture itself and copies of it, which would repeat its label, are none of them. A neighbour counts by
+    The picture itself and copies of it, which would repeat its label, are none of them, and none of the same `fold`
+    (N,) is, where one is given: pictures of one group lie in one fold. A neighbour counts by
     (1 + cosine) / 2, which breaks ties; the prior of the classes counts as one neighbour more (m-estimate, Cestnik
     1990), so that a tag of which no neighbour knows has its prior.
 
@@ -51,7 +55,8 @@ def posterior(head: Head, codes: Codes, features: Floats, *, neighbours: int = 2
     vectors = _standardised(head, rows, features)
     known, present = _cells(head, codes[rows])
     prior = present.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    for block, nearest, weights in _nearest(vectors, count=min(neighbours, len(rows))):
+    parts = None if fold is None else fold[rows]
+    for block, nearest, weights in _nearest(vectors, count=min(neighbours, len(rows)), fold=parts):
         have = np.einsum("bn,bnk->bk", weights, present[nearest])
         told = np.einsum("bn,bnk->bk", weights, known[nearest])
         probabilities[rows[block]] = (have + prior) / (told + 1)
@@ -80,7 +85,9 @@ def _cells(head: Head, codes: Codes) -> tuple[npt.NDArray[np.float32], npt.NDArr
     return (codes >= 0).astype(np.float32), (codes == 1).astype(np.float32)
 
 
-def _nearest(vectors: npt.NDArray[np.float32], *, count: int) -> Iterator[tuple[slice, Ints, npt.NDArray[np.float32]]]:
+def _nearest(
+    vectors: npt.NDArray[np.float32], *, count: int, fold: Ints | None
+) -> Iterator[tuple[slice, Ints, npt.NDArray[np.float32]]]:
     """Blocks of rows, the `count` nearest others (b, count) of each and their weights, 0 for what is no neighbour."""
     squares = np.einsum("nf,nf->n", vectors, vectors)
     lengths = np.sqrt(np.where(squares > 0, squares, 1))
@@ -91,6 +98,8 @@ def _nearest(vectors: npt.NDArray[np.float32], *, count: int) -> Iterator[tuple[
         copies = products >= (squares[block, None] + squares) * np.float32((1 - COPY) / 2)
         products /= lengths
         products[copies] = -np.inf
+        if fold is not None:
+            products[fold[block, None] == fold] = -np.inf
         nearest = np.argpartition(products, -count, axis=1)[:, -count:]
         cosines = np.take_along_axis(products, nearest, axis=1) / lengths[block, None]
         yield block, nearest, np.maximum((1 + cosines) / 2, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, assert_never
 
@@ -13,8 +14,7 @@ from assay.errors import DataError
 from assay.figures.intervals import Floats
 from assay.labels.space import Codes, Head
 from assay.settings import Settings
-from assay.training.choices import Choice, by_name
-from assay.training.unlabelled import answer, taught, values
+from assay.training.choices import Choice, by_key
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -65,18 +65,10 @@ AnyKeep = All | Confidence | Relative | Quota | Agreement
 KeepName = Literal["all", "confidence", "relative", "agreement"]
 
 
-def _by_name_or_key(value: object) -> object:
-    """`{confidence: 0.9}` is `{kind: confidence, confidence: 0.9}`."""
-    value = by_name(value)
-    if isinstance(value, dict) and len(value) == 1 and "kind" not in value:
-        return {"kind": next(iter(value)), **value}
-    return value
-
-
 Keep = Annotated[
     AnyKeep,
     Field(discriminator="kind"),
-    BeforeValidator(_by_name_or_key, json_schema_input_type=KeepName | AnyKeep),
+    BeforeValidator(by_key, json_schema_input_type=KeepName | AnyKeep),
 ]
 """Which pseudo-labels to keep, in a plan: `all`, or a mapping such as `{confidence: 0.95}`."""
 
@@ -141,7 +133,7 @@ def choose(
     probabilities: Floats,
     *,
     keep: AnyKeep,
-    view_probabilities: Floats | None = None,
+    view_probabilities: Sequence[Floats] | None = None,
     closed: Mask | None = None,
     soft: bool = False,
 ) -> Chosen:
@@ -150,7 +142,7 @@ def choose(
     The answer is the most probable class, the first of equals; a tag is present from one half up. Not answered are
     cells that are `closed`, pictures of which a probability is not finite (unreadable ones), classes of which no
     label is known, and tags of which not both present and absent are: no model can have learnt these from `codes`.
-    Nothing is, where probabilities are alike for all pictures. The views (V, N, K) are those of `keep: agreement`.
+    Nothing is, where probabilities are alike for all pictures. The views, (N, K) each, are those of `keep: agreement`.
 
     Raises DataError where no label is known.
     """
@@ -159,10 +151,10 @@ def choose(
             f"No label is known under head {head.name!r}, so no model can have learnt to give any. "
             "Label some pictures, or take the step out."
         )
-    answers, confidence = answer(head, probabilities)
-    groups = values(head, answers)
+    answers, confidence = _answers(head, probabilities)
+    groups = answers if head.kind == "exclusive" else answers + 2 * np.arange(head.size)
     open_cells, notes = _answerable(head, codes, probabilities, closed)
-    able = open_cells & taught(head, codes)[groups]
+    able = open_cells & _taught(head, codes)[groups]
     if untaught := _untaught(head, codes, groups[open_cells & ~able]):
         notes.append(f"no pseudo-labels of {untaught}: the labels known do not teach it")
     kept = np.zeros(codes.shape, np.bool_)
@@ -194,6 +186,15 @@ def thresholds(confidence: Floats, groups: Ints, share: float) -> npt.NDArray[np
     return scaled
 
 
+def _answers(head: Head, probabilities: Floats) -> tuple[Codes, npt.NDArray[np.float64]]:
+    """Answers and their probabilities, in the shape of codes."""
+    if head.kind == "exclusive":
+        answers = probabilities.argmax(axis=1).astype(np.int64)
+        return answers, np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
+    present = probabilities.astype(np.float64)
+    return (present >= 0.5).astype(np.int64), np.maximum(present, 1 - present)
+
+
 def _answerable(head: Head, codes: Codes, probabilities: Floats, closed: Mask | None) -> tuple[Mask, list[str]]:
     """The unknown cells that may be answered, in the shape of codes, and why others may not."""
     unknown: Mask = codes < 0 if closed is None else (codes < 0) & ~closed
@@ -207,6 +208,14 @@ def _answerable(head: Head, codes: Codes, probabilities: Floats, closed: Mask | 
         notes.append("no pseudo-labels, since the model answers the same for all pictures")
         readable[:] = False
     return unknown & (readable if head.kind == "exclusive" else readable[:, None]), notes
+
+
+def _taught(head: Head, codes: Codes) -> Mask:
+    """Which groups of answers the labels known can teach: classes (K,), or tags absent and present (2 K,)."""
+    if head.kind == "exclusive":
+        occurs = np.bincount(codes[codes >= 0], minlength=head.size) > 0
+        return occurs & (np.count_nonzero(occurs) > 1)
+    return np.repeat((codes == 0).any(axis=0) & (codes == 1).any(axis=0), 2)
 
 
 def _untaught(head: Head, codes: Codes, groups: Ints) -> str:
@@ -241,11 +250,11 @@ def _most_confident(confidence: Floats, groups: Ints, quota: int | ClassShare) -
     return kept
 
 
-def _agreed(head: Head, answers: Codes, view_probabilities: Floats) -> Mask:
+def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Floats]) -> Mask:
     """Which answers every view gives, in the shape of codes; one view at a time, since all take much memory."""
     agreed = np.ones(answers.shape, np.bool_)
     for view in view_probabilities:
-        agreed &= answer(head, view).codes == answers
+        agreed &= _answers(head, view)[0] == answers
         agreed[~np.isfinite(view).all(axis=1)] = False
     return agreed
 

@@ -15,7 +15,7 @@ from assay.files import fingerprint, write_json
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
-from assay.predictions.scores import scores_of
+from assay.predictions.scores import headline, scores_of
 from assay.steps import STEPS
 from assay.steps.plans import StepPlan
 from assay.steps.state import Context, State, StepResult
@@ -60,12 +60,14 @@ def _handed_on(state: State, done: dict[str, Any], context: Context, key: str) -
     model = context.run / done["model"] if done["model"] else state.model
     if not done["labels"]:
         return replace(state, model=model, key=key)
-    names = (*state.done, context.name)
+    own = (context.name,) if done["labels_of"] is None else tuple(done["labels_of"])
+    names = (*state.done, *own)
+    soft = state.soft if done["soft"] is None else {head: context.run / path for head, path in done["soft"].items()}
     ledger = Ledger.read(context.ledger).of(names)
-    if not any(covers(context.name, entry.edit.step) for entry in ledger.entries):
-        return State(state.samples, model, key, names)
+    if not any(covers(name, entry.edit.step) for name in own for entry in ledger.entries):
+        return State(state.samples, model, key, names, soft)
     samples = ledger.apply(context.as_read)
-    return State(samples, model, fingerprint(key, samples.fingerprint()), names)
+    return State(samples, model, fingerprint(key, samples.fingerprint()), names, soft)
 
 
 def read_done(folder: Path) -> dict[str, Any]:
@@ -94,6 +96,10 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         "details": result.details or {},
         "edits": len(edits),
         "labels": result.hands_on_labels,
+        "labels_of": None if result.labels_of is None else list(result.labels_of),
+        "soft": None
+        if result.soft is None
+        else {head: str(path.relative_to(context.run)) for head, path in result.soft.items()},
     }
     if result.model is not None and len(state.samples.part("val")):
         predictions = Predictions.read(result.model / "predictions.parquet", state.samples.space, model=context.name)
@@ -155,8 +161,8 @@ def _joined(context: Context, name: str) -> str:
 
 def _headline(done: dict[str, Any]) -> str:
     figures = done.get("scores", {}).get("figures", {})
-    name = next((name for name in ("accuracy", "micro_f1", "nll") if name in figures), None)
-    if name is None:
+    name = headline(figures)
+    if not name:
         return ""
     figure = figures[name]
     return f"validation {name} {figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}], n = {figure['n']}"

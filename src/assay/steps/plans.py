@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, SerializationInfo, SerializeAsAny, model_serializer
+from pydantic import Field, SerializationInfo, SerializeAsAny, model_serializer, model_validator
 
+from assay.figures.metrics import higher_is_better
 from assay.settings import Settings
 
 
@@ -26,10 +27,17 @@ class RepeatSettings(Settings):
 
     times: int = Field(ge=1, description="Rounds.")
     steps: tuple[StepPlan, ...] = Field(min_length=1, description="The steps of a round, in order.")
+    only_if_better: bool = Field(
+        False, description="End with the first round that does not better validation, and hand on what was before it."
+    )
+    figure: str | None = Field(
+        None, description="The validation figure that tells; default: accuracy, or micro F1 where all heads are tags."
+    )
 
-
-def steps_within(settings: Settings) -> tuple[StepPlan, ...]:
-    """The steps that a step holds: its own list, and those of its members."""
-    own: tuple[StepPlan, ...] = getattr(settings, "steps", ())
-    members: tuple[Settings, ...] = getattr(settings, "members", ())
-    return (*own, *(step for member in members for step in steps_within(member)))
+    @model_validator(mode="after")
+    def _comparable(self) -> RepeatSettings:
+        if self.figure is not None:
+            if not self.only_if_better:
+                raise ValueError("figure tells whether a round is better; set only_if_better: true, or drop figure")
+            higher_is_better(self.figure)
+        return self

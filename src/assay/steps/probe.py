@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,14 +11,13 @@ from pydantic import Field
 
 from assay.labels.samples import Samples
 from assay.models.backbones import picture_size
-from assay.models.classifier import Classifier, build_classifier
+from assay.models.classifier import Classifier, require_size
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
 from assay.pixels.decode import Resize
-from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
-from assay.steps.start import describe_network, labelled_parts, remember, remembered, seen_by
+from assay.steps.start import bare_classifier, inference_for, labelled_parts, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training.linear import fit_linear
 
@@ -33,15 +34,9 @@ class ProbeSettings(Settings):
 def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     """Fit the linear heads; the saved model is the pretrained backbone with them on top."""
     train, validation = labelled_parts(state.samples)
-    cache = context.pictures(settings.size, settings.resize)
     classifier = _bare(state, context, size=settings.size)
-    network = describe_network(classifier, context, size=settings.size)
-    hardware = remembered(context, "inference")
-    if hardware is None:
-        hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)
-        remember(context, "inference", hardware, seconds)
-    move(classifier, hardware)
-    inference = Inference(classifier, cache, settings.size, hardware)
+    require_size(classifier, settings.size)
+    inference = inference_for(classifier, settings, context)
     train_features, validation_features = (
         inference.features(part.ids, folder=context.run / "cache", watch=context.watch) for part in (train, validation)
     )
@@ -49,25 +44,23 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     space = state.samples.space
     # The features are those of the backbone before: a linear head adds nothing to what it has seen.
     seen = seen_by("previous", state, context)
-    deciding = Deciding.plain(space)
-    saved = Saved(classifier.cpu(), space, settings.size, cache.side, settings.resize, deciding, trained_on=seen)
+    deciding, side = Deciding.plain(space), inference.cache.side
+    saved = Saved(classifier.cpu(), space, settings.size, side, settings.resize, deciding, trained_on=seen)
     folder = context.folder / "best"
     with torch.inference_mode():
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
     Predictions.of(validation.ids, space, logits, model=context.name).write(folder / "predictions.parquet")
     saved.save(folder)
-    return StepResult(folder, details={"strengths": strengths, "network": network})
+    return StepResult(folder, details={"strengths": strengths})
 
 
 def _bare(state: State, context: Context, *, size: int) -> Classifier:
     """The plan's backbone, or that of the state, under linear heads."""
-    space, seed, base = state.samples.space, context.seed, context.base
-    settings = context.model.model_copy(update={"head": type(context.model.head)()})
     if state.model is None:
-        return build_classifier(settings, space, seed=seed, base=base, size=size)
+        return bare_classifier(state, context, size=size)
     before = Saved.load(state.model).classifier.backbone
-    bare = settings.without_weights()
-    classifier = build_classifier(bare, space, seed=seed, base=base, size=picture_size(before))
+    drawn = replace(context, model=context.model.without_weights())
+    classifier = bare_classifier(state, drawn, size=picture_size(before))
     classifier.backbone.load_state_dict(before.state_dict())
     return classifier
 

@@ -3,16 +3,80 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from assay.errors import DataError, PlanError
+from assay.figures.metrics import higher_is_better
 from assay.files import fingerprint
+from assay.labels.subset import labelled
+from assay.predictions.predict import Predictions
+from assay.predictions.scores import headline, scores_of
 from assay.steps.plans import RepeatSettings
 from assay.steps.state import Context, State, StepResult
 
+STEP = "repeat"
+
 
 def run(settings: RepeatSettings, state: State, context: Context) -> StepResult:
-    """Run the steps `times` times, each round in a folder of its own."""
+    """Run the steps `times` times, each round in a folder of its own.
+
+    With `only_if_better`, a round that does not raise the validation figure ends the rounds, and what was before it
+    is handed on: model, labels and all.
+    """
+    if settings.only_if_better:
+        return _while_better(settings, state, context)
+    for number in range(1, settings.times + 1):
+        state = _round(settings, state, context.for_round(number), number)
+    return StepResult(state.model, soft=state.soft)
+
+
+def _round(settings: RepeatSettings, state: State, here: Context, number: int) -> State:
+    state = replace(state, key=fingerprint(state.key, f"round {number}"))
+    return here.run_steps(settings.steps, state, here)
+
+
+def _while_better(settings: RepeatSettings, state: State, context: Context) -> StepResult:
+    best = _figures(state, context)
+    name = settings.figure or headline(best) if best else settings.figure
+    rounds: list[dict[str, Any]] = []
+    kept: list[str] = []
     for number in range(1, settings.times + 1):
         here = context.for_round(number)
-        state = replace(state, key=fingerprint(state.key, f"round {number}"))
-        state = context.run_steps(settings.steps, state, here)
-    return StepResult(state.model)
+        after = _round(settings, state, here, number)
+        figures = _figures(after, context)
+        name = name or headline(figures)
+        better, said = _compared(name, best, figures)
+        context.watch.line(f"  {here.name}: {said}: {'kept' if better else 'not kept, and no further round is run'}")
+        rounds.append(
+            {"round": number, "figure": name, "before": best.get(name), "after": figures[name], "kept": better}
+        )
+        if not better:
+            break
+        state, best = after, figures
+        kept.append(here.name)
+    return StepResult(state.model, details={"rounds": rounds}, labels_of=kept, soft=state.soft)
+
+
+def _figures(state: State, context: Context) -> dict[str, float]:
+    """The validation figures of the state's model; none where there is no model yet. Raises DataError."""
+    validation = labelled(state.samples.part("val"))
+    if len(validation) == 0:
+        raise DataError(
+            f"{STEP}: only_if_better compares validation figures, and no validation picture has a known label. "
+            "Raise split.val, label some, or drop only_if_better."
+        )
+    if state.model is None:
+        return {}
+    predictions = Predictions.read(state.model / "predictions.parquet", state.samples.space, model=context.name)
+    figures = scores_of(predictions, validation)["figures"]
+    return {name: figure["value"] for name, figure in figures.items()}
+
+
+def _compared(name: str, before: dict[str, float], after: dict[str, float]) -> tuple[bool, str]:
+    """Whether a figure is better than before, and that in words. Raises PlanError where there is no such figure."""
+    if name not in after:
+        raise PlanError(f"{STEP}: figure: {name!r} is not measured on this data. There are: {', '.join(after)}.")
+    if name not in before:
+        return True, f"validation {name} {after[name]:.4f}, and no model before"
+    better = after[name] > before[name] if higher_is_better(name) else after[name] < before[name]
+    return better, f"validation {name} {before[name]:.4f} before, {after[name]:.4f} after"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class State:
     model: Path | None  # a folder written by `Saved.save`; None before the first step
     key: str  # of all that led here
     done: tuple[str, ...] = ()  # names of the steps whose edits the samples have
+    soft: Mapping[str, Path] = field(default_factory=dict)  # by head, the file of the soft targets of its pseudo-labels
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,12 @@ class Context:
     watch: Watch
     run_steps: Callable[[Sequence[Any], State, Context], State]
 
-    def for_round(self, number: int, what: str = "round") -> Context:
-        """The same, for one round of a repeated list of steps, or for one of several members."""
-        name = f"{what}-{number}"
+    def for_round(self, number: int) -> Context:
+        """The same, for one round of a repeated list of steps."""
+        return self.for_part(f"round-{number}", number)
+
+    def for_part(self, name: str, number: int) -> Context:
+        """The same, for one of several parts of a step, in a folder of its own."""
         place, draws = self.folder / name, 100 * self.number + number
         return replace(self, folder=place, name=f"{self.name}/{name}", number=draws)
 
@@ -62,7 +66,6 @@ class Step:
     settings: type[Settings]
     run: Callable[[Any, State, Context], StepResult]
     on_every_process: bool = False  # else the main process runs it and the others wait
-    relabels: bool = False  # whether it may propose edits
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,13 @@ class StepResult:
     """What a step made: the state to hand on, and figures for its done.json.
 
     `edits` are proposed: what a person undid or corrected is left out of them. `hands_on_labels` is false where
-    what the steps under this one did to labels ends with it.
+    what the steps under this one did to labels ends with it; `labels_of` names those steps under it whose labels are
+    handed on, where it is not all of them. `soft` are the soft targets from here on; None: those of before.
     """
 
     model: Path | None
     details: dict[str, Any] | None = None
     edits: Sequence[Edit] = ()
     hands_on_labels: bool = True
+    labels_of: Sequence[str] | None = None
+    soft: Mapping[str, Path] | None = None

@@ -12,3 +12,11 @@ class Choice(Settings):
 def by_name(value: object) -> object:
     """Spell a bare name out: `flat_cos` is `{kind: flat_cos}`."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+def by_key(value: object) -> object:
+    """A bare name spelt out; a mapping without `kind` is of the kind its first key names: `{confidence: 0.9}`."""
+    value = by_name(value)
+    if isinstance(value, dict) and value and "kind" not in value:
+        return {"kind": next(iter(value)), **value}
+    return value

@@ -18,7 +18,7 @@ from assay.pixels.cache import Cache
 from assay.pixels.draws import Keys
 from assay.pixels.mix import Mix, mix, shares
 from assay.training.hardware import Hardware
-from assay.training.job import Batch, Rows
+from assay.training.loop import Batch, Rows
 from assay.training.objective import Truth, counts, dense
 
 _MIXING = -1  # the view whose draws mix pictures: no view that is shown has this number
@@ -27,15 +27,21 @@ _MIXING = -1  # the view whose draws mix pictures: no view that is shown has thi
 class Known:
     """What is known of some pictures, row by row: targets, masks and weights of every head."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Samples, soft: Sequence[npt.NDArray[np.float32] | None] | None = None) -> None:
+        """`soft` are targets (N, K) a head that take the place of labels, NaN where they do not; None: of no head."""
         self.ids = samples.ids
         self.space: LabelSpace = samples.space
         self.codes = [torch.from_numpy(codes) for codes in samples.codes()]
         self.weights = torch.from_numpy(samples.weights())
+        own = [None] * len(self.space) if soft is None else soft
+        self.soft = [None if targets is None else torch.from_numpy(targets) for targets in own]
 
     def of(self, rows: Rows) -> Truth:
         """What is known of these rows, on the CPU."""
-        return Truth(*dense(self.space, [codes[rows] for codes in self.codes]), self.weights[rows])
+        targets, masks = dense(self.space, [codes[rows] for codes in self.codes])
+        pairs = zip(targets, self.soft, strict=True)
+        targets = [hard if soft is None else torch.where(soft[rows].isnan(), hard, soft[rows]) for hard, soft in pairs]
+        return Truth(targets, masks, self.weights[rows])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,417 @@
+"""clean_labels: planted faults are listed and mended, chance is not, and nothing that was held back is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import assay
+from assay import cli
+from assay.errors import PlanError
+from assay.files import write_text
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.progress import Silent
+from assay.repair.confident_learning import HeadSuspects
+from assay.run import Run
+from assay.steps import clean_labels
+from conftest import COLOURS, write_pictures
+
+PROBE = "probe: {size: 32}"
+CLEAN = "clean_labels: {size: 32, folds: 3}"
+NAMES = list(COLOURS)
+EACH = 30  # pictures of a colour
+WRONG = 9  # labels planted wrong, of the 72 training pictures
+Carry = Callable[..., Run]
+
+
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", each=EACH)
+
+
+def images() -> pl.DataFrame:
+    """Every picture with its colour; of each colour the last fifth validates."""
+    rows = [(f"{name}/{number}.png", name, number) for name in NAMES for number in range(EACH)]
+    table = pl.DataFrame(rows, schema=["image", "true", "number"], orient="row")
+    held = pl.col("number") >= 0.8 * EACH
+    return table.with_columns(split=pl.when(held).then(pl.lit("val")).otherwise(pl.lit("train")))
+
+
+def planted() -> pl.DataFrame:
+    """Three labels of each colour in the training part moved on to the next colour."""
+    after = dict(zip(NAMES, [*NAMES[1:], NAMES[0]], strict=True))
+    wrong = pl.col("number").is_in([1, 8, 15])
+    return images().with_columns(
+        colour=pl.when(wrong).then(pl.col("true").replace_strict(after)).otherwise("true"), wrong=wrong
+    )
+
+
+@pytest.fixture
+def carry(pictures: Path, tmp_path: Path, tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Carry:
+    """Carry out steps on a table of these pictures; the lines said are kept in `carry.said`."""
+    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
+    monkeypatch.setattr("assay.run.baselines", lambda *given, **options: {})
+
+    def carried(
+        *steps: str, table: pl.DataFrame | None = None, run: str = "run", heads: str = "", model: str = ""
+    ) -> Run:
+        labels = planted() if table is None else table
+        labels.drop("true", "number", "wrong", strict=False).write_csv(tmp_path / "labels.csv")
+        data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}{heads}"
+        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data, model=model))
+        watch = Lines()
+        carried.said = watch.lines  # type: ignore[attr-defined]
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+
+    return carried
+
+
+def details(run: Run, step: str = "clean_labels") -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in run.metrics["steps"] if one["name"].endswith(step))["details"]
+    return found
+
+
+def listed(run: Run) -> pl.DataFrame:
+    (path,) = run.folder.glob("steps/*-clean_labels/suspects.csv")
+    return pl.read_csv(path, schema_overrides={"class": pl.String, "given": pl.String, "suggested": pl.String})
+
+
+def trained_on(run: Run) -> Samples:
+    """The samples with all that the ledger says."""
+    return Ledger.read(run.folder / "ledger.csv").apply(Samples.read(run.folder / "samples.parquet"))
+
+
+def labels_of(run: Run) -> dict[str, str | None]:
+    table = trained_on(run).table
+    return dict(zip(table["id"], table["label:colour"], strict=True))
+
+
+# What is found
+
+
+def test_planted_faults_are_listed_and_nothing_is_changed(carry: Carry) -> None:
+    run = carry(PROBE, CLEAN)
+    truth = planted()
+    wrong = set(truth.filter("wrong")["image"])
+    suspects = listed(run)
+    hits = [name in wrong for name in suspects["image"]]
+    assert len(wrong) == WRONG
+    assert sum(hits) >= 0.85 * WRONG
+    assert np.mean(hits) > 0.8
+    true = dict(zip(truth["image"], truth["true"], strict=True))
+    right = [true[row["image"]] == row["suggested"] for row in suspects.iter_rows(named=True)]
+    assert np.mean(right) > 0.8
+    assert suspects["quality"].is_sorted()
+    assert set(suspects["done"]) == {"flagged"}
+    assert labels_of(run) == dict(zip(truth["image"], truth["colour"], strict=True))
+    told = details(run)["heads"]["colour"]
+    assert told["n"] == 72
+    assert told["suspects"] == len(suspects)
+    assert told["noise_rate"] == pytest.approx(WRONG / 72, abs=0.05)
+    assert np.sum(told["joint"]) == pytest.approx(1, abs=1e-4)
+    assert np.sum(told["noise_matrix"], axis=0) == pytest.approx(1, abs=1e-4)
+    assert any("labels are suspect; estimated to be wrong: " in line for line in carry.said)
+    assert any("mostly green for red (4" in line or "green for red" in line for line in carry.said)
+
+
+def test_held_back_labels_are_neither_judged_nor_learnt_from(carry: Carry) -> None:
+    """All validation labels are wrong: nothing of it is seen in what is found."""
+    truth = planted()
+    turned = pl.when(pl.col("split") == "val").then(pl.lit("red")).otherwise("colour")
+    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=truth.with_columns(colour=turned))
+    held = set(truth.filter(pl.col("split") == "val")["image"])
+    assert not held & set(listed(run)["image"])
+    assert all(labels_of(run)[name] == "red" for name in held)
+    assert details(run)["heads"]["colour"]["noise_rate"] == pytest.approx(WRONG / 72, abs=0.05)
+
+
+def test_a_random_label_is_no_better_known_than_by_chance(carry: Carry) -> None:
+    """Coins thrown for pictures say nothing to models that did not see how they fell."""
+    coins = np.random.default_rng(0).integers(0, 2, len(images()))
+    table = images().with_columns(colour=pl.Series(np.array(["heads", "tails"])[coins]))
+    told = details(carry(PROBE, CLEAN, table=table))["heads"]["colour"]
+    assert abs(told["agreement"] - 0.5) < 3 * np.sqrt(0.25 / 72)
+    assert told["noise_rate"] > 0.25
+
+
+def test_copies_do_not_vouch_for_each_other(carry: Carry, pictures: Path) -> None:
+    """A wrong label on a picture that is there twice is suspect all the same."""
+    (pictures / "copies").mkdir(exist_ok=True)
+    rows = planted().filter("wrong")
+    copies = []
+    for row in rows.iter_rows(named=True):
+        copy = f"copies/{row['image'].replace('/', '-')}"
+        (pictures / copy).write_bytes((pictures / row["image"]).read_bytes())
+        copies.append({**row, "image": copy})
+    table = pl.concat([planted(), pl.DataFrame(copies, schema=rows.schema)])
+    found = set(listed(carry(PROBE, CLEAN, table=table))["image"])
+    assert len(found & {row["image"] for row in copies}) >= 0.85 * WRONG
+
+
+@pytest.mark.parametrize("by", ["neighbours", "both"])
+def test_other_judges(carry: Carry, by: str) -> None:
+    suspects = listed(carry(PROBE, CLEAN.replace("}", f", by: {by}, neighbours: 7}}")))
+    wrong = set(planted().filter("wrong")["image"])
+    assert len(wrong & set(suspects["image"])) >= 0.85 * WRONG
+    assert np.mean([name in wrong for name in suspects["image"]]) > 0.8
+
+
+def test_tags_are_judged_one_by_one(carry: Carry) -> None:
+    """Two tags of the same pictures; one positive in ten taken off, and as many negatives put on."""
+    tags = {"warm": pl.col("true") == "red", "cold": pl.col("true") == "blue"}
+    table = images().with_columns(*(known.cast(pl.Int64).alias(name) for name, known in tags.items()))
+    wrong = pl.col("number").is_in([3, 11])
+    table = table.with_columns(
+        warm=pl.when(wrong & (pl.col("true") != "blue")).then(1 - pl.col("warm")).otherwise("warm")
+    )
+    heads = ", heads: {tags: {columns: [warm, cold]}}"
+    run = carry(PROBE, CLEAN.replace("}", ", action: relabel}"), table=table, heads=heads)
+    planted_there = set(table.filter(wrong & (pl.col("true") != "blue"))["image"])
+    suspects = listed(run)
+    assert set(suspects["class"]) <= {"warm", "cold"}
+    assert set(suspects["suggested"]) <= {"0", "1"}
+    found = set(suspects.filter(pl.col("class") == "warm")["image"])
+    chance = len(planted_there) / 72
+    assert len(found & planted_there) / suspects.height >= 4 * chance
+    assert len(found & planted_there) >= 3
+    edits = Ledger.read(run.folder / "ledger.csv").edits()
+    assert {(edit.action, edit.origin) for edit in edits} == {("set", "corrected")}
+
+
+# What is done about it
+
+
+@pytest.mark.parametrize("action", ["drop", "unset", "{relabel: 0.5}", "{weight: 0.25}"])
+def test_what_is_done_is_in_the_ledger_and_what_follows_trains_on_it(carry: Carry, action: str) -> None:
+    run = carry(CLEAN.replace("}", f", action: {action}}}"), PROBE)
+    edits = Ledger.read(run.folder / "ledger.csv").edits()
+    suspects = listed(run)
+    assert 0 < len(edits) == details(run)["heads"]["colour"]["edits"]
+    assert {edit.step for edit in edits} == {"01-clean_labels"}
+    scores = {edit.id: edit.score for edit in edits}
+    quality = dict(zip(suspects["image"], suspects["quality"], strict=True))
+    assert all(scores[name] == pytest.approx(1 - quality[name], abs=1e-3) for name in scores)
+    assert all(edit.reason.startswith("confident learning suggests ") for edit in edits)
+    samples = trained_on(run)
+    table = samples.table.filter(pl.col("id").is_in(list(scores)))
+    assert set(table["split"]) == {"train"}
+    if action.startswith("{weight"):
+        assert table["weight:colour"].to_list() == [0.25] * len(edits)
+        assert set(suspects["done"]) == {"weighed"}
+    elif action.startswith("{relabel"):
+        suggested = dict(zip(suspects["image"], suspects["suggested"], strict=True))
+        assert all(label == suggested[name] for name, label in zip(table["id"], table["label:colour"], strict=True))
+        assert set(table["origin:colour"]) == {"corrected"}
+    else:
+        assert table["label:colour"].null_count() == len(edits)
+        assert set(suspects["done"]) == {"dropped" if action == "drop" else "unset"}
+
+
+def test_relabelling_asks_for_confidence_and_says_what_becomes_of_the_rest(carry: Carry) -> None:
+    action = "{relabel: 1.0, otherwise: drop}"
+    run = carry(PROBE, CLEAN.replace("}", f", action: {action}}}"))
+    assert set(listed(run).filter(pl.col("confidence") < 0.9999)["done"]) == {"dropped"}
+
+
+def test_no_more_than_a_share_of_a_class_is_suspect_and_the_worst_are(carry: Carry) -> None:
+    every = listed(carry(PROBE, CLEAN))
+    few = listed(carry(PROBE, CLEAN.replace("}", ", max_share: 0.05}")))
+    assert few.group_by("given").len()["len"].max() == 1  # of 24 or so
+    for given in few["given"]:
+        worst = every.filter(pl.col("given") == given)["image"][0]
+        assert worst == few.filter(pl.col("given") == given)["image"][0]
+
+
+TEAL = CLEAN.replace("}", ", action: drop}")
+
+
+def teal() -> pl.DataFrame:
+    """Five training pictures of blue called teal."""
+    called = (pl.col("true") == "blue") & pl.col("number").is_in([2, 5, 9, 14, 20])
+    return images().with_columns(colour=pl.when(called).then(pl.lit("teal")).otherwise("true"))
+
+
+@pytest.fixture
+def all_teal_is_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the judge finds, every label of teal is suspect: such a judge is too rare to count on."""
+
+    def judged(samples: Samples, *given: Any, **options: Any) -> list[HeadSuspects]:
+        (found,) = real(samples, *given, **options)
+        rows = [row for row, label in enumerate(samples.table["label:colour"]) if label == "teal"]
+        every = pl.DataFrame({"row": rows}).with_columns(
+            tag=pl.lit(None, pl.String),
+            given=pl.lit("teal"),
+            suggested=pl.lit("blue"),
+            quality=0.01 + pl.col("row") / 1e4,
+            confidence=pl.lit(0.9),
+        )
+        return [replace(found, table=every)]
+
+    real = clean_labels.judged
+    monkeypatch.setattr(clean_labels, "judged", judged)
+
+
+@pytest.mark.usefixtures("all_teal_is_suspect")
+@pytest.mark.parametrize("action", ["drop", "unset", "{relabel: 0.8}"])
+def test_a_repair_that_would_empty_a_class_is_refused(carry: Carry, tmp_path: Path, action: str) -> None:
+    step = TEAL.replace("drop", action)
+    with pytest.raises(PlanError, match=r"colour: this would leave no label of 'teal'.* Lower max_share"):
+        carry(PROBE, step, table=teal())
+    assert not (tmp_path / "run" / "ledger.csv").exists()
+    assert not (tmp_path / "run" / "steps" / "02-clean_labels" / "suspects.csv").exists()
+    kept = carry(PROBE, step.replace("folds", "max_share: 0.8, folds"), table=teal())
+    assert list(labels_of(kept).values()).count("teal") == 1
+    assert listed(kept).height == 4
+    flagged = carry(PROBE, step.replace(action, "flag"), table=teal())
+    assert listed(flagged).height == 5
+
+
+def test_what_was_undone_is_not_done_again_and_a_person_has_the_last_word(carry: Carry) -> None:
+    step = CLEAN.replace("}", ", action: drop}")
+    run = carry(step, PROBE)
+    ledger = Ledger.read(run.folder / "ledger.csv")
+    edit = ledger.edits()[0]
+    ledger.undo([edit])
+    again = carry(step.replace("drop", "drop, max_share: 0.99"), PROBE)
+    assert labels_of(again)[edit.id] == edit.old
+    assert listed(again).filter(image=edit.id)["done"].to_list() == ["flagged"]
+
+
+# Who may judge
+
+
+def test_a_fine_tuned_model_is_no_judge_and_changes_nothing(carry: Carry) -> None:
+    fit = "fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}"
+    plain, tuned = listed(carry(PROBE, CLEAN)), listed(carry(PROBE, fit, CLEAN, run="tuned"))
+    assert plain.equals(tuned)
+
+
+def test_weights_that_come_from_these_pictures_are_refused(carry: Carry, tmp_path: Path) -> None:
+    carry(PROBE, "fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}", run="before")
+    model = f", init_from: {tmp_path / 'before'}"
+    with pytest.raises(PlanError, match=r"clean_labels: the backbone was fine-tuned on 72 of the 72 pictures"):
+        carry(CLEAN, PROBE, run="after", model=model)
+    assert not Ledger.read(tmp_path / "after" / "ledger.csv").edits()
+    other = carry(CLEAN.replace("}", ", weights: none}"), PROBE, run="after", model=model)
+    assert len(listed(other)) > 0
+    assert any("was trained on nothing" in line for line in carry.said)
+
+
+def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = "clean_labels: {folds: 3, fine_tune: {size: 32, epochs: 4, batch: 8, lr: 5e-3, batch_norm: train}}"
+    run = carry(step, PROBE, run="whole")
+    names = [one["name"] for one in run.metrics["steps"]]
+    assert names[:4] == ["01-clean_labels", *(f"01-clean_labels/fold-{number}/01-fit" for number in (1, 2, 3))]
+    wrong = set(planted().filter("wrong")["image"])
+    suspects = listed(run)
+    assert len(wrong & set(suspects["image"])) >= 0.6 * WRONG
+    from assay.steps import judging
+
+    real, left = judging.inference_for, [2]
+
+    def killed(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(judging, "inference_for", killed)
+    with pytest.raises(KeyboardInterrupt):
+        carry(step, PROBE, run="killed")
+    monkeypatch.setattr(judging, "inference_for", real)
+    again = carry(step, PROBE, run="killed")
+    assert sum("fold-" in line and "done before, kept" in line for line in carry.said) == 2
+    assert listed(again).equals(suspects)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{by: both, fine_tune: {epochs: 1}}", "drop one of them"),
+        ("{fine_tune: {start: previous}}", "begins anew in every fold"),
+        ("{action: {relabel: 2}}", "at most 1"),
+        ("{action: burn}", "action"),
+        ("{action: {relabel: 0.9, share: 1}}", r"action\.share is not known"),
+        ("{max_share: 0}", "greater than 0"),
+        ("{folds: 1}", "at least 2"),
+        ("{heads: [shape]}", "'shape' is no head of this data"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(carry: Carry, settings: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        carry(f"clean_labels: {settings}", PROBE)
+
+
+# Odd data
+
+
+def test_a_class_with_fewer_pictures_than_folds_is_not_judged(carry: Carry) -> None:
+    rare = (pl.col("true") == "blue") & pl.col("number").is_in([4, 12])
+    table = planted().with_columns(colour=pl.when(rare).then(pl.lit("rare")).otherwise("colour"))
+    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=table)
+    assert details(run)["heads"]["colour"]["unjudged"] == ["rare"]
+    assert "rare" not in {*listed(run)["given"], *listed(run)["suggested"]}
+    assert sum(label == "rare" for label in labels_of(run).values()) == 2
+
+
+@pytest.mark.parametrize("table", ["one class", "one picture", "alike"])
+def test_where_nothing_can_be_judged_nothing_is_suspect(carry: Carry, pictures: Path, table: str) -> None:
+    given = images()
+    if table == "one class":
+        given = given.with_columns(colour=pl.when(pl.col("split") == "train").then(pl.lit("any")).otherwise("true"))
+    elif table == "one picture":
+        given = given.with_columns(colour="true").filter((pl.col("split") == "val") | (pl.col("image") == "red/0.png"))
+    else:  # the same pixels in files that differ: every answer is the same
+        (pictures / "grey").mkdir(exist_ok=True)
+        for number in range(20):
+            grey = Image.new("RGB", (32, 32), (90, 90, 90))
+            grey.save(pictures / "grey" / f"{number}.png", dpi=(100 + number, 100))
+        rows = [(f"grey/{number}.png", "grey", number, "train", "ab"[number % 2]) for number in range(20)]
+        given = pl.DataFrame(rows, schema=["image", "true", "number", "split", "colour"], orient="row")
+        given = pl.concat([given, images().filter(pl.col("split") == "val").with_columns(colour=pl.lit("a"))])
+    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=given)
+    assert len(listed(run)) == 0
+    assert not Ledger.read(run.folder / "ledger.csv").edits()
+    assert any("could be judged" in line or "nothing can be judged" in line for line in carry.said)
+
+
+def test_groups_that_hold_a_class_alone_are_named(carry: Carry) -> None:
+    table = planted().with_columns(group=pl.when(pl.col("true") == "blue").then(pl.lit("g")).otherwise("image"))
+    table = table.with_columns(colour="true", split=pl.lit("train")).filter(pl.col("number") < 24)
+    run = carry(PROBE, CLEAN, table=pl.concat([table, held_back(table)]))
+    assert "blue" not in set(listed(run)["given"])
+    assert any("'blue': all pictures lie in one fold" in note for note in details(run)["notes"])
+
+
+def held_back(like: pl.DataFrame) -> pl.DataFrame:
+    held = images().filter(pl.col("split") == "val")
+    return held.with_columns(wrong=pl.lit(False), colour="true", group="image").select(like.columns)
+
+
+@pytest.mark.usefixtures("all_teal_is_suspect")
+def test_from_the_command_line_it_is_a_message_and_exit_code_2(pictures: Path, tmp_path: Path, tiny_plan: Any) -> None:
+    teal().drop("true", "number").write_csv(tmp_path / "labels.csv")
+    data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}"
+    (tmp_path / "plan.yaml").write_text(tiny_plan(TEAL, PROBE, data=data))
+    words = ["train", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "run"), "--device", "cpu"]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2
+    assert "this would leave no label of 'teal'" in " ".join(result.output.split())
+    assert not (tmp_path / "run" / "ledger.csv").exists()

@@ -1,0 +1,317 @@
+"""The steps pseudo_label and repeat: rounds that label anew, are counted, kept only if better, and can be soft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import assay
+from assay.errors import DataError, PlanError
+from assay.files import write_text
+from assay.labels.edits import PERSON, Edit
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.labels.space import Head, LabelSpace
+from assay.predictions.predict import Predictions
+from assay.progress import Silent
+from assay.repair.pseudo_labels import All, choose
+from assay.run import Run
+from assay.steps.soft_targets import soft_targets, write_soft
+from assay.training.sources import Known
+from conftest import COLOURS, write_pictures
+
+PROBE = "probe: {size: 32}"
+LABEL = "pseudo_label: {keep: all}"
+NAMES = list(COLOURS)
+Carry = Callable[..., Run]
+
+
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("few") / "pictures", each=20)
+
+
+def images() -> pl.DataFrame:
+    """20 pictures of each colour: 4 validate, 4 train with a label, 12 without."""
+    rows = [(f"{name}/{number}.png", name, number) for name in NAMES for number in range(20)]
+    table = pl.DataFrame(rows, schema=["image", "true", "number"], orient="row")
+    held, hidden = pl.col("number") >= 16, pl.col("number").is_between(4, 15)
+    return table.with_columns(
+        split=pl.when(held).then(pl.lit("val")).otherwise(pl.lit("train")),
+        colour=pl.when(hidden).then(None).otherwise("true"),
+    )
+
+
+@pytest.fixture
+def carry(pictures: Path, tmp_path: Path, tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Carry:
+    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
+    monkeypatch.setattr("assay.run.baselines", lambda *given, **options: {})
+
+    def carried(*steps: str, table: pl.DataFrame | None = None, run: str = "run", heads: str = "") -> Run:
+        labels = images() if table is None else table
+        labels.drop("true", "number").write_csv(tmp_path / "labels.csv")
+        data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}{heads}"
+        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data))
+        watch = Lines()
+        carried.said = watch.lines  # type: ignore[attr-defined]
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+
+    return carried
+
+
+def step(run: Run, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in run.metrics["steps"] if one["name"] == name)
+    return found
+
+
+def trained_on(run: Run) -> Samples:
+    return Ledger.read(run.folder / "ledger.csv").apply(Samples.read(run.folder / "samples.parquet"))
+
+
+# pseudo_label
+
+
+def test_unknown_labels_get_the_answers_of_the_model(carry: Carry) -> None:
+    run = carry(PROBE, LABEL, PROBE)
+    table = trained_on(run).table.join(images().select(id="image", true="true"), on="id")
+    assert table["label:colour"].null_count() == 0
+    given = table.filter(pl.col("origin:colour") == "pseudo")
+    assert len(given) == 36
+    assert (given["label:colour"] == given["true"]).mean() > 0.8
+    assert set(given["split"]) == {"train"}
+    told = step(run, "02-pseudo_label")["details"]["colour"]
+    assert (told["unknown"], told["kept"], sum(told["kept by class"].values())) == (36, 36, 36)
+    assert told["changed"] == {"new": 36, "different": 0, "gone": 0}
+    assert any("colour: 36 of 36 unknown labels kept: " in line for line in carry.said)
+    edits = Ledger.read(run.folder / "ledger.csv").edits(step="02-pseudo_label")
+    assert len(edits) == 36
+    assert all(0 < edit.score <= 1 for edit in edits)
+
+
+def test_a_quota_and_a_weight(carry: Carry) -> None:
+    run = carry(PROBE, "pseudo_label: {keep: {quota: 2}, weight: 0.5}")
+    told = step(run, "02-pseudo_label")["details"]["colour"]
+    assert set(told["kept by class"].values()) == {2}
+    table = trained_on(run).table.filter(pl.col("origin:colour") == "pseudo")
+    assert table["weight:colour"].to_list() == [0.5] * 6
+
+
+def test_every_round_labels_anew_from_the_newest_model(carry: Carry) -> None:
+    fit = "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone, lr: 1e-2}"
+    run = carry(PROBE, f"repeat: {{times: 2, steps: [{LABEL}, {fit}]}}")
+    rounds = [step(run, f"02-repeat/round-{number}/01-pseudo_label") for number in (1, 2)]
+    assert rounds[0]["details"]["colour"]["changed"]["new"] == 36
+    changed = rounds[1]["details"]["colour"]["changed"]
+    assert changed["new"] == changed["gone"] == 0
+    second = Ledger.read(run.folder / "ledger.csv").edits(step="02-repeat/round-2/01-pseudo_label")
+    assert sum(edit.old != edit.new for edit in second) == changed["different"]
+    newest = Predictions.read(
+        run.folder / "steps/02-repeat/round-1/02-fit/best/predictions.parquet", trained_on(run).space, model=""
+    )
+    assert len(newest) == 12
+
+
+def test_half_labelled_pictures_keep_what_is_known(carry: Carry) -> None:
+    table = (
+        images()
+        .with_columns(
+            warm=(pl.col("true") == "red").cast(pl.Int64),
+            cold=pl.when(pl.col("number") % 2 == 0).then((pl.col("true") == "blue").cast(pl.Int64)),
+            colour="true",
+        )
+        .drop("colour")
+    )
+    run = carry(PROBE, LABEL, table=table, heads=", heads: {tags: {columns: [warm, cold]}}")
+    told = step(run, "02-pseudo_label")["details"]["tags"]
+    assert (told["unknown"], told["kept"]) == (24, 24)
+    edits = Ledger.read(run.folder / "ledger.csv").edits()
+    assert {(edit.tag, edit.old) for edit in edits} == {("cold", None)}
+
+
+def test_nothing_unlabelled_is_said_and_changes_nothing(carry: Carry) -> None:
+    run = carry(PROBE, LABEL, table=images().with_columns(colour="true"))
+    assert step(run, "02-pseudo_label")["edits"] == 0
+    assert any("no label is unknown, so there is none to give" in line for line in carry.said)
+
+
+def test_everything_unlabelled_under_a_head_is_refused(carry: Carry) -> None:
+    shape = pl.when(pl.col("split") == "val").then(
+        pl.when(pl.col("number") > 17).then(pl.lit("x")).otherwise(pl.lit("y"))
+    )
+    with pytest.raises(DataError, match="No label is known under head 'shape'"):
+        carry(PROBE, LABEL, table=images().with_columns(shape=shape))
+
+
+def test_it_takes_a_model(carry: Carry) -> None:
+    with pytest.raises(PlanError, match=r"pseudo_label: there is no model yet.* Put a probe or a fit before it"):
+        carry(LABEL, PROBE)
+
+
+def test_what_a_person_says_of_a_picture_stays(carry: Carry, tmp_path: Path) -> None:
+    run = carry(PROBE, LABEL, PROBE)
+    said = Edit(id="red/5.png", head="colour", action="set", old=None, new="blue", step=PERSON)
+    Ledger.read(run.folder / "ledger.csv").append([said])
+    again = carry(PROBE, LABEL, PROBE)
+    labels = dict(zip(*trained_on(again).table.select("id", "label:colour"), strict=True))
+    assert labels["red/5.png"] == "blue"
+    assert step(again, "02-pseudo_label")["details"]["colour"]["unknown"] == 35
+
+
+# Soft targets
+
+
+SEASON = Head("season", ("spring", "summer", "autumn"))
+TAGS = Head("tags", ("beach", "city"), "independent")
+SPACE = LabelSpace((SEASON, TAGS))
+
+
+def samples_of(season: list[str | None], tags: list[list[str] | None], unknown: list[list[str]]) -> Samples:
+    count = len(season)
+    some = pl.List(pl.String)
+    columns: dict[str, Any] = {"id": list("abcdefgh")[:count], "path": [""] * count, "split": ["train"] * count}
+    columns |= {"label:season": pl.Series(season, dtype=pl.String), "label:tags": pl.Series(tags, dtype=some)}
+    columns |= {"unknown:tags": pl.Series(unknown, dtype=some)}
+    columns |= {
+        f"{what}:{head}": [value] * count
+        for head in ("season", "tags")
+        for what, value in (("weight", 1.0), ("origin", "given"))
+    }
+    return Samples(pl.DataFrame(columns), SPACE, Path("/pictures"))
+
+
+def chosen_of(samples: Samples, place: int, probabilities: np.ndarray) -> Any:
+    return choose(SPACE.heads[place], samples.codes()[place], probabilities, keep=All(), soft=True)
+
+
+def test_soft_targets_take_the_place_of_pseudo_labels_alone(tmp_path: Path) -> None:
+    before = samples_of(
+        ["spring", "summer", "autumn", None, None], [["beach"], [], ["city"], ["city"], []], [[], [], [], ["beach"], []]
+    )
+    season = np.array([[0.3, 0.3, 0.4]] * 3 + [[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], np.float32)
+    tags = np.array([[0.5, 0.5]] * 3 + [[0.8, 0.1], [0.3, 0.3]], np.float32)
+    places = {"season": tmp_path / "season", "tags": tmp_path / "tags"}
+    for place, (head, answers) in enumerate(zip(SPACE, (season, tags), strict=True)):
+        write_soft(places[head.name], chosen_of(before, place, answers), before)
+    after = samples_of(
+        ["spring", "summer", "autumn", "spring", "spring"],  # the last was corrected since
+        [["beach"], [], ["city"], ["city", "beach"], []],
+        [[], [], [], [], []],
+    )
+    truth = Known(after, soft_targets(places, after)).of(np.array([4, 3, 0]))
+    assert truth.targets[0].tolist() == [[1, 0, 0], pytest.approx([0.7, 0.2, 0.1]), [1, 0, 0]]
+    assert truth.targets[1].tolist() == [[0, 0], [pytest.approx(0.8), 1], [1, 0]]
+    assert all(bool(mask.all()) for mask in truth.masks)
+    undone = samples_of(["spring"] + [None] * 4, [None] * 5, [[]] * 5)
+    assert not Known(undone, soft_targets(places, undone)).of(np.arange(5)).masks[0][1:].any()
+    assert [*map(type, soft_targets({}, after))] == [type(None)] * 2
+
+
+def test_hard_labels_without_soft_ones_are_as_before() -> None:
+    samples = samples_of(["spring", None], [["beach"], None], [[], []])
+    plain, none = Known(samples).of(np.arange(2)), Known(samples, [None, None]).of(np.arange(2))
+    assert all(torch.equal(one, other) for one, other in zip(plain.targets, none.targets, strict=True))
+
+
+@pytest.mark.parametrize("rounds", [f"{LABEL}", "probe: {size: 32}"])
+def test_soft_labels_reach_the_fit_and_end_with_a_hard_round(carry: Carry, monkeypatch: Any, rounds: str) -> None:
+    from assay.steps import fit
+
+    seen = []
+    real = fit.soft_targets
+    monkeypatch.setattr(fit, "soft_targets", lambda *given: seen.append(real(*given)) or seen[-1])
+    soft = "pseudo_label: {keep: all, soft: true}"
+    carry(PROBE, soft, rounds, "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone}")
+    (targets,) = seen[-1]
+    if rounds == LABEL:
+        assert targets is None
+    else:
+        rows = np.isfinite(targets).all(axis=1)
+        assert rows.sum() == 36
+        assert targets[rows].sum(axis=1) == pytest.approx(1, abs=1e-5)
+        assert ((targets[rows] > 0.01) & (targets[rows] < 0.99)).any()
+
+
+# repeat: only_if_better
+
+
+BAD = "fit: {size: 32, epochs: 1, batch: 64, freeze: backbone, lr: 1e-6, start: pretrained}"  # all but untrained
+
+
+def rounds_of(run: Run, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = step(run, name)["details"]["rounds"]
+    return found
+
+
+def test_a_round_that_is_worse_is_taken_back_labels_and_all(carry: Carry) -> None:
+    run = carry(PROBE, f"repeat: {{times: 3, only_if_better: true, figure: nll, steps: [{LABEL}, {BAD}]}}")
+    (told,) = rounds_of(run, "02-repeat")
+    assert (told["round"], told["figure"], told["kept"]) == (1, "nll", False)
+    assert told["after"] > told["before"]
+    assert any("round-1: validation nll" in line and "not kept" in line for line in carry.said)
+    assert run.metrics["scores"] == step(run, "01-probe")["scores"]
+    assert not Ledger.read(run.folder / "ledger.csv").entries
+    assert trained_on(run).table["label:colour"].null_count() == 36
+    alone = carry(PROBE, run="alone")
+    assert (alone.folder / "model/model.safetensors").read_bytes() == (
+        run.folder / "model/model.safetensors"
+    ).read_bytes()
+
+
+def test_better_rounds_are_kept_and_their_labels_trained_on(carry: Carry) -> None:
+    run = carry(BAD, f"repeat: {{times: 2, only_if_better: true, figure: nll, steps: [{PROBE}, {LABEL}]}}", PROBE)
+    told = rounds_of(run, "02-repeat")
+    assert told[0]["kept"]
+    kept = {f"02-repeat/round-{one['round']}/02-pseudo_label" for one in told if one["kept"]}
+    assert {edit.step for edit in Ledger.read(run.folder / "ledger.csv").edits()} == kept
+    assert trained_on(run).table["label:colour"].null_count() == 0
+
+
+def test_only_the_rounds_before_a_worse_one_are_kept(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.steps import repeat
+
+    figures = iter([{"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.6}])
+    monkeypatch.setattr(repeat, "_figures", lambda *given: next(figures))
+    run = carry(PROBE, f"repeat: {{times: 5, only_if_better: true, steps: [{LABEL}, {PROBE}]}}")
+    assert [one["kept"] for one in rounds_of(run, "02-repeat")] == [True, False]
+    steps = {edit.step for edit in Ledger.read(run.folder / "ledger.csv").edits()}
+    assert steps == {"02-repeat/round-1/01-pseudo_label"}
+    assert step(run, "02-repeat")["model"] == "steps/02-repeat/round-1/02-probe/best"
+
+
+def test_without_a_model_before_the_first_round_is_kept(carry: Carry) -> None:
+    run = carry(f"repeat: {{times: 2, only_if_better: true, steps: [{PROBE}]}}")
+    assert [one["kept"] for one in rounds_of(run, "01-repeat")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ("figure: nll", PlanError, "set only_if_better: true, or drop figure"),
+        ("only_if_better: true, figure: beauty", PlanError, "'beauty' is no figure"),
+        ("only_if_better: true, figure: top_5", PlanError, "'top_5' is not measured on this data. There are: "),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(carry: Carry, settings: str, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        carry(PROBE, f"repeat: {{times: 1, {settings}, steps: [{LABEL}]}}")
+
+
+def test_a_comparison_takes_validation_pictures(carry: Carry) -> None:
+    table = images().with_columns(split=pl.lit("train"))
+    plan = f"repeat: {{times: 1, only_if_better: true, steps: [{LABEL}]}}"
+    with pytest.raises(DataError, match=r"repeat: only_if_better compares validation figures.* Raise split\.val"):
+        carry(PROBE, plan, table=table, heads=", split: {val: 0}")
