@@ -51,8 +51,10 @@ class Runs(ModuleType):
     def load(self, folder: Path) -> Any:
         return SimpleNamespace(folder=folder, metrics=METRICS)
 
-    def evaluate(self, run: Any, samples: Any, *, watch: Any) -> Any:
-        return {"scores": SCORES, "validation": SCORES, "n": len(samples)}
+    def evaluate(self, run: Any, samples: Any, *, views: Any, watch: Any) -> Any:
+        found = {"scores": SCORES, "validation": SCORES, "n": len(samples)}
+        told = {"plain": SCORES, "gain": FIGURES, "seconds": {"plain": 1.0, "views": 2.0}}
+        return found | ({"views": told} if views else {})
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ class Answers:
     def __init__(self, space: Any) -> None:
         self.saved = SimpleNamespace(space=space)
 
-    def stream(self, pictures: list[tuple[str, Path]]) -> Iterator[Any]:
+    def stream(self, pictures: list[tuple[str, Path]], *, views: Any) -> Iterator[Any]:
         from assay.predictions.predict import Predictions
 
         for name, path in pictures:
@@ -240,6 +242,29 @@ def test_evaluate_shows_the_figures_beside_those_of_validation(runs: Runs, tmp_p
     assert done.exit_code == 0, done.output
     assert re.search(r"accuracy(.*\n)*.*validation(.*\n)*.*these pictures", done.stdout)
     assert json.loads(invoke("evaluate", "runs/x", source, "--json").stdout)["n"] == 6
+
+
+def test_evaluate_says_what_views_gained_and_cost(runs: Runs, tmp_path: Path) -> None:
+    done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"), "--views", "flips")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"these pictures +0\.900(.*\n)*.*these pictures, views +0\.900", done.stdout)
+    assert "views: accuracy better by 0.9000 [0.8000, 0.9700], n = 40 (paired)\n" in done.stdout
+    assert "views: 2.0 s, plain pictures 1.0 s\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("views", "said"),
+    [
+        ("flip", "flip"),
+        ("{kind: flips, flop: both}", "did you mean flip?"),
+        ("{kind: five_crops, share: 1.5}", "less than 1"),
+        ("{kind: random, augment: {}}", "augment does nothing"),
+        ("[", "broken YAML"),
+    ],
+)
+def test_views_that_cannot_be_are_refused(views: str, said: str, runs: Runs, tmp_path: Path) -> None:
+    done = invoke("evaluate", "runs/x", tmp_path, "--views", views)
+    assert (done.exit_code, said in done.stderr, "--views" in done.stderr) == (2, True, True), done.stderr
 
 
 def test_recipes_are_listed_and_printed() -> None:

@@ -6,16 +6,25 @@ import random
 import signal
 from pathlib import Path
 
+import polars as pl
 import pytest
 from safetensors.torch import load_file
+
+from assay.steps.history import read_history
+from conftest import write_pictures
 
 FITS = {
     "frozen": "fit: {size: 32, freeze: backbone, epochs: 3, batch: 8, lr: 1e-2}",
     "unfrozen": "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3, augment: {crop: [0.5, 1], flip: horizontal}}",
     "mixed": "fit: {size: 32, epochs: 2, batch: 4, lr: 1e-3, augment: {flip: horizontal}, mix: {mixup: 1, cutmix: 1}}",
     "ema": "fit: {size: 32, epochs: 2, batch: 4, accumulate: 2, ema: 0.9, optimizer: sgd, batch_norm: train}",
+    "robust": "fit: {size: 32, epochs: 3, batch: 8, loss: {kind: generalised_cross_entropy, smoothing: 0.1}, ema: 0.9, "
+    "mix: {mixup: 0.4}, augment: {erase: {probability: 0.5, patches: 3, fill: noise}}, early_stop: 1}",
+    "fixmatch": "fit: {size: 32, epochs: 2, batch: 3, lr: 1e-2, unlabelled: {threshold: 0.34, ratio: 2}}",
+    "flexmatch": "fit: {size: 32, epochs: 2, batch: 2, accumulate: 2, lr: 1e-2, ema: 0.9, augment: {flip: horizontal}, "
+    "mix: {mixup: 1}, unlabelled: {method: flexmatch, threshold: 0.4, ratio: 2}}",
 }
-KILLS = {"frozen": 6, "unfrozen": 5, "mixed": 3, "ema": 6}  # 20 in all
+KILLS = {"frozen": 6, "unfrozen": 5, "mixed": 3, "ema": 6, "robust": 3, "fixmatch": 3, "flexmatch": 3}  # 29 in all
 
 
 def life(plan: Path, run: Path, events: int | None) -> None:
@@ -61,7 +70,12 @@ def live(forks, *arguments) -> int:
 @pytest.mark.parametrize("kind", FITS)
 def test_killed_at_random_moments(kind, tiny_plan, tmp_path, forks):
     plan = tmp_path / "plan.yaml"
-    plan.write_text(tiny_plan(FITS[kind]))
+    pictures = write_pictures(tmp_path / "pictures", each=15)
+    if "unlabelled" in FITS[kind]:
+        (pictures / "unlabelled").mkdir()
+        for picture in sorted(pictures.glob("*/1?.png")):
+            picture.rename(pictures / "unlabelled" / f"{picture.parent.name}{picture.name}")
+    plan.write_text(tiny_plan(FITS[kind], data=f"folder: {pictures}"))
     assert live(forks, plan, tmp_path / "whole", None) == 0
     moments = random.Random(kind)
     for _ in range(KILLS[kind]):
@@ -69,3 +83,12 @@ def test_killed_at_random_moments(kind, tiny_plan, tmp_path, forks):
     assert live(forks, plan, tmp_path / "killed", None) == 0
     whole, killed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
     assert all(bool((whole[name] == killed[name]).all()) for name in whole)
+    assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
+
+
+def figures(run):
+    """All that the history of the fit says but the seconds, and whether unlabelled pictures were learnt from."""
+    history = read_history(run / "steps" / "01-fit" / "history.csv").filter(pl.col("name") != "seconds")
+    shares = history.filter(pl.col("name") == "above_threshold")["value"]
+    assert shares.is_empty() or shares.max() > 0
+    return history.to_dicts()

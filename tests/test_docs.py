@@ -21,11 +21,14 @@ from assay.balance.class_weights import AnyClassWeights
 from assay.labels.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
 from assay.models.classifier import HeadSettings, ModelSettings
+from assay.models.factorized import FactorizedOptions
+from assay.models.resnet_hyper import ResnetHyperOptions
 from assay.pixels.augment import Augment, Erase, Jitter, RandAugment, SomeOf
 from assay.pixels.decode import Resize
 from assay.pixels.mix import Mix
 from assay.plan import Plan, parse
 from assay.predictions.predict import Predictions
+from assay.predictions.views import AnyViews
 from assay.recipes import recipe_names
 from assay.repair.pseudo_labels import AnyKeep
 from assay.repair.suspect_edits import AnyAction
@@ -33,6 +36,7 @@ from assay.run import Run
 from assay.steps import STEPS
 from assay.steps.calibrate import CalibrateSettings
 from assay.steps.clean_settings import CleanLabelsSettings
+from assay.steps.combine_settings import CombineSettings, MemberPlan
 from assay.steps.fit_settings import FitSettings
 from assay.steps.plans import RepeatSettings
 from assay.steps.probe import ProbeSettings
@@ -42,6 +46,7 @@ from assay.training.hardware import HardwareSettings
 from assay.training.losses import AnyLoss
 from assay.training.optimizers import AnyOptimizer
 from assay.training.schedules import AnySchedule
+from assay.training.unlabelled import UnlabelledSettings
 from conftest import write_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -53,10 +58,13 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of the plan": {"": Plan, "hardware.": HardwareSettings},
     "Settings of `data`": {"": DataSettings, "split.": SplitSettings, "heads.NAME.": HeadColumns},
     "Settings of `model`": {"": ModelSettings, "head.": HeadSettings},
+    "Options of `factorized_densenet121`": {"": FactorizedOptions},
+    "Options of `resnet_hyper`": {"": ResnetHyperOptions},
     "Settings of `probe`": {"": ProbeSettings},
     "Settings of `fit`": {"": FitSettings},
     "Settings of `tune_thresholds`": {"": TuneThresholdsSettings},
     "Settings of `calibrate`": {"": CalibrateSettings},
+    "Settings of `combine`": {"": CombineSettings, "members.": MemberPlan},
     "Settings of `clean_labels`": {"": CleanLabelsSettings},
     "Settings of `pseudo_label`": {"": PseudoLabelSettings},
     "Settings of `repeat`": {"": RepeatSettings},
@@ -69,12 +77,14 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
         "some_of.": SomeOf,
     },
     "Settings of `mix`": {"": Mix},
+    "Settings of `unlabelled`": {"": UnlabelledSettings},
 }
 KINDS: dict[str, UnionType] = {
     "Kinds of `schedule`": AnySchedule,
     "Kinds of `optimizer`": AnyOptimizer,
     "Kinds of `loss`": AnyLoss,
     "Kinds of `class_weights`": AnyClassWeights,
+    "Kinds of `views`": AnyViews,
     "Kinds of `action`": AnyAction,
     "Kinds of `keep`": AnyKeep,
 }

@@ -17,7 +17,8 @@ from assay.errors import TrainingError
 from assay.labels.space import Head, LabelSpace
 from assay.progress import Silent
 from assay.training.hardware import Hardware
-from assay.training.loop import Batch, Course, Job, Progress, Rows, _optimizer_step, fit
+from assay.training.job import Batch, Course, Job, Progress, Rows
+from assay.training.loop import _optimizer_step, fit
 from assay.training.losses import ByHead, head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective, Truth, counts, dense

@@ -49,7 +49,7 @@ OPTIONS = {
     "mean_squared_error": [{}],
     "focal": [{}, {"gamma": 0.5}, {"gamma": 0.0}],
     "asymmetric": [{}, {"gamma_negative": 0.5, "gamma_positive": 0.5}, {"gamma_positive": 0.0, "shift": 0.0}],
-    "generalised_cross_entropy": [{}, {"q": 0.01}, {"q": 1.0}],
+    "generalised_cross_entropy": [{}, {"q": 0.01}, {"q": 1.0}, {"smoothing": 0.1}],
 }
 CASES = [
     pytest.param(partial(loss, **options), kind, id=f"{name}-{options or 'defaults'}-{kind}")

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 import assay
 from assay.training.hardware import Hardware
-from assay.training.loop import Progress, _restore, _Saver
+from assay.training.job import Progress
+from assay.training.loop import _restore, _Saver
 from assay.training.machine import Machine
 from assay.training.processes import Alone
 
@@ -27,6 +28,7 @@ STEPS = (
     "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone, views: 2, augment: {flip: horizontal}, lr: 1e-2}",
     "fit: {size: 32, epochs: 2, batch: 8, accumulate: 2, ema: 0.9, early_stop: 2, lr: 1e-2, optimizer: sgd}",
     "repeat: {times: 1, steps: [fit: {size: 32, epochs: 1, batch: 5, freeze: all_but_last_stage}]}",
+    "fit: {size: 32, epochs: 1, batch: 7, lr: 1e-3, unlabelled: {method: flexmatch, threshold: 0.5, ratio: 1}}",
 )
 
 
@@ -60,6 +62,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     folder = tmp_path_factory.mktemp("processes")
     write_pictures(folder / "pictures", each=15)
     (folder / "pictures" / "red" / "broken.png").touch()
+    write_pictures(folder / "unlabelled", each=3, seed=1)
+    (folder / "unlabelled").rename(folder / "pictures" / "unlabelled")
     listed = "".join(f"\n  - {step}" for step in STEPS)
     (folder / "plan.yaml").write_text(
         "data: {folder: pictures}\n"

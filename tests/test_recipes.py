@@ -15,6 +15,7 @@ from assay.labels.space import Head
 from assay.plan import from_source
 from assay.recipes import recipe_names, recipe_text
 from assay.run import train
+from conftest import write_pictures
 
 ATTRIBUTES = (7, 3, 3, 4, 6, 3)
 
@@ -48,7 +49,18 @@ def attributes(folder: Path) -> Path:
     )
 
 
-DATA = {"multi-label": tags, "multi-label-fast": tags, "attributes": attributes, "attributes-fast": attributes}
+def folders(folder: Path) -> Path:
+    """Pictures of three classes, in a folder a class."""
+    return write_pictures(folder / "pictures", each=8)
+
+
+DATA = {
+    "multi-label": tags,
+    "multi-label-fast": tags,
+    "attributes": attributes,
+    "attributes-fast": attributes,
+    "small-data": folders,
+}
 SMALL = {
     "multi-label": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
     "multi-label-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
@@ -60,6 +72,7 @@ SMALL = {
         "steps.0.fit.schedule.warm_up_epochs=0",
     ],
     "attributes-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+    "small-data": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
 }
 
 
@@ -69,7 +82,7 @@ def test_trains_on_other_data(name: str, tmp_path: Path) -> None:
     pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
     run = train(source, run=tmp_path / "run", recipe=name, overrides=[*SMALL[name], *pinned], device="cpu")
     assert run.metrics["scores"]["figures"]["nll"]["n"] >= 3
-    assert len(run.predict([tmp_path / "0.png"])) == 1
+    assert len(run.predict([next(tmp_path.rglob("0.png"))])) == 1
 
 
 def test_every_recipe_is_known_here() -> None:
@@ -122,3 +135,16 @@ def test_attributes_weigh_a_class_by_220_times_its_share_of_5000(tmp_path: Path)
     np.testing.assert_allclose(
         of_head(weights, Head("length", ("a", "b", "c")), codes), 5000 / (220 * np.array([4000, 950, 50])), rtol=1e-6
     )
+
+
+def test_small_data_as_published(tmp_path: Path) -> None:
+    model, (fit,) = said("small-data", tmp_path)
+    assert (model.backbone, model.weights) == ("factorized_densenet121", "none")
+    assert model.options == {"noise": 0.005, "noisy": 6}
+    assert (fit.loss.smoothing, fit.schedule.kind) == (0.1, "reduce_on_plateau")
+    assert (fit.freeze, fit.batch_norm) == ("none", "train")
+    augment = fit.augment
+    assert (augment.jitter, augment.rand_augment, augment.some_of, augment.erase) == (None, None, None, None)
+    assert augment.flip == "both"
+    assert min(augment.rotate, augment.shift, augment.shear) > 0
+    assert augment.scale[0] < 1 < augment.scale[1]

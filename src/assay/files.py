@@ -14,6 +14,8 @@ from typing import Any
 
 from assay.errors import RunError, SpaceError
 
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -43,6 +45,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def link(file: Path, place: Path) -> None:
+    """Make `place` the same file as `file`, or a copy of it where the disk cannot link; whole or not at all.
+
+    For files that are only ever replaced, never written to.
+    """
+    with whole(place) as beside:
+        try:
+            os.link(file, beside)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(file, beside)
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

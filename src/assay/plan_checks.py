@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -34,13 +34,17 @@ class Check:
         A number where text is wanted (a class named 7) is taken as the text it was written as.
         """
         before = len(self.problems)
-        lists = [name for name, known in kind.model_fields.items() if known.annotation == tuple[StepPlan, ...]]
         value = document.at(path)
-        said = value if isinstance(value, dict) else ()
-        steps = {name: self.steps(document, (*path, name)) for name in lists if name in said}
+        said = value if isinstance(value, dict) else {}
+        inside: dict[str, Any] = {}
+        for name, known in kind.model_fields.items():
+            if name in said and known.annotation == tuple[StepPlan, ...]:
+                inside[name] = self.steps(document, (*path, name))
+            elif name in said and (holder := _holder(known.annotation)) and isinstance(said[name], list):
+                inside[name] = self._holders(holder, document, (*path, name))
         if len(self.problems) > before:  # what was found within a list of steps is not told again of the list
-            steps = {name: found or (PLACEHOLDER,) for name, found in steps.items()}
-        found = self._validated(kind, document, path, steps)
+            inside = {name: found or (PLACEHOLDER,) for name, found in inside.items()}
+        found = self._validated(kind, document, path, inside)
         return found if len(self.problems) == before else None
 
     def steps(self, document: Document, path: KeyPath) -> tuple[StepPlan, ...]:
@@ -53,6 +57,11 @@ class Check:
             return ()
         found = [self._step(document, (*path, i)) for i in range(len(raw))]
         return tuple(step for step in found if step is not None)
+
+    def _holders(self, kind: type[Settings], document: Document, path: KeyPath) -> tuple[Settings, ...]:
+        """A list of settings that hold steps themselves; in place of those that something is wrong with, empty ones."""
+        found = (self.settings(kind, document, (*path, i)) for i in range(len(document.at(path))))
+        return tuple(kind.model_construct() if one is None else one for one in found)
 
     def _step(self, document: Document, path: KeyPath) -> StepPlan | None:
         """One step: `kind: settings`, or `kind` alone."""
@@ -77,7 +86,7 @@ class Check:
         return None if settings is None else StepPlan(kind=kind, settings=settings)
 
     def _validated(
-        self, kind: type[Kind], document: Document, path: KeyPath, steps: Mapping[str, tuple[StepPlan, ...]]
+        self, kind: type[Kind], document: Document, path: KeyPath, steps: Mapping[str, tuple[Settings, ...]]
     ) -> Kind | None:
         value = document.at(path)
         try:
@@ -94,6 +103,14 @@ class Check:
     def _add(self, path: KeyPath, message: str) -> None:
         """Note a problem; see `Problem`."""
         self.problems.append(Problem(path, message))
+
+
+def _holder(annotation: Any) -> type[Settings] | None:
+    """The settings of which a field is a list, where these hold steps."""
+    of, *more = get_args(annotation) if get_origin(annotation) is tuple else (None,)
+    if more != [...] or not (isinstance(of, type) and issubclass(of, Settings)):
+        return None
+    return of if any(known.annotation == tuple[StepPlan, ...] for known in of.model_fields.values()) else None
 
 
 PLACEHOLDER = StepPlan(kind="", settings=Settings())

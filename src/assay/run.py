@@ -17,6 +17,8 @@ from assay.environment import PeakMemory, environment
 from assay.errors import DataError, RunError
 from assay.evidence.pictures import write_pictures
 from assay.evidence.tables import plain_lines, split_tables
+from assay.figures.metrics import to_json
+from assay.figures.paired import gains
 from assay.files import fingerprint, write_json, write_text
 from assay.labels.ledger import Ledger
 from assay.labels.pictures import by_path
@@ -25,18 +27,20 @@ from assay.labels.samples import Samples
 from assay.labels.split import split_table
 from assay.labels.subset import labelled, with_space, without
 from assay.lock import lock
-from assay.models.saved import Saved
+from assay.models.composite import load_model
 from assay.models.seen import count_seen, seen_at_start
 from assay.output.artifact import Artifact
 from assay.pixels.cache import Cache, build
 from assay.pixels.decode import Resize
 from assay.plan import LoadedPlan, Plan, anchored, complete, from_source, to_yaml
 from assay.predictions.predict import Predictions
-from assay.predictions.scores import scores_of
+from assay.predictions.scores import scored
+from assay.predictions.views import AnyViews
 from assay.progress import Silent, Watch
 from assay.scoring import answers_for, baselines, test_scores
 from assay.steps.carry import carry_out, forget_others, keep_copy, put_aside, read_done
 from assay.steps.history import read_history
+from assay.steps.members import first_shown
 from assay.steps.state import Context, State
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
 from assay.training.processes import Processes, processes
@@ -101,14 +105,30 @@ def train(
         return _carry(loaded, folder, together=together, device=chosen, strict=strict, watch=log, memory=memory)
 
 
-def evaluate(run: Run, samples: Samples, *, watch: Watch | None = None) -> dict[str, Any]:
-    """Figures of a run's model on labelled pictures, and its validation figures beside them."""
+def evaluate(
+    run: Run, samples: Samples, *, views: AnyViews | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
+    """Figures of a run's model on labelled pictures, and its validation figures beside them.
+
+    With `views`, `scores` are those of the mean over views; those of the plain pictures, what the views gained (with
+    a paired interval) and the seconds of both stand under `views`.
+    """
     space = run.artifact.saved.space
     known = labelled(with_space(samples, space))
     if len(known) == 0:
         raise DataError("none of the pictures has a label of this run's classes. Give labelled pictures.")
-    scores = scores_of(answers_for(run.artifact, known, watch or Silent()), known)
-    return {"scores": scores, "validation": run.metrics["scores"], "n": len(known)}
+    watch = watch or Silent()
+    began = time.perf_counter()
+    plain = scored(answers_for(run.artifact, known, watch), known)
+    found = {"scores": to_json(plain), "validation": run.metrics["scores"], "n": len(known)}
+    if views is None:
+        return found
+    middle = time.perf_counter()
+    shown = scored(answers_for(run.artifact, known, watch, views=views), known)
+    seconds = {"plain": round(middle - began, 2), "views": round(time.perf_counter() - middle, 2)}
+    better = {name: figure.to_json() for name, figure in gains(plain, shown).items()}
+    told = {"settings": views.model_dump(mode="json"), "plain": found["scores"], "gain": better, "seconds": seconds}
+    return {**found, "scores": to_json(shown), "views": told}
 
 
 def _loaded(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrides: Sequence[str]) -> LoadedPlan:
@@ -133,8 +153,9 @@ def _carry(
     watch.line(f"reading {loaded.source_name}")
     samples = read(loaded.plan.data, base=loaded.base)
     pixels = _Pixels(samples, folder / "cache", watch=watch)
+    first = first_shown(loaded.plan.steps, loaded.base) or (SIZE, Resize())
     with together.main_process_first():  # the others find the cache made
-        cache = pixels.of(*_first_size(loaded.plan))  # which pictures can be read is known once they were
+        cache = pixels.of(*first)  # which pictures can be read is known once they were
     samples = without(samples, pixels.unreadable)
     if strict:
         _require_all(samples)
@@ -227,16 +248,6 @@ def _advancing(watch: Watch) -> Callable[[int, int], None]:
     return told
 
 
-def _first_size(plan: Plan) -> tuple[int, Resize]:
-    steps = list(plan.steps)
-    while steps:
-        settings: Any = steps.pop(0).settings
-        steps[:0] = getattr(settings, "steps", ())
-        if hasattr(settings, "size"):
-            return settings.size, settings.resize
-    return SIZE, Resize()
-
-
 def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
     """Write what the run is made of, before anything is trained, and say it."""
     text = to_yaml(plan)
@@ -281,7 +292,8 @@ def _finish(
             return
         put_aside(folder, _results(folder))  # of other data
     samples = state.samples
-    saved = Saved.load(state.model)
+    saved = load_model(state.model)
+    network = saved.networks[0]
     done = (path.parent.relative_to(context.folder).as_posix() for path in context.folder.rglob("done.json"))
     names = sorted(done, key=by_path)
     steps = [{"name": name, **read_done(context.folder / name)} for name in names]
@@ -290,9 +302,9 @@ def _finish(
     context.watch.line("baselines")
     known = baselines(
         samples,
-        pixels.of(saved.size, saved.resize),
+        pixels.of(network.size, network.resize),
         context.model,
-        size=saved.size,
+        size=network.size,
         hardware=Hardware(context.device),
         seed=context.seed,
     )

@@ -21,6 +21,7 @@ from assay.pixels.cache import Cache
 from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import scores_of
+from assay.predictions.views import AnyViews
 from assay.progress import Watch
 from assay.training.hardware import Hardware
 
@@ -55,12 +56,12 @@ def baselines(
     return found
 
 
-def answers_for(artifact: Artifact, samples: Samples, watch: Watch) -> Predictions:
+def answers_for(artifact: Artifact, samples: Samples, watch: Watch, *, views: AnyViews | None = None) -> Predictions:
     """What a model says of pictures that need not be in a cache."""
     watch.begin("predicting", len(samples))
 
     def told() -> Iterator[Predictions]:
-        for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True)):
+        for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True), views=views):
             watch.advance(len(chunk))
             yield chunk
 

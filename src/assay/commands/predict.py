@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from assay.commands.shared import NOTHING_WRITTEN, AsJson, Device, RunFolder, model_of, print_json, watching
+from assay.commands.shared import (
+    NOTHING_WRITTEN,
+    AsJson,
+    Device,
+    RunFolder,
+    Views,
+    model_of,
+    print_json,
+    views_from,
+    watching,
+)
 from assay.endings import reported
 from assay.progress import Watch
 
@@ -47,6 +57,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     like: Annotated[
         Path | None, typer.Option(metavar="SAMPLE.csv", help="Copy the columns, order and ids of this file.")
     ] = None,
+    views: Views = None,
     inner: Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -71,12 +82,13 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
             header=header,
             inner=inner,
         )
+        asked = views_from(views)
         found = find_pictures(pictures, root=root)
         artifact = Artifact.load(model_of(run), device=pick_device(device))
         layout, found = wanted.layout(artifact.saved.space, found)
         unreadable: dict[str, str] = {}
         watch.begin("labelling", len(found))
-        written = write_predictions(_counted(artifact.stream(found), watch, unreadable), out, layout)
+        written = write_predictions(_counted(artifact.stream(found, views=asked), watch, unreadable), out, layout)
         watch.end()
         if (run / "plan.yaml").is_file():
             note_in_run(run, out, pictures=written, form=str(wanted), watch=watch)

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ import typer
 from assay.progress import Silent, Watch, watch_for
 
 if TYPE_CHECKING:
+    from assay.predictions.views import AnyViews
     from assay.run import Run
 
 GOES_ON = "What was finished is kept: the same command goes on from there."
@@ -24,6 +25,10 @@ HEADS_SHOWN = 6  # with a table of their classes
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps. The best there is.")]
+Views = Annotated[
+    str | None,
+    typer.Option(metavar="VIEWS", help="Mean over views: flips, five_crops, scales, random, or {kind: flips, ...}"),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 Source = Annotated[
     Path, typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan.")
@@ -70,11 +75,23 @@ def tell_run(run: Run, as_json: bool) -> None:
         print_json({"run": str(run.folder), "metrics": run.metrics})
         return
     figures = run.metrics
-    named = {step["name"]: step.get("scores") for step in figures["steps"]}
+    named = {step["name"]: step.get("scores") for step in _inner_first(figures["steps"])}
     print_figures({**figures["baselines"], **named, "test split": figures["test"]})
     folder = shlex.quote(str(run.folder))
     typer.echo(f"The run is in {run.folder}. To label pictures with it:\n")
     typer.echo(f"    assay predict {folder} PICTURES --out labels.csv\n")
+
+
+def _inner_first(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps with figures for the questions that the last one answers; those within another before it."""
+    ordered = sorted(steps, key=lambda step: (step["name"].partition("/")[0], "/" not in step["name"]))
+    asked = next((_questions(step) for step in reversed(ordered) if "scores" in step), None)
+    return [step for step in ordered if "scores" in step and _questions(step) == asked]
+
+
+def _questions(step: dict[str, Any]) -> dict[str, list[str]]:
+    heads = step["scores"]["heads"]
+    return {name: [row["class"] for row in head["per_class"]] for name, head in heads.items()}
 
 
 def print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -104,6 +121,23 @@ def print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
             title = None
     if len(heads) > HEADS_SHOWN:
         typer.echo(f"The classes of the other {len(heads) - HEADS_SHOWN} heads are in the figures that --json prints.")
+
+
+def views_from(text: str | None) -> AnyViews | None:
+    """The views that an option names, in YAML. Raises PlanError where there are none such."""
+    if text is None:
+        return None
+    from assay.plan_checks import Check
+    from assay.plan_problems import refuse
+    from assay.predictions.views import Asked
+    from assay.yaml_lines import Document, read
+
+    document = Document({"views": read(text, "--views", lines=False).value}, f"--views {text}")
+    check = Check({}, Asked.model_json_schema)
+    asked = check.settings(Asked, document, ())
+    if asked is None:
+        raise refuse(document, check.problems)
+    return asked.views
 
 
 def print_json(value: Any) -> None:

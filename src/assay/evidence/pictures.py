@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from assay.evidence.charts import confusion, curves, save
+from assay.evidence.charts import PARTS, confusion, curves, save
 from assay.labels.space import LabelSpace
 
 
@@ -29,9 +29,10 @@ def write_pictures(folder: Path, histories: Sequence[pl.DataFrame], heads: dict[
 
 
 def on_one_axis(histories: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Histories one after the other, their epochs counted on from step to step; without the seconds, no figure."""
+    """Histories one after the other, their epochs counted on from step to step; no seconds, no counts of labels."""
     shifted, before = [], 0
     for history in histories:
-        shifted.append(history.filter(pl.col("name") != "seconds").with_columns(pl.col("epoch") + before))
+        figures = history.filter(pl.col("part").is_in(PARTS) & (pl.col("name") != "seconds"))
+        shifted.append(figures.with_columns(pl.col("epoch") + before))
         before += int(history["epoch"].max() or 0)  # type: ignore[arg-type]
     return pl.concat(shifted)

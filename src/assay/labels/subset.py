@@ -10,12 +10,18 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.samples import LeftOut, Samples
-from assay.labels.space import LabelSpace
+from assay.labels.space import Head, LabelSpace
 
 
 def labelled(samples: Samples) -> Samples:
     """The pictures of which anything is known."""
     return samples.take(np.flatnonzero(samples.labelled()))
+
+
+def partly_unknown(samples: Samples) -> Samples:
+    """The pictures of which something is not known: a label of a head, or a tag."""
+    unknown = [codes < 0 if codes.ndim == 1 else (codes < 0).any(axis=1) for codes in samples.codes()]
+    return samples.take(np.flatnonzero(np.any(unknown, axis=0)))
 
 
 def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
@@ -61,3 +67,15 @@ def with_space(samples: Samples, space: LabelSpace) -> Samples:
             wider = pl.concat_list(unknown, pl.lit(missing, pl.List(pl.String)))
             table = table.with_columns(pl.when(pl.col(f"label:{head.name}").is_not_null()).then(wider).alias(column))
     return replace(samples, table=table, space=space)
+
+
+def branch(samples: Samples, head: Head, branch_of: Mapping[str, str], space: LabelSpace) -> Samples:
+    """The samples as one question of a tree sees them: their classes under a head as the branches that lead there.
+
+    Where some classes are on no branch, their pictures are left out, and so are those whose class is not known.
+    """
+    column = f"label:{head.name}"
+    gone = [name for name in head.classes if name not in branch_of]
+    kept = samples.table.filter(~pl.col(column).is_in(gone).fill_null(bool(gone)))
+    renamed = pl.col(column).replace_strict(dict(branch_of), return_dtype=pl.String)
+    return replace(samples, table=kept.with_columns(renamed), space=space)

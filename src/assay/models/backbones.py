@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from timm.models import get_pretrained_cfg, group_parameters
 from torch import nn
 
 from assay.errors import ModelError, PlanError
-from assay.models.from_scratch import FROM_SCRATCH
+from assay.models.own import OWN, options_of
 
 Freeze = Literal["none", "backbone", "all_but_last_stage"] | int
 BatchNorm = Literal["frozen", "train"]
@@ -30,14 +31,19 @@ class Stage:
     parameters: tuple[str, ...]
 
 
-def build_backbone(name: str, *, size: int = 128) -> nn.Module:
+def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | None = None) -> nn.Module:
     """A randomly initialised network of ours or timm's that gives features (B, F).
 
-    `size` of the pictures, in pixels, decides how wide ours are; timm's need none. Transformers made for one
-    size take others too, where timm can. Raises ModelError with the nearest names where there is no such network.
+    `size` of the pictures, in pixels, decides how wide some of ours are; `options` are those of ours (`models.own`).
+    Transformers made for one size take others too, where timm can. Raises ModelError with the nearest names where
+    there is no such network, and for options that it does not take.
     """
-    if name in FROM_SCRATCH:
-        return FROM_SCRATCH[name](size)
+    chosen = options_of(name, options or {})
+    if name in OWN:
+        network: Any = OWN[name].build(size, chosen)
+        network.options = chosen.model_dump(mode="json")
+        built: nn.Module = network
+        return built
     _require_known(name)
     config = get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
@@ -54,6 +60,12 @@ def feature_count(backbone: nn.Module) -> int:
     if not count:
         raise ModelError(f"{type(backbone).__name__}: its number of features is not known. Give it `num_features`.")
     return int(count)
+
+
+def built_with(backbone: nn.Module) -> dict[str, Any]:
+    """All options that it was built with, the defaults too; timm's networks have none."""
+    options: dict[str, Any] = getattr(backbone, "options", {})
+    return options
 
 
 def normalisation(backbone: nn.Module) -> tuple[Triple, Triple]:
@@ -107,6 +119,18 @@ def set_training_mode(model: nn.Module, batch_norm: BatchNorm = "frozen") -> Non
                 module.eval()
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within the block the network is in evaluation mode; then each of its modules is as it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def _created(name: str, **arguments: Any) -> nn.Module:
     network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
     return network
@@ -115,11 +139,11 @@ def _created(name: str, **arguments: Any) -> nn.Module:
 def _require_known(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if ":" in name or not timm.is_model(name):
-        near = difflib.get_close_matches(architecture, [*FROM_SCRATCH, *timm.list_models()], n=4, cutoff=0.5)
+        near = difflib.get_close_matches(architecture, [*OWN, *timm.list_models()], n=4, cutoff=0.5)
         closest = f"The nearest names are {', '.join(near)}. " if near else ""
         raise ModelError(
             f"backbone {name}: timm knows no such network. {closest}"
-            f"Assay's own are {' and '.join(FROM_SCRATCH)}; "
+            f"Assay's own are {', '.join(OWN)}; "
             'timm\'s: python -c "import timm; print(*timm.list_models())".'
         )
     tags = [known.partition(".")[2] for known in timm.list_pretrained() if known.startswith(f"{architecture}.")]

@@ -13,8 +13,17 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError
 from assay.labels.space import LabelSpace
-from assay.models.backbones import Triple, build_backbone, feature_count, normalisation, picture_size
-from assay.models.from_scratch import FROM_SCRATCH
+from assay.models.backbones import (
+    Triple,
+    build_backbone,
+    built_with,
+    evaluating,
+    feature_count,
+    normalisation,
+    picture_size,
+)
+from assay.models.from_scratch import PlainCNN
+from assay.models.own import OWN, options_of
 from assay.models.weights import load_run, load_weights
 from assay.settings import Settings
 
@@ -38,8 +47,9 @@ class ModelSettings(Settings):
 
     backbone: str = Field(
         default=DEFAULT_BACKBONE,
-        description=f"Any timm name, or a plain network trained from nothing: {' or '.join(FROM_SCRATCH)}.",
+        description=f"Any timm name, or a network of ours: {', '.join(OWN)}.",
     )
+    options: dict[str, Any] = Field(default={}, description="What a network of ours may be told.")
     weights: str = Field(
         default="pretrained", description="pretrained, none, or the path of a .safetensors or .pth file."
     )
@@ -64,6 +74,11 @@ class ModelSettings(Settings):
                 f"weights: {self.weights} and init_from: {self.init_from} both say where the weights come "
                 "from; drop one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _options_are_known(self) -> ModelSettings:
+        options_of(self.backbone, self.options)
         return self
 
     def without_weights(self) -> ModelSettings:
@@ -133,7 +148,7 @@ def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, b
     Paths in `settings` are relative to `base`. Raises ModelError.
     """
     with _seeded(seed):
-        backbone = build_backbone(settings.backbone, size=size)
+        backbone = build_backbone(settings.backbone, size=size, options=settings.options)
     if settings.init_from is not None:
         load_run(backbone, settings.backbone, run=base / settings.init_from)
     else:
@@ -156,6 +171,7 @@ def spec(model: Classifier) -> dict[str, Any]:
     """What rebuilds the network without its weights, as JSON holds it."""
     return {
         "backbone": model.backbone_name,
+        "options": built_with(model.backbone),
         "made_for": picture_size(model.backbone),
         "hidden": list(model.hidden),
         "dropout": model.dropout,
@@ -171,7 +187,8 @@ def from_spec(described: dict[str, Any]) -> Classifier:
     if missing:
         raise ModelError(f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again.")
     with _seeded(0):
-        backbone = build_backbone(described["backbone"], size=described.get("made_for", 128))
+        size, options = described.get("made_for", 128), described.get("options")
+        backbone = build_backbone(described["backbone"], size=size, options=options)
         return Classifier(
             backbone,
             features=feature_count(backbone),
@@ -189,23 +206,18 @@ def require_size(model: Classifier, size: int) -> None:
 
     Raises ModelError with the backbone's reason.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.inference_mode():
+        with evaluating(model), torch.inference_mode():
             model.features(model.scale.new_zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
         made_for = picture_size(model.backbone)
-        rebuilt = model.backbone_name in FROM_SCRATCH
+        rebuilt = isinstance(model.backbone, PlainCNN)
         instead = f"start: pretrained, which builds it for {size}" if rebuilt else "choose another backbone"
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else "it gives no reason"
         raise ModelError(
             f"backbone {model.backbone_name}: cannot take pictures of {size} x {size} ({reason}). "
             f"It was made for {made_for}: set size: {made_for}, or {instead}."
         ) from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _head(features: int, width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from assay.errors import RunError
+from assay.errors import ModelError, RunError
 from assay.files import whole, write_json
 from assay.labels.space import LabelSpace
 from assay.models.classifier import Classifier, from_spec, spec
-from assay.models.deciding import Deciding
+from assay.models.deciding import Deciding, Floats
 from assay.models.seen import NOTHING, Seen, read_seen, write_seen
 from assay.pixels.decode import Resize
 
@@ -38,6 +39,16 @@ class Saved:
     details: dict[str, Any] = field(default_factory=dict)
     trained_on: Seen = field(default_factory=lambda: NOTHING)
 
+    @property
+    def networks(self) -> tuple[Saved, ...]:
+        """All networks: this one."""
+        return (self,)
+
+    def logits(self, raw: Sequence[Floats]) -> Floats:
+        """From the raw logits of the one network to those (N, W) that probabilities are taken of."""
+        (own,) = raw
+        return self.deciding.logits(own)
+
     def save(self, folder: Path) -> None:
         """Write what they were trained on, the weights, then the description."""
         write_seen(folder, self.trained_on)
@@ -59,17 +70,20 @@ class Saved:
 
     @staticmethod
     def load(folder: Path) -> Saved:
-        """Read a folder that `save` wrote. Raises RunError where it is none, or damaged."""
-        try:
-            description = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise RunError(f"{folder}: holds no readable model ({error}). Train the run to its end first.") from error
-        if description["format"] != FORMAT:
-            raise RunError(
-                f"{folder}: format {description['format']} is not the one this version reads ({FORMAT}). "
-                "Use the version of Assay that trained it."
+        """Read a folder that `save` wrote.
+
+        Raises RunError where it is none, or damaged; ModelError where it holds several networks that answer as one.
+        """
+        description = read_description(folder)
+        if "kind" in description:
+            raise ModelError(
+                f"{folder}: is a {description['kind']} of {len(description['members'])} models, and one network is "
+                "needed here. Begin with start: pretrained or with the run of one member, or leave this step out."
             )
+        try:
+            tensors = load_file(folder / "model.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(folder, error) from error
         classifier = from_spec(description["network"])
         classifier.load_state_dict(tensors)
         known = {"format", "heads", "network", "size", "side", "resize", "deciding"}
@@ -84,3 +98,21 @@ class Saved:
             {key: value for key, value in description.items() if key not in known},
             read_seen(folder),
         )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The spec.json of a model. Raises RunError where there is none that this version reads."""
+    try:
+        description: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
+    if description["format"] != FORMAT:
+        raise RunError(
+            f"{folder}: format {description['format']} is not the one this version reads ({FORMAT}). "
+            "Use the version of Assay that trained it."
+        )
+    return description
+
+
+def _unreadable(folder: Path, error: Exception) -> RunError:
+    return RunError(f"{folder}: holds no readable model ({error}). Train the run to its end first.")

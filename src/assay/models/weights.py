@@ -22,7 +22,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from assay.errors import ModelError
-from assay.models.from_scratch import FROM_SCRATCH
+from assay.models.own import OWN
 
 # Packages that hold ImageNet weights: nothing is downloaded. Backbone -> (module, class that knows the file).
 PACKAGES = {
@@ -52,7 +52,8 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
 
     Raises ModelError naming the file to bring where neither can be had.
     """
-    if name in FROM_SCRATCH:
+    name = _published(name)
+    if name in OWN:
         raise ModelError(
             f"backbone {name}: nobody published weights for it; it is trained from nothing. "
             f"Set model: {{backbone: {name}, weights: none}}, or choose another backbone."
@@ -80,7 +81,7 @@ def load_file(backbone: nn.Module, name: str, *, path: Path) -> None:
     try:
         _load_by_name(backbone, tensors, str(path))
     except ModelError:
-        published = _as_published(name, tensors)
+        published = _as_published(_published(name), tensors)
         if not backbone.state_dict().keys() <= published.keys():
             raise
         backbone.load_state_dict({key: published[key] for key in backbone.state_dict()})
@@ -230,6 +231,12 @@ def _translated(name: str, tensors: Tensors) -> Tensors:
         return {}
     found: Tensors = whole.state_dict()
     return found
+
+
+def _published(name: str) -> str:
+    """The network that weights were published for, of one of ours that they fit."""
+    own = OWN.get(name)
+    return name if own is None or own.published is None else own.published
 
 
 def _packaged(name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""The trained model as it leaves the run: it needs neither the data nor the run."""
+"""The trained model as it leaves the run, one network or several: it needs neither the data nor the run."""
 
 from __future__ import annotations
 
@@ -14,37 +14,49 @@ import torch
 
 from assay.errors import PictureError
 from assay.figures.metrics import probabilities_of
+from assay.models.composite import Model, load_model
+from assay.models.joining import mean
 from assay.models.saved import Saved
-from assay.pixels.augment import augment
-from assay.pixels.decode import read_square
-from assay.predictions.inference import fastest_inference
+from assay.pixels.decode import Resize, read_square
+from assay.predictions.inference import PLAIN, View, fastest_inference
 from assay.predictions.predict import Predictions
+from assay.predictions.views import AnyViews, views_of
 from assay.training.hardware import Hardware
 
 Pixels = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.float32]
+Form = tuple[int, Resize, int]
+"""How a network wants a picture decoded: the side, how it becomes a square, and the size that is stated for."""
+Read = dict[Form, Pixels]
+"""A picture in every form that a network of the model wants."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A saved classifier, ready to label pictures on the hardware chosen."""
+    """A saved model, ready to label pictures, each of its networks on the hardware chosen for it."""
 
-    saved: Saved
-    hardware: Hardware
+    saved: Model
+    hardware: tuple[Hardware, ...]
     name: str
 
     @staticmethod
     def load(folder: Path, *, device: str) -> Artifact:
         """Read RUN/model (or a step's best/). Raises RunError where there is none."""
-        saved = Saved.load(folder)
-        hardware, _ = fastest_inference(saved.classifier, size=saved.size, device=device)
-        return Artifact(saved, hardware, folder.name)
+        saved = load_model(folder)
+        chosen = (fastest_inference(one.classifier, size=one.size, device=device)[0] for one in saved.networks)
+        return Artifact(saved, tuple(chosen), folder.name)
 
-    def stream(self, pictures: Iterable[tuple[str, Path]], *, batch: int = 32) -> Iterator[Predictions]:
-        """Predictions for (name, path) in the order given, `batch` at a time; the next ones decode meanwhile."""
+    def stream(
+        self, pictures: Iterable[tuple[str, Path]], *, batch: int = 32, views: AnyViews | None = None
+    ) -> Iterator[Predictions]:
+        """Predictions for (name, path) in the order given, `batch` at a time; the next ones decode meanwhile.
+
+        With `views` the answer for a picture is the mean of those for all of its views.
+        """
         source = iter(pictures)
         with ThreadPoolExecutor() as pool:
 
-            def begin() -> tuple[list[str], Iterator[Pixels | str]] | None:
+            def begin() -> tuple[list[str], Iterator[Read | str]] | None:
                 chunk = list(islice(source, batch))
                 return (
                     ([name for name, _ in chunk], pool.map(self._read, [path for _, path in chunk])) if chunk else None
@@ -52,26 +64,46 @@ class Artifact:
 
             coming = begin()
             while coming is not None:
-                (names, squares), coming = (coming[0], list(coming[1])), begin()
-                yield self._answer(names, squares)
+                (names, found), coming = (coming[0], list(coming[1])), begin()
+                yield self._answer(names, found, views)
 
-    def _read(self, path: Path) -> Pixels | str:
+    def _read(self, path: Path) -> Read | str:
+        forms = {_form(network) for network in self.saved.networks}
         try:
-            return read_square(path, self.saved.side, settings=self.saved.resize, size=self.saved.size)
+            return {
+                (side, resize, size): read_square(path, side, settings=resize, size=size)
+                for side, resize, size in forms
+            }
         except PictureError as error:
             return str(error)
 
-    def _answer(self, names: list[str], squares: list[Pixels | str]) -> Predictions:
-        space, deciding = self.saved.space, self.saved.deciding
+    def _answer(self, names: list[str], found: list[Read | str], views: AnyViews | None) -> Predictions:
+        space = self.saved.space
         logits = np.full((len(names), space.width), np.nan, dtype=np.float32)
-        readable = [row for row, square in enumerate(squares) if not isinstance(square, str)]
+        readable = {row: read for row, read in enumerate(found) if not isinstance(read, str)}
         if readable:
-            pixels = torch.from_numpy(np.stack([squares[row] for row in readable])).permute(0, 3, 1, 2)
-            plain = augment(pixels, np.zeros(len(readable), np.uint64), size=self.saved.size, settings=None)
-            with torch.inference_mode(), self.hardware.autocast():
-                raw = self.saved.classifier(self.hardware.place(plain)).float().cpu().numpy()
-            logits[readable] = deciding.logits(raw)
+            shown = [names[row] for row in readable]
+            if views is None:
+                logits[list(readable)] = self._logits(shown, list(readable.values()), PLAIN)
+            else:
+                each = [self._logits(shown, list(readable.values()), view) for view in views_of(views)]
+                logits[list(readable)] = mean(space, each, of=views.mean)
         probabilities = np.full_like(logits, np.nan)
-        probabilities[readable] = probabilities_of(space, logits[readable])
-        reasons = {name: square for name, square in zip(names, squares, strict=True) if isinstance(square, str)}
-        return Predictions(names, space, logits, probabilities, deciding.thresholds, self.name, unreadable=reasons)
+        probabilities[list(readable)] = probabilities_of(space, logits[list(readable)])
+        reasons = {name: read for name, read in zip(names, found, strict=True) if isinstance(read, str)}
+        thresholds = self.saved.deciding.thresholds
+        return Predictions(names, space, logits, probabilities, thresholds, self.name, unreadable=reasons)
+
+    def _logits(self, names: list[str], pictures: list[Read], view: View) -> Array:
+        """Logits (n, W) of pictures shown in one way."""
+        raw = []
+        for network, hardware in zip(self.saved.networks, self.hardware, strict=True):
+            pixels = torch.from_numpy(np.stack([read[_form(network)] for read in pictures])).permute(0, 3, 1, 2)
+            shown = hardware.place(view.show(pixels, names, size=network.size))
+            with torch.inference_mode(), hardware.autocast():
+                raw.append(network.classifier(shown).float().cpu().numpy())
+        return self.saved.logits(raw)
+
+
+def _form(network: Saved) -> Form:
+    return network.side, network.resize, network.size

@@ -21,7 +21,7 @@ from assay.pixels.draws import Keys, draws, keys
 from assay.pixels.operations import RandAugment, Short, SomeOf
 from assay.settings import Settings
 
-__all__ = ["Augment", "Erase", "Jitter", "RandAugment", "SomeOf", "augment", "draws", "keys"]
+__all__ = ["Augment", "Erase", "Jitter", "RandAugment", "SomeOf", "augment", "draws", "framed", "keys"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -123,6 +123,11 @@ def augment(batch: Tensor, keys: Keys | None = None, *, size: int, settings: Aug
     if settings.erase:
         _erase(pictures, keys, chance, settings.erase)
     return pictures
+
+
+def framed(batch: Tensor, frame: geometry.Frame, *, size: int) -> Tensor:
+    """Show uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size) in [0, 1]: a view without chance."""
+    return geometry.framed(batch, frame, size).div_(255).clamp_(0, 1)
 
 
 def _strong(settings: Augment) -> RandAugment | SomeOf | None:

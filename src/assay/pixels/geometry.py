@@ -15,6 +15,10 @@ from torch.nn.functional import grid_sample, interpolate
 
 Draws = NDArray[np.float64]
 Matrices = NDArray[np.float64]
+Frame = tuple[float, float, float, float]
+"""A view without chance: what is shown at (x, y) lies at (a x + c, b y + d), given as (a, b, c, d)."""
+
+WHOLE: Frame = (1.0, 1.0, 0.0, 0.0)
 
 COARSEST = 1.5  # source pixels a result pixel, above which bilinear sampling would skip some and alias
 
@@ -74,6 +78,20 @@ def sheared(across: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
 def shifted(right: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
     """Move pictures by shares of their side."""
     return _matrices(1, 0, -2 * right, 0, 1, -2 * down)
+
+
+def framed(batch: Tensor, frame: Frame, size: int) -> Tensor:
+    """Show uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size), 0 to 255.
+
+    A frame that only mirrors moves whole pixels of the plain picture, and resamples nothing.
+    """
+    across, down, right, below = frame
+    if (abs(across), abs(down), right, below) == WHOLE:
+        mirrored = [axis for axis, factor in ((3, across), (2, down)) if factor < 0]
+        return plain(batch, size).float().flip(mirrored)
+    beyond = max(abs(across) + abs(right), abs(down) + abs(below)) > 1 + 1e-9
+    matrices = np.broadcast_to(_matrices(across, 0, right, 0, down, below), (len(batch), 3, 3))
+    return sample(batch, matrices, size=size, reflect=beyond)
 
 
 def sample(batch: Tensor, matrices: Matrices, *, size: int, reflect: bool) -> Tensor:

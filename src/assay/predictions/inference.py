@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from assay.files import fingerprint, require_space, whole
 from assay.models.classifier import Classifier
 from assay.models.folding import folded
-from assay.pixels.augment import Augment, augment
+from assay.pixels.augment import Augment, augment, framed
 from assay.pixels.cache import Cache
+from assay.pixels.geometry import WHOLE, Frame
 from assay.predictions.predict import answers
 from assay.progress import Watch
 from assay.training.hardware import Hardware, candidates, choose
@@ -28,11 +29,21 @@ BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are shown: as they are, or augmented by draws that belong to the view."""
+    """How pictures are shown: as they are, through a frame, or augmented by draws that belong to the view."""
 
     settings: Augment | None = None
     seed: int = 0
     number: int = 0
+    frame: Frame = WHOLE
+
+    def show(self, pixels: Tensor, ids: Sequence[str], *, size: int) -> Tensor:
+        """Pictures uint8 (B, 3, S, S) with these ids, as (B, 3, size, size) in [0, 1]."""
+        if self.frame != WHOLE:
+            return framed(pixels, self.frame, size=size)
+        if self.settings is None:
+            return augment(pixels, size=size)
+        drawn = picture_keys(ids, seed=self.seed, step=0, epoch=0, view=self.number)
+        return augment(pixels, drawn, size=size, settings=self.settings)
 
 
 PLAIN = View()
@@ -51,21 +62,20 @@ class Inference:
         """Pictures (B, 3, size, size) in [0, 1], in order."""
         for first in range(0, len(ids), BATCH):
             chunk = ids[first : first + BATCH]
-            drawn = picture_keys(chunk, seed=view.seed, step=0, epoch=0, view=view.number)
-            pixels = self.cache.gather(self.cache.rows_of(chunk))
-            yield augment(pixels, drawn, size=self.size, settings=view.settings)
+            yield view.show(self.cache.gather(self.cache.rows_of(chunk)), chunk, size=self.size)
 
-    def logits(self, ids: Sequence[str]) -> Array:
-        """Logits (N, width) of plain pictures."""
+    def logits(self, ids: Sequence[str], view: View = PLAIN) -> Array:
+        """Logits (N, width) of pictures shown in one way."""
         self.classifier.eval()
         out = np.empty((len(ids), self.classifier.width), dtype=np.float32)
-        return answers(self.classifier, self.batches(ids), hardware=self.hardware, out=out)
+        return answers(self.classifier, self.batches(ids, view), hardware=self.hardware, out=out)
 
     def features(self, ids: Sequence[str], *, folder: Path, watch: Watch, view: View = PLAIN) -> Array:
         """Features (N, F), memory-mapped; computed once for each backbone, pictures and view."""
         if not ids:
             return np.empty((0, self.classifier.feature_count), dtype=np.float32)
         drawn = "" if view.settings is None else f"{view.settings.model_dump_json()} {view.seed} {view.number}"
+        drawn += "" if view.frame == WHOLE else str(view.frame)
         key = fingerprint(weights_hash(self.classifier.backbone), self.cache.key, str(self.size), drawn, *ids)
         path = folder / f"features-{key}.npy"
         if not path.exists():

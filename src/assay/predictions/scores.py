@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.figures.metrics import score, to_json
+from assay.figures.metrics import HeadScore, score, to_json
 from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
 
@@ -24,7 +24,12 @@ def scores_of(predictions: Predictions, samples: Samples) -> dict[str, Any]:
 
     `samples` are the pictures of the predictions, in their order.
     """
+    return to_json(scored(predictions, samples))
+
+
+def scored(predictions: Predictions, samples: Samples) -> dict[str, HeadScore]:
+    """The same with every resample, so that differences of figures can be read off."""
     readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
     codes = [known[readable] for known in samples.codes()]
     thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]
-    return to_json(score(samples.space, codes, predictions.probabilities[readable], thresholds=thresholds))
+    return score(samples.space, codes, predictions.probabilities[readable], thresholds=thresholds)

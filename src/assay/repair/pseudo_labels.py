@@ -15,6 +15,7 @@ from assay.figures.intervals import Floats
 from assay.labels.space import Codes, Head
 from assay.settings import Settings
 from assay.training.choices import Choice, by_key
+from assay.training.unlabelled import answer, taught, values
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -151,10 +152,10 @@ def choose(
             f"No label is known under head {head.name!r}, so no model can have learnt to give any. "
             "Label some pictures, or take the step out."
         )
-    answers, confidence = _answers(head, probabilities)
-    groups = answers if head.kind == "exclusive" else answers + 2 * np.arange(head.size)
+    answers, confidence = answer(head, probabilities)
+    groups = values(head, answers)
     open_cells, notes = _answerable(head, codes, probabilities, closed)
-    able = open_cells & _taught(head, codes)[groups]
+    able = open_cells & taught(head, codes)[groups]
     if untaught := _untaught(head, codes, groups[open_cells & ~able]):
         notes.append(f"no pseudo-labels of {untaught}: the labels known do not teach it")
     kept = np.zeros(codes.shape, np.bool_)
@@ -186,15 +187,6 @@ def thresholds(confidence: Floats, groups: Ints, share: float) -> npt.NDArray[np
     return scaled
 
 
-def _answers(head: Head, probabilities: Floats) -> tuple[Codes, npt.NDArray[np.float64]]:
-    """Answers and their probabilities, in the shape of codes."""
-    if head.kind == "exclusive":
-        answers = probabilities.argmax(axis=1).astype(np.int64)
-        return answers, np.take_along_axis(probabilities, answers[:, None], axis=1)[:, 0].astype(np.float64)
-    present = probabilities.astype(np.float64)
-    return (present >= 0.5).astype(np.int64), np.maximum(present, 1 - present)
-
-
 def _answerable(head: Head, codes: Codes, probabilities: Floats, closed: Mask | None) -> tuple[Mask, list[str]]:
     """The unknown cells that may be answered, in the shape of codes, and why others may not."""
     unknown: Mask = codes < 0 if closed is None else (codes < 0) & ~closed
@@ -208,14 +200,6 @@ def _answerable(head: Head, codes: Codes, probabilities: Floats, closed: Mask | 
         notes.append("no pseudo-labels, since the model answers the same for all pictures")
         readable[:] = False
     return unknown & (readable if head.kind == "exclusive" else readable[:, None]), notes
-
-
-def _taught(head: Head, codes: Codes) -> Mask:
-    """Which groups of answers the labels known can teach: classes (K,), or tags absent and present (2 K,)."""
-    if head.kind == "exclusive":
-        occurs = np.bincount(codes[codes >= 0], minlength=head.size) > 0
-        return occurs & (np.count_nonzero(occurs) > 1)
-    return np.repeat((codes == 0).any(axis=0) & (codes == 1).any(axis=0), 2)
 
 
 def _untaught(head: Head, codes: Codes, groups: Ints) -> str:
@@ -254,7 +238,7 @@ def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Floats]) ->
     """Which answers every view gives, in the shape of codes; one view at a time, since all take much memory."""
     agreed = np.ones(answers.shape, np.bool_)
     for view in view_probabilities:
-        agreed &= _answers(head, view)[0] == answers
+        agreed &= answer(head, view).codes == answers
         agreed[~np.isfinite(view).all(axis=1)] = False
     return agreed
 

@@ -1,7 +1,8 @@
 """The kinds of steps a plan may name, one file each."""
 
-from assay.steps import calibrate, clean_labels, fit, probe, pseudo_label, repeat, tune_thresholds
+from assay.steps import calibrate, clean_labels, combine, fit, probe, pseudo_label, repeat, tune_thresholds
 from assay.steps.clean_settings import CleanLabelsSettings
+from assay.steps.combine_settings import CombineSettings
 from assay.steps.fit_settings import FitSettings
 from assay.steps.plans import RepeatSettings
 from assay.steps.state import Step
@@ -13,5 +14,6 @@ STEPS: dict[str, Step] = {
     "pseudo_label": Step(pseudo_label.PseudoLabelSettings, pseudo_label.run),
     "tune_thresholds": Step(tune_thresholds.TuneThresholdsSettings, tune_thresholds.run),
     "calibrate": Step(calibrate.CalibrateSettings, calibrate.run),
+    "combine": Step(CombineSettings, combine.run, on_every_process=True),
     "repeat": Step(RepeatSettings, repeat.run, on_every_process=True),
 }

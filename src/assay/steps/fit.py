@@ -14,19 +14,20 @@ from assay.errors import PlanError
 from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
 from assay.models.backbones import freeze, set_training_mode, stages
-from assay.models.classifier import Classifier, require_size
+from assay.models.classifier import Classifier
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
 from assay.models.seen import seen
 from assay.predictions.predict import Predictions
-from assay.steps.fit_parts import Part, trained_parts
+from assay.steps.fit_parts import Part, consistency, trained_parts, unlabelled_pictures
 from assay.steps.fit_settings import FitSettings
 from assay.steps.history import write_history
 from assay.steps.soft_targets import soft_targets
-from assay.steps.start import classifier_for, labelled_parts, seen_by
+from assay.steps.start import classifier_for, describe_network, labelled_parts, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
-from assay.training.loop import Course, Job, fit
+from assay.training.job import Course, Job
+from assay.training.loop import fit
 from assay.training.losses import head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective
@@ -36,10 +37,11 @@ from assay.training.sources import Known
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
     train, validation = labelled_parts(state.samples)
+    waiting = unlabelled_pictures(settings, state.samples)
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.pictures(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
-    require_size(classifier, settings.size)
+    network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
     objective, deciding = _objective(settings, train)
     trained_on = seen_by(settings.start, state, context)
@@ -50,6 +52,10 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     soft = soft_targets(state.soft, train)
     with trained_parts(settings, classifier, cache, train, validation, context, soft=soft) as part:
         job = _job(settings, saved, objective, part, train, validation, context)
+        further = consistency(
+            settings, part, waiting, known=train, cache=cache, objective=objective, deciding=deciding, context=context
+        )
+        job = replace(job, unlabelled=further)
         machine = Machine(context.processes, part.hardware)
         course = _course(settings, train, context)
         checkpoint = context.folder / "checkpoint.safetensors"
@@ -65,7 +71,10 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         "training_seconds": round(progress.seconds, 2),
         "pictures_per_second": round(len(train) * progress.epoch / max(progress.seconds, 1e-9), 1),
         "hardware": part.hardware.to_json(),
+        "network": network,
     }
+    if waiting is not None:
+        details["unlabelled_pictures"] = len(waiting)
     return StepResult(context.folder / settings.take, details=details)
 
 

@@ -12,21 +12,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from assay.errors import DataError, PlanError
 from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
+from assay.labels.subset import partly_unknown
 from assay.models.backbones import set_training_mode
 from assay.models.classifier import Classifier
+from assay.models.deciding import Deciding
 from assay.models.folding import folded
 from assay.pixels.cache import Cache
 from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.steps.fit_settings import FitSettings
 from assay.steps.start import remember, remembered
 from assay.steps.state import Context
+from assay.training.consistency import Consistency, Views
 from assay.training.hardware import Hardware, candidates, choose
-from assay.training.loop import Source
-from assay.training.losses import head_losses
+from assay.training.job import Source
+from assay.training.losses import AnyLoss, ByHead, CrossEntropy, head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective
 from assay.training.sources import Features, Known, Pictures
+from assay.training.unlabelled import Judge
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,55 @@ def trained_parts(
 
     with folded(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
         yield Part(classifier, source, answer, hardware)
+
+
+def unlabelled_pictures(settings: FitSettings, samples: Samples) -> Samples | None:
+    """The training pictures with an unknown label, if the fit is to use them. Raises DataError where there are none."""
+    if settings.unlabelled is None:
+        return None
+    _require_reachable(settings.unlabelled.threshold, settings.loss, samples.space)
+    found = partly_unknown(samples.part("train"))
+    if len(found) == 0:
+        raise DataError(
+            "unlabelled: every label of the training pictures is known, so there is nothing to learn from without one. "
+            "Take unlabelled out of the fit, or add pictures without labels."
+        )
+    return found
+
+
+def consistency(
+    settings: FitSettings,
+    part: Part,
+    unlabelled: Samples | None,
+    *,
+    known: Samples,
+    cache: Cache,
+    objective: Objective,
+    deciding: Deciding,
+    context: Context,
+) -> Consistency | None:
+    """What the pictures with unknown labels add to the training of a part; None where the fit leaves them out."""
+    own = settings.unlabelled
+    if own is None or unlabelled is None:
+        return None
+    weak, strong = own.views(settings.augment)
+    views = Views(unlabelled.ids, cache, settings.size, weak, strong, context.seed, context.number, part.hardware)
+    of_heads = zip(unlabelled.space, known.codes(), unlabelled.codes(), strict=True)
+    judges = [Judge(head, labels, codes, own) for head, labels, codes in of_heads]
+    weights = torch.from_numpy(unlabelled.weights())
+    return Consistency(part.network, views, judges, weights, objective, deciding, own, settings.batch)
+
+
+def _require_reachable(threshold: float, loss: AnyLoss, space: LabelSpace) -> None:
+    """Raise PlanError where smoothed labels teach to stay below the threshold, so that nothing would be learnt from."""
+    smoothing = loss.smoothing if isinstance(loss, ByHead | CrossEntropy) else 0.0
+    for head in space:
+        most = 1 - smoothing * (1 - 1 / (head.size if head.kind == "exclusive" else 2))
+        if most < threshold:
+            raise PlanError(
+                f"unlabelled: smoothing {smoothing:g} teaches head {head.name!r} to be sure by {most:.3f} at most, and "
+                f"threshold {threshold:g} is above that. Lower one of the two."
+            )
 
 
 def _head_part(

@@ -14,6 +14,7 @@ from assay.settings import Settings
 from assay.training.losses import ByHead, LossSettings
 from assay.training.optimizers import AdamW, OptimizerSettings
 from assay.training.schedules import OneCycle, ScheduleSettings
+from assay.training.unlabelled import UnlabelledSettings
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -50,6 +51,7 @@ class FitSettings(Settings):
     head_weights: dict[str, Positive] = Field({}, description="What the loss of a head counts, where that is not 1.")
     augment: Augment | None = None
     mix: Mix | None = None
+    unlabelled: UnlabelledSettings | None = None
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of an average of the weights, used for all figures.")
     clip: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
     monitor: str = Field("loss", description="The validation figure that chooses the best epoch.")
@@ -66,6 +68,11 @@ class FitSettings(Settings):
         if self.freeze == "backbone" and self.mix is not None:
             raise ValueError(
                 "mix mixes pictures, and a frozen backbone trains on cached features; drop mix, or freeze less"
+            )
+        if self.freeze == "backbone" and self.unlabelled is not None:
+            raise ValueError(
+                "unlabelled compares views drawn anew, and a frozen backbone trains on cached features; "
+                "drop unlabelled, or freeze less"
             )
         if self.freeze != "backbone" and self.views > 1:
             raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")

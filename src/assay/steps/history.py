@@ -28,6 +28,7 @@ def write_history(path: Path, step: str, epochs: list[dict[str, Any]]) -> None:
         for part, figures in [
             ("training", row["training"] | {"lr": row["lr"], "seconds": row["seconds"]}),
             ("validation", row["validation"]),
+            ("unlabelled", row.get("unlabelled", {})),
         ]
         for name, value in figures.items()
     ]

@@ -41,3 +41,10 @@ class RepeatSettings(Settings):
                 raise ValueError("figure tells whether a round is better; set only_if_better: true, or drop figure")
             higher_is_better(self.figure)
         return self
+
+
+def steps_within(settings: Settings) -> tuple[StepPlan, ...]:
+    """The steps that a step holds: its own list, and those of its members."""
+    own: tuple[StepPlan, ...] = getattr(settings, "steps", ())
+    members: tuple[Settings, ...] = getattr(settings, "members", ())
+    return (*own, *(step for member in members for step in steps_within(member)))

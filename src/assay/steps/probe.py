@@ -11,13 +11,13 @@ from pydantic import Field
 
 from assay.labels.samples import Samples
 from assay.models.backbones import picture_size
-from assay.models.classifier import Classifier, require_size
+from assay.models.classifier import Classifier
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
 from assay.pixels.decode import Resize
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
-from assay.steps.start import bare_classifier, inference_for, labelled_parts, seen_by
+from assay.steps.start import bare_classifier, describe_network, inference_for, labelled_parts, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training.linear import fit_linear
 
@@ -35,7 +35,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     """Fit the linear heads; the saved model is the pretrained backbone with them on top."""
     train, validation = labelled_parts(state.samples)
     classifier = _bare(state, context, size=settings.size)
-    require_size(classifier, settings.size)
+    network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
     train_features, validation_features = (
         inference.features(part.ids, folder=context.run / "cache", watch=context.watch) for part in (train, validation)
@@ -51,7 +51,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
     Predictions.of(validation.ids, space, logits, model=context.name).write(folder / "predictions.parquet")
     saved.save(folder)
-    return StepResult(folder, details={"strengths": strengths})
+    return StepResult(folder, details={"strengths": strengths, "network": network})
 
 
 def _bare(state: State, context: Context, *, size: int) -> Classifier:

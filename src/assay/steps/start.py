@@ -10,8 +10,9 @@ from assay.errors import DataError, PlanError
 from assay.files import write_json
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
-from assay.models.backbones import picture_size
-from assay.models.classifier import Classifier, build_classifier
+from assay.models.backbones import built_with, picture_size
+from assay.models.classifier import Classifier, build_classifier, require_size
+from assay.models.receptive_field import sight
 from assay.models.saved import Saved
 from assay.models.seen import Seen, read_seen, seen_at_start
 from assay.pixels.decode import Resize
@@ -58,12 +59,35 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
     made_for = picture_size(saved.classifier.backbone)
     bare = settings.without_weights()
     fresh = build_classifier(bare, space, seed=context.seed, base=context.base, size=made_for)
+    before, now = built_with(saved.classifier.backbone), built_with(fresh.backbone)
+    if before != now:
+        other = ", ".join(f"{name}: {value}" for name, value in before.items() if now[name] != value)
+        raise PlanError(
+            f"start: {start}: its backbone was built with {other}, and the plan's options are others. "
+            "Give the same options under model, or start: pretrained."
+        )
     if saved.space == space and saved.classifier.hidden == fresh.hidden:
         fresh.load_state_dict(saved.classifier.state_dict())
     else:
         fresh.backbone.load_state_dict(saved.classifier.backbone.state_dict())
         context.watch.line("  the head is new: the model started from has other classes or hidden layers")
     return fresh
+
+
+def describe_network(classifier: Classifier, context: Context, *, size: int) -> dict[str, Any]:
+    """Parameters, total stride and receptive field of the network, for done.json; said in a line too.
+
+    Raises ModelError where it cannot take pictures of this size.
+    """
+    require_size(classifier, size)
+    found = sight(classifier.backbone, size=size).to_json()
+    field = found["receptive_field"]
+    parameters = sum(parameter.numel() for parameter in classifier.parameters())
+    context.watch.line(
+        f"  {classifier.backbone_name}: {parameters:,} parameters, total stride {found['stride']}, receptive field "
+        f"{'the whole picture' if field is None else f'{field:,} pixels'}"
+    )
+    return {"backbone": classifier.backbone_name, "parameters": parameters, **found}
 
 
 def bare_classifier(state: State, context: Context, *, size: int) -> Classifier:
@@ -95,13 +119,13 @@ def inference_for(classifier: Classifier, shown: ShownAt, context: Context) -> I
     return Inference(classifier, context.pictures(shown.size, shown.resize), shown.size, hardware)
 
 
-def other_run(start: str, base: Path) -> Path:
+def other_run(start: str, base: Path, *, what: str = "start", instead: str = "previous, pretrained, or ") -> Path:
     """The model folder of another run. Raises PlanError where there is none."""
     folder = base / start
     for place in (folder / "model", folder):
         if (place / "spec.json").exists():
             return place
-    raise PlanError(f"start: {start}: no finished run is there. Give previous, pretrained, or the folder of a run.")
+    raise PlanError(f"{what}: {start}: no finished run is there. Give {instead}the folder of a run.")
 
 
 def remembered(context: Context, purpose: str) -> Hardware | None:

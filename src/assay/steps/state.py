@@ -66,6 +66,7 @@ class Step:
     settings: type[Settings]
     run: Callable[[Any, State, Context], StepResult]
     on_every_process: bool = False  # else the main process runs it and the others wait
+    relabels: bool = False  # whether it may propose edits
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from assay.errors import DataError, PlanError
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import labelled
+from assay.models.composite import Model, load_model
 from assay.models.deciding import Deciding
-from assay.models.saved import Saved
 from assay.predictions.predict import Predictions
 from assay.steps.state import Context, State
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float32]
 class Validated:
     """A model and its answers for the labelled validation pictures."""
 
-    saved: Saved
+    saved: Model
     samples: Samples
     predictions: Predictions
 
@@ -41,7 +41,7 @@ class Validated:
                 "Raise split.val, label some, or take the step out of the plan."
             )
         predictions = Predictions.read(state.model / "predictions.parquet", state.samples.space, model=step)
-        return Validated(Saved.load(state.model), samples, predictions)
+        return Validated(load_model(state.model), samples, predictions)
 
     def write(self, deciding: Deciding, *, logits: Array, thresholds: Array, context: Context) -> Path:
         """The model as it decides now, and validation answers (N, W) that did not choose for themselves."""

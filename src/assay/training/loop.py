@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -26,80 +24,11 @@ from assay.training.checkpoint import (
     save_tensors,
     within,
 )
+from assay.training.job import Course, Job, Progress, Rows, Unlabelled
 from assay.training.machine import Machine
-from assay.training.objective import Objective, Truth
 from assay.training.optimizers import set_rate
-from assay.training.schedules import AnySchedule, rate
+from assay.training.schedules import rate
 from assay.training.stopping import stop_requested
-
-Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a network is shown at once, and what is known of it."""
-
-    inputs: Tensor  # (B, ...)
-    known: tuple[Truth, ...]  # one; of mixed pictures two, in their shares
-
-
-class Source(Protocol):
-    """The training pictures (or their features), by row; a source may mix each with its partner's row."""
-
-    @property
-    def ids(self) -> list[str]:
-        """The pictures, in the order of their rows."""
-
-    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
-        """What the network is shown of these rows in this epoch."""
-
-    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
-        """The weight (H,) of what is known of that batch."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained, on what, and how it is judged."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    source: Source
-    objective: Objective
-    to_training_mode: Callable[[], None]
-    evaluate: Callable[[Tensor], dict[str, dict[str, float]]]  # training logits -> part -> figure -> value
-    save: Callable[[Literal["best", "last"]], None]  # the network as it is
-
-
-@dataclass(frozen=True)
-class Course:
-    """How long and how fast."""
-
-    epochs: int
-    batch: int
-    seed: int
-    width: int  # of the logits
-    schedule: AnySchedule
-    monitor: str
-    higher_is_better: bool
-    accumulate: int = 1
-    clip: float | None = None
-    ema: float | None = None
-    patience: int | None = None
-    save_every: float = 20.0  # seconds
-
-
-@dataclass
-class Progress:
-    """How far a fit has come; all of it is in the checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0  # optimiser steps done in this epoch
-    sums: list[float] = field(default_factory=list)  # a head, of this epoch: what its losses add up to
-    counts: list[float] = field(default_factory=list)  # and over how much
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: float | None = None
-    best_epoch: int = 0
 
 
 def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: Watch) -> Progress:
@@ -127,7 +56,7 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
                 if average is not None:
                     average.update(job.network, done)
                 progress.batch += 1
-                watch.advance(len(rows), {"loss": _mean_loss(job, progress.sums, progress.counts)})
+                watch.advance(len(rows), _so_far(job, progress))
                 if saver.due():
                     progress.seconds += time.perf_counter() - started
                     started = time.perf_counter()
@@ -164,14 +93,29 @@ def _optimizer_step(
             loss, sums, counts = job.objective(answers, batch.known, over)
             totals = sums.tolist()
             if not all(map(math.isfinite, totals)):
-                raise _not_finite(job, progress, mine)
+                raise _not_finite(progress, [job.source.ids[row] for row in mine])
             machine.backward(loss)
         except RuntimeError as error:
             raise _too_large(error, course) from error
         logits[mine] = answers.detach().float().cpu()
         progress.sums = _added(progress.sums, totals)
         progress.counts = _added(progress.counts, counts.tolist())
+    if job.unlabelled is not None:
+        _follow_unlabelled(job.unlabelled, len(rows), course, progress, machine, forward)
     machine.optimizer_step(job.network, job.optimizer, clip=course.clip)
+
+
+def _follow_unlabelled(
+    unlabelled: Unlabelled, count: int, course: Course, progress: Progress, machine: Machine, forward: nn.Module
+) -> None:
+    """Add the gradients of what is learnt from pictures with unknown labels, beside `count` labelled ones."""
+    try:
+        for loss, names in unlabelled.losses(count, forward, machine):
+            if not math.isfinite(float(loss.detach())):
+                raise _not_finite(progress, names)
+            machine.backward(loss)
+    except RuntimeError as error:
+        raise _too_large(error, course) from error
 
 
 def _end_epoch(
@@ -183,6 +127,9 @@ def _end_epoch(
     with averaged(job.network, average):
         parts = job.evaluate(seen)
         parts.setdefault("training", {})["loss"] = _mean_loss(job, sums, counts)
+        if job.unlabelled is not None:
+            parts["training"]["above_threshold"] = job.unlabelled.above_threshold
+            parts["unlabelled"] = job.unlabelled.end_epoch()
         _require_monitored(course.monitor, parts["validation"])
         monitored = machine.of_main(parts["validation"].get(course.monitor))
         better = monitored is None or progress.best is None or _better(monitored, progress.best, course)
@@ -234,6 +181,8 @@ class _Saver:
         tensors = within("network", self.job.network.state_dict()) | {"logits": logits}
         if self.average is not None:
             tensors |= within("average", self.average.tensors)
+        if self.job.unlabelled is not None:
+            tensors |= within("unlabelled", self.job.unlabelled.state())
         state, numbers = optimizer_tensors(self.job.optimizer)
         values = {"progress": asdict(progress), "optimizer": numbers, "scaler": self.machine.scaler_state()}
         save_tensors(self.path, tensors | within("optimizer", state), values)
@@ -253,6 +202,8 @@ def _restore(
     machine.restore_scaler(values["scaler"])
     if average is not None:
         average.tensors = out_of("average", tensors)
+    if job.unlabelled is not None:
+        job.unlabelled.restore(out_of("unlabelled", tensors))
     progress, logits = Progress(**values["progress"]), tensors["logits"].cpu()
     if not machine.is_main:  # what one process saw of an unfinished epoch counts once
         progress.sums, progress.counts = _zeros(job), _zeros(job)
@@ -295,6 +246,12 @@ def _mean_loss(job: Job, sums: list[float], counts: list[float]) -> float:
     return float(job.objective.mean(both[0], both[1]))
 
 
+def _so_far(job: Job, progress: Progress) -> dict[str, float]:
+    """What is shown of an epoch while it goes on."""
+    loss = {"loss": _mean_loss(job, progress.sums, progress.counts)}
+    return loss if job.unlabelled is None else loss | {"above threshold": job.unlabelled.above_threshold}
+
+
 def _seed_of(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
@@ -325,17 +282,17 @@ def _require_monitored(name: str, figures: Mapping[str, float]) -> None:
         raise PlanError(f"monitor: {name}: is not measured on this data. Choose one of {', '.join(figures)}.")
 
 
-def _not_finite(job: Job, progress: Progress, rows: Rows) -> TrainingError:
-    names = ", ".join(job.source.ids[row] for row in rows)
+def _not_finite(progress: Progress, names: Sequence[str]) -> TrainingError:
     return TrainingError(
         f"the loss is not finite (epoch {progress.epoch + 1}, optimiser step {progress.batch + 1}). "
-        f"Lower lr, or set clip: 1.0. The batch held: {names}"
+        f"Lower lr, or set clip: 1.0. The batch held: {', '.join(names)}"
     )
 
 
 def _line(progress: Progress, course: Course) -> str:
     row = progress.history[-1]
-    figures = {"loss": row["training"]["loss"]} | {
+    training = {"loss": "loss", "above_threshold": "above threshold"}
+    figures = {said: row["training"][name] for name, said in training.items() if name in row["training"]} | {
         ("val loss" if name == "loss" else name): row["validation"][name]
         for name in dict.fromkeys(["loss", course.monitor])
         if name in row["validation"]

@@ -91,6 +91,7 @@ class GeneralisedCrossEntropy(Choice):
 
     kind: Literal["generalised_cross_entropy"] = "generalised_cross_entropy"
     q: float = Field(0.7, gt=0, le=1, description="The higher, the less a label far from the prediction counts.")
+    smoothing: Smoothing = 0.0
 
 
 AnyLoss = ByHead | CrossEntropy | BinaryCrossEntropy | MeanSquaredError | Focal | Asymmetric | GeneralisedCrossEntropy
@@ -176,12 +177,15 @@ def asymmetric(
     return -(targets * positive + (1 - targets) * negative) * mask
 
 
-def generalised_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, q: float = 0.7) -> Tensor:
+def generalised_cross_entropy(
+    logits: Tensor, targets: Tensor, mask: Tensor, *, q: float = 0.7, smoothing: float = 0.0
+) -> Tensor:
     """(1 - p ** q) / q, p the probability of the right answer: (B,) of a softmax, (B, K) of sigmoids.
 
     Zhang & Sabuncu 2018; 1 - p at q = 1, cross-entropy as q goes to 0.
     """
-    return _expected(lambda log_p: -(q * log_p).expm1() / q, logits, targets, mask)
+    smoothed = targets * (1 - smoothing) + smoothing / (targets.shape[1] if mask.ndim == 1 else 2)
+    return _expected(lambda log_p: -(q * log_p).expm1() / q, logits, smoothed, mask)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -18,7 +18,7 @@ from assay.pixels.cache import Cache
 from assay.pixels.draws import Keys
 from assay.pixels.mix import Mix, mix, shares
 from assay.training.hardware import Hardware
-from assay.training.loop import Batch, Rows
+from assay.training.job import Batch, Rows
 from assay.training.objective import Truth, counts, dense
 
 _MIXING = -1  # the view whose draws mix pictures: no view that is shown has this number

@@ -1,0 +1,94 @@
+"""Averages of the weights of several networks of one architecture (model soups)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from assay.errors import ModelError
+from assay.models.classifier import from_spec, spec
+from assay.models.deciding import Deciding
+from assay.models.saved import Saved
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def averaged(models: Sequence[Saved]) -> Saved:
+    """One network with the mean weights of several (Izmailov et al. 2018; Wortsman et al. 2022).
+
+    Its logits are read as theirs were in training; temperatures and thresholds were chosen for other answers and are
+    those of a new network. `models` must be alike (`require_alike`).
+    """
+    first = models[0]
+    states = [model.classifier.state_dict() for model in models]
+    mixed = {name: _mean([state[name] for state in states]) for name in states[0]}
+    classifier = from_spec(spec(first.classifier))
+    classifier.load_state_dict(mixed)
+    deciding = replace(Deciding.plain(first.space), shift=first.deciding.shift)
+    seen = np.unique(np.concatenate([model.trained_on for model in models]))
+    return replace(first, classifier=classifier.eval(), deciding=deciding, details={}, trained_on=seen)
+
+
+def require_alike(models: Sequence[Saved], names: Sequence[str]) -> None:
+    """Refuse networks whose weights have no mean. Raises ModelError that names the first two that differ."""
+    facts = [
+        {
+            "network": spec(model.classifier),
+            "size of pictures": model.size,
+            "resize": model.resize.model_dump(),
+            "class weights": model.deciding.shift.tolist(),
+        }
+        for model in models
+    ]
+    for name, other in zip(names, facts, strict=True):
+        for what, value in other.items():
+            if value != facts[0][what]:
+                raise ModelError(
+                    f"soup: {names[0]} and {name} differ in their {what} ({_told(facts[0][what])}; {_told(value)}), "
+                    "so their weights have no mean. Take models of one kind, or combine these as a committee."
+                )
+
+
+def statistics_differ(models: Sequence[Saved]) -> bool:
+    """Whether batch-norms of the models have different statistics: their mean is then no layer's statistics."""
+    states = [model.classifier.state_dict() for model in models]
+    return any(
+        not torch.equal(state[name], states[0][name])
+        for state in states[1:]
+        for name in states[0]
+        if name.endswith(STATISTICS)
+    )
+
+
+def take_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Take the statistics of batch-norms anew, over batches on the network's device (Izmailov et al. 2018, 3.2)."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    """The mean in double precision; of counters, which are no weights, the first."""
+    if not tensors[0].is_floating_point():
+        return tensors[0]
+    return torch.stack([tensor.double() for tensor in tensors]).mean(dim=0).to(tensors[0].dtype)
+
+
+def _told(value: object) -> str:
+    text = str(value["backbone"]) if isinstance(value, dict) and "backbone" in value else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,210 @@
+"""The members of a combination: trained here or there already, each with its answers for validation pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.errors import DataError, PlanError, RunError
+from assay.files import fingerprint
+from assay.labels.found import quoted
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
+from assay.labels.subset import labelled
+from assay.models.composite import Member, member_of, shown_at
+from assay.pixels.decode import Resize
+from assay.predictions.predict import Predictions
+from assay.steps.combine_settings import MemberPlan
+from assay.steps.plans import StepPlan, steps_within
+from assay.steps.start import other_run
+from assay.steps.state import Context, State
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A member: what it is called, its model, and its answers for the labelled validation pictures, in their order."""
+
+    name: str
+    member: Member
+    predictions: Predictions
+
+
+def first_shown(steps: Sequence[StepPlan], base: Path) -> tuple[int, Resize] | None:
+    """How the first of these steps that looks at pictures wants them; None where none does."""
+    for step in steps:
+        settings: Any = step.settings
+        if hasattr(settings, "size"):
+            return settings.size, settings.resize
+        for member in getattr(settings, "members", ()):
+            if member.run is not None:
+                return shown_at(_of_run(member.run, base))
+        if (found := first_shown(steps_within(settings), base)) is not None:
+            return found
+    return None
+
+
+def trained_models(plans: Sequence[MemberPlan], state: State, context: Context) -> list[tuple[str, Path]]:
+    """The name and the folder of each member's model; those with steps of their own are trained first.
+
+    Raises PlanError where there is no model.
+    """
+    found = []
+    for number, plan in enumerate(plans, 1):
+        if plan.steps:
+            here = context.for_part(f"member-{number}", number)
+            found.append((here.name, train_one(plan, state, here)))
+        elif plan.step is not None:
+            found.append((plan.step, _of_step(plan.step, context)))
+        else:
+            assert plan.run is not None
+            found.append((plan.run, _of_run(plan.run, context.base)))
+    return found
+
+
+def train_one(plan: MemberPlan, state: State, here: Context) -> Path:
+    """Carry out the steps of a member, from nothing but the samples of the state; the folder of its model.
+
+    Raises PlanError where its steps make none.
+    """
+    here = replace(here, model=plan.model or here.model)
+    key = fingerprint(state.key, here.name, here.model.model_dump_json())
+    model = here.run_steps(plan.steps, replace(state, model=None, key=key), here).model
+    if model is None:
+        raise PlanError(f"{here.name}: no step of this member makes a model. Add a probe or a fit.")
+    return model
+
+
+def loaded(models: Sequence[tuple[str, Path]], state: State, context: Context) -> list[Trained]:
+    """The members, read. Raises PlanError, DataError for one that answers or was validated otherwise than the data."""
+    validation = labelled(state.samples.part("val"))
+    found: list[Trained] = []
+    for name, folder in models:
+        member = member_of(folder)
+        other, space = (found[0].name, found[0].member.model.space) if found else ("the data", state.samples.space)
+        _require_same_answers(name, member.model.space, other, space)
+        _require_same_answers(name, member.model.space, "the data", state.samples.space)
+        inside = folder.is_relative_to(context.run)
+        predictions = _answers(name, folder, validation, inside=inside)
+        found.append(Trained(name, member, predictions))
+    return found
+
+
+def _of_run(name: str, base: Path) -> Path:
+    return other_run(name, base, what="combine: run", instead="")
+
+
+def _of_step(name: str, context: Context) -> Path:
+    """The model that a step of this run handed on, or the folder of a model in a step."""
+    place = context.run / "steps" / name
+    if (place / "spec.json").exists():
+        return place
+    done = place / "done.json"
+    model = json.loads(done.read_text(encoding="utf-8"))["model"] if done.exists() else None
+    if model is None:
+        there = sorted(path.parent.relative_to(context.run / "steps") for path in place.parent.glob("*/done.json"))
+        raise PlanError(
+            f"combine: step: {name!r} has left no model. Name a step before this one that has"
+            f"{f', one of {quoted(map(str, there))}' if there else ''}."
+        )
+    return context.run / str(model)
+
+
+def _require_same_answers(name: str, space: LabelSpace, other: str, wanted: LabelSpace) -> None:
+    """Refuse a member that answers otherwise. Raises PlanError that names both and the first difference."""
+    if space == wanted:
+        return
+    heads, wanted_heads = ([head.name for head in one] for one in (space, wanted))
+    if heads != wanted_heads:
+        difference = f"has the heads {quoted(heads)}, and {other} has {quoted(wanted_heads)}"
+    else:
+        own, theirs = next((a, b) for a, b in zip(space, wanted, strict=True) if a != b)
+        more, fewer = (
+            [label for label in one.classes if label not in two.index] for one, two in ((own, theirs), (theirs, own))
+        )
+        if own.kind != theirs.kind:
+            difference = f"answers {own.name!r} as {own.kind}, and {other} as {theirs.kind}"
+        elif more or fewer:
+            parts = [f"knows {quoted(more)} of {own.name!r}, which {other} does not" if more else ""]
+            parts += [f"does not know {quoted(fewer)} of {own.name!r}, which {other} does" if fewer else ""]
+            difference = " and ".join(part for part in parts if part)
+        else:
+            difference = (
+                f"has the classes of {own.name!r} in the order {quoted(own.classes)}, and {other} has them in the "
+                f"order {quoted(theirs.classes)}"
+            )
+    raise PlanError(
+        f"combine: {name} {difference}. Members must have the same classes in the same order: train them on the same "
+        "data, with its classes declared."
+    )
+
+
+def _answers(name: str, folder: Path, validation: Samples, *, inside: bool) -> Predictions:
+    """What a member answered for the validation pictures when it was trained, in their order."""
+    root = None if inside else _run_of(folder)
+    path = folder / "predictions.parquet"
+    if root is not None:
+        _require_same_validation(name, root, validation)
+        path = path if path.exists() else _last_answers(root)
+    if not path.exists():
+        raise RunError(f"combine: {name}: has no answers for validation pictures ({path}). Train it again.")
+    found = Predictions.read(path, validation.space, model=name)
+    rows = {picture: row for row, picture in enumerate(found.ids)}
+    missing = [picture for picture in validation.ids if picture not in rows]
+    if missing:
+        raise DataError(
+            f"combine: {name}: did not answer {len(missing):,} of {len(validation):,} validation pictures, "
+            f"{quoted(missing)}. All members must be validated on the same pictures: give them the same data and split."
+        )
+    order = np.array([rows[picture] for picture in validation.ids], dtype=np.int64)
+    logits, thresholds = found.logits[order], found.thresholds[order]
+    return Predictions.of(validation.ids, validation.space, logits, model=name, thresholds=thresholds)
+
+
+def _run_of(folder: Path) -> Path:
+    """The run that a model lies in. Raises RunError where it lies in none."""
+    for place in folder.parents:
+        if (place / "samples.parquet").exists():
+            return place
+    raise RunError(
+        f"combine: {folder}: lies in no run, so nobody knows on which pictures it was validated. Give the run's folder."
+    )
+
+
+def _last_answers(root: Path) -> Path:
+    """The validation answers of a run's final model."""
+    try:
+        steps = json.loads((root / "metrics.json").read_text(encoding="utf-8"))["steps"]
+    except (OSError, ValueError) as error:
+        raise RunError(f"combine: {root}: is no finished run ({error}). Finish it first.") from error
+    models = [step["model"] for step in steps if step["model"] is not None and "/" not in step["name"]]
+    return root / str(models[-1]) / "predictions.parquet"
+
+
+def _require_same_validation(name: str, root: Path, validation: Samples) -> None:
+    """Refuse a run that was validated on other pictures or labels. Raises DataError."""
+    samples = Ledger.read(root / "ledger.csv").of(()).apply(Samples.read(root / "samples.parquet"))
+    theirs = labelled(samples.part("val"))
+    if theirs.space != validation.space:
+        return  # told of already, in more words
+    apart = set(theirs.ids) ^ set(validation.ids)
+    if not apart:
+        rows = {picture: row for row, picture in enumerate(theirs.ids)}
+        theirs = theirs.take([rows[picture] for picture in validation.ids])
+        pairs = zip(theirs.codes(), validation.codes(), strict=True)
+        unlike = np.any([np.reshape(a != b, (len(theirs), -1)).any(axis=1) for a, b in pairs], axis=0)
+        apart = {picture for picture, other in zip(theirs.ids, unlike, strict=True) if other}
+        what = "with other labels"
+    else:
+        what = "on other pictures"
+    if apart:
+        raise DataError(
+            f"combine: {name} was validated {what} than this run: {len(apart):,} of them, such as "
+            f"{quoted(sorted(apart), 3)}. Members are weighed and judged by the same validation pictures: "
+            "give them the same data, split and seed of the split."
+        )

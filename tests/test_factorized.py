@@ -1,0 +1,179 @@
+"""DenseNets with factorised convolutions, and the noise in them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from assay.errors import ModelError
+from assay.labels.space import Head, LabelSpace
+from assay.models.backbones import build_backbone, freeze, set_training_mode, stages
+from assay.models.classifier import ModelSettings, build_classifier
+from assay.models.factorized import Noise
+from assay.models.folding import folded
+
+TEN = LabelSpace((Head("label", tuple("abcdefghij")),))
+
+
+def build(backbone="factorized_densenet121", **options):
+    settings = ModelSettings(backbone=backbone, weights="none", options=options)
+    return build_classifier(settings, TEN, seed=0, base=Path(), size=32)
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build()
+
+
+def pictures(number=2, size=32):
+    return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(3))
+
+
+def seeded(seed, work):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return work()
+
+
+def test_parameters_as_published(network):
+    assert count(network) == 5_716_874
+    assert count(build("densenet121")) == 6_964_106
+
+
+def test_every_square_convolution_of_the_layers_is_a_pair(network):
+    kernels = [module.kernel_size for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert kernels.count((3, 3)) == 0
+    assert kernels.count((1, 3)) == kernels.count((3, 1)) == 58
+    first = network.backbone.features.denseblock1.denselayer1.conv2
+    assert (first.conv.across.in_channels, first.conv.across.out_channels, first.conv.down.out_channels) == (
+        128,
+        32,
+        32,
+    )
+
+
+def test_a_pair_keeps_the_size_of_the_map(network):
+    assert network(pictures()).shape == (2, 10)
+    other = build_backbone("densenet121").eval()
+    with torch.inference_mode():
+        assert network.backbone.forward_features(pictures()).shape == other.forward_features(pictures()).shape
+
+
+def test_noise_follows_the_first_six_convolutions(network):
+    noisy = [path for path, module in network.backbone.named_modules() if isinstance(module, Noise)]
+    layers = "features.denseblock1.denselayer"
+    assert noisy == [
+        "features.conv0.noise",
+        *(f"{layers}{n}.conv{k}.noise" for n, k in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)]),
+    ]
+    assert {m.deviation for m in network.modules() if isinstance(m, Noise)} == {0.005}
+    assert len({m.number for m in network.modules() if isinstance(m, Noise)}) == 6
+
+
+def test_grouped_pairs_have_fewer_weights(network):
+    grouped = build(groups=4)
+    first = grouped.backbone.features.denseblock4.denselayer1.conv2
+    assert (first.across.groups, first.down.groups) == (4, 4)
+    assert count(network) - count(grouped) == 58 * (128 * 32 * 3 + 32 * 32 * 3) * 3 // 4
+
+
+def test_groups_that_do_not_divide_are_refused():
+    with pytest.raises(ModelError, match=r"factorized_densenet121: options: groups: 5 do not divide .*such as 1, 2, 4"):
+        build(groups=5)
+
+
+@pytest.mark.parametrize("options", [{"noise": 0.0}, {"noisy": 0}])
+def test_without_noise(options):
+    assert not any(isinstance(module, Noise) for module in build(**options).modules())
+
+
+def test_another_densenet():
+    found = build_backbone("factorized_densenetblur121d")
+    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 3) for m in found.modules()) == 58
+
+
+def test_the_stages_are_those_of_a_densenet(network):
+    names = [stage.name for stage in stages(network.backbone)]
+    assert names == [stage.name for stage in stages(build_backbone("densenet121"))]
+    covered = [parameter for stage in stages(network.backbone) for parameter in stage.parameters]
+    assert sorted(covered) == sorted(name for name, _ in network.backbone.named_parameters())
+
+
+def test_noise_has_the_deviation_told_and_mean_zero():
+    noise, zeros = Noise(0.005, 0).train(), torch.zeros(4, 8, 64, 64)
+    found = seeded(1, lambda: noise(zeros))
+    assert abs(float(found.mean())) < 5 * 0.005 / zeros.numel() ** 0.5
+    assert float(found.std()) == pytest.approx(0.005, rel=0.02)
+
+
+def test_in_evaluation_there_is_none(network):
+    noise, x = Noise(0.005, 0).eval(), torch.ones(2, 3)
+    assert noise(x) is x
+    with torch.inference_mode():
+        network.eval()
+        assert torch.equal(network(pictures()), network(pictures()))
+
+
+def test_the_seed_decides_and_each_layer_and_pass_has_its_own():
+    x = torch.zeros(100)
+    once, again, other = (seeded(seed, lambda: Noise(1.0, 0).train()(x)) for seed in (1, 1, 2))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    assert not torch.equal(once, seeded(1, lambda: Noise(1.0, 1).train()(x)))
+    layer = Noise(1.0, 0).train()
+    first, second = seeded(1, lambda: (layer(x), layer(x)))  # two parts of one batch
+    assert torch.equal(first, once)
+    assert not torch.equal(first, second)
+
+
+def test_what_one_seed_left_does_not_matter_to_the_next():
+    x, layer = torch.zeros(50), Noise(1.0, 0).train()
+    seeded(1, lambda: [layer(x) for _ in range(3)])
+    assert torch.equal(seeded(2, lambda: layer(x)), seeded(2, lambda: Noise(1.0, 0).train()(x)))
+
+
+def test_other_draws_are_left_as_they_were():
+    x = torch.zeros(100)
+
+    def drawn(*layers):
+        return nn.Sequential(*layers, nn.Dropout(0.5)).train()(torch.ones(100)) != 0
+
+    plain = seeded(5, drawn)
+    assert torch.equal(seeded(5, lambda: drawn(Noise(1e-3, 0))), plain)
+    before = torch.get_rng_state()
+    Noise(1.0, 0).train()(x)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_copy_draws_what_the_original_would():
+    layer, x = Noise(1.0, 2).train(), torch.zeros(20)
+    seeded(3, lambda: layer(x))
+    twin = copy.deepcopy(layer)
+    assert torch.equal(seeded(4, lambda: twin(x)), seeded(4, lambda: layer(x)))
+
+
+def test_no_noise_in_a_frozen_stage():
+    network = build_backbone("factorized_densenet121")
+    freeze(network, 1)  # the stem
+    set_training_mode(network)
+    modes = [module.training for module in network.modules() if isinstance(module, Noise)]
+    assert modes == [False, True, True, True, True, True]
+
+
+def test_folding_frozen_batch_norms_leaves_the_noise_before_them():
+    network = build_backbone("factorized_densenet121").eval()
+    example = pictures(1)
+    with torch.no_grad():
+        plain = network(example)
+        with folded(network, example) as pairs:
+            torch.testing.assert_close(network(example), plain, rtol=1e-3, atol=1e-4)
+    # conv1 with norm2 in each layer, but for the three whose conv1 is followed by noise, and the stem
+    assert pairs == 58 - 3

