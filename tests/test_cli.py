@@ -19,7 +19,7 @@ from assay import cli
 from assay.errors import DataError, PlanError
 
 FIGURES = {"accuracy": {"value": 0.9, "n": 40, "low": 0.8, "high": 0.97}}
-HEAD = {"n": 40, "figures": FIGURES, "per_class": [], "confusion": None}
+HEAD = {"n": 40, "figures": FIGURES, "per_class": [], "confusion": None, "by_frequency": []}
 SCORES = {"figures": FIGURES, "heads": {"label": HEAD}}
 METRICS = {
     "scores": SCORES,

@@ -23,11 +23,12 @@ from assay.pixels.decode import Resize
 from assay.progress import Silent
 from assay.training.consistency import Consistency, Views, answering
 from assay.training.hardware import Hardware
-from assay.training.job import Batch, Job, Rows
+from assay.training.job import Batch, Job
 from assay.training.loop import fit
 from assay.training.losses import ByHead, head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective, Truth, counts, dense
+from assay.training.order import Rows, Shuffled
 from assay.training.processes import Alone
 from assay.training.unlabelled import Judge, UnlabelledSettings
 from test_loop import COURSE, SPACE, One, job_of, network, same, trained
@@ -367,9 +368,16 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
             model, views, [judge], torch.ones(396, 1), objective, Deciding.plain(space), settings, batch=100
         )
         job = Job(
-            model, optimizer, Points(), objective, lambda: None, lambda logits: {"validation": {}}, lambda which: None,
-            side if learns else None,
-        )  # fmt: skip
+            network=model,
+            optimizer=optimizer,
+            source=Points(),
+            order=Shuffled(4, seed=7),
+            objective=objective,
+            to_training_mode=lambda: None,
+            evaluate=lambda rows, logits: {"validation": {}},
+            save=lambda which: None,
+            unlabelled=side if learns else None,
+        )
         trained(tmp_path / f"{learns}", job, epochs=30, width=space.width)
         answered = probabilities_of(space, model(points[4:]).detach().numpy())
         said = answered.argmax(axis=1) if kind == "exclusive" else answered[:, 0] >= 0.5

@@ -142,7 +142,9 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path):
     assert (saved.deciding.thresholds[2:] < 0.3).all()
     assert predictions.thresholds.shape == raw.shape
     assert len(np.unique(predictions.thresholds[:, 2])) > 1
-    figures = scores_of(predictions, given.take(range(len(raw))))["heads"]["tags"]["figures"]
+    figures = scores_of(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]["tags"][
+        "figures"
+    ]
     assert figures["micro_f1"]["value"] == pytest.approx(told["cross-fitted"])
     assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["at half"])
     assert told["on the same pictures (not cross-fitted)"] >= told["cross-fitted"] > told["at half"]
@@ -189,7 +191,7 @@ def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path
     temperatures = [told["temperature"] for told in result.details.values()]
     assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.deciding.temperature)
     assert temperatures[0] == pytest.approx(3, rel=0.3)
-    scores = scores_of(predictions, given.take(range(len(raw))))["heads"]
+    scores = scores_of(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]
     for head, told in result.details.items():
         assert scores[head]["figures"]["nll"]["value"] == pytest.approx(told["nll"]["cross-fitted"], rel=1e-5)
         assert told["nll"]["gain"]["low"] > 0

@@ -18,12 +18,13 @@ from pydantic_core import PydanticUndefined
 import assay
 from assay import cli, yaml_lines
 from assay.balance.class_weights import AnyClassWeights
+from assay.balance.sampling import AnySampling
 from assay.labels.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
 from assay.models.classifier import HeadSettings, ModelSettings
 from assay.models.factorized import FactorizedOptions
 from assay.models.resnet_hyper import ResnetHyperOptions
-from assay.pixels.augment import Augment, Erase, Jitter, RandAugment, SomeOf
+from assay.pixels.augment import Augment, Erase, Jitter, Oftener, RandAugment, SomeOf
 from assay.pixels.decode import Resize
 from assay.pixels.mix import Mix
 from assay.plan import Plan, parse
@@ -75,6 +76,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
         "erase.": Erase,
         "rand_augment.": RandAugment,
         "some_of.": SomeOf,
+        "per_class.NAME.": Oftener,  # and all of Augment once more
     },
     "Settings of `mix`": {"": Mix},
     "Settings of `unlabelled`": {"": UnlabelledSettings},
@@ -83,6 +85,7 @@ KINDS: dict[str, UnionType] = {
     "Kinds of `schedule`": AnySchedule,
     "Kinds of `optimizer`": AnyOptimizer,
     "Kinds of `loss`": AnyLoss,
+    "Kinds of `sampling`": AnySampling,
     "Kinds of `class_weights`": AnyClassWeights,
     "Kinds of `views`": AnyViews,
     "Kinds of `action`": AnyAction,

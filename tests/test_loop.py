@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from assay.errors import TrainingError
 from assay.labels.space import Head, LabelSpace
 from assay.progress import Silent
+from assay.training.answered import Answered
 from assay.training.hardware import Hardware
-from assay.training.job import Batch, Course, Job, Progress, Rows
+from assay.training.job import Batch, Course, Job, Progress
 from assay.training.loop import _optimizer_step, fit
 from assay.training.losses import ByHead, head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective, Truth, counts, dense
+from assay.training.order import Order, Rows, Shuffled, told_apart
 from assay.training.processes import Alone
 from assay.training.schedules import Constant, ReduceOnPlateau
 from assay.training.stopping import graceful
@@ -49,6 +51,7 @@ class Numbers:
 
     def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
         self.seen.append((epoch, rows.tolist()))
+        rows, partners = rows % N, partners % N
         share = self.share(rows)[:, None]
         inputs = self.inputs[rows].lerp(self.inputs[partners], 1 - share) if self.mixed else self.inputs[rows]
         return Batch(inputs, self.truths(rows, partners))
@@ -57,6 +60,7 @@ class Numbers:
         return counts(self.truths(rows, partners))
 
     def truths(self, rows: Rows, partners: Rows) -> tuple[Truth, ...]:
+        rows, partners = rows % N, partners % N
         share = self.share(rows)
         own, other = (
             Truth(*dense(SPACE, [codes[of] for codes in self.codes]), self.weights[of]) for of in (rows, partners)
@@ -90,6 +94,7 @@ def job_of(
     factors: tuple[float, ...] | None = None,
     figures: Callable[[int], float] = lambda epoch: 1.0 / (1 + epoch),
     saved: list[tuple[str, dict[str, Tensor]]] | None = None,
+    order: Order = Shuffled(N, seed=7),  # noqa: B008  (immutable)
 ) -> Job:
     """A job; `figures` gives the validation loss of an epoch, `saved` takes the weights saved."""
     model = model or network()
@@ -104,9 +109,10 @@ def job_of(
         network=model,
         optimizer=optimizer,
         source=numbers(mixed),
+        order=order,
         objective=Objective(SPACE, head_losses(SPACE, ByHead()), factors),
         to_training_mode=lambda: model.train() and None,
-        evaluate=lambda logits: {"training": {}, "validation": {"loss": figures(next(epochs))}},
+        evaluate=lambda rows, logits: {"training": {}, "validation": {"loss": figures(next(epochs))}},
         save=save,
     )
 
@@ -160,7 +166,7 @@ def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
         machine = Machine(One(rank, ranks), Hardware())
         machine.optimizer_step = lambda *given, **named: None  # type: ignore[method-assign]
         progress = Progress(sums=[0.0, 0.0], counts=[0.0, 0.0])
-        _optimizer_step(job, course, progress, machine, job.network, rows, torch.zeros(N, SPACE.width))
+        _optimizer_step(job, course, progress, machine, job.network, rows, Answered.nothing(N, SPACE.width))
         gradients.append(gradient(job.network))
     job = job_of(mixed=mixed)
     whole = job.source.batch(0, rows, np.roll(rows, 1))
@@ -231,6 +237,47 @@ def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own(tmp_path: P
     assert orders[0] != orders[1] != orders[2]
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The same pictures in every epoch."""
+
+    pictures: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.pictures)
+
+    def rows(self, epoch: int) -> Rows:
+        return told_apart(np.array(self.pictures), N)
+
+
+def test_training_figures_are_of_the_pictures_shown_each_once(tmp_path: Path) -> None:
+    seen: list[tuple[list[int], Tensor]] = []
+
+    def evaluate(rows: Rows, logits: Tensor) -> dict[str, dict[str, float]]:
+        seen.append((rows.tolist(), logits))
+        return {"validation": {"loss": 1.0}}
+
+    job = replace(job_of(lr=0.0, order=Listed((3, 5, 3, 0, 3, 5, 11))), evaluate=evaluate)
+    trained(tmp_path, job, epochs=2, batch=2)
+    with torch.inference_mode():
+        expected = job.network(job.source.inputs[[0, 3, 5, 11]])
+    for rows, logits in seen:
+        assert rows == [0, 3, 5, 11]
+        torch.testing.assert_close(logits, expected)
+    assert [row for epoch, rows in job.source.seen if epoch == 1 for row in rows] == [3, 5, 15, 0, 27, 17, 11]
+    assert len(job.source.seen) == 2 * 4
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_share_of_every_optimiser_step_has_partners_and_the_rest_is_as_it_was(share: float, tmp_path: Path) -> None:
+    job, pairs = replace(job_of(mixed=True), mixed=share), []
+    of = job.source.counts
+    job.source.counts = lambda epoch, rows, partners: (pairs.append((rows, partners)), of(epoch, rows, partners))[1]
+    trained(tmp_path, job, epochs=1)
+    assert [int((rows != partners).sum()) for rows, partners in pairs] == [round(4 * share)] * 3
+
+
 @pytest.mark.parametrize(
     ("batch", "accumulate", "sizes"), [(4, 1, [4, 4, 4]), (5, 1, [4, 4, 4]), (5, 2, [3, 3, 3, 3]), (99, 1, [12])]
 )
@@ -252,7 +299,7 @@ def test_optimizer_steps_an_epoch(batch: int, accumulate: int, steps: int, tmp_p
 
 def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
     runs = [
-        trained(tmp_path / str(number), job_of(model=network(0.5)), seed=seed)[1]
+        trained(tmp_path / str(number), job_of(model=network(0.5), order=Shuffled(N, seed)), seed=seed)[1]
         for number, seed in enumerate((1, 1, 2))
     ]
     assert same(runs[0], runs[1])
@@ -313,7 +360,7 @@ def test_a_figure_that_is_no_number_is_beaten_by_any(tmp_path: Path) -> None:
 
 
 def test_without_validation_the_newest_epoch_is_the_best(tmp_path: Path) -> None:
-    job = replace(job_of(), evaluate=lambda logits: {"validation": {}})
+    job = replace(job_of(), evaluate=lambda rows, logits: {"validation": {}})
     done, _, _ = trained(tmp_path, job, epochs=3, patience=1)
     assert (done.epoch, done.best, done.best_epoch) == (3, None, 3)
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import assay
+from assay.training.answered import Answered
 from assay.training.hardware import Hardware
 from assay.training.job import Progress
 from assay.training.loop import _restore, _Saver
@@ -26,7 +27,8 @@ QUIET = ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
 STEPS = (
     "probe: {size: 32}",
     "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone, views: 2, augment: {flip: horizontal}, lr: 1e-2}",
-    "fit: {size: 32, epochs: 2, batch: 8, accumulate: 2, ema: 0.9, early_stop: 2, lr: 1e-2, optimizer: sgd}",
+    "fit: {size: 32, epochs: 2, batch: 8, accumulate: 2, ema: 0.9, early_stop: 2, lr: 1e-2, optimizer: sgd, "
+    "augment: {per_class: {red: {more: 1.5}}}}",
     "repeat: {times: 1, steps: [fit: {size: 32, epochs: 1, batch: 5, freeze: all_but_last_stage}]}",
     "fit: {size: 32, epochs: 1, batch: 7, lr: 1e-3, unlabelled: {method: flexmatch, threshold: 0.5, ratio: 1}}",
 )
@@ -131,15 +133,16 @@ def test_what_one_process_saw_of_an_unfinished_epoch_counts_once(tmp_path: Path)
     from test_loop import COURSE, job_of
 
     job = job_of()
-    logits = torch.ones(len(job.source.ids), COURSE.width)
+    count = len(job.source.ids)
+    answered = Answered(torch.ones(count, COURSE.width), torch.ones(count))
     saver = _Saver(job, None, Machine(Alone(), Hardware()), tmp_path / "checkpoint", 0.0)
-    saver.write(Progress(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), logits)
+    saver.write(Progress(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), answered)
     for together, share in ((Alone(), 1.0), (Second(), 0.0)):
         machine = Machine(together, Hardware())
         progress, seen = _restore(job_of(), COURSE, None, machine, tmp_path / "checkpoint")
         assert (progress.batch, progress.sums) == (1, [3.0 * share, share])
         assert progress.counts == [4.0 * share, 2.0 * share]
-        assert seen.unique().tolist() == [share]
+        assert seen.sums.unique().tolist() == seen.times.unique().tolist() == [share]
 
 
 def test_several_processes_save_at_the_end_of_an_epoch_only(tmp_path: Path) -> None:

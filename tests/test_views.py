@@ -192,6 +192,7 @@ def test_evaluate_says_what_views_gained_and_cost(colours, tmp_path):
     space = LabelSpace((Head("label", tuple(sorted(COLOURS))),))
     model(space).save(tmp_path / "model")
     run, samples = Run(tmp_path, {"scores": None}), assay.read(colours)
+    samples.write(tmp_path / "samples.parquet")
     plain, shown = assay.evaluate(run, samples), assay.evaluate(run, samples, views=Flips(flip="both"))
     assert shown["views"]["plain"] == plain["scores"]
     assert shown["views"]["settings"] == {"kind": "flips", "flip": "both", "mean": "probabilities"}

@@ -118,13 +118,14 @@ def evaluate(
     if len(known) == 0:
         raise DataError("none of the pictures has a label of this run's classes. Give labelled pictures.")
     watch = watch or Silent()
+    trained = Samples.read(run.folder / "samples.parquet").part("train")
     began = time.perf_counter()
-    plain = scored(answers_for(run.artifact, known, watch), known)
+    plain = scored(answers_for(run.artifact, known, watch), known, trained=trained)
     found = {"scores": to_json(plain), "validation": run.metrics["scores"], "n": len(known)}
     if views is None:
         return found
     middle = time.perf_counter()
-    shown = scored(answers_for(run.artifact, known, watch, views=views), known)
+    shown = scored(answers_for(run.artifact, known, watch, views=views), known, trained=trained)
     seconds = {"plain": round(middle - began, 2), "views": round(time.perf_counter() - middle, 2)}
     better = {name: figure.to_json() for name, figure in gains(plain, shown).items()}
     told = {"settings": views.model_dump(mode="json"), "plain": found["scores"], "gain": better, "seconds": seconds}

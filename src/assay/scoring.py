@@ -75,7 +75,8 @@ def test_scores(folder: Path, samples: Samples, *, device: str, watch: Watch) ->
     test = labelled(samples.part("test"))
     if len(test) == 0:
         return None
-    return scores_of(answers_for(Artifact.load(folder, device=device), test, watch), test)
+    answers = answers_for(Artifact.load(folder, device=device), test, watch)
+    return scores_of(answers, test, trained=samples.part("train"))
 
 
 def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.float32]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from assay.errors import PlanError
+from assay.balance.names import require
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.training.choices import Choice, by_name
@@ -97,10 +96,10 @@ def given(weights: Mapping[str, Mapping[str, float]], space: LabelSpace) -> list
     """
     found = {head.name: np.ones(head.size, np.float32) for head in space}
     for name, by_class in weights.items():
-        _require(name, [*found], "head", "class_weights")
+        require(name, [*found], "head", "class_weights")
         head = space[name]
         for one, weight in by_class.items():
-            _require(one, head.classes, "class", f"class_weights, head {name!r}")
+            require(one, head.classes, "class", f"class_weights, head {name!r}")
             found[name][head.index[one]] = weight
     return [*found.values()]
 
@@ -134,10 +133,3 @@ def _effective_number(head: Head, positives: Codes, negatives: Codes, *, beta: f
     else:
         weights = weights * (1 - beta**negatives) / (1 - beta)
     return weights
-
-
-def _require(name: str, known: Sequence[str], what: str, where: str) -> None:
-    if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
-        way_out = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
-        raise PlanError(f"{where}: there is no {what} {name!r}. {way_out}")

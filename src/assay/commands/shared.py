@@ -98,7 +98,7 @@ def print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Scores under one another, None left out; of the last each head, and each class."""
     from rich.console import Console
 
-    from assay.evidence.tables import figures_table, heads_table, per_class_table, untagged_line
+    from assay.evidence.tables import figures_table, frequency_table, heads_table, per_class_table, untagged_line
 
     known = {name: score for name, score in scores.items() if score is not None}
     if not known:
@@ -119,6 +119,8 @@ def print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
         if head["per_class"]:
             console.print(per_class_table(head["per_class"], head=name, title=title))
             title = None
+        if head["by_frequency"]:
+            console.print(frequency_table(head["by_frequency"], head=name))
     if len(heads) > HEADS_SHOWN:
         typer.echo(f"The classes of the other {len(heads) - HEADS_SHOWN} heads are in the figures that --json prints.")
 

@@ -74,6 +74,37 @@ def per_class_table(
     return table
 
 
+def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None) -> Table:
+    """`by_frequency` of a head: frequent classes, those between and rare ones, by thirds and by 100 and 20 pictures."""
+    table = _table(title)
+    table.add_column(Text(_plain(head)), overflow="fold")
+    for name in ("classes", "pictures each", "recall", "F1", "n"):
+        table.add_column(name, justify="right")
+    before = rows[0]["rule"] if rows else ""
+    for row in rows:
+        if row["rule"] != before:
+            table.add_section()
+        before = row["rule"]
+        figures = row["figures"]
+        cells = [_cell(figures.get(name), None) for name in ("recall", "f1")]
+        name = f"{row['name']} ({row['rule']})"
+        n = f"{figures['recall']['n']:,}" if figures else "–"
+        table.add_row(name, f"{len(row['classes']):,}", _range(row["least"], row["most"]), *cells, n)
+    return table
+
+
+def frequency_lines(heads: Mapping[str, Scores]) -> list[str]:
+    """The mean recall of frequent and of rare classes, by thirds, in a line a head; of one head without its name."""
+    lines = []
+    for name, head in heads.items():
+        thirds = [row for row in head["by_frequency"] if row["rule"] == "thirds" and row["figures"]]
+        said = [f"{row['name']} {_number(row['figures']['recall']['value'])}" for row in thirds]
+        if said:
+            whose = f" of {_plain(name)}" if len(heads) > 1 else ""
+            lines.append(f"recall{whose} by how frequent classes are: {', '.join(said)}")
+    return lines
+
+
 def untagged_line(found: Mapping[str, Mapping[str, Any]]) -> str:
     """What `baselines.without_a_tag` found, on one line."""
     said = []
@@ -187,6 +218,10 @@ def _columns(figures: Sequence[Mapping[str, Any]], columns: Sequence[str] | None
 def _best(name: str, rows: Sequence[Row]) -> float | None:
     values = [row[name]["value"] for row in rows if row[name] is not None]
     return (max if higher_is_better(name) else min)(values, default=None)
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,}–{most:,}"
 
 
 def _heading(name: str) -> str:

@@ -6,8 +6,9 @@ defined depends on the labels alone, so a figure does not come and go from epoch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,16 @@ import numpy.typing as npt
 import polars as pl
 
 from assay.errors import PlanError, TrainingError
+from assay.figures.frequency import Counts, Group, groups
 from assay.figures.intervals import Figure, Floats, draws, with_interval
 from assay.figures.tallies import Tally, confusion, exclusive, f1, independent, ratio
 from assay.labels.space import Codes, Head, LabelSpace
 
 Thresholds = float | Floats
 """One for every tag, (W,) one a column of the space, or (N, W); the columns of exclusive heads are not read."""
+
+Block = list[dict[str, Floats]]
+"""The figures of some resamples, block by block."""
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy": True,
@@ -53,6 +58,9 @@ class HeadScore:
     per_class: class, precision, recall, f1, support, and under an independent head average_precision (null
         without a positive). 0 where nothing was predicted or is there, as scikit-learn's zero_division=0.
     confusion: (K, K) pictures by true class (rows) and predicted class; None under an independent head.
+    by_frequency: groups of classes by their training pictures, each with its figures; empty where the counts are not
+        known: recall and f1 are means over the classes that occur, accuracy is the share of their pictures named
+        right (under an independent head: of their tags found). n is the number of these pictures or tags.
     resampled: the figures of every bootstrap resample, the same pictures for all heads.
     """
 
@@ -60,6 +68,7 @@ class HeadScore:
     figures: dict[str, Figure]
     per_class: pl.DataFrame
     confusion: npt.NDArray[np.int64] | None
+    by_frequency: tuple[tuple[Group, dict[str, Figure]], ...] = ()
     resampled: dict[str, Floats] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +77,13 @@ class HeadScore:
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "per_class": self.per_class.to_dicts(),
             "confusion": None if self.confusion is None else self.confusion.tolist(),
+            "by_frequency": [
+                {
+                    **group.to_json(self.per_class["class"].to_list()),
+                    "figures": {name: figure.to_json() for name, figure in figures.items()},
+                }
+                for group, figures in self.by_frequency
+            ],
         }
 
 
@@ -85,12 +101,14 @@ def score(
     probabilities: Floats,
     *,
     thresholds: Thresholds = 0.5,
+    counts: Sequence[Counts] | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
 ) -> dict[str, HeadScore]:
     """Every figure of every head with its 95 % interval over pictures; `probabilities` is (N, width).
 
-    Resamples are drawn among the pictures with any known label, once for all heads.
+    Resamples are drawn among the pictures with any known label, once for all heads. `counts` (K,) a head are the
+    training pictures of each class: with them, frequent and rare classes are told of apart.
     Raises TrainingError where a probability is not finite.
     """
     labelled = np.zeros(len(probabilities), dtype=bool)
@@ -99,13 +117,23 @@ def score(
     cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), probabilities.shape)[labelled]
     codes, probabilities = [known[labelled] for known in codes], probabilities[labelled]
     tallies = _tallies(space, codes, probabilities, cuts)
-    blocks: list[list[dict[str, Floats]]] = [[] for _ in tallies]
+    parts = [()] * len(tallies) if counts is None else [groups(own) for own in counts]
+    readings: list[list[Callable[[Floats], dict[str, Floats]]]] = [
+        [tally.figures, *(partial(tally.of_classes, group) for group in own)]
+        for tally, own in zip(tallies, parts, strict=True)
+    ]
+    blocks: list[list[Block]] = [[[] for _ in own] for own in readings]
     for weights in draws(len(probabilities), bootstrap, seed=seed):
-        for tally, gathered in zip(tallies, blocks, strict=True):
-            gathered.append(tally.figures(weights))
+        for own, gathered in zip(readings, blocks, strict=True):
+            for reading, block in zip(own, gathered, strict=True):
+                block.append(reading(weights))
     return {
-        tally.head.name: _head_score(tally, _confusion(tally.head, known, probabilities[:, columns]), gathered)
-        for tally, known, columns, gathered in zip(tallies, codes, space.slices, blocks, strict=True)
+        tally.head.name: _head_score(
+            tally, _confusion(tally.head, known, probabilities[:, columns]), first, list(zip(own, others, strict=True))
+        )
+        for tally, known, columns, own, (first, *others) in zip(
+            tallies, codes, space.slices, parts, blocks, strict=True
+        )
     }
 
 
@@ -180,7 +208,9 @@ def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, t
     ]
 
 
-def _head_score(tally: Tally, matrix: npt.NDArray[np.int64] | None, blocks: Sequence[dict[str, Floats]]) -> HeadScore:
+def _head_score(
+    tally: Tally, matrix: npt.NDArray[np.int64] | None, blocks: Block, apart: Sequence[tuple[Group, Block]]
+) -> HeadScore:
     values, n = tally.values(), tally.n
     resampled = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in values}
     if "calibration_error" in values and blocks:
@@ -190,7 +220,20 @@ def _head_score(tally: Tally, matrix: npt.NDArray[np.int64] | None, blocks: Sequ
         middle = np.median(errors[np.isfinite(errors)])
         resampled["calibration_error"] = np.maximum(0.0, errors - middle + values["calibration_error"])
     figures = {name: with_interval(value, n, resampled[name]) for name, value in values.items()}
-    return HeadScore(n, figures, _per_class(tally), matrix, resampled)
+    by_frequency = tuple((group, _of_group(tally, group, found)) for group, found in apart)
+    return HeadScore(n, figures, _per_class(tally), matrix, by_frequency, resampled)
+
+
+def _of_group(tally: Tally, group: Group, blocks: Block) -> dict[str, Figure]:
+    """The figures of some classes; none where none of them occurs."""
+    n = int(np.rint(tally.counts[2][list(group.classes)].sum()))
+    if not n:
+        return {}
+    once = tally.of_classes(group, np.ones((tally.cells.shape[1], 1)))
+    return {
+        name: with_interval(float(value[0]), n, np.concatenate([np.empty(0), *(block[name] for block in blocks)]))
+        for name, value in once.items()
+    }
 
 
 def _confusion(head: Head, codes: Codes, probabilities: Floats) -> npt.NDArray[np.int64] | None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from assay.figures.frequency import Group
 from assay.figures.intervals import Floats
 from assay.labels.space import Codes, Head
 
@@ -120,6 +121,21 @@ class Tally:
         """Every figure (B,) of weights (N, B), NaN where undefined."""
         precisions = [ranking.average_precision(weights) for ranking in self.rankings.values()]
         return self._read(self.cells @ weights, precisions)
+
+    def of_classes(self, group: Group, weights: Floats) -> dict[str, Floats]:
+        """Mean recall and F1 (B,) of some classes, and the share of their pictures that were named right, or found.
+
+        Of weights (N, B); NaN where none of the classes occurs.
+        """
+        places = np.array(group.classes)
+        size = self.head.size
+        sums = self.cells[np.concatenate([places, size + places, 2 * size + places])] @ weights
+        hits, predicted, support = sums.reshape(3, len(places), -1)
+        return {
+            "recall": balanced_accuracy(hits, support),
+            "f1": macro_f1(hits, predicted, support),
+            "accuracy": ratio(hits.sum(axis=0), support.sum(axis=0)),
+        }
 
     def _read(self, sums: Floats, precisions: list[Floats]) -> dict[str, Floats]:
         hits, predicted, support = sums[: 3 * self.head.size].reshape(3, self.head.size, -1)

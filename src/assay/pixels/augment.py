@@ -7,12 +7,14 @@ were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from assay.pixels import geometry, operations
@@ -21,7 +23,22 @@ from assay.pixels.draws import Keys, draws, keys
 from assay.pixels.operations import RandAugment, Short, SomeOf
 from assay.settings import Settings
 
-__all__ = ["Augment", "Erase", "Jitter", "RandAugment", "SomeOf", "augment", "draws", "framed", "keys"]
+__all__ = [
+    "Augment",
+    "ClassAugment",
+    "Erase",
+    "Jitter",
+    "RandAugment",
+    "SomeOf",
+    "Variation",
+    "augment",
+    "draws",
+    "framed",
+    "keys",
+]
+
+Chosen = NDArray[np.int64]
+"""Which entry of `per_class`, by its place, each picture (B,) is augmented by; -1 is none of them."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -65,7 +82,7 @@ class Erase(Settings):
         return _rising(pair)
 
 
-class Augment(Settings):
+class Variation(Settings):
     """What may happen to a training picture; as it stands, nothing.
 
     `crop` is the share of the area that is kept, `ratio` the proportions of that box; `shift` is a share of
@@ -92,20 +109,81 @@ class Augment(Settings):
         return pair and _rising(pair)
 
     @model_validator(mode="after")
-    def _one_list(self) -> Augment:
+    def _one_list(self) -> Self:
         if self.rand_augment and self.some_of:
             raise ValueError("rand_augment and some_of both draw operations from a list; give one of them")
         return self
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing happens."""
+        return all(getattr(self, name) == field.default for name, field in Variation.model_fields.items())
 
-def augment(batch: Tensor, keys: Keys | None = None, *, size: int, settings: Augment | None = None) -> Tensor:
+
+class Oftener(Settings):
+    """What a class may be told besides its augmentation."""
+
+    more: float = Field(1.0, gt=0, description="How many times as often as else the pictures are shown in an epoch.")
+
+
+class ClassAugment(Variation, Oftener):
+    """What happens to the pictures of one class; what is not said is as for all others."""
+
+    def over(self, rest: Mapping[str, Any]) -> ClassAugment:
+        """The same, with what it leaves unsaid taken from the settings of all others."""
+        said = self.model_fields_set
+        lists = {"rand_augment", "some_of"}  # of which a picture has one: a class's own replaces either
+        kept = Variation.model_fields.keys() - said - (lists if said & lists else set())
+        unlike = {name: rest[name] for name in kept if name in rest and rest[name] != getattr(self, name)}
+        return self.model_copy(update=unlike)
+
+
+class Augment(Variation):
+    """What may happen to a training picture, and what else to the pictures of some classes.
+
+    `per_class` names classes, as `head/class` where two heads have one of that name; a picture of several of
+    them goes by the first.
+    """
+
+    per_class: dict[str, ClassAugment] = Field({}, description="What is else for pictures of the classes named.")
+
+    @field_validator("per_class")
+    @classmethod
+    def _over_the_rest(cls, per_class: dict[str, ClassAugment], info: ValidationInfo) -> dict[str, ClassAugment]:
+        return {name: own.over(info.data) for name, own in per_class.items()}
+
+
+def augment(
+    batch: Tensor,
+    keys: Keys | None = None,
+    *,
+    size: int,
+    settings: Variation | None = None,
+    chosen: Chosen | None = None,
+) -> Tensor:
     """Bring uint8 (B, 3, S, S) to float32 (B, 3, size, size) in [0, 1], on the device it is on.
 
     With no settings, or none that does anything, the pictures are resized and no more, and not even that
     where S is `size`. Otherwise `keys` (B,) are needed. In what order the numbers lie in memory is not
-    promised: a model that wants one asks for it.
+    promised: a model that wants one asks for it. `chosen` (B,) gives pictures the settings of their class; those
+    of the same settings are resampled together.
     """
-    if settings is None or settings == Augment():
+    if chosen is None or not isinstance(settings, Augment):
+        return _varied(batch, keys, size=size, settings=settings)
+    groups = {place: np.flatnonzero(chosen == place) for place in np.unique(chosen)}
+    ways = {-1: settings, **dict(enumerate(settings.per_class.values()))}
+    if len(groups) == 1:
+        return _varied(batch, keys, size=size, settings=ways[next(iter(groups))])
+    pictures = torch.empty(len(batch), 3, size, size, device=batch.device)
+    for place, rows in groups.items():
+        own = None if keys is None else keys[rows]
+        pictures[rows] = _varied(batch[rows], own, size=size, settings=ways[place])
+    return pictures
+
+
+def _varied(batch: Tensor, keys: Keys | None, *, size: int, settings: Variation | None) -> Tensor:
+    """Pictures that all go by the same settings."""
+    if settings is None or settings.idle:
         return _shares(geometry.plain(batch, size))
     if keys is None or len(keys) != len(batch):
         raise ValueError(f"{len(batch)} pictures need as many keys to be augmented")
@@ -130,7 +208,7 @@ def framed(batch: Tensor, frame: geometry.Frame, *, size: int) -> Tensor:
     return geometry.framed(batch, frame, size).div_(255).clamp_(0, 1)
 
 
-def _strong(settings: Augment) -> RandAugment | SomeOf | None:
+def _strong(settings: Variation) -> RandAugment | SomeOf | None:
     if isinstance(settings.some_of, tuple):
         n, listed = settings.some_of
         return SomeOf(n=n, operations=listed)
@@ -142,7 +220,7 @@ def _shares(batch: Tensor) -> Tensor:
 
 
 def _moved(
-    batch: Tensor, chance: geometry.Draws, further: geometry.Matrices | None, *, size: int, settings: Augment
+    batch: Tensor, chance: geometry.Draws, further: geometry.Matrices | None, *, size: int, settings: Variation
 ) -> Tensor:
     """All that moves pixels, in one resampling; in none where nothing does."""
     matrices = []

@@ -12,14 +12,15 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, model_validator
-from scipy.special import betaincinv
+from pydantic import Field, field_validator, model_validator
+from scipy.special import betainc, betaincinv
 from torch import Tensor
 
 from assay.pixels.draws import Keys, draws
 from assay.settings import Settings
 
 Alpha = Annotated[float, Field(gt=0)]
+Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class Mix(Settings):
@@ -33,12 +34,29 @@ class Mix(Settings):
         None,
         description="CutMix: a picture's share is drawn from Beta(cutmix, cutmix), and a box of the rest pasted in.",
     )
-    probability: float = Field(1.0, gt=0, le=1, description="Share of the pictures that are mixed at all.")
+    probability: float = Field(1.0, gt=0, le=1, description="Chance of each picture to be mixed at all.")
+    share: float | None = Field(
+        None, gt=0, le=1, description="Instead, the share of the pictures of every batch that is mixed."
+    )
+    patch: tuple[Area, Area] | None = Field(
+        None, description="Least and most share of the area that CutMix pastes; such a box lies wholly in the picture."
+    )
+
+    @field_validator("patch")
+    @classmethod
+    def _rising(cls, patch: tuple[float, float] | None) -> tuple[float, float] | None:
+        if patch and patch[0] > patch[1]:
+            raise ValueError(f"[{patch[0]}, {patch[1]}] must go from the lower number to the higher one")
+        return patch
 
     @model_validator(mode="after")
     def _some(self) -> Mix:
         if self.mixup is None and self.cutmix is None:
             raise ValueError("mix has nothing to do; give mixup, cutmix or both, each with its alpha, such as 0.2")
+        if self.patch is not None and self.cutmix is None:
+            raise ValueError("patch bounds the box that cutmix pastes, and there is no cutmix; give it, or drop patch")
+        if self.share is not None and self.probability < 1:
+            raise ValueError("share and probability both say how many pictures are mixed; give one of them")
         return self
 
 
@@ -77,9 +95,32 @@ def _drawn(keys: Keys, size: int, settings: Mix) -> _Drawn:
     mixed, way, portion, *middle = draws(keys, 5).T
     cut = (way < 0.5) if settings.mixup and settings.cutmix else np.full(len(keys), settings.cutmix is not None)
     alpha = np.where(cut, settings.cutmix or 1.0, settings.mixup or 1.0)
+    if settings.patch is not None:  # the part of the same distribution that lies within the bounds
+        least, most = settings.patch
+        low, high = betainc(alpha, alpha, 1 - most), betainc(alpha, alpha, 1 - least)
+        portion = np.where(cut, low + portion * (high - low), portion)
     share = np.where(mixed < settings.probability, betaincinv(alpha, alpha, portion), 1.0)
-    # A box of 1 - lambda of the area around a pixel of even chance, clipped at the border (Yun et al. 2019).
-    side = np.where(cut, size * np.sqrt(1 - share), 0).astype(int)
-    centres = (np.stack(middle) * size).astype(int)
-    starts, ends = np.clip([centres - side // 2, centres + side // 2], 0, size)
+    starts, ends = _boxes(np.where(cut, 1 - share, 0), np.stack(middle), size, settings.patch)
     return _Drawn(np.where(cut, 1.0, share), starts, ends)
+
+
+def _boxes(
+    areas: npt.NDArray[np.float64], places: npt.NDArray[np.float64], size: int, bounds: tuple[float, float] | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Starts and ends (2, B) of boxes of these shares of the area (B,), at places (2, B) drawn from [0, 1).
+
+    Around a pixel of even chance and clipped at the border (Yun et al. 2019), so that most are smaller than drawn;
+    within bounds, nothing is clipped.
+    """
+    sides = size * np.sqrt(areas)
+    if bounds is None:
+        sides = sides.astype(int)
+        centres = (places * size).astype(int)
+        starts, ends = np.clip([centres - sides // 2, centres + sides // 2], 0, size)
+        return starts, ends
+    least, most = np.ceil(size * np.sqrt(bounds[0]) - 1e-9), np.floor(size * np.sqrt(bounds[1]) + 1e-9)
+    if least > most:  # no box of whole pixels lies between them: the nearest one there is
+        least, most = 1, size
+    sides = np.where(areas > 0, np.clip(np.rint(sides), least, most), 0).astype(int)
+    starts = (places * (size - sides + 1)).astype(int)
+    return starts, starts + sides

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from assay.files import fingerprint, require_space, whole
 from assay.models.classifier import Classifier
 from assay.models.folding import folded
-from assay.pixels.augment import Augment, augment, framed
+from assay.pixels.augment import Chosen, Variation, augment, framed
 from assay.pixels.cache import Cache
 from assay.pixels.geometry import WHOLE, Frame
 from assay.predictions.predict import answers
@@ -29,12 +29,16 @@ BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are shown: as they are, through a frame, or augmented by draws that belong to the view."""
+    """How pictures are shown: as they are, through a frame, or augmented by draws that belong to the view.
 
-    settings: Augment | None = None
+    `chosen` gives pictures, by their ids, the settings of their class, as `augment` has it.
+    """
+
+    settings: Variation | None = None
     seed: int = 0
     number: int = 0
     frame: Frame = WHOLE
+    chosen: Mapping[str, int] | None = None
 
     def show(self, pixels: Tensor, ids: Sequence[str], *, size: int) -> Tensor:
         """Pictures uint8 (B, 3, S, S) with these ids, as (B, 3, size, size) in [0, 1]."""
@@ -43,7 +47,11 @@ class View:
         if self.settings is None:
             return augment(pixels, size=size)
         drawn = picture_keys(ids, seed=self.seed, step=0, epoch=0, view=self.number)
-        return augment(pixels, drawn, size=size, settings=self.settings)
+        return augment(pixels, drawn, size=size, settings=self.settings, chosen=self.chosen_of(ids))
+
+    def chosen_of(self, ids: Sequence[str]) -> Chosen | None:
+        """Whose settings each of these pictures (B,) goes by; None: all by the same."""
+        return None if self.chosen is None else np.array([self.chosen[name] for name in ids], np.int64)
 
 
 PLAIN = View()
@@ -76,6 +84,7 @@ class Inference:
             return np.empty((0, self.classifier.feature_count), dtype=np.float32)
         drawn = "" if view.settings is None else f"{view.settings.model_dump_json()} {view.seed} {view.number}"
         drawn += "" if view.frame == WHOLE else str(view.frame)
+        drawn += "" if view.chosen is None else str([view.chosen[name] for name in ids])
         key = fingerprint(weights_hash(self.classifier.backbone), self.cache.key, str(self.size), drawn, *ids)
         path = folder / f"features-{key}.npy"
         if not path.exists():

@@ -19,17 +19,20 @@ def headline(figures: Mapping[str, Any]) -> str:
     return next((name for name in HEADLINES if name in figures), "")
 
 
-def scores_of(predictions: Predictions, samples: Samples) -> dict[str, Any]:
+def scores_of(predictions: Predictions, samples: Samples, *, trained: Samples | None = None) -> dict[str, Any]:
     """All figures as metrics.json holds them; pictures that could not be read are left out.
 
-    `samples` are the pictures of the predictions, in their order.
+    `samples` are the pictures of the predictions, in their order; of the training pictures `trained`, the labels tell
+    frequent classes from rare ones.
     """
-    return to_json(scored(predictions, samples))
+    return to_json(scored(predictions, samples, trained=trained))
 
 
-def scored(predictions: Predictions, samples: Samples) -> dict[str, HeadScore]:
+def scored(predictions: Predictions, samples: Samples, *, trained: Samples | None = None) -> dict[str, HeadScore]:
     """The same with every resample, so that differences of figures can be read off."""
     readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
     codes = [known[readable] for known in samples.codes()]
     thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]
-    return score(samples.space, codes, predictions.probabilities[readable], thresholds=thresholds)
+    counts = None if trained is None else [trained.counts(head) for head in samples.space]
+    probabilities = predictions.probabilities[readable]
+    return score(samples.space, codes, probabilities, thresholds=thresholds, counts=counts)

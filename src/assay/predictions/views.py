@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from assay.figures.metrics import probabilities_of
 from assay.models.composite import Model
 from assay.models.joining import Of
-from assay.pixels.augment import Augment
+from assay.pixels.augment import Variation
 from assay.pixels.cache import Cache
 from assay.pixels.decode import Resize
 from assay.predictions.inference import PLAIN, Inference, View, move
@@ -58,11 +58,11 @@ class RandomViews(Averaged):
     kind: Literal["random"] = "random"
     n: int = Field(8, ge=2, description="Views in all.")
     seed: int = Field(0, ge=0, description="Where the draws start from.")
-    augment: Augment = Field(Augment(crop=(0.6, 1.0), flip="horizontal"), description="What may happen in them.")
+    augment: Variation = Field(Variation(crop=(0.6, 1.0), flip="horizontal"), description="What may happen in them.")
 
     @model_validator(mode="after")
     def _differs(self) -> RandomViews:
-        if self.augment == Augment():
+        if self.augment.idle:
             raise ValueError("augment does nothing, so all views would be the same picture; say what may happen in it")
         return self
 

@@ -1,6 +1,6 @@
 """The kinds of steps a plan may name, one file each."""
 
-from assay.steps import calibrate, clean_labels, combine, fit, probe, pseudo_label, repeat, tune_thresholds
+from assay.steps import calibrate, clean_labels, combine, fit, fit_aim, probe, pseudo_label, repeat, tune_thresholds
 from assay.steps.clean_settings import CleanLabelsSettings
 from assay.steps.combine_settings import CombineSettings
 from assay.steps.fit_settings import FitSettings
@@ -9,9 +9,9 @@ from assay.steps.state import Step
 
 STEPS: dict[str, Step] = {
     "probe": Step(probe.ProbeSettings, probe.run),
-    "fit": Step(FitSettings, fit.run, on_every_process=True),
-    "clean_labels": Step(CleanLabelsSettings, clean_labels.run, on_every_process=True),
-    "pseudo_label": Step(pseudo_label.PseudoLabelSettings, pseudo_label.run),
+    "fit": Step(FitSettings, fit.run, on_every_process=True, check=fit_aim.check),
+    "clean_labels": Step(CleanLabelsSettings, clean_labels.run, on_every_process=True, relabels=True),
+    "pseudo_label": Step(pseudo_label.PseudoLabelSettings, pseudo_label.run, relabels=True),
     "tune_thresholds": Step(tune_thresholds.TuneThresholdsSettings, tune_thresholds.run),
     "calibrate": Step(calibrate.CalibrateSettings, calibrate.run),
     "combine": Step(CombineSettings, combine.run, on_every_process=True),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from assay.evidence.tables import frequency_lines
 from assay.files import fingerprint, write_json
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
@@ -27,6 +28,9 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     A step whose key (its settings and all it was given) is in its done.json is not run again. One that
     was begun under the same key goes on from its checkpoint; what was made under another key is moved to history/.
     """
+    for step in steps:
+        if check := STEPS[step.kind].check:
+            check(step.settings, state.samples.space)
     if context.processes.is_main_process:
         _put_aside_others(steps, context)
     for number, step in enumerate(steps, 1):
@@ -104,9 +108,13 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
     if result.model is not None and len(state.samples.part("val")):
         predictions = Predictions.read(result.model / "predictions.parquet", state.samples.space, model=context.name)
         if len(predictions):
-            done["scores"] = scores_of(predictions, labelled(state.samples.part("val")))
+            # By the labels as read: what a step does to labels must not move classes from rare to frequent.
+            trained = context.as_read.part("train")
+            done["scores"] = scores_of(predictions, labelled(state.samples.part("val")), trained=trained)
     write_json(context.folder / "done.json", done)
     context.watch.line(f"{context.name}: {done['seconds']:.0f} s  {_headline(done)}")
+    for line in frequency_lines(done.get("scores", {}).get("heads", {})):
+        context.watch.line(f"  {line}")
 
 
 def _begin(folder: Path, key: str, run: Path) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.balance.class_weights import shift_of, weights_of
-from assay.errors import PlanError
 from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
 from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier
-from assay.models.deciding import Deciding
 from assay.models.saved import Saved
 from assay.models.seen import seen
 from assay.predictions.predict import Predictions
+from assay.steps.fit_aim import Aim, aim_of, balance_of
 from assay.steps.fit_parts import Part, consistency, trained_parts, unlabelled_pictures
 from assay.steps.fit_settings import FitSettings
 from assay.steps.history import write_history
@@ -28,10 +26,10 @@ from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
 from assay.training.job import Course, Job
 from assay.training.loop import fit
-from assay.training.losses import head_losses
 from assay.training.machine import Machine
-from assay.training.objective import Objective
-from assay.training.sources import Known
+from assay.training.mixed import mixed_by_class, mixed_lines
+from assay.training.order import Order, Rows
+from assay.training.sources import Known, Pictures
 
 
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
@@ -43,35 +41,47 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     classifier = classifier_for(settings.start, state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
-    objective, deciding = _objective(settings, train)
+    course = _course(settings, train, context)
+    balance = balance_of(settings, train, seed=course.seed)
+    aim = aim_of(settings, train, balance)
     trained_on = seen_by(settings.start, state, context)
     if settings.freeze != "backbone":
         trained_on = np.union1d(trained_on, seen(train.hashes))
     space = state.samples.space
-    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, deciding, trained_on=trained_on)
+    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, aim.deciding, trained_on=trained_on)
     soft = soft_targets(state.soft, train)
-    with trained_parts(settings, classifier, cache, train, validation, context, soft=soft) as part:
-        job = _job(settings, saved, objective, part, train, validation, context)
+    with trained_parts(settings, classifier, cache, train, validation, context, balance, soft=soft) as part:
+        job = _job(settings, saved, aim, part, train, validation, context)
         further = consistency(
-            settings, part, waiting, known=train, cache=cache, objective=objective, deciding=deciding, context=context
+            settings,
+            part,
+            waiting,
+            known=train,
+            cache=cache,
+            objective=aim.shown,
+            deciding=aim.deciding,
+            context=context,
         )
         job = replace(job, unlabelled=further)
         machine = Machine(context.processes, part.hardware)
-        course = _course(settings, train, context)
         checkpoint = context.folder / "checkpoint.safetensors"
-        context.watch.begin(context.name, settings.epochs * len(train))
+        _tell_order(part.order, train, context)
+        context.watch.begin(context.name, settings.epochs * part.order.length)
         progress = fit(job, course, machine=machine, checkpoint=checkpoint, watch=context.watch)
         context.watch.end()
     if context.processes.is_main_process:
         write_history(context.folder / "history.csv", context.name, progress.history)
         checkpoint.unlink(missing_ok=True)
+    shown = part.order.length * progress.epoch
     details = {
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
+        "pictures_an_epoch": part.order.length,
         "training_seconds": round(progress.seconds, 2),
-        "pictures_per_second": round(len(train) * progress.epoch / max(progress.seconds, 1e-9), 1),
+        "pictures_per_second": round(shown / max(progress.seconds, 1e-9), 1),
         "hardware": part.hardware.to_json(),
         "network": network,
+        **_mixed(job, course, train, progress.epoch, context),
     }
     if waiting is not None:
         details["unlabelled_pictures"] = len(waiting)
@@ -81,7 +91,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
 def _job(
     settings: FitSettings,
     saved: Saved,
-    objective: Objective,
+    aim: Aim,
     part: Part,
     train: Samples,
     validation: Samples,
@@ -92,14 +102,14 @@ def _job(
     judged = Known(validation).of(np.arange(len(validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 
-    def evaluate(training_logits: Tensor) -> dict[str, dict[str, float]]:
+    def evaluate(shown: Rows, training_logits: Tensor) -> dict[str, dict[str, float]]:
         seen = probabilities_of(space, deciding.logits(training_logits.numpy()))
-        figures = {"training": dict(stream(space, train_codes, seen))}
+        figures = {"training": dict(stream(space, [codes[shown] for codes in train_codes], seen))}
         raw = part.answer()
         newest[:] = [Predictions.of(validation.ids, space, deciding.logits(raw), model=context.name)]
         figures["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
         if len(validation):
-            figures["validation"]["loss"] = float(objective(torch.from_numpy(raw), [judged]).loss)
+            figures["validation"]["loss"] = float(aim.once(torch.from_numpy(raw), [judged]).loss)
         return figures
 
     def save(which: Literal["best", "last"]) -> None:
@@ -118,27 +128,30 @@ def _job(
         network=part.network,
         optimizer=optimizers.build(settings.optimizer, groups, lr=settings.lr),
         source=part.source,
-        objective=objective,
+        order=part.order,
+        objective=aim.shown,
         to_training_mode=lambda: set_training_mode(classifier, settings.batch_norm),
         evaluate=evaluate,
         save=save,
+        mixed=(settings.mix and settings.mix.share) or 1.0,
     )
 
 
-def _objective(settings: FitSettings, train: Samples) -> tuple[Objective, Deciding]:
-    """The loss over all heads, and how logits are to be read that were learnt under it."""
-    space, deciding = train.space, Deciding.plain(train.space)
-    weights = None
-    if settings.class_weights is not None:
-        by_head = weights_of(settings.class_weights, train)
-        weights = [torch.from_numpy(own) for own in by_head]
-        deciding = replace(deciding, shift=shift_of(space, by_head))
-    strange = settings.head_weights.keys() - {head.name for head in space}
-    if strange:
-        heads = ", ".join(head.name for head in space)
-        raise PlanError(f"head_weights: there is no head {min(strange)!r}. There are: {heads}.")
-    factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
-    return Objective(space, head_losses(space, settings.loss, class_weights=weights), factors), deciding
+def _tell_order(order: Order, train: Samples, context: Context) -> None:
+    if order.length != len(train):
+        context.watch.line(f"  an epoch shows {order.length:,} pictures, of {len(train):,} that there are")
+
+
+def _mixed(job: Job, course: Course, train: Samples, epochs: int, context: Context) -> dict[str, Any]:
+    """What was mixed of each class, for done.json; said in a line a head too."""
+    source = job.source
+    if not isinstance(source, Pictures) or source.mix is None:
+        return {}
+    space, codes = train.space, train.codes()
+    found = mixed_by_class(source, source.mix, space, codes, job.order, step=course.step_size, epochs=epochs)
+    for line in mixed_lines(found):
+        context.watch.line(f"  {line}")
+    return {"mixed": found}
 
 
 def _course(settings: FitSettings, train: Samples, context: Context) -> Course:

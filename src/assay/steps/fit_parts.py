@@ -22,6 +22,7 @@ from assay.models.deciding import Deciding
 from assay.models.folding import folded
 from assay.pixels.cache import Cache
 from assay.predictions.inference import PLAIN, Inference, View, move
+from assay.steps.fit_aim import Balance
 from assay.steps.fit_settings import FitSettings
 from assay.steps.start import remember, remembered
 from assay.steps.state import Context
@@ -31,16 +32,18 @@ from assay.training.job import Source
 from assay.training.losses import AnyLoss, ByHead, CrossEntropy, head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective
+from assay.training.order import Order
 from assay.training.sources import Features, Known, Pictures
 from assay.training.unlabelled import Judge
 
 
 @dataclass(frozen=True)
 class Part:
-    """The network that learns, what it is fed, and how it answers for validation pictures."""
+    """The network that learns, what it is fed in what order, and how it answers for validation pictures."""
 
     network: nn.Module
     source: Source
+    order: Order
     answer: Callable[[], np.ndarray]  # logits (N, width) of the validation pictures
     hardware: Hardware
 
@@ -53,6 +56,7 @@ def trained_parts(
     train: Samples,
     validation: Samples,
     context: Context,
+    balance: Balance,
     *,
     soft: Sequence[npt.NDArray[np.float32] | None] | None = None,
 ) -> Iterator[Part]:
@@ -61,14 +65,22 @@ def trained_parts(
     if settings.freeze == "backbone":
         hardware = remembered(context, "inference") or Hardware(context.device)
         move(classifier, hardware)
-        yield _head_part(settings, classifier, cache, known, validation, hardware, context)
+        yield _head_part(settings, classifier, cache, known, validation, hardware, context, balance)
         return
     with context.processes.main_process_first():  # the others take what it has chosen
         hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
     move(classifier, hardware)
     example = hardware.place(torch.rand(1, 3, settings.size, settings.size))
     source = Pictures(
-        known, cache, settings.size, settings.augment, context.seed, context.number, hardware, settings.mix
+        known=known,
+        cache=cache,
+        size=settings.size,
+        augment=settings.augment,
+        seed=context.seed,
+        step=context.number,
+        hardware=hardware,
+        mix=settings.mix,
+        chosen=balance.chosen,
     )
     inference = Inference(classifier, cache, settings.size, hardware)
 
@@ -76,7 +88,7 @@ def trained_parts(
         return inference.logits(validation.ids)
 
     with folded(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
-        yield Part(classifier, source, answer, hardware)
+        yield Part(classifier, source, balance.order, answer, hardware)
 
 
 def unlabelled_pictures(settings: FitSettings, samples: Samples) -> Samples | None:
@@ -136,11 +148,13 @@ def _head_part(
     validation: Samples,
     hardware: Hardware,
     context: Context,
+    balance: Balance,
 ) -> Part:
     inference = Inference(classifier, cache, settings.size, hardware)
+    chosen = None if balance.chosen is None else dict(zip(known.ids, balance.chosen.tolist(), strict=True))
 
     def features(ids: list[str], number: int) -> np.ndarray:
-        view = View(settings.augment, context.seed, number) if number else PLAIN
+        view = View(settings.augment, context.seed, number, chosen=chosen) if number else PLAIN
         return inference.features(ids, folder=context.run / "cache", watch=context.watch, view=view)
 
     with context.processes.main_process_first():  # the others find the features on disk
@@ -153,7 +167,7 @@ def _head_part(
             logits: Tensor = classifier.head(hardware.place(shown))
             return logits.float().cpu().numpy()
 
-    return Part(classifier.head, Features(known, views, hardware), answer, hardware)
+    return Part(classifier.head, Features(known, views, hardware), balance.order, answer, hardware)
 
 
 def _fastest_training(settings: FitSettings, classifier: Classifier, known: Known, context: Context) -> Hardware:

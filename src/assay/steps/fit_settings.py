@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from assay.balance.class_weights import ClassWeights
+from assay.balance.sampling import Balanced, Sampling
 from assay.pixels.augment import Augment
 from assay.pixels.decode import Resize
 from assay.pixels.mix import Mix
@@ -48,6 +49,13 @@ class FitSettings(Settings):
     class_weights: ClassWeights | None = Field(
         None, description="Weights of classes in the loss; the prior they shift is set right again at prediction."
     )
+    sampling: Sampling | None = Field(
+        None, description="How often pictures are shown, by their classes; the prior is set right likewise."
+    )
+    prior: Literal["data", "trained"] = Field(
+        "data",
+        description="The shares of classes that answers assume: the data's, or those taught by weights or sampling.",
+    )
     head_weights: dict[str, Positive] = Field({}, description="What the loss of a head counts, where that is not 1.")
     augment: Augment | None = None
     mix: Mix | None = None
@@ -73,6 +81,12 @@ class FitSettings(Settings):
             raise ValueError(
                 "unlabelled compares views drawn anew, and a frozen backbone trains on cached features; "
                 "drop unlabelled, or freeze less"
+            )
+        more = [own.more for own in self.augment.per_class.values()] if self.augment else []
+        if isinstance(self.sampling, Balanced) and any(number != 1 for number in more):
+            raise ValueError(
+                "sampling: balanced shows every class equally often, and more in augment.per_class shows some oftener; "
+                "drop more, or take oversample"
             )
         if self.freeze != "backbone" and self.views > 1:
             raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")

@@ -9,6 +9,7 @@ from typing import Any
 
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
 from assay.models.classifier import ModelSettings
 from assay.pixels.cache import Cache
 from assay.pixels.decode import Resize
@@ -67,6 +68,7 @@ class Step:
     run: Callable[[Any, State, Context], StepResult]
     on_every_process: bool = False  # else the main process runs it and the others wait
     relabels: bool = False  # whether it may propose edits
+    check: Callable[[Any, LabelSpace], None] | None = None  # of its settings, before any step of its list is run
 
 
 @dataclass(frozen=True)

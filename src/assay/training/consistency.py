@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from assay.figures.metrics import probabilities_of
 from assay.labels.space import Codes
 from assay.models.deciding import Deciding
-from assay.pixels.augment import Augment, augment
+from assay.pixels.augment import Variation, augment
 from assay.pixels.cache import Cache
 from assay.training.checkpoint import Tensors
 from assay.training.hardware import Hardware
-from assay.training.job import Rows
 from assay.training.machine import Machine
 from assay.training.objective import Objective, Truth, counts, dense
+from assay.training.order import Rows
 from assay.training.sources import picture_keys
 from assay.training.unlabelled import Judge, UnlabelledSettings, counted
 
@@ -33,8 +33,8 @@ class Views:
     ids: list[str]
     cache: Cache
     size: int
-    weak: Augment | None
-    strong: Augment
+    weak: Variation | None
+    strong: Variation
     seed: int
     step: int
     hardware: Hardware

@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from assay.training.checkpoint import Tensors
 from assay.training.machine import Machine
 from assay.training.objective import Objective, Truth
+from assay.training.order import Order, Rows
 from assay.training.schedules import AnySchedule
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Batch:
 
 
 class Source(Protocol):
-    """The training pictures (or their features), by row; a source may mix each with its partner's row."""
+    """The training pictures (or their features), by row; a source may mix each with its partner."""
 
     @property
     def ids(self) -> list[str]:
@@ -68,11 +65,13 @@ class Job:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     source: Source
+    order: Order  # of the source's pictures
     objective: Objective
     to_training_mode: Callable[[], None]
-    evaluate: Callable[[Tensor], dict[str, dict[str, float]]]  # training logits -> part -> figure -> value
+    evaluate: Callable[[Rows, Tensor], dict[str, dict[str, float]]]  # pictures shown, logits -> part -> figure -> value
     save: Callable[[Literal["best", "last"]], None]  # the network as it is
     unlabelled: Unlabelled | None = None
+    mixed: float = 1.0  # share of an optimiser step's pictures that have another one for a partner
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,16 @@ class Course:
     schedule: AnySchedule
     monitor: str
     higher_is_better: bool
-    accumulate: int = 1
+    accumulate: int = 1  # forward passes an optimiser step
     clip: float | None = None
     ema: float | None = None
     patience: int | None = None
     save_every: float = 20.0  # seconds
+
+    @property
+    def step_size(self) -> int:
+        """Pictures an optimiser step, at most."""
+        return self.batch * self.accumulate
 
 
 @dataclass

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from assay.errors import PlanError, TrainingError
 from assay.progress import Watch
+from assay.training.answered import Answered
 from assay.training.checkpoint import (
     Average,
     load_tensors,
@@ -24,9 +25,10 @@ from assay.training.checkpoint import (
     save_tensors,
     within,
 )
-from assay.training.job import Course, Job, Progress, Rows, Unlabelled
+from assay.training.job import Course, Job, Progress, Unlabelled
 from assay.training.machine import Machine
 from assay.training.optimizers import set_rate
+from assay.training.order import Rows, in_steps, partners
 from assay.training.schedules import rate
 from assay.training.stopping import stop_requested
 
@@ -39,20 +41,20 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
     Raises TrainingError where the loss is not finite or memory does not suffice.
     """
     average = Average(job.network, course.ema) if course.ema else None
-    progress, logits = _restore(job, course, average, machine, checkpoint)
+    progress, answered = _restore(job, course, average, machine, checkpoint)
     forward = machine.wrap(job.network)
-    per_epoch = _optimizer_steps(len(job.source.ids), course)
+    per_epoch = len(in_steps(np.arange(job.order.length), course.step_size))
     saver = _Saver(job, average, machine, checkpoint, course.save_every)
     with torch.random.fork_rng(devices=machine.seeded_devices):
         while progress.epoch < course.epochs and not _exhausted(progress, course):
-            order = _order(len(job.source.ids), course, progress.epoch)
+            steps = in_steps(job.order.rows(progress.epoch), course.step_size)
             job.to_training_mode()
             started = time.perf_counter()
-            for rows in np.array_split(order, per_epoch)[progress.batch :]:
+            for rows in steps[progress.batch :]:
                 done = progress.epoch * per_epoch + progress.batch
                 _set_rate(job.optimizer, course, progress, done, per_epoch)
                 torch.manual_seed(_seed_of(course.seed, done))  # for dropout; pictures have their own draws
-                _optimizer_step(job, course, progress, machine, forward, rows, logits)
+                _optimizer_step(job, course, progress, machine, forward, rows, answered)
                 if average is not None:
                     average.update(job.network, done)
                 progress.batch += 1
@@ -60,12 +62,12 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
                 if saver.due():
                     progress.seconds += time.perf_counter() - started
                     started = time.perf_counter()
-                    saver.write(progress, logits)
+                    saver.write(progress, answered)
                 stop_requested(leave=True)
             progress.seconds += time.perf_counter() - started
-            _end_epoch(job, course, progress, machine, average, logits)
+            _end_epoch(job, course, progress, machine, average, answered)
             watch.line(_line(progress, course))
-            saver.write(progress, logits)
+            saver.write(progress, answered)
             stop_requested(leave=True)
     return progress
 
@@ -77,27 +79,28 @@ def _optimizer_step(
     machine: Machine,
     forward: nn.Module,
     rows: Rows,
-    logits: Tensor,
+    answered: Answered,
 ) -> None:
     # Each part is divided by the counts of the whole, and partners are of the whole, so that parts add up to
     # the loss of one large batch.
-    partners = np.roll(rows, 1)  # the rows are in random order; any number of them will do
-    over = job.source.counts(progress.epoch, rows, partners) / machine.count
+    others = partners(rows, job.mixed)
+    over = job.source.counts(progress.epoch, rows, others) / machine.count
     for part in np.array_split(np.arange(len(rows)), min(course.accumulate, len(rows))):
         places = part[machine.rank :: machine.count]
         mine = rows[places]
-        batch = job.source.batch(progress.epoch, mine, partners[places])
+        batch = job.source.batch(progress.epoch, mine, others[places])
         try:
             with machine.hardware.autocast():
                 answers = forward(batch.inputs)
             loss, sums, counts = job.objective(answers, batch.known, over)
             totals = sums.tolist()
             if not all(map(math.isfinite, totals)):
-                raise _not_finite(progress, [job.source.ids[row] for row in mine])
+                ids = job.source.ids
+                raise _not_finite(progress, [ids[row % len(ids)] for row in mine])
             machine.backward(loss)
         except RuntimeError as error:
             raise _too_large(error, course) from error
-        logits[mine] = answers.detach().float().cpu()
+        answered.add(mine, answers)
         progress.sums = _added(progress.sums, totals)
         progress.counts = _added(progress.counts, counts.tolist())
     if job.unlabelled is not None:
@@ -119,13 +122,13 @@ def _follow_unlabelled(
 
 
 def _end_epoch(
-    job: Job, course: Course, progress: Progress, machine: Machine, average: Average | None, logits: Tensor
+    job: Job, course: Course, progress: Progress, machine: Machine, average: Average | None, answered: Answered
 ) -> None:
     sums, counts = machine.sum(torch.tensor([progress.sums, progress.counts], dtype=torch.float64)).tolist()
     lr = max(group["lr"] for group in job.optimizer.param_groups)
-    seen = machine.sum(logits.clone())
+    shown, logits = answered.means(machine.sum)
     with averaged(job.network, average):
-        parts = job.evaluate(seen)
+        parts = job.evaluate(shown, logits)
         parts.setdefault("training", {})["loss"] = _mean_loss(job, sums, counts)
         if job.unlabelled is not None:
             parts["training"]["above_threshold"] = job.unlabelled.above_threshold
@@ -144,7 +147,7 @@ def _end_epoch(
         {"epoch": progress.epoch, "lr": lr, "seconds": round(progress.seconds, 3), **parts, "best": better}
     )
     progress.batch, progress.sums, progress.counts = 0, _zeros(job), _zeros(job)
-    logits.zero_()
+    answered.forget()
 
 
 @contextmanager
@@ -174,11 +177,12 @@ class _Saver:
         late = time.monotonic() - self.last > max(self.every, 50 * self.cost)
         return self.machine.count == 1 and (late or stop_requested())
 
-    def write(self, progress: Progress, logits: Tensor) -> None:
+    def write(self, progress: Progress, answered: Answered) -> None:
         if not self.machine.is_main:
             return
         began = time.monotonic()
-        tensors = within("network", self.job.network.state_dict()) | {"logits": logits}
+        tensors = within("network", self.job.network.state_dict())
+        tensors |= {"logits": answered.sums, "times": answered.times}
         if self.average is not None:
             tensors |= within("average", self.average.tensors)
         if self.job.unlabelled is not None:
@@ -192,10 +196,9 @@ class _Saver:
 
 def _restore(
     job: Job, course: Course, average: Average | None, machine: Machine, checkpoint: Path
-) -> tuple[Progress, Tensor]:
-    logits = torch.zeros(len(job.source.ids), course.width)
+) -> tuple[Progress, Answered]:
     if not checkpoint.exists():
-        return Progress(sums=_zeros(job), counts=_zeros(job)), logits
+        return Progress(sums=_zeros(job), counts=_zeros(job)), Answered.nothing(len(job.source.ids), course.width)
     tensors, values = load_tensors(checkpoint, device=machine.hardware.device)
     job.network.load_state_dict(out_of("network", tensors))
     restore_optimizer(job.optimizer, out_of("optimizer", tensors), values["optimizer"])
@@ -204,11 +207,12 @@ def _restore(
         average.tensors = out_of("average", tensors)
     if job.unlabelled is not None:
         job.unlabelled.restore(out_of("unlabelled", tensors))
-    progress, logits = Progress(**values["progress"]), tensors["logits"].cpu()
+    progress = Progress(**values["progress"])
+    answered = Answered(tensors["logits"].cpu(), tensors["times"].cpu())
     if not machine.is_main:  # what one process saw of an unfinished epoch counts once
         progress.sums, progress.counts = _zeros(job), _zeros(job)
-        logits.zero_()
-    return progress, logits
+        answered.forget()
+    return progress, answered
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, course: Course, progress: Progress, done: int, per_epoch: int) -> None:
@@ -222,15 +226,6 @@ def _set_rate(optimizer: torch.optim.Optimizer, course: Course, progress: Progre
         higher_is_better=course.higher_is_better,
     )
     set_rate(optimizer, now.lr_factor, momentum=now.momentum)
-
-
-def _order(count: int, course: Course, epoch: int) -> Rows:
-    return np.random.default_rng([course.seed, epoch]).permutation(count)
-
-
-def _optimizer_steps(count: int, course: Course) -> int:
-    """Optimiser steps an epoch; batches differ in size by one at most, so that none is a leftover."""
-    return max(1, -(-count // (course.batch * course.accumulate)))
 
 
 def _zeros(job: Job) -> list[float]:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
-from assay.pixels.augment import Augment, augment, keys
+from assay.pixels.augment import Augment, Chosen, augment, keys
 from assay.pixels.cache import Cache
 from assay.pixels.draws import Keys
 from assay.pixels.mix import Mix, mix, shares
 from assay.training.hardware import Hardware
-from assay.training.job import Batch, Rows
+from assay.training.job import Batch
 from assay.training.objective import Truth, counts, dense
+from assay.training.order import Rows
 
 _MIXING = -1  # the view whose draws mix pictures: no view that is shown has this number
 
@@ -37,7 +38,8 @@ class Known:
         self.soft = [None if targets is None else torch.from_numpy(targets) for targets in own]
 
     def of(self, rows: Rows) -> Truth:
-        """What is known of these rows, on the CPU."""
+        """What is known of the pictures of these rows, on the CPU."""
+        rows = rows % len(self.ids)  # shown again or not
         targets, masks = dense(self.space, [codes[rows] for codes in self.codes])
         pairs = zip(targets, self.soft, strict=True)
         targets = [hard if soft is None else torch.where(soft[rows].isnan(), hard, soft[rows]) for hard, soft in pairs]
@@ -56,6 +58,7 @@ class Pictures:
     step: int
     hardware: Hardware
     mix: Mix | None = None
+    chosen: Chosen | None = None  # (N,): the settings that each picture is augmented by
 
     @property
     def ids(self) -> list[str]:
@@ -72,13 +75,19 @@ class Pictures:
     def _truths(self, epoch: int, rows: Rows, partners: Rows) -> tuple[Truth, ...]:
         if self.mix is None:
             return (self.known.of(rows),)
-        share = torch.from_numpy(shares(self._keys(epoch, rows, _MIXING), size=self.size, settings=self.mix))
+        share = torch.from_numpy(self.shares(epoch, rows, self.mix))
         return self.known.of(rows).shared(share), self.known.of(partners).shared(1 - share)
 
+    def shares(self, epoch: int, rows: Rows, settings: Mix) -> npt.NDArray[np.float32]:
+        """The share (B,) of a mixed picture that is its own; the rest is its partner's."""
+        return shares(self._keys(epoch, rows, _MIXING), size=self.size, settings=settings)
+
     def _shown(self, epoch: int, rows: Rows) -> Tensor:
-        pixels = self.cache.gather(self.cache.rows_of([self.ids[row] for row in rows]))
+        pictures = rows % len(self.ids)
+        pixels = self.cache.gather(self.cache.rows_of([self.ids[picture] for picture in pictures]))
         pixels = pixels.to(self.hardware.device, non_blocking=True)
-        return augment(pixels, self._keys(epoch, rows, 0), size=self.size, settings=self.augment)
+        chosen = None if self.chosen is None else self.chosen[pictures]
+        return augment(pixels, self._keys(epoch, rows, 0), size=self.size, settings=self.augment, chosen=chosen)
 
     def _mixed(self, epoch: int, rows: Rows, partners: Rows, settings: Mix) -> Tensor:
         # Most partners are rows of the batch too; each picture is read and augmented once.
@@ -88,12 +97,14 @@ class Pictures:
         return mix(own, other, self._keys(epoch, rows, _MIXING), settings=settings)
 
     def _keys(self, epoch: int, rows: Rows, view: int) -> Keys:
-        return picture_keys([self.ids[row] for row in rows], seed=self.seed, step=self.step, epoch=epoch, view=view)
+        again, pictures = np.divmod(rows, len(self.ids))
+        names = [self.ids[picture] for picture in pictures]
+        return picture_keys(names, seed=self.seed, step=self.step, epoch=epoch, occurrence=again, view=view)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a frozen backbone; epochs take turns over their views."""
+    """Features of a frozen backbone; epochs, and showings within one, take turns over their views."""
 
     known: Known
     views: Sequence[npt.NDArray[np.float32]]  # each (N, F), may be memory-mapped
@@ -104,14 +115,24 @@ class Features:
         return self.known.ids
 
     def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
-        features = torch.from_numpy(np.array(self.views[epoch % len(self.views)][rows]))
-        return Batch(self.hardware.place(features), (self.known.of(rows).to(self.hardware.device),))
+        again, pictures = np.divmod(rows, len(self.ids))
+        turn = (epoch + again) % len(self.views)
+        features = np.empty((len(rows), self.views[0].shape[1]), np.float32)
+        for number in np.unique(turn):
+            features[turn == number] = self.views[number][pictures[turn == number]]
+        inputs = self.hardware.place(torch.from_numpy(features))
+        return Batch(inputs, (self.known.of(rows).to(self.hardware.device),))
 
     def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
         return counts([self.known.of(rows)]).to(self.hardware.device)
 
 
-def picture_keys(ids: Sequence[str], *, seed: int, step: int, epoch: int, view: int) -> Keys:
-    """The key (B,) of each picture's random draws; it depends on the picture's id, not on its row."""
+def picture_keys(
+    ids: Sequence[str], *, seed: int, step: int, epoch: int, view: int, occurrence: Rows | int = 0
+) -> Keys:
+    """The key (B,) of each picture's random draws; it depends on the picture's id, not on its row.
+
+    `occurrence`, one for all or (B,), tells the showings of one picture in an epoch apart.
+    """
     pictures = np.array([zlib.crc32(name.encode()) for name in ids], dtype=np.int64)
-    return keys(seed=seed, step=step, epoch=epoch, pictures=pictures, occurrence=0, view=view)
+    return keys(seed=seed, step=step, epoch=epoch, pictures=pictures, occurrence=occurrence, view=view)

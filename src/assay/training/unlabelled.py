@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from assay.labels.space import Codes, Head
-from assay.pixels.augment import Augment, Erase, RandAugment
+from assay.pixels.augment import Erase, RandAugment, Variation
 from assay.settings import Settings
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -38,15 +38,15 @@ class UnlabelledSettings(Settings):
     threshold: float = Field(0.95, gt=0, lt=1, description="Probability from which an answer is learnt from.")
     ratio: int = Field(3, ge=1, description="Pictures with unknown labels for each labelled one.")
     weight: Annotated[float, Field(gt=0)] = Field(1.0, description="What their loss counts beside that of the labels.")
-    weak: Augment | None = Field(None, description="What the model answers for; else the fit's own augment.")
-    strong: Augment | None = Field(
+    weak: Variation | None = Field(None, description="What the model answers for; else the fit's own augment.")
+    strong: Variation | None = Field(
         None, description="What it learns the answer for; else the weak one, RandAugment and random erasing."
     )
 
-    def views(self, augment: Augment | None) -> tuple[Augment | None, Augment]:
+    def views(self, augment: Variation | None) -> tuple[Variation | None, Variation]:
         """The weak and the strong augmentation beside a fit's own."""
         weak = self.weak or augment
-        return weak, self.strong or (weak or Augment()).model_copy(update=STRONG | {"some_of": None})
+        return weak, self.strong or (weak or Variation()).model_copy(update=STRONG | {"some_of": None})
 
 
 class Answers(NamedTuple):
