@@ -234,7 +234,8 @@ def features(samples: Samples, way: Way, work: Path) -> Floats:
     from assay.models.classifier import ModelSettings, build_classifier
     from assay.pixels.cache import build
     from assay.pixels.decode import Resize
-    from assay.predictions.inference import PLAIN, Inference, View, fastest_inference
+    from assay.predictions.inference import PLAIN, Inference, fastest_inference
+    from assay.predictions.views import Flips, views_of
     from assay.progress import Silent
     from assay.training.hardware import keep_freed_memory
 
@@ -244,7 +245,7 @@ def features(samples: Samples, way: Way, work: Path) -> Floats:
     classifier = build_classifier(ModelSettings(), samples.space, seed=0, base=Path(), size=way.size)
     hardware, _ = fastest_inference(classifier, size=way.size, device="cpu")
     inference = Inference(classifier, cached, way.size, hardware)
-    views = [PLAIN, View(frame=(-1.0, 1.0, 0.0, 0.0))] if way.flip else [PLAIN]
+    views = views_of(Flips()) if way.flip else [PLAIN]
     return np.mean(
         [inference.features(samples.ids, folder=folder, watch=Silent(), view=view) for view in views], axis=0
     )

@@ -25,7 +25,7 @@ Answer = Callable[[Samples, Samples], Array]
 def out_of_fold(samples: Samples, features: Array, fold: Ints, *, seed: int) -> Predictions:
     """Answers of logistic regressions on features (N, F) of a backbone that was never trained on these pictures.
 
-    The strength of each regression is searched once, on all folds: one of four numbers, chosen by the loss over
+    The strength of each regression is searched once, on all folds: one of a few numbers, chosen by the loss over
     thousands of pictures, tells of no single label, and searching it in every fold takes five times as long.
     Raises DataError as `out_of_fold_by` does.
     """

@@ -37,7 +37,7 @@ def tree(settings: CombineSettings, state: State, context: Context) -> StepResul
         context.watch.line(f"{here.name}: {' or '.join(quoted([name]) for name in node.names)}")
         samples = branch(state.samples, head, node.branch_of, space)
         key = fingerprint(state.key, samples.fingerprint())
-        folders.append(train_one(plan, replace(state, samples=samples, key=key), here))
+        folders.append(train_one(plan, replace(state, samples=samples, key=key, soft={}), here))
     if not context.processes.is_main_process:
         return StepResult(None, hands_on_labels=False)
     members = tuple(member_of(folder) for folder in folders)

@@ -7,21 +7,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assay.errors import PlanError
 from assay.figures.metrics import probabilities_of
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
-from assay.models.saved import Saved
+from assay.models.composite import load_model
+from assay.predictions.inference import PLAIN
+from assay.predictions.views import Flips, ViewSettings, view_logits, views_of
 from assay.repair.pseudo_label_edits import Weight, edits, unlabelled
-from assay.repair.pseudo_labels import Changes, Chosen, Confidence, Keep, Mask, choose
+from assay.repair.pseudo_labels import Agreement, Changes, Chosen, Confidence, Keep, Mask, choose
 from assay.settings import Settings
 from assay.steps.soft_targets import write_soft
-from assay.steps.start import inference_for
+from assay.steps.start import remembered
 from assay.steps.state import Context, State, StepResult
 from assay.steps.validated import heads_named
+from assay.training.hardware import Hardware
 
 STEP = "pseudo_label"
 TOLD = 12  # classes whose counts a line names
@@ -34,7 +37,16 @@ class PseudoLabelSettings(Settings):
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to label; default: all.")
     keep: Keep = Field(Confidence(), description="Which of the answers become labels.")
     soft: bool = Field(False, description="Let a fit follow the probabilities themselves, not the class alone.")
+    views: ViewSettings = Field(Flips(), description="The views that must agree, where that is what is kept.")
     weight: Weight = Field(1.0, description="What a pseudo-label counts, or `confidence`: its own probability.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PseudoLabelSettings:
+        if self.views != Flips() and not isinstance(self.keep, Agreement):
+            raise ValueError(
+                f"views are asked whether they agree, and keep: {self.keep.kind} does not; drop one of them"
+            )
+        return self
 
 
 def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepResult:
@@ -77,13 +89,17 @@ def _answers(
     settings: PseudoLabelSettings, model: Path, train: Samples, asked: npt.NDArray[np.intp], *, context: Context
 ) -> list[Array]:
     """Probabilities (N, W) by view, the plain picture's first; NaN for pictures that are not asked about."""
-    found = np.full((len(train), train.space.width), np.nan, np.float32)
+    unknown = np.full((len(train), train.space.width), np.nan, np.float32)
     if len(asked) == 0:
-        return [found]
-    saved = Saved.load(model)
-    inference = inference_for(saved.classifier, saved, context)
-    found[asked] = probabilities_of(train.space, saved.deciding.logits(inference.logits(train.take(asked).ids)))
-    return [found]
+        return [unknown]
+    others = views_of(settings.views) if isinstance(settings.keep, Agreement) else ()
+    views = [PLAIN, *(view for view in others if view != PLAIN)]
+    hardware = remembered(context, "inference") or Hardware(context.device)
+    ids, found = train.take(asked).ids, []
+    for logits in view_logits(load_model(model), context.pictures, ids, views=views, hardware=hardware):
+        found.append(unknown.copy())
+        found[-1][asked] = probabilities_of(train.space, logits)
+    return found
 
 
 def _pictures(cells: Mask) -> Mask:

@@ -26,7 +26,7 @@ Strengths = Mapping[str, Sequence[float]]
 """By head, as scikit-learn's C: one, or for an independent head one a tag; 0 where there is nothing to fit."""
 T = TypeVar("T")
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # small is strong
+STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # small is strong; labels of which many are wrong take the strongest
 SEARCH_ROWS = 8_000  # a strength found on so many pictures is good enough for more
 THREADS = min(8, os.cpu_count() or 1)  # each may hold a copy of the features
 
@@ -81,7 +81,7 @@ def fit_linear(
 def find_strengths(
     space: LabelSpace, features: Array, codes: Sequence[Codes], weights: Array, *, seed: int
 ) -> dict[str, tuple[float, ...]]:
-    """Of four strengths the one with the lowest cross-validated log loss, for every exclusive head and every tag."""
+    """Of a few strengths the one with the lowest cross-validated log loss, for every exclusive head and every tag."""
     mean, scale = _moments(features)
     standard = (features - mean) / scale
     questions = list(_questions(space, codes))
