@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from assay.errors import DataError
-from assay.labels.corrections import corrections
+from assay.labels.corrections import NO_LONGER, correct, corrections, follow, told
 from assay.labels.edits import PERSON, Edit, apply, current, standing
-from assay.labels.ledger import COLUMNS, Ledger
+from assay.labels.ledger import COLUMNS, Ledger, Selection
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 
@@ -322,13 +322,15 @@ def test_edits_are_found_by_step_head_class_and_score(tmp_path: Path) -> None:
     two = tag("a", "city", "set", "0", "1", step="05-pseudo_label", score=0.5)
     three = season("c", "weight", "1", "0.5")
     ledger = of(tmp_path, one, two, three)
-    assert ledger.edits(step="03-clean") == [one, three]
-    assert ledger.edits(head="tags") == [two]
-    assert ledger.edits(class_name="autumn") == ledger.edits(class_name="spring") == [one]
-    assert ledger.edits(class_name="city") == [two]
-    assert ledger.edits(class_name="0.5") == []
-    assert ledger.edits(min_score=0.5) == [one, two]
-    assert ledger.edits(min_score=0.6, step="03-clean") == [one]
+    assert ledger.edits(Selection(step="03-clean")) == [one, three]
+    assert ledger.edits(Selection(head="tags")) == [two]
+    assert ledger.edits(Selection(class_name="autumn")) == ledger.edits(Selection(class_name="spring")) == [one]
+    assert ledger.edits(Selection(class_name="city")) == [two]
+    assert ledger.edits(Selection(class_name="0.5")) == []
+    assert ledger.edits(Selection(image="a")) == [one, two]
+    assert ledger.edits(Selection(step="03")) == []
+    assert ledger.edits(Selection(min_score=0.5)) == [one, two]
+    assert ledger.edits(Selection(min_score=0.6, step="03-clean")) == [one]
     ledger = ledger.undo([one])
     assert ledger.edits() == [one, two, three]
 
@@ -368,6 +370,25 @@ def test_what_a_later_edit_builds_on_is_undone_with_it_only(tmp_path: Path) -> N
     assert ledger.undo([one, two]).effective() == ledger.effective()[2:]
 
 
+def test_what_builds_on_an_edit_is_named(tmp_path: Path) -> None:
+    one, two = season("a", "unset", "autumn"), season("a", "set", None, "spring", step="05-pseudo_label")
+    weight, mine = season("a", "weight", "1", "0.5"), season("a", "drop", "autumn", step=PERSON)
+    added, edited = season("new", "add", None, "n.png", tag="spring"), season("new", "drop", "spring")
+    ledger = of(tmp_path, one, weight, two, mine, added, edited)
+    assert ledger.and_what_builds_on([one]) == [one, two]
+    assert ledger.and_what_builds_on([two, weight]) == [weight, two]
+    assert ledger.and_what_builds_on([added]) == [added, edited]
+    assert ledger.and_what_builds_on([mine]) == [mine]
+    assert ledger.undo([two]).and_what_builds_on([one]) == [one]
+
+
+def test_the_edits_of_a_step_that_holds_others(tmp_path: Path) -> None:
+    inside = season("a", "drop", "autumn", step="03-repeat/round-1/01-clean_labels")
+    ledger = of(tmp_path, inside, season("c", "drop", "spring", step="03-repeated")).undo([inside])
+    assert ledger.edits(Selection(step="03-repeat")) == [inside]
+    assert [counts for _, counts in ledger.listed()] == [False, True]
+
+
 def test_a_synthetic_picture_that_was_edited_goes_with_its_edits(tmp_path: Path) -> None:
     added, edited = season("new", "add", None, "n.png", tag="spring"), season("new", "drop", "spring")
     ledger = of(tmp_path, added, edited)
@@ -403,7 +424,7 @@ def test_a_step_may_not_label_what_was_dropped_or_corrected(tmp_path: Path) -> N
         tag("d", "night", "set", None, "1", step="05"),
     ]
     assert ledger.allowed(pseudo) == pseudo[3:]
-    assert ledger.undo(ledger.edits(step="03-clean")).allowed(pseudo) == [*pseudo[:2], pseudo[3]]
+    assert ledger.undo(ledger.edits(Selection(step="03-clean"))).allowed(pseudo) == [*pseudo[:2], pseudo[3]]
 
 
 def test_a_step_that_runs_again_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
@@ -525,6 +546,19 @@ def test_an_undo_that_is_taken_leaves_what_fits(
     ledger.check(made)
 
 
+@CASES
+@given(case=edited(), data=st.data())
+def test_an_undo_with_what_builds_on_it_is_always_taken(
+    case: tuple[Samples, list[Edit]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made, edits = case
+    ledger = of(tmp_path_factory.mktemp("ledger"), *edits)
+    chosen = data.draw(st.lists(st.sampled_from(edits), unique_by=lambda edit: edit.identity)) if edits else []
+    both = ledger.and_what_builds_on(chosen)
+    assert {edit.identity for edit in chosen} <= {edit.identity for edit in both}
+    ledger.undo(both).check(made)
+
+
 def test_many_edits_at_once() -> None:
     count = 20_000
     rows = [
@@ -596,3 +630,59 @@ def test_a_second_correction_builds_on_the_first(tmp_path: Path) -> None:
     ledger = of(tmp_path, *first)
     second = corrected(tmp_path, "image,head,label\na,season,\n", ledger.apply(MIXED))
     assert row(ledger.append(second).apply(MIXED), "a")["label:season"] is None
+
+
+def table(path: Path, *lines: str) -> Path:
+    (path / "mine.csv").write_text("image,head,class,label\n" + "".join(f"{line}\n" for line in lines))
+    return path / "mine.csv"
+
+
+def label(ledger: Ledger, name: str) -> object:
+    return row(ledger.apply(MIXED), name)["label:season"]
+
+
+def test_corrections_are_taken_once_and_the_newest_counts(tmp_path: Path) -> None:
+    ledger = correct(of(tmp_path), table(tmp_path, "a,season,,spring", "b,season,,spring"), MIXED)
+    assert correct(ledger, tmp_path / "mine.csv", MIXED) == ledger
+    assert told(ledger, MIXED) == {
+        "train": {"labels": 1, "changed": 1},
+        "val": {"labels": 1, "changed": 1},
+        "test": {"labels": 0, "changed": 0},
+    }
+    for wanted in ("autumn", "spring"):
+        ledger = correct(ledger, table(tmp_path, f"a,season,,{wanted}"), MIXED)
+        assert label(ledger, "a") == wanted
+    ledger = correct(ledger, table(tmp_path, "a,season,,autumn"), MIXED)
+    assert told(ledger, MIXED)["train"] == {"labels": 1, "changed": 0}
+
+
+def test_a_ledger_follows_the_table_of_its_plan(tmp_path: Path) -> None:
+    ledger = follow(of(tmp_path), table(tmp_path, "a,season,,spring", "e,season,,autumn"), MIXED)
+    assert (label(ledger, "a"), label(ledger, "e")) == ("spring", "autumn")
+    assert follow(ledger, tmp_path / "mine.csv", MIXED) == ledger
+    ledger = follow(ledger, table(tmp_path, "a,season,,"), MIXED)
+    assert (label(ledger, "a"), label(ledger, "e")) == (None, "spring")
+    assert {entry.edit.reason for entry in ledger.entries if entry.edit.action == "undo"} == {NO_LONGER}
+    ledger = follow(ledger, table(tmp_path, "a,season,,spring", "e,season,,autumn"), MIXED)
+    assert (label(ledger, "a"), label(ledger, "e")) == ("spring", "autumn")
+    assert label(follow(ledger, None, MIXED), "a") == "autumn"
+
+
+def test_what_a_person_undid_or_said_later_counts_more_than_the_table(tmp_path: Path) -> None:
+    mine = table(tmp_path, "a,season,,spring", "b,season,,spring")
+    ledger = follow(of(tmp_path), mine, MIXED)
+    ledger = ledger.undo(ledger.edits(Selection(image="b")))
+    other = tmp_path / "other.csv"
+    other.write_text("image,head,label\na,season,\n")
+    ledger = follow(correct(ledger, other, MIXED), mine, MIXED)
+    assert (label(ledger, "a"), label(ledger, "b")) == (None, None)
+
+
+def test_a_table_that_cannot_be_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    ledger = follow(of(tmp_path), table(tmp_path, "a,season,,spring"), MIXED)
+    before = ledger.path.read_bytes()
+    mine = table(tmp_path, "c,season,,autumn", "zebra,season,,spring")
+    for taken in (correct, follow):
+        with pytest.raises(DataError, match=r"mine\.csv, line 3: there is no picture 'zebra'"):
+            taken(ledger, mine, MIXED)
+    assert ledger.path.read_bytes() == before

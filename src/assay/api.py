@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from assay.labels.corrections import corrected
+from assay.labels.read import places_of
 from assay.labels.read import read as read_data
 from assay.labels.samples import Samples
 from assay.plan import from_source
 
 
 def read(source: str | Path) -> Samples:
-    """Pictures and labels, split, from a folder, a table, or a YAML file with `data:` in it.
+    """Pictures and labels, split, from a folder, a table, or a YAML file with `data:` in it, corrected as that says.
 
     Raises DataError for data that cannot be trained on.
     """
     loaded = from_source(Path(source))
-    return read_data(loaded.plan.data, base=loaded.base)
+    data = loaded.plan.data
+    return corrected(read_data(data, base=loaded.base), places_of(data, base=loaded.base).get("corrections"))

@@ -20,9 +20,10 @@ from assay.evidence.tables import plain_lines, split_tables
 from assay.figures.metrics import to_json
 from assay.figures.paired import gains
 from assay.files import fingerprint, write_json, write_text
+from assay.labels.corrections import follow, told
 from assay.labels.ledger import Ledger
 from assay.labels.pictures import by_path
-from assay.labels.read import read
+from assay.labels.read import places_of, read
 from assay.labels.samples import Samples
 from assay.labels.split import split_table
 from assay.labels.subset import labelled, with_space, without
@@ -38,7 +39,7 @@ from assay.predictions.scores import scored
 from assay.predictions.views import AnyViews
 from assay.progress import Silent, Watch
 from assay.scoring import answers_for, baselines, test_scores
-from assay.steps.carry import carry_out, forget_others, keep_copy, put_aside, read_done
+from assay.steps.carry import carry_out, forget_others, put_aside, read_done
 from assay.steps.history import read_history
 from assay.steps.members import first_shown
 from assay.steps.state import Context, State
@@ -87,10 +88,12 @@ def train(
     device: str | None = None,
     strict: bool = False,
     watch: Watch | None = None,
+    open_test: bool = True,
 ) -> Run:
     """Carry out a plan, or train on a folder or table by the default plan, in the folder `run`.
 
-    In a folder that holds the same run, finished steps are kept and an unfinished one goes on.
+    In a folder that holds the same run, finished steps are kept and an unfinished one goes on. With `open_test` false
+    a test split stays closed, and the run says so.
     Raises AssayError for all that the user can mend.
     """
     loaded = _loaded(plan, recipe, overrides)
@@ -102,7 +105,16 @@ def train(
     with lock(folder) if main else nullcontext(), graceful():
         memory = PeakMemory()
         log = _Log(folder / "log.jsonl", watch or Silent(), memory) if main else Silent()
-        return _carry(loaded, folder, together=together, device=chosen, strict=strict, watch=log, memory=memory)
+        return _carry(
+            loaded,
+            folder,
+            together=together,
+            device=chosen,
+            strict=strict,
+            watch=log,
+            memory=memory,
+            open_test=open_test,
+        )
 
 
 def evaluate(
@@ -149,6 +161,7 @@ def _carry(
     strict: bool,
     watch: Watch,
     memory: PeakMemory,
+    open_test: bool,
 ) -> Run:
     began = time.perf_counter()
     watch.line(f"reading {loaded.source_name}")
@@ -160,13 +173,16 @@ def _carry(
     samples = without(samples, pixels.unreadable)
     if strict:
         _require_all(samples)
+    with together.main_process_first():  # the others find it up to date
+        table = places_of(loaded.plan.data, base=loaded.base).get("corrections")
+        ledger = follow(Ledger.read(folder / "ledger.csv"), table, samples)
+    corrected = ledger.of(()).apply(samples)  # by a person, before any step
     if not loaded.plan.steps:
-        loaded = _with_steps(loaded, samples, cache, watch)
+        loaded = _with_steps(loaded, corrected, cache, watch)
     plan = anchored(loaded)
     if together.is_main_process:
         _describe(folder, plan, samples, watch)
-    ledger = folder / "ledger.csv"
-    corrected = Ledger.read(ledger).of(()).apply(samples)  # by a person, before any step
+        _tell_corrections(ledger, samples, watch)
     state = State(corrected, None, fingerprint(corrected.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
     context = Context(
         run=folder,
@@ -180,15 +196,16 @@ def _carry(
         pinned=Hardware(device, plan.hardware.precision, plan.hardware.layout) if plan.hardware else None,
         processes=together,
         as_read=samples,
-        ledger=ledger,
+        ledger=ledger.path,
         pictures=pixels.of,
         watch=watch,
         run_steps=carry_out,
     )
     state = carry_out(plan.steps, state, context)
     if together.is_main_process:
-        forget_others(ledger, state.done)
-        _finish(folder, state, context, pixels, memory=memory, seconds=time.perf_counter() - began)
+        forget_others(ledger.path, state.done)
+        seconds = time.perf_counter() - began
+        _finish(folder, state, context, pixels, memory=memory, seconds=seconds, open_test=open_test)
     together.wait_for_everyone()
     return load(folder)
 
@@ -255,7 +272,6 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
     path = folder / "plan.yaml"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         put_aside(folder, [path, *_results(folder)])
-        keep_copy(folder, folder / "ledger.csv")
     write_text(path, text)
     write_json(folder / "environment.json", environment())
     samples.write(folder / "samples.parquet")
@@ -275,17 +291,31 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
         watch.line(f"  left out: {one.path}: {one.reason}")
 
 
+def _tell_corrections(ledger: Ledger, samples: Samples, watch: Watch) -> None:
+    counts = {part: found["labels"] for part, found in told(ledger, samples).items() if found["labels"]}
+    if counts:
+        parts = ", ".join(f"{count} in {part}" for part, count in counts.items())
+        watch.line(f"  labels that a person settled: {parts}")
+
+
 def _results(folder: Path) -> list[Path]:
     return [folder / "metrics.json", folder / "model", folder / "pictures"]
 
 
 def _finish(
-    folder: Path, state: State, context: Context, pixels: _Pixels, *, memory: PeakMemory, seconds: float
+    folder: Path,
+    state: State,
+    context: Context,
+    pixels: _Pixels,
+    *,
+    memory: PeakMemory,
+    seconds: float,
+    open_test: bool,
 ) -> None:
     """The artifact, the figures, the pictures of them."""
     if state.model is None:
         raise RunError("no step of the plan makes a model. Add a probe or a fit.")
-    key = fingerprint(state.key, "figures")
+    key = fingerprint(state.key, "figures", *([] if open_test else ["test closed"]))
     metrics = folder / "metrics.json"
     if metrics.exists():
         if json.loads(metrics.read_text(encoding="utf-8"))["key"] == key:
@@ -311,14 +341,16 @@ def _finish(
     )
     details = {"data": samples.fingerprint(), "validation": (scores or {}).get("figures", {})}
     replace(saved, details=details).save(folder / "model")
-    test = test_scores(folder / "model", samples, device=context.device, watch=context.watch)
+    test = test_scores(folder / "model", samples, device=context.device, watch=context.watch) if open_test else None
     found: dict[str, Any] = {
         "key": key,
         "scores": scores,
         "test": test,
         "test opened": datetime.now(UTC).isoformat(timespec="seconds") if test else None,
+        "test kept closed": not open_test,
         "baselines": known,
         "steps": steps,
+        "settled by a person": told(Ledger.read(context.ledger), context.as_read),
         "counts": {part: len(samples.part(part)) for part in ("train", "val", "test")},
         "left_out": [{"path": one.path, "reason": one.reason} for one in samples.left_out],
         "notes": list(samples.notes),

@@ -33,13 +33,15 @@ def evaluate(
     """Score on labelled pictures, beside the validation figure."""
     with reported(None, stopped=NOTHING_WRITTEN), watching(as_json) as watch:
         import assay.run
-        from assay.labels.read import read_whole
+        from assay.labels.corrections import corrected
+        from assay.labels.read import places_of, read_whole
         from assay.plan import from_source
 
         asked = views_from(views)
         finished = assay.run.load(run)
         loaded = from_source(source)
-        samples = read_whole(loaded.plan.data, base=loaded.base)
+        data, base = loaded.plan.data, loaded.base
+        samples = corrected(read_whole(data, base=base), places_of(data, base=base).get("corrections"))
         found = assay.run.evaluate(finished, samples, views=asked, watch=watch)
         if as_json:
             print_json(found)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from assay.errors import RunError
 from assay.progress import Silent, Watch, watch_for
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def watching(as_json: bool) -> Iterator[Watch]:
 def is_main() -> bool:
     """Whether this is the first of the processes that `accelerate launch` or torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def require_one_process(command: str) -> None:
+    """Refuse to be one of several processes. Raises RunError."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(f"{command}: it works in one process; start it without accelerate launch or torchrun.")
 
 
 def tell_run(run: Run, as_json: bool) -> None:

@@ -6,7 +6,7 @@ A function returns what rich can print; printing is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -144,6 +144,18 @@ def split_table(frequencies: pl.DataFrame, *, most: int = MOST) -> Table:
         table.add_row("all", *sums, style="bold")
     if len(classes) > most:
         table.caption = f"The {most} rarest classes, of {len(classes)}."
+    return table
+
+
+def text_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = (), title: str | None = None
+) -> Table:
+    """Cells of text under headings; the columns named in `right` are flush right."""
+    table = _table(title)
+    for name in columns:
+        table.add_column(Text(_plain(name)), justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_plain(cell)) for cell in row))
     return table
 
 

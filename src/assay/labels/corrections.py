@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assay.errors import DataError
-from assay.labels.edits import PERSON, Action, Edit, current
+from assay.labels.edits import PERSON, Action, Edit, apply, current
+from assay.labels.ledger import Ledger
 from assay.labels.pictures import shown
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.labels.tables import Rows, read_rows, texts
+
+OF_PLAN = "said by data.corrections"
+"""The reason of the edits that a plan's own table made."""
+
+NO_LONGER = "no longer said by data.corrections"
+"""The reason of an undo of those that the table says no more."""
 
 
 def corrections(path: Path, samples: Samples) -> list[Edit]:
@@ -45,6 +54,66 @@ def corrections(path: Path, samples: Samples) -> list[Edit]:
                 f"says {said or ''!r}. Remove one of the two."
             )
     return _persons(cells, samples, positions)
+
+
+def corrected(samples: Samples, path: Path | None) -> Samples:
+    """The samples with the corrections of a table, where there is one; no ledger is kept."""
+    return samples if path is None else apply(samples, corrections(path, samples))
+
+
+def correct(ledger: Ledger, path: Path, samples: Samples) -> Ledger:
+    """Append the corrections of a table, but for those that are the last word already. `samples` are those as read.
+
+    Raises DataError, with the ledger as it was, for a line that cannot be.
+    """
+    said = corrections(path, ledger.of(()).apply(samples))
+    last = _last_words(ledger)
+    return ledger.append([edit for edit in said if last.get(edit.cell) != edit.identity])
+
+
+def follow(ledger: Ledger, path: Path | None, samples: Samples) -> Ledger:
+    """Bring a run's ledger up to date with the table of its plan: undo what is gone from it, append what is new.
+
+    What a person undid in the ledger stays undone, and what they corrected in it later than the table counts.
+    Raises DataError, with the ledger as it was, for a line that cannot be.
+    """
+    said = _said(path, ledger, samples)
+    own = [edit for edit in ledger.effective() if edit.step == PERSON and edit.reason == OF_PLAN]
+    gone = {edit.identity for edit in own} - {edit.identity for edit in said}
+    if gone:
+        ledger = ledger.undo([edit for edit in own if edit.identity in gone], reason=NO_LONGER)
+        said = _said(path, ledger, samples)  # with what stands there now as `old`
+    newest = {entry.edit.identity: entry.edit for entry in ledger.entries}
+    undone = {name for name, edit in newest.items() if edit.action == "undo" and edit.reason != NO_LONGER}
+    known, last = undone | {edit.identity for edit in own}.difference(gone), _last_words(ledger)
+    fresh = [edit for edit in said if edit.identity not in known and last.get(edit.cell) != edit.identity]
+    return ledger.append([replace(edit, reason=OF_PLAN) for edit in fresh])
+
+
+def told(ledger: Ledger, samples: Samples) -> dict[str, Any]:
+    """How many labels a person settled, by part, and how many of them say what was not there before.
+
+    `samples` are those as read.
+    """
+    edits = [edit for edit in ledger.effective() if edit.step == PERSON and edit.action != "weight"]
+    part = dict(zip(samples.ids, samples.table["split"].to_list(), strict=True))
+    before = {edit.cell: edit.old for edit in reversed(edits)}
+    after = {edit.cell: edit.new for edit in edits}
+    found = {name: {"labels": 0, "changed": 0} for name in ("train", "val", "test")}
+    for cell, new in after.items():
+        counts = found[part.get(cell[0]) or "train"]  # a picture that a step added is in training
+        counts["labels"] += 1
+        counts["changed"] += int(new != before[cell])
+    return found
+
+
+def _said(path: Path | None, ledger: Ledger, samples: Samples) -> list[Edit]:
+    return [] if path is None else corrections(path, ledger.of(()).apply(samples))
+
+
+def _last_words(ledger: Ledger) -> dict[tuple[str, str, str | None], tuple[str | None, ...]]:
+    """Cell -> the identity of the last edit of it by a person."""
+    return {edit.cell: edit.identity for edit in ledger.effective() if edit.step == PERSON and edit.action != "weight"}
 
 
 def _persons(

@@ -32,6 +32,33 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which edits are meant: those of which all that is said is true.
+
+    `step` stands for the steps it holds too. An edit concerns a class by its old or new label, or by its tag.
+    """
+
+    step: str | None = None
+    head: str | None = None
+    class_name: str | None = None
+    min_score: float | None = None
+    image: str | None = None
+
+    def takes(self, edit: Edit) -> bool:
+        """Whether this edit is meant; an undo by what it reverts."""
+        return (
+            (self.step is None or covers(self.step, edit.step))
+            and (self.head is None or edit.head == self.head)
+            and (self.class_name is None or _concerns(edit, self.class_name))
+            and (self.min_score is None or (edit.score is not None and edit.score >= self.min_score))
+            and (self.image is None or edit.id == self.image)
+        )
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True)
 class Ledger:
     """What a ledger file holds. `append`, `undo` and `without` write the file and return what it holds then."""
 
@@ -91,11 +118,28 @@ class Ledger:
         ]  # fmt: skip
         return self.append(lines)
 
+    def and_what_builds_on(self, edits: Sequence[Edit]) -> list[Edit]:
+        """These edits and the later ones of the same cells, which cannot stand without them, in order."""
+        wanted = {edit.identity for edit in edits}
+        changed: set[object] = set()
+        found = []
+        for edit in self.effective():
+            on_changed = _cell(edit) in changed or (edit.action != "add" and edit.id in changed)
+            if edit.identity in wanted or on_changed:
+                found.append(edit)
+                changed.add(edit.id if edit.action == "add" else _cell(edit))
+        return found
+
     def without(self, steps: Collection[str]) -> Ledger:
         """Write the ledger anew without the edits of these steps, which are to run again; what was undone stays so."""
-        kept = [entry for entry in self.entries if entry.edit.action == "undo" or entry.edit.step not in steps]
+        return self.rewritten(
+            [entry for entry in self.entries if entry.edit.action == "undo" or entry.edit.step not in steps]
+        )
+
+    def rewritten(self, entries: Sequence[Entry]) -> Ledger:
+        """Write the ledger anew with these lines alone, under their dates."""
         with whole(self.path) as beside:
-            beside.write_bytes(_csv([COLUMNS, *(_cells(entry.date, entry.edit) for entry in kept)]))
+            beside.write_bytes(_csv([COLUMNS, *(_cells(entry.date, entry.edit) for entry in entries)]))
         return Ledger.read(self.path)
 
     def of(self, steps: Collection[str]) -> Ledger:
@@ -107,23 +151,17 @@ class Ledger:
         ]
         return Ledger(self.path, tuple(kept))
 
-    def edits(
-        self,
-        *,
-        step: str | None = None,
-        head: str | None = None,
-        class_name: str | None = None,
-        min_score: float | None = None,
-    ) -> list[Edit]:
-        """All edits, undone ones too, but no undos: of a step, a head, a class (old, new or tag), a least score."""
+    def edits(self, wanted: Selection = EVERYTHING) -> list[Edit]:
+        """The edits that are meant, undone ones too, but no undos."""
+        return [entry.edit for entry, _ in self.listed(wanted)]
+
+    def listed(self, wanted: Selection = EVERYTHING) -> list[tuple[Entry, bool]]:
+        """The same with their lines, and whether each counts: was not undone."""
+        counting = standing([entry.edit for entry in self.entries])
         return [
-            entry.edit
-            for entry in self.entries
-            if entry.edit.action != "undo"
-            and (step is None or entry.edit.step == step)
-            and (head is None or entry.edit.head == head)
-            and (class_name is None or _concerns(entry.edit, class_name))
-            and (min_score is None or (entry.edit.score is not None and entry.edit.score >= min_score))
+            (entry, counts)
+            for entry, counts in zip(self.entries, counting, strict=True)
+            if entry.edit.action != "undo" and wanted.takes(entry.edit)
         ]
 
     def effective(self) -> list[Edit]:
@@ -180,8 +218,7 @@ class Ledger:
         """Refuse to undo what a later edit builds on, so that what is left always fits the samples."""
         later: dict[object, Edit] = {}
         for edit in reversed(effective):
-            # A person's edits are carried out before a step's and do not build on them.
-            cell = (edit.cell, edit.action == "weight", edit.step == PERSON)
+            cell = _cell(edit)
             above = edit.id if edit.action == "add" else cell
             if edit.identity not in wanted:
                 later.setdefault(cell, edit)
@@ -191,6 +228,11 @@ class Ledger:
                 raise DataError(
                     f"{shown(self.path)}: {_named(later[above])} builds on {_named(edit)}. Undo it as well."
                 )
+
+
+def _cell(edit: Edit) -> tuple[object, ...]:
+    """What the edits of one chain share. A person's are carried out before a step's and do not build on them."""
+    return edit.cell, edit.action == "weight", edit.step == PERSON
 
 
 def covers(step: str, name: str) -> bool:

@@ -39,7 +39,7 @@ MEANT: dict[str, tuple[str, ...]] = {
 NEEDED = {"names": "root", "rows": "labels"}
 """Form -> the setting that it cannot do without."""
 
-PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names")
+PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names", "corrections")
 
 
 class DataSettings(Settings):
@@ -84,6 +84,10 @@ class DataSettings(Settings):
     class_names: Path | None = Field(
         default=None,
         description="Lines `name type`: type t goes to the t-th head, where an integer is the place of a class.",
+    )
+    corrections: Path | None = Field(
+        default=None,
+        description="A table of labels that a person settled, with the columns image, head, class, label.",
     )
     split: SplitSettings = SplitSettings()
 

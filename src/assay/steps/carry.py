@@ -38,10 +38,10 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
         folder = context.folder / name
         here = replace(context, folder=folder, name=_joined(context, name), number=number + 100 * context.number)
         key = fingerprint(step.kind, step.settings.model_dump_json(), state.key, str(here.number))
-        if not _finished(folder, key):
+        if not _finished(here, key):
             if context.processes.is_main_process:
-                _begin(folder, key, context.run)
-                forget_others(context.ledger, state.done)
+                goes_on = _begin(folder, key, context.run)
+                forget_others(context.ledger, state.done, going_on=here.name if goes_on else None)
             context.processes.wait_for_everyone()
             _run_one(step, state, here, key)
             context.processes.wait_for_everyone()
@@ -51,12 +51,30 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     return state
 
 
-def forget_others(ledger: Path, done: Sequence[str]) -> None:
-    """Take the edits of all steps but these out of a ledger: they are to run again, or are in the plan no more."""
+def forget_others(ledger: Path, done: Sequence[str], *, going_on: str | None = None) -> None:
+    """Take the edits of all steps but these out of a ledger: they are to run again, or are in the plan no more.
+
+    Of a step that goes on, the edits of the steps that it holds stay, for it to keep or forget. The ledger as it was
+    is kept in history/.
+    """
     found = Ledger.read(ledger)
-    others = {entry.edit.step for entry in found.entries} - {entry.edit.step for entry in found.of(done).entries}
+    others = {entry.edit.step for entry in found.entries if entry.edit.action != "undo"}
+    others -= {entry.edit.step for entry in found.of(done).entries}
+    others -= {step for step in others if going_on is not None and _within(going_on, step)}
     if others:
+        keep_copy(ledger.parent, ledger)
         found.without(others)
+
+
+def _within(step: str, name: str) -> bool:
+    return name != step and covers(step, name)
+
+
+def _undone_within(context: Context) -> str:
+    """A name for what was undone of the steps that a step holds: it goes on with them where that has changed."""
+    lines = [entry.edit for entry in Ledger.read(context.ledger).entries if entry.edit.action == "undo"]
+    undone = sorted({repr(edit.identity) for edit in lines if _within(context.name, edit.step)})
+    return fingerprint(*undone) if undone else ""
 
 
 def _handed_on(state: State, done: dict[str, Any], context: Context, key: str) -> State:
@@ -104,6 +122,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         "soft": None
         if result.soft is None
         else {head: str(path.relative_to(context.run)) for head, path in result.soft.items()},
+        "undone within": _undone_within(context),
     }
     if result.model is not None and len(state.samples.part("val")):
         predictions = Predictions.read(result.model / "predictions.parquet", state.samples.space, model=context.name)
@@ -117,12 +136,14 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         context.watch.line(f"  {line}")
 
 
-def _begin(folder: Path, key: str, run: Path) -> None:
-    """A folder for a step to work in: the one it was interrupted in, or an empty one."""
+def _begin(folder: Path, key: str, run: Path) -> bool:
+    """A folder for a step to work in: the one it was interrupted in (true), or an empty one."""
     begun = folder / "begun.json"
-    if folder.exists() and not (begun.exists() and json.loads(begun.read_text())["key"] == key):
+    goes_on = begun.exists() and json.loads(begun.read_text())["key"] == key
+    if folder.exists() and not goes_on:
         put_aside(run, [folder])
     write_json(begun, {"key": key})
+    return goes_on
 
 
 def _put_aside_others(steps: Sequence[StepPlan], context: Context) -> None:
@@ -155,8 +176,11 @@ def _stamp() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
 
 
-def _finished(folder: Path, key: str) -> bool:
-    return (folder / "done.json").exists() and read_done(folder)["key"] == key
+def _finished(context: Context, key: str) -> bool:
+    if not (context.folder / "done.json").exists():
+        return False
+    done = read_done(context.folder)
+    return bool(done["key"] == key) and done.get("undone within", "") == _undone_within(context)
 
 
 def _name(number: int, step: StepPlan) -> str:

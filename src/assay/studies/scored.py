@@ -1,0 +1,51 @@
+"""What a finished run came to on validation, so that it can be compared with others on the same pictures."""
+
+from __future__ import annotations
+
+from assay.errors import DataError, RunError
+from assay.figures.metrics import HeadScore, score
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.labels.subset import labelled
+from assay.predictions.predict import Predictions
+from assay.run import Run
+
+HEADLINES = ("accuracy", "micro_f1", "nll")
+
+
+def validation_score(run: Run, *, bootstrap: int) -> dict[str, HeadScore]:
+    """The score of the final model, as its metrics.json has it, with the resamples that a difference is drawn from.
+
+    Two runs of the same data are resampled alike. Raises DataError where nothing validates, RunError where the
+    answers are of other pictures than the data has now.
+    """
+    samples = Samples.read(run.folder / "samples.parquet")
+    settled = Ledger.read(run.folder / "ledger.csv").of(()).apply(samples)
+    validation = labelled(settled.part("val"))
+    if len(validation) == 0:
+        raise DataError(
+            f"{run.folder}: no validation picture has a known label, so nothing can be compared. "
+            "Raise split.val, or label some."
+        )
+    model = next(step["model"] for step in reversed(run.metrics["steps"]) if step["model"] and "/" not in step["name"])
+    answers = Predictions.read(run.folder / model / "predictions.parquet", samples.space, model=model)
+    if answers.ids != validation.ids:
+        raise RunError(f"{run.folder}: its answers are of other validation pictures than its data has. Train it again.")
+    return score(
+        samples.space,
+        validation.codes(),
+        answers.probabilities,
+        thresholds=answers.thresholds,
+        bootstrap=bootstrap,
+    )
+
+
+def headline(run: Run) -> str:
+    """The figure that a run is called by: the accuracy, or micro_f1 where every head is one of tags."""
+    known = (run.metrics["scores"] or {}).get("figures", {})
+    return next((name for name in HEADLINES if name in known), HEADLINES[0])
+
+
+def seconds(run: Run) -> float:
+    """The seconds of all steps, of those that were taken over from another run too."""
+    return float(sum(step["seconds"] for step in run.metrics["steps"] if "/" not in step["name"]))

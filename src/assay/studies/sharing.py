@@ -1,0 +1,110 @@
+"""Finished steps taken over from another run, so that runs that begin alike compute their beginning once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from assay.labels.edits import PERSON
+from assay.labels.ledger import Entry, Ledger, covers
+from assay.plan import Plan, load
+from assay.steps.plans import StepPlan
+
+
+def share(target: Path, plan: Plan, donors: Sequence[Path]) -> list[str]:
+    """Give the folder of a run what earlier runs hold of it: steps, their edits, pictures and features, hardware.
+
+    Of the donors the one counts that has the most finished first steps in common with `plan`, whose paths are absolute.
+    Files are linked, which takes no room, or copied where links cannot be. What the folder holds already stays. Whether
+    a step still holds is for the runner to say, by its key. Returns the names of the steps taken over.
+    """
+    for donor in donors:
+        _link_files(donor / "cache", target / "cache")
+        if (donor / "hardware.json").exists() and not (target / "hardware.json").exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(donor / "hardware.json", target / "hardware.json")
+    found = [(donor, _common(donor, plan)) for donor in donors if (donor / "plan.yaml").exists()]
+    if not found:
+        return []
+    donor, names = max(found, key=lambda pair: len(pair[1]))
+    missing = [name for name in names if not (target / "steps" / name).exists()]
+    if missing:
+        _take_edits(
+            target, donor, missing
+        )  # before the steps: a step without its edits would pass for one that had none
+        for name in missing:
+            _link_folder(donor / "steps" / name, target / "steps" / name, by_way_of=target / ".shared")
+    return missing
+
+
+def take_over_persons(target: Path, run: Path) -> None:
+    """Make a person's edits in the ledger of `target` those of the ledger of `run`."""
+    ledger = Ledger.read(target / "ledger.csv")
+    persons = [entry for entry in Ledger.read(run / "ledger.csv").entries if entry.edit.step == PERSON]
+    others = [entry for entry in ledger.entries if entry.edit.step != PERSON]
+    _write(ledger, [*persons, *others])
+
+
+def _common(donor: Path, plan: Plan) -> list[str]:
+    """The names of the finished first steps of a donor that a plan begins with too."""
+    other = load(donor / "plan.yaml").plan
+    if _besides_steps(other) != _besides_steps(plan):
+        return []
+    names = []
+    for number, (own, its) in enumerate(zip(plan.steps, other.steps, strict=False), 1):
+        name = f"{number:02d}-{own.kind}"
+        if _text(own) != _text(its) or not (donor / "steps" / name / "done.json").exists():
+            break
+        names.append(name)
+    return names
+
+
+def _besides_steps(plan: Plan) -> str:
+    return plan.model_copy(update={"steps": ()}).model_dump_json()
+
+
+def _text(step: StepPlan) -> tuple[str, str]:
+    return step.kind, step.settings.model_dump_json()
+
+
+def _take_edits(target: Path, donor: Path, steps: Collection[str]) -> None:
+    def theirs(entry: Entry) -> bool:
+        return any(covers(step, entry.edit.step) for step in steps)
+
+    ledger = Ledger.read(target / "ledger.csv")
+    persons = [entry for entry in ledger.entries if entry.edit.step == PERSON]
+    taken = [entry for entry in Ledger.read(donor / "ledger.csv").entries if theirs(entry)]
+    others = [entry for entry in ledger.entries if entry.edit.step != PERSON and not theirs(entry)]
+    _write(ledger, [*persons, *taken, *others])
+
+
+def _write(ledger: Ledger, entries: Sequence[Entry]) -> None:
+    if [entry.edit for entry in entries] != [entry.edit for entry in ledger.entries]:
+        ledger.rewritten(entries)
+
+
+def _link_folder(source: Path, target: Path, *, by_way_of: Path) -> None:
+    """The folder with all its files, whole or not at all."""
+    shutil.rmtree(by_way_of, ignore_errors=True)
+    shutil.copytree(source, by_way_of, copy_function=_link)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(by_way_of, target)
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """The files of a folder that are finished and not there yet."""
+    for path in sorted(source.glob("[!.]*")):
+        if path.is_file() and not (target / path.name).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            _link(path, target / path.name)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no links
+        beside = Path(target).with_name(f".{Path(target).name}.part")
+        shutil.copy2(source, beside)
+        os.replace(beside, target)

@@ -1,0 +1,308 @@
+"""What a repair was worth: plans with a step left out, steps shared between runs, one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from assay import cli
+from assay.amend import correct
+from assay.errors import PlanError, TrainingError
+from assay.files import write_text
+from assay.labels.ledger import Ledger
+from assay.plan import from_source, parse
+from assay.run import train
+from assay.steps import STEPS
+from assay.studies.ablate import Ablation, ablate
+from assay.studies.variants import Variant, variants
+from conftest import write_pictures
+from fake_steps import RELABEL
+
+PROBE = "probe: {size: 32}"
+HARMFUL = "clean_labels: {count: 60}"  # most pictures are called red
+STEPS_OF = {"clean_labels": RELABEL, "pseudo_label": RELABEL}
+REAL = {name: STEPS[name] for name in STEPS_OF}
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, step in STEPS_OF.items():
+        monkeypatch.setitem(STEPS, name, step)
+    drawn = "assay.run.write_pictures"  # half a second a run
+    monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 pictures, 24 of them to validate with."""
+    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", each=40)
+
+
+Measure = Callable[..., Ablation]
+
+
+@pytest.fixture
+def measure(tiny_plan: Callable[..., str], pictures: Path, tmp_path: Path) -> Measure:
+    """Ablate a plan of these steps in the folder `run`."""
+
+    def measured(*steps: str, data: str = "", **options: Any) -> Ablation:
+        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {pictures}{data}"))
+        return ablate(from_source(tmp_path / "plan.yaml"), tmp_path / "run", device="cpu", **options)
+
+    return measured
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return found
+
+
+# Variants of a plan
+
+
+def of(*steps: str, **asked: Any) -> list[Variant]:
+    text = "data: {folder: photos}\nsteps:\n" + "".join(f"  - {step}\n" for step in steps)
+    return variants(parse(text, "plan.yaml"), **asked)
+
+
+def kinds(variant: Variant) -> list[Any]:
+    return [
+        [step.kind, [held.kind for held in step.settings.steps]] if step.kind == "repeat" else step.kind
+        for step in variant.plan.steps
+    ]
+
+
+ROUNDS = "repeat: {times: 2, steps: [pseudo_label, fit]}"
+
+
+def test_every_repair_is_left_out_in_turn() -> None:
+    whole, *others = of("probe", "clean_labels", "fit", "pseudo_label", "fit")
+    assert whole.name == "whole"
+    assert {variant.said: kinds(variant) for variant in others} == {
+        "without 02-clean_labels": ["probe", "fit", "pseudo_label", "fit"],
+        "without 04-pseudo_label": ["probe", "clean_labels", "fit", "fit"],
+    }
+
+
+def test_a_list_of_suspects_repairs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STEPS, "clean_labels", REAL["clean_labels"])
+    steps = ("probe", "clean_labels: {action: drop}", "probe", "clean_labels")
+    assert [variant.said for variant in of(*steps)[1:]] == ["without 02-clean_labels"]
+
+
+def test_a_repeat_goes_with_its_last_repair() -> None:
+    (found,) = of("fit", ROUNDS, "calibrate")[1:]
+    assert (found.name, kinds(found)) == ("without-02-repeat-01-pseudo_label", ["fit", "calibrate"])
+    (found,) = of(ROUNDS)[1:]  # unless nothing else trains
+    assert kinds(found) == ["fit"]
+    both = of("fit", "repeat: {times: 2, steps: [clean_labels, pseudo_label, fit]}")[1:]
+    assert [kinds(variant)[1] for variant in both] == [
+        ["repeat", ["pseudo_label", "fit"]],
+        ["repeat", ["clean_labels", "fit"]],
+    ]
+
+
+def test_any_step_is_left_out_when_named() -> None:
+    named = of("probe", "fit", "repeat: {times: 2, steps: [fit, probe]}", without=["steps.1", "steps.2.repeat.steps.0"])
+    assert [kinds(variant) for variant in named[1:]] == [
+        ["probe", ["repeat", ["fit", "probe"]]],
+        ["probe", "fit", ["repeat", ["probe"]]],
+    ]
+    assert of("probe", "fit", without=["steps.1.fit", "steps.1"])[1:] == of("probe", "fit", without=["steps.1"])[1:]
+
+
+def test_alternatives_change_values() -> None:
+    asked = ["steps.1.fit.size=64", "steps.1.fit.schedule=flat_cos; steps.1.fit.lr=1e-2", "model.backbone=resnet18"]
+    found = of("probe", "fit", alternatives=asked)
+    assert [variant.said for variant in found[1:]] == asked
+    assert found[1].name == asked[0]
+    assert found[1].plan.steps[1].settings.size == 64
+    assert (found[2].plan.steps[1].settings.schedule.kind, found[2].plan.steps[1].settings.lr) == ("flat_cos", 0.01)
+    assert found[3].plan.model.backbone == "resnet18"
+    assert len({variant.name for variant in found}) == 4
+    assert not any(set(variant.name) & set("/; []{}") for variant in found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({}, "no step that repairs"),
+        ({"without": ["steps.7"]}, r"--without steps.7: there is no such step. There are: steps.0 \(01-probe\)"),
+        ({"without": ["fit"]}, "no such step"),
+        ({"alternatives": ["steps.1.fit.sise=64"]}, "--alternative steps.1.fit.sise=64: .*size"),
+        ({"alternatives": ["steps.1.fit.size=128"]}, "what the plan says already"),
+        ({"alternatives": ["data.split.val=0.3"]}, "neither data nor seed"),
+        ({"alternatives": ["seed=3"]}, "give --seeds"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(asked: dict[str, list[str]], says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        of("probe", "fit", **asked)
+    with pytest.raises(PlanError, match="no step is left"):
+        of("probe", without=["steps.0"])
+
+
+# Runs
+
+
+def test_a_repair_that_does_harm_is_found_out(measure: Measure, tmp_path: Path) -> None:
+    found = measure(PROBE, HARMFUL, PROBE)
+    whole, without = found.rows
+    assert (found.figure, found.seeds, whole.change, whole.verdict) == ("accuracy", (0,), None, "")
+    assert without.figure.value > whole.figure.value + 0.3
+    assert without.change.value == pytest.approx(without.figure.value - whole.figure.value)
+    assert without.change.low > 0
+    assert without.verdict == "it did harm"
+    assert "one seed" in found.basis
+    for row in found.rows:
+        own = metrics(tmp_path / "run/variants" / row.variant.name)
+        assert own["scores"]["figures"]["accuracy"] == row.figure.to_json()
+        assert row.seconds == pytest.approx(sum(step["seconds"] for step in own["steps"]))
+
+
+def test_steps_before_the_first_difference_are_shared(measure: Measure, tmp_path: Path) -> None:
+    measure(PROBE, "clean_labels: {count: 4}", PROBE, "calibrate", alternatives=["steps.2.probe.size=16"])
+    whole, other = (tmp_path / "run/variants" / name for name in ("whole", "steps.2.probe.size=16"))
+    for step, shared in (("01-probe", True), ("02-clean_labels", True), ("03-probe", False), ("04-calibrate", False)):
+        done = [place / "steps" / step / "done.json" for place in (whole, other)]
+        assert os.path.samefile(*done) is shared, step
+    edits = [Ledger.read(place / "ledger.csv").effective() for place in (whole, other)]
+    assert edits[0] == edits[1]
+    assert len(edits[0]) == 4
+    assert not (other / ".shared").exists()
+    assert not (other / "history").exists()
+    assert {path.name for path in (whole / "cache").iterdir()} <= {path.name for path in (other / "cache").iterdir()}
+
+
+def test_it_goes_on_where_it_was_stopped(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = (PROBE, "clean_labels: {count: 4}", PROBE)
+
+    def failing(*given: Any, **options: Any) -> Any:
+        if options["run"].name != "whole":
+            raise TrainingError("the power went")
+        return train(*given, **options)
+
+    monkeypatch.setattr("assay.studies.ablate.train", failing)
+    with pytest.raises(TrainingError):
+        measure(*steps)
+    assert not (tmp_path / "run/ablation.json").exists()
+    monkeypatch.undo()
+    before = (tmp_path / "run/variants/whole/metrics.json").stat().st_mtime_ns
+    for name, step in STEPS_OF.items():
+        monkeypatch.setitem(STEPS, name, step)
+    first = measure(*steps)
+    assert (tmp_path / "run/variants/whole/metrics.json").stat().st_mtime_ns == before
+    monkeypatch.setattr("assay.steps.probe.fit_linear", None)  # would not do to train with
+    assert measure(*steps).to_json() == first.to_json()
+
+
+def test_the_test_split_stays_closed(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr("assay.run.test_scores", lambda *given, **options: opened.append(given))
+    measure(PROBE, HARMFUL, data=", split: {test: 0.2}")
+    assert opened == []
+    for place in (tmp_path / "run/variants").iterdir():
+        found = metrics(place)
+        assert (found["test"], found["test opened"], found["test kept closed"]) == (None, None, True)
+        assert found["counts"]["test"] == 24
+
+
+def test_several_seeds_make_one_table(measure: Measure, tmp_path: Path) -> None:
+    found = measure("fit: {size: 16, epochs: 1, batch: 32}", HARMFUL, PROBE, seeds=2, figure="nll")
+    assert (found.seeds, found.figure) == ((0, 1), "nll")
+    assert "and of the 2 seeds" in found.basis
+    for row in found.rows:
+        assert row.figure.value == pytest.approx(sum(row.by_seed.values()) / 2)
+        assert row.by_seed[0] != row.by_seed[1]
+    names = {path.name for path in (tmp_path / "run/variants").iterdir()}
+    assert names == {"whole", "whole-seed-1", "without-02-clean_labels", "without-02-clean_labels-seed-1"}
+
+
+def test_what_a_person_settled_is_settled_in_every_variant(measure: Measure, tmp_path: Path) -> None:
+    steps = (PROBE, HARMFUL)
+    measure(*steps)
+    train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+    (tmp_path / "mine.csv").write_text("image,label\nblue/0.png,green\nblue/1.png,green\n")
+    correct(tmp_path / "run", tmp_path / "mine.csv")
+    measure(*steps)
+    for place in (tmp_path / "run/variants").iterdir():
+        settled = metrics(place)["settled by a person"]
+        assert sum(part["labels"] for part in settled.values()) == 2
+
+
+def test_a_run_that_was_trained_before_gives_its_steps(measure: Measure, tmp_path: Path) -> None:
+    measure(PROBE, HARMFUL, without=["steps.1"])
+    train(tmp_path / "plan.yaml", run=tmp_path / "other", device="cpu")
+    (tmp_path / "run").rename(tmp_path / "first")
+    (tmp_path / "other").rename(tmp_path / "run")
+    measure(PROBE, HARMFUL, without=["steps.1"])
+    done = "steps/01-probe/done.json"
+    assert os.path.samefile(tmp_path / "run" / done, tmp_path / "run/variants/whole" / done)
+
+
+def test_a_plan_without_steps_is_completed_first(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, step in REAL.items():
+        monkeypatch.setitem(STEPS, name, step)
+    small = ["model.backbone=test_efficientnet", "model.weights=none", "hardware.precision=fp32"]
+    small += ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1"]
+    small += ["steps.2.clean_labels.size=32"]
+    loaded = from_source(pictures, overrides=small)
+    found = ablate(loaded, tmp_path / "run", without=["steps.1"], device="cpu")
+    assert [row.variant.name for row in found.rows] == ["whole", "without-02-fit"]
+
+
+# The command
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, ["ablate", *map(str, arguments), "--device", "cpu"])
+
+
+def test_the_command_prints_and_keeps_one_table(tiny_plan: Callable[..., str], pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, HARMFUL, PROBE, data=f"folder: {pictures}"))
+    run = tmp_path / "run"
+    told = invoke(tmp_path / "plan.yaml", "--run", run)
+    assert told.exit_code == 0, told.stderr
+    for words in ("whole plan", "without 02-clean_labels", "it did harm", "95 % intervals over 1,000 paired"):
+        assert words in told.stdout
+    kept = json.loads((run / "ablation.json").read_text())
+    assert json.loads(invoke(tmp_path / "plan.yaml", "--run", run, "--json").stdout) == {"run": str(run), **kept}
+    with open(run / "ablation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["value"]) for row in rows] == [row["figure"]["value"] for row in kept["variants"]]
+    assert rows[0]["difference value"] == ""
+    lines = (run / "ablation.md").read_text().splitlines()
+    assert lines[2].startswith("| whole plan | 0.")
+    assert all(line.count("|") == 6 for line in lines[:4])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--figure", "beauty"), "no figure"),
+        (("--without", "steps.9"), "there is no such step"),
+        (("--alternative", "steps.0.probe.size=x"), "--alternative"),
+    ],
+)
+def test_nothing_is_trained_for_what_cannot_be(
+    options: tuple[str, ...], says: str, tiny_plan: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, HARMFUL, PROBE))
+    told = invoke(tmp_path / "plan.yaml", "--run", tmp_path / "run", *options)
+    assert (told.exit_code, says in told.stderr) == (2, True), told.stderr
+    assert not (tmp_path / "run/variants").exists()
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = invoke(tmp_path / "plan.yaml")
+    assert (told.exit_code, "one process" in told.stderr) == (2, True)
