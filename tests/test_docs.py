@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 import assay
 from assay import cli, yaml_lines
 from assay.balance.class_weights import AnyClassWeights
+from assay.balance.head_kinds import AnyKind
 from assay.balance.sampling import AnySampling
 from assay.labels.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
@@ -42,6 +43,7 @@ from assay.steps.fit_settings import FitSettings
 from assay.steps.plans import RepeatSettings
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
+from assay.steps.rebalance_head import RebalanceHeadSettings
 from assay.steps.tune_thresholds import TuneThresholdsSettings
 from assay.training.hardware import HardwareSettings
 from assay.training.losses import AnyLoss
@@ -63,6 +65,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Options of `resnet_hyper`": {"": ResnetHyperOptions},
     "Settings of `probe`": {"": ProbeSettings},
     "Settings of `fit`": {"": FitSettings},
+    "Settings of `rebalance_head`": {"": RebalanceHeadSettings},
     "Settings of `tune_thresholds`": {"": TuneThresholdsSettings},
     "Settings of `calibrate`": {"": CalibrateSettings},
     "Settings of `combine`": {"": CombineSettings, "members.": MemberPlan},
@@ -90,6 +93,7 @@ KINDS: dict[str, UnionType] = {
     "Kinds of `views`": AnyViews,
     "Kinds of `action`": AnyAction,
     "Kinds of `keep`": AnyKeep,
+    "Kinds of `rebalance_head`": AnyKind,
 }
 
 

@@ -118,6 +118,9 @@ def test_independent_figures_equal_scikit_learns(seed, size, n, levels):
     columns = [column for column in columns if column[0].any()]
     if columns:
         expected["macro_f1"] = np.mean([sk.f1_score(t, g, zero_division=0) for t, _, g in columns])
+        both = [(t, g) for t, _, g in columns if not t.all()]
+        if both:
+            expected["balanced_accuracy"] = np.mean([sk.balanced_accuracy_score(t, g) for t, g in both])
         expected["mean_average_precision"] = np.mean([sk.average_precision_score(t, s) for t, s, _ in columns])
     assert figures == pytest.approx(expected, abs=1e-6)
 

@@ -49,6 +49,16 @@ def balanced_accuracy(hits: Floats, support: Floats) -> Floats:
     return mean_where(ratio(hits, support, otherwise=0.0), support > 0)
 
 
+def balanced_accuracy_of_tags(hits: Floats, predicted: Floats, support: Floats, known: Floats) -> Floats:
+    """Mean over tags of the recall of pictures with the tag and of those without; (K, ...) to (...).
+
+    Tags that are never or always there are left out.
+    """
+    absent = known - support
+    recalls = ratio(hits, support, otherwise=0.0) + ratio(absent - (predicted - hits), absent, otherwise=0.0)
+    return mean_where(recalls / 2, (support > 0) & (absent > 0))
+
+
 def confusion(codes: Codes, predicted: Codes, *, size: int) -> npt.NDArray[np.int64]:
     """Pictures by true class (rows) and predicted class (columns), (K, K); unknown labels left out."""
     known = codes >= 0
@@ -154,10 +164,12 @@ class Tally:
                 "nll": ratio(loss, n),
                 "calibration_error": ratio(np.abs(gaps).sum(axis=0), n),
             }
-        wrong, cells, loss, right, n = sums[3 * self.head.size :]
+        wrong, cells, loss, right, n = sums[3 * self.head.size : 3 * self.head.size + 5]
+        known = sums[3 * self.head.size + 5 :]
         stacked = np.array(precisions).reshape(len(precisions), sums.shape[1])
         return {
             "mean_average_precision": mean_where(np.nan_to_num(stacked), np.isfinite(stacked)),
+            "balanced_accuracy": balanced_accuracy_of_tags(hits, predicted, support, known),
             **f1s,
             "subset_accuracy": ratio(right, n),
             "hamming_loss": ratio(wrong, cells),
@@ -191,7 +203,7 @@ def exclusive(head: Head, codes: Codes, probabilities: Floats) -> Tally:
 
 
 def independent(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) -> Tally:
-    """Sums: hits, predicted, support (K each), wrong cells, known cells, loss, pictures all right, pictures.
+    """Sums: hits, predicted, support (K each), wrong cells, known cells, loss, pictures all right, pictures, known (K).
 
     A tag is given from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; a
     picture is all right where every known cell is.
@@ -212,8 +224,10 @@ def independent(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) -
         (3 * size + 3, pictures[wrong[pictures] == 0], 1.0),
         (3 * size + 4, pictures, 1.0),
     ]
+    rows, tags = np.nonzero(known)
+    parts.append((3 * size + 5 + tags, rows, 1.0))
     rankings = {int(tag): ranking(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(truth.any(axis=0))}
-    return Tally(head, len(pictures), _sparse(parts, (3 * size + 5, len(codes))), rankings)
+    return Tally(head, len(pictures), _sparse(parts, (4 * size + 5, len(codes))), rankings)
 
 
 def ranking(codes: Codes, scores: Floats) -> Ranking:

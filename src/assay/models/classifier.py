@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError
 from assay.labels.space import LabelSpace
+from assay.models import heads
 from assay.models.backbones import (
     Triple,
     build_backbone,
@@ -122,10 +123,28 @@ class Classifier(nn.Module):
 
     @property
     def final(self) -> nn.Linear:
-        """The last layer: (width, F) weights, or (width, last hidden width)."""
-        last = self.head[-1]
-        assert isinstance(last, nn.Linear)
-        return last
+        """The last layer where it is linear: (width, F) weights, or (width, last hidden width)."""
+        assert isinstance(self.last, nn.Linear)
+        return self.last
+
+    @property
+    def last(self) -> nn.Module:
+        """The layer that gives logits: linear, or one of `assay.models.heads`."""
+        return self.head[-1]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether its last layer is linear, and so one that gradient descent goes on from."""
+        return isinstance(self.last, nn.Linear)
+
+    def replace_last(self, layer: nn.Module) -> None:
+        """Put another layer, from what `represent` gives to logits (B, width), in the place of the last one."""
+        self.head[-1] = layer
+
+    def represent(self, features: Tensor) -> Tensor:
+        """Features (B, F) -> what the last layer is given: the same, or (B, last hidden width)."""
+        found: Tensor = self.head[:-1](features)
+        return found
 
     def features(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] -> features (B, F)."""
@@ -178,6 +197,7 @@ def spec(model: Classifier) -> dict[str, Any]:
         "width": model.width,
         "mean": list(model.mean),
         "std": list(model.std),
+        **({} if model.is_linear else {"last": heads.describe(model.last)}),
     }
 
 
@@ -189,7 +209,7 @@ def from_spec(described: dict[str, Any]) -> Classifier:
     with _seeded(0):
         size, options = described.get("made_for", 128), described.get("options")
         backbone = build_backbone(described["backbone"], size=size, options=options)
-        return Classifier(
+        model = Classifier(
             backbone,
             features=feature_count(backbone),
             width=described["width"],
@@ -199,6 +219,9 @@ def from_spec(described: dict[str, Any]) -> Classifier:
             std=tuple(described["std"]),
             backbone_name=described["backbone"],
         )
+        if described.get("last"):
+            model.replace_last(heads.build(described["last"], model.final.in_features))
+        return model
 
 
 def require_size(model: Classifier, size: int) -> None:

@@ -36,6 +36,12 @@ def averaged(models: Sequence[Saved]) -> Saved:
 
 def require_alike(models: Sequence[Saved], names: Sequence[str]) -> None:
     """Refuse networks whose weights have no mean. Raises ModelError that names the first two that differ."""
+    for name, model in zip(names, models, strict=True):
+        if not model.classifier.is_linear:
+            raise ModelError(
+                f"soup: {name} has a head of class means or kernels, whose numbers have no mean with others. "
+                "Take the step before its head was learnt again, or combine these as a committee."
+            )
     facts = [
         {
             "network": spec(model.classifier),

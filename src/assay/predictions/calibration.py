@@ -1,37 +1,39 @@
-"""Temperature scaling: probabilities that are as sure as they are right (Guo et al. 2017)."""
+"""Probabilities that are as sure as they are right, by a temperature (Guo et al. 2017) or by slopes and levels."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import expit, logit, softmax
+from scipy.optimize import brentq, minimize
+from scipy.special import expit, log_softmax, logit, softmax
 
 from assay.figures.intervals import Floats
 from assay.labels.space import Codes, Head
 
 COLDEST, HOTTEST = 0.05, 20.0
+Scales = npt.NDArray[np.float64]
 
 
-def temperature(head: Head, codes: Codes, logits: Floats) -> float:
+def temperature(head: Head, codes: Codes, logits: Floats, weights: Floats | None = None) -> float:
     """The number to divide the logits (N, K) of a head by for the lowest loss on what is known.
 
-    Between 0.05 and 20; 1 where no temperature is better than another. The loss is convex in
-    1 / temperature, so its slope has one root at most.
+    `weights` of the labels are shaped like the codes; 1 where none are given. Between 0.05 and 20; 1 where no
+    temperature is better than another. The loss is convex in 1 / temperature, so its slope has one root at most.
     """
     known = head.known(codes)
-    codes, scores = codes[known], logits[known].astype(np.float64)
+    counts = np.ones(codes.shape) if weights is None else weights.astype(np.float64)
+    codes, counts, scores = codes[known], counts[known], logits[known].astype(np.float64)
     if head.kind == "exclusive":
         scores -= scores.max(axis=1, keepdims=True)  # makes equal logits exactly 0, whose slope is 0 too
 
     def slope(scale: float) -> float:
         """Of the summed loss of `scale * logits`."""
         if head.kind == "exclusive":
-            expected = (softmax(scale * scores, axis=1) * scores).sum()
-            return float(expected - scores[np.arange(len(codes)), codes].sum())
-        return float(((expit(scale * scores) - codes) * scores)[codes >= 0].sum())
+            expected = (softmax(scale * scores, axis=1) * scores).sum(axis=1)
+            return float((counts * (expected - scores[np.arange(len(codes)), codes])).sum())
+        return float((counts * (expit(scale * scores) - codes) * scores)[codes >= 0].sum())
 
     coldest, hottest = slope(1 / COLDEST), slope(1 / HOTTEST)
     if coldest == hottest:  # so is every slope between: nothing is known, or all logits are the same
@@ -41,6 +43,59 @@ def temperature(head: Head, codes: Codes, logits: Floats) -> float:
     if hottest >= 0:
         return HOTTEST
     return float(1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-9))
+
+
+def rescaled(
+    head: Head, codes: Codes, scores: Floats, weights: Floats, *, slopes: Literal["one", "each"], levels: bool
+) -> tuple[Scales, Scales]:
+    """Slopes and levels (K,) by which scores (N, K) become logits, for the lowest loss on what is known.
+
+    For tags it is Platt scaling (Platt 1999), for classes the same under a softmax (vector scaling, Guo et al.
+    2017). As in the former, targets are pulled in by what so few pictures leave open: (n + 1) / (n + 2) instead
+    of 1 for n pictures of a label. Slopes are 0 or more; one slope for all classes keeps the order of scores
+    that differ by class alone. `weights` are shaped like the codes; a score that is not finite counts as unknown.
+    """
+    size = head.size
+    cells, targets = _smoothed(head, codes, scores, weights)
+    finite = np.where(np.isfinite(scores), scores, 0.0).astype(np.float64)
+    count = size if slopes == "each" else 1
+
+    def loss(found: Scales) -> tuple[float, Scales]:
+        logits = found[:count] * finite + (found[count:] if levels else 0.0)
+        if head.kind == "exclusive":
+            sure = log_softmax(logits, axis=1)
+            value = -(cells * targets * sure).sum()
+            rises = cells * (np.exp(sure) - targets)
+        else:
+            value = (cells * (np.logaddexp(0, logits) - targets * logits)).sum()
+            rises = cells * (expit(logits) - targets)
+        by_slope = (rises * finite).sum(axis=0)
+        parts = [by_slope if slopes == "each" else by_slope.sum(keepdims=True)]
+        return float(value), np.concatenate([*parts, *([rises.sum(axis=0)] if levels else [])])
+
+    begin = np.concatenate([np.ones(count), np.zeros(size if levels else 0)])
+    bounds = [(0.0, None)] * count + [(None, None)] * (len(begin) - count)
+    options = {"maxiter": 1000, "gtol": 1e-8, "ftol": 1e-13}
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return np.broadcast_to(found[:count], (size,)).copy(), found[count:] if levels else np.zeros(size)
+
+
+def _smoothed(head: Head, codes: Codes, scores: Floats, weights: Floats) -> tuple[Scales, Scales]:
+    """What each cell counts, (N, 1) or (N, K) and of mean 1 where known, and its target (N, K)."""
+    finite = np.isfinite(scores)
+    if head.kind == "exclusive":
+        known = (codes >= 0) & finite.all(axis=1)
+        counts = np.bincount(codes[known], minlength=head.size)
+        own = ((counts + 1) / (counts + 2))[np.maximum(codes, 0)]
+        targets = np.repeat((1 - own)[:, None] / max(head.size - 1, 1), head.size, axis=1)
+        targets[np.arange(len(codes)), codes] = own
+        cells = np.where(known, weights, 0.0)[:, None]
+    else:
+        known = (codes >= 0) & finite
+        positive, negative = ((known & (codes == value)).sum(axis=0) for value in (1, 0))
+        targets = np.where(codes == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
+        cells = np.where(known, weights, 0.0)
+    return cells / max(cells.mean(), np.finfo(np.float64).tiny), targets
 
 
 def at_temperature(thresholds: Floats, temperatures: float | Floats) -> npt.NDArray[np.float32]:

@@ -90,6 +90,16 @@ class Predictions:
         return Predictions.of(table["id"].to_list(), space, logits, model=model, thresholds=thresholds)
 
 
+def in_chunks(network: Callable[[Tensor], Tensor], inputs: Array, *, rows: int = 512) -> Array:
+    """What a network on the CPU gives for inputs (N, F), so many rows at once."""
+    with torch.inference_mode():
+        parts = [
+            network(torch.from_numpy(np.array(part))).numpy()
+            for part in np.split(inputs, range(rows, len(inputs), rows))
+        ]
+    return np.concatenate(parts)
+
+
 def answers(
     network: nn.Module | Callable[[Tensor], Tensor],
     batches: Iterator[Tensor],

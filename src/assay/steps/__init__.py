@@ -1,6 +1,17 @@
 """The kinds of steps a plan may name, one file each."""
 
-from assay.steps import calibrate, clean_labels, combine, fit, fit_aim, probe, pseudo_label, repeat, tune_thresholds
+from assay.steps import (
+    calibrate,
+    clean_labels,
+    combine,
+    fit,
+    fit_aim,
+    probe,
+    pseudo_label,
+    rebalance_head,
+    repeat,
+    tune_thresholds,
+)
 from assay.steps.clean_settings import CleanLabelsSettings
 from assay.steps.combine_settings import CombineSettings
 from assay.steps.fit_settings import FitSettings
@@ -12,6 +23,7 @@ STEPS: dict[str, Step] = {
     "fit": Step(FitSettings, fit.run, on_every_process=True, check=fit_aim.check),
     "clean_labels": Step(CleanLabelsSettings, clean_labels.run, on_every_process=True, relabels=True),
     "pseudo_label": Step(pseudo_label.PseudoLabelSettings, pseudo_label.run, relabels=True),
+    "rebalance_head": Step(rebalance_head.RebalanceHeadSettings, rebalance_head.run, check=rebalance_head.check),
     "tune_thresholds": Step(tune_thresholds.TuneThresholdsSettings, tune_thresholds.run),
     "calibrate": Step(calibrate.CalibrateSettings, calibrate.run),
     "combine": Step(CombineSettings, combine.run, on_every_process=True),

@@ -44,7 +44,7 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
 
     `size` of the pictures, in pixels, counts where it is built anew; a trained one keeps the size it was made for.
     The weights that the plan names are read only where nothing replaces them. The head is kept where the label
-    space and the hidden layers are the same; else it is new, and that is said.
+    space and the hidden layers are the same and it is linear; else it is new, and that is said.
     """
     space, settings = state.samples.space, context.model
     folder = _started_from(start, state, context)
@@ -66,11 +66,12 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
             f"start: {start}: its backbone was built with {other}, and the plan's options are others. "
             "Give the same options under model, or start: pretrained."
         )
-    if saved.space == space and saved.classifier.hidden == fresh.hidden:
+    if saved.space == space and saved.classifier.hidden == fresh.hidden and saved.classifier.is_linear:
         fresh.load_state_dict(saved.classifier.state_dict())
     else:
         fresh.backbone.load_state_dict(saved.classifier.backbone.state_dict())
-        context.watch.line("  the head is new: the model started from has other classes or hidden layers")
+        why = "has other classes or hidden layers" if saved.classifier.is_linear else "has a head that is not linear"
+        context.watch.line(f"  the head is new: the model started from {why}")
     return fresh
 
 

@@ -61,15 +61,22 @@ def fit_linear(
     """
     if strengths is None:
         strengths = find_strengths(space, features, codes, weights, seed=seed)
-    mean, scale = _moments(features)
+    mean, scale = moments(features)
     standard = (features - mean) / scale
     searched = [strength for head in space for strength in strengths[head.name]]
     fits = [
-        partial(_fit, 2 if head.kind == "independent" else head.size, standard, weights[:, position], known, strength)
+        partial(
+            fit_question,
+            2 if head.kind == "independent" else head.size,
+            standard,
+            weights[:, position],
+            known,
+            strength,
+        )
         for (position, head, known), strength in zip(_questions(space, codes), searched, strict=True)
     ]
     coefficients, intercepts = [], []
-    for (_, head, _), (slopes, level) in zip(_questions(space, codes), _side_by_side(fits), strict=True):
+    for (_, head, _), (slopes, level) in zip(_questions(space, codes), side_by_side(fits), strict=True):
         # Of a tag, present against absent.
         coefficients.append(slopes if head.kind == "exclusive" else slopes[1:] - slopes[:1])
         intercepts.append(level if head.kind == "exclusive" else level[1:] - level[:1])
@@ -82,17 +89,18 @@ def find_strengths(
     space: LabelSpace, features: Array, codes: Sequence[Codes], weights: Array, *, seed: int
 ) -> dict[str, tuple[float, ...]]:
     """Of a few strengths the one with the lowest cross-validated log loss, for every exclusive head and every tag."""
-    mean, scale = _moments(features)
+    mean, scale = moments(features)
     standard = (features - mean) / scale
     questions = list(_questions(space, codes))
     searches = [partial(_search, standard, weights[:, position], seed, known) for position, _, known in questions]
     found: dict[str, tuple[float, ...]] = {head.name: () for head in space}
-    for (_, head, _), strength in zip(questions, _side_by_side(searches), strict=True):
+    for (_, head, _), strength in zip(questions, side_by_side(searches), strict=True):
         found[head.name] += (strength,)
     return found
 
 
-def _moments(features: Array) -> tuple[Array, Array]:
+def moments(features: Array) -> tuple[Array, Array]:
+    """Means and standard deviations (F,), the latter never 0."""
     return features.mean(axis=0), features.std(axis=0) + 1e-6
 
 
@@ -111,7 +119,7 @@ def _questions(space: LabelSpace, codes: Sequence[Codes]) -> Iterator[tuple[int,
             yield position, head, question
 
 
-def _side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """What the tasks give; several share the cores, one thread each, for their products are too small to share.
 
     14 tags of 6,146 pictures x 1,280 features took 43 s with two threads for every product on two busy cores, and
@@ -124,8 +132,8 @@ def _side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
             return list(pool.map(lambda task: task(), tasks))
 
 
-def _fit(size: int, features: Array, weights: Array, codes: Codes, strength: float) -> tuple[Array, Array]:
-    """Coefficients (size, F) and intercepts (size,)."""
+def fit_question(size: int, features: Array, weights: Array, codes: Codes, strength: float) -> tuple[Array, Array]:
+    """Coefficients (size, F) and intercepts (size,) of one regression; `codes` are -1 where unknown."""
     features, weights, codes = _known(features, weights, codes)
     seen = np.unique(codes)
     coefficients = np.zeros((size, features.shape[1]), dtype=np.float32)

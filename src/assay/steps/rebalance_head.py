@@ -1,0 +1,220 @@
+"""rebalance_head: the representation stays, and the head is learnt again for classes that count alike."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BeforeValidator, Field
+from torch import nn
+
+from assay.balance.class_weights import ClassWeights, Given, Inverse, given, weights_of
+from assay.balance.decoupled import Candidate, Task, fit_heads_of
+from assay.balance.head_choice import Chosen, FigureName, Judges, calibrating_weights, choose
+from assay.balance.head_kinds import ALL, AnyKind, HeadKind, KindName, name_of, refusal
+from assay.balance.head_table import HeadTable
+from assay.errors import DataError, PlanError
+from assay.figures.metrics import probabilities_of
+from assay.labels.samples import Samples
+from assay.labels.space import Codes, Head, LabelSpace
+from assay.models.deciding import Deciding
+from assay.models.heads import joined, linear_layer, split
+from assay.models.saved import Saved
+from assay.predictions.cross_fitting import gain
+from assay.predictions.predict import in_chunks
+from assay.settings import Settings
+from assay.steps.start import inference_for, labelled_parts
+from assay.steps.state import Context, State, StepResult
+from assay.steps.validated import Validated, heads_named
+
+STEP = "rebalance_head"
+BEFORE = "as it was"
+Array = npt.NDArray[np.float32]
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list | tuple) or value == "all" else [value]
+
+
+class RebalanceHeadSettings(Settings):
+    """Learn the head again on the features of the model as it is, in every way named, and keep the best."""
+
+    kinds: Annotated[
+        Literal["all"] | Annotated[tuple[HeadKind, ...], Field(min_length=1)],
+        BeforeValidator(_listed, json_schema_input_type=KindName | Literal["all"] | list[HeadKind]),
+    ] = Field("all", description="Ways to learn it, one or several; see below.")
+    class_weights: ClassWeights | None = Field(
+        Inverse(), description="The classes count, and the head answers, as if they were so much more frequent."
+    )
+    figure: FigureName = Field("balanced_accuracy", description="The validation figure that the kept one is best for.")
+    heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to learn again; default: all.")
+    folds: int = Field(5, ge=2, description="Parts of validation, each judged by a choice made on the others.")
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """A head learnt anew: its layer, the temperature of it, logits (N, K) of validation, what is told of it."""
+
+    layer: nn.Module
+    temperature: float
+    logits: Array
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The validation pictures under one head: what the last layer is given, codes, and the answers as they were."""
+
+    features: Array
+    codes: Codes
+    probabilities: Array
+    thresholds: Array
+
+
+def check(settings: RebalanceHeadSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a head or class that is not in the data, before anything is trained."""
+    heads_named(space, settings.heads, step=STEP)
+    if isinstance(settings.class_weights, Given):
+        given(settings.class_weights.weights, space)
+
+
+def run(settings: RebalanceHeadSettings, state: State, context: Context) -> StepResult:
+    """Learn on training pictures, choose on all of validation; the answers written are chosen without each picture."""
+    validated, saved = _begin(state)
+    classifier, deciding, space = saved.classifier, saved.deciding, state.samples.space
+    named = heads_named(space, settings.heads, step=STEP)
+    train, _ = labelled_parts(state.samples)
+    weights = _class_weights(settings, train)
+    features, judged = _represented(saved, train, validated.samples, context)
+    layers = split(classifier.last, [head.size for head in space])
+    shift, temperature, thresholds = (own.copy() for own in (deciding.shift, deciding.temperature, deciding.thresholds))
+    predictions = validated.predictions
+    logits, cuts = predictions.logits.copy(), predictions.thresholds.copy()
+    codes, known = train.codes(), validated.samples.codes()
+    details = {}
+    for place, head, columns in named:
+        before = _as_it_decides(layers[place], deciding, columns)
+        pictures = train.weights()[:, place]
+        task = Task.of(head, features, codes[place], pictures, weights[place], before=before, seed=context.seed)
+        own = Judged(judged, known[place], predictions.probabilities[:, columns], predictions.thresholds[:, columns])
+        learnt = _learn(settings, task, own, context)
+        layers[place], details[head.name] = learnt.layer, learnt.told
+        logits[:, columns] = learnt.logits
+        shift[columns], temperature[columns], thresholds[columns] = 0.0, learnt.temperature, 0.5
+        cuts[:, columns] = 0.5
+    classifier.replace_last(joined(layers))
+    validated = replace(validated, saved=saved)
+    folder = validated.write(Deciding(shift, temperature, thresholds), logits=logits, thresholds=cuts, context=context)
+    return StepResult(folder, details=details)
+
+
+def _begin(state: State) -> tuple[Validated, Saved]:
+    """The model with its validation answers, and its one network. Raises ModelError where it has several."""
+    validated = Validated.of(state, step=STEP)
+    assert state.model is not None
+    return validated, Saved.load(state.model)
+
+
+def _learn(settings: RebalanceHeadSettings, task: Task, judged: Judged, context: Context) -> Learnt:
+    """All ways to learn one head, the best of them, and what it is worth."""
+    head = task.head
+    weights = calibrating_weights(head, judged.codes, task.codes, task.class_weights)
+    judges = Judges(head, judged.codes, weights, settings.figure)
+    table = HeadTable(head, task.codes, judged.codes)
+    table.add(BEFORE, judged.probabilities, thresholds=judged.thresholds)
+    if settings.figure not in table.rows[BEFORE].tally.values():
+        raise DataError(
+            f"{STEP}: {head.name}: {settings.figure} is not defined by the labels that validation has under this "
+            "head. Raise split.val, choose another figure, or name the other heads under heads."
+        )
+    tried: list[tuple[Candidate, Array]] = []
+    for kind in _possible(settings, task, context):
+        began = time.perf_counter()
+        found = fit_heads_of(kind, task)
+        answers = [in_chunks(one.layer, judged.features) for one in found]
+        own = choose(judges, answers, folds=settings.folds, seed=context.seed)
+        table.add(
+            name_of(kind),
+            probabilities_of(LabelSpace((head,)), own.logits),
+            setting=found[own.place].setting,
+            seconds=time.perf_counter() - began,
+        )
+        tried += zip(found, answers, strict=True)
+    chosen = choose(judges, [answer for _, answer in tried], folds=settings.folds, seed=context.seed)
+    kept, _ = tried[chosen.place]
+    for line in table.lines():
+        context.watch.line(f"  {line}")
+    told = _told(settings, head, kept, chosen, table, context=context)
+    return Learnt(kept.layer, chosen.temperature, chosen.logits, told)
+
+
+def _possible(settings: RebalanceHeadSettings, task: Task, context: Context) -> list[AnyKind]:
+    """The kinds that can be had. Raises PlanError where one named cannot; of all kinds it is left out, and said."""
+    kinds = ALL if settings.kinds == "all" else settings.kinds
+    pictures = int(task.head.known(task.codes).sum())
+    found = []
+    for kind in kinds:
+        reason = refusal(kind, task.head, pictures=pictures, linear=task.before is not None)
+        if reason is None:
+            found.append(kind)
+        elif settings.kinds != "all":
+            raise PlanError(f"{STEP}: {reason}")
+        else:
+            context.watch.line(f"  {name_of(kind)} is left out: {reason}")
+    return found
+
+
+def _told(
+    settings: RebalanceHeadSettings, head: Head, kept: Candidate, chosen: Chosen, table: HeadTable, *, context: Context
+) -> dict[str, Any]:
+    """What was kept for one head and what it is worth, for done.json; said in a line too."""
+    figure = settings.figure
+    before = table.rows[BEFORE].tally
+    after = table.tally(probabilities_of(LabelSpace((head,)), chosen.logits))
+    better = gain(before, after, figure, seed=context.seed)
+    old, new = before.values()[figure], after.values()[figure]
+    context.watch.line(
+        f"  {head.name}: {kept.kind} ({kept.setting}) is kept: {figure} {old:.4f} {BEFORE}, {new:.4f} cross-fitted, "
+        f"better by {better.value:.4f} [{better.low:.4f}, {better.high:.4f}], n = {better.n}"
+    )
+    if better.value <= 0:
+        context.watch.line(f"  warning: {head.name}: no way to learn it is better than the head as it was")
+    return {
+        "kept": kept.kind,
+        "setting": kept.setting,
+        "temperature": chosen.temperature,
+        "figure": figure,
+        BEFORE: old,
+        "cross-fitted": new,
+        "gain": better.to_json(),
+        "groups": table.group_names(),
+        "table": table.to_json(),
+    }
+
+
+def _represented(saved: Saved, train: Samples, validation: Samples, context: Context) -> tuple[Array, Array]:
+    """What the last layer is given for the training and the validation pictures, (N, F) each."""
+    inference = inference_for(saved.classifier, saved, context)
+    features = [
+        inference.features(part.ids, folder=context.run / "cache", watch=context.watch) for part in (train, validation)
+    ]
+    saved.classifier.cpu()
+    return tuple(in_chunks(saved.classifier.represent, own) for own in features)  # type: ignore[return-value]
+
+
+def _class_weights(settings: RebalanceHeadSettings, train: Samples) -> list[Array]:
+    if settings.class_weights is None:
+        return [np.ones(head.size, np.float32) for head in train.space]
+    return weights_of(settings.class_weights, train)
+
+
+def _as_it_decides(layer: nn.Module, deciding: Deciding, columns: slice) -> nn.Linear | None:
+    """A linear layer whose logits are read as they are; None of one that is not linear."""
+    if not isinstance(layer, nn.Linear):
+        return None
+    shift, temperature = (torch.from_numpy(own[columns]) for own in (deciding.shift, deciding.temperature))
+    return linear_layer(layer.weight.detach() / temperature[:, None], (layer.bias.detach() - shift) / temperature)

@@ -1,0 +1,410 @@
+"""Heads learnt again on features: every kind by one contract, each held against scikit-learn or its formula."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import PredefinedSplit
+from sklearn.svm import SVC, LinearSVC
+from torch import nn
+
+from assay.balance.class_weights import Inverse, of_head
+from assay.balance.decoupled import Task, fit_heads_of
+from assay.balance.head_choice import Judges, calibrating_weights, choose
+from assay.balance.head_kinds import ALL, AnyKind, Crt, LogitAdjust, Lws, Ncm, Svm, TauNorm, name_of
+from assay.balance.support_vectors import (
+    Questions,
+    fit_kernel_machines,
+    fit_linear_machines,
+    folds_by_label,
+    similarities,
+)
+from assay.errors import DataError
+from assay.figures.metrics import probabilities_of
+from assay.labels.space import Codes, Head, LabelSpace
+from assay.models.heads import KernelMachine, linear_layer
+from assay.predictions.calibration import rescaled, temperature
+
+CLASSES = Head("kind", ("a", "b", "c", "d"))
+TAGS = Head("tags", ("p", "q", "r"), "independent")
+COUNTS = (200, 60, 20, 8)
+WIDTH = 24
+
+Planted = tuple[np.ndarray, Codes]
+
+
+def planted(head: Head, *, even: bool = False, seed: int = 0) -> Planted:
+    """Features around a centre a label, long-tailed or, to judge, even."""
+    generator = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(0, 0.8, (head.size, WIDTH))
+    if head.kind == "exclusive":
+        codes = np.repeat(np.arange(head.size), [150] * head.size if even else COUNTS[: head.size])
+        shown = centres[codes]
+    else:
+        codes = (generator.random((600, head.size)) < (0.5 if even else (0.4, 0.1, 0.05))).astype(np.int64)
+        shown = codes @ centres
+    features = 3 + 2 * (shown + generator.normal(0, 1.3, shown.shape))
+    return features.astype(np.float32), codes
+
+
+def plain(features: np.ndarray, codes: Codes, head: Head) -> nn.Linear:
+    """What training without any balance gives."""
+    columns = [codes] if head.kind == "exclusive" else list(codes.T)
+    models = [LogisticRegression(C=0.01, max_iter=1000).fit(features[own >= 0], own[own >= 0]) for own in columns]
+    weight, bias = (np.concatenate([getattr(one, name) for one in models]) for name in ("coef_", "intercept_"))
+    return linear_layer(torch.from_numpy(weight), torch.from_numpy(bias))
+
+
+def task(head: Head, *, data: Planted | None = None, weights: np.ndarray | None = None, **changes: Any) -> Task:
+    features, codes = data or planted(head)
+    weights = np.ones(len(features)) if weights is None else weights
+    by_class = of_head(Inverse(), head, codes)
+    before = changes.pop("before", None) or plain(features, codes, head)
+    return replace(Task.of(head, features, codes, weights, by_class, before=before, seed=0), **changes)
+
+
+def logits(layer: nn.Module, features: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return layer(torch.from_numpy(features)).numpy()
+
+
+def balanced(head: Head, codes: Codes, answers: np.ndarray) -> float:
+    if head.kind == "exclusive":
+        return float(balanced_accuracy_score(codes, answers.argmax(axis=1)))
+    return float(np.mean([balanced_accuracy_score(codes[:, k], answers[:, k] > 0) for k in range(head.size)]))
+
+
+both = pytest.mark.parametrize("head", [CLASSES, TAGS], ids=["classes", "tags"])
+every = pytest.mark.parametrize("kind", ALL, ids=name_of)
+
+
+@both
+@every
+def test_a_candidate_a_setting_all_of_them_finite(kind: AnyKind, head: Head) -> None:
+    found = fit_heads_of(kind, task(head))
+    several = {"svm linear": 3, "svm rbf": 2, "crt": 4, "tau_norm": 5, "logit_adjust": 7}
+    assert len(found) == several.get(name_of(kind), 1)
+    assert len({one.setting for one in found}) == len(found)
+    for one in found:
+        answers = logits(one.layer, planted(head)[0])
+        assert answers.shape == (len(planted(head)[0]), head.size)
+        assert answers.dtype == np.float32
+        assert np.isfinite(answers).all()
+
+
+@both
+@every
+def test_unknown_labels_and_pictures_without_weight_change_nothing(kind: AnyKind, head: Head) -> None:
+    features, codes = planted(head)
+    strange = np.random.default_rng(5).normal(50, 9, (30, WIDTH)).astype(np.float32)
+    unknown = head.unknown(30)
+    weightless = np.ones_like(unknown)
+    more = np.concatenate([features, strange, strange]), np.concatenate([codes, unknown, weightless])
+    weights = np.concatenate([np.ones(len(codes) + 30), np.zeros(30)])
+    before = plain(features, codes, head)
+    wanted = fit_heads_of(kind, task(head, before=before))
+    by_class = of_head(Inverse(), head, codes)
+    found = fit_heads_of(kind, Task.of(head, *more, weights, by_class, before=before, seed=0))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(logits(one.layer, features), logits(other.layer, features), atol=1e-4)
+
+
+@both
+@every
+def test_the_same_seed_gives_the_same_head(kind: AnyKind, head: Head) -> None:
+    first, second = (fit_heads_of(kind, task(head)) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(value, other.layer.state_dict()[key]) for key, value in one.layer.state_dict().items())
+
+
+@both
+@every
+def test_rare_classes_are_found_more_often_than_by_plain_training(kind: AnyKind, head: Head) -> None:
+    own, (features, codes) = task(head), planted(head, even=True, seed=1)
+    before = balanced(head, codes, logits(own.before, features))
+    after = max(balanced(head, codes, logits(one.layer, features)) for one in fit_heads_of(kind, own))
+    if isinstance(kind, Lws) and head.kind == "independent":
+        assert after == pytest.approx(before)  # a factor alone changes no sign
+    else:
+        assert after > before + 0.02
+
+
+@both
+@every
+def test_a_class_without_a_training_picture_is_never_answered(kind: AnyKind, head: Head) -> None:
+    features, codes = planted(head)
+    if head.kind == "exclusive":
+        codes = np.where(codes == 1, -1, codes)
+    else:
+        codes[:, 1] = 0
+    before = linear_layer(
+        torch.randn(head.size, WIDTH, generator=torch.Generator().manual_seed(0)), torch.zeros(4)[: head.size]
+    )
+    for one in fit_heads_of(kind, task(head, data=(features, codes), before=before)):
+        answers = logits(one.layer, 100 * planted(head, even=True)[0])
+        given = answers.argmax(axis=1) == 1 if head.kind == "exclusive" else answers[:, 1] > 0
+        assert not given.any()
+
+
+@every
+def test_a_class_of_one_picture_is_learnt(kind: AnyKind) -> None:
+    features, codes = planted(CLASSES)
+    keep = np.flatnonzero((codes < 3) | (np.arange(len(codes)) == len(codes) - 1))
+    for one in fit_heads_of(kind, task(CLASSES, data=(features[keep], codes[keep]))):
+        assert np.isfinite(logits(one.layer, features)).all()
+
+
+@pytest.mark.parametrize(
+    ("head", "codes", "message"),
+    [
+        (CLASSES, np.zeros(40, np.int64), "show one class, so there is no head to learn"),
+        (TAGS, np.zeros((40, 3), np.int64), "show no tag that some have"),
+    ],
+)
+def test_labels_of_one_kind_are_refused(head: Head, codes: Codes, message: str) -> None:
+    features = np.zeros((40, WIDTH), np.float32)
+    before = linear_layer(torch.zeros(head.size, WIDTH), torch.zeros(head.size))
+    with pytest.raises(DataError, match=message):
+        fit_heads_of(Ncm(), task(head, data=(features, codes), before=before))
+
+
+def questions(own: Task) -> Questions:
+    return Questions.of(own.head, own.codes, own.weights)
+
+
+def standard(own: Task) -> np.ndarray:
+    """As `moments` standardises."""
+    features = own.features
+    return (features - features.mean(axis=0).astype(np.float64)) / (features.std(axis=0) + 1e-6).astype(np.float64)
+
+
+def test_linear_machines_are_scikit_learns_with_class_weights() -> None:
+    own = task(CLASSES)
+    shown = standard(own)
+    (machines,) = fit_linear_machines(shown, questions(own), folds_by_label(CLASSES, own.codes, seed=0), [0.01])
+    weights = own.class_weights[own.codes] / own.class_weights[own.codes].mean()
+    for place in range(4):
+        model = LinearSVC(C=0.01, dual=False, tol=1e-10).fit(shown, own.codes == place, sample_weight=weights)
+        decisions = shown @ machines.vectors[place] + machines.intercepts[place]
+        np.testing.assert_allclose(decisions, model.decision_function(shown), atol=1e-6)
+
+
+def test_the_layer_of_linear_machines_gives_their_decisions_scaled() -> None:
+    own = task(TAGS)
+    (found,) = fit_heads_of(Svm(costs=(0.01,)), own)
+    shown = standard(own)
+    fold = folds_by_label(TAGS, own.codes, seed=0)
+    (machines,) = fit_linear_machines(shown, questions(own), fold, [0.01])
+    slopes, levels = rescaled(TAGS, own.codes, machines.out_of_fold, own.weights, slopes="each", levels=True)
+    wanted = slopes * (shown @ machines.vectors.T + machines.intercepts) + levels
+    np.testing.assert_allclose(
+        found.layer.double()(torch.from_numpy(own.features).double()).detach(), wanted, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("gamma", [None, 0.2])
+def test_kernel_machines_are_scikit_learns(gamma: float | None) -> None:
+    own = task(CLASSES)
+    (found,) = fit_heads_of(Svm(kernel="rbf", costs=(3.0,), gamma=gamma), own)
+    assert isinstance(found.layer, KernelMachine)
+    new, _ = planted(CLASSES, even=True, seed=3)
+    shown, decisions = standard(own), found.layer.decisions(torch.from_numpy(new))
+    mean, spread = own.features.mean(axis=0).astype(np.float64), (own.features.std(axis=0) + 1e-6).astype(np.float64)
+    weights = own.class_weights[own.codes] / own.class_weights[own.codes].mean()
+    for place in range(4):
+        model = SVC(C=3.0, gamma=gamma or 1 / WIDTH).fit(shown, own.codes == place, sample_weight=weights)
+        np.testing.assert_allclose(decisions[:, place], model.decision_function((new - mean) / spread), atol=1e-6)
+
+
+def test_scores_out_of_fold_are_of_machines_that_did_not_see_the_picture() -> None:
+    own = task(CLASSES)
+    shown, fold = standard(own), folds_by_label(CLASSES, own.codes, seed=0)
+    kernel = similarities(shown, 0.05)
+    (machines,) = fit_kernel_machines(kernel, questions(own), fold, [2.0])
+    inside = fold != 1
+    weights = own.class_weights[own.codes[inside]]
+    model = SVC(C=2.0, gamma=0.05).fit(shown[inside], own.codes[inside] == 2, sample_weight=weights / weights.mean())
+    np.testing.assert_allclose(machines.out_of_fold[~inside, 2], model.decision_function(shown[~inside]), atol=1e-6)
+
+
+def test_every_label_is_spread_over_the_folds() -> None:
+    codes = np.repeat([0, 1, 2, 3], [50, 7, 3, 1])
+    fold = folds_by_label(CLASSES, codes, seed=0)
+    assert [len(np.unique(fold[codes == label])) for label in range(4)] == [3, 3, 3, 1]
+    assert fold[-1] == -1
+    tags = np.zeros((90, 3), np.int64)
+    tags[:6, 0] = tags[:60, 1] = 1
+    fold = folds_by_label(TAGS, tags, seed=0)
+    assert np.bincount(fold[:6]).tolist() == [2, 2, 2]
+
+
+def test_platt_scaling_is_scikit_learns() -> None:
+    own = task(TAGS)
+    fold = np.arange(len(own.codes)) % 3
+    truth = own.codes[:, 0] == 1
+    model = CalibratedClassifierCV(
+        LinearSVC(C=0.01, dual=False), cv=PredefinedSplit(fold), ensemble=False, method="sigmoid"
+    )
+    model.fit(own.features, truth)
+    scores = np.zeros((len(truth), 1))
+    for number in range(3):
+        held = fold == number
+        one = LinearSVC(C=0.01, dual=False).fit(own.features[~held], truth[~held])
+        scores[held, 0] = one.decision_function(own.features[held])
+    head = Head("tag", ("p",), "independent")
+    ones = np.ones((len(truth), 1))
+    slopes, levels = rescaled(head, own.codes[:, :1], scores, ones, slopes="each", levels=True)
+    (sigmoid,) = model.calibrated_classifiers_[0].calibrators
+    assert (slopes[0], levels[0]) == pytest.approx((-sigmoid.a_, -sigmoid.b_), rel=1e-3)
+
+
+@both
+def test_scaling_finds_the_slopes_and_levels_that_scores_were_made_with(head: Head) -> None:
+    generator = np.random.default_rng(0)
+    true = generator.normal(0, 2, (20_000, head.size))
+    if head.kind == "exclusive":
+        codes = (true + generator.gumbel(size=true.shape)).argmax(axis=1)
+    else:
+        codes = (generator.logistic(size=true.shape) < true).astype(np.int64)
+    slopes, levels = np.linspace(0.5, 2, head.size), np.linspace(-1, 1, head.size)
+    scores = (true - levels) / slopes
+    scores[:50] = np.nan
+    found = rescaled(head, codes, scores, np.ones(codes.shape), slopes="each", levels=True)
+    assert found[0] == pytest.approx(slopes, rel=0.1)
+    assert found[1] - found[1].mean() == pytest.approx(levels, abs=0.1)
+    one, _ = rescaled(head, codes, true / 3, np.ones(codes.shape), slopes="one", levels=False)
+    assert one == pytest.approx(np.full(head.size, 3.0), rel=0.1)
+
+
+def test_separable_scores_have_finite_scales() -> None:
+    codes = np.repeat([0, 1], 20)
+    scores = np.stack([codes == 0, codes == 1], axis=1).astype(float)
+    slopes, levels = rescaled(Head("k", ("a", "b")), codes, scores, np.ones(40), slopes="one", levels=True)
+    assert 1 < slopes[0] < 10  # targets of 21/22
+    assert np.isfinite(levels).all()
+
+
+def test_weights_of_labels_move_the_temperature() -> None:
+    generator = np.random.default_rng(0)
+    codes = np.repeat([0, 1], [900, 100])
+    scores = generator.normal(0, 1, (1000, 2)) + 3 * np.eye(2)[codes]
+    scores[codes == 1] *= -1
+    head = Head("k", ("a", "b"))
+    rare = np.where(codes == 1, 100.0, 0.0)
+    assert temperature(head, codes, scores) < 20 == temperature(head, codes, scores, rare)
+    doubled = np.concatenate([codes, codes[:500]]), np.concatenate([scores, scores[:500]])
+    counts = np.where(np.arange(1000) < 500, 2.0, 1.0)
+    assert temperature(head, codes, scores, counts) == pytest.approx(temperature(head, *doubled), rel=1e-6)
+
+
+def test_retraining_is_a_weighted_regression() -> None:
+    own = task(CLASSES)
+    (found,) = fit_heads_of(Crt(strengths=(0.1,)), own)
+    weights = own.class_weights[own.codes]
+    model = LogisticRegression(C=0.1, max_iter=200, tol=1e-3)
+    model.fit(standard(own), own.codes, sample_weight=weights / weights.mean())
+    np.testing.assert_allclose(logits(found.layer, own.features), model.decision_function(standard(own)), atol=2e-3)
+
+
+def test_tau_norm_makes_lengths_alike() -> None:
+    own = task(CLASSES)
+    none, whole = fit_heads_of(TauNorm(tau=(0.0, 1.0)), own)
+    spread = torch.from_numpy(own.features.std(axis=0) + 1e-6)
+    lengths = (whole.layer.weight * spread).norm(dim=1).detach()
+    assert lengths == pytest.approx(np.full(4, float(lengths.mean())), rel=1e-5)
+    assert torch.allclose(none.layer.weight, own.before.weight)
+    means = np.stack([own.features[own.codes == place].mean(axis=0) for place in range(4)])
+    middle = torch.from_numpy(means.mean(axis=0, keepdims=True))
+    assert whole.layer(middle).detach() == pytest.approx(np.zeros((1, 4)), abs=1e-4)
+
+
+@both
+def test_logit_adjustment_adds_the_logarithm_of_the_weights(head: Head) -> None:
+    own = task(head)
+    found = fit_heads_of(LogitAdjust(tau=(0.0, 1.5)), own)
+    shift = logits(found[1].layer, own.features) - logits(found[0].layer, own.features)
+    assert shift == pytest.approx(np.tile(1.5 * np.log(own.class_weights), (len(shift), 1)), abs=1e-4)
+
+
+@both
+def test_weight_scaling_multiplies_logits(head: Head) -> None:
+    own = task(head)
+    (found,) = fit_heads_of(Lws(), own)
+    factors = logits(found.layer, own.features) / logits(own.before, own.features)
+    assert factors == pytest.approx(np.tile(np.median(factors, axis=0), (len(factors), 1)), rel=1e-2)
+    assert (factors > 0).all()
+
+
+def test_the_nearest_mean_in_angle_is_answered() -> None:
+    own, (new, _) = task(CLASSES), planted(CLASSES, even=True, seed=4)
+    (found,) = fit_heads_of(Ncm(), own)
+    means = np.stack([own.features[own.codes == place].mean(axis=0) for place in range(4)])
+    spread, centre = own.features.std(axis=0), means.mean(axis=0)
+    away, apart = (means - centre) / spread, (new - centre) / spread
+    cosines = (apart @ away.T) / np.linalg.norm(apart, axis=1)[:, None] / np.linalg.norm(away, axis=1)
+    assert (logits(found.layer, new).argmax(axis=1) == cosines.argmax(axis=1)).all()
+
+
+@both
+def test_without_class_weights_probabilities_are_those_of_the_data(head: Head) -> None:
+    features, codes = planted(head)
+    ones = np.ones(head.size)
+    own = Task.of(head, features, codes, np.ones(len(codes)), ones, before=plain(features, codes, head), seed=0)
+    even = task(head)
+    shares = np.bincount(codes) / len(codes) if head.kind == "exclusive" else codes.mean(axis=0)
+    for chosen, wanted in ((own, shares), (even, np.full(head.size, 1 / 4 if head.kind == "exclusive" else 0.5))):
+        (found,) = fit_heads_of(Svm(costs=(0.01,)), chosen)
+        weights = chosen.weights if head.kind == "independent" else np.repeat(chosen.weights[:, None], 4, axis=1)
+        answered = probabilities_of(LabelSpace((head,)), logits(found.layer, features))
+        assert (answered * weights).sum(axis=0) / weights.sum(axis=0) == pytest.approx(wanted, abs=0.1)
+
+
+@both
+def test_labels_that_choose_count_as_their_classes_do_in_the_world_learnt_for(head: Head) -> None:
+    _, train = planted(head)
+    _, codes = planted(head, even=True)
+    codes[:10] = -1
+    by_class = of_head(Inverse(), head, train)
+    weights = calibrating_weights(head, codes, train, by_class)
+    assert (weights[:10] == 0).all()
+    if head.kind == "exclusive":
+        masses = np.bincount(codes[10:], weights[10:])
+    else:
+        masses = np.stack([np.where(codes == value, weights, 0).sum(axis=0) for value in (0, 1)])
+        masses = masses / masses.sum(axis=0)
+    assert masses / masses.mean() == pytest.approx(np.ones_like(masses))
+
+
+def test_the_best_is_chosen_and_judged_by_a_choice_made_without_each_picture() -> None:
+    generator = np.random.default_rng(0)
+    codes = generator.integers(0, 2, 400)
+    right = (3 * np.eye(2)[codes] + generator.normal(0, 1, (400, 2))).astype(np.float32)
+    wrong = generator.normal(0, 1, (400, 2)).astype(np.float32)
+    head = Head("k", ("a", "b"))
+    for figure in ("balanced_accuracy", "macro_f1", "micro_f1", "nll"):
+        found = choose(Judges(head, codes, np.ones(400), figure), [wrong, 4 * right], folds=5, seed=0)
+        assert found.place == 1
+        assert found.temperature == pytest.approx(temperature(head, codes, 4 * right))
+        ratios = 4 * right / found.logits
+        assert len(np.unique(ratios.round(3))) <= 5
+
+
+def test_a_choice_among_chances_gains_nothing_when_cross_fitted() -> None:
+    """The best of many answers that know nothing looks good where it was chosen, and only there."""
+    head, generator = Head("k", ("a", "b")), np.random.default_rng(0)
+    inside, honest = [], []
+    for seed in range(20):
+        codes = generator.integers(0, 2, 100)
+        answers = [generator.normal(0, 1, (100, 2)).astype(np.float32) for _ in range(30)]
+        found = choose(Judges(head, codes, np.ones(100), "balanced_accuracy"), answers, folds=5, seed=seed)
+        inside.append(balanced(head, codes, answers[found.place]))
+        honest.append(balanced(head, codes, found.logits))
+    assert np.mean(inside) > 0.57
+    assert abs(np.mean(honest) - 0.5) < 0.03
