@@ -20,7 +20,7 @@ from benchmarks.planted import keep, plant
 from benchmarks.trainings import Comparison, Line, Training, measure, options
 
 TRAINED = {
-    "freeze": 3, "batch": 16, "lr": 2e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle",
+    "freeze": 2, "batch": 16, "lr": 5e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle",
     "augment": {"crop": [0.5, 1.0], "flip": "both"}, "ema": 0.95, "take": "last", "keep": "last",
 }  # fmt: skip
 
@@ -51,7 +51,7 @@ def main() -> None:
 def plans(size: int, scale: float) -> dict[str, list[Line]]:
     """Name of a training -> its steps; with FixMatch and FlexMatch as many optimiser steps as on the labelled alone."""
     common = {"size": size, **TRAINED}
-    few, many = (max(1, round(scale * epochs)) for epochs in (20, 5))  # over 100 pictures, and over all of them
+    few, many = (max(1, round(scale * epochs)) for epochs in (30, 5))  # over 100 pictures, and over all of them
     probe: Line = {"probe": {"size": size}}
     first = [probe, {"fit": {**common, "epochs": few}}]
 
