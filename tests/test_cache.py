@@ -15,7 +15,7 @@ from PIL import Image
 from assay.errors import DataError, PlanError, RunError, SpaceError
 from assay.labels.samples import LeftOut
 from assay.pixels import cache
-from assay.pixels.cache import Cache, build
+from assay.pixels.cache import Cache, build, extended
 from assay.pixels.decode import Resize
 
 
@@ -250,3 +250,23 @@ def anonymous() -> int:
         pytest.skip("only Linux tells")
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
+
+
+def test_added_pictures_are_gathered_with_the_others(tmp_path):
+    paths = []
+    for number in range(5):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (16, 16), (number * 10, 0, 0)).save(path)
+        paths.append(path)
+    ids = [path.name for path in paths]
+    folder = tmp_path / "cache"
+    cache, _ = build(ids[:2], paths[:2], hashes=ids[:2], size=16, resize=Resize(), folder=folder)
+    more = extended(cache, ids[2:4], paths[2:4], size=16, folder=folder)
+    most = extended(more, ids[4:], paths[4:], size=16, folder=folder)
+    wanted = ["3.png", "0.png", "4.png", "2.png", "3.png"]
+    reds = most.gather(most.rows_of(wanted))[:, 0, 0, 0].tolist()
+    assert reds == [30, 0, 40, 20, 30]
+    assert len({cache.key, more.key, most.key}) == 3
+    assert most.side == cache.side
+    again = extended(cache, ids[2:4], paths[2:4], size=16, folder=folder)
+    assert again.key == more.key

@@ -44,6 +44,7 @@ from assay.steps.plans import RepeatSettings
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.rebalance_head import RebalanceHeadSettings
+from assay.steps.synthesize_settings import SynthesizeSettings
 from assay.steps.tune_thresholds import TuneThresholdsSettings
 from assay.training.hardware import HardwareSettings
 from assay.training.losses import AnyLoss
@@ -71,6 +72,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of `combine`": {"": CombineSettings, "members.": MemberPlan},
     "Settings of `clean_labels`": {"": CleanLabelsSettings},
     "Settings of `pseudo_label`": {"": PseudoLabelSettings},
+    "Settings of `synthesize`": {"": SynthesizeSettings},
     "Settings of `repeat`": {"": RepeatSettings},
     "Settings of `resize`": {"": Resize},
     "Settings of `augment`": {

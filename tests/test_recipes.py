@@ -60,6 +60,7 @@ DATA = {
     "attributes": attributes,
     "attributes-fast": attributes,
     "small-data": folders,
+    "made-up-pictures": folders,
 }
 SMALL = {
     "multi-label": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
@@ -73,6 +74,15 @@ SMALL = {
     ],
     "attributes-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
     "small-data": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
+    "made-up-pictures": [
+        "steps.0.probe.size=32",
+        *(
+            f"steps.1.synthesize.{name}"
+            for name in ("classes=[red]", "size=32", "optimizer_steps=1", "width=4", "least=4", "count=2", "seeds=1")
+        ),
+        *("steps.1.synthesize.fit.size=32", "steps.1.synthesize.fit.epochs=1"),
+        *("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.2.fit.batch=8"),
+    ],
 }
 
 
@@ -148,3 +158,10 @@ def test_small_data_as_published(tmp_path: Path) -> None:
     assert augment.flip == "both"
     assert min(augment.rotate, augment.shift, augment.shear) > 0
     assert augment.scale[0] < 1 < augment.scale[1]
+
+
+def test_made_up_pictures_are_kept_only_if_better_over_three_seeds(tmp_path: Path) -> None:
+    _, (_, made_up, fit) = said("made-up-pictures", tmp_path)
+    assert (made_up.classes, made_up.size, made_up.keep, made_up.seeds) == ("few", 64, "if_better", 3)
+    assert (made_up.figure, made_up.fit.freeze) == ("balanced_accuracy", "backbone")
+    assert (fit.start, fit.freeze) == ("previous", "none")

@@ -39,10 +39,11 @@ from assay.predictions.scores import scored
 from assay.predictions.views import AnyViews
 from assay.progress import Silent, Watch
 from assay.scoring import answers_for, baselines, test_scores
+from assay.steps.added import seeing_added
 from assay.steps.carry import carry_out, forget_others, put_aside, read_done
 from assay.steps.history import read_history
 from assay.steps.members import first_shown
-from assay.steps.state import Context, State
+from assay.steps.state import TRIAL, Context, State
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
 from assay.training.processes import Processes, processes
 from assay.training.stopping import graceful
@@ -205,7 +206,7 @@ def _carry(
     if together.is_main_process:
         forget_others(ledger.path, state.done)
         seconds = time.perf_counter() - began
-        _finish(folder, state, context, pixels, memory=memory, seconds=seconds, open_test=open_test)
+        _finish(folder, state, context, memory=memory, seconds=seconds, open_test=open_test)
     together.wait_for_everyone()
     return load(folder)
 
@@ -303,14 +304,7 @@ def _results(folder: Path) -> list[Path]:
 
 
 def _finish(
-    folder: Path,
-    state: State,
-    context: Context,
-    pixels: _Pixels,
-    *,
-    memory: PeakMemory,
-    seconds: float,
-    open_test: bool,
+    folder: Path, state: State, context: Context, *, memory: PeakMemory, seconds: float, open_test: bool
 ) -> None:
     """The artifact, the figures, the pictures of them."""
     if state.model is None:
@@ -333,7 +327,7 @@ def _finish(
     context.watch.line("baselines")
     known = baselines(
         samples,
-        pixels.of(network.size, network.resize),
+        seeing_added(context, samples).pictures(network.size, network.resize),
         context.model,
         size=network.size,
         hardware=Hardware(context.device),
@@ -357,7 +351,8 @@ def _finish(
         "seconds": round(seconds, 1),
         "memory MiB": memory.to_json(),
     }
-    histories = [context.folder / name / "history.csv" for name in names]
+    handed_on = [name for name in names if TRIAL not in name.split("/")]
+    histories = [context.folder / name / "history.csv" for name in handed_on]
     shown = [read_history(path) for path in histories if path.exists()]
     write_pictures(folder / "pictures", shown, (scores or {}).get("heads", {}), samples.space)
     write_json(metrics, found)

@@ -82,7 +82,8 @@ def test_scores(folder: Path, samples: Samples, *, device: str, watch: Watch) ->
 def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.float32]:
     """Small pictures as rows (N, F), a batch at a time."""
     rows = cache.rows_of(ids)
-    return np.concatenate([shrink(cache.pixels[rows[first : first + 256]]) for first in range(0, len(rows), 256)])
+    batches = (cache.gather(rows[first : first + 256]) for first in range(0, len(rows), 256))
+    return np.concatenate([shrink(batch.permute(0, 2, 3, 1).numpy()) for batch in batches])
 
 
 def _untrained(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -64,3 +64,21 @@ def gain(before: Tally, after: Tally, figure: str, *, seed: int = 0, bootstrap: 
     ]
     value = after.values()[figure] - before.values()[figure]
     return with_interval(sign * value, before.n, sign * np.concatenate([np.empty(0), *resampled]))
+
+
+def mean_gain(pairs: Sequence[tuple[Tally, Tally]], figure: str, *, seed: int = 0, bootstrap: int = 1000) -> Figure:
+    """How much better a figure is after than before, the mean over runs that differ in their seed.
+
+    Each pair is (before, after) of one run, all of the same pictures. Each resample draws the pictures once for all
+    runs, and as many runs as there are with replacement: the interval is over pictures and seeds.
+    """
+    sign, n = 1 if higher_is_better(figure) else -1, pairs[0][0].n
+    blocks = [
+        np.stack([after.figures(weights)[figure] - before.figures(weights)[figure] for before, after in pairs])
+        for weights in draws(n, bootstrap, seed=seed)
+    ]
+    gains = np.concatenate([np.empty((len(pairs), 0)), *blocks], axis=1)  # (runs, B)
+    runs = np.random.default_rng([seed, 1]).integers(len(pairs), size=gains.shape)
+    resampled = np.take_along_axis(gains, runs, axis=0).mean(axis=0)
+    value = float(np.mean([after.values()[figure] - before.values()[figure] for before, after in pairs]))
+    return with_interval(sign * value, n, sign * resampled)

@@ -10,6 +10,7 @@ from assay.steps import (
     pseudo_label,
     rebalance_head,
     repeat,
+    synthesize,
     tune_thresholds,
 )
 from assay.steps.clean_settings import CleanLabelsSettings
@@ -17,6 +18,7 @@ from assay.steps.combine_settings import CombineSettings
 from assay.steps.fit_settings import FitSettings
 from assay.steps.plans import RepeatSettings
 from assay.steps.state import Step
+from assay.steps.synthesize_settings import SynthesizeSettings
 
 STEPS: dict[str, Step] = {
     "probe": Step(probe.ProbeSettings, probe.run),
@@ -27,5 +29,8 @@ STEPS: dict[str, Step] = {
     "tune_thresholds": Step(tune_thresholds.TuneThresholdsSettings, tune_thresholds.run),
     "calibrate": Step(calibrate.CalibrateSettings, calibrate.run),
     "combine": Step(CombineSettings, combine.run, on_every_process=True),
+    "synthesize": Step(
+        SynthesizeSettings, synthesize.run, on_every_process=True, relabels=True, check=synthesize.check
+    ),
     "repeat": Step(RepeatSettings, repeat.run, on_every_process=True),
 }

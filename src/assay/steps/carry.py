@@ -18,6 +18,7 @@ from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import headline, scores_of
 from assay.steps import STEPS
+from assay.steps.added import seeing_added
 from assay.steps.plans import StepPlan
 from assay.steps.state import Context, State, StepResult
 
@@ -37,6 +38,7 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
         name = _name(number, step)
         folder = context.folder / name
         here = replace(context, folder=folder, name=_joined(context, name), number=number + 100 * context.number)
+        here = seeing_added(here, state.samples)
         key = fingerprint(step.kind, step.settings.model_dump_json(), state.key, str(here.number))
         if not _finished(here, key):
             if context.processes.is_main_process:

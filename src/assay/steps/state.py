@@ -18,6 +18,9 @@ from assay.settings import Settings
 from assay.training.hardware import Hardware
 from assay.training.processes import Processes
 
+TRIAL = "trial"
+"""The folder within a step's for what it tries and does not hand on."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -46,7 +49,7 @@ class Context:
     processes: Processes
     as_read: Samples  # before any edit
     ledger: Path  # of the run
-    pictures: Callable[[int, Resize], Cache]  # of a size; they hold all pictures
+    pictures: Callable[[int, Resize], Cache]  # of a size; they hold all pictures, added ones too
     watch: Watch
     run_steps: Callable[[Sequence[Any], State, Context], State]
 

@@ -1,0 +1,26 @@
+"""Sheets of pictures: rows of equal squares in one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from assay.files import whole
+
+GAP = 2  # white pixels between two pictures
+
+
+def write_sheet(path: Path, rows: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Write rows of pictures, each (n, S, S, 3) of one side S, as a PNG; shorter rows end in white."""
+    side, longest = rows[0].shape[1], max(len(row) for row in rows)
+    step = side + GAP
+    sheet = np.full((len(rows) * step - GAP, longest * step - GAP, 3), 255, dtype=np.uint8)
+    for down, row in enumerate(rows):
+        for across, picture in enumerate(row):
+            sheet[down * step : down * step + side, across * step : across * step + side] = picture
+    with whole(path) as beside:
+        Image.fromarray(sheet).save(beside, format="PNG")

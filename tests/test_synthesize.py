@@ -1,0 +1,265 @@
+"""The step that makes pictures up: what it keeps, what it refuses, and what others see of its pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from assay.errors import AssayError, DataError, PlanError
+from assay.figures.intervals import Figure
+from assay.figures.tallies import exclusive
+from assay.labels.edits import apply
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.labels.space import Head
+from assay.plan import parse
+from assay.predictions.cross_fitting import gain, mean_gain
+from assay.run import train
+from assay.steps import synthesize
+from assay.steps.fit_settings import FitSettings
+from assay.steps.synthesize_settings import SynthesizeSettings
+from conftest import write_pictures
+
+FIT = "{size: 32, freeze: backbone, epochs: 1, batch: 8}"
+GAN = "size: 32, optimizer_steps: 2, batch: 4, width: 4, show_every: 1"
+
+
+@pytest.fixture(scope="module")
+def lopsided(tmp_path_factory) -> Path:
+    """Many red and green pictures, few blue ones."""
+    folder = write_pictures(tmp_path_factory.mktemp("lopsided") / "pictures", each=10)
+    for number in range(5, 10):
+        (folder / "blue" / f"{number}.png").unlink()
+    return folder
+
+
+@pytest.fixture
+def made_up(tiny_plan, lopsided, tmp_path):
+    """Train by a plan whose second step is `synthesize` with these settings, and another fit after it."""
+
+    def run(settings: str, *, name: str = "run", data: str = "", least: int = 4, after: str = f"fit: {FIT}"):
+        plan = tmp_path / f"{name}.yaml"
+        source = data or f"folder: {lopsided}, split: {{val: 0.25}}"
+        plan.write_text(
+            tiny_plan("probe: {size: 32}", f"synthesize: {{{GAN}, least: {least}, {settings}}}", after, data=source)
+        )
+        return train(plan, run=tmp_path / name, device="cpu")
+
+    return run
+
+
+def step(run, name="02-synthesize"):
+    return json.loads((run.folder / "steps" / name / "done.json").read_text())
+
+
+def test_pictures_that_are_kept_are_trained_on_and_never_validate(made_up):
+    run = made_up("classes: [blue], count: 3, keep: always")
+    added = Ledger.read(run.folder / "ledger.csv").edits()
+    assert [(edit.action, edit.tag, edit.reason) for edit in added] == [("add", "blue", "made up")] * 3
+    read = Samples.read(run.folder / "samples.parquet")
+    assert run.metrics["counts"] == {
+        "train": len(read.part("train")) + 3,
+        "val": len(read.part("val")),
+        "test": 0,
+    }
+    trained = step(run, "03-fit")["details"]
+    assert trained["pictures_per_second"] > 0
+    validated = pl.read_parquet(run.folder / "steps" / "03-fit" / "best" / "predictions.parquet")["id"].to_list()
+    assert validated == read.part("val").ids
+    for edit in added:
+        with Image.open(edit.new) as picture:
+            assert picture.size == (32, 32)
+    left_behind(run)
+
+
+def left_behind(run):
+    folder = run.folder / "steps" / "02-synthesize"
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    blue = next(path.name for path in (folder / "samples").iterdir() if path.is_dir())
+    assert blue.endswith("-blue")
+    assert {f"samples/{blue}/step-{n:06d}.png" for n in (1, 2)} <= names
+    assert {"samples/real-and-made-up.png", "made.json", "generator.safetensors"} <= names
+    assert "checkpoint.safetensors" not in names
+    told = step(run)["details"]["classes"]["blue"]
+    assert (told["made"], told["n"]) == (3, told["real"] // 2)
+    assert set(told["frechet"]) == {"made", "real", "other class"}
+    with Image.open(folder / "samples" / blue / "step-000002.png") as sheet:
+        assert sheet.size == (8 * 34 - 2, 4 * 34 - 2)
+
+
+def test_by_default_the_few_get_what_they_lack(made_up):
+    run = made_up("keep: never")
+    told = step(run)["details"]["classes"]
+    train_counts = Samples.read(run.folder / "samples.parquet").part("train")
+    counts = dict(
+        zip(train_counts.space["label"].classes, train_counts.counts(train_counts.space["label"]), strict=True)
+    )
+    assert {name: one["made"] for name, one in told.items()} == {"blue": max(counts.values()) - counts["blue"]}
+    assert run.metrics["counts"]["train"] == len(train_counts)
+
+
+BETTER, SAME = Figure(0.1, 6, 0.02, 0.2), Figure(0.1, 6, -0.01, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("keep", "found", "kept"),
+    [
+        ("if_better", BETTER, True),
+        ("if_better", SAME, False),
+        ("if_better", Figure(0.1, 6), False),  # no interval
+        ("always", SAME, True),
+        ("always", None, True),  # never tried
+        ("never", BETTER, False),
+    ],
+)
+def test_what_decides_is_the_interval(keep, found, kept):
+    settings = SynthesizeSettings(keep=keep, fit=FitSettings())
+    assert synthesize._kept(settings, found) is kept
+
+
+@pytest.mark.parametrize(("found", "kept"), [(BETTER, True), (SAME, False)])
+def test_without_a_gain_they_are_left_out_and_that_is_said(found, kept, made_up, monkeypatch):
+    monkeypatch.setattr(synthesize, "mean_gain", lambda pairs, figure, seed: found)
+    run = made_up(f"classes: [blue], count: 2, fit: {FIT}, seeds: 1", after="calibrate")
+    assert step(run)["details"]["kept"] is kept
+    assert len(Ledger.read(run.folder / "ledger.csv").edits()) == (2 if kept else 0)
+    lines = [json.loads(line)["line"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    (told,) = (line for line in lines if "with the made-up pictures balanced_accuracy" in line)
+    assert ("they are left out" in told) is not kept
+    assert ("they are kept" in told) is kept
+
+
+def test_it_is_tried_with_them_and_without_under_equal_draws(made_up, monkeypatch):
+    pairs = []
+    monkeypatch.setattr(synthesize, "mean_gain", lambda given, figure, seed: pairs.extend(given) or SAME)
+    run = made_up(f"classes: [blue], count: 4, fit: {FIT}, seeds: 2")
+    trial = run.folder / "steps" / "02-synthesize" / "trial"
+    assert sorted(path.relative_to(trial).as_posix() for path in trial.glob("*/*/*")) == [
+        f"seed-{seed}/{arm}/01-fit" for seed in (0, 1) for arm in ("with", "without")
+    ]
+    assert len(pairs) == 2
+    assert len({before.n for pair in pairs for before in pair}) == 1
+    history = pl.read_csv(run.folder / "steps" / "03-fit" / "history.csv")
+    assert history["epoch"].max() == 1  # of the fit that counts; what was tried is in no curve
+
+
+def test_the_same_command_goes_on_and_ends_the_same(made_up, monkeypatch):
+    whole = made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="whole")
+    arm, seen = synthesize._arm, []
+
+    def dying(*given):
+        seen.append(given[1])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return arm(*given)
+
+    monkeypatch.setattr(synthesize, "_arm", dying)
+    with pytest.raises(KeyboardInterrupt):
+        made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="two")
+    monkeypatch.setattr(synthesize, "make_all", None)  # what was made is not made again
+    two = made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="two")
+    first, second = (json.loads((r.folder / "metrics.json").read_text())["scores"] for r in (whole, two))
+    assert first == second
+    assert step(whole)["details"] == step(two)["details"]
+    unchanged = made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="two")
+    assert unchanged.metrics == two.metrics
+
+
+def test_of_several_heads_the_others_stay_unknown(made_up, lopsided, tmp_path):
+    rows = [
+        f"{path.relative_to(lopsided)},{path.parent.name},{'sharp' if path.stem in '02468' else '-'}"
+        for path in sorted(lopsided.rglob("*.png"))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,kind,tags", *rows]) + "\n")
+    heads = "{kind: {column: kind}, tags: {column: tags, separator: ';', none: '-'}}"
+    data = f"table: {tmp_path / 'labels.csv'}, root: {lopsided}, heads: {heads}, split: {{val: 0.25}}"
+    run = made_up("classes: [blue], count: 2, keep: always", data=data)
+    edits = Ledger.read(run.folder / "ledger.csv").edits()
+    assert [(edit.head, edit.tag) for edit in edits] == [("kind", "blue")] * 2
+    samples = apply(Samples.read(run.folder / "samples.parquet"), edits)
+    kind, tags = (codes[-2:] for codes in samples.codes())
+    assert kind.tolist() == [0, 0]
+    assert (tags == -1).all()
+
+
+def test_a_picture_that_is_gone_is_named(made_up):
+    run = made_up("classes: [blue], count: 2, keep: always")
+    shutil.rmtree(run.folder / "cache")
+    (run.folder / "steps" / "02-synthesize" / "made-up" / "00" / "00001.png").unlink()
+    with pytest.raises(DataError, match=r"00001\.png: this picture was added by a step and cannot be read"):
+        made_up("classes: [blue], count: 2, keep: always", after="fit: {size: 32, epochs: 1}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "least", "error", "message"),
+    [
+        ("classes: [purple]", 4, PlanError, r"synthesize, classes of label: .*purple.* blue, green, red"),
+        ("classes: [blue]", 40, DataError, r"'blue' has \d training pictures, and a class must have 40"),
+        ("head: kind", 4, PlanError, "kind is no exclusive head of this data. Its exclusive heads are: label"),
+        ("classes: few", 40, DataError, "there is no class to make pictures of"),
+    ],
+)
+def test_what_it_refuses(settings, least, error, message, made_up):
+    with pytest.raises(error, match=message):
+        made_up(f"{settings}, keep: always", least=least)
+
+
+def test_a_class_of_three_pictures_is_refused(made_up, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", each=8)
+    for number in range(3, 8):
+        (folder / "blue" / f"{number}.png").unlink()
+    data = f"folder: {folder}, split: {{val: 0.0}}"
+    with pytest.raises(
+        DataError, match=r"'blue' has 3 training pictures.*would repeat.*lower least \(4 at the least\)"
+    ):
+        made_up("classes: [blue], keep: always", data=data)
+
+
+def test_without_validation_nothing_can_be_decided(made_up, lopsided):
+    with pytest.raises(AssayError, match=r"read off validation.*keep: always or never"):
+        made_up(f"classes: [blue], count: 2, fit: {FIT}", data=f"folder: {lopsided}, split: {{val: 0.0}}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [("{}", "keep: if_better needs a fit"), ("{size: 50, keep: never}", "32, 64 or 128"), ("{least: 3}", "at least 4")],
+)
+def test_settings_that_are_refused_when_the_plan_is_read(settings, message):
+    with pytest.raises(PlanError, match=message):
+        parse(f"data: {{folder: x}}\nsteps: [synthesize: {settings}]", "plan.yaml")
+
+
+HEAD = Head("label", ("a", "b"))
+
+
+def tallies(right, *, n=400):
+    """Answers of which a share is right, the same pictures each time."""
+    codes = np.arange(n) % 2
+    wrong = np.random.default_rng(round(right * 1000)).random(n) > right
+    probabilities = np.full((n, 2), 0.1)
+    probabilities[np.arange(n), np.where(wrong, 1 - codes, codes)] = 0.9
+    return exclusive(HEAD, codes, probabilities)
+
+
+def test_the_gain_over_seeds_is_the_mean_of_gains():
+    pairs = [(tallies(0.6), tallies(0.8)), (tallies(0.65), tallies(0.7)), (tallies(0.7), tallies(0.9))]
+    found = mean_gain(pairs, "accuracy")
+    assert found.value == pytest.approx(np.mean([gain(*pair, "accuracy").value for pair in pairs]))
+    assert found.low < found.value < found.high
+    assert found.low > 0
+    alone, paired = gain(*pairs[0], "accuracy"), mean_gain(pairs[:1], "accuracy")
+    assert (paired.value, paired.low, paired.high) == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    agreeing = [(tallies(0.7), tallies(0.8))] * 3
+    disagreeing = [(tallies(0.7), tallies(share)) for share in (0.5, 0.8, 0.95)]
+    widths = [found.high - found.low for found in (mean_gain(pairs, "accuracy") for pairs in (agreeing, disagreeing))]
+    assert widths[1] > 2 * widths[0]
+    assert mean_gain([(tallies(0.8), tallies(0.7))], "nll").value < 0  # a loss that rises is no gain
