@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from assay import cli
 from assay.errors import DataError, PlanError
+from assay.figures.intervals import Figure
 
 FIGURES = {"accuracy": {"value": 0.9, "n": 40, "low": 0.8, "high": 0.97}}
 HEAD = {"n": 40, "figures": FIGURES, "per_class": [], "confusion": None, "by_frequency": []}
@@ -279,12 +280,25 @@ def test_the_schema_is_json() -> None:
     assert "steps" in json.loads(invoke("schema").stdout)["properties"]
 
 
-def test_the_demo_trains_on_the_digits(runs: Runs, tmp_path: Path) -> None:
+def test_the_demo_tells_its_story_of_the_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.studies import story
+
+    figure = Figure(0.5, 359, 0.4, 0.6)
+    run: Any = SimpleNamespace(folder=Path("runs/demo"), metrics={"steps": [{"name": "01-fit", "seconds": 7.0}]})
+    told = [
+        story.Chapter("faulty", run, figure, None),
+        story.Chapter("repaired", run, figure, Figure(0.1, 359, 0.05, 0.2)),
+    ]
+    calls: list[Any] = []
+    monkeypatch.setattr(story, "story", lambda *given, **settings: calls.append((given, settings["recipe"])) or told)
+    monkeypatch.chdir(tmp_path)
     done = invoke("demo")
     assert done.exit_code == 0, done.output
-    ((source, settings),) = runs.calls
-    assert (source, settings["run"], settings["recipe"]) == ("runs/demo-pictures", Path("runs/demo"), "demo")
-    assert (tmp_path / "runs" / "demo-pictures" / "7").is_dir()
+    assert calls == [((Path("runs/demo-pictures"), Path("runs/demo")), "demo")]
+    assert (tmp_path / "runs" / "demo-pictures" / "labels.csv").is_file()
+    assert "+0.100 [+0.050 to +0.200]" in done.stdout
+    assert "assay ledger runs/demo" in done.stdout
+    assert json.loads(invoke("demo", "--json").stdout)[1]["difference to the first"]["value"] == 0.1
 
 
 def test_version() -> None:

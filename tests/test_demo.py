@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -29,6 +30,25 @@ def test_the_digits_are_pictures_in_a_folder_a_class_and_the_same_every_time(tmp
     written = (tmp_path / "b").stat().st_mtime_ns
     demo.write_digits(tmp_path / "b")  # there already
     assert (tmp_path / "b").stat().st_mtime_ns == written
+
+
+def test_faults_are_planted_in_the_training_part_only_and_the_same_every_time(tmp_path: Path) -> None:
+    demo.write_digits(tmp_path)
+    demo.write_labels(tmp_path)
+    truth, faulty = (pl.read_csv(tmp_path / name) for name in (demo.TRUTH, demo.FAULTY))
+    assert truth.columns == ["image", "label", "split"]
+    assert truth["label"].to_list() == [int(name[0]) for name in truth["image"]]
+    both = faulty.join(truth, on=["image", "split"], suffix="_true").with_columns(
+        hidden=pl.col("label").is_null(), wrong=pl.col("label") != pl.col("label_true")
+    )
+    val, train = both.filter(split="val"), both.filter(split="train")
+    assert (len(val), len(train), val["hidden"].sum(), val["wrong"].sum()) == (359, 1438, 0, 0)
+    assert (train["hidden"].sum(), train["wrong"].sum()) == (863, 86)  # 60 %, and 15 % of the other 575
+    before = (tmp_path / demo.FAULTY).read_bytes()
+    demo.write_labels(tmp_path)
+    assert (tmp_path / demo.FAULTY).read_bytes() == before
+    demo.write_labels(tmp_path, seed=1)
+    assert (tmp_path / demo.FAULTY).read_bytes() != before
 
 
 def test_broken_off_nothing_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,13 @@ import typer
 from assay import __version__
 from assay.commands.ablate import ablate
 from assay.commands.combine import combine
+from assay.commands.demo import demo
 from assay.commands.evaluate import evaluate
 from assay.commands.export import export
 from assay.commands.ledger import ledger
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
-from assay.commands.train import demo, train
+from assay.commands.train import train
 
 COMMANDS = (train, predict, evaluate, combine, ledger, ablate, export, recipes, schema, demo)
 

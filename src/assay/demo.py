@@ -1,4 +1,4 @@
-"""The built-in data: scikit-learn's handwritten digits as picture files."""
+"""The built-in data: scikit-learn's handwritten digits as picture files, and labels with planted faults."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
-from assay.errors import DataError
+import numpy as np
+import polars as pl
 
+from assay.errors import DataError
+from assay.files import whole
+
+TRUTH, FAULTY = "truth.csv", "labels.csv"
+HELD_BACK = 0.2  # for validation, whose labels stay true
+HIDDEN = 0.6  # of the training labels
+WRONG = 0.15  # of those that are left
 COUNT = 1797
 SIDE = 32  # pixels; a smooth 4x of the original 8 x 8, so that a person too can read them
 
@@ -33,6 +41,29 @@ def write_digits(folder: Path) -> None:
         os.replace(beside, folder)  # an empty folder may be there
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_labels(folder: Path, *, seed: int = 0) -> None:
+    """Write two tables of the digits in `folder`: truth.csv, and labels.csv with faults in its training part.
+
+    The columns are image, label and split. In labels.csv 60 % of the training labels are blank, and 15 % of the
+    rest are another digit, each as likely. The same bytes for the same seed.
+    """
+    table = pl.DataFrame({"image": sorted(str(path.relative_to(folder)) for path in folder.glob("[0-9]/*.png"))})
+    table = table.with_columns(label=pl.col("image").str.slice(0, 1))
+    generator = np.random.default_rng(seed)
+    train = generator.permutation(len(table)) >= round(HELD_BACK * len(table))
+    rows = generator.permutation(np.flatnonzero(train))
+    hidden, known = np.split(rows, [round(HIDDEN * len(rows))])
+    wrong = known[: round(WRONG * len(known))]
+    digits = table["label"].cast(pl.Int64).to_numpy().copy()
+    digits[wrong] = (digits[wrong] + generator.integers(1, 10, len(wrong))) % 10
+    blank = np.isin(np.arange(len(table)), hidden)
+    faulty = pl.when(pl.Series(blank)).then(None).otherwise(pl.Series(digits).cast(pl.String))
+    table = table.with_columns(split=pl.Series(np.where(train, "train", "val")))
+    for name, labels in ((TRUTH, pl.col("label")), (FAULTY, faulty.alias("label"))):
+        with whole(folder / name) as beside:
+            table.with_columns(labels).write_csv(beside)
 
 
 def _holds_digits(folder: Path) -> bool:

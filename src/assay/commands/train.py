@@ -1,4 +1,4 @@
-"""train and demo."""
+"""train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from assay.commands.shared import (
     Recipe,
     Source,
     default_run,
-    is_main,
     tell_run,
     watching,
 )
@@ -48,20 +47,3 @@ def train(
             watch=watch,
         )
         tell_run(finished, as_json)
-
-
-def demo(
-    run: Annotated[Path, typer.Option(metavar="DIR", help="Where to; the pictures go to DIR-pictures.")] = Path(
-        "runs/demo"
-    ),
-) -> None:
-    """The whole story on built-in pictures: handwritten digits."""
-    with reported(run, stopped=GOES_ON), watching(False) as watch:
-        import assay.run
-        from assay.demo import write_digits
-
-        pictures = Path(f"{run}-pictures")
-        if is_main():
-            write_digits(pictures)
-        finished = assay.run.train(pictures, run=run, recipe="demo", watch=watch)
-        tell_run(finished, False)
