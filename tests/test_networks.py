@@ -60,7 +60,7 @@ def test_builds_freezes_learns_is_saved_and_predicts(name, picture, tmp_path):
     again = Saved.load(tmp_path)
     with torch.inference_mode():
         assert torch.equal(again.classifier(pictures), expected)
-    (answer,) = Artifact(again, Hardware(), name).stream([("a", picture), ("b", picture)])
+    (answer,) = Artifact(again, (Hardware(),), name).stream([("a", picture), ("b", picture)])
     assert answer.probabilities.shape == (2, 3)
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, rtol=1e-5)
 

@@ -61,6 +61,8 @@ DATA = {
     "attributes-fast": attributes,
     "small-data": folders,
     "made-up-pictures": folders,
+    "committee": folders,
+    "one-against-rest": folders,
 }
 SMALL = {
     "multi-label": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
@@ -82,6 +84,25 @@ SMALL = {
         ),
         *("steps.1.synthesize.fit.size=32", "steps.1.synthesize.fit.epochs=1"),
         *("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.2.fit.batch=8"),
+    ],
+    "committee": [
+        *(f"steps.0.combine.members.{member}.model.weights=none" for member in range(3)),
+        *(
+            f"steps.0.combine.members.{member}.model.backbone={name}"
+            for member, name in enumerate(("test_resnet", "test_convnext", "test_efficientnet"))
+        ),
+        *(
+            f"steps.0.combine.members.{member}.steps.{step}.fit.{value}"
+            for member in range(3)
+            for step in range(2)
+            for value in ("size=32", "epochs=1", "batch=8")
+        ),
+    ],
+    "one-against-rest": [
+        "model.backbone=test_efficientnet",
+        "steps.0.combine.members.0.steps.0.probe.size=32",
+        "steps.0.combine.members.0.steps.1.fit.size=32",
+        "steps.0.combine.members.0.steps.1.fit.epochs=1",
     ],
 }
 
@@ -165,3 +186,26 @@ def test_made_up_pictures_are_kept_only_if_better_over_three_seeds(tmp_path: Pat
     assert (made_up.classes, made_up.size, made_up.keep, made_up.seeds) == ("few", 64, "if_better", 3)
     assert (made_up.figure, made_up.fit.freeze) == ("balanced_accuracy", "backbone")
     assert (fit.start, fit.freeze) == ("previous", "none")
+
+
+def test_the_committee_as_published(tmp_path: Path) -> None:
+    model, (combine,) = said("committee", tmp_path)
+    assert (combine.kind, combine.mean, combine.weights) == ("committee", "probabilities", "equal")
+    assert model.backbone == "resnet50"
+    assert [member.model.backbone for member in combine.members] == ["resnet50", "vgg16", "mobilenetv1_100"]
+    assert {member.model.weights for member in combine.members} == {"pretrained"}
+    for member in combine.members:
+        frozen, whole = (step.settings for step in member.steps)
+        assert (frozen.freeze, frozen.epochs, whole.freeze, frozen.epochs + whole.epochs) == (
+            "backbone", 25, "none", 120,
+        )  # fmt: skip
+        assert (whole.lr, whole.schedule.kind, whole.early_stop) == (1e-5, "constant", 10)
+        assert {step.batch for step in (frozen, whole)} == {64}
+        assert (whole.augment.flip, whole.augment.shift) == ("both", 0.1)
+
+
+def test_one_against_the_rest_tells_the_most_frequent_class_apart(tmp_path: Path) -> None:
+    _, (combine,) = said("one-against-rest", tmp_path)
+    assert (combine.kind, combine.one, combine.tree, len(combine.members)) == ("tree", None, None, 1)
+    probe, fit = (step.settings for step in combine.members[0].steps)
+    assert (probe.size, fit.size, fit.epochs, fit.loss.smoothing) == (128, 128, 6, 0.0)

@@ -17,6 +17,7 @@ from assay.yaml_lines import Document, KeyPath
 StepTable = Mapping[str, type[Settings]]
 """Kind of step -> its settings."""
 
+STEPS = tuple[StepPlan, ...]
 Kind = TypeVar("Kind", bound=Settings)
 
 
@@ -38,12 +39,11 @@ class Check:
         said = value if isinstance(value, dict) else {}
         inside: dict[str, Any] = {}
         for name, known in kind.model_fields.items():
-            if name in said and known.annotation == tuple[StepPlan, ...]:
-                inside[name] = self.steps(document, (*path, name))
+            if name in said and known.annotation == STEPS:
+                # What was found within a list of steps is not told again of the list.
+                inside[name] = self.steps(document, (*path, name)) or (PLACEHOLDER,) * (len(self.problems) > before)
             elif name in said and (holder := _holder(known.annotation)) and isinstance(said[name], list):
                 inside[name] = self._holders(holder, document, (*path, name))
-        if len(self.problems) > before:  # what was found within a list of steps is not told again of the list
-            inside = {name: found or (PLACEHOLDER,) for name, found in inside.items()}
         found = self._validated(kind, document, path, inside)
         return found if len(self.problems) == before else None
 
@@ -61,7 +61,8 @@ class Check:
     def _holders(self, kind: type[Settings], document: Document, path: KeyPath) -> tuple[Settings, ...]:
         """A list of settings that hold steps themselves; in place of those that something is wrong with, empty ones."""
         found = (self.settings(kind, document, (*path, i)) for i in range(len(document.at(path))))
-        return tuple(kind.model_construct() if one is None else one for one in found)
+        empty = dict.fromkeys(_lists(kind), (PLACEHOLDER,))
+        return tuple(kind.model_construct(None, **empty) if one is None else one for one in found)
 
     def _step(self, document: Document, path: KeyPath) -> StepPlan | None:
         """One step: `kind: settings`, or `kind` alone."""
@@ -110,7 +111,12 @@ def _holder(annotation: Any) -> type[Settings] | None:
     of, *more = get_args(annotation) if get_origin(annotation) is tuple else (None,)
     if more != [...] or not (isinstance(of, type) and issubclass(of, Settings)):
         return None
-    return of if any(known.annotation == tuple[StepPlan, ...] for known in of.model_fields.values()) else None
+    return of if _lists(of) else None
+
+
+def _lists(kind: type[Settings]) -> list[str]:
+    """The settings that are lists of steps."""
+    return [name for name, known in kind.model_fields.items() if known.annotation == STEPS]
 
 
 PLACEHOLDER = StepPlan(kind="", settings=Settings())

@@ -103,8 +103,8 @@ class Tree:
 def grown(branches: Branches, head: Head) -> Node:
     """The tree that a plan describes, over the classes of a head.
 
-    A branch is called as its mapping says, else after its classes. Raises PlanError that names a class which is
-    missing, there twice, or unknown.
+    A branch is called as a mapping says, `{grass: [...]}`, else after its classes. Raises PlanError that names a class
+    that is missing, there twice, or unknown.
     """
     _require_each_once(Counter(_leaves(branches)), head)
     root = _node(branches)
@@ -152,18 +152,19 @@ def _node(branches: Branches) -> str | Node:
     """A node; a branch that leads to a single other one is that other one."""
     if isinstance(branches, str):
         return branches
-    if isinstance(branches, Mapping):
-        below = tuple(_node(inside) for inside in branches.values())
-        names = tuple(branches)
-    else:
-        below = tuple(_node(inside) for inside in branches)
-        names = _told_apart([inside if isinstance(inside, str) else _called(inside) for inside in below])
-    return below[0] if len(below) == 1 else Node(names, below)
+    parts = tuple(branches.values()) if isinstance(branches, Mapping) else branches
+    below = tuple(_node(part) for part in parts)
+    names = tuple(branches) if isinstance(branches, Mapping) else tuple(map(_called, parts, below))
+    return below[0] if len(below) == 1 else Node(_told_apart(names), below)
 
 
-def _called(node: Node) -> str:
-    """A name for a branch that has none: its classes, cut short."""
-    name = " or ".join(node.classes)
+def _called(part: Branches, branch: str | Node) -> str:
+    """What a branch in a list is called: a class, the only name in a mapping, else its classes, cut short."""
+    if isinstance(branch, str):
+        return branch
+    if isinstance(part, Mapping) and len(part) == 1:
+        return next(iter(part))
+    name = " or ".join(branch.classes)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 4].rstrip()} ..."
 
 

@@ -28,9 +28,9 @@ STEPS: dict[str, Step] = {
     "rebalance_head": Step(rebalance_head.RebalanceHeadSettings, rebalance_head.run, check=rebalance_head.check),
     "tune_thresholds": Step(tune_thresholds.TuneThresholdsSettings, tune_thresholds.run),
     "calibrate": Step(calibrate.CalibrateSettings, calibrate.run),
-    "combine": Step(CombineSettings, combine.run, on_every_process=True),
     "synthesize": Step(
         SynthesizeSettings, synthesize.run, on_every_process=True, relabels=True, check=synthesize.check
     ),
+    "combine": Step(CombineSettings, combine.run, on_every_process=True, check=combine.check, inner=combine.inner),
     "repeat": Step(RepeatSettings, repeat.run, on_every_process=True),
 }

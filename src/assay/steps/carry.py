@@ -42,7 +42,7 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
         key = fingerprint(step.kind, step.settings.model_dump_json(), state.key, str(here.number))
         if not _finished(here, key):
             if context.processes.is_main_process:
-                goes_on = _begin(folder, key, context.run)
+                goes_on = _begin(folder, key, context.run, keep=STEPS[step.kind].inner(step.settings))
                 forget_others(context.ledger, state.done, going_on=here.name if goes_on else None)
             context.processes.wait_for_everyone()
             _run_one(step, state, here, key)
@@ -138,12 +138,13 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         context.watch.line(f"  {line}")
 
 
-def _begin(folder: Path, key: str, run: Path) -> bool:
-    """A folder for a step to work in: the one it was interrupted in (true), or an empty one."""
+def _begin(folder: Path, key: str, run: Path, *, keep: Sequence[str] = ()) -> bool:
+    """A folder for a step to work in: the one it was interrupted in (true), or one with only what is to `keep`."""
     begun = folder / "begun.json"
     goes_on = begun.exists() and json.loads(begun.read_text())["key"] == key
     if folder.exists() and not goes_on:
-        put_aside(run, [folder])
+        kept = any((folder / name).exists() for name in keep)
+        put_aside(run, [path for path in folder.iterdir() if path.name not in keep] if kept else [folder])
     write_json(begun, {"key": key})
     return goes_on
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from assay.errors import DataError
 from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
 from assay.labels.subset import labelled
 from assay.models.composite import Composite
 from assay.models.deciding import Deciding
@@ -18,7 +19,7 @@ from assay.predictions.combine import Weights, best_weights, cross_fitted_weight
 from assay.predictions.predict import Predictions
 from assay.steps.combine_settings import CombineSettings, Kind
 from assay.steps.combine_soup import soup
-from assay.steps.combine_tree import tree
+from assay.steps.combine_tree import check_tree, tree
 from assay.steps.members import Trained, loaded, trained_models
 from assay.steps.state import Context, State, StepResult
 from assay.steps.worth import told, worth
@@ -27,6 +28,17 @@ from assay.steps.worth import told, worth
 def run(settings: CombineSettings, state: State, context: Context) -> StepResult:
     """Train the members that are not there yet, and make one model of all."""
     return COMBINING[settings.kind](settings, state, context)
+
+
+def check(settings: CombineSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a tree that does not fit the data, before anything is trained."""
+    if settings.kind == "tree":
+        check_tree(settings, space)
+
+
+def inner(settings: CombineSettings) -> list[str]:
+    """The folders of members, which stay as they are where only the way they are combined is another."""
+    return [f"member-{number}" for number in range(1, len(settings.members) + 1)] if settings.kind != "tree" else []
 
 
 def committee(settings: CombineSettings, state: State, context: Context) -> StepResult:

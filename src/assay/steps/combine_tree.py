@@ -10,7 +10,6 @@ import numpy as np
 from assay.errors import PlanError
 from assay.files import fingerprint
 from assay.labels.found import quoted
-from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import branch, labelled
 from assay.models.composite import Composite, Member, member_of
@@ -28,16 +27,16 @@ from assay.training.hardware import Hardware
 def tree(settings: CombineSettings, state: State, context: Context) -> StepResult:
     """Train a model for every question; a class is as probable as all answers on the way to it together."""
     head = _head(settings, state.samples.space)
-    root = _root(settings, head, state.samples)
+    root = _root(settings, head, int(state.samples.part("train").counts(head).argmax()))
     joining = Tree(head.name, root)
     (plan,) = settings.members
     folders = []
     for number, (node, space) in enumerate(zip(root.nodes(), joining.spaces(state.samples.space), strict=True), 1):
         here = context.for_part(f"node-{number}", number)
         context.watch.line(f"{here.name}: {' or '.join(quoted([name]) for name in node.names)}")
-        samples = branch(state.samples, head, node.branch_of, space)
-        key = fingerprint(state.key, samples.fingerprint())
-        folders.append(train_one(plan, replace(state, samples=samples, key=key, soft={}), here))
+        samples, as_read = (branch(one, head, node.branch_of, space) for one in (state.samples, context.as_read))
+        begun = replace(state, samples=samples, key=fingerprint(state.key, samples.fingerprint()), soft={})
+        folders.append(train_one(plan, begun, replace(here, as_read=as_read)))
     if not context.processes.is_main_process:
         return StepResult(None, hands_on_labels=False)
     members = tuple(member_of(folder) for folder in folders)
@@ -46,6 +45,11 @@ def tree(settings: CombineSettings, state: State, context: Context) -> StepResul
     _validate(model, state, context).write(folder / "predictions.parquet")
     model.save(folder)
     return StepResult(folder, details=_details(root), hands_on_labels=False)
+
+
+def check_tree(settings: CombineSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a tree that does not fit the classes of the data."""
+    _root(settings, _head(settings, space), 0)
 
 
 def _head(settings: CombineSettings, space: LabelSpace) -> Head:
@@ -63,12 +67,11 @@ def _head(settings: CombineSettings, space: LabelSpace) -> Head:
     return space[settings.head]
 
 
-def _root(settings: CombineSettings, head: Head, samples: Samples) -> Node:
-    """The tree of the plan, or one class against the rest: the one named, else the most frequent in training."""
+def _root(settings: CombineSettings, head: Head, most: int) -> Node:
+    """The tree of the plan, or one class against the rest: the one named, else the one at this place."""
     if settings.tree is not None:
         return grown(settings.tree, head)
-    most = head.classes[int(samples.part("train").counts(head).argmax())]
-    return one_against_rest(settings.one or most, head)
+    return one_against_rest(settings.one or head.classes[most], head)
 
 
 def _deciding(joining: Tree, members: tuple[Member, ...], space: LabelSpace) -> Deciding:

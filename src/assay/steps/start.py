@@ -130,10 +130,11 @@ def other_run(start: str, base: Path, *, what: str = "start", instead: str = "pr
 
 
 def remembered(context: Context, purpose: str) -> Hardware | None:
-    """The hardware pinned by the plan, or chosen earlier in this run for this purpose."""
+    """The hardware pinned by the plan, or chosen earlier in this run for this purpose and backbone."""
     if context.pinned is not None:
         return context.pinned
-    chosen = _choices(context).get(purpose)
+    choices = _choices(context)
+    chosen = choices.get(_entry(choices, context, purpose))
     if chosen is None or chosen["hardware"]["device"] != context.device:
         return None
     return Hardware(**chosen["hardware"])
@@ -141,10 +142,17 @@ def remembered(context: Context, purpose: str) -> Hardware | None:
 
 def remember(context: Context, purpose: str, hardware: Hardware, seconds: dict[str, float]) -> None:
     """Store a choice with the timings it rests on, so that continuing makes the same one."""
-    choice = {"hardware": hardware.to_json(), "seconds a step": seconds}
-    write_json(_path(context), _choices(context) | {purpose: choice})
+    choice = {"hardware": hardware.to_json(), "seconds a step": seconds, "backbone": context.model.backbone}
+    choices = _choices(context)
+    write_json(_path(context), choices | {_entry(choices, context, purpose): choice})
     timings = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
     context.watch.line(f"  {purpose}: {hardware.precision} {hardware.layout} is fastest here (a step: {timings})")
+
+
+def _entry(choices: dict[str, Any], context: Context, purpose: str) -> str:
+    """Where a choice stands: under its purpose, or, for a member of another backbone, under that too."""
+    first = choices.get(purpose, {}).get("backbone", context.model.backbone)
+    return purpose if first == context.model.backbone else f"{purpose} of {context.model.backbone}"
 
 
 def _choices(context: Context) -> dict[str, Any]:

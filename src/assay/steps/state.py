@@ -72,6 +72,7 @@ class Step:
     on_every_process: bool = False  # else the main process runs it and the others wait
     relabels: bool = False  # whether it may propose edits
     check: Callable[[Any, LabelSpace], None] | None = None  # of its settings, before any step of its list is run
+    inner: Callable[[Any], Sequence[str]] = lambda settings: ()  # folders in it whose steps have keys of their own
 
 
 @dataclass(frozen=True)

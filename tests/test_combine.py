@@ -1,0 +1,354 @@
+"""combine, as a step and as a command: committees, trees and soups are runs like any other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import assay
+from assay import cli
+from assay.errors import AssayError, DataError, ModelError, PlanError
+from assay.files import write_text
+from assay.labels.samples import Samples
+from assay.models.composite import load_model
+from assay.models.joining import mean
+from assay.predictions.predict import Predictions
+from assay.progress import Silent
+from assay.steps import STEPS
+from assay.studies.combine import combine
+
+FIT = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}}"
+LARGER = "{model: {backbone: test_resnet, weights: none}, steps: [{probe: {size: 48}}]}"
+TWO = f"members: [{{steps: [{FIT}]}}, {LARGER}]"
+
+
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts take half a second a run, and are tried elsewhere."""
+    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
+
+
+@pytest.fixture
+def carry(tiny_plan, tmp_path):
+    """Carry out a plan of these steps in a folder; the lines said are kept in `carry.said`."""
+
+    def carried(*steps: str, run: str = "run", **parts: str) -> assay.Run:
+        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, **parts))
+        watch = Lines()
+        carried.said = watch.lines
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+
+    return carried
+
+
+def details(run: assay.Run, step: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.folder / "steps" / step / "done.json").read_text())["details"]
+    return found
+
+
+def validation(run: assay.Run, step: str) -> Predictions:
+    space = Samples.read(run.folder / "samples.parquet").space
+    return Predictions.read(run.folder / "steps" / step / "best/predictions.parquet", space, model=step)
+
+
+def pictures(folder: Path) -> list[Path]:
+    return [folder / name / "0.png" for name in ("red", "green", "blue")]
+
+
+def test_a_committee_of_a_plan(carry, colours, tmp_path):
+    run = carry(f"combine: {{{TWO}}}", "calibrate")
+    assert [step["name"] for step in run.metrics["steps"]] == [
+        "01-combine", "01-combine/member-1/01-fit", "01-combine/member-2/01-probe", "02-calibrate",
+    ]  # fmt: skip
+    one, two, both = (
+        validation(run, name) for name in ("01-combine/member-1/01-fit", "01-combine/member-2/01-probe", "01-combine")
+    )
+    np.testing.assert_allclose(both.probabilities, (one.probabilities + two.probabilities) / 2, atol=1e-6)
+    told = details(run, "01-combine")
+    assert told["weights"] == {"01-combine/member-1": 0.5, "01-combine/member-2": 0.5}
+    assert set(told["members"]) == set(told["weights"])
+    gain = told["gain over the best member"]
+    assert gain["nll"]["low"] <= gain["nll"]["value"] <= gain["nll"]["high"]
+    final = load_model(run.folder / "model")
+    assert [network.classifier.backbone_name for network in final.networks] == ["test_efficientnet", "test_resnet"]
+    assert [network.size for network in final.networks] == [32, 48]
+    assert final.deciding.temperature[0] == pytest.approx(details(run, "02-calibrate")["label"]["temperature"])
+    before = run.predict(pictures(colours))
+    shutil.copytree(run.folder / "model", tmp_path / "taken" / "model")
+    for name in ("metrics.json", "samples.parquet"):
+        shutil.copy(run.folder / name, tmp_path / "taken")
+    shutil.rmtree(run.folder)
+    after = assay.load(tmp_path / "taken").predict(pictures(colours))
+    np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-5)
+    scores = assay.evaluate(assay.load(tmp_path / "taken"), assay.read(colours))["scores"]
+    assert scores["figures"]["accuracy"]["n"] == 45
+
+
+def test_members_stay_where_only_their_mean_is_another(carry, colours):
+    carry(f"combine: {{{TWO}}}")
+    again = carry(f"combine: {{{TWO}}}")
+    assert any("nothing to do" in line for line in carry.said)
+    assert len(again.metrics["steps"]) == 3
+    run = carry(f"combine: {{mean: logits, weights: validation, {TWO}}}")
+    assert [line.split(":")[0] for line in carry.said if "done before, kept" in line] == [
+        "01-combine/member-1/01-fit",
+        "01-combine/member-2/01-probe",
+    ]
+    one, two = (validation(run, name) for name in ("01-combine/member-1/01-fit", "01-combine/member-2/01-probe"))
+    told = details(run, "01-combine")
+    weights = np.array(list(told["weights"].values()))
+    assert weights.sum() == pytest.approx(1)
+    assert "gain over equal weights" in told
+    found = load_model(run.folder / "model")
+    raw = [np.random.default_rng(0).normal(size=(2, 3))] * 2
+    own = [member.model.logits([scores]) for member, scores in zip(found.members, raw, strict=True)]
+    np.testing.assert_allclose(found.logits(raw), mean(found.space, own, of="logits", weights=weights), atol=1e-6)
+    assert one.ids == two.ids == validation(run, "01-combine").ids
+    fewer = carry(f"combine: {{members: [{LARGER}, {LARGER}]}}")
+    names = [step["name"] for step in fewer.metrics["steps"]]
+    assert names == ["01-combine", "01-combine/member-1/01-probe", "01-combine/member-2/01-probe"]
+
+
+def test_members_begin_from_nothing_but_the_samples(carry):
+    run = carry(FIT[1:-1], f"combine: {{members: [{{steps: [{FIT}]}}, {{step: 01-fit}}, {{step: 01-fit/last}}]}}")
+    first, member = (
+        load_file(run.folder / "steps" / name / "best/model.safetensors")
+        for name in ("01-fit", "02-combine/member-1/01-fit")
+    )
+    moved = max(float((first[name].float() - member[name].float()).abs().max()) for name in first)
+    assert 0 < moved < 0.1  # one epoch from the same start in another order, not a second epoch
+    assert list(details(run, "02-combine")["weights"]) == ["02-combine/member-1", "01-fit", "01-fit/last"]
+
+
+def test_a_tree_tells_one_class_from_the_rest(carry, colours):
+    run = carry("combine: {kind: tree, one: green, members: [{steps: [{probe: {size: 32}}]}]}")
+    told = details(run, "01-combine")
+    assert told["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
+    assert validation(run, "01-combine").probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert run.metrics["scores"]["figures"]["accuracy"]["value"] == 1.0
+    assert run.predict(pictures(colours)).labels("label") == ["red", "green", "blue"]
+    second = json.loads((run.folder / "steps/01-combine/node-2/01-probe/done.json").read_text())["scores"]
+    assert [row["class"] for row in second["heads"]["label"]["per_class"]] == ["blue", "red"]
+    assert second["figures"]["accuracy"]["n"] == 6
+
+
+def test_a_tree_of_the_plan_beside_other_heads_with_labels_unknown(carry, colours, tmp_path):
+    ids = assay.read(colours).ids
+    species = ["" if number % 7 == 0 else Path(name).parent.name for number, name in enumerate(ids)]
+    tags = ["" if number % 5 == 0 else ("warm" if "red" in name else "-") for number, name in enumerate(ids)]
+    pl.DataFrame({"image": ids, "species": species, "tags": tags}).write_csv(tmp_path / "labels.csv")
+    heads = '{species: {column: species}, tags: {column: tags, separator: ";", none: "-"}}'
+    run = carry(
+        "combine: {kind: tree, tree: [red, {cold: [green, blue]}], members: [{steps: [{probe: {size: 32}}]}]}",
+        "tune_thresholds",
+        data=f"table: {tmp_path / 'labels.csv'}, root: {colours}, heads: {heads}",
+    )
+    assert details(run, "01-combine")["questions"] == {"node-1": ["red", "cold"], "node-2": ["green", "blue"]}
+    found = run.predict(pictures(colours))
+    assert found.labels("species") == ["red", "green", "blue"]
+    assert (found.probabilities[:, 3] >= found.thresholds[3]).tolist() == [True, False, False]
+
+
+def test_a_soup_has_the_mean_weights_of_its_members(carry):
+    run = carry(FIT[1:-1], f"combine: {{kind: soup, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
+    places = ("01-fit/best", "02-combine/member-1/01-fit/best", "02-combine/best")
+    one, two, mixed = (load_file(run.folder / "steps" / place / "model.safetensors") for place in places)
+    for name, value in mixed.items():
+        if value.is_floating_point():
+            np.testing.assert_allclose(value, (one[name] + two[name]) / 2, atol=1e-6)
+    again = carry(FIT[1:-1], f"combine: {{kind: soup, pick: greedy, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
+    assert set(details(again, "02-combine")["picked"]) <= {"02-combine/member-1", "01-fit"}
+    assert again.metrics["scores"]["figures"]["nll"]["n"] == 9
+
+
+def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry):
+    fit = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-2, batch_norm: train}}"
+    run = carry(f"combine: {{kind: soup, members: [{{steps: [{fit}]}}, {{steps: [{fit}]}}]}}")
+    places = ("member-1/01-fit/best", "member-2/01-fit/best", "best")
+    one, two, mixed = (load_file(run.folder / "steps/01-combine" / place / "model.safetensors") for place in places)
+    name = next(name for name in mixed if name.endswith("running_mean"))
+    assert not np.allclose(mixed[name], (one[name] + two[name]) / 2, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def separate(colours, tmp_path_factory) -> Path:
+    """Runs a and b on the same data, and others that do not fit them."""
+    folder = tmp_path_factory.mktemp("separate")
+    ids = assay.read(colours).ids
+    labels = [Path(name).parent.name for name in ids]
+    table = pl.DataFrame({"image": ids, "label": labels})
+    table.write_csv(folder / "same.csv")
+    table.with_columns(label=pl.col("label").replace("red", "scarlet")).write_csv(folder / "classes.csv")
+    swapped = pl.when(pl.col("label") == "red").then(pl.lit("blue")).when(pl.col("label") == "blue").then(pl.lit("red"))
+    table.with_columns(label=swapped.otherwise("label")).write_csv(folder / "labels.csv")
+    order = "heads: {label: {column: label, classes: [red, green, blue]}}"
+    data = {
+        "a": "table: same.csv", "b": "table: same.csv", "classes": "table: classes.csv", "labels": "table: labels.csv",
+        "order": f"table: same.csv, {order}", "split": "table: same.csv, split: {val: 0.2, seed: 7}",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("assay.run.write_pictures", lambda *given: None)
+        for name, said in data.items():
+            backbone = "test_resnet" if name == "b" else "test_efficientnet"
+            (folder / f"{name}.yaml").write_text(
+                f"data: {{{said}, root: {colours}}}\nmodel: {{backbone: {backbone}, weights: none}}\n"
+                "hardware: {precision: fp32, layout: contiguous}\nsteps: [{probe: {size: 32}}]\n"
+            )
+            assay.train(folder / f"{name}.yaml", run=folder / name, device="cpu")
+    return folder
+
+
+def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
+    for name in "ab":
+        shutil.copytree(separate / name, tmp_path / name)
+    words = ["combine", "a", "b", "--out", "both", "--weights", "validation", "--then", "calibrate", "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    assert "assay predict both PICTURES --out labels.csv" in done.output
+    for name in "ab":
+        shutil.rmtree(tmp_path / name)
+    run = assay.load(tmp_path / "both")
+    assert run.predict(pictures(colours)).labels("label") == ["red", "green", "blue"]
+    assert [step["name"] for step in run.metrics["steps"]] == ["01-combine", "02-calibrate"]
+    assert [network.classifier.backbone_name for network in run.artifact.saved.networks] == [
+        "test_efficientnet",
+        "test_resnet",
+    ]
+    out = tmp_path / "labels.csv"
+    done = CliRunner().invoke(cli.app, ["predict", str(tmp_path / "both"), str(colours), "--out", str(out)])
+    assert (done.exit_code, len(pl.read_csv(out))) == (0, 45)
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "said"),
+    [
+        ("classes", PlanError, r"classes knows 'scarlet' of 'label', which \S*/a does not and does not know 'red'"),
+        ("order", PlanError, r"order has the classes of 'label' in the order 'red', 'green', 'blue', and \S*/a has"),
+        ("split", DataError, r"split was validated on other pictures than this run: \d+ of them, such as"),
+        ("labels", DataError, r"labels was validated with other labels than this run: \d+ of them, such as"),
+        ("none", PlanError, r"combine: run: \S*/none: no finished run is there\. Give the folder of a run"),
+        ("a", PlanError, "one of the runs that are combined"),
+    ],
+)
+def test_runs_that_do_not_go_together_are_refused_by_name(separate, tmp_path, other, error, said):
+    out = separate / "a" if other == "a" else tmp_path / "out"
+    with pytest.raises(error, match=said):
+        combine([separate / "a", separate / other], out=out, device="cpu")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_one_run_and_no_run_are_refused(separate, tmp_path):
+    with pytest.raises(PlanError, match="Name at least two"):
+        combine([separate / "a"], out=tmp_path / "out")
+    with pytest.raises(AssayError, match=r"no plan\.yaml"):
+        combine([tmp_path, separate / "a"], out=tmp_path / "out")
+
+
+def test_networks_of_other_kinds_make_no_soup(separate, tmp_path):
+    with pytest.raises(ModelError, match=r"a and \S*/b differ in their network"):
+        combine([separate / "a", separate / "b"], out=tmp_path / "out", settings={"kind": "soup"}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("combine: {members: []}", "members"),
+        ("combine: {members: [{step: 01-fit}]}", "a committee needs at least two members"),
+        (f"combine: {{kind: tree, {TWO}}}", "a tree has one member"),
+        (f"combine: {{kind: tree, mean: logits, members: [{{steps: [{FIT}]}}]}}", "mean belongs to kind: committee"),
+        (f"combine: {{one: red, {TWO}}}", "one belongs to kind: tree; this is a committee"),
+        (f"combine: {{kind: tree, one: a, tree: [a, b], members: [{{steps: [{FIT}]}}]}}", "tree and one both say"),
+        (f"combine: {{members: [{{steps: [{FIT}], run: x}}, {{step: y}}]}}", "steps and run is given"),
+        ("combine: {members: [{}, {step: y}]}", "none is given"),
+        ("combine: {members: [{run: x, model: {backbone: y}}, {step: y}]}", "run has a model already"),
+        ("combine: {members: [{steps: [{fit: {epoch: 1}}]}, {step: y}]}", "did you mean epochs"),
+        ("combine: {members: [{stepz: []}, {step: y}]}", "did you mean step"),
+    ],
+)
+def test_plans_that_cannot_be_are_refused_before_anything_is_read(step, said, tiny_plan, tmp_path):
+    (tmp_path / "plan.yaml").write_text(tiny_plan(step))
+    with pytest.raises(PlanError, match=said) as refused:
+        assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("member", ["{steps: [probe]}", "{steps: [{repeat: {times: 2, steps: [probe]}}]}"])
+def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
+    monkeypatch.setitem(STEPS, "probe", replace(STEPS["probe"], relabels=True))
+    (tmp_path / "plan.yaml").write_text(tiny_plan(f"combine: {{members: [{member}, {{step: x}}]}}"))
+    with pytest.raises(PlanError, match="probe changes labels, and members only learn from them"):
+        assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "said"),
+    [
+        (["combine: {members: [{step: 09-fit}, {step: x}]}"], PlanError, "'09-fit' has left no model"),
+        (
+            ["probe", "combine: {kind: tree, tree: [red, [green]], members: [{steps: [probe]}]}"],
+            PlanError,
+            "tree: 'blue' is missing",
+        ),
+        (
+            ["probe", "combine: {kind: tree, one: rose, members: [{steps: [probe]}]}"],
+            PlanError,
+            "one: 'rose' is no class of 'label'",
+        ),
+        (
+            ["probe", "combine: {kind: tree, head: kind, members: [{steps: [probe]}]}"],
+            PlanError,
+            "head: 'kind' is no exclusive head of this data. There are: 'label'",
+        ),
+        (
+            [f"combine: {{{TWO}}}", "fit: {size: 32, epochs: 1}"],
+            ModelError,
+            "is a committee of 2 models, and one network is needed here",
+        ),
+    ],
+)
+def test_what_shows_only_on_the_data_is_refused_in_words(steps, error, said, carry, tmp_path):
+    with pytest.raises(error, match=said):
+        carry(*steps)
+    if steps[0] == "probe":
+        assert not (tmp_path / "run/steps").exists()  # nothing is trained before
+
+
+def test_without_validation_there_is_nothing_to_choose_by(carry, colours):
+    data = f"folder: {colours}, split: {{val: 0.0}}"
+    probe = "{steps: [{probe: {size: 32}}]}"
+    run = carry(f"combine: {{members: [{probe}, {probe}]}}", data=data)
+    assert run.predict(pictures(colours)).labels("label") == ["red", "green", "blue"]
+    with pytest.raises(DataError, match="weights: validation: no validation picture has a known label"):
+        carry(f"combine: {{weights: validation, members: [{probe}, {probe}]}}", data=data)
+    with pytest.raises(DataError, match="pick: greedy: no validation picture has a known label"):
+        carry(f"combine: {{kind: soup, pick: greedy, members: [{probe}, {probe}]}}", data=data)
+
+
+def test_the_plan_of_a_run_names_its_members_by_whole_paths(separate, tiny_plan, tmp_path):
+    members = "members: [{run: a}, {run: b}]"
+    text = (separate / "a.yaml").read_text().split("steps:")[0]
+    (separate / "both.yaml").write_text(f"{text}steps: [{{combine: {{{members}}}}}]\n")
+    run = assay.train(separate / "both.yaml", run=tmp_path / "run", device="cpu")
+    assert f"run: {separate / 'a'}" in (run.folder / "plan.yaml").read_text()
+    again = assay.train(run.folder / "plan.yaml", run=tmp_path / "again", device="cpu")
+    assert again.metrics["scores"]["figures"] == run.metrics["scores"]["figures"]
