@@ -16,9 +16,10 @@ from assay.commands.export import export
 from assay.commands.ledger import ledger
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
+from assay.commands.report import report
 from assay.commands.train import train
 
-COMMANDS = (train, predict, evaluate, combine, ledger, ablate, export, recipes, schema, demo)
+COMMANDS = (train, predict, evaluate, report, combine, ledger, ablate, export, recipes, schema, demo)
 
 app = typer.Typer(
     name="assay",

@@ -14,8 +14,11 @@ from typing import Any
 
 from assay.default_plan import SIZE, default_steps, flips
 from assay.environment import PeakMemory, environment
-from assay.errors import DataError, RunError
+from assay.errors import AssayError, DataError, RunError
+from assay.evidence.embedding import Setting
 from assay.evidence.pictures import write_pictures
+from assay.evidence.report import NAME as REPORT
+from assay.evidence.report import write_report
 from assay.evidence.tables import plain_lines, split_tables
 from assay.figures.metrics import to_json
 from assay.figures.paired import gains
@@ -47,6 +50,8 @@ from assay.steps.state import TRIAL, Context, State
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
 from assay.training.processes import Processes, processes
 from assay.training.stopping import graceful
+
+ON_MAP = 2500  # pictures on the map at the end of a run: some 20 s, where 5,000 take a minute
 
 
 @dataclass(frozen=True)
@@ -300,7 +305,7 @@ def _tell_corrections(ledger: Ledger, samples: Samples, watch: Watch) -> None:
 
 
 def _results(folder: Path) -> list[Path]:
-    return [folder / "metrics.json", folder / "model", folder / "pictures"]
+    return [folder / "metrics.json", folder / "model", folder / "pictures", folder / REPORT]
 
 
 def _finish(
@@ -356,6 +361,18 @@ def _finish(
     shown = [read_history(path) for path in histories if path.exists()]
     write_pictures(folder / "pictures", shown, (scores or {}).get("heads", {}), samples.space)
     write_json(metrics, found)
+    if open_test:  # a run of its own: pages of many variants would cost more than they tell
+        _report(folder, context)
+
+
+def _report(folder: Path, context: Context) -> None:
+    """The page of the run. All figures are written by now, so what a user can mend in it is said and ends no run."""
+    try:
+        path = write_report(folder, setting=Setting(n=ON_MAP), device=context.device, watch=context.watch)
+    except AssayError as error:
+        context.watch.line(f"no report was written: {error}")
+    else:
+        context.watch.line(f"report: {path}")
 
 
 class _Log:

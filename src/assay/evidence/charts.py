@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 import vl_convert
 
+from assay.evidence.names import plain, shortened
 from assay.files import whole
 
 Chart = Any  # altair's many classes of chart
@@ -38,8 +39,8 @@ def curves(history: pl.DataFrame) -> Chart:
     value, best (bool: the epoch whose weights were kept). Values that are missing or not finite are left out.
     """
     shown = history.filter(pl.col("value").is_finite())
-    names = _in_order(shown["name"].unique(maintain_order=True).to_list())
-    titles = dict(zip(names, _distinct([_figure_title(name) for name in names]), strict=True))
+    names = in_order(shown["name"].unique(maintain_order=True).to_list())
+    titles = dict(zip(names, _distinct([figure_title(name) for name in names]), strict=True))
     # The first row of a step in a panel draws where the step begins.
     first = pl.struct("name", "step").is_first_distinct()
     rows = shown.sort("epoch").with_columns(
@@ -73,7 +74,7 @@ def confusion(matrix: npt.NDArray[np.integer], classes: Sequence[str], *, head: 
     ]
     order = [labels[i] for i in rows]
     right, total = int(np.trace(matrix)), int(matrix.sum())
-    title = "Confusion matrix" + (f" of {_plain(head)}" if head else "")
+    title = "Confusion matrix" + (f" of {plain(head)}" if head else "")
     subtitle = [f"{right:,} of {total:,} pictures are right (the diagonal). Each row is one true class."]
     if len(rows) < size:
         subtitle.append(f"Shown: the {len(rows)} classes with most mistakes, of {size}.")
@@ -220,7 +221,7 @@ def _empty(reason: str) -> Chart:
     return alt.Chart(alt.Data(values=[{"text": reason}])).mark_text(color=QUIET, fontSize=13).encode(text="text:N")
 
 
-def _in_order(names: Sequence[str]) -> list[str]:
+def in_order(names: Sequence[str]) -> list[str]:
     """Over all heads before each head; the loss first, then what counts most, then the rest as they came."""
     heads = list(dict.fromkeys(["", *(name.rpartition("/")[0] for name in names)]))
     first = {"loss": 0, "accuracy": 1, "mean_average_precision": 1}
@@ -232,7 +233,7 @@ def _in_order(names: Sequence[str]) -> list[str]:
     return sorted(names, key=place)
 
 
-def _figure_title(name: str) -> str:
+def figure_title(name: str) -> str:
     head, _, figure = name.rpartition("/")
     words = {
         "nll": "negative log-likelihood",
@@ -241,8 +242,8 @@ def _figure_title(name: str) -> str:
         "top_5": "top-5 accuracy",
     }
     words["calibration_error"] = "calibration error (ECE)"
-    plain = words.get(figure, figure.replace("_", " "))
-    return f"{_shortened(_plain(head), 18)}: {plain}" if head else plain
+    title = words.get(figure, figure.replace("_", " "))
+    return f"{shortened(plain(head), 18)}: {title}" if head else title
 
 
 def _most_mistaken(matrix: npt.NDArray[np.integer], most: int) -> list[int]:
@@ -253,19 +254,9 @@ def _most_mistaken(matrix: npt.NDArray[np.integer], most: int) -> list[int]:
 
 def _labels(classes: Sequence[str]) -> list[str]:
     """Names fit to print, and as distinct as the classes are."""
-    return _distinct([_shortened(_plain(name), LONGEST) for name in classes])
+    return _distinct([shortened(plain(name), LONGEST) for name in classes])
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
     seen = Counter(names)
     return [f"{name} #{position + 1}" if seen[name] > 1 else name for position, name in enumerate(names)]
-
-
-def _shortened(name: str, longest: int) -> str:
-    """Long names lose their middle: what tells them apart is mostly at an end."""
-    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"
-
-
-def _plain(name: str) -> str:
-    """Line breaks and other unprintable characters written out."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from assay.evidence.names import plain
 from assay.figures.metrics import higher_is_better
 from assay.labels.split import SIDES
 
@@ -62,13 +63,13 @@ def per_class_table(
     """
     names = ["precision", "recall", "f1"] + (["average_precision"] if rows and "average_precision" in rows[0] else [])
     table = _table(title)
-    table.add_column(Text(_plain(head)), overflow="fold")
+    table.add_column(Text(plain(head)), overflow="fold")
     for name in [*names, "support"]:
         table.add_column(_heading(name), justify="right")
     lowest = sorted(range(len(rows)), key=lambda row: rows[row]["f1"] if rows[row]["support"] else 2.0)[:most]
     for row in sorted(lowest):
         values = [_number(rows[row][name] if rows[row]["support"] else None) for name in names]
-        table.add_row(Text(_plain(rows[row]["class"])), *values, f"{rows[row]['support']:,}")
+        table.add_row(Text(plain(rows[row]["class"])), *values, f"{rows[row]['support']:,}")
     if len(rows) > most:
         table.caption = f"The {most} classes of lowest F1, of {len(rows)}."
     return table
@@ -77,7 +78,7 @@ def per_class_table(
 def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None) -> Table:
     """`by_frequency` of a head: frequent classes, those between and rare ones, by thirds and by 100 and 20 pictures."""
     table = _table(title)
-    table.add_column(Text(_plain(head)), overflow="fold")
+    table.add_column(Text(plain(head)), overflow="fold")
     for name in ("classes", "pictures each", "recall", "F1", "n"):
         table.add_column(name, justify="right")
     before = rows[0]["rule"] if rows else ""
@@ -100,7 +101,7 @@ def frequency_lines(heads: Mapping[str, Scores]) -> list[str]:
         thirds = [row for row in head["by_frequency"] if row["rule"] == "thirds" and row["figures"]]
         said = [f"{row['name']} {_number(row['figures']['recall']['value'])}" for row in thirds]
         if said:
-            whose = f" of {_plain(name)}" if len(heads) > 1 else ""
+            whose = f" of {plain(name)}" if len(heads) > 1 else ""
             lines.append(f"recall{whose} by how frequent classes are: {', '.join(said)}")
     return lines
 
@@ -110,7 +111,7 @@ def untagged_line(found: Mapping[str, Mapping[str, Any]]) -> str:
     said = []
     for head, parts in found.items():
         shares = [f"{100 * part['share']:.1f} % of {part['n']:,} in {side}" for side, part in parts.items()]
-        said.append(f"{_plain(head)}: {', '.join(shares) or 'not known of any'}")
+        said.append(f"{plain(head)}: {', '.join(shares) or 'not known of any'}")
     return f"Pictures without a tag, which is what the majority answers: {'; '.join(said)}"
 
 
@@ -128,13 +129,13 @@ def split_table(frequencies: pl.DataFrame, *, most: int = MOST) -> Table:
     held = [side for side in SIDES if frequencies[side].sum()] or ["train"]
     classes = frequencies.drop_nulls("class")
     table = _table(None)
-    table.add_column(Text(_plain(frequencies["head"][0])), overflow="fold")
+    table.add_column(Text(plain(frequencies["head"][0])), overflow="fold")
     for name in (name for side in held for name in (side, "%")):
         table.add_column(name, justify="right")
     total = pl.sum_horizontal(SIDES)
     rarest = classes.with_row_index("place").sort(total, maintain_order=True).head(most).sort("place")
     for row in rarest.rows(named=True):
-        table.add_row(Text(_plain(row["class"])), *_counted(row, held))
+        table.add_row(Text(plain(row["class"])), *_counted(row, held))
     table.add_section()
     if len(classes) < len(frequencies):
         (none,) = frequencies.filter(pl.col("class").is_null()).rows(named=True)
@@ -153,9 +154,9 @@ def text_table(
     """Cells of text under headings; the columns named in `right` are flush right."""
     table = _table(title)
     for name in columns:
-        table.add_column(Text(_plain(name)), justify="right" if name in right else "left", overflow="fold")
+        table.add_column(Text(plain(name)), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_plain(cell)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     return table
 
 
@@ -178,12 +179,12 @@ def _figures_table(rows: Sequence[Row], first: str, title: str | None, *, compar
     best = {name: _best(name, rows) for name in names} if compared and len(rows) > 1 else {}
     for row in rows:
         cells = [_cell(row[name], best.get(name)) for name in names]
-        table.add_row(Text(_plain(row[first])), *cells, f"{row['n']:,}" if row["n"] else "–")
+        table.add_row(Text(plain(row[first])), *cells, f"{row['n']:,}" if row["n"] else "–")
     return table
 
 
 def _table(title: str | None) -> Table:
-    heading = Text(_plain(title)) if title else None
+    heading = Text(plain(title)) if title else None
     return Table(
         title=heading,
         box=box.SIMPLE_HEAD,
@@ -250,8 +251,3 @@ def _heading(name: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _plain(name: str) -> str:
-    """Line breaks and control codes written out: a class name may not steer the terminal."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -102,7 +102,8 @@ def build(
         side = _side(paths, size=size, resize=resize, limit=round(size * multiple))
         require_space(folder, len(ids) * side * side * 3, f"preparing {len(ids):,} pictures at {side} pixels")
         read = partial(_read, side=side, size=size, resize=resize)
-        _write(folder / f"{key}.json", ids, _in_order(read, paths), side=side, progress=progress)
+        about = {"side": side, "size": size, "resize": resize.model_dump(mode="json")}
+        _write(folder / f"{key}.json", ids, _in_order(read, paths), hashes=hashes, about=about, progress=progress)
         found = _reopen(folder, key, ids)
         if found is None:
             raise DataError(f"{folder / key}.pixels was changed while it was made. Repeat the command.")
@@ -119,7 +120,7 @@ def extended(cache: Cache, ids: Sequence[str], paths: Sequence[Path], *, size: i
     if found is None:
         require_space(folder, len(ids) * side * side * 3, f"preparing {len(ids):,} added pictures at {side} pixels")
         read = partial(_read, side=side, size=size, resize=Resize())
-        _write(folder / f"{key}.json", ids, _in_order(read, paths), side=side, progress=None)
+        _write(folder / f"{key}.json", ids, _in_order(read, paths), hashes=[None] * len(ids), about={"side": side})
         found = _reopen(folder, key, ids)
     if found is None or found[1]:
         lost = found[1][0].path if found else ids[0]
@@ -131,6 +132,35 @@ def extended(cache: Cache, ids: Sequence[str], paths: Sequence[Path], *, size: i
     first = len(cache.pixels) + sum(map(len, cache.added))
     rows |= {name: first + row for name, row in more.rows.items()}
     return Cache(cache.pixels, rows, fingerprint(cache.key, key), (*cache.added, more.pixels))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A cache found in a folder, and what its pictures were made for."""
+
+    cache: Cache
+    size: int
+    resize: Resize
+
+
+def kept_in(folder: Path, ids: Sequence[str], *, hashes: Sequence[str | None]) -> list[Kept]:
+    """The caches in `folder` of exactly these pictures in this order, the most detailed last."""
+    holds, found = _holds(ids, hashes), []
+    for manifest in sorted(folder.glob("*.json")):
+        try:
+            told = json.loads(manifest.read_text(encoding="utf-8"))
+            side, size, resize = int(told["side"]), int(told["size"]), Resize.model_validate(told["resize"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # of another version, or damaged: as `build` takes it, no cache
+        pixels = _mapped(manifest.with_suffix(".pixels"), len(ids), side) if told.get("holds") == holds else None
+        if pixels is not None:
+            found.append(Kept(Cache(pixels, {id_: row for row, id_ in enumerate(ids)}, manifest.stem), size, resize))
+    return sorted(found, key=lambda kept: (kept.cache.side, kept.size))
+
+
+def _holds(ids: Sequence[str], hashes: Sequence[str | None]) -> str:
+    """A name for the pictures that a cache holds, whatever their size."""
+    return fingerprint(*(part for id_, hash_ in zip(ids, hashes, strict=True) for part in (_raw(id_), hash_ or "")))
 
 
 def _key(ids: Sequence[str], paths: Sequence[Path], hashes: Sequence[str | None], *, settings: str) -> str:
@@ -166,16 +196,23 @@ def _reopen(folder: Path, key: str, ids: Sequence[str]) -> tuple[Cache, list[Lef
     try:
         told = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
         side, reasons = int(told["side"]), {int(row): str(reason) for row, reason in told["left_out"]}
-        shape = (len(ids) - len(reasons), side, side, 3)
-        if os.path.getsize(folder / f"{key}.pixels") != math.prod(shape):
-            return None
-        # "c": nothing is written, but torch warns of an array that could not be written to.
-        pixels = np.memmap(folder / f"{key}.pixels", np.uint8, "c", shape=shape)
+        pixels = _mapped(folder / f"{key}.pixels", len(ids) - len(reasons), side)
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if pixels is None:
         return None
     kept = (id_ for number, id_ in enumerate(ids) if number not in reasons)
     left_out = [LeftOut(ids[number], reason) for number, reason in sorted(reasons.items())]
     return Cache(pixels, {id_: row for row, id_ in enumerate(kept)}, key), left_out
+
+
+def _mapped(path: Path, count: int, side: int) -> Pixels | None:
+    """The pixels of a cache, or None where the file is not there or not whole."""
+    shape = (count, side, side, 3)
+    if not path.exists() or os.path.getsize(path) != math.prod(shape):
+        return None
+    # "c": nothing is written, but torch warns of an array that could not be written to.
+    return np.memmap(path, np.uint8, "c", shape=shape)
 
 
 def _side(paths: Sequence[Path], *, size: int, resize: Resize, limit: int) -> int:
@@ -212,8 +249,9 @@ def _write(
     ids: Sequence[str],
     pictures: Iterator[Pixels | str],
     *,
-    side: int,
-    progress: Progress | None,
+    hashes: Sequence[str | None],
+    about: dict[str, Any],
+    progress: Progress | None = None,
 ) -> None:
     """Write the pixels beside the manifest, and then the manifest, each whole or not at all."""
     left_out: list[tuple[int, str]] = []
@@ -233,7 +271,10 @@ def _write(
                 f"None of the {len(ids):,} pictures can be read; at least one must be. "
                 f"The first of them:{_listed(named[:5])}"
             )
-    write_json(manifest, {"side": side, "left_out": left_out})
+    gone = {number for number, _ in left_out}
+    kept = [number for number in range(len(ids)) if number not in gone]
+    holds = _holds([ids[number] for number in kept], [hashes[number] for number in kept])
+    write_json(manifest, about | {"left_out": left_out, "holds": holds})
 
 
 def _append(file: BinaryIO, picture: Pixels) -> None:

@@ -1,0 +1,15 @@
+"""Names of classes, heads and files made fit to be shown."""
+
+from __future__ import annotations
+
+from assay.labels.pictures import shown
+
+
+def plain(name: str) -> str:
+    """Line breaks and other unprintable characters written out: a name may steer neither a terminal nor a page."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown(name))
+
+
+def shortened(name: str, longest: int) -> str:
+    """Long names lose their middle: what tells them apart is mostly at an end."""
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"

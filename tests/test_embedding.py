@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import assay
+from assay.evidence.charts import save
+from assay.evidence.embedding import agreement, drawn, palette, printed, tsne
+from assay.figures.intervals import wilson
+from assay.labels.space import Head
+from assay.pixels.cache import build, kept_in
+from assay.pixels.decode import Resize
+
+
+def groups(count=20, size=12, seed=0):
+    """Three groups far apart in 6 dimensions, and which picture is in which."""
+    generator = np.random.default_rng(seed)
+    places = np.repeat(np.eye(6)[:3] * size, count, axis=0) + generator.normal(0, 0.3, (3 * count, 6))
+    return places.astype(np.float32), np.repeat(np.arange(3), count)
+
+
+def test_neighbours_stay_neighbours():
+    features, group = groups()
+    places = tsne(features, perplexity=10)
+    assert places.shape == (60, 2)
+    distances = np.linalg.norm(places[:, None] - places[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert (group[distances.argmin(axis=1)] == group).mean() == 1
+
+
+def test_the_seed_decides_and_few_pictures_lower_the_perplexity():
+    features, _ = groups(count=2)
+    assert np.array_equal(tsne(features, seed=1), tsne(features, seed=1))
+    assert np.isfinite(tsne(np.zeros((5, 1), np.float32))).all()
+
+
+def test_agreement_is_the_share_of_neighbours_with_the_label():
+    features, group = groups(count=11)
+    head = Head("h", ("a", "b", "c"))
+    assert np.allclose(agreement(head, group, features), 1)
+    wrong = group.copy()
+    wrong[0] = 2
+    shares = agreement(head, wrong, features)
+    assert shares[0] == 0
+    assert np.allclose(shares[1:11], 0.9)
+    unknown = np.where(np.arange(33) < 11, -1, group)
+    shares = agreement(head, unknown, features)
+    assert np.isnan(shares[:11]).all()
+    assert np.allclose(shares[11:], 1)
+
+
+def test_agreement_of_tags_is_a_mean_over_those_a_picture_has():
+    features, group = groups(count=11)
+    codes = np.stack([group == 0, np.arange(33) % 2 == 0], axis=1).astype(np.int64)
+    shares = agreement(Head("h", ("a", "even"), "independent"), codes, features)
+    assert np.isnan(shares[12 + (group[12:] > 0).argmax() :][codes[12:].sum(axis=1) == 0]).all()
+    both = np.flatnonzero(codes.sum(axis=1) == 2)
+    assert np.allclose(shares[both], (1 + 5 / 10) / 2)
+
+
+@pytest.mark.parametrize("n", [0, 7, 20, 45, 100])
+def test_a_sample_keeps_the_shares_of_classes_and_splits(colours, n):
+    samples = assay.read(colours)
+    rows = drawn(samples, n, seed=3)
+    assert len(rows) == min(n, 45)
+    assert np.array_equal(rows, np.unique(rows))
+    assert np.array_equal(rows, drawn(samples, n, seed=3))
+    counts = samples.take(rows).counts(next(iter(samples.space)))
+    assert np.ptp(counts) <= 2
+
+
+def test_a_rare_class_is_drawn_where_its_share_is_nearly_a_picture(colours):
+    samples = assay.read(colours)
+    keep = [row for row, label in enumerate(samples.table["label:label"]) if label != "red" or row % 15 == 0]
+    samples = samples.take(keep)
+    samples = replace(samples, table=samples.table.with_columns(pl.lit("train").alias("split")))
+    rows = drawn(samples, 24, seed=0)
+    assert "red" in samples.take(rows).table["label:label"].to_list()
+
+
+def test_a_printed_map_keys_the_frequent_and_greys_the_others(tmp_path):
+    names = [f"<{n % 25}>" for n in range(60)]
+    chart = printed(np.random.default_rng(0).normal(size=(60, 2)), names, title="t", subtitle=["s"])
+    (path,) = save(chart, tmp_path / "map.png")
+    with Image.open(path) as picture:
+        assert min(picture.size) > 600
+    assert {row["name"] for row in chart.datasets["rows"]} >= {"others"}
+    assert len(set(palette(60))) == 60
+
+
+def test_wilson_is_within_bounds_and_holds_the_share():
+    for hits, n in ((0, 1), (1, 1), (5, 8), (8, 8)):
+        low, high = wilson(hits, n)
+        assert 0 <= low <= hits / n <= high <= 1
+        assert high > low
+    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+
+
+def test_a_cache_is_found_again_by_the_pictures_it_holds(colours, tmp_path):
+    samples = assay.read(colours)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    ids, hashes = [*samples.ids, "broken"], [*samples.hashes, "x"]
+    for size in (32, 16):
+        build(
+            ids,
+            [*samples.paths, tmp_path / "broken.png"],
+            hashes=hashes,
+            size=size,
+            resize=Resize(),
+            folder=tmp_path / "cache",
+        )
+    found = kept_in(tmp_path / "cache", samples.ids, hashes=samples.hashes)
+    assert [(kept.size, kept.cache.side) for kept in found] == [(16, 20), (32, 32)]
+    assert len(found[0].cache.rows) == 45
+    assert kept_in(tmp_path / "cache", samples.ids[1:], hashes=samples.hashes[1:]) == []
+    (tmp_path / "cache" / "other.json").write_text("[]")
+    next((tmp_path / "cache").glob("*.pixels")).unlink()
+    assert len(kept_in(tmp_path / "cache", samples.ids, hashes=samples.hashes)) == 1

@@ -1,0 +1,264 @@
+"""The report of runs in every state; what it looks like in a browser is tested in test_report_page.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import assay
+from assay import cli
+from assay.errors import RunError
+from assay.evidence.embedding import Setting
+from assay.evidence.page.folder import read_run
+from assay.evidence.page.gallery import BUDGETS
+from assay.evidence.report import write_report
+from assay.evidence.sprites import LARGE, SMALL, sheets
+from assay.labels.edits import Edit
+from assay.labels.ledger import Ledger
+from conftest import write_pictures
+
+SECTIONS = ["headline", "steps", "data", "history", "classes", "confusion", "pictures", "calibration", "thresholds"]
+SECTIONS += ["map", "noise", "edits", "pseudo", "layers", "hardware", "plan", "again"]
+MODEL = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
+FIT = "fit: {size: 32, epochs: 2, lr: 2e-3}"
+NO_MAP = Setting(n=0)
+
+
+def train(folder: Path, data: str, *steps: str) -> Path:
+    """A run of a plan of these steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = "".join(f"\n  - {step}" for step in steps)
+    (folder / "plan.yaml").write_text(f"data: {{{data}}}\n{MODEL}steps:{listed}\n", encoding="utf-8")
+    return assay.train(folder / "plan.yaml", run=folder / "run", device="cpu").folder
+
+
+def page(run: Path, setting: Setting = NO_MAP) -> str:
+    text = write_report(run, setting=setting).read_text(encoding="utf-8")
+    assert all(f'<section id="{name}"' in text for name in SECTIONS)
+    return text
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, colours) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    return train(folder, f"folder: {colours}, split: {{val: 0.4}}", "probe: {size: 32}", FIT, "calibrate: {}")
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def tags(folder: Path, text: str) -> str:
+    """A table of tags beside 24 pictures, and how a plan names it."""
+    write_pictures(folder / "pictures", each=8)
+    (folder / "tags.csv").write_text(text, encoding="utf-8")
+    return f"table: {folder / 'tags.csv'}, root: {folder / 'pictures'}, image: file, split: {{val: 0.4}}"
+
+
+def rows(tag) -> str:
+    return "".join(
+        f"{name}/{number}.png,{tag(name, number)}\n" for name in ("red", "green", "blue") for number in range(8)
+    )
+
+
+def test_every_run_ends_with_a_page_and_says_so(finished):
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert "<section" in text
+    assert "report: " in (finished / "log.jsonl").read_text(encoding="utf-8")
+    with Image.open(finished / "pictures" / "map.png") as picture:
+        assert min(picture.size) > 500
+    assert text.count("url(data:image/webp;base64,") >= 1
+
+
+def test_the_page_tells_what_was_measured(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    figure = metrics["scores"]["figures"]["accuracy"]
+    text = page(finished)
+    assert f"{100 * figure['value']:.1f}<small>%</small>" in text
+    assert all(f">{name}</span>" in text for name in metrics["baselines"])
+    assert "02-fit" in text
+    assert "not finished" not in text
+
+
+def test_the_same_run_gives_the_same_page_but_for_the_time(run):
+    first, second = (page(run, Setting()).split("<footer>")[0] for _ in range(2))
+    assert first == second
+
+
+def test_a_run_that_was_killed_shows_what_there_is(run):
+    for name in ("metrics.json", "report.html", "steps/03-calibrate", "steps/02-fit/done.json", "model"):
+        place = run / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    text = page(run, Setting())
+    assert "not finished" in text
+    assert "Step <b>02-fit</b> is under way" in text
+    assert "01-probe" in text
+    assert "There is no map" not in text
+
+
+def test_a_run_killed_in_its_first_epochs_shows_the_curves_of_its_checkpoint(colours, tmp_path, monkeypatch):
+    from assay.training import loop
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    ended = loop._end_epoch
+    monkeypatch.setattr(loop, "_end_epoch", lambda *args: kill() if args[2].epoch == 1 else ended(*args))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", FIT)
+    step = read_run(tmp_path / "run").steps[0]
+    assert step.done is None
+    text = page(tmp_path / "run")
+    assert "There is no figure yet" in text
+
+
+def test_a_run_that_has_only_read_its_pictures(run):
+    for name in ("metrics.json", "steps", "model"):
+        place = run / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    text = page(run, Setting())
+    assert "No step has begun." in text
+    assert "There is no model yet." in text
+
+
+def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(RunError, match="is no run that can be reported on"):
+        write_report(tmp_path)
+    found = CliRunner().invoke(cli.app, ["report", str(tmp_path / "none")])
+    assert found.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_the_page_again(run):
+    (run / "report.html").unlink()
+    found = CliRunner().invoke(
+        cli.app, ["report", str(run), "--map", "20", "--perplexity", "5", "--json", "--device", "cpu"]
+    )
+    assert found.exit_code == 0, found.output
+    assert "20 of 45 pictures" in " ".join((run / "report.html").read_text(encoding="utf-8").split())
+
+
+def test_no_validation(colours, tmp_path):
+    (tmp_path / "split.csv").write_text(
+        "file,label,split\n"
+        + "".join(
+            f"{place.relative_to(colours)},{place.parent.name},train\n" for place in sorted(colours.glob("*/*.png"))
+        )
+    )
+    data = f"table: {tmp_path / 'split.csv'}, root: {colours}, image: file, split: {{val: 0}}"
+    text = page(train(tmp_path, data, FIT))
+    assert "nothing here says how good it is" in text
+    assert "No labelled picture was held back and judged" in text
+
+
+def test_one_tag(tmp_path):
+    table = "file,tags\n" + rows(lambda name, _: "blue" if name == "blue" else "-")
+    data = tags(tmp_path, table) + ', heads: {tags: {column: tags, separator: ";", none: "-"}}'
+    text = page(train(tmp_path, data, "probe: {size: 32}"), Setting())
+    assert "<b>1 tag</b>" in text
+    assert "threshold 0.50" in text
+
+
+def test_tags_show_thresholds_and_outcomes(tmp_path):
+    table = "file,tags\n" + rows(
+        lambda name, number: "" if number == 7 else f"{name};warm" if name == "red" else name if number else "-"
+    )
+    data = tags(tmp_path, table) + ', heads: {tags: {column: tags, separator: ";", none: "-"}}'
+    text = page(train(tmp_path, data, "probe: {size: 32}", "tune_thresholds: {by: class}"), Setting())
+    assert "<b>4 tags</b>" in text
+    assert "rightly absent" in text
+    assert "thresholds of tags" in text
+    assert "3 unlabelled" in text or "without a label" in text
+
+
+def test_several_heads_with_unknown_labels(tmp_path):
+    table = "file,colour,size\n" + rows(
+        lambda name, number: f"{name},{'' if number < 4 else 'large' if number % 2 else 'small'}"
+    )
+    data = tags(tmp_path, table) + ", heads: {colour: {column: colour}, size: {column: size}}"
+    text = page(train(tmp_path, data, "probe: {size: 32}", FIT), Setting())
+    assert "<b>2 questions</b>" in text
+    assert 'data-head="h1"' in text
+
+
+def test_a_picture_deleted_since_is_shown_from_the_cache_and_without_it_named_as_gone(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", each=8)
+    run = train(tmp_path, f"folder: {pictures}, split: {{val: 0.4}}", "probe: {size: 32}")
+    before = page(run)
+    (pictures / "red" / "1.png").unlink()
+    assert page(run) == before or "gone" not in page(run).split("<nav")[1]
+    shutil.rmtree(run / "cache")
+    assert ">gone</span>" in page(run)
+    shutil.rmtree(pictures)
+    text = page(run, Setting())
+    assert "There is no map. The decoded pictures are gone" in text
+
+
+def test_a_thousand_classes_stay_light(tmp_path):
+    """Most of them declared only: the baselines take long over classes that occur."""
+    pictures = write_pictures(tmp_path / "pictures", each=30)
+    table = "file,label\n" + "".join(f"{name}/{n}.png,c{n}\n" for name in ("red", "green", "blue") for n in range(30))
+    (tmp_path / "labels.csv").write_text(table)
+    head = f"heads: {{label: {{column: label, classes: [{', '.join(f'c{n}' for n in range(1000))}]}}}}"
+    data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}, image: file, {head}, split: {{val: 0.3}}"
+    text = page(train(tmp_path, data, "fit: {size: 16, epochs: 1}"), Setting())
+    assert "1,000 classes" in text
+    assert "the 40 classes in most mistakes, of 1,000" in text
+    assert len(text.encode()) < 1_500_000
+
+
+def test_edits_are_shown_with_their_pictures(run):
+    ledger = Ledger.read(run / "ledger.csv")
+    id_ = next(id_ for id_ in read_run(run).samples.ids if id_.startswith("red"))
+    edit = Edit(id=id_, head="label", action="set", old="red", new="blue", step="person", reason="<i>seen</i>")
+    ledger.append([edit]).undo([edit])
+    text = page(run)
+    assert "1 of them undone" in text
+    assert "&lt;i&gt;seen&lt;/i&gt;" in text
+
+
+def test_a_report_that_cannot_be_written_ends_no_run(colours, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RunError("the disk said no")
+
+    monkeypatch.setattr("assay.run.write_report", refuse)
+    run = train(tmp_path, f"folder: {colours}", "probe: {size: 32}")
+    assert (run / "metrics.json").exists()
+    assert "no report was written: the disk said no" in (run / "log.jsonl").read_text()
+
+
+def test_a_fault_in_the_report_surfaces_once_all_else_is_written(colours, tmp_path, monkeypatch):
+    def break_(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("assay.run.write_report", break_)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, f"folder: {colours}", "probe: {size: 32}")
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_ten_thousand_noisy_pictures_stay_below_eight_megabytes():
+    """Noise is what compresses worst. 600 pictures at a fifteenth of what the 9,000 that a page shows may take."""
+    noise = np.random.default_rng(0).integers(0, 255, (600, 64, 64, 3), dtype=np.uint8)
+    small = sheets(noise, budget=BUDGETS["small"] // 15, options=SMALL)
+    assert sum(len(sheet.data) for sheet in small) <= BUDGETS["small"] / 15
+    large = sheets(np.repeat(noise[:28], 15, axis=0), budget=BUDGETS["large"], options=LARGE)
+    assert sum(len(sheet.data) for sheet in large) <= BUDGETS["large"]
+    assert sum(BUDGETS.values()) * 4 / 3 < 6_000_000
+    assert [(sheet.columns, sheet.rows) for sheet in small] == [(24, 24), (24, 1)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="bytes that are no UTF-8 are no name there")
+def test_names_that_are_no_text_are_written_out():
+    from assay.evidence.names import plain
+
+    assert plain("a\udcffb\n\u202e") == "a\\xffb\\n\\u202e"
