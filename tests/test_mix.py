@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,3 +182,69 @@ def test_features_are_not_mixed(pictures: tuple[Samples, Cache]) -> None:
     batch = Features(Known(pictures[0]), [features], Hardware()).batch(0, ROWS, PARTNERS)
     assert torch.equal(batch.inputs, torch.from_numpy(features[ROWS]))
     assert len(batch.known) == 1
+
+
+# --- limits
+
+
+@examples(max_examples=40, deadline=None)
+@given(
+    size=st.integers(8, 64),
+    seed=st.integers(0, 2**32),
+    bounds=st.tuples(st.floats(0.02, 1), st.floats(0.02, 1)).map(sorted),
+    alpha=st.sampled_from([0.2, 1.0, 5.0]),
+)
+def test_a_patch_keeps_its_bounds_and_lies_in_the_picture(
+    size: int, seed: int, bounds: list[float], alpha: float
+) -> None:
+    way = Mix(cutmix=alpha, patch=(bounds[0], bounds[1]))
+    left = mix(*halves(16, size), keys_of(16, seed), settings=way)
+    pasted = (left[:, 0] == 0).double().mean(dim=(1, 2))
+    np.testing.assert_allclose(1 - pasted, shares(keys_of(16, seed), size=size, settings=way), atol=1e-6)
+    sides = np.arange(1, size + 1) ** 2 / size**2
+    possible = sides[(sides >= bounds[0] - 1e-9) & (sides <= bounds[1] + 1e-9)]
+    if len(possible):
+        assert (pasted >= possible.min() - 1e-6).all()
+        assert (pasted <= possible.max() + 1e-6).all()
+    else:  # no square of whole pixels lies between them
+        assert (np.abs(np.sqrt(pasted.numpy()) - np.sqrt(np.mean(bounds))) * size < 1.1).all()
+    for picture in left[:, 0]:
+        rows, columns = ((picture == 0).any(dim=axis).sum() for axis in (1, 0))
+        assert rows == columns  # nothing was cut off
+
+
+def test_within_bounds_the_areas_are_of_the_same_distribution() -> None:
+    free, bound = Mix(mixup=1.0), Mix(cutmix=1.0, patch=(0.2, 0.6))
+    wanted = 1 - shares(keys_of(MANY), size=512, settings=free)
+    found = 1 - shares(keys_of(MANY), size=512, settings=bound)
+    inside = wanted[(wanted > 0.2) & (wanted < 0.6)]
+    np.testing.assert_allclose(np.quantile(found, [0.1, 0.5, 0.9]), np.quantile(inside, [0.1, 0.5, 0.9]), atol=0.03)
+
+
+def test_bounds_do_not_touch_mixup() -> None:
+    both, bound = Mix(mixup=1.0, cutmix=1.0), Mix(mixup=1.0, cutmix=1.0, patch=(0.2, 0.3))
+    one, other = (mix(*halves(200, 16), keys_of(200), settings=way) for way in (both, bound))
+    up = ((one > 0) & (one < 1)).any(dim=(1, 2, 3))
+    assert torch.equal(one[up], other[up])
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_picture_that_is_its_own_partner_stays_as_it_is(share: float, pictures: tuple[Samples, Cache]) -> None:
+    plain, mixed = source_of(pictures, None), source_of(pictures, Mix(mixup=1.0, cutmix=1.0, share=share))
+    batch = mixed.batch(3, ROWS, ROWS)
+    torch.testing.assert_close(batch.inputs, plain.batch(3, ROWS, ROWS).inputs)
+    own, other = batch.known
+    assert torch.equal(own.targets[0], other.targets[0])
+    torch.testing.assert_close(own.weights + other.weights, torch.ones(5, 1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cutmix": 1, "patch": [0, 0.5]}, {"cutmix": 1, "patch": [0.1, 1.1]}, {"cutmix": 1, "patch": [0.5, 0.1]},
+        {"mixup": 1, "patch": [0.1, 0.5]}, {"mixup": 1, "share": 0}, {"mixup": 1, "share": 0.5, "probability": 0.5},
+    ],
+)  # fmt: skip
+def test_limits_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Mix.model_validate(wrong)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from assay.balance.class_weights import Inverse, of_head
 from assay.labels.space import Head
+from assay.models.backbones import build_backbone
 from assay.plan import from_source
 from assay.recipes import recipe_names, recipe_text
 from assay.run import train
@@ -63,6 +64,7 @@ DATA = {
     "made-up-pictures": folders,
     "committee": folders,
     "one-against-rest": folders,
+    "imbalanced": folders,
 }
 SMALL = {
     "multi-label": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
@@ -75,6 +77,11 @@ SMALL = {
         "steps.0.fit.schedule.warm_up_epochs=0",
     ],
     "attributes-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+    "imbalanced": [
+        *("steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.views=2", "steps.0.fit.batch=8"),
+        *("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"),
+        *("steps.0.fit.keep=best", "steps.1.fit.keep=best"),  # half of the writing
+    ],
     "small-data": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
     "made-up-pictures": [
         "steps.0.probe.size=32",
@@ -166,6 +173,20 @@ def test_attributes_weigh_a_class_by_220_times_its_share_of_5000(tmp_path: Path)
     np.testing.assert_allclose(
         of_head(weights, Head("length", ("a", "b", "c")), codes), 5000 / (220 * np.array([4000, 950, 50])), rtol=1e-6
     )
+
+
+def test_imbalanced_as_published(tmp_path: Path) -> None:
+    model, (frozen, whole) = said("imbalanced", tmp_path)
+    assert (model.backbone, model.head.hidden) == ("resnet50", ())
+    pooling: Any = build_backbone("resnet50").global_pool
+    assert pooling.pool_type == "avg"
+    assert (frozen.freeze, frozen.epochs, frozen.batch) == ("backbone", 25, 64)
+    assert (whole.freeze, whole.epochs, whole.batch, whole.lr) == ("none", 120, 64, 1e-5)
+    assert (whole.start, whole.schedule.kind) == ("previous", "constant")
+    assert whole.early_stop is not None
+    for fit in (frozen, whole):
+        assert fit.augment.flip == "both"
+        assert fit.augment.shift > 0
 
 
 def test_small_data_as_published(tmp_path: Path) -> None:
