@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from assay.output.artifact import Artifact
-from benchmarks.trainings import Comparison, Line, Training, measure, options
+from benchmarks.trainings import Comparison, Line, Training, measure, options, recipe_steps
 
 SEEN: Line = {"crop": [0.5, 1.0], "flip": "horizontal"}
 TRAINED: Line = {
-    "lr": 1e-3, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle", "augment": SEEN,
+    "lr": 3e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle", "augment": SEEN,
     "monitor": "accuracy",
 }  # fmt: skip
 AVERAGED: Line = {"ema": 0.99}
@@ -26,6 +26,9 @@ MIXED: Line = {
     **AVERAGED, "loss": {"smoothing": 0.1}, "mix": {"mixup": 0.4},
     "augment": {**SEEN, "erase": {"probability": 0.5, "patches": 3, "fill": "noise"}},
 }  # fmt: skip
+
+
+RECIPE = "noisy-labels-fast"
 
 
 def main() -> None:
@@ -65,6 +68,7 @@ def plans(size: int, scale: float) -> dict[str, tuple[str, list[Line]]]:
         "suspects dropped": ("worse", cleaned("drop", AVERAGED)),
         "suspects dropped, MixUp, erasing, flat_cos": ("worse", cleaned("drop", MIXED | {"schedule": "flat_cos"})),
         "suspects unset, FixMatch": ("worse", cleaned("unset", AVERAGED | unlabelled)),
+        f"`{RECIPE}`": ("worse", recipe_steps(RECIPE, size, epochs / 3)),
         "plain, on the aggregate": ("aggregate", fit({})),
         "averaged weights, on the aggregate": ("aggregate", fit(AVERAGED)),
     }

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from assay.figures.intervals import draws, with_interval
-from assay.yaml_lines import write
+from assay.recipes import recipe_text
+from assay.yaml_lines import read, write
 from benchmarks.page import replace_section, table
 
 Line = dict[str, Any]
@@ -46,6 +47,20 @@ class Comparison:
     trainings: Mapping[str, Training]
     judge: Callable[[Path], dict[str, list[int]]]  # a run -> name of a model of it -> which pictures it names rightly
     about: Sequence[str]  # lines before the table
+
+
+def recipe_steps(name: str, size: int, scale: float = 1.0, **changes: Any) -> list[Line]:
+    """The steps of a recipe, its probes and fits at another size, its fits as much longer; changes are of the fits."""
+
+    def changed(step: Line) -> Line:
+        ((kind, settings),) = step.items()
+        if kind == "repeat":
+            return {kind: {**settings, "steps": [changed(inside) for inside in settings["steps"]]}}
+        if kind == "fit":
+            return {kind: {**settings, "size": size, "epochs": max(1, round(scale * settings["epochs"])), **changes}}
+        return {kind: {**settings, "size": size}} if kind == "probe" else step
+
+    return [changed(step) for step in read(recipe_text(name), name).value["steps"]]
 
 
 def options(about: str, *, size: int) -> argparse.ArgumentParser:

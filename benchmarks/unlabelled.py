@@ -17,12 +17,15 @@ from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
 from benchmarks.planted import keep, plant
-from benchmarks.trainings import Comparison, Line, Training, measure, options
+from benchmarks.trainings import Comparison, Line, Training, measure, options, recipe_steps
 
 TRAINED = {
     "freeze": 2, "batch": 16, "lr": 5e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle",
     "augment": {"crop": [0.5, 1.0], "flip": "both"}, "ema": 0.95, "take": "last", "keep": "last",
 }  # fmt: skip
+
+
+RECIPE = "missing-labels-fast"
 
 
 def main() -> None:
@@ -69,6 +72,7 @@ def plans(size: int, scale: float) -> dict[str, list[Line]]:
         "pseudo-labels from 0.95, 2 rounds": rounds({"confidence": 0.95}),
         "FixMatch": consistent("fixmatch"),
         "FlexMatch": consistent("flexmatch"),
+        f"`{RECIPE}`": recipe_steps(RECIPE, size, scale),
         "all labels known": [probe, {"fit": {**common, "batch": 32, "epochs": many}}],
     }
 

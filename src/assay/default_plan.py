@@ -17,6 +17,7 @@ LOOKS = 26_000  # pictures shown in all: where fine-tuning levelled off on sets 
 EPOCHS = (3, 8)
 ROUNDS = 2
 WORTHWHILE = 0.1  # unlabelled pictures a labelled one: fewer are not worth training again for
+LR = 5e-4  # at 1e-3 a network of few or of wrongly labelled pictures can forget what it knew
 ENOUGH = 100  # pictures, to tell whether there is an up and a down
 LIKELY = 4.0  # standard errors: chance alone gets there once in 16,000
 
@@ -33,7 +34,7 @@ def default_steps(samples: Samples, *, flip: str, seen: bool = False) -> list[di
     fit = {
         "size": SIZE,
         "epochs": _epochs(labelled),
-        "lr": 1e-3,
+        "lr": LR,
         "optimizer": {"kind": "adamw", "weight_decay": 0.02},
         "schedule": "one_cycle",
         "loss": {"smoothing": 0.1 if all(head.kind == "exclusive" for head in samples.space) else 0.0},
