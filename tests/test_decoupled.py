@@ -10,14 +10,14 @@ import pytest
 import torch
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.model_selection import PredefinedSplit
 from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
 from assay.balance.class_weights import Inverse, of_head
 from assay.balance.decoupled import Task, fit_heads_of
-from assay.balance.head_choice import Judges, calibrating_weights, choose
+from assay.balance.head_choice import Judges, calibrating_weights, choose, loss
 from assay.balance.head_kinds import ALL, AnyKind, Crt, LogitAdjust, Lws, Ncm, Svm, TauNorm, name_of
 from assay.balance.support_vectors import (
     Questions,
@@ -89,7 +89,7 @@ every = pytest.mark.parametrize("kind", ALL, ids=name_of)
 @every
 def test_a_candidate_a_setting_all_of_them_finite(kind: AnyKind, head: Head) -> None:
     found = fit_heads_of(kind, task(head))
-    several = {"svm linear": 3, "svm rbf": 2, "crt": 4, "tau_norm": 5, "logit_adjust": 7}
+    several = {"svm linear": 3, "svm rbf": 2, "crt": 5, "tau_norm": 5, "logit_adjust": 7}
     assert len(found) == several.get(name_of(kind), 1)
     assert len({one.setting for one in found}) == len(found)
     for one in found:
@@ -386,14 +386,30 @@ def test_the_best_is_chosen_and_judged_by_a_choice_made_without_each_picture() -
     generator = np.random.default_rng(0)
     codes = generator.integers(0, 2, 400)
     right = (3 * np.eye(2)[codes] + generator.normal(0, 1, (400, 2))).astype(np.float32)
-    wrong = generator.normal(0, 1, (400, 2)).astype(np.float32)
+    wrong, worse = (own.astype(np.float32) for own in (generator.normal(0, 1, (400, 2)), right + np.array([2, 0])))
     head = Head("k", ("a", "b"))
     for figure in ("balanced_accuracy", "macro_f1", "micro_f1", "nll"):
-        found = choose(Judges(head, codes, np.ones(400), figure), [wrong, 4 * right], folds=5, seed=0)
-        assert found.place == 1
-        assert found.temperature == pytest.approx(temperature(head, codes, 4 * right))
+        found = choose(Judges(head, codes, np.ones(400), figure), [[wrong], [worse, 4 * right]], folds=5, seed=0)
+        assert (found.best.way, found.best.setting) == (1, 1)
+        assert found.best.temperature == pytest.approx(temperature(head, codes, 4 * right))
         ratios = 4 * right / found.logits
         assert len(np.unique(ratios.round(3))) <= 5
+
+
+@both
+def test_the_loss_is_that_of_scikit_learn_weighted(head: Head) -> None:
+    _, codes = planted(head)
+    scores = np.random.default_rng(0).normal(0, 2, (len(codes), head.size))
+    weights = np.random.default_rng(1).uniform(0, 3, codes.shape)
+    answered = probabilities_of(LabelSpace((head,)), scores)
+    hidden = codes.copy()
+    hidden[:20] = -1
+    if head.kind == "exclusive":
+        wanted = log_loss(codes[20:], answered[20:], sample_weight=weights[20:], normalize=False)
+    else:
+        cells = codes[20:].ravel(), answered[20:].ravel()
+        wanted = log_loss(*cells, sample_weight=weights[20:].ravel(), normalize=False)
+    assert loss(head, hidden, scores, weights) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_choice_among_chances_gains_nothing_when_cross_fitted() -> None:
@@ -403,8 +419,10 @@ def test_a_choice_among_chances_gains_nothing_when_cross_fitted() -> None:
     for seed in range(20):
         codes = generator.integers(0, 2, 100)
         answers = [generator.normal(0, 1, (100, 2)).astype(np.float32) for _ in range(30)]
-        found = choose(Judges(head, codes, np.ones(100), "balanced_accuracy"), answers, folds=5, seed=seed)
-        inside.append(balanced(head, codes, answers[found.place]))
+        found = choose(
+            Judges(head, codes, np.ones(100), "balanced_accuracy"), [[own] for own in answers], folds=5, seed=seed
+        )
+        inside.append(balanced(head, codes, answers[found.best.way]))
         honest.append(balanced(head, codes, found.logits))
     assert np.mean(inside) > 0.57
     assert abs(np.mean(honest) - 0.5) < 0.03

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import assay
@@ -20,6 +21,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import HeadSettings, ModelSettings, build_classifier
 from assay.models.deciding import Deciding
+from assay.models.heads import KernelMachine, NearestMean, joined
 from assay.models.saved import Saved
 from assay.output import export
 from assay.output.card import card
@@ -36,6 +38,19 @@ def saved(space: LabelSpace = SPACE) -> Saved:
     return Saved(build_classifier(MODEL, space, seed=0, base=Path(), size=32), space, 32, 40, Resize(), deciding)
 
 
+def with_heads_of_means_and_kernels() -> Saved:
+    model = saved()
+    width = model.classifier.final.in_features
+    layers = [KernelMachine(width, 3, support=6), NearestMean(width, 2, paired=True)]
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers:
+        for name, value in layer.state_dict().items():
+            drawn = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+            value.copy_(nn.functional.normalize(drawn, dim=1) if name == "means" else drawn)
+    model.classifier.replace_last(joined(layers))
+    return model
+
+
 @pytest.fixture(scope="module")
 def finished(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> assay.Run:
     folder = tmp_path_factory.mktemp("exported")
@@ -44,6 +59,12 @@ def finished(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> assay.R
         "hardware: {precision: fp32, layout: contiguous}\nsteps: [{probe: {size: 32}}]\n"
     )
     return assay.train(folder / "plan.yaml", run=folder / "run", device="cpu")
+
+
+def test_heads_of_means_and_kernels_are_exported_too(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pictures = np.random.default_rng(0).random((5, 3, 32, 32), dtype=np.float32)
+    assert export_onnx(with_heads_of_means_and_kernels(), tmp_path / "model.onnx", pictures).largest < 1e-5
 
 
 def test_the_file_answers_as_the_model_does_for_any_number_of_pictures(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ DATA = {
     "committee": folders,
     "one-against-rest": folders,
     "imbalanced": folders,
+    "long-tail-svm": folders,
 }
 SMALL = {
     "missing-labels-fast": [
@@ -132,6 +133,13 @@ SMALL = {
         "steps.0.combine.members.0.steps.0.probe.size=32",
         "steps.0.combine.members.0.steps.1.fit.size=32",
         "steps.0.combine.members.0.steps.1.fit.epochs=1",
+    ],
+    "long-tail-svm": [
+        "model={backbone: test_efficientnet}",
+        "steps.0.fit.size=32",
+        "steps.0.fit.epochs=1",
+        "steps.0.fit.batch=8",
+        "steps.1.rebalance_head.class_weights={kind: given, weights: {label: {red: 2, green: 0.5}}}",
     ],
 }
 
@@ -252,3 +260,14 @@ def test_one_against_the_rest_tells_the_most_frequent_class_apart(tmp_path: Path
     assert (combine.kind, combine.one, combine.tree, len(combine.members)) == ("tree", None, None, 1)
     probe, fit = (step.settings for step in combine.members[0].steps)
     assert (probe.size, fit.size, fit.epochs, fit.loss.smoothing) == (128, 128, 6, 0.0)
+
+
+def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machines(tmp_path: Path) -> None:
+    before, (plain,) = said("small-data", tmp_path / "before")
+    model, (fit, head) = said("long-tail-svm", tmp_path / "after")
+    assert model == before
+    assert (fit.sampling.kind, fit.prior) == ("oversample", "trained")
+    assert fit.model_copy(update={"sampling": None, "prior": "data"}) == plain
+    assert [(kind.kind, kind.kernel) for kind in head.kinds] == [("svm", "linear"), ("svm", "rbf")]
+    assert head.class_weights == Inverse()
+    assert head.figure == "balanced_accuracy"

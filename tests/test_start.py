@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from assay.errors import ModelError, PlanError
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import HeadSettings, ModelSettings, build_classifier, require_size
 from assay.models.deciding import Deciding
+from assay.models.heads import NearestMean, joined
 from assay.models.saved import Saved
 from assay.pixels.decode import Resize
 from assay.steps import probe
@@ -20,9 +23,20 @@ OTHER = LabelSpace((Head("kind", ("a", "b")),))
 LOST = ModelSettings(backbone="test_resnet", weights="lost.safetensors")
 
 
+@dataclass
+class Place:
+    """What of a step's context matters here."""
+
+    model: ModelSettings
+    base: Path
+    seed: int
+    watch: SimpleNamespace
+    lines: list
+
+
 def context(base, model=LOST, *, seed=1):
     lines = []
-    return SimpleNamespace(model=model, base=base, seed=seed, watch=SimpleNamespace(line=lines.append), lines=lines)
+    return Place(model, base, seed, SimpleNamespace(line=lines.append), lines)
 
 
 def state(model=None, *, space=SPACE):
@@ -44,6 +58,17 @@ def test_a_trained_model_needs_no_weights_file(tmp_path, start):
     before = trained(tmp_path / "other")
     found = classifier_for(start, state(tmp_path / "other"), context(tmp_path), size=32)
     assert same(found, before)
+
+
+def test_a_head_that_is_not_linear_is_drawn_anew(tmp_path):
+    before = trained(tmp_path / "model")
+    before.replace_last(joined([NearestMean(before.feature_count, 3, paired=False)]))
+    Saved(before, SPACE, 64, 64, Resize(), Deciding.plain(SPACE)).save(tmp_path / "model")
+    told = context(tmp_path)
+    found = classifier_for("previous", state(tmp_path / "model"), told, size=32)
+    assert found.is_linear
+    assert same(found.backbone, before.backbone)
+    assert told.lines == ["  the head is new: the model started from has a head that is not linear"]
 
 
 def test_a_start_from_nothing_needs_the_weights_file(tmp_path):

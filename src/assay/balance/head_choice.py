@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax
 
 from assay.balance.decoupled import learnable
 from assay.figures.metrics import higher_is_better, probabilities_of
@@ -29,39 +30,64 @@ class Judges:
     weights: Floats
     figure: FigureName
 
-    def best(self, answers: Sequence[Array], rows: npt.NDArray[np.bool_]) -> tuple[int, float]:
-        """The first of the best answers (N, K) on these pictures, and its temperature, of lowest loss on them."""
-        codes, weights = self.codes[rows], self.weights[rows]
+    def best(self, ways: Sequence[Sequence[Array]], rows: npt.NDArray[np.bool_]) -> Best:
+        """The first of the best ways on these pictures; `ways` are answers (N, K), one a setting of each way."""
+        codes, weights, space = self.codes[rows], self.weights[rows], LabelSpace((self.head,))
         sign = 1 if higher_is_better(self.figure) else -1
-        values = []
-        for logits in answers:
-            own = logits[rows]
-            if self.figure == "nll":  # of all figures the only one that a temperature changes
-                own = own / temperature(self.head, codes, own, weights)
-            found = tally(self.head, codes, probabilities_of(LabelSpace((self.head,)), own)).values()
+        settings, values = [], []
+        for answers in ways:
+            settings.append(min((self._at_best(own[rows], codes, weights, place) for place, own in enumerate(answers))))
+            _, place, divisor = settings[-1]
+            found = tally(self.head, codes, probabilities_of(space, answers[place][rows] / divisor)).values()
             values.append(sign * found.get(self.figure, 0.0))  # undefined for one, it is for all
-        place = int(np.argmax(values))
-        return place, temperature(self.head, codes, answers[place][rows], weights)
+        way = int(np.argmax(values))
+        return Best(way, *settings[way][1:])
+
+    def _at_best(self, logits: Array, codes: Codes, weights: Floats, place: int) -> tuple[float, int, float]:
+        """The loss at the best temperature, the place given, and that temperature."""
+        divisor = temperature(self.head, codes, logits, weights)
+        return loss(self.head, codes, logits / divisor, weights), place, divisor
+
+
+@dataclass(frozen=True)
+class Best:
+    """A way, the setting of it, and the temperature of lowest loss."""
+
+    way: int
+    setting: int
+    temperature: float
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The answer that is best on all pictures, and logits (N, K) by what was best without each picture."""
+    """What is best on all pictures, and logits (N, K) by what was best without each picture."""
 
-    place: int
-    temperature: float
+    best: Best
     logits: Array
 
 
-def choose(judges: Judges, answers: Sequence[Array], *, folds: int, seed: int) -> Chosen:
-    """The best of several answers (N, K), its temperature, and what choosing so gives on other pictures."""
+def choose(judges: Judges, ways: Sequence[Sequence[Array]], *, folds: int, seed: int) -> Chosen:
+    """The best of several ways, and what choosing so gives on other pictures.
+
+    The setting of a way is chosen by the loss, which a few pictures move little; the way by the figure.
+    """
     fold = folds_of(len(judges.codes), folds, seed=seed)
-    logits = np.empty_like(answers[0])
+    logits = np.empty_like(ways[0][0])
     for number in np.unique(fold):
         inside = fold == number
-        place, divisor = judges.best(answers, ~inside)
-        logits[inside] = answers[place][inside] / divisor
-    return Chosen(*judges.best(answers, np.ones(len(fold), dtype=np.bool_)), logits)
+        found = judges.best(ways, ~inside)
+        logits[inside] = ways[found.way][found.setting][inside] / found.temperature
+    return Chosen(judges.best(ways, np.ones(len(fold), dtype=np.bool_)), logits)
+
+
+def loss(head: Head, codes: Codes, logits: Floats, weights: Floats) -> float:
+    """The negative log-likelihood of what is known, each label by its weight, shaped like the codes."""
+    scores = logits.astype(np.float64)
+    if head.kind == "exclusive":
+        sure = log_softmax(scores, axis=1)[np.arange(len(codes)), codes]
+        return -float(np.where(codes >= 0, weights * sure, 0.0).sum())
+    cells = np.logaddexp(0, scores) - codes * scores
+    return float(np.where(codes >= 0, weights * cells, 0.0).sum())
 
 
 def calibrating_weights(head: Head, codes: Codes, train: Codes, class_weights: Floats) -> Floats:

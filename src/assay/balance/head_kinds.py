@@ -12,7 +12,7 @@ from assay.training.choices import Choice, by_name
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
-LINEAR_COSTS, RBF_COSTS = (1e-4, 1e-3, 1e-2), (1.0, 10.0)
+LINEAR_COSTS, RBF_COSTS = (1e-5, 1e-4, 1e-3), (1.0, 10.0)
 
 
 class Svm(Choice):
@@ -21,7 +21,7 @@ class Svm(Choice):
     kind: Literal["svm"] = "svm"
     kernel: Literal["linear", "rbf"] = "linear"
     costs: tuple[Positive, ...] | None = Field(
-        None, min_length=1, description="scikit-learn's C; by default 0.0001, 0.001 and 0.01, with rbf 1 and 10."
+        None, min_length=1, description="scikit-learn's C; by default 0.00001, 0.0001 and 0.001, with rbf 1 and 10."
     )
     gamma: float | None = Field(
         None, gt=0, description="Of rbf on standardised features; by default one over their number."
@@ -36,7 +36,7 @@ class Crt(Choice):
 
     kind: Literal["crt"] = "crt"
     strengths: tuple[Positive, ...] = Field(
-        (0.001, 0.01, 0.1, 1.0), min_length=1, description="scikit-learn's C; small pulls the weights to 0."
+        (0.0001, 0.001, 0.01, 0.1, 1.0), min_length=1, description="scikit-learn's C; small pulls the weights to 0."
     )
 
 

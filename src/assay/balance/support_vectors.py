@@ -88,8 +88,12 @@ def fit_linear_machines(shown: Doubles, questions: Questions, fold: Ints, costs:
     """
     count, size = questions.positive.shape
     spreads, axes = np.linalg.eigh(shown.T @ shown / count)
+    spreads, axes = (
+        spreads[spreads > 1e-12 * spreads[-1]],
+        axes[:, spreads > 1e-12 * spreads[-1]],
+    )  # no weight elsewhere
     turned = np.concatenate([shown @ axes, np.ones((count, 1))], axis=1)
-    curves = count * np.append(np.maximum(spreads, 0.0), 1.0)
+    curves = count * np.append(spreads, 1.0)
     parts = [np.arange(count), *(np.flatnonzero(fold != number) for number in range(FOLDS))]
     tasks = [partial(_squared_hinge, turned, questions, rows, cost, curves) for cost in costs for rows in parts]
     answers = side_by_side(tasks)

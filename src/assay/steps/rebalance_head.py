@@ -131,25 +131,27 @@ def _learn(settings: RebalanceHeadSettings, task: Task, judged: Judged, context:
             f"{STEP}: {head.name}: {settings.figure} is not defined by the labels that validation has under this "
             "head. Raise split.val, choose another figure, or name the other heads under heads."
         )
-    tried: list[tuple[Candidate, Array]] = []
+    tried: list[list[Candidate]] = []
+    ways: list[list[Array]] = []
     for kind in _possible(settings, task, context):
         began = time.perf_counter()
         found = fit_heads_of(kind, task)
         answers = [in_chunks(one.layer, judged.features) for one in found]
-        own = choose(judges, answers, folds=settings.folds, seed=context.seed)
+        own = choose(judges, [answers], folds=settings.folds, seed=context.seed)
         table.add(
             name_of(kind),
             probabilities_of(LabelSpace((head,)), own.logits),
-            setting=found[own.place].setting,
+            setting=found[own.best.setting].setting,
             seconds=time.perf_counter() - began,
         )
-        tried += zip(found, answers, strict=True)
-    chosen = choose(judges, [answer for _, answer in tried], folds=settings.folds, seed=context.seed)
-    kept, _ = tried[chosen.place]
+        tried.append(found)
+        ways.append(answers)
+    chosen = choose(judges, ways, folds=settings.folds, seed=context.seed)
+    kept = tried[chosen.best.way][chosen.best.setting]
     for line in table.lines():
         context.watch.line(f"  {line}")
     told = _told(settings, head, kept, chosen, table, context=context)
-    return Learnt(kept.layer, chosen.temperature, chosen.logits, told)
+    return Learnt(kept.layer, chosen.best.temperature, chosen.logits, told)
 
 
 def _possible(settings: RebalanceHeadSettings, task: Task, context: Context) -> list[AnyKind]:
@@ -186,7 +188,7 @@ def _told(
     return {
         "kept": kept.kind,
         "setting": kept.setting,
-        "temperature": chosen.temperature,
+        "temperature": chosen.best.temperature,
         "figure": figure,
         BEFORE: old,
         "cross-fitted": new,
