@@ -24,6 +24,7 @@ SAID = ("size", "epochs", "freeze", "lr", "batch", "start", "times", "by", "figu
 PURPOSES = {
     "probe": "a linear model on the features of the frozen backbone",
     "fit": "training by gradient descent",
+    "rebalance_head": "the head learnt again for classes that count alike",
     "tune_thresholds": "the probability from which a tag is given",
     "calibrate": "probabilities as sure as they are right",
     "repeat": "the same steps again, from what the last round left",
