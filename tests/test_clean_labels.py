@@ -165,7 +165,7 @@ def test_copies_do_not_vouch_for_each_other(carry: Carry, pictures: Path) -> Non
     assert len(found & {row["image"] for row in copies}) >= 0.85 * WRONG
 
 
-@pytest.mark.parametrize("by", ["neighbours", "both"])
+@pytest.mark.parametrize("by", ["neighbours", "confident_learning"])
 def test_other_judges(carry: Carry, by: str) -> None:
     suspects = listed(carry(PROBE, CLEAN.replace("}", f", by: {by}, neighbours: 7}}")))
     wrong = set(planted().filter("wrong")["image"])
@@ -208,7 +208,7 @@ def test_what_is_done_is_in_the_ledger_and_what_follows_trains_on_it(carry: Carr
     scores = {edit.id: edit.score for edit in edits}
     quality = dict(zip(suspects["image"], suspects["quality"], strict=True))
     assert all(scores[name] == pytest.approx(1 - quality[name], abs=1e-3) for name in scores)
-    assert all(edit.reason.startswith("confident learning suggests ") for edit in edits)
+    assert all(edit.reason.startswith("confident learning with its neighbours suggests ") for edit in edits)
     samples = trained_on(run)
     table = samples.table.filter(pl.col("id").is_in(list(scores)))
     assert set(table["split"]) == {"train"}

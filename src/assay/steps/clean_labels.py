@@ -94,7 +94,7 @@ def _acted(
 ) -> list[Found]:
     """The suspects of each head with what is done about them, once it is sure that no class loses all its labels."""
     persons, ids = persons_cells(ledger.effective()), samples.ids
-    by = IN_WORDS[settings.by]
+    by = IN_WORDS[settings.judge]
     found = []
     for one, codes, columns in zip(suspects, samples.codes(), samples.space.slices, strict=True):
         table = capped(one, codes, settings.max_share)

@@ -16,8 +16,10 @@ class CleanLabelsSettings(Settings):
     """List the training labels that are probably wrong, by models that did not see them; change them if told to."""
 
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to judge; default: all.")
-    by: By = Field("confident_learning", description="What gives the probabilities that labels are judged by.")
-    size: int = Field(128, ge=16, description="Pictures are resized to size x size pixels.")
+    by: By | None = Field(
+        None, description="Whose probabilities judge; default: both on features, confident_learning with fine_tune."
+    )
+    size: int = Field(192, ge=16, description="Pictures are resized to size x size pixels.")
     resize: Resize = Resize()
     weights: str | None = Field(
         None, description="Weights of the judging backbone, as under model; default: those that the plan begins with."
@@ -27,7 +29,7 @@ class CleanLabelsSettings(Settings):
     )
     folds: int = Field(5, ge=2, description="Parts of the pictures, each judged by what the others teach.")
     neighbours: int = Field(20, ge=1, description="How many of the nearest pictures are asked.")
-    filter: Filter = Field("noise_rate", description="Which of the labels that probabilities contradict are suspect.")
+    filter: Filter = Field("class", description="Which of the labels that probabilities contradict are suspect.")
     action: Action = Field(Flag(), description="What is done about suspects.")
     max_share: float = Field(
         1.0, gt=0, le=1, description="Share of the labels of each class that may be suspect, the worst first."
@@ -37,7 +39,7 @@ class CleanLabelsSettings(Settings):
     def _consistent(self) -> CleanLabelsSettings:
         if self.fine_tune is None:
             return self
-        if self.by != "confident_learning":
+        if self.by in ("neighbours", "both"):
             raise ValueError(
                 f"by: {self.by} looks for neighbours in the features of a backbone that no label has touched, and "
                 "fine_tune asks for another judge; drop one of them"
@@ -48,3 +50,8 @@ class CleanLabelsSettings(Settings):
                 "the labels it is to judge; drop start"
             )
         return self
+
+    @property
+    def judge(self) -> By:
+        """Whose probabilities judge."""
+        return self.by or ("both" if self.fine_tune is None else "confident_learning")

@@ -38,7 +38,7 @@ def by_features(
     features = inference.features(known.ids, folder=context.run / "cache", watch=context.watch)
     row = {name: number for number, name in enumerate(known.ids)}
     own = features if len(known) == len(samples) else features[[row[name] for name in samples.ids]]
-    return posterior(samples, own, fold, by=settings.by, near=settings.neighbours, seed=context.seed)
+    return posterior(samples, own, fold, by=settings.judge, near=settings.neighbours, seed=context.seed)
 
 
 def by_fine_tuning(fit: FitSettings, samples: Samples, fold: Ints, *, state: State, context: Context) -> Array:
