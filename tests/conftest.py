@@ -7,6 +7,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+import assay
+from assay.progress import Silent
+
 settings.register_profile("the same every time", derandomize=True)
 settings.load_profile("the same every time")
 
@@ -44,3 +47,36 @@ def tiny_plan(colours):
         )
 
     return text
+
+
+class Lines(Silent):
+    """Keeps the lines that a person would see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def plain_runs(monkeypatch):
+    """Runs that draw nothing, compare themselves with nothing and write no report: seconds that others test."""
+    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: None)
+    monkeypatch.setattr("assay.run.baselines", lambda *given, **options: {})
+    monkeypatch.setattr("assay.run._report", lambda *given: None)
+
+
+@pytest.fixture
+def carry_table(plain_runs, tiny_plan, tmp_path):
+    """Carry out steps on pictures with the labels of a table; the lines said are kept in `carry_table.said`."""
+
+    def carried(pictures, table, *steps, run="run", heads="", model=""):
+        table.write_csv(tmp_path / "labels.csv")
+        data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}{heads}"
+        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data, model=model))
+        watch = Lines()
+        carried.said = watch.lines
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+
+    return carried

@@ -13,13 +13,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import assay
 from assay import cli
 from assay.errors import PlanError
-from assay.files import write_text
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
-from assay.progress import Silent
 from assay.repair.confident_learning import HeadSuspects
 from assay.run import Run
 from assay.steps import clean_labels
@@ -31,14 +28,6 @@ NAMES = list(COLOURS)
 EACH = 30  # pictures of a colour
 WRONG = 9  # labels planted wrong, of the 72 training pictures
 Carry = Callable[..., Run]
-
-
-class Lines(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +53,14 @@ def planted() -> pl.DataFrame:
 
 
 @pytest.fixture
-def carry(pictures: Path, tmp_path: Path, tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Carry:
-    """Carry out steps on a table of these pictures; the lines said are kept in `carry.said`."""
-    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
-    monkeypatch.setattr("assay.run.baselines", lambda *given, **options: {})
+def carry(pictures: Path, carry_table: Carry) -> Carry:
+    """Carry out steps on a table of these pictures."""
 
-    def carried(
-        *steps: str, table: pl.DataFrame | None = None, run: str = "run", heads: str = "", model: str = ""
-    ) -> Run:
-        labels = planted() if table is None else table
-        labels.drop("true", "number", "wrong", strict=False).write_csv(tmp_path / "labels.csv")
-        data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}{heads}"
-        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data, model=model))
-        watch = Lines()
-        carried.said = watch.lines  # type: ignore[attr-defined]
-        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+    def carried(*steps: str, table: pl.DataFrame | None = None, **options: str) -> Run:
+        given = planted() if table is None else table
+        run = carry_table(pictures, given.drop("true", "number", "wrong", strict=False), *steps, **options)
+        carried.said = carry_table.said  # type: ignore[attr-defined]
+        return run
 
     return carried
 
@@ -405,7 +387,7 @@ def held_back(like: pl.DataFrame) -> pl.DataFrame:
     return held.with_columns(wrong=pl.lit(False), colour="true", group="image").select(like.columns)
 
 
-@pytest.mark.usefixtures("all_teal_is_suspect")
+@pytest.mark.usefixtures("all_teal_is_suspect", "plain_runs")
 def test_from_the_command_line_it_is_a_message_and_exit_code_2(pictures: Path, tmp_path: Path, tiny_plan: Any) -> None:
     teal().drop("true", "number").write_csv(tmp_path / "labels.csv")
     data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
-import assay
+from assay import cli
 from assay.errors import DataError, PlanError
-from assay.files import write_text
 from assay.labels.edits import PERSON, Edit
-from assay.labels.ledger import Ledger
+from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
-from assay.progress import Silent
 from assay.repair.pseudo_labels import All, choose
 from assay.run import Run
 from assay.steps.soft_targets import soft_targets, write_soft
@@ -30,14 +30,6 @@ PROBE = "probe: {size: 32}"
 LABEL = "pseudo_label: {keep: all}"
 NAMES = list(COLOURS)
 Carry = Callable[..., Run]
-
-
-class Lines(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +49,14 @@ def images() -> pl.DataFrame:
 
 
 @pytest.fixture
-def carry(pictures: Path, tmp_path: Path, tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Carry:
-    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
-    monkeypatch.setattr("assay.run.baselines", lambda *given, **options: {})
+def carry(pictures: Path, carry_table: Carry) -> Carry:
+    """Carry out steps on a table of these pictures."""
 
-    def carried(*steps: str, table: pl.DataFrame | None = None, run: str = "run", heads: str = "") -> Run:
-        labels = images() if table is None else table
-        labels.drop("true", "number").write_csv(tmp_path / "labels.csv")
-        data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}{heads}"
-        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data))
-        watch = Lines()
-        carried.said = watch.lines  # type: ignore[attr-defined]
-        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+    def carried(*steps: str, table: pl.DataFrame | None = None, **options: str) -> Run:
+        given = images() if table is None else table
+        run = carry_table(pictures, given.drop("true", "number"), *steps, **options)
+        carried.said = carry_table.said  # type: ignore[attr-defined]
+        return run
 
     return carried
 
@@ -97,7 +85,7 @@ def test_unknown_labels_get_the_answers_of_the_model(carry: Carry) -> None:
     assert (told["unknown"], told["kept"], sum(told["kept by class"].values())) == (36, 36, 36)
     assert told["changed"] == {"new": 36, "different": 0, "gone": 0}
     assert any("colour: 36 of 36 unknown labels kept: " in line for line in carry.said)
-    edits = Ledger.read(run.folder / "ledger.csv").edits(step="02-pseudo_label")
+    edits = Ledger.read(run.folder / "ledger.csv").edits(Selection(step="02-pseudo_label"))
     assert len(edits) == 36
     assert all(0 < edit.score <= 1 for edit in edits)
 
@@ -131,7 +119,7 @@ def test_every_round_labels_anew_from_the_newest_model(carry: Carry) -> None:
     assert rounds[0]["details"]["colour"]["changed"]["new"] == 36
     changed = rounds[1]["details"]["colour"]["changed"]
     assert changed["new"] == changed["gone"] == 0
-    second = Ledger.read(run.folder / "ledger.csv").edits(step="02-repeat/round-2/01-pseudo_label")
+    second = Ledger.read(run.folder / "ledger.csv").edits(Selection(step="02-repeat/round-2/01-pseudo_label"))
     assert sum(edit.old != edit.new for edit in second) == changed["different"]
     newest = Predictions.read(
         run.folder / "steps/02-repeat/round-1/02-fit/best/predictions.parquet", trained_on(run).space, model=""
@@ -257,6 +245,48 @@ def test_soft_labels_reach_the_fit_and_end_with_a_hard_round(carry: Carry, monke
         assert rows.sum() == 36
         assert targets[rows].sum(axis=1) == pytest.approx(1, abs=1e-5)
         assert ((targets[rows] > 0.01) & (targets[rows] < 0.99)).any()
+
+
+# From the command line
+
+
+def labelled_by(table: str) -> pl.DataFrame:
+    """Pictures with labels of an odd kind."""
+    train = pl.col("split") == "train"
+    kinds = {
+        "everything unlabelled": pl.lit(None, pl.String),
+        "one class only": pl.when(pl.col("colour").is_not_null()).then(pl.lit("any")),
+        "one class to train on": pl.when(train).then(pl.lit("red")).otherwise("true"),
+        "nothing unlabelled": pl.col("true"),
+        "fewer pictures than folds": pl.when(pl.col("image") == "red/0.png").then(pl.lit("rare")).otherwise("colour"),
+    }
+    return images().with_columns(colour=kinds[table])
+
+
+@pytest.mark.parametrize(
+    ("table", "code", "says"),
+    [
+        ("everything unlabelled", 2, "no picture has a known label|no label is known|labels"),
+        ("one class only", 2, "only the class 'any'"),
+        ("one class to train on", 0, "no label could be judged"),
+        ("nothing unlabelled", 0, "no label is unknown, so there is none to give"),
+        ("fewer pictures than folds", 0, "not judged, for too few labels or answers that are all alike: rare"),
+    ],
+)
+@pytest.mark.usefixtures("plain_runs")
+def test_odd_labels_end_in_a_message_or_a_model(
+    pictures: Path, tmp_path: Path, tiny_plan: Callable[..., str], table: str, code: int, says: str
+) -> None:
+    labelled_by(table).drop("true", "number").write_csv(tmp_path / "labels.csv")
+    clean = "clean_labels: {size: 32, action: unset}"
+    rounds = f"repeat: {{times: 1, only_if_better: true, steps: [{LABEL}, {PROBE}]}}"
+    data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}"
+    (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, clean, rounds, data=data))
+    words = ["train", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "run"), "--device", "cpu"]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == code, result.output
+    assert re.search(says, " ".join(result.output.split()))
+    assert (tmp_path / "run" / "metrics.json").exists() == (code == 0)
 
 
 # repeat: only_if_better
