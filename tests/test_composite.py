@@ -20,6 +20,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.composite import Composite, load_model, member_of, shown_at
 from assay.models.deciding import Deciding
+from assay.models.heads import NearestMean
 from assay.models.joining import Mean
 from assay.models.saved import Saved
 from assay.models.seen import read_seen
@@ -190,6 +191,13 @@ def test_a_soup_has_the_mean_weights():
 )
 def test_networks_that_have_no_mean_are_refused_by_name(other, said):
     with pytest.raises(ModelError, match=said):
+        require_alike([saved(), other], ["a", "b"])
+
+
+def test_heads_that_are_not_linear_have_no_mean():
+    other = saved()
+    other.classifier.replace_last(NearestMean(other.classifier.feature_count, 5, paired=False))
+    with pytest.raises(ModelError, match="the last layer of b is not linear"):
         require_alike([saved(), other], ["a", "b"])
 
 
