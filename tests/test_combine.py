@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -18,6 +19,8 @@ import assay
 from assay import cli
 from assay.errors import AssayError, DataError, ModelError, PlanError
 from assay.files import write_text
+from assay.labels.corrections import correct
+from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.composite import load_model
 from assay.models.joining import mean
@@ -256,6 +259,19 @@ def test_runs_that_do_not_go_together_are_refused_by_name(separate, tmp_path, ot
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
+def test_labels_that_a_person_settled_are_those_of_the_new_run_too(separate, tmp_path):
+    samples = Samples.read(separate / "a" / "samples.parquet")
+    judged = samples.part("val").ids[0]
+    (tmp_path / "corrections.csv").write_text(f"image,label\n{judged},red\n")
+    for name in "ab":
+        shutil.copytree(separate / name, tmp_path / name)
+        correct(Ledger.read(tmp_path / name / "ledger.csv"), tmp_path / "corrections.csv", samples)
+    with pytest.raises(DataError, match="was validated with other labels than this run: 1 of them"):
+        combine([separate / "a", tmp_path / "b"], out=tmp_path / "other", device="cpu")
+    run = combine([tmp_path / "a", tmp_path / "b"], out=tmp_path / "both", device="cpu")
+    assert [entry.edit.id for entry in Ledger.read(run.folder / "ledger.csv").entries] == [judged]
+
+
 def test_one_run_and_no_run_are_refused(separate, tmp_path):
     with pytest.raises(PlanError, match="Name at least two"):
         combine([separate / "a"], out=tmp_path / "out")
@@ -292,6 +308,12 @@ def test_plans_that_cannot_be_are_refused_before_anything_is_read(step, said, ti
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", STEPS)
+def test_every_step_that_proposes_edits_is_known_to(kind):
+    source = inspect.getsource(inspect.getmodule(STEPS[kind].run))
+    assert ("edits=" in source) == STEPS[kind].relabels
+
+
 @pytest.mark.parametrize("member", ["{steps: [probe]}", "{steps: [{repeat: {times: 2, steps: [probe]}}]}"])
 def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
     monkeypatch.setitem(STEPS, "probe", replace(STEPS["probe"], relabels=True))
@@ -308,6 +330,11 @@ def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
             ["probe", "combine: {kind: tree, tree: [red, [green]], members: [{steps: [probe]}]}"],
             PlanError,
             "tree: 'blue' is missing",
+        ),
+        (
+            ["probe", f"combine: {{members: [{LARGER}, {{steps: [{{fit: {{head_weights: {{kind: 2}}}}}}]}}]}}"],
+            PlanError,
+            "kind",
         ),
         (
             ["probe", "combine: {kind: tree, one: rose, members: [{steps: [probe]}]}"],

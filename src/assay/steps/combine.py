@@ -21,6 +21,7 @@ from assay.steps.combine_settings import CombineSettings, Kind
 from assay.steps.combine_soup import soup
 from assay.steps.combine_tree import check_tree, tree
 from assay.steps.members import Trained, loaded, trained_models
+from assay.steps.plans import steps_below
 from assay.steps.state import Context, State, StepResult
 from assay.steps.worth import told, worth
 
@@ -31,9 +32,15 @@ def run(settings: CombineSettings, state: State, context: Context) -> StepResult
 
 
 def check(settings: CombineSettings, space: LabelSpace) -> None:
-    """Raise PlanError for a tree that does not fit the data, before anything is trained."""
+    """Raise PlanError for a tree, or a step of a member, that does not fit the data, before anything is trained."""
+    from assay.steps import STEPS  # which knows this step, and so cannot be there before it
+
     if settings.kind == "tree":
-        check_tree(settings, space)
+        check_tree(settings, space)  # the steps of its questions see other classes than these
+        return
+    for step in steps_below(settings):
+        if own := STEPS[step.kind].check:
+            own(step.settings, space)
 
 
 def inner(settings: CombineSettings) -> list[str]:

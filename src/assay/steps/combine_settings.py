@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -11,7 +10,7 @@ from assay.models.classifier import ModelSettings
 from assay.models.joining import Of
 from assay.models.tree import Branches
 from assay.settings import Settings
-from assay.steps.plans import StepPlan, steps_within
+from assay.steps.plans import StepPlan, steps_below
 
 Kind = Literal["committee", "tree", "soup"]
 
@@ -42,7 +41,7 @@ class MemberPlan(Settings):
 
     @model_validator(mode="after")
     def _no_repair(self) -> MemberPlan:
-        for step in _all(self.steps):
+        for step in steps_below(self):
             if _relabels(step):
                 raise ValueError(
                     f"{step.kind} changes labels, and members only learn from them; put it before this step"
@@ -84,13 +83,6 @@ class CombineSettings(Settings):
         if self.tree is not None and self.one is not None:
             raise ValueError("tree and one both say which classes are told apart first; drop one of them")
         return self
-
-
-def _all(steps: tuple[StepPlan, ...]) -> Iterator[StepPlan]:
-    """These steps and those within them."""
-    for step in steps:
-        yield step
-        yield from _all(steps_within(step.settings))
 
 
 def _relabels(step: StepPlan) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, SerializationInfo, SerializeAsAny, model_serializer, model_validator
@@ -48,3 +49,10 @@ def steps_within(settings: Settings) -> tuple[StepPlan, ...]:
     own: tuple[StepPlan, ...] = getattr(settings, "steps", ())
     members: tuple[Settings, ...] = getattr(settings, "members", ())
     return (*own, *(step for member in members for step in steps_within(member)))
+
+
+def steps_below(settings: Settings) -> Iterator[StepPlan]:
+    """All steps that a step holds, at any depth, in order."""
+    for step in steps_within(settings):
+        yield step
+        yield from steps_below(step.settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.errors import PlanError, RunError
+from assay.labels.ledger import Ledger
 from assay.plan import LoadedPlan, complete, load
 from assay.progress import Watch
 from assay.run import Run, train
@@ -23,8 +24,8 @@ def combine(
 ) -> Run:
     """Combine finished runs into the run `out`, which needs none of them afterwards.
 
-    The data, the split, the model and the seed are those of the first run's plan; `settings` are those of the step
-    `combine`, and `then` are further steps, each `{kind: settings}`. Raises AssayError.
+    The data, the split, the model, the seed and what a person settled of labels are those of the first run; `settings`
+    are those of the step `combine`, and `then` are further steps, each `{kind: settings}`. Raises AssayError.
     """
     if len(runs) < 2:
         raise PlanError("combine: one run is nothing to combine. Name at least two.")
@@ -37,5 +38,13 @@ def combine(
         raise RunError(f"{runs[0]}: is no run (it has no plan.yaml). Give the folders of finished runs.")
     first = load(plan)
     bare = LoadedPlan(first.plan.model_copy(update={"steps": ()}), base=Path.cwd(), source_name=Path(out).name)
+    _settle(folders[0] / "ledger.csv", Path(out) / "ledger.csv")
     step = {"combine": {**(settings or {}), "members": [{"run": str(folder)} for folder in folders]}}
     return train(complete(bare, [step, *then]), run=out, device=device, watch=watch)
+
+
+def _settle(theirs: Path, own: Path) -> None:
+    """Let the new run begin with the labels that a person settled in the first one, so that both judge by the same."""
+    settled, begun = Ledger.read(theirs).of(()), Ledger.read(own)
+    if not begun.entries:
+        begun.append([entry.edit for entry in settled.entries])
