@@ -18,6 +18,10 @@ from typer.testing import CliRunner
 import assay
 from assay import cli
 from assay.errors import AssayError, DataError, ModelError, PlanError
+from assay.evidence.embedding import Setting
+from assay.evidence.page.folder import read_run
+from assay.evidence.page.headline import changes
+from assay.evidence.report import write_report
 from assay.files import write_text
 from assay.labels.corrections import correct
 from assay.labels.ledger import Ledger
@@ -44,8 +48,9 @@ class Lines(Silent):
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts take half a second a run, and are tried elsewhere."""
+    """Charts and reports take seconds a run; of a committee and of a tree the report is written below."""
     monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
+    monkeypatch.setattr("assay.run._report", lambda folder, context: None)
 
 
 @pytest.fixture
@@ -190,6 +195,23 @@ def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry):
     assert not np.allclose(mixed[name], (one[name] + two[name]) / 2, atol=1e-6)
 
 
+def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_each_other(carry):
+    run = carry(
+        "probe: {size: 32}",
+        "combine: {kind: tree, members: [{steps: [{probe: {size: 32}}]}]}",
+        f"combine: {{members: [{{steps: [{FIT}]}}, {{step: 01-probe}}]}}",
+    )
+    found = read_run(run.folder)
+    assert found.last.name == "03-combine"
+    rows = {row["name"]: row for row in changes(found) if row["depth"] == 0}
+    assert list(rows) == ["01-probe", "02-combine", "03-combine"]
+    assert rows["03-combine"]["change"] is not None
+    inner = [(row["round"], row["change"], row["settings"]) for row in changes(found) if row["depth"] == 1]
+    assert [(place, change) for place, change, _ in inner] == [("node-1", None), ("node-2", None), ("member-1", None)]
+    assert "epochs 1" in inner[-1][2]
+    assert write_report(run.folder, setting=Setting(n=20), device="cpu", watch=Silent()).exists()
+
+
 @pytest.fixture(scope="module")
 def separate(colours, tmp_path_factory) -> Path:
     """Runs a and b on the same data, and others that do not fit them."""
@@ -208,6 +230,7 @@ def separate(colours, tmp_path_factory) -> Path:
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("assay.run.write_pictures", lambda *given: None)
+        patch.setattr("assay.run._report", lambda *given: None)
         for name, said in data.items():
             backbone = "test_resnet" if name == "b" else "test_efficientnet"
             (folder / f"{name}.yaml").write_text(

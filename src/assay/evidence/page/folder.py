@@ -20,6 +20,7 @@ from assay.labels.pictures import by_path
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.subset import labelled
+from assay.models.composite import space_of
 from assay.predictions.predict import Predictions
 
 CHIEF = ("accuracy", "micro_f1", "macro_f1")
@@ -30,6 +31,9 @@ HOLDERS = ("repeat",)
 
 TRIAL = "trial"
 """The part of a step that only tries something, and of which nothing is handed on but what the step says."""
+
+MEMBERS = ("member-", "node-")
+"""The parts of a step that combines several models."""
 
 HISTORY = {"step": pl.String, "part": pl.String, "name": pl.String, "epoch": pl.Int64, "value": pl.Float64}
 
@@ -53,6 +57,11 @@ class StepFound:
     def tried(self) -> bool:
         """Whether it was carried out for a comparison only."""
         return TRIAL in self.name.split("/")
+
+    @property
+    def of_member(self) -> bool:
+        """Whether it belongs to one of several models that are combined: it goes on from none of the others."""
+        return any(part.startswith(MEMBERS) for part in self.name.split("/"))
 
     @property
     def scores(self) -> dict[str, Any] | None:
@@ -91,7 +100,9 @@ class RunFound:
     @cached_property
     def last(self) -> StepFound | None:
         """The newest step that made a model."""
-        made = [step for step in self.steps if step.done and step.done["model"] and not step.tried]
+        made = [
+            step for step in self.steps if step.done and step.done["model"] and not step.tried and not step.of_member
+        ]
         return max(made, key=lambda step: _ends(step.name), default=None)
 
     @cached_property
@@ -111,9 +122,12 @@ class RunFound:
         return self.answers(self.last) if self.last else None
 
     def answers(self, step: StepFound) -> Judged | None:
-        """What the model of a step says of the labelled validation pictures; None where it says nothing of them."""
+        """What the model of a step says of the labelled validation pictures; None where it says nothing of them.
+
+        The model of one question of a tree says whether a picture belongs to a branch, and nothing of its classes.
+        """
         path = self.folder / step.done["model"] / "predictions.parquet" if step.done and step.done["model"] else None
-        if path is None or step.scores is None or not path.exists():
+        if path is None or step.scores is None or not path.exists() or space_of(path.parent) != self.samples.space:
             return None
         samples = labelled(self.samples.part("val"))
         predictions = Predictions.read(path, samples.space, model=step.name)
@@ -204,13 +218,24 @@ def _said(name: str, plan: list[Any]) -> tuple[str, dict[str, Any]]:
     """The kind of a step and its settings: `03-repeat/round-1/02-fit` is step 2 of those of step 3."""
     entries: Any = plan
     kind, settings = "", {}
-    for part in name.split("/")[::2]:
+    parts = name.split("/")
+    for part, place in zip(parts[::2], [*parts[1::2], ""], strict=False):
         number, _, kind = part.partition("-")
         entry = entries[int(number) - 1] if isinstance(entries, list) and int(number) <= len(entries) else {}
         found = entry.get(kind) if isinstance(entry, dict) else None
         settings = found if isinstance(found, dict) else {}
-        entries = settings.get("steps")
+        entries = _listed(settings, place)
     return kind, settings
+
+
+def _listed(settings: dict[str, Any], place: str) -> Any:
+    """The steps that are carried out in a part of a step: its own list, or that of a member; of a tree there is one."""
+    members = settings.get("members")
+    if not isinstance(members, list):
+        return settings.get("steps")
+    number = int(place.rpartition("-")[2]) if place.startswith("member-") else 1
+    member = members[number - 1] if number <= len(members) else {}
+    return member.get("steps") if isinstance(member, dict) else None
 
 
 def _history(folder: Path, name: str) -> pl.DataFrame | None:

@@ -64,7 +64,8 @@ def changes(run: RunFound) -> list[dict[str, Any]]:
         figure = (step.scores or {}).get("figures", {}).get(run.chief) if run.chief else None
         judged = run.answers(step) if figure else None
         now = scored(judged.predictions, judged.samples) if judged else None
-        change = gains(before, now).get(run.chief) if before and now and run.chief else None
+        follows = before is not None and not step.of_member
+        change = gains(before, now).get(run.chief) if before and follows and now and run.chief else None
         settings = [f"{name} {_said(step.settings[name])}" for name in SAID if _tells(step.settings, name)]
         rows.append(
             {
@@ -80,7 +81,7 @@ def changes(run: RunFound) -> list[dict[str, Any]]:
                 "change": change,
             }
         )
-        if now and step.kind not in HOLDERS and not step.tried:
+        if now and step.kind not in HOLDERS and not step.tried and not step.of_member:
             before = now
     return rows
 
