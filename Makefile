@@ -55,6 +55,7 @@ results: setup
 	@test -f benchmarks/results.py || { echo "benchmarks/results.py is not here yet, so there is nothing to measure."; exit 1; }
 	@echo "Training on the data sets in $(DATA) with the commands of the README; this takes a while. Writes docs/RESULTS.md."
 	$(BIN)/python -m benchmarks.results $(DATA)
+	$(BIN)/python -m benchmarks.reports $(DATA)
 
 clean:
 	rm -rf $(VENV) $(VENV)-bench build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.browser import CHROMIUM, Page, browser
 from PIL import Image
 
 import assay
 from assay.evidence.report import write_report
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
-from browser import CHROMIUM, Page, browser
 from test_report import FIT, MODEL, SECTIONS
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")

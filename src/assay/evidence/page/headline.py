@@ -44,7 +44,7 @@ def headline(run: RunFound, gallery: Gallery) -> dict[str, Any]:
         "backbone": (run.plan.get("model") or {}).get("backbone", ""),
         "heads": [{"name": plain(head.name), "kind": head.kind, "size": head.size} for head in samples.space],
         "counts": {side: len(samples.part(side)) for side in ("train", "val", "test")},
-        "unlabelled": int((~samples.part("train").labelled()).sum()),
+        "unlabelled": int((~run.as_read.part("train").labelled()).sum()),
         "under_way": _under_way(run),
         "chief": figure_title(chief) if chief else None,
         "validated": validated,

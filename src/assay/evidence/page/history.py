@@ -12,7 +12,7 @@ from markupsafe import Markup
 from assay.evidence.charts import PARTS, figure_title, in_order
 from assay.evidence.names import plain
 from assay.evidence.page.drawn import BAND, BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.evidence.page.folder import HOLDERS, RunFound, StepFound
+from assay.evidence.page.folder import CHIEF, HOLDERS, RunFound, StepFound
 
 MOST_HEADS = 8  # whose own figures have panels
 HIDDEN = ("seconds",)
@@ -40,10 +40,13 @@ def history(run: RunFound) -> dict[str, Any]:
     )
     table = table.filter(pl.col("value").is_finite())
     drawn = [name for name in _panels(table, run) if table.filter(name=name).height]
+    chief = run.chief or next((name for name in CHIEF if name in drawn), "")
+    first = {"loss", chief, "lr"}  # one row of three on a desk; the others are folded
     return {
         "panels": [
             {
                 "title": figure_title(name) if name != "lr" else "learning rate",
+                "first": name in first,
                 "svg": _panel(table.filter(name=name), bands, name),
             }
             for name in drawn

@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, spoken to over its DevTools pipe by the standard library alone."""
+"""A real browser: headless Chromium, spoken to over its DevTools pipe by the standard library alone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,113 @@
+"""What the report costs on real pictures, and whether it works in a real browser.
+
+    python -m benchmarks.reports DATA [--only NAME ...] [--pages DIR]
+
+Each set is trained by a probe at 64 pixels. The seconds of the page are those without its map, and those of t-SNE of up
+to 5,000 pictures on features that are known. With --pages, screenshots of a desk, the dark and a phone are kept there.
+Writes the section "reports" of docs/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import assay
+from assay.evidence.embedding import Setting, tsne
+from assay.evidence.report import write_report
+from benchmarks.browser import CHROMIUM, Page, browser
+from benchmarks.page import replace_section, table
+
+CLASSES = 'folder: "DATA"'
+SETS = {
+    "seedlings": CLASSES,
+    "flickr": 'lists: "DATA/annotations", images: "images/im{id}.jpg"',
+    "fashion": "rows: split/train.txt, labels: split/train_attr.txt, class_names: split/list_attr_cloth.txt, "
+    'root: "DATA"',
+    "cifar10n": 'table: "DATA/train.csv", image: image, heads: {label: {column: worse}}',
+}
+LOOKS = {"desk": (1200, False), "dark": (1200, True), "phone": (390, False)}
+HEADER = ["set", "pictures", "on the map", "page without t-SNE", "t-SNE", "size", "in the browser"]
+
+
+def main() -> None:
+    """Measure, one set after the other, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--pages", type=Path, help="a folder for screenshots")
+    options = parser.parse_args()
+    rows = []
+    for name in options.only:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows.append(measured(name, options.data / name, Path(scratch), options.pages))
+        sys.stderr.write(f"{rows[-1]}\n")
+    replace_section("reports", ["## What the report costs", "", *table(HEADER, rows)])
+
+
+def measured(name: str, data: Path, scratch: Path, pages: Path | None) -> list[str]:
+    """One line of the table."""
+    plan = scratch / "plan.yaml"
+    listed = SETS[name].replace("DATA", str(data.resolve()))
+    plan.write_text(f"data: {{{listed}}}\nsteps:\n  - probe: {{size: 64}}\n", encoding="utf-8")
+    run = assay.train(plan, run=scratch / name, device="cpu").folder
+    write_report(run, setting=Setting())  # its features and places are in the cache from here on
+    seconds = _timed(lambda: write_report(run, setting=Setting()))
+    features = max((np.load(path, mmap_mode="r") for path in (run / "cache").glob("features-*.npy")), key=len)
+    shown = np.array(features[:5000])
+    embedding = _timed(lambda: tsne(shown))
+    count = sum(assay.load(run).metrics["counts"].values())
+    size = (run / "report.html").stat().st_size
+    return [
+        name, f"{count:,}", f"{min(count, 5000):,}", f"{seconds:.1f} s", f"{embedding:.0f} s of {len(shown):,}",
+        f"{size / 1e6:.1f} MB", _tried(run / "report.html", pages),
+    ]  # fmt: skip
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _tried(report: Path, pages: Path | None) -> str:
+    """What a browser says of a page: its complaints, what a click and a hover show."""
+    if CHROMIUM is None:
+        return "no browser here"
+    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
+        for look, (width, dark) in LOOKS.items():
+            page.open(report, width=width, dark=dark)
+            if page.complaints:
+                return f"{look}: {page.complaints[0]}"
+            if page.run("document.documentElement.scrollWidth") > width:
+                return f"{look}: wider than {width} pixels"
+            if pages is not None:
+                pages.mkdir(parents=True, exist_ok=True)
+                page.screenshot(pages / f"{report.parent.name}-{look}.png", whole=True)
+        return f"no complaint; a click shows {_clicked(page)} pictures; a hover shows {_hovered(page)}"
+
+
+def _clicked(page: Page) -> int:
+    page.click(".matrix button:not([aria-pressed])")
+    return len(page.each(".confusion[open] .cellview .pic", "1"))
+
+
+def _hovered(page: Page) -> str:
+    """What moving over the map brings up."""
+    page.middle("#map-canvas")
+    left, top, width, height = page.box("#map-canvas")
+    for step in range(400):
+        page.move(left + width * (0.1 + 0.8 * (step % 20) / 20), top + height * (0.1 + 0.8 * (step // 20) / 20))
+        if not page.one("#peek", "e.hidden"):
+            return "one"
+    return "none"
+
+
+if __name__ == "__main__":
+    main()
