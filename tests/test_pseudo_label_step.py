@@ -336,6 +336,33 @@ def test_only_the_rounds_before_a_worse_one_are_kept(carry: Carry, monkeypatch: 
     assert step(run, "02-repeat")["model"] == "steps/02-repeat/round-1/02-probe/best"
 
 
+@pytest.mark.parametrize("moment", [2, 3])
+def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+    from assay.steps import repeat
+
+    fit = "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone, lr: 1e-2}"
+    soft = LABEL.replace("}", ", soft: true}")
+    steps = (BAD, f"repeat: {{times: 2, only_if_better: true, figure: nll, steps: [{soft}, {fit}]}}", fit)
+    whole = carry(*steps, run="whole")
+    real, left = repeat._figures, [moment]
+
+    def killed(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(repeat, "_figures", killed)
+    with pytest.raises(KeyboardInterrupt):
+        carry(*steps, run="killed")
+    monkeypatch.setattr(repeat, "_figures", real)
+    again = carry(*steps, run="killed")
+    files = [run.folder / "model" / "model.safetensors" for run in (whole, again)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    edits = [Ledger.read(run.folder / "ledger.csv").edits() for run in (whole, again)]
+    assert edits[0] == edits[1]
+
+
 def test_without_a_model_before_the_first_round_is_kept(carry: Carry) -> None:
     run = carry(f"repeat: {{times: 2, only_if_better: true, steps: [{PROBE}]}}")
     assert [one["kept"] for one in rounds_of(run, "01-repeat")] == [True, False]
