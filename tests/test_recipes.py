@@ -78,6 +78,8 @@ DATA = {
     "one-against-rest": folders,
     "imbalanced": folders,
     "long-tail-svm": folders,
+    "missing-labels": some_unlabelled,
+    "noisy-labels": folders,
 }
 SMALL = {
     "missing-labels-fast": [
@@ -140,6 +142,24 @@ SMALL = {
         "steps.0.fit.epochs=1",
         "steps.0.fit.batch=8",
         "steps.1.rebalance_head.class_weights={kind: given, weights: {label: {red: 2, green: 0.5}}}",
+    "missing-labels": [
+        "model.backbone=test_efficientnet",
+        "steps.4.repeat.times=1",
+        *(
+            f"steps.{fit}.{value}"
+            for number, views in enumerate((2, 1, 2, 1))
+            for fit in (f"{number}.fit", f"4.repeat.steps.{number + 1}.fit")
+            for value in ("size=32", "epochs=1", "batch=8", f"views={views}")
+        ),
+    ],
+    "noisy-labels": [
+        "model.backbone=test_efficientnet",
+        *("steps.1.clean_labels.size=32", "steps.1.clean_labels.weights=none", "steps.1.clean_labels.folds=2"),
+        *(
+            f"steps.{fit}.{value}"
+            for fit in ("0.fit", "1.clean_labels.fine_tune", "2.fit")
+            for value in ("size=32", "epochs=1", "batch=8")
+        ),
     ],
 }
 
@@ -271,3 +291,53 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
     assert [(kind.kind, kind.kernel) for kind in head.kinds] == [("svm", "linear"), ("svm", "rbf")]
     assert head.class_weights == Inverse()
     assert head.figure == "balanced_accuracy"
+def test_missing_labels_as_published(tmp_path: Path) -> None:
+    model, (*first, rounds) = said("missing-labels", tmp_path)
+    assert model.backbone == "resnet50"
+    pseudo, *again = [step.settings for step in rounds.steps]
+    assert (rounds.times, rounds.only_if_better, pseudo.keep.kind, pseudo.soft, pseudo.heads) == (
+        2,
+        False,
+        "all",
+        False,
+        None,
+    )
+    for fits in (first, again):
+        blocks = [(fit.size, fit.freeze, fit.schedule.kind, fit.batch) for fit in fits]
+        assert blocks == [
+            (128, "backbone", "flat_cos", 128),
+            (128, "none", "one_cycle", 128),
+            (224, "backbone", "flat_cos", 64),
+            (224, "none", "one_cycle", 64),
+        ]
+        for fit in fits:
+            assert fit.optimizer.kind == "adam"
+            assert (fit.augment.crop, fit.augment.flip) == ((0.35, 1.0), "horizontal")
+    assert [fit.start for fit in again] == ["pretrained", "previous", "previous", "previous"]
+    same = {"start": "previous"}
+    assert [fit.model_copy(update=same) for fit in again] == [fit.model_copy(update=same) for fit in first]
+
+
+def test_noisy_labels_as_published(tmp_path: Path) -> None:
+    model, (first, clean, second) = said("noisy-labels", tmp_path)
+    assert (model.init_from, second.start) == (None, "pretrained")  # both begin with what `init_from` may name
+    assert (first.schedule.kind, second.schedule.kind) == ("one_cycle", "flat_cos")
+    for fit in (first, second):
+        erase = fit.augment.erase
+        assert (fit.size, fit.loss.smoothing, fit.mix.mixup, fit.mix.cutmix) == (224, 0.1, 0.4, None)
+        assert (erase.probability, erase.patches, erase.fill) == (0.5, 3, "noise")
+    assert (clean.by, clean.action.kind, clean.size) == ("confident_learning", "drop", 224)
+    assert clean.fine_tune == first
+    assert clean.weights == "pretrained"  # an earlier run may have these labels by heart
+
+
+def test_noisy_labels_starts_both_models_from_an_earlier_run(tmp_path: Path) -> None:
+    tiny = ["model.backbone=test_efficientnet", "hardware.precision=fp32", "hardware.layout=contiguous"]
+    fit = ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"]
+    earlier = train(
+        folders(tmp_path), run=tmp_path / "earlier", recipe="small-data",
+        overrides=[*tiny, *fit, "model.options={}"], device="cpu",
+    )  # fmt: skip
+    overrides = [*SMALL["noisy-labels"], *tiny, f"model.init_from={earlier.folder}"]
+    run = train(tmp_path / "pictures", run=tmp_path / "run", recipe="noisy-labels", overrides=overrides, device="cpu")
+    assert [step["kind"] for step in run.metrics["steps"] if "/" not in step["name"]] == ["fit", "clean_labels", "fit"]
