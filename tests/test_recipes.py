@@ -142,6 +142,7 @@ SMALL = {
         "steps.0.fit.epochs=1",
         "steps.0.fit.batch=8",
         "steps.1.rebalance_head.class_weights={kind: given, weights: {label: {red: 2, green: 0.5}}}",
+    ],
     "missing-labels": [
         "model.backbone=test_efficientnet",
         "steps.4.repeat.times=1",
@@ -291,17 +292,14 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
     assert [(kind.kind, kind.kernel) for kind in head.kinds] == [("svm", "linear"), ("svm", "rbf")]
     assert head.class_weights == Inverse()
     assert head.figure == "balanced_accuracy"
+
+
 def test_missing_labels_as_published(tmp_path: Path) -> None:
     model, (*first, rounds) = said("missing-labels", tmp_path)
     assert model.backbone == "resnet50"
     pseudo, *again = [step.settings for step in rounds.steps]
-    assert (rounds.times, rounds.only_if_better, pseudo.keep.kind, pseudo.soft, pseudo.heads) == (
-        2,
-        False,
-        "all",
-        False,
-        None,
-    )
+    assert (rounds.times, rounds.only_if_better) == (2, False)
+    assert (pseudo.keep.kind, pseudo.soft, pseudo.heads) == ("all", False, None)
     for fits in (first, again):
         blocks = [(fit.size, fit.freeze, fit.schedule.kind, fit.batch) for fit in fits]
         assert blocks == [

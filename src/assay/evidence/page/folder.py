@@ -130,6 +130,9 @@ class RunFound:
         if path is None or step.scores is None or not path.exists() or space_of(path.parent) != self.samples.space:
             return None
         samples = labelled(self.samples.part("val"))
+        asked = {name: [row["class"] for row in head["per_class"]] for name, head in step.scores["heads"].items()}
+        if asked != {head.name: list(head.classes) for head in samples.space}:
+            return None  # a node of a tree: its question is another
         predictions = Predictions.read(path, samples.space, model=step.name)
         return Judged(samples, predictions) if predictions.ids == samples.ids else None
 
