@@ -51,7 +51,8 @@ def chance(right, count, *, share=0.25):
 
 
 def by_heart(samples, features):
-    linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=0)
+    weak = {head.name: (1.0,) for head in samples.space}  # searched, it would be as strong as chance deserves
+    linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=0, strengths=weak)
     return int((linear.logits(features).argmax(axis=1) == samples.codes()[0]).sum())
 
 
