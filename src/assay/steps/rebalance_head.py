@@ -184,7 +184,7 @@ def _told(
         f"better by {better.value:.4f} [{better.low:.4f}, {better.high:.4f}], n = {better.n}"
     )
     if better.value <= 0:
-        context.watch.line(f"  warning: {head.name}: no way to learn it is better than the head as it was")
+        context.watch.line(f"  warning: {head.name}: that is no better than the head {BEFORE}")
     return {
         "kept": kept.kind,
         "setting": kept.setting,
