@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,6 @@ from assay.models.classifier import ModelSettings, build_classifier, from_spec, 
 from assay.models.deciding import Deciding
 from assay.models.heads import KernelMachine, NearestMean, SideBySide
 from assay.models.saved import Saved
-from assay.models.soup import require_alike
 from assay.pixels.decode import Resize
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("p", "q"), "independent")))
@@ -139,15 +136,6 @@ def test_saved_as_tensors_and_read_back_the_same(tmp_path, hidden) -> None:
     assert {name: value.dtype for name, value in found.state_dict().items()} == {
         name: value.dtype for name, value in classifier.state_dict().items()
     }
-
-
-def test_such_heads_have_no_mean(tmp_path) -> None:
-    classifier = build_classifier(PLAIN, SPACE, seed=0, base=tmp_path, size=32)
-    plain = Saved(classifier, SPACE, 32, 32, Resize(), Deciding.plain(SPACE))
-    other = build_classifier(PLAIN, SPACE, seed=0, base=tmp_path, size=32)
-    other.replace_last(heads.joined([NearestMean(256, 3, paired=False), NearestMean(256, 2, paired=True)]))
-    with pytest.raises(ModelError, match="soup: two has a head of class means or kernels"):
-        require_alike([plain, replace(plain, classifier=other)], ["one", "two"])
 
 
 def test_a_kind_not_known_here_is_refused() -> None:

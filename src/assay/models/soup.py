@@ -42,12 +42,6 @@ def require_alike(models: Sequence[Saved], names: Sequence[str]) -> None:
                 f"soup: the last layer of {name} is not linear, and the mean of such layers is none of its kind. Take "
                 "the model before its head was learnt again, or combine these as a committee."
             )
-    for name, model in zip(names, models, strict=True):
-        if not model.classifier.is_linear:
-            raise ModelError(
-                f"soup: {name} has a head of class means or kernels, whose numbers have no mean with others. "
-                "Take the step before its head was learnt again, or combine these as a committee."
-            )
     facts = [
         {
             "network": spec(model.classifier),
