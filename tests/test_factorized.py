@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ from assay.models.backbones import build_backbone, freeze, set_training_mode, st
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.factorized import Noise
 from assay.models.folding import folded
+from assay.training.stopping import graceful
+from test_loop import SPACE as LOOP_SPACE
+from test_loop import job_of, same, trained
 
 TEN = LabelSpace((Head("label", tuple("abcdefghij")),))
 
@@ -151,6 +156,31 @@ def test_other_draws_are_left_as_they_were():
     before = torch.get_rng_state()
     Noise(1.0, 0).train()(x)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
+    """Noise beside dropout, in parts of a batch: what follows a checkpoint is what would have followed without it."""
+
+    def network():
+        return seeded(3, lambda: nn.Sequential(Noise(0.1, 0), nn.Dropout(0.5), nn.Linear(4, LOOP_SPACE.width)))
+
+    _, whole, _ = trained(tmp_path / "whole", job_of(model=network()), accumulate=2, batch=2, epochs=3)
+    job, steps = job_of(model=network()), []
+    step = job.optimizer.step
+
+    def stopped(*given, **named):
+        steps.append(1)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*given, **named)
+
+    job.optimizer.step = stopped
+    with pytest.raises(SystemExit), graceful():
+        trained(tmp_path / "two", job, accumulate=2, batch=2, epochs=3)
+    _, found, _ = trained(tmp_path / "two", job_of(model=network()), accumulate=2, batch=2, epochs=3)
+    assert same(found, whole)
+    _, quiet, _ = trained(tmp_path / "three", job_of(model=network()[1:]), accumulate=2, batch=2, epochs=3)
+    assert not torch.equal(quiet["2.weight"], whole["2.weight"])
 
 
 def test_a_copy_draws_what_the_original_would():

@@ -12,8 +12,9 @@ import torch
 
 from assay.balance import synthesis
 from assay.balance.gan import LATENT, Discriminator, Generator, deceived, judged, vary
-from assay.balance.synthesis import Course, learn, make, seeded
+from assay.balance.synthesis import Course, learn, make
 from assay.errors import TrainingError
+from assay.models.classifier import seeded
 from assay.progress import Silent
 from assay.training.stopping import graceful
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from assay.balance.gan import LATENT, Discriminator, Generator, deceived, judged, vary
 from assay.errors import TrainingError
+from assay.models.classifier import seeded
 from assay.progress import Watch
 from assay.training.checkpoint import (
     Average,
@@ -35,6 +35,7 @@ Read = Callable[[Rows], Tensor]
 """Rows of the training pictures to pictures (B, 3, side, side) in [0, 1]."""
 
 BETAS = (0.0, 0.9)  # of Adam, as published with spectral normalisation
+JUDGE = 2.0  # times the maker's rate: the judge keeps ahead (two time scales, Heusel et al. 2017)
 BATCH_OF_STATISTICS, BATCHES_OF_STATISTICS = 64, 16
 
 
@@ -174,8 +175,9 @@ def _fresh(course: Course, classes: int, device: str) -> Pair:
         discriminator = Discriminator(side=course.side, classes=classes, width=course.width).to(device)
     for network in (generator, discriminator):
         network.to(memory_format=torch.channels_last)  # on a CPU a quarter faster
-    optimizers = tuple(torch.optim.Adam(own.parameters(), course.lr, BETAS) for own in (generator, discriminator))
-    return Pair(generator, discriminator, Average(generator, course.ema), (optimizers[0], optimizers[1]))
+    to_make = torch.optim.Adam(generator.parameters(), course.lr, BETAS)
+    to_judge = torch.optim.Adam(discriminator.parameters(), JUDGE * course.lr, BETAS)
+    return Pair(generator, discriminator, Average(generator, course.ema), (to_make, to_judge))
 
 
 def _save(pair: Pair, path: Path) -> None:
@@ -214,11 +216,3 @@ def _noise(count: int, draws: torch.Generator) -> Tensor:
 def _seed_of(seed: int, number: int, purpose: str) -> int:
     parts = [seed, number, *purpose.encode()]
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` within the block, and leave the global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

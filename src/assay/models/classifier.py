@@ -166,14 +166,14 @@ def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, b
 
     Paths in `settings` are relative to `base`. Raises ModelError.
     """
-    with _seeded(seed):
+    with seeded(seed):
         backbone = build_backbone(settings.backbone, size=size, options=settings.options)
     if settings.init_from is not None:
         load_run(backbone, settings.backbone, run=base / settings.init_from)
     else:
         load_weights(backbone, settings.backbone, source=settings.weights, base=base)
     mean, std = normalisation(backbone)
-    with _seeded(seed):  # anew, so that a head does not depend on what the backbone drew
+    with seeded(seed):  # anew, so that a head does not depend on what the backbone drew
         return Classifier(
             backbone,
             features=feature_count(backbone),
@@ -206,7 +206,7 @@ def from_spec(described: dict[str, Any]) -> Classifier:
     missing = {"backbone", "hidden", "dropout", "width", "mean", "std"} - described.keys()
     if missing:
         raise ModelError(f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again.")
-    with _seeded(0):
+    with seeded(0):
         size, options = described.get("made_for", 128), described.get("options")
         backbone = build_backbone(described["backbone"], size=size, options=options)
         model = Classifier(
@@ -255,7 +255,7 @@ def _head(features: int, width: int, hidden: Sequence[int], dropout: float) -> n
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw from `seed` within the block, and leave the global generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed would reseed GPUs too
