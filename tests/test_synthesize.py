@@ -84,6 +84,12 @@ def left_behind(run):
     blue = next(path.name for path in (folder / "samples").iterdir() if path.is_dir())
     assert blue.endswith("-blue")
     assert {f"samples/{blue}/step-{n:06d}.png" for n in (1, 2)} <= names
+    page = (run.folder / "report.html").read_text()
+    assert '<section id="made-up"' in page
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "3 pictures, trained on" in page
+    with Image.open(folder / "samples" / "progress.png") as sheet:
+        assert sheet.size == (2 * 34 - 2, 32)
     assert {"samples/real-and-made-up.png", "made.json", "generator.safetensors"} <= names
     assert "checkpoint.safetensors" not in names
     told = step(run)["details"]["classes"]["blue"]

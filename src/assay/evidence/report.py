@@ -27,6 +27,7 @@ from assay.evidence.page.gallery import Gallery, Shown, fetch
 from assay.evidence.page.headline import changes, headline
 from assay.evidence.page.history import history
 from assay.evidence.page.judged import said, told, wrong_by_picture
+from assay.evidence.page.made_up import made_up
 from assay.evidence.page.results import results
 from assay.files import whole
 from assay.progress import Silent, Watch
@@ -57,6 +58,7 @@ def write_report(
         "noise": repairs.noise(run, gallery),
         "edits": repairs.edits(run, gallery),
         "pseudo": repairs.pseudo_labels(run),
+        "made_up": made_up(run),
         "networks": made.networks(run),
         "machine": made.machine(run),
         "again": made.again(run),

@@ -24,3 +24,10 @@ def write_sheet(path: Path, rows: Sequence[npt.NDArray[np.uint8]]) -> None:
             sheet[down * step : down * step + side, across * step : across * step + side] = picture
     with whole(path) as beside:
         Image.fromarray(sheet).save(beside, format="PNG")
+
+
+def first_of(path: Path, layout: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The first picture (S, S, 3) of a sheet of so many rows and columns."""
+    with Image.open(path) as sheet:
+        side = (sheet.height + GAP) // layout[0] - GAP
+        return np.array(sheet.convert("RGB").crop((0, 0, side, side)))

@@ -17,7 +17,7 @@ from torch import Tensor
 from assay.balance.gan import Generator
 from assay.balance.likeness import Likeness, likeness
 from assay.balance.synthesis import Course, learn, make
-from assay.evidence.sheets import write_sheet
+from assay.evidence.sheets import first_of, write_sheet
 from assay.figures.distances import Floats
 from assay.files import write_json
 from assay.labels.samples import Samples
@@ -34,6 +34,7 @@ Rows = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 
 SHEET = (4, 8)  # rows and columns of a sheet of samples
+MOST_SHEETS = 12  # of a class, side by side
 BATCH = 32
 MOST = 300  # pictures of a class that distances are measured on
 
@@ -89,6 +90,7 @@ def make_all(
     for code, count in wanted.items():
         _write(context.folder, code, make(generator, code, count, seed=context.seed + 1))
     _write_beside_real(known, generator, wanted, context)
+    _write_progress(known.head, wanted, context)
     told = _measure(settings, known, generator, wanted, state, context)
     write_json(context.folder / "made.json", told)  # last: it says that all of it is there
     checkpoint.unlink(missing_ok=True)
@@ -130,6 +132,17 @@ def _write_beside_real(known: Known, generator: Generator, wanted: dict[int, int
     write_sheet(context.folder / "samples" / "real-and-made-up.png", rows)
 
 
+def _write_progress(head: Head, wanted: dict[int, int], context: Context) -> None:
+    """A row a class: the first picture of each of its sheets, at most as many as fit, the last among them."""
+    rows = []
+    for code in wanted:
+        sheets = sorted(_samples(context, head, code).glob("step-*.png"))
+        places = np.unique(np.linspace(0, len(sheets) - 1, MOST_SHEETS).round().astype(int))
+        chosen = [sheets[place] for place in places]
+        rows.append(np.stack([first_of(sheet, SHEET) for sheet in chosen]))
+    write_sheet(context.folder / "samples" / "progress.png", rows)
+
+
 def _measure(
     settings: SynthesizeSettings,
     known: Known,
@@ -167,10 +180,10 @@ def _features(classifier: Classifier, pictures: Tensor, *, size: int) -> Floats:
 
 
 def _say(name: str, real: int, made: int, found: Likeness, head: Head, context: Context) -> None:
-    other = "" if found.nearest is None else f", {head.classes[found.nearest]} {found.other:.1f}"
+    other = "" if found.nearest is None else f", {head.classes[found.nearest]} {found.other:.3g}"
     context.watch.line(
-        f"  {name}: {made} pictures made up after {real} real ones: Frechet distance {found.made:.1f} "
-        f"(real ones {found.real:.1f}{other}; n = {found.n}), variety {found.variety:.2f} of that of real ones"
+        f"  {name}: {made} pictures made up after {real} real ones: Frechet distance {found.made:.3g} "
+        f"(real ones {found.real:.3g}{other}; n = {found.n}), variety {found.variety:.2f} of that of real ones"
     )
     if found.collapsed:
         context.watch.line(f"  warning: {name}: the made-up pictures are much alike; the network repeats itself")

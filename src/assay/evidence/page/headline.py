@@ -23,6 +23,7 @@ SAID = ("size", "epochs", "freeze", "lr", "batch", "start", "times", "by", "figu
 
 PURPOSES = {
     "probe": "a linear model on the features of the frozen backbone",
+    "synthesize": "pictures of rare classes made up by a network, kept only if they help",
     "fit": "training by gradient descent",
     "rebalance_head": "the head learnt again for classes that count alike",
     "tune_thresholds": "the probability from which a tag is given",
