@@ -10,7 +10,7 @@ DATA ?= data
 .PHONY: help setup demo test bench results clean
 
 help:
-	@echo "make demo      install, train on built-in pictures (handwritten digits), say what it scored"
+	@echo "make demo      install, train on built-in pictures (handwritten digits) with spoilt labels, say what repairs gave back"
 	@echo "make test      install, then check the style, the types, the import contract, and run the tests"
 	@echo "make bench     compare the speed with other libraries on the data sets in DATA=$(DATA); writes docs/BENCHMARKS.md"
 	@echo "make results   train on the data sets in DATA=$(DATA) and write down the figures in docs/RESULTS.md"
