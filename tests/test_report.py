@@ -22,6 +22,8 @@ from assay.evidence.report import write_report
 from assay.evidence.sprites import LARGE, SMALL, sheets
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
+from assay.predictions.predict import Predictions
+from assay.predictions.scores import scores_of
 from conftest import write_pictures
 
 SECTIONS = ["headline", "steps", "data", "history", "classes", "confusion", "pictures", "calibration", "thresholds"]
@@ -145,6 +147,20 @@ def test_the_command_writes_the_page_again(run):
     )
     assert found.exit_code == 0, found.output
     assert "20 of 45 pictures" in " ".join((run / "report.html").read_text(encoding="utf-8").split())
+
+
+def test_no_errors_at_all(run):
+    judged = read_run(run).judged
+    assert judged is not None
+    step, logits = run / "steps" / "03-calibrate", 20 * np.eye(3, dtype=np.float32)[judged.codes[0]]
+    right = Predictions.of(judged.samples.ids, judged.samples.space, logits, model="")
+    right.write(step / "best" / "predictions.parquet")
+    done = json.loads((step / "done.json").read_text())
+    (step / "done.json").write_text(json.dumps(done | {"scores": scores_of(right, judged.samples)}))
+    text = page(run)
+    assert "Every validation picture is answered rightly." in text
+    assert "No answer is wrong." in text
+    assert "Where it is worst" not in text
 
 
 def test_no_validation(colours, tmp_path):
