@@ -123,11 +123,6 @@ def shown_at(folder: Path) -> tuple[int, Resize]:
     return description["size"], Resize.model_validate(description["resize"])
 
 
-def space_of(folder: Path) -> LabelSpace:
-    """What the model in a folder answers; no weights are read. Raises RunError where there is none."""
-    return LabelSpace.from_json(read_description(folder)["heads"])
-
-
 def member_of(folder: Path) -> Member:
     """The model in a folder, as a member of others. Raises RunError."""
     return Member(load_model(folder), folder)

@@ -20,7 +20,6 @@ from assay.labels.pictures import by_path
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.subset import labelled
-from assay.models.composite import space_of
 from assay.predictions.predict import Predictions
 
 CHIEF = ("accuracy", "micro_f1", "macro_f1")
@@ -127,7 +126,7 @@ class RunFound:
         The model of one question of a tree says whether a picture belongs to a branch, and nothing of its classes.
         """
         path = self.folder / step.done["model"] / "predictions.parquet" if step.done and step.done["model"] else None
-        if path is None or step.scores is None or not path.exists() or space_of(path.parent) != self.samples.space:
+        if path is None or step.scores is None or not path.exists():
             return None
         samples = labelled(self.samples.part("val"))
         asked = {name: [row["class"] for row in head["per_class"]] for name, head in step.scores["heads"].items()}
