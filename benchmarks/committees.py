@@ -220,7 +220,8 @@ def write(lines: Mapping[str, Line], given: argparse.Namespace) -> None:
         gains = [gain(scores[over], found, one) if over else "" for one in FIGURES]
         told = f"{over[0]}{'' if over[1] == 'plain' else f', {over[1]}'}" if over else ""
         rows.append([name, views, *cells, told, *gains, *seconds(lines, name, views, given)])
-    header = ["model", "views", "accuracy", "macro F1", "over", "accuracy", "macro F1", "training", "answering"]
+    above = [f"{name} above that" for name in ("accuracy", "macro F1")]
+    header = ["model", "views", "accuracy", "macro F1", "over", *above, "command", "answering"]
     seeds = ", ".join(map(str, given.seeds))
     about = ABOUT.format(size=given.size, n=len(samples), epochs=given.epochs, seeds=seeds, command=command(given))
     replace_section("committees", ["## Committees", "", *about.splitlines(), "", *table(header, rows)], page=given.page)
