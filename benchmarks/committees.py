@@ -11,7 +11,6 @@ writes the section of docs/RESULTS.md again.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -28,8 +27,8 @@ from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.yaml_lines import write as to_yaml
 from benchmarks.page import replace_section, table
+from benchmarks.record import Line, Record, require_same_settings
 
-Line = dict[str, Any]
 Scores = Mapping[str, HeadScore]
 FIGURES = ("accuracy", "macro_f1")
 RESAMPLES = 2_000
@@ -50,21 +49,20 @@ Seconds: the whole command that made the model, of a committee without its membe
 `{command}`"""
 
 
+SETTINGS = ("epochs", "size", "members", "weights", "limit")
+
+
 def main() -> None:
     """Measure what is missing, and write the section."""
     given = arguments()
-    given.work.mkdir(parents=True, exist_ok=True)
-    require_same_settings(given)
-    record = given.work / "measured.jsonl"
-    lines: list[Line] = [json.loads(row) for row in record.read_text().splitlines()] if record.exists() else []
-    known = {line["key"] for line in lines}
+    require_same_settings(given.work, {name: getattr(given, name) for name in SETTINGS})
+    record = Record(given.work / "measured.jsonl")
+    known = {line["key"] for line in record.lines}
     for key, measure in () if given.report else measurements(given):
         if key not in known:
             sys.stderr.write(f"{key}\n")
-            lines.append({"key": key, **measure()})
-            with record.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-    write({line["key"]: line for line in lines}, given)
+            record.keep({"key": key, **measure()})
+    write({line["key"]: line for line in record.lines}, given)
 
 
 def measurements(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Line]]]:
@@ -260,15 +258,6 @@ def seconds(lines: Mapping[str, Line], name: str, views: str, given: argparse.Na
     trained = float(np.median([lines[f"train/{name}/{seed}"]["seconds"] for seed in seeds]))
     answered = float(np.median([lines[f"answer/{name}/{views}/{seed}"]["seconds"] for seed in seeds]))
     return [f"{trained:.0f} s" if views == "plain" else "", f"{answered:.1f} s"]
-
-
-def require_same_settings(given: argparse.Namespace) -> None:
-    """Refuse to mix measurements of different settings in one table."""
-    settings = {name: getattr(given, name) for name in ("epochs", "size", "members", "weights", "limit")}
-    path = given.work / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise SystemExit(f"--work {given.work}: measured with other settings ({path}). Give another folder.")
-    path.write_text(json.dumps(settings))
 
 
 def command(given: argparse.Namespace) -> str:

@@ -11,7 +11,6 @@ are kept in WORK/measured.jsonl: what is there is not measured again. Writes a s
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from assay.figures.tallies import macro_f1, ratio
 from assay.labels.samples import Samples
 from assay.yaml_lines import write
 from benchmarks.page import replace_section, table
+from benchmarks.record import Record
 
 Floats = npt.NDArray[np.floating[Any]]
 Way = Callable[[str], dict[str, Any]]
@@ -61,10 +61,8 @@ WAYS: dict[str, Way] = {
 def main() -> None:
     """Measure what is missing, and write the section."""
     given = arguments()
-    given.work.mkdir(parents=True, exist_ok=True)
-    record = given.work / "measured.jsonl"
-    lines = [json.loads(row) for row in record.read_text().splitlines()] if record.exists() else []
-    lines = [line for line in lines if line["settings"] == settings(given)]
+    record = Record(given.work / "measured.jsonl")
+    lines = [line for line in record.lines if line["settings"] == settings(given)]
     for way, make in WAYS.items():
         for seed in given.seeds:
             if any((line["way"], line["seed"]) == (way, seed) for line in lines):
@@ -73,8 +71,7 @@ def main() -> None:
             sys.stderr.write(f"{way}, seed {seed}\n")
             line = {"way": way, "seed": seed, "settings": settings(given), **measure(make(weakest), seed, given)}
             lines.append(line)
-            with record.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            record.keep(line)
     replace_section("imbalanced", section(lines, given))
 
 

@@ -34,8 +34,8 @@ from assay.predictions.predict import Predictions
 from assay.yaml_lines import write
 from benchmarks.page import replace_section, table
 from benchmarks.planted import long_tail, plant
+from benchmarks.record import Line, Record, require_same_settings
 
-Line = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2_000
 PLAIN, OVER = "plain training", "oversampling"
@@ -69,16 +69,12 @@ ROWS = (
 def main() -> None:
     """Measure what is missing, and write the section."""
     given = arguments()
-    given.work.mkdir(parents=True, exist_ok=True)
-    require_same_settings(given)
-    record = given.work / "measured.jsonl"
-    lines: list[Line] = [json.loads(row) for row in record.read_text().splitlines()] if record.exists() else []
-    done = {(line["name"], line["seed"]) for line in lines}
+    require_same_settings(given.work, {name: getattr(given, name) for name in SETTINGS})
+    record = Record(given.work / "measured.jsonl")
+    done = {(line["name"], line["seed"]) for line in record.lines}
     for seed, row in missing(given, done):
         sys.stderr.write(f"{row.name}, seed {seed}\n")
-        lines.append({"name": row.name, "seed": seed, **measured(row, seed, given)})
-        with record.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        record.keep({"name": row.name, "seed": seed, **measured(row, seed, given)})
     about = [
         f"### A long tail: eurosat, the first class {given.tail:g} times as frequent as the last",
         "",
@@ -91,7 +87,7 @@ def main() -> None:
         f"`{command(given)}`",
         "",
     ]
-    replace_section("long tail", [*about, *rows_of(lines)], page=given.page)
+    replace_section("long tail", [*about, *rows_of(record.lines)], page=given.page)
 
 
 def missing(given: argparse.Namespace, done: set[tuple[str, int]]) -> Iterator[tuple[int, Row]]:
@@ -202,14 +198,6 @@ def shown(by_seed: Sequence[Floats], count: int, *, sign: str = "") -> str:
 
 
 SETTINGS = ("tail", "size", "epochs")
-
-
-def require_same_settings(given: argparse.Namespace) -> None:
-    """Refuse to mix measurements of different settings in one table."""
-    path, settings = given.work / "settings.json", {name: getattr(given, name) for name in SETTINGS}
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise SystemExit(f"--work {given.work}: measured with other settings ({path}). Give another folder.")
-    path.write_text(json.dumps(settings))
 
 
 def command(given: argparse.Namespace) -> str:

@@ -26,6 +26,7 @@ from scipy import stats
 
 from assay.models.weights import PACKAGES
 from benchmarks.page import replace_section, table
+from benchmarks.record import Record
 
 CURVES = Path("docs/images/networks-curves.png")
 COSTS = (
@@ -94,19 +95,15 @@ VARIANTS = (
 def main() -> None:
     """Measure what is missing, and write the sections."""
     given = arguments()
-    given.work.mkdir(parents=True, exist_ok=True)
-    record = given.work / "networks.jsonl"
-    lines = [json.loads(row) for row in record.read_text().splitlines()] if record.exists() else []
-    known = {json.dumps(line["key"]) for line in lines}
+    record = Record(given.work / "networks.jsonl")
+    known = {json.dumps(line["key"]) for line in record.lines}
     for key, measure in measurements(given):
         if json.dumps(key) in known:
             continue
         sys.stderr.write(f"{key}\n")
-        lines.append({"key": key, **measure()})
-        with record.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        record.keep({"key": key, **measure()})
     wanted = {json.dumps(key) for key, _ in measurements(given)}
-    write([line for line in lines if json.dumps(line["key"]) in wanted], given)
+    write([line for line in record.lines if json.dumps(line["key"]) in wanted], given)
 
 
 def measurements(given: argparse.Namespace) -> Iterator[tuple[list[Any], Any]]:

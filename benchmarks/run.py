@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.contenders import CONTENDERS, ROOT, Contender, Job, observed
 from benchmarks.prepare import prepare
+from benchmarks.record import Record, require_same_settings
 from benchmarks.table import document
 
 EXPLANATION = """\
@@ -44,21 +45,16 @@ and in Assay's it stays in evaluation mode.
 def main() -> None:
     """Measure what is missing, and write the page."""
     given = arguments()
-    given.work.mkdir(parents=True, exist_ok=True)
-    require_same_settings(given)
-    record = given.work / "measured.jsonl"
-    lines = [json.loads(row) for row in record.read_text().splitlines()] if record.exists() else []
+    require_same_settings(given.work, {name: getattr(given, name) for name in SETTINGS})
+    record = Record(given.work / "measured.jsonl")
     if not given.report:
-        done = {line["key"] for line in lines}
+        done = {line["key"] for line in record.lines}
         for key, measure in measurements(given):
             if key in done:
                 continue
             sys.stderr.write(f"{key}\n")
-            line = {"key": key, **measure()}
-            lines.append(line)
-            with record.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-    text = document(lines, command=command(given), explanation=EXPLANATION.format(**vars(given)))
+            record.keep({"key": key, **measure()})
+    text = document(record.lines, command=command(given), explanation=EXPLANATION.format(**vars(given)))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(text, encoding="utf-8")
 
@@ -69,14 +65,6 @@ SETTINGS = (
     *("repeats", "full_repeats", "rate_pictures", "rate_epochs", "frozen_epochs"),
     *("epochs", "size", "batch", "seed", "bf16_seconds"),
 )
-
-
-def require_same_settings(given: argparse.Namespace) -> None:
-    """Refuse to mix measurements of different settings in one table."""
-    path, settings = given.work / "settings.json", {name: getattr(given, name) for name in SETTINGS}
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise SystemExit(f"--work {given.work}: measured with other settings ({path}). Give another folder.")
-    path.write_text(json.dumps(settings))
 
 
 def command(given: argparse.Namespace) -> str:

@@ -32,6 +32,7 @@ from assay.labels.split import folds
 from assay.repair.confident_learning import HeadSuspects
 from assay.repair.judges import judged, posterior
 from benchmarks.page import replace_section, table
+from benchmarks.record import Record
 
 Floats = npt.NDArray[np.float32]
 COLUMNS = ("worse", "random1", "aggregate")
@@ -77,18 +78,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "assay-suspects")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the section again")
     given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    record = given.work / "measured.jsonl"
-    lines = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    done = {line["key"] for line in lines}
+    record = Record(given.work / "measured.jsonl")
+    done = {line["key"] for line in record.lines}
     for key, measure in () if given.report else measurements(given):
         if key in done:
             continue
-        lines.append({"key": key, **measure()})
-        sys.stderr.write(f"{json.dumps(lines[-1])}\n")
-        with record.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
-    write(lines, given)
+        record.keep({"key": key, **measure()})
+        sys.stderr.write(f"{json.dumps(record.lines[-1])}\n")
+    write(record.lines, given)
 
 
 def measurements(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:

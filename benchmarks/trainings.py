@@ -7,7 +7,6 @@ goes on from there; the section of docs/RESULTS.md is written from these lines a
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -25,8 +24,8 @@ from assay.figures.intervals import draws, with_interval
 from assay.recipes import recipe_text
 from assay.yaml_lines import read, write
 from benchmarks.page import replace_section, table
+from benchmarks.record import Line, Record, require_same_settings
 
-Line = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2_000
 
@@ -80,28 +79,16 @@ def options(about: str, *, size: int) -> argparse.ArgumentParser:
 def measure(comparison: Comparison, given: argparse.Namespace) -> None:
     """Measure what is missing, all trainings by one seed before the next, and write the section."""
     work = given.work or Path(tempfile.gettempdir()) / f"assay-{comparison.section}"
-    work.mkdir(parents=True, exist_ok=True)
-    _require_same_settings(work, [given.size, given.scale])
-    record = work / "measured.jsonl"
-    lines: list[Line] = [json.loads(row) for row in record.read_text().splitlines()] if record.exists() else []
-    done = {(line["name"], line["seed"]) for line in lines}
+    require_same_settings(work, [given.size, given.scale])
+    record = Record(work / "measured.jsonl")
+    done = {(line["name"], line["seed"]) for line in record.lines}
     for seed in [] if given.report else given.seeds:
         for name in given.only or comparison.trainings:
             if (name, seed) not in done:
                 sys.stderr.write(f"{name}, seed {seed}\n")
                 found = _trained(comparison.trainings[name], comparison.judge, work / "scratch", seed)
-                lines.append({"name": name, "seed": seed, **found})
-                with record.open("a") as file:
-                    file.write(json.dumps(lines[-1]) + "\n")
-    replace_section(comparison.section, [*comparison.about, "", *_table(comparison, lines)], page=given.page)
-
-
-def _require_same_settings(work: Path, settings: Sequence[float]) -> None:
-    """Refuse to mix measurements of different settings in one table."""
-    path = work / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != list(settings):
-        raise SystemExit(f"{work}: measured with other settings ({path}). Give another folder with --work.")
-    path.write_text(json.dumps(list(settings)))
+                record.keep({"name": name, "seed": seed, **found})
+    replace_section(comparison.section, [*comparison.about, "", *_table(comparison, record.lines)], page=given.page)
 
 
 def _trained(training: Training, judge: Callable[[Path], dict[str, list[int]]], place: Path, seed: int) -> Line:
