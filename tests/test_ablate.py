@@ -21,7 +21,7 @@ from assay.plan import from_source, parse
 from assay.run import train
 from assay.steps import STEPS
 from assay.studies.ablate import Ablation, ablate
-from assay.studies.variants import Variant, variants
+from assay.studies.variants import Variant, variants, without_repairs
 from conftest import write_pictures
 from fake_steps import RELABEL
 
@@ -107,6 +107,11 @@ def test_a_repeat_goes_with_its_last_repair() -> None:
         ["repeat", ["pseudo_label", "fit"]],
         ["repeat", ["clean_labels", "fit"]],
     ]
+
+
+def test_all_repairs_are_left_out_at_once_those_within_others_too() -> None:
+    whole, *_ = of("clean_labels", "fit", ROUNDS, "calibrate")
+    assert [step.kind for step in without_repairs(whole.plan.steps)] == ["fit", "calibrate"]
 
 
 def test_any_step_is_left_out_when_named() -> None:

@@ -11,16 +11,15 @@ import numpy as np
 
 from assay.figures.intervals import Figure
 from assay.figures.metrics import higher_is_better
-from assay.figures.paired import Resampled, difference, over_seeds, resampled, verdict
+from assay.figures.paired import difference, over_seeds, verdict
 from assay.lock import lock
 from assay.plan import LoadedPlan, anchored, load
 from assay.progress import Silent, Watch
 from assay.run import Run, train
-from assay.studies.scored import headline, seconds, validation_score
+from assay.studies.scored import BOOTSTRAP, headline, resampled_of, seconds
 from assay.studies.sharing import share, take_over_persons
 from assay.studies.variants import Variant, variants
 
-BOOTSTRAP = 1000
 OF_A_STEP_LEFT_OUT = {"worse": "it helped", "better": "it did harm", "not told apart": "no gain shown"}
 
 
@@ -150,7 +149,7 @@ def compare(
     """
     whole = compared[0].name
     named = figure or headline(runs[seeds[0], whole])
-    found = {variant.name: [_resampled(runs[seed, variant.name], named) for seed in seeds] for variant in compared}
+    found = {variant.name: [resampled_of(runs[seed, variant.name], named) for seed in seeds] for variant in compared}
     rows = []
     for variant in compared:
         own = found[variant.name]
@@ -167,7 +166,3 @@ def compare(
             )
         )
     return Ablation(named, seeds, tuple(rows))
-
-
-def _resampled(run: Run, figure: str) -> Resampled:
-    return resampled(validation_score(run, bootstrap=BOOTSTRAP), figure)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from assay.errors import DataError, RunError
 from assay.figures.metrics import HeadScore, score
+from assay.figures.paired import Resampled, resampled
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
 from assay.run import Run
 
+BOOTSTRAP = 1000
 HEADLINES = ("accuracy", "micro_f1", "nll")
 
 
@@ -38,6 +40,14 @@ def validation_score(run: Run, *, bootstrap: int) -> dict[str, HeadScore]:
         thresholds=answers.thresholds,
         bootstrap=bootstrap,
     )
+
+
+def resampled_of(run: Run, figure: str) -> Resampled:
+    """A validation figure of a run, with the resamples that differences are drawn from.
+
+    Raises as `validation_score` and `resampled` do.
+    """
+    return resampled(validation_score(run, bootstrap=BOOTSTRAP), figure)
 
 
 def headline(run: Run) -> str:

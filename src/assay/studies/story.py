@@ -9,15 +9,13 @@ from typing import Any
 
 from assay.demo import FAULTY, TRUTH
 from assay.figures.intervals import Figure
-from assay.figures.paired import Resampled, difference, over_seeds, resampled
+from assay.figures.paired import difference, over_seeds
 from assay.plan import LoadedPlan, anchored, from_source
 from assay.progress import Silent, Watch
 from assay.run import Run, train
-from assay.studies.scored import headline, seconds, validation_score
+from assay.studies.scored import headline, resampled_of, seconds
 from assay.studies.sharing import share
-from assay.studies.variants import REPAIRS
-
-BOOTSTRAP = 1000
+from assay.studies.variants import without_repairs
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,13 @@ def story(pictures: Path, folder: Path, *, recipe: str, watch: Watch | None = No
 
 
 def _without_repairs(loaded: LoadedPlan) -> LoadedPlan:
-    kept = tuple(step for step in loaded.plan.steps if step.kind not in REPAIRS)
+    kept = without_repairs(loaded.plan.steps)
     return replace(loaded, plan=loaded.plan.model_copy(update={"steps": kept}))
 
 
 def _chapters(names: Sequence[str], runs: Sequence[Run]) -> list[Chapter]:
     figure = headline(runs[0])
-    found: list[Resampled] = [resampled(validation_score(run, bootstrap=BOOTSTRAP), figure) for run in runs]
+    found = [resampled_of(run, figure) for run in runs]
     return [
         Chapter(name, run, over_seeds([one]), None if place == 0 else difference([found[0]], [one]))
         for place, (name, run, one) in enumerate(zip(names, runs, found, strict=True))

@@ -77,6 +77,13 @@ def left(steps: Steps, path: Path) -> Steps:
     return (*before, changed, *after)
 
 
+def without_repairs(steps: Steps) -> Steps:
+    """The steps without any of their repairs, those within others too, left out one after the other."""
+    while path := next((path for path, step in walk(steps) if _repairs(step)), None):
+        steps = left(steps, path)
+    return steps
+
+
 def _left_out(plan: Plan, path: Path) -> Variant:
     names = _names(plan.steps, path)
     said = f"without {'/'.join(names)}"
