@@ -17,21 +17,11 @@ from assay.files import write_text
 from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
 from assay.lock import lock
-from assay.progress import Silent
 from assay.steps import STEPS
+from conftest import Lines
 from fake_steps import RELABEL
 
 PROBE = "probe: {size: 32}"
-
-
-class Lines(Silent):
-    """Keeps the lines that a person would see."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 class Project:

@@ -32,18 +32,11 @@ from assay.predictions.predict import Predictions
 from assay.progress import Silent
 from assay.steps import STEPS
 from assay.studies.combine import combine
+from conftest import Lines
 
 FIT = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}}"
 LARGER = "{model: {backbone: test_resnet, weights: none}, steps: [{probe: {size: 48}}]}"
 TWO = f"members: [{{steps: [{FIT}]}}, {LARGER}]"
-
-
-class Lines(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(autouse=True)

@@ -21,27 +21,19 @@ from assay.models.saved import Saved
 from assay.pixels.decode import Resize
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import scores_of
-from assay.progress import Silent
 from assay.steps.calibrate import CalibrateSettings
 from assay.steps.calibrate import run as calibrate
 from assay.steps.state import Context, State, StepResult
 from assay.steps.tune_thresholds import TuneThresholdsSettings
 from assay.steps.tune_thresholds import run as tune_thresholds
 from assay.training.processes import Alone
+from conftest import Lines
 
 TAGS = Head("tags", ("beach", "city", "night"), "independent")
 SEASON = Head("season", ("summer", "winter"))
 MORE = Head("more", ("x", "y"), "independent")
 SPACE = LabelSpace((SEASON, TAGS, MORE))
 PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
-
-
-class Lines(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def samples(codes: list[np.ndarray], space: LabelSpace = SPACE) -> Samples:

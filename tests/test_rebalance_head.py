@@ -26,27 +26,18 @@ from assay.models.saved import Saved
 from assay.pixels.decode import Resize
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import scores_of
-from assay.progress import Silent
 from assay.steps import rebalance_head
 from assay.steps.rebalance_head import RebalanceHeadSettings
 from assay.steps.state import Context, State, StepResult
 from assay.training.linear import fit_linear
 from assay.training.processes import Alone
-from conftest import write_pictures
+from conftest import Lines, write_pictures
 
 KIND = Head("kind", ("a", "b", "c"))
 TAGS = Head("tags", ("p", "q", "r"), "independent")
 BOTH = LabelSpace((KIND, TAGS))
 PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
 NAMES = [name_of(kind) for kind in ALL]
-
-
-class Lines(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def pictures(split: list[str], codes: list[np.ndarray], space: LabelSpace) -> Samples:

@@ -23,25 +23,14 @@ from assay.labels.samples import Samples
 from assay.models.seen import read_seen, seen
 from assay.output.artifact import Artifact
 from assay.predictions.predict import Predictions
-from assay.progress import Silent
 from assay.steps.history import read_history
 from assay.training.optimizers import OPTIMIZERS
 from assay.training.schedules import SCHEDULES
-from conftest import COLOURS, write_pictures
+from conftest import COLOURS, Lines, write_pictures
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3}"
 Carry = Callable[..., assay.Run]
-
-
-class Lines(Silent):
-    """Keeps the lines that a person would see."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
