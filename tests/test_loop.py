@@ -19,7 +19,7 @@ from assay.progress import Silent
 from assay.training.answered import Answered
 from assay.training.hardware import Hardware
 from assay.training.job import Batch, Course, Job, Progress
-from assay.training.loop import _optimizer_step, fit
+from assay.training.loop import fit, optimizer_step
 from assay.training.losses import ByHead, head_losses
 from assay.training.machine import Machine
 from assay.training.objective import Objective, Truth, counts, dense
@@ -166,7 +166,7 @@ def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
         machine = Machine(One(rank, ranks), Hardware())
         machine.optimizer_step = lambda *given, **named: None  # type: ignore[method-assign]
         progress = Progress(sums=[0.0, 0.0], counts=[0.0, 0.0])
-        _optimizer_step(job, course, progress, machine, job.network, rows, Answered.nothing(N, SPACE.width))
+        optimizer_step(job, course, progress, machine, job.network, rows, Answered.nothing(N, SPACE.width))
         gradients.append(gradient(job.network))
     job = job_of(mixed=mixed)
     whole = job.source.batch(0, rows, np.roll(rows, 1))

@@ -7,7 +7,8 @@
     ├── ModelError        a backbone or its weights
     ├── RunError          a run folder: in use, read-only, unfinished, unreadable
     ├── SpaceError        no room left on the disk
-    └── TrainingError     a loss that is not finite, too little memory
+    └── TrainingError     too little memory, and
+        └── DivergedError a loss that is not finite
 
 A message names the thing, the rule it broke and the way out. Anything that is not an
 `AssayError` is a fault of ours: it keeps its traceback and ends with exit code 1.
@@ -44,3 +45,7 @@ class SpaceError(AssayError):
 
 class TrainingError(AssayError):
     """Training that cannot go on: a loss that is not finite, or too little memory."""
+
+
+class DivergedError(TrainingError):
+    """A loss that is not finite."""

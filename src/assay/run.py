@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assay.default_plan import SIZE, default_steps, flips
 from assay.environment import PeakMemory, environment
 from assay.errors import AssayError, DataError, RunError
 from assay.evidence.embedding import Setting
@@ -23,20 +22,17 @@ from assay.evidence.tables import plain_lines, split_tables
 from assay.figures.metrics import to_json
 from assay.figures.paired import gains
 from assay.files import fingerprint, write_json, write_text
-from assay.labels.corrections import follow, told
+from assay.labels.corrections import told
 from assay.labels.ledger import Ledger
 from assay.labels.pictures import by_path
-from assay.labels.read import places_of, read
 from assay.labels.samples import Samples
 from assay.labels.split import split_table
-from assay.labels.subset import labelled, with_space, without
+from assay.labels.subset import labelled, with_space
 from assay.lock import lock
 from assay.models.composite import load_model
-from assay.models.seen import count_seen, seen_at_start
+from assay.opening import open_plan
 from assay.output.artifact import Artifact
-from assay.pixels.cache import Cache, build
-from assay.pixels.decode import Resize
-from assay.plan import LoadedPlan, Plan, anchored, complete, from_source, to_yaml
+from assay.plan import LoadedPlan, Plan, from_source, to_yaml
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import scored
 from assay.predictions.views import AnyViews
@@ -45,7 +41,6 @@ from assay.scoring import answers_for, baselines, test_scores
 from assay.steps.added import seeing_added
 from assay.steps.carry import carry_out, forget_others, put_aside, read_done
 from assay.steps.history import read_history
-from assay.steps.members import first_shown
 from assay.steps.state import TRIAL, Context, State
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
 from assay.training.processes import Processes, processes
@@ -170,106 +165,18 @@ def _carry(
     open_test: bool,
 ) -> Run:
     began = time.perf_counter()
-    watch.line(f"reading {loaded.source_name}")
-    samples = read(loaded.plan.data, base=loaded.base)
-    pixels = _Pixels(samples, folder / "cache", watch=watch)
-    first = first_shown(loaded.plan.steps, loaded.base) or (SIZE, Resize())
-    with together.main_process_first():  # the others find the cache made
-        cache = pixels.of(*first)  # which pictures can be read is known once they were
-    samples = without(samples, pixels.unreadable)
-    if strict:
-        _require_all(samples)
-    with together.main_process_first():  # the others find it up to date
-        table = places_of(loaded.plan.data, base=loaded.base).get("corrections")
-        ledger = follow(Ledger.read(folder / "ledger.csv"), table, samples)
-    corrected = ledger.of(()).apply(samples)  # by a person, before any step
-    if not loaded.plan.steps:
-        loaded = _with_steps(loaded, corrected, cache, watch)
-    plan = anchored(loaded)
+    opened = open_plan(loaded, folder, together=together, device=device, strict=strict, watch=watch)
     if together.is_main_process:
-        _describe(folder, plan, samples, watch)
-        _tell_corrections(ledger, samples, watch)
-    state = State(corrected, None, fingerprint(corrected.fingerprint(), plan.model.model_dump_json(), str(plan.seed)))
-    context = Context(
-        run=folder,
-        folder=folder / "steps",
-        name="",
-        number=0,
-        model=plan.model,
-        base=loaded.base,
-        seed=plan.seed,
-        device=device,
-        pinned=Hardware(device, plan.hardware.precision, plan.hardware.layout) if plan.hardware else None,
-        processes=together,
-        as_read=samples,
-        ledger=ledger.path,
-        pictures=pixels.of,
-        watch=watch,
-        run_steps=carry_out,
-    )
-    state = carry_out(plan.steps, state, context)
+        _describe(folder, opened.plan, opened.samples, watch)
+        _tell_corrections(opened.ledger, opened.samples, watch)
+    context = opened.context
+    state = carry_out(opened.plan.steps, opened.state, context)
     if together.is_main_process:
-        forget_others(ledger.path, state.done)
+        forget_others(opened.ledger.path, state.done)
         seconds = time.perf_counter() - began
         _finish(folder, state, context, memory=memory, seconds=seconds, open_test=open_test)
     together.wait_for_everyone()
     return load(folder)
-
-
-def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, watch: Watch) -> LoadedPlan:
-    """The plan with steps that suit the data."""
-    flip, why = flips(cache, samples.part("train").ids)
-    watch.line(f"  no steps are given: flip is {flip} ({why})")
-    seen = count_seen(seen_at_start(loaded.plan.model, loaded.base), samples.part("train")) > 0
-    if seen:
-        watch.line("  no labels are judged: the weights to begin with were trained on some of these pictures")
-    return complete(loaded, default_steps(samples, flip=flip, seen=seen))
-
-
-class _Pixels:
-    """The caches of a run, opened as steps ask for them; each holds all pictures, whatever a step uses."""
-
-    def __init__(self, samples: Samples, folder: Path, *, watch: Watch) -> None:
-        self.samples, self.folder, self.watch = samples, folder, watch
-        self.unreadable: dict[str, str] = {}
-
-    def of(self, size: int, resize: Resize) -> Cache:
-        self.watch.begin(f"pictures at {size}", len(self.samples))
-        cache, left_out = build(
-            self.samples.ids,
-            self.samples.paths,
-            hashes=self.samples.hashes,
-            size=size,
-            resize=resize,
-            folder=self.folder,
-            progress=_advancing(self.watch),
-        )
-        self.watch.end()
-        self.unreadable |= {one.path: one.reason for one in left_out}
-        return cache
-
-
-def _require_all(samples: Samples) -> None:
-    """Refuse pictures that were left out, whether reading or decoding found them out."""
-    gone = samples.left_out
-    if gone:
-        listed = "".join(f"\n  {one.path}: {one.reason}" for one in gone)
-        raise DataError(
-            f"{len(gone):,} of {len(gone) + len(samples):,} pictures cannot be used, and --strict allows none. "
-            f"Mend them, take them out, or go without --strict.{listed}"
-        )
-
-
-def _advancing(watch: Watch) -> Callable[[int, int], None]:
-    """Tells a watch how many more are done, where it is told how many are."""
-    before = 0
-
-    def told(done: int, total: int) -> None:
-        nonlocal before
-        watch.advance(done - before)
-        before = done
-
-    return told
 
 
 def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:

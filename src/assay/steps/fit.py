@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,8 +34,21 @@ from assay.training.order import Order, Rows
 from assay.training.sources import Known, Pictures
 
 
-def run(settings: FitSettings, state: State, context: Context) -> StepResult:
-    """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
+@dataclass(frozen=True)
+class Ready:
+    """A fit that may begin: what is trained, for how long and on what, and what it is trained from."""
+
+    job: Job
+    course: Course
+    machine: Machine
+    train: Samples
+    waiting: Samples | None  # training pictures with unknown labels, where it learns from them
+    network: dict[str, Any]  # described
+
+
+@contextmanager
+def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Ready]:
+    """Within the block everything is there for `loop.fit`. Raises AssayError for what the user can mend."""
     train, validation = labelled_parts(state.samples)
     waiting = unlabelled_pictures(settings, state.samples)
     with context.processes.main_process_first():  # the others find the cache made
@@ -62,29 +77,35 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
             deciding=aim.deciding,
             context=context,
         )
-        job = replace(job, unlabelled=further)
         machine = Machine(context.processes, part.hardware)
-        checkpoint = context.folder / "checkpoint.safetensors"
-        _tell_order(part.order, train, context)
-        context.watch.begin(context.name, settings.epochs * part.order.length)
+        yield Ready(replace(job, unlabelled=further), course, machine, train, waiting, network)
+
+
+def run(settings: FitSettings, state: State, context: Context) -> StepResult:
+    """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
+    checkpoint = context.folder / "checkpoint.safetensors"
+    with ready(settings, state, context) as begun:
+        job, course, machine = begun.job, begun.course, begun.machine
+        _tell_order(job.order, begun.train, context)
+        context.watch.begin(context.name, settings.epochs * job.order.length)
         progress = fit(job, course, machine=machine, checkpoint=checkpoint, watch=context.watch)
         context.watch.end()
     if context.processes.is_main_process:
         write_history(context.folder / "history.csv", context.name, progress.history)
         checkpoint.unlink(missing_ok=True)
-    shown = part.order.length * progress.epoch
+    shown = job.order.length * progress.epoch
     details = {
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "pictures_an_epoch": part.order.length,
+        "pictures_an_epoch": job.order.length,
         "training_seconds": round(progress.seconds, 2),
         "pictures_per_second": round(shown / max(progress.seconds, 1e-9), 1),
-        "hardware": part.hardware.to_json(),
-        "network": network,
-        **_mixed(job, course, train, progress.epoch, context),
+        "hardware": machine.hardware.to_json(),
+        "network": begun.network,
+        **_mixed(job, course, begun.train, progress.epoch, context),
     }
-    if waiting is not None:
-        details["unlabelled_pictures"] = len(waiting)
+    if begun.waiting is not None:
+        details["unlabelled_pictures"] = len(begun.waiting)
     return StepResult(context.folder / settings.take, details=details)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from assay.errors import PlanError, TrainingError
+from assay.errors import DivergedError, PlanError, TrainingError
 from assay.progress import Watch
 from assay.training.answered import Answered
 from assay.training.checkpoint import (
@@ -38,7 +38,7 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
 
     Every random draw is a function of (seed, epoch, optimiser step, picture), so that what follows a
     checkpoint is what would have followed without it, bit for bit on a CPU with the same thread count.
-    Raises TrainingError where the loss is not finite or memory does not suffice.
+    Raises DivergedError where the loss is not finite, TrainingError where memory does not suffice.
     """
     average = Average(job.network, course.ema) if course.ema else None
     progress, answered = _restore(job, course, average, machine, checkpoint)
@@ -54,7 +54,7 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
                 done = progress.epoch * per_epoch + progress.batch
                 _set_rate(job.optimizer, course, progress, done, per_epoch)
                 torch.manual_seed(_seed_of(course.seed, done))  # for dropout; pictures have their own draws
-                _optimizer_step(job, course, progress, machine, forward, rows, answered)
+                optimizer_step(job, course, progress, machine, forward, rows, answered)
                 if average is not None:
                     average.update(job.network, done)
                 progress.batch += 1
@@ -72,7 +72,7 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
     return progress
 
 
-def _optimizer_step(
+def optimizer_step(
     job: Job,
     course: Course,
     progress: Progress,
@@ -81,6 +81,10 @@ def _optimizer_step(
     rows: Rows,
     answered: Answered,
 ) -> None:
+    """One optimiser step on these rows: the loss of each part of them, its gradient, and the change of the weights.
+
+    Raises DivergedError where the loss is not finite, TrainingError where memory does not suffice.
+    """
     # Each part is divided by the counts of the whole, and partners are of the whole, so that parts add up to
     # the loss of one large batch.
     others = partners(rows, job.mixed)
@@ -277,8 +281,8 @@ def _require_monitored(name: str, figures: Mapping[str, float]) -> None:
         raise PlanError(f"monitor: {name}: is not measured on this data. Choose one of {', '.join(figures)}.")
 
 
-def _not_finite(progress: Progress, names: Sequence[str]) -> TrainingError:
-    return TrainingError(
+def _not_finite(progress: Progress, names: Sequence[str]) -> DivergedError:
+    return DivergedError(
         f"the loss is not finite (epoch {progress.epoch + 1}, optimiser step {progress.batch + 1}). "
         f"Lower lr, or set clip: 1.0. The batch held: {', '.join(names)}"
     )
