@@ -10,6 +10,7 @@ import typer
 from assay import __version__
 from assay.commands.ablate import ablate
 from assay.commands.combine import combine
+from assay.commands.compare import compare
 from assay.commands.demo import demo
 from assay.commands.evaluate import evaluate
 from assay.commands.export import export
@@ -19,7 +20,7 @@ from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
 from assay.commands.train import train
 
-COMMANDS = (train, predict, evaluate, report, combine, ledger, ablate, export, recipes, schema, demo)
+COMMANDS = (train, predict, evaluate, report, combine, ledger, ablate, compare, export, recipes, schema, demo)
 
 app = typer.Typer(
     name="assay",

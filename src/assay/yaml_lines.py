@@ -102,7 +102,20 @@ def write(value: Any) -> str:
     """YAML of mappings, lists and scalars that `read` reads back as the same value."""
     if isinstance(value, dict) and value:
         return "\n".join(_mapping(value, 0)) + "\n"
-    return _flow(value) + "\n"
+    return flow(value) + "\n"
+
+
+def flow(value: Any) -> str:
+    """A value on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(key)}: {flow(inside)}" for key, inside in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(flow(item) for item in value) + "]"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' * (value < 0)}.inf"
+    return json.dumps(value)
 
 
 class _Reader:
@@ -187,15 +200,15 @@ def _mapping(value: dict[str, Any], indent: int) -> list[str]:
     lines = []
     for key, inside in value.items():
         start = " " * indent + _text(key) + ":"
-        flow = _flow(inside)
-        if not _holds_mappings(inside) and len(start) + 1 + len(flow) <= WIDTH:
-            lines.append(f"{start} {flow}")
+        on_one_line = flow(inside)
+        if not _holds_mappings(inside) and len(start) + 1 + len(on_one_line) <= WIDTH:
+            lines.append(f"{start} {on_one_line}")
         elif isinstance(inside, dict) and inside:
             lines += [start, *_mapping(inside, indent + 2)]
         elif isinstance(inside, list) and inside:
             lines += [start, *_list(inside, indent + 2)]
         else:
-            lines.append(f"{start} {flow}")
+            lines.append(f"{start} {on_one_line}")
     return lines
 
 
@@ -206,7 +219,7 @@ def _list(value: list[Any], indent: int) -> list[str]:
             first, *rest = _mapping(item, indent + 2)
             lines += [" " * indent + "- " + first.lstrip(), *rest]
         else:
-            lines.append(" " * indent + "- " + _flow(item))
+            lines.append(" " * indent + "- " + flow(item))
     return lines
 
 
@@ -215,19 +228,6 @@ def _holds_mappings(value: Any) -> bool:
     if isinstance(value, list):
         return any(isinstance(item, dict) for item in value)
     return isinstance(value, dict) and any(_holds_mappings(inside) for inside in value.values())
-
-
-def _flow(value: Any) -> str:
-    """A value on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(key)}: {_flow(inside)}" for key, inside in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_flow(item) for item in value) + "]"
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return ".nan" if math.isnan(value) else f"{'-' * (value < 0)}.inf"
-    return json.dumps(value)
 
 
 def _text(text: str) -> str:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from assay.evidence.charts import figure_title, save
+from assay.evidence.charts import save
 from assay.evidence.embedding import Setting, palette, printed
 from assay.evidence.names import plain
 from assay.evidence.page import certainty, made, repairs
@@ -28,8 +20,8 @@ from assay.evidence.page.headline import changes, headline
 from assay.evidence.page.history import history
 from assay.evidence.page.judged import said, told, wrong_by_picture
 from assay.evidence.page.made_up import made_up
+from assay.evidence.page.rendered import write_page
 from assay.evidence.page.results import results
-from assay.files import whole
 from assay.progress import Silent, Watch
 
 NAME = "report.html"
@@ -75,21 +67,10 @@ def write_report(
         "cells": {head["id"]: head["matrix"]["pictures"] for head in parts["results"]},
         "map": points,
         "palette": palette(COLOURS),
-        "sheets": [[sheet.side, sheet.columns, sheet.rows] for sheet in shown.sheets],
     }
     if not isinstance(found, str):
         _print_map(run, found)
-    path = folder / NAME
-    text = (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            run=run, now=datetime.now(UTC), sheets=shown.sheets, spot=partial(_spot, shown), **parts, **_script(script)
-        )
-    )
-    with whole(path) as beside:
-        beside.write_bytes(text.encode("utf-8", "backslashreplace"))
-    return path
+    return write_page(folder / NAME, "page.html.jinja", shown=shown, script=script, parts={"run": run, **parts})
 
 
 def _points(run: RunFound, found: Mapped, gallery: Gallery) -> dict[str, Any]:
@@ -116,7 +97,7 @@ def _captions(run: RunFound, gallery: Gallery, shown: Shown, found: Mapped | str
         "name": [plain(id_) for id_ in gallery.numbers],
         "part": [SIDES.get(sides[row] or "", "") for row in order],
         "label": [labels(row) for row in order],
-        "answer": [answers.get(id_, "") for id_ in gallery.numbers],
+        "answer": [f"model: {answers[id_]}" if id_ in answers else "" for id_ in gallery.numbers],
     }
 
 
@@ -160,76 +141,3 @@ def _print_map(run: RunFound, found: Mapped) -> None:
     ]
     chart = printed(found.places, names, title=f"Features of {plain(run.name)}", subtitle=subtitle)
     save(chart, run.folder / "pictures" / "map.png")
-
-
-def _script(value: Any) -> dict[str, Any]:
-    """The data and the script of a page, and the hash that lets this script run and no other."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")  # no name can end the element it stands in
-    code = _read("report.js")
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii")
-    return {
-        "data_json": Markup(text),
-        "script": Markup(code),
-        "script_hash": digest,
-        "style": Markup(_read("report.css")),
-    }
-
-
-def _read(name: str) -> str:
-    return files("assay.evidence").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> Environment:
-    """Templates in which all that is put in is escaped, and a name that is not there is an error."""
-    environment = Environment(
-        loader=PackageLoader("assay.evidence"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "share": _share,
-        "figure": _figure,
-        "title": figure_title,
-        "plain": plain,
-        "time": _time,
-        "size": _size,
-    }
-    return environment
-
-
-def _spot(shown: Shown, number: int) -> dict[str, Any] | None:
-    """Which sheet a picture is on, and where, in per cent of what does not fit the element."""
-    place = shown.places[number]
-    if place is None:
-        return None
-    sheet = shown.sheets[place[0]]
-    row, column = divmod(place[1], sheet.columns)
-    across = 100 * column / max(sheet.columns - 1, 1)
-    down = 100 * row / max(sheet.rows - 1, 1)
-    return {"sheet": place[0], "x": f"{across:.4g}%", "y": f"{down:.4g}%"}
-
-
-def _share(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k" if count >= 1e4 else f"{count:,}"

@@ -6,6 +6,7 @@ pictures easy or hard falls out of the difference. With several seeds, seeds are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from assay.errors import PlanError
 from assay.figures.intervals import Figure, with_interval
 from assay.figures.metrics import HeadScore, higher_is_better, overall
+
+EXACT_BELOW = 25  # discordant pictures; from here on the chi-squared distribution is near enough
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +71,20 @@ def difference(one: Sequence[Resampled], other: Sequence[Resampled], *, seed: in
     return over_seeds(apart, seed=seed)
 
 
+def paired(figure: str) -> bool:
+    """Whether a difference of a figure can be drawn: the resamples of the calibration error are moved, each its way."""
+    return figure.rpartition("/")[2] != "calibration_error"
+
+
 def gains(before: Mapping[str, HeadScore], after: Mapping[str, HeadScore]) -> dict[str, Figure]:
     """By how much each figure over all heads is better after than before: above 0 is better, also of a loss.
 
-    The calibration error is left out: its resamples are moved, each by its own amount.
+    Figures that are not `paired` are left out.
     """
     was, now = overall(before), overall(after)
     found = {}
     for name in now:
-        if name in was and name != "calibration_error":
+        if name in was and paired(name):
             sign = 1 if higher_is_better(name) else -1
             one, other = resampled(before, name), resampled(after, name)
             found[name] = with_interval(sign * (other.value - one.value), other.n, sign * (other.draws - one.draws))
@@ -88,3 +96,35 @@ def verdict(change: Figure, figure: str) -> str:
     if change.low is None or change.high is None or change.low <= 0 <= change.high:
         return "not told apart"
     return "better" if (change.value > 0) == higher_is_better(figure) else "worse"
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """How often only one of two models is right, and how probable so uneven a share is if neither is better."""
+
+    only_first: int
+    only_second: int
+    p: float
+    exact: bool
+
+    def to_json(self) -> dict[str, float | int | bool]:
+        return {"only first right": self.only_first, "only second right": self.only_second} | {
+            "p": self.p,
+            "exact": self.exact,
+        }
+
+
+def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNemar:
+    """McNemar's test (McNemar 1947, Psychometrika 12) of which pictures (N,) two models answer rightly.
+
+    Only the discordant pictures count, on which one alone is right. Of fewer than 25 of them the p-value is exact,
+    that of a fair coin, on both sides; of more it is that of chi-squared with one degree of freedom and the
+    correction for continuity (Edwards 1948, Psychometrika 13), as Dietterich (1998, section 3.1) uses it.
+    """
+    one, other = int((first & ~second).sum()), int((second & ~first).sum())
+    discordant = one + other
+    if discordant < EXACT_BELOW:
+        tail = sum(math.comb(discordant, hits) for hits in range(min(one, other) + 1)) / 2**discordant
+        return McNemar(one, other, min(1.0, 2 * tail), exact=True)
+    statistic = max(0, abs(one - other) - 1) ** 2 / discordant
+    return McNemar(one, other, math.erfc(math.sqrt(statistic / 2)), exact=False)

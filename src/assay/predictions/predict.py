@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,19 @@ class Predictions:
             first.model,
             first.out_of_fold,
             unreadable,
+        )
+
+    def take(self, rows: Sequence[int]) -> Predictions:
+        """Those of the pictures at these positions, in this order."""
+        places = np.asarray(rows, dtype=np.int64)
+        ids = [self.ids[row] for row in rows]
+        return replace(
+            self,
+            ids=ids,
+            logits=self.logits[places],
+            probabilities=self.probabilities[places],
+            thresholds=self.thresholds if self.thresholds.ndim == 1 else self.thresholds[places],
+            unreadable={id_: self.unreadable[id_] for id_ in ids if id_ in self.unreadable},
         )
 
     def labels(self, head: str) -> list[str | None]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from assay.errors import DataError, PlanError, RunError
 from assay.files import fingerprint
+from assay.labels.differences import of_pictures, of_spaces
 from assay.labels.found import quoted
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
@@ -117,31 +116,12 @@ def _of_step(name: str, context: Context) -> Path:
 
 def _require_same_answers(name: str, space: LabelSpace, other: str, wanted: LabelSpace) -> None:
     """Refuse a member that answers otherwise. Raises PlanError that names both and the first difference."""
-    if space == wanted:
-        return
-    heads, wanted_heads = ([head.name for head in one] for one in (space, wanted))
-    if heads != wanted_heads:
-        difference = f"has the heads {quoted(heads)}, and {other} has {quoted(wanted_heads)}"
-    else:
-        own, theirs = next((a, b) for a, b in zip(space, wanted, strict=True) if a != b)
-        more, fewer = (
-            [label for label in one.classes if label not in two.index] for one, two in ((own, theirs), (theirs, own))
+    difference = of_spaces(space, other, wanted)
+    if difference:
+        raise PlanError(
+            f"combine: {name} {difference}. Members must have the same classes in the same order: train them on the "
+            "same data, with its classes declared."
         )
-        if own.kind != theirs.kind:
-            difference = f"answers {own.name!r} as {own.kind}, and {other} as {theirs.kind}"
-        elif more or fewer:
-            parts = [f"knows {quoted(more)} of {own.name!r}, which {other} does not" if more else ""]
-            parts += [f"does not know {quoted(fewer)} of {own.name!r}, which {other} does" if fewer else ""]
-            difference = " and ".join(part for part in parts if part)
-        else:
-            difference = (
-                f"has the classes of {own.name!r} in the order {quoted(own.classes)}, and {other} has them in the "
-                f"order {quoted(theirs.classes)}"
-            )
-    raise PlanError(
-        f"combine: {name} {difference}. Members must have the same classes in the same order: train them on the same "
-        "data, with its classes declared."
-    )
 
 
 def _answers(name: str, folder: Path, validation: Samples, *, inside: bool) -> Predictions:
@@ -161,9 +141,7 @@ def _answers(name: str, folder: Path, validation: Samples, *, inside: bool) -> P
             f"combine: {name}: did not answer {len(missing):,} of {len(validation):,} validation pictures, "
             f"{quoted(missing)}. All members must be validated on the same pictures: give them the same data and split."
         )
-    order = np.array([rows[picture] for picture in validation.ids], dtype=np.int64)
-    logits, thresholds = found.logits[order], found.thresholds[order]
-    return Predictions.of(validation.ids, validation.space, logits, model=name, thresholds=thresholds)
+    return found.take([rows[picture] for picture in validation.ids])
 
 
 def _run_of(folder: Path) -> Path:
@@ -192,19 +170,9 @@ def _require_same_validation(name: str, root: Path, validation: Samples) -> None
     theirs = labelled(samples.part("val"))
     if theirs.space != validation.space:
         return  # told of already, in more words
-    apart = set(theirs.ids) ^ set(validation.ids)
-    if not apart:
-        rows = {picture: row for row, picture in enumerate(theirs.ids)}
-        theirs = theirs.take([rows[picture] for picture in validation.ids])
-        pairs = zip(theirs.codes(), validation.codes(), strict=True)
-        unlike = np.any([np.reshape(a != b, (len(theirs), -1)).any(axis=1) for a, b in pairs], axis=0)
-        apart = {picture for picture, other in zip(theirs.ids, unlike, strict=True) if other}
-        what = "with other labels"
-    else:
-        what = "on other pictures"
+    apart = of_pictures(theirs, validation)
     if apart:
         raise DataError(
-            f"combine: {name} was validated {what} than this run: {len(apart):,} of them, such as "
-            f"{quoted(sorted(apart), 3)}. Members are weighed and judged by the same validation pictures: "
-            "give them the same data, split and seed of the split."
+            f"combine: {name} was validated {apart.what} than this run: {apart}. Members are weighed and judged by the "
+            "same validation pictures: give them the same data, split and seed of the split."
         )

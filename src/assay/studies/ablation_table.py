@@ -19,8 +19,8 @@ def rows(ablation: Ablation) -> list[list[str]]:
     return [
         [
             row.variant.said,
-            _shown(row.figure),
-            "" if row.change is None else _shown(row.change, "+"),
+            shown(row.figure),
+            "" if row.change is None else shown(row.change, "+"),
             row.verdict,
             f"{row.seconds:,.0f}",
         ]
@@ -63,7 +63,8 @@ def write(ablation: Ablation, folder: Path) -> None:
     write_json(folder / "ablation.json", ablation.to_json())
 
 
-def _shown(figure: Figure, sign: str = "") -> str:
+def shown(figure: Figure, sign: str = "") -> str:
+    """A figure and its interval; with `+`, as a difference."""
     bounds = "" if figure.low is None else f" [{figure.low:{sign}.4f}, {figure.high:{sign}.4f}]"
     return f"{figure.value:{sign}.4f}{bounds}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from assay.errors import DataError, RunError
+from assay.evidence.page.folder import Judged
 from assay.figures.metrics import HeadScore, score
 from assay.figures.paired import Resampled, resampled
 from assay.labels.ledger import Ledger
@@ -15,11 +16,11 @@ BOOTSTRAP = 1000
 HEADLINES = ("accuracy", "micro_f1", "nll")
 
 
-def validation_score(run: Run, *, bootstrap: int) -> dict[str, HeadScore]:
-    """The score of the final model, as its metrics.json has it, with the resamples that a difference is drawn from.
+def validated(run: Run) -> Judged:
+    """The answers of the final model for the labelled validation pictures, by the labels that its figures are of.
 
-    Two runs of the same data are resampled alike. Raises DataError where nothing validates, RunError where the
-    answers are of other pictures than the data has now.
+    Raises DataError where nothing validates, RunError where the answers are gone, or of other pictures than the data
+    has now.
     """
     samples = Samples.read(run.folder / "samples.parquet")
     settled = Ledger.read(run.folder / "ledger.csv").of(()).apply(samples)
@@ -30,12 +31,24 @@ def validation_score(run: Run, *, bootstrap: int) -> dict[str, HeadScore]:
             "Raise split.val, or label some."
         )
     model = next(step["model"] for step in reversed(run.metrics["steps"]) if step["model"] and "/" not in step["name"])
-    answers = Predictions.read(run.folder / model / "predictions.parquet", samples.space, model=model)
+    path = run.folder / model / "predictions.parquet"
+    if not path.exists():
+        raise RunError(f"{run.folder}: its answers for validation pictures are gone ({path}). Train it again.")
+    answers = Predictions.read(path, samples.space, model=model)
     if answers.ids != validation.ids:
         raise RunError(f"{run.folder}: its answers are of other validation pictures than its data has. Train it again.")
+    return Judged(validation, answers)
+
+
+def validation_score(judged: Judged, *, bootstrap: int = BOOTSTRAP) -> dict[str, HeadScore]:
+    """The score of answers, as metrics.json has it, with the resamples that a difference is drawn from.
+
+    Two models are resampled alike where the pictures stand in the same order.
+    """
+    answers = judged.predictions
     return score(
-        samples.space,
-        validation.codes(),
+        answers.space,
+        judged.codes,
         answers.probabilities,
         thresholds=answers.thresholds,
         bootstrap=bootstrap,
@@ -45,9 +58,9 @@ def validation_score(run: Run, *, bootstrap: int) -> dict[str, HeadScore]:
 def resampled_of(run: Run, figure: str) -> Resampled:
     """A validation figure of a run, with the resamples that differences are drawn from.
 
-    Raises as `validation_score` and `resampled` do.
+    Raises as `validated` and `resampled` do.
     """
-    return resampled(validation_score(run, bootstrap=BOOTSTRAP), figure)
+    return resampled(validation_score(validated(run)), figure)
 
 
 def headline(run: Run) -> str:

@@ -19,9 +19,12 @@ Rows = Sequence[Mapping[str, Any]]
 INK, QUIET, GRID, BLUE, ORANGE, PAPER, BAND, GREEN = (f"#0a0b0{number}" for number in range(1, 9))
 """Stand-ins, in a drawing, for the colours of the page; no chart uses such a near-black otherwise."""
 
+RUNS = tuple(f"#0a0c0{number}" for number in range(1, 9))
+"""The same for the colours that tell several runs apart, `--r0` to `--r7`."""
+
 VARIABLES = {
     INK: "--ink", QUIET: "--quiet", GRID: "--line", BLUE: "--blue", ORANGE: "--orange", PAPER: "--card",
-    BAND: "--band", GREEN: "--green",
+    BAND: "--band", GREEN: "--green", **{colour: f"--r{number}" for number, colour in enumerate(RUNS)},
 }  # fmt: skip
 WIDTH, HEIGHT = 300, 150  # of a panel: three side by side on a desk, one above the other on a phone
 

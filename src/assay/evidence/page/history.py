@@ -16,36 +16,26 @@ from assay.evidence.page.folder import CHIEF, HOLDERS, RunFound, StepFound
 
 MOST_HEADS = 8  # whose own figures have panels
 HIDDEN = ("seconds",)
+POINT = {
+    "x": pl.Float64,
+    "value": pl.Float64,
+    "name": pl.String,
+    "part": pl.String,
+    "step": pl.Int64,
+    "mark": pl.String,
+}
 
 
 def history(run: RunFound) -> dict[str, Any]:
     """A panel a figure, over slots: one for each epoch, and one for a step that has none."""
-    steps = [
-        step
-        for step in run.steps
-        if not step.tried and step.kind not in HOLDERS and (step.history is not None or step.scores)
-    ]
-    points, bands = _points(run, steps)
-    table = pl.DataFrame(
-        points,
-        schema={
-            "x": pl.Float64,
-            "value": pl.Float64,
-            "name": pl.String,
-            "part": pl.String,
-            "step": pl.Int64,
-            "mark": pl.String,
-        },
-        orient="row",
-    )
-    table = table.filter(pl.col("value").is_finite())
-    drawn = [name for name in _panels(table, run) if table.filter(name=name).height]
+    steps, table, bands = time_line(run)
+    drawn = panels(table, run)
     chief = run.chief or next((name for name in CHIEF if name in drawn), "")
     first = {"loss", chief, "lr"}  # one row of three on a desk; the others are folded
     return {
         "panels": [
             {
-                "title": figure_title(name) if name != "lr" else "learning rate",
+                "title": panel_title(name),
                 "first": name in first,
                 "svg": _panel(table.filter(name=name), bands, name),
             }
@@ -63,6 +53,22 @@ def history(run: RunFound) -> dict[str, Any]:
         ],
         "log": [plain(entry["line"]) for entry in run.log if "line" in entry][-12:] if not run.finished else [],
     }
+
+
+def time_line(run: RunFound) -> tuple[list[StepFound], pl.DataFrame, list[dict[str, Any]]]:
+    """The steps that have figures, a row a figure and epoch, as `POINT`, and the steps' reach."""
+    steps = [
+        step
+        for step in run.steps
+        if not step.tried and step.kind not in HOLDERS and (step.history is not None or step.scores)
+    ]
+    points, bands = _points(run, steps)
+    return steps, pl.DataFrame(points, schema=POINT, orient="row").filter(pl.col("value").is_finite()), bands
+
+
+def panel_title(name: str) -> str:
+    """What stands above the panel of a figure."""
+    return "learning rate" if name == "lr" else figure_title(name)
 
 
 def _points(run: RunFound, steps: list[StepFound]) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
@@ -89,7 +95,7 @@ def _points(run: RunFound, steps: list[StepFound]) -> tuple[list[tuple[Any, ...]
     return points, bands
 
 
-def _panels(table: pl.DataFrame, run: RunFound) -> list[str]:
+def panels(table: pl.DataFrame, run: RunFound) -> list[str]:
     """The loss, the figures over all heads, the headline figure of each head, the learning rate."""
     names = table["name"].unique(maintain_order=True).to_list()
     same = {"micro_f1"} if "accuracy" in names else set()  # under exclusive heads they are equal

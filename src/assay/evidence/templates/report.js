@@ -38,7 +38,7 @@
   const show = (number, x, y) => {
     dress(one(".face", peek), number);
     one(".label", peek).textContent = pictures.label[number] || "label unknown";
-    one(".answer", peek).textContent = pictures.answer[number] ? "model: " + pictures.answer[number] : "";
+    one(".answer", peek).textContent = pictures.answer[number];
     one(".part", peek).textContent = pictures.part[number] + (pictures.part[number] === "training" && pictures.answer[number] ? ", learnt from" : "");
     one(".name", peek).textContent = pictures.name[number];
     peek.dataset.p = number;

@@ -1,0 +1,40 @@
+"""compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assay.commands.shared import NOTHING_WRITTEN, AsJson, print_json
+from assay.endings import reported
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Finished runs; the first is the measure.")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("comparison.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Hold finished runs against the first: figures, plans, curves, and the pictures on which they disagree."""
+    with reported(None, stopped=NOTHING_WRITTEN):
+        from rich.console import Console
+
+        from assay.evidence.tables import text_table
+        from assay.studies import comparison_table
+        from assay.studies.compare import compare as held
+        from assay.studies.comparison_page import require_page, write_comparison
+
+        require_page(out)
+        found = held(runs)
+        path = write_comparison(out, found)
+        if as_json:
+            print_json({"page": str(path), **found.to_json()})
+            return
+        console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
+        console.print(text_table(comparison_table.COLUMNS, comparison_table.rows(found), title="Validation"))
+        for line in comparison_table.test_lines(found):
+            typer.echo(line)
+        typer.echo(f"{found.basis}.\nThe page is {path}. Open it in a browser; it needs no network.")

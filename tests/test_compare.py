@@ -1,0 +1,341 @@
+"""Finished runs held against one another: figures, tests, plans, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+import assay
+from assay import cli
+from assay.amend import correct
+from assay.errors import DataError, PlanError, RunError
+from assay.figures.paired import EXACT_BELOW, mcnemar
+from assay.labels.samples import Samples
+from assay.plan import parse
+from assay.predictions.predict import Predictions
+from assay.studies.compare import compare
+from assay.studies.comparison_page import write_comparison
+from assay.studies.plan_differences import differences
+from conftest import write_pictures
+
+PROBE = "probe: {size: 32}"
+FIT = "fit: {size: 32, epochs: 2, lr: 2e-3}"
+UNTAUGHT = "fit: {size: 32, epochs: 1, lr: 1e-6}"
+MODEL = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
+TAGS = 'heads: {colour: {column: colour}, size: {column: size}, tags: {column: tags, separator: ";", none: "-"}}'
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Train a plan of these steps; nothing but its model, figures and answers is made."""
+    base = tmp_path_factory.mktemp("compared")
+
+    def trained(name: str, data: str, *steps: str) -> Path:
+        (base / f"{name}.yaml").write_text(
+            f"data: {{{data}}}\n{MODEL}steps:{''.join(f'{chr(10)}  - {step}' for step in steps)}\n", encoding="utf-8"
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("assay.run.write_pictures", lambda folder, *given: None)
+            patch.setattr("assay.run.baselines", lambda *given, **options: {})
+            patch.setattr("assay.run._report", lambda *given: None)
+            return assay.train(base / f"{name}.yaml", run=base / name, device="cpu").folder
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """60 pictures, and a table of them with three heads, some labels unknown."""
+    folder = write_pictures(tmp_path_factory.mktemp("pictures") / "pictures", each=20)
+    lines = [
+        f"{colour}/{n}.png,{colour if n % 5 else ''},{'large' if n % 2 else 'small'},{('a;b', 'a', '-', '')[n % 4]}\n"
+        for colour in ("red", "green", "blue")
+        for n in range(20)
+    ]
+    (folder.parent / "labels.csv").write_text("image,colour,size,tags\n" + "".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(train, pictures) -> Path:
+    return train("one", f"folder: {pictures}, split: {{val: 0.5}}", UNTAUGHT)
+
+
+@pytest.fixture(scope="module")
+def two(train, pictures) -> Path:
+    return train("two", f"folder: {pictures}, split: {{val: 0.5}}", PROBE, FIT)
+
+
+@pytest.fixture(scope="module")
+def heads(train, pictures) -> list[Path]:
+    """Two runs of three heads, of both kinds."""
+    data = f"table: {pictures.parent / 'labels.csv'}, root: {pictures}, {TAGS}, split: {{val: 0.5}}"
+    return [train("three-heads", data, PROBE), train("three-heads-fit", data, FIT)]
+
+
+def copied(run: Path, place: Path) -> Path:
+    return Path(shutil.copytree(run, place))
+
+
+# Figures
+
+
+def test_the_figures_are_those_of_the_runs_and_differences_are_to_the_first(one, two):
+    found = compare([one, two])
+    for place, run in enumerate((one, two)):
+        own = assay.load(run).metrics["scores"]["figures"]
+        assert {row.figure: row.values[place].to_json() for row in found.rows} == own
+    assert found.chief.verdicts == ("", "better")  # than a network that was taught next to nothing
+    for row in found.rows:
+        assert row.changes[0] is None
+        if row.figure == "calibration_error":  # its resamples are moved, each its own way
+            assert row.changes[1] is None
+        else:
+            assert row.changes[1].value == pytest.approx(row.values[1].value - row.values[0].value)
+            assert row.changes[1].low <= row.changes[1].value <= row.changes[1].high
+            assert row.verdicts[1] in ("better", "worse", "not told apart")
+    turned = compare([two, one])
+    assert [row.changes[1] and -row.changes[1].value for row in turned.rows] == pytest.approx(
+        [row.changes[1] and row.changes[1].value for row in found.rows]
+    )
+
+
+def test_a_run_is_not_told_apart_from_its_copy(one, tmp_path):
+    found = compare([one, copied(one, tmp_path / "copy")])
+    assert {change.value for row in found.rows for change in row.changes if change} == {0.0}
+    assert {said for row in found.rows for said in row.verdicts} <= {"", "not told apart"}
+    (overlap,) = found.overlaps
+    assert (overlap.test.p, overlap.counts["only first right"], overlap.differ.sum()) == (1.0, 0, 0)
+    assert found.plans == ()
+    text = write_comparison(tmp_path / "page.html", found).read_text(encoding="utf-8")
+    assert "the plans say the same" in text
+    assert text.count('<p class="quiet">None.</p>') == 3
+
+
+def test_the_order_of_the_pictures_does_not_count(one, two, tmp_path):
+    turned = copied(two, tmp_path / "turned")
+    samples = Samples.read(turned / "samples.parquet")
+    samples.take(np.arange(len(samples))[::-1]).write(turned / "samples.parquet")
+    path = turned / json.loads((turned / "metrics.json").read_text())["steps"][-1]["model"] / "predictions.parquet"
+    answers = Predictions.read(path, samples.space, model="")
+    answers.take(range(len(answers))[::-1]).write(path)
+    straight, found = compare([one, two]), compare([one, turned])
+    assert found.rows == straight.rows
+    assert [overlap.counts for overlap in found.overlaps] == [overlap.counts for overlap in straight.overlaps]
+
+
+def test_every_head_of_either_kind_has_its_own_figures(heads):
+    found = compare(heads)
+    assert {row.head for row in found.rows} == {"", "colour", "size", "tags"}
+    assert {row.figure for row in found.rows if row.head == "tags"} >= {"mean_average_precision", "hamming_loss"}
+    tests = {overlap.head.name: overlap.test for overlap in found.overlaps}
+    assert tests["tags"] is None
+    assert tests["colour"] is not None
+    known = {overlap.head.name: int(overlap.known.sum()) for overlap in found.overlaps}
+    assert known["colour"] < len(found.entries[0].judged.samples)  # unknown labels are in no count
+    for overlap in found.overlaps:
+        assert sum(overlap.counts.values()) == known[overlap.head.name]
+
+
+def test_the_test_split_stays_closed(train, pictures, tmp_path):
+    data = f"folder: {pictures}, split: {{val: 0.3, test: 0.3}}"
+    runs = [train("with-test", data, PROBE), train("with-test-too", data, FIT)]
+    opened = [(run / "metrics.json").read_text() for run in runs]
+    write_comparison(tmp_path / "page.html", compare(runs))
+    assert [(run / "metrics.json").read_text() for run in runs] == opened
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(0, 0), (0, 1), (3, 9), (12, 12), (0, 24), (5, 20), (30, 12), (400, 431)]
+)
+def test_mcnemar_is_that_of_scipy(first, second):
+    right = np.array([True] * first + [False] * second + [True] * 50 + [False] * 7)
+    other = np.array([False] * first + [True] * second + [True] * 50 + [False] * 7)
+    found = mcnemar(right, other)
+    assert (found.only_first, found.only_second) == (first, second)
+    assert found.exact == (first + second < EXACT_BELOW)
+    if found.exact:
+        expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    else:
+        expected = stats.chi2.sf(max(0, abs(first - second) - 1) ** 2 / (first + second), 1)
+    assert found.p == pytest.approx(expected)
+    assert mcnemar(other, right).p == found.p
+
+
+# Plans
+
+
+def plans(*steps: str):
+    return [parse(f"data: {{folder: photos}}\nsteps: [{text}]\n", "plan.yaml") for text in steps]
+
+
+def apart(*steps: str):
+    return {row.path: row.values for row in differences(plans(*steps))}
+
+
+def test_plans_that_differ_in_values():
+    found = apart("probe, fit: {lr: 1e-3}", "probe, fit: {lr: 2e-3, schedule: cosine}")
+    assert found.pop("steps.1.fit.lr") == ("0.001", "0.002")
+    assert found.pop("steps.1.fit.schedule.kind")[1] == "cosine"
+    assert all(path.startswith("steps.1.fit.schedule.") for path in found)
+    assert apart("probe", "probe") == {}
+
+
+def test_a_default_written_out_is_no_difference():
+    (default,) = plans("fit")
+    assert apart("fit", f"fit: {{epochs: {default.steps[0].settings.epochs}}}") == {}
+
+
+def test_a_step_put_in_between_parts_no_other():
+    found = apart("probe, fit: {lr: 1e-3}", "clean_labels, probe, fit: {lr: 2e-3}", "probe")
+    assert found == {
+        "steps.+0.clean_labels": (None, "{}", None),
+        "steps.1.fit.lr": ("0.001", "0.002", "0.001"),
+        "steps.1.fit": ("{lr: 0.001}", "{lr: 0.001}", None),
+    }
+
+
+def test_steps_within_steps_are_matched_too():
+    found = apart(
+        "probe, {repeat: {times: 2, steps: [pseudo_label, fit: {lr: 1e-3}]}}",
+        "probe, {repeat: {times: 3, steps: [fit: {lr: 1e-3}]}}",
+    )
+    assert found == {
+        "steps.1.repeat.times": ("2", "3"),
+        "steps.1.repeat.steps.0.pseudo_label": ("{}", None),
+    }
+
+
+# What is refused
+
+
+def without_metrics(run: Path) -> None:
+    (run / "metrics.json").unlink()
+
+
+def without_answers(run: Path) -> None:
+    for path in run.rglob("predictions.parquet"):
+        path.unlink()
+
+
+def without_labels(run: Path) -> None:
+    samples = Samples.read(run / "samples.parquet")
+    table = samples.table.with_columns(pl.lit(None, pl.String).alias("label:label"))
+    type(samples)(table, samples.space, samples.root).write(run / "samples.parquet")
+
+
+def with_a_settled_label(run: Path) -> None:
+    samples = Samples.read(run / "samples.parquet").part("val")
+    id_, label = samples.ids[0], samples.table["label:label"][0]
+    table = run.parent / "settled.csv"
+    table.write_text(f"image,label\n{id_},{'red' if label != 'red' else 'blue'}\n")
+    correct(run, table)
+
+
+def with_another_picture(run: Path) -> None:
+    samples = Samples.read(run / "samples.parquet")
+    id_ = samples.part("val").ids[0]
+    changed = pl.when(pl.col("id") == id_).then(pl.lit("0" * 64)).otherwise(pl.col("hash")).alias("hash")
+    type(samples)(samples.table.with_columns(changed), samples.space, samples.root).write(run / "samples.parquet")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "says"),
+    [
+        (without_metrics, RunError, "is no finished run"),
+        (without_answers, RunError, "answers for validation pictures are gone"),
+        (without_labels, DataError, "no validation picture has a known label"),
+        (with_a_settled_label, DataError, "spoilt was validated with other labels than one: 1 of them, such as"),
+        (with_another_picture, DataError, "spoilt was validated on other pictures than one: 1 of them, such as"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(one, two, tmp_path, spoil, error, says):
+    spoilt = copied(two, tmp_path / "spoilt")
+    spoil(spoilt)
+    with pytest.raises(error, match=says):
+        compare([one, spoilt])
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("folder: PICTURES, split: {val: 0.5, seed: 1}", "was validated on other pictures than one"),
+        ("folder: PICTURES, split: {val: 0.25}", "was validated on other pictures than one"),
+        ("table: LABELS, root: PICTURES, HEADS", "has the heads 'colour', 'size', 'tags', and one has 'label'"),
+    ],
+)
+def test_other_pictures_and_questions_are_refused(train, one, pictures, data, says, tmp_path):
+    for word, place in {
+        "PICTURES": str(pictures),
+        "LABELS": str(pictures.parent / "labels.csv"),
+        "HEADS": TAGS,
+    }.items():
+        data = data.replace(word, place)
+    other = train(f"other-{abs(hash(data))}", data, PROBE)
+    found = CliRunner().invoke(cli.app, ["compare", str(one), str(other), "--out", str(tmp_path / "page.html")])
+    assert found.exit_code == 2
+    assert says in " ".join(found.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_are_none_or_one_or_twice_are_refused(one, tmp_path):
+    with pytest.raises(PlanError, match="Name at least two"):
+        compare([one])
+    with pytest.raises(PlanError, match="named twice"):
+        compare([one, one / ".." / one.name])
+    with pytest.raises(RunError, match="is no finished run"):
+        compare([one, tmp_path])
+
+
+@pytest.mark.parametrize("out", ["", "page.png"])
+def test_what_is_no_name_for_a_page_is_refused_before_anything_is_read(tmp_path, out):
+    found = CliRunner().invoke(cli.app, ["compare", "a", "b", "--out", str(tmp_path / out)])
+    assert found.exit_code == 2
+    assert "is no name for a page" in found.output
+
+
+# The command and the page
+
+
+def test_the_command_prints_a_table_and_writes_a_page(one, two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(cli.app, ["compare", str(one), str(two)])
+    assert found.exit_code == 0, found.output
+    assert all(word in found.output for word in ("accuracy", "one", "two", "McNemar p =", "comparison.html"))
+    assert (tmp_path / "comparison.html").exists()
+    found = CliRunner().invoke(cli.app, ["compare", str(one), str(two), "--out", "other.html", "--json"])
+    told = json.loads(found.stdout)
+    assert told["page"] == "other.html"
+    assert [run["name"] for run in told["runs"]] == ["one", "two"]
+    assert {row["figure"] for row in told["figures"]} >= {"accuracy", "nll"}
+    assert told["answers"][0]["mcnemar"]["p"] <= 1
+    assert {"path": "steps.+0.probe", "values": [None, "{size: 32}"]} in told["plans"]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(one, tmp_path):
+    found = compare([one, copied(one, tmp_path / "one")])
+    assert [entry.name for entry in found.entries] == [str(one), str(tmp_path / "one")]
+
+
+def test_many_runs_and_pictures_that_are_gone(one, two, tmp_path, pictures):
+    runs = [one, two, *(copied(one, tmp_path / f"copy-{n}") for n in range(8))]
+    text = write_comparison(tmp_path / "page.html", compare(runs)).read_text(encoding="utf-8")
+    assert text.count('<div class="row run') == 10 + 9
+    shutil.rmtree(tmp_path / "copy-0" / "cache")
+    spoilt = Samples.read(tmp_path / "copy-0" / "samples.parquet")
+    type(spoilt)(spoilt.table, spoilt.space, tmp_path / "nowhere").write(tmp_path / "copy-0" / "samples.parquet")
+    text = write_comparison(tmp_path / "page.html", compare([tmp_path / "copy-0", two])).read_text(encoding="utf-8")
+    assert ">gone</span>" in text
+
+
+def test_heads_of_both_kinds_have_a_page(heads, tmp_path):
+    text = write_comparison(tmp_path / "page.html", compare(heads)).read_text(encoding="utf-8")
+    assert "over all heads" in text
+    assert all(f"<b>{name}</b>" in text for name in ("colour", "size", "tags"))
