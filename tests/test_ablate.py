@@ -194,7 +194,7 @@ def test_it_goes_on_where_it_was_stopped(measure: Measure, tmp_path: Path, monke
             raise TrainingError("the power went")
         return train(*given, **options)
 
-    monkeypatch.setattr("assay.studies.ablate.train", failing)
+    monkeypatch.setattr("assay.studies.beside.train", failing)
     with pytest.raises(TrainingError):
         measure(*steps)
     assert not (tmp_path / "run/ablation.json").exists()

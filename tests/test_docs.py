@@ -46,6 +46,7 @@ from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.rebalance_head import RebalanceHeadSettings
 from assay.steps.synthesize_settings import SynthesizeSettings
 from assay.steps.tune_thresholds import TuneThresholdsSettings
+from assay.sweep_settings import AnyOver, AnyPruning, AnySampler, SweepSettings
 from assay.training.hardware import HardwareSettings
 from assay.training.losses import AnyLoss
 from assay.training.optimizers import AnyOptimizer
@@ -74,6 +75,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of `pseudo_label`": {"": PseudoLabelSettings},
     "Settings of `synthesize`": {"": SynthesizeSettings},
     "Settings of `repeat`": {"": RepeatSettings},
+    "Settings of `sweep`": {"": SweepSettings},
     "Settings of `resize`": {"": Resize},
     "Settings of `augment`": {
         "": Augment,
@@ -96,6 +98,9 @@ KINDS: dict[str, UnionType] = {
     "Kinds of `action`": AnyAction,
     "Kinds of `keep`": AnyKeep,
     "Kinds of `rebalance_head`": AnyKind,
+    "Kinds of `over`": AnyOver,
+    "Kinds of `sampler`": AnySampler,
+    "Kinds of `pruning`": AnyPruning,
 }
 
 

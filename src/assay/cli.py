@@ -18,9 +18,10 @@ from assay.commands.ledger import ledger
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
+from assay.commands.sweep import sweep
 from assay.commands.train import train
 
-COMMANDS = (train, predict, evaluate, report, combine, ledger, ablate, compare, export, recipes, schema, demo)
+COMMANDS = (train, predict, evaluate, report, combine, ledger, ablate, compare, sweep, export, recipes, schema, demo)
 
 app = typer.Typer(
     name="assay",

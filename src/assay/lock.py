@@ -18,8 +18,8 @@ else:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made where it is missing) for writing.
+def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` (made where it is missing) for writing; with `wait`, once whoever holds it has let go.
 
     The file `.lock` in it stays; what counts is the operating system's lock on it, so nothing has to
     be tidied up after a `kill -9`.
@@ -28,7 +28,7 @@ def lock(folder: Path) -> Iterator[None]:
     """
     file = _open(folder)
     try:
-        _take(file, folder)
+        _take(file, folder, wait)
         os.truncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
         with suppress(OSError):  # on a full disk the message of another process goes without the pid
@@ -50,13 +50,13 @@ def _open(folder: Path) -> int:
         raise RunError(f"{folder}: cannot be written ({reason}). Choose another folder with --run.") from error
 
 
-def _take(file: int, folder: Path) -> None:
+def _take(file: int, folder: Path, wait: bool) -> None:
     try:
         if sys.platform == "win32":
             os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the pid: a locked one could not be read
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
             raise RunError(

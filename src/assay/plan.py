@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -27,6 +27,7 @@ from assay.recipes import recipe_text
 from assay.settings import Settings
 from assay.steps.combine_settings import MemberPlan
 from assay.steps.plans import StepPlan
+from assay.sweep_settings import SweepSettings
 from assay.training.choices import Choice
 from assay.training.hardware import HardwareSettings
 from assay.yaml_lines import Document, KeyPath, dots, read, write
@@ -47,6 +48,9 @@ class Plan(Settings):
     steps: tuple[StepPlan, ...] = Field(
         default=(),
         description="What to do, in order; where there are none, steps are chosen that suit the data.",
+    )
+    sweep: SweepSettings | None = Field(
+        default=None, description="A search over values of this plan, for `assay sweep` to carry out."
     )
 
 
@@ -104,6 +108,22 @@ def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: 
     whole = Document({**plain(loaded.plan), "steps": [dict(step) for step in chosen]}, "the default plan")
     plan = _plan(whole, loaded.later, steps or step_table())
     return replace(loaded, plan=plan, later=())
+
+
+def for_one_run(loaded: LoadedPlan) -> LoadedPlan:
+    """The plan, if it says how to train once. Raises PlanError where it is a search."""
+    if loaded.plan.sweep is not None:
+        raise PlanError(
+            f"{loaded.source_name}: the plan is a search (sweep:), many runs. Carry it out with `assay sweep`, or "
+            "train the plan without it: --set sweep=null."
+        )
+    return loaded
+
+
+def without_search(plan: Plan) -> Plan:
+    """The plan that a search varies: nothing in it says that it was one."""
+    kept = {name: getattr(plan, name) for name in Plan.model_fields if name != "sweep"}
+    return Plan.model_construct(plan.model_fields_set - {"sweep"}, **kept)
 
 
 def anchored(loaded: LoadedPlan) -> Plan:
@@ -192,7 +212,10 @@ def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Pla
             f"{document.name} {holds}; a plan is a mapping with at least `data:` in it. "
             "Begin with `data: {folder: photos/}`; `assay recipes` lists plans to start from."
         )
-    schema = cache(lambda: json_schema(steps=table))  # a plan that is right needs none
+
+    def schema() -> Mapping[str, Any]:  # a plan that is right needs none
+        return _schema_of(tuple(table.items()))
+
     for text in overrides:
         document = override(document, text, schema())
     check = Check(table, schema)
@@ -200,6 +223,12 @@ def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Pla
     if plan is None:
         raise refuse(document, check.problems)
     return plan
+
+
+@lru_cache(maxsize=4)
+def _schema_of(kinds: tuple[tuple[str, type[Settings]], ...]) -> Mapping[str, Any]:
+    """The schema of a plan with these kinds of steps: a tenth of a second, once."""
+    return json_schema(steps=dict(kinds))
 
 
 def _loaded(document: Document, source: Path, overrides: Sequence[str], table: StepTable | None) -> LoadedPlan:

@@ -23,6 +23,9 @@ class Watch(Protocol):
     def line(self, text: str) -> None:
         """One line that stays: an epoch's figures, a note, a choice that was made."""
 
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        """An epoch of the innermost stage is over, with these validation figures. What this raises ends the run."""
+
     def end(self) -> None:
         """The innermost stage is over."""
 
@@ -35,6 +38,8 @@ class Silent:
     def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None: ...
 
     def line(self, text: str) -> None: ...
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None: ...
 
     def end(self) -> None: ...
 
@@ -88,6 +93,9 @@ class Bar:
 
     def line(self, text: str) -> None:
         self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        """A line tells of it."""
 
     def end(self) -> None:
         if len(self._stages) == 1:

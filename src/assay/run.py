@@ -32,7 +32,7 @@ from assay.lock import lock
 from assay.models.composite import load_model
 from assay.opening import open_plan
 from assay.output.artifact import Artifact
-from assay.plan import LoadedPlan, Plan, from_source, to_yaml
+from assay.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import scored
 from assay.predictions.views import AnyViews
@@ -97,7 +97,7 @@ def train(
     a test split stays closed, and the run says so.
     Raises AssayError for all that the user can mend.
     """
-    loaded = _loaded(plan, recipe, overrides)
+    loaded = for_one_run(_loaded(plan, recipe, overrides))
     folder = Path(run) if run is not None else Path("runs") / loaded.source_name
     chosen = pick_device(device)
     together = processes(chosen)
@@ -300,6 +300,9 @@ class _Log:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         self._watch.line(text)
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        self._watch.epoch(number, figures)
 
     def end(self) -> None:
         self._watch.end()

@@ -13,11 +13,11 @@ from assay.figures.intervals import Figure
 from assay.figures.metrics import higher_is_better
 from assay.figures.paired import difference, over_seeds, verdict
 from assay.lock import lock
-from assay.plan import LoadedPlan, anchored, load
+from assay.plan import LoadedPlan, load
 from assay.progress import Silent, Watch
-from assay.run import Run, train
+from assay.run import Run
+from assay.studies.beside import train_beside
 from assay.studies.scored import BOOTSTRAP, headline, resampled_of, seconds
-from assay.studies.sharing import share, take_over_persons
 from assay.studies.variants import Variant, variants
 
 OF_A_STEP_LEFT_OUT = {"worse": "it helped", "better": "it did harm", "not told apart": "no gain shown"}
@@ -94,7 +94,7 @@ def ablate(
         higher_is_better(figure)  # what is no figure is refused before anything is trained
 
     def carry_out(name: str, plan: LoadedPlan) -> Run:
-        return _carry_out(plan, folder, name, device=device, watch=told)
+        return train_beside(plan, folder / "variants" / name, device=device, watch=told)
 
     with lock(folder):
         if not loaded.plan.steps:  # they are chosen to suit the data, which takes a run
@@ -122,19 +122,6 @@ def _told(
 def folder_name(variant: str, seed: int, own: int) -> str:
     """What the folder of a variant is called; `own` is the seed that the plan names."""
     return variant if seed == own else f"{variant}-seed-{seed}"
-
-
-def _carry_out(loaded: LoadedPlan, folder: Path, name: str, *, device: str | None, watch: Watch) -> Run:
-    """Train in a folder of `folder`/variants, with what earlier runs have of it already."""
-    place = folder / "variants" / name
-    if (folder / "samples.parquet").exists():
-        take_over_persons(place, folder)
-    if loaded.plan.steps:
-        others = [other for other in sorted((folder / "variants").glob("*")) if other != place]
-        shared = share(place, anchored(loaded), [folder, *others])
-        if shared:
-            watch.line(f"taken over from another run: {', '.join(shared)}")
-    return train(loaded, run=place, device=device, watch=watch, open_test=False)
 
 
 def compare(
