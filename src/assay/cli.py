@@ -15,13 +15,29 @@ from assay.commands.demo import demo
 from assay.commands.evaluate import evaluate
 from assay.commands.export import export
 from assay.commands.ledger import ledger
+from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
 from assay.commands.sweep import sweep
 from assay.commands.train import train
 
-COMMANDS = (train, predict, evaluate, report, combine, ledger, ablate, compare, sweep, export, recipes, schema, demo)
+COMMANDS = (
+    train,
+    plan,
+    predict,
+    evaluate,
+    report,
+    combine,
+    ledger,
+    ablate,
+    compare,
+    sweep,
+    export,
+    recipes,
+    schema,
+    demo,
+)
 
 app = typer.Typer(
     name="assay",

@@ -32,6 +32,7 @@ class Opened:
 
     plan: Plan
     samples: Samples  # as read
+    prepared: Samples  # of them, those that are decoded
     ledger: Ledger
     state: State
     context: Context
@@ -87,7 +88,7 @@ def open_plan(
         watch=watch,
         run_steps=carry_out,
     )
-    return Opened(plan, samples, ledger, State(corrected, None, key), context)
+    return Opened(plan, samples, without(some, pixels.unreadable), ledger, State(corrected, None, key), context)
 
 
 def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, watch: Watch) -> LoadedPlan:

@@ -47,9 +47,9 @@ def curves(history: pl.DataFrame) -> Chart:
         pl.col("name").replace_strict(titles, return_dtype=pl.String).alias("panel"),
         pl.when(first).then(pl.col("epoch").min().over("step")).alias("begins"),
     )
-    panels = _panels(rows, list(titles.values())) if names else _empty("No epoch was run.")
+    panels = _panels(rows, list(titles.values())) if names else empty("No epoch was run.")
     subtitle = "Across: epochs, counted on over the steps. Circled: the epoch that was kept."
-    return _with_data(_styled(panels, "Training and validation by epoch", [subtitle]), rows.to_dicts())
+    return with_data(styled(panels, "Training and validation by epoch", [subtitle]), rows.to_dicts())
 
 
 def confusion(matrix: npt.NDArray[np.integer], classes: Sequence[str], *, head: str | None = None) -> Chart:
@@ -78,7 +78,7 @@ def confusion(matrix: npt.NDArray[np.integer], classes: Sequence[str], *, head: 
     subtitle = [f"{right:,} of {total:,} pictures are right (the diagonal). Each row is one true class."]
     if len(rows) < size:
         subtitle.append(f"Shown: the {len(rows)} classes with most mistakes, of {size}.")
-    return _with_data(_styled(_matrix(order), title, subtitle), cells)
+    return with_data(styled(_matrix(order), title, subtitle), cells)
 
 
 def save(chart: Chart, path: Path) -> list[Path]:
@@ -183,7 +183,7 @@ def _matrix(order: list[str]) -> Chart:
     return alt.layer(*layers).properties(width=cell * size, height=cell * size)
 
 
-def _styled(chart: Chart, title: str, subtitle: list[str]) -> Chart:
+def styled(chart: Chart, title: str, subtitle: list[str]) -> Chart:
     heading = alt.TitleParams(
         title,
         subtitle=subtitle,
@@ -211,13 +211,13 @@ def _styled(chart: Chart, title: str, subtitle: list[str]) -> Chart:
     )
 
 
-def _with_data(chart: Chart, rows: Rows) -> Chart:
+def with_data(chart: Chart, rows: Rows) -> Chart:
     """Add the data last: altair copies a chart whole, data and all, for each word said of it (seconds)."""
     chart.datasets = {DATA: rows}
     return chart
 
 
-def _empty(reason: str) -> Chart:
+def empty(reason: str) -> Chart:
     return alt.Chart(alt.Data(values=[{"text": reason}])).mark_text(color=QUIET, fontSize=13).encode(text="text:N")
 
 

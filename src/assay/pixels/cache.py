@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -31,6 +31,7 @@ from assay.labels.samples import LeftOut
 from assay.pixels.decode import Resize, read_square, size_of, useful_side
 
 VERSION = 1  # raise when the same settings give other pixels, so that older caches are made anew
+MULTIPLE = 1.25  # of the size of training: a crop of most of a picture still has all its detail
 BLOCK = 16  # pictures a thread takes at a time
 STALE = 600  # seconds after which an unfinished file that nobody writes to is what a killed run left
 
@@ -76,6 +77,40 @@ class Cache:
         return batch
 
 
+@dataclass(frozen=True, eq=False)
+class Undecoded(Cache):
+    """Pictures decoded whenever they are asked for, to the bytes that `build` would have stored: to look at a few.
+
+    One that cannot be read is black, and noted with the reason in `unreadable`.
+    """
+
+    paths: tuple[Path, ...] = ()
+    size: int = 0
+    resize: Resize = field(default_factory=Resize)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        ids: Sequence[str], paths: Sequence[Path], *, size: int, resize: Resize, unreadable: dict[str, str]
+    ) -> Undecoded:
+        """All pictures of a run, none of them read but for the sizes that some headers tell."""
+        side = _side(paths, size=size, resize=resize, limit=round(size * MULTIPLE))
+        rows, pixels = {id_: row for row, id_ in enumerate(ids)}, np.empty((0, side, side, 3), np.uint8)
+        return Undecoded(pixels, rows, paths=tuple(paths), size=size, resize=resize, unreadable=unreadable)
+
+    def gather(self, rows: ArrayLike) -> Tensor:
+        """A batch as `Cache.gather` gives it."""
+        names = list(self.rows)
+        batch = np.zeros((np.size(rows), self.side, self.side, 3), np.uint8)
+        for place, row in enumerate(np.asarray(rows, np.int64).tolist()):
+            found = _read(self.paths[row], side=self.side, size=self.size, resize=self.resize)
+            if isinstance(found, str):
+                self.unreadable[names[row]] = found
+            else:
+                batch[place] = found
+        return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+
 def build(
     ids: Sequence[str],
     paths: Sequence[Path],
@@ -84,7 +119,7 @@ def build(
     size: int,
     resize: Resize,
     folder: Path,
-    multiple: float = 1.25,
+    multiple: float = MULTIPLE,
     progress: Progress | None = None,
 ) -> tuple[Cache, list[LeftOut]]:
     """Decode the pictures into `folder`, or reopen what is there; several caches may share it.

@@ -56,7 +56,7 @@ def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Rea
     classifier = classifier_for(settings.start, state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
-    course = _course(settings, train, context)
+    course = course_of(settings, train, context)
     balance = balance_of(settings, train, seed=course.seed)
     aim = aim_of(settings, train, balance)
     trained_on = seen_by(settings.start, state, context)
@@ -175,7 +175,8 @@ def _mixed(job: Job, course: Course, train: Samples, epochs: int, context: Conte
     return {"mixed": found}
 
 
-def _course(settings: FitSettings, train: Samples, context: Context) -> Course:
+def course_of(settings: FitSettings, train: Samples, context: Context) -> Course:
+    """How long and how fast, with the seed that the step's place in the plan gives it."""
     return Course(
         epochs=settings.epochs,
         batch=settings.batch,

@@ -91,6 +91,11 @@ class Consistency:
                 logits = forward(inputs)
             yield self.objective(logits, [truth.to(inputs.device)], over).loss, self._names(rows[places])
 
+    def order(self, number: int) -> Rows:
+        """The pictures in the order of a round."""
+        generator = np.random.default_rng([self.views.seed, self.views.step, number])
+        return generator.permutation(len(self.views.ids))
+
     @property
     def above_threshold(self) -> float:
         """The share of the pictures shown in this epoch that had an answer to learn from."""
@@ -129,8 +134,7 @@ class Consistency:
         """The next pictures, each once; what is left of a round that does not suffice is left out of it."""
         if self.taken + count > len(self.views.ids):
             self.round, self.taken = self.round + 1, 0
-        generator = np.random.default_rng([self.views.seed, self.views.step, self.round])
-        rows = generator.permutation(len(self.views.ids))[self.taken : self.taken + count]
+        rows = self.order(self.round)[self.taken : self.taken + count]
         self.taken += count
         return rows
 

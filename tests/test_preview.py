@@ -1,0 +1,230 @@
+"""assay plan: what a plan will do, held against what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import assay
+from assay import cli
+from assay.evidence.sheets import GAP
+from assay.training.sources import Pictures
+from conftest import write_pictures
+
+PROBE = "probe: {size: 32}"
+FIT = "fit: {size: 32, epochs: 3, batch: 8, lr: 1e-2"
+AUGMENTED = f"{FIT}, augment: {{crop: [0.5, 1.0], flip: both, jitter: {{brightness: 0.2}}}}"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("assay.studies.preview.FEW", 24)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More pictures than a rehearsal looks at."""
+    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", each=30)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, ["plan", *arguments, "--device", "cpu"])
+
+
+def shown(*arguments: str) -> dict[str, Any]:
+    done = invoke(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def refused(done: Result, *said: str) -> None:
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    assert done.stderr.count("assay: ") == 1
+    for part in said:
+        assert part in done.stderr
+
+
+def cells(path: str, side: int = 32) -> np.ndarray:
+    """The pictures (rows, columns, side, side, 3) of a sheet."""
+    sheet = np.array(Image.open(path))
+    down, across = ((length + GAP) // (side + GAP) for length in sheet.shape[:2])
+    step = side + GAP
+    rows = [[sheet[y * step :][:side, x * step :][:, :side] for x in range(across)] for y in range(down)]
+    return np.array(rows)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], np.ndarray]:
+    """What training shows from here on: by epoch and row, the picture as bytes."""
+    seen: dict[tuple[int, int], np.ndarray] = {}
+    real = Pictures.batch
+
+    def batch(self: Pictures, epoch: int, rows: Any, partners: Any) -> Any:
+        found = real(self, epoch, rows, partners)
+        pixels = (found.inputs.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        seen.update({(epoch, row): picture for row, picture in zip(rows.tolist(), pixels, strict=True)})
+        return found
+
+    monkeypatch.setattr(Pictures, "batch", batch)
+    return seen
+
+
+@pytest.mark.parametrize("more", ["", ", mix: {mixup: 0.4, cutmix: 1.0}", ", accumulate: 2, sampling: oversample"])
+def test_the_sheet_shows_what_the_network_is_shown(
+    more: str, tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch, plain_runs: None
+) -> None:
+    Path("plan.yaml").write_text(tiny_plan(PROBE, f"{AUGMENTED}{more}}}", data=f"folder: {many}"))
+    found = shown("plan.yaml")
+    (path,) = (path for path in found["pictures"] if "shown" in path)
+    rows = cells(path)
+    seen = spied(monkeypatch)
+    assay.train("plan.yaml", run="run", device="cpu")
+    assert rows.shape[:2] == (4, 8)  # plain ones, and three epochs
+    for epoch in range(3):
+        trained = {picture.tobytes() for (at, _), picture in seen.items() if at == epoch}
+        assert all(picture.tobytes() in trained for picture in rows[epoch + 1])
+
+
+def test_as_many_optimiser_steps_and_parameters_as_in_training(
+    tiny_plan: Callable[..., str], many: Path, plain_runs: None
+) -> None:
+    steps = (PROBE, f"{FIT}, freeze: all_but_last_stage, sampling: undersample}}")
+    Path("plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {many}"))
+    probe, fit = shown("plan.yaml")["steps"]
+    run = assay.train("plan.yaml", run="run", device="cpu")
+    details = run.metrics["steps"][1]["details"]
+    per_epoch = -(-details["pictures_an_epoch"] // 8)
+    assert fit["length"] == {
+        "epochs": 3,
+        "per_epoch": per_epoch,
+        "pictures": details["pictures_an_epoch"],
+        "optimizer_steps": 3 * per_epoch,
+    }
+    assert fit["parameters"] == probe["parameters"] == details["network"]["parameters"]
+    assert 0 < probe["trainable"] < fit["trainable"] < fit["parameters"]
+    assert fit["seconds"] > 0 < fit["memory MiB"]
+
+
+def test_no_run_is_left_and_pictures_go_where_they_should(
+    tiny_plan: Callable[..., str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    Path("plan.yaml").write_text(tiny_plan(PROBE, f"{AUGMENTED}}}"))
+    done = invoke("plan.yaml", "--out", "there", "--layers")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in Path("there").iterdir()) == ["schedule.png", "shown-02-fit.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml", "scratch", "there"]
+    assert list(scratch.iterdir()) == []
+    for said in ("02-fit", "optimiser steps", "backbone.conv_stem", "written: there/schedule.png"):
+        assert said in done.stdout
+
+
+def test_steps_within_others_are_foreseen(tiny_plan: Callable[..., str], many: Path) -> None:
+    members = f"[{{steps: [{FIT}}}]}}, {{steps: [probe: {{size: 32}}]}}]"
+    steps = (PROBE, f"repeat: {{times: 3, steps: [{AUGMENTED}}}]}}", f"combine: {{members: {members}}}")
+    Path("plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {many}"))
+    found = shown("plan.yaml")
+    _, repeat, combine = found["steps"]
+    (inside,) = repeat["inner"]
+    assert (inside["name"], inside["rounds"]) == ("02-repeat/round-1/01-fit", 3)
+    assert repeat["seconds"] >= 3 * inside["seconds"] - 1
+    assert [one["name"] for one in combine["inner"]] == ["03-combine/member-1/01-fit", "03-combine/member-2/01-probe"]
+    assert [Path(path).name for path in found["pictures"]] == [
+        "schedule.png",
+        "shown-02-repeat-round-1-01-fit.png",
+        "shown-03-combine-member-1-01-fit.png",
+    ]
+
+
+def test_views_of_a_frozen_fit_and_of_unlabelled_pictures_are_shown(tiny_plan: Callable[..., str], many: Path) -> None:
+    (many.parent / "some" / "unlabelled").mkdir(parents=True)
+    for path in sorted(many.glob("*/*.png")):
+        number = int(path.stem)
+        place = "unlabelled" if number > 14 else path.parent.name
+        target = many.parent / "some" / place / f"{path.parent.name}-{number}.png"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    frozen = "fit: {size: 32, epochs: 2, freeze: backbone, views: 3, augment: {flip: both, crop: [0.4, 0.6]}}"
+    Path("plan.yaml").write_text(
+        tiny_plan(frozen, f"{AUGMENTED}, unlabelled: {{ratio: 1}}}}", data=f"folder: {many.parent / 'some'}")
+    )
+    found = shown("plan.yaml")
+    _, views, unlabelled = (path for path in found["pictures"])
+    assert cells(views).shape[:2] == (3, 8)
+    assert cells(unlabelled).shape[:2] == (4 + 3, 8)
+    rows = cells(views)
+    assert not np.array_equal(rows[0], rows[1])
+    assert not np.array_equal(rows[1], rows[2])
+
+
+def test_a_plan_without_steps_is_the_default_one(colours: Path) -> None:
+    data = ["--set", "model.backbone=test_efficientnet", "--set", "model.weights=none"]
+    changes = [*data, "--set", "steps.1.fit.epochs=1", "--set", "hardware.precision=fp32"]
+    found = shown(str(colours), *changes)
+    assert [step["kind"] for step in found["steps"]] == ["probe", "fit", "clean_labels"]
+    assert found["steps"][1]["length"]["epochs"] == 1
+    assert found["pictures"][0] == "plans/pictures/schedule.png"
+
+
+def test_the_largest_batch_for_some_memory(tiny_plan: Callable[..., str], many: Path) -> None:
+    Path("plan.yaml").write_text(tiny_plan(f"{FIT}}}", data=f"folder: {many}"))
+    (step,) = shown("plan.yaml", "--memory", "64GB")["steps"]
+    assert step["largest_batch"] == 72  # all training pictures
+    done = invoke("plan.yaml", "--memory", "20MB")
+    refused(done, "--memory 20MB", "01-fit", "not even a batch of 1 fits", "give more memory")
+
+
+def test_what_cannot_be_tried_on_few_pictures_is_said(
+    tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from assay.errors import DataError
+    from assay.steps import STEPS, Step
+    from assay.steps.calibrate import CalibrateSettings
+
+    def run(settings: Any, state: Any, context: Any) -> Any:
+        raise DataError("too few pictures, or so it seems")
+
+    monkeypatch.setitem(STEPS, "calibrate", Step(CalibrateSettings, run))
+    Path("plan.yaml").write_text(tiny_plan(PROBE, "calibrate", f"{FIT}}}", data=f"folder: {many}"))
+    done = invoke("plan.yaml")
+    assert done.exit_code == 0, done.output
+    assert "02-calibrate: not tried, for it cannot be on so few pictures: too few" in done.stdout
+    names = [step["name"] for step in shown("plan.yaml")["steps"]]
+    assert names == ["01-probe", "02-calibrate", "03-fit"]
+
+
+def test_what_is_wrong_with_all_pictures_is_refused(tiny_plan: Callable[..., str], colours: Path) -> None:
+    Path("plan.yaml").write_text(tiny_plan(PROBE, f"{FIT}, unlabelled: {{}}}}"))
+    refused(invoke("plan.yaml"), "unlabelled", "Take unlabelled out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "nowhere"),
+        (("plan.yaml", "--memory", "lots"), "--memory lots: is no amount"),
+        (("plan.yaml", "--set", "steps.0.probe.epochs=3"), "epochs"),
+        (("plan.yaml", "--recipe", "nothing"), "nothing"),
+    ],
+)
+def test_bad_input(arguments: tuple[str, ...], said: str, tiny_plan: Callable[..., str]) -> None:
+    Path("plan.yaml").write_text(tiny_plan(PROBE))
+    refused(invoke(*arguments), said)
+    assert not Path("plans").exists()
+
+
+def test_a_plan_without_a_fit_has_no_rates(tiny_plan: Callable[..., str]) -> None:
+    Path("plan.yaml").write_text(tiny_plan(PROBE))
+    found = shown("plan.yaml")
+    assert [Path(path).name for path in found["pictures"]] == ["schedule.png"]
