@@ -15,6 +15,7 @@ from assay.commands.demo import demo
 from assay.commands.evaluate import evaluate
 from assay.commands.export import export
 from assay.commands.ledger import ledger
+from assay.commands.look import look
 from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
@@ -28,6 +29,7 @@ COMMANDS = (
     predict,
     evaluate,
     report,
+    look,
     combine,
     ledger,
     ablate,

@@ -19,6 +19,7 @@ from assay.evidence.page.gallery import Gallery, Shown, fetch
 from assay.evidence.page.headline import changes, headline
 from assay.evidence.page.history import history
 from assay.evidence.page.judged import said, told, wrong_by_picture
+from assay.evidence.page.looked import looked
 from assay.evidence.page.made_up import made_up
 from assay.evidence.page.rendered import write_page
 from assay.evidence.page.results import results
@@ -52,6 +53,7 @@ def write_report(
         "pseudo": repairs.pseudo_labels(run),
         "made_up": made_up(run),
         "networks": made.networks(run),
+        "looks": looked(run),
         "machine": made.machine(run),
         "again": made.again(run),
         "neighbours": [] if isinstance(found, str) else neighbours(found),

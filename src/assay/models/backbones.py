@@ -81,9 +81,14 @@ def picture_size(backbone: nn.Module) -> int:
     return int(config.get("input_size", (3, 224, 224))[-1])
 
 
+def blocks(backbone: nn.Module) -> list[tuple[str, ...]]:
+    """The names of the parameters of every block, finer than a stage: a residual block, a convolution and its norm."""
+    return [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=False)).values()]
+
+
 def stages(backbone: nn.Module) -> list[Stage]:
     """The stages from the input to the features; what follows the last block belongs to that block."""
-    groups = [tuple(names) for names in group_parameters(backbone, _matcher(backbone)).values()]
+    groups = [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=True)).values()]
     return [
         Stage("stem" if position == 0 else _stage_name(names, groups), names) for position, names in enumerate(groups)
     ]
@@ -154,15 +159,17 @@ def _require_known(name: str) -> None:
         )
 
 
-def _matcher(backbone: nn.Module) -> dict[str, Any] | Callable[[str], Any]:
-    """How timm groups parameters by stage, with those it leaves over put to the last one."""
+def _matcher(backbone: nn.Module, *, coarse: bool) -> dict[str, Any] | Callable[[str], Any]:
+    """How timm groups parameters by stage or, not `coarse`, by block, with those it leaves over put to the last one."""
     grouping: Any = getattr(backbone, "group_matcher", None)
     if grouping is None:
-        children = [name for name, _ in backbone.named_children()]
-        return lambda parameter: (
-            children.index(parameter.split(".")[0]) if "." in parameter else 0  # a parameter of its own: the stem's
+        children = [name for name, _ in (backbone.named_children() if coarse else _in_a_row(backbone))]
+        return lambda parameter: next(
+            # a parameter of its own: the stem's
+            (number for number, name in enumerate(children) if parameter.startswith(f"{name}.")),
+            0,
         )
-    matcher = grouping(coarse=True)
+    matcher = grouping(coarse=coarse)
     if isinstance(matcher, dict):
         return {**matcher, "neck": [(r".", (_WITH_PREVIOUS,))]}
 
@@ -171,6 +178,15 @@ def _matcher(backbone: nn.Module) -> dict[str, Any] | Callable[[str], Any]:
         return (place, _WITH_PREVIOUS) if place == float("inf") else place
 
     return with_neck
+
+
+def _in_a_row(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a network, and for a sequence the children of that."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.Sequential):
+            yield from ((f"{name}.{inner}", module) for inner, module in _in_a_row(child))
+        else:
+            yield name, child
 
 
 def _stage_name(names: tuple[str, ...], groups: list[tuple[str, ...]]) -> str:

@@ -97,6 +97,17 @@ def least_certain(judged: Judged, head: Head, most: int) -> list[Answered]:
     return _independent(judged, head, np.where(codes >= 0, np.abs(probabilities - cuts), np.inf), most)
 
 
+def surest_right(judged: Judged, head: Head) -> str | None:
+    """The picture of which the model is surest among those it answers rightly; of tags, by the surest that is there."""
+    codes, probabilities, _ = judged.of(head)
+    there = head.known(codes) if head.kind == "exclusive" else (codes == 1).any(axis=1)
+    right = there & ~wrong_by_picture(judged)
+    if not right.any():
+        return None
+    own = probabilities if head.kind == "exclusive" else np.where(codes == 1, probabilities, 0)
+    return judged.samples.ids[int(np.where(right, own.max(axis=1), -1).argmax())]
+
+
 def wrong_by_picture(judged: Judged) -> npt.NDArray[np.bool_]:
     """Which pictures (N,) have a wrong answer under any head."""
     wrong = np.zeros(len(judged.samples), np.bool_)

@@ -1,0 +1,208 @@
+"""What is read from inside a network, and where Grad-CAM finds an answer to come from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from assay.errors import ModelError
+from assay.evidence.layers import Layer, coloured, grad_cam, grid, overlaid, see
+from assay.models.backbones import build_backbone, feature_count
+from assay.models.classifier import Classifier, seeded
+
+# Convolutions, residual blocks, a class token, tokens without one, channels last, branches, own networks.
+NETWORKS = {
+    "test_efficientnet": 64,
+    "test_resnet": 64,
+    "test_vit": 160,
+    "test_mambaout": 64,
+    "test_convnext": 64,
+    "plain_cnn6": 64,
+    "simple_cnn": 32,
+}
+
+
+def network(name: str, size: int, *, width: int = 9) -> Classifier:
+    with seeded(0):
+        backbone = build_backbone(name, size=size)
+        return Classifier(backbone, features=feature_count(backbone), width=width, backbone_name=name).eval()
+
+
+def picture(size: int) -> torch.Tensor:
+    return torch.rand(3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+class Pooled(nn.Module):
+    """One convolution, its mean over the picture: what class activation maps were first made for."""
+
+    num_features = 4
+
+    def __init__(self, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.act = nn.ReLU(inplace=inplace)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv(x)).mean(dim=(2, 3))
+
+
+def pooled(*, inplace: bool = False) -> Classifier:
+    with seeded(0):
+        return Classifier(Pooled(inplace=inplace), features=4, width=3, backbone_name="pooled").eval()
+
+
+@pytest.mark.parametrize(("name", "size"), NETWORKS.items())
+def test_layers_are_maps_that_get_smaller_and_looking_changes_no_answer(name, size):
+    model, shown = network(name, size), picture(size)
+    with torch.inference_mode():
+        before = model(shown[None])[0]
+    seen = see(model, shown)
+    sides = [layer.shape[1] for layer in seen.layers]
+    assert len(sides) >= 4
+    assert sides == sorted(sides, reverse=True)
+    assert all(height == width > 1 for _, height, width in (layer.shape for layer in seen.layers))
+    torch.testing.assert_close(seen.logits.detach(), before)
+    torch.testing.assert_close(model.classify(seen.features[None]).detach()[0], before)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(("name", "size"), NETWORKS.items())
+def test_heat_lies_between_nothing_and_one_and_has_a_hottest_place(name, size):
+    seen = see(network(name, size), picture(size))
+    heats = [grad_cam(seen, target, size=size) for target in range(9)]
+    assert all(heat.values.shape == (size, size) and heat.values.min() >= 0 for heat in heats)
+    assert all(heat.values.max() == pytest.approx(1) for heat in heats if heat.hottest)
+    assert any(heat.hottest for heat in heats)
+
+
+def test_under_a_mean_over_places_it_is_the_class_activation_map():
+    """Zhou et al. 2016: the maps weighted by the last layer, here with what speaks against the class left out."""
+    model, shown = pooled(), picture(8)
+    heat = grad_cam(see(model, shown), 1, size=8)
+    maps = torch.relu(model.backbone.conv(2 * shown[None] - 1))[0]
+    wanted = torch.einsum("k,khw->hw", model.final.weight[1], maps).clamp(min=0).detach().numpy()
+    np.testing.assert_allclose(heat.values, wanted / wanted.max(), atol=1e-5)
+
+
+def test_an_activation_in_place_is_seen_as_any_other():
+    plain, inplace = (see(pooled(inplace=how), picture(8)) for how in (False, True))
+    assert [layer.name for layer in inplace.layers] == ["conv"]
+    torch.testing.assert_close(plain.layers[0].maps, inplace.layers[0].maps)
+    assert plain.layers[0].maps.min() == 0  # with the activation that follows
+    np.testing.assert_allclose(grad_cam(plain, 0, size=8).values, grad_cam(inplace, 0, size=8).values)
+
+
+def test_under_a_class_token_the_last_layer_that_counts_is_taken():
+    seen = see(network("test_vit", 160), picture(160))
+    assert grad_cam(seen, 0, size=160).layer == seen.layers[-2].name
+    assert not grad_cam(seen, 0, size=160, layer=seen.layers[-1]).values.any()
+
+
+def test_a_class_that_nothing_speaks_for_has_no_heat():
+    model = pooled()
+    with torch.no_grad():
+        model.final.weight.fill_(-1.0)
+    heat = grad_cam(see(model, picture(8)), 0, size=8)
+    assert heat.hottest is None
+    assert np.isfinite(heat.values).all()
+
+
+def test_frozen_weights_are_no_hindrance():
+    model = pooled().requires_grad_(False)
+    assert grad_cam(see(model, picture(8)), 0, size=8).values.shape == (8, 8)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_layers_are_chosen_at_even_steps_or_by_name():
+    seen = see(network("test_efficientnet", 64), picture(64))
+    names = [layer.name for layer in seen.layers]
+    assert [layer.name for layer in seen.spaced(3)] == [names[0], names[2], names[-1]]
+    assert [layer.name for layer in seen.spaced(99)] == names
+    assert seen.named(names[1]) is seen.layers[1]
+    with pytest.raises(ModelError, match=r"layer blocks\.2: .* no such layer .* blocks\.2\.0"):
+        seen.named("blocks.2")
+
+
+def test_a_network_without_maps_is_refused():
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
+    model = Classifier(flat, features=5, width=2, backbone_name="flat").eval()
+    with pytest.raises(ModelError, match="flat: none of its layers gives a map"):
+        see(model, picture(4))
+
+
+def test_a_grid_shows_the_channels_that_vary_most_each_from_dark_to_bright():
+    maps = torch.zeros(1, 5, 2, 2)
+    maps[0, 3] = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    maps[0, 1] = torch.tensor([[-9.0, 0.0], [0.0, 9.0]])
+    sheet, shown = grid(Layer("own", maps, lambda values: values[0]), channels=2)
+    assert shown == [1, 3]
+    low, high = coloured(np.array([0.0, 1.0]))
+    for left in (0, 58):  # 56 pixels a map, two between them
+        assert (sheet[0, left] == low).all()
+        assert (sheet[55, left + 55] == high).all()
+    assert sheet.shape == (56, 114, 3)
+
+
+def test_maps_that_do_not_vary_are_dark_and_hot_is_brighter_than_cold():
+    sheet, _ = grid(Layer("own", torch.full((1, 3, 4, 4), 7.0), lambda values: values[0]))
+    assert sheet[0, 0].max() < 10
+    heat = np.zeros((8, 8), np.float32)
+    heat[:4, :4] = 1
+    over = overlaid(np.full((8, 8, 3), 128, np.uint8), heat)
+    assert over[:4, :4].mean() > 1.5 * over[4:, 4:].mean()
+
+
+SIDE, QUARTERS = 32, 4
+
+
+def patched(count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise (N, 3, 32, 32), half of it with a chequered patch in one quarter; which quarter (N,), -1 without one."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = 0.5 + 0.1 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    quarters = torch.randint(QUARTERS, (count,), generator=generator)
+    quarters[::2] = -1
+    chequers = (torch.arange(8)[:, None] + torch.arange(8)) % 2
+    for number, quarter in enumerate(quarters.tolist()):
+        if quarter >= 0:
+            down, across = torch.randint(2, 7, (2,), generator=generator).tolist()
+            top, left = SIDE // 2 * (quarter // 2) + down, SIDE // 2 * (quarter % 2) + across
+            pictures[number, :, top : top + 8, left : left + 8] = chequers.float()
+    return pictures.clamp(0, 1), quarters
+
+
+def small() -> Classifier:
+    with seeded(0):
+        layers: list[nn.Module] = []
+        for given, made in ((3, 8), (8, 16), (16, 16)):
+            layers += [nn.Conv2d(given, made, 3, stride=2, padding=1), nn.BatchNorm2d(made), nn.ReLU()]
+        backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return Classifier(backbone, features=16, width=2, backbone_name="small")
+
+
+def found(model: Classifier) -> float:
+    """How often the hottest quarter is that of the patch, over new pictures."""
+    pictures, quarters = patched(100, seed=1)
+    hits = []
+    for shown, quarter in zip(pictures, quarters.tolist(), strict=True):
+        if quarter >= 0:
+            heat = grad_cam(see(model.eval(), shown), 1, size=SIDE).values
+            halves = heat.reshape(2, SIDE // 2, 2, SIDE // 2).sum(axis=(1, 3))
+            hits.append(halves.any() and int(halves.argmax()) == quarter)
+    return float(np.mean(hits))
+
+
+def test_a_planted_patch_is_where_the_heat_is():
+    model = small()
+    assert found(model) < 0.6  # before it has learnt anything
+    pictures, quarters = patched(256, seed=0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(48):
+        rows = torch.arange(64) + 64 * (step % 4)
+        loss = nn.functional.cross_entropy(model.train()(pictures[rows]), (quarters[rows] >= 0).long())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.1
+    assert found(model) > 0.95

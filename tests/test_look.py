@@ -1,0 +1,208 @@
+"""`assay look`: what is written, said and shown in the report, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from assay import cli
+from assay.evidence.embedding import Setting
+from assay.evidence.report import write_report
+from conftest import write_pictures
+from test_report import rows, tags, train
+
+FIT = "fit: {size: 64, epochs: 2, lr: 2e-3}"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, colours) -> Path:
+    folder = tmp_path_factory.mktemp("look")
+    return train(folder, f"folder: {colours}, split: {{val: 0.4}}", FIT)
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def look(*arguments: object) -> list[dict]:
+    found = CliRunner().invoke(cli.app, ["look", *map(str, arguments), "--json", "--device", "cpu"])
+    assert found.exit_code == 0, found.output
+    return json.loads(found.stdout)["looks"]
+
+
+def refused(*arguments: object) -> str:
+    found = CliRunner().invoke(cli.app, ["look", *map(str, arguments), "--device", "cpu"])
+    assert found.exit_code == 2, found.output
+    return " ".join(found.output.split())
+
+
+def network_section(run: Path) -> str:
+    text = write_report(run, setting=Setting(n=0)).read_text(encoding="utf-8")
+    return text.split('<section id="layers"')[1].split("</section>")[0]
+
+
+def test_a_picture_of_the_run_is_seen_with_its_label(run):
+    (seen,) = look(run, "red/3.png", "red/3.png", "--class", "blue")
+    (answered,) = seen["answers"]
+    assert answered["label"] == ["red"]
+    assert seen["part"] in {"training", "validation"}
+    said = {one["class"]: one["said"] for one in seen["grad-cam"]}
+    assert said.keys() == {answered["given"][0], "red", "blue"}
+    assert "answer" in said[answered["given"][0]]
+    assert "label" in said["red"]
+    assert "asked for" in said["blue"]
+    assert len(seen["features"]) == 256
+    every = [layer["name"] for layer in seen["every layer"]]
+    assert [layer["name"] for layer in seen["layers"]] == every  # six, and six are shown
+    folder = Path(seen["folder"])
+    files = {seen["file"], seen["sheet"], *(one["file"] for one in seen["grad-cam"] + seen["layers"])}
+    assert {path.name for path in folder.iterdir()} == {*files, "look.json"}
+    for name in files:
+        with Image.open(folder / name) as picture:
+            picture.load()
+            assert picture.size == (64, 64) or name.startswith("l")
+
+
+def test_a_file_is_the_picture_of_the_run_that_it_is_and_a_new_one_has_no_label(run, colours, tmp_path):
+    (own,) = look(run, colours / "red" / "3.png")
+    assert own["picture"] == "red/3.png"
+    new = tmp_path / "new one.png"
+    shutil.copy(colours / "red" / "3.png", new)
+    (seen,) = look(run, new)
+    assert seen["answers"][0]["label"] is None
+    assert seen["part"] is None
+    assert seen["answers"][0]["likely"] == own["answers"][0]["likely"]
+
+
+def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(run, tmp_path):
+    (seen,) = look(run, "red/3.png", "--layers", "blocks.1.0,bn1", "--cam", "blocks.1.0", "--out", tmp_path / "seen")
+    assert [layer["name"] for layer in seen["layers"]] == ["blocks.1.0", "bn1"]
+    assert {cam["layer"] for cam in seen["grad-cam"]} == {"blocks.1.0"}
+    assert Path(seen["folder"]).parent == tmp_path / "seen"
+    assert not (run / "pictures" / "look").exists()
+    (seen,) = look(run, "red/3.png", "--count", 2)
+    assert [layer["name"] for layer in seen["layers"]] == ["bn1", "bn2"]
+
+
+def test_a_second_look_replaces_the_first(run):
+    look(run, "red/3.png")
+    (seen,) = look(run, "red/3.png", "--count", 1)
+    assert not (Path(seen["folder"]) / "layer-2.png").exists()
+
+
+def test_the_terminal_says_what_was_seen(run):
+    (seen,) = look(run, "red/3.png")
+    found = CliRunner().invoke(cli.app, ["look", str(run), "red/3.png", "--device", "cpu"])
+    assert f"red/3.png ({seen['part']})" in found.output
+    assert seen["answers"][0]["line"] in found.output
+    for cam in seen["grad-cam"]:
+        where = "across" if cam["hottest"] else "no place speaks for it"
+        assert re.search(rf"{cam['class']} \(.*\): .*{where}.*; layer {cam['layer']}", found.output)
+    assert f"{seen['folder']}/look.png" in found.output
+
+
+def test_the_report_shows_looks_and_before_any_two_of_its_own(run):
+    own = network_section(run)
+    assert own.count('<article class="look">') == 2
+    assert "Any picture can be looked at" in own
+    look(run, "red/3.png")
+    section = network_section(run)
+    assert section.count('<article class="look">') == 1
+    assert "red/3.png" in section
+    assert "Any picture can be looked at" not in section
+
+
+def test_looks_with_an_earlier_model_are_left_out_of_the_report(run):
+    (seen,) = look(run, "red/3.png")
+    path = Path(seen["folder"]) / "look.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "another"}))
+    assert "1 look with an earlier model is left out" in network_section(run)
+
+
+def test_more_looks_than_a_page_may_hold_are_counted(run, monkeypatch):
+    look(run, "red/3.png", "red/4.png", "red/5.png")
+    monkeypatch.setattr("assay.evidence.page.looked.BUDGET", 150_000)
+    section = network_section(run)
+    shown = section.count('<article class="look">')
+    assert 0 < shown < 3
+    assert f"{3 - shown} older look" in section
+
+
+def test_several_heads_with_tags_and_unknown_labels(plain_runs, tmp_path):
+    table = "file,colour,tags\n" + rows(
+        lambda name, number: f"{name},{'' if number == 1 else 'warm;big' if number else '-'}"
+    )
+    heads = 'heads: {colour: {column: colour}, tags: {column: tags, separator: ";", none: "-"}}'
+    run = train(tmp_path, f"{tags(tmp_path, table)}, {heads}", "probe: {size: 64}")
+    tagged, untagged, unknown = look(run, "red/2.png", "red/0.png", "red/1.png")
+    assert [answered["head"] for answered in tagged["answers"]] == ["colour", "tags"]
+    assert [seen["answers"][1]["label"] for seen in (tagged, untagged, unknown)] == [["big", "warm"], [], None]
+    assert {cam["class"] for cam in tagged["grad-cam"] if cam["head"] == "tags"} >= {"big", "warm"}
+    assert all({cam["head"] for cam in seen["grad-cam"]} == {"colour", "tags"} for seen in (tagged, untagged, unknown))
+    assert "tags: answer" in tagged["answers"][1]["line"]
+    assert '<article class="look">' in network_section(run)
+
+
+def test_a_run_under_way_is_looked_at_with_its_newest_model(run):
+    (run / "metrics.json").unlink()
+    shutil.rmtree(run / "model")
+    assert look(run, "red/3.png")[0]["answers"][0]["label"] == ["red"]
+    shutil.rmtree(run / "steps")
+    assert "no step has made a model yet" in refused(run, "red/3.png")
+
+
+def test_a_picture_deleted_since_is_seen_as_the_cache_has_it(plain_runs, tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", each=6)
+    run = train(tmp_path, f"folder: {pictures}, split: {{val: 0.4}}", "probe: {size: 64}")
+    (before,) = look(run, "red/3.png")
+    shutil.rmtree(pictures)
+    assert look(run, "red/3.png") == [before]
+    assert network_section(run).count('<article class="look">') == 1
+    shutil.rmtree(run / "cache")
+    assert "red/3.png: " in refused(run, "red/3.png")
+    shutil.rmtree(run / "pictures")
+    assert '<article class="look">' not in network_section(run)
+
+
+def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    said = refused(run, "red/3.png", tmp_path / "broken.png", "none.png", tmp_path)
+    assert "3 of 4 pictures cannot be looked at" in said
+    assert all(name in said for name in ("broken.png", "none.png"))
+    assert "no such class. The nearest of its 3 are blue" in refused(run, "red/3.png", "--class", "bleu")
+    assert "layer blocks.2: the network has no such layer" in refused(run, "red/3.png", "--layers", "blocks.2")
+    assert "is one network. Leave --member out." in refused(run, "red/3.png", "--member", 1)
+    assert "is no run" in refused(tmp_path, "red/3.png")
+    assert not (run / "pictures" / "look").exists()
+
+
+COMMITTEE = "combine: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
+
+
+def test_of_a_committee_one_network_looks(plain_runs, tmp_path, colours):
+    run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", COMMITTEE)
+    said = refused(run, "red/3.png")
+    assert "is a committee of 2 networks" in said
+    assert "1: test_efficientnet at 64 × 64 for label (blue, green, red)" in said
+    assert "--member 3: there is none such" in refused(run, "red/3.png", "--member", 3)
+    (seen,) = look(run, "red/3.png", "--member", 2)
+    assert seen["network"] == "test_efficientnet at 32 × 32, network 2 of 2 of a committee"
+    assert seen["answers"][0]["label"] == ["red"]
+    assert "network 2 of 2" in network_section(run)
+
+
+def test_of_a_tree_a_question_looks_whose_answer_has_no_label(plain_runs, tmp_path, colours):
+    tree = "combine: {kind: tree, tree: [red, [green, blue]], members: [{steps: [{probe: {size: 64}}]}]}"
+    run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", tree)
+    assert "2: test_efficientnet at 64 × 64 for label (green, blue)" in refused(run, "red/3.png")
+    (seen,) = look(run, "red/3.png", "--member", 1)
+    assert seen["answers"][0]["label"] is None
+    assert '<article class="look">' in network_section(run)
