@@ -28,6 +28,7 @@ from assay.settings import Settings
 from assay.steps.combine_settings import MemberPlan
 from assay.steps.plans import StepPlan
 from assay.sweep_settings import SweepSettings
+from assay.tracking import Track
 from assay.training.choices import Choice
 from assay.training.hardware import HardwareSettings
 from assay.yaml_lines import Document, KeyPath, dots, read, write
@@ -44,6 +45,9 @@ class Plan(Settings):
     seed: int = Field(default=0, ge=0, lt=2**32, description="Where every random draw starts from.")
     hardware: HardwareSettings | None = Field(
         default=None, description="Precision and memory layout; timed and chosen where nothing is said."
+    )
+    track: Track = Field(
+        default=(), description="Who else is told of every epoch: `tensorboard`, `mlflow`, `wandb`, or a list of these."
     )
     steps: tuple[StepPlan, ...] = Field(
         default=(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Task
@@ -23,8 +23,11 @@ class Watch(Protocol):
     def line(self, text: str) -> None:
         """One line that stays: an epoch's figures, a note, a choice that was made."""
 
-    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        """An epoch of the innermost stage is over, with these validation figures. What this raises ends the run."""
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch of the innermost stage is over: its number (`epoch`), `lr`, and figures by part (`validation`).
+
+        After a kill it may be told again. What this raises ends the run.
+        """
 
     def end(self) -> None:
         """The innermost stage is over."""
@@ -39,7 +42,7 @@ class Silent:
 
     def line(self, text: str) -> None: ...
 
-    def epoch(self, number: int, figures: Mapping[str, float]) -> None: ...
+    def epoch(self, row: Mapping[str, Any]) -> None: ...
 
     def end(self) -> None: ...
 
@@ -94,7 +97,7 @@ class Bar:
     def line(self, text: str) -> None:
         self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
-    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+    def epoch(self, row: Mapping[str, Any]) -> None:
         """A line tells of it."""
 
     def end(self) -> None:

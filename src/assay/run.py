@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from assay import yaml_lines
 from assay.environment import PeakMemory, environment
 from assay.errors import AssayError, DataError, RunError
 from assay.evidence.embedding import Setting
@@ -42,6 +43,7 @@ from assay.steps.added import seeing_added
 from assay.steps.carry import carry_out, forget_others, put_aside, read_done
 from assay.steps.history import read_history
 from assay.steps.state import TRIAL, Context, State
+from assay.tracking import require_installed, tracked
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
 from assay.training.processes import Processes, processes
 from assay.training.stopping import graceful
@@ -98,6 +100,7 @@ def train(
     Raises AssayError for all that the user can mend.
     """
     loaded = for_one_run(_loaded(plan, recipe, overrides))
+    require_installed(loaded.plan.track)
     folder = Path(run) if run is not None else Path("runs") / loaded.source_name
     chosen = pick_device(device)
     together = processes(chosen)
@@ -106,16 +109,17 @@ def train(
     with lock(folder) if main else nullcontext(), graceful():
         memory = PeakMemory()
         log = _Log(folder / "log.jsonl", watch or Silent(), memory) if main else Silent()
-        return _carry(
-            loaded,
-            folder,
-            together=together,
-            device=chosen,
-            strict=strict,
-            watch=log,
-            memory=memory,
-            open_test=open_test,
-        )
+        with tracked(log, folder, loaded.plan.track if main else ()) as telling:
+            return _carry(
+                loaded,
+                folder,
+                together=together,
+                device=chosen,
+                strict=strict,
+                watch=telling,
+                memory=memory,
+                open_test=open_test,
+            )
 
 
 def evaluate(
@@ -183,7 +187,7 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
     """Write what the run is made of, before anything is trained, and say it."""
     text = to_yaml(plan)
     path = folder / "plan.yaml"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and _untracked(path.read_text(encoding="utf-8")) != _untracked(text):
         put_aside(folder, [path, *_results(folder)])
     write_text(path, text)
     write_json(folder / "environment.json", environment())
@@ -202,6 +206,12 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
         watch.line(f"  note: {note}")
     for one in samples.left_out:
         watch.line(f"  left out: {one.path}: {one.reason}")
+
+
+def _untracked(text: str) -> str:
+    """The text of a plan without who is told of the run: that is no part of what it does."""
+    value = yaml_lines.read(text, "plan.yaml").value
+    return yaml_lines.write({key: part for key, part in value.items() if key != "track"})
 
 
 def _tell_corrections(ledger: Ledger, samples: Samples, watch: Watch) -> None:
@@ -301,8 +311,8 @@ class _Log:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         self._watch.line(text)
 
-    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        self._watch.epoch(number, figures)
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self._watch.epoch(row)
 
     def end(self) -> None:
         self._watch.end()

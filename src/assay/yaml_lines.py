@@ -105,6 +105,14 @@ def write(value: Any) -> str:
     return flow(value) + "\n"
 
 
+def flat(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
+    """The scalars of nested mappings and lists by their key paths."""
+    if not isinstance(value, dict | list):
+        return {path: value}
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    return {where: scalar for key, part in inside for where, scalar in flat(part, (*path, key)).items()}
+
+
 def flow(value: Any) -> str:
     """A value on one line."""
     if isinstance(value, dict):

@@ -62,7 +62,7 @@ def _common(donor: Path, plan: Plan) -> list[str]:
 
 
 def _besides_steps(plan: Plan) -> str:
-    return plan.model_copy(update={"steps": ()}).model_dump_json()
+    return plan.model_copy(update={"steps": (), "track": ()}).model_dump_json()
 
 
 def _text(step: StepPlan) -> tuple[str, str]:

@@ -197,11 +197,11 @@ class _Epochs:
     def line(self, text: str) -> None:
         self._watch.line(text)
 
-    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        self._watch.epoch(number, figures)
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self._watch.epoch(row)
         own = self._stages[-1]
         if _of_the_chain(own):
-            self._report(number + _epochs_before(self._run / "steps", own), figures)
+            self._report(row["epoch"] + _epochs_before(self._run / "steps", own), row["validation"])
 
     def end(self) -> None:
         self._stages.pop()

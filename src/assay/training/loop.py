@@ -67,7 +67,7 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
             progress.seconds += time.perf_counter() - started
             _end_epoch(job, course, progress, machine, average, answered)
             watch.line(_line(progress, course))
-            watch.epoch(progress.epoch, progress.history[-1]["validation"])  # before the checkpoint: told of every one
+            watch.epoch(progress.history[-1])  # before the checkpoint: told of every one
             saver.write(progress, answered)
             stop_requested(leave=True)
     return progress
