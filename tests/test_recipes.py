@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from assay.models.backbones import build_backbone
 from assay.plan import from_source
 from assay.recipes import recipe_names, recipe_text
 from assay.run import train
+from assay.studies.sweep import sweep
+from assay.studies.sweep_space import space_of
+from assay.training.schedules import ScheduleName
 from conftest import write_pictures
 
 ATTRIBUTES = (7, 3, 3, 4, 6, 3)
@@ -165,6 +168,32 @@ SMALL = {
 }
 
 
+TINY = [f"steps.0.fit.{value}" for value in ("size=32", "epochs=1", "batch=8")]
+SEARCHES = {
+    "search-batch-size": ["steps.0.fit.size=32", "steps.0.fit.epochs=1"],
+    "search-weight-decay": [*TINY, "steps.0.fit.schedule=cosine"],
+    "search-dropout": [*TINY, "steps.0.fit.schedule=cosine", "model.head.hidden=[8]"],
+    "search-schedule": TINY,
+    "search-depth": [
+        *TINY,
+        "model.options.width=8",
+        'sweep.over."model.options.depth"=[[1, 1, 1, 1], [1, 2, 1, 1]]',
+        'sweep.over."model.options.block"=[v2, v1]',
+    ],
+    "search-backbones": ["steps.0.probe.size=32", 'sweep.over."model.backbone"=[test_efficientnet, test_resnet]'],
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_searches_other_data(name: str, tmp_path: Path, plain_runs: None) -> None:
+    pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
+    backbone = [] if name in ("search-depth", "search-backbones") else ["model.backbone=test_efficientnet"]
+    loaded = from_source(folders(tmp_path), recipe=name, overrides=[*SEARCHES[name], *pinned, *backbone])
+    found = sweep(loaded, tmp_path / "run", trials=2, device="cpu")
+    assert [row.state for row in found.rows] == ["done", "done"]
+    assert (tmp_path / "run" / "best.yaml").exists()
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_trains_on_other_data(name: str, tmp_path: Path) -> None:
     source = DATA[name](tmp_path)
@@ -175,19 +204,45 @@ def test_trains_on_other_data(name: str, tmp_path: Path) -> None:
 
 
 def test_every_recipe_is_known_here() -> None:
-    assert set(DATA) | {"demo"} == set(recipe_names())
+    assert set(DATA) | set(SEARCHES) | {"demo"} == set(recipe_names())
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", [*DATA, *SEARCHES])
 def test_says_source_command_and_result(name: str) -> None:
     header = recipe_text(name).split("\nmodel:")[0].split("\nsteps:")[0]
-    for word in ("Source:", "assay train ", f"--recipe {name}", "Result:"):
+    for word in ("Source:", f"assay {'sweep' if name in SEARCHES else 'train'} ", f"--recipe {name}", "Result:"):
         assert word in header
 
 
 def said(name: str, folder: Path) -> tuple[Any, list[Any]]:
     plan = from_source(DATA[name](folder), recipe=name).plan
     return plan.model, [step.settings for step in plan.steps]
+
+
+def searched(name: str, folder: Path) -> tuple[int, dict[str, Any]]:
+    """How many trials a search has, and the values that it goes over; all of them are accepted by the plan."""
+    space = space_of(from_source(folders(folder), recipe=name))
+    return space.trials(None), {key: list(over.choices) for key, over in space.sweep.over.items()}
+
+
+def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
+    found = {name: searched(name, tmp_path / name) for name in SEARCHES}
+    assert found["search-batch-size"] == (7, {"steps.0.fit.batch": [4, 8, 16, 32, 64, 128, 256]})
+    decays = [0.0003, 0.0005, 0.0008, 0.0095]
+    assert found["search-weight-decay"] == (4, {"steps.0.fit.optimizer.weight_decay": decays})
+    assert found["search-dropout"] == (3, {"model.head.dropout": [0.2, 0.3, 0.5]})
+    schedules = found["search-schedule"][1]["steps.0.fit.schedule"]
+    kinds = [value if isinstance(value, str) else value["kind"] for value in schedules]
+    assert kinds == list(get_args(ScheduleName))
+    assert "resnet50" in found["search-backbones"][1]["model.backbone"]
+    _, network = found["search-depth"]
+    assert network == {
+        "model.options.block": ["v1", "v2", "grouped"],
+        "model.options.depth": [[3, second, third, 3] for second in (4, 8) for third in (6, 23, 36)],
+        "model.options.pool": ["avg", "max"],
+        "steps.0.fit.optimizer": ["adam", "rmsprop", "sgd"],
+        "steps.0.fit.lr": [0.1, 0.01, 0.001],
+    }
 
 
 def test_multi_label_as_published(tmp_path: Path) -> None:

@@ -47,10 +47,12 @@ def sweep(
         from assay.studies import sweep_table
         from assay.studies.sweep import BEST
         from assay.studies.sweep import sweep as search
+        from assay.studies.sweep_page import write_sweep_page
 
         loaded = from_source(source, recipe=recipe, overrides=tuple(changes or ()))
         found = search(loaded, folder, trials=trials, device=device, watch=watch)
         sweep_table.write(found, folder)
+        page = write_sweep_page(found, folder)
         if as_json:
             print_json({"run": str(folder), **found.to_json()})
             return
@@ -58,6 +60,6 @@ def sweep(
         title = f"Validation {found.figure} of {len(found.rows)} trials"
         console.print(text_table(sweep_table.columns(found), sweep_table.rows(found), right=("seconds",), title=title))
         best = shlex.quote(str(folder / BEST))
-        typer.echo(f"{sweep_table.basis(found)}.\nThe table is in {folder}/sweep.csv and .json.")
+        typer.echo(f"{sweep_table.basis(found)}.\nThe table is in {folder}/sweep.csv and .json, the page in {page}.")
         typer.echo("To train the best plan:\n")
         typer.echo(f"    assay train {best} --run {shlex.quote(f'{folder}-best')}\n")

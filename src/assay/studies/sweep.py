@@ -147,10 +147,9 @@ def _carry_out(trial: Trial, search: Search, total: int, *, device: str | None, 
     place = _place(search, trial.number)
     try:
         plan = search.space.plan_of(point)
-        run = train_beside(plan, place, device=device, watch=_Epochs(watch, place, _reporter(trial, search.space)))
+        run = train_beside(plan, place, device=device, watch=_Epochs(watch, place, _reporter(trial, search)))
         name, found = _resampled(run, search.space)
     except PrunedError:
-        search.tell_pruned(trial)
         watch.line(f"trial {trial.number}: given up")
     except OF_ONE as error:
         search.tell_failed(trial, str(error))
@@ -160,24 +159,19 @@ def _carry_out(trial: Trial, search: Search, total: int, *, device: str | None, 
         watch.line(f"trial {trial.number}: {name} {found.value:.4f}")
 
 
-def _reporter(trial: Trial, space: Space) -> Callable[[int, Mapping[str, float]], None]:
+def _reporter(trial: Trial, search: Search) -> Callable[[int, Mapping[str, float]], None]:
     """Tells the search of an epoch's figure, and gives the trial up where the search says so."""
 
     def report(epochs: int, figures: Mapping[str, float]) -> None:
-        name = space.sweep.figure or headline(figures)
+        name = search.space.sweep.figure or headline(figures)
         if name not in figures:
             return
-        if epochs not in _reported(trial):  # else told before it was killed
-            trial.report(_sign(name) * figures[name], epochs)
+        search.report(trial, epochs, _sign(name) * figures[name])
         if trial.should_prune():
+            search.tell_pruned(trial)  # at once: what goes on after a kill is not asked again
             raise PrunedError
 
     return report
-
-
-def _reported(trial: Trial) -> Mapping[int, float]:
-    found = trial.study.get_trials(deepcopy=False)[trial.number]
-    return found.intermediate_values
 
 
 class _Epochs:

@@ -36,6 +36,7 @@ from assay.sweep_settings import (
 )
 
 JOURNAL = "sweep.journal"
+STUDY = "sweep"  # the name that Optuna knows it by
 CLAIMS = "claims"
 WHY = "why"  # a trial failed
 STATES = {
@@ -56,7 +57,9 @@ class Search:
         _mend(folder / JOURNAL)
         place = str(folder / JOURNAL)
         self._storage = JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place)))
-        self._study()
+        with lock(folder / CLAIMS, wait=True):
+            if not self._storage.get_all_studies():
+                optuna.create_study(storage=self._storage, study_name=STUDY, direction="maximize")
 
     @contextmanager
     def claimed(self, total: int) -> Iterator[Trial | None]:
@@ -80,6 +83,11 @@ class Search:
     def trials(self) -> list[FrozenTrial]:
         """All trials so far, by number."""
         return self._study().get_trials(deepcopy=False)
+
+    def report(self, trial: Trial, epochs: int, score: float) -> None:
+        """What a trial has come to after so many epochs; what it was told before it was killed stays."""
+        if epochs not in self.trials()[trial.number].intermediate_values:
+            trial.report(score, epochs)
 
     def tell(self, trial: Trial, score: float) -> None:
         """A trial is done."""
@@ -108,13 +116,9 @@ class Search:
     def _study(self) -> Study:
         """The study with nothing remembered: what is chosen next follows from the journal alone."""
         sweep = self.space.sweep
-        return optuna.create_study(
-            storage=self._storage,
-            study_name="sweep",
-            sampler=_ByNumber(sweep.sampler, sweep.seed, self.space),
-            pruner=_pruner(sweep.pruning),
-            direction="maximize",
-            load_if_exists=True,
+        sampler = _ByNumber(sweep.sampler, sweep.seed, self.space)
+        return optuna.load_study(
+            storage=self._storage, study_name=STUDY, sampler=sampler, pruner=_pruner(sweep.pruning)
         )
 
     def _left_behind(self, held: ExitStack) -> Trial | None:

@@ -67,8 +67,10 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
             progress.seconds += time.perf_counter() - started
             _end_epoch(job, course, progress, machine, average, answered)
             watch.line(_line(progress, course))
-            watch.epoch(progress.history[-1])  # before the checkpoint: told of every one
-            saver.write(progress, answered)
+            try:  # told before the checkpoint is there, so that no epoch is ever left untold
+                watch.epoch(progress.history[-1])
+            finally:
+                saver.write(progress, answered)
             stop_requested(leave=True)
     return progress
 

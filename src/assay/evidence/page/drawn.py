@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 import vl_convert
 from markupsafe import Markup
 
-from assay.evidence.charts import VERSION
+from assay.evidence.charts import FONT, VERSION
+from assay.files import whole
 
 Chart = Any
 Drawing = dict[str, Any]
@@ -50,6 +54,35 @@ def inline(made: Drawing, rows: Rows) -> Markup:
     for colour, variable in VARIABLES.items():
         drawn = drawn.replace(colour, f"var({variable})")
     return Markup(re.sub(r'^<svg [^>]*?(width="\d+(?:\.\d+)?") (height="\d+(?:\.\d+)?")', _fluid, drawn, count=1))
+
+
+def printed(path: Path, made: Drawing, data: Mapping[str, Rows]) -> Path:
+    """A drawing of data by name as a picture (PNG), in the colours that the page has by day.
+
+    Raises SpaceError or RunError.
+    """
+    config = {**made.get("config", {}), "font": FONT}
+    spec = {
+        **made,
+        "config": config,
+        "background": PAPER,
+        "padding": 18,
+        "datasets": {name: list(rows) for name, rows in data.items()},
+    }
+    drawn = vl_convert.vegalite_to_svg(spec, vl_version=VERSION)
+    by_day = _by_day()
+    for colour, variable in VARIABLES.items():
+        drawn = drawn.replace(colour, by_day[variable])
+    with whole(path) as beside:
+        beside.write_bytes(vl_convert.svg_to_png(drawn, scale=2))
+    return path
+
+
+@cache
+def _by_day() -> dict[str, str]:
+    """The colours of the page's style sheet, as it says them first."""
+    style = files("assay.evidence").joinpath("templates", "report.css").read_text(encoding="utf-8")
+    return dict(re.findall(r"(--\w+):(#[0-9a-f]{6})", style.split("}")[0]))
 
 
 def base() -> Chart:

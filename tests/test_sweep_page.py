@@ -1,0 +1,130 @@
+"""The page of a search and its charts: what stands where, in a real browser, with names that would do harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from benchmarks.browser import CHROMIUM, Page, browser
+from PIL import Image
+
+from assay.evidence.page import searched
+from assay.evidence.page.searched import Axis, Line
+from assay.plan import from_source
+from assay.studies.sweep import Sweep, sweep
+from assay.studies.sweep_page import write_sweep_page
+from conftest import write_pictures
+from test_report_page import ATTACK
+
+SECTIONS = ["headline", "trials", "importance", "parallel", "curves", "plan"]
+HOSTILE = f"<img src=x onerror={ATTACK}>"
+PLAN = """
+model: {backbone: test_efficientnet, weights: none}
+hardware: {precision: fp32, layout: contiguous}
+steps:
+  - fit: {size: 32, epochs: 2, batch: 16, freeze: backbone, keep: best, schedule: constant}
+sweep:
+  sampler: {kind: tpe, startup: 4}
+  trials: 6
+  pruning: {kind: median, startup: 2, warm_up: 1}
+  over:
+    steps.0.fit.lr: {low: 1e-4, high: 1e-1, log: true}
+    steps.0.fit.monitor: [loss, accuracy, mean_average_precision]
+    steps.0.fit.schedule: [constant, {kind: cosine}]
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+    """A search with a trial that fails, in a folder of a hostile name."""
+    folder = tmp_path_factory.mktemp("searched")
+    pictures = write_pictures(folder / "pictures", each=12)
+    (folder / "plan.yaml").write_text(f"data: {{folder: {pictures}}}\n{PLAN}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("assay.run.write_pictures", lambda folder, *given: None)
+        patch.setattr("assay.run.baselines", lambda *given, **options: {})
+        return sweep(from_source(folder / "plan.yaml"), folder / HOSTILE, device="cpu"), folder / HOSTILE
+
+
+@pytest.fixture(scope="module")
+def written(found: tuple[Sweep, Path]) -> Path:
+    return write_sweep_page(*found)
+
+
+def test_charts_lie_beside_the_page_as_pictures(found: tuple[Sweep, Path], written: Path) -> None:
+    names = {path.name for path in (written.parent / "pictures").iterdir()}
+    keys = ("lr", "monitor", "schedule")
+    curves = {f"curves-{key}-{figure}.png" for key in keys for figure in ("accuracy", "loss")}
+    assert names == {"trials.png", "parallel.png", "importance.png", *curves}
+    for path in (written.parent / "pictures").iterdir():
+        colours = Image.open(path).convert("RGB").getcolors(1 << 24)
+        assert colours is not None
+        assert len(colours) > 20, path.name  # more than an empty frame
+
+
+def test_panels_of_one_picture_show_each_its_own_trials(tmp_path: Path) -> None:
+    points = pl.DataFrame(
+        [("a", 0, 1, float(x), 0.9, "training", True) for x in (1, 2)]
+        + [("b", 1, 1, float(x), 0.1, "validation", True) for x in (1, 2)],
+        schema=["group", "trial", "step", "x", "value", "part", "best"],
+        orient="row",
+    )
+    panels = searched.curves(points, ["a", "b"])
+    picture = Image.open(searched.write_panels(tmp_path / "panels.png", panels, title="")).convert("RGB")
+    middle = picture.width // 2
+    halves = [picture.crop((side * middle, 60, (side + 1) * middle, picture.height)) for side in (0, 1)]
+    orange, blue = (0xC8, 0x69, 0x0F), (0x0B, 0x62, 0xA8)
+    assert [_of(half, orange) > 50 for half in halves] == [True, False]
+    assert [_of(half, blue) > 50 for half in halves] == [False, True]
+
+
+def _of(picture: Image.Image, colour: tuple[int, int, int]) -> int:
+    return sum(count for count, own in picture.getcolors(1 << 24) or [] if own == colour)
+
+
+def test_parallel_coordinates_have_an_axis_a_key_and_no_figure_for_those_without() -> None:
+    axes = [Axis("lr", [(0.0, "0.1"), (1.0, "1")]), Axis("accuracy", [(0.0, "0.5")])]
+    drawn = searched.parallel(axes, [Line(3, [0.5, None], None), Line(1, [0.2, 1.0], 1.0, best=True)])
+    places = [(row["trial"], row["x"], row["y"], row["best"]) for row in drawn.rows if "trial" in row]
+    assert places == [(3, 0, 0.5, False), (1, 0, 0.2, True), (1, 1, 1.0, True)]
+    assert [row["head"] for row in drawn.rows if "head" in row] == ["lr", "accuracy"]
+
+
+# In a browser
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@needs_browser
+def test_every_section_is_there_and_nothing_complains(page: Page, written: Path, found: tuple[Sweep, Path]) -> None:
+    page.open(written)
+    assert [name for name, high in page.each("section", "[e.id, e.offsetHeight]") if high > 40] == SECTIONS
+    assert page.complaints == []
+    assert page.one("h1", "e.textContent") == HOSTILE
+    rows = page.each("#trials tbody tr", "[...e.cells].map(c => c.textContent.trim())")
+    search = found[0]
+    assert [int(row[0]) for row in rows] == [row.number for row in search.ranked] + [
+        row.number for row in search.rows if row.figure is None
+    ]
+    assert "is not measured on this data" in json.dumps(rows)
+    panels = page.each("#curves .panel", "e.querySelectorAll('path').length")
+    assert len(panels) > 6
+
+
+@needs_browser
+def test_it_is_as_wide_as_a_phone_and_sorted_by_a_click(page: Page, written: Path) -> None:
+    page.open(written, width=390, phone=True)
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    page.open(written)
+    page.click("#trials th")
+    numbers = page.each("#trials tbody tr", "Number(e.cells[0].textContent)")
+    assert numbers == sorted(numbers, reverse=True)
