@@ -294,10 +294,15 @@ def _require_same(folder: Path, plan: Plan) -> None:
             write_text(path, to_yaml(plan, full=True))
             return
         before = load(path).plan
-        differs = ["the plan itself"] if without_search(before) != without_search(plan) else []
+        differs = ["the plan itself"] if _varied(before) != _varied(plan) else []
         differs += [f"sweep.{name}" for name in changed(plan.sweep, before.sweep or plan.sweep)]
     if differs:
         raise RunError(
             f"{folder}: holds another search ({', '.join(differs)} differs from {SEARCHED} in it), and trials of two "
             "cannot be compared. Choose another folder with --run."
         )
+
+
+def _varied(plan: Plan) -> Plan:
+    """What trials have in common; who is told of them is no part of what they do."""
+    return without_search(plan).model_copy(update={"track": ()})

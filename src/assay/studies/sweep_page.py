@@ -70,7 +70,7 @@ def write_sweep_page(found: Sweep, folder: Path) -> Path:
         "basis": basis(found),
         "keys": [plain(name) for name in names.values()],
         "rows": [_told(found, row) for row in _in_order(found)],
-        "charts": {name: inline(drawn.made, drawn.rows) for name, (_, drawn) in charts.items()},
+        "charts": {"importance": None} | {name: inline(one.made, one.rows) for name, (_, one) in charts.items()},
         "curves": [
             {
                 "key": plain(names[key]),
