@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from rich.progress import Task
 
 
+class GivenUpError(Exception):
+    """A watch has seen enough of a run. Raised from `epoch`, it ends the run with that epoch in its checkpoint."""
+
+
 class Watch(Protocol):
     """Whoever is told how far a piece of work is. Only the main process has one that prints."""
 

@@ -15,7 +15,7 @@ from assay.files import write_text
 from assay.lock import lock
 from assay.plan import LoadedPlan, Plan, anchored, load, to_yaml, without_search
 from assay.predictions.scores import headline
-from assay.progress import Silent, Watch
+from assay.progress import GivenUpError, Silent, Watch
 from assay.run import Run
 from assay.run import load as load_run
 from assay.steps.history import read_history
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 SEARCHED = "sweep.yaml"  # the plan as it was searched
 BEST = "best.yaml"
 OF_ONE = (PlanError, ModelError, TrainingError)  # what the values of one trial may be the cause of
-
-
-class PrunedError(Exception):
-    """A trial is given up: others were better after as many epochs."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def _carry_out(trial: Trial, search: Search, total: int, *, device: str | None, 
         plan = search.space.plan_of(point)
         run = train_beside(plan, place, device=device, watch=_Epochs(watch, place, _reporter(trial, search)))
         name, found = _resampled(run, search.space)
-    except PrunedError:
+    except GivenUpError:
         watch.line(f"trial {trial.number}: given up")
     except OF_ONE as error:
         search.tell_failed(trial, str(error))
@@ -169,7 +165,7 @@ def _reporter(trial: Trial, search: Search) -> Callable[[int, Mapping[str, float
         search.report(trial, epochs, _sign(name) * figures[name])
         if trial.should_prune():
             search.tell_pruned(trial)  # at once: what goes on after a kill is not asked again
-            raise PrunedError
+            raise GivenUpError
 
     return report
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from assay.errors import DivergedError, PlanError, TrainingError
-from assay.progress import Watch
+from assay.progress import GivenUpError, Watch
 from assay.training.answered import Answered
 from assay.training.checkpoint import (
     Average,
@@ -67,10 +67,12 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
             progress.seconds += time.perf_counter() - started
             _end_epoch(job, course, progress, machine, average, answered)
             watch.line(_line(progress, course))
-            try:  # told before the checkpoint is there, so that no epoch is ever left untold
-                watch.epoch(progress.history[-1])
-            finally:
+            try:
+                watch.epoch(progress.history[-1])  # before the checkpoint: told of every one
+            except GivenUpError:
                 saver.write(progress, answered)
+                raise
+            saver.write(progress, answered)
             stop_requested(leave=True)
     return progress
 
