@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def replace_section(name: str, lines: Sequence[str], *, page: Path = PAGE) -> No
     before, rest = text.split(begin)
     _, after = rest.split(end)
     page.write_text("\n".join([before + begin, *lines, end]) + after, encoding="utf-8")
+
+
+def sections(text: str) -> str:
+    """All that stands between marks on a page, marks and all: what a page that is written anew must keep."""
+    marked = re.finditer(r"<!-- (.+?): begin -->\n.*?<!-- \1: end -->\n", text, flags=re.DOTALL)
+    return "\n".join(match[0] for match in marked)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

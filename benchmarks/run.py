@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, ROOT, Contender, Job, observed
+from benchmarks.page import sections
 from benchmarks.prepare import prepare
 from benchmarks.record import Record, require_same_settings
 from benchmarks.table import document
@@ -56,7 +57,8 @@ def main() -> None:
             record.keep({"key": key, **measure()})
     text = document(record.lines, command=command(given), explanation=EXPLANATION.format(**vars(given)))
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(text, encoding="utf-8")
+    kept = sections(given.out.read_text(encoding="utf-8")) if given.out.exists() else ""  # of other measurements
+    given.out.write_text(f"{text}\n{kept}" if kept else text, encoding="utf-8")
 
 
 STAGES = ["frozen", "unfrozen", "both"]

@@ -16,6 +16,7 @@ from assay.commands.evaluate import evaluate
 from assay.commands.export import export
 from assay.commands.ledger import ledger
 from assay.commands.look import look
+from assay.commands.lr import lr
 from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
@@ -26,6 +27,7 @@ from assay.commands.train import train
 COMMANDS = (
     train,
     plan,
+    lr,
     predict,
     evaluate,
     report,

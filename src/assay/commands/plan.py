@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from assay.commands.shared import (
+    NO_RUN,
     AsJson,
     Changes,
     Device,
+    Out,
     Recipe,
     Source,
-    default_run,
+    default_pictures,
     print_json,
     require_one_process,
     watching,
@@ -23,13 +24,6 @@ from assay.endings import reported
 
 if TYPE_CHECKING:
     from assay.studies.preview import Preview
-
-LEFT = "Nothing is left behind but the pictures that were written already."
-PLANS = Path("plans")
-
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where pictures go. plans/ and the name of the data.")
-]
 
 
 def plan(
@@ -46,7 +40,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a plan will do before it is trained: rates, augmented pictures, parameters, time and memory."""
-    with reported(stopped=LEFT), watching(as_json) as watch:
+    with reported(stopped=NO_RUN), watching(as_json) as watch:
         require_one_process("assay plan")
         from assay.plan import from_source
         from assay.studies.peak import memory_of
@@ -54,7 +48,7 @@ def plan(
 
         found = preview(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
-            out or PLANS / default_run(source).name,
+            out or default_pictures(source),
             with_layers=layers,
             memory=None if memory is None else (memory, memory_of(memory)),
             device=device,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from assay.run import Run
 
 GOES_ON = "What was finished is kept: the same command goes on from there."
+NO_RUN = "No run is left behind."
 NOTHING_WRITTEN = "Nothing was written; give the same command to begin again."
 HEADS_SHOWN = 6  # with a table of their classes
 
@@ -34,6 +35,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 Source = Annotated[
     Path, typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan.")
 ]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where pictures go. plans/ and the name of the data.")
+]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")]
 Changes = Annotated[
     list[str] | None,
@@ -45,6 +49,11 @@ def default_run(source: Path) -> Path:
     """runs/NAME after the data or the plan."""
     place = source.absolute()
     return Path("runs") / (place.resolve().name if place.is_dir() else place.stem)
+
+
+def default_pictures(source: Path) -> Path:
+    """plans/NAME after the data or the plan: what is shown before there is a run."""
+    return Path("plans") / default_run(source).name
 
 
 def model_of(run: Path) -> Path:
