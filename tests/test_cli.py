@@ -53,7 +53,7 @@ class Runs(ModuleType):
         return SimpleNamespace(folder=folder, metrics=METRICS)
 
     def evaluate(self, run: Any, samples: Any, *, views: Any, watch: Any) -> Any:
-        found = {"scores": SCORES, "validation": SCORES, "n": len(samples)}
+        found = {"scores": SCORES, "validation": SCORES, "n": len(samples), "trained on": 2}
         told = {"plain": SCORES, "gain": FIGURES, "seconds": {"plain": 1.0, "views": 2.0}}
         return found | ({"views": told} if views else {})
 
@@ -249,8 +249,14 @@ def test_evaluate_says_what_views_gained_and_cost(runs: Runs, tmp_path: Path) ->
     done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"), "--views", "flips")
     assert done.exit_code == 0, done.output
     assert re.search(r"these pictures +0\.900(.*\n)*.*these pictures, views +0\.900", done.stdout)
-    assert "views: accuracy better by 0.9000 [0.8000, 0.9700], n = 40 (paired)\n" in done.stdout
-    assert "views: 2.0 s, plain pictures 1.0 s\n" in done.stdout
+    assert re.search(r"accuracy +\+0\.9000 +\+0\.8000 to \+0\.9700 +40", done.stdout)
+    assert "Every interval holds 0" not in done.stdout
+    assert "They took 2.0 s, the plain pictures 1.0 s.\n" in done.stdout
+
+
+def test_evaluate_says_how_many_pictures_the_run_has_by_heart(runs: Runs, tmp_path: Path) -> None:
+    done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"))
+    assert "trained on 2 of these 6 pictures" in done.stdout
 
 
 @pytest.mark.parametrize(

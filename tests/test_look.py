@@ -44,9 +44,12 @@ def refused(*arguments: object) -> str:
     return " ".join(found.output.split())
 
 
+def page(run: Path) -> str:
+    return write_report(run, setting=Setting(n=0)).read_text(encoding="utf-8")
+
+
 def network_section(run: Path) -> str:
-    text = write_report(run, setting=Setting(n=0)).read_text(encoding="utf-8")
-    return text.split('<section id="layers"')[1].split("</section>")[0]
+    return page(run).split('<section id="layers"')[1].split("</section>")[0]
 
 
 def test_a_picture_of_the_run_is_seen_with_its_label(run):
@@ -197,12 +200,29 @@ def test_of_a_committee_one_network_looks(plain_runs, tmp_path, colours):
     assert seen["network"] == "test_efficientnet at 32 × 32, network 2 of 2 of a committee"
     assert seen["answers"][0]["label"] == ["red"]
     assert "network 2 of 2" in network_section(run)
+    text = page(run)
+    assert "A committee of 2 networks learnt" in text
+    assert "<b>member 2 of 2, weight 0.50</b>" in text
 
 
-def test_of_a_tree_a_question_looks_whose_answer_has_no_label(plain_runs, tmp_path, colours):
+def test_of_a_tree_a_question_looks_whose_label_is_the_branch(plain_runs, tmp_path, colours):
     tree = "combine: {kind: tree, tree: [red, [green, blue]], members: [{steps: [{probe: {size: 64}}]}]}"
     run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", tree)
     assert "2: test_efficientnet at 64 × 64 for label (green, blue)" in refused(run, "red/3.png")
-    (seen,) = look(run, "red/3.png", "--member", 1)
-    assert seen["answers"][0]["label"] is None
-    assert '<article class="look">' in network_section(run)
+    labels = {
+        (id_, member): look(run, id_, "--member", member)[0]["answers"][0]["label"]
+        for id_ in ("red/3.png", "blue/3.png")
+        for member in (1, 2)
+    }
+    assert labels == {
+        ("red/3.png", 1): ["red"],
+        ("red/3.png", 2): None,  # it does not come to this question
+        ("blue/3.png", 1): ["green or blue"],
+        ("blue/3.png", 2): ["blue"],
+    }
+    shutil.rmtree(run / "pictures" / "look")
+    text = page(run)
+    assert "network 1 of 2 of a tree" in text
+    assert "A tree of 2 networks learnt" in text
+    assert "<b>tells apart green / blue</b>" in text
+    assert "tells apart red / green or blue; its figure is for that alone" in text

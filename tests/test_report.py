@@ -132,6 +132,16 @@ def test_a_run_that_has_only_read_its_pictures(run):
     assert "There is no model yet." in text
 
 
+def test_numbers_in_a_panel_stand_beside_one_another():
+    from assay.evidence.page.history import _numbered
+
+    def point(x: float, value: float, mark: str = "alone") -> dict:
+        return {"x": x, "value": value, "part": "validation", "mark": mark}
+
+    rows = [point(1, 0.5), point(2, 0.51), point(2.5, 0.9), point(9, 0.0), point(10, 0.5, "best"), point(9.9, 0.5, "")]
+    assert [row["said"] for row in _numbered(rows, 10.5)] == [False, True, True, True, True, False]
+
+
 def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(RunError, match="is no run that can be reported on"):
         write_report(tmp_path)

@@ -257,6 +257,12 @@ def test_evaluate_scores_labelled_pictures_beside_validation(finished: assay.Run
     assert found["scores"]["figures"]["accuracy"]["n"] == 6
     assert found["scores"]["figures"]["accuracy"]["value"] == 1.0
     assert found["validation"] == finished.metrics["scores"]
+    assert found["trained on"] == 0
+    shutil.copy(
+        Samples.read(finished.folder / "samples.parquet").part("train").paths[0], tmp_path / "new" / "red" / "again.png"
+    )
+    samples = read_whole(DataSettings(folder=Path("new")), base=tmp_path)
+    assert assay.evaluate(finished, samples)["trained on"] == 1  # by content, whatever its name
 
 
 def test_evaluate_refuses_a_class_that_the_model_does_not_know(finished: assay.Run, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from assay.labels.split import split_table
 from assay.labels.subset import labelled, with_space
 from assay.lock import lock
 from assay.models.composite import load_model
+from assay.models.seen import count_seen, seen
 from assay.opening import open_plan
 from assay.output.artifact import Artifact
 from assay.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
@@ -127,8 +128,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures of a run's model on labelled pictures, and its validation figures beside them.
 
-    With `views`, `scores` are those of the mean over views; those of the plain pictures, what the views gained (with
-    a paired interval) and the seconds of both stand under `views`.
+    `trained on` counts the pictures that the run learnt from. With `views`, `scores` are those of the mean over
+    views; those of the plain pictures, what the views gained (with a paired interval) and the seconds of both stand
+    under `views`.
     """
     space = run.artifact.saved.space
     known = labelled(with_space(samples, space))
@@ -139,6 +141,7 @@ def evaluate(
     began = time.perf_counter()
     plain = scored(answers_for(run.artifact, known, watch), known, trained=trained)
     found = {"scores": to_json(plain), "validation": run.metrics["scores"], "n": len(known)}
+    found["trained on"] = count_seen(seen(trained.hashes), known)
     if views is None:
         return found
     middle = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,15 +50,39 @@ def evaluate(
         plain = found["views"]["plain"] if asked else found["scores"]
         shown = {"these pictures, views": found["scores"]} if asked else {}
         print_figures({"validation": found["validation"], "these pictures": plain, **shown})
-        for line in _gained(found["views"]) if asked else ():
+        for line in _learnt(found):
             typer.echo(line)
+        if asked:
+            _print_gained(found["views"])
 
 
-def _gained(views: Mapping[str, Any]) -> Iterator[str]:
-    """What views gained and cost, in lines."""
-    for name, figure in views["gain"].items():
+def _learnt(found: Mapping[str, Any]) -> Iterator[str]:
+    """A word on pictures that the model has by heart."""
+    count, n = found["trained on"], found["n"]
+    if count:
         yield (
-            f"views: {name} better by {figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}], "
-            f"n = {figure['n']} (paired)"
+            f"note: the run was trained on {count:,} of these {n:,} pictures. What it has by heart says little of how "
+            "good it is on others."
         )
-    yield f"views: {views['seconds']['views']:.1f} s, plain pictures {views['seconds']['plain']:.1f} s"
+
+
+def _print_gained(views: Mapping[str, Any]) -> None:
+    """What views gained, figure by figure, and what they cost."""
+    from rich.console import Console
+
+    from assay.evidence.charts import figure_title
+    from assay.evidence.tables import text_table
+
+    gain = {
+        name: figure for name, figure in views["gain"].items() if name != "micro_f1" or "accuracy" not in views["gain"]
+    }
+    rows = [
+        (figure_title(name), f"{one['value']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}", f"{one['n']:,}")
+        for name, one in gain.items()
+    ]
+    columns = ("views", "better by", "95 % interval, paired", "n")
+    Console(file=sys.stdout, highlight=False).print(text_table(columns, rows, right=columns[1:]))
+    if not any(one["low"] > 0 or one["high"] < 0 for one in gain.values()):
+        typer.echo("Every interval holds 0: on these pictures views change nothing for certain.")
+    seconds = views["seconds"]
+    typer.echo(f"They took {seconds['views']:.1f} s, the plain pictures {seconds['plain']:.1f} s.")

@@ -42,7 +42,7 @@ def look_at(
     Raises RunError, ModelError or DataError as `looking`, `read_pictures` and `look` do; nothing is written then.
     """
     chosen = looking(run, member)
-    read = read_pictures(run, pictures, chosen.network)
+    read = read_pictures(run, pictures, chosen)
     classes_of(chosen.network.space, wanted.classes)
     move(chosen.network.classifier, Hardware(device))
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from assay.evidence.names import plain
 from assay.evidence.page.folder import RunFound
 from assay.models.composite import load_model
 from assay.models.saved import Saved
+from assay.models.tree import Tree
 from assay.pixels.cache import kept_in
 from assay.pixels.decode import read_square
 
@@ -23,10 +24,14 @@ CLASSES = 4  # of a head that tell what a network is for
 
 @dataclass(frozen=True)
 class Looking:
-    """A network of a run, and in words which one it is."""
+    """A network of a run, and in words which one it is.
+
+    `branches`: of a question of a tree, by class of the tree's head the branch that leads to it.
+    """
 
     network: Saved
     name: str
+    branches: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +64,14 @@ def looking(run: RunFound, member: int | None) -> Looking:
             f"{wrong}The model of {run.folder} is a {kind} of {len(networks)} networks, and each sees in a way of its "
             f"own. Choose one by --member:{listed}"
         )
-    network = networks[member - 1]
-    return Looking(network, f"{_size(network)}, network {member} of {len(networks)} of a {kind}")
+    network, joining = networks[member - 1], model.joining
+    asked = list(joining.root.nodes()) if isinstance(joining, Tree) else []
+    own = len(asked) == len(networks)  # else a question is answered by several
+    branches = asked[member - 1].branch_of if own else None
+    return Looking(network, f"{_size(network)}, network {member} of {len(networks)} of a {kind}", branches)
 
 
-def read_pictures(run: RunFound, names: Sequence[str], network: Saved) -> list[Picture]:
+def read_pictures(run: RunFound, names: Sequence[str], chosen: Looking) -> list[Picture]:
     """Pictures by file or by their id in the run, each once. Raises DataError that names all that cannot be read."""
     samples = run.samples
     by_id = {id_: row for row, id_ in enumerate(samples.ids)}
@@ -73,7 +81,7 @@ def read_pictures(run: RunFound, names: Sequence[str], network: Saved) -> list[P
         path = Path(text)
         row = by_place.get(path.resolve()) if path.exists() else by_id.get(text)
         try:
-            found.append(_of_run(run, row, network) if row is not None else _new(text, network))
+            found.append(_of_run(run, row, chosen) if row is not None else _new(text, chosen.network))
         except PictureError as error:
             wrong.append(f"\n  {plain(text)}: {error}")
     if wrong:
@@ -89,14 +97,15 @@ def _new(text: str, network: Saved) -> Picture:
     return Picture(text, pixels, None, {})
 
 
-def _of_run(run: RunFound, row: int, network: Saved) -> Picture:
+def _of_run(run: RunFound, row: int, chosen: Looking) -> Picture:
     """A picture of the run; where its file is gone as the cache has kept it. Raises PictureError."""
+    network = chosen.network
     id_, place = run.samples.ids[row], run.samples.paths[row]
     pixels = None if place.exists() else _from_cache(run, id_, network)
     if pixels is None:
         pixels = read_square(place, network.side, settings=network.resize, size=network.size)
     part = PARTS.get(run.samples.table["split"][row] or "")
-    return Picture(id_, pixels, part, _known(run, row, network))
+    return Picture(id_, pixels, part, _known(run, row, chosen))
 
 
 def _from_cache(run: RunFound, id_: str, network: Saved) -> Pixels | None:
@@ -107,13 +116,21 @@ def _from_cache(run: RunFound, id_: str, network: Saved) -> Pixels | None:
     return None
 
 
-def _known(run: RunFound, row: int, network: Saved) -> Known:
-    """The label of a picture under the heads that the network answers; a question of a tree is another."""
+def _known(run: RunFound, row: int, chosen: Looking) -> Known:
+    """The label of a picture under the heads that the network answers; for a question of a tree the right branch."""
     found, samples = {}, run.samples.take([row])
+    asked = {head.name: head for head in chosen.network.space}
     for head, codes in zip(samples.space, samples.codes(), strict=True):
-        if head in network.space.heads and head.known(codes)[0]:
-            places = codes.tolist() if head.kind == "exclusive" else np.flatnonzero(codes[0] == 1).tolist()
-            found[head.name] = [head.classes[place] for place in places]
+        if head.name not in asked or not head.known(codes)[0]:
+            continue
+        places = codes.tolist() if head.kind == "exclusive" else np.flatnonzero(codes[0] == 1).tolist()
+        names = [head.classes[place] for place in places]
+        if head != asked[head.name]:
+            branches = chosen.branches or {}
+            names = [branches[name] for name in names if name in branches]
+            if not names:
+                continue  # it does not come to this question
+        found[head.name] = names
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from assay.labels.pictures import shown
 
 
@@ -13,3 +15,8 @@ def plain(name: str) -> str:
 def shortened(name: str, longest: int) -> str:
     """Long names lose their middle: what tells them apart is mostly at an end."""
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"
+
+
+def either(names: Sequence[str]) -> str:
+    """The answers between which a question chooses, in words."""
+    return " / ".join(map(plain, names))

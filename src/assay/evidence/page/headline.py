@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from assay.evidence.charts import figure_title
-from assay.evidence.names import plain
-from assay.evidence.page.folder import HOLDERS, Judged, RunFound
+from assay.evidence.names import either, plain
+from assay.evidence.page.folder import HOLDERS, Judged, RunFound, StepFound
 from assay.evidence.page.gallery import Gallery
 from assay.evidence.page.judged import Miss, misses
+from assay.evidence.page.made import learner
 from assay.figures.intervals import wilson
 from assay.figures.metrics import HeadScore
 from assay.figures.paired import gains
@@ -18,7 +19,10 @@ from assay.predictions.scores import scored
 
 WORST = 3
 PICTURES = 10  # of a class
-SAID = ("size", "epochs", "freeze", "lr", "batch", "start", "times", "by", "figure", "keep", "filter_by")
+SAID = (
+    "kind", "size", "epochs", "freeze", "lr", "batch", "start", "times", "by", "weights", "pick", "figure", "keep",
+    "filter_by",
+)  # fmt: skip
 """The settings of a step that say most of it, in this order."""
 
 PURPOSES = {
@@ -42,6 +46,7 @@ def headline(run: RunFound, gallery: Gallery) -> dict[str, Any]:
     chief = run.chief or (_chief_of(test) if test else None)
     validated = (run.scores or {}).get("figures", {}).get(chief) if chief else None
     return {
+        "learner": learner(run),
         "backbone": (run.plan.get("model") or {}).get("backbone", ""),
         "heads": [{"name": plain(head.name), "kind": head.kind, "size": head.size} for head in samples.space],
         "counts": {side: len(samples.part(side)) for side in ("train", "val", "test")},
@@ -75,6 +80,7 @@ def changes(run: RunFound) -> list[dict[str, Any]]:
                 "depth": step.depth,
                 "purpose": PURPOSES.get(step.kind, ""),
                 "settings": ", ".join(settings),
+                "apart": _apart(run, step),
                 "seconds": (step.done or {}).get("seconds"),
                 "edits": (step.done or {}).get("edits", 0),
                 "done": step.done is not None,
@@ -157,6 +163,14 @@ def _all_right(run: RunFound) -> bool:
 
 def _tells(settings: dict[str, Any], name: str) -> bool:
     return name in settings and settings[name] not in (None, "none", "previous")
+
+
+def _apart(run: RunFound, step: StepFound) -> str:
+    """What a step's model tells apart where that is not what the run does: a question of a tree."""
+    own = {head.name: list(head.classes) for head in run.samples.space}
+    heads = (step.scores or {}).get("heads", {})
+    asked = {name: [row["class"] for row in head["per_class"]] for name, head in heads.items()}
+    return "; ".join(either(names) for name, names in asked.items() if own.get(name) != names)
 
 
 def _said(value: Any) -> str:

@@ -16,6 +16,7 @@ from assay.evidence.page.folder import CHIEF, HOLDERS, RunFound, StepFound
 
 MOST_HEADS = 8  # whose own figures have panels
 HIDDEN = ("seconds",)
+ROOM = (0.15, 0.12)  # of a panel that a number takes, across and down
 POINT = {
     "x": pl.Float64,
     "value": pl.Float64,
@@ -105,7 +106,20 @@ def panels(table: pl.DataFrame, run: RunFound) -> list[str]:
 
 
 def _panel(table: pl.DataFrame, bands: list[dict[str, Any]], name: str) -> Markup:
-    return inline(_drawing(bands[-1]["to"], rate=name == "lr"), [*table.to_dicts(), *bands])
+    end = bands[-1]["to"]
+    return inline(_drawing(end, rate=name == "lr"), [*_numbered(table.to_dicts(), end), *bands])
+
+
+def _numbered(rows: list[dict[str, Any]], end: float) -> list[dict[str, Any]]:
+    """The rows, and which of the kept values have room for their number beside those after them."""
+    values = [row["value"] for row in rows]
+    high, wide = ROOM[1] * (max(values) - min(values)), ROOM[0] * end
+    said: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: -row["x"]):
+        kept = row["mark"] == "alone" or (row["mark"] == "best" and row["part"] == "validation")
+        if kept and all(one["x"] - row["x"] > wide or abs(one["value"] - row["value"]) > high for one in said):
+            said.append(row)
+    return [row | {"said": row in said} for row in rows]
 
 
 @lru_cache(maxsize=8)
@@ -132,7 +146,7 @@ def _drawing(end: float, *, rate: bool) -> Drawing:
         layers += [
             kept.mark_point(size=74, filled=True, stroke=BLUE, fill=PAPER, strokeWidth=2, opacity=1),
             *(
-                found.mark_text(dy=-13, fontSize=11, **look).encode(text=number)
+                found.transform_filter("datum.said").mark_text(dy=-13, fontSize=11, **look).encode(text=number)
                 for found in (kept, alone)
                 for look in ({"stroke": PAPER, "strokeWidth": 4, "color": PAPER}, {"color": INK})
             ),

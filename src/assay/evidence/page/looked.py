@@ -68,7 +68,7 @@ def _unasked(run: RunFound) -> tuple[list[Entry], str]:
     chosen, entries = looking(run, 1 if several else None), []
     for id_, remark in _telling(run):
         try:
-            (picture,) = read_pictures(run, [id_], chosen.network)
+            (picture,) = read_pictures(run, [id_], chosen)
             seen = look(chosen.network, picture.pixels, known=picture.known, wanted=Wanted())
         except DataError:
             continue  # deleted since, and gone from the cache

@@ -5,24 +5,52 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from assay.evidence.names import plain
+from assay.evidence.names import either, plain
 from assay.evidence.page.folder import RunFound
 from assay.models.backbones import stages
-from assay.models.composite import load_model
+from assay.models.composite import Composite, Model, load_model
+from assay.models.joining import Mean
 from assay.models.saved import Saved
+from assay.models.tree import Tree
 
 
 def networks(run: RunFound) -> list[dict[str, Any]]:
-    """Of every network of the newest model, its stages and their parameters."""
-    return [_network(saved) for saved in load_model(run.model).networks] if run.model else []
+    """Of every network of the newest model what it is for, where there are several, its stages and their parameters."""
+    if run.model is None:
+        return []
+    model = load_model(run.model)
+    return [_network(saved, role) for saved, role in zip(model.networks, _roles(model), strict=True)]
 
 
-def _network(saved: Saved) -> dict[str, Any]:
+def learner(run: RunFound) -> str:
+    """What the newest model is, in words."""
+    model = load_model(run.model) if run.model else None
+    if not isinstance(model, Composite):
+        return "A network"
+    return f"A {model.joining.kind} of {len(model.networks)} networks"
+
+
+def _roles(model: Model) -> list[str]:
+    """What each network of a model is in it: which member and its weight, or the question that it answers."""
+    if isinstance(model, Saved):
+        return [""]
+    joining, count = model.joining, len(model.members)
+    if isinstance(joining, Tree):
+        said = [f"tells apart {either(node.names)}" for node in joining.root.nodes()]
+    else:
+        said = [f"member {number} of {count}" for number in range(1, count + 1)]
+        if isinstance(joining, Mean):
+            said = [f"{text}, weight {weight:.2f}" for text, weight in zip(said, joining.weights, strict=True)]
+    return [text for text, member in zip(said, model.members, strict=True) for _ in member.model.networks]
+
+
+def _network(saved: Saved, role: str) -> dict[str, Any]:
     backbone = saved.classifier.backbone
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
     counted = [(plain(stage.name), sum(sizes[name] for name in stage.parameters)) for stage in stages(backbone)]
     counted.append(("head", sum(parameter.numel() for parameter in saved.classifier.head.parameters())))
     return {
+        "role": role,
         "backbone": plain(saved.classifier.backbone_name),
         "size": saved.size,
         "features": saved.classifier.feature_count,
