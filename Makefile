@@ -56,6 +56,7 @@ results: setup
 	@echo "Training on the data sets in $(DATA) with the commands of the README; this takes a while. Writes docs/RESULTS.md."
 	$(BIN)/python -m benchmarks.results $(DATA)
 	$(BIN)/python -m benchmarks.reports $(DATA)
+	$(BIN)/python -m benchmarks.tour
 
 clean:
 	rm -rf $(VENV) $(VENV)-bench build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -32,6 +32,7 @@ from assay.labels.subset import labelled, with_space
 from assay.lock import lock
 from assay.models.composite import load_model
 from assay.models.seen import count_seen, seen
+from assay.notebook import run_html
 from assay.opening import open_plan
 from assay.output.artifact import Artifact
 from assay.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
@@ -69,6 +70,10 @@ class Run:
         if not paths:
             raise DataError("no pictures were given. Name at least one file.")
         return Predictions.joined(list(self.artifact.stream((str(path), Path(path)) for path in paths)))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: figures beside the baselines, and the wrongest answers."""
+        return run_html(self.folder, self.metrics)
 
 
 def load(folder: str | Path) -> Run:

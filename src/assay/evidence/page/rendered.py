@@ -28,20 +28,24 @@ def write_page(path: Path, template: str, *, shown: Shown, script: Mapping[str, 
     Raises SpaceError or RunError, with what was there before as it was.
     """
     sheets = [[sheet.side, sheet.columns, sheet.rows] for sheet in shown.sheets]
-    text = (
-        _environment()
-        .get_template(template)
-        .render(
-            now=datetime.now(UTC),
-            sheets=shown.sheets,
-            spot=partial(_spot, shown),
+    text = filled(
+        template,
+        {
+            "now": datetime.now(UTC),
+            "sheets": shown.sheets,
+            "spot": partial(_spot, shown),
             **parts,
             **_script({**script, "sheets": sheets}),
-        )
+        },
     )
     with whole(path) as beside:
         beside.write_bytes(text.encode("utf-8", "backslashreplace"))
     return path
+
+
+def filled(template: str, parts: Mapping[str, Any]) -> str:
+    """A template with these parts in it, all of them escaped."""
+    return _environment().get_template(template).render(parts)
 
 
 def _script(value: Any) -> dict[str, Any]:
