@@ -33,7 +33,7 @@ sweep:
   over:
     steps.0.fit.lr: {low: 1e-4, high: 1e-1, log: true}
     steps.0.fit.monitor: [loss, accuracy, mean_average_precision]
-    steps.0.fit.schedule: [constant, {kind: cosine}]
+    steps.0.fit.optimizer.weight_decay: [0.0, 0.1]
 """
 
 
@@ -56,7 +56,7 @@ def written(found: tuple[Sweep, Path]) -> Path:
 
 def test_charts_lie_beside_the_page_as_pictures(found: tuple[Sweep, Path], written: Path) -> None:
     names = {path.name for path in (written.parent / "pictures").iterdir()}
-    keys = ("lr", "monitor", "schedule")
+    keys = ("lr", "monitor", "weight_decay")
     curves = {f"curves-{key}-{figure}.png" for key in keys for figure in ("accuracy", "loss")}
     assert names == {"trials.png", "parallel.png", "importance.png", *curves}
     for path in (written.parent / "pictures").iterdir():
