@@ -17,7 +17,7 @@ from benchmarks.trainings import Comparison, Line, Training, measure, options, r
 
 SEEN: Line = {"crop": [0.5, 1.0], "flip": "horizontal"}
 TRAINED: Line = {
-    "lr": 3e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle", "augment": SEEN,
+    "lr": 5e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle", "augment": SEEN,
     "monitor": "accuracy",
 }  # fmt: skip
 AVERAGED: Line = {"ema": 0.99}
@@ -68,7 +68,8 @@ def plans(size: int, scale: float) -> dict[str, tuple[str, list[Line]]]:
         "suspects dropped": ("worse", cleaned("drop", AVERAGED)),
         "suspects dropped, MixUp, erasing, flat_cos": ("worse", cleaned("drop", MIXED | {"schedule": "flat_cos"})),
         "suspects unset, FixMatch": ("worse", cleaned("unset", AVERAGED | unlabelled)),
-        f"`{RECIPE}`": ("worse", recipe_steps(RECIPE, size, epochs / 3)),
+        f"`{RECIPE}`": ("worse", recipe_steps(RECIPE, size, epochs / 6)),
+        f"`{RECIPE}`, on the aggregate": ("aggregate", recipe_steps(RECIPE, size, epochs / 6)),
         "plain, on the aggregate": ("aggregate", fit({})),
         "averaged weights, on the aggregate": ("aggregate", fit(AVERAGED)),
     }

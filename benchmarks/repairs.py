@@ -48,12 +48,13 @@ class Study:
     goal: str
     alternatives: tuple[str, ...] = ()
     references: tuple[Reference, ...] = field(default=())
+    seeds: int | None = None  # at most so many, where each takes long
 
 
 def fit(epochs: int, size: int = 128, more: str = "") -> str:
     """A fit as a plan says it, with the settings that all studies share."""
     return (
-        f"  - fit: {{size: {size}, epochs: {epochs}, lr: 1e-3, optimizer: {{kind: adamw, weight_decay: 0.02}}, "
+        f"  - fit: {{size: {size}, epochs: {epochs}, lr: 5e-4, optimizer: {{kind: adamw, weight_decay: 0.02}}, "
         f"schedule: one_cycle, loss: {{smoothing: 0.1}}, augment: {{crop: [0.5, 1.0], flip: both}}, ema: 0.99{more}}}\n"
     )
 
@@ -61,10 +62,11 @@ def fit(epochs: int, size: int = 128, more: str = "") -> str:
 PROBE = "  - probe: {size: 128}\n"
 DROP = "  - clean_labels: {size: 128, action: drop}\n"
 UNSET = "  - clean_labels: {size: 128, action: unset}\n"  # to be labelled anew by pseudo_label
+RELABELLED = f"  - clean_labels: {{action: unset}}\n{PROBE}  - pseudo_label: {{keep: {{confidence: 0.9}}}}\n"
 ROUND = (
     "  - repeat:\n      times: 1\n      steps:\n"
     "        - pseudo_label: {keep: {confidence: 0.9}}\n"
-    f"      {fit(4, more=', start: pretrained')}"
+    f"      {fit(4, 64, ', start: pretrained')}"
 )
 
 STUDIES = (
@@ -72,11 +74,11 @@ STUDIES = (
         "seedlings, 30 % of labels hidden and 15 % of the rest wrong",
         "seedlings",
         {"hide": 0.3, "flip": 0.15},
-        UNSET + fit(4) + ROUND,
+        UNSET + fit(4, 64) + ROUND,
         "what each of the two repairs is worth; every model is trained for 4 epochs from published weights",
         references=(
-            Reference("neither repair", fit(4)),
-            Reference("all labels known and right, no repair", fit(4), {}),
+            Reference("neither repair", fit(4, 64)),
+            Reference("all labels known and right, no repair", fit(4, 64), {}),
         ),
     ),
     Study(
@@ -85,14 +87,18 @@ STUDIES = (
         {"flip": 0.2},
         PROBE + DROP + fit(6),
         "cleaned and retrained within 1.5 points of the unflipped",
-        references=(Reference("all labels right, no repair", PROBE + fit(6), {}),),
+        references=(
+            Reference("suspects unset and labelled by the probe of the rest", RELABELLED + fit(6)),
+            Reference("all labels right, no repair", PROBE + fit(6), {}),
+        ),
     ),
     Study(
         "seedlings, the same faults: size of pictures and schedule",
         "seedlings",
         {"hide": 0.3, "flip": 0.15},
-        PROBE + DROP + fit(3) + fit(2, 224),
-        "128 then 224 pixels against either alone, flat_cos against one_cycle; all of 5 epochs",
+        PROBE + DROP + fit(2) + fit(1, 224),
+        "128 then 224 pixels against either alone, flat_cos against one_cycle; all of 3 epochs",
+        seeds=1,
         alternatives=(
             "steps.3.fit.size=128",
             "steps.2.fit.size=224",
@@ -140,7 +146,7 @@ def measured(study: Study, given: argparse.Namespace) -> Ablation:
     folder = given.work / "".join(letter if letter.isalnum() else "-" for letter in study.name)
     plan = written(study, folder / "plan.yaml", study.steps, study.faults, given)
     table = ablate(
-        plan, folder / "run", alternatives=study.alternatives, seeds=given.seeds, watch=watch
+        plan, folder / "run", alternatives=study.alternatives, seeds=seeds_of(study, given), watch=watch
     )  # fmt: skip
     rows = [row.variant for row in table.rows]
     runs: dict[tuple[int, str], Run] = {
@@ -159,6 +165,11 @@ def measured(study: Study, given: argparse.Namespace) -> Ablation:
     return compare(rows, table.seeds, runs, table.figure)
 
 
+def seeds_of(study: Study, given: argparse.Namespace) -> int:
+    """By how many seeds a study is measured."""
+    return min(given.seeds, study.seeds or given.seeds)
+
+
 def written(study: Study, path: Path, steps: str, planted: dict[str, float], given: argparse.Namespace) -> LoadedPlan:
     """The plan with these steps on the study's data with these faults, written down beside it."""
     sizes = {name: planted.get(name) for name in FAULTS}
@@ -173,11 +184,12 @@ def written(study: Study, path: Path, steps: str, planted: dict[str, float], giv
 def commands(study: Study, given: argparse.Namespace) -> list[str]:
     """How the table is made again."""
     options = " ".join(f"--{name} {size}" for name, size in study.faults.items())
+    seeds = seeds_of(study, given)
     asked = " ".join(f"--alternative '{text}'" for text in study.alternatives)
     return [
-        f"`python -m benchmarks.repairs DATA --only '{study.name}' --seeds {given.seeds}`, which is "
+        f"`python -m benchmarks.repairs DATA --only '{study.name}' --seeds {seeds}`, which is "
         f"`python -m benchmarks.planted {study.data}/ planted.csv {options} --seed {PLANTED_WITH}` and "
-        f"`assay ablate plan.yaml --seeds {given.seeds}{' ' + asked if asked else ''}`, with these steps:",
+        f"`assay ablate plan.yaml --seeds {seeds}{' ' + asked if asked else ''}`, with these steps:",
         "",
         "```yaml",
         *f"steps:\n{study.steps}".rstrip().splitlines(),

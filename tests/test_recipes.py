@@ -93,7 +93,7 @@ SMALL = {
     "noisy-labels-fast": [
         "steps.0.clean_labels.size=32",
         "steps.1.probe.size=32",
-        *("steps.3.fit.size=32", "steps.3.fit.epochs=1", "steps.3.fit.batch=8"),
+        *("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.2.fit.batch=8"),
     ],
     "multi-label": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
     "multi-label-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],

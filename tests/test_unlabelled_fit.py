@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -97,13 +98,15 @@ def test_the_history_tells_what_was_learnt_from(own: str, train: Train) -> None:
     assert "label/red" not in set(drawn["name"])
 
 
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_each_epoch_says_the_share(train: Train) -> None:
-    class Lines(Silent):
-        lines: list[str] = []  # noqa: RUF012
-
-        def line(self, text: str) -> None:
-            self.lines.append(text)
-
     watch = Lines()
     train(f"fit: {{size: 32, epochs: 2, batch: 8, {OWN}}}", watch=watch)
     assert sum("above threshold 0." in line or "above threshold 1." in line for line in watch.lines) == 2
@@ -146,10 +149,13 @@ def test_half_labelled_pictures_of_every_kind_of_head_take_part(own: str, half: 
     assert details["unlabelled_pictures"] == int(unknown.sum())
 
 
-def test_nothing_unlabelled_is_refused(train: Train, colours: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"every label of the training pictures is known.*Take unlabelled out of"):
-        train(f"fit: {{size: 32, {OWN}}}", data=f"folder: {colours}")
-    assert not (tmp_path / "run" / "metrics.json").exists()
+def test_nothing_unlabelled_is_said_and_the_fit_learns_from_labels_alone(train: Train, colours: Path) -> None:
+    watch = Lines()
+    run = train(f"fit: {{size: 32, {OWN}}}", data=f"folder: {colours}", watch=watch)
+    assert any("every label of the training pictures is known" in line for line in watch.lines)
+    assert json.loads((run.folder / "steps/01-fit/done.json").read_text())["details"]["unlabelled_pictures"] == 0
+    plain = weights(train("fit: {size: 32}", data=f"folder: {colours}", run="plain"))
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in weights(run).items())
 
 
 def test_everything_unlabelled_is_refused(train: Train, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Ready:
 def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Ready]:
     """Within the block everything is there for `loop.fit`. Raises AssayError for what the user can mend."""
     train, validation = labelled_parts(state.samples)
-    waiting = unlabelled_pictures(settings, state.samples)
+    waiting = unlabelled_pictures(settings, state.samples, context.watch)
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.pictures(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
@@ -104,8 +104,8 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         "network": begun.network,
         **_mixed(job, course, begun.train, progress.epoch, context),
     }
-    if begun.waiting is not None:
-        details["unlabelled_pictures"] = len(begun.waiting)
+    if settings.unlabelled is not None:
+        details["unlabelled_pictures"] = len(begun.waiting or ())
     return StepResult(context.folder / settings.take, details=details)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from assay.errors import DataError, PlanError
+from assay.errors import PlanError
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.labels.subset import partly_unknown
@@ -22,6 +22,7 @@ from assay.models.deciding import Deciding
 from assay.models.folding import folded
 from assay.pixels.cache import Cache
 from assay.predictions.inference import PLAIN, Inference, View, move
+from assay.progress import Watch
 from assay.steps.fit_aim import Balance
 from assay.steps.fit_settings import FitSettings
 from assay.steps.start import remember, remembered
@@ -91,17 +92,15 @@ def trained_parts(
         yield Part(classifier, source, balance.order, answer, hardware)
 
 
-def unlabelled_pictures(settings: FitSettings, samples: Samples) -> Samples | None:
-    """The training pictures with an unknown label, if the fit is to use them. Raises DataError where there are none."""
+def unlabelled_pictures(settings: FitSettings, samples: Samples, watch: Watch) -> Samples | None:
+    """The training pictures with an unknown label, if the fit is to use them; that there are none is said."""
     if settings.unlabelled is None:
         return None
     _require_reachable(settings.unlabelled.threshold, settings.loss, samples.space)
     found = partly_unknown(samples.part("train"))
     if len(found) == 0:
-        raise DataError(
-            "unlabelled: every label of the training pictures is known, so there is nothing to learn from without one. "
-            "Take unlabelled out of the fit, or add pictures without labels."
-        )
+        watch.line("  unlabelled: every label of the training pictures is known, so the fit learns from these alone")
+        return None
     return found
 
 
