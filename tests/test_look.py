@@ -85,6 +85,20 @@ def test_a_file_is_the_picture_of_the_run_that_it_is_and_a_new_one_has_no_label(
     assert seen["answers"][0]["likely"] == own["answers"][0]["likely"]
 
 
+@pytest.mark.parametrize("name", ["<script>&amp;'\".png", "a\nb\u202e.png", "…" * 60 + ".png", "a b.png"])
+def test_a_name_is_a_name(run, colours, tmp_path, name):
+    shutil.copy(colours / "red" / "3.png", tmp_path / name)
+    (seen,) = look(run, tmp_path / name, "--count", 1)
+    folder = Path(seen["folder"])
+    assert re.fullmatch(r"[A-Za-z0-9-]+", folder.name)
+    assert seen["picture"] == str(tmp_path / name)
+    with Image.open(folder / "look.png") as sheet:
+        assert sheet.width == 1500
+    section = network_section(run)
+    assert "<script>&amp;'" not in section
+    assert "\u202e" not in section
+
+
 def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(run, tmp_path):
     (seen,) = look(run, "red/3.png", "--layers", "blocks.1.0,bn1", "--cam", "blocks.1.0", "--out", tmp_path / "seen")
     assert [layer["name"] for layer in seen["layers"]] == ["blocks.1.0", "bn1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from assay.errors import RunError
 from assay.evidence.embedding import Setting
 from assay.evidence.page.folder import read_run
 from assay.evidence.page.gallery import BUDGETS
+from assay.evidence.page.looked import BUDGET as LOOKS
 from assay.evidence.report import write_report
 from assay.evidence.sprites import LARGE, SMALL, sheets
 from assay.labels.edits import Edit
@@ -279,7 +281,8 @@ def test_ten_thousand_noisy_pictures_stay_below_eight_megabytes():
     assert sum(len(sheet.data) for sheet in small) <= BUDGETS["small"] / 15
     large = sheets(np.repeat(noise[:28], 15, axis=0), budget=BUDGETS["large"], options=LARGE)
     assert sum(len(sheet.data) for sheet in large) <= BUDGETS["large"]
-    assert sum(BUDGETS.values()) * 4 / 3 < 6_000_000
+    # In base64, beside them some 1.3 MB of captions and places, measured with names of a hundred letters.
+    assert (sum(BUDGETS.values()) + LOOKS) * 4 / 3 < 6_500_000
     assert [(sheet.columns, sheet.rows) for sheet in small] == [(24, 24), (24, 1)]
 
 
@@ -288,3 +291,29 @@ def test_names_that_are_no_text_are_written_out():
     from assay.evidence.names import plain
 
     assert plain("a\udcffb\n\u202e") == "a\\xffb\\n\\u202e"
+
+
+def test_validation_of_one_class_alone(tmp_path):
+    table = "file,label,split\n" + rows(lambda name, n: f"{name},{'val' if name == 'red' and n % 2 else 'train'}")
+    data = tags(tmp_path, table).removesuffix(", split: {val: 0.4}") + ", heads: {label: {column: label}}"
+    run = train(tmp_path, data, "probe: {size: 32}")
+    shown = [row for row in read_run(run).scores["heads"]["label"]["per_class"] if row["support"]]
+    assert [row["class"] for row in shown] == ["red"]
+    text = page(run)
+    assert "4 were held back for validation" in text
+    words = re.sub(r"<[^>]*>", " ", text.split("<main>")[1].split("<script")[0])
+    assert not re.search(r"\b(nan|inf|None)\b", words)
+
+
+def test_suspicion_colours_the_map_where_labels_were_judged(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", each=20)
+    wrong = [pictures / "red" / f"{number}.png" for number in range(3)]
+    for place in wrong:
+        place.rename(pictures / "blue" / f"wrong-{place.name}")
+    run = train(tmp_path, f"folder: {pictures}, split: {{val: 0.2}}", "probe: {size: 32}", "clean_labels: {}")
+    text = page(run, Setting())
+    told = json.loads(text.split('id="page-data">')[1].split("</script>")[0])["map"]
+    ids = read_run(run).samples.ids
+    named = told["suspicion"]
+    assert max(named) > 0.5
+    assert len(named) == len(told["x"]) == len(ids)

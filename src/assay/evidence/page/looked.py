@@ -22,7 +22,7 @@ from assay.evidence.page.judged import surest_right, wrongest
 from assay.models.composite import load_model
 from assay.predictions.inference import weights_hash
 
-BUDGET = 700_000  # bytes of all looks; a third more in base64
+BUDGET = 500_000  # bytes of all looks; a third more in base64
 QUALITY = 80  # of WebP
 BARS = (900, 90)  # pixels wide and high
 UNASKED = 2  # pictures that are looked at where none was asked for
