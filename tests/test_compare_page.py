@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from benchmarks.browser import CHROMIUM, Page, browser
-from PIL import Image
 
 import assay
 from assay.studies.compare import compare
 from assay.studies.comparison_page import write_comparison
 from test_report import MODEL
-from test_report_page import ATTACK, FACE, HOSTILE
+from test_report_page import ATTACK, FACE, HOSTILE, write_hostile
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
@@ -26,12 +24,7 @@ RUNS = (f"<script>{ATTACK}<script>", f"<img src=x onerror={ATTACK}>")
 def written(tmp_path_factory) -> Path:
     """Two runs on noise, in folders and on classes and files of hostile names."""
     folder = tmp_path_factory.mktemp("comparison")
-    generator = np.random.default_rng(0)
-    for name in HOSTILE:
-        (folder / "pictures" / name).mkdir(parents=True)
-        for number in range(8):
-            pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "pictures" / name / f"{number}<b onclick={ATTACK}>.png")
+    write_hostile(folder / "pictures", each=8)
     runs = []
     for number, name in enumerate(RUNS):
         plan = folder / f"{number}.yaml"

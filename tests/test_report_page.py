@@ -27,16 +27,21 @@ HOSTILE = (
 )
 
 
+def write_hostile(folder: Path, *, each: int) -> None:
+    """Noise in folders and files of hostile names."""
+    generator = np.random.default_rng(0)
+    for name in HOSTILE:
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}<b onclick={ATTACK}>.png")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """Noise that nothing can be learnt from, in classes and files of hostile names, and edits that say more."""
     folder = tmp_path_factory.mktemp("page")
-    generator = np.random.default_rng(0)
-    for name in HOSTILE:
-        (folder / "pictures" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "pictures" / name / f"{number}<b onclick={ATTACK}>.png")
+    write_hostile(folder / "pictures", each=12)
     data = f"data: {{folder: {folder / 'pictures'}, split: {{val: 0.5}}}}\n"
     plan = f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n  - {FIT}\n"
     (folder / "plan.yaml").write_text(plan, encoding="utf-8")

@@ -54,6 +54,35 @@ class Silent:
         """Nothing is open."""
 
 
+class Passing:
+    """Passes everything on to another watch, for those that listen in; `stage` is the innermost one."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._stages: list[str] = []
+
+    @property
+    def stage(self) -> str:
+        return self._stages[-1]
+
+    def begin(self, what: str, total: int) -> None:
+        self._stages.append(what)
+        self._watch.begin(what, total)
+
+    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
+        self._watch.advance(count, figures)
+
+    def line(self, text: str) -> None:
+        self._watch.line(text)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self._watch.epoch(row)
+
+    def end(self) -> None:
+        self._stages.pop()
+        self._watch.end()
+
+
 class Plain(Silent):
     """Only the lines that stay: for a file, a pipe or a continuous-integration log."""
 

@@ -39,7 +39,7 @@ from assay.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
 from assay.predictions.predict import Predictions
 from assay.predictions.scores import scored
 from assay.predictions.views import AnyViews
-from assay.progress import Silent, Watch
+from assay.progress import Passing, Silent, Watch
 from assay.scoring import answers_for, baselines, test_scores
 from assay.steps.added import seeing_added
 from assay.steps.carry import carry_out, forget_others, put_aside, read_done
@@ -300,27 +300,19 @@ def _report(folder: Path, context: Context) -> None:
         context.watch.line(f"report: {path}")
 
 
-class _Log:
+class _Log(Passing):
     """Passes everything on to another watch, and keeps the lines in log.jsonl."""
 
     def __init__(self, path: Path, watch: Watch, memory: PeakMemory) -> None:
-        self._path, self._watch, self._memory = path, watch, memory
-
-    def begin(self, what: str, total: int) -> None:
-        self._watch.begin(what, total)
+        super().__init__(watch)
+        self._path, self._memory = path, memory
 
     def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
         self._memory.note()
-        self._watch.advance(count, figures)
+        super().advance(count, figures)
 
     def line(self, text: str) -> None:
         entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._watch.line(text)
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        self._watch.epoch(row)
-
-    def end(self) -> None:
-        self._watch.end()
+        super().line(text)

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 
 from assay.errors import PlanError, RunError
 from assay.files import write_json
-from assay.progress import Watch
+from assay.progress import Passing, Watch
 from assay.yaml_lines import flat, read
 
 Name = Literal["tensorboard", "mlflow", "wandb"]
@@ -72,42 +72,28 @@ def tracked(watch: Watch, run: Path, names: Sequence[Name]) -> Iterator[Watch]:
         telling.finish()
 
 
-class _Telling:
+class _Telling(Passing):
     """A watch that tells trackers of epochs."""
 
     def __init__(self, watch: Watch, run: Path, names: Sequence[Name]) -> None:
-        self._watch, self._run, self._names = watch, run, names
-        self._stages: list[str] = []
+        super().__init__(watch)
+        self._run, self._names = run, names
         self._path = run / "track" / "told.json"
         self._told = Told(**json.loads(self._path.read_text(encoding="utf-8"))) if self._path.exists() else Told()
         self._trackers: list[Any] = []
 
-    def begin(self, what: str, total: int) -> None:
-        self._stages.append(what)
-        self._watch.begin(what, total)
-
-    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
-        self._watch.advance(count, figures)
-
-    def line(self, text: str) -> None:
-        self._watch.line(text)
-
-    def end(self) -> None:
-        self._stages.pop()
-        self._watch.end()
-
     def epoch(self, row: Mapping[str, Any]) -> None:
-        fit = f"{self._stages[-1]} {self._key(self._stages[-1])}"
+        fit = f"{self.stage} {self._key(self.stage)}"
         if row["epoch"] > self._told.by_fit.get(fit, 0):
             if not self._trackers:
                 self._begin()
-            values = _values(self._stages[-1], row)
+            values = _values(self.stage, row)
             for tracker in self._trackers:
                 self._log(tracker, values)
             self._told.epochs += 1
             self._told.by_fit[fit] = row["epoch"]
             self._write()
-        self._watch.epoch(row)  # last: it may end the run
+        super().epoch(row)  # last: it may end the run
 
     def finish(self) -> None:
         for tracker in self._trackers:
@@ -118,7 +104,7 @@ class _Telling:
         try:
             tracker.log(values, step=self._told.epochs + 1)
         except Exception as error:  # of many kinds; hours of training must not end for it, and history.csv has it all
-            self._watch.line(f"  track: {tracker.name}: it was not told of this epoch ({error})")
+            self.line(f"  track: {tracker.name}: it was not told of this epoch ({error})")
 
     def _key(self, fit: str) -> str:
         """A fit of the same name under another plan is another one."""

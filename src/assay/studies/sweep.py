@@ -15,7 +15,7 @@ from assay.files import write_text
 from assay.lock import lock
 from assay.plan import LoadedPlan, Plan, anchored, load, to_yaml, without_search
 from assay.predictions.scores import headline
-from assay.progress import GivenUpError, Silent, Watch
+from assay.progress import GivenUpError, Passing, Silent, Watch
 from assay.run import Run
 from assay.run import load as load_run
 from assay.steps.history import read_history
@@ -170,32 +170,17 @@ def _reporter(trial: Trial, search: Search) -> Callable[[int, Mapping[str, float
     return report
 
 
-class _Epochs:
+class _Epochs(Passing):
     """Passes everything on to another watch, and tells of the epochs of a run, counted on over its fits."""
 
     def __init__(self, watch: Watch, run: Path, report: Callable[[int, Mapping[str, float]], None]) -> None:
-        self._watch, self._run, self._report = watch, run, report
-        self._stages: list[str] = []
-
-    def begin(self, what: str, total: int) -> None:
-        self._stages.append(what)
-        self._watch.begin(what, total)
-
-    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
-        self._watch.advance(count, figures)
-
-    def line(self, text: str) -> None:
-        self._watch.line(text)
+        super().__init__(watch)
+        self._run, self._report = run, report
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        self._watch.epoch(row)
-        own = self._stages[-1]
-        if _of_the_chain(own):
-            self._report(row["epoch"] + _epochs_before(self._run / "steps", own), row["validation"])
-
-    def end(self) -> None:
-        self._stages.pop()
-        self._watch.end()
+        super().epoch(row)
+        if _of_the_chain(self.stage):
+            self._report(row["epoch"] + _epochs_before(self._run / "steps", self.stage), row["validation"])
 
 
 def _of_the_chain(step: str) -> bool:
