@@ -10,7 +10,7 @@ import numpy as np
 
 from assay.errors import DataError, ModelError, PictureError, RunError
 from assay.evidence.looks import Known, Pixels
-from assay.evidence.names import plain
+from assay.evidence.names import SPLITS, plain
 from assay.evidence.page.folder import RunFound
 from assay.models.composite import load_model
 from assay.models.saved import Saved
@@ -18,7 +18,6 @@ from assay.models.tree import Tree
 from assay.pixels.cache import kept_in
 from assay.pixels.decode import read_square
 
-PARTS = {"train": "training", "val": "validation", "test": "test"}
 CLASSES = 4  # of a head that tell what a network is for
 
 
@@ -104,7 +103,7 @@ def _of_run(run: RunFound, row: int, chosen: Looking) -> Picture:
     pixels = None if place.exists() else _from_cache(run, id_, network)
     if pixels is None:
         pixels = read_square(place, network.side, settings=network.resize, size=network.size)
-    part = PARTS.get(run.samples.table["split"][row] or "")
+    part = SPLITS.get(run.samples.table["split"][row] or "")
     return Picture(id_, pixels, part, _known(run, row, chosen))
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from assay.labels.pictures import shown
 
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+"""The parts of the data, in words."""
+
 
 def plain(name: str) -> str:
     """Line breaks and other unprintable characters written out: a name may steer neither a terminal nor a page."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from assay.evidence.charts import save
 from assay.evidence.embedding import Setting, palette, printed
-from assay.evidence.names import plain
+from assay.evidence.names import SPLITS, plain
 from assay.evidence.page import certainty, made, repairs
 from assay.evidence.page.data import data
 from assay.evidence.page.feature_map import Mapped, for_page, mapped, neighbours
@@ -26,7 +26,6 @@ from assay.evidence.page.results import results
 from assay.progress import Silent, Watch
 
 NAME = "report.html"
-SIDES = {"train": "training", "val": "validation", "test": "test"}
 COLOURS = 60  # of classes on the map
 
 
@@ -97,7 +96,7 @@ def _captions(run: RunFound, gallery: Gallery, shown: Shown, found: Mapped | str
     return {
         "place": [list(place) if place else None for place in shown.places],
         "name": [plain(id_) for id_ in gallery.numbers],
-        "part": [SIDES.get(sides[row] or "", "") for row in order],
+        "part": [SPLITS.get(sides[row] or "", "") for row in order],
         "label": [labels(row) for row in order],
         "answer": [f"model: {answers[id_]}" if id_ in answers else "" for id_ in gallery.numbers],
     }
