@@ -339,3 +339,5 @@ def test_heads_of_both_kinds_have_a_page(heads, tmp_path):
     text = write_comparison(tmp_path / "page.html", compare(heads)).read_text(encoding="utf-8")
     assert "over all heads" in text
     assert all(f"<b>{name}</b>" in text for name in ("colour", "size", "tags"))
+    assert text.count("is right about some tag") == 2
+    assert text.count("Neither is right, each in its own way") == 2  # colour and size: of tags that cannot be

@@ -128,7 +128,9 @@ def _apart(found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
 
 def _lists(found: Comparison, overlap: Overlap, gallery: Gallery, each: int) -> dict[str, Any]:
     first, other = overlap.right
-    chosen = (other & ~first, first & ~other, overlap.known & ~first & ~other & overlap.differ)
+    chosen = [other & ~first, first & ~other]
+    if overlap.head.kind == "exclusive":  # of two different answers for a tag one is right
+        chosen.append(overlap.known & ~first & ~other & overlap.differ)
     moved = _moved(found, overlap)
     groups = []
     for cells in chosen:

@@ -47,7 +47,9 @@ def over_one_another(runs: Sequence[RunFound]) -> list[dict[str, Any]]:
 @lru_cache(maxsize=8)
 def _drawing(end: float, count: int, *, rate: bool) -> Drawing:
     """One figure: a line a run and part, training thin and pale; the kept epochs ringed; steps without epochs alone."""
-    x = alt.X("x:Q", scale=alt.Scale(domain=[0.5, end + 0.5], nice=False), axis=axis(format="d", grid=False))
+    x = alt.X(
+        "x:Q", scale=alt.Scale(domain=[0.5, end + 0.5], nice=False), axis=axis(format="d", grid=False, tickMinStep=1)
+    )
     ticks = axis(format=".1e" if rate else ".4~g", tickCount=4, minExtent=44)
     y = alt.Y("value:Q", scale=alt.Scale(zero=rate, nice=True, padding=12), axis=ticks)
     layers = []
