@@ -92,6 +92,7 @@ def killed(plan: Path, run: Path, *, after: int) -> None:
         assert process.stderr is not None
         begun = False
         for line in process.stderr:
+            sys.stderr.write(line)
             begun = begun or line.startswith(f"-- trial {after} ")
             if begun and line.strip().startswith("epoch 1/"):
                 process.kill()
