@@ -198,6 +198,15 @@ def test_classes_take_turns(coloured: Samples) -> None:
     assert found.part("val").counts(head).tolist() == [1, 1, 1]
 
 
+def test_few_pictures_are_lopsided_where_the_data_is(coloured: Samples) -> None:
+    head = coloured.space["label"]
+    rows = [row for row, name in enumerate(coloured.ids) if not name.startswith("blue") or row % 20 < 6]
+    lopsided = coloured.take(np.repeat(rows, 10))
+    found = few(lopsided, train=100, unlabelled=0, val=0, seed=0).part("train").counts(head)
+    assert found[head.index["blue"]] >= 10
+    assert found[head.index["blue"]] < found.max() / 1.5
+
+
 def test_few_are_drawn_by_the_seed_and_keep_their_order(coloured: Samples) -> None:
     once, again, other = (few(coloured, train=9, unlabelled=0, val=3, seed=seed).ids for seed in (0, 0, 1))
     assert once == again != other

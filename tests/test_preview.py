@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 import assay
 from assay import cli
 from assay.evidence.sheets import GAP
+from assay.steps import STEPS
 from assay.training.sources import Pictures
 from conftest import write_pictures
 
@@ -168,6 +169,38 @@ def test_views_of_a_frozen_fit_and_of_unlabelled_pictures_are_shown(tiny_plan: C
     assert not np.array_equal(rows[1], rows[2])
 
 
+def test_every_kind_of_step_is_rehearsed_on_few_and_on_more_pictures(tiny_plan: Callable[..., str], many: Path) -> None:
+    rows = ["image,colour,dark,striped"]
+    for place, path in enumerate(sorted(many.glob("*/*.png"))):
+        labels = ",," if place % 5 == 4 else f"{path.parent.name},{place % 2},{int(place % 7 < 3)}"
+        rows.append(f"{path.relative_to(many)},{labels}")
+    Path("labels.csv").write_text("\n".join(rows) + "\n")
+    short = f"{FIT}, schedule: constant}}"
+    steps = (
+        PROBE,
+        "clean_labels: {size: 32, action: flag, heads: [colour]}",
+        "pseudo_label: {keep: {confidence: 0.5}}",
+        short,
+        "rebalance_head: {kinds: [ncm, tau_norm], heads: [colour]}",
+        "tune_thresholds",
+        "calibrate",
+        "synthesize: {size: 32, optimizer_steps: 4, batch: 4, classes: [red], count: 2, least: 4, keep: never}",
+        f"repeat: {{times: 2, only_if_better: true, steps: [pseudo_label, {short}]}}",
+        f"combine: {{members: [{{steps: [{PROBE}]}}, {{steps: [{short}]}}]}}",
+    )
+    heads = "heads: {colour: {column: colour}, tags: {columns: [dark, striped]}}"
+    Path("plan.yaml").write_text(tiny_plan(*steps, data=f"table: labels.csv, root: {many}, {heads}"))
+    found = shown("plan.yaml")
+    assert {step["kind"] for step in found["steps"]} == set(STEPS)
+    told = [one for step in found["steps"] for one in (step, *step["inner"])]
+    assert [one["problem"] for one in told if one["problem"]] == []
+    assert all(one["seconds"] > 0 < one["memory MiB"] for one in told)
+    after = {one["name"]: one for one in told}
+    assert after["04-fit"]["length"]["pictures"] == found["counts"]["train"]  # as if all unknown labels were answered
+    assert after["04-fit"]["at_most"]
+    assert after["09-repeat"]["at_most"]
+
+
 def test_a_plan_without_steps_is_the_default_one(colours: Path) -> None:
     data = ["--set", "model.backbone=test_efficientnet", "--set", "model.weights=none"]
     changes = [*data, "--set", "steps.1.fit.epochs=1", "--set", "hardware.precision=fp32"]
@@ -205,8 +238,8 @@ def test_what_cannot_be_tried_on_few_pictures_is_said(
 
 
 def test_what_is_wrong_with_all_pictures_is_refused(tiny_plan: Callable[..., str], colours: Path) -> None:
-    Path("plan.yaml").write_text(tiny_plan(PROBE, f"{FIT}, unlabelled: {{}}}}"))
-    refused(invoke("plan.yaml"), "unlabelled", "Take unlabelled out")
+    Path("plan.yaml").write_text(tiny_plan(PROBE, f"{FIT}, start: nowhere}}"))
+    refused(invoke("plan.yaml"), "start: nowhere", "no finished run is there")
 
 
 @pytest.mark.parametrize(

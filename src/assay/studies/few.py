@@ -8,12 +8,13 @@ import numpy.typing as npt
 from assay.labels.samples import Samples
 
 Rows = npt.NDArray[np.int64]
+TURNS = 10  # pictures of a class before chance draws
 
 
 def few(samples: Samples, *, train: int, unlabelled: int, val: int, seed: int) -> Samples:
     """At most so many labelled and unlabelled training pictures, and labelled ones for validation, in their order.
 
-    Classes take turns, the rare ones too, so that steps that need some pictures of each find them.
+    Classes take turns until there are some of each, for steps that need them; the rest are as lopsided as the data.
     """
     split = samples.table["split"].to_numpy()
     known = samples.labelled()
@@ -30,21 +31,23 @@ def few(samples: Samples, *, train: int, unlabelled: int, val: int, seed: int) -
 
 
 def _first(rows: Rows, turn: Rows, count: int) -> Rows:
-    return rows[np.argsort(turn[rows], kind="stable")[:count]]
+    return rows[np.argsort(turn[rows])[:count]]
 
 
 def _turns(samples: Samples, seed: int) -> Rows:
-    """When each picture (N,) has its turn: the first of every class, the second of every class, and so on.
+    """When each picture (N,) has its turn: the first of every class, the second, and so on up to `TURNS`, then any.
 
     A picture stands for the rarest class that it shows, within its part.
     """
     shuffled = np.random.default_rng(seed).permutation(len(samples))
     parts = samples.table["split"].fill_null("").to_list()
     groups = [f"{part} {name}" for part, name in zip(parts, _rarest(samples).tolist(), strict=True)]
-    turn = np.empty(len(samples), np.int64)
+    rank = np.empty(len(samples), np.int64)
     seen: dict[str, int] = {}
-    for row in shuffled:
-        turn[row] = seen[groups[row]] = seen.get(groups[row], -1) + 1
+    for row in shuffled.tolist():
+        rank[row] = seen[groups[row]] = seen.get(groups[row], -1) + 1
+    turn = np.empty(len(samples), np.int64)
+    turn[shuffled[np.argsort(np.minimum(rank[shuffled], TURNS), kind="stable")]] = np.arange(len(samples))
     return turn
 
 
