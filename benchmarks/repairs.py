@@ -126,7 +126,7 @@ def main() -> None:
     for study in chosen:
         found = measured(study, given)
         lines += [
-            f"### {study.name}",
+            f"#### {study.name}",
             "",
             f"Wanted: {study.goal}.",
             "",
