@@ -55,7 +55,7 @@ from assay.training.unlabelled import UnlabelledSettings
 from conftest import write_pictures
 
 ROOT = Path(__file__).parent.parent
-GUIDE = [ROOT / "README.md", ROOT / "docs" / "SETTINGS.md"]
+GUIDE = [ROOT / "README.md", ROOT / "docs" / "GUIDE.md", ROOT / "docs" / "SETTINGS.md"]
 README = "".join(page.read_text(encoding="utf-8") for page in GUIDE)  # one after the other, as a user reads them
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -238,3 +238,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)", text)
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name after # on a page: its headings as they are shown, in small letters, spaces as dashes."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in re.findall(r"(?m)^#+ (.*)$", text)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_headings_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    own = [(page.parent / path if path else page, name) for path, name in links if "://" not in path]
+    assert [name for path, name in own if name not in anchors(path)] == []
