@@ -48,6 +48,7 @@ CASES = {
     "multi-label-fast, flickr": Case("flickr", "multi-label-fast", TAGS),
     "attributes-fast, fashion": Case("fashion", "attributes-fast", ATTRIBUTES),
     "default plan, eurosat": Case("eurosat"),
+    "noisy-labels-fast, eurosat": Case("eurosat", "noisy-labels-fast"),
 }
 
 

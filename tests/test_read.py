@@ -216,7 +216,7 @@ def test_copies_are_noted_and_those_with_two_labels_named(tmp_path: Path) -> Non
     samples = read_folder(tmp_path)
     assert len(samples) == 4
     assert samples.notes[0].startswith("2 exact copies")
-    assert samples.notes[1].startswith("1 pictures occur more than once under different labels")
+    assert samples.notes[1].startswith("1 picture occurs more than once under different labels")
     assert "'cat/1.jpg' and 'cat/2.jpg'" in samples.notes[1]
 
 

@@ -454,7 +454,7 @@ def test_copies_with_other_tags_are_noted_unless_only_less_is_known(tmp_path: Pa
         (tmp_path / name).write_text("same" if name in ("1.jpg", "2.jpg") else "other")
     write(tmp_path / "t.csv", "file,a,b", "1.jpg,1,", "2.jpg,1,0", "3.jpg,1,0", "4.jpg,1,1")
     samples = told(tmp_path, table="t.csv", heads={"h": {"columns": ["a", "b"]}})
-    assert samples.notes[-1].startswith("1 pictures occur more than once under different labels, the first as '3.jpg'")
+    assert samples.notes[-1].startswith("1 picture occurs more than once under different labels, the first as '3.jpg'")
 
 
 # There and back: every form, written as a table and read again

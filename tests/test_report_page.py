@@ -156,3 +156,20 @@ def test_a_phone_shows_it_all_without_sideways_scrolling(page, run, dark):
     )
     paper, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert (paper < ink) == dark  # the charts too
+
+
+def test_the_rows_of_many_long_names_stay_low_on_a_phone(page, tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(14):
+        place = tmp_path / "pictures" / f"Small_flowered_Cranesbillofthemeadows_{number}"
+        place.mkdir(parents=True)
+        for name in "abcd":
+            Image.fromarray(generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(place / f"{name}.png")
+    data = f"data: {{folder: {tmp_path / 'pictures'}, split: {{val: 0.5}}}}\n"
+    (tmp_path / "plan.yaml").write_text(f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n", encoding="utf-8")
+    found = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+    page.open(found.folder / "report.html", width=390, height=844)
+    lines = page.each(".matrix tbody th span", "e.offsetHeight / parseFloat(getComputedStyle(e).lineHeight)")
+    assert len(lines) == 14
+    assert max(lines) <= 4
+    assert page.run("document.documentElement.scrollWidth") == 390

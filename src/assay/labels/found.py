@@ -129,12 +129,14 @@ def _copy_notes(samples: Samples) -> list[str]:
         return []
     by_content = copies.group_by("hash", maintain_order=True).agg("id")
     extra = len(copies) - len(by_content)
-    notes = [f"{extra} exact copies of other pictures are kept, and stay on the same side of the split as these."]
+    kept = "1 exact copy of another picture is kept" if extra == 1 else f"{extra} exact copies of others are kept"
+    notes = [f"{kept}, on the same side of the split."]
     torn = by_content.filter(pl.col("hash").is_in(_torn(replace(samples, table=copies))))
     if len(torn):
         names = " and ".join(repr(name) for name in torn["id"][0].to_list()[:2])
+        occur = "1 picture occurs" if len(torn) == 1 else f"{len(torn)} pictures occur"
         notes.append(
-            f"{len(torn)} pictures occur more than once under different labels, the first as {names}. "
+            f"{occur} more than once under different labels, the first as {names}. "
             "Both are kept; one of the labels is likely wrong."
         )
     return notes

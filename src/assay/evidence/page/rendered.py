@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from assay.evidence.charts import figure_title
 from assay.evidence.names import plain
@@ -82,6 +82,7 @@ def _environment() -> Environment:
         "figure": _figure,
         "title": figure_title,
         "plain": plain,
+        "breaking": _breaking,
         "time": _time,
         "size": _size,
     }
@@ -106,6 +107,11 @@ def _share(value: float | None, digits: int = 1) -> str:
 
 def _figure(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _breaking(name: str) -> Markup:
+    """A name that may go on in the next line after each of its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _time(seconds: float | None) -> str:
