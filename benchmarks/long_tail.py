@@ -76,7 +76,7 @@ def main() -> None:
         sys.stderr.write(f"{row.name}, seed {seed}\n")
         record.keep({"name": row.name, "seed": seed, **measured(row, seed, given)})
     about = [
-        f"### A long tail: eurosat, the first class {given.tail:g} times as frequent as the last",
+        f"## A long tail: eurosat, the first class {given.tail:g} times as frequent as the last",
         "",
         f"tf_efficientnet_lite0 at {given.size} pixels from ImageNet weights, a probe, then {given.epochs} epochs with "
         "oversampling, plain training as many",
