@@ -304,7 +304,7 @@ def draw(learnt: list[dict[str, Any]]) -> None:
     ]  # fmt: skip
     base = alt.Chart(alt.Data(values=rows)).mark_line(strokeWidth=1.5).encode(
         x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
-        y=alt.Y("loss:Q", title="validation loss (nll)", scale=alt.Scale(type="log")),
+        y=alt.Y("loss:Q", title="validation loss (nll)", scale=alt.Scale(type="log", nice=False)),
         color=alt.Color("network:N", title=None, sort=None, legend=alt.Legend(orient="top", columns=2, labelLimit=320)),
         detail="seed:N",
     )  # fmt: skip
