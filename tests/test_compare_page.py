@@ -12,7 +12,7 @@ import assay
 from assay.studies.compare import compare
 from assay.studies.comparison_page import write_comparison
 from test_report import MODEL
-from test_report_page import ATTACK, FACE, HOSTILE, write_hostile
+from test_report_page import ATTACK, FACE, HOSTILE, write_noise
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
@@ -24,7 +24,7 @@ RUNS = (f"<script>{ATTACK}<script>", f"<img src=x onerror={ATTACK}>")
 def written(tmp_path_factory) -> Path:
     """Two runs on noise, in folders and on classes and files of hostile names."""
     folder = tmp_path_factory.mktemp("comparison")
-    write_hostile(folder / "pictures", each=8)
+    write_noise(folder / "pictures", HOSTILE, each=8)
     runs = []
     for number, name in enumerate(RUNS):
         plan = folder / f"{number}.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ HOSTILE = (
 )
 
 
-def write_hostile(folder: Path, *, each: int) -> None:
-    """Noise in folders and files of hostile names."""
+def write_noise(folder: Path, names: Sequence[str], *, each: int) -> None:
+    """Noise in a folder for each name, in files of hostile names."""
     generator = np.random.default_rng(0)
-    for name in HOSTILE:
+    for name in names:
         (folder / name).mkdir(parents=True)
         for number in range(each):
             pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
@@ -41,7 +42,7 @@ def write_hostile(folder: Path, *, each: int) -> None:
 def run(tmp_path_factory) -> Path:
     """Noise that nothing can be learnt from, in classes and files of hostile names, and edits that say more."""
     folder = tmp_path_factory.mktemp("page")
-    write_hostile(folder / "pictures", each=12)
+    write_noise(folder / "pictures", HOSTILE, each=12)
     data = f"data: {{folder: {folder / 'pictures'}, split: {{val: 0.5}}}}\n"
     plan = f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n  - {FIT}\n"
     (folder / "plan.yaml").write_text(plan, encoding="utf-8")
@@ -159,12 +160,8 @@ def test_a_phone_shows_it_all_without_sideways_scrolling(page, run, dark):
 
 
 def test_the_rows_of_many_long_names_stay_low_on_a_phone(page, tmp_path):
-    generator = np.random.default_rng(0)
-    for number in range(14):
-        place = tmp_path / "pictures" / f"Small_flowered_Cranesbillofthemeadows_{number}"
-        place.mkdir(parents=True)
-        for name in "abcd":
-            Image.fromarray(generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(place / f"{name}.png")
+    names = [f"Small_flowered_Cranesbillofthemeadows_{number}" for number in range(14)]
+    write_noise(tmp_path / "pictures", names, each=4)
     data = f"data: {{folder: {tmp_path / 'pictures'}, split: {{val: 0.5}}}}\n"
     (tmp_path / "plan.yaml").write_text(f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n", encoding="utf-8")
     found = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
