@@ -63,7 +63,7 @@ class Foreseen:
     def to_json(self) -> dict[str, Any]:
         found = asdict(self)
         found["inner"] = [one.to_json() for one in self.inner]
-        found["seconds"], found["memory MiB"] = _rounded(self.seconds), _rounded(found.pop("memory"))
+        found["seconds"], found["memory MiB"] = _rounded(self.seconds, 3), _rounded(found.pop("memory"), 1)
         if self.length is not None:
             found["length"] |= {"optimizer_steps": self.length.steps}
         return found
@@ -243,5 +243,5 @@ def _held(rehearsal: Rehearsal, tried: Tried, settings: FitSettings, batch: int)
     return batch, memory
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

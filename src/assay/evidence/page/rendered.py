@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from assay.evidence.charts import figure_title
 from assay.evidence.names import plain
 from assay.evidence.page.gallery import Shown
 from assay.files import whole
+
+SEAMS = re.compile(r"(?<=_)|(?<=[a-z])(?=[A-Z])")
 
 
 def write_page(path: Path, template: str, *, shown: Shown, script: Mapping[str, Any], parts: Mapping[str, Any]) -> Path:
@@ -110,8 +113,8 @@ def _figure(value: float | None, digits: int = 3) -> str:
 
 
 def _breaking(name: str) -> Markup:
-    """A name that may go on in the next line after each of its underscores."""
-    return escape(name).replace("_", Markup("_<wbr>"))
+    """A name that may go on in the next line after an underscore, and before a capital within a word."""
+    return Markup("<wbr>").join(SEAMS.split(name))  # which escapes the parts
 
 
 def _time(seconds: float | None) -> str:

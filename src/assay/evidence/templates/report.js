@@ -156,7 +156,7 @@
           const button = element("button"), dot = element("i");
           button.type = "button";
           dot.style.background = cached[group];
-          button.append(dot, element("span", "", `${way.names[group]} ${size}`));
+          button.append(dot, element("span", "", way.names[group]), element("span", "quiet", size));
           button.addEventListener("click", () => {
             picked = picked === group ? null : group;
             all("button", legend).forEach((other) => other.setAttribute("aria-pressed", String(other === button && picked !== null)));
