@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from assay.figures.metrics import HeadScore, probabilities_of, score
-from assay.figures.paired import difference, over_seeds, resampled
+from assay.figures.paired import difference, estimate, over_seeds
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.yaml_lines import write as to_yaml
@@ -31,7 +31,6 @@ from benchmarks.record import Line, Record, require_same_settings
 
 Scores = Mapping[str, HeadScore]
 FIGURES = ("accuracy", "macro_f1")
-RESAMPLES = 2_000
 VIEWS = ("plain", "{kind: flips, flip: both}", "five_crops", "scales", "{kind: random, n: 8}")
 TOGETHER = {
     "together, mean of probabilities": ["--mean", "probabilities"],
@@ -226,20 +225,20 @@ def write(lines: Mapping[str, Line], given: argparse.Namespace) -> None:
 
 
 def scored(samples: Samples, answers: Path) -> Scores:
-    """Figures of stored logits, every model resampled alike."""
+    """Figures of stored logits, every model on the same pictures."""
     probabilities = probabilities_of(samples.space, np.load(answers))
-    return score(samples.space, samples.codes(), probabilities, bootstrap=RESAMPLES)
+    return score(samples.space, samples.codes(), probabilities)
 
 
 def figure(scores: Sequence[Scores], name: str) -> Any:
     """A figure over seeds, with its interval."""
-    return over_seeds([resampled(one, name) for one in scores])
+    return over_seeds([estimate(one, name) for one in scores])
 
 
 def gain(before: Sequence[Scores], after: Sequence[Scores], name: str) -> str:
     """How much better, with its paired interval. A model of all seeds is held against each of theirs."""
     own = list(after) * (len(before) // len(after))
-    found = difference([resampled(one, name) for one in before], [resampled(one, name) for one in own])
+    found = difference([estimate(one, name) for one in before], [estimate(one, name) for one in own])
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 import assay
-from assay.figures.intervals import draws, interval
 from assay.figures.tallies import macro_f1, ratio
 from assay.labels.samples import Samples
 from assay.yaml_lines import write
 from benchmarks.page import replace_section, table
 from benchmarks.record import Record
+from benchmarks.resampling import draws, interval
 
 Floats = npt.NDArray[np.floating[Any]]
 Way = Callable[[str], dict[str, Any]]

@@ -27,7 +27,6 @@ import numpy.typing as npt
 
 import assay
 from assay.figures.frequency import groups
-from assay.figures.intervals import draws, with_interval
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
@@ -35,6 +34,7 @@ from assay.yaml_lines import write
 from benchmarks.page import replace_section, table
 from benchmarks.planted import long_tail, plant
 from benchmarks.record import Line, Record, require_same_settings
+from benchmarks.resampling import draws, with_interval
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2_000

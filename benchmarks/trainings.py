@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from assay.figures.intervals import draws, with_interval
 from assay.recipes import recipe_text
 from assay.yaml_lines import read, write
 from benchmarks.page import replace_section, table
 from benchmarks.record import Line, Record, require_same_settings
+from benchmarks.resampling import draws, with_interval
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2_000

@@ -95,7 +95,7 @@ def test_the_figures_are_those_of_the_runs_and_differences_are_to_the_first(one,
     assert found.chief.verdicts == ("", "better")  # than a network that was taught next to nothing
     for row in found.rows:
         assert row.changes[0] is None
-        if row.figure == "calibration_error":  # its resamples are moved, each its own way
+        if row.figure == "calibration_error":  # its difference has no interval
             assert row.changes[1] is None
         else:
             assert row.changes[1].value == pytest.approx(row.values[1].value - row.values[0].value)

@@ -78,7 +78,7 @@ def answers() -> tuple[list[np.ndarray], np.ndarray]:
 
 def test_figures_of_a_group_are_those_of_its_classes() -> None:
     codes, probabilities = answers()
-    scores = to_json(score(SPACE, codes, probabilities, counts=COUNTS, bootstrap=200))
+    scores = to_json(score(SPACE, codes, probabilities, counts=COUNTS))
     found = {(row["rule"], row["name"]): row for row in scores["heads"]["kind"]["by_frequency"]}
     many = found["thirds", "many"]
     assert (many["classes"], many["least"], many["most"]) == (["a", "b"], 100, 150)
@@ -99,7 +99,7 @@ def test_figures_of_a_group_are_those_of_its_classes() -> None:
 def test_unknown_labels_change_nothing() -> None:
     codes, probabilities = answers()
     first, second = (
-        score(SPACE, codes, rows, counts=COUNTS, bootstrap=0)["kind"].by_frequency
+        score(SPACE, codes, rows, counts=COUNTS)["kind"].by_frequency
         for rows in (probabilities, np.concatenate([probabilities[:10], probabilities[:2]]))
     )
     assert first == second
@@ -107,14 +107,14 @@ def test_unknown_labels_change_nothing() -> None:
 
 def test_without_counts_or_pictures_there_are_none() -> None:
     codes, probabilities = answers()
-    assert score(SPACE, codes, probabilities, bootstrap=0)["kind"].by_frequency == ()
+    assert score(SPACE, codes, probabilities)["kind"].by_frequency == ()
     nothing = score(SPACE, [own[:0] for own in codes], probabilities[:0], counts=COUNTS)["kind"].by_frequency
     assert [figures for _, figures in nothing] == [{}] * 6
 
 
 def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     codes, probabilities = answers()
-    heads = to_json(score(SPACE, codes, probabilities, counts=COUNTS, bootstrap=50))["heads"]
+    heads = to_json(score(SPACE, codes, probabilities, counts=COUNTS))["heads"]
     lines = [line.split() for line in plain_lines(frequency_table(heads["kind"]["by_frequency"], head="kind"))]
     assert lines[0] == ["kind", "classes", "pictures", "each", "recall", "F1", "n"]
     assert lines[2][:5] == ["many", "(thirds)", "2", "100–150", "0.750"]
@@ -124,5 +124,5 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "recall of tags by how frequent classes are: many 1.000, few 0.500",
     ]
     assert frequency_lines({"kind": heads["kind"]})[0].startswith("recall by how frequent")
-    print_figures({"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS, bootstrap=50))})
+    print_figures({"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS))})
     assert "many (100/20)" in capsys.readouterr().out

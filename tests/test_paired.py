@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from assay.errors import PlanError
+from assay.figures.intervals import Estimate
 from assay.figures.metrics import HeadScore, score
-from assay.figures.paired import Resampled, difference, over_seeds, resampled, verdict
+from assay.figures.paired import difference, estimate, over_seeds, verdict
 from assay.labels.space import Head, LabelSpace
 
 SPACE = LabelSpace((Head("one", ("a", "b")), Head("two", ("x", "y", "z"), "independent")))
@@ -29,26 +32,26 @@ def test_a_figure_is_that_of_the_score() -> None:
     scores = scored(0.8)
     for name, head in (("one/accuracy", "one"), ("two/micro_f1", "two")):
         figure = scores[head].figures[name.split("/")[1]]
-        assert over_seeds([resampled(scores, name)]) == figure
-    both = resampled(scores, "macro_f1")
+        assert over_seeds([estimate(scores, name)]) == figure
+    both = estimate(scores, "macro_f1")
     assert both.value == pytest.approx(np.mean([own.figures["macro_f1"].value for own in scores.values()]))
 
 
 @pytest.mark.parametrize("name", ["accuracy", "three/accuracy", "beauty", "two/accuracy", "loss"])
 def test_what_is_no_figure_of_these_labels_is_refused(name: str) -> None:
     with pytest.raises(PlanError, match=name):
-        resampled(scored(0.8), name)
+        estimate(scored(0.8), name)
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
-    one = [resampled(scored(0.8), "one/accuracy")]
+    one = [estimate(scored(0.8), "one/accuracy")]
     same = difference(one, one)
     assert (same.value, same.low, same.high, same.n) == (0, 0, 0, N)
     assert verdict(same, "accuracy") == "not told apart"
 
 
 def test_a_small_difference_shows_because_the_pictures_are_the_same() -> None:
-    one, other = ([resampled(scored(right), "one/accuracy")] for right in (0.80, 0.84))
+    one, other = ([estimate(scored(right), "one/accuracy")] for right in (0.80, 0.84))
     change = difference(one, other)
     assert change.low > 0
     assert verdict(change, "accuracy") == "better"
@@ -58,20 +61,45 @@ def test_a_small_difference_shows_because_the_pictures_are_the_same() -> None:
     assert apart[0].high > apart[1].low  # side by side, the intervals overlap
 
 
+def run_of(value: float) -> Estimate:
+    """The accuracy of a model that is right of a share of the pictures."""
+    right = np.arange(N) < value * N
+    return Estimate("accuracy", value, N, (right - value) / N, smoothed=value)
+
+
 def test_seeds_that_differ_widen_the_interval() -> None:
-    generator = np.random.default_rng(0)
-    draws = 0.8 + 0.001 * generator.standard_normal(1000)
-    alike = [Resampled(0.8, N, draws) for _ in range(3)]
-    spread = [Resampled(0.8 + shift, N, draws + shift) for shift in (-0.05, 0.0, 0.05)]
-    one, other = over_seeds(alike), over_seeds(spread)
+    one, other = over_seeds([run_of(0.8)] * 3), over_seeds([run_of(value) for value in (0.7, 0.8, 0.9)])
     assert one.value == pytest.approx(other.value)
-    assert one.high - one.low < 0.005
-    assert other.high - other.low > 0.05
+    alone = over_seeds([run_of(0.8)])
+    assert (one.low, one.high) == pytest.approx((alone.low, alone.high), abs=1e-3)  # the images are the same
+    assert other.high - other.low > 3 * (one.high - one.low)
+
+
+def test_of_few_seeds_the_quantile_is_that_of_student() -> None:
+    """Three values 0.1 apart that no image explains: their mean is known to within 4.3 standard errors."""
+    runs = [replace(run_of(0.5), value=value, influence=np.zeros(N)) for value in (0.4, 0.5, 0.6)]
+    change = difference(
+        [run_of(0.5)] * 3, [replace(run_of(0.5), value=run.value, influence=run_of(0.5).influence) for run in runs]
+    )
+    assert change.high - change.value == pytest.approx(4.303 * 0.1 / 3**0.5, rel=0.01)
+
+
+def test_two_models_that_agreed_on_all_of_few_pictures_may_differ_on_others() -> None:
+    """All 16 pictures right by both: of models that differ on one picture in ten, this is seen in one draw of five."""
+    truth = np.zeros(16, dtype=np.int64)
+    space = LabelSpace((Head("one", ("a", "b")),))
+    first, second = (score(space, [truth], np.tile([sure, 1 - sure], (16, 1))) for sure in (0.9, 0.8))
+    change = difference([estimate(first, "accuracy")], [estimate(second, "accuracy")])
+    assert change.value == 0
+    assert change.low < -0.1
+    assert change.high > 0.1
+    same = difference([estimate(first, "accuracy")], [estimate(first, "accuracy")])
+    assert (same.low, same.high) == (0, 0)
 
 
 def test_differences_of_other_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="same pictures"):
-        difference([Resampled(0.5, 10, np.zeros(5))], [Resampled(0.5, 11, np.zeros(5))])
+        difference([run_of(0.5)], [replace(run_of(0.5), n=N + 1)])
 
 
 def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> None:
@@ -83,7 +111,7 @@ def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> N
         found = []
         for right in (0.80, 0.85):
             answers = np.eye(2)[np.where(luck < right, truth, 1 - truth)]
-            found.append([resampled(score(space, [truth], answers, bootstrap=300), "accuracy")])
+            found.append([estimate(score(space, [truth], answers), "accuracy")])
         change = difference(*found)
         held += change.low <= 0.05 <= change.high
     assert 180 <= held <= 198

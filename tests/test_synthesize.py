@@ -131,7 +131,7 @@ def test_what_decides_is_the_interval(keep, found, kept):
 
 @pytest.mark.parametrize(("found", "kept"), [(BETTER, True), (SAME, False)])
 def test_without_a_gain_they_are_left_out_and_that_is_said(found, kept, made_up, monkeypatch):
-    monkeypatch.setattr(synthesize, "mean_gain", lambda pairs, figure, seed: found)
+    monkeypatch.setattr(synthesize, "mean_gain", lambda pairs, figure: found)
     run = made_up(f"classes: [blue], count: 2, fit: {FIT}, seeds: 1", after="calibrate")
     assert step(run)["details"]["kept"] is kept
     assert len(Ledger.read(run.folder / "ledger.csv").edits()) == (2 if kept else 0)
@@ -143,7 +143,7 @@ def test_without_a_gain_they_are_left_out_and_that_is_said(found, kept, made_up,
 
 def test_it_is_tried_with_them_and_without_under_equal_draws(made_up, monkeypatch):
     pairs = []
-    monkeypatch.setattr(synthesize, "mean_gain", lambda given, figure, seed: pairs.extend(given) or SAME)
+    monkeypatch.setattr(synthesize, "mean_gain", lambda given, figure: pairs.extend(given) or SAME)
     run = made_up(f"classes: [blue], count: 4, fit: {FIT}, seeds: 2")
     trial = run.folder / "steps" / "02-synthesize" / "trial"
     assert sorted(path.relative_to(trial).as_posix() for path in trial.glob("*/*/*")) == [
@@ -254,7 +254,7 @@ def tallies(right, *, n=400):
 
 
 def test_the_gain_over_seeds_is_the_mean_of_gains():
-    pairs = [(tallies(0.6), tallies(0.8)), (tallies(0.65), tallies(0.7)), (tallies(0.7), tallies(0.9))]
+    pairs = [(tallies(0.6), tallies(0.8)), (tallies(0.65), tallies(0.8)), (tallies(0.7), tallies(0.9))]
     found = mean_gain(pairs, "accuracy")
     assert found.value == pytest.approx(np.mean([gain(*pair, "accuracy").value for pair in pairs]))
     assert found.low < found.value < found.high

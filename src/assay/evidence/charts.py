@@ -241,7 +241,6 @@ def figure_title(name: str) -> str:
         "micro_f1": "micro F1",
         "top_5": "top-5 accuracy",
     }
-    words["calibration_error"] = "calibration error (ECE)"
     title = words.get(figure, figure.replace("_", " "))
     return f"{shortened(plain(head), 18)}: {title}" if head else title
 

@@ -6,9 +6,8 @@ defined depends on the labels alone, so a figure does not come and go from epoch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,12 @@ import polars as pl
 
 from assay.errors import PlanError, TrainingError
 from assay.figures.frequency import Counts, Group, groups
-from assay.figures.intervals import Figure, Floats, draws, with_interval
+from assay.figures.intervals import Estimate, Figure, Floats, figure, mean
 from assay.figures.tallies import Tally, confusion, exclusive, f1, independent, ratio
 from assay.labels.space import Codes, Head, LabelSpace
 
 Thresholds = float | Floats
 """One for every tag, (W,) one a column of the space, or (N, W); the columns of exclusive heads are not read."""
-
-Block = list[dict[str, Floats]]
-"""The figures of some resamples, block by block."""
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy": True,
@@ -61,7 +57,7 @@ class HeadScore:
     by_frequency: groups of classes by their training pictures, each with its figures; empty where the counts are not
         known: recall and f1 are means over the classes that occur, accuracy is the share of their pictures named
         right (under an independent head: of their tags found). n is the number of these pictures or tags.
-    resampled: the figures of every bootstrap resample, the same pictures for all heads.
+    estimates: what intervals, means over heads and differences are computed from, over the same images for all heads.
     """
 
     n: int
@@ -69,7 +65,7 @@ class HeadScore:
     per_class: pl.DataFrame
     confusion: npt.NDArray[np.int64] | None
     by_frequency: tuple[tuple[Group, dict[str, Figure]], ...] = ()
-    resampled: dict[str, Floats] = field(default_factory=dict, repr=False)
+    estimates: dict[str, Estimate] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -102,55 +98,34 @@ def score(
     *,
     thresholds: Thresholds = 0.5,
     counts: Sequence[Counts] | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
 ) -> dict[str, HeadScore]:
     """Every figure of every head with its 95 % interval over pictures; `probabilities` is (N, width).
 
-    Resamples are drawn among the pictures with any known label, once for all heads. `counts` (K,) a head are the
-    training pictures of each class: with them, frequent and rare classes are told of apart.
-    Raises TrainingError where a probability is not finite.
+    `counts` (K,) a head are the training pictures of each class: with them, frequent and rare classes are told of
+    apart. Raises TrainingError where a probability is not finite.
     """
-    labelled = np.zeros(len(probabilities), dtype=bool)
-    for head, known in zip(space, codes, strict=True):
-        labelled |= head.known(known)
-    cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), probabilities.shape)[labelled]
-    codes, probabilities = [known[labelled] for known in codes], probabilities[labelled]
-    tallies = _tallies(space, codes, probabilities, cuts)
+    tallies = _tallies(space, codes, probabilities, thresholds)
     parts = [()] * len(tallies) if counts is None else [groups(own) for own in counts]
-    readings: list[list[Callable[[Floats], dict[str, Floats]]]] = [
-        [tally.figures, *(partial(tally.of_classes, group) for group in own)]
-        for tally, own in zip(tallies, parts, strict=True)
-    ]
-    blocks: list[list[Block]] = [[[] for _ in own] for own in readings]
-    for weights in draws(len(probabilities), bootstrap, seed=seed):
-        for own, gathered in zip(readings, blocks, strict=True):
-            for reading, block in zip(own, gathered, strict=True):
-                block.append(reading(weights))
     return {
-        tally.head.name: _head_score(
-            tally, _confusion(tally.head, known, probabilities[:, columns]), first, list(zip(own, others, strict=True))
-        )
-        for tally, known, columns, own, (first, *others) in zip(
-            tallies, codes, space.slices, parts, blocks, strict=True
-        )
+        tally.head.name: _head_score(tally, _confusion(tally.head, known, probabilities[:, columns]), own)
+        for tally, known, columns, own in zip(tallies, codes, space.slices, parts, strict=True)
     }
 
 
 def overall(scores: Mapping[str, HeadScore]) -> dict[str, Figure]:
     """The mean over heads of the figures they share, heads without a known label left out.
 
-    The interval is that of the mean: all heads saw the same resamples. `n` is the smallest of the heads.
+    The interval is that of the mean: one image moves all heads at once. `n` is the smallest of the heads.
     """
-    measured = [score for score in scores.values() if score.n]
+    return {name: figure(estimate) for name, estimate in estimates(scores).items()}
+
+
+def estimates(scores: Mapping[str, HeadScore]) -> dict[str, Estimate]:
+    """The same with what intervals and differences are computed from."""
+    measured = [score.estimates for score in scores.values() if score.n]
     if len(measured) == 1:
-        return dict(measured[0].figures)
-    means = {}
-    for name in _shared([score.figures for score in measured]):
-        value = float(np.mean([score.figures[name].value for score in measured]))
-        n = min(score.figures[name].n for score in measured)
-        means[name] = with_interval(value, n, np.mean([score.resampled[name] for score in measured], axis=0))
-    return means
+        return dict(measured[0])
+    return {name: mean([own[name] for own in measured]) for name in _shared(measured)}
 
 
 def stream(
@@ -208,32 +183,16 @@ def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, t
     ]
 
 
-def _head_score(
-    tally: Tally, matrix: npt.NDArray[np.int64] | None, blocks: Block, apart: Sequence[tuple[Group, Block]]
-) -> HeadScore:
-    values, n = tally.values(), tally.n
-    resampled = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in values}
-    if "calibration_error" in values and blocks:
-        # Resampling adds noise to every bin, which only ever raises this figure: the resamples are moved
-        # back so that their median is the value measured, or the interval would lie beside it.
-        errors = resampled["calibration_error"]
-        middle = np.median(errors[np.isfinite(errors)])
-        resampled["calibration_error"] = np.maximum(0.0, errors - middle + values["calibration_error"])
-    figures = {name: with_interval(value, n, resampled[name]) for name, value in values.items()}
-    by_frequency = tuple((group, _of_group(tally, group, found)) for group, found in apart)
-    return HeadScore(n, figures, _per_class(tally), matrix, by_frequency, resampled)
+def _head_score(tally: Tally, matrix: npt.NDArray[np.int64] | None, apart: Sequence[Group]) -> HeadScore:
+    figures = {name: figure(estimate) for name, estimate in tally.estimates.items()}
+    by_frequency = tuple((group, _of_group(tally, group)) for group in apart)
+    return HeadScore(tally.n, figures, _per_class(tally), matrix, by_frequency, tally.estimates)
 
 
-def _of_group(tally: Tally, group: Group, blocks: Block) -> dict[str, Figure]:
-    """The figures of some classes; none where none of them occurs."""
-    n = int(np.rint(tally.counts[2][list(group.classes)].sum()))
-    if not n:
-        return {}
-    once = tally.of_classes(group, np.ones((tally.cells.shape[1], 1)))
-    return {
-        name: with_interval(float(value[0]), n, np.concatenate([np.empty(0), *(block[name] for block in blocks)]))
-        for name, value in once.items()
-    }
+def _of_group(tally: Tally, group: Group) -> dict[str, Figure]:
+    """The figures of some classes, n being their images or tags; none where none of them occurs."""
+    n = int(tally.counts[2][list(group.classes)].sum())
+    return {name: replace(figure(estimate), n=n) for name, estimate in tally.of_group(group).items()}
 
 
 def _confusion(head: Head, codes: Codes, probabilities: Floats) -> npt.NDArray[np.int64] | None:
@@ -249,7 +208,7 @@ def _per_class(tally: Tally) -> pl.DataFrame:
         "f1": f1(hits, predicted, support),
     }
     if tally.head.kind == "independent":
-        found = {tag: ranking.value for tag, ranking in tally.rankings.items()}
+        found = {tag: one.value for tag, one in tally.precisions.items()}
         precisions = [found.get(tag) for tag in range(tally.head.size)]
         columns["average_precision"] = pl.Series(precisions, dtype=pl.Float64)
     return pl.DataFrame({**columns, "support": np.rint(support).astype(np.int64)})

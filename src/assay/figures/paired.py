@@ -1,78 +1,65 @@
-"""Figures of several models on the same pictures, and how far they differ: paired resamples.
+"""Metrics of several models on the same images, and how far they differ.
 
-Two models that answered for the same pictures are compared in the same bootstrap resamples, so that what makes all
-pictures easy or hard falls out of the difference. With several seeds, seeds are drawn along with the pictures.
+Two models that answered for the same images are compared image by image, so that what makes all images easy or hard
+falls out of the difference. With several seeds, the interval is over seeds along with images.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from assay.errors import PlanError
-from assay.figures.intervals import Figure, with_interval
-from assay.figures.metrics import HeadScore, higher_is_better, overall
+from assay.figures import intervals
+from assay.figures.intervals import Estimate, Figure
+from assay.figures.metrics import HeadScore, estimates, higher_is_better
 
 EXACT_BELOW = 25  # discordant pictures; from here on the chi-squared distribution is near enough
 
 
-@dataclass(frozen=True, eq=False)
-class Resampled:
-    """A figure of one model: its value, the pictures it rests on, and its value in each resample (B,)."""
-
-    value: float
-    n: int
-    draws: npt.NDArray[np.float64]
-
-
-def resampled(scores: Mapping[str, HeadScore], figure: str) -> Resampled:
+def estimate(scores: Mapping[str, HeadScore], figure: str) -> Estimate:
     """A figure out of a score: the mean over the heads that have it, or that of one head, `HEAD/accuracy`.
 
     Raises PlanError for a figure that these labels do not define.
     """
     higher_is_better(figure)  # refuses what is no figure at all
     head, _, name = figure.rpartition("/")
-    measured = [score for own, score in scores.items() if score.n and (not head or own == head)]
-    shared = [name for name in (measured[0].figures if measured else ()) if all(name in s.figures for s in measured)]
-    if name not in shared:
-        known = ", ".join(shared) or "none"
+    measured = estimates({own: score for own, score in scores.items() if not head or own == head})
+    if name not in measured:
+        known = ", ".join(measured) or "none"
         raise PlanError(f"{figure}: these validation labels define no such figure. They define: {known}.")
-    values = [score.figures[name].value for score in measured]
-    drawn = np.mean([score.resampled[name] for score in measured], axis=0)
-    return Resampled(float(np.mean(values)), min(score.figures[name].n for score in measured), drawn)
+    return measured[name]
 
 
-def over_seeds(runs: Sequence[Resampled], *, seed: int = 0) -> Figure:
-    """The mean over seeds; the interval is over pictures, and with several seeds over these as well.
+def over_seeds(runs: Sequence[Estimate]) -> Figure:
+    """The mean over seeds; the interval is over pictures, and with several seeds over these as well."""
+    return intervals.over_runs(list(runs))
 
-    Each resample of the pictures is met with a resample of the seeds. A few seeds drawn from a few know less of how
-    seeds differ than many would: of S of them, the bootstrap finds (S - 1) / S of the variance.
+
+def difference(one: Sequence[Estimate], other: Sequence[Estimate]) -> Figure:
+    """How much `other` is above `one`, seed by seed and image by image, with its interval as `over_seeds`.
+
+    Both are of the same pictures. Raises ValueError where they cannot be.
     """
-    count, drawn = len(runs), np.stack([run.draws for run in runs])  # (S, B)
-    columns = np.arange(drawn.shape[1])
-    chosen = np.random.default_rng(seed).integers(count, size=drawn.shape)
-    return with_interval(float(np.mean([run.value for run in runs])), runs[0].n, drawn[chosen, columns].mean(axis=0))
-
-
-def difference(one: Sequence[Resampled], other: Sequence[Resampled], *, seed: int = 0) -> Figure:
-    """How much `other` is above `one`, seed by seed and resample by resample, with its interval as `over_seeds`.
-
-    Both are of the same pictures, scored with the same draws. Raises ValueError where they cannot be.
-    """
-    if [run.n for run in one] != [run.n for run in other]:
+    if [(run.n, run.influence.shape) for run in one] != [(run.n, run.influence.shape) for run in other]:
         raise ValueError("a difference is of models that answered for the same pictures, under the same seeds")
-    apart = [
-        Resampled(b.value - a.value, a.n, b.draws - a.draws) for a, b in zip(one, other, strict=True)
-    ]  # fmt: skip
-    return over_seeds(apart, seed=seed)
+    return intervals.difference(list(zip(one, other, strict=True)))
+
+
+def gain(before: Sequence[Estimate], after: Sequence[Estimate]) -> Figure:
+    """How much better `after` is, seed by seed: above 0 is better, also of a loss."""
+    change = difference(before, after)
+    if higher_is_better(before[0].metric) or change.low is None or change.high is None:
+        return change if higher_is_better(before[0].metric) else replace(change, value=-change.value)
+    return replace(change, value=-change.value, low=-change.high, high=-change.low)
 
 
 def paired(figure: str) -> bool:
-    """Whether a difference of a figure can be drawn: the resamples of the calibration error are moved, each its way."""
+    """Whether a difference of a figure has an interval; that of the calibration error has none."""
     return figure.rpartition("/")[2] != "calibration_error"
 
 
@@ -81,14 +68,8 @@ def gains(before: Mapping[str, HeadScore], after: Mapping[str, HeadScore]) -> di
 
     Figures that are not `paired` are left out.
     """
-    was, now = overall(before), overall(after)
-    found = {}
-    for name in now:
-        if name in was and paired(name):
-            sign = 1 if higher_is_better(name) else -1
-            one, other = resampled(before, name), resampled(after, name)
-            found[name] = with_interval(sign * (other.value - one.value), other.n, sign * (other.draws - one.draws))
-    return found
+    was, now = estimates(before), estimates(after)
+    return {name: gain([was[name]], [now[name]]) for name in now if name in was and paired(name)}
 
 
 def verdict(change: Figure, figure: str) -> str:

@@ -1,26 +1,35 @@
-"""What a head's figures are made of: sums over pictures, of which any weighting can be read off.
+"""What the metrics of a head are made of: sums over images, and how much each image moves each metric.
 
-Every figure of a head can be computed from sums over pictures (hits, predictions and labels by class, loss,
-gaps between confidence and truth), or for the average precision from sums over ranked pictures. The sums are
-sparse matrices, so that a figure and its 1,000 bootstrap resamples are the same few lines.
+Every metric of a head is a mean of fractions of sums over images (hits, predictions and labels by class, loss), or is
+made of rankings (average precision) or of bins of confidence (calibration error). Of a fraction it is known by how much
+each image moves it, and with that how sure it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from assay.figures.calibration_error import calibration_error
+from assay.figures.estimates import (
+    AveragePrecision,
+    Rows,
+    average_precision,
+    mean_average_precision,
+    mean_loss,
+    mean_of,
+    mean_of_f1,
+)
 from assay.figures.frequency import Group
-from assay.figures.intervals import Floats
+from assay.figures.intervals import Estimate, Floats
 from assay.labels.space import Codes, Head
 
-BINS = 15  # of the calibration error
 TOP = 5
 
 
@@ -44,21 +53,6 @@ def micro_f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
     return ratio(2 * hits.sum(axis=0), predicted.sum(axis=0) + support.sum(axis=0), otherwise=0.0)
 
 
-def balanced_accuracy(hits: Floats, support: Floats) -> Floats:
-    """Mean recall over the classes that occur in the truth; (K, ...) to (...)."""
-    return mean_where(ratio(hits, support, otherwise=0.0), support > 0)
-
-
-def balanced_accuracy_of_tags(hits: Floats, predicted: Floats, support: Floats, known: Floats) -> Floats:
-    """Mean over tags of the recall of pictures with the tag and of those without; (K, ...) to (...).
-
-    Tags that are never or always there are left out.
-    """
-    absent = known - support
-    recalls = ratio(hits, support, otherwise=0.0) + ratio(absent - (predicted - hits), absent, otherwise=0.0)
-    return mean_where(recalls / 2, (support > 0) & (absent > 0))
-
-
 def confusion(codes: Codes, predicted: Codes, *, size: int) -> npt.NDArray[np.int64]:
     """Pictures by true class (rows) and predicted class (columns), (K, K); unknown labels left out."""
     known = codes >= 0
@@ -66,186 +60,154 @@ def confusion(codes: Codes, predicted: Codes, *, size: int) -> npt.NDArray[np.in
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """One tag's pictures by falling score, cut after each group of equal scores that holds a positive.
-
-    order: the known pictures up to the last positive, of `pictures` in all; positive: which of them are.
-    cuts: (G,) positions in `order`; only they are needed: precision counts where recall grows, nowhere else.
-    """
-
-    order: npt.NDArray[np.int64]
-    positive: npt.NDArray[np.bool_]
-    cuts: npt.NDArray[np.int64]
-    pictures: int
-
-    @cached_property
-    def value(self) -> float:
-        """Average precision of every picture once: precision times growth in recall, not interpolated."""
-        hits = np.cumsum(self.positive)[self.cuts]
-        return float((np.diff(hits, prepend=0) * hits / (self.cuts + 1)).sum() / hits[-1])
-
-    @cached_property
-    def _segments(self) -> tuple[sparse.csr_array, sparse.csr_array]:
-        """Sparse (G, N): which pictures, and which positives, lie between one cut and the next."""
-        segment = np.searchsorted(self.cuts, np.arange(len(self.order)))
-        shape, found = (len(self.cuts), self.pictures), self.positive
-        everything = _sparse([(segment, self.order, 1.0)], shape)
-        return everything, _sparse([(segment[found], self.order[found], 1.0)], shape)
-
-    def average_precision(self, weights: Floats) -> Floats:
-        """The same of weights (N, B), to (B,); NaN in a resample without a positive."""
-        everything, positive = self._segments
-        found = positive @ weights
-        hits = found.cumsum(axis=0)
-        precision = ratio(hits, (everything @ weights).cumsum(axis=0), otherwise=0.0)
-        return ratio((found * precision).sum(axis=0), hits[-1])
-
-
-@dataclass(frozen=True)
 class Tally:
-    """What each picture adds to each sum: `cells` is sparse (sums, N), the first 3 K sums counts by class.
+    """What each image adds to each sum, by name; `hits`, `predicted` and `support` are counts by class.
 
-    n: pictures with a known label; rankings: one for each tag of an independent head that has a positive.
+    n: images with a known label. precisions: one for each tag of an independent head that has a positive.
+    expected: the variance of the summed loss if labels came as often as the model says. confidence and right: of the
+    images of an exclusive head that have a label. answers: a digest of what the model answered.
     """
 
     head: Head
     n: int
-    cells: sparse.csr_array
-    rankings: dict[int, Ranking] = field(default_factory=dict)
+    sums: Mapping[str, Rows]
+    precisions: Mapping[int, AveragePrecision] = field(default_factory=dict)
+    expected: float = 0.0
+    confidence: Floats = field(default_factory=lambda: np.empty(0))
+    right: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
+    answers: bytes = b""
 
     @cached_property
     def counts(self) -> tuple[Floats, Floats, Floats]:
         """Hits, predictions and labels by class, each (K,)."""
-        hits, predicted, support = self.cells.sum(axis=1)[: 3 * self.head.size].reshape(3, -1)
+        hits, predicted, support = (self.sums[name].sum(axis=1) for name in ("hits", "predicted", "support"))
         return hits, predicted, support
 
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """The metrics that the known labels define; empty without a known label."""
+        found = {} if not self.n else self._of_classes() if self.head.kind == "exclusive" else self._of_tags()
+        return {name: replace(estimate, answers=self.answers) for name, estimate in found.items()}
+
     def values(self) -> dict[str, float]:
-        """The figures that are defined, on all pictures once; empty without a known label."""
-        if not self.n:
-            return {}
-        precisions = [np.array([ranking.value]) for ranking in self.rankings.values()]
-        figures = self._read(self.cells.sum(axis=1, dtype=np.float64)[:, None], precisions)
-        return {name: float(value[0]) for name, value in figures.items() if np.isfinite(value[0])}
+        """The value of each metric."""
+        return {name: estimate.value for name, estimate in self.estimates.items()}
 
-    def figures(self, weights: Floats) -> dict[str, Floats]:
-        """Every figure (B,) of weights (N, B), NaN where undefined."""
-        precisions = [ranking.average_precision(weights) for ranking in self.rankings.values()]
-        return self._read(self.cells @ weights, precisions)
+    def of_group(self, group: Group) -> dict[str, Estimate]:
+        """Mean recall and F1 of some classes, and the share of their images that were named right, or found.
 
-    def of_classes(self, group: Group, weights: Floats) -> dict[str, Floats]:
-        """Mean recall and F1 (B,) of some classes, and the share of their pictures that were named right, or found.
-
-        Of weights (N, B); NaN where none of the classes occurs.
+        Empty where none of the classes occurs.
         """
         places = np.array(group.classes)
-        size = self.head.size
-        sums = self.cells[np.concatenate([places, size + places, 2 * size + places])] @ weights
-        hits, predicted, support = sums.reshape(3, len(places), -1)
+        places = places[self.counts[2][places] > 0]
+        if not len(places):
+            return {}
+        hits, predicted, support = (self.sums[name][places] for name in ("hits", "predicted", "support"))
         return {
-            "recall": balanced_accuracy(hits, support),
-            "f1": macro_f1(hits, predicted, support),
-            "accuracy": ratio(hits.sum(axis=0), support.sum(axis=0)),
+            "recall": mean_of("recall", self.n, (hits, support)),
+            "f1": mean_of_f1("f1", self.n, hits, predicted + support),
+            "accuracy": mean_of("accuracy", self.n, (_summed(hits), _summed(support))),
         }
 
-    def _read(self, sums: Floats, precisions: list[Floats]) -> dict[str, Floats]:
-        hits, predicted, support = sums[: 3 * self.head.size].reshape(3, self.head.size, -1)
-        f1s = {
-            "macro_f1": macro_f1(hits, predicted, support),
-            "micro_f1": micro_f1(hits, predicted, support),
-        }
-        if self.head.kind == "exclusive":
-            top, loss, *gaps = sums[3 * self.head.size :]
-            n = support.sum(axis=0)
-            return {
-                "accuracy": ratio(hits.sum(axis=0), n),
-                "balanced_accuracy": balanced_accuracy(hits, support),
-                **f1s,
-                **({"top_5": ratio(top, n)} if self.head.size > TOP else {}),  # of fewer classes it is always 1
-                "nll": ratio(loss, n),
-                "calibration_error": ratio(np.abs(gaps).sum(axis=0), n),
-            }
-        wrong, cells, loss, right, n = sums[3 * self.head.size : 3 * self.head.size + 5]
-        known = sums[3 * self.head.size + 5 :]
-        stacked = np.array(precisions).reshape(len(precisions), sums.shape[1])
+    def _of_classes(self) -> dict[str, Estimate]:
+        hits, predicted, support = (self.sums[name] for name in ("hits", "predicted", "support"))
+        n, known, there = self.n, self.sums["known"], self.counts[2] > 0
+        accuracy = mean_of("accuracy", n, (_summed(hits), known))
+        error, limits = calibration_error(self.confidence, self.right)
+        calibration = Estimate("calibration_error", error, n, np.zeros(known.shape[1]), fixed=limits)
         return {
-            "mean_average_precision": mean_where(np.nan_to_num(stacked), np.isfinite(stacked)),
-            "balanced_accuracy": balanced_accuracy_of_tags(hits, predicted, support, known),
-            **f1s,
-            "subset_accuracy": ratio(right, n),
-            "hamming_loss": ratio(wrong, cells),
-            "nll": ratio(loss, cells),
+            "accuracy": accuracy,
+            "balanced_accuracy": mean_of("balanced_accuracy", n, (hits[there], support[there])),
+            "macro_f1": mean_of_f1("macro_f1", n, hits[there], (predicted + support)[there]),
+            "micro_f1": replace(accuracy, metric="micro_f1"),  # which it equals
+            # of fewer classes it is always 1
+            **({"top_5": mean_of("top_5", n, (self.sums["top"], known))} if self.head.size > TOP else {}),
+            "nll": mean_loss(n, self.sums["loss"], known, expected=self.expected),
+            "calibration_error": calibration,
+        }
+
+    def _of_tags(self) -> dict[str, Estimate]:
+        hits, predicted, support, known = (self.sums[name] for name in ("hits", "predicted", "support", "known"))
+        n, cells, given = self.n, _summed(known), predicted + support
+        there = self.counts[2] > 0
+        both = there & (self.counts[2] < known.sum(axis=1))  # tags that are never or always there are left out
+        found: dict[str, Estimate] = {}
+        if self.precisions:
+            found["mean_average_precision"] = mean_average_precision(n, list(self.precisions.values()))
+        if both.any():
+            absent = (known - support)[both]
+            found["balanced_accuracy"] = mean_of(
+                "balanced_accuracy", n, (hits[both], support[both]), (absent - (predicted - hits)[both], absent)
+            )
+        if there.any():
+            found["macro_f1"] = mean_of_f1("macro_f1", n, hits[there], given[there])
+        return {
+            **found,
+            "micro_f1": mean_of_f1("micro_f1", n, _summed(hits), _summed(given)),
+            "subset_accuracy": mean_of("subset_accuracy", n, (self.sums["right"], self.sums["images"])),
+            "hamming_loss": mean_of("hamming_loss", n, (self.sums["wrong"], cells)),
+            "nll": mean_loss(n, self.sums["loss"], cells, expected=self.expected),
         }
 
 
 def exclusive(head: Head, codes: Codes, probabilities: Floats) -> Tally:
-    """Sums: hits, predicted, support (K each), top-5, loss, and the gap of each bin of confidence.
+    """Of one class an image: hits, predicted, support (K each), top-5, loss, and images with a known label.
 
-    The calibration error is that of Guo et al. 2017: 15 bins of equal width, open below and closed above.
     Among equal probabilities the earlier class comes first, as in the prediction itself.
     """
-    size, pictures = head.size, np.flatnonzero(codes >= 0)
-    truth, rows = codes[pictures], probabilities[pictures]
+    size, images = head.size, np.flatnonzero(codes >= 0)
+    truth, rows = codes[images], probabilities[images]
     predicted = rows.argmax(axis=1)
-    confidence, own = rows.max(axis=1).astype(np.float64), rows[np.arange(len(rows)), truth]
+    own = rows[np.arange(len(rows)), truth]
     level = (rows == own[:, None]) & (np.arange(size) < truth[:, None])
     ahead = ((rows > own[:, None]) | level).sum(axis=1)
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     hit = predicted == truth
-    parts = [
-        (truth[hit], pictures[hit], 1.0),
-        (size + predicted, pictures, 1.0),
-        (2 * size + truth, pictures, 1.0),
-        (3 * size, pictures[ahead < TOP], 1.0),
-        (3 * size + 1, pictures, -np.log(_clipped(own))),
-        (3 * size + 2 + bins, pictures, hit - confidence),
-    ]
-    return Tally(head, len(pictures), _sparse(parts, (3 * size + 2 + BINS, len(codes))))
+    count, whole, ones = len(codes), np.zeros(len(images), dtype=np.int64), np.ones(len(images))
+    sums = {
+        "hits": _rows(truth[hit], images[hit], ones[hit], (size, count)),
+        "predicted": _rows(predicted, images, ones, (size, count)),
+        "support": _rows(truth, images, ones, (size, count)),
+        "top": _rows(whole[ahead < TOP], images[ahead < TOP], ones[ahead < TOP], (1, count)),
+        "loss": _rows(whole, images, -np.log(_clipped(own)), (1, count)),
+        "known": _rows(whole, images, ones, (1, count)),
+    }
+    logs = np.log(_clipped(rows))
+    expected = float(((rows * logs**2).sum(axis=1) - (rows * logs).sum(axis=1) ** 2).sum())
+    return Tally(head, len(images), sums, {}, expected, rows.max(axis=1), hit, _digest(truth, rows))
 
 
 def independent(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) -> Tally:
-    """Sums: hits, predicted, support (K each), wrong cells, known cells, loss, pictures all right, pictures, known (K).
+    """Of any tags an image: hits, predicted, support, known (K each), loss, wrong cells, images, and those all right.
 
-    A tag is given from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; a
-    picture is all right where every known cell is.
+    A tag is given from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; an image
+    is all right where every known cell is.
     """
-    size, known = head.size, codes >= 0
+    known = codes >= 0
     truth, given = codes == 1, (probabilities >= cuts.astype(probabilities.dtype)) & known
     loss = -np.log(_clipped(np.where(truth, probabilities, 1 - probabilities.astype(np.float64))))
-    wrong = ((truth != given) & known).sum(axis=1)
-    pictures = np.flatnonzero(known.any(axis=1))
-    parts: list[tuple[Any, Any, Any]] = [
-        (first * size + tags, rows, 1.0)
-        for first, (rows, tags) in enumerate(map(np.nonzero, (truth & given, given, truth)))
-    ]
-    parts += [
-        (3 * size, pictures, wrong[pictures]),
-        (3 * size + 1, pictures, known.sum(axis=1)[pictures]),
-        (3 * size + 2, pictures, np.where(known, loss, 0.0).sum(axis=1)[pictures]),
-        (3 * size + 3, pictures[wrong[pictures] == 0], 1.0),
-        (3 * size + 4, pictures, 1.0),
-    ]
-    rows, tags = np.nonzero(known)
-    parts.append((3 * size + 5 + tags, rows, 1.0))
-    rankings = {int(tag): ranking(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(truth.any(axis=0))}
-    return Tally(head, len(pictures), _sparse(parts, (4 * size + 5, len(codes))), rankings)
-
-
-def ranking(codes: Codes, scores: Floats) -> Ranking:
-    """Rank one tag's known pictures; `codes` (N,) must hold a positive, `scores` is (N,)."""
-    known = np.flatnonzero(codes >= 0)
-    order = known[np.argsort(-scores[known])]  # the order of equal scores does not matter
-    falling, positive = scores[order], codes[order] == 1
-    ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))  # of each group of equal scores
-    cuts = ends[np.diff(np.cumsum(positive)[ends], prepend=0) > 0]
-    reached = slice(0, cuts[-1] + 1)
-    return Ranking(order[reached], positive[reached], cuts, len(codes))
-
-
-def _sparse(parts: Sequence[tuple[Any, Any, Any]], shape: tuple[int, int]) -> sparse.csr_array:
-    """One matrix of (sum, picture, value) parts, each broadcast to its pictures; equal cells add up."""
-    spread = [np.broadcast_arrays(sums, pictures, values) for sums, pictures, values in parts]
-    sums, pictures, values = (np.concatenate([part[axis] for part in spread]) for axis in range(3))
-    return sparse.csr_array((values.astype(np.float32), (sums, pictures)), shape=shape)
+    wrong, some = ((truth != given) & known).sum(axis=1), known.any(axis=1)
+    by_tag = {"hits": truth & given, "predicted": given, "support": truth, "known": known}
+    by_image = {
+        "wrong": wrong,
+        "loss": np.where(known, loss, 0.0).sum(axis=1),
+        "right": (wrong == 0) & some,
+        "images": some,
+    }
+    sums = {name: sparse.csr_array(cells.T.astype(np.float64)) for name, cells in by_tag.items()}
+    sums |= {name: sparse.csr_array(row[None].astype(np.float64)) for name, row in by_image.items()}
+    sure = _clipped(probabilities)
+    expected = float(np.where(known, sure * (1 - sure) * (np.log(sure) - np.log1p(-sure)) ** 2, 0.0).sum())
+    precisions = {
+        int(tag): average_precision(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(truth.any(axis=0))
+    }
+    return Tally(
+        head,
+        int(some.sum()),
+        sums,
+        precisions,
+        expected,
+        answers=_digest(codes, np.where(known, probabilities, 0), given),
+    )
 
 
 def ratio(over: Floats, under: Floats, *, otherwise: float = np.nan) -> Floats:
@@ -257,6 +219,22 @@ def ratio(over: Floats, under: Floats, *, otherwise: float = np.nan) -> Floats:
 def mean_where(values: Floats, where: npt.NDArray[np.bool_]) -> Floats:
     """Mean over the first axis of the values that count; NaN where none does."""
     return ratio((values * where).sum(axis=0), where.sum(axis=0))
+
+
+def _rows(sums: npt.NDArray[np.int64], images: npt.NDArray[np.int64], values: Floats, shape: tuple[int, int]) -> Rows:
+    return sparse.csr_array((np.asarray(values, dtype=np.float64), (sums, images)), shape=shape)
+
+
+def _summed(rows: Rows) -> Rows:
+    """All sums as one: (1, N)."""
+    return sparse.csr_array(np.ones((1, rows.shape[0]))) @ rows
+
+
+def _digest(*arrays: npt.NDArray[np.generic]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
 def _clipped(probabilities: Floats) -> Floats:

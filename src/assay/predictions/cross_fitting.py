@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from assay.figures.intervals import Figure, Floats, draws, with_interval
-from assay.figures.metrics import higher_is_better
+from assay.figures import paired
+from assay.figures.intervals import Figure, Floats
 from assay.figures.tallies import Tally, exclusive, independent
 from assay.labels.space import Codes, Head
 
@@ -48,37 +48,21 @@ def tally(head: Head, codes: Codes, probabilities: Floats, thresholds: float | F
     if head.kind == "exclusive":
         return exclusive(head, codes[known], probabilities[known])
     cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float32), probabilities.shape)
-    # Rankings are most of the work, and no threshold and no temperature changes them.
-    return replace(independent(head, codes[known], probabilities[known], cuts[known]), rankings={})
+    # Average precisions are most of the work, and no threshold and no temperature changes them.
+    return replace(independent(head, codes[known], probabilities[known], cuts[known]), precisions={})
 
 
-def gain(before: Tally, after: Tally, figure: str, *, seed: int = 0, bootstrap: int = 1000) -> Figure:
+def gain(before: Tally, after: Tally, figure: str) -> Figure:
     """How much better a figure is after than before, above 0 where it is better, also of a loss.
 
-    The interval is paired: both tallies hold the same pictures, and each resample is drawn once for both.
+    The interval is paired: both tallies hold the same pictures.
     """
-    sign = 1 if higher_is_better(figure) else -1
-    resampled = [
-        after.figures(weights)[figure] - before.figures(weights)[figure]
-        for weights in draws(before.n, bootstrap, seed=seed)
-    ]
-    value = after.values()[figure] - before.values()[figure]
-    return with_interval(sign * value, before.n, sign * np.concatenate([np.empty(0), *resampled]))
+    return paired.gain([before.estimates[figure]], [after.estimates[figure]])
 
 
-def mean_gain(pairs: Sequence[tuple[Tally, Tally]], figure: str, *, seed: int = 0, bootstrap: int = 1000) -> Figure:
+def mean_gain(pairs: Sequence[tuple[Tally, Tally]], figure: str) -> Figure:
     """How much better a figure is after than before, the mean over runs that differ in their seed.
 
-    Each pair is (before, after) of one run, all of the same pictures. Each resample draws the pictures once for all
-    runs, and as many runs as there are with replacement: the interval is over pictures and seeds.
+    Each pair is (before, after) of one run, all of the same pictures: the interval is over pictures and seeds.
     """
-    sign, n = 1 if higher_is_better(figure) else -1, pairs[0][0].n
-    blocks = [
-        np.stack([after.figures(weights)[figure] - before.figures(weights)[figure] for before, after in pairs])
-        for weights in draws(n, bootstrap, seed=seed)
-    ]
-    gains = np.concatenate([np.empty((len(pairs), 0)), *blocks], axis=1)  # (runs, B)
-    runs = np.random.default_rng([seed, 1]).integers(len(pairs), size=gains.shape)
-    resampled = np.take_along_axis(gains, runs, axis=0).mean(axis=0)
-    value = float(np.mean([after.values()[figure] - before.values()[figure] for before, after in pairs]))
-    return with_interval(sign * value, n, sign * resampled)
+    return paired.gain([one.estimates[figure] for one, _ in pairs], [other.estimates[figure] for _, other in pairs])

@@ -29,7 +29,7 @@ def scores_of(predictions: Predictions, samples: Samples, *, trained: Samples | 
 
 
 def scored(predictions: Predictions, samples: Samples, *, trained: Samples | None = None) -> dict[str, HeadScore]:
-    """The same with every resample, so that differences of figures can be read off."""
+    """The same with what differences of figures are computed from."""
     readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
     codes = [known[readable] for known in samples.codes()]
     thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]

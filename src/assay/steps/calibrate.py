@@ -67,11 +67,11 @@ def _told(
     """The temperature of one head and what it is worth, for done.json; said in a line too."""
     space = LabelSpace((head,))
     before, after = (tally(head, codes, probabilities_of(space, scores)) for scores in (logits, logits / fitted))
-    better = gain(before, after, "nll", seed=context.seed)
+    better = gain(before, after, "nll")
     old, new = before.values(), after.values()
     context.watch.line(
         f"  {head.name}: temperature {chosen:.3f}: nll {old['nll']:.4f} before, {new['nll']:.4f} cross-fitted, "
-        f"better by {better.value:.4f} [{better.low:.4f}, {better.high:.4f}], n = {better.n}"
+        f"better by {better.value:.4f}{better.limits()}, n = {better.n}"
     )
     found: dict[str, Any] = {
         "temperature": float(chosen),

@@ -177,11 +177,11 @@ def _told(
     figure = settings.figure
     before = table.rows[BEFORE].tally
     after = table.tally(probabilities_of(LabelSpace((head,)), chosen.logits))
-    better = gain(before, after, figure, seed=context.seed)
+    better = gain(before, after, figure)
     old, new = before.values()[figure], after.values()[figure]
     context.watch.line(
         f"  {head.name}: {kept.kind} ({kept.setting}) is kept: {figure} {old:.4f} {BEFORE}, {new:.4f} cross-fitted, "
-        f"better by {better.value:.4f} [{better.low:.4f}, {better.high:.4f}], n = {better.n}"
+        f"better by {better.value:.4f}{better.limits()}, n = {better.n}"
     )
     if better.value <= 0:
         context.watch.line(f"  warning: {head.name}: that is no better than the head {BEFORE}")

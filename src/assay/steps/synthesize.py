@@ -148,7 +148,7 @@ def _tried(settings: SynthesizeSettings, state: State, edits: Sequence[Edit], pl
     for number in range(settings.seeds):
         found = [_arm(settings, arm, arms[arm], number, context) for arm in ("without", "with")]
         pairs.append((_tally(found[0], state.samples, place), _tally(found[1], state.samples, place)))
-    return mean_gain(pairs, settings.figure, seed=context.seed)
+    return mean_gain(pairs, settings.figure)
 
 
 def _arm(settings: SynthesizeSettings, arm: str, state: State, number: int, context: Context) -> Path:

@@ -100,12 +100,12 @@ def _told(
     """What was chosen for one head and what it is worth, for done.json; said in a line too."""
     by, figure = settings.by, settings.figure
     half, honest, same = (tally(head, codes, probabilities, cuts) for cuts in (0.5, fitted, thresholds))
-    better = gain(half, honest, figure, seed=context.seed)
+    better = gain(half, honest, figure)
     before, after = half.values()[figure], honest.values()[figure]
     shown = f"{thresholds.min():.3f}" if by == "global" else f"{thresholds.min():.3f} to {thresholds.max():.3f}"
     context.watch.line(
         f"  {head.name}: tags from {shown} up: {figure} {before:.4f} at 0.5, {after:.4f} cross-fitted, "
-        f"better by {better.value:.4f} [{better.low:.4f}, {better.high:.4f}], n = {better.n}"
+        f"better by {better.value:.4f}{better.limits()}, n = {better.n}"
     )
     few = _few(head, codes, by)
     if few:

@@ -36,8 +36,5 @@ def told(before: Predictions, after: Predictions, validation: Samples, what: str
     found = gains(scored(before, validation), scored(after, validation))
     for name, figure in found.items():
         if name in SHOWN:
-            context.watch.line(
-                f"  {name}: better than {what} by {figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}], "
-                f"n = {figure.n}"
-            )
+            context.watch.line(f"  {name}: better than {what} by {figure.value:.4f}{figure.limits()}, n = {figure.n}")
     return {"over": what, **{name: figure.to_json() for name, figure in found.items()}}

@@ -17,7 +17,7 @@ from assay.plan import LoadedPlan, load
 from assay.progress import Silent, Watch
 from assay.run import Run
 from assay.studies.beside import train_beside
-from assay.studies.scored import BOOTSTRAP, headline, resampled_of, seconds
+from assay.studies.scored import estimate_of, headline, seconds
 from assay.studies.variants import Variant, variants
 
 OF_A_STEP_LEFT_OUT = {"worse": "it helped", "better": "it did harm", "not told apart": "no gain shown"}
@@ -57,10 +57,10 @@ class Ablation:
     @property
     def basis(self) -> str:
         """What the intervals are over."""
-        pictures = f"{BOOTSTRAP:,} paired bootstrap resamples of the {self.rows[0].figure.n:,} validation pictures"
+        pictures = f"the {self.rows[0].figure.n:,} validation pictures"
         if len(self.seeds) > 1:
-            return f"95 % intervals over {pictures} and of the {len(self.seeds)} seeds"
-        return f"95 % intervals over {pictures}; of one seed, so not over what another seed would change"
+            return f"95 % intervals over {pictures} and the {len(self.seeds)} seeds, differences paired"
+        return f"95 % intervals over {pictures}, differences paired; of one seed, so not over what another would change"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -136,7 +136,7 @@ def compare(
     """
     whole = compared[0].name
     named = figure or headline(runs[seeds[0], whole])
-    found = {variant.name: [resampled_of(runs[seed, variant.name], named) for seed in seeds] for variant in compared}
+    found = {variant.name: [estimate_of(runs[seed, variant.name], named) for seed in seeds] for variant in compared}
     rows = []
     for variant in compared:
         own = found[variant.name]

@@ -15,14 +15,14 @@ from assay.errors import DataError, PlanError
 from assay.evidence.page.folder import Judged
 from assay.figures.intervals import Figure
 from assay.figures.metrics import HeadScore
-from assay.figures.paired import McNemar, difference, mcnemar, over_seeds, paired, resampled, verdict
+from assay.figures.paired import McNemar, difference, estimate, mcnemar, over_seeds, paired, verdict
 from assay.labels.differences import of_pictures, of_spaces
 from assay.labels.space import Codes, Head
 from assay.plan import Plan
 from assay.plan import load as load_plan
 from assay.run import Run, load
 from assay.studies.plan_differences import Difference, differences
-from assay.studies.scored import BOOTSTRAP, headline, seconds, validated, validation_score
+from assay.studies.scored import headline, seconds, validated, validation_score
 
 Cells = npt.NDArray[np.bool_]
 
@@ -38,7 +38,7 @@ class Entry:
 
     @cached_property
     def scores(self) -> dict[str, HeadScore]:
-        """All figures, with the resamples in which every run saw the same pictures."""
+        """All figures, with what differences on the same pictures are computed from."""
         return validation_score(self.judged)
 
 
@@ -157,9 +157,8 @@ class Comparison:
     def basis(self) -> str:
         """What the intervals are over."""
         return (
-            f"95 % intervals over {BOOTSTRAP:,} paired bootstrap resamples of the "
-            f"{len(self.entries[0].judged.samples):,} validation pictures; of one run each, so not over what another "
-            "seed would change"
+            f"95 % intervals over the {len(self.entries[0].judged.samples):,} validation pictures, differences paired; "
+            "of one run each, so not over what another seed would change"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def _rows(entries: Sequence[Entry]) -> list[Row]:
 
 def _row(entries: Sequence[Entry], head: str, figure: str) -> Row:
     named = f"{head}/{figure}" if head else figure
-    first, *others = [resampled(entry.scores, named) for entry in entries]
+    first, *others = [estimate(entry.scores, named) for entry in entries]
     changes = [difference([first], [other]) if paired(figure) else None for other in others]
     return Row(
         head,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from assay.errors import DataError, RunError
 from assay.evidence.page.folder import Judged
+from assay.figures.intervals import Estimate
 from assay.figures.metrics import HeadScore, score
-from assay.figures.paired import Resampled, resampled
+from assay.figures.paired import estimate
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
 from assay.run import Run
 
-BOOTSTRAP = 1000
 HEADLINES = ("accuracy", "micro_f1", "nll")
 
 
@@ -40,10 +40,10 @@ def validated(run: Run) -> Judged:
     return Judged(validation, answers)
 
 
-def validation_score(judged: Judged, *, bootstrap: int = BOOTSTRAP) -> dict[str, HeadScore]:
-    """The score of answers, as metrics.json has it, with the resamples that a difference is drawn from.
+def validation_score(judged: Judged) -> dict[str, HeadScore]:
+    """The score of answers, as metrics.json has it, with what differences are computed from.
 
-    Two models are resampled alike where the pictures stand in the same order.
+    Two models can be compared where the pictures stand in the same order.
     """
     answers = judged.predictions
     return score(
@@ -51,16 +51,15 @@ def validation_score(judged: Judged, *, bootstrap: int = BOOTSTRAP) -> dict[str,
         judged.codes,
         answers.probabilities,
         thresholds=answers.thresholds,
-        bootstrap=bootstrap,
     )
 
 
-def resampled_of(run: Run, figure: str) -> Resampled:
-    """A validation figure of a run, with the resamples that differences are drawn from.
+def estimate_of(run: Run, figure: str) -> Estimate:
+    """A validation figure of a run, with what differences are computed from.
 
-    Raises as `validated` and `resampled` do.
+    Raises as `validated` and `estimate` do.
     """
-    return resampled(validation_score(validated(run)), figure)
+    return estimate(validation_score(validated(run)), figure)
 
 
 def headline(run: Run) -> str:

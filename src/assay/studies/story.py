@@ -13,7 +13,7 @@ from assay.figures.paired import difference, over_seeds
 from assay.plan import LoadedPlan, anchored, from_source
 from assay.progress import Silent, Watch
 from assay.run import Run, train
-from assay.studies.scored import headline, resampled_of, seconds
+from assay.studies.scored import estimate_of, headline, seconds
 from assay.studies.sharing import share
 from assay.studies.variants import without_repairs
 
@@ -77,7 +77,7 @@ def _without_repairs(loaded: LoadedPlan) -> LoadedPlan:
 
 def _chapters(names: Sequence[str], runs: Sequence[Run]) -> list[Chapter]:
     figure = headline(runs[0])
-    found = [resampled_of(run, figure) for run in runs]
+    found = [estimate_of(run, figure) for run in runs]
     return [
         Chapter(name, run, over_seeds([one]), None if place == 0 else difference([found[0]], [one]))
         for place, (name, run, one) in enumerate(zip(names, runs, found, strict=True))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import ModelError, PlanError, RunError, TrainingError
-from assay.figures.intervals import Figure
+from assay.figures.intervals import Estimate, Figure
 from assay.figures.metrics import higher_is_better
-from assay.figures.paired import Resampled, difference, over_seeds, verdict
+from assay.figures.paired import difference, over_seeds, verdict
 from assay.files import write_text
 from assay.lock import lock
 from assay.plan import LoadedPlan, Plan, anchored, load, to_yaml, without_search
@@ -144,7 +144,7 @@ def _carry_out(trial: Trial, search: Search, total: int, *, device: str | None, 
     try:
         plan = search.space.plan_of(point)
         run = train_beside(plan, place, device=device, watch=_Epochs(watch, place, _reporter(trial, search)))
-        name, found = _resampled(run, search.space)
+        name, found = _estimate(run, search.space)
     except GivenUpError:
         watch.line(f"trial {trial.number}: given up")
     except OF_ONE as error:
@@ -203,7 +203,7 @@ def _table(search: Search) -> Sweep:
         why = [trial.user_attrs["why"] for trial in trials if "why" in trial.user_attrs]
         said = f" The first that failed says: {why[0]}" if why else " The others are in the hands of other processes."
         raise TrainingError(f"{search.folder}: no trial has come to a figure yet.{said}")
-    named = {number: _resampled(run, search.space) for number, run in runs.items()}
+    named = {number: _estimate(run, search.space) for number, run in runs.items()}
     figure = next(name for name, _ in named.values())
     sign = _sign(figure)
     best = max(named, key=lambda number: (sign * named[number][1].value, -number))
@@ -215,7 +215,7 @@ def _row(
     search: Search,
     trial: FrozenTrial,
     figure: str,
-    named: Mapping[int, tuple[str, Resampled]],
+    named: Mapping[int, tuple[str, Estimate]],
     best: int,
     run: Run | None,
 ) -> Row:
@@ -242,10 +242,10 @@ def _values(space: Space, params: Mapping[str, Any]) -> dict[str, str | int | fl
     return {key: params[key] for key in space.sweep.over if key in params}
 
 
-def _resampled(run: Run, space: Space) -> tuple[str, Resampled]:
+def _estimate(run: Run, space: Space) -> tuple[str, Estimate]:
     """The figure sought, by name, of a finished run."""
     name = space.sweep.figure or scored.headline(run)
-    return name, scored.resampled_of(run, name)
+    return name, scored.estimate_of(run, name)
 
 
 def _sign(figure: str) -> int:

@@ -40,7 +40,7 @@ def basis(sweep: Sweep) -> str:
     done = sweep.ranked
     n = f"{sweep.best.figure.n:,}" if sweep.best.figure else "0"
     return (
-        f"Validation {sweep.figure} of {n} pictures, 95 % intervals over paired bootstrap resamples. The best of "
+        f"Validation {sweep.figure} of {n} pictures, 95 % intervals over them, differences paired. The best of "
         f"{len(done)} trials was chosen by this figure, so its own flatters; only a test split is free of that"
     )
 
