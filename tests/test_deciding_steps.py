@@ -167,6 +167,22 @@ def test_tags_with_few_positives_are_named(tmp_path):
     assert tune(state, context)[0].details["tags"]["few positives"] == []
 
 
+def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_path):
+    """Never to give it would be best by these labels, and of no use."""
+    given, raw = planted()
+    codes = given.part("val").codes()[1][:-1]
+    codes[codes[:, 1] == 1, 1] = -1
+    state, context = begin(tmp_path, samples([codes], LabelSpace((TAGS,))), raw[:, 2:5])
+    result, saved, _ = tune(state, context, by="class")
+    assert saved.deciding.thresholds[1] == 0.5
+    assert (saved.deciding.thresholds[[0, 2]] != 0.5).all()
+    told = result.details["tags"]
+    assert (told["kept one half"], told["few positives"]) == (["city"], [])
+    [line] = [line for line in context.watch.lines if "kept" in line]
+    assert "tags: 'city' kept the threshold 0.5: no validation picture is known to have the tag" in line
+    assert tune(state, context)[0].details["tags"]["kept one half"] == []  # one for all tags has positives
+
+
 def test_a_head_without_a_tag_in_validation_is_refused(tmp_path):
     given, raw = planted()
     codes = given.part("val").codes()

@@ -14,7 +14,7 @@ from assay.errors import PlanError
 from assay.figures.metrics import figures_of, higher_is_better
 from assay.labels.space import Head
 from assay.predictions.cross_fitting import cross_fitted, folds_of, gain, tally
-from assay.predictions.thresholds import best_by_class, best_global, few_positives
+from assay.predictions.thresholds import best_by_class, best_global, few_positives, without_positives
 
 FIGURES = ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
 SEPARABLE = [figure for figure in FIGURES if figure != "subset_accuracy"]
@@ -113,7 +113,8 @@ def test_the_order_of_pictures_makes_no_difference(figure):
 def test_few_positives_are_counted_by_tag():
     codes = np.zeros((30, 3), dtype=np.int64)
     codes[:20, 0], codes[:19, 1], codes[:, 2] = 1, 1, -1
-    assert few_positives(codes).tolist() == [1, 2]
+    assert few_positives(codes).tolist() == [1]  # the last has none, and so no threshold of its own
+    assert without_positives(codes).tolist() == [2]
 
 
 def test_folds_are_even_and_drawn_by_the_seed():

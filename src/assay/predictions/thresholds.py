@@ -1,9 +1,10 @@
-"""Where a tag begins: thresholds of an independent head that are best for a figure, found exactly.
+"""Where a tag begins: thresholds of an independent head that are best for a figure, found exactly where a tag is known.
 
 A figure changes only where a threshold passes a probability, so that trying one threshold between each two
 neighbours tries them all (Lipton et al. 2014 for F1). Codes are (N, K) with -1 where unknown, probabilities
-(N, K) in float32. Among thresholds that are equally good the one nearest one half is taken; where no tag is
-known to be there, nothing can be chosen and one half stays.
+(N, K) in float32. Among thresholds that are equally good the one nearest one half is taken. A tag without a known
+positive has no recall to weigh against its false alarms: the best would be never to give it. It keeps one half
+instead, and the others are the best beside that.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def best_global(codes: Codes, probabilities: Floats, figure: FigureName) -> floa
 
 
 def best_by_class(codes: Codes, probabilities: Floats, figure: FigureName) -> Array:
-    """The thresholds (K,), one a tag, at which a figure is best; tags never there keep one half.
+    """The thresholds (K,), one a tag, at which a figure is best, given that tags never there keep one half.
 
     Macro F1 and the Hamming loss are means over tags, so each tag's own best will do. Micro F1 is one
     fraction over all tags and is best by Dinkelbach's iteration (1967). Subset accuracy is neither: it
@@ -68,8 +69,14 @@ def best_by_class(codes: Codes, probabilities: Floats, figure: FigureName) -> Ar
 
 
 def few_positives(codes: Codes) -> Ints:
-    """The tags whose own threshold would rest on fewer than 20 positives."""
-    return np.flatnonzero((codes == 1).sum(axis=0) < FEW)
+    """The tags whose own threshold rests on fewer than 20 positives; one without any has none of its own."""
+    positives = (codes == 1).sum(axis=0)
+    return np.flatnonzero((positives > 0) & (positives < FEW))
+
+
+def without_positives(codes: Codes) -> Ints:
+    """The tags that are nowhere known to be there, and keep one half."""
+    return np.flatnonzero(~(codes == 1).any(axis=0))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from assay.figures.intervals import Floats
 from assay.labels.found import quoted
 from assay.labels.space import Codes, Head
 from assay.predictions.cross_fitting import cross_fitted, gain, tally
-from assay.predictions.thresholds import FEW, FigureName, best_by_class, best_global, few_positives
+from assay.predictions.thresholds import FEW, FigureName, best_by_class, best_global, few_positives, without_positives
 from assay.settings import Settings
 from assay.steps.state import Context, State, StepResult
 from assay.steps.validated import Validated, heads_named
@@ -114,6 +114,12 @@ def _told(
             "on other pictures it may be no better than 0.5"
         )
     chosen = thresholds.tolist()
+    kept = [head.classes[tag] for tag in without_positives(codes)] if by == "class" else []
+    if kept:
+        context.watch.line(
+            f"  {head.name}: {quoted(kept)} kept the threshold 0.5: no validation picture is known to have the tag, so "
+            "there is nothing to choose by. Label some, or raise split.val"
+        )
     return {
         "by": by,
         "figure": figure,
@@ -125,6 +131,7 @@ def _told(
         "gain": better.to_json(),
         "on the same pictures (not cross-fitted)": same.values()[figure],
         "few positives": few,
+        "kept one half": kept,
     }
 
 

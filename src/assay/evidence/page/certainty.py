@@ -17,6 +17,7 @@ from assay.evidence.page.drawn import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, 
 from assay.evidence.page.folder import Judged, RunFound
 from assay.figures.intervals import Floats, wilson
 from assay.figures.tallies import macro_f1, micro_f1
+from assay.labels.found import quoted
 from assay.labels.space import Codes, Head
 
 BINS = 10
@@ -68,6 +69,8 @@ def thresholds(run: RunFound) -> list[dict[str, Any]]:
                         "step": plain(step.name),
                         **step.details[head.name],
                         "title": figure_title(step.details[head.name]["figure"]),
+                        # runs of before this was written down have no such key
+                        "kept": quoted(step.details[head.name].get("kept one half", [])),
                     }
                     for step in run.steps
                     if step.kind == "tune_thresholds" and head.name in step.details
