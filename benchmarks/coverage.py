@@ -296,9 +296,10 @@ def lines(found: Mapping[str, Counts], draws: int, seed: int, seconds: float) ->
     yield (
         f"Share of {draws:,} draws in which the 95 % interval holds the truth, in per cent, and the mean width of the "
         f"interval. `python -m benchmarks.coverage --draws {draws} --seed {seed}`, {seconds:.0f} seconds on one core. "
-        f"At {draws:,} draws a share of 95 is known to within {1.96 * np.sqrt(95 * 5 / draws):.1f}. The truth of a mean "
-        "over classes is that of the classes that occur in the draw. A model is calibrated where it states the exact "
-        "probabilities, overconfident where it states their square, underconfident where it states their root."
+        f"At {draws:,} draws a share of 95 is known to within {1.96 * np.sqrt(95 * 5 / draws):.1f}. "
+        "The truth of a mean over classes is that of the classes that occur in the draw. A model is calibrated where "
+        "it states the exact probabilities, overconfident where it states their square, underconfident where it states "
+        "their root."
     )
     for title, counted in found.items():
         yield ""

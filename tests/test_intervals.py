@@ -123,7 +123,7 @@ def test_the_calibration_error_of_next_to_nothing() -> None:
 
 
 def test_the_squared_calibration_error_is_right_on_average() -> None:
-    """The plain error of 15 bins is 0.05 here, of a model that is perfectly calibrated."""
+    """The plain error of 15 bins is 0.04 on average here, of a model that is perfectly calibrated."""
     generator = np.random.default_rng(2)
     values = []
     for _ in range(300):
@@ -145,7 +145,7 @@ def draw(generator: np.random.Generator, n: int, sharpness: float) -> tuple[np.n
 @pytest.mark.parametrize(("sharpness", "error"), [(1.0, 0.0), (2.0, 0.0793), (0.5, 0.1381)])
 @pytest.mark.parametrize("n", [30, 150, 432, 2000])
 def test_intervals_hold_the_truth_as_often_as_they_say(n: int, sharpness: float, error: float) -> None:
-    """At least 225 of 250 draws; 95 % of them are 238, with a standard error of 3.
+    """At least 180 of 200 draws; 95 % of them are 190, with a standard error of 3.
 
     The truths are those of 4 million images: `error` is the root of the mean squared gap between confidence and the
     exact probability of being right. benchmarks/coverage.py has more models, and every metric.
@@ -153,13 +153,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n: int, sharpness: float,
     generator = np.random.default_rng([n, int(10 * sharpness)])
     truth = {"accuracy": 0.9065, "macro_f1": 0.9065, "calibration_error": error}
     held = dict.fromkeys(truth, 0)
-    for _ in range(250):
+    for _ in range(200):
         codes, probabilities = draw(generator, n, sharpness)
         figures = overall(score(space_of(4), [codes], probabilities))
         for name, value in truth.items():
             held[name] += figures[name].low <= value <= figures[name].high
-    assert min(held.values()) >= 225, held
-    assert held["accuracy"] < 250
+    assert min(held.values()) >= 180, held
+    assert held["accuracy"] < 200
 
 
 def test_figures_read_well() -> None:
