@@ -220,6 +220,7 @@ def separate(colours, tmp_path_factory) -> Path:
     data = {
         "a": "table: same.csv", "b": "table: same.csv", "classes": "table: classes.csv", "labels": "table: labels.csv",
         "order": f"table: same.csv, {order}", "split": "table: same.csv, split: {val: 0.2, seed: 7}",
+        "fewer": "table: fewer.csv, split: {column: split}",
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("assay.run.write_pictures", lambda *given: None)
@@ -231,6 +232,10 @@ def separate(colours, tmp_path_factory) -> Path:
                 "hardware: {precision: fp32, layout: contiguous}\nsteps: [{probe: {size: 32}}]\n"
             )
             assay.train(folder / f"{name}.yaml", run=folder / name, device="cpu")
+            if name == "a":
+                own = Samples.read(folder / "a" / "samples.parquet").table
+                own = own.filter(pl.col("id") != own.filter(split="val")["id"][0])
+                own.select("split", image="id", label="label:label").write_csv(folder / "fewer.csv")
     return folder
 
 
@@ -262,7 +267,8 @@ def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
     [
         ("classes", PlanError, r"classes knows 'scarlet' of 'label', which \S*/a does not and does not know 'red'"),
         ("order", PlanError, r"order has the classes of 'label' in the order 'red', 'green', 'blue', and \S*/a has"),
-        ("split", DataError, r"split was validated on other pictures than this run: \d+ of them, such as"),
+        ("split", DataError, r"6 of the 9 labelled validation pictures were trained on .*\(run: \S*/split\)"),
+        ("fewer", DataError, r"fewer was validated on other pictures than this run: 1 of them"),
         ("labels", DataError, r"labels was validated with other labels than this run: \d+ of them, such as"),
         ("none", PlanError, r"combine: run: \S*/none: no finished run is there\. Give the folder of a run"),
         ("a", PlanError, "one of the runs that are combined"),

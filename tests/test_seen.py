@@ -15,8 +15,9 @@ from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
-from assay.models.seen import read_seen, refuse_seen, seen, seen_at_start, write_seen
+from assay.models.seen import read_seen, refuse_seen, seen, write_seen
 from assay.pixels.decode import Resize
+from assay.steps.sources import trained_on_at_start
 
 SPACE = LabelSpace((Head("kind", ("a", "b")),))
 TINY = ModelSettings(backbone="test_efficientnet", weights="none")
@@ -68,10 +69,10 @@ def test_where_a_plan_starts_from(tmp_path):
     saved(pictures_seen).save(tmp_path / "run" / "model")
     of_run = ModelSettings(backbone="test_efficientnet", init_from="run")
     of_file = ModelSettings(backbone="test_efficientnet", weights="run/model/model.safetensors")
-    assert seen_at_start(of_run, tmp_path).tolist() == pictures_seen.tolist()
-    assert seen_at_start(of_file, tmp_path).tolist() == pictures_seen.tolist()
+    assert trained_on_at_start(of_run, tmp_path, tmp_path / "new").tolist() == pictures_seen.tolist()
+    assert trained_on_at_start(of_file, tmp_path, tmp_path / "new").tolist() == pictures_seen.tolist()
     for source in ("none", "pretrained", "elsewhere.pth"):
-        assert len(seen_at_start(ModelSettings(weights=source), tmp_path)) == 0
+        assert len(trained_on_at_start(ModelSettings(weights=source), tmp_path, tmp_path / "new")) == 0
 
 
 def test_a_backbone_may_not_judge_what_it_was_trained_on():

@@ -14,13 +14,15 @@ from assay.labels.ledger import Ledger
 from assay.labels.read import places_of, read
 from assay.labels.samples import Samples
 from assay.labels.subset import without
-from assay.models.seen import count_seen, seen_at_start
+from assay.models.seen import count_seen
 from assay.pixels.cache import Cache, build
 from assay.pixels.decode import Resize
 from assay.plan import LoadedPlan, Plan, anchored, complete
 from assay.progress import Watch
 from assay.steps.carry import carry_out
+from assay.steps.held_back import earlier, held_back, left_by_part
 from assay.steps.members import first_shown
+from assay.steps.sources import content_json, trained_on_at_start
 from assay.steps.state import Context, State
 from assay.training.hardware import Hardware
 from assay.training.processes import Processes
@@ -60,17 +62,19 @@ def open_plan(
     first = first_shown(loaded.plan.steps, loaded.base) or (SIZE, Resize())
     with together.main_process_first():  # the others find the cache made
         cache = pixels.of(*first)  # which pictures can be read is known once they were
-    samples = without(samples, pixels.unreadable)
+    whole = without(samples, pixels.unreadable)
     if strict:
-        _require_all(samples)
+        _require_all(whole)
+    with together.main_process_first():  # the others find noted what it has found
+        samples = held_back(whole, earlier(loaded.plan, whole, base=loaded.base, run=folder, watch=watch))
     with together.main_process_first():  # the others find it up to date
         table = places_of(loaded.plan.data, base=loaded.base).get("corrections")
         ledger = follow(Ledger.read(folder / "ledger.csv"), table, samples)
     corrected = ledger.of(()).apply(samples)  # by a person, before any step
     if not loaded.plan.steps:
-        loaded = _with_steps(loaded, corrected, cache, watch)
+        loaded = _with_steps(loaded, corrected, cache, folder, watch)
     plan = anchored(loaded)
-    key = fingerprint(corrected.fingerprint(), plan.model.model_dump_json(), str(plan.seed))
+    key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
     context = Context(
         run=folder,
         folder=folder / "steps",
@@ -83,19 +87,23 @@ def open_plan(
         pinned=Hardware(device, plan.hardware.precision, plan.hardware.layout) if plan.hardware else None,
         processes=together,
         as_read=samples,
+        left=left_by_part(whole, samples),
         ledger=ledger.path,
         pictures=pixels.of,
         watch=watch,
         run_steps=carry_out,
     )
-    return Opened(plan, samples, without(some, pixels.unreadable), ledger, State(corrected, None, key), context)
+    row = {name: number for number, name in enumerate(samples.ids)}
+    prepared_samples = samples.take([row[name] for name in some.ids if name in row])
+    return Opened(plan, samples, prepared_samples, ledger, State(corrected, None, key), context)
 
 
-def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, watch: Watch) -> LoadedPlan:
+def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, watch: Watch) -> LoadedPlan:
     """The plan with steps that suit the data."""
     flip, why = flips(cache, samples.part("train").ids)
     watch.line(f"  no steps are given: flip is {flip} ({why})")
-    seen = count_seen(seen_at_start(loaded.plan.model, loaded.base), samples.part("train")) > 0
+    before = trained_on_at_start(loaded.plan.model, loaded.base, folder)
+    seen = count_seen(before, samples.part("train")) > 0
     if seen:
         watch.line("  no labels are judged: the weights to begin with were trained on some of these pictures")
     return complete(loaded, default_steps(samples, flip=flip, seen=seen))

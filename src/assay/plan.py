@@ -24,8 +24,7 @@ from assay.plan_checks import Check, StepTable
 from assay.plan_overrides import override
 from assay.plan_problems import refuse, shown
 from assay.recipes import recipe_text
-from assay.settings import Settings
-from assay.steps.combine_settings import MemberPlan
+from assay.settings import Settings, with_sources
 from assay.steps.plans import StepPlan
 from assay.sweep_settings import SweepSettings
 from assay.tracking import Track
@@ -34,7 +33,6 @@ from assay.training.hardware import HardwareSettings
 from assay.yaml_lines import Document, KeyPath, dots, read, write
 
 PLANS = frozenset({".yaml", ".yml"})
-NO_FILES = (None, "pretrained", "none")
 
 
 class Plan(Settings):
@@ -131,39 +129,10 @@ def without_search(plan: Plan) -> Plan:
 
 
 def anchored(loaded: LoadedPlan) -> Plan:
-    """The plan with its data and weights named by absolute paths, so that a copy elsewhere means the same."""
+    """The plan with data, weights and other runs named by absolute paths, so that a copy elsewhere means the same."""
     data, base = loaded.plan.data, loaded.base
-    changed = {
-        "data": data.model_copy(update=places_of(data, base=base)),
-        "model": _anchored_model(loaded.plan.model, base),
-        "steps": tuple(_anchored_step(step, base) for step in loaded.plan.steps),
-    }
-    return loaded.plan.model_copy(update=changed)
-
-
-def _anchored_model(model: ModelSettings, base: Path) -> ModelSettings:
-    files = {"weights": model.weights, "init_from": model.init_from}
-    found = {name: os.path.abspath(base / file) for name, file in files.items() if file not in NO_FILES}
-    return model.model_copy(update=found)
-
-
-def _anchored_step(step: StepPlan, base: Path) -> StepPlan:
-    """A step whose members name their weights, and the runs they come from, by absolute paths."""
-    changed: dict[str, Any] = {}
-    if inner := getattr(step.settings, "steps", ()):
-        changed["steps"] = tuple(_anchored_step(one, base) for one in inner)
-    if members := getattr(step.settings, "members", ()):
-        changed["members"] = tuple(_anchored_member(member, base) for member in members)
-    return step.model_copy(update={"settings": step.settings.model_copy(update=changed)}) if changed else step
-
-
-def _anchored_member(member: MemberPlan, base: Path) -> MemberPlan:
-    changed: dict[str, Any] = {"steps": tuple(_anchored_step(step, base) for step in member.steps)}
-    if member.model is not None:
-        changed["model"] = _anchored_model(member.model, base)
-    if member.run is not None:
-        changed["run"] = os.path.abspath(base / member.run)
-    return member.model_copy(update={name: value for name, value in changed.items() if value})
+    plan = with_sources(loaded.plan, lambda source, path: os.path.abspath(base / path))
+    return plan.model_copy(update={"data": data.model_copy(update=places_of(data, base=base))})
 
 
 def to_yaml(plan: Plan, *, full: bool = False) -> str:

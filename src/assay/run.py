@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from assay import yaml_lines
 from assay.environment import PeakMemory, environment
 from assay.errors import AssayError, DataError, RunError
@@ -42,7 +44,7 @@ from assay.predictions.views import AnyViews
 from assay.progress import Passing, Silent, Watch
 from assay.scoring import answers_for, baselines, test_scores
 from assay.steps.added import seeing_added
-from assay.steps.carry import carry_out, forget_others, put_aside, read_done
+from assay.steps.carry import carry_out, forget_others, keep_copy, put_aside, read_done, state_kept
 from assay.steps.history import read_history
 from assay.steps.state import TRIAL, Context, State
 from assay.tracking import require_installed, tracked
@@ -133,9 +135,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures of a run's model on labelled pictures, and its validation figures beside them.
 
-    `trained on` counts the pictures that the run learnt from. With `views`, `scores` are those of the mean over
-    views; those of the plain pictures, what the views gained (with a paired interval) and the seconds of both stand
-    under `views`.
+    `trained on` counts the pictures that the run, or what it began with, learnt from. With `views`, `scores` are those
+    of the mean over views; those of the plain pictures, what the views gained (with a paired interval) and the seconds
+    of both stand under `views`.
     """
     space = run.artifact.saved.space
     known = labelled(with_space(samples, space))
@@ -146,7 +148,7 @@ def evaluate(
     began = time.perf_counter()
     plain = scored(answers_for(run.artifact, known, watch), known, trained=trained)
     found = {"scores": to_json(plain), "validation": run.metrics["scores"], "n": len(known)}
-    found["trained on"] = count_seen(seen(trained.hashes), known)
+    found["trained on"] = count_seen(np.union1d(seen(trained.hashes), run.artifact.saved.learnt_from), known)
     if views is None:
         return found
     middle = time.perf_counter()
@@ -178,10 +180,12 @@ def _carry(
 ) -> Run:
     began = time.perf_counter()
     opened = open_plan(loaded, folder, together=together, device=device, strict=strict, watch=watch)
-    if together.is_main_process:
-        _describe(folder, opened.plan, opened.samples, watch)
-        _tell_corrections(opened.ledger, opened.samples, watch)
     context = opened.context
+    if together.is_main_process:
+        kept = state_kept(opened.plan.steps, opened.state, context)
+        holds = kept is not None and _finished_as(folder) == _result_key(kept, open_test)
+        _describe(folder, opened.plan, opened.samples, watch, holds=holds)
+        _tell_corrections(opened.ledger, opened.samples, watch)
     state = carry_out(opened.plan.steps, opened.state, context)
     if together.is_main_process:
         forget_others(opened.ledger.path, state.done)
@@ -191,12 +195,18 @@ def _carry(
     return load(folder)
 
 
-def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch) -> None:
-    """Write what the run is made of, before anything is trained, and say it."""
+def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch, *, holds: bool) -> None:
+    """Write what the run is made of, before anything is trained, and say it.
+
+    Results that hold stay, whatever the plan says otherwise; others are moved to history/ before anything is run.
+    """
     text = to_yaml(plan)
     path = folder / "plan.yaml"
-    if path.exists() and _untracked(path.read_text(encoding="utf-8")) != _untracked(text):
-        put_aside(folder, [path, *_results(folder)])
+    changed = path.exists() and _untracked(path.read_text(encoding="utf-8")) != _untracked(text)
+    if changed and holds:
+        keep_copy(folder, path)
+    elif changed or (not holds and _finished_as(folder) is not None):
+        put_aside(folder, [*([path] if changed else []), *_results(folder)])
     write_text(path, text)
     write_json(folder / "environment.json", environment())
     samples.write(folder / "samples.parquet")
@@ -233,19 +243,27 @@ def _results(folder: Path) -> list[Path]:
     return [folder / "metrics.json", folder / "model", folder / "pictures", folder / REPORT]
 
 
+def _result_key(state: State, open_test: bool) -> str:
+    """A name of all that the results of a run follow from."""
+    return fingerprint(state.key, "figures", *([] if open_test else ["test closed"]))
+
+
+def _finished_as(folder: Path) -> str | None:
+    """The name that a run's results were written under; None where it is not finished."""
+    metrics = folder / "metrics.json"
+    return json.loads(metrics.read_text(encoding="utf-8"))["key"] if metrics.exists() else None
+
+
 def _finish(
     folder: Path, state: State, context: Context, *, memory: PeakMemory, seconds: float, open_test: bool
 ) -> None:
     """The artifact, the figures, the pictures of them."""
     if state.model is None:
         raise RunError("no step of the plan makes a model. Add a probe or a fit.")
-    key = fingerprint(state.key, "figures", *([] if open_test else ["test closed"]))
-    metrics = folder / "metrics.json"
-    if metrics.exists():
-        if json.loads(metrics.read_text(encoding="utf-8"))["key"] == key:
-            context.watch.line(f"nothing to do: {folder} is finished and unchanged")
-            return
-        put_aside(folder, _results(folder))  # of other data
+    key = _result_key(state, open_test)
+    if _finished_as(folder) == key:
+        context.watch.line(f"nothing to do: {folder} is finished and unchanged")
+        return
     samples = state.samples
     saved = load_model(state.model)
     network = saved.networks[0]
@@ -275,6 +293,7 @@ def _finish(
         "baselines": known,
         "steps": steps,
         "settled by a person": told(Ledger.read(context.ledger), context.as_read),
+        "trained on before": {part: len(ids) for part, ids in context.left.items()},
         "counts": {part: len(samples.part(part)) for part in ("train", "val", "test")},
         "left_out": [{"path": one.path, "reason": one.reason} for one in samples.left_out],
         "notes": list(samples.notes),
@@ -285,7 +304,7 @@ def _finish(
     histories = [context.folder / name / "history.csv" for name in handed_on]
     shown = [read_history(path) for path in histories if path.exists()]
     write_pictures(folder / "pictures", shown, (scores or {}).get("heads", {}), samples.space)
-    write_json(metrics, found)
+    write_json(folder / "metrics.json", found)
     if open_test:  # a run of its own: pages of many variants would cost more than they tell
         _report(folder, context)
 

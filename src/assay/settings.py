@@ -1,9 +1,74 @@
-"""The shape of every setting: frozen, and closed to unknown keys."""
+"""The shape of every setting: frozen, and closed to unknown keys; and the settings that name a file or a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+Taken = Literal["weights", "backbone", "model", "member"]
+"""What a step takes from a source: the weights in a file, or of a run its backbone, its network, or all of it."""
 
 
 class Settings(BaseModel):
     """A part of a plan: immutable, strict about its keys, its numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Marks a setting that names a file or a run whose content decides what a step comes to.
+
+    All such settings are treated alike: their paths are made absolute, keys hold their content, and images that they
+    were trained on leave validation and test. `words` are the values that name no path.
+    """
+
+    taken: Taken
+    words: frozenset[str] = frozenset()
+
+
+def sources(settings: Settings) -> Iterator[tuple[str, Source, str]]:
+    """Yield the sources that a part of a plan names, at any depth: (key, mark, path as given)."""
+    for name, mark, value in _fields(settings):
+        if mark is not None:
+            if value is not None and value not in mark.words:
+                yield name, mark, value
+            continue
+        for inside in value if isinstance(value, tuple) else (value,):
+            if isinstance(inside, Settings):
+                yield from sources(inside)
+
+
+def with_sources(settings: S, change: Callable[[Source, str], str]) -> S:
+    """Return the settings with another name for each of their sources."""
+    changed = {}
+    for name, mark, value in _fields(settings):
+        if mark is None:
+            new = _changed(value, change)
+        else:
+            new = value if value is None or value in mark.words else change(mark, value)
+        if new is not value:
+            changed[name] = new
+    return settings.model_copy(update=changed) if changed else settings
+
+
+def _fields(settings: Settings) -> Iterator[tuple[str, Source | None, Any]]:
+    for name, field in type(settings).model_fields.items():
+        mark = next((one for one in field.metadata if isinstance(one, Source)), None)
+        yield name, mark, getattr(settings, name)
+
+
+def _changed(value: Any, change: Callable[[Source, str], str]) -> Any:
+    """Return the value with changed sources; the same object where nothing in it has changed."""
+    if isinstance(value, Settings):
+        return with_sources(value, change)
+    if not isinstance(value, tuple):
+        return value
+    new = tuple(_changed(one, change) for one in value)
+    return new if any(one is not old for one, old in zip(new, value, strict=True)) else value

@@ -101,7 +101,10 @@ def told(ledger: Ledger, samples: Samples) -> dict[str, Any]:
     after = {edit.cell: edit.new for edit in edits}
     found = {name: {"labels": 0, "changed": 0} for name in ("train", "val", "test")}
     for cell, new in after.items():
-        counts = found[part.get(cell[0]) or "train"]  # a picture that a step added is in training
+        side = part.get(cell[0], "train")  # a picture that a step added is in training
+        if side is None:
+            continue  # it is in no part: nothing is trained on it or scored
+        counts = found[side]
         counts["labels"] += 1
         counts["changed"] += int(new != before[cell])
     return found

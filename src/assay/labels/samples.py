@@ -33,9 +33,9 @@ class Samples:
     """One row a picture.
 
     `table` holds id (unique, the path as given), path (relative to `root`), split (train, val, test, or null
-    before splitting), group and hash (of the content), and for each head h "label:h" (a class name or null;
-    for an independent head the list of tags present, or null), "unknown:h" (independent heads only: classes
-    not known though others are), "weight:h" (float32) and "origin:h" (given, pseudo, corrected, synthetic).
+    before splitting and where it left a part), group and hash (of the content), and for each head h "label:h" (a class
+    name or null; for an independent head the list of tags present, or null), "unknown:h" (independent heads only:
+    classes not known though others are), "weight:h" (float32) and "origin:h" (given, pseudo, corrected, synthetic).
     """
 
     table: pl.DataFrame
@@ -92,8 +92,8 @@ class Samples:
         return positive
 
     def fingerprint(self) -> str:
-        """A name of the ids, contents, labels, weights and splits, the same in every process."""
-        columns = ["id", "split", "hash"]
+        """A name of the ids, contents, labels, weights, splits and groups, the same in every process."""
+        columns = ["id", "split", "group", "hash"]
         for head in self.space:
             columns += _head_columns(head)
         values = [json.dumps(self.table[column].to_list()) for column in columns if not column.startswith("weight:")]

@@ -26,7 +26,7 @@ from assay.models.backbones import (
 from assay.models.from_scratch import PlainCNN
 from assay.models.own import OWN, options_of
 from assay.models.weights import load_run, load_weights
-from assay.settings import Settings
+from assay.settings import Settings, Source
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 
@@ -51,10 +51,10 @@ class ModelSettings(Settings):
         description=f"Any timm name, or a network of ours: {', '.join(OWN)}.",
     )
     options: dict[str, Any] = Field(default={}, description="What a network of ours may be told.")
-    weights: str = Field(
+    weights: Annotated[str, Source("weights", frozenset({"pretrained", "none"}))] = Field(
         default="pretrained", description="pretrained, none, or the path of a .safetensors or .pth file."
     )
-    init_from: str | None = Field(
+    init_from: Annotated[str | None, Source("backbone")] = Field(
         default=None,
         description="The folder of a finished run whose backbone to start from; the head is new.",
     )

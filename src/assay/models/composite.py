@@ -66,6 +66,11 @@ class Composite:
         """The pictures whose labels any of the networks was trained on."""
         return np.unique(np.concatenate([NOTHING, *(member.model.trained_on for member in self.members)]))
 
+    @property
+    def learnt_from(self) -> Seen:
+        """The images whose labels any layer of the networks was trained on."""
+        return np.unique(np.concatenate([NOTHING, *(member.model.learnt_from for member in self.members)]))
+
     def logits(self, raw: Sequence[Floats]) -> Array:
         """From the raw logits of each network to those (N, W) that probabilities are taken of."""
         answers, first = [], 0
@@ -79,9 +84,9 @@ class Composite:
         """Put the members' folders there whole, as links to the same files where the disk can; then the description."""
         names = [f"members/{number:02d}" for number in range(1, len(self.members) + 1)]
         for name, member in zip(names, self.members, strict=True):
-            for file in _files(member.folder):
+            for file in model_files(member.folder):
                 link(file, folder / name / file.relative_to(member.folder))
-        write_seen(folder, self.trained_on)
+        write_seen(folder, self.trained_on, self.learnt_from)
         description = {
             "format": FORMAT,
             "kind": self.joining.kind,
@@ -128,8 +133,8 @@ def member_of(folder: Path) -> Member:
     return Member(load_model(folder), folder)
 
 
-def _files(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
     """All that makes up a model; its answers for validation pictures are no part of it."""
     names = json.loads((folder / "spec.json").read_text(encoding="utf-8")).get("members", ())
     own = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".parquet"]
-    return [*own, *(file for name in names for file in _files(folder / name))]
+    return [*own, *(file for name in names for file in model_files(folder / name))]

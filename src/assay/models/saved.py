@@ -10,16 +10,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from assay.errors import ModelError, RunError
 from assay.files import whole, write_json
 from assay.labels.space import LabelSpace
 from assay.models.classifier import Classifier, from_spec, spec
 from assay.models.deciding import Deciding, Floats
-from assay.models.seen import NOTHING, Seen, read_seen, write_seen
+from assay.models.seen import NOTHING, Seen, read_learnt, read_seen, write_seen
+from assay.models.tensor_hash import hash_backbone
 from assay.pixels.decode import Resize
 
 FORMAT = 2
+BACKBONE_HASH = "backbone_hash"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Saved:
     """A classifier, and what it must be fed with.
 
     Pictures are decoded to `side` by `resize` and resampled to `size`, as they were for validation. `trained_on`
-    are the pictures whose labels the backbone was trained on (`assay.models.seen`); a head alone does not count.
+    are the pictures whose labels the backbone was trained on (`assay.models.seen`); `learnt_from` are those whose
+    labels any layer was trained on, the head included.
     """
 
     classifier: Classifier
@@ -38,6 +42,7 @@ class Saved:
     deciding: Deciding
     details: dict[str, Any] = field(default_factory=dict)
     trained_on: Seen = field(default_factory=lambda: NOTHING)
+    learnt_from: Seen = field(default_factory=lambda: NOTHING)
 
     @property
     def networks(self) -> tuple[Saved, ...]:
@@ -51,7 +56,7 @@ class Saved:
 
     def save(self, folder: Path) -> None:
         """Write what they were trained on, the weights, then the description."""
-        write_seen(folder, self.trained_on)
+        write_seen(folder, self.trained_on, self.learnt_from)
         tensors = self.classifier.state_dict()
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with whole(folder / "model.safetensors") as beside:
@@ -64,6 +69,7 @@ class Saved:
             "side": self.side,
             "resize": self.resize.model_dump(mode="json"),
             "deciding": self.deciding.to_json(self.space),
+            BACKBONE_HASH: hash_backbone(self.classifier.backbone.state_dict()),
             **self.details,
         }
         write_json(folder / "spec.json", description)
@@ -80,13 +86,10 @@ class Saved:
                 f"{folder}: is a {description['kind']} of {len(description['members'])} models, and one network is "
                 "needed here. Begin with start: pretrained or with the run of one member, or leave this step out."
             )
-        try:
-            tensors = load_file(folder / "model.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise _unreadable(folder, error) from error
+        tensors = read_network(folder)
         classifier = from_spec(description["network"])
         classifier.load_state_dict(tensors)
-        known = {"format", "heads", "network", "size", "side", "resize", "deciding"}
+        known = {"format", "heads", "network", "size", "side", "resize", "deciding", BACKBONE_HASH}
         space = LabelSpace.from_json(description["heads"])
         return Saved(
             classifier.eval(),
@@ -97,7 +100,17 @@ class Saved:
             Deciding.from_json(space, description["deciding"]),
             {key: value for key, value in description.items() if key not in known},
             read_seen(folder),
+            read_learnt(folder),
         )
+
+
+def read_network(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of the network in a folder, on the CPU. Raises RunError."""
+    try:
+        tensors: dict[str, Tensor] = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+    return tensors
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The pictures whose labels a backbone was trained on, by content: it has them by heart, and may not judge them."""
+"""The pictures whose labels a model was trained on, by content: it has them by heart, and may not judge them.
+
+`trained_on.npy` beside a model is of its backbone; `learnt_from.npy` is of the whole network, its head included, where
+that is more.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ import numpy.typing as npt
 from assay.errors import PlanError, RunError
 from assay.files import whole
 from assay.labels.samples import Samples
-from assay.models.classifier import ModelSettings
 
 FILE = "trained_on.npy"
+LEARNT = "learnt_from.npy"
 Seen = npt.NDArray[np.uint64]
 """Sorted, one number a picture: the first 8 bytes of the SHA-256 of its file."""
 
@@ -25,18 +29,18 @@ def seen(hashes: Iterable[str | None]) -> Seen:
     return np.unique(_numbers(hashes))
 
 
-def seen_at_start(settings: ModelSettings, base: Path) -> Seen:
-    """What the backbone of a plan has seen before its first step: nothing, or what the run it comes from has."""
-    if settings.init_from is not None:
-        return read_seen(base / settings.init_from / "model")
-    if settings.weights in ("pretrained", "none"):
-        return NOTHING
-    return read_seen((base / settings.weights).parent)
-
-
 def read_seen(folder: Path) -> Seen:
     """What the backbone of the model in a folder has seen; nothing where no file says so. Raises RunError."""
-    path = folder / FILE
+    return read_hashes(folder / FILE)
+
+
+def read_learnt(folder: Path) -> Seen:
+    """Return the images whose labels any layer of the model in a folder was trained on. Raises RunError."""
+    return np.union1d(read_seen(folder), read_hashes(folder / LEARNT))
+
+
+def read_hashes(path: Path) -> Seen:
+    """Return the images that a file lists; none where there is no such file. Raises RunError."""
     try:
         found: Seen = np.load(path)
     except FileNotFoundError:
@@ -49,18 +53,33 @@ def read_seen(folder: Path) -> Seen:
     return found
 
 
-def write_seen(folder: Path, pictures: Seen) -> None:
-    """Write it beside a model, or take away what an earlier model left where there is nothing to say."""
+def write_seen(folder: Path, pictures: Seen, learnt: Seen = NOTHING) -> None:
+    """Write what the backbone and what the whole network was trained on beside a model."""
+    write_hashes(folder / FILE, pictures)
+    learnt = np.union1d(pictures, learnt)
+    write_hashes(folder / LEARNT, NOTHING if len(learnt) == len(pictures) else learnt)
+
+
+def write_hashes(path: Path, pictures: Seen) -> None:
+    """Write a list of images, or take away an earlier one where there is nothing to list."""
     if len(pictures) == 0:
-        (folder / FILE).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return
-    with whole(folder / FILE) as beside, open(beside, "wb") as file:
+    with whole(path) as beside, open(beside, "wb") as file:
         np.save(file, pictures)
 
 
 def count_seen(pictures: Seen, samples: Samples) -> int:
     """How many of the samples are among these pictures."""
-    return int(np.isin(_numbers(samples.hashes), pictures).sum())
+    return int(are_seen(pictures, samples).sum())
+
+
+def are_seen(pictures: Seen, samples: Samples) -> npt.NDArray[np.bool_]:
+    """Return which samples (N,) are among these images; one whose content is not known is not."""
+    hashes = samples.hashes
+    known = np.array([name is not None for name in hashes], dtype=np.bool_)
+    known[known] = np.isin(_numbers(hashes), pictures)
+    return known
 
 
 def refuse_seen(pictures: Seen, samples: Samples, *, what: str) -> None:

@@ -31,7 +31,9 @@ def averaged(models: Sequence[Saved]) -> Saved:
     classifier.load_state_dict(mixed)
     deciding = replace(Deciding.plain(first.space), shift=first.deciding.shift)
     seen = np.unique(np.concatenate([model.trained_on for model in models]))
-    return replace(first, classifier=classifier.eval(), deciding=deciding, details={}, trained_on=seen)
+    learnt = np.unique(np.concatenate([model.learnt_from for model in models]))
+    classifier.eval()
+    return replace(first, classifier=classifier, deciding=deciding, details={}, trained_on=seen, learnt_from=learnt)
 
 
 def require_alike(models: Sequence[Saved], names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _load_in_order(backbone: nn.Module, tensors: Tensors, name: str) -> None:
 
 def _load_by_name(backbone: nn.Module, tensors: Tensors, where: str) -> None:
     wanted = backbone.state_dict()
-    given = _without_classifier(_without_prefixes(tensors, wanted), backbone)
+    given = _without_classifier(without_prefixes(tensors, wanted), backbone)
     # Files from before torch 0.4.1 lack these counters, and nothing here reads them.
     counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
     given = counters | given
@@ -177,7 +177,7 @@ def _load_by_name(backbone: nn.Module, tensors: Tensors, where: str) -> None:
     backbone.load_state_dict(given)
 
 
-def _without_prefixes(tensors: Tensors, wanted: Mapping[str, Tensor]) -> Tensors:
+def without_prefixes(tensors: Tensors, wanted: Collection[str]) -> Tensors:
     """Strip what wrappers put before every name; of a classifier of ours, keep the backbone."""
     stripped = True
     while stripped:

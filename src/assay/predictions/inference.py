@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from assay.files import fingerprint, require_space, whole
 from assay.models.classifier import Classifier
 from assay.models.folding import folded
+from assay.models.tensor_hash import hash_tensors
 from assay.pixels.augment import Chosen, Variation, augment, framed
 from assay.pixels.cache import Cache
 from assay.pixels.geometry import WHOLE, Frame
@@ -134,8 +134,4 @@ def move(network: nn.Module, hardware: Hardware) -> None:
 
 def weights_hash(network: nn.Module) -> str:
     """A name for all weights and buffers of a network."""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return hash_tensors(network.state_dict())

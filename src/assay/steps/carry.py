@@ -19,7 +19,8 @@ from assay.predictions.predict import Predictions
 from assay.predictions.scores import headline, scores_of
 from assay.steps import STEPS
 from assay.steps.added import seeing_added
-from assay.steps.plans import StepPlan
+from assay.steps.plans import StepPlan, steps_below
+from assay.steps.sources import content_json
 from assay.steps.state import Context, State, StepResult
 
 
@@ -35,11 +36,8 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     if context.processes.is_main_process:
         _put_aside_others(steps, context)
     for number, step in enumerate(steps, 1):
-        name = _name(number, step)
-        folder = context.folder / name
-        here = replace(context, folder=folder, name=_joined(context, name), number=number + 100 * context.number)
-        here = seeing_added(here, state.samples)
-        key = fingerprint(step.kind, step.settings.model_dump_json(), state.key, str(here.number))
+        here = _place(number, step, state, context)
+        folder, key = here.folder, _key(step, state, here)
         if not _finished(here, key):
             if context.processes.is_main_process:
                 goes_on = _begin(folder, key, context.run, keep=STEPS[step.kind].inner(step.settings))
@@ -51,6 +49,41 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
             context.watch.line(f"{here.name}: done before, kept  {_headline(read_done(folder))}")
         state = _handed_on(state, read_done(folder), here, key)
     return state
+
+
+def state_kept(steps: Sequence[StepPlan], state: State, context: Context) -> State | None:
+    """Return the state after steps that are all done under the keys they have now; None where one is to run."""
+    for number, step in enumerate(steps, 1):
+        here = _place(number, step, state, context)
+        key = _key(step, state, here)
+        if not _finished(here, key):
+            return None
+        state = _handed_on(state, read_done(here.folder), here, key)
+    return state
+
+
+def _place(number: int, step: StepPlan, state: State, context: Context) -> Context:
+    """The context of a step within a list of them."""
+    name = _name(number, step)
+    here = replace(
+        context, folder=context.folder / name, name=_joined(context, name), number=number + 100 * context.number
+    )
+    return seeing_added(here, state.samples)
+
+
+def _key(step: StepPlan, state: State, context: Context) -> str:
+    """A name of all that decides what a step comes to.
+
+    That is its settings with the content of what it takes from elsewhere, what led here and, if it or a step that it
+    holds computes on it, the hardware that the plan pins.
+    """
+    settings = content_json(step.settings, context.base, context.run)
+    parts = [step.kind, settings, state.key, str(context.number)]
+    if context.pinned is not None and any(
+        STEPS[one.kind].computes(one.settings) for one in (step, *steps_below(step.settings))
+    ):
+        parts.append(f"{context.pinned.precision} {context.pinned.layout}")
+    return fingerprint(*parts)
 
 
 def forget_others(ledger: Path, done: Sequence[str], *, going_on: str | None = None) -> None:

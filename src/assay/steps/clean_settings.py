@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from assay.pixels.decode import Resize
 from assay.repair.confident_learning import Filter
 from assay.repair.judges import By
 from assay.repair.suspect_edits import Action, Flag
-from assay.settings import Settings
+from assay.settings import Settings, Source
 from assay.steps.fit_settings import FitSettings
 
 
@@ -21,7 +23,7 @@ class CleanLabelsSettings(Settings):
     )
     size: int = Field(192, ge=16, description="Pictures are resized to size x size pixels.")
     resize: Resize = Resize()
-    weights: str | None = Field(
+    weights: Annotated[str | None, Source("weights", frozenset({"pretrained", "none"}))] = Field(
         None, description="Weights of the judging backbone, as under model; default: those that the plan begins with."
     )
     fine_tune: FitSettings | None = Field(

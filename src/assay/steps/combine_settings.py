@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from assay.models.classifier import ModelSettings
 from assay.models.joining import Of
 from assay.models.tree import Branches
-from assay.settings import Settings
+from assay.settings import Settings, Source
 from assay.steps.plans import StepPlan, steps_below
 
 Kind = Literal["committee", "tree", "soup"]
@@ -27,7 +27,9 @@ class MemberPlan(Settings):
 
     model: ModelSettings | None = Field(None, description="Its backbone and head; default: those of the plan.")
     steps: tuple[StepPlan, ...] = Field((), description="How it is trained, from the labels as this step gets them.")
-    run: str | None = Field(None, description="Instead, a finished run, or the folder of a model in one.")
+    run: Annotated[str | None, Source("member")] = Field(
+        None, description="Instead, a finished run, or the folder of a model in one."
+    )
     step: str | None = Field(None, description="Instead, an earlier step of this run, such as 02-fit, or 02-fit/last.")
 
     @model_validator(mode="after")

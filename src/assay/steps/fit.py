@@ -23,7 +23,7 @@ from assay.steps.fit_parts import Part, consistency, trained_parts, unlabelled_p
 from assay.steps.fit_settings import FitSettings
 from assay.steps.history import write_history
 from assay.steps.soft_targets import soft_targets
-from assay.steps.start import classifier_for, describe_network, labelled_parts, seen_by
+from assay.steps.start import classifier_for, describe_network, labelled_parts, learnt_by, seen_by
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
 from assay.training.job import Course, Job
@@ -62,8 +62,17 @@ def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Rea
     trained_on = seen_by(settings.start, state, context)
     if settings.freeze != "backbone":
         trained_on = np.union1d(trained_on, seen(train.hashes))
-    space = state.samples.space
-    saved = Saved(classifier, space, settings.size, cache.side, settings.resize, aim.deciding, trained_on=trained_on)
+    learnt_from = np.union1d(learnt_by(settings.start, state, context), seen(train.hashes))
+    saved = Saved(
+        classifier,
+        state.samples.space,
+        settings.size,
+        cache.side,
+        settings.resize,
+        aim.deciding,
+        trained_on=trained_on,
+        learnt_from=learnt_from,
+    )
     soft = soft_targets(state.soft, train)
     with trained_parts(settings, classifier, cache, train, validation, context, balance, soft=soft) as part:
         job = _job(settings, saved, aim, part, train, validation, context)

@@ -11,7 +11,7 @@ from assay.balance.sampling import Balanced, Sampling
 from assay.pixels.augment import Augment
 from assay.pixels.decode import Resize
 from assay.pixels.mix import Mix
-from assay.settings import Settings
+from assay.settings import Settings, Source
 from assay.training.losses import ByHead, LossSettings
 from assay.training.optimizers import AdamW, OptimizerSettings
 from assay.training.schedules import OneCycle, ScheduleSettings
@@ -28,7 +28,9 @@ class FitSettings(Settings):
     epochs: int = Field(8, ge=1)
     batch: int = Field(32, ge=1, description="Pictures a forward pass.")
     accumulate: int = Field(1, ge=1, description="Forward passes an optimiser step.")
-    start: str = Field("previous", description="previous, pretrained, or the folder of a run")
+    start: Annotated[str, Source("model", frozenset({"previous", "pretrained"}))] = Field(
+        "previous", description="previous, pretrained, or the folder of a run"
+    )
     freeze: Literal["none", "backbone", "all_but_last_stage"] | int = Field(
         "none",
         description="What does not learn: nothing, the backbone, all but its last stage, or its first n stages.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from assay.pixels.decode import Resize
 from assay.predictions.predict import Predictions
 from assay.steps.combine_settings import MemberPlan
 from assay.steps.plans import StepPlan, steps_within
-from assay.steps.start import other_run
+from assay.steps.sources import answers_file, content_json, member_run, model_folder, run_of
 from assay.steps.state import Context, State
 
 
@@ -35,14 +35,14 @@ class Trained:
 
 
 def first_shown(steps: Sequence[StepPlan], base: Path) -> tuple[int, Resize] | None:
-    """How the first of these steps that looks at pictures wants them; None where none does."""
+    """How the first of these steps that looks at pictures wants them; None where none does that is there."""
     for step in steps:
         settings: Any = step.settings
         if hasattr(settings, "size"):
             return settings.size, settings.resize
         for member in getattr(settings, "members", ()):
-            if member.run is not None:
-                return shown_at(_of_run(member.run, base))
+            if member.run is not None and (folder := model_folder(base / member.run)) is not None:
+                return shown_at(folder)
         if (found := first_shown(steps_within(settings), base)) is not None:
             return found
     return None
@@ -62,7 +62,7 @@ def trained_models(plans: Sequence[MemberPlan], state: State, context: Context) 
             found.append((plan.step, _of_step(plan.step, context)))
         else:
             assert plan.run is not None
-            found.append((plan.run, _of_run(plan.run, context.base)))
+            found.append((plan.run, member_run(plan.run, context.base)))
     return found
 
 
@@ -72,7 +72,7 @@ def train_one(plan: MemberPlan, state: State, here: Context) -> Path:
     Raises PlanError where its steps make none.
     """
     here = replace(here, model=plan.model or here.model)
-    key = fingerprint(state.key, here.name, here.model.model_dump_json())
+    key = fingerprint(state.key, here.name, content_json(here.model, here.base, here.run))
     model = here.run_steps(plan.steps, replace(state, model=None, key=key), here).model
     if model is None:
         raise PlanError(f"{here.name}: no step of this member makes a model. Add a probe or a fit.")
@@ -88,14 +88,9 @@ def loaded(models: Sequence[tuple[str, Path]], state: State, context: Context) -
         other, space = (found[0].name, found[0].member.model.space) if found else ("the data", state.samples.space)
         _require_same_answers(name, member.model.space, other, space)
         _require_same_answers(name, member.model.space, "the data", state.samples.space)
-        inside = folder.is_relative_to(context.run)
-        predictions = _answers(name, folder, validation, inside=inside)
+        predictions = _answers(name, folder, validation, context)
         found.append(Trained(name, member, predictions))
     return found
-
-
-def _of_run(name: str, base: Path) -> Path:
-    return other_run(name, base, what="combine: run", instead="")
 
 
 def _of_step(name: str, context: Context) -> Path:
@@ -124,13 +119,12 @@ def _require_same_answers(name: str, space: LabelSpace, other: str, wanted: Labe
         )
 
 
-def _answers(name: str, folder: Path, validation: Samples, *, inside: bool) -> Predictions:
+def _answers(name: str, folder: Path, validation: Samples, context: Context) -> Predictions:
     """What a member answered for the validation pictures when it was trained, in their order."""
-    root = None if inside else _run_of(folder)
     path = folder / "predictions.parquet"
-    if root is not None:
-        _require_same_validation(name, root, validation)
-        path = path if path.exists() else _last_answers(root)
+    if not folder.is_relative_to(context.run):
+        _require_same_validation(name, run_of(folder), validation, left=context.left["val"])
+        path = answers_file(folder)
     if not path.exists():
         raise RunError(f"combine: {name}: has no answers for validation pictures ({path}). Train it again.")
     found = Predictions.read(path, validation.space, model=name)
@@ -144,30 +138,14 @@ def _answers(name: str, folder: Path, validation: Samples, *, inside: bool) -> P
     return found.take([rows[picture] for picture in validation.ids])
 
 
-def _run_of(folder: Path) -> Path:
-    """The run that a model lies in. Raises RunError where it lies in none."""
-    for place in folder.parents:
-        if (place / "samples.parquet").exists():
-            return place
-    raise RunError(
-        f"combine: {folder}: lies in no run, so nobody knows on which pictures it was validated. Give the run's folder."
-    )
+def _require_same_validation(name: str, root: Path, validation: Samples, *, left: Collection[str]) -> None:
+    """Refuse a run that was validated on other pictures or labels, but for those that left this run's validation.
 
-
-def _last_answers(root: Path) -> Path:
-    """The validation answers of a run's final model."""
-    try:
-        steps = json.loads((root / "metrics.json").read_text(encoding="utf-8"))["steps"]
-    except (OSError, ValueError) as error:
-        raise RunError(f"combine: {root}: is no finished run ({error}). Finish it first.") from error
-    models = [step["model"] for step in steps if step["model"] is not None and "/" not in step["name"]]
-    return root / str(models[-1]) / "predictions.parquet"
-
-
-def _require_same_validation(name: str, root: Path, validation: Samples) -> None:
-    """Refuse a run that was validated on other pictures or labels. Raises DataError."""
+    Raises DataError.
+    """
     samples = Ledger.read(root / "ledger.csv").of(()).apply(Samples.read(root / "samples.parquet"))
     theirs = labelled(samples.part("val"))
+    theirs = theirs.take([row for row, name in enumerate(theirs.ids) if name not in left])
     if theirs.space != validation.space:
         return  # told of already, in more words
     apart = of_pictures(theirs, validation)

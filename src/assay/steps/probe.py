@@ -14,6 +14,7 @@ from assay.models.backbones import picture_size
 from assay.models.classifier import Classifier
 from assay.models.deciding import Deciding
 from assay.models.saved import Saved
+from assay.models.seen import seen
 from assay.pixels.decode import Resize
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
@@ -43,9 +44,17 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     space = state.samples.space
     # The features are those of the backbone before: a linear head adds nothing to what it has seen.
-    seen = seen_by("previous", state, context)
-    deciding, side = Deciding.plain(space), inference.cache.side
-    saved = Saved(classifier.cpu(), space, settings.size, side, settings.resize, deciding, trained_on=seen)
+    before = seen_by("previous", state, context)
+    saved = Saved(
+        classifier.cpu(),
+        space,
+        settings.size,
+        inference.cache.side,
+        settings.resize,
+        Deciding.plain(space),
+        trained_on=before,
+        learnt_from=np.union1d(before, seen(train.hashes)),
+    )
     folder = context.folder / "best"
     with torch.inference_mode():
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()

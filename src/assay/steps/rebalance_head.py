@@ -24,6 +24,7 @@ from assay.labels.space import Codes, Head, LabelSpace
 from assay.models.deciding import Deciding
 from assay.models.heads import joined, linear_layer, split
 from assay.models.saved import Saved
+from assay.models.seen import seen
 from assay.predictions.cross_fitting import gain
 from assay.predictions.predict import in_chunks
 from assay.settings import Settings
@@ -107,7 +108,8 @@ def run(settings: RebalanceHeadSettings, state: State, context: Context) -> Step
         shift[columns], temperature[columns], thresholds[columns] = 0.0, learnt.temperature, 0.5
         cuts[:, columns] = 0.5
     classifier.replace_last(joined(layers))
-    validated = replace(validated, saved=saved)
+    learnt_from = np.union1d(saved.learnt_from, seen(train.hashes))
+    validated = replace(validated, saved=replace(saved, learnt_from=learnt_from))
     folder = validated.write(Deciding(shift, temperature, thresholds), logits=logits, thresholds=cuts, context=context)
     return StepResult(folder, details=details)
 

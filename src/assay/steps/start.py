@@ -14,9 +14,10 @@ from assay.models.backbones import built_with, picture_size
 from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.receptive_field import sight
 from assay.models.saved import Saved
-from assay.models.seen import Seen, read_seen, seen_at_start
+from assay.models.seen import Seen, read_seen
 from assay.pixels.decode import Resize
 from assay.predictions.inference import Inference, fastest_inference, move
+from assay.steps.sources import learnt_before, other_run, trained_on_at_start
 from assay.steps.state import Context, State
 from assay.training.hardware import Hardware
 
@@ -100,7 +101,15 @@ def bare_classifier(state: State, context: Context, *, size: int) -> Classifier:
 def seen_by(start: str, state: State, context: Context) -> Seen:
     """The pictures whose labels the backbone of `classifier_for` was trained on."""
     folder = _started_from(start, state, context)
-    return seen_at_start(context.model, context.base) if folder is None else read_seen(folder)
+    if folder is None:
+        return trained_on_at_start(context.model, context.base, context.run)
+    return read_seen(folder)
+
+
+def learnt_by(start: str, state: State, context: Context) -> Seen:
+    """Return the images whose labels any layer of `classifier_for` was trained on; a head that is new, on none."""
+    folder = _started_from(start, state, context)
+    return seen_by(start, state, context) if folder is None else learnt_before(folder, state.samples.space)
 
 
 def _started_from(start: str, state: State, context: Context) -> Path | None:
@@ -118,15 +127,6 @@ def inference_for(classifier: Classifier, shown: ShownAt, context: Context) -> I
         remember(context, "inference", hardware, seconds)
     move(classifier, hardware)
     return Inference(classifier, context.pictures(shown.size, shown.resize), shown.size, hardware)
-
-
-def other_run(start: str, base: Path, *, what: str = "start", instead: str = "previous, pretrained, or ") -> Path:
-    """The model folder of another run. Raises PlanError where there is none."""
-    folder = base / start
-    for place in (folder / "model", folder):
-        if (place / "spec.json").exists():
-            return place
-    raise PlanError(f"{what}: {start}: no finished run is there. Give {instead}the folder of a run.")
 
 
 def remembered(context: Context, purpose: str) -> Hardware | None:

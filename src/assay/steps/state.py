@@ -52,6 +52,8 @@ class Context:
     pictures: Callable[[int, Resize], Cache]  # of a size; they hold all pictures, added ones too
     watch: Watch
     run_steps: Callable[[Sequence[Any], State, Context], State]
+    left: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"val": (), "test": ()})
+    """By part, the ids of the images that a source of the plan was trained on, and which left it."""
 
     def for_round(self, number: int) -> Context:
         """The same, for one round of a repeated list of steps."""
@@ -71,6 +73,7 @@ class Step:
     run: Callable[[Any, State, Context], StepResult]
     on_every_process: bool = False  # else the main process runs it and the others wait
     relabels: bool = False  # whether it may propose edits
+    computes: Callable[[Any], bool] = lambda settings: False  # by a network, on the hardware that a plan may pin
     check: Callable[[Any, LabelSpace], None] | None = None  # of its settings, before any step of its list is run
     inner: Callable[[Any], Sequence[str]] = lambda settings: ()  # folders in it whose steps have keys of their own
 

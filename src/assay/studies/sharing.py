@@ -11,6 +11,7 @@ from assay.labels.edits import PERSON
 from assay.labels.ledger import Entry, Ledger, covers
 from assay.plan import Plan, load
 from assay.steps.plans import StepPlan
+from assay.steps.sources import FOLDER, RECORD
 
 
 def share(target: Path, plan: Plan, donors: Sequence[Path]) -> list[str]:
@@ -22,9 +23,11 @@ def share(target: Path, plan: Plan, donors: Sequence[Path]) -> list[str]:
     """
     for donor in donors:
         _link_files(donor / "cache", target / "cache")
-        if (donor / "hardware.json").exists() and not (target / "hardware.json").exists():
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(donor / "hardware.json", target / "hardware.json")
+        _link_files(donor / FOLDER, target / FOLDER)
+        for name in ("hardware.json", RECORD):
+            if (donor / name).exists() and not (target / name).exists():
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(donor / name, target / name)
     found = [(donor, _common(donor, plan)) for donor in donors if (donor / "plan.yaml").exists()]
     if not found:
         return []

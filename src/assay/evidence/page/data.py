@@ -87,7 +87,8 @@ def _there(head: Head, codes: Codes, place: int) -> npt.NDArray[np.bool_]:
 
 def _examples(samples: Samples, head: Head, codes: Codes, place: int) -> list[str]:
     """Training pictures of a class, spread evenly over those there are."""
-    train = (samples.table["split"] == "train").fill_null(True).to_numpy()
+    sides = samples.table["split"]
+    train = np.asarray(sides.eq_missing("train") if sides.is_not_null().any() else np.ones(len(sides), np.bool_))
     found = np.flatnonzero(_there(head, codes, place) & train)
     taken = (
         found[np.unique(np.linspace(0, len(found) - 1, min(EXAMPLES, len(found))).astype(int))] if len(found) else found
