@@ -95,6 +95,8 @@ def loaded(models: Sequence[tuple[str, Path]], state: State, context: Context) -
 
 def _of_step(name: str, context: Context) -> Path:
     """The model that a step of this run handed on, or the folder of a model in a step."""
+    if _position(name) > _position(context.name):  # what lies there is of an earlier plan
+        raise PlanError(f"combine: step: {name!r} comes after this step. Name one before it, or move this step down.")
     place = context.run / "steps" / name
     if (place / "spec.json").exists():
         return place
@@ -107,6 +109,12 @@ def _of_step(name: str, context: Context) -> Path:
             f"{f', one of {quoted(map(str, there))}' if there else ''}."
         )
     return context.run / str(model)
+
+
+def _position(name: str) -> int:
+    """Where a step stands in the plan, by the number that its name begins with; 0 where it has none."""
+    number = name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def _require_same_answers(name: str, space: LabelSpace, other: str, wanted: LabelSpace) -> None:
