@@ -95,9 +95,9 @@ def loaded(models: Sequence[tuple[str, Path]], state: State, context: Context) -
 
 def _of_step(name: str, context: Context) -> Path:
     """The model that a step of this run handed on, or the folder of a model in a step."""
-    if _position(name) > _position(context.name):  # what lies there is of an earlier plan
-        raise PlanError(f"combine: step: {name!r} comes after this step. Name one before it, or move this step down.")
     place = context.run / "steps" / name
+    if place.exists() and _position(name) > _position(context.name):  # what lies there is of an earlier plan
+        raise PlanError(f"combine: step: {name!r} comes after this step. Name one before it, or move this step down.")
     if (place / "spec.json").exists():
         return place
     done = place / "done.json"
