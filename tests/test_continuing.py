@@ -1,99 +1,189 @@
-"""A run that is killed again and again ends in the weights of one that was not."""
+"""A run that is killed and started again in a new process ends in the weights of one that was not."""
 
+from __future__ import annotations
+
+import itertools
 import multiprocessing
 import os
-import random
 import signal
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from assay.steps.history import read_history
+from assay.training.checkpoint import Average, optimizer_tensors, restore_optimizer
 from conftest import write_pictures
 
+
+class Fit(NamedTuple):
+    """One way to train: what a plan may choose, and the rest of its settings."""
+
+    layout: str
+    precision: str
+    freeze: str
+    ema: bool
+    unlabelled: str
+    rest: str
+    before: str = ""  # the step before it
+
+    def plan(self, folder: Path) -> str:
+        """Return the plan, on the default backbone with the weights that are installed."""
+        options = ["size: 32, epochs: 2, lr: 1e-3, take: last, keep: last", f"freeze: {self.freeze}", self.rest]
+        options += ["ema: 0.9"] if self.ema else []
+        if self.unlabelled != "no":
+            options.append(f"unlabelled: {{method: {self.unlabelled}, threshold: 0.34, ratio: 1}}")
+        return (
+            f"data: {{folder: {folder}}}\n"
+            f"hardware: {{precision: {self.precision}, layout: {self.layout}}}\n"
+            f"steps: [{self.before}fit: {{{', '.join(options)}}}]\n"
+        )
+
+
+PARTLY, FROZEN = "all_but_last_stage", "backbone"
+FLIP = "augment: {flip: horizontal}"
 FITS = {
-    "frozen": "fit: {size: 32, freeze: backbone, epochs: 3, batch: 8, lr: 1e-2}",
-    "unfrozen": "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3, augment: {crop: [0.5, 1], flip: horizontal}}",
-    "mixed": "fit: {size: 32, epochs: 2, batch: 4, lr: 1e-3, augment: {flip: horizontal}, mix: {mixup: 1, cutmix: 1}}",
-    "sampled": "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3, sampling: {kind: oversample, most: 2}, "
-    "augment: {flip: horizontal, per_class: {red: {rotate: 90, more: 1.7}}}}",
-    "ema": "fit: {size: 32, epochs: 2, batch: 4, accumulate: 2, ema: 0.9, optimizer: sgd, batch_norm: train}",
-    "robust": "fit: {size: 32, epochs: 3, batch: 8, loss: {kind: generalised_cross_entropy, smoothing: 0.1}, ema: 0.9, "
-    "mix: {mixup: 0.4}, augment: {erase: {probability: 0.5, patches: 3, fill: noise}}, early_stop: 1}",
-    "fixmatch": "fit: {size: 32, epochs: 2, batch: 3, lr: 1e-2, unlabelled: {threshold: 0.34, ratio: 2}}",
-    "flexmatch": "fit: {size: 32, epochs: 2, batch: 2, accumulate: 2, lr: 1e-2, ema: 0.9, augment: {flip: horizontal}, "
-    "mix: {mixup: 1}, unlabelled: {method: flexmatch, threshold: 0.4, ratio: 2}}",
-}
-KILLS = {
-    **{"frozen": 5, "unfrozen": 4, "mixed": 3, "sampled": 3, "ema": 5},
-    **{"robust": 3, "fixmatch": 3, "flexmatch": 3},
-}  # 29 in all
+    "head": Fit("channels_last", "fp32", FROZEN, True, "no", f"batch: 6, views: 2, {FLIP}"),
+    "head, bf16": Fit("contiguous", "bf16", FROZEN, False, "no", "batch: 6, optimizer: sgd"),
+    "default": Fit("channels_last", "fp32", "none", False, "no", f"batch: 6, {FLIP}"),
+    "mixed": Fit("channels_last", "bf16", "none", True, "no", f"batch: 6, {FLIP}, mix: {{mixup: 1, cutmix: 1}}"),
+    "stage": Fit(
+        "contiguous", "fp32", PARTLY, True, "no",
+        "batch: 3, accumulate: 2, optimizer: sgd, batch_norm: train, early_stop: 1",
+    ),
+    "stage, bf16": Fit(
+        "channels_last", "bf16", PARTLY, False, "no",
+        "batch: 6, optimizer: {kind: rmsprop, momentum: 0.9, centered: true}, sampling: {kind: oversample, most: 2}, "
+        "augment: {flip: horizontal, per_class: {red: {rotate: 90, more: 1.2}}}",
+    ),
+    "fixmatch": Fit("channels_last", "fp32", PARTLY, True, "fixmatch", "batch: 6, optimizer: amsgrad"),
+    "fixmatch, bf16": Fit("contiguous", "bf16", "none", False, "fixmatch", f"batch: 6, {FLIP}, clip: 1.0"),
+    "flexmatch": Fit(
+        "contiguous", "fp32", "none", True, "flexmatch",
+        "batch: 6, loss: {kind: generalised_cross_entropy, smoothing: 0.1}, mix: {mixup: 0.4}, "
+        "augment: {erase: {probability: 0.5, patches: 3, fill: noise}}",
+    ),
+    "flexmatch, bf16": Fit("channels_last", "bf16", PARTLY, False, "flexmatch", "batch: 3, accumulate: 2"),
+    # The first process dies in the first step, the second has done it, and the third begins the second step anew.
+    "two steps": Fit(
+        "channels_last", "fp32", "none", False, "no", f"batch: 6, {FLIP}",
+        "fit: {size: 32, epochs: 1, batch: 12, optimizer: sgd}, ",
+    ),
+}  # fmt: skip
+POSSIBLE = (("channels_last", "contiguous"), ("fp32", "bf16"), (FROZEN, PARTLY, "none"), (True, False),
+            ("no", "fixmatch", "flexmatch"))  # fmt: skip
+PER_EPOCH = 4  # optimiser steps
 
 
-def life(plan: Path, run: Path, events: int | None) -> None:
-    """Train until the end, or until so many things were done of those at which a kill would hurt most."""
-    import assay
-    from assay import files
-    from assay.training import loop, machine
+class Kill(NamedTuple):
+    """When a process kills itself: before its nth optimiser step, or with its nth checkpoint not yet in place."""
 
-    left = [events]
+    at: Literal["step", "save"]
+    number: int
 
-    def dying(function):
-        def counted(*args, **options):
-            if left[0] is not None:
-                left[0] -= 1
-                if left[0] <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **options)
+
+def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
+    """Train until the kill, or to the end; checkpoints are written at every optimiser step, or at epoch ends."""
+    import assay.run
+    from assay.training import checkpoint, loop, machine
+
+    def deadly(function: Callable[..., Any], at: str, *, first: bool) -> Callable[..., Any]:
+        calls = itertools.count(1)
+
+        def counted(*args: Any, **options: Any) -> Any:
+            last = kill is not None and kill == (at, next(calls))
+            if not (last and first):
+                function(*args, **options)
+            if last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         return counted
 
-    files.os.fsync = dying(files.os.fsync)  # between the writing of a file
-    files.os.replace = dying(files.os.replace)  # and its appearing
-    machine.Machine.optimizer_step = dying(machine.Machine.optimizer_step)
-    loop._Saver.due = lambda self: True
-    assay.train(plan, run=run, device="cpu")
+    torch.set_num_threads(1)
+    machine.Machine.optimizer_step = deadly(machine.Machine.optimizer_step, "step", first=True)
+    checkpoint.save_file = deadly(checkpoint.save_file, "save", first=False)
+    loop._Saver.due = lambda self: every_step
+    for name in ("write_pictures", "baselines", "_report"):  # what comes after training, which other tests look at
+        setattr(assay.run, name, lambda *given, **options: {})
+    assay.run.train(plan, run=run, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def forks():
-    """Processes that begin with everything imported."""
+def forks() -> ForkServerContext:
+    """New processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["assay.run"])
     return context
 
 
-def live(forks, *arguments) -> int:
-    process = forks.Process(target=life, args=arguments)
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 6 validation images of three classes, and 12 without a label."""
+    folder = write_pictures(tmp_path_factory.mktemp("continuing") / "images", each=10)
+    write_pictures(folder.parent / "more", each=4, seed=1).rename(folder / "unlabelled")
+    return folder
+
+
+def life(forks: ForkServerContext, *arguments: Any) -> int | None:
+    """Return how a process that trains ended: 0, or less the number of the signal."""
+    process = forks.Process(target=live, args=arguments)
     process.start()
     process.join()
     return process.exitcode
 
 
 @pytest.mark.parametrize("kind", FITS)
-def test_killed_at_random_moments(kind, tiny_plan, tmp_path, forks):
-    plan = tmp_path / "plan.yaml"
-    pictures = write_pictures(tmp_path / "pictures", each=15)
-    if "unlabelled" in FITS[kind]:
-        (pictures / "unlabelled").mkdir()
-        for picture in sorted(pictures.glob("*/1?.png")):
-            picture.rename(pictures / "unlabelled" / f"{picture.parent.name}{picture.name}")
-    plan.write_text(tiny_plan(FITS[kind], data=f"folder: {pictures}"))
-    assert live(forks, plan, tmp_path / "whole", None) == 0
-    moments = random.Random(kind)
-    for _ in range(KILLS[kind]):
-        assert live(forks, plan, tmp_path / "killed", moments.randint(2, 14)) in (0, -signal.SIGKILL)
-    assert live(forks, plan, tmp_path / "killed", None) == 0
-    whole, killed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
-    assert all(bool((whole[name] == killed[name]).all()) for name in whole)
-    assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
+def test_killed_within_an_epoch_and_after_one(
+    kind: str, images: Path, tmp_path: Path, forks: ForkServerContext
+) -> None:
+    plan, whole, killed = tmp_path / "plan.yaml", tmp_path / "whole", tmp_path / "killed"
+    plan.write_text(FITS[kind].plan(images))
+    assert life(forks, plan, whole, None, False) == 0
+    assert life(forks, plan, killed, Kill("save", 3), True) == -signal.SIGKILL  # goes on from optimiser step 2;
+    assert life(forks, plan, killed, Kill("step", PER_EPOCH), False) == -signal.SIGKILL  # dies in the second epoch,
+    assert life(forks, plan, killed, None, False) == 0  # and goes on from the end of the first
+    one, other = (load_file(run / "model" / "model.safetensors") for run in (whole, killed))
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert metrics(whole) == metrics(killed)
 
 
-def figures(run):
-    """All that the history of the fit says but the seconds, and whether unlabelled pictures were learnt from."""
-    history = read_history(run / "steps" / "01-fit" / "history.csv").filter(pl.col("name") != "seconds")
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Return all that the history of the fits says but the seconds; unlabelled images were learnt from, if any."""
+    files = sorted(run.glob("steps/*/history.csv"))
+    history = pl.concat([read_history(path) for path in files]).filter(pl.col("name") != "seconds")
     shares = history.filter(pl.col("name") == "above_threshold")["value"]
-    assert shares.is_empty() or shares.max() > 0
+    assert shares.is_empty() or float(shares.max()) > 0  # type: ignore[arg-type]
     return history.to_dicts()
+
+
+def test_every_pair_of_choices_is_tried() -> None:
+    tried = {pair for fit in FITS.values() for pair in itertools.combinations(enumerate(fit[:5]), 2)}
+    wanted = {pair for fit in itertools.product(*POSSIBLE) for pair in itertools.combinations(enumerate(fit), 2)}
+    refused = {((2, FROZEN), (4, "fixmatch")), ((2, FROZEN), (4, "flexmatch"))}  # by the plan
+    assert wanted - tried == refused
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "amsgrad", "rmsprop"])
+def test_restored_state_lies_in_memory_as_its_parameter(kind: str) -> None:
+    from assay.training.optimizers import OPTIMIZERS
+
+    network = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    options = {"momentum": 0.9} if kind in ("sgd", "rmsprop") else {}
+    optimizer = OPTIMIZERS[kind]([{"params": list(network.parameters())}], lr=0.1, **options)
+    network(torch.rand(2, 4, 5, 5)).sum().backward()
+    optimizer.step()
+    average = Average(network, 0.9)
+    tensors, values = optimizer_tensors(optimizer)
+    as_in_a_file = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    restore_optimizer(optimizer, as_in_a_file, values)
+    average.restore({name: tensor.contiguous() for name, tensor in average.tensors.items()})
+    for name, parameter in network.named_parameters():
+        kept = [value for value in optimizer.state[parameter].values() if torch.is_tensor(value) and value.ndim]
+        assert kept
+        assert {value.stride() for value in [*kept, average.tensors[name]]} == {parameter.stride()}
+    assert all(torch.equal(optimizer_tensors(optimizer)[0][name], value) for name, value in tensors.items())

@@ -194,7 +194,7 @@ def _restore(pair: Pair, path: Path, device: str) -> None:
     tensors, values = load_tensors(path, device=device)
     pair.generator.load_state_dict(out_of("generator", tensors))
     pair.discriminator.load_state_dict(out_of("discriminator", tensors))
-    pair.average.tensors = out_of("average", tensors)
+    pair.average.restore(out_of("average", tensors))
     for name, optimizer in zip(("maker", "judge"), pair.optimizers, strict=True):
         restore_optimizer(optimizer, out_of(name, tensors), values[name])
     pair.step = values["step"]

@@ -71,7 +71,8 @@ def trained_parts(
     with context.processes.main_process_first():  # the others take what it has chosen
         hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
     move(classifier, hardware)
-    example = hardware.place(torch.rand(1, 3, settings.size, settings.size))
+    drawn = torch.Generator().manual_seed(0)  # the same in every process: what is folded must not hang on chance
+    example = hardware.place(torch.rand(1, 3, settings.size, settings.size, generator=drawn))
     source = Pictures(
         known=known,
         cache=cache,

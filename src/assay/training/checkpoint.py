@@ -48,14 +48,27 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[s
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, values: dict[str, Any]) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took, each tensor in the memory layout of its parameter."""
     fresh = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *values["numbers"].items()]:
         index, slot = name.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = value
+        placed = laid_out_as(parameters[int(index)], value) if isinstance(value, Tensor) else value
+        slots.setdefault(int(index), {})[slot] = placed
     groups = [old | {"params": new["params"]} for old, new in zip(values["groups"], fresh["param_groups"], strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
+    """Return a copy of `value` with the strides of `like`; as it is where the shapes differ (a step counter).
+
+    A file holds tensors row by row. Fused optimisers walk over a parameter and its state in the order of memory: with
+    a parameter in channels_last and its momentum row by row, weights would be moved by the momentum of others.
+    """
+    if value.shape != like.shape:
+        return value
+    return torch.empty_strided(like.shape, like.stride(), dtype=value.dtype, device=value.device).copy_(value)
 
 
 def within(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
@@ -79,6 +92,10 @@ class Average:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.tensors: Tensors = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back averaged weights, each in the memory layout of its parameter."""
+        self.tensors = {name: laid_out_as(value, tensors[name]) for name, value in self.tensors.items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:

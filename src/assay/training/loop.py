@@ -213,7 +213,7 @@ def _restore(
     restore_optimizer(job.optimizer, out_of("optimizer", tensors), values["optimizer"])
     machine.restore_scaler(values["scaler"])
     if average is not None:
-        average.tensors = out_of("average", tensors)
+        average.restore(out_of("average", tensors))
     if job.unlabelled is not None:
         job.unlabelled.restore(out_of("unlabelled", tensors))
     progress = Progress(**values["progress"])
