@@ -14,6 +14,8 @@ from assay.labels.pictures import content_hashes, is_unicode, natural, shown
 from assay.labels.samples import FACTS, LeftOut, Samples
 from assay.labels.space import Head, Kind, LabelSpace
 
+MOST_HEADS = 1000
+
 
 @dataclass(frozen=True)
 class Found:
@@ -39,6 +41,19 @@ def quoted(names: Iterable[str], limit: int = 5) -> str:
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(repr(shown(name)) for name in names[:limit]) + rest
+
+
+def require_few_heads(source: Path, heads: Collection[str]) -> None:
+    """Refuse more heads than anybody asks of an image: columns of something else, or the tags of one head.
+
+    Raises DataError.
+    """
+    if len(heads) > MOST_HEADS:
+        raise DataError(
+            f"{shown(source)}: {len(heads):,} label columns ({quoted(heads)}), each of them a head, and a model has at "
+            f"most {MOST_HEADS:,}. Name the label columns with `heads`; columns of 0 and 1 belong together in one "
+            "head, as its `columns`."
+        )
 
 
 def bare(paths: Sequence[str], labels: Mapping[str, pl.Series]) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.found import Found
+from assay.labels.found import Found, require_few_heads
 from assay.labels.pictures import shown
 from assay.labels.table_form import located, picture_cells
 from assay.labels.tables import Rows, merge_same
@@ -73,6 +73,7 @@ def _read_integers(path: Path) -> Integers:
         raise DataError(f"{shown(path)}: begins with nothing. It must hold a line of integers for each picture.")
     has_header = any(lines[0]) and not any(NUMBER.fullmatch(cell) for cell in lines[0])
     header = lines[0] if has_header else [f"label{i}" for i in range(1, len(lines[0]) + 1)]
+    require_few_heads(path, header)
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{shown(path)}, line 1: the head {twice!r} occurs twice. Rename one.")
@@ -116,7 +117,7 @@ def _read_classes(path: Path, heads: Sequence[str]) -> dict[str, list[str]]:
     counted = lines.pop(0)[1][0] if lines and len(lines[0][1]) == 1 else None
     if lines and not INTEGER.fullmatch(lines[0][1][-1]):
         lines.pop(0)
-    classes: dict[str, list[str]] = {head: [] for head in heads}
+    classes: dict[str, dict[str, None]] = {head: {} for head in heads}  # in order, and quick to look up
     for number, cells in lines:
         at = f"{shown(path)}, line {number}"
         if len(cells) != 2 or not INTEGER.fullmatch(cells[1]):
@@ -126,10 +127,10 @@ def _read_classes(path: Path, heads: Sequence[str]) -> dict[str, list[str]]:
             raise DataError(f"{at}: {name!r} is of type {kind}, and there are {len(heads)} heads: 1 to {len(heads)}.")
         if name in classes[heads[kind - 1]]:
             raise DataError(f"{at}: {name!r} is named twice in type {kind}. Remove one.")
-        classes[heads[kind - 1]].append(name)
+        classes[heads[kind - 1]][name] = None
     if counted is not None and counted != str(len(lines)):
         raise DataError(f"{shown(path)}, line 1: counts {counted} classes, and {len(lines)} follow. Mend one of them.")
     empty = next((head for head, names in classes.items() if not names), None)
     if empty is not None:
         raise DataError(f"{shown(path)}: has no class of type {heads.index(empty) + 1}, the head {empty!r}. Add some.")
-    return classes
+    return {head: list(names) for head, names in classes.items()}

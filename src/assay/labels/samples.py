@@ -137,7 +137,8 @@ class Samples:
 def _codes(table: pl.DataFrame, head: Head) -> Codes:
     labels = table[f"label:{head.name}"]
     if head.kind == "exclusive":
-        positions: Codes = _positions(labels, head).fill_null(-1).to_numpy().astype(np.int64)
+        # Nulls are filled in numpy: a call to polars costs 0.3 ms, which of a thousand heads is felt.
+        positions: Codes = np.nan_to_num(_positions(labels, head).to_numpy(), nan=-1).astype(np.int64)
         return positions
     codes = head.unknown(len(labels))
     codes[labels.is_not_null().to_numpy()] = 0
@@ -151,7 +152,7 @@ def _positions(names: pl.Series, head: Head) -> pl.Series:
     """Class names as positions (int64, null where null); a name that is no class raises."""
     if not head.classes:
         return names.is_null().cast(pl.Int64).replace({1: None})
-    return names.replace_strict(list(head.classes), list(range(head.size)), return_dtype=pl.Int64)
+    return names.cast(pl.Enum(head.classes)).to_physical().cast(pl.Int64)
 
 
 def _head_columns(head: Head) -> list[str]:

@@ -69,10 +69,11 @@ class LabelSpace:
         return len(self.heads)
 
     def __getitem__(self, name: str) -> Head:
-        for head in self.heads:
-            if head.name == name:
-                return head
-        raise KeyError(name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Head]:
+        return {head.name: head for head in self.heads}
 
     def to_json(self) -> list[dict[str, Any]]:
         return [{"name": h.name, "kind": h.kind, "classes": list(h.classes)} for h in self.heads]

@@ -10,7 +10,7 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.folders import SPLITS
-from assay.labels.found import Found, quoted
+from assay.labels.found import Found, quoted, require_few_heads
 from assay.labels.pictures import Fence, is_unicode, shown
 from assay.labels.samples import LeftOut
 from assay.labels.tables import IMAGE_NAMES, Rows, merge_same, numbers, read_rows, texts
@@ -54,15 +54,16 @@ def find_in_table(
         labels |= read_cells(rows, name, head)
     titles = {"split": "the split", "group": "the group", "weight": "the weight"}
     titles |= {column: f"the label {series.name!r}" for column, series in labels.items()}
-    rows = Rows(rows.source, rows.frame.select(**facts, **labels), rows.lines, rows.unit)
+    told_columns = [series.alias(column) for column, series in labels.items()]
+    frame = rows.frame.select(image).with_columns(**facts).select(list(facts))
+    rows = Rows(rows.source, frame.hstack(told_columns), rows.lines, rows.unit)
     rows, left_out = located(rows, cells, root or table.parent)
     rows = merge_same(rows, key="id", titles=titles)
     if not columns or not columns.heads:
         _refuse_identities(rows, list(heads))
-    told_labels = [expression for name, head in heads.items() for expression in labels_of(name, head)]
-    frame = rows.frame.select(
-        "id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0), *told_labels
-    )
+    told_labels = [series for name, head in heads.items() for series in labels_of(rows.frame, name, head)]
+    facts_of = rows.frame.select("id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0))
+    frame = facts_of.hstack(told_labels)
     return Found(
         source=table,
         root=root or table.parent,
@@ -125,6 +126,7 @@ def _resolved(rows: Rows, given: Columns) -> Columns:
     if image in sources:
         raise DataError(f"{shown(rows.source)}: column {image!r} names the pictures and a head. Name another.")
     free = [column for column in rows.frame.columns if column not in taken]
+    require_few_heads(rows.source, list(given.heads) or free)
     heads = given.heads or {column: HeadColumns(column=column) for column in free}
     if not heads:
         raise DataError(f"{shown(rows.source)}: has no label column beside {quoted(taken)}. Add one.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -28,6 +30,8 @@ IMAGE_NAMES = (
     "filepath",
 )
 """Columns taken for the image column where none is named, the first that is there (any case)."""
+MOST_LISTED = 30
+"""Columns that a message names; of more, it names the first."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,27 @@ class Rows:
         """Where a row stands, for a message."""
         return f"{shown(self.source)}, {self.unit} {self.lines[row]}"
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The columns; polars builds a new list of them for every look."""
+        return frozenset(self.frame.columns)
+
     def column(self, name: str) -> str:
         """The name, if there is such a column. Raises DataError that names those there and the nearest."""
-        if name not in self.frame.columns:
+        if name not in self.names:
             near = difflib.get_close_matches(name, self.frame.columns, 1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(f"{shown(self.source)}: has no column {name!r}. {self.listed()}{hint}")
         return name
 
+    def series(self) -> dict[str, pl.Series]:
+        """The columns by name: looked up in the frame one by one, they cost the square of their number."""
+        return {cells.name: cells for cells in self.frame.get_columns()}
+
     def listed(self) -> str:
         columns = self.frame.columns
-        text = f"Its columns are {', '.join(map(repr, columns))}."
+        more = f" and {len(columns) - MOST_LISTED:,} more" if len(columns) > MOST_LISTED else ""
+        text = f"Its columns are {', '.join(map(repr, columns[:MOST_LISTED]))}{more}."
         strange = next((mark for mark in ";\t|," if len(columns) == 1 and mark in columns[0]), None)
         return text + (f" If they are parted by {strange!r}, say so with `delimiter`." if strange else "")
 
@@ -97,7 +111,7 @@ def _read_text(path: Path, delimiter: str) -> Rows:
     if not rows:
         raise DataError(f"{name}: is empty. Its first line must name the columns.")
     header, lines = [cell.strip() for cell in rows[0]], lines[1:]
-    twice = sorted({column for column in header if column and header.count(column) > 1})
+    twice = sorted(column for column, count in Counter(header).items() if column and count > 1)
     if twice:
         raise DataError(f"{name}, line 1: the column {twice[0]!r} occurs twice. Rename one.")
     for cells, at in zip(rows[1:], lines, strict=True):
@@ -107,10 +121,11 @@ def _read_text(path: Path, delimiter: str) -> Rows:
                 f"Fill in or remove cells; one that holds {delimiter!r} must stand in quotes."
             )
     # An unnamed column is an index that was saved along: no name, no meaning.
-    cells_of = dict(zip(header, zip(*rows[1:], strict=True) if lines else [()] * len(header), strict=False))
-    cells_of.pop("", None)
-    frame = pl.DataFrame(cells_of, schema=dict.fromkeys(cells_of, pl.String))
-    return Rows(path, _blank_to_null(frame), lines, "line")
+    # All columns are made of one: a query that names thousands of them takes seconds.
+    cells_of = pl.Series([cell for column in zip(*rows[1:], strict=True) for cell in column], dtype=pl.String)
+    tidy, count = _blank_to_null(pl.DataFrame([cells_of])).to_series(), len(lines)
+    columns = [tidy.slice(k * count, count).alias(name) for k, name in enumerate(header) if name]
+    return Rows(path, pl.DataFrame(columns), lines, "line")
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -128,20 +143,22 @@ def texts(rows: Rows, columns: Sequence[str]) -> Rows:
 
     Raises DataError for a Parquet column of another type than text, whole number or truth value.
     """
-    casts = []
+    casts, found = [], rows.series()
     for column in columns:
-        kind = rows.frame.schema[column]
+        cells = found[column]
+        kind = cells.dtype
         if kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
-            casts.append(rows.frame[column].cast(pl.String))  # as an expression "*" would name all columns
+            casts.append(cells.cast(pl.String))  # as an expression "*" would name all columns
             continue
-        filled = rows.frame[column].is_not_null().arg_max() or 0
-        value = str(rows.frame[column].slice(filled, 1).to_list())[1:-1][:40]
+        filled = cells.is_not_null().arg_max() or 0
+        value = str(cells.slice(filled, 1).to_list())[1:-1][:40]
         where = rows.at(filled) if len(rows.frame) else shown(rows.source)
         raise DataError(
             f"{where}: column {column!r} holds {value} ({kind}), which is no name. Labels, splits, groups "
             "and pictures are text or whole numbers: cast the column, or name the label columns with `heads`."
         )
-    return Rows(rows.source, _blank_to_null(rows.frame.with_columns(casts)), rows.lines, rows.unit)
+    tidy = _blank_to_null(pl.DataFrame(casts)) if casts else pl.DataFrame()
+    return Rows(rows.source, rows.frame.with_columns(tidy.get_columns()), rows.lines, rows.unit)
 
 
 def numbers(rows: Rows, column: str) -> pl.Series:
@@ -171,25 +188,30 @@ def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str]) -> Rows:
     if not frame[key].is_duplicated().any():
         return rows
     values = [column for column in rows.frame.columns if column != key]
-    for column in values:
-        known = frame.filter(pl.col(key).is_duplicated() & pl.col(column).is_not_null())
-        torn = known.filter((pl.col(column).n_unique() > 1).over(key))
-        if len(torn):
-            picture = torn.filter(pl.col(key) == torn[key][0])
-            one = picture.row(0, named=True)
-            other = picture.filter(pl.col(column) != one[column]).row(0, named=True)
-            raise DataError(
-                f"{rows.at(other['row'])}: {titles[column]} of {one[key]!r} is {other[column]!r}, but "
-                f"{rows.unit} {rows.lines[one['row']]} says {one[column]!r}. Remove one of the two rows, or "
-                "leave the cell blank where it is not known."
-            )
-    merged = frame.group_by(key, maintain_order=True).agg(pl.first("row"), *(_known(column) for column in values))
+    # One query for all columns: a query for each takes minutes where there are thousands.
+    several = frame.filter(pl.col(key).is_duplicated())
+    answers = several.group_by(key).agg(pl.col(values).drop_nulls().n_unique()).select(pl.col(values).max() > 1)
+    torn = next((column for column, at_odds in zip(values, answers.row(0), strict=True) if at_odds), None)
+    if torn is not None:
+        raise DataError(_disagreement(rows, several.select("row", key, torn), titles[torn]))
+    known = pl.col(values).drop_nulls().first()
+    merged = frame.group_by(key, maintain_order=True).agg(pl.first("row"), known)
     lines = [rows.lines[row] for row in merged["row"]]
     return Rows(rows.source, merged.select(rows.frame.columns), lines, rows.unit)
 
 
-def _known(column: str) -> pl.Expr:
-    return pl.col(column).drop_nulls().first()
+def _disagreement(rows: Rows, cells: pl.DataFrame, title: str) -> str:
+    """What to say of two rows of one image that disagree; `cells` holds row, key and the column at odds."""
+    _, key, column = cells.columns
+    torn = cells.drop_nulls(column).filter((pl.col(column).n_unique() > 1).over(key))
+    picture = torn.filter(pl.col(key) == torn[key][0])
+    one = picture.row(0, named=True)
+    other = picture.filter(pl.col(column) != one[column]).row(0, named=True)
+    return (
+        f"{rows.at(other['row'])}: {title} of {one[key]!r} is {other[column]!r}, but "
+        f"{rows.unit} {rows.lines[one['row']]} says {one[column]!r}. Remove one of the two rows, or "
+        "leave the cell blank where it is not known."
+    )
 
 
 def _blank_to_null(frame: pl.DataFrame) -> pl.DataFrame:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
@@ -16,6 +19,9 @@ from assay.labels.pictures import is_unicode, natural
 from assay.labels.space import Kind
 from assay.labels.tables import Rows
 from assay.settings import Settings
+
+Flags = npt.NDArray[np.int8]
+"""The cells (K, N) of K columns of 0 and 1; -1 is blank."""
 
 JSON = "json"
 """The separator that says: a cell is a JSON list of strings."""
@@ -75,10 +81,10 @@ class HeadColumns(Settings):
 
 
 def _require_unique(field: str, names: Sequence[str]) -> None:
-    for name in names:
+    for name, count in Counter(names).items():
         if not name.strip():
             raise ValueError(f"{field}: {name!r} is blank, and a blank label is an unknown one")
-        if names.count(name) > 1:
+        if count > 1:
             raise ValueError(f"{field}: {name!r} is named twice")
 
 
@@ -89,7 +95,10 @@ def read_cells(rows: Rows, name: str, head: HeadColumns) -> dict[str, pl.Series]
     Raises DataError for a cell that says nothing of the kind, or a class that is not declared.
     """
     if head.columns and head.asks == "independent":
-        return {f"flag:{name}:{k}": _flags(rows, column) for k, column in enumerate(head.columns)}
+        flags = enumerate(_flags(rows, head.columns))
+        cells = pl.DataFrame([pl.Series(f"flag:{name}:{k}", values) for k, values in flags])
+        known = cells.with_columns(pl.when(pl.all() >= 0).then(pl.all())).get_columns()
+        return {flag.name: flag.alias(column) for flag, column in zip(known, head.columns, strict=True)}
     if head.columns:
         return {f"label:{name}": _one_of(rows, name, head)}
     if head.asks == "independent":
@@ -97,18 +106,20 @@ def read_cells(rows: Rows, name: str, head: HeadColumns) -> dict[str, pl.Series]
     return {f"label:{name}": _class_names(rows, head)}
 
 
-def labels_of(name: str, head: HeadColumns) -> list[pl.Expr]:
+def labels_of(frame: pl.DataFrame, name: str, head: HeadColumns) -> list[pl.Series]:
     """What Samples hold of a head: "label:NAME", and "unknown:NAME" of flags; from the columns of `read_cells`."""
     if head.asks == "exclusive":
-        return [pl.col(f"label:{name}")]
+        return [frame[f"label:{name}"]]
     if not head.columns:
-        return [pl.col(f"label:{name}").str.json_decode(pl.List(pl.String))]
-    flags = [pl.col(f"flag:{name}:{k}") for k in range(len(head.columns))]
-    known = pl.any_horizontal(flag.is_not_null() for flag in flags)
-    torn = known & pl.any_horizontal(flag.is_null() for flag in flags)
-    present = _listed([flag == 1 for flag in flags], head.names)
-    absent = _listed([flag.is_null() for flag in flags], head.names)
-    return [pl.when(known).then(present).alias(f"label:{name}"), pl.when(torn).then(absent).alias(f"unknown:{name}")]
+        return [frame[f"label:{name}"].str.json_decode(pl.List(pl.String))]
+    columns = frame.select(f"flag:{name}:{k}" for k in range(len(head.columns)))
+    flags = columns.fill_null(-1).to_numpy()  # (N, K); an expression a class takes minutes where there are thousands
+    known = np.any(flags >= 0, axis=1)
+    torn = known & np.any(flags < 0, axis=1)
+    return [
+        _listed(flags == 1, head.names, known).alias(f"label:{name}"),
+        _listed(flags < 0, head.names, torn).alias(f"unknown:{name}"),
+    ]
 
 
 def not_declared(label: str, classes: Sequence[str]) -> str:
@@ -121,10 +132,11 @@ def not_declared(label: str, classes: Sequence[str]) -> str:
 
 def _class_names(rows: Rows, head: HeadColumns) -> pl.Series:
     cells = rows.frame[head.column or ""]
-    strange = cells.is_not_null() & ~cells.is_in(head.classes)
-    if head.classes and strange.any():
-        row = strange.arg_max() or 0
-        raise DataError(f"{rows.at(row)}: {not_declared(cells[row], head.classes)}")
+    if head.classes:
+        strange = cells.is_not_null() & ~cells.is_in(head.classes)
+        if strange.any():
+            row = strange.arg_max() or 0
+            raise DataError(f"{rows.at(row)}: {not_declared(cells[row], head.classes)}")
     return cells
 
 
@@ -174,42 +186,66 @@ def _from_json(cell: str) -> list[str]:
     return tags
 
 
-def _flags(rows: Rows, column: str) -> pl.Series:
-    """A column of 0 and 1, true and false, or blank."""
-    cells = tidy = rows.frame[column]
-    if cells.dtype == pl.String:
-        tidy = cells.str.strip_chars().str.to_lowercase().replace({"": None, "true": "1", "false": "0"})
-    if not (tidy.dtype.is_numeric() or tidy.dtype in (pl.String, pl.Boolean, pl.Null)):
-        raise DataError(f"{rows.at(0)}: column {column!r} holds {tidy.dtype}, and the column of a class holds 0 or 1.")
-    values = tidy.cast(pl.Float64, strict=False)
-    wrong = tidy.is_not_null() & ~values.is_in([0.0, 1.0]).fill_null(False)
-    if wrong.any():
-        row = wrong.arg_max() or 0
+def _flags(rows: Rows, columns: Sequence[str]) -> Flags:
+    """Columns of 0 and 1, true and false, or blank. All columns of a type are read at once.
+
+    Raises DataError for another type, or another cell.
+    """
+    found = rows.series()
+    flags: Flags = np.empty((len(columns), len(rows.frame)), np.int8)
+    by_type: dict[pl.DataType, list[int]] = {}
+    for k, column in enumerate(columns):
+        by_type.setdefault(found[column].dtype, []).append(k)
+    for kind, places in by_type.items():
+        if not (kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Null)):
+            named = f"{rows.at(0)}: column {columns[places[0]]!r}"
+            raise DataError(f"{named} holds {kind}, and the column of a class holds 0 or 1.")
+        cells = pl.concat([found[columns[k]] for k in places])
+        flags[places] = _zeros_and_ones(cells).reshape(len(places), -1)
+    wrong = np.argwhere(flags == _NEITHER)
+    if len(wrong):
+        k, row = wrong[0].tolist()
         raise DataError(
-            f"{rows.at(row)}: {cells[row]!r} in column {column!r} is neither 0 nor 1. The column of a class holds "
-            "1 (the picture shows it), 0 (it does not) or nothing (not known)."
+            f"{rows.at(row)}: {found[columns[k]][row]!r} in column {columns[k]!r} is neither 0 nor 1. The column of a "
+            "class holds 1 (the picture shows it), 0 (it does not) or nothing (not known)."
         )
-    return values.cast(pl.Int8)
+    return flags
+
+
+_NEITHER = -2
+
+
+def _zeros_and_ones(cells: pl.Series) -> Flags:
+    """0, 1, -1 where blank, or `_NEITHER`."""
+    if cells.dtype == pl.String:
+        cells = cells.str.strip_chars().str.to_lowercase().replace({"": None, "true": "1", "false": "0"})
+    values = cells.cast(pl.Float64, strict=False).fill_null(_NEITHER).to_numpy()
+    flags = np.where(np.isin(values, (0.0, 1.0)), np.nan_to_num(values), _NEITHER)
+    return np.where(cells.is_null().to_numpy(), -1, flags).astype(np.int8)
 
 
 def _one_of(rows: Rows, name: str, head: HeadColumns) -> pl.Series:
     """The class whose column holds the one 1 of a row, null where all are blank."""
-    flags = pl.DataFrame([_flags(rows, column) for column in head.columns])
-    ones = flags.sum_horizontal()
-    known = flags.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
-    wrong = known & (ones != 1)
-    if wrong.any():
-        row = wrong.arg_max() or 0
+    flags = _flags(rows, head.columns)
+    ones, known = (flags == 1).sum(axis=0), (flags >= 0).any(axis=0)
+    wrong = np.flatnonzero(known & (ones != 1))
+    if len(wrong):
+        row = int(wrong[0])
         raise DataError(
             f"{rows.at(row)}: {ones[row]} of the columns of {name!r} hold a 1, and an exclusive head has one class. "
             "Mend the row, leave it blank if the class is not known, or say `kind: independent`."
         )
-    pairs = zip(head.columns, head.names, strict=True)
-    classes = pl.coalesce(pl.when(pl.col(column) == 1).then(pl.lit(name)) for column, name in pairs)
-    return flags.select(classes.cast(pl.String).alias(name)).to_series()
+    classes = pl.Series(name, head.names, dtype=pl.String)
+    places = pl.Series(np.where(known, flags.argmax(axis=0), -1)) if len(flags) else pl.Series([], dtype=pl.Int64)
+    return classes.gather(places.replace({-1: None}))
 
 
-def _listed(shown: Sequence[pl.Expr], names: Sequence[str]) -> pl.Expr:
-    """The names of those that hold, as a list."""
-    pairs = zip(shown, names, strict=True)
-    return pl.concat_list(pl.when(holds).then(pl.lit(name)) for holds, name in pairs).list.drop_nulls()
+def _listed(holds: npt.NDArray[np.bool_], names: Sequence[str], rows: npt.NDArray[Any]) -> pl.Series:
+    """The names (K,) of those that hold (N, K), as a list a row; null outside of `rows` (N,)."""
+    row, k = np.nonzero(holds & rows[:, None])
+    tags = pl.Series(list(names), dtype=pl.String).gather(k)
+    found = pl.DataFrame({"row": row, "tags": tags}).group_by("row", maintain_order=True).agg("tags")
+    every = pl.DataFrame({"row": np.arange(len(rows)), "wanted": rows}).join(found, on="row", how="left")
+    empty = pl.lit([], dtype=pl.List(pl.String))
+    lists = pl.when("wanted").then(pl.col("tags").fill_null(empty))
+    return every.sort("row").select(lists).to_series()

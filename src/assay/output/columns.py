@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import compress
@@ -67,7 +68,7 @@ def full_form(
     classes = [] if top is not None else _class_columns(space, {column.name for column in said}, one_hot)
     columns = [Column("image", ids_of, always=True), *said, *classes, Column("error", _error, always=True)]
     names = [column.name for column in columns]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(
             f"the heads {', '.join(repr(head.name) for head in space)} would give two columns the name "
