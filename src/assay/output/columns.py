@@ -107,7 +107,7 @@ def _class_columns(space: LabelSpace, said: set[str], one_hot: bool) -> list[Col
 
 def of_class(space: LabelSpace, head: Head, place: int, *, one_hot: bool) -> Cells:
     """A class's probability with all digits of a float32, or 1 where it is the answer and 0 where it is not."""
-    at = dict(zip(space, space.slices, strict=True))[head]
+    at = next(at for one, at in zip(space, space.slices, strict=True) if one.name == head.name)
     if not one_hot:
         return lambda chunk: _text(chunk.probabilities[:, at.start + place])
     if head.kind == "independent":

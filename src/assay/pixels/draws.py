@@ -7,6 +7,8 @@ splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number gen
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,6 +33,11 @@ def keys(
     for part in (seed, step, epoch, pictures, occurrence, view):
         state = _mixed((state ^ _whole(part)) + _GOLDEN)
     return state
+
+
+def contents(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """A number (B,) for the content of each image (B, S, S, 3), whatever it is called and wherever it lies."""
+    return np.array([zlib.crc32(np.ascontiguousarray(image).data) for image in pixels], dtype=np.int64)
 
 
 def draws(keys: Keys, count: int) -> NDArray[np.float64]:

@@ -17,11 +17,11 @@ from assay.models.folding import folded
 from assay.models.tensor_hash import hash_tensors
 from assay.pixels.augment import Chosen, Variation, augment, framed
 from assay.pixels.cache import Cache
+from assay.pixels.draws import contents, keys
 from assay.pixels.geometry import WHOLE, Frame
 from assay.predictions.predict import answers
 from assay.progress import Watch
 from assay.training.hardware import Hardware, candidates, choose
-from assay.training.sources import picture_keys
 
 Array = npt.NDArray[np.float32]
 BATCH = 32  # larger ones fall out of a CPU's cache and are slower
@@ -29,7 +29,7 @@ BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are shown: as they are, through a frame, or augmented by draws that belong to the view.
+    """How pictures are shown: as they are, through a frame, or augmented by draws of the view and the pixels.
 
     `chosen` gives pictures, by their ids, the settings of their class, as `augment` has it.
     """
@@ -46,7 +46,9 @@ class View:
             return framed(pixels, self.frame, size=size)
         if self.settings is None:
             return augment(pixels, size=size)
-        drawn = picture_keys(ids, seed=self.seed, step=0, epoch=0, view=self.number)
+        # By content: the same image is shown in the same ways under any name, in any order and batch.
+        content = contents(pixels.permute(0, 2, 3, 1).numpy())
+        drawn = keys(seed=self.seed, step=0, epoch=0, pictures=content, view=self.number)
         return augment(pixels, drawn, size=size, settings=self.settings, chosen=self.chosen_of(ids))
 
     def chosen_of(self, ids: Sequence[str]) -> Chosen | None:
@@ -55,6 +57,7 @@ class View:
 
 
 PLAIN = View()
+DRAWN_BY = "content"  # in the name of cached features: those drawn by file names are not taken for these
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Inference:
         """Features (N, F), memory-mapped; computed once for each backbone, pictures and view."""
         if not ids:
             return np.empty((0, self.classifier.feature_count), dtype=np.float32)
-        drawn = "" if view.settings is None else f"{view.settings.model_dump_json()} {view.seed} {view.number}"
+        settings = None if view.settings is None else view.settings.model_dump_json()
+        drawn = "" if settings is None else f"{settings} {view.seed} {view.number} {DRAWN_BY}"
         drawn += "" if view.frame == WHOLE else str(view.frame)
         drawn += "" if view.chosen is None else str([view.chosen[name] for name in ids])
         key = fingerprint(weights_hash(self.classifier.backbone), self.cache.key, str(self.size), drawn, *ids)

@@ -1,0 +1,103 @@
+"""An answer depends on the pixels of an image: not on its name, its place, its order or its neighbours."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import assay
+from assay.labels.space import Head, LabelSpace
+from assay.models.classifier import ModelSettings, build_classifier
+from assay.models.deciding import Deciding
+from assay.models.saved import Saved
+from assay.output.artifact import Artifact
+from assay.pixels.cache import build
+from assay.pixels.decode import Resize
+from assay.predictions.views import RandomViews, view_probabilities, views_of
+from assay.training.hardware import Hardware
+
+VIEWS = RandomViews(n=4)
+SIZE, SIDE = 32, 40
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("same") / "images"
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["contiguous", "channels_last"])
+def artifact(request) -> Artifact:
+    """The default backbone with its published weights."""
+    space = LabelSpace((Head("label", ("a", "b", "c")), Head("tags", ("x", "y"), "independent")))
+    classifier = build_classifier(ModelSettings(), space, seed=0, base=Path(), size=SIZE).eval()
+    hardware = Hardware("cpu", layout=request.param)
+    classifier.to(memory_format=hardware.memory_format)
+    saved = Saved(classifier, space, SIZE, SIDE, Resize(), Deciding.plain(space))
+    return Artifact(saved, (hardware,), "model")
+
+
+def answers(artifact: Artifact, paths: list[Path], **options) -> np.ndarray:
+    chunks = list(artifact.stream([(str(path), path) for path in paths], views=VIEWS, **options))
+    return np.concatenate([chunk.probabilities for chunk in chunks])
+
+
+def test_the_same_image_gets_the_same_answer_under_any_name(artifact, images, tmp_path, monkeypatch):
+    absolute = sorted(images.iterdir())
+    expected = answers(artifact, absolute)
+    monkeypatch.chdir(images)
+    assert np.array_equal(answers(artifact, [Path(path.name) for path in absolute]), expected)
+    copied = [Path(shutil.copy(path, tmp_path / f"copy of {path.stem}.PNG")) for path in absolute]
+    assert np.array_equal(answers(artifact, copied), expected)
+    for path in absolute:
+        Image.open(path).save(tmp_path / f"{path.stem}.bmp")  # other bytes, the same pixels
+    assert np.array_equal(answers(artifact, [tmp_path / f"{path.stem}.bmp" for path in absolute]), expected)
+    assert not np.allclose(expected[0], expected[1])
+
+
+def test_the_same_image_gets_the_same_answer_in_any_order_and_batch(artifact, images):
+    paths = sorted(images.iterdir())
+    expected = answers(artifact, paths)
+    assert np.array_equal(answers(artifact, paths[::-1])[::-1], expected)
+    # The network rounds otherwise in another size of batch; what it is shown is the same to the bit.
+    np.testing.assert_allclose(answers(artifact, paths, batch=1), expected, atol=1e-5)
+
+
+def test_views_within_a_run_are_those_of_predicting(artifact, images, tmp_path):
+    """Validation calls an image by its path below the data; `predict` by the path it was given."""
+    paths = sorted(images.iterdir())
+    ids = [f"data/{path.name}" for path in paths]
+    cache, _ = build(ids, paths, hashes=[None] * 5, size=SIZE, resize=Resize(), folder=tmp_path)
+    assert cache.side == SIDE
+    hardware, found = artifact.hardware[0], artifact.saved
+    each = list(view_probabilities(found, lambda size, resize: cache, ids, views=VIEWS, hardware=hardware))
+    np.testing.assert_allclose(np.mean(each, axis=0)[:, :3], answers(artifact, paths)[:, :3], atol=1e-6)
+
+
+def test_images_are_shown_alike_to_the_bit_beside_any_others(images):
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(images.iterdir())])
+    together = views_of(VIEWS)[2].show(torch.from_numpy(pixels).permute(0, 3, 1, 2), list("abcde"), size=SIZE)
+    alone = views_of(VIEWS)[2].show(torch.from_numpy(pixels[3:4]).permute(0, 3, 1, 2), ["x"], size=SIZE)
+    assert torch.equal(alone, together[3:4])
+
+
+def test_the_same_data_in_another_place_trains_the_same_weights(colours, tiny_plan, plain_runs, tmp_path):
+    moved = shutil.copytree(colours, tmp_path / "moved" / "elsewhere")
+    weights = []
+    for number, place in enumerate((colours, moved)):
+        augment = "augment: {crop: [0.5, 1.0]}"
+        steps = (f"fit: {{size: 32, epochs: 1, views: 2, freeze: backbone, {augment}}}",
+                 f"fit: {{size: 32, epochs: 1, {augment}}}")  # fmt: skip
+        plan = tmp_path / f"{number}.yaml"
+        plan.write_text(tiny_plan(*steps, data=f"folder: {place}"))
+        run = assay.train(plan, run=tmp_path / f"run{number}", device="cpu")
+        weights.append((run.folder / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
