@@ -38,6 +38,10 @@ def test_the_seed_decides_and_few_pictures_lower_the_perplexity():
     assert np.isfinite(tsne(np.zeros((5, 1), np.float32))).all()
 
 
+def test_features_that_are_all_alike_have_places_too():
+    assert np.isfinite(tsne(np.full((54, 80), 6, np.float32))).all()
+
+
 def test_agreement_is_the_share_of_neighbours_with_the_label():
     features, group = groups(count=11)
     head = Head("h", ("a", "b", "c"))

@@ -1,4 +1,4 @@
-"""`python -m assay`, which is also how `accelerate launch -m assay train ...` starts it."""
+"""`python -m assay`, which is also what `torchrun -m -- assay ...` and `accelerate launch -m assay ...` start."""
 
 from assay.cli import main
 

@@ -21,6 +21,7 @@ from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
+from assay.commands.shared import is_main
 from assay.commands.sweep import sweep
 from assay.commands.train import train
 
@@ -43,6 +44,8 @@ COMMANDS = (
     demo,
 )
 
+USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]  # for an unknown option too; typer has no name for it
+
 app = typer.Typer(
     name="assay",
     no_args_is_help=True,
@@ -60,7 +63,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be text that can be printed
-    app()
+    if is_main():
+        app()
+    # Of several processes the first has the same command line, and says what is wrong with it.
+    try:
+        sys.exit(app(standalone_mode=False))
+    except USAGE_ERROR:
+        sys.exit(2)
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from assay.errors import AssayError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's and NCCL's words
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -44,16 +46,37 @@ def reported(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
             raise
         raise _ended(error.code, f"stopped. {stopped}") from error
     except Exception as error:
-        message = _of_the_disk(error)
+        message = _of_the_disk(error) or _of_the_processes(error)
         if message:
             raise _ended(2, message) from error
-        raise _ended(1, _fault(run)) from error
+        raise _ended(1, lambda: _fault(run)) from error
 
 
-def _ended(code: int, message: str) -> typer.Exit:
-    typer.secho("assay: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(message.rstrip(), err=True)
+def _ended(code: int, message: str | Callable[[], str]) -> typer.Exit:
+    if _is_first():
+        text = message if isinstance(message, str) else message()
+        typer.secho("assay: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(text.rstrip(), err=True)
     return typer.Exit(code)
+
+
+def _is_first() -> bool:
+    """Whether to print: of several processes, which end each other, the first to end says why."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from assay.training.processes import first_to_fail  # 2 s, which an error in a command line need not wait for
+
+    return first_to_fail(os.environ)
+
+
+def _of_the_processes(error: Exception) -> str:
+    """What to say where an exchange with another process failed; else nothing."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or not any(words in str(error) for words in LOST):
+        return ""
+    return (
+        "another process of this run ended, and it did not say why: it was killed, perhaps for want of memory. "
+        "What was finished is kept; the same command goes on from there."
+    )
 
 
 def _of_the_disk(error: Exception) -> str:

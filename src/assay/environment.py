@@ -24,13 +24,14 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, Any]:
-    """Versions and the machine, as environment.json holds them. No names of people or hosts."""
+def environment(*, processes: int) -> dict[str, Any]:
+    """Versions, the machine and the processes, as environment.json holds them. No names of people or hosts."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
     }

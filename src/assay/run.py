@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -49,7 +50,7 @@ from assay.steps.history import read_history
 from assay.steps.state import TRIAL, Context, State
 from assay.tracking import require_installed, tracked
 from assay.training.hardware import Hardware, keep_freed_memory, pick_device
-from assay.training.processes import Processes, processes
+from assay.training.processes import Processes, asked_for_more, processes
 from assay.training.stopping import graceful
 
 ON_MAP = 2500  # pictures on the map at the end of a run: some 20 s, where 5,000 take a minute
@@ -179,12 +180,16 @@ def _carry(
     open_test: bool,
 ) -> Run:
     began = time.perf_counter()
+    if together.num_processes > 1:
+        watch.line(f"{together.num_processes} processes")
+    elif note := asked_for_more(os.environ):
+        watch.line(note)
     opened = open_plan(loaded, folder, together=together, device=device, strict=strict, watch=watch)
     context = opened.context
     if together.is_main_process:
         kept = state_kept(opened.plan.steps, opened.state, context)
         holds = kept is not None and _finished_as(folder) == _result_key(kept, open_test)
-        _describe(folder, opened.plan, opened.samples, watch, holds=holds)
+        _describe(folder, opened.plan, opened.samples, watch, holds=holds, processes=together.num_processes)
         _tell_corrections(opened.ledger, opened.samples, watch)
     state = carry_out(opened.plan.steps, opened.state, context)
     if together.is_main_process:
@@ -195,7 +200,7 @@ def _carry(
     return load(folder)
 
 
-def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch, *, holds: bool) -> None:
+def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch, *, holds: bool, processes: int) -> None:
     """Write what the run is made of, before anything is trained, and say it.
 
     Results that hold stay, whatever the plan says otherwise; others are moved to history/ before anything is run.
@@ -208,7 +213,7 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch, *, holds
     elif changed or (not holds and _finished_as(folder) is not None):
         put_aside(folder, [*([path] if changed else []), *_results(folder)])
     write_text(path, text)
-    write_json(folder / "environment.json", environment())
+    write_json(folder / "environment.json", environment(processes=processes))
     samples.write(folder / "samples.parquet")
     frequencies = split_table(samples)
     frequencies.write_csv(folder / "splits.csv")
@@ -298,6 +303,7 @@ def _finish(
         "left_out": [{"path": one.path, "reason": one.reason} for one in samples.left_out],
         "notes": list(samples.notes),
         "seconds": round(seconds, 1),
+        "processes": context.processes.num_processes,
         "memory MiB": memory.to_json(),
     }
     handed_on = [name for name in names if TRIAL not in name.split("/")]

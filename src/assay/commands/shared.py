@@ -74,14 +74,14 @@ def watching(as_json: bool) -> Iterator[Watch]:
 
 
 def is_main() -> bool:
-    """Whether this is the first of the processes that `accelerate launch` or torchrun started."""
+    """Whether this is the first of the processes that torchrun or `accelerate launch` started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def require_one_process(command: str) -> None:
     """Refuse to be one of several processes. Raises RunError."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError(f"{command}: it works in one process; start it without accelerate launch or torchrun.")
+        raise RunError(f"{command}: it works in one process; start it without torchrun or accelerate launch.")
 
 
 def tell_run(run: Run, as_json: bool) -> None:

@@ -67,10 +67,13 @@ def tsne(features: Floats, *, perplexity: float = PERPLEXITY, seed: int = 0) -> 
     from sklearn.manifold import TSNE
 
     vectors = np.asarray(features, dtype=np.float32)
-    if min(vectors.shape) > COMPONENTS:
+    spread = bool(np.ptp(vectors, axis=0).any())
+    if spread and min(vectors.shape) > COMPONENTS:
         vectors = PCA(COMPONENTS, svd_solver="randomized", random_state=seed).fit_transform(vectors)
     bearable = min(perplexity, (len(vectors) - 1) / 3)
-    fitted = TSNE(perplexity=bearable, init="random" if min(vectors.shape) < 2 else "pca", random_state=seed)
+    # From principal components features that are all alike would become NaN, on which scikit-learn ends the process.
+    begun = "pca" if spread and min(vectors.shape) >= 2 else "random"
+    fitted = TSNE(perplexity=bearable, init=begun, random_state=seed)
     places: npt.NDArray[np.float32] = fitted.fit_transform(vectors).astype(np.float32)
     return places
 

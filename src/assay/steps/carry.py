@@ -38,8 +38,10 @@ def carry_out(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     for number, step in enumerate(steps, 1):
         here = _place(number, step, state, context)
         folder, key = here.folder, _key(step, state, here)
-        if not _finished(here, key):
-            if context.processes.is_main_process:
+        main = context.processes.is_main_process
+        # The main process looks, since it may be changing what the others would see.
+        if not context.processes.of_main(main and _finished(here, key)):
+            if main:
                 goes_on = _begin(folder, key, context.run, keep=STEPS[step.kind].inner(step.settings))
                 forget_others(context.ledger, state.done, going_on=here.name if goes_on else None)
             context.processes.wait_for_everyone()

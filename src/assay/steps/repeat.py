@@ -45,7 +45,7 @@ def _while_better(settings: RepeatSettings, state: State, context: Context) -> S
         after = _round(settings, state, here, number)
         figures = _figures(after, context)
         name = name or headline(figures)
-        better, said = _compared(name, best, figures)
+        better, said = context.processes.of_main(_compared(name, best, figures))
         context.watch.line(f"  {here.name}: {said}: {'kept' if better else 'not kept, and no further round is run'}")
         rounds.append(
             {"round": number, "figure": name, "before": best.get(name), "after": figures[name], "kept": better}

@@ -53,7 +53,8 @@ def fit(job: Job, course: Course, *, machine: Machine, checkpoint: Path, watch: 
             for rows in steps[progress.batch :]:
                 done = progress.epoch * per_epoch + progress.batch
                 _set_rate(job.optimizer, course, progress, done, per_epoch)
-                torch.manual_seed(_seed_of(course.seed, done))  # for dropout; pictures have their own draws
+                # For dropout; pictures have their own draws.
+                torch.manual_seed(_seed_of(course.seed, done, machine.rank))
                 optimizer_step(job, course, progress, machine, forward, rows, answered)
                 if average is not None:
                     average.update(job.network, done)
@@ -95,7 +96,7 @@ def optimizer_step(
     others = partners(rows, job.mixed)
     over = job.source.counts(progress.epoch, rows, others) / machine.count
     for part in np.array_split(np.arange(len(rows)), min(course.accumulate, len(rows))):
-        places = part[machine.rank :: machine.count]
+        places = part[machine.rank :: machine.count]  # none where a part has fewer pictures than there are processes
         mine = rows[places]
         batch = job.source.batch(progress.epoch, mine, others[places])
         try:
@@ -109,6 +110,8 @@ def optimizer_step(
             machine.backward(loss)
         except RuntimeError as error:
             raise _too_large(error, course) from error
+        except ValueError as error:
+            raise _too_small(error, len(mine)) from error
         answered.add(mine, answers)
         progress.sums = _added(progress.sums, totals)
         progress.counts = _added(progress.counts, counts.tolist())
@@ -144,6 +147,8 @@ def _end_epoch(
             parts["unlabelled"] = job.unlabelled.end_epoch()
         _require_monitored(course.monitor, parts["validation"])
         monitored = machine.of_main(parts["validation"].get(course.monitor))
+        if monitored is not None:
+            parts["validation"][course.monitor] = monitored  # a schedule may watch it, and rates must not differ
         better = monitored is None or progress.best is None or _better(monitored, progress.best, course)
         if machine.is_main:
             if better:
@@ -256,8 +261,9 @@ def _so_far(job: Job, progress: Progress) -> dict[str, float]:
     return loss if job.unlabelled is None else loss | {"above threshold": job.unlabelled.above_threshold}
 
 
-def _seed_of(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    place = [seed, step, rank] if rank else [seed, step]  # processes that drop the same units would see half as many
+    return int(np.random.SeedSequence(place).generate_state(1)[0])
 
 
 def _better(value: float, best: float, course: Course) -> bool:
@@ -277,6 +283,15 @@ def _too_large(error: RuntimeError, course: Course) -> Exception:
     return TrainingError(
         f"a batch of {course.batch} does not fit into memory. Set batch: {max(1, course.batch // 2)} "
         f"and accumulate: {course.accumulate * 2}, which trains alike."
+    )
+
+
+def _too_small(error: ValueError, count: int) -> Exception:
+    if "Expected more than 1 value per channel" not in str(error):
+        return error
+    return TrainingError(
+        f"batch_norm: train takes statistics over the pictures of a process, and one had {count}. Raise batch, start "
+        "fewer processes, or set batch_norm: frozen."
     )
 
 

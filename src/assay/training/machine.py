@@ -39,10 +39,7 @@ class Machine:
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network as the loop calls it: itself, or its gradients averaged over the processes."""
-        if self.count == 1:
-            return network
-        wrapped: nn.Module = self.processes.prepare(network)
-        return wrapped
+        return self.processes.wrap(network)
 
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -60,15 +57,11 @@ class Machine:
         """The sum of a tensor over the processes, the same on all of them."""
         if self.count == 1:
             return values
-        total: Tensor = self.processes.reduce(values.to(self.hardware.device), reduction="sum")
-        return total.cpu()
+        return self.processes.sum(values.to(self.hardware.device)).cpu()
 
     def of_main(self, value: float | None) -> float | None:
         """The main process's value, on all: figures may differ in the last digit, decisions may not."""
-        if self.count == 1 or value is None:
-            return value
-        mine = torch.tensor([value if self.is_main else 0.0], dtype=torch.float64)
-        return float(self.sum(mine))
+        return self.processes.of_main(value)
 
     def scaler_state(self) -> dict[str, Any]:
         return dict(self._scaler.state_dict())
