@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import assay
 from assay.cli import app, main
+from assay.endings import first_to_fail
 from assay.errors import PlanError, TrainingError
 from assay.progress import Silent
 from assay.training.answered import Answered
@@ -25,7 +26,7 @@ from assay.training.hardware import Hardware
 from assay.training.job import Progress
 from assay.training.loop import _restore, _Saver, fit
 from assay.training.machine import Machine
-from assay.training.processes import Alone, asked_for_more, first_to_fail, processes
+from assay.training.processes import Alone, asked_for_more, processes
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]

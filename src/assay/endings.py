@@ -9,9 +9,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -53,25 +53,39 @@ def reported(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
 
 
 def _ended(code: int, message: str | Callable[[], str]) -> typer.Exit:
-    if _is_first():
+    if first_to_fail(os.environ):
         text = message if isinstance(message, str) else message()
         typer.secho("assay: ", fg="red", bold=True, nl=False, err=True)
         typer.echo(text.rstrip(), err=True)
     return typer.Exit(code)
 
 
-def _is_first() -> bool:
-    """Whether to print: of several processes, which end each other, the first to end says why."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return True
-    from assay.training.processes import first_to_fail  # 2 s, which an error in a command line need not wait for
+def first_to_fail(environment: Mapping[str, str]) -> bool:
+    """Return whether this process is the first of its run to end early, so that one message is printed and not many.
 
-    return first_to_fail(os.environ)
+    When one process ends, the others fail in the next exchange with it. They ask the store that torchrun keeps for
+    them; where there is none, or it cannot be reached, every process is to speak.
+    """
+    if not _is_one_of_several(environment) or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # 2 s, which one process need not wait for
+
+    host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    attempt = f"{environment.get('TORCHELASTIC_RUN_ID')}/{environment.get('TORCHELASTIC_RESTART_COUNT')}"
+    try:
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
+        return bool(store.add(f"assay/{attempt}/failed", 1) == 1)
+    except RuntimeError:  # the launcher is gone
+        return True
+
+
+def _is_one_of_several(environment: Mapping[str, str]) -> bool:
+    return environment.get("WORLD_SIZE", "1") != "1"
 
 
 def _of_the_processes(error: Exception) -> str:
     """What to say where an exchange with another process failed; else nothing."""
-    if os.environ.get("WORLD_SIZE", "1") == "1" or not any(words in str(error) for words in LOST):
+    if not _is_one_of_several(os.environ) or not any(words in str(error) for words in LOST):
         return ""
     return (
         "another process of this run ended, and it did not say why: it was killed, perhaps for want of memory. "

@@ -148,22 +148,3 @@ def asked_for_more(environment: Mapping[str, str]) -> str | None:
     else:
         return None
     return f"note: one process trains: {cause}. To train in several: {COMMAND}"
-
-
-def first_to_fail(environment: Mapping[str, str]) -> bool:
-    """Return whether this process is the first of its run to end early, so that one message is printed and not many.
-
-    When one process ends, the others fail in the next exchange with it. They ask the store that torchrun keeps for
-    them; where there is none, or it cannot be reached, every process is to speak.
-    """
-    if started(environment) == 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return True
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-    attempt = f"{environment.get('TORCHELASTIC_RUN_ID')}/{environment.get('TORCHELASTIC_RESTART_COUNT')}"
-    try:
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
-        return bool(store.add(f"assay/{attempt}/failed", 1) == 1)
-    except RuntimeError:  # the launcher is gone
-        return True
