@@ -25,7 +25,7 @@ def ending(error: BaseException, run: Path | None = None) -> int:
         (KeyboardInterrupt(), 130, "assay: stopped. Go on.\n"),
         (SystemExit(143), 143, "assay: stopped. Go on.\n"),
         (SystemExit(130), 130, "assay: stopped. Go on.\n"),
-        (OSError(errno.ENOSPC, "No space", "a/log"), 2, "assay: a/log: the disk is full."),
+        (OSError(errno.ENOSPC, "No space", "a/log"), 2, "assay: a/log: the disk is full ("),
         (PermissionError(errno.EACCES, "Permission denied", "a"), 2, "assay: a: Permission denied. Give"),
     ],
 )

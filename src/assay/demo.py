@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.files import whole
+from assay.files import whole, whole_folder
 
 TRUTH, FAULTY = "truth.csv", "labels.csv"
 HELD_BACK = 0.2  # for validation, whose labels stay true
@@ -24,7 +22,7 @@ def write_digits(folder: Path) -> None:
     """Write 1,797 grey PNG pictures of 32 x 32 pixels into `folder/0` ... `folder/9`, whole or not at all.
 
     The same bytes every time. A folder that has them already is left alone.
-    Raises DataError for a folder that holds something else, OSError where the disk does not take them.
+    Raises DataError for a folder that holds something else, SpaceError or RunError where the disk does not take them.
     Source: UCI Optical Recognition of Handwritten Digits, through scikit-learn.
     """
     if _holds_digits(folder):
@@ -34,13 +32,8 @@ def write_digits(folder: Path) -> None:
             f"{folder}: holds something else than the digits, and nothing is written over. "
             "Remove it, or choose another folder with --run."
         )
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
-    try:
+    with whole_folder(folder) as beside:  # an empty folder may be there
         _write(beside)
-        os.replace(beside, folder)  # an empty folder may be there
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_labels(folder: Path, *, seed: int = 0) -> None:

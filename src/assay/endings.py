@@ -17,9 +17,9 @@ from types import FrameType
 
 import typer
 
-from assay.errors import AssayError
+from assay.errors import AssayError, SpaceError
+from assay.files import append, full_disk
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's and NCCL's words
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -37,6 +37,8 @@ def reported(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
             yield
     except (typer.Exit, BrokenPipeError):  # the reader of our output has left: typer ends quietly
         raise
+    except SpaceError as error:
+        raise _ended(2, f"{error} {stopped}") from error
     except AssayError as error:
         raise _ended(2, str(error)) from error
     except KeyboardInterrupt as error:
@@ -46,7 +48,8 @@ def reported(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
             raise
         raise _ended(error.code, f"stopped. {stopped}") from error
     except Exception as error:
-        message = _of_the_disk(error) or _of_the_processes(error)
+        full = full_disk(error)
+        message = f"{full} {stopped}" if full else _of_the_disk(error) or _of_the_processes(error)
         if message:
             raise _ended(2, message) from error
         raise _ended(1, lambda: _fault(run)) from error
@@ -94,12 +97,10 @@ def _of_the_processes(error: Exception) -> str:
 
 
 def _of_the_disk(error: Exception) -> str:
-    """What to say of a disk that is full or closed to us, wherever that showed; else nothing."""
-    if not isinstance(error, OSError) or error.errno not in (*FULL, *CLOSED):
+    """What to say of a disk that is closed to us, wherever that showed; else nothing."""
+    if not isinstance(error, OSError) or error.errno not in CLOSED:
         return ""
     at = f"{error.filename}: " if error.filename else ""
-    if error.errno in FULL:
-        return f"{at}the disk is full. What was written before is intact; free some space and repeat."
     return f"{at}{error.strerror}. Give permission to it, or choose another place."
 
 
@@ -110,8 +111,8 @@ def _fault(run: Path | None) -> str:
     log = run / "log.jsonl" if run is not None else None
     if log is not None and log.is_file():
         entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "fault": lines}
-        with suppress(OSError), open(log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with suppress(OSError, AssayError):
+            append(log, f"{json.dumps(entry)}\n".encode())
     kept = f" They are in {log} too." if log is not None and log.is_file() else ""
     return f"this is a fault of the program, not yours. Please report it with the lines above.{kept}"
 

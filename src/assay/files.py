@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, also where the disk is full."""
 
 from __future__ import annotations
 
@@ -12,28 +12,94 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from assay.errors import RunError, SpaceError
+from assay.errors import AssayError, RunError, SpaceError
 
+SPARE = 64 << 20  # bytes that stay free beside what a step is known to need
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "it would be larger than files may be here (`ulimit -f`)",
+}
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a name beside `path` to write to; it becomes `path` once written and on disk.
+
+    Without `sync` it may not be on disk yet: for one of many files whose list is written last.
+    Raises SpaceError or RunError, with `path` as it was before, where the disk is full or read-only.
+    """
+    beside = _beside(path)
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield beside
+            if sync:
+                with open(beside, "rb") as written:
+                    os.fsync(written.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, *, by_way_of: Path | None = None) -> Iterator[Path]:
+    """Give a new folder beside `path`, or `by_way_of`, to fill; it takes the place of `path` once it is filled.
 
     Raises SpaceError or RunError, with `path` as it was before, where the disk is full or read-only.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = by_way_of or _beside(path)
+    with writing(path):
+        shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
+        try:
+            beside.mkdir(parents=True)
+            yield beside
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(beside, path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise SpaceError or RunError for whatever a full or read-only disk makes of the block, which writes `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise _explain(error, path) from error
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason = os.strerror(error.errno)
+            raise RunError(f"{path}: cannot be written ({reason}). Choose another place for it.") from error
+        if full := full_disk(error, path):
+            raise full from error
+        raise
+
+
+@contextmanager
+def writing_below(folder: Path) -> Iterator[None]:
+    """Raise SpaceError where a disk is full in the block, which writes files in `folder` by whatever library."""
+    try:
+        yield
+    except Exception as error:
+        if full := full_disk(error, _named(error) or folder):
+            raise full from error
+        raise
+
+
+def full_disk(error: Exception, path: Path | None = None) -> SpaceError | None:
+    """What to say of an error that means that a disk is full, whichever library raised it; None for other errors.
+
+    `path` is what was written: without it, what the error names.
+    """
+    reason = _reason_of_full(error)
+    if reason is None or isinstance(error, AssayError):
+        return None
+    at = path or _named(error)
+    where = f"{at}: " if at else ""
+    free = f" ({_free(at) / 2**20:,.1f} MiB are free in {_existing(at.absolute().parent)})" if at else ""
+    return SpaceError(f"{where}{reason}{free}. What was written before is intact; free some space and repeat.")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,6 +111,32 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def append(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Add to the end of a file: all of it or nothing; on disk at the end, with `sync`.
+
+    Raises SpaceError or RunError, with the file as it was before, where the disk is full or read-only.
+    """
+    with writing(path), open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            if not before:  # it was not there, or empty
+                path.unlink()
+            raise
+
+
+def copy(file: Path, place: Path) -> None:
+    """Copy a file with its dates; whole or not at all."""
+    with whole(place) as beside:
+        shutil.copy2(file, beside)
 
 
 def link(file: Path, place: Path) -> None:
@@ -66,10 +158,10 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
     Raises SpaceError.
     """
-    free = shutil.disk_usage(_existing(folder)).free
-    if free < needed + (64 << 20):
+    free = _free(folder)
+    if free < needed + SPARE:
         raise SpaceError(
-            f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB, and 64 MiB to spare; "
+            f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB, and {SPARE >> 20} MiB to spare; "
             f"{free / 2**20:,.0f} MiB are free. Free some space, or choose another place."
         )
 
@@ -89,9 +181,36 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _explain(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpaceError(f"{path}: the disk is full. What was written before is intact; free some space and repeat.")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return RunError(f"{path}: cannot be written ({os.strerror(error.errno)}). Choose another place for it.")
-    return error
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def _free(place: Path) -> int:
+    return shutil.disk_usage(_existing(place.absolute())).free
+
+
+def _named(error: Exception) -> Path | None:
+    """The file that an error of the system names."""
+    names = [getattr(error, "filename2", None), getattr(error, "filename", None)]  # the second one is the copy
+    return next((Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)), None)
+
+
+def _reason_of_full(error: BaseException | None) -> str | None:
+    """Why there is no room, of an error or of what led to it.
+
+    Rust libraries (safetensors, polars) raise errors of their own, with the words of the system in the text; closing
+    an archive that could not be written raises another error over the first.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.errno in _FULL:
+                return _FULL[error.errno]
+        else:
+            text = str(error).lower()
+            for number, reason in _FULL.items():
+                if os.strerror(number).lower() in text:
+                    return reason
+            if "disk is full" in text or "not enough space" in text:  # SQLite; Windows
+                return _FULL[errno.ENOSPC]
+        error = error.__cause__ or error.__context__
+    return None

@@ -25,7 +25,7 @@ from assay.evidence.report import write_report
 from assay.evidence.tables import plain_lines, split_tables
 from assay.figures.metrics import to_json
 from assay.figures.paired import gains
-from assay.files import fingerprint, write_json, write_text
+from assay.files import append, fingerprint, whole, write_json, write_text, writing_below
 from assay.labels.corrections import told
 from assay.labels.ledger import Ledger
 from assay.labels.pictures import by_path
@@ -115,7 +115,7 @@ def train(
     together = processes(chosen)
     main = together.is_main_process
     keep_freed_memory()
-    with lock(folder) if main else nullcontext(), graceful():
+    with writing_below(folder), lock(folder) if main else nullcontext(), graceful():
         memory = PeakMemory()
         log = _Log(folder / "log.jsonl", watch or Silent(), memory) if main else Silent()
         with tracked(log, folder, loaded.plan.track if main else ()) as telling:
@@ -216,7 +216,8 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch, *, holds
     write_json(folder / "environment.json", environment(processes=processes))
     samples.write(folder / "samples.parquet")
     frequencies = split_table(samples)
-    frequencies.write_csv(folder / "splits.csv")
+    with whole(folder / "splits.csv") as beside:
+        frequencies.write_csv(beside)
     for part in ("train", "val", "test"):
         found = samples.part(part)
         if len(found):
@@ -268,6 +269,8 @@ def _finish(
     key = _result_key(state, open_test)
     if _finished_as(folder) == key:
         context.watch.line(f"nothing to do: {folder} is finished and unchanged")
+        if open_test and not (folder / REPORT).exists():  # the disk was full at the very end
+            _report(folder, context)
         return
     samples = state.samples
     saved = load_model(state.model)
@@ -275,8 +278,8 @@ def _finish(
     done = (path.parent.relative_to(context.folder).as_posix() for path in context.folder.rglob("done.json"))
     names = sorted(done, key=by_path)
     steps = [{"name": name, **read_done(context.folder / name)} for name in names]
-    whole = [step for step in steps if "/" not in step["name"]]  # a repeat has the scores of its last round
-    scores = next((step["scores"] for step in reversed(whole) if "scores" in step), None)
+    top = [step for step in steps if "/" not in step["name"]]  # a repeat has the scores of its last round
+    scores = next((step["scores"] for step in reversed(top) if "scores" in step), None)
     context.watch.line("baselines")
     known = baselines(
         samples,
@@ -318,7 +321,8 @@ def _finish(
 def _report(folder: Path, context: Context) -> None:
     """The page of the run. All figures are written by now, so what a user can mend in it is said and ends no run."""
     try:
-        path = write_report(folder, setting=Setting(n=ON_MAP), device=context.device, watch=context.watch)
+        with writing_below(folder):
+            path = write_report(folder, setting=Setting(n=ON_MAP), device=context.device, watch=context.watch)
     except AssayError as error:
         context.watch.line(f"no report was written: {error}")
     else:
@@ -338,6 +342,5 @@ class _Log(Passing):
 
     def line(self, text: str) -> None:
         entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        append(self._path, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
         super().line(text)

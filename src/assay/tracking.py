@@ -97,7 +97,10 @@ class _Telling(Passing):
 
     def finish(self) -> None:
         for tracker in self._trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except Exception as error:  # of many kinds, and no reason to end a run otherwise than it ends
+                self.line(f"  track: {tracker.name}: it could not end ({error})")
         self._trackers = []
 
     def _log(self, tracker: Any, values: dict[str, float]) -> None:

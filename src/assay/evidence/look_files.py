@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from assay.evidence.look_run import Looking, Picture, looking, read_pictures
 from assay.evidence.look_sheet import cam_lines, in_words, maps_line, png, sheet
 from assay.evidence.looks import Answered, Cam, Look, Maps, Pixels, Wanted, classes_of, look
 from assay.evidence.page.folder import RunFound
-from assay.files import fingerprint, whole, write_json
+from assay.files import fingerprint, whole, whole_folder, write_json
 from assay.labels.pictures import shown
 from assay.predictions.inference import move, weights_hash
 from assay.training.hardware import Hardware
@@ -80,19 +79,17 @@ def described(chosen: Looking, picture: Picture, seen: Look) -> tuple[dict[str, 
 
 def kept(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The looks of a run that are whole, each with its folder, the newest first."""
-    files = sorted(looks_of(run).glob(f"*/{NAME}"), key=lambda path: (-path.stat().st_mtime, path))
+    files = sorted(looks_of(run).glob(f"[!.]*/{NAME}"), key=lambda path: (-path.stat().st_mtime, path))
     return [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in files]
 
 
 def _write(folder: Path, told: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """The files of a look, look.json last; an earlier look at the same picture goes first."""
-    if folder.exists():
-        (folder / NAME).unlink(missing_ok=True)
-        shutil.rmtree(folder)
-    for name, data in files.items():
-        with whole(folder / name) as beside:
-            beside.write_bytes(data)
-    write_json(folder / NAME, told)
+    """The files of a look, in place of an earlier one at the same picture."""
+    with whole_folder(folder) as beside:
+        for name, data in files.items():
+            with whole(beside / name) as place:
+                place.write_bytes(data)
+        write_json(beside / NAME, told)
 
 
 def _folder_name(name: str) -> str:

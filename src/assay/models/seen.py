@@ -6,6 +6,7 @@ that is more.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,8 +66,10 @@ def write_hashes(path: Path, pictures: Seen) -> None:
     if len(pictures) == 0:
         path.unlink(missing_ok=True)
         return
-    with whole(path) as beside, open(beside, "wb") as file:
-        np.save(file, pictures)
+    held = io.BytesIO()  # numpy writing to a full disk raises an error that does not say so
+    np.save(held, pictures)
+    with whole(path) as beside:
+        beside.write_bytes(held.getbuffer())
 
 
 def count_seen(pictures: Seen, samples: Samples) -> int:

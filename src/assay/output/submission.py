@@ -15,8 +15,8 @@ from typing import TextIO
 
 import numpy as np
 
-from assay.errors import DataError, ModelError
-from assay.files import whole
+from assay.errors import AssayError, DataError, ModelError
+from assay.files import append, whole
 from assay.labels.pictures import shown
 from assay.output.columns import Column
 from assay.output.forms import Layout
@@ -65,10 +65,12 @@ def note_in_run(run: Path, out: Path, *, pictures: int, form: str, watch: Watch)
     line = [os.path.abspath(out), digest, datetime.now(UTC).isoformat(timespec="seconds"), str(pictures), form]
     notes = run / "submissions.csv"
     try:
-        with open(notes, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            _write(file, [list(NOTED), line] if file.tell() == 0 else [line], ",")
-    except OSError as error:
-        watch.line(f"{shown(notes)}: {shown(out)} could not be noted there ({error.strerror}).")
+        begun = notes.exists() and notes.stat().st_size > 0
+        held = io.StringIO(newline="")
+        _write(held, [line] if begun else [list(NOTED), line], ",")
+        append(notes, held.getvalue().encode("utf-8", "surrogateescape"))
+    except (AssayError, OSError) as error:
+        watch.line(f"{shown(out)} could not be noted in the run. {error}")
 
 
 def _require_writable_kind(out: Path, layout: Layout) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from assay.errors import RunError
 from assay.files import fingerprint, require_space, whole
 from assay.models.classifier import Classifier
 from assay.models.folding import folded
@@ -19,7 +20,7 @@ from assay.pixels.augment import Chosen, Variation, augment, framed
 from assay.pixels.cache import Cache
 from assay.pixels.draws import contents, keys
 from assay.pixels.geometry import WHOLE, Frame
-from assay.predictions.predict import answers
+from assay.predictions.predict import answered, answers
 from assay.progress import Watch
 from assay.training.hardware import Hardware, candidates, choose
 
@@ -91,20 +92,41 @@ class Inference:
         drawn += "" if view.chosen is None else str([view.chosen[name] for name in ids])
         key = fingerprint(weights_hash(self.classifier.backbone), self.cache.key, str(self.size), drawn, *ids)
         path = folder / f"features-{key}.npy"
-        if not path.exists():
-            shape = (len(ids), self.classifier.feature_count)
+        shape = (len(ids), self.classifier.feature_count)
+        found = _mapped(path, shape)
+        if found is None:
             require_space(folder, 4 * shape[0] * shape[1], "the features of the pictures")
             self.classifier.eval()
             example = self.hardware.place(next(self.batches(ids[:1])))
             watch.begin("features", len(ids))
-            with folded(self.classifier.backbone, example), whole(path) as beside:
-                out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+            with folded(self.classifier.backbone, example):
                 source = self.batches(ids, view)
-                answers(self.classifier.features, source, hardware=self.hardware, out=out, done=watch.advance)
-                out.flush()
+                batches = answered(self.classifier.features, source, hardware=self.hardware, done=watch.advance)
+                _write(path, batches, shape)
             watch.end()
-        found: Array = np.load(path, mmap_mode="r")
+            found = _mapped(path, shape)
+        if found is None:
+            raise RunError(f"{path}: was changed while it was made. Repeat the command.")
         return found
+
+
+def _write(path: Path, batches: Iterator[Array], shape: tuple[int, int]) -> None:
+    """Write rows of a float32 array, batch by batch, as a .npy file, whole or not at all."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    # Written, not mapped: a full disk is then an error, where a mapped page would kill the process.
+    with whole(path) as beside, open(beside, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch, dtype="<f4").data)
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> Array | None:
+    """The array in a .npy file, mapped to be read; None where the file is not there, or not whole."""
+    try:
+        found: Array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.float32 else None
 
 
 def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tuple[Hardware, dict[str, float]]:

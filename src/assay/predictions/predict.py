@@ -127,13 +127,24 @@ def answers(
     out: Array,
     done: Callable[[int], None] = lambda count: None,
 ) -> Array:
-    """Fill `out` (N, width), which may be memory-mapped, with the network's answers, batch by batch."""
+    """Fill `out` (N, width) with the network's answers, batch by batch."""
     row = 0
-    with torch.inference_mode():
-        for batch in batches:
-            with hardware.autocast():
-                values = network(hardware.place(batch))
-            out[row : row + len(batch)] = values.float().cpu().numpy()
-            row += len(batch)
-            done(len(batch))
+    for values in answered(network, batches, hardware=hardware, done=done):
+        out[row : row + len(values)] = values
+        row += len(values)
     return out
+
+
+def answered(
+    network: nn.Module | Callable[[Tensor], Tensor],
+    batches: Iterator[Tensor],
+    *,
+    hardware: Hardware,
+    done: Callable[[int], None] = lambda count: None,
+) -> Iterator[Array]:
+    """The network's answers (B, width) for each batch."""
+    for batch in batches:
+        with torch.inference_mode(), hardware.autocast():
+            values = network(hardware.place(batch)).float().cpu().numpy()
+        yield values
+        done(len(values))

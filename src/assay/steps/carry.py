@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.evidence.tables import frequency_lines
-from assay.files import fingerprint, write_json
+from assay.files import copy, fingerprint, write_json
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions
@@ -205,9 +205,7 @@ def put_aside(run: Path, files: Sequence[Path]) -> None:
 def keep_copy(run: Path, file: Path) -> None:
     """Copy to history/ what a new plan will change."""
     if file.exists():
-        place = run / "history" / _stamp() / file.relative_to(run)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, place)
+        copy(file, run / "history" / _stamp() / file.relative_to(run))
 
 
 def _stamp() -> str:

@@ -19,7 +19,7 @@ from assay.balance.likeness import Likeness, likeness
 from assay.balance.synthesis import Course, learn, make
 from assay.evidence.sheets import first_of, write_sheet
 from assay.figures.distances import Floats
-from assay.files import write_json
+from assay.files import whole, write_json
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.models.classifier import Classifier
@@ -117,9 +117,9 @@ def _samples(context: Context, head: Head, code: int) -> Path:
 
 
 def _write(folder: Path, code: int, pictures: Pixels) -> None:
-    picture_file(folder, code, 0).parent.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(picture_file(folder, code, number))
+        with whole(picture_file(folder, code, number), sync=False) as beside:  # made.json says when all are there
+            Image.fromarray(picture).save(beside, format="PNG")
 
 
 def _write_beside_real(known: Known, generator: Generator, wanted: dict[int, int], context: Context) -> None:

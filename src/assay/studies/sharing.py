@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from assay.files import copy, link, whole_folder
 from assay.labels.edits import PERSON
 from assay.labels.ledger import Entry, Ledger, covers
 from assay.plan import Plan, load
@@ -26,8 +26,7 @@ def share(target: Path, plan: Plan, donors: Sequence[Path]) -> list[str]:
         _link_files(donor / FOLDER, target / FOLDER)
         for name in ("hardware.json", RECORD):
             if (donor / name).exists() and not (target / name).exists():
-                target.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(donor / name, target / name)
+                copy(donor / name, target / name)
     found = [(donor, _common(donor, plan)) for donor in donors if (donor / "plan.yaml").exists()]
     if not found:
         return []
@@ -89,25 +88,17 @@ def _write(ledger: Ledger, entries: Sequence[Entry]) -> None:
 
 
 def _link_folder(source: Path, target: Path, *, by_way_of: Path) -> None:
-    """The folder with all its files, whole or not at all."""
-    shutil.rmtree(by_way_of, ignore_errors=True)
-    shutil.copytree(source, by_way_of, copy_function=_link)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(by_way_of, target)
+    """The folder with all its files, whole or not at all; what a kill left in `steps` would pass for a step."""
+    with whole_folder(target, by_way_of=by_way_of) as beside:
+        shutil.copytree(source, beside, copy_function=_link, dirs_exist_ok=True)
 
 
 def _link_files(source: Path, target: Path) -> None:
     """The files of a folder that are finished and not there yet."""
     for path in sorted(source.glob("[!.]*")):
         if path.is_file() and not (target / path.name).exists():
-            target.mkdir(parents=True, exist_ok=True)
-            _link(path, target / path.name)
+            link(path, target / path.name)
 
 
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one that knows no links
-        beside = Path(target).with_name(f".{Path(target).name}.part")
-        shutil.copy2(source, beside)
-        os.replace(beside, target)
+def _link(source: str, target: str) -> None:
+    link(Path(source), Path(target))

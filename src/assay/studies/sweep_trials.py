@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from assay.errors import RunError
-from assay.files import fingerprint
+from assay.files import append, fingerprint
 from assay.lock import lock
 from assay.studies.sweep_space import Point, Space, spelt
 from assay.sweep_settings import (
@@ -56,7 +57,7 @@ class Search:
         self.space, self.folder = space, folder
         _mend(folder / JOURNAL)
         place = str(folder / JOURNAL)
-        self._storage = JournalStorage(JournalFileBackend(place, JournalFileOpenLock(place)))
+        self._storage = JournalStorage(_Journal(place))
         with lock(folder / CLAIMS, wait=True):
             if not self._storage.get_all_studies():
                 optuna.create_study(storage=self._storage, study_name=STUDY, direction="maximize")
@@ -200,10 +201,29 @@ def _pruner(settings: AnyPruning) -> BasePruner:
 
 def _mend(journal: Path) -> None:
     """Cut off a last line that was only half written when its process was killed: it says nothing yet."""
-    writing = JournalFileOpenLock(str(journal))
-    writing.acquire()
-    try:
+    with _written_by_us(str(journal)):
         if journal.exists() and (text := journal.read_bytes()) and not text.endswith(b"\n"):
             os.truncate(journal, text.rfind(b"\n") + 1)
+
+
+class _Journal(JournalFileBackend):
+    """A journal whose lines are written whole or not at all: half a line on a full disk would spoil the next one."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place, JournalFileOpenLock(place))
+        self._place = place
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with _written_by_us(self._place):
+            append(Path(self._place), lines.encode(), sync=True)
+
+
+@contextmanager
+def _written_by_us(journal: str) -> Iterator[None]:
+    writing = JournalFileOpenLock(journal)
+    writing.acquire()
+    try:
+        yield
     finally:
         writing.release()

@@ -1,0 +1,100 @@
+"""A full disk, for real: every file of a run at which it may fill up, and every writer by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from assay.cli import app
+from conftest import write_pictures
+
+PLAN = """
+data: {{folder: {images}}}
+model: {{backbone: {backbone}}}
+hardware: {{precision: fp32, layout: contiguous}}
+{more}
+steps:
+  - probe: {{size: 32}}
+  - fit: {{size: 32, epochs: 2}}
+  - clean_labels: {{size: 32, action: drop}}
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("full") / "images", each=8)
+
+
+def filled_up(tmp_path: Path, commands: list[list[str]], way: str) -> list[list[str]]:
+    """What commands say on a disk that fills up again and again; the files of the disk are in `tmp_path`/copy."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    program = [sys.executable, str(Path(__file__).with_name("small_disk.py"))]
+    given = [tmp_path / "disk", tmp_path / "commands.json", tmp_path / "copy", way]
+    done = subprocess.run([*program, *map(str, given)], check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]  # -7 is SIGBUS
+    said: list[list[str]] = json.loads(done.stdout)
+    return said
+
+
+def told_of(said: list[str]) -> set[str]:
+    """The files at which the disk was full; each time that was the message, and the way out was in it."""
+    files = set()
+    for one in said:
+        message = " ".join(one.split())
+        assert one.startswith("2 ") or "no report was written" in message or "could not be noted" in message, one
+        assert "the disk is full (" in message or "it would be larger than files may be here" in message, one
+        assert "MiB are free in" in message, one
+        assert "free some space and repeat" in message, one
+        assert "Traceback" not in one, one
+        files.add(message.split(": the disk is full")[0].rpartition("/")[2])
+    return files
+
+
+def commands_in(folder: Path, plan: Path, images: Path) -> list[list[str]]:
+    run = str(folder / "run")
+    train = ["train", str(plan), "--run", run, "--device", "cpu"]
+    return [train, ["predict", run, str(images), "--out", str(folder / "labels.zip")]]
+
+
+def require_same(found: Path, plan: Path, images: Path, tmp_path: Path) -> None:
+    """What came of commands on a disk that filled up is what comes of them on one that does not."""
+    other = tmp_path / "other"
+    for command in commands_in(other, plan, images):
+        assert CliRunner().invoke(app, command).exit_code == 0
+    assert set(relative(other)) ^ set(relative(found)) == set()
+    for name in ("run/model/model.safetensors", "run/splits.csv", "run/steps/03-clean_labels/suspects.csv"):
+        assert (found / name).read_bytes() == (other / name).read_bytes()
+    before, after = (json.loads((place / "run" / "metrics.json").read_text()) for place in (other, found))
+    assert (after["key"], after["scores"]) == (before["key"], before["scores"])
+
+
+def relative(folder: Path) -> list[str]:
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and "tensorboard" not in path.parts
+    ]
+
+
+def test_a_disk_that_fills_up_at_every_file_costs_nothing_that_was_written(images, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN.format(images=images, backbone="test_efficientnet, weights: none", more=""))
+    said = filled_up(tmp_path, commands_in(tmp_path / "disk", plan, images), "every file")
+    every = {path.name for path in (tmp_path / "copy").rglob("*") if path.is_file() and path.stat().st_size}
+    assert not every - set.union(*map(told_of, said)) - {"hardware.json"}
+    require_same(tmp_path / "copy", plan, images, tmp_path)
+
+
+def test_a_disk_that_fills_up_anywhere_while_the_default_backbone_is_trained(images, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN.format(images=images, backbone="tf_efficientnet_lite0", more="track: tensorboard"))
+    said = filled_up(tmp_path, commands_in(tmp_path / "disk", plan, images), "growing")
+    assert {"checkpoint.safetensors", "model.safetensors"} <= set.union(*map(told_of, said))
+    require_same(tmp_path / "copy", plan, images, tmp_path)
