@@ -124,7 +124,7 @@ def test_no_run_is_left_and_pictures_go_where_they_should(
     Path("plan.yaml").write_text(tiny_plan(PROBE, f"{AUGMENTED}}}"))
     done = invoke("plan.yaml", "--out", "there", "--layers")
     assert done.exit_code == 0, done.output
-    assert sorted(path.name for path in Path("there").iterdir()) == ["schedule.png", "shown-02-fit.png"]
+    assert sorted(path.name for path in Path("there").iterdir()) == [".lock", "schedule.png", "shown-02-fit.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml", "scratch", "there"]
     assert list(scratch.iterdir()) == []
     for said in ("02-fit", "optimiser steps", "backbone.conv_stem", "written: there/schedule.png"):

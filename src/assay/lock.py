@@ -17,18 +17,21 @@ else:
     import fcntl
 
 
+FILE = ".lock"
+
+
 @contextmanager
-def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def lock(folder: Path, *, wait: bool = False, option: str = "--run") -> Iterator[None]:
     """Hold `folder` (made where it is missing) for writing; with `wait`, once whoever holds it has let go.
 
     The file `.lock` in it stays; what counts is the operating system's lock on it, so nothing has to
-    be tidied up after a `kill -9`.
+    be tidied up after a `kill -9`. `option` is what the command line names the folder by.
 
     Raises RunError where another process, or another place in this one, holds it.
     """
-    file = _open(folder)
+    file = _open(folder, option)
     try:
-        _take(file, folder, wait)
+        _take(file, folder, wait, option)
         os.truncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
         with suppress(OSError):  # on a full disk the message of another process goes without the pid
@@ -41,16 +44,21 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(file)  # which gives the lock back
 
 
-def _open(folder: Path) -> int:
+def holds_runs(folder: Path) -> bool:
+    """Return whether this program has written to `folder` under a lock: a run, or the runs of a search."""
+    return any((folder / name).is_file() for name in (FILE, f"claims/{FILE}"))
+
+
+def _open(folder: Path, option: str) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        return os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise RunError(f"{folder}: cannot be written ({reason}). Choose another folder with --run.") from error
+        raise RunError(f"{folder}: cannot be written ({reason}). Choose another folder with {option}.") from error
 
 
-def _take(file: int, folder: Path, wait: bool) -> None:
+def _take(file: int, folder: Path, wait: bool, option: str) -> None:
     try:
         if sys.platform == "win32":
             os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the pid: a locked one could not be read
@@ -61,10 +69,11 @@ def _take(file: int, folder: Path, wait: bool) -> None:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
             raise RunError(
                 f"{folder}: this disk cannot lock files ({os.strerror(error.errno or 0)}), so two runs could "
-                "spoil each other's files. Choose a folder on another disk with --run."
+                f"spoil each other's files. Choose a folder on another disk with {option}."
             ) from error
-        holder = (folder / ".lock").read_text(errors="replace").strip()
+        holder = (folder / FILE).read_text(errors="replace").strip()
         pid = f" (pid {holder})" if holder else ""
         raise RunError(
-            f"{folder}: another process{pid} is writing to this run. Wait for it, or choose another folder with --run."
+            f"{folder}: another process{pid} is writing to this run. Wait for it, or choose another folder with "
+            f"{option}."
         ) from None

@@ -10,10 +10,12 @@ from itertools import zip_longest
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from assay.errors import PlanError
 from assay.yaml_lines import Document, KeyPath, dots
+
+Detail = Mapping[str, Any]
+"""One error as pydantic tells it: type, loc, msg, input, ctx."""
 
 SHOWN = 5
 WANTED = {
@@ -69,7 +71,7 @@ def explain(error: ValidationError, document: Document, path: KeyPath, schema: M
     `schema` is the JSON schema of a whole plan: it knows which keys are known where. The several complaints
     about one value that fits no branch of a union become one problem.
     """
-    grouped: dict[KeyPath, list[ErrorDetails]] = {}
+    grouped: dict[KeyPath, list[Detail]] = {}
     for detail in error.errors(include_url=False):
         grouped.setdefault(located(document, path, detail), []).append(detail)
     found = []
@@ -81,7 +83,7 @@ def explain(error: ValidationError, document: Document, path: KeyPath, schema: M
     return found
 
 
-def located(document: Document, path: KeyPath, detail: ErrorDetails) -> KeyPath:
+def located(document: Document, path: KeyPath, detail: Detail) -> KeyPath:
     """The key path of an error in the part of a document at `path`.
 
     pydantic's `loc` also names the branches of unions; these are passed over. One called like a key beside the
@@ -133,9 +135,7 @@ def _sentence(problem: Problem) -> str:
     return f"{dots(problem.path) or 'the plan'}{gap}{problem.message}"
 
 
-def _messages(
-    details: Sequence[ErrorDetails], document: Document, path: KeyPath, schema: Mapping[str, Any]
-) -> Iterator[str]:
+def _messages(details: Sequence[Detail], document: Document, path: KeyPath, schema: Mapping[str, Any]) -> Iterator[str]:
     wanted = list(dict.fromkeys(_wanted(d) for d in details if d["type"] in WANTED))
     if wanted:
         value = details[0]["input"]
@@ -145,7 +145,7 @@ def _messages(
     yield from dict.fromkeys(_other(d, document, path, schema) for d in others)
 
 
-def _other(detail: ErrorDetails, document: Document, path: KeyPath, schema: Mapping[str, Any]) -> str:
+def _other(detail: Detail, document: Document, path: KeyPath, schema: Mapping[str, Any]) -> str:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -168,7 +168,7 @@ def _other(detail: ErrorDetails, document: Document, path: KeyPath, schema: Mapp
     return text
 
 
-def _wanted(detail: ErrorDetails) -> str:
+def _wanted(detail: Detail) -> str:
     context = detail.get("ctx", {})
     numbers = {name: f"{value:g}" for name, value in context.items() if isinstance(value, float)}
     return WANTED[detail["type"]].format(**{**context, **numbers})

@@ -210,8 +210,10 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch, *, holds
     changed = path.exists() and _untracked(path.read_text(encoding="utf-8")) != _untracked(text)
     if changed and holds:
         keep_copy(folder, path)
-    elif changed or (not holds and _finished_as(folder) is not None):
-        put_aside(folder, [*([path] if changed else []), *_results(folder)])
+    if not holds:
+        replaced = [*([path] if changed else []), *_other_data(folder, samples)]
+        if replaced or _finished_as(folder) is not None:
+            put_aside(folder, [*replaced, *_results(folder)])
     write_text(path, text)
     write_json(folder / "environment.json", environment(processes=processes))
     samples.write(folder / "samples.parquet")
@@ -230,6 +232,18 @@ def _describe(folder: Path, plan: Plan, samples: Samples, watch: Watch, *, holds
         watch.line(f"  note: {note}")
     for one in samples.left_out:
         watch.line(f"  left out: {one.path}: {one.reason}")
+
+
+def _other_data(folder: Path, samples: Samples) -> list[Path]:
+    """The files that describe the data of an earlier run, where that was other data."""
+    path = folder / "samples.parquet"
+    if not path.exists():
+        return []
+    try:
+        same = Samples.read(path).fingerprint() == samples.fingerprint()
+    except RunError:  # of another version, say: it is moved, not overwritten
+        same = False
+    return [] if same else [path, folder / "splits.csv"]
 
 
 def _untracked(text: str) -> str:

@@ -55,7 +55,7 @@ def find_in_folder(folder: Path) -> Found:
             for path in tree.pictures
             if not is_unicode(path)
         ),
-        notes=_others(tree.others),
+        notes=(*_others(tree.others), *_runs(tree.runs)),
     )
 
 
@@ -122,3 +122,10 @@ def _others(others: Sequence[str]) -> tuple[str, ...]:
     if not within:
         return ()
     return (f"{len(within)} files are no pictures by their ending and were passed over: {quoted(within, 3)}.",)
+
+
+def _runs(runs: Sequence[str]) -> tuple[str, ...]:
+    if not runs:
+        return ()
+    many = "folders that hold runs were" if len(runs) > 1 else "folder that holds a run was"
+    return (f"{len(runs)} {many} passed over: {quoted(runs, 3)}.",)

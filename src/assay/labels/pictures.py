@@ -9,9 +9,10 @@ import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from assay.errors import DataError
+from assay.lock import holds_runs
 
 PICTURE_ENDINGS = frozenset({
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm",
@@ -50,16 +51,18 @@ def is_unicode(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a folder, hidden names aside: paths relative to it, naturally sorted."""
+    """What lies below a folder, but for hidden names and runs: paths relative to it, naturally sorted."""
 
     pictures: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)  # folders that this program wrote: nothing in them is listed
 
 
 def walk(root: Path) -> Tree:
-    """All that lies below a folder; links are followed within it.
+    """All that lies below a folder; links are followed within it, folders that hold a run are passed over.
 
+    Runs lie among the images where a person trains in the folder of the images. Their charts are no data.
     Raises DataError for a missing or unreadable folder, and for a link that leaves it or goes round.
     """
     if not root.is_dir():
@@ -75,13 +78,24 @@ def walk(root: Path) -> Tree:
             if entry.is_dir():
                 if place in chain:
                     raise DataError(f"{shown(root / path)}: this link goes round in a circle. Remove it.")
+                if holds_runs(root / path):
+                    tree.runs.append(path)
+                    continue
                 tree.folders.append(path)
                 waiting.append((path + "/", (*chain, place)))
             else:
                 (tree.pictures if is_picture(entry.name) else tree.others).append(path)
-    for paths in (tree.pictures, tree.others, tree.folders):
+    _drop_empty_parents(tree)
+    for paths in (tree.pictures, tree.others, tree.folders, tree.runs):
         paths.sort(key=by_path)
     return tree
+
+
+def _drop_empty_parents(tree: Tree) -> None:
+    """Take out the folders that hold runs and nothing else, which would be classes without an image."""
+    for parent in {f"{above}/" for run in tree.runs for above in map(str, PurePosixPath(run).parents) if above != "."}:
+        if not any(path.startswith(parent) for path in (*tree.pictures, *tree.others)):
+            tree.folders.remove(parent[:-1])
 
 
 def _entries(root: Path, above: str) -> list[os.DirEntry[str]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import timm
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from torch import nn
 
 from assay.errors import ModelError
@@ -66,7 +65,7 @@ def options_of(name: str, given: Mapping[str, Any]) -> Settings:
         raise ModelError(f"backbone {name}: options: {wrong}. {takes}.") from error
 
 
-def _said(problem: ErrorDetails) -> str:
+def _said(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     name, message = ".".join(map(str, problem["loc"])), problem["msg"]

@@ -13,6 +13,7 @@ from assay.default_plan import SIZE
 from assay.evidence.charts import save
 from assay.evidence.rates import over_plan
 from assay.labels.samples import Samples
+from assay.lock import lock
 from assay.models.classifier import build_classifier
 from assay.models.layer_table import Layer, layers
 from assay.opening import Opened, open_plan
@@ -97,12 +98,14 @@ def preview(
         if memory is not None:
             watch.line(f"trying batches for {memory[0]}")
             steps = with_largest_batches(rehearsal, steps, memory[1], said=memory[0])
+        with lock(out, option="--out"):  # which also says that what lies there is no data
+            drawn = (_chart(out, steps, tried), *write_sheets(opened, tried, out))
         return Preview(
             steps,
             {part: len(opened.samples.part(part)) for part in ("train", "val", "test")},
             preparing_seconds(timed.events, counts, seconds),
             tuple(_layers(opened)) if with_layers else (),
-            (_chart(out, steps, tried), *write_sheets(opened, tried, out)),
+            drawn,
         )
 
 
