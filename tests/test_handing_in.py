@@ -340,7 +340,7 @@ def test_a_run_that_cannot_be_noted_in_is_said_and_nothing_is_lost(tmp_path: Pat
     (run / "submissions.csv").mkdir(parents=True)  # in the way, as a read-only folder is
     watch = Listening()
     note_in_run(run, out, pictures=1, form="table", watch=watch)
-    assert [("could not be noted there" in line, out.read_text()) for line in watch.lines] == [(True, "x")]
+    assert [("could not be noted in the run" in line, out.read_text()) for line in watch.lines] == [(True, "x")]
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -415,7 +415,11 @@ def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(h
         "pictures": 2,
         "unreadable": {},
     }
-    assert sorted(path.name for path in (here / "elsewhere").iterdir()) == ["model.safetensors", "spec.json"]
+    assert sorted(path.name for path in (here / "elsewhere").iterdir()) == [
+        "learnt_from.npy",
+        "model.safetensors",
+        "spec.json",
+    ]
     assert not (here / "run" / "submissions.csv").exists()
 
 

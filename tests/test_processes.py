@@ -171,14 +171,15 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("launcher", "end", "message"),
+    ("launcher", "end", "messages"),
     [
-        (ACCELERATE, "error", "it is planted. Dig it out."),
-        ([*TORCHRUN, "--"], "kill", "another process of this run ended, and it did not say why"),
+        (ACCELERATE, "error", ["it is planted. Dig it out."]),
+        # torchrun may stop the one that is left before that one notices
+        ([*TORCHRUN, "--"], "kill", ["another process of this run ended, and it did not say why", "stopped. "]),
     ],
 )
 def test_one_that_ends_early_ends_the_other_and_one_message_says_why(
-    launcher: list[str], end: str, message: str, tiny_plan: Callable[..., str], tmp_path: Path
+    launcher: list[str], end: str, messages: list[str], tiny_plan: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "ending.py").write_text(ENDING)
     (tmp_path / "plan.yaml").write_text(tiny_plan("fit: {size: 32, epochs: 9, batch: 8}"))
@@ -187,7 +188,7 @@ def test_one_that_ends_early_ends_the_other_and_one_message_says_why(
     assert done.returncode != 0
     assert lines(run)[0] == "2 processes"
     assert done.stderr.count("assay: ") == 1
-    assert f"assay: {message}" in done.stderr
+    assert any(f"assay: {message}" in done.stderr for message in messages)
 
 
 TRAIN = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
