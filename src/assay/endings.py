@@ -69,7 +69,7 @@ def first_to_fail(environment: Mapping[str, str]) -> bool:
     When one process ends, the others fail in the next exchange with it. They ask the store that torchrun keeps for
     them; where there is none, or it cannot be reached, every process is to speak.
     """
-    if not _is_one_of_several(environment) or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if process_count(environment) == 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # 2 s, which one process need not wait for
 
@@ -82,13 +82,14 @@ def first_to_fail(environment: Mapping[str, str]) -> bool:
         return True
 
 
-def _is_one_of_several(environment: Mapping[str, str]) -> bool:
-    return environment.get("WORLD_SIZE", "1") != "1"
+def process_count(environment: Mapping[str, str]) -> int:
+    """Return how many processes this one is one of."""
+    return int(environment.get("WORLD_SIZE", "1"))
 
 
 def _of_the_processes(error: Exception) -> str:
     """What to say where an exchange with another process failed; else nothing."""
-    if not _is_one_of_several(os.environ) or not any(words in str(error) for words in LOST):
+    if process_count(os.environ) == 1 or not any(words in str(error) for words in LOST):
         return ""
     return (
         "another process of this run ended, and it did not say why: it was killed, perhaps for want of memory. "

@@ -175,6 +175,12 @@ def fingerprint(*parts: str | bytes) -> str:
     return digest.hexdigest()[:16]
 
 
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _existing(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

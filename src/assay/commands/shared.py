@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from assay.endings import process_count
 from assay.errors import RunError
 from assay.progress import Silent, Watch, watch_for
 
@@ -80,7 +81,7 @@ def is_main() -> bool:
 
 def require_one_process(command: str) -> None:
     """Refuse to be one of several processes. Raises RunError."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count(os.environ) > 1:
         raise RunError(f"{command}: it works in one process; start it without torchrun or accelerate launch.")
 
 

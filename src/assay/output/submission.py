@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import zipfile
@@ -16,7 +15,7 @@ from typing import TextIO
 import numpy as np
 
 from assay.errors import AssayError, DataError, ModelError
-from assay.files import append, whole
+from assay.files import append, hash_file, whole
 from assay.labels.pictures import shown
 from assay.output.columns import Column
 from assay.output.forms import Layout
@@ -60,9 +59,7 @@ def member_of(out: Path, layout: Layout) -> str | None:
 
 def note_in_run(run: Path, out: Path, *, pictures: int, form: str, watch: Watch) -> None:
     """Add a line on a file handed out to the run's submissions.csv; where it cannot be, say so."""
-    with open(out, "rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    line = [os.path.abspath(out), digest, datetime.now(UTC).isoformat(timespec="seconds"), str(pictures), form]
+    line = [os.path.abspath(out), hash_file(out), datetime.now(UTC).isoformat(timespec="seconds"), str(pictures), form]
     notes = run / "submissions.csv"
     try:
         begun = notes.exists() and notes.stat().st_size > 0

@@ -23,7 +23,7 @@ from assay.repair.judges import IN_WORDS, judged, only, persons_cells, without_p
 from assay.repair.suspect_edits import Judge, capped, edits, refuse_emptied
 from assay.steps.clean_settings import CleanLabelsSettings
 from assay.steps.judging import by_features, by_fine_tuning, starts_from
-from assay.steps.start import seen_by
+from assay.steps.start import trained_before
 from assay.steps.state import Context, State, StepResult
 from assay.steps.suspects import Found, details_of, tell, write_suspects
 from assay.steps.validated import heads_named
@@ -75,7 +75,8 @@ def _probabilities(
     if settings.weights is not None:
         model = model.model_copy(update={"weights": settings.weights, "init_from": None})
     context = replace(context, model=model)
-    refuse_seen(seen_by(starts_from(settings.fine_tune), state, context), samples, what=STEP)
+    trained_on, _ = trained_before(starts_from(settings.fine_tune), state, context)
+    refuse_seen(trained_on, samples, what=STEP)
     if settings.fine_tune is not None:
         return by_fine_tuning(settings.fine_tune, samples, fold, state=state, context=context)
     if model.weights == "none" and model.init_from is None:

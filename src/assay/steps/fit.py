@@ -23,7 +23,7 @@ from assay.steps.fit_parts import Part, consistency, trained_parts, unlabelled_p
 from assay.steps.fit_settings import FitSettings
 from assay.steps.history import write_history
 from assay.steps.soft_targets import soft_targets
-from assay.steps.start import classifier_for, describe_network, labelled_parts, learnt_by, seen_by
+from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
 from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
 from assay.training.job import Course, Job
@@ -59,10 +59,10 @@ def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Rea
     course = course_of(settings, train, context)
     balance = balance_of(settings, train, seed=course.seed)
     aim = aim_of(settings, train, balance)
-    trained_on = seen_by(settings.start, state, context)
+    trained_on, learnt_from = trained_before(settings.start, state, context)
     if settings.freeze != "backbone":
         trained_on = np.union1d(trained_on, seen(train.hashes))
-    learnt_from = np.union1d(learnt_by(settings.start, state, context), seen(train.hashes))
+    learnt_from = np.union1d(learnt_from, seen(train.hashes))
     saved = Saved(
         classifier,
         state.samples.space,

@@ -18,7 +18,7 @@ from assay.models.seen import seen
 from assay.pixels.decode import Resize
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
-from assay.steps.start import bare_classifier, describe_network, inference_for, labelled_parts, seen_by
+from assay.steps.start import bare_classifier, describe_network, inference_for, labelled_parts, trained_before
 from assay.steps.state import Context, State, StepResult
 from assay.training.linear import fit_linear
 
@@ -44,7 +44,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     space = state.samples.space
     # The features are those of the backbone before: a linear head adds nothing to what it has seen.
-    before = seen_by("previous", state, context)
+    before, _ = trained_before("previous", state, context)
     saved = Saved(
         classifier.cpu(),
         space,

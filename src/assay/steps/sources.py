@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from assay.errors import PlanError, RunError
-from assay.files import fingerprint, write_json
+from assay.files import fingerprint, hash_file, write_json
 from assay.labels.space import LabelSpace
 from assay.models.classifier import ModelSettings
 from assay.models.composite import model_files
@@ -181,17 +180,12 @@ def _of_model(folder: Path) -> str:
 
 def _of_member(folder: Path) -> str:
     """The content of a model, decisions and validation answers included: a combination takes all of it."""
-    return fingerprint(_of_files(folder), _hash_file(answers_file(folder)))
+    return fingerprint(_of_files(folder), hash_file(answers_file(folder)))
 
 
 def _of_files(folder: Path) -> str:
     files = model_files(folder)
-    return fingerprint(*(part for file in files for part in (str(file.relative_to(folder)), _hash_file(file))))
-
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint(*(part for file in files for part in (str(file.relative_to(folder)), hash_file(file))))
 
 
 _CONTENT: dict[Taken, Callable[[Path], str]] = {

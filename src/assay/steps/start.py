@@ -98,18 +98,13 @@ def bare_classifier(state: State, context: Context, *, size: int) -> Classifier:
     return build_classifier(settings, state.samples.space, seed=context.seed, base=context.base, size=size)
 
 
-def seen_by(start: str, state: State, context: Context) -> Seen:
-    """The pictures whose labels the backbone of `classifier_for` was trained on."""
+def trained_before(start: str, state: State, context: Context) -> tuple[Seen, Seen]:
+    """Return the images whose labels `classifier_for` was trained on: its backbone, and any layer that it keeps."""
     folder = _started_from(start, state, context)
     if folder is None:
-        return trained_on_at_start(context.model, context.base, context.run)
-    return read_seen(folder)
-
-
-def learnt_by(start: str, state: State, context: Context) -> Seen:
-    """Return the images whose labels any layer of `classifier_for` was trained on; a head that is new, on none."""
-    folder = _started_from(start, state, context)
-    return seen_by(start, state, context) if folder is None else learnt_before(folder, state.samples.space)
+        backbone = trained_on_at_start(context.model, context.base, context.run)
+        return backbone, backbone  # the head is new
+    return read_seen(folder), learnt_before(folder, state.samples.space)
 
 
 def _started_from(start: str, state: State, context: Context) -> Path | None:

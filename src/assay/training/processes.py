@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from assay.endings import process_count
 from assay.errors import PlanError
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def processes(device: str) -> Processes:
 
     Raises PlanError where all of them would take the same GPU.
     """
-    count = started(os.environ)
+    count = process_count(os.environ)
     if count == 1:
         return Alone()
     if ":" in device:
@@ -129,11 +130,6 @@ def processes(device: str) -> Processes:
             f"{device.partition(':')[0]}, and choose GPUs with CUDA_VISIBLE_DEVICES."
         )
     return Several(device)
-
-
-def started(environment: Mapping[str, str]) -> int:
-    """Return how many processes this one is one of."""
-    return int(environment.get("WORLD_SIZE", "1"))
 
 
 def asked_for_more(environment: Mapping[str, str]) -> str | None:
