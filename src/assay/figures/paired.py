@@ -53,9 +53,10 @@ def difference(one: Sequence[Estimate], other: Sequence[Estimate]) -> Figure:
 def gain(before: Sequence[Estimate], after: Sequence[Estimate]) -> Figure:
     """How much better `after` is, seed by seed: above 0 is better, also of a loss."""
     change = difference(before, after)
-    if higher_is_better(before[0].metric) or change.low is None or change.high is None:
-        return change if higher_is_better(before[0].metric) else replace(change, value=-change.value)
-    return replace(change, value=-change.value, low=-change.high, high=-change.low)
+    if higher_is_better(before[0].metric):
+        return change
+    low, high = (None if limit is None else -limit for limit in (change.high, change.low))
+    return replace(change, value=-change.value, low=low, high=high)
 
 
 def paired(figure: str) -> bool:
