@@ -10,10 +10,10 @@ DATA ?= data
 .PHONY: help setup demo test bench results clean
 
 help:
-	@echo "make demo      install, train on built-in pictures (handwritten digits) with spoilt labels, say what repairs gave back"
+	@echo "make demo      install, train on built-in images (handwritten digits) with spoilt labels, say what repairs gave back"
 	@echo "make test      install, then check the style, the types, the import contract, and run the tests"
 	@echo "make bench     compare the speed with other libraries on the data sets in DATA=$(DATA); writes docs/BENCHMARKS.md"
-	@echo "make results   train on the data sets in DATA=$(DATA) and write down the figures in docs/RESULTS.md"
+	@echo "make results   train on the data sets in DATA=$(DATA) and write down the metrics in docs/RESULTS.md"
 	@echo "make clean     remove what was installed and built; runs/ stays"
 
 setup: $(STAMP)
@@ -49,7 +49,7 @@ $(VENV)-bench/.installed: $(STAMP) benchmarks/requirements.txt
 
 bench: $(VENV)-bench/.installed
 	@test -f benchmarks/run.py || { echo "benchmarks/run.py is not here yet, so there is nothing to compare."; exit 1; }
-	@echo "Training every contender 3 times on the pictures in $(DATA); this takes hours. Writes docs/BENCHMARKS.md."
+	@echo "Training every contender 3 times on the images in $(DATA); this takes hours. Writes docs/BENCHMARKS.md."
 	$(VENV)-bench/bin/python -m benchmarks.run $(DATA)
 
 results: setup

@@ -1,1 +1,1 @@
-"""Speed and accuracy beside other ways to train the same model on the same pictures."""
+"""Speed and accuracy beside other ways to train the same model on the same images."""

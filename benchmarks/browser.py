@@ -2,7 +2,7 @@
 
     python -m benchmarks.browser PAGE.html OUT.png [--width 1200] [--height 1300] [--dark]
 
-writes the picture of a page, such as the one of the demo's report in the README.
+writes the image of a page, such as the one of the demo's report in the README.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def browser(profile: Path) -> Iterator[Page]:
 
 
 def main() -> None:
-    """Take a picture of the top of a page."""
+    """Take an image of the top of a page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("out", type=Path)

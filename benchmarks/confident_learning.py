@@ -29,17 +29,17 @@ def main() -> None:
     """Measure every case, or one of them in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pictures", type=int, help="instead of the sizes of the table, to try it")
-    parser.add_argument("--one", nargs=2, metavar=("WHO", "PICTURES"), help="measure in this process, print JSON")
+    parser.add_argument("--images", type=int, help="instead of the sizes of the table, to try it")
+    parser.add_argument("--one", nargs=2, metavar=("WHO", "IMAGES"), help="measure in this process, print JSON")
     given = parser.parse_args()
     if given.one:
         sys.stdout.write(json.dumps(measure(given.one[0], int(given.one[1]))) + "\n")
         return
-    cases = CASES if given.pictures is None else [(who, given.pictures) for who in ("assay", "cleanlab")]
+    cases = CASES if given.images is None else [(who, given.images) for who in ("assay", "cleanlab")]
     rows = [row(who, count, [observed(who, count) for _ in range(given.repeats)]) for who, count in cases]
     lines = table(["what", "labels", "suspects", "seconds (median)", "peak memory", "of it before", "goal"], rows)
     command = f"python -m benchmarks.confident_learning --repeats {given.repeats}"
-    if given.pictures is None:
+    if given.images is None:
         heading = f"Confident learning on {CLASSES} classes, a fifth of the labels wrong: `{command}`."
         replace_section("confident learning", ["", heading, "", *lines, ""])
     sys.stdout.write("\n".join(lines) + "\n")

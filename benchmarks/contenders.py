@@ -21,7 +21,7 @@ Line = dict[str, Any]  # as contest.Result prints it
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement: prepared pictures, a stage, and how long."""
+    """One measurement: prepared images, a stage, and how long."""
 
     data: Path
     stage: str  # frozen | unfrozen | both
@@ -65,7 +65,7 @@ def assay(job: Job, *, views: bool = False) -> Line:
     """Assay from its command line: a plan with the steps of the stage, in a run folder of its own.
 
     The frozen stage counts the whole step: decoding, the feature passes and the fit of the head. It trains on
-    plain pictures; with `views` on as many augmented views as there are epochs, as the peers do.
+    plain images; with `views` on as many augmented views as there are epochs, as the peers do.
     """
     plan, run = job.scratch / "plan.yaml", job.scratch / "run"
     plan.write_text(json.dumps(assay_plan(job, views=views)))  # JSON is YAML
@@ -73,15 +73,15 @@ def assay(job: Job, *, views: bool = False) -> Line:
     _, seconds, peak = observed([*command, "train", str(plan), "--run", str(run), "--json"])
     steps = [json.loads(path.read_text()) for path in sorted(run.glob("steps/*/done.json"))]
     last = steps[-1]
-    pictures = sum(1 for _ in (job.data / "train").glob("*/*"))
-    whole = pictures * job.epochs / last["seconds"]
-    frozen_setting = f"frozen: {job.epochs} augmented views" if views else "frozen: plain pictures, one pass"
-    accuracy = last["scores"]["figures"]["accuracy"]
+    images = sum(1 for _ in (job.data / "train").glob("*/*"))
+    whole = images * job.epochs / last["seconds"]
+    frozen_setting = f"frozen: {job.epochs} augmented views" if views else "frozen: plain images, one pass"
+    accuracy = last["scores"]["metrics"]["accuracy"]
     return {
         "name": "assay",
         "setting": frozen_setting if job.stage == "frozen" else json.dumps(last["details"]["hardware"]),
         "stage": job.stage,
-        "pictures_per_second": round(whole if job.stage == "frozen" else last["details"]["pictures_per_second"], 2),
+        "images_per_second": round(whole if job.stage == "frozen" else last["details"]["images_per_second"], 2),
         "seconds": round(seconds, 2),
         "epochs": job.epochs,
         "accuracy": accuracy["value"],

@@ -45,24 +45,24 @@ class Task:
 
 @dataclass
 class Clock:
-    """Counts the pictures trained on, and the seconds spent on that (loading included, validation not)."""
+    """Counts the images trained on, and the seconds spent on that (loading included, validation not)."""
 
     max_seconds: float | None = None
-    pictures: int = 0
+    images: int = 0
     seconds: float = 0.0
     complete: bool = True
-    marks: list[tuple[float, int]] = field(default_factory=list)  # (seconds, pictures) after each step
+    marks: list[tuple[float, int]] = field(default_factory=list)  # (seconds, images) after each step
     _since: float | None = None
 
     def start(self) -> None:
         """An epoch's training begins, before its loader is started."""
         self._since = time.perf_counter()
 
-    def step(self, pictures: int) -> bool:
+    def step(self, images: int) -> bool:
         """A step is done; true where the time that was given is over."""
         self._take()
-        self.pictures += pictures
-        self.marks.append((self.seconds, self.pictures))
+        self.images += images
+        self.marks.append((self.seconds, self.images))
         if self.max_seconds is not None and self.seconds >= self.max_seconds:
             self.complete = False
         return not self.complete
@@ -73,10 +73,10 @@ class Clock:
         self._since = None
 
     def rate(self, *, skip: int = 0) -> float:
-        """Pictures per second; without the first `skip` steps, if asked."""
+        """Images per second; without the first `skip` steps, if asked."""
         if skip and len(self.marks) > skip:
-            return (self.pictures - self.marks[skip - 1][1]) / (self.marks[-1][0] - self.marks[skip - 1][0])
-        return self.pictures / self.seconds if self.seconds else 0.0
+            return (self.images - self.marks[skip - 1][1]) / (self.marks[-1][0] - self.marks[skip - 1][0])
+        return self.images / self.seconds if self.seconds else 0.0
 
     def _take(self) -> None:
         if self._since is not None:
@@ -91,14 +91,14 @@ class Result:
     name: str
     setting: str
     stage: str
-    pictures_per_second: float
+    images_per_second: float
     seconds: float  # from reading the folder to the last validation; imports and tuning left out
     epochs: int
     accuracy: float | None
     n_val: int
     peak_memory_mb: float
     complete: bool = True
-    flops_per_picture: float | None = None
+    flops_per_image: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     def print(self) -> None:

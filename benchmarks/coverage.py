@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from assay.figures.intervals import Figure
-from assay.figures.metrics import HeadScore, overall, score
-from assay.figures.paired import difference, estimate, over_seeds
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.intervals import Metric
+from assay.metrics.metrics import HeadScore, overall, score
+from assay.metrics.paired import difference, estimate, over_seeds
 from benchmarks.page import replace_section, table
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ class World:
     @property
     def space(self) -> LabelSpace:
         names = tuple(f"c{number}" for number in range(len(self.rates)))
-        return LabelSpace((Head("all", names, "independent" if self.tags else "exclusive"),))
+        return LabelSpace((Head("all", names, "multilabel" if self.tags else "multiclass"),))
 
 
 TAIL = 0.65 ** np.arange(12)
@@ -105,7 +105,7 @@ def truth(world: World, sharpness: float, random: np.random.Generator) -> Truth:
     codes = labels(world, MANY, random)
     seen = evidence(world, codes, random)
     probabilities = answers(world, seen, sharpness)
-    values = {name: figure.value for name, figure in overall(score(world.space, [codes], probabilities)).items()}
+    values = {name: metric.value for name, metric in overall(score(world.space, [codes], probabilities)).items()}
     rows = score(world.space, [codes], probabilities)["all"].per_class
     if not world.tags:
         values["calibration_error"] = true_error(world, seen, sharpness)
@@ -134,7 +134,7 @@ class Count:
     defined: int = 0
     draws: int = 0
 
-    def add(self, found: Figure | None, true: float) -> None:
+    def add(self, found: Metric | None, true: float) -> None:
         self.draws += 1
         if found is None or found.low is None or found.high is None:
             return
@@ -150,7 +150,7 @@ class Count:
 
 
 Counts = dict[str, dict[int, Count]]
-Drawn = Iterator[tuple[str, Figure | None, float]]
+Drawn = Iterator[tuple[str, Metric | None, float]]
 
 
 def repeat(draw: Callable[[int, np.random.Generator], Drawn], draws: int, seed: int) -> Counts:
@@ -201,7 +201,7 @@ def of_pairs(world: World, seed: int) -> Callable[[int, np.random.Generator], Dr
     many = labels(world, MANY, random)
     rows = [score(world.space, [many], one) for one in both(many, random)]
     recalls, f1s = ([one["all"].per_class[name].to_numpy() for one in rows] for name in ("recall", "f1"))
-    values = [{name: figure.value for name, figure in overall(one).items()} for one in rows]
+    values = [{name: metric.value for name, metric in overall(one).items()} for one in rows]
 
     def draw(n: int, random: np.random.Generator) -> Drawn:
         codes = labels(world, n, random)

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import assay
-from assay.progress import Silent
-from assay.studies.peak import held
+from assay.experiments.peak import held
+from assay.progress import NoProgress
 from benchmarks.page import replace_section, table
 from benchmarks.record import Line, Record, require_same_settings
 from benchmarks.results import ATTRIBUTES, TAGS
@@ -82,8 +82,8 @@ def measured(case: Case, data: Path) -> Line:
             source = Path(scratch) / "plan.yaml"
             source.write_text(case.text.replace("DATA", str((data / case.data).resolve())))
         recipe = ["--recipe", case.recipe] if case.recipe else []
-        pictures = ["--out", str(Path(scratch) / "pictures")]
-        plan = [sys.executable, "-m", "assay", "plan", str(source), *recipe, *pictures, "--json"]
+        images = ["--out", str(Path(scratch) / "images")]
+        plan = [sys.executable, "-m", "assay", "plan", str(source), *recipe, *images, "--json"]
         foreseen = json.loads(subprocess.run(plan, check=True, stdout=subprocess.PIPE).stdout)
         worker = [sys.executable, "-m", "benchmarks.estimates", str(data), "--train"]
         train = [*worker, str(source), case.recipe or "", str(Path(scratch) / "run")]
@@ -93,16 +93,16 @@ def measured(case: Case, data: Path) -> Line:
 
 def trained(source: str, recipe: str | None, run: str) -> list[dict[str, Any]]:
     """Train here; the name, the seconds and the peak in MiB of every step."""
-    watch = _Held()
-    finished = assay.train(source, run=run, recipe=recipe, watch=watch)
+    progress = _Held()
+    finished = assay.train(source, run=run, recipe=recipe, progress=progress)
     steps = [step for step in finished.metrics["steps"] if "/" not in step["name"]]
     return [
-        {"name": step["name"], "seconds": step["seconds"], "memory MiB": watch.peaks.get(step["name"])}
+        {"name": step["name"], "seconds": step["seconds"], "memory MiB": progress.peaks.get(step["name"])}
         for step in steps
     ]
 
 
-class _Held(Silent):
+class _Held(NoProgress):
     """The most memory that the process held in each step."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@
 
 DATA holds seedlings/, a folder a class. A fifth of it is put aside with seed 0, the same for all runs; of the rest a
 fifth validates. Which class is the weakest is read off validation, where plain fine-tuning has the lowest recall over
-all seeds, and the figures are of the fifth put aside, so that being picked for a low figure flatters no other way. Runs
+all seeds, and the metrics are of the fifth put aside, so that being picked for a low metric flatters no other way. Runs
 are kept in WORK/measured.jsonl: what is there is not measured again. Writes a section of docs/RESULTS.md.
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 import assay
-from assay.figures.tallies import macro_f1, ratio
 from assay.labels.samples import Samples
-from assay.yaml_lines import write
+from assay.metrics.tallies import macro_f1, ratio
+from assay.plan.yaml_lines import write
 from benchmarks.page import replace_section, table
 from benchmarks.record import Record
 from benchmarks.resampling import draws, interval
@@ -49,7 +49,7 @@ def weighed(weakest: str) -> dict[str, Any]:
 
 WAYS: dict[str, Way] = {
     PLAIN: lambda weakest: {},
-    "its pictures augmented more strongly": by_class(STRONGER),
+    "its images augmented more strongly": by_class(STRONGER),
     "the same, and shown twice as often": lambda weakest: {**by_class({**STRONGER, "more": 2})(weakest), **TAUGHT},
     "class weight 2 for it": weighed,
     "class weights, inverse": lambda weakest: {"class_weights": "inverse", **TAUGHT},
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
-    """What must be the same for figures to be held against one another."""
+    """What must be the same for metrics to be held against one another."""
     return {"data": given.data.name, "epochs": given.epochs, "size": given.size}
 
 
@@ -100,7 +100,7 @@ def measure(changes: Mapping[str, Any], seed: int, given: argparse.Namespace) ->
         "answers": answers.tolist(),
         "validation": recalls,
         "seconds": details["training_seconds"],
-        "shown": details["pictures_an_epoch"],
+        "shown": details["images_an_epoch"],
     }
 
 
@@ -110,7 +110,7 @@ def weakest_of(lines: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
     return min(plain[0], key=lambda name: float(np.mean([recalls[name] for recalls in plain])))
 
 
-def figures(truth: Floats, answers: Floats, weights: Floats, place: int, size: int) -> Floats:
+def metrics(truth: Floats, answers: Floats, weights: Floats, place: int, size: int) -> Floats:
     """Recall of one class and macro F1 (2, B) of weights (N, B)."""
     hits, predicted, support = (
         np.stack([(own == number) @ weights for number in range(size)])
@@ -120,7 +120,7 @@ def figures(truth: Floats, answers: Floats, weights: Floats, place: int, size: i
 
 
 def section(lines: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> list[str]:
-    """The table, with differences to plain fine-tuning paired by picture and meant over seeds."""
+    """The table, with differences to plain fine-tuning paired by image and meant over seeds."""
     weakest = weakest_of(lines, given.seeds)
     truth, classes = np.array(lines[0]["truth"]), lines[0]["classes"]
     place = classes.index(weakest)
@@ -128,7 +128,7 @@ def section(lines: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> li
     found = {}
     for way in WAYS:
         own = [line for line in lines if line["way"] == way and line["seed"] in given.seeds]
-        of_seeds = [figures(truth, np.array(line["answers"]), weights, place, len(classes)) for line in own]
+        of_seeds = [metrics(truth, np.array(line["answers"]), weights, place, len(classes)) for line in own]
         found[way] = np.mean(of_seeds, axis=0)  # (2, 1 + resamples)
     rows = []
     for way, values in found.items():
@@ -144,18 +144,18 @@ def section(lines: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> li
         "",
         f"`{command} --epochs {given.epochs} --size {given.size}`: plant seedlings, `tf_efficientnet_lite0`, a probe",
         f"and a fit of {given.epochs} epochs. The weakest class of plain fine-tuning on validation is *{weakest}*; the",
-        f"figures are of another fifth, put aside before (n = {len(truth)}, {n} of that class), means over",
-        f"{len(given.seeds)} seeds with 95 % intervals over pictures, differences paired.",
+        f"metrics are of another fifth, put aside before (n = {len(truth)}, {n} of that class), means over",
+        f"{len(given.seeds)} seeds with 95 % intervals over images, differences paired.",
         "",
         *table(
-            [*("way", "recall of it", "macro F1", "recall gained", "macro F1 gained"), "pictures an epoch", "seconds"],
+            [*("way", "recall of it", "macro F1", "recall gained", "macro F1 gained"), "images an epoch", "seconds"],
             rows,
         ),
     ]
 
 
 def cell(values: Floats, *, signed: bool = False) -> str:
-    """A figure, the first of the values, with the interval of the others."""
+    """A metric, the first of the values, with the interval of the others."""
     low, high = interval(values[1:]) or (np.nan, np.nan)
     form = "+.3f" if signed else ".3f"
     return f"{values[0]:{form}} [{low:{form}}, {high:{form}}]"

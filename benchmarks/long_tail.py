@@ -2,9 +2,9 @@
 
     python -m benchmarks.long_tail DATA [--seeds 0 1 2] [--tail 50] [--size 128] [--epochs 6] [--only NAME ...]
 
-Class k of K keeps largest * tail^(-k / (K - 1)) training pictures, drawn by the seed; validation is the same fifth of
-DATA/eurosat throughout, about as many pictures a class, which no seed touches. Plain training and oversampling see
-equally many pictures and hand on their last epoch, so that validation chooses nothing; then each head is learnt again
+Class k of K keeps largest * tail^(-k / (K - 1)) training images, drawn by the seed; validation is the same fifth of
+DATA/eurosat throughout, about as many images a class, which no seed touches. Plain training and oversampling see
+equally many images and hand on their last epoch, so that validation chooses nothing; then each head is learnt again
 on the features of either, its settings cross-fitted within validation. What was measured stays in
 WORK/measured.jsonl: a measurement that was broken off goes on from there.
 """
@@ -26,11 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 import assay
-from assay.figures.frequency import groups
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
+from assay.metrics.frequency import groups
+from assay.plan.yaml_lines import write
 from assay.predictions.predict import Predictions
-from assay.yaml_lines import write
 from benchmarks.page import replace_section, table
 from benchmarks.planted import long_tail, plant
 from benchmarks.record import Line, Record, require_same_settings
@@ -80,10 +80,10 @@ def main() -> None:
         "",
         f"tf_efficientnet_lite0 at {given.size} pixels from ImageNet weights, a probe, then {given.epochs} epochs with "
         "oversampling, plain training as many",
-        "pictures; judged on a fifth with about as many pictures a class. Few: mean recall of the third of the classes "
-        "with the fewest training pictures.",
+        "images; judged on a fifth with about as many images a class. Few: mean recall of the third of the classes "
+        "with the fewest training images.",
         "Settings of a head, and which is best of all, are cross-fitted within validation. Intervals: 95 %, paired, "
-        "over pictures, of the mean over seeds. Seconds of a head are of the step, features cached.",
+        "over images, of the mean over seeds. Seconds of a head are of the step, features cached.",
         f"`{command(given)}`",
         "",
     ]
@@ -121,7 +121,7 @@ def measured(row: Row, seed: int, given: argparse.Namespace) -> Line:
 
 
 def epochs_of_plain(data: Path, epochs: int) -> int:
-    """Epochs of plain training that show as many pictures as oversampling does in `epochs`."""
+    """Epochs of plain training that show as many images as oversampling does in `epochs`."""
     train = assay.read(data).part("train")
     (head,) = train.space
     counts = train.counts(head)
@@ -129,7 +129,7 @@ def epochs_of_plain(data: Path, epochs: int) -> int:
 
 
 def judged(run: Path) -> Line:
-    """True and answered class of each validation picture, by name, and the seconds of the last step."""
+    """True and answered class of each validation image, by name, and the seconds of the last step."""
     samples = Samples.read(run / "samples.parquet")
     validation = labelled(samples.part("val"))
     (head,), (codes,) = validation.space, validation.codes()
@@ -147,7 +147,7 @@ def judged(run: Path) -> Line:
         "few": list(few),
         "seconds": done["seconds"],
         "told": done["details"].get(head.name, {}).get("kept"),
-        "nll": done["scores"]["figures"]["nll"]["value"],
+        "nll": done["scores"]["metrics"]["nll"]["value"],
     }
 
 
@@ -164,16 +164,16 @@ def rows_of(lines: Sequence[Line]) -> list[str]:
     rows = []
     for name, own in by_name.items():
         cells: list[object] = [name, len(own)]
-        for figure in ("all", "few"):
-            values = {seed: recalls(line, resampled, few=figure == "few") for seed, line in own.items()}
+        for metric in ("all", "few"):
+            values = {seed: recalls(line, resampled, few=metric == "few") for seed, line in own.items()}
             above = [
-                value - recalls(base[seed], resampled, few=figure == "few")
+                value - recalls(base[seed], resampled, few=metric == "few")
                 for seed, value in values.items()
                 if seed in base
             ]
             cells.append(shown(list(values.values()), count))
             cells.append(shown(above, count, sign="+") if above and name != PLAIN else "")
-        nll, seconds = (np.mean([line[figure] for line in own.values()]) for figure in ("nll", "seconds"))
+        nll, seconds = (np.mean([line[metric] for line in own.values()]) for metric in ("nll", "seconds"))
         kept = ", ".join(dict.fromkeys(line["told"] for line in own.values() if line["told"]))
         rows.append([*cells, f"{nll:.3f}", f"{seconds:.0f}", kept])
     return table(header, rows)
@@ -191,7 +191,7 @@ def recalls(line: Line, resampled: Floats, *, few: bool) -> Floats:
 
 
 def shown(by_seed: Sequence[Floats], count: int, *, sign: str = "") -> str:
-    """The mean over seeds with its 95 % interval over pictures."""
+    """The mean over seeds with its 95 % interval over images."""
     mean = np.mean(by_seed, axis=0)
     found = with_interval(float(mean[0]), count, mean[1:])
     return f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
@@ -214,7 +214,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tail", type=float, default=50.0, help="times that the first class is as frequent as the last"
     )
-    parser.add_argument("--size", type=int, default=128, help="side of the pictures, in pixels")
+    parser.add_argument("--size", type=int, default=128, help="side of the images, in pixels")
     parser.add_argument("--epochs", type=int, default=6, help="of oversampling")
     parser.add_argument("--only", nargs="+", help="rows by name")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "assay-long-tail")

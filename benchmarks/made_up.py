@@ -1,4 +1,4 @@
-"""Pictures made up by a network on eurosat: how like real ones they are, and whether they help.
+"""Images made up by a network on eurosat: how like real ones they are, and whether they help.
 
     python -m benchmarks.made_up DATA [--minutes 60] [--seeds 0] [--only whole long-tailed]
 
@@ -22,10 +22,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from assay.labels.read import DataSettings, read
+from assay.labels.readers.read import DataSettings, read
 from assay.labels.samples import Samples
-from assay.progress import Silent
-from assay.scoring import test_scores
+from assay.progress import NoProgress
+from assay.run.evaluate import test_scores
 from benchmarks.page import replace_section, table
 
 PLAN = """\
@@ -37,13 +37,13 @@ steps:
       fit: {{size: 128, freeze: backbone, epochs: 15, lr: 1e-3, loss: {{smoothing: 0.1}}, sampling: balanced,
         prior: trained}}, seeds: 3}}
 """
-# All classes of all pictures, or the rare ones of few.
+# All classes of all images, or the rare ones of few.
 WHAT = {"whole": "classes: [{classes}], count: 200", "long-tailed": "classes: few, least: 5"}
 ABOUT = """\
 eurosat at {size} pixels, three fifths to train on (`long-tailed`: thinned to an imbalance of {imbalance} by a seeded
 rule), a fifth to validate, a fifth for the test (split seed 0). Distances are Frechet distances of features of
-`tf_efficientnet_lite0` at 128 pixels, between as many pictures as n says on either side; few pictures make them larger,
-so only figures of one row compare. Variety is the mean distance between two made-up pictures by that of two real ones.
+`tf_efficientnet_lite0` at 128 pixels, between as many images as n says on either side; few images make them larger,
+so only metrics of one row compare. Variety is the mean distance between two made-up images by that of two real ones.
 `{command}`"""
 
 
@@ -92,18 +92,18 @@ def steps_for(given: argparse.Namespace, path: Path) -> int:
         return int(json.loads(path.read_text())["steps"])
     import torch
 
-    from assay.balance import synthesis
-    from assay.training.hardware import keep_freed_memory
+    from assay.synthesis import gan_training
+    from assay.training.devices import keep_freed_memory
 
     keep_freed_memory()
-    course = synthesis.Course(side=given.size, steps=1, seed=0, width=given.width)
-    pair = synthesis._fresh(course, 10, "cpu")
-    pictures, codes = torch.rand(20, 3, given.size, given.size), np.arange(20) % 10
+    course = gan_training.GanConfig(side=given.size, steps=1, seed=0, width=given.width)
+    pair = gan_training._fresh(course, 10, "cpu")
+    images, codes = torch.rand(20, 3, given.size, given.size), np.arange(20) % 10
     members = [np.flatnonzero(codes == code) for code in range(10)]
     times = []
     for _ in range(6):
         began = time.perf_counter()
-        synthesis._step(pair, lambda rows: pictures[rows], codes, members, course, "cpu")
+        gan_training._step(pair, lambda rows: images[rows], codes, members, course, "cpu")
         times.append(time.perf_counter() - began)
     steps = max(1, round(60 * given.minutes / float(np.median(times[1:]))))
     path.write_text(json.dumps({"steps": steps, "seconds a step": float(np.median(times[1:]))}))
@@ -111,7 +111,7 @@ def steps_for(given: argparse.Namespace, path: Path) -> int:
 
 
 def thinned(folder: Path, name: str, seed: int, imbalance: float) -> Samples:
-    """The pictures with their split; `long-tailed` keeps n * imbalance^(-k / 9) of the k-th class, in a drawn order."""
+    """The images with their split; `long-tailed` keeps n * imbalance^(-k / 9) of the k-th class, in a drawn order."""
     settings = DataSettings.model_validate({"folder": str(folder), "split": {"val": 0.2, "test": 0.2, "seed": 0}})
     samples = read(settings, base=Path())
     if name == "whole":
@@ -131,9 +131,9 @@ def read_run(run: Path) -> dict[str, Any]:
     step = json.loads((run / "steps" / "02-synthesize" / "done.json").read_text())
     samples = Samples.read(run / "samples.parquet")
     tested = {
-        f"{arm.parent.name}/{arm.name}": scores["figures"]["balanced_accuracy"]["value"]
+        f"{arm.parent.name}/{arm.name}": scores["metrics"]["balanced_accuracy"]["value"]
         for arm in sorted((run / "steps" / "02-synthesize" / "trial").glob("*/*"))
-        if (scores := test_scores(arm / "01-fit" / "best", samples, device="cpu", watch=Silent()))
+        if (scores := test_scores(arm / "01-fit" / "best", samples, device="cpu", progress=NoProgress()))
     }
     lines = pl.read_ndjson(run / "log.jsonl", infer_schema_length=None)["line"].to_list()
     return {"details": step["details"], "seconds": step["seconds"], "tested": tested, "lines": len(lines)}
@@ -173,10 +173,10 @@ def write(found: list[dict[str, Any]], given: argparse.Namespace) -> None:
     about = ABOUT.format(size=given.size, imbalance=given.imbalance, command=command)
     told = (
         "What they are worth: balanced accuracy of the frozen default backbone with a linear head, every class shown "
-        "equally often, with the pictures less without, mean of 3 seeds; intervals of 95 % over pictures and seeds on "
+        "equally often, with the images less without, mean of 3 seeds; intervals of 95 % over images and seeds on "
         "validation, over seeds on test."
     )
-    lines = ["## Made-up pictures", "", about, "", *table(header, rows), "", told, "", *table(outcome, worth)]
+    lines = ["## Made-up images", "", about, "", *table(header, rows), "", told, "", *table(outcome, worth)]
     replace_section("made up", lines)
 
 

@@ -30,7 +30,7 @@ class Peak:
         self.interval = interval
         self.bytes = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._progress, daemon=True)
 
     def __enter__(self) -> Peak:
         """Start to sample."""
@@ -49,7 +49,7 @@ class Peak:
         """The largest sum seen, in MiB."""
         return round(self.bytes / 2**20, 1)
 
-    def _watch(self) -> None:
+    def _progress(self) -> None:
         while True:
             self.bytes = max(self.bytes, anonymous_bytes(self.pid))
             if self._over.wait(self.interval):

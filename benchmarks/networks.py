@@ -1,9 +1,9 @@
-"""Networks side by side: what each costs, and which learns best from few pictures alone.
+"""Networks side by side: what each costs, and which learns best from few images alone.
 
     python -m benchmarks.networks DATA [--seeds 0 1 2] [--epochs 30] [--vgg-epochs 10] [--only NAME ...]
 
 DATA holds the unpacked data sets. What was measured stays in WORK/networks.jsonl: a run that was broken off goes
-on from there. Two sections of docs/RESULTS.md are written, and a picture of the curves.
+on from there. Two sections of docs/RESULTS.md are written, and an image of the curves.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ TRICKS = (
 )
 
 ABOUT_COSTS = """\
-An optimiser step is forward, backward and SGD in fp32 on {batch} pictures of {size} pixels, the median of 3 after one
+An optimiser step is forward, backward and SGD in fp32 on {batch} images of {size} pixels, the median of 3 after one
 that warms up, in the faster memory layout. Receptive field: the side in pixels of what one position of the last map
 sees. The probe is a linear head on features of the published weights at 128 pixels, its accuracy that of the fifth of
 eurosat that is opened once; only weights that come in a package were to be had here. `{command}`"""
 ABOUT_LEARNING = """\
 eurosat at {size} pixels, three fifths to train on, a fifth to choose the epoch by its loss, and the accuracy of a fifth
-opened once (n = {n}, split seed 0); Adam, 32 pictures a step, as many epochs for each of a kind. The interval of a
+opened once (n = {n}, split seed 0); Adam, 32 images a step, as many epochs for each of a kind. The interval of a
 difference is over seeds (t). The jump is the mean absolute change of the validation negative log-likelihood from one
 epoch to the next. `{command}`"""
 
@@ -133,12 +133,12 @@ def probe(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """The accuracy on test of a linear head on features of the published weights, at 128 pixels."""
     plan = PROBE.format(data=(given.data / "eurosat").resolve(), name=name)
     metrics, _ = run_plan(plan, given)
-    found: dict[str, Any] = metrics["test"]["figures"]["accuracy"]
+    found: dict[str, Any] = metrics["test"]["metrics"]["accuracy"]
     return found
 
 
 def run_plan(text: str, given: argparse.Namespace) -> tuple[dict[str, Any], pl.DataFrame | None]:
-    """Carry a plan out by a command of its own; its figures, and the history of its first step, if it has one."""
+    """Carry a plan out by a command of its own; its metrics, and the history of its first step, if it has one."""
     with tempfile.TemporaryDirectory(dir=given.work) as scratch:
         plan, run = Path(scratch) / "plan.yaml", Path(scratch) / "run"
         plan.write_text(text)
@@ -155,20 +155,20 @@ def print_cost(name: str, size: int, batch: int) -> None:
     from assay.labels.space import Head, LabelSpace
     from assay.models.backbones import set_training_mode
     from assay.models.classifier import ModelSettings, build_classifier
-    from assay.models.own import OWN
-    from assay.models.receptive_field import sight
-    from assay.training.hardware import Hardware, keep_freed_memory
+    from assay.models.custom import CUSTOM_BACKBONES
+    from assay.models.receptive_field import receptive_field
+    from assay.training.devices import Hardware, keep_freed_memory
 
     keep_freed_memory()
     space = LabelSpace((Head("label", tuple("abcdefghij")),))
     model = build_classifier(ModelSettings(backbone=name, weights="none"), space, seed=0, base=Path(), size=size)
-    pictures, targets = torch.rand(batch, 3, size, size), torch.arange(batch) % 10
+    images, targets = torch.rand(batch, 3, size, size), torch.arange(batch) % 10
     fastest = float("inf")
     for layout in ("contiguous", "channels_last"):
         hardware = Hardware("cpu", "fp32", layout)  # type: ignore[arg-type]
         model.to(memory_format=hardware.memory_format)
         set_training_mode(model, "train")
-        optimizer, placed = torch.optim.SGD(model.parameters(), lr=1e-3), hardware.place(pictures)
+        optimizer, placed = torch.optim.SGD(model.parameters(), lr=1e-3), hardware.place(images)
         times = []
         for _ in range(4):
             began = time.perf_counter()
@@ -177,7 +177,7 @@ def print_cost(name: str, size: int, batch: int) -> None:
             optimizer.zero_grad()
             times.append(time.perf_counter() - began)
         fastest = min(fastest, float(np.median(times[1:])))
-    own = OWN.get(name)
+    own = CUSTOM_BACKBONES.get(name)
     if name in PACKAGES:
         source = f"package `{PACKAGES[name][0].replace('_', '-')}`"
     elif own is not None and own.published is None:
@@ -185,12 +185,12 @@ def print_cost(name: str, size: int, batch: int) -> None:
     else:
         source = "download" if own is None else f"download, those of `{own.published}`"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    found = sight(model.backbone, size=size).to_json()
+    found = receptive_field(model.backbone, size=size).to_json()
     sys.stdout.write(json.dumps({"parameters": parameters, **found, "seconds": fastest, "weights": source}))
 
 
 def learn(variant: Variant, seed: int, epochs: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Train one variant by a command of its own; its test figures, seconds and curve."""
+    """Train one variant by a command of its own; its test metrics, seconds and curve."""
     data = (given.data / "eurosat").resolve()
     text = PLAN.format(data=data, model=variant.model, seed=seed, size=given.size, epochs=epochs, fit=variant.fit)
     metrics, history = run_plan(text, given)
@@ -198,8 +198,8 @@ def learn(variant: Variant, seed: int, epochs: int, given: argparse.Namespace) -
     step = metrics["steps"][0]
     shown = history.filter(pl.col("part") == "validation")
     return {
-        "test": metrics["test"]["figures"]["accuracy"],
-        "validation": metrics["scores"]["figures"]["accuracy"],
+        "test": metrics["test"]["metrics"]["accuracy"],
+        "validation": metrics["scores"]["metrics"]["accuracy"],
         "parameters": step["details"]["network"]["parameters"],
         "seconds an epoch": step["details"]["training_seconds"] / step["details"]["epochs"],
         "curves": {name: shown.filter(name=name).sort("epoch")["value"].to_list() for name in ("nll", "accuracy")},
@@ -227,7 +227,7 @@ def cost_lines(costs: list[dict[str, Any]], probed: dict[str, Any], given: argpa
             f"`{line['key'][1]}`",
             f"{line['parameters']:,}",
             line["stride"],
-            "the whole picture" if line["receptive_field"] is None else f"{line['receptive_field']:,}",
+            "the whole image" if line["receptive_field"] is None else f"{line['receptive_field']:,}",
             f"{line['seconds']:.2f}",
             line["weights"],
             shown(probed.get(line["key"][1])),
@@ -270,7 +270,7 @@ def learn_lines(learnt: list[dict[str, Any]], given: argparse.Namespace) -> list
         )
     told = ABOUT_LEARNING.format(size=given.size, n=learnt[0]["test"]["n"], command=command(given))
     shown = f"![Validation loss by epoch, a panel a kind of network]({CURVES.relative_to('docs')})"
-    return ["### Few pictures, nothing known before", "", told, "", *table(header, rows), "", shown]
+    return ["### Few images, nothing known before", "", told, "", *table(header, rows), "", shown]
 
 
 def of_variant(learnt: list[dict[str, Any]], variant: Variant) -> dict[int, dict[str, Any]]:
@@ -294,7 +294,7 @@ def jump(line: dict[str, Any]) -> float:
 
 def draw(learnt: list[dict[str, Any]]) -> None:
     """Validation loss by epoch, a line a seed."""
-    from assay.evidence.charts import save
+    from assay.report.charts import save
 
     rows = [
         {"kind": variant.kind, "network": variant.name, "seed": seed, "epoch": epoch, "loss": value}
@@ -313,7 +313,7 @@ def draw(learnt: list[dict[str, Any]]) -> None:
         base.transform_filter(f"datum.kind === '{kind}'").properties(width=380, height=260, title=kind)
         for kind in kinds
     ]
-    chart = alt.hconcat(*panels).resolve_scale(color="independent", y="independent", x="independent")
+    chart = alt.hconcat(*panels).resolve_scale(color="multilabel", y="multilabel", x="multilabel")
     save(chart.configure(background="white"), CURVES)
 
 

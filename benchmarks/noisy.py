@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from assay.output.artifact import Artifact
+from assay.predictions.predictor import Predictor
 from benchmarks.trainings import Comparison, Line, Training, measure, options, recipe_steps
 
 SEEN: Line = {"crop": [0.5, 1.0], "flip": "horizontal"}
@@ -40,8 +40,8 @@ def main() -> None:
         for name, (column, steps) in plans(given.size, given.scale).items()
     }
     about = [
-        f"cifar10n at {given.size} pixels: 10,000 pictures, a fifth of them for validation, judged on the 2,000 of the",
-        "test folder, whose labels are right. Intervals: 95 %, over pictures, of the mean over seeds.",
+        f"cifar10n at {given.size} pixels: 10,000 images, a fifth of them for validation, judged on the 2,000 of the",
+        "test folder, whose labels are right. Intervals: 95 %, over images, of the mean over seeds.",
         f"`python -m benchmarks.noisy DATA --size {given.size} --scale {given.scale:g}`",
     ]
     measure(Comparison("noisy", trainings, partial(right, source / "test"), about), given)
@@ -83,14 +83,14 @@ def data(source: Path, column: str, place: Path, seed: int) -> Line:
 
 
 def right(test: Path, run: Path) -> dict[str, list[int]]:
-    """Which test pictures the last and the chosen epoch of a run's fit name rightly, in the order of their names."""
-    pictures = sorted(test.glob("*/*"))
+    """Which test images the last and the chosen epoch of a run's fit name rightly, in the order of their names."""
+    images = sorted(test.glob("*/*"))
     fit = max((run / "steps").glob("*-fit"))
     found = {}
     for epoch in ("last", "best"):
-        parts = Artifact.load(fit / epoch, device="cpu").stream((str(path), path) for path in pictures)
+        parts = Predictor.load(fit / epoch, device="cpu").stream((str(path), path) for path in images)
         said = [name for part in parts for name in part.labels("label")]
-        found[epoch] = [int(name == path.parent.name) for name, path in zip(said, pictures, strict=True)]
+        found[epoch] = [int(name == path.parent.name) for name, path in zip(said, images, strict=True)]
     return found
 
 

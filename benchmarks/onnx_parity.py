@@ -1,6 +1,6 @@
 """How far exported files answer from the models they come from, for every backbone that a recipe names.
 
-    python -m benchmarks.onnx_parity [--size 96] [--pictures 32]
+    python -m benchmarks.onnx_parity [--size 96] [--images 32]
 
 Weights are those of a package where one ships them, else random: nothing is downloaded. The last layer is scaled
 and moved so that logits spread as those of a trained network do; else all probabilities were alike, and equal for that.
@@ -22,19 +22,19 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from assay.export.onnx import CLOSE, Parity, export_onnx
+from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
 from assay.models.weights import PACKAGES
-from assay.output.export import CLOSE, Parity, export_onnx
-from assay.pixels.decode import Resize
-from assay.plan import Plan
-from assay.recipes import recipe_names, recipe_text
-from assay.yaml_lines import read
+from assay.plan.plan import Plan
+from assay.plan.recipes import recipe_names, recipe_text
+from assay.plan.yaml_lines import read
 from benchmarks.page import replace_section, table
 
-SPACE = LabelSpace((Head("kind", tuple("abcdefgh")), Head("tags", ("x", "y", "z"), "independent")))
+SPACE = LabelSpace((Head("kind", tuple("abcdefgh")), Head("tags", ("x", "y", "z"), "multilabel")))
 SPREAD = 3.0  # standard deviation of the logits
 
 
@@ -42,12 +42,12 @@ def main() -> None:
     """Export every backbone, compare, and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--images", type=int, default=32)
     given = parser.parse_args()
     rows = []
     for model in models():
         began = time.perf_counter()
-        found = measured(model, size=given.size, count=given.pictures)
+        found = measured(model, size=given.size, count=given.images)
         told = ", ".join(f"{name}: {value}" for name, value in model.options.items())
         source = "package" if model.weights == "pretrained" else "random"
         verdict = "met" if found.largest < CLOSE else "**missed**"
@@ -56,8 +56,8 @@ def main() -> None:
         )
         sys.stderr.write(f"{rows[-1]}\n")
     about = [
-        f"`python -m benchmarks.onnx_parity --size {given.size} --pictures {given.pictures}`: largest difference of a",
-        f"probability in fp32, over {given.pictures} made-up pictures and two heads; below {CLOSE:.0e} is asked for.",
+        f"`python -m benchmarks.onnx_parity --size {given.size} --images {given.images}`: largest difference of a",
+        f"probability in fp32, over {given.images} made-up images and two heads; below {CLOSE:.0e} is asked for.",
         "",
     ]
     header = ["backbone", "options", "weights", "largest difference", "goal", "seconds"]
@@ -98,19 +98,19 @@ def _named(value: Any) -> Iterator[dict[str, Any]]:
 def measured(model: ModelSettings, *, size: int, count: int) -> Parity:
     """Export one network, and hold its answers against the network's."""
     classifier = build_classifier(model, SPACE, seed=0, base=Path(), size=size).eval()
-    pictures = blots(count, size)
+    images = blots(count, size)
     with torch.inference_mode():
-        logits = classifier(torch.from_numpy(pictures))
+        logits = classifier(torch.from_numpy(images))
     with torch.no_grad():
         classifier.final.weight *= SPREAD / logits.std(dim=0).mean()
-        classifier.final.bias -= classifier(torch.from_numpy(pictures)).mean(dim=0)
-    saved = Saved(classifier, SPACE, size, size, Resize(), Deciding.plain(SPACE))
+        classifier.final.bias -= classifier(torch.from_numpy(images)).mean(dim=0)
+    saved = TrainedModel(classifier, SPACE, size, size, Resize(), DecisionRule.plain(SPACE))
     with tempfile.TemporaryDirectory() as folder:
-        return export_onnx(saved, Path(folder) / "model.onnx", pictures)
+        return export_onnx(saved, Path(folder) / "model.onnx", images)
 
 
 def blots(count: int, size: int) -> npt.NDArray[np.float32]:
-    """Pictures (count, 3, size, size) in [0, 1] of a few soft patches, each of its own brightness."""
+    """Images (count, 3, size, size) in [0, 1] of a few soft patches, each of its own brightness."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 4, generator=generator) * torch.rand(count, 1, 1, 1, generator=generator)
     found: npt.NDArray[np.float32] = nn.functional.interpolate(coarse, size=size, mode="bilinear").numpy()

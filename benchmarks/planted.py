@@ -4,7 +4,7 @@
 
 The faults go into the training part, in this order: tail, keep, hide, flip. Validation is a fifth of the data that no
 fault touches and no `--seed` moves. OUT.csv is a table with a split column, and OUT.yaml the `data:` that reads it.
-The training labels as they were are those of `untouched(DATA)`, picture by picture.
+The training labels as they were are those of `untouched(DATA)`, image by image.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 import assay
-from assay.labels.edits import Edit, apply, current
+from assay.labels.edits import Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
-from assay.plan import from_source
-from assay.yaml_lines import write
+from assay.plan.plan import from_source
+from assay.plan.yaml_lines import write
 
 Fault = Callable[[Samples], Samples]
 Rows = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ STEP = "planted"
 
 def untouched(source: Path) -> Samples:
     """The data as it is: its own split, or a stratified fifth for validation, drawn with seed 0."""
-    from assay.labels.read import read
+    from assay.labels.readers.read import read
 
     loaded = from_source(source)
     fixed = loaded.plan.data.split.model_copy(update={"val": 0.2, "test": 0.0, "seed": 0})
@@ -51,7 +51,7 @@ def plant(source: Path, out: Path, faults: list[Fault]) -> dict[str, Any]:
 
 
 def hide(samples: Samples, *, share: float, seed: int) -> Samples:
-    """Make all labels of this share of the labelled training pictures unknown, head by head."""
+    """Make all labels of this share of the labelled training images unknown, head by head."""
     edits: list[Edit] = []
     for place, (head, codes) in enumerate(_training(samples)):
         known = np.flatnonzero(head.known(codes))
@@ -62,12 +62,12 @@ def hide(samples: Samples, *, share: float, seed: int) -> Samples:
 def flip(samples: Samples, *, share: float, seed: int) -> Samples:
     """Make this share of the known training labels wrong.
 
-    Exclusive heads: another class, each as likely. Independent ones: of each tag this share of the positives off, and
+    Multi-class heads: another class, each as likely. Multi-label ones: of each tag this share of the positives off, and
     as many negatives on, so that every tag stays as frequent as it was.
     """
     edits: list[Edit] = []
     for place, (head, codes) in enumerate(_training(samples)):
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             rows = _some(np.flatnonzero(codes >= 0), share, seed=[seed, place, 2])
             away = np.random.default_rng([seed, place, 3]).integers(1, head.size, len(rows))
             new = [head.classes[code] for code in (codes[rows] + away) % head.size]
@@ -83,7 +83,7 @@ def flip(samples: Samples, *, share: float, seed: int) -> Samples:
 
 
 def keep(samples: Samples, *, each: int, seed: int) -> Samples:
-    """Keep the labels of `each` training pictures of every class; those of the others become unknown, head by head."""
+    """Keep the labels of `each` training images of every class; those of the others become unknown, head by head."""
     edits: list[Edit] = []
     for place, (head, codes) in enumerate(_training(samples)):
         kept = [
@@ -96,13 +96,13 @@ def keep(samples: Samples, *, each: int, seed: int) -> Samples:
 
 
 def long_tail(samples: Samples, *, ratio: float, seed: int) -> Samples:
-    """Take training pictures away until class k of K has largest * ratio^(-k / (K - 1)) (Cui et al. 2019, section 5.1).
+    """Take training images away until class k of K has largest * ratio^(-k / (K - 1)) (Cui et al. 2019, section 5.1).
 
-    Classes count in their order, of the first head, which is exclusive; a class that has fewer than that keeps its own.
+    Classes count in their order, of the first head, which is multi-class; a class that has fewer than that keeps its own.
     """
     head, codes = _training(samples)[0]
-    if head.kind != "exclusive":
-        raise SystemExit(f"--tail: {head.name} is no head of classes of which a picture has one.")
+    if head.kind != "multiclass":
+        raise SystemExit(f"--tail: {head.name} is no head of classes of which an image has one.")
     shown = _shown(head, codes)
     largest = max(len(rows) for rows in shown)
     gone = []
@@ -113,7 +113,7 @@ def long_tail(samples: Samples, *, ratio: float, seed: int) -> Samples:
 
 
 def _training(samples: Samples) -> list[tuple[Head, Codes]]:
-    """Each head with the codes of all pictures, those outside of the training part as unknown."""
+    """Each head with the codes of all images, those outside of the training part as unknown."""
     outside = (samples.table["split"] != "train").to_numpy()
     found = list(zip(samples.space, samples.codes(), strict=True))
     for _, codes in found:
@@ -122,8 +122,8 @@ def _training(samples: Samples) -> list[tuple[Head, Codes]]:
 
 
 def _shown(head: Head, codes: Codes) -> list[Rows]:
-    """The pictures of each class."""
-    if head.kind == "exclusive":
+    """The images of each class."""
+    if head.kind == "multiclass":
         return [np.flatnonzero(codes == k) for k in range(head.size)]
     return [np.flatnonzero(codes[:, k] == 1) for k in range(head.size)]
 
@@ -138,7 +138,7 @@ def _drawn(rows: Rows, count: int, *, seed: list[int]) -> Rows:
 
 def _set(samples: Samples, head: Head, rows: Rows, tags: list[str | None], new: list[str]) -> list[Edit]:
     ids = samples.ids
-    before = current(samples, head, rows, tags)
+    before = current_values(samples, head, rows, tags)
     return [
         Edit(id=ids[row], head=head.name, tag=tag, action="set", old=old, new=label, step=STEP)
         for row, tag, old, label in zip(rows.tolist(), tags, before, new, strict=True)
@@ -148,9 +148,9 @@ def _set(samples: Samples, head: Head, rows: Rows, tags: list[str | None], new: 
 
 def _unset(samples: Samples, head: Head, rows: Rows) -> list[Edit]:
     ids = samples.ids
-    classes: tuple[str | None, ...] = (None,) if head.kind == "exclusive" else head.classes
+    classes: tuple[str | None, ...] = (None,) if head.kind == "multiclass" else head.classes
     cells = [(row, tag) for row in rows.tolist() for tag in classes]
-    before = current(samples, head, np.array([row for row, _ in cells], np.int64), [tag for _, tag in cells])
+    before = current_values(samples, head, np.array([row for row, _ in cells], np.int64), [tag for _, tag in cells])
     return [
         Edit(id=ids[row], head=head.name, tag=tag, action="unset", old=old, step=STEP)
         for (row, tag), old in zip(cells, before, strict=True)
@@ -181,9 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a folder, a table, or YAML with `data:` in it")
     parser.add_argument("out", type=Path, help="the .csv to write")
-    parser.add_argument("--hide", type=float, help="share of the training pictures whose labels are hidden")
+    parser.add_argument("--hide", type=float, help="share of the training images whose labels are hidden")
     parser.add_argument("--flip", type=float, help="share of the training labels left that are made wrong")
-    parser.add_argument("--keep", type=int, help="pictures a class whose labels stay")
+    parser.add_argument("--keep", type=int, help="images a class whose labels stay")
     parser.add_argument("--tail", type=float, help="times that the first class is as frequent as the last")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

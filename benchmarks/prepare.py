@@ -1,6 +1,6 @@
 """Make train/CLASS and val/CLASS, of hard links, from a folder that holds a folder per class.
 
-python -m benchmarks.prepare PICTURES TARGET [--seed 0] [--limit 640]
+python -m benchmarks.prepare IMAGES TARGET [--seed 0] [--limit 640]
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import random
 import shutil
 from pathlib import Path
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
-def prepare(pictures: Path, target: Path, *, seed: int = 0, limit: int | None = None) -> tuple[int, int]:
-    """Link a stratified fifth of `pictures` as validation and the rest as training; give both counts.
+def prepare(images: Path, target: Path, *, seed: int = 0, limit: int | None = None) -> tuple[int, int]:
+    """Link a stratified fifth of `images` as validation and the rest as training; give both counts.
 
-    `limit` bounds the number of training pictures (every class keeps its share, validation is not cut).
+    `limit` bounds the number of training images (every class keeps its share, validation is not cut).
     The rule: per class the sorted names are shuffled by (seed, class), the first fifth is validation.
     """
-    classes = {folder.name: _pictures_of(folder) for folder in sorted(pictures.iterdir()) if folder.is_dir()}
+    classes = {folder.name: _images_of(folder) for folder in sorted(images.iterdir()) if folder.is_dir()}
     classes = {name: files for name, files in classes.items() if files}
     if not classes:
-        raise SystemExit(f"{pictures}: no pictures in it. A folder per class is needed.")
+        raise SystemExit(f"{images}: no images in it. A folder per class is needed.")
     total = sum(len(files) - _fifth(files) for files in classes.values())
     share = 1.0 if limit is None else min(1.0, limit / total)
     counts = {"train": 0, "val": 0}
@@ -38,8 +38,8 @@ def prepare(pictures: Path, target: Path, *, seed: int = 0, limit: int | None = 
     return counts["train"], counts["val"]
 
 
-def _pictures_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+def _images_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
 
 
 def _fifth(files: list[Path]) -> int:
@@ -59,9 +59,9 @@ def _link(members: list[Path], folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="at most about so many training pictures")
+    parser.add_argument("--limit", type=int, help="at most about so many training images")
     given = parser.parse_args()
-    prepare(given.pictures, given.target, seed=given.seed, limit=given.limit)
+    prepare(given.images, given.target, seed=given.seed, limit=given.limit)

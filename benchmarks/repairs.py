@@ -1,8 +1,8 @@
-"""What repairs are worth on real pictures with planted faults, and how pictures' size and schedule count beside them.
+"""What repairs are worth on real images with planted faults, and how images' size and schedule count beside them.
 
     python -m benchmarks.repairs DATA [--only NAME ...] [--seeds 3] [--work DIR]
 
-DATA holds the unpacked sets. Faults go into the training part; figures are those of an untouched fifth. Every table is
+DATA holds the unpacked sets. Faults go into the training part; metrics are those of an untouched fifth. Every table is
 what `assay ablate` makes of a plan, with rows for other labels beside it. All runs stay in WORK: a measurement that was
 broken off goes on from there. What stands between the marks of docs/RESULTS.md is replaced.
 """
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import assay
-from assay.plan import LoadedPlan, load
-from assay.progress import watch_for
-from assay.run import Run
-from assay.studies.ablate import Ablation, ablate, compare, folder_name
-from assay.studies.ablation_table import markdown
-from assay.studies.variants import Variant
+from assay.experiments.ablate import Ablation, ablate, compare, folder_name
+from assay.experiments.variants import Variant
+from assay.plan.plan import LoadedPlan, load
+from assay.progress import progress_for
+from assay.report.ablation_table import markdown
+from assay.run.train import Run
 from benchmarks.page import replace_section
 from benchmarks.planted import FAULTS, faults, plant
 
@@ -93,7 +93,7 @@ STUDIES = (
         ),
     ),
     Study(
-        "seedlings, the same faults: size of pictures and schedule",
+        "seedlings, the same faults: size of images and schedule",
         "seedlings",
         {"hide": 0.3, "flip": 0.15},
         PROBE + DROP + fit(2) + fit(1, 224),
@@ -142,11 +142,11 @@ def main() -> None:
 
 def measured(study: Study, given: argparse.Namespace) -> Ablation:
     """The ablation of a study's plan, with its references as further rows."""
-    watch = watch_for(sys.stderr)
+    progress = progress_for(sys.stderr)
     folder = given.work / "".join(letter if letter.isalnum() else "-" for letter in study.name)
     plan = written(study, folder / "plan.yaml", study.steps, study.faults, given)
     table = ablate(
-        plan, folder / "run", alternatives=study.alternatives, seeds=seeds_of(study, given), watch=watch
+        plan, folder / "run", alternatives=study.alternatives, seeds=seeds_of(study, given), progress=progress
     )  # fmt: skip
     rows = [row.variant for row in table.rows]
     runs: dict[tuple[int, str], Run] = {
@@ -161,8 +161,8 @@ def measured(study: Study, given: argparse.Namespace) -> Ablation:
         for seed in table.seeds:
             seeded = replace(other, plan=other.plan.model_copy(update={"seed": seed}))
             place = folder / "references" / f"{reference.name}-{seed}"
-            runs[seed, reference.name] = assay.train(seeded, run=place, watch=watch, open_test=False)
-    return compare(rows, table.seeds, runs, table.figure)
+            runs[seed, reference.name] = assay.train(seeded, run=place, progress=progress, open_test=False)
+    return compare(rows, table.seeds, runs, table.metric)
 
 
 def seeds_of(study: Study, given: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
-"""What the report costs on real pictures, and whether it works in a real browser.
+"""What the report costs on real images, and whether it works in a real browser.
 
     python -m benchmarks.reports DATA [--only NAME ...] [--pages DIR]
 
 Each set is trained by a probe at 64 pixels. The seconds of the page are those without its map, and those of t-SNE of up
-to 5,000 pictures on features that are known. With --pages, screenshots of a desk, the dark and a phone are kept there.
+to 5,000 images on features that are known. With --pages, screenshots of a desk, the dark and a phone are kept there.
 Writes the section "reports" of docs/RESULTS.md.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 import assay
-from assay.evidence.embedding import Setting, tsne
-from assay.evidence.report import write_report
+from assay.report.embedding import Setting, tsne
+from assay.report.report import write_report
 from benchmarks.browser import CHROMIUM, Page, browser
 from benchmarks.page import replace_section, table
 
@@ -34,11 +34,11 @@ SETS = {
 }
 LOOKS = {"desk": (1200, False), "dark": (1200, True), "phone": (390, False)}
 ABOUT = (
-    "Of a probe at 64 pixels. Wanted: written in under 10 s for 5,000 pictures apart from t-SNE, t-SNE of 5,000 in",
-    "under 40 s on 2 cores, below 8 MB at 10,000 pictures, and no complaint in headless Chromium at the width of a",
+    "Of a probe at 64 pixels. Wanted: written in under 10 s for 5,000 images apart from t-SNE, t-SNE of 5,000 in",
+    "under 40 s on 2 cores, below 8 MB at 10,000 images, and no complaint in headless Chromium at the width of a",
     "desk, in the dark and at 390 pixels. `python -m benchmarks.reports DATA --pages DIR`",
 )
-HEADER = ["set", "pictures", "on the map", "page without t-SNE", "t-SNE", "size", "in the browser"]
+HEADER = ["set", "images", "on the map", "page without t-SNE", "t-SNE", "size", "in the browser"]
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def _tried(report: Path, pages: Path | None) -> str:
             if pages is not None:
                 pages.mkdir(parents=True, exist_ok=True)
                 page.screenshot(pages / f"{report.parent.name}-{look}.png", whole=True)
-        return f"no complaint; a click shows {_clicked(page)} pictures; a hover shows {_hovered(page)}"
+        return f"no complaint; a click shows {_clicked(page)} images; a hover shows {_hovered(page)}"
 
 
 def _clicked(page: Page) -> int:

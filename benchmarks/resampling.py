@@ -1,6 +1,6 @@
 """95 % intervals by the percentile bootstrap over images (Efron 1979), of the means over seeds that tables here hold.
 
-The package itself has other methods (`assay.figures.intervals`); tables measured with this one say so.
+The package itself has other methods (`assay.metrics.intervals`); tables measured with this one say so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from assay.figures.intervals import Figure, Floats
+from assay.metrics.intervals import Floats, Metric
 
 COVERAGE = 0.95
 CELLS = 4_000_000  # of one block of draws: 16 MB, whatever the number of images
@@ -45,7 +45,7 @@ def interval(resampled: Floats) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def with_interval(value: float, n: int, resampled: Floats) -> Figure:
+def with_interval(value: float, n: int, resampled: Floats) -> Metric:
     """A value and the interval of its resamples (B,); with B = 0, no interval."""
     bounds = interval(resampled)
-    return Figure(value, n) if bounds is None else Figure(value, n, *bounds)
+    return Metric(value, n) if bounds is None else Metric(value, n, *bounds)

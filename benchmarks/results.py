@@ -1,4 +1,4 @@
-"""Trains on the data sets from the command line and writes the figures into docs/RESULTS.md.
+"""Trains on the data sets from the command line and writes the metrics into docs/RESULTS.md.
 
     python -m benchmarks.results DATA [--only NAME ...]
 
@@ -40,7 +40,7 @@ class Measurement:
     plan: str | None  # the text of a plan, with DATA for the folder; None: the folder alone, by the default plan
     goal: str
     recipe: str | None = None
-    figure: str = "accuracy"
+    metric: str = "accuracy"
 
 
 MEASUREMENTS = (
@@ -88,18 +88,18 @@ def measure(measurement: Measurement, data: Path) -> dict[str, Any]:
 def row(measurement: Measurement, found: dict[str, Any]) -> str:
     """One line of the table."""
     metrics = found["metrics"]
-    figure = metrics["scores"]["figures"][measurement.figure]
-    rates = [step["details"].get("pictures_per_second") for step in metrics["steps"]]
+    metric = metrics["scores"]["metrics"][measurement.metric]
+    rates = [step["details"].get("images_per_second") for step in metrics["steps"]]
     until = sum(step["seconds"] for step in metrics["steps"])
     command = f"assay train {measurement.data}/" if measurement.plan is None else "probe: {size: 128}"
     if measurement.recipe:
         command = f"assay train {measurement.data}.yaml --recipe {measurement.recipe}"
-    named = "" if measurement.figure == "accuracy" else f"{measurement.figure.replace('_', ' ')} "
+    named = "" if measurement.metric == "accuracy" else f"{measurement.metric.replace('_', ' ')} "
     memory = metrics["memory MiB"]
     cells = [
         measurement.name,
-        f"{named}{figure['value']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]",
-        str(figure["n"]),
+        f"{named}{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]",
+        str(metric["n"]),
         "0",
         f"{until:.0f} s",
         f"{found['seconds']:.0f} s",
@@ -114,7 +114,7 @@ def row(measurement: Measurement, found: dict[str, Any]) -> str:
 def write(rows: list[str]) -> None:
     """Replace what stands between the marks."""
     head = [
-        "| what | accuracy on validation, 95 % interval | n | seed | steps | whole command | pictures/s of the fit "
+        "| what | accuracy on validation, 95 % interval | n | seed | steps | whole command | images/s of the fit "
         "| peak memory | goal | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -1,9 +1,9 @@
-"""Run every contender on the same pictures and write docs/BENCHMARKS.md.
+"""Run every contender on the same images and write docs/BENCHMARKS.md.
 
     python -m benchmarks.run DATA [--sets eurosat seedlings] [--repeats 3] [--only NAME ...]
 
 DATA holds a folder for each set, each with a folder per class. Rates are measured on part of the training
-pictures, end to end on all of them. Every repeat runs all contenders, each second one in the opposite order,
+images, end to end on all of them. Every repeat runs all contenders, each second one in the opposite order,
 so that a machine that grows warm or busy is unfair to none. What was measured stays in WORK/measured.jsonl:
 a run that was broken off goes on from there, and `--report` only writes the page again.
 """
@@ -27,16 +27,16 @@ from benchmarks.table import document
 
 EXPLANATION = """\
 Every contender trains `tf_efficientnet_lite0` from the same ImageNet weights, normalised with 0.5, on the
-same pictures of {size} pixels in batches of {batch}, in a process of its own with a thread for each core.
+same images of {size} pixels in batches of {batch}, in a process of its own with a thread for each core.
 Augmentation is random resized crops of 50 to 100 % and both flips, drawn anew in each epoch, with one exception:
-the row `Assay` trains its frozen stage on features of the plain pictures, computed once; the row below it
+the row `Assay` trains its frozen stage on features of the plain images, computed once; the row below it
 uses an augmented view for each epoch. Batch-norm learns in the rows at defaults; in those at best settings
 and in Assay's it stays in evaluation mode.
 
-- A rate is the pictures trained on by the seconds of training, loading included and validation not. Assay's
-  frozen rate counts its whole step, decoding and feature passes included. At most {rate_pictures} training
-  pictures, {frozen_epochs} epochs frozen and {rate_epochs} unfrozen, medians of {repeats}.
-- End to end: all training pictures, one frozen epoch (Assay: `probe`) and {epochs} unfrozen ones, from reading
+- A rate is the images trained on by the seconds of training, loading included and validation not. Assay's
+  frozen rate counts its whole step, decoding and feature passes included. At most {rate_images} training
+  images, {frozen_epochs} epochs frozen and {rate_epochs} unfrozen, medians of {repeats}.
+- End to end: all training images, one frozen epoch (Assay: `probe`) and {epochs} unfrozen ones, from reading
   the folder to the last validation (Assay: the whole command, imports too), medians of {full_repeats}.
 - x is the ratio to fastai at its defaults with the same augmentation.
 - bf16 is stopped after {bf16_seconds:.0f} s of training.
@@ -64,7 +64,7 @@ def main() -> None:
 STAGES = ["frozen", "unfrozen", "both"]
 SETS = ["eurosat", "seedlings"]
 SETTINGS = (
-    *("repeats", "full_repeats", "rate_pictures", "rate_epochs", "frozen_epochs"),
+    *("repeats", "full_repeats", "rate_images", "rate_epochs", "frozen_epochs"),
     *("epochs", "size", "batch", "seed", "bf16_seconds"),
 )
 
@@ -87,7 +87,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", default=STAGES)
     parser.add_argument("--repeats", type=int, default=3, help="of the rates")
     parser.add_argument("--full-repeats", type=int, default=3, help="of the end-to-end runs")
-    parser.add_argument("--rate-pictures", type=int, default=640)
+    parser.add_argument("--rate-images", type=int, default=640)
     parser.add_argument("--rate-epochs", type=int, default=2, help="of the unfrozen rate")
     parser.add_argument("--frozen-epochs", type=int, default=5, help="of the frozen rate")
     parser.add_argument("--epochs", type=int, default=5, help="of the end-to-end runs")
@@ -108,10 +108,10 @@ class Measurement:
         self.given, self.contender, self.name, self.stage = given, contender, name, stage
 
     def __call__(self) -> dict[str, Any]:
-        """Prepare the pictures, run, and say whose line it is."""
+        """Prepare the images, run, and say whose line it is."""
         given, whole = self.given, self.stage == "both"
-        data = given.work / (f"{self.name}-whole" if whole else f"{self.name}-{given.rate_pictures}")
-        prepare(given.data / self.name, data, seed=given.seed, limit=None if whole else given.rate_pictures)
+        data = given.work / (f"{self.name}-whole" if whole else f"{self.name}-{given.rate_images}")
+        prepare(given.data / self.name, data, seed=given.seed, limit=None if whole else given.rate_images)
         epochs = {"frozen": given.frozen_epochs, "unfrozen": given.rate_epochs, "both": given.epochs}
         scratch = given.work / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)

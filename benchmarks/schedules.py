@@ -11,8 +11,8 @@ from typing import get_args
 import polars as pl
 from PIL import Image
 
-from assay.evidence.charts import save
-from assay.evidence.rates import every_schedule
+from assay.report.charts import save
+from assay.report.rate_charts import every_schedule
 from assay.training.schedules import AnySchedule, rate
 
 TOP, EPOCHS, PER_EPOCH = 0.1, 5, 10
@@ -44,7 +44,7 @@ def table() -> pl.DataFrame:
 
 
 def main() -> None:
-    """Draw, and keep as few colours as the picture needs: a third of the bytes."""
+    """Draw, and keep as few colours as the image needs: a third of the bytes."""
     save(every_schedule(table(), per_epoch=PER_EPOCH, subtitle=SUBTITLE), PLACE)
     Image.open(PLACE).convert("RGB").quantize(64).save(PLACE, optimize=True)
 

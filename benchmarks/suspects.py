@@ -30,13 +30,13 @@ from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.split import folds
 from assay.repair.confident_learning import HeadSuspects
-from assay.repair.judges import judged, posterior
+from assay.repair.suspects import averaged_posterior, find_suspects
 from benchmarks.page import replace_section, table
 from benchmarks.record import Record
 
 Floats = npt.NDArray[np.float32]
 COLUMNS = ("worse", "random1", "aggregate")
-FIGURES = ("precision", "recall", "AP", "AP by margin", "estimated", "true", "agreement", "seconds")
+METRICS = ("precision", "recall", "AP", "AP by margin", "estimated", "true", "agreement", "seconds")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", default=["cifar10n", "flickr"])
     parser.add_argument("--only", nargs="+", help="ways by name; `default` is the run of the step")
-    parser.add_argument("--limit", type=int, help="at most so many pictures, to try it")
+    parser.add_argument("--limit", type=int, help="at most so many images, to try it")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "assay-suspects")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the section again")
     given = parser.parse_args()
@@ -98,7 +98,7 @@ def measurements(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], 
             for way in ("default", *WAYS):
                 told = way if isinstance(way, str) else way.name
                 tags = column == "tags" and isinstance(way, Way)
-                if (given.only and told not in given.only) or (tags and way.twice):  # pictures are left out, not tags
+                if (given.only and told not in given.only) or (tags and way.twice):  # images are left out, not tags
                     continue
                 yield f"{name}/{column}/{told}/{given.limit}/{seed}", Measurement(given, name, column, way, seed)
 
@@ -134,7 +134,7 @@ class Case:
 
     @property
     def train(self) -> Samples:
-        """The pictures whose labels are judged."""
+        """The images whose labels are judged."""
         return self.samples.part("train")
 
 
@@ -177,8 +177,8 @@ def by_step(case: Case, folder: Path, seed: int) -> dict[str, float]:
     for image, tag in listed.select("image", "class").iter_rows():
         suspected[row_of[image] if tag is None else (row_of[image], head.index[tag])] = True
     told = step["details"]["heads"][head.name]
-    figures = {"estimated": told["noise_rate"], "agreement": told["agreement"], "seconds": step["seconds"]}
-    return {**hits(suspected, case), **figures}
+    metrics = {"estimated": told["noise_rate"], "agreement": told["agreement"], "seconds": step["seconds"]}
+    return {**hits(suspected, case), **metrics}
 
 
 def by_function(case: Case, way: Way, work: Path, seed: int) -> dict[str, float]:
@@ -193,12 +193,12 @@ def by_function(case: Case, way: Way, work: Path, seed: int) -> dict[str, float]
         for draw in range(way.draws)
     ]
     probabilities = np.mean(drawn, axis=0)
-    (found,) = judged(train, probabilities, folds(train, 5, seed=seed), filter_by=way.filter_by)  # type: ignore[arg-type]
+    (found,) = find_suspects(train, probabilities, folds(train, 5, seed=seed), filter_by=way.filter_by)  # type: ignore[arg-type]
     suspected = marked(found, case.truth.shape)
     codes = train.codes()[0]
     given, other = sides(head, codes, probabilities)
     rankings = {"AP": -given, "AP by margin": other - given}
-    answers = probabilities.argmax(axis=1) if head.kind == "exclusive" else probabilities >= 0.5
+    answers = probabilities.argmax(axis=1) if head.kind == "multiclass" else probabilities >= 0.5
     return {
         **hits(suspected, case),
         **{name: ranked(scores, case) for name, scores in rankings.items()},
@@ -211,30 +211,30 @@ def probabilities_by(samples: Samples, shown: Floats, fold: npt.NDArray[np.int64
     """Out-of-fold probabilities; `twice` learns from each part without what is suspect within it."""
     judge = {"by": way.by, "near": 20, "seed": seed}
     if not way.twice:
-        return posterior(samples, shown, fold, **judge)  # type: ignore[arg-type]
+        return averaged_posterior(samples, shown, fold, **judge)  # type: ignore[arg-type]
     found = np.empty((len(samples), samples.space.width), np.float32)
     for number in np.unique(fold):
         learning, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         part = samples.take(learning)
         within = folds(part, 5, seed=seed)
-        inside = posterior(part, shown[learning], within, **judge)  # type: ignore[arg-type]
-        (suspects,) = judged(part, inside, within, filter_by=way.filter_by)  # type: ignore[arg-type]
+        inside = averaged_posterior(part, shown[learning], within, **judge)  # type: ignore[arg-type]
+        (suspects,) = find_suspects(part, inside, within, filter_by=way.filter_by)  # type: ignore[arg-type]
         kept = np.setdiff1d(np.arange(len(part)), suspects.table["row"].to_numpy())
         both = np.concatenate([learning[kept], held])
         sides_of = np.repeat([0, 1], [len(kept), len(held)])
-        found[held] = posterior(samples.take(both), shown[both], sides_of, **judge)[len(kept) :]  # type: ignore[arg-type]
+        found[held] = averaged_posterior(samples.take(both), shown[both], sides_of, **judge)[len(kept) :]  # type: ignore[arg-type]
     return found
 
 
 def features(samples: Samples, way: Way, work: Path) -> Floats:
     """Features of the default backbone at the size of the way; with `flip` the mean with those of the mirror image."""
+    from assay.images.cache import build
+    from assay.images.decode import Resize
     from assay.models.classifier import ModelSettings, build_classifier
-    from assay.pixels.cache import build
-    from assay.pixels.decode import Resize
     from assay.predictions.inference import PLAIN, Inference, fastest_inference
-    from assay.predictions.views import Flips, views_of
-    from assay.progress import Silent
-    from assay.training.hardware import keep_freed_memory
+    from assay.predictions.tta import Flips, tta_views
+    from assay.progress import NoProgress
+    from assay.training.devices import keep_freed_memory
 
     keep_freed_memory()
     folder = work / "pixels"
@@ -242,15 +242,15 @@ def features(samples: Samples, way: Way, work: Path) -> Floats:
     classifier = build_classifier(ModelSettings(), samples.space, seed=0, base=Path(), size=way.size)
     hardware, _ = fastest_inference(classifier, size=way.size, device="cpu")
     inference = Inference(classifier, cached, way.size, hardware)
-    views = views_of(Flips()) if way.flip else [PLAIN]
+    views = tta_views(Flips()) if way.flip else [PLAIN]
     return np.mean(
-        [inference.features(samples.ids, folder=folder, watch=Silent(), view=view) for view in views], axis=0
+        [inference.features(samples.ids, folder=folder, progress=NoProgress(), view=view) for view in views], axis=0
     )
 
 
 def sides(head: Head, codes: Codes, probabilities: Floats) -> tuple[Floats, Floats]:
     """The probability of the label given, and of the most probable other one, in the shape of the codes."""
-    if head.kind == "independent":
+    if head.kind == "multilabel":
         given = np.where(codes == 1, probabilities, 1 - probabilities)
         return given, 1 - given
     rows = np.arange(len(codes))
@@ -264,7 +264,7 @@ def marked(found: HeadSuspects, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]
     """Which labels are suspect, in the shape of the codes."""
     suspected = np.zeros(shape, np.bool_)
     rows = found.table["row"].to_numpy()
-    if found.head.kind == "exclusive":
+    if found.head.kind == "multiclass":
         suspected[rows] = True
     else:
         suspected[rows, [found.head.index[tag] for tag in found.table["tag"]]] = True
@@ -309,11 +309,11 @@ def write(lines: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
             column,
             way,
             len(found),
-            *(spread([one[figure] for one in found if figure in one]) for figure in FIGURES),
+            *(spread([one[metric] for one in found if metric in one]) for metric in METRICS),
         ]
         for (name, column, way), found in rows.items()
     ]
-    listed = table(["set", "labels", "way", "seeds", *FIGURES], cells)
+    listed = table(["set", "labels", "way", "seeds", *METRICS], cells)
     if given.limit is None:
         command = f"python -m benchmarks.suspects DATA --seeds {' '.join(map(str, given.seeds))}"
         told = [
@@ -327,7 +327,7 @@ def write(lines: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, three figures."""
+    """Mean and standard deviation, three metrics."""
     if not values:
         return ""
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")

@@ -64,7 +64,7 @@ def main() -> None:
     asked = "" if given.trials == 20 else f" --trials {given.trials}"
     lines = [
         f"`python -m benchmarks.sweep DATA{asked}`: eurosat, features at 64 pixels, a head for at most 8 epochs; goal "
-        f"for 20 trials: under {GOAL} s on 2 cores. A figure chosen among trials flatters.",
+        f"for 20 trials: under {GOAL} s on 2 cores. A metric chosen among trials flatters.",
         "",
         *table(HEADER, rows),
         "",
@@ -109,8 +109,8 @@ def row(what: str, seconds: float, found: dict[str, Any]) -> list[str]:
     """A row of the table in docs/RESULTS.md."""
     states = [trial["state"] for trial in found["trials"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    figure, values = found["best"]["figure"], found["best"]["values"]
-    best = f"{found['figure']} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}], n = {figure['n']}"
+    metric, values = found["best"]["metric"], found["best"]["values"]
+    best = f"{found['metric']} {metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}], n = {metric['n']}"
     texts = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in values.items()}
     said = ", ".join(f"`{key}` {text}" for key, text in texts.items())
     return [what, f"{seconds:.0f}", counts, best, said]

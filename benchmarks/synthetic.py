@@ -3,7 +3,7 @@
 `--mode best` takes the faster memory layout and leaves batch-norm in evaluation mode. With `--fold` the
 batch-norm layers are folded into their convolutions and freed memory is kept, both as Assay does it, so that
 the bound is that of its model in its process.
-Prints also `flops_per_picture` (forward and backward, a multiply-add counted as two).
+Prints also `flops_per_image` (forward and backward, a multiply-add counted as two).
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def build(task: Task, *, channels_last: bool) -> nn.Module:
 def run(model: nn.Module, task: Task, *, channels_last: bool, steps: int, clock: Clock) -> None:
     """Optimiser steps on one batch."""
     generator = torch.Generator().manual_seed(task.seed)
-    pictures = torch.rand(task.batch, 3, task.size, task.size, generator=generator) * 2 - 1
-    pictures = pictures.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    images = torch.rand(task.batch, 3, task.size, task.size, generator=generator) * 2 - 1
+    images = images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     targets = torch.randint(CLASSES, (task.batch,), generator=generator)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=contest.RATE, weight_decay=contest.DECAY)
     clock.start()
     for _ in range(steps):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.precision == "bf16"):
-            loss = functional.cross_entropy(model(pictures), targets, label_smoothing=contest.SMOOTHING)
+            loss = functional.cross_entropy(model(images), targets, label_smoothing=contest.SMOOTHING)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -63,25 +63,25 @@ def folded(model: nn.Module, task: Task, *, fold: bool) -> AbstractContextManage
     """Assay's folding of batch-norm layers, if asked for."""
     if not fold:
         return nullcontext()
-    from assay.models.folding import folded as fold_batch_norm
+    from assay.models.folding import fold_batch_norm
 
     return fold_batch_norm(model, torch.rand(1, 3, task.size, task.size))
 
 
-def flops_per_picture(task: Task) -> float:
-    """Floating-point operations of one training step a picture, backward taken as twice forward.
+def flops_per_image(task: Task) -> float:
+    """Floating-point operations of one training step an image, backward taken as twice forward.
 
     Only the forward pass is counted: the counter takes a depthwise convolution's backward for a dense one.
     """
     model = build(task, channels_last=False)
-    pictures = torch.zeros(2, 3, task.size, task.size)
+    images = torch.zeros(2, 3, task.size, task.size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(pictures)
+        model(images)
     return float(counter.get_total_flops() / 2) * (1 if task.stage == "frozen" else 3)
 
 
 def rate(task: Task, channels_last: bool, *, fold: bool) -> float:
-    """Pictures per second of a few steps."""
+    """Images per second of a few steps."""
     clock = Clock(max_seconds=task.max_seconds)
     model = build(task, channels_last=channels_last)
     with folded(model, task, fold=fold):
@@ -98,7 +98,7 @@ def main() -> None:
         raise SystemExit("--fold needs --mode best: only a batch-norm in evaluation mode can be folded.")
     contest.seed_everything(task.seed)
     if fold:
-        from assay.training.hardware import keep_freed_memory
+        from assay.training.devices import keep_freed_memory
 
         keep_freed_memory()
     channels_last = False
@@ -121,14 +121,14 @@ def main() -> None:
         name="synthetic",
         setting=f"{task.mode}, {task.precision}, {layout}{', batch-norm folded, freed memory kept' if fold else ''}",
         stage=task.stage,
-        pictures_per_second=round(clock.rate(skip=WARM_STEPS), 2),
+        images_per_second=round(clock.rate(skip=WARM_STEPS), 2),
         seconds=round(time.perf_counter() - began, 2),
         epochs=task.epochs,
         accuracy=None,
         n_val=0,
         peak_memory_mb=peak.mib,
         complete=clock.complete,
-        flops_per_picture=flops_per_picture(task),
+        flops_per_image=flops_per_image(task),
         versions=contest.versions("torch", "timm"),
     ).print()
 

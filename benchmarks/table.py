@@ -18,7 +18,7 @@ PACKAGES = ("assay", "torch", "torchvision", "timm", "fastai", "accelerate", "pi
 
 
 def document(lines: Sequence[Line], *, command: str, explanation: str) -> str:
-    """The whole page; every figure is the median of the measurements of its cell."""
+    """The whole page; every metric is the median of the measurements of its cell."""
     parts = [
         "# Benchmarks",
         f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d}. {machine()}. {packages(lines)}.",
@@ -36,7 +36,7 @@ def document(lines: Sequence[Line], *, command: str, explanation: str) -> str:
 def rows(lines: Sequence[Line]) -> str:
     """The table of one data set."""
     header = (
-        "| contender | setting | frozen pictures/s | x | unfrozen pictures/s | x | "
+        "| contender | setting | frozen images/s | x | unfrozen images/s | x | "
         "end to end s | validation accuracy (n) | peak memory MiB | runs |"
     )
     table = [header, "|" + " --- |" * 10]
@@ -58,19 +58,19 @@ def rows(lines: Sequence[Line]) -> str:
 
 
 def reached(lines: Sequence[Line], products: Sequence[Line]) -> str:
-    """What the figures say about the bound and about the machine."""
+    """What the metrics say about the bound and about the machine."""
     rate, bound = rate_of(lines, "Assay", "unfrozen"), rate_of(lines, BOUND, "unfrozen")
     said = []
     if rate and bound:
         said.append(f"Assay reaches {rate / bound:.1%} of the same model fed one synthetic batch.")
-    flops = [line["flops_per_picture"] for line in lines if line.get("flops_per_picture")]
+    flops = [line["flops_per_image"] for line in lines if line.get("flops_per_image")]
     if rate and flops and products:
         used = rate * flops[0] / 1e9
         shares = (
             f"{used / median(products, f'{kind}_gflops'):.1%} of its {kind} product rate" for kind in ("fp32", "bf16")
         )
         said.append(
-            f"A picture costs {flops[0] / 1e9:.2f} GFLOP to train on, so Assay uses {used:.1f} GFLOP/s of "
+            f"An image costs {flops[0] / 1e9:.2f} GFLOP to train on, so Assay uses {used:.1f} GFLOP/s of "
             f"this machine: {' and '.join(shares)}."
         )
     return " ".join(said)
@@ -86,21 +86,21 @@ def matmul_text(products: Sequence[Line]) -> str:
 
 
 def rate_of(lines: Sequence[Line], contender: str, stage: str) -> float | None:
-    """Median pictures per second of one cell."""
+    """Median images per second of one cell."""
     return median(
         [line for line in lines if line["contender"] == contender and line["stage"] == stage],
-        "pictures_per_second",
+        "images_per_second",
     )
 
 
 def median(lines: Sequence[Line], key: str) -> float | None:
-    """The median of a figure; none where there is none."""
+    """The median of a metric; none where there is none."""
     values = [line[key] for line in lines if line[key] is not None]
     return statistics.median(values) if values else None
 
 
 def accuracy(lines: Sequence[Line]) -> str:
-    """Accuracy in per cent, with the number of validation pictures."""
+    """Accuracy in per cent, with the number of validation images."""
     value = median(lines, "accuracy")
     return "" if value is None else f"{100 * value:.1f} % ({lines[0]['n_val']})"
 

@@ -1,4 +1,4 @@
-"""Trainings beside each other, by several seeds, judged on the same pictures: for `unlabelled` and `noisy`.
+"""Trainings beside each other, by several seeds, judged on the same images: for `unlabelled` and `noisy`.
 
 What was measured stays in WORK/measured.jsonl, a line a training and seed, so that a measurement that was broken off
 goes on from there; the section of docs/RESULTS.md is written from these lines alone.
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from assay.recipes import recipe_text
-from assay.yaml_lines import read, write
+from assay.plan.recipes import recipe_text
+from assay.plan.yaml_lines import read, write
 from benchmarks.page import replace_section, table
 from benchmarks.record import Line, Record, require_same_settings
 from benchmarks.resampling import draws, with_interval
@@ -44,7 +44,7 @@ class Comparison:
 
     section: str
     trainings: Mapping[str, Training]
-    judge: Callable[[Path], dict[str, list[int]]]  # a run -> name of a model of it -> which pictures it names rightly
+    judge: Callable[[Path], dict[str, list[int]]]  # a run -> name of a model of it -> which images it names rightly
     about: Sequence[str]  # lines before the table
 
 
@@ -68,7 +68,7 @@ def options(about: str, *, size: int) -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, help="holds the data sets, unpacked")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="trainings by name")
-    parser.add_argument("--size", type=int, default=size, help="side of the pictures, in pixels")
+    parser.add_argument("--size", type=int, default=size, help="side of the images, in pixels")
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of epochs")
     parser.add_argument("--work", type=Path, help="where measured lines are kept")
     parser.add_argument("--page", type=Path, default=Path("docs/RESULTS.md"))
@@ -92,7 +92,7 @@ def measure(comparison: Comparison, given: argparse.Namespace) -> None:
 
 
 def _trained(training: Training, judge: Callable[[Path], dict[str, list[int]]], place: Path, seed: int) -> Line:
-    """Train in an empty folder; which pictures each model of it names rightly, and the seconds."""
+    """Train in an empty folder; which images each model of it names rightly, and the seconds."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     plan = {"data": training.data(place, seed), "seed": seed, "steps": list(training.steps)}
@@ -123,7 +123,7 @@ def _table(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
 
 
 def _shown(by_seed: Sequence[Floats], resampled: npt.NDArray[np.float32], *, sign: str = "") -> str:
-    """The mean over seeds and pictures of values (N,), with its 95 % interval over pictures."""
+    """The mean over seeds and images of values (N,), with its 95 % interval over images."""
     values = np.mean(by_seed, axis=0)
     found = with_interval(float(values.mean()), len(values), values @ resampled / len(values))
     return f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"

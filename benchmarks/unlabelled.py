@@ -1,4 +1,4 @@
-"""What unlabelled pictures are worth, on eurosat with labels for 10 pictures of each class.
+"""What unlabelled images are worth, on eurosat with labels for 10 images of each class.
 
     python -m benchmarks.unlabelled DATA [--seeds 0 1 2] [--only NAME ...] [--each 10] [--size 64] [--scale 1.0]
 
@@ -44,8 +44,8 @@ def main() -> None:
     *partly, everything = plans(given.size, given.scale).items()
     trainings = {name: Training(few, steps) for name, steps in partly} | {everything[0]: Training(whole, everything[1])}
     about = [
-        f"eurosat at {given.size} pixels, labels for {each} training pictures of each class, the rest unlabelled,",
-        "judged on a fifth that no fault touches. Intervals: 95 %, over pictures, of the mean over seeds.",
+        f"eurosat at {given.size} pixels, labels for {each} training images of each class, the rest unlabelled,",
+        "judged on a fifth that no fault touches. Intervals: 95 %, over images, of the mean over seeds.",
         f"`python -m benchmarks.unlabelled DATA --each {each} --size {given.size} --scale {given.scale:g}`",
     ]
     measure(Comparison("unlabelled", trainings, right, about), given)
@@ -54,7 +54,7 @@ def main() -> None:
 def plans(size: int, scale: float) -> dict[str, list[Line]]:
     """Name of a training -> its steps; with FixMatch and FlexMatch as many optimiser steps as on the labelled alone."""
     common = {"size": size, **TRAINED}
-    few, many = (max(1, round(scale * epochs)) for epochs in (30, 5))  # over 100 pictures, and over all of them
+    few, many = (max(1, round(scale * epochs)) for epochs in (30, 5))  # over 100 images, and over all of them
     probe: Line = {"probe": {"size": size}}
     first = [probe, {"fit": {**common, "epochs": few}}]
 
@@ -67,7 +67,7 @@ def plans(size: int, scale: float) -> dict[str, list[Line]]:
         return [probe, {"fit": {**common, "epochs": few, "unlabelled": own}}]
 
     return {
-        "labelled pictures alone": first,
+        "labelled images alone": first,
         "pseudo-labels, all kept, 2 rounds": rounds("all"),
         "pseudo-labels from 0.95, 2 rounds": rounds({"confidence": 0.95}),
         "FixMatch": consistent("fixmatch"),
@@ -78,7 +78,7 @@ def plans(size: int, scale: float) -> dict[str, list[Line]]:
 
 
 def right(run: Path) -> dict[str, list[int]]:
-    """Which validation pictures the model of a run names rightly after its last epoch, in the order of their names."""
+    """Which validation images the model of a run names rightly after its last epoch, in the order of their names."""
     validation = labelled(Samples.read(run / "samples.parquet").part("val"))
     (head,), (codes,) = validation.space, validation.codes()
     last = sorted((run / "steps").glob("*/done.json"))[-1]

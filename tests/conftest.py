@@ -8,7 +8,7 @@ from hypothesis import settings
 from PIL import Image
 
 import assay
-from assay.progress import Silent
+from assay.progress import NoProgress
 
 settings.register_profile("the same every time", derandomize=True)
 settings.load_profile("the same every time")
@@ -16,8 +16,8 @@ settings.load_profile("the same every time")
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
-def write_pictures(folder: Path, *, each: int, side: int = 32, seed: int = 0) -> Path:
-    """Noisy pictures of three colours, in a folder a colour."""
+def write_images(folder: Path, *, each: int, side: int = 32, seed: int = 0) -> Path:
+    """Noisy images of three colours, in a folder a colour."""
     generator = np.random.default_rng(seed)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
@@ -29,8 +29,8 @@ def write_pictures(folder: Path, *, each: int, side: int = 32, seed: int = 0) ->
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory) -> Path:
-    """45 pictures of 3 classes that a linear model on pixels tells apart."""
-    return write_pictures(tmp_path_factory.mktemp("colours") / "pictures", each=15)
+    """45 images of 3 classes that a linear model on pixels tells apart."""
+    return write_images(tmp_path_factory.mktemp("colours") / "images", each=15)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def tiny_plan(colours):
     return text
 
 
-class Lines(Silent):
+class Lines(NoProgress):
     """Keeps the lines that a person would see."""
 
     def __init__(self) -> None:
@@ -62,21 +62,21 @@ class Lines(Silent):
 @pytest.fixture
 def plain_runs(monkeypatch):
     """Runs that draw nothing, compare themselves with nothing and write no report: seconds that others test."""
-    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: None)
-    monkeypatch.setattr("assay.run.baselines", lambda *given, **options: {})
-    monkeypatch.setattr("assay.run._report", lambda *given: None)
+    monkeypatch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+    monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})
+    monkeypatch.setattr("assay.run.train._report", lambda *given: None)
 
 
 @pytest.fixture
 def carry_table(plain_runs, tiny_plan, tmp_path):
-    """Carry out steps on pictures with the labels of a table; the lines said are kept in `carry_table.said`."""
+    """Carry out steps on images with the labels of a table; the lines said are kept in `carry_table.said`."""
 
-    def carried(pictures, table, *steps, run="run", heads="", model=""):
+    def carried(images, table, *steps, run="run", heads="", model=""):
         table.write_csv(tmp_path / "labels.csv")
-        data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}{heads}"
+        data = f"table: {tmp_path / 'labels.csv'}, root: {images}{heads}"
         (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data, model=model))
-        watch = Lines()
-        carried.said = watch.lines
-        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+        progress = Lines()
+        carried.said = progress.lines
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", progress=progress)
 
     return carried

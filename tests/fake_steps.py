@@ -1,4 +1,4 @@
-"""A step for tests of what the ledger does with edits: it relabels the first training pictures of other classes."""
+"""A step for tests of what the ledger does with edits: it relabels the first training images of other classes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import polars as pl
 
 from assay.labels.edits import Edit
 from assay.settings import Settings
-from assay.steps.state import Context, State, Step, StepResult
+from assay.steps.base import Context, State, Step, StepResult
 
 
 class RelabelSettings(Settings):
-    """Call the first pictures that are something else `to`."""
+    """Call the first images that are something else `to`."""
 
     count: int = 3
     to: str = "red"

@@ -145,10 +145,11 @@ def finish(disk: Disk, command: list[str], filled: Iterator[AbstractContextManag
 
 def main() -> None:
     """Fill the disk in every command; prints what was said, as JSON."""
-    from assay import files, run
+    from assay import files
+    from assay.run import train
 
     files.SPARE = -PLENTY  # or it would be refused beforehand, and never be tried
-    run.baselines = lambda *given, **options: {}  # they write nothing
+    train.baselines = lambda *given, **options: {}  # they write nothing
     folder, commands = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     disk = Disk(folder)
     ways = {"every file": at_every_file, "growing": smaller_and_larger}

@@ -13,20 +13,20 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from assay import cli
-from assay.amend import correct
 from assay.errors import PlanError, TrainingError
+from assay.experiments.ablate import Ablation, ablate
+from assay.experiments.variants import Variant, variants, without_repairs
 from assay.files import write_text
 from assay.labels.ledger import Ledger
-from assay.plan import from_source, parse
-from assay.run import train
+from assay.plan.plan import from_source, parse
+from assay.run.label_review import correct
+from assay.run.train import train
 from assay.steps import STEPS
-from assay.studies.ablate import Ablation, ablate
-from assay.studies.variants import Variant, variants, without_repairs
-from conftest import write_pictures
+from conftest import write_images
 from fake_steps import RELABEL
 
 PROBE = "probe: {size: 32}"
-HARMFUL = "clean_labels: {count: 60}"  # most pictures are called red
+HARMFUL = "clean_labels: {count: 60}"  # most images are called red
 STEPS_OF = {"clean_labels": RELABEL, "pseudo_label": RELABEL}
 REAL = {name: STEPS[name] for name in STEPS_OF}
 
@@ -35,25 +35,25 @@ REAL = {name: STEPS[name] for name in STEPS_OF}
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, step in STEPS_OF.items():
         monkeypatch.setitem(STEPS, name, step)
-    drawn = "assay.run.write_pictures"  # half a second a run
+    drawn = "assay.run.train.write_images"  # half a second a run
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 pictures, 24 of them to validate with."""
-    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", each=40)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 images, 24 of them to validate with."""
+    return write_images(tmp_path_factory.mktemp("many") / "images", each=40)
 
 
 Measure = Callable[..., Ablation]
 
 
 @pytest.fixture
-def measure(tiny_plan: Callable[..., str], pictures: Path, tmp_path: Path) -> Measure:
+def measure(tiny_plan: Callable[..., str], images: Path, tmp_path: Path) -> Measure:
     """Ablate a plan of these steps in the folder `run`."""
 
     def measured(*steps: str, data: str = "", **options: Any) -> Ablation:
-        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {pictures}{data}"))
+        (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {images}{data}"))
         return ablate(from_source(tmp_path / "plan.yaml"), tmp_path / "run", device="cpu", **options)
 
     return measured
@@ -160,15 +160,15 @@ def test_what_cannot_be_compared_is_refused(asked: dict[str, list[str]], says: s
 def test_a_repair_that_does_harm_is_found_out(measure: Measure, tmp_path: Path) -> None:
     found = measure(PROBE, HARMFUL, PROBE)
     whole, without = found.rows
-    assert (found.figure, found.seeds, whole.change, whole.verdict) == ("accuracy", (0,), None, "")
-    assert without.figure.value > whole.figure.value + 0.3
-    assert without.change.value == pytest.approx(without.figure.value - whole.figure.value)
+    assert (found.metric, found.seeds, whole.change, whole.verdict) == ("accuracy", (0,), None, "")
+    assert without.metric.value > whole.metric.value + 0.3
+    assert without.change.value == pytest.approx(without.metric.value - whole.metric.value)
     assert without.change.low > 0
     assert without.verdict == "it did harm"
     assert "one seed" in found.basis
     for row in found.rows:
         own = metrics(tmp_path / "run/variants" / row.variant.name)
-        assert own["scores"]["figures"]["accuracy"] == row.figure.to_json()
+        assert own["scores"]["metrics"]["accuracy"] == row.metric.to_json()
         assert row.seconds == pytest.approx(sum(step["seconds"] for step in own["steps"]))
 
 
@@ -194,7 +194,7 @@ def test_it_goes_on_where_it_was_stopped(measure: Measure, tmp_path: Path, monke
             raise TrainingError("the power went")
         return train(*given, **options)
 
-    monkeypatch.setattr("assay.studies.beside.train", failing)
+    monkeypatch.setattr("assay.experiments.shared_steps.train", failing)
     with pytest.raises(TrainingError):
         measure(*steps)
     assert not (tmp_path / "run/ablation.json").exists()
@@ -210,7 +210,7 @@ def test_it_goes_on_where_it_was_stopped(measure: Measure, tmp_path: Path, monke
 
 def test_the_test_split_stays_closed(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr("assay.run.test_scores", lambda *given, **options: opened.append(given))
+    monkeypatch.setattr("assay.run.train.test_scores", lambda *given, **options: opened.append(given))
     measure(PROBE, HARMFUL, data=", split: {test: 0.2}")
     assert opened == []
     for place in (tmp_path / "run/variants").iterdir():
@@ -220,11 +220,11 @@ def test_the_test_split_stays_closed(measure: Measure, tmp_path: Path, monkeypat
 
 
 def test_several_seeds_make_one_table(measure: Measure, tmp_path: Path) -> None:
-    found = measure("fit: {size: 16, epochs: 1, batch: 32}", HARMFUL, PROBE, seeds=2, figure="nll")
-    assert (found.seeds, found.figure) == ((0, 1), "nll")
+    found = measure("fit: {size: 16, epochs: 1, batch: 32}", HARMFUL, PROBE, seeds=2, metric="nll")
+    assert (found.seeds, found.metric) == ((0, 1), "nll")
     assert "and the 2 seeds" in found.basis
     for row in found.rows:
-        assert row.figure.value == pytest.approx(sum(row.by_seed.values()) / 2)
+        assert row.metric.value == pytest.approx(sum(row.by_seed.values()) / 2)
         assert row.by_seed[0] != row.by_seed[1]
     names = {path.name for path in (tmp_path / "run/variants").iterdir()}
     assert names == {"whole", "whole-seed-1", "without-02-clean_labels", "without-02-clean_labels-seed-1"}
@@ -252,15 +252,13 @@ def test_a_run_that_was_trained_before_gives_its_steps(measure: Measure, tmp_pat
     assert os.path.samefile(tmp_path / "run" / done, tmp_path / "run/variants/whole" / done)
 
 
-def test_a_plan_without_steps_is_completed_first(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_without_steps_is_completed_first(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, step in REAL.items():
         monkeypatch.setitem(STEPS, name, step)
     small = ["model.backbone=test_efficientnet", "model.weights=none", "hardware.precision=fp32"]
     small += ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1"]
     small += ["steps.2.clean_labels.size=32"]
-    loaded = from_source(pictures, overrides=small)
+    loaded = from_source(images, overrides=small)
     found = ablate(loaded, tmp_path / "run", without=["steps.1"], device="cpu")
     assert [row.variant.name for row in found.rows] == ["whole", "without-02-fit"]
 
@@ -272,8 +270,8 @@ def invoke(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli.app, ["ablate", *map(str, arguments), "--device", "cpu"])
 
 
-def test_the_command_prints_and_keeps_one_table(tiny_plan: Callable[..., str], pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, HARMFUL, PROBE, data=f"folder: {pictures}"))
+def test_the_command_prints_and_keeps_one_table(tiny_plan: Callable[..., str], images: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, HARMFUL, PROBE, data=f"folder: {images}"))
     run = tmp_path / "run"
     told = invoke(tmp_path / "plan.yaml", "--run", run)
     assert told.exit_code == 0, told.stderr
@@ -283,7 +281,7 @@ def test_the_command_prints_and_keeps_one_table(tiny_plan: Callable[..., str], p
     assert json.loads(invoke(tmp_path / "plan.yaml", "--run", run, "--json").stdout) == {"run": str(run), **kept}
     with open(run / "ablation.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["value"]) for row in rows] == [row["figure"]["value"] for row in kept["variants"]]
+    assert [float(row["value"]) for row in rows] == [row["metric"]["value"] for row in kept["variants"]]
     assert rows[0]["difference value"] == ""
     lines = (run / "ablation.md").read_text().splitlines()
     assert lines[2].startswith("| whole plan | 0.")
@@ -293,7 +291,7 @@ def test_the_command_prints_and_keeps_one_table(tiny_plan: Callable[..., str], p
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--figure", "beauty"), "no figure"),
+        (("--metric", "beauty"), "no metric"),
         (("--without", "steps.9"), "there is no such step"),
         (("--alternative", "steps.0.probe.size=x"), "--alternative"),
     ],

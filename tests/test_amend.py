@@ -16,7 +16,7 @@ from assay.errors import DataError
 from assay.files import write_text
 from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
-from assay.lock import lock
+from assay.run.environment import lock
 from assay.steps import STEPS
 from conftest import Lines
 from fake_steps import RELABEL
@@ -33,10 +33,10 @@ class Project:
     def train(self, *steps: str, **parts: str) -> list[str]:
         """Train, again too; the names of the steps that really ran."""
         (self.folder / "plan.yaml").write_text(self._text(*steps, **parts))
-        watch = Lines()
-        assay.train(self.folder / "plan.yaml", run=self.run, device="cpu", watch=watch)
-        self.said = watch.lines
-        return [line for line in watch.lines if line.startswith("0") and ":" not in line]
+        progress = Lines()
+        assay.train(self.folder / "plan.yaml", run=self.run, device="cpu", progress=progress)
+        self.said = progress.lines
+        return [line for line in progress.lines if line.startswith("0") and ":" not in line]
 
     @property
     def ledger(self) -> Ledger:
@@ -57,7 +57,7 @@ class Project:
 @pytest.fixture
 def project(tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setitem(STEPS, "relabel", RELABEL)
-    drawn = "assay.run.write_pictures"  # half a second a run
+    drawn = "assay.run.train.write_images"  # half a second a run
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
     return Project(tmp_path, tiny_plan)
 
@@ -168,8 +168,8 @@ def test_corrections_of_a_plan_are_those_of_a_person(project: Project, colours: 
 
 BAD = [
     (",02-relabel,blue/0.png,mood,,set,blue,red,,,\n", "line 5: there is no head 'mood'"),
-    (",02-relabel,zebra.png,label,,set,blue,red,,,\n", "line 5: there is no picture 'zebra.png'"),
-    (",person,zebra.png,label,,set,blue,red,,,\n", "line 5: there is no picture 'zebra.png'"),
+    (",02-relabel,zebra.png,label,,set,blue,red,,,\n", "line 5: there is no image 'zebra.png'"),
+    (",person,zebra.png,label,,set,blue,red,,,\n", "line 5: there is no image 'zebra.png'"),
     (",02-relabel,blue/0.png,label,set,blue,red\n", "line 5: 7 cells where a ledger has 11"),
     (None, "line 1: the column 'score' is missing"),
 ]

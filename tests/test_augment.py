@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from assay.pixels import colour, geometry
-from assay.pixels.augment import Augment, Erase, Jitter, RandAugment, SomeOf, augment, draws, keys
+from assay.images import colour, geometry
+from assay.images.augment import Augment, Erase, Jitter, RandAugment, SomeOf, augment, image_keys, uniform
 
 EVERY = {
     "plain": Augment(),
@@ -40,7 +40,7 @@ each = pytest.mark.parametrize("settings", EVERY.values(), ids=EVERY.keys())
 each_side = pytest.mark.parametrize(("side", "size"), [(24, 24), (30, 24), (60, 24), (16, 24)])
 
 
-def pictures(count: int, side: int, seed: int = 0) -> Tensor:
+def images(count: int, side: int, seed: int = 0) -> Tensor:
     noise = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return torch.from_numpy(noise).permute(0, 3, 1, 2)
 
@@ -53,7 +53,7 @@ def dot(side: int, x: int, y: int) -> Tensor:
 
 
 def some(count: int, **changes: int) -> np.ndarray:
-    return keys(**({"seed": 1, "step": 2, "epoch": 3, "pictures": np.arange(count)} | changes))
+    return image_keys(**({"seed": 1, "step": 2, "epoch": 3, "images": np.arange(count)} | changes))
 
 
 def fixed(count: int = 1, **columns: float) -> np.ndarray:
@@ -74,7 +74,7 @@ def moved(batch: Tensor, matrices: np.ndarray, size: int | None = None) -> Tenso
 @each
 @each_side
 def test_shape_type_and_range(settings: Augment, side: int, size: int) -> None:
-    for batch in (pictures(9, side), torch.full((9, 3, side, side), 255, dtype=torch.uint8)):
+    for batch in (images(9, side), torch.full((9, 3, side, side), 255, dtype=torch.uint8)):
         result = augment(batch, some(9), size=size, settings=settings)
         assert result.shape == (9, 3, size, size)
         assert result.dtype == torch.float32
@@ -84,8 +84,8 @@ def test_shape_type_and_range(settings: Augment, side: int, size: int) -> None:
 
 @each
 @each_side
-def test_a_picture_comes_out_alike_in_any_batch_and_order(settings: Augment, side: int, size: int) -> None:
-    batch, chance = pictures(9, side), some(9)
+def test_a_image_comes_out_alike_in_any_batch_and_order(settings: Augment, side: int, size: int) -> None:
+    batch, chance = images(9, side), some(9)
     together = augment(batch, chance, size=size, settings=settings)
     order = np.random.default_rng(0).permutation(9)
     assert torch.equal(augment(batch[order], chance[order], size=size, settings=settings), together[order])
@@ -96,7 +96,7 @@ def test_a_picture_comes_out_alike_in_any_batch_and_order(settings: Augment, sid
 
 @each
 def test_the_batch_and_the_generators_of_others_are_left_alone(settings: Augment) -> None:
-    batch = pictures(9, 24)
+    batch = images(9, 24)
     before, state, others = batch.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     augment(batch, some(9), size=24, settings=settings)
     assert torch.equal(batch, before)
@@ -106,8 +106,8 @@ def test_the_batch_and_the_generators_of_others_are_left_alone(settings: Augment
 
 @each
 @pytest.mark.parametrize("change", ["seed", "step", "epoch", "view", "occurrence"])
-def test_another_key_is_another_picture(settings: Augment, change: str) -> None:
-    batch = pictures(9, 24)
+def test_another_key_is_another_image(settings: Augment, change: str) -> None:
+    batch = images(9, 24)
     first = augment(batch, some(9), size=24, settings=settings)
     assert torch.equal(first, augment(batch, some(9), size=24, settings=settings))
     other = augment(batch, some(9, **{change: 77}), size=24, settings=settings)
@@ -116,7 +116,7 @@ def test_another_key_is_another_picture(settings: Augment, change: str) -> None:
 
 @each
 def test_layout_in_memory_changes_nothing(settings: Augment) -> None:
-    batch = pictures(9, 30)
+    batch = images(9, 30)
     first = augment(batch, some(9), size=24, settings=settings)
     second = augment(batch.contiguous(), some(9), size=24, settings=settings)
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
@@ -145,16 +145,16 @@ def test_settings_survive_a_plan(settings: Augment) -> None:
     ],
 )
 def test_what_changes_nothing_leaves_the_bytes_as_they_are(settings: Augment | None) -> None:
-    batch = pictures(4, 24)
+    batch = images(4, 24)
     result = augment(batch, some(4), size=24, settings=settings)
     exact = settings is None or (settings.crop is None and settings.jitter is None)
     torch.testing.assert_close(result, batch / 255, atol=0 if exact else 1e-5, rtol=0)
 
 
-def test_a_plain_picture_needs_no_key() -> None:
-    assert torch.equal(augment(pictures(2, 24), size=24), pictures(2, 24) / 255)
-    with pytest.raises(ValueError, match="2 pictures need as many keys"):
-        augment(pictures(2, 24), some(3), size=24, settings=EVERY["flip"])
+def test_a_plain_image_needs_no_key() -> None:
+    assert torch.equal(augment(images(2, 24), size=24), images(2, 24) / 255)
+    with pytest.raises(ValueError, match="2 images need as many keys"):
+        augment(images(2, 24), some(3), size=24, settings=EVERY["flip"])
 
 
 def test_plain_resizing_does_not_alias() -> None:
@@ -166,7 +166,7 @@ def test_plain_resizing_does_not_alias() -> None:
 
 
 def test_resizing_up_is_bilinear() -> None:
-    batch = pictures(3, 12)
+    batch = images(3, 12)
     expected = torch.nn.functional.interpolate(batch.float(), (24, 24), mode="bilinear") / 255
     torch.testing.assert_close(augment(batch, size=24), expected, atol=1.01 / 255, rtol=0)
     sampled = augment(batch, some(3), size=24, settings=Augment(crop=(1, 1)))
@@ -178,7 +178,7 @@ def test_resizing_up_is_bilinear() -> None:
 
 @pytest.mark.parametrize(("flip", "kinds"), [("horizontal", 2), ("vertical", 2), ("both", 4)])
 def test_flips_mirror_exactly_and_each_comes_up(flip: Any, kinds: int) -> None:
-    batch = pictures(40, 24)
+    batch = images(40, 24)
     result = augment(batch, some(40), size=24, settings=Augment(flip=flip))
     seen = set()
     for before, after in zip(batch / 255, result, strict=True):
@@ -190,7 +190,7 @@ def test_flips_mirror_exactly_and_each_comes_up(flip: Any, kinds: int) -> None:
 
 
 def test_a_crop_shows_its_box_in_full() -> None:
-    batch = pictures(1, 24)
+    batch = images(1, 24)
     matrices = geometry.crop(fixed(c2=0.25, c3=1.0), area=(4 / 9, 4 / 9), ratio=(1, 1))
     torch.testing.assert_close(moved(batch, matrices, 16), batch[..., 8:, 2:18] / 255, atol=1e-4, rtol=0)
 
@@ -206,7 +206,7 @@ def test_a_crop_keeps_its_area_and_stays_inside(chance: list[float], area: float
 
 
 def test_crops_are_spread_as_stated() -> None:
-    chance = draws(some(4000), 4)
+    chance = uniform(some(4000), 4)
     matrices = geometry.crop(chance, area=(0.2, 0.4), ratio=(1 / 2, 2))
     area, ratio = matrices[:, 0, 0] * matrices[:, 1, 1], matrices[:, 0, 0] / matrices[:, 1, 1]
     assert np.isclose(area.mean(), 0.3, atol=0.005)
@@ -220,13 +220,13 @@ def test_a_shift_moves_to_the_right_and_down() -> None:
 
 
 def test_a_rotation_by_a_right_angle_moves_every_pixel() -> None:
-    batch = pictures(2, 24)
+    batch = images(2, 24)
     matrices = geometry.affine(fixed(2, c0=1.0), rotate=90, scale=(1, 1), shear=0, shift=0)
     torch.testing.assert_close(moved(batch, matrices), batch.rot90(-1, (2, 3)) / 255, atol=1e-4, rtol=0)
 
 
 def test_a_scale_enlarges_about_the_centre() -> None:
-    batch = pictures(1, 24)
+    batch = images(1, 24)
     matrices = geometry.affine(fixed(c1=1.0), rotate=0, scale=(1, 2), shear=0, shift=0)
     expected = torch.nn.functional.interpolate(batch[..., 5:19, 5:19].float(), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(moved(batch, matrices), expected[..., 2:-2, 2:-2] / 255, atol=1e-4, rtol=0)
@@ -252,15 +252,15 @@ def test_the_whole_is_the_parts_one_after_another() -> None:
     torch.testing.assert_close(result, dot(16, 14, 13) / 255, atol=1e-4, rtol=0)
 
 
-def test_beyond_the_edge_the_picture_is_reflected() -> None:
-    batch = pictures(1, 24)
+def test_beyond_the_edge_the_image_is_reflected() -> None:
+    batch = images(1, 24)
     matrices = geometry.affine(fixed(c3=1.0), rotate=0, scale=(1, 1), shear=0, shift=0.25)
     result = moved(batch, matrices)
     torch.testing.assert_close(result[..., :6], batch[..., :6].flip(3) / 255, atol=1e-4, rtol=0)
 
 
 def test_within_the_edges_reflecting_or_not_is_the_same() -> None:
-    batch, matrices = pictures(9, 30), geometry.crop(draws(some(9), 4), area=(0.2, 1), ratio=(0.5, 2))
+    batch, matrices = images(9, 30), geometry.crop(uniform(some(9), 4), area=(0.2, 1), ratio=(0.5, 2))
     both = [geometry.sample(batch, matrices, size=24, reflect=reflect) for reflect in (True, False)]
     torch.testing.assert_close(*both, atol=1e-3, rtol=0)
 
@@ -277,7 +277,7 @@ def test_own_grid_is_that_of_torch() -> None:
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("draw", [0.05, 0.3, 0.5, 0.8, 0.95])
 def test_colours_vary_as_in_torchvision(kind: str, draw: float) -> None:
-    batch = pictures(3, 24) / 255
+    batch = images(3, 24) / 255
     amounts = {name: 0.6 if name == kind else 0.0 for name in ("brightness", "contrast", "saturation")}
     result = colour.jitter(batch, np.full((3, 4), draw), **amounts, hue=0)
     expected = getattr(vision, f"adjust_{kind}")(batch, 1 + 0.6 * (2 * draw - 1))
@@ -285,7 +285,7 @@ def test_colours_vary_as_in_torchvision(kind: str, draw: float) -> None:
 
 
 def test_colours_in_turn_are_those_of_torchvision() -> None:
-    batch = pictures(3, 24) / 255 * 0.4 + 0.3  # so far from black and white that nothing is clipped
+    batch = images(3, 24) / 255 * 0.4 + 0.3  # so far from black and white that nothing is clipped
     chance = np.tile([0.6, 0.4, 0.3, 0.5], (3, 1))
     result = colour.jitter(batch, chance, brightness=0.4, contrast=0.4, saturation=0.4, hue=0)
     expected = vision.adjust_brightness(batch, 1.08)
@@ -300,7 +300,7 @@ def hue(batch: Tensor, turns: float) -> Tensor:
 
 
 def test_turning_the_hue_keeps_greys_and_brightness() -> None:
-    batch = pictures(3, 24) / 255 * 0.2 + 0.4
+    batch = images(3, 24) / 255 * 0.2 + 0.4
     weights = torch.tensor(colour.GREY, dtype=torch.float32)[:, None, None]
     turned = hue(batch, 0.2)
     assert (turned - batch).abs().max() > 0.02
@@ -310,7 +310,7 @@ def test_turning_the_hue_keeps_greys_and_brightness() -> None:
 
 
 def test_turning_the_hue_there_and_back_changes_nothing() -> None:
-    batch = pictures(3, 24) / 255 * 0.2 + 0.4
+    batch = images(3, 24) / 255 * 0.2 + 0.4
     torch.testing.assert_close(hue(hue(batch, 0.1), -0.1), batch, atol=1e-5, rtol=0)
     torch.testing.assert_close(hue(batch, -0.5), hue(hue(batch, 0.25), 0.25), atol=1e-5, rtol=0)
 
@@ -322,7 +322,7 @@ def test_the_hue_turns_the_way_of_torchvision() -> None:
 
 
 def test_a_number_means_all_but_the_hue() -> None:
-    batch = pictures(3, 24)
+    batch = images(3, 24)
     number, spelled = (
         augment(batch, some(3), size=24, settings=Augment(jitter=jitter))
         for jitter in (0.3, Jitter(brightness=0.3, contrast=0.3, saturation=0.3))
@@ -356,11 +356,11 @@ def test_operations_leave_the_draws_of_others_as_they_are() -> None:
     base = {"crop": (0.3, 1.0), "flip": "both", "rotate": 30.0, "jitter": 0.3}
     base["erase"] = Erase(probability=0.6, patches=3, fill="noise")
     plain, listed = (
-        augment(pictures(9, 24), some(9), size=24, settings=Augment.model_validate(base | more))
+        augment(images(9, 24), some(9), size=24, settings=Augment.model_validate(base | more))
         for more in ({}, {"some_of": [3, ["identity", "posterize", "solarize", "rotate"]]})
     )
     still, _ = (
-        augment(pictures(9, 24), some(9), size=24, settings=Augment.model_validate(base | {"some_of": more}))
+        augment(images(9, 24), some(9), size=24, settings=Augment.model_validate(base | {"some_of": more}))
         for more in ({"n": 3, "operations": ["posterize", "solarize", "rotate"], "magnitude": 0}, [1, ["identity"]])
     )
     torch.testing.assert_close(still, plain, atol=1e-4, rtol=0)
@@ -389,9 +389,9 @@ def test_constant_erasing_fills_one_box_of_a_stated_area() -> None:
     assert 0.2 < (share > 0).float().mean() < 0.4
     assert share[share > 0].min() > 0.08
     assert share.max() < 0.22
-    for picture in result[share > 0, 0]:
-        rows, columns = picture.any(1).sum(), picture.any(0).sum()
-        assert rows * columns == (picture == 0.5).sum()
+    for image in result[share > 0, 0]:
+        rows, columns = image.any(1).sum(), image.any(0).sum()
+        assert rows * columns == (image == 0.5).sum()
         assert 0.4 < rows / columns < 2.5
 
 
@@ -444,11 +444,11 @@ def test_draws_are_those_of_the_published_generator() -> None:
     """The first numbers of splitmix64 for seed 1234567, as its authors give them."""
     published = np.array([6457827717110365317, 3203168211198807973, 9817491932198370423], np.uint64)
     expected = (published >> np.uint64(11)) * 2.0**-53
-    assert draws(np.array([1234567], np.uint64), 3)[0].tolist() == expected.tolist()
+    assert uniform(np.array([1234567], np.uint64), 3)[0].tolist() == expected.tolist()
 
 
 def test_draws_are_uniform_and_unrelated() -> None:
-    sample = draws(some(20_000), 6)
+    sample = uniform(some(20_000), 6)
     assert sample.min() >= 0
     assert sample.max() < 1
     assert np.allclose(sample.mean(0), 0.5, atol=0.01)
@@ -459,21 +459,23 @@ def test_draws_are_uniform_and_unrelated() -> None:
 
 @given(st.integers(0, 50), st.integers(1, 50))
 def test_the_first_draws_stay_when_more_are_asked_for(fewer: int, more: int) -> None:
-    assert (draws(some(3), fewer + more)[:, :fewer] == draws(some(3), fewer)).all()
+    assert (uniform(some(3), fewer + more)[:, :fewer] == uniform(some(3), fewer)).all()
 
 
 def test_every_part_of_a_key_counts() -> None:
     parts = np.array([(a, b, c, d, e, f) for a in (0, 1, -1) for b in (0, 1, 2) for c in (0, 1, 2)
                       for d in (0, 1, 2**40) for e in (0, 1) for f in (0, 1)])  # fmt: skip
-    made = [keys(seed=a, step=b, epoch=c, pictures=[d], occurrence=e, view=f)[0] for a, b, c, d, e, f in parts.tolist()]
+    made = [
+        image_keys(seed=a, step=b, epoch=c, images=[d], occurrence=e, view=f)[0] for a, b, c, d, e, f in parts.tolist()
+    ]
     assert len(set(made)) == len(parts)
 
 
-def test_keys_of_a_batch_are_those_of_its_pictures() -> None:
-    batch = keys(seed=1, step=2, epoch=3, pictures=[5, 9], occurrence=[0, 4], view=[7, 7])
-    alone = keys(seed=1, step=2, epoch=3, pictures=[9], occurrence=4, view=7)
+def test_keys_of_a_batch_are_those_of_its_images() -> None:
+    batch = image_keys(seed=1, step=2, epoch=3, images=[5, 9], occurrence=[0, 4], view=[7, 7])
+    alone = image_keys(seed=1, step=2, epoch=3, images=[9], occurrence=4, view=7)
     assert batch.dtype == np.uint64
     assert batch[1] == alone[0]
-    assert keys(seed=2**64 - 1, step=0, epoch=0, pictures=[0]).shape == (1,)
+    assert image_keys(seed=2**64 - 1, step=0, epoch=0, images=[0]).shape == (1,)
     with pytest.raises(TypeError, match="whole numbers"):
-        keys(seed=1, step=2, epoch=3, pictures=[0.5])
+        image_keys(seed=1, step=2, epoch=3, images=[0.5])

@@ -51,7 +51,7 @@ def test_features_are_as_wide_as_said(name):
     assert found.shape == (2, feature_count(backbone))
 
 
-def test_a_transformer_takes_pictures_of_another_size():
+def test_a_transformer_takes_images_of_another_size():
     with torch.inference_mode():
         assert build_backbone("test_vit").eval()(torch.zeros(1, 3, 96, 96)).shape == (1, 64)
 
@@ -159,12 +159,12 @@ def test_freezing_can_be_undone():
 
 def test_a_frozen_backbone_answers_as_in_evaluation():
     model = classifier()
-    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = model.eval().features(pictures)
+        expected = model.eval().features(images)
         freeze(model, "backbone")
         set_training_mode(model, "train")
-        assert torch.equal(model.features(pictures), expected)
+        assert torch.equal(model.features(images), expected)
     assert model.head[0].training
 
 

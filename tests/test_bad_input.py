@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from assay import cli
-from conftest import write_pictures
+from conftest import write_images
 
 TINY = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
 PROBE = "  - probe: {size: 32}\n"
@@ -32,16 +32,16 @@ FIT = "  - fit: {size: 32, epochs: 2, batch: 8}\n"
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("assay.run.write_pictures", lambda *given: None)  # slow, and tested elsewhere
+    monkeypatch.setattr("assay.run.train.write_images", lambda *given: None)  # slow, and tested elsewhere
 
 
-def plan(steps: str = PROBE, data: str = "folder: pictures") -> Path:
+def plan(steps: str = PROBE, data: str = "folder: images") -> Path:
     Path("plan.yaml").write_text(f"data: {{{data}}}\n{TINY}steps:\n{steps}")
     return Path("plan.yaml")
 
 
-def pictures(each: int = 6) -> Path:
-    return write_pictures(Path("pictures"), each=each)
+def images(each: int = 6) -> Path:
+    return write_images(Path("images"), each=each)
 
 
 def train(source: Path | str, *more: str) -> Result:
@@ -70,47 +70,47 @@ def metrics() -> dict[str, Any]:
 
 
 def make_empty() -> str:
-    Path("pictures").mkdir()
-    return "pictures"
+    Path("images").mkdir()
+    return "images"
 
 
 def make_table() -> str:
-    pictures()
-    Path("labels.csv").write_text("file,colour\npictures/red/0.png,red\n")
+    images()
+    Path("labels.csv").write_text("file,colour\nimages/red/0.png,red\n")
     return str(plan(data="table: labels.csv, image: file, heads: {kind: {column: kind}}"))
 
 
 def make_broken() -> str:
     for name in ("cat", "dog"):
-        Path("pictures", name).mkdir(parents=True)
-        Path("pictures", name, "0.jpg").touch()
-        Path("pictures", name, "1.jpg").write_text("no picture")
-    return "pictures"
+        Path("images", name).mkdir(parents=True)
+        Path("images", name, "0.jpg").touch()
+        Path("images", name, "1.jpg").write_text("no image")
+    return "images"
 
 
 def make_way_out() -> str:
-    pictures()
+    images()
     Path("data").mkdir()
-    Path("data/labels.csv").write_text("file,colour\n../pictures/red/0.png,red\n")
+    Path("data/labels.csv").write_text("file,colour\n../images/red/0.png,red\n")
     return "data/labels.csv"
 
 
 def make_link() -> str:
-    pictures()
+    images()
     Path("elsewhere").mkdir()
-    shutil.move("pictures/red/0.png", "elsewhere/0.png")
-    Path("pictures/red/0.png").symlink_to(Path("elsewhere/0.png").absolute())
-    return "pictures"
+    shutil.move("images/red/0.png", "elsewhere/0.png")
+    Path("images/red/0.png").symlink_to(Path("elsewhere/0.png").absolute())
+    return "images"
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (make_empty, ["pictures", "no pictures|is empty", "folder a class|[Aa]dd|[Gg]ive|[Pp]ut"]),
+        (make_empty, ["images", "no images|is empty", "folder a class|[Aa]dd|[Gg]ive|[Pp]ut"]),
         (lambda: "nowhere", ["nowhere", "does not exist|not there|no such", "[Gg]ive|[Cc]heck|[Nn]ame"]),
         (make_table, ["labels.csv", "'kind'", "colour"]),
-        (make_broken, ["None of the 2 pictures can be read", "at least one must be", r"cat/1\.jpg: .*not a picture"]),
-        (make_way_out, ["labels.csv", r"\.\./pictures/red/0\.png", "leav|outside", "[Cc]opy|[Mm]ove|root"]),
+        (make_broken, ["None of the 2 images can be read", "at least one must be", r"cat/1\.jpg: .*not an image"]),
+        (make_way_out, ["labels.csv", r"\.\./images/red/0\.png", "leav|outside", "[Cc]opy|[Mm]ove|root"]),
         (make_link, ["red/0.png", "leav|outside|leads", "[Cc]opy|[Mm]ove|[Rr]eplace"]),
     ],
 )
@@ -135,12 +135,12 @@ def test_data_that_cannot_be_used(make: Callable[[], str], said: list[str]) -> N
     ],
 )
 def test_plans_that_cannot_be_carried_out(steps: str, said: list[str]) -> None:
-    pictures(3)
+    images(3)
     refused(train(plan(steps)), *said)
 
 
 def test_a_value_set_and_a_device_are_checked_too() -> None:
-    pictures(3)
+    images(3)
     refused(train(plan(FIT), "--set", "steps.0.fit.lr=-1"), r"lr is -1; it must be greater than 0")
     refused(train(plan(FIT), "--device", "tpu"), "'tpu'", "this machine has")
 
@@ -158,13 +158,13 @@ def test_the_command_itself_ends_with_2() -> None:
 def test_a_run_folder_that_is_read_only() -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write anywhere")
-    pictures(3)
+    images(3)
     Path("run").mkdir(mode=0o500)
     refused(train(plan()), "run", "cannot be written", "--run")
 
 
 def test_a_run_folder_that_cannot_be_made() -> None:
-    pictures(3)
+    images(3)
     Path("run").write_text("a file")
     done = train(plan())
     assert (done.exit_code, "Traceback" in done.output) == (2, False)
@@ -172,15 +172,15 @@ def test_a_run_folder_that_cannot_be_made() -> None:
 
 
 def test_a_disk_too_full_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures(3)
+    images(3)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    refused(train(plan()), "preparing 9 pictures", "MiB", "Free some space, or choose another")
+    refused(train(plan()), "preparing 9 images", "MiB", "Free some space, or choose another")
     assert not Path("run/cache").exists()
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_disk_that_fills_up_during_a_run(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures()
+    images()
     assert train(plan(FIT + FIT), "--run", "whole").exit_code == 0
     real, calls, failed = getattr(os, call), [0], 0
 
@@ -215,11 +215,11 @@ def _readable(run: Path) -> None:
         json.loads(path.read_text())
 
 
-# Pictures
+# Images
 
 
 def png_of(width: int, height: int) -> bytes:
-    """The header of a picture, and one row of nothing."""
+    """The header of an image, and one row of nothing."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -231,9 +231,9 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def put_broken(folder: Path) -> list[str]:
-    """A picture of every broken sort; their names."""
+    """An image of every broken sort; their names."""
     (folder / "empty.png").touch()
-    (folder / "text.jpg").write_text("no picture at all")
+    (folder / "text.jpg").write_text("no image at all")
     Image.effect_noise((64, 64), 90).save(folder / "whole.jpg", quality=95)
     (folder / "truncated.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:1000])
     (folder / "whole.jpg").unlink()
@@ -241,8 +241,8 @@ def put_broken(folder: Path) -> list[str]:
     return ["empty.png", "text.jpg", "truncated.jpg", "vast.png"]
 
 
-def test_broken_pictures_among_good_ones_are_left_out_listed_and_counted() -> None:
-    names = {f"red/{name}" for name in put_broken(pictures() / "red")}
+def test_broken_images_among_good_ones_are_left_out_listed_and_counted() -> None:
+    names = {f"red/{name}" for name in put_broken(images() / "red")}
     done = train(plan())
     assert done.exit_code == 0, done.output
     assert {one["path"] for one in metrics()["left_out"]} == names
@@ -251,25 +251,25 @@ def test_broken_pictures_among_good_ones_are_left_out_listed_and_counted() -> No
     assert set(re.findall(r"left out: (\S+): .", done.stdout)) == names
 
 
-def test_broken_pictures_found_again_in_a_second_run_of_another_plan() -> None:
-    put_broken(pictures() / "red")
+def test_broken_images_found_again_in_a_second_run_of_another_plan() -> None:
+    put_broken(images() / "red")
     assert train(plan()).exit_code == 0
     first = metrics()["left_out"]
     assert train(plan(PROBE + FIT)).exit_code == 0
     assert metrics()["left_out"] == first
 
 
-def test_strict_refuses_broken_pictures() -> None:
-    put_broken(pictures() / "red")
-    said = refused(train(plan(), "--strict"), r"4 of 22 pictures cannot be used, and --strict allows none", "Mend them")
+def test_strict_refuses_broken_images() -> None:
+    put_broken(images() / "red")
+    said = refused(train(plan(), "--strict"), r"4 of 22 images cannot be used, and --strict allows none", "Mend them")
     assert all(name in said for name in ("red/empty.png: ", "red/text.jpg: ", "red/truncated.jpg: ", "red/vast.png: "))
 
 
-def test_broken_pictures_get_a_row_that_says_so(tmp_path: Path) -> None:
-    pictures()
+def test_broken_images_get_a_row_that_says_so(tmp_path: Path) -> None:
+    images()
     assert train(plan()).exit_code == 0
     Path("new").mkdir()
-    shutil.copy("pictures/blue/0.png", "new/good.png")
+    shutil.copy("images/blue/0.png", "new/good.png")
     names = put_broken(Path("new"))
     done = CliRunner().invoke(cli.app, ["predict", "run", "new", "--out", "labels.csv", "--device", "cpu"])
     assert done.exit_code == 0, done.output
@@ -284,13 +284,13 @@ def test_broken_pictures_get_a_row_that_says_so(tmp_path: Path) -> None:
     "name", ["two words", 'it\'s "quoted"', "Grün 葉 🌱", "two\nlines", "-dash", "[50%] {x}", "a,b;c"]
 )
 def test_odd_names_train_and_predict(name: str) -> None:
-    pictures()
-    Path("pictures/red").rename(Path("pictures") / name)
+    images()
+    Path("images/red").rename(Path("images") / name)
     for number in range(6):
-        (Path("pictures") / name / f"{number}.png").rename(Path("pictures") / name / f"{name} {number}.png")
+        (Path("images") / name / f"{number}.png").rename(Path("images") / name / f"{name} {number}.png")
     done = train(plan())
     assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(cli.app, ["predict", "run", "pictures", "--out", "labels.csv", "--device", "cpu"])
+    done = CliRunner().invoke(cli.app, ["predict", "run", "images", "--out", "labels.csv", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     with open("labels.csv", newline="", encoding="utf-8") as file:
         rows = {row["image"]: row["label"] for row in csv.DictReader(file)}
@@ -301,15 +301,15 @@ def test_odd_names_train_and_predict(name: str) -> None:
 # Training
 
 
-def test_a_loss_that_is_not_finite_names_its_pictures() -> None:
-    pictures()
+def test_a_loss_that_is_not_finite_names_its_images() -> None:
+    images()
     done = train(plan("  - fit: {size: 32, epochs: 3, batch: 4, lr: 1e30, optimizer: sgd, schedule: constant}\n"))
     refused(done, r"the loss is not finite \(epoch \d, optimiser step \d\)", "Lower lr", r"(red|green|blue)/\d\.png")
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_weights_that_are_spoilt_by_the_last_optimiser_step(epochs: int) -> None:
-    pictures()
+    images()
     steps = f"  - fit: {{size: 32, epochs: {epochs}, batch: 64, lr: 1e38, optimizer: sgd, schedule: constant}}\n"
     refused(train(plan(steps)), "not finite|no number", "Lower lr|[Ll]ower")
 
@@ -317,7 +317,7 @@ def test_weights_that_are_spoilt_by_the_last_optimiser_step(epochs: int) -> None
 def test_too_little_memory_names_the_batch_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     from assay.models.classifier import Classifier
 
-    pictures()
+    images()
     forward = Classifier.forward
 
     def greedy(self: Classifier, x: torch.Tensor) -> torch.Tensor:

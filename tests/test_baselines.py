@@ -6,22 +6,22 @@ import numpy as np
 import polars as pl
 import pytest
 
-from assay import scoring
-from assay.evidence import baselines as module
-from assay.evidence.baselines import baselines, linear_probabilities, majority, shrink, without_a_tag
-from assay.figures.metrics import figures_of, stream
+from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.metrics import metrics_of, stream
 from assay.models.classifier import ModelSettings
-from assay.pixels.cache import Cache
-from assay.training.hardware import Hardware
+from assay.predictions import baselines as module
+from assay.predictions.baselines import baseline_predictions, linear_probabilities, majority, shrink, without_a_tag
+from assay.run import evaluate
+from assay.training.devices import Hardware
 
 KIND = Head("kind", ("dark", "middle", "light"))
-TAGS = Head("tags", ("red", "never", "always", "unknown"), "independent")
+TAGS = Head("tags", ("red", "never", "always", "unknown"), "multilabel")
 SPACE = LabelSpace((KIND, TAGS))
 
 
-def pictures(n, seed, size=20):
+def images(n, seed, size=20):
     """Brightness is the kind, redness the first tag; the last tag is not known of any."""
     r = np.random.default_rng(seed)
     kind, red = r.choice(3, n, p=[0.2, 0.5, 0.3]), r.integers(0, 2, n)
@@ -47,28 +47,28 @@ def test_majority_is_the_shares_of_the_labels():
 
 
 def test_a_linear_model_on_pixels_sees_brightness():
-    train, codes = pictures(300, 0)
-    val, truth = pictures(100, 1)
+    train, codes = images(300, 0)
+    val, truth = images(100, 1)
     found = dict(stream(SPACE, truth, linear_on_pixels(SPACE, codes, train=train, val=val)))
     assert found["kind/accuracy"] > 0.95
     assert found["tags/mean_average_precision"] > 0.95
 
 
-def test_on_zero_pictures_it_equals_the_majority():
-    train, codes = pictures(300, 0)
+def test_on_zero_images_it_equals_the_majority():
+    train, codes = images(300, 0)
     features = shrink(train)
-    found = baselines(SPACE, codes, train=features, val=features[:50])
-    assert list(found) == ["majority", "zero pictures", "linear on pixels"]
-    assert found["zero pictures"].probabilities == pytest.approx(found["majority"].probabilities, abs=1e-3)
+    found = baseline_predictions(SPACE, codes, train=features, val=features[:50])
+    assert list(found) == ["majority", "zero images", "linear on pixels"]
+    assert found["zero images"].probabilities == pytest.approx(found["majority"].probabilities, abs=1e-3)
     ties = [np.repeat([0, 1, 2], 100), codes[1]]
     zeros = linear_on_pixels(SPACE, ties, train=np.zeros_like(train), val=train[:1])
     assert zeros[0, :3].argmax() == 0
 
 
 def test_the_majority_gives_no_tag_at_all_and_its_loss_is_that_of_the_shares():
-    train, codes = pictures(300, 0)
-    val, truth = pictures(100, 1)
-    answer = baselines(SPACE, codes, train=shrink(train), val=shrink(val))["majority"]
+    train, codes = images(300, 0)
+    val, truth = images(100, 1)
+    answer = baseline_predictions(SPACE, codes, train=shrink(train), val=shrink(val))["majority"]
     assert answer.probabilities[0, 5] == 1  # the tag that all have, and still it is not given
     found = dict(stream(SPACE, truth, answer.probabilities, thresholds=answer.thresholds))
     decided = truth[1] >= 0
@@ -80,9 +80,9 @@ def test_the_majority_gives_no_tag_at_all_and_its_loss_is_that_of_the_shares():
         assert found[name] == at_half[name]
 
 
-def test_how_many_pictures_have_no_tag_is_told_by_split():
+def test_how_many_images_have_no_tag_is_told_by_split():
     train, val = np.array([[0, 0], [0, 1], [0, -1], [1, -1]]), np.array([[0, 0], [0, 0], [-1, -1]])
-    space = LabelSpace((Head("kind", ("a", "b")), Head("tags", ("p", "q"), "independent")))
+    space = LabelSpace((Head("kind", ("a", "b")), Head("tags", ("p", "q"), "multilabel")))
     kinds = [np.zeros(4, int), np.zeros(3, int)]
     found = without_a_tag(space, {"train": [kinds[0], train], "val": [kinds[1], val]})
     assert found == {"tags": {"train": {"share": 1 / 3, "n": 3}, "val": {"share": 1.0, "n": 2}}}
@@ -91,26 +91,26 @@ def test_how_many_pictures_have_no_tag_is_told_by_split():
 
 
 def test_the_untrained_network_is_what_it_is_given():
-    train, codes = pictures(30, 0)
+    train, codes = images(30, 0)
     features, logits = shrink(train), np.zeros((5, 7), dtype=np.float32)
-    found = baselines(SPACE, codes, train=features, val=features[:5], untrained=logits)["untrained network"]
+    found = baseline_predictions(SPACE, codes, train=features, val=features[:5], untrained=logits)["untrained network"]
     assert found.probabilities[0] == pytest.approx([1 / 3] * 3 + [0.5] * 4)
     assert (found.thresholds == 0.5).all()
 
 
 def test_unknown_labels_take_no_part():
-    train, codes = pictures(120, 0)
+    train, codes = images(120, 0)
     hidden = [known.copy() for known in codes]
     hidden[0][60:], hidden[1][60:] = -1, -1
     features = shrink(train)
-    features[60:] = features[:60]  # what is standardised is all the pictures, labelled or not
+    features[60:] = features[:60]  # what is standardised is all the images, labelled or not
     found = linear_probabilities(SPACE, hidden, train=features, val=features)
     alone = linear_probabilities(SPACE, [known[:60] for known in codes], train=features[:60], val=features)
     assert found == pytest.approx(alone, abs=1e-3)
 
 
-def test_a_class_without_a_training_picture_gets_nothing():
-    train, codes = pictures(100, 0)
+def test_a_class_without_a_training_image_gets_nothing():
+    train, codes = images(100, 0)
     codes[0][codes[0] == 1] = -1
     found = linear_on_pixels(SPACE, codes, train=train, val=train[:10])
     assert (found[:, 1] == 0).all()
@@ -120,7 +120,7 @@ def test_a_class_without_a_training_picture_gets_nothing():
 
 
 def test_probabilities_are_probabilities_and_repeat():
-    train, codes = pictures(80, 0)
+    train, codes = images(80, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = linear_on_pixels(SPACE, codes, train=train, val=train)
@@ -129,13 +129,13 @@ def test_probabilities_are_probabilities_and_repeat():
     assert np.array_equal(found, linear_on_pixels(SPACE, codes, train=train, val=train))
 
 
-def test_many_pictures_are_drawn_from_by_seed(monkeypatch):
+def test_many_images_are_drawn_from_by_seed(monkeypatch):
     monkeypatch.setattr(module, "MOST", 50)
-    train, codes = pictures(200, 0)
+    train, codes = images(200, 0)
     first, again, other = (linear_on_pixels(SPACE, codes, train=train, val=train, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert figures_of(KIND, codes[0], first[:, :3])["accuracy"] > 0.9
+    assert metrics_of(KIND, codes[0], first[:, :3])["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("size", [8, 16, 32, 37])
@@ -151,7 +151,7 @@ def test_shrinking_takes_area_means(size):
 
 
 def test_of_a_run_they_are_scored_as_they_decide(tmp_path):
-    pixels, (kind, tags) = pictures(40, 0, size=32)
+    pixels, (kind, tags) = images(40, 0, size=32)
     names = [f"{number}.png" for number in range(40)]
     present = [[name for name, on in zip(TAGS.classes, row, strict=True) if on == 1] for row in tags]
     columns = {
@@ -165,11 +165,11 @@ def test_of_a_run_they_are_scored_as_they_decide(tmp_path):
     known = samples.codes()[1]
     cache = Cache(pixels, {name: row for row, name in enumerate(names)})
     model = ModelSettings(backbone="test_efficientnet", weights="none")
-    found = scoring.baselines(samples, cache, model, size=24, hardware=Hardware("cpu"), seed=0)
-    assert list(found) == ["majority", "zero pictures", "linear on pixels", "untrained network"]
+    found = evaluate.baselines(samples, cache, model, size=24, hardware=Hardware("cpu"), seed=0)
+    assert list(found) == ["majority", "zero images", "linear on pixels", "untrained network"]
     without = found["majority"]["without a tag"]["tags"]
     assert without["train"] == {"share": 0.0, "n": int((known[:30] == 1).any(axis=1).sum())}
-    figures = found["majority"]["heads"]["tags"]["figures"]
-    assert figures["micro_f1"]["value"] == 0
-    assert figures["hamming_loss"]["value"] == pytest.approx((known[30:] == 1).sum() / (known[30:] >= 0).sum())
-    assert found["linear on pixels"]["heads"]["kind"]["figures"]["accuracy"]["value"] > 0.8
+    metrics = found["majority"]["heads"]["tags"]["metrics"]
+    assert metrics["micro_f1"]["value"] == 0
+    assert metrics["hamming_loss"]["value"] == pytest.approx((known[30:] == 1).sum() / (known[30:] >= 0).sum())
+    assert found["linear on pixels"]["heads"]["kind"]["metrics"]["accuracy"]["value"] > 0.8

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from assay.errors import DataError, PlanError, RunError, SpaceError
+from assay.images import cache
+from assay.images.cache import Cache, append_images, build
+from assay.images.decode import Resize
 from assay.labels.samples import LeftOut
-from assay.pixels import cache
-from assay.pixels.cache import Cache, build, extended
-from assay.pixels.decode import Resize
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -39,53 +39,53 @@ def made(paths: list[Path], folder: Path, **changes: Any) -> tuple[Cache, list[L
 
 
 def test_rows_keep_the_order_of_the_ids_and_the_pixels_of_the_files(photos: list[Path], tmp_path: Path) -> None:
-    pictures, left_out = made(photos, tmp_path / "cache")
+    images, left_out = made(photos, tmp_path / "cache")
     assert left_out == []
-    assert pictures.side == 20
-    assert pictures.pixels.dtype == np.uint8
-    assert list(pictures.rows) == [path.name for path in photos]
+    assert images.side == 20
+    assert images.pixels.dtype == np.uint8
+    assert list(images.rows) == [path.name for path in photos]
     for number, path in enumerate(photos):
-        assert (pictures.pixels[pictures.rows[path.name]] == colour(number)).all()
+        assert (images.pixels[images.rows[path.name]] == colour(number)).all()
 
 
 def test_a_batch_is_gathered_in_the_order_asked_for(photos: list[Path], tmp_path: Path) -> None:
-    pictures, _ = made(photos, tmp_path / "cache")
-    rows = pictures.rows_of(["9.png", "3.png", "9.png"])
-    batch = pictures.gather(rows)
+    images, _ = made(photos, tmp_path / "cache")
+    rows = images.rows_of(["9.png", "3.png", "9.png"])
+    batch = images.gather(rows)
     assert rows.tolist() == [9, 3, 9]
     assert batch.shape == (3, 3, 20, 20)
     assert batch.dtype == torch.uint8
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert batch[:, :, 4, 4].tolist() == [list(colour(9)), list(colour(3)), list(colour(9))]
     batch.zero_()  # its own memory: the cache stays as it is
-    assert (pictures.pixels[9] == colour(9)).all()
-    assert pictures.gather([]).shape == (0, 3, 20, 20)
+    assert (images.pixels[9] == colour(9)).all()
+    assert images.gather([]).shape == (0, 3, 20, 20)
 
 
-def test_broken_pictures_have_no_row_and_are_named(photos: list[Path], tmp_path: Path) -> None:
+def test_broken_images_have_no_row_and_are_named(photos: list[Path], tmp_path: Path) -> None:
     photos[0].write_bytes(b"")
-    photos[7].write_text("no picture")
+    photos[7].write_text("no image")
     photos[30].unlink()
     for _ in range(2):  # made, then reopened
-        pictures, left_out = made(photos, tmp_path / "cache")
-        assert [picture.path for picture in left_out] == ["0.png", "7.png", "30.png"]
+        images, left_out = made(photos, tmp_path / "cache")
+        assert [image.path for image in left_out] == ["0.png", "7.png", "30.png"]
         assert "empty" in left_out[0].reason
-        assert len(pictures.rows) == len(pictures.pixels) == 47
-        assert pictures.rows["1.png"] == 0
-        assert (pictures.pixels[pictures.rows["31.png"]] == colour(31)).all()
+        assert len(images.rows) == len(images.pixels) == 47
+        assert images.rows["1.png"] == 0
+        assert (images.pixels[images.rows["31.png"]] == colour(31)).all()
 
 
-def test_only_broken_pictures_are_an_error_and_leave_nothing(photos: list[Path], tmp_path: Path) -> None:
+def test_only_broken_images_are_an_error_and_leave_nothing(photos: list[Path], tmp_path: Path) -> None:
     for path in photos:
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"(?s)None of the 50 pictures.*0\.png: .*4\.png: ") as caught:
+    with pytest.raises(DataError, match=r"(?s)None of the 50 images.*0\.png: .*4\.png: ") as caught:
         made(photos, tmp_path / "cache")
     assert "5.png" not in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_no_pictures_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures"):
+def test_no_images_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images"):
         made([], tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_caches_of_other_settings_or_contents_stand_side_by_side(
     assert (made(photos, tmp_path / "cache")[0].pixels == kept).all()
 
 
-def test_a_picture_that_changed_is_decoded_again(photos: list[Path], tmp_path: Path) -> None:
+def test_a_image_that_changed_is_decoded_again(photos: list[Path], tmp_path: Path) -> None:
     made(photos, tmp_path / "cache")
     Image.new("RGB", (33, 44), "white").save(photos[5])
     assert (made(photos, tmp_path / "cache")[0].pixels[5] == 255).all()
@@ -152,7 +152,7 @@ def test_a_damaged_cache_is_made_anew(photos: list[Path], tmp_path: Path, damage
         ([(100, 100)], Resize(centre_crop=(64, 64)), 50),
     ],
 )
-def test_the_side_is_no_larger_than_the_pictures_can_use(
+def test_the_side_is_no_larger_than_the_images_can_use(
     tmp_path: Path, sizes: list[tuple[int, int]], settings: Resize, side: int
 ) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(len(sizes))]
@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_before_it_is_written_to(
 ) -> None:
     usage = type("Usage", (), {"free": 1000})()
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(SpaceError, match="preparing 50 pictures at 20 pixels"):
+    with pytest.raises(SpaceError, match="preparing 50 images at 20 pixels"):
         made(photos, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -182,8 +182,8 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
 ) -> None:
     append, written = cache._append, []
 
-    def full(file: Any, picture: Any) -> None:
-        written.append(append(file, picture))
+    def full(file: Any, image: Any) -> None:
+        written.append(append(file, image))
         if len(written) == 20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -225,21 +225,19 @@ def test_odd_names_simply_work(tmp_path: Path) -> None:
     for path in paths:
         with open(path, "wb") as file:
             Image.new("RGB", (4, 4), "red").save(file, "PNG")
-    pictures, left_out = made(paths, tmp_path / "cache")
+    images, left_out = made(paths, tmp_path / "cache")
     assert left_out == []
-    assert list(pictures.rows) == names
+    assert list(images.rows) == names
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (256, 256), "red").save(path)
     ids = [str(number) for number in range(600)]  # 118 MB of pixels
     before = anonymous()
-    pictures, _ = build(
-        ids, [path] * 600, hashes=ids, size=256, multiple=1.0, resize=Resize(), folder=tmp_path / "cache"
-    )
+    images, _ = build(ids, [path] * 600, hashes=ids, size=256, multiple=1.0, resize=Resize(), folder=tmp_path / "cache")
     for start in range(0, 600, 32):
-        pictures.gather(range(start, min(start + 32, 600)))
+        images.gather(range(start, min(start + 32, 600)))
     assert anonymous() - before < 40 << 20
 
 
@@ -252,7 +250,7 @@ def anonymous() -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_added_pictures_are_gathered_with_the_others(tmp_path):
+def test_added_images_are_gathered_with_the_others(tmp_path):
     paths = []
     for number in range(5):
         path = tmp_path / f"{number}.png"
@@ -261,12 +259,12 @@ def test_added_pictures_are_gathered_with_the_others(tmp_path):
     ids = [path.name for path in paths]
     folder = tmp_path / "cache"
     cache, _ = build(ids[:2], paths[:2], hashes=ids[:2], size=16, resize=Resize(), folder=folder)
-    more = extended(cache, ids[2:4], paths[2:4], size=16, folder=folder)
-    most = extended(more, ids[4:], paths[4:], size=16, folder=folder)
+    more = append_images(cache, ids[2:4], paths[2:4], size=16, folder=folder)
+    most = append_images(more, ids[4:], paths[4:], size=16, folder=folder)
     wanted = ["3.png", "0.png", "4.png", "2.png", "3.png"]
     reds = most.gather(most.rows_of(wanted))[:, 0, 0, 0].tolist()
     assert reds == [30, 0, 40, 20, 30]
     assert len({cache.key, more.key, most.key}) == 3
     assert most.side == cache.side
-    again = extended(cache, ids[2:4], paths[2:4], size=16, folder=folder)
+    again = append_images(cache, ids[2:4], paths[2:4], size=16, folder=folder)
     assert again.key == more.key

@@ -8,20 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from assay.figures.metrics import figures_of, probabilities_of
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.metrics import metrics_of, probabilities_of
 from assay.predictions.calibration import COLDEST, HOTTEST, at_temperature, temperature
-from assay.predictions.cross_fitting import cross_fitted, gain, tally
+from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 
 ONE = Head("kind", ("a", "b", "c", "d"))
-ANY = Head("tags", ("a", "b", "c", "d"), "independent")
+ANY = Head("tags", ("a", "b", "c", "d"), "multilabel")
 
 
-def planted(head: Head, *, pictures: int = 2000, seed: int = 0):
+def planted(head: Head, *, images: int = 2000, seed: int = 0):
     """Labels drawn from the probabilities of logits, a tenth of them hidden."""
     generator = np.random.default_rng(seed)
-    logits = generator.normal(0, 2, (pictures, head.size)).astype(np.float32)
-    if head.kind == "exclusive":
+    logits = generator.normal(0, 2, (images, head.size)).astype(np.float32)
+    if head.kind == "multiclass":
         codes = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)
     else:
         codes = (generator.random(logits.shape) < expit(logits)).astype(np.int64)
@@ -30,10 +30,10 @@ def planted(head: Head, *, pictures: int = 2000, seed: int = 0):
 
 
 def nll(head: Head, codes, logits) -> float:
-    return figures_of(head, codes, probabilities_of(LabelSpace((head,)), logits))["nll"]
+    return metrics_of(head, codes, probabilities_of(LabelSpace((head,)), logits))["nll"]
 
 
-@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
 @pytest.mark.parametrize("planted_temperature", [0.3, 1.0, 4.0])
 def test_a_planted_temperature_is_found(head, planted_temperature):
     codes, logits = planted(head)
@@ -43,18 +43,18 @@ def test_a_planted_temperature_is_found(head, planted_temperature):
     assert min(losses) == losses[1]
 
 
-@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
 def test_unknown_labels_do_not_count(head):
-    codes, logits = planted(head, pictures=300)
+    codes, logits = planted(head, images=300)
     known = head.known(codes)
     unknown = logits.copy()
     unknown[codes < 0] = 50
     assert temperature(head, codes, unknown) == pytest.approx(temperature(head, codes[known], logits[known]))
 
 
-@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
 def test_where_there_is_no_best_temperature(head):
-    codes, logits = planted(head, pictures=50)
+    codes, logits = planted(head, images=50)
     assert temperature(head, np.full_like(codes, -1), logits) == 1
     assert temperature(head, codes, np.full_like(logits, 0.1 if head is ONE else 0)) == 1
     right = np.where(codes == 1, 1.0, -1.0) if head is ANY else np.eye(4)[codes]
@@ -62,7 +62,7 @@ def test_where_there_is_no_best_temperature(head):
     assert temperature(head, codes, -right) == HOTTEST
 
 
-def test_an_exclusive_answer_never_changes():
+def test_an_multiclass_answer_never_changes():
     codes, logits = planted(ONE)
     space = LabelSpace((ONE,))
     answers = probabilities_of(space, logits).argmax(axis=1)
@@ -88,14 +88,14 @@ def test_thresholds_that_give_all_or_nothing_stay():
     assert at_temperature(cuts, 3.0).tolist() == cuts.tolist()
 
 
-@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
-def test_the_loss_is_better_on_pictures_that_did_not_choose(head):
-    codes, logits = planted(head, pictures=500)
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
+def test_the_loss_is_better_on_images_that_did_not_choose(head):
+    codes, logits = planted(head, images=500)
     sure = 3 * logits
     fitted = cross_fitted(codes, sure, lambda c, z: temperature(head, c, z))
     assert np.allclose(fitted, fitted[:, :1])
     space = LabelSpace((head,))
-    before, after = (tally(head, codes, probabilities_of(space, scores)) for scores in (sure, sure / fitted))
+    before, after = (decision_tally(head, codes, probabilities_of(space, scores)) for scores in (sure, sure / fitted))
     better = gain(before, after, "nll")
     assert better.value == pytest.approx(nll(head, codes, sure) - nll(head, codes, sure / fitted), rel=1e-5)
     assert better.low > 0

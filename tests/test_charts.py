@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from assay.errors import RunError
-from assay.evidence import charts
-from assay.evidence.charts import PARTS, confusion, curves, save
+from assay.report import charts
+from assay.report.charts import PARTS, confusion, curves, save
 
 
 def history(names=("loss", "accuracy"), epochs=4):
@@ -25,14 +25,14 @@ def cells(chart):
     return {(c["true"], c["predicted"]): c for c in chart.to_dict()["datasets"]["rows"]}
 
 
-def test_curves_draw_every_figure_and_part(tmp_path):
+def test_curves_draw_every_metric_and_part(tmp_path):
     paths = save(curves(history()), tmp_path / "curves")
     assert [path.name for path in paths] == ["curves.svg", "curves.png"]
     svg = paths[0].read_text(encoding="utf-8")
     for text in ("loss", "accuracy", "validation", "01-fit", "02-fit", "0.333"):
         assert f">{text}<" in svg
-    with Image.open(paths[1]) as picture:
-        assert min(picture.size) > 300
+    with Image.open(paths[1]) as image:
+        assert min(image.size) > 300
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "curves.svg"]
 
 

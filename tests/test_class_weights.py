@@ -1,4 +1,4 @@
-"""Class weights by how many pictures there are, and the prior that they move."""
+"""Class weights by how many images there are, and the prior that they move."""
 
 from __future__ import annotations
 
@@ -13,105 +13,107 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from sklearn.utils.class_weight import compute_class_weight
 
-from assay.balance.class_weights import (
+from assay.errors import PlanError
+from assay.labels.samples import Samples
+from assay.labels.space import Head, LabelSpace
+from assay.training.class_weights import (
     ClassWeights,
     EffectiveNumber,
     Given,
     Inverse,
     SqrtInverse,
-    given,
-    of_head,
-    shift_of,
-    weights_of,
+    class_weights,
+    given_weights,
+    head_weights,
+    logit_shift,
 )
-from assay.errors import PlanError
-from assay.labels.samples import Samples
-from assay.labels.space import Head, LabelSpace
 from assay.training.losses import ByHead, MeanSquaredError, head_losses
 
 ADAPTER = TypeAdapter(ClassWeights)
 SEASON = Head("season", ("spring", "summer", "autumn"))
-TAGS = Head("tags", ("beach", "city"), "independent")
+TAGS = Head("tags", ("beach", "city"), "multilabel")
 SPACE = LabelSpace((SEASON, TAGS))
 ALL = [Inverse(), Inverse(divisor=7.0), SqrtInverse(), EffectiveNumber(), EffectiveNumber(beta=0.0)]
 
 
 def codes(*counts: int) -> np.ndarray:
-    """Codes of an exclusive head with so many pictures a class, and two unknown ones."""
+    """Codes of a multi-class head with so many images a class, and two unknown ones."""
     return np.array([-1, *np.repeat(np.arange(len(counts)), counts), -1])
 
 
 def tags(*, positives: int, negatives: int, unknown: int = 3) -> np.ndarray:
-    """Codes of an independent head with one class."""
+    """Codes of a multi-label head with one class."""
     return np.repeat([1, 0, -1], [positives, negatives, unknown])[:, None]
 
 
-def exclusive(count: int) -> Head:
+def multiclass(count: int) -> Head:
     return Head("h", tuple(map(str, range(count))))
 
 
-ONE_TAG = Head("h", ("beach",), "independent")
+ONE_TAG = Head("h", ("beach",), "multilabel")
 
 
 def test_inverse_is_what_scikit_learn_calls_balanced():
     known = codes(7, 2, 11)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=known[known >= 0])
-    np.testing.assert_allclose(of_head(Inverse(), exclusive(3), known), expected, rtol=1e-6)
+    np.testing.assert_allclose(head_weights(Inverse(), multiclass(3), known), expected, rtol=1e-6)
 
 
 def test_the_published_form_of_inverse():
     """N / (220 N_i) with N = 5,000, of the `attributes` recipe."""
     counts = np.array([2500, 1500, 900, 75, 25])
-    weights = of_head(Inverse(divisor=220.0), exclusive(5), codes(*counts))
+    weights = head_weights(Inverse(divisor=220.0), multiclass(5), codes(*counts))
     np.testing.assert_allclose(weights, 5000 / (220 * counts), rtol=1e-6)
     assert weights[-1] == pytest.approx(0.909, abs=1e-3)
 
 
 def test_inverse_of_tags_is_negatives_over_positives_of_what_is_known():
-    assert of_head(Inverse(), ONE_TAG, tags(positives=4, negatives=10)) == pytest.approx([2.5])
-    assert of_head(Inverse(divisor=2.0), ONE_TAG, tags(positives=4, negatives=10)) == pytest.approx([1.25])
+    assert head_weights(Inverse(), ONE_TAG, tags(positives=4, negatives=10)) == pytest.approx([2.5])
+    assert head_weights(Inverse(divisor=2.0), ONE_TAG, tags(positives=4, negatives=10)) == pytest.approx([1.25])
 
 
 def test_sqrt_inverse_is_its_root():
-    for head, known in ((exclusive(3), codes(7, 2, 11)), (ONE_TAG, tags(positives=4, negatives=10))):
-        np.testing.assert_allclose(of_head(SqrtInverse(), head, known) ** 2, of_head(Inverse(), head, known), rtol=1e-6)
+    for head, known in ((multiclass(3), codes(7, 2, 11)), (ONE_TAG, tags(positives=4, negatives=10))):
+        np.testing.assert_allclose(
+            head_weights(SqrtInverse(), head, known) ** 2, head_weights(Inverse(), head, known), rtol=1e-6
+        )
 
 
 def test_effective_number_equals_its_formula():
     counts = np.array([5000, 300, 4])
     inverse = (1 - 0.999) / (1 - 0.999**counts)
-    got = of_head(EffectiveNumber(), exclusive(3), codes(*counts))
+    got = head_weights(EffectiveNumber(), multiclass(3), codes(*counts))
     np.testing.assert_allclose(got, inverse / inverse.mean(), rtol=1e-5)
-    beach = of_head(EffectiveNumber(), ONE_TAG, tags(positives=4, negatives=5000))
+    beach = head_weights(EffectiveNumber(), ONE_TAG, tags(positives=4, negatives=5000))
     assert beach == pytest.approx([(1 - 0.999**5000) / (1 - 0.999**4)], rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("head", "known"), [(exclusive(3), codes(7, 2, 11)), (ONE_TAG, tags(positives=4, negatives=9))]
+    ("head", "known"), [(multiclass(3), codes(7, 2, 11)), (ONE_TAG, tags(positives=4, negatives=9))]
 )
 def test_effective_number_goes_from_alike_to_inverse(head, known):
-    assert of_head(EffectiveNumber(beta=0.0), head, known) == pytest.approx(np.ones(head.size))
-    inverse = of_head(Inverse(), head, known)
-    if head.kind == "exclusive":
+    assert head_weights(EffectiveNumber(beta=0.0), head, known) == pytest.approx(np.ones(head.size))
+    inverse = head_weights(Inverse(), head, known)
+    if head.kind == "multiclass":
         inverse /= inverse.mean()
-    np.testing.assert_allclose(of_head(EffectiveNumber(beta=1 - 1e-9), head, known), inverse, rtol=1e-5)
+    np.testing.assert_allclose(head_weights(EffectiveNumber(beta=1 - 1e-9), head, known), inverse, rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
 def test_a_class_of_which_nothing_is_to_be_learnt_weighs_one(settings):
-    weights = of_head(settings, exclusive(4), codes(7, 0, 2, 0))
+    weights = head_weights(settings, multiclass(4), codes(7, 0, 2, 0))
     assert weights[[1, 3]].tolist() == [1, 1]
     if isinstance(settings, EffectiveNumber):
         assert weights[[0, 2]].mean() == pytest.approx(1)
-    assert of_head(settings, exclusive(3), np.array([-1, -1])).tolist() == [1, 1, 1]
+    assert head_weights(settings, multiclass(3), np.array([-1, -1])).tolist() == [1, 1, 1]
     for positives, negatives in ((0, 5), (5, 0), (0, 0)):
-        assert of_head(settings, ONE_TAG, tags(positives=positives, negatives=negatives)).tolist() == [1]
+        assert head_weights(settings, ONE_TAG, tags(positives=positives, negatives=negatives)).tolist() == [1]
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
 @given_by(counts=st.lists(st.integers(0, 300), min_size=1, max_size=6))
 def test_weights_are_positive_and_never_lower_for_a_rarer_class(settings, counts):
-    weights = of_head(settings, exclusive(len(counts)), codes(*counts))
+    weights = head_weights(settings, multiclass(len(counts)), codes(*counts))
     assert weights.dtype == np.float32
     assert np.isfinite(weights).all()
     assert (weights > 0).all()
@@ -132,15 +134,15 @@ def samples() -> Samples:
 
 
 def test_weights_of_samples_are_a_head_each():
-    season, tagged = weights_of(Inverse(), samples())
+    season, tagged = class_weights(Inverse(), samples())
     np.testing.assert_allclose(season, [4 / (3 * 3), 1, 4 / 3], rtol=1e-6)
     assert tagged.tolist() == [2, 3]
 
 
 def test_given_weights():
     chosen = ADAPTER.validate_python({"kind": "given", "weights": {"season": {"autumn": 4}, "tags": {"city": 0.5}}})
-    assert [weights.tolist() for weights in weights_of(chosen, samples())] == [[1, 1, 4], [1, 0.5]]
-    assert [weights.tolist() for weights in weights_of(Given(weights={}), samples())] == [[1, 1, 1], [1, 1]]
+    assert [weights.tolist() for weights in class_weights(chosen, samples())] == [[1, 1, 4], [1, 0.5]]
+    assert [weights.tolist() for weights in class_weights(Given(weights={}), samples())] == [[1, 1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_given_weights():
 )
 def test_a_given_weight_of_nothing_is_refused(weights, message):
     with pytest.raises(PlanError) as error:
-        given(weights, SPACE)
+        given_weights(weights, SPACE)
     assert str(error.value) == message
 
 
@@ -168,7 +170,7 @@ def test_class_weights_in_a_plan():
 
 
 def test_the_shift_is_the_logarithm_side_by_side():
-    shift = shift_of(SPACE, [np.array([1, 2, 4], np.float32), np.array([0.5, 1], np.float32)])
+    shift = logit_shift(SPACE, [np.array([1, 2, 4], np.float32), np.array([0.5, 1], np.float32)])
     assert shift.dtype == np.float32
     np.testing.assert_allclose(shift, np.log([1, 2, 4, 0.5, 1]), rtol=1e-6)
 
@@ -177,7 +179,7 @@ def train(inputs, targets, head, loss, weights=None) -> np.ndarray:
     """Logits (N, K) of a linear model after full-batch L-BFGS."""
     space = LabelSpace((head,))
     (head_loss,) = head_losses(space, loss, class_weights=None if weights is None else [torch.from_numpy(weights)])
-    mask = torch.ones(targets.shape[: 1 if head.kind == "exclusive" else 2], dtype=torch.bool)
+    mask = torch.ones(targets.shape[: 1 if head.kind == "multiclass" else 2], dtype=torch.bool)
     layer = torch.nn.Linear(inputs.shape[1], head.size)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
@@ -197,17 +199,17 @@ def train(inputs, targets, head, loss, weights=None) -> np.ndarray:
 
 def probabilities(logits, kind):
     logits = torch.from_numpy(logits)
-    return (logits.softmax(1) if kind == "exclusive" else logits.sigmoid()).numpy()
+    return (logits.softmax(1) if kind == "multiclass" else logits.sigmoid()).numpy()
 
 
-@pytest.mark.parametrize("kind", ["exclusive", "independent"])
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
 @pytest.mark.parametrize("loss", [ByHead(), MeanSquaredError()], ids=lambda loss: loss.kind)
 def test_less_the_shift_the_prior_is_the_datas_again(kind, loss):
     """A model that can fit any probability a group learns the shares of the groups, whatever the weights."""
     generator = np.random.default_rng(0)
     head = Head("h", ("common", "scarce", "rare"), kind)
     groups = np.repeat(np.arange(4), 300)
-    if kind == "exclusive":
+    if kind == "multiclass":
         shares = np.array([[0.9, 0.08, 0.02], [0.8, 0.15, 0.05], [0.7, 0.1, 0.2], [0.95, 0.03, 0.02]])
         labels = np.array([generator.choice(3, p=shares[group]) for group in groups])
         targets = np.eye(3)[labels]
@@ -217,11 +219,11 @@ def test_less_the_shift_the_prior_is_the_datas_again(kind, loss):
         ).astype(int)
         targets = labels
     inputs, targets = torch.eye(4)[groups], torch.from_numpy(targets).float()
-    weights = of_head(Inverse(), head, labels)
+    weights = head_weights(Inverse(), head, labels)
     assert weights.max() / weights.min() > 5
     plain = probabilities(train(inputs, targets, head, loss), kind)
     logits = train(inputs, targets, head, loss, weights)
-    shift = shift_of(LabelSpace((head,)), [weights])
+    shift = logit_shift(LabelSpace((head,)), [weights])
     assert np.abs(probabilities(logits, kind) - plain).max() > 0.2
     np.testing.assert_allclose(probabilities(logits - shift, kind), plain, atol=2e-3)
 
@@ -232,10 +234,10 @@ def test_less_the_shift_a_logistic_regression_is_close_to_the_unweighted_one():
     inputs = torch.from_numpy(generator.normal(labels[:, None] * [1.5, -1.0], 1.0)).float()
     head = Head("h", ("common", "rare"))
     targets = torch.eye(2)[labels]
-    weights = of_head(Inverse(), head, labels)
-    plain = probabilities(train(inputs, targets, head, ByHead()), "exclusive")
+    weights = head_weights(Inverse(), head, labels)
+    plain = probabilities(train(inputs, targets, head, ByHead()), "multiclass")
     logits = train(inputs, targets, head, ByHead(), weights)
-    corrected = probabilities(logits - shift_of(LabelSpace((head,)), [weights]), "exclusive")
-    assert np.abs(probabilities(logits, "exclusive") - plain).mean() > 0.1
+    corrected = probabilities(logits - logit_shift(LabelSpace((head,)), [weights]), "multiclass")
+    assert np.abs(probabilities(logits, "multiclass") - plain).mean() > 0.1
     assert np.abs(corrected - plain).mean() < 0.005
     assert corrected[:, 1].mean() == pytest.approx(labels.mean(), abs=0.003)

@@ -24,7 +24,7 @@ from assay.models.classifier import (
     spec,
 )
 
-SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "independent")))
+SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
 TINY = ModelSettings(backbone="test_resnet", weights="none")
 
 
@@ -32,7 +32,7 @@ def build(model=TINY, *, seed=0, base=Path(), size=64):
     return build_classifier(model, SPACE, seed=seed, base=base, size=size)
 
 
-def pictures(count=2, size=32):
+def images(count=2, size=32):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
@@ -43,13 +43,13 @@ class Mean(nn.Module):
 
 def test_logits_of_all_heads_side_by_side():
     model = build().eval()
-    features = model.features(pictures())
+    features = model.features(images())
     assert features.shape == (2, model.feature_count)
-    assert torch.equal(model(pictures()), model.classify(features))
-    assert model(pictures()).shape == (2, SPACE.width)
+    assert torch.equal(model(images()), model.classify(features))
+    assert model(images()).shape == (2, SPACE.width)
 
 
-def test_pictures_are_normalised_inside():
+def test_images_are_normalised_inside():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
     model = Classifier(Mean(), features=3, width=2, mean=mean, std=std)
     x = torch.tensor(mean).view(1, 3, 1, 1) + 2 * torch.tensor(std).view(1, 3, 1, 1)
@@ -59,7 +59,7 @@ def test_pictures_are_normalised_inside():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_normalising_keeps_the_memory_layout(layout):
     model = Classifier(nn.Identity(), features=3, width=2)
-    assert model.features(pictures(4).contiguous(memory_format=layout)).is_contiguous(memory_format=layout)
+    assert model.features(images(4).contiguous(memory_format=layout)).is_contiguous(memory_format=layout)
 
 
 def test_the_head_as_described():
@@ -124,7 +124,7 @@ def test_a_description_rebuilds_the_network(hidden, dropout, name):
     again = from_spec(json.loads(json.dumps(spec(model)))).eval()
     assert torch.equal(torch.get_rng_state(), before)
     again.load_state_dict(model.state_dict())
-    assert torch.equal(again(pictures()), model(pictures()))
+    assert torch.equal(again(images()), model(images()))
     assert spec(again) == spec(model)
 
 
@@ -145,7 +145,7 @@ def test_a_size_the_backbone_cannot_take():
     backbone = build_backbone("test_vit")  # patches of 16 pixels
     model = Classifier(backbone, features=64, width=2, backbone_name="test_vit").train()
     require_size(model, 64)
-    with pytest.raises(ModelError, match=r"test_vit: cannot take pictures of 50 x 50 \(.*set size: 160"):
+    with pytest.raises(ModelError, match=r"test_vit: cannot take images of 50 x 50 \(.*set size: 160"):
         require_size(model, 50)
     assert all(module.training for module in model.modules())
 

@@ -18,25 +18,25 @@ from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.repair.confident_learning import HeadSuspects
-from assay.run import Run
+from assay.run.train import Run
 from assay.steps import clean_labels
-from conftest import COLOURS, write_pictures
+from conftest import COLOURS, write_images
 
 PROBE = "probe: {size: 32}"
 CLEAN = "clean_labels: {size: 32, folds: 3}"
 NAMES = list(COLOURS)
-EACH = 30  # pictures of a colour
-WRONG = 9  # labels planted wrong, of the 72 training pictures
+EACH = 30  # images of a colour
+WRONG = 9  # labels planted wrong, of the 72 training images
 Carry = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", each=EACH)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("many") / "images", each=EACH)
 
 
-def images() -> pl.DataFrame:
-    """Every picture with its colour; of each colour the last fifth validates."""
+def image_table() -> pl.DataFrame:
+    """Every image with its colour; of each colour the last fifth validates."""
     rows = [(f"{name}/{number}.png", name, number) for name in NAMES for number in range(EACH)]
     table = pl.DataFrame(rows, schema=["image", "true", "number"], orient="row")
     held = pl.col("number") >= 0.8 * EACH
@@ -47,18 +47,18 @@ def planted() -> pl.DataFrame:
     """Three labels of each colour in the training part moved on to the next colour."""
     after = dict(zip(NAMES, [*NAMES[1:], NAMES[0]], strict=True))
     wrong = pl.col("number").is_in([1, 8, 15])
-    return images().with_columns(
+    return image_table().with_columns(
         colour=pl.when(wrong).then(pl.col("true").replace_strict(after)).otherwise("true"), wrong=wrong
     )
 
 
 @pytest.fixture
-def carry(pictures: Path, carry_table: Carry) -> Carry:
-    """Carry out steps on a table of these pictures."""
+def carry(images: Path, carry_table: Carry) -> Carry:
+    """Carry out steps on a table of these images."""
 
     def carried(*steps: str, table: pl.DataFrame | None = None, **options: str) -> Run:
         given = planted() if table is None else table
-        run = carry_table(pictures, given.drop("true", "number", "wrong", strict=False), *steps, **options)
+        run = carry_table(images, given.drop("true", "number", "wrong", strict=False), *steps, **options)
         carried.said = carry_table.said  # type: ignore[attr-defined]
         return run
 
@@ -125,22 +125,22 @@ def test_held_back_labels_are_neither_judged_nor_learnt_from(carry: Carry) -> No
 
 
 def test_a_random_label_is_no_better_known_than_by_chance(carry: Carry) -> None:
-    """Coins thrown for pictures say nothing to models that did not see how they fell."""
-    coins = np.random.default_rng(0).integers(0, 2, len(images()))
-    table = images().with_columns(colour=pl.Series(np.array(["heads", "tails"])[coins]))
+    """Coins thrown for images say nothing to models that did not see how they fell."""
+    coins = np.random.default_rng(0).integers(0, 2, len(image_table()))
+    table = image_table().with_columns(colour=pl.Series(np.array(["heads", "tails"])[coins]))
     told = details(carry(PROBE, CLEAN, table=table))["heads"]["colour"]
     assert abs(told["agreement"] - 0.5) < 3 * np.sqrt(0.25 / 72)
     assert told["noise_rate"] > 0.25
 
 
-def test_copies_do_not_vouch_for_each_other(carry: Carry, pictures: Path) -> None:
-    """A wrong label on a picture that is there twice is suspect all the same."""
-    (pictures / "copies").mkdir(exist_ok=True)
+def test_copies_do_not_vouch_for_each_other(carry: Carry, images: Path) -> None:
+    """A wrong label on an image that is there twice is suspect all the same."""
+    (images / "copies").mkdir(exist_ok=True)
     rows = planted().filter("wrong")
     copies = []
     for row in rows.iter_rows(named=True):
         copy = f"copies/{row['image'].replace('/', '-')}"
-        (pictures / copy).write_bytes((pictures / row["image"]).read_bytes())
+        (images / copy).write_bytes((images / row["image"]).read_bytes())
         copies.append({**row, "image": copy})
     table = pl.concat([planted(), pl.DataFrame(copies, schema=rows.schema)])
     found = set(listed(carry(PROBE, CLEAN, table=table))["image"])
@@ -156,9 +156,9 @@ def test_other_judges(carry: Carry, by: str) -> None:
 
 
 def test_tags_are_judged_one_by_one(carry: Carry) -> None:
-    """Two tags of the same pictures; one positive in ten taken off, and as many negatives put on."""
+    """Two tags of the same images; one positive in ten taken off, and as many negatives put on."""
     tags = {"warm": pl.col("true") == "red", "cold": pl.col("true") == "blue"}
-    table = images().with_columns(*(known.cast(pl.Int64).alias(name) for name, known in tags.items()))
+    table = image_table().with_columns(*(known.cast(pl.Int64).alias(name) for name, known in tags.items()))
     wrong = pl.col("number").is_in([3, 11])
     table = table.with_columns(
         warm=pl.when(wrong & (pl.col("true") != "blue")).then(1 - pl.col("warm")).otherwise("warm")
@@ -225,9 +225,9 @@ TEAL = CLEAN.replace("}", ", action: drop}")
 
 
 def teal() -> pl.DataFrame:
-    """Five training pictures of blue called teal."""
+    """Five training images of blue called teal."""
     called = (pl.col("true") == "blue") & pl.col("number").is_in([2, 5, 9, 14, 20])
-    return images().with_columns(colour=pl.when(called).then(pl.lit("teal")).otherwise("true"))
+    return image_table().with_columns(colour=pl.when(called).then(pl.lit("teal")).otherwise("true"))
 
 
 @pytest.fixture
@@ -246,8 +246,8 @@ def all_teal_is_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         return [replace(found, table=every)]
 
-    real = clean_labels.judged
-    monkeypatch.setattr(clean_labels, "judged", judged)
+    real = clean_labels.find_suspects
+    monkeypatch.setattr(clean_labels, "find_suspects", judged)
 
 
 @pytest.mark.usefixtures("all_teal_is_suspect")
@@ -285,10 +285,10 @@ def test_a_fine_tuned_model_is_no_judge_and_changes_nothing(carry: Carry) -> Non
     assert plain.equals(tuned)
 
 
-def test_weights_that_come_from_these_pictures_are_refused(carry: Carry, tmp_path: Path) -> None:
+def test_weights_that_come_from_these_images_are_refused(carry: Carry, tmp_path: Path) -> None:
     carry(PROBE, "fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}", run="before")
     model = f", init_from: {tmp_path / 'before'}"
-    with pytest.raises(PlanError, match=r"clean_labels: the backbone was fine-tuned on 72 of the 72 pictures"):
+    with pytest.raises(PlanError, match=r"clean_labels: the backbone was fine-tuned on 72 of the 72 images"):
         carry(CLEAN, PROBE, run="after", model=model)
     assert not Ledger.read(tmp_path / "after" / "ledger.csv").edits()
     other = carry(CLEAN.replace("}", ", weights: none}"), PROBE, run="after", model=model)
@@ -304,9 +304,9 @@ def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monk
     wrong = set(planted().filter("wrong")["image"])
     suspects = listed(run)
     assert len(wrong & set(suspects["image"])) >= 0.6 * WRONG
-    from assay.steps import judging
+    from assay.steps import clean_labels
 
-    real, left = judging.inference_for, [2]
+    real, left = clean_labels.inference_for, [2]
 
     def killed(*given: Any) -> Any:
         left[0] -= 1
@@ -314,10 +314,10 @@ def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monk
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(judging, "inference_for", killed)
+    monkeypatch.setattr(clean_labels, "inference_for", killed)
     with pytest.raises(KeyboardInterrupt):
         carry(step, PROBE, run="killed")
-    monkeypatch.setattr(judging, "inference_for", real)
+    monkeypatch.setattr(clean_labels, "inference_for", real)
     again = carry(step, PROBE, run="killed")
     assert sum("fold-" in line and "done before, kept" in line for line in carry.said) == 2
     assert listed(again).equals(suspects)
@@ -344,7 +344,7 @@ def test_settings_that_cannot_be_are_refused(carry: Carry, settings: str, messag
 # Odd data
 
 
-def test_a_class_with_fewer_pictures_than_folds_is_not_judged(carry: Carry) -> None:
+def test_a_class_with_fewer_images_than_folds_is_not_judged(carry: Carry) -> None:
     rare = (pl.col("true") == "blue") & pl.col("number").is_in([4, 12])
     table = planted().with_columns(colour=pl.when(rare).then(pl.lit("rare")).otherwise("colour"))
     run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=table)
@@ -353,21 +353,21 @@ def test_a_class_with_fewer_pictures_than_folds_is_not_judged(carry: Carry) -> N
     assert sum(label == "rare" for label in labels_of(run).values()) == 2
 
 
-@pytest.mark.parametrize("table", ["one class", "one picture", "alike"])
-def test_where_nothing_can_be_judged_nothing_is_suspect(carry: Carry, pictures: Path, table: str) -> None:
-    given = images()
+@pytest.mark.parametrize("table", ["one class", "one image", "alike"])
+def test_where_nothing_can_be_judged_nothing_is_suspect(carry: Carry, images: Path, table: str) -> None:
+    given = image_table()
     if table == "one class":
         given = given.with_columns(colour=pl.when(pl.col("split") == "train").then(pl.lit("any")).otherwise("true"))
-    elif table == "one picture":
+    elif table == "one image":
         given = given.with_columns(colour="true").filter((pl.col("split") == "val") | (pl.col("image") == "red/0.png"))
     else:  # the same pixels in files that differ: every answer is the same
-        (pictures / "grey").mkdir(exist_ok=True)
+        (images / "grey").mkdir(exist_ok=True)
         for number in range(20):
             grey = Image.new("RGB", (32, 32), (90, 90, 90))
-            grey.save(pictures / "grey" / f"{number}.png", dpi=(100 + number, 100))
+            grey.save(images / "grey" / f"{number}.png", dpi=(100 + number, 100))
         rows = [(f"grey/{number}.png", "grey", number, "train", "ab"[number % 2]) for number in range(20)]
         given = pl.DataFrame(rows, schema=["image", "true", "number", "split", "colour"], orient="row")
-        given = pl.concat([given, images().filter(pl.col("split") == "val").with_columns(colour=pl.lit("a"))])
+        given = pl.concat([given, image_table().filter(pl.col("split") == "val").with_columns(colour=pl.lit("a"))])
     run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=given)
     assert len(listed(run)) == 0
     assert not Ledger.read(run.folder / "ledger.csv").edits()
@@ -379,18 +379,18 @@ def test_groups_that_hold_a_class_alone_are_named(carry: Carry) -> None:
     table = table.with_columns(colour="true", split=pl.lit("train")).filter(pl.col("number") < 24)
     run = carry(PROBE, CLEAN, table=pl.concat([table, held_back(table)]))
     assert "blue" not in set(listed(run)["given"])
-    assert any("'blue': all pictures lie in one fold" in note for note in details(run)["notes"])
+    assert any("'blue': all images lie in one fold" in note for note in details(run)["notes"])
 
 
 def held_back(like: pl.DataFrame) -> pl.DataFrame:
-    held = images().filter(pl.col("split") == "val")
+    held = image_table().filter(pl.col("split") == "val")
     return held.with_columns(wrong=pl.lit(False), colour="true", group="image").select(like.columns)
 
 
 @pytest.mark.usefixtures("all_teal_is_suspect", "plain_runs")
-def test_from_the_command_line_it_is_a_message_and_exit_code_2(pictures: Path, tmp_path: Path, tiny_plan: Any) -> None:
+def test_from_the_command_line_it_is_a_message_and_exit_code_2(images: Path, tmp_path: Path, tiny_plan: Any) -> None:
     teal().drop("true", "number").write_csv(tmp_path / "labels.csv")
-    data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}"
+    data = f"table: {tmp_path / 'labels.csv'}, root: {images}"
     (tmp_path / "plan.yaml").write_text(tiny_plan(TEAL, PROBE, data=data))
     words = ["train", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "run"), "--device", "cpu"]
     result = CliRunner().invoke(cli.app, words)

@@ -17,12 +17,12 @@ from typer.testing import CliRunner, Result
 
 from assay import cli
 from assay.errors import DataError, PlanError
-from assay.figures.intervals import Figure
+from assay.metrics.intervals import Metric
 
-FIGURES = {"accuracy": {"value": 0.9, "n": 40, "low": 0.8, "high": 0.97}}
-HEAD = {"n": 40, "figures": FIGURES, "per_class": [], "confusion": None, "by_frequency": []}
-SCORES = {"figures": FIGURES, "heads": {"label": HEAD}}
-METRICS = {
+METRICS = {"accuracy": {"value": 0.9, "n": 40, "low": 0.8, "high": 0.97}}
+HEAD = {"n": 40, "metrics": METRICS, "per_class": [], "confusion": None, "by_frequency": []}
+SCORES = {"metrics": METRICS, "heads": {"label": HEAD}}
+RUN_RECORD = {
     "scores": SCORES,
     "test": SCORES,
     "baselines": {"majority class": SCORES},
@@ -31,30 +31,30 @@ METRICS = {
 
 
 class Runs(ModuleType):
-    """Stands in for `assay.run`: notes how it was called, and does what it was told."""
+    """Stands in for `assay.run.train`: notes how it was called, and does what it was told."""
 
     def __init__(self) -> None:
-        super().__init__("assay.run")
+        super().__init__("assay.run.train")
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.error: BaseException | None = None
 
     def train(self, source: Path, **settings: Any) -> Any:
         self.calls.append((str(source), settings))
-        watch = settings["watch"]
-        watch.begin("02-fit", 10)
-        watch.advance(5, {"loss": 1.0})
-        watch.line("epoch 1  loss 1.000")
+        progress = settings["watch"]
+        progress.begin("02-fit", 10)
+        progress.advance(5, {"loss": 1.0})
+        progress.line("epoch 1  loss 1.000")
         if self.error is not None:
             raise self.error
-        watch.end()
-        return SimpleNamespace(folder=settings["run"], metrics=METRICS)
+        progress.end()
+        return SimpleNamespace(folder=settings["run"], metrics=RUN_RECORD)
 
     def load(self, folder: Path) -> Any:
-        return SimpleNamespace(folder=folder, metrics=METRICS)
+        return SimpleNamespace(folder=folder, metrics=RUN_RECORD)
 
-    def evaluate(self, run: Any, samples: Any, *, views: Any, watch: Any) -> Any:
+    def evaluate(self, run: Any, samples: Any, *, views: Any, progress: Any) -> Any:
         found = {"scores": SCORES, "validation": SCORES, "n": len(samples), "trained on": 2}
-        told = {"plain": SCORES, "gain": FIGURES, "seconds": {"plain": 1.0, "views": 2.0}}
+        told = {"plain": SCORES, "gain": METRICS, "seconds": {"plain": 1.0, "views": 2.0}}
         return found | ({"views": told} if views else {})
 
 
@@ -63,7 +63,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     import assay
 
     fake = Runs()
-    monkeypatch.setitem(sys.modules, "assay.run", fake)
+    monkeypatch.setitem(sys.modules, "assay.run.train", fake)
     monkeypatch.setattr(assay, "run", fake, raising=False)
     monkeypatch.chdir(tmp_path)
     return fake
@@ -98,7 +98,7 @@ def test_train_hands_on_what_was_asked_for_and_says_what_came_of_it(runs: Runs) 
     assert done.stdout.startswith("epoch 1  loss 1.000\n")
     rows = re.findall(r"^ *(majority class|01-probe|02-other|test split) .*0\.900.*40", done.stdout, re.MULTILINE)
     assert rows == ["majority class", "01-probe", "test split"]
-    assert "assay predict runs/photos PICTURES --out labels.csv" in done.stdout
+    assert "assay predict runs/photos IMAGES --out labels.csv" in done.stdout
     assert done.stderr == ""
 
 
@@ -122,19 +122,19 @@ def test_the_run_is_called_after_the_data_or_the_plan(
     assert [settings["run"] for _, settings in runs.calls] == [Path("runs") / run, Path("there")]
 
 
-def test_several_heads_are_told_apart_and_no_figures_are_no_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METRICS, "test", {"figures": FIGURES, "heads": {"season": HEAD, "scene": HEAD}})
+def test_several_heads_are_told_apart_and_no_metrics_are_no_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RUN_RECORD, "test", {"metrics": METRICS, "heads": {"season": HEAD, "scene": HEAD}})
     assert re.search(r"head .*\n.*\n *season .*\n *scene ", invoke("train", "photos").stdout)
-    monkeypatch.setitem(METRICS, "test", None)
-    monkeypatch.setitem(METRICS, "baselines", {})
-    monkeypatch.setitem(METRICS, "steps", [])
+    monkeypatch.setitem(RUN_RECORD, "test", None)
+    monkeypatch.setitem(RUN_RECORD, "baselines", {})
+    monkeypatch.setitem(RUN_RECORD, "steps", [])
     done = invoke("train", "photos")
-    assert (done.exit_code, "there are no figures" in done.stdout) == (0, True)
+    assert (done.exit_code, "there are no metrics" in done.stdout) == (0, True)
 
 
 def test_json_is_one_object_on_stdout_and_the_rest_on_stderr(runs: Runs) -> None:
     done = invoke("train", "photos", "--json")
-    assert json.loads(done.stdout) == {"run": "runs/photos", "metrics": METRICS}
+    assert json.loads(done.stdout) == {"run": "runs/photos", "metrics": RUN_RECORD}
     assert done.stderr == "epoch 1  loss 1.000\n"
 
 
@@ -147,7 +147,7 @@ def test_a_second_process_says_nothing(runs: Runs, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (DataError("photos: no pictures. Add some."), 2, "assay: photos: no pictures. Add some."),
+        (DataError("photos: no images. Add some."), 2, "assay: photos: no images. Add some."),
         (PlanError("plan.yaml, line 3: eposch"), 2, "line 3: eposch"),
         (KeyboardInterrupt(), 130, "the same command goes on"),
         (SystemExit(143), 143, "the same command goes on"),
@@ -174,15 +174,15 @@ def test_wrong_usage_is_the_users_to_mend(arguments: list[str]) -> None:
 
 
 class Answers:
-    """Stands in for an artifact: every readable picture is an owl."""
+    """Stands in for an artifact: every readable image is an owl."""
 
     def __init__(self, space: Any) -> None:
         self.saved = SimpleNamespace(space=space)
 
-    def stream(self, pictures: list[tuple[str, Path]], *, views: Any) -> Iterator[Any]:
+    def stream(self, images: list[tuple[str, Path]], *, views: Any) -> Iterator[Any]:
         from assay.predictions.predict import Predictions
 
-        for name, path in pictures:
+        for name, path in images:
             row = np.array([[0.25, 0.75]], dtype=np.float32)
             unreadable = {} if path.stat().st_size else {name: "empty file (0 bytes)"}
             yield Predictions([name], self.saved.space, row, row, row[0], "m", unreadable=unreadable)
@@ -191,7 +191,7 @@ class Answers:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
     from assay.labels.space import Head, LabelSpace
-    from assay.output.artifact import Artifact
+    from assay.predictions.predictor import Predictor
 
     space, loaded = LabelSpace((Head("label", ("cat", "owl")),)), []
 
@@ -199,11 +199,11 @@ def model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
         loaded.append((folder, device))
         return Answers(space)
 
-    monkeypatch.setattr(Artifact, "load", load)
+    monkeypatch.setattr(Predictor, "load", load)
     return loaded
 
 
-def test_predict_writes_every_picture_and_names_the_unreadable(model: list[tuple[Path, str]], tmp_path: Path) -> None:
+def test_predict_writes_every_image_and_names_the_unreadable(model: list[tuple[Path, str]], tmp_path: Path) -> None:
     more = photos(tmp_path / "more", "x")
     (more / "x" / "10.png").touch()
     done = invoke("predict", tmp_path / "run", more, "--out", tmp_path / "x.csv", "--device", "cpu")
@@ -213,7 +213,7 @@ def test_predict_writes_every_picture_and_names_the_unreadable(model: list[tuple
     assert [row["image"] for row in rows] == ["x/0.png", "x/1.png", "x/2.png", "x/10.png"]
     assert [row["label"] for row in rows] == ["owl", "owl", "owl", ""]
     assert "could not be read: x/10.png: empty file (0 bytes)\n" in done.stdout
-    assert "4 pictures, 1 unreadable" in done.stdout
+    assert "4 images, 1 unreadable" in done.stdout
     assert model == [(tmp_path / "run" / "model", "cpu")]
 
 
@@ -221,10 +221,10 @@ def test_predict_takes_the_folder_of_a_model_too_and_answers_in_json(
     model: list[tuple[Path, str]], tmp_path: Path
 ) -> None:
     (tmp_path / "spec.json").touch()
-    picture = photos(tmp_path / "more", "x") / "x" / "0.png"
-    done = invoke("predict", tmp_path, picture, "--out", tmp_path / "x.zip", "--top", "1", "--json")
+    image = photos(tmp_path / "more", "x") / "x" / "0.png"
+    done = invoke("predict", tmp_path, image, "--out", tmp_path / "x.zip", "--top", "1", "--json")
     told = json.loads(done.stdout)
-    assert (told["out"], told["pictures"], told["unreadable"]) == (str(tmp_path / "x.zip"), 1, {})
+    assert (told["out"], told["images"], told["unreadable"]) == (str(tmp_path / "x.zip"), 1, {})
     assert model[0][0] == tmp_path
 
 
@@ -237,26 +237,26 @@ def test_predict_refuses_in_words(tmp_path: Path) -> None:
     assert (done.exit_code, "does not exist" in done.stderr) == (2, True)
 
 
-def test_evaluate_shows_the_figures_beside_those_of_validation(runs: Runs, tmp_path: Path) -> None:
+def test_evaluate_shows_the_metrics_beside_those_of_validation(runs: Runs, tmp_path: Path) -> None:
     source = photos(tmp_path / "labelled")
     done = invoke("evaluate", "runs/x", source)
     assert done.exit_code == 0, done.output
-    assert re.search(r"accuracy(.*\n)*.*validation(.*\n)*.*these pictures", done.stdout)
+    assert re.search(r"accuracy(.*\n)*.*validation(.*\n)*.*these images", done.stdout)
     assert json.loads(invoke("evaluate", "runs/x", source, "--json").stdout)["n"] == 6
 
 
 def test_evaluate_says_what_views_gained_and_cost(runs: Runs, tmp_path: Path) -> None:
     done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"), "--views", "flips")
     assert done.exit_code == 0, done.output
-    assert re.search(r"these pictures +0\.900(.*\n)*.*these pictures, views +0\.900", done.stdout)
+    assert re.search(r"these images +0\.900(.*\n)*.*these images, views +0\.900", done.stdout)
     assert re.search(r"accuracy +\+0\.9000 +\+0\.8000 to \+0\.9700 +40", done.stdout)
     assert "Every interval holds 0" not in done.stdout
-    assert "They took 2.0 s, the plain pictures 1.0 s.\n" in done.stdout
+    assert "They took 2.0 s, the plain images 1.0 s.\n" in done.stdout
 
 
-def test_evaluate_says_how_many_pictures_the_run_has_by_heart(runs: Runs, tmp_path: Path) -> None:
+def test_evaluate_says_how_many_images_the_run_has_by_heart(runs: Runs, tmp_path: Path) -> None:
     done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"))
-    assert "trained on 2 of these 6 pictures" in done.stdout
+    assert "trained on 2 of these 6 images" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -287,21 +287,21 @@ def test_the_schema_is_json() -> None:
 
 
 def test_the_demo_tells_its_story_of_the_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from assay.studies import story
+    from assay.experiments import demo
 
-    figure = Figure(0.5, 359, 0.4, 0.6)
+    metric = Metric(0.5, 359, 0.4, 0.6)
     run: Any = SimpleNamespace(folder=Path("runs/demo"), metrics={"steps": [{"name": "01-fit", "seconds": 7.0}]})
     told = [
-        story.Chapter("faulty", run, figure, None),
-        story.Chapter("repaired", run, figure, Figure(0.1, 359, 0.05, 0.2)),
+        demo.DemoRun("faulty", run, metric, None),
+        demo.DemoRun("repaired", run, metric, Metric(0.1, 359, 0.05, 0.2)),
     ]
     calls: list[Any] = []
-    monkeypatch.setattr(story, "story", lambda *given, **settings: calls.append((given, settings["recipe"])) or told)
+    monkeypatch.setattr(demo, "run_demo", lambda *given, **settings: calls.append((given, settings["recipe"])) or told)
     monkeypatch.chdir(tmp_path)
     done = invoke("demo")
     assert done.exit_code == 0, done.output
-    assert calls == [((Path("runs/demo-pictures"), Path("runs/demo")), "demo")]
-    assert (tmp_path / "runs" / "demo-pictures" / "labels.csv").is_file()
+    assert calls == [((Path("runs/demo-images"), Path("runs/demo")), "demo")]
+    assert (tmp_path / "runs" / "demo-images" / "labels.csv").is_file()
     assert "+0.100 [+0.050 to +0.200]" in done.stdout
     assert "assay ledger runs/demo" in done.stdout
     assert json.loads(invoke("demo", "--json").stdout)[1]["difference to the first"]["value"] == 0.1

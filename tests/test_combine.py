@@ -1,4 +1,4 @@
-"""combine, as a step and as a command: committees, trees and soups are runs like any other."""
+"""combine, as a step and as a command: ensembles, trees and soups are runs like any other."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from typer.testing import CliRunner
 import assay
 from assay import cli
 from assay.errors import AssayError, DataError, ModelError, PlanError
-from assay.evidence.embedding import Setting
-from assay.evidence.page.folder import read_run
-from assay.evidence.page.headline import changes
-from assay.evidence.report import write_report
+from assay.experiments.ensemble_runs import ensemble_runs
 from assay.files import write_text
 from assay.labels.corrections import correct
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
-from assay.models.composite import load_model
-from assay.models.joining import mean
+from assay.models.combiners import mean_prediction
+from assay.models.ensemble import load_model
 from assay.predictions.predict import Predictions
-from assay.progress import Silent
+from assay.progress import NoProgress
+from assay.report.embedding import Setting
+from assay.report.report import write_report
+from assay.report.sections.overview import changes
+from assay.run.folder import read_run
 from assay.steps import STEPS
-from assay.studies.combine import combine
 from conftest import Lines
 
 FIT = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}}"
@@ -41,9 +41,11 @@ TWO = f"members: [{{steps: [{FIT}]}}, {LARGER}]"
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts and reports take seconds a run; of a committee and of a tree the report is written below."""
-    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
-    monkeypatch.setattr("assay.run._report", lambda folder, context: None)
+    """Charts and reports take seconds a run; of an ensemble and of a tree the report is written below."""
+    monkeypatch.setattr(
+        "assay.run.train.write_images", lambda folder, *given: write_text(folder / "curves.svg", "drawn")
+    )
+    monkeypatch.setattr("assay.run.train._report", lambda folder, context: None)
 
 
 @pytest.fixture
@@ -52,9 +54,9 @@ def carry(tiny_plan, tmp_path):
 
     def carried(*steps: str, run: str = "run", **parts: str) -> assay.Run:
         (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, **parts))
-        watch = Lines()
-        carried.said = watch.lines
-        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch)
+        progress = Lines()
+        carried.said = progress.lines
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", progress=progress)
 
     return carried
 
@@ -69,11 +71,11 @@ def validation(run: assay.Run, step: str) -> Predictions:
     return Predictions.read(run.folder / "steps" / step / "best/predictions.parquet", space, model=step)
 
 
-def pictures(folder: Path) -> list[Path]:
+def images(folder: Path) -> list[Path]:
     return [folder / name / "0.png" for name in ("red", "green", "blue")]
 
 
-def test_a_committee_of_a_plan(carry, colours, tmp_path):
+def test_a_ensemble_of_a_plan(carry, colours, tmp_path):
     run = carry(f"combine: {{{TWO}}}", "calibrate")
     assert [step["name"] for step in run.metrics["steps"]] == [
         "01-combine", "01-combine/member-1/01-fit", "01-combine/member-2/01-probe", "02-calibrate",
@@ -91,15 +93,15 @@ def test_a_committee_of_a_plan(carry, colours, tmp_path):
     assert [network.classifier.backbone_name for network in final.networks] == ["test_efficientnet", "test_resnet"]
     assert [network.size for network in final.networks] == [32, 48]
     assert final.deciding.temperature[0] == pytest.approx(details(run, "02-calibrate")["label"]["temperature"])
-    before = run.predict(pictures(colours))
+    before = run.predict(images(colours))
     shutil.copytree(run.folder / "model", tmp_path / "taken" / "model")
     for name in ("metrics.json", "samples.parquet"):
         shutil.copy(run.folder / name, tmp_path / "taken")
     shutil.rmtree(run.folder)
-    after = assay.load(tmp_path / "taken").predict(pictures(colours))
+    after = assay.load(tmp_path / "taken").predict(images(colours))
     np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-5)
     scores = assay.evaluate(assay.load(tmp_path / "taken"), assay.read(colours))["scores"]
-    assert scores["figures"]["accuracy"]["n"] == 45
+    assert scores["metrics"]["accuracy"]["n"] == 45
 
 
 def test_members_stay_where_only_their_mean_is_another(carry, colours):
@@ -120,7 +122,9 @@ def test_members_stay_where_only_their_mean_is_another(carry, colours):
     found = load_model(run.folder / "model")
     raw = [np.random.default_rng(0).normal(size=(2, 3))] * 2
     own = [member.model.logits([scores]) for member, scores in zip(found.members, raw, strict=True)]
-    np.testing.assert_allclose(found.logits(raw), mean(found.space, own, of="logits", weights=weights), atol=1e-6)
+    np.testing.assert_allclose(
+        found.logits(raw), mean_prediction(found.space, own, of="logits", weights=weights), atol=1e-6
+    )
     assert one.ids == two.ids == validation(run, "01-combine").ids
     fewer = carry(f"combine: {{members: [{LARGER}, {LARGER}]}}")
     names = [step["name"] for step in fewer.metrics["steps"]]
@@ -143,11 +147,11 @@ def test_a_tree_tells_one_class_from_the_rest(carry, colours):
     told = details(run, "01-combine")
     assert told["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
     assert validation(run, "01-combine").probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    assert run.metrics["scores"]["figures"]["accuracy"]["value"] == 1.0
-    assert run.predict(pictures(colours)).labels("label") == ["red", "green", "blue"]
+    assert run.metrics["scores"]["metrics"]["accuracy"]["value"] == 1.0
+    assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]
     second = json.loads((run.folder / "steps/01-combine/node-2/01-probe/done.json").read_text())["scores"]
     assert [row["class"] for row in second["heads"]["label"]["per_class"]] == ["blue", "red"]
-    assert second["figures"]["accuracy"]["n"] == 6
+    assert second["metrics"]["accuracy"]["n"] == 6
 
 
 def test_a_tree_of_the_plan_beside_other_heads_with_labels_unknown(carry, colours, tmp_path):
@@ -162,7 +166,7 @@ def test_a_tree_of_the_plan_beside_other_heads_with_labels_unknown(carry, colour
         data=f"table: {tmp_path / 'labels.csv'}, root: {colours}, heads: {heads}",
     )
     assert details(run, "01-combine")["questions"] == {"node-1": ["red", "cold"], "node-2": ["green", "blue"]}
-    found = run.predict(pictures(colours))
+    found = run.predict(images(colours))
     assert found.labels("species") == ["red", "green", "blue"]
     assert (found.probabilities[:, 3] >= found.thresholds[3]).tolist() == [True, False, False]
 
@@ -176,7 +180,7 @@ def test_a_soup_has_the_mean_weights_of_its_members(carry):
             np.testing.assert_allclose(value, (one[name] + two[name]) / 2, atol=1e-6)
     again = carry(FIT[1:-1], f"combine: {{kind: soup, pick: greedy, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
     assert set(details(again, "02-combine")["picked"]) <= {"02-combine/member-1", "01-fit"}
-    assert again.metrics["scores"]["figures"]["nll"]["n"] == 9
+    assert again.metrics["scores"]["metrics"]["nll"]["n"] == 9
 
 
 def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry):
@@ -202,7 +206,7 @@ def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_eac
     inner = [(row["round"], row["change"], row["settings"]) for row in changes(found) if row["depth"] == 1]
     assert [(place, change) for place, change, _ in inner] == [("node-1", None), ("node-2", None), ("member-1", None)]
     assert "epochs 1" in inner[-1][2]
-    assert write_report(run.folder, setting=Setting(n=20), device="cpu", watch=Silent()).exists()
+    assert write_report(run.folder, setting=Setting(n=20), device="cpu", progress=NoProgress()).exists()
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +227,8 @@ def separate(colours, tmp_path_factory) -> Path:
         "fewer": "table: fewer.csv, split: {column: split}",
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assay.run.write_pictures", lambda *given: None)
-        patch.setattr("assay.run._report", lambda *given: None)
+        patch.setattr("assay.run.train.write_images", lambda *given: None)
+        patch.setattr("assay.run.train._report", lambda *given: None)
         for name, said in data.items():
             backbone = "test_resnet" if name == "b" else "test_efficientnet"
             (folder / f"{name}.yaml").write_text(
@@ -247,11 +251,11 @@ def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
         patch.chdir(tmp_path)
         done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
-    assert "assay predict both PICTURES --out labels.csv" in done.output
+    assert "assay predict both IMAGES --out labels.csv" in done.output
     for name in "ab":
         shutil.rmtree(tmp_path / name)
     run = assay.load(tmp_path / "both")
-    assert run.predict(pictures(colours)).labels("label") == ["red", "green", "blue"]
+    assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]
     assert [step["name"] for step in run.metrics["steps"]] == ["01-combine", "02-calibrate"]
     assert [network.classifier.backbone_name for network in run.artifact.saved.networks] == [
         "test_efficientnet",
@@ -267,8 +271,8 @@ def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
     [
         ("classes", PlanError, r"classes knows 'scarlet' of 'label', which \S*/a does not and does not know 'red'"),
         ("order", PlanError, r"order has the classes of 'label' in the order 'red', 'green', 'blue', and \S*/a has"),
-        ("split", DataError, r"6 of the 9 labelled validation pictures were trained on .*\(run: \S*/split\)"),
-        ("fewer", DataError, r"fewer was validated on other pictures than this run: 1 of them"),
+        ("split", DataError, r"6 of the 9 labelled validation images were trained on .*\(run: \S*/split\)"),
+        ("fewer", DataError, r"fewer was validated on other images than this run: 1 of them"),
         ("labels", DataError, r"labels was validated with other labels than this run: \d+ of them, such as"),
         ("none", PlanError, r"combine: run: \S*/none: no finished run is there\. Give the folder of a run"),
         ("a", PlanError, "one of the runs that are combined"),
@@ -277,7 +281,7 @@ def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
 def test_runs_that_do_not_go_together_are_refused_by_name(separate, tmp_path, other, error, said):
     out = separate / "a" if other == "a" else tmp_path / "out"
     with pytest.raises(error, match=said):
-        combine([separate / "a", separate / other], out=out, device="cpu")
+        ensemble_runs([separate / "a", separate / other], out=out, device="cpu")
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
@@ -289,31 +293,31 @@ def test_labels_that_a_person_settled_are_those_of_the_new_run_too(separate, tmp
         shutil.copytree(separate / name, tmp_path / name)
         correct(Ledger.read(tmp_path / name / "ledger.csv"), tmp_path / "corrections.csv", samples)
     with pytest.raises(DataError, match="was validated with other labels than this run: 1 of them"):
-        combine([separate / "a", tmp_path / "b"], out=tmp_path / "other", device="cpu")
-    run = combine([tmp_path / "a", tmp_path / "b"], out=tmp_path / "both", device="cpu")
+        ensemble_runs([separate / "a", tmp_path / "b"], out=tmp_path / "other", device="cpu")
+    run = ensemble_runs([tmp_path / "a", tmp_path / "b"], out=tmp_path / "both", device="cpu")
     assert [entry.edit.id for entry in Ledger.read(run.folder / "ledger.csv").entries] == [judged]
 
 
 def test_one_run_and_no_run_are_refused(separate, tmp_path):
     with pytest.raises(PlanError, match="Name at least two"):
-        combine([separate / "a"], out=tmp_path / "out")
+        ensemble_runs([separate / "a"], out=tmp_path / "out")
     with pytest.raises(AssayError, match=r"no plan\.yaml"):
-        combine([tmp_path, separate / "a"], out=tmp_path / "out")
+        ensemble_runs([tmp_path, separate / "a"], out=tmp_path / "out")
 
 
 def test_networks_of_other_kinds_make_no_soup(separate, tmp_path):
     with pytest.raises(ModelError, match=r"a and \S*/b differ in their network"):
-        combine([separate / "a", separate / "b"], out=tmp_path / "out", settings={"kind": "soup"}, device="cpu")
+        ensemble_runs([separate / "a", separate / "b"], out=tmp_path / "out", settings={"kind": "soup"}, device="cpu")
 
 
 @pytest.mark.parametrize(
     ("step", "said"),
     [
         ("combine: {members: []}", "members"),
-        ("combine: {members: [{step: 01-fit}]}", "a committee needs at least two members"),
+        ("combine: {members: [{step: 01-fit}]}", "an ensemble needs at least two members"),
         (f"combine: {{kind: tree, {TWO}}}", "a tree has one member"),
-        (f"combine: {{kind: tree, mean: logits, members: [{{steps: [{FIT}]}}]}}", "mean belongs to kind: committee"),
-        (f"combine: {{one: red, {TWO}}}", "one belongs to kind: tree; this is a committee"),
+        (f"combine: {{kind: tree, mean: logits, members: [{{steps: [{FIT}]}}]}}", "mean belongs to kind: ensemble"),
+        (f"combine: {{one: red, {TWO}}}", "one belongs to kind: tree; this is an ensemble"),
         (f"combine: {{kind: tree, one: a, tree: [a, b], members: [{{steps: [{FIT}]}}]}}", "tree and one both say"),
         (f"combine: {{members: [{{steps: [{FIT}], run: x}}, {{step: y}}]}}", "steps and run is given"),
         ("combine: {members: [{}, {step: y}]}", "none is given"),
@@ -366,12 +370,12 @@ def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
         (
             ["probe", "combine: {kind: tree, head: kind, members: [{steps: [probe]}]}"],
             PlanError,
-            "head: 'kind' is no exclusive head of this data. There are: 'label'",
+            "head: 'kind' is no multi-class head of this data. There are: 'label'",
         ),
         (
             [f"combine: {{{TWO}}}", "fit: {size: 32, epochs: 1}"],
             ModelError,
-            "is a committee of 2 models, and one network is needed here",
+            "is an ensemble of 2 models, and one network is needed here",
         ),
     ],
 )
@@ -386,10 +390,10 @@ def test_without_validation_there_is_nothing_to_choose_by(carry, colours):
     data = f"folder: {colours}, split: {{val: 0.0}}"
     probe = "{steps: [{probe: {size: 32}}]}"
     run = carry(f"combine: {{members: [{probe}, {probe}]}}", data=data)
-    assert run.predict(pictures(colours)).labels("label") == ["red", "green", "blue"]
-    with pytest.raises(DataError, match="weights: validation: no validation picture has a known label"):
+    assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]
+    with pytest.raises(DataError, match="weights: validation: no validation image has a known label"):
         carry(f"combine: {{weights: validation, members: [{probe}, {probe}]}}", data=data)
-    with pytest.raises(DataError, match="pick: greedy: no validation picture has a known label"):
+    with pytest.raises(DataError, match="pick: greedy: no validation image has a known label"):
         carry(f"combine: {{kind: soup, pick: greedy, members: [{probe}, {probe}]}}", data=data)
 
 
@@ -400,4 +404,4 @@ def test_the_plan_of_a_run_names_its_members_by_whole_paths(separate, tiny_plan,
     run = assay.train(separate / "both.yaml", run=tmp_path / "run", device="cpu")
     assert f"run: {separate / 'a'}" in (run.folder / "plan.yaml").read_text()
     again = assay.train(run.folder / "plan.yaml", run=tmp_path / "again", device="cpu")
-    assert again.metrics["scores"]["figures"] == run.metrics["scores"]["figures"]
+    assert again.metrics["scores"]["metrics"] == run.metrics["scores"]["metrics"]

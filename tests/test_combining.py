@@ -1,4 +1,4 @@
-"""Weights of a committee and picks of a soup, by validation alone."""
+"""Weights of an ensemble and picks of a soup, by validation alone."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
-from assay.figures.metrics import probabilities_of
 from assay.labels.space import Head, LabelSpace
-from assay.models.joining import mean
-from assay.predictions import combine
-from assay.predictions.combine import best_weights, cross_fitted_weights, greedy
+from assay.metrics.metrics import probabilities_of
+from assay.models.combiners import mean_prediction
+from assay.predictions import ensemble_weights
 from assay.predictions.cross_fitting import folds_of
+from assay.predictions.ensemble_weights import best_weights, cross_fitted_weights, greedy
 
-SPACE = LabelSpace((Head("label", ("a", "b", "c")), Head("tags", ("sea", "sky"), "independent")))
+SPACE = LabelSpace((Head("label", ("a", "b", "c")), Head("tags", ("sea", "sky"), "multilabel")))
 both = pytest.mark.parametrize("of", ["probabilities", "logits"])
 
 
-def planted(*noise: float, pictures: int = 200, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def planted(*noise: float, images: int = 200, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Codes, some of them unknown, and the logits of a member for each level of noise."""
     generator = np.random.default_rng(seed)
-    codes = [generator.integers(0, 3, pictures), (generator.random((pictures, 2)) < 0.4).astype(np.int64)]
+    codes = [generator.integers(0, 3, images), (generator.random((images, 2)) < 0.4).astype(np.int64)]
     truth = np.concatenate([np.eye(3)[codes[0]], codes[1] - 0.5], axis=1)
     logits = [2 * truth + generator.normal(0, level, truth.shape) for level in noise]
-    codes[0][generator.random(pictures) < 0.2] = -1
-    codes[1][generator.random((pictures, 2)) < 0.2] = -1
+    codes[0][generator.random(images) < 0.2] = -1
+    codes[1][generator.random((images, 2)) < 0.2] = -1
     return codes, logits
 
 
 def loss(codes: list[np.ndarray], logits: list[np.ndarray], weights: np.ndarray, of: str) -> float:
     """The sum over heads of the mean loss of what is known, the long way round."""
-    shown = probabilities_of(SPACE, mean(SPACE, logits, of=of, weights=weights)).astype(np.float64)
+    shown = probabilities_of(SPACE, mean_prediction(SPACE, logits, of=of, weights=weights)).astype(np.float64)
     known, cells = codes[0] >= 0, codes[1] >= 0
     tags = np.where(codes[1] == 1, shown[:, 3:], 1 - shown[:, 3:])
     rows = np.arange(len(known))[known]
@@ -43,7 +43,7 @@ def loss(codes: list[np.ndarray], logits: list[np.ndarray], weights: np.ndarray,
 @settings(max_examples=15)
 @given(seed=st.integers(0, 1000), count=st.integers(1, 4))
 def test_no_other_weights_lose_less(of, seed, count):
-    codes, logits = planted(*np.linspace(0.5, 2, count), seed=seed, pictures=60)
+    codes, logits = planted(*np.linspace(0.5, 2, count), seed=seed, images=60)
     weights = best_weights(SPACE, codes, logits, of=of)
     assert weights.min() >= 0
     assert weights.sum() == pytest.approx(1)
@@ -56,7 +56,7 @@ def test_no_other_weights_lose_less(of, seed, count):
 
 @both
 def test_weights_go_to_those_that_know(of):
-    codes, logits = planted(0.5, 0.5, 8.0, pictures=1000)
+    codes, logits = planted(0.5, 0.5, 8.0, images=1000)
     weights = best_weights(SPACE, codes, logits, of=of)
     assert weights[2] < 0.1
     assert weights[:2].min() > 0.1
@@ -75,14 +75,14 @@ def test_what_is_unknown_does_not_count(of):
 
 @both
 def test_slopes_are_those_of_the_losses(of):
-    codes, logits = planted(0.5, 1.0, 2.0, pictures=30)
-    for one in combine._losses(SPACE, codes, logits, of):
+    codes, logits = planted(0.5, 1.0, 2.0, images=30)
+    for one in ensemble_weights._losses(SPACE, codes, logits, of):
         error = check_grad(lambda w, one=one: one(w)[0], lambda w, one=one: one(w)[1], np.array([0.2, 0.5, 0.3]))
         assert error < 1e-5
 
 
 @both
-def test_a_picture_has_no_say_in_its_own_weights(of):
+def test_a_image_has_no_say_in_its_own_weights(of):
     codes, logits = planted(0.5, 1.0, 1.5)
     weights = cross_fitted_weights(SPACE, codes, logits, of=of, folds=4, seed=3)
     fold = folds_of(200, 4, seed=3)

@@ -1,4 +1,4 @@
-"""Finished runs held against one another: figures, tests, plans, and what is refused."""
+"""Finished runs held against one another: metrics, tests, plans, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 import assay
 from assay import cli
-from assay.amend import correct
 from assay.errors import DataError, PlanError, RunError
-from assay.figures.paired import EXACT_BELOW, mcnemar
+from assay.experiments.compare import compare
 from assay.labels.samples import Samples
-from assay.plan import parse
+from assay.metrics.paired import EXACT_BELOW, mcnemar
+from assay.plan.differences import differences
+from assay.plan.plan import parse
 from assay.predictions.predict import Predictions
-from assay.studies.compare import compare
-from assay.studies.comparison_page import write_comparison
-from assay.studies.plan_differences import differences
-from conftest import write_pictures
+from assay.report.comparison_page import write_comparison
+from assay.run.label_review import correct
+from conftest import write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 2, lr: 2e-3}"
@@ -34,7 +34,7 @@ TAGS = 'heads: {colour: {column: colour}, size: {column: size}, tags: {column: t
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Train a plan of these steps; nothing but its model, figures and answers is made."""
+    """Train a plan of these steps; nothing but its model, metrics and answers is made."""
     base = tmp_path_factory.mktemp("compared")
 
     def trained(name: str, data: str, *steps: str) -> Path:
@@ -42,18 +42,18 @@ def train(tmp_path_factory):
             f"data: {{{data}}}\n{MODEL}steps:{''.join(f'{chr(10)}  - {step}' for step in steps)}\n", encoding="utf-8"
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("assay.run.write_pictures", lambda folder, *given: None)
-            patch.setattr("assay.run.baselines", lambda *given, **options: {})
-            patch.setattr("assay.run._report", lambda *given: None)
+            patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+            patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
+            patch.setattr("assay.run.train._report", lambda *given: None)
             return assay.train(base / f"{name}.yaml", run=base / name, device="cpu").folder
 
     return trained
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """60 pictures, and a table of them with three heads, some labels unknown."""
-    folder = write_pictures(tmp_path_factory.mktemp("pictures") / "pictures", each=20)
+def images(tmp_path_factory) -> Path:
+    """60 images, and a table of them with three heads, some labels unknown."""
+    folder = write_images(tmp_path_factory.mktemp("images") / "images", each=20)
     lines = [
         f"{colour}/{n}.png,{colour if n % 5 else ''},{'large' if n % 2 else 'small'},{('a;b', 'a', '-', '')[n % 4]}\n"
         for colour in ("red", "green", "blue")
@@ -64,19 +64,19 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one(train, pictures) -> Path:
-    return train("one", f"folder: {pictures}, split: {{val: 0.5}}", UNTAUGHT)
+def one(train, images) -> Path:
+    return train("one", f"folder: {images}, split: {{val: 0.5}}", UNTAUGHT)
 
 
 @pytest.fixture(scope="module")
-def two(train, pictures) -> Path:
-    return train("two", f"folder: {pictures}, split: {{val: 0.5}}", PROBE, FIT)
+def two(train, images) -> Path:
+    return train("two", f"folder: {images}, split: {{val: 0.5}}", PROBE, FIT)
 
 
 @pytest.fixture(scope="module")
-def heads(train, pictures) -> list[Path]:
+def heads(train, images) -> list[Path]:
     """Two runs of three heads, of both kinds."""
-    data = f"table: {pictures.parent / 'labels.csv'}, root: {pictures}, {TAGS}, split: {{val: 0.5}}"
+    data = f"table: {images.parent / 'labels.csv'}, root: {images}, {TAGS}, split: {{val: 0.5}}"
     return [train("three-heads", data, PROBE), train("three-heads-fit", data, FIT)]
 
 
@@ -84,18 +84,18 @@ def copied(run: Path, place: Path) -> Path:
     return Path(shutil.copytree(run, place))
 
 
-# Figures
+# Metrics
 
 
-def test_the_figures_are_those_of_the_runs_and_differences_are_to_the_first(one, two):
+def test_the_metrics_are_those_of_the_runs_and_differences_are_to_the_first(one, two):
     found = compare([one, two])
     for place, run in enumerate((one, two)):
-        own = assay.load(run).metrics["scores"]["figures"]
-        assert {row.figure: row.values[place].to_json() for row in found.rows} == own
+        own = assay.load(run).metrics["scores"]["metrics"]
+        assert {row.metric: row.values[place].to_json() for row in found.rows} == own
     assert found.chief.verdicts == ("", "better")  # than a network that was taught next to nothing
     for row in found.rows:
         assert row.changes[0] is None
-        if row.figure == "calibration_error":  # its difference has no interval
+        if row.metric == "calibration_error":  # its difference has no interval
             assert row.changes[1] is None
         else:
             assert row.changes[1].value == pytest.approx(row.values[1].value - row.values[0].value)
@@ -119,7 +119,7 @@ def test_a_run_is_not_told_apart_from_its_copy(one, tmp_path):
     assert text.count('<p class="quiet">None.</p>') == 3
 
 
-def test_the_order_of_the_pictures_does_not_count(one, two, tmp_path):
+def test_the_order_of_the_images_does_not_count(one, two, tmp_path):
     turned = copied(two, tmp_path / "turned")
     samples = Samples.read(turned / "samples.parquet")
     samples.take(np.arange(len(samples))[::-1]).write(turned / "samples.parquet")
@@ -131,10 +131,10 @@ def test_the_order_of_the_pictures_does_not_count(one, two, tmp_path):
     assert [overlap.counts for overlap in found.overlaps] == [overlap.counts for overlap in straight.overlaps]
 
 
-def test_every_head_of_either_kind_has_its_own_figures(heads):
+def test_every_head_of_either_kind_has_its_own_metrics(heads):
     found = compare(heads)
     assert {row.head for row in found.rows} == {"", "colour", "size", "tags"}
-    assert {row.figure for row in found.rows if row.head == "tags"} >= {"mean_average_precision", "hamming_loss"}
+    assert {row.metric for row in found.rows if row.head == "tags"} >= {"mean_average_precision", "hamming_loss"}
     tests = {overlap.head.name: overlap.test for overlap in found.overlaps}
     assert tests["tags"] is None
     assert tests["colour"] is not None
@@ -144,8 +144,8 @@ def test_every_head_of_either_kind_has_its_own_figures(heads):
         assert sum(overlap.counts.values()) == known[overlap.head.name]
 
 
-def test_the_test_split_stays_closed(train, pictures, tmp_path):
-    data = f"folder: {pictures}, split: {{val: 0.3, test: 0.3}}"
+def test_the_test_split_stays_closed(train, images, tmp_path):
+    data = f"folder: {images}, split: {{val: 0.3, test: 0.3}}"
     runs = [train("with-test", data, PROBE), train("with-test-too", data, FIT)]
     opened = [(run / "metrics.json").read_text() for run in runs]
     write_comparison(tmp_path / "page.html", compare(runs))
@@ -239,7 +239,7 @@ def with_a_settled_label(run: Path) -> None:
     correct(run, table)
 
 
-def with_another_picture(run: Path) -> None:
+def with_another_image(run: Path) -> None:
     samples = Samples.read(run / "samples.parquet")
     id_ = samples.part("val").ids[0]
     changed = pl.when(pl.col("id") == id_).then(pl.lit("0" * 64)).otherwise(pl.col("hash")).alias("hash")
@@ -250,10 +250,10 @@ def with_another_picture(run: Path) -> None:
     ("spoil", "error", "says"),
     [
         (without_metrics, RunError, "is no finished run"),
-        (without_answers, RunError, "answers for validation pictures are gone"),
-        (without_labels, DataError, "no validation picture has a known label"),
+        (without_answers, RunError, "answers for validation images are gone"),
+        (without_labels, DataError, "no validation image has a known label"),
         (with_a_settled_label, DataError, "spoilt was validated with other labels than one: 1 of them, such as"),
-        (with_another_picture, DataError, "spoilt was validated on other pictures than one: 1 of them, such as"),
+        (with_another_image, DataError, "spoilt was validated on other images than one: 1 of them, such as"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(one, two, tmp_path, spoil, error, says):
@@ -266,15 +266,15 @@ def test_what_cannot_be_compared_is_refused(one, two, tmp_path, spoil, error, sa
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ("folder: PICTURES, split: {val: 0.5, seed: 1}", "was validated on other pictures than one"),
-        ("folder: PICTURES, split: {val: 0.25}", "was validated on other pictures than one"),
-        ("table: LABELS, root: PICTURES, HEADS", "has the heads 'colour', 'size', 'tags', and one has 'label'"),
+        ("folder: IMAGES, split: {val: 0.5, seed: 1}", "was validated on other images than one"),
+        ("folder: IMAGES, split: {val: 0.25}", "was validated on other images than one"),
+        ("table: LABELS, root: IMAGES, HEADS", "has the heads 'colour', 'size', 'tags', and one has 'label'"),
     ],
 )
-def test_other_pictures_and_questions_are_refused(train, one, pictures, data, says, tmp_path):
+def test_other_images_and_questions_are_refused(train, one, images, data, says, tmp_path):
     for word, place in {
-        "PICTURES": str(pictures),
-        "LABELS": str(pictures.parent / "labels.csv"),
+        "IMAGES": str(images),
+        "LABELS": str(images.parent / "labels.csv"),
         "HEADS": TAGS,
     }.items():
         data = data.replace(word, place)
@@ -314,7 +314,7 @@ def test_the_command_prints_a_table_and_writes_a_page(one, two, tmp_path, monkey
     told = json.loads(found.stdout)
     assert told["page"] == "other.html"
     assert [run["name"] for run in told["runs"]] == ["one", "two"]
-    assert {row["figure"] for row in told["figures"]} >= {"accuracy", "nll"}
+    assert {row["metric"] for row in told["metrics"]} >= {"accuracy", "nll"}
     assert told["answers"][0]["mcnemar"]["p"] <= 1
     assert {"path": "steps.+0.probe", "values": [None, "{size: 32}"]} in told["plans"]
 
@@ -324,7 +324,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(one, tmp_path):
     assert [entry.name for entry in found.entries] == [str(one), str(tmp_path / "one")]
 
 
-def test_many_runs_and_pictures_that_are_gone(one, two, tmp_path, pictures):
+def test_many_runs_and_images_that_are_gone(one, two, tmp_path, images):
     runs = [one, two, *(copied(one, tmp_path / f"copy-{n}") for n in range(8))]
     text = write_comparison(tmp_path / "page.html", compare(runs)).read_text(encoding="utf-8")
     assert text.count('<div class="row run') == 10 + 9

@@ -9,14 +9,14 @@ import pytest
 from benchmarks.browser import CHROMIUM, Page, browser
 
 import assay
-from assay.studies.compare import compare
-from assay.studies.comparison_page import write_comparison
+from assay.experiments.compare import compare
+from assay.report.comparison_page import write_comparison
 from test_report import MODEL
 from test_report_page import ATTACK, FACE, HOSTILE, write_noise
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
-SECTIONS = ["headline", "figures", "answers", "classes", "plans", "curves", "pictures", "runs"]
+SECTIONS = ["headline", "metrics", "answers", "classes", "plans", "curves", "images", "runs"]
 RUNS = (f"<script>{ATTACK}<script>", f"<img src=x onerror={ATTACK}>")
 
 
@@ -24,15 +24,15 @@ RUNS = (f"<script>{ATTACK}<script>", f"<img src=x onerror={ATTACK}>")
 def written(tmp_path_factory) -> Path:
     """Two runs on noise, in folders and on classes and files of hostile names."""
     folder = tmp_path_factory.mktemp("comparison")
-    write_noise(folder / "pictures", HOSTILE, each=8)
+    write_noise(folder / "images", HOSTILE, each=8)
     runs = []
     for number, name in enumerate(RUNS):
         plan = folder / f"{number}.yaml"
         steps = "  - probe: {size: 32}\n" + "  - fit: {size: 32, epochs: 2, lr: 1e-2}\n" * number
-        data = f"data: {{folder: {folder / 'pictures'}, split: {{val: 0.5}}}}\n"
+        data = f"data: {{folder: {folder / 'images'}, split: {{val: 0.5}}}}\n"
         plan.write_text(f"{data}{MODEL}steps:\n{steps}", encoding="utf-8")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("assay.run._report", lambda *given: None)
+            patch.setattr("assay.run.train._report", lambda *given: None)
             runs.append(assay.train(plan, run=folder / name, device="cpu").folder)
     return write_comparison(folder / "page.html", compare(runs))
 
@@ -67,8 +67,8 @@ def test_names_are_read_as_names(opened):
     assert opened.complaints == []
 
 
-def test_a_hover_on_a_picture_shows_what_each_run_answers(opened):
-    left, top = opened.middle("#pictures .pic")
+def test_a_hover_on_a_image_shows_what_each_run_answers(opened):
+    left, top = opened.middle("#images .pic")
     opened.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # scrolling hides
     opened.move(left, top)
     assert opened.one("#peek", "e.hidden") is False

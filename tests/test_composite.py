@@ -15,32 +15,33 @@ import torch
 from PIL import Image
 
 from assay.errors import ModelError, RunError
-from assay.figures.metrics import probabilities_of
+from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.metrics import probabilities_of
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.composite import Composite, load_model, member_of, shown_at
-from assay.models.deciding import Deciding
+from assay.models.combiners import MeanCombiner
+from assay.models.decision_rule import DecisionRule
+from assay.models.ensemble import Ensemble, input_size, load_model, member_of
 from assay.models.heads import NearestMean
-from assay.models.joining import Mean
-from assay.models.saved import Saved
-from assay.models.seen import read_seen
-from assay.models.soup import averaged, require_alike, statistics_differ, take_statistics
+from assay.models.soup import average_weights, require_alike, statistics_differ, take_statistics
+from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.models.tree import Tree, one_against_rest
-from assay.output.artifact import Artifact
-from assay.pixels.decode import Resize
 from assay.predictions.predict import Predictions
+from assay.predictions.predictor import Predictor
 
 HEAD = Head("label", ("a", "b", "c"))
-SPACE = LabelSpace((HEAD, Head("tags", ("sea", "sky"), "independent")))
+SPACE = LabelSpace((HEAD, Head("tags", ("sea", "sky"), "multilabel")))
 
 
-def saved(space: LabelSpace = SPACE, *, seed: int = 0, size: int = 32, backbone: str = "test_efficientnet") -> Saved:
+def saved(
+    space: LabelSpace = SPACE, *, seed: int = 0, size: int = 32, backbone: str = "test_efficientnet"
+) -> TrainedModel:
     settings = ModelSettings(backbone=backbone, weights="none")
     classifier = build_classifier(settings, space, seed=seed, base=Path(), size=size).eval()
     with torch.no_grad():
-        classifier.final.weight.mul_(20)  # untrained features differ little from picture to picture
+        classifier.final.weight.mul_(20)  # untrained features differ little from image to image
     seen = np.array([seed, 100], dtype=np.uint64)
-    return Saved(classifier, space, size, size + 8, Resize(), Deciding.plain(space), trained_on=seen)
+    return TrainedModel(classifier, space, size, size + 8, Resize(), DecisionRule.plain(space), trained_on=seen)
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def members(tmp_path: Path) -> list[Path]:
     return [tmp_path / "one", tmp_path / "two"]
 
 
-def committee(members: list[Path], weights: tuple[float, ...] = (0.25, 0.75)) -> Composite:
+def ensemble(members: list[Path], weights: tuple[float, ...] = (0.25, 0.75)) -> Ensemble:
     joined = tuple(member_of(folder) for folder in members)
-    return Composite(SPACE, joined, Mean("probabilities", weights), Deciding.plain(SPACE), {"note": 7})
+    return Ensemble(SPACE, joined, MeanCombiner("probabilities", weights), DecisionRule.plain(SPACE), {"note": 7})
 
 
 def named(folder: Path, count: int = 3) -> list[tuple[str, Path]]:
@@ -66,50 +67,50 @@ def named(folder: Path, count: int = 3) -> list[tuple[str, Path]]:
     return [(f"{number}.png", folder / f"{number}.png") for number in range(count)]
 
 
-def answers(folder: Path, pictures: list[tuple[str, Path]]) -> Predictions:
-    return Predictions.joined(list(Artifact.load(folder, device="cpu").stream(pictures)))
+def answers(folder: Path, images: list[tuple[str, Path]]) -> Predictions:
+    return Predictions.joined(list(Predictor.load(folder, device="cpu").stream(images)))
 
 
-def test_a_committee_answers_by_the_weighted_mean_of_its_members(members, tmp_path):
-    committee(members).save(tmp_path / "both")
-    pictures = named(tmp_path)
-    one, two, both = (answers(folder, pictures).probabilities for folder in (*members, tmp_path / "both"))
+def test_a_ensemble_answers_by_the_weighted_mean_of_its_members(members, tmp_path):
+    ensemble(members).save(tmp_path / "both")
+    images = named(tmp_path)
+    one, two, both = (answers(folder, images).probabilities for folder in (*members, tmp_path / "both"))
     np.testing.assert_allclose(both, 0.25 * one + 0.75 * two, atol=1e-4)
     assert not np.allclose(one, two, atol=1e-2)
 
 
 def test_it_needs_its_members_folders_no_more(members, tmp_path):
-    committee(members).save(tmp_path / "both")
-    pictures = named(tmp_path)
-    before = answers(tmp_path / "both", pictures)
+    ensemble(members).save(tmp_path / "both")
+    images = named(tmp_path)
+    before = answers(tmp_path / "both", images)
     moved = shutil.copytree(tmp_path / "both", tmp_path / "elsewhere" / "both")
     for folder in (*members, tmp_path / "both"):
         shutil.rmtree(folder)
-    np.testing.assert_allclose(answers(moved, pictures).logits, before.logits, atol=1e-5)
+    np.testing.assert_allclose(answers(moved, images).logits, before.logits, atol=1e-5)
     back = load_model(moved)
-    assert (back.details, back.joining, back.space) == ({"note": 7}, Mean("probabilities", (0.25, 0.75)), SPACE)
+    assert (back.details, back.joining, back.space) == ({"note": 7}, MeanCombiner("probabilities", (0.25, 0.75)), SPACE)
     assert [network.size for network in back.networks] == [32, 64]
-    assert shown_at(moved) == (32, Resize())
-    assert read_seen(moved).tolist() == back.trained_on.tolist() == [1, 2, 100]
+    assert input_size(moved) == (32, Resize())
+    assert read_training_hashes(moved).tolist() == back.trained_on.tolist() == [1, 2, 100]
 
 
 def test_members_are_links_where_the_disk_can_and_copies_where_not(members, tmp_path, monkeypatch):
     weights = members[0] / "model.safetensors"
-    committee(members).save(tmp_path / "linked")
+    ensemble(members).save(tmp_path / "linked")
     assert (tmp_path / "linked/members/01/model.safetensors").samefile(weights)
 
     def refuse(*places):
         raise OSError(errno.EXDEV, "no link across disks")
 
     monkeypatch.setattr(os, "link", refuse)
-    committee(members).save(tmp_path / "copied")
+    ensemble(members).save(tmp_path / "copied")
     copied = tmp_path / "copied/members/01/model.safetensors"
     assert copied.read_bytes() == weights.read_bytes()
     assert not copied.samefile(weights)
 
 
 def test_saving_over_itself_changes_nothing(members, tmp_path):
-    both = committee(members)
+    both = ensemble(members)
     both.save(tmp_path / "both")
     both.save(tmp_path / "both")
     files = sorted(path.relative_to(tmp_path / "both").as_posix() for path in (tmp_path / "both").rglob("*.*"))
@@ -118,10 +119,10 @@ def test_saving_over_itself_changes_nothing(members, tmp_path):
 
 
 def test_combinations_may_be_combined(members, tmp_path):
-    committee(members).save(tmp_path / "both")
-    committee([members[0], tmp_path / "both"], (0.5, 0.5)).save(tmp_path / "three")
-    pictures = named(tmp_path)
-    one, both, three = (answers(tmp_path / name, pictures).probabilities for name in ("one", "both", "three"))
+    ensemble(members).save(tmp_path / "both")
+    ensemble([members[0], tmp_path / "both"], (0.5, 0.5)).save(tmp_path / "three")
+    images = named(tmp_path)
+    one, both, three = (answers(tmp_path / name, images).probabilities for name in ("one", "both", "three"))
     np.testing.assert_allclose(three, (one + both) / 2, atol=1e-4)
 
 
@@ -130,16 +131,16 @@ def test_a_tree_joins_the_answers_of_its_questions(tmp_path):
     for name, space, seed in zip(("first", "second"), tree.spaces(SPACE), (1, 2), strict=True):
         saved(space, seed=seed).save(tmp_path / name)
     joined = tuple(member_of(tmp_path / name) for name in ("first", "second"))
-    Composite(SPACE, joined, tree, Deciding.plain(SPACE)).save(tmp_path / "tree")
-    pictures = named(tmp_path)
-    first, second, found = (answers(tmp_path / name, pictures).probabilities for name in ("first", "second", "tree"))
+    Ensemble(SPACE, joined, tree, DecisionRule.plain(SPACE)).save(tmp_path / "tree")
+    images = named(tmp_path)
+    first, second, found = (answers(tmp_path / name, images).probabilities for name in ("first", "second", "tree"))
     wanted = [first[:, 1] * second[:, 0], first[:, 0], first[:, 1] * second[:, 1]]  # a, b, c
     np.testing.assert_allclose(found[:, :3], np.stack(wanted, axis=1), atol=1e-5)
     np.testing.assert_allclose(found[:, 3:], first[:, 2:], atol=1e-5)
 
 
 def test_temperatures_of_the_whole_come_last(members, tmp_path):
-    both = committee(members)
+    both = ensemble(members)
     raw = [np.random.default_rng(seed).normal(size=(4, 5)) for seed in (0, 1)]
     hot = replace(both, deciding=replace(both.deciding, temperature=np.full(5, 4, np.float32)))
     np.testing.assert_allclose(hot.logits(raw), both.logits(raw) / 4, rtol=1e-5)
@@ -147,14 +148,14 @@ def test_temperatures_of_the_whole_come_last(members, tmp_path):
     np.testing.assert_allclose(single.logits(raw[:1]), single.deciding.logits(raw[0]))
 
 
-def test_where_one_network_is_needed_a_committee_is_refused(members, tmp_path):
-    committee(members).save(tmp_path / "both")
-    with pytest.raises(ModelError, match="is a committee of 2 models, and one network is needed here"):
-        Saved.load(tmp_path / "both")
+def test_where_one_network_is_needed_a_ensemble_is_refused(members, tmp_path):
+    ensemble(members).save(tmp_path / "both")
+    with pytest.raises(ModelError, match="is an ensemble of 2 models, and one network is needed here"):
+        TrainedModel.load(tmp_path / "both")
 
 
 def test_damaged_combinations_are_refused(members, tmp_path):
-    committee(members).save(tmp_path / "both")
+    ensemble(members).save(tmp_path / "both")
     shutil.rmtree(tmp_path / "both/members/02")
     with pytest.raises(RunError, match="holds no readable model"):
         load_model(tmp_path / "both")
@@ -166,7 +167,7 @@ def test_damaged_combinations_are_refused(members, tmp_path):
 
 def test_a_soup_has_the_mean_weights():
     one, two = saved(seed=1), saved(seed=2)
-    mixed = averaged([one, one, two])
+    mixed = average_weights([one, one, two])
     for name, value in mixed.classifier.state_dict().items():
         first, second = (model.classifier.state_dict()[name] for model in (one, two))
         if value.is_floating_point():
@@ -174,7 +175,7 @@ def test_a_soup_has_the_mean_weights():
         else:
             assert torch.equal(value, first)
     assert mixed.trained_on.tolist() == [1, 2, 100]
-    same = averaged([two, two]).classifier.state_dict()
+    same = average_weights([two, two]).classifier.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in two.classifier.state_dict().items())
 
 
@@ -182,9 +183,9 @@ def test_a_soup_has_the_mean_weights():
     ("other", "said"),
     [
         (saved(backbone="test_resnet"), r"a and b differ in their network \(test_efficientnet; test_resnet\)"),
-        (saved(size=64), r"a and b differ in their size of pictures \(32; 64\)"),
+        (saved(size=64), r"a and b differ in their size of images \(32; 64\)"),
         (
-            replace(saved(), deciding=replace(Deciding.plain(SPACE), shift=np.ones(5, np.float32))),
+            replace(saved(), deciding=replace(DecisionRule.plain(SPACE), shift=np.ones(5, np.float32))),
             "a and b differ in their class weights",
         ),
     ],
@@ -207,11 +208,11 @@ def test_statistics_of_batch_norm_are_those_of_the_mean_network():
     assert not statistics_differ([saved(), other])
     other.classifier.backbone.bn1.running_mean += 1 if hasattr(other.classifier.backbone, "bn1") else 0
     assert statistics_differ([saved(), other])
-    pictures = torch.rand(16, 3, 32, 32)
+    images = torch.rand(16, 3, 32, 32)
     seen = []
     first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     hook = first.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    take_statistics(network, iter([pictures[:8], pictures[8:]]))
+    take_statistics(network, iter([images[:8], images[8:]]))
     hook.remove()
     means = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in seen]).mean(dim=0)
     torch.testing.assert_close(first.running_mean, means)
@@ -219,8 +220,8 @@ def test_statistics_of_batch_norm_are_those_of_the_mean_network():
     assert not first.training
 
 
-def test_probabilities_of_a_certain_committee_stay_finite(members):
-    both = committee(members, (1.0, 0.0))
+def test_probabilities_of_a_certain_ensemble_stay_finite(members):
+    both = ensemble(members, (1.0, 0.0))
     sure = [np.array([[1e3, -1e3, 0, 1e3, -1e3]], dtype=np.float32)] * 2
     found = probabilities_of(SPACE, both.logits(sure))
     assert np.isfinite(found).all()

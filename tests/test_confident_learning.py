@@ -17,7 +17,7 @@ from assay.labels.space import Head
 from assay.repair.confident_learning import FILTERS, suspects
 
 ONE = Head("kind", ("a", "b", "c", "d", "e"))
-ANY = Head("tags", ("p", "q", "r", "s"), "independent")
+ANY = Head("tags", ("p", "q", "r", "s"), "multilabel")
 LOGISTIC = LogisticRegression(max_iter=200)
 
 
@@ -64,7 +64,7 @@ def test_flipped_labels_are_found(mixture, filter_by):
     found = suspects(ONE, codes, probabilities, filter_by=filter_by)
     wrong = (truth != codes)[rows_of(found)]
     assert wrong.mean() > 0.9
-    # Off the diagonal stand only pictures that the probabilities are confident of, so it finds fewer.
+    # Off the diagonal stand only images that the probabilities are confident of, so it finds fewer.
     assert wrong.sum() / (truth != codes).sum() > (0.85 if filter_by == "off_diagonal" else 0.9)
     right_suggestion = np.array(ONE.classes)[truth[rows_of(found)]] == found.table["suggested"].to_numpy()
     assert right_suggestion.mean() > 0.9
@@ -95,7 +95,7 @@ def test_other_rates_of_noise(rate):
 
 
 @pytest.mark.parametrize("filter_by", FILTERS)
-def test_exclusive_heads_are_judged_as_cleanlab_does(mixture, filter_by):
+def test_multiclass_heads_are_judged_as_cleanlab_does(mixture, filter_by):
     from cleanlab.count import estimate_joint
     from cleanlab.filter import find_label_issues
 
@@ -146,7 +146,7 @@ def test_unknown_labels_change_nothing(mixture, tagged):
         hidden = codes.copy()
         hidden[np.random.default_rng(0).random(len(codes)) < 0.5] = -1
         spoilt = probabilities.copy()
-        spoilt[~head.known(hidden)] = np.nan  # an unlabelled picture that could not be read
+        spoilt[~head.known(hidden)] = np.nan  # an unlabelled image that could not be read
         kept = np.flatnonzero(head.known(hidden))
         found, alone = suspects(head, hidden, spoilt), suspects(head, codes[kept], probabilities[kept])
         assert rows_of(found).tolist() == kept[rows_of(alone)].tolist()
@@ -202,7 +202,7 @@ def test_a_tag_that_all_or_few_have_is_not_judged(tagged):
     assert found.n == len(codes)
 
 
-@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
 def test_one_class_only(head):
     codes = np.ones((50,) if head is ONE else (50, 4), np.int64)
     found = suspects(head, codes, np.random.default_rng(0).random((50, head.size)))
@@ -221,7 +221,7 @@ def test_probabilities_that_are_all_equal_judge_nothing(mixture, tagged, filter_
             assert found.noise_rate is None
 
 
-@pytest.mark.parametrize("head", [ONE, ANY], ids=["exclusive", "independent"])
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
 def test_nothing_known(head):
     with pytest.raises(DataError, match=f"No label is known under head '{head.name}'"):
         suspects(head, head.unknown(10), np.full((10, head.size), 0.2))
@@ -258,10 +258,10 @@ def test_cleanlab_keeps_no_copy_of_the_probabilities(mixture):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), head=st.sampled_from([ONE, ANY]), filter_by=st.sampled_from([*FILTERS]), n=st.integers(1, 40))
 def test_what_always_holds(data, head, filter_by, n):
-    exclusive = head is ONE
-    codes = data.draw(arrays(np.int64, n if exclusive else (n, 4), elements=st.integers(-1, 4 if exclusive else 1)))
+    multiclass = head is ONE
+    codes = data.draw(arrays(np.int64, n if multiclass else (n, 4), elements=st.integers(-1, 4 if multiclass else 1)))
     logits = data.draw(arrays(np.float32, (n, head.size), elements=st.floats(-6, 6, width=32)))
-    probabilities = softmax(logits, axis=1) if exclusive else expit(logits)
+    probabilities = softmax(logits, axis=1) if multiclass else expit(logits)
     if not head.known(codes).any():
         return
     found = suspects(head, codes, probabilities, filter_by=filter_by, least=2)
@@ -273,10 +273,10 @@ def test_what_always_holds(data, head, filter_by, n):
     assert (table["given"] != table["suggested"]).all()
     assert (found.quality >= 0).sum() == (codes >= 0).sum()
     for row, tag, given_label in table.select("row", "tag", "given").iter_rows():
-        known = codes[row] if exclusive else codes[row, head.index[tag]]
-        assert given_label == (head.classes[known] if exclusive else str(known))
-    labels = [codes] if exclusive else [*codes.T]
-    for counts, of_labels in zip([found.counts] if exclusive else found.counts, labels, strict=True):
+        known = codes[row] if multiclass else codes[row, head.index[tag]]
+        assert given_label == (head.classes[known] if multiclass else str(known))
+    labels = [codes] if multiclass else [*codes.T]
+    for counts, of_labels in zip([found.counts] if multiclass else found.counts, labels, strict=True):
         occurring = np.bincount(of_labels[of_labels >= 0], minlength=len(counts))
         for total, all_labels in zip(counts.sum(axis=1), occurring, strict=True):
             assert total in (0, all_labels)

@@ -1,4 +1,4 @@
-"""What pictures with unknown labels add to an optimiser step, on a network of one layer."""
+"""What images with unknown labels add to an optimiser step, on a network of one layer."""
 
 from __future__ import annotations
 
@@ -13,24 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.errors import TrainingError
-from assay.figures.metrics import probabilities_of
-from assay.labels.read import read_folder
+from assay.images.augment import Augment
+from assay.images.cache import build
+from assay.images.decode import Resize
+from assay.labels.readers.read import read_folder
 from assay.labels.space import Head, LabelSpace
-from assay.models.deciding import Deciding
-from assay.pixels.augment import Augment
-from assay.pixels.cache import build
-from assay.pixels.decode import Resize
-from assay.progress import Silent
-from assay.training.consistency import Consistency, Views, answering
-from assay.training.hardware import Hardware
-from assay.training.job import Batch, Job
+from assay.metrics.metrics import probabilities_of
+from assay.models.decision_rule import DecisionRule
+from assay.progress import NoProgress
+from assay.training.devices import Hardware, Machine, SingleProcess
+from assay.training.fit_task import Batch, FitTask
 from assay.training.loop import fit
 from assay.training.losses import ByHead, head_losses
-from assay.training.machine import Machine
-from assay.training.objective import Objective, Truth, counts, dense
-from assay.training.order import Rows, Shuffled
-from assay.training.processes import Alone
-from assay.training.unlabelled import Judge, UnlabelledSettings
+from assay.training.objective import Objective, Targets, counts, dense
+from assay.training.sampling import Rows, Shuffled
+from assay.training.semi_supervised import Consistency, PseudoLabelSelector, UnlabelledSettings, Views, predicting
 from test_loop import COURSE, SPACE, One, job_of, network, same, trained
 
 N = 20
@@ -41,7 +38,7 @@ KIND, TAGS = SPACE.heads
 
 @dataclass
 class Shifted:
-    """Twenty pictures of four numbers; a strong view is a weak one with a little added."""
+    """Twenty images of four numbers; a strong view is a weak one with a little added."""
 
     inputs: Tensor
     asked: list[tuple[int, list[int], bool]]
@@ -58,7 +55,7 @@ class Shifted:
 
 
 def codes_of_unlabelled() -> list[np.ndarray]:
-    """Half of the pictures have a kind; a tag is known here and there."""
+    """Half of the images have a kind; a tag is known here and there."""
     generator = np.random.default_rng(4)
     kind = np.where(generator.random(N) < 0.5, generator.integers(0, 3, N), -1)
     return [kind, np.where(generator.random((N, 2)) < 0.3, generator.integers(0, 2, (N, 2)), -1)]
@@ -69,15 +66,15 @@ def beside(model: nn.Module, settings: UnlabelledSettings = FIX, **changes: Any)
     generator = torch.Generator().manual_seed(1)
     views = Shifted(4 * torch.randn(N, 4, generator=generator), [])
     known = [np.array([0, 1, 2]), np.array([[0, 1], [1, 0]])]
-    judges = [Judge(*given, settings) for given in zip(SPACE, known, codes_of_unlabelled(), strict=True)]
+    judges = [PseudoLabelSelector(*given, settings) for given in zip(SPACE, known, codes_of_unlabelled(), strict=True)]
     weights = torch.rand(N, 2, generator=generator) + 0.5
     objective = Objective(SPACE, head_losses(SPACE, ByHead()), (1.0, 2.0))
-    made = Consistency(model, views, judges, weights, objective, Deciding.plain(SPACE), settings, 4)  # type: ignore[arg-type]
+    made = Consistency(model, views, judges, weights, objective, DecisionRule.plain(SPACE), settings, 4)  # type: ignore[arg-type]
     return replace(made, **changes)
 
 
 def alone() -> Machine:
-    return Machine(Alone(), Hardware())
+    return Machine(SingleProcess(), Hardware())
 
 
 def gradient(model: nn.Module) -> Tensor:
@@ -91,7 +88,7 @@ def alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def followed(side: Consistency, count: int = 8, machine: Machine | None = None) -> list[list[str]]:
-    """Take one optimiser step's losses downhill; the pictures of each."""
+    """Take one optimiser step's losses downhill; the images of each."""
     shown = []
     for loss, names in side.losses(count, side.network, machine or alone()):
         loss.backward()
@@ -121,7 +118,7 @@ def plain_fixmatch(side: Consistency, rows: Rows) -> Tensor:
     return 0.7 * sum(heads)
 
 
-def test_the_loss_is_that_of_the_paper_for_all_heads_and_half_labelled_pictures() -> None:
+def test_the_loss_is_that_of_the_paper_for_all_heads_and_half_labelled_images() -> None:
     model = network()
     side = beside(model)
     shown = followed(side)
@@ -169,7 +166,7 @@ def test_the_parts_of_weak_logits_are_the_whole() -> None:
     torch.testing.assert_close(sum(parts), side._logits(rows, alone()))
 
 
-def test_pictures_without_a_sure_answer_are_not_shown_strongly() -> None:
+def test_images_without_a_sure_answer_are_not_shown_strongly() -> None:
     side = beside(network(), FIX.model_copy(update={"threshold": 0.9}))
     shown = [name for names in followed(side) for name in names]
     strong = [row for _, rows, is_strong in side.views.asked if is_strong for row in rows]  # type: ignore[attr-defined]
@@ -177,7 +174,7 @@ def test_pictures_without_a_sure_answer_are_not_shown_strongly() -> None:
     assert 0 < len(shown) == side.sure < side.shown == 16
 
 
-def test_rounds_show_every_picture_and_none_twice_in_an_optimiser_step() -> None:
+def test_rounds_show_every_image_and_none_twice_in_an_optimiser_step() -> None:
     side = beside(network(), FIX.model_copy(update={"ratio": 1}))
     seen: dict[int, list[int]] = {}
     for _ in range(8):
@@ -204,14 +201,14 @@ def test_weak_views_are_answered_without_dropout_and_parts_stay_in_their_mode() 
     side = beside(model)
     assert torch.equal(side._logits(np.arange(N), alone()), side._logits(np.arange(N), alone()))
     assert [module.training for module in model] == [True, True, False]
-    with answering(model):
+    with predicting(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model] == [True, True, False]
 
 
 def test_a_label_is_what_the_model_would_answer_under_class_weights() -> None:
     shift = np.array([0, 0, 50, 0, 0], np.float32)
-    side = beside(network(), deciding=replace(Deciding.plain(SPACE), shift=shift))
+    side = beside(network(), deciding=replace(DecisionRule.plain(SPACE), shift=shift))
     followed(side, 40)
     assert side.used[0][2] == 0
     plain = beside(network())
@@ -219,15 +216,15 @@ def test_a_label_is_what_the_model_would_answer_under_class_weights() -> None:
     assert plain.used[0][2] > 0
 
 
-def test_figures_count_what_was_used_and_begin_anew() -> None:
+def test_metrics_count_what_was_used_and_begin_anew() -> None:
     side = beside(network(), FLEX)
     for _ in range(3):
         followed(side)
     share, shown = side.above_threshold, side.shown
     assert 0 < share * shown == side.sure
-    figures = side.end_epoch()
-    assert {"kind/a", "tags/x absent", "tags/x present", "threshold of kind/a"} <= figures.keys()
-    assert sum(figures[f"kind/{name}"] for name in "abc") > 0
+    metrics = side.end_epoch()
+    assert {"kind/a", "tags/x absent", "tags/x present", "threshold of kind/a"} <= metrics.keys()
+    assert sum(metrics[f"kind/{name}"] for name in "abc") > 0
     assert (side.shown, side.sure, side.above_threshold) == (0, 0, 0.0)
     assert not any(own.any() for own in side.used)
 
@@ -257,7 +254,7 @@ def test_nothing_sure_trains_as_without(tmp_path: Path) -> None:
 
 
 def quiet(model: nn.Module, settings: UnlabelledSettings) -> Consistency:
-    """A side whose pictures are grey: no answer is surer than the bias makes it."""
+    """A side whose images are grey: no answer is surer than the bias makes it."""
     side = beside(model, settings)
     side.views.inputs.zero_()  # type: ignore[attr-defined]
     return side
@@ -284,28 +281,28 @@ def test_accumulated_parts_are_one_large_batch(
 
 
 def test_the_history_and_the_line_tell_the_share(tmp_path: Path) -> None:
-    class Listening(Silent):
+    class Listening(NoProgress):
         lines: list[str] = []  # noqa: RUF012
-        figures: list[Any] = []  # noqa: RUF012
+        metrics: list[Any] = []  # noqa: RUF012
 
         def line(self, text: str) -> None:
             self.lines.append(text)
 
-        def advance(self, count: int, figures: Any = None) -> None:
-            self.figures.append(figures)
+        def advance(self, count: int, metrics: Any = None) -> None:
+            self.metrics.append(metrics)
 
     job = job_of()
-    watch = Listening()
+    progress = Listening()
     job = replace(job, unlabelled=beside(job.network))
-    done = fit(job, COURSE, machine=alone(), checkpoint=tmp_path / "c", watch=watch)
+    done = fit(job, COURSE, machine=alone(), checkpoint=tmp_path / "c", progress=progress)
     shares = [row["training"]["above_threshold"] for row in done.history]
     assert all(0 < share <= 1 for share in shares)
-    for share, line in zip(shares, watch.lines, strict=True):
+    for share, line in zip(shares, progress.lines, strict=True):
         assert f"above threshold {share:.4f}" in line
-    assert watch.figures[-1]["above threshold"] == shares[-1]
+    assert progress.metrics[-1]["above threshold"] == shares[-1]
 
 
-def test_a_loss_that_is_not_finite_names_the_pictures(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_the_images(tmp_path: Path) -> None:
     job = job_of()
     side = beside(job.network)
     shown = side.views.shown
@@ -327,15 +324,15 @@ def test_too_little_memory_names_the_batch_to_try(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fixmatch", "flexmatch"])
-@pytest.mark.parametrize("kind", ["exclusive", "independent"])
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
 def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_path: Path) -> None:
     """Two clouds in ten dimensions: a line through four points errs; what all points show puts it right."""
     generator = torch.Generator().manual_seed(1)
     truth = torch.arange(400) % 2
     points = torch.randn(400, 10, generator=generator)
     points[:, 0] += 4.0 * truth - 2
-    head = Head("cloud", ("left", "right")) if kind == "exclusive" else Head("cloud", ("right",), "independent")
-    codes = truth if kind == "exclusive" else truth[:, None]
+    head = Head("cloud", ("left", "right")) if kind == "multiclass" else Head("cloud", ("right",), "multilabel")
+    codes = truth if kind == "multiclass" else truth[:, None]
     space = LabelSpace((head,))
     objective = Objective(space, head_losses(space, ByHead()))
 
@@ -348,8 +345,8 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
         def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
             return counts([self.truth(rows)])
 
-        def truth(self, rows: Rows) -> Truth:
-            return Truth(*dense(space, [codes[rows]]), torch.ones(len(rows), 1))
+        def truth(self, rows: Rows) -> Targets:
+            return Targets(*dense(space, [codes[rows]]), torch.ones(len(rows), 1))
 
     class Noisy(Shifted):
         def shown(self, number: int, rows: Rows, *, strong: bool) -> Tensor:
@@ -362,12 +359,12 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
         optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": 0.3, "top_lr": 0.3}])
         settings = UnlabelledSettings(method=method, threshold=0.8, ratio=20)
         unknown = head.unknown(396)
-        judge = Judge(head, codes[:4].numpy(), unknown, settings)
+        judge = PseudoLabelSelector(head, codes[:4].numpy(), unknown, settings)
         views: Any = Noisy(points[4:], [])
         side = Consistency(
-            model, views, [judge], torch.ones(396, 1), objective, Deciding.plain(space), settings, batch=100
+            model, views, [judge], torch.ones(396, 1), objective, DecisionRule.plain(space), settings, batch=100
         )
-        job = Job(
+        job = FitTask(
             network=model,
             optimizer=optimizer,
             source=Points(),
@@ -380,7 +377,7 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
         )
         trained(tmp_path / f"{learns}", job, epochs=30, width=space.width)
         answered = probabilities_of(space, model(points[4:]).detach().numpy())
-        said = answered.argmax(axis=1) if kind == "exclusive" else answered[:, 0] >= 0.5
+        said = answered.argmax(axis=1) if kind == "multiclass" else answered[:, 0] >= 0.5
         return float((said == truth[4:].numpy()).mean())
 
     alone_, together = accuracy(False), accuracy(True)
@@ -388,7 +385,7 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
     assert together > 0.95
 
 
-def test_weak_and_strong_views_are_drawn_apart_and_by_picture(colours: Path, tmp_path: Path) -> None:
+def test_weak_and_strong_views_are_drawn_apart_and_by_image(colours: Path, tmp_path: Path) -> None:
     samples = read_folder(colours)
     hashes = [None] * len(samples)
     cache, _ = build(samples.ids, samples.paths, hashes=hashes, size=24, resize=Resize(), folder=tmp_path)

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from assay.steps.history import read_history
+from assay.steps.base import read_history
 from assay.training.checkpoint import Average, optimizer_tensors, restore_optimizer
-from conftest import write_pictures
+from conftest import write_images
 
 
 class Fit(NamedTuple):
@@ -89,8 +89,8 @@ class Kill(NamedTuple):
 
 def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     """Train until the kill, or to the end; checkpoints are written at every optimiser step, or at epoch ends."""
-    import assay.run
-    from assay.training import checkpoint, loop, machine
+    from assay.run import train as run_module
+    from assay.training import checkpoint, devices, loop
 
     def deadly(function: Callable[..., Any], at: str, *, first: bool) -> Callable[..., Any]:
         calls = itertools.count(1)
@@ -105,27 +105,27 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
         return counted
 
     torch.set_num_threads(1)
-    machine.Machine.optimizer_step = deadly(machine.Machine.optimizer_step, "step", first=True)
+    devices.Machine.optimizer_step = deadly(devices.Machine.optimizer_step, "step", first=True)
     checkpoint.save_file = deadly(checkpoint.save_file, "save", first=False)
     loop._Saver.due = lambda self: every_step
-    for name in ("write_pictures", "baselines", "_report"):  # what comes after training, which other tests look at
-        setattr(assay.run, name, lambda *given, **options: {})
-    assay.run.train(plan, run=run, device="cpu")
+    for name in ("write_images", "baselines", "_report"):  # what comes after training, which other tests look at
+        setattr(run_module, name, lambda *given, **options: {})
+    run_module.train(plan, run=run, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def forks() -> ForkServerContext:
     """New processes that begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["assay.run"])
+    context.set_forkserver_preload(["assay.run.train"])
     return context
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 training and 6 validation images of three classes, and 12 without a label."""
-    folder = write_pictures(tmp_path_factory.mktemp("continuing") / "images", each=10)
-    write_pictures(folder.parent / "more", each=4, seed=1).rename(folder / "unlabelled")
+    folder = write_images(tmp_path_factory.mktemp("continuing") / "images", each=10)
+    write_images(folder.parent / "more", each=4, seed=1).rename(folder / "unlabelled")
     return folder
 
 

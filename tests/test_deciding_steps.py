@@ -13,31 +13,30 @@ from scipy.special import expit
 
 import assay
 from assay.errors import DataError, PlanError
+from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
-from assay.pixels.decode import Resize
-from assay.predictions.predict import Predictions
-from assay.predictions.scores import scores_of
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
+from assay.predictions.predict import Predictions, scores_json
+from assay.steps.base import Context, State, StepResult
 from assay.steps.calibrate import CalibrateSettings
 from assay.steps.calibrate import run as calibrate
-from assay.steps.state import Context, State, StepResult
 from assay.steps.tune_thresholds import TuneThresholdsSettings
 from assay.steps.tune_thresholds import run as tune_thresholds
-from assay.training.processes import Alone
+from assay.training.devices import SingleProcess
 from conftest import Lines
 
-TAGS = Head("tags", ("beach", "city", "night"), "independent")
+TAGS = Head("tags", ("beach", "city", "night"), "multilabel")
 SEASON = Head("season", ("summer", "winter"))
-MORE = Head("more", ("x", "y"), "independent")
+MORE = Head("more", ("x", "y"), "multilabel")
 SPACE = LabelSpace((SEASON, TAGS, MORE))
 PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
 
 
 def samples(codes: list[np.ndarray], space: LabelSpace = SPACE) -> Samples:
-    """Validation pictures with these labels, a blank one for which nothing is known, and one that trains."""
+    """Validation images with these labels, a blank one for which nothing is known, and one that trains."""
     count = len(codes[0]) + 2
     columns: dict[str, Any] = {
         "id": [str(number) for number in range(count)],
@@ -46,7 +45,7 @@ def samples(codes: list[np.ndarray], space: LabelSpace = SPACE) -> Samples:
     }
     for head, own in zip(space, codes, strict=True):
         names = np.array(head.classes)
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             columns[f"label:{head.name}"] = [*names[own].tolist(), None, head.classes[0]]
             continue
         some = pl.List(pl.String)
@@ -54,31 +53,31 @@ def samples(codes: list[np.ndarray], space: LabelSpace = SPACE) -> Samples:
         hidden = [names[row < 0].tolist() for row in own]
         columns[f"label:{head.name}"] = pl.Series([*present, None, []], dtype=some)
         columns[f"unknown:{head.name}"] = pl.Series([*hidden, [], []], dtype=some)
-    return Samples(pl.DataFrame(columns), space, Path("/pictures"))
+    return Samples(pl.DataFrame(columns), space, Path("/images"))
 
 
-def planted(space: LabelSpace = SPACE, *, pictures: int = 300) -> tuple[Samples, np.ndarray]:
-    """Pictures and raw logits (N, W) for them: three times too sure, and of tags two too low."""
+def planted(space: LabelSpace = SPACE, *, images: int = 300) -> tuple[Samples, np.ndarray]:
+    """Images and raw logits (N, W) for them: three times too sure, and of tags two too low."""
     generator = np.random.default_rng(0)
-    true = generator.normal(0, 1.5, (pictures, space.width)) - 0.5
+    true = generator.normal(0, 1.5, (images, space.width)) - 0.5
     codes = []
     for head, columns in zip(space, space.slices, strict=True):
-        if head.kind == "exclusive":
-            codes.append((true[:, columns] + generator.gumbel(size=(pictures, head.size))).argmax(axis=1))
+        if head.kind == "multiclass":
+            codes.append((true[:, columns] + generator.gumbel(size=(images, head.size))).argmax(axis=1))
             continue
-        drawn = (generator.random((pictures, head.size)) < expit(true[:, columns])).astype(np.int64)
+        drawn = (generator.random((images, head.size)) < expit(true[:, columns])).astype(np.int64)
         drawn[generator.random(drawn.shape) < 0.05] = -1
         codes.append(drawn)
         true[:, columns] -= 2
     return samples(codes, space), (3 * true).astype(np.float32)
 
 
-def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: Deciding | None = None) -> tuple[State, Context]:
+def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: DecisionRule | None = None) -> tuple[State, Context]:
     """A state whose model gave these logits for validation, and the context of a step after it."""
     space, model = given.space, folder / "01-fit" / "best"
-    deciding = deciding or Deciding.plain(space)
+    deciding = deciding or DecisionRule.plain(space)
     classifier = build_classifier(PLAIN, space, seed=0, base=Path(), size=32)
-    Saved(classifier, space, 32, 32, Resize(), deciding).save(model)
+    TrainedModel(classifier, space, 32, 32, Resize(), deciding).save(model)
     ids = given.part("val").ids[:-1]
     answers = Predictions.of(ids, space, deciding.logits(raw), model="01-fit", thresholds=deciding.thresholds)
     answers.write(model / "predictions.parquet")
@@ -92,33 +91,33 @@ def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: Deciding | No
         seed=0,
         device="cpu",
         pinned=None,
-        processes=Alone(),
+        processes=SingleProcess(),
         as_read=given,
         ledger=folder / "ledger.csv",
-        pictures=lambda size, resize: pytest.fail("no pictures are needed"),
-        watch=Lines(),
+        images=lambda size, resize: pytest.fail("no images are needed"),
+        progress=Lines(),
         run_steps=lambda steps, state, context: state,
     )
     return State(given, model, "key"), context
 
 
-def after(result: StepResult, name: str) -> tuple[Saved, Predictions]:
-    saved = Saved.load(result.model)
+def after(result: StepResult, name: str) -> tuple[TrainedModel, Predictions]:
+    saved = TrainedModel.load(result.model)
     return saved, Predictions.read(result.model / "predictions.parquet", saved.space, model=name)
 
 
-def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, Saved, Predictions]:
+def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
     result = tune_thresholds(TuneThresholdsSettings(**settings), state, replace(context, folder=context.run / "tune"))
     return result, *after(result, "tune")
 
 
-def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, Saved, Predictions]:
+def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
     result = calibrate(CalibrateSettings(**settings), state, replace(context, folder=context.run / "calibrate"))
     return result, *after(result, "calibrate")
 
 
 def given_tags(predictions: Predictions) -> np.ndarray:
-    """What is decided for the independent heads."""
+    """What is decided for the multi-label heads."""
     cuts = np.broadcast_to(predictions.thresholds, predictions.logits.shape)
     return (predictions.probabilities >= cuts)[:, 2:]
 
@@ -134,26 +133,28 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path):
     assert (saved.deciding.thresholds[2:] < 0.3).all()
     assert predictions.thresholds.shape == raw.shape
     assert len(np.unique(predictions.thresholds[:, 2])) > 1
-    figures = scores_of(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]["tags"][
-        "figures"
+    metrics = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]["tags"][
+        "metrics"
     ]
-    assert figures["micro_f1"]["value"] == pytest.approx(told["cross-fitted"])
+    assert metrics["micro_f1"]["value"] == pytest.approx(told["cross-fitted"])
     assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["at half"])
-    assert told["on the same pictures (not cross-fitted)"] >= told["cross-fitted"] > told["at half"]
+    assert told["on the same images (not cross-fitted)"] >= told["cross-fitted"] > told["at half"]
     assert told["gain"]["low"] > 0
     assert told["few positives"] == []
 
 
-@pytest.mark.parametrize("figure", ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"])
-def test_one_threshold_for_a_head(tmp_path, figure):
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"])
+def test_one_threshold_for_a_head(tmp_path, metric):
     state, context = begin(tmp_path, *planted())
-    result, saved, predictions = tune(state, context, figure=figure, heads=("tags",))
+    result, saved, predictions = tune(state, context, metric=metric, heads=("tags",))
     told = result.details["tags"]
     assert list(result.details) == ["tags"]
     assert saved.deciding.thresholds.tolist() == [0.5] * 2 + [told["threshold"]] * 3 + [0.5] * 2
     assert (predictions.thresholds[:, 5:] == 0.5).all()
     assert told["gain"]["value"] > 0
-    assert f"{figure} {told['at half']:.4f} at 0.5, {told['cross-fitted']:.4f} cross-fitted" in context.watch.lines[0]
+    assert (
+        f"{metric} {told['at half']:.4f} at 0.5, {told['cross-fitted']:.4f} cross-fitted" in context.progress.lines[0]
+    )
 
 
 def test_tags_with_few_positives_are_named(tmp_path):
@@ -163,7 +164,9 @@ def test_tags_with_few_positives_are_named(tmp_path):
     few = samples([codes], LabelSpace((TAGS,)))
     state, context = begin(tmp_path, few, raw[:, 2:5])
     assert tune(state, context, by="class")[0].details["tags"]["few positives"] == ["city"]
-    assert any("warning: tags: the threshold of 'city' rests on fewer than 20" in line for line in context.watch.lines)
+    assert any(
+        "warning: tags: the threshold of 'city' rests on fewer than 20" in line for line in context.progress.lines
+    )
     assert tune(state, context)[0].details["tags"]["few positives"] == []
 
 
@@ -178,8 +181,8 @@ def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_p
     assert (saved.deciding.thresholds[[0, 2]] != 0.5).all()
     told = result.details["tags"]
     assert (told["kept one half"], told["few positives"]) == (["city"], [])
-    [line] = [line for line in context.watch.lines if "kept" in line]
-    assert "tags: 'city' kept the threshold 0.5: no validation picture is known to have the tag" in line
+    [line] = [line for line in context.progress.lines if "kept" in line]
+    assert "tags: 'city' kept the threshold 0.5: no validation image is known to have the tag" in line
     assert tune(state, context)[0].details["tags"]["kept one half"] == []  # one for all tags has positives
 
 
@@ -187,7 +190,7 @@ def test_a_head_without_a_tag_in_validation_is_refused(tmp_path):
     given, raw = planted()
     codes = given.part("val").codes()
     none = samples([known[:-1] if known.ndim == 1 else np.minimum(known[:-1], 0) for known in codes])
-    with pytest.raises(DataError, match="tags: no validation picture has a tag of this head"):
+    with pytest.raises(DataError, match="tags: no validation image has a tag of this head"):
         tune(*begin(tmp_path, none, raw))
 
 
@@ -199,9 +202,9 @@ def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path
     temperatures = [told["temperature"] for told in result.details.values()]
     assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.deciding.temperature)
     assert temperatures[0] == pytest.approx(3, rel=0.3)
-    scores = scores_of(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]
+    scores = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]
     for head, told in result.details.items():
-        assert scores[head]["figures"]["nll"]["value"] == pytest.approx(told["nll"]["cross-fitted"], rel=1e-5)
+        assert scores[head]["metrics"]["nll"]["value"] == pytest.approx(told["nll"]["cross-fitted"], rel=1e-5)
         assert told["nll"]["gain"]["low"] > 0
     errors = result.details["season"]["calibration_error"]
     assert errors["cross-fitted"] < errors["before"]
@@ -228,7 +231,7 @@ def test_calibrating_changes_no_decision(tmp_path, by):
 
 def test_a_second_temperature_multiplies_the_first_and_a_head_left_out_keeps_its_own(tmp_path):
     given, raw = planted()
-    plain = Deciding.plain(SPACE)
+    plain = DecisionRule.plain(SPACE)
     shift = np.arange(7, dtype=np.float32) / 7
     hot = replace(plain, shift=shift, temperature=6 * plain.temperature)
     once = warm(*begin(tmp_path / "once", given, raw, replace(plain, shift=shift)), heads=("season", "tags"))[1]
@@ -241,24 +244,24 @@ def test_a_second_temperature_multiplies_the_first_and_a_head_left_out_keeps_its
 @pytest.mark.parametrize(
     ("step", "heads", "message"),
     [
-        (tune, ("season",), "'season' is exclusive"),
+        (tune, ("season",), "'season' is multi-class"),
         (tune, ("size",), "'size' is no head of this data. Its heads are: season, tags, more"),
         (warm, ("tags", "size"), "'size' is no head"),
     ],
 )
 def test_heads_that_cannot_be_are_refused(tmp_path, step, heads, message):
     with pytest.raises(PlanError, match=message):
-        step(*begin(tmp_path, *planted(pictures=20)), heads=heads)
+        step(*begin(tmp_path, *planted(images=20)), heads=heads)
 
 
-def test_thresholds_need_an_independent_head(tmp_path):
-    with pytest.raises(PlanError, match="no head of this data is independent"):
-        tune(*begin(tmp_path, *planted(LabelSpace((SEASON,)), pictures=20)))
+def test_thresholds_need_an_multilabel_head(tmp_path):
+    with pytest.raises(PlanError, match="no head of this data is multi-label"):
+        tune(*begin(tmp_path, *planted(LabelSpace((SEASON,)), images=20)))
 
 
 @pytest.mark.parametrize("step", [tune, warm])
-def test_there_must_be_a_model_and_validation_pictures(tmp_path, step):
-    state, context = begin(tmp_path, *planted(pictures=20))
+def test_there_must_be_a_model_and_validation_images(tmp_path, step):
+    state, context = begin(tmp_path, *planted(images=20))
     with pytest.raises(PlanError, match="Put a probe or a fit before it"):
         step(replace(state, model=None), context)
     with pytest.raises(DataError, match=r"none has a known label\. Raise split\.val"):
@@ -269,14 +272,14 @@ def test_a_plan_may_calibrate(colours, tiny_plan, tmp_path):
     (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}", "calibrate"))
     run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
     probed, calibrated = run.metrics["steps"]
-    assert Saved.load(run.folder / "model").deciding.temperature[0] == pytest.approx(
+    assert TrainedModel.load(run.folder / "model").deciding.temperature[0] == pytest.approx(
         calibrated["details"]["label"]["temperature"]
     )
-    accuracies = [step["scores"]["figures"]["accuracy"] for step in (probed, calibrated)]
+    accuracies = [step["scores"]["metrics"]["accuracy"] for step in (probed, calibrated)]
     assert accuracies[0] == accuracies[1]
 
 
-@pytest.mark.parametrize("setting", ["{by: class, figure: subset_accuracy}", "{by: tag}", "{folds: 1}", "{heads: []}"])
+@pytest.mark.parametrize("setting", ["{by: class, metric: subset_accuracy}", "{by: tag}", "{folds: 1}", "{heads: []}"])
 def test_settings_that_cannot_be_are_refused_in_the_plan(tiny_plan, tmp_path, setting):
     (tmp_path / "plan.yaml").write_text(tiny_plan(f"tune_thresholds: {setting}"))
     with pytest.raises(PlanError, match="tune_thresholds"):

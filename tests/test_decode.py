@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 from pydantic import ValidationError
 
-from assay.errors import PictureError, PlanError
-from assay.pixels.decode import FORMATS, MAX_PIXELS, Resize, decode, read_square, resize, size_of, useful_side
+from assay.errors import ImageError, PlanError
+from assay.images.decode import FORMATS, MAX_PIXELS, Resize, decode, read_square, resize, size_of, useful_side
 
 RAMP = np.add.outer(np.arange(0, 120, 2), np.arange(0, 135, 3)).astype(np.uint8)  # (60, 45)
 COLOURS = np.dstack([RAMP, RAMP[::-1], RAMP[:, ::-1]])
@@ -44,7 +44,7 @@ def header_of(width: int, height: int) -> bytes:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode(path)
     assert str(path) not in str(caught.value)
     assert path.name not in str(caught.value)
@@ -82,7 +82,7 @@ def test_a_palette_with_transparency_is_laid_over_white(tmp_path: Path, alpha: i
 
 
 def test_grey_and_alpha_in_a_palette_can_be_converted() -> None:
-    from assay.pixels.decode import _rgb
+    from assay.images.decode import _rgb
 
     image = Image.new("PA", (2, 2))
     assert _rgb(image).getpixel((0, 0)) == (255, 255, 255)
@@ -96,7 +96,7 @@ def test_sixteen_bits_are_scaled_not_cut_off(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_of_either_byte_order() -> None:
-    from assay.pixels.decode import _rgb
+    from assay.images.decode import _rgb
 
     for mode, order in (("I;16", "<u2"), ("I;16B", ">u2")):
         image = Image.frombytes(mode, (2, 1), np.array([[0, 65535]], order).tobytes())
@@ -122,7 +122,7 @@ def test_wide_numbers_by_their_range(tmp_path: Path, numbers: np.ndarray, expect
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
-def test_exif_turns_the_picture_upright(tmp_path: Path, name: str, orientation: int) -> None:
+def test_exif_turns_the_image_upright(tmp_path: Path, name: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 98, "subsampling": 0} if name == "a.jpg" else {}
@@ -155,7 +155,7 @@ def test_formats(tmp_path: Path, ending: str) -> None:
 def test_a_format_that_is_a_program_is_not_run(tmp_path: Path) -> None:
     assert "EPS" not in FORMATS
     path = saved(tmp_path, Image.new("RGB", (4, 4)), "a.eps")
-    assert "not a picture" in refusal(path)
+    assert "not an image" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["a b.png", "a'b\"c.png", "ü漢字🌱.png", "line\nbreak.png", "-rf.png", "%s{}.png"])
@@ -166,9 +166,9 @@ def test_odd_names_simply_work(tmp_path: Path, name: str) -> None:
 def test_broken_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
     empty.touch()
-    text.write_text("hello, I am no picture")
+    text.write_text("hello, I am no image")
     assert "empty" in refusal(empty)
-    assert "not a picture" in refusal(text)
+    assert "not an image" in refusal(text)
     assert "No such file" in refusal(tmp_path / "none.jpg")
     assert "not a file" in refusal(tmp_path)
     assert "null" in refusal(Path("a\0b.png"))
@@ -188,7 +188,7 @@ def test_a_truncated_jpeg_is_refused(
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), "a.jpg", **options)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(PictureError, match="broken"):
+    with pytest.raises(ImageError, match="broken"):
         decode(path, at_least=at_least)
 
 
@@ -209,12 +209,12 @@ def test_any_bytes_at_all_are_read_or_refused(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jpg"
     path.write_bytes(start + data)
-    with contextlib.suppress(PictureError):  # anything else that it raised would fail the test
+    with contextlib.suppress(ImageError):  # anything else that it raised would fail the test
         assert decode(path).mode == "RGB"
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (13_000, 13_800)])
-def test_a_huge_picture_is_refused_by_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "huge.png"
     path.write_bytes(header_of(*size))
     assert f"{MAX_PIXELS:,} pixels" in refusal(path)

@@ -15,25 +15,25 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
-from assay.balance.class_weights import Inverse, of_head
-from assay.balance.decoupled import Task, fit_heads_of
-from assay.balance.head_choice import Judges, calibrating_weights, choose, loss
-from assay.balance.head_kinds import ALL, AnyKind, Crt, LogitAdjust, Lws, Ncm, Svm, TauNorm, name_of
-from assay.balance.support_vectors import (
+from assay.errors import DataError
+from assay.labels.space import Codes, Head, LabelSpace
+from assay.metrics.metrics import probabilities_of
+from assay.models.heads import KernelMachine, linear_layer
+from assay.predictions.calibration import rescaled, temperature
+from assay.repair.head_choice import ValidationSet, calibrating_weights, choose_head, validation_loss
+from assay.repair.head_kinds import ALL_KINDS, AnyKind, Crt, LogitAdjust, Lws, Ncm, Svm, TauNorm, kind_name
+from assay.repair.rebalanced_heads import Task, fit_heads
+from assay.repair.support_vectors import (
     Questions,
     fit_kernel_machines,
     fit_linear_machines,
     folds_by_label,
     similarities,
 )
-from assay.errors import DataError
-from assay.figures.metrics import probabilities_of
-from assay.labels.space import Codes, Head, LabelSpace
-from assay.models.heads import KernelMachine, linear_layer
-from assay.predictions.calibration import rescaled, temperature
+from assay.training.class_weights import Inverse, head_weights
 
 CLASSES = Head("kind", ("a", "b", "c", "d"))
-TAGS = Head("tags", ("p", "q", "r"), "independent")
+TAGS = Head("tags", ("p", "q", "r"), "multilabel")
 COUNTS = (200, 60, 20, 8)
 WIDTH = 24
 
@@ -44,7 +44,7 @@ def planted(head: Head, *, even: bool = False, seed: int = 0) -> Planted:
     """Features around a centre a label, long-tailed or, to judge, even."""
     generator = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(0, 0.8, (head.size, WIDTH))
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         codes = np.repeat(np.arange(head.size), [150] * head.size if even else COUNTS[: head.size])
         shown = centres[codes]
     else:
@@ -56,7 +56,7 @@ def planted(head: Head, *, even: bool = False, seed: int = 0) -> Planted:
 
 def plain(features: np.ndarray, codes: Codes, head: Head) -> nn.Linear:
     """What training without any balance gives."""
-    columns = [codes] if head.kind == "exclusive" else list(codes.T)
+    columns = [codes] if head.kind == "multiclass" else list(codes.T)
     models = [LogisticRegression(C=0.01, max_iter=1000).fit(features[own >= 0], own[own >= 0]) for own in columns]
     weight, bias = (np.concatenate([getattr(one, name) for one in models]) for name in ("coef_", "intercept_"))
     return linear_layer(torch.from_numpy(weight), torch.from_numpy(bias))
@@ -65,7 +65,7 @@ def plain(features: np.ndarray, codes: Codes, head: Head) -> nn.Linear:
 def task(head: Head, *, data: Planted | None = None, weights: np.ndarray | None = None, **changes: Any) -> Task:
     features, codes = data or planted(head)
     weights = np.ones(len(features)) if weights is None else weights
-    by_class = of_head(Inverse(), head, codes)
+    by_class = head_weights(Inverse(), head, codes)
     before = changes.pop("before", None) or plain(features, codes, head)
     return replace(Task.of(head, features, codes, weights, by_class, before=before, seed=0), **changes)
 
@@ -76,21 +76,21 @@ def logits(layer: nn.Module, features: np.ndarray) -> np.ndarray:
 
 
 def balanced(head: Head, codes: Codes, answers: np.ndarray) -> float:
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         return float(balanced_accuracy_score(codes, answers.argmax(axis=1)))
     return float(np.mean([balanced_accuracy_score(codes[:, k], answers[:, k] > 0) for k in range(head.size)]))
 
 
 both = pytest.mark.parametrize("head", [CLASSES, TAGS], ids=["classes", "tags"])
-every = pytest.mark.parametrize("kind", ALL, ids=name_of)
+every = pytest.mark.parametrize("kind", ALL_KINDS, ids=kind_name)
 
 
 @both
 @every
 def test_a_candidate_a_setting_all_of_them_finite(kind: AnyKind, head: Head) -> None:
-    found = fit_heads_of(kind, task(head))
+    found = fit_heads(kind, task(head))
     several = {"svm linear": 3, "svm rbf": 2, "crt": 5, "tau_norm": 5, "logit_adjust": 7}
-    assert len(found) == several.get(name_of(kind), 1)
+    assert len(found) == several.get(kind_name(kind), 1)
     assert len({one.setting for one in found}) == len(found)
     for one in found:
         answers = logits(one.layer, planted(head)[0])
@@ -101,7 +101,7 @@ def test_a_candidate_a_setting_all_of_them_finite(kind: AnyKind, head: Head) -> 
 
 @both
 @every
-def test_unknown_labels_and_pictures_without_weight_change_nothing(kind: AnyKind, head: Head) -> None:
+def test_unknown_labels_and_images_without_weight_change_nothing(kind: AnyKind, head: Head) -> None:
     features, codes = planted(head)
     strange = np.random.default_rng(5).normal(50, 9, (30, WIDTH)).astype(np.float32)
     unknown = head.unknown(30)
@@ -109,9 +109,9 @@ def test_unknown_labels_and_pictures_without_weight_change_nothing(kind: AnyKind
     more = np.concatenate([features, strange, strange]), np.concatenate([codes, unknown, weightless])
     weights = np.concatenate([np.ones(len(codes) + 30), np.zeros(30)])
     before = plain(features, codes, head)
-    wanted = fit_heads_of(kind, task(head, before=before))
-    by_class = of_head(Inverse(), head, codes)
-    found = fit_heads_of(kind, Task.of(head, *more, weights, by_class, before=before, seed=0))
+    wanted = fit_heads(kind, task(head, before=before))
+    by_class = head_weights(Inverse(), head, codes)
+    found = fit_heads(kind, Task.of(head, *more, weights, by_class, before=before, seed=0))
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(logits(one.layer, features), logits(other.layer, features), atol=1e-4)
 
@@ -119,7 +119,7 @@ def test_unknown_labels_and_pictures_without_weight_change_nothing(kind: AnyKind
 @both
 @every
 def test_the_same_seed_gives_the_same_head(kind: AnyKind, head: Head) -> None:
-    first, second = (fit_heads_of(kind, task(head)) for _ in range(2))
+    first, second = (fit_heads(kind, task(head)) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert all(torch.equal(value, other.layer.state_dict()[key]) for key, value in one.layer.state_dict().items())
 
@@ -129,8 +129,8 @@ def test_the_same_seed_gives_the_same_head(kind: AnyKind, head: Head) -> None:
 def test_rare_classes_are_found_more_often_than_by_plain_training(kind: AnyKind, head: Head) -> None:
     own, (features, codes) = task(head), planted(head, even=True, seed=1)
     before = balanced(head, codes, logits(own.before, features))
-    after = max(balanced(head, codes, logits(one.layer, features)) for one in fit_heads_of(kind, own))
-    if isinstance(kind, Lws) and head.kind == "independent":
+    after = max(balanced(head, codes, logits(one.layer, features)) for one in fit_heads(kind, own))
+    if isinstance(kind, Lws) and head.kind == "multilabel":
         assert after == pytest.approx(before)  # a factor alone changes no sign
     else:
         assert after > before + 0.02
@@ -138,26 +138,26 @@ def test_rare_classes_are_found_more_often_than_by_plain_training(kind: AnyKind,
 
 @both
 @every
-def test_a_class_without_a_training_picture_is_never_answered(kind: AnyKind, head: Head) -> None:
+def test_a_class_without_a_training_image_is_never_answered(kind: AnyKind, head: Head) -> None:
     features, codes = planted(head)
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         codes = np.where(codes == 1, -1, codes)
     else:
         codes[:, 1] = 0
     before = linear_layer(
         torch.randn(head.size, WIDTH, generator=torch.Generator().manual_seed(0)), torch.zeros(4)[: head.size]
     )
-    for one in fit_heads_of(kind, task(head, data=(features, codes), before=before)):
+    for one in fit_heads(kind, task(head, data=(features, codes), before=before)):
         answers = logits(one.layer, 100 * planted(head, even=True)[0])
-        given = answers.argmax(axis=1) == 1 if head.kind == "exclusive" else answers[:, 1] > 0
+        given = answers.argmax(axis=1) == 1 if head.kind == "multiclass" else answers[:, 1] > 0
         assert not given.any()
 
 
 @every
-def test_a_class_of_one_picture_is_learnt(kind: AnyKind) -> None:
+def test_a_class_of_one_image_is_learnt(kind: AnyKind) -> None:
     features, codes = planted(CLASSES)
     keep = np.flatnonzero((codes < 3) | (np.arange(len(codes)) == len(codes) - 1))
-    for one in fit_heads_of(kind, task(CLASSES, data=(features[keep], codes[keep]))):
+    for one in fit_heads(kind, task(CLASSES, data=(features[keep], codes[keep]))):
         assert np.isfinite(logits(one.layer, features)).all()
 
 
@@ -172,7 +172,7 @@ def test_labels_of_one_kind_are_refused(head: Head, codes: Codes, message: str) 
     features = np.zeros((40, WIDTH), np.float32)
     before = linear_layer(torch.zeros(head.size, WIDTH), torch.zeros(head.size))
     with pytest.raises(DataError, match=message):
-        fit_heads_of(Ncm(), task(head, data=(features, codes), before=before))
+        fit_heads(Ncm(), task(head, data=(features, codes), before=before))
 
 
 def questions(own: Task) -> Questions:
@@ -198,7 +198,7 @@ def test_linear_machines_are_scikit_learns_with_class_weights() -> None:
 
 def test_the_layer_of_linear_machines_gives_their_decisions_scaled() -> None:
     own = task(TAGS)
-    (found,) = fit_heads_of(Svm(costs=(0.01,)), own)
+    (found,) = fit_heads(Svm(costs=(0.01,)), own)
     shown = standard(own)
     fold = folds_by_label(TAGS, own.codes, seed=0)
     (machines,) = fit_linear_machines(shown, questions(own), fold, [0.01])
@@ -212,7 +212,7 @@ def test_the_layer_of_linear_machines_gives_their_decisions_scaled() -> None:
 @pytest.mark.parametrize("gamma", [None, 0.2])
 def test_kernel_machines_are_scikit_learns(gamma: float | None) -> None:
     own = task(CLASSES)
-    (found,) = fit_heads_of(Svm(kernel="rbf", costs=(3.0,), gamma=gamma), own)
+    (found,) = fit_heads(Svm(kernel="rbf", costs=(3.0,), gamma=gamma), own)
     assert isinstance(found.layer, KernelMachine)
     new, _ = planted(CLASSES, even=True, seed=3)
     shown, decisions = standard(own), found.layer.decisions(torch.from_numpy(new))
@@ -223,7 +223,7 @@ def test_kernel_machines_are_scikit_learns(gamma: float | None) -> None:
         np.testing.assert_allclose(decisions[:, place], model.decision_function((new - mean) / spread), atol=1e-6)
 
 
-def test_scores_out_of_fold_are_of_machines_that_did_not_see_the_picture() -> None:
+def test_scores_out_of_fold_are_of_machines_that_did_not_see_the_image() -> None:
     own = task(CLASSES)
     shown, fold = standard(own), folds_by_label(CLASSES, own.codes, seed=0)
     kernel = similarities(shown, 0.05)
@@ -258,7 +258,7 @@ def test_platt_scaling_is_scikit_learns() -> None:
         held = fold == number
         one = LinearSVC(C=0.01, dual=False).fit(own.features[~held], truth[~held])
         scores[held, 0] = one.decision_function(own.features[held])
-    head = Head("tag", ("p",), "independent")
+    head = Head("tag", ("p",), "multilabel")
     ones = np.ones((len(truth), 1))
     slopes, levels = rescaled(head, own.codes[:, :1], scores, ones, slopes="each", levels=True)
     (sigmoid,) = model.calibrated_classifiers_[0].calibrators
@@ -269,7 +269,7 @@ def test_platt_scaling_is_scikit_learns() -> None:
 def test_scaling_finds_the_slopes_and_levels_that_scores_were_made_with(head: Head) -> None:
     generator = np.random.default_rng(0)
     true = generator.normal(0, 2, (20_000, head.size))
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         codes = (true + generator.gumbel(size=true.shape)).argmax(axis=1)
     else:
         codes = (generator.logistic(size=true.shape) < true).astype(np.int64)
@@ -306,7 +306,7 @@ def test_weights_of_labels_move_the_temperature() -> None:
 
 def test_retraining_is_a_weighted_regression() -> None:
     own = task(CLASSES)
-    (found,) = fit_heads_of(Crt(strengths=(0.1,)), own)
+    (found,) = fit_heads(Crt(strengths=(0.1,)), own)
     weights = own.class_weights[own.codes]
     model = LogisticRegression(C=0.1, max_iter=200, tol=1e-3)
     model.fit(standard(own), own.codes, sample_weight=weights / weights.mean())
@@ -315,7 +315,7 @@ def test_retraining_is_a_weighted_regression() -> None:
 
 def test_tau_norm_makes_lengths_alike() -> None:
     own = task(CLASSES)
-    none, whole = fit_heads_of(TauNorm(tau=(0.0, 1.0)), own)
+    none, whole = fit_heads(TauNorm(tau=(0.0, 1.0)), own)
     spread = torch.from_numpy(own.features.std(axis=0) + 1e-6)
     lengths = (whole.layer.weight * spread).norm(dim=1).detach()
     assert lengths == pytest.approx(np.full(4, float(lengths.mean())), rel=1e-5)
@@ -328,7 +328,7 @@ def test_tau_norm_makes_lengths_alike() -> None:
 @both
 def test_logit_adjustment_adds_the_logarithm_of_the_weights(head: Head) -> None:
     own = task(head)
-    found = fit_heads_of(LogitAdjust(tau=(0.0, 1.5)), own)
+    found = fit_heads(LogitAdjust(tau=(0.0, 1.5)), own)
     shift = logits(found[1].layer, own.features) - logits(found[0].layer, own.features)
     assert shift == pytest.approx(np.tile(1.5 * np.log(own.class_weights), (len(shift), 1)), abs=1e-4)
 
@@ -336,7 +336,7 @@ def test_logit_adjustment_adds_the_logarithm_of_the_weights(head: Head) -> None:
 @both
 def test_weight_scaling_multiplies_logits(head: Head) -> None:
     own = task(head)
-    (found,) = fit_heads_of(Lws(), own)
+    (found,) = fit_heads(Lws(), own)
     factors = logits(found.layer, own.features) / logits(own.before, own.features)
     assert factors == pytest.approx(np.tile(np.median(factors, axis=0), (len(factors), 1)), rel=1e-2)
     assert (factors > 0).all()
@@ -344,7 +344,7 @@ def test_weight_scaling_multiplies_logits(head: Head) -> None:
 
 def test_the_nearest_mean_in_angle_is_answered() -> None:
     own, (new, _) = task(CLASSES), planted(CLASSES, even=True, seed=4)
-    (found,) = fit_heads_of(Ncm(), own)
+    (found,) = fit_heads(Ncm(), own)
     means = np.stack([own.features[own.codes == place].mean(axis=0) for place in range(4)])
     spread, centre = own.features.std(axis=0), means.mean(axis=0)
     away, apart = (means - centre) / spread, (new - centre) / spread
@@ -358,10 +358,10 @@ def test_without_class_weights_probabilities_are_those_of_the_data(head: Head) -
     ones = np.ones(head.size)
     own = Task.of(head, features, codes, np.ones(len(codes)), ones, before=plain(features, codes, head), seed=0)
     even = task(head)
-    shares = np.bincount(codes) / len(codes) if head.kind == "exclusive" else codes.mean(axis=0)
-    for chosen, wanted in ((own, shares), (even, np.full(head.size, 1 / 4 if head.kind == "exclusive" else 0.5))):
-        (found,) = fit_heads_of(Svm(costs=(0.01,)), chosen)
-        weights = chosen.weights if head.kind == "independent" else np.repeat(chosen.weights[:, None], 4, axis=1)
+    shares = np.bincount(codes) / len(codes) if head.kind == "multiclass" else codes.mean(axis=0)
+    for chosen, wanted in ((own, shares), (even, np.full(head.size, 1 / 4 if head.kind == "multiclass" else 0.5))):
+        (found,) = fit_heads(Svm(costs=(0.01,)), chosen)
+        weights = chosen.weights if head.kind == "multilabel" else np.repeat(chosen.weights[:, None], 4, axis=1)
         answered = probabilities_of(LabelSpace((head,)), logits(found.layer, features))
         assert (answered * weights).sum(axis=0) / weights.sum(axis=0) == pytest.approx(wanted, abs=0.1)
 
@@ -371,10 +371,10 @@ def test_labels_that_choose_count_as_their_classes_do_in_the_world_learnt_for(he
     _, train = planted(head)
     _, codes = planted(head, even=True)
     codes[:10] = -1
-    by_class = of_head(Inverse(), head, train)
+    by_class = head_weights(Inverse(), head, train)
     weights = calibrating_weights(head, codes, train, by_class)
     assert (weights[:10] == 0).all()
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         masses = np.bincount(codes[10:], weights[10:])
     else:
         masses = np.stack([np.where(codes == value, weights, 0).sum(axis=0) for value in (0, 1)])
@@ -382,14 +382,16 @@ def test_labels_that_choose_count_as_their_classes_do_in_the_world_learnt_for(he
     assert masses / masses.mean() == pytest.approx(np.ones_like(masses))
 
 
-def test_the_best_is_chosen_and_judged_by_a_choice_made_without_each_picture() -> None:
+def test_the_best_is_chosen_and_judged_by_a_choice_made_without_each_image() -> None:
     generator = np.random.default_rng(0)
     codes = generator.integers(0, 2, 400)
     right = (3 * np.eye(2)[codes] + generator.normal(0, 1, (400, 2))).astype(np.float32)
     wrong, worse = (own.astype(np.float32) for own in (generator.normal(0, 1, (400, 2)), right + np.array([2, 0])))
     head = Head("k", ("a", "b"))
-    for figure in ("balanced_accuracy", "macro_f1", "micro_f1", "nll"):
-        found = choose(Judges(head, codes, np.ones(400), figure), [[wrong], [worse, 4 * right]], folds=5, seed=0)
+    for metric in ("balanced_accuracy", "macro_f1", "micro_f1", "nll"):
+        found = choose_head(
+            ValidationSet(head, codes, np.ones(400), metric), [[wrong], [worse, 4 * right]], folds=5, seed=0
+        )
         assert (found.best.way, found.best.setting) == (1, 1)
         assert found.best.temperature == pytest.approx(temperature(head, codes, 4 * right))
         ratios = 4 * right / found.logits
@@ -404,12 +406,12 @@ def test_the_loss_is_that_of_scikit_learn_weighted(head: Head) -> None:
     answered = probabilities_of(LabelSpace((head,)), scores)
     hidden = codes.copy()
     hidden[:20] = -1
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         wanted = log_loss(codes[20:], answered[20:], sample_weight=weights[20:], normalize=False)
     else:
         cells = codes[20:].ravel(), answered[20:].ravel()
         wanted = log_loss(*cells, sample_weight=weights[20:].ravel(), normalize=False)
-    assert loss(head, hidden, scores, weights) == pytest.approx(wanted, rel=1e-5)
+    assert validation_loss(head, hidden, scores, weights) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_choice_among_chances_gains_nothing_when_cross_fitted() -> None:
@@ -419,8 +421,11 @@ def test_a_choice_among_chances_gains_nothing_when_cross_fitted() -> None:
     for seed in range(20):
         codes = generator.integers(0, 2, 100)
         answers = [generator.normal(0, 1, (100, 2)).astype(np.float32) for _ in range(30)]
-        found = choose(
-            Judges(head, codes, np.ones(100), "balanced_accuracy"), [[own] for own in answers], folds=5, seed=seed
+        found = choose_head(
+            ValidationSet(head, codes, np.ones(100), "balanced_accuracy"),
+            [[own] for own in answers],
+            folds=5,
+            seed=seed,
         )
         inside.append(balanced(head, codes, answers[found.best.way]))
         honest.append(balanced(head, codes, found.logits))

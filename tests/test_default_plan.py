@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from assay.default_plan import ENOUGH, SIZE, default_steps, flips
+from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.pixels.cache import Cache
+from assay.plan.defaults import DEFAULT_SIZE, ENOUGH, choose_flips, default_steps
 
 
 def cache_of(pixels: np.ndarray) -> tuple[Cache, list[str]]:
@@ -31,18 +31,18 @@ def noise(count: int) -> np.ndarray:
         (np.s_[:, :3, :3], "none"),
     ],
 )
-def test_pictures_are_flipped_only_where_that_leaves_them_plausible(brighter, expected):
+def test_images_are_flipped_only_where_that_leaves_them_plausible(brighter, expected):
     pixels = noise(400)
     pixels[brighter] += 50
-    assert flips(*cache_of(pixels))[0] == expected
+    assert choose_flips(*cache_of(pixels))[0] == expected
 
 
-def test_few_pictures_are_not_flipped():
-    assert flips(*cache_of(noise(ENOUGH - 1)))[0] == "none"
+def test_few_images_are_not_flipped():
+    assert choose_flips(*cache_of(noise(ENOUGH - 1)))[0] == "none"
 
 
 def labelled(count: int, *, tagged: int = 0) -> Samples:
-    """As many training pictures under an exclusive head, and as many validation ones with a tag."""
+    """As many training images under a multi-class head, and as many validation ones with a tag."""
     lists = pl.List(pl.String)
     rows = count + tagged
     table = pl.DataFrame(
@@ -53,15 +53,15 @@ def labelled(count: int, *, tagged: int = 0) -> Samples:
             "unknown:tags": pl.Series([None] * rows, dtype=lists),
         }
     )
-    heads = [Head("kind", ("a", "b"))] + [Head("tags", ("x", "y"), "independent")] * (tagged > 0)
+    heads = [Head("kind", ("a", "b"))] + [Head("tags", ("x", "y"), "multilabel")] * (tagged > 0)
     return Samples(table, LabelSpace(tuple(heads)), Path())
 
 
-@pytest.mark.parametrize(("pictures", "epochs"), [(20, 8), (3_000, 8), (6_500, 4), (200_000, 3)])
-def test_the_fit_is_sized_to_the_data(pictures, epochs):
-    probe, fit, clean = default_steps(labelled(pictures), flip="both")
+@pytest.mark.parametrize(("images", "epochs"), [(20, 8), (3_000, 8), (6_500, 4), (200_000, 3)])
+def test_the_fit_is_sized_to_the_data(images, epochs):
+    probe, fit, clean = default_steps(labelled(images), flip="both")
     assert list(probe) == ["probe"]
-    assert clean == {"clean_labels": {"size": SIZE, "action": "flag"}}
+    assert clean == {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}
     assert fit["fit"]["epochs"] == epochs
     assert fit["fit"]["augment"]["flip"] == "both"
     assert fit["fit"]["loss"]["smoothing"] == 0.1
@@ -80,7 +80,7 @@ def test_a_backbone_that_has_seen_the_labels_does_not_judge_them():
 
 
 @pytest.mark.parametrize(("unlabelled", "rounds"), [(0, 0), (99, 0), (100, 2), (5_000, 2)])
-def test_enough_unlabelled_pictures_are_labelled_if_that_betters_validation(unlabelled, rounds):
+def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabelled, rounds):
     samples = labelled(1_000)
     blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
     whole = replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled]))

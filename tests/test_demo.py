@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from assay import demo
 from assay.errors import DataError
+from assay.experiments import demo
 
 
 def digest(folder: Path) -> str:
@@ -16,17 +16,17 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
 
 
-def test_the_digits_are_pictures_in_a_folder_a_class_and_the_same_every_time(tmp_path: Path) -> None:
+def test_the_digits_are_images_in_a_folder_a_class_and_the_same_every_time(tmp_path: Path) -> None:
     demo.write_digits(tmp_path / "a" / "digits")
     demo.write_digits(tmp_path / "b")
     assert digest(tmp_path / "a" / "digits") == digest(tmp_path / "b")
     assert [sum(1 for _ in (tmp_path / "b" / str(digit)).iterdir()) for digit in range(10)] == [
         178, 182, 177, 183, 181, 182, 181, 179, 174, 180,
     ]  # fmt: skip
-    with Image.open(tmp_path / "b" / "0" / "0000.png") as picture:
-        assert (picture.mode, picture.size) == ("L", (32, 32))
-        assert picture.getextrema()[0] < 16
-        assert picture.getextrema()[1] > 240
+    with Image.open(tmp_path / "b" / "0" / "0000.png") as image:
+        assert (image.mode, image.size) == ("L", (32, 32))
+        assert image.getextrema()[0] < 16
+        assert image.getextrema()[1] > 240
     written = (tmp_path / "b").stat().st_mtime_ns
     demo.write_digits(tmp_path / "b")  # there already
     assert (tmp_path / "b").stat().st_mtime_ns == written
@@ -54,7 +54,7 @@ def test_faults_are_planted_in_the_training_part_only_and_the_same_every_time(tm
 def test_broken_off_nothing_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
 
-    def fail(picture: Image.Image, path: Path) -> None:
+    def fail(image: Image.Image, path: Path) -> None:
         saved.append(path)
         if len(saved) == 5:
             raise KeyboardInterrupt

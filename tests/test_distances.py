@@ -1,4 +1,4 @@
-"""Distances between sets of features, and what they say of made-up pictures."""
+"""Distances between sets of features, and what they say of made-up images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import pdist
 
-from assay.balance.likeness import likeness
-from assay.figures.distances import frechet, spread
+from assay.synthesis.measures import frechet, mean_distance, measure_likeness
 
 
 def normal(n, width=6, *, seed=0, mean=0.0, scale=1.0):
@@ -30,7 +29,7 @@ def test_the_distance_is_that_of_the_formula(n, m):
     assert frechet(one, other) == pytest.approx(by_the_formula(one, other), rel=1e-6)
 
 
-def test_with_fewer_pictures_than_features():
+def test_with_fewer_images_than_features():
     one, other = normal(5, 50), normal(7, 50, seed=1)
     assert frechet(one, other) == pytest.approx(by_the_formula(one, other), rel=1e-3)
 
@@ -44,7 +43,7 @@ def test_no_distance_to_itself_and_the_square_of_a_shift(n, m, shift):
     assert frechet(one, one + shift) == pytest.approx(6 * shift**2, abs=1e-6)
 
 
-def test_few_pictures_make_it_larger():
+def test_few_images_make_it_larger():
     far = [np.mean([frechet(normal(n, seed=s), normal(n, seed=s + 50)) for s in range(10)]) for n in (8, 40, 200)]
     assert far[0] > far[1] > far[2]
 
@@ -53,21 +52,21 @@ def test_few_pictures_make_it_larger():
 @settings(max_examples=20, deadline=None)
 def test_spread_is_the_mean_over_pairs(n):
     features = normal(n, mean=100.0)
-    assert spread(features) == pytest.approx(pdist(features).mean(), rel=1e-6)
+    assert mean_distance(features) == pytest.approx(pdist(features).mean(), rel=1e-6)
 
 
-def test_one_picture_is_too_few():
+def test_one_image_is_too_few():
     with pytest.raises(ValueError, match="a covariance needs two"):
         frechet(normal(1), normal(5))
     with pytest.raises(ValueError, match="no other"):
-        spread(normal(1))
+        mean_distance(normal(1))
 
 
 REAL = {0: normal(60), 1: normal(60, seed=1, mean=3.0), 2: normal(60, seed=2, mean=9.0), 3: normal(5, seed=3)}
 
 
-def test_pictures_like_the_real_ones():
-    found = likeness(REAL, 0, normal(40, seed=9), seed=0)
+def test_images_like_the_real_ones():
+    found = measure_likeness(REAL, 0, normal(40, seed=9), seed=0)
     assert found.n == 30
     assert found.nearest == 1  # of class 3 there are fewer than n
     assert found.made == pytest.approx(found.real, rel=0.8)
@@ -77,18 +76,18 @@ def test_pictures_like_the_real_ones():
     assert found.to_json(("a", "b", "c", "d"))["nearest other class"] == "b"
 
 
-def test_one_picture_again_and_again_is_found_out():
-    """Planted: a network that makes one real picture with a little noise."""
-    collapsed = likeness(REAL, 0, REAL[0][:1] + normal(40, seed=9, scale=0.1), seed=0)
+def test_one_image_again_and_again_is_found_out():
+    """Planted: a network that makes one real image with a little noise."""
+    collapsed = measure_likeness(REAL, 0, REAL[0][:1] + normal(40, seed=9, scale=0.1), seed=0)
     assert collapsed.collapsed
-    assert collapsed.made > likeness(REAL, 0, normal(40, seed=9), seed=0).made
+    assert collapsed.made > measure_likeness(REAL, 0, normal(40, seed=9), seed=0).made
 
 
-def test_pictures_of_another_class_are_as_far_as_that_class():
-    found = likeness(REAL, 0, normal(60, seed=9, mean=3.0), seed=0)
+def test_images_of_another_class_are_as_far_as_that_class():
+    found = measure_likeness(REAL, 0, normal(60, seed=9, mean=3.0), seed=0)
     assert found.made == pytest.approx(found.other, rel=0.2)
 
 
 def test_a_class_alone_has_no_other():
-    found = likeness({0: REAL[0]}, 0, normal(10, seed=9), seed=0)
+    found = measure_likeness({0: REAL[0]}, 0, normal(10, seed=9), seed=0)
     assert (found.other, found.nearest, found.n) == (None, None, 10)

@@ -16,43 +16,43 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import assay
-from assay import cli, yaml_lines
-from assay.balance.class_weights import AnyClassWeights
-from assay.balance.head_kinds import AnyKind
-from assay.balance.sampling import AnySampling
-from assay.labels.read import DataSettings, HeadColumns, read_whole
+from assay import cli
+from assay.images.augment import Augment, ClassSampling, Erase, Jitter, RandAugment, SomeOf
+from assay.images.decode import Resize
+from assay.images.mix import Mix
+from assay.labels.readers.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
 from assay.models.classifier import HeadSettings, ModelSettings
-from assay.models.factorized import FactorizedOptions
-from assay.models.resnet_hyper import ResnetHyperOptions
-from assay.pixels.augment import Augment, Erase, Jitter, Oftener, RandAugment, SomeOf
-from assay.pixels.decode import Resize
-from assay.pixels.mix import Mix
-from assay.plan import Plan, parse
+from assay.models.custom import FactorizedOptions, ResnetHyperOptions
+from assay.plan import yaml_lines
+from assay.plan.plan import Plan, parse
+from assay.plan.recipes import recipe_names
+from assay.plan.sweep_settings import AnyOver, AnyPruning, AnySampler, SweepSettings
 from assay.predictions.predict import Predictions
-from assay.predictions.views import AnyViews
-from assay.recipes import recipe_names
+from assay.predictions.tta import AnyTTA
+from assay.repair.head_kinds import AnyKind
 from assay.repair.pseudo_labels import AnyKeep
-from assay.repair.suspect_edits import AnyAction
-from assay.run import Run
+from assay.repair.suspects import AnyAction
+from assay.run.train import Run
 from assay.steps import STEPS
+from assay.steps.base import RepeatSettings
 from assay.steps.calibrate import CalibrateSettings
-from assay.steps.clean_settings import CleanLabelsSettings
-from assay.steps.combine_settings import CombineSettings, MemberPlan
+from assay.steps.clean_labels import CleanLabelsSettings
+from assay.steps.ensemble_settings import EnsembleSettings, MemberPlan
 from assay.steps.fit_settings import FitSettings
-from assay.steps.plans import RepeatSettings
+from assay.steps.generated_images import SynthesizeSettings
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.rebalance_head import RebalanceHeadSettings
-from assay.steps.synthesize_settings import SynthesizeSettings
 from assay.steps.tune_thresholds import TuneThresholdsSettings
-from assay.sweep_settings import AnyOver, AnyPruning, AnySampler, SweepSettings
-from assay.training.hardware import HardwareSettings
+from assay.training.class_weights import AnyClassWeights
+from assay.training.devices import HardwareSettings
 from assay.training.losses import AnyLoss
 from assay.training.optimizers import AnyOptimizer
+from assay.training.sampling import AnySampling
 from assay.training.schedules import AnySchedule
-from assay.training.unlabelled import UnlabelledSettings
-from conftest import write_pictures
+from assay.training.semi_supervised import UnlabelledSettings
+from conftest import write_images
 
 ROOT = Path(__file__).parent.parent
 GUIDE = [ROOT / "README.md", ROOT / "docs" / "GUIDE.md", ROOT / "docs" / "SETTINGS.md"]
@@ -70,7 +70,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of `rebalance_head`": {"": RebalanceHeadSettings},
     "Settings of `tune_thresholds`": {"": TuneThresholdsSettings},
     "Settings of `calibrate`": {"": CalibrateSettings},
-    "Settings of `combine`": {"": CombineSettings, "members.": MemberPlan},
+    "Settings of `combine`": {"": EnsembleSettings, "members.": MemberPlan},
     "Settings of `clean_labels`": {"": CleanLabelsSettings},
     "Settings of `pseudo_label`": {"": PseudoLabelSettings},
     "Settings of `synthesize`": {"": SynthesizeSettings},
@@ -83,7 +83,7 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
         "erase.": Erase,
         "rand_augment.": RandAugment,
         "some_of.": SomeOf,
-        "per_class.NAME.": Oftener,  # and all of Augment once more
+        "per_class.NAME.": ClassSampling,  # and all of Augment once more
     },
     "Settings of `mix`": {"": Mix},
     "Settings of `unlabelled`": {"": UnlabelledSettings},
@@ -94,7 +94,7 @@ KINDS: dict[str, UnionType] = {
     "Kinds of `loss`": AnyLoss,
     "Kinds of `sampling`": AnySampling,
     "Kinds of `class_weights`": AnyClassWeights,
-    "Kinds of `views`": AnyViews,
+    "Kinds of `views`": AnyTTA,
     "Kinds of `action`": AnyAction,
     "Kinds of `keep`": AnyKeep,
     "Kinds of `rebalance_head`": AnyKind,
@@ -180,8 +180,8 @@ def test_the_tags_in_the_readme_are_read_as_it_says(tmp_path: Path) -> None:
     }
 
 
-def test_the_monitored_figures_exist() -> None:
-    from assay.figures.metrics import HIGHER_IS_BETTER
+def test_the_monitored_metrics_exist() -> None:
+    from assay.metrics.metrics import HIGHER_IS_BETTER
 
     cell = next(text for name, _, text in rows("Settings of `fit`") if name == "`monitor`")
     assert set(re.findall(r"`(\w+)`", cell)) <= HIGHER_IS_BETTER.keys()
@@ -190,16 +190,16 @@ def test_the_monitored_figures_exist() -> None:
 def test_the_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading is real. Nothing is trained: what trains is replaced by a double with the same signature."""
     for name in ("photos", "labelled"):
-        write_pictures(tmp_path / name, each=3)
+        write_images(tmp_path / name, each=3)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
-    figures = {"figures": {"accuracy": {"value": 1.0}}}
-    run = Run(tmp_path, {"scores": figures})
+    metrics = {"metrics": {"accuracy": {"value": 1.0}}}
+    run = Run(tmp_path, {"scores": metrics})
     space = assay.read("photos/").space
     answer = Predictions.of(["new/a.jpg"], space, np.eye(1, space.width, dtype=np.float32), model="")
     monkeypatch.setattr(Run, "predict", create_autospec(Run.predict, return_value=answer))
-    for name, found in {"train": run, "load": run, "evaluate": {"scores": figures}}.items():
+    for name, found in {"train": run, "load": run, "evaluate": {"scores": metrics}}.items():
         double = create_autospec(getattr(assay, name), return_value=found)
         monkeypatch.setattr(assay, name, double, raising=False)
     for text in blocks("python"):

@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 
 import assay
-from assay.evidence.charts import save
-from assay.evidence.embedding import agreement, drawn, palette, printed, tsne
-from assay.figures.intervals import wilson
+from assay.images.cache import build, find_caches
+from assay.images.decode import Resize
 from assay.labels.space import Head
-from assay.pixels.cache import build, kept_in
-from assay.pixels.decode import Resize
+from assay.metrics.intervals import wilson
+from assay.report.charts import save
+from assay.report.embedding import agreement, drawn, palette, printed, tsne
 
 
 def groups(count=20, size=12, seed=0):
-    """Three groups far apart in 6 dimensions, and which picture is in which."""
+    """Three groups far apart in 6 dimensions, and which image is in which."""
     generator = np.random.default_rng(seed)
     places = np.repeat(np.eye(6)[:3] * size, count, axis=0) + generator.normal(0, 0.3, (3 * count, 6))
     return places.astype(np.float32), np.repeat(np.arange(3), count)
@@ -32,7 +32,7 @@ def test_neighbours_stay_neighbours():
     assert (group[distances.argmin(axis=1)] == group).mean() == 1
 
 
-def test_the_seed_decides_and_few_pictures_lower_the_perplexity():
+def test_the_seed_decides_and_few_images_lower_the_perplexity():
     features, _ = groups(count=2)
     assert np.array_equal(tsne(features, seed=1), tsne(features, seed=1))
     assert np.isfinite(tsne(np.zeros((5, 1), np.float32))).all()
@@ -57,10 +57,10 @@ def test_agreement_is_the_share_of_neighbours_with_the_label():
     assert np.allclose(shares[11:], 1)
 
 
-def test_agreement_of_tags_is_a_mean_over_those_a_picture_has():
+def test_agreement_of_tags_is_a_mean_over_those_a_image_has():
     features, group = groups(count=11)
     codes = np.stack([group == 0, np.arange(33) % 2 == 0], axis=1).astype(np.int64)
-    shares = agreement(Head("h", ("a", "even"), "independent"), codes, features)
+    shares = agreement(Head("h", ("a", "even"), "multilabel"), codes, features)
     assert np.isnan(shares[12 + (group[12:] > 0).argmax() :][codes[12:].sum(axis=1) == 0]).all()
     both = np.flatnonzero(codes.sum(axis=1) == 2)
     assert np.allclose(shares[both], (1 + 5 / 10) / 2)
@@ -77,7 +77,7 @@ def test_a_sample_keeps_the_shares_of_classes_and_splits(colours, n):
     assert np.ptp(counts) <= 2
 
 
-def test_a_rare_class_is_drawn_where_its_share_is_nearly_a_picture(colours):
+def test_a_rare_class_is_drawn_where_its_share_is_nearly_a_image(colours):
     samples = assay.read(colours)
     keep = [row for row, label in enumerate(samples.table["label:label"]) if label != "red" or row % 15 == 0]
     samples = samples.take(keep)
@@ -90,8 +90,8 @@ def test_a_printed_map_keys_the_frequent_and_greys_the_others(tmp_path):
     names = [f"<{n % 25}>" for n in range(60)]
     chart = printed(np.random.default_rng(0).normal(size=(60, 2)), names, title="t", subtitle=["s"])
     (path,) = save(chart, tmp_path / "map.png")
-    with Image.open(path) as picture:
-        assert min(picture.size) > 600
+    with Image.open(path) as image:
+        assert min(image.size) > 600
     assert {row["name"] for row in chart.datasets["rows"]} >= {"others"}
     assert len(set(palette(60))) == 60
 
@@ -104,9 +104,9 @@ def test_wilson_is_within_bounds_and_holds_the_share():
     assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
-def test_a_cache_is_found_again_by_the_pictures_it_holds(colours, tmp_path):
+def test_a_cache_is_found_again_by_the_images_it_holds(colours, tmp_path):
     samples = assay.read(colours)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     ids, hashes = [*samples.ids, "broken"], [*samples.hashes, "x"]
     for size in (32, 16):
         build(
@@ -117,10 +117,10 @@ def test_a_cache_is_found_again_by_the_pictures_it_holds(colours, tmp_path):
             resize=Resize(),
             folder=tmp_path / "cache",
         )
-    found = kept_in(tmp_path / "cache", samples.ids, hashes=samples.hashes)
+    found = find_caches(tmp_path / "cache", samples.ids, hashes=samples.hashes)
     assert [(kept.size, kept.cache.side) for kept in found] == [(16, 20), (32, 32)]
     assert len(found[0].cache.rows) == 45
-    assert kept_in(tmp_path / "cache", samples.ids[1:], hashes=samples.hashes[1:]) == []
+    assert find_caches(tmp_path / "cache", samples.ids[1:], hashes=samples.hashes[1:]) == []
     (tmp_path / "cache" / "other.json").write_text("[]")
     next((tmp_path / "cache").glob("*.pixels")).unlink()
-    assert len(kept_in(tmp_path / "cache", samples.ids, hashes=samples.hashes)) == 1
+    assert len(find_caches(tmp_path / "cache", samples.ids, hashes=samples.hashes)) == 1

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import typer
 
-from assay.endings import reported
+from assay.commands.shared import exit_codes
 from assay.errors import DataError
 
 
 def ending(error: BaseException, run: Path | None = None) -> int:
-    with pytest.raises(typer.Exit) as left, reported(run, stopped="Go on."):
+    with pytest.raises(typer.Exit) as left, exit_codes(run, stopped="Go on."):
         raise error
     return left.value.exit_code
 
@@ -21,7 +21,7 @@ def ending(error: BaseException, run: Path | None = None) -> int:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (DataError("photos/: no pictures. Add some."), 2, "assay: photos/: no pictures. Add some.\n"),
+        (DataError("photos/: no images. Add some."), 2, "assay: photos/: no images. Add some.\n"),
         (KeyboardInterrupt(), 130, "assay: stopped. Go on.\n"),
         (SystemExit(143), 143, "assay: stopped. Go on.\n"),
         (SystemExit(130), 130, "assay: stopped. Go on.\n"),
@@ -57,7 +57,7 @@ def test_a_fault_of_ours_keeps_its_traceback(has_log: bool, tmp_path: Path, caps
 
 def test_sigterm_ends_the_block_and_the_handler_is_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(typer.Exit) as left, reported():
+    with pytest.raises(typer.Exit) as left, exit_codes():
         signal.raise_signal(signal.SIGTERM)
     assert left.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
@@ -65,5 +65,5 @@ def test_sigterm_ends_the_block_and_the_handler_is_put_back() -> None:
 
 @pytest.mark.parametrize("error", [typer.Exit(0), BrokenPipeError(), SystemExit(5)])
 def test_the_rest_passes(error: BaseException) -> None:
-    with pytest.raises(type(error)), reported():
+    with pytest.raises(type(error)), exit_codes():
         raise error

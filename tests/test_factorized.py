@@ -15,9 +15,9 @@ from assay.errors import ModelError
 from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone, freeze, set_training_mode, stages
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.factorized import Noise
-from assay.models.folding import folded
-from assay.training.stopping import graceful
+from assay.models.custom import Noise
+from assay.models.folding import fold_batch_norm
+from assay.training.checkpoint import graceful_stop
 from test_loop import SPACE as LOOP_SPACE
 from test_loop import job_of, same, trained
 
@@ -38,7 +38,7 @@ def network():
     return build()
 
 
-def pictures(number=2, size=32):
+def images(number=2, size=32):
     return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
@@ -66,10 +66,10 @@ def test_every_square_convolution_of_the_layers_is_a_pair(network):
 
 
 def test_a_pair_keeps_the_size_of_the_map(network):
-    assert network(pictures()).shape == (2, 10)
+    assert network(images()).shape == (2, 10)
     other = build_backbone("densenet121").eval()
     with torch.inference_mode():
-        assert network.backbone.forward_features(pictures()).shape == other.forward_features(pictures()).shape
+        assert network.backbone.forward_features(images()).shape == other.forward_features(images()).shape
 
 
 def test_noise_follows_the_first_six_convolutions(network):
@@ -124,7 +124,7 @@ def test_in_evaluation_there_is_none(network):
     assert noise(x) is x
     with torch.inference_mode():
         network.eval()
-        assert torch.equal(network(pictures()), network(pictures()))
+        assert torch.equal(network(images()), network(images()))
 
 
 def test_the_seed_decides_and_each_layer_and_pass_has_its_own():
@@ -175,7 +175,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
         return step(*given, **named)
 
     job.optimizer.step = stopped
-    with pytest.raises(SystemExit), graceful():
+    with pytest.raises(SystemExit), graceful_stop():
         trained(tmp_path / "two", job, accumulate=2, batch=2, epochs=3)
     _, found, _ = trained(tmp_path / "two", job_of(model=network()), accumulate=2, batch=2, epochs=3)
     assert same(found, whole)
@@ -200,10 +200,10 @@ def test_no_noise_in_a_frozen_stage():
 
 def test_folding_frozen_batch_norms_leaves_the_noise_before_them():
     network = build_backbone("factorized_densenet121").eval()
-    example = pictures(1)
+    example = images(1)
     with torch.no_grad():
         plain = network(example)
-        with folded(network, example) as pairs:
+        with fold_batch_norm(network, example) as pairs:
             torch.testing.assert_close(network(example), plain, rtol=1e-3, atol=1e-4)
     # conv1 with norm2 in each layer, but for the three whose conv1 is followed by noise, and the stem
     assert pairs == 58 - 3

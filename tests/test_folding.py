@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from assay.models.folding import folded
+from assay.models.folding import fold_batch_norm
 
 NETWORKS = ["test_efficientnet", "test_resnet", "tf_efficientnet_lite0", "resnet18"]
 
@@ -23,31 +23,31 @@ def network_in_use(name: str) -> nn.Module:
     return network.eval()
 
 
-def gradients(network: nn.Module, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
     network.zero_grad()
-    network(pictures).square().mean().backward()
+    network(images).square().mean().backward()
     return {name: p.grad.clone() for name, p in network.named_parameters()}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_answers_and_gradients_are_those_of_the_plain_network(name):
-    network, pictures = network_in_use(name), torch.rand(2, 3, 64, 64)
-    answers, plain = network(pictures), gradients(network, pictures)
-    with folded(network, pictures[:1]) as pairs:
+    network, images = network_in_use(name), torch.rand(2, 3, 64, 64)
+    answers, plain = network(images), gradients(network, images)
+    with fold_batch_norm(network, images[:1]) as pairs:
         assert pairs == sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-        torch.testing.assert_close(network(pictures), answers, rtol=1e-3, atol=1e-4)
-        ours = gradients(network, pictures)
+        torch.testing.assert_close(network(images), answers, rtol=1e-3, atol=1e-4)
+        ours = gradients(network, images)
     for parameter, gradient in plain.items():
         scale = float(gradient.abs().max()) + 1e-6
         torch.testing.assert_close(ours[parameter] / scale, gradient / scale, rtol=0, atol=2e-3)
 
 
 def test_nothing_is_left_behind():
-    network, pictures = network_in_use("test_resnet"), torch.rand(2, 3, 64, 64)
-    names, answers = list(network.state_dict()), network(pictures)
-    with folded(network, pictures[:1]):
+    network, images = network_in_use("test_resnet"), torch.rand(2, 3, 64, 64)
+    names, answers = list(network.state_dict()), network(images)
+    with fold_batch_norm(network, images[:1]):
         assert list(network.state_dict()) == names
-    assert torch.equal(network(pictures), answers)
+    assert torch.equal(network(images), answers)
     assert not any("forward" in vars(module) for module in network.modules())
 
 
@@ -62,8 +62,8 @@ def test_a_network_that_reads_a_convolution_twice_is_not_folded_there():
             y = self.conv(x)
             return self.norm(y) + y
 
-    network, pictures = Twice().eval(), torch.rand(2, 3, 8, 8)
-    answers = network(pictures)
-    with folded(network, pictures[:1]) as pairs:
+    network, images = Twice().eval(), torch.rand(2, 3, 8, 8)
+    answers = network(images)
+    with fold_batch_norm(network, images[:1]) as pairs:
         assert pairs == 0
-        assert torch.equal(network(pictures), answers)
+        assert torch.equal(network(images), answers)

@@ -1,4 +1,4 @@
-"""What is reckoned from few pictures, by its structure: no test here depends on how fast a machine is."""
+"""What is reckoned from few images, by its structure: no test here depends on how fast a machine is."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hypothesis import strategies as st
 from torch import nn
 
 from assay.errors import PlanError
-from assay.labels.read import read_folder
+from assay.experiments.dry_run import Counts, Length, StepEstimate, fit_seconds, preparing_seconds
+from assay.experiments.image_subset import image_subset
+from assay.experiments.peak import Peak, largest_batch, memory_of, needed
+from assay.experiments.rehearsal import Tried, shortened
+from assay.experiments.stopwatch import Event, Stopwatch, pace, stages
+from assay.experiments.timeline import fits, momentum_of, rates, spans
+from assay.images.cache import LazyImages, build
+from assay.images.decode import Resize
+from assay.labels.readers.read import read_folder
 from assay.labels.samples import Samples
 from assay.models.layer_table import layers
-from assay.pixels.cache import Undecoded, build
-from assay.pixels.decode import Resize
-from assay.plan import parse
+from assay.plan.plan import parse
 from assay.steps.fit_settings import FitSettings
-from assay.studies.few import few
-from assay.studies.foresight import Counts, Foreseen, Length, fit_seconds, preparing_seconds
-from assay.studies.peak import Peak, largest_batch, memory_of, needed
-from assay.studies.rehearsal import Tried, shortened
-from assay.studies.stopwatch import Event, Stopwatch, pace, stages
-from assay.studies.timeline import fits, momentum_of, rates, spans
 from assay.training.optimizers import Adam, RmsProp, Sgd
 from assay.training.schedules import rate
-from conftest import write_pictures
+from conftest import write_images
 
 # The pace of a fit
 
@@ -70,13 +70,13 @@ def test_there_is_no_pace_of_another_step() -> None:
 
 
 def test_stages_may_nest() -> None:
-    watch = Stopwatch()
-    watch.begin("02-fit", 10)
-    watch.begin("features", 7)
-    watch.end()
-    watch.end()
-    assert [(one.what, one.pictures) for one in stages(watch.events)] == [("features", 7), ("02-fit", 10)]
-    assert [one.what for one in stages(watch.events, "feat")] == ["features"]
+    progress = Stopwatch()
+    progress.begin("02-fit", 10)
+    progress.begin("features", 7)
+    progress.end()
+    progress.end()
+    assert [(one.what, one.images) for one in stages(progress.events)] == [("features", 7), ("02-fit", 10)]
+    assert [one.what for one in stages(progress.events, "feat")] == ["features"]
 
 
 # Time
@@ -93,7 +93,7 @@ def tried(settings: FitSettings, found: list[Event], **known: Any) -> Tried:
 
 def test_a_fit_takes_what_is_done_once_and_its_steps_and_its_ends_of_epochs() -> None:
     short = tried(FitSettings(), events([[9, 2], [2, 2]], end=3), answering=0.01)
-    length = Length(epochs=10, per_epoch=32, pictures=1000)
+    length = Length(epochs=10, per_epoch=32, images=1000)
     once = 30 - (4 * 2 + 2 * 3)
     assert fit_seconds(short, 30, length, COUNTS) == pytest.approx(once + 320 * 2 + 10 * (3 + 0.01 * 180))
 
@@ -104,7 +104,7 @@ def test_twice_the_epochs_take_twice_the_steps() -> None:
     assert two - one == pytest.approx(10 * (32 * 2 + 3))
 
 
-def test_a_frozen_fit_looks_at_every_view_of_all_pictures() -> None:
+def test_a_frozen_fit_looks_at_every_view_of_all_images() -> None:
     passes = [Event(0, "begin", "features", 220), Event(11, "end"), *events([[1, 1], [1, 1]], end=0)]
     short = tried(FitSettings(freeze="backbone", views=2), passes)
     wanted = 2 * 1000 + 200
@@ -116,8 +116,8 @@ def test_features_that_an_earlier_step_computed_cost_nothing() -> None:
     assert fit_seconds(short, 20, Length(2, 2, 1000), COUNTS) == pytest.approx(20)
 
 
-def test_all_pictures_are_decoded_once() -> None:
-    decoding = [Event(0, "begin", "pictures at 64", 50), Event(3, "end")]
+def test_all_images_are_decoded_once() -> None:
+    decoding = [Event(0, "begin", "images at 64", 50), Event(3, "end")]
     assert preparing_seconds(decoding, COUNTS, 4.0) == 4 + 3 * (5 - 1)
 
 
@@ -180,12 +180,12 @@ def test_the_peak_finds_a_planted_block_and_not_what_was_freed_before() -> None:
     assert 80 < peak.mib - empty.mib < 130
 
 
-# Pictures that stand for all
+# Images that stand for all
 
 
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    samples = read_folder(write_pictures(tmp_path_factory.mktemp("few") / "pictures", each=20))
+    samples = read_folder(write_images(tmp_path_factory.mktemp("few") / "images", each=20))
     parts = ["val" if row % 4 == 0 else "train" for row in range(len(samples))]
     return replace(samples, table=samples.table.with_columns(pl.Series("split", parts)))
 
@@ -193,38 +193,38 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 def test_classes_take_turns(coloured: Samples) -> None:
     head = coloured.space["label"]
     rare = coloured.take([row for row in range(60) if row < 3 or row >= 20])  # of the first class few are left
-    found = few(rare, train=6, unlabelled=0, val=3, seed=0)
+    found = image_subset(rare, train=6, unlabelled=0, val=3, seed=0)
     assert found.part("train").counts(head).tolist() == [2, 2, 2]
     assert found.part("val").counts(head).tolist() == [1, 1, 1]
 
 
-def test_few_pictures_are_lopsided_where_the_data_is(coloured: Samples) -> None:
+def test_few_images_are_lopsided_where_the_data_is(coloured: Samples) -> None:
     head = coloured.space["label"]
     rows = [row for row, name in enumerate(coloured.ids) if not name.startswith("blue") or row % 20 < 6]
     lopsided = coloured.take(np.repeat(rows, 10))
-    found = few(lopsided, train=100, unlabelled=0, val=0, seed=0).part("train").counts(head)
+    found = image_subset(lopsided, train=100, unlabelled=0, val=0, seed=0).part("train").counts(head)
     assert found[head.index["blue"]] >= 10
     assert found[head.index["blue"]] < found.max() / 1.5
 
 
 def test_few_are_drawn_by_the_seed_and_keep_their_order(coloured: Samples) -> None:
-    once, again, other = (few(coloured, train=9, unlabelled=0, val=3, seed=seed).ids for seed in (0, 0, 1))
+    once, again, other = (image_subset(coloured, train=9, unlabelled=0, val=3, seed=seed).ids for seed in (0, 0, 1))
     assert once == again != other
     assert once == sorted(once, key=coloured.ids.index)
 
 
 def test_few_of_fewer_are_all(coloured: Samples) -> None:
-    assert few(coloured, train=500, unlabelled=500, val=500, seed=0).ids == coloured.ids
+    assert image_subset(coloured, train=500, unlabelled=500, val=500, seed=0).ids == coloured.ids
 
 
-def test_undecoded_pictures_are_those_of_a_cache(tmp_path: Path) -> None:
-    pictures = write_pictures(tmp_path / "pictures", each=2, side=45)
-    (pictures / "red" / "0.png").write_text("no picture")
-    samples = read_folder(pictures)
+def test_undecoded_images_are_those_of_a_cache(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", each=2, side=45)
+    (images / "red" / "0.png").write_text("no image")
+    samples = read_folder(images)
     about: dict[str, Any] = {"size": 32, "resize": Resize()}
     cache, left_out = build(samples.ids, samples.paths, hashes=samples.hashes, folder=tmp_path / "cache", **about)
     unreadable: dict[str, str] = {}
-    undecoded = Undecoded.of(samples.ids, samples.paths, unreadable=unreadable, **about)
+    undecoded = LazyImages.of(samples.ids, samples.paths, unreadable=unreadable, **about)
     names = [name for name in samples.ids if name in cache.rows][::-1]
     assert undecoded.side == cache.side
     assert torch.equal(undecoded.gather(undecoded.rows_of(names)), cache.gather(cache.rows_of(names)))
@@ -260,8 +260,8 @@ def test_layers_are_told_in_the_order_of_passing_with_what_they_give() -> None:
 # Rates over a plan
 
 
-def foreseen(name: str, length: Length | None = None, *inner: Foreseen) -> Foreseen:
-    return Foreseen(name, name.partition("-")[2], 1.0, 1.0, length=length, inner=inner)
+def foreseen(name: str, length: Length | None = None, *inner: StepEstimate) -> StepEstimate:
+    return StepEstimate(name, name.partition("-")[2], 1.0, 1.0, length=length, inner=inner)
 
 
 def test_rates_are_those_of_training_and_rounds_follow_one_another() -> None:

@@ -1,4 +1,4 @@
-"""Many, medium and few: figures of frequent and of rare classes apart."""
+"""Many, medium and few: metrics of frequent and of rare classes apart."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.commands.shared import print_figures
-from assay.evidence.tables import frequency_lines, frequency_table, plain_lines
-from assay.figures.frequency import groups
-from assay.figures.metrics import score, to_json
+from assay.commands.shared import print_metrics
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.frequency import groups
+from assay.metrics.metrics import score, to_json
+from assay.report.tables import frequency_lines, frequency_table, plain_lines
 
 KIND = Head("kind", ("a", "b", "c", "d"))
-TAGS = Head("tags", ("x", "y", "z"), "independent")
+TAGS = Head("tags", ("x", "y", "z"), "multilabel")
 SPACE = LabelSpace((KIND, TAGS))
 COUNTS = [np.array([150, 100, 19, 20]), np.array([5, 7, 6])]
 
@@ -68,7 +68,7 @@ def test_every_class_is_in_one_group_of_a_rule_and_frequent_ones_before_rare_one
 
 
 def answers() -> tuple[list[np.ndarray], np.ndarray]:
-    """Twelve pictures; of class a half are right, of b all, of c none, of d nothing is there."""
+    """Twelve images; of class a half are right, of b all, of c none, of d nothing is there."""
     kind = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2, -1, -1])
     predicted = np.array([0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 3, 3])
     tags = np.array([[1, 0, -1]] * 6 + [[0, 1, 0]] * 6)
@@ -76,24 +76,24 @@ def answers() -> tuple[list[np.ndarray], np.ndarray]:
     return [kind, tags], np.concatenate([np.eye(4)[predicted] * 0.8 + 0.05, given_tags * 0.8 + 0.1], axis=1)
 
 
-def test_figures_of_a_group_are_those_of_its_classes() -> None:
+def test_metrics_of_a_group_are_those_of_its_classes() -> None:
     codes, probabilities = answers()
     scores = to_json(score(SPACE, codes, probabilities, counts=COUNTS))
     found = {(row["rule"], row["name"]): row for row in scores["heads"]["kind"]["by_frequency"]}
     many = found["thirds", "many"]
     assert (many["classes"], many["least"], many["most"]) == (["a", "b"], 100, 150)
-    assert many["figures"]["recall"]["value"] == pytest.approx((0.5 + 1) / 2)
-    assert many["figures"]["accuracy"]["value"] == pytest.approx(4 / 6)
-    assert many["figures"]["f1"]["value"] == pytest.approx((2 * 2 / (4 + 4) + 2 * 2 / (6 + 2)) / 2)
-    assert many["figures"]["recall"]["n"] == 6
-    assert 0.1 < many["figures"]["recall"]["low"] < 0.75 < many["figures"]["recall"]["high"] <= 1
-    assert found["thirds", "few"]["figures"]["recall"]["value"] == 0
-    assert found["thirds", "medium"]["figures"] == {}  # no picture of d
+    assert many["metrics"]["recall"]["value"] == pytest.approx((0.5 + 1) / 2)
+    assert many["metrics"]["accuracy"]["value"] == pytest.approx(4 / 6)
+    assert many["metrics"]["f1"]["value"] == pytest.approx((2 * 2 / (4 + 4) + 2 * 2 / (6 + 2)) / 2)
+    assert many["metrics"]["recall"]["n"] == 6
+    assert 0.1 < many["metrics"]["recall"]["low"] < 0.75 < many["metrics"]["recall"]["high"] <= 1
+    assert found["thirds", "few"]["metrics"]["recall"]["value"] == 0
+    assert found["thirds", "medium"]["metrics"] == {}  # no image of d
     tags = {row["name"]: row for row in scores["heads"]["tags"]["by_frequency"] if row["rule"] == "thirds"}
     assert tags["many"]["classes"] == ["y"]
-    assert tags["many"]["figures"]["recall"]["value"] == 1
-    assert tags["few"]["figures"]["recall"]["value"] == 0.5
-    assert tags["medium"]["figures"] == {}  # z is unknown, or not there
+    assert tags["many"]["metrics"]["recall"]["value"] == 1
+    assert tags["few"]["metrics"]["recall"]["value"] == 0.5
+    assert tags["medium"]["metrics"] == {}  # z is unknown, or not there
 
 
 def test_unknown_labels_change_nothing() -> None:
@@ -105,18 +105,18 @@ def test_unknown_labels_change_nothing() -> None:
     assert first == second
 
 
-def test_without_counts_or_pictures_there_are_none() -> None:
+def test_without_counts_or_images_there_are_none() -> None:
     codes, probabilities = answers()
     assert score(SPACE, codes, probabilities)["kind"].by_frequency == ()
     nothing = score(SPACE, [own[:0] for own in codes], probabilities[:0], counts=COUNTS)["kind"].by_frequency
-    assert [figures for _, figures in nothing] == [{}] * 6
+    assert [metrics for _, metrics in nothing] == [{}] * 6
 
 
 def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     codes, probabilities = answers()
     heads = to_json(score(SPACE, codes, probabilities, counts=COUNTS))["heads"]
     lines = [line.split() for line in plain_lines(frequency_table(heads["kind"]["by_frequency"], head="kind"))]
-    assert lines[0] == ["kind", "classes", "pictures", "each", "recall", "F1", "n"]
+    assert lines[0] == ["kind", "classes", "images", "each", "recall", "F1", "n"]
     assert lines[2][:5] == ["many", "(thirds)", "2", "100–150", "0.750"]
     assert next(line for line in lines if line[:2] == ["medium", "(thirds)"])[-3:] == ["–", "–", "–"]
     assert frequency_lines(heads) == [
@@ -124,5 +124,5 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "recall of tags by how frequent classes are: many 1.000, few 0.500",
     ]
     assert frequency_lines({"kind": heads["kind"]})[0].startswith("recall by how frequent")
-    print_figures({"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS))})
+    print_metrics({"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS))})
     assert "many (100/20)" in capsys.readouterr().out

@@ -15,17 +15,17 @@ from assay.models.backbones import (
     build_backbone,
     feature_count,
     freeze,
+    image_size,
     normalisation,
-    picture_size,
     set_training_mode,
     stages,
 )
 from assay.models.classifier import HeadSettings, ModelSettings, build_classifier, from_spec, require_size, spec
-from assay.models.folding import folded
-from assay.models.from_scratch import FROM_SCRATCH
+from assay.models.custom import FROM_SCRATCH
+from assay.models.folding import fold_batch_norm
 from assay.models.weights import load_weights
 
-SPACE = LabelSpace((Head("tags", tuple("abcdefghijklmn"), "independent"),))
+SPACE = LabelSpace((Head("tags", tuple("abcdefghijklmn"), "multilabel"),))
 NAMED = ["resnet34", "wide_resnet50_2", "seresnext50_32x4d", "tf_efficientnet_lite0", "simple_cnn", "plain_cnn6"]
 
 
@@ -34,7 +34,7 @@ def build(name, *, size=64, seed=0, hidden=()):
     return build_classifier(model, SPACE, seed=seed, base=Path(), size=size)
 
 
-def pictures(count=2, size=64):
+def images(count=2, size=64):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
@@ -56,23 +56,23 @@ def test_layers_of_simple_cnn():
 
 
 @pytest.mark.parametrize(("size", "features"), [(64, 256), (96, 256), (128, 1024), (200, 2304)])
-def test_plain_cnn6_is_as_wide_as_the_pictures_make_it(size, features):
+def test_plain_cnn6_is_as_wide_as_the_images_make_it(size, features):
     network = build_backbone("plain_cnn6", size=size).eval()
     assert filters(network) == [16, 32, 64, 128, 256, 256]
     assert feature_count(network) == features
     with torch.inference_mode():
-        assert network(pictures(1, size)).shape == (1, features)
+        assert network(images(1, size)).shape == (1, features)
 
 
 @pytest.mark.parametrize(("name", "size", "smallest"), [("plain_cnn6", 63, 64), ("simple_cnn", 15, 16)])
-def test_pictures_too_small_are_refused_with_the_reason(name, size, smallest):
-    with pytest.raises(ModelError, match=rf"{name}: pictures of {size} x {size} .*max-pooling.*size: {smallest}"):
+def test_images_too_small_are_refused_with_the_reason(name, size, smallest):
+    with pytest.raises(ModelError, match=rf"{name}: images of {size} x {size} .*max-pooling.*size: {smallest}"):
         build_backbone(name, size=size)
-    assert picture_size(build_backbone(name, size=smallest)) == smallest
+    assert image_size(build_backbone(name, size=smallest)) == smallest
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
-def test_pictures_are_normalised_around_zero(name):
+def test_images_are_normalised_around_zero(name):
     assert normalisation(build_backbone(name, size=64)) == ((0.5,) * 3, (0.5,) * 3)
 
 
@@ -107,7 +107,7 @@ def test_a_description_rebuilds_the_size_too(name, size):
     again.load_state_dict(model.state_dict())
     assert spec(again) == spec(model)
     with torch.inference_mode():
-        assert torch.equal(again(pictures(2, size)), model(pictures(2, size)))
+        assert torch.equal(again(images(2, size)), model(images(2, size)))
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
@@ -126,10 +126,10 @@ def test_the_seed_decides():
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
-def test_an_untrained_network_passes_the_picture_on(name):
+def test_an_untrained_network_passes_the_image_on(name):
     network = build(name).eval()
     with torch.inference_mode():
-        features = network.features(pictures(8))
+        features = network.features(images(8))
     between = features.std(0).mean()  # torch's own draws leave less than 1e-4 of simple_cnn's
     assert 0.01 < between < 10
 
@@ -149,15 +149,15 @@ def test_a_misspelt_name_finds_them(typed, meant):
 def test_the_memory_layout_changes_no_feature():
     network = build_backbone("simple_cnn", size=64).eval()
     with torch.inference_mode():
-        expected = network(pictures())
+        expected = network(images())
         network.to(memory_format=torch.channels_last)
-        found = network(pictures().contiguous(memory_format=torch.channels_last))
+        found = network(images().contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_folding_finds_no_batch_norm():
     network = build_backbone("plain_cnn6", size=64)
-    with folded(network, pictures(1)) as pairs:
+    with fold_batch_norm(network, images(1)) as pairs:
         assert pairs == 0
 
 
@@ -170,7 +170,7 @@ def test_every_named_backbone_takes_an_optimiser_step(name):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with torch.random.fork_rng(devices=[]):  # dropout
         torch.default_generator.manual_seed(0)
-        logits = model(pictures())
+        logits = model(images())
     targets = torch.zeros(2, SPACE.width)
     F.binary_cross_entropy_with_logits(logits, targets).backward()
     optimizer.step()

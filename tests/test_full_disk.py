@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from assay.cli import app
-from conftest import write_pictures
+from conftest import write_images
 
 PLAN = """
 data: {{folder: {images}}}
@@ -28,7 +28,7 @@ steps:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("full") / "images", each=8)
+    return write_images(tmp_path_factory.mktemp("full") / "images", each=8)
 
 
 def filled_up(tmp_path: Path, commands: list[list[str]], way: str) -> list[list[str]]:

@@ -14,27 +14,27 @@ from PIL import Image
 
 from assay import files
 from assay.errors import SpaceError
-from assay.evidence import charts
-from assay.evidence.sheets import write_sheet
-from assay.labels.as_table import write_table
+from assay.export.submission import write_predictions
+from assay.export.submission_form import Form
+from assay.images.cache import Cache, build
+from assay.images.decode import Resize
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
-from assay.labels.read import read_folder
+from assay.labels.readers.read import read_folder
 from assay.labels.space import Head, LabelSpace
+from assay.labels.writers.table import write_table
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
-from assay.output.forms import Form
-from assay.output.submission import write_predictions
-from assay.pixels.cache import Cache, build
-from assay.pixels.decode import Resize
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference
 from assay.predictions.predict import Predictions
-from assay.progress import Silent
-from assay.steps.history import write_history
+from assay.progress import NoProgress
+from assay.report import charts
+from assay.report.thumbnails import write_sheet
+from assay.steps.base import write_history
 from assay.training.checkpoint import save_tensors
-from assay.training.hardware import Hardware
-from conftest import write_pictures
+from assay.training.devices import Hardware
+from conftest import write_images
 from small_disk import PAGE, PLENTY, Disk, check_whole
 
 SPACE = LabelSpace((Head("label", ("red", "green", "blue")),))
@@ -46,7 +46,7 @@ CLASSIFIER = build_classifier(
     ModelSettings(backbone="test_efficientnet", weights="none"), SPACE, seed=0, base=Path(), size=32
 )
 SEEN = np.arange(4000, dtype=np.uint64)
-SAVED = Saved(CLASSIFIER, SPACE, 32, 40, Resize(), Deciding.plain(SPACE), trained_on=SEEN)
+SAVED = TrainedModel(CLASSIFIER, SPACE, 32, 40, Resize(), DecisionRule.plain(SPACE), trained_on=SEEN)
 ANSWERS = Predictions.of(IDS, SPACE, NOISE.normal(size=(COUNT, 3)).astype(np.float32), model="m")
 EDITS = [
     Edit(id=name, head="label", action="set", old="red", new="blue", reason="like a blue one", step="clean")
@@ -61,7 +61,7 @@ EPOCHS = [
 def _features(folder: Path) -> None:
     """Kept by a name that says what they are of, so they are written once."""
     cache = Cache(PIXELS, {name: row for row, name in enumerate(IDS)})
-    Inference(CLASSIFIER, cache, 32, Hardware("cpu")).features(IDS, folder=folder, watch=Silent())
+    Inference(CLASSIFIER, cache, 32, Hardware("cpu")).features(IDS, folder=folder, progress=NoProgress())
 
 
 def _cache(folder: Path) -> None:
@@ -94,7 +94,7 @@ def _onnx(folder: Path) -> None:
 
 
 def _journal(folder: Path) -> None:
-    from assay.studies.sweep_trials import _Journal
+    from assay.experiments.sweep_trials import _Journal
 
     _Journal(str(folder / "sweep.journal")).append_logs([{"op_code": 0, "text": "x" * 99} for _ in range(200)])
 
@@ -128,7 +128,7 @@ ONCE = ("cache", "features")
 def disk(tmp_path_factory) -> Iterator[Disk]:
     place = tmp_path_factory.mktemp("disk")
     small = Disk(place)
-    write_pictures(place / "images", each=8)
+    write_images(place / "images", each=8)
     (place / "large").write_bytes(bytes(50_000))
     yield small
     small.close()
@@ -165,7 +165,7 @@ def test_half_a_line_of_a_search_does_not_spoil_the_next(disk, tmp_path):
     from optuna import create_study, load_study
     from optuna.storages import JournalStorage
 
-    from assay.studies.sweep_trials import _Journal
+    from assay.experiments.sweep_trials import _Journal
 
     place = str(disk.folder / "search.journal")
     study = create_study(storage=JournalStorage(_Journal(place)), study_name="s")

@@ -1,4 +1,4 @@
-"""The networks that make pictures up, and how they learn."""
+"""The networks that make images up, and how they learn."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ import numpy as np
 import pytest
 import torch
 
-from assay.balance import synthesis
-from assay.balance.gan import LATENT, Discriminator, Generator, deceived, judged, vary
-from assay.balance.synthesis import Course, learn, make
 from assay.errors import TrainingError
 from assay.models.classifier import seeded
-from assay.progress import Silent
-from assay.training.stopping import graceful
+from assay.progress import NoProgress
+from assay.synthesis import gan_training
+from assay.synthesis.gan import (
+    LATENT,
+    Discriminator,
+    Generator,
+    augment_differentiably,
+    discriminator_loss,
+    generator_loss,
+)
+from assay.synthesis.gan_training import GanConfig, generate, train_gan
+from assay.training.checkpoint import graceful_stop
 
 SIDE, N = 32, 24
 CODES = np.arange(N) % 3
-COURSE = Course(side=SIDE, steps=4, seed=5, batch=4, width=8, show_every=2)
+COURSE = GanConfig(side=SIDE, steps=4, seed=5, batch=4, width=8, show_every=2)
 
 
-def pictures():
+def images():
     """Of class 0 all dark, of 1 grey, of 2 bright."""
     level = torch.from_numpy(CODES).float().view(-1, 1, 1, 1) / 2
     noise = torch.randn(N, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 0.03
@@ -31,9 +38,9 @@ def pictures():
 
 
 def learnt(folder: Path, *, shown: list[int] | None = None, read=None, **changes):
-    course = Course(**{**COURSE.__dict__, **changes})
-    every = pictures()
-    return learn(
+    course = GanConfig(**{**COURSE.__dict__, **changes})
+    every = images()
+    return train_gan(
         read or (lambda rows: every[rows]),
         CODES,
         course,
@@ -41,7 +48,7 @@ def learnt(folder: Path, *, shown: list[int] | None = None, read=None, **changes
         device="cpu",
         checkpoint=folder / "checkpoint.safetensors",
         show=lambda step, generator: (shown if shown is not None else []).append(step),
-        watch=Silent(),
+        progress=NoProgress(),
     )
 
 
@@ -94,16 +101,16 @@ def test_the_judges_weights_are_normalised():
 
 def test_losses_of_the_hinge():
     real, made = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
-    assert float(judged(real, made)) == pytest.approx(0.25 + 0.5)
-    assert float(deceived(made)) == pytest.approx(1.5)
+    assert float(discriminator_loss(real, made)) == pytest.approx(0.25 + 0.5)
+    assert float(generator_loss(made)) == pytest.approx(1.5)
 
 
 def test_varying_keeps_shape_draws_by_its_generator_and_lets_gradients_pass():
     x = (torch.rand(6, 3, 32, 32, generator=draws()) * 2 - 1).requires_grad_()
-    shown = vary(x, draws(1))
+    shown = augment_differentiably(x, draws(1))
     assert shown.shape == x.shape
-    assert torch.equal(shown, vary(x, draws(1)))
-    assert not torch.equal(shown, vary(x, draws(2)))
+    assert torch.equal(shown, augment_differentiably(x, draws(1)))
+    assert not torch.equal(shown, augment_differentiably(x, draws(2)))
     shown.sum().backward()
     assert x.grad is not None
     assert (x.grad != 0).any()
@@ -125,7 +132,7 @@ def test_varying_hides_a_quarter_at_most_and_moves_an_eighth_at_most():
 
 
 def part_of_gan(name):
-    from assay.balance import gan
+    from assay.synthesis import gan
 
     return getattr(gan, name)
 
@@ -136,19 +143,19 @@ def test_the_seed_decides_all_of_it(tmp_path):
     assert shown == [2, 4]
     assert same(weights(one), weights(again))
     assert not same(weights(one), weights(learnt(tmp_path / "c", seed=6)))
-    assert np.array_equal(make(one, 1, 5, seed=0), make(again, 1, 5, seed=0))
-    assert not np.array_equal(make(one, 1, 5, seed=0), make(one, 1, 5, seed=1))
+    assert np.array_equal(generate(one, 1, 5, seed=0), generate(again, 1, 5, seed=0))
+    assert not np.array_equal(generate(one, 1, 5, seed=0), generate(one, 1, 5, seed=1))
 
 
 def test_the_global_generator_is_left_alone(tmp_path):
     before = torch.get_rng_state()
-    make(learnt(tmp_path), 0, 2, seed=0)
+    generate(learnt(tmp_path), 0, 2, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_stopped_it_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     whole = weights(learnt(tmp_path / "whole"))
-    step, done = synthesis._step, []
+    step, done = gan_training._step, []
 
     def stopping(*given):
         done.append(1)
@@ -156,8 +163,8 @@ def test_stopped_it_goes_on_to_the_same_weights(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*given)
 
-    monkeypatch.setattr(synthesis, "_step", stopping)
-    with pytest.raises(SystemExit), graceful():
+    monkeypatch.setattr(gan_training, "_step", stopping)
+    with pytest.raises(SystemExit), graceful_stop():
         learnt(tmp_path / "two")
     assert (tmp_path / "two" / "checkpoint.safetensors").exists()
     assert same(weights(learnt(tmp_path / "two")), whole)
@@ -170,9 +177,9 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(("flip", "axes"), [("none", []), ("horizontal", [3]), ("vertical", [2]), ("both", [2, 3])])
-def test_real_pictures_are_mirrored_as_told(flip, axes):
+def test_real_images_are_mirrored_as_told(flip, axes):
     x = torch.rand(64, 3, 4, 4, generator=draws())
-    found = synthesis._flipped(x, flip, draws(1))
+    found = gan_training._flipped(x, flip, draws(1))
     mirrored = {tuple(axis for axis in option) for option in ([], *([axis] for axis in axes), axes)}
     seen = {
         option for row in range(64) for option in mirrored if torch.equal(found[row], x[row : row + 1].flip(option)[0])
@@ -182,7 +189,7 @@ def test_real_pictures_are_mirrored_as_told(flip, axes):
 
 
 def test_it_learns_what_a_class_looks_like(tmp_path):
-    """Dark, grey and bright pictures: made ones are each nearest to their own."""
+    """Dark, grey and bright images: made ones are each nearest to their own."""
     generator = learnt(tmp_path, steps=100, batch=12, ema=0.9, lr=1e-3, show_every=1000)
-    levels = [make(generator, code, 16, seed=0).mean() / 255 for code in range(3)]
+    levels = [generate(generator, code, 16, seed=0).mean() / 255 for code in range(3)]
     assert [int(np.argmin(np.abs(np.array([0.1, 0.5, 0.9]) - level))) for level in levels] == [0, 1, 2]

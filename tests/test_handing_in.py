@@ -21,14 +21,14 @@ from typer.testing import CliRunner, Result
 
 from assay import cli
 from assay.errors import DataError
+from assay.export.submission import note_in_run, write_predictions
+from assay.export.submission_form import Form
 from assay.labels.space import Head, LabelSpace
-from assay.output.forms import Form
-from assay.output.submission import note_in_run, write_predictions
 from assay.predictions.predict import Predictions
-from assay.progress import Silent
+from assay.progress import NoProgress
 
 ANIMALS = LabelSpace((Head("animal", ("cat", "dog", "owl")),))
-TAGS = LabelSpace((Head("tags", ("beach", "city", "night"), "independent"),))
+TAGS = LabelSpace((Head("tags", ("beach", "city", "night"), "multilabel"),))
 BOTH = LabelSpace((Head("season", ("summer", "winter")), *TAGS.heads))
 ROWS = {
     ANIMALS: [[0.25, 0.5, 0.25], [0.75, 0.125, 0.125]],
@@ -41,15 +41,15 @@ NAMES = ["a/1.jpg", "b/2.png"]
 def written(
     out: Path, space: LabelSpace, *, names: list[str] | None = None, cuts: float = 0.5, bad: str = "", **options: Any
 ) -> str:
-    """What a file says of two pictures, their probabilities those of ROWS."""
-    layout, pictures = Form(**options).layout(space, [(name, Path("/data") / name) for name in names or NAMES])
+    """What a file says of two images, their probabilities those of ROWS."""
+    layout, images = Form(**options).layout(space, [(name, Path("/data") / name) for name in names or NAMES])
     rows = dict(zip(names or NAMES, ROWS[space], strict=True))
-    array = np.array([rows[path.relative_to("/data").as_posix()] for _, path in pictures], dtype=np.float32)
+    array = np.array([rows[path.relative_to("/data").as_posix()] for _, path in images], dtype=np.float32)
     unreadable = {bad: "empty file (0 bytes)"} if bad else {}
     thresholds = np.full(space.width, cuts, dtype=np.float32)
-    ids = [name for name, _ in pictures]
+    ids = [name for name, _ in images]
     chunk = Predictions(ids, space, array, array, thresholds, "m", unreadable=unreadable)
-    assert write_predictions([chunk], out, layout) == len(pictures)
+    assert write_predictions([chunk], out, layout) == len(images)
     return out.read_bytes().decode() if out.suffix != ".zip" else ""
 
 
@@ -124,13 +124,13 @@ def test_the_file_in_a_zip_is_called_as_asked_and_the_bytes_repeat(tmp_path: Pat
             assert archive.read(name).decode() == written(tmp_path / name, ANIMALS, **(options | {"inner": None}))
 
 
-def test_an_unreadable_picture_has_no_row_among_integers_and_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"1 of the pictures .*b/2\.png \(empty file \(0 bytes\)\)"):
+def test_an_unreadable_image_has_no_row_among_integers_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of the images .*b/2\.png \(empty file \(0 bytes\)\)"):
         written(tmp_path / "x.txt", ANIMALS, form="integers", bad="b/2.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreadable_picture_is_blank_in_chosen_columns(out: Path) -> None:
+def test_an_unreadable_image_is_blank_in_chosen_columns(out: Path) -> None:
     text = written(out, TAGS, columns="image,label,beach", tags="one-hot", bad="b/2.png")
     assert text.splitlines()[2] == "b/2.png,,"
 
@@ -178,7 +178,7 @@ def test_what_the_model_or_the_file_cannot_give_is_refused(
     assert not out.exists()
 
 
-def test_pictures_that_would_share_an_id_are_refused() -> None:
+def test_images_that_would_share_an_id_are_refused() -> None:
     with pytest.raises(DataError, match=r"/data/a/1\.jpg and /data/b/1\.png would both be called '1'.*--ids path"):
         Form(ids="stem").layout(ANIMALS, [("a/1.jpg", Path("/data/a/1.jpg")), ("b/1.png", Path("/data/b/1.png"))])
 
@@ -186,7 +186,7 @@ def test_pictures_that_would_share_an_id_are_refused() -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     classes=st.lists(st.text("ab ;|-/,\n\r\"'", min_size=1, max_size=4), min_size=2, max_size=4, unique=True),
-    kind=st.sampled_from(["exclusive", "independent"]),
+    kind=st.sampled_from(["multiclass", "multilabel"]),
     data=st.data(),
 )
 def test_every_form_reads_back_as_the_same_labels(classes: list[str], kind: Any, data: Any, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_every_form_reads_back_as_the_same_labels(classes: list[str], kind: Any,
     chunk = Predictions(["p"] * len(array), space, array, array, np.full(space.width, cuts, np.float32), "m")
     given_tags = array[:, 2:] >= cuts
     best = array[:, 2:].argmax(axis=1)
-    chosen = given_tags if kind == "independent" else best[:, None] == np.arange(len(classes))
+    chosen = given_tags if kind == "multilabel" else best[:, None] == np.arange(len(classes))
 
     def cells(name: str, delimiter: str = ",", **options: Any) -> list[list[str]]:
         write_predictions([chunk], tmp_path / name, Form(**options).layout(space, [])[0])
@@ -205,7 +205,7 @@ def test_every_form_reads_back_as_the_same_labels(classes: list[str], kind: Any,
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
 
     numbers = np.array(cells("x.txt", " ", form="integers"), dtype=int)
-    expected = chosen.astype(int) if kind == "independent" else best[:, None]
+    expected = chosen.astype(int) if kind == "multilabel" else best[:, None]
     assert numbers[:, 1:].tolist() == expected.tolist()
 
     header, *body = cells("x.csv", tags="one-hot")
@@ -215,7 +215,7 @@ def test_every_form_reads_back_as_the_same_labels(classes: list[str], kind: Any,
     header, *body = cells("y.csv")
     label = header.index("h")
     named = [[name for name, one in zip(classes, row, strict=True) if one] for row in chosen.tolist()]
-    if kind == "exclusive":
+    if kind == "multiclass":
         assert [[row[label]] for row in body] == named
         return
     marks = (";", "|", " / ", "\n", "\t")
@@ -270,18 +270,18 @@ def test_options_overrule_the_cells_of_a_sample(
     assert written(out, space, like=sample(out.parent, asked), **options) == given_back
 
 
-def test_a_table_may_name_a_picture_twice_and_the_sample_once(out: Path) -> None:
-    _, pictures = Form(like=sample(out.parent, "id,x\n1,\n")).layout(ANIMALS, [("1.jpg", Path("/d/1.jpg"))] * 2)
-    assert pictures == [("1", Path("/d/1.jpg"))]
+def test_a_table_may_name_a_image_twice_and_the_sample_once(out: Path) -> None:
+    _, images = Form(like=sample(out.parent, "id,x\n1,\n")).layout(ANIMALS, [("1.jpg", Path("/d/1.jpg"))] * 2)
+    assert images == [("1", Path("/d/1.jpg"))]
 
 
 @pytest.mark.parametrize(
     ("space", "asked", "said"),
     [
-        (ANIMALS, "id,label\n1,\n3,\n", r"sample\.csv, line 3: '3' \(column 'id'\) is none of the 2 pictures"),
+        (ANIMALS, "id,label\n1,\n3,\n", r"sample\.csv, line 3: '3' \(column 'id'\) is none of the 2 images"),
         (ANIMALS, "id,label\n1,\n,x\n", r"line 3: column 'id' is blank"),
-        (ANIMALS, "id,label\n1,\n1.jpg,\n", r"line 3: '1\.jpg' is the picture of line 2 already"),
-        (ANIMALS, "id,label\n1,\n", r"no row for 1 of the 2 pictures \('b/2\.png'\)"),
+        (ANIMALS, "id,label\n1,\n1.jpg,\n", r"line 3: '1\.jpg' is the image of line 2 already"),
+        (ANIMALS, "id,label\n1,\n", r"no row for 1 of the 2 images \('b/2\.png'\)"),
         (ANIMALS, "id,cat,dgo\n1,,\n2,,\n", r"line 1: column 'dgo' is nothing that the model answers.*mean 'dog'"),
         (ANIMALS, "id,cat,Usage\n1,,\n2,,\n", r"line 1: column 'Usage' is nothing"),
         (BOTH, "id,what\n1,\n2,\n", r"line 1: column 'what' is nothing.*'season'"),
@@ -297,7 +297,7 @@ def test_a_sample_that_does_not_match_is_refused(space: LabelSpace, asked: str, 
     assert not out.exists()
 
 
-def test_an_id_that_may_be_two_pictures_is_refused(out: Path) -> None:
+def test_an_id_that_may_be_two_images_is_refused(out: Path) -> None:
     names = ["a/1.jpg", "b/1.jpg"]
     with pytest.raises(DataError, match=r"line 2: '1' may be 'a/1\.jpg' and 'b/1\.jpg'"):
         written(out, ANIMALS, names=names, like=sample(out.parent, "id,label\n1,\n2,\n"))
@@ -306,7 +306,7 @@ def test_an_id_that_may_be_two_pictures_is_refused(out: Path) -> None:
 
 
 def test_a_blank_in_a_class_needs_another_separator_only_where_tags_are_joined(out: Path) -> None:
-    space = LabelSpace((Head("tags", ("sea", "big city"), "independent"),))
+    space = LabelSpace((Head("tags", ("sea", "big city"), "multilabel"),))
     ROWS[space] = [[0.75, 0.25], [0.5, 0.5]]
     with pytest.raises(DataError, match=r"the class 'big city' holds it\. Give another --separator"):
         written(out, space, like=sample(out.parent, "id,tags\n1,\n2,\n"))
@@ -321,13 +321,13 @@ def test_a_sample_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> N
         Form(like=tmp_path / name).layout(ANIMALS, [("1.jpg", Path("/d/1.jpg"))])
 
 
-def test_an_unreadable_picture_of_a_sample_is_named(out: Path) -> None:
+def test_an_unreadable_image_of_a_sample_is_named(out: Path) -> None:
     with pytest.raises(DataError, match=r"could not be read.*: 2 \(empty"):
         written(out, ANIMALS, like=sample(out.parent, "id,label\n1,\n2,\n"), bad="2")
     assert not out.exists()
 
 
-class Listening(Silent):
+class Listening(NoProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -338,9 +338,9 @@ class Listening(Silent):
 def test_a_run_that_cannot_be_noted_in_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
     out, run = sample(tmp_path, "x", "x.csv"), tmp_path / "run"
     (run / "submissions.csv").mkdir(parents=True)  # in the way, as a read-only folder is
-    watch = Listening()
-    note_in_run(run, out, pictures=1, form="table", watch=watch)
-    assert [("could not be noted in the run" in line, out.read_text()) for line in watch.lines] == [(True, "x")]
+    progress = Listening()
+    note_in_run(run, out, images=1, form="table", progress=progress)
+    assert [("could not be noted in the run" in line, out.read_text()) for line in progress.lines] == [(True, "x")]
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -364,7 +364,7 @@ def run(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(run: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a copy of the run, and two pictures."""
+    """A folder with a copy of the run, and two images."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, "run")
     (tmp_path / "new").mkdir()
@@ -392,7 +392,7 @@ def test_each_form_from_the_command_line_and_what_the_run_notes_of_it(here: Path
 
     with open(here / "run" / "submissions.csv", newline="") as file:
         notes = list(csv.DictReader(file))
-    assert [(Path(note["file"]).name, note["pictures"], note["form"]) for note in notes] == [
+    assert [(Path(note["file"]).name, note["images"], note["form"]) for note in notes] == [
         ("a.csv", "2", "table --columns id=image,label --ids stem"),
         ("b.txt", "2", "integers"),
         ("c.zip", "2", "table --like sample.csv --inner answer.csv"),
@@ -412,7 +412,7 @@ def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(h
         "form": "table",
         "member": "x.csv",
         "columns": ["image", "label"],
-        "pictures": 2,
+        "images": 2,
         "unreadable": {},
     }
     assert sorted(path.name for path in (here / "elsewhere").iterdir()) == [
@@ -423,7 +423,7 @@ def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(h
     assert not (here / "run" / "submissions.csv").exists()
 
 
-def test_a_table_or_a_list_names_pictures_below_a_root(here: Path) -> None:
+def test_a_table_or_a_list_names_images_below_a_root(here: Path) -> None:
     for name, text in (("names.csv", "image\nred.png\n"), ("names.txt", "image\nred.png\n")):
         sample(here, text, name)
         out = ["--out", "x.csv", "--root", "new", "--columns", "image,error", "--device", "cpu"]
@@ -448,10 +448,10 @@ def test_wrong_options_end_with_a_message_and_no_file(arguments: list[str], said
     assert not (here / "run" / "submissions.csv").exists()
 
 
-def test_a_damaged_picture_is_named_and_no_integers_are_written(here: Path) -> None:
+def test_a_damaged_image_is_named_and_no_integers_are_written(here: Path) -> None:
     (here / "new" / "empty.png").touch()
     done = predict("--out", "x.txt", "--form", "integers")
-    assert (done.exit_code, "1 of the pictures could not be read" in done.stderr and "empty.png (" in done.stderr) == (
+    assert (done.exit_code, "1 of the images could not be read" in done.stderr and "empty.png (" in done.stderr) == (
         2,
         True,
     )

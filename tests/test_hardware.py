@@ -9,13 +9,11 @@ import torch
 from torch import nn
 
 from assay.errors import PlanError
-from assay.training import hardware
-from assay.training.hardware import Hardware, _bf16_pays, candidates, choose, pick_device
-from assay.training.machine import Machine
-from assay.training.processes import Alone
+from assay.training import devices
+from assay.training.devices import Hardware, Machine, SingleProcess, _bf16_pays, candidates, choose_fastest, pick_device
 
-LAYOUTS: tuple[hardware.Layout, ...] = ("contiguous", "channels_last")
-PRECISIONS: tuple[hardware.Precision, ...] = ("fp32", "bf16")
+LAYOUTS: tuple[devices.Layout, ...] = ("contiguous", "channels_last")
+PRECISIONS: tuple[devices.Precision, ...] = ("fp32", "bf16")
 OPTIONS = [Hardware("cpu", precision, layout) for precision in PRECISIONS for layout in LAYOUTS]
 
 
@@ -46,7 +44,7 @@ def steps_taking(clock: list[float], seconds: list[list[float]], taken: list[Har
 def test_the_fastest_is_chosen_by_its_best_step(clock: list[float]) -> None:
     taken: list[Hardware] = []
     seconds = [[9, 2, 3], [5, 1.5, 4], [4, 2, 1], [2, 9, 1.25]]
-    best, told = choose(OPTIONS, steps_taking(clock, seconds, taken))
+    best, told = choose_fastest(OPTIONS, steps_taking(clock, seconds, taken))
     assert best == OPTIONS[2]
     assert told == {"fp32 contiguous": 2, "fp32 channels_last": 1.5, "bf16 contiguous": 1, "bf16 channels_last": 1.25}
     assert len(taken) == 12
@@ -54,19 +52,19 @@ def test_the_fastest_is_chosen_by_its_best_step(clock: list[float]) -> None:
 
 def test_what_is_far_too_slow_is_given_up_after_one_step(clock: list[float]) -> None:
     taken: list[Hardware] = []
-    best, told = choose(OPTIONS[:3], steps_taking(clock, [[1, 1, 1], [3], [2.9, 0.5, 0.5]], taken))
+    best, told = choose_fastest(OPTIONS[:3], steps_taking(clock, [[1, 1, 1], [3], [2.9, 0.5, 0.5]], taken))
     assert best == OPTIONS[2]
     assert told["fp32 channels_last"] == 3
     assert [taken.count(option) for option in OPTIONS[:3]] == [3, 1, 3]
 
 
 def test_the_safest_wins_a_draw(clock: list[float]) -> None:
-    best, _ = choose(OPTIONS, steps_taking(clock, [[1, 1]] * 4, []), repeats=1)
+    best, _ = choose_fastest(OPTIONS, steps_taking(clock, [[1, 1]] * 4, []), repeats=1)
     assert best == OPTIONS[0]
 
 
 def test_real_steps_are_timed() -> None:
-    best, told = choose([Hardware()], lambda option: lambda: sum(range(1000)))
+    best, told = choose_fastest([Hardware()], lambda option: lambda: sum(range(1000)))
     assert best == Hardware()
     assert list(told) == ["fp32 contiguous"]
 
@@ -80,7 +78,7 @@ def test_half_precision_on_cuda_is_what_the_chip_has(bf16: bool, half: str, monk
 
 @pytest.mark.parametrize(("pays", "precisions"), [(True, {"fp32", "bf16"}), (False, {"fp32"})])
 def test_bf16_on_a_cpu_only_where_it_pays(pays: bool, precisions: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_bf16_pays", lambda: pays)
+    monkeypatch.setattr(devices, "_bf16_pays", lambda: pays)
     found = candidates("cpu")
     assert found[0] == Hardware()
     assert {option.precision for option in found} == precisions
@@ -118,7 +116,7 @@ def test_a_device_that_is_not_there_is_refused(wanted: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_pictures_are_placed_in_the_layout(layout: hardware.Layout) -> None:
+def test_images_are_placed_in_the_layout(layout: devices.Layout) -> None:
     placed = Hardware(layout=layout).place(torch.rand(2, 3, 4, 5))
     assert placed.shape == (2, 3, 4, 5)
     assert placed.is_contiguous(memory_format=Hardware(layout=layout).memory_format)
@@ -131,7 +129,7 @@ def test_features_are_placed_as_they_are(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_precision_of_a_product(precision: hardware.Precision, dtype: torch.dtype) -> None:
+def test_the_precision_of_a_product(precision: devices.Precision, dtype: torch.dtype) -> None:
     with Hardware(precision=precision).autocast():
         assert nn.Linear(2, 2)(torch.rand(1, 2)).dtype == dtype
 
@@ -152,24 +150,24 @@ def stepped(machine: Machine, clip: float | None = None) -> nn.Linear:
 
 
 def test_without_fp16_nothing_is_scaled() -> None:
-    machine = Machine(Alone(), Hardware("cpu", "bf16"))
+    machine = Machine(SingleProcess(), Hardware("cpu", "bf16"))
     assert stepped(machine).weight.tolist() == [[-2.0, -3.0, 1.0]]
     assert machine.scaler_state() == {}
     machine.restore_scaler({})
 
 
 def test_fp16_scales_and_a_clip_sees_the_gradient_itself() -> None:
-    machine = Machine(Alone(), Hardware("cpu", "fp16"))
+    machine = Machine(SingleProcess(), Hardware("cpu", "fp16"))
     assert stepped(machine).weight.tolist() == [[-2.0, -3.0, 1.0]]
     assert stepped(machine, clip=1.0).weight.tolist()[0] == pytest.approx([0.4, 0.2, 1.0], abs=1e-5)
     assert machine.scaler_state()["scale"] > 1
-    again = Machine(Alone(), Hardware("cpu", "fp16"))
+    again = Machine(SingleProcess(), Hardware("cpu", "fp16"))
     again.restore_scaler({**machine.scaler_state(), "scale": 8.0})
     assert again.scaler_state()["scale"] == 8.0
 
 
 def test_a_machine_alone_sums_nothing() -> None:
-    machine = Machine(Alone(), Hardware())
+    machine = Machine(SingleProcess(), Hardware())
     network = nn.Linear(1, 1)
     assert machine.wrap(network) is network
     assert machine.sum(torch.tensor([2.0])).tolist() == [2.0]

@@ -11,15 +11,15 @@ from sklearn.svm import SVC
 from torch import nn
 
 from assay.errors import ModelError
+from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models import heads
 from assay.models.classifier import ModelSettings, build_classifier, from_spec, spec
-from assay.models.deciding import Deciding
+from assay.models.decision_rule import DecisionRule
 from assay.models.heads import KernelMachine, NearestMean, SideBySide
-from assay.models.saved import Saved
-from assay.pixels.decode import Resize
+from assay.models.trained_model import TrainedModel
 
-SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("p", "q"), "independent")))
+SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("p", "q"), "multilabel")))
 PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
 
 
@@ -129,8 +129,8 @@ def test_saved_as_tensors_and_read_back_the_same(tmp_path, hidden) -> None:
     parts = [drawn(KernelMachine(width, 3, support=7)), drawn(NearestMean(width, 2, paired=True))]
     classifier.replace_last(heads.joined(parts))
     assert not classifier.is_linear
-    Saved(classifier.eval(), SPACE, 32, 32, Resize(), Deciding.plain(SPACE)).save(tmp_path)
-    found = Saved.load(tmp_path).classifier
+    TrainedModel(classifier.eval(), SPACE, 32, 32, Resize(), DecisionRule.plain(SPACE)).save(tmp_path)
+    found = TrainedModel.load(tmp_path).classifier
     shown = features(5, classifier.feature_count)
     assert torch.equal(found.classify(shown), classifier.classify(shown))
     assert {name: value.dtype for name, value in found.state_dict().items()} == {

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from assay.figures.calibration_error import calibration_error
-from assay.figures.intervals import Figure, wilson
-from assay.figures.metrics import overall, score
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.calibration_error import calibration_error
+from assay.metrics.intervals import Metric, wilson
+from assay.metrics.metrics import overall, score
 
 
-def space_of(classes: int, kind: str = "exclusive") -> LabelSpace:
+def space_of(classes: int, kind: str = "multiclass") -> LabelSpace:
     return LabelSpace((Head("all", tuple(f"c{number}" for number in range(classes)), kind),))
 
 
-def accuracy(hits: int, n: int) -> Figure:
+def accuracy(hits: int, n: int) -> Metric:
     """Of a model that is right of `hits` images of one class."""
     right = np.arange(n) < hits
     return overall(score(space_of(2), [np.zeros(n, dtype=np.int64)], np.eye(2)[np.where(right, 0, 1)]))["accuracy"]
@@ -28,8 +28,8 @@ def test_a_plain_share_has_wilsons_interval() -> None:
     for hits, n in ((16, 16), (0, 16), (15, 16), (1, 1), (45, 50), (395, 432), (1999, 2000)):
         expected = binomtest(hits, n).proportion_ci(0.95, "wilson")
         assert wilson(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
-        figure = accuracy(hits, n)
-        assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        metric = accuracy(hits, n)
+        assert (metric.low, metric.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert (accuracy(16, 16).low, accuracy(16, 16).high) == (pytest.approx(0.806, abs=5e-4), 1)
     assert wilson(0, 0) == (0, 1)
 
@@ -38,7 +38,7 @@ def test_shares_of_tags_and_top_5_have_it_too() -> None:
     generator = np.random.default_rng(0)
     tags = generator.integers(0, 2, (40, 3))
     answers = np.where(generator.random((40, 3)) < 0.95, tags, 1 - tags).astype(float)
-    subset = overall(score(space_of(3, "independent"), [tags], answers))["subset_accuracy"]
+    subset = overall(score(space_of(3, "multilabel"), [tags], answers))["subset_accuracy"]
     assert (subset.low, subset.high) == pytest.approx(wilson(round(subset.value * 40), 40))
     codes, probabilities = generator.integers(0, 8, 40), generator.dirichlet(np.ones(8), 40)
     top = overall(score(space_of(8), [codes], probabilities))["top_5"]
@@ -49,8 +49,8 @@ def test_images_whose_tags_are_wrong_together_count_as_few() -> None:
     """Twenty tags of an image, all right or all wrong, tell no more than one."""
     wrong = np.arange(50) < 5
     truth = np.zeros((50, 20), dtype=np.int64)
-    figures = overall(score(space_of(20, "independent"), [truth], np.repeat(wrong[:, None], 20, axis=1).astype(float)))
-    found = figures["hamming_loss"]
+    metrics = overall(score(space_of(20, "multilabel"), [truth], np.repeat(wrong[:, None], 20, axis=1).astype(float)))
+    found = metrics["hamming_loss"]
     assert found.value == pytest.approx(0.1)
     assert (found.low, found.high) == pytest.approx(wilson(5, 50), abs=0.005)
 
@@ -60,7 +60,7 @@ def test_images_whose_tags_are_wrong_together_count_as_few() -> None:
     seed=st.integers(0, 10_000),
     n=st.integers(1, 40),
     classes=st.integers(2, 7),
-    kind=st.sampled_from(["exclusive", "independent"]),
+    kind=st.sampled_from(["multiclass", "multilabel"]),
     right=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
     present=st.integers(1, 7),
 )
@@ -70,30 +70,30 @@ def test_every_interval_holds_its_value_and_keeps_to_its_range(
     """All right, all wrong, one class only, one image only, labels that are not known."""
     generator = np.random.default_rng(seed)
     codes = generator.integers(0, min(present, classes), n)
-    if kind == "independent":
+    if kind == "multilabel":
         codes = (generator.random((n, classes)) < present / 10).astype(np.int64)
-    truth = codes if kind == "independent" else np.eye(classes, dtype=np.int64)[codes]
-    wrong = np.roll(truth, 1, axis=1) if kind == "exclusive" else 1 - truth
+    truth = codes if kind == "multilabel" else np.eye(classes, dtype=np.int64)[codes]
+    wrong = np.roll(truth, 1, axis=1) if kind == "multiclass" else 1 - truth
     shown = np.where(generator.random((n, 1)) < right, truth, wrong)
     probabilities = 0.05 + 0.9 * shown + 0.05 * generator.random((n, classes))
-    if kind == "exclusive":
+    if kind == "multiclass":
         probabilities /= probabilities.sum(axis=1, keepdims=True)
     codes = np.where(generator.random(codes.shape) < 0.1, -1, codes)
-    for name, figure in overall(score(space_of(classes, kind), [codes], probabilities)).items():
-        if figure.low is None or figure.high is None:
-            assert (name, figure.n) == ("nll", 1)
+    for name, metric in overall(score(space_of(classes, kind), [codes], probabilities)).items():
+        if metric.low is None or metric.high is None:
+            assert (name, metric.n) == ("nll", 1)
             continue
-        assert 0 <= figure.low <= figure.value <= figure.high, name
-        assert figure.high <= 1 or name == "nll"
-        assert figure.low < figure.high, name
+        assert 0 <= metric.low <= metric.value <= metric.high, name
+        assert metric.high <= 1 or name == "nll"
+        assert metric.low < metric.high, name
 
 
 def test_a_mean_over_classes_that_are_all_right_is_not_certain() -> None:
     """Ten classes of two images each, all right: Wilson's interval of a share of 20 is [0.839, 1]."""
     codes = np.repeat(np.arange(10), 2)
-    figures = overall(score(space_of(10), [codes], np.eye(10)[codes]))
-    assert figures["balanced_accuracy"].low == pytest.approx(wilson(20, 20)[0], abs=0.02)
-    assert figures["macro_f1"].low == pytest.approx(wilson(20, 20)[0], abs=0.06)
+    metrics = overall(score(space_of(10), [codes], np.eye(10)[codes]))
+    assert metrics["balanced_accuracy"].low == pytest.approx(wilson(20, 20)[0], abs=0.02)
+    assert metrics["macro_f1"].low == pytest.approx(wilson(20, 20)[0], abs=0.06)
 
 
 def test_the_same_answers_have_the_same_intervals() -> None:
@@ -155,16 +155,16 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n: int, sharpness: float,
     held = dict.fromkeys(truth, 0)
     for _ in range(200):
         codes, probabilities = draw(generator, n, sharpness)
-        figures = overall(score(space_of(4), [codes], probabilities))
+        metrics = overall(score(space_of(4), [codes], probabilities))
         for name, value in truth.items():
-            held[name] += figures[name].low <= value <= figures[name].high
+            held[name] += metrics[name].low <= value <= metrics[name].high
     assert min(held.values()) >= 180, held
     assert held["accuracy"] < 200
 
 
-def test_figures_read_well() -> None:
-    assert str(Figure(0.9634, 100, 0.951, 0.974)) == "0.963 [0.951–0.974]"
-    assert str(Figure(0.5, 3)) == "0.500"
-    assert Figure(0.9634, 100, 0.951, 0.974).limits(2) == " [0.95, 0.97]"
-    assert Figure(0.5, 3).limits() == ""
-    assert Figure(0.5, 3).to_json() == {"value": 0.5, "n": 3, "low": None, "high": None}
+def test_metrics_read_well() -> None:
+    assert str(Metric(0.9634, 100, 0.951, 0.974)) == "0.963 [0.951–0.974]"
+    assert str(Metric(0.5, 3)) == "0.500"
+    assert Metric(0.9634, 100, 0.951, 0.974).limits(2) == " [0.95, 0.97]"
+    assert Metric(0.5, 3).limits() == ""
+    assert Metric(0.5, 3).to_json() == {"value": 0.5, "n": 3, "low": None, "high": None}

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from assay.errors import ModelError
-from assay.evidence.layers import Layer, coloured, grad_cam, grid, overlaid, see
 from assay.models.backbones import build_backbone, feature_count
 from assay.models.classifier import Classifier, seeded
+from assay.report.gradcam import Layer, capture_layers, coloured, grad_cam, grid, overlaid
 
 # Convolutions, residual blocks, a class token, tokens without one, channels last, branches, own networks.
 NETWORKS = {
@@ -30,12 +30,12 @@ def network(name: str, size: int, *, width: int = 9) -> Classifier:
         return Classifier(backbone, features=feature_count(backbone), width=width, backbone_name=name).eval()
 
 
-def picture(size: int) -> torch.Tensor:
+def image(size: int) -> torch.Tensor:
     return torch.rand(3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 class Pooled(nn.Module):
-    """One convolution, its mean over the picture: what class activation maps were first made for."""
+    """One convolution, its mean over the image: what class activation maps were first made for."""
 
     num_features = 4
 
@@ -55,10 +55,10 @@ def pooled(*, inplace: bool = False) -> Classifier:
 
 @pytest.mark.parametrize(("name", "size"), NETWORKS.items())
 def test_layers_are_maps_that_get_smaller_and_looking_changes_no_answer(name, size):
-    model, shown = network(name, size), picture(size)
+    model, shown = network(name, size), image(size)
     with torch.inference_mode():
         before = model(shown[None])[0]
-    seen = see(model, shown)
+    seen = capture_layers(model, shown)
     sides = [layer.shape[1] for layer in seen.layers]
     assert len(sides) >= 4
     assert sides == sorted(sides, reverse=True)
@@ -70,7 +70,7 @@ def test_layers_are_maps_that_get_smaller_and_looking_changes_no_answer(name, si
 
 @pytest.mark.parametrize(("name", "size"), NETWORKS.items())
 def test_heat_lies_between_nothing_and_one_and_has_a_hottest_place(name, size):
-    seen = see(network(name, size), picture(size))
+    seen = capture_layers(network(name, size), image(size))
     heats = [grad_cam(seen, target, size=size) for target in range(9)]
     assert all(heat.values.shape == (size, size) and heat.values.min() >= 0 for heat in heats)
     assert all(heat.values.max() == pytest.approx(1) for heat in heats if heat.hottest)
@@ -79,15 +79,15 @@ def test_heat_lies_between_nothing_and_one_and_has_a_hottest_place(name, size):
 
 def test_under_a_mean_over_places_it_is_the_class_activation_map():
     """Zhou et al. 2016: the maps weighted by the last layer, here with what speaks against the class left out."""
-    model, shown = pooled(), picture(8)
-    heat = grad_cam(see(model, shown), 1, size=8)
+    model, shown = pooled(), image(8)
+    heat = grad_cam(capture_layers(model, shown), 1, size=8)
     maps = torch.relu(model.backbone.conv(2 * shown[None] - 1))[0]
     wanted = torch.einsum("k,khw->hw", model.final.weight[1], maps).clamp(min=0).detach().numpy()
     np.testing.assert_allclose(heat.values, wanted / wanted.max(), atol=1e-5)
 
 
 def test_an_activation_in_place_is_seen_as_any_other():
-    plain, inplace = (see(pooled(inplace=how), picture(8)) for how in (False, True))
+    plain, inplace = (capture_layers(pooled(inplace=how), image(8)) for how in (False, True))
     assert [layer.name for layer in inplace.layers] == ["conv"]
     torch.testing.assert_close(plain.layers[0].maps, inplace.layers[0].maps)
     assert plain.layers[0].maps.min() == 0  # with the activation that follows
@@ -95,7 +95,7 @@ def test_an_activation_in_place_is_seen_as_any_other():
 
 
 def test_under_a_class_token_the_last_layer_that_counts_is_taken():
-    seen = see(network("test_vit", 160), picture(160))
+    seen = capture_layers(network("test_vit", 160), image(160))
     assert grad_cam(seen, 0, size=160).layer == seen.layers[-2].name
     assert not grad_cam(seen, 0, size=160, layer=seen.layers[-1]).values.any()
 
@@ -104,19 +104,19 @@ def test_a_class_that_nothing_speaks_for_has_no_heat():
     model = pooled()
     with torch.no_grad():
         model.final.weight.fill_(-1.0)
-    heat = grad_cam(see(model, picture(8)), 0, size=8)
+    heat = grad_cam(capture_layers(model, image(8)), 0, size=8)
     assert heat.hottest is None
     assert np.isfinite(heat.values).all()
 
 
 def test_frozen_weights_are_no_hindrance():
     model = pooled().requires_grad_(False)
-    assert grad_cam(see(model, picture(8)), 0, size=8).values.shape == (8, 8)
+    assert grad_cam(capture_layers(model, image(8)), 0, size=8).values.shape == (8, 8)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_layers_are_chosen_at_even_steps_or_by_name():
-    seen = see(network("test_efficientnet", 64), picture(64))
+    seen = capture_layers(network("test_efficientnet", 64), image(64))
     names = [layer.name for layer in seen.layers]
     assert [layer.name for layer in seen.spaced(3)] == [names[0], names[2], names[-1]]
     assert [layer.name for layer in seen.spaced(99)] == names
@@ -129,7 +129,7 @@ def test_a_network_without_maps_is_refused():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
     model = Classifier(flat, features=5, width=2, backbone_name="flat").eval()
     with pytest.raises(ModelError, match="flat: none of its layers gives a map"):
-        see(model, picture(4))
+        capture_layers(model, image(4))
 
 
 def test_a_grid_shows_the_channels_that_vary_most_each_from_dark_to_bright():
@@ -160,7 +160,7 @@ SIDE, QUARTERS = 32, 4
 def patched(count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise (N, 3, 32, 32), half of it with a chequered patch in one quarter; which quarter (N,), -1 without one."""
     generator = torch.Generator().manual_seed(seed)
-    pictures = 0.5 + 0.1 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    images = 0.5 + 0.1 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
     quarters = torch.randint(QUARTERS, (count,), generator=generator)
     quarters[::2] = -1
     chequers = (torch.arange(8)[:, None] + torch.arange(8)) % 2
@@ -168,8 +168,8 @@ def patched(count: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         if quarter >= 0:
             down, across = torch.randint(2, 7, (2,), generator=generator).tolist()
             top, left = SIDE // 2 * (quarter // 2) + down, SIDE // 2 * (quarter % 2) + across
-            pictures[number, :, top : top + 8, left : left + 8] = chequers.float()
-    return pictures.clamp(0, 1), quarters
+            images[number, :, top : top + 8, left : left + 8] = chequers.float()
+    return images.clamp(0, 1), quarters
 
 
 def small() -> Classifier:
@@ -182,12 +182,12 @@ def small() -> Classifier:
 
 
 def found(model: Classifier) -> float:
-    """How often the hottest quarter is that of the patch, over new pictures."""
-    pictures, quarters = patched(100, seed=1)
+    """How often the hottest quarter is that of the patch, over new images."""
+    images, quarters = patched(100, seed=1)
     hits = []
-    for shown, quarter in zip(pictures, quarters.tolist(), strict=True):
+    for shown, quarter in zip(images, quarters.tolist(), strict=True):
         if quarter >= 0:
-            heat = grad_cam(see(model.eval(), shown), 1, size=SIDE).values
+            heat = grad_cam(capture_layers(model.eval(), shown), 1, size=SIDE).values
             halves = heat.reshape(2, SIDE // 2, 2, SIDE // 2).sum(axis=(1, 3))
             hits.append(halves.any() and int(halves.argmax()) == quarter)
     return float(np.mean(hits))
@@ -196,11 +196,11 @@ def found(model: Classifier) -> float:
 def test_a_planted_patch_is_where_the_heat_is():
     model = small()
     assert found(model) < 0.6  # before it has learnt anything
-    pictures, quarters = patched(256, seed=0)
+    images, quarters = patched(256, seed=0)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(48):
         rows = torch.arange(64) + 64 * (step % 4)
-        loss = nn.functional.cross_entropy(model.train()(pictures[rows]), (quarters[rows] >= 0).long())
+        loss = nn.functional.cross_entropy(model.train()(images[rows]), (quarters[rows] >= 0).long())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

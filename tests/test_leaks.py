@@ -17,8 +17,8 @@ from assay import cli
 from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
-from assay.models.seen import count_seen, read_learnt, read_seen
-from conftest import COLOURS, Lines, write_pictures
+from assay.models.trained_model import count_trained_on, read_learnt_hashes, read_training_hashes
+from conftest import COLOURS, Lines, write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 1, batch: 16, freeze: all_but_last_stage}"
@@ -42,14 +42,14 @@ def train(place: Path, *steps: str, run: str, data: str, model: str = "{}") -> t
         f"data: {{{data}}}\nmodel: {model}\nhardware: {{precision: fp32, layout: contiguous}}\n"
         f"steps: [{', '.join(f'{{{step}}}' for step in steps)}]\n"
     )
-    watch = Lines()
-    return assay.train(place / f"{run}.yaml", run=place / "runs" / run, device="cpu", watch=watch), watch.lines
+    progress = Lines()
+    return assay.train(place / f"{run}.yaml", run=place / "runs" / run, device="cpu", progress=progress), progress.lines
 
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("assay.run.write_pictures", lambda folder, *given: None)
-    patch.setattr("assay.run.baselines", lambda *given, **options: {})
-    patch.setattr("assay.run._report", lambda *given: None)
+    patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+    patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
+    patch.setattr("assay.run.train._report", lambda *given: None)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     `later.csv` splits the images otherwise: three that the runs were trained on are in its validation and test.
     """
     place = tmp_path_factory.mktemp("leaks")
-    write_pictures(place / "images", each=8)
+    write_images(place / "images", each=8)
     later = {"train": image((4, 5, 6, 7)), "val": image((0, 1)), "test": image((2, 3))}
     write_table(place / "later.csv", later)
     shared = [name for names in SHARED.values() for name in names]
@@ -107,14 +107,14 @@ def test_what_was_trained_on_before_leaves_validation_and_test(step: str, model:
     try:
         assert run.metrics["trained on before"] == {"val": 2, "test": 1}
         assert run.metrics["counts"] == {"train": 12, "val": 4, "test": 5}
-        assert run.metrics["scores"]["figures"]["accuracy"]["n"] == 4
-        assert run.metrics["test"]["figures"]["accuracy"]["n"] == 5
-        said = [line for line in lines if "pictures are left out: they were trained on" in line]
+        assert run.metrics["scores"]["metrics"]["accuracy"]["n"] == 4
+        assert run.metrics["test"]["metrics"]["accuracy"]["n"] == 5
+        said = [line for line in lines if "images are left out: they were trained on" in line]
         assert ["2 of 6 validation" in said[0], "1 of 6 test" in said[1]] == [True, True]
-        assert [note for note in run.metrics["notes"] if "1 of 6 test pictures are left out" in note]
+        assert [note for note in run.metrics["notes"] if "1 of 6 test images are left out" in note]
         samples = Samples.read(run.folder / "samples.parquet")
-        known = read_learnt(place / "runs" / "probed" / "model")  # the same images as of the other run
-        assert count_seen(known, samples.part("val")) == count_seen(known, samples.part("test")) == 0
+        known = read_learnt_hashes(place / "runs" / "probed" / "model")  # the same images as of the other run
+        assert count_trained_on(known, samples.part("val")) == count_trained_on(known, samples.part("test")) == 0
         _, again = train(place, step, run="leak", data=LATER, model=model)
         assert again[-1].endswith("is finished and unchanged")
     finally:
@@ -140,7 +140,7 @@ def test_a_copy_stays_known_when_the_run_that_it_came_from_is_gone(place: Path, 
 
 
 def test_a_judge_of_copied_weights_is_refused(place: Path) -> None:
-    with pytest.raises(PlanError, match="the backbone was fine-tuned on 12 of the 12 pictures"):
+    with pytest.raises(PlanError, match="the backbone was fine-tuned on 12 of the 12 images"):
         train(place, "clean_labels: {size: 32, weights: copy.safetensors}", PROBE, run="judge", data=LATER)
 
 
@@ -162,7 +162,7 @@ def test_too_few_that_are_left_are_refused_with_the_way_out(place: Path) -> None
     done = CliRunner().invoke(cli.app, ["train", str(place / "other.yaml"), "--run", str(place / "runs/other")])
     assert done.exit_code == 2
     said = " ".join(done.stderr.split())
-    assert "5 of the 6 labelled validation pictures were trained on" in said
+    assert "5 of the 6 labelled validation images were trained on" in said
     assert "(start: runs/fitted), and fewer than half would be left to measure by" in said
     assert "the same shares and seed" in said
     assert not (place / "runs/other/steps").exists()
@@ -193,7 +193,7 @@ def test_evaluate_counts_what_the_run_began_with_was_trained_on(place: Path) -> 
     run, _ = train(place, PROBE, run="evaluated", data=LATER, model="{init_from: runs/fitted}")
     found = assay.evaluate(run, assay.read(place / "images"))
     assert found["trained on"] == 12 + 3  # its own training images, and those of the earlier run besides
-    assert len(read_seen(run.folder / "model")) == 15
+    assert len(read_training_hashes(run.folder / "model")) == 15
     shutil.rmtree(run.folder)
 
 
@@ -204,5 +204,5 @@ def test_a_class_that_loses_its_last_image_is_named(place: Path) -> None:
         place, PROBE, run="few", data="table: few.csv, root: images, split: {column: split}",
         model="{init_from: runs/fitted}",
     )  # fmt: skip
-    assert any("label: 'red': with them the last validation picture is gone" in note for note in run.metrics["notes"])
+    assert any("label: 'red': with them the last validation image is gone" in note for note in run.metrics["notes"])
     shutil.rmtree(run.folder)

@@ -11,14 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from assay.errors import DataError
-from assay.labels.corrections import NO_LONGER, correct, corrections, follow, told
-from assay.labels.edits import PERSON, Edit, apply, current, standing
+from assay.labels.corrections import NO_LONGER, correct, corrections, count_corrections, sync_corrections
+from assay.labels.edits import PERSON, Edit, apply, current_values, standing_edits
 from assay.labels.ledger import COLUMNS, Ledger, Selection
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 
 SEASON = Head("season", ("spring", "autumn"))
-TAGS = Head("tags", ("beach", "city", "night"), "independent")
+TAGS = Head("tags", ("beach", "city", "night"), "multilabel")
 FACTS = ("id", "path", "split", "group", "hash")
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 HEADER = ",".join(COLUMNS)
@@ -31,13 +31,13 @@ def samples(rows: list[dict[str, object]], *heads: Head) -> Samples:
         values = [row.get("id" if fact == "path" else fact) for row in rows]
         columns[fact] = pl.Series(values, dtype=pl.String)
     for head in heads:
-        kind = pl.String if head.kind == "exclusive" else pl.List(pl.String)
+        kind = pl.String if head.kind == "multiclass" else pl.List(pl.String)
         columns[f"label:{head.name}"] = pl.Series([row.get(head.name) for row in rows], dtype=kind)
-        if head.kind == "independent":
+        if head.kind == "multilabel":
             columns[f"unknown:{head.name}"] = pl.Series([row.get(f"unknown {head.name}") for row in rows], dtype=kind)
         columns[f"weight:{head.name}"] = pl.Series([1.0] * len(rows), dtype=pl.Float32)
         columns[f"origin:{head.name}"] = pl.Series(["given"] * len(rows), dtype=pl.String)
-    return Samples(pl.DataFrame(columns), LabelSpace(heads), Path("/pictures"))
+    return Samples(pl.DataFrame(columns), LabelSpace(heads), Path("/images"))
 
 
 MIXED = samples(
@@ -83,7 +83,7 @@ def same(one: Samples, other: Samples) -> bool:
         (season("a", "drop", "autumn"), None, "dropped"),
     ],
 )
-def test_the_label_of_an_exclusive_head(edit: Edit, label: str | None, origin: str) -> None:
+def test_the_label_of_an_multiclass_head(edit: Edit, label: str | None, origin: str) -> None:
     made = apply(MIXED, [edit])
     assert (row(made, edit.id)["label:season"], row(made, edit.id)["origin:season"]) == (label, origin)
     assert made.table.filter(pl.col("id") != edit.id).equals(MIXED.table.filter(pl.col("id") != edit.id))
@@ -102,7 +102,7 @@ def test_the_label_of_an_exclusive_head(edit: Edit, label: str | None, origin: s
         (tag("d", "night", "set", None, "1"), [0, 1, 1]),
     ],
 )
-def test_the_tags_of_an_independent_head(edit: Edit, codes: list[int]) -> None:
+def test_the_tags_of_an_multilabel_head(edit: Edit, codes: list[int]) -> None:
     made = apply(MIXED, [edit])
     place = MIXED.ids.index(edit.id)
     expected = MIXED.codes()[1]
@@ -112,13 +112,13 @@ def test_the_tags_of_an_independent_head(edit: Edit, codes: list[int]) -> None:
     assert row(made, edit.id)["origin:tags"] == ("pseudo" if edit.action == "set" else "given")
 
 
-def test_a_picture_whose_last_known_tag_goes_is_unknown() -> None:
+def test_a_image_whose_last_known_tag_goes_is_unknown() -> None:
     made = apply(MIXED, [tag("d", "beach", "unset", "0"), tag("d", "city", "unset", "1")])
     assert (row(made, "d")["label:tags"], row(made, "d")["unknown:tags"]) == (None, None)
     assert not made.take([3]).labelled()[0]
 
 
-def test_a_picture_of_which_everything_is_known_lists_nothing_unknown() -> None:
+def test_a_image_of_which_everything_is_known_lists_nothing_unknown() -> None:
     made = apply(MIXED, [tag("d", "night", "set", None, "0")])
     assert (row(made, "d")["label:tags"], row(made, "d")["unknown:tags"]) == (["city"], None)
 
@@ -138,7 +138,7 @@ def test_weights() -> None:
     assert apply(MIXED, [tags]).weights()[0].tolist() == [1.0, 0.0]
 
 
-def test_a_synthetic_picture() -> None:
+def test_a_synthetic_image() -> None:
     edits = [
         season("new", "add", None, "/run/new.png", tag="autumn"),
         tag("new", "night", "add", None, "/run/new.png"),
@@ -163,14 +163,14 @@ def test_a_synthetic_picture() -> None:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (season("zebra", "set", None, "spring"), "no picture 'zebra'"),
+        (season("zebra", "set", None, "spring"), "no image 'zebra'"),
         (season("a", "set", "autumn", "winter"), r"'winter', which is no class of 'season'.*'spring', 'autumn'"),
         (season("a", "set", "autumn", None), "'', which is no class"),
         (replace(season("a", "drop", "autumn"), head="mood"), "no head 'mood', only 'season', 'tags'"),
         (tag("a", "forest", "set", None, "1"), "'forest', which is no class of 'tags'"),
         (replace(tag("a", "x", "set", None, "1"), tag=None), "'', which is no class of 'tags'"),
         (tag("a", "beach", "set", "1", "yes"), "not to 'yes'"),
-        (season("a", "set", "autumn", "spring", tag="beach"), "exclusive.*'beach'"),
+        (season("a", "set", "autumn", "spring", tag="beach"), "multi-class.*'beach'"),
         (season("a", "unset", "autumn", "spring"), "no `new` such as 'spring'"),
         (season("a", "set", "spring", "autumn"), "label of 'a' under 'season' is 'autumn', not 'spring'"),
         (season("d", "unset", "spring"), "is unknown, not 'spring'"),
@@ -302,12 +302,12 @@ def test_a_ledger_edited_by_hand_is_refused_by_line(tmp_path: Path, text: str, s
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (",03,zebra,season,,drop,autumn,,,,", "no picture 'zebra'"),
+        (",03,zebra,season,,drop,autumn,,,,", "no image 'zebra'"),
         (",03,a,mood,,drop,autumn,,,,", "no head 'mood'"),
         (",03,a,tags,forest,set,,1,,,", "'forest', which is no class"),
         (",03,a,season,,set,autumn,winter,,,", "'winter', which is no class"),
         (",03,a,season,,drop,spring,,,,", "'autumn', not 'spring'"),
-        (",03,zebra,season,,undo,drop,,,,", "no picture 'zebra'"),
+        (",03,zebra,season,,undo,drop,,,,", "no image 'zebra'"),
         (",03,a,mood,,undo,drop,,,,", "head 'mood'"),
     ],
 )
@@ -389,7 +389,7 @@ def test_the_edits_of_a_step_that_holds_others(tmp_path: Path) -> None:
     assert [counts for _, counts in ledger.listed()] == [False, True]
 
 
-def test_a_synthetic_picture_that_was_edited_goes_with_its_edits(tmp_path: Path) -> None:
+def test_a_synthetic_image_that_was_edited_goes_with_its_edits(tmp_path: Path) -> None:
     added, edited = season("new", "add", None, "n.png", tag="spring"), season("new", "drop", "spring")
     ledger = of(tmp_path, added, edited)
     with pytest.raises(DataError, match="builds on"):
@@ -440,7 +440,7 @@ def test_a_step_that_runs_again_leaves_the_rest_as_it_was(tmp_path: Path) -> Non
 
 def state(head: Head, code: int) -> str | None:
     """How a ledger writes a code of one cell."""
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         return None if code < 0 else head.classes[code]
     return (None, "0", "1")[code + 1]
 
@@ -449,7 +449,7 @@ def state(head: Head, code: int) -> str | None:
 def edited(draw: st.DrawFn) -> tuple[Samples, list[Edit]]:
     """Samples of odd names, and edits that fit: cell by cell, mixed in any order that keeps each cell's own."""
     names = st.lists(NAMES, min_size=1, max_size=3, unique=True)
-    heads = (Head("one", tuple(draw(names))), Head("many", tuple(draw(names)), "independent"))
+    heads = (Head("one", tuple(draw(names))), Head("many", tuple(draw(names)), "multilabel"))
     ids = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
     tags = st.lists(st.sampled_from(heads[1].classes), unique=True)
     labels = st.none() | st.sampled_from(heads[0].classes)
@@ -457,16 +457,16 @@ def edited(draw: st.DrawFn) -> tuple[Samples, list[Edit]]:
     made = samples(rows, *heads)
     chains: list[list[Edit]] = []
     for head, codes in zip(heads, made.codes(), strict=True):
-        exclusive = head.kind == "exclusive"
+        multiclass = head.kind == "multiclass"
         for place, name in enumerate(ids):
-            for column in [0] if exclusive else range(head.size):
-                code = int(codes[place] if exclusive else codes[place, column])
-                later = draw(st.lists(st.integers(-1, head.size - 1 if exclusive else 1), max_size=3))
+            for column in [0] if multiclass else range(head.size):
+                code = int(codes[place] if multiclass else codes[place, column])
+                later = draw(st.lists(st.integers(-1, head.size - 1 if multiclass else 1), max_size=3))
                 states = [state(head, code), *(state(head, new) for new in later)]
                 unknown = st.sampled_from(["unset", "drop"])
                 chains.append([
                     Edit(
-                        id=name, head=head.name, tag=None if exclusive else head.classes[column],
+                        id=name, head=head.name, tag=None if multiclass else head.classes[column],
                         action="set" if new is not None else draw(unknown), old=old, new=new, step=f"{number:02}",
                     )
                     for number, (old, new) in enumerate(pairwise(states))
@@ -508,7 +508,7 @@ def test_the_last_edit_of_a_cell_says_what_is_known(case: tuple[Samples, list[Ed
     for head in made.space:
         own = [edit for edit in last.values() if edit.head == head.name]
         rows = np.array([position[edit.id] for edit in own], dtype=np.int64)
-        assert current(after, head, rows, [edit.tag for edit in own]) == [edit.new for edit in own]
+        assert current_values(after, head, rows, [edit.tag for edit in own]) == [edit.new for edit in own]
 
 
 @CASES
@@ -570,7 +570,7 @@ def test_many_edits_at_once() -> None:
     made = apply(many, edits)
     assert made.counts(SEASON).tolist() == [count // 2, count // 2]
     assert made.counts(TAGS).tolist() == [0, count // 2, count]
-    assert all(standing(edits))
+    assert all(standing_edits(edits))
 
 
 # Corrections
@@ -611,7 +611,7 @@ def test_the_only_head_need_not_be_named(tmp_path: Path) -> None:
         ("image,label\na,spring\n", "no column 'head'.*'season', 'tags'"),
         ("image,head,class,label\na,mood,,spring\n", "line 2: there is no head 'mood'"),
         ("image,head,class,label\na,,,spring\n", "line 2: there is no head ''"),
-        ("image,head,class,label\na,season,,spring\nz,season,,spring\n", "line 3: there is no picture 'z'"),
+        ("image,head,class,label\na,season,,spring\nz,season,,spring\n", "line 3: there is no image 'z'"),
         ("image,head,class,label\na,season,,winter\n", "line 2: 'winter' is no class of 'season'"),
         ("image,head,class,label\na,season,spring,1\n", "line 2: .*'class' stays blank"),
         ("image,head,class,label\na,tags,,1\n", "line 2: '' is no class of 'tags'"),
@@ -644,7 +644,7 @@ def label(ledger: Ledger, name: str) -> object:
 def test_corrections_are_taken_once_and_the_newest_counts(tmp_path: Path) -> None:
     ledger = correct(of(tmp_path), table(tmp_path, "a,season,,spring", "b,season,,spring"), MIXED)
     assert correct(ledger, tmp_path / "mine.csv", MIXED) == ledger
-    assert told(ledger, MIXED) == {
+    assert count_corrections(ledger, MIXED) == {
         "train": {"labels": 1, "changed": 1},
         "val": {"labels": 1, "changed": 1},
         "test": {"labels": 0, "changed": 0},
@@ -653,36 +653,36 @@ def test_corrections_are_taken_once_and_the_newest_counts(tmp_path: Path) -> Non
         ledger = correct(ledger, table(tmp_path, f"a,season,,{wanted}"), MIXED)
         assert label(ledger, "a") == wanted
     ledger = correct(ledger, table(tmp_path, "a,season,,autumn"), MIXED)
-    assert told(ledger, MIXED)["train"] == {"labels": 1, "changed": 0}
+    assert count_corrections(ledger, MIXED)["train"] == {"labels": 1, "changed": 0}
 
 
 def test_a_ledger_follows_the_table_of_its_plan(tmp_path: Path) -> None:
-    ledger = follow(of(tmp_path), table(tmp_path, "a,season,,spring", "e,season,,autumn"), MIXED)
+    ledger = sync_corrections(of(tmp_path), table(tmp_path, "a,season,,spring", "e,season,,autumn"), MIXED)
     assert (label(ledger, "a"), label(ledger, "e")) == ("spring", "autumn")
-    assert follow(ledger, tmp_path / "mine.csv", MIXED) == ledger
-    ledger = follow(ledger, table(tmp_path, "a,season,,"), MIXED)
+    assert sync_corrections(ledger, tmp_path / "mine.csv", MIXED) == ledger
+    ledger = sync_corrections(ledger, table(tmp_path, "a,season,,"), MIXED)
     assert (label(ledger, "a"), label(ledger, "e")) == (None, "spring")
     assert {entry.edit.reason for entry in ledger.entries if entry.edit.action == "undo"} == {NO_LONGER}
-    ledger = follow(ledger, table(tmp_path, "a,season,,spring", "e,season,,autumn"), MIXED)
+    ledger = sync_corrections(ledger, table(tmp_path, "a,season,,spring", "e,season,,autumn"), MIXED)
     assert (label(ledger, "a"), label(ledger, "e")) == ("spring", "autumn")
-    assert label(follow(ledger, None, MIXED), "a") == "autumn"
+    assert label(sync_corrections(ledger, None, MIXED), "a") == "autumn"
 
 
 def test_what_a_person_undid_or_said_later_counts_more_than_the_table(tmp_path: Path) -> None:
     mine = table(tmp_path, "a,season,,spring", "b,season,,spring")
-    ledger = follow(of(tmp_path), mine, MIXED)
+    ledger = sync_corrections(of(tmp_path), mine, MIXED)
     ledger = ledger.undo(ledger.edits(Selection(image="b")))
     other = tmp_path / "other.csv"
     other.write_text("image,head,label\na,season,\n")
-    ledger = follow(correct(ledger, other, MIXED), mine, MIXED)
+    ledger = sync_corrections(correct(ledger, other, MIXED), mine, MIXED)
     assert (label(ledger, "a"), label(ledger, "b")) == (None, None)
 
 
 def test_a_table_that_cannot_be_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
-    ledger = follow(of(tmp_path), table(tmp_path, "a,season,,spring"), MIXED)
+    ledger = sync_corrections(of(tmp_path), table(tmp_path, "a,season,,spring"), MIXED)
     before = ledger.path.read_bytes()
     mine = table(tmp_path, "c,season,,autumn", "zebra,season,,spring")
-    for taken in (correct, follow):
-        with pytest.raises(DataError, match=r"mine\.csv, line 3: there is no picture 'zebra'"):
+    for taken in (correct, sync_corrections):
+        with pytest.raises(DataError, match=r"mine\.csv, line 3: there is no image 'zebra'"):
             taken(ledger, mine, MIXED)
     assert ledger.path.read_bytes() == before

@@ -14,7 +14,7 @@ from assay.training import linear
 from assay.training.linear import STRENGTHS, find_strengths, fit_linear
 
 KIND = Head("kind", ("a", "b", "c"))
-TAGS = Head("tags", ("p", "q", "r"), "independent")
+TAGS = Head("tags", ("p", "q", "r"), "multilabel")
 BOTH = LabelSpace((KIND, TAGS))
 
 
@@ -101,7 +101,7 @@ def test_a_class_never_seen_is_never_answered():
     assert (logits.argmax(axis=1) == codes[0])[known].mean() > 0.9
 
 
-def test_too_few_pictures_a_class_to_compare_strengths():
+def test_too_few_images_a_class_to_compare_strengths():
     features, codes, weights = planted(count=3)
     codes[0][:], codes[1][:] = [0, 1, 2], [[0, 0, 1], [0, 1, 1], [1, 1, 0]]
     assert find_strengths(BOTH, features, codes, weights, seed=0) == {"kind": (0.01,), "tags": (0.01,) * 3}
@@ -109,13 +109,13 @@ def test_too_few_pictures_a_class_to_compare_strengths():
 
 @pytest.mark.parametrize("head", [KIND, TAGS])
 def test_answers_that_are_surely_wrong_have_a_finite_loss(head):
-    """A picture held back, unlike all others and labelled wrongly, gets the probability 0."""
+    """An image held back, unlike all others and labelled wrongly, gets the probability 0."""
     generator = np.random.default_rng(0)
     count = 90
     codes = np.arange(count) % 2
     features = (generator.normal(0, 1, (count, 400)) + codes[:, None]).astype(np.float32)
     features[-1] -= 1000
-    own = codes if head.kind == "exclusive" else np.repeat(codes[:, None], 3, axis=1)
+    own = codes if head.kind == "multiclass" else np.repeat(codes[:, None], 3, axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = fit_linear(LabelSpace((head,)), features, [own], np.ones((count, 1), np.float32), seed=0)

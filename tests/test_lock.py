@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from assay.errors import RunError
-from assay.lock import lock
+from assay.run.environment import lock
 
 HOLD = """
 import pathlib, sys, assay.lock
-with assay.lock.lock(pathlib.Path(sys.argv[1])):
+with assay.run.environment.lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """

@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from assay import cli
-from assay.evidence.embedding import Setting
-from assay.evidence.report import write_report
-from conftest import write_pictures
+from assay.report.embedding import Setting
+from assay.report.report import write_report
+from conftest import write_images
 from test_report import rows, tags, train
 
 FIT = "fit: {size: 64, epochs: 2, lr: 2e-3}"
@@ -52,7 +52,7 @@ def network_section(run: Path) -> str:
     return page(run).split('<section id="layers"')[1].split("</section>")[0]
 
 
-def test_a_picture_of_the_run_is_seen_with_its_label(run):
+def test_a_image_of_the_run_is_seen_with_its_label(run):
     (seen,) = look(run, "red/3.png", "red/3.png", "--class", "blue")
     (answered,) = seen["answers"]
     assert answered["label"] == ["red"]
@@ -69,14 +69,14 @@ def test_a_picture_of_the_run_is_seen_with_its_label(run):
     files = {seen["file"], seen["sheet"], *(one["file"] for one in seen["grad-cam"] + seen["layers"])}
     assert {path.name for path in folder.iterdir()} == {*files, "look.json"}
     for name in files:
-        with Image.open(folder / name) as picture:
-            picture.load()
-            assert picture.size == (64, 64) or name.startswith("l")
+        with Image.open(folder / name) as image:
+            image.load()
+            assert image.size == (64, 64) or name.startswith("l")
 
 
-def test_a_file_is_the_picture_of_the_run_that_it_is_and_a_new_one_has_no_label(run, colours, tmp_path):
+def test_a_file_is_the_image_of_the_run_that_it_is_and_a_new_one_has_no_label(run, colours, tmp_path):
     (own,) = look(run, colours / "red" / "3.png")
-    assert own["picture"] == "red/3.png"
+    assert own["image"] == "red/3.png"
     new = tmp_path / "new one.png"
     shutil.copy(colours / "red" / "3.png", new)
     (seen,) = look(run, new)
@@ -91,7 +91,7 @@ def test_a_name_is_a_name(run, colours, tmp_path, name):
     (seen,) = look(run, tmp_path / name, "--count", 1)
     folder = Path(seen["folder"])
     assert re.fullmatch(r"[A-Za-z0-9-]+", folder.name)
-    assert seen["picture"] == str(tmp_path / name)
+    assert seen["image"] == str(tmp_path / name)
     with Image.open(folder / "look.png") as sheet:
         assert sheet.width == 1500
     section = network_section(run)
@@ -104,7 +104,7 @@ def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(r
     assert [layer["name"] for layer in seen["layers"]] == ["blocks.1.0", "bn1"]
     assert {cam["layer"] for cam in seen["grad-cam"]} == {"blocks.1.0"}
     assert Path(seen["folder"]).parent == tmp_path / "seen"
-    assert not (run / "pictures" / "look").exists()
+    assert not (run / "images" / "look").exists()
     (seen,) = look(run, "red/3.png", "--count", 2)
     assert [layer["name"] for layer in seen["layers"]] == ["bn1", "bn2"]
 
@@ -129,12 +129,12 @@ def test_the_terminal_says_what_was_seen(run):
 def test_the_report_shows_looks_and_before_any_two_of_its_own(run):
     own = network_section(run)
     assert own.count('<article class="look">') == 2
-    assert "Any picture can be looked at" in own
+    assert "Any image can be looked at" in own
     look(run, "red/3.png")
     section = network_section(run)
     assert section.count('<article class="look">') == 1
     assert "red/3.png" in section
-    assert "Any picture can be looked at" not in section
+    assert "Any image can be looked at" not in section
 
 
 def test_looks_with_an_earlier_model_are_left_out_of_the_report(run):
@@ -146,7 +146,7 @@ def test_looks_with_an_earlier_model_are_left_out_of_the_report(run):
 
 def test_more_looks_than_a_page_may_hold_are_counted(run, monkeypatch):
     look(run, "red/3.png", "red/4.png", "red/5.png")
-    monkeypatch.setattr("assay.evidence.page.looked.BUDGET", 150_000)
+    monkeypatch.setattr("assay.report.sections.explanations.BUDGET", 150_000)
     section = network_section(run)
     shown = section.count('<article class="look">')
     assert 0 < shown < 3
@@ -176,46 +176,46 @@ def test_a_run_under_way_is_looked_at_with_its_newest_model(run):
     assert "no step has made a model yet" in refused(run, "red/3.png")
 
 
-def test_a_picture_deleted_since_is_seen_as_the_cache_has_it(plain_runs, tmp_path):
-    pictures = write_pictures(tmp_path / "pictures", each=6)
-    run = train(tmp_path, f"folder: {pictures}, split: {{val: 0.4}}", "probe: {size: 64}")
+def test_a_image_deleted_since_is_seen_as_the_cache_has_it(plain_runs, tmp_path):
+    images = write_images(tmp_path / "images", each=6)
+    run = train(tmp_path, f"folder: {images}, split: {{val: 0.4}}", "probe: {size: 64}")
     (before,) = look(run, "red/3.png")
-    shutil.rmtree(pictures)
+    shutil.rmtree(images)
     assert look(run, "red/3.png") == [before]
     assert network_section(run).count('<article class="look">') == 1
     shutil.rmtree(run / "cache")
     assert "red/3.png: " in refused(run, "red/3.png")
-    shutil.rmtree(run / "pictures")
+    shutil.rmtree(run / "images")
     assert '<article class="look">' not in network_section(run)
 
 
 def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     said = refused(run, "red/3.png", tmp_path / "broken.png", "none.png", tmp_path)
-    assert "3 of 4 pictures cannot be looked at" in said
+    assert "3 of 4 images cannot be looked at" in said
     assert all(name in said for name in ("broken.png", "none.png"))
     assert "no such class. The nearest of its 3 are blue" in refused(run, "red/3.png", "--class", "bleu")
     assert "layer blocks.2: the network has no such layer" in refused(run, "red/3.png", "--layers", "blocks.2")
     assert "is one network. Leave --member out." in refused(run, "red/3.png", "--member", 1)
     assert "is no run" in refused(tmp_path, "red/3.png")
-    assert not (run / "pictures" / "look").exists()
+    assert not (run / "images" / "look").exists()
 
 
-COMMITTEE = "combine: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
+ENSEMBLE = "combine: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
 
 
-def test_of_a_committee_one_network_looks(plain_runs, tmp_path, colours):
-    run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", COMMITTEE)
+def test_of_a_ensemble_one_network_looks(plain_runs, tmp_path, colours):
+    run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", ENSEMBLE)
     said = refused(run, "red/3.png")
-    assert "is a committee of 2 networks" in said
+    assert "is an ensemble of 2 networks" in said
     assert "1: test_efficientnet at 64 × 64 for label (blue, green, red)" in said
     assert "--member 3: there is none such" in refused(run, "red/3.png", "--member", 3)
     (seen,) = look(run, "red/3.png", "--member", 2)
-    assert seen["network"] == "test_efficientnet at 32 × 32, network 2 of 2 of a committee"
+    assert seen["network"] == "test_efficientnet at 32 × 32, network 2 of 2 of an ensemble"
     assert seen["answers"][0]["label"] == ["red"]
     assert "network 2 of 2" in network_section(run)
     text = page(run)
-    assert "A committee of 2 networks learnt" in text
+    assert "An ensemble of 2 networks learnt" in text
     assert "<b>member 2 of 2, weight 0.50</b>" in text
 
 
@@ -234,9 +234,9 @@ def test_of_a_tree_a_question_looks_whose_label_is_the_branch(plain_runs, tmp_pa
         ("blue/3.png", 1): ["green or blue"],
         ("blue/3.png", 2): ["blue"],
     }
-    shutil.rmtree(run / "pictures" / "look")
+    shutil.rmtree(run / "images" / "look")
     text = page(run)
     assert "network 1 of 2 of a tree" in text
     assert "A tree of 2 networks learnt" in text
     assert "<b>tells apart green / blue</b>" in text
-    assert "tells apart red / green or blue; its figure is for that alone" in text
+    assert "tells apart red / green or blue; its metric is for that alone" in text

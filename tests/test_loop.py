@@ -1,4 +1,4 @@
-"""The training loop, on a network of one layer and pictures of four numbers."""
+"""The training loop, on a network of one layer and images of four numbers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,18 @@ from torch import Tensor, nn
 
 from assay.errors import TrainingError
 from assay.labels.space import Head, LabelSpace
-from assay.progress import Silent
-from assay.training.answered import Answered
-from assay.training.hardware import Hardware
-from assay.training.job import Batch, Course, Job, Progress
+from assay.progress import NoProgress
+from assay.training.checkpoint import graceful_stop
+from assay.training.devices import Hardware, Machine, SingleProcess
+from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitTask, Progress
 from assay.training.loop import fit, optimizer_step
 from assay.training.losses import ByHead, head_losses
-from assay.training.machine import Machine
-from assay.training.objective import Objective, Truth, counts, dense
-from assay.training.order import Order, Rows, Shuffled, told_apart
-from assay.training.processes import Alone
+from assay.training.objective import Objective, Targets, counts, dense
+from assay.training.sampling import Order, Rows, Shuffled, number_repeats
 from assay.training.schedules import Constant, ReduceOnPlateau
-from assay.training.stopping import graceful
 
-SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "independent")))
-COURSE = Course(
+SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
+COURSE = FitConfig(
     epochs=2, batch=4, seed=7, width=SPACE.width, schedule=Constant(), monitor="loss", higher_is_better=False
 )
 N = 12
@@ -37,7 +34,7 @@ N = 12
 
 @dataclass
 class Numbers:
-    """Twelve pictures of four numbers; a third of the labels is unknown. Mixed ones keep more the later they stand."""
+    """Twelve images of four numbers; a third of the labels is unknown. Mixed ones keep more the later they stand."""
 
     inputs: Tensor
     codes: list[Tensor]
@@ -59,11 +56,11 @@ class Numbers:
     def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
         return counts(self.truths(rows, partners))
 
-    def truths(self, rows: Rows, partners: Rows) -> tuple[Truth, ...]:
+    def truths(self, rows: Rows, partners: Rows) -> tuple[Targets, ...]:
         rows, partners = rows % N, partners % N
         share = self.share(rows)
         own, other = (
-            Truth(*dense(SPACE, [codes[of] for codes in self.codes]), self.weights[of]) for of in (rows, partners)
+            Targets(*dense(SPACE, [codes[of] for codes in self.codes]), self.weights[of]) for of in (rows, partners)
         )
         return (own.shared(share), other.shared(1 - share)) if self.mixed else (own,)
 
@@ -92,11 +89,11 @@ def job_of(
     lr: float = 0.1,
     mixed: bool = False,
     factors: tuple[float, ...] | None = None,
-    figures: Callable[[int], float] = lambda epoch: 1.0 / (1 + epoch),
+    metrics: Callable[[int], float] = lambda epoch: 1.0 / (1 + epoch),
     saved: list[tuple[str, dict[str, Tensor]]] | None = None,
     order: Order = Shuffled(N, seed=7),  # noqa: B008  (immutable)
-) -> Job:
-    """A job; `figures` gives the validation loss of an epoch, `saved` takes the weights saved."""
+) -> FitTask:
+    """A job; `metrics` gives the validation loss of an epoch, `saved` takes the weights saved."""
     model = model or network()
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": lr, "top_lr": lr}])
     epochs = iter(range(1000))
@@ -105,19 +102,19 @@ def job_of(
         if saved is not None:
             saved.append((which, weights(model)))
 
-    return Job(
+    return FitTask(
         network=model,
         optimizer=optimizer,
         source=numbers(mixed),
         order=order,
         objective=Objective(SPACE, head_losses(SPACE, ByHead()), factors),
         to_training_mode=lambda: model.train() and None,
-        evaluate=lambda rows, logits: {"training": {}, "validation": {"loss": figures(next(epochs))}},
+        evaluate=lambda rows, logits: {"training": {}, "validation": {"loss": metrics(next(epochs))}},
         save=save,
     )
 
 
-class One(Alone):
+class One(SingleProcess):
     """One of several processes."""
 
     def __init__(self, rank: int, count: int) -> None:
@@ -132,10 +129,12 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def trained(folder: Path, job: Job | None = None, **changes: Any) -> tuple[Progress, dict[str, Tensor], Job]:
+def trained(folder: Path, job: FitTask | None = None, **changes: Any) -> tuple[Progress, dict[str, Tensor], FitTask]:
     job = job or job_of()
-    machine = Machine(Alone(), Hardware())
-    done = fit(job, replace(COURSE, **changes), machine=machine, checkpoint=folder / "checkpoint", watch=Silent())
+    machine = Machine(SingleProcess(), Hardware())
+    done = fit(
+        job, replace(COURSE, **changes), machine=machine, checkpoint=folder / "checkpoint", progress=NoProgress()
+    )
     return done, weights(job.network), job
 
 
@@ -166,7 +165,7 @@ def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
         machine = Machine(One(rank, ranks), Hardware())
         machine.optimizer_step = lambda *given, **named: None  # type: ignore[method-assign]
         progress = Progress(sums=[0.0, 0.0], counts=[0.0, 0.0])
-        optimizer_step(job, course, progress, machine, job.network, rows, Answered.nothing(N, SPACE.width))
+        optimizer_step(job, course, progress, machine, job.network, rows, EpochLogits.nothing(N, SPACE.width))
         gradients.append(gradient(job.network))
     job = job_of(mixed=mixed)
     whole = job.source.batch(0, rows, np.roll(rows, 1))
@@ -175,7 +174,7 @@ def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
 
 
 @pytest.mark.parametrize("batch", [1, 5, 7, 12])
-def test_partners_are_the_pictures_of_the_optimiser_step_each_once(batch: int, tmp_path: Path) -> None:
+def test_partners_are_the_images_of_the_optimiser_step_each_once(batch: int, tmp_path: Path) -> None:
     job, pairs = job_of(), []
     of = job.source.truths
     job.source.truths = lambda rows, partners: (pairs.append((rows, partners)), of(rows, partners))[1]
@@ -205,13 +204,13 @@ def test_the_loss_of_an_epoch_is_that_of_one_large_batch(
 
 
 def test_the_watch_is_told_the_mean_so_far(tmp_path: Path) -> None:
-    class Listening(Silent):
-        def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
-            told.append((figures or {})["loss"])
+    class Listening(NoProgress):
+        def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
+            told.append((metrics or {})["loss"])
 
     told: list[float] = []
-    machine = Machine(Alone(), Hardware())
-    done = fit(job_of(), replace(COURSE, epochs=1), machine=machine, checkpoint=tmp_path / "c", watch=Listening())
+    machine = Machine(SingleProcess(), Hardware())
+    done = fit(job_of(), replace(COURSE, epochs=1), machine=machine, checkpoint=tmp_path / "c", progress=Listening())
     assert len(told) == 3
     assert told[-1] == done.history[0]["training"]["loss"]
 
@@ -230,7 +229,7 @@ def test_an_unknown_label_changes_nothing(tmp_path: Path) -> None:
     assert same(before, after)
 
 
-def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own(tmp_path: Path) -> None:
     _, _, job = trained(tmp_path, epochs=3, batch=5)
     orders = [[row for of, rows in job.source.seen if of == epoch for row in rows] for epoch in range(3)]
     assert [sorted(order) for order in orders] == [list(range(N))] * 3
@@ -239,19 +238,19 @@ def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own(tmp_path: P
 
 @dataclass(frozen=True)
 class Listed:
-    """The same pictures in every epoch."""
+    """The same images in every epoch."""
 
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
 
     @property
     def length(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def rows(self, epoch: int) -> Rows:
-        return told_apart(np.array(self.pictures), N)
+        return number_repeats(np.array(self.images), N)
 
 
-def test_training_figures_are_of_the_pictures_shown_each_once(tmp_path: Path) -> None:
+def test_training_metrics_are_of_the_images_shown_each_once(tmp_path: Path) -> None:
     seen: list[tuple[list[int], Tensor]] = []
 
     def evaluate(rows: Rows, logits: Tensor) -> dict[str, dict[str, float]]:
@@ -281,7 +280,7 @@ def test_a_share_of_every_optimiser_step_has_partners_and_the_rest_is_as_it_was(
 @pytest.mark.parametrize(
     ("batch", "accumulate", "sizes"), [(4, 1, [4, 4, 4]), (5, 1, [4, 4, 4]), (5, 2, [3, 3, 3, 3]), (99, 1, [12])]
 )
-def test_batches_are_of_one_size_give_or_take_a_picture(
+def test_batches_are_of_one_size_give_or_take_a_image(
     batch: int, accumulate: int, sizes: list[int], tmp_path: Path
 ) -> None:
     _, _, job = trained(tmp_path, epochs=1, batch=batch, accumulate=accumulate)
@@ -346,16 +345,16 @@ def test_the_average_is_saved_and_the_weights_go_on(tmp_path: Path) -> None:
 def test_best_is_saved_when_validation_is_better_and_last_always(tmp_path: Path) -> None:
     saved: list[tuple[str, dict[str, Tensor]]] = []
     losses = [3.0, 1.0, math.nan, 2.0]
-    done, after, _ = trained(tmp_path, job_of(figures=lambda epoch: losses[epoch], saved=saved), epochs=4)
+    done, after, _ = trained(tmp_path, job_of(metrics=lambda epoch: losses[epoch], saved=saved), epochs=4)
     assert [which for which, _ in saved] == ["best", "last", "best", "last", "last", "last"]
     assert (done.best, done.best_epoch) == (1.0, 2)
     assert [row["best"] for row in done.history] == [True, True, False, False]
     assert same(saved[-1][1], after)
 
 
-def test_a_figure_that_is_no_number_is_beaten_by_any(tmp_path: Path) -> None:
+def test_a_metric_that_is_no_number_is_beaten_by_any(tmp_path: Path) -> None:
     losses = [math.nan, 5.0, 6.0]
-    done, _, _ = trained(tmp_path, job_of(figures=lambda epoch: losses[epoch]), epochs=3)
+    done, _, _ = trained(tmp_path, job_of(metrics=lambda epoch: losses[epoch]), epochs=3)
     assert (done.best, done.best_epoch) == (5.0, 2)
 
 
@@ -369,17 +368,17 @@ def test_without_validation_the_newest_epoch_is_the_best(tmp_path: Path) -> None
     ("losses", "patience", "epochs"), [([1, 2, 3, 4], 1, 2), ([1, 2, 0, 4, 5], 2, 5), ([3, 2, 1, 0], 1, 4)]
 )
 def test_patience(losses: list[float], patience: int, epochs: int, tmp_path: Path) -> None:
-    job = job_of(figures=lambda epoch: float(losses[epoch]))
+    job = job_of(metrics=lambda epoch: float(losses[epoch]))
     assert trained(tmp_path, job, epochs=len(losses), patience=patience)[0].epoch == epochs
 
 
 def test_a_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
     plateau = ReduceOnPlateau(factor=0.1, patience=0)
-    done, _, _ = trained(tmp_path, job_of(figures=lambda epoch: 1.0), epochs=3, schedule=plateau)
+    done, _, _ = trained(tmp_path, job_of(metrics=lambda epoch: 1.0), epochs=3, schedule=plateau)
     assert [row["lr"] for row in done.history] == pytest.approx([0.1, 0.1, 0.01])
 
 
-def test_a_loss_that_is_not_finite_names_the_pictures(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_the_images(tmp_path: Path) -> None:
     job = job_of()
     job.source.inputs[4] = math.inf
     job.source.codes[0][4] = 1
@@ -434,7 +433,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(ema: float | None, m
         return step(*given, **named)
 
     job.optimizer.step = stopped  # type: ignore[method-assign]
-    with pytest.raises(SystemExit) as left, graceful():
+    with pytest.raises(SystemExit) as left, graceful_stop():
         trained(tmp_path / "two", job, ema=ema)
     assert left.value.code == 143
     again, found, later = trained(tmp_path / "two", job_of(model=network(0.5), mixed=mixed), ema=ema)

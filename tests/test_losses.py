@@ -39,7 +39,7 @@ ADAPTER = TypeAdapter(LossSettings)
 SPACE = LabelSpace(
     (
         Head("season", ("spring", "summer", "autumn", "winter")),
-        Head("tags", ("sea", "city", "dog"), "independent"),
+        Head("tags", ("sea", "city", "dog"), "multilabel"),
         Head("day", ("day", "night")),
     )
 )
@@ -55,10 +55,10 @@ CASES = [
     pytest.param(partial(loss, **options), kind, id=f"{name}-{options or 'defaults'}-{kind}")
     for name, loss in LOSSES.items()
     for options in OPTIONS[name]
-    for kind in ("exclusive", "independent")
+    for kind in ("multiclass", "multilabel")
     if ONLY_FOR.get(name, kind) == kind
 ]
-CASES.append(pytest.param(partial(focal, alpha=0.25), "independent", id="focal-alpha-independent"))
+CASES.append(pytest.param(partial(focal, alpha=0.25), "multilabel", id="focal-alpha-multi-label"))
 each_loss = pytest.mark.parametrize(("loss", "kind"), CASES)
 
 
@@ -66,8 +66,8 @@ def one_head(kind, seed=0, count=7):
     """Logits, targets and a mask of one head with 4 classes."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(count, 4, generator=generator)
-    shape = (count,) if kind == "exclusive" else (count, 4)
-    codes = torch.randint(-1, 4 if kind == "exclusive" else 2, shape, generator=generator)
+    shape = (count,) if kind == "multiclass" else (count, 4)
+    codes = torch.randint(-1, 4 if kind == "multiclass" else 2, shape, generator=generator)
     (targets,), (mask,) = dense(LabelSpace((Head("h", tuple("abcd"), kind),)), [codes])
     return logits, targets, mask
 
@@ -76,7 +76,7 @@ def all_known(kind, seed=0, count=7):
     """Logits and targets of one head with 4 classes, and a mask that knows all of them."""
     logits, _, mask = one_head(kind, seed, count)
     generator = torch.Generator().manual_seed(seed + 1)
-    if kind == "exclusive":
+    if kind == "multiclass":
         targets = F.one_hot(torch.randint(0, 4, (count,), generator=generator), 4).float()
     else:
         targets = torch.randint(0, 2, (count, 4), generator=generator).float()
@@ -96,7 +96,7 @@ DEFAULT = head_losses(SPACE, ByHead())
 @pytest.mark.parametrize("unknown", [float("nan"), float("inf")])
 def test_unknown_cells_give_nothing_and_get_no_gradient(loss, kind, unknown):
     logits, targets, mask = one_head(kind)
-    cells = ~(mask[:, None].expand_as(logits) if kind == "exclusive" else mask)
+    cells = ~(mask[:, None].expand_as(logits) if kind == "multiclass" else mask)
     clean = loss(logits, targets, mask)
     logits = logits.masked_fill(cells, unknown).requires_grad_()
     got = loss(logits, targets.masked_fill(cells, unknown), mask)
@@ -120,7 +120,7 @@ def test_extreme_logits_stay_finite(loss, kind, scale):
 
 
 @each_loss
-def test_order_of_pictures_does_not_matter(loss, kind):
+def test_order_of_images_does_not_matter(loss, kind):
     logits, targets, mask = one_head(kind)
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(loss(logits, targets, mask)[order], loss(logits[order], targets[order], mask[order]))
@@ -152,7 +152,7 @@ def test_a_soft_target_is_an_expectation_over_labels(loss, kind):
     expected = 0.3 * parts[0] + 0.7 * parts[1]
     if loss.func is mean_squared_error:  # the variance of the label, which no logit changes
         variance = 0.21 * (one - other).square()
-        expected = expected - (variance.sum(1) if kind == "exclusive" else variance)
+        expected = expected - (variance.sum(1) if kind == "multiclass" else variance)
     torch.testing.assert_close(whole, expected)
     slopes = [gradient(loss, logits, targets, mask) for targets in (one, other)]
     mixed = gradient(loss, logits, 0.3 * one + 0.7 * other, mask)
@@ -177,7 +177,7 @@ def test_cross_entropy_equals_torchs(smoothing):
 
 
 def test_binary_cross_entropy_equals_torchs():
-    logits, targets, _ = one_head("independent")
+    logits, targets, _ = one_head("multilabel")
     known = torch.ones_like(targets, dtype=torch.bool)
     expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     torch.testing.assert_close(binary_cross_entropy(logits, targets, known), expected)
@@ -187,11 +187,11 @@ def test_binary_cross_entropy_equals_torchs():
 
 
 def test_mean_squared_error_is_that_of_probabilities():
-    logits, targets, known = all_known("independent")
+    logits, targets, known = all_known("multilabel")
     assert mean_squared_error(logits, targets, known).mean().item() == pytest.approx(
         np.mean((scipy.special.expit(logits.numpy()) - targets.numpy()) ** 2), rel=1e-5
     )
-    logits, targets, known = all_known("exclusive")
+    logits, targets, known = all_known("multiclass")
     brier = brier_score_loss(
         targets.argmax(1).numpy(), scipy.special.softmax(logits.numpy(), 1), labels=range(4), scale_by_half=False
     )
@@ -200,25 +200,25 @@ def test_mean_squared_error_is_that_of_probabilities():
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, None), (2.0, 0.25), (0.5, 0.9), (0.0, None)])
 def test_focal_equals_torchvisions(gamma, alpha):
-    logits, targets, known = all_known("independent")
+    logits, targets, known = all_known("multilabel")
     expected = sigmoid_focal_loss(logits, targets, alpha=-1 if alpha is None else alpha, gamma=gamma)
     torch.testing.assert_close(focal(logits, targets, known, gamma=gamma, alpha=alpha), expected)
 
 
 def test_focal_of_a_softmax_equals_its_formula():
-    logits, targets, known = all_known("exclusive")
+    logits, targets, known = all_known("multiclass")
     p = (logits.softmax(1) * targets).sum(1)
     torch.testing.assert_close(focal(logits, targets, known, gamma=3.0), -((1 - p) ** 3) * p.log())
 
 
 def test_focal_without_focus_is_cross_entropy():
-    for kind, same in (("exclusive", cross_entropy), ("independent", binary_cross_entropy)):
+    for kind, same in (("multiclass", cross_entropy), ("multilabel", binary_cross_entropy)):
         logits, targets, mask = one_head(kind)
         torch.testing.assert_close(focal(logits, targets, mask, gamma=0.0), same(logits, targets, mask))
 
 
 def test_asymmetric_equals_the_published_code():
-    logits, targets, known = all_known("independent", count=50)
+    logits, targets, known = all_known("multilabel", count=50)
     logits = 3 * logits
     p = logits.double().sigmoid()  # as in github.com/Alibaba-MIIL/ASL
     rest = (1 - p + 0.05).clamp(max=1)
@@ -229,7 +229,7 @@ def test_asymmetric_equals_the_published_code():
 
 
 def test_asymmetric_without_asymmetry_is_binary_cross_entropy():
-    logits, targets, mask = one_head("independent")
+    logits, targets, mask = one_head("multilabel")
     plain = partial(asymmetric, gamma_negative=0.0, gamma_positive=0.0, shift=0.0)
     for scale in (1, 100):
         torch.testing.assert_close(
@@ -247,9 +247,9 @@ def test_asymmetric_lets_go_of_negatives_below_the_margin():
 
 
 def test_generalised_cross_entropy_lies_between_cross_entropy_and_absolute_error():
-    for kind, limit in (("exclusive", cross_entropy), ("independent", binary_cross_entropy)):
+    for kind, limit in (("multiclass", cross_entropy), ("multilabel", binary_cross_entropy)):
         logits, targets, known = all_known(kind)
-        p = (logits.softmax(1) * targets).sum(1) if kind == "exclusive" else (logits * (2 * targets - 1)).sigmoid()
+        p = (logits.softmax(1) * targets).sum(1) if kind == "multiclass" else (logits * (2 * targets - 1)).sigmoid()
         near_zero = generalised_cross_entropy(logits, targets, known, q=1e-5)
         torch.testing.assert_close(near_zero, limit(logits, targets, known), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(generalised_cross_entropy(logits, targets, known, q=1.0), 1 - p)
@@ -264,8 +264,8 @@ def test_class_weights_are_of_the_given_class_or_of_positives(loss, kind):
     chosen = ADAPTER.validate_python({"kind": name, **loss.keywords})
     weights = torch.tensor([0.5, 1.0, 2.0, 30.0], dtype=torch.float64)
     (weighted,) = head_losses(space, chosen, class_weights=[weights])
-    unknown = ~(mask[:, None] if kind == "exclusive" else mask)
-    of_target = weights[targets.argmax(1)] if kind == "exclusive" else torch.where(targets == 1, weights, 1.0)
+    unknown = ~(mask[:, None] if kind == "multiclass" else mask)
+    of_target = weights[targets.argmax(1)] if kind == "multiclass" else torch.where(targets == 1, weights, 1.0)
     got = weighted(logits.masked_fill(unknown, float("nan")), targets.masked_fill(unknown, float("nan")), mask)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, loss(logits, targets, mask) * of_target.float())
@@ -284,7 +284,7 @@ def test_the_class_weight_multiplies_the_smoothed_part_too():
 
 
 def test_weights_of_one_or_none_leave_a_loss_as_it_is():
-    logits, targets, mask = one_head("exclusive")
+    logits, targets, mask = one_head("multiclass")
     heads = LabelSpace((Head("weighted", tuple("abcd")), Head("plain", tuple("abcd"))))
     weighted, plain = head_losses(heads, ByHead(), class_weights=[torch.ones(4), None])
     assert plain.func is cross_entropy
@@ -300,11 +300,11 @@ def test_each_head_takes_its_own_loss():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (CrossEntropy(), "cross_entropy is for exclusive heads, and head 'tags' is independent. Leave the kind out"),
-        (Asymmetric(), "asymmetric is for independent heads, and head 'season' is exclusive. Leave the kind out"),
+        (CrossEntropy(), "cross_entropy is for multi-class heads, and head 'tags' is multi-label. Leave the kind out"),
+        (Asymmetric(), "asymmetric is for multi-label heads, and head 'season' is multi-class. Leave the kind out"),
         (
             Focal(alpha=0.25),
-            "alpha weighs positives against negatives, and head 'season' is exclusive.*Leave alpha out",
+            "alpha weighs positives against negatives, and head 'season' is multi-class.*Leave alpha out",
         ),
     ],
 )

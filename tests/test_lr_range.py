@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 import assay
 from assay import cli
 from assay.errors import DivergedError
-from assay.studies import lr_range
-from assay.studies.lr_range import Bounds, smoothed, suggest
+from assay.experiments import lr_finder
+from assay.experiments.lr_finder import Bounds, smoothed, suggest
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 1, batch: 8, lr: 3e-3"
@@ -105,14 +105,14 @@ def test_every_optimiser_step_has_its_rate_and_the_plan_is_told(
     tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[tuple[float, float]] = []
-    real = lr_range.optimizer_step
+    real = lr_finder.optimizer_step
 
     def spied(job: Any, *rest: Any) -> None:
         groups = [group["lr"] for group in job.optimizer.param_groups]
         used.append((min(groups), max(groups)))
         real(job, *rest)
 
-    monkeypatch.setattr(lr_range, "optimizer_step", spied)
+    monkeypatch.setattr(lr_finder, "optimizer_step", spied)
     Path("plan.yaml").write_text(tiny_plan(f"{FIT}, discriminative: [1e-4, 1e-2]}}"))
     found = shown("plan.yaml", *QUICK, "--lowest", "1e-5", "--highest", "1e-2")
     rates = [point["lr"] for point in found["curve"]]
@@ -129,9 +129,9 @@ def test_a_fit_from_nothing_is_suggested_a_rate(tiny_plan: Callable[..., str]) -
     assert found["lr"] is not None, found["said"]
     assert 1e-5 < found["lr"] < 1
     assert found["set"] == f"steps.0.fit.lr={found['lr']:.2g}"
-    assert found["picture"] == "plans/plan/lr.png"
-    with Image.open(found["picture"]) as picture:
-        assert min(picture.size) > 300
+    assert found["image"] == "plans/plan/lr.png"
+    with Image.open(found["image"]) as image:
+        assert min(image.size) > 300
 
 
 def test_the_same_rates_give_the_same_curve(tiny_plan: Callable[..., str]) -> None:
@@ -161,14 +161,14 @@ def test_nothing_is_left_behind(
 def test_a_loss_that_is_not_finite_ends_the_curve(
     tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, steps = lr_range.optimizer_step, iter(range(100))
+    real, steps = lr_finder.optimizer_step, iter(range(100))
 
     def broken(*given: Any) -> None:
         if next(steps) == 4:
             raise DivergedError("the loss is not finite")
         real(*given)
 
-    monkeypatch.setattr(lr_range, "optimizer_step", broken)
+    monkeypatch.setattr(lr_finder, "optimizer_step", broken)
     Path("plan.yaml").write_text(tiny_plan(f"{FIT}}}"))
     found = shown("plan.yaml", *QUICK)
     assert (len(found["curve"]), found["diverged"], found["lr"]) == (4, True, None)

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from assay.errors import PlanError, TrainingError
-from assay.figures.estimates import average_precision
-from assay.figures.intervals import METHODS
-from assay.figures.metrics import (
+from assay.labels.space import Head, LabelSpace
+from assay.metrics.estimates import average_precision
+from assay.metrics.intervals import METHODS
+from assay.metrics.metrics import (
     HIGHER_IS_BETTER,
-    figures_of,
     higher_is_better,
+    metrics_of,
     overall,
     probabilities_of,
     score,
     stream,
     to_json,
 )
-from assay.labels.space import Head, LabelSpace
 
-EXCLUSIVE = Head("kind", ("a", "b", "c", "d", "e", "f", "g"))
-TAGS = Head("tags", ("p", "q", "r", "s"), "independent")
+MULTICLASS = Head("kind", ("a", "b", "c", "d", "e", "f", "g"))
+TAGS = Head("tags", ("p", "q", "r", "s"), "multilabel")
 
 
-def exclusive(seed, n=60, size=7, unknown=0.2):
+def multiclass(seed, n=60, size=7, unknown=0.2):
     r = np.random.default_rng(seed)
     codes = r.integers(0, size, n)
     logits = r.normal(size=(n, size))
@@ -39,7 +39,7 @@ def exclusive(seed, n=60, size=7, unknown=0.2):
     return head, codes, probabilities_of(LabelSpace((head,)), logits)
 
 
-def independent(seed, n=60, size=4, unknown=0.2, levels=None):
+def multilabel(seed, n=60, size=4, unknown=0.2, levels=None):
     """`levels`: probabilities are rounded to so many, so that many are equal."""
     r = np.random.default_rng(seed)
     codes = (r.random((n, size)) < 0.3).astype(np.int64)
@@ -47,18 +47,18 @@ def independent(seed, n=60, size=4, unknown=0.2, levels=None):
     if levels:
         scores = np.round(scores * levels) / levels
     codes[r.random((n, size)) < unknown] = -1
-    head = Head("tags", tuple("pqrstuvw"[:size]), "independent")
+    head = Head("tags", tuple("pqrstuvw"[:size]), "multilabel")
     return head, codes, scores.astype(np.float32)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 8), st.integers(1, 40))
-def test_exclusive_figures_equal_scikit_learns(seed, size, n):
-    head, codes, probabilities = exclusive(seed, n=n, size=size)
-    figures = figures_of(head, codes, probabilities)
+def test_multiclass_metrics_equal_scikit_learns(seed, size, n):
+    head, codes, probabilities = multiclass(seed, n=n, size=size)
+    metrics = metrics_of(head, codes, probabilities)
     known = codes >= 0
     if not known.any():
-        assert figures == {}
+        assert metrics == {}
         return
     truth, answers = codes[known], probabilities[known]
     predicted, present = answers.argmax(axis=1), np.unique(truth)
@@ -71,24 +71,24 @@ def test_exclusive_figures_equal_scikit_learns(seed, size, n):
     }
     if size > 5:
         expected["top_5"] = sk.top_k_accuracy_score(truth, answers, k=5, labels=range(size))
-    assert figures == pytest.approx(expected | {"calibration_error": figures["calibration_error"]}, abs=1e-6)
+    assert metrics == pytest.approx(expected | {"calibration_error": metrics["calibration_error"]}, abs=1e-6)
 
 
 def test_balanced_accuracy_and_log_loss_are_scikit_learns_own():
-    head, codes, probabilities = exclusive(5, n=300)
+    head, codes, probabilities = multiclass(5, n=300)
     known = codes >= 0
-    figures = figures_of(head, codes, probabilities)
+    metrics = metrics_of(head, codes, probabilities)
     predicted = probabilities[known].argmax(axis=1)
-    assert figures["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(codes[known], predicted))
+    assert metrics["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(codes[known], predicted))
     rows = probabilities[known].astype(np.float64)
     expected = sk.log_loss(codes[known], rows / rows.sum(axis=1, keepdims=True), labels=range(7))
-    assert figures["nll"] == pytest.approx(expected, abs=1e-6)
+    assert metrics["nll"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_calibration_error_equals_the_definition(seed):
     """Kumar, Liang & Ma 2019, section 4: of bins of equally many, the squared gap less the variance of its mean."""
-    head, codes, probabilities = exclusive(seed, n=400, size=3)
+    head, codes, probabilities = multiclass(seed, n=400, size=3)
     known = np.flatnonzero(codes >= 0)[:300]
     codes, probabilities = codes[known], probabilities[known]
     confidence, hit = probabilities.max(axis=1).astype(float), probabilities.argmax(axis=1) == codes
@@ -96,18 +96,18 @@ def test_calibration_error_equals_the_definition(seed):
     for rows in np.split(np.argsort(confidence), 10):  # 300 ** 0.4 is 9.8
         gap = hit[rows] - confidence[rows]
         squared += len(rows) / 300 * (gap.mean() ** 2 - gap.var(ddof=1) / len(rows))
-    found = figures_of(head, codes, probabilities)["calibration_error"]
+    found = metrics_of(head, codes, probabilities)["calibration_error"]
     assert found == pytest.approx(max(0, squared) ** 0.5, abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 40), st.sampled_from([None, 4, 10]))
-def test_independent_figures_equal_scikit_learns(seed, size, n, levels):
-    head, codes, scores = independent(seed, n=n, size=size, levels=levels)
-    figures = figures_of(head, codes, scores)
+def test_multilabel_metrics_equal_scikit_learns(seed, size, n, levels):
+    head, codes, scores = multilabel(seed, n=n, size=size, levels=levels)
+    metrics = metrics_of(head, codes, scores)
     known = codes >= 0
     if not known.any():
-        assert figures == {}
+        assert metrics == {}
         return
     given_tags = scores >= 0.5
     truth, cells = codes[known], scores[known].astype(np.float64)
@@ -125,21 +125,21 @@ def test_independent_figures_equal_scikit_learns(seed, size, n, levels):
         if both:
             expected["balanced_accuracy"] = np.mean([sk.balanced_accuracy_score(t, g) for t, g in both])
         expected["mean_average_precision"] = np.mean([sk.average_precision_score(t, s) for t, s, _ in columns])
-    assert figures == pytest.approx(expected, abs=1e-6)
+    assert metrics == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_gaps_independent_figures_are_scikit_learns_multi_label_ones():
-    head, codes, scores = independent(3, n=100, unknown=0.0)
-    figures, tags = figures_of(head, codes, scores), scores >= 0.5
-    assert figures["macro_f1"] == pytest.approx(sk.f1_score(codes, tags, average="macro"))
-    assert figures["micro_f1"] == pytest.approx(sk.f1_score(codes, tags, average="micro"))
-    assert figures["subset_accuracy"] == pytest.approx(sk.accuracy_score(codes, tags))
-    assert figures["hamming_loss"] == pytest.approx(sk.hamming_loss(codes, tags))
-    assert figures["mean_average_precision"] == pytest.approx(sk.average_precision_score(codes, scores))
+def test_without_gaps_multilabel_metrics_are_scikit_learns_multi_label_ones():
+    head, codes, scores = multilabel(3, n=100, unknown=0.0)
+    metrics, tags = metrics_of(head, codes, scores), scores >= 0.5
+    assert metrics["macro_f1"] == pytest.approx(sk.f1_score(codes, tags, average="macro"))
+    assert metrics["micro_f1"] == pytest.approx(sk.f1_score(codes, tags, average="micro"))
+    assert metrics["subset_accuracy"] == pytest.approx(sk.accuracy_score(codes, tags))
+    assert metrics["hamming_loss"] == pytest.approx(sk.hamming_loss(codes, tags))
+    assert metrics["mean_average_precision"] == pytest.approx(sk.average_precision_score(codes, scores))
 
 
 def test_per_class_equals_scikit_learns():
-    head, codes, probabilities = exclusive(1, n=80)
+    head, codes, probabilities = multiclass(1, n=80)
     known = codes >= 0
     scored = score(LabelSpace((head,)), [codes], probabilities)["kind"]
     predicted = probabilities[known].argmax(axis=1)
@@ -150,7 +150,7 @@ def test_per_class_equals_scikit_learns():
 
 
 def test_per_class_of_tags_has_average_precision():
-    head, codes, scores = independent(1)
+    head, codes, scores = multilabel(1)
     codes[:, 2] = 0
     scored = score(LabelSpace((head,)), [codes], scores)["tags"]
     assert scored.confusion is None
@@ -162,7 +162,7 @@ def test_per_class_of_tags_has_average_precision():
 
 
 def test_per_class_of_tags_equals_scikit_learns_on_the_known_cells():
-    head, codes, scores = independent(4, n=80, unknown=0.3)
+    head, codes, scores = multilabel(4, n=80, unknown=0.3)
     thresholds = np.array([0.3, 0.5, 0.6, 0.45], dtype=np.float32)
     scored = score(LabelSpace((head,)), [codes], scores, thresholds=thresholds)["tags"]
     for tag, row in enumerate(scored.per_class.rows(named=True)):
@@ -175,8 +175,8 @@ def test_per_class_of_tags_equals_scikit_learns_on_the_known_cells():
         assert row["support"] == truth.sum()
 
 
-def test_figures_of_attributes_and_their_mean_equal_scikit_learns():
-    parts = [exclusive(seed, n=120, size=size, unknown=0.4) for seed, size in ((1, 7), (2, 3), (3, 4))]
+def test_metrics_of_attributes_and_their_mean_equal_scikit_learns():
+    parts = [multiclass(seed, n=120, size=size, unknown=0.4) for seed, size in ((1, 7), (2, 3), (3, 4))]
     space = LabelSpace(tuple(Head(f"h{number}", head.classes) for number, (head, _, _) in enumerate(parts)))
     codes, probabilities = [known for _, known, _ in parts], np.concatenate([p for _, _, p in parts], axis=1)
     scores = score(space, codes, probabilities)
@@ -186,127 +186,127 @@ def test_figures_of_attributes_and_their_mean_equal_scikit_learns():
         truth, predicted = known[rows], answers[rows].argmax(axis=1)
         accuracies.append(sk.accuracy_score(truth, predicted))
         balanced.append(sk.balanced_accuracy_score(truth, predicted))
-        figures = scores[f"h{number}"].figures
-        assert (figures["accuracy"].value, figures["accuracy"].n) == (pytest.approx(accuracies[-1]), rows.sum())
-        assert figures["balanced_accuracy"].value == pytest.approx(balanced[-1])
+        metrics = scores[f"h{number}"].metrics
+        assert (metrics["accuracy"].value, metrics["accuracy"].n) == (pytest.approx(accuracies[-1]), rows.sum())
+        assert metrics["balanced_accuracy"].value == pytest.approx(balanced[-1])
     means = overall(scores)
     assert means["accuracy"].value == pytest.approx(np.mean(accuracies))
     assert means["balanced_accuracy"].value == pytest.approx(np.mean(balanced))
     assert means["accuracy"].n == min((known >= 0).sum() for known in codes)
 
 
-def test_figures_of_tags_with_thresholds_of_their_own_equal_scikit_learns():
-    head, codes, scores = independent(8, n=100, unknown=0.0)
-    cuts = np.random.default_rng(0).uniform(0.2, 0.7, scores.shape).astype(np.float32)  # of each picture and tag
-    figures = figures_of(head, codes, scores, thresholds=cuts)
-    assert figures["micro_f1"] == pytest.approx(sk.f1_score(codes, scores >= cuts, average="micro"))
-    assert figures["macro_f1"] == pytest.approx(sk.f1_score(codes, scores >= cuts, average="macro"))
-    assert figures["hamming_loss"] == pytest.approx(sk.hamming_loss(codes, scores >= cuts))
-    assert figures["subset_accuracy"] == pytest.approx(sk.accuracy_score(codes, scores >= cuts))
+def test_metrics_of_tags_with_thresholds_of_their_own_equal_scikit_learns():
+    head, codes, scores = multilabel(8, n=100, unknown=0.0)
+    cuts = np.random.default_rng(0).uniform(0.2, 0.7, scores.shape).astype(np.float32)  # of each image and tag
+    metrics = metrics_of(head, codes, scores, thresholds=cuts)
+    assert metrics["micro_f1"] == pytest.approx(sk.f1_score(codes, scores >= cuts, average="micro"))
+    assert metrics["macro_f1"] == pytest.approx(sk.f1_score(codes, scores >= cuts, average="macro"))
+    assert metrics["hamming_loss"] == pytest.approx(sk.hamming_loss(codes, scores >= cuts))
+    assert metrics["subset_accuracy"] == pytest.approx(sk.accuracy_score(codes, scores >= cuts))
 
 
 def test_a_class_only_predicted_adds_no_zero_to_macro_f1():
     head = Head("kind", ("a", "b", "c"))
-    figures = figures_of(head, np.array([0, 0, 1, 1]), np.eye(3)[[0, 2, 1, 1]])
-    assert figures["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    metrics = metrics_of(head, np.array([0, 0, 1, 1]), np.eye(3)[[0, 2, 1, 1]])
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_thresholds_one_a_column_and_the_threshold_itself_counts():
-    head, codes, _ = independent(0, unknown=0.0)
+    head, codes, _ = multilabel(0, unknown=0.0)
     scores = np.full(codes.shape, 0.7, dtype=np.float32)
-    given_all = figures_of(head, codes, scores, thresholds=np.full(4, 0.7))
-    given_none = figures_of(head, codes, scores, thresholds=np.array([0.71, 0.8, 0.9, 1.0]))
+    given_all = metrics_of(head, codes, scores, thresholds=np.full(4, 0.7))
+    given_none = metrics_of(head, codes, scores, thresholds=np.array([0.71, 0.8, 0.9, 1.0]))
     assert given_all["hamming_loss"] == pytest.approx((codes == 0).mean())
     assert given_none["hamming_loss"] == pytest.approx((codes == 1).mean())
 
 
 def test_unknown_labels_change_nothing():
-    for head, codes, answers in (exclusive(2), independent(2)):
+    for head, codes, answers in (multiclass(2), multilabel(2)):
         rows = head.known(codes)
         changed = answers.copy()
         changed[~rows] = np.roll(answers[~rows], 1, axis=1)
         space = LabelSpace((head,))
         before, after = (score(space, [codes], p)[head.name] for p in (answers, changed))
-        assert before.figures == after.figures
+        assert before.metrics == after.metrics
         alone = score(space, [codes[rows]], answers[rows])[head.name]
-        for name, figure in before.figures.items():
-            assert alone.figures[name].to_json() == pytest.approx(figure.to_json())
+        for name, metric in before.metrics.items():
+            assert alone.metrics[name].to_json() == pytest.approx(metric.to_json())
         assert alone.n == rows.sum()
 
 
 def mixed(n=80):
-    first, a, p = exclusive(1, n=n)
-    second, b, q = exclusive(2, n=n, size=3, unknown=0.6)
-    tags, c, t = independent(3, n=n)
+    first, a, p = multiclass(1, n=n)
+    second, b, q = multiclass(2, n=n, size=3, unknown=0.6)
+    tags, c, t = multilabel(3, n=n)
     space = LabelSpace((first, Head("two", second.classes), tags))
     return space, [a, b, c], np.concatenate([p, q, t], axis=1)
 
 
 def test_stream_gives_means_over_heads_plain_and_each_head_by_name():
     space, codes, probabilities = mixed()
-    figures = dict(stream(space, codes, probabilities))
-    assert "accuracy" not in figures  # not shared by the tags
-    heads = [figures[f"{head.name}/nll"] for head in space]
-    assert figures["nll"] == pytest.approx(np.mean(heads))
+    metrics = dict(stream(space, codes, probabilities))
+    assert "accuracy" not in metrics  # not shared by the tags
+    heads = [metrics[f"{head.name}/nll"] for head in space]
+    assert metrics["nll"] == pytest.approx(np.mean(heads))
     two = LabelSpace(space.heads[:2])
-    figures = dict(stream(two, codes[:2], probabilities[:, :10]))
-    assert figures["accuracy"] == pytest.approx((figures["kind/accuracy"] + figures["two/accuracy"]) / 2)
+    metrics = dict(stream(two, codes[:2], probabilities[:, :10]))
+    assert metrics["accuracy"] == pytest.approx((metrics["kind/accuracy"] + metrics["two/accuracy"]) / 2)
 
 
 def test_stream_score_and_overall_agree():
     space, codes, probabilities = mixed()
-    figures, scores = (
+    metrics, scores = (
         dict(stream(space, codes, probabilities)),
         score(space, codes, probabilities),
     )
     for head, scored in scores.items():
-        assert {name: f.value for name, f in scored.figures.items()} == pytest.approx(
-            {name.partition("/")[2]: value for name, value in figures.items() if name.startswith(head + "/")}
+        assert {name: f.value for name, f in scored.metrics.items()} == pytest.approx(
+            {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(head + "/")}
         )
     means = overall(scores)
     assert {name: f.value for name, f in means.items()} == pytest.approx(
-        {name: value for name, value in figures.items() if "/" not in name}
+        {name: value for name, value in metrics.items() if "/" not in name}
     )
     assert all(f.low <= f.value <= f.high for f in means.values())
 
 
-def test_a_head_without_known_labels_has_no_figures():
+def test_a_head_without_known_labels_has_no_metrics():
     space, codes, probabilities = mixed()
     codes[1], codes[2] = np.full(80, -1), np.full((80, 4), -1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores = score(space, codes, probabilities)
-        figures = dict(stream(space, codes, probabilities))
-    assert (scores["two"].n, scores["two"].figures) == (0, {})
-    assert (scores["tags"].n, scores["tags"].figures) == (0, {})
-    assert figures["accuracy"] == figures["kind/accuracy"]
-    assert overall(scores) == scores["kind"].figures
+        metrics = dict(stream(space, codes, probabilities))
+    assert (scores["two"].n, scores["two"].metrics) == (0, {})
+    assert (scores["tags"].n, scores["tags"].metrics) == (0, {})
+    assert metrics["accuracy"] == metrics["kind/accuracy"]
+    assert overall(scores) == scores["kind"].metrics
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_few_or_no_pictures(n):
-    for head, codes, answers in (exclusive(0, n=n, unknown=0), independent(0, n=n, unknown=0)):
+def test_few_or_no_images(n):
+    for head, codes, answers in (multiclass(0, n=n, unknown=0), multilabel(0, n=n, unknown=0)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             scored = score(LabelSpace((head,)), [codes], answers)[head.name]
         assert scored.n == n
-        for name, f in scored.figures.items():
+        for name, f in scored.metrics.items():
             if name == "nll" and n == 1:  # one loss tells nothing of others
                 assert (f.low, f.high) == (None, None)
             else:
                 assert np.isfinite([f.value, f.low, f.high]).all()
                 assert f.low <= f.value <= f.high
-    assert overall({head.name: scored}) == scored.figures
+    assert overall({head.name: scored}) == scored.metrics
 
 
-def test_the_influence_of_an_image_is_how_far_it_moves_a_figure():
-    """Against figures of images of which one counts a little more: repeated 200 times, and that one 201 times."""
-    for head, codes, answers in (exclusive(4, n=20, unknown=0.1), independent(6, n=20, levels=8)):
+def test_the_influence_of_an_image_is_how_far_it_moves_a_metric():
+    """Against metrics of images of which one counts a little more: repeated 200 times, and that one 201 times."""
+    for head, codes, answers in (multiclass(4, n=20, unknown=0.1), multilabel(6, n=20, levels=8)):
         space, times = LabelSpace((head,)), 200
         whole = score(space, [codes], answers)[head.name].estimates
         for image in range(0, 20, 3):
             rows = np.append(np.tile(np.arange(20), times), image)
-            moved = figures_of(head, codes[rows], answers[rows])
+            moved = metrics_of(head, codes[rows], answers[rows])
             for name, estimate in whole.items():
                 if name != "calibration_error":  # it has no influences
                     found = estimate.influence[image] * (np.sqrt(1 - 1 / estimate.n) if name == "nll" else 1)
@@ -323,7 +323,7 @@ def test_average_precision_of_equal_scores_does_not_depend_on_their_order():
     assert one.influence[4] == 0
 
 
-def test_every_figure_has_a_direction():
+def test_every_metric_has_a_direction():
     space, codes, probabilities = mixed()
     for name, _ in stream(space, codes, probabilities):
         assert name.rpartition("/")[2] in HIGHER_IS_BETTER.keys() & METHODS.keys()
@@ -334,14 +334,14 @@ def test_every_figure_has_a_direction():
 
 
 def test_answers_that_are_not_finite_are_refused():
-    head, codes, probabilities = exclusive(0)
+    head, codes, probabilities = multiclass(0)
     probabilities[3, 2] = np.nan
     with pytest.raises(TrainingError, match="1 of 60"):
         dict(stream(LabelSpace((head,)), [codes], probabilities))
 
 
 def test_probabilities_of_extreme_logits():
-    space = LabelSpace((Head("a", ("x", "y")), Head("t", ("u", "v"), "independent")))
+    space = LabelSpace((Head("a", ("x", "y")), Head("t", ("u", "v"), "multilabel")))
     found = probabilities_of(space, np.array([[1000, -1000, 1000, -1000], [0, 0, 0, 0]], dtype=np.float32))
     assert found.tolist() == [[1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5]]
     codes = [np.array([1, 0]), np.array([[0, 1], [1, 0]])]
@@ -353,11 +353,11 @@ def test_json_is_plain():
     value = to_json(score(space, codes, probabilities))
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     assert set(value["heads"]) == {"kind", "two", "tags"}
-    assert value["heads"]["kind"]["figures"]["accuracy"]["n"] == value["heads"]["kind"]["n"]
+    assert value["heads"]["kind"]["metrics"]["accuracy"]["n"] == value["heads"]["kind"]["n"]
 
 
-def test_ten_thousand_pictures_are_scored_at_once():
-    head, codes, probabilities = exclusive(0, n=10_000, size=10)
+def test_ten_thousand_images_are_scored_at_once():
+    head, codes, probabilities = multiclass(0, n=10_000, size=10)
     start = time.process_time()
     dict(stream(LabelSpace((head,)), [codes], probabilities))
-    assert time.process_time() - start < 0.5  # some 10 ms; the bound only catches a loop over pictures
+    assert time.process_time() - start < 0.5  # some 10 ms; the bound only catches a loop over images

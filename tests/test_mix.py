@@ -1,4 +1,4 @@
-"""MixUp and CutMix: pixels and labels in the same shares, drawn a picture at a time."""
+"""MixUp and CutMix: pixels and labels in the same shares, drawn an image at a time."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assay.labels.read import read_folder
+from assay.images.augment import Augment
+from assay.images.cache import Cache, build
+from assay.images.counter_rng import Keys, image_keys
+from assay.images.decode import Resize
+from assay.images.mix import Mix, mix, shares
+from assay.labels.readers.read import read_folder
 from assay.labels.samples import Samples
-from assay.pixels.augment import Augment
-from assay.pixels.cache import Cache, build
-from assay.pixels.decode import Resize
-from assay.pixels.draws import Keys, keys
-from assay.pixels.mix import Mix, mix, shares
 from assay.steps.fit_settings import FitSettings
-from assay.training.hardware import Hardware
-from assay.training.sources import Features, Known, Pictures
+from assay.training.devices import Hardware
+from assay.training.sources import FeatureSource, ImageSource, LabelTensors
 
 WAYS = [Mix(mixup=0.4), Mix(cutmix=1.0), Mix(mixup=1.0, cutmix=0.5), Mix(mixup=0.2, cutmix=1.0, probability=0.5)]
 MANY = 4000
 
 
 def keys_of(count: int, seed: int = 0) -> Keys:
-    return keys(seed=seed, step=0, epoch=0, pictures=np.arange(count), view=-1)
+    return image_keys(seed=seed, step=0, epoch=0, images=np.arange(count), view=-1)
 
 
 def halves(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """White pictures and black partners: what is left of the white is the share."""
+    """White images and black partners: what is left of the white is the share."""
     return torch.ones(count, 3, size, size), torch.zeros(count, 3, size, size)
 
 
@@ -63,9 +63,9 @@ def test_cutmix_pastes_a_box_that_may_be_cut_off_at_the_border() -> None:
     left = mix(own, other, keys_of(64), settings=Mix(cutmix=1.0))
     share = shares(keys_of(64), size=16, settings=Mix(cutmix=1.0))
     at_border = 0
-    for picture, kept in zip(left, share, strict=True):
-        assert set(picture.unique().tolist()) <= {0.0, 1.0}
-        pasted = (picture == 0).all(dim=0)
+    for image, kept in zip(left, share, strict=True):
+        assert set(image.unique().tolist()) <= {0.0, 1.0}
+        pasted = (image == 0).all(dim=0)
         if pasted.any():
             rows, columns = (torch.nonzero(pasted.any(dim=axis)).flatten() for axis in (1, 0))
             height, width = (int(at[-1] - at[0]) + 1 for at in (rows, columns))
@@ -82,7 +82,7 @@ def test_shares_of_mixup_are_of_the_beta_distribution(alpha: float) -> None:
     assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
 
 
-def test_both_ways_are_gone_by_even_chance_and_some_pictures_are_left_alone() -> None:
+def test_both_ways_are_gone_by_even_chance_and_some_images_are_left_alone() -> None:
     way = Mix(mixup=1.0, cutmix=1.0, probability=0.5)
     left = mix(*halves(MANY, 8), keys_of(MANY), settings=way)
     alone = (left == 1).all(dim=(1, 2, 3))
@@ -108,14 +108,14 @@ def test_settings_that_mix_nothing_are_refused(wrong: dict[str, float]) -> None:
         Mix(**wrong)
 
 
-def test_a_frozen_backbone_is_not_fed_mixed_pictures() -> None:
+def test_a_frozen_backbone_is_not_fed_mixed_images() -> None:
     assert FitSettings(mix=Mix(mixup=0.2), freeze="all_but_last_stage").mix == Mix(mixup=0.2)
     with pytest.raises(ValidationError, match="trains on cached features; drop mix, or freeze less"):
         FitSettings(mix=Mix(mixup=0.2), freeze="backbone")
 
 
 @pytest.fixture(scope="module")
-def pictures(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Samples, Cache]:
+def images(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Samples, Cache]:
     samples = read_folder(colours)
     folder = tmp_path_factory.mktemp("cache")
     hashes = [None] * len(samples)
@@ -123,17 +123,17 @@ def pictures(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
     return samples, made
 
 
-def source_of(pictures: tuple[Samples, Cache], way: Mix | None, seed: int = 0) -> Pictures:
-    samples, made = pictures
-    return Pictures(Known(samples), made, 24, Augment(flip="horizontal"), seed, 1, Hardware(), way)
+def source_of(images: tuple[Samples, Cache], way: Mix | None, seed: int = 0) -> ImageSource:
+    samples, made = images
+    return ImageSource(LabelTensors(samples), made, 24, Augment(flip="horizontal"), seed, 1, Hardware(), way)
 
 
 ROWS = np.array([7, 3, 11, 20, 41])
 PARTNERS = np.roll(ROWS, 1)
 
 
-def test_a_batch_is_of_the_pictures_that_are_shown_without_mixing(pictures: tuple[Samples, Cache]) -> None:
-    plain, mixed = (source_of(pictures, way) for way in (None, Mix(mixup=1.0)))
+def test_a_batch_is_of_the_images_that_are_shown_without_mixing(images: tuple[Samples, Cache]) -> None:
+    plain, mixed = (source_of(images, way) for way in (None, Mix(mixup=1.0)))
     own, other = (plain.batch(3, rows, rows) for rows in (ROWS, PARTNERS))
     batch = mixed.batch(3, ROWS, PARTNERS)
     assert len(own.known) == 1
@@ -146,40 +146,40 @@ def test_a_batch_is_of_the_pictures_that_are_shown_without_mixing(pictures: tupl
     torch.testing.assert_close(first.weights + second.weights, own.known[0].weights)
 
 
-def test_draws_are_of_the_epoch_and_the_picture_alone(pictures: tuple[Samples, Cache]) -> None:
-    source = source_of(pictures, WAYS[2])
+def test_draws_are_of_the_epoch_and_the_image_alone(images: tuple[Samples, Cache]) -> None:
+    source = source_of(images, WAYS[2])
     whole = source.batch(3, ROWS, PARTNERS)
     part = source.batch(3, ROWS[2:4], PARTNERS[2:4])
     torch.testing.assert_close(part.inputs, whole.inputs[2:4])
     assert torch.equal(part.known[0].weights, whole.known[0].weights[2:4])
     assert not torch.equal(source.batch(4, ROWS, PARTNERS).known[0].weights, whole.known[0].weights)
-    other = source_of(pictures, WAYS[2], seed=1).batch(3, ROWS, PARTNERS)
+    other = source_of(images, WAYS[2], seed=1).batch(3, ROWS, PARTNERS)
     assert not torch.equal(other.known[0].weights, whole.known[0].weights)
 
 
 @pytest.mark.parametrize("way", [None, *WAYS], ids=str)
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_counts_are_those_of_the_batch(way: Mix | None, count: int, pictures: tuple[Samples, Cache]) -> None:
+def test_counts_are_those_of_the_batch(way: Mix | None, count: int, images: tuple[Samples, Cache]) -> None:
     from assay.training.objective import counts
 
-    source, rows = source_of(pictures, way), ROWS[:count]
+    source, rows = source_of(images, way), ROWS[:count]
     batch = source.batch(0, rows, np.roll(rows, 1))
     assert len(batch.inputs) == count
     assert torch.equal(source.counts(0, rows, np.roll(rows, 1)), counts(batch.known))
     assert float(counts(batch.known)) == pytest.approx(count)  # all labels are known here
 
 
-def test_each_picture_is_read_once(pictures: tuple[Samples, Cache], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_read_once(images: tuple[Samples, Cache], monkeypatch: pytest.MonkeyPatch) -> None:
     read_rows: list[int] = []
     gather = Cache.gather
     monkeypatch.setattr(Cache, "gather", lambda self, rows: (read_rows.extend(rows), gather(self, rows))[1])
-    source_of(pictures, WAYS[0]).batch(0, ROWS, PARTNERS)
+    source_of(images, WAYS[0]).batch(0, ROWS, PARTNERS)
     assert len(read_rows) == len(set(read_rows)) == 5
 
 
-def test_features_are_not_mixed(pictures: tuple[Samples, Cache]) -> None:
+def test_features_are_not_mixed(images: tuple[Samples, Cache]) -> None:
     features = np.arange(90, dtype=np.float32).reshape(45, 2)
-    batch = Features(Known(pictures[0]), [features], Hardware()).batch(0, ROWS, PARTNERS)
+    batch = FeatureSource(LabelTensors(images[0]), [features], Hardware()).batch(0, ROWS, PARTNERS)
     assert torch.equal(batch.inputs, torch.from_numpy(features[ROWS]))
     assert len(batch.known) == 1
 
@@ -194,7 +194,7 @@ def test_features_are_not_mixed(pictures: tuple[Samples, Cache]) -> None:
     bounds=st.tuples(st.floats(0.02, 1), st.floats(0.02, 1)).map(sorted),
     alpha=st.sampled_from([0.2, 1.0, 5.0]),
 )
-def test_a_patch_keeps_its_bounds_and_lies_in_the_picture(
+def test_a_patch_keeps_its_bounds_and_lies_in_the_image(
     size: int, seed: int, bounds: list[float], alpha: float
 ) -> None:
     way = Mix(cutmix=alpha, patch=(bounds[0], bounds[1]))
@@ -208,8 +208,8 @@ def test_a_patch_keeps_its_bounds_and_lies_in_the_picture(
         assert (pasted <= possible.max() + 1e-6).all()
     else:  # no square of whole pixels lies between them
         assert (np.abs(np.sqrt(pasted.numpy()) - np.sqrt(np.mean(bounds))) * size < 1.1).all()
-    for picture in left[:, 0]:
-        rows, columns = ((picture == 0).any(dim=axis).sum() for axis in (1, 0))
+    for image in left[:, 0]:
+        rows, columns = ((image == 0).any(dim=axis).sum() for axis in (1, 0))
         assert rows == columns  # nothing was cut off
 
 
@@ -229,8 +229,8 @@ def test_bounds_do_not_touch_mixup() -> None:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
-def test_a_picture_that_is_its_own_partner_stays_as_it_is(share: float, pictures: tuple[Samples, Cache]) -> None:
-    plain, mixed = source_of(pictures, None), source_of(pictures, Mix(mixup=1.0, cutmix=1.0, share=share))
+def test_a_image_that_is_its_own_partner_stays_as_it_is(share: float, images: tuple[Samples, Cache]) -> None:
+    plain, mixed = source_of(images, None), source_of(images, Mix(mixup=1.0, cutmix=1.0, share=share))
     batch = mixed.batch(3, ROWS, ROWS)
     torch.testing.assert_close(batch.inputs, plain.batch(3, ROWS, ROWS).inputs)
     own, other = batch.known

@@ -1,4 +1,4 @@
-"""Labels judged by the nearest pictures in feature space."""
+"""Labels judged by the nearest images in feature space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from assay.repair import neighbours
 from assay.repair.neighbours import posterior, suspects
 
 ONE = Head("kind", ("a", "b", "c", "d", "e"))
-ANY = Head("tags", ("p", "q", "r"), "independent")
+ANY = Head("tags", ("p", "q", "r"), "multilabel")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_posterior_is_what_a_loop_finds(mixture, monkeypatch):
         assert found[row] == pytest.approx((votes + prior) / (weights.sum() + 1), abs=1e-5)
 
 
-def test_probabilities_sum_to_one_and_unlabelled_pictures_have_none(mixture):
+def test_probabilities_sum_to_one_and_unlabelled_images_have_none(mixture):
     _, codes, features = mixture
     hidden = np.where(np.arange(len(codes)) % 3 == 0, -1, codes)
     found = posterior(ONE, hidden, features)
@@ -113,14 +113,14 @@ def test_a_tag_of_which_no_neighbour_knows_has_its_prior():
     assert np.ptp(found[60:, 2]) > 0.2
 
 
-def test_pictures_that_are_all_alike_judge_nothing(mixture):
+def test_images_that_are_all_alike_judge_nothing(mixture):
     _, codes, _ = mixture
     found = suspects(ONE, codes, np.full((len(codes), 8), 0.1, np.float32))
     assert found.table.is_empty()
     assert found.noise_rate is None
 
 
-def test_few_pictures(mixture):
+def test_few_images(mixture):
     _, codes, features = mixture
     found = suspects(ONE, codes[:3], features[:3], neighbours=20)
     assert found.table.is_empty()

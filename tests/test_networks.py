@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models import weights
 from assay.models.backbones import build_backbone, freeze, set_training_mode, stages
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
 from assay.models.weights import load_pretrained, read_tensors
-from assay.output.artifact import Artifact
-from assay.pixels.decode import Resize
-from assay.training.hardware import Hardware
+from assay.predictions.predictor import Predictor
+from assay.training.devices import Hardware
 
 SPACE = LabelSpace((Head("label", ("a", "b", "c")),))
 SMALL = {"resnet_hyper": {"depth": [1, 1, 1, 1], "width": 16}}
@@ -32,14 +32,14 @@ PACKAGED = {"tf_efficientnet_lite0": 296, "tf_efficientnet_lite1": 386, "tf_effi
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
+def image(tmp_path_factory):
     path = tmp_path_factory.mktemp("networks") / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
     return path
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_builds_freezes_learns_is_saved_and_predicts(name, picture, tmp_path):
+def test_builds_freezes_learns_is_saved_and_predicts(name, image, tmp_path):
     settings = ModelSettings(backbone=name, weights="none", options=SMALL.get(name, {}))
     model = build_classifier(settings, SPACE, seed=0, base=Path(), size=32)
     frozen = freeze(model, "all_but_last_stage")
@@ -49,18 +49,18 @@ def test_builds_freezes_learns_is_saved_and_predicts(name, picture, tmp_path):
     before = {key: value[:1].clone() for key, value in learning.items()}
     still = next(value for value in model.parameters() if not value.requires_grad).clone()
     optimizer = torch.optim.SGD(learning.values(), lr=1e-3)
-    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    F.cross_entropy(model(pictures), torch.tensor([0, 2])).backward()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    F.cross_entropy(model(images), torch.tensor([0, 2])).backward()
     optimizer.step()
     assert any(not torch.equal(learning[key][:1], value) for key, value in before.items() if "backbone" in key)
     assert torch.equal(next(value for value in model.parameters() if not value.requires_grad), still)
     with torch.inference_mode():
-        expected = model.eval()(pictures)
-    Saved(model, SPACE, 32, 40, Resize(), Deciding.plain(SPACE)).save(tmp_path)
-    again = Saved.load(tmp_path)
+        expected = model.eval()(images)
+    TrainedModel(model, SPACE, 32, 40, Resize(), DecisionRule.plain(SPACE)).save(tmp_path)
+    again = TrainedModel.load(tmp_path)
     with torch.inference_mode():
-        assert torch.equal(again.classifier(pictures), expected)
-    (answer,) = Artifact(again, (Hardware(),), name).stream([("a", picture), ("b", picture)])
+        assert torch.equal(again.classifier(images), expected)
+    (answer,) = Predictor(again, (Hardware(),), name).stream([("a", image), ("b", image)])
     assert answer.probabilities.shape == (2, 3)
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, rtol=1e-5)
 

@@ -17,7 +17,7 @@ import assay
 from assay.labels.samples import LeftOut, Samples
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
-from conftest import write_pictures
+from conftest import write_images
 
 TOUR = Path(__file__).parent.parent / "examples" / "tour.ipynb"
 ATTACK = "window.hacked=1"
@@ -33,7 +33,7 @@ MOST = 250_000  # letters of what is shown
 
 
 class Checked(HTMLParser):
-    """Refuses any element or attribute that a table with pictures does not need, and keeps the text."""
+    """Refuses any element or attribute that a table with images does not need, and keeps the text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,38 +61,38 @@ def shown(thing) -> Checked:
 
 
 def made_up(count: int, heads: list[Head]) -> Samples:
-    """Samples of hostile names, of which no picture is there, all of the first class of each head."""
+    """Samples of hostile names, of which no image is there, all of the first class of each head."""
     ids = [f"{number}-{HOSTILE[number % len(HOSTILE)]}" for number in range(count)]
     columns = {"id": ids, "path": ids, "split": ["train"] * count, "group": [None] * count, "hash": [None] * count}
     for head in heads:
-        exclusive = head.kind == "exclusive"
-        columns[f"label:{head.name}"] = [head.classes[0] if exclusive else [head.classes[0]]] * count
-        columns |= {} if exclusive else {f"unknown:{head.name}": [[]] * count}
+        multiclass = head.kind == "multiclass"
+        columns[f"label:{head.name}"] = [head.classes[0] if multiclass else [head.classes[0]]] * count
+        columns |= {} if multiclass else {f"unknown:{head.name}": [[]] * count}
         columns |= {f"weight:{head.name}": [1.0] * count, f"origin:{head.name}": ["given"] * count}
     tags = dict.fromkeys((name for name in columns if name.startswith("unknown:")), pl.List(pl.String))
     table = pl.DataFrame(columns, schema_overrides={"group": pl.String, "hash": pl.String, **tags})
     return Samples(table, LabelSpace(tuple(heads)), Path("/nowhere"), (LeftOut("x", "y"),))
 
 
-def test_samples_show_their_counts_and_some_of_their_pictures(colours):
+def test_samples_show_their_counts_and_some_of_their_images(colours):
     found = shown(assay.read(colours))
-    assert "45 pictures" in found.text
+    assert "45 images" in found.text
     assert all(name in found.text for name in ("train", "val", "red", "green", "blue"))
     assert found.images == 24
 
 
 def test_a_great_many_of_everything_stays_small():
     heads = [Head(f"{n}{HOSTILE[n % 4]}", tuple(f"{c}{HOSTILE[c % 4]}" for c in range(300)), k)
-             for n, k in enumerate(["exclusive", "independent"] * 10)]  # fmt: skip
+             for n, k in enumerate(["multiclass", "multilabel"] * 10)]  # fmt: skip
     samples = made_up(3000, heads)
     found = shown(samples)
-    assert "3,000 pictures" in found.text
+    assert "3,000 images" in found.text
     assert "and 280 rarer ones" in found.text
     assert "and 12 other heads" in found.text
     assert found.text.count("not there") == 24
     logits = np.zeros((3000, samples.space.width), np.float32)
     found = shown(Predictions.of(samples.ids, samples.space, logits, model=""))
-    assert "Answers for 3,000 pictures" in found.text
+    assert "Answers for 3,000 images" in found.text
     assert "the first 24" in found.text
 
 
@@ -104,31 +104,31 @@ def test_names_are_read_as_names():
 
 def test_nothing_at_all_is_shown_too():
     samples = made_up(3, [Head("label", ("a", "b"))])
-    assert "0 pictures" in shown(samples.take([])).text
+    assert "0 images" in shown(samples.take([])).text
     space = samples.space
-    assert "Answers for 0 pictures" in shown(Predictions.of([], space, np.zeros((0, 2), np.float32), model="")).text
+    assert "Answers for 0 images" in shown(Predictions.of([], space, np.zeros((0, 2), np.float32), model="")).text
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
-    write_pictures(folder / "pictures", each=12)
+    write_images(folder / "images", each=12)
     steps = "steps:\n  - probe: {size: 32}\n"
     model = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
-    (folder / "plan.yaml").write_text(f"data: {{folder: pictures, split: {{val: 0.4}}}}\n{model}{steps}")
+    (folder / "plan.yaml").write_text(f"data: {{folder: images, split: {{val: 0.4}}}}\n{model}{steps}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assay.run._report", lambda *given: None)
+        patch.setattr("assay.run.train._report", lambda *given: None)
         return assay.train(folder / "plan.yaml", run=folder / f"<b>{HOSTILE[1]}", device="cpu")
 
 
-def test_a_run_shows_its_figures_beside_the_baselines(run):
+def test_a_run_shows_its_metrics_beside_the_baselines(run):
     found = shown(run)
-    figure = run.metrics["scores"]["figures"]["accuracy"]
-    assert f"{figure['value']:.3f}" in found.text
+    metric = run.metrics["scores"]["metrics"]["accuracy"]
+    assert f"{metric['value']:.3f}" in found.text
     assert all(name in found.text for name in ("majority", "01-probe", "accuracy", HOSTILE[1]))
 
 
-def test_answers_are_shown_beside_their_pictures(run, colours, tmp_path):
+def test_answers_are_shown_beside_their_images(run, colours, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_text(HOSTILE[0])
     paths = [*sorted(colours.glob("red/*.png"))[:3], broken, tmp_path / "none.png"]
@@ -141,10 +141,10 @@ def test_answers_are_shown_beside_their_pictures(run, colours, tmp_path):
 
 def test_a_run_that_was_moved_or_has_no_validation_is_shown_as_far_as_it_goes(run, tmp_path):
     moved = assay.Run(tmp_path / "gone", run.metrics)
-    assert "No pictures are shown:" in shown(moved).text
+    assert "No images are shown:" in shown(moved).text
     step = {name: value for name, value in run.metrics["steps"][0].items() if name != "scores"}
     bare = run.metrics | {"scores": None, "baselines": {}, "steps": [step]}
-    assert "there are no figures" in shown(assay.Run(run.folder, bare)).text
+    assert "there are no metrics" in shown(assay.Run(run.folder, bare)).text
 
 
 def test_the_wrongest_answers_are_shown(run, tmp_path):
@@ -184,7 +184,7 @@ def test_the_cells_of_the_tour_parse_and_use_public_names_only():
 
 
 def test_the_plan_of_the_tour_is_one(tmp_path):
-    from assay.plan import parse
+    from assay.plan.plan import parse
 
     (text,) = [
         "".join(part.value if isinstance(part, ast.Constant) else str(tmp_path) for part in node.values)

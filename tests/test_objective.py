@@ -1,4 +1,4 @@
-"""The sum over heads of which some labels are known, of plain and of mixed pictures."""
+"""The sum over heads of which some labels are known, of plain and of mixed images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from assay.labels.space import Head, LabelSpace
 from assay.training.losses import ByHead, head_losses
-from assay.training.objective import Objective, Truth, counts, dense
+from assay.training.objective import Objective, Targets, counts, dense
 
 SPACE = LabelSpace(
     (
         Head("season", ("spring", "summer", "autumn", "winter")),
-        Head("tags", ("sea", "city", "dog"), "independent"),
+        Head("tags", ("sea", "city", "dog"), "multilabel"),
         Head("day", ("day", "night")),
     )
 )
@@ -24,31 +24,31 @@ OBJECTIVE = Objective(SPACE, LOSSES)
 B = 6
 
 
-def truth_of(seed: int = 0) -> Truth:
-    """What is known of six pictures; some of it is not."""
+def truth_of(seed: int = 0) -> Targets:
+    """What is known of six images; some of it is not."""
     generator = torch.Generator().manual_seed(seed)
     codes = [
         torch.randint(-1, 4, (B,), generator=generator),
         torch.randint(-1, 2, (B, 3), generator=generator),
         torch.randint(-1, 2, (B,), generator=generator),
     ]
-    return Truth(*dense(SPACE, codes), torch.rand(B, 3, generator=generator))
+    return Targets(*dense(SPACE, codes), torch.rand(B, 3, generator=generator))
 
 
 def logits_of(seed: int = 0) -> Tensor:
     return torch.randn(B, SPACE.width, generator=torch.Generator().manual_seed(100 + seed)).requires_grad_()
 
 
-def rows_of(truth: Truth, rows: slice | list[int]) -> Truth:
-    return Truth([t[rows] for t in truth.targets], [m[rows] for m in truth.masks], truth.weights[rows])
+def rows_of(truth: Targets, rows: slice | list[int]) -> Targets:
+    return Targets([t[rows] for t in truth.targets], [m[rows] for m in truth.masks], truth.weights[rows])
 
 
-def masked(truth: Truth, head: int) -> Truth:
+def masked(truth: Targets, head: int) -> Targets:
     """With nothing known of a head."""
-    return Truth(truth.targets, [m & (i != head) for i, m in enumerate(truth.masks)], truth.weights)
+    return Targets(truth.targets, [m & (i != head) for i, m in enumerate(truth.masks)], truth.weights)
 
 
-def means(logits: Tensor, shares: list[tuple[Truth, Tensor]]) -> list[Tensor]:
+def means(logits: Tensor, shares: list[tuple[Targets, Tensor]]) -> list[Tensor]:
     """The mean a head over the cells that are known, cell by cell as the formula is written."""
     found = []
     for i, (head, columns) in enumerate(zip(SPACE, SPACE.slices, strict=True)):
@@ -57,7 +57,7 @@ def means(logits: Tensor, shares: list[tuple[Truth, Tensor]]) -> list[Tensor]:
             cells = LOSSES[i](logits[:, columns], truth.targets[i], truth.masks[i])
             for row in range(B):
                 weight = truth.weights[row, i] * share[row]
-                for place in [row] if head.kind == "exclusive" else [(row, k) for k in range(head.size)]:
+                for place in [row] if head.kind == "multiclass" else [(row, k) for k in range(head.size)]:
                     if truth.masks[i][place]:
                         above, below = above + weight * cells[place], below + weight
         found.append(above / below)
@@ -65,7 +65,7 @@ def means(logits: Tensor, shares: list[tuple[Truth, Tensor]]) -> list[Tensor]:
 
 
 def test_dense() -> None:
-    space = LabelSpace((Head("a", ("x", "y")), Head("b", ("p", "q"), "independent")))
+    space = LabelSpace((Head("a", ("x", "y")), Head("b", ("p", "q"), "multilabel")))
     targets, masks = dense(space, [torch.tensor([1, -1]), torch.tensor([[1, -1], [0, 1]])])
     assert [t.tolist() for t in targets] == [[[0, 1], [0, 0]], [[1, 0], [0, 1]]]
     assert [m.tolist() for m in masks] == [[True, False], [[True, False], [True, True]]]
@@ -86,7 +86,7 @@ def test_factors_weigh_heads() -> None:
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 1000))
-def test_the_loss_of_mixed_pictures_is_the_formula_written_out(seed: int) -> None:
+def test_the_loss_of_mixed_images_is_the_formula_written_out(seed: int) -> None:
     own, other, share = truth_of(seed), truth_of(seed + 1), torch.rand(B, generator=torch.Generator().manual_seed(seed))
     found = OBJECTIVE(logits_of(), [own.shared(share), other.shared(1 - share)])
     expected = torch.stack(means(logits_of(), [(own, share), (other, 1 - share)]))
@@ -100,18 +100,18 @@ def test_a_share_of_all_is_as_good_as_not_mixed() -> None:
         assert torch.equal(one, other)
 
 
-def test_a_picture_mixed_with_itself_counts_once() -> None:
+def test_a_image_mixed_with_itself_counts_once() -> None:
     share = torch.rand(B, generator=torch.Generator().manual_seed(0))
     mixed = OBJECTIVE(logits_of(), [truth_of().shared(share), truth_of().shared(1 - share)])
     for one, other in zip(mixed, OBJECTIVE(logits_of(), [truth_of()]), strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_labels_known_of_one_of_two_mixed_pictures_train_their_heads_in_their_shares() -> None:
+def test_labels_known_of_one_of_two_mixed_images_train_their_heads_in_their_shares() -> None:
     space = LabelSpace((Head("a", ("x", "y")), Head("b", ("p", "q", "r"))))
     objective = Objective(space, head_losses(space, ByHead()))
-    first = Truth(*dense(space, [torch.tensor([1]), torch.tensor([-1])]), torch.ones(1, 2))
-    second = Truth(*dense(space, [torch.tensor([-1]), torch.tensor([2])]), torch.ones(1, 2))
+    first = Targets(*dense(space, [torch.tensor([1]), torch.tensor([-1])]), torch.ones(1, 2))
+    second = Targets(*dense(space, [torch.tensor([-1]), torch.tensor([2])]), torch.ones(1, 2))
     logits = torch.zeros(1, 5, requires_grad=True)
     share = torch.tensor([0.3])
     found = objective(logits, [first.shared(share), second.shared(1 - share)], torch.ones(2))
@@ -168,7 +168,7 @@ def test_the_parts_of_a_batch_add_up_to_the_whole(mixed: bool, seed: int, cut: i
 
 def test_counts_are_of_known_cells() -> None:
     truth = truth_of()
-    plain = Truth(truth.targets, truth.masks, torch.ones(B, 3))
+    plain = Targets(truth.targets, truth.masks, torch.ones(B, 3))
     assert counts([plain]).tolist() == [float(mask.sum()) for mask in truth.masks]
 
 

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from assay.errors import PlanError
-from assay.pixels import operations
-from assay.pixels.draws import draws, keys
-from assay.pixels.operations import OPERATIONS, Name, Operation, RandAugment, SomeOf, drawn
-from assay.plan import parse
+from assay.images import operations
+from assay.images.counter_rng import image_keys, uniform
+from assay.images.operations import OPERATIONS, Name, Operation, RandAugment, SomeOf, drawn
+from assay.plan.plan import parse
 
 SIDE = 40
 each = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
@@ -45,7 +45,7 @@ def values(operation: Operation, magnitude: float, count: int) -> np.ndarray:
 
 
 def some(count: int) -> np.ndarray:
-    return draws(keys(seed=1, step=2, epoch=3, pictures=np.arange(count)), 3 * operations.MOST)
+    return uniform(image_keys(seed=1, step=2, epoch=3, images=np.arange(count)), 3 * operations.MOST)
 
 
 # --- every operation keeps this contract
@@ -69,7 +69,7 @@ def test_shape_type_range_and_the_batch_left_alone(operation: Operation, magnitu
 
 @each_paint
 @pytest.mark.parametrize("side", [24, 128])
-def test_a_picture_comes_out_alike_in_any_batch_and_order(operation: Operation, side: int) -> None:
+def test_a_image_comes_out_alike_in_any_batch_and_order(operation: Operation, side: int) -> None:
     batch, amounts = photographs(7, side) / 255, values(operation, 0.7, 7)
     together = operation.paint(batch, amounts)
     order = np.random.default_rng(0).permutation(7)
@@ -88,7 +88,7 @@ def test_at_magnitude_0_nothing_happens(operation: Operation) -> None:
 
 
 @pytest.mark.parametrize("name", ["autocontrast", "equalize"])
-def test_what_has_no_magnitude_leaves_an_even_picture_as_it_is(name: Any) -> None:
+def test_what_has_no_magnitude_leaves_an_even_image_as_it_is(name: Any) -> None:
     even = (torch.randperm(64 * 64, generator=torch.Generator().manual_seed(0)) % 256 / 255).view(1, 1, 64, 64)
     even = even.expand(2, 3, -1, -1)
     torch.testing.assert_close(OPERATIONS[name].paint(even, np.zeros(2)), even, atol=1e-6, rtol=0)
@@ -115,18 +115,18 @@ def test_more_is_stronger(operation: Operation) -> None:
 # --- equal to Pillow's
 
 
-def pillow(name: str, picture: Image.Image, value: float) -> Image.Image:
+def pillow(name: str, image: Image.Image, value: float) -> Image.Image:
     match name:
         case "autocontrast":
-            return ImageOps.autocontrast(picture)
+            return ImageOps.autocontrast(image)
         case "equalize":
-            return ImageOps.equalize(picture)
+            return ImageOps.equalize(image)
         case "posterize":
-            return ImageOps.posterize(picture, round(value))
+            return ImageOps.posterize(image, round(value))
         case "solarize":
-            return ImageOps.solarize(picture, round(256 * value))
+            return ImageOps.solarize(image, round(256 * value))
         case _:
-            return getattr(ImageEnhance, name.capitalize())(picture).enhance(value)
+            return getattr(ImageEnhance, name.capitalize())(image).enhance(value)
 
 
 GRADES = {
@@ -175,7 +175,7 @@ def test_shear_across_slants_what_is_upright() -> None:
 
 
 @given(st.integers(1, 14), st.integers(1, 40), st.booleans())
-def test_every_picture_is_given_n_operations_in_turn(n: int, count: int, again: bool) -> None:
+def test_every_image_is_given_n_operations_in_turn(n: int, count: int, again: bool) -> None:
     settings = RandAugment(n=n) if again else SomeOf(n=n, operations=tuple(OPERATIONS))
     groups = drawn(some(count)[:, : 3 * n], settings)
     turns = Counter(int(row) for group in groups for row in group.rows)
@@ -192,7 +192,7 @@ def test_operations_come_up_equally_often_at_either_turn(settings: RandAugment |
     assert all(400 < len(group.rows) < 600 for group in groups)
 
 
-def test_one_picture_draws_an_operation_twice_in_rand_augment_alone() -> None:
+def test_one_image_draws_an_operation_twice_in_rand_augment_alone() -> None:
     for again, settings in ((True, RandAugment(n=2)), (False, SomeOf(n=2, operations=tuple(OPERATIONS)))):
         groups = drawn(some(1400)[:, :6], settings)
         seen: dict[int, set[int]] = {}
@@ -203,7 +203,7 @@ def test_one_picture_draws_an_operation_twice_in_rand_augment_alone() -> None:
         assert share == pytest.approx(1 / 14 if again else 0, abs=0.02)
 
 
-def test_the_draw_of_a_picture_does_not_depend_on_its_neighbours() -> None:
+def test_the_draw_of_a_image_does_not_depend_on_its_neighbours() -> None:
     settings, chance = SomeOf(n=3, operations=tuple(OPERATIONS)), some(9)[:, :9]
     together = [
         (int(r), g.operation, v) for g in drawn(chance, settings) for r, v in zip(g.rows, g.values, strict=True)
@@ -246,7 +246,7 @@ def test_the_order_of_the_list_does_not_matter() -> None:
     assert list(first.items()) == list(second.items())
 
 
-def test_operations_of_a_picture_are_carried_out_in_the_order_drawn() -> None:
+def test_operations_of_a_image_are_carried_out_in_the_order_drawn() -> None:
     batch, dark, cut = photographs(4)[:2] / 255, OPERATIONS["brightness"], OPERATIONS["solarize"]
     rows, both = np.arange(2), []
     for names in ((dark, cut), (cut, dark)):
@@ -257,7 +257,7 @@ def test_operations_of_a_picture_are_carried_out_in_the_order_drawn() -> None:
     assert not torch.equal(*both)
 
 
-def test_only_the_pictures_of_a_group_change() -> None:
+def test_only_the_images_of_a_group_change() -> None:
     batch = photographs(5) / 255
     result, group = batch.clone(), operations.Group(OPERATIONS["solarize"], np.array([1, 3]), np.zeros(2))
     operations.paint(result, [group])
@@ -317,8 +317,8 @@ def test_a_wrong_setting_is_told_with_the_way_out(written: str, said: str) -> No
                                      "{n: 1, operations: [rotate], magnitude: 3}"])  # fmt: skip
 def test_the_published_schema_takes_what_a_plan_takes(written: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    from assay.plan import json_schema
-    from assay.yaml_lines import read
+    from assay.plan.plan import json_schema
+    from assay.plan.yaml_lines import read
 
     text = f"{HEAD}{{some_of: {written}}}}}\n"
     assert parse(text, "plan.yaml")

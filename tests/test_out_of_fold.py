@@ -13,22 +13,22 @@ from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.split import folds
-from assay.predictions.out_of_fold import blind, blind_notes, out_of_fold, out_of_fold_by
+from assay.predictions.out_of_fold import out_of_fold, out_of_fold_by, single_fold_labels, single_fold_notes
 from assay.training.linear import fit_linear
 
 KIND = Head("kind", tuple("abcd"))
-TAGS = Head("tags", ("p", "q"), "independent")
+TAGS = Head("tags", ("p", "q"), "multilabel")
 TEXTS = pl.List(pl.String)
 
 
-def pictures(*codes, hashes=None, groups=None, heads=(KIND,)):
-    """Samples with these codes, one array a head; every picture has contents of its own unless told otherwise."""
+def images(*codes, hashes=None, groups=None, heads=(KIND,)):
+    """Samples with these codes, one array a head; every image has contents of its own unless told otherwise."""
     count = len(codes[0])
     names = [f"{number:05}" for number in range(count)]
     columns = {"id": names, "path": names, "split": ["train"] * count, "group": groups or [None] * count}
     columns["hash"] = hashes or names
     for head, known in zip(heads, codes, strict=True):
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             columns[f"label:{head.name}"] = [head.classes[code] if code >= 0 else None for code in known]
         else:
             listed = ([[head.classes[k] for k in np.flatnonzero(row == value)] for row in known] for value in (1, -1))
@@ -62,7 +62,7 @@ def by_heart(samples, features):
 def test_a_random_label_is_not_told_by_models_that_did_not_see_it():
     generator = np.random.default_rng(0)
     features = generator.normal(size=(600, 300)).astype(np.float32)
-    samples = pictures(generator.integers(0, 4, 600))
+    samples = images(generator.integers(0, 4, 600))
     found = out_of_fold(samples, features, folds(samples, 5, seed=0), seed=0)
     assert found.out_of_fold
     assert found.ids == samples.ids
@@ -71,11 +71,11 @@ def test_a_random_label_is_not_told_by_models_that_did_not_see_it():
 
 
 def test_copies_do_not_tell_each_other():
-    """Every picture is there twice, with the same random label."""
+    """Every image is there twice, with the same random label."""
     generator = np.random.default_rng(1)
     once = generator.normal(size=(300, 200)).astype(np.float32)
     codes = np.tile(generator.integers(0, 4, 300), 2)
-    samples = pictures(codes, hashes=[str(number % 300) for number in range(600)])
+    samples = images(codes, hashes=[str(number % 300) for number in range(600)])
     features = np.tile(once, (2, 1))
     together = folds(samples, 5, seed=0)
     assert np.array_equal(together[:300], together[300:])
@@ -88,7 +88,7 @@ def test_copies_do_not_tell_each_other():
 def test_a_random_tag_is_not_told_either():
     generator = np.random.default_rng(2)
     features = generator.normal(size=(600, 300)).astype(np.float32)
-    samples = pictures(generator.integers(0, 2, (600, 2)), heads=(TAGS,))
+    samples = images(generator.integers(0, 2, (600, 2)), heads=(TAGS,))
     found = out_of_fold(samples, features, folds(samples, 5, seed=0), seed=0)
     hits = ((found.probabilities > 0.5) == samples.codes()[0]).sum(axis=0)
     assert all(chance(int(number), 600, share=0.5) for number in hits)
@@ -100,7 +100,7 @@ def test_what_can_be_learnt_is_told():
     codes[::3] = -1
     tags = (codes[:, None] >= [1, 2]).astype(np.int64)
     features = (generator.normal(size=(400, 20)) + 4 * np.eye(20)[codes]).astype(np.float32)
-    samples = pictures(codes, tags, heads=(KIND, TAGS))
+    samples = images(codes, tags, heads=(KIND, TAGS))
     found = out_of_fold(samples, features, folds(samples, 5, seed=0), seed=0)
     known = codes >= 0
     assert (found.logits[:, :4].argmax(axis=1) == codes)[known].mean() > 0.9
@@ -110,8 +110,8 @@ def test_what_can_be_learnt_is_told():
 # Every fold by what the others teach
 
 
-def test_each_picture_is_answered_once_by_the_others():
-    samples = pictures(np.arange(60) % 4)
+def test_each_image_is_answered_once_by_the_others():
+    samples = images(np.arange(60) % 4)
     fold = folds(samples, 3, seed=0)
     asked = []
 
@@ -133,7 +133,7 @@ def test_each_picture_is_answered_once_by_the_others():
 def test_folds_are_stratified_over_all_heads():
     generator = np.random.default_rng(0)
     codes, tags = np.arange(200) % 4, (generator.random((200, 2)) < [0.1, 0.5]).astype(np.int64)
-    fold = folds(pictures(codes, tags, heads=(KIND, TAGS)), 5, seed=0)
+    fold = folds(images(codes, tags, heads=(KIND, TAGS)), 5, seed=0)
     assert np.bincount(fold, minlength=5).tolist() == pytest.approx([40] * 5, abs=1)
     for label in (*np.eye(4, dtype=np.int64)[codes].T, *tags.T):
         counts = np.bincount(fold, weights=label, minlength=5)
@@ -141,7 +141,7 @@ def test_folds_are_stratified_over_all_heads():
 
 
 def test_folds_hang_on_the_seed_and_not_on_the_order():
-    samples = pictures(np.arange(100) % 4)
+    samples = images(np.arange(100) % 4)
     first = folds(samples, 5, seed=0)
     assert np.array_equal(folds(samples.take(np.arange(100)[::-1]), 5, seed=0)[::-1], first)
     assert not np.array_equal(folds(samples, 5, seed=1), first)
@@ -155,7 +155,7 @@ def test_folds_hang_on_the_seed_and_not_on_the_order():
     count=st.integers(2, 6),
 )
 def test_what_belongs_together_shares_a_fold(codes, groups, hashes, count):
-    samples = pictures(np.array(codes), groups=groups[: len(codes)], hashes=hashes[: len(codes)])
+    samples = images(np.array(codes), groups=groups[: len(codes)], hashes=hashes[: len(codes)])
     fold = folds(samples, count, seed=0)
     assert fold.shape == (len(codes),)
     assert set(fold) <= set(range(count))
@@ -164,54 +164,54 @@ def test_what_belongs_together_shares_a_fold(codes, groups, hashes, count):
         assert table.group_by(column).agg(pl.col("fold").n_unique())["fold"].max() in (1, None)
 
 
-# Classes with few pictures
+# Classes with few images
 
 
 def test_a_class_in_one_fold_only_cannot_be_judged():
     codes = np.array([0, 1] * 20 + [2, 3, 3])
-    samples = pictures(codes)
+    samples = images(codes)
     fold = folds(samples, 5, seed=0)
-    masks = blind(samples, fold)
+    masks = single_fold_labels(samples, fold)
     assert masks[0].tolist() == (codes == 2).tolist()
-    (note,) = blind_notes(samples, masks)
-    assert note.startswith("kind: 'c': all pictures lie in one fold")
+    (note,) = single_fold_notes(samples, masks)
+    assert note.startswith("kind: 'c': all images lie in one fold")
     assert "1 labels are left unjudged" in note
     found = out_of_fold(samples, np.random.default_rng(0).normal(size=(43, 5)).astype(np.float32), fold, seed=0)
     assert np.isfinite(found.logits).all()
     assert found.probabilities[40, 2] < 1e-6  # that model has never seen the class
 
 
-def test_copies_of_one_picture_are_one():
+def test_copies_of_one_image_are_one():
     codes = np.array([0, 1] * 20 + [2, 2, 2])
-    samples = pictures(codes, hashes=[*map(str, range(40)), *"xxx"])
-    assert blind(samples, folds(samples, 5, seed=0))[0].tolist() == (codes == 2).tolist()
+    samples = images(codes, hashes=[*map(str, range(40)), *"xxx"])
+    assert single_fold_labels(samples, folds(samples, 5, seed=0))[0].tolist() == (codes == 2).tolist()
 
 
 def test_a_tag_there_once_is_judged_where_it_is_absent():
     tags = np.zeros((30, 2), dtype=np.int64)
     tags[7, 0], tags[::2, 1], tags[3] = 1, 1, -1
-    samples = pictures(tags, heads=(TAGS,))
-    masks = blind(samples, folds(samples, 5, seed=0))
+    samples = images(tags, heads=(TAGS,))
+    masks = single_fold_labels(samples, folds(samples, 5, seed=0))
     assert np.argwhere(masks[0]).tolist() == [[7, 0]]
-    assert "tags: 'p': all pictures lie in one fold" in blind_notes(samples, masks)[0]
+    assert "tags: 'p': all images lie in one fold" in single_fold_notes(samples, masks)[0]
 
 
 def test_one_class_only():
-    samples = pictures(np.ones(20, dtype=np.int64))
+    samples = images(np.ones(20, dtype=np.int64))
     fold = folds(samples, 5, seed=0)
     found = out_of_fold(samples, np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32), fold, seed=0)
     assert found.probabilities[:, 1].min() > 0.999
-    assert not blind(samples, fold)[0].any()
+    assert not single_fold_labels(samples, fold)[0].any()
 
 
 @pytest.mark.parametrize(("codes", "hashes"), [([0], ["x"]), ([0, 1, 2], ["x", "x", "x"])])
 def test_what_cannot_be_parted_is_refused(codes, hashes):
-    samples = pictures(np.array(codes), hashes=hashes)
+    samples = images(np.array(codes), hashes=hashes)
     with pytest.raises(DataError, match="cannot be parted into folds"):
         out_of_fold(samples, np.zeros((len(codes), 3), np.float32), folds(samples, 5, seed=0), seed=0)
 
 
 def test_nothing_labelled_is_refused():
-    samples = pictures(np.full(9, -1))
-    with pytest.raises(DataError, match="no training picture has a known label"):
+    samples = images(np.full(9, -1))
+    with pytest.raises(DataError, match="no training image has a known label"):
         out_of_fold(samples, np.zeros((9, 3), np.float32), folds(samples, 3, seed=0), seed=0)

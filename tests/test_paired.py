@@ -1,4 +1,4 @@
-"""Differences of models on the same pictures."""
+"""Differences of models on the same images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from assay.errors import PlanError
-from assay.figures.intervals import Estimate
-from assay.figures.metrics import HeadScore, score
-from assay.figures.paired import difference, estimate, over_seeds, verdict
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.intervals import Estimate
+from assay.metrics.metrics import HeadScore, score
+from assay.metrics.paired import difference, estimate, over_seeds, verdict
 
-SPACE = LabelSpace((Head("one", ("a", "b")), Head("two", ("x", "y", "z"), "independent")))
+SPACE = LabelSpace((Head("one", ("a", "b")), Head("two", ("x", "y", "z"), "multilabel")))
 N = 300
 
 
 def scored(right: float, *, seed: int = 0) -> dict[str, HeadScore]:
-    """A model that is right of a share of the pictures; those it gets wrong are the same for every share."""
+    """A model that is right of a share of the images; those it gets wrong are the same for every share."""
     generator = np.random.default_rng(seed)
     truth, luck = generator.integers(0, 2, N), generator.random(N)
     tags = generator.integers(0, 2, (N, 3))
@@ -28,17 +28,17 @@ def scored(right: float, *, seed: int = 0) -> dict[str, HeadScore]:
     return score(SPACE, [truth, tags], probabilities)
 
 
-def test_a_figure_is_that_of_the_score() -> None:
+def test_a_metric_is_that_of_the_score() -> None:
     scores = scored(0.8)
     for name, head in (("one/accuracy", "one"), ("two/micro_f1", "two")):
-        figure = scores[head].figures[name.split("/")[1]]
-        assert over_seeds([estimate(scores, name)]) == figure
+        metric = scores[head].metrics[name.split("/")[1]]
+        assert over_seeds([estimate(scores, name)]) == metric
     both = estimate(scores, "macro_f1")
-    assert both.value == pytest.approx(np.mean([own.figures["macro_f1"].value for own in scores.values()]))
+    assert both.value == pytest.approx(np.mean([own.metrics["macro_f1"].value for own in scores.values()]))
 
 
 @pytest.mark.parametrize("name", ["accuracy", "three/accuracy", "beauty", "two/accuracy", "loss"])
-def test_what_is_no_figure_of_these_labels_is_refused(name: str) -> None:
+def test_what_is_no_metric_of_these_labels_is_refused(name: str) -> None:
     with pytest.raises(PlanError, match=name):
         estimate(scored(0.8), name)
 
@@ -50,7 +50,7 @@ def test_a_model_does_not_differ_from_itself() -> None:
     assert verdict(same, "accuracy") == "not told apart"
 
 
-def test_a_small_difference_shows_because_the_pictures_are_the_same() -> None:
+def test_a_small_difference_shows_because_the_images_are_the_same() -> None:
     one, other = ([estimate(scored(right), "one/accuracy")] for right in (0.80, 0.84))
     change = difference(one, other)
     assert change.low > 0
@@ -62,7 +62,7 @@ def test_a_small_difference_shows_because_the_pictures_are_the_same() -> None:
 
 
 def run_of(value: float) -> Estimate:
-    """The accuracy of a model that is right of a share of the pictures."""
+    """The accuracy of a model that is right of a share of the images."""
     right = np.arange(N) < value * N
     return Estimate("accuracy", value, N, (right - value) / N, smoothed=value)
 
@@ -84,8 +84,8 @@ def test_of_few_seeds_the_quantile_is_that_of_student() -> None:
     assert change.high - change.value == pytest.approx(4.303 * 0.1 / 3**0.5, rel=0.01)
 
 
-def test_two_models_that_agreed_on_all_of_few_pictures_may_differ_on_others() -> None:
-    """All 16 pictures right by both: of models that differ on one picture in ten, this is seen in one draw of five."""
+def test_two_models_that_agreed_on_all_of_few_images_may_differ_on_others() -> None:
+    """All 16 images right by both: of models that differ on one image in ten, this is seen in one draw of five."""
     truth = np.zeros(16, dtype=np.int64)
     space = LabelSpace((Head("one", ("a", "b")),))
     first, second = (score(space, [truth], np.tile([sure, 1 - sure], (16, 1))) for sure in (0.9, 0.8))
@@ -97,13 +97,13 @@ def test_two_models_that_agreed_on_all_of_few_pictures_may_differ_on_others() ->
     assert (same.low, same.high) == (0, 0)
 
 
-def test_differences_of_other_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="same pictures"):
+def test_differences_of_other_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="same images"):
         difference([run_of(0.5)], [replace(run_of(0.5), n=N + 1)])
 
 
 def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> None:
-    """Of 200 pairs of models that differ by 0.05 among all pictures there are, about 190 intervals hold that."""
+    """Of 200 pairs of models that differ by 0.05 among all images there are, about 190 intervals hold that."""
     generator, held = np.random.default_rng(3), 0
     space = LabelSpace((Head("one", ("a", "b")),))
     for _ in range(200):

@@ -14,35 +14,32 @@ from typer.testing import CliRunner
 
 import assay
 from assay import cli
-from assay.balance.names import class_named
-from assay.balance.per_class import chosen_by, more_of
 from assay.errors import PlanError
-from assay.labels.read import read_folder
-from assay.labels.space import Head, LabelSpace
-from assay.pixels import geometry
-from assay.pixels.augment import Augment, ClassAugment, Erase, augment, keys
-from assay.pixels.cache import build
-from assay.pixels.decode import Resize
-from assay.pixels.mix import Mix
+from assay.images import geometry
+from assay.images.augment import Augment, ClassAugment, Erase, augment, image_keys
+from assay.images.cache import build
+from assay.images.decode import Resize
+from assay.images.mix import Mix
+from assay.labels.readers.read import read_folder
+from assay.labels.space import Head, LabelSpace, find_class
 from assay.predictions.inference import View
-from assay.training.hardware import Hardware
-from assay.training.mixed import mixed_by_class, mixed_lines
-from assay.training.order import Shuffled, in_steps, partners
-from assay.training.sources import Features, Known, Pictures
+from assay.training.devices import Hardware
+from assay.training.sampling import Shuffled, augment_by_class, extra_repeats, partners, split_batches
+from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
 
 KIND = Head("kind", ("oak", "ash", "none"))
-SIGNS = Head("signs", ("rust", "none", "a/b"), "independent")
+SIGNS = Head("signs", ("rust", "none", "a/b"), "multilabel")
 SPACE = LabelSpace((KIND, SIGNS))
 CODES = [np.array([0, 1, -1, 2]), np.array([[1, 0, 0], [0, -1, 0], [1, 1, 0], [-1, -1, -1]])]
 
 
-def pictures(count: int, side: int = 24) -> Tensor:
+def images(count: int, side: int = 24) -> Tensor:
     noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return torch.from_numpy(noise).permute(0, 3, 1, 2)
 
 
 def some(count: int) -> Any:
-    return keys(seed=1, step=2, epoch=3, pictures=np.arange(count))
+    return image_keys(seed=1, step=2, epoch=3, images=np.arange(count))
 
 
 # Names
@@ -53,7 +50,7 @@ def some(count: int) -> Any:
     [("oak", (0, 0)), ("rust", (1, 0)), ("kind/none", (0, 2)), ("signs/none", (1, 1)), ("a/b", (1, 2))],
 )
 def test_a_class_is_found_by_its_name_or_by_that_of_its_head_too(name: str, place: tuple[int, int]) -> None:
-    assert class_named(name, SPACE, "here") == place
+    assert find_class(name, SPACE, "here") == place
 
 
 @pytest.mark.parametrize(
@@ -67,14 +64,14 @@ def test_a_class_is_found_by_its_name_or_by_that_of_its_head_too(name: str, plac
 )
 def test_a_class_that_is_not_there_or_is_there_twice(name: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        class_named(name, SPACE, "here")
+        find_class(name, SPACE, "here")
 
 
-def test_a_picture_goes_by_the_first_of_its_classes_and_by_none_where_unknown() -> None:
-    assert chosen_by(["rust", "oak", "kind/none"], SPACE, CODES).tolist() == [0, -1, 0, 2]
-    assert chosen_by(["oak", "rust"], SPACE, CODES).tolist() == [0, -1, 1, -1]
+def test_a_image_goes_by_the_first_of_its_classes_and_by_none_where_unknown() -> None:
+    assert augment_by_class(["rust", "oak", "kind/none"], SPACE, CODES).tolist() == [0, -1, 0, 2]
+    assert augment_by_class(["oak", "rust"], SPACE, CODES).tolist() == [0, -1, 1, -1]
     own = Augment.model_validate({"per_class": {"oak": {"more": 2}, "rust": {"more": 0.5, "rotate": 9}, "ash": {}}})
-    assert more_of(own, np.array([0, -1, 1, 2])).tolist() == [2, 1, 0.5, 1]
+    assert extra_repeats(own, np.array([0, -1, 1, 2])).tolist() == [2, 1, 0.5, 1]
 
 
 # Settings
@@ -92,7 +89,7 @@ def test_what_a_class_does_not_say_is_as_for_all_others() -> None:
 
 
 def test_settings_by_class_survive_a_plan() -> None:
-    from assay.plan import parse, to_yaml
+    from assay.plan.plan import parse, to_yaml
 
     own = {"flip": "both", "rotate": 10, "per_class": {"oak": {"rotate": 0, "more": 2}, "7": {"erase": {"patches": 2}}}}
     settings = Augment.model_validate(own)
@@ -112,12 +109,12 @@ def test_settings_by_class_that_make_no_sense(wrong: Any) -> None:
 # Pixels
 
 
-def test_each_picture_is_augmented_by_the_settings_of_its_class() -> None:
+def test_each_image_is_augmented_by_the_settings_of_its_class() -> None:
     own = Augment(
         flip="horizontal",
         per_class={"a": ClassAugment(rotate=90, crop=(0.5, 0.9)), "b": ClassAugment(erase=Erase(probability=1))},
     )
-    batch, chance, chosen = pictures(9), some(9), np.array([-1, 0, 1, 0, -1, 1, 1, -1, 0])
+    batch, chance, chosen = images(9), some(9), np.array([-1, 0, 1, 0, -1, 1, 1, -1, 0])
     found = augment(batch, chance, size=16, settings=own, chosen=chosen)
     ways = {-1: Augment(flip="horizontal"), 0: own.per_class["a"], 1: own.per_class["b"]}
     for row, way in enumerate(chosen):
@@ -137,24 +134,26 @@ def test_one_resampling_for_each_settings(monkeypatch: pytest.MonkeyPatch) -> No
         geometry, "sample", lambda batch, *a, **k: (counted.append(len(batch)), sample(batch, *a, **k))[1]
     )
     own = Augment(flip="both", per_class={"a": ClassAugment(rotate=90)})
-    augment(pictures(8), some(8), size=24, settings=own, chosen=np.array([-1, 0] * 4))
+    augment(images(8), some(8), size=24, settings=own, chosen=np.array([-1, 0] * 4))
     assert counted == [4, 4]
 
 
-# A picture that is shown twice
+# An image that is shown twice
 
 
 @pytest.fixture(scope="module")
-def source(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+def source(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     samples = read_folder(colours)
     folder = tmp_path_factory.mktemp("cache")
     made, _ = build(samples.ids, samples.paths, hashes=[None] * len(samples), size=24, resize=Resize(), folder=folder)
     own = Augment(crop=(0.3, 1.0), flip="both", per_class={"red": ClassAugment(rotate=90)})
-    chosen = chosen_by(own.per_class, samples.space, samples.codes())
-    return Pictures(Known(samples), made, 24, own, 0, 1, Hardware(), Mix(mixup=1.0, cutmix=1.0, share=0.5), chosen)
+    chosen = augment_by_class(own.per_class, samples.space, samples.codes())
+    return ImageSource(
+        LabelTensors(samples), made, 24, own, 0, 1, Hardware(), Mix(mixup=1.0, cutmix=1.0, share=0.5), chosen
+    )
 
 
-def test_a_picture_shown_again_is_another_view_with_the_same_labels(source: Pictures) -> None:
+def test_a_image_shown_again_is_another_view_with_the_same_labels(source: ImageSource) -> None:
     from dataclasses import replace
 
     count = len(source.ids)
@@ -170,11 +169,11 @@ def test_a_picture_shown_again_is_another_view_with_the_same_labels(source: Pict
     assert shares[0] == shares[3]
 
 
-def test_features_shown_again_are_those_of_the_next_view(source: Pictures) -> None:
+def test_features_shown_again_are_those_of_the_next_view(source: ImageSource) -> None:
     count = len(source.ids)
     views = [np.full((count, 2), number, np.float32) for number in range(3)]
     rows = np.array([5, 5 + count, 5 + 2 * count, 7])
-    batch = Features(source.known, views, Hardware()).batch(1, rows, rows)
+    batch = FeatureSource(source.known, views, Hardware()).batch(1, rows, rows)
     assert batch.inputs[:, 0].tolist() == [1, 2, 0, 1]
     assert batch.known[0].targets[0].shape == (4, 3)
 
@@ -182,23 +181,23 @@ def test_features_shown_again_are_those_of_the_next_view(source: Pictures) -> No
 def test_views_of_cached_features_go_by_class_too() -> None:
     own = Augment(per_class={"a": ClassAugment(rotate=90)})
     view = View(own, 0, 1, chosen={"x": 0, "y": -1})
-    shown = view.show(pictures(2), ["y", "x"], size=24)
-    assert torch.equal(shown[0], pictures(2)[0] / 255)
-    assert not torch.equal(shown[1], pictures(2)[1] / 255)
+    shown = view.show(images(2), ["y", "x"], size=24)
+    assert torch.equal(shown[0], images(2)[0] / 255)
+    assert not torch.equal(shown[1], images(2)[1] / 255)
 
 
 # What was mixed
 
 
-def test_what_was_mixed_is_counted_by_class(source: Pictures) -> None:
+def test_what_was_mixed_is_counted_by_class(source: ImageSource) -> None:
     settings = source.mix
     assert settings is not None
     space, codes = source.known.space, [own.numpy() for own in source.known.codes]
     order = Shuffled(len(source.ids), 3)
-    found = mixed_by_class(source, settings, space, codes, order, step=9, epochs=3)["label"]
+    found = mix_counts(source, settings, space, codes, order, step=9, epochs=3)["label"]
     counted: dict[int, list[float]] = {0: [], 1: [], 2: []}
     for epoch in range(3):  # what the batches held
-        for rows in in_steps(order.rows(epoch), 9):
+        for rows in split_batches(order.rows(epoch), 9):
             others = partners(rows, 0.5)
             own = source.batch(epoch, rows, others).known[0].weights[:, 0].numpy()
             for row, other, share in zip(rows, others, own, strict=True):
@@ -209,17 +208,17 @@ def test_what_was_mixed_is_counted_by_class(source: Pictures) -> None:
         assert found[name]["mixed"] == len(counted[place])
         assert found[name]["own share"] == pytest.approx(np.mean(counted[place]))
     assert 50 < sum(own["mixed"] for own in found.values()) <= 3 * 5 * 5  # half of every step, of nine
-    (line,) = mixed_lines({"label": found})
+    (line,) = mix_lines({"label": found})
     assert line.startswith("label: mixed were ")
-    assert mixed_lines({"h": {"a": {"shown": 3, "mixed": 0, "own share": None}}}) == ["h: nothing was mixed"]
+    assert mix_lines({"h": {"a": {"shown": 3, "mixed": 0, "own share": None}}}) == ["h: nothing was mixed"]
 
 
-def test_tags_are_counted_each_and_unknown_ones_not(source: Pictures) -> None:
-    tags = Head("tags", ("x", "y"), "independent")
+def test_tags_are_counted_each_and_unknown_ones_not(source: ImageSource) -> None:
+    tags = Head("tags", ("x", "y"), "multilabel")
     codes = np.full((len(source.ids), 2), -1)
     codes[:10, 0], codes[10:, 0] = 1, 0
     order = Shuffled(len(source.ids), 3)
-    found = mixed_by_class(source, Mix(mixup=1.0), LabelSpace((tags,)), [codes], order, step=9, epochs=2)["tags"]
+    found = mix_counts(source, Mix(mixup=1.0), LabelSpace((tags,)), [codes], order, step=9, epochs=2)["tags"]
     assert found["x"]["shown"] == found["x"]["mixed"] == 20
     assert found["y"] == {"shown": 0, "mixed": 0, "own share": None}
 
@@ -235,13 +234,13 @@ def test_a_class_that_is_shown_oftener_and_mixed_is_told_of(tiny_plan: Any, tmp_
     (tmp_path / "plan.yaml").write_text(tiny_plan(fit))
     run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
     details = run.metrics["steps"][0]["details"]
-    assert details["pictures_an_epoch"] == 48
+    assert details["images_an_epoch"] == 48
     mixed = details["mixed"]["label"]
     assert [mixed[name]["shown"] for name in ("blue", "green", "red")] == [12, 12, 24]
     assert sum(own["mixed"] for own in mixed.values()) == 24
     assert all(0.6 <= own["own share"] <= 0.9 for own in mixed.values())
     said = (run.folder / "log.jsonl").read_text()
-    assert "an epoch shows 48 pictures, of 36 that there are" in said
+    assert "an epoch shows 48 images, of 36 that there are" in said
     assert "mixed were" in said
 
 

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-import assay.plan
 from assay.errors import AssayError, DataError, PlanError
-from assay.plan import Plan, anchored, complete, from_source, json_schema, load, parse, plain, to_yaml
-from assay.recipes import recipe_names, recipe_summary, recipe_text
+from assay.plan import plan as plan_module
+from assay.plan.plan import Plan, anchored, complete, from_source, json_schema, load, parse, plain, to_yaml
+from assay.plan.recipes import recipe_names, recipe_summary, recipe_text
+from assay.plan.yaml_lines import read
 from assay.settings import Settings
-from assay.steps.plans import RepeatSettings, StepPlan
+from assay.steps.base import RepeatSettings, StepPlan
 from assay.training.losses import ByHead, LossSettings
 from assay.training.optimizers import AdamW, OptimizerSettings, Sgd
 from assay.training.schedules import Cosine, Cyclic, FlatCos, OneCycle, ScheduleSettings
-from assay.yaml_lines import read
 
 
 class Look(Settings):
@@ -132,7 +132,7 @@ def test_names_are_text_however_they_are_written():
         ("# a comment", "plan.yaml is empty;"),
         ("- a", "plan.yaml holds a list; a plan is a mapping"),
         ("photos", 'plan.yaml holds "photos"; a plan is a mapping'),
-        ("seed: 0", "plan.yaml, line 1: data is missing; add it (where pictures and labels are"),
+        ("seed: 0", "plan.yaml, line 1: data is missing; add it (where images and labels are"),
         ("data: {folder: [x\n", "plan.yaml, line 2: broken YAML"),
         ("data: {folder: x}\ndata: 3", "plan.yaml, line 2: data is said twice, first at plan.yaml, line 1."),
         ("data: photos", 'plan.yaml, line 1: data is "photos"; it must be a mapping'),
@@ -444,7 +444,7 @@ def test_values_for_steps_that_are_not_chosen_yet_wait_for_them(tmp_path):
         ("nowhere", None, DataError, "there is no such folder or file"),
         ("nowhere.csv", None, DataError, "there is no such folder or file"),
         ("nowhere.yaml", None, PlanError, "the plan cannot be read"),
-        ("picture.jpg", b"x", PlanError, "no folder of pictures, no table"),
+        ("image.jpg", b"x", PlanError, "no folder of images, no table"),
         ("latin.yaml", "data: {folder: caf\xe9}".encode("latin-1"), PlanError, "is not UTF-8 text"),
     ],
 )
@@ -458,7 +458,7 @@ def test_refused_sources(tmp_path, name, content, kind, message):
 
 def test_a_recipe_adds_what_the_source_does_not_say(tmp_path, monkeypatch):
     text = "# Quick.\n# And good.\ndata: {split: {val: 0.1}}\nsteps:\n  - look\n  - fit: {epochs: 2}\n"
-    monkeypatch.setattr(assay.plan, "recipe_text", {"quick": text}.__getitem__)
+    monkeypatch.setattr(plan_module, "recipe_text", {"quick": text}.__getitem__)
     plan = source(tmp_path, recipe="quick", overrides=["steps.1.fit.lr=0.1"]).plan
     assert (plan.data.folder, plan.data.split.val) == (tmp_path, 0.1)
     assert [step.settings for step in plan.steps] == [Look(), Train(epochs=2, lr=0.1)]
@@ -466,7 +466,7 @@ def test_a_recipe_adds_what_the_source_does_not_say(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("key", ["steps: [look]", "seed: 1"])
 def test_a_recipe_and_a_plan_may_not_say_the_same(tmp_path, monkeypatch, key):
-    monkeypatch.setattr(assay.plan, "recipe_text", lambda _: "seed: 3\nsteps: [look]")
+    monkeypatch.setattr(plan_module, "recipe_text", lambda _: "seed: 3\nsteps: [look]")
     path = tmp_path / "plan.yaml"
     path.write_text(f"data: {{folder: x}}\n{key}")
     with pytest.raises(PlanError, match=r"line 2: .* is said there and in recipe quick"):
@@ -474,7 +474,7 @@ def test_a_recipe_and_a_plan_may_not_say_the_same(tmp_path, monkeypatch, key):
 
 
 def test_a_mistake_in_a_recipe_names_its_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(assay.plan, "recipe_text", lambda _: "seed: 3\nsteps:\n  - fit: {epoch: 1}")
+    monkeypatch.setattr(plan_module, "recipe_text", lambda _: "seed: 3\nsteps:\n  - fit: {epoch: 1}")
     with pytest.raises(PlanError, match=r"^recipe quick, line 3: steps.0.fit.epoch is not known"):
         source(tmp_path, recipe="quick")
 
@@ -486,7 +486,7 @@ def test_recipes_are_plans():
         assert recipe_summary(name)
         value = copy.deepcopy(read(recipe_text(name), name).value)
         value["data"] = {"folder": "x", **value.get("data", {})}
-        parse(assay.plan.write(value), name)
+        parse(plan_module.write(value), name)
 
 
 def test_the_steps_that_there_are_make_a_schema_and_a_plan():

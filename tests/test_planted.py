@@ -13,13 +13,13 @@ from assay.labels.samples import Samples
 
 
 @pytest.fixture(scope="module")
-def exclusive(colours: Path) -> Samples:
+def multiclass(colours: Path) -> Samples:
     return untouched(colours)
 
 
 @pytest.fixture(scope="module")
 def tags(tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    """200 pictures with any of three tags."""
+    """200 images with any of three tags."""
     folder = tmp_path_factory.mktemp("tags")
     lines = ["image,tags"]
     for number in range(200):
@@ -40,16 +40,16 @@ def in_training(samples: Samples) -> np.ndarray:
     return (samples.table["split"] == "train").to_numpy()
 
 
-def test_labels_are_hidden(exclusive: Samples) -> None:
-    after = hide(exclusive, share=0.25, seed=1)
-    gone = changed(exclusive, after)
-    assert gone.sum() == (after.codes()[0] == -1).sum() == round(0.25 * in_training(exclusive).sum())
+def test_labels_are_hidden(multiclass: Samples) -> None:
+    after = hide(multiclass, share=0.25, seed=1)
+    gone = changed(multiclass, after)
+    assert gone.sum() == (after.codes()[0] == -1).sum() == round(0.25 * in_training(multiclass).sum())
 
 
-def test_labels_are_flipped_to_any_other_class(exclusive: Samples) -> None:
-    found = [flip(exclusive, share=0.5, seed=seed) for seed in range(20)]
-    assert {int(changed(exclusive, after).sum()) for after in found} == {round(0.5 * in_training(exclusive).sum())}
-    pairs = {(a, b) for after in found for a, b in zip(exclusive.codes()[0], after.codes()[0], strict=True) if a != b}
+def test_labels_are_flipped_to_any_other_class(multiclass: Samples) -> None:
+    found = [flip(multiclass, share=0.5, seed=seed) for seed in range(20)]
+    assert {int(changed(multiclass, after).sum()) for after in found} == {round(0.5 * in_training(multiclass).sum())}
+    pairs = {(a, b) for after in found for a, b in zip(multiclass.codes()[0], after.codes()[0], strict=True) if a != b}
     assert len(pairs) == 6
 
 
@@ -60,27 +60,27 @@ def test_tags_are_flipped_and_stay_as_frequent(tags: Samples) -> None:
     assert changed(tags, after).sum(axis=0).tolist() == [2 * round(0.1 * count) for count in positives.tolist()]
 
 
-def test_a_few_labels_a_class_are_kept(exclusive: Samples, tags: Samples) -> None:
-    assert keep(exclusive, each=4, seed=0).part("train").counts(exclusive.space.heads[0]).tolist() == [4, 4, 4]
+def test_a_few_labels_a_class_are_kept(multiclass: Samples, tags: Samples) -> None:
+    assert keep(multiclass, each=4, seed=0).part("train").counts(multiclass.space.heads[0]).tolist() == [4, 4, 4]
     few = keep(tags, each=4, seed=0).part("train")
     assert min(few.counts(tags.space.heads[0])) >= 4
     assert few.labelled().sum() <= 12
 
 
-def test_a_long_tail_takes_training_pictures_away(exclusive: Samples) -> None:
-    after = long_tail(exclusive, ratio=4, seed=0)
+def test_a_long_tail_takes_training_images_away(multiclass: Samples) -> None:
+    after = long_tail(multiclass, ratio=4, seed=0)
     assert after.part("train").counts(after.space.heads[0]).tolist() == [12, 6, 3]
-    assert after.part("val").ids == exclusive.part("val").ids
+    assert after.part("val").ids == multiclass.part("val").ids
 
 
 @pytest.mark.parametrize("name", ["hide", "flip", "keep", "tail"])
-def test_a_fault_is_seeded_and_leaves_validation_alone(name: str, exclusive: Samples) -> None:
+def test_a_fault_is_seeded_and_leaves_validation_alone(name: str, multiclass: Samples) -> None:
     size = {"hide": 0.5, "flip": 0.5, "keep": 3, "tail": 4}[name]
     one, again, other = (
-        fault(exclusive) for seed in (0, 0, 1) for fault in faults(seed=seed, **{name: size})
+        fault(multiclass) for seed in (0, 0, 1) for fault in faults(seed=seed, **{name: size})
     )  # fmt: skip
     assert one.fingerprint() == again.fingerprint() != other.fingerprint()
-    assert one.part("val").fingerprint() == exclusive.part("val").fingerprint()
+    assert one.part("val").fingerprint() == multiclass.part("val").fingerprint()
 
 
 def test_what_is_planted_reads_back(colours: Path, tags: Samples, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 import assay
 from assay import cli
-from assay.evidence.sheets import GAP
+from assay.report.thumbnails import GAP
 from assay.steps import STEPS
-from assay.training.sources import Pictures
-from conftest import write_pictures
+from assay.training.sources import ImageSource
+from conftest import write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 3, batch: 8, lr: 1e-2"
@@ -27,13 +27,13 @@ AUGMENTED = f"{FIT}, augment: {{crop: [0.5, 1.0], flip: both, jitter: {{brightne
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("assay.studies.preview.FEW", 24)
+    monkeypatch.setattr("assay.experiments.preview.FEW", 24)
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More pictures than a rehearsal looks at."""
-    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", each=30)
+    """More images than a rehearsal looks at."""
+    return write_images(tmp_path_factory.mktemp("many") / "images", each=30)
 
 
 def invoke(*arguments: str) -> Result:
@@ -56,7 +56,7 @@ def refused(done: Result, *said: str) -> None:
 
 
 def cells(path: str, side: int = 32) -> np.ndarray:
-    """The pictures (rows, columns, side, side, 3) of a sheet."""
+    """The images (rows, columns, side, side, 3) of a sheet."""
     sheet = np.array(Image.open(path))
     down, across = ((length + GAP) // (side + GAP) for length in sheet.shape[:2])
     step = side + GAP
@@ -65,17 +65,17 @@ def cells(path: str, side: int = 32) -> np.ndarray:
 
 
 def spied(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], np.ndarray]:
-    """What training shows from here on: by epoch and row, the picture as bytes."""
+    """What training shows from here on: by epoch and row, the image as bytes."""
     seen: dict[tuple[int, int], np.ndarray] = {}
-    real = Pictures.batch
+    real = ImageSource.batch
 
-    def batch(self: Pictures, epoch: int, rows: Any, partners: Any) -> Any:
+    def batch(self: ImageSource, epoch: int, rows: Any, partners: Any) -> Any:
         found = real(self, epoch, rows, partners)
         pixels = (found.inputs.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        seen.update({(epoch, row): picture for row, picture in zip(rows.tolist(), pixels, strict=True)})
+        seen.update({(epoch, row): image for row, image in zip(rows.tolist(), pixels, strict=True)})
         return found
 
-    monkeypatch.setattr(Pictures, "batch", batch)
+    monkeypatch.setattr(ImageSource, "batch", batch)
     return seen
 
 
@@ -85,14 +85,14 @@ def test_the_sheet_shows_what_the_network_is_shown(
 ) -> None:
     Path("plan.yaml").write_text(tiny_plan(PROBE, f"{AUGMENTED}{more}}}", data=f"folder: {many}"))
     found = shown("plan.yaml")
-    (path,) = (path for path in found["pictures"] if "shown" in path)
+    (path,) = (path for path in found["images"] if "shown" in path)
     rows = cells(path)
     seen = spied(monkeypatch)
     assay.train("plan.yaml", run="run", device="cpu")
     assert rows.shape[:2] == (4, 8)  # plain ones, and three epochs
     for epoch in range(3):
-        trained = {picture.tobytes() for (at, _), picture in seen.items() if at == epoch}
-        assert all(picture.tobytes() in trained for picture in rows[epoch + 1])
+        trained = {image.tobytes() for (at, _), image in seen.items() if at == epoch}
+        assert all(image.tobytes() in trained for image in rows[epoch + 1])
 
 
 def test_as_many_optimiser_steps_and_parameters_as_in_training(
@@ -103,11 +103,11 @@ def test_as_many_optimiser_steps_and_parameters_as_in_training(
     probe, fit = shown("plan.yaml")["steps"]
     run = assay.train("plan.yaml", run="run", device="cpu")
     details = run.metrics["steps"][1]["details"]
-    per_epoch = -(-details["pictures_an_epoch"] // 8)
+    per_epoch = -(-details["images_an_epoch"] // 8)
     assert fit["length"] == {
         "epochs": 3,
         "per_epoch": per_epoch,
-        "pictures": details["pictures_an_epoch"],
+        "images": details["images_an_epoch"],
         "optimizer_steps": 3 * per_epoch,
     }
     assert fit["parameters"] == probe["parameters"] == details["network"]["parameters"]
@@ -115,7 +115,7 @@ def test_as_many_optimiser_steps_and_parameters_as_in_training(
     assert fit["seconds"] > 0 < fit["memory MiB"]
 
 
-def test_no_run_is_left_and_pictures_go_where_they_should(
+def test_no_run_is_left_and_images_go_where_they_should(
     tiny_plan: Callable[..., str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
@@ -141,14 +141,14 @@ def test_steps_within_others_are_foreseen(tiny_plan: Callable[..., str], many: P
     assert (inside["name"], inside["rounds"]) == ("02-repeat/round-1/01-fit", 3)
     assert repeat["seconds"] >= 3 * inside["seconds"] - 1
     assert [one["name"] for one in combine["inner"]] == ["03-combine/member-1/01-fit", "03-combine/member-2/01-probe"]
-    assert [Path(path).name for path in found["pictures"]] == [
+    assert [Path(path).name for path in found["images"]] == [
         "schedule.png",
         "shown-02-repeat-round-1-01-fit.png",
         "shown-03-combine-member-1-01-fit.png",
     ]
 
 
-def test_views_of_a_frozen_fit_and_of_unlabelled_pictures_are_shown(tiny_plan: Callable[..., str], many: Path) -> None:
+def test_views_of_a_frozen_fit_and_of_unlabelled_images_are_shown(tiny_plan: Callable[..., str], many: Path) -> None:
     (many.parent / "some" / "unlabelled").mkdir(parents=True)
     for path in sorted(many.glob("*/*.png")):
         number = int(path.stem)
@@ -161,7 +161,7 @@ def test_views_of_a_frozen_fit_and_of_unlabelled_pictures_are_shown(tiny_plan: C
         tiny_plan(frozen, f"{AUGMENTED}, unlabelled: {{ratio: 1}}}}", data=f"folder: {many.parent / 'some'}")
     )
     found = shown("plan.yaml")
-    _, views, unlabelled = (path for path in found["pictures"])
+    _, views, unlabelled = (path for path in found["images"])
     assert cells(views).shape[:2] == (3, 8)
     assert cells(unlabelled).shape[:2] == (4 + 3, 8)
     rows = cells(views)
@@ -169,7 +169,7 @@ def test_views_of_a_frozen_fit_and_of_unlabelled_pictures_are_shown(tiny_plan: C
     assert not np.array_equal(rows[1], rows[2])
 
 
-def test_every_kind_of_step_is_rehearsed_on_few_and_on_more_pictures(tiny_plan: Callable[..., str], many: Path) -> None:
+def test_every_kind_of_step_is_rehearsed_on_few_and_on_more_images(tiny_plan: Callable[..., str], many: Path) -> None:
     rows = ["image,colour,dark,striped"]
     for place, path in enumerate(sorted(many.glob("*/*.png"))):
         labels = ",," if place % 5 == 4 else f"{path.parent.name},{place % 2},{int(place % 7 < 3)}"
@@ -196,7 +196,7 @@ def test_every_kind_of_step_is_rehearsed_on_few_and_on_more_pictures(tiny_plan: 
     assert [one["problem"] for one in told if one["problem"]] == []
     assert all(one["seconds"] > 0 < one["memory MiB"] for one in told)
     after = {one["name"]: one for one in told}
-    assert after["04-fit"]["length"]["pictures"] == found["counts"]["train"]  # as if all unknown labels were answered
+    assert after["04-fit"]["length"]["images"] == found["counts"]["train"]  # as if all unknown labels were answered
     assert after["04-fit"]["at_most"]
     assert after["09-repeat"]["at_most"]
 
@@ -207,18 +207,18 @@ def test_a_plan_without_steps_is_the_default_one(colours: Path) -> None:
     found = shown(str(colours), *changes)
     assert [step["kind"] for step in found["steps"]] == ["probe", "fit", "clean_labels"]
     assert found["steps"][1]["length"]["epochs"] == 1
-    assert found["pictures"][0] == "plans/pictures/schedule.png"
+    assert found["images"][0] == "plans/images/schedule.png"
 
 
 def test_the_largest_batch_for_some_memory(tiny_plan: Callable[..., str], many: Path) -> None:
     Path("plan.yaml").write_text(tiny_plan(f"{FIT}}}", data=f"folder: {many}"))
     (step,) = shown("plan.yaml", "--memory", "64GB")["steps"]
-    assert step["largest_batch"] == 72  # all training pictures
+    assert step["largest_batch"] == 72  # all training images
     done = invoke("plan.yaml", "--memory", "20MB")
     refused(done, "--memory 20MB", "01-fit", "not even a batch of 1 fits", "give more memory")
 
 
-def test_what_cannot_be_tried_on_few_pictures_is_said(
+def test_what_cannot_be_tried_on_few_images_is_said(
     tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from assay.errors import DataError
@@ -226,18 +226,18 @@ def test_what_cannot_be_tried_on_few_pictures_is_said(
     from assay.steps.calibrate import CalibrateSettings
 
     def run(settings: Any, state: Any, context: Any) -> Any:
-        raise DataError("too few pictures, or so it seems")
+        raise DataError("too few images, or so it seems")
 
     monkeypatch.setitem(STEPS, "calibrate", Step(CalibrateSettings, run))
     Path("plan.yaml").write_text(tiny_plan(PROBE, "calibrate", f"{FIT}}}", data=f"folder: {many}"))
     done = invoke("plan.yaml")
     assert done.exit_code == 0, done.output
-    assert "02-calibrate: not tried, for it cannot be on so few pictures: too few" in done.stdout
+    assert "02-calibrate: not tried, for it cannot be on so few images: too few" in done.stdout
     names = [step["name"] for step in shown("plan.yaml")["steps"]]
     assert names == ["01-probe", "02-calibrate", "03-fit"]
 
 
-def test_what_is_wrong_with_all_pictures_is_refused(tiny_plan: Callable[..., str], colours: Path) -> None:
+def test_what_is_wrong_with_all_images_is_refused(tiny_plan: Callable[..., str], colours: Path) -> None:
     Path("plan.yaml").write_text(tiny_plan(PROBE, f"{FIT}, start: nowhere}}"))
     refused(invoke("plan.yaml"), "nowhere: no finished run is there")
 
@@ -260,4 +260,4 @@ def test_bad_input(arguments: tuple[str, ...], said: str, tiny_plan: Callable[..
 def test_a_plan_without_a_fit_has_no_rates(tiny_plan: Callable[..., str]) -> None:
     Path("plan.yaml").write_text(tiny_plan(PROBE))
     found = shown("plan.yaml")
-    assert [Path(path).name for path in found["pictures"]] == ["schedule.png"]
+    assert [Path(path).name for path in found["images"]] == ["schedule.png"]

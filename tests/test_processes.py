@@ -18,15 +18,12 @@ from safetensors.torch import load_file
 
 import assay
 from assay.cli import app, main
-from assay.endings import first_to_fail
+from assay.commands.shared import first_to_fail
 from assay.errors import PlanError, TrainingError
-from assay.progress import Silent
-from assay.training.answered import Answered
-from assay.training.hardware import Hardware
-from assay.training.job import Progress
+from assay.progress import NoProgress
+from assay.training.devices import Hardware, Machine, SingleProcess, asked_for_more, current_processes
+from assay.training.fit_task import EpochLogits, Progress
 from assay.training.loop import _restore, _Saver, fit
-from assay.training.machine import Machine
-from assay.training.processes import Alone, asked_for_more, processes
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -56,7 +53,7 @@ def lines(run: Path) -> list[str]:
 def counts(metrics: dict[str, Any]) -> list[Any]:
     scores = [step["scores"] for step in metrics["steps"]]
     return [
-        [(name, figure["n"]) for name, figure in score["figures"].items()]
+        [(name, metric["n"]) for name, metric in score["metrics"].items()]
         + [np.sum(head["confusion"]).tolist() for head in score["heads"].values()]
         for score in scores
     ]
@@ -72,27 +69,27 @@ def history(run: Path) -> dict[tuple[str, str, str], float]:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """A run of one process, the same of two, and what the two printed."""
-    from conftest import write_pictures
+    from conftest import write_images
 
     folder = tmp_path_factory.mktemp("processes")
-    write_pictures(folder / "pictures", each=15)
-    (folder / "pictures" / "red" / "broken.png").touch()
-    write_pictures(folder / "unlabelled", each=3, seed=1)
-    (folder / "unlabelled").rename(folder / "pictures" / "unlabelled")
+    write_images(folder / "images", each=15)
+    (folder / "images" / "red" / "broken.png").touch()
+    write_images(folder / "unlabelled", each=3, seed=1)
+    (folder / "unlabelled").rename(folder / "images" / "unlabelled")
     listed = "".join(f"\n  - {step}" for step in STEPS)
     (folder / "plan.yaml").write_text(
-        f"data: {{folder: pictures}}\nhardware: {{precision: fp32, layout: channels_last}}\nsteps:{listed}\n"
+        f"data: {{folder: images}}\nhardware: {{precision: fp32, layout: channels_last}}\nsteps:{listed}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("write_pictures", "baselines", "_report"):  # seconds; the two processes spend them
-            patch.setattr(f"assay.run.{name}", lambda *given, **options: {})
+        for name in ("write_images", "baselines", "_report"):  # seconds; the two processes spend them
+            patch.setattr(f"assay.run.train.{name}", lambda *given, **options: {})
         assay.train(folder / "plan.yaml", run=folder / "one", device="cpu")
     done = launch(TORCHRUN, "-m", "--", "assay", "train", folder / "plan.yaml", "--run", folder / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "one", folder / "two", done.stdout
 
 
-def test_validation_counts_every_picture_once(both: tuple[Path, Path, str]) -> None:
+def test_validation_counts_every_image_once(both: tuple[Path, Path, str]) -> None:
     one, two = (assay.load(run).metrics for run in both[:2])
     assert [step["name"] for step in two["steps"]] == [step["name"] for step in one["steps"]]
     assert counts(one) == counts(two)
@@ -241,10 +238,10 @@ def test_one_process_that_was_to_be_several_says_so(
 def test_several_processes_do_not_share_one_named_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PlanError, match=r"'cuda:1': names one GPU, and 2 processes take one each. Give --device cuda,"):
-        processes("cuda:1")
+        current_processes("cuda:1")
 
 
-class Second(Alone):
+class Second(SingleProcess):
     """The second of two processes."""
 
     process_index = 1
@@ -257,10 +254,10 @@ def test_what_one_process_saw_of_an_unfinished_epoch_counts_once(tmp_path: Path)
 
     job = job_of()
     count = len(job.source.ids)
-    answered = Answered(torch.ones(count, COURSE.width), torch.ones(count))
-    saver = _Saver(job, None, Machine(Alone(), Hardware()), tmp_path / "checkpoint", 0.0)
+    answered = EpochLogits(torch.ones(count, COURSE.width), torch.ones(count))
+    saver = _Saver(job, None, Machine(SingleProcess(), Hardware()), tmp_path / "checkpoint", 0.0)
     saver.write(Progress(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), answered)
-    for together, share in ((Alone(), 1.0), (Second(), 0.0)):
+    for together, share in ((SingleProcess(), 1.0), (Second(), 0.0)):
         machine = Machine(together, Hardware())
         progress, seen = _restore(job_of(), COURSE, None, machine, tmp_path / "checkpoint")
         assert (progress.batch, progress.sums) == (1, [3.0 * share, share])
@@ -285,12 +282,12 @@ def test_what_is_watched_is_the_main_processs(tmp_path: Path) -> None:
             return 5.0
 
     machine = Machine(Told(), Hardware())
-    progress = fit(job_of(), COURSE, machine=machine, checkpoint=tmp_path / "checkpoint", watch=Silent())
+    progress = fit(job_of(), COURSE, machine=machine, checkpoint=tmp_path / "checkpoint", progress=NoProgress())
     assert [row["validation"]["loss"] for row in progress.history] == [5.0, 5.0]  # by which a rate may be lowered
 
 
 def test_several_processes_save_at_the_end_of_an_epoch_only(tmp_path: Path) -> None:
     from test_loop import job_of
 
-    savers = [_Saver(job_of(), None, Machine(t, Hardware()), tmp_path / "x", -1.0) for t in (Alone(), Second())]
+    savers = [_Saver(job_of(), None, Machine(t, Hardware()), tmp_path / "x", -1.0) for t in (SingleProcess(), Second())]
     assert [saver.due() for saver in savers] == [True, False]

@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from assay.progress import Bar, Plain, Silent, Watch, format_figures, format_seconds, watch_for
+from assay.progress import (
+    BarProgress,
+    NoProgress,
+    PlainProgress,
+    Progress,
+    format_metrics,
+    format_seconds,
+    progress_for,
+)
 
 
 class Terminal(io.StringIO):
@@ -14,14 +22,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def an_epoch(watch: Watch) -> None:
-    watch.begin("02-fit [x]", 64)
+def an_epoch(progress: Progress) -> None:
+    progress.begin("02-fit [x]", 64)
     for done in range(8):
         time.sleep(0.002)
-        watch.advance(8, {"loss": 1 / (done + 1)})
-    watch.line("epoch 1  [bold] :smile: loss 0.125")
-    watch.advance(0)
-    watch.end()
+        progress.advance(8, {"loss": 1 / (done + 1)})
+    progress.line("epoch 1  [bold] :smile: loss 0.125")
+    progress.advance(0)
+    progress.end()
 
 
 def seen(text: str) -> str:
@@ -35,17 +43,17 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def test_a_terminal_gets_a_bar_with_pace_and_figures_and_the_line_as_it_is(terminal: Terminal) -> None:
-    watch = watch_for(terminal)
-    an_epoch(watch)
-    assert isinstance(watch, Bar)
+def test_a_terminal_gets_a_bar_with_pace_and_metrics_and_the_line_as_it_is(terminal: Terminal) -> None:
+    progress = progress_for(terminal)
+    an_epoch(progress)
+    assert isinstance(progress, BarProgress)
     text = seen(terminal.getvalue())
     assert "epoch 1  [bold] :smile: loss 0.125\n" in text
-    assert re.search(r"02-fit \[x\].*100 % [\d,.]+ pictures/s {2}0:00 left.*loss 0\.125", text)
+    assert re.search(r"02-fit \[x\].*100 % [\d,.]+ images/s {2}0:00 left.*loss 0\.125", text)
 
 
 def test_the_line_is_above_the_bar_and_the_bar_is_gone_at_the_end(terminal: Terminal) -> None:
-    an_epoch(watch_for(terminal))
+    an_epoch(progress_for(terminal))
     end = terminal.getvalue()
     assert end.rindex("epoch 1") < end.rindex("02-fit")
     assert end.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the last line wiped
@@ -54,26 +62,26 @@ def test_the_line_is_above_the_bar_and_the_bar_is_gone_at_the_end(terminal: Term
 def test_closing_after_an_error_gives_the_cursor_back_however_many_stages_are_open(
     terminal: Terminal,
 ) -> None:
-    watch = watch_for(terminal)
-    watch.begin("02-fit", 10)
-    watch.begin("validating", 5)
-    watch.close()
+    progress = progress_for(terminal)
+    progress.begin("02-fit", 10)
+    progress.begin("validating", 5)
+    progress.close()
     assert terminal.getvalue().count("\x1b[?25l") == 1
     assert "\x1b[?25h" in terminal.getvalue()
-    watch.advance(1)  # nothing is under way: nothing to show
-    watch.end()
-    watch.line("still fine")
+    progress.advance(1)  # nothing is under way: nothing to show
+    progress.end()
+    progress.line("still fine")
     assert terminal.getvalue().endswith("still fine\n")
 
 
 def test_an_inner_stage_leaves_the_outer_one_going(terminal: Terminal) -> None:
-    watch = watch_for(terminal)
-    watch.begin("outer", 10)
-    watch.begin("inner", 0)  # of unknown length
-    watch.advance(3)
-    watch.end()
-    watch.advance(10, {"accuracy": 0.5})
-    watch.end()
+    progress = progress_for(terminal)
+    progress.begin("outer", 10)
+    progress.begin("inner", 0)  # of unknown length
+    progress.advance(3)
+    progress.end()
+    progress.advance(10, {"accuracy": 0.5})
+    progress.end()
     text = seen(terminal.getvalue())
     assert text.rindex("outer") > text.rindex("inner")
     assert "accuracy 0.500" in text
@@ -84,21 +92,21 @@ def test_elsewhere_only_the_lines_that_stay(setting: str, terminal: Terminal, mo
     if setting == "dumb":
         monkeypatch.setenv("TERM", "dumb")
     file = terminal if setting == "dumb" else io.StringIO()
-    watch = watch_for(file)
-    an_epoch(watch)
-    watch.close()
-    assert isinstance(watch, Plain)
+    progress = progress_for(file)
+    an_epoch(progress)
+    progress.close()
+    assert isinstance(progress, PlainProgress)
     assert file.getvalue() == "epoch 1  [bold] :smile: loss 0.125\n"
 
 
 def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
-    watch: Watch = Silent()
-    an_epoch(watch)
+    progress: Progress = NoProgress()
+    an_epoch(progress)
     assert capfd.readouterr() == ("", "")
 
 
-def test_figures_keep_their_width_and_small_ones_are_not_lost() -> None:
-    assert format_figures({"loss": 1.23456, "lr": 0.00051, "f1": 0.0}) == "loss 1.235  lr 5.1e-04  f1 0.000"
+def test_metrics_keep_their_width_and_small_ones_are_not_lost() -> None:
+    assert format_metrics({"loss": 1.23456, "lr": 0.00051, "f1": 0.0}) == "loss 1.235  lr 5.1e-04  f1 0.000"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.7, "1:00:00"), (36061, "10:01:01")])

@@ -24,13 +24,13 @@ import pytest
 from PIL import Image
 
 import assay
-from assay.amend import undo
 from assay.errors import RunError
-from assay.evidence.report import write_report
 from assay.labels.ledger import Selection
-from assay.labels.read import find_pictures
+from assay.labels.readers.read import find_images
 from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
+from assay.report.report import write_report
+from assay.run.label_review import undo
 from conftest import COLOURS, Lines
 
 ROOT = Path(__file__).parent.parent
@@ -195,8 +195,8 @@ def test_evaluating_the_held_back_images_gives_the_metrics_of_the_run(project: P
         (tmp_path / "data.yaml").write_text(f"data: {{table: {split}.csv, root: {project.images}}}\n")
         found = assay.evaluate(run, assay.read(tmp_path / "data.yaml"))["scores"]
         assert found["heads"]["label"]["confusion"] == metrics["heads"]["label"]["confusion"]
-        for name, metric in metrics["figures"].items():
-            assert found["figures"][name] == pytest.approx(metric, abs=1e-3), name
+        for name, metric in metrics["metrics"].items():
+            assert found["metrics"][name] == pytest.approx(metric, abs=1e-3), name
 
 
 def test_every_metric_of_a_run_has_its_n_and_an_interval_that_holds_it(project: Project) -> None:
@@ -246,7 +246,7 @@ def test_a_project_that_is_moved_goes_on_where_it_was_without_its_cache_too(proj
     shutil.copytree(project.place, moved)
     before = state(moved / "runs")
     lines = Lines()
-    run = assay.train(moved / "plan.yaml", run=moved / "runs" / "plan", device="cpu", watch=lines)
+    run = assay.train(moved / "plan.yaml", run=moved / "runs" / "plan", device="cpu", progress=lines)
     assert lines.lines[-1].endswith("is finished and unchanged")
     assert run.metrics == json.loads((project.run / "metrics.json").read_text())  # the test split was not opened again
     shutil.rmtree(run.folder / "cache")
@@ -333,8 +333,8 @@ def test_what_changed_data_replaces_is_kept_to_the_byte(project: Project, tmp_pa
 
 def test_a_run_among_the_images_is_no_data(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where `assay train .` is given in the folder of the images, twice."""
-    monkeypatch.setattr("assay.run.baselines", lambda *given, **options: {})
-    monkeypatch.setattr("assay.run._report", lambda *given: None)
+    monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})
+    monkeypatch.setattr("assay.run.train._report", lambda *given: None)
     shutil.copytree(project.images, tmp_path, dirs_exist_ok=True)
     shutil.copytree(tmp_path / "red", tmp_path / "searched" / "trials")
     (tmp_path / "searched" / "claims").mkdir()
@@ -344,14 +344,14 @@ def test_a_run_among_the_images_is_no_data(project: Project, tmp_path: Path, mon
     counts = []
     for _ in range(2):
         lines = Lines()
-        run = assay.train(".", run="runs/own", overrides=tiny, device="cpu", watch=lines)
+        run = assay.train(".", run="runs/own", overrides=tiny, device="cpu", progress=lines)
         counts.append(run.metrics["counts"])
         assert Samples.read(run.folder / "samples.parquet").space["label"].classes == ("blue", "green", "red")
     assert counts[0] == counts[1]
     assert lines.lines[-1].endswith("is finished and unchanged")
     assert "  note: 2 folders that hold runs were passed over: 'runs/own', 'searched'." in lines.lines
     assert list(Path("runs/own").rglob("*.png"))  # there was something to be taken for an image
-    assert len(find_pictures(Path("."))) == sum(counts[0].values())
+    assert len(find_images(Path("."))) == sum(counts[0].values())
 
 
 def test_all_that_is_imported_is_declared_and_told_of_with_its_licence() -> None:

@@ -20,11 +20,11 @@ from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
-from assay.repair.pseudo_labels import All, choose
-from assay.run import Run
-from assay.steps.soft_targets import soft_targets, write_soft
-from assay.training.sources import Known
-from conftest import COLOURS, write_pictures
+from assay.repair.pseudo_labels import All, choose_pseudo_labels
+from assay.run.train import Run
+from assay.steps.pseudo_label import soft_targets, write_soft_targets
+from assay.training.sources import LabelTensors
+from conftest import COLOURS, write_images
 
 PROBE = "probe: {size: 32}"
 LABEL = "pseudo_label: {keep: all}"
@@ -33,12 +33,12 @@ Carry = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("few") / "pictures", each=20)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("few") / "images", each=20)
 
 
-def images() -> pl.DataFrame:
-    """20 pictures of each colour: 4 validate, 4 train with a label, 12 without."""
+def image_table() -> pl.DataFrame:
+    """20 images of each colour: 4 validate, 4 train with a label, 12 without."""
     rows = [(f"{name}/{number}.png", name, number) for name in NAMES for number in range(20)]
     table = pl.DataFrame(rows, schema=["image", "true", "number"], orient="row")
     held, hidden = pl.col("number") >= 16, pl.col("number").is_between(4, 15)
@@ -49,12 +49,12 @@ def images() -> pl.DataFrame:
 
 
 @pytest.fixture
-def carry(pictures: Path, carry_table: Carry) -> Carry:
-    """Carry out steps on a table of these pictures."""
+def carry(images: Path, carry_table: Carry) -> Carry:
+    """Carry out steps on a table of these images."""
 
     def carried(*steps: str, table: pl.DataFrame | None = None, **options: str) -> Run:
-        given = images() if table is None else table
-        run = carry_table(pictures, given.drop("true", "number"), *steps, **options)
+        given = image_table() if table is None else table
+        run = carry_table(images, given.drop("true", "number"), *steps, **options)
         carried.said = carry_table.said  # type: ignore[attr-defined]
         return run
 
@@ -75,7 +75,7 @@ def trained_on(run: Run) -> Samples:
 
 def test_unknown_labels_get_the_answers_of_the_model(carry: Carry) -> None:
     run = carry(PROBE, LABEL, PROBE)
-    table = trained_on(run).table.join(images().select(id="image", true="true"), on="id")
+    table = trained_on(run).table.join(image_table().select(id="image", true="true"), on="id")
     assert table["label:colour"].null_count() == 0
     given = table.filter(pl.col("origin:colour") == "pseudo")
     assert len(given) == 36
@@ -98,7 +98,7 @@ def test_a_quota_and_a_weight(carry: Carry) -> None:
     assert table["weight:colour"].to_list() == [0.5] * 6
 
 
-def test_labels_on_which_the_views_of_a_picture_agree(carry: Carry) -> None:
+def test_labels_on_which_the_views_of_a_image_agree(carry: Carry) -> None:
     """Colours are the same in a mirror; how often answers differ is what a plain label costs."""
     step_of = "pseudo_label: {keep: agreement, views: {kind: random, n: 3, augment: {jitter: {hue: 0.5}}}}"
     several = step(carry(PROBE, step_of), "02-pseudo_label")["details"]["colour"]
@@ -127,9 +127,9 @@ def test_every_round_labels_anew_from_the_newest_model(carry: Carry) -> None:
     assert len(newest) == 12
 
 
-def test_half_labelled_pictures_keep_what_is_known(carry: Carry) -> None:
+def test_half_labelled_images_keep_what_is_known(carry: Carry) -> None:
     table = (
-        images()
+        image_table()
         .with_columns(
             warm=(pl.col("true") == "red").cast(pl.Int64),
             cold=pl.when(pl.col("number") % 2 == 0).then((pl.col("true") == "blue").cast(pl.Int64)),
@@ -145,7 +145,7 @@ def test_half_labelled_pictures_keep_what_is_known(carry: Carry) -> None:
 
 
 def test_nothing_unlabelled_is_said_and_changes_nothing(carry: Carry) -> None:
-    run = carry(PROBE, LABEL, table=images().with_columns(colour="true"))
+    run = carry(PROBE, LABEL, table=image_table().with_columns(colour="true"))
     assert step(run, "02-pseudo_label")["edits"] == 0
     assert any("no label is unknown, so there is none to give" in line for line in carry.said)
 
@@ -155,7 +155,7 @@ def test_everything_unlabelled_under_a_head_is_refused(carry: Carry) -> None:
         pl.when(pl.col("number") > 17).then(pl.lit("x")).otherwise(pl.lit("y"))
     )
     with pytest.raises(DataError, match="No label is known under head 'shape'"):
-        carry(PROBE, LABEL, table=images().with_columns(shape=shape))
+        carry(PROBE, LABEL, table=image_table().with_columns(shape=shape))
 
 
 def test_it_takes_a_model(carry: Carry) -> None:
@@ -163,7 +163,7 @@ def test_it_takes_a_model(carry: Carry) -> None:
         carry(LABEL, PROBE)
 
 
-def test_what_a_person_says_of_a_picture_stays(carry: Carry, tmp_path: Path) -> None:
+def test_what_a_person_says_of_a_image_stays(carry: Carry, tmp_path: Path) -> None:
     run = carry(PROBE, LABEL, PROBE)
     said = Edit(id="red/5.png", head="colour", action="set", old=None, new="blue", step=PERSON)
     Ledger.read(run.folder / "ledger.csv").append([said])
@@ -177,7 +177,7 @@ def test_what_a_person_says_of_a_picture_stays(carry: Carry, tmp_path: Path) -> 
 
 
 SEASON = Head("season", ("spring", "summer", "autumn"))
-TAGS = Head("tags", ("beach", "city"), "independent")
+TAGS = Head("tags", ("beach", "city"), "multilabel")
 SPACE = LabelSpace((SEASON, TAGS))
 
 
@@ -192,11 +192,11 @@ def samples_of(season: list[str | None], tags: list[list[str] | None], unknown: 
         for head in ("season", "tags")
         for what, value in (("weight", 1.0), ("origin", "given"))
     }
-    return Samples(pl.DataFrame(columns), SPACE, Path("/pictures"))
+    return Samples(pl.DataFrame(columns), SPACE, Path("/images"))
 
 
 def chosen_of(samples: Samples, place: int, probabilities: np.ndarray) -> Any:
-    return choose(SPACE.heads[place], samples.codes()[place], probabilities, keep=All(), soft=True)
+    return choose_pseudo_labels(SPACE.heads[place], samples.codes()[place], probabilities, keep=All(), soft=True)
 
 
 def test_soft_targets_take_the_place_of_pseudo_labels_alone(tmp_path: Path) -> None:
@@ -207,24 +207,24 @@ def test_soft_targets_take_the_place_of_pseudo_labels_alone(tmp_path: Path) -> N
     tags = np.array([[0.5, 0.5]] * 3 + [[0.8, 0.1], [0.3, 0.3]], np.float32)
     places = {"season": tmp_path / "season", "tags": tmp_path / "tags"}
     for place, (head, answers) in enumerate(zip(SPACE, (season, tags), strict=True)):
-        write_soft(places[head.name], chosen_of(before, place, answers), before)
+        write_soft_targets(places[head.name], chosen_of(before, place, answers), before)
     after = samples_of(
         ["spring", "summer", "autumn", "spring", "spring"],  # the last was corrected since
         [["beach"], [], ["city"], ["city", "beach"], []],
         [[], [], [], [], []],
     )
-    truth = Known(after, soft_targets(places, after)).of(np.array([4, 3, 0]))
+    truth = LabelTensors(after, soft_targets(places, after)).of(np.array([4, 3, 0]))
     assert truth.targets[0].tolist() == [[1, 0, 0], pytest.approx([0.7, 0.2, 0.1]), [1, 0, 0]]
     assert truth.targets[1].tolist() == [[0, 0], [pytest.approx(0.8), 1], [1, 0]]
     assert all(bool(mask.all()) for mask in truth.masks)
     undone = samples_of(["spring"] + [None] * 4, [None] * 5, [[]] * 5)
-    assert not Known(undone, soft_targets(places, undone)).of(np.arange(5)).masks[0][1:].any()
+    assert not LabelTensors(undone, soft_targets(places, undone)).of(np.arange(5)).masks[0][1:].any()
     assert [*map(type, soft_targets({}, after))] == [type(None)] * 2
 
 
 def test_hard_labels_without_soft_ones_are_as_before() -> None:
     samples = samples_of(["spring", None], [["beach"], None], [[], []])
-    plain, none = Known(samples).of(np.arange(2)), Known(samples, [None, None]).of(np.arange(2))
+    plain, none = LabelTensors(samples).of(np.arange(2)), LabelTensors(samples, [None, None]).of(np.arange(2))
     assert all(torch.equal(one, other) for one, other in zip(plain.targets, none.targets, strict=True))
 
 
@@ -251,36 +251,36 @@ def test_soft_labels_reach_the_fit_and_end_with_a_hard_round(carry: Carry, monke
 
 
 def labelled_by(table: str) -> pl.DataFrame:
-    """Pictures with labels of an odd kind."""
+    """Images with labels of an odd kind."""
     train = pl.col("split") == "train"
     kinds = {
         "everything unlabelled": pl.lit(None, pl.String),
         "one class only": pl.when(pl.col("colour").is_not_null()).then(pl.lit("any")),
         "one class to train on": pl.when(train).then(pl.lit("red")).otherwise("true"),
         "nothing unlabelled": pl.col("true"),
-        "fewer pictures than folds": pl.when(pl.col("image") == "red/0.png").then(pl.lit("rare")).otherwise("colour"),
+        "fewer images than folds": pl.when(pl.col("image") == "red/0.png").then(pl.lit("rare")).otherwise("colour"),
     }
-    return images().with_columns(colour=kinds[table])
+    return image_table().with_columns(colour=kinds[table])
 
 
 @pytest.mark.parametrize(
     ("table", "code", "says"),
     [
-        ("everything unlabelled", 2, "no picture has a known label|no label is known|labels"),
+        ("everything unlabelled", 2, "no image has a known label|no label is known|labels"),
         ("one class only", 2, "only the class 'any'"),
         ("one class to train on", 0, "no label could be judged"),
         ("nothing unlabelled", 0, "no label is unknown, so there is none to give"),
-        ("fewer pictures than folds", 0, "not judged, for too few labels or answers that are all alike: rare"),
+        ("fewer images than folds", 0, "not judged, for too few labels or answers that are all alike: rare"),
     ],
 )
 @pytest.mark.usefixtures("plain_runs")
 def test_odd_labels_end_in_a_message_or_a_model(
-    pictures: Path, tmp_path: Path, tiny_plan: Callable[..., str], table: str, code: int, says: str
+    images: Path, tmp_path: Path, tiny_plan: Callable[..., str], table: str, code: int, says: str
 ) -> None:
     labelled_by(table).drop("true", "number").write_csv(tmp_path / "labels.csv")
     clean = "clean_labels: {size: 32, action: unset}"
     rounds = f"repeat: {{times: 1, only_if_better: true, steps: [{LABEL}, {PROBE}]}}"
-    data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}"
+    data = f"table: {tmp_path / 'labels.csv'}, root: {images}"
     (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, clean, rounds, data=data))
     words = ["train", str(tmp_path / "plan.yaml"), "--run", str(tmp_path / "run"), "--device", "cpu"]
     result = CliRunner().invoke(cli.app, words)
@@ -301,9 +301,9 @@ def rounds_of(run: Run, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_round_that_is_worse_is_taken_back_labels_and_all(carry: Carry) -> None:
-    run = carry(PROBE, f"repeat: {{times: 3, only_if_better: true, figure: nll, steps: [{LABEL}, {BAD}]}}")
+    run = carry(PROBE, f"repeat: {{times: 3, only_if_better: true, metric: nll, steps: [{LABEL}, {BAD}]}}")
     (told,) = rounds_of(run, "02-repeat")
-    assert (told["round"], told["figure"], told["kept"]) == (1, "nll", False)
+    assert (told["round"], told["metric"], told["kept"]) == (1, "nll", False)
     assert told["after"] > told["before"]
     assert any("round-1: validation nll" in line and "not kept" in line for line in carry.said)
     assert run.metrics["scores"] == step(run, "01-probe")["scores"]
@@ -316,7 +316,7 @@ def test_a_round_that_is_worse_is_taken_back_labels_and_all(carry: Carry) -> Non
 
 
 def test_better_rounds_are_kept_and_their_labels_trained_on(carry: Carry) -> None:
-    run = carry(BAD, f"repeat: {{times: 2, only_if_better: true, figure: nll, steps: [{PROBE}, {LABEL}]}}", PROBE)
+    run = carry(BAD, f"repeat: {{times: 2, only_if_better: true, metric: nll, steps: [{PROBE}, {LABEL}]}}", PROBE)
     told = rounds_of(run, "02-repeat")
     assert told[0]["kept"]
     kept = {f"02-repeat/round-{one['round']}/02-pseudo_label" for one in told if one["kept"]}
@@ -327,8 +327,8 @@ def test_better_rounds_are_kept_and_their_labels_trained_on(carry: Carry) -> Non
 def test_only_the_rounds_before_a_worse_one_are_kept(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
     from assay.steps import repeat
 
-    figures = iter([{"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.6}])
-    monkeypatch.setattr(repeat, "_figures", lambda *given: next(figures))
+    metrics = iter([{"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.6}])
+    monkeypatch.setattr(repeat, "_round_metrics", lambda *given: next(metrics))
     run = carry(PROBE, f"repeat: {{times: 5, only_if_better: true, steps: [{LABEL}, {PROBE}]}}")
     assert [one["kept"] for one in rounds_of(run, "02-repeat")] == [True, False]
     steps = {edit.step for edit in Ledger.read(run.folder / "ledger.csv").edits()}
@@ -342,9 +342,9 @@ def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch
 
     fit = "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone, lr: 1e-2}"
     soft = LABEL.replace("}", ", soft: true}")
-    steps = (BAD, f"repeat: {{times: 2, only_if_better: true, figure: nll, steps: [{soft}, {fit}]}}", fit)
+    steps = (BAD, f"repeat: {{times: 2, only_if_better: true, metric: nll, steps: [{soft}, {fit}]}}", fit)
     whole = carry(*steps, run="whole")
-    real, left = repeat._figures, [moment]
+    real, left = repeat._round_metrics, [moment]
 
     def killed(*given: Any) -> Any:
         left[0] -= 1
@@ -352,10 +352,10 @@ def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(repeat, "_figures", killed)
+    monkeypatch.setattr(repeat, "_round_metrics", killed)
     with pytest.raises(KeyboardInterrupt):
         carry(*steps, run="killed")
-    monkeypatch.setattr(repeat, "_figures", real)
+    monkeypatch.setattr(repeat, "_round_metrics", real)
     again = carry(*steps, run="killed")
     files = [run.folder / "model" / "model.safetensors" for run in (whole, again)]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -371,9 +371,9 @@ def test_without_a_model_before_the_first_round_is_kept(carry: Carry) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ("figure: nll", PlanError, "set only_if_better: true, or drop figure"),
-        ("only_if_better: true, figure: beauty", PlanError, "'beauty' is no figure"),
-        ("only_if_better: true, figure: top_5", PlanError, "'top_5' is not measured on this data. There are: "),
+        ("metric: nll", PlanError, "set only_if_better: true, or drop metric"),
+        ("only_if_better: true, metric: beauty", PlanError, "'beauty' is no metric"),
+        ("only_if_better: true, metric: top_5", PlanError, "'top_5' is not measured on this data. There are: "),
     ],
 )
 def test_what_cannot_be_compared_is_refused(carry: Carry, settings: str, error: Any, message: str) -> None:
@@ -381,8 +381,8 @@ def test_what_cannot_be_compared_is_refused(carry: Carry, settings: str, error: 
         carry(PROBE, f"repeat: {{times: 1, {settings}, steps: [{LABEL}]}}")
 
 
-def test_a_comparison_takes_validation_pictures(carry: Carry) -> None:
-    table = images().with_columns(split=pl.lit("train"))
+def test_a_comparison_takes_validation_images(carry: Carry) -> None:
+    table = image_table().with_columns(split=pl.lit("train"))
     plan = f"repeat: {{times: 1, only_if_better: true, steps: [{LABEL}]}}"
-    with pytest.raises(DataError, match=r"repeat: only_if_better compares validation figures.* Raise split\.val"):
+    with pytest.raises(DataError, match=r"repeat: only_if_better compares validation metrics.* Raise split\.val"):
         carry(PROBE, plan, table=table, heads=", split: {val: 0}")

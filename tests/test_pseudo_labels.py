@@ -18,25 +18,35 @@ from assay.labels.edits import PERSON, Edit, apply
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.repair.pseudo_label_edits import edits, unlabelled
-from assay.repair.pseudo_labels import Agreement, All, Confidence, Keep, Quota, Relative, choose, thresholds
+from assay.repair.pseudo_labels import (
+    Agreement,
+    All,
+    Confidence,
+    Keep,
+    Quota,
+    Relative,
+    choose_pseudo_labels,
+    pseudo_label_edits,
+    thresholds,
+    without_labels,
+)
 
 SEASON = Head("season", ("spring", "summer", "autumn"))
-TAGS = Head("tags", ("beach", "city"), "independent")
+TAGS = Head("tags", ("beach", "city"), "multilabel")
 ADAPTER = TypeAdapter(Keep)
 KINDS = [All(), Confidence(), Relative(), Quota(quota=2), Quota(quota={"share": 0.5}), Agreement()]
 
 
 @st.composite
-def exclusive(draw):
-    """A head of three classes that are all known, unknown pictures, and probabilities with ties in and among them."""
+def multiclass(draw):
+    """A head of three classes that are all known, unknown images, and probabilities with ties in and among them."""
     codes = np.array([0, 1, 2, *draw(st.lists(st.integers(-1, 2), max_size=20))])
     scores = draw(arrays(np.float32, (len(codes), 3), elements=st.sampled_from([1.0, 1.5, 2.0, 4.0, 60.0])))
     return SEASON, codes, scores / scores.sum(axis=1, keepdims=True)
 
 
 @st.composite
-def independent(draw):
+def multilabel(draw):
     """The same of two tags, each known to be present and absent."""
     codes = np.array([[0, 1], [1, 0], *draw(st.lists(st.tuples(*[st.integers(-1, 1)] * 2), max_size=12))])
     values = st.sampled_from([0.0, 0.05, 0.3, 0.5, 0.7, 0.95, 1.0])
@@ -47,7 +57,7 @@ def differing(case):
     return np.ptp(case[2], axis=0).max() > 0.01
 
 
-CASES = (exclusive() | independent()).filter(differing)
+CASES = (multiclass() | multilabel()).filter(differing)
 SHARES = st.floats(0, 1)
 MANY = settings(max_examples=50, deadline=None)
 
@@ -61,7 +71,9 @@ def views_of(probabilities):
 def test_known_labels_are_never_touched(case, keep, soft):
     head, codes, probabilities = case
     before = codes.copy()
-    chosen = choose(head, codes, probabilities, keep=keep, view_probabilities=views_of(probabilities), soft=soft)
+    chosen = choose_pseudo_labels(
+        head, codes, probabilities, keep=keep, view_probabilities=views_of(probabilities), soft=soft
+    )
     known = before >= 0
     assert (codes == before).all()
     assert (chosen.labels[known] == before[known]).all()
@@ -75,23 +87,23 @@ def test_known_labels_are_never_touched(case, keep, soft):
 @given(CASES)
 def test_all_keeps_every_unknown_label(case):
     head, codes, probabilities = case
-    chosen = choose(head, codes, probabilities, keep=All())
+    chosen = choose_pseudo_labels(head, codes, probabilities, keep=All())
     assert (chosen.kept == (codes < 0)).all()
-    expected = probabilities.argmax(axis=1) if head.kind == "exclusive" else (probabilities >= 0.5).astype(int)
+    expected = probabilities.argmax(axis=1) if head.kind == "multiclass" else (probabilities >= 0.5).astype(int)
     assert (chosen.labels == np.where(codes < 0, expected, codes)).all()
 
 
 @MANY
 @given(CASES, SHARES)
 def test_kept_at_a_confidence_are_exactly_those_as_confident(case, least):
-    chosen = choose(*case, keep=Confidence(confidence=least))
+    chosen = choose_pseudo_labels(*case, keep=Confidence(confidence=least))
     answered = chosen.codes >= 0
     assert (chosen.kept[answered] == (chosen.confidence[answered] >= least)).all()
 
 
 def test_a_confidence_that_is_just_reached_is_kept():
     probabilities = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.25, 0.75, 0], [0.25, 0.74, 0.01]])
-    chosen = choose(SEASON, np.array([0, 1, 2, -1, -1]), probabilities, keep=Confidence(confidence=0.75))
+    chosen = choose_pseudo_labels(SEASON, np.array([0, 1, 2, -1, -1]), probabilities, keep=Confidence(confidence=0.75))
     assert chosen.rows.tolist() == [3]
 
 
@@ -100,7 +112,7 @@ def test_a_confidence_that_is_just_reached_is_kept():
 def test_a_higher_threshold_keeps_a_subset(case, one, other, kind):
     low, high = sorted((one, other))
     name = kind.__name__.lower()
-    few, many = (choose(*case, keep=kind(**{name: share})).kept for share in (high, low))
+    few, many = (choose_pseudo_labels(*case, keep=kind(**{name: share})).kept for share in (high, low))
     assert (few <= many).all()
 
 
@@ -108,10 +120,12 @@ def test_a_higher_threshold_keeps_a_subset(case, one, other, kind):
 @given(CASES, st.integers(1, 8))
 def test_a_quota_is_exact_and_takes_the_most_confident(case, quota):
     head, codes, probabilities = case
-    every, chosen = (choose(head, codes, probabilities, keep=keep) for keep in (All(), Quota(quota=quota)))
+    every, chosen = (
+        choose_pseudo_labels(head, codes, probabilities, keep=keep) for keep in (All(), Quota(quota=quota))
+    )
     assert (chosen.counts == np.minimum(every.counts, quota)).all()
     columns = np.where(every.kept, every.codes, -1)
-    groups = columns[:, None] if head.kind == "exclusive" else columns
+    groups = columns[:, None] if head.kind == "multiclass" else columns
     kept, confidence = (array.reshape(groups.shape) for array in (chosen.kept, every.confidence))
     for column in range(groups.shape[1]):
         for value in np.unique(groups[:, column]):
@@ -125,9 +139,9 @@ def test_a_share_of_each_class_is_rounded_and_at_least_one():
     codes = np.array([0, 1, 2] + [-1] * 13)
     probabilities = np.full((16, 3), 0.1)
     probabilities[np.arange(16), [0, 1, 2, *[0] * 10, 1, 1, 2]] = 0.8
-    chosen = choose(SEASON, codes, probabilities, keep=Quota(quota={"share": 0.28}))
+    chosen = choose_pseudo_labels(SEASON, codes, probabilities, keep=Quota(quota={"share": 0.28}))
     assert chosen.counts.tolist() == [3, 1, 1]
-    assert chosen.rows.tolist() == [3, 4, 5, 13, 15]  # of equally confident pictures the first
+    assert chosen.rows.tolist() == [3, 4, 5, 13, 15]  # of equally confident images the first
 
 
 def test_relative_thresholds_follow_how_sure_the_model_is_of_a_class():
@@ -135,8 +149,12 @@ def test_relative_thresholds_follow_how_sure_the_model_is_of_a_class():
     np.testing.assert_allclose(thresholds(confidence, groups, 0.8), [0.8, 0, 0.4])
     probabilities = np.array([[0.99, 0.01, 0], [0, 0.99, 0.01], [0.01, 0, 0.99], [0.95, 0.05, 0], [0.1, 0.6, 0.3]])
     codes = np.array([0, 1, 2, -1, -1])
-    assert choose(SEASON, codes, probabilities, keep=Relative(relative=0.9)).kept.tolist() == [*[False] * 3, True, True]
-    assert choose(SEASON, codes, probabilities, keep=Confidence(confidence=0.9)).rows.tolist() == [3]
+    assert choose_pseudo_labels(SEASON, codes, probabilities, keep=Relative(relative=0.9)).kept.tolist() == [
+        *[False] * 3,
+        True,
+        True,
+    ]
+    assert choose_pseudo_labels(SEASON, codes, probabilities, keep=Confidence(confidence=0.9)).rows.tolist() == [3]
 
 
 def test_views_must_agree_in_the_class_and_all_have_an_answer():
@@ -145,33 +163,35 @@ def test_views_must_agree_in_the_class_and_all_have_an_answer():
     views = np.stack([probabilities, 0.5 * probabilities + 0.5 / 3, probabilities])
     views[1, 4] = [0.6, 0.3, 0.1]
     views[2, 5] = np.nan
-    assert choose(SEASON, codes, probabilities, keep=Agreement(), view_probabilities=views).rows.tolist() == [3]
+    assert choose_pseudo_labels(
+        SEASON, codes, probabilities, keep=Agreement(), view_probabilities=views
+    ).rows.tolist() == [3]
     tags = np.array([[0, 1], [1, 0], [-1, -1]])
     present = np.array([[[0.1, 0.9], [0.9, 0.1], [0.2, 0.7]], [[0.1, 0.9], [0.9, 0.1], [0.6, 0.9]]])
-    chosen = choose(TAGS, tags, present[0], keep=Agreement(), view_probabilities=present)
+    chosen = choose_pseudo_labels(TAGS, tags, present[0], keep=Agreement(), view_probabilities=present)
     assert chosen.kept[2].tolist() == [False, True]
 
 
 def test_soft_labels_are_the_probabilities_of_what_is_kept():
     codes = np.array([[0, 1], [1, 0], [-1, 1], [-1, -1]])
     probabilities = np.array([[0.1, 0.9], [0.9, 0.1], [0.97, 0.2], [0.6, 0.01]], np.float32)
-    chosen = choose(TAGS, codes, probabilities, keep=Confidence(), soft=True)
+    chosen = choose_pseudo_labels(TAGS, codes, probabilities, keep=Confidence(), soft=True)
     nan = np.nan
     np.testing.assert_array_equal(chosen.soft, np.float32([[nan, nan], [nan, nan], [0.97, nan], [nan, 0.01]]))
     assert chosen.counts.tolist() == [[0, 1], [1, 0]]
     season = np.array([0, 1, 2, -1, -1])
     answers = np.array([[0.9, 0.1, 0], [0, 0.9, 0.1], [0.1, 0, 0.9], [0.02, 0.96, 0.02], [0.5, 0.3, 0.2]], np.float32)
-    chosen = choose(SEASON, season, answers, keep=Confidence(), soft=True)
+    chosen = choose_pseudo_labels(SEASON, season, answers, keep=Confidence(), soft=True)
     assert chosen.soft.dtype == np.float32
     np.testing.assert_array_equal(chosen.soft[3], answers[3])
     assert np.isnan(chosen.soft[[0, 1, 2, 4]]).all()
-    assert choose(SEASON, season, answers, keep=Confidence()).soft is None
+    assert choose_pseudo_labels(SEASON, season, answers, keep=Confidence()).soft is None
 
 
 @pytest.mark.parametrize("head", [SEASON, TAGS], ids=lambda head: head.kind)
 def test_nothing_unlabelled_is_an_empty_choice_with_a_note(head):
     codes = np.array([0, 1, 2]) if head is SEASON else np.array([[0, 1], [1, 0], [1, 1]])
-    chosen = choose(head, codes, np.eye(3)[:, : head.size], keep=All())
+    chosen = choose_pseudo_labels(head, codes, np.eye(3)[:, : head.size], keep=All())
     assert not chosen.kept.any()
     assert len(chosen.rows) == chosen.counts.sum() == 0
     assert chosen.notes == (f"Head {head.name!r}: no label is unknown, so there is none to give.",)
@@ -179,47 +199,54 @@ def test_nothing_unlabelled_is_an_empty_choice_with_a_note(head):
 
 @pytest.mark.parametrize("head", [SEASON, TAGS], ids=lambda head: head.kind)
 def test_everything_unlabelled_is_refused(head):
-    with pytest.raises(DataError, match=f"No label is known under head '{head.name}'.*Label some pictures"):
-        choose(head, head.unknown(4), np.full((4, head.size), 0.5), keep=All())
+    with pytest.raises(DataError, match=f"No label is known under head '{head.name}'.*Label some images"):
+        choose_pseudo_labels(head, head.unknown(4), np.full((4, head.size), 0.5), keep=All())
 
 
 @MANY
 @given(CASES, st.sampled_from(KINDS))
-def test_pictures_without_an_answer_are_never_chosen(case, keep):
+def test_images_without_an_answer_are_never_chosen(case, keep):
     head, codes, probabilities = case
     unknown = np.flatnonzero(~head.known(codes))
     assume(len(unknown))
     probabilities[unknown[::2], 0] = np.nan
-    chosen = choose(head, codes, probabilities, keep=keep, view_probabilities=views_of(probabilities), soft=True)
+    chosen = choose_pseudo_labels(
+        head, codes, probabilities, keep=keep, view_probabilities=views_of(probabilities), soft=True
+    )
     assert not np.intersect1d(chosen.rows, unknown[::2]).size
     assert (chosen.labels[unknown[::2]] == -1).all()
-    assert f"no pseudo-labels for {len(unknown[::2])} pictures" in chosen.notes[0]
+    assert f"no pseudo-labels for {len(unknown[::2])} images" in chosen.notes[0]
 
 
 @pytest.mark.parametrize("keep", KINDS, ids=lambda keep: keep.kind)
 def test_a_model_that_answers_the_same_for_all_labels_nothing(keep):
     codes, probabilities = np.array([0, 1, 2, -1, -1]), np.full((5, 3), 1 / 3)
-    chosen = choose(SEASON, codes, probabilities, keep=keep, view_probabilities=probabilities[None])
+    chosen = choose_pseudo_labels(SEASON, codes, probabilities, keep=keep, view_probabilities=probabilities[None])
     assert not chosen.kept.any()
-    assert chosen.notes == ("Head 'season': no pseudo-labels, since the model answers the same for all pictures.",)
+    assert chosen.notes == ("Head 'season': no pseudo-labels, since the model answers the same for all images.",)
 
 
-def test_equal_probabilities_of_a_picture_give_the_first_class_and_presence():
+def test_equal_probabilities_of_a_image_give_the_first_class_and_presence():
     codes = np.array([0, 1, 2, -1])
     probabilities = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]])
-    assert choose(SEASON, codes, probabilities, keep=All()).codes[3] == 1
+    assert choose_pseudo_labels(SEASON, codes, probabilities, keep=All()).codes[3] == 1
     tags = np.array([[0, 1], [1, 0], [-1, -1]])
-    assert choose(TAGS, tags, np.array([[0, 1], [1, 0], [0.5, 0.5]]), keep=All()).codes[2].tolist() == [1, 1]
+    assert choose_pseudo_labels(TAGS, tags, np.array([[0, 1], [1, 0], [0.5, 0.5]]), keep=All()).codes[2].tolist() == [
+        1,
+        1,
+    ]
 
 
 def test_what_the_known_labels_cannot_teach_is_not_given():
     probabilities = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0], [0.8, 0.1, 0.1], [0, 0.1, 0.9]])
-    chosen = choose(SEASON, np.array([0, 1, -1, -1]), probabilities, keep=All())
+    chosen = choose_pseudo_labels(SEASON, np.array([0, 1, -1, -1]), probabilities, keep=All())
     assert chosen.rows.tolist() == [2]
     assert "no pseudo-labels of 'autumn'" in chosen.notes[0]
-    assert not choose(SEASON, np.array([0, 0, -1, -1]), probabilities, keep=All()).kept.any()  # one class only
+    assert not choose_pseudo_labels(
+        SEASON, np.array([0, 0, -1, -1]), probabilities, keep=All()
+    ).kept.any()  # one class only
     tags = np.array([[1, 0], [0, 0], [-1, -1]])
-    chosen = choose(TAGS, tags, np.array([[0.9, 0.1], [0.1, 0.2], [0.9, 0.3]]), keep=All())
+    chosen = choose_pseudo_labels(TAGS, tags, np.array([[0.9, 0.1], [0.1, 0.2], [0.9, 0.3]]), keep=All())
     assert chosen.kept[2].tolist() == [True, False]
     assert "'city'" in chosen.notes[0]
 
@@ -228,12 +255,14 @@ def test_closed_cells_stay_unknown_and_take_no_quota():
     codes = np.array([0, 1, 2, -1, -1])
     probabilities = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.9, 0.1, 0], [0.6, 0.4, 0]])
     closed = np.arange(5) == 3
-    assert choose(SEASON, codes, probabilities, keep=Quota(quota=1), closed=closed).rows.tolist() == [4]
+    assert choose_pseudo_labels(SEASON, codes, probabilities, keep=Quota(quota=1), closed=closed).rows.tolist() == [4]
 
 
 def test_changes_count_new_different_and_gone_labels():
     probabilities = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.9, 0.1, 0], [0.8, 0.2, 0], [0.4, 0.3, 0.3]])
-    chosen = choose(SEASON, np.array([0, 1, 2, -1, -1, -1]), probabilities, keep=Confidence(confidence=0.7))
+    chosen = choose_pseudo_labels(
+        SEASON, np.array([0, 1, 2, -1, -1, -1]), probabilities, keep=Confidence(confidence=0.7)
+    )
     assert chosen.changed_since(np.array([0, 1, 1, -1, 2, 1])) == (1, 1, 1)
     assert chosen.changed_since(chosen.labels) == (0, 0, 0)
 
@@ -285,19 +314,19 @@ def test_what_cannot_be_kept_is_refused(said):
 
 
 def samples(*heads: Head, **columns: list[object]) -> Samples:
-    """Training pictures a, b, ... with these values of `label_HEAD`, `unknown_HEAD` and `weight_HEAD`."""
+    """Training images a, b, ... with these values of `label_HEAD`, `unknown_HEAD` and `weight_HEAD`."""
     count = len(next(iter(columns.values())))
     names = [chr(ord("a") + row) for row in range(count)]
     table = {"id": names, "path": names, "split": ["train"] * count, "group": [None] * count, "hash": names}
     table = {name: pl.Series(values, dtype=pl.String) for name, values in table.items()}
     for head in heads:
-        kind = pl.String if head.kind == "exclusive" else pl.List(pl.String)
+        kind = pl.String if head.kind == "multiclass" else pl.List(pl.String)
         table[f"label:{head.name}"] = pl.Series(columns[f"label_{head.name}"], dtype=kind)
-        if head.kind == "independent":
+        if head.kind == "multilabel":
             table[f"unknown:{head.name}"] = pl.Series(columns.get(f"unknown_{head.name}", [None] * count), dtype=kind)
         table[f"weight:{head.name}"] = pl.Series(columns.get(f"weight_{head.name}", [1.0] * count), dtype=pl.Float32)
         table[f"origin:{head.name}"] = pl.Series(["given"] * count)
-    return Samples(pl.DataFrame(table), LabelSpace(heads), Path("/pictures"))
+    return Samples(pl.DataFrame(table), LabelSpace(heads), Path("/images"))
 
 
 SEASONS = samples(
@@ -317,9 +346,9 @@ SECOND = season_probabilities([0.1, 0.9, 0], [0.4, 0.3, 0.3], [0.1, 0.2, 0.7])
 def season_round(before, probabilities, step, **more):
     """A round on what these edits make of the samples: the edits of all, the samples, and the choice."""
     now = apply(SEASONS, before)
-    codes, closed = unlabelled(SEASON, now, before)
-    chosen = choose(SEASON, codes, probabilities, keep=Confidence(confidence=0.6), closed=closed)
-    after = [*before, *edits(chosen, now, step, before=before, **more)]
+    codes, closed = without_labels(SEASON, now, before)
+    chosen = choose_pseudo_labels(SEASON, codes, probabilities, keep=Confidence(confidence=0.6), closed=closed)
+    after = [*before, *pseudo_label_edits(chosen, now, step, before=before, **more)]
     return after, apply(SEASONS, after), chosen
 
 
@@ -350,7 +379,7 @@ def test_a_later_round_labels_anew_and_takes_back():
     assert again.codes()[0].tolist() == result.codes()[0].tolist()
 
 
-def test_weights_are_of_the_picture_as_given_in_every_round():
+def test_weights_are_of_the_image_as_given_in_every_round():
     def weights(result):
         return result.table["weight:season"].to_list()
 
@@ -364,11 +393,11 @@ def test_weights_are_of_the_picture_as_given_in_every_round():
     assert weights(result) == [1, 1, 1, 1, 2, 1]
 
 
-def test_tags_of_half_labelled_pictures_are_set_without_touching_the_known_ones():
+def test_tags_of_half_labelled_images_are_set_without_touching_the_known_ones():
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.2, 0.7], [0.3, 0.9]])
-    codes, closed = unlabelled(TAGS, TAGGED, [])
-    chosen = choose(TAGS, codes, probabilities, keep=All(), closed=closed)
-    made = edits(chosen, TAGGED, "03", weight="confidence")
+    codes, closed = without_labels(TAGS, TAGGED, [])
+    chosen = choose_pseudo_labels(TAGS, codes, probabilities, keep=All(), closed=closed)
+    made = pseudo_label_edits(chosen, TAGGED, "03", weight="confidence")
     assert [(edit.id, edit.tag, edit.action, edit.old, edit.new) for edit in made] == [
         ("c", "city", "set", None, "1"),
         ("d", "beach", "set", None, "0"),
@@ -377,7 +406,7 @@ def test_tags_of_half_labelled_pictures_are_set_without_touching_the_known_ones(
     ]
     result = apply(TAGGED, made)
     assert (result.codes()[0] == chosen.labels).all()
-    codes, _ = unlabelled(TAGS, result, made)
+    codes, _ = without_labels(TAGS, result, made)
     assert (codes == TAGGED.codes()[0]).all()
 
 
@@ -388,11 +417,11 @@ def test_what_was_dropped_or_a_person_decided_is_closed():
         Edit(id="e", head="season", action="set", old=None, new="summer", step="03", origin="corrected"),
         Edit(id="f", head="season", action="set", old=None, new="summer", step="03"),
     ]
-    codes, closed = unlabelled(SEASON, apply(SEASONS, before), before)
+    codes, closed = without_labels(SEASON, apply(SEASONS, before), before)
     assert codes.tolist() == [-1, 1, 2, 2, 1, -1]
     assert closed.tolist() == [True, False, False, True, False, False]
     weighed = [Edit(id="d", head="tags", action="weight", old="1.0", new="3", step=PERSON)]
-    assert not unlabelled(TAGS, apply(TAGGED, weighed), weighed)[1].any()
+    assert not without_labels(TAGS, apply(TAGGED, weighed), weighed)[1].any()
 
 
 @MANY
@@ -400,15 +429,15 @@ def test_what_was_dropped_or_a_person_decided_is_closed():
 def test_edits_fit_the_samples_and_are_allowed(case, keep, weight):
     head, codes, probabilities = case
     names = np.array(head.classes)
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         given_samples = samples(head, label_season=[names[code] if code >= 0 else None for code in codes])
     else:
         known = head.known(codes)
         labels = [names[row == 1].tolist() if some else None for row, some in zip(codes, known, strict=True)]
         unknown = [names[row < 0].tolist() if some else None for row, some in zip(codes, known, strict=True)]
         given_samples = samples(head, label_tags=labels, unknown_tags=unknown)
-    chosen = choose(head, codes, probabilities, keep=keep, view_probabilities=views_of(probabilities))
-    made = edits(chosen, given_samples, "03", weight=weight)
+    chosen = choose_pseudo_labels(head, codes, probabilities, keep=keep, view_probabilities=views_of(probabilities))
+    made = pseudo_label_edits(chosen, given_samples, "03", weight=weight)
     assert Ledger(Path("ledger.csv")).allowed(made) == made
     assert (apply(given_samples, made).codes()[0] == chosen.labels).all()
     assert sum(edit.action == "set" for edit in made) == chosen.kept.sum()

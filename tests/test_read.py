@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assay.errors import DataError
-from assay.labels.pictures import PICTURE_ENDINGS, by_path, is_picture, natural
-from assay.labels.read import DataSettings, find_pictures, read, read_folder, read_table
+from assay.labels.image_files import IMAGE_ENDINGS, is_image, natural_key, path_key
+from assay.labels.readers.label_cells import HeadColumns
+from assay.labels.readers.read import DataSettings, find_images, read, read_folder, read_table
+from assay.labels.readers.table import Columns
 from assay.labels.samples import Samples
-from assay.labels.table_form import Columns
-from assay.labels.tags import HeadColumns
 
 
 def put(root: Path, *names: str) -> Path:
@@ -46,7 +46,7 @@ def test_a_folder_a_class(tmp_path: Path) -> None:
         "dog/3.png": "dog",
         "unlabelled/4.jpg": None,
     }
-    assert samples.space.to_json() == [{"name": "label", "kind": "exclusive", "classes": ["cat", "dog"]}]
+    assert samples.space.to_json() == [{"name": "label", "kind": "multiclass", "classes": ["cat", "dog"]}]
     assert samples.table["split"].to_list() == [None] * 4
     assert samples.paths[0] == tmp_path / "cat/1.jpg"
     assert samples.weights().tolist() == [[1.0]] * 4
@@ -85,12 +85,12 @@ def test_a_split_beside_classes_is_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-def test_loose_pictures_are_refused(tmp_path: Path) -> None:
+def test_loose_images_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg", "2.jpg")
-    with pytest.raises(DataError, match=r"1 pictures lie in no class folder, the first '2\.jpg'.*unlabelled/"):
+    with pytest.raises(DataError, match=r"1 images lie in no class folder, the first '2\.jpg'.*unlabelled/"):
         read_folder(tmp_path)
     put(tmp_path / "b", "train/1.jpg", "train/2.jpg")
-    with pytest.raises(DataError, match=r"2 pictures lie directly in a split folder"):
+    with pytest.raises(DataError, match=r"2 images lie directly in a split folder"):
         read_folder(tmp_path / "b")
 
 
@@ -101,12 +101,12 @@ def test_classes_stand_in_natural_order(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(), unique=True))
 def test_natural_order_is_an_order(names: list[str]) -> None:
-    for key in (natural, by_path):
+    for key in (natural_key, path_key):
         backwards = names[::-1]
         assert sorted(names, key=key) == sorted(backwards, key=key)
 
 
-def test_hidden_files_and_files_that_are_no_pictures(tmp_path: Path) -> None:
+def test_hidden_files_and_files_that_are_no_images(tmp_path: Path) -> None:
     put(
         tmp_path,
         "cat/1.jpg",
@@ -119,15 +119,13 @@ def test_hidden_files_and_files_that_are_no_pictures(tmp_path: Path) -> None:
     )
     samples = read_folder(tmp_path)
     assert samples.ids == ["cat/1.jpg", "dog/4.gif"]
-    assert samples.notes == (
-        "2 files are no pictures by their ending and were passed over: 'dog/jpg', 'dog/notes.txt'.",
-    )
+    assert samples.notes == ("2 files are no images by their ending and were passed over: 'dog/jpg', 'dog/notes.txt'.",)
 
 
-def test_which_endings_are_pictures() -> None:
-    assert {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "jp2"} <= PICTURE_ENDINGS
-    assert is_picture("a.JPG")
-    assert not is_picture("jpg")
+def test_which_endings_are_images() -> None:
+    assert {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "jp2"} <= IMAGE_ENDINGS
+    assert is_image("a.JPG")
+    assert not is_image("jpg")
 
 
 def test_an_empty_class_is_dropped_and_noted(tmp_path: Path) -> None:
@@ -136,7 +134,7 @@ def test_an_empty_class_is_dropped_and_noted(tmp_path: Path) -> None:
     (tmp_path / "eel/3.jpg").write_bytes(b"")
     samples = read_folder(tmp_path)
     assert samples.space["label"].classes == ("cat", "dog")
-    assert "label: 'ant', 'cow', 'eel': no picture that can be used, so no class of that name." in samples.notes
+    assert "label: 'ant', 'cow', 'eel': no image that can be used, so no class of that name." in samples.notes
     assert [(left.path, left.reason) for left in samples.left_out] == [("eel/3.jpg", "empty file (0 bytes)")]
 
 
@@ -166,7 +164,7 @@ def test_a_link_that_leaves_the_data_folder_is_refused(tmp_path: Path, kind: str
     with pytest.raises(DataError, match=r"cat/link\.jpg: this link leaves the data folder"):
         read_folder(data)
     with pytest.raises(DataError, match=r"cat/link\.jpg"):
-        find_pictures(data)
+        find_images(data)
 
 
 def test_links_within_the_data_folder_are_followed(tmp_path: Path) -> None:
@@ -196,16 +194,16 @@ def test_a_pipe_is_left_out_without_waiting(tmp_path: Path) -> None:
 
 
 def test_folders_with_nothing_to_read_say_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures in this folder"):
+    with pytest.raises(DataError, match="no images in this folder"):
         read_folder(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         read_folder(tmp_path / "gone")
     with pytest.raises(DataError, match="is no folder"):
         read_folder(put(tmp_path, "a.jpg") / "a.jpg")
-    with pytest.raises(DataError, match="none of the 1 pictures has a label"):
+    with pytest.raises(DataError, match="none of the 1 images has a label"):
         read_folder(put(tmp_path / "b", "unlabelled/1.jpg"))
     (put(tmp_path / "c", "cat/1.jpg") / "cat/1.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"no picture that can be used \(1 left out, the first 'cat/1\.jpg'"):
+    with pytest.raises(DataError, match=r"no image that can be used \(1 left out, the first 'cat/1\.jpg'"):
         read_folder(tmp_path / "c")
 
 
@@ -216,7 +214,7 @@ def test_copies_are_noted_and_those_with_two_labels_named(tmp_path: Path) -> Non
     samples = read_folder(tmp_path)
     assert len(samples) == 4
     assert samples.notes[0].startswith("2 exact copies")
-    assert samples.notes[1].startswith("1 picture occurs more than once under different labels")
+    assert samples.notes[1].startswith("1 image occurs more than once under different labels")
     assert "'cat/1.jpg' and 'cat/2.jpg'" in samples.notes[1]
 
 
@@ -290,7 +288,7 @@ def test_a_label_of_a_wrong_type_names_column_row_and_rule(tmp_path: Path, value
     assert f"row {1 if values[0] is not None else 2}" in str(error.value)
 
 
-def test_two_rows_for_one_picture_are_merged_where_they_agree(tmp_path: Path) -> None:
+def test_two_rows_for_one_image_are_merged_where_they_agree(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     text = "image,label,split\n1.jpg,cat,\n2.jpg,dog,\n./1.jpg,cat,\n1.jpg,,val\n"
     samples = read_table(table(tmp_path, text))
@@ -310,12 +308,12 @@ def test_two_rows_for_one_picture_are_merged_where_they_agree(tmp_path: Path) ->
         ("1.jpg,cat,,\n2.jpg,cat,,-1", r"line 3: the weight '-1' is no number of 0 or more"),
         ("1.jpg,cat,,\n2.jpg,cat,,heavy", r"line 3: the weight 'heavy' is no number"),
         ("1.jpg,cat,,nan", r"line 2: the weight 'nan' is no number"),
-        ("1.jpg,cat,,\n,cat,,", r"line 3: names no picture\. Remove the line"),
+        ("1.jpg,cat,,\n,cat,,", r"line 3: names no image\. Remove the line"),
         ("1.jpg,cat,,,", r"line 2: 5 cells where the header has 4"),
         ("1.jpg,cat", r"line 2: 2 cells where the header has 4"),
         ('1.jpg,"cat,,\n', r"line 2: cannot be read .* quote"),
-        ("gone.jpg,cat,,\naway.jpg,dog,,", r"none of its 2 pictures .* 'gone\.jpg' \(no such file\)"),
-        ("", r"none of its 0 pictures"),
+        ("gone.jpg,cat,,\naway.jpg,dog,,", r"none of its 2 images .* 'gone\.jpg' \(no such file\)"),
+        ("", r"none of its 0 images"),
         ("../away.jpg,cat,,", r"line 2: '\.\./away\.jpg' leaves the data folder"),
         ("1.jpg,cat,,\n/etc/passwd,cat,,", r"line 3: '/etc/passwd' leaves the data folder"),
         ("1.jpg,cat,,\nlink.jpg,cat,,", r"line 3: 'link\.jpg' leaves the data folder"),
@@ -332,7 +330,7 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path, rows: str, message: str)
         read_table(table(data, "image,label,split,weight\n" + rows))
 
 
-def test_missing_pictures_are_left_out_by_name(tmp_path: Path) -> None:
+def test_missing_images_are_left_out_by_name(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     (tmp_path / "folder").mkdir()
     samples = read_table(table(tmp_path, "file,label\n1.jpg,a\ngone.jpg,b\n2.jpg,c\nfolder,a\n" + "x" * 300 + ",a"))
@@ -367,7 +365,7 @@ def test_the_root_may_be_another_folder(tmp_path: Path) -> None:
             Columns(heads={"h": HeadColumns(column="label")}, group="label"),
             r"'label' is the head 'h' and group at once",
         ),
-        (Columns(heads={"h": HeadColumns(columns=("label", "image"))}), r"'image' names the pictures and a head"),
+        (Columns(heads={"h": HeadColumns(columns=("label", "image"))}), r"'image' names the images and a head"),
     ],
 )
 def test_a_column_that_is_not_there_is_named(tmp_path: Path, columns: Columns, message: str) -> None:
@@ -380,10 +378,10 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path, columns: Columns, m
     ("text", "message"),
     [
         ("", "is empty"),
-        ("image;label\n1.jpg;cat\n", "which column names the pictures.*delimiter"),
+        ("image;label\n1.jpg;cat\n", "which column names the images.*delimiter"),
         ("image\n1.jpg\n", "has no label column"),
         ("image,label,label\n1.jpg,a,b\n", "the column 'label' occurs twice"),
-        ("picture name,label\n1.jpg,a\n", "which column names the pictures"),
+        ("image name,label\n1.jpg,a\n", "which column names the images"),
     ],
 )
 def test_a_table_without_what_is_needed_says_so(tmp_path: Path, text: str, message: str) -> None:
@@ -515,64 +513,64 @@ def test_one_class_or_no_label_cannot_be_trained_on(tmp_path: Path) -> None:
         read(DataSettings(table=Path("labels.csv")), base=tmp_path)
 
 
-# Pictures to label
+# Images to label
 
 
-def test_pictures_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
+def test_images_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     put(tmp_path, "10.jpg", "9.jpg", "b/1.png", "notes.txt", ".hidden.jpg", "caf\udce9.jpg")
-    found = find_pictures(tmp_path)
+    found = find_images(tmp_path)
     assert [name for name, _ in found] == ["9.jpg", "10.jpg", "b/1.png", r"caf\xe9.jpg"]
     assert all(path.is_file() for _, path in found)
 
 
-def test_a_single_picture_and_the_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_image_and_the_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(tmp_path, "a.jpg", "b"))
-    assert find_pictures(Path("a.jpg")) == [("a.jpg", tmp_path / "a.jpg")]
+    assert find_images(Path("a.jpg")) == [("a.jpg", tmp_path / "a.jpg")]
     for place in (Path("a.jpg"), tmp_path):
         with pytest.raises(DataError, match="is no table or list: only their names can start from a root"):
-            find_pictures(place, root=tmp_path)
-    assert find_pictures(Path("b")) == [("b", tmp_path / "b")]
+            find_images(place, root=tmp_path)
+    assert find_images(Path("b")) == [("b", tmp_path / "b")]
     table(tmp_path, "n,file\n1,./b\n2,gone.jpg\n3,./b\n")
     expected = [("./b", tmp_path / "b"), ("gone.jpg", tmp_path / "gone.jpg"), ("./b", tmp_path / "b")]
-    assert find_pictures(Path("labels.csv")) == expected
-    assert [name for name, _ in find_pictures(Path("labels.csv"), image="n")] == ["1", "2", "3"]
+    assert find_images(Path("labels.csv")) == expected
+    assert [name for name, _ in find_images(Path("labels.csv"), image="n")] == ["1", "2", "3"]
 
 
 def test_a_list_of_names(tmp_path: Path) -> None:
     put(tmp_path / "data", "p/1.jpg", "p/2 b.jpg")
-    at = table(tmp_path, "\ufeffpicture_filename\r\np/1.jpg\r\np/gone.jpg\r\n p/2 b.jpg\r\np/1.jpg\r\n\r\n", "test.txt")
+    at = table(tmp_path, "\ufeffimage_filename\r\np/1.jpg\r\np/gone.jpg\r\n p/2 b.jpg\r\np/1.jpg\r\n\r\n", "test.txt")
     names = ["p/1.jpg", "p/gone.jpg", "p/2 b.jpg", "p/1.jpg"]
-    assert find_pictures(at, root=tmp_path / "data") == [(name, tmp_path / "data" / name) for name in names]
+    assert find_images(at, root=tmp_path / "data") == [(name, tmp_path / "data" / name) for name in names]
     beside = table(tmp_path / "data", "p/1.jpg\n", "one.txt")
-    assert find_pictures(beside) == [("p/1.jpg", tmp_path / "data/p/1.jpg")]
+    assert find_images(beside) == [("p/1.jpg", tmp_path / "data/p/1.jpg")]
 
 
 @pytest.mark.parametrize("first", ["gone.jpg", "1.jpg"])
-def test_a_first_picture_is_never_taken_for_a_header(tmp_path: Path, first: str) -> None:
+def test_a_first_image_is_never_taken_for_a_header(tmp_path: Path, first: str) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     at = table(tmp_path, f"{first}\n2.jpg\n", "test.txt")
-    assert [name for name, _ in find_pictures(at)] == [first, "2.jpg"]
+    assert [name for name, _ in find_images(at)] == [first, "2.jpg"]
 
 
-def test_the_root_of_the_pictures_in_a_table(tmp_path: Path) -> None:
+def test_the_root_of_the_images_in_a_table(tmp_path: Path) -> None:
     put(tmp_path / "data", "1.jpg")
     at = table(tmp_path, "file\n1.jpg\n")
-    assert find_pictures(at, root=tmp_path / "data") == [("1.jpg", tmp_path / "data/1.jpg")]
+    assert find_images(at, root=tmp_path / "data") == [("1.jpg", tmp_path / "data/1.jpg")]
     with pytest.raises(DataError, match="gone: is no folder"):
-        find_pictures(at, root=tmp_path / "gone")
+        find_images(at, root=tmp_path / "gone")
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("gone", "does not exist"),
-        ("empty", "no pictures in this folder"),
-        ("none.csv", "names no pictures"),
+        ("empty", "no images in this folder"),
+        ("none.csv", "names no images"),
         ("away.csv", r"line 2: '\.\./a\.jpg' leaves"),
-        ("other.csv", "which column names the pictures"),
-        ("none.txt", "names no pictures"),
+        ("other.csv", "which column names the images"),
+        ("none.txt", "names no images"),
         ("away.txt", r"line 2: '\.\./a\.jpg' leaves"),
-        ("gap.txt", r"line 2: names no picture\. Remove the line"),
+        ("gap.txt", r"line 2: names no image\. Remove the line"),
     ],
 )
 def test_nothing_to_label_is_named(tmp_path: Path, source: str, message: str) -> None:
@@ -584,4 +582,4 @@ def test_nothing_to_label_is_named(tmp_path: Path, source: str, message: str) ->
     table(tmp_path, "a.jpg\n../a.jpg\n", "away.txt")
     table(tmp_path, "a.jpg\n\nb.jpg\n", "gap.txt")
     with pytest.raises(DataError, match=message):
-        find_pictures(tmp_path / source)
+        find_images(tmp_path / source)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assay.errors import DataError
-from assay.labels.as_table import write_table
-from assay.labels.folders import SPLITS, UNLABELLED
-from assay.labels.names_form import NamePattern
-from assay.labels.read import DataSettings, places_of, read, read_whole
+from assay.labels.readers.folder import SPLITS, UNLABELLED
+from assay.labels.readers.lists import NamePattern
+from assay.labels.readers.read import DataSettings, read, read_whole, resolve_paths
 from assay.labels.samples import Samples
 from assay.labels.split import SplitSettings
+from assay.labels.writers.table import write_table
 
 
 def put(root: Path, *names: str) -> Path:
@@ -42,7 +42,7 @@ def told(base: Path, **data: Any) -> Samples:
 
 
 def tagged(base: Path, *lines: str, **head: Any) -> Samples:
-    """A table of the pictures 1.jpg, 2.jpg ... with this head of tags; the first line names the columns."""
+    """A table of the images 1.jpg, 2.jpg ... with this head of tags; the first line names the columns."""
     write(put(base, *(f"{i}.jpg" for i in range(1, len(lines)))) / "t.csv", *lines)
     return told(base, table="t.csv", heads={"tags": head})
 
@@ -62,7 +62,7 @@ def test_tags_parted_by_a_separator(tmp_path: Path) -> None:
     lines = ["file,tags", "1.jpg,night; beach ;;night", "2.jpg,-", "3.jpg,", "4.jpg,beach;city"]
     samples = tagged(tmp_path, *lines, column="tags", separator=";", none="-")
     assert labels(samples) == [["beach", "night"], [], None, ["beach", "city"]]
-    assert samples.space.to_json() == [{"name": "tags", "kind": "independent", "classes": ["beach", "city", "night"]}]
+    assert samples.space.to_json() == [{"name": "tags", "kind": "multilabel", "classes": ["beach", "city", "night"]}]
     assert codes(samples) == [[[1, 0, 1], [0, 0, 0], [-1, -1, -1], [1, 1, 0]]]
 
 
@@ -74,7 +74,7 @@ def test_tags_as_json(tmp_path: Path) -> None:
 
 def test_one_tag_a_cell(tmp_path: Path) -> None:
     samples = tagged(
-        tmp_path, "file,tags", "1.jpg,a b", "2.jpg,-", "3.jpg,c", column="tags", kind="independent", none="-"
+        tmp_path, "file,tags", "1.jpg,a b", "2.jpg,-", "3.jpg,c", column="tags", kind="multilabel", none="-"
     )
     assert labels(samples) == [["a b"], [], ["c"]]
 
@@ -86,7 +86,7 @@ def test_declared_classes_are_kept_in_their_order(tmp_path: Path) -> None:
     assert samples.space["tags"].classes == ("b", "z", "a")
     assert labels(samples) == [["b", "a"], ["a"]]
     samples = tagged(tmp_path, "file,tags", "1.jpg,x", "2.jpg,a", column="tags", classes=["x", "y", "a"])
-    assert samples.space.to_json() == [{"name": "tags", "kind": "exclusive", "classes": ["x", "y", "a"]}]
+    assert samples.space.to_json() == [{"name": "tags", "kind": "multiclass", "classes": ["x", "y", "a"]}]
     assert codes(samples) == [[0, 2]]
 
 
@@ -110,7 +110,7 @@ def test_a_bad_cell_of_tags_is_named_by_its_line(tmp_path: Path, cell: str, head
         tagged(tmp_path, "file,tags", "1.jpg,", f"2.jpg,{cell}", column="tags", **head)
 
 
-def test_rows_of_one_picture_agree_whatever_the_order_of_their_tags(tmp_path: Path) -> None:
+def test_rows_of_one_image_agree_whatever_the_order_of_their_tags(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     heads = {"tags": {"column": "tags", "separator": ";"}}
     write(tmp_path / "t.csv", "file,tags", "1.jpg,a;b", "2.jpg,a", "1.jpg,b;a", "1.jpg,")
@@ -126,7 +126,7 @@ def test_rows_of_one_picture_agree_whatever_the_order_of_their_tags(tmp_path: Pa
 def test_columns_of_0_and_1(tmp_path: Path) -> None:
     lines = ["file,beach,city", "1.jpg,1,0", "2.jpg,True, 0.0", "3.jpg,,1.0", "4.jpg,,", "5.jpg,false,0", "6.jpg,,0"]
     samples = tagged(tmp_path, *lines, columns=["city", "beach"])
-    assert samples.space.to_json() == [{"name": "tags", "kind": "independent", "classes": ["city", "beach"]}]
+    assert samples.space.to_json() == [{"name": "tags", "kind": "multilabel", "classes": ["city", "beach"]}]
     assert codes(samples) == [[[0, 1], [0, 1], [1, -1], [-1, -1], [0, 0], [0, -1]]]
     assert labels(samples) == [["beach"], ["beach"], ["city"], None, [], []]
     assert samples.table["unknown:tags"].to_list() == [None, None, ["beach"], None, None, ["beach"]]
@@ -148,20 +148,20 @@ def test_a_column_of_a_class_holds_0_or_1(tmp_path: Path, value: str) -> None:
         tagged(tmp_path, "file,a,b", "1.jpg,1,0", f"2.jpg,1,{value}", columns=["a", "b"])
 
 
-def test_columns_of_an_exclusive_head(tmp_path: Path) -> None:
+def test_columns_of_an_multiclass_head(tmp_path: Path) -> None:
     lines = ["file,a,b", "1.jpg,1,0", "2.jpg,,1", "3.jpg,,"]
-    samples = tagged(tmp_path, *lines, columns=["b", "a"], kind="exclusive")
+    samples = tagged(tmp_path, *lines, columns=["b", "a"], kind="multiclass")
     assert labels(samples) == ["a", "b", None]
     assert samples.space["tags"].classes == ("b", "a")
 
 
 @pytest.mark.parametrize(("row", "ones"), [("1,1", 2), ("0,0", 0), ("0,", 0)])
-def test_an_exclusive_head_has_one_1_a_row(tmp_path: Path, row: str, ones: int) -> None:
+def test_an_multiclass_head_has_one_1_a_row(tmp_path: Path, row: str, ones: int) -> None:
     with pytest.raises(DataError, match=rf"line 3: {ones} of the columns of 'tags' hold a 1"):
-        tagged(tmp_path, "file,a,b", "1.jpg,1,0", f"2.jpg,{row}", columns=["a", "b"], kind="exclusive")
+        tagged(tmp_path, "file,a,b", "1.jpg,1,0", f"2.jpg,{row}", columns=["a", "b"], kind="multiclass")
 
 
-def test_rows_of_one_picture_add_up_class_by_class(tmp_path: Path) -> None:
+def test_rows_of_one_image_add_up_class_by_class(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     heads = {"tags": {"columns": ["a", "b"]}}
     write(tmp_path / "t.csv", "file,a,b", "1.jpg,1,", "2.jpg,0,1", "1.jpg,,0")
@@ -174,9 +174,9 @@ def test_rows_of_one_picture_add_up_class_by_class(tmp_path: Path) -> None:
 def test_heads_of_both_kinds_side_by_side(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     write(tmp_path / "t.csv", "file,beach,city,season,split", "1.jpg,1,0,summer,train", "2.jpg,,1,,val")
-    heads = {"scene": {"columns": ["beach", "city"], "kind": "independent"}, "season": {"column": "season"}}
+    heads = {"scene": {"columns": ["beach", "city"], "kind": "multilabel"}, "season": {"column": "season"}}
     samples = told(tmp_path, table="t.csv", image="file", heads=heads)
-    assert [head.kind for head in samples.space] == ["independent", "exclusive"]
+    assert [head.kind for head in samples.space] == ["multilabel", "multiclass"]
     assert codes(samples) == [[[1, 0], [-1, 1]], [0, -1]]
     assert samples.table["split"].to_list() == ["train", "val"]
 
@@ -191,7 +191,7 @@ def test_one_list_a_class(tmp_path: Path) -> None:
     write(tmp_path / "data/annotations/dog.txt")
     samples = told(tmp_path, lists="data/annotations/", images="images/im{id}.jpg")
     assert samples.ids == [f"images/im{i}.jpg" for i in (1, 2, 3, 10)]
-    assert samples.space.to_json() == [{"name": "tags", "kind": "independent", "classes": ["car", "dog", "sea"]}]
+    assert samples.space.to_json() == [{"name": "tags", "kind": "multilabel", "classes": ["car", "dog", "sea"]}]
     assert labels(samples) == [["car", "sea"], [], [], ["sea"]]
     assert samples.labelled().all()  # in no list: known to have no tag
     assert samples.root == tmp_path / "data"
@@ -204,18 +204,18 @@ def test_lists_of_file_names(tmp_path: Path) -> None:
     assert dict(zip(samples.ids, labels(samples, "scene"), strict=True)) == {"a/1.jpg": [], "b/2 x.jpg": ["sea"]}
 
 
-def test_pictures_without_an_ending_match_a_pattern_too(tmp_path: Path) -> None:
+def test_images_without_an_ending_match_a_pattern_too(tmp_path: Path) -> None:
     write(put(tmp_path, "images/1", "images/2") / "lists/sea.txt", "2")
     assert labels(told(tmp_path, lists="lists", images="images/{id}")) == [[], ["sea"]]
 
 
-def test_an_id_of_no_picture_is_named_by_list_and_line(tmp_path: Path) -> None:
+def test_an_id_of_no_image_is_named_by_list_and_line(tmp_path: Path) -> None:
     put(tmp_path, "images/im1.jpg")
     write(tmp_path / "lists/sea.txt", "1", "", "99", "98")
     write(tmp_path / "lists/car.txt", "1")
-    with pytest.raises(DataError, match=r"sea\.txt, line 3: '99' is no picture.*'images/im99\.jpg'.*\(1 more"):
+    with pytest.raises(DataError, match=r"sea\.txt, line 3: '99' is no image.*'images/im99\.jpg'.*\(1 more"):
         told(tmp_path, lists="lists", images="images/im{id}.jpg")
-    with pytest.raises(DataError, match=r"car\.txt, line 1: '1' is no picture: there is no '1' below"):
+    with pytest.raises(DataError, match=r"car\.txt, line 1: '1' is no image: there is no '1' below"):
         told(tmp_path, lists="lists")
 
 
@@ -226,16 +226,16 @@ def test_lists_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no folder"):
         told(tmp_path, lists="gone")
     write(tmp_path / "lists/sea.txt", "1")
-    with pytest.raises(DataError, match=r"no picture like 'pictures/\{id\}\.jpg'"):
-        told(tmp_path, lists="lists", images="pictures/{id}.jpg")
+    with pytest.raises(DataError, match=r"no image like 'images/\{id\}\.jpg'"):
+        told(tmp_path, lists="lists", images="images/{id}.jpg")
 
 
 # Names
 
 
 def test_labels_in_file_names(tmp_path: Path) -> None:
-    put(tmp_path / "pictures", "cat_10.jpg", "cat_9.jpg", "deep/great_dane_1.jpg", "cat_x.jpg", "notes.txt")
-    samples = told(tmp_path, names="{class}_{n}.jpg", root="pictures/")
+    put(tmp_path / "images", "cat_10.jpg", "cat_9.jpg", "deep/great_dane_1.jpg", "cat_x.jpg", "notes.txt")
+    samples = told(tmp_path, names="{class}_{n}.jpg", root="images/")
     assert dict(zip(samples.ids, labels(samples, "label"), strict=True)) == {
         "cat_9.jpg": "cat",
         "cat_10.jpg": "cat",
@@ -261,9 +261,7 @@ def test_a_placeholder_twice_stands_for_the_same(tmp_path: Path) -> None:
 
 def test_no_name_like_the_pattern(tmp_path: Path) -> None:
     put(tmp_path, "p/cat-1.jpg")
-    with pytest.raises(
-        DataError, match=r"no picture is named like '\{class\}_\{n\}\.jpg'; none of the 1 .*'cat-1\.jpg'"
-    ):
+    with pytest.raises(DataError, match=r"no image is named like '\{class\}_\{n\}\.jpg'; none of the 1 .*'cat-1\.jpg'"):
         told(tmp_path, names="{class}_{n}.jpg", root="p")
 
 
@@ -284,9 +282,9 @@ def test_any_text_fits_a_pattern(name: str, number: int) -> None:
 
 
 def fashion(root: Path, *rows: str, classes: bool = True, names: int = 3) -> dict[str, Any]:
-    """Three pictures, a list of them and a file of integers; the settings that say so."""
+    """Three images, a list of them and a file of integers; the settings that say so."""
     put(root / "fashion", *(f"img/{i}.jpg" for i in range(names)))
-    write(root / "fashion/split/train.txt", "picture_filename", *(f"img/{i}.jpg" for i in range(names)))
+    write(root / "fashion/split/train.txt", "image_filename", *(f"img/{i}.jpg" for i in range(names)))
     write(root / "fashion/split/attr.txt", *rows)
     lines = ["4", "name   type", "long sleeve  1", "sleeveless  1", "tight  2", "loose 2"]
     write(root / "fashion/split/classes.txt", *lines)
@@ -298,8 +296,8 @@ def test_rows_of_integers_beside_a_list(tmp_path: Path) -> None:
     samples = told(tmp_path, **fashion(tmp_path, "sleeve fit", "1 0", "-1  1", "0 -1"))
     assert samples.ids == ["img/0.jpg", "img/1.jpg", "img/2.jpg"]
     assert samples.space.to_json() == [
-        {"name": "sleeve", "kind": "exclusive", "classes": ["long sleeve", "sleeveless"]},
-        {"name": "fit", "kind": "exclusive", "classes": ["tight", "loose"]},
+        {"name": "sleeve", "kind": "multiclass", "classes": ["long sleeve", "sleeveless"]},
+        {"name": "fit", "kind": "multiclass", "classes": ["tight", "loose"]},
     ]
     assert codes(samples) == [[1, -1, 0], [0, 1, -1]]
 
@@ -310,7 +308,7 @@ def test_rows_without_header_or_class_names(tmp_path: Path) -> None:
     assert codes(samples) == [[1, 0, 1], [0, -1, 1]]
 
 
-def test_pictures_missing_from_rows_are_left_out(tmp_path: Path) -> None:
+def test_images_missing_from_rows_are_left_out(tmp_path: Path) -> None:
     said = fashion(tmp_path, "0", "1", "2", classes=False)
     (tmp_path / "fashion/img/1.jpg").unlink()
     samples = told(tmp_path, **said)
@@ -321,8 +319,8 @@ def test_pictures_missing_from_rows_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["a b", "0 0", "0 0"], r"train\.txt names 3 pictures, and .*attr\.txt labels 2"),
-        (["0 0", "0 0", "0 0", "0 0"], r"train\.txt names 3 pictures, and .*attr\.txt labels 4"),
+        (["a b", "0 0", "0 0"], r"train\.txt names 3 images, and .*attr\.txt labels 2"),
+        (["0 0", "0 0", "0 0", "0 0"], r"train\.txt names 3 images, and .*attr\.txt labels 4"),
         (["a b", "0 0", "0 2", "0 0"], r"attr\.txt, line 3: '2' under 'b' is no label.*0 to 1, or -1"),
         (["0 0", "-2 0", "0 0"], r"attr\.txt, line 2: '-2' under 'label1' is no label"),
         (["0 0", "0.0 0", "0 0"], r"attr\.txt, line 2: '0\.0' under 'label1' is no label"),
@@ -353,7 +351,7 @@ def test_bad_class_names_are_named(tmp_path: Path, lines: list[str], message: st
         told(tmp_path, **said)
 
 
-def test_two_rows_of_one_picture_must_agree(tmp_path: Path) -> None:
+def test_two_rows_of_one_image_must_agree(tmp_path: Path) -> None:
     said = fashion(tmp_path, "0", "1", "1", classes=False)
     write(tmp_path / "fashion/split/train.txt", "img/0.jpg", "img/1.jpg", "img/0.jpg")
     with pytest.raises(DataError, match=r"train\.txt, line 3: the label 'label1' of 'img/0\.jpg' is '1', but line 1"):
@@ -362,12 +360,12 @@ def test_two_rows_of_one_picture_must_agree(tmp_path: Path) -> None:
 
 def test_files_beside_the_plan_come_before_those_below_the_root(tmp_path: Path) -> None:
     data = DataSettings.model_validate(fashion(tmp_path, "0 0", "1 1", "0 0"))
-    places = places_of(data, base=tmp_path)
+    places = resolve_paths(data, base=tmp_path)
     assert places["labels"] == tmp_path / "fashion/split/attr.txt"
     elsewhere = data.model_copy(update=places)
     assert codes(read_whole(elsewhere, base=tmp_path / "other")) == codes(read_whole(data, base=tmp_path))
     write(tmp_path / "split/attr.txt", "1 1")
-    assert places_of(data, base=tmp_path)["labels"] == tmp_path / "split/attr.txt"
+    assert resolve_paths(data, base=tmp_path)["labels"] == tmp_path / "split/attr.txt"
 
 
 # Settings
@@ -400,8 +398,8 @@ def test_what_means_nothing_with_a_form_is_refused(wrong: dict[str, Any]) -> Non
     [
         ({}, "either `column` or `columns`"),
         ({"column": "a", "columns": ["b"]}, "either `column` or `columns`"),
-        ({"column": "a", "none": "-"}, "must be `kind: independent`"),
-        ({"column": "a", "separator": ";", "kind": "exclusive"}, "must be `kind: independent`"),
+        ({"column": "a", "none": "-"}, "must be `kind: multilabel`"),
+        ({"column": "a", "separator": ";", "kind": "multiclass"}, "must be `kind: multilabel`"),
         ({"columns": ["a", "b"], "separator": ";"}, "separator: said of tags in one column"),
         ({"columns": ["a", "a"]}, "columns: 'a' is named twice"),
         ({"column": "a", "classes": ["x", " "]}, "classes: ' ' is blank"),
@@ -422,7 +420,7 @@ def test_a_head_of_which_nothing_is_known_is_named(tmp_path: Path) -> None:
     for head, why in (
         ({"column": "b", "classes": ["x", "y"]}, "each is unknown"),
         ({"columns": ["b"]}, "each is unknown"),
-        ({"column": "c", "kind": "independent", "none": "-"}, "no picture has a tag"),
+        ({"column": "c", "kind": "multilabel", "none": "-"}, "no image has a tag"),
     ):
         data = DataSettings.model_validate({"table": "t.csv", "heads": {"a": {"column": "a"}, "h": head}})
         assert len(read_whole(data, base=tmp_path)) == 2
@@ -444,8 +442,8 @@ def test_a_tag_without_a_positive_in_validation_is_noted(tmp_path: Path) -> None
     head = {"column": "tags", "separator": ";", "none": "-", "classes": ["often", "rare", "never"]}
     samples = read(DataSettings.model_validate({"table": "t.csv", "heads": {"tags": head}}), base=tmp_path)
     assert samples.notes == (
-        "tags: 'never': no training picture, so the model cannot learn it.",
-        "tags: 'rare': no validation picture, so no figure says how well it is learnt.",
+        "tags: 'never': no training image, so the model cannot learn it.",
+        "tags: 'rare': no validation image, so no metric says how well it is learnt.",
     )
 
 
@@ -454,7 +452,7 @@ def test_copies_with_other_tags_are_noted_unless_only_less_is_known(tmp_path: Pa
         (tmp_path / name).write_text("same" if name in ("1.jpg", "2.jpg") else "other")
     write(tmp_path / "t.csv", "file,a,b", "1.jpg,1,", "2.jpg,1,0", "3.jpg,1,0", "4.jpg,1,1")
     samples = told(tmp_path, table="t.csv", heads={"h": {"columns": ["a", "b"]}})
-    assert samples.notes[-1].startswith("1 picture occurs more than once under different labels, the first as '3.jpg'")
+    assert samples.notes[-1].startswith("1 image occurs more than once under different labels, the first as '3.jpg'")
 
 
 # There and back: every form, written as a table and read again

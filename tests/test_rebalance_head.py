@@ -1,4 +1,4 @@
-"""The step rebalance_head: on planted features of several heads, and in whole runs on pictures."""
+"""The step rebalance_head: on planted features of several heads, and in whole runs on images."""
 
 from __future__ import annotations
 
@@ -15,50 +15,49 @@ import torch
 from sklearn.metrics import recall_score
 
 import assay
-from assay.balance.head_kinds import ALL, Ncm, Svm, name_of
 from assay.errors import DataError, PlanError
+from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import labelled
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
-from assay.pixels.decode import Resize
-from assay.predictions.predict import Predictions
-from assay.predictions.scores import scores_of
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
+from assay.predictions.predict import Predictions, scores_json
+from assay.repair.head_kinds import ALL_KINDS, Ncm, Svm, kind_name
 from assay.steps import rebalance_head
+from assay.steps.base import Context, State, StepResult
 from assay.steps.rebalance_head import RebalanceHeadSettings
-from assay.steps.state import Context, State, StepResult
+from assay.training.devices import SingleProcess
 from assay.training.linear import fit_linear
-from assay.training.processes import Alone
-from conftest import Lines, write_pictures
+from conftest import Lines, write_images
 
 KIND = Head("kind", ("a", "b", "c"))
-TAGS = Head("tags", ("p", "q", "r"), "independent")
+TAGS = Head("tags", ("p", "q", "r"), "multilabel")
 BOTH = LabelSpace((KIND, TAGS))
 PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
-NAMES = [name_of(kind) for kind in ALL]
+NAMES = [kind_name(kind) for kind in ALL_KINDS]
 
 
-def pictures(split: list[str], codes: list[np.ndarray], space: LabelSpace) -> Samples:
+def images(split: list[str], codes: list[np.ndarray], space: LabelSpace) -> Samples:
     ids = [str(number) for number in range(len(split))]
     columns: dict[str, Any] = {"id": ids, "path": ids, "split": split, "hash": [None] * len(ids)}
     for head, own in zip(space, codes, strict=True):
         names = np.array(head.classes)
         columns[f"weight:{head.name}"] = np.ones(len(split), np.float32)
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             columns[f"label:{head.name}"] = [None if code < 0 else names[code] for code in own]
         else:
             some = pl.List(pl.String)
             columns[f"label:{head.name}"] = pl.Series([names[row == 1].tolist() for row in own], dtype=some)
             columns[f"unknown:{head.name}"] = pl.Series([names[row < 0].tolist() for row in own], dtype=some)
-    return Samples(pl.DataFrame(columns), space, Path("/pictures"))
+    return Samples(pl.DataFrame(columns), space, Path("/images"))
 
 
 def drawn(space: LabelSpace, count: int, shares: dict[str, Any], generator: np.random.Generator) -> list[np.ndarray]:
     codes = []
     for head in space:
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             own = generator.choice(head.size, count, p=shares[head.name])
             own[generator.random(count) < 0.1] = -1
         else:
@@ -73,14 +72,14 @@ EVEN = {"kind": (1 / 3, 1 / 3, 1 / 3), "tags": (0.5, 0.5, 0.5)}
 
 
 class Planted:
-    """Long-tailed training pictures, even validation, features that tell the labels, and a plain head on them."""
+    """Long-tailed training images, even validation, features that tell the labels, and a plain head on them."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, space: LabelSpace = BOTH) -> None:
         generator = np.random.default_rng(0)
         self.space, sides = space, {"train": drawn(space, 500, LOPSIDED, generator)}
         sides["val"] = drawn(space, 300, EVEN, generator)
         codes = [np.concatenate(both) for both in zip(*sides.values(), strict=True)]
-        self.samples = pictures(["train"] * 500 + ["val"] * 300, codes, space)
+        self.samples = images(["train"] * 500 + ["val"] * 300, codes, space)
         classifier = build_classifier(PLAIN, space, seed=0, base=folder, size=32)
         width = classifier.feature_count
         features = generator.normal(2, 1.2, (800, width))
@@ -89,7 +88,7 @@ class Planted:
             features += directions[own] * (own >= 0)[:, None] if own.ndim == 1 else (own == 1) @ directions
         self.features = features.astype(np.float32)
         rows = {name: number for number, name in enumerate(self.samples.ids)}
-        told = SimpleNamespace(features=lambda ids, folder, watch: self.features[[rows[name] for name in ids]])
+        told = SimpleNamespace(features=lambda ids, folder, progress: self.features[[rows[name] for name in ids]])
         monkeypatch.setattr(rebalance_head, "inference_for", lambda classifier, shown, context: told)
         train = labelled(self.samples.part("train"))
         linear = fit_linear(space, self.features[[rows[i] for i in train.ids]], train.codes(), train.weights(), seed=0)
@@ -99,7 +98,7 @@ class Planted:
         model = folder / "01-fit" / "best"
         self.validation = labelled(self.samples.part("val"))
         answers = linear.logits(self.features[[rows[i] for i in self.validation.ids]])
-        Saved(classifier.eval(), space, 32, 32, Resize(), Deciding.plain(space)).save(model)
+        TrainedModel(classifier.eval(), space, 32, 32, Resize(), DecisionRule.plain(space)).save(model)
         Predictions.of(self.validation.ids, space, answers, model="01-fit").write(model / "predictions.parquet")
         self.shown = self.features[[rows[i] for i in self.validation.ids]]
         self.state = State(self.samples, model, "key")
@@ -113,22 +112,22 @@ class Planted:
             seed=0,
             device="cpu",
             pinned=None,
-            processes=Alone(),
+            processes=SingleProcess(),
             as_read=self.samples,
             ledger=folder / "ledger.csv",
-            pictures=lambda size, resize: None,  # type: ignore[arg-type, return-value]
-            watch=Lines(),
+            images=lambda size, resize: None,  # type: ignore[arg-type, return-value]
+            progress=Lines(),
             run_steps=lambda steps, state, context: state,
         )
 
-    def run(self, state: State | None = None, **settings: Any) -> tuple[StepResult, Saved, Predictions]:
+    def run(self, state: State | None = None, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
         result = rebalance_head.run(RebalanceHeadSettings(**settings), state or self.state, self.context)
-        saved = Saved.load(result.model)
+        saved = TrainedModel.load(result.model)
         return result, saved, Predictions.read(result.model / "predictions.parquet", saved.space, model="")
 
     @property
     def lines(self) -> list[str]:
-        return self.context.watch.lines  # type: ignore[attr-defined, no-any-return]
+        return self.context.progress.lines  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.fixture
@@ -138,14 +137,14 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planted:
 
 def test_all_ways_are_compared_and_the_best_is_kept(data: Planted) -> None:
     result, saved, predictions = data.run()
-    figures = scores_of(predictions, data.validation)["heads"]
+    metrics = scores_json(predictions, data.validation)["heads"]
     for head in BOTH:
         told = result.details[head.name]
         assert list(told["table"]) == ["as it was", *NAMES]
         assert told["kept"] in NAMES
         assert told["gain"]["low"] > 0
         assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["as it was"])
-        assert figures[head.name]["figures"]["balanced_accuracy"]["value"] == pytest.approx(told["cross-fitted"])
+        assert metrics[head.name]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(told["cross-fitted"])
         assert all(row["seconds"] >= 0 for row in told["table"].values())
         assert told["table"]["as it was"]["few"] < told["table"][told["kept"]]["few"]
         temperature = saved.deciding.temperature[dict(zip(("kind", "tags"), BOTH.slices, strict=True))[head.name]]
@@ -169,7 +168,7 @@ def test_the_rows_are_what_was_measured(data: Planted) -> None:
 
 
 def test_a_head_not_named_keeps_its_layer_and_how_it_is_read(data: Planted) -> None:
-    before = Saved.load(data.state.model)
+    before = TrainedModel.load(data.state.model)
     deciding = replace(before.deciding, shift=np.full(6, 0.5, np.float32), temperature=np.full(6, 2, np.float32))
     replace(before, deciding=deciding).save(data.state.model)
     _, saved, predictions = data.run(kinds=["ncm"], heads=["tags"])
@@ -180,13 +179,13 @@ def test_a_head_not_named_keeps_its_layer_and_how_it_is_read(data: Planted) -> N
     assert saved.classifier.last.parts[0].weight.tolist() == before.classifier.final.weight[:3].tolist()
 
 
-@pytest.mark.parametrize("kind", ALL, ids=name_of)
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=kind_name)
 def test_every_kind_can_be_kept_and_asked_again(data: Planted, kind: Any) -> None:
     """The artifact answers as the step did: its logits are among those that the folds of validation chose from."""
     _, saved, predictions = data.run(kinds=(kind,))
     raw = saved.classifier.last(saved.classifier.represent(torch.from_numpy(data.shown))).detach().numpy()
     answers = saved.deciding.logits(raw)
-    assert saved.classifier.is_linear == (name_of(kind) not in ("svm rbf", "ncm"))
+    assert saved.classifier.is_linear == (kind_name(kind) not in ("svm rbf", "ncm"))
     same = np.isclose(answers.argmax(axis=1), predictions.logits.argmax(axis=1)).mean()
     assert same > 0.8
     assert np.isfinite(answers).all()
@@ -194,7 +193,7 @@ def test_every_kind_can_be_kept_and_asked_again(data: Planted, kind: Any) -> Non
 
 def test_what_was_shifted_and_divided_is_what_a_head_goes_on_from(data: Planted) -> None:
     wanted = data.run(kinds=[{"kind": "logit_adjust", "tau": [0.5]}])[2]
-    before = Saved.load(data.state.model)
+    before = TrainedModel.load(data.state.model)
     final = before.classifier.final
     final.weight.data.mul_(3)
     final.bias.data.mul_(3).add_(1)
@@ -214,10 +213,10 @@ def test_a_second_time_only_what_needs_no_linear_head_can_be_had(data: Planted) 
     assert any("lws is left out" in line for line in data.lines)
 
 
-def test_similarities_of_too_many_pictures(data: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similarities_of_too_many_images(data: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PlanError, match=r"svm with kernel: rbf .* most: 100 are allowed. Set kernel: linear, or raise"):
         data.run(kinds=[{"kind": "svm", "kernel": "rbf", "most": 100}])
-    monkeypatch.setattr(rebalance_head, "ALL", (Svm(kernel="rbf", most=100), Ncm()))
+    monkeypatch.setattr(rebalance_head, "ALL_KINDS", (Svm(kernel="rbf", most=100), Ncm()))
     assert list(data.run()[0].details["kind"]["table"]) == ["as it was", "ncm"]
     assert any("svm rbf is left out" in line for line in data.lines)
 
@@ -239,10 +238,10 @@ def test_a_head_no_better_is_said_to_be_none(data: Planted) -> None:
     assert any("warning: kind: that is no better than the head as it was" in line for line in data.lines)
 
 
-@pytest.mark.parametrize("figure", ["macro_f1", "micro_f1", "nll"])
-def test_other_figures_choose_too(data: Planted, figure: str) -> None:
-    told = data.run(figure=figure, kinds=["crt", "logit_adjust"])[0].details
-    assert all(own["figure"] == figure for own in told.values())
+@pytest.mark.parametrize("metric", ["macro_f1", "micro_f1", "nll"])
+def test_other_metrics_choose_too(data: Planted, metric: str) -> None:
+    told = data.run(metric=metric, kinds=["crt", "logit_adjust"])[0].details
+    assert all(own["metric"] == metric for own in told.values())
 
 
 def test_what_cannot_be(data: Planted) -> None:
@@ -253,8 +252,8 @@ def test_what_cannot_be(data: Planted) -> None:
     with pytest.raises(PlanError, match="'size' is no head of this data"):
         data.run(heads=["size"])
     codes = [np.where(own > 0, 0, own) for own in data.samples.codes()]
-    same = pictures(data.samples.table["split"].to_list(), codes, BOTH)
-    with pytest.raises(DataError, match=r"kind: the labelled training pictures show one class"):
+    same = images(data.samples.table["split"].to_list(), codes, BOTH)
+    with pytest.raises(DataError, match=r"kind: the labelled training images show one class"):
         data.run(replace(data.state, samples=same), heads=["kind"])
     assert not (data.context.folder / "best").exists()
 
@@ -262,7 +261,7 @@ def test_what_cannot_be(data: Planted) -> None:
 def test_validation_without_labels_of_a_head(data: Planted) -> None:
     codes = data.samples.codes()
     codes[0][500:] = -1
-    hidden = pictures(data.samples.table["split"].to_list(), codes, BOTH)
+    hidden = images(data.samples.table["split"].to_list(), codes, BOTH)
     state = replace(data.state, samples=hidden)
     path = data.state.model / "predictions.parquet"
     kept, shown = Predictions.read(path, BOTH, model=""), labelled(hidden.part("val"))
@@ -283,10 +282,10 @@ def test_a_run_predicts_evaluates_and_goes_on(colours: Path, tiny_plan: Any, tmp
     steps += ["fit: {size: 32, epochs: 1}", "probe: {size: 32}"] if kind != "all" else []
     run = train(tmp_path, tiny_plan(*steps))
     done = run.metrics["steps"][1]
-    assert done["scores"]["figures"]["balanced_accuracy"]["value"] > 0.6
+    assert done["scores"]["metrics"]["balanced_accuracy"]["value"] > 0.6
     found = sorted(colours.rglob("*.png"))
     assert len(run.predict(found[:3])) == 3
-    scores = assay.evaluate(run, assay.read(colours))["scores"]["figures"]
+    scores = assay.evaluate(run, assay.read(colours))["scores"]["metrics"]
     assert scores["accuracy"]["value"] > 0.6
     told = (tmp_path / "run" / "log.jsonl").read_text()
     new = "the head is new: the model started from has a head that is not linear"
@@ -309,7 +308,7 @@ def test_the_saved_model_answers_as_its_features_did(colours: Path, tiny_plan: A
     [
         ("{kinds: smv}", "smv"),
         ("{kinds: [svm, {kind: crt, strength: 1}]}", "strength is not known; did you mean strengths"),
-        ("{figure: accuracy}", "figure"),
+        ("{metric: accuracy}", "metric"),
         ("{folds: 1}", "at least 2"),
         ("{kinds: []}", "kinds .*at least 1"),
         ("{kinds: {kind: svm, costs: [0]}}", "greater than 0"),
@@ -339,7 +338,7 @@ def test_names_that_are_not_in_the_data_are_refused_before_anything_is_trained(
 
 
 def test_no_validation_and_one_class_are_refused(tiny_plan: Any, tmp_path: Path) -> None:
-    few = write_pictures(tmp_path / "pictures", each=3)
+    few = write_images(tmp_path / "images", each=3)
     plan = tiny_plan("probe: {size: 32}", "rebalance_head", data=f"folder: {few}, split: {{val: 0.0}}")
     with pytest.raises(DataError, match=r"none has a known label. Raise split.val"):
         train(tmp_path, plan)

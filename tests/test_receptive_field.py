@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from assay.models.backbones import build_backbone
-from assay.models.receptive_field import sight
+from assay.models.receptive_field import receptive_field
 
 KNOWN = {
     "vgg16": (32, 212),  # Araujo et al. 2019, https://distill.pub/2019/computing-receptive-fields
@@ -24,43 +24,45 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_as_known(name):
-    found = sight(build_backbone(name, size=64), size=64).to_json()
+    found = receptive_field(build_backbone(name, size=64), size=64).to_json()
     assert (found["stride"], found["receptive_field"]) == KNOWN[name]
 
 
 def test_without_its_last_pooling_a_network_sees_less_and_closer():
     with torch.device("meta"):
         network = build_backbone("vgg16_no_last_pool")
-    found = sight(network, size=64).to_json()
+    found = receptive_field(network, size=64).to_json()
     assert (found["stride"], found["receptive_field"]) == (16, 196)
 
 
 def test_gates_over_channels_are_left_out():
-    assert sight(build_backbone("seresnext50_32x4d"), size=64) == sight(build_backbone("resnext50_32x4d"), size=64)
+    assert receptive_field(build_backbone("seresnext50_32x4d"), size=64) == receptive_field(
+        build_backbone("resnext50_32x4d"), size=64
+    )
 
 
 def test_factorised_convolutions_see_as_far():
     factorized, plain = (build_backbone(name) for name in ("factorized_densenet121", "densenet121"))
-    assert sight(factorized, size=64) == sight(plain, size=64)
+    assert receptive_field(factorized, size=64) == receptive_field(plain, size=64)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_mambaout"])
 def test_tokens_see_everything_and_maps_do_not(name):
-    found = sight(build_backbone(name, size=64), size=64).to_json()
+    found = receptive_field(build_backbone(name, size=64), size=64).to_json()
     assert (found["receptive_field"] is None) == (name == "test_vit")
 
 
 def test_the_modes_of_the_network_are_as_they_were():
     network = build_backbone("test_resnet").train()
     network.bn1.eval()
-    sight(network, size=32)
+    receptive_field(network, size=32)
     assert network.training
     assert not network.bn1.training
 
 
 def test_rows_and_columns_apart():
     network = nn.Sequential(nn.Conv2d(3, 2, (1, 5), stride=(1, 2)), nn.MaxPool2d((3, 1), stride=(3, 1)))
-    found = sight(network, size=32)
+    found = receptive_field(network, size=32)
     assert (found.stride, found.field) == ((3, 2), (3, 5))
 
 
@@ -103,11 +105,11 @@ def networks(draw):
 def test_what_it_says_is_what_really_changes(network):
     """A pixel that is no number makes just those positions no numbers that see it."""
     side = 96
-    found = sight(network, size=side)
-    pictures = torch.zeros(side, 3, 16, side)
-    pictures[torch.arange(side), :, :, torch.arange(side)] = torch.nan  # of each picture another column
+    found = receptive_field(network, size=side)
+    images = torch.zeros(side, 3, 16, side)
+    images[torch.arange(side), :, :, torch.arange(side)] = torch.nan  # of each image another column
     with torch.inference_mode():
-        changed = network(pictures)[:, :, 0].isnan().any(1)  # (picture, column of the map)
+        changed = network(images)[:, :, 0].isnan().any(1)  # (image, column of the map)
     middle = changed.shape[1] // 2
     changes = changed[:, middle - 1 : middle + 1].tolist()
     before, at = ([c for c, change in enumerate(changes) if change[place]] for place in (0, 1))

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assay.balance.class_weights import Inverse, of_head
+from assay.experiments.sweep import sweep
+from assay.experiments.sweep_space import space_of
 from assay.labels.space import Head
 from assay.models.backbones import build_backbone
-from assay.plan import from_source
-from assay.recipes import recipe_names, recipe_text
-from assay.run import train
-from assay.studies.sweep import sweep
-from assay.studies.sweep_space import space_of
+from assay.plan.plan import from_source
+from assay.plan.recipes import recipe_names, recipe_text
+from assay.run.train import train
+from assay.training.class_weights import Inverse, head_weights
 from assay.training.schedules import ScheduleName
-from conftest import write_pictures
+from conftest import write_images
 
 ATTRIBUTES = (7, 3, 3, 4, 6, 3)
 
@@ -36,7 +36,7 @@ def table(folder: Path, header: list[str], row: Callable[[int], list[str]], *, c
 
 
 def tags(folder: Path) -> Path:
-    """Pictures with up to three of three tags, in a plan that holds the data alone."""
+    """Images with up to three of three tags, in a plan that holds the data alone."""
     table(
         folder, ["tags"], lambda i: [";".join(n for bit, n in enumerate(("sea", "sky", "sun")) if i >> bit & 1) or "-"]
     )
@@ -54,13 +54,13 @@ def attributes(folder: Path) -> Path:
 
 
 def folders(folder: Path) -> Path:
-    """Pictures of three classes, in a folder a class."""
-    return write_pictures(folder / "pictures", each=8)
+    """Images of three classes, in a folder a class."""
+    return write_images(folder / "images", each=8)
 
 
 def some_unlabelled(folder: Path) -> Path:
-    """Pictures of three classes, and others of which nothing is known."""
-    place = write_pictures(folder / "pictures", each=8)
+    """Images of three classes, and others of which nothing is known."""
+    place = write_images(folder / "images", each=8)
     unlabelled = place / "unlabelled"
     unlabelled.mkdir()
     for path in sorted(place.glob("*/[0-2].png")):
@@ -76,8 +76,8 @@ DATA = {
     "attributes": attributes,
     "attributes-fast": attributes,
     "small-data": folders,
-    "made-up-pictures": folders,
-    "committee": folders,
+    "made-up-images": folders,
+    "ensemble": folders,
     "one-against-rest": folders,
     "imbalanced": folders,
     "long-tail-svm": folders,
@@ -111,7 +111,7 @@ SMALL = {
         *("steps.0.fit.keep=best", "steps.1.fit.keep=best"),  # half of the writing
     ],
     "small-data": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
-    "made-up-pictures": [
+    "made-up-images": [
         "steps.0.probe.size=32",
         *(
             f"steps.1.synthesize.{name}"
@@ -120,7 +120,7 @@ SMALL = {
         *("steps.1.synthesize.fit.size=32", "steps.1.synthesize.fit.epochs=1"),
         *("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.2.fit.batch=8"),
     ],
-    "committee": [
+    "ensemble": [
         *(f"steps.0.combine.members.{member}.model.weights=none" for member in range(3)),
         *(
             f"steps.0.combine.members.{member}.model.backbone={name}"
@@ -199,7 +199,7 @@ def test_trains_on_other_data(name: str, tmp_path: Path) -> None:
     source = DATA[name](tmp_path)
     pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
     run = train(source, run=tmp_path / "run", recipe=name, overrides=[*SMALL[name], *pinned], device="cpu")
-    assert run.metrics["scores"]["figures"]["nll"]["n"] >= 3
+    assert run.metrics["scores"]["metrics"]["nll"]["n"] >= 3
     assert len(run.predict([next(tmp_path.rglob("7.png"))])) == 1
 
 
@@ -255,7 +255,7 @@ def test_multi_label_as_published(tmp_path: Path) -> None:
     assert schedule.momentum == (0.95, 0.85)
     assert (augment.crop, augment.flip, augment.rotate) == ((0.08, 1.0), "horizontal", 25)
     assert augment.ratio == pytest.approx((3 / 4, 4 / 3))
-    assert (thresholds.by, thresholds.figure) == ("global", "micro_f1")
+    assert (thresholds.by, thresholds.metric) == ("global", "micro_f1")
 
 
 def test_attributes_as_published(tmp_path: Path) -> None:
@@ -277,7 +277,9 @@ def test_attributes_weigh_a_class_by_220_times_its_share_of_5000(tmp_path: Path)
     assert isinstance(weights, Inverse)
     codes = np.repeat(np.arange(3), [4000, 950, 50])
     np.testing.assert_allclose(
-        of_head(weights, Head("length", ("a", "b", "c")), codes), 5000 / (220 * np.array([4000, 950, 50])), rtol=1e-6
+        head_weights(weights, Head("length", ("a", "b", "c")), codes),
+        5000 / (220 * np.array([4000, 950, 50])),
+        rtol=1e-6,
     )
 
 
@@ -308,16 +310,16 @@ def test_small_data_as_published(tmp_path: Path) -> None:
     assert augment.scale[0] < 1 < augment.scale[1]
 
 
-def test_made_up_pictures_are_kept_only_if_better_over_three_seeds(tmp_path: Path) -> None:
-    _, (_, made_up, fit) = said("made-up-pictures", tmp_path)
+def test_made_up_images_are_kept_only_if_better_over_three_seeds(tmp_path: Path) -> None:
+    _, (_, made_up, fit) = said("made-up-images", tmp_path)
     assert (made_up.classes, made_up.size, made_up.keep, made_up.seeds) == ("few", 64, "if_better", 3)
-    assert (made_up.figure, made_up.fit.freeze) == ("balanced_accuracy", "backbone")
+    assert (made_up.metric, made_up.fit.freeze) == ("balanced_accuracy", "backbone")
     assert (fit.start, fit.freeze) == ("previous", "none")
 
 
-def test_the_committee_as_published(tmp_path: Path) -> None:
-    model, (combine,) = said("committee", tmp_path)
-    assert (combine.kind, combine.mean, combine.weights) == ("committee", "probabilities", "equal")
+def test_the_ensemble_as_published(tmp_path: Path) -> None:
+    model, (combine,) = said("ensemble", tmp_path)
+    assert (combine.kind, combine.mean, combine.weights) == ("ensemble", "probabilities", "equal")
     assert model.backbone == "resnet50"
     assert [member.model.backbone for member in combine.members] == ["resnet50", "vgg16", "mobilenetv1_100"]
     assert {member.model.weights for member in combine.members} == {"pretrained"}
@@ -346,7 +348,7 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
     assert fit.model_copy(update={"sampling": None, "prior": "data"}) == plain
     assert [(kind.kind, kind.kernel) for kind in head.kinds] == [("svm", "linear"), ("svm", "rbf")]
     assert head.class_weights == Inverse()
-    assert head.figure == "balanced_accuracy"
+    assert head.metric == "balanced_accuracy"
 
 
 def test_missing_labels_as_published(tmp_path: Path) -> None:
@@ -392,5 +394,5 @@ def test_noisy_labels_starts_both_models_from_an_earlier_run(tmp_path: Path) -> 
         overrides=[*tiny, *fit, "model.options={}"], device="cpu",
     )  # fmt: skip
     overrides = [*SMALL["noisy-labels"], *tiny, f"model.init_from={earlier.folder}"]
-    run = train(tmp_path / "pictures", run=tmp_path / "run", recipe="noisy-labels", overrides=overrides, device="cpu")
+    run = train(tmp_path / "images", run=tmp_path / "run", recipe="noisy-labels", overrides=overrides, device="cpu")
     assert [step["kind"] for step in run.metrics["steps"] if "/" not in step["name"]] == ["fit", "clean_labels", "fit"]

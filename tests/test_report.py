@@ -16,19 +16,18 @@ from typer.testing import CliRunner
 import assay
 from assay import cli
 from assay.errors import RunError
-from assay.evidence.embedding import Setting
-from assay.evidence.page.folder import read_run
-from assay.evidence.page.gallery import BUDGETS
-from assay.evidence.page.looked import BUDGET as LOOKS
-from assay.evidence.report import write_report
-from assay.evidence.sprites import LARGE, SMALL, sheets
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
-from assay.predictions.predict import Predictions
-from assay.predictions.scores import scores_of
-from conftest import write_pictures
+from assay.predictions.predict import Predictions, scores_json
+from assay.report.embedding import Setting
+from assay.report.report import write_report
+from assay.report.sections.explanations import BUDGET as LOOKS
+from assay.report.sections.gallery import BUDGETS
+from assay.report.thumbnails import LARGE_SIDE, SMALL_SIDE, sheets
+from assay.run.folder import read_run
+from conftest import write_images
 
-SECTIONS = ["headline", "steps", "data", "history", "classes", "confusion", "pictures", "calibration", "thresholds"]
+SECTIONS = ["headline", "steps", "data", "history", "classes", "confusion", "images", "calibration", "thresholds"]
 SECTIONS += ["map", "noise", "edits", "pseudo", "layers", "hardware", "plan", "again"]
 MODEL = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
 FIT = "fit: {size: 32, epochs: 2, lr: 2e-3}"
@@ -62,10 +61,10 @@ def run(finished, tmp_path) -> Path:
 
 
 def tags(folder: Path, text: str) -> str:
-    """A table of tags beside 24 pictures, and how a plan names it."""
-    write_pictures(folder / "pictures", each=8)
+    """A table of tags beside 24 images, and how a plan names it."""
+    write_images(folder / "images", each=8)
     (folder / "tags.csv").write_text(text, encoding="utf-8")
-    return f"table: {folder / 'tags.csv'}, root: {folder / 'pictures'}, image: file, split: {{val: 0.4}}"
+    return f"table: {folder / 'tags.csv'}, root: {folder / 'images'}, image: file, split: {{val: 0.4}}"
 
 
 def rows(tag) -> str:
@@ -78,16 +77,16 @@ def test_every_run_ends_with_a_page_and_says_so(finished):
     text = (finished / "report.html").read_text(encoding="utf-8")
     assert "<section" in text
     assert "report: " in (finished / "log.jsonl").read_text(encoding="utf-8")
-    with Image.open(finished / "pictures" / "map.png") as picture:
-        assert min(picture.size) > 500
+    with Image.open(finished / "images" / "map.png") as image:
+        assert min(image.size) > 500
     assert text.count("url(data:image/webp;base64,") >= 1
 
 
 def test_the_page_tells_what_was_measured(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    figure = metrics["scores"]["figures"]["accuracy"]
+    metric = metrics["scores"]["metrics"]["accuracy"]
     text = page(finished)
-    assert f"{100 * figure['value']:.1f}<small>%</small>" in text
+    assert f"{100 * metric['value']:.1f}<small>%</small>" in text
     assert all(f">{name}</span>" in text for name in metrics["baselines"])
     assert "02-fit" in text
     assert "not finished" not in text
@@ -122,10 +121,10 @@ def test_a_run_killed_in_its_first_epochs_shows_the_curves_of_its_checkpoint(col
     step = read_run(tmp_path / "run").steps[0]
     assert step.done is None
     text = page(tmp_path / "run")
-    assert "There is no figure yet" in text
+    assert "There is no metric yet" in text
 
 
-def test_a_run_that_has_only_read_its_pictures(run):
+def test_a_run_that_has_only_read_its_images(run):
     for name in ("metrics.json", "steps", "model"):
         place = run / name
         shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -135,7 +134,7 @@ def test_a_run_that_has_only_read_its_pictures(run):
 
 
 def test_numbers_in_a_panel_stand_beside_one_another():
-    from assay.evidence.page.history import _numbered
+    from assay.report.sections.history import _numbered
 
     def point(x: float, value: float, mark: str = "alone") -> dict:
         return {"x": x, "value": value, "part": "validation", "mark": mark}
@@ -158,7 +157,7 @@ def test_the_command_writes_the_page_again(run):
         cli.app, ["report", str(run), "--map", "20", "--perplexity", "5", "--json", "--device", "cpu"]
     )
     assert found.exit_code == 0, found.output
-    assert "20 of 45 pictures" in " ".join((run / "report.html").read_text(encoding="utf-8").split())
+    assert "20 of 45 images" in " ".join((run / "report.html").read_text(encoding="utf-8").split())
 
 
 def test_no_errors_at_all(run):
@@ -168,9 +167,9 @@ def test_no_errors_at_all(run):
     right = Predictions.of(judged.samples.ids, judged.samples.space, logits, model="")
     right.write(step / "best" / "predictions.parquet")
     done = json.loads((step / "done.json").read_text())
-    (step / "done.json").write_text(json.dumps(done | {"scores": scores_of(right, judged.samples)}))
+    (step / "done.json").write_text(json.dumps(done | {"scores": scores_json(right, judged.samples)}))
     text = page(run)
-    assert "Every validation picture is answered rightly." in text
+    assert "Every validation image is answered rightly." in text
     assert "No answer is wrong." in text
     assert "Where it is worst" not in text
 
@@ -185,7 +184,7 @@ def test_no_validation(colours, tmp_path):
     data = f"table: {tmp_path / 'split.csv'}, root: {colours}, image: file, split: {{val: 0}}"
     text = page(train(tmp_path, data, FIT))
     assert "nothing here says how good it is" in text
-    assert "No labelled picture was held back and judged" in text
+    assert "No labelled image was held back and judged" in text
 
 
 def test_one_tag(tmp_path):
@@ -218,33 +217,33 @@ def test_several_heads_with_unknown_labels(tmp_path):
     assert 'data-head="h1"' in text
 
 
-def test_a_picture_deleted_since_is_shown_from_the_cache_and_without_it_named_as_gone(tmp_path):
-    pictures = write_pictures(tmp_path / "pictures", each=8)
-    run = train(tmp_path, f"folder: {pictures}, split: {{val: 0.4}}", "probe: {size: 32}")
+def test_a_image_deleted_since_is_shown_from_the_cache_and_without_it_named_as_gone(tmp_path):
+    images = write_images(tmp_path / "images", each=8)
+    run = train(tmp_path, f"folder: {images}, split: {{val: 0.4}}", "probe: {size: 32}")
     before = page(run)
-    (pictures / "red" / "1.png").unlink()
+    (images / "red" / "1.png").unlink()
     assert page(run) == before or "gone" not in page(run).split("<nav")[1]
     shutil.rmtree(run / "cache")
     assert ">gone</span>" in page(run)
-    shutil.rmtree(pictures)
+    shutil.rmtree(images)
     text = page(run, Setting())
-    assert "There is no map. The decoded pictures are gone" in text
+    assert "There is no map. The decoded images are gone" in text
 
 
 def test_a_thousand_classes_stay_light(tmp_path):
     """Most of them declared only: the baselines take long over classes that occur."""
-    pictures = write_pictures(tmp_path / "pictures", each=30)
+    images = write_images(tmp_path / "images", each=30)
     table = "file,label\n" + "".join(f"{name}/{n}.png,c{n}\n" for name in ("red", "green", "blue") for n in range(30))
     (tmp_path / "labels.csv").write_text(table)
     head = f"heads: {{label: {{column: label, classes: [{', '.join(f'c{n}' for n in range(1000))}]}}}}"
-    data = f"table: {tmp_path / 'labels.csv'}, root: {pictures}, image: file, {head}, split: {{val: 0.3}}"
+    data = f"table: {tmp_path / 'labels.csv'}, root: {images}, image: file, {head}, split: {{val: 0.3}}"
     text = page(train(tmp_path, data, "fit: {size: 16, epochs: 1}"), Setting())
     assert "1,000 classes" in text
     assert "the 40 classes in most mistakes, of 1,000" in text
     assert len(text.encode()) < 1_500_000
 
 
-def test_edits_are_shown_with_their_pictures(run):
+def test_edits_are_shown_with_their_images(run):
     ledger = Ledger.read(run / "ledger.csv")
     id_ = next(id_ for id_ in read_run(run).samples.ids if id_.startswith("red"))
     edit = Edit(id=id_, head="label", action="set", old="red", new="blue", step="person", reason="<i>seen</i>")
@@ -258,7 +257,7 @@ def test_a_report_that_cannot_be_written_ends_no_run(colours, tmp_path, monkeypa
     def refuse(*_, **__):
         raise RunError("the disk said no")
 
-    monkeypatch.setattr("assay.run.write_report", refuse)
+    monkeypatch.setattr("assay.run.train.write_report", refuse)
     run = train(tmp_path, f"folder: {colours}", "probe: {size: 32}")
     assert (run / "metrics.json").exists()
     assert "no report was written: the disk said no" in (run / "log.jsonl").read_text()
@@ -268,18 +267,18 @@ def test_a_fault_in_the_report_surfaces_once_all_else_is_written(colours, tmp_pa
     def break_(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("assay.run.write_report", break_)
+    monkeypatch.setattr("assay.run.train.write_report", break_)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path, f"folder: {colours}", "probe: {size: 32}")
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_ten_thousand_noisy_pictures_stay_below_eight_megabytes():
-    """Noise is what compresses worst. 600 pictures at a fifteenth of what the 9,000 that a page shows may take."""
+def test_ten_thousand_noisy_images_stay_below_eight_megabytes():
+    """Noise is what compresses worst. 600 images at a fifteenth of what the 9,000 that a page shows may take."""
     noise = np.random.default_rng(0).integers(0, 255, (600, 64, 64, 3), dtype=np.uint8)
-    small = sheets(noise, budget=BUDGETS["small"] // 15, options=SMALL)
+    small = sheets(noise, budget=BUDGETS["small"] // 15, options=SMALL_SIDE)
     assert sum(len(sheet.data) for sheet in small) <= BUDGETS["small"] / 15
-    large = sheets(np.repeat(noise[:28], 15, axis=0), budget=BUDGETS["large"], options=LARGE)
+    large = sheets(np.repeat(noise[:28], 15, axis=0), budget=BUDGETS["large"], options=LARGE_SIDE)
     assert sum(len(sheet.data) for sheet in large) <= BUDGETS["large"]
     # In base64, beside them some 1.3 MB of captions and places, measured with names of a hundred letters.
     assert (sum(BUDGETS.values()) + LOOKS) * 4 / 3 < 6_500_000
@@ -288,7 +287,7 @@ def test_ten_thousand_noisy_pictures_stay_below_eight_megabytes():
 
 @pytest.mark.skipif(os.name == "nt", reason="bytes that are no UTF-8 are no name there")
 def test_names_that_are_no_text_are_written_out():
-    from assay.evidence.names import plain
+    from assay.report.names import plain
 
     assert plain("a\udcffb\n\u202e") == "a\\xffb\\n\\u202e"
 
@@ -306,11 +305,11 @@ def test_validation_of_one_class_alone(tmp_path):
 
 
 def test_suspicion_colours_the_map_where_labels_were_judged(tmp_path):
-    pictures = write_pictures(tmp_path / "pictures", each=20)
-    wrong = [pictures / "red" / f"{number}.png" for number in range(3)]
+    images = write_images(tmp_path / "images", each=20)
+    wrong = [images / "red" / f"{number}.png" for number in range(3)]
     for place in wrong:
-        place.rename(pictures / "blue" / f"wrong-{place.name}")
-    run = train(tmp_path, f"folder: {pictures}, split: {{val: 0.2}}", "probe: {size: 32}", "clean_labels: {}")
+        place.rename(images / "blue" / f"wrong-{place.name}")
+    run = train(tmp_path, f"folder: {images}, split: {{val: 0.2}}", "probe: {size: 32}", "clean_labels: {}")
     text = page(run, Setting())
     told = json.loads(text.split('id="page-data">')[1].split("</script>")[0])["map"]
     ids = read_run(run).samples.ids

@@ -12,9 +12,9 @@ from benchmarks.browser import CHROMIUM, Page, browser
 from PIL import Image
 
 import assay
-from assay.evidence.report import write_report
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
+from assay.report.report import write_report
 from test_report import FIT, MODEL, SECTIONS
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
@@ -42,12 +42,12 @@ def write_noise(folder: Path, names: Sequence[str], *, each: int) -> None:
 def run(tmp_path_factory) -> Path:
     """Noise that nothing can be learnt from, in classes and files of hostile names, and edits that say more."""
     folder = tmp_path_factory.mktemp("page")
-    write_noise(folder / "pictures", HOSTILE, each=12)
-    data = f"data: {{folder: {folder / 'pictures'}, split: {{val: 0.5}}}}\n"
+    write_noise(folder / "images", HOSTILE, each=12)
+    data = f"data: {{folder: {folder / 'images'}, split: {{val: 0.5}}}}\n"
     plan = f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n  - {FIT}\n"
     (folder / "plan.yaml").write_text(plan, encoding="utf-8")
     found = assay.train(folder / "plan.yaml", run=folder / f"<script>{ATTACK}<script>", device="cpu")
-    samples = assay.read(folder / "pictures")
+    samples = assay.read(folder / "images")
     old = samples.table["label:label"][0]
     reason = f"</script><script>{ATTACK}</script>"
     edit = Edit(id=samples.ids[0], head="label", action="set", old=old, new=HOSTILE[0], step="person", reason=reason)
@@ -100,7 +100,7 @@ def test_a_script_that_got_in_all_the_same_would_not_run(opened):
     assert any("Content Security Policy" in line for line in opened.complaints)
 
 
-def test_a_click_on_a_cell_shows_its_pictures(opened):
+def test_a_click_on_a_cell_shows_its_images(opened):
     opened.run("(e => { e.id = 'chosen' })(document.querySelector('.matrix button:not([aria-pressed])'))")
     count, title = opened.one("#chosen", "[+e.querySelector('b').textContent, e.dataset.title]")
     opened.click("#chosen")
@@ -109,7 +109,7 @@ def test_a_click_on_a_cell_shows_its_pictures(opened):
     assert len(set(opened.each(".cellview .pic", "e.getAttribute('aria-label')"))) == count
 
 
-def test_a_hover_on_the_map_shows_the_picture_of_the_point(opened):
+def test_a_hover_on_the_map_shows_the_image_of_the_point(opened):
     opened.middle(CANVAS)
     opened.wait(ALL_DRAWN)
     left, top, width, height = opened.box(CANVAS)
@@ -161,8 +161,8 @@ def test_a_phone_shows_it_all_without_sideways_scrolling(page, run, dark):
 
 def test_the_rows_of_many_long_names_stay_low_on_a_phone(page, tmp_path):
     names = [f"Small_flowered_Cranesbillofthemeadows_{number}" for number in range(14)]
-    write_noise(tmp_path / "pictures", names, each=4)
-    data = f"data: {{folder: {tmp_path / 'pictures'}, split: {{val: 0.5}}}}\n"
+    write_noise(tmp_path / "images", names, each=4)
+    data = f"data: {{folder: {tmp_path / 'images'}, split: {{val: 0.5}}}}\n"
     (tmp_path / "plan.yaml").write_text(f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n", encoding="utf-8")
     found = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
     page.open(found.folder / "report.html", width=390, height=844)

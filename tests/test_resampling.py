@@ -7,7 +7,7 @@ import pytest
 from benchmarks import resampling
 from benchmarks.resampling import draws, interval, with_interval
 
-from assay.figures.intervals import Figure
+from assay.metrics.intervals import Metric
 
 
 def test_draws_are_resamples():
@@ -43,4 +43,4 @@ def test_interval_agrees_with_theory_for_a_share():
 def test_undefined_resamples_are_left_out():
     assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
     assert interval(np.array([np.nan])) is None
-    assert with_interval(0.5, 3, np.empty(0)) == Figure(0.5, 3, None, None)
+    assert with_interval(0.5, 3, np.empty(0)) == Metric(0.5, 3, None, None)

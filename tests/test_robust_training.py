@@ -12,7 +12,7 @@ import pytest
 
 import assay
 from assay.files import write_text
-from assay.steps.history import read_history
+from assay.steps.base import read_history
 
 CHOICES = {
     "loss": [
@@ -50,7 +50,9 @@ def covering() -> list[str]:
 def test_every_pair_of_choices_trains(
     settings: str, tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assay.run.write_pictures", lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
+    monkeypatch.setattr(
+        "assay.run.train.write_images", lambda folder, *given: write_text(folder / "curves.svg", "drawn")
+    )
     plan = tmp_path / "plan.yaml"
     plan.write_text(tiny_plan(f"fit: {{size: 32, epochs: 2, batch: 12, lr: 3e-3, {settings}}}"))
     run = assay.train(plan, run=tmp_path / "run", device="cpu")

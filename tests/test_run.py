@@ -1,4 +1,4 @@
-"""Whole runs, on tiny pictures and a tiny network."""
+"""Whole runs, on tiny images and a tiny network."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from safetensors.torch import load_file
 
 import assay
 from assay.errors import DataError, PlanError, RunError
-from assay.evidence.charts import PARTS
-from assay.evidence.pictures import on_one_axis
 from assay.files import write_text
 from assay.labels.samples import Samples
-from assay.models.seen import read_seen, seen
-from assay.output.artifact import Artifact
+from assay.models.trained_model import read_training_hashes, training_hashes
 from assay.predictions.predict import Predictions
-from assay.steps.history import read_history
+from assay.predictions.predictor import Predictor
+from assay.report.charts import PARTS, on_one_axis
+from assay.steps.base import read_history
 from assay.training.optimizers import OPTIMIZERS
 from assay.training.schedules import SCHEDULES
-from conftest import COLOURS, Lines, write_pictures
+from conftest import COLOURS, Lines, write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3}"
@@ -36,14 +35,16 @@ Carry = Callable[..., assay.Run]
 @pytest.fixture
 def carry(tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Carry:
     """Carry out a plan of these steps in the folder `run`; the lines said are kept in `carry.said`."""
-    drawn = "assay.run.write_pictures"  # half a second a run, and one that is drawn is enough
+    drawn = "assay.run.train.write_images"  # half a second a run, and one that is drawn is enough
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
 
     def carried(*steps: str, run: str = "run", overrides: Sequence[str] = (), **parts: str) -> assay.Run:
         (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, **parts))
-        watch = Lines()
-        carried.said = watch.lines  # type: ignore[attr-defined]
-        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, overrides=overrides, device="cpu", watch=watch)
+        progress = Lines()
+        carried.said = progress.lines  # type: ignore[attr-defined]
+        return assay.train(
+            tmp_path / "plan.yaml", run=tmp_path / run, overrides=overrides, device="cpu", progress=progress
+        )
 
     return carried
 
@@ -87,10 +88,10 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
 # What a run leaves
 
 
-def test_a_model_says_on_which_pictures_its_backbone_was_trained(finished: assay.Run) -> None:
+def test_a_model_says_on_which_images_its_backbone_was_trained(finished: assay.Run) -> None:
     train = Samples.read(finished.folder / "samples.parquet").part("train")
-    assert read_seen(finished.folder / "model").tolist() == seen(train.hashes).tolist()
-    assert len(read_seen(finished.folder / "steps/01-probe/best")) == 0
+    assert read_training_hashes(finished.folder / "model").tolist() == training_hashes(train.hashes).tolist()
+    assert len(read_training_hashes(finished.folder / "steps/01-probe/best")) == 0
 
 
 def test_a_run_folder_holds_what_is_promised(finished: assay.Run) -> None:
@@ -100,14 +101,14 @@ def test_a_run_folder_holds_what_is_promised(finished: assay.Run) -> None:
     promised |= {f"steps/{step}/done.json" for step in ("01-probe", "02-fit")} | {"steps/02-fit/history.csv"}
     for place in ("01-probe/best", "02-fit/best", "02-fit/last"):
         promised |= {f"steps/{place}/{name}" for name in ("model.safetensors", "spec.json", "predictions.parquet")}
-    promised |= {f"pictures/{name}{end}" for name in ("curves", "confusion") for end in (".svg", ".png")}
+    promised |= {f"images/{name}{end}" for name in ("curves", "confusion") for end in (".svg", ".png")}
     assert promised <= files
     assert not [name for name in files if name.endswith(".part")]
     assert "steps/02-fit/checkpoint.safetensors" not in files
 
 
-def test_figures_carry_their_number_and_interval(finished: assay.Run) -> None:
-    accuracy = finished.metrics["scores"]["figures"]["accuracy"]
+def test_metrics_carry_their_number_and_interval(finished: assay.Run) -> None:
+    accuracy = finished.metrics["scores"]["metrics"]["accuracy"]
     assert accuracy["n"] == finished.metrics["counts"]["val"] == 9
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert sum(map(sum, finished.metrics["scores"]["heads"]["label"]["confusion"])) == 9
@@ -116,12 +117,12 @@ def test_figures_carry_their_number_and_interval(finished: assay.Run) -> None:
 
 def test_baselines_stand_beside(finished: assay.Run) -> None:
     known = finished.metrics["baselines"]
-    assert set(known) == {"majority", "zero pictures", "linear on pixels", "untrained network"}
-    assert {scores["figures"]["accuracy"]["n"] for scores in known.values()} == {9}
+    assert set(known) == {"majority", "zero images", "linear on pixels", "untrained network"}
+    assert {scores["metrics"]["accuracy"]["n"] for scores in known.values()} == {9}
 
 
 def test_the_test_split_is_opened_once_and_that_is_recorded(finished: assay.Run) -> None:
-    assert finished.metrics["test"]["figures"]["accuracy"]["n"] == 9
+    assert finished.metrics["test"]["metrics"]["accuracy"]["n"] == 9
     assert finished.metrics["test opened"].startswith("20")
     before = (finished.folder / "metrics.json").read_bytes()
     again = assay.train(finished.folder.parent / "plan.yaml", run=finished.folder, device="cpu")
@@ -130,7 +131,7 @@ def test_the_test_split_is_opened_once_and_that_is_recorded(finished: assay.Run)
 
 
 def test_the_plan_and_the_samples_are_kept(finished: assay.Run) -> None:
-    from assay.plan import load
+    from assay.plan.plan import load
 
     assert [step.kind for step in load(finished.folder / "plan.yaml").plan.steps] == ["probe", "fit"]
     samples = Samples.read(finished.folder / "samples.parquet")
@@ -161,11 +162,11 @@ def test_a_changed_last_step_keeps_the_first_and_moves_the_rest_to_history(carry
         for place in (first.folder / "history").iterdir()
         for path in place.rglob("*")
     }
-    assert {"plan.yaml", "metrics.json", "model/spec.json", "pictures/curves.svg", "steps/02-fit/done.json"} <= moved
+    assert {"plan.yaml", "metrics.json", "model/spec.json", "images/curves.svg", "steps/02-fit/done.json"} <= moved
     assert "steps/01-probe" not in moved
 
 
-def test_a_dropped_step_leaves_no_figures_behind(carry: Carry) -> None:
+def test_a_dropped_step_leaves_no_metrics_behind(carry: Carry) -> None:
     carry(PROBE, "fit: {size: 32, epochs: 1, lr: 1e-6, start: pretrained}")
     run = carry(PROBE)
     assert [step["name"] for step in run.metrics["steps"]] == ["01-probe"]
@@ -173,11 +174,11 @@ def test_a_dropped_step_leaves_no_figures_behind(carry: Carry) -> None:
     assert sorted(path.name for path in (run.folder / "steps").iterdir()) == ["01-probe"]
 
 
-def test_other_pictures_make_another_run_of_the_same_plan(carry: Carry, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pictures", each=6)
-    first = carry(PROBE, data="folder: pictures")
-    (tmp_path / "pictures" / "red" / "0.png").unlink()
-    second = carry(PROBE, data="folder: pictures")
+def test_other_images_make_another_run_of_the_same_plan(carry: Carry, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", each=6)
+    first = carry(PROBE, data="folder: images")
+    (tmp_path / "images" / "red" / "0.png").unlink()
+    second = carry(PROBE, data="folder: images")
     assert sum(second.metrics["counts"].values()) == sum(first.metrics["counts"].values()) - 1
     kept = next((first.folder / "history").rglob("metrics.json"))
     assert json.loads(kept.read_text()) == first.metrics
@@ -195,8 +196,8 @@ def test_the_seed_decides_the_weights(carry: Carry) -> None:
 
 
 def test_a_loaded_run_predicts_in_order_and_names_what_it_cannot_read(finished: assay.Run, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "new", each=2, seed=9)
-    (tmp_path / "broken.jpg").write_text("no picture")
+    write_images(tmp_path / "new", each=2, seed=9)
+    (tmp_path / "broken.jpg").write_text("no image")
     paths = [tmp_path / "new" / name / "1.png" for name in ("blue", "red", "green")]
     paths[1:1] = [tmp_path / "broken.jpg", tmp_path / "missing.png"]
     found = assay.load(finished.folder).predict(paths)
@@ -207,7 +208,7 @@ def test_a_loaded_run_predicts_in_order_and_names_what_it_cannot_read(finished: 
     assert np.nansum(found.probabilities, axis=1)[[0, 3, 4]] == pytest.approx(1.0)
 
 
-def test_many_pictures_are_answered_as_one_by_one(finished: assay.Run, colours: Path) -> None:
+def test_many_images_are_answered_as_one_by_one(finished: assay.Run, colours: Path) -> None:
     paths = sorted(colours.rglob("*.png"))
     at_once = finished.predict(paths)
     for row in (0, 31, 32, 44):
@@ -223,21 +224,21 @@ def test_predictions_are_those_that_validation_rests_on(finished: assay.Run, col
 
 
 def test_a_model_works_without_its_run_and_data(carry: Carry, tmp_path: Path) -> None:
-    pictures = write_pictures(tmp_path / "pictures", each=6)
-    run = carry(PROBE, data="folder: pictures")
+    images = write_images(tmp_path / "images", each=6)
+    run = carry(PROBE, data="folder: images")
     shutil.copytree(run.folder / "model", tmp_path / "elsewhere" / "model")
-    shutil.copy(pictures / "red" / "0.png", tmp_path / "one.png")
+    shutil.copy(images / "red" / "0.png", tmp_path / "one.png")
     wanted = run.predict([tmp_path / "one.png"]).probabilities
     shutil.rmtree(run.folder)
-    shutil.rmtree(pictures)
-    artifact = Artifact.load(tmp_path / "elsewhere" / "model", device="cpu")
+    shutil.rmtree(images)
+    artifact = Predictor.load(tmp_path / "elsewhere" / "model", device="cpu")
     (found,) = artifact.stream([("one.png", tmp_path / "one.png")])
     assert found.probabilities == pytest.approx(wanted, abs=1e-6)
     assert found.labels("label") == ["red"]
 
 
 def test_nothing_to_predict_is_said(finished: assay.Run) -> None:
-    with pytest.raises(DataError, match="no pictures were given"):
+    with pytest.raises(DataError, match="no images were given"):
         finished.predict([])
 
 
@@ -246,16 +247,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         assay.load(tmp_path)
 
 
-def test_evaluate_scores_labelled_pictures_beside_validation(finished: assay.Run, tmp_path: Path) -> None:
-    from assay.labels.read import DataSettings, read_whole
+def test_evaluate_scores_labelled_images_beside_validation(finished: assay.Run, tmp_path: Path) -> None:
+    from assay.labels.readers.read import DataSettings, read_whole
 
-    write_pictures(tmp_path / "new", each=3, seed=5)
+    write_images(tmp_path / "new", each=3, seed=5)
     (tmp_path / "new" / "red" / "broken.png").touch()
     shutil.rmtree(tmp_path / "new" / "blue")
     samples = read_whole(DataSettings(folder=Path("new")), base=tmp_path)
     found = assay.evaluate(finished, samples)
-    assert found["scores"]["figures"]["accuracy"]["n"] == 6
-    assert found["scores"]["figures"]["accuracy"]["value"] == 1.0
+    assert found["scores"]["metrics"]["accuracy"]["n"] == 6
+    assert found["scores"]["metrics"]["accuracy"]["value"] == 1.0
     assert found["validation"] == finished.metrics["scores"]
     assert found["trained on"] == 0
     shutil.copy(
@@ -266,9 +267,9 @@ def test_evaluate_scores_labelled_pictures_beside_validation(finished: assay.Run
 
 
 def test_evaluate_refuses_a_class_that_the_model_does_not_know(finished: assay.Run, tmp_path: Path) -> None:
-    from assay.labels.read import DataSettings, read_whole
+    from assay.labels.readers.read import DataSettings, read_whole
 
-    write_pictures(tmp_path / "new", each=2)
+    write_images(tmp_path / "new", each=2)
     (tmp_path / "new" / "red").rename(tmp_path / "new" / "mauve")
     with pytest.raises(DataError, match="'mauve' is no class of this model, which knows blue, green, red"):
         assay.evaluate(finished, read_whole(DataSettings(folder=Path("new")), base=tmp_path))
@@ -277,19 +278,19 @@ def test_evaluate_refuses_a_class_that_the_model_does_not_know(finished: assay.R
 # Data
 
 
-def test_unlabelled_pictures_do_not_count(carry: Carry, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pictures", each=6)
-    plain = carry(PROBE, FIT, data="folder: pictures", run="plain")
+def test_unlabelled_images_do_not_count(carry: Carry, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", each=6)
+    plain = carry(PROBE, FIT, data="folder: images", run="plain")
     generator = np.random.default_rng(0)
-    (tmp_path / "pictures" / "unlabelled").mkdir()
+    (tmp_path / "images" / "unlabelled").mkdir()
     from PIL import Image
 
     for number in range(5):
         noise = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "pictures" / "unlabelled" / f"{number}.png")
-    more = carry(PROBE, FIT, data="folder: pictures", run="more")
+        Image.fromarray(noise).save(tmp_path / "images" / "unlabelled" / f"{number}.png")
+    more = carry(PROBE, FIT, data="folder: images", run="more")
     assert more.metrics["counts"]["train"] == plain.metrics["counts"]["train"] + 5
-    assert more.metrics["scores"]["figures"] == plain.metrics["scores"]["figures"]
+    assert more.metrics["scores"]["metrics"] == plain.metrics["scores"]["metrics"]
     assert alike(weights(plain.folder / "model"), weights(more.folder / "model"))
 
 
@@ -331,9 +332,9 @@ def test_repeat_goes_on_from_round_to_round(carry: Carry) -> None:
     run = carry("repeat: {times: 10, steps: [fit: {size: 16, epochs: 1, batch: 36, lr: 1e-3}]}")
     names = [step["name"] for step in run.metrics["steps"]]
     assert names == ["01-repeat", *(f"01-repeat/round-{number}/01-fit" for number in range(1, 11))]
-    scores = [step["scores"]["figures"]["nll"]["value"] for step in run.metrics["steps"]]
+    scores = [step["scores"]["metrics"]["nll"]["value"] for step in run.metrics["steps"]]
     assert len(set(scores[1:])) == 10
-    assert run.metrics["scores"]["figures"]["nll"]["value"] == scores[0] == scores[-1]
+    assert run.metrics["scores"]["metrics"]["nll"]["value"] == scores[0] == scores[-1]
     assert alike(weights(run.folder / "model"), weights(run.folder / "steps/01-repeat/round-10/01-fit/best"))
 
 
@@ -355,7 +356,7 @@ def test_a_frozen_fit_with_hidden_layers_after_a_probe(carry: Carry) -> None:
     before, after = weights(run.folder / "steps/01-probe/best"), weights(run.folder / "model")
     assert all(np.array_equal(after[name], before[name]) for name in before if name.startswith("backbone."))
     assert after["head.0.weight"].shape[0] == 16
-    assert len(read_seen(run.folder / "model")) == 0  # a head learns nothing by heart for its backbone
+    assert len(read_training_hashes(run.folder / "model")) == 0  # a head learns nothing by heart for its backbone
     assert losses(run, "02-fit")[-1] < losses(run, "02-fit")[0]
 
 
@@ -371,10 +372,10 @@ def test_the_last_epoch_is_handed_on_where_the_plan_says_so(carry: Carry) -> Non
 def test_only_the_checkpoint_that_is_wanted_is_kept(keep: str, kept: list[str], carry: Carry) -> None:
     run = carry(f"fit: {{size: 32, epochs: 1, batch: 16, keep: {keep}}}")
     assert [path.name for path in (run.folder / "steps" / "01-fit").iterdir() if path.is_dir()] == kept
-    assert run.metrics["scores"]["figures"]["accuracy"]["n"] == 9
+    assert run.metrics["scores"]["metrics"]["accuracy"]["n"] == 9
 
 
-def test_the_best_epoch_is_that_of_the_figure_monitored(carry: Carry) -> None:
+def test_the_best_epoch_is_that_of_the_metric_monitored(carry: Carry) -> None:
     run = carry("fit: {size: 32, epochs: 4, batch: 8, lr: 0.05, monitor: accuracy, start: pretrained}")
     watched = history(run, "01-fit").filter((pl.col("part") == "validation") & (pl.col("name") == "accuracy"))
     values = watched["value"].to_list()
@@ -414,7 +415,7 @@ def test_accumulating_is_training_on_a_larger_batch(carry: Carry) -> None:
 def test_every_setting_trains(settings: str, carry: Carry) -> None:
     run = carry(f"fit: {{size: 32, epochs: 2, batch: 18, {settings}}}")
     assert all(map(math.isfinite, losses(run, "01-fit")))
-    assert run.metrics["scores"]["figures"]["nll"]["n"] == 9
+    assert run.metrics["scores"]["metrics"]["nll"]["n"] == 9
 
 
 def test_the_hardware_is_timed_once_and_kept(tmp_path: Path, colours: Path) -> None:
@@ -423,16 +424,16 @@ def test_the_hardware_is_timed_once_and_kept(tmp_path: Path, colours: Path) -> N
         f"data: {{folder: {colours}}}\nmodel: {{backbone: test_efficientnet, weights: none}}\n"
         "steps:\n  - probe: {size: 32}\n  - fit: {size: 32, epochs: 1}\n"
     )
-    watch = Lines()
-    run = assay.train(plan, run=tmp_path / "run", device="cpu", watch=watch)
+    progress = Lines()
+    run = assay.train(plan, run=tmp_path / "run", device="cpu", progress=progress)
     chosen = json.loads((run.folder / "hardware.json").read_text())
     assert set(chosen) == {"inference", "training"}
     assert done(run, "02-fit")["details"]["hardware"] == chosen["training"]["hardware"]
-    assert sum("is fastest here" in line for line in watch.lines) == 2
+    assert sum("is fastest here" in line for line in progress.lines) == 2
     plan.write_text(plan.read_text().replace("epochs: 1", "epochs: 2"))
-    watch = Lines()
-    assay.train(plan, run=tmp_path / "run", device="cpu", watch=watch)
-    assert not [line for line in watch.lines if "is fastest here" in line]
+    progress = Lines()
+    assay.train(plan, run=tmp_path / "run", device="cpu", progress=progress)
+    assert not [line for line in progress.lines if "is fastest here" in line]
     assert json.loads((run.folder / "hardware.json").read_text()) == chosen
 
 

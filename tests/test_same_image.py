@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 import assay
+from assay.images.cache import build
+from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
-from assay.output.artifact import Artifact
-from assay.pixels.cache import build
-from assay.pixels.decode import Resize
-from assay.predictions.views import RandomViews, view_probabilities, views_of
-from assay.training.hardware import Hardware
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
+from assay.predictions.predictor import Predictor
+from assay.predictions.tta import RandomViews, tta_probabilities, tta_views
+from assay.training.devices import Hardware
 
 VIEWS = RandomViews(n=4)
 SIZE, SIDE = 32, 40
@@ -35,17 +35,17 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["contiguous", "channels_last"])
-def artifact(request) -> Artifact:
+def artifact(request) -> Predictor:
     """The default backbone with its published weights."""
-    space = LabelSpace((Head("label", ("a", "b", "c")), Head("tags", ("x", "y"), "independent")))
+    space = LabelSpace((Head("label", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
     classifier = build_classifier(ModelSettings(), space, seed=0, base=Path(), size=SIZE).eval()
     hardware = Hardware("cpu", layout=request.param)
     classifier.to(memory_format=hardware.memory_format)
-    saved = Saved(classifier, space, SIZE, SIDE, Resize(), Deciding.plain(space))
-    return Artifact(saved, (hardware,), "model")
+    saved = TrainedModel(classifier, space, SIZE, SIDE, Resize(), DecisionRule.plain(space))
+    return Predictor(saved, (hardware,), "model")
 
 
-def answers(artifact: Artifact, paths: list[Path], **options) -> np.ndarray:
+def answers(artifact: Predictor, paths: list[Path], **options) -> np.ndarray:
     chunks = list(artifact.stream([(str(path), path) for path in paths], views=VIEWS, **options))
     return np.concatenate([chunk.probabilities for chunk in chunks])
 
@@ -78,14 +78,14 @@ def test_views_within_a_run_are_those_of_predicting(artifact, images, tmp_path):
     cache, _ = build(ids, paths, hashes=[None] * 5, size=SIZE, resize=Resize(), folder=tmp_path)
     assert cache.side == SIDE
     hardware, found = artifact.hardware[0], artifact.saved
-    each = list(view_probabilities(found, lambda size, resize: cache, ids, views=VIEWS, hardware=hardware))
+    each = list(tta_probabilities(found, lambda size, resize: cache, ids, views=VIEWS, hardware=hardware))
     np.testing.assert_allclose(np.mean(each, axis=0)[:, :3], answers(artifact, paths)[:, :3], atol=1e-6)
 
 
 def test_images_are_shown_alike_to_the_bit_beside_any_others(images):
     pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(images.iterdir())])
-    together = views_of(VIEWS)[2].show(torch.from_numpy(pixels).permute(0, 3, 1, 2), list("abcde"), size=SIZE)
-    alone = views_of(VIEWS)[2].show(torch.from_numpy(pixels[3:4]).permute(0, 3, 1, 2), ["x"], size=SIZE)
+    together = tta_views(VIEWS)[2].show(torch.from_numpy(pixels).permute(0, 3, 1, 2), list("abcde"), size=SIZE)
+    alone = tta_views(VIEWS)[2].show(torch.from_numpy(pixels[3:4]).permute(0, 3, 1, 2), ["x"], size=SIZE)
     assert torch.equal(alone, together[3:4])
 
 

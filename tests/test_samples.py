@@ -28,20 +28,20 @@ def samples(rows: list[dict[str, object]], heads: list[Head]) -> Samples:
         schema=dict.fromkeys(["id", "path", "split", "group", "hash"], pl.String),
     )
     for head in heads:
-        kind = pl.String if head.kind == "exclusive" else pl.List(pl.String)
+        kind = pl.String if head.kind == "multiclass" else pl.List(pl.String)
         columns = [pl.Series(f"label:{head.name}", [row.get(head.name) for row in rows], dtype=kind)]
-        if head.kind == "independent":
+        if head.kind == "multilabel":
             unknown = [row.get(f"unknown {head.name}") for row in rows]
             columns.append(pl.Series(f"unknown:{head.name}", unknown, dtype=kind))
         weights = [row.get("weight", 1.0) for row in rows]
         columns.append(pl.Series(f"weight:{head.name}", weights, dtype=pl.Float32))
         columns.append(pl.Series(f"origin:{head.name}", ["given"] * len(rows), dtype=pl.String))
         table = table.with_columns(columns)
-    return Samples(table, LabelSpace(tuple(heads)), Path("/pictures"))
+    return Samples(table, LabelSpace(tuple(heads)), Path("/images"))
 
 
 SEASON = Head("season", ("spring", "autumn"))
-TAGS = Head("tags", ("beach", "city", "night"), "independent")
+TAGS = Head("tags", ("beach", "city", "night"), "multilabel")
 MIXED = samples(
     [
         {"id": "a", "season": "autumn", "tags": ["night", "beach"], "split": "train", "weight": 0.5},
@@ -81,7 +81,7 @@ def test_part_and_take_keep_the_order_asked_for() -> None:
     assert MIXED.take([3, 0, 0]).ids == ["d", "a", "a"]
     assert MIXED.take(np.array([], dtype=np.int64)).ids == []
     assert len(MIXED.take([])) == 0
-    assert MIXED.paths[0] == Path("/pictures/a")
+    assert MIXED.paths[0] == Path("/images/a")
     assert MIXED.hashes == [None] * 5
 
 
@@ -89,7 +89,7 @@ def test_no_rows_and_a_head_without_classes() -> None:
     none = MIXED.take([])
     assert [codes.shape for codes in none.codes()] == [(0,), (0, 3)]
     assert none.labelled().shape == (0,)
-    empty = samples([{"id": "a"}], [Head("season", ()), Head("tags", (), "independent")])
+    empty = samples([{"id": "a"}], [Head("season", ()), Head("tags", (), "multilabel")])
     assert [codes.tolist() for codes in empty.codes()] == [[-1], [[]]]
 
 
@@ -110,7 +110,7 @@ def tables(draw: st.DrawFn) -> Samples:
         }
         for name in ids
     ]
-    made = samples(rows, [Head("label", tuple(classes)), Head("tags", tuple(tags), "independent")])
+    made = samples(rows, [Head("label", tuple(classes)), Head("tags", tuple(tags), "multilabel")])
     left = tuple(LeftOut(draw(NAMES), draw(NAMES)) for _ in range(draw(st.integers(0, 2))))
     return Samples(made.table, made.space, Path("/") / "p", left, tuple(draw(st.lists(NAMES, max_size=2))))
 

@@ -10,13 +10,18 @@ import pytest
 
 import assay
 from assay.errors import PlanError, RunError
+from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
-from assay.models.seen import read_seen, refuse_seen, seen, write_seen
-from assay.pixels.decode import Resize
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import (
+    TrainedModel,
+    read_training_hashes,
+    require_unseen,
+    training_hashes,
+    write_training_hashes,
+)
 from assay.steps.sources import trained_on_at_start
 
 SPACE = LabelSpace((Head("kind", ("a", "b")),))
@@ -27,7 +32,7 @@ def content(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pictures(labels):
+def images(labels):
     names = [str(number) for number in range(len(labels))]
     hashes = [content(name) for name in names]
     facts = {"id": names, "path": names, "split": "train", "group": None, "hash": hashes}
@@ -36,51 +41,53 @@ def pictures(labels):
 
 def saved(trained_on=None):
     classifier = build_classifier(TINY, SPACE, seed=0, base=Path(), size=32)
-    made = Saved(classifier, SPACE, 32, 32, Resize(), Deciding.plain(SPACE))
+    made = TrainedModel(classifier, SPACE, 32, 32, Resize(), DecisionRule.plain(SPACE))
     return made if trained_on is None else replace(made, trained_on=trained_on)
 
 
-def test_pictures_are_known_by_the_first_8_bytes_of_their_hash():
-    found = seen([content("b"), None, content("a"), content("b")])
+def test_images_are_known_by_the_first_8_bytes_of_their_hash():
+    found = training_hashes([content("b"), None, content("a"), content("b")])
     wanted = {int.from_bytes(hashlib.sha256(text).digest()[:8], "big") for text in (b"a", b"b")}
     assert found.dtype == np.uint64
     assert found.tolist() == sorted(wanted)
 
 
 def test_a_model_says_what_its_backbone_has_seen(tmp_path):
-    pictures_seen = seen([content("a"), content("b")])
-    saved(pictures_seen).save(tmp_path)
-    assert np.array_equal(Saved.load(tmp_path).trained_on, pictures_seen)
+    images_seen = training_hashes([content("a"), content("b")])
+    saved(images_seen).save(tmp_path)
+    assert np.array_equal(TrainedModel.load(tmp_path).trained_on, images_seen)
     saved().save(tmp_path)  # over the one before: what that one had seen is gone with it
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "spec.json"]
-    assert len(Saved.load(tmp_path).trained_on) == 0
+    assert len(TrainedModel.load(tmp_path).trained_on) == 0
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"no array"])
 def test_a_damaged_list_is_no_empty_list(tmp_path, damage):
-    saved(seen([content("a")])).save(tmp_path)
+    saved(training_hashes([content("a")])).save(tmp_path)
     (tmp_path / "trained_on.npy").write_bytes(damage)
     with pytest.raises(RunError, match=r"trained_on\.npy: cannot be read .* Train the run again"):
-        Saved.load(tmp_path)
+        TrainedModel.load(tmp_path)
 
 
 def test_where_a_plan_starts_from(tmp_path):
-    pictures_seen = seen([content("a")])
-    saved(pictures_seen).save(tmp_path / "run" / "model")
+    images_seen = training_hashes([content("a")])
+    saved(images_seen).save(tmp_path / "run" / "model")
     of_run = ModelSettings(backbone="test_efficientnet", init_from="run")
     of_file = ModelSettings(backbone="test_efficientnet", weights="run/model/model.safetensors")
-    assert trained_on_at_start(of_run, tmp_path, tmp_path / "new").tolist() == pictures_seen.tolist()
-    assert trained_on_at_start(of_file, tmp_path, tmp_path / "new").tolist() == pictures_seen.tolist()
+    assert trained_on_at_start(of_run, tmp_path, tmp_path / "new").tolist() == images_seen.tolist()
+    assert trained_on_at_start(of_file, tmp_path, tmp_path / "new").tolist() == images_seen.tolist()
     for source in ("none", "pretrained", "elsewhere.pth"):
         assert len(trained_on_at_start(ModelSettings(weights=source), tmp_path, tmp_path / "new")) == 0
 
 
 def test_a_backbone_may_not_judge_what_it_was_trained_on():
-    samples = pictures(["a", None, "b", "a"])
-    refuse_seen(seen([content("1"), content("other")]), samples, what="clean_labels")  # 1 has no label to judge
+    samples = images(["a", None, "b", "a"])
+    require_unseen(
+        training_hashes([content("1"), content("other")]), samples, what="clean_labels"
+    )  # 1 has no label to judge
     with pytest.raises(PlanError) as caught:
-        refuse_seen(seen([content("0"), content("1"), content("3")]), samples, what="clean_labels")
-    assert "clean_labels: the backbone was fine-tuned on 2 of the 3 pictures" in str(caught.value)
+        require_unseen(training_hashes([content("0"), content("1"), content("3")]), samples, what="clean_labels")
+    assert "clean_labels: the backbone was fine-tuned on 2 of the 3 images" in str(caught.value)
     assert "fine-tuning anew in every fold" in str(caught.value)
 
 
@@ -88,8 +95,8 @@ def test_a_probe_hands_on_what_the_backbone_has_seen(tmp_path, tiny_plan):
     plan = tmp_path / "plan.yaml"
     plan.write_text(tiny_plan("probe: {size: 32}"))
     first = assay.train(plan, run=tmp_path / "first")
-    assert len(read_seen(first.folder / "model")) == 0
-    write_seen(first.folder / "model", seen([content("a")]))
+    assert len(read_training_hashes(first.folder / "model")) == 0
+    write_training_hashes(first.folder / "model", training_hashes([content("a")]))
     plan.write_text(tiny_plan("probe: {size: 32}", "probe: {size: 32}", model=f", init_from: {first.folder}"))
     second = assay.train(plan, run=tmp_path / "second")
-    assert read_seen(second.folder / "model").tolist() == seen([content("a")]).tolist()
+    assert read_training_hashes(second.folder / "model").tolist() == training_hashes([content("a")]).tolist()

@@ -21,7 +21,7 @@ from assay.labels.stratify import stratify
 
 
 def samples(labels: list[str | None], **columns: list[Any]) -> Samples:
-    """One exclusive head; every picture has contents of its own unless `hash` says otherwise."""
+    """One multi-class head; every image has contents of its own unless `hash` says otherwise."""
     count = len(labels)
     names = [f"{i:06}.jpg" for i in range(count)]
     facts = {"id": names, "path": names, "split": [None] * count, "group": [None] * count, "hash": names}
@@ -68,7 +68,7 @@ def test_groups_and_copies_stay_together(column: str) -> None:
     assert counts(made) == dict.fromkeys("abc", (80, 20, 0))
 
 
-def test_pictures_linked_by_a_chain_stay_together() -> None:
+def test_images_linked_by_a_chain_stay_together() -> None:
     made = split(
         samples(
             list("ab") * 20,
@@ -97,7 +97,7 @@ def test_every_class_is_in_train_and_then_in_val() -> None:
     assert found["one"] == (1, 0, 0)
     assert found["two"] == (1, 1, 0)
     assert found["three"] == (1, 1, 1)
-    assert any("'one': a single picture" in note for note in made.notes)
+    assert any("'one': a single image" in note for note in made.notes)
 
 
 @settings(max_examples=80, deadline=None)
@@ -128,7 +128,7 @@ def test_what_always_holds(labels: list[str | None], groups: list[str | None], v
 def test_no_validation_wanted_or_possible() -> None:
     wanted = split(samples(["a", "b"]), val=0.2, seed=0)
     assert sides(wanted) == ["train", "train"]
-    assert wanted.notes[0].startswith("No picture could be held back for validation")
+    assert wanted.notes[0].startswith("No image could be held back for validation")
     unwanted = split(samples(list("abab")), val=0, seed=0)
     assert sides(unwanted) == ["train"] * 4
     assert unwanted.notes == ()
@@ -136,7 +136,7 @@ def test_no_validation_wanted_or_possible() -> None:
     assert sides(one_group) == ["train"] * 4
 
 
-def test_unlabelled_pictures_train_unless_a_copy_is_held_back() -> None:
+def test_unlabelled_images_train_unless_a_copy_is_held_back() -> None:
     labels = [*("ab" * 10), None, *([None] * 20)]
     copies = [f"{i}" for i in range(21)] + [f"{i}" for i in range(20)]
     made = split(samples(labels, hash=copies), val=0.2, seed=0)
@@ -170,25 +170,25 @@ def test_copies_across_given_splits_are_noted_and_the_given_wins() -> None:
     data = samples(list("abab"), split=["train", "train", "val", None], hash=["x", "y", "x", "x"])
     made = split(data, val=0.2, seed=0)
     assert sides(made) == ["train", "train", "val", "val"]
-    assert any(note.startswith("2 pictures that are copies") for note in made.notes)
+    assert any(note.startswith("2 images that are copies") for note in made.notes)
 
 
 def test_a_class_that_cannot_be_learnt_or_checked_is_noted() -> None:
     made = split(samples(list("aabccc"), split=["train", "val", "val", *["train"] * 3]), val=0.2, seed=0)
     assert made.space["label"].classes == ("a", "b", "c")
     assert made.notes == (
-        "label: 'b': no training picture, so the model cannot learn it.",
-        "label: 'c': no validation picture, so no figure says how well it is learnt.",
+        "label: 'b': no training image, so the model cannot learn it.",
+        "label: 'c': no validation image, so no metric says how well it is learnt.",
     )
 
 
 def test_nothing_left_to_train_on_is_refused() -> None:
-    with pytest.raises(DataError, match="no labelled picture is left to train on"):
+    with pytest.raises(DataError, match="no labelled image is left to train on"):
         split(samples(["a", "b", None], split=["val", "test", None]), val=0.2, seed=0)
 
 
 def several(heads: dict[str, list[Any]], *, unknown: list[list[str] | None] | None = None) -> Samples:
-    """Lists of tags make an independent head, names an exclusive one; None is unknown, as are the tags of `unknown`."""
+    """Lists of tags make a multi-label head, names a multi-class one; None is unknown, as are the tags of `unknown`."""
     count = len(next(iter(heads.values())))
     columns, space = [], []
     for name, labels in heads.items():
@@ -199,7 +199,7 @@ def several(heads: dict[str, list[Any]], *, unknown: list[list[str] | None] | No
             columns.append(pl.Series(f"unknown:{name}", unknown or [None] * count, dtype=kind))
         columns += [pl.lit(1, pl.Float32).alias(f"weight:{name}"), pl.lit("given").alias(f"origin:{name}")]
         found = {one for label in labels if label is not None for one in (label if tags else [label])}
-        space.append(Head(name, tuple(sorted(found)), "independent" if tags else "exclusive"))
+        space.append(Head(name, tuple(sorted(found)), "multilabel" if tags else "multiclass"))
     facts = samples(["x"] * count).table.select("id", "path", "split", "group", "hash")
     return Samples(facts.with_columns(columns), LabelSpace(tuple(space)), Path("/p"))
 
@@ -247,7 +247,7 @@ def test_shares_are_of_what_is_known() -> None:
     assert (rows["a"]["train"], rows["a"]["train share"], rows["a"]["val share"]) == (2, 2 / 3, None)
     assert (rows["p"]["train"], rows["p"]["train share"], rows["p"]["val share"]) == (2, 2 / 4, 0)
     assert (rows["q"]["train"], rows["q"]["train share"], rows["q"]["val share"]) == (1, 1 / 2, 1 / 2)
-    # The third picture may have q; whether it has no tag is not known.
+    # The third image may have q; whether it has no tag is not known.
     assert (rows[None]["train"], rows[None]["train share"], rows[None]["val share"]) == (1, 1 / 3, 1 / 2)
 
 
@@ -257,7 +257,7 @@ def test_no_tag_at_all_is_told_from_not_known() -> None:
 
 
 def planted(count: int, seed: int) -> Samples:
-    """Two attributes and 12 tags that go with the scene, some on few pictures; a fifth to a half is unknown."""
+    """Two attributes and 12 tags that go with the scene, some on few images; a fifth to a half is unknown."""
     generator = np.random.default_rng(seed)
     frequent = 0.6 ** np.arange(8)
     scene = generator.choice(8, count, p=frequent / frequent.sum())
@@ -282,7 +282,7 @@ def test_no_further_from_the_share_than_another_implementation(seed: int) -> Non
     made = split(planted(2000, seed), val=0.2, seed=seed)
     labelled = made.labelled()
     pieces = [
-        codes[:, None] == np.arange(head.size) if head.kind == "exclusive" else codes == 1
+        codes[:, None] == np.arange(head.size) if head.kind == "multiclass" else codes == 1
         for head, codes in zip(made.space, made.codes(), strict=True)
     ]
     cells = np.concatenate(pieces, axis=1)[labelled]
@@ -307,7 +307,7 @@ def test_units_of_many_labels_come_near_the_shares() -> None:
         assert np.abs(cells[drawn == side].sum(axis=0) - share * cells.sum(axis=0)).max() < 6
 
 
-def test_two_hundred_thousand_pictures_take_seconds() -> None:
+def test_two_hundred_thousand_images_take_seconds() -> None:
     labels = np.random.default_rng(0).integers(0, 100, 200_000).astype(str).tolist()
     data = samples(labels)
     begin = time.perf_counter()

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 import assay
 from assay.errors import PlanError
-from assay.labels.read import DataSettings
+from assay.labels.readers.read import DataSettings
 from assay.models.backbones import build_backbone
 from assay.models.weights import load_pretrained
-from assay.plan import Plan
+from assay.plan.plan import Plan
 from assay.settings import Settings, Source
 from assay.steps import STEPS
-from conftest import Lines, write_pictures
+from conftest import Lines, write_images
 
 BACKBONE = "tf_efficientnet_lite0"
 FP32 = "{precision: fp32, layout: contiguous}"
@@ -46,9 +46,9 @@ class Folder:
             f"data: {{folder: {self.place / 'images'}, split: {{val: 0.25, test: 0.25}}}}\nmodel: {model}\n{pinned}"
             f"steps: [{', '.join(f'{{{step}}}' for step in steps)}]\n"
         )
-        watch = Lines()
-        self.lines = watch.lines
-        return assay.train(self.place / "plan.yaml", run=self.place / run, device="cpu", watch=watch).metrics
+        progress = Lines()
+        self.lines = progress.lines
+        return assay.train(self.place / "plan.yaml", run=self.place / run, device="cpu", progress=progress).metrics
 
     def kept(self) -> list[str]:
         """Return the steps that the last training did not run again."""
@@ -63,7 +63,7 @@ class Folder:
 def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Images, and two runs on them that differ in their weights alone."""
     place = tmp_path_factory.mktemp("runs")
-    write_pictures(place / "images", each=8)
+    write_images(place / "images", each=8)
     fit = "fit: {{size: 32, epochs: 1, batch: 16, lr: {lr}, freeze: all_but_last_stage}}"
     with pytest.MonkeyPatch.context() as patch:
         _draw_nothing(patch)
@@ -81,9 +81,9 @@ def folder(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
 
 
 def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("assay.run.write_pictures", lambda folder, *given: None)
-    patch.setattr("assay.run.baselines", lambda *given, **options: {})
-    patch.setattr("assay.run._report", lambda *given: None)
+    patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+    patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
+    patch.setattr("assay.run.train._report", lambda *given: None)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_another_pinned_hardware_changes_nothing_where_nothing_computes(folder: 
 
 def test_a_finished_run_opens_no_test_again_in_a_new_process(folder: Folder) -> None:
     before = folder.train(PROBE, hardware=None)
-    assert before["test"]["figures"]["accuracy"]["n"] > 0
+    assert before["test"]["metrics"]["accuracy"]["n"] > 0
     chosen = (folder.place / "run" / "hardware.json").read_text()
     command = [sys.executable, "-m", "assay", "train", "plan.yaml", "--run", "run", "--device", "cpu"]
     said = subprocess.run(command, cwd=folder.place, capture_output=True, text=True, check=True)

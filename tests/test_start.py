@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from assay.errors import ModelError, PlanError
+from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import HeadSettings, ModelSettings, build_classifier, require_size
-from assay.models.deciding import Deciding
+from assay.models.decision_rule import DecisionRule
 from assay.models.heads import NearestMean, joined
-from assay.models.saved import Saved
-from assay.pixels.decode import Resize
+from assay.models.trained_model import TrainedModel
 from assay.steps import probe
 from assay.steps.start import classifier_for
 
@@ -30,7 +30,7 @@ class Place:
     model: ModelSettings
     base: Path
     seed: int
-    watch: SimpleNamespace
+    progress: SimpleNamespace
     lines: list
 
 
@@ -45,7 +45,7 @@ def state(model=None, *, space=SPACE):
 
 def trained(folder, model=LOST, *, size=64):
     classifier = build_classifier(model.without_weights(), SPACE, seed=9, base=folder, size=size)
-    Saved(classifier, SPACE, size, size, Resize(), Deciding.plain(SPACE)).save(folder)
+    TrainedModel(classifier, SPACE, size, size, Resize(), DecisionRule.plain(SPACE)).save(folder)
     return classifier
 
 
@@ -63,7 +63,7 @@ def test_a_trained_model_needs_no_weights_file(tmp_path, start):
 def test_a_head_that_is_not_linear_is_drawn_anew(tmp_path):
     before = trained(tmp_path / "model")
     before.replace_last(joined([NearestMean(before.feature_count, 3, paired=False)]))
-    Saved(before, SPACE, 64, 64, Resize(), Deciding.plain(SPACE)).save(tmp_path / "model")
+    TrainedModel(before, SPACE, 64, 64, Resize(), DecisionRule.plain(SPACE)).save(tmp_path / "model")
     told = context(tmp_path)
     found = classifier_for("previous", state(tmp_path / "model"), told, size=32)
     assert found.is_linear

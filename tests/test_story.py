@@ -1,4 +1,4 @@
-"""The story of the demo, on pictures that train in seconds."""
+"""The story of the demo, on images that train in seconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-import assay.plan
-from assay.demo import FAULTY, TRUTH
+from assay.experiments.demo import FAULTY, TRUTH, run_demo
 from assay.labels.samples import Samples
-from assay.studies.story import story
-from conftest import write_pictures
+from assay.plan import plan as plan_module
+from conftest import write_images
 
 RECIPE = """
 model: {backbone: test_efficientnet, weights: none}
@@ -25,9 +24,9 @@ steps:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """15 pictures of each of three colours; in labels.csv every second training label is blank."""
-    folder = write_pictures(tmp_path / "pictures", each=15)
+def images(tmp_path: Path) -> Path:
+    """15 images of each of three colours; in labels.csv every second training label is blank."""
+    folder = write_images(tmp_path / "images", each=15)
     names = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.png"))
     number = np.arange(len(names))
     truth = pl.DataFrame(
@@ -44,11 +43,11 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_three_trainings_are_held_against_one_another(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assay.plan, "recipe_text", {"demo": RECIPE}.__getitem__)
-    monkeypatch.setattr("assay.run.write_pictures", lambda *given: None)
-    chapters = bare, repaired, true = story(pictures, tmp_path / "runs" / "told", recipe="demo")
+    monkeypatch.setattr(plan_module, "recipe_text", {"demo": RECIPE}.__getitem__)
+    monkeypatch.setattr("assay.run.train.write_images", lambda *given: None)
+    chapters = bare, repaired, true = run_demo(images, tmp_path / "runs" / "told", recipe="demo")
     assert [chapter.run.folder.name for chapter in chapters] == [
         "told-as-they-are",
         "told",
@@ -60,6 +59,6 @@ def test_three_trainings_are_held_against_one_another(
     assert (known[0], known[1], known[2]) == (27, 27, 45)
     assert repaired.run.metrics["steps"][1]["edits"] == 18
     assert bare.change is None
-    assert {chapter.figure.n for chapter in chapters} == {9}
+    assert {chapter.metric.n for chapter in chapters} == {9}
     assert true.change is not None
-    assert true.change.value == pytest.approx(true.figure.value - bare.figure.value)
+    assert true.change.value == pytest.approx(true.metric.value - bare.metric.value)

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assay.errors import DataError, ModelError, SpaceError
+from assay.export.submission import write_predictions
+from assay.export.submission_form import Form, Layout
 from assay.labels.space import Head, LabelSpace
-from assay.output.forms import Form, Layout
-from assay.output.submission import write_predictions
 from assay.predictions.predict import Predictions
 
 ANIMALS = LabelSpace((Head("animal", ("cat", "dog", "owl")),))
-BOTH = LabelSpace((Head("animal", ("cat", "dog")), Head("tags", ("wet", "red; or so"), "independent")))
+BOTH = LabelSpace((Head("animal", ("cat", "dog")), Head("tags", ("wet", "red; or so"), "multilabel")))
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
@@ -42,7 +42,7 @@ def text_of(file: Path) -> str:
     return file.read_bytes().decode(errors="surrogateescape")
 
 
-def test_a_row_a_picture_in_order_with_a_column_a_class(tmp_path: Path) -> None:
+def test_a_row_a_image_in_order_with_a_column_a_class(tmp_path: Path) -> None:
     chunks = [
         predictions(["b.jpg", "a.jpg"], [[0.25, 0.5, 0.25], [0.7, 0.2, 0.1]]),
         predictions(["c"], [[0, 0, 1]]),
@@ -56,7 +56,7 @@ def test_a_row_a_picture_in_order_with_a_column_a_class(tmp_path: Path) -> None:
     ]
 
 
-def test_an_unreadable_picture_has_a_row_that_says_so(tmp_path: Path) -> None:
+def test_an_unreadable_image_has_a_row_that_says_so(tmp_path: Path) -> None:
     chunk = predictions(["ok", "bad"], [[0.25, 0.5, 0.25], [np.nan] * 3], bad="empty file (0 bytes)")
     write_predictions([chunk], tmp_path / "x.csv", layout(ANIMALS))
     assert text_of(tmp_path / "x.csv").splitlines()[2] == "bad,,,,,,empty file (0 bytes)"

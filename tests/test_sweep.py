@@ -15,12 +15,12 @@ from typer.testing import CliRunner, Result
 
 from assay import cli
 from assay.errors import AssayError, ModelError, PlanError, RunError
-from assay.plan import LoadedPlan, from_source, load, parse
-from assay.run import train
-from assay.studies import sweep_table
-from assay.studies.sweep import Sweep, sweep
-from assay.studies.sweep_space import Space, space_of
-from assay.studies.sweep_trials import JOURNAL, Search
+from assay.experiments.sweep import Sweep, sweep
+from assay.experiments.sweep_space import Space, space_of
+from assay.experiments.sweep_trials import JOURNAL, Search
+from assay.plan.plan import LoadedPlan, from_source, load, parse
+from assay.report import sweep_page
+from assay.run.train import train
 from conftest import Lines
 
 FIT = "fit: {size: 32, epochs: 3, batch: 16, freeze: backbone, schedule: constant, keep: best}"
@@ -117,8 +117,8 @@ def test_a_key_that_another_value_opens_is_searched_too() -> None:
         ("{over: {data.split.val: [0.1, 0.2]}}", "neither data nor seed"),
         ("{sampler: grid, over: {steps.0.fit.lr: {low: 0.1, high: 0.2}}}", "has no end; give step"),
         ("{sampler: gird, over: {steps.0.fit.lr: [1, 2]}}", "grid"),
-        ("{figure: acuracy, over: {steps.0.fit.lr: [1, 2]}}", "no figure"),
-        ("{figure: loss, over: {steps.0.fit.lr: [1, 2]}}", "take nll"),
+        ("{metric: acuracy, over: {steps.0.fit.lr: [1, 2]}}", "no metric"),
+        ("{metric: loss, over: {steps.0.fit.lr: [1, 2]}}", "take nll"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_any_training(search: str, says: str) -> None:
@@ -259,23 +259,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def unbroken(whole: dict[str, Any], write: Write, tmp_path: Path) -> Sweep:
     if "found" not in whole:
         whole["found"] = carried(write(SEARCH), whole["folder"] / "run")
-        sweep_table.write(whole["found"], whole["folder"] / "run")
+        sweep_page.write(whole["found"], whole["folder"] / "run")
     found: Sweep = whole["found"]
     return found
 
 
 def test_a_search_finds_the_best_of_its_trials(unbroken: Sweep, whole: dict[str, Any]) -> None:
     folder = whole["folder"] / "run"
-    assert unbroken.figure == "accuracy"
+    assert unbroken.metric == "accuracy"
     done = [row for row in unbroken.rows if row.state == "done"]
     assert {row.state for row in unbroken.rows} == {"done", "pruned"}
-    assert unbroken.best.figure.value == max(row.figure.value for row in done)
+    assert unbroken.best.metric.value == max(row.metric.value for row in done)
     for row in done:
         own = json.loads((row.folder / "metrics.json").read_text())
-        assert own["scores"]["figures"]["accuracy"] == row.figure.to_json()
+        assert own["scores"]["metrics"]["accuracy"] == row.metric.to_json()
         assert own["test kept closed"] is True
         if row.change is not None:
-            assert row.change.value == pytest.approx(row.figure.value - unbroken.best.figure.value)
+            assert row.change.value == pytest.approx(row.metric.value - unbroken.best.metric.value)
     pruned = [row for row in unbroken.rows if row.state == "pruned"]
     assert all((row.folder / "plan.yaml").exists() and row.epochs in (1, 2, 3) for row in pruned)
     best = load(folder / "best.yaml").plan
@@ -286,11 +286,11 @@ def test_a_search_finds_the_best_of_its_trials(unbroken: Sweep, whole: dict[str,
     assert json.loads((folder / "sweep.json").read_text())["best"]["trial"] == unbroken.best.number
 
 
-def test_the_best_plan_trains_to_the_figure_of_its_trial(
+def test_the_best_plan_trains_to_the_metric_of_its_trial(
     unbroken: Sweep, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     run = train(whole["folder"] / "run" / "best.yaml", run=tmp_path / "best", device="cpu")
-    assert run.metrics["scores"]["figures"]["accuracy"] == unbroken.best.figure.to_json()
+    assert run.metrics["scores"]["metrics"]["accuracy"] == unbroken.best.metric.to_json()
 
 
 @pytest.mark.parametrize(
@@ -302,17 +302,17 @@ def test_killed_and_continued_it_ends_in_the_same_table(
 ) -> None:
     plan = write(SEARCH)
     with pytest.raises(KeyboardInterrupt):
-        carried(plan, tmp_path / "run", watch=Stops(at, times))
+        carried(plan, tmp_path / "run", progress=Stops(at, times))
     again = carried(plan, tmp_path / "run")
     assert told(again) == told(unbroken)
     assert again.importance == unbroken.importance
 
 
 def test_a_search_goes_on_with_more_trials_and_never_with_another_space(write: Write, tmp_path: Path) -> None:
-    search = f"{{trials: 2, sampler: grid, figure: nll, over: {{{BATCH}}}}}"
+    search = f"{{trials: 2, sampler: grid, metric: nll, over: {{{BATCH}}}}}"
     first = carried(write(search), tmp_path / "run")
-    assert (first.figure, len(first.rows)) == ("nll", 2)
-    assert first.best.figure.value == min(row.figure.value for row in first.rows)
+    assert (first.metric, len(first.rows)) == ("nll", 2)
+    assert first.best.metric.value == min(row.metric.value for row in first.rows)
     stamps = [(row.folder / "metrics.json").stat().st_mtime_ns for row in first.rows]
     more = carried(write(search), tmp_path / "run", trials=3)
     assert [(row.folder / "metrics.json").stat().st_mtime_ns for row in more.rows[:2]] == stamps
@@ -346,17 +346,17 @@ def test_epochs_are_counted_on_over_fits_shared_ones_too(write: Write, tmp_path:
 
 
 def test_a_trial_that_cannot_be_trained_is_listed_with_the_reason(write: Write, tmp_path: Path) -> None:
-    watch = Lines()
+    progress = Lines()
     found = carried(
         write("{sampler: grid, over: {steps.0.fit.monitor: [loss, mean_average_precision]}}"),
         tmp_path / "run",
-        watch=watch,
+        progress=progress,
     )
     assert [row.state for row in found.rows] == ["done", "failed"]
     assert "is not measured on this data" in found.rows[1].why
-    assert any("failed: " in line for line in watch.lines)
-    with pytest.raises(AssayError, match=r"no trial has come to a figure.*define no such figure"):
-        carried(write(f"{{figure: mean_average_precision, sampler: grid, over: {{{BATCH}}}}}"), tmp_path / "other")
+    assert any("failed: " in line for line in progress.lines)
+    with pytest.raises(AssayError, match=r"no trial has come to a metric.*define no such metric"):
+        carried(write(f"{{metric: mean_average_precision, sampler: grid, over: {{{BATCH}}}}}"), tmp_path / "other")
 
 
 # The command
@@ -373,7 +373,7 @@ def test_the_command_prints_one_table_and_how_to_go_on(write: Write, tmp_path: P
     for words in ("the best", "batch", "optimizer", "adam", f"assay train {tmp_path / 'run'}/best.yaml"):
         assert words in printed.output
     found = json.loads(invoke(plan, "--run", tmp_path / "run", "--trials", "2", "--json").stdout)
-    assert (found["figure"], len(found["trials"])) == ("accuracy", 2)
+    assert (found["metric"], len(found["trials"])) == ("accuracy", 2)
     refused = invoke(write("{over: {steps.0.fit.lrr: [1, 2]}}"), "--run", tmp_path / "other")
     assert (refused.exit_code, "did you mean lr" in refused.stderr) == (2, True)
     assert not (tmp_path / "other").exists()

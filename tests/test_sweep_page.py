@@ -11,12 +11,12 @@ import pytest
 from benchmarks.browser import CHROMIUM, Page, browser
 from PIL import Image
 
-from assay.evidence.page import searched
-from assay.evidence.page.searched import Axis, Line
-from assay.plan import from_source
-from assay.studies.sweep import Sweep, sweep
-from assay.studies.sweep_page import write_sweep_page
-from conftest import write_pictures
+from assay.experiments.sweep import Sweep, sweep
+from assay.plan.plan import from_source
+from assay.report.sections import search_charts
+from assay.report.sections.search_charts import Axis, Line
+from assay.report.sweep_page import write_sweep_page
+from conftest import write_images
 from test_report_page import ATTACK
 
 SECTIONS = ["headline", "trials", "importance", "parallel", "curves", "plan"]
@@ -41,11 +41,11 @@ sweep:
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     """A search with a trial that fails, in a folder of a hostile name."""
     folder = tmp_path_factory.mktemp("searched")
-    pictures = write_pictures(folder / "pictures", each=12)
-    (folder / "plan.yaml").write_text(f"data: {{folder: {pictures}}}\n{PLAN}")
+    images = write_images(folder / "images", each=12)
+    (folder / "plan.yaml").write_text(f"data: {{folder: {images}}}\n{PLAN}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assay.run.write_pictures", lambda folder, *given: None)
-        patch.setattr("assay.run.baselines", lambda *given, **options: {})
+        patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+        patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
         return sweep(from_source(folder / "plan.yaml"), folder / HOSTILE, device="cpu"), folder / HOSTILE
 
 
@@ -54,40 +54,40 @@ def written(found: tuple[Sweep, Path]) -> Path:
     return write_sweep_page(*found)
 
 
-def test_charts_lie_beside_the_page_as_pictures(found: tuple[Sweep, Path], written: Path) -> None:
-    names = {path.name for path in (written.parent / "pictures").iterdir()}
+def test_charts_lie_beside_the_page_as_images(found: tuple[Sweep, Path], written: Path) -> None:
+    names = {path.name for path in (written.parent / "images").iterdir()}
     keys = ("lr", "monitor", "weight_decay")
-    curves = {f"curves-{key}-{figure}.png" for key in keys for figure in ("accuracy", "loss")}
+    curves = {f"curves-{key}-{metric}.png" for key in keys for metric in ("accuracy", "loss")}
     assert names == {"trials.png", "parallel.png", "importance.png", *curves}
-    for path in (written.parent / "pictures").iterdir():
+    for path in (written.parent / "images").iterdir():
         colours = Image.open(path).convert("RGB").getcolors(1 << 24)
         assert colours is not None
         assert len(colours) > 20, path.name  # more than an empty frame
 
 
-def test_panels_of_one_picture_show_each_its_own_trials(tmp_path: Path) -> None:
+def test_panels_of_one_image_show_each_its_own_trials(tmp_path: Path) -> None:
     points = pl.DataFrame(
         [("a", 0, 1, float(x), 0.9, "training", True) for x in (1, 2)]
         + [("b", 1, 1, float(x), 0.1, "validation", True) for x in (1, 2)],
         schema=["group", "trial", "step", "x", "value", "part", "best"],
         orient="row",
     )
-    panels = searched.curves(points, ["a", "b"])
-    picture = Image.open(searched.write_panels(tmp_path / "panels.png", panels, title="")).convert("RGB")
-    middle = picture.width // 2
-    halves = [picture.crop((side * middle, 60, (side + 1) * middle, picture.height)) for side in (0, 1)]
+    panels = search_charts.curves(points, ["a", "b"])
+    image = Image.open(search_charts.write_panels(tmp_path / "panels.png", panels, title="")).convert("RGB")
+    middle = image.width // 2
+    halves = [image.crop((side * middle, 60, (side + 1) * middle, image.height)) for side in (0, 1)]
     orange, blue = (0xC8, 0x69, 0x0F), (0x0B, 0x62, 0xA8)
     assert [_of(half, orange) > 50 for half in halves] == [True, False]
     assert [_of(half, blue) > 50 for half in halves] == [False, True]
 
 
-def _of(picture: Image.Image, colour: tuple[int, int, int]) -> int:
-    return sum(count for count, own in picture.getcolors(1 << 24) or [] if own == colour)
+def _of(image: Image.Image, colour: tuple[int, int, int]) -> int:
+    return sum(count for count, own in image.getcolors(1 << 24) or [] if own == colour)
 
 
-def test_parallel_coordinates_have_an_axis_a_key_and_no_figure_for_those_without() -> None:
+def test_parallel_coordinates_have_an_axis_a_key_and_no_metric_for_those_without() -> None:
     axes = [Axis("lr", [(0.0, "0.1"), (1.0, "1")]), Axis("accuracy", [(0.0, "0.5")])]
-    drawn = searched.parallel(axes, [Line(3, [0.5, None], None), Line(1, [0.2, 1.0], 1.0, best=True)])
+    drawn = search_charts.parallel(axes, [Line(3, [0.5, None], None), Line(1, [0.2, 1.0], 1.0, best=True)])
     places = [(row["trial"], row["x"], row["y"], row["best"]) for row in drawn.rows if "trial" in row]
     assert places == [(3, 0, 0.5, False), (1, 0, 0.2, True), (1, 1, 1.0, True)]
     assert [row["head"] for row in drawn.rows if "head" in row] == ["lr", "accuracy"]
@@ -113,7 +113,7 @@ def test_every_section_is_there_and_nothing_complains(page: Page, written: Path,
     rows = page.each("#trials tbody tr", "[...e.cells].map(c => c.textContent.trim())")
     search = found[0]
     assert [int(row[0]) for row in rows] == [row.number for row in search.ranked] + [
-        row.number for row in search.rows if row.figure is None
+        row.number for row in search.rows if row.metric is None
     ]
     assert "is not measured on this data" in json.dumps(rows)
     panels = page.each("#curves .panel", "e.querySelectorAll('path').length")

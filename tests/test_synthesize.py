@@ -1,4 +1,4 @@
-"""The step that makes pictures up: what it keeps, what it refuses, and what others see of its pictures."""
+"""The step that makes images up: what it keeps, what it refuses, and what others see of its images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 from assay.errors import AssayError, DataError, PlanError
-from assay.figures.intervals import Figure
-from assay.figures.tallies import exclusive
 from assay.labels.edits import apply
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Head
-from assay.plan import parse
+from assay.metrics.intervals import Metric
+from assay.metrics.tallies import multiclass
+from assay.plan.plan import parse
 from assay.predictions.cross_fitting import gain, mean_gain
-from assay.run import train
+from assay.run.train import train
 from assay.steps import synthesize
 from assay.steps.fit_settings import FitSettings
-from assay.steps.synthesize_settings import SynthesizeSettings
-from conftest import write_pictures
+from assay.steps.generated_images import SynthesizeSettings
+from conftest import write_images
 
 FIT = "{size: 32, freeze: backbone, epochs: 1, batch: 8}"
 GAN = "size: 32, optimizer_steps: 2, batch: 4, width: 4, show_every: 1"
@@ -32,8 +32,8 @@ GAN = "size: 32, optimizer_steps: 2, batch: 4, width: 4, show_every: 1"
 
 @pytest.fixture(scope="module")
 def lopsided(tmp_path_factory) -> Path:
-    """Many red and green pictures, few blue ones."""
-    folder = write_pictures(tmp_path_factory.mktemp("lopsided") / "pictures", each=10)
+    """Many red and green images, few blue ones."""
+    folder = write_images(tmp_path_factory.mktemp("lopsided") / "images", each=10)
     for number in range(5, 10):
         (folder / "blue" / f"{number}.png").unlink()
     return folder
@@ -58,7 +58,7 @@ def step(run, name="02-synthesize"):
     return json.loads((run.folder / "steps" / name / "done.json").read_text())
 
 
-def test_pictures_that_are_kept_are_trained_on_and_never_validate(made_up):
+def test_images_that_are_kept_are_trained_on_and_never_validate(made_up):
     run = made_up("classes: [blue], count: 3, keep: always")
     added = Ledger.read(run.folder / "ledger.csv").edits()
     assert [(edit.action, edit.tag, edit.reason) for edit in added] == [("add", "blue", "made up")] * 3
@@ -69,12 +69,12 @@ def test_pictures_that_are_kept_are_trained_on_and_never_validate(made_up):
         "test": 0,
     }
     trained = step(run, "03-fit")["details"]
-    assert trained["pictures_per_second"] > 0
+    assert trained["images_per_second"] > 0
     validated = pl.read_parquet(run.folder / "steps" / "03-fit" / "best" / "predictions.parquet")["id"].to_list()
     assert validated == read.part("val").ids
     for edit in added:
-        with Image.open(edit.new) as picture:
-            assert picture.size == (32, 32)
+        with Image.open(edit.new) as image:
+            assert image.size == (32, 32)
     left_behind(run)
 
 
@@ -87,7 +87,7 @@ def left_behind(run):
     page = (run.folder / "report.html").read_text()
     assert '<section id="made-up"' in page
     assert page.count("data:image/jpeg;base64,") == 2
-    assert "3 pictures, trained on" in page
+    assert "3 images, trained on" in page
     with Image.open(folder / "samples" / "progress.png") as sheet:
         assert sheet.size == (2 * 34 - 2, 32)
     assert {"samples/real-and-made-up.png", "made.json", "generator.safetensors"} <= names
@@ -110,7 +110,7 @@ def test_by_default_the_few_get_what_they_lack(made_up):
     assert run.metrics["counts"]["train"] == len(train_counts)
 
 
-BETTER, SAME = Figure(0.1, 6, 0.02, 0.2), Figure(0.1, 6, -0.01, 0.2)
+BETTER, SAME = Metric(0.1, 6, 0.02, 0.2), Metric(0.1, 6, -0.01, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ BETTER, SAME = Figure(0.1, 6, 0.02, 0.2), Figure(0.1, 6, -0.01, 0.2)
     [
         ("if_better", BETTER, True),
         ("if_better", SAME, False),
-        ("if_better", Figure(0.1, 6), False),  # no interval
+        ("if_better", Metric(0.1, 6), False),  # no interval
         ("always", SAME, True),
         ("always", None, True),  # never tried
         ("never", BETTER, False),
@@ -131,19 +131,19 @@ def test_what_decides_is_the_interval(keep, found, kept):
 
 @pytest.mark.parametrize(("found", "kept"), [(BETTER, True), (SAME, False)])
 def test_without_a_gain_they_are_left_out_and_that_is_said(found, kept, made_up, monkeypatch):
-    monkeypatch.setattr(synthesize, "mean_gain", lambda pairs, figure: found)
+    monkeypatch.setattr(synthesize, "mean_gain", lambda pairs, metric: found)
     run = made_up(f"classes: [blue], count: 2, fit: {FIT}, seeds: 1", after="calibrate")
     assert step(run)["details"]["kept"] is kept
     assert len(Ledger.read(run.folder / "ledger.csv").edits()) == (2 if kept else 0)
     lines = [json.loads(line)["line"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    (told,) = (line for line in lines if "with the made-up pictures balanced_accuracy" in line)
+    (told,) = (line for line in lines if "with the made-up images balanced_accuracy" in line)
     assert ("they are left out" in told) is not kept
     assert ("they are kept" in told) is kept
 
 
 def test_it_is_tried_with_them_and_without_under_equal_draws(made_up, monkeypatch):
     pairs = []
-    monkeypatch.setattr(synthesize, "mean_gain", lambda given, figure: pairs.extend(given) or SAME)
+    monkeypatch.setattr(synthesize, "mean_gain", lambda given, metric: pairs.extend(given) or SAME)
     run = made_up(f"classes: [blue], count: 4, fit: {FIT}, seeds: 2")
     trial = run.folder / "steps" / "02-synthesize" / "trial"
     assert sorted(path.relative_to(trial).as_posix() for path in trial.glob("*/*/*")) == [
@@ -168,7 +168,7 @@ def test_the_same_command_goes_on_and_ends_the_same(made_up, monkeypatch):
     monkeypatch.setattr(synthesize, "_arm", dying)
     with pytest.raises(KeyboardInterrupt):
         made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="two")
-    monkeypatch.setattr(synthesize, "make_all", None)  # what was made is not made again
+    monkeypatch.setattr(synthesize, "generate_all", None)  # what was made is not made again
     two = made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="two")
     first, second = (json.loads((r.folder / "metrics.json").read_text())["scores"] for r in (whole, two))
     assert first == second
@@ -194,11 +194,11 @@ def test_of_several_heads_the_others_stay_unknown(made_up, lopsided, tmp_path):
     assert (tags == -1).all()
 
 
-def test_a_picture_that_is_gone_is_named(made_up):
+def test_a_image_that_is_gone_is_named(made_up):
     run = made_up("classes: [blue], count: 2, keep: always")
     shutil.rmtree(run.folder / "cache")
     (run.folder / "steps" / "02-synthesize" / "made-up" / "00" / "00001.png").unlink()
-    with pytest.raises(DataError, match=r"00001\.png: this picture was added by a step and cannot be read"):
+    with pytest.raises(DataError, match=r"00001\.png: this image was added by a step and cannot be read"):
         made_up("classes: [blue], count: 2, keep: always", after="fit: {size: 32, epochs: 1}")
 
 
@@ -206,9 +206,9 @@ def test_a_picture_that_is_gone_is_named(made_up):
     ("settings", "least", "error", "message"),
     [
         ("classes: [purple]", 4, PlanError, r"synthesize, classes of label: .*purple.* blue, green, red"),
-        ("classes: [blue]", 40, DataError, r"'blue' has \d training pictures, and a class must have 40"),
-        ("head: kind", 4, PlanError, "kind is no exclusive head of this data. Its exclusive heads are: label"),
-        ("classes: few", 40, DataError, "there is no class to make pictures of"),
+        ("classes: [blue]", 40, DataError, r"'blue' has \d training images, and a class must have 40"),
+        ("head: kind", 4, PlanError, "kind is no multi-class head of this data. Its multi-class heads are: label"),
+        ("classes: few", 40, DataError, "there is no class to make images of"),
     ],
 )
 def test_what_it_refuses(settings, least, error, message, made_up):
@@ -216,14 +216,12 @@ def test_what_it_refuses(settings, least, error, message, made_up):
         made_up(f"{settings}, keep: always", least=least)
 
 
-def test_a_class_of_three_pictures_is_refused(made_up, tmp_path):
-    folder = write_pictures(tmp_path / "pictures", each=8)
+def test_a_class_of_three_images_is_refused(made_up, tmp_path):
+    folder = write_images(tmp_path / "images", each=8)
     for number in range(3, 8):
         (folder / "blue" / f"{number}.png").unlink()
     data = f"folder: {folder}, split: {{val: 0.0}}"
-    with pytest.raises(
-        DataError, match=r"'blue' has 3 training pictures.*would repeat.*lower least \(4 at the least\)"
-    ):
+    with pytest.raises(DataError, match=r"'blue' has 3 training images.*would repeat.*lower least \(4 at the least\)"):
         made_up("classes: [blue], keep: always", data=data)
 
 
@@ -245,12 +243,12 @@ HEAD = Head("label", ("a", "b"))
 
 
 def tallies(right, *, n=400):
-    """Answers of which a share is right, the same pictures each time."""
+    """Answers of which a share is right, the same images each time."""
     codes = np.arange(n) % 2
     wrong = np.random.default_rng(round(right * 1000)).random(n) > right
     probabilities = np.full((n, 2), 0.1)
     probabilities[np.arange(n), np.where(wrong, 1 - codes, codes)] = 0.9
-    return exclusive(HEAD, codes, probabilities)
+    return multiclass(HEAD, codes, probabilities)
 
 
 def test_the_gain_over_seeds_is_the_mean_of_gains():

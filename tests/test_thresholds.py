@@ -1,4 +1,4 @@
-"""Thresholds of independent heads: exact on the pictures they are chosen on, honest on the others."""
+"""Thresholds of multi-label heads: exact on the images they are chosen on, honest on the others."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from assay.errors import PlanError
-from assay.figures.metrics import figures_of, higher_is_better
 from assay.labels.space import Head
-from assay.predictions.cross_fitting import cross_fitted, folds_of, gain, tally
+from assay.metrics.metrics import higher_is_better, metrics_of
+from assay.predictions.cross_fitting import cross_fitted, decision_tally, folds_of, gain
 from assay.predictions.thresholds import best_by_class, best_global, few_positives, without_positives
 
-FIGURES = ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
-SEPARABLE = [figure for figure in FIGURES if figure != "subset_accuracy"]
+METRICS = ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
+SEPARABLE = [metric for metric in METRICS if metric != "subset_accuracy"]
 LEVELS = np.array([0, 1e-45, 0.1, 0.3, 0.5, np.nextafter(np.float32(0.5), 1), 0.7, 1], dtype=np.float32)
 
 
 def tags(size: int) -> Head:
-    return Head("tags", tuple("abcdefghij"[:size]), "independent")
+    return Head("tags", tuple("abcdefghij"[:size]), "multilabel")
 
 
 @st.composite
-def answers(draw, *, pictures: int, size: int):
+def answers(draw, *, images: int, size: int):
     """Codes with unknown cells, and probabilities with ties, neighbours in float32, 0 and 1."""
-    shape = (draw(st.integers(1, pictures)), size)
+    shape = (draw(st.integers(1, images)), size)
     codes = draw(arrays(np.int64, shape, elements=st.integers(-1, 1)))
     levels = draw(arrays(np.int64, shape, elements=st.integers(0, len(LEVELS) - 1)))
     return codes, LEVELS[levels]
 
 
-def value(codes, probabilities, thresholds, figure) -> float:
-    """A figure as the library defines it, turned so that higher is better."""
-    found = figures_of(tags(codes.shape[1]), codes, probabilities, thresholds=np.asarray(thresholds))[figure]
-    return found if higher_is_better(figure) else -found
+def value(codes, probabilities, thresholds, metric) -> float:
+    """A metric as the library defines it, turned so that higher is better."""
+    found = metrics_of(tags(codes.shape[1]), codes, probabilities, thresholds=np.asarray(thresholds))[metric]
+    return found if higher_is_better(metric) else -found
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("metric", METRICS)
 @settings(max_examples=60, deadline=None)
-@given(drawn=answers(pictures=7, size=3))
-def test_no_global_threshold_is_better(figure, drawn):
+@given(drawn=answers(images=7, size=3))
+def test_no_global_threshold_is_better(metric, drawn):
     codes, probabilities = drawn
-    chosen = best_global(codes, probabilities, figure)
+    chosen = best_global(codes, probabilities, metric)
     if not (codes == 1).any():
         assert chosen == 0.5
         return
-    every = [value(codes, probabilities, cut, figure) for cut in [*LEVELS, 1.5]]
-    assert value(codes, probabilities, chosen, figure) == pytest.approx(max(every), abs=1e-8)
+    every = [value(codes, probabilities, cut, metric) for cut in [*LEVELS, 1.5]]
+    assert value(codes, probabilities, chosen, metric) == pytest.approx(max(every), abs=1e-8)
 
 
-@pytest.mark.parametrize("figure", SEPARABLE)
+@pytest.mark.parametrize("metric", SEPARABLE)
 @settings(max_examples=40, deadline=None)
-@given(drawn=answers(pictures=6, size=2))
-def test_no_thresholds_by_class_are_better(figure, drawn):
+@given(drawn=answers(images=6, size=2))
+def test_no_thresholds_by_class_are_better(metric, drawn):
     codes, probabilities = drawn
-    chosen = best_by_class(codes, probabilities, figure)
+    chosen = best_by_class(codes, probabilities, metric)
     there = (codes == 1).any(axis=0)
     assert (chosen[~there] == 0.5).all()
     if there.any():
         options = [[*LEVELS, 1.5] if found else [0.5] for found in there]
-        every = [value(codes, probabilities, cuts, figure) for cuts in product(*options)]
-        assert value(codes, probabilities, chosen, figure) == pytest.approx(max(every), abs=1e-9)
+        every = [value(codes, probabilities, cuts, metric) for cuts in product(*options)]
+        assert value(codes, probabilities, chosen, metric) == pytest.approx(max(every), abs=1e-9)
 
 
-def planted(pictures: int, size: int, *, seed: int = 0):
+def planted(images: int, size: int, *, seed: int = 0):
     """Tags of falling frequency whose probabilities are all too low."""
     generator = np.random.default_rng(seed)
-    codes = (generator.random((pictures, size)) < np.geomspace(0.4, 0.05, size)).astype(np.int64)
+    codes = (generator.random((images, size)) < np.geomspace(0.4, 0.05, size)).astype(np.int64)
     logits = generator.normal(2.5 * codes - 3, 1)
     codes[generator.random(codes.shape) < 0.1] = -1
     return codes, (1 / (1 + np.exp(-logits))).astype(np.float32)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_a_global_threshold_lies_midway_between_two_probabilities(figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_global_threshold_lies_midway_between_two_probabilities(metric):
     codes = np.array([[1, 0], [0, 1], [1, 0]])
     probabilities = np.array([[0.4, 0.1], [0.2, 0.3], [0.45, 0.1]], dtype=np.float32)
-    assert best_global(codes, probabilities, figure) == pytest.approx(0.25)
+    assert best_global(codes, probabilities, metric) == pytest.approx(0.25)
 
 
 def test_equally_good_thresholds_go_to_the_one_nearest_one_half():
@@ -89,12 +89,12 @@ def test_equally_good_thresholds_go_to_the_one_nearest_one_half():
     assert best_global(codes, probabilities, "hamming_loss") == pytest.approx(0.25)  # as 0.85, with one wrong
 
 
-@pytest.mark.parametrize("figure", SEPARABLE)
-def test_thresholds_by_class_are_no_worse_than_a_global_one(figure):
+@pytest.mark.parametrize("metric", SEPARABLE)
+def test_thresholds_by_class_are_no_worse_than_a_global_one(metric):
     codes, probabilities = planted(400, 6)
-    by_class = value(codes, probabilities, best_by_class(codes, probabilities, figure), figure)
-    overall = value(codes, probabilities, best_global(codes, probabilities, figure), figure)
-    assert by_class > overall > value(codes, probabilities, 0.5, figure)
+    by_class = value(codes, probabilities, best_by_class(codes, probabilities, metric), metric)
+    overall = value(codes, probabilities, best_global(codes, probabilities, metric), metric)
+    assert by_class > overall > value(codes, probabilities, 0.5, metric)
 
 
 def test_subset_accuracy_has_no_thresholds_by_class():
@@ -102,12 +102,12 @@ def test_subset_accuracy_has_no_thresholds_by_class():
         best_by_class(*planted(20, 2), "subset_accuracy")
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_the_order_of_pictures_makes_no_difference(figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_order_of_images_makes_no_difference(metric):
     codes, probabilities = planted(200, 4)
     probabilities = probabilities.round(2)
     order = np.random.default_rng(1).permutation(200)
-    assert best_global(codes, probabilities, figure) == best_global(codes[order], probabilities[order], figure)
+    assert best_global(codes, probabilities, metric) == best_global(codes[order], probabilities[order], metric)
 
 
 def test_few_positives_are_counted_by_tag():
@@ -124,7 +124,7 @@ def test_folds_are_even_and_drawn_by_the_seed():
     assert (fold != folds_of(502, 5, seed=1)).any()
 
 
-def test_a_picture_has_no_say_in_its_own_thresholds():
+def test_a_image_has_no_say_in_its_own_thresholds():
     codes, probabilities = planted(100, 3)
     chosen = []
 
@@ -134,13 +134,13 @@ def test_a_picture_has_no_say_in_its_own_thresholds():
 
     fold = folds_of(100, 5, seed=3)
     fitted = cross_fitted(codes, probabilities, choose, seed=3)
-    assert [pictures for pictures, _ in chosen] == [80] * 5
+    assert [images for images, _ in chosen] == [80] * 5
     for number in range(5):
         others = best_by_class(codes[fold != number], probabilities[fold != number], "micro_f1")
         assert (fitted[fold == number] == others).all()
 
 
-def test_one_picture_is_judged_at_one_half():
+def test_one_image_is_judged_at_one_half():
     codes, probabilities = np.array([[1, 0]]), np.array([[0.2, 0.1]], dtype=np.float32)
     fitted = cross_fitted(codes, probabilities, lambda c, p: best_global(c, p, "micro_f1"))
     assert fitted.tolist() == [[0.5, 0.5]]
@@ -148,11 +148,11 @@ def test_one_picture_is_judged_at_one_half():
 
 def test_a_gain_is_paired_and_above_zero_where_it_is_better():
     codes, probabilities = planted(400, 5)
-    half = tally(tags(5), codes, probabilities)
-    for figure in FIGURES:
-        chosen = cross_fitted(codes, probabilities, lambda c, p, f=figure: best_global(c, p, f))
-        better = gain(half, tally(tags(5), codes, probabilities, chosen), figure)
-        measured = value(codes, probabilities, chosen, figure) - value(codes, probabilities, 0.5, figure)
+    half = decision_tally(tags(5), codes, probabilities)
+    for metric in METRICS:
+        chosen = cross_fitted(codes, probabilities, lambda c, p, f=metric: best_global(c, p, f))
+        better = gain(half, decision_tally(tags(5), codes, probabilities, chosen), metric)
+        measured = value(codes, probabilities, chosen, metric) - value(codes, probabilities, 0.5, metric)
         assert better.value == pytest.approx(measured)
         assert 0 < better.low < better.value < better.high
     same = gain(half, half, "micro_f1")
@@ -160,7 +160,7 @@ def test_a_gain_is_paired_and_above_zero_where_it_is_better():
 
 
 def test_chance_is_no_gain():
-    """Tags that have nothing to do with the answers: what is won on the same pictures is not won on others."""
+    """Tags that have nothing to do with the answers: what is won on the same images is not won on others."""
     generator = np.random.default_rng(5)
     same, honest = [], []
 
@@ -170,9 +170,9 @@ def test_chance_is_no_gain():
     for seed in range(20):
         codes = (generator.random((120, 8)) < 0.5).astype(np.int64)
         probabilities = generator.random((120, 8)).astype(np.float32)
-        half = tally(tags(8), codes, probabilities)
+        half = decision_tally(tags(8), codes, probabilities)
         fitted = cross_fitted(codes, probabilities, choose, seed=seed)
         for found, cuts in ((same, choose(codes, probabilities)), (honest, fitted)):
-            found.append(gain(half, tally(tags(8), codes, probabilities, cuts), "hamming_loss").value)
+            found.append(gain(half, decision_tally(tags(8), codes, probabilities, cuts), "hamming_loss").value)
     assert np.mean(same) > 0.04
     assert abs(np.mean(honest)) < 0.01

@@ -13,11 +13,11 @@ from jsonschema import Draft202012Validator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import assay
-from assay import tracking
 from assay.errors import PlanError, RunError
-from assay.plan import json_schema, parse, to_yaml
-from assay.steps.history import read_history
-from assay.tracking import Told, _values
+from assay.plan.plan import json_schema, parse, to_yaml
+from assay.run import tracking
+from assay.run.tracking import TrackerState, _values
+from assay.steps.base import read_history
 from conftest import Lines
 
 FITS = ("fit: {size: 32, freeze: backbone, epochs: 2, batch: 8}", "fit: {size: 32, epochs: 2, batch: 16, lr: 1e-3}")
@@ -31,9 +31,9 @@ def train(plain_runs, tiny_plan, tmp_path):
     def trained(track: str = "", run: str = "run", fits=FITS):
         plan = tiny_plan(*fits) + (f"track: {track}\n" if track else "")
         (tmp_path / "plan.yaml").write_text(plan)
-        watch = Lines()
-        trained.said = watch.lines
-        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch).folder
+        progress = Lines()
+        trained.said = progress.lines
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", progress=progress).folder
 
     return trained
 
@@ -121,8 +121,8 @@ def test_a_killed_run_tells_each_epoch_all_the_same(train, tmp_path, monkeypatch
     where, name, before = {
         "before the checkpoint": (loop._Saver, "write", True),
         "before it is told": (loop._Saver, "write", False),
-        "after it is told": (tracking._Telling, "_log", False),
-        "before it is noted": (tracking._Telling, "_write", True),
+        "after it is told": (tracking.TrackerProgress, "_log", False),
+        "before it is noted": (tracking.TrackerProgress, "_write", True),
     }[place]
     with monkeypatch.context() as patch:
         patch.setattr(where, name, killing(getattr(where, name), before=before))
@@ -151,7 +151,7 @@ class Recorder:
     made: list[Recorder]
     failing = False
 
-    def __init__(self, run: Path, told: Told) -> None:
+    def __init__(self, run: Path, told: TrackerState) -> None:
         self.name, self.rows, self.plan, self.finished = "double", [], {}, False
         type(self).made.append(self)
 
@@ -211,7 +211,7 @@ def test_a_tracker_that_cannot_begin_stops_the_run_which_goes_on_without_it(trai
 @pytest.mark.parametrize(("name", "install"), tracking.INSTALL.items())
 def test_what_is_not_installed_is_refused_before_anything_is_read(train, tmp_path, monkeypatch, name, install):
     monkeypatch.setattr(tracking, "find_spec", lambda wanted: None)
-    monkeypatch.setattr("assay.opening.read", pytest.fail)
+    monkeypatch.setattr("assay.run.prepare.read", pytest.fail)
     with pytest.raises(PlanError, match="it is not installed") as refused:
         train(name)
     assert install in str(refused.value)
@@ -241,10 +241,10 @@ def doubled(monkeypatch):
 
 
 def test_nothing_leaves_the_machine_unless_the_environment_says_so(doubled, tmp_path, monkeypatch):
-    tracking._wandb(tmp_path / "photos", Told(id="abc"))
+    tracking._wandb(tmp_path / "photos", TrackerState(id="abc"))
     assert (doubled["mode"], doubled["id"], doubled["project"], doubled["resume"]) == ("offline", "abc", "assay", None)
     assert doubled["dir"] == str(tmp_path / "photos" / "track")
-    tracking._mlflow(tmp_path / "photos", Told(begun={"mlflow": "7"}))
+    tracking._mlflow(tmp_path / "photos", TrackerState(begun={"mlflow": "7"}))
     assert doubled["uri"] == f"sqlite:///{tmp_path / 'photos' / 'track' / 'mlflow.db'}"
     assert doubled["run_id"] == "7"
     assert tracking.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
@@ -254,10 +254,10 @@ def test_nothing_leaves_the_machine_unless_the_environment_says_so(doubled, tmp_
 def test_what_the_environment_says_holds(doubled, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    tracking._wandb(tmp_path, Told())
+    tracking._wandb(tmp_path, TrackerState())
     assert (doubled["mode"], doubled["project"], doubled["resume"]) == ("online", "mine", "allow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    tracking._mlflow(tmp_path, Told())
+    tracking._mlflow(tmp_path, TrackerState())
     assert "uri" not in doubled
     assert doubled["logging_dir"] is None
 

@@ -11,10 +11,10 @@ from scipy.special import softmax
 
 import assay
 from assay.errors import PlanError
-from assay.figures.metrics import probabilities_of
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import branch
-from assay.models.tree import Node, Tree, grown, one_against_rest
+from assay.metrics.metrics import probabilities_of
+from assay.models.tree import Node, Tree, build_tree, one_against_rest
 
 HEAD = Head("label", tuple("abcdef"))
 NESTED = ["a", {"warm": ["b", ["c", "d"]], "cold": ["e", "f"]}]
@@ -47,7 +47,7 @@ def by_hand(node: Node, logits: dict[int, np.ndarray], nodes: list[Node]) -> dic
 
 @given(trees(), st.integers(0, 100), st.floats(0.1, 30))
 def test_probabilities_of_any_tree_sum_to_one(branches, seed, scale):
-    root = grown(branches, HEAD)
+    root = build_tree(branches, HEAD)
     tree, space = Tree("label", root), LabelSpace((HEAD,))
     nodes, generator = list(root.nodes()), np.random.default_rng(seed)
     logits = [generator.normal(0, scale, (4, own.width)) for own in tree.spaces(space)]
@@ -60,7 +60,7 @@ def test_probabilities_of_any_tree_sum_to_one(branches, seed, scale):
 
 
 def test_branches_are_called_as_the_plan_says_or_by_their_classes():
-    root = grown(NESTED, HEAD)
+    root = build_tree(NESTED, HEAD)
     assert root.names == ("a", "b or c or d or e or f")
     first, second, warm, deep, cold = root.nodes()
     assert (second.names, warm.names, deep.names, cold.names) == (
@@ -72,13 +72,13 @@ def test_branches_are_called_as_the_plan_says_or_by_their_classes():
 
 def test_long_names_are_cut_and_told_apart():
     long = tuple(f"{'species of the long name' * 2} {number}" for number in range(4))
-    root = grown([[long[0], long[1]], [long[2], long[3]]], Head("label", long))
+    root = build_tree([[long[0], long[1]], [long[2], long[3]]], Head("label", long))
     assert len(set(root.names)) == 2
     assert max(map(len, root.names)) < 50
 
 
 def test_a_branch_of_one_is_that_one():
-    assert grown([["a"], [["b", "c"]]], Head("label", ("a", "b", "c"))) == Node(
+    assert build_tree([["a"], [["b", "c"]]], Head("label", ("a", "b", "c"))) == Node(
         ("a", "b or c"), ("a", Node(("b", "c"), ("b", "c")))
     )
 
@@ -93,12 +93,12 @@ def test_a_branch_of_one_is_that_one():
 )
 def test_a_tree_that_does_not_fit_names_the_class(branches, said):
     with pytest.raises(PlanError, match=said):
-        grown(branches, HEAD)
+        build_tree(branches, HEAD)
 
 
 def test_a_tree_of_one_class_is_refused():
     with pytest.raises(PlanError, match="one class alone, 'a'"):
-        grown(["a"], Head("label", ("a",)))
+        build_tree(["a"], Head("label", ("a",)))
 
 
 def test_one_against_the_rest():
@@ -112,7 +112,7 @@ def test_one_against_the_rest():
 
 
 def test_other_heads_are_answered_by_the_first_model():
-    tags = Head("tags", ("sea", "sky"), "independent")
+    tags = Head("tags", ("sea", "sky"), "multilabel")
     space = LabelSpace((tags, HEAD))
     tree = Tree("label", one_against_rest("a", HEAD))
     first, second = tree.spaces(space)
@@ -124,7 +124,7 @@ def test_other_heads_are_answered_by_the_first_model():
     np.testing.assert_allclose(probabilities_of(space, joined)[:, 2:].sum(axis=1), 1, atol=1e-6)
 
 
-def test_a_question_sees_its_own_pictures(colours):
+def test_a_question_sees_its_own_images(colours):
     samples = assay.read(colours)
     head = samples.space["label"]
     hidden = samples.table.with_row_index("n").with_columns(

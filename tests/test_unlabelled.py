@@ -8,46 +8,46 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from assay.images.augment import Augment, Erase, RandAugment, SomeOf
 from assay.labels.space import Head
-from assay.pixels.augment import Augment, Erase, RandAugment, SomeOf
-from assay.training.unlabelled import (
+from assay.training.semi_supervised import (
     STRONG,
-    Judge,
+    PseudoLabelSelector,
     UnlabelledSettings,
-    answer,
-    counted,
+    best_values,
     flexible,
-    taught,
-    values,
+    learnable_values,
+    value_counts,
+    value_probabilities,
 )
 
 KIND = Head("kind", ("a", "b", "c"))
-TAGS = Head("tags", ("x", "y", "z"), "independent")
+TAGS = Head("tags", ("x", "y", "z"), "multilabel")
 FLEX = UnlabelledSettings(method="flexmatch", threshold=0.8)
 FIX = UnlabelledSettings(threshold=0.8)
 ALL = np.array([0, 1, 2])
 EVERY_TAG = np.array([[0, 1, 0], [1, 0, 1]])
-each_head = pytest.mark.parametrize("head", [KIND, TAGS], ids=["exclusive", "independent"])
+each_head = pytest.mark.parametrize("head", [KIND, TAGS], ids=["multiclass", "multilabel"])
 each_method = pytest.mark.parametrize("settings", [FIX, FLEX], ids=["fixmatch", "flexmatch"])
 
 
 def random_codes(head: Head, count: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
-    exclusive = head.kind == "exclusive"
-    return generator.integers(-1, 3 if exclusive else 2, count if exclusive else (count, 3))
+    multiclass = head.kind == "multiclass"
+    return generator.integers(-1, 3 if multiclass else 2, count if multiclass else (count, 3))
 
 
 def random_probabilities(head: Head, count: int, seed: int) -> np.ndarray:
     found = np.random.default_rng(seed).beta(0.3, 0.3, (count, 3))
-    return found / found.sum(axis=1, keepdims=True) if head.kind == "exclusive" else found
+    return found / found.sum(axis=1, keepdims=True) if head.kind == "multiclass" else found
 
 
 def known(head: Head) -> np.ndarray:
-    return ALL if head.kind == "exclusive" else EVERY_TAG
+    return ALL if head.kind == "multiclass" else EVERY_TAG
 
 
 def published(newest: np.ndarray, classes: int, threshold: float) -> np.ndarray:
-    """FlexMatch's thresholds as its authors' code works them out, waiting pictures counted as a class -1."""
+    """FlexMatch's thresholds as its authors' code works them out, waiting images counted as a class -1."""
     counter = Counter(newest.tolist())
     accuracy = np.array([counter[number] / max(counter.values()) for number in range(classes)])
     return threshold * accuracy / (2 - accuracy)
@@ -77,10 +77,10 @@ def test_a_rare_tag_found_as_often_as_it_occurs_is_learnt_as_far_as_its_absence(
 @each_head
 def test_answers_are_the_likeliest_values_and_how_likely_they_are(head: Head) -> None:
     probabilities = random_probabilities(head, 50, 0)
-    codes, confidence = answer(head, probabilities)
+    codes, confidence = best_values(head, probabilities)
     for row, column in np.ndindex(probabilities.shape):
         p = probabilities[row, column]
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             assert probabilities[row, codes[row]] == confidence[row] >= p
         else:
             assert codes[row, column] == (p >= 0.5)
@@ -90,10 +90,10 @@ def test_answers_are_the_likeliest_values_and_how_likely_they_are(head: Head) ->
 @each_head
 def test_counts_are_of_known_codes_alone(head: Head) -> None:
     codes = random_codes(head, 40, 1)
-    expected = np.zeros(3 if head.kind == "exclusive" else 6, int)
-    for place in values(head, codes)[codes >= 0]:
+    expected = np.zeros(3 if head.kind == "multiclass" else 6, int)
+    for place in value_probabilities(head, codes)[codes >= 0]:
         expected[place] += 1
-    assert counted(head, codes).tolist() == expected.tolist()
+    assert value_counts(head, codes).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_counts_are_of_known_codes_alone(head: Head) -> None:
     ],
 )
 def test_what_labels_can_teach(head: Head, codes: list[int], expected: list[bool]) -> None:
-    assert taught(head, np.array(codes)).tolist() == expected
+    assert learnable_values(head, np.array(codes)).tolist() == expected
 
 
 @each_head
 @each_method
 def test_a_known_label_is_never_answered(head: Head, settings: UnlabelledSettings) -> None:
     codes = random_codes(head, 60, 2)
-    judge = Judge(head, known(head), codes, settings)
+    judge = PseudoLabelSelector(head, known(head), codes, settings)
     for seed in range(10):
         rows = np.random.default_rng(seed).permutation(60)[:20]
         chosen = judge.choose(rows, random_probabilities(head, 20, seed))
@@ -123,46 +123,46 @@ def test_a_known_label_is_never_answered(head: Head, settings: UnlabelledSetting
 @each_head
 @each_method
 def test_what_no_label_teaches_is_never_answered(head: Head, settings: UnlabelledSettings) -> None:
-    lacking = np.array([0, 1, 0]) if head.kind == "exclusive" else np.array([[0, 1, 0], [1, 0, 0]])
-    judge = Judge(head, lacking, head.unknown(50), settings)
+    lacking = np.array([0, 1, 0]) if head.kind == "multiclass" else np.array([[0, 1, 0], [1, 0, 0]])
+    judge = PseudoLabelSelector(head, lacking, head.unknown(50), settings)
     chosen = judge.choose(np.arange(50), random_probabilities(head, 50, 3))
     assert (chosen >= 0).any()
-    assert not (chosen == 2).any() if head.kind == "exclusive" else (chosen[:, 2] == -1).all()
+    assert not (chosen == 2).any() if head.kind == "multiclass" else (chosen[:, 2] == -1).all()
 
 
 @each_head
 def test_one_threshold_for_all(head: Head) -> None:
     probabilities = random_probabilities(head, 50, 4)
-    codes, confidence = answer(head, probabilities)
-    chosen = Judge(head, known(head), head.unknown(50), FIX).choose(np.arange(50), probabilities)
+    codes, confidence = best_values(head, probabilities)
+    chosen = PseudoLabelSelector(head, known(head), head.unknown(50), FIX).choose(np.arange(50), probabilities)
     assert 0 < (chosen >= 0).sum() < chosen.size
     assert (chosen == np.where(confidence >= 0.8, codes, -1)).all()
 
 
 @each_head
 def test_what_cannot_be_answered_is_not_learnt_from(head: Head) -> None:
-    judge = Judge(head, known(head), head.unknown(4), FIX)
+    judge = PseudoLabelSelector(head, known(head), head.unknown(4), FIX)
     assert (judge.choose(np.arange(4), np.full((4, 3), np.nan)) == -1).all()
 
 
 @each_head
 def test_thresholds_follow_what_was_answered_before_this_optimiser_step(head: Head) -> None:
-    judge = Judge(head, known(head), head.unknown(40), FLEX)
+    judge = PseudoLabelSelector(head, known(head), head.unknown(40), FLEX)
     first = judge.choose(np.arange(20), random_probabilities(head, 20, 5))
     assert (first >= 0).all()  # thresholds begin at nothing
-    codes, confidence = answer(head, random_probabilities(head, 20, 5))
+    codes, confidence = best_values(head, random_probabilities(head, 20, 5))
     assert (judge.newest[:20] == np.where(confidence >= 0.8, codes, -1)).all()
     assert (judge.newest[20:] == -1).all()
     before = judge.thresholds()
     probabilities = random_probabilities(head, 20, 6)
-    codes, confidence = answer(head, probabilities)
+    codes, confidence = best_values(head, probabilities)
     chosen = judge.choose(np.arange(20, 40), probabilities)
-    assert (chosen == np.where(confidence >= before[values(head, codes)], codes, -1)).all()
+    assert (chosen == np.where(confidence >= before[value_probabilities(head, codes)], codes, -1)).all()
     assert (judge.thresholds() > 0).any()
 
 
 def test_an_answer_that_is_sure_no_more_still_counts_as_it_was_last() -> None:
-    judge = Judge(KIND, ALL, KIND.unknown(2), FLEX)
+    judge = PseudoLabelSelector(KIND, ALL, KIND.unknown(2), FLEX)
     judge.choose(np.array([0]), np.array([[0.9, 0.05, 0.05]]))
     judge.choose(np.array([0]), np.array([[0.4, 0.5, 0.1]]))
     assert judge.newest.tolist() == [0, -1]
@@ -171,8 +171,8 @@ def test_an_answer_that_is_sure_no_more_still_counts_as_it_was_last() -> None:
 
 
 def test_names_tell_the_values_of_tags_apart() -> None:
-    assert Judge(KIND, ALL, KIND.unknown(1), FIX).names() == ["kind/a", "kind/b", "kind/c"]
-    names = Judge(TAGS, EVERY_TAG, TAGS.unknown(1), FIX).names()
+    assert PseudoLabelSelector(KIND, ALL, KIND.unknown(1), FIX).names() == ["kind/a", "kind/b", "kind/c"]
+    names = PseudoLabelSelector(TAGS, EVERY_TAG, TAGS.unknown(1), FIX).names()
     assert names[:3] == ["tags/x absent", "tags/x present", "tags/y absent"]
 
 
@@ -189,7 +189,7 @@ def test_either_view_may_be_given() -> None:
     some = Augment(some_of=SomeOf(n=1, operations=("rotate", "solarize")))
     weak, strong = UnlabelledSettings(weak=some).views(Augment(flip="both"))
     assert weak == some
-    assert strong == Augment(**STRONG)  # a picture's operations are of one list
+    assert strong == Augment(**STRONG)  # an image's operations are of one list
     assert UnlabelledSettings(strong=some).views(None) == (None, some)
 
 

@@ -1,4 +1,4 @@
-"""A fit that learns from pictures with unknown labels: whole runs, on tiny pictures and a tiny network."""
+"""A fit that learns from images with unknown labels: whole runs, on tiny images and a tiny network."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from safetensors.torch import load_file
 
 import assay
 from assay.errors import DataError, PlanError
-from assay.evidence.pictures import on_one_axis
 from assay.files import write_text
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.progress import Silent
+from assay.progress import NoProgress
+from assay.report.charts import on_one_axis
+from assay.steps.base import read_history
 from assay.steps.fit_parts import _require_reachable
 from assay.steps.fit_settings import FitSettings
-from assay.steps.history import read_history
 from assay.training.losses import ByHead
-from assay.training.unlabelled import UnlabelledSettings
-from conftest import COLOURS, write_pictures
+from assay.training.semi_supervised import UnlabelledSettings
+from conftest import COLOURS, write_images
 
 OWN = "unlabelled: {threshold: 0.34, ratio: 2}"  # of three classes, by a network that has seen little
 FLEX = "unlabelled: {method: flexmatch, threshold: 0.5, ratio: 2}"
@@ -36,8 +36,8 @@ Train = Callable[..., assay.Run]
 
 @pytest.fixture(scope="module")
 def partly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 pictures of 3 classes, of which 27 are in unlabelled/."""
-    folder = write_pictures(tmp_path_factory.mktemp("partly") / "pictures", each=15)
+    """45 images of 3 classes, of which 27 are in unlabelled/."""
+    folder = write_images(tmp_path_factory.mktemp("partly") / "images", each=15)
     (folder / "unlabelled").mkdir()
     for name in COLOURS:
         for number in range(9):
@@ -47,27 +47,27 @@ def partly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def half(partly: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of the same with a head of classes and one of tags, each known of some pictures, tags one by one."""
+    """A table of the same with a head of classes and one of tags, each known of some images, tags one by one."""
     path = tmp_path_factory.mktemp("half") / "half.csv"
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["image", "colour", "warm", "even"])
-        for place, picture in enumerate(sorted(colours.rglob("*.png"))):
-            name, number = picture.parent.name, int(picture.stem)
+        for place, image in enumerate(sorted(colours.rglob("*.png"))):
+            name, number = image.parent.name, int(image.stem)
             warm, even = int(name == "red"), int(number % 2 == 0)
             known = [name if place % 3 else "", warm if place % 2 else "", even if place % 5 else ""]
-            rows.writerow([picture, *known])
+            rows.writerow([image, *known])
     return path
 
 
 @pytest.fixture
 def train(tiny_plan: Callable[..., str], partly: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    drawn = "assay.run.write_pictures"
+    drawn = "assay.run.train.write_images"
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
 
-    def trained(*steps: str, data: str = f"folder: {partly}", run: str = "run", watch: Any = None) -> assay.Run:
+    def trained(*steps: str, data: str = f"folder: {partly}", run: str = "run", progress: Any = None) -> assay.Run:
         (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data))
-        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", watch=watch or Silent())
+        return assay.train(tmp_path / "plan.yaml", run=tmp_path / run, device="cpu", progress=progress or NoProgress())
 
     return trained
 
@@ -76,7 +76,7 @@ def weights(run: assay.Run) -> dict[str, Any]:
     return load_file(run.folder / "model" / "model.safetensors")
 
 
-def figures(run: assay.Run, step: str) -> dict[str, list[float]]:
+def metrics(run: assay.Run, step: str) -> dict[str, list[float]]:
     history = read_history(run.folder / "steps" / step / "history.csv").filter(pl.col("part") != "validation")
     return {str(name): own["value"].to_list() for (name,), own in history.group_by("name", maintain_order=True)}
 
@@ -84,7 +84,7 @@ def figures(run: assay.Run, step: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("own", [OWN, FLEX], ids=["fixmatch", "flexmatch"])
 def test_the_history_tells_what_was_learnt_from(own: str, train: Train) -> None:
     run = train(f"fit: {{size: 32, epochs: 3, batch: 4, lr: 1e-2, augment: {{flip: horizontal}}, {own}}}")
-    told = figures(run, "01-fit")
+    told = metrics(run, "01-fit")
     assert all(0 <= share <= 1 for share in told["above_threshold"])
     assert max(told["above_threshold"]) > 0
     used = [sum(values) for values in zip(*(told[f"label/{name}"] for name in COLOURS), strict=True)]
@@ -92,13 +92,13 @@ def test_the_history_tells_what_was_learnt_from(own: str, train: Train) -> None:
     assert used == [round(share * 2 * labelled) for share in told["above_threshold"]]  # a ratio of 2
     assert ("threshold of label/red" in told) == ("flexmatch" in own)
     details = json.loads((run.folder / "steps/01-fit/done.json").read_text())["details"]
-    assert details["unlabelled_pictures"] == 27
+    assert details["unlabelled_images"] == 27
     drawn = on_one_axis([read_history(run.folder / "steps/01-fit/history.csv")])
     assert "above_threshold" in set(drawn["name"])
     assert "label/red" not in set(drawn["name"])
 
 
-class Lines(Silent):
+class Lines(NoProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -107,12 +107,12 @@ class Lines(Silent):
 
 
 def test_each_epoch_says_the_share(train: Train) -> None:
-    watch = Lines()
-    train(f"fit: {{size: 32, epochs: 2, batch: 8, {OWN}}}", watch=watch)
-    assert sum("above threshold 0." in line or "above threshold 1." in line for line in watch.lines) == 2
+    progress = Lines()
+    train(f"fit: {{size: 32, epochs: 2, batch: 8, {OWN}}}", progress=progress)
+    assert sum("above threshold 0." in line or "above threshold 1." in line for line in progress.lines) == 2
 
 
-def test_what_is_learnt_is_learnt_from_unlabelled_pictures(train: Train) -> None:
+def test_what_is_learnt_is_learnt_from_unlabelled_images(train: Train) -> None:
     step = "fit: {{size: 32, epochs: 2, batch: 8, lr: 1e-2{0}}}"
     one, two = train(step.format(f", {OWN}"), run="with"), train(step.format(""), run="without")
     assert any((weights(one)[name] != value).any() for name, value in weights(two).items())
@@ -130,41 +130,41 @@ def test_what_is_learnt_is_learnt_from_unlabelled_pictures(train: Train) -> None
 )
 def test_it_goes_with_the_other_settings(settings: str, own: str, train: Train) -> None:
     run = train(f"fit: {{size: 32, epochs: 2, batch: 4, lr: 1e-3, {settings}, {own}}}")
-    assert max(figures(run, "01-fit")["above_threshold"]) > 0
-    assert run.metrics["scores"]["figures"]["nll"]["value"] > 0
+    assert max(metrics(run, "01-fit")["above_threshold"]) > 0
+    assert run.metrics["scores"]["metrics"]["nll"]["value"] > 0
 
 
 HALF = "table: {table}, heads: {{colour: {{column: colour}}, tags: {{columns: [warm, even]}}}}, root: /"
 
 
 @pytest.mark.parametrize("own", [OWN, FLEX], ids=["fixmatch", "flexmatch"])
-def test_half_labelled_pictures_of_every_kind_of_head_take_part(own: str, half: Path, train: Train) -> None:
+def test_half_labelled_images_of_every_kind_of_head_take_part(own: str, half: Path, train: Train) -> None:
     run = train(f"fit: {{size: 32, epochs: 2, batch: 4, lr: 1e-2, {own}}}", data=HALF.format(table=half))
-    told = figures(run, "01-fit")
+    told = metrics(run, "01-fit")
     assert {"colour/red", "tags/warm absent", "tags/warm present", "tags/even present"} <= told.keys()
     assert sum(told["tags/warm absent"]) + sum(told["tags/warm present"]) > 0
     samples = Samples.read(run.folder / "samples.parquet").part("train")
     unknown = sum((codes < 0).reshape(len(samples), -1).any(axis=1) for codes in samples.codes()) > 0
     details = json.loads((run.folder / "steps/01-fit/done.json").read_text())["details"]
-    assert details["unlabelled_pictures"] == int(unknown.sum())
+    assert details["unlabelled_images"] == int(unknown.sum())
 
 
 def test_nothing_unlabelled_is_said_and_the_fit_learns_from_labels_alone(train: Train, colours: Path) -> None:
-    watch = Lines()
-    run = train(f"fit: {{size: 32, {OWN}}}", data=f"folder: {colours}", watch=watch)
-    assert any("every label of the training pictures is known" in line for line in watch.lines)
-    assert json.loads((run.folder / "steps/01-fit/done.json").read_text())["details"]["unlabelled_pictures"] == 0
+    progress = Lines()
+    run = train(f"fit: {{size: 32, {OWN}}}", data=f"folder: {colours}", progress=progress)
+    assert any("every label of the training images is known" in line for line in progress.lines)
+    assert json.loads((run.folder / "steps/01-fit/done.json").read_text())["details"]["unlabelled_images"] == 0
     plain = weights(train("fit: {size: 32}", data=f"folder: {colours}", run="plain"))
     assert all(torch.equal(tensor, plain[name]) for name, tensor in weights(run).items())
 
 
 def test_everything_unlabelled_is_refused(train: Train, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pictures", each=2)
+    write_images(tmp_path / "images", each=2)
     label = {"red": "red,val", "green": "green,val", "blue": ",train"}
-    pictures = sorted((tmp_path / "pictures").rglob("*.png"))
-    rows = ["image,label,split", *(f"{path},{label[path.parent.name]}" for path in pictures)]
+    images = sorted((tmp_path / "images").rglob("*.png"))
+    rows = ["image,label,split", *(f"{path},{label[path.parent.name]}" for path in images)]
     (tmp_path / "t.csv").write_text("\n".join(rows))
-    with pytest.raises(DataError, match="no labelled picture is left to train on"):
+    with pytest.raises(DataError, match="no labelled image is left to train on"):
         train(f"fit: {{size: 32, {OWN}}}", data=f"table: {tmp_path / 't.csv'}, root: /")
     assert not (tmp_path / "run" / "metrics.json").exists()
 
@@ -177,7 +177,7 @@ def test_a_frozen_backbone_has_no_views_to_compare() -> None:
 
 @pytest.mark.parametrize(("smoothing", "refused"), [(0.1, True), (0.08, True), (0.07, False), (0.0, False)])
 def test_smoothing_that_keeps_answers_below_the_threshold_is_refused(smoothing: float, refused: bool) -> None:
-    space = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "independent")))
+    space = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
     settings = FitSettings(unlabelled=UnlabelledSettings(threshold=0.95), loss=ByHead(smoothing=smoothing))
     if refused:
         with pytest.raises(PlanError, match=r"head 'kind' to be sure by 0\.9\d\d at most.*Lower one of the two"):

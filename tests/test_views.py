@@ -1,4 +1,4 @@
-"""Views: how pictures are shown, and the mean of the answers."""
+"""Views: how images are shown, and the mean of the answers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from PIL import Image
 from scipy.special import expit, softmax
 
 import assay
-from assay.figures.metrics import probabilities_of, score
-from assay.figures.paired import gains
+from assay.images.cache import Cache
+from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.metrics import probabilities_of, score
+from assay.metrics.paired import gains
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.deciding import Deciding
-from assay.models.joining import mean
-from assay.models.saved import Saved
-from assay.output.artifact import Artifact
-from assay.pixels.cache import Cache
-from assay.pixels.decode import Resize
+from assay.models.combiners import mean_prediction
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN
 from assay.predictions.predict import Predictions
-from assay.predictions.views import FiveCrops, Flips, RandomViews, Scales, view_probabilities, views_of
-from assay.run import Run
-from assay.training.hardware import Hardware
+from assay.predictions.predictor import Predictor
+from assay.predictions.tta import FiveCrops, Flips, RandomViews, Scales, tta_probabilities, tta_views
+from assay.run.train import Run
+from assay.training.devices import Hardware
 from conftest import COLOURS
 
-SPACE = LabelSpace((Head("label", tuple(COLOURS)), Head("tags", ("sea", "sky"), "independent")))
+SPACE = LabelSpace((Head("label", tuple(COLOURS)), Head("tags", ("sea", "sky"), "multilabel")))
 EVERY = {
     "flips": (Flips(), 2),
     "vertical": (Flips(flip="vertical"), 2),
@@ -43,7 +43,7 @@ EVERY = {
 each = pytest.mark.parametrize(("settings", "count"), EVERY.values(), ids=EVERY.keys())
 
 
-def pictures(count: int = 5, side: int = 40, seed: int = 0) -> np.ndarray:
+def images(count: int = 5, side: int = 40, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
@@ -51,18 +51,18 @@ def tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def model(space: LabelSpace = SPACE, *, seed: int = 0, size: int = 32, side: int = 40) -> Saved:
+def model(space: LabelSpace = SPACE, *, seed: int = 0, size: int = 32, side: int = 40) -> TrainedModel:
     settings = ModelSettings(backbone="test_efficientnet", weights="none")
     classifier = build_classifier(settings, space, seed=seed, base=Path(), size=size).eval()
     with torch.no_grad():
-        classifier.final.weight.mul_(20)  # untrained features differ little from picture to picture
-    return Saved(classifier, space, size, side, Resize(), Deciding.plain(space))
+        classifier.final.weight.mul_(20)  # untrained features differ little from image to image
+    return TrainedModel(classifier, space, size, side, Resize(), DecisionRule.plain(space))
 
 
 @each
-def test_every_view_is_a_picture_that_depends_on_itself_alone(settings, count):
-    batch, ids = tensor(pictures()), list("abcde")
-    views = views_of(settings)
+def test_every_view_is_a_image_that_depends_on_itself_alone(settings, count):
+    batch, ids = tensor(images()), list("abcde")
+    views = tta_views(settings)
     shown = [view.show(batch, ids, size=32) for view in views]
     assert len(views) == len(set(views)) == count
     assert all(one.shape == (5, 3, 32, 32) and one.min() >= 0 and one.max() <= 1 for one in shown)
@@ -72,36 +72,36 @@ def test_every_view_is_a_picture_that_depends_on_itself_alone(settings, count):
 
 
 @pytest.mark.parametrize("settings", [Flips(), Flips(flip="both"), RandomViews(n=2)])
-def test_the_first_view_is_the_plain_picture(settings):
-    batch, ids = tensor(pictures()), list("abcde")
-    assert torch.equal(views_of(settings)[0].show(batch, ids, size=32), PLAIN.show(batch, ids, size=32))
+def test_the_first_view_is_the_plain_image(settings):
+    batch, ids = tensor(images()), list("abcde")
+    assert torch.equal(tta_views(settings)[0].show(batch, ids, size=32), PLAIN.show(batch, ids, size=32))
 
 
-def test_mirrored_views_are_the_plain_picture_mirrored():
-    batch, ids = tensor(pictures()), list("abcde")
-    plain, across, down, turned = (view.show(batch, ids, size=32) for view in views_of(Flips(flip="both")))
+def test_mirrored_views_are_the_plain_image_mirrored():
+    batch, ids = tensor(images()), list("abcde")
+    plain, across, down, turned = (view.show(batch, ids, size=32) for view in tta_views(Flips(flip="both")))
     for shown, axes in ((across, [3]), (down, [2]), (turned, [2, 3])):
         assert torch.equal(shown, plain.flip(axes))
 
 
 def test_five_crops_are_the_middle_and_the_corners():
-    batch = tensor(pictures(side=40))
-    shown = [view.show(batch, list("abcde"), size=32) for view in views_of(FiveCrops(share=0.8))]
+    batch = tensor(images(side=40))
+    shown = [view.show(batch, list("abcde"), size=32) for view in tta_views(FiveCrops(share=0.8))]
     for one, (top, left) in zip(shown, [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)], strict=True):
         cut = batch[:, :, top : top + 32, left : left + 32].float() / 255
         assert torch.allclose(one, cut, atol=1e-4)
 
 
 def test_scales_enlarge_about_the_centre_and_reflect_around():
-    batch = tensor(pictures(side=20))
-    larger, halved = (view.show(batch, list("abcde"), size=16) for view in views_of(Scales(factors=(1.25, 0.5))))
+    batch = tensor(images(side=20))
+    larger, halved = (view.show(batch, list("abcde"), size=16) for view in tta_views(Scales(factors=(1.25, 0.5))))
     assert torch.allclose(larger, batch[:, :, 2:18, 2:18].float() / 255, atol=1e-4)
     assert torch.allclose(halved[..., :4, :], halved[..., 4:8, :].flip(2), atol=1e-4)
 
 
 def test_random_views_hang_on_their_seed():
-    batch, ids = tensor(pictures()), list("abcde")
-    first, again, other = (views_of(RandomViews(n=2, seed=seed))[1].show(batch, ids, size=32) for seed in (0, 0, 1))
+    batch, ids = tensor(images()), list("abcde")
+    first, again, other = (tta_views(RandomViews(n=2, seed=seed))[1].show(batch, ids, size=32) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
 
@@ -120,33 +120,33 @@ def test_a_mean_of_probabilities_is_one(logits, random):
     drawn = np.array(logits, dtype=np.float64)
     weights = np.array([random.random() + 0.01 for _ in drawn])
     weights /= weights.sum()
-    joined = mean(SPACE, list(drawn), of="probabilities", weights=weights)
+    joined = mean_prediction(SPACE, list(drawn), of="probabilities", weights=weights)
     found = spread(joined.astype(np.float64))
     np.testing.assert_allclose(found[:, :3].sum(axis=1), 1)
     np.testing.assert_allclose(found, (weights[:, None, None] * spread(drawn)).sum(axis=0), atol=1e-6)
-    backwards = mean(SPACE, list(drawn[::-1]), of="probabilities", weights=weights[::-1])
+    backwards = mean_prediction(SPACE, list(drawn[::-1]), of="probabilities", weights=weights[::-1])
     np.testing.assert_allclose(joined, backwards, atol=1e-5)
 
 
 @given(answers)
 def test_a_mean_of_logits_is_one_and_equal_answers_stay(logits):
     drawn = np.array(logits, dtype=np.float64)
-    np.testing.assert_allclose(mean(SPACE, list(drawn), of="logits"), drawn.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(mean_prediction(SPACE, list(drawn), of="logits"), drawn.mean(axis=0), atol=1e-5)
     for of in ("probabilities", "logits"):
-        same = mean(SPACE, [drawn[0]] * 3, of=of)
+        same = mean_prediction(SPACE, [drawn[0]] * 3, of=of)
         np.testing.assert_allclose(spread(same.astype(np.float64)), spread(drawn[0]), atol=1e-6)
 
 
-def test_weights_may_be_of_each_picture():
+def test_weights_may_be_of_each_image():
     drawn = np.random.default_rng(0).normal(size=(3, 4, 5))
     chosen = np.array([0, 2, 1, 0])
-    joined = mean(SPACE, list(drawn), of="probabilities", weights=np.eye(3)[:, chosen])
+    joined = mean_prediction(SPACE, list(drawn), of="probabilities", weights=np.eye(3)[:, chosen])
     np.testing.assert_allclose(spread(joined), spread(drawn[chosen, np.arange(4)]), atol=1e-6)
 
 
 @each
-def test_views_of_cached_pictures_come_one_after_the_other(settings, count):
-    cache = Cache(pictures(), {name: row for row, name in enumerate("abcde")})
+def test_views_of_cached_images_come_one_after_the_other(settings, count):
+    cache = Cache(images(), {name: row for row, name in enumerate("abcde")})
     opened = []
 
     def of_size(size, resize):
@@ -154,12 +154,12 @@ def test_views_of_cached_pictures_come_one_after_the_other(settings, count):
         return cache
 
     saved = model()
-    stream = view_probabilities(saved, of_size, list("ca"), views=settings, hardware=Hardware())
+    stream = tta_probabilities(saved, of_size, list("ca"), views=settings, hardware=Hardware())
     found = [next(stream)]
     assert opened == [(32, Resize())]
     found += list(stream)
     assert np.stack(found).shape == (count, 2, SPACE.width)
-    shown = [view.show(tensor(cache.pixels[[2, 0]]), list("ca"), size=32) for view in views_of(settings)]
+    shown = [view.show(tensor(cache.pixels[[2, 0]]), list("ca"), size=32) for view in tta_views(settings)]
     with torch.inference_mode():
         logits = [saved.classifier(one).numpy() for one in shown]
     np.testing.assert_allclose(found, [probabilities_of(SPACE, one) for one in logits], atol=1e-5)
@@ -168,17 +168,17 @@ def test_views_of_cached_pictures_come_one_after_the_other(settings, count):
 
 @each
 def test_a_model_answers_by_the_mean_of_its_views(settings, count, tmp_path):
-    for number, pixels in enumerate(pictures(3)):
+    for number, pixels in enumerate(images(3)):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_bytes(b"")
     saved = model()
     saved.save(tmp_path / "model")
-    artifact = Artifact.load(tmp_path / "model", device="cpu")
+    artifact = Predictor.load(tmp_path / "model", device="cpu")
     named = [(f"{number}.png", tmp_path / f"{number}.png") for number in range(3)]
     found = Predictions.joined(list(artifact.stream(named, batch=2, views=settings)))
-    cache = Cache(pictures(3), {name: row for row, (name, _) in enumerate(named)})
+    cache = Cache(images(3), {name: row for row, (name, _) in enumerate(named)})
     each_view = list(
-        view_probabilities(saved, lambda *form: cache, ["0.png", "2.png"], views=settings, hardware=Hardware())
+        tta_probabilities(saved, lambda *form: cache, ["0.png", "2.png"], views=settings, hardware=Hardware())
     )
     assert list(found.unreadable) == ["1.png"]
     assert np.isnan(found.probabilities[1]).all()
@@ -198,7 +198,7 @@ def test_evaluate_says_what_views_gained_and_cost(colours, tmp_path):
     assert shown["views"]["settings"] == {"kind": "flips", "flip": "both", "mean": "probabilities"}
     assert set(shown["views"]["seconds"]) == {"plain", "views"}
     gain = shown["views"]["gain"]["nll"]
-    losses = [scores["figures"]["nll"]["value"] for scores in (plain["scores"], shown["scores"])]
+    losses = [scores["metrics"]["nll"]["value"] for scores in (plain["scores"], shown["scores"])]
     assert gain["value"] == pytest.approx(losses[0] - losses[1])
     assert gain["low"] <= gain["value"] <= gain["high"]
     assert gain["n"] == len(samples)
@@ -214,9 +214,9 @@ def test_gains_are_paired():
     )
     found = gains(before, after)
     assert found["nll"].value > 0
-    assert found["nll"].low > 0  # always better by a little: the difference is sure, though neither figure is
+    assert found["nll"].low > 0  # always better by a little: the difference is sure, though neither metric is
     assert found["nll"].high - found["nll"].low < 0.2 * (
-        before["label"].figures["nll"].high - before["label"].figures["nll"].low
+        before["label"].metrics["nll"].high - before["label"].metrics["nll"].low
     )
     assert "calibration_error" not in found
-    assert {figure.value for figure in gains(before, before).values()} == {0.0}
+    assert {metric.value for metric in gains(before, before).values()} == {0.0}

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from assay.errors import DataError
-from assay.labels.read import DataSettings, read_whole
-from assay.labels.tags import HeadColumns
+from assay.labels.readers.label_cells import HeadColumns
+from assay.labels.readers.read import DataSettings, read_whole
 
 IMAGES = 4
 WIDE = 20_000
@@ -60,7 +60,7 @@ def test_a_class_a_column_is_read_at_any_width(tmp_path):
 
 def test_one_class_a_column_is_read_at_any_width(tmp_path):
     table = wide_table(tmp_path, lambda row: ["1" if k == 300 + row else "0" for k in range(WIDE)])
-    samples = read_whole(DataSettings(table=table, heads=one_head(WIDE, kind="exclusive")), base=tmp_path)
+    samples = read_whole(DataSettings(table=table, heads=one_head(WIDE, kind="multiclass")), base=tmp_path)
     assert samples.table["label:tags"].to_list() == [f"c{300 + row}" for row in range(IMAGES)]
 
 
@@ -68,7 +68,7 @@ def test_a_sum_of_many_ones_is_counted_right(tmp_path):
     """More ones in a row than a byte can count."""
     table = wide_table(tmp_path, lambda row: ["1"] * 300, width=300)
     with pytest.raises(DataError, match="300 of the columns of 'tags' hold a 1"):
-        read_whole(DataSettings(table=table, heads=one_head(300, kind="exclusive")), base=tmp_path)
+        read_whole(DataSettings(table=table, heads=one_head(300, kind="multiclass")), base=tmp_path)
 
 
 def test_a_missing_column_is_told_without_all_the_others(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.errors import PlanError
-from assay.yaml_lines import Document, dots, read, write
+from assay.plan.yaml_lines import Document, dots, read, write
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
 VALUES = st.recursive(

@@ -2,7 +2,7 @@
 
 `--mode default`: fastai as it comes: Adam, concatenated pooling and a hidden layer in the head, batch-norm
 layers trained even where the body is frozen, its own number of workers, fp32; `both` is `fine_tune`.
-`--mode best`: what makes it fast and good: the augmentation done on pictures in the loader, 0 or 2 workers
+`--mode best`: what makes it fast and good: the augmentation done on images in the loader, 0 or 2 workers
 and the memory layout by trial, batch-norm layers in evaluation mode (so a frozen body is not run backwards),
 a linear head, the learning rates, decay and smoothing that the plain loop has.
 `--augment own`: fastai's `aug_transforms` at its defaults (rotation, warp, lighting) beside crop and flips.
@@ -180,7 +180,7 @@ def train(learner: Learner, task: Task) -> None:
 
 
 def trial(task: Task, setting: Setting) -> float:
-    """Pictures per second of a few steps."""
+    """Images per second of a few steps."""
     clock = Clock(max_seconds=task.max_seconds)
     learner = build(task, setting, clock, TRIAL_STEPS)
     (learner.freeze if task.stage == "frozen" else learner.unfreeze)()
@@ -207,7 +207,7 @@ def main() -> None:
         name="fastai",
         setting=f"{task.mode}, {task.precision}, {task.augment} augmentation, {setting}",
         stage=task.stage,
-        pictures_per_second=round(clock.rate(), 2),
+        images_per_second=round(clock.rate(), 2),
         seconds=round(seconds, 2),
         epochs=task.epochs,
         accuracy=float(learner.recorder.values[-1][-1]) if clock.complete else None,

@@ -107,9 +107,9 @@ def fit(
     for _ in range(epochs):
         prepare_mode(model, task, frozen=frozen)
         clock.start()
-        for done, (pictures, targets) in enumerate(train, start=1):
+        for done, (images, targets) in enumerate(train, start=1):
             with autocast(task):
-                logits = model(pictures.contiguous(memory_format=layout))
+                logits = model(images.contiguous(memory_format=layout))
                 loss = functional.cross_entropy(logits, targets, label_smoothing=contest.SMOOTHING)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -125,17 +125,17 @@ def fit(
 
 @torch.no_grad()
 def validate(model: nn.Module, val: DataLoader[object], task: Task) -> float:
-    """Accuracy on the validation pictures."""
+    """Accuracy on the validation images."""
     model.eval()
     right = []
-    for pictures, targets in val:
+    for images, targets in val:
         with autocast(task):
-            right.append((model(pictures).argmax(1) == targets).float().numpy())
+            right.append((model(images).argmax(1) == targets).float().numpy())
     return float(np.concatenate(right).mean())
 
 
 def trial(task: Task, setting: Setting) -> float:
-    """Pictures per second of a few steps."""
+    """Images per second of a few steps."""
     clock = Clock(max_seconds=task.max_seconds)
     model = build(task, setting)
     fit(model, task, setting, frozen=task.stage == "frozen", epochs=1, clock=clock, steps=TRIAL_STEPS)
@@ -164,7 +164,7 @@ def main() -> None:
         name="timm_loop",
         setting=f"{task.mode}, {task.precision}, {setting}",
         stage=task.stage,
-        pictures_per_second=round(clock.rate(), 2),
+        images_per_second=round(clock.rate(), 2),
         seconds=round(time.perf_counter() - began, 2),
         epochs=task.epochs,
         accuracy=accuracy,

@@ -1,4 +1,4 @@
-"""Image classifiers from pictures whose labels cannot be fully trusted."""
+"""Image classifiers from images whose labels cannot be fully trusted."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from assay.api import read
+    from assay.commands.api import read
     from assay.errors import AssayError
-    from assay.labels.as_table import write_table
     from assay.labels.samples import Samples
+    from assay.labels.writers.table import write_table
     from assay.predictions.predict import Predictions
-    from assay.run import Run, evaluate, load, train
+    from assay.run.train import Run, evaluate, load, train
 
 __version__ = "0.1.0"
 __all__ = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train", "write_table"]
@@ -20,13 +20,13 @@ __all__ = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "r
 _HOMES = {
     "AssayError": "assay.errors",
     "Predictions": "assay.predictions.predict",
-    "Run": "assay.run",
+    "Run": "assay.run.train",
     "Samples": "assay.labels.samples",
-    "evaluate": "assay.run",
-    "load": "assay.run",
-    "read": "assay.api",
-    "train": "assay.run",
-    "write_table": "assay.labels.as_table",
+    "evaluate": "assay.run.train",
+    "load": "assay.run.train",
+    "read": "assay.commands.api",
+    "train": "assay.run.train",
+    "write_table": "assay.labels.writers.table",
 }
 
 

@@ -9,31 +9,31 @@ import typer
 
 from assay import __version__
 from assay.commands.ablate import ablate
-from assay.commands.combine import combine
 from assay.commands.compare import compare
 from assay.commands.demo import demo
+from assay.commands.ensemble import ensemble
 from assay.commands.evaluate import evaluate
+from assay.commands.explain import explain
 from assay.commands.export import export
 from assay.commands.ledger import ledger
-from assay.commands.look import look
-from assay.commands.lr import lr
+from assay.commands.lr_find import lr_find
 from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
-from assay.commands.shared import is_main
+from assay.commands.shared import is_main_process
 from assay.commands.sweep import sweep
 from assay.commands.train import train
 
 COMMANDS = (
     train,
     plan,
-    lr,
+    lr_find,
     predict,
     evaluate,
     report,
-    look,
-    combine,
+    explain,
+    ensemble,
     ledger,
     ablate,
     compare,
@@ -63,7 +63,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be text that can be printed
-    if is_main():
+    if is_main_process():
         app()
     # Of several processes the first has the same command line, and says what is wrong with it.
     try:
@@ -84,4 +84,4 @@ def _assay(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Image classifiers from pictures whose labels cannot be fully trusted."""
+    """Image classifiers from images whose labels cannot be fully trusted."""

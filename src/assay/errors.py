@@ -1,8 +1,8 @@
 """Every error a user can mend, in one tree.
 
     AssayError            exit code 2, a message and no traceback
-    ├── DataError         pictures, tables, labels
-    │   └── PictureError  one picture that cannot be used
+    ├── DataError         images, tables, labels
+    │   └── ImageError  one image that cannot be used
     ├── PlanError         a plan, or a value set from the command line
     ├── ModelError        a backbone or its weights
     ├── RunError          a run folder: in use, read-only, unfinished, unreadable
@@ -20,11 +20,11 @@ class AssayError(Exception):
 
 
 class DataError(AssayError):
-    """Pictures, tables or labels that cannot be used as they are."""
+    """Images, tables or labels that cannot be used as they are."""
 
 
-class PictureError(DataError):
-    """One picture that cannot be used; the message is the reason, without the path."""
+class ImageError(DataError):
+    """One image that cannot be used; the message is the reason, without the path."""
 
 
 class PlanError(AssayError):

@@ -15,20 +15,20 @@ class GivenUpError(Exception):
     """A watch has seen enough of a run. Raised from `epoch`, it ends the run with that epoch in its checkpoint."""
 
 
-class Watch(Protocol):
+class Progress(Protocol):
     """Whoever is told how far a piece of work is. Only the main process has one that prints."""
 
     def begin(self, what: str, total: int) -> None:
-        """A stage begins ("reading pictures", "02-fit") that will take `total` pictures; stages may nest."""
+        """A stage begins ("reading images", "02-fit") that will take `total` images; stages may nest."""
 
-    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
-        """`count` more pictures are done; `figures` are the newest to show, None keeps those shown."""
+    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
+        """`count` more images are done; `metrics` are the newest to show, None keeps those shown."""
 
     def line(self, text: str) -> None:
-        """One line that stays: an epoch's figures, a note, a choice that was made."""
+        """One line that stays: an epoch's metrics, a note, a choice that was made."""
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch of the innermost stage is over: its number (`epoch`), `lr`, and figures by part (`validation`).
+        """An epoch of the innermost stage is over: its number (`epoch`), `lr`, and metrics by part (`validation`).
 
         After a kill it may be told again. What this raises ends the run.
         """
@@ -37,12 +37,12 @@ class Watch(Protocol):
         """The innermost stage is over."""
 
 
-class Silent:
+class NoProgress:
     """Says nothing: for other processes than the main one, and for use from Python."""
 
     def begin(self, what: str, total: int) -> None: ...
 
-    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None: ...
+    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None: ...
 
     def line(self, text: str) -> None: ...
 
@@ -54,11 +54,11 @@ class Silent:
         """Nothing is open."""
 
 
-class Passing:
+class ForwardingProgress:
     """Passes everything on to another watch, for those that listen in; `stage` is the innermost one."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._stages: list[str] = []
 
     @property
@@ -67,23 +67,23 @@ class Passing:
 
     def begin(self, what: str, total: int) -> None:
         self._stages.append(what)
-        self._watch.begin(what, total)
+        self._progress.begin(what, total)
 
-    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
-        self._watch.advance(count, figures)
+    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
+        self._progress.advance(count, metrics)
 
     def line(self, text: str) -> None:
-        self._watch.line(text)
+        self._progress.line(text)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        self._watch.epoch(row)
+        self._progress.epoch(row)
 
     def end(self) -> None:
         self._stages.pop()
-        self._watch.end()
+        self._progress.end()
 
 
-class Plain(Silent):
+class PlainProgress(NoProgress):
     """Only the lines that stay: for a file, a pipe or a continuous-integration log."""
 
     def __init__(self, terminal: TextIO) -> None:
@@ -94,8 +94,8 @@ class Plain(Silent):
         self._terminal.flush()  # a log that is followed shows an epoch when it ends
 
 
-class Bar:
-    """A bar at the foot of the terminal: pictures/s, time left, the newest figures; lines go above it."""
+class BarProgress:
+    """A bar at the foot of the terminal: images/s, time left, the newest metrics; lines go above it."""
 
     def __init__(self, terminal: TextIO) -> None:
         from rich.console import Console  # 0.1 s that `assay --help` need not spend
@@ -106,7 +106,7 @@ class Bar:
             BarColumn(bar_width=16),
             TextColumn("{task.percentage:3.0f} %"),
             TextColumn("{task.fields[pace]}", markup=False),
-            TextColumn("{task.fields[figures]}", style="cyan", markup=False),
+            TextColumn("{task.fields[metrics]}", style="cyan", markup=False),
             console=Console(file=terminal, highlight=False),
             transient=True,
             refresh_per_second=4,  # training needs both cores more than the bar does
@@ -116,16 +116,16 @@ class Bar:
         self._stages: list[Task] = []
 
     def begin(self, what: str, total: int) -> None:
-        self._progress.add_task(what, total=total or None, pace="", figures="")
+        self._progress.add_task(what, total=total or None, pace="", metrics="")
         self._stages.append(self._progress.tasks[-1])
         self._progress.start()
 
-    def advance(self, count: int, figures: Mapping[str, float] | None = None) -> None:
+    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
         if not self._stages:
             return
         stage = self._stages[-1]
-        shown = stage.fields["figures"] if figures is None else format_figures(figures)
-        self._progress.update(stage.id, advance=count, pace=_pace(stage), figures=shown)
+        shown = stage.fields["metrics"] if metrics is None else format_metrics(metrics)
+        self._progress.update(stage.id, advance=count, pace=_pace(stage), metrics=shown)
 
     def line(self, text: str) -> None:
         self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
@@ -145,16 +145,16 @@ class Bar:
             self.end()
 
 
-def watch_for(terminal: TextIO) -> Bar | Plain:
+def progress_for(terminal: TextIO) -> BarProgress | PlainProgress:
     """A bar where `terminal` can redraw a line, plain lines where it cannot."""
     if terminal.isatty() and os.environ.get("TERM", "") != "dumb":
-        return Bar(terminal)
-    return Plain(terminal)
+        return BarProgress(terminal)
+    return PlainProgress(terminal)
 
 
-def format_figures(figures: Mapping[str, float]) -> str:
+def format_metrics(metrics: Mapping[str, float]) -> str:
     """Names and values on one line, each value as wide as it was before, so that the line does not jump."""
-    return "  ".join(f"{name} {_fixed(value)}" for name, value in figures.items())
+    return "  ".join(f"{name} {_fixed(value)}" for name, value in metrics.items())
 
 
 def format_seconds(seconds: float) -> str:
@@ -169,7 +169,7 @@ def _pace(stage: Task) -> str:
         return ""
     speed = f"{stage.speed:,.0f}" if stage.speed >= 10 else f"{stage.speed:.1f}"
     left = "" if stage.time_remaining is None else f"  {format_seconds(stage.time_remaining)} left"
-    return f"{speed} pictures/s{left}"
+    return f"{speed} images/s{left}"
 
 
 def _fixed(value: float) -> str:

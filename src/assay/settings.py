@@ -72,3 +72,23 @@ def _changed(value: Any, change: Callable[[Source, str], str]) -> Any:
         return value
     new = tuple(_changed(one, change) for one in value)
     return new if any(one is not old for one, old in zip(new, value, strict=True)) else value
+
+
+# Settings that are chosen by name: `schedule: one_cycle` or `schedule: {kind: one_cycle, warm_up: 0.3}`.
+
+
+class Choice(Settings):
+    """One of several kinds of a setting; the bare name of the kind stands for its defaults."""
+
+
+def parse_named(value: object) -> object:
+    """Spell a bare name out: `flat_cos` is `{kind: flat_cos}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def parse_tagged(value: object) -> object:
+    """A bare name spelt out; a mapping without `kind` is of the kind its first key names: `{confidence: 0.9}`."""
+    value = parse_named(value)
+    if isinstance(value, dict) and value and "kind" not in value:
+        return {"kind": next(iter(value)), **value}
+    return value

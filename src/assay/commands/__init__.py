@@ -1,1 +1,1 @@
-"""The commands, a file for each or for a few that belong together. What is heavy is imported inside them."""
+"""The commands, one file each. Heavy imports are made inside them."""

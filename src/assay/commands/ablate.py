@@ -16,11 +16,11 @@ from assay.commands.shared import (
     Recipe,
     Source,
     default_run,
+    exit_codes,
     print_json,
     require_one_process,
-    watching,
+    shown_progress,
 )
-from assay.endings import reported
 
 
 def ablate(  # noqa: PLR0913  (every option is a parameter)
@@ -38,7 +38,7 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
         typer.Option(metavar="KEY=VALUE", help="Compare with the plan so changed; `;` between several changes."),
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Repeat everything under N seeds.")] = 1,
-    figure: Annotated[
+    metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of validation: macro_f1, HEAD/accuracy. The headline.")
     ] = None,
     device: Device = None,
@@ -46,14 +46,14 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Measure what each repair is worth: the plan, and the plan without it, side by side."""
     folder = run or default_run(source)
-    with reported(folder, stopped=GOES_ON), watching(as_json) as watch:
+    with exit_codes(folder, stopped=GOES_ON), shown_progress(as_json) as progress:
         require_one_process("assay ablate")
         from rich.console import Console
 
-        from assay.evidence.tables import text_table
-        from assay.plan import from_source
-        from assay.studies import ablation_table
-        from assay.studies.ablate import ablate as measure
+        from assay.experiments.ablate import ablate as measure
+        from assay.plan.plan import from_source
+        from assay.report import ablation_table
+        from assay.report.tables import text_table
 
         found = measure(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
@@ -61,9 +61,9 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
             without=tuple(without or ()),
             alternatives=tuple(alternative or ()),
             seeds=seeds,
-            figure=figure,
+            metric=metric,
             device=device,
-            watch=watch,
+            progress=progress,
         )
         ablation_table.write(found, folder)
         if as_json:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from assay.commands.shared import NOTHING_WRITTEN, AsJson, print_json
-from assay.endings import reported
+from assay.commands.shared import NOTHING_WRITTEN, AsJson, exit_codes, print_json
 
 
 def compare(
@@ -18,14 +17,14 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("comparison.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Hold finished runs against the first: figures, plans, curves, and the pictures on which they disagree."""
-    with reported(None, stopped=NOTHING_WRITTEN):
+    """Hold finished runs against the first: metrics, plans, curves, and the images on which they disagree."""
+    with exit_codes(None, stopped=NOTHING_WRITTEN):
         from rich.console import Console
 
-        from assay.evidence.tables import text_table
-        from assay.studies import comparison_table
-        from assay.studies.compare import compare as held
-        from assay.studies.comparison_page import require_page, write_comparison
+        from assay.experiments.compare import compare as held
+        from assay.report import comparison_page
+        from assay.report.comparison_page import require_page, write_comparison
+        from assay.report.tables import text_table
 
         require_page(out)
         found = held(runs)
@@ -34,7 +33,7 @@ def compare(
             print_json({"page": str(path), **found.to_json()})
             return
         console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
-        console.print(text_table(comparison_table.COLUMNS, comparison_table.rows(found), title="Validation"))
-        for line in comparison_table.test_lines(found):
+        console.print(text_table(comparison_page.COLUMNS, comparison_page.rows(found), title="Validation"))
+        for line in comparison_page.test_lines(found):
             typer.echo(line)
         typer.echo(f"{found.basis}.\nThe page is {path}. Open it in a browser; it needs no network.")

@@ -11,45 +11,46 @@ import typer
 
 from assay.commands.shared import (
     NOTHING_WRITTEN,
+    TTA,
     AsJson,
     RunFolder,
-    Views,
-    print_figures,
+    exit_codes,
+    parse_tta,
     print_json,
-    views_from,
-    watching,
+    print_metrics,
+    shown_progress,
 )
-from assay.endings import reported
 
 
 def evaluate(
     run: RunFolder,
     source: Annotated[
         Path,
-        typer.Argument(metavar="DATA", help="Labelled pictures: a folder a class, a table, or YAML with `data:`."),
+        typer.Argument(metavar="DATA", help="Labelled images: a folder a class, a table, or YAML with `data:`."),
     ],
-    views: Views = None,
+    views: TTA = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score on labelled pictures, beside the validation figure."""
-    with reported(None, stopped=NOTHING_WRITTEN), watching(as_json) as watch:
-        import assay.run
+    """Score on labelled images, beside the validation metric."""
+    with exit_codes(None, stopped=NOTHING_WRITTEN), shown_progress(as_json) as progress:
         from assay.labels.corrections import corrected
-        from assay.labels.read import places_of, read_whole
-        from assay.plan import from_source
+        from assay.labels.readers.read import read_whole, resolve_paths
+        from assay.plan.plan import from_source
+        from assay.run.train import evaluate as evaluate_run
+        from assay.run.train import load as load_run
 
-        asked = views_from(views)
-        finished = assay.run.load(run)
+        asked = parse_tta(views)
+        finished = load_run(run)
         loaded = from_source(source)
         data, base = loaded.plan.data, loaded.base
-        samples = corrected(read_whole(data, base=base), places_of(data, base=base).get("corrections"))
-        found = assay.run.evaluate(finished, samples, views=asked, watch=watch)
+        samples = corrected(read_whole(data, base=base), resolve_paths(data, base=base).get("corrections"))
+        found = evaluate_run(finished, samples, views=asked, progress=progress)
         if as_json:
             print_json(found)
             return
         plain = found["views"]["plain"] if asked else found["scores"]
-        shown = {"these pictures, views": found["scores"]} if asked else {}
-        print_figures({"validation": found["validation"], "these pictures": plain, **shown})
+        shown = {"these images, views": found["scores"]} if asked else {}
+        print_metrics({"validation": found["validation"], "these images": plain, **shown})
         for line in _learnt(found):
             typer.echo(line)
         if asked:
@@ -57,32 +58,32 @@ def evaluate(
 
 
 def _learnt(found: Mapping[str, Any]) -> Iterator[str]:
-    """A word on pictures that the model has by heart."""
+    """A word on images that the model has by heart."""
     count, n = found["trained on"], found["n"]
     if count:
         yield (
-            f"note: the run was trained on {count:,} of these {n:,} pictures. What it has by heart says little of how "
+            f"note: the run was trained on {count:,} of these {n:,} images. What it has by heart says little of how "
             "good it is on others."
         )
 
 
 def _print_gained(views: Mapping[str, Any]) -> None:
-    """What views gained, figure by figure, and what they cost."""
+    """What views gained, metric by metric, and what they cost."""
     from rich.console import Console
 
-    from assay.evidence.charts import figure_title
-    from assay.evidence.tables import text_table
+    from assay.report.charts import metric_title
+    from assay.report.tables import text_table
 
     gain = {
-        name: figure for name, figure in views["gain"].items() if name != "micro_f1" or "accuracy" not in views["gain"]
+        name: metric for name, metric in views["gain"].items() if name != "micro_f1" or "accuracy" not in views["gain"]
     }
     rows = [
-        (figure_title(name), f"{one['value']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}", f"{one['n']:,}")
+        (metric_title(name), f"{one['value']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}", f"{one['n']:,}")
         for name, one in gain.items()
     ]
     columns = ("views", "better by", "95 % interval, paired", "n")
     Console(file=sys.stdout, highlight=False).print(text_table(columns, rows, right=columns[1:]))
     if not any(one["low"] > 0 or one["high"] < 0 for one in gain.values()):
-        typer.echo("Every interval holds 0: on these pictures views change nothing for certain.")
+        typer.echo("Every interval holds 0: on these images views change nothing for certain.")
     seconds = views["seconds"]
-    typer.echo(f"They took {seconds['views']:.1f} s, the plain pictures {seconds['plain']:.1f} s.")
+    typer.echo(f"They took {seconds['views']:.1f} s, the plain images {seconds['plain']:.1f} s.")

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assay.commands.shared import NOTHING_WRITTEN, AsJson, RunFolder, print_json
-from assay.endings import reported
+from assay.commands.shared import NOTHING_WRITTEN, AsJson, RunFolder, exit_codes, print_json
 
 if TYPE_CHECKING:
-    from assay.amend import Amended, Listed
     from assay.labels.edits import Edit
+    from assay.run.label_review import LabelReview, Listed
 
 LISTED = 20  # edits on the terminal
 
@@ -29,7 +28,7 @@ def ledger(  # noqa: PLR0913  (every option is a parameter)
     step: Annotated[str | None, typer.Option(metavar="NAME", help="By this step, 02-clean_labels; or person.")] = None,
     head: Annotated[str | None, typer.Option(metavar="NAME", help="Of this head.")] = None,
     min_score: Annotated[float | None, typer.Option(metavar="X", help="Whose score is X or more.")] = None,
-    image: Annotated[str | None, typer.Option(metavar="ID", help="Of this picture, named as in the data.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="ID", help="Of this image, named as in the data.")] = None,
     undone: Annotated[bool, typer.Option("--undone", help="Only those that were undone.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="List the first N.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the edits that the other options mean.")] = False,
@@ -39,27 +38,27 @@ def ledger(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """List what repairs did to labels; undo some of it, or settle labels yourself."""
-    with reported(None, stopped=NOTHING_WRITTEN):
-        from assay import amend
+    with exit_codes(None, stopped=NOTHING_WRITTEN):
         from assay.errors import PlanError
-        from assay.labels.ledger import EVERYTHING, Selection
+        from assay.labels.ledger import ALL_EDITS, Selection
+        from assay.run import label_review
 
         wanted = Selection(step, head, class_name, min_score, image)
-        if (undo or undone or wanted != EVERYTHING) and correct is not None:
+        if (undo or undone or wanted != ALL_EDITS) and correct is not None:
             raise PlanError("--correct takes its edits from the table alone. Leave the other options out.")
         if undo and undone:
             raise PlanError("--undo --undone: what was undone cannot be undone again. Leave one of them out.")
         if undo or correct is not None:
-            amended = amend.undo(run, wanted) if correct is None else amend.correct(run, correct)
+            amended = label_review.undo(run, wanted) if correct is None else label_review.correct(run, correct)
             _tell_amended(amended, correct, as_json)
             return
-        rows = amend.listed(run, wanted, undone=undone)
+        rows = label_review.listed(run, wanted, undone=undone)
         if as_json:
             lines = [
-                {"line": entry.line, "date": entry.date, **amend.told(entry.edit), "undone": not counts}
+                {"line": entry.line, "date": entry.date, **label_review.review_lines(entry.edit), "undone": not counts}
                 for entry, counts in rows[:limit]
             ]
-            print_json({"run": str(run), "counts": amend.counted(rows), "edits": lines})
+            print_json({"run": str(run), "counts": label_review.counted(rows), "edits": lines})
             return
         _print(rows, limit or LISTED)
 
@@ -67,8 +66,8 @@ def ledger(  # noqa: PLR0913  (every option is a parameter)
 def _print(rows: Listed, limit: int) -> None:
     from rich.console import Console
 
-    from assay.amend import counted
-    from assay.evidence.tables import text_table
+    from assay.report.tables import text_table
+    from assay.run.label_review import counted
 
     if not rows:
         typer.echo("No edits: nothing changed a label, or none is meant by these options.")
@@ -106,7 +105,7 @@ def _change(edit: Edit) -> str:
     return said if edit.tag is None else f"{edit.tag}: {said}"
 
 
-def _tell_amended(amended: Amended, table: Path | None, as_json: bool) -> None:
+def _tell_amended(amended: LabelReview, table: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(amended.to_json())
         return

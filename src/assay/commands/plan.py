@@ -15,15 +15,15 @@ from assay.commands.shared import (
     Out,
     Recipe,
     Source,
-    default_pictures,
+    default_images,
+    exit_codes,
     print_json,
     require_one_process,
-    watching,
+    shown_progress,
 )
-from assay.endings import reported
 
 if TYPE_CHECKING:
-    from assay.studies.preview import Preview
+    from assay.experiments.preview import Preview
 
 
 def plan(
@@ -39,20 +39,20 @@ def plan(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a plan will do before it is trained: rates, augmented pictures, parameters, time and memory."""
-    with reported(stopped=NO_RUN), watching(as_json) as watch:
+    """Show what a plan will do before it is trained: rates, augmented images, parameters, time and memory."""
+    with exit_codes(stopped=NO_RUN), shown_progress(as_json) as progress:
         require_one_process("assay plan")
-        from assay.plan import from_source
-        from assay.studies.peak import memory_of
-        from assay.studies.preview import preview
+        from assay.experiments.peak import memory_of
+        from assay.experiments.preview import preview
+        from assay.plan.plan import from_source
 
         found = preview(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
-            out or default_pictures(source),
+            out or default_images(source),
             with_layers=layers,
             memory=None if memory is None else (memory, memory_of(memory)),
             device=device,
-            watch=watch,
+            progress=progress,
         )
         if as_json:
             print_json(found.to_json())
@@ -63,13 +63,13 @@ def plan(
 def _print(found: Preview) -> None:
     from rich.console import Console
 
-    from assay.evidence.tables import text_table
-    from assay.studies import preview_table
+    from assay.report import dry_run_table
+    from assay.report.tables import text_table
 
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
     if found.layers:
-        console.print(text_table(preview_table.LAYERS, preview_table.layer_rows(found), right=("parameters",)))
-    columns = preview_table.columns(found)
-    console.print(text_table(columns, preview_table.rows(found), right=columns[1:]))
-    for line in preview_table.notes(found):
+        console.print(text_table(dry_run_table.LAYERS, dry_run_table.layer_rows(found), right=("parameters",)))
+    columns = dry_run_table.columns(found)
+    console.print(text_table(columns, dry_run_table.rows(found), right=columns[1:]))
+    for line in dry_run_table.notes(found):
         typer.echo(line)

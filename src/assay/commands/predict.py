@@ -10,27 +10,27 @@ import typer
 
 from assay.commands.shared import (
     NOTHING_WRITTEN,
+    TTA,
     AsJson,
     Device,
     RunFolder,
-    Views,
+    exit_codes,
     model_of,
+    parse_tta,
     print_json,
-    views_from,
-    watching,
+    shown_progress,
 )
-from assay.endings import reported
-from assay.progress import Watch
+from assay.progress import Progress
 
 if TYPE_CHECKING:
     from assay.predictions.predict import Predictions
 
-LISTED = 20  # unreadable pictures on the terminal; the file has all of them
+LISTED = 20  # unreadable images on the terminal; the file has all of them
 
 
 def predict(  # noqa: PLR0913  (every option is a parameter)
     run: RunFolder,
-    pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="A picture, a folder, a table or a list.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table or a list.")],
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv (.txt: integers) to write, or a .zip with it.")],
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the names of a table or list start.")] = None,
@@ -46,7 +46,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     none: Annotated[str | None, typer.Option(metavar="MARK", help="What stands for no tag.")] = None,
     ids: Annotated[
         Literal["path", "name", "stem"] | None,
-        typer.Option(help="What a picture is called: its path as given (usual), file name, or that without ending."),
+        typer.Option(help="What an image is called: its path as given (usual), file name, or that without ending."),
     ] = None,
     form: Annotated[
         Literal["table", "integers"], typer.Option(help="integers: the classes' numbers row for row, as text.")
@@ -57,18 +57,18 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     like: Annotated[
         Path | None, typer.Option(metavar="SAMPLE.csv", help="Copy the columns, order and ids of this file.")
     ] = None,
-    views: Views = None,
+    views: TTA = None,
     inner: Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label new pictures, and write what is handed in."""
-    with reported(None, stopped=NOTHING_WRITTEN), watching(as_json) as watch:
-        from assay.labels.read import find_pictures
-        from assay.output.artifact import Artifact
-        from assay.output.forms import Form
-        from assay.output.submission import member_of, note_in_run, write_predictions
-        from assay.training.hardware import pick_device
+    """Label new images, and write what is handed in."""
+    with exit_codes(None, stopped=NOTHING_WRITTEN), shown_progress(as_json) as progress:
+        from assay.export.submission import member_of, note_in_run, write_predictions
+        from assay.export.submission_form import Form
+        from assay.labels.readers.read import find_images
+        from assay.predictions.predictor import Predictor
+        from assay.training.devices import pick_device
 
         wanted = Form(
             form=form,
@@ -82,29 +82,29 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
             header=header,
             inner=inner,
         )
-        asked = views_from(views)
-        found = find_pictures(pictures, root=root)
-        artifact = Artifact.load(model_of(run), device=pick_device(device))
+        asked = parse_tta(views)
+        found = find_images(images, root=root)
+        artifact = Predictor.load(model_of(run), device=pick_device(device))
         layout, found = wanted.layout(artifact.saved.space, found)
         unreadable: dict[str, str] = {}
-        watch.begin("labelling", len(found))
-        written = write_predictions(_counted(artifact.stream(found, views=asked), watch, unreadable), out, layout)
-        watch.end()
+        progress.begin("labelling", len(found))
+        written = write_predictions(_counted(artifact.stream(found, views=asked), progress, unreadable), out, layout)
+        progress.end()
         if (run / "plan.yaml").is_file():
-            note_in_run(run, out, pictures=written, form=str(wanted), watch=watch)
+            note_in_run(run, out, images=written, form=str(wanted), progress=progress)
         if as_json:
             named = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
-            print_json({"out": str(out), "form": form, **named, "pictures": written, "unreadable": unreadable})
+            print_json({"out": str(out), "form": form, **named, "images": written, "unreadable": unreadable})
             return
         for name, reason in list(unreadable.items())[:LISTED]:
-            watch.line(f"could not be read: {name}: {reason}")
+            progress.line(f"could not be read: {name}: {reason}")
         if len(unreadable) > LISTED:
-            watch.line(f"... and {len(unreadable) - LISTED} more: --json names them, and so does the column `error`")
-        watch.line(f"{out}: {written} pictures" + (f", {len(unreadable)} unreadable" if unreadable else ""))
+            progress.line(f"... and {len(unreadable) - LISTED} more: --json names them, and so does the column `error`")
+        progress.line(f"{out}: {written} images" + (f", {len(unreadable)} unreadable" if unreadable else ""))
 
 
-def _counted(chunks: Iterable[Predictions], watch: Watch, unreadable: dict[str, str]) -> Iterator[Predictions]:
+def _counted(chunks: Iterable[Predictions], progress: Progress, unreadable: dict[str, str]) -> Iterator[Predictions]:
     for chunk in chunks:
-        watch.advance(len(chunk.ids))
+        progress.advance(len(chunk.ids))
         unreadable |= chunk.unreadable
         yield chunk

@@ -6,16 +6,15 @@ from typing import Annotated
 
 import typer
 
-from assay.commands.shared import print_json
-from assay.endings import reported
+from assay.commands.shared import exit_codes, print_json
 
 
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The recipe to print.")] = None,
 ) -> None:
     """List the ready plans, or print one to edit."""
-    with reported(None):
-        from assay.recipes import recipe_names, recipe_summary, recipe_text
+    with exit_codes(None):
+        from assay.plan.recipes import recipe_names, recipe_summary, recipe_text
 
         if name is not None:
             typer.echo(recipe_text(name), nl=False)
@@ -26,7 +25,7 @@ def recipes(
 
 def schema() -> None:
     """Print the JSON Schema of a plan, for your editor."""
-    with reported(None):
-        from assay.plan import json_schema
+    with exit_codes(None):
+        from assay.plan.plan import json_schema
 
         print_json(json_schema())

@@ -1,25 +1,31 @@
-"""What the commands share: options, progress, and how figures are told."""
+"""What the commands share: options, progress, and how metrics are told."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from assay.endings import process_count
-from assay.errors import RunError
-from assay.progress import Silent, Watch, watch_for
+from assay.errors import AssayError, RunError, SpaceError
+from assay.files import append, full_disk
+from assay.progress import NoProgress, Progress, progress_for
 
 if TYPE_CHECKING:
-    from assay.predictions.views import AnyViews
-    from assay.run import Run
+    from assay.predictions.tta import AnyTTA
+    from assay.run.train import Run
 
 GOES_ON = "What was finished is kept: the same command goes on from there."
 NO_RUN = "No run is left behind."
@@ -28,7 +34,7 @@ HEADS_SHOWN = 6  # with a table of their classes
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps. The best there is.")]
-Views = Annotated[
+TTA = Annotated[
     str | None,
     typer.Option(metavar="VIEWS", help="Mean over views: flips, five_crops, scales, random, or {kind: flips, ...}"),
 ]
@@ -37,7 +43,7 @@ Source = Annotated[
     Path, typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan.")
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where pictures go. plans/ and the name of the data.")
+    Path | None, typer.Option("--out", metavar="DIR", help="Where images go. plans/ and the name of the data.")
 ]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")]
 Changes = Annotated[
@@ -52,7 +58,7 @@ def default_run(source: Path) -> Path:
     return Path("runs") / (place.resolve().name if place.is_dir() else place.stem)
 
 
-def default_pictures(source: Path) -> Path:
+def default_images(source: Path) -> Path:
     """plans/NAME after the data or the plan: what is shown before there is a run."""
     return Path("plans") / default_run(source).name
 
@@ -63,18 +69,18 @@ def model_of(run: Path) -> Path:
 
 
 @contextmanager
-def watching(as_json: bool) -> Iterator[Watch]:
-    if not is_main():
-        yield Silent()
+def shown_progress(as_json: bool) -> Iterator[Progress]:
+    if not is_main_process():
+        yield NoProgress()
         return
-    watch = watch_for(sys.stderr if as_json else sys.stdout)
+    progress = progress_for(sys.stderr if as_json else sys.stdout)
     try:
-        yield watch
+        yield progress
     finally:
-        watch.close()  # before a message is printed over the bar
+        progress.close()  # before a message is printed over the bar
 
 
-def is_main() -> bool:
+def is_main_process() -> bool:
     """Whether this is the first of the processes that torchrun or `accelerate launch` started."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -85,22 +91,22 @@ def require_one_process(command: str) -> None:
         raise RunError(f"{command}: it works in one process; start it without torchrun or accelerate launch.")
 
 
-def tell_run(run: Run, as_json: bool) -> None:
-    if not is_main():
+def print_run(run: Run, as_json: bool) -> None:
+    if not is_main_process():
         return
     if as_json:
         print_json({"run": str(run.folder), "metrics": run.metrics})
         return
-    figures = run.metrics
-    named = {step["name"]: step.get("scores") for step in _inner_first(figures["steps"])}
-    print_figures({**figures["baselines"], **named, "test split": figures["test"]})
+    metrics = run.metrics
+    named = {step["name"]: step.get("scores") for step in _inner_first(metrics["steps"])}
+    print_metrics({**metrics["baselines"], **named, "test split": metrics["test"]})
     folder = shlex.quote(str(run.folder))
-    typer.echo(f"The run is in {run.folder}. To label pictures with it:\n")
-    typer.echo(f"    assay predict {folder} PICTURES --out labels.csv\n")
+    typer.echo(f"The run is in {run.folder}. To label images with it:\n")
+    typer.echo(f"    assay predict {folder} IMAGES --out labels.csv\n")
 
 
 def _inner_first(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The steps with figures for the questions that the last one answers; those within another before it."""
+    """The steps with metrics for the questions that the last one answers; those within another before it."""
     ordered = sorted(steps, key=lambda step: (step["name"].partition("/")[0], "/" not in step["name"]))
     asked = next((_questions(step) for step in reversed(ordered) if "scores" in step), None)
     return [step for step in ordered if "scores" in step and _questions(step) == asked]
@@ -111,19 +117,19 @@ def _questions(step: dict[str, Any]) -> dict[str, list[str]]:
     return {name: [row["class"] for row in head["per_class"]] for name, head in heads.items()}
 
 
-def print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
+def print_metrics(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Scores under one another, None left out; of the last each head, and each class."""
     from rich.console import Console
 
-    from assay.evidence.tables import figures_table, frequency_table, heads_table, per_class_table, untagged_line
+    from assay.report.tables import frequency_table, heads_table, metrics_table, per_class_table, untagged_line
 
     known = {name: score for name, score in scores.items() if score is not None}
     if not known:
-        typer.echo("No labelled pictures to score on, so there are no figures.")
+        typer.echo("No labelled images to score on, so there are no metrics.")
         return
     width = None if sys.stdout.isatty() else 110  # a file need not fold
     console = Console(file=sys.stdout, highlight=False, width=width)
-    console.print(figures_table(known))
+    console.print(metrics_table(known))
     for score in known.values():
         if score.get("without a tag"):
             typer.echo(untagged_line(score["without a tag"]) + "\n")
@@ -139,21 +145,21 @@ def print_figures(scores: Mapping[str, Mapping[str, Any] | None]) -> None:
         if head["by_frequency"]:
             console.print(frequency_table(head["by_frequency"], head=name))
     if len(heads) > HEADS_SHOWN:
-        typer.echo(f"The classes of the other {len(heads) - HEADS_SHOWN} heads are in the figures that --json prints.")
+        typer.echo(f"The classes of the other {len(heads) - HEADS_SHOWN} heads are in the metrics that --json prints.")
 
 
-def views_from(text: str | None) -> AnyViews | None:
+def parse_tta(text: str | None) -> AnyTTA | None:
     """The views that an option names, in YAML. Raises PlanError where there are none such."""
     if text is None:
         return None
-    from assay.plan_checks import Check
-    from assay.plan_problems import refuse
-    from assay.predictions.views import Asked
-    from assay.yaml_lines import Document, read
+    from assay.plan.checks import Check
+    from assay.plan.problems import refuse
+    from assay.plan.yaml_lines import Document, read
+    from assay.predictions.tta import TTAOption
 
     document = Document({"views": read(text, "--views", lines=False).value}, f"--views {text}")
-    check = Check({}, Asked.model_json_schema)
-    asked = check.settings(Asked, document, ())
+    check = Check({}, TTAOption.model_json_schema)
+    asked = check.settings(TTAOption, document, ())
     if asked is None:
         raise refuse(document, check.problems)
     return asked.views
@@ -161,3 +167,120 @@ def views_from(text: str | None) -> AnyViews | None:
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+# How a command ends: exit code 0 done, 2 the user can mend it, 1 a fault of ours, 130 or 143 stopped.
+
+PIPE_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's and NCCL's words
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+@contextmanager
+def exit_codes(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
+    """Turn whatever ends the block early into a message on stderr and an exit code.
+
+    A fault of ours keeps its traceback, which is added to the log of `run` too, if there is one.
+    `stopped` says how to go on after Ctrl-C or SIGTERM. Raises typer.Exit.
+    """
+    try:
+        with _terminable():
+            yield
+    except (typer.Exit, BrokenPipeError):  # the reader of our output has left: typer ends quietly
+        raise
+    except SpaceError as error:
+        raise _ended(2, f"{error} {stopped}") from error
+    except AssayError as error:
+        raise _ended(2, str(error)) from error
+    except KeyboardInterrupt as error:
+        raise _ended(STOPPED[0], f"stopped. {stopped}") from error
+    except SystemExit as error:
+        if error.code not in STOPPED:
+            raise
+        raise _ended(error.code, f"stopped. {stopped}") from error
+    except Exception as error:
+        full = full_disk(error)
+        message = f"{full} {stopped}" if full else _of_the_disk(error) or _of_the_processes(error)
+        if message:
+            raise _ended(2, message) from error
+        raise _ended(1, lambda: _fault(run)) from error
+
+
+def _ended(code: int, message: str | Callable[[], str]) -> typer.Exit:
+    if first_to_fail(os.environ):
+        text = message if isinstance(message, str) else message()
+        typer.secho("assay: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(text.rstrip(), err=True)
+    return typer.Exit(code)
+
+
+def first_to_fail(environment: Mapping[str, str]) -> bool:
+    """Return whether this process is the first of its run to end early, so that one message is printed and not many.
+
+    When one process ends, the others fail in the next exchange with it. They ask the store that torchrun keeps for
+    them; where there is none, or it cannot be reached, every process is to speak.
+    """
+    if process_count(environment) == 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # 2 s, which one process need not wait for
+
+    host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    attempt = f"{environment.get('TORCHELASTIC_RUN_ID')}/{environment.get('TORCHELASTIC_RESTART_COUNT')}"
+    try:
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
+        return bool(store.add(f"assay/{attempt}/failed", 1) == 1)
+    except RuntimeError:  # the launcher is gone
+        return True
+
+
+def process_count(environment: Mapping[str, str]) -> int:
+    """Return how many processes this one is one of."""
+    return int(environment.get("WORLD_SIZE", "1"))
+
+
+def _of_the_processes(error: Exception) -> str:
+    """What to say where an exchange with another process failed; else nothing."""
+    if process_count(os.environ) == 1 or not any(words in str(error) for words in LOST):
+        return ""
+    return (
+        "another process of this run ended, and it did not say why: it was killed, perhaps for want of memory. "
+        "What was finished is kept; the same command goes on from there."
+    )
+
+
+def _of_the_disk(error: Exception) -> str:
+    """What to say of a disk that is closed to us, wherever that showed; else nothing."""
+    if not isinstance(error, OSError) or error.errno not in PIPE_CLOSED:
+        return ""
+    at = f"{error.filename}: " if error.filename else ""
+    return f"{at}{error.strerror}. Give permission to it, or choose another place."
+
+
+def _fault(run: Path | None) -> str:
+    """Print the traceback, keep it in the run's log, and say what to do with it."""
+    lines = traceback.format_exc()
+    typer.echo(lines, err=True, nl=False)
+    log = run / "log.jsonl" if run is not None else None
+    if log is not None and log.is_file():
+        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "fault": lines}
+        with suppress(OSError, AssayError):
+            append(log, f"{json.dumps(entry)}\n".encode())
+    kept = f" They are in {log} too." if log is not None and log.is_file() else ""
+    return f"this is a fault of the program, not yours. Please report it with the lines above.{kept}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception, so that nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -17,11 +17,11 @@ from assay.commands.shared import (
     Recipe,
     Source,
     default_run,
+    exit_codes,
     print_json,
     require_one_process,
-    watching,
+    shown_progress,
 )
-from assay.endings import reported
 
 
 def sweep(
@@ -38,28 +38,28 @@ def sweep(
 ) -> None:
     """Search for the best values of a plan: what its `sweep:` says. Start it several times to share the work."""
     folder = run or default_run(source)
-    with reported(None, stopped=GOES_ON), watching(as_json) as watch:
+    with exit_codes(None, stopped=GOES_ON), shown_progress(as_json) as progress:
         require_one_process("assay sweep")
         from rich.console import Console
 
-        from assay.evidence.tables import text_table
-        from assay.plan import from_source
-        from assay.studies import sweep_table
-        from assay.studies.sweep import BEST
-        from assay.studies.sweep import sweep as search
-        from assay.studies.sweep_page import write_sweep_page
+        from assay.experiments.sweep import BEST
+        from assay.experiments.sweep import sweep as search
+        from assay.plan.plan import from_source
+        from assay.report import sweep_page
+        from assay.report.sweep_page import write_sweep_page
+        from assay.report.tables import text_table
 
         loaded = from_source(source, recipe=recipe, overrides=tuple(changes or ()))
-        found = search(loaded, folder, trials=trials, device=device, watch=watch)
-        sweep_table.write(found, folder)
+        found = search(loaded, folder, trials=trials, device=device, progress=progress)
+        sweep_page.write(found, folder)
         page = write_sweep_page(found, folder)
         if as_json:
             print_json({"run": str(folder), **found.to_json()})
             return
         console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
-        title = f"Validation {found.figure} of {len(found.rows)} trials"
-        console.print(text_table(sweep_table.columns(found), sweep_table.rows(found), right=("seconds",), title=title))
+        title = f"Validation {found.metric} of {len(found.rows)} trials"
+        console.print(text_table(sweep_page.columns(found), sweep_page.rows(found), right=("seconds",), title=title))
         best = shlex.quote(str(folder / BEST))
-        typer.echo(f"{sweep_table.basis(found)}.\nThe table is in {folder}/sweep.csv and .json, the page in {page}.")
+        typer.echo(f"{sweep_page.basis(found)}.\nThe table is in {folder}/sweep.csv and .json, the page in {page}.")
         typer.echo("To train the best plan:\n")
         typer.echo(f"    assay train {best} --run {shlex.quote(f'{folder}-best')}\n")

@@ -15,10 +15,10 @@ from assay.commands.shared import (
     Recipe,
     Source,
     default_run,
-    tell_run,
-    watching,
+    exit_codes,
+    print_run,
+    shown_progress,
 )
-from assay.endings import reported
 
 
 def train(
@@ -27,23 +27,21 @@ def train(
     run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to. runs/ and the name of the data.")] = None,
     changes: Changes = None,
     device: Device = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse broken pictures instead of leaving them out.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse broken images instead of leaving them out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier, or go on where the same command was stopped."""
     folder = run or default_run(source)
-    with reported(folder, stopped=GOES_ON), watching(as_json) as watch:
-        import assay.run
+    with exit_codes(folder, stopped=GOES_ON), shown_progress(as_json) as progress:
+        from assay.run.train import train as train_plan
 
-        finished = assay.run.train(
+        finished = train_plan(
             source,
             run=folder,
             recipe=recipe,
             overrides=tuple(changes or ()),
             device=device,
             strict=strict,
-            watch=watch,
+            progress=progress,
         )
-        tell_run(finished, as_json)
+        print_run(finished, as_json)

@@ -1,1 +1,1 @@
-"""What is known of the pictures."""
+"""Labels: heads, the table of samples, splits, edits and the ledger."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from assay.errors import DataError
-from assay.labels.edits import PERSON, Action, Edit, apply, current
+from assay.labels.edits import PERSON, Action, Edit, apply, current_values
+from assay.labels.image_files import printable
 from assay.labels.ledger import Ledger
-from assay.labels.pictures import shown
+from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Head
-from assay.labels.tables import Rows, read_rows, texts
 
 OF_PLAN = "said by data.corrections"
 """The reason of the edits that a plan's own table made."""
@@ -26,26 +26,26 @@ NO_LONGER = "no longer said by data.corrections"
 def corrections(path: Path, samples: Samples) -> list[Edit]:
     """A person's corrections: a table with the columns `image`, `head`, `class`, `label`.
 
-    `head` may be left out where there is only one. Of an exclusive head, `class` is blank and `label` is a class; of
-    an independent one, `class` names the tag and `label` is 1 or 0. A blank label is unknown. A label that says what
+    `head` may be left out where there is only one. Of a multi-class head, `class` is blank and `label` is a class; of
+    a multi-label one, `class` names the tag and `label` is 1 or 0. A blank label is unknown. A label that says what
     is there already is an edit too: it keeps steps from changing it. `samples` are those as read, with the
     corrections made before: what steps did to them does not count here.
 
-    Raises DataError that names the line for a picture, head or class that is not there and for lines that disagree.
+    Raises DataError that names the line for an image, head or class that is not there and for lines that disagree.
     """
     rows = read_rows(path)
     named = [rows.column("image"), rows.column("label")]
     rows = texts(rows, [*named, *(column for column in ("head", "class") if column in rows.frame.columns)])
     if "head" not in rows.frame.columns and len(samples.space) > 1:
         heads = ", ".join(repr(head.name) for head in samples.space)
-        raise DataError(f"{shown(path)}: has no column 'head', and the heads are {heads}. Add it.")
+        raise DataError(f"{printable(path)}: has no column 'head', and the heads are {heads}. Add it.")
     positions = {name: row for row, name in enumerate(samples.ids)}
     cells: dict[tuple[str, str, str | None], tuple[str | None, int]] = {}
     for row, line in enumerate(rows.frame.iter_rows(named=True)):
         head = _head(rows, row, line.get("head"), samples)
         if line["image"] not in positions:
             example = f", such as {samples.ids[0]!r}" if len(samples) else ""
-            raise DataError(f"{rows.at(row)}: there is no picture {line['image']!r}. Name it as in the data{example}.")
+            raise DataError(f"{rows.at(row)}: there is no image {line['image']!r}. Name it as in the data{example}.")
         _require_label(rows, row, head, line.get("class"), line["label"])
         said, at = cells.setdefault((line["image"], head.name, line.get("class")), (line["label"], row))
         if said != line["label"]:
@@ -53,7 +53,7 @@ def corrections(path: Path, samples: Samples) -> list[Edit]:
                 f"{rows.at(row)}: says {line['label'] or ''!r} of {line['image']!r}, but {rows.unit} {rows.lines[at]} "
                 f"says {said or ''!r}. Remove one of the two."
             )
-    return _persons(cells, samples, positions)
+    return _by_person(cells, samples, positions)
 
 
 def corrected(samples: Samples, path: Path | None) -> Samples:
@@ -67,30 +67,30 @@ def correct(ledger: Ledger, path: Path, samples: Samples) -> Ledger:
     Raises DataError, with the ledger as it was, for a line that cannot be.
     """
     said = corrections(path, ledger.of(()).apply(samples))
-    last = _last_words(ledger)
+    last = _final_edits(ledger)
     return ledger.append([edit for edit in said if last.get(edit.cell) != edit.identity])
 
 
-def follow(ledger: Ledger, path: Path | None, samples: Samples) -> Ledger:
+def sync_corrections(ledger: Ledger, path: Path | None, samples: Samples) -> Ledger:
     """Bring a run's ledger up to date with the table of its plan: undo what is gone from it, append what is new.
 
     What a person undid in the ledger stays undone, and what they corrected in it later than the table counts.
     Raises DataError, with the ledger as it was, for a line that cannot be.
     """
-    said = _said(path, ledger, samples)
+    said = _edit_text(path, ledger, samples)
     own = [edit for edit in ledger.effective() if edit.step == PERSON and edit.reason == OF_PLAN]
     gone = {edit.identity for edit in own} - {edit.identity for edit in said}
     if gone:
         ledger = ledger.undo([edit for edit in own if edit.identity in gone], reason=NO_LONGER)
-        said = _said(path, ledger, samples)  # with what stands there now as `old`
+        said = _edit_text(path, ledger, samples)  # with what stands there now as `old`
     newest = {entry.edit.identity: entry.edit for entry in ledger.entries}
     undone = {name for name, edit in newest.items() if edit.action == "undo" and edit.reason != NO_LONGER}
-    known, last = undone | {edit.identity for edit in own}.difference(gone), _last_words(ledger)
+    known, last = undone | {edit.identity for edit in own}.difference(gone), _final_edits(ledger)
     fresh = [edit for edit in said if edit.identity not in known and last.get(edit.cell) != edit.identity]
     return ledger.append([replace(edit, reason=OF_PLAN) for edit in fresh])
 
 
-def told(ledger: Ledger, samples: Samples) -> dict[str, Any]:
+def count_corrections(ledger: Ledger, samples: Samples) -> dict[str, Any]:
     """How many labels a person settled, by part, and how many of them say what was not there before.
 
     `samples` are those as read.
@@ -101,7 +101,7 @@ def told(ledger: Ledger, samples: Samples) -> dict[str, Any]:
     after = {edit.cell: edit.new for edit in edits}
     found = {name: {"labels": 0, "changed": 0} for name in ("train", "val", "test")}
     for cell, new in after.items():
-        side = part.get(cell[0], "train")  # a picture that a step added is in training
+        side = part.get(cell[0], "train")  # an image that a step added is in training
         if side is None:
             continue  # it is in no part: nothing is trained on it or scored
         counts = found[side]
@@ -110,16 +110,16 @@ def told(ledger: Ledger, samples: Samples) -> dict[str, Any]:
     return found
 
 
-def _said(path: Path | None, ledger: Ledger, samples: Samples) -> list[Edit]:
+def _edit_text(path: Path | None, ledger: Ledger, samples: Samples) -> list[Edit]:
     return [] if path is None else corrections(path, ledger.of(()).apply(samples))
 
 
-def _last_words(ledger: Ledger) -> dict[tuple[str, str, str | None], tuple[str | None, ...]]:
+def _final_edits(ledger: Ledger) -> dict[tuple[str, str, str | None], tuple[str | None, ...]]:
     """Cell -> the identity of the last edit of it by a person."""
     return {edit.cell: edit.identity for edit in ledger.effective() if edit.step == PERSON and edit.action != "weight"}
 
 
-def _persons(
+def _by_person(
     cells: dict[tuple[str, str, str | None], tuple[str | None, int]], samples: Samples, positions: dict[str, int]
 ) -> list[Edit]:
     """The edits of these cells; (id, head, tag) -> (label, row)."""
@@ -127,7 +127,7 @@ def _persons(
     for head in samples.space:
         own = [(cell, label) for cell, (label, _) in cells.items() if cell[1] == head.name]
         rows = np.array([positions[cell[0]] for cell, _ in own], dtype=np.int64)
-        standing_there = current(samples, head, rows, [cell[2] for cell, _ in own])
+        standing_there = current_values(samples, head, rows, [cell[2] for cell, _ in own])
         for ((name, _, tag), label), old in zip(own, standing_there, strict=True):
             action: Action = "unset" if label is None else "set"
             edits.append(Edit(id=name, head=head.name, tag=tag, action=action, old=old, new=label, step=PERSON))
@@ -145,13 +145,13 @@ def _head(rows: Rows, row: int, name: str | None, samples: Samples) -> Head:
 
 
 def _require_label(rows: Rows, row: int, head: Head, tag: str | None, label: str | None) -> None:
-    if head.kind == "exclusive" and tag is not None:
+    if head.kind == "multiclass" and tag is not None:
         raise DataError(
-            f"{rows.at(row)}: a picture has one class of {head.name!r}, so 'class' stays blank and 'label' names it."
+            f"{rows.at(row)}: an image has one class of {head.name!r}, so 'class' stays blank and 'label' names it."
         )
-    if head.kind == "independent" and label not in (None, "0", "1"):
+    if head.kind == "multilabel" and label not in (None, "0", "1"):
         raise DataError(f"{rows.at(row)}: the label {label!r} is none of 1 (has it), 0 (has it not), blank (unknown).")
-    said = label if head.kind == "exclusive" else tag or ""
+    said = label if head.kind == "multiclass" else tag or ""
     if said is not None and said not in head.index:
         classes = ", ".join(map(repr, head.classes[:20]))
         raise DataError(f"{rows.at(row)}: {said!r} is no class of {head.name!r}. Name one of {classes}.")

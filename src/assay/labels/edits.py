@@ -1,4 +1,4 @@
-"""Edits: single changes of what is known of a picture, and the samples that they make of samples."""
+"""Edits: single changes of what is known of an image, and the samples that they make of samples."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TAG_TEXTS = (None, "0", "1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """One change of one cell: a picture and an exclusive head, or a picture and a class (`tag`) of an independent one.
+    """One change of one cell: an image and a multi-class head, or an image and a class (`tag`) of a multi-label one.
 
-    `set`     the label becomes `new`: a class, or "1" (present) or "0" (absent) where the head is independent.
+    `set`     the label becomes `new`: a class, or "1" (present) or "0" (absent) where the head is multi-label.
     `unset`   the label becomes unknown.
-    `drop`    the label becomes unknown and is to stay so: `Ledger.allowed` lets no step label it again. Exclusive
-              heads show it as origin `dropped`; tags share one origin a picture, so of them only the ledger tells.
-    `weight`  the weight of the picture under the head becomes `new`, a number as text; no tag.
-    `add`     a synthetic training picture: `id` and its path, `new`; `tag` is its class, for exclusive heads too.
+    `drop`    the label becomes unknown and is to stay so: `Ledger.allowed` lets no step label it again. Multi-class
+              heads show it as origin `dropped`; tags share one origin an image, so of them only the ledger tells.
+    `weight`  the weight of the image under the head becomes `new`, a number as text; no tag.
+    `add`     a synthetic training image: `id` and its path, `new`; `tag` is its class, for multi-class heads too.
               Further heads and tags of it are further `add`s; what none of them names is unknown.
     `undo`    the edit of this step, id, head and tag whose action is `old` and whose new is `new` does not count.
 
@@ -65,7 +65,7 @@ class Edit:
         return self.step, *self.cell, action, self.new
 
 
-def standing(edits: Sequence[Edit]) -> list[bool]:
+def standing_edits(edits: Sequence[Edit]) -> list[bool]:
     """Which of these count: no undo, and not undone.
 
     A step's edit is undone for good, also where the step runs again and proposes it again. A person may change
@@ -80,9 +80,11 @@ def standing(edits: Sequence[Edit]) -> list[bool]:
     return [counts(place, edit) for place, edit in enumerate(edits)]
 
 
-def current(samples: Samples, head: Head, rows: npt.NDArray[np.int64], tags: Sequence[str | None]) -> list[str | None]:
-    """What is known of cells, as `old` says it: at these rows, and of these tags where the head is independent."""
-    if head.kind == "exclusive":
+def current_values(
+    samples: Samples, head: Head, rows: npt.NDArray[np.int64], tags: Sequence[str | None]
+) -> list[str | None]:
+    """What is known of cells, as `old` says it: at these rows, and of these tags where the head is multi-label."""
+    if head.kind == "multiclass":
         labels: list[str | None] = samples.table[f"label:{head.name}"].gather(rows).to_list()
         return labels
     chosen, inverse = np.unique(rows, return_inverse=True)
@@ -109,7 +111,7 @@ def apply(samples: Samples, edits: Sequence[Edit], *, where: Place | None = None
     places = table.select("id", "split").with_row_index("row")
     frame = frame.filter(pl.col("action") != "add").join(places, on="id", how="left", maintain_order="left")
     _refuse(frame, pl.col("row").is_null(), where, lambda edit: (
-        f"there is no picture {edit['id']!r} in these samples. Mend the id, or remove the line."
+        f"there is no image {edit['id']!r} in these samples. Mend the id, or remove the line."
     ))  # fmt: skip
     held_back = (pl.col("step") != PERSON) & (pl.col("split") != "train").fill_null(False)
     _refuse(frame, held_back, where, lambda edit: (
@@ -129,7 +131,7 @@ def _in_order(edits: Sequence[Edit]) -> pl.DataFrame:
     texts = {name: [getattr(edit, name) for edit in edits] for name in ("id", "head", "tag", "action", "old", "new")}
     texts |= {name: [getattr(edit, name) for edit in edits] for name in ("step", "origin")}
     frame = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String)).with_row_index("place")
-    frame = frame.filter(pl.Series(standing(edits), dtype=pl.Boolean))
+    frame = frame.filter(pl.Series(standing_edits(edits), dtype=pl.Boolean))
     person = frame.filter(pl.col("step") == PERSON)
     steps = frame.filter(pl.col("step") != PERSON)
     added, cell = pl.col("action") == "add", ["id", "head", "tag"]
@@ -145,20 +147,20 @@ def _refuse(edits: pl.DataFrame, wrong: pl.Expr, where: Place, why: Callable[[di
 
 
 def _with_added(samples: Samples, edits: pl.DataFrame, where: Place) -> pl.DataFrame:
-    """The table with the synthetic pictures below it."""
+    """The table with the synthetic images below it."""
     if edits.is_empty():
         return samples.table
     strange = pl.col("id").is_in(samples.table["id"].implode()) | pl.col("new").is_null()
     strange |= (pl.col("new") != pl.first("new").over("id")) | pl.col("old").is_not_null()
     _refuse(edits, strange, where, lambda edit: (
-        f"{edit['id']!r} cannot be added: that takes an id that no picture has, its path as `new`, "
+        f"{edit['id']!r} cannot be added: that takes an id that no image has, its path as `new`, "
         "the same in all its lines, and no `old`. Mend the line, or remove it."
     ))  # fmt: skip
     rows = edits.unique("id", keep="first", maintain_order=True).select("id", path="new", split=pl.lit("train"))
     for head in samples.space:
         of_head = edits.filter(head=head.name)
         _require_class(of_head, "tag", head, where)
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             _refuse(of_head, pl.col("tag") != pl.first("tag").over("id"), where, lambda edit: (
                 f"{edit['id']!r} is added under two classes. Remove one of the lines."
             ))  # fmt: skip
@@ -184,12 +186,12 @@ def _weighted(samples: Samples, head: Head, edits: pl.DataFrame, where: Place) -
     numbers = edits.with_columns(pl.col("old", "new").cast(pl.Float64, strict=False).cast(pl.Float32))
     good = (pl.col("new").is_finite() & (pl.col("new") >= 0)).fill_null(False) & pl.col("tag").is_null()
     _refuse(numbers, ~good, where, lambda edit: (
-        f"a weight is a number of 0 or more, given to a picture under a head, not to a class: {edit['id']!r} has "
+        f"a weight is a number of 0 or more, given to an image under a head, not to a class: {edit['id']!r} has "
         f"{edit['new']!r}{'' if edit['tag'] is None else ' for ' + repr(edit['tag'])}. Mend the line."
     ))  # fmt: skip
     now = samples.table[column].gather(numbers["row"])
     last = _last(numbers, now, "weight", where)
-    table = samples.table.with_columns(_put(samples.table[column], last["row"].to_numpy(), last["new"]))
+    table = samples.table.with_columns(_assign(samples.table[column], last["row"].to_numpy(), last["new"]))
     return replace(samples, table=table)
 
 
@@ -198,15 +200,15 @@ def _relabelled(samples: Samples, head: Head, edits: pl.DataFrame, where: Place)
         return samples
     _require_labels(edits, head, where)
     rows = edits["row"].to_numpy().astype(np.int64)
-    now = pl.Series(current(samples, head, rows, edits["tag"].to_list()), dtype=pl.String)
+    now = pl.Series(current_values(samples, head, rows, edits["tag"].to_list()), dtype=pl.String)
     origin = pl.coalesce("origin", pl.when(step=PERSON).then(pl.lit("corrected")).otherwise(pl.lit("pseudo")))
     of_unknown = pl.when(action="drop").then(pl.lit("dropped")).otherwise(pl.lit("given"))
     edits = edits.with_columns(origin=pl.when(action="set").then(origin).otherwise(of_unknown))
     last = _last(edits, now, "label", where)
-    if head.kind == "independent":
+    if head.kind == "multilabel":
         return replace(samples, table=_with_tags(samples, head, last, edits.filter(action="set")))
     columns = ((f"label:{head.name}", "new"), (f"origin:{head.name}", "origin"))
-    put = [_put(samples.table[column], last["row"].to_numpy(), last[values]) for column, values in columns]
+    put = [_assign(samples.table[column], last["row"].to_numpy(), last[values]) for column, values in columns]
     return replace(samples, table=samples.table.with_columns(put))
 
 
@@ -215,9 +217,9 @@ def _require_labels(edits: pl.DataFrame, head: Head, where: Place) -> None:
     _refuse(edits, ~sets & pl.col("new").is_not_null(), where, lambda edit: (
         f"`{edit['action']}` leaves a label unknown and has no `new` such as {edit['new']!r}. Mend the line."
     ))  # fmt: skip
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         _refuse(edits, pl.col("tag").is_not_null(), where, lambda edit: (
-            f"the head {head.name!r} is exclusive, so its edits name no tag such as {edit['tag']!r}. Leave it blank."
+            f"the head {head.name!r} is multi-class, so its edits name no tag such as {edit['tag']!r}. Leave it blank."
         ))  # fmt: skip
         _require_class(edits.filter(sets), "new", head, where)
     else:
@@ -242,20 +244,20 @@ def _last(edits: pl.DataFrame, now: pl.Series, what: str, where: Place) -> pl.Da
     edits = edits.with_columns(now.alias("now")).with_columns(before.alias("now"))
     _refuse(edits, pl.col("old").ne_missing(pl.col("now")), where, lambda edit: (
         f"the {what} of {edit['id']!r} under {edit['head']!r}{'' if edit['tag'] is None else ', ' + repr(edit['tag'])} "
-        f"is {_said(edit['now'])}, not {_said(edit['old'])} as this edit says: the ledger does not fit these samples. "
+        f"is {_value_text(edit['now'])}, not {_value_text(edit['old'])} as this edit says: the ledger does not fit these samples. "
         "Undo the edit, or train in a new run folder."
     ))  # fmt: skip
     return edits.unique(cell, keep="last", maintain_order=True)
 
 
-def _said(value: str | float | None) -> str:
+def _value_text(value: str | float | None) -> str:
     return "unknown" if value is None else repr(value)
 
 
 def _with_tags(samples: Samples, head: Head, last: pl.DataFrame, sets: pl.DataFrame) -> pl.DataFrame:
-    """All tags of the pictures concerned, rewritten in the order of the classes.
+    """All tags of the images concerned, rewritten in the order of the classes.
 
-    The one origin that tags of a picture share is the strongest of synthetic, corrected, pseudo and given, so
+    The one origin that tags of an image share is the strongest of synthetic, corrected, pseudo and given, so
     that it does not depend on the order of edits.
     """
     table = samples.table
@@ -274,8 +276,8 @@ def _with_tags(samples: Samples, head: Head, last: pl.DataFrame, sets: pl.DataFr
     )
     origin = origin.join(fresh, on="row", how="left", maintain_order="left").select(stronger)
     return table.with_columns(
-        _put(table[f"label:{head.name}"], rows, present),
-        _put(table[f"unknown:{head.name}"], rows, unknown),
+        _assign(table[f"label:{head.name}"], rows, present),
+        _assign(table[f"unknown:{head.name}"], rows, unknown),
         origin.to_series().alias(f"origin:{head.name}"),
     )
 
@@ -285,13 +287,13 @@ def _codes(samples: Samples, head: Head, rows: npt.NDArray[np.int64]) -> Codes:
 
 
 def _lists(head: Head, codes: Codes) -> tuple[pl.Series, pl.Series]:
-    """Codes (n, K) as two lists of names a picture: tags present (null: none is known), and tags not known."""
+    """Codes (n, K) as two lists of names an image: tags present (null: none is known), and tags not known."""
     known = head.known(codes)
     return _names(head, codes == 1, known), _names(head, (codes == -1) & known[:, None], np.any(codes == -1, 1) & known)
 
 
 def _names(head: Head, chosen: npt.NDArray[np.bool_], listed: npt.NDArray[np.bool_]) -> pl.Series:
-    """The classes chosen (n, K) of each picture; null where it is not to be listed (n,)."""
+    """The classes chosen (n, K) of each image; null where it is not to be listed (n,)."""
     row, tag = np.nonzero(chosen)
     named = pl.DataFrame({"row": row, "names": pl.Series(head.classes, dtype=pl.String).gather(tag)})
     lists = pl.DataFrame({"row": np.arange(len(chosen)), "listed": listed}).join(
@@ -301,7 +303,7 @@ def _names(head: Head, chosen: npt.NDArray[np.bool_], listed: npt.NDArray[np.boo
     return lists.select(pl.when("listed").then(pl.col("names").fill_null(none))).to_series()
 
 
-def _put(column: pl.Series, rows: npt.NDArray[Any], values: pl.Series) -> pl.Series:
+def _assign(column: pl.Series, rows: npt.NDArray[Any], values: pl.Series) -> pl.Series:
     """The column with these values at these rows, of any type."""
     taken = np.arange(len(column))
     taken[rows] = len(column) + np.arange(len(rows))

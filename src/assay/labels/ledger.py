@@ -11,8 +11,8 @@ from pathlib import Path
 
 from assay.errors import DataError
 from assay.files import whole
-from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing
-from assay.labels.pictures import shown
+from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing_edits
+from assay.labels.image_files import printable
 from assay.labels.samples import Samples
 
 COLUMNS = ("date", "step", "id", "head", "tag", "action", "old", "new", "origin", "score", "reason")
@@ -55,7 +55,7 @@ class Selection:
         )
 
 
-EVERYTHING = Selection()
+ALL_EDITS = Selection()
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ class Ledger:
         if header != list(COLUMNS):
             missing = [column for column in COLUMNS if column not in header]
             what = f"the column {missing[0]!r} is missing" if missing else "its columns are others, or in another order"
-            raise DataError(f"{shown(path)}, line {line}: {what}. The first line of a ledger is {','.join(COLUMNS)}")
-        return Ledger(path, tuple(_entry(f"{shown(path)}, line {line}", line, cells) for line, cells in records))
+            raise DataError(
+                f"{printable(path)}, line {line}: {what}. The first line of a ledger is {','.join(COLUMNS)}"
+            )
+        return Ledger(path, tuple(_entry(f"{printable(path)}, line {line}", line, cells) for line, cells in records))
 
     def append(self, edits: Sequence[Edit]) -> Ledger:
         """Write these edits below the others, dated now: all of them or none.
@@ -106,7 +108,9 @@ class Ledger:
         for edit in edits:
             if edit.identity not in stand:
                 why = "was undone before" if edit.identity in undone else "is not in the ledger"
-                raise DataError(f"{shown(self.path)}: {_named(edit)} {why}, so there is nothing to undo. Leave it out.")
+                raise DataError(
+                    f"{printable(self.path)}: {_named(edit)} {why}, so there is nothing to undo. Leave it out."
+                )
         wanted = {edit.identity: edit for edit in edits}
         self._require_last(effective, wanted.keys())
         lines = [
@@ -151,13 +155,13 @@ class Ledger:
         ]
         return Ledger(self.path, tuple(kept))
 
-    def edits(self, wanted: Selection = EVERYTHING) -> list[Edit]:
+    def edits(self, wanted: Selection = ALL_EDITS) -> list[Edit]:
         """The edits that are meant, undone ones too, but no undos."""
         return [entry.edit for entry, _ in self.listed(wanted)]
 
-    def listed(self, wanted: Selection = EVERYTHING) -> list[tuple[Entry, bool]]:
+    def listed(self, wanted: Selection = ALL_EDITS) -> list[tuple[Entry, bool]]:
         """The same with their lines, and whether each counts: was not undone."""
-        counting = standing([entry.edit for entry in self.entries])
+        counting = standing_edits([entry.edit for entry in self.entries])
         return [
             (entry, counts)
             for entry, counts in zip(self.entries, counting, strict=True)
@@ -167,13 +171,15 @@ class Ledger:
     def effective(self) -> list[Edit]:
         """The edits that were not undone."""
         lines = [entry.edit for entry in self.entries]
-        return [edit for edit, counts in zip(lines, standing(lines), strict=True) if counts]
+        return [edit for edit, counts in zip(lines, standing_edits(lines), strict=True) if counts]
 
     def undone(self) -> list[Edit]:
         """The edits that were undone."""
         lines = [entry.edit for entry in self.entries]
         return [
-            edit for edit, counts in zip(lines, standing(lines), strict=True) if not counts and edit.action != "undo"
+            edit
+            for edit, counts in zip(lines, standing_edits(lines), strict=True)
+            if not counts and edit.action != "undo"
         ]
 
     def allowed(self, proposed: Sequence[Edit]) -> list[Edit]:
@@ -198,7 +204,7 @@ class Ledger:
         return apply(
             samples,
             [entry.edit for entry in self.entries],
-            where=lambda place: f"{shown(self.path)}, line {self.entries[place].line}",
+            where=lambda place: f"{printable(self.path)}, line {self.entries[place].line}",
         )
 
     def check(self, samples: Samples) -> None:
@@ -210,7 +216,7 @@ class Ledger:
         for entry in self.entries:
             if entry.edit.id not in ids or entry.edit.head not in heads:
                 raise DataError(
-                    f"{shown(self.path)}, line {entry.line}: there is no picture {entry.edit.id!r} with a head "
+                    f"{printable(self.path)}, line {entry.line}: there is no image {entry.edit.id!r} with a head "
                     f"{entry.edit.head!r} in these samples. Mend the line, or remove it."
                 )
 
@@ -226,7 +232,7 @@ class Ledger:
                     later.setdefault(edit.id, edit)
             elif above in later:
                 raise DataError(
-                    f"{shown(self.path)}: {_named(later[above])} builds on {_named(edit)}. Undo it as well."
+                    f"{printable(self.path)}: {_named(later[above])} builds on {_named(edit)}. Undo it as well."
                 )
 
 
@@ -263,10 +269,10 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 line = reader.line_num
     except csv.Error as error:
         raise DataError(
-            f"{shown(path)}, line {line + 1}: cannot be read ({error}). Look for a quote never closed."
+            f"{printable(path)}, line {line + 1}: cannot be read ({error}). Look for a quote never closed."
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{shown(path)}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
+        raise DataError(f"{printable(path)}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
 
 
 def _entry(at: str, line: int, cells: Sequence[str]) -> Entry:

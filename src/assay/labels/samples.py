@@ -1,4 +1,4 @@
-"""Samples: the table of pictures and what is known of each. Immutable: a repair returns a new table."""
+"""Samples: the table of images and what is known of each. Immutable: a repair returns a new table."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from assay.errors import RunError
 from assay.files import fingerprint, whole
 from assay.labels.space import Codes, Head, LabelSpace
 
-FACTS = {"id": pl.String, "path": pl.String, "split": pl.String, "group": pl.String, "hash": pl.String}
+BASE_COLUMNS = {"id": pl.String, "path": pl.String, "split": pl.String, "group": pl.String, "hash": pl.String}
 """The columns every table of samples begins with; those of the heads follow."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that was named or found and is not used."""
+    """An image that was named or found and is not used."""
 
     path: str
     reason: str
@@ -30,11 +30,11 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """One row a picture.
+    """One row an image.
 
     `table` holds id (unique, the path as given), path (relative to `root`), split (train, val, test, or null
     before splitting and where it left a part), group and hash (of the content), and for each head h "label:h" (a class
-    name or null; for an independent head the list of tags present, or null), "unknown:h" (independent heads only:
+    name or null; for a multi-label head the list of tags present, or null), "unknown:h" (multi-label heads only:
     classes not known though others are), "weight:h" (float32) and "origin:h" (given, pseudo, corrected, synthetic).
     """
 
@@ -58,15 +58,15 @@ class Samples:
 
     @property
     def hashes(self) -> list[str | None]:
-        """SHA-256 of each picture's bytes; null where it was not read."""
+        """SHA-256 of each image's bytes; null where it was not read."""
         return self.table["hash"].to_list()
 
     def part(self, split: str) -> Samples:
-        """The pictures of one split, order kept."""
+        """The images of one split, order kept."""
         return replace(self, table=self.table.filter(pl.col("split") == split))
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Samples:
-        """The pictures at these positions, in this order."""
+        """The images at these positions, in this order."""
         return replace(self, table=self.table[np.asarray(rows, dtype=np.int64)])
 
     def codes(self) -> list[Codes]:
@@ -79,14 +79,14 @@ class Samples:
         return np.stack(columns, axis=1).astype(np.float32) if columns else np.ones((len(self), 0), np.float32)
 
     def labelled(self) -> npt.NDArray[np.bool_]:
-        """Which pictures (N,) have a known label under any head."""
+        """Which images (N,) have a known label under any head."""
         known = [head.known(codes) for head, codes in zip(self.space, self.codes(), strict=True)]
         return np.any(known, axis=0) if known else np.zeros(len(self), dtype=np.bool_)
 
     def counts(self, head: Head) -> npt.NDArray[np.int64]:
-        """Pictures of each class (K,)."""
+        """Images of each class (K,)."""
         codes = _codes(self.table, head)
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             return np.bincount(codes[codes >= 0], minlength=head.size).astype(np.int64)
         positive: npt.NDArray[np.int64] = np.sum(codes == 1, axis=0, dtype=np.int64)
         return positive
@@ -111,8 +111,8 @@ class Samples:
             self.table.write_parquet(beside, metadata={"assay": json.dumps(about)})
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: counts, and a few of the pictures."""
-        from assay.notebook import samples_html  # made of what stands above; the import contract names it
+        """What a notebook shows: counts, and a few of the images."""
+        from assay.report.notebook import samples_html  # made of what stands above; the import contract names it
 
         return samples_html(self)
 
@@ -136,7 +136,7 @@ class Samples:
 
 def _codes(table: pl.DataFrame, head: Head) -> Codes:
     labels = table[f"label:{head.name}"]
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         # Nulls are filled in numpy: a call to polars costs 0.3 ms, which of a thousand heads is felt.
         positions: Codes = np.nan_to_num(_positions(labels, head).to_numpy(), nan=-1).astype(np.int64)
         return positions
@@ -156,5 +156,5 @@ def _positions(names: pl.Series, head: Head) -> pl.Series:
 
 
 def _head_columns(head: Head) -> list[str]:
-    kinds = ["label", "weight", "origin"] if head.kind == "exclusive" else ["label", "unknown", "weight", "origin"]
+    kinds = ["label", "weight", "origin"] if head.kind == "multiclass" else ["label", "unknown", "weight", "origin"]
     return [f"{kind}:{head.name}" for kind in kinds]

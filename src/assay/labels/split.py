@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from assay.errors import DataError
-from assay.labels.found import quoted
+from assay.labels.build import quoted
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.stratify import stratify
@@ -26,10 +26,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class SplitSettings(Settings):
-    """Which part of the pictures is held back. A split that came with the data is kept."""
+    """Which part of the images is held back. A split that came with the data is kept."""
 
-    val: float = Field(default=0.2, ge=0, lt=1, description="The share of pictures for validation.")
-    test: float = Field(default=0.0, ge=0, lt=1, description="The share of pictures for the test at the very end.")
+    val: float = Field(default=0.2, ge=0, lt=1, description="The share of images for validation.")
+    test: float = Field(default=0.0, ge=0, lt=1, description="The share of images for the test at the very end.")
     seed: int = Field(default=0, ge=0)
     column: str | None = Field(default=None, description="The column of a table that holds train, val or test.")
 
@@ -41,10 +41,10 @@ class SplitSettings(Settings):
 
 
 def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> Samples:
-    """The samples with a split for every picture, and notes on what the split could not give.
+    """The samples with a split for every image, and notes on what the split could not give.
 
-    A side that the data gives is kept and not drawn again. The others are drawn from the pictures without a
-    split, or, where all labelled ones are in train already, from train. Pictures of the same bytes or of
+    A side that the data gives is kept and not drawn again. The others are drawn from the images without a
+    split, or, where all labelled ones are in train already, from train. Images of the same bytes or of
     one group stay together; unlabelled ones train, except a copy of one held back. val = 0 draws none.
     Raises DataError where nothing labelled is left to train on.
     """
@@ -58,7 +58,7 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
     whole = replace(samples, table=samples.table.with_columns(names))
     if not whole.part("train").labelled().any():
         raise DataError(
-            f"{samples.root}: no labelled picture is left to train on (val and test hold all of them). "
+            f"{samples.root}: no labelled image is left to train on (val and test hold all of them). "
             "Move some to train, or take the given split away."
         )
     wanted = val > 0 and not (given == VAL).any()
@@ -67,9 +67,9 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
 
 
 def folds(samples: Samples, count: int, *, seed: int) -> Ints:
-    """The fold (N,) of each picture, 0 to `count` - 1: stratified over all heads.
+    """The fold (N,) of each image, 0 to `count` - 1: stratified over all heads.
 
-    Pictures of the same bytes or of one group share a fold; the order of rows makes no difference. Where there
+    Images of the same bytes or of one group share a fold; the order of rows makes no difference. Where there
     are fewer such units than folds, some folds stay empty.
     """
     order = samples.table["id"].arg_sort().to_numpy()
@@ -83,14 +83,14 @@ def folds(samples: Samples, count: int, *, seed: int) -> Ints:
 def split_table(samples: Samples) -> pl.DataFrame:
     """How frequent each class is in each split: head, class, then a count and a share of train, val and test.
 
-    Shares are of the pictures of which it is known whether they are of the class; null where there are none. An
-    independent head has one more row, with class null: the pictures without any tag.
+    Shares are of the images of which it is known whether they are of the class; null where there are none. An
+    multi-label head has one more row, with class null: the images without any tag.
     """
     parts = {side: samples.part(side) for side in SIDES}
     codes = {side: part.codes() for side, part in parts.items()}
     tables = []
     for number, head in enumerate(samples.space):
-        names = [*head.classes, None] if head.kind == "independent" else list(head.classes)
+        names = [*head.classes, None] if head.kind == "multilabel" else list(head.classes)
         found = {side: _frequencies(head, codes[side][number]) for side in SIDES}
         counts = {side: positive for side, (positive, _) in found.items()}
         shares = {f"{side} share": _over(positive, known) for side, (positive, known) in found.items()}
@@ -100,7 +100,7 @@ def split_table(samples: Samples) -> pl.DataFrame:
 
 
 def untagged(codes: Codes) -> tuple[int, int]:
-    """Pictures known to have no tag, and those of which it is known; `codes` (N, K) of an independent head.
+    """Images known to have no tag, and those of which it is known; `codes` (N, K) of a multi-label head.
 
     Where some tags are unknown and none is there, it is not known.
     """
@@ -109,8 +109,8 @@ def untagged(codes: Codes) -> tuple[int, int]:
 
 
 def _frequencies(head: Head, codes: Codes) -> tuple[Ints, Ints]:
-    """Pictures of each class, and those of which it is known whether they are; (K,), or (K + 1,) with no tag last."""
-    if head.kind == "exclusive":
+    """Images of each class, and those of which it is known whether they are; (K,), or (K + 1,) with no tag last."""
+    if head.kind == "multiclass":
         counts = np.bincount(codes[codes >= 0], minlength=head.size)
         return counts, np.full(head.size, counts.sum())
     none, decided = untagged(codes)
@@ -130,8 +130,8 @@ def _given(samples: Samples) -> Ints:
 
 
 def _units(table: pl.DataFrame) -> Ints:
-    """What must stay together (N,): pictures linked by the same bytes or group, also by way of others."""
-    pictures, links, width = len(table), [], len(table)
+    """What must stay together (N,): images linked by the same bytes or group, also by way of others."""
+    images, links, width = len(table), [], len(table)
     for column in ("hash", "group"):
         names = table.select(pl.row_index("row"), name=pl.col(column)).drop_nulls()
         places = names["name"].rank("dense").to_numpy().astype(np.int64)
@@ -140,7 +140,7 @@ def _units(table: pl.DataFrame) -> Ints:
     rows, columns = np.concatenate(links, axis=1)
     graph = sparse.coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(width, width))
     _, component = csgraph.connected_components(graph, directed=False)
-    _, units = np.unique(component[:pictures], return_inverse=True)
+    _, units = np.unique(component[:images], return_inverse=True)
     return units.astype(np.int64)
 
 
@@ -151,9 +151,9 @@ def _shares(given: Ints, val: float, test: float) -> Floats:
 
 
 def _drawn(samples: Samples, given: Ints, units: Ints, shares: Floats, seed: int) -> Ints:
-    """The side of every picture (N,): the one given, the one drawn, or train."""
+    """The side of every image (N,): the one given, the one drawn, or train."""
     labelled = samples.labelled()
-    # Where every labelled picture has a side, validation can only come off train.
+    # Where every labelled image has a side, validation can only come off train.
     pool = given < 0 if (labelled & (given < 0)).any() else given <= TRAIN
     unit_sides = np.full(units.max(initial=-1) + 1, -1)
     np.maximum.at(unit_sides, units, np.where(pool, -1, given))  # held back wins where copies lie on several
@@ -167,7 +167,7 @@ def _drawn(samples: Samples, given: Ints, units: Ints, shares: Floats, seed: int
 
 
 def _cells_of_units(cells: sparse.csr_array, units: Ints) -> sparse.csr_array:
-    """Cells (N, L) of pictures, added up over each unit: (U, L)."""
+    """Cells (N, L) of images, added up over each unit: (U, L)."""
     members = sparse.csr_array((np.ones(len(units), np.int64), (units, np.arange(len(units)))))
     return sparse.csr_array(members @ cells)
 
@@ -177,7 +177,7 @@ def _cells(samples: Samples) -> sparse.csr_array:
     labelled = np.flatnonzero(samples.labelled())
     rows, columns = [labelled], [np.full(len(labelled), samples.space.width)]
     for head, codes, place in zip(samples.space, samples.codes(), samples.space.slices, strict=True):
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             at = np.flatnonzero(codes >= 0)
             rows.append(at)
             columns.append(codes[at] + place.start)
@@ -197,23 +197,23 @@ def _crossing(given: Ints, units: Ints) -> list[str]:
     if not torn.any():
         return []
     return [
-        f"{int((held & torn[units]).sum())} pictures that are copies of each other or of one group lie on "
-        "both sides of the given split. The given split is kept; figures on it may flatter."
+        f"{int((held & torn[units]).sum())} images that are copies of each other or of one group lie on "
+        "both sides of the given split. The given split is kept; metrics on it may flatter."
     ]
 
 
 def _class_notes(samples: Samples, wanted: bool) -> list[str]:
     notes = []
     if wanted and not samples.part("val").labelled().any():
-        notes.append("No picture could be held back for validation: no class has two that may be parted.")
+        notes.append("No image could be held back for validation: no class has two that may be parted.")
     counts = split_table(samples).drop_nulls("class")
     train, val, single = pl.col("train"), pl.col("val"), pl.sum_horizontal(SIDES) == 1
     for which, text in (
-        (train == 0, "no training picture, so the model cannot learn it"),
-        (single & (train == 1), "a single picture, which trains"),
+        (train == 0, "no training image, so the model cannot learn it"),
+        (single & (train == 1), "a single image, which trains"),
         (
             (train > 0) & ~single & (val == 0) & (val.sum().over("head") > 0),
-            "no validation picture, so no figure says how well it is learnt",
+            "no validation image, so no metric says how well it is learnt",
         ),
     ):
         table = counts.filter(which)

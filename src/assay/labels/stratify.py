@@ -1,4 +1,4 @@
-"""Iterative stratification (Sechidis et al. 2011) of units that may hold several pictures and labels."""
+"""Iterative stratification (Sechidis et al. 2011) of units that may hold several images and labels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SETTLED = 20_000  # units that are looked at again: about a second
 
 
 def stratify(cells: sparse.csr_array, *, shares: Floats, seed: int) -> Ints:
-    """A side for each unit (U,), so that every label's pictures come near to `shares` (S,), which sum to 1.
+    """A side for each unit (U,), so that every label's images come near to `shares` (S,), which sum to 1.
 
-    `cells` (U, L) counts a unit's pictures of each label; the last column counts them all. Units alike in all
+    `cells` (U, L) counts a unit's images of each label; the last column counts them all. Units alike in all
     labels are dealt out by whole shares at once; the few that remain go, the rarest label first, to the side
     that lacks most. Then units are moved while that brings the labels nearer. In the end every label has a unit
     on the first side, and on each further one that has a share while it has units to spare.
@@ -26,12 +26,12 @@ def stratify(cells: sparse.csr_array, *, shares: Floats, seed: int) -> Ints:
     drawn = np.flatnonzero(shares > 0)
     shares = shares[drawn]
     sides = _deal(cells, shares, generator)
-    need = np.outer(cells.sum(axis=0), shares)  # (L, S) pictures a side still lacks
+    need = np.outer(cells.sum(axis=0), shares)  # (L, S) images a side still lacks
     for side in range(len(drawn)):
         need[:, side] -= cells[np.flatnonzero(sides == side)].sum(axis=0)
     rest = generator.permutation(np.flatnonzero(sides < 0))
     sides[rest] = _fill(sparse.csr_array(cells[rest]), need)
-    if (cells.sum(axis=1) > 2).any():  # single pictures of one label each come out as near as can be
+    if (cells.sum(axis=1) > 2).any():  # single images of one label each come out as near as can be
         others = generator.permutation(np.setdiff1d(np.arange(len(sides)), rest))
         _settle(cells, sides, np.concatenate([rest, others])[:SETTLED], shares)
     _cover(cells, sides, len(drawn))
@@ -53,7 +53,7 @@ def _deal(cells: sparse.csr_array, shares: Floats, generator: np.random.Generato
 
 
 def _fill(cells: sparse.csr_array, need: Floats) -> Ints:
-    """Sides of the remaining units, one by one, rarest label first; `need` (L, S) counts pictures."""
+    """Sides of the remaining units, one by one, rarest label first; `need` (L, S) counts images."""
     held = [
         list(zip(cells.indices[a:b].tolist(), cells.data[a:b].tolist(), strict=True))
         for a, b in pairwise(cells.indptr.tolist())
@@ -70,7 +70,7 @@ def _fill(cells: sparse.csr_array, need: Floats) -> Ints:
         for unit in waiting[sides[waiting] < 0].tolist():
             score = list(lacks[rarest])
             # The paper looks at the rarest label alone. How far a side is behind in all labels of the unit
-            # costs little more and brought the worst class of `fashion` from 18 pictures off to 3.
+            # costs little more and brought the worst class of `fashion` from 18 images off to 3.
             for label, _ in held[unit]:
                 for side, lack in enumerate(lacks[label]):
                     score[side] += lack - fair[label][side] * remaining[label]
@@ -85,12 +85,12 @@ def _fill(cells: sparse.csr_array, need: Floats) -> Ints:
 def _settle(cells: sparse.csr_array, sides: Ints, units: Ints, shares: Floats) -> None:
     """Move units (in place) while that lessens the squared misses over the label counts.
 
-    On planted groups this took the mean miss of a class's share from 3 points to 1; on 2,000 single pictures
+    On planted groups this took the mean miss of a class's share from 3 points to 1; on 2,000 single images
     of 24 classes from 1.9 points to 0.7, which is what the plain algorithm of the paper reaches.
     """
     totals = np.maximum(cells.sum(axis=0), 1)
-    over = -np.outer(totals, shares)  # (L, S) pictures a side has beyond its share
-    totals[-1] = totals.mean()  # that of all pictures counts like any other, and not next to nothing
+    over = -np.outer(totals, shares)  # (L, S) images a side has beyond its share
+    totals[-1] = totals.mean()  # that of all images counts like any other, and not next to nothing
     for side in range(len(shares)):
         over[:, side] += cells[np.flatnonzero(sides == side)].sum(axis=0)
     sizes = cells[units][:, [-1]].toarray()[:, 0]
@@ -117,7 +117,7 @@ def _cover(cells: sparse.csr_array, sides: Ints, count: int) -> None:
     members = [by_label.indices[a:b] for a, b in pairwise(by_label.indptr.tolist())][:-1]
     held = [cells.indices[a:b] for a, b in pairwise(cells.indptr.tolist())]
     sizes = cells[:, [-1]].toarray()[:, 0]
-    # Units of each label on each side; the last row, of all pictures, is not used.
+    # Units of each label on each side; the last row, of all images, is not used.
     on = np.zeros((cells.shape[1], count), dtype=np.int64)
     for label, units in enumerate(members):
         on[label] = np.bincount(sides[units], minlength=count)

@@ -1,1 +1,1 @@
-"""Networks, their weights, and how they are kept."""
+"""Networks, their weights, and trained models on disk."""

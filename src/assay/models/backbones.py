@@ -1,4 +1,4 @@
-"""Networks that turn a picture into features: any timm name or one of ours, its stages, what of it is frozen."""
+"""Networks that turn an image into features: any timm name or one of ours, its stages, what of it is frozen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg, group_parameters
 from torch import nn
 
 from assay.errors import ModelError, PlanError
-from assay.models.own import OWN, options_of
+from assay.models.custom import CUSTOM_BACKBONES, options_of
 
 Freeze = Literal["none", "backbone", "all_but_last_stage"] | int
 BatchNorm = Literal["frozen", "train"]
@@ -34,13 +34,13 @@ class Stage:
 def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | None = None) -> nn.Module:
     """A randomly initialised network of ours or timm's that gives features (B, F).
 
-    `size` of the pictures, in pixels, decides how wide some of ours are; `options` are those of ours (`models.own`).
+    `size` of the images, in pixels, decides how wide some of ours are; `options` are those of ours (`models.own`).
     Transformers made for one size take others too, where timm can. Raises ModelError with the nearest names where
     there is no such network, and for options that it does not take.
     """
     chosen = options_of(name, options or {})
-    if name in OWN:
-        network: Any = OWN[name].build(size, chosen)
+    if name in CUSTOM_BACKBONES:
+        network: Any = CUSTOM_BACKBONES[name].build(size, chosen)
         network.options = chosen.model_dump(mode="json")
         built: nn.Module = network
         return built
@@ -69,14 +69,14 @@ def built_with(backbone: nn.Module) -> dict[str, Any]:
 
 
 def normalisation(backbone: nn.Module) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of the pictures (in [0, 1]) that its published weights were trained on."""
+    """Mean and standard deviation of the images (in [0, 1]) that its published weights were trained on."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
 
 
-def picture_size(backbone: nn.Module) -> int:
-    """The side, in pixels, of the pictures that it was made for."""
+def image_size(backbone: nn.Module) -> int:
+    """The side, in pixels, of the images that it was made for."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     return int(config.get("input_size", (3, 224, 224))[-1])
 
@@ -144,11 +144,11 @@ def _created(name: str, **arguments: Any) -> nn.Module:
 def _require_known(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if ":" in name or not timm.is_model(name):
-        near = difflib.get_close_matches(architecture, [*OWN, *timm.list_models()], n=4, cutoff=0.5)
+        near = difflib.get_close_matches(architecture, [*CUSTOM_BACKBONES, *timm.list_models()], n=4, cutoff=0.5)
         closest = f"The nearest names are {', '.join(near)}. " if near else ""
         raise ModelError(
             f"backbone {name}: timm knows no such network. {closest}"
-            f"Assay's own are {', '.join(OWN)}; "
+            f"Assay's own are {', '.join(CUSTOM_BACKBONES)}; "
             'timm\'s: python -c "import timm; print(*timm.list_models())".'
         )
     tags = [known.partition(".")[2] for known in timm.list_pretrained() if known.startswith(f"{architecture}.")]

@@ -1,4 +1,4 @@
-"""A classifier: pictures in [0, 1] -> features -> the logits of all heads side by side."""
+"""A classifier: images in [0, 1] -> features -> the logits of all heads side by side."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from assay.models.backbones import (
     built_with,
     evaluating,
     feature_count,
+    image_size,
     normalisation,
-    picture_size,
 )
-from assay.models.from_scratch import PlainCNN
-from assay.models.own import OWN, options_of
+from assay.models.custom import CUSTOM_BACKBONES, PlainCNN, options_of
 from assay.models.weights import load_run, load_weights
 from assay.settings import Settings, Source
 
@@ -48,7 +47,7 @@ class ModelSettings(Settings):
 
     backbone: str = Field(
         default=DEFAULT_BACKBONE,
-        description=f"Any timm name, or a network of ours: {', '.join(OWN)}.",
+        description=f"Any timm name, or a network of ours: {', '.join(CUSTOM_BACKBONES)}.",
     )
     options: dict[str, Any] = Field(default={}, description="What a network of ours may be told.")
     weights: Annotated[str, Source("weights", frozenset({"pretrained", "none"}))] = Field(
@@ -147,7 +146,7 @@ class Classifier(nn.Module):
         return found
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> features (B, F)."""
+        """Images (B, 3, H, W) in [0, 1] -> features (B, F)."""
         found: Tensor = self.backbone(torch.addcmul(self.shift, x, self.scale))
         return found
 
@@ -157,12 +156,12 @@ class Classifier(nn.Module):
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> logits (B, width)."""
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, width)."""
         return self.classify(self.features(x))
 
 
 def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, base: Path, size: int) -> Classifier:
-    """Build a classifier for pictures of a size and load its weights; what is random depends on `seed` alone.
+    """Build a classifier for images of a size and load its weights; what is random depends on `seed` alone.
 
     Paths in `settings` are relative to `base`. Raises ModelError.
     """
@@ -191,7 +190,7 @@ def spec(model: Classifier) -> dict[str, Any]:
     return {
         "backbone": model.backbone_name,
         "options": built_with(model.backbone),
-        "made_for": picture_size(model.backbone),
+        "made_for": image_size(model.backbone),
         "hidden": list(model.hidden),
         "dropout": model.dropout,
         "width": model.width,
@@ -225,7 +224,7 @@ def from_spec(described: dict[str, Any]) -> Classifier:
 
 
 def require_size(model: Classifier, size: int) -> None:
-    """Refuse a picture size that the backbone cannot take, by trying one blank picture.
+    """Refuse an image size that the backbone cannot take, by trying one blank image.
 
     Raises ModelError with the backbone's reason.
     """
@@ -233,12 +232,12 @@ def require_size(model: Classifier, size: int) -> None:
         with evaluating(model), torch.inference_mode():
             model.features(model.scale.new_zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        made_for = picture_size(model.backbone)
+        made_for = image_size(model.backbone)
         rebuilt = isinstance(model.backbone, PlainCNN)
         instead = f"start: pretrained, which builds it for {size}" if rebuilt else "choose another backbone"
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else "it gives no reason"
         raise ModelError(
-            f"backbone {model.backbone_name}: cannot take pictures of {size} x {size} ({reason}). "
+            f"backbone {model.backbone_name}: cannot take images of {size} x {size} ({reason}). "
             f"It was made for {made_for}: set size: {made_for}, or {instead}."
         ) from error
 

@@ -27,7 +27,7 @@ Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
 @contextmanager
-def folded(network: nn.Module, example: Tensor) -> Iterator[int]:
+def fold_batch_norm(network: nn.Module, example: Tensor) -> Iterator[int]:
     """Within the block, `network` computes with its batch-norms folded; the number of pairs is given.
 
     `example` (1, 3, H, W) finds the pairs and proves that nothing changes: where the folded network answers

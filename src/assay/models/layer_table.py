@@ -1,4 +1,4 @@
-"""The layers of a network: what each gives for a picture, and its parameters."""
+"""The layers of a network: what each gives for an image, and its parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Layer:
 
 
 def layers(network: nn.Module, *, size: int) -> list[Layer]:
-    """The layers in the order in which a picture of size x size pixels passes them; their parameters add up to all.
+    """The layers in the order in which an image of size x size pixels passes them; their parameters add up to all.
 
     Those that were not called by themselves, but hold parameters, follow at the end.
     """

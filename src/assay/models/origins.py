@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from assay.models.saved import BACKBONE_HASH
-from assay.models.seen import NOTHING, Seen, read_seen
-from assay.models.tensor_hash import COUNTERS, hash_backbone
+from assay.models.trained_model import (
+    BACKBONE_HASH,
+    COUNTERS,
+    NO_HASHES,
+    TrainingHashes,
+    hash_backbone,
+    read_training_hashes,
+)
 from assay.models.weights import Tensors, read_tensors, without_prefixes
 
 LEVELS = 3  # a variant or a trial lies two folders below the run that holds it
 
 
-def trained_on_in_runs(weights: Path, run: Path) -> Seen:
+def trained_on_in_runs(weights: Path, run: Path) -> TrainingHashes:
     """Return what the weights in a file were trained on, as far as the runs around `run` tell.
 
     A copy of a run's model is recognised by the hash of its backbone's tensors, under whatever name and in whatever
@@ -28,7 +33,7 @@ def trained_on_in_runs(weights: Path, run: Path) -> Seen:
     """
     tensors = read_tensors(weights)
     hashes: dict[tuple[str, ...], str | None] = {}
-    found = [NOTHING]
+    found = [NO_HASHES]
     for folder in _models(run):
         try:
             recorded, names = _recorded(folder)
@@ -37,7 +42,7 @@ def trained_on_in_runs(weights: Path, run: Path) -> Seen:
         if names not in hashes:
             hashes[names] = _hash_of(tensors, names)
         if names and hashes[names] == recorded:
-            found.append(read_seen(folder))
+            found.append(read_training_hashes(folder))
     return np.unique(np.concatenate(found))
 
 

@@ -1,4 +1,4 @@
-"""How much of a picture one position of the last map sees, and how far apart such positions are."""
+"""How much of an image one position of the last map sees, and how far apart such positions are."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum", *ATTEN
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a position sees, in pixels of the picture, rows and columns; infinite where that is all of it.
+class ReceptiveField:
+    """What a position sees, in pixels of the image, rows and columns; infinite where that is all of it.
 
     stride: from one position to the next. field: the side of the square that can change its value.
     """
@@ -37,53 +37,53 @@ class Sight:
     stride: Pair = (1.0, 1.0)
     field: Pair = (1.0, 1.0)
 
-    def through(self, kernel: Pair, stride: Pair, dilation: Pair) -> Sight:
+    def through(self, kernel: Pair, stride: Pair, dilation: Pair) -> ReceptiveField:
         """After a window: the field grows by (k - 1) d times the stride so far (Araujo et al. 2019)."""
         grown = (f + (k - 1) * d * s for f, k, d, s in zip(self.field, kernel, dilation, self.stride, strict=True))
         apart = (s * t for s, t in zip(self.stride, stride, strict=True))
-        return Sight(_pair(tuple(apart)), _pair(tuple(grown)))
+        return ReceptiveField(_pair(tuple(apart)), _pair(tuple(grown)))
 
-    def joined(self, other: Sight) -> Sight:
+    def joined(self, other: ReceptiveField) -> ReceptiveField:
         """Of two maps joined: the wider."""
         wider = (
             _pair(tuple(map(max, one, two))) for one, two in ((self.stride, other.stride), (self.field, other.field))
         )
-        return Sight(*wider)
+        return ReceptiveField(*wider)
 
-    def everywhere(self) -> Sight:
-        return Sight(self.stride, (WHOLE, WHOLE))
+    def everywhere(self) -> ReceptiveField:
+        return ReceptiveField(self.stride, (WHOLE, WHOLE))
 
     def to_json(self) -> dict[str, int | None]:
-        """The larger of rows and columns; a field of None is the whole picture."""
+        """The larger of rows and columns; a field of None is the whole image."""
         field = max(self.field)
         return {"stride": int(max(self.stride)), "receptive_field": None if field == WHOLE else int(field)}
 
 
-def sight(backbone: nn.Module, *, size: int) -> Sight:
-    """Follow one blank picture of size x size through a backbone, to its last map (or its tokens).
+def receptive_field(backbone: nn.Module, *, size: int) -> ReceptiveField:
+    """Follow one blank image of size x size through a backbone, to its last map (or its tokens).
 
     What is known is what convolutions, pooling, attention and linear layers over tokens do. Gates that weigh
     channels by their mean over the map (squeeze and excitation) are left out, as is usual.
     """
-    picture = next(backbone.parameters()).new_zeros(1, 3, size, size)
+    image = next(backbone.parameters()).new_zeros(1, 3, size, size)
     network: Callable[[Tensor], Any] = getattr(backbone, "forward_features", backbone)
-    with evaluating(backbone), torch.inference_mode(), _Following(picture) as followed:
-        answer = network(picture)
+    with evaluating(backbone), torch.inference_mode(), _Following(image) as followed:
+        answer = network(image)
     # Of an answer that is no map any more, what the last map saw.
-    found: Sight = next(followed.of(answer), followed.last)
+    found: ReceptiveField = next(followed.of(answer), followed.last)
     return found
 
 
 class _Following(TorchFunctionMode):
     """Keeps what each tensor sees, as functions make one of another."""
 
-    def __init__(self, picture: Tensor) -> None:
+    def __init__(self, image: Tensor) -> None:
         super().__init__()
-        self.last = Sight()
+        self.last = ReceptiveField()
         # With the tensors, so that none is freed and its identity used again.
-        self._known: dict[int, tuple[Tensor, Sight]] = {id(picture): (picture, self.last)}
+        self._known: dict[int, tuple[Tensor, ReceptiveField]] = {id(image): (image, self.last)}
 
-    def of(self, values: Any) -> Iterator[Sight]:
+    def of(self, values: Any) -> Iterator[ReceptiveField]:
         """What is known of the tensors among some values, in order."""
         if isinstance(values, Tensor):
             if id(values) in self._known:
@@ -102,7 +102,9 @@ class _Following(TorchFunctionMode):
             self._note(getattr(func, "__name__", ""), args, kwargs, before, result)
         return result
 
-    def _note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: list[Sight], result: Any) -> None:
+    def _note(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: list[ReceptiveField], result: Any
+    ) -> None:
         seen = before[0]
         for other in before[1:]:
             seen = seen.joined(other)

@@ -12,13 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from assay.errors import ModelError
 from assay.models.classifier import from_spec, spec
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel
 
 STATISTICS = ("running_mean", "running_var")
 
 
-def averaged(models: Sequence[Saved]) -> Saved:
+def average_weights(models: Sequence[TrainedModel]) -> TrainedModel:
     """One network with the mean weights of several (Izmailov et al. 2018; Wortsman et al. 2022).
 
     Its logits are read as theirs were in training; temperatures and thresholds were chosen for other answers and are
@@ -29,25 +29,25 @@ def averaged(models: Sequence[Saved]) -> Saved:
     mixed = {name: _mean([state[name] for state in states]) for name in states[0]}
     classifier = from_spec(spec(first.classifier))
     classifier.load_state_dict(mixed)
-    deciding = replace(Deciding.plain(first.space), shift=first.deciding.shift)
+    deciding = replace(DecisionRule.plain(first.space), shift=first.deciding.shift)
     seen = np.unique(np.concatenate([model.trained_on for model in models]))
     learnt = np.unique(np.concatenate([model.learnt_from for model in models]))
     classifier.eval()
     return replace(first, classifier=classifier, deciding=deciding, details={}, trained_on=seen, learnt_from=learnt)
 
 
-def require_alike(models: Sequence[Saved], names: Sequence[str]) -> None:
+def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:
     """Refuse networks whose weights have no mean. Raises ModelError that names the first two that differ."""
     for name, model in zip(names, models, strict=True):
         if not model.classifier.is_linear:
             raise ModelError(
                 f"soup: the last layer of {name} is not linear, and the mean of such layers is none of its kind. Take "
-                "the model before its head was learnt again, or combine these as a committee."
+                "the model before its head was learnt again, or combine these as an ensemble."
             )
     facts = [
         {
             "network": spec(model.classifier),
-            "size of pictures": model.size,
+            "size of images": model.size,
             "resize": model.resize.model_dump(),
             "class weights": model.deciding.shift.tolist(),
         }
@@ -57,12 +57,12 @@ def require_alike(models: Sequence[Saved], names: Sequence[str]) -> None:
         for what, value in other.items():
             if value != facts[0][what]:
                 raise ModelError(
-                    f"soup: {names[0]} and {name} differ in their {what} ({_told(facts[0][what])}; {_told(value)}), "
-                    "so their weights have no mean. Take models of one kind, or combine these as a committee."
+                    f"soup: {names[0]} and {name} differ in their {what} ({_shape_text(facts[0][what])}; {_shape_text(value)}), "
+                    "so their weights have no mean. Take models of one kind, or combine these as an ensemble."
                 )
 
 
-def statistics_differ(models: Sequence[Saved]) -> bool:
+def statistics_differ(models: Sequence[TrainedModel]) -> bool:
     """Whether batch-norms of the models have different statistics: their mean is then no layer's statistics."""
     states = [model.classifier.state_dict() for model in models]
     return any(
@@ -97,6 +97,6 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.double() for tensor in tensors]).mean(dim=0).to(tensors[0].dtype)
 
 
-def _told(value: object) -> str:
+def _shape_text(value: object) -> str:
     text = str(value["backbone"]) if isinstance(value, dict) and "backbone" in value else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,9 +14,9 @@ from scipy.special import log_softmax
 from typing_extensions import TypeAliasType
 
 from assay.errors import PlanError
-from assay.labels.found import quoted
+from assay.labels.build import quoted
 from assay.labels.space import Head, LabelSpace
-from assay.models.joining import Array, Floats
+from assay.models.combiners import Array, Floats
 
 Branches = TypeAliasType(
     "Branches",
@@ -66,7 +66,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree over one exclusive head; other heads are answered by the model of the first question."""
+    """A tree over one multi-class head; other heads are answered by the model of the first question."""
 
     head: str
     root: Node
@@ -100,7 +100,7 @@ class Tree:
         return Tree(described["head"], Node.from_json(described["tree"]))
 
 
-def grown(branches: Branches, head: Head) -> Node:
+def build_tree(branches: Branches, head: Head) -> Node:
     """The tree that a plan describes, over the classes of a head.
 
     A branch is called as a mapping says, `{grass: [...]}`, else after its classes. Raises PlanError that names a class
@@ -122,7 +122,7 @@ def one_against_rest(one: str, head: Head) -> Node:
         raise PlanError(
             f"one: {head.name!r} has {head.size} classes; one against the rest needs three. Train a single model."
         )
-    return grown((one, tuple(rest)), head)
+    return build_tree((one, tuple(rest)), head)
 
 
 def _require_each_once(found: Mapping[str, int], head: Head) -> None:
@@ -154,11 +154,11 @@ def _node(branches: Branches) -> str | Node:
         return branches
     parts = tuple(branches.values()) if isinstance(branches, Mapping) else branches
     below = tuple(_node(part) for part in parts)
-    names = tuple(branches) if isinstance(branches, Mapping) else tuple(map(_called, parts, below))
-    return below[0] if len(below) == 1 else Node(_told_apart(names), below)
+    names = tuple(branches) if isinstance(branches, Mapping) else tuple(map(_branch_name, parts, below))
+    return below[0] if len(below) == 1 else Node(_number_repeats(names), below)
 
 
-def _called(part: Branches, branch: str | Node) -> str:
+def _branch_name(part: Branches, branch: str | Node) -> str:
     """What a branch in a list is called: a class, the only name in a mapping, else its classes, cut short."""
     if isinstance(branch, str):
         return branch
@@ -168,7 +168,7 @@ def _called(part: Branches, branch: str | Node) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 4].rstrip()} ..."
 
 
-def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
+def _number_repeats(names: Sequence[str]) -> tuple[str, ...]:
     """Names of branches, the later ones of equal names numbered."""
     found: list[str] = []
     for name in names:

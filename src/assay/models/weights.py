@@ -22,7 +22,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from assay.errors import ModelError
-from assay.models.own import OWN
+from assay.models.custom import CUSTOM_BACKBONES
 
 # Packages that hold ImageNet weights: nothing is downloaded. Backbone -> (module, class that knows the file).
 PACKAGES = {
@@ -53,7 +53,7 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
     Raises ModelError naming the file to bring where neither can be had.
     """
     name = _published(name)
-    if name in OWN:
+    if name in CUSTOM_BACKBONES:
         raise ModelError(
             f"backbone {name}: nobody published weights for it; it is trained from nothing. "
             f"Set model: {{backbone: {name}, weights: none}}, or choose another backbone."
@@ -206,7 +206,7 @@ def _without_classifier(tensors: Tensors, backbone: nn.Module) -> Tensors:
 def _as_published(name: str, tensors: Tensors) -> Tensors:
     """The tensors under timm's present names, where they are a file as published, classifier included.
 
-    Some published files have the names of the original authors, or positions of another picture size; timm
+    Some published files have the names of the original authors, or positions of another image size; timm
     translates them while it builds the whole network. What the file does not give is left out.
     """
     found = _translated(name, tensors)
@@ -235,7 +235,7 @@ def _translated(name: str, tensors: Tensors) -> Tensors:
 
 def _published(name: str) -> str:
     """The network that weights were published for, of one of ours that they fit."""
-    own = OWN.get(name)
+    own = CUSTOM_BACKBONES.get(name)
     return name if own is None or own.published is None else own.published
 
 

@@ -1,1 +1,1 @@
-"""What a model says of pictures."""
+"""Predictions of models: inference, test-time augmentation, out-of-fold, thresholds, calibration."""

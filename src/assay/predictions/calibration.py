@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_softmax, logit, softmax
 
-from assay.figures.intervals import Floats
 from assay.labels.space import Codes, Head
+from assay.metrics.intervals import Floats
 
 COLDEST, HOTTEST = 0.05, 20.0
 Scales = npt.NDArray[np.float64]
@@ -25,12 +25,12 @@ def temperature(head: Head, codes: Codes, logits: Floats, weights: Floats | None
     known = head.known(codes)
     counts = np.ones(codes.shape) if weights is None else weights.astype(np.float64)
     codes, counts, scores = codes[known], counts[known], logits[known].astype(np.float64)
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         scores -= scores.max(axis=1, keepdims=True)  # makes equal logits exactly 0, whose slope is 0 too
 
     def slope(scale: float) -> float:
         """Of the summed loss of `scale * logits`."""
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             expected = (softmax(scale * scores, axis=1) * scores).sum(axis=1)
             return float((counts * (expected - scores[np.arange(len(codes)), codes])).sum())
         return float((counts * (expit(scale * scores) - codes) * scores)[codes >= 0].sum())
@@ -51,8 +51,8 @@ def rescaled(
     """Slopes and levels (K,) by which scores (N, K) become logits, for the lowest loss on what is known.
 
     For tags it is Platt scaling (Platt 1999), for classes the same under a softmax (vector scaling, Guo et al.
-    2017). As in the former, targets are pulled in by what so few pictures leave open: (n + 1) / (n + 2) instead
-    of 1 for n pictures of a label. Slopes are 0 or more; one slope for all classes keeps the order of scores
+    2017). As in the former, targets are pulled in by what so few images leave open: (n + 1) / (n + 2) instead
+    of 1 for n images of a label. Slopes are 0 or more; one slope for all classes keeps the order of scores
     that differ by class alone. `weights` are shaped like the codes; a score that is not finite counts as unknown.
     """
     size = head.size
@@ -62,7 +62,7 @@ def rescaled(
 
     def loss(found: Scales) -> tuple[float, Scales]:
         logits = found[:count] * finite + (found[count:] if levels else 0.0)
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             sure = log_softmax(logits, axis=1)
             value = -(cells * targets * sure).sum()
             rises = cells * (np.exp(sure) - targets)
@@ -83,7 +83,7 @@ def rescaled(
 def _smoothed(head: Head, codes: Codes, scores: Floats, weights: Floats) -> tuple[Scales, Scales]:
     """What each cell counts, (N, 1) or (N, K) and of mean 1 where known, and its target (N, K)."""
     finite = np.isfinite(scores)
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         known = (codes >= 0) & finite.all(axis=1)
         counts = np.bincount(codes[known], minlength=head.size)
         own = ((counts + 1) / (counts + 2))[np.maximum(codes, 0)]

@@ -1,4 +1,4 @@
-"""Answers and features for pictures of a cache."""
+"""Answers and features for images of a cache."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from assay.errors import RunError
 from assay.files import fingerprint, require_space, whole
+from assay.images.augment import Chosen, Variation, augment, framed
+from assay.images.cache import Cache
+from assay.images.counter_rng import contents, image_keys
+from assay.images.geometry import WHOLE, Frame
 from assay.models.classifier import Classifier
-from assay.models.folding import folded
-from assay.models.tensor_hash import hash_tensors
-from assay.pixels.augment import Chosen, Variation, augment, framed
-from assay.pixels.cache import Cache
-from assay.pixels.draws import contents, keys
-from assay.pixels.geometry import WHOLE, Frame
-from assay.predictions.predict import answered, answers
-from assay.progress import Watch
-from assay.training.hardware import Hardware, candidates, choose
+from assay.models.folding import fold_batch_norm
+from assay.models.trained_model import hash_tensors
+from assay.predictions.predict import answered, run_batches
+from assay.progress import Progress
+from assay.training.devices import Hardware, candidates, choose_fastest
 
 Array = npt.NDArray[np.float32]
 BATCH = 32  # larger ones fall out of a CPU's cache and are slower
@@ -30,9 +30,9 @@ BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are shown: as they are, through a frame, or augmented by draws of the view and the pixels.
+    """How images are shown: as they are, through a frame, or augmented by draws of the view and the pixels.
 
-    `chosen` gives pictures, by their ids, the settings of their class, as `augment` has it.
+    `chosen` gives images, by their ids, the settings of their class, as `augment` has it.
     """
 
     settings: Variation | None = None
@@ -42,18 +42,18 @@ class View:
     chosen: Mapping[str, int] | None = None
 
     def show(self, pixels: Tensor, ids: Sequence[str], *, size: int) -> Tensor:
-        """Pictures uint8 (B, 3, S, S) with these ids, as (B, 3, size, size) in [0, 1]."""
+        """Images uint8 (B, 3, S, S) with these ids, as (B, 3, size, size) in [0, 1]."""
         if self.frame != WHOLE:
             return framed(pixels, self.frame, size=size)
         if self.settings is None:
             return augment(pixels, size=size)
         # By content: the same image is shown in the same ways under any name, in any order and batch.
         content = contents(pixels.permute(0, 2, 3, 1).numpy())
-        drawn = keys(seed=self.seed, step=0, epoch=0, pictures=content, view=self.number)
+        drawn = image_keys(seed=self.seed, step=0, epoch=0, images=content, view=self.number)
         return augment(pixels, drawn, size=size, settings=self.settings, chosen=self.chosen_of(ids))
 
     def chosen_of(self, ids: Sequence[str]) -> Chosen | None:
-        """Whose settings each of these pictures (B,) goes by; None: all by the same."""
+        """Whose settings each of these images (B,) goes by; None: all by the same."""
         return None if self.chosen is None else np.array([self.chosen[name] for name in ids], np.int64)
 
 
@@ -63,7 +63,7 @@ DRAWN_BY = "content"  # in the name of cached features: those drawn by file name
 
 @dataclass(frozen=True)
 class Inference:
-    """A classifier in evaluation mode over the pictures of a cache."""
+    """A classifier in evaluation mode over the images of a cache."""
 
     classifier: Classifier
     cache: Cache
@@ -71,19 +71,19 @@ class Inference:
     hardware: Hardware
 
     def batches(self, ids: Sequence[str], view: View = PLAIN) -> Iterator[Tensor]:
-        """Pictures (B, 3, size, size) in [0, 1], in order."""
+        """Images (B, 3, size, size) in [0, 1], in order."""
         for first in range(0, len(ids), BATCH):
             chunk = ids[first : first + BATCH]
             yield view.show(self.cache.gather(self.cache.rows_of(chunk)), chunk, size=self.size)
 
     def logits(self, ids: Sequence[str], view: View = PLAIN) -> Array:
-        """Logits (N, width) of pictures shown in one way."""
+        """Logits (N, width) of images shown in one way."""
         self.classifier.eval()
         out = np.empty((len(ids), self.classifier.width), dtype=np.float32)
-        return answers(self.classifier, self.batches(ids, view), hardware=self.hardware, out=out)
+        return run_batches(self.classifier, self.batches(ids, view), hardware=self.hardware, out=out)
 
-    def features(self, ids: Sequence[str], *, folder: Path, watch: Watch, view: View = PLAIN) -> Array:
-        """Features (N, F), memory-mapped; computed once for each backbone, pictures and view."""
+    def features(self, ids: Sequence[str], *, folder: Path, progress: Progress, view: View = PLAIN) -> Array:
+        """Features (N, F), memory-mapped; computed once for each backbone, images and view."""
         if not ids:
             return np.empty((0, self.classifier.feature_count), dtype=np.float32)
         settings = None if view.settings is None else view.settings.model_dump_json()
@@ -95,15 +95,15 @@ class Inference:
         shape = (len(ids), self.classifier.feature_count)
         found = _mapped(path, shape)
         if found is None:
-            require_space(folder, 4 * shape[0] * shape[1], "the features of the pictures")
+            require_space(folder, 4 * shape[0] * shape[1], "the features of the images")
             self.classifier.eval()
             example = self.hardware.place(next(self.batches(ids[:1])))
-            watch.begin("features", len(ids))
-            with folded(self.classifier.backbone, example):
+            progress.begin("features", len(ids))
+            with fold_batch_norm(self.classifier.backbone, example):
                 source = self.batches(ids, view)
-                batches = answered(self.classifier.features, source, hardware=self.hardware, done=watch.advance)
+                batches = answered(self.classifier.features, source, hardware=self.hardware, done=progress.advance)
                 _write(path, batches, shape)
-            watch.end()
+            progress.end()
             found = _mapped(path, shape)
         if found is None:
             raise RunError(f"{path}: was changed while it was made. Repeat the command.")
@@ -132,12 +132,12 @@ def _mapped(path: Path, shape: tuple[int, int]) -> Array | None:
 def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tuple[Hardware, dict[str, float]]:
     """Time one batch through the backbone, in fp32, in each memory layout; the classifier is left in the fastest."""
     classifier.eval()
-    pictures = torch.rand(BATCH, 3, size, size)
+    images = torch.rand(BATCH, 3, size, size)
 
     def prepare(option: Hardware) -> Callable[[], object]:
         backbone = classifier.backbone
         move(backbone, option)
-        placed = option.place(pictures)
+        placed = option.place(images)
 
         def step() -> Tensor:
             with torch.inference_mode():
@@ -147,7 +147,7 @@ def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tupl
         return step
 
     options = [option for option in candidates(device) if option.precision == "fp32"]
-    best, seconds = choose(options, prepare, repeats=1)
+    best, seconds = choose_fastest(options, prepare, repeats=1)
     move(classifier, best)
     return best, seconds
 

@@ -1,10 +1,11 @@
-"""What a model says of pictures: logits and probabilities of every head."""
+"""What a model says of images: logits and probabilities of every head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +13,22 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from assay.figures.metrics import probabilities_of
 from assay.files import whole
+from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
-from assay.training.hardware import Hardware
+from assay.metrics.metrics import HeadScore, probabilities_of, score, to_json
+from assay.training.devices import Hardware
 
 Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Answers for pictures, in the order in which they were asked for.
+    """Answers for images, in the order in which they were asked for.
 
-    `logits` and `probabilities` are (N, width), all heads side by side; rows of pictures that could not
-    be read are NaN, and `unreadable` holds the reason by id. `thresholds` say where a tag of an independent
-    head begins: (width,), or (N, width) where those of each picture were chosen without it.
+    `logits` and `probabilities` are (N, width), all heads side by side; rows of images that could not
+    be read are NaN, and `unreadable` holds the reason by id. `thresholds` say where a tag of a multi-label
+    head begins: (width,), or (N, width) where those of each image were chosen without it.
     """
 
     ids: list[str]
@@ -66,7 +68,7 @@ class Predictions:
         )
 
     def take(self, rows: Sequence[int]) -> Predictions:
-        """Those of the pictures at these positions, in this order."""
+        """Those of the images at these positions, in this order."""
         places = np.asarray(rows, dtype=np.int64)
         ids = [self.ids[row] for row in rows]
         return replace(
@@ -79,20 +81,20 @@ class Predictions:
         )
 
     def labels(self, head: str) -> list[str | None]:
-        """The most probable class of an exclusive head, or None where a picture was unreadable."""
+        """The most probable class of a multi-class head, or None where an image was unreadable."""
         columns = dict(zip((h.name for h in self.space), self.space.slices, strict=True))[head]
         scores = self.probabilities[:, columns]
         names = self.space[head].classes
         return [None if np.isnan(row[0]) else names[int(row.argmax())] for row in scores]
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the first answers, beside their pictures."""
-        from assay.notebook import predictions_html  # made of what stands above; the import contract names it
+        """What a notebook shows: the first answers, beside their images."""
+        from assay.report.notebook import predictions_html  # made of what stands above; the import contract names it
 
         return predictions_html(self)
 
     def write(self, path: Path) -> None:
-        """Write as Parquet: id, and logits and thresholds as a list a picture."""
+        """Write as Parquet: id, and logits and thresholds as a list an image."""
         thresholds = np.broadcast_to(self.thresholds, self.logits.shape)
         table = pl.DataFrame({"id": self.ids, "logits": self.logits, "thresholds": thresholds})
         with whole(path) as beside:
@@ -119,7 +121,7 @@ def in_chunks(network: Callable[[Tensor], Tensor], inputs: Array, *, rows: int =
     return np.concatenate(parts)
 
 
-def answers(
+def run_batches(
     network: nn.Module | Callable[[Tensor], Tensor],
     batches: Iterator[Tensor],
     *,
@@ -148,3 +150,34 @@ def answered(
             values = network(hardware.place(batch)).float().cpu().numpy()
         yield values
         done(len(values))
+
+
+# Predictions held against what is known of the images.
+
+HEADLINES = ("accuracy", "micro_f1", "nll")
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """The name of the metric that stands for all of them; empty where none is measured."""
+    return next((name for name in HEADLINES if name in metrics), "")
+
+
+def scores_json(predictions: Predictions, samples: Samples, *, trained: Samples | None = None) -> dict[str, Any]:
+    """All metrics as metrics.json holds them; images that could not be read are left out.
+
+    `samples` are the images of the predictions, in their order; of the training images `trained`, the labels tell
+    frequent classes from rare ones.
+    """
+    return to_json(score_predictions(predictions, samples, trained=trained))
+
+
+def score_predictions(
+    predictions: Predictions, samples: Samples, *, trained: Samples | None = None
+) -> dict[str, HeadScore]:
+    """The same with what differences of metrics are computed from."""
+    readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
+    codes = [known[readable] for known in samples.codes()]
+    thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]
+    counts = None if trained is None else [trained.counts(head) for head in samples.space]
+    probabilities = predictions.probabilities[readable]
+    return score(samples.space, codes, probabilities, thresholds=thresholds, counts=counts)

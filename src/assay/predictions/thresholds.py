@@ -1,6 +1,6 @@
-"""Where a tag begins: thresholds of an independent head that are best for a figure, found exactly where a tag is known.
+"""Where a tag begins: thresholds of a multi-label head that are best for a metric, found exactly where a tag is known.
 
-A figure changes only where a threshold passes a probability, so that trying one threshold between each two
+A metric changes only where a threshold passes a probability, so that trying one threshold between each two
 neighbours tries them all (Lipton et al. 2014 for F1). Codes are (N, K) with -1 where unknown, probabilities
 (N, K) in float32. Among thresholds that are equally good the one nearest one half is taken. A tag without a known
 positive has no recall to weigh against its false alarms: the best would be never to give it. It keeps one half
@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from assay.errors import PlanError
-from assay.figures.intervals import Floats
 from assay.labels.space import Codes
+from assay.metrics.intervals import Floats
 
-FigureName = Literal["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
+MetricName = Literal["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
 Array = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -28,8 +28,8 @@ ABOVE_ALL = np.nextafter(np.float32(1), np.float32(2))  # a probability of 1 is 
 FEW = 20
 
 
-def best_global(codes: Codes, probabilities: Floats, figure: FigureName) -> float:
-    """The one threshold for all tags of a head at which a figure is best."""
+def best_global(codes: Codes, probabilities: Floats, metric: MetricName) -> float:
+    """The one threshold for all tags of a head at which a metric is best."""
     if not (codes == 1).any():
         return HALF
     answers = probabilities.astype(np.float32).ravel()
@@ -37,33 +37,33 @@ def best_global(codes: Codes, probabilities: Floats, figure: FigureName) -> floa
     order = known[np.argsort(-answers[known])]
     falling = answers[order]
     ends = _ends(falling)
-    curve = _curve(codes, probabilities, order, figure)
+    curve = _curve(codes, probabilities, order, metric)
     return _nearest_half(_cuts(falling[ends]), curve[np.append(0, ends + 1)])
 
 
-def best_by_class(codes: Codes, probabilities: Floats, figure: FigureName) -> Array:
-    """The thresholds (K,), one a tag, at which a figure is best, given that tags never there keep one half.
+def best_by_class(codes: Codes, probabilities: Floats, metric: MetricName) -> Array:
+    """The thresholds (K,), one a tag, at which a metric is best, given that tags never there keep one half.
 
     Macro F1 and the Hamming loss are means over tags, so each tag's own best will do. Micro F1 is one
     fraction over all tags and is best by Dinkelbach's iteration (1967). Subset accuracy is neither: it
     raises PlanError.
     """
-    if figure == "subset_accuracy":
+    if metric == "subset_accuracy":
         raise PlanError(
-            "by: class with figure: subset_accuracy: whether a picture is right hangs on all its tags at once, "
-            "so no tag has a best threshold of its own. Choose by: global, or another figure."
+            "by: class with metric: subset_accuracy: whether an image is right hangs on all its tags at once, "
+            "so no tag has a best threshold of its own. Choose by: global, or another metric."
         )
     there = (codes == 1).any(axis=0)
     options = {int(tag): _Options.of(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(there)}
     given_anyway = int(((probabilities >= HALF) & (codes >= 0))[:, ~there].sum())
-    over, under = _best_fraction(list(options.values()), given_anyway) if figure == "micro_f1" else (0, 1)
+    over, under = _best_fraction(list(options.values()), given_anyway) if metric == "micro_f1" else (0, 1)
     thresholds = np.full(codes.shape[1], HALF, dtype=np.float32)
     for tag, own in options.items():
         values: npt.NDArray[Any] = {
             "micro_f1": 2 * own.hits * under - over * own.given,
             "macro_f1": 2 * own.hits / (own.given + own.support),
             "hamming_loss": 2 * own.hits - own.given,
-        }[figure]
+        }[metric]
         thresholds[tag] = _nearest_half(own.cuts, values)
     return thresholds
 
@@ -120,16 +120,16 @@ def _best_fraction(options: list[_Options], given_anyway: int) -> tuple[int, int
         over, under = 2 * hits, given + support
 
 
-def _curve(codes: Codes, probabilities: Floats, order: Ints, figure: FigureName) -> npt.NDArray[Any]:
-    """A figure, higher being better, with the first 0, 1, 2 ... cells of `order` (n,) given: (n + 1,)."""
+def _curve(codes: Codes, probabilities: Floats, order: Ints, metric: MetricName) -> npt.NDArray[Any]:
+    """A metric, higher being better, with the first 0, 1, 2 ... cells of `order` (n,) given: (n + 1,)."""
     truth = codes.ravel()[order]
     support = int(truth.sum())
-    if figure == "micro_f1":
+    if metric == "micro_f1":
         hits = np.append(0, truth.cumsum())
         return 2 * hits / (np.arange(len(hits)) + support)
-    if figure == "hamming_loss":
+    if metric == "hamming_loss":
         return np.append(0, (2 * truth - 1).cumsum())
-    if figure == "macro_f1":
+    if metric == "macro_f1":
         # Rounded, or sums of the same fractions in another order would not be equal.
         return np.append(0, _rises_of_macro_f1(codes, probabilities).ravel()[order].cumsum()).round(9)
     return np.append(0, _rises_of_subset_accuracy(codes, probabilities).ravel()[order].cumsum())
@@ -149,9 +149,9 @@ def _rises_of_macro_f1(codes: Codes, probabilities: Floats) -> npt.NDArray[np.fl
 
 
 def _rises_of_subset_accuracy(codes: Codes, probabilities: Floats) -> Ints:
-    """What each cell (N, K) adds to the pictures all right when tags are given from the most probable cell down.
+    """What each cell (N, K) adds to the images all right when tags are given from the most probable cell down.
 
-    A picture is right from its least probable true tag down to its most probable false one, if these come
+    An image is right from its least probable true tag down to its most probable false one, if these come
     in that order.
     """
     lowest = np.where(codes == 1, probabilities, np.inf)

@@ -1,1 +1,1 @@
-"""What is done about labels that are missing or wrong."""
+"""Repairs of labels: label errors, pseudo-labels, rebalanced heads."""

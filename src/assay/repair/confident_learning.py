@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 
 from assay.errors import DataError
-from assay.figures.intervals import Floats
-from assay.figures.tallies import ratio
 from assay.labels.space import Codes, Head
+from assay.metrics.intervals import Floats
+from assay.metrics.tallies import ratio
 
 Filter = Literal["class", "noise_rate", "both", "off_diagonal"]
 Ints = npt.NDArray[np.int64]
@@ -33,11 +33,11 @@ class HeadSuspects:
     """What confident learning finds under one head.
 
     `table` has a line for each suspected label, the most suspicious first: `row` (place in the arrays given),
-    `tag` (the class of an independent head, else null), `given` and `suggested` (classes; of a tag "1" or "0"),
+    `tag` (the class of a multi-label head, else null), `given` and `suggested` (classes; of a tag "1" or "0"),
     `quality` (probability of the given label) and `confidence` (of the suggested one).
     `quality` is that of all known labels, in the shape of the codes, NaN where unknown; low is suspect.
     `counts` estimates how many labels were given as the row and are truly of the column: (K, K), or (K, 2, 2)
-    absent and present, a class, where the head is independent. They are 0 for what could not be judged.
+    absent and present, a class, where the head is multi-label. They are 0 for what could not be judged.
     """
 
     head: Head
@@ -52,7 +52,7 @@ class HeadSuspects:
 
     @property
     def joint(self) -> Floats:
-        """P(given, true), in the shape of `counts`: sums to 1, for each class where the head is independent."""
+        """P(given, true), in the shape of `counts`: sums to 1, for each class where the head is multi-label."""
         return _shares(self.counts, of=(-2, -1))
 
     @property
@@ -67,10 +67,10 @@ class HeadSuspects:
 
     @property
     def noise_rates(self) -> dict[str, float]:
-        """The same by class: of the labels given as it, or of all its cells where the head is independent."""
-        exclusive = self.head.kind == "exclusive"
-        total = self.counts.sum(axis=1 if exclusive else (1, 2))
-        right = _right(self.counts) if exclusive else _right(self.counts).sum(axis=1)
+        """The same by class: of the labels given as it, or of all its cells where the head is multi-label."""
+        multiclass = self.head.kind == "multiclass"
+        total = self.counts.sum(axis=1 if multiclass else (1, 2))
+        right = _right(self.counts) if multiclass else _right(self.counts).sum(axis=1)
         by_class = zip(self.head.classes, right.tolist(), total.tolist(), strict=True)
         return {name: 1 - good / labels for name, good, labels in by_class if labels}
 
@@ -87,13 +87,13 @@ def suspects(
 
     The probabilities are those of a model that did not see the labels. Unknown labels do not count. A class with
     fewer than `least` known labels is not judged, neither its labels nor as a suggestion: with fewer than there
-    are folds, models may never have seen it. An independent head is judged class by class, as two-class problems
+    are folds, models may never have seen it. A multi-label head is judged class by class, as two-class problems
     of absent and present that both need `least`. Probabilities that are alike for all judge nothing.
 
     Raises DataError where no label is known, and where a probability of a known label is no number from 0 to 1.
     """
     _require_probabilities(head, codes, probabilities)
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         rows, suggested, counts = _judge(codes, probabilities, filter_by=filter_by, least=least)
         quality = np.full(len(codes), np.nan, np.float32)
         known = np.flatnonzero(codes >= 0)
@@ -117,21 +117,21 @@ def suspects(
 def nothing_judged(head: Head, codes: Codes) -> HeadSuspects:
     """What is found where no label of a head can be judged."""
     none, scores = np.zeros(0, np.int64), np.zeros(0)
-    table = _ranked(head, none, None if head.kind == "exclusive" else none, none, none, scores, scores)
-    counts = np.zeros((head.size, head.size) if head.kind == "exclusive" else (head.size, 2, 2), np.int64)
+    table = _ranked(head, none, None if head.kind == "multiclass" else none, none, none, scores, scores)
+    counts = np.zeros((head.size, head.size) if head.kind == "multiclass" else (head.size, 2, 2), np.int64)
     return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), counts)
 
 
 def _require_probabilities(head: Head, codes: Codes, probabilities: Floats) -> None:
     known = head.known(codes)
     if not known.any():
-        raise DataError(f"No label is known under head {head.name!r}, so there is none to judge. Label some pictures.")
+        raise DataError(f"No label is known under head {head.name!r}, so there is none to judge. Label some images.")
     good = np.all((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING), axis=1)
     if not good[known].all():
         row = int(np.flatnonzero(known & ~good)[0])
         raise DataError(
             f"Head {head.name!r}, row {row}: its label cannot be judged by probabilities that are no numbers from 0 "
-            f"to 1 ({np.count_nonzero(known & ~good)} such rows). Leave out pictures that could not be read; if all "
+            f"to 1 ({np.count_nonzero(known & ~good)} such rows). Leave out images that could not be read; if all "
             "could be, the model's weights are spoilt: train it again."
         )
 
@@ -139,7 +139,7 @@ def _require_probabilities(head: Head, codes: Codes, probabilities: Floats) -> N
 def _judge(codes: Ints, probabilities: Floats, *, filter_by: Filter, least: int) -> tuple[Ints, Ints, Ints]:
     """The rows suspected, the class suggested for each, and the confident joint (K, K), calibrated to the labels.
 
-    cleanlab sees only the judged classes; their probabilities are not made to sum to 1 again, since a picture
+    cleanlab sees only the judged classes; their probabilities are not made to sum to 1 again, since an image
     of an unjudged class would then be sure to be of another one.
     """
     from cleanlab import filter as cleanlab_filter

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, by the labels of the nearest pictures in feature space."""
+"""Labels that are probably wrong, by the labels of the nearest images in feature space."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from assay.errors import DataError
-from assay.figures.intervals import Floats
 from assay.labels.space import Codes, Head
+from assay.metrics.intervals import Floats
 from assay.repair import confident_learning
 from assay.repair.confident_learning import Filter, HeadSuspects, Ints
 
@@ -38,15 +38,15 @@ def suspects(
 def posterior(
     head: Head, codes: Codes, features: Floats, *, neighbours: int = 20, fold: Ints | None = None
 ) -> npt.NDArray[np.float32]:
-    """Probabilities (N, K) of the classes of each picture by its nearest other ones; NaN where none of its is known.
+    """Probabilities (N, K) of the classes of each image by its nearest other ones; NaN where none of its is known.
 
-    The neighbours are the pictures with a known label of least cosine distance, of features standardised over these.
-    The picture itself and copies of it, which would repeat its label, are none of them, and none of the same `fold`
-    (N,) is, where one is given: pictures of one group lie in one fold. A neighbour counts by
+    The neighbours are the images with a known label of least cosine distance, of features standardised over these.
+    The image itself and copies of it, which would repeat its label, are none of them, and none of the same `fold`
+    (N,) is, where one is given: images of one group lie in one fold. A neighbour counts by
     (1 + cosine) / 2, which breaks ties; the prior of the classes counts as one neighbour more (m-estimate, Cestnik
     1990), so that a tag of which no neighbour knows has its prior.
 
-    Raises DataError where a feature of a labelled picture is no finite number.
+    Raises DataError where a feature of a labelled image is no finite number.
     """
     rows = np.flatnonzero(head.known(codes))
     probabilities = np.full((len(codes), head.size), np.nan, np.float32)
@@ -69,8 +69,8 @@ def _standardised(head: Head, rows: Ints, features: Floats) -> npt.NDArray[np.fl
     good = np.isfinite(vectors).all(axis=1)
     if not good.all():
         raise DataError(
-            f"Head {head.name!r}, row {rows[~good][0]}: the features of this picture are no finite numbers "
-            f"({np.count_nonzero(~good)} such rows). Leave out pictures that could not be read."
+            f"Head {head.name!r}, row {rows[~good][0]}: the features of this image are no finite numbers "
+            f"({np.count_nonzero(~good)} such rows). Leave out images that could not be read."
         )
     vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     deviation = np.sqrt(np.einsum("nf,nf->f", vectors, vectors) / np.float32(len(vectors)))
@@ -80,7 +80,7 @@ def _standardised(head: Head, rows: Ints, features: Floats) -> npt.NDArray[np.fl
 
 def _cells(head: Head, codes: Codes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Which cells (n, K) are known, and which of them are present, as 0 and 1."""
-    if head.kind == "exclusive":
+    if head.kind == "multiclass":
         return np.ones((len(codes), head.size), np.float32), np.eye(head.size, dtype=np.float32)[codes]
     return (codes >= 0).astype(np.float32), (codes == 1).astype(np.float32)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, assert_never
 
 import numpy as np
@@ -11,14 +11,15 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
 from assay.errors import DataError
-from assay.figures.intervals import Floats
-from assay.labels.space import Codes, Head
-from assay.settings import Settings
-from assay.training.choices import Choice, by_key
-from assay.training.unlabelled import answer, taught, values
+from assay.labels.edits import PERSON, TAG_TEXTS, Edit, current_values
+from assay.labels.samples import Samples
+from assay.labels.space import Codes, Head, LabelSpace
+from assay.metrics.intervals import Floats
+from assay.settings import Choice, Settings, parse_tagged
+from assay.training.semi_supervised import best_values, learnable_values, value_probabilities
 
 Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+CellMask = npt.NDArray[np.bool_]
 ALIKE = 1e-6  # difference of probabilities that is rounding
 
 
@@ -69,7 +70,7 @@ KeepName = Literal["all", "confidence", "relative", "agreement"]
 Keep = Annotated[
     AnyKeep,
     Field(discriminator="kind"),
-    BeforeValidator(by_key, json_schema_input_type=KeepName | AnyKeep),
+    BeforeValidator(parse_tagged, json_schema_input_type=KeepName | AnyKeep),
 ]
 """Which pseudo-labels to keep, in a plan: `all`, or a mapping such as `{confidence: 0.95}`."""
 
@@ -83,7 +84,7 @@ class Changes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class PseudoLabels:
     """The answers to the unknown labels of one head, and which of them are kept.
 
     All arrays but `soft` have the shape of codes, (N,) or (N, K). `given` is what was known before. `codes` are the
@@ -96,14 +97,14 @@ class Chosen:
     given: Codes
     codes: Codes
     confidence: npt.NDArray[np.float64]
-    kept: Mask
+    kept: CellMask
     soft: npt.NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> Ints:
-        """The pictures of which a pseudo-label is kept."""
-        return np.flatnonzero(_of_pictures(self.head, self.kept)).astype(np.int64)
+        """The images of which a pseudo-label is kept."""
+        return np.flatnonzero(_of_images(self.head, self.kept)).astype(np.int64)
 
     @property
     def labels(self) -> Codes:
@@ -113,13 +114,13 @@ class Chosen:
     @property
     def counts(self) -> Ints:
         """Labels kept of each class (K,), or absent and present of each tag (K, 2)."""
-        if self.head.kind == "exclusive":
+        if self.head.kind == "multiclass":
             return np.bincount(self.codes[self.kept], minlength=self.head.size).astype(np.int64)
         by_value = [np.sum(self.kept & (self.codes == value), axis=0) for value in (0, 1)]
         return np.stack(by_value, axis=1).astype(np.int64)
 
     def changed_since(self, previous: Codes) -> Changes:
-        """What is other than in these labels of the same pictures: an earlier choice's `labels`, or the samples' codes.
+        """What is other than in these labels of the same images: an earlier choice's `labels`, or the samples' codes.
 
         Labels that are no pseudo-labels do not count.
         """
@@ -128,34 +129,34 @@ class Chosen:
         return Changes(int(new.sum()), int(((now != was) & ~new & ~gone).sum()), int(gone.sum()))
 
 
-def choose(
+def choose_pseudo_labels(
     head: Head,
     codes: Codes,
     probabilities: Floats,
     *,
     keep: AnyKeep,
     view_probabilities: Sequence[Floats] | None = None,
-    closed: Mask | None = None,
+    closed: CellMask | None = None,
     soft: bool = False,
-) -> Chosen:
+) -> PseudoLabels:
     """Answer the unknown labels of codes (N,) or (N, K) by probabilities (N, K), and keep some of the answers.
 
     The answer is the most probable class, the first of equals; a tag is present from one half up. Not answered are
-    cells that are `closed`, pictures of which a probability is not finite (unreadable ones), classes of which no
+    cells that are `closed`, images of which a probability is not finite (unreadable ones), classes of which no
     label is known, and tags of which not both present and absent are: no model can have learnt these from `codes`.
-    Nothing is, where probabilities are alike for all pictures. The views, (N, K) each, are those of `keep: agreement`.
+    Nothing is, where probabilities are alike for all images. The views, (N, K) each, are those of `keep: agreement`.
 
     Raises DataError where no label is known.
     """
     if not (codes >= 0).any():
         raise DataError(
             f"No label is known under head {head.name!r}, so no model can have learnt to give any. "
-            "Label some pictures, or take the step out."
+            "Label some images, or take the step out."
         )
-    answers, confidence = answer(head, probabilities)
-    groups = values(head, answers)
+    answers, confidence = best_values(head, probabilities)
+    groups = value_probabilities(head, answers)
     open_cells, notes = _answerable(head, codes, probabilities, closed)
-    able = open_cells & taught(head, codes)[groups]
+    able = open_cells & learnable_values(head, codes)[groups]
     if untaught := _untaught(head, codes, groups[open_cells & ~able]):
         notes.append(f"no pseudo-labels of {untaught}: the labels known do not teach it")
     kept = np.zeros(codes.shape, np.bool_)
@@ -167,9 +168,9 @@ def choose(
         kept[able] = _kept(keep, confidence[able], groups[able])
     targets = None
     if soft:
-        of_classes = kept if head.kind == "independent" else kept[:, None]
+        of_classes = kept if head.kind == "multilabel" else kept[:, None]
         targets = np.where(of_classes, probabilities, np.nan).astype(np.float32)
-    return Chosen(
+    return PseudoLabels(
         head, codes, np.where(able, answers, -1), np.where(able, confidence, np.nan), kept, targets,
         tuple(f"Head {head.name!r}: {note}." for note in notes),
     )  # fmt: skip
@@ -179,7 +180,7 @@ def thresholds(confidence: Floats, groups: Ints, share: float) -> npt.NDArray[np
     """A threshold for each group of answers: `share` for the one of highest mean confidence, others in proportion.
 
     After the flexible thresholds of FlexMatch (Zhang et al. 2021), but a class counts as learnt by its mean
-    confidence, not by its number of confident pictures, which is small for every rare class as well.
+    confidence, not by its number of confident images, which is small for every rare class as well.
     """
     sizes = np.bincount(groups)
     means = np.bincount(groups, weights=confidence) / np.maximum(sizes, 1)
@@ -187,28 +188,28 @@ def thresholds(confidence: Floats, groups: Ints, share: float) -> npt.NDArray[np
     return scaled
 
 
-def _answerable(head: Head, codes: Codes, probabilities: Floats, closed: Mask | None) -> tuple[Mask, list[str]]:
+def _answerable(head: Head, codes: Codes, probabilities: Floats, closed: CellMask | None) -> tuple[CellMask, list[str]]:
     """The unknown cells that may be answered, in the shape of codes, and why others may not."""
-    unknown: Mask = codes < 0 if closed is None else (codes < 0) & ~closed
+    unknown: CellMask = codes < 0 if closed is None else (codes < 0) & ~closed
     if not unknown.any():
         return unknown, ["no label is unknown, so there is none to give"]
-    readable: Mask = np.all(np.isfinite(probabilities), axis=1)
+    readable: CellMask = np.all(np.isfinite(probabilities), axis=1)
     notes = []
-    if unreadable := np.count_nonzero(_of_pictures(head, unknown) & ~readable):
-        notes.append(f"no pseudo-labels for {unreadable} pictures for which the model has no answer")
+    if unreadable := np.count_nonzero(_of_images(head, unknown) & ~readable):
+        notes.append(f"no pseudo-labels for {unreadable} images for which the model has no answer")
     if np.count_nonzero(readable) > 1 and np.ptp(probabilities[readable], axis=0).max() <= ALIKE:
-        notes.append("no pseudo-labels, since the model answers the same for all pictures")
+        notes.append("no pseudo-labels, since the model answers the same for all images")
         readable[:] = False
-    return unknown & (readable if head.kind == "exclusive" else readable[:, None]), notes
+    return unknown & (readable if head.kind == "multiclass" else readable[:, None]), notes
 
 
 def _untaught(head: Head, codes: Codes, groups: Ints) -> str:
     """The classes of these groups of answers, in words."""
-    classes = np.unique(groups if head.kind == "exclusive" else groups // 2)
+    classes = np.unique(groups if head.kind == "multiclass" else groups // 2)
     return ", ".join(repr(head.classes[position]) for position in classes.tolist())
 
 
-def _kept(keep: All | Confidence | Relative | Quota, confidence: Floats, groups: Ints) -> Mask:
+def _kept(keep: All | Confidence | Relative | Quota, confidence: Floats, groups: Ints) -> CellMask:
     """Which answers (n,) are kept."""
     match keep:
         case All():
@@ -223,7 +224,7 @@ def _kept(keep: All | Confidence | Relative | Quota, confidence: Floats, groups:
             assert_never(keep)
 
 
-def _most_confident(confidence: Floats, groups: Ints, quota: int | ClassShare) -> Mask:
+def _most_confident(confidence: Floats, groups: Ints, quota: int | ClassShare) -> CellMask:
     """So many of each group; of equally confident ones the first."""
     order = np.lexsort((-confidence, groups))
     sizes = np.bincount(groups)
@@ -234,15 +235,130 @@ def _most_confident(confidence: Floats, groups: Ints, quota: int | ClassShare) -
     return kept
 
 
-def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Floats]) -> Mask:
+def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Floats]) -> CellMask:
     """Which answers every view gives, in the shape of codes; one view at a time, since all take much memory."""
     agreed = np.ones(answers.shape, np.bool_)
     for view in view_probabilities:
-        agreed &= answer(head, view).codes == answers
+        agreed &= best_values(head, view).codes == answers
         agreed[~np.isfinite(view).all(axis=1)] = False
     return agreed
 
 
-def _of_pictures(head: Head, cells: Mask) -> Mask:
-    """Which pictures (N,) have such a cell."""
-    return cells if head.kind == "exclusive" else np.any(cells, axis=1)
+def _of_images(head: Head, cells: CellMask) -> CellMask:
+    """Which images (N,) have such a cell."""
+    return cells if head.kind == "multiclass" else np.any(cells, axis=1)
+
+
+# Pseudo-labels in the ledger: the edits that give samples what was chosen, and the labels without them.
+
+LabelWeight = Annotated[float, Field(gt=0)] | Literal["confidence"]
+"""What a pseudo-label weighs: a number, or its own confidence."""
+
+KEPT = "pseudo-label"
+NO_LONGER_KEPT = "pseudo-label no longer kept"
+WEIGHTED = "weight of pseudo-labels"
+
+
+def without_labels(head: Head, samples: Samples, before: Sequence[Edit]) -> tuple[Codes, CellMask]:
+    """Codes of a head as if no pseudo-label had been given, and which cells are closed; both (N,) or (N, K).
+
+    `before` are the edits that made the samples, without those undone. Closed is what was dropped or a person's.
+    """
+    codes = replace(samples, space=LabelSpace((head,))).codes()[0]
+    closed = np.zeros(codes.shape, np.bool_)
+    row_of = {name: row for row, name in enumerate(samples.ids)}
+    persons = _set_by_person(before)
+    last = {edit.cell: edit for edit in before if edit.action != "weight" and edit.cell not in persons}
+    for name, of_head, tag in [*persons, *last]:
+        of_label = (tag is None) == (
+            head.kind == "multiclass"
+        )  # a person's weight, or a class added, is no label's cell
+        if of_head != head.name or name not in row_of or not of_label:
+            continue
+        cell = row_of[name] if tag is None else (row_of[name], head.index[tag])
+        edit = last.get((name, of_head, tag))
+        if edit is None or edit.action == "drop":
+            closed[cell] = True
+        elif edit.action == "set" and edit.origin != "corrected":
+            codes[cell] = -1
+    return codes, closed
+
+
+def pseudo_label_edits(
+    chosen: PseudoLabels, samples: Samples, step: str, *, weight: LabelWeight = 1.0, before: Sequence[Edit] = ()
+) -> list[Edit]:
+    """The edits that give the samples, of the same images, what was chosen: a `set` for each label kept.
+
+    Pseudo-labels of an earlier round that are kept no more are `unset`. `weight` multiplies the weight that an image
+    has without its pseudo-labels, which `before`, the edits that made the samples, tell. An image has one weight
+    under a head, so one with given labels too keeps its own; with several tags the mean confidence counts.
+    """
+    head, labels = chosen.head, chosen.labels
+    now = replace(samples, space=LabelSpace((head,))).codes()[0]
+    cells = np.nonzero(chosen.kept | ((labels < 0) & (now >= 0)))
+    rows, ids = cells[0], samples.ids
+    tags = [None] * len(rows) if head.kind == "multiclass" else [head.classes[tag] for tag in cells[1].tolist()]
+    texts = (None, *head.classes) if head.kind == "multiclass" else TAG_TEXTS
+    columns = zip(
+        rows.tolist(),
+        tags,
+        current_values(samples, head, rows, tags),
+        labels[cells].tolist(),
+        chosen.confidence[cells].tolist(),
+        strict=True,
+    )
+    of_labels = [
+        Edit(
+            id=ids[row], head=head.name, tag=tag, action="set", old=old, new=texts[code + 1],
+            reason=KEPT, score=score, step=step, origin="pseudo",
+        )
+        if code >= 0
+        else Edit(id=ids[row], head=head.name, tag=tag, action="unset", old=old, reason=NO_LONGER_KEPT, step=step)
+        for row, tag, old, code, score in columns
+    ]  # fmt: skip
+    return of_labels + _weight_edits(chosen, samples, step, weight=weight, before=before)
+
+
+def _weight_edits(
+    chosen: PseudoLabels, samples: Samples, step: str, *, weight: LabelWeight, before: Sequence[Edit]
+) -> list[Edit]:
+    head = chosen.head
+    now = samples.table[f"weight:{head.name}"].to_numpy().astype(np.float32)
+    wanted = now.copy()
+    for row, base in _weights_before(head, samples, before).items():
+        wanted[row] = base
+    kept = chosen.kept if head.kind == "multilabel" else chosen.kept[:, None]
+    rows = np.flatnonzero(kept.any(axis=1) & ~head.known(chosen.given))
+    if weight == "confidence":
+        confidence = chosen.confidence.reshape(kept.shape)[rows]
+        wanted[rows] *= np.mean(confidence, axis=1, where=kept[rows]).astype(np.float32)
+    else:
+        wanted[rows] *= np.float32(weight)
+    ids = samples.ids
+    return [
+        Edit(
+            id=ids[row], head=head.name, action="weight", reason=WEIGHTED, step=step,
+            old=repr(float(now[row])), new=repr(float(wanted[row])),
+        )
+        for row in np.flatnonzero(wanted != now).tolist()
+    ]  # fmt: skip
+
+
+def _weights_before(head: Head, samples: Samples, before: Sequence[Edit]) -> dict[int, float]:
+    """Row -> its weight before pseudo-labels, where they changed it."""
+    row_of = {name: row for row, name in enumerate(samples.ids)}
+    persons = _set_by_person(before)
+    found: dict[int, float] = {}
+    for edit in before:
+        if edit.action != "weight" or edit.head != head.name or edit.id not in row_of or edit.cell in persons:
+            continue
+        if edit.reason == WEIGHTED:
+            found.setdefault(row_of[edit.id], float(edit.old or 1))
+        else:
+            found.pop(row_of[edit.id], None)
+    return found
+
+
+def _set_by_person(before: Sequence[Edit]) -> set[tuple[str, str, str | None]]:
+    """The cells that a person edited, where the edits of steps are not carried out."""
+    return {edit.cell for edit in before if edit.step == PERSON}

@@ -3,9 +3,9 @@
 from assay.steps import (
     calibrate,
     clean_labels,
-    combine,
+    ensemble,
     fit,
-    fit_aim,
+    fit_settings,
     probe,
     pseudo_label,
     rebalance_head,
@@ -13,12 +13,11 @@ from assay.steps import (
     synthesize,
     tune_thresholds,
 )
-from assay.steps.clean_settings import CleanLabelsSettings
-from assay.steps.combine_settings import CombineSettings
+from assay.steps.base import RepeatSettings, Step
+from assay.steps.clean_labels import CleanLabelsSettings
+from assay.steps.ensemble_settings import EnsembleSettings
 from assay.steps.fit_settings import FitSettings
-from assay.steps.plans import RepeatSettings
-from assay.steps.state import Step
-from assay.steps.synthesize_settings import SynthesizeSettings
+from assay.steps.generated_images import SynthesizeSettings
 
 
 def _always(settings: object) -> bool:
@@ -27,7 +26,7 @@ def _always(settings: object) -> bool:
 
 STEPS: dict[str, Step] = {
     "probe": Step(probe.ProbeSettings, probe.run, computes=_always),
-    "fit": Step(FitSettings, fit.run, on_every_process=True, computes=_always, check=fit_aim.check),
+    "fit": Step(FitSettings, fit.run, on_every_process=True, computes=_always, check=fit_settings.check_fit),
     "clean_labels": Step(CleanLabelsSettings, clean_labels.run, on_every_process=True, relabels=True, computes=_always),
     "pseudo_label": Step(pseudo_label.PseudoLabelSettings, pseudo_label.run, relabels=True, computes=_always),
     "rebalance_head": Step(
@@ -44,12 +43,12 @@ STEPS: dict[str, Step] = {
         check=synthesize.check,
     ),
     "combine": Step(
-        CombineSettings,
-        combine.run,
+        EnsembleSettings,
+        ensemble.run,
         on_every_process=True,
-        computes=lambda settings: settings.kind != "committee",  # which only joins answers that are there
-        check=combine.check,
-        inner=combine.inner,
+        computes=lambda settings: settings.kind != "ensemble",  # which only joins answers that are there
+        check=ensemble.check,
+        inner=ensemble.inner,
     ),
     "repeat": Step(RepeatSettings, repeat.run, on_every_process=True),
 }

@@ -10,14 +10,14 @@ import numpy as np
 from pydantic import Field
 
 from assay.errors import DataError
-from assay.figures.intervals import Floats
-from assay.figures.metrics import probabilities_of
 from assay.labels.space import Codes, Head, LabelSpace
+from assay.metrics.intervals import Floats
+from assay.metrics.metrics import probabilities_of
 from assay.predictions.calibration import at_temperature, temperature
-from assay.predictions.cross_fitting import cross_fitted, gain, tally
+from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.settings import Settings
-from assay.steps.state import Context, State, StepResult
-from assay.steps.validated import Validated, heads_named
+from assay.steps.base import Context, State, StepResult
+from assay.steps.start import Validated, heads_named
 
 STEP = "calibrate"
 
@@ -30,7 +30,7 @@ class CalibrateSettings(Settings):
 
 
 def run(settings: CalibrateSettings, state: State, context: Context) -> StepResult:
-    """Choose on all of validation; the answers written have temperatures chosen without each picture."""
+    """Choose on all of validation; the answers written have temperatures chosen without each image."""
     validated = Validated.of(state, step=STEP)
     predictions, deciding = validated.predictions, validated.saved.deciding
     temperatures = np.ones_like(deciding.temperature)
@@ -41,7 +41,7 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
         codes, logits = all_codes[place], predictions.logits[:, columns]
         if not head.known(codes).any():
             raise DataError(
-                f"{STEP}: {head.name}: no validation picture has a known label under this head. "
+                f"{STEP}: {head.name}: no validation image has a known label under this head. "
                 "Raise split.val, or name the other heads under heads."
             )
         choose = partial(temperature, head)
@@ -66,10 +66,12 @@ def _told(
 ) -> dict[str, Any]:
     """The temperature of one head and what it is worth, for done.json; said in a line too."""
     space = LabelSpace((head,))
-    before, after = (tally(head, codes, probabilities_of(space, scores)) for scores in (logits, logits / fitted))
+    before, after = (
+        decision_tally(head, codes, probabilities_of(space, scores)) for scores in (logits, logits / fitted)
+    )
     better = gain(before, after, "nll")
     old, new = before.values(), after.values()
-    context.watch.line(
+    context.progress.line(
         f"  {head.name}: temperature {chosen:.3f}: nll {old['nll']:.4f} before, {new['nll']:.4f} cross-fitted, "
         f"better by {better.value:.4f}{better.limits()}, n = {better.n}"
     )
@@ -77,6 +79,6 @@ def _told(
         "temperature": float(chosen),
         "nll": {"before": old["nll"], "cross-fitted": new["nll"], "gain": better.to_json()},
     }
-    if head.kind == "exclusive":  # the figure is of the most probable class
+    if head.kind == "multiclass":  # the metric is of the most probable class
         found["calibration_error"] = {"before": old["calibration_error"], "cross-fitted": new["calibration_error"]}
     return found

@@ -11,59 +11,55 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.figures.metrics import higher_is_better, probabilities_of, stream
 from assay.labels.samples import Samples
+from assay.metrics.metrics import higher_is_better, probabilities_of, stream
 from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier
-from assay.models.saved import Saved
-from assay.models.seen import seen
+from assay.models.trained_model import TrainedModel, training_hashes
 from assay.predictions.predict import Predictions
-from assay.steps.fit_aim import Aim, aim_of, balance_of
-from assay.steps.fit_parts import Part, consistency, trained_parts, unlabelled_pictures
-from assay.steps.fit_settings import FitSettings
-from assay.steps.history import write_history
-from assay.steps.soft_targets import soft_targets
+from assay.steps.base import Context, State, StepResult, write_history
+from assay.steps.fit_parts import Trainable, consistency, trainable, unlabelled_images
+from assay.steps.fit_settings import FitObjective, FitSettings, fit_objective, sampling_plan
+from assay.steps.pseudo_label import soft_targets
 from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
-from assay.steps.state import Context, State, StepResult
 from assay.training import optimizers
-from assay.training.job import Course, Job
+from assay.training.devices import Machine
+from assay.training.fit_task import FitConfig, FitTask
 from assay.training.loop import fit
-from assay.training.machine import Machine
-from assay.training.mixed import mixed_by_class, mixed_lines
-from assay.training.order import Order, Rows
-from assay.training.sources import Known, Pictures
+from assay.training.sampling import Order, Rows
+from assay.training.sources import ImageSource, LabelTensors, mix_counts, mix_lines
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedFit:
     """A fit that may begin: what is trained, for how long and on what, and what it is trained from."""
 
-    job: Job
-    course: Course
+    job: FitTask
+    course: FitConfig
     machine: Machine
     train: Samples
-    waiting: Samples | None  # training pictures with unknown labels, where it learns from them
+    waiting: Samples | None  # training images with unknown labels, where it learns from them
     network: dict[str, Any]  # described
 
 
 @contextmanager
-def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Ready]:
+def prepared_fit(settings: FitSettings, state: State, context: Context) -> Iterator[PreparedFit]:
     """Within the block everything is there for `loop.fit`. Raises AssayError for what the user can mend."""
     train, validation = labelled_parts(state.samples)
-    waiting = unlabelled_pictures(settings, state.samples, context.watch)
+    waiting = unlabelled_images(settings, state.samples, context.progress)
     with context.processes.main_process_first():  # the others find the cache made
-        cache = context.pictures(settings.size, settings.resize)
+        cache = context.images(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
-    course = course_of(settings, train, context)
-    balance = balance_of(settings, train, seed=course.seed)
-    aim = aim_of(settings, train, balance)
+    course = fit_config(settings, train, context)
+    balance = sampling_plan(settings, train, seed=course.seed)
+    aim = fit_objective(settings, train, balance)
     trained_on, learnt_from = trained_before(settings.start, state, context)
     if settings.freeze != "backbone":
-        trained_on = np.union1d(trained_on, seen(train.hashes))
-    learnt_from = np.union1d(learnt_from, seen(train.hashes))
-    saved = Saved(
+        trained_on = np.union1d(trained_on, training_hashes(train.hashes))
+    learnt_from = np.union1d(learnt_from, training_hashes(train.hashes))
+    saved = TrainedModel(
         classifier,
         state.samples.space,
         settings.size,
@@ -74,7 +70,7 @@ def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Rea
         learnt_from=learnt_from,
     )
     soft = soft_targets(state.soft, train)
-    with trained_parts(settings, classifier, cache, train, validation, context, balance, soft=soft) as part:
+    with trainable(settings, classifier, cache, train, validation, context, balance, soft=soft) as part:
         job = _job(settings, saved, aim, part, train, validation, context)
         further = consistency(
             settings,
@@ -87,18 +83,18 @@ def ready(settings: FitSettings, state: State, context: Context) -> Iterator[Rea
             context=context,
         )
         machine = Machine(context.processes, part.hardware)
-        yield Ready(replace(job, unlabelled=further), course, machine, train, waiting, network)
+        yield PreparedFit(replace(job, unlabelled=further), course, machine, train, waiting, network)
 
 
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
     checkpoint = context.folder / "checkpoint.safetensors"
-    with ready(settings, state, context) as begun:
+    with prepared_fit(settings, state, context) as begun:
         job, course, machine = begun.job, begun.course, begun.machine
         _tell_order(job.order, begun.train, context)
-        context.watch.begin(context.name, settings.epochs * job.order.length)
-        progress = fit(job, course, machine=machine, checkpoint=checkpoint, watch=context.watch)
-        context.watch.end()
+        context.progress.begin(context.name, settings.epochs * job.order.length)
+        progress = fit(job, course, machine=machine, checkpoint=checkpoint, progress=context.progress)
+        context.progress.end()
     if context.processes.is_main_process:
         write_history(context.folder / "history.csv", context.name, progress.history)
         checkpoint.unlink(missing_ok=True)
@@ -106,41 +102,41 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     details = {
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "pictures_an_epoch": job.order.length,
+        "images_an_epoch": job.order.length,
         "training_seconds": round(progress.seconds, 2),
-        "pictures_per_second": round(shown / max(progress.seconds, 1e-9), 1),
+        "images_per_second": round(shown / max(progress.seconds, 1e-9), 1),
         "hardware": machine.hardware.to_json(),
         "network": begun.network,
         **_mixed(job, course, begun.train, progress.epoch, context),
     }
     if settings.unlabelled is not None:
-        details["unlabelled_pictures"] = len(begun.waiting or ())
+        details["unlabelled_images"] = len(begun.waiting or ())
     return StepResult(context.folder / settings.take, details=details)
 
 
 def _job(
     settings: FitSettings,
-    saved: Saved,
-    aim: Aim,
-    part: Part,
+    saved: TrainedModel,
+    aim: FitObjective,
+    part: Trainable,
     train: Samples,
     validation: Samples,
     context: Context,
-) -> Job:
+) -> FitTask:
     space, classifier, deciding = saved.space, saved.classifier, saved.deciding
     train_codes, validation_codes = train.codes(), validation.codes()
-    judged = Known(validation).of(np.arange(len(validation)))
+    judged = LabelTensors(validation).of(np.arange(len(validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 
     def evaluate(shown: Rows, training_logits: Tensor) -> dict[str, dict[str, float]]:
         seen = probabilities_of(space, deciding.logits(training_logits.numpy()))
-        figures = {"training": dict(stream(space, [codes[shown] for codes in train_codes], seen))}
+        metrics = {"training": dict(stream(space, [codes[shown] for codes in train_codes], seen))}
         raw = part.answer()
         newest[:] = [Predictions.of(validation.ids, space, deciding.logits(raw), model=context.name)]
-        figures["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
+        metrics["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
         if len(validation):
-            figures["validation"]["loss"] = float(aim.once(torch.from_numpy(raw), [judged]).loss)
-        return figures
+            metrics["validation"]["loss"] = float(aim.once(torch.from_numpy(raw), [judged]).loss)
+        return metrics
 
     def save(which: Literal["best", "last"]) -> None:
         if settings.keep in ("both", which):
@@ -154,7 +150,7 @@ def _job(
         discriminative=settings.discriminative,
         weight_decay=settings.optimizer.weight_decay,
     )
-    return Job(
+    return FitTask(
         network=part.network,
         optimizer=optimizers.build(settings.optimizer, groups, lr=settings.lr),
         source=part.source,
@@ -169,24 +165,24 @@ def _job(
 
 def _tell_order(order: Order, train: Samples, context: Context) -> None:
     if order.length != len(train):
-        context.watch.line(f"  an epoch shows {order.length:,} pictures, of {len(train):,} that there are")
+        context.progress.line(f"  an epoch shows {order.length:,} images, of {len(train):,} that there are")
 
 
-def _mixed(job: Job, course: Course, train: Samples, epochs: int, context: Context) -> dict[str, Any]:
+def _mixed(job: FitTask, course: FitConfig, train: Samples, epochs: int, context: Context) -> dict[str, Any]:
     """What was mixed of each class, for done.json; said in a line a head too."""
     source = job.source
-    if not isinstance(source, Pictures) or source.mix is None:
+    if not isinstance(source, ImageSource) or source.mix is None:
         return {}
     space, codes = train.space, train.codes()
-    found = mixed_by_class(source, source.mix, space, codes, job.order, step=course.step_size, epochs=epochs)
-    for line in mixed_lines(found):
-        context.watch.line(f"  {line}")
+    found = mix_counts(source, source.mix, space, codes, job.order, step=course.step_size, epochs=epochs)
+    for line in mix_lines(found):
+        context.progress.line(f"  {line}")
     return {"mixed": found}
 
 
-def course_of(settings: FitSettings, train: Samples, context: Context) -> Course:
+def fit_config(settings: FitSettings, train: Samples, context: Context) -> FitConfig:
     """How long and how fast, with the seed that the step's place in the plan gives it."""
-    return Course(
+    return FitConfig(
         epochs=settings.epochs,
         batch=settings.batch,
         seed=int(np.random.SeedSequence([context.seed, context.number]).generate_state(1)[0]),

@@ -1,4 +1,4 @@
-"""What a fit trains: the network that learns, the pictures or features it is fed, and the hardware they lie on."""
+"""What a fit trains: the network that learns, the images or features it is fed, and the hardware they lie on."""
 
 from __future__ import annotations
 
@@ -13,67 +13,64 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import PlanError
+from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.labels.subset import partly_unknown
 from assay.models.backbones import set_training_mode
 from assay.models.classifier import Classifier
-from assay.models.deciding import Deciding
-from assay.models.folding import folded
-from assay.pixels.cache import Cache
+from assay.models.decision_rule import DecisionRule
+from assay.models.folding import fold_batch_norm
 from assay.predictions.inference import PLAIN, Inference, View, move
-from assay.progress import Watch
-from assay.steps.fit_aim import Balance
-from assay.steps.fit_settings import FitSettings
-from assay.steps.start import remember, remembered
-from assay.steps.state import Context
-from assay.training.consistency import Consistency, Views
-from assay.training.hardware import Hardware, candidates, choose
-from assay.training.job import Source
+from assay.progress import Progress
+from assay.steps.base import Context
+from assay.steps.fit_settings import FitSettings, SamplingPlan
+from assay.steps.start import store_hardware, stored_hardware
+from assay.training.devices import Hardware, Machine, candidates, choose_fastest
+from assay.training.fit_task import Source
 from assay.training.losses import AnyLoss, ByHead, CrossEntropy, head_losses
-from assay.training.machine import Machine
 from assay.training.objective import Objective
-from assay.training.order import Order
-from assay.training.sources import Features, Known, Pictures
-from assay.training.unlabelled import Judge
+from assay.training.sampling import Order
+from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
+from assay.training.sources import FeatureSource, ImageSource, LabelTensors
 
 
 @dataclass(frozen=True)
-class Part:
-    """The network that learns, what it is fed in what order, and how it answers for validation pictures."""
+class Trainable:
+    """The network that learns, what it is fed in what order, and how it answers for validation images."""
 
     network: nn.Module
     source: Source
     order: Order
-    answer: Callable[[], np.ndarray]  # logits (N, width) of the validation pictures
+    answer: Callable[[], np.ndarray]  # logits (N, width) of the validation images
     hardware: Hardware
 
 
 @contextmanager
-def trained_parts(
+def trainable(
     settings: FitSettings,
     classifier: Classifier,
     cache: Cache,
     train: Samples,
     validation: Samples,
     context: Context,
-    balance: Balance,
+    balance: SamplingPlan,
     *,
     soft: Sequence[npt.NDArray[np.float32] | None] | None = None,
-) -> Iterator[Part]:
-    """The head on cached features where the backbone is frozen; else the whole classifier on pictures."""
-    known = Known(train, soft)
+) -> Iterator[Trainable]:
+    """The head on cached features where the backbone is frozen; else the whole classifier on images."""
+    known = LabelTensors(train, soft)
     if settings.freeze == "backbone":
-        hardware = remembered(context, "inference") or Hardware(context.device)
+        hardware = stored_hardware(context, "inference") or Hardware(context.device)
         move(classifier, hardware)
         yield _head_part(settings, classifier, cache, known, validation, hardware, context, balance)
         return
     with context.processes.main_process_first():  # the others take what it has chosen
-        hardware = remembered(context, "training") or _fastest_training(settings, classifier, known, context)
+        hardware = stored_hardware(context, "training") or _fastest_training(settings, classifier, known, context)
     move(classifier, hardware)
     drawn = torch.Generator().manual_seed(0)  # the same in every process: what is folded must not hang on chance
     example = hardware.place(torch.rand(1, 3, settings.size, settings.size, generator=drawn))
-    source = Pictures(
+    source = ImageSource(
         known=known,
         cache=cache,
         size=settings.size,
@@ -89,41 +86,41 @@ def trained_parts(
     def answer() -> np.ndarray:
         return inference.logits(validation.ids)
 
-    with folded(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
-        yield Part(classifier, source, balance.order, answer, hardware)
+    with fold_batch_norm(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
+        yield Trainable(classifier, source, balance.order, answer, hardware)
 
 
-def unlabelled_pictures(settings: FitSettings, samples: Samples, watch: Watch) -> Samples | None:
-    """The training pictures with an unknown label, if the fit is to use them; that there are none is said."""
+def unlabelled_images(settings: FitSettings, samples: Samples, progress: Progress) -> Samples | None:
+    """The training images with an unknown label, if the fit is to use them; that there are none is said."""
     if settings.unlabelled is None:
         return None
     _require_reachable(settings.unlabelled.threshold, settings.loss, samples.space)
     found = partly_unknown(samples.part("train"))
     if len(found) == 0:
-        watch.line("  unlabelled: every label of the training pictures is known, so the fit learns from these alone")
+        progress.line("  unlabelled: every label of the training images is known, so the fit learns from these alone")
         return None
     return found
 
 
 def consistency(
     settings: FitSettings,
-    part: Part,
+    part: Trainable,
     unlabelled: Samples | None,
     *,
     known: Samples,
     cache: Cache,
     objective: Objective,
-    deciding: Deciding,
+    deciding: DecisionRule,
     context: Context,
 ) -> Consistency | None:
-    """What the pictures with unknown labels add to the training of a part; None where the fit leaves them out."""
+    """What the images with unknown labels add to the training of a part; None where the fit leaves them out."""
     own = settings.unlabelled
     if own is None or unlabelled is None:
         return None
     weak, strong = own.views(settings.augment)
     views = Views(unlabelled.ids, cache, settings.size, weak, strong, context.seed, context.number, part.hardware)
     of_heads = zip(unlabelled.space, known.codes(), unlabelled.codes(), strict=True)
-    judges = [Judge(head, labels, codes, own) for head, labels, codes in of_heads]
+    judges = [PseudoLabelSelector(head, labels, codes, own) for head, labels, codes in of_heads]
     weights = torch.from_numpy(unlabelled.weights())
     return Consistency(part.network, views, judges, weights, objective, deciding, own, settings.batch)
 
@@ -132,7 +129,7 @@ def _require_reachable(threshold: float, loss: AnyLoss, space: LabelSpace) -> No
     """Raise PlanError where smoothed labels teach to stay below the threshold, so that nothing would be learnt from."""
     smoothing = loss.smoothing if isinstance(loss, ByHead | CrossEntropy) else 0.0
     for head in space:
-        most = 1 - smoothing * (1 - 1 / (head.size if head.kind == "exclusive" else 2))
+        most = 1 - smoothing * (1 - 1 / (head.size if head.kind == "multiclass" else 2))
         if most < threshold:
             raise PlanError(
                 f"unlabelled: smoothing {smoothing:g} teaches head {head.name!r} to be sure by {most:.3f} at most, and "
@@ -144,18 +141,18 @@ def _head_part(
     settings: FitSettings,
     classifier: Classifier,
     cache: Cache,
-    known: Known,
+    known: LabelTensors,
     validation: Samples,
     hardware: Hardware,
     context: Context,
-    balance: Balance,
-) -> Part:
+    balance: SamplingPlan,
+) -> Trainable:
     inference = Inference(classifier, cache, settings.size, hardware)
     chosen = None if balance.chosen is None else dict(zip(known.ids, balance.chosen.tolist(), strict=True))
 
     def features(ids: list[str], number: int) -> np.ndarray:
         view = View(settings.augment, context.seed, number, chosen=chosen) if number else PLAIN
-        return inference.features(ids, folder=context.run / "cache", watch=context.watch, view=view)
+        return inference.features(ids, folder=context.run / "cache", progress=context.progress, view=view)
 
     with context.processes.main_process_first():  # the others find the features on disk
         views = [features(known.ids, view) for view in range(settings.views)]
@@ -167,14 +164,14 @@ def _head_part(
             logits: Tensor = classifier.head(hardware.place(shown))
             return logits.float().cpu().numpy()
 
-    return Part(classifier.head, Features(known, views, hardware), balance.order, answer, hardware)
+    return Trainable(classifier.head, FeatureSource(known, views, hardware), balance.order, answer, hardware)
 
 
-def _fastest_training(settings: FitSettings, classifier: Classifier, known: Known, context: Context) -> Hardware:
+def _fastest_training(settings: FitSettings, classifier: Classifier, known: LabelTensors, context: Context) -> Hardware:
     """Time real optimiser steps of a copy in each precision and layout, and remember the choice."""
     rows = np.resize(np.arange(len(known.ids)), settings.batch)
     objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
-    pictures = torch.rand(settings.batch, 3, settings.size, settings.size)
+    images = torch.rand(settings.batch, 3, settings.size, settings.size)
 
     def prepare(option: Hardware) -> Callable[[], object]:
         trial = copy.deepcopy(classifier)
@@ -185,7 +182,7 @@ def _fastest_training(settings: FitSettings, classifier: Classifier, known: Know
         machine = Machine(context.processes, option)
 
         def step() -> None:
-            inputs = option.place(pictures)
+            inputs = option.place(images)
             with option.autocast():
                 logits = trial(inputs)
             machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)
@@ -193,6 +190,6 @@ def _fastest_training(settings: FitSettings, classifier: Classifier, known: Know
 
         return step
 
-    best, seconds = choose(candidates(context.device), prepare)
-    remember(context, "training", best, seconds)
+    best, seconds = choose_fastest(candidates(context.device), prepare)
+    store_hardware(context, "training", best, seconds)
     return best

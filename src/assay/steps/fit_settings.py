@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from pydantic import Field, model_validator
 
-from assay.balance.class_weights import ClassWeights
-from assay.balance.sampling import Balanced, Sampling
-from assay.pixels.augment import Augment
-from assay.pixels.decode import Resize
-from assay.pixels.mix import Mix
+from assay.images.augment import Augment, Chosen
+from assay.images.decode import Resize
+from assay.images.mix import Mix
+from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace, require_known
+from assay.models.decision_rule import DecisionRule
 from assay.settings import Settings, Source
-from assay.training.losses import ByHead, LossSettings
+from assay.training.class_weights import ClassWeights, Given, class_weights, given_weights, logit_shift
+from assay.training.losses import ByHead, HeadLoss, LossSettings, head_losses
+from assay.training.objective import Objective
 from assay.training.optimizers import AdamW, OptimizerSettings
+from assay.training.sampling import (
+    Balanced,
+    Order,
+    SampledOrder,
+    Sampling,
+    Shuffled,
+    augment_by_class,
+    extra_repeats,
+    repeat_counts,
+    round_robin,
+    shift_prior,
+)
 from assay.training.schedules import OneCycle, ScheduleSettings
-from assay.training.unlabelled import UnlabelledSettings
+from assay.training.semi_supervised import UnlabelledSettings
 
 Positive = Annotated[float, Field(gt=0)]
 
 
 class FitSettings(Settings):
-    """Train on the labelled training pictures; validation chooses the epoch that is handed on."""
+    """Train on the labelled training images; validation chooses the epoch that is handed on."""
 
-    size: int = Field(128, ge=16, description="Pictures are trained on at size x size pixels.")
+    size: int = Field(128, ge=16, description="Images are trained on at size x size pixels.")
     resize: Resize = Resize()
     epochs: int = Field(8, ge=1)
-    batch: int = Field(32, ge=1, description="Pictures a forward pass.")
+    batch: int = Field(32, ge=1, description="Images a forward pass.")
     accumulate: int = Field(1, ge=1, description="Forward passes an optimiser step.")
     start: Annotated[str, Source("model", frozenset({"previous", "pretrained"}))] = Field(
         "previous", description="previous, pretrained, or the folder of a run"
@@ -39,7 +59,7 @@ class FitSettings(Settings):
         "frozen",
         description="Whether batch-norm keeps the statistics it came with, or takes those of each batch.",
     )
-    views: int = Field(1, ge=1, description="Cached views a picture of a frozen backbone; further ones are augmented.")
+    views: int = Field(1, ge=1, description="Cached views an image of a frozen backbone; further ones are augmented.")
     optimizer: OptimizerSettings = AdamW()
     lr: float = Field(5e-4, gt=0, description="Top learning rate.")
     discriminative: tuple[Positive, Positive] | None = Field(
@@ -52,7 +72,7 @@ class FitSettings(Settings):
         None, description="Weights of classes in the loss; the prior they shift is set right again at prediction."
     )
     sampling: Sampling | None = Field(
-        None, description="How often pictures are shown, by their classes; the prior is set right likewise."
+        None, description="How often images are shown, by their classes; the prior is set right likewise."
     )
     prior: Literal["data", "trained"] = Field(
         "data",
@@ -62,10 +82,10 @@ class FitSettings(Settings):
     augment: Augment | None = None
     mix: Mix | None = None
     unlabelled: UnlabelledSettings | None = None
-    ema: float | None = Field(None, gt=0, lt=1, description="Decay of an average of the weights, used for all figures.")
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of an average of the weights, used for all metrics.")
     clip: float | None = Field(None, gt=0, description="Largest norm of the gradient.")
-    monitor: str = Field("loss", description="The validation figure that chooses the best epoch.")
-    early_stop: int | None = Field(None, ge=1, description="Epochs without a better figure after which to stop.")
+    monitor: str = Field("loss", description="The validation metric that chooses the best epoch.")
+    early_stop: int | None = Field(None, ge=1, description="Epochs without a better metric after which to stop.")
     take: Literal["best", "last"] = Field("best", description="The epoch that is handed on.")
     keep: Literal["both", "best", "last"] = Field("both", description="The checkpoints that stay on disk.")
 
@@ -74,10 +94,10 @@ class FitSettings(Settings):
         if self.keep not in ("both", self.take):
             raise ValueError(f"take: {self.take} hands on what keep: {self.keep} does not keep; make them the same")
         if self.freeze == "backbone" and self.augment is not None and self.views == 1:
-            raise ValueError("freeze: backbone with views: 1 trains on plain pictures; raise views, or drop augment")
+            raise ValueError("freeze: backbone with views: 1 trains on plain images; raise views, or drop augment")
         if self.freeze == "backbone" and self.mix is not None:
             raise ValueError(
-                "mix mixes pictures, and a frozen backbone trains on cached features; drop mix, or freeze less"
+                "mix mixes images, and a frozen backbone trains on cached features; drop mix, or freeze less"
             )
         if self.freeze == "backbone" and self.unlabelled is not None:
             raise ValueError(
@@ -93,3 +113,84 @@ class FitSettings(Settings):
         if self.freeze != "backbone" and self.views > 1:
             raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
         return self
+
+
+# What a fit shows how often, what it follows downhill, and how its answers are to be read.
+
+HeadWeights = Sequence[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """The order in which images are shown, and the settings of a class by which some are augmented (N,)."""
+
+    order: Order
+    chosen: Chosen | None = None
+    moved: HeadWeights | None = None  # what the order does to the classes, as weights (K,) a head; None: nothing
+
+
+@dataclass(frozen=True)
+class FitObjective:
+    """The loss of the images as they are shown, and of images each shown once; both lead to the same answers."""
+
+    shown: Objective
+    once: Objective
+    deciding: DecisionRule
+
+
+def check_fit(settings: FitSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a head or class that is not in the data, before anything is trained."""
+    heads = [head.name for head in space]
+    for name in settings.head_weights:
+        require_known(name, heads, "head", "head_weights")
+    for name in (settings.sampling and settings.sampling.heads) or ():
+        require_known(name, heads, "head", "sampling, heads")
+    if isinstance(settings.class_weights, Given):
+        given_weights(settings.class_weights.weights, space)
+    if settings.augment is not None:
+        augment_by_class(settings.augment.per_class, space, [head.unknown(0) for head in space])
+
+
+def sampling_plan(settings: FitSettings, train: Samples, *, seed: int) -> SamplingPlan:
+    """How often the training images are shown, and how they are augmented, by their labels."""
+    space, codes, weights = train.space, train.codes(), train.weights()
+    times, chosen = np.ones(len(train)), None
+    if settings.augment is not None and settings.augment.per_class:
+        chosen = augment_by_class(settings.augment.per_class, space, codes)
+        times = extra_repeats(settings.augment, chosen)
+    if settings.sampling is not None:
+        times = times * repeat_counts(settings.sampling, space, codes, weights)
+    moved = shift_prior(times, space, codes, weights)
+    if isinstance(settings.sampling, Balanced):
+        step = settings.batch * settings.accumulate
+        return SamplingPlan(round_robin(settings.sampling, space, codes, weights, step=step, seed=seed), chosen, moved)
+    if (times == 1).all():
+        return SamplingPlan(Shuffled(len(train), seed), chosen)
+    return SamplingPlan(SampledOrder(times, seed), chosen, moved)
+
+
+def fit_objective(settings: FitSettings, train: Samples, balance: SamplingPlan) -> FitObjective:
+    """The losses over all heads, and how logits are read that were learnt under them.
+
+    To show a class oftener is to weigh it, in the mean over epochs: images that are shown once are weighed by what
+    sampling would have done, so that the loss of validation images is that which training follows.
+    """
+    space, deciding = train.space, DecisionRule.plain(train.space)
+    factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
+    weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
+    both = _product(weights, balance.moved)
+    if both is not None and settings.prior == "data":
+        deciding = replace(deciding, shift=logit_shift(space, both))
+    shown, once = (Objective(space, _losses(settings, space, own), factors) for own in (weights, both))
+    return FitObjective(shown, once, deciding)
+
+
+def _losses(settings: FitSettings, space: LabelSpace, weights: HeadWeights | None) -> tuple[HeadLoss, ...]:
+    own = None if weights is None else [torch.from_numpy(by_class) for by_class in weights]
+    return head_losses(space, settings.loss, class_weights=own)
+
+
+def _product(one: HeadWeights | None, other: HeadWeights | None) -> HeadWeights | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return [mine * own for mine, own in zip(one, other, strict=True)]

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.found import quoted
+from assay.labels.build import quoted
 from assay.labels.samples import Samples
-from assay.models.seen import NOTHING, Seen, are_seen, count_seen
-from assay.progress import Watch
+from assay.models.trained_model import NO_HASHES, TrainingHashes, count_trained_on, trained_on_mask
+from assay.progress import Progress
 from assay.settings import Settings, sources
 from assay.steps.sources import is_gone, trained_on
 
@@ -26,22 +26,22 @@ LEAST = 0.5
 class Earlier:
     """What the sources of a plan were trained on, all together, and which of them saw validation or test images."""
 
-    images: Seen
+    images: TrainingHashes
     names: tuple[str, ...]  # as the plan gives them: `start: runs/first`
 
 
-def earlier(plan: Settings, samples: Samples, *, base: Path, run: Path, watch: Watch) -> Earlier:
+def earlier(plan: Settings, samples: Samples, *, base: Path, run: Path, progress: Progress) -> Earlier:
     """Gather what the sources of a plan were trained on; models within `run` itself are none. Raises AssayError."""
-    images, names = [NOTHING], []
+    images, names = [NO_HASHES], []
     measured = samples.take(np.flatnonzero(samples.table["split"].is_in(list(PARTS)).to_numpy()))
     for key, source, path in dict.fromkeys(sources(plan)):
         place = base / path
         if place.absolute().is_relative_to(run.absolute()):
             continue  # made by the steps of this run, on this run's training images
         if is_gone(source, place, run):
-            watch.line(f"  {key}: {path} is gone: what was trained from it stays as it is")
+            progress.line(f"  {key}: {path} is gone: what was trained from it stays as it is")
         found = trained_on(source, place, run, samples.space)
-        if count_seen(found, measured):
+        if count_trained_on(found, measured):
             images.append(found)
             names.append(f"{key}: {path}")
     return Earlier(np.unique(np.concatenate(images)), tuple(names))
@@ -55,7 +55,7 @@ def held_back(samples: Samples, before: Earlier) -> Samples:
     labelled images.
     """
     split = samples.table["split"]
-    leave = are_seen(before.images, samples) & split.is_in(list(PARTS)).to_numpy()
+    leave = trained_on_mask(before.images, samples) & split.is_in(list(PARTS)).to_numpy()
     if not leave.any():
         return samples
     kept = replace(samples, table=samples.table.with_columns(split=split.zip_with(pl.Series(~leave), _none(split))))
@@ -73,7 +73,7 @@ def _require_enough(samples: Samples, kept: Samples, names: Sequence[str]) -> No
         count, left = (int(one.part(part).labelled().sum()) for one in (samples, kept))
         if left < LEAST * count:
             raise DataError(
-                f"{count - left:,} of the {count:,} labelled {said} pictures were trained on by what the plan begins "
+                f"{count - left:,} of the {count:,} labelled {said} images were trained on by what the plan begins "
                 f"with or takes in ({'; '.join(names)}), and fewer than half would be left to measure by. Give that "
                 "run's data with its split (the same shares and seed, or its samples.parquet as a table, which "
                 "assay.write_table writes), or begin with weights that were not trained on them."
@@ -87,14 +87,14 @@ def _notes(samples: Samples, kept: Samples, names: Sequence[str]) -> list[str]:
         if len(before) == len(after):
             continue
         notes.append(
-            f"{len(before) - len(after):,} of {len(before):,} {said} pictures are left out: they were trained on by "
-            f"what the plan begins with or takes in ({'; '.join(names)}), and figures on them would flatter."
+            f"{len(before) - len(after):,} of {len(before):,} {said} images are left out: they were trained on by "
+            f"what the plan begins with or takes in ({'; '.join(names)}), and metrics on them would flatter."
         )
         for head in samples.space:
             lost = (before.counts(head) > 0) & (after.counts(head) == 0)
             if lost.any():
                 classes = quoted([name for name, gone in zip(head.classes, lost, strict=True) if gone])
-                notes.append(f"{head.name}: {classes}: with them the last {said} picture is gone.")
+                notes.append(f"{head.name}: {classes}: with them the last {said} image is gone.")
     return notes
 
 

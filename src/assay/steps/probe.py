@@ -9,17 +9,16 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from assay.images.decode import Resize
 from assay.labels.samples import Samples
-from assay.models.backbones import picture_size
+from assay.models.backbones import image_size
 from assay.models.classifier import Classifier
-from assay.models.deciding import Deciding
-from assay.models.saved import Saved
-from assay.models.seen import seen
-from assay.pixels.decode import Resize
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import TrainedModel, training_hashes
 from assay.predictions.predict import Predictions
 from assay.settings import Settings
+from assay.steps.base import Context, State, StepResult
 from assay.steps.start import bare_classifier, describe_network, inference_for, labelled_parts, trained_before
-from assay.steps.state import Context, State, StepResult
 from assay.training.linear import fit_linear
 
 Array = npt.NDArray[np.float32]
@@ -28,7 +27,7 @@ Array = npt.NDArray[np.float32]
 class ProbeSettings(Settings):
     """Run the backbone once, frozen, and fit a linear head a head on its features."""
 
-    size: int = Field(128, ge=16, description="Pictures are resized to size x size pixels.")
+    size: int = Field(128, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
 
 
@@ -39,21 +38,22 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
     train_features, validation_features = (
-        inference.features(part.ids, folder=context.run / "cache", watch=context.watch) for part in (train, validation)
+        inference.features(part.ids, folder=context.run / "cache", progress=context.progress)
+        for part in (train, validation)
     )
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     space = state.samples.space
     # The features are those of the backbone before: a linear head adds nothing to what it has seen.
     before, _ = trained_before("previous", state, context)
-    saved = Saved(
+    saved = TrainedModel(
         classifier.cpu(),
         space,
         settings.size,
         inference.cache.side,
         settings.resize,
-        Deciding.plain(space),
+        DecisionRule.plain(space),
         trained_on=before,
-        learnt_from=np.union1d(before, seen(train.hashes)),
+        learnt_from=np.union1d(before, training_hashes(train.hashes)),
     )
     folder = context.folder / "best"
     with torch.inference_mode():
@@ -67,9 +67,9 @@ def _bare(state: State, context: Context, *, size: int) -> Classifier:
     """The plan's backbone, or that of the state, under linear heads."""
     if state.model is None:
         return bare_classifier(state, context, size=size)
-    before = Saved.load(state.model).classifier.backbone
+    before = TrainedModel.load(state.model).classifier.backbone
     drawn = replace(context, model=context.model.without_weights())
-    classifier = bare_classifier(state, drawn, size=picture_size(before))
+    classifier = bare_classifier(state, drawn, size=image_size(before))
     classifier.backbone.load_state_dict(before.state_dict())
     return classifier
 

@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from assay.errors import DataError, PlanError
-from assay.figures.metrics import higher_is_better
 from assay.files import fingerprint
 from assay.labels.subset import labelled
-from assay.predictions.predict import Predictions
-from assay.predictions.scores import headline, scores_of
-from assay.steps.plans import RepeatSettings
-from assay.steps.state import Context, State, StepResult
+from assay.metrics.metrics import higher_is_better
+from assay.predictions.predict import Predictions, headline, scores_json
+from assay.steps.base import Context, RepeatSettings, State, StepResult
 
 STEP = "repeat"
 
@@ -20,7 +18,7 @@ STEP = "repeat"
 def run(settings: RepeatSettings, state: State, context: Context) -> StepResult:
     """Run the steps `times` times, each round in a folder of its own.
 
-    With `only_if_better`, a round that does not raise the validation figure ends the rounds, and what was before it
+    With `only_if_better`, a round that does not raise the validation metric ends the rounds, and what was before it
     is handed on: model, labels and all.
     """
     if settings.only_if_better:
@@ -36,46 +34,46 @@ def _round(settings: RepeatSettings, state: State, here: Context, number: int) -
 
 
 def _while_better(settings: RepeatSettings, state: State, context: Context) -> StepResult:
-    best = _figures(state, context)
-    name = settings.figure or headline(best) if best else settings.figure
+    best = _round_metrics(state, context)
+    name = settings.metric or headline(best) if best else settings.metric
     rounds: list[dict[str, Any]] = []
     kept: list[str] = []
     for number in range(1, settings.times + 1):
         here = context.for_round(number)
         after = _round(settings, state, here, number)
-        figures = _figures(after, context)
-        name = name or headline(figures)
-        better, said = context.processes.of_main(_compared(name, best, figures))
-        context.watch.line(f"  {here.name}: {said}: {'kept' if better else 'not kept, and no further round is run'}")
+        metrics = _round_metrics(after, context)
+        name = name or headline(metrics)
+        better, said = context.processes.of_main(_compared(name, best, metrics))
+        context.progress.line(f"  {here.name}: {said}: {'kept' if better else 'not kept, and no further round is run'}")
         rounds.append(
-            {"round": number, "figure": name, "before": best.get(name), "after": figures[name], "kept": better}
+            {"round": number, "metric": name, "before": best.get(name), "after": metrics[name], "kept": better}
         )
         if not better:
             break
-        state, best = after, figures
+        state, best = after, metrics
         kept.append(here.name)
     return StepResult(state.model, details={"rounds": rounds}, labels_of=kept, soft=state.soft)
 
 
-def _figures(state: State, context: Context) -> dict[str, float]:
-    """The validation figures of the state's model; none where there is no model yet. Raises DataError."""
+def _round_metrics(state: State, context: Context) -> dict[str, float]:
+    """The validation metrics of the state's model; none where there is no model yet. Raises DataError."""
     validation = labelled(state.samples.part("val"))
     if len(validation) == 0:
         raise DataError(
-            f"{STEP}: only_if_better compares validation figures, and no validation picture has a known label. "
+            f"{STEP}: only_if_better compares validation metrics, and no validation image has a known label. "
             "Raise split.val, label some, or drop only_if_better."
         )
     if state.model is None:
         return {}
     predictions = Predictions.read(state.model / "predictions.parquet", state.samples.space, model=context.name)
-    figures = scores_of(predictions, validation)["figures"]
-    return {name: figure["value"] for name, figure in figures.items()}
+    metrics = scores_json(predictions, validation)["metrics"]
+    return {name: metric["value"] for name, metric in metrics.items()}
 
 
 def _compared(name: str, before: dict[str, float], after: dict[str, float]) -> tuple[bool, str]:
-    """Whether a figure is better than before, and that in words. Raises PlanError where there is no such figure."""
+    """Whether a metric is better than before, and that in words. Raises PlanError where there is no such metric."""
     if name not in after:
-        raise PlanError(f"{STEP}: figure: {name!r} is not measured on this data. There are: {', '.join(after)}.")
+        raise PlanError(f"{STEP}: metric: {name!r} is not measured on this data. There are: {', '.join(after)}.")
     if name not in before:
         return True, f"validation {name} {after[name]:.4f}, and no model before"
     better = after[name] > before[name] if higher_is_better(name) else after[name] < before[name]

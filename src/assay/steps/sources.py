@@ -13,11 +13,20 @@ from assay.errors import PlanError, RunError
 from assay.files import fingerprint, hash_file, write_json
 from assay.labels.space import LabelSpace
 from assay.models.classifier import ModelSettings
-from assay.models.composite import model_files
+from assay.models.ensemble import model_files
 from assay.models.origins import trained_on_in_runs
-from assay.models.saved import read_description, read_network
-from assay.models.seen import NOTHING, Seen, read_hashes, read_learnt, read_seen, write_hashes
-from assay.models.tensor_hash import hash_backbone, hash_tensors
+from assay.models.trained_model import (
+    NO_HASHES,
+    TrainingHashes,
+    hash_backbone,
+    hash_tensors,
+    read_description,
+    read_hashes,
+    read_learnt_hashes,
+    read_network,
+    read_training_hashes,
+    write_hashes,
+)
 from assay.models.weights import read_tensors
 from assay.settings import Settings, Source, Taken, sources, with_sources
 
@@ -63,7 +72,7 @@ def is_gone(source: Source, path: Path, run: Path) -> bool:
     return _place(source, path) is None and os.path.abspath(path) in _noted(run)
 
 
-def trained_on(source: Source, path: Path, run: Path, space: LabelSpace) -> Seen:
+def trained_on(source: Source, path: Path, run: Path, space: LabelSpace) -> TrainingHashes:
     """Return the images whose labels a source was trained on, as far as that is known.
 
     Of a network that a fit goes on from, its head counts where it answers for `space`, and so is kept. What is found
@@ -74,27 +83,27 @@ def trained_on(source: Source, path: Path, run: Path, space: LabelSpace) -> Seen
     if place is None:
         return read_hashes(noted)
     if source.taken == "weights":
-        parts = [read_seen(place.parent), trained_on_in_runs(place, run), read_hashes(noted)]
+        parts = [read_training_hashes(place.parent), trained_on_in_runs(place, run), read_hashes(noted)]
         found = np.unique(np.concatenate(parts))
     elif source.taken == "model":
         found = learnt_before(place, space)
     else:
-        found = read_learnt(place) if source.taken == "member" else read_seen(place)
+        found = read_learnt_hashes(place) if source.taken == "member" else read_training_hashes(place)
     write_hashes(noted, found)
     return found
 
 
-def learnt_before(folder: Path, space: LabelSpace) -> Seen:
+def learnt_before(folder: Path, space: LabelSpace) -> TrainingHashes:
     """Return the images whose labels a network was trained on that is to answer for `space`, its head if that stays."""
     keeps_head = read_description(folder)["heads"] == space.to_json()
-    return read_learnt(folder) if keeps_head else read_seen(folder)
+    return read_learnt_hashes(folder) if keeps_head else read_training_hashes(folder)
 
 
-def trained_on_at_start(settings: ModelSettings, base: Path, run: Path) -> Seen:
+def trained_on_at_start(settings: ModelSettings, base: Path, run: Path) -> TrainingHashes:
     """Return what the backbone of a plan was trained on before the first step."""
     nothing_asked = LabelSpace(())  # a backbone answers for no head
     found = [trained_on(source, base / path, run, nothing_asked) for _, source, path in sources(settings)]
-    return np.unique(np.concatenate([NOTHING, *found]))
+    return np.unique(np.concatenate([NO_HASHES, *found]))
 
 
 def other_run(start: str, base: Path, *, what: str = "start", instead: str = "previous, pretrained, or ") -> Path:
@@ -116,7 +125,7 @@ def run_of(folder: Path) -> Path:
         if (place / "samples.parquet").exists():
             return place
     raise RunError(
-        f"combine: {folder}: lies in no run, so nobody knows on which pictures it was validated. Give the run's folder."
+        f"combine: {folder}: lies in no run, so nobody knows on which images it was validated. Give the run's folder."
     )
 
 

@@ -1,1 +1,1 @@
-"""The loop and all it needs."""
+"""The training loop and its parts."""

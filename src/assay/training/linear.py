@@ -23,11 +23,11 @@ from assay.labels.space import Codes, Head, LabelSpace
 
 Array = npt.NDArray[np.float32]
 Strengths = Mapping[str, Sequence[float]]
-"""By head, as scikit-learn's C: one, or for an independent head one a tag; 0 where there is nothing to fit."""
+"""By head, as scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
 T = TypeVar("T")
 
 STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # small is strong; labels of which many are wrong take the strongest
-SEARCH_ROWS = 8_000  # a strength found on so many pictures is good enough for more
+SEARCH_ROWS = 8_000  # a strength found on so many images is good enough for more
 THREADS = min(8, os.cpu_count() or 1)  # each may hold a copy of the features
 
 
@@ -67,7 +67,7 @@ def fit_linear(
     fits = [
         partial(
             fit_question,
-            2 if head.kind == "independent" else head.size,
+            2 if head.kind == "multilabel" else head.size,
             standard,
             weights[:, position],
             known,
@@ -78,8 +78,8 @@ def fit_linear(
     coefficients, intercepts = [], []
     for (_, head, _), (slopes, level) in zip(_questions(space, codes), side_by_side(fits), strict=True):
         # Of a tag, present against absent.
-        coefficients.append(slopes if head.kind == "exclusive" else slopes[1:] - slopes[:1])
-        intercepts.append(level if head.kind == "exclusive" else level[1:] - level[:1])
+        coefficients.append(slopes if head.kind == "multiclass" else slopes[1:] - slopes[:1])
+        intercepts.append(level if head.kind == "multiclass" else level[1:] - level[:1])
     scaled = (np.concatenate(coefficients) / scale).astype(np.float32)
     levels = (np.concatenate(intercepts) - scaled @ mean).astype(np.float32)
     return Linear(scaled, levels, strengths)
@@ -88,7 +88,7 @@ def fit_linear(
 def find_strengths(
     space: LabelSpace, features: Array, codes: Sequence[Codes], weights: Array, *, seed: int
 ) -> dict[str, tuple[float, ...]]:
-    """Of a few strengths the one with the lowest cross-validated log loss, for every exclusive head and every tag."""
+    """Of a few strengths the one with the lowest cross-validated log loss, for every multi-class head and every tag."""
     mean, scale = moments(features)
     standard = (features - mean) / scale
     questions = list(_questions(space, codes))
@@ -113,16 +113,16 @@ def _unconverged() -> Iterator[None]:
 
 
 def _questions(space: LabelSpace, codes: Sequence[Codes]) -> Iterator[tuple[int, Head, Codes]]:
-    """Every exclusive head and every tag of an independent one, with its codes (N,) and the place of its head."""
+    """Every multi-class head and every tag of a multi-label one, with its codes (N,) and the place of its head."""
     for position, (head, known) in enumerate(zip(space, codes, strict=True)):
-        for question in known[None] if head.kind == "exclusive" else known.T:
+        for question in known[None] if head.kind == "multiclass" else known.T:
             yield position, head, question
 
 
 def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """What the tasks give; several share the cores, one thread each, for their products are too small to share.
 
-    14 tags of 6,146 pictures x 1,280 features took 43 s with two threads for every product on two busy cores, and
+    14 tags of 6,146 images x 1,280 features took 43 s with two threads for every product on two busy cores, and
     10 s on one core.
     """
     with _unconverged():
@@ -158,7 +158,7 @@ def _search(features: Array, weights: Array, seed: int, codes: Codes) -> float:
     features, weights, codes = features[rows], weights[rows], codes[rows]
     folds = min(3, int(np.bincount(codes)[np.unique(codes)].min()))
     if folds < 2 or len(np.unique(codes)) < 2:
-        return 0.01  # too few pictures a class to compare: a strong pull to zero
+        return 0.01  # too few images a class to compare: a strong pull to zero
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, codes))
     losses: dict[float, float] = {}
     for strength in STRENGTHS:

@@ -1,7 +1,7 @@
 """Losses of single heads.
 
 A loss takes the logits (B, K) and dense targets (B, K) of one head, and a mask of what is known: (B,) for
-an exclusive head, (B, K) for an independent one. It returns a loss a cell, in the mask's shape, exactly 0
+a multi-class head, (B, K) for a multi-label one. It returns a loss a cell, in the mask's shape, exactly 0
 and without any gradient where the mask is false.
 
 Targets may be soft: a loss is then the expectation of the loss over labels drawn with these probabilities.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from assay.errors import PlanError
 from assay.labels.space import LabelSpace
-from assay.training.choices import Choice, by_name
+from assay.settings import Choice, parse_named
 
 HeadLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Smoothing = Annotated[
@@ -38,28 +38,28 @@ Gamma = Annotated[float, Field(ge=0, description="Focus: how much less a cell co
 
 
 class ByHead(Choice):
-    """Cross-entropy for exclusive heads, binary cross-entropy for independent ones."""
+    """Cross-entropy for multi-class heads, binary cross-entropy for multi-label ones."""
 
     kind: Literal["by_head"] = "by_head"
     smoothing: Smoothing = 0.0
 
 
 class CrossEntropy(Choice):
-    """Cross-entropy of a softmax; for exclusive heads."""
+    """Cross-entropy of a softmax; for multi-class heads."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     smoothing: Smoothing = 0.0
 
 
 class BinaryCrossEntropy(Choice):
-    """Cross-entropy of a sigmoid a class; for independent heads, or exclusive ones as one against all."""
+    """Cross-entropy of a sigmoid a class; for multi-label heads, or multi-class ones as one against all."""
 
     kind: Literal["binary_cross_entropy"] = "binary_cross_entropy"
     smoothing: Smoothing = 0.0
 
 
 class MeanSquaredError(Choice):
-    """Squared distance of probabilities and targets; for exclusive heads its sum over classes (Brier score)."""
+    """Squared distance of probabilities and targets; for multi-class heads its sum over classes (Brier score)."""
 
     kind: Literal["mean_squared_error"] = "mean_squared_error"
 
@@ -73,7 +73,7 @@ class Focal(Choice):
         None,
         gt=0,
         lt=1,
-        description="Weight of positives, 1 - alpha that of negatives; for independent heads.",
+        description="Weight of positives, 1 - alpha that of negatives; for multi-label heads.",
     )
 
 
@@ -108,7 +108,7 @@ LossName = Literal[
 
 def _by_name_or_head(value: object) -> object:
     """`loss: {smoothing: 0.1}` smooths whatever loss each head takes."""
-    value = by_name(value)
+    value = parse_named(value)
     return {"kind": "by_head", **value} if isinstance(value, dict) else value
 
 
@@ -121,13 +121,13 @@ LossSettings = Annotated[
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy a picture (B,) between a softmax and targets that sum to 1."""
+    """Cross-entropy an image (B,) between a softmax and targets that sum to 1."""
     logits, targets = _known(logits, mask), _known(targets, mask)
     return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing) * mask
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of sigmoid and target, a cell (B, K); its mean (B,) where the mask is a picture's."""
+    """Cross-entropy of sigmoid and target, a cell (B, K); its mean (B,) where the mask is an image's."""
     logits, targets = _known(logits, mask), _known(targets, mask)
     smoothed = targets * (1 - smoothing) + smoothing / 2
     cells = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
@@ -198,10 +198,10 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 """Kind -> (logits, targets, mask, *, options of its settings) -> a loss a cell."""
 
-LOSS_OF_KIND = {"exclusive": "cross_entropy", "independent": "binary_cross_entropy"}
+LOSS_OF_KIND = {"multiclass": "cross_entropy", "multilabel": "binary_cross_entropy"}
 """What a head takes where the plan names no loss."""
 
-ONLY_FOR = {"cross_entropy": "exclusive", "asymmetric": "independent"}
+ONLY_FOR = {"cross_entropy": "multiclass", "asymmetric": "multilabel"}
 """The kind of head of those losses that are for one kind only."""
 
 
@@ -210,9 +210,9 @@ def head_losses(
 ) -> tuple[HeadLoss, ...]:
     """One loss a head, with `class_weights` (K,) of each head, or None for a head without.
 
-    The weight of the given class multiplies the whole loss of a picture under an exclusive head, smoothed
-    part and all; under an independent head it multiplies the cells of positives, and negatives count 1. Means
-    are still taken over pictures or cells, not over weights. Raises PlanError where a head cannot take the loss.
+    The weight of the given class multiplies the whole loss of an image under a multi-class head, smoothed
+    part and all; under a multi-label head it multiplies the cells of positives, and negatives count 1. Means
+    are still taken over images or cells, not over weights. Raises PlanError where a head cannot take the loss.
     """
     options = settings.model_dump(exclude={"kind"})
     found: list[HeadLoss] = []
@@ -223,9 +223,9 @@ def head_losses(
                 f"loss: {kind} is for {ONLY_FOR[kind]} heads, and head {head.name!r} is {head.kind}. "
                 "Leave the kind out, and each head takes its own."
             )
-        if head.kind == "exclusive" and options.get("alpha") is not None:
+        if head.kind == "multiclass" and options.get("alpha") is not None:
             raise PlanError(
-                f"loss: alpha weighs positives against negatives, and head {head.name!r} is exclusive: it has none. "
+                f"loss: alpha weighs positives against negatives, and head {head.name!r} is multi-class: it has none. "
                 "Leave alpha out, or weigh the classes."
             )
         loss: HeadLoss = partial(LOSSES[kind], **options)
@@ -252,7 +252,7 @@ def _expected(
 ) -> Tensor:
     """The expectation over targets of a loss of log p, p the probability of the right answer.
 
-    A picture (B,) of a softmax; a cell (B, K) of sigmoids, with the weights of positives and of negatives.
+    An image (B,) of a softmax; a cell (B, K) of sigmoids, with the weights of positives and of negatives.
     """
     logits, targets = _known(logits, mask), _known(targets, mask)
     if mask.ndim == 1:

@@ -15,20 +15,20 @@ from assay.training.losses import HeadLoss
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is known of some pictures, head by head."""
+class Targets:
+    """What is known of some images, head by head."""
 
     targets: list[Tensor]  # a head: (B, K)
-    masks: list[Tensor]  # a head: (B,) exclusive, (B, K) independent
+    masks: list[Tensor]  # a head: (B,) multi-class, (B, K) multi-label
     weights: Tensor  # (B, H)
 
-    def shared(self, share: Tensor) -> Truth:
-        """The same, counting for a share (B,) only: that of these pictures in mixed ones."""
+    def shared(self, share: Tensor) -> Targets:
+        """The same, counting for a share (B,) only: that of these images in mixed ones."""
         return replace(self, weights=self.weights * share[:, None])
 
-    def to(self, device: torch.device | str) -> Truth:
+    def to(self, device: torch.device | str) -> Targets:
         """The same on a device."""
-        return Truth(
+        return Targets(
             [target.to(device) for target in self.targets],
             [mask.to(device) for mask in self.masks],
             self.weights.to(device),
@@ -47,16 +47,16 @@ class Sums(NamedTuple):
 class Objective:
     """The sum over heads of each head's factor times the weighted mean of its loss over what is known.
 
-    A mixed picture has several truths, each of which counts for its share: with a picture's share lambda
+    A mixed image has several truths, each of which counts for its share: with an image's share lambda
     the loss is lambda * mask_a * loss_a + (1 - lambda) * mask_b * loss_b (Zhang et al. 2018, with masks),
-    so that a label known of one of the two pictures alone still counts.
+    so that a label known of one of the two images alone still counts.
     """
 
     space: LabelSpace
     losses: tuple[HeadLoss, ...]
     factors: tuple[float, ...] | None = None  # one a head; all 1 where not given
 
-    def __call__(self, logits: Tensor, known: Sequence[Truth], over: Tensor | None = None) -> Sums:
+    def __call__(self, logits: Tensor, known: Sequence[Targets], over: Tensor | None = None) -> Sums:
         """Of logits (B, W) and their truths, the loss with its parts.
 
         `over` (H,) replaces the counts of this batch as divisors, so that the parts of a batch, accumulated
@@ -72,7 +72,7 @@ class Objective:
         means = sums / torch.where(counts > 0, counts, 1.0)
         return means.sum() if self.factors is None else (means * means.new_tensor(self.factors)).sum()
 
-    def _sums(self, logits: Tensor, truth: Truth) -> Tensor:
+    def _sums(self, logits: Tensor, truth: Targets) -> Tensor:
         totals = []
         for i, (columns, loss) in enumerate(zip(self.space.slices, self.losses, strict=True)):
             cells = loss(logits[:, columns], truth.targets[i], truth.masks[i])
@@ -85,7 +85,7 @@ def dense(space: LabelSpace, codes: Sequence[Tensor]) -> tuple[list[Tensor], lis
     targets, masks = [], []
     for head, code in zip(space, codes, strict=True):
         mask = code >= 0
-        if head.kind == "exclusive":
+        if head.kind == "multiclass":
             target = F.one_hot(code.clamp_min(0), head.size).float() * mask[:, None]
         else:
             target = code.clamp_min(0).float()
@@ -94,8 +94,8 @@ def dense(space: LabelSpace, codes: Sequence[Tensor]) -> tuple[list[Tensor], lis
     return targets, masks
 
 
-def counts(known: Sequence[Truth]) -> Tensor:
-    """The summed weight (H,) of what is known: of pictures (exclusive), or of pictures and classes."""
+def counts(known: Sequence[Targets]) -> Tensor:
+    """The summed weight (H,) of what is known: of images (multi-class), or of images and classes."""
     of_truths = [
         torch.stack([(_spread(truth.weights[:, i], mask) * mask).sum() for i, mask in enumerate(truth.masks)])
         for truth in known

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
 from assay.errors import PlanError
-from assay.training.choices import Choice, by_name
+from assay.settings import Choice, parse_named
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[
@@ -79,7 +79,7 @@ OptimizerName = Literal["sgd", "adam", "adamw", "amsgrad", "rmsprop"]
 OptimizerSettings = Annotated[
     AnyOptimizer,
     Field(discriminator="kind"),
-    BeforeValidator(by_name, json_schema_input_type=OptimizerName | AnyOptimizer),
+    BeforeValidator(parse_named, json_schema_input_type=OptimizerName | AnyOptimizer),
 ]
 """An optimiser in a plan: its name, or a mapping with `kind` and what differs from the defaults."""
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, Field, model_validator
 
 from assay.errors import PlanError
-from assay.training.choices import Choice, by_name
+from assay.settings import Choice, parse_named
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -89,11 +89,11 @@ class Cosine(Choice):
 
 
 class ReduceOnPlateau(Choice):
-    """Lower the learning rate whenever the monitored figure has stopped improving."""
+    """Lower the learning rate whenever the monitored metric has stopped improving."""
 
     kind: Literal["reduce_on_plateau"] = "reduce_on_plateau"
     factor: float = Field(default=0.1, gt=0, lt=1, description="What the learning rate is multiplied with.")
-    patience: int = Field(default=2, ge=0, description="Epochs without a better figure that are let pass.")
+    patience: int = Field(default=2, ge=0, description="Epochs without a better metric that are let pass.")
     least: Share = Field(default=0.0, description="Lowest learning rate, as a share of the top.")
 
 
@@ -102,7 +102,7 @@ ScheduleName = Literal["constant", "flat_cos", "one_cycle", "cyclic", "cosine", 
 ScheduleSettings = Annotated[
     AnySchedule,
     Field(discriminator="kind"),
-    BeforeValidator(by_name, json_schema_input_type=ScheduleName | AnySchedule),
+    BeforeValidator(parse_named, json_schema_input_type=ScheduleName | AnySchedule),
 ]
 """A schedule in a plan: its name, or a mapping with `kind` and what differs from the defaults."""
 
@@ -166,14 +166,14 @@ def plateau_factor(
     higher_is_better: bool,
     least: float = 0.0,
 ) -> float:
-    """The share of the top learning rate after the figures seen so far, one an epoch, in order.
+    """The share of the top learning rate after the metrics seen so far, one an epoch, in order.
 
     Each time more than `patience` epochs in a row brought nothing better than the best, the share is
-    multiplied by `factor`, down to `least`. A figure that is not a number is never better.
+    multiplied by `factor`, down to `least`. A metric that is not a number is never better.
     """
     share, best, waited = 1.0, -math.inf, 0
-    for figure in history:
-        height = figure if higher_is_better else -figure
+    for metric in history:
+        height = metric if higher_is_better else -metric
         if height > best:
             best, waited = height, 0
             continue
@@ -190,7 +190,7 @@ SCHEDULES: dict[str, Callable[..., Rate]] = {
     "cyclic": cyclic,
     "cosine": cosine,
 }
-"""Kind -> its function. `reduce_on_plateau` follows figures, not positions: see `plateau_factor`."""
+"""Kind -> its function. `reduce_on_plateau` follows metrics, not positions: see `plateau_factor`."""
 
 
 def rate(
@@ -204,7 +204,7 @@ def rate(
 ) -> Rate:
     """What optimiser step `step` (from 0) of `total` uses; `per_epoch` of them make an epoch.
 
-    `history` holds the monitored figure of every finished epoch; only `reduce_on_plateau` looks at it.
+    `history` holds the monitored metric of every finished epoch; only `reduce_on_plateau` looks at it.
     """
     if not 0 <= step <= total or per_epoch < 1:
         raise ValueError(f"optimiser step {step} of {total}, {per_epoch} an epoch, is no position in a fit")

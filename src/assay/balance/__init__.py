@@ -1,1 +1,0 @@
-"""What is done about classes of which there are few."""

@@ -1,0 +1,69 @@
+"""lr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assay.commands.shared import (
+    NO_RUN,
+    AsJson,
+    Changes,
+    Device,
+    Out,
+    Recipe,
+    Source,
+    default_images,
+    default_run,
+    exit_codes,
+    print_json,
+    require_one_process,
+    shown_progress,
+)
+
+
+def lr_find(  # noqa: PLR0913  (every option is a parameter)
+    source: Source,
+    *,
+    step: Annotated[
+        int | None, typer.Option(metavar="N", help="The fit to try, counted from 0 as in --set. The first one.")
+    ] = None,
+    lowest: Annotated[float, typer.Option(metavar="LR", help="The rate to begin at.")] = 1e-6,
+    highest: Annotated[float, typer.Option(metavar="LR", help="The rate to end at.")] = 1.0,
+    optimizer_steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps from the one to the other.")] = 100,
+    recipe: Recipe = None,
+    changes: Changes = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A run that has the steps before the fit. runs/ and the data's name."),
+    ] = None,
+    out: Out = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try learning rates for a fit on a copy of its model, and suggest one."""
+    with exit_codes(stopped=NO_RUN), shown_progress(as_json) as progress:
+        require_one_process("assay lr")
+        from assay.experiments.lr_finder import Bounds, run_range_test, top_of
+        from assay.plan.plan import from_source
+
+        found = run_range_test(
+            from_source(source, recipe=recipe, overrides=tuple(changes or ())),
+            out or default_images(source),
+            run=run or default_run(source),
+            bounds=Bounds(lowest, highest, optimizer_steps),
+            step=step,
+            device=device,
+            progress=progress,
+        )
+        if as_json:
+            print_json(found.to_json())
+            return
+        typer.echo(f"{found.name}: {found.suggestion.said}.")
+        if found.change:
+            typer.echo(f"The plan has {top_of(found.settings):g}. To take what is suggested: --set '{found.change}'")
+        else:
+            typer.echo("No learning rate is suggested.")
+        typer.echo(f"written: {found.image}")

@@ -1,0 +1,1 @@
+"""Many runs: ablations, comparisons, searches, the learning-rate finder, dry runs, the demo."""

@@ -1,0 +1,50 @@
+"""Finished runs combined into one run, by a plan of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from assay.errors import PlanError, RunError
+from assay.labels.ledger import Ledger
+from assay.plan.plan import LoadedPlan, complete, load
+from assay.progress import Progress
+from assay.run.train import Run, train
+
+
+def ensemble_runs(
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    then: Sequence[Mapping[str, Any]] = (),
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Combine finished runs into the run `out`, which needs none of them afterwards.
+
+    The data, the split, the model, the seed and what a person settled of labels are those of the first run; `settings`
+    are those of the step `combine`, and `then` are further steps, each `{kind: settings}`. Raises AssayError.
+    """
+    if len(runs) < 2:
+        raise PlanError("combine: one run is nothing to combine. Name at least two.")
+    folders = [Path(run).absolute() for run in runs]
+    for folder in folders:
+        if Path(out).absolute() == folder:
+            raise PlanError(f"combine: --out {out} is one of the runs that are combined. Name another folder.")
+    plan = folders[0] / "plan.yaml"
+    if not plan.is_file():
+        raise RunError(f"{runs[0]}: is no run (it has no plan.yaml). Give the folders of finished runs.")
+    first = load(plan)
+    bare = LoadedPlan(first.plan.model_copy(update={"steps": ()}), base=Path.cwd(), source_name=Path(out).name)
+    _settle(folders[0] / "ledger.csv", Path(out) / "ledger.csv")
+    step = {"combine": {**(settings or {}), "members": [{"run": str(folder)} for folder in folders]}}
+    return train(complete(bare, [step, *then]), run=out, device=device, progress=progress)
+
+
+def _settle(theirs: Path, own: Path) -> None:
+    """Let the new run begin with the labels that a person settled in the first one, so that both judge by the same."""
+    settled, begun = Ledger.read(theirs).of(()), Ledger.read(own)
+    if not begun.entries:
+        begun.append([entry.edit for entry in settled.entries])

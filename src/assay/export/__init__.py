@@ -1,0 +1,1 @@
+"""What leaves a run: model card, ONNX, submissions."""

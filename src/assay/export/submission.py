@@ -1,0 +1,142 @@
+"""Predictions as a file to hand in: text, or a zip that holds it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from assay.errors import AssayError, DataError, ModelError
+from assay.export.columns import Column
+from assay.export.submission_form import Layout
+from assay.files import append, hash_file, whole
+from assay.labels.image_files import printable
+from assay.predictions.predict import Predictions
+from assay.progress import Progress
+
+NOTED = ("file", "sha256", "date", "images", "form")
+"""Columns of a run's submissions.csv."""
+
+
+def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout) -> int:
+    """Write a row an image, in the order given, and return how many; one chunk is held at a time.
+
+    The cells of an image that could not be read are blank but for `image` and `error`.
+
+    Raises DataError for an ending that the layout does not have, and for an unreadable image where
+    every row must hold an answer; SpaceError or RunError where the disk does not take the file, which
+    then is as it was before.
+    """
+    _require_writable_kind(out, layout)
+    written, unreadable = 0, dict[str, str]()
+    with whole(out) as beside, _open(beside, out, layout) as file:
+        if layout.header:
+            _write(file, [[column.name for column in layout.columns]], layout.delimiter)
+        for chunk in chunks:
+            _require_finite(chunk)
+            _write(file, _rows(chunk, layout.columns), layout.delimiter)
+            written += len(chunk)
+            unreadable |= chunk.unreadable
+        if layout.complete and unreadable:
+            raise DataError(_incomplete(unreadable))
+    return written
+
+
+def member_of(out: Path, layout: Layout) -> str | None:
+    """What the file in a zip is called; None for a file that is no zip."""
+    if out.suffix.lower() != ".zip":
+        return None
+    return layout.inner or out.stem + layout.ending
+
+
+def note_in_run(run: Path, out: Path, *, images: int, form: str, progress: Progress) -> None:
+    """Add a line on a file handed out to the run's submissions.csv; where it cannot be, say so."""
+    line = [os.path.abspath(out), hash_file(out), datetime.now(UTC).isoformat(timespec="seconds"), str(images), form]
+    notes = run / "submissions.csv"
+    try:
+        begun = notes.exists() and notes.stat().st_size > 0
+        held = io.StringIO(newline="")
+        _write(held, [line] if begun else [list(NOTED), line], ",")
+        append(notes, held.getvalue().encode("utf-8", "surrogateescape"))
+    except (AssayError, OSError) as error:
+        progress.line(f"{printable(out)} could not be noted in the run. {error}")
+
+
+def _require_writable_kind(out: Path, layout: Layout) -> None:
+    ending = layout.ending
+    if out.suffix.lower() not in (ending, ".zip"):
+        other = " Integers are written as .txt: --form integers" if out.suffix.lower() == ".txt" else ""
+        raise DataError(
+            f"{out}: predictions are written as {ending}, or as .zip with the {ending[1:].upper()} in it. "
+            f"Name one of those: --out {out.with_suffix(ending)}{other}"
+        )
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder. Name a file in it: --out {out / f'labels{ending}'}")
+    if layout.inner is not None and out.suffix.lower() != ".zip":
+        raise DataError(
+            f"--inner {layout.inner}: names the file in a zip, and {out} is none. "
+            f"Leave it out, or give --out {out.with_suffix('.zip')}"
+        )
+
+
+def _require_finite(chunk: Predictions) -> None:
+    spoilt = ~np.isfinite(chunk.probabilities).all(axis=1)
+    for row in np.flatnonzero(spoilt).tolist():
+        if chunk.ids[row] not in chunk.unreadable:
+            raise ModelError(
+                f"{chunk.ids[row]}: the model answers with no number (NaN). Its weights are spoilt: train it "
+                "again, or take an earlier checkpoint."
+            )
+
+
+def _incomplete(unreadable: dict[str, str]) -> str:
+    listed = ", ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:5])
+    more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+    return (
+        f"{len(unreadable)} of the images could not be read, and this form has no row for one without an answer: "
+        f"{listed}{more}. Put images that can be read in their place, or hand in the full table."
+    )
+
+
+@contextmanager
+def _open(path: Path, out: Path, layout: Layout) -> Iterator[TextIO]:
+    """Text to write to `path`: the file itself, or the only member of a zip, as `out` asks."""
+    # `surrogateescape`: a name that is not UTF-8 on the disk goes back as the bytes that it had there.
+    name = member_of(out, layout)
+    if name is None:
+        with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        return
+    member = zipfile.ZipInfo(name)  # dated 1980: the same predictions give the same bytes
+    member.compress_type = zipfile.ZIP_DEFLATED
+    member.external_attr = 0o644 << 16
+    with (
+        zipfile.ZipFile(path, "w") as archive,
+        archive.open(member, "w", force_zip64=True) as stream,  # its length is not known yet
+        io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield file
+
+
+def _write(file: TextIO, rows: Iterable[list[str]], delimiter: str) -> None:
+    plain = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    careful = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:  # csv leaves a lone \r unquoted, and then takes it for the end of the line
+        (careful if "\r" in "".join(row) else plain).writerow(row)
+
+
+def _rows(chunk: Predictions, columns: tuple[Column, ...]) -> Iterator[list[str]]:
+    table = zip(*(column.cells(chunk) for column in columns), strict=True)
+    for name, cells in zip(chunk.ids, table, strict=True):
+        if name in chunk.unreadable:
+            yield [cell if column.always else "" for column, cell in zip(columns, cells, strict=True)]
+        else:
+            yield list(cells)

@@ -1,0 +1,155 @@
+"""What a file to hand in may look like: the options of `assay predict`, checked, and the layout they give."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from assay.errors import DataError
+from assay.export.columns import Column, Joining, full_form, integers
+from assay.export.sample_submission import read_sample
+from assay.labels.image_files import printable
+from assay.labels.space import LabelSpace
+
+Image = tuple[str, Path]
+"""What an image is called in the file, and where it lies."""
+
+WITHOUT = {
+    "--form integers": ("like", "top", "columns", "tags", "separator", "none", "ids"),
+    "--like": ("top", "columns", "ids", "header"),
+    "--tags one-hot": ("top", "separator", "none"),
+    "--top": ("tags", "separator", "none"),
+}
+"""Options that mean nothing beside another."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of a file and how they are written; with `complete`, no row may be without an answer."""
+
+    columns: tuple[Column, ...]
+    ending: str = ".csv"
+    delimiter: str = ","
+    header: bool = True
+    inner: str | None = None
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """How predictions are handed in; every field is the option of `assay predict` of that name.
+
+    Raises DataError for options that contradict one another.
+    """
+
+    form: Literal["table", "integers"] = "table"
+    like: Path | None = None
+    top: int | None = None
+    columns: str | None = None
+    tags: Literal["joined", "one-hot"] | None = None
+    separator: str | None = None
+    none: str | None = None
+    ids: Literal["path", "name", "stem"] | None = None
+    header: bool | None = None
+    inner: str | None = None
+
+    def __post_init__(self) -> None:
+        said = {"--form integers": self.form == "integers", "--like": self.like is not None}
+        said |= {"--tags one-hot": self.tags == "one-hot", "--top": self.top is not None}
+        for option, others in WITHOUT.items():
+            lost = [name for name in others if getattr(self, name) is not None]
+            if said[option] and lost:
+                raise DataError(f"--{lost[0]}: means nothing beside {option}. Leave one of the two out.")
+        if self.top is not None and self.top < 1:
+            raise DataError(f"--top {self.top}: at least the 1 most probable class is needed. Leave it out for all.")
+        if self.separator == "":
+            raise DataError('--separator "": nothing parts no tags. Give a mark, such as --separator " "')
+        if self.inner is not None and not _is_member(self.inner):
+            raise DataError(f"--inner {self.inner!r}: is no name of a file in a zip. Give one such as labels.csv")
+
+    def __str__(self) -> str:
+        """The form as it was asked for: `table --columns image,label`."""
+        words: list[str] = [self.form]
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if isinstance(value, bool):
+                words.append("--header" if value else "--no-header")
+            elif value is not None:
+                words += [f"--{field.name}", str(value)]
+        return shlex.join(words)
+
+    def layout(self, space: LabelSpace, images: Sequence[Image]) -> tuple[Layout, list[Image]]:
+        """The columns for these heads, and the images in the order and by the names that the file gives them.
+
+        Raises DataError for columns that are not there, names that two images would share, and a sample
+        (`like`) that does not match the images or the heads.
+        """
+        joins = self.separator is not None or self.none is not None
+        if joins and all(head.kind == "multiclass" for head in space):
+            raise DataError("--separator, --none: are of tags, and every head of this model gives one class.")
+        joining = Joining(self.separator, self.none)
+        if self.like is not None:
+            sample = read_sample(self.like)
+            column, images = sample.arranged(images)
+            columns = sample.columns(space, ids=column, tags=self.tags, joining=joining)
+            return Layout(tuple(columns), ".csv", sample.delimiter, inner=self.inner, complete=True), images
+        if self.form == "integers":
+            columns = [Column(re.sub(r'[\s"]+', "_", column.name), column.cells) for column in integers(space)]
+            return Layout(tuple(columns), ".txt", " ", self.header is True, self.inner, complete=True), list(images)
+        columns = full_form(space, top=self.top, one_hot=self.tags == "one-hot", joining=joining)
+        chosen = columns if self.columns is None else _chosen(self.columns, columns)
+        return Layout(tuple(chosen), header=self.header is not False, inner=self.inner), self._named(images)
+
+    def _named(self, images: Sequence[Image]) -> list[Image]:
+        if self.ids in (None, "path"):
+            return list(images)
+        seen: dict[str, Path] = {}
+        named = []
+        for given, path in images:
+            name = PurePosixPath(given).name if self.ids == "name" else PurePosixPath(given).stem
+            if seen.setdefault(name, path) != path:
+                raise DataError(
+                    f"--ids {self.ids}: {printable(seen[name])} and {printable(path)} would both be called {name!r}. "
+                    "Tell them apart with --ids path"
+                )
+            named.append((name, path))
+        return named
+
+
+def _chosen(text: str, columns: Sequence[Column]) -> list[Column]:
+    """The columns that a list such as `id=image,label` names, under the names it gives them."""
+    known = {column.name: column for column in columns}
+    chosen: dict[str, Column] = {}
+    for item in next(csv.reader([text], skipinitialspace=True), []):
+        name, source = next(_meanings(item, known), (item, None))
+        if source is None:
+            near = difflib.get_close_matches(item.rpartition("=")[2], known, 1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            listed = ", ".join(map(repr, list(known)[:12])) + (" ..." if len(known) > 12 else "")
+            raise DataError(f"--columns: there is no {item!r}. There are {listed}.{hint}")
+        if name in chosen:
+            raise DataError(f"--columns: {name!r} would be there twice. Give one another name: other={source.name}")
+        chosen[name] = Column(name, source.cells, source.always)
+    if not chosen:
+        raise DataError('--columns "": names no column. Leave it out for all.')
+    return list(chosen.values())
+
+
+def _meanings(item: str, known: dict[str, Column]) -> Iterator[tuple[str, Column]]:
+    """How an item may be read: a column's name, or NEW=COLUMN; either name may itself hold a "="."""
+    if item in known:
+        yield item, known[item]
+    for place, letter in enumerate(item):
+        if letter == "=" and place and item[place + 1 :] in known:
+            yield item[:place], known[item[place + 1 :]]
+
+
+def _is_member(name: str) -> bool:
+    parts = name.split("/")
+    return not ({"", ".", ".."} & set(parts)) and not any(mark in name for mark in "\0\\")

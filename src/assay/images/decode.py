@@ -1,0 +1,262 @@
+"""An image file, in whatever state it is, to a square of RGB bytes.
+
+Pillow's resampling is its bilinear one, which widens with the reduction and so does not alias. It
+neither rings nor clips as the bicubic does, is the quicker of the two, and matches the bilinear
+sampling of the augmentation, so that plain and augmented images look alike to a model.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import math
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field, PositiveInt
+
+from assay.errors import ImageError, PlanError
+from assay.settings import Settings
+
+# Pillow refuses at 2 x 89,478,485 while it opens a file, by a setting that belongs to the whole process.
+# This limit lies just below, so it holds without touching that setting.
+MAX_PIXELS = 178_000_000
+
+# Formats that are pixels and nothing else. EPS, for one, is a program that Pillow hands to Ghostscript.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "MPO", "JPEG2000", "AVIF",
+    "PPM", "TGA", "ICO", "DIB", "PCX", "SGI", "QOI",
+)  # fmt: skip
+
+_AS_RGB = frozenset(("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX"))
+_NUMBERS = frozenset(("I", "F", "I;16", "I;16L", "I;16B", "I;16N"))
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class Resize(Settings):
+    """How an image of any shape becomes a square.
+
+    `squash` ignores the proportions; `crop` takes the centre square; `pad` fits the whole image in and
+    fills the rest. `centre_crop` then keeps only the centre (height, width), in pixels of the training
+    size, and squashes that back to the full square.
+    """
+
+    policy: Literal["squash", "crop", "pad"] = "squash"
+    centre_crop: tuple[PositiveInt, PositiveInt] | None = None
+    fill: tuple[Byte, Byte, Byte] = (0, 0, 0)
+
+
+def decode(path: Path, *, at_least: int | None = None) -> Image.Image:
+    """Read an image as upright 8-bit RGB: its first frame, alpha laid over white.
+
+    With `at_least` a JPEG may come at 1/2, 1/4 or 1/8 of its size, which is far quicker, but never with a
+    side below `at_least` (unless it was smaller to begin with).
+    Raises ImageError with the reason, without the path.
+    """
+    with _opened(path) as image:
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))  # does nothing for other formats
+        image.load()
+        orientation = _orientation(image)  # asked after loading: Pillow turns TIFFs by itself, and then says 1
+    upright = _rgb(image)
+    return upright.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else upright
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height as stored, from the header alone. Raises ImageError."""
+    with _opened(path) as image:
+        return image.size
+
+
+def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None = None) -> NDArray[np.uint8]:
+    """Make a square of (side, side, 3) bytes; `size` is the one that `centre_crop` is stated for.
+
+    The two resizings around a centre crop are carried out as one, straight from the original: the same
+    geometry, with the detail that a detour over a small image would lose.
+    Raises PlanError where the centre crop is larger than `size`.
+    """
+    box_width, box_height = _box(*image.size, size=size or side, settings=settings)
+    seen_width, seen_height = min(box_width, image.width), min(box_height, image.height)
+    left, top = (image.width - seen_width) / 2, (image.height - seen_height) / 2
+    width = max(1, round(side * seen_width / box_width))
+    height = max(1, round(side * seen_height / box_height))
+    seen = image.resize(
+        (width, height),
+        Image.Resampling.BILINEAR,
+        box=(left, top, left + seen_width, top + seen_height),
+        reducing_gap=3.0,  # first a cheap reduction by a whole number; at 3 the result cannot be told apart
+    )
+    if (width, height) != (side, side):
+        square = Image.new("RGB", (side, side), settings.fill)
+        square.paste(seen, ((side - width) // 2, (side - height) // 2))
+        seen = square
+    return np.array(seen)
+
+
+def read_square(path: Path, side: int, *, settings: Resize, size: int | None = None) -> NDArray[np.uint8]:
+    """Decode and resize, reading no more detail than (side, side, 3) needs. Raises ImageError."""
+    smallest = size or side
+    if settings.centre_crop:
+        smallest = min(settings.centre_crop)
+    at_least = math.ceil(side * (size or side) / smallest)
+    return resize(decode(path, at_least=at_least), side, settings=settings, size=size)
+
+
+def useful_side(width: int, height: int, *, size: int, settings: Resize) -> int:
+    """The largest square side at which an image of this size still gains detail."""
+    return math.ceil(max(_box(width, height, size=size, settings=settings)))
+
+
+def _box(width: int, height: int, *, size: int, settings: Resize) -> tuple[float, float]:
+    """Width and height of the centred part of the image that becomes the square; padding reaches beyond."""
+    box_width, box_height = float(width), float(height)
+    if settings.policy != "squash":
+        box_width = box_height = float((min if settings.policy == "crop" else max)(width, height))
+    if settings.centre_crop is None:
+        return box_width, box_height
+    rows, columns = settings.centre_crop
+    if max(rows, columns) > size:
+        raise PlanError(
+            f"centre_crop [{rows}, {columns}] does not fit into the size {size} that it is cut from. "
+            f"Give a height and a width of {size} at most, or raise the size."
+        )
+    return box_width * columns / size, box_height * rows / size
+
+
+class _Hush:
+    """Keeps Pillow's warnings to itself while any thread decodes.
+
+    `warnings.catch_warnings` swaps a list of the whole process, so threads that each entered it would undo
+    one another's. Here the first one in enters it, and the last one out leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            if self._threads == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_HUSH = _Hush()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image lazily; whatever goes wrong then or while it is used becomes a ImageError."""
+    try:
+        _require_content(path)
+        with _HUSH, open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
+            _require_size(*image.size)
+            yield image
+    except (ImageError, PlanError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("it is not an image in a format that is read") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(_too_large()) from error
+    except MemoryError as error:
+        raise ImageError("there is too little memory to decode it") from error
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # no fault of the image
+            raise
+        reason = f"it cannot be read: {error.strerror}" if error.strerror else f"it is broken: {error}"
+        raise ImageError(reason) from error
+    except Exception as error:  # a decoder that is fed broken bytes may raise anything at all
+        raise ImageError(f"it is broken: {error or type(error).__name__}") from error
+
+
+def _require_content(path: Path) -> None:
+    """Refuse what must not even be opened (a pipe would wait for ever)."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ImageError("it is not a file")
+    if state.st_size == 0:
+        raise ImageError("the file is empty (0 bytes)")
+
+
+def _require_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(_too_large())
+    if width * height == 0:
+        raise ImageError("it has no pixels")
+
+
+def _too_large() -> str:
+    return f"it is larger than {MAX_PIXELS:,} pixels, the most that is decoded"
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged notes beside sound pixels: taken as upright, as viewers do
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _NUMBERS:
+        return Image.fromarray(_bytes(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode not in _AS_RGB:
+        raise ImageError(f"its colours are stored as {image.mode}, which is not read; save it as RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Bring (H, W) numbers of more than 8 bits to 0..255.
+
+    16-bit numbers are a 257th, whatever they hold. Wider ones do not say what white is: fractions of 1,
+    bytes and 16-bit numbers are told by their range, anything else is stretched from its least to its most.
+    """
+    if values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(numbers.min()), float(numbers.max())
+    if low < 0 or high > 65535:
+        numbers = (numbers - low) * (255 / (high - low or 1.0))
+    elif high > 255:
+        numbers /= 257
+    elif high <= 1 and values.dtype.kind == "f":
+        numbers *= 255
+    return np.rint(numbers).astype(np.uint8)

@@ -1,0 +1,145 @@
+"""Where every pixel of an augmented image comes from: one matrix an image, and one resampling.
+
+A matrix (3, 3) takes a place in the result to a place in the source. Both are squares that reach from -1 to
+1, edge to edge, so matrices do not depend on pixels. The image is cropped and mirrored first and then
+turned, so the matrices are multiplied in that order: `crop @ mirror @ affine`. `draws` are uniform in [0, 1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
+
+Draws = NDArray[np.float64]
+Matrices = NDArray[np.float64]
+Frame = tuple[float, float, float, float]
+"""A view without chance: what is shown at (x, y) lies at (a x + c, b y + d), given as (a, b, c, d)."""
+
+WHOLE: Frame = (1.0, 1.0, 0.0, 0.0)
+
+COARSEST = 1.5  # source pixels a result pixel, above which bilinear sampling would skip some and alias
+
+
+def crop(draws: Draws, *, area: tuple[float, float], ratio: tuple[float, float]) -> Matrices:
+    """Random boxes from 4 draws an image: share of the area, proportions, place across, place down.
+
+    Szegedy et al. 2015, "Going deeper with convolutions": the share is uniform, the logarithm of the
+    proportions (width to height) too. Where a box would not fit, the usual code draws again; here the
+    proportions give way until it does, and the share stays as drawn.
+    """
+    share = _between(draws[:, 0], *area)
+    width, height = box(share, draws[:, 1], ratio=ratio)
+    left, top = draws[:, 2] * (1 - width), draws[:, 3] * (1 - height)
+    return _matrices(width, 0, 2 * left + width - 1, 0, height, 2 * top + height - 1)
+
+
+def box(share: Draws, draw: Draws, *, ratio: tuple[float, float]) -> tuple[Draws, Draws]:
+    """Width and height, in shares of the side, of boxes with this share of the area."""
+    proportions = np.exp(_between(draw, *np.log(ratio)))
+    proportions = np.clip(proportions, share, 1 / share)  # exactly where width and height are at most 1
+    return np.sqrt(share * proportions), np.sqrt(share / proportions)
+
+
+def mirror(draws: Draws, *, across: bool, down: bool) -> Matrices:
+    """Mirror left to right, top to bottom, or both, each for half of the images: 2 draws an image."""
+    x = np.where(across & (draws[:, 0] < 0.5), -1.0, 1.0)
+    y = np.where(down & (draws[:, 1] < 0.5), -1.0, 1.0)
+    return _matrices(x, 0, 0, 0, y, 0)
+
+
+def affine(draws: Draws, *, rotate: float, scale: tuple[float, float], shear: float, shift: float) -> Matrices:
+    """Shear, enlarge and turn about the centre, then shift: 5 draws an image.
+
+    `rotate` and `shear` are the most degrees either way, `shift` the most either way as a share of the side.
+    """
+    angle = np.deg2rad(_between(draws[:, 0], -rotate, rotate))
+    enlarge = 1 / _between(draws[:, 1], *scale)
+    slant = np.tan(np.deg2rad(_between(draws[:, 2], -shear, shear)))
+    right, down = (_between(draws[:, column], -shift, shift) for column in (3, 4))
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = _matrices(cos * enlarge, sin * enlarge, 0, -sin * enlarge, cos * enlarge, 0)
+    return sheared(slant) @ turn @ shifted(right, down)
+
+
+def rotated(degrees: Draws) -> Matrices:
+    """Turn images clockwise about their centre, each by its own degrees (B,)."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return _matrices(cos, sin, 0, -sin, cos, 0)
+
+
+def sheared(across: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
+    """Slant what is upright, what is level, or both: shares of the distance from the centre."""
+    return _matrices(1, across, 0, down, 1, 0)
+
+
+def shifted(right: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
+    """Move images by shares of their side."""
+    return _matrices(1, 0, -2 * right, 0, 1, -2 * down)
+
+
+def framed(batch: Tensor, frame: Frame, size: int) -> Tensor:
+    """Show uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size), 0 to 255.
+
+    A frame that only mirrors moves whole pixels of the plain image, and resamples nothing.
+    """
+    across, down, right, below = frame
+    if (abs(across), abs(down), right, below) == WHOLE:
+        mirrored = [axis for axis, factor in ((3, across), (2, down)) if factor < 0]
+        return plain(batch, size).float().flip(mirrored)
+    beyond = max(abs(across) + abs(right), abs(down) + abs(below)) > 1 + 1e-9
+    matrices = np.broadcast_to(_matrices(across, 0, right, 0, down, below), (len(batch), 3, 3))
+    return sample(batch, matrices, size=size, reflect=beyond)
+
+
+def sample(batch: Tensor, matrices: Matrices, *, size: int, reflect: bool) -> Tensor:
+    """Resample uint8 (B, 3, S, S) to float32 (B, 3, size, size), 0 to 255, bilinearly, once.
+
+    Outside the image it is reflected: streaks, as repeated edges give, or black corners would be something
+    to learn from. `reflect=False` saves the time where no place lies outside; the result is then the same.
+    """
+    if batch.shape[-1] > COARSEST * size:  # as if it had been cached for this size
+        batch = plain(batch, round(1.25 * size))
+    grid = _grid(torch.from_numpy(matrices[:, :2].astype(np.float32)).to(batch.device), size)
+    mode = "reflection" if reflect else "border"
+    return grid_sample(batch.float(), grid, mode="bilinear", padding_mode=mode, align_corners=False)
+
+
+def plain(batch: Tensor, size: int) -> Tensor:
+    """Resize uint8 (B, 3, S, S), without aliasing; the very same tensor where S is `size` already."""
+    if batch.shape[-1] == size:
+        return batch
+    if batch.device.type != "cpu":  # torch resizes bytes on processors only
+        return interpolate(batch.float(), (size, size), mode="bilinear", antialias=True).round().byte()
+    # Bytes with channels last: 1.3 ms for 32 images from 160 to 128, where floats took 4.5.
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    return interpolate(batch, (size, size), mode="bilinear", antialias=True)
+
+
+def _grid(matrices: Tensor, size: int) -> Tensor:
+    """The place (x, y) in the source of every pixel, (B, size, size, 2), from (B, 2, 3).
+
+    As `affine_grid`, in an eighth of its time, and rounding an image alike in any batch.
+    """
+    centres = (torch.arange(size, device=matrices.device) * 2 + 1) / size - 1
+    grid = matrices.new_empty(len(matrices), size, size, 2)
+    for axis in (0, 1):
+        across, down, start = matrices[:, axis, :, None].unbind(1)  # (B, 1) each
+        columns, rows = across * centres, down * centres + start  # (B, size)
+        torch.add(rows[:, :, None], columns[:, None, :], out=grid[..., axis])
+    return grid
+
+
+def _between(draw: Draws, low: float, high: float) -> Draws:
+    return low + (high - low) * draw
+
+
+def _matrices(*entries: Draws | float) -> Matrices:
+    """(B, 3, 3) from the six entries of the two upper rows."""
+    filled = np.stack(np.broadcast_arrays(*map(np.atleast_1d, entries)), axis=-1)
+    matrices = np.zeros((len(filled), 3, 3))
+    matrices[:, :2] = filled.reshape(-1, 2, 3)
+    matrices[:, 2, 2] = 1
+    return matrices

@@ -1,0 +1,159 @@
+"""One list file a class: the images that show it, by an id or by name."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from assay.errors import DataError
+from assay.labels.build import RawLabels, drop_invalid_names, label_table
+from assay.labels.image_files import natural_key, path_key, printable, walk
+from assay.labels.readers.table_files import read_lines
+from assay.labels.samples import LeftOut
+
+LISTS_HEAD = "tags"
+
+
+def find_in_lists(
+    folder: Path, *, images: str | None = None, root: Path | None = None, head: str = LISTS_HEAD
+) -> RawLabels:
+    """The images below `root` (default: the folder that holds `folder`), tagged by the lists that name them.
+
+    A line is put into the pattern `images` as its `{id}`, or is a path below `root`. An image in no list has no
+    tag, and that is known. Raises DataError for a line that names no image.
+    """
+    root = root or folder.parent
+    lists = _lists(folder)
+    named = _images(root, folder, images)
+    paths, left_out = drop_invalid_names(named.values())
+    tags: dict[str, list[str]] = {path: [] for path in paths}
+    strange = []
+    for tag, path in lists.items():
+        lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line]
+        strange += [(path, number, line) for number, line in lines if line not in named]
+        for image in {named[line]: None for _, line in lines if line in named}:
+            tags[image].append(tag)
+    if strange:
+        path, number, line = strange[0]
+        wanted = images.replace("{id}", line) if images else line
+        more = f" ({len(strange) - 1} more lines name none)" if len(strange) > 1 else ""
+        raise DataError(
+            f"{printable(path)}, line {number}: {line!r} is no image: there is no {wanted!r} below {printable(root)}{more}. "
+            "Remove the line, bring the image, or mend `images` or `root`."
+        )
+    return RawLabels(
+        source=folder,
+        root=root,
+        table=label_table(paths, {head: pl.Series(list(tags.values()), dtype=pl.List(pl.String))}),
+        heads=((head, "multilabel"),),
+        classes={head: list(lists)},
+        declared=frozenset([head]),
+        left_out=left_out,
+    )
+
+
+def _lists(folder: Path) -> dict[str, Path]:
+    """Class -> its list file, in natural order."""
+    if not folder.is_dir():
+        raise DataError(f"{printable(folder)}: is no folder. `lists` is a folder of .txt files, one a class.")
+    files = [name for name in os.listdir(folder) if name.lower().endswith(".txt") and not name.startswith(".")]
+    if not files:
+        raise DataError(f"{printable(folder)}: holds no .txt file. There must be one for each class.")
+    return {printable(name[: -len(".txt")]): folder / name for name in sorted(files, key=natural_key)}
+
+
+def _images(root: Path, folder: Path, images: str | None) -> dict[str, str]:
+    """The line that names an image -> its path: those like the pattern, or all outside the folder of lists."""
+    tree = walk(root)
+    if images is None:
+        apart = f"{os.path.relpath(folder, root)}/"
+        found = {path: path for path in tree.images if not path.startswith(apart)}
+    else:  # whatever its ending, a file named like the pattern is meant
+        like = NamePattern.of(images)
+        matches = [(like.match(path), path) for path in sorted((*tree.images, *tree.others), key=path_key)]
+        found = {match["id"]: path for match, path in matches if match}
+    if not found:
+        wanted = f"like {images!r}" if images else f"outside {printable(folder)}"
+        raise DataError(f"{printable(root)}: no image {wanted} in this folder. Mend `images` or `root`.")
+    return found
+
+
+# Labels in file names: a pattern such as `{class}_{n}.jpg`.
+
+HEADS = {"class": "label"}
+"""Placeholders whose head has another name: `{class}` is the one head of the folder form too."""
+
+NO_HEADS = ("n", "id", "_")
+"""Placeholders that tell images apart and label nothing; `{n}` is a number."""
+
+
+@dataclass(frozen=True)
+class NamePattern:
+    """A pattern of paths. A placeholder stands for the shortest text that fits, without "/"; twice for the same."""
+
+    text: str
+    placeholders: tuple[str, ...]
+    regex: re.Pattern[str]
+
+    @staticmethod
+    def of(text: str) -> NamePattern:
+        """The pattern that a text says. Raises ValueError for braces that hold no name."""
+        literals, names = re.split(r"\{[^{}]*\}", text), re.findall(r"\{([^{}]*)\}", text)
+        if any(brace in literal for literal in literals for brace in "{}") or not all(names):
+            raise ValueError(f"{text!r}: a placeholder is a name in braces, such as {{class}} or {{n}}")
+        places: dict[str, int] = {}
+        regex = re.escape(literals[0])
+        for name, literal in zip(names, literals[1:], strict=True):
+            if name in places:
+                regex += f"(?P=at{places[name]})"
+            else:
+                some = "[0-9]+" if name == "n" else "[^/]+?"
+                regex += some if name == "_" else f"(?P<at{places.setdefault(name, len(places))}>{some})"
+            regex += re.escape(literal)
+        return NamePattern(text, tuple(places), re.compile(regex, re.DOTALL))
+
+    @property
+    def heads(self) -> dict[str, str]:
+        """Head -> its placeholder. Raises ValueError where two placeholders are one head."""
+        wanted = [name for name in self.placeholders if name not in NO_HEADS]
+        heads = {HEADS.get(name, name): name for name in wanted}
+        if len(heads) < len(wanted):
+            raise ValueError(f"{self.text!r}: {{class}} is the head `label`, and {{label}} stands beside it")
+        return heads
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """What stands for each placeholder, or None where the path is not like this."""
+        found = self.regex.fullmatch(path)
+        return None if found is None else {name: found[f"at{i}"] for i, name in enumerate(self.placeholders)}
+
+
+def find_by_name(root: Path, pattern: str) -> RawLabels:
+    """The images below `root` whose path (where the pattern has a "/") or name is like the pattern.
+
+    Raises DataError where there are none.
+    """
+    like = NamePattern.of(pattern)
+    tree = walk(root)
+    # Whatever its ending, a file named like the pattern is meant; of the others only images are missed.
+    everything = sorted((*tree.images, *tree.others), key=path_key)
+    found = {path: like.match(path if "/" in pattern else path.rpartition("/")[2]) for path in everything}
+    paths, left_out = drop_invalid_names([path for path, match in found.items() if match])
+    if not paths:
+        held = f"none of the {len(tree.images)} there is, such as" if tree.images else "there is none at all"
+        such = f" {printable(tree.images[0])!r}" if tree.images else ""
+        raise DataError(f"{printable(root)}: no image is named like {pattern!r}; {held}{such}. Mend `names` or `root`.")
+    unlike = [LeftOut(printable(path), f"its name is not like {pattern}") for path in tree.images if not found[path]]
+    matches = [found[path] or {} for path in paths]
+    labels = {head: [match[name] for match in matches] for head, name in like.heads.items()}
+    return RawLabels(
+        source=root,
+        root=root,
+        table=label_table(paths, {head: pl.Series(names, dtype=pl.String) for head, names in labels.items()}),
+        heads=tuple((head, "multiclass") for head in labels),
+        classes={head: sorted(set(names)) for head, names in labels.items()},
+        left_out=(*left_out, *unlike),
+    )

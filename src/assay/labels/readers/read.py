@@ -1,0 +1,254 @@
+"""What `data` may say, and reading it in whichever form it comes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from operator import attrgetter
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from assay.errors import DataError
+from assay.labels.build import RawLabels, build_samples
+from assay.labels.image_files import SafeRoot, printable, walk
+from assay.labels.readers.folder import find_in_folder
+from assay.labels.readers.label_cells import HeadColumns
+from assay.labels.readers.lists import LISTS_HEAD as TAGS
+from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
+from assay.labels.readers.rows import find_in_rows
+from assay.labels.readers.table import Columns, find_in_table, image_cells, name_column
+from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
+from assay.labels.samples import Samples
+from assay.labels.space import Codes, Head
+from assay.labels.split import SplitSettings, split
+from assay.settings import Settings
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "folder": (),
+    "table": ("root", "image", "heads", "group", "weight", "delimiter", "split.column"),
+    "lists": ("root", "images", "head"),
+    "names": ("root",),
+    "rows": ("root", "labels", "class_names"),
+}
+"""Form -> the settings that mean something with it, beside the split."""
+
+REQUIRED = {"names": "root", "rows": "labels"}
+"""Form -> the setting that it cannot do without."""
+
+PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names", "corrections")
+
+
+class DataSettings(Settings):
+    """The images and their labels: a folder a class, a table, a list a class, file names, or rows of integers."""
+
+    folder: Path | None = Field(default=None, description="A folder with a folder of images for each class.")
+    table: Path | None = Field(default=None, description="A CSV, TSV or Parquet file that names images and labels.")
+    lists: Path | None = Field(
+        default=None,
+        description="A folder with a .txt file for each class, which names an image that shows it a line.",
+    )
+    names: str | None = Field(
+        default=None,
+        description="How file names tell labels, such as {class}_{n}.jpg or {breed}/{colour}_{n}.jpg: n is a number, "
+        "id and _ are anything, any other name is a head (class is the head `label`).",
+    )
+    rows: Path | None = Field(default=None, description="A list of images, one a line, that go with `labels`.")
+    root: Path | None = Field(
+        default=None,
+        description="The folder that names of images start from; default: the folder of the table or list, or the "
+        "one that holds `lists`.",
+    )
+    image: str | None = Field(default=None, description="The column of a table that names the images.")
+    heads: dict[str, HeadColumns] = Field(
+        default_factory=dict, description="The label columns of a table; default: all others."
+    )
+    group: str | None = Field(default=None, description="The column whose equal cells stay on one side of the split.")
+    weight: str | None = Field(default=None, description="The column of weights, 0 or more.")
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="What parts the cells of a text table."
+    )
+    images: str | None = Field(
+        default=None,
+        description="Where the image of a line of `lists` is, such as images/im{id}.jpg; default: a path.",
+    )
+    head: str | None = Field(default=None, min_length=1, description="The name of the head of `lists`; default: tags.")
+    labels: Path | None = Field(
+        default=None,
+        description="Integers row for row with `rows`, a column a head, -1 for unknown. `rows`, `labels` and "
+        "`class_names` start from where the plan is, or, where there is no such file, from `root`.",
+    )
+    class_names: Path | None = Field(
+        default=None,
+        description="Lines `name type`: type t goes to the t-th head, where an integer is the place of a class.",
+    )
+    corrections: Path | None = Field(
+        default=None,
+        description="A table of labels that a person settled, with the columns image, head, class, label.",
+    )
+    split: SplitSettings = SplitSettings()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        given = [form for form in FORMS if getattr(self, form) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(FORMS)} (given: {', '.join(given) or 'none'})")
+        form = given[0]
+        optional = dict.fromkeys(name for names in ALLOWED.values() for name in names)
+        said = [name for name in optional if name not in ALLOWED[form] and attrgetter(name)(self)]
+        if said:
+            raise ValueError(f"{', '.join(said)}: means nothing beside `{form}`")
+        if form in REQUIRED and getattr(self, REQUIRED[form]) is None:
+            raise ValueError(f"`{form}` needs `{REQUIRED[form]}` beside it")
+        if self.names is not None and not NamePattern.of(self.names).heads:
+            raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
+        if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
+            raise ValueError(f"images: {self.images!r} must hold {{id}}, and no other placeholder")
+        return self
+
+
+def resolve_paths(data: DataSettings, *, base: Path) -> dict[str, Path]:
+    """The absolute place of each path that is said; `base` is where relative ones start from."""
+    said = {name: getattr(data, name) for name in PATHS if getattr(data, name) is not None}
+    places = {name: _absolute(base, path) for name, path in said.items()}
+    for name in ("rows", "labels", "class_names"):
+        if name in said and "root" in said and not places[name].exists():
+            below = _absolute(places["root"], said[name])
+            places[name] = below if below.exists() else places[name]
+    return places
+
+
+def _folder(data: DataSettings, base: Path) -> RawLabels:
+    return find_in_folder(resolve_paths(data, base=base)["folder"])
+
+
+def _table(data: DataSettings, base: Path) -> RawLabels:
+    places = resolve_paths(data, base=base)
+    columns = Columns(data.image, data.heads, data.split.column, data.group, data.weight)
+    return find_in_table(places["table"], root=places.get("root"), columns=columns, delimiter=data.delimiter)
+
+
+def _lists(data: DataSettings, base: Path) -> RawLabels:
+    places = resolve_paths(data, base=base)
+    return find_in_lists(places["lists"], images=data.images, root=places.get("root"), head=data.head or TAGS)
+
+
+def _names(data: DataSettings, base: Path) -> RawLabels:
+    return find_by_name(resolve_paths(data, base=base)["root"], data.names or "")
+
+
+def _rows(data: DataSettings, base: Path) -> RawLabels:
+    places = resolve_paths(data, base=base)
+    names, labels = places["rows"], places["labels"]
+    return find_in_rows(names, labels, class_names=places.get("class_names"), root=places.get("root"))
+
+
+FORMS: dict[str, Callable[[DataSettings, Path], RawLabels]] = {
+    "folder": _folder,
+    "table": _table,
+    "lists": _lists,
+    "names": _names,
+    "rows": _rows,
+}
+"""How data may come: the key that says so, and what reads it."""
+
+
+def read(data: DataSettings, *, base: Path) -> Samples:
+    """Images and labels to train on, with their split; relative paths start from `base`.
+
+    Contents are hashed, nothing is decoded. Raises DataError for data that cannot be trained on.
+    """
+    samples = read_whole(data, base=base)
+    for head, codes in zip(samples.space, samples.codes(), strict=True):
+        _require_a_question(printable(_source(data)), head, codes)
+    return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
+
+
+def read_whole(data: DataSettings, *, base: Path) -> Samples:
+    """The same, not split and with any number of classes: to score a model on."""
+    return build_samples(FORMS[_form(data)](data, base))
+
+
+def _require_a_question(source: str, head: Head, codes: Codes) -> None:
+    """Refuse a head that nothing can be learnt of: no label known, or no two classes to tell apart."""
+    if not head.known(codes).any():
+        why = "each is unknown" if head.size or head.kind == "multiclass" else "no image has a tag"
+        raise DataError(
+            f"{source}: {head.name!r} has no label at all: {why}. Fill some in, or name only other label columns "
+            "with `heads`."
+        )
+    if head.kind == "multiclass" and head.size < 2:
+        held = f"only the class {head.classes[0]!r}, and there must be at least two classes to tell apart"
+        raise DataError(
+            f"{source}: {head.name!r} has {held}. Add images of another, or name other label columns with `heads`."
+        )
+
+
+def _form(data: DataSettings) -> str:
+    return next(form for form in FORMS if getattr(data, form) is not None)
+
+
+def _source(data: DataSettings) -> str:
+    return str(getattr(data, _form(data)))
+
+
+def read_folder(folder: Path) -> Samples:
+    """Images in a folder a class, not split."""
+    return build_samples(find_in_folder(_absolute(Path(), folder)))
+
+
+def read_table(
+    table: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
+) -> Samples:
+    """Images that a CSV, TSV or Parquet file names, not split."""
+    at = _absolute(Path(), root) if root is not None else None
+    return build_samples(find_in_table(_absolute(Path(), table), root=at, columns=columns, delimiter=delimiter))
+
+
+def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> list[tuple[str, Path]]:
+    """Images to label: (name as given, absolute path), from an image, a folder, a table or a .txt list.
+
+    A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
+    list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
+    start from `root`, else from where the file lies. Raises DataError where there are none.
+    """
+    place = _absolute(Path(), source)
+    is_list = place.suffix.lower() == ".txt"
+    if root is not None and place.exists() and (place.is_dir() or not (is_list or is_table(place))):
+        raise DataError(f"{printable(source)}: is no table or list: only their names can start from a root. Drop it.")
+    if place.is_dir():
+        found = [(printable(path), place / path) for path in walk(place).images]
+        if not found:
+            raise DataError(f"{printable(source)}: no images in this folder. Give an image, a folder or a table.")
+        return found
+    if not place.exists():
+        raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
+    start = _absolute(Path(), root) if root is not None else place.parent
+    if not start.is_dir():
+        raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")
+    if is_list:
+        return _named(read_names(place, start), LISTED, start)
+    if not is_table(place):
+        return [(printable(source), place)]
+    rows = read_rows(place)
+    column = name_column(rows, image)
+    return _named(texts(rows, [column]), column, start)
+
+
+def _named(rows: Rows, column: str, root: Path) -> list[tuple[str, Path]]:
+    """The images that rows name, in order."""
+    fence, named = SafeRoot(root), []
+    for row, cell in enumerate(image_cells(rows, column)):
+        try:
+            path, _ = fence.locate(cell)
+        except DataError as error:
+            raise DataError(f"{rows.at(row)}: {error}") from error
+        named.append((cell, root / path))
+    if not named:
+        raise DataError(f"{printable(rows.source)}: names no images. Add some.")
+    return named
+
+
+def _absolute(base: Path, path: Path | None) -> Path:
+    return Path(os.path.abspath(base / (path or "")))

@@ -1,0 +1,189 @@
+"""The table form of data: which columns mean what, and which images are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from assay.errors import DataError
+from assay.labels.build import RawLabels, quoted, require_few_heads
+from assay.labels.image_files import SafeRoot, is_unicode, printable
+from assay.labels.readers.folder import SPLITS
+from assay.labels.readers.label_cells import HeadColumns, labels_of, read_cells
+from assay.labels.readers.table_files import IMAGE_NAMES, Rows, merge_same, numbers, read_rows, texts
+from assay.labels.samples import LeftOut
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns mean what; None: found by name.
+
+    `heads` maps a head to its columns; where it is empty, every column without another meaning is a head.
+    """
+
+    image: str | None = None
+    heads: Mapping[str, HeadColumns] = field(default_factory=dict)
+    split: str | None = None
+    group: str | None = None
+    weight: str | None = None
+
+
+def find_in_table(
+    table: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
+) -> RawLabels:
+    """The images that a table names, below `root` (the table's own folder, if none is given).
+
+    Raises DataError for a missing column, a path that leaves the root, a bad split or weight, rows at odds.
+    """
+    rows = read_rows(table, delimiter=delimiter)
+    told = _resolve_path(rows, columns or Columns())
+    image, heads = told.image or "", told.heads
+    named = (image, told.split, told.group, *(head.column for head in heads.values()))
+    rows = texts(rows, [column for column in named if column])
+    cells, blank = image_cells(rows, image), pl.lit(None, dtype=pl.String)
+    facts = {
+        "split": _splits(rows, told.split) if told.split else blank,
+        "group": rows.frame[told.group] if told.group else blank,
+        "weight": numbers(rows, told.weight) if told.weight else blank.cast(pl.Float64),
+    }
+    labels: dict[str, pl.Series] = {}
+    for name, head in heads.items():
+        labels |= read_cells(rows, name, head)
+    titles = {"split": "the split", "group": "the group", "weight": "the weight"}
+    titles |= {column: f"the label {series.name!r}" for column, series in labels.items()}
+    told_columns = [series.alias(column) for column, series in labels.items()]
+    frame = rows.frame.select(image).with_columns(**facts).select(list(facts))
+    rows = Rows(rows.source, frame.hstack(told_columns), rows.lines, rows.unit)
+    rows, left_out = locate_images(rows, cells, root or table.parent)
+    rows = merge_same(rows, key="id", titles=titles)
+    if not columns or not columns.heads:
+        _refuse_identities(rows, list(heads))
+    told_labels = [series for name, head in heads.items() for series in labels_of(rows.frame, name, head)]
+    facts_of = rows.frame.select("id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0))
+    frame = facts_of.hstack(told_labels)
+    return RawLabels(
+        source=table,
+        root=root or table.parent,
+        table=frame,
+        heads=tuple((name, head.asks) for name, head in heads.items()),
+        classes={name: head.names or _classes(frame, name, head) for name, head in heads.items()},
+        declared=frozenset(name for name, head in heads.items() if head.names),
+        left_out=left_out,
+    )
+
+
+def _classes(frame: pl.DataFrame, name: str, head: HeadColumns) -> list[str]:
+    labels = frame[f"label:{name}"]
+    found: list[str] = (labels if head.asks == "multiclass" else labels.explode()).drop_nulls().unique().to_list()
+    return found
+
+
+def name_column(rows: Rows, given: str | None) -> str:
+    """The image column: the one given, or the first that is there of those usually used."""
+    if given is not None:
+        return rows.column(given)
+    by_name = {column.casefold(): column for column in reversed(rows.frame.columns)}
+    for name in IMAGE_NAMES:
+        if name in by_name:
+            return by_name[name]
+    raise DataError(
+        f"{printable(rows.source)}: which column names the images? {rows.listed()} "
+        f"Name it with `image`, or call it {IMAGE_NAMES[0]!r}."
+    )
+
+
+def image_cells(rows: Rows, image: str) -> list[str]:
+    """The column that names the images; a row that names none is refused."""
+    blank = rows.frame[image].is_null()
+    if blank.any():
+        raise DataError(f"{rows.at(blank.arg_max() or 0)}: names no image. Remove the {rows.unit}.")
+    cells: list[str] = rows.frame[image].to_list()
+    for row, cell in enumerate(cells):
+        if "\0" in cell:
+            raise DataError(f"{rows.at(row)}: {cell!r} holds a NUL character, which no file name can. Mend it.")
+    return cells
+
+
+def _resolve_path(rows: Rows, given: Columns) -> Columns:
+    """Every meaning with its column: those given are checked, the others found by name."""
+    image = name_column(rows, given.image)
+    sources = {
+        rows.column(column): f"the head {name!r}" for name, head in given.heads.items() for column in head.sources
+    }
+    taken = {image: "image", **sources}
+    by_name = {column.casefold(): column for column in reversed(rows.frame.columns)}
+    facts: dict[str, str | None] = {}
+    for fact, wanted in (("split", given.split), ("group", given.group), ("weight", given.weight)):
+        column = rows.column(wanted) if wanted is not None else by_name.get(fact)
+        if wanted is not None and column in taken:
+            raise DataError(
+                f"{printable(rows.source)}: column {column!r} is {taken[column]} and {fact} at once. Pick one."
+            )
+        facts[fact] = None if column in taken else column
+        if column is not None:
+            taken.setdefault(column, fact)
+    if image in sources:
+        raise DataError(f"{printable(rows.source)}: column {image!r} names the images and a head. Name another.")
+    free = [column for column in rows.frame.columns if column not in taken]
+    require_few_heads(rows.source, list(given.heads) or free)
+    heads = given.heads or {column: HeadColumns(column=column) for column in free}
+    if not heads:
+        raise DataError(f"{printable(rows.source)}: has no label column beside {quoted(taken)}. Add one.")
+    return Columns(image, heads, facts["split"], facts["group"], facts["weight"])
+
+
+def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
+    """The rows whose image exists, with its path below `root` as `id`; and the images that do not."""
+    if not root.is_dir():
+        raise DataError(f"{printable(root)}: is no folder. `root` is the folder that holds the images of the table.")
+    fence, ids, reasons = SafeRoot(root), [], []
+    for row, cell in enumerate(cells):
+        try:
+            path, reason = fence.locate(cell)
+        except DataError as error:
+            raise DataError(f"{rows.at(row)}: {error}") from error
+        if not is_unicode(path):
+            path, reason = printable(path), "its name is not valid UTF-8: rename it"
+        ids.append(path)
+        reasons.append(reason)
+    kept = [row for row, reason in enumerate(reasons) if reason is None]
+    if not kept:
+        why = f"such as {cells[0]!r} ({reasons[0]})" if cells else "for it has no rows"
+        raise DataError(
+            f"{printable(rows.source)}: none of its {len(cells)} images can be found below {printable(root)}, "
+            f"{why}. Set `root` to the folder that the paths start from."
+        )
+    frame = rows.frame.with_columns(pl.Series("id", ids, dtype=pl.String))[kept]
+    lines = [rows.lines[row] for row in kept]
+    missing = {ids[row]: reason for row, reason in enumerate(reasons) if reason is not None}
+    left_out = tuple(LeftOut(path, why) for path, why in missing.items())
+    return Rows(rows.source, frame, lines, rows.unit), left_out
+
+
+def _splits(rows: Rows, column: str) -> pl.Series:
+    cells = rows.frame[column]
+    tidy = cells.str.strip_chars().str.to_lowercase()
+    splits = tidy.replace_strict(SPLITS, default=None, return_dtype=pl.String)
+    wrong = cells.is_not_null() & splits.is_null()
+    if wrong.any():
+        row = wrong.arg_max() or 0
+        raise DataError(
+            f"{rows.at(row)}: {cells[row]!r} in column {column!r} is no split. A split is one of "
+            f"{', '.join(SPLITS)}, or blank; another column is named with `split: {{column: NAME}}`."
+        )
+    return splits
+
+
+def _refuse_identities(rows: Rows, heads: Sequence[str]) -> None:
+    """A column whose every cell differs is a title or a number, not a label, unless the user says so."""
+    for head in heads:
+        known = rows.frame[f"label:{head}"].drop_nulls()
+        if len(known) >= 20 and known.n_unique() == len(known):
+            others = [other for other in heads if other != head]
+            raise DataError(
+                f"{printable(rows.source)}: every cell of column {head!r} differs: no classes to learn. "
+                f"Name the label columns with `heads`{f', such as {quoted(others)}' if others else ''}."
+            )

@@ -1,0 +1,232 @@
+"""95 % intervals: from a value and its variance to two limits.
+
+METHODS says which metric has which. Each holds its value, keeps to the range of its metric and is drawn from no random
+numbers. `benchmarks/coverage.py` counts how often each holds the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+Floats = npt.NDArray[np.floating]
+Limits = tuple[float, float]
+
+TAIL = 0.025  # on each side
+Z = 1.959963984540054  # of the normal distribution, for that tail
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number, the images it was measured on, and its 95 % interval (None where there is none)."""
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}–{self.high:.3f}]"
+
+    def limits(self, digits: int = 4) -> str:
+        """The interval for a line of text; empty where there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def to_json(self) -> dict[str, float | int | None]:
+        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A metric with what its interval, its mean over heads or seeds and its differences are computed from.
+
+    influence: (N,) by how much each image moves the value, to first order; their squares sum to its variance.
+    floor: the variance that these miss in a sample without a mistake, or with nothing but mistakes.
+    smoothed: of a share, the value with four more images a class, so that it is neither 0 nor 1.
+    step: the squared move of the value when the answer for one image changes; what a difference is unsure of at least.
+    fixed: the limits themselves, where they do not follow from a variance.
+    answers: a digest of what the model answered; the same answers have the same metrics, for certain.
+    """
+
+    metric: str
+    value: float
+    n: int
+    influence: Floats
+    floor: float = 0.0
+    smoothed: float = 0.5
+    step: float = 0.0
+    fixed: Limits | None = None
+    answers: bytes = b""
+
+    @property
+    def variance(self) -> float:
+        return float(self.influence @ self.influence) + self.floor
+
+
+def wilson(hits: float, n: float, *, quantile: float = Z) -> Limits:
+    """The 95 % interval of a share of `n` (Wilson 1927), within 0 and 1; (0, 1) of nothing. `n` need not be whole."""
+    square = quantile * quantile
+    middle = (hits + square / 2) / (n + square)
+    spread = hits * max(0.0, n - hits) / n if n > 0 else 0.0
+    half = quantile * np.sqrt(spread + square / 4) / (n + square)
+    share = hits / n if n > 0 else 0.5
+    # rounding must not leave the share outside, nor the limits outside of 0 and 1
+    return float(min(max(0.0, middle - half), share)), float(max(min(1.0, middle + half), share))
+
+
+def of_share(estimate: Estimate, variance: float, quantile: float) -> Limits:
+    """Wilson's interval at the number of images that would give a plain share this variance.
+
+    Of a plain share that is their own number. Images of a rare class weigh more in a mean over classes, cells of one
+    image are alike: both make it smaller (the effective sample size of survey statistics, Korn & Graubard 1998).
+    """
+    effective = estimate.smoothed * (1 - estimate.smoothed) / variance
+    return wilson(estimate.value * effective, effective, quantile=quantile)
+
+
+def of_loss(estimate: Estimate, variance: float, quantile: float) -> Limits | None:
+    """All means m above 0 with (value - m)² <= quantile² variance m / value; None of one image.
+
+    As of a share near 0 the variance grows with the mean: losses are skewed, and a mean that few large ones would have
+    raised may not hold them.
+    """
+    if estimate.n < 2:
+        return None
+    if not variance:
+        return estimate.value, estimate.value
+    skew = quantile**2 * variance / estimate.value / 2
+    half = float(np.sqrt(quantile**2 * variance + skew**2))
+    return max(0.0, estimate.value + skew - half), estimate.value + skew + half
+
+
+def of_limits(estimate: Estimate, variance: float, quantile: float) -> Limits | None:
+    """The limits that were computed with the value."""
+    return estimate.fixed
+
+
+Method = Callable[[Estimate, float, float], Limits | None]
+
+METHODS: dict[str, Method] = {
+    "accuracy": of_share,
+    "balanced_accuracy": of_share,
+    "macro_f1": of_share,
+    "micro_f1": of_share,
+    "top_5": of_share,
+    "mean_average_precision": of_share,
+    "subset_accuracy": of_share,
+    "hamming_loss": of_share,
+    "recall": of_share,
+    "f1": of_share,
+    "nll": of_loss,
+    "calibration_error": of_limits,
+}
+"""The interval of each metric, from its estimate, its variance and the quantile of the distribution."""
+
+
+def metric(estimate: Estimate) -> Metric:
+    """A metric of one model with its interval over images."""
+    quantile = student(estimate.n - 1) if METHODS[estimate.metric] is of_loss else Z
+    return _metric(estimate, METHODS[estimate.metric](estimate, estimate.variance, quantile))
+
+
+def mean(estimates: list[Estimate]) -> Estimate:
+    """The mean over heads of one metric. `n` is the smallest; limits that are fixed are averaged, which is safe."""
+    count = len(estimates)
+    fixed = [one.fixed for one in estimates if one.fixed is not None]
+    return Estimate(
+        estimates[0].metric,
+        float(np.mean([one.value for one in estimates])),
+        min(one.n for one in estimates),
+        np.mean([one.influence for one in estimates], axis=0),
+        floor=sum(one.floor for one in estimates) / count**2,
+        smoothed=float(np.mean([one.smoothed for one in estimates])),
+        step=sum(one.step for one in estimates) / count**2,
+        fixed=(float(np.mean([low for low, _ in fixed])), float(np.mean([high for _, high in fixed])))
+        if fixed
+        else None,
+        answers=b"".join(one.answers for one in estimates),
+    )
+
+
+def over_runs(runs: list[Estimate]) -> Metric:
+    """The mean over runs that differ in their seed, with its interval over images and, of several, over seeds."""
+    if len(runs) == 1:
+        return metric(runs[0])
+    average = mean(runs)
+    variance, quantile = _over_runs(np.stack([run.influence for run in runs]), [run.value for run in runs], average.n)
+    floor = float(np.mean([run.floor for run in runs]))  # of the same images, so no smaller for being met again
+    if average.fixed is not None:
+        low, high = average.fixed
+        apart = quantile * float(np.sqrt(variance))  # between seeds alone: these limits have no influences
+        down, up = (float(np.hypot(side, apart)) for side in (average.value - low, high - average.value))
+        return Metric(average.value, average.n, max(0.0, average.value - down), min(1.0, average.value + up))
+    return _metric(average, METHODS[average.metric](average, variance + floor, quantile))
+
+
+def difference(pairs: list[tuple[Estimate, Estimate]]) -> Metric:
+    """How much the second of each pair is above the first, the mean over pairs; both answered for the same images.
+
+    What makes an image easy or hard for both falls out. The limits are symmetric, and wider by what one image on which
+    the two differ would add: of few images, that they agreed on all says little (as Agresti & Min 2005 add pairs).
+    The calibration error has no interval here.
+    """
+    first = pairs[0][0]
+    n, values = first.n, [other.value - one.value for one, other in pairs]
+    value = float(np.mean(values))
+    if first.fixed is not None:
+        return Metric(value, n)
+    if all(one.answers and one.answers == other.answers for one, other in pairs):
+        return Metric(value, n, value, value)
+    if METHODS[first.metric] is of_loss and n < 2:
+        return Metric(value, n)
+    influences = np.stack([other.influence - one.influence for one, other in pairs])
+    variance, quantile = _over_runs(influences, values, n)
+    missed = float(np.mean([_missed(one, other) + max(one.step, other.step) for one, other in pairs]))
+    half = quantile * float(np.sqrt(variance + missed))
+    bound = np.inf if METHODS[first.metric] is of_loss else 1.0
+    return Metric(value, n, max(-bound, value - half), min(bound, value + half))
+
+
+def _missed(one: Estimate, other: Estimate) -> float:
+    """The variance of a difference that the images do not show, two models being as alike there as elsewhere."""
+    floors = one.floor + other.floor
+    size = float(np.sqrt((one.influence @ one.influence) * (other.influence @ other.influence)))
+    alike = float(one.influence @ other.influence) / size if size else 0.0
+    return floors * (1 - alike) if np.isfinite(floors) else floors
+
+
+def student(freedom: float) -> float:
+    """The quantile of Student's distribution for a 95 % interval; that of the normal one at infinite freedom."""
+    return float(stdtrit(max(freedom, 1.0), 1 - TAIL))
+
+
+def _over_runs(influences: Floats, values: list[float], n: int) -> tuple[float, float]:
+    """The variance of a mean over runs (S, N), and the quantile of the distribution it is read at.
+
+    Images and seeds are crossed: each run answers for all images. Products of the influences of different runs hold
+    what is due to the images, the spread of the values what is due to seeds. A variance of few seeds is unsure, so
+    that the quantile is Student's, with the freedom of Welch and Satterthwaite.
+    """
+    runs = len(influences)
+    total, single = float((influences.sum(axis=0) ** 2).sum()), float((influences**2).sum())
+    if runs == 1:
+        return single, student(n - 1)
+    images = max(0.0, (total - single) / (runs * (runs - 1)))
+    seeds = float(np.var(values, ddof=1)) / runs
+    variance = images + seeds
+    if not variance:
+        return 0.0, student(n - 1)
+    freedom = variance**2 / (seeds**2 / (runs - 1) + images**2 / max(n - 1, 1))
+    return variance, student(freedom)
+
+
+def _metric(estimate: Estimate, limits: Limits | None) -> Metric:
+    return Metric(estimate.value, estimate.n) if limits is None else Metric(estimate.value, estimate.n, *limits)

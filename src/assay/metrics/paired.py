@@ -1,0 +1,112 @@
+"""Metrics of several models on the same images, and how far they differ.
+
+Two models that answered for the same images are compared image by image, so that what makes all images easy or hard
+falls out of the difference. With several seeds, the interval is over seeds along with images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from assay.errors import PlanError
+from assay.metrics import intervals
+from assay.metrics.intervals import Estimate, Metric
+from assay.metrics.metrics import HeadScore, estimates, higher_is_better
+
+EXACT_BELOW = 25  # discordant images; from here on the chi-squared distribution is near enough
+
+
+def estimate(scores: Mapping[str, HeadScore], metric: str) -> Estimate:
+    """A metric out of a score: the mean over the heads that have it, or that of one head, `HEAD/accuracy`.
+
+    Raises PlanError for a metric that these labels do not define.
+    """
+    higher_is_better(metric)  # refuses what is no metric at all
+    head, _, name = metric.rpartition("/")
+    measured = estimates({own: score for own, score in scores.items() if not head or own == head})
+    if name not in measured:
+        known = ", ".join(measured) or "none"
+        raise PlanError(f"{metric}: these validation labels define no such metric. They define: {known}.")
+    return measured[name]
+
+
+def over_seeds(runs: Sequence[Estimate]) -> Metric:
+    """The mean over seeds; the interval is over images, and with several seeds over these as well."""
+    return intervals.over_runs(list(runs))
+
+
+def difference(one: Sequence[Estimate], other: Sequence[Estimate]) -> Metric:
+    """How much `other` is above `one`, seed by seed and image by image, with its interval as `over_seeds`.
+
+    Both are of the same images. Raises ValueError where they cannot be.
+    """
+    if [(run.n, run.influence.shape) for run in one] != [(run.n, run.influence.shape) for run in other]:
+        raise ValueError("a difference is of models that answered for the same images, under the same seeds")
+    return intervals.difference(list(zip(one, other, strict=True)))
+
+
+def gain(before: Sequence[Estimate], after: Sequence[Estimate]) -> Metric:
+    """How much better `after` is, seed by seed: above 0 is better, also of a loss."""
+    change = difference(before, after)
+    if higher_is_better(before[0].metric):
+        return change
+    low, high = (None if limit is None else -limit for limit in (change.high, change.low))
+    return replace(change, value=-change.value, low=low, high=high)
+
+
+def paired(metric: str) -> bool:
+    """Whether a difference of a metric has an interval; that of the calibration error has none."""
+    return metric.rpartition("/")[2] != "calibration_error"
+
+
+def gains(before: Mapping[str, HeadScore], after: Mapping[str, HeadScore]) -> dict[str, Metric]:
+    """By how much each metric over all heads is better after than before: above 0 is better, also of a loss.
+
+    Metrics that are not `paired` are left out.
+    """
+    was, now = estimates(before), estimates(after)
+    return {name: gain([was[name]], [now[name]]) for name in now if name in was and paired(name)}
+
+
+def verdict(change: Metric, metric: str) -> str:
+    """What an interval allows to be said of a change: better, worse, or not told apart."""
+    if change.low is None or change.high is None or change.low <= 0 <= change.high:
+        return "not told apart"
+    return "better" if (change.value > 0) == higher_is_better(metric) else "worse"
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """How often only one of two models is right, and how probable so uneven a share is if neither is better."""
+
+    only_first: int
+    only_second: int
+    p: float
+    exact: bool
+
+    def to_json(self) -> dict[str, float | int | bool]:
+        return {"only first right": self.only_first, "only second right": self.only_second} | {
+            "p": self.p,
+            "exact": self.exact,
+        }
+
+
+def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNemar:
+    """McNemar's test (McNemar 1947, Psychometrika 12) of which images (N,) two models answer rightly.
+
+    Only the discordant images count, on which one alone is right. Of fewer than 25 of them the p-value is exact,
+    that of a fair coin, on both sides; of more it is that of chi-squared with one degree of freedom and the
+    correction for continuity (Edwards 1948, Psychometrika 13), as Dietterich (1998, section 3.1) uses it.
+    """
+    one, other = int((first & ~second).sum()), int((second & ~first).sum())
+    discordant = one + other
+    if discordant < EXACT_BELOW:
+        tail = sum(math.comb(discordant, hits) for hits in range(min(one, other) + 1)) / 2**discordant
+        return McNemar(one, other, min(1.0, 2 * tail), exact=True)
+    statistic = max(0, abs(one - other) - 1) ** 2 / discordant
+    return McNemar(one, other, math.erfc(math.sqrt(statistic / 2)), exact=False)

@@ -1,0 +1,245 @@
+"""What the metrics of a head are made of: sums over images, and how much each image moves each metric.
+
+Every metric of a head is a mean of fractions of sums over images (hits, predictions and labels by class, loss), or is
+made of rankings (average precision) or of bins of confidence (calibration error). Of a fraction it is known by how much
+each image moves it, and with that how sure it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from assay.labels.space import Codes, Head
+from assay.metrics.calibration_error import calibration_error
+from assay.metrics.estimates import (
+    AveragePrecision,
+    Rows,
+    average_precision,
+    mean_average_precision,
+    mean_loss,
+    mean_of,
+    mean_of_f1,
+)
+from assay.metrics.frequency import Group
+from assay.metrics.intervals import Estimate, Floats
+
+TOP = 5
+
+
+def f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
+    """F1 by class, 0 where a class is neither predicted nor there; all arrays (K, ...)."""
+    return ratio(2 * hits, predicted + support, otherwise=0.0)
+
+
+def macro_f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
+    """Mean F1 over the classes that occur in the truth; (K, ...) to (...), NaN where none does.
+
+    Unlike scikit-learn's default, a class that is only ever predicted, never true, adds no zero of its own:
+    it costs the classes whose images it took. The classes are those of the balanced accuracy, and the
+    metric does not jump when one stray prediction appears. scikit-learn's `labels=np.unique(truth)` agrees.
+    """
+    return mean_where(f1(hits, predicted, support), support > 0)
+
+
+def micro_f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
+    """F1 over all cells together; (K, ...) to (...). Under a multi-class head it equals the accuracy."""
+    return ratio(2 * hits.sum(axis=0), predicted.sum(axis=0) + support.sum(axis=0), otherwise=0.0)
+
+
+def confusion(codes: Codes, predicted: Codes, *, size: int) -> npt.NDArray[np.int64]:
+    """Images by true class (rows) and predicted class (columns), (K, K); unknown labels left out."""
+    known = codes >= 0
+    return np.bincount(codes[known] * size + predicted[known], minlength=size * size).reshape(size, size)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What each image adds to each sum, by name; `hits`, `predicted` and `support` are counts by class.
+
+    n: images with a known label. precisions: one for each tag of a multi-label head that has a positive.
+    expected: the variance of the summed loss if labels came as often as the model says. confidence and right: of the
+    images of a multi-class head that have a label. answers: a digest of what the model answered.
+    """
+
+    head: Head
+    n: int
+    sums: Mapping[str, Rows]
+    precisions: Mapping[int, AveragePrecision] = field(default_factory=dict)
+    expected: float = 0.0
+    confidence: Floats = field(default_factory=lambda: np.empty(0))
+    right: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
+    answers: bytes = b""
+
+    @cached_property
+    def counts(self) -> tuple[Floats, Floats, Floats]:
+        """Hits, predictions and labels by class, each (K,)."""
+        hits, predicted, support = (self.sums[name].sum(axis=1) for name in ("hits", "predicted", "support"))
+        return hits, predicted, support
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """The metrics that the known labels define; empty without a known label."""
+        found = {} if not self.n else self._of_classes() if self.head.kind == "multiclass" else self._of_tags()
+        return {name: replace(estimate, answers=self.answers) for name, estimate in found.items()}
+
+    def values(self) -> dict[str, float]:
+        """The value of each metric."""
+        return {name: estimate.value for name, estimate in self.estimates.items()}
+
+    def of_group(self, group: Group) -> dict[str, Estimate]:
+        """Mean recall and F1 of some classes, and the share of their images that were named right, or found.
+
+        Empty where none of the classes occurs.
+        """
+        places = np.array(group.classes)
+        places = places[self.counts[2][places] > 0]
+        if not len(places):
+            return {}
+        hits, predicted, support = (self.sums[name][places] for name in ("hits", "predicted", "support"))
+        return {
+            "recall": mean_of("recall", self.n, (hits, support)),
+            "f1": mean_of_f1("f1", self.n, hits, predicted + support),
+            "accuracy": mean_of("accuracy", self.n, (_summed(hits), _summed(support))),
+        }
+
+    def _of_classes(self) -> dict[str, Estimate]:
+        hits, predicted, support = (self.sums[name] for name in ("hits", "predicted", "support"))
+        n, known, there = self.n, self.sums["known"], self.counts[2] > 0
+        accuracy = mean_of("accuracy", n, (_summed(hits), known))
+        error, limits = calibration_error(self.confidence, self.right)
+        calibration = Estimate("calibration_error", error, n, np.zeros(known.shape[1]), fixed=limits)
+        return {
+            "accuracy": accuracy,
+            "balanced_accuracy": mean_of("balanced_accuracy", n, (hits[there], support[there])),
+            "macro_f1": mean_of_f1("macro_f1", n, hits[there], (predicted + support)[there]),
+            "micro_f1": replace(accuracy, metric="micro_f1"),  # which it equals
+            # of fewer classes it is always 1
+            **({"top_5": mean_of("top_5", n, (self.sums["top"], known))} if self.head.size > TOP else {}),
+            "nll": mean_loss(n, self.sums["loss"], known, expected=self.expected),
+            "calibration_error": calibration,
+        }
+
+    def _of_tags(self) -> dict[str, Estimate]:
+        hits, predicted, support, known = (self.sums[name] for name in ("hits", "predicted", "support", "known"))
+        n, cells, given = self.n, _summed(known), predicted + support
+        there = self.counts[2] > 0
+        both = there & (self.counts[2] < known.sum(axis=1))  # tags that are never or always there are left out
+        found: dict[str, Estimate] = {}
+        if self.precisions:
+            found["mean_average_precision"] = mean_average_precision(n, list(self.precisions.values()))
+        if both.any():
+            absent = (known - support)[both]
+            found["balanced_accuracy"] = mean_of(
+                "balanced_accuracy", n, (hits[both], support[both]), (absent - (predicted - hits)[both], absent)
+            )
+        if there.any():
+            found["macro_f1"] = mean_of_f1("macro_f1", n, hits[there], given[there])
+        return {
+            **found,
+            "micro_f1": mean_of_f1("micro_f1", n, _summed(hits), _summed(given)),
+            "subset_accuracy": mean_of("subset_accuracy", n, (self.sums["right"], self.sums["images"])),
+            "hamming_loss": mean_of("hamming_loss", n, (self.sums["wrong"], cells)),
+            "nll": mean_loss(n, self.sums["loss"], cells, expected=self.expected),
+        }
+
+
+def multiclass(head: Head, codes: Codes, probabilities: Floats) -> Tally:
+    """Of one class an image: hits, predicted, support (K each), top-5, loss, and images with a known label.
+
+    Among equal probabilities the earlier class comes first, as in the prediction itself.
+    """
+    size, images = head.size, np.flatnonzero(codes >= 0)
+    truth, rows = codes[images], probabilities[images]
+    predicted = rows.argmax(axis=1)
+    own = rows[np.arange(len(rows)), truth]
+    level = (rows == own[:, None]) & (np.arange(size) < truth[:, None])
+    ahead = ((rows > own[:, None]) | level).sum(axis=1)
+    hit = predicted == truth
+    count, whole, ones = len(codes), np.zeros(len(images), dtype=np.int64), np.ones(len(images))
+    sums = {
+        "hits": _rows(truth[hit], images[hit], ones[hit], (size, count)),
+        "predicted": _rows(predicted, images, ones, (size, count)),
+        "support": _rows(truth, images, ones, (size, count)),
+        "top": _rows(whole[ahead < TOP], images[ahead < TOP], ones[ahead < TOP], (1, count)),
+        "loss": _rows(whole, images, -np.log(_clipped(own)), (1, count)),
+        "known": _rows(whole, images, ones, (1, count)),
+    }
+    # in the precision of the answers: of a thousand classes this is most of the work
+    logs = np.log(np.maximum(rows, np.finfo(np.float32).eps))
+    first, second = rows * logs, rows * logs**2
+    expected = float((second.sum(axis=1) - first.sum(axis=1) ** 2).sum(dtype=np.float64))
+    return Tally(head, len(images), sums, {}, expected, rows.max(axis=1), hit, _digest(truth, rows))
+
+
+def multilabel(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) -> Tally:
+    """Of any tags an image: hits, predicted, support, known (K each), loss, wrong cells, images, and those all right.
+
+    A tag is given from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; an image
+    is all right where every known cell is.
+    """
+    known = codes >= 0
+    truth, given = codes == 1, (probabilities >= cuts.astype(probabilities.dtype)) & known
+    loss = -np.log(_clipped(np.where(truth, probabilities, 1 - probabilities.astype(np.float64))))
+    wrong, some = ((truth != given) & known).sum(axis=1), known.any(axis=1)
+    by_tag = {"hits": truth & given, "predicted": given, "support": truth, "known": known}
+    by_image = {
+        "wrong": wrong,
+        "loss": np.where(known, loss, 0.0).sum(axis=1),
+        "right": (wrong == 0) & some,
+        "images": some,
+    }
+    sums = {name: sparse.csr_array(cells.T.astype(np.float64)) for name, cells in by_tag.items()}
+    sums |= {name: sparse.csr_array(row[None].astype(np.float64)) for name, row in by_image.items()}
+    sure = _clipped(probabilities)
+    expected = float(np.where(known, sure * (1 - sure) * (np.log(sure) - np.log1p(-sure)) ** 2, 0.0).sum())
+    precisions = {
+        int(tag): average_precision(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(truth.any(axis=0))
+    }
+    return Tally(
+        head,
+        int(some.sum()),
+        sums,
+        precisions,
+        expected,
+        answers=_digest(codes, np.where(known, probabilities, 0), given),
+    )
+
+
+def ratio(over: Floats, under: Floats, *, otherwise: float = np.nan) -> Floats:
+    """`over / under`, and `otherwise` where nothing is below the line."""
+    result = np.full(np.broadcast_shapes(over.shape, under.shape), otherwise, dtype=np.float64)
+    return np.divide(over, under, out=result, where=under > 0)
+
+
+def mean_where(values: Floats, where: npt.NDArray[np.bool_]) -> Floats:
+    """Mean over the first axis of the values that count; NaN where none does."""
+    return ratio((values * where).sum(axis=0), where.sum(axis=0))
+
+
+def _rows(sums: npt.NDArray[np.int64], images: npt.NDArray[np.int64], values: Floats, shape: tuple[int, int]) -> Rows:
+    return sparse.csr_array((np.asarray(values, dtype=np.float64), (sums, images)), shape=shape)
+
+
+def _summed(rows: Rows) -> Rows:
+    """All sums as one: (1, N)."""
+    return sparse.csr_array(np.ones((1, rows.shape[0]))) @ rows
+
+
+def _digest(*arrays: npt.NDArray[np.generic]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def _clipped(probabilities: Floats) -> Floats:
+    """Kept away from 0 and 1 by what float32 resolves, so that no loss is infinite (scikit-learn's rule)."""
+    smallest = float(np.finfo(np.float32).eps)
+    return np.clip(probabilities.astype(np.float64), smallest, 1 - smallest)

@@ -1,0 +1,1 @@
+"""Plans: parsing, checks, overrides, defaults and recipes."""

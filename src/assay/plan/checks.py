@@ -1,0 +1,131 @@
+"""From a document to settings: every part checked by the settings it belongs to, all problems collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import ValidationError
+
+from assay.errors import AssayError
+from assay.plan.problems import Problem, explain, located, suggestion, value_text
+from assay.plan.yaml_lines import Document, KeyPath
+from assay.settings import Settings
+from assay.steps.base import StepPlan
+
+StepTable = Mapping[str, type[Settings]]
+"""Kind of step -> its settings."""
+
+STEPS = tuple[StepPlan, ...]
+Kind = TypeVar("Kind", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is checked against, and what was found to be wrong so far."""
+
+    table: StepTable
+    schema: Callable[[], Mapping[str, Any]]  # of a whole plan: it knows which keys are known where
+    problems: list[Problem] = field(default_factory=list)
+
+    def settings(self, kind: type[Kind], document: Document, path: KeyPath) -> Kind | None:
+        """Settings from the values at a path, the lists of steps in them too; None where something is wrong.
+
+        A number where text is wanted (a class named 7) is taken as the text it was written as.
+        """
+        before = len(self.problems)
+        value = document.at(path)
+        said = value if isinstance(value, dict) else {}
+        inside: dict[str, Any] = {}
+        for name, known in kind.model_fields.items():
+            if name in said and known.annotation == STEPS:
+                # What was found within a list of steps is not told again of the list.
+                inside[name] = self.steps(document, (*path, name)) or (PLACEHOLDER,) * (len(self.problems) > before)
+            elif name in said and (holder := _holder(known.annotation)) and isinstance(said[name], list):
+                inside[name] = self._holders(holder, document, (*path, name))
+        found = self._validated(kind, document, path, inside)
+        return found if len(self.problems) == before else None
+
+    def steps(self, document: Document, path: KeyPath) -> tuple[StepPlan, ...]:
+        """The steps listed at a path, without those that something is wrong with."""
+        raw = document.at(path)
+        if raw is None:
+            return ()
+        if not isinstance(raw, list):
+            self._add(path, f"is {value_text(raw)}; it must be a list of steps, each `- kind: settings`.")
+            return ()
+        found = [self._step(document, (*path, i)) for i in range(len(raw))]
+        return tuple(step for step in found if step is not None)
+
+    def _holders(self, kind: type[Settings], document: Document, path: KeyPath) -> tuple[Settings, ...]:
+        """A list of settings that hold steps themselves; in place of those that something is wrong with, empty ones."""
+        found = (self.settings(kind, document, (*path, i)) for i in range(len(document.at(path))))
+        empty = dict.fromkeys(_lists(kind), (PLACEHOLDER,))
+        return tuple(kind.model_construct(None, **empty) if one is None else one for one in found)
+
+    def _step(self, document: Document, path: KeyPath) -> StepPlan | None:
+        """One step: `kind: settings`, or `kind` alone."""
+        raw = document.at(path)
+        if isinstance(raw, str):
+            raw = {raw: None}
+        if not isinstance(raw, dict) or not raw:
+            known = ", ".join(self.table)
+            self._add(path, f"is {value_text(raw)}; a step is `- kind: settings`, and the kinds are: {known}.")
+            return None
+        kind, *others = raw
+        if others:
+            mend = f"stands beside {kind} in one step. Begin a list entry of its own: `- {others[0]}: ...`."
+            self._add((*path, others[0]), mend)
+            return None
+        if kind not in self.table:
+            self._add((*path, kind), f"is no step; {suggestion(kind, list(self.table))}")
+            return None
+        if raw[kind] is None:
+            document = document.put(path, {kind: {}})
+        settings = self.settings(self.table[kind], document, (*path, kind))
+        return None if settings is None else StepPlan(kind=kind, settings=settings)
+
+    def _validated(
+        self, kind: type[Kind], document: Document, path: KeyPath, steps: Mapping[str, tuple[Settings, ...]]
+    ) -> Kind | None:
+        value = document.at(path)
+        try:
+            return kind.model_validate({**value, **steps} if isinstance(value, dict) else value)
+        except ValidationError as error:
+            written = _as_written(error, document, path)
+            if written is not document:
+                return self._validated(kind, written, path, steps)
+            self.problems.extend(explain(error, document, path, self.schema()))
+        except AssayError as error:
+            self._add(path, f": {error}")
+        return None
+
+    def _add(self, path: KeyPath, message: str) -> None:
+        """Note a problem; see `Problem`."""
+        self.problems.append(Problem(path, message))
+
+
+def _holder(annotation: Any) -> type[Settings] | None:
+    """The settings of which a field is a list, where these hold steps."""
+    of, *more = get_args(annotation) if get_origin(annotation) is tuple else (None,)
+    if more != [...] or not (isinstance(of, type) and issubclass(of, Settings)):
+        return None
+    return of if _lists(of) else None
+
+
+def _lists(kind: type[Settings]) -> list[str]:
+    """The settings that are lists of steps."""
+    return [name for name, known in kind.model_fields.items() if known.annotation == STEPS]
+
+
+PLACEHOLDER = StepPlan(kind="", settings=Settings())
+
+
+def _as_written(error: ValidationError, document: Document, path: KeyPath) -> Document:
+    """The document with scalars back in their own spelling wherever the settings want text or a path."""
+    for detail in error.errors(include_url=False):
+        where = located(document, path, detail)
+        if detail["type"] in ("string_type", "path_type") and isinstance(document.find(where), int | float):
+            document = document.put(where, document.texts.get(where, str(document.at(where))))
+    return document

@@ -1,0 +1,95 @@
+"""The steps of a plan that names none, sized to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from assay.images.cache import Cache
+from assay.labels.samples import Samples
+from assay.predictions.thresholds import FEW
+
+DEFAULT_SIZE = 128
+MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
+EPOCHS = (3, 8)
+ROUNDS = 2
+WORTHWHILE = 0.1  # unlabelled images a labelled one: fewer are not worth training again for
+LR = 5e-4  # at 1e-3 a network of few or of wrongly labelled images can forget what it knew
+ENOUGH = 100  # images, to tell whether there is an up and a down
+LIKELY = 4.0  # standard errors: chance alone gets there once in 16,000
+
+
+def default_steps(samples: Samples, *, flip: str, seen: bool = False) -> list[dict[str, Any]]:
+    """A probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
+
+    That is pseudo-labels, kept where validation is better, for unlabelled images, and a threshold where there are
+    tags enough to choose one by. Labels are smoothed under multi-class heads only: smoothed tags would draw the rare
+    ones' probabilities up. A backbone that has `seen` some of the training labels may not judge them: no list then.
+    """
+    known = samples.part("train").labelled()
+    labelled, unlabelled = max(1, int(known.sum())), int((~known).sum())
+    fit = {
+        "size": DEFAULT_SIZE,
+        "epochs": _epochs(labelled),
+        "lr": LR,
+        "optimizer": {"kind": "adamw", "weight_decay": 0.02},
+        "schedule": "one_cycle",
+        "loss": {"smoothing": 0.1 if all(head.kind == "multiclass" for head in samples.space) else 0.0},
+        "augment": {"crop": [0.5, 1.0], "flip": flip},
+        "ema": 0.99,
+    }
+    tags = [head for head in samples.space if head.kind == "multilabel"]
+    judged = [head.name for head in tags if samples.part("val").counts(head).sum() >= FEW]
+    again = {**fit, "start": "pretrained", "epochs": _epochs(labelled + unlabelled)}
+    rounds = {
+        "times": ROUNDS,
+        "only_if_better": True,
+        "steps": [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}],
+    }
+    return [
+        {"probe": {"size": DEFAULT_SIZE}},
+        {"fit": fit},
+        *([] if seen else [{"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}]),
+        *([{"repeat": rounds}] if unlabelled >= WORTHWHILE * labelled else []),
+        *([{"tune_thresholds": {"heads": judged}}] if judged else []),
+    ]
+
+
+def _epochs(images: int) -> int:
+    return min(max(round(MIN_OPTIMIZER_STEPS / images), EPOCHS[0]), EPOCHS[1])
+
+
+def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:
+    """Which flips leave images such as these plausible, and why.
+
+    Images taken from above have no up and down: over many of them the upper and the lower half are equally
+    bright. Where the halves differ by more than chance, a flip along that axis would make images that do not occur.
+    """
+    if len(ids) < ENOUGH:
+        return "none", f"fewer than {ENOUGH} training images: too few to tell whether they may be flipped"
+    upper, left = _halves(cache, ids)
+    down, across = _deviation(upper), _deviation(left)
+    said = f"left and right halves differ by {across:.1f} standard errors, upper and lower ones by {down:.1f}"
+    horizontal, vertical = across < LIKELY, down < LIKELY
+    names = {(True, True): "both", (True, False): "horizontal", (False, True): "vertical", (False, False): "none"}
+    return names[horizontal, vertical], said
+
+
+def _halves(cache: Cache, ids: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """How much brighter the upper and the left half are, an image and colour: (N, 3) each."""
+    upper, left = [], []
+    middle = cache.side // 2
+    for first in range(0, min(len(ids), 2000), 100):
+        images = cache.gather(cache.rows_of(ids[first : first + 100])).double()
+        upper.append(images[:, :, :middle].mean((2, 3)) - images[:, :, -middle:].mean((2, 3)))
+        left.append(images[..., :middle].mean((2, 3)) - images[..., -middle:].mean((2, 3)))
+    return np.concatenate([part.numpy() for part in upper]), np.concatenate([part.numpy() for part in left])
+
+
+def _deviation(differences: npt.NDArray[np.float64]) -> float:
+    """The largest over colours of |mean| in standard errors."""
+    errors = differences.std(axis=0, ddof=1) / np.sqrt(len(differences))
+    return float(np.max(np.abs(differences.mean(axis=0)) / np.maximum(errors, 1e-9)))

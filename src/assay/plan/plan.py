@@ -1,0 +1,287 @@
+"""What a plan may say: read, checked and written back.
+
+A plan is YAML text. It becomes a `Document`, values with their lines; `--set` changes the document; then
+every part is checked by the settings it belongs to, and all that is wrong is told at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from assay.errors import DataError, PlanError
+from assay.labels.readers.read import DataSettings, resolve_paths
+from assay.labels.readers.table_files import is_table
+from assay.models.classifier import ModelSettings
+from assay.plan.checks import Check, StepTable
+from assay.plan.overrides import override
+from assay.plan.problems import refuse, value_text
+from assay.plan.recipes import recipe_text
+from assay.plan.sweep_settings import SweepSettings
+from assay.plan.yaml_lines import Document, KeyPath, dots, read, write
+from assay.run.tracking import Track
+from assay.settings import Choice, Settings, with_sources
+from assay.steps.base import StepPlan
+from assay.training.devices import HardwareSettings
+
+PLANS = frozenset({".yaml", ".yml"})
+
+
+class Plan(Settings):
+    """All that a run is told: the data, the model, and the steps in order."""
+
+    data: DataSettings = Field(description="Where images and labels are, and how they are split.")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="The backbone and the head on it.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Where every random draw starts from.")
+    hardware: HardwareSettings | None = Field(
+        default=None, description="Precision and memory layout; timed and chosen where nothing is said."
+    )
+    track: Track = Field(
+        default=(), description="Who else is told of every epoch: `tensorboard`, `mlflow`, `wandb`, or a list of these."
+    )
+    steps: tuple[StepPlan, ...] = Field(
+        default=(),
+        description="What to do, in order; where there are none, steps are chosen that suit the data.",
+    )
+    sweep: SweepSettings | None = Field(
+        default=None, description="A search over values of this plan, for `assay sweep` to carry out."
+    )
+
+
+@dataclass(frozen=True)
+class LoadedPlan:
+    """A plan, and where it came from."""
+
+    plan: Plan
+    base: Path  # relative paths in the plan start from here
+    source_name: str  # of the plan file, the folder or the table, without its suffix
+    later: tuple[str, ...] = ()  # values to set in steps that are not chosen yet
+
+
+def step_table() -> StepTable:
+    """The settings of every kind of step that there is."""
+    from assay.steps import STEPS
+
+    return {name: step.settings for name, step in STEPS.items()}
+
+
+def parse(text: str, name: str, *, overrides: Sequence[str] = (), steps: StepTable | None = None) -> Plan:
+    """The plan in a text; `name` stands before line numbers in messages. `overrides` are KEY=VALUE.
+
+    Raises PlanError that lists what is wrong, by line and key path.
+    """
+    return _plan(read(text, name), overrides, steps or step_table())
+
+
+def load(path: Path, *, overrides: Sequence[str] = (), steps: StepTable | None = None) -> LoadedPlan:
+    """The plan in a file."""
+    return _loaded(_read_file(path), path, overrides, steps)
+
+
+def from_source(
+    source: Path,
+    *,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    steps: StepTable | None = None,
+) -> LoadedPlan:
+    """The plan for what the command line was given: a folder, a table, or a YAML file with `data:` in it.
+
+    A recipe adds what the source does not say. Without any steps, `plan.steps` is empty and the values to
+    set in them wait in `later`; see `complete`. Raises PlanError, or DataError where there is nothing at
+    `source`.
+    """
+    document = _document(source)
+    if recipe is not None:
+        document = _joined(document, read(recipe_text(recipe), f"recipe {recipe}"))
+    return _loaded(document, source, overrides, steps)
+
+
+def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None) -> LoadedPlan:
+    """The plan with steps chosen for it, each `{kind: settings}`, with the values that waited for them."""
+    whole = Document({**plain(loaded.plan), "steps": [dict(step) for step in chosen]}, "the default plan")
+    plan = _plan(whole, loaded.later, steps or step_table())
+    return replace(loaded, plan=plan, later=())
+
+
+def for_one_run(loaded: LoadedPlan) -> LoadedPlan:
+    """The plan, if it says how to train once. Raises PlanError where it is a search."""
+    if loaded.plan.sweep is not None:
+        raise PlanError(
+            f"{loaded.source_name}: the plan is a search (sweep:), many runs. Carry it out with `assay sweep`, or "
+            "train the plan without it: --set sweep=null."
+        )
+    return loaded
+
+
+def without_search(plan: Plan) -> Plan:
+    """The plan that a search varies: nothing in it says that it was one."""
+    kept = {name: getattr(plan, name) for name in Plan.model_fields if name != "sweep"}
+    return Plan.model_construct(plan.model_fields_set - {"sweep"}, **kept)
+
+
+def anchored(loaded: LoadedPlan) -> Plan:
+    """The plan with data, weights and other runs named by absolute paths, so that a copy elsewhere means the same."""
+    data, base = loaded.plan.data, loaded.base
+    plan = with_sources(loaded.plan, lambda source, path: os.path.abspath(base / path))
+    return plan.model_copy(update={"data": data.model_copy(update=resolve_paths(data, base=base))})
+
+
+def to_yaml(plan: Plan, *, full: bool = False) -> str:
+    """A plan as YAML that `parse` reads back as an equal plan.
+
+    It holds what was set and what differs from the defaults, or, with `full`, every value that is not
+    empty: that still means the same when a default has changed.
+    """
+    return write(plain(plan, full=full))
+
+
+def plain(settings: BaseModel, *, full: bool = False) -> Any:
+    """Settings as mappings, lists and scalars, as a plan would spell them."""
+    if isinstance(settings, StepPlan):
+        return {settings.kind: plain(settings.settings, full=full)}
+    found = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        is_kind = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+        is_set = name in settings.model_fields_set or value != field.get_default(call_default_factory=True)
+        is_empty = value is None or value in ((), [], {})
+        if is_set or is_kind or (full and not is_empty):
+            found[field.alias or name] = _plain(value, full)
+    return found["kind"] if isinstance(settings, Choice) and set(found) == {"kind"} else found
+
+
+def json_schema(*, steps: StepTable | None = None) -> dict[str, Any]:
+    """The JSON Schema of a plan, for editors that complete and check it."""
+    table = steps or step_table()
+    models: list[type[BaseModel]] = list(dict.fromkeys([Plan, *table.values()]))
+    refs, definitions = models_json_schema([(model, "validation") for model in models])
+    schema = definitions["$defs"]
+    kinds = {name: refs[settings, "validation"] for name, settings in table.items()}
+    schema["StepPlan"] = {
+        "description": "One step: its kind, and its settings.",
+        "anyOf": [
+            {"type": "string", "enum": [name for name in table if not _required(table[name])]},
+            *(_single_key(name, kinds[name], table[name]) for name in table),
+        ],
+    }
+    whole = schema.pop("Plan")
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A plan of Assay"}
+    return {**whole, **head, "$defs": schema}
+
+
+def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Plan:
+    if not isinstance(document.value, dict) or not document.value:
+        holds = "is empty" if not document.value else f"holds {value_text(document.value)}"
+        raise PlanError(
+            f"{document.name} {holds}; a plan is a mapping with at least `data:` in it. "
+            "Begin with `data: {folder: photos/}`; `assay recipes` lists plans to start from."
+        )
+
+    def schema() -> Mapping[str, Any]:  # a plan that is right needs none
+        return _schema_of(tuple(table.items()))
+
+    for text in overrides:
+        document = override(document, text, schema())
+    check = Check(table, schema)
+    plan = check.settings(Plan, document, ())
+    if plan is None:
+        raise refuse(document, check.problems)
+    return plan
+
+
+@lru_cache(maxsize=4)
+def _schema_of(kinds: tuple[tuple[str, type[Settings]], ...]) -> Mapping[str, Any]:
+    """The schema of a plan with these kinds of steps: a tenth of a second, once."""
+    return json_schema(steps=dict(kinds))
+
+
+def _loaded(document: Document, source: Path, overrides: Sequence[str], table: StepTable | None) -> LoadedPlan:
+    waits = isinstance(document.value, dict) and not document.value.get("steps")
+    later = tuple(text for text in overrides if waits and text.startswith("steps."))
+    plan = _plan(document, [text for text in overrides if text not in later], table or step_table())
+    place = Path(os.path.abspath(source))  # `photos/..` has a name too
+    is_plan = not place.is_dir() and not is_table(place)
+    return LoadedPlan(
+        plan,
+        base=place.parent if is_plan else Path.cwd(),
+        source_name=place.name if place.is_dir() else place.stem,
+        later=later,
+    )
+
+
+def _document(source: Path) -> Document:
+    """What the source says of a plan; a folder and a table say where the data is, and no more."""
+    form = "folder" if source.is_dir() else "table" if is_table(source) else None
+    if form and source.exists():
+        return Document({"data": {form: str(source.absolute())}}, str(source))
+    if source.suffix.lower() in PLANS:
+        return _read_file(source)
+    if not source.exists():
+        raise DataError(f"{source}: there is no such folder or file. Check the path.")
+    raise PlanError(
+        f"{source}: is no folder of images, no table (.csv, .tsv, .parquet) and no plan (.yaml). "
+        "To label single images, use `assay predict`."
+    )
+
+
+def _read_file(path: Path) -> Document:
+    try:
+        return read(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{path}: is not UTF-8 text. Save it as UTF-8.") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PlanError(f"{path}: the plan cannot be read ({reason}). Check the path.") from error
+
+
+def _joined(document: Document, recipe: Document) -> Document:
+    """A document with what a recipe says besides. Raises PlanError where both say the same key."""
+    if not isinstance(document.value, dict) or not isinstance(recipe.value, dict):
+        return document
+    for key, value in recipe.value.items():
+        inside = document.value.get(key)
+        both = key == "data" and isinstance(value, dict) and isinstance(inside, dict)
+        said: list[KeyPath] = [(key, name) for name in value] if both else [(key,)]
+        for path in said:
+            if path[-1] in document.at(path[:-1]):
+                raise PlanError(
+                    f"{document.place(path)}: {dots(path)} is said there and in {recipe.name}. "
+                    "Remove it from the plan, or leave out --recipe."
+                )
+            document = document.put(path, recipe.at(path), source=recipe.part(path))
+    return document
+
+
+def _plain(value: Any, full: bool) -> Any:
+    if isinstance(value, BaseModel):
+        return plain(value, full=full)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inside, full) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inside, full) for inside in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _required(kind: type[Settings]) -> bool:
+    return any(field.is_required() for field in kind.model_fields.values())
+
+
+def _single_key(name: str, reference: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
+    """The schema of `name: settings`; the settings may be left empty where none is required."""
+    value = reference if _required(kind) else {"anyOf": [reference, {"type": "null"}]}
+    about = (kind.__doc__ or "").strip().split("\n")[0]
+    return {
+        "type": "object",
+        "description": about,
+        "properties": {name: {"description": about, **value}},
+        "required": [name],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,137 @@
+"""Views: an image shown in several ways, and the mean of the answers (test-time augmentation)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Literal, assert_never
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, Field, model_validator
+
+from assay.images.augment import Variation
+from assay.images.cache import Cache
+from assay.images.decode import Resize
+from assay.metrics.metrics import probabilities_of
+from assay.models.combiners import MeanOf
+from assay.models.ensemble import Model
+from assay.predictions.inference import PLAIN, Inference, View, move
+from assay.settings import Choice, Settings, parse_named
+from assay.training.devices import Hardware
+
+Array = npt.NDArray[np.float32]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Factor = Annotated[float, Field(gt=0)]
+
+
+class TTABase(Choice):
+    """Views whose answers are averaged."""
+
+    mean: MeanOf = Field("probabilities", description="What the mean over views is taken of.")
+
+
+class Flips(TTABase):
+    """The image and its mirror images."""
+
+    kind: Literal["flips"] = "flips"
+    flip: Literal["horizontal", "vertical", "both"] = Field("horizontal", description="Which; `both` makes 4 views.")
+
+
+class FiveCrops(TTABase):
+    """The centre and the four corners (Krizhevsky et al. 2012)."""
+
+    kind: Literal["five_crops"] = "five_crops"
+    share: Share = Field(0.875, description="Side of a crop, as a share of the image's.")
+
+
+class Scales(TTABase):
+    """The image enlarged about its centre by several factors; below 1 it is reflected around."""
+
+    kind: Literal["scales"] = "scales"
+    factors: tuple[Factor, ...] = Field((1.0, 1.15, 1.3), min_length=2, description="How much; 1 is the plain image.")
+
+
+class RandomViews(TTABase):
+    """The plain image, and augmented ones drawn once."""
+
+    kind: Literal["random"] = "random"
+    n: int = Field(8, ge=2, description="Views in all.")
+    seed: int = Field(0, ge=0, description="Where the draws start from.")
+    augment: Variation = Field(Variation(crop=(0.6, 1.0), flip="horizontal"), description="What may happen in them.")
+
+    @model_validator(mode="after")
+    def _differs(self) -> RandomViews:
+        if self.augment.idle:
+            raise ValueError("augment does nothing, so all views would be the same image; say what may happen in it")
+        return self
+
+
+AnyTTA = Flips | FiveCrops | Scales | RandomViews
+TTAName = Literal["flips", "five_crops", "scales", "random"]
+TTASettings = Annotated[
+    AnyTTA,
+    Field(discriminator="kind"),
+    BeforeValidator(parse_named, json_schema_input_type=TTAName | AnyTTA),
+]
+"""Views in a plan or on the command line: `flips`, or `{kind: flips, flip: both}`."""
+
+
+class TTAOption(Settings):
+    """Views asked for outside of a plan."""
+
+    views: TTASettings
+
+
+def tta_views(settings: AnyTTA) -> tuple[View, ...]:
+    """The views, in order; the first of flips and of random views is the plain image."""
+    match settings:
+        case Flips():
+            across = (1.0,) if settings.flip == "vertical" else (1.0, -1.0)
+            down = (1.0,) if settings.flip == "horizontal" else (1.0, -1.0)
+            return tuple(View(frame=(x, y, 0.0, 0.0)) for y in down for x in across)
+        case FiveCrops():
+            side, edge = settings.share, 1 - settings.share
+            places = ((0.0, 0.0), (-edge, -edge), (edge, -edge), (-edge, edge), (edge, edge))
+            return tuple(View(frame=(side, side, x, y)) for x, y in places)
+        case Scales():
+            return tuple(View(frame=(1 / factor, 1 / factor, 0.0, 0.0)) for factor in settings.factors)
+        case RandomViews():
+            drawn = (View(settings.augment, settings.seed, number) for number in range(1, settings.n))
+            return (PLAIN, *drawn)
+        case _:
+            assert_never(settings)
+
+
+def tta_logits(
+    model: Model,
+    images: Callable[[int, Resize], Cache],
+    ids: Sequence[str],
+    *,
+    views: Sequence[View] = (PLAIN,),
+    hardware: Hardware,
+) -> Iterator[Array]:
+    """A model's logits (N, W) for images of a run's caches, one view after the other.
+
+    `images` opens the cache of a size. A model of several networks answers as one.
+    """
+    for network in model.networks:
+        move(network.classifier, hardware)
+    seen = [
+        Inference(network.classifier, images(network.size, network.resize), network.size, hardware)
+        for network in model.networks
+    ]
+    for view in views:
+        yield model.logits([inference.logits(ids, view) for inference in seen])
+
+
+def tta_probabilities(
+    model: Model,
+    images: Callable[[int, Resize], Cache],
+    ids: Sequence[str],
+    *,
+    views: AnyTTA,
+    hardware: Hardware,
+) -> Iterator[Array]:
+    """A model's probabilities (N, W), one view after the other; stacked they are (V, N, W)."""
+    for logits in tta_logits(model, images, ids, views=tta_views(views), hardware=hardware):
+        yield probabilities_of(model.space, logits)

@@ -1,0 +1,95 @@
+"""How a head may be learnt again on a representation that stays: what a plan says of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from assay.labels.space import Head
+from assay.settings import Choice, parse_named
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+LINEAR_COSTS, RBF_COSTS = (1e-5, 1e-4, 1e-3), (1.0, 10.0)
+
+
+class Svm(Choice):
+    """Support vector machines, one against the rest; probabilities by Platt scaling of scores out of fold."""
+
+    kind: Literal["svm"] = "svm"
+    kernel: Literal["linear", "rbf"] = "linear"
+    costs: tuple[Positive, ...] | None = Field(
+        None, min_length=1, description="scikit-learn's C; by default 0.00001, 0.0001 and 0.001, with rbf 1 and 10."
+    )
+    gamma: float | None = Field(
+        None, gt=0, description="Of rbf on standardised features; by default one over their number."
+    )
+    most: int = Field(10_000, ge=2, description="Images that rbf may be learnt from: it holds 16 bytes for every two.")
+
+
+class Crt(Choice):
+    """Classifier re-training: logistic regression in which classes count for their weights."""
+
+    kind: Literal["crt"] = "crt"
+    strengths: tuple[Positive, ...] = Field(
+        (0.0001, 0.001, 0.01, 0.1, 1.0), min_length=1, description="scikit-learn's C; small pulls the weights to 0."
+    )
+
+
+class TauNorm(Choice):
+    """The weights of a class divided by their length to the power of tau, its intercept left out."""
+
+    kind: Literal["tau_norm"] = "tau_norm"
+    tau: tuple[NotNegative, ...] = Field((0.0, 0.25, 0.5, 0.75, 1.0), min_length=1)
+
+
+class Lws(Choice):
+    """Learnable weight scaling: a factor a class for the logits as they were."""
+
+    kind: Literal["lws"] = "lws"
+
+
+class Ncm(Choice):
+    """Nearest class mean, by cosine."""
+
+    kind: Literal["ncm"] = "ncm"
+
+
+class LogitAdjust(Choice):
+    """The logits as they were plus tau times the logarithm of the class weights (Menon et al. 2021, post hoc)."""
+
+    kind: Literal["logit_adjust"] = "logit_adjust"
+    tau: tuple[NotNegative, ...] = Field((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), min_length=1)
+
+
+AnyKind = Svm | Crt | TauNorm | Lws | Ncm | LogitAdjust
+KindName = Literal["svm", "crt", "tau_norm", "lws", "ncm", "logit_adjust"]
+HeadKind = Annotated[
+    AnyKind, Field(discriminator="kind"), BeforeValidator(parse_named, json_schema_input_type=KindName | AnyKind)
+]
+"""How a head is learnt again, in a plan: a name, or a mapping with a kind."""
+
+ALL_KINDS: tuple[AnyKind, ...] = (Svm(), Svm(kernel="rbf"), Crt(), TauNorm(), Lws(), Ncm(), LogitAdjust())
+
+
+def kind_name(kind: AnyKind) -> str:
+    """What a row of the table is called."""
+    return f"svm {kind.kernel}" if isinstance(kind, Svm) else kind.kind
+
+
+def unsupported_reason(kind: AnyKind, head: Head, *, images: int, linear: bool) -> str | None:
+    """Why a kind cannot be had of so many images, or of a head that is linear or not, and the way out."""
+    if isinstance(kind, Svm) and kind.kernel == "rbf" and images > kind.most:
+        return (
+            f"{head.name}: svm with kernel: rbf holds the similarity of every two images, and their "
+            f"{images:,} would take {16 * images**2 / 2**30:,.1f} GiB; most: {kind.most:,} are allowed. "
+            "Set kernel: linear, or raise most."
+        )
+    if kind.kind in ("tau_norm", "lws", "logit_adjust") and not linear:
+        return (
+            f"{head.name}: {kind.kind} goes on from the weights of a linear head, and the one before is not linear. "
+            "Put a probe before it, or name other kinds."
+        )
+    return None

@@ -1,0 +1,350 @@
+"""Heads learnt again on the features of a representation that stays (Kang et al. 2020, Decoupling).
+
+Every fit is a function from what is known of one head to the layers worth trying, one for each setting; which of
+them is kept is decided elsewhere, by images that none of them was learnt from. All are learnt for a world in
+which a class counts for its weight: with inverse frequencies, one in which all classes are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from assay.errors import DataError
+from assay.labels.space import Codes, Head
+from assay.models.heads import KernelMachine, NearestMean, linear_layer, widened
+from assay.predictions.calibration import rescaled, temperature
+from assay.repair.head_kinds import (
+    LINEAR_COSTS,
+    RBF_COSTS,
+    AnyKind,
+    Crt,
+    LogitAdjust,
+    Lws,
+    Ncm,
+    Svm,
+    TauNorm,
+    kind_name,
+)
+from assay.repair.support_vectors import (
+    Machines,
+    Questions,
+    fit_kernel_machines,
+    fit_linear_machines,
+    folds_by_label,
+    similarities,
+)
+from assay.training.linear import fit_question, moments, side_by_side
+
+Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+IMPOSSIBLE = -1e4  # the logit of a class that no training image shows
+CONSTANT = 20.0  # that of a tag which all training images have, or, below 0, none
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One head to learn: features (N, F), codes, what each label counts (shaped like the codes), weights (K,).
+
+    `before` gives the logits of the head as it was, calibrated; None where it is not linear.
+    """
+
+    head: Head
+    features: npt.NDArray[np.float32]
+    codes: Codes
+    weights: Floats
+    class_weights: Floats
+    before: nn.Linear | None
+    seed: int
+
+    @staticmethod
+    def of(
+        head: Head,
+        features: npt.NDArray[np.float32],
+        codes: Codes,
+        weights: Floats,
+        class_weights: Floats,
+        *,
+        before: nn.Linear | None,
+        seed: int,
+    ) -> Task:
+        """With the weights (N,) of images; an image that weighs nothing counts as unknown."""
+        counts = weights > 0
+        codes = np.where(counts if head.kind == "multiclass" else counts[:, None], codes, -1)
+        by_label = label_weights(head, codes, weights, class_weights)
+        return Task(head, features, codes, by_label, class_weights, before, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A layer worth trying, and the setting that it was learnt with."""
+
+    kind: str
+    setting: str
+    layer: nn.Module
+
+
+def label_weights(head: Head, codes: Codes, weights: Floats, class_weights: Floats) -> Floats:
+    """What each label counts, shaped like the codes: the weight of its image (N,) times that of its class (K,).
+
+    Under a multi-label head that of a tag counts where it is there; 0 where unknown.
+    """
+    if head.kind == "multiclass":
+        return np.where(codes >= 0, weights * class_weights[codes], 0.0)
+    return np.where(codes >= 0, weights[:, None] * np.where(codes == 1, class_weights, 1.0), 0.0)
+
+
+def learnable(head: Head, codes: Codes) -> npt.NDArray[np.bool_]:
+    """The classes (K,) that a training image shows; of tags, those that some have and some have not."""
+    if head.kind == "multiclass":
+        return np.bincount(codes[codes >= 0], minlength=head.size) > 0
+    found: npt.NDArray[np.bool_] = (codes == 1).any(axis=0) & (codes == 0).any(axis=0)
+    return found
+
+
+def fit_heads(kind: AnyKind, task: Task) -> list[Candidate]:
+    """The layers of one kind for a head, one a setting. A class without a training image is never answered.
+
+    Raises DataError where fewer than two classes, or no tag, can be learnt.
+    """
+    able = learnable(task.head, task.codes)
+    _require_labels(task.head, able)
+    places = np.flatnonzero(able)
+    found = FITS[kind.kind](kind, _of_classes(task, places))
+    if able.all():
+        return found
+    levels = torch.from_numpy(_fixed_levels(task.head, task.codes))
+    return [replace(one, layer=widened(one.layer, places.tolist(), levels)) for one in found]
+
+
+def _svm(kind: Svm, task: Task) -> list[Candidate]:
+    mean, spread = (part.astype(np.float64) for part in moments(task.features))
+    shown = (task.features - mean) / spread
+    questions = Questions.of(task.head, task.codes, task.weights)
+    fold = folds_by_label(task.head, task.codes, seed=task.seed)
+    rbf = kind.kernel == "rbf"
+    costs = kind.costs or (RBF_COSTS if rbf else LINEAR_COSTS)
+    gamma = kind.gamma or 1 / shown.shape[1]
+    machines = (
+        fit_kernel_machines(similarities(shown, gamma), questions, fold, costs)
+        if rbf
+        else fit_linear_machines(shown, questions, fold, costs)
+    )
+    found = []
+    for cost, one in zip(costs, machines, strict=True):
+        slopes, levels = _platt(task, one.out_of_fold)
+        layer = (
+            _kernel_layer(task, one, mean, spread, gamma=gamma, scaling=(slopes, levels))
+            if rbf
+            else _linear(slopes[:, None] * one.vectors / spread, slopes * one.intercepts + levels, centre=mean)
+        )
+        found.append(Candidate(kind_name(kind), f"C {cost:g}", layer))
+    return found
+
+
+def _platt(task: Task, scores: Doubles) -> tuple[Doubles, Doubles]:
+    """Slopes and levels (K,) of Platt scaling by scores (N, K) out of fold; classes never scored get the medians."""
+    head, codes = task.head, task.codes
+    own: Literal["one", "each"] = "one" if head.kind == "multiclass" else "each"
+    slopes, levels = rescaled(head, codes, scores, task.weights, slopes=own, levels=True)
+    if head.kind == "multiclass":
+        judged = np.bincount(codes[np.isfinite(scores).all(axis=1)], minlength=head.size) > 0
+    else:
+        judged = ((codes == 1) & np.isfinite(scores)).any(axis=0)
+    slopes[~judged], levels[~judged] = (
+        (np.median(slopes[judged]), np.median(levels[judged])) if judged.any() else (1.0, 0.0)
+    )
+    return slopes, levels
+
+
+def _kernel_layer(
+    task: Task, machines: Machines, mean: Doubles, spread: Doubles, *, gamma: float, scaling: tuple[Doubles, Doubles]
+) -> KernelMachine:
+    rows = np.flatnonzero((machines.vectors != 0).any(axis=0))
+    layer = KernelMachine(len(mean), len(machines.vectors), support=len(rows))
+    slopes, levels = scaling
+    arrays = {
+        "centre": mean,
+        "spread": spread,
+        "support": task.features[rows],
+        "dual": machines.vectors[:, rows],
+        "gamma": np.float64(gamma),
+        "intercepts": machines.intercepts,
+        "slopes": slopes,
+        "levels": levels,
+    }
+    layer.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
+    return layer
+
+
+def _crt(kind: Crt, task: Task) -> list[Candidate]:
+    mean, spread = moments(task.features)
+    standard = (task.features - mean) / spread
+    multiclass = task.head.kind == "multiclass"
+    size = task.head.size if multiclass else 2
+    columns = [(task.weights, task.codes)] if multiclass else list(zip(task.weights.T, task.codes.T, strict=True))
+    questions = [((own / own[codes >= 0].mean()).astype(np.float32), codes) for own, codes in columns]
+    fits = [
+        partial(fit_question, size, standard, own, codes, strength)
+        for strength in kind.strengths
+        for own, codes in questions
+    ]
+    answers = side_by_side(fits)
+    found = []
+    for number, strength in enumerate(kind.strengths):
+        parts = answers[number * len(questions) : (number + 1) * len(questions)]
+        if multiclass:
+            slopes, levels = parts[0]
+        else:  # of a tag, present against absent
+            slopes = np.stack([slope[1] - slope[0] for slope, _ in parts])
+            levels = np.stack([level[1] - level[0] for _, level in parts])
+        found.append(Candidate(kind.kind, f"strength {strength:g}", _linear(slopes / spread, levels, centre=mean)))
+    return found
+
+
+def _tau_norm(kind: TauNorm, task: Task) -> list[Candidate]:
+    """Intercepts are those at the middle of the class means, where no class is favoured; the paper drops its own."""
+    weight, _ = _before(task)
+    _, spread = moments(task.features)
+    lengths = np.linalg.norm(weight * spread, axis=1)  # on standardised features
+    lengths = np.maximum(lengths / np.exp(np.log(np.maximum(lengths, 1e-12)).mean()), 1e-6)
+    middle = _class_means(task, np.ones(len(task.codes), dtype=bool)).mean(axis=0)  # (F,), or (K, F) for tags
+    return [
+        Candidate(
+            kind.kind, f"tau {tau:g}", _linear(weight / lengths[:, None] ** tau, np.zeros(len(weight)), centre=middle)
+        )
+        for tau in kind.tau
+    ]
+
+
+def _lws(kind: Lws, task: Task) -> list[Candidate]:
+    weight, bias = _before(task)
+    scores = task.features @ weight.T + bias
+    slopes, _ = rescaled(task.head, task.codes, scores, task.weights, slopes="each", levels=False)
+    layer = _linear(slopes[:, None] * weight, slopes * bias, centre=np.zeros(weight.shape[1]))
+    return [Candidate(kind.kind, f"factors {slopes.min():.2g} to {slopes.max():.2g}", layer)]
+
+
+def _logit_adjust(kind: LogitAdjust, task: Task) -> list[Candidate]:
+    weight, bias = _before(task)
+    raised = np.log(task.class_weights)
+    return [
+        Candidate(kind.kind, f"tau {tau:g}", _linear(weight, bias + tau * raised, centre=np.zeros(weight.shape[1])))
+        for tau in kind.tau
+    ]
+
+
+def _ncm(kind: Ncm, task: Task) -> list[Candidate]:
+    """The slope is that of the lowest loss on similarities to means that leave each image out."""
+    fold = folds_by_label(task.head, task.codes, seed=task.seed)
+    scores = np.full((len(task.codes), task.head.size), np.nan)
+    for number in np.unique(fold[fold >= 0]):
+        held = fold == number
+        layer = _mean_layer(task, ~held)
+        scores[held] = layer.similarities(torch.from_numpy(task.features[held])).numpy()
+    usable = np.isfinite(scores)
+    judged = usable.all(axis=1) if task.head.kind == "multiclass" else usable
+    counted = np.where(judged, task.weights, 0.0)
+    sharp = 10 * np.where(usable, scores, 0.0)  # near the slope that is looked for
+    layer = _mean_layer(task, np.ones(len(fold), dtype=bool))
+    layer.slope.fill_(10 / temperature(task.head, task.codes, sharp, counted))
+    return [Candidate(kind.kind, f"slope {float(layer.slope):.1f}", layer)]
+
+
+def _mean_layer(task: Task, among: npt.NDArray[np.bool_]) -> NearestMean:
+    paired = task.head.kind == "multilabel"
+    means = _class_means(task, among)  # (K, F), or (2, K, F)
+    centre, spread = moments(task.features)
+    if not paired:
+        centre = np.nanmean(means, axis=0)
+    layer = NearestMean(len(centre), task.head.size, paired=paired)
+    layer.centre.copy_(torch.from_numpy(centre))
+    layer.spread.copy_(torch.from_numpy(spread))
+    away = torch.from_numpy(((means - centre) / spread).reshape(-1, len(centre)).astype(np.float32))
+    layer.means.copy_(nn.functional.normalize(away, dim=1))
+    return layer
+
+
+def _class_means(task: Task, among: npt.NDArray[np.bool_]) -> Doubles:
+    """Mean features of each class (K, F), of tags without and with each (2, K, F); NaN of a label not `among` them."""
+    codes = task.codes[among]
+    if task.head.kind == "multiclass":
+        sides = [codes[:, None] == np.arange(task.head.size)]
+        weights = np.repeat(task.weights[among][:, None], task.head.size, axis=1)
+    else:
+        sides, weights = [codes == 0, codes == 1], task.weights[among]
+    means = []
+    for side in sides:
+        counts = np.where(side, weights, 0.0).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            means.append(counts.T @ task.features[among] / counts.sum(axis=0)[:, None])
+    return means[0] if len(means) == 1 else np.stack(means)
+
+
+FITS: dict[str, Callable[[Any, Task], list[Candidate]]] = {
+    "svm": _svm,
+    "crt": _crt,
+    "tau_norm": _tau_norm,
+    "lws": _lws,
+    "ncm": _ncm,
+    "logit_adjust": _logit_adjust,
+}
+
+
+def _linear(weight: Floats, level: Floats, *, centre: Floats) -> nn.Linear:
+    """`weight` (K, F) on features from which the centre, (F,) or (K, F), is taken, and the logits there (K,)."""
+    bias = level - (weight * centre).sum(axis=1)
+    return linear_layer(torch.from_numpy(np.asarray(weight)), torch.from_numpy(np.asarray(bias)))
+
+
+def _before(task: Task) -> tuple[Doubles, Doubles]:
+    assert task.before is not None
+    return tuple(part.detach().numpy().astype(np.float64) for part in (task.before.weight, task.before.bias))  # type: ignore[return-value]
+
+
+def _of_classes(task: Task, places: Ints) -> Task:
+    """The same of these classes alone, with the images that are known under one of them."""
+    head = Head(task.head.name, tuple(task.head.classes[place] for place in places), task.head.kind)
+    before = task.before and linear_layer(task.before.weight[places].detach(), task.before.bias[places].detach())
+    if head.kind == "multiclass":
+        numbers = np.full(task.head.size + 1, -1)
+        numbers[places] = np.arange(len(places))
+        codes, weights = numbers[task.codes], task.weights
+    else:
+        codes, weights = task.codes[:, places], task.weights[:, places]
+    known = head.known(codes)
+    return replace(
+        task,
+        head=head,
+        features=task.features if known.all() else task.features[known],
+        codes=codes[known],
+        weights=weights[known],
+        class_weights=task.class_weights[places],
+        before=before,
+    )
+
+
+def _fixed_levels(head: Head, codes: Codes) -> npt.NDArray[np.float32]:
+    """The logits (K,) of classes and tags that cannot be learnt."""
+    if head.kind == "multiclass":
+        return np.full(head.size, IMPOSSIBLE, np.float32)
+    always = (codes == 1).any(axis=0) & ~(codes == 0).any(axis=0)
+    return np.where(always, CONSTANT, -CONSTANT).astype(np.float32)
+
+
+def _require_labels(head: Head, able: npt.NDArray[np.bool_]) -> None:
+    if able.sum() >= (2 if head.kind == "multiclass" else 1):
+        return
+    found = "one class" if head.kind == "multiclass" else "no tag that some have and some have not"
+    raise DataError(
+        f"{head.name}: the labelled training images show {found}, so there is no head to learn. "
+        "Label others, or name the other heads under heads."
+    )

@@ -1,0 +1,1 @@
+"""All that is drawn: tables, charts, pages, notebook views."""

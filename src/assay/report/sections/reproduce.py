@@ -1,0 +1,104 @@
+"""How the run was made, and how to make it again: network, hardware, speed, plan, versions."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from assay.models.backbones import stages
+from assay.models.combiners import MeanCombiner
+from assay.models.ensemble import Ensemble, Model, load_model
+from assay.models.trained_model import TrainedModel
+from assay.models.tree import Tree
+from assay.report.names import either, plain
+from assay.run.folder import RunFolder
+
+
+def networks(run: RunFolder) -> list[dict[str, Any]]:
+    """Of every network of the newest model what it is for, where there are several, its stages and their parameters."""
+    if run.model is None:
+        return []
+    model = load_model(run.model)
+    return [_network(saved, role) for saved, role in zip(model.networks, _roles(model), strict=True)]
+
+
+def learner(run: RunFolder) -> str:
+    """What the newest model is, in words."""
+    model = load_model(run.model) if run.model else None
+    if not isinstance(model, Ensemble):
+        return "A network"
+    return f"A {model.joining.kind} of {len(model.networks)} networks"
+
+
+def _roles(model: Model) -> list[str]:
+    """What each network of a model is in it: which member and its weight, or the question that it answers."""
+    if isinstance(model, TrainedModel):
+        return [""]
+    joining, count = model.joining, len(model.members)
+    if isinstance(joining, Tree):
+        said = [f"tells apart {either(node.names)}" for node in joining.root.nodes()]
+    else:
+        said = [f"member {number} of {count}" for number in range(1, count + 1)]
+        if isinstance(joining, MeanCombiner):
+            said = [f"{text}, weight {weight:.2f}" for text, weight in zip(said, joining.weights, strict=True)]
+    return [text for text, member in zip(said, model.members, strict=True) for _ in member.model.networks]
+
+
+def _network(saved: TrainedModel, role: str) -> dict[str, Any]:
+    backbone = saved.classifier.backbone
+    sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
+    counted = [(plain(stage.name), sum(sizes[name] for name in stage.parameters)) for stage in stages(backbone)]
+    counted.append(("head", sum(parameter.numel() for parameter in saved.classifier.head.parameters())))
+    return {
+        "role": role,
+        "backbone": plain(saved.classifier.backbone_name),
+        "size": saved.size,
+        "features": saved.classifier.feature_count,
+        "hidden": list(saved.classifier.hidden),
+        "parameters": sum(count for _, count in counted),
+        "most": max(count for _, count in counted),
+        "stages": counted,
+        "trained_on": len(saved.trained_on),
+    }
+
+
+def machine(run: RunFolder) -> dict[str, Any]:
+    """What was chosen by timing, and how fast each step went."""
+    return {
+        "choices": [
+            {
+                "purpose": plain(purpose),
+                **choice["hardware"],
+                "timings": sorted(choice["seconds a step"].items(), key=lambda timing: timing[1]),
+            }
+            for purpose, choice in run.hardware.items()
+        ],
+        "steps": [
+            {
+                "name": plain(step.name),
+                "seconds": step.done["seconds"],
+                "epochs": step.details.get("epochs"),
+                "speed": step.details.get("images_per_second"),
+                "hardware": step.details.get("hardware"),
+            }
+            for step in run.steps
+            if step.done
+        ],
+        "seconds": (run.metrics or {}).get("seconds"),
+        "memory": (run.metrics or {}).get("memory MiB", {}),
+        "environment": run.environment,
+    }
+
+
+def again(run: RunFolder) -> dict[str, Any]:
+    """The commands and numbers that lead here again."""
+    return {
+        "plan": run.plan_text,
+        "folder": plain(str(run.folder)),
+        "quoted": plain(shlex.quote(str(run.folder))),
+        "seed": run.plan.get("seed", 0),
+        "split_seed": ((run.plan.get("data") or {}).get("split") or {}).get("seed"),
+        "fingerprint": run.samples.fingerprint(),
+        "edits": len(run.ledger.entries),
+        "packages": {name: version for name, version in run.environment.get("packages", {}).items() if version},
+    }

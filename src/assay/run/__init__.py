@@ -1,0 +1,1 @@
+"""Runs: their folder, preparation, the runner, evaluation."""

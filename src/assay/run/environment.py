@@ -1,0 +1,144 @@
+"""What a run was made with: versions, the machine, the memory it took."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from assay.errors import RunError
+
+PACKAGES = (
+    "assay",
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "polars",
+    "pillow",
+    "scikit-learn",
+    "numpy",
+)
+
+
+def environment(*, processes: int) -> dict[str, Any]:
+    """Versions, the machine and the processes, as environment.json holds them. No names of people or hosts."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+class PeakMemory:
+    """The most memory this process had, in MiB.
+
+    `resident` counts the pages of memory-mapped files too, which are handed back whenever memory is short;
+    `anonymous`, which Linux alone tells, does not. It is read whenever `note` is called.
+    """
+
+    def __init__(self) -> None:
+        self._anonymous = 0.0
+
+    def note(self) -> None:
+        """Look at the memory held now; it takes 0.05 ms."""
+        if sys.platform == "linux":
+            with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+                found = next(line for line in status if line.startswith("RssAnon"))
+            self._anonymous = max(self._anonymous, int(found.split()[1]) / 1024)
+
+    def to_json(self) -> dict[str, float]:
+        self.note()
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        found = {"resident": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+        return found | ({"anonymous": round(self._anonymous, 1)} if self._anonymous else {})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+# One writer at a time in a run folder; the lock dies with its process, however that ends.
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+FILE = ".lock"
+
+
+@contextmanager
+def lock(folder: Path, *, wait: bool = False, option: str = "--run") -> Iterator[None]:
+    """Hold `folder` (made where it is missing) for writing; with `wait`, once whoever holds it has let go.
+
+    The file `.lock` in it stays; what counts is the operating system's lock on it, so nothing has to
+    be tidied up after a `kill -9`. `option` is what the command line names the folder by.
+
+    Raises RunError where another process, or another place in this one, holds it.
+    """
+    file = _open(folder, option)
+    try:
+        _take(file, folder, wait, option)
+        os.truncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        with suppress(OSError):  # on a full disk the message of another process goes without the pid
+            os.write(file, str(os.getpid()).encode())
+        try:
+            yield
+        finally:
+            os.truncate(file, 0)  # a pid that is out of date would name an innocent process
+    finally:
+        os.close(file)  # which gives the lock back
+
+
+def holds_runs(folder: Path) -> bool:
+    """Return whether this program has written to `folder` under a lock: a run, or the runs of a search."""
+    return any((folder / name).is_file() for name in (FILE, f"claims/{FILE}"))
+
+
+def _open(folder: Path, option: str) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise RunError(f"{folder}: cannot be written ({reason}). Choose another folder with {option}.") from error
+
+
+def _take(file: int, folder: Path, wait: bool, option: str) -> None:
+    try:
+        if sys.platform == "win32":
+            os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the pid: a locked one could not be read
+            msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            raise RunError(
+                f"{folder}: this disk cannot lock files ({os.strerror(error.errno or 0)}), so two runs could "
+                f"spoil each other's files. Choose a folder on another disk with {option}."
+            ) from error
+        holder = (folder / FILE).read_text(errors="replace").strip()
+        pid = f" (pid {holder})" if holder else ""
+        raise RunError(
+            f"{folder}: another process{pid} is writing to this run. Wait for it, or choose another folder with "
+            f"{option}."
+        ) from None

@@ -1,0 +1,95 @@
+"""Metrics of a finished run: its model beside the baselines, and the test split, opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from assay.images.cache import Cache
+from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
+from assay.labels.subset import labelled
+from assay.metrics.metrics import score, to_json
+from assay.models.classifier import ModelSettings, build_classifier
+from assay.predictions.baselines import MAJORITY, shrink, without_a_tag
+from assay.predictions.baselines import baseline_predictions as baseline_answers
+from assay.predictions.inference import Inference, move
+from assay.predictions.predict import Predictions, scores_json
+from assay.predictions.predictor import Predictor
+from assay.predictions.tta import AnyTTA
+from assay.progress import Progress
+from assay.training.devices import Hardware
+
+Logits = npt.NDArray[np.float32]
+
+
+def baselines(
+    samples: Samples, cache: Cache, model: ModelSettings, *, size: int, hardware: Hardware, seed: int
+) -> dict[str, Any]:
+    """Validation metrics of what knows nothing or little: name -> scores; `size` is what the final model sees.
+
+    The entry of the majority says also how many images have no tag, as `without_a_tag` gives it.
+    """
+    train, validation = (labelled(samples.part(part)) for part in ("train", "val"))
+    if len(validation) == 0:
+        return {}
+    space, codes = samples.space, {"train": train.codes(), "val": validation.codes()}
+    answers = baseline_answers(
+        space,
+        codes["train"],
+        train=_thumbnails(cache, train.ids),
+        val=_thumbnails(cache, validation.ids),
+        untrained=_untrained(space, cache, validation.ids, model, size=size, hardware=hardware, seed=seed),
+        seed=seed,
+    )
+    found = {
+        name: to_json(score(space, codes["val"], answer.probabilities, thresholds=answer.thresholds))
+        for name, answer in answers.items()
+    }
+    if any(head.kind == "multilabel" for head in space):
+        found[MAJORITY]["without a tag"] = without_a_tag(space, codes)
+    return found
+
+
+def predict_samples(
+    artifact: Predictor, samples: Samples, progress: Progress, *, views: AnyTTA | None = None
+) -> Predictions:
+    """What a model says of images that need not be in a cache."""
+    progress.begin("predicting", len(samples))
+
+    def told() -> Iterator[Predictions]:
+        for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True), views=views):
+            progress.advance(len(chunk))
+            yield chunk
+
+    found = Predictions.joined(list(told()))
+    progress.end()
+    return found
+
+
+def test_scores(folder: Path, samples: Samples, *, device: str, progress: Progress) -> dict[str, Any] | None:
+    """Metrics on the labelled test images, of the final model alone; None where there are none."""
+    test = labelled(samples.part("test"))
+    if len(test) == 0:
+        return None
+    answers = predict_samples(Predictor.load(folder, device=device), test, progress)
+    return scores_json(answers, test, trained=samples.part("train"))
+
+
+def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.float32]:
+    """Small images as rows (N, F), a batch at a time."""
+    rows = cache.rows_of(ids)
+    batches = (cache.gather(rows[first : first + 256]) for first in range(0, len(rows), 256))
+    return np.concatenate([shrink(batch.permute(0, 2, 3, 1).numpy()) for batch in batches])
+
+
+def _untrained(
+    space: LabelSpace, cache: Cache, ids: list[str], model: ModelSettings, *, size: int, hardware: Hardware, seed: int
+) -> Logits:
+    classifier = build_classifier(model.without_weights(), space, seed=seed, base=Path(), size=size)
+    move(classifier, hardware)
+    return Inference(classifier, cache, size, hardware).logits(ids)

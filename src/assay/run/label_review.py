@@ -1,0 +1,158 @@
+"""What a person does to the ledger of a run: look, undo, correct."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assay.errors import PlanError, RunError
+from assay.labels.corrections import correct as with_corrections
+from assay.labels.edits import PERSON, Edit
+from assay.labels.image_files import path_key
+from assay.labels.ledger import ALL_EDITS, Entry, Ledger, Selection, covers
+from assay.labels.samples import Samples
+from assay.run.environment import lock
+
+Listed = list[tuple[Entry, bool]]
+"""Lines of a ledger, each with whether it counts."""
+
+
+@dataclass(frozen=True)
+class LabelReview:
+    """What was written: the edits undone as asked, those undone because they build on them, the corrections made.
+
+    `runs_again` names the steps that train anew when the command of the run is given again, `kept` those before.
+    """
+
+    undone: tuple[Edit, ...] = ()
+    with_them: tuple[Edit, ...] = ()
+    corrected: tuple[Edit, ...] = ()
+    kept: tuple[str, ...] = ()
+    runs_again: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "undone": [review_lines(edit) for edit in self.undone],
+            "undone with them": [review_lines(edit) for edit in self.with_them],
+            "corrected": [review_lines(edit) for edit in self.corrected],
+            "kept": list(self.kept),
+            "runs again": list(self.runs_again),
+        }
+
+
+def listed(run: Path, wanted: Selection = ALL_EDITS, *, undone: bool = False) -> Listed:
+    """The edits of a run's ledger, in order; with `undone` only those that do not count.
+
+    Raises RunError where `run` is none, DataError for a line that does not fit its images.
+    """
+    _, ledger = _opened(run)
+    return [(entry, counts) for entry, counts in ledger.listed(wanted) if not (undone and counts)]
+
+
+def undo(run: Path, wanted: Selection) -> LabelReview:
+    """Append lines that revert the edits meant, and the later ones that build on them.
+
+    Raises PlanError where nothing is said of which edits are meant, RunError where the run is being written to,
+    DataError where no edit in force is meant, or a line does not fit.
+    """
+    if wanted == ALL_EDITS:
+        raise PlanError(
+            "--undo: of which edits? Say --step, --class, --head, --image or --min-score; "
+            "without --undo the same options list what they mean."
+        )
+    _require_run(run)
+    with lock(run):
+        _, ledger = _opened(run)
+        chosen = [entry.edit for entry, counts in ledger.listed(wanted) if counts]
+        meant = {edit.identity for edit in chosen}
+        edits = ledger.and_what_builds_on(chosen)
+        if not edits:
+            raise PlanError(
+                f"{run}: no edit in force is meant by that, so there is nothing to undo. Leave an option out."
+            )
+        ledger.undo(edits)
+        kept, runs_again = _consequence(run, [edit.step for edit in edits])
+        with_them = tuple(edit for edit in edits if edit.identity not in meant)
+        return LabelReview(tuple(edit for edit in edits if edit.identity in meant), with_them, (), kept, runs_again)
+
+
+def correct(run: Path, table: Path) -> LabelReview:
+    """Append the corrections of a table with the columns `image`, `head`, `class`, `label`, as those of a person.
+
+    Raises DataError that names the line for what cannot be, RunError where the run is being written to.
+    """
+    _require_run(run)
+    with lock(run):
+        samples, ledger = _opened(run)
+        before = len(ledger.entries)
+        edits = [entry.edit for entry in with_corrections(ledger, table, samples).entries[before:]]
+        kept, runs_again = _consequence(run, [PERSON for _ in edits])
+        return LabelReview((), (), tuple(edits), kept, runs_again)
+
+
+def counted(rows: Listed) -> list[dict[str, Any]]:
+    """How many edits of each step and action there are, and how many of them were undone."""
+    total = Counter((entry.edit.step, entry.edit.action) for entry, _ in rows)
+    gone = Counter((entry.edit.step, entry.edit.action) for entry, counts in rows if not counts)
+    return [
+        {"step": step, "action": action, "edits": count, "undone": gone[step, action]}
+        for (step, action), count in total.items()
+    ]
+
+
+def review_lines(edit: Edit) -> dict[str, Any]:
+    """An edit as `--json` prints it."""
+    return {
+        "step": edit.step,
+        "image": edit.id,
+        "head": edit.head,
+        "class": edit.tag,
+        "action": edit.action,
+        "old": edit.old,
+        "new": edit.new,
+        "score": edit.score,
+        "reason": edit.reason,
+    }
+
+
+def _opened(run: Path) -> tuple[Samples, Ledger]:
+    """The images of a run as read, and its ledger, which fits them."""
+    _require_run(run)
+    samples = Samples.read(run / "samples.parquet")
+    ledger = Ledger.read(run / "ledger.csv")
+    ledger.check(samples)
+    return samples, ledger
+
+
+def _require_run(run: Path) -> None:
+    if not (run / "samples.parquet").is_file():
+        raise RunError(f"{run}: is no run (it has no samples.parquet). Give the folder that a run was written to.")
+
+
+def _consequence(run: Path, steps: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The steps that stay and those that run again once edits of these steps have changed.
+
+    A step whose own edits were undone stays: what it found is not in doubt, only what was made of it. One that
+    holds the step goes on from there.
+    """
+    if not steps:
+        return (), ()
+    names = _steps_done(run)
+    if PERSON in steps:
+        return (), tuple(names)
+    first = path_key(min(steps, key=path_key))
+    return tuple(n for n in names if path_key(n) <= first), tuple(n for n in names if path_key(n) > first)
+
+
+def _steps_done(run: Path) -> list[str]:
+    """The steps done, in order: a repeat by those of its rounds, any other by itself, whatever it holds."""
+    kinds = {
+        path.parent.relative_to(run / "steps").as_posix(): json.loads(path.read_text(encoding="utf-8"))["kind"]
+        for path in (run / "steps").rglob("done.json")
+    }
+    own = [name for name, kind in kinds.items() if kind != "repeat"]
+    return sorted((name for name in own if not any(covers(one, name) for one in own if one != name)), key=path_key)

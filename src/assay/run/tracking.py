@@ -1,0 +1,202 @@
+"""Who else is told of a run, epoch by epoch: TensorBoard, MLflow or Weights & Biases, by Accelerate's trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from assay.errors import PlanError, RunError
+from assay.files import write_json
+from assay.plan.yaml_lines import flat, read
+from assay.progress import ForwardingProgress, Progress
+
+Name = Literal["tensorboard", "mlflow", "wandb"]
+Track = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(
+        lambda said: (said,) if isinstance(said, str) else said, json_schema_input_type=Name | tuple[Name, ...]
+    ),
+]
+"""One tracker or a list of them."""
+
+INSTALL = {
+    "tensorboard": "pip install 'assay[track]'",
+    "mlflow": "pip install mlflow",
+    "wandb": "pip install wandb",
+}
+PROJECT = "assay"  # where these have projects or experiments, and the environment names none
+LONGEST = 80  # letters of a part of a name: MLflow takes 250 of a whole one
+
+
+@dataclass
+class TrackerState:
+    """What the trackers of a run were told so far; in RUN/track/told.json, so that a continued run goes on from it."""
+
+    id: str = field(default_factory=lambda: secrets.token_hex(4))
+    epochs: int = 0  # of all fits together: where a tracker puts the next one
+    by_fit: dict[str, int] = field(default_factory=dict)  # name and key of a fit -> its epochs
+    begun: dict[str, str] = field(default_factory=dict)  # tracker -> what it calls the run, if anything
+
+
+def require_installed(names: Sequence[Name]) -> None:
+    """Refuse trackers that are not there. Raises PlanError that says how to install them."""
+    for name in names:
+        if find_spec(name) is None:
+            raise PlanError(f"track: {name}: it is not installed. {INSTALL[name]}, or leave track out.")
+
+
+@contextmanager
+def tracked(progress: Progress, run: Path, names: Sequence[Name]) -> Iterator[Progress]:
+    """A watch that passes everything on to `watch`, and tells these trackers of every epoch.
+
+    They begin with the first epoch that they were not told of, and end with the block. What they write lies in
+    RUN/track unless the environment names another place; nothing leaves the machine unless it says so.
+    """
+    if not names:
+        yield progress
+        return
+    telling = TrackerProgress(progress, run, names)
+    try:
+        yield telling
+    finally:
+        telling.finish()
+
+
+class TrackerProgress(ForwardingProgress):
+    """A watch that tells trackers of epochs."""
+
+    def __init__(self, progress: Progress, run: Path, names: Sequence[Name]) -> None:
+        super().__init__(progress)
+        self._run, self._names = run, names
+        self._path = run / "track" / "told.json"
+        self._told = (
+            TrackerState(**json.loads(self._path.read_text(encoding="utf-8")))
+            if self._path.exists()
+            else TrackerState()
+        )
+        self._trackers: list[Any] = []
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        fit = f"{self.stage} {self._key(self.stage)}"
+        if row["epoch"] > self._told.by_fit.get(fit, 0):
+            if not self._trackers:
+                self._begin()
+            values = _values(self.stage, row)
+            for tracker in self._trackers:
+                self._log(tracker, values)
+            self._told.epochs += 1
+            self._told.by_fit[fit] = row["epoch"]
+            self._write()
+        super().epoch(row)  # last: it may end the run
+
+    def finish(self) -> None:
+        for tracker in self._trackers:
+            try:
+                tracker.finish()
+            except Exception as error:  # of many kinds, and no reason to end a run otherwise than it ends
+                self.line(f"  track: {tracker.name}: it could not end ({error})")
+        self._trackers = []
+
+    def _log(self, tracker: Any, values: dict[str, float]) -> None:
+        try:
+            tracker.log(values, step=self._told.epochs + 1)
+        except Exception as error:  # of many kinds; hours of training must not end for it, and history.csv has it all
+            self.line(f"  track: {tracker.name}: it was not told of this epoch ({error})")
+
+    def _key(self, fit: str) -> str:
+        """A fit of the same name under another plan is another one."""
+        key: str = json.loads((self._run / "steps" / fit / "begun.json").read_text(encoding="utf-8"))["key"]
+        return key
+
+    def _begin(self) -> None:
+        from accelerate.state import PartialState
+
+        PartialState(cpu=True)  # the trackers ask it which process this is; several have made theirs already
+        plan = read((self._run / "plan.yaml").read_text(encoding="utf-8"), "plan.yaml").value
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        for name in self._names:
+            try:
+                tracker = TRACKERS[name](self._run.resolve(), self._told)
+                tracker.start()
+            except Exception as error:  # of many kinds: no server there, no account, a folder that cannot be written
+                raise RunError(
+                    f"track: {name}: it could not begin ({error}). Mend that, or leave track out; the run goes on."
+                ) from error
+            self._trackers.append(tracker)
+            if name not in self._told.begun:
+                tracker.store_init_configuration({_joined(path): value for path, value in flat(plan).items()})
+            self._told.begun[name] = tracker.active_run.info.run_id if name == "mlflow" else ""
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, asdict(self._told))
+
+
+def _tensorboard(run: Path, told: TrackerState) -> Any:
+    from accelerate.tracking import TensorBoardTracker
+
+    return TensorBoardTracker("tensorboard", run / "track")
+
+
+def _mlflow(run: Path, told: TrackerState) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers
+    import mlflow
+    from accelerate.tracking import MLflowTracker
+
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri(f"sqlite:///{run / 'track' / 'mlflow.db'}")
+    place = None if "MLFLOW_TRACKING_URI" in os.environ else (run / "track" / "mlflow").as_uri()
+    return MLflowTracker(PROJECT, logging_dir=place, run_id=told.begun.get("mlflow"), run_name=run.name)
+
+
+def _wandb(run: Path, told: TrackerState) -> Any:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its faults would be sent to its makers
+    from accelerate.tracking import WandBTracker
+
+    mode = os.environ.get("WANDB_MODE", "offline")
+    return WandBTracker(
+        os.environ.get("WANDB_PROJECT", PROJECT),
+        name=run.name,
+        id=told.id,
+        dir=str(run / "track"),
+        mode=mode,
+        resume="allow" if mode == "online" else None,
+    )
+
+
+TRACKERS: dict[Name, Callable[[Path, TrackerState], Any]] = {
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+    "wandb": _wandb,
+}
+"""How each is made, in a run folder, of what was told before."""
+
+
+def _values(fit: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of an epoch, named `02-fit/validation/accuracy`; two names that are written alike stay two."""
+    found: dict[str, float] = {}
+    parts = {part: metrics for part, metrics in row.items() if isinstance(metrics, Mapping)}
+    named: list[tuple[tuple[str, ...], Any]] = [((fit, "lr"), row["lr"])]
+    named += [((fit, part, metric), value) for part, metrics in parts.items() for metric, value in metrics.items()]
+    for path, value in named:
+        name = _joined(path)
+        while name in found:
+            name += "_"
+        found[name] = float(value)
+    return found
+
+
+def _joined(path: Sequence[str | int]) -> str:
+    """A name that every tracker takes: letters, digits, `_-. :`, and a slash between its parts."""
+    parts = [re.sub(r"[^\w\-. :]", "_", part)[:LONGEST] for whole in path for part in str(whole).split("/")]
+    return "/".join(part if part.strip(". ") else "_" for part in parts)

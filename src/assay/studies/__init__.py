@@ -1,1 +1,0 @@
-"""Many runs, held against one another."""

@@ -1,0 +1,1 @@
+"""Synthetic images: a conditional GAN, and measures of its images."""

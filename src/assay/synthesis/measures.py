@@ -1,0 +1,101 @@
+"""Distances between sets of features: how alike two sets of images are, and how varied one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+
+
+def frechet(one: Floats, other: Floats) -> float:
+    """Frechet distance of two normal distributions fitted to features (n, F) and (m, F) (Heusel et al. 2017).
+
+    Few images make it too large, the more so the fewer they are: compare only distances of equal n and m.
+    The trace of the root of the product of covariances is the sum of the singular values of the product of the
+    centred features, so that no covariance (F, F) is formed. Raises ValueError for fewer than two of either.
+    """
+    if min(len(one), len(other)) < 2:
+        raise ValueError(f"{len(one)} and {len(other)} images: a covariance needs two of either set")
+    means, centred = zip(*(_centre_features(features) for features in (one, other)), strict=True)
+    apart = float(((means[0] - means[1]) ** 2).sum())
+    traces = sum(float((part**2).sum()) for part in centred)
+    shared = float(np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum())
+    return max(0.0, apart + traces - 2 * shared)
+
+
+def mean_distance(features: Floats) -> float:
+    """Mean Euclidean distance between two different images of a set (n, F). Raises ValueError for fewer than two."""
+    if len(features) < 2:
+        raise ValueError("one image has no other to be apart from")
+    wide = np.asarray(features, dtype=np.float64)
+    wide = wide - wide.mean(axis=0)  # smaller numbers lose fewer digits below
+    squares = (wide**2).sum(axis=1)
+    apart = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * wide @ wide.T, 0.0))
+    np.fill_diagonal(apart, 0.0)
+    return float(apart.sum() / (len(wide) * (len(wide) - 1)))
+
+
+def _centre_features(features: Floats) -> tuple[Floats, Floats]:
+    """The mean (F,), and what is left (n, F) divided so that its squares sum to the variances."""
+    wide = np.asarray(features, dtype=np.float64)
+    mean = wide.mean(axis=0)
+    return mean, (wide - mean) / np.sqrt(len(wide) - 1)
+
+
+# How like real images of a class those are that a network made up, by the features of a backbone.
+
+COLLAPSED = 0.5  # of the variety of real images: where a network makes few images again and again
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Frechet distances to one half of a class's real images, each of n images to n, so that they compare."""
+
+    n: int
+    made: float  # of the made-up images
+    real: float  # of the other half
+    other: float | None  # of the nearest other class with n images; None where there is none
+    nearest: int | None  # that class
+    variety: float  # mean distance between two made-up images, by that between two real ones
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the made-up images are much more alike than real ones."""
+        return self.variety < COLLAPSED
+
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        return {
+            "n": self.n,
+            "frechet": {"made": self.made, "real": self.real, "other class": self.other},
+            "nearest other class": None if self.nearest is None else classes[self.nearest],
+            "variety": self.variety,
+            "collapsed": self.collapsed,
+        }
+
+
+def measure_likeness(real: Mapping[int, Floats], code: int, made: Floats, *, seed: int) -> Likeness:
+    """Compare features made up for a class (m, F) with those of real images by class, each (n, F).
+
+    The halves are drawn by `seed`. Raises ValueError where the class has fewer than four real images or there
+    are fewer than two made-up ones.
+    """
+    own = real[code][np.random.default_rng(seed).permutation(len(real[code]))]
+    n = min(len(own) // 2, len(made))
+    half = own[:n]
+    others = {
+        other: frechet(features[:n], half) for other, features in real.items() if other != code and len(features) >= n
+    }
+    nearest = min(others, key=lambda other: others[other], default=None)
+    return Likeness(
+        n=n,
+        made=frechet(made[:n], half),
+        real=frechet(own[n : 2 * n], half),
+        other=None if nearest is None else others[nearest],
+        nearest=nearest,
+        variety=mean_distance(made) / max(mean_distance(own), 1e-12),
+    )

@@ -1,0 +1,337 @@
+"""Which device, precision and memory layout: timed on real optimiser steps, not guessed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from assay.commands.shared import process_count
+from assay.errors import PlanError
+from assay.settings import Settings
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Layout = Literal["contiguous", "channels_last"]
+
+
+class HardwareSettings(Settings):
+    """A choice of hardware that a plan pins, instead of having it timed."""
+
+    precision: Precision = "fp32"
+    layout: Layout = Field("contiguous", description="How images lie in memory.")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how a network computes."""
+
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    layout: Layout = "contiguous"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
+
+    def place(self, images: Tensor) -> Tensor:
+        """A batch (B, C, ...) on the device; images (B, C, H, W) in the layout too."""
+        if images.ndim == 4:
+            return images.to(self.device, memory_format=self.memory_format, non_blocking=True)
+        return images.to(self.device, non_blocking=True)
+
+    def autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=self.precision != "fp32")
+
+
+def pick_device(wanted: str | None) -> str:
+    """The device asked for, or the best there is. Raises PlanError where it is not there."""
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there.insert(0, "cuda")
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if wanted is None:
+        return there[0]
+    if "cuda" in there:
+        there += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if wanted not in there:
+        raise PlanError(f"device {wanted!r}: this machine has {', '.join(there)}. Choose one of them with --device.")
+    return wanted
+
+
+def candidates(device: str) -> list[Hardware]:
+    """What is worth timing on a device, the safest first."""
+    kind = torch.device(device).type
+    layouts: tuple[Layout, ...] = ("contiguous", "channels_last")
+    precisions: list[Precision] = ["fp32"]
+    if kind == "cuda":
+        precisions.append("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
+    if kind == "cpu" and _bf16_pays():
+        precisions.append("bf16")
+    return [Hardware(device, precision, layout) for precision in precisions for layout in layouts]
+
+
+def choose_fastest(
+    options: list[Hardware], prepare: Callable[[Hardware], Callable[[], object]], *, repeats: int = 2
+) -> tuple[Hardware, dict[str, float]]:
+    """Time every option and give the fastest, with the seconds a step of each.
+
+    `prepare` returns a function that does one step. An option whose first (warming) step takes
+    three times the best so far is given up at once.
+    """
+    seconds: dict[str, float] = {}
+    best, best_seconds = options[0], float("inf")
+    for option in options:
+        step = prepare(option)
+        taken = _timed(step, option.device)
+        if taken < 3 * best_seconds:
+            taken = min(_timed(step, option.device) for _ in range(repeats))
+        seconds[f"{option.precision} {option.layout}"] = round(taken, 4)
+        if taken < best_seconds:
+            best, best_seconds = option, taken
+    return best, seconds
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next optimiser step instead of handing it back.
+
+    Activations of tens of MB are otherwise mapped, zeroed and unmapped in every layer of every step,
+    which costs a third of the time of a small network on a CPU. Elsewhere than glibc this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library: nothing to tell
+        return
+    trim_threshold, mmap_threshold = -1, -3  # from malloc.h
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def _timed(step: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    step()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _bf16_pays(size: int = 192) -> bool:
+    """Whether a bf16 matrix product is faster than an fp32 one here; emulated, it is hundreds of times slower."""
+    full = torch.ones(size, size)
+    half = full.bfloat16()
+    return min(_timed(lambda: half @ half, "cpu") for _ in range(3)) < min(
+        _timed(lambda: full @ full, "cpu") for _ in range(3)
+    )
+
+
+# One process, or many that torchrun, `accelerate launch --multi_gpu` or SLURM with torchrun started.
+
+T = TypeVar("T")
+
+COMMAND = "torchrun --nproc_per_node 2 -m -- assay train ..."
+COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+class Processes(Protocol):
+    """What training needs to know of the processes."""
+
+    @property
+    def process_index(self) -> int: ...
+
+    @property
+    def num_processes(self) -> int: ...
+
+    @property
+    def is_main_process(self) -> bool: ...
+
+    def wait_for_everyone(self) -> None: ...
+
+    def main_process_first(self) -> AbstractContextManager[None]: ...
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network with its gradients averaged over the processes at every backward pass."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes, the same on all of them."""
+
+    def of_main(self, value: T) -> T:
+        """Return the main process's value on all: where they would decide differently they would wait for ever."""
+
+
+class SingleProcess:
+    """The only process there is."""
+
+    process_index = 0
+    num_processes = 1
+    is_main_process = True
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody to wait for."""
+
+    @contextmanager
+    def main_process_first(self) -> Iterator[None]:
+        """It is the main process."""
+        yield
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network as it is."""
+        return network
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over one process."""
+        return tensor
+
+    def of_main(self, value: T) -> T:
+        """Its own."""
+        return value
+
+
+class Several:
+    """One of several processes, over Accelerate's `PartialState`.
+
+    Not its `Accelerator`: that reads a precision and a compiler from the environment, which a plan decides here.
+    """
+
+    def __init__(self, device: str) -> None:
+        from accelerate import PartialState
+
+        patient = timedelta(hours=12)  # others wait while the main process reads
+        self._state = PartialState(cpu=device == "cpu", timeout=patient)
+        self.process_index: int = self._state.process_index
+        self.num_processes: int = self._state.num_processes
+        self.is_main_process: bool = self._state.is_main_process
+
+    def wait_for_everyone(self) -> None:
+        """Go on when all are here."""
+        self._state.wait_for_everyone()
+
+    def main_process_first(self) -> AbstractContextManager[None]:
+        """Within the block the main process is done before the others begin."""
+        first: AbstractContextManager[None] = self._state.main_process_first()
+        return first
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network in `DistributedDataParallel`."""
+        device: torch.device = self._state.device
+        return nn.parallel.DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """By one exchange; the tensor is on a device that the processes can exchange from."""
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    def of_main(self, value: T) -> T:
+        """By one exchange."""
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+def current_processes(device: str) -> Processes:
+    """The processes this one belongs to. Accelerate takes 2 s to import, which one process need not spend.
+
+    Raises PlanError where all of them would take the same GPU.
+    """
+    count = process_count(os.environ)
+    if count == 1:
+        return SingleProcess()
+    if ":" in device:
+        raise PlanError(
+            f"device {device!r}: names one GPU, and {count} processes take one each. Give --device "
+            f"{device.partition(':')[0]}, and choose GPUs with CUDA_VISIBLE_DEVICES."
+        )
+    return Several(device)
+
+
+def asked_for_more(environment: Mapping[str, str]) -> str | None:
+    """Return what to say where several processes were asked for and this one is alone; None where it is as asked."""
+    if "WORLD_SIZE" in environment:
+        return None
+    # `accelerate launch` without a launcher of several processes sets an address for them, and starts one.
+    if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment:
+        cause = "accelerate launch was asked for several and started one, as it does with --cpu or without --multi_gpu"
+    elif found := next((name for name in COPIES if int(environment.get(name, "1")) > 1), None):
+        cause = f"{environment[found]} were started ({found}), none of which knows of the others"
+    else:
+        return None
+    return f"note: one process trains: {cause}. To train in several: {COMMAND}"
+
+
+# One process or many, behind the four things the loop needs of them.
+
+
+class Machine:
+    """Where training runs: the processes (Accelerate), the hardware chosen, the gradient scaler of fp16."""
+
+    def __init__(self, processes: Processes, hardware: Hardware) -> None:
+        self.processes = processes
+        self.hardware = hardware
+        self._scaler = torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "fp16")
+
+    @property
+    def rank(self) -> int:
+        return self.processes.process_index
+
+    @property
+    def count(self) -> int:
+        return self.processes.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self.processes.is_main_process
+
+    @property
+    def seeded_devices(self) -> list[torch.device]:
+        """Devices besides the CPU that have a generator of their own."""
+        device = torch.device(self.hardware.device)
+        return [device] if device.type == "cuda" else []
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network as the loop calls it: itself, or its gradients averaged over the processes."""
+        return self.processes.wrap(network)
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def optimizer_step(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None) -> None:
+        """Clip, step, and forget the gradients."""
+        if clip is not None:
+            self._scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_((p for p in network.parameters() if p.grad is not None), clip)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, the same on all of them."""
+        if self.count == 1:
+            return values
+        return self.processes.sum(values.to(self.hardware.device)).cpu()
+
+    def of_main(self, value: float | None) -> float | None:
+        """The main process's value, on all: metrics may differ in the last digit, decisions may not."""
+        return self.processes.of_main(value)
+
+    def scaler_state(self) -> dict[str, Any]:
+        return dict(self._scaler.state_dict())
+
+    def restore_scaler(self, state: dict[str, Any]) -> None:
+        if state:
+            self._scaler.load_state_dict(state)
