@@ -98,7 +98,7 @@ def keep(samples: Samples, *, each: int, seed: int) -> Samples:
 def long_tail(samples: Samples, *, ratio: float, seed: int) -> Samples:
     """Take training images away until class k of K has largest * ratio^(-k / (K - 1)) (Cui et al. 2019, section 5.1).
 
-    Classes count in their order, of the first head, which is multi-class; a class that has fewer than that keeps its own.
+    Classes count in their order, of the first head, which is multi-class; a class with fewer than that keeps its own.
     """
     head, codes = _training(samples)[0]
     if head.kind != "multiclass":

@@ -119,7 +119,7 @@ class DemoRun:
 def run_demo(images: Path, folder: Path, *, recipe: str, progress: Progress | None = None) -> list[DemoRun]:
     """Train by a recipe on faulty labels without its repairs, on the same with them, and on the true labels.
 
-    `images` holds the tables of `assay.experiments.demo.write_labels`. The repaired run is in `folder`, the others beside it.
+    `images` holds the tables of `write_labels`. The repaired run is in `folder`, the others beside it.
     All three are scored on the same validation images, whose labels are true.
     """
     told = progress or NoProgress()

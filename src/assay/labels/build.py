@@ -50,9 +50,9 @@ def require_few_heads(source: Path, heads: Collection[str]) -> None:
     """
     if len(heads) > MOST_HEADS:
         raise DataError(
-            f"{printable(source)}: {len(heads):,} label columns ({quoted(heads)}), each of them a head, and a model has at "
-            f"most {MOST_HEADS:,}. Name the label columns with `heads`; columns of 0 and 1 belong together in one "
-            "head, as its `columns`."
+            f"{printable(source)}: {len(heads):,} label columns ({quoted(heads)}), each of them a head, and a model "
+            f"has at most {MOST_HEADS:,}. Name the label columns with `heads`; columns of 0 and 1 belong together in "
+            "one head, as its `columns`."
         )
 
 

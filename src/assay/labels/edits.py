@@ -244,8 +244,8 @@ def _last(edits: pl.DataFrame, now: pl.Series, what: str, where: Place) -> pl.Da
     edits = edits.with_columns(now.alias("now")).with_columns(before.alias("now"))
     _refuse(edits, pl.col("old").ne_missing(pl.col("now")), where, lambda edit: (
         f"the {what} of {edit['id']!r} under {edit['head']!r}{'' if edit['tag'] is None else ', ' + repr(edit['tag'])} "
-        f"is {_value_text(edit['now'])}, not {_value_text(edit['old'])} as this edit says: the ledger does not fit these samples. "
-        "Undo the edit, or train in a new run folder."
+        f"is {_value_text(edit['now'])}, not {_value_text(edit['old'])} as this edit says: the ledger does not fit "
+        "these samples. Undo the edit, or train in a new run folder."
     ))  # fmt: skip
     return edits.unique(cell, keep="last", maintain_order=True)
 

@@ -57,8 +57,9 @@ def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:
         for what, value in other.items():
             if value != facts[0][what]:
                 raise ModelError(
-                    f"soup: {names[0]} and {name} differ in their {what} ({_shape_text(facts[0][what])}; {_shape_text(value)}), "
-                    "so their weights have no mean. Take models of one kind, or combine these as an ensemble."
+                    f"soup: {names[0]} and {name} differ in their {what} ({_shape_text(facts[0][what])}; "
+                    f"{_shape_text(value)}), so their weights have no mean. "
+                    "Take models of one kind, or combine these as an ensemble."
                 )
 
 

@@ -144,7 +144,7 @@ class TrainedModel:
     """A classifier, and what it must be fed with.
 
     Images are decoded to `side` by `resize` and resampled to `size`, as they were for validation. `trained_on`
-    are the images whose labels the backbone was trained on (`assay.models.trained_model`); `learnt_from` are those whose
+    are the images whose labels the backbone was trained on; `learnt_from` are those whose
     labels any layer was trained on, the head included.
     """
 

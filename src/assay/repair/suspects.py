@@ -251,7 +251,8 @@ def _weights(table: pl.DataFrame, head: Head, samples: Samples, judge: CleanActi
     return [
         Edit(
             id=ids[row], head=head.name, action="weight", old=repr(float(now[row])),
-            new=repr(float(now[row] * np.float32(factor))), reason=f"{judge.by} suggests {_action_text(suggested, tag)}",
+            new=repr(float(now[row] * np.float32(factor))),
+            reason=f"{judge.by} suggests {_action_text(suggested, tag)}",
             score=1 - quality, step=judge.step,
         )
         for row, tag, suggested, quality in images.select("row", "tag", "suggested", "quality").iter_rows()

@@ -42,8 +42,8 @@ def find_in_lists(
         wanted = images.replace("{id}", line) if images else line
         more = f" ({len(strange) - 1} more lines name none)" if len(strange) > 1 else ""
         raise DataError(
-            f"{printable(path)}, line {number}: {line!r} is no image: there is no {wanted!r} below {printable(root)}{more}. "
-            "Remove the line, bring the image, or mend `images` or `root`."
+            f"{printable(path)}, line {number}: {line!r} is no image: there is no {wanted!r} below "
+            f"{printable(root)}{more}. Remove the line, bring the image, or mend `images` or `root`."
         )
     return RawLabels(
         source=folder,

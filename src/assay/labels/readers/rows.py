@@ -45,8 +45,8 @@ def find_in_rows(names: Path, labels: Path, *, class_names: Path | None = None, 
     listed, numbers = read_names(names, root), _read_integers(labels)
     if len(listed.lines) != len(numbers):
         raise DataError(
-            f"{printable(names)} names {len(listed.lines)} images, and {printable(labels)} labels {len(numbers)}: they go "
-            "together row for row. Make them equally long."
+            f"{printable(names)} names {len(listed.lines)} images, and {printable(labels)} labels {len(numbers)}: they "
+            "go together row for row. Make them equally long."
         )
     classes = _read_classes(class_names, list(numbers.columns)) if class_names else {}
     found = {f"label:{head}": _labels(numbers, head, classes.get(head)) for head in numbers.columns}
