@@ -32,9 +32,9 @@ __all__ = [
     "SomeOf",
     "Variation",
     "augment",
-    "uniform",
     "framed",
     "image_keys",
+    "uniform",
 ]
 
 Chosen = NDArray[np.int64]
