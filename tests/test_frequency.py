@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from assay.commands.shared import print_metrics
 from assay.labels.space import Head, LabelSpace
+from assay.messages import plain_lines
 from assay.metrics.frequency import groups
 from assay.metrics.metrics import score, to_json
-from assay.report.tables import frequency_lines, frequency_table, plain_lines
+from assay.report.tables import frequency_table
+from assay.run.summary import frequency_lines
 
 KIND = Head("kind", ("a", "b", "c", "d"))
 TAGS = Head("tags", ("x", "y", "z"), "multilabel")

@@ -10,18 +10,11 @@ from rich.console import Console
 import assay
 from assay.commands.shared import HEADS_SHOWN, print_metrics
 from assay.labels.space import Head, LabelSpace
+from assay.messages import plain_lines
 from assay.metrics.metrics import score, to_json
 from assay.predictions.baselines import majority
-from assay.report.tables import (
-    heads_table,
-    metrics_rows,
-    metrics_table,
-    per_class_table,
-    plain_lines,
-    split_table,
-    split_tables,
-    untagged_line,
-)
+from assay.report.tables import heads_table, metrics_rows, metrics_table, per_class_table, untagged_line
+from assay.run.summary import counts_table, split_tables
 
 SPACE = LabelSpace((Head("kind[red]", ("a", "b\n\x1b[31m", "c")), Head("side", ("x", "y"))))
 
@@ -103,7 +96,7 @@ def frequencies(head, classes, train, val, shares):
 
 def test_a_split_table_has_counts_shares_and_sums_of_all():
     rows = frequencies("kind", ["a", "b", "c"], [10, 2, 3000], [1, 0, 9], [0.0033, 0.0007, 0.996])
-    lines = [line.split() for line in plain_lines(split_table(rows, most=2))]
+    lines = [line.split() for line in plain_lines(counts_table(rows, most=2))]
     assert lines[0] == ["kind", "train", "%", "val", "%"]  # nothing is in test
     assert lines[2:] == [
         ["a", "10", "0.3", "1", "0.3"],

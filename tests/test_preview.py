@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import assay
 from assay import cli
-from assay.report.thumbnails import GAP
+from assay.images.contact_sheet import GAP
 from assay.steps import STEPS
 from assay.training.sources import ImageSource
 from conftest import write_images

@@ -287,7 +287,7 @@ def test_ten_thousand_noisy_images_stay_below_eight_megabytes():
 
 @pytest.mark.skipif(os.name == "nt", reason="bytes that are no UTF-8 are no name there")
 def test_names_that_are_no_text_are_written_out():
-    from assay.report.names import plain
+    from assay.messages import plain
 
     assert plain("a\udcffb\n\u202e") == "a\\xffb\\n\\u202e"
 

@@ -25,7 +25,7 @@ _HOMES = {
     "evaluate": "assay.run.train",
     "load": "assay.run.train",
     "read": "assay.commands.api",
-    "train": "assay.run.train",
+    "train": "assay.commands.api",
     "write_table": "assay.labels.writers.table",
 }
 

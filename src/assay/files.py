@@ -14,6 +14,7 @@ from typing import Any
 
 from assay.errors import AssayError, RunError, SpaceError
 
+LOCK_FILE = ".lock"  # of whoever writes in a folder
 SPARE = 64 << 20  # bytes that stay free beside what a step is known to need
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -164,6 +165,11 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
             f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB, and {SPARE >> 20} MiB to spare; "
             f"{free / 2**20:,.0f} MiB are free. Free some space, or choose another place."
         )
+
+
+def holds_runs(folder: Path) -> bool:
+    """Return whether this program has written to `folder` under a lock: a run, or the runs of a search."""
+    return any((folder / name).is_file() for name in (LOCK_FILE, f"claims/{LOCK_FILE}"))
 
 
 def fingerprint(*parts: str | bytes) -> str:

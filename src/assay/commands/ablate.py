@@ -51,9 +51,9 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
         from rich.console import Console
 
         from assay.experiments.ablate import ablate as measure
+        from assay.messages import text_table
         from assay.plan.plan import from_source
         from assay.report import ablation_table
-        from assay.report.tables import text_table
 
         found = measure(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),

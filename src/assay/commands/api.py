@@ -1,21 +1,81 @@
-"""Reading images and labels from Python as the command line reads them."""
+"""The functions of the Python API that also draw: what the commands do, without a terminal."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from assay.labels.corrections import corrected
 from assay.labels.readers.read import read as read_data
 from assay.labels.readers.read import resolve_paths
 from assay.labels.samples import Samples
-from assay.plan.plan import from_source
+from assay.plan.plan import LoadedPlan, Plan, from_source
+from assay.predictions.predict import Predictions
+from assay.progress import Progress
+from assay.run.train import Run
+from assay.run.train import train as train_plan
 
 
 def read(source: str | Path) -> Samples:
-    """Images and labels, split, from a folder, a table, or a YAML file with `data:` in it, corrected as that says.
+    """Read images and labels, split, from a folder, a table, or a YAML file with `data:` in it, with its corrections.
 
     Raises DataError for data that cannot be trained on.
     """
     loaded = from_source(Path(source))
     data = loaded.plan.data
     return corrected(read_data(data, base=loaded.base), resolve_paths(data, base=loaded.base).get("corrections"))
+
+
+def train(
+    plan: str | Path | Plan | LoadedPlan,
+    *,
+    run: str | Path | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Train by a plan, or on a folder or table by the default plan, in the folder `run`; draw its charts and page.
+
+    In a folder that holds the same run, finished steps are kept and an unfinished one goes on.
+    Raises AssayError for all that the user can mend.
+    """
+    from assay.report.report import draw_run  # drawing libraries take a second to import
+
+    return train_plan(
+        plan,
+        run=run,
+        recipe=recipe,
+        overrides=overrides,
+        device=device,
+        strict=strict,
+        progress=progress,
+        draw=draw_run,
+    )
+
+
+def show_in_notebooks() -> None:
+    """Let IPython, where it runs, show samples, predictions and runs as tables and images.
+
+    Nothing heavy is imported until one of them is shown.
+    """
+    ipython = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if ipython is None:
+        return
+    formatter = ipython.display_formatter.formatters["text/html"]
+    for kind in (Samples, Predictions, Run):
+        formatter.for_type(kind, html)
+
+
+def html(value: Samples | Predictions | Run) -> Any:
+    """Return what a notebook shows of samples, predictions or a run, as HTML."""
+    from assay.report import notebook
+
+    if isinstance(value, Samples):
+        return notebook.samples_html(value)
+    if isinstance(value, Predictions):
+        return notebook.predictions_html(value)
+    return notebook.run_html(value.folder, value.metrics)

@@ -22,9 +22,9 @@ def compare(
         from rich.console import Console
 
         from assay.experiments.compare import compare as held
+        from assay.messages import text_table
         from assay.report import comparison_page
         from assay.report.comparison_page import require_page, write_comparison
-        from assay.report.tables import text_table
 
         require_page(out)
         found = held(runs)

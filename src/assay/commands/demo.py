@@ -26,12 +26,13 @@ def demo(
         from rich.console import Console
 
         from assay.experiments.demo import run_demo, write_digits, write_labels
-        from assay.report.tables import text_table
+        from assay.messages import text_table
+        from assay.report.report import draw_run
 
         images = Path(f"{run}-images")
         write_digits(images)
         write_labels(images)
-        chapters = run_demo(images, run, recipe="demo", progress=progress)
+        chapters = run_demo(images, run, recipe="demo", progress=progress, draw=draw_run)
         if as_json:
             print_json([chapter.to_json() for chapter in chapters])
             return

@@ -34,9 +34,13 @@ def ensemble(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Combine finished runs into one: an ensemble of their models, or the mean of their weights."""
     with exit_codes(out, stopped=GOES_ON), shown_progress(as_json) as progress:
-        from assay.experiments.ensemble_runs import ensemble_runs as combined
+        from assay.experiments.ensemble_runs import ensemble_runs
+        from assay.report.report import draw_run
 
         told = {"kind": kind, "mean": mean, "weights": weights, "pick": pick}
         settings: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
         further: list[dict[str, Any]] = [{name: {}} for name in then or ()]
-        print_run(combined(runs, out=out, settings=settings, then=further, device=device, progress=progress), as_json)
+        run = ensemble_runs(
+            runs, out=out, settings=settings, then=further, device=device, progress=progress, draw=draw_run
+        )
+        print_run(run, as_json)

@@ -71,8 +71,8 @@ def _print_gained(views: Mapping[str, Any]) -> None:
     """What views gained, metric by metric, and what they cost."""
     from rich.console import Console
 
+    from assay.messages import text_table
     from assay.report.charts import metric_title
-    from assay.report.tables import text_table
 
     gain = {
         name: metric for name, metric in views["gain"].items() if name != "micro_f1" or "accuracy" not in views["gain"]

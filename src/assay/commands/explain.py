@@ -54,7 +54,7 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
 
 def _lines(seen: Mapping[str, Any]) -> Iterator[str]:
     """What was seen of one image, for the terminal."""
-    from assay.report.names import plain
+    from assay.messages import plain
 
     yield plain(seen["image"]) + (f" ({seen['part']})" if seen["part"] else "")
     for answered in seen["answers"]:

@@ -66,7 +66,7 @@ def ledger(  # noqa: PLR0913  (every option is a parameter)
 def _print(rows: Listed, limit: int) -> None:
     from rich.console import Console
 
-    from assay.report.tables import text_table
+    from assay.messages import text_table
     from assay.run.label_review import counted
 
     if not rows:

@@ -48,22 +48,23 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
         require_one_process("assay lr")
         from assay.experiments.lr_finder import Bounds, run_range_test, top_of
         from assay.plan.plan import from_source
+        from assay.report.rate_charts import write_range_test
 
         found = run_range_test(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
-            out or default_images(source),
             run=run or default_run(source),
             bounds=Bounds(lowest, highest, optimizer_steps),
             step=step,
             device=device,
             progress=progress,
         )
+        chart = write_range_test(found, out or default_images(source))
         if as_json:
-            print_json(found.to_json())
+            print_json({**found.to_json(), "image": str(chart)})
             return
         typer.echo(f"{found.name}: {found.suggestion.said}.")
         if found.change:
             typer.echo(f"The plan has {top_of(found.settings):g}. To take what is suggested: --set '{found.change}'")
         else:
             typer.echo("No learning rate is suggested.")
-        typer.echo(f"written: {found.image}")
+        typer.echo(f"written: {chart}")

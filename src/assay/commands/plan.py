@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,31 +47,34 @@ def plan(
         from assay.experiments.peak import memory_of
         from assay.experiments.preview import preview
         from assay.plan.plan import from_source
+        from assay.report.rate_charts import write_schedule
 
+        folder = out or default_images(source)
         found = preview(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
-            out or default_images(source),
+            folder,
             with_layers=layers,
             memory=None if memory is None else (memory, memory_of(memory)),
             device=device,
             progress=progress,
         )
+        images = [write_schedule(found, folder), *found.images]
         if as_json:
-            print_json(found.to_json())
+            print_json({**found.to_json(), "images": [str(path) for path in images]})
         else:
-            _print(found)
+            _print(found, images)
 
 
-def _print(found: Preview) -> None:
+def _print(found: Preview, images: Sequence[Path]) -> None:
     from rich.console import Console
 
+    from assay.messages import text_table
     from assay.report import dry_run_table
-    from assay.report.tables import text_table
 
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
     if found.layers:
         console.print(text_table(dry_run_table.LAYERS, dry_run_table.layer_rows(found), right=("parameters",)))
     columns = dry_run_table.columns(found)
     console.print(text_table(columns, dry_run_table.rows(found), right=columns[1:]))
-    for line in dry_run_table.notes(found):
+    for line in dry_run_table.notes(found, images):
         typer.echo(line)

@@ -23,9 +23,10 @@ def report(
     """Write RUN/report.html, the page of a run; also while it trains, or after it was stopped."""
     with exit_codes(None, stopped=NOTHING_WRITTEN), shown_progress(as_json) as progress:
         from assay.report.embedding import Setting
-        from assay.report.report import write_report
+        from assay.report.report import write_charts, write_report
         from assay.training.devices import pick_device
 
+        write_charts(run)
         path = write_report(
             run, setting=Setting(images, perplexity, seed), device=pick_device(device), progress=progress
         )

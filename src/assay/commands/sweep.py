@@ -44,10 +44,10 @@ def sweep(
 
         from assay.experiments.sweep import BEST
         from assay.experiments.sweep import sweep as search
+        from assay.messages import text_table
         from assay.plan.plan import from_source
         from assay.report import sweep_page
         from assay.report.sweep_page import write_sweep_page
-        from assay.report.tables import text_table
 
         loaded = from_source(source, recipe=recipe, overrides=tuple(changes or ()))
         found = search(loaded, folder, trials=trials, device=device, progress=progress)

@@ -33,7 +33,7 @@ def train(
     """Train a classifier, or go on where the same command was stopped."""
     folder = run or default_run(source)
     with exit_codes(folder, stopped=GOES_ON), shown_progress(as_json) as progress:
-        from assay.run.train import train as train_plan
+        from assay.commands.api import train as train_plan
 
         finished = train_plan(
             source,

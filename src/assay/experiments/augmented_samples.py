@@ -12,12 +12,12 @@ from torch import Tensor
 
 from assay.experiments.rehearsal import Tried
 from assay.images.cache import LazyImages
+from assay.images.contact_sheet import write_sheet
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.predictions.inference import PLAIN, View
 from assay.progress import NoProgress
-from assay.report.thumbnails import write_sheet
 from assay.run.prepare import PreparedRun
 from assay.steps.base import Context, RepeatSettings, State
 from assay.steps.ensemble_settings import EnsembleSettings

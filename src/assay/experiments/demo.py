@@ -18,7 +18,7 @@ from assay.metrics.intervals import Metric
 from assay.metrics.paired import difference, over_seeds
 from assay.plan.plan import LoadedPlan, anchored, from_source
 from assay.progress import NoProgress, Progress
-from assay.run.train import Run, train
+from assay.run.train import Draw, Run, train
 
 TRUTH, FAULTY = "truth.csv", "labels.csv"
 HELD_BACK = 0.2  # for validation, whose labels stay true
@@ -116,7 +116,9 @@ class DemoRun:
         }
 
 
-def run_demo(images: Path, folder: Path, *, recipe: str, progress: Progress | None = None) -> list[DemoRun]:
+def run_demo(
+    images: Path, folder: Path, *, recipe: str, progress: Progress | None = None, draw: Draw | None = None
+) -> list[DemoRun]:
     """Train by a recipe on faulty labels without its repairs, on the same with them, and on the true labels.
 
     `images` holds the tables of `write_labels`. The repaired run is in `folder`, the others beside it.
@@ -137,7 +139,7 @@ def run_demo(images: Path, folder: Path, *, recipe: str, progress: Progress | No
         told.line(f"-- {name} --")
         share_steps(place, anchored(plan), [other for other in places if other != place])
         # Only the repaired run is looked at: the others need no page.
-        runs.append(train(plan, run=place, progress=told, open_test=place == folder))
+        runs.append(train(plan, run=place, progress=told, open_test=place == folder, draw=draw))
     return _demo_runs([name for name, _, _ in parts], runs)
 
 

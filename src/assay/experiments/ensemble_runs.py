@@ -10,7 +10,7 @@ from assay.errors import PlanError, RunError
 from assay.labels.ledger import Ledger
 from assay.plan.plan import LoadedPlan, complete, load
 from assay.progress import Progress
-from assay.run.train import Run, train
+from assay.run.train import Draw, Run, train
 
 
 def ensemble_runs(
@@ -21,6 +21,7 @@ def ensemble_runs(
     then: Sequence[Mapping[str, Any]] = (),
     device: str | None = None,
     progress: Progress | None = None,
+    draw: Draw | None = None,
 ) -> Run:
     """Combine finished runs into the run `out`, which needs none of them afterwards.
 
@@ -40,7 +41,7 @@ def ensemble_runs(
     bare = LoadedPlan(first.plan.model_copy(update={"steps": ()}), base=Path.cwd(), source_name=Path(out).name)
     _settle(folders[0] / "ledger.csv", Path(out) / "ledger.csv")
     step = {"combine": {**(settings or {}), "members": [{"run": str(folder)} for folder in folders]}}
-    return train(complete(bare, [step, *then]), run=out, device=device, progress=progress)
+    return train(complete(bare, [step, *then]), run=out, device=device, progress=progress, draw=draw)
 
 
 def _settle(theirs: Path, own: Path) -> None:

@@ -22,8 +22,6 @@ from assay.errors import DivergedError, PlanError
 from assay.experiments.shared_steps import copy_person_edits, share_steps
 from assay.plan.plan import LoadedPlan, Plan, anchored
 from assay.progress import Progress
-from assay.report.charts import save
-from assay.report.rate_charts import range_test
 from assay.run.prepare import prepare_run
 from assay.run.runner import run_steps
 from assay.steps.base import Context, State
@@ -37,7 +35,6 @@ from assay.training.sampling import Rows, split_batches
 
 Floats = npt.NDArray[np.float64]
 
-CHART = "lr.png"
 FEWEST = 20  # optimiser steps: a curve of fewer shows nothing
 DIVERGED = 4.0  # times the lowest loss so far, both as running means
 RUNNING = 0.9  # of the running mean, what the losses before weigh
@@ -95,7 +92,6 @@ class RangeTest:
     curve: pl.DataFrame  # lr, loss, smoothed
     diverged: bool
     suggestion: Suggestion
-    image: Path
 
     @property
     def change(self) -> str | None:
@@ -122,13 +118,11 @@ class RangeTest:
             "set": self.change,
             "diverged": self.diverged,
             "curve": self.curve.to_dicts(),
-            "image": str(self.image),
         }
 
 
 def run_range_test(
     loaded: LoadedPlan,
-    out: Path,
     *,
     run: Path,
     bounds: Bounds,
@@ -136,7 +130,7 @@ def run_range_test(
     device: str | None = None,
     progress: Progress,
 ) -> RangeTest:
-    """Try rates for a fit of a plan (the first one, or the step at this place, from 0) and write the curve to `out`.
+    """Try learning rates for a fit of a plan: the first one, or step number `step`, counted from 0.
 
     The steps before it are carried out in a place that is thrown away; those that `run` has are taken from there.
     Raises AssayError.
@@ -162,7 +156,7 @@ def run_range_test(
     rates = bounds.rates()[: len(losses)]
     suggestion = suggest(rates, losses, diverged=diverged)
     curve = pl.DataFrame({"lr": rates, "loss": losses, "smoothed": smoothed(losses)})
-    return RangeTest(name, place, settings, curve, diverged, suggestion, _drawn(out, name, curve, suggestion))
+    return RangeTest(name, place, settings, curve, diverged, suggestion)
 
 
 def find_fit(plan: Plan, step: int | None) -> int:
@@ -290,19 +284,3 @@ def _error(losses: list[float], bottom: int, width: float) -> float:
 
 def _bell(count: int) -> float:
     return max(1.0, WIDTH * count)
-
-
-def _drawn(out: Path, name: str, curve: pl.DataFrame, suggestion: Suggestion) -> Path:
-    marks = [
-        (said, lr)
-        for said, lr in (
-            ("steepest", suggestion.steepest),
-            ("a tenth of the lowest", suggestion.check),
-            ("lowest", suggestion.lowest),
-        )
-        if lr is not None
-    ]
-    subtitle = [f"{name}, {len(curve)} optimiser steps, each at a higher rate. Line: smoothed."]
-    said = suggestion.said
-    (path,) = save(range_test(curve, marks=marks, subtitle=[*subtitle, said[0].upper() + said[1:] + "."]), out / CHART)
-    return path

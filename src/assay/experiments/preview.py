@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from assay.experiments.augmented_samples import write_sample_sheets
 from assay.experiments.dry_run import Counts, StepEstimate, estimate_steps, preparing_seconds, with_largest_batches
 from assay.experiments.rehearsal import FEW, FURTHER, Rehearsal, Tried, thinned, walk
 from assay.experiments.stopwatch import Stopwatch
-from assay.experiments.timeline import fits, rates, spans
+from assay.experiments.timeline import Span, fits, rates, spans
 from assay.labels.samples import Samples
 from assay.models.classifier import build_classifier
 from assay.models.layer_table import Layer, layers
 from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, Plan
 from assay.progress import Progress
-from assay.report.charts import save
-from assay.report.rate_charts import over_plan
 from assay.run.environment import lock
 from assay.run.prepare import PreparedRun, prepare_run
 from assay.steps import STEPS
@@ -29,8 +29,6 @@ from assay.steps.base import StepPlan, steps_below
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.fit_settings import FitSettings
 from assay.training.devices import SingleProcess, keep_freed_memory, pick_device
-
-CHART = "schedule.png"
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,9 @@ class Preview:
     counts: Mapping[str, int]  # images by part
     preparing: float  # seconds of reading and decoding
     layers: tuple[Layer, ...]
-    images: tuple[Path, ...]
+    rates: pl.DataFrame  # of all fits, as `timeline.rates` gives them
+    spans: tuple[Span, ...]
+    images: tuple[Path, ...]  # sheets of augmented samples
 
     @property
     def seconds(self) -> float:
@@ -62,7 +62,6 @@ class Preview:
             "seconds": round(self.seconds, 1),
             "memory MiB": None if self.memory is None else round(self.memory, 1),
             "layers": [layer.to_json() for layer in self.layers],
-            "images": [str(path) for path in self.images],
         }
 
 
@@ -103,13 +102,14 @@ def preview(
             progress.line(f"trying batches for {memory[0]}")
             steps = with_largest_batches(rehearsal, steps, memory[1], said=memory[0])
         with lock(out, option="--out"):  # which also says that what lies there is no data
-            drawn = (_chart(out, steps, tried), *write_sample_sheets(opened, tried, out))
+            sheets = tuple(write_sample_sheets(opened, tried, out))
         return Preview(
             steps,
             {part: len(opened.samples.part(part)) for part in ("train", "val", "test")},
             preparing_seconds(timed.events, counts, seconds),
             tuple(_layers(opened)) if with_layers else (),
-            drawn,
+            *_timeline(steps, tried),
+            sheets,
         )
 
 
@@ -140,10 +140,9 @@ def _check(steps: Sequence[StepPlan], samples: Samples) -> None:
             check(step.settings, samples.space)
 
 
-def _chart(out: Path, steps: Sequence[StepEstimate], tried: Sequence[Tried]) -> Path:
+def _timeline(steps: Sequence[StepEstimate], tried: Sequence[Tried]) -> tuple[pl.DataFrame, tuple[Span, ...]]:
     found = fits(steps, {one.name: one.step for one in walk(tried)})
-    (path,) = save(over_plan(rates(found), spans(steps, found)), out / CHART)
-    return path
+    return rates(found), tuple(spans(steps, found))
 
 
 def _layers(opened: PreparedRun) -> Iterator[Layer]:

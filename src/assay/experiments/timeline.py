@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 
 from assay.experiments.dry_run import Length, StepEstimate
-from assay.report.rate_charts import Span
 from assay.steps.base import RepeatSettings, StepPlan
 from assay.steps.ensemble_settings import EnsembleSettings
 from assay.steps.fit_settings import FitSettings
@@ -88,3 +87,12 @@ def _in_order(steps: Sequence[StepEstimate], plans: Mapping[str, StepPlan]) -> I
             yield from _in_order(step.inner, plans)
         else:
             yield step.name, step
+
+
+@dataclass(frozen=True)
+class Span:
+    """A step of a plan, from one optimiser step to another; as short as none for one that takes none."""
+
+    name: str
+    begins: int
+    ends: int

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from assay.errors import DataError
 from assay.export.columns import Cells, Column, Joining, answers, ids_of, of_class
-from assay.labels.image_files import printable
 from assay.labels.readers.table_files import DELIMITERS, Rows, read_rows
 from assay.labels.space import Head, LabelSpace
+from assay.messages import printable
 
 LOOKED_AT = 200  # rows that tell which column holds the ids
 SEPARATORS = (", ", "; ", " | ", " ", ",", ";", "|", "/", "+")

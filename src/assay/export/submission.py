@@ -18,7 +18,7 @@ from assay.errors import AssayError, DataError, ModelError
 from assay.export.columns import Column
 from assay.export.submission_form import Layout
 from assay.files import append, hash_file, whole
-from assay.labels.image_files import printable
+from assay.messages import printable
 from assay.predictions.predict import Predictions
 from assay.progress import Progress
 

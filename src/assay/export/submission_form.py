@@ -14,8 +14,8 @@ from typing import Literal
 from assay.errors import DataError
 from assay.export.columns import Column, Joining, full_form, integers
 from assay.export.sample_submission import read_sample
-from assay.labels.image_files import printable
 from assay.labels.space import LabelSpace
+from assay.messages import printable
 
 Image = tuple[str, Path]
 """What an image is called in the file, and where it lies."""

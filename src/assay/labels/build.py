@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.image_files import content_hashes, is_unicode, natural_key, printable
+from assay.labels.image_files import content_hashes, is_unicode, natural_key
 from assay.labels.samples import BASE_COLUMNS, LeftOut, Samples
 from assay.labels.space import Head, Kind, LabelSpace
+from assay.messages import printable
 
 MOST_HEADS = 1000
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from assay.errors import DataError
 from assay.labels.edits import PERSON, Action, Edit, apply, current_values
-from assay.labels.image_files import printable
 from assay.labels.ledger import Ledger
 from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Head
+from assay.messages import printable
 
 OF_PLAN = "said by data.corrections"
 """The reason of the edits that a plan's own table made."""

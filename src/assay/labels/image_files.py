@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from assay.errors import DataError
-from assay.run.environment import holds_runs
+from assay.files import holds_runs
+from assay.messages import printable
 
 IMAGE_ENDINGS = frozenset({
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm",
@@ -37,11 +38,6 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 def path_key(path: str) -> list[tuple[list[tuple[int, str]], str]]:
     """Sort key of a path: naturally, folder by folder."""
     return [natural_key(part) for part in path.split("/")]
-
-
-def printable(name: str | Path) -> str:
-    r"""A name that can be printed and stored: bytes that are not UTF-8 as \xff."""
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_unicode(name: str) -> bool:

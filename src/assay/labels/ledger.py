@@ -12,8 +12,8 @@ from pathlib import Path
 from assay.errors import DataError
 from assay.files import whole
 from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing_edits
-from assay.labels.image_files import printable
 from assay.labels.samples import Samples
+from assay.messages import printable
 
 COLUMNS = ("date", "step", "id", "head", "tag", "action", "old", "new", "origin", "score", "reason")
 """The columns of a ledger, in this order. A blank `tag`, `old`, `new`, `origin` or `score` is none."""

@@ -110,12 +110,6 @@ class Samples:
         with whole(path) as beside:
             self.table.write_parquet(beside, metadata={"assay": json.dumps(about)})
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: counts, and a few of the images."""
-        from assay.report.notebook import samples_html  # made of what stands above; the import contract names it
-
-        return samples_html(self)
-
     @staticmethod
     def read(path: Path) -> Samples:
         """Read what `write` wrote.

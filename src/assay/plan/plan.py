@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
@@ -26,7 +26,6 @@ from assay.plan.problems import refuse, value_text
 from assay.plan.recipes import recipe_text
 from assay.plan.sweep_settings import SweepSettings
 from assay.plan.yaml_lines import Document, KeyPath, dots, read, write
-from assay.run.tracking import Track
 from assay.settings import Choice, Settings, with_sources
 from assay.steps.base import StepPlan
 from assay.training.devices import HardwareSettings
@@ -285,3 +284,15 @@ def _single_key(name: str, reference: Mapping[str, Any], kind: type[Settings]) -
         "required": [name],
         "additionalProperties": False,
     }
+
+
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+
+Track = Annotated[
+    tuple[Tracker, ...],
+    BeforeValidator(
+        lambda said: (said,) if isinstance(said, str) else said, json_schema_input_type=Tracker | tuple[Tracker, ...]
+    ),
+]
+"""One tracker or a list of them."""

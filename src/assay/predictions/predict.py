@@ -87,12 +87,6 @@ class Predictions:
         names = self.space[head].classes
         return [None if np.isnan(row[0]) else names[int(row.argmax())] for row in scores]
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the first answers, beside their images."""
-        from assay.report.notebook import predictions_html  # made of what stands above; the import contract names it
-
-        return predictions_html(self)
-
     def write(self, path: Path) -> None:
         """Write as Parquet: id, and logits and thresholds as a list an image."""
         thresholds = np.broadcast_to(self.thresholds, self.logits.shape)

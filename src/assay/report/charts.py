@@ -15,7 +15,7 @@ import vl_convert
 
 from assay.files import whole
 from assay.labels.space import LabelSpace
-from assay.report.names import plain, shortened
+from assay.messages import plain, shortened
 
 Chart = Any  # altair's many classes of chart
 Rows = list[dict[str, Any]]

@@ -13,11 +13,11 @@ from assay.errors import RunError
 from assay.experiments.compare import Cells, ComparedRun, Comparison, MetricRow, Overlap
 from assay.experiments.shared_steps import seconds
 from assay.labels.space import Head
+from assay.messages import plain
 from assay.metrics.intervals import Floats
 from assay.metrics.metrics import higher_is_better
 from assay.report.ablation_table import shown
 from assay.report.charts import metric_title
-from assay.report.names import plain
 from assay.report.sections.curves import look, over_one_another
 from assay.report.sections.errors import label_text, prediction_text
 from assay.report.sections.gallery import Gallery, Shown, fetch

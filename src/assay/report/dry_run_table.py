@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from assay.experiments.dry_run import StepEstimate
 from assay.experiments.preview import Preview
@@ -37,7 +38,7 @@ def layer_rows(found: Preview) -> list[list[str]]:
     return [*table, ["all", "", "", f"{sum(layer.parameters for layer in found.layers):,}"]]
 
 
-def notes(found: Preview) -> Iterator[str]:
+def notes(found: Preview, images: Sequence[Path]) -> Iterator[str]:
     """What the table does not say."""
     for step in _all(found):
         if step.problem:
@@ -45,7 +46,7 @@ def notes(found: Preview) -> Iterator[str]:
     if any(step.at_most for step in _all(found)):
         yield f"{AT_MOST.strip()}: as if no fit or round ended early, and all unknown labels were answered."
     yield "Estimated on this machine from a few images; the metrics and the report at the end of a run are not in it."
-    for path in found.images:
+    for path in images:
         yield f"written: {path}"
 
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.messages import plain, shortened
 from assay.metrics.intervals import Floats
 from assay.metrics.tallies import ratio
 from assay.report.charts import INK, QUIET
-from assay.report.names import plain, shortened
 
 Ints = npt.NDArray[np.int64]
 

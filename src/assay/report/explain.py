@@ -12,11 +12,11 @@ import torch
 
 from assay.errors import DataError
 from assay.labels.space import Head, LabelSpace
+from assay.messages import plain
 from assay.metrics.metrics import probabilities_of
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN
 from assay.report.gradcam import Heat, capture_layers, grad_cam, grid, overlaid
-from assay.report.names import plain
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

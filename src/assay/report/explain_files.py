@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.files import fingerprint, whole, whole_folder, write_json
-from assay.labels.image_files import printable
+from assay.messages import printable
 from assay.predictions.inference import move, weights_hash
 from assay.report.explain import Cam, Explained, ExplainOptions, Explanation, Maps, Pixels, classes_of, explain
 from assay.report.explain_run import ExplainTarget, Image, explain_target, read_images

@@ -11,11 +11,11 @@ import numpy as np
 from assay.errors import DataError, ImageError, ModelError, RunError
 from assay.images.cache import find_caches
 from assay.images.decode import read_square
+from assay.messages import SPLITS, plain
 from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.models.tree import Tree
 from assay.report.explain import Known, Pixels
-from assay.report.names import SPLITS, plain
 from assay.run.folder import RunFolder
 
 CLASSES = 4  # of a head that tell what a network is for

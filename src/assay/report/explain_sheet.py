@@ -10,10 +10,10 @@ import vl_convert
 from markupsafe import Markup
 from PIL import Image
 
+from assay.messages import plain, shortened
 from assay.metrics.intervals import Floats
 from assay.report.charts import BLUE, FONT, INK, QUIET
 from assay.report.explain import Cam, Explained, Explanation, Maps, Pixels
-from assay.report.names import plain, shortened
 
 WIDTH, MARGIN, SPACE = 1000, 28, 16
 LINE = 18  # from a line of text to the next

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError
+from assay.messages import plain
 from assay.models.backbones import blocks
 from assay.models.classifier import Classifier
-from assay.report.names import plain
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

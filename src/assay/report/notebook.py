@@ -16,9 +16,9 @@ from assay.images.decode import Resize, read_square
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.labels.split import SIDES
+from assay.messages import plain, shortened
 from assay.predictions.predict import Predictions
 from assay.report.charts import metric_title
-from assay.report.names import plain, shortened
 from assay.report.sections.errors import label_text, prediction_text, worst_errors
 from assay.report.sections.gallery import Pixels, Reader
 from assay.report.sections.page import filled

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import altair as alt
 import polars as pl
 
-from assay.report.charts import BLUE, DATA, INK, ORANGE, QUIET, Chart, empty, styled, with_data
-from assay.report.names import plain, shortened
+from assay.experiments.lr_finder import RangeTest
+from assay.experiments.preview import Preview
+from assay.experiments.timeline import Span
+from assay.messages import plain, shortened
+from assay.report.charts import BLUE, DATA, INK, ORANGE, QUIET, Chart, empty, save, styled, with_data
 
 WIDTH = 760
-
-
-@dataclass(frozen=True)
-class Span:
-    """A step of a plan, from one optimiser step to another; as short as none for one that takes none."""
-
-    name: str
-    begins: int
-    ends: int
 
 
 def over_plan(rates: pl.DataFrame, spans: Sequence[Span]) -> Chart:
@@ -133,3 +127,25 @@ def range_test(curve: pl.DataFrame, *, marks: Sequence[tuple[str, float]], subti
         layers.append(text.encode(text="name:N", y=alt.value(2 + 18 * place)))
     drawn = alt.layer(*layers).properties(width=WIDTH, height=320)
     return with_data(styled(drawn, "Learning-rate range test", list(subtitle)), curve.to_dicts())
+
+
+def write_range_test(found: RangeTest, out: Path) -> Path:
+    """Write the chart of a range test to `out`/lr.png and return its path."""
+    suggestion = found.suggestion
+    rates = {
+        "steepest": suggestion.steepest,
+        "a tenth of the lowest": suggestion.check,
+        "lowest": suggestion.lowest,
+    }
+    marks = [(name, lr) for name, lr in rates.items() if lr is not None]
+    subtitle = [f"{found.name}, {len(found.curve)} optimiser steps, each at a higher rate. Line: smoothed."]
+    reason = suggestion.said
+    chart = range_test(found.curve, marks=marks, subtitle=[*subtitle, reason[0].upper() + reason[1:] + "."])
+    (path,) = save(chart, out / "lr.png")
+    return path
+
+
+def write_schedule(found: Preview, out: Path) -> Path:
+    """Write the chart of the rates of a plan to `out`/schedule.png and return its path."""
+    (path,) = save(over_plan(found.rates, found.spans), out / "schedule.png")
+    return path

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from assay.errors import AssayError
+from assay.files import writing_below
+from assay.messages import SPLITS, plain
 from assay.progress import NoProgress, Progress
-from assay.report.charts import save
+from assay.report.charts import save, write_images
 from assay.report.embedding import Setting, palette, printed
-from assay.report.names import SPLITS, plain
 from assay.report.sections import calibration, repairs, reproduce
 from assay.report.sections.data import data
 from assay.report.sections.errors import label_text, prediction_text, wrong_by_image
@@ -24,9 +26,37 @@ from assay.report.sections.page import write_page
 from assay.report.sections.results import results
 from assay.report.sections.synthetic import synthetic_section
 from assay.run.folder import RunFolder, read_run
+from assay.run.train import REPORT
+from assay.steps.base import read_history
 
-NAME = "report.html"
 COLOURS = 60  # of classes on the map
+ON_MAP = 2500  # images on the map at the end of a run: some 20 s, where 5,000 take a minute
+
+
+def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> None:
+    """Draw the charts of a finished run and, where asked for, its page.
+
+    All metrics are written by now, so an error of the page that a user can mend is reported and ends no run.
+    """
+    write_charts(folder)
+    if not page:
+        return
+    try:
+        with writing_below(folder):
+            path = write_report(folder, setting=Setting(n=ON_MAP), device=device, progress=progress)
+    except AssayError as error:
+        progress.line(f"no report was written: {error}")
+    else:
+        progress.line(f"report: {path}")
+
+
+def write_charts(folder: Path) -> None:
+    """Write RUN/images: the curves of all fits on one axis, and the confusion matrix of each head."""
+    run = read_run(folder)
+    paths = [folder / "steps" / step.name / "history.csv" for step in run.steps if step.done and not step.tried]
+    histories = [read_history(path) for path in paths if path.exists()]
+    heads = ((run.metrics or {}).get("scores") or {}).get("heads", {})
+    write_images(folder / "images", histories, heads, run.samples.space)
 
 
 def write_report(
@@ -71,7 +101,7 @@ def write_report(
     }
     if not isinstance(found, str):
         _print_map(run, found)
-    return write_page(folder / NAME, "page.html.jinja", shown=shown, script=script, parts={"run": run, **parts})
+    return write_page(folder / REPORT, "page.html.jinja", shown=shown, script=script, parts={"run": run, **parts})
 
 
 def _points(run: RunFolder, found: Mapped, gallery: Gallery) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from assay import __version__
 from assay.experiments.sweep import BEST, SEARCHED, Sweep, TrialRow
 from assay.experiments.sweep_space import spelt
 from assay.files import whole, write_json
+from assay.messages import plain
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import higher_is_better
 from assay.plan.sweep_settings import AnyOver, Choices, values_of
 from assay.report.charts import metric_title
-from assay.report.names import plain
 from assay.report.sections import search_charts
 from assay.report.sections.drawing import inline
 from assay.report.sections.gallery import Shown

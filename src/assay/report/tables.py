@@ -6,24 +6,19 @@ A function returns what rich can print; printing is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from assay.labels.split import SIDES
+from assay.messages import MAX_CLASSES_SHOWN, bare_table, number_text, plain
 from assay.metrics.metrics import higher_is_better
-from assay.report.names import plain
 
 Scores = Mapping[str, Any]
 Row = dict[str, Any]
 
 TABLE_METRICS = ("accuracy", "micro_f1", "mean_average_precision", "macro_f1", "nll")
-MAX_CLASSES_SHOWN = 30  # classes of a table; a run's metrics.json holds them all
 
 
 def metrics_rows(scores: Mapping[str, Scores], *, columns: Sequence[str] | None = None) -> list[Row]:
@@ -62,13 +57,13 @@ def per_class_table(
     A class that no image is of has no metrics here, though scikit-learn's convention gives it zeros.
     """
     names = ["precision", "recall", "f1"] + (["average_precision"] if rows and "average_precision" in rows[0] else [])
-    table = _table(title)
+    table = bare_table(title)
     table.add_column(Text(plain(head)), overflow="fold")
     for name in [*names, "support"]:
         table.add_column(_heading(name), justify="right")
     lowest = sorted(range(len(rows)), key=lambda row: rows[row]["f1"] if rows[row]["support"] else 2.0)[:most]
     for row in sorted(lowest):
-        values = [_number(rows[row][name] if rows[row]["support"] else None) for name in names]
+        values = [number_text(rows[row][name] if rows[row]["support"] else None) for name in names]
         table.add_row(Text(plain(rows[row]["class"])), *values, f"{rows[row]['support']:,}")
     if len(rows) > most:
         table.caption = f"The {most} classes of lowest F1, of {len(rows)}."
@@ -77,7 +72,7 @@ def per_class_table(
 
 def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None) -> Table:
     """`by_frequency` of a head: frequent classes, those between and rare ones, by thirds and by 100 and 20 images."""
-    table = _table(title)
+    table = bare_table(title)
     table.add_column(Text(plain(head)), overflow="fold")
     for name in ("classes", "images each", "recall", "F1", "n"):
         table.add_column(name, justify="right")
@@ -94,18 +89,6 @@ def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", t
     return table
 
 
-def frequency_lines(heads: Mapping[str, Scores]) -> list[str]:
-    """The mean recall of frequent and of rare classes, by thirds, in a line a head; of one head without its name."""
-    lines = []
-    for name, head in heads.items():
-        thirds = [row for row in head["by_frequency"] if row["rule"] == "thirds" and row["metrics"]]
-        said = [f"{row['name']} {_number(row['metrics']['recall']['value'])}" for row in thirds]
-        if said:
-            whose = f" of {plain(name)}" if len(heads) > 1 else ""
-            lines.append(f"recall{whose} by how frequent classes are: {', '.join(said)}")
-    return lines
-
-
 def untagged_line(found: Mapping[str, Mapping[str, Any]]) -> str:
     """What `baselines.without_a_tag` found, on one line."""
     said = []
@@ -115,63 +98,9 @@ def untagged_line(found: Mapping[str, Mapping[str, Any]]) -> str:
     return f"Images without a tag, which is what the majority answers: {'; '.join(said)}"
 
 
-def split_tables(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_SHOWN) -> list[Table]:
-    """What `labels.split.split_table` counted, a table a head; splits that hold no image are not shown."""
-    return [split_table(rows, most=most) for rows in frequencies.partition_by("head", maintain_order=True)]
-
-
-def split_table(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_SHOWN) -> Table:
-    """One head's labelled images by class (rows) and split (columns), with their shares.
-
-    Of more than `most` classes, the rarest are shown. The last row holds the sums over all, or the images
-    without a tag.
-    """
-    held = [side for side in SIDES if frequencies[side].sum()] or ["train"]
-    classes = frequencies.drop_nulls("class")
-    table = _table(None)
-    table.add_column(Text(plain(frequencies["head"][0])), overflow="fold")
-    for name in (name for side in held for name in (side, "%")):
-        table.add_column(name, justify="right")
-    total = pl.sum_horizontal(SIDES)
-    rarest = classes.with_row_index("place").sort(total, maintain_order=True).head(most).sort("place")
-    for row in rarest.rows(named=True):
-        table.add_row(Text(plain(row["class"])), *_counted(row, held))
-    table.add_section()
-    if len(classes) < len(frequencies):
-        (none,) = frequencies.filter(pl.col("class").is_null()).rows(named=True)
-        table.add_row("no tag", *_counted(none, held), style="bold")
-    else:
-        sums = (cell for side in held for cell in (f"{frequencies[side].sum():,}", ""))
-        table.add_row("all", *sums, style="bold")
-    if len(classes) > most:
-        table.caption = f"The {most} rarest classes, of {len(classes)}."
-    return table
-
-
-def text_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = (), title: str | None = None
-) -> Table:
-    """Cells of text under headings; the columns named in `right` are flush right."""
-    table = _table(title)
-    for name in columns:
-        table.add_column(Text(plain(name)), justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    return table
-
-
-def plain_lines(table: Table, *, width: int = 110) -> list[str]:
-    """A table as lines of plain text, for a log; lines without a letter are dropped."""
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    lines = (line.rstrip() for line in capture.get().splitlines())
-    return [line for line in lines if line]
-
-
 def _metrics_table(rows: Sequence[Row], first: str, title: str | None, *, compared: bool = True) -> Table:
     names = [name for name in rows[0] if name not in {first, "n"}] if rows else []
-    table = _table(title)
+    table = bare_table(title)
     table.add_column(first, overflow="fold")
     for name in names:
         table.add_column(_heading(name))
@@ -183,34 +112,12 @@ def _metrics_table(rows: Sequence[Row], first: str, title: str | None, *, compar
     return table
 
 
-def _table(title: str | None) -> Table:
-    heading = Text(plain(title)) if title else None
-    return Table(
-        title=heading,
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        pad_edge=False,
-    )
-
-
-def _counted(row: Mapping[str, Any], sides: Sequence[str]) -> list[str]:
-    """A count and its share for each split."""
-    shares = {side: row[f"{side} share"] for side in sides}
-    return [
-        cell
-        for side, share in shares.items()
-        for cell in (f"{row[side]:,}", "–" if share is None else f"{100 * share:.1f}")
-    ]
-
-
 def _cell(metric: Mapping[str, Any] | None, best: float | None) -> Text:
     if metric is None:
         return Text("–", style="dim")
-    text = Text(_number(metric["value"]), style="bold" if metric["value"] == best else "")
+    text = Text(number_text(metric["value"]), style="bold" if metric["value"] == best else "")
     if metric["low"] is not None:
-        text.append(f" [{_number(metric['low'])}–{_number(metric['high'])}]", style="not bold dim")
+        text.append(f" [{number_text(metric['low'])}–{number_text(metric['high'])}]", style="not bold dim")
     return text
 
 
@@ -247,7 +154,3 @@ def _heading(name: str) -> str:
     }
     words["average_precision"] = "AP"
     return words.get(name, name.replace("_", " "))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

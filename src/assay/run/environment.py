@@ -82,7 +82,6 @@ else:
     import fcntl
 
 
-FILE = ".lock"
 
 
 @contextmanager
@@ -109,15 +108,10 @@ def lock(folder: Path, *, wait: bool = False, option: str = "--run") -> Iterator
         os.close(file)  # which gives the lock back
 
 
-def holds_runs(folder: Path) -> bool:
-    """Return whether this program has written to `folder` under a lock: a run, or the runs of a search."""
-    return any((folder / name).is_file() for name in (FILE, f"claims/{FILE}"))
-
-
 def _open(folder: Path, option: str) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise RunError(f"{folder}: cannot be written ({reason}). Choose another folder with {option}.") from error
@@ -136,7 +130,7 @@ def _take(file: int, folder: Path, wait: bool, option: str) -> None:
                 f"{folder}: this disk cannot lock files ({os.strerror(error.errno or 0)}), so two runs could "
                 f"spoil each other's files. Choose a folder on another disk with {option}."
             ) from error
-        holder = (folder / FILE).read_text(errors="replace").strip()
+        holder = (folder / LOCK_FILE).read_text(errors="replace").strip()
         pid = f" (pid {holder})" if holder else ""
         raise RunError(
             f"{folder}: another process{pid} is writing to this run. Wait for it, or choose another folder with "

@@ -15,7 +15,7 @@ from assay.files import copy, fingerprint, write_json
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions, headline, scores_json
-from assay.report.tables import frequency_lines
+from assay.run.summary import frequency_lines
 from assay.steps import STEPS
 from assay.steps.base import Context, State, StepPlan, StepResult, steps_below, with_synthetic_images
 from assay.steps.sources import content_json

@@ -11,23 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from assay.errors import PlanError, RunError
 from assay.files import write_json
+from assay.plan.plan import Tracker
 from assay.plan.yaml_lines import flat, read
 from assay.progress import ForwardingProgress, Progress
-
-Name = Literal["tensorboard", "mlflow", "wandb"]
-Track = Annotated[
-    tuple[Name, ...],
-    BeforeValidator(
-        lambda said: (said,) if isinstance(said, str) else said, json_schema_input_type=Name | tuple[Name, ...]
-    ),
-]
-"""One tracker or a list of them."""
 
 INSTALL = {
     "tensorboard": "pip install 'assay[track]'",
@@ -48,7 +38,7 @@ class TrackerState:
     begun: dict[str, str] = field(default_factory=dict)  # tracker -> what it calls the run, if anything
 
 
-def require_installed(names: Sequence[Name]) -> None:
+def require_installed(names: Sequence[Tracker]) -> None:
     """Refuse trackers that are not there. Raises PlanError that says how to install them."""
     for name in names:
         if find_spec(name) is None:
@@ -56,7 +46,7 @@ def require_installed(names: Sequence[Name]) -> None:
 
 
 @contextmanager
-def tracked(progress: Progress, run: Path, names: Sequence[Name]) -> Iterator[Progress]:
+def tracked(progress: Progress, run: Path, names: Sequence[Tracker]) -> Iterator[Progress]:
     """A watch that passes everything on to `watch`, and tells these trackers of every epoch.
 
     They begin with the first epoch that they were not told of, and end with the block. What they write lies in
@@ -75,7 +65,7 @@ def tracked(progress: Progress, run: Path, names: Sequence[Name]) -> Iterator[Pr
 class TrackerProgress(ForwardingProgress):
     """A watch that tells trackers of epochs."""
 
-    def __init__(self, progress: Progress, run: Path, names: Sequence[Name]) -> None:
+    def __init__(self, progress: Progress, run: Path, names: Sequence[Tracker]) -> None:
         super().__init__(progress)
         self._run, self._names = run, names
         self._path = run / "track" / "told.json"
@@ -174,7 +164,7 @@ def _wandb(run: Path, told: TrackerState) -> Any:
     )
 
 
-TRACKERS: dict[Name, Callable[[Path, TrackerState], Any]] = {
+TRACKERS: dict[Tracker, Callable[[Path, TrackerState], Any]] = {
     "tensorboard": _tensorboard,
     "mlflow": _mlflow,
     "wandb": _wandb,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.errors import AssayError, DataError, RunError
+from assay.errors import DataError, RunError
 from assay.files import append, fingerprint, whole, write_json, write_text, writing_below
 from assay.labels.corrections import count_corrections
 from assay.labels.image_files import path_key
@@ -23,6 +23,7 @@ from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.split import split_table
 from assay.labels.subset import labelled, with_space
+from assay.messages import plain_lines
 from assay.metrics.metrics import to_json
 from assay.metrics.paired import gains
 from assay.models.ensemble import load_model
@@ -33,18 +34,13 @@ from assay.predictions.predict import Predictions, score_predictions
 from assay.predictions.predictor import Predictor
 from assay.predictions.tta import AnyTTA
 from assay.progress import ForwardingProgress, NoProgress, Progress
-from assay.report.charts import write_images
-from assay.report.embedding import Setting
-from assay.report.notebook import run_html
-from assay.report.report import NAME as REPORT
-from assay.report.report import write_report
-from assay.report.tables import plain_lines, split_tables
 from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, predict_samples, test_scores
 from assay.run.prepare import prepare_run
 from assay.run.runner import archive, archive_copy, drop_other_edits, read_done, run_steps, state_kept
+from assay.run.summary import split_tables
 from assay.run.tracking import require_installed, tracked
-from assay.steps.base import TRIAL, Context, State, read_history, with_synthetic_images
+from assay.steps.base import Context, State, with_synthetic_images
 from assay.training.checkpoint import graceful_stop
 from assay.training.devices import (
     Hardware,
@@ -55,7 +51,10 @@ from assay.training.devices import (
     pick_device,
 )
 
-ON_MAP = 2500  # images on the map at the end of a run: some 20 s, where 5,000 take a minute
+REPORT = "report.html"
+
+Draw = Callable[..., None]
+"""Called as `draw(folder, page=..., device=..., progress=...)` once the metrics of a run are written."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,6 @@ class Run:
             raise DataError("no images were given. Name at least one file.")
         return Predictions.joined(list(self.artifact.stream((str(path), Path(path)) for path in paths)))
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: metrics beside the baselines, and the wrongest answers."""
-        return run_html(self.folder, self.metrics)
-
 
 def load(folder: str | Path) -> Run:
     """A finished run. Raises RunError where the folder is none, or not finished."""
@@ -93,7 +88,7 @@ def load(folder: str | Path) -> Run:
         ) from error
 
 
-def train(
+def train(  # noqa: PLR0913  (the options of the command, and who draws)
     plan: str | Path | Plan | LoadedPlan,
     *,
     run: str | Path | None = None,
@@ -103,11 +98,13 @@ def train(
     strict: bool = False,
     progress: Progress | None = None,
     open_test: bool = True,
+    draw: Draw | None = None,
 ) -> Run:
     """Carry out a plan, or train on a folder or table by the default plan, in the folder `run`.
 
     In a folder that holds the same run, finished steps are kept and an unfinished one goes on. With `open_test` false
-    a test split stays closed, and the run says so.
+    a test split stays closed, and the run says so. `draw` draws the charts of a run once its metrics are written, and
+    its page where the test split may be opened.
     Raises AssayError for all that the user can mend.
     """
     loaded = for_one_run(_loaded(plan, recipe, overrides))
@@ -121,7 +118,7 @@ def train(
         memory = PeakMemory()
         log = _Log(folder / "log.jsonl", progress or NoProgress(), memory) if main else NoProgress()
         with tracked(log, folder, loaded.plan.track if main else ()) as telling:
-            return _run_plan(
+            written = _run_plan(
                 loaded,
                 folder,
                 together=together,
@@ -131,6 +128,11 @@ def train(
                 memory=memory,
                 open_test=open_test,
             )
+            if written and draw is not None:
+                # Only runs of their own get a page: pages of many variants would cost more than they tell.
+                draw(folder, page=open_test, device=chosen, progress=telling)
+            together.wait_for_everyone()
+            return load(folder)
 
 
 def evaluate(
@@ -182,7 +184,8 @@ def _run_plan(
     progress: Progress,
     memory: PeakMemory,
     open_test: bool,
-) -> Run:
+) -> bool:
+    """Carry out a plan; return whether this process has results to draw."""
     began = time.perf_counter()
     if together.num_processes > 1:
         progress.line(f"{together.num_processes} processes")
@@ -199,9 +202,8 @@ def _run_plan(
     if together.is_main_process:
         drop_other_edits(opened.ledger.path, state.done)
         seconds = time.perf_counter() - began
-        _finish(folder, state, context, memory=memory, seconds=seconds, open_test=open_test)
-    together.wait_for_everyone()
-    return load(folder)
+        return _finish(folder, state, context, memory=memory, seconds=seconds, open_test=open_test)
+    return False
 
 
 def _describe(folder: Path, plan: Plan, samples: Samples, progress: Progress, *, holds: bool, processes: int) -> None:
@@ -280,16 +282,14 @@ def _finished_as(folder: Path) -> str | None:
 
 def _finish(
     folder: Path, state: State, context: Context, *, memory: PeakMemory, seconds: float, open_test: bool
-) -> None:
-    """The artifact, the metrics, the images of them."""
+) -> bool:
+    """Write the model and the metrics; return whether charts are to be drawn: not of a run that was finished before."""
     if state.model is None:
         raise RunError("no step of the plan makes a model. Add a probe or a fit.")
     key = _result_key(state, open_test)
     if _finished_as(folder) == key:
         context.progress.line(f"nothing to do: {folder} is finished and unchanged")
-        if open_test and not (folder / REPORT).exists():  # the disk was full at the very end
-            _report(folder, context)
-        return
+        return open_test and not (folder / REPORT).exists()  # the disk was full at the very end
     samples = state.samples
     saved = load_model(state.model)
     network = saved.networks[0]
@@ -329,24 +329,8 @@ def _finish(
         "processes": context.processes.num_processes,
         "memory MiB": memory.to_json(),
     }
-    handed_on = [name for name in names if TRIAL not in name.split("/")]
-    histories = [context.folder / name / "history.csv" for name in handed_on]
-    shown = [read_history(path) for path in histories if path.exists()]
-    write_images(folder / "images", shown, (scores or {}).get("heads", {}), samples.space)
     write_json(folder / "metrics.json", found)
-    if open_test:  # a run of its own: pages of many variants would cost more than they tell
-        _report(folder, context)
-
-
-def _report(folder: Path, context: Context) -> None:
-    """The page of the run. All metrics are written by now, so what a user can mend in it is said and ends no run."""
-    try:
-        with writing_below(folder):
-            path = write_report(folder, setting=Setting(n=ON_MAP), device=context.device, progress=context.progress)
-    except AssayError as error:
-        context.progress.line(f"no report was written: {error}")
-    else:
-        context.progress.line(f"report: {path}")
+    return True
 
 
 class _Log(ForwardingProgress):

@@ -18,11 +18,11 @@ from torch import Tensor
 from assay.files import whole, write_json
 from assay.images.augment import augment
 from assay.images.cache import Cache
+from assay.images.contact_sheet import first_of, write_sheet
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.models.classifier import Classifier
-from assay.report.thumbnails import first_of, write_sheet
 from assay.settings import Settings
 from assay.steps.base import Context, State
 from assay.steps.fit_settings import FitSettings

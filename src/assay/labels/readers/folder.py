@@ -10,8 +10,9 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.build import RawLabels, quoted
-from assay.labels.image_files import Tree, is_unicode, natural_key, printable, walk
+from assay.labels.image_files import Tree, is_unicode, natural_key, walk
 from assay.labels.samples import LeftOut
+from assay.messages import printable
 
 HEAD = "label"
 """The one head of the folder form."""

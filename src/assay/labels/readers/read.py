@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from assay.errors import DataError
 from assay.labels.build import RawLabels, build_samples
-from assay.labels.image_files import SafeRoot, printable, walk
+from assay.labels.image_files import SafeRoot, walk
 from assay.labels.readers.folder import find_in_folder
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
@@ -23,6 +23,7 @@ from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names,
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.split import SplitSettings, split
+from assay.messages import printable
 from assay.settings import Settings
 
 ALLOWED: dict[str, tuple[str, ...]] = {

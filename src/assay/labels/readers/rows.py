@@ -11,9 +11,9 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.build import RawLabels, require_few_heads
-from assay.labels.image_files import printable
 from assay.labels.readers.table import image_cells, locate_images
 from assay.labels.readers.table_files import LISTED, Rows, merge_same, read_lines, read_names
+from assay.messages import printable
 
 UNKNOWN = -1
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")

@@ -10,11 +10,12 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.build import RawLabels, quoted, require_few_heads
-from assay.labels.image_files import SafeRoot, is_unicode, printable
+from assay.labels.image_files import SafeRoot, is_unicode
 from assay.labels.readers.folder import SPLITS
 from assay.labels.readers.label_cells import HeadColumns, labels_of, read_cells
 from assay.labels.readers.table_files import IMAGE_NAMES, Rows, merge_same, numbers, read_rows, texts
 from assay.labels.samples import LeftOut
+from assay.messages import printable
 
 
 @dataclass(frozen=True)

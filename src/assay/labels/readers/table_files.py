@@ -15,7 +15,8 @@ from pathlib import Path
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.image_files import is_image, printable
+from assay.labels.image_files import is_image
+from assay.messages import printable
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")

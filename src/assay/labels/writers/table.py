@@ -12,10 +12,10 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.files import whole
-from assay.labels.image_files import printable
 from assay.labels.readers.label_cells import JSON
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.messages import printable
 
 
 def write_table(samples: Samples, path: Path) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
+from assay.messages import plain
 from assay.metrics.intervals import Floats, wilson
 from assay.metrics.tallies import macro_f1, micro_f1
 from assay.report.charts import metric_title
-from assay.report.names import plain
 from assay.report.sections.drawing import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
 from assay.run.folder import LabelledPredictions, RunFolder
 

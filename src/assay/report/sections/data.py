@@ -10,8 +10,8 @@ import numpy.typing as npt
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.split import SIDES, split_table
+from assay.messages import plain
 from assay.report.embedding import drawn
-from assay.report.names import plain
 from assay.report.sections.gallery import Gallery, Reader
 from assay.run.folder import RunFolder
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from assay.labels.space import Codes, Head
-from assay.report.names import plain
+from assay.messages import plain
 from assay.run.folder import LabelledPredictions
 
 Ints = npt.NDArray[np.int64]

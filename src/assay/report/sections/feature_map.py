@@ -15,6 +15,7 @@ from assay.files import fingerprint, whole
 from assay.images.cache import Cache, append_images, build, find_caches
 from assay.labels.samples import Samples
 from assay.labels.split import SIDES
+from assay.messages import plain
 from assay.metrics.metrics import probabilities_of
 from assay.metrics.tallies import ratio
 from assay.models.ensemble import load_model
@@ -22,7 +23,6 @@ from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference, move, weights_hash
 from assay.progress import Progress
 from assay.report.embedding import LEAST, NEIGHBOURS, Setting, agreement, drawn, tsne
-from assay.report.names import plain
 from assay.run.folder import RunFolder
 from assay.training.devices import Hardware
 

@@ -9,8 +9,8 @@ import altair as alt
 import polars as pl
 from markupsafe import Markup
 
+from assay.messages import plain
 from assay.report.charts import PARTS, in_order, metric_title
-from assay.report.names import plain
 from assay.report.sections.drawing import BAND, BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
 from assay.run.folder import CONTAINER_STEPS, HEADLINE_METRICS, RunFolder, StepRecord
 

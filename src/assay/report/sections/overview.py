@@ -6,12 +6,12 @@ from typing import Any
 
 from assay.labels.image_files import path_key
 from assay.labels.space import Head
+from assay.messages import either, plain
 from assay.metrics.intervals import wilson
 from assay.metrics.metrics import HeadScore
 from assay.metrics.paired import gains
 from assay.predictions.predict import score_predictions
 from assay.report.charts import metric_title
-from assay.report.names import either, plain
 from assay.report.sections.errors import Miss, errors
 from assay.report.sections.gallery import Gallery
 from assay.report.sections.reproduce import learner

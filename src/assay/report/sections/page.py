@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from assay.files import whole
+from assay.messages import plain
 from assay.report.charts import metric_title
-from assay.report.names import plain
 from assay.report.sections.gallery import Shown
 
 SEAMS = re.compile(r"(?<=_)|(?<=[a-z])(?=[A-Z])")

@@ -9,7 +9,7 @@ import polars as pl
 
 from assay.labels.edits import Edit
 from assay.labels.space import Head
-from assay.report.names import plain
+from assay.messages import plain
 from assay.report.sections.gallery import Gallery
 from assay.run.folder import RunFolder
 

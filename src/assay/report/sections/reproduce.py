@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from assay.messages import either, plain
 from assay.models.backbones import stages
 from assay.models.combiners import MeanCombiner
 from assay.models.ensemble import Ensemble, Model, load_model
 from assay.models.trained_model import TrainedModel
 from assay.models.tree import Tree
-from assay.report.names import either, plain
 from assay.run.folder import RunFolder
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from assay.labels.space import Head
+from assay.messages import plain
 from assay.metrics.intervals import wilson
-from assay.report.names import plain
 from assay.report.sections.errors import OUTCOMES, JudgedImage, cells, least_certain, worst_errors
 from assay.report.sections.gallery import Gallery
 from assay.run.folder import LabelledPredictions, RunFolder

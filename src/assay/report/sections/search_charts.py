@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from assay.report.names import plain, shortened
+from assay.messages import plain, shortened
 from assay.report.sections.drawing import (
     BLUE,
     GRID,

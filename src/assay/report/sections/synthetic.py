@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from assay.messages import plain
 from assay.report.charts import metric_title
-from assay.report.names import plain
 from assay.run.folder import RunFolder, StepRecord
 
 QUALITY = 88  # of the JPEG that a sheet becomes

@@ -1,0 +1,74 @@
+"""Text for people: names made fit to be printed, and plain tables."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MAX_CLASSES_SHOWN = 30  # classes of a table; a run's metrics.json holds them all
+
+
+def printable(name: str | Path) -> str:
+    r"""A name that can be printed and stored: bytes that are not UTF-8 as \xff."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+"""The parts of the data, in words."""
+
+
+def plain(name: str) -> str:
+    """Line breaks and other unprintable characters written out: a name may steer neither a terminal nor a page."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in printable(name))
+
+
+def shortened(name: str, longest: int) -> str:
+    """Long names lose their middle: what tells them apart is mostly at an end."""
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"
+
+
+def either(names: Sequence[str]) -> str:
+    """The answers between which a question chooses, in words."""
+    return " / ".join(map(plain, names))
+
+
+def text_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = (), title: str | None = None
+) -> Table:
+    """Cells of text under headings; the columns named in `right` are flush right."""
+    table = bare_table(title)
+    for name in columns:
+        table.add_column(Text(plain(name)), justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table
+
+
+def plain_lines(table: Table, *, width: int = 110) -> list[str]:
+    """A table as lines of plain text, for a log; lines without a letter are dropped."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    return [line for line in lines if line]
+
+
+def bare_table(title: str | None) -> Table:
+    heading = Text(plain(title)) if title else None
+    return Table(
+        title=heading,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        pad_edge=False,
+    )
+
+
+def number_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
