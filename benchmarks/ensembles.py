@@ -108,7 +108,7 @@ class Training:
                      "split": {"val": 0.2, "test": 0.2, "seed": 0}},
             "model": {"backbone": backbone, "weights": given.weights},
             "seed": self.seed,
-            "steps": steps if flat else [{"combine": {"kind": "tree", "members": [{"steps": steps}]}}],
+            "steps": steps if flat else [{"ensemble": {"kind": "tree", "members": [{"steps": steps}]}}],
         }  # fmt: skip
         source = run.with_suffix(".yaml")
         source.parent.mkdir(parents=True, exist_ok=True)
@@ -117,13 +117,13 @@ class Training:
 
 
 class Combination:
-    """One run of `assay combine`."""
+    """One run of `assay ensemble`."""
 
     def __init__(self, given: argparse.Namespace, runs: Sequence[Path], out: Path, options: Sequence[str]) -> None:
         self.given, self.runs, self.out, self.options = given, runs, out, options
 
     def __call__(self) -> Line:
-        return {"seconds": assay("combine", *self.runs, "--out", self.out, *self.options)}
+        return {"seconds": assay("ensemble", *self.runs, "--out", self.out, *self.options)}
 
 
 class Answer:

@@ -313,7 +313,7 @@ def draw(learnt: list[dict[str, Any]]) -> None:
         base.transform_filter(f"datum.kind === '{kind}'").properties(width=380, height=260, title=kind)
         for kind in kinds
     ]
-    chart = alt.hconcat(*panels).resolve_scale(color="multilabel", y="multilabel", x="multilabel")
+    chart = alt.hconcat(*panels).resolve_scale(color="independent", y="independent", x="independent")
     save(chart.configure(background="white"), CURVES)
 
 

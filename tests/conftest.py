@@ -62,9 +62,9 @@ class Lines(NoProgress):
 @pytest.fixture
 def plain_runs(monkeypatch):
     """Runs that draw nothing, compare themselves with nothing and write no report: seconds that others test."""
-    monkeypatch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+    monkeypatch.setattr("assay.report.report.write_images", lambda folder, *given: None)
     monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    monkeypatch.setattr("assay.run.train._report", lambda *given: None)
+    monkeypatch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ REAL = {name: STEPS[name] for name in STEPS_OF}
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, step in STEPS_OF.items():
         monkeypatch.setitem(STEPS, name, step)
-    drawn = "assay.run.train.write_images"  # half a second a run
+    drawn = "assay.report.report.write_images"  # half a second a run
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
 
 

@@ -57,7 +57,7 @@ class Project:
 @pytest.fixture
 def project(tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setitem(STEPS, "relabel", RELABEL)
-    drawn = "assay.run.train.write_images"  # half a second a run
+    drawn = "assay.report.report.write_images"  # half a second a run
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
     return Project(tmp_path, tiny_plan)
 

@@ -32,7 +32,7 @@ FIT = "  - fit: {size: 32, epochs: 2, batch: 8}\n"
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("assay.run.train.write_images", lambda *given: None)  # slow, and tested elsewhere
+    monkeypatch.setattr("assay.report.report.write_images", lambda *given: None)  # slow, and tested elsewhere
 
 
 def plan(steps: str = PROBE, data: str = "folder: images") -> Path:

@@ -31,7 +31,7 @@ RUN_RECORD = {
 
 
 class Runs(ModuleType):
-    """Stands in for `assay.run.train`: notes how it was called, and does what it was told."""
+    """Stands in for the modules that train: notes how it was called, and does what it was told."""
 
     def __init__(self) -> None:
         super().__init__("assay.run.train")
@@ -40,7 +40,7 @@ class Runs(ModuleType):
 
     def train(self, source: Path, **settings: Any) -> Any:
         self.calls.append((str(source), settings))
-        progress = settings["watch"]
+        progress = settings["progress"]
         progress.begin("02-fit", 10)
         progress.advance(5, {"loss": 1.0})
         progress.line("epoch 1  loss 1.000")
@@ -52,19 +52,17 @@ class Runs(ModuleType):
     def load(self, folder: Path) -> Any:
         return SimpleNamespace(folder=folder, metrics=RUN_RECORD)
 
-    def evaluate(self, run: Any, samples: Any, *, views: Any, progress: Any) -> Any:
+    def evaluate(self, run: Any, samples: Any, *, tta: Any, progress: Any) -> Any:
         found = {"scores": SCORES, "validation": SCORES, "n": len(samples), "trained on": 2}
-        told = {"plain": SCORES, "gain": METRICS, "seconds": {"plain": 1.0, "views": 2.0}}
-        return found | ({"views": told} if views else {})
+        told = {"plain": SCORES, "gain": METRICS, "seconds": {"plain": 1.0, "tta": 2.0}}
+        return found | ({"tta": told} if tta else {})
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
-    import assay
-
     fake = Runs()
-    monkeypatch.setitem(sys.modules, "assay.run.train", fake)
-    monkeypatch.setattr(assay, "run", fake, raising=False)
+    for name in ("assay.commands.api", "assay.run.train"):
+        monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.chdir(tmp_path)
     return fake
 
@@ -85,7 +83,7 @@ def test_train_hands_on_what_was_asked_for_and_says_what_came_of_it(runs: Runs) 
     changes = ["--set", "seed=1", "--set", "model.backbone=x=y"]
     done = invoke("train", "photos", "--recipe", "quick", *changes, "--device", "cpu", "--strict")
     ((source, settings),) = runs.calls
-    del settings["watch"]
+    del settings["progress"]
     assert source == "photos"
     assert settings == {
         "run": Path("runs/photos"),
@@ -179,7 +177,7 @@ class Answers:
     def __init__(self, space: Any) -> None:
         self.saved = SimpleNamespace(space=space)
 
-    def stream(self, images: list[tuple[str, Path]], *, views: Any) -> Iterator[Any]:
+    def stream(self, images: list[tuple[str, Path]], *, tta: Any) -> Iterator[Any]:
         from assay.predictions.predict import Predictions
 
         for name, path in images:
@@ -246,9 +244,9 @@ def test_evaluate_shows_the_metrics_beside_those_of_validation(runs: Runs, tmp_p
 
 
 def test_evaluate_says_what_views_gained_and_cost(runs: Runs, tmp_path: Path) -> None:
-    done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"), "--views", "flips")
+    done = invoke("evaluate", "runs/x", photos(tmp_path / "labelled"), "--tta", "flips")
     assert done.exit_code == 0, done.output
-    assert re.search(r"these images +0\.900(.*\n)*.*these images, views +0\.900", done.stdout)
+    assert re.search(r"these images +0\.900(.*\n)*.*these images, tta +0\.900", done.stdout)
     assert re.search(r"accuracy +\+0\.9000 +\+0\.8000 to \+0\.9700 +40", done.stdout)
     assert "Every interval holds 0" not in done.stdout
     assert "They took 2.0 s, the plain images 1.0 s.\n" in done.stdout
@@ -270,8 +268,8 @@ def test_evaluate_says_how_many_images_the_run_has_by_heart(runs: Runs, tmp_path
     ],
 )
 def test_views_that_cannot_be_are_refused(views: str, said: str, runs: Runs, tmp_path: Path) -> None:
-    done = invoke("evaluate", "runs/x", tmp_path, "--views", views)
-    assert (done.exit_code, said in done.stderr, "--views" in done.stderr) == (2, True, True), done.stderr
+    done = invoke("evaluate", "runs/x", tmp_path, "--tta", views)
+    assert (done.exit_code, said in done.stderr, "--tta" in done.stderr) == (2, True, True), done.stderr
 
 
 def test_recipes_are_listed_and_printed() -> None:

@@ -1,4 +1,4 @@
-"""combine, as a step and as a command: ensembles, trees and soups are runs like any other."""
+"""ensemble, as a step and as a command: ensembles, trees and soups are runs like any other."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ TWO = f"members: [{{steps: [{FIT}]}}, {LARGER}]"
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts and reports take seconds a run; of an ensemble and of a tree the report is written below."""
     monkeypatch.setattr(
-        "assay.run.train.write_images", lambda folder, *given: write_text(folder / "curves.svg", "drawn")
+        "assay.report.report.write_images", lambda folder, *given: write_text(folder / "curves.svg", "drawn")
     )
-    monkeypatch.setattr("assay.run.train._report", lambda folder, context: None)
+    monkeypatch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
 
 
 @pytest.fixture
@@ -76,16 +76,17 @@ def images(folder: Path) -> list[Path]:
 
 
 def test_a_ensemble_of_a_plan(carry, colours, tmp_path):
-    run = carry(f"combine: {{{TWO}}}", "calibrate")
+    run = carry(f"ensemble: {{{TWO}}}", "calibrate")
     assert [step["name"] for step in run.metrics["steps"]] == [
-        "01-combine", "01-combine/member-1/01-fit", "01-combine/member-2/01-probe", "02-calibrate",
+        "01-ensemble", "01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe", "02-calibrate",
     ]  # fmt: skip
     one, two, both = (
-        validation(run, name) for name in ("01-combine/member-1/01-fit", "01-combine/member-2/01-probe", "01-combine")
+        validation(run, name)
+        for name in ("01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe", "01-ensemble")
     )
     np.testing.assert_allclose(both.probabilities, (one.probabilities + two.probabilities) / 2, atol=1e-6)
-    told = details(run, "01-combine")
-    assert told["weights"] == {"01-combine/member-1": 0.5, "01-combine/member-2": 0.5}
+    told = details(run, "01-ensemble")
+    assert told["weights"] == {"01-ensemble/member-1": 0.5, "01-ensemble/member-2": 0.5}
     assert set(told["members"]) == set(told["weights"])
     gain = told["gain over the best member"]
     assert gain["nll"]["low"] <= gain["nll"]["value"] <= gain["nll"]["high"]
@@ -105,17 +106,17 @@ def test_a_ensemble_of_a_plan(carry, colours, tmp_path):
 
 
 def test_members_stay_where_only_their_mean_is_another(carry, colours):
-    carry(f"combine: {{{TWO}}}")
-    again = carry(f"combine: {{{TWO}}}")
+    carry(f"ensemble: {{{TWO}}}")
+    again = carry(f"ensemble: {{{TWO}}}")
     assert any("nothing to do" in line for line in carry.said)
     assert len(again.metrics["steps"]) == 3
-    run = carry(f"combine: {{mean: logits, weights: validation, {TWO}}}")
+    run = carry(f"ensemble: {{mean: logits, weights: validation, {TWO}}}")
     assert [line.split(":")[0] for line in carry.said if "done before, kept" in line] == [
-        "01-combine/member-1/01-fit",
-        "01-combine/member-2/01-probe",
+        "01-ensemble/member-1/01-fit",
+        "01-ensemble/member-2/01-probe",
     ]
-    one, two = (validation(run, name) for name in ("01-combine/member-1/01-fit", "01-combine/member-2/01-probe"))
-    told = details(run, "01-combine")
+    one, two = (validation(run, name) for name in ("01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe"))
+    told = details(run, "01-ensemble")
     weights = np.array(list(told["weights"].values()))
     assert weights.sum() == pytest.approx(1)
     assert "gain over equal weights" in told
@@ -125,31 +126,31 @@ def test_members_stay_where_only_their_mean_is_another(carry, colours):
     np.testing.assert_allclose(
         found.logits(raw), mean_prediction(found.space, own, of="logits", weights=weights), atol=1e-6
     )
-    assert one.ids == two.ids == validation(run, "01-combine").ids
-    fewer = carry(f"combine: {{members: [{LARGER}, {LARGER}]}}")
+    assert one.ids == two.ids == validation(run, "01-ensemble").ids
+    fewer = carry(f"ensemble: {{members: [{LARGER}, {LARGER}]}}")
     names = [step["name"] for step in fewer.metrics["steps"]]
-    assert names == ["01-combine", "01-combine/member-1/01-probe", "01-combine/member-2/01-probe"]
+    assert names == ["01-ensemble", "01-ensemble/member-1/01-probe", "01-ensemble/member-2/01-probe"]
 
 
 def test_members_begin_from_nothing_but_the_samples(carry):
-    run = carry(FIT[1:-1], f"combine: {{members: [{{steps: [{FIT}]}}, {{step: 01-fit}}, {{step: 01-fit/last}}]}}")
+    run = carry(FIT[1:-1], f"ensemble: {{members: [{{steps: [{FIT}]}}, {{step: 01-fit}}, {{step: 01-fit/last}}]}}")
     first, member = (
         load_file(run.folder / "steps" / name / "best/model.safetensors")
-        for name in ("01-fit", "02-combine/member-1/01-fit")
+        for name in ("01-fit", "02-ensemble/member-1/01-fit")
     )
     moved = max(float((first[name].float() - member[name].float()).abs().max()) for name in first)
     assert 0 < moved < 0.1  # one epoch from the same start in another order, not a second epoch
-    assert list(details(run, "02-combine")["weights"]) == ["02-combine/member-1", "01-fit", "01-fit/last"]
+    assert list(details(run, "02-ensemble")["weights"]) == ["02-ensemble/member-1", "01-fit", "01-fit/last"]
 
 
 def test_a_tree_tells_one_class_from_the_rest(carry, colours):
-    run = carry("combine: {kind: tree, one: green, members: [{steps: [{probe: {size: 32}}]}]}")
-    told = details(run, "01-combine")
+    run = carry("ensemble: {kind: tree, one: green, members: [{steps: [{probe: {size: 32}}]}]}")
+    told = details(run, "01-ensemble")
     assert told["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
-    assert validation(run, "01-combine").probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert validation(run, "01-ensemble").probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
     assert run.metrics["scores"]["metrics"]["accuracy"]["value"] == 1.0
     assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]
-    second = json.loads((run.folder / "steps/01-combine/node-2/01-probe/done.json").read_text())["scores"]
+    second = json.loads((run.folder / "steps/01-ensemble/node-2/01-probe/done.json").read_text())["scores"]
     assert [row["class"] for row in second["heads"]["label"]["per_class"]] == ["blue", "red"]
     assert second["metrics"]["accuracy"]["n"] == 6
 
@@ -161,33 +162,33 @@ def test_a_tree_of_the_plan_beside_other_heads_with_labels_unknown(carry, colour
     pl.DataFrame({"image": ids, "species": species, "tags": tags}).write_csv(tmp_path / "labels.csv")
     heads = '{species: {column: species}, tags: {column: tags, separator: ";", none: "-"}}'
     run = carry(
-        "combine: {kind: tree, tree: [red, {cold: [green, blue]}], members: [{steps: [{probe: {size: 32}}]}]}",
+        "ensemble: {kind: tree, tree: [red, {cold: [green, blue]}], members: [{steps: [{probe: {size: 32}}]}]}",
         "tune_thresholds",
         data=f"table: {tmp_path / 'labels.csv'}, root: {colours}, heads: {heads}",
     )
-    assert details(run, "01-combine")["questions"] == {"node-1": ["red", "cold"], "node-2": ["green", "blue"]}
+    assert details(run, "01-ensemble")["questions"] == {"node-1": ["red", "cold"], "node-2": ["green", "blue"]}
     found = run.predict(images(colours))
     assert found.labels("species") == ["red", "green", "blue"]
     assert (found.probabilities[:, 3] >= found.thresholds[3]).tolist() == [True, False, False]
 
 
 def test_a_soup_has_the_mean_weights_of_its_members(carry):
-    run = carry(FIT[1:-1], f"combine: {{kind: soup, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
-    places = ("01-fit/best", "02-combine/member-1/01-fit/best", "02-combine/best")
+    run = carry(FIT[1:-1], f"ensemble: {{kind: soup, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
+    places = ("01-fit/best", "02-ensemble/member-1/01-fit/best", "02-ensemble/best")
     one, two, mixed = (load_file(run.folder / "steps" / place / "model.safetensors") for place in places)
     for name, value in mixed.items():
         if value.is_floating_point():
             np.testing.assert_allclose(value, (one[name] + two[name]) / 2, atol=1e-6)
-    again = carry(FIT[1:-1], f"combine: {{kind: soup, pick: greedy, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
-    assert set(details(again, "02-combine")["picked"]) <= {"02-combine/member-1", "01-fit"}
+    again = carry(FIT[1:-1], f"ensemble: {{kind: soup, pick: greedy, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
+    assert set(details(again, "02-ensemble")["picked"]) <= {"02-ensemble/member-1", "01-fit"}
     assert again.metrics["scores"]["metrics"]["nll"]["n"] == 9
 
 
 def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry):
     fit = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-2, batch_norm: train}}"
-    run = carry(f"combine: {{kind: soup, members: [{{steps: [{fit}]}}, {{steps: [{fit}]}}]}}")
+    run = carry(f"ensemble: {{kind: soup, members: [{{steps: [{fit}]}}, {{steps: [{fit}]}}]}}")
     places = ("member-1/01-fit/best", "member-2/01-fit/best", "best")
-    one, two, mixed = (load_file(run.folder / "steps/01-combine" / place / "model.safetensors") for place in places)
+    one, two, mixed = (load_file(run.folder / "steps/01-ensemble" / place / "model.safetensors") for place in places)
     name = next(name for name in mixed if name.endswith("running_mean"))
     assert not np.allclose(mixed[name], (one[name] + two[name]) / 2, atol=1e-6)
 
@@ -195,14 +196,14 @@ def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry):
 def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_each_other(carry):
     run = carry(
         "probe: {size: 32}",
-        "combine: {kind: tree, members: [{steps: [{probe: {size: 32}}]}]}",
-        f"combine: {{members: [{{steps: [{FIT}]}}, {{step: 01-probe}}]}}",
+        "ensemble: {kind: tree, members: [{steps: [{probe: {size: 32}}]}]}",
+        f"ensemble: {{members: [{{steps: [{FIT}]}}, {{step: 01-probe}}]}}",
     )
     found = read_run(run.folder)
-    assert found.last.name == "03-combine"
+    assert found.last.name == "03-ensemble"
     rows = {row["name"]: row for row in changes(found) if row["depth"] == 0}
-    assert list(rows) == ["01-probe", "02-combine", "03-combine"]
-    assert rows["03-combine"]["change"] is not None
+    assert list(rows) == ["01-probe", "02-ensemble", "03-ensemble"]
+    assert rows["03-ensemble"]["change"] is not None
     inner = [(row["round"], row["change"], row["settings"]) for row in changes(found) if row["depth"] == 1]
     assert [(place, change) for place, change, _ in inner] == [("node-1", None), ("node-2", None), ("member-1", None)]
     assert "epochs 1" in inner[-1][2]
@@ -227,8 +228,8 @@ def separate(colours, tmp_path_factory) -> Path:
         "fewer": "table: fewer.csv, split: {column: split}",
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assay.run.train.write_images", lambda *given: None)
-        patch.setattr("assay.run.train._report", lambda *given: None)
+        patch.setattr("assay.report.report.write_images", lambda *given: None)
+        patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
         for name, said in data.items():
             backbone = "test_resnet" if name == "b" else "test_efficientnet"
             (folder / f"{name}.yaml").write_text(
@@ -246,7 +247,7 @@ def separate(colours, tmp_path_factory) -> Path:
 def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
     for name in "ab":
         shutil.copytree(separate / name, tmp_path / name)
-    words = ["combine", "a", "b", "--out", "both", "--weights", "validation", "--then", "calibrate", "--device", "cpu"]
+    words = ["ensemble", "a", "b", "--out", "both", "--weights", "validation", "--then", "calibrate", "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         done = CliRunner().invoke(cli.app, words)
@@ -256,7 +257,7 @@ def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
         shutil.rmtree(tmp_path / name)
     run = assay.load(tmp_path / "both")
     assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]
-    assert [step["name"] for step in run.metrics["steps"]] == ["01-combine", "02-calibrate"]
+    assert [step["name"] for step in run.metrics["steps"]] == ["01-ensemble", "02-calibrate"]
     assert [network.classifier.backbone_name for network in run.artifact.saved.networks] == [
         "test_efficientnet",
         "test_resnet",
@@ -274,7 +275,7 @@ def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
         ("split", DataError, r"6 of the 9 labelled validation images were trained on .*\(run: \S*/split\)"),
         ("fewer", DataError, r"fewer was validated on other images than this run: 1 of them"),
         ("labels", DataError, r"labels was validated with other labels than this run: \d+ of them, such as"),
-        ("none", PlanError, r"combine: run: \S*/none: no finished run is there\. Give the folder of a run"),
+        ("none", PlanError, r"ensemble: run: \S*/none: no finished run is there\. Give the folder of a run"),
         ("a", PlanError, "one of the runs that are combined"),
     ],
 )
@@ -313,17 +314,17 @@ def test_networks_of_other_kinds_make_no_soup(separate, tmp_path):
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        ("combine: {members: []}", "members"),
-        ("combine: {members: [{step: 01-fit}]}", "an ensemble needs at least two members"),
-        (f"combine: {{kind: tree, {TWO}}}", "a tree has one member"),
-        (f"combine: {{kind: tree, mean: logits, members: [{{steps: [{FIT}]}}]}}", "mean belongs to kind: ensemble"),
-        (f"combine: {{one: red, {TWO}}}", "one belongs to kind: tree; this is an ensemble"),
-        (f"combine: {{kind: tree, one: a, tree: [a, b], members: [{{steps: [{FIT}]}}]}}", "tree and one both say"),
-        (f"combine: {{members: [{{steps: [{FIT}], run: x}}, {{step: y}}]}}", "steps and run is given"),
-        ("combine: {members: [{}, {step: y}]}", "none is given"),
-        ("combine: {members: [{run: x, model: {backbone: y}}, {step: y}]}", "run has a model already"),
-        ("combine: {members: [{steps: [{fit: {epoch: 1}}]}, {step: y}]}", "did you mean epochs"),
-        ("combine: {members: [{stepz: []}, {step: y}]}", "did you mean step"),
+        ("ensemble: {members: []}", "members"),
+        ("ensemble: {members: [{step: 01-fit}]}", "kind: average needs at least two members"),
+        (f"ensemble: {{kind: tree, {TWO}}}", "a tree has one member"),
+        (f"ensemble: {{kind: tree, mean: logits, members: [{{steps: [{FIT}]}}]}}", "mean belongs to kind: average"),
+        (f"ensemble: {{one: red, {TWO}}}", "one belongs to kind: tree; this is kind: average"),
+        (f"ensemble: {{kind: tree, one: a, tree: [a, b], members: [{{steps: [{FIT}]}}]}}", "tree and one both say"),
+        (f"ensemble: {{members: [{{steps: [{FIT}], run: x}}, {{step: y}}]}}", "steps and run is given"),
+        ("ensemble: {members: [{}, {step: y}]}", "none is given"),
+        ("ensemble: {members: [{run: x, model: {backbone: y}}, {step: y}]}", "run has a model already"),
+        ("ensemble: {members: [{steps: [{fit: {epoch: 1}}]}, {step: y}]}", "did you mean epochs"),
+        ("ensemble: {members: [{stepz: []}, {step: y}]}", "did you mean step"),
     ],
 )
 def test_plans_that_cannot_be_are_refused_before_anything_is_read(step, said, tiny_plan, tmp_path):
@@ -343,7 +344,7 @@ def test_every_step_that_proposes_edits_is_known_to(kind):
 @pytest.mark.parametrize("member", ["{steps: [probe]}", "{steps: [{repeat: {times: 2, steps: [probe]}}]}"])
 def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
     monkeypatch.setitem(STEPS, "probe", replace(STEPS["probe"], relabels=True))
-    (tmp_path / "plan.yaml").write_text(tiny_plan(f"combine: {{members: [{member}, {{step: x}}]}}"))
+    (tmp_path / "plan.yaml").write_text(tiny_plan(f"ensemble: {{members: [{member}, {{step: x}}]}}"))
     with pytest.raises(PlanError, match="probe changes labels, and members only learn from them"):
         assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
 
@@ -351,29 +352,29 @@ def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("steps", "error", "said"),
     [
-        (["combine: {members: [{step: 09-fit}, {step: x}]}"], PlanError, "'09-fit' has left no model"),
+        (["ensemble: {members: [{step: 09-fit}, {step: x}]}"], PlanError, "'09-fit' has left no model"),
         (
-            ["probe", "combine: {kind: tree, tree: [red, [green]], members: [{steps: [probe]}]}"],
+            ["probe", "ensemble: {kind: tree, tree: [red, [green]], members: [{steps: [probe]}]}"],
             PlanError,
             "tree: 'blue' is missing",
         ),
         (
-            ["probe", f"combine: {{members: [{LARGER}, {{steps: [{{fit: {{head_weights: {{kind: 2}}}}}}]}}]}}"],
+            ["probe", f"ensemble: {{members: [{LARGER}, {{steps: [{{fit: {{head_weights: {{kind: 2}}}}}}]}}]}}"],
             PlanError,
             "kind",
         ),
         (
-            ["probe", "combine: {kind: tree, one: rose, members: [{steps: [probe]}]}"],
+            ["probe", "ensemble: {kind: tree, one: rose, members: [{steps: [probe]}]}"],
             PlanError,
             "one: 'rose' is no class of 'label'",
         ),
         (
-            ["probe", "combine: {kind: tree, head: kind, members: [{steps: [probe]}]}"],
+            ["probe", "ensemble: {kind: tree, head: kind, members: [{steps: [probe]}]}"],
             PlanError,
             "head: 'kind' is no multi-class head of this data. There are: 'label'",
         ),
         (
-            [f"combine: {{{TWO}}}", "fit: {size: 32, epochs: 1}"],
+            [f"ensemble: {{{TWO}}}", "fit: {size: 32, epochs: 1}"],
             ModelError,
             "is an ensemble of 2 models, and one network is needed here",
         ),
@@ -389,18 +390,18 @@ def test_what_shows_only_on_the_data_is_refused_in_words(steps, error, said, car
 def test_without_validation_there_is_nothing_to_choose_by(carry, colours):
     data = f"folder: {colours}, split: {{val: 0.0}}"
     probe = "{steps: [{probe: {size: 32}}]}"
-    run = carry(f"combine: {{members: [{probe}, {probe}]}}", data=data)
+    run = carry(f"ensemble: {{members: [{probe}, {probe}]}}", data=data)
     assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]
     with pytest.raises(DataError, match="weights: validation: no validation image has a known label"):
-        carry(f"combine: {{weights: validation, members: [{probe}, {probe}]}}", data=data)
+        carry(f"ensemble: {{weights: validation, members: [{probe}, {probe}]}}", data=data)
     with pytest.raises(DataError, match="pick: greedy: no validation image has a known label"):
-        carry(f"combine: {{kind: soup, pick: greedy, members: [{probe}, {probe}]}}", data=data)
+        carry(f"ensemble: {{kind: soup, pick: greedy, members: [{probe}, {probe}]}}", data=data)
 
 
 def test_the_plan_of_a_run_names_its_members_by_whole_paths(separate, tiny_plan, tmp_path):
     members = "members: [{run: a}, {run: b}]"
     text = (separate / "a.yaml").read_text().split("steps:")[0]
-    (separate / "both.yaml").write_text(f"{text}steps: [{{combine: {{{members}}}}}]\n")
+    (separate / "both.yaml").write_text(f"{text}steps: [{{ensemble: {{{members}}}}}]\n")
     run = assay.train(separate / "both.yaml", run=tmp_path / "run", device="cpu")
     assert f"run: {separate / 'a'}" in (run.folder / "plan.yaml").read_text()
     again = assay.train(run.folder / "plan.yaml", run=tmp_path / "again", device="cpu")

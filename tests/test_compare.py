@@ -42,9 +42,9 @@ def train(tmp_path_factory):
             f"data: {{{data}}}\n{MODEL}steps:{''.join(f'{chr(10)}  - {step}' for step in steps)}\n", encoding="utf-8"
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+            patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
             patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-            patch.setattr("assay.run.train._report", lambda *given: None)
+            patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
             return assay.train(base / f"{name}.yaml", run=base / name, device="cpu").folder
 
     return trained

@@ -32,7 +32,7 @@ def written(tmp_path_factory) -> Path:
         data = f"data: {{folder: {folder / 'images'}, split: {{val: 0.5}}}}\n"
         plan.write_text(f"{data}{MODEL}steps:\n{steps}", encoding="utf-8")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("assay.run.train._report", lambda *given: None)
+            patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
             runs.append(assay.train(plan, run=folder / name, device="cpu").folder)
     return write_comparison(folder / "page.html", compare(runs))
 

@@ -108,8 +108,7 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     devices.Machine.optimizer_step = deadly(devices.Machine.optimizer_step, "step", first=True)
     checkpoint.save_file = deadly(checkpoint.save_file, "save", first=False)
     loop._Saver.due = lambda self: every_step
-    for name in ("write_images", "baselines", "_report"):  # what comes after training, which other tests look at
-        setattr(run_module, name, lambda *given, **options: {})
+    run_module.baselines = lambda *given, **options: {}  # which other tests look at
     run_module.train(plan, run=run, device="cpu")
 
 

@@ -17,6 +17,7 @@ from assay.errors import SpaceError
 from assay.export.submission import write_predictions
 from assay.export.submission_form import Form
 from assay.images.cache import Cache, build
+from assay.images.contact_sheet import write_sheet
 from assay.images.decode import Resize
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
@@ -30,7 +31,6 @@ from assay.predictions.inference import Inference
 from assay.predictions.predict import Predictions
 from assay.progress import NoProgress
 from assay.report import charts
-from assay.report.thumbnails import write_sheet
 from assay.steps.base import write_history
 from assay.training.checkpoint import save_tensors
 from assay.training.devices import Hardware

@@ -21,7 +21,7 @@ OPTIONS = [Hardware("cpu", precision, layout) for precision in PRECISIONS for la
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that stands still unless a step moves it."""
     now = [0.0]
-    monkeypatch.setattr("assay.training.hardware.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("assay.training.devices.time.perf_counter", lambda: now[0])
     return now
 
 

@@ -47,9 +47,9 @@ def train(place: Path, *steps: str, run: str, data: str, model: str = "{}") -> t
 
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+    patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
     patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    patch.setattr("assay.run.train._report", lambda *given: None)
+    patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
 
 
 @pytest.fixture(autouse=True)
@@ -93,9 +93,9 @@ LATER = "table: later.csv, root: images, split: {column: split}"
         (PROBE, "{init_from: runs/fitted}"),
         (PROBE, "{weights: copy.safetensors}"),
         (PROBE, "{weights: backbone.pth}"),
-        (f"combine: {{members: [{{run: runs/probed}}, {{steps: [{{{PROBE}}}]}}]}}", "{}"),
+        (f"ensemble: {{members: [{{run: runs/probed}}, {{steps: [{{{PROBE}}}]}}]}}", "{}"),
         (
-            f"combine: {{members: [{{steps: [{{{PROBE}}}]}}, "
+            f"ensemble: {{members: [{{steps: [{{{PROBE}}}]}}, "
             f"{{model: {{weights: copy.safetensors}}, steps: [{{{PROBE}}}]}}]}}",
             "{}",
         ),

@@ -13,8 +13,9 @@ from assay.errors import RunError
 from assay.run.environment import lock
 
 HOLD = """
-import pathlib, sys, assay.lock
-with assay.run.environment.lock(pathlib.Path(sys.argv[1])):
+import pathlib, sys
+from assay.run.environment import lock
+with lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """

@@ -1,4 +1,4 @@
-"""`assay look`: what is written, said and shown in the report, and what is refused."""
+"""`assay explain`: what is written, said and shown in the report, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def run(finished, tmp_path) -> Path:
 
 
 def look(*arguments: object) -> list[dict]:
-    found = CliRunner().invoke(cli.app, ["look", *map(str, arguments), "--json", "--device", "cpu"])
+    found = CliRunner().invoke(cli.app, ["explain", *map(str, arguments), "--json", "--device", "cpu"])
     assert found.exit_code == 0, found.output
     return json.loads(found.stdout)["looks"]
 
 
 def refused(*arguments: object) -> str:
-    found = CliRunner().invoke(cli.app, ["look", *map(str, arguments), "--device", "cpu"])
+    found = CliRunner().invoke(cli.app, ["explain", *map(str, arguments), "--device", "cpu"])
     assert found.exit_code == 2, found.output
     return " ".join(found.output.split())
 
@@ -117,7 +117,7 @@ def test_a_second_look_replaces_the_first(run):
 
 def test_the_terminal_says_what_was_seen(run):
     (seen,) = look(run, "red/3.png")
-    found = CliRunner().invoke(cli.app, ["look", str(run), "red/3.png", "--device", "cpu"])
+    found = CliRunner().invoke(cli.app, ["explain", str(run), "red/3.png", "--device", "cpu"])
     assert f"red/3.png ({seen['part']})" in found.output
     assert seen["answers"][0]["line"] in found.output
     for cam in seen["grad-cam"]:
@@ -201,7 +201,7 @@ def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run, tmp_path)
     assert not (run / "images" / "look").exists()
 
 
-ENSEMBLE = "combine: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
+ENSEMBLE = "ensemble: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
 
 
 def test_of_a_ensemble_one_network_looks(plain_runs, tmp_path, colours):
@@ -220,7 +220,7 @@ def test_of_a_ensemble_one_network_looks(plain_runs, tmp_path, colours):
 
 
 def test_of_a_tree_a_question_looks_whose_label_is_the_branch(plain_runs, tmp_path, colours):
-    tree = "combine: {kind: tree, tree: [red, [green, blue]], members: [{steps: [{probe: {size: 64}}]}]}"
+    tree = "ensemble: {kind: tree, tree: [red, [green, blue]], members: [{steps: [{probe: {size: 64}}]}]}"
     run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", tree)
     assert "2: test_efficientnet at 64 × 64 for label (green, blue)" in refused(run, "red/3.png")
     labels = {

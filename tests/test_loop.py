@@ -18,7 +18,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.progress import NoProgress
 from assay.training.checkpoint import graceful_stop
 from assay.training.devices import Hardware, Machine, SingleProcess
-from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitTask, Progress
+from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitState, FitTask
 from assay.training.loop import fit, optimizer_step
 from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
@@ -129,7 +129,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def trained(folder: Path, job: FitTask | None = None, **changes: Any) -> tuple[Progress, dict[str, Tensor], FitTask]:
+def trained(folder: Path, job: FitTask | None = None, **changes: Any) -> tuple[FitState, dict[str, Tensor], FitTask]:
     job = job or job_of()
     machine = Machine(SingleProcess(), Hardware())
     done = fit(
@@ -164,7 +164,7 @@ def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
         job = job_of(mixed=mixed)
         machine = Machine(One(rank, ranks), Hardware())
         machine.optimizer_step = lambda *given, **named: None  # type: ignore[method-assign]
-        progress = Progress(sums=[0.0, 0.0], counts=[0.0, 0.0])
+        progress = FitState(sums=[0.0, 0.0], counts=[0.0, 0.0])
         optimizer_step(job, course, progress, machine, job.network, rows, EpochLogits.nothing(N, SPACE.width))
         gradients.append(gradient(job.network))
     job = job_of(mixed=mixed)

@@ -300,8 +300,8 @@ def test_each_head_takes_its_own_loss():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (CrossEntropy(), "cross_entropy is for multi-class heads, and head 'tags' is multi-label. Leave the kind out"),
-        (Asymmetric(), "asymmetric is for multi-label heads, and head 'season' is multi-class. Leave the kind out"),
+        (CrossEntropy(), "cross_entropy is for multiclass heads, and head 'tags' is multilabel. Leave the kind out"),
+        (Asymmetric(), "asymmetric is for multilabel heads, and head 'season' is multiclass. Leave the kind out"),
         (
             Focal(alpha=0.25),
             "alpha weighs positives against negatives, and head 'season' is multi-class.*Leave alpha out",

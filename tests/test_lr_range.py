@@ -1,4 +1,4 @@
-"""assay lr: a curve of the loss by learning rate, a suggestion, and nothing left behind."""
+"""assay lr-find: a curve of the loss by learning rate, a suggestion, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.app, ["lr", *arguments, "--device", "cpu"])
+    return CliRunner().invoke(cli.app, ["lr-find", *arguments, "--device", "cpu"])
 
 
 def shown(*arguments: str) -> dict[str, Any]:

@@ -7,13 +7,16 @@ import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
+import IPython
 import numpy as np
 import polars as pl
 import pytest
-from IPython.core.formatters import HTMLFormatter
+from IPython.core.formatters import DisplayFormatter
 
 import assay
+from assay.commands.api import show_in_notebooks
 from assay.labels.samples import LeftOut, Samples
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
@@ -51,8 +54,12 @@ class Checked(HTMLParser):
 
 
 def shown(thing) -> Checked:
-    """What IPython would show of a thing."""
-    html = HTMLFormatter()(thing)
+    """What IPython shows of a thing, parsed."""
+    formatter = DisplayFormatter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(display_formatter=formatter))
+        show_in_notebooks()
+    html = formatter.formatters["text/html"](thing)
     assert len(html) < MOST
     checked = Checked()
     checked.feed(html)
@@ -117,7 +124,7 @@ def run(tmp_path_factory):
     model = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
     (folder / "plan.yaml").write_text(f"data: {{folder: images, split: {{val: 0.4}}}}\n{model}{steps}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assay.run.train._report", lambda *given: None)
+        patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
         return assay.train(folder / "plan.yaml", run=folder / f"<b>{HOSTILE[1]}", device="cpu")
 
 

@@ -133,18 +133,18 @@ def test_no_run_is_left_and_images_go_where_they_should(
 
 def test_steps_within_others_are_foreseen(tiny_plan: Callable[..., str], many: Path) -> None:
     members = f"[{{steps: [{FIT}}}]}}, {{steps: [probe: {{size: 32}}]}}]"
-    steps = (PROBE, f"repeat: {{times: 3, steps: [{AUGMENTED}}}]}}", f"combine: {{members: {members}}}")
+    steps = (PROBE, f"repeat: {{times: 3, steps: [{AUGMENTED}}}]}}", f"ensemble: {{members: {members}}}")
     Path("plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {many}"))
     found = shown("plan.yaml")
     _, repeat, combine = found["steps"]
     (inside,) = repeat["inner"]
     assert (inside["name"], inside["rounds"]) == ("02-repeat/round-1/01-fit", 3)
     assert repeat["seconds"] >= 3 * inside["seconds"] - 1
-    assert [one["name"] for one in combine["inner"]] == ["03-combine/member-1/01-fit", "03-combine/member-2/01-probe"]
+    assert [one["name"] for one in combine["inner"]] == ["03-ensemble/member-1/01-fit", "03-ensemble/member-2/01-probe"]
     assert [Path(path).name for path in found["images"]] == [
         "schedule.png",
         "shown-02-repeat-round-1-01-fit.png",
-        "shown-03-combine-member-1-01-fit.png",
+        "shown-03-ensemble-member-1-01-fit.png",
     ]
 
 
@@ -186,7 +186,7 @@ def test_every_kind_of_step_is_rehearsed_on_few_and_on_more_images(tiny_plan: Ca
         "calibrate",
         "synthesize: {size: 32, optimizer_steps: 4, batch: 4, classes: [red], count: 2, least: 4, keep: never}",
         f"repeat: {{times: 2, only_if_better: true, steps: [pseudo_label, {short}]}}",
-        f"combine: {{members: [{{steps: [{PROBE}]}}, {{steps: [{short}]}}]}}",
+        f"ensemble: {{members: [{{steps: [{PROBE}]}}, {{steps: [{short}]}}]}}",
     )
     heads = "heads: {colour: {column: colour}, tags: {columns: [dark, striped]}}"
     Path("plan.yaml").write_text(tiny_plan(*steps, data=f"table: labels.csv, root: {many}, {heads}"))

@@ -22,7 +22,7 @@ from assay.commands.shared import first_to_fail
 from assay.errors import PlanError, TrainingError
 from assay.progress import NoProgress
 from assay.training.devices import Hardware, Machine, SingleProcess, asked_for_more, current_processes
-from assay.training.fit_task import EpochLogits, Progress
+from assay.training.fit_task import EpochLogits, FitState
 from assay.training.loop import _restore, _Saver, fit
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -81,8 +81,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         f"data: {{folder: images}}\nhardware: {{precision: fp32, layout: channels_last}}\nsteps:{listed}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("write_images", "baselines", "_report"):  # seconds; the two processes spend them
-            patch.setattr(f"assay.run.train.{name}", lambda *given, **options: {})
+        for name in ("run.train.baselines", "report.report.draw_run"):  # seconds; the two processes spend them
+            patch.setattr(f"assay.{name}", lambda *given, **options: {})
         assay.train(folder / "plan.yaml", run=folder / "one", device="cpu")
     done = launch(TORCHRUN, "-m", "--", "assay", "train", folder / "plan.yaml", "--run", folder / "two")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -256,7 +256,7 @@ def test_what_one_process_saw_of_an_unfinished_epoch_counts_once(tmp_path: Path)
     count = len(job.source.ids)
     answered = EpochLogits(torch.ones(count, COURSE.width), torch.ones(count))
     saver = _Saver(job, None, Machine(SingleProcess(), Hardware()), tmp_path / "checkpoint", 0.0)
-    saver.write(Progress(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), answered)
+    saver.write(FitState(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), answered)
     for together, share in ((SingleProcess(), 1.0), (Second(), 0.0)):
         machine = Machine(together, Hardware())
         progress, seen = _restore(job_of(), COURSE, None, machine, tmp_path / "checkpoint")

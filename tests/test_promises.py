@@ -25,11 +25,12 @@ from PIL import Image
 
 import assay
 from assay.errors import RunError
+from assay.files import write_text
 from assay.labels.ledger import Selection
 from assay.labels.readers.read import find_images
 from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
-from assay.report.report import write_report
+from assay.report.report import REPORT, write_report
 from assay.run.label_review import undo
 from conftest import COLOURS, Lines
 
@@ -334,7 +335,7 @@ def test_what_changed_data_replaces_is_kept_to_the_byte(project: Project, tmp_pa
 def test_a_run_among_the_images_is_no_data(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where `assay train .` is given in the folder of the images, twice."""
     monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    monkeypatch.setattr("assay.run.train._report", lambda *given: None)
+    monkeypatch.setattr("assay.report.report.write_report", lambda folder, **options: write_text(folder / REPORT, ""))
     shutil.copytree(project.images, tmp_path, dirs_exist_ok=True)
     shutil.copytree(tmp_path / "red", tmp_path / "searched" / "trials")
     (tmp_path / "searched" / "claims").mkdir()

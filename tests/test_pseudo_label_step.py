@@ -100,7 +100,7 @@ def test_a_quota_and_a_weight(carry: Carry) -> None:
 
 def test_labels_on_which_the_views_of_a_image_agree(carry: Carry) -> None:
     """Colours are the same in a mirror; how often answers differ is what a plain label costs."""
-    step_of = "pseudo_label: {keep: agreement, views: {kind: random, n: 3, augment: {jitter: {hue: 0.5}}}}"
+    step_of = "pseudo_label: {keep: agreement, tta: {kind: random, n: 3, augment: {jitter: {hue: 0.5}}}}"
     several = step(carry(PROBE, step_of), "02-pseudo_label")["details"]["colour"]
     mirrored = step(carry(PROBE, "pseudo_label: {keep: agreement}"), "02-pseudo_label")["details"]["colour"]
     assert several["kept"] < 20
@@ -108,8 +108,8 @@ def test_labels_on_which_the_views_of_a_image_agree(carry: Carry) -> None:
 
 
 def test_views_are_for_agreement(carry: Carry) -> None:
-    with pytest.raises(PlanError, match="views are asked whether they agree, and keep: all does not"):
-        carry(PROBE, "pseudo_label: {keep: all, views: five_crops}")
+    with pytest.raises(PlanError, match="tta is asked whether they agree, and keep: all does not"):
+        carry(PROBE, "pseudo_label: {keep: all, tta: five_crops}")
 
 
 def test_every_round_labels_anew_from_the_newest_model(carry: Carry) -> None:

@@ -226,8 +226,8 @@ def test_lists_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no folder"):
         told(tmp_path, lists="gone")
     write(tmp_path / "lists/sea.txt", "1")
-    with pytest.raises(DataError, match=r"no image like 'images/\{id\}\.jpg'"):
-        told(tmp_path, lists="lists", images="images/{id}.jpg")
+    with pytest.raises(DataError, match=r"no image like 'photos/\{id\}\.jpg'"):
+        told(tmp_path, lists="lists", images="photos/{id}.jpg")
 
 
 # Names

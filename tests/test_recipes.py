@@ -121,13 +121,13 @@ SMALL = {
         *("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.2.fit.batch=8"),
     ],
     "ensemble": [
-        *(f"steps.0.combine.members.{member}.model.weights=none" for member in range(3)),
+        *(f"steps.0.ensemble.members.{member}.model.weights=none" for member in range(3)),
         *(
-            f"steps.0.combine.members.{member}.model.backbone={name}"
+            f"steps.0.ensemble.members.{member}.model.backbone={name}"
             for member, name in enumerate(("test_resnet", "test_convnext", "test_efficientnet"))
         ),
         *(
-            f"steps.0.combine.members.{member}.steps.{step}.fit.{value}"
+            f"steps.0.ensemble.members.{member}.steps.{step}.fit.{value}"
             for member in range(3)
             for step in range(2)
             for value in ("size=32", "epochs=1", "batch=8")
@@ -135,9 +135,9 @@ SMALL = {
     ],
     "one-against-rest": [
         "model.backbone=test_efficientnet",
-        "steps.0.combine.members.0.steps.0.probe.size=32",
-        "steps.0.combine.members.0.steps.1.fit.size=32",
-        "steps.0.combine.members.0.steps.1.fit.epochs=1",
+        "steps.0.ensemble.members.0.steps.0.probe.size=32",
+        "steps.0.ensemble.members.0.steps.1.fit.size=32",
+        "steps.0.ensemble.members.0.steps.1.fit.epochs=1",
     ],
     "long-tail-svm": [
         "model={backbone: test_efficientnet}",
@@ -319,7 +319,7 @@ def test_made_up_images_are_kept_only_if_better_over_three_seeds(tmp_path: Path)
 
 def test_the_ensemble_as_published(tmp_path: Path) -> None:
     model, (combine,) = said("ensemble", tmp_path)
-    assert (combine.kind, combine.mean, combine.weights) == ("ensemble", "probabilities", "equal")
+    assert (combine.kind, combine.mean, combine.weights) == ("average", "probabilities", "equal")
     assert model.backbone == "resnet50"
     assert [member.model.backbone for member in combine.members] == ["resnet50", "vgg16", "mobilenetv1_100"]
     assert {member.model.weights for member in combine.members} == {"pretrained"}

@@ -257,7 +257,7 @@ def test_a_report_that_cannot_be_written_ends_no_run(colours, tmp_path, monkeypa
     def refuse(*_, **__):
         raise RunError("the disk said no")
 
-    monkeypatch.setattr("assay.run.train.write_report", refuse)
+    monkeypatch.setattr("assay.report.report.write_report", refuse)
     run = train(tmp_path, f"folder: {colours}", "probe: {size: 32}")
     assert (run / "metrics.json").exists()
     assert "no report was written: the disk said no" in (run / "log.jsonl").read_text()
@@ -267,7 +267,7 @@ def test_a_fault_in_the_report_surfaces_once_all_else_is_written(colours, tmp_pa
     def break_(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("assay.run.train.write_report", break_)
+    monkeypatch.setattr("assay.report.report.write_report", break_)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path, f"folder: {colours}", "probe: {size: 32}")
     assert (tmp_path / "run" / "metrics.json").exists()

@@ -51,7 +51,7 @@ def test_every_pair_of_choices_trains(
     settings: str, tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "assay.run.train.write_images", lambda folder, *given: write_text(folder / "curves.svg", "drawn")
+        "assay.report.report.write_images", lambda folder, *given: write_text(folder / "curves.svg", "drawn")
     )
     plan = tmp_path / "plan.yaml"
     plan.write_text(tiny_plan(f"fit: {{size: 32, epochs: 2, batch: 12, lr: 3e-3, {settings}}}"))

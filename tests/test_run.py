@@ -35,7 +35,7 @@ Carry = Callable[..., assay.Run]
 @pytest.fixture
 def carry(tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Carry:
     """Carry out a plan of these steps in the folder `run`; the lines said are kept in `carry.said`."""
-    drawn = "assay.run.train.write_images"  # half a second a run, and one that is drawn is enough
+    drawn = "assay.report.report.write_images"  # half a second a run, and one that is drawn is enough
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
 
     def carried(*steps: str, run: str = "run", overrides: Sequence[str] = (), **parts: str) -> assay.Run:

@@ -46,7 +46,7 @@ def artifact(request) -> Predictor:
 
 
 def answers(artifact: Predictor, paths: list[Path], **options) -> np.ndarray:
-    chunks = list(artifact.stream([(str(path), path) for path in paths], views=VIEWS, **options))
+    chunks = list(artifact.stream([(str(path), path) for path in paths], tta=VIEWS, **options))
     return np.concatenate([chunk.probabilities for chunk in chunks])
 
 
@@ -78,7 +78,7 @@ def test_views_within_a_run_are_those_of_predicting(artifact, images, tmp_path):
     cache, _ = build(ids, paths, hashes=[None] * 5, size=SIZE, resize=Resize(), folder=tmp_path)
     assert cache.side == SIDE
     hardware, found = artifact.hardware[0], artifact.saved
-    each = list(tta_probabilities(found, lambda size, resize: cache, ids, views=VIEWS, hardware=hardware))
+    each = list(tta_probabilities(found, lambda size, resize: cache, ids, tta=VIEWS, hardware=hardware))
     np.testing.assert_allclose(np.mean(each, axis=0)[:, :3], answers(artifact, paths)[:, :3], atol=1e-6)
 
 

@@ -81,9 +81,9 @@ def folder(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
 
 
 def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+    patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
     patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    patch.setattr("assay.run.train._report", lambda *given: None)
+    patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,8 @@ def test_a_weights_file_that_is_overwritten_runs_again(folder: Folder, published
         (PROBE, "{init_from: earlier}"),
         (FROZEN, "{}"),
         (f"repeat: {{times: 1, steps: [{{{FROZEN}}}]}}", "{}"),
-        ("combine: {members: [{run: earlier}, {run: other}]}", "{}"),
-        (f"combine: {{members: [{{run: earlier}}, {{model: {{init_from: other}}, steps: [{{{PROBE}}}]}}]}}", "{}"),
+        ("ensemble: {members: [{run: earlier}, {run: other}]}", "{}"),
+        (f"ensemble: {{members: [{{run: earlier}}, {{model: {{init_from: other}}, steps: [{{{PROBE}}}]}}]}}", "{}"),
     ],
     ids=["init_from", "start", "start within a repeat", "member", "member and its weights"],
 )
@@ -157,11 +157,11 @@ def test_another_pinned_hardware_runs_again_what_computes_on_it(folder: Folder) 
 
 def test_another_pinned_hardware_changes_nothing_where_nothing_computes(folder: Folder, two_runs: Path) -> None:
     shutil.copytree(two_runs / "two", folder.place / "other")
-    members = "combine: {members: [{run: earlier}, {run: other}]}"
+    members = "ensemble: {members: [{run: earlier}, {run: other}]}"
     before = folder.train(members, "calibrate")
     opened = (folder.place / "run" / "metrics.json").stat().st_mtime_ns
     assert folder.train(members, "calibrate", hardware="{precision: bf16, layout: contiguous}") == before
-    assert folder.kept() == ["01-combine", "02-calibrate"]
+    assert folder.kept() == ["01-ensemble", "02-calibrate"]
     assert (folder.place / "run" / "metrics.json").stat().st_mtime_ns == opened
     assert "bf16" in (folder.place / "run" / "plan.yaml").read_text()
 
@@ -196,8 +196,8 @@ def _stop(*given: object, **options: object) -> None:
 
 def test_a_member_is_no_step_of_an_earlier_plan(folder: Folder) -> None:
     folder.train(PROBE, FROZEN)
-    with pytest.raises(PlanError, match="combine: step: '02-fit' comes after this step"):
-        folder.train("combine: {members: [{step: 02-fit}, {run: earlier}]}", FROZEN)
+    with pytest.raises(PlanError, match="ensemble: step: '02-fit' comes after this step"):
+        folder.train("ensemble: {members: [{step: 02-fit}, {run: earlier}]}", FROZEN)
 
 
 def test_every_path_that_a_step_takes_weights_from_is_a_source() -> None:

@@ -46,7 +46,7 @@ def test_three_trainings_are_held_against_one_another(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_module, "recipe_text", {"demo": RECIPE}.__getitem__)
-    monkeypatch.setattr("assay.run.train.write_images", lambda *given: None)
+    monkeypatch.setattr("assay.report.report.write_images", lambda *given: None)
     chapters = bare, repaired, true = run_demo(images, tmp_path / "runs" / "told", recipe="demo")
     assert [chapter.run.folder.name for chapter in chapters] == [
         "told-as-they-are",

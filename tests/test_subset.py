@@ -44,7 +44,7 @@ def test_the_same_classes_in_another_order_are_the_same_labels() -> None:
     [
         (Head("season", ("a", "b")), "no labels of that name, only tags"),
         (Head("tags", ("a",), "multilabel"), "'b' is no class of this model"),
-        (Head("tags", ("a", "b")), "the data has multi-label labels and the model answers for multi-class ones"),
+        (Head("tags", ("a", "b")), "the data has multilabel labels and the model answers for multiclass ones"),
     ],
 )
 def test_labels_that_a_model_cannot_be_scored_on_are_refused(head: Head, said: str) -> None:

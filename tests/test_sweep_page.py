@@ -44,7 +44,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
     images = write_images(folder / "images", each=12)
     (folder / "plan.yaml").write_text(f"data: {{folder: {images}}}\n{PLAN}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assay.run.train.write_images", lambda folder, *given: None)
+        patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
         patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
         return sweep(from_source(folder / "plan.yaml"), folder / HOSTILE, device="cpu"), folder / HOSTILE
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from assay.commands.api import train
 from assay.errors import AssayError, DataError, PlanError
 from assay.labels.edits import apply
 from assay.labels.ledger import Ledger
@@ -20,7 +21,6 @@ from assay.metrics.intervals import Metric
 from assay.metrics.tallies import multiclass
 from assay.plan.plan import parse
 from assay.predictions.cross_fitting import gain, mean_gain
-from assay.run.train import train
 from assay.steps import synthesize
 from assay.steps.fit_settings import FitSettings
 from assay.steps.generated_images import SynthesizeSettings

@@ -62,7 +62,7 @@ def half(partly: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def train(tiny_plan: Callable[..., str], partly: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    drawn = "assay.run.train.write_images"
+    drawn = "assay.report.report.write_images"
     monkeypatch.setattr(drawn, lambda folder, *given: write_text(folder / "curves.svg", "drawn"))
 
     def trained(*steps: str, data: str = f"folder: {partly}", run: str = "run", progress: Any = None) -> assay.Run:

@@ -154,7 +154,7 @@ def test_views_of_cached_images_come_one_after_the_other(settings, count):
         return cache
 
     saved = model()
-    stream = tta_probabilities(saved, of_size, list("ca"), views=settings, hardware=Hardware())
+    stream = tta_probabilities(saved, of_size, list("ca"), tta=settings, hardware=Hardware())
     found = [next(stream)]
     assert opened == [(32, Resize())]
     found += list(stream)
@@ -175,10 +175,10 @@ def test_a_model_answers_by_the_mean_of_its_views(settings, count, tmp_path):
     saved.save(tmp_path / "model")
     artifact = Predictor.load(tmp_path / "model", device="cpu")
     named = [(f"{number}.png", tmp_path / f"{number}.png") for number in range(3)]
-    found = Predictions.joined(list(artifact.stream(named, batch=2, views=settings)))
+    found = Predictions.joined(list(artifact.stream(named, batch=2, tta=settings)))
     cache = Cache(images(3), {name: row for row, (name, _) in enumerate(named)})
     each_view = list(
-        tta_probabilities(saved, lambda *form: cache, ["0.png", "2.png"], views=settings, hardware=Hardware())
+        tta_probabilities(saved, lambda *form: cache, ["0.png", "2.png"], tta=settings, hardware=Hardware())
     )
     assert list(found.unreadable) == ["1.png"]
     assert np.isnan(found.probabilities[1]).all()
@@ -193,11 +193,11 @@ def test_evaluate_says_what_views_gained_and_cost(colours, tmp_path):
     model(space).save(tmp_path / "model")
     run, samples = Run(tmp_path, {"scores": None}), assay.read(colours)
     samples.write(tmp_path / "samples.parquet")
-    plain, shown = assay.evaluate(run, samples), assay.evaluate(run, samples, views=Flips(flip="both"))
-    assert shown["views"]["plain"] == plain["scores"]
-    assert shown["views"]["settings"] == {"kind": "flips", "flip": "both", "mean": "probabilities"}
-    assert set(shown["views"]["seconds"]) == {"plain", "views"}
-    gain = shown["views"]["gain"]["nll"]
+    plain, shown = assay.evaluate(run, samples), assay.evaluate(run, samples, tta=Flips(flip="both"))
+    assert shown["tta"]["plain"] == plain["scores"]
+    assert shown["tta"]["settings"] == {"kind": "flips", "flip": "both", "mean": "probabilities"}
+    assert set(shown["tta"]["seconds"]) == {"plain", "tta"}
+    gain = shown["tta"]["gain"]["nll"]
     losses = [scores["metrics"]["nll"]["value"] for scores in (plain["scores"], shown["scores"])]
     assert gain["value"] == pytest.approx(losses[0] - losses[1])
     assert gain["low"] <= gain["value"] <= gain["high"]

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from assay.commands.api import read
+    from assay.commands.api import evaluate, load, read, train
     from assay.errors import AssayError
     from assay.labels.samples import Samples
     from assay.labels.writers.table import write_table
     from assay.predictions.predict import Predictions
-    from assay.run.train import Run, evaluate, load, train
+    from assay.run.train import Run
 
 __version__ = "0.1.0"
 __all__ = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train", "write_table"]
@@ -22,8 +22,8 @@ _HOMES = {
     "Predictions": "assay.predictions.predict",
     "Run": "assay.run.train",
     "Samples": "assay.labels.samples",
-    "evaluate": "assay.run.train",
-    "load": "assay.run.train",
+    "evaluate": "assay.commands.api",
+    "load": "assay.commands.api",
     "read": "assay.commands.api",
     "train": "assay.commands.api",
     "write_table": "assay.labels.writers.table",

@@ -21,9 +21,9 @@ from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
-from assay.commands.shared import is_main_process
 from assay.commands.sweep import sweep
 from assay.commands.train import train
+from assay.progress import is_main_process
 
 COMMANDS = (
     train,

@@ -174,3 +174,13 @@ def _pace(stage: Task) -> str:
 
 def _fixed(value: float) -> str:
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
+
+
+def is_main_process() -> bool:
+    """Return whether this is the first of the processes that torchrun or `accelerate launch` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def process_count(environment: Mapping[str, str]) -> int:
+    """Return how many processes this one is one of."""
+    return int(environment.get("WORLD_SIZE", "1"))

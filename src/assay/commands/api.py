@@ -14,8 +14,10 @@ from assay.labels.samples import Samples
 from assay.plan.plan import LoadedPlan, Plan, from_source
 from assay.predictions.predict import Predictions
 from assay.progress import Progress
-from assay.run.train import Run
+from assay.run.train import Run, evaluate, load
 from assay.run.train import train as train_plan
+
+__all__ = ["evaluate", "load", "read", "train"]
 
 
 def read(source: str | Path) -> Samples:
@@ -79,3 +81,6 @@ def html(value: Samples | Predictions | Run) -> Any:
     if isinstance(value, Predictions):
         return notebook.predictions_html(value)
     return notebook.run_html(value.folder, value.metrics)
+
+
+show_in_notebooks()  # a notebook imports this module with the first call of the package

@@ -1,4 +1,4 @@
-"""combine."""
+"""ensemble."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def ensemble(  # noqa: PLR0913  (every option is a parameter)
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The run to write.")],
     kind: Annotated[
-        Literal["ensemble", "soup"], typer.Option(help="ensemble: a mean of answers; soup: of weights.")
-    ] = "ensemble",
+        Literal["average", "soup"], typer.Option(help="average: a mean of answers; soup: of weights.")
+    ] = "average",
     mean: Annotated[
-        Literal["probabilities", "logits"] | None, typer.Option(help="What an ensemble takes the mean of.")
+        Literal["probabilities", "logits"] | None, typer.Option(help="What an average takes the mean of.")
     ] = None,
     weights: Annotated[
-        Literal["equal", "validation"] | None, typer.Option(help="How an ensemble weighs its members.")
+        Literal["equal", "validation"] | None, typer.Option(help="How an average weighs its members.")
     ] = None,
     pick: Annotated[
         Literal["all", "greedy"] | None, typer.Option(help="What goes into a soup: all, or what validation gains by.")

@@ -28,7 +28,7 @@ def evaluate(
         Path,
         typer.Argument(metavar="DATA", help="Labelled images: a folder a class, a table, or YAML with `data:`."),
     ],
-    views: TTA = None,
+    tta: TTA = None,
     as_json: AsJson = False,
 ) -> None:
     """Score on labelled images, beside the validation metric."""
@@ -39,22 +39,22 @@ def evaluate(
         from assay.run.train import evaluate as evaluate_run
         from assay.run.train import load as load_run
 
-        asked = parse_tta(views)
+        asked = parse_tta(tta)
         finished = load_run(run)
         loaded = from_source(source)
         data, base = loaded.plan.data, loaded.base
         samples = corrected(read_whole(data, base=base), resolve_paths(data, base=base).get("corrections"))
-        found = evaluate_run(finished, samples, views=asked, progress=progress)
+        found = evaluate_run(finished, samples, tta=asked, progress=progress)
         if as_json:
             print_json(found)
             return
-        plain = found["views"]["plain"] if asked else found["scores"]
-        shown = {"these images, views": found["scores"]} if asked else {}
+        plain = found["tta"]["plain"] if asked else found["scores"]
+        shown = {"these images, tta": found["scores"]} if asked else {}
         print_metrics({"validation": found["validation"], "these images": plain, **shown})
         for line in _learnt(found):
             typer.echo(line)
         if asked:
-            _print_gained(found["views"])
+            _print_gained(found["tta"])
 
 
 def _learnt(found: Mapping[str, Any]) -> Iterator[str]:
@@ -81,9 +81,9 @@ def _print_gained(views: Mapping[str, Any]) -> None:
         (metric_title(name), f"{one['value']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}", f"{one['n']:,}")
         for name, one in gain.items()
     ]
-    columns = ("views", "better by", "95 % interval, paired", "n")
+    columns = ("tta", "better by", "95 % interval, paired", "n")
     Console(file=sys.stdout, highlight=False).print(text_table(columns, rows, right=columns[1:]))
     if not any(one["low"] > 0 or one["high"] < 0 for one in gain.values()):
         typer.echo("Every interval holds 0: on these images views change nothing for certain.")
     seconds = views["seconds"]
-    typer.echo(f"They took {seconds['views']:.1f} s, the plain images {seconds['plain']:.1f} s.")
+    typer.echo(f"They took {seconds['tta']:.1f} s, the plain images {seconds['plain']:.1f} s.")

@@ -45,7 +45,7 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Try learning rates for a fit on a copy of its model, and suggest one."""
     with exit_codes(stopped=NO_RUN), shown_progress(as_json) as progress:
-        require_one_process("assay lr")
+        require_one_process("assay lr-find")
         from assay.experiments.lr_finder import Bounds, run_range_test, top_of
         from assay.plan.plan import from_source
         from assay.report.rate_charts import write_range_test

@@ -57,7 +57,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     like: Annotated[
         Path | None, typer.Option(metavar="SAMPLE.csv", help="Copy the columns, order and ids of this file.")
     ] = None,
-    views: TTA = None,
+    tta: TTA = None,
     inner: Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -82,13 +82,13 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
             header=header,
             inner=inner,
         )
-        asked = parse_tta(views)
+        asked = parse_tta(tta)
         found = find_images(images, root=root)
         artifact = Predictor.load(model_of(run), device=pick_device(device))
         layout, found = wanted.layout(artifact.saved.space, found)
         unreadable: dict[str, str] = {}
         progress.begin("labelling", len(found))
-        written = write_predictions(_counted(artifact.stream(found, views=asked), progress, unreadable), out, layout)
+        written = write_predictions(_counted(artifact.stream(found, tta=asked), progress, unreadable), out, layout)
         progress.end()
         if (run / "plan.yaml").is_file():
             note_in_run(run, out, images=written, form=str(wanted), progress=progress)

@@ -21,7 +21,7 @@ import typer
 
 from assay.errors import AssayError, RunError, SpaceError
 from assay.files import append, full_disk
-from assay.progress import NoProgress, Progress, progress_for
+from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for
 
 if TYPE_CHECKING:
     from assay.predictions.tta import AnyTTA
@@ -36,7 +36,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; pro
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps. The best there is.")]
 TTA = Annotated[
     str | None,
-    typer.Option(metavar="VIEWS", help="Mean over views: flips, five_crops, scales, random, or {kind: flips, ...}"),
+    typer.Option(metavar="KIND", help="Mean over views: flips, five_crops, scales, random, or {kind: flips, ...}"),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 Source = Annotated[
@@ -78,11 +78,6 @@ def shown_progress(as_json: bool) -> Iterator[Progress]:
         yield progress
     finally:
         progress.close()  # before a message is printed over the bar
-
-
-def is_main_process() -> bool:
-    """Whether this is the first of the processes that torchrun or `accelerate launch` started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def require_one_process(command: str) -> None:
@@ -157,12 +152,12 @@ def parse_tta(text: str | None) -> AnyTTA | None:
     from assay.plan.yaml_lines import Document, read
     from assay.predictions.tta import TTAOption
 
-    document = Document({"views": read(text, "--views", lines=False).value}, f"--views {text}")
+    document = Document({"tta": read(text, "--tta", lines=False).value}, f"--tta {text}")
     check = Check({}, TTAOption.model_json_schema)
     asked = check.settings(TTAOption, document, ())
     if asked is None:
         raise refuse(document, check.problems)
-    return asked.views
+    return asked.tta
 
 
 def print_json(value: Any) -> None:
@@ -231,11 +226,6 @@ def first_to_fail(environment: Mapping[str, str]) -> bool:
         return bool(store.add(f"assay/{attempt}/failed", 1) == 1)
     except RuntimeError:  # the launcher is gone
         return True
-
-
-def process_count(environment: Mapping[str, str]) -> int:
-    """Return how many processes this one is one of."""
-    return int(environment.get("WORLD_SIZE", "1"))
 
 
 def _of_the_processes(error: Exception) -> str:

@@ -26,21 +26,21 @@ def ensemble_runs(
     """Combine finished runs into the run `out`, which needs none of them afterwards.
 
     The data, the split, the model, the seed and what a person settled of labels are those of the first run; `settings`
-    are those of the step `combine`, and `then` are further steps, each `{kind: settings}`. Raises AssayError.
+    are those of the step `ensemble`, and `then` are further steps, each `{kind: settings}`. Raises AssayError.
     """
     if len(runs) < 2:
-        raise PlanError("combine: one run is nothing to combine. Name at least two.")
+        raise PlanError("ensemble: one run is nothing to combine. Name at least two.")
     folders = [Path(run).absolute() for run in runs]
     for folder in folders:
         if Path(out).absolute() == folder:
-            raise PlanError(f"combine: --out {out} is one of the runs that are combined. Name another folder.")
+            raise PlanError(f"ensemble: --out {out} is one of the runs that are combined. Name another folder.")
     plan = folders[0] / "plan.yaml"
     if not plan.is_file():
         raise RunError(f"{runs[0]}: is no run (it has no plan.yaml). Give the folders of finished runs.")
     first = load(plan)
     bare = LoadedPlan(first.plan.model_copy(update={"steps": ()}), base=Path.cwd(), source_name=Path(out).name)
     _settle(folders[0] / "ledger.csv", Path(out) / "ledger.csv")
-    step = {"combine": {**(settings or {}), "members": [{"run": str(folder)} for folder in folders]}}
+    step = {"ensemble": {**(settings or {}), "members": [{"run": str(folder)} for folder in folders]}}
     return train(complete(bare, [step, *then]), run=out, device=device, progress=progress, draw=draw)
 
 

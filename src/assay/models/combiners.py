@@ -48,7 +48,7 @@ class MeanCombiner:
 
     of: MeanOf
     weights: tuple[float, ...]
-    kind: ClassVar[str] = "ensemble"
+    kind: ClassVar[str] = "average"
 
     def joined(self, space: LabelSpace, logits: Sequence[Floats]) -> Array:
         """From the logits (N, W) of each member to those of the ensemble."""

@@ -42,7 +42,7 @@ class Combiner(Protocol):
 
 
 COMBINERS: dict[str, Callable[[dict[str, Any]], Combiner]] = {
-    "ensemble": MeanCombiner.from_json,
+    "average": MeanCombiner.from_json,
     "tree": Tree.from_json,
 }
 

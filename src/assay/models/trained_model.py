@@ -197,7 +197,7 @@ class TrainedModel:
         description = read_description(folder)
         if "kind" in description:
             raise ModelError(
-                f"{folder}: is a {description['kind']} of {len(description['members'])} models, and one network is "
+                f"{folder}: is an ensemble of {len(description['members'])} models, and one network is "
                 "needed here. Begin with start: pretrained or with the run of one member, or leave this step out."
             )
         tensors = read_network(folder)

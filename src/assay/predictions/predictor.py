@@ -47,11 +47,11 @@ class Predictor:
         return Predictor(saved, tuple(chosen), folder.name)
 
     def stream(
-        self, images: Iterable[tuple[str, Path]], *, batch: int = 32, views: AnyTTA | None = None
+        self, images: Iterable[tuple[str, Path]], *, batch: int = 32, tta: AnyTTA | None = None
     ) -> Iterator[Predictions]:
         """Predictions for (name, path) in the order given, `batch` at a time; the next ones decode meanwhile.
 
-        With `views` the answer for an image is the mean of those for all of its views.
+        With `tta` the answer for an image is the mean of those for all of its views.
         """
         source = iter(images)
         with ThreadPoolExecutor() as pool:
@@ -65,7 +65,7 @@ class Predictor:
             coming = begin()
             while coming is not None:
                 (names, found), coming = (coming[0], list(coming[1])), begin()
-                yield self._answer(names, found, views)
+                yield self._answer(names, found, tta)
 
     def _read(self, path: Path) -> Read | str:
         forms = {_form(network) for network in self.saved.networks}
@@ -77,17 +77,17 @@ class Predictor:
         except ImageError as error:
             return str(error)
 
-    def _answer(self, names: list[str], found: list[Read | str], views: AnyTTA | None) -> Predictions:
+    def _answer(self, names: list[str], found: list[Read | str], tta: AnyTTA | None) -> Predictions:
         space = self.saved.space
         logits = np.full((len(names), space.width), np.nan, dtype=np.float32)
         readable = {row: read for row, read in enumerate(found) if not isinstance(read, str)}
         if readable:
             shown = [names[row] for row in readable]
-            if views is None:
+            if tta is None:
                 logits[list(readable)] = self._logits(shown, list(readable.values()), PLAIN)
             else:
-                each = [self._logits(shown, list(readable.values()), view) for view in tta_views(views)]
-                logits[list(readable)] = mean_prediction(space, each, of=views.mean)
+                each = [self._logits(shown, list(readable.values()), view) for view in tta_views(tta)]
+                logits[list(readable)] = mean_prediction(space, each, of=tta.mean)
         probabilities = np.full_like(logits, np.nan)
         probabilities[list(readable)] = probabilities_of(space, logits[list(readable)])
         reasons = {name: read for name, read in zip(names, found, strict=True) if isinstance(read, str)}

@@ -79,7 +79,7 @@ TTASettings = Annotated[
 class TTAOption(Settings):
     """Views asked for outside of a plan."""
 
-    views: TTASettings
+    tta: TTASettings
 
 
 def tta_views(settings: AnyTTA) -> tuple[View, ...]:
@@ -129,9 +129,9 @@ def tta_probabilities(
     images: Callable[[int, Resize], Cache],
     ids: Sequence[str],
     *,
-    views: AnyTTA,
+    tta: AnyTTA,
     hardware: Hardware,
 ) -> Iterator[Array]:
     """A model's probabilities (N, W), one view after the other; stacked they are (V, N, W)."""
-    for logits in tta_logits(model, images, ids, views=tta_views(views), hardware=hardware):
+    for logits in tta_logits(model, images, ids, views=tta_views(tta), hardware=hardware):
         yield probabilities_of(model.space, logits)

@@ -130,8 +130,8 @@ def _panels(rows: pl.DataFrame, titles: list[str]) -> Chart:
         alt.layer(*layers, data=alt.NamedData(DATA))
         .properties(width=270, height=170)
         .facet(facet=alt.Facet("panel:N", sort=titles, header=heading), columns=COLUMNS, spacing=28)
-        .resolve_scale(y="multilabel")
-        .resolve_axis(x="multilabel")
+        .resolve_scale(y="independent")
+        .resolve_axis(x="independent")
     )
 
 

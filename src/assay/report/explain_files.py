@@ -38,7 +38,7 @@ def explain_images(
     """Look at images with the newest model of a run, finished or not, and write what is seen.
 
     `images` are files, or ids of the run. Gives what each look.json holds, and its folder.
-    Raises RunError, ModelError or DataError as `looking`, `read_images` and `look` do; nothing is written then.
+    Raises RunError, ModelError or DataError as `looking`, `read_images` and `explain` do; nothing is written then.
     """
     chosen = explain_target(run, member)
     read = read_images(run, images, chosen)

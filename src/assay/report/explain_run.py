@@ -55,19 +55,20 @@ def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
         if member is not None:
             raise ModelError(f"--member {member}: the model of {run.folder} is one network. Leave --member out.")
         return ExplainTarget(model, _size(model))
-    networks, kind = model.networks, model.joining.kind
+    networks = model.networks
+    called = "a tree" if isinstance(model.joining, Tree) else "an ensemble"
     if member is None or member > len(networks):
         listed = "".join(f"\n  {number}: {_asks(one)}" for number, one in enumerate(networks, 1))
         wrong = f"--member {member}: there is none such. " if member else ""
         raise ModelError(
-            f"{wrong}The model of {run.folder} is a {kind} of {len(networks)} networks, and each sees in a way of its "
+            f"{wrong}The model of {run.folder} is {called} of {len(networks)} networks, and each sees in a way of its "
             f"own. Choose one by --member:{listed}"
         )
     network, joining = networks[member - 1], model.joining
     asked = list(joining.root.nodes()) if isinstance(joining, Tree) else []
     own = len(asked) == len(networks)  # else a question is answered by several
     branches = asked[member - 1].branch_of if own else None
-    return ExplainTarget(network, f"{_size(network)}, network {member} of {len(networks)} of a {kind}", branches)
+    return ExplainTarget(network, f"{_size(network)}, network {member} of {len(networks)} of {called}", branches)
 
 
 def read_images(run: RunFolder, names: Sequence[str], chosen: ExplainTarget) -> list[Image]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from assay.errors import RunError
+from assay.files import LOCK_FILE
 
 PACKAGES = (
     "assay",
@@ -80,8 +81,6 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
-
-
 
 
 @contextmanager

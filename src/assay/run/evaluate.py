@@ -56,13 +56,13 @@ def baselines(
 
 
 def predict_samples(
-    artifact: Predictor, samples: Samples, progress: Progress, *, views: AnyTTA | None = None
+    artifact: Predictor, samples: Samples, progress: Progress, *, tta: AnyTTA | None = None
 ) -> Predictions:
     """What a model says of images that need not be in a cache."""
     progress.begin("predicting", len(samples))
 
     def told() -> Iterator[Predictions]:
-        for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True), views=views):
+        for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True), tta=tta):
             progress.advance(len(chunk))
             yield chunk
 

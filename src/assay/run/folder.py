@@ -248,7 +248,7 @@ def _history(folder: Path, name: str) -> pl.DataFrame | None:
     if not checkpoint.exists():
         return None
     with safe_open(checkpoint, framework="np") as file:
-        epochs = json.loads((file.metadata() or {})["values"])["progress"]["history"]
+        epochs = json.loads((file.metadata() or {})["values"])["fit_state"]["history"]
     best = max((row["epoch"] for row in epochs if row["best"]), default=0)
     rows = [
         {

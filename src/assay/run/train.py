@@ -136,13 +136,13 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
 
 
 def evaluate(
-    run: Run, samples: Samples, *, views: AnyTTA | None = None, progress: Progress | None = None
+    run: Run, samples: Samples, *, tta: AnyTTA | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Metrics of a run's model on labelled images, and its validation metrics beside them.
 
-    `trained on` counts the images that the run, or what it began with, learnt from. With `views`, `scores` are those
+    `trained on` counts the images that the run, or what it began with, learnt from. With `tta`, `scores` are those
     of the mean over views; those of the plain images, what the views gained (with a paired interval) and the seconds
-    of both stand under `views`.
+    of both stand under `tta`.
     """
     space = run.artifact.saved.space
     known = labelled(with_space(samples, space))
@@ -156,14 +156,14 @@ def evaluate(
     found["trained on"] = count_trained_on(
         np.union1d(training_hashes(trained.hashes), run.artifact.saved.learnt_from), known
     )
-    if views is None:
+    if tta is None:
         return found
     middle = time.perf_counter()
-    shown = score_predictions(predict_samples(run.artifact, known, progress, views=views), known, trained=trained)
-    seconds = {"plain": round(middle - began, 2), "views": round(time.perf_counter() - middle, 2)}
+    shown = score_predictions(predict_samples(run.artifact, known, progress, tta=tta), known, trained=trained)
+    seconds = {"plain": round(middle - began, 2), "tta": round(time.perf_counter() - middle, 2)}
     better = {name: metric.to_json() for name, metric in gains(plain, shown).items()}
-    told = {"settings": views.model_dump(mode="json"), "plain": found["scores"], "gain": better, "seconds": seconds}
-    return {**found, "scores": to_json(shown), "views": told}
+    told = {"settings": tta.model_dump(mode="json"), "plain": found["scores"], "gain": better, "seconds": seconds}
+    return {**found, "scores": to_json(shown), "tta": told}
 
 
 def _loaded(plan: str | Path | Plan | LoadedPlan, recipe: str | None, overrides: Sequence[str]) -> LoadedPlan:
@@ -345,6 +345,6 @@ class _Log(ForwardingProgress):
         super().advance(count, metrics)
 
     def line(self, text: str) -> None:
+        super().line(text)  # first, since the disk may be full
         entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
         append(self._path, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
-        super().line(text)

@@ -42,11 +42,11 @@ STEPS: dict[str, Step] = {
         computes=lambda settings: settings.fit is not None,  # its own network is trained in fp32 whatever is pinned
         check=synthesize.check,
     ),
-    "combine": Step(
+    "ensemble": Step(
         EnsembleSettings,
         ensemble.run,
         on_every_process=True,
-        computes=lambda settings: settings.kind != "ensemble",  # which only joins answers that are there
+        computes=lambda settings: settings.kind != "average",  # which only joins answers that are there
         check=ensemble.check,
         inner=ensemble.inner,
     ),

@@ -61,13 +61,13 @@ def _head(settings: EnsembleSettings, space: LabelSpace) -> Head:
     multiclass = [head for head in space if head.kind == "multiclass"]
     names = quoted([head.name for head in multiclass])
     if not multiclass:
-        raise PlanError("combine: kind: tree: no head of this data is multi-class, and only its classes form a tree.")
+        raise PlanError("ensemble: kind: tree: no head of this data is multi-class, and only its classes form a tree.")
     if settings.head is None:
         if len(multiclass) > 1:
-            raise PlanError(f"combine: kind: tree: there are several multi-class heads. Name one under head: {names}.")
+            raise PlanError(f"ensemble: kind: tree: there are several multi-class heads. Name one under head: {names}.")
         return multiclass[0]
     if settings.head not in [head.name for head in multiclass]:
-        raise PlanError(f"combine: head: {settings.head!r} is no multi-class head of this data. There are: {names}.")
+        raise PlanError(f"ensemble: head: {settings.head!r} is no multi-class head of this data. There are: {names}.")
     return space[settings.head]
 
 
@@ -103,7 +103,7 @@ def _tree_details(root: Node) -> dict[str, Any]:
     return {"kind": "tree", "tree": root.to_json(), "questions": questions}
 
 
-# combine: several models answer as one: an ensemble, a tree of classes, or one network with the mean of weights.
+# ensemble: several models answer as one: an ensemble, a tree of classes, or one network with the mean of weights.
 
 
 def run(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
@@ -159,7 +159,7 @@ def mean_ensemble(settings: EnsembleSettings, state: State, context: Context) ->
 
 
 COMBINE: dict[Kind, Callable[[EnsembleSettings, State, Context], StepResult]] = {
-    "ensemble": mean_ensemble,
+    "average": mean_ensemble,
     "tree": tree,
     "soup": soup,
 }
@@ -174,7 +174,7 @@ def _weights(
         return np.full(count, 1 / count), np.full((count, len(validation)), 1 / count)
     if len(validation) == 0:
         raise DataError(
-            "combine: weights: validation: no validation image has a known label. Raise split.val, label some, "
+            "ensemble: weights: validation: no validation image has a known label. Raise split.val, label some, "
             "or set weights: equal."
         )
     codes, logits = validation.codes(), [one.predictions.logits for one in members]

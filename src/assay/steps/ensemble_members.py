@@ -107,7 +107,7 @@ def _of_step(name: str, context: Context) -> Path:
     """The model that a step of this run handed on, or the folder of a model in a step."""
     place = context.run / "steps" / name
     if place.exists() and _position(name) > _position(context.name):  # what lies there is of an earlier plan
-        raise PlanError(f"combine: step: {name!r} comes after this step. Name one before it, or move this step down.")
+        raise PlanError(f"ensemble: step: {name!r} comes after this step. Name one before it, or move this step down.")
     if (place / "spec.json").exists():
         return place
     done = place / "done.json"
@@ -115,7 +115,7 @@ def _of_step(name: str, context: Context) -> Path:
     if model is None:
         there = sorted(path.parent.relative_to(context.run / "steps") for path in place.parent.glob("*/done.json"))
         raise PlanError(
-            f"combine: step: {name!r} has left no model. Name a step before this one that has"
+            f"ensemble: step: {name!r} has left no model. Name a step before this one that has"
             f"{f', one of {quoted(map(str, there))}' if there else ''}."
         )
     return context.run / str(model)
@@ -132,7 +132,7 @@ def _require_same_answers(name: str, space: LabelSpace, other: str, wanted: Labe
     difference = compare_spaces(space, other, wanted)
     if difference:
         raise PlanError(
-            f"combine: {name} {difference}. Members must have the same classes in the same order: train them on the "
+            f"ensemble: {name} {difference}. Members must have the same classes in the same order: train them on the "
             "same data, with its classes declared."
         )
 
@@ -144,13 +144,13 @@ def _member_predictions(name: str, folder: Path, validation: Samples, context: C
         _require_same_validation(name, run_of(folder), validation, left=context.left["val"])
         path = answers_file(folder)
     if not path.exists():
-        raise RunError(f"combine: {name}: has no answers for validation images ({path}). Train it again.")
+        raise RunError(f"ensemble: {name}: has no answers for validation images ({path}). Train it again.")
     found = Predictions.read(path, validation.space, model=name)
     rows = {image: row for row, image in enumerate(found.ids)}
     missing = [image for image in validation.ids if image not in rows]
     if missing:
         raise DataError(
-            f"combine: {name}: did not answer {len(missing):,} of {len(validation):,} validation images, "
+            f"ensemble: {name}: did not answer {len(missing):,} of {len(validation):,} validation images, "
             f"{quoted(missing)}. All members must be validated on the same images: give them the same data and split."
         )
     return found.take([rows[image] for image in validation.ids])
@@ -169,8 +169,8 @@ def _require_same_validation(name: str, root: Path, validation: Samples, *, left
     apart = compare_samples(theirs, validation)
     if apart:
         raise DataError(
-            f"combine: {name} was validated {apart.what} than this run: {apart}. Members are weighed and judged by the "
-            "same validation images: give them the same data, split and seed of the split."
+            f"ensemble: {name} was validated {apart.what} than this run: {apart}. Members are weighed and judged by "
+            "the same validation images: give them the same data, split and seed of the split."
         )
 
 
@@ -225,7 +225,7 @@ def _networks(members: Sequence[TrainedMember]) -> list[TrainedModel]:
         if not isinstance(one.member.model, TrainedModel):
             raise ModelError(
                 f"soup: {one.name} is itself a combination of several networks, whose weights have no mean with "
-                "others. Take its members, or kind: ensemble."
+                "others. Take its members, or kind: average."
             )
         networks.append(one.member.model)
     require_alike(networks, [one.name for one in members])
@@ -255,7 +255,7 @@ def _pick_greedily(
     """The members that validation gains by, and logits (N, W) for its images, each by a pick made without it."""
     if len(validation) == 0:
         raise DataError(
-            "combine: pick: greedy: no validation image has a known label to pick by. Raise split.val, label some, "
+            "ensemble: pick: greedy: no validation image has a known label to pick by. Raise split.val, label some, "
             "or set pick: all."
         )
     space, codes = validation.space, validation.codes()
@@ -267,7 +267,7 @@ def _pick_greedily(
             metrics = dict(stream(space, [known[rows] for known in codes], shown))
             if settings.monitor not in metrics:
                 raise PlanError(
-                    f"combine: monitor: {settings.monitor!r} is not measured on this data. There are: "
+                    f"ensemble: monitor: {settings.monitor!r} is not measured on this data. There are: "
                     f"{', '.join(metrics)}."
                 )
             return sign * metrics[settings.monitor]

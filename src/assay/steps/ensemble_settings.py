@@ -17,10 +17,10 @@ from assay.predictions.predict import Predictions, score_predictions
 from assay.settings import Settings, Source
 from assay.steps.base import Context, StepPlan, steps_below
 
-Kind = Literal["ensemble", "tree", "soup"]
+Kind = Literal["average", "tree", "soup"]
 
 OF_KIND: dict[Kind, frozenset[str]] = {
-    "ensemble": frozenset({"mean", "weights", "folds"}),
+    "average": frozenset({"mean", "weights", "folds"}),
     "tree": frozenset({"tree", "one", "head"}),
     "soup": frozenset({"pick", "monitor", "folds"}),
 }
@@ -59,11 +59,11 @@ class MemberPlan(Settings):
 class EnsembleSettings(Settings):
     """Several models answer as one: their mean, a tree of questions, or one network with the mean of their weights."""
 
-    kind: Kind = Field("ensemble", description="ensemble, tree or soup.")
+    kind: Kind = Field("average", description="average, tree or soup.")
     members: tuple[MemberPlan, ...] = Field(min_length=1, description="The models; of a tree, one that all nodes take.")
-    mean: MeanOf = Field("probabilities", description="ensemble: what the mean is taken of.")
+    mean: MeanOf = Field("probabilities", description="average: what the mean is taken of.")
     weights: Literal["equal", "validation"] = Field(
-        "equal", description="ensemble: equal ones, or those at which validation loses least."
+        "equal", description="average: equal ones, or those at which validation loses least."
     )
     folds: int = Field(5, ge=2, description="Parts of validation, each judged by a choice made on the others.")
     tree: Branches | None = Field(None, description="tree: classes in nested lists or mappings.")
@@ -77,14 +77,14 @@ class EnsembleSettings(Settings):
         for name in sorted(self.model_fields_set & frozenset().union(*OF_KIND.values())):
             if name not in OF_KIND[self.kind]:
                 kinds = " or ".join(kind for kind, names in OF_KIND.items() if name in names)
-                raise ValueError(f"{name} belongs to kind: {kinds}; this is a {self.kind}")
+                raise ValueError(f"{name} belongs to kind: {kinds}; this is kind: {self.kind}")
         return self
 
     @model_validator(mode="after")
     def _enough(self) -> EnsembleSettings:
         count = len(self.members)
         if self.kind != "tree" and count < 2:
-            raise ValueError(f"a {self.kind} needs at least two members; give another, or leave the step out")
+            raise ValueError(f"kind: {self.kind} needs at least two members; give another, or leave the step out")
         if self.kind == "tree" and (count > 1 or not self.members[0].steps):
             raise ValueError("a tree has one member, whose steps are carried out for every node; give its steps alone")
         if self.tree is not None and self.one is not None:

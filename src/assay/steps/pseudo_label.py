@@ -49,15 +49,13 @@ class PseudoLabelSettings(Settings):
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to label; default: all.")
     keep: Keep = Field(Confidence(), description="Which of the answers become labels.")
     soft: bool = Field(False, description="Let a fit follow the probabilities themselves, not the class alone.")
-    views: TTASettings = Field(Flips(), description="The views that must agree, where that is what is kept.")
+    tta: TTASettings = Field(Flips(), description="The views that must agree, where that is what is kept.")
     weight: LabelWeight = Field(1.0, description="What a pseudo-label counts, or `confidence`: its own probability.")
 
     @model_validator(mode="after")
     def _consistent(self) -> PseudoLabelSettings:
-        if self.views != Flips() and not isinstance(self.keep, Agreement):
-            raise ValueError(
-                f"views are asked whether they agree, and keep: {self.keep.kind} does not; drop one of them"
-            )
+        if self.tta != Flips() and not isinstance(self.keep, Agreement):
+            raise ValueError(f"tta is asked whether they agree, and keep: {self.keep.kind} does not; drop one of them")
         return self
 
 
@@ -104,7 +102,7 @@ def _answers(
     unknown = np.full((len(train), train.space.width), np.nan, np.float32)
     if len(asked) == 0:
         return [unknown]
-    others = tta_views(settings.views) if isinstance(settings.keep, Agreement) else ()
+    others = tta_views(settings.tta) if isinstance(settings.keep, Agreement) else ()
     views = [PLAIN, *(view for view in others if view != PLAIN)]
     hardware = stored_hardware(context, "inference") or Hardware(context.device)
     ids, found = train.take(asked).ids, []

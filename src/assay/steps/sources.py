@@ -116,7 +116,7 @@ def other_run(start: str, base: Path, *, what: str = "start", instead: str = "pr
 
 def member_run(name: str, base: Path) -> Path:
     """The model folder of a run that is combined with others. Raises PlanError where there is none."""
-    return other_run(name, base, what="combine: run", instead="")
+    return other_run(name, base, what="ensemble: run", instead="")
 
 
 def run_of(folder: Path) -> Path:
@@ -125,7 +125,7 @@ def run_of(folder: Path) -> Path:
         if (place / "samples.parquet").exists():
             return place
     raise RunError(
-        f"combine: {folder}: lies in no run, so nobody knows on which images it was validated. Give the run's folder."
+        f"ensemble: {folder}: lies in no run, so nobody knows on which images it was validated. Give the run's folder."
     )
 
 
@@ -140,7 +140,7 @@ def _last_answers(root: Path) -> Path:
     try:
         steps = json.loads((root / "metrics.json").read_text(encoding="utf-8"))["steps"]
     except (OSError, ValueError) as error:
-        raise RunError(f"combine: {root}: is no finished run ({error}). Finish it first.") from error
+        raise RunError(f"ensemble: {root}: is no finished run ({error}). Finish it first.") from error
     models = [step["model"] for step in steps if step["model"] is not None and "/" not in step["name"]]
     return root / str(models[-1]) / "predictions.parquet"
 

@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.commands.shared import process_count
 from assay.errors import PlanError
+from assay.progress import process_count
 from assay.settings import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -35,7 +35,7 @@ PURPOSES = {
     "repeat": "the same steps again, from what the last round left",
     "pseudo_label": "labels for images that had none",
     "clean_labels": "labels that are probably wrong",
-    "combine": "several models that answer as one",
+    "ensemble": "several models that answer as one",
 }
 
 

@@ -27,7 +27,7 @@ def learner(run: RunFolder) -> str:
     model = load_model(run.model) if run.model else None
     if not isinstance(model, Ensemble):
         return "A network"
-    return f"A {model.joining.kind} of {len(model.networks)} networks"
+    return f"{'A tree' if isinstance(model.joining, Tree) else 'An ensemble'} of {len(model.networks)} networks"
 
 
 def _roles(model: Model) -> list[str]:

@@ -110,7 +110,7 @@
     const context = canvas.getContext("2d"), count = map.x.length, select = one("#map-by"), legend = one("#map-legend");
     const view = { x: 0, y: 0, zoom: 1 };
     let width = 0, height = 0, fit = 1, colours = [], keys = null, picked = null, hovered = -1;
-    const images = data.sheets.map((_, number) => {
+    const sheetImages = data.sheets.map((_, number) => {
       const rule = [...one("#sheets").sheet.cssRules].find((rule) => rule.selectorText === ".s" + number);
       const image = new Image();
       image.onload = () => { if (view.zoom > 2) draw(); };
@@ -190,11 +190,11 @@
         context.globalAlpha = dimmed(point) ? 0.12 : 0.88;
         context.fillStyle = colours[point];
         const place = faces ? images.place[map.image[point]] : null;
-        if (place && images[place[0]].complete) {
+        if (place && sheetImages[place[0]].complete) {
           const [side, columns] = data.sheets[place[0]];
           context.globalAlpha = dimmed(point) ? 0.15 : 1;
           context.fillRect(x - size / 2 - 2, y - size / 2 - 2, size + 4, size + 4);
-          context.drawImage(images[place[0]], side * (place[1] % columns), side * Math.floor(place[1] / columns), side, side, x - size / 2, y - size / 2, size, size);
+          context.drawImage(sheetImages[place[0]], side * (place[1] % columns), side * Math.floor(place[1] / columns), side, side, x - size / 2, y - size / 2, size, size);
         } else {
           context.beginPath();
           context.arc(x, y, size, 0, 7);
