@@ -153,7 +153,7 @@ ENDING = """
 import os, signal
 from assay.cli import main
 from assay.errors import TrainingError
-from assay.training.machine import Machine
+from assay.training.devices import Machine
 
 def end(self, network, optimizer, *, clip):
     if self.rank == 1 and os.environ["END"] == "error":
