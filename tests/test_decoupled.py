@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
-from sklearn.model_selection import PredefinedSplit
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.model_selection import PredefinedSplit, StratifiedKFold
 from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
@@ -22,15 +25,9 @@ from assay.models.heads import KernelMachine, linear_layer
 from assay.predictions.calibration import rescaled, temperature
 from assay.repair.head_choice import ValidationSet, calibrating_weights, choose_head, validation_loss
 from assay.repair.head_kinds import ALL_KINDS, AnyKind, Crt, LogitAdjust, Lws, Ncm, Svm, TauNorm, kind_name
-from assay.repair.rebalanced_heads import Task, fit_heads
-from assay.repair.support_vectors import (
-    Questions,
-    fit_kernel_machines,
-    fit_linear_machines,
-    folds_by_label,
-    similarities,
-)
-from assay.training.class_weights import Inverse, head_weights
+from assay.repair.rebalanced_heads import Task, fit_heads, folds_by_label
+from assay.repair.support_vectors import Machines, against_rest, fit_machines
+from assay.training.class_weights import Inverse, given_weights, head_weights
 
 CLASSES = Head("kind", ("a", "b", "c", "d"))
 TAGS = Head("tags", ("p", "q", "r"), "multilabel")
@@ -175,63 +172,144 @@ def test_labels_of_one_kind_are_refused(head: Head, codes: Codes, message: str) 
         fit_heads(Ncm(), task(head, data=(features, codes), before=before))
 
 
-def questions(own: Task) -> Questions:
-    return Questions.of(own.head, own.codes, own.weights)
-
-
 def standard(own: Task) -> np.ndarray:
     """As `moments` standardises."""
     features = own.features
     return (features - features.mean(axis=0).astype(np.float64)) / (features.std(axis=0) + 1e-6).astype(np.float64)
 
 
-def test_linear_machines_are_scikit_learns_with_class_weights() -> None:
-    own = task(CLASSES)
-    shown = standard(own)
-    (machines,) = fit_linear_machines(shown, questions(own), folds_by_label(CLASSES, own.codes, seed=0), [0.01])
-    weights = own.class_weights[own.codes] / own.class_weights[own.codes].mean()
-    for place in range(4):
-        model = LinearSVC(C=0.01, dual=False, tol=1e-10).fit(shown, own.codes == place, sample_weight=weights)
-        decisions = shown @ machines.vectors[place] + machines.intercepts[place]
-        np.testing.assert_allclose(decisions, model.decision_function(shown), atol=1e-6)
+PUBLISHED = {0: 0.0001, 1: 0.001, 2: 0.001, 3: 1, 4: 1, 5: 1, 6: 1, 7: 0.01, 8: 1, 9: 1}
+TEN = Head("kind", tuple("abcdefghij"))
 
 
-def test_the_layer_of_linear_machines_gives_their_decisions_scaled() -> None:
-    own = task(TAGS)
-    (found,) = fit_heads(Svm(costs=(0.01,)), own)
-    shown = standard(own)
-    fold = folds_by_label(TAGS, own.codes, seed=0)
-    (machines,) = fit_linear_machines(shown, questions(own), fold, [0.01])
-    slopes, levels = rescaled(TAGS, own.codes, machines.out_of_fold, own.weights, slopes="each", levels=True)
-    wanted = slopes * (shown @ machines.vectors.T + machines.intercepts) + levels
-    np.testing.assert_allclose(
-        found.layer.double()(torch.from_numpy(own.features).double()).detach(), wanted, atol=1e-5
+def published() -> Task:
+    """Ten classes of a long tail, with the class weights as a plan gives them."""
+    generator = np.random.default_rng(0)
+    codes = np.repeat(np.arange(10), [150, 90, 80, 12, 10, 9, 8, 40, 6, 3])
+    features = (generator.normal(0, 1, (10, WIDTH))[codes] + generator.normal(1, 2, (len(codes), WIDTH))).astype(
+        np.float32
+    )
+    by_class = {name: float(PUBLISHED[number]) for number, name in enumerate(TEN.classes)}
+    (weights,) = given_weights({TEN.name: by_class}, LabelSpace((TEN,)))
+    return Task.of(TEN, features, codes, np.ones(len(codes)), weights, before=None, seed=0)
+
+
+def machines(problem: Task, machine: LinearSVC | SVC, inputs: np.ndarray) -> Machines:
+    return fit_machines(
+        machine,
+        inputs,
+        *against_rest(problem.head, problem.codes, problem.weights, problem.class_weights),
+        seed=problem.seed,
     )
 
 
+@pytest.mark.parametrize("cost", [0.001, 1.0])
+def test_published_class_weights_give_the_decision_values_of_linear_svc(cost: float) -> None:
+    problem = published()
+    inputs = standard(problem)
+    fitted = machines(problem, LinearSVC(C=cost, dual=False), inputs)
+    model = LinearSVC(C=cost, dual=False, class_weight=PUBLISHED).fit(inputs, problem.codes)
+    wanted = model.decision_function(inputs)
+    np.testing.assert_allclose(inputs @ fitted.vectors.T + fitted.intercepts, wanted, atol=1e-6)
+    (candidate,) = fit_heads(Svm(costs=(cost,)), problem)
+    for answers, decisions in zip(logits(candidate.layer, problem.features).T, wanted.T, strict=True):
+        scaled = np.polyval(np.polyfit(decisions, answers, 1), decisions)  # a slope and a level a class
+        np.testing.assert_allclose(answers, scaled, atol=1e-4)
+
+
 @pytest.mark.parametrize("gamma", [None, 0.2])
-def test_kernel_machines_are_scikit_learns(gamma: float | None) -> None:
-    own = task(CLASSES)
-    (found,) = fit_heads(Svm(kernel="rbf", costs=(3.0,), gamma=gamma), own)
-    assert isinstance(found.layer, KernelMachine)
-    new, _ = planted(CLASSES, even=True, seed=3)
-    shown, decisions = standard(own), found.layer.decisions(torch.from_numpy(new))
-    mean, spread = own.features.mean(axis=0).astype(np.float64), (own.features.std(axis=0) + 1e-6).astype(np.float64)
-    weights = own.class_weights[own.codes] / own.class_weights[own.codes].mean()
-    for place in range(4):
-        model = SVC(C=3.0, gamma=gamma or 1 / WIDTH).fit(shown, own.codes == place, sample_weight=weights)
+def test_published_class_weights_give_the_decision_values_of_svc(gamma: float | None) -> None:
+    problem = published()
+    (candidate,) = fit_heads(Svm(kernel="rbf", costs=(3.0,), gamma=gamma), problem)
+    assert isinstance(candidate.layer, KernelMachine)
+    new = np.random.default_rng(3).normal(1, 2, (200, WIDTH)).astype(np.float32)
+    decisions = candidate.layer.decisions(torch.from_numpy(new))
+    mean, spread = (
+        problem.features.mean(axis=0).astype(np.float64),
+        (problem.features.std(axis=0) + 1e-6).astype(np.float64),
+    )
+    for place in range(10):
+        model = SVC(C=3.0, kernel="rbf", gamma=gamma or 1 / WIDTH, class_weight={False: 1, True: PUBLISHED[place]})
+        model.fit(standard(problem), problem.codes == place)
         np.testing.assert_allclose(decisions[:, place], model.decision_function((new - mean) / spread), atol=1e-6)
 
 
-def test_scores_out_of_fold_are_of_machines_that_did_not_see_the_image() -> None:
-    own = task(CLASSES)
-    shown, fold = standard(own), folds_by_label(CLASSES, own.codes, seed=0)
-    kernel = similarities(shown, 0.05)
-    (machines,) = fit_kernel_machines(kernel, questions(own), fold, [2.0])
-    inside = fold != 1
-    weights = own.class_weights[own.codes[inside]]
-    model = SVC(C=2.0, gamma=0.05).fit(shown[inside], own.codes[inside] == 2, sample_weight=weights / weights.mean())
-    np.testing.assert_allclose(machines.out_of_fold[~inside, 2], model.decision_function(shown[~inside]), atol=1e-6)
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_of_two_classes_both_weights_count_as_in_scikit_learn(kernel: str) -> None:
+    head, by_class = Head("k", ("a", "b")), np.array([0.01, 3.0])
+    features, codes = planted(head)
+    problem = Task.of(head, features, codes, np.ones(len(codes)), by_class, before=None, seed=0)
+    inputs = standard(problem)
+    model: LinearSVC | SVC = LinearSVC(C=0.1, dual=False) if kernel == "linear" else SVC(C=2.0, kernel="precomputed")
+    given = inputs if kernel == "linear" else rbf_kernel(inputs)
+    fitted = machines(problem, model, given)
+    wanted = clone(model).set_params(class_weight=dict(enumerate(by_class))).fit(given, codes).decision_function(given)
+    decisions = given @ fitted.vectors.T + fitted.intercepts
+    np.testing.assert_allclose(decisions[:, 1], wanted, atol=1e-6)
+    np.testing.assert_allclose(decisions[:, 0], -wanted, atol=2e-3)  # solved anew, to the tolerance of libsvm
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_machines_of_tags_leave_unknown_images_out(kernel: str) -> None:
+    features, codes = planted(TAGS)
+    codes[np.random.default_rng(1).random(codes.shape) < 0.3] = -1
+    problem = task(TAGS, data=(features, codes))
+    inputs = standard(problem)
+    model: LinearSVC | SVC = LinearSVC(C=0.01, dual=False) if kernel == "linear" else SVC(C=2.0, gamma=0.05)
+    machine = model if kernel == "linear" else SVC(C=2.0, kernel="precomputed")
+    given = inputs if kernel == "linear" else rbf_kernel(inputs, gamma=0.05)
+    fitted = machines(problem, machine, given)
+    for place in range(3):
+        known = codes[:, place] >= 0
+        counts = np.where(codes[known, place] == 1, problem.class_weights[place], 1.0)
+        wanted = clone(model).fit(inputs[known], codes[known, place], sample_weight=counts).decision_function(inputs)
+        np.testing.assert_allclose(given @ fitted.vectors[place] + fitted.intercepts[place], wanted, atol=1e-6)
+        assert np.isfinite(fitted.out_of_fold[:, place]).tolist() == known.tolist()
+
+
+def test_weights_of_images_multiply_their_cost() -> None:
+    features, codes = planted(CLASSES)
+    weights = np.random.default_rng(0).uniform(0.5, 2, len(codes))
+    problem = task(CLASSES, data=(features, codes), weights=weights)
+    inputs = standard(problem)
+    fitted = machines(problem, LinearSVC(C=0.01, dual=False), inputs)
+    by_class = {place: float(weight) for place, weight in enumerate(problem.class_weights)}
+    model = LinearSVC(C=0.01, dual=False, class_weight=by_class).fit(inputs, codes, sample_weight=weights)
+    np.testing.assert_allclose(
+        inputs @ fitted.vectors.T + fitted.intercepts, model.decision_function(inputs), atol=1e-6
+    )
+
+
+def test_the_layer_of_linear_machines_gives_their_decisions_scaled() -> None:
+    problem = task(TAGS)
+    (candidate,) = fit_heads(Svm(costs=(0.01,)), problem)
+    inputs = standard(problem)
+    fitted = machines(problem, LinearSVC(C=0.01, dual=False), inputs)
+    slopes, levels = rescaled(TAGS, problem.codes, fitted.out_of_fold, problem.weights, slopes="each", levels=True)
+    wanted = slopes * (inputs @ fitted.vectors.T + fitted.intercepts) + levels
+    np.testing.assert_allclose(
+        candidate.layer.double()(torch.from_numpy(problem.features).double()).detach(), wanted, atol=1e-5
+    )
+
+
+def test_out_of_fold_decision_values_are_of_machines_that_did_not_see_the_image() -> None:
+    problem = task(CLASSES)
+    inputs, positive = standard(problem), problem.codes == 2
+    fitted = machines(problem, SVC(C=2.0, kernel="precomputed"), rbf_kernel(inputs, gamma=0.05))
+    weights = np.where(positive, problem.class_weights[2], 1.0)
+    for inside, held in StratifiedKFold(3, shuffle=True, random_state=0).split(inputs, positive):
+        model = SVC(C=2.0, gamma=0.05).fit(inputs[inside], positive[inside], sample_weight=weights[inside])
+        np.testing.assert_allclose(fitted.out_of_fold[held, 2], model.decision_function(inputs[held]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_machines_that_do_not_converge_warn_nobody(kernel: Literal["linear", "rbf"]) -> None:
+    features, codes = planted(CLASSES)
+    keep = np.flatnonzero((codes < 3) | (np.arange(len(codes)) == len(codes) - 1))
+    problem = task(CLASSES, data=(1e3 * features[keep] ** 3, codes[keep]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_heads(Svm(kernel=kernel, costs=(1e4,)), problem)
 
 
 def test_every_label_is_spread_over_the_folds() -> None:

@@ -16,7 +16,7 @@ from assay.metrics.metrics import higher_is_better, probabilities_of
 from assay.metrics.tallies import Tally, ratio
 from assay.predictions.calibration import temperature
 from assay.predictions.cross_fitting import decision_tally, folds_of
-from assay.repair.rebalanced_heads import learnable
+from assay.repair.head_kinds import learnable
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating[Any]]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
-from assay.labels.space import Head
+from assay.labels.space import Codes, Head
 from assay.settings import Choice, parse_named
+from assay.training.linear import THREADS
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -16,7 +19,7 @@ LINEAR_COSTS, RBF_COSTS = (1e-5, 1e-4, 1e-3), (1.0, 10.0)
 
 
 class Svm(Choice):
-    """Support vector machines, one against the rest; probabilities by Platt scaling of scores out of fold."""
+    """Support vector machines, one against the rest; probabilities by Platt scaling of out-of-fold decision values."""
 
     kind: Literal["svm"] = "svm"
     kernel: Literal["linear", "rbf"] = "linear"
@@ -26,7 +29,9 @@ class Svm(Choice):
     gamma: float | None = Field(
         None, gt=0, description="Of rbf on standardised features; by default one over their number."
     )
-    most: int = Field(10_000, ge=2, description="Images that rbf may be learnt from: it holds 16 bytes for every two.")
+    most: int = Field(
+        10_000, ge=2, description="Images that rbf may be trained on: it holds a kernel value for every two."
+    )
 
 
 class Crt(Choice):
@@ -79,12 +84,17 @@ def kind_name(kind: AnyKind) -> str:
     return f"svm {kind.kernel}" if isinstance(kind, Svm) else kind.kind
 
 
+def kernel_bytes(images: int) -> int:
+    """Return the memory of kernel values (N, N) in float64, and of the part that each thread copies for a fold."""
+    return 8 * images**2 + THREADS * 4 * images**2
+
+
 def unsupported_reason(kind: AnyKind, head: Head, *, images: int, linear: bool) -> str | None:
     """Why a kind cannot be had of so many images, or of a head that is linear or not, and the way out."""
     if isinstance(kind, Svm) and kind.kernel == "rbf" and images > kind.most:
         return (
-            f"{head.name}: svm with kernel: rbf holds the similarity of every two images, and their "
-            f"{images:,} would take {16 * images**2 / 2**30:,.1f} GiB; most: {kind.most:,} are allowed. "
+            f"{head.name}: svm with kernel: rbf holds a kernel value for every two images, and for "
+            f"{images:,} images takes about {kernel_bytes(images) / 2**30:,.1f} GiB; most: {kind.most:,} are allowed. "
             "Set kernel: linear, or raise most."
         )
     if kind.kind in ("tau_norm", "lws", "logit_adjust") and not linear:
@@ -93,3 +103,11 @@ def unsupported_reason(kind: AnyKind, head: Head, *, images: int, linear: bool) 
             "Put a probe before it, or name other kinds."
         )
     return None
+
+
+def learnable(head: Head, codes: Codes) -> npt.NDArray[np.bool_]:
+    """Return which classes (K,) have a training image; of tags, those that some images have and some have not."""
+    if head.kind == "multiclass":
+        return np.bincount(codes[codes >= 0], minlength=head.size) > 0
+    both: npt.NDArray[np.bool_] = (codes == 1).any(axis=0) & (codes == 0).any(axis=0)
+    return both

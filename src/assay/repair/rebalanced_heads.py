@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
 from assay.errors import DataError
@@ -32,15 +34,9 @@ from assay.repair.head_kinds import (
     Svm,
     TauNorm,
     kind_name,
+    learnable,
 )
-from assay.repair.support_vectors import (
-    Machines,
-    Questions,
-    fit_kernel_machines,
-    fit_linear_machines,
-    folds_by_label,
-    similarities,
-)
+from assay.repair.support_vectors import FOLDS, Machines, against_rest, fit_machines
 from assay.training.linear import fit_question, moments, side_by_side
 
 Doubles = npt.NDArray[np.float64]
@@ -102,14 +98,6 @@ def label_weights(head: Head, codes: Codes, weights: Floats, class_weights: Floa
     return np.where(codes >= 0, weights[:, None] * np.where(codes == 1, class_weights, 1.0), 0.0)
 
 
-def learnable(head: Head, codes: Codes) -> npt.NDArray[np.bool_]:
-    """The classes (K,) that a training image shows; of tags, those that some have and some have not."""
-    if head.kind == "multiclass":
-        return np.bincount(codes[codes >= 0], minlength=head.size) > 0
-    found: npt.NDArray[np.bool_] = (codes == 1).any(axis=0) & (codes == 0).any(axis=0)
-    return found
-
-
 def fit_heads(kind: AnyKind, task: Task) -> list[Candidate]:
     """The layers of one kind for a head, one a setting. A class without a training image is never answered.
 
@@ -127,41 +115,43 @@ def fit_heads(kind: AnyKind, task: Task) -> list[Candidate]:
 
 def _svm(kind: Svm, task: Task) -> list[Candidate]:
     mean, spread = (part.astype(np.float64) for part in moments(task.features))
-    shown = (task.features - mean) / spread
-    questions = Questions.of(task.head, task.codes, task.weights)
-    fold = folds_by_label(task.head, task.codes, seed=task.seed)
+    inputs = (task.features - mean) / spread
+    positive, weights = against_rest(task.head, task.codes, task.weights, task.class_weights)
     rbf = kind.kernel == "rbf"
-    costs = kind.costs or (RBF_COSTS if rbf else LINEAR_COSTS)
-    gamma = kind.gamma or 1 / shown.shape[1]
-    machines = (
-        fit_kernel_machines(similarities(shown, gamma), questions, fold, costs)
-        if rbf
-        else fit_linear_machines(shown, questions, fold, costs)
-    )
-    found = []
-    for cost, one in zip(costs, machines, strict=True):
-        slopes, levels = _platt(task, one.out_of_fold)
+    gamma = kind.gamma or 1 / inputs.shape[1]
+    if rbf:
+        inputs = rbf_kernel(inputs, gamma=gamma)  # once for all classes, folds and costs
+    candidates = []
+    for cost in kind.costs or (RBF_COSTS if rbf else LINEAR_COSTS):
+        machine = SVC(C=cost, kernel="precomputed") if rbf else LinearSVC(C=cost, dual=False)
+        fitted = fit_machines(machine, inputs, positive, weights, seed=task.seed)
+        slopes, levels = _platt(task, fitted.out_of_fold)
         layer = (
-            _kernel_layer(task, one, mean, spread, gamma=gamma, scaling=(slopes, levels))
+            _kernel_layer(task, fitted, mean, spread, gamma=gamma, scaling=(slopes, levels))
             if rbf
-            else _linear(slopes[:, None] * one.vectors / spread, slopes * one.intercepts + levels, centre=mean)
+            else _linear(slopes[:, None] * fitted.vectors / spread, slopes * fitted.intercepts + levels, centre=mean)
         )
-        found.append(Candidate(kind_name(kind), f"C {cost:g}", layer))
-    return found
+        candidates.append(Candidate(kind_name(kind), f"C {cost:g}", layer))
+    return candidates
 
 
-def _platt(task: Task, scores: Doubles) -> tuple[Doubles, Doubles]:
-    """Slopes and levels (K,) of Platt scaling by scores (N, K) out of fold; classes never scored get the medians."""
-    head, codes = task.head, task.codes
-    own: Literal["one", "each"] = "one" if head.kind == "multiclass" else "each"
-    slopes, levels = rescaled(head, codes, scores, task.weights, slopes=own, levels=True)
-    if head.kind == "multiclass":
-        judged = np.bincount(codes[np.isfinite(scores).all(axis=1)], minlength=head.size) > 0
-    else:
-        judged = ((codes == 1) & np.isfinite(scores)).any(axis=0)
-    slopes[~judged], levels[~judged] = (
-        (np.median(slopes[judged]), np.median(levels[judged])) if judged.any() else (1.0, 0.0)
-    )
+def _platt(task: Task, decisions: Doubles) -> tuple[Doubles, Doubles]:
+    """Return slopes and levels (K,) of Platt scaling from out-of-fold decision values (N, K).
+
+    Classes get one slope, tags one each. A class of one image has no such values, and gets the medians.
+    """
+    scored = np.flatnonzero(np.isfinite(decisions).any(axis=0))
+    slopes, levels = np.ones(task.head.size), np.zeros(task.head.size)
+    multiclass = task.head.kind == "multiclass"
+    if len(scored) < (2 if multiclass else 1):
+        return slopes, levels
+    head, codes = _narrowed(task.head, task.codes, scored)
+    weights = task.weights if multiclass else task.weights[:, scored]
+    each: Literal["one", "each"] = "one" if multiclass else "each"
+    scales = rescaled(head, codes, decisions[:, scored], weights, slopes=each, levels=True)
+    for values, known in zip((slopes, levels), scales, strict=True):
+        values[:] = np.median(known)
+        values[scored] = known
     return slopes, levels
 
 
@@ -242,6 +232,25 @@ def _logit_adjust(kind: LogitAdjust, task: Task) -> list[Candidate]:
     ]
 
 
+def folds_by_label(head: Head, codes: Codes, *, seed: int) -> Ints:
+    """Return a fold for each image (N,), every label spread over all of them as far as its images go.
+
+    A label is a class, or the rarest tag of an image. The only image of a class has fold -1: it is always
+    trained on, and never scored.
+    """
+    if head.kind == "multiclass":
+        labels = codes
+    else:
+        rarity = np.where(codes == 1, (codes == 1).sum(axis=0), len(codes) + 1)
+        labels = np.where((codes == 1).any(axis=1), rarity.argmin(axis=1), head.size)
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(labels)), labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % FOLDS  # neighbours in this order lie in different folds
+    if head.kind == "multiclass":
+        fold[np.bincount(labels, minlength=head.size)[labels] == 1] = -1
+    return fold
+
+
 def _ncm(kind: Ncm, task: Task) -> list[Candidate]:
     """The slope is that of the lowest loss on similarities to means that leave each image out."""
     fold = folds_by_label(task.head, task.codes, seed=task.seed)
@@ -312,14 +321,9 @@ def _before(task: Task) -> tuple[Doubles, Doubles]:
 
 def _of_classes(task: Task, places: Ints) -> Task:
     """The same of these classes alone, with the images that are known under one of them."""
-    head = Head(task.head.name, tuple(task.head.classes[place] for place in places), task.head.kind)
+    head, codes = _narrowed(task.head, task.codes, places)
     before = task.before and linear_layer(task.before.weight[places].detach(), task.before.bias[places].detach())
-    if head.kind == "multiclass":
-        numbers = np.full(task.head.size + 1, -1)
-        numbers[places] = np.arange(len(places))
-        codes, weights = numbers[task.codes], task.weights
-    else:
-        codes, weights = task.codes[:, places], task.weights[:, places]
+    weights = task.weights if head.kind == "multiclass" else task.weights[:, places]
     known = head.known(codes)
     return replace(
         task,
@@ -330,6 +334,16 @@ def _of_classes(task: Task, places: Ints) -> Task:
         class_weights=task.class_weights[places],
         before=before,
     )
+
+
+def _narrowed(head: Head, codes: Codes, places: Ints) -> tuple[Head, Codes]:
+    """The head with these classes alone, and its codes; a multi-class label of another class is unknown."""
+    narrow = Head(head.name, tuple(head.classes[place] for place in places), head.kind)
+    if head.kind == "multilabel":
+        return narrow, codes[:, places]
+    numbers = np.full(head.size + 1, -1)  # the last one is that of code -1
+    numbers[places] = np.arange(len(places))
+    return narrow, numbers[codes]
 
 
 def _fixed_levels(head: Head, codes: Codes) -> npt.NDArray[np.float32]:

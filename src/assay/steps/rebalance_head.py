@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -216,9 +217,11 @@ def _represented(saved: TrainedModel, train: Samples, validation: Samples, conte
     return tuple(in_chunks(saved.classifier.represent, own) for own in features)  # type: ignore[return-value]
 
 
-def _class_weights(settings: RebalanceHeadSettings, train: Samples) -> list[Array]:
+def _class_weights(settings: RebalanceHeadSettings, train: Samples) -> Sequence[npt.NDArray[np.floating[Any]]]:
     if settings.class_weights is None:
         return [np.ones(head.size, np.float32) for head in train.space]
+    if isinstance(settings.class_weights, Given):  # in float64: a cost of 0.0001 is then that of scikit-learn
+        return given_weights(settings.class_weights.weights, train.space)
     return class_weights(settings.class_weights, train)
 
 

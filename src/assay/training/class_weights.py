@@ -64,7 +64,7 @@ def class_weights(settings: AnyClassWeights, samples: Samples) -> list[Floats]:
     no negative) weighs 1. Raises PlanError where given weights name a head or class that is not there.
     """
     if isinstance(settings, Given):
-        return given_weights(settings.weights, samples.space)
+        return [weights.astype(np.float32) for weights in given_weights(settings.weights, samples.space)]
     return [head_weights(settings, head, codes) for head, codes in zip(samples.space, samples.codes(), strict=True)]
 
 
@@ -88,12 +88,12 @@ def head_weights(settings: Inverse | SqrtInverse | EffectiveNumber, head: Head, 
     return weights
 
 
-def given_weights(weights: Mapping[str, Mapping[str, float]], space: LabelSpace) -> list[Floats]:
-    """Weights (K,) a head as a plan gives them; 1 where it names none.
+def given_weights(weights: Mapping[str, Mapping[str, float]], space: LabelSpace) -> list[npt.NDArray[np.float64]]:
+    """Return weights (K,) a head, exactly as a plan gives them; 1 where it names none.
 
     Raises PlanError that names the nearest where a head or class is not there.
     """
-    found = {head.name: np.ones(head.size, np.float32) for head in space}
+    found = {head.name: np.ones(head.size) for head in space}
     for name, by_class in weights.items():
         require_known(name, [*found], "head", "class_weights")
         head = space[name]
