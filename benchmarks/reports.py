@@ -21,7 +21,7 @@ import numpy as np
 import assay
 from assay.report.embedding import Setting, tsne
 from assay.report.report import write_report
-from benchmarks.browser import CHROMIUM, Page, browser
+from benchmarks.browser import CHROMIUM, Page, chromium, complaints, show
 from benchmarks.page import replace_section, table
 
 CLASSES = 'folder: "DATA"'
@@ -82,34 +82,36 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _tried(report: Path, pages: Path | None) -> str:
-    """What a browser says of a page: its complaints, what a click and a hover show."""
+    """Return what goes wrong in a page, or else what a click and a hover bring up."""
     if CHROMIUM is None:
         return "no browser here"
-    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
+    with chromium() as page:
         for look, (width, dark) in LOOKS.items():
-            page.open(report, width=width, dark=dark)
-            if page.complaints:
-                return f"{look}: {page.complaints[0]}"
-            if page.run("document.documentElement.scrollWidth") > width:
+            show(page, report, width=width, dark=dark)
+            if bad := complaints(page):
+                return f"{look}: {bad[0]}"
+            if page.evaluate("document.documentElement.scrollWidth") > width:
                 return f"{look}: wider than {width} pixels"
             if pages is not None:
-                pages.mkdir(parents=True, exist_ok=True)
-                page.screenshot(pages / f"{report.parent.name}-{look}.png", whole=True)
+                page.screenshot(path=pages / f"{report.parent.name}-{look}.png", full_page=True)
         return f"no complaint; a click shows {_clicked(page)} images; a hover shows {_hovered(page)}"
 
 
 def _clicked(page: Page) -> int:
-    page.click(".matrix button:not([aria-pressed])")
-    return len(page.each(".confusion[open] .cellview .pic", "1"))
+    page.locator(".matrix button:not([aria-pressed])").first.click()
+    return page.locator(".confusion[open] .cellview .pic").count()
 
 
 def _hovered(page: Page) -> str:
-    """What moving over the map brings up."""
-    page.middle("#map-canvas")
-    left, top, width, height = page.box("#map-canvas")
+    """Return whether moving over the map brings up an image."""
+    canvas = page.locator("#map-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
     for step in range(400):
-        page.move(left + width * (0.1 + 0.8 * (step % 20) / 20), top + height * (0.1 + 0.8 * (step // 20) / 20))
-        if not page.one("#peek", "e.hidden"):
+        across, down = 0.1 + 0.8 * (step % 20) / 20, 0.1 + 0.8 * (step // 20) / 20
+        page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down)
+        if page.is_visible("#peek"):
             return "one"
     return "none"
 

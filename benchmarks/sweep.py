@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.browser import browser
+from benchmarks.browser import chromium, complaints, show
 from benchmarks.page import replace_section, table
 
 GOAL = 180  # seconds on two cores
@@ -119,12 +119,12 @@ def row(what: str, seconds: float, found: dict[str, Any]) -> list[str]:
 def photographed(page: Path, folder: Path) -> None:
     """Screenshots of the page: a desk, the dark, a phone."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as opened:
+    with chromium() as opened:
         for look, (width, dark) in LOOKS.items():
-            opened.open(page, width=width, dark=dark)
-            if opened.complaints:
-                raise SystemExit(f"{look}: {opened.complaints[0]}")
-            opened.screenshot(folder / f"sweep-{look}.png", whole=True)
+            show(opened, page, width=width, dark=dark)
+            if bad := complaints(opened):
+                raise SystemExit(f"{look}: {bad[0]}")
+            opened.screenshot(path=folder / f"sweep-{look}.png", full_page=True)
 
 
 if __name__ == "__main__":

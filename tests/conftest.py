@@ -1,9 +1,11 @@
-"""Small data sets that tests train on."""
+"""Small data sets that tests train on, and the browser that they open pages in."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.browser import CHROMIUM, Page, chromium
 from hypothesis import settings
 from PIL import Image
 
@@ -47,6 +49,15 @@ def tiny_plan(colours):
         )
 
     return text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    """A page in Chromium, for a module: its event loop must not run where other tests start one."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (apt-get install chromium)")
+    with chromium() as page:
+        yield page
 
 
 class Lines(NoProgress):

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from benchmarks.browser import CHROMIUM, Page, browser
+from benchmarks.browser import Page, complaints, each, fetched, show
 
 import assay
 from assay.experiments.compare import compare
 from assay.report.comparison_page import write_comparison
 from test_report import MODEL
-from test_report_page import ATTACK, FACE, HOSTILE, write_noise
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
+from test_report_page import ATTACK, FACE, HOSTILE, assert_readable_on_a_phone, write_noise
 
 SECTIONS = ["headline", "metrics", "answers", "classes", "plans", "curves", "images", "runs"]
 RUNS = (f"<script>{ATTACK}<script>", f"<img src=x onerror={ATTACK}>")
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
+def written(browser: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs on noise, in folders and on classes and files of hostile names."""
     folder = tmp_path_factory.mktemp("comparison")
     write_noise(folder / "images", HOSTILE, each=8)
@@ -37,58 +34,48 @@ def written(tmp_path_factory) -> Path:
     return write_comparison(folder / "page.html", compare(runs))
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
 @pytest.fixture
-def opened(page, written) -> Page:
-    page.open(written)
-    return page
+def page(browser: Page, written: Path) -> Page:
+    show(browser, written)
+    return browser
 
 
-def test_nothing_complains_nothing_is_fetched_and_every_section_is_there(opened):
-    assert [name for name, high in opened.each("section", "[e.id, e.offsetHeight]") if high > 40] == SECTIONS
-    assert opened.complaints == []
-    assert [url for url in opened.asked if not url.startswith(("file:", "data:"))] == []
-    assert len(opened.each(".panel svg", "1")) >= 3
+def test_nothing_complains_nothing_is_fetched_and_every_section_is_there(page: Page) -> None:
+    assert [name for name, height in each(page, "section", "[e.id, e.offsetHeight]") if height > 40] == SECTIONS
+    assert complaints(page) == []
+    assert fetched(page) == []
+    assert page.locator(".panel svg").count() >= 3
 
 
-def test_names_are_read_as_names(opened):
-    opened.each(".pic", "e.dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))")
-    opened.each("th", "e.click()")
-    assert opened.run("window.hacked") is None
-    assert len(opened.each("script", "1")) == 2
-    assert opened.each("img, b[onclick], [onmouseover]", "1") == []
-    text = opened.run("document.body.innerText")
+def test_names_are_read_as_names(page: Page) -> None:
+    each(page, ".pic", "e.dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))")
+    each(page, "th", "e.click()")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("script").count() == 2
+    assert page.locator("img, b[onclick], [onmouseover]").count() == 0
+    text = page.inner_text("body")
     assert all(name in text for name in (*HOSTILE[:3], *RUNS))
-    assert opened.complaints == []
+    assert complaints(page) == []
 
 
-def test_a_hover_on_a_image_shows_what_each_run_answers(opened):
-    left, top = opened.middle("#images .pic")
-    opened.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # scrolling hides
-    opened.move(left, top)
-    assert opened.one("#peek", "e.hidden") is False
-    assert opened.one("#peek .face", FACE)
-    answers = opened.one("#peek .answer", "e.innerText").split("\n")
+def test_a_hover_on_an_image_shows_what_each_run_answers(page: Page) -> None:
+    image = page.locator("#images .pic").first
+    image.scroll_into_view_if_needed()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # scrolling hides
+    image.hover()
+    assert page.is_visible("#peek")
+    assert each(page, "#peek .face", FACE)[0]
+    answers = page.locator("#peek .answer").first.inner_text().split("\n")
     assert [answer.startswith(f"{name}: ") for answer, name in zip(answers, RUNS, strict=True)] == [True, True]
 
 
-def test_tables_are_sorted_by_a_click(opened):
+def test_tables_are_sorted_by_a_click(page: Page) -> None:
     for falling in (True, False):
-        opened.click(".byrun th:nth-child(3)")
-        found = opened.each(".byrun tbody tr", "+e.cells[2].dataset.sort")
-        assert found == sorted(found, reverse=falling)
+        page.locator(".byrun th:nth-child(3)").first.click()
+        numbers = each(page, ".byrun tbody tr", "+e.cells[2].dataset.sort")
+        assert numbers == sorted(numbers, reverse=falling)
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_shows_it_all_without_sideways_scrolling(page, written, dark):
-    page.open(written, width=390, height=844, dark=dark)
-    assert page.run("document.documentElement.scrollWidth") == 390
-    assert page.complaints == []
-    paper = sum(map(int, re.findall(r"\d+", page.one("body", "getComputedStyle(e).backgroundColor"))[:3]))
-    ink = sum(map(int, re.findall(r"\d+", page.one(".panel text", "getComputedStyle(e).fill"))[:3]))
-    assert (paper < ink) == dark
+def test_a_phone_shows_it_all_without_sideways_scrolling(browser: Page, written: Path, dark: bool) -> None:
+    assert_readable_on_a_phone(browser, written, dark=dark)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
-from benchmarks.browser import CHROMIUM, Page, browser
+from benchmarks.browser import Page, complaints, each, show
 from PIL import Image
 
 from assay.experiments.sweep import Sweep, sweep
@@ -95,36 +94,27 @@ def test_parallel_coordinates_have_an_axis_a_key_and_no_metric_for_those_without
 
 # In a browser
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)")
 
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-@needs_browser
-def test_every_section_is_there_and_nothing_complains(page: Page, written: Path, found: tuple[Sweep, Path]) -> None:
-    page.open(written)
-    assert [name for name, high in page.each("section", "[e.id, e.offsetHeight]") if high > 40] == SECTIONS
-    assert page.complaints == []
-    assert page.one("h1", "e.textContent") == HOSTILE
-    rows = page.each("#trials tbody tr", "[...e.cells].map(c => c.textContent.trim())")
+def test_every_section_is_there_and_nothing_complains(browser: Page, written: Path, found: tuple[Sweep, Path]) -> None:
+    show(browser, written)
+    assert [name for name, height in each(browser, "section", "[e.id, e.offsetHeight]") if height > 40] == SECTIONS
+    assert complaints(browser) == []
+    assert browser.locator("h1").first.text_content() == HOSTILE
+    rows = each(browser, "#trials tbody tr", "[...e.cells].map(c => c.textContent.trim())")
     search = found[0]
     assert [int(row[0]) for row in rows] == [row.number for row in search.ranked] + [
         row.number for row in search.rows if row.metric is None
     ]
     assert "is not measured on this data" in json.dumps(rows)
-    panels = page.each("#curves .panel", "e.querySelectorAll('path').length")
-    assert len(panels) > 6
+    assert len(each(browser, "#curves .panel", "e.querySelectorAll('path').length")) > 6
 
 
-@needs_browser
-def test_it_is_as_wide_as_a_phone_and_sorted_by_a_click(page: Page, written: Path) -> None:
-    page.open(written, width=390, phone=True)
-    assert page.run("document.documentElement.scrollWidth") <= 390
-    page.open(written)
-    page.click("#trials th")
-    numbers = page.each("#trials tbody tr", "Number(e.cells[0].textContent)")
+def test_it_is_as_wide_as_a_phone_and_sorted_by_a_click(browser: Page, written: Path) -> None:
+    assert browser.context.browser is not None
+    with browser.context.browser.new_context(is_mobile=True, device_scale_factor=2) as phone:
+        show(page := phone.new_page(), written, width=390)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    show(browser, written)
+    browser.locator("#trials th").first.click()
+    numbers = each(browser, "#trials tbody tr", "Number(e.cells[0].textContent)")
     assert numbers == sorted(numbers, reverse=True)
