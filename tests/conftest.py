@@ -3,30 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from benchmarks.browser import CHROMIUM, Page, chromium
 from hypothesis import settings
-from PIL import Image
 
 import assay
 from assay.progress import NoProgress
+from factories import write_images
 
 settings.register_profile("the same every time", derandomize=True)
 settings.load_profile("the same every time")
-
-COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
-
-
-def write_images(folder: Path, *, each: int, side: int = 32, seed: int = 0) -> Path:
-    """Noisy images of three colours, in a folder a colour."""
-    generator = np.random.default_rng(seed)
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(each):
-            pixels = np.clip(np.array(colour) + generator.normal(0, 40, (side, side, 3)), 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from assay.plan.plan import from_source, parse
 from assay.run.label_review import correct
 from assay.run.train import train
 from assay.steps import STEPS
-from conftest import write_images
+from factories import write_images
 from fake_steps import RELABEL
 
 PROBE = "probe: {size: 32}"

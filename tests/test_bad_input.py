@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from assay import cli
-from conftest import write_images
+from factories import write_images
 
 TINY = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
 PROBE = "  - probe: {size: 32}\n"

@@ -20,7 +20,7 @@ from assay.labels.samples import Samples
 from assay.repair.confident_learning import HeadSuspects
 from assay.run.train import Run
 from assay.steps import clean_labels
-from conftest import COLOURS, write_images
+from factories import COLOURS, write_images
 
 PROBE = "probe: {size: 32}"
 CLEAN = "clean_labels: {size: 32, folds: 3}"

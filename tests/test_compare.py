@@ -23,7 +23,7 @@ from assay.plan.plan import parse
 from assay.predictions.predict import Predictions
 from assay.report.comparison_page import write_comparison
 from assay.run.label_review import correct
-from conftest import write_images
+from factories import write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 2, lr: 2e-3}"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from assay.steps.base import read_history
 from assay.training.checkpoint import Average, optimizer_tensors, restore_optimizer
-from conftest import write_images
+from factories import write_images
 
 
 class Fit(NamedTuple):

@@ -52,7 +52,7 @@ from assay.training.optimizers import AnyOptimizer
 from assay.training.sampling import AnySampling
 from assay.training.schedules import AnySchedule
 from assay.training.semi_supervised import UnlabelledSettings
-from conftest import write_images
+from factories import write_images
 
 ROOT = Path(__file__).parent.parent
 GUIDE = [ROOT / "README.md", ROOT / "docs" / "GUIDE.md", ROOT / "docs" / "SETTINGS.md"]

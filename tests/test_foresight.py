@@ -33,7 +33,7 @@ from assay.plan.plan import parse
 from assay.steps.fit_settings import FitSettings
 from assay.training.optimizers import Adam, RmsProp, Sgd
 from assay.training.schedules import rate
-from conftest import write_images
+from factories import write_images
 
 # The pace of a fit
 

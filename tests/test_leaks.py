@@ -18,7 +18,8 @@ from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.trained_model import count_trained_on, read_learnt_hashes, read_training_hashes
-from conftest import COLOURS, Lines, write_images
+from conftest import Lines
+from factories import COLOURS, write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 1, batch: 16, freeze: all_but_last_stage}"

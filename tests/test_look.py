@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from assay import cli
 from assay.report.embedding import Setting
 from assay.report.report import write_report
-from conftest import write_images
+from factories import write_images
 from test_report import rows, tags, train
 
 FIT = "fit: {size: 64, epochs: 2, lr: 2e-3}"

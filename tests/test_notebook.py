@@ -20,7 +20,7 @@ from assay.commands.api import show_in_notebooks
 from assay.labels.samples import LeftOut, Samples
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
-from conftest import write_images
+from factories import write_images
 
 TOUR = Path(__file__).parent.parent / "examples" / "tour.ipynb"
 ATTACK = "window.hacked=1"

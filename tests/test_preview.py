@@ -17,7 +17,7 @@ from assay import cli
 from assay.images.contact_sheet import GAP
 from assay.steps import STEPS
 from assay.training.sources import ImageSource
-from conftest import write_images
+from factories import write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 3, batch: 8, lr: 1e-2"

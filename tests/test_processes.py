@@ -69,7 +69,7 @@ def history(run: Path) -> dict[tuple[str, str, str], float]:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """A run of one process, the same of two, and what the two printed."""
-    from conftest import write_images
+    from factories import write_images
 
     folder = tmp_path_factory.mktemp("processes")
     write_images(folder / "images", each=15)

@@ -24,7 +24,7 @@ from assay.repair.pseudo_labels import All, choose_pseudo_labels
 from assay.run.train import Run
 from assay.steps.pseudo_label import soft_targets, write_soft_targets
 from assay.training.sources import LabelTensors
-from conftest import COLOURS, write_images
+from factories import COLOURS, write_images
 
 PROBE = "probe: {size: 32}"
 LABEL = "pseudo_label: {keep: all}"

@@ -30,7 +30,8 @@ from assay.steps.base import Context, State, StepResult
 from assay.steps.rebalance_head import RebalanceHeadSettings
 from assay.training.devices import SingleProcess
 from assay.training.linear import fit_linear
-from conftest import Lines, write_images
+from conftest import Lines
+from factories import write_images
 
 KIND = Head("kind", ("a", "b", "c"))
 TAGS = Head("tags", ("p", "q", "r"), "multilabel")

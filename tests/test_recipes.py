@@ -19,7 +19,7 @@ from assay.plan.recipes import recipe_names, recipe_text
 from assay.run.train import train
 from assay.training.class_weights import Inverse, head_weights
 from assay.training.schedules import ScheduleName
-from conftest import write_images
+from factories import write_images
 
 ATTRIBUTES = (7, 3, 3, 4, 6, 3)
 

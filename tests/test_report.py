@@ -25,7 +25,7 @@ from assay.report.sections.explanations import BUDGET as LOOKS
 from assay.report.sections.gallery import BUDGETS
 from assay.report.thumbnails import LARGE_SIDE, SMALL_SIDE, sheets
 from assay.run.folder import read_run
-from conftest import write_images
+from factories import write_images
 
 SECTIONS = ["headline", "steps", "data", "history", "classes", "confusion", "images", "calibration", "thresholds"]
 SECTIONS += ["map", "noise", "edits", "pseudo", "layers", "hardware", "plan", "again"]

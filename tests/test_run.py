@@ -25,7 +25,8 @@ from assay.report.charts import PARTS, on_one_axis
 from assay.steps.base import read_history
 from assay.training.optimizers import OPTIMIZERS
 from assay.training.schedules import SCHEDULES
-from conftest import COLOURS, Lines, write_images
+from conftest import Lines
+from factories import COLOURS, write_images
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3}"

@@ -33,7 +33,7 @@ from assay.training.sampling import (
     shift_prior,
     split_batches,
 )
-from conftest import COLOURS, write_images
+from factories import COLOURS, write_images
 
 KIND = Head("kind", ("a", "b", "c"))
 TAGS = Head("tags", ("x", "y"), "multilabel")

@@ -24,7 +24,8 @@ from assay.models.weights import load_pretrained
 from assay.plan.plan import Plan
 from assay.settings import Settings, Source
 from assay.steps import STEPS
-from conftest import Lines, write_images
+from conftest import Lines
+from factories import write_images
 
 BACKBONE = "tf_efficientnet_lite0"
 FP32 = "{precision: fp32, layout: contiguous}"

@@ -11,7 +11,7 @@ import pytest
 from assay.experiments.demo import FAULTY, TRUTH, run_demo
 from assay.labels.samples import Samples
 from assay.plan import plan as plan_module
-from conftest import write_images
+from factories import write_images
 
 RECIPE = """
 model: {backbone: test_efficientnet, weights: none}

@@ -15,7 +15,7 @@ from assay.plan.plan import from_source
 from assay.report.sections import search_charts
 from assay.report.sections.search_charts import Axis, Line
 from assay.report.sweep_page import write_sweep_page
-from conftest import write_images
+from factories import write_images
 from test_report_page import ATTACK
 
 SECTIONS = ["headline", "trials", "importance", "parallel", "curves", "plan"]

@@ -24,7 +24,7 @@ from assay.predictions.cross_fitting import gain, mean_gain
 from assay.steps import synthesize
 from assay.steps.fit_settings import FitSettings
 from assay.steps.generated_images import SynthesizeSettings
-from conftest import write_images
+from factories import write_images
 
 FIT = "{size: 32, freeze: backbone, epochs: 1, batch: 8}"
 GAN = "size: 32, optimizer_steps: 2, batch: 4, width: 4, show_every: 1"

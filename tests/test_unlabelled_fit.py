@@ -27,7 +27,7 @@ from assay.steps.fit_parts import _require_reachable
 from assay.steps.fit_settings import FitSettings
 from assay.training.losses import ByHead
 from assay.training.semi_supervised import UnlabelledSettings
-from conftest import COLOURS, write_images
+from factories import COLOURS, write_images
 
 OWN = "unlabelled: {threshold: 0.34, ratio: 2}"  # of three classes, by a network that has seen little
 FLEX = "unlabelled: {method: flexmatch, threshold: 0.5, ratio: 2}"

@@ -29,7 +29,7 @@ from assay.predictions.predictor import Predictor
 from assay.predictions.tta import FiveCrops, Flips, RandomViews, Scales, tta_probabilities, tta_views
 from assay.run.train import Run
 from assay.training.devices import Hardware
-from conftest import COLOURS
+from factories import COLOURS
 
 SPACE = LabelSpace((Head("label", tuple(COLOURS)), Head("tags", ("sea", "sky"), "multilabel")))
 EVERY = {

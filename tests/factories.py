@@ -1,0 +1,59 @@
+"""Images, files and commands that many test files make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+
+
+def write_images(folder: Path, *, each: int, side: int = 32, seed: int = 0) -> Path:
+    """Write noisy images of three colours, in a folder for each colour."""
+    generator = np.random.default_rng(seed)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = np.clip(np.array(colour) + generator.normal(0, 40, (side, side, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def write_noise(paths: Iterable[Path], *, height: int, width: int) -> list[Path]:
+    """Write images of random pixels; the folders are made where they are missing."""
+    generator = np.random.default_rng(0)
+    written = list(paths)
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    return written
+
+
+def noise_pixels(count: int, side: int, *, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return random bytes (N, H, W, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def noise_bytes(count: int, side: int, *, seed: int = 0) -> Tensor:
+    """Return the same random bytes as a batch (N, 3, H, W)."""
+    return torch.from_numpy(noise_pixels(count, side, seed=seed)).permute(0, 3, 1, 2)
+
+
+def noise_batch(count: int = 2, size: int = 32, *, seed: int = 3) -> Tensor:
+    """Return random images (N, 3, H, W) between 0 and 1, as a network takes them."""
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def put(root: Path, *names: str) -> Path:
+    """Write files at these paths that each hold their own path: reading a table or a folder never decodes."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(os.fsencode(name))
+    return root
