@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from assay.images import colour, geometry
 from assay.images.augment import Augment, Erase, Jitter, RandAugment, SomeOf, augment, image_keys, uniform
+from factories import noise_bytes
 
 EVERY = {
     "plain": Augment(),
@@ -38,11 +39,6 @@ EVERY = {
 }  # fmt: skip
 each = pytest.mark.parametrize("settings", EVERY.values(), ids=EVERY.keys())
 each_side = pytest.mark.parametrize(("side", "size"), [(24, 24), (30, 24), (60, 24), (16, 24)])
-
-
-def images(count: int, side: int, seed: int = 0) -> Tensor:
-    noise = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return torch.from_numpy(noise).permute(0, 3, 1, 2)
 
 
 def dot(side: int, x: int, y: int) -> Tensor:
@@ -74,7 +70,7 @@ def moved(batch: Tensor, matrices: np.ndarray, size: int | None = None) -> Tenso
 @each
 @each_side
 def test_shape_type_and_range(settings: Augment, side: int, size: int) -> None:
-    for batch in (images(9, side), torch.full((9, 3, side, side), 255, dtype=torch.uint8)):
+    for batch in (noise_bytes(9, side), torch.full((9, 3, side, side), 255, dtype=torch.uint8)):
         result = augment(batch, some(9), size=size, settings=settings)
         assert result.shape == (9, 3, size, size)
         assert result.dtype == torch.float32
@@ -85,7 +81,7 @@ def test_shape_type_and_range(settings: Augment, side: int, size: int) -> None:
 @each
 @each_side
 def test_a_image_comes_out_alike_in_any_batch_and_order(settings: Augment, side: int, size: int) -> None:
-    batch, chance = images(9, side), some(9)
+    batch, chance = noise_bytes(9, side), some(9)
     together = augment(batch, chance, size=size, settings=settings)
     order = np.random.default_rng(0).permutation(9)
     assert torch.equal(augment(batch[order], chance[order], size=size, settings=settings), together[order])
@@ -96,7 +92,7 @@ def test_a_image_comes_out_alike_in_any_batch_and_order(settings: Augment, side:
 
 @each
 def test_the_batch_and_the_generators_of_others_are_left_alone(settings: Augment) -> None:
-    batch = images(9, 24)
+    batch = noise_bytes(9, 24)
     before, state, others = batch.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     augment(batch, some(9), size=24, settings=settings)
     assert torch.equal(batch, before)
@@ -107,7 +103,7 @@ def test_the_batch_and_the_generators_of_others_are_left_alone(settings: Augment
 @each
 @pytest.mark.parametrize("change", ["seed", "step", "epoch", "view", "occurrence"])
 def test_another_key_is_another_image(settings: Augment, change: str) -> None:
-    batch = images(9, 24)
+    batch = noise_bytes(9, 24)
     first = augment(batch, some(9), size=24, settings=settings)
     assert torch.equal(first, augment(batch, some(9), size=24, settings=settings))
     other = augment(batch, some(9, **{change: 77}), size=24, settings=settings)
@@ -116,7 +112,7 @@ def test_another_key_is_another_image(settings: Augment, change: str) -> None:
 
 @each
 def test_layout_in_memory_changes_nothing(settings: Augment) -> None:
-    batch = images(9, 30)
+    batch = noise_bytes(9, 30)
     first = augment(batch, some(9), size=24, settings=settings)
     second = augment(batch.contiguous(), some(9), size=24, settings=settings)
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
@@ -145,16 +141,16 @@ def test_settings_survive_a_plan(settings: Augment) -> None:
     ],
 )
 def test_what_changes_nothing_leaves_the_bytes_as_they_are(settings: Augment | None) -> None:
-    batch = images(4, 24)
+    batch = noise_bytes(4, 24)
     result = augment(batch, some(4), size=24, settings=settings)
     exact = settings is None or (settings.crop is None and settings.jitter is None)
     torch.testing.assert_close(result, batch / 255, atol=0 if exact else 1e-5, rtol=0)
 
 
 def test_a_plain_image_needs_no_key() -> None:
-    assert torch.equal(augment(images(2, 24), size=24), images(2, 24) / 255)
+    assert torch.equal(augment(noise_bytes(2, 24), size=24), noise_bytes(2, 24) / 255)
     with pytest.raises(ValueError, match="2 images need as many keys"):
-        augment(images(2, 24), some(3), size=24, settings=EVERY["flip"])
+        augment(noise_bytes(2, 24), some(3), size=24, settings=EVERY["flip"])
 
 
 def test_plain_resizing_does_not_alias() -> None:
@@ -166,7 +162,7 @@ def test_plain_resizing_does_not_alias() -> None:
 
 
 def test_resizing_up_is_bilinear() -> None:
-    batch = images(3, 12)
+    batch = noise_bytes(3, 12)
     expected = torch.nn.functional.interpolate(batch.float(), (24, 24), mode="bilinear") / 255
     torch.testing.assert_close(augment(batch, size=24), expected, atol=1.01 / 255, rtol=0)
     sampled = augment(batch, some(3), size=24, settings=Augment(crop=(1, 1)))
@@ -178,7 +174,7 @@ def test_resizing_up_is_bilinear() -> None:
 
 @pytest.mark.parametrize(("flip", "kinds"), [("horizontal", 2), ("vertical", 2), ("both", 4)])
 def test_flips_mirror_exactly_and_each_comes_up(flip: Any, kinds: int) -> None:
-    batch = images(40, 24)
+    batch = noise_bytes(40, 24)
     result = augment(batch, some(40), size=24, settings=Augment(flip=flip))
     seen = set()
     for before, after in zip(batch / 255, result, strict=True):
@@ -190,7 +186,7 @@ def test_flips_mirror_exactly_and_each_comes_up(flip: Any, kinds: int) -> None:
 
 
 def test_a_crop_shows_its_box_in_full() -> None:
-    batch = images(1, 24)
+    batch = noise_bytes(1, 24)
     matrices = geometry.crop(fixed(c2=0.25, c3=1.0), area=(4 / 9, 4 / 9), ratio=(1, 1))
     torch.testing.assert_close(moved(batch, matrices, 16), batch[..., 8:, 2:18] / 255, atol=1e-4, rtol=0)
 
@@ -220,13 +216,13 @@ def test_a_shift_moves_to_the_right_and_down() -> None:
 
 
 def test_a_rotation_by_a_right_angle_moves_every_pixel() -> None:
-    batch = images(2, 24)
+    batch = noise_bytes(2, 24)
     matrices = geometry.affine(fixed(2, c0=1.0), rotate=90, scale=(1, 1), shear=0, shift=0)
     torch.testing.assert_close(moved(batch, matrices), batch.rot90(-1, (2, 3)) / 255, atol=1e-4, rtol=0)
 
 
 def test_a_scale_enlarges_about_the_centre() -> None:
-    batch = images(1, 24)
+    batch = noise_bytes(1, 24)
     matrices = geometry.affine(fixed(c1=1.0), rotate=0, scale=(1, 2), shear=0, shift=0)
     expected = torch.nn.functional.interpolate(batch[..., 5:19, 5:19].float(), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(moved(batch, matrices), expected[..., 2:-2, 2:-2] / 255, atol=1e-4, rtol=0)
@@ -253,14 +249,14 @@ def test_the_whole_is_the_parts_one_after_another() -> None:
 
 
 def test_beyond_the_edge_the_image_is_reflected() -> None:
-    batch = images(1, 24)
+    batch = noise_bytes(1, 24)
     matrices = geometry.affine(fixed(c3=1.0), rotate=0, scale=(1, 1), shear=0, shift=0.25)
     result = moved(batch, matrices)
     torch.testing.assert_close(result[..., :6], batch[..., :6].flip(3) / 255, atol=1e-4, rtol=0)
 
 
 def test_within_the_edges_reflecting_or_not_is_the_same() -> None:
-    batch, matrices = images(9, 30), geometry.crop(uniform(some(9), 4), area=(0.2, 1), ratio=(0.5, 2))
+    batch, matrices = noise_bytes(9, 30), geometry.crop(uniform(some(9), 4), area=(0.2, 1), ratio=(0.5, 2))
     both = [geometry.sample(batch, matrices, size=24, reflect=reflect) for reflect in (True, False)]
     torch.testing.assert_close(*both, atol=1e-3, rtol=0)
 
@@ -277,7 +273,7 @@ def test_own_grid_is_that_of_torch() -> None:
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("draw", [0.05, 0.3, 0.5, 0.8, 0.95])
 def test_colours_vary_as_in_torchvision(kind: str, draw: float) -> None:
-    batch = images(3, 24) / 255
+    batch = noise_bytes(3, 24) / 255
     amounts = {name: 0.6 if name == kind else 0.0 for name in ("brightness", "contrast", "saturation")}
     result = colour.jitter(batch, np.full((3, 4), draw), **amounts, hue=0)
     expected = getattr(vision, f"adjust_{kind}")(batch, 1 + 0.6 * (2 * draw - 1))
@@ -285,7 +281,7 @@ def test_colours_vary_as_in_torchvision(kind: str, draw: float) -> None:
 
 
 def test_colours_in_turn_are_those_of_torchvision() -> None:
-    batch = images(3, 24) / 255 * 0.4 + 0.3  # so far from black and white that nothing is clipped
+    batch = noise_bytes(3, 24) / 255 * 0.4 + 0.3  # so far from black and white that nothing is clipped
     chance = np.tile([0.6, 0.4, 0.3, 0.5], (3, 1))
     result = colour.jitter(batch, chance, brightness=0.4, contrast=0.4, saturation=0.4, hue=0)
     expected = vision.adjust_brightness(batch, 1.08)
@@ -300,7 +296,7 @@ def hue(batch: Tensor, turns: float) -> Tensor:
 
 
 def test_turning_the_hue_keeps_greys_and_brightness() -> None:
-    batch = images(3, 24) / 255 * 0.2 + 0.4
+    batch = noise_bytes(3, 24) / 255 * 0.2 + 0.4
     weights = torch.tensor(colour.GREY, dtype=torch.float32)[:, None, None]
     turned = hue(batch, 0.2)
     assert (turned - batch).abs().max() > 0.02
@@ -310,7 +306,7 @@ def test_turning_the_hue_keeps_greys_and_brightness() -> None:
 
 
 def test_turning_the_hue_there_and_back_changes_nothing() -> None:
-    batch = images(3, 24) / 255 * 0.2 + 0.4
+    batch = noise_bytes(3, 24) / 255 * 0.2 + 0.4
     torch.testing.assert_close(hue(hue(batch, 0.1), -0.1), batch, atol=1e-5, rtol=0)
     torch.testing.assert_close(hue(batch, -0.5), hue(hue(batch, 0.25), 0.25), atol=1e-5, rtol=0)
 
@@ -322,7 +318,7 @@ def test_the_hue_turns_the_way_of_torchvision() -> None:
 
 
 def test_a_number_means_all_but_the_hue() -> None:
-    batch = images(3, 24)
+    batch = noise_bytes(3, 24)
     number, spelled = (
         augment(batch, some(3), size=24, settings=Augment(jitter=jitter))
         for jitter in (0.3, Jitter(brightness=0.3, contrast=0.3, saturation=0.3))
@@ -356,11 +352,11 @@ def test_operations_leave_the_draws_of_others_as_they_are() -> None:
     base = {"crop": (0.3, 1.0), "flip": "both", "rotate": 30.0, "jitter": 0.3}
     base["erase"] = Erase(probability=0.6, patches=3, fill="noise")
     plain, listed = (
-        augment(images(9, 24), some(9), size=24, settings=Augment.model_validate(base | more))
+        augment(noise_bytes(9, 24), some(9), size=24, settings=Augment.model_validate(base | more))
         for more in ({}, {"some_of": [3, ["identity", "posterize", "solarize", "rotate"]]})
     )
     still, _ = (
-        augment(images(9, 24), some(9), size=24, settings=Augment.model_validate(base | {"some_of": more}))
+        augment(noise_bytes(9, 24), some(9), size=24, settings=Augment.model_validate(base | {"some_of": more}))
         for more in ({"n": 3, "operations": ["posterize", "solarize", "rotate"], "magnitude": 0}, [1, ["identity"]])
     )
     torch.testing.assert_close(still, plain, atol=1e-4, rtol=0)

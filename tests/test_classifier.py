@@ -23,6 +23,7 @@ from assay.models.classifier import (
     require_size,
     spec,
 )
+from factories import noise_batch
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
 TINY = ModelSettings(backbone="test_resnet", weights="none")
@@ -32,10 +33,6 @@ def build(model=TINY, *, seed=0, base=Path(), size=64):
     return build_classifier(model, SPACE, seed=seed, base=base, size=size)
 
 
-def images(count=2, size=32):
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(3))
-
-
 class Mean(nn.Module):
     def forward(self, x):
         return x.mean((2, 3))
@@ -43,10 +40,10 @@ class Mean(nn.Module):
 
 def test_logits_of_all_heads_side_by_side():
     model = build().eval()
-    features = model.features(images())
+    features = model.features(noise_batch())
     assert features.shape == (2, model.feature_count)
-    assert torch.equal(model(images()), model.classify(features))
-    assert model(images()).shape == (2, SPACE.width)
+    assert torch.equal(model(noise_batch()), model.classify(features))
+    assert model(noise_batch()).shape == (2, SPACE.width)
 
 
 def test_images_are_normalised_inside():
@@ -59,7 +56,7 @@ def test_images_are_normalised_inside():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_normalising_keeps_the_memory_layout(layout):
     model = Classifier(nn.Identity(), features=3, width=2)
-    assert model.features(images(4).contiguous(memory_format=layout)).is_contiguous(memory_format=layout)
+    assert model.features(noise_batch(4).contiguous(memory_format=layout)).is_contiguous(memory_format=layout)
 
 
 def test_the_head_as_described():
@@ -124,7 +121,7 @@ def test_a_description_rebuilds_the_network(hidden, dropout, name):
     again = from_spec(json.loads(json.dumps(spec(model)))).eval()
     assert torch.equal(torch.get_rng_state(), before)
     again.load_state_dict(model.state_dict())
-    assert torch.equal(again(images()), model(images()))
+    assert torch.equal(again(noise_batch()), model(noise_batch()))
     assert spec(again) == spec(model)
 
 

@@ -18,6 +18,7 @@ from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.custom import Noise
 from assay.models.folding import fold_batch_norm
 from assay.training.checkpoint import graceful_stop
+from factories import noise_batch
 from test_loop import SPACE as LOOP_SPACE
 from test_loop import job_of, same, trained
 
@@ -36,10 +37,6 @@ def count(model):
 @pytest.fixture(scope="module")
 def network():
     return build()
-
-
-def images(number=2, size=32):
-    return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
 def seeded(seed, work):
@@ -66,10 +63,10 @@ def test_every_square_convolution_of_the_layers_is_a_pair(network):
 
 
 def test_a_pair_keeps_the_size_of_the_map(network):
-    assert network(images()).shape == (2, 10)
+    assert network(noise_batch()).shape == (2, 10)
     other = build_backbone("densenet121").eval()
     with torch.inference_mode():
-        assert network.backbone.forward_features(images()).shape == other.forward_features(images()).shape
+        assert network.backbone.forward_features(noise_batch()).shape == other.forward_features(noise_batch()).shape
 
 
 def test_noise_follows_the_first_six_convolutions(network):
@@ -124,7 +121,7 @@ def test_in_evaluation_there_is_none(network):
     assert noise(x) is x
     with torch.inference_mode():
         network.eval()
-        assert torch.equal(network(images()), network(images()))
+        assert torch.equal(network(noise_batch()), network(noise_batch()))
 
 
 def test_the_seed_decides_and_each_layer_and_pass_has_its_own():
@@ -200,7 +197,7 @@ def test_no_noise_in_a_frozen_stage():
 
 def test_folding_frozen_batch_norms_leaves_the_noise_before_them():
     network = build_backbone("factorized_densenet121").eval()
-    example = images(1)
+    example = noise_batch(1)
     with torch.no_grad():
         plain = network(example)
         with fold_batch_norm(network, example) as pairs:

@@ -24,6 +24,7 @@ from assay.models.classifier import HeadSettings, ModelSettings, build_classifie
 from assay.models.custom import FROM_SCRATCH
 from assay.models.folding import fold_batch_norm
 from assay.models.weights import load_weights
+from factories import noise_batch
 
 SPACE = LabelSpace((Head("tags", tuple("abcdefghijklmn"), "multilabel"),))
 NAMED = ["resnet34", "wide_resnet50_2", "seresnext50_32x4d", "tf_efficientnet_lite0", "simple_cnn", "plain_cnn6"]
@@ -32,10 +33,6 @@ NAMED = ["resnet34", "wide_resnet50_2", "seresnext50_32x4d", "tf_efficientnet_li
 def build(name, *, size=64, seed=0, hidden=()):
     model = ModelSettings(backbone=name, weights="none", head=HeadSettings(hidden=hidden))
     return build_classifier(model, SPACE, seed=seed, base=Path(), size=size)
-
-
-def images(count=2, size=64):
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
 def filters(network):
@@ -61,7 +58,7 @@ def test_plain_cnn6_is_as_wide_as_the_images_make_it(size, features):
     assert filters(network) == [16, 32, 64, 128, 256, 256]
     assert feature_count(network) == features
     with torch.inference_mode():
-        assert network(images(1, size)).shape == (1, features)
+        assert network(noise_batch(1, size)).shape == (1, features)
 
 
 @pytest.mark.parametrize(("name", "size", "smallest"), [("plain_cnn6", 63, 64), ("simple_cnn", 15, 16)])
@@ -107,7 +104,7 @@ def test_a_description_rebuilds_the_size_too(name, size):
     again.load_state_dict(model.state_dict())
     assert spec(again) == spec(model)
     with torch.inference_mode():
-        assert torch.equal(again(images(2, size)), model(images(2, size)))
+        assert torch.equal(again(noise_batch(2, size)), model(noise_batch(2, size)))
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
@@ -129,7 +126,7 @@ def test_the_seed_decides():
 def test_an_untrained_network_passes_the_image_on(name):
     network = build(name).eval()
     with torch.inference_mode():
-        features = network.features(images(8))
+        features = network.features(noise_batch(8, 64))
     between = features.std(0).mean()  # torch's own draws leave less than 1e-4 of simple_cnn's
     assert 0.01 < between < 10
 
@@ -149,15 +146,15 @@ def test_a_misspelt_name_finds_them(typed, meant):
 def test_the_memory_layout_changes_no_feature():
     network = build_backbone("simple_cnn", size=64).eval()
     with torch.inference_mode():
-        expected = network(images())
+        expected = network(noise_batch(size=64))
         network.to(memory_format=torch.channels_last)
-        found = network(images().contiguous(memory_format=torch.channels_last))
+        found = network(noise_batch(size=64).contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_folding_finds_no_batch_norm():
     network = build_backbone("plain_cnn6", size=64)
-    with fold_batch_norm(network, images(1)) as pairs:
+    with fold_batch_norm(network, noise_batch(1, 64)) as pairs:
         assert pairs == 0
 
 
@@ -170,7 +167,7 @@ def test_every_named_backbone_takes_an_optimiser_step(name):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with torch.random.fork_rng(devices=[]):  # dropout
         torch.default_generator.manual_seed(0)
-        logits = model(images())
+        logits = model(noise_batch(size=64))
     targets = torch.zeros(2, SPACE.width)
     F.binary_cross_entropy_with_logits(logits, targets).backward()
     optimizer.step()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 from typer.testing import CliRunner
 
 import assay
@@ -26,16 +25,12 @@ from assay.predictions.inference import View
 from assay.training.devices import Hardware
 from assay.training.sampling import Shuffled, augment_by_class, extra_repeats, partners, split_batches
 from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
+from factories import noise_bytes
 
 KIND = Head("kind", ("oak", "ash", "none"))
 SIGNS = Head("signs", ("rust", "none", "a/b"), "multilabel")
 SPACE = LabelSpace((KIND, SIGNS))
 CODES = [np.array([0, 1, -1, 2]), np.array([[1, 0, 0], [0, -1, 0], [1, 1, 0], [-1, -1, -1]])]
-
-
-def images(count: int, side: int = 24) -> Tensor:
-    noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return torch.from_numpy(noise).permute(0, 3, 1, 2)
 
 
 def some(count: int) -> Any:
@@ -114,7 +109,7 @@ def test_each_image_is_augmented_by_the_settings_of_its_class() -> None:
         flip="horizontal",
         per_class={"a": ClassAugment(rotate=90, crop=(0.5, 0.9)), "b": ClassAugment(erase=Erase(probability=1))},
     )
-    batch, chance, chosen = images(9), some(9), np.array([-1, 0, 1, 0, -1, 1, 1, -1, 0])
+    batch, chance, chosen = noise_bytes(9, 24), some(9), np.array([-1, 0, 1, 0, -1, 1, 1, -1, 0])
     found = augment(batch, chance, size=16, settings=own, chosen=chosen)
     ways = {-1: Augment(flip="horizontal"), 0: own.per_class["a"], 1: own.per_class["b"]}
     for row, way in enumerate(chosen):
@@ -134,7 +129,7 @@ def test_one_resampling_for_each_settings(monkeypatch: pytest.MonkeyPatch) -> No
         geometry, "sample", lambda batch, *a, **k: (counted.append(len(batch)), sample(batch, *a, **k))[1]
     )
     own = Augment(flip="both", per_class={"a": ClassAugment(rotate=90)})
-    augment(images(8), some(8), size=24, settings=own, chosen=np.array([-1, 0] * 4))
+    augment(noise_bytes(8, 24), some(8), size=24, settings=own, chosen=np.array([-1, 0] * 4))
     assert counted == [4, 4]
 
 
@@ -181,9 +176,9 @@ def test_features_shown_again_are_those_of_the_next_view(source: ImageSource) ->
 def test_views_of_cached_features_go_by_class_too() -> None:
     own = Augment(per_class={"a": ClassAugment(rotate=90)})
     view = View(own, 0, 1, chosen={"x": 0, "y": -1})
-    shown = view.show(images(2), ["y", "x"], size=24)
-    assert torch.equal(shown[0], images(2)[0] / 255)
-    assert not torch.equal(shown[1], images(2)[1] / 255)
+    shown = view.show(noise_bytes(2, 24), ["y", "x"], size=24)
+    assert torch.equal(shown[0], noise_bytes(2, 24)[0] / 255)
+    assert not torch.equal(shown[1], noise_bytes(2, 24)[1] / 255)
 
 
 # What was mixed

@@ -15,6 +15,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone, built_with, feature_count, stages
 from assay.models.classifier import ModelSettings, build_classifier, from_spec, spec
 from assay.plan.plan import parse, to_yaml
+from factories import noise_batch
 
 SPACE = LabelSpace((Head("label", ("a", "b", "c")),))
 SMALL = {"depth": [1, 1, 2, 1], "width": 8}
@@ -26,10 +27,6 @@ def build(**options):
 
 def count(network):
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def images(size=32):
-    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -53,8 +50,8 @@ def test_as_deep_as_told(depth):
 def test_every_block_and_pooling_gives_features(block, pool):
     network = build(block=block, pool=pool, groups=4, **SMALL).eval()
     with torch.inference_mode():
-        found = network(images())
-        last = network.forward_features(images())
+        found = network(noise_batch(seed=0))
+        last = network.forward_features(noise_batch(seed=0))
     assert found.shape == (2, feature_count(network)) == (2, 8 * 8 * 4)
     expected = last.mean((2, 3)) if pool == "avg" else last.amax((2, 3))
     torch.testing.assert_close(found, expected)
@@ -91,7 +88,7 @@ def test_a_description_rebuilds_it():
     again = from_spec(described).eval()
     again.load_state_dict(model.state_dict())
     with torch.inference_mode():
-        assert torch.equal(again(images()), model(images()))
+        assert torch.equal(again(noise_batch(seed=0)), model(noise_batch(seed=0)))
 
 
 def test_networks_of_timm_have_no_options():
