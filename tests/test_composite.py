@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from assay.errors import ModelError, RunError
 from assay.images.decode import Resize
@@ -28,6 +27,7 @@ from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.models.tree import Tree, one_against_rest
 from assay.predictions.predict import Predictions
 from assay.predictions.predictor import Predictor
+from factories import write_noise
 
 HEAD = Head("label", ("a", "b", "c"))
 SPACE = LabelSpace((HEAD, Head("tags", ("sea", "sky"), "multilabel")))
@@ -60,11 +60,8 @@ def ensemble(members: list[Path], weights: tuple[float, ...] = (0.25, 0.75)) -> 
 
 
 def named(folder: Path, count: int = 3) -> list[tuple[str, Path]]:
-    generator = np.random.default_rng(0)
-    for number in range(count):
-        pixels = generator.integers(0, 256, (50, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return [(f"{number}.png", folder / f"{number}.png") for number in range(count)]
+    paths = write_noise((folder / f"{number}.png" for number in range(count)), height=50, width=60)
+    return [(path.name, path) for path in paths]
 
 
 def answers(folder: Path, images: list[tuple[str, Path]]) -> Predictions:

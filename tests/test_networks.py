@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
@@ -20,6 +19,7 @@ from assay.models.trained_model import TrainedModel
 from assay.models.weights import load_pretrained, read_tensors
 from assay.predictions.predictor import Predictor
 from assay.training.devices import Hardware
+from factories import write_noise
 
 SPACE = LabelSpace((Head("label", ("a", "b", "c")),))
 SMALL = {"resnet_hyper": {"depth": [1, 1, 1, 1], "width": 16}}
@@ -34,8 +34,7 @@ PACKAGED = {"tf_efficientnet_lite0": 296, "tf_efficientnet_lite1": 386, "tf_effi
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     path = tmp_path_factory.mktemp("networks") / "a.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
-    return path
+    return write_noise([path], height=40, width=50)[0]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -16,14 +16,7 @@ from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.read import DataSettings, find_images, read, read_folder, read_table
 from assay.labels.readers.table import Columns
 from assay.labels.samples import Samples
-
-
-def put(root: Path, *names: str) -> Path:
-    """Files at these paths; reading never decodes, so any bytes will do: each holds its own path."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(os.fsencode(name))
-    return root
+from factories import put
 
 
 def table(root: Path, text: str, name: str = "labels.csv") -> Path:

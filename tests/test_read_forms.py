@@ -20,14 +20,7 @@ from assay.labels.readers.read import DataSettings, read, read_whole, resolve_pa
 from assay.labels.samples import Samples
 from assay.labels.split import SplitSettings
 from assay.labels.writers.table import write_table
-
-
-def put(root: Path, *names: str) -> Path:
-    """Files at these paths, each with its own path in it: reading never decodes."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name, encoding="utf-8")
-    return root
+from factories import put
 
 
 def write(path: Path, *lines: str) -> Path:

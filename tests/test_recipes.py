@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from assay.experiments.sweep import sweep
 from assay.experiments.sweep_space import space_of
@@ -19,18 +18,14 @@ from assay.plan.recipes import recipe_names, recipe_text
 from assay.run.train import train
 from assay.training.class_weights import Inverse, head_weights
 from assay.training.schedules import ScheduleName
-from factories import write_images
+from factories import write_images, write_noise
 
 ATTRIBUTES = (7, 3, 3, 4, 6, 3)
 
 
 def table(folder: Path, header: list[str], row: Callable[[int], list[str]], *, count: int = 24) -> Path:
-    generator = np.random.default_rng(0)
-    lines = [",".join(["image", *header])]
-    for number in range(count):
-        pixels = generator.integers(0, 256, (40, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        lines.append(",".join([f"{number}.png", *row(number)]))
+    write_noise((folder / f"{number}.png" for number in range(count)), height=40, width=30)
+    lines = [",".join(["image", *header]), *(",".join([f"{number}.png", *row(number)]) for number in range(count))]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder / "labels.csv"
 

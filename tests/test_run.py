@@ -26,7 +26,7 @@ from assay.steps.base import read_history
 from assay.training.optimizers import OPTIMIZERS
 from assay.training.schedules import SCHEDULES
 from conftest import Lines
-from factories import COLOURS, write_images
+from factories import COLOURS, write_images, write_noise
 
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-3}"
@@ -282,13 +282,7 @@ def test_evaluate_refuses_a_class_that_the_model_does_not_know(finished: assay.R
 def test_unlabelled_images_do_not_count(carry: Carry, tmp_path: Path) -> None:
     write_images(tmp_path / "images", each=6)
     plain = carry(PROBE, FIT, data="folder: images", run="plain")
-    generator = np.random.default_rng(0)
-    (tmp_path / "images" / "unlabelled").mkdir()
-    from PIL import Image
-
-    for number in range(5):
-        noise = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "images" / "unlabelled" / f"{number}.png")
+    write_noise((tmp_path / "images" / "unlabelled" / f"{number}.png" for number in range(5)), height=32, width=32)
     more = carry(PROBE, FIT, data="folder: images", run="more")
     assert more.metrics["counts"]["train"] == plain.metrics["counts"]["train"] + 5
     assert more.metrics["scores"]["metrics"] == plain.metrics["scores"]["metrics"]

@@ -20,6 +20,7 @@ from assay.models.trained_model import TrainedModel
 from assay.predictions.predictor import Predictor
 from assay.predictions.tta import RandomViews, tta_probabilities, tta_views
 from assay.training.devices import Hardware
+from factories import write_noise
 
 VIEWS = RandomViews(n=4)
 SIZE, SIDE = 32, 40
@@ -28,9 +29,7 @@ SIZE, SIDE = 32, 40
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("same") / "images"
-    folder.mkdir()
-    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), dtype=np.uint8)):
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+    write_noise((folder / f"{number}.png" for number in range(5)), height=48, width=48)
     return folder
 
 

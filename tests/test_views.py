@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from scipy.special import expit, softmax
 
 import assay
@@ -29,7 +28,7 @@ from assay.predictions.predictor import Predictor
 from assay.predictions.tta import FiveCrops, Flips, RandomViews, Scales, tta_probabilities, tta_views
 from assay.run.train import Run
 from assay.training.devices import Hardware
-from factories import COLOURS
+from factories import COLOURS, noise_bytes, noise_pixels, write_noise
 
 SPACE = LabelSpace((Head("label", tuple(COLOURS)), Head("tags", ("sea", "sky"), "multilabel")))
 EVERY = {
@@ -43,14 +42,6 @@ EVERY = {
 each = pytest.mark.parametrize(("settings", "count"), EVERY.values(), ids=EVERY.keys())
 
 
-def images(count: int = 5, side: int = 40, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-
-
-def tensor(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
 def model(space: LabelSpace = SPACE, *, seed: int = 0, size: int = 32, side: int = 40) -> TrainedModel:
     settings = ModelSettings(backbone="test_efficientnet", weights="none")
     classifier = build_classifier(settings, space, seed=seed, base=Path(), size=size).eval()
@@ -61,7 +52,7 @@ def model(space: LabelSpace = SPACE, *, seed: int = 0, size: int = 32, side: int
 
 @each
 def test_every_view_is_a_image_that_depends_on_itself_alone(settings, count):
-    batch, ids = tensor(images()), list("abcde")
+    batch, ids = noise_bytes(5, 40), list("abcde")
     views = tta_views(settings)
     shown = [view.show(batch, ids, size=32) for view in views]
     assert len(views) == len(set(views)) == count
@@ -73,19 +64,19 @@ def test_every_view_is_a_image_that_depends_on_itself_alone(settings, count):
 
 @pytest.mark.parametrize("settings", [Flips(), Flips(flip="both"), RandomViews(n=2)])
 def test_the_first_view_is_the_plain_image(settings):
-    batch, ids = tensor(images()), list("abcde")
+    batch, ids = noise_bytes(5, 40), list("abcde")
     assert torch.equal(tta_views(settings)[0].show(batch, ids, size=32), PLAIN.show(batch, ids, size=32))
 
 
 def test_mirrored_views_are_the_plain_image_mirrored():
-    batch, ids = tensor(images()), list("abcde")
+    batch, ids = noise_bytes(5, 40), list("abcde")
     plain, across, down, turned = (view.show(batch, ids, size=32) for view in tta_views(Flips(flip="both")))
     for shown, axes in ((across, [3]), (down, [2]), (turned, [2, 3])):
         assert torch.equal(shown, plain.flip(axes))
 
 
 def test_five_crops_are_the_middle_and_the_corners():
-    batch = tensor(images(side=40))
+    batch = noise_bytes(5, 40)
     shown = [view.show(batch, list("abcde"), size=32) for view in tta_views(FiveCrops(share=0.8))]
     for one, (top, left) in zip(shown, [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)], strict=True):
         cut = batch[:, :, top : top + 32, left : left + 32].float() / 255
@@ -93,14 +84,14 @@ def test_five_crops_are_the_middle_and_the_corners():
 
 
 def test_scales_enlarge_about_the_centre_and_reflect_around():
-    batch = tensor(images(side=20))
+    batch = noise_bytes(5, 20)
     larger, halved = (view.show(batch, list("abcde"), size=16) for view in tta_views(Scales(factors=(1.25, 0.5))))
     assert torch.allclose(larger, batch[:, :, 2:18, 2:18].float() / 255, atol=1e-4)
     assert torch.allclose(halved[..., :4, :], halved[..., 4:8, :].flip(2), atol=1e-4)
 
 
 def test_random_views_hang_on_their_seed():
-    batch, ids = tensor(images()), list("abcde")
+    batch, ids = noise_bytes(5, 40), list("abcde")
     first, again, other = (tta_views(RandomViews(n=2, seed=seed))[1].show(batch, ids, size=32) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
@@ -146,7 +137,7 @@ def test_weights_may_be_of_each_image():
 
 @each
 def test_views_of_cached_images_come_one_after_the_other(settings, count):
-    cache = Cache(images(), {name: row for row, name in enumerate("abcde")})
+    cache = Cache(noise_pixels(5, 40), {name: row for row, name in enumerate("abcde")})
     opened = []
 
     def of_size(size, resize):
@@ -159,7 +150,7 @@ def test_views_of_cached_images_come_one_after_the_other(settings, count):
     assert opened == [(32, Resize())]
     found += list(stream)
     assert np.stack(found).shape == (count, 2, SPACE.width)
-    shown = [view.show(tensor(cache.pixels[[2, 0]]), list("ca"), size=32) for view in tta_views(settings)]
+    shown = [view.show(noise_bytes(5, 40)[[2, 0]], list("ca"), size=32) for view in tta_views(settings)]
     with torch.inference_mode():
         logits = [saved.classifier(one).numpy() for one in shown]
     np.testing.assert_allclose(found, [probabilities_of(SPACE, one) for one in logits], atol=1e-5)
@@ -168,15 +159,14 @@ def test_views_of_cached_images_come_one_after_the_other(settings, count):
 
 @each
 def test_a_model_answers_by_the_mean_of_its_views(settings, count, tmp_path):
-    for number, pixels in enumerate(images(3)):
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    write_noise((tmp_path / f"{number}.png" for number in range(3)), height=40, width=40)
     (tmp_path / "1.png").write_bytes(b"")
     saved = model()
     saved.save(tmp_path / "model")
     artifact = Predictor.load(tmp_path / "model", device="cpu")
     named = [(f"{number}.png", tmp_path / f"{number}.png") for number in range(3)]
     found = Predictions.joined(list(artifact.stream(named, batch=2, tta=settings)))
-    cache = Cache(images(3), {name: row for row, (name, _) in enumerate(named)})
+    cache = Cache(noise_pixels(3, 40), {name: row for row, (name, _) in enumerate(named)})
     each_view = list(
         tta_probabilities(saved, lambda *form: cache, ["0.png", "2.png"], tta=settings, hardware=Hardware())
     )
