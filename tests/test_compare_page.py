@@ -11,7 +11,7 @@ import assay
 from assay.experiments.compare import compare
 from assay.report.comparison_page import write_comparison
 from test_report import MODEL
-from test_report_page import ATTACK, FACE, HOSTILE, assert_readable_on_a_phone, write_noise
+from test_report_page import ATTACK, FACE, HOSTILE, assert_readable_on_a_phone, write_classes
 
 SECTIONS = ["headline", "metrics", "answers", "classes", "plans", "curves", "images", "runs"]
 RUNS = (f"<script>{ATTACK}<script>", f"<img src=x onerror={ATTACK}>")
@@ -21,7 +21,7 @@ RUNS = (f"<script>{ATTACK}<script>", f"<img src=x onerror={ATTACK}>")
 def written(browser: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs on noise, in folders and on classes and files of hostile names."""
     folder = tmp_path_factory.mktemp("comparison")
-    write_noise(folder / "images", HOSTILE, each=8)
+    write_classes(folder / "images", HOSTILE, each=8)
     runs = []
     for number, name in enumerate(RUNS):
         plan = folder / f"{number}.yaml"

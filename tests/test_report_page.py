@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.browser import Page, complaints, each, fetched, show
-from PIL import Image
 from playwright.sync_api import expect
 
 import assay
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.report.report import write_report
+from factories import write_noise
 from test_report import FIT, MODEL, SECTIONS
 
 ATTACK = "window.hacked=1"
@@ -27,21 +27,17 @@ HOSTILE = (
 )
 
 
-def write_noise(folder: Path, names: Sequence[str], *, each: int) -> None:
-    """Noise in a folder for each name, in files of hostile names."""
-    generator = np.random.default_rng(0)
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for number in range(each):
-            pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}<b onclick={ATTACK}>.png")
+def write_classes(folder: Path, names: Sequence[str], *, each: int) -> None:
+    """Write noise in a folder for each name, in files of hostile names."""
+    files = [f"{number}<b onclick={ATTACK}>.png" for number in range(each)]
+    write_noise((folder / name / file for name in names for file in files), height=32, width=32)
 
 
 @pytest.fixture(scope="module")
 def run(browser: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise that nothing can be learnt from, in classes and files of hostile names, and edits that say more."""
     folder = tmp_path_factory.mktemp("page")
-    write_noise(folder / "images", HOSTILE, each=12)
+    write_classes(folder / "images", HOSTILE, each=12)
     data = f"data: {{folder: {folder / 'images'}, split: {{val: 0.5}}}}\n"
     plan = f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n  - {FIT}\n"
     (folder / "plan.yaml").write_text(plan, encoding="utf-8")
@@ -162,7 +158,7 @@ def test_a_phone_shows_it_all_without_sideways_scrolling(browser: Page, run: Pat
 
 def test_the_rows_of_many_long_names_stay_low_on_a_phone(browser: Page, tmp_path: Path) -> None:
     names = [f"Small_flowered_Cranesbillofthemeadows_{number}" for number in range(14)]
-    write_noise(tmp_path / "images", names, each=4)
+    write_classes(tmp_path / "images", names, each=4)
     data = f"data: {{folder: {tmp_path / 'images'}, split: {{val: 0.5}}}}\n"
     (tmp_path / "plan.yaml").write_text(f"{data}{MODEL}steps:\n  - probe: {{size: 32}}\n", encoding="utf-8")
     run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
