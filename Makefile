@@ -7,13 +7,14 @@ STAMP := $(VENV)/.installed
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench results clean
+.PHONY: help setup demo test bench results release-check clean
 
 help:
 	@echo "make demo      install, train on built-in images (handwritten digits) with spoilt labels, say what repairs gave back"
 	@echo "make test      install, then check the style, the types, the import contract, and run the tests"
 	@echo "make bench     compare the speed with other libraries on the data sets in DATA=$(DATA); writes docs/BENCHMARKS.md"
 	@echo "make results   train on the data sets in DATA=$(DATA) and write down the metrics in docs/RESULTS.md"
+	@echo "make release-check  build the wheel, install it alone into an empty environment, run the demo there"
 	@echo "make clean     remove what was installed and built; runs/ stays"
 
 setup: $(STAMP)
@@ -59,6 +60,15 @@ results: setup
 	$(BIN)/python -m benchmarks.reports $(DATA)
 	$(BIN)/python -m benchmarks.tour
 
+# The environment is empty and the commands run in its folder, without PYTHONPATH: what is missing in the wheel is missing there.
+release-check: setup
+	rm -rf build dist $(VENV)-release
+	$(BIN)/python -m build
+	$(BIN)/python -m benchmarks.release dist
+	$(PYTHON) -m venv $(VENV)-release
+	$(VENV)-release/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd $(VENV)-release && unset PYTHONPATH && bin/assay --help > help.txt && bin/assay recipes && bin/assay demo
+
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-release build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from assay.errors import DISTRIBUTION
 from benchmarks.contenders import BASE, BOUND
 
 Line = dict[str, Any]
-PACKAGES = ("assay", "torch", "torchvision", "timm", "fastai", "accelerate", "pillow")
+PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm", "fastai", "accelerate", "pillow")
 
 
 def document(lines: Sequence[Line], *, command: str, explanation: str) -> str:

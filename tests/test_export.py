@@ -102,7 +102,7 @@ def test_a_file_that_answers_otherwise_is_not_left_behind(tmp_path: Path, monkey
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ModelError, match=r"exporting needs the package onnxscript\. Install .*assay\[onnx\]"):
+    with pytest.raises(ModelError, match=r"exporting needs the package onnxscript\. Install .*assay-vision\[onnx\]"):
         export_onnx(saved(), tmp_path / "model.onnx", np.zeros((2, 3, 32, 32), np.float32))
 
 

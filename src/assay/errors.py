@@ -14,6 +14,14 @@ A message names the thing, the rule it broke and the way out. Anything that is n
 `AssayError` is a fault of ours: it keeps its traceback and ends with exit code 1.
 """
 
+DISTRIBUTION = "assay-vision"
+"""The name on the package index, where `assay` is crowded; the import and the command are `assay`."""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra of this package."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
 
 class AssayError(Exception):
     """Something the user can mend."""

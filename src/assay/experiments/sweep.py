@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assay.errors import ModelError, PlanError, RunError, TrainingError
+from assay.errors import ModelError, PlanError, RunError, TrainingError, install_command
 from assay.experiments import shared_steps
 from assay.experiments.shared_steps import train_with_shared_steps
 from assay.experiments.sweep_space import Space, changed, space_of
@@ -264,7 +264,7 @@ def _require_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            "searching needs the package optuna. Install the extra that has it: pip install 'assay[sweep]'."
+            f"searching needs the package optuna. Install the extra that has it: {install_command('sweep')}."
         ) from error
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from assay.errors import ImageError, ModelError
+from assay.errors import ImageError, ModelError, install_command
 from assay.files import whole
 from assay.images.decode import read_square
 from assay.labels.samples import Samples
@@ -28,7 +28,6 @@ from assay.predictions.inference import PLAIN
 Array = npt.NDArray[np.float32]
 CLOSE = 1e-4  # largest difference of a probability that rounding may make
 OPSET = 18
-EXTRA = "Install the extra that has it: pip install 'assay[onnx]'"
 INPUT = (
     "float32 (N, 3, {size}, {size}): RGB, divided by 255, resized by the policy named in `resize`; "
     "normalisation is inside"
@@ -141,7 +140,9 @@ def _require_packages() -> None:
         try:
             import_module(name)
         except ImportError as error:
-            raise ModelError(f"exporting needs the package {name}. {EXTRA}.") from error
+            raise ModelError(
+                f"exporting needs the package {name}. Install the extra that has it: {install_command('onnx')}."
+            ) from error
 
 
 def _single(model: Model) -> TrainedModel:

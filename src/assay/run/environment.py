@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from assay.errors import RunError
+from assay import __version__
+from assay.errors import DISTRIBUTION, RunError
 from assay.files import LOCK_FILE
 
 PACKAGES = (
-    "assay",
     "torch",
     "torchvision",
     "timm",
@@ -35,7 +35,7 @@ def environment(*, processes: int) -> dict[str, Any]:
     """Versions, the machine and the processes, as environment.json holds them. No names of people or hosts."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {DISTRIBUTION: __version__} | {name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "processes": processes,

@@ -13,14 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from assay.errors import PlanError, RunError
+from assay.errors import PlanError, RunError, install_command
 from assay.files import write_json
 from assay.plan.plan import Tracker
 from assay.plan.yaml_lines import flat, read
 from assay.progress import ForwardingProgress, Progress
 
 INSTALL = {
-    "tensorboard": "pip install 'assay[track]'",
+    "tensorboard": install_command("track"),
     "mlflow": "pip install mlflow",
     "wandb": "pip install wandb",
 }
