@@ -261,10 +261,13 @@ def test_within_the_edges_reflecting_or_not_is_the_same() -> None:
     torch.testing.assert_close(*both, atol=1e-3, rtol=0)
 
 
-def test_own_grid_is_that_of_torch() -> None:
-    matrices = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.affine_grid(matrices, [5, 3, 24, 24], align_corners=False)
-    torch.testing.assert_close(geometry._grid(matrices, 24), expected, atol=1e-5, rtol=0)
+def test_sampling_is_that_of_torch() -> None:
+    batch, matrices = images(5, 30), np.random.default_rng(0).normal(size=(5, 3, 3))
+    grid = torch.nn.functional.affine_grid(
+        torch.from_numpy(matrices[:, :2]).float(), [5, 3, 24, 24], align_corners=False
+    )
+    expected = torch.nn.functional.grid_sample(batch.float(), grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(geometry.sample(batch, matrices, size=24, reflect=False), expected, atol=0.01, rtol=0)
 
 
 # --- colours

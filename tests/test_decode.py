@@ -81,11 +81,11 @@ def test_a_palette_with_transparency_is_laid_over_white(tmp_path: Path, alpha: i
     assert pixels(path)[0].tolist() == [[255, 255, 255], [40, 50, 60]]
 
 
-def test_grey_and_alpha_in_a_palette_can_be_converted() -> None:
-    from assay.images.decode import _rgb
-
-    image = Image.new("PA", (2, 2))
-    assert _rgb(image).getpixel((0, 0)) == (255, 255, 255)
+def test_a_palette_with_a_channel_of_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("PA", (2, 2)), "a.tif")
+    with Image.open(path) as image:
+        assert image.mode == "PA"
+    assert pixels(path)[0, 0].tolist() == [255, 255, 255]
 
 
 def test_sixteen_bits_are_scaled_not_cut_off(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ def test_sixteen_bits_are_scaled_not_cut_off(tmp_path: Path) -> None:
         assert pixels(path)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_sixteen_bits_of_either_byte_order() -> None:
-    from assay.images.decode import _rgb
-
-    for mode, order in (("I;16", "<u2"), ("I;16B", ">u2")):
-        image = Image.frombytes(mode, (2, 1), np.array([[0, 65535]], order).tobytes())
-        assert np.asarray(_rgb(image))[0, :, 0].tolist() == [0, 255]
+@pytest.mark.parametrize(("mode", "order"), [("I;16", "<u2"), ("I;16B", ">u2")])
+def test_sixteen_bits_of_either_byte_order(mode: str, order: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.frombytes(mode, (2, 1), np.array([[0, 65535]], order).tobytes()), "a.tif")
+    with Image.open(path) as image:
+        assert image.mode == mode
+    assert pixels(path)[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(

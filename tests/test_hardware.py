@@ -10,7 +10,7 @@ from torch import nn
 
 from assay.errors import PlanError
 from assay.training import devices
-from assay.training.devices import Hardware, Machine, SingleProcess, _bf16_pays, candidates, choose_fastest, pick_device
+from assay.training.devices import Hardware, Machine, SingleProcess, candidates, choose_fastest, pick_device
 
 LAYOUTS: tuple[devices.Layout, ...] = ("contiguous", "channels_last")
 PRECISIONS: tuple[devices.Precision, ...] = ("fp32", "bf16")
@@ -84,8 +84,10 @@ def test_bf16_on_a_cpu_only_where_it_pays(pays: bool, precisions: set[str], monk
     assert {option.precision for option in found} == precisions
 
 
-def test_whether_bf16_pays_is_a_yes_or_a_no() -> None:
-    assert _bf16_pays(32) in (True, False)
+def test_whether_bf16_pays_is_measured() -> None:
+    found = candidates("cpu")
+    assert len(found) in (len(LAYOUTS), 2 * len(LAYOUTS))
+    assert [option.layout for option in found] == list(LAYOUTS) * (len(found) // len(LAYOUTS))
 
 
 def there(monkeypatch: pytest.MonkeyPatch, *, cuda: bool = False, mps: bool = False) -> None:

