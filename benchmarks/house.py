@@ -129,11 +129,12 @@ def _targets(tree: ast.Module, modules: Mapping[str, object]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom) and node.module in modules:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names]
             submodules = [name for name in names if name in modules]
             yield from submodules
             if len(submodules) < len(names):
-                yield node.module
+                yield module
 
 
 def _reachable(start: str, graph: Graph) -> set[str]:

@@ -90,7 +90,9 @@ def test_a_range_is_of_whole_numbers_where_its_ends_are() -> None:
 
 def test_a_key_that_another_value_opens_is_searched_too() -> None:
     optimizers = "steps.0.fit.optimizer: [{kind: sgd, momentum: 0.5}, {kind: sgd, momentum: 0.9}]"
-    space(f"{{over: {{{optimizers}, steps.0.fit.optimizer.momentum: [0.1, 0.2]}}}}")
+    found = space(f"{{sampler: grid, over: {{{optimizers}, steps.0.fit.optimizer.momentum: [0.1, 0.2]}}}}")
+    momenta = [found.plan_of(point).plan.steps[0].settings.optimizer.momentum for point in found.grid]
+    assert sorted(momenta) == [0.1, 0.1, 0.2, 0.2]
 
 
 @pytest.mark.parametrize(
