@@ -1,8 +1,9 @@
 """Small data sets that tests train on, and the browser that they open pages in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 from benchmarks.browser import CHROMIUM, Page, chromium
 from hypothesis import settings
@@ -16,13 +17,13 @@ settings.load_profile("the same every time")
 
 
 @pytest.fixture(scope="session")
-def colours(tmp_path_factory) -> Path:
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """45 images of 3 classes that a linear model on pixels tells apart."""
     return write_images(tmp_path_factory.mktemp("colours") / "images", each=15)
 
 
 @pytest.fixture
-def tiny_plan(colours):
+def tiny_plan(colours: Path) -> Callable[..., str]:
     """The text of a plan that trains in seconds, with `steps` filled in."""
 
     def text(*steps: str, data: str = f"folder: {colours}", model: str = "") -> str:
@@ -57,7 +58,7 @@ class Lines(NoProgress):
 
 
 @pytest.fixture
-def plain_runs(monkeypatch):
+def plain_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that draw nothing, compare themselves with nothing and write no report: seconds that others test."""
     monkeypatch.setattr("assay.report.report.write_images", lambda folder, *given: None)
     monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})
@@ -65,10 +66,12 @@ def plain_runs(monkeypatch):
 
 
 @pytest.fixture
-def carry_table(plain_runs, tiny_plan, tmp_path):
+def carry_table(plain_runs: None, tiny_plan: Callable[..., str], tmp_path: Path) -> Callable[..., assay.Run]:
     """Carry out steps on images with the labels of a table; the lines said are kept in `carry_table.said`."""
 
-    def carried(images, table, *steps, run="run", heads="", model=""):
+    def carried(
+        images: Path, table: pl.DataFrame, *steps: str, run: str = "run", heads: str = "", model: str = ""
+    ) -> assay.Run:
         table.write_csv(tmp_path / "labels.csv")
         data = f"table: {tmp_path / 'labels.csv'}, root: {images}{heads}"
         (tmp_path / "plan.yaml").write_text(tiny_plan(*steps, data=data, model=model))

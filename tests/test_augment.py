@@ -262,7 +262,7 @@ def test_within_the_edges_reflecting_or_not_is_the_same() -> None:
 
 
 def test_sampling_is_that_of_torch() -> None:
-    batch, matrices = images(5, 30), np.random.default_rng(0).normal(size=(5, 3, 3))
+    batch, matrices = noise_bytes(5, 30), np.random.default_rng(0).normal(size=(5, 3, 3))
     grid = torch.nn.functional.affine_grid(
         torch.from_numpy(matrices[:, :2]).float(), [5, 3, 24, 24], align_corners=False
     )

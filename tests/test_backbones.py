@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -16,26 +18,26 @@ from assay.models.backbones import (
 from assay.models.classifier import Classifier
 
 
-def classifier(name="test_efficientnet"):
+def classifier(name: str = "test_efficientnet") -> Classifier:
     backbone = build_backbone(name)
     return Classifier(backbone, features=feature_count(backbone), width=3, dropout=0.5)
 
 
-def learning(model):
+def learning(model: Classifier | nn.Module) -> Any:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_an_unknown_name_gives_the_nearest():
+def test_an_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(ModelError, match=r"resnet_50.*nearest names are .*resnet50"):
         build_backbone("resnet_50")
 
 
-def test_a_name_that_would_be_fetched_is_refused():
+def test_a_name_that_would_be_fetched_is_refused() -> None:
     with pytest.raises(ModelError, match="knows no such network"):
         build_backbone("hf-hub:timm/resnet18.a1_in1k")
 
 
-def test_an_unknown_tag_gives_the_known_ones():
+def test_an_unknown_tag_gives_the_known_ones() -> None:
     with pytest.raises(ModelError, match=r"tagged nope\. Its tags: .*a1_in1k"):
         build_backbone("resnet18.nope")
 
@@ -44,24 +46,24 @@ def test_an_unknown_tag_gives_the_known_ones():
     "name",
     ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "mobilenetv3_small_050", "test_nfnet"],
 )
-def test_features_are_as_wide_as_said(name):
+def test_features_are_as_wide_as_said(name: str) -> None:
     backbone = build_backbone(name).eval()
     with torch.inference_mode():
         found = backbone(torch.zeros(2, 3, 64, 64))
     assert found.shape == (2, feature_count(backbone))
 
 
-def test_a_transformer_takes_images_of_another_size():
+def test_a_transformer_takes_images_of_another_size() -> None:
     with torch.inference_mode():
         assert build_backbone("test_vit").eval()(torch.zeros(1, 3, 96, 96)).shape == (1, 64)
 
 
-def test_a_backbone_must_tell_its_features():
+def test_a_backbone_must_tell_its_features() -> None:
     with pytest.raises(ModelError, match="num_features"):
         feature_count(nn.Linear(2, 2))
 
 
-def test_normalisation_is_that_of_the_published_weights():
+def test_normalisation_is_that_of_the_published_weights() -> None:
     assert normalisation(build_backbone("tf_efficientnet_lite0")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert normalisation(build_backbone("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -76,28 +78,28 @@ def test_normalisation_is_that_of_the_published_weights():
         ("test_vit", ["stem", *(f"blocks.{n}" for n in range(6))]),
     ],
 )
-def test_stages_in_order(name, expected):
+def test_stages_in_order(name: str, expected: Any) -> None:
     assert [stage.name for stage in stages(build_backbone(name))] == expected
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_byobnet", "inception_v3", "densenet121"])
-def test_every_parameter_is_in_one_stage(name):
+def test_every_parameter_is_in_one_stage(name: str) -> None:
     backbone = build_backbone(name)
     found = [parameter for stage in stages(backbone) for parameter in stage.parameters]
     assert sorted(found) == sorted(name for name, _ in backbone.named_parameters())
 
 
-def test_the_neck_belongs_to_the_last_stage():
+def test_the_neck_belongs_to_the_last_stage() -> None:
     last = stages(build_backbone("mobilenetv3_small_050"))[-1]
     assert {"blocks.5.0.conv.weight", "conv_head.weight"} <= set(last.parameters)
 
 
-def test_a_network_that_groups_nothing_has_a_stage_a_child():
+def test_a_network_that_groups_nothing_has_a_stage_a_child() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     assert [stage.parameters for stage in stages(network)] == [("0.weight", "0.bias"), ("2.weight", "2.bias")]
 
 
-def test_what_freezing_leaves_to_learn():
+def test_what_freezing_leaves_to_learn() -> None:
     model = classifier()
     everything, head = learning(model), {"head.1.weight", "head.1.bias"}
     assert len(freeze(model, "backbone")) == 6
@@ -110,19 +112,19 @@ def test_what_freezing_leaves_to_learn():
     assert learning(model) == everything
 
 
-def test_a_bare_backbone_is_frozen_too():
+def test_a_bare_backbone_is_frozen_too() -> None:
     backbone = build_backbone("test_resnet")
     freeze(backbone, 5)
     assert learning(backbone) == set()
 
 
 @pytest.mark.parametrize("count", [-1, 7])
-def test_more_stages_than_there_are(count):
+def test_more_stages_than_there_are(count: int) -> None:
     with pytest.raises(PlanError, match=r"has 6 stages \(stem, blocks.0.*from 0 to 6"):
         freeze(classifier(), count)
 
 
-def batch_norms(model, prefix=""):
+def batch_norms(model: Classifier, prefix: str = "") -> Any:
     return {
         name: module.training
         for name, module in model.named_modules()
@@ -130,7 +132,7 @@ def batch_norms(model, prefix=""):
     }
 
 
-def test_batch_norm_of_a_frozen_part_stays_in_evaluation():
+def test_batch_norm_of_a_frozen_part_stays_in_evaluation() -> None:
     model = classifier()
     freeze(model, 3)
     set_training_mode(model, "train")
@@ -140,7 +142,7 @@ def test_batch_norm_of_a_frozen_part_stays_in_evaluation():
     assert batch_norms(model)["backbone.bn2"]
 
 
-def test_batch_norm_can_be_frozen_everywhere_and_still_learn():
+def test_batch_norm_can_be_frozen_everywhere_and_still_learn() -> None:
     model = classifier()
     set_training_mode(model, "frozen")
     assert not any(batch_norms(model).values())
@@ -148,7 +150,7 @@ def test_batch_norm_can_be_frozen_everywhere_and_still_learn():
     assert model.head.training
 
 
-def test_freezing_can_be_undone():
+def test_freezing_can_be_undone() -> None:
     model = classifier()
     freeze(model, "backbone")
     set_training_mode(model, "train")
@@ -157,7 +159,7 @@ def test_freezing_can_be_undone():
     assert all(module.training for module in model.modules())
 
 
-def test_a_frozen_backbone_answers_as_in_evaluation():
+def test_a_frozen_backbone_answers_as_in_evaluation() -> None:
     model = classifier()
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -168,14 +170,14 @@ def test_a_frozen_backbone_answers_as_in_evaluation():
     assert model.head[0].training
 
 
-def test_a_layer_without_parameters_goes_with_the_one_before_it():
+def test_a_layer_without_parameters_goes_with_the_one_before_it() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Linear(2, 2), nn.Dropout(0.5))
     freeze(network, 1)
     set_training_mode(network)
     assert [child.training for child in network] == [False, False, True, True]
 
 
-def test_trainable_parameters_of_a_large_network():
+def test_trainable_parameters_of_a_large_network() -> None:
     backbone = build_backbone("seresnext50_32x4d")
     model = Classifier(backbone, features=feature_count(backbone), width=26, hidden=(512, 128), dropout=0.5)
     freeze(model, "all_but_last_stage")

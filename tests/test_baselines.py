@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,7 +23,7 @@ TAGS = Head("tags", ("red", "never", "always", "unknown"), "multilabel")
 SPACE = LabelSpace((KIND, TAGS))
 
 
-def images(n, seed, size=20):
+def images(n: int, seed: int, size: int = 20) -> Any:
     """Brightness is the kind, redness the first tag; the last tag is not known of any."""
     r = np.random.default_rng(seed)
     kind, red = r.choice(3, n, p=[0.2, 0.5, 0.3]), r.integers(0, 2, n)
@@ -32,11 +34,11 @@ def images(n, seed, size=20):
     return pixels.clip(0, 255).astype(np.uint8), [kind, tags]
 
 
-def linear_on_pixels(space, codes, *, train, val, seed=0):
+def linear_on_pixels(space: LabelSpace, codes: Any, *, train: Any, val: Any, seed: int = 0) -> Any:
     return linear_probabilities(space, codes, train=shrink(train), val=shrink(val), seed=seed)
 
 
-def test_majority_is_the_shares_of_the_labels():
+def test_majority_is_the_shares_of_the_labels() -> None:
     kind = np.array([1, 1, 0, -1, 1])
     tags = np.array([[1, 0, 1, -1], [0, 0, 1, -1], [0, 0, -1, -1], [0, -1, 1, -1], [-1, 0, 1, -1]])
     found = majority(SPACE, [kind, tags], count=2)
@@ -46,7 +48,7 @@ def test_majority_is_the_shares_of_the_labels():
     assert nothing[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0, 0, 0])
 
 
-def test_a_linear_model_on_pixels_sees_brightness():
+def test_a_linear_model_on_pixels_sees_brightness() -> None:
     train, codes = images(300, 0)
     val, truth = images(100, 1)
     found = dict(stream(SPACE, truth, linear_on_pixels(SPACE, codes, train=train, val=val)))
@@ -54,7 +56,7 @@ def test_a_linear_model_on_pixels_sees_brightness():
     assert found["tags/mean_average_precision"] > 0.95
 
 
-def test_on_zero_images_it_equals_the_majority():
+def test_on_zero_images_it_equals_the_majority() -> None:
     train, codes = images(300, 0)
     features = shrink(train)
     found = baseline_predictions(SPACE, codes, train=features, val=features[:50])
@@ -65,7 +67,7 @@ def test_on_zero_images_it_equals_the_majority():
     assert zeros[0, :3].argmax() == 0
 
 
-def test_the_majority_gives_no_tag_at_all_and_its_loss_is_that_of_the_shares():
+def test_the_majority_gives_no_tag_at_all_and_its_loss_is_that_of_the_shares() -> None:
     train, codes = images(300, 0)
     val, truth = images(100, 1)
     answer = baseline_predictions(SPACE, codes, train=shrink(train), val=shrink(val))["majority"]
@@ -80,7 +82,7 @@ def test_the_majority_gives_no_tag_at_all_and_its_loss_is_that_of_the_shares():
         assert found[name] == at_half[name]
 
 
-def test_how_many_images_have_no_tag_is_told_by_split():
+def test_how_many_images_have_no_tag_is_told_by_split() -> None:
     train, val = np.array([[0, 0], [0, 1], [0, -1], [1, -1]]), np.array([[0, 0], [0, 0], [-1, -1]])
     space = LabelSpace((Head("kind", ("a", "b")), Head("tags", ("p", "q"), "multilabel")))
     kinds = [np.zeros(4, int), np.zeros(3, int)]
@@ -90,7 +92,7 @@ def test_how_many_images_have_no_tag_is_told_by_split():
     assert nothing == {"tags": {}}
 
 
-def test_the_untrained_network_is_what_it_is_given():
+def test_the_untrained_network_is_what_it_is_given() -> None:
     train, codes = images(30, 0)
     features, logits = shrink(train), np.zeros((5, 7), dtype=np.float32)
     found = baseline_predictions(SPACE, codes, train=features, val=features[:5], untrained=logits)["untrained network"]
@@ -98,7 +100,7 @@ def test_the_untrained_network_is_what_it_is_given():
     assert (found.thresholds == 0.5).all()
 
 
-def test_unknown_labels_take_no_part():
+def test_unknown_labels_take_no_part() -> None:
     train, codes = images(120, 0)
     hidden = [known.copy() for known in codes]
     hidden[0][60:], hidden[1][60:] = -1, -1
@@ -109,7 +111,7 @@ def test_unknown_labels_take_no_part():
     assert found == pytest.approx(alone, abs=1e-3)
 
 
-def test_a_class_without_a_training_image_gets_nothing():
+def test_a_class_without_a_training_image_gets_nothing() -> None:
     train, codes = images(100, 0)
     codes[0][codes[0] == 1] = -1
     found = linear_on_pixels(SPACE, codes, train=train, val=train[:10])
@@ -119,7 +121,7 @@ def test_a_class_without_a_training_image_gets_nothing():
     assert (only[:, :3] == [1, 0, 0]).all()
 
 
-def test_probabilities_are_probabilities_and_repeat():
+def test_probabilities_are_probabilities_and_repeat() -> None:
     train, codes = images(80, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -129,7 +131,7 @@ def test_probabilities_are_probabilities_and_repeat():
     assert np.array_equal(found, linear_on_pixels(SPACE, codes, train=train, val=train))
 
 
-def test_many_images_are_drawn_from_by_seed(monkeypatch):
+def test_many_images_are_drawn_from_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 50)
     train, codes = images(200, 0)
     first, again, other = (linear_on_pixels(SPACE, codes, train=train, val=train, seed=seed) for seed in (0, 0, 1))
@@ -139,7 +141,7 @@ def test_many_images_are_drawn_from_by_seed(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [8, 16, 32, 37])
-def test_shrinking_takes_area_means(size):
+def test_shrinking_takes_area_means(size: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (70, size, size, 3)).astype(np.uint8)
     rows = shrink(pixels)
     side = min(size, 16)
@@ -150,7 +152,7 @@ def test_shrinking_takes_area_means(size):
         assert np.sort(rows, axis=1) == pytest.approx(np.sort(expected.reshape(70, -1), axis=1), abs=1e-5)
 
 
-def test_of_a_run_they_are_scored_as_they_decide(tmp_path):
+def test_of_a_run_they_are_scored_as_they_decide(tmp_path: Path) -> None:
     pixels, (kind, tags) = images(40, 0, size=32)
     names = [f"{number}.png" for number in range(40)]
     present = [[name for name, on in zip(TAGS.classes, row, strict=True) if on == 1] for row in tags]

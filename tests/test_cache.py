@@ -250,7 +250,7 @@ def anonymous() -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_added_images_are_gathered_with_the_others(tmp_path):
+def test_added_images_are_gathered_with_the_others(tmp_path: Path) -> None:
     paths = []
     for number in range(5):
         path = tmp_path / f"{number}.png"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ ONE = Head("kind", ("a", "b", "c", "d"))
 ANY = Head("tags", ("a", "b", "c", "d"), "multilabel")
 
 
-def planted(head: Head, *, images: int = 2000, seed: int = 0):
+def planted(head: Head, *, images: int = 2000, seed: int = 0) -> Any:
     """Labels drawn from the probabilities of logits, a tenth of them hidden."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (images, head.size)).astype(np.float32)
@@ -29,13 +31,13 @@ def planted(head: Head, *, images: int = 2000, seed: int = 0):
     return codes, logits
 
 
-def nll(head: Head, codes, logits) -> float:
+def nll(head: Head, codes: Any, logits: Any) -> float:
     return metrics_of(head, codes, probabilities_of(LabelSpace((head,)), logits))["nll"]
 
 
 @pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
 @pytest.mark.parametrize("planted_temperature", [0.3, 1.0, 4.0])
-def test_a_planted_temperature_is_found(head, planted_temperature):
+def test_a_planted_temperature_is_found(head: Head, planted_temperature: float) -> None:
     codes, logits = planted(head)
     found = temperature(head, codes, logits * planted_temperature)
     assert found == pytest.approx(planted_temperature, rel=0.06)
@@ -44,7 +46,7 @@ def test_a_planted_temperature_is_found(head, planted_temperature):
 
 
 @pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
-def test_unknown_labels_do_not_count(head):
+def test_unknown_labels_do_not_count(head: Head) -> None:
     codes, logits = planted(head, images=300)
     known = head.known(codes)
     unknown = logits.copy()
@@ -53,7 +55,7 @@ def test_unknown_labels_do_not_count(head):
 
 
 @pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
-def test_where_there_is_no_best_temperature(head):
+def test_where_there_is_no_best_temperature(head: Head) -> None:
     codes, logits = planted(head, images=50)
     assert temperature(head, np.full_like(codes, -1), logits) == 1
     assert temperature(head, codes, np.full_like(logits, 0.1 if head is ONE else 0)) == 1
@@ -62,7 +64,7 @@ def test_where_there_is_no_best_temperature(head):
     assert temperature(head, codes, -right) == HOTTEST
 
 
-def test_an_multiclass_answer_never_changes():
+def test_an_multiclass_answer_never_changes() -> None:
     codes, logits = planted(ONE)
     space = LabelSpace((ONE,))
     answers = probabilities_of(space, logits).argmax(axis=1)
@@ -75,21 +77,21 @@ def test_an_multiclass_answer_never_changes():
     chosen=st.floats(0.5, HOTTEST),
     scores=st.lists(st.floats(-6, 6), min_size=1, max_size=20),
 )
-def test_thresholds_move_with_the_temperature(threshold, chosen, scores):
+def test_thresholds_move_with_the_temperature(threshold: float, chosen: float, scores: list[float]) -> None:
     # Nearer to the threshold than float32 resolves, either answer is right.
     logits = np.array([score for score in scores if abs(score - np.log(threshold / (1 - threshold))) > 1e-3])
     moved = at_temperature(np.array([threshold]), chosen)
     assert ((expit(logits / chosen) >= moved) == (expit(logits) >= threshold)).all()
 
 
-def test_thresholds_that_give_all_or_nothing_stay():
+def test_thresholds_that_give_all_or_nothing_stay() -> None:
     never = np.nextafter(np.float32(1), np.float32(2))
     cuts = np.array([0, 0.5, 1, never], dtype=np.float32)
     assert at_temperature(cuts, 3.0).tolist() == cuts.tolist()
 
 
 @pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
-def test_the_loss_is_better_on_images_that_did_not_choose(head):
+def test_the_loss_is_better_on_images_that_did_not_choose(head: Head) -> None:
     codes, logits = planted(head, images=500)
     sure = 3 * logits
     fitted = cross_fitted(codes, sure, lambda c, z: temperature(head, c, z))

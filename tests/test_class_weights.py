@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -53,13 +54,13 @@ def multiclass(count: int) -> Head:
 ONE_TAG = Head("h", ("beach",), "multilabel")
 
 
-def test_inverse_is_what_scikit_learn_calls_balanced():
+def test_inverse_is_what_scikit_learn_calls_balanced() -> None:
     known = codes(7, 2, 11)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=known[known >= 0])
     np.testing.assert_allclose(head_weights(Inverse(), multiclass(3), known), expected, rtol=1e-6)
 
 
-def test_the_published_form_of_inverse():
+def test_the_published_form_of_inverse() -> None:
     """N / (220 N_i) with N = 5,000, of the `attributes` recipe."""
     counts = np.array([2500, 1500, 900, 75, 25])
     weights = head_weights(Inverse(divisor=220.0), multiclass(5), codes(*counts))
@@ -67,19 +68,19 @@ def test_the_published_form_of_inverse():
     assert weights[-1] == pytest.approx(0.909, abs=1e-3)
 
 
-def test_inverse_of_tags_is_negatives_over_positives_of_what_is_known():
+def test_inverse_of_tags_is_negatives_over_positives_of_what_is_known() -> None:
     assert head_weights(Inverse(), ONE_TAG, tags(positives=4, negatives=10)) == pytest.approx([2.5])
     assert head_weights(Inverse(divisor=2.0), ONE_TAG, tags(positives=4, negatives=10)) == pytest.approx([1.25])
 
 
-def test_sqrt_inverse_is_its_root():
+def test_sqrt_inverse_is_its_root() -> None:
     for head, known in ((multiclass(3), codes(7, 2, 11)), (ONE_TAG, tags(positives=4, negatives=10))):
         np.testing.assert_allclose(
             head_weights(SqrtInverse(), head, known) ** 2, head_weights(Inverse(), head, known), rtol=1e-6
         )
 
 
-def test_effective_number_equals_its_formula():
+def test_effective_number_equals_its_formula() -> None:
     counts = np.array([5000, 300, 4])
     inverse = (1 - 0.999) / (1 - 0.999**counts)
     got = head_weights(EffectiveNumber(), multiclass(3), codes(*counts))
@@ -91,7 +92,7 @@ def test_effective_number_equals_its_formula():
 @pytest.mark.parametrize(
     ("head", "known"), [(multiclass(3), codes(7, 2, 11)), (ONE_TAG, tags(positives=4, negatives=9))]
 )
-def test_effective_number_goes_from_alike_to_inverse(head, known):
+def test_effective_number_goes_from_alike_to_inverse(head: Any, known: Any) -> None:
     assert head_weights(EffectiveNumber(beta=0.0), head, known) == pytest.approx(np.ones(head.size))
     inverse = head_weights(Inverse(), head, known)
     if head.kind == "multiclass":
@@ -100,7 +101,7 @@ def test_effective_number_goes_from_alike_to_inverse(head, known):
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_a_class_of_which_nothing_is_to_be_learnt_weighs_one(settings):
+def test_a_class_of_which_nothing_is_to_be_learnt_weighs_one(settings: EffectiveNumber | Inverse | SqrtInverse) -> None:
     weights = head_weights(settings, multiclass(4), codes(7, 0, 2, 0))
     assert weights[[1, 3]].tolist() == [1, 1]
     if isinstance(settings, EffectiveNumber):
@@ -112,7 +113,9 @@ def test_a_class_of_which_nothing_is_to_be_learnt_weighs_one(settings):
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
 @given_by(counts=st.lists(st.integers(0, 300), min_size=1, max_size=6))
-def test_weights_are_positive_and_never_lower_for_a_rarer_class(settings, counts):
+def test_weights_are_positive_and_never_lower_for_a_rarer_class(
+    settings: EffectiveNumber | Inverse | SqrtInverse, counts: Any
+) -> None:
     weights = head_weights(settings, multiclass(len(counts)), codes(*counts))
     assert weights.dtype == np.float32
     assert np.isfinite(weights).all()
@@ -133,13 +136,13 @@ def samples() -> Samples:
     return Samples(table, SPACE, Path())
 
 
-def test_weights_of_samples_are_a_head_each():
+def test_weights_of_samples_are_a_head_each() -> None:
     season, tagged = class_weights(Inverse(), samples())
     np.testing.assert_allclose(season, [4 / (3 * 3), 1, 4 / 3], rtol=1e-6)
     assert tagged.tolist() == [2, 3]
 
 
-def test_given_weights():
+def test_given_weights() -> None:
     chosen = ADAPTER.validate_python({"kind": "given", "weights": {"season": {"autumn": 4}, "tags": {"city": 0.5}}})
     assert [weights.tolist() for weights in class_weights(chosen, samples())] == [[1, 1, 4], [1, 0.5]]
     assert [weights.tolist() for weights in class_weights(Given(weights={}), samples())] == [[1, 1, 1], [1, 1]]
@@ -153,13 +156,13 @@ def test_given_weights():
         ({"season": {"autum": 2}}, "class_weights, head 'season': there is no class 'autum'. Did you mean 'autumn'?"),
     ],
 )
-def test_a_given_weight_of_nothing_is_refused(weights, message):
+def test_a_given_weight_of_nothing_is_refused(weights: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError) as error:
         given_weights(weights, SPACE)
     assert str(error.value) == message
 
 
-def test_class_weights_in_a_plan():
+def test_class_weights_in_a_plan() -> None:
     assert ADAPTER.validate_python("inverse") == Inverse()
     assert ADAPTER.validate_python({"kind": "inverse", "divisor": 220}) == Inverse(divisor=220.0)
     assert ADAPTER.validate_python("effective_number") == EffectiveNumber(beta=0.999)
@@ -169,13 +172,15 @@ def test_class_weights_in_a_plan():
             ADAPTER.validate_python(wrong)
 
 
-def test_the_shift_is_the_logarithm_side_by_side():
+def test_the_shift_is_the_logarithm_side_by_side() -> None:
     shift = logit_shift(SPACE, [np.array([1, 2, 4], np.float32), np.array([0.5, 1], np.float32)])
     assert shift.dtype == np.float32
     np.testing.assert_allclose(shift, np.log([1, 2, 4, 0.5, 1]), rtol=1e-6)
 
 
-def train(inputs, targets, head, loss, weights=None) -> np.ndarray:
+def train(
+    inputs: torch.Tensor, targets: torch.Tensor, head: Head, loss: ByHead | MeanSquaredError, weights: Any = None
+) -> np.ndarray:
     """Logits (N, K) of a linear model after full-batch L-BFGS."""
     space = LabelSpace((head,))
     (head_loss,) = head_losses(space, loss, class_weights=None if weights is None else [torch.from_numpy(weights)])
@@ -187,7 +192,7 @@ def train(inputs, targets, head, loss, weights=None) -> np.ndarray:
         layer.parameters(), max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
-    def closure():
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
         value = head_loss(layer(inputs), targets, mask).mean()
         value.backward()
@@ -197,14 +202,14 @@ def train(inputs, targets, head, loss, weights=None) -> np.ndarray:
     return layer(inputs).detach().numpy()
 
 
-def probabilities(logits, kind):
+def probabilities(logits: Any, kind: str) -> np.ndarray:
     logits = torch.from_numpy(logits)
     return (logits.softmax(1) if kind == "multiclass" else logits.sigmoid()).numpy()
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
 @pytest.mark.parametrize("loss", [ByHead(), MeanSquaredError()], ids=lambda loss: loss.kind)
-def test_less_the_shift_the_prior_is_the_datas_again(kind, loss):
+def test_less_the_shift_the_prior_is_the_datas_again(kind: str, loss: ByHead | MeanSquaredError) -> None:
     """A model that can fit any probability a group learns the shares of the groups, whatever the weights."""
     generator = np.random.default_rng(0)
     head = Head("h", ("common", "scarce", "rare"), kind)
@@ -228,7 +233,7 @@ def test_less_the_shift_the_prior_is_the_datas_again(kind, loss):
     np.testing.assert_allclose(probabilities(logits - shift, kind), plain, atol=2e-3)
 
 
-def test_less_the_shift_a_logistic_regression_is_close_to_the_unweighted_one():
+def test_less_the_shift_a_logistic_regression_is_close_to_the_unweighted_one() -> None:
     generator = np.random.default_rng(0)
     labels = (generator.random(20_000) < 0.05).astype(int)
     inputs = torch.from_numpy(generator.normal(labels[:, None] * [1.5, -1.0], 1.0)).float()

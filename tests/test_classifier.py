@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,16 +30,16 @@ SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "mul
 TINY = ModelSettings(backbone="test_resnet", weights="none")
 
 
-def build(model=TINY, *, seed=0, base=Path(), size=64):
+def build(model: ModelSettings = TINY, *, seed: int = 0, base: Path = Path(), size: int = 64) -> Classifier:
     return build_classifier(model, SPACE, seed=seed, base=base, size=size)
 
 
 class Mean(nn.Module):
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return x.mean((2, 3))
 
 
-def test_logits_of_all_heads_side_by_side():
+def test_logits_of_all_heads_side_by_side() -> None:
     model = build().eval()
     features = model.features(noise_batch())
     assert features.shape == (2, model.feature_count)
@@ -46,7 +47,7 @@ def test_logits_of_all_heads_side_by_side():
     assert model(noise_batch()).shape == (2, SPACE.width)
 
 
-def test_images_are_normalised_inside():
+def test_images_are_normalised_inside() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
     model = Classifier(Mean(), features=3, width=2, mean=mean, std=std)
     x = torch.tensor(mean).view(1, 3, 1, 1) + 2 * torch.tensor(std).view(1, 3, 1, 1)
@@ -54,12 +55,12 @@ def test_images_are_normalised_inside():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_normalising_keeps_the_memory_layout(layout):
+def test_normalising_keeps_the_memory_layout(layout: torch.memory_format) -> None:
     model = Classifier(nn.Identity(), features=3, width=2)
     assert model.features(noise_batch(4).contiguous(memory_format=layout)).is_contiguous(memory_format=layout)
 
 
-def test_the_head_as_described():
+def test_the_head_as_described() -> None:
     linear = Classifier(Mean(), features=3, width=5, dropout=0.5)
     assert [type(layer) for layer in linear.head] == [nn.Dropout, nn.Linear]
     deep = Classifier(Mean(), features=3, width=5, hidden=(8, 4), dropout=0.5)
@@ -69,12 +70,12 @@ def test_the_head_as_described():
     assert deep.final.weight.shape == (5, 4)
 
 
-def test_weights_hold_no_tensor_twice_and_no_normalisation():
+def test_weights_hold_no_tensor_twice_and_no_normalisation() -> None:
     names = Classifier(Mean(), features=3, width=5).state_dict().keys()
     assert set(names) == {"head.1.weight", "head.1.bias"}
 
 
-def test_the_seed_decides_and_no_global_state_is_touched():
+def test_the_seed_decides_and_no_global_state_is_touched() -> None:
     before = torch.get_rng_state()
     first, again, other = build(seed=1), build(seed=1), build(seed=2)
     assert torch.equal(torch.get_rng_state(), before)
@@ -84,20 +85,20 @@ def test_the_seed_decides_and_no_global_state_is_touched():
     assert not torch.equal(first.backbone.conv1[0].weight, other.backbone.conv1[0].weight)
 
 
-def test_the_head_does_not_depend_on_the_source_of_the_weights(tmp_path):
+def test_the_head_does_not_depend_on_the_source_of_the_weights(tmp_path: Path) -> None:
     save_file(build(seed=5).backbone.state_dict(), tmp_path / "w.safetensors")
     loaded = build(ModelSettings(backbone="test_resnet", weights="w.safetensors"), seed=1, base=tmp_path)
     assert torch.equal(loaded.final.weight, build(seed=1).final.weight)
     assert torch.equal(loaded.backbone.conv1[0].weight, build(seed=5).backbone.conv1[0].weight)
 
 
-def test_the_default_works_with_no_download():
+def test_the_default_works_with_no_download() -> None:
     model = build(ModelSettings())
     assert model.mean == model.std == (0.5, 0.5, 0.5)
     assert model.feature_count == 1280
 
 
-def test_a_run_gives_the_backbone_and_the_head_is_new(tmp_path):
+def test_a_run_gives_the_backbone_and_the_head_is_new(tmp_path: Path) -> None:
     donor = build(seed=7)
     (tmp_path / "run/model").mkdir(parents=True)
     save_file(donor.state_dict(), tmp_path / "run/model/model.safetensors")
@@ -114,7 +115,7 @@ def test_a_run_gives_the_backbone_and_the_head_is_new(tmp_path):
     dropout=st.floats(0, 0.99),
     name=st.sampled_from(["test_resnet", "test_vit", "test_efficientnet"]),
 )
-def test_a_description_rebuilds_the_network(hidden, dropout, name):
+def test_a_description_rebuilds_the_network(hidden: list[int], dropout: float, name: str) -> None:
     head = HeadSettings(hidden=tuple(hidden), dropout=dropout)
     model = build(ModelSettings(backbone=name, weights="none", head=head)).eval()
     before = torch.get_rng_state()
@@ -125,20 +126,20 @@ def test_a_description_rebuilds_the_network(hidden, dropout, name):
     assert spec(again) == spec(model)
 
 
-def test_a_description_that_lacks_something():
+def test_a_description_that_lacks_something() -> None:
     described = spec(build())
     del described["std"], described["width"]
     with pytest.raises(ModelError, match="lacks std, width"):
         from_spec(described)
 
 
-def test_a_description_from_before_sizes_were_noted():
+def test_a_description_from_before_sizes_were_noted() -> None:
     described = spec(build())
     del described["made_for"]
     assert from_spec(described).feature_count == build().feature_count
 
 
-def test_a_size_the_backbone_cannot_take():
+def test_a_size_the_backbone_cannot_take() -> None:
     backbone = build_backbone("test_vit")  # patches of 16 pixels
     model = Classifier(backbone, features=64, width=2, backbone_name="test_vit").train()
     require_size(model, 64)
@@ -147,7 +148,7 @@ def test_a_size_the_backbone_cannot_take():
     assert all(module.training for module in model.modules())
 
 
-def test_two_sources_of_weights_contradict():
+def test_two_sources_of_weights_contradict() -> None:
     with pytest.raises(ValidationError, match="drop one of them"):
         ModelSettings(weights="pretrained", init_from="runs/a")
     with pytest.raises(ValidationError, match="drop one of them"):
@@ -155,7 +156,7 @@ def test_two_sources_of_weights_contradict():
 
 
 @pytest.mark.parametrize("given", [{"weights": "w.pth"}, {"init_from": "runs/a"}])
-def test_the_same_network_without_weights(given):
+def test_the_same_network_without_weights(given: dict[str, str]) -> None:
     head = {"hidden": [4]}
     model = ModelSettings.model_validate({"backbone": "test_resnet", "head": head, **given})
     expected = ModelSettings.model_validate({"backbone": "test_resnet", "head": head, "weights": "none"})
@@ -163,7 +164,7 @@ def test_the_same_network_without_weights(given):
 
 
 @pytest.mark.parametrize("given", [{}, {"init_from": "runs/a"}, {"weights": "none"}, {"init_from": None}])
-def test_settings_read_back_as_themselves(given):
+def test_settings_read_back_as_themselves(given: dict[str, Any]) -> None:
     model = ModelSettings.model_validate(given)
     assert ModelSettings.model_validate(model.model_dump(mode="json")) == model
 
@@ -171,6 +172,6 @@ def test_settings_read_back_as_themselves(given):
 @pytest.mark.parametrize(
     "head", [{"dropout": 1.0}, {"dropout": -0.1}, {"hidden": [0]}, {"hidden": ["wide"]}, {"layers": [3]}]
 )
-def test_impossible_heads_are_refused(head):
+def test_impossible_heads_are_refused(head: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ModelSettings.model_validate({"head": head})

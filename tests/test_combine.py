@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from assay.report.embedding import Setting
 from assay.report.report import write_report
 from assay.report.sections.overview import changes
 from assay.run.folder import read_run
+from assay.run.train import Run
 from assay.steps import STEPS
 from conftest import Lines
 
@@ -49,7 +51,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def carry(tiny_plan, tmp_path):
+def carry(tiny_plan: Callable[..., str], tmp_path: Path) -> Callable[..., Run]:
     """Carry out a plan of these steps in a folder; the lines said are kept in `carry.said`."""
 
     def carried(*steps: str, run: str = "run", **parts: str) -> assay.Run:
@@ -75,7 +77,7 @@ def images(folder: Path) -> list[Path]:
     return [folder / name / "0.png" for name in ("red", "green", "blue")]
 
 
-def test_a_ensemble_of_a_plan(carry, colours, tmp_path):
+def test_a_ensemble_of_a_plan(carry: Callable[..., Run], colours: Path, tmp_path: Path) -> None:
     run = carry(f"ensemble: {{{TWO}}}", "calibrate")
     assert [step["name"] for step in run.metrics["steps"]] == [
         "01-ensemble", "01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe", "02-calibrate",
@@ -105,7 +107,7 @@ def test_a_ensemble_of_a_plan(carry, colours, tmp_path):
     assert scores["metrics"]["accuracy"]["n"] == 45
 
 
-def test_members_stay_where_only_their_mean_is_another(carry, colours):
+def test_members_stay_where_only_their_mean_is_another(carry: Callable[..., Run], colours: Path) -> None:
     carry(f"ensemble: {{{TWO}}}")
     again = carry(f"ensemble: {{{TWO}}}")
     assert any("nothing to do" in line for line in carry.said)
@@ -132,7 +134,7 @@ def test_members_stay_where_only_their_mean_is_another(carry, colours):
     assert names == ["01-ensemble", "01-ensemble/member-1/01-probe", "01-ensemble/member-2/01-probe"]
 
 
-def test_members_begin_from_nothing_but_the_samples(carry):
+def test_members_begin_from_nothing_but_the_samples(carry: Callable[..., Run]) -> None:
     run = carry(FIT[1:-1], f"ensemble: {{members: [{{steps: [{FIT}]}}, {{step: 01-fit}}, {{step: 01-fit/last}}]}}")
     first, member = (
         load_file(run.folder / "steps" / name / "best/model.safetensors")
@@ -143,7 +145,7 @@ def test_members_begin_from_nothing_but_the_samples(carry):
     assert list(details(run, "02-ensemble")["weights"]) == ["02-ensemble/member-1", "01-fit", "01-fit/last"]
 
 
-def test_a_tree_tells_one_class_from_the_rest(carry, colours):
+def test_a_tree_tells_one_class_from_the_rest(carry: Callable[..., Run], colours: Path) -> None:
     run = carry("ensemble: {kind: tree, one: green, members: [{steps: [{probe: {size: 32}}]}]}")
     told = details(run, "01-ensemble")
     assert told["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
@@ -155,7 +157,9 @@ def test_a_tree_tells_one_class_from_the_rest(carry, colours):
     assert second["metrics"]["accuracy"]["n"] == 6
 
 
-def test_a_tree_of_the_plan_beside_other_heads_with_labels_unknown(carry, colours, tmp_path):
+def test_a_tree_of_the_plan_beside_other_heads_with_labels_unknown(
+    carry: Callable[..., Run], colours: Path, tmp_path: Path
+) -> None:
     ids = assay.read(colours).ids
     species = ["" if number % 7 == 0 else Path(name).parent.name for number, name in enumerate(ids)]
     tags = ["" if number % 5 == 0 else ("warm" if "red" in name else "-") for number, name in enumerate(ids)]
@@ -172,7 +176,7 @@ def test_a_tree_of_the_plan_beside_other_heads_with_labels_unknown(carry, colour
     assert (found.probabilities[:, 3] >= found.thresholds[3]).tolist() == [True, False, False]
 
 
-def test_a_soup_has_the_mean_weights_of_its_members(carry):
+def test_a_soup_has_the_mean_weights_of_its_members(carry: Callable[..., Run]) -> None:
     run = carry(FIT[1:-1], f"ensemble: {{kind: soup, members: [{{steps: [{FIT}]}}, {{step: 01-fit}}]}}")
     places = ("01-fit/best", "02-ensemble/member-1/01-fit/best", "02-ensemble/best")
     one, two, mixed = (load_file(run.folder / "steps" / place / "model.safetensors") for place in places)
@@ -184,7 +188,7 @@ def test_a_soup_has_the_mean_weights_of_its_members(carry):
     assert again.metrics["scores"]["metrics"]["nll"]["n"] == 9
 
 
-def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry):
+def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry: Callable[..., Run]) -> None:
     fit = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-2, batch_norm: train}}"
     run = carry(f"ensemble: {{kind: soup, members: [{{steps: [{fit}]}}, {{steps: [{fit}]}}]}}")
     places = ("member-1/01-fit/best", "member-2/01-fit/best", "best")
@@ -193,7 +197,9 @@ def test_a_soup_whose_batch_norms_learnt_takes_their_statistics_anew(carry):
     assert not np.allclose(mixed[name], (one[name] + two[name]) / 2, atol=1e-6)
 
 
-def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_each_other(carry):
+def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_each_other(
+    carry: Callable[..., Run],
+) -> None:
     run = carry(
         "probe: {size: 32}",
         "ensemble: {kind: tree, members: [{steps: [{probe: {size: 32}}]}]}",
@@ -211,7 +217,7 @@ def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_eac
 
 
 @pytest.fixture(scope="module")
-def separate(colours, tmp_path_factory) -> Path:
+def separate(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs a and b on the same data, and others that do not fit them."""
     folder = tmp_path_factory.mktemp("separate")
     ids = assay.read(colours).ids
@@ -244,7 +250,7 @@ def separate(colours, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
+def test_the_command_combines_runs_into_one(separate: Path, colours: Path, tmp_path: Path) -> None:
     for name in "ab":
         shutil.copytree(separate / name, tmp_path / name)
     words = ["ensemble", "a", "b", "--out", "both", "--weights", "validation", "--then", "calibrate", "--device", "cpu"]
@@ -279,14 +285,16 @@ def test_the_command_combines_runs_into_one(separate, colours, tmp_path):
         ("a", PlanError, "one of the runs that are combined"),
     ],
 )
-def test_runs_that_do_not_go_together_are_refused_by_name(separate, tmp_path, other, error, said):
+def test_runs_that_do_not_go_together_are_refused_by_name(
+    separate: Path, tmp_path: Path, other: str, error: type[Exception], said: str
+) -> None:
     out = separate / "a" if other == "a" else tmp_path / "out"
     with pytest.raises(error, match=said):
         ensemble_runs([separate / "a", separate / other], out=out, device="cpu")
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_labels_that_a_person_settled_are_those_of_the_new_run_too(separate, tmp_path):
+def test_labels_that_a_person_settled_are_those_of_the_new_run_too(separate: Path, tmp_path: Path) -> None:
     samples = Samples.read(separate / "a" / "samples.parquet")
     judged = samples.part("val").ids[0]
     (tmp_path / "corrections.csv").write_text(f"image,label\n{judged},red\n")
@@ -299,14 +307,14 @@ def test_labels_that_a_person_settled_are_those_of_the_new_run_too(separate, tmp
     assert [entry.edit.id for entry in Ledger.read(run.folder / "ledger.csv").entries] == [judged]
 
 
-def test_one_run_and_no_run_are_refused(separate, tmp_path):
+def test_one_run_and_no_run_are_refused(separate: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="Name at least two"):
         ensemble_runs([separate / "a"], out=tmp_path / "out")
     with pytest.raises(AssayError, match=r"no plan\.yaml"):
         ensemble_runs([tmp_path, separate / "a"], out=tmp_path / "out")
 
 
-def test_networks_of_other_kinds_make_no_soup(separate, tmp_path):
+def test_networks_of_other_kinds_make_no_soup(separate: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"a and \S*/b differ in their network"):
         ensemble_runs([separate / "a", separate / "b"], out=tmp_path / "out", settings={"kind": "soup"}, device="cpu")
 
@@ -327,7 +335,9 @@ def test_networks_of_other_kinds_make_no_soup(separate, tmp_path):
         ("ensemble: {members: [{stepz: []}, {step: y}]}", "did you mean step"),
     ],
 )
-def test_plans_that_cannot_be_are_refused_before_anything_is_read(step, said, tiny_plan, tmp_path):
+def test_plans_that_cannot_be_are_refused_before_anything_is_read(
+    step: str, said: str, tiny_plan: Callable[..., str], tmp_path: Path
+) -> None:
     (tmp_path / "plan.yaml").write_text(tiny_plan(step))
     with pytest.raises(PlanError, match=said) as refused:
         assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
@@ -336,13 +346,15 @@ def test_plans_that_cannot_be_are_refused_before_anything_is_read(step, said, ti
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_every_step_that_proposes_edits_is_known_to(kind):
+def test_every_step_that_proposes_edits_is_known_to(kind: Any) -> None:
     source = inspect.getsource(inspect.getmodule(STEPS[kind].run))
     assert ("edits=" in source) == STEPS[kind].relabels
 
 
 @pytest.mark.parametrize("member", ["{steps: [probe]}", "{steps: [{repeat: {times: 2, steps: [probe]}}]}"])
-def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
+def test_members_do_not_change_labels(
+    member: str, tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(STEPS, "probe", replace(STEPS["probe"], relabels=True))
     (tmp_path / "plan.yaml").write_text(tiny_plan(f"ensemble: {{members: [{member}, {{step: x}}]}}"))
     with pytest.raises(PlanError, match="probe changes labels, and members only learn from them"):
@@ -380,14 +392,16 @@ def test_members_do_not_change_labels(member, tiny_plan, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_what_shows_only_on_the_data_is_refused_in_words(steps, error, said, carry, tmp_path):
+def test_what_shows_only_on_the_data_is_refused_in_words(
+    steps: list[str], error: type[Exception], said: str, carry: Callable[..., Run], tmp_path: Path
+) -> None:
     with pytest.raises(error, match=said):
         carry(*steps)
     if steps[0] == "probe":
         assert not (tmp_path / "run/steps").exists()  # nothing is trained before
 
 
-def test_without_validation_there_is_nothing_to_choose_by(carry, colours):
+def test_without_validation_there_is_nothing_to_choose_by(carry: Callable[..., Run], colours: Path) -> None:
     data = f"folder: {colours}, split: {{val: 0.0}}"
     probe = "{steps: [{probe: {size: 32}}]}"
     run = carry(f"ensemble: {{members: [{probe}, {probe}]}}", data=data)
@@ -398,7 +412,9 @@ def test_without_validation_there_is_nothing_to_choose_by(carry, colours):
         carry(f"ensemble: {{kind: soup, pick: greedy, members: [{probe}, {probe}]}}", data=data)
 
 
-def test_the_plan_of_a_run_names_its_members_by_whole_paths(separate, tiny_plan, tmp_path):
+def test_the_plan_of_a_run_names_its_members_by_whole_paths(
+    separate: Path, tiny_plan: Callable[..., str], tmp_path: Path
+) -> None:
     members = "members: [{run: a}, {run: b}]"
     text = (separate / "a.yaml").read_text().split("steps:")[0]
     (separate / "both.yaml").write_text(f"{text}steps: [{{ensemble: {{{members}}}}}]\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,7 +44,7 @@ def loss(codes: list[np.ndarray], logits: list[np.ndarray], weights: np.ndarray,
 @both
 @settings(max_examples=15)
 @given(seed=st.integers(0, 1000), count=st.integers(1, 4))
-def test_no_other_weights_lose_less(of, seed, count):
+def test_no_other_weights_lose_less(of: str, seed: int, count: int) -> None:
     codes, logits = planted(*np.linspace(0.5, 2, count), seed=seed, images=60)
     weights = best_weights(SPACE, codes, logits, of=of)
     assert weights.min() >= 0
@@ -55,7 +57,7 @@ def test_no_other_weights_lose_less(of, seed, count):
 
 
 @both
-def test_weights_go_to_those_that_know(of):
+def test_weights_go_to_those_that_know(of: str) -> None:
     codes, logits = planted(0.5, 0.5, 8.0, images=1000)
     weights = best_weights(SPACE, codes, logits, of=of)
     assert weights[2] < 0.1
@@ -63,7 +65,7 @@ def test_weights_go_to_those_that_know(of):
 
 
 @both
-def test_what_is_unknown_does_not_count(of):
+def test_what_is_unknown_does_not_count(of: str) -> None:
     codes, logits = planted(0.5, 1.0)
     plain = best_weights(SPACE, codes, logits, of=of)
     more = [np.concatenate([known, np.full_like(known, -1)]) for known in codes]
@@ -74,7 +76,7 @@ def test_what_is_unknown_does_not_count(of):
 
 
 @both
-def test_slopes_are_those_of_the_losses(of):
+def test_slopes_are_those_of_the_losses(of: str) -> None:
     codes, logits = planted(0.5, 1.0, 2.0, images=30)
     for one in ensemble_weights._losses(SPACE, codes, logits, of):
         error = check_grad(lambda w, one=one: one(w)[0], lambda w, one=one: one(w)[1], np.array([0.2, 0.5, 0.3]))
@@ -82,7 +84,7 @@ def test_slopes_are_those_of_the_losses(of):
 
 
 @both
-def test_a_image_has_no_say_in_its_own_weights(of):
+def test_a_image_has_no_say_in_its_own_weights(of: str) -> None:
     codes, logits = planted(0.5, 1.0, 1.5)
     weights = cross_fitted_weights(SPACE, codes, logits, of=of, folds=4, seed=3)
     fold = folds_of(200, 4, seed=3)
@@ -93,19 +95,19 @@ def test_a_image_has_no_say_in_its_own_weights(of):
     assert weights.shape == (3, 200)
 
 
-def test_certain_answers_have_finite_weights():
+def test_certain_answers_have_finite_weights() -> None:
     codes = [np.array([0, 1]), np.full((2, 2), -1)]
     sure = np.array([[1e4, -1e4, 0, 0, 0], [1e4, -1e4, 0, 0, 0]])
     for of in ("probabilities", "logits"):
         assert np.isfinite(best_weights(SPACE, codes, [sure, -sure, 0 * sure], of=of)).all()
 
 
-def test_a_greedy_soup_begins_with_the_best_and_takes_whom_it_gains_by():
+def test_a_greedy_soup_begins_with_the_best_and_takes_whom_it_gains_by() -> None:
     worth = {(0,): 1.0, (1,): 3.0, (2,): 2.0, (3,): 0.0}
     together = {(1, 2): 4.0, (0, 1, 2): 3.5, (1, 2, 3): 4.0}
     asked = []
 
-    def value_of(members):
+    def value_of(members: Any) -> float:
         asked.append(members)
         return (worth | together)[members]
 

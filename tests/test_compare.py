@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +21,7 @@ from assay.experiments.compare import compare
 from assay.labels.samples import Samples
 from assay.metrics.paired import EXACT_BELOW, mcnemar
 from assay.plan.differences import differences
-from assay.plan.plan import parse
+from assay.plan.plan import Plan, parse
 from assay.predictions.predict import Predictions
 from assay.report.comparison_page import write_comparison
 from assay.run.label_review import correct
@@ -33,7 +35,7 @@ TAGS = 'heads: {colour: {column: colour}, size: {column: size}, tags: {column: t
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory):
+def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Train a plan of these steps; nothing but its model, metrics and answers is made."""
     base = tmp_path_factory.mktemp("compared")
 
@@ -51,7 +53,7 @@ def train(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 images, and a table of them with three heads, some labels unknown."""
     folder = write_images(tmp_path_factory.mktemp("images") / "images", each=20)
     lines = [
@@ -64,17 +66,17 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one(train, images) -> Path:
+def one(train: Callable[..., Path], images: Path) -> Path:
     return train("one", f"folder: {images}, split: {{val: 0.5}}", UNTAUGHT)
 
 
 @pytest.fixture(scope="module")
-def two(train, images) -> Path:
+def two(train: Callable[..., Path], images: Path) -> Path:
     return train("two", f"folder: {images}, split: {{val: 0.5}}", PROBE, FIT)
 
 
 @pytest.fixture(scope="module")
-def heads(train, images) -> list[Path]:
+def heads(train: Callable[..., Path], images: Path) -> list[Path]:
     """Two runs of three heads, of both kinds."""
     data = f"table: {images.parent / 'labels.csv'}, root: {images}, {TAGS}, split: {{val: 0.5}}"
     return [train("three-heads", data, PROBE), train("three-heads-fit", data, FIT)]
@@ -87,7 +89,7 @@ def copied(run: Path, place: Path) -> Path:
 # Metrics
 
 
-def test_the_metrics_are_those_of_the_runs_and_differences_are_to_the_first(one, two):
+def test_the_metrics_are_those_of_the_runs_and_differences_are_to_the_first(one: Path, two: Path) -> None:
     found = compare([one, two])
     for place, run in enumerate((one, two)):
         own = assay.load(run).metrics["scores"]["metrics"]
@@ -107,7 +109,7 @@ def test_the_metrics_are_those_of_the_runs_and_differences_are_to_the_first(one,
     )
 
 
-def test_a_run_is_not_told_apart_from_its_copy(one, tmp_path):
+def test_a_run_is_not_told_apart_from_its_copy(one: Path, tmp_path: Path) -> None:
     found = compare([one, copied(one, tmp_path / "copy")])
     assert {change.value for row in found.rows for change in row.changes if change} == {0.0}
     assert {said for row in found.rows for said in row.verdicts} <= {"", "not told apart"}
@@ -119,7 +121,7 @@ def test_a_run_is_not_told_apart_from_its_copy(one, tmp_path):
     assert text.count('<p class="quiet">None.</p>') == 3
 
 
-def test_the_order_of_the_images_does_not_count(one, two, tmp_path):
+def test_the_order_of_the_images_does_not_count(one: Path, two: Path, tmp_path: Path) -> None:
     turned = copied(two, tmp_path / "turned")
     samples = Samples.read(turned / "samples.parquet")
     samples.take(np.arange(len(samples))[::-1]).write(turned / "samples.parquet")
@@ -131,7 +133,7 @@ def test_the_order_of_the_images_does_not_count(one, two, tmp_path):
     assert [overlap.counts for overlap in found.overlaps] == [overlap.counts for overlap in straight.overlaps]
 
 
-def test_every_head_of_either_kind_has_its_own_metrics(heads):
+def test_every_head_of_either_kind_has_its_own_metrics(heads: list[Path]) -> None:
     found = compare(heads)
     assert {row.head for row in found.rows} == {"", "colour", "size", "tags"}
     assert {row.metric for row in found.rows if row.head == "tags"} >= {"mean_average_precision", "hamming_loss"}
@@ -144,7 +146,7 @@ def test_every_head_of_either_kind_has_its_own_metrics(heads):
         assert sum(overlap.counts.values()) == known[overlap.head.name]
 
 
-def test_the_test_split_stays_closed(train, images, tmp_path):
+def test_the_test_split_stays_closed(train: Callable[..., Path], images: Path, tmp_path: Path) -> None:
     data = f"folder: {images}, split: {{val: 0.3, test: 0.3}}"
     runs = [train("with-test", data, PROBE), train("with-test-too", data, FIT)]
     opened = [(run / "metrics.json").read_text() for run in runs]
@@ -155,7 +157,7 @@ def test_the_test_split_stays_closed(train, images, tmp_path):
 @pytest.mark.parametrize(
     ("first", "second"), [(0, 0), (0, 1), (3, 9), (12, 12), (0, 24), (5, 20), (30, 12), (400, 431)]
 )
-def test_mcnemar_is_that_of_scipy(first, second):
+def test_mcnemar_is_that_of_scipy(first: int, second: int) -> None:
     right = np.array([True] * first + [False] * second + [True] * 50 + [False] * 7)
     other = np.array([False] * first + [True] * second + [True] * 50 + [False] * 7)
     found = mcnemar(right, other)
@@ -172,15 +174,15 @@ def test_mcnemar_is_that_of_scipy(first, second):
 # Plans
 
 
-def plans(*steps: str):
+def plans(*steps: str) -> list[Plan]:
     return [parse(f"data: {{folder: photos}}\nsteps: [{text}]\n", "plan.yaml") for text in steps]
 
 
-def apart(*steps: str):
+def apart(*steps: str) -> dict[str, tuple[str | None, ...]]:
     return {row.path: row.values for row in differences(plans(*steps))}
 
 
-def test_plans_that_differ_in_values():
+def test_plans_that_differ_in_values() -> None:
     found = apart("probe, fit: {lr: 1e-3}", "probe, fit: {lr: 2e-3, schedule: cosine}")
     assert found.pop("steps.1.fit.lr") == ("0.001", "0.002")
     assert found.pop("steps.1.fit.schedule.kind")[1] == "cosine"
@@ -188,12 +190,12 @@ def test_plans_that_differ_in_values():
     assert apart("probe", "probe") == {}
 
 
-def test_a_default_written_out_is_no_difference():
+def test_a_default_written_out_is_no_difference() -> None:
     (default,) = plans("fit")
     assert apart("fit", f"fit: {{epochs: {default.steps[0].settings.epochs}}}") == {}
 
 
-def test_a_step_put_in_between_parts_no_other():
+def test_a_step_put_in_between_parts_no_other() -> None:
     found = apart("probe, fit: {lr: 1e-3}", "clean_labels, probe, fit: {lr: 2e-3}", "probe")
     assert found == {
         "steps.+0.clean_labels": (None, "{}", None),
@@ -202,7 +204,7 @@ def test_a_step_put_in_between_parts_no_other():
     }
 
 
-def test_steps_within_steps_are_matched_too():
+def test_steps_within_steps_are_matched_too() -> None:
     found = apart(
         "probe, {repeat: {times: 2, steps: [pseudo_label, fit: {lr: 1e-3}]}}",
         "probe, {repeat: {times: 3, steps: [fit: {lr: 1e-3}]}}",
@@ -256,7 +258,9 @@ def with_another_image(run: Path) -> None:
         (with_another_image, DataError, "spoilt was validated on other images than one: 1 of them, such as"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(one, two, tmp_path, spoil, error, says):
+def test_what_cannot_be_compared_is_refused(
+    one: Path, two: Path, tmp_path: Path, spoil: Any, error: type[Exception], says: str
+) -> None:
     spoilt = copied(two, tmp_path / "spoilt")
     spoil(spoilt)
     with pytest.raises(error, match=says):
@@ -271,7 +275,9 @@ def test_what_cannot_be_compared_is_refused(one, two, tmp_path, spoil, error, sa
         ("table: LABELS, root: IMAGES, HEADS", "has the heads 'colour', 'size', 'tags', and one has 'label'"),
     ],
 )
-def test_other_images_and_questions_are_refused(train, one, images, data, says, tmp_path):
+def test_other_images_and_questions_are_refused(
+    train: Callable[..., Path], one: Path, images: Path, data: str, says: str, tmp_path: Path
+) -> None:
     for word, place in {
         "IMAGES": str(images),
         "LABELS": str(images.parent / "labels.csv"),
@@ -285,7 +291,7 @@ def test_other_images_and_questions_are_refused(train, one, images, data, says, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_that_are_none_or_one_or_twice_are_refused(one, tmp_path):
+def test_runs_that_are_none_or_one_or_twice_are_refused(one: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="Name at least two"):
         compare([one])
     with pytest.raises(PlanError, match="named twice"):
@@ -295,7 +301,7 @@ def test_runs_that_are_none_or_one_or_twice_are_refused(one, tmp_path):
 
 
 @pytest.mark.parametrize("out", ["", "page.png"])
-def test_what_is_no_name_for_a_page_is_refused_before_anything_is_read(tmp_path, out):
+def test_what_is_no_name_for_a_page_is_refused_before_anything_is_read(tmp_path: Path, out: str) -> None:
     found = CliRunner().invoke(cli.app, ["compare", "a", "b", "--out", str(tmp_path / out)])
     assert found.exit_code == 2
     assert "is no name for a page" in found.output
@@ -304,7 +310,9 @@ def test_what_is_no_name_for_a_page_is_refused_before_anything_is_read(tmp_path,
 # The command and the page
 
 
-def test_the_command_prints_a_table_and_writes_a_page(one, two, tmp_path, monkeypatch):
+def test_the_command_prints_a_table_and_writes_a_page(
+    one: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = CliRunner().invoke(cli.app, ["compare", str(one), str(two)])
     assert found.exit_code == 0, found.output
@@ -319,12 +327,12 @@ def test_the_command_prints_a_table_and_writes_a_page(one, two, tmp_path, monkey
     assert {"path": "steps.+0.probe", "values": [None, "{size: 32}"]} in told["plans"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(one, tmp_path):
+def test_runs_of_one_name_are_told_apart_by_their_paths(one: Path, tmp_path: Path) -> None:
     found = compare([one, copied(one, tmp_path / "one")])
     assert [entry.name for entry in found.entries] == [str(one), str(tmp_path / "one")]
 
 
-def test_many_runs_and_images_that_are_gone(one, two, tmp_path, images):
+def test_many_runs_and_images_that_are_gone(one: Path, two: Path, tmp_path: Path, images: Path) -> None:
     runs = [one, two, *(copied(one, tmp_path / f"copy-{n}") for n in range(8))]
     text = write_comparison(tmp_path / "page.html", compare(runs)).read_text(encoding="utf-8")
     assert text.count('<div class="row run') == 10 + 9
@@ -335,7 +343,7 @@ def test_many_runs_and_images_that_are_gone(one, two, tmp_path, images):
     assert ">gone</span>" in text
 
 
-def test_heads_of_both_kinds_have_a_page(heads, tmp_path):
+def test_heads_of_both_kinds_have_a_page(heads: list[Path], tmp_path: Path) -> None:
     text = write_comparison(tmp_path / "page.html", compare(heads)).read_text(encoding="utf-8")
     assert "over all heads" in text
     assert all(f"<b>{name}</b>" in text for name in ("colour", "size", "tags"))

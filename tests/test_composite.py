@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def answers(folder: Path, images: list[tuple[str, Path]]) -> Predictions:
     return Predictions.joined(list(Predictor.load(folder, device="cpu").stream(images)))
 
 
-def test_a_ensemble_answers_by_the_weighted_mean_of_its_members(members, tmp_path):
+def test_a_ensemble_answers_by_the_weighted_mean_of_its_members(members: list[Path], tmp_path: Path) -> None:
     ensemble(members).save(tmp_path / "both")
     images = named(tmp_path)
     one, two, both = (answers(folder, images).probabilities for folder in (*members, tmp_path / "both"))
@@ -76,7 +77,7 @@ def test_a_ensemble_answers_by_the_weighted_mean_of_its_members(members, tmp_pat
     assert not np.allclose(one, two, atol=1e-2)
 
 
-def test_it_needs_its_members_folders_no_more(members, tmp_path):
+def test_it_needs_its_members_folders_no_more(members: list[Path], tmp_path: Path) -> None:
     ensemble(members).save(tmp_path / "both")
     images = named(tmp_path)
     before = answers(tmp_path / "both", images)
@@ -91,12 +92,14 @@ def test_it_needs_its_members_folders_no_more(members, tmp_path):
     assert read_training_hashes(moved).tolist() == back.trained_on.tolist() == [1, 2, 100]
 
 
-def test_members_are_links_where_the_disk_can_and_copies_where_not(members, tmp_path, monkeypatch):
+def test_members_are_links_where_the_disk_can_and_copies_where_not(
+    members: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = members[0] / "model.safetensors"
     ensemble(members).save(tmp_path / "linked")
     assert (tmp_path / "linked/members/01/model.safetensors").samefile(weights)
 
-    def refuse(*places):
+    def refuse(*places: Any) -> None:
         raise OSError(errno.EXDEV, "no link across disks")
 
     monkeypatch.setattr(os, "link", refuse)
@@ -106,7 +109,7 @@ def test_members_are_links_where_the_disk_can_and_copies_where_not(members, tmp_
     assert not copied.samefile(weights)
 
 
-def test_saving_over_itself_changes_nothing(members, tmp_path):
+def test_saving_over_itself_changes_nothing(members: list[Path], tmp_path: Path) -> None:
     both = ensemble(members)
     both.save(tmp_path / "both")
     both.save(tmp_path / "both")
@@ -115,7 +118,7 @@ def test_saving_over_itself_changes_nothing(members, tmp_path):
     assert files == [*(f"members/0{n}/{name}" for n in (1, 2) for name in own), "spec.json", "trained_on.npy"]
 
 
-def test_combinations_may_be_combined(members, tmp_path):
+def test_combinations_may_be_combined(members: list[Path], tmp_path: Path) -> None:
     ensemble(members).save(tmp_path / "both")
     ensemble([members[0], tmp_path / "both"], (0.5, 0.5)).save(tmp_path / "three")
     images = named(tmp_path)
@@ -123,7 +126,7 @@ def test_combinations_may_be_combined(members, tmp_path):
     np.testing.assert_allclose(three, (one + both) / 2, atol=1e-4)
 
 
-def test_a_tree_joins_the_answers_of_its_questions(tmp_path):
+def test_a_tree_joins_the_answers_of_its_questions(tmp_path: Path) -> None:
     tree = Tree("label", one_against_rest("b", HEAD))
     for name, space, seed in zip(("first", "second"), tree.spaces(SPACE), (1, 2), strict=True):
         saved(space, seed=seed).save(tmp_path / name)
@@ -136,7 +139,7 @@ def test_a_tree_joins_the_answers_of_its_questions(tmp_path):
     np.testing.assert_allclose(found[:, 3:], first[:, 2:], atol=1e-5)
 
 
-def test_temperatures_of_the_whole_come_last(members, tmp_path):
+def test_temperatures_of_the_whole_come_last(members: list[Path], tmp_path: Path) -> None:
     both = ensemble(members)
     raw = [np.random.default_rng(seed).normal(size=(4, 5)) for seed in (0, 1)]
     hot = replace(both, deciding=replace(both.deciding, temperature=np.full(5, 4, np.float32)))
@@ -145,13 +148,13 @@ def test_temperatures_of_the_whole_come_last(members, tmp_path):
     np.testing.assert_allclose(single.logits(raw[:1]), single.deciding.logits(raw[0]))
 
 
-def test_where_one_network_is_needed_a_ensemble_is_refused(members, tmp_path):
+def test_where_one_network_is_needed_a_ensemble_is_refused(members: list[Path], tmp_path: Path) -> None:
     ensemble(members).save(tmp_path / "both")
     with pytest.raises(ModelError, match="is an ensemble of 2 models, and one network is needed here"):
         TrainedModel.load(tmp_path / "both")
 
 
-def test_damaged_combinations_are_refused(members, tmp_path):
+def test_damaged_combinations_are_refused(members: list[Path], tmp_path: Path) -> None:
     ensemble(members).save(tmp_path / "both")
     shutil.rmtree(tmp_path / "both/members/02")
     with pytest.raises(RunError, match="holds no readable model"):
@@ -162,7 +165,7 @@ def test_damaged_combinations_are_refused(members, tmp_path):
         load_model(tmp_path / "both")
 
 
-def test_a_soup_has_the_mean_weights():
+def test_a_soup_has_the_mean_weights() -> None:
     one, two = saved(seed=1), saved(seed=2)
     mixed = average_weights([one, one, two])
     for name, value in mixed.classifier.state_dict().items():
@@ -187,19 +190,19 @@ def test_a_soup_has_the_mean_weights():
         ),
     ],
 )
-def test_networks_that_have_no_mean_are_refused_by_name(other, said):
+def test_networks_that_have_no_mean_are_refused_by_name(other: Any, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         require_alike([saved(), other], ["a", "b"])
 
 
-def test_heads_that_are_not_linear_have_no_mean():
+def test_heads_that_are_not_linear_have_no_mean() -> None:
     other = saved()
     other.classifier.replace_last(NearestMean(other.classifier.feature_count, 5, paired=False))
     with pytest.raises(ModelError, match="the last layer of b is not linear"):
         require_alike([saved(), other], ["a", "b"])
 
 
-def test_statistics_of_batch_norm_are_those_of_the_mean_network():
+def test_statistics_of_batch_norm_are_those_of_the_mean_network() -> None:
     network = saved().classifier
     other = saved()
     assert not statistics_differ([saved(), other])
@@ -217,7 +220,7 @@ def test_statistics_of_batch_norm_are_those_of_the_mean_network():
     assert not first.training
 
 
-def test_probabilities_of_a_certain_ensemble_stay_finite(members):
+def test_probabilities_of_a_certain_ensemble_stay_finite(members: list[Path]) -> None:
     both = ensemble(members, (1.0, 0.0))
     sure = [np.array([[1e3, -1e3, 0, 1e3, -1e3]], dtype=np.float32)] * 2
     found = probabilities_of(SPACE, both.logits(sure))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,14 +16,14 @@ from sklearn.model_selection import cross_val_predict
 
 from assay.errors import DataError
 from assay.labels.space import Head
-from assay.repair.confident_learning import FILTERS, suspects
+from assay.repair.confident_learning import FILTERS, HeadSuspects, suspects
 
 ONE = Head("kind", ("a", "b", "c", "d", "e"))
 ANY = Head("tags", ("p", "q", "r", "s"), "multilabel")
 LOGISTIC = LogisticRegression(max_iter=200)
 
 
-def flipped(truth, *, rate, seed=0):
+def flipped(truth: Any, *, rate: Any, seed: int = 0) -> Any:
     """Labels of 5 classes, a share of them replaced by another class, each alike."""
     generator = np.random.default_rng(seed)
     wrong = generator.random(len(truth)) < rate
@@ -29,7 +31,7 @@ def flipped(truth, *, rate, seed=0):
 
 
 @pytest.fixture(scope="module")
-def mixture():
+def mixture() -> Any:
     """A fifth of the labels flipped on 5 separable classes, and probabilities by cross-validation on them."""
     generator = np.random.default_rng(0)
     truth = generator.integers(0, 5, 2000)
@@ -39,7 +41,7 @@ def mixture():
 
 
 @pytest.fixture(scope="module")
-def tagged():
+def tagged() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A tenth of the positives of 4 tags taken off, and as many negatives put on."""
     generator = np.random.default_rng(1)
     features = generator.normal(0, 1, (3000, 8))
@@ -54,12 +56,12 @@ def tagged():
     return truth, codes, np.stack(columns, axis=1)
 
 
-def rows_of(found):
+def rows_of(found: HeadSuspects) -> Any:
     return found.table["row"].to_numpy()
 
 
 @pytest.mark.parametrize("filter_by", FILTERS)
-def test_flipped_labels_are_found(mixture, filter_by):
+def test_flipped_labels_are_found(mixture: Any, filter_by: Any) -> None:
     truth, codes, probabilities = mixture
     found = suspects(ONE, codes, probabilities, filter_by=filter_by)
     wrong = (truth != codes)[rows_of(found)]
@@ -70,7 +72,7 @@ def test_flipped_labels_are_found(mixture, filter_by):
     assert right_suggestion.mean() > 0.9
 
 
-def test_the_noise_is_estimated(mixture):
+def test_the_noise_is_estimated(mixture: Any) -> None:
     truth, codes, probabilities = mixture
     found = suspects(ONE, codes, probabilities)
     planted = np.zeros((5, 5))
@@ -85,7 +87,7 @@ def test_the_noise_is_estimated(mixture):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_other_rates_of_noise(rate):
+def test_other_rates_of_noise(rate: float) -> None:
     generator = np.random.default_rng(3)
     truth = generator.integers(0, 5, 2000)
     features = 4 * np.eye(5)[truth] + generator.normal(0, 0.8, (2000, 5))
@@ -95,7 +97,7 @@ def test_other_rates_of_noise(rate):
 
 
 @pytest.mark.parametrize("filter_by", FILTERS)
-def test_multiclass_heads_are_judged_as_cleanlab_does(mixture, filter_by):
+def test_multiclass_heads_are_judged_as_cleanlab_does(mixture: Any, filter_by: Any) -> None:
     from cleanlab.count import estimate_joint
     from cleanlab.filter import find_label_issues
 
@@ -106,7 +108,7 @@ def test_multiclass_heads_are_judged_as_cleanlab_does(mixture, filter_by):
     assert found.joint == pytest.approx(estimate_joint(codes, probabilities))
 
 
-def test_planted_tags_are_found(tagged):
+def test_planted_tags_are_found(tagged: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     truth, codes, probabilities = tagged
     found = suspects(ANY, codes, probabilities)
     wrong = truth != codes
@@ -118,7 +120,7 @@ def test_planted_tags_are_found(tagged):
     assert found.table["suggested"].to_list() == [str(1 - code) for code in codes[rows_of(found), tags]]
 
 
-def test_the_noise_of_tags_is_estimated(tagged):
+def test_the_noise_of_tags_is_estimated(tagged: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     truth, codes, probabilities = tagged
     found = suspects(ANY, codes, probabilities)
     assert found.n == codes.size
@@ -130,7 +132,7 @@ def test_the_noise_of_tags_is_estimated(tagged):
     assert [*found.noise_rates.values()] == pytest.approx((truth != codes).mean(axis=0), abs=0.05)
 
 
-def test_a_tag_is_judged_as_two_classes(tagged):
+def test_a_tag_is_judged_as_two_classes(tagged: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, codes, probabilities = tagged
     found = suspects(ANY, codes, probabilities)
     for place, tag in enumerate(ANY.classes):
@@ -141,7 +143,7 @@ def test_a_tag_is_judged_as_two_classes(tagged):
         assert found.counts[place].tolist() == alone.counts.tolist()
 
 
-def test_unknown_labels_change_nothing(mixture, tagged):
+def test_unknown_labels_change_nothing(mixture: Any, tagged: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     for head, (_, codes, probabilities) in ((ONE, mixture), (ANY, tagged)):
         hidden = codes.copy()
         hidden[np.random.default_rng(0).random(len(codes)) < 0.5] = -1
@@ -154,7 +156,7 @@ def test_unknown_labels_change_nothing(mixture, tagged):
         assert (np.isnan(found.quality) == (hidden < 0)).all()
 
 
-def test_half_known_tags(tagged):
+def test_half_known_tags(tagged: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, codes, probabilities = tagged
     hidden = np.where(np.random.default_rng(0).random(codes.shape) < 0.3, -1, codes)
     found = suspects(ANY, hidden, probabilities)
@@ -164,7 +166,7 @@ def test_half_known_tags(tagged):
     assert found.n == (hidden >= 0).sum()
 
 
-def test_classes_that_never_occur(mixture):
+def test_classes_that_never_occur(mixture: Any) -> None:
     _, codes, probabilities = mixture
     wide = Head("kind", ("x", "a", "b", "y", "c", "d", "e"))
     place = np.array([1, 2, 4, 5, 6])
@@ -178,7 +180,7 @@ def test_classes_that_never_occur(mixture):
     assert [*found.noise_rates] == [*ONE.classes]
 
 
-def test_a_class_with_too_few_labels_is_not_judged(mixture):
+def test_a_class_with_too_few_labels_is_not_judged(mixture: Any) -> None:
     _, codes, probabilities = mixture
     few = np.flatnonzero(codes == 2)[4:]
     codes = codes.copy()
@@ -191,7 +193,7 @@ def test_a_class_with_too_few_labels_is_not_judged(mixture):
     assert suspects(ONE, codes, probabilities, least=4).unjudged == ()
 
 
-def test_a_tag_that_all_or_few_have_is_not_judged(tagged):
+def test_a_tag_that_all_or_few_have_is_not_judged(tagged: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, codes, probabilities = tagged
     codes = codes.copy()
     codes[:, 0], codes[:, 1], codes[4:, 2] = 1, -1, 0
@@ -203,7 +205,7 @@ def test_a_tag_that_all_or_few_have_is_not_judged(tagged):
 
 
 @pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
-def test_one_class_only(head):
+def test_one_class_only(head: Head) -> None:
     codes = np.ones((50,) if head is ONE else (50, 4), np.int64)
     found = suspects(head, codes, np.random.default_rng(0).random((50, head.size)))
     assert found.table.is_empty()
@@ -213,7 +215,9 @@ def test_one_class_only(head):
 
 
 @pytest.mark.parametrize("filter_by", FILTERS)
-def test_probabilities_that_are_all_equal_judge_nothing(mixture, tagged, filter_by):
+def test_probabilities_that_are_all_equal_judge_nothing(
+    mixture: Any, tagged: tuple[np.ndarray, np.ndarray, np.ndarray], filter_by: Any
+) -> None:
     for head, (_, codes, _) in ((ONE, mixture), (ANY, tagged)):
         for row in (np.full(head.size, 0.2), np.linspace(0.05, 0.35, head.size)):
             found = suspects(head, codes, np.tile(row, (len(codes), 1)), filter_by=filter_by)
@@ -222,13 +226,13 @@ def test_probabilities_that_are_all_equal_judge_nothing(mixture, tagged, filter_
 
 
 @pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
-def test_nothing_known(head):
+def test_nothing_known(head: Head) -> None:
     with pytest.raises(DataError, match=f"No label is known under head '{head.name}'"):
         suspects(head, head.unknown(10), np.full((10, head.size), 0.2))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.5])
-def test_no_probabilities(mixture, value):
+def test_no_probabilities(mixture: Any, value: Any) -> None:
     _, codes, probabilities = mixture
     spoilt = probabilities.copy()
     spoilt[[17, 30], 3] = value
@@ -236,7 +240,7 @@ def test_no_probabilities(mixture, value):
         suspects(ONE, codes, spoilt)
 
 
-def test_float32_and_order_change_nothing_but_rows(mixture):
+def test_float32_and_order_change_nothing_but_rows(mixture: Any) -> None:
     _, codes, probabilities = mixture
     single = probabilities.astype(np.float32)
     found = suspects(ONE, codes, single)
@@ -247,7 +251,7 @@ def test_float32_and_order_change_nothing_but_rows(mixture):
     assert_frame_equal(suspects(ONE, codes, single).table, found.table)
 
 
-def test_cleanlab_keeps_no_copy_of_the_probabilities(mixture):
+def test_cleanlab_keeps_no_copy_of_the_probabilities(mixture: Any) -> None:
     from cleanlab import filter as cleanlab_filter
 
     _, codes, probabilities = mixture
@@ -257,7 +261,7 @@ def test_cleanlab_keeps_no_copy_of_the_probabilities(mixture):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), head=st.sampled_from([ONE, ANY]), filter_by=st.sampled_from([*FILTERS]), n=st.integers(1, 40))
-def test_what_always_holds(data, head, filter_by, n):
+def test_what_always_holds(data: st.DataObject, head: Any, filter_by: Any, n: int) -> None:
     multiclass = head is ONE
     codes = data.draw(arrays(np.int64, n if multiclass else (n, 4), elements=st.integers(-1, 4 if multiclass else 1)))
     logits = data.draw(arrays(np.float32, (n, head.size), elements=st.floats(-6, 6, width=32)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def test_reads_back_what_it_wrote() -> None:
     assert there["kind"]["thresholds"] is None
 
 
-def test_predictions_keep_thresholds_of_each_image(tmp_path) -> None:
+def test_predictions_keep_thresholds_of_each_image(tmp_path: Path) -> None:
     logits = np.zeros((2, 5), np.float32)
     cuts = np.random.default_rng(1).random((2, 5)).astype(np.float32)
     Predictions.of(["1", "2"], SPACE, logits, model="m", thresholds=cuts).write(tmp_path / "p.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def given_tags(predictions: Predictions) -> np.ndarray:
     return (predictions.probabilities >= cuts)[:, 2:]
 
 
-def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path):
+def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path: Path) -> None:
     given, raw = planted()
     state, context = begin(tmp_path, given, raw)
     result, saved, predictions = tune(state, context, by="class")
@@ -144,7 +145,7 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"])
-def test_one_threshold_for_a_head(tmp_path, metric):
+def test_one_threshold_for_a_head(tmp_path: Path, metric: str) -> None:
     state, context = begin(tmp_path, *planted())
     result, saved, predictions = tune(state, context, metric=metric, heads=("tags",))
     told = result.details["tags"]
@@ -157,7 +158,7 @@ def test_one_threshold_for_a_head(tmp_path, metric):
     )
 
 
-def test_tags_with_few_positives_are_named(tmp_path):
+def test_tags_with_few_positives_are_named(tmp_path: Path) -> None:
     given, raw = planted()
     codes = given.part("val").codes()[1][:-1]
     codes[np.flatnonzero(codes[:, 1] == 1)[19:], 1] = 0
@@ -170,7 +171,7 @@ def test_tags_with_few_positives_are_named(tmp_path):
     assert tune(state, context)[0].details["tags"]["few positives"] == []
 
 
-def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_path):
+def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_path: Path) -> None:
     """Never to give it would be best by these labels, and of no use."""
     given, raw = planted()
     codes = given.part("val").codes()[1][:-1]
@@ -186,7 +187,7 @@ def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_p
     assert tune(state, context)[0].details["tags"]["kept one half"] == []  # one for all tags has positives
 
 
-def test_a_head_without_a_tag_in_validation_is_refused(tmp_path):
+def test_a_head_without_a_tag_in_validation_is_refused(tmp_path: Path) -> None:
     given, raw = planted()
     codes = given.part("val").codes()
     none = samples([known[:-1] if known.ndim == 1 else np.minimum(known[:-1], 0) for known in codes])
@@ -194,7 +195,7 @@ def test_a_head_without_a_tag_in_validation_is_refused(tmp_path):
         tune(*begin(tmp_path, none, raw))
 
 
-def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path):
+def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path: Path) -> None:
     given, raw = planted()
     state, context = begin(tmp_path, given, raw)
     result, saved, predictions = warm(state, context)
@@ -212,7 +213,7 @@ def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path
 
 
 @pytest.mark.parametrize("by", ["global", "class"])
-def test_calibrating_changes_no_decision(tmp_path, by):
+def test_calibrating_changes_no_decision(tmp_path: Path, by: str) -> None:
     given, raw = planted()
     state, context = begin(tmp_path, given, raw)
     tuned, before, old = tune(state, context, by=by)
@@ -229,7 +230,7 @@ def test_calibrating_changes_no_decision(tmp_path, by):
     assert decided[0].labels("season") == decided[1].labels("season")
 
 
-def test_a_second_temperature_multiplies_the_first_and_a_head_left_out_keeps_its_own(tmp_path):
+def test_a_second_temperature_multiplies_the_first_and_a_head_left_out_keeps_its_own(tmp_path: Path) -> None:
     given, raw = planted()
     plain = DecisionRule.plain(SPACE)
     shift = np.arange(7, dtype=np.float32) / 7
@@ -249,18 +250,18 @@ def test_a_second_temperature_multiplies_the_first_and_a_head_left_out_keeps_its
         (warm, ("tags", "size"), "'size' is no head"),
     ],
 )
-def test_heads_that_cannot_be_are_refused(tmp_path, step, heads, message):
+def test_heads_that_cannot_be_are_refused(tmp_path: Path, step: Any, heads: tuple[Any, ...], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         step(*begin(tmp_path, *planted(images=20)), heads=heads)
 
 
-def test_thresholds_need_an_multilabel_head(tmp_path):
+def test_thresholds_need_an_multilabel_head(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="no head of this data is multi-label"):
         tune(*begin(tmp_path, *planted(LabelSpace((SEASON,)), images=20)))
 
 
 @pytest.mark.parametrize("step", [tune, warm])
-def test_there_must_be_a_model_and_validation_images(tmp_path, step):
+def test_there_must_be_a_model_and_validation_images(tmp_path: Path, step: Any) -> None:
     state, context = begin(tmp_path, *planted(images=20))
     with pytest.raises(PlanError, match="Put a probe or a fit before it"):
         step(replace(state, model=None), context)
@@ -268,7 +269,7 @@ def test_there_must_be_a_model_and_validation_images(tmp_path, step):
         step(replace(state, samples=state.samples.part("train")), context)
 
 
-def test_a_plan_may_calibrate(colours, tiny_plan, tmp_path):
+def test_a_plan_may_calibrate(colours: Path, tiny_plan: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}", "calibrate"))
     run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
     probed, calibrated = run.metrics["steps"]
@@ -280,7 +281,9 @@ def test_a_plan_may_calibrate(colours, tiny_plan, tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["{by: class, metric: subset_accuracy}", "{by: tag}", "{folds: 1}", "{heads: []}"])
-def test_settings_that_cannot_be_are_refused_in_the_plan(tiny_plan, tmp_path, setting):
+def test_settings_that_cannot_be_are_refused_in_the_plan(
+    tiny_plan: Callable[..., str], tmp_path: Path, setting: str
+) -> None:
     (tmp_path / "plan.yaml").write_text(tiny_plan(f"tune_thresholds: {setting}"))
     with pytest.raises(PlanError, match="tune_thresholds"):
         assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")

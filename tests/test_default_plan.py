@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,13 +32,13 @@ def noise(count: int) -> np.ndarray:
         (np.s_[:, :3, :3], "none"),
     ],
 )
-def test_images_are_flipped_only_where_that_leaves_them_plausible(brighter, expected):
+def test_images_are_flipped_only_where_that_leaves_them_plausible(brighter: Any, expected: str) -> None:
     pixels = noise(400)
     pixels[brighter] += 50
     assert choose_flips(*cache_of(pixels))[0] == expected
 
 
-def test_few_images_are_not_flipped():
+def test_few_images_are_not_flipped() -> None:
     assert choose_flips(*cache_of(noise(ENOUGH - 1)))[0] == "none"
 
 
@@ -58,7 +59,7 @@ def labelled(count: int, *, tagged: int = 0) -> Samples:
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(20, 8), (3_000, 8), (6_500, 4), (200_000, 3)])
-def test_the_fit_is_sized_to_the_data(images, epochs):
+def test_the_fit_is_sized_to_the_data(images: int, epochs: int) -> None:
     probe, fit, clean = default_steps(labelled(images), flip="both")
     assert list(probe) == ["probe"]
     assert clean == {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}
@@ -67,20 +68,20 @@ def test_the_fit_is_sized_to_the_data(images, epochs):
     assert fit["fit"]["loss"]["smoothing"] == 0.1
 
 
-def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough():
+def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough() -> None:
     _, fit, _, thresholds = default_steps(labelled(30, tagged=20), flip="none")
     assert fit["fit"]["loss"]["smoothing"] == 0.0
     assert thresholds == {"tune_thresholds": {"heads": ["tags"]}}
     assert len(default_steps(labelled(30, tagged=19), flip="none")) == 3
 
 
-def test_a_backbone_that_has_seen_the_labels_does_not_judge_them():
+def test_a_backbone_that_has_seen_the_labels_does_not_judge_them() -> None:
     steps = default_steps(labelled(30), flip="none", seen=True)
     assert [*map(list, steps)] == [["probe"], ["fit"]]
 
 
 @pytest.mark.parametrize(("unlabelled", "rounds"), [(0, 0), (99, 0), (100, 2), (5_000, 2)])
-def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabelled, rounds):
+def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabelled: int, rounds: int) -> None:
     samples = labelled(1_000)
     blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
     whole = replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled]))

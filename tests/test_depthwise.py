@@ -9,7 +9,9 @@ from assay.models.depthwise import depthwise, pays
 
 @pytest.mark.parametrize(("side", "kernel", "padding"), [((4, 4), 5, (2, 2)), ((3, 5), 5, (2, 2)), ((5, 4), 3, (0, 1))])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_gradients_are_those_of_conv2d(side, kernel, padding, layout):
+def test_gradients_are_those_of_conv2d(
+    side: tuple[int, int], kernel: int, padding: tuple[int, int], layout: torch.memory_format
+) -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 8, *side, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     weight = torch.randn(8, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
@@ -26,7 +28,7 @@ def test_gradients_are_those_of_conv2d(side, kernel, padding, layout):
         torch.testing.assert_close(mine, theirs)
 
 
-def test_it_is_used_only_where_it_pays():
+def test_it_is_used_only_where_it_pays() -> None:
     x, weight = torch.zeros(2, 8, 4, 4), torch.zeros(8, 1, 5, 5)
     assert pays(x, weight, groups=8, stride=(1, 1), dilation=(1, 1))
     assert not pays(x, weight, groups=8, stride=(2, 2), dilation=(1, 1))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,14 +18,14 @@ from assay.report.charts import save
 from assay.report.embedding import agreement, drawn, palette, printed, tsne
 
 
-def groups(count=20, size=12, seed=0):
+def groups(count: int = 20, size: int = 12, seed: int = 0) -> Any:
     """Three groups far apart in 6 dimensions, and which image is in which."""
     generator = np.random.default_rng(seed)
     places = np.repeat(np.eye(6)[:3] * size, count, axis=0) + generator.normal(0, 0.3, (3 * count, 6))
     return places.astype(np.float32), np.repeat(np.arange(3), count)
 
 
-def test_neighbours_stay_neighbours():
+def test_neighbours_stay_neighbours() -> None:
     features, group = groups()
     places = tsne(features, perplexity=10)
     assert places.shape == (60, 2)
@@ -32,17 +34,17 @@ def test_neighbours_stay_neighbours():
     assert (group[distances.argmin(axis=1)] == group).mean() == 1
 
 
-def test_the_seed_decides_and_few_images_lower_the_perplexity():
+def test_the_seed_decides_and_few_images_lower_the_perplexity() -> None:
     features, _ = groups(count=2)
     assert np.array_equal(tsne(features, seed=1), tsne(features, seed=1))
     assert np.isfinite(tsne(np.zeros((5, 1), np.float32))).all()
 
 
-def test_features_that_are_all_alike_have_places_too():
+def test_features_that_are_all_alike_have_places_too() -> None:
     assert np.isfinite(tsne(np.full((54, 80), 6, np.float32))).all()
 
 
-def test_agreement_is_the_share_of_neighbours_with_the_label():
+def test_agreement_is_the_share_of_neighbours_with_the_label() -> None:
     features, group = groups(count=11)
     head = Head("h", ("a", "b", "c"))
     assert np.allclose(agreement(head, group, features), 1)
@@ -57,7 +59,7 @@ def test_agreement_is_the_share_of_neighbours_with_the_label():
     assert np.allclose(shares[11:], 1)
 
 
-def test_agreement_of_tags_is_a_mean_over_those_a_image_has():
+def test_agreement_of_tags_is_a_mean_over_those_a_image_has() -> None:
     features, group = groups(count=11)
     codes = np.stack([group == 0, np.arange(33) % 2 == 0], axis=1).astype(np.int64)
     shares = agreement(Head("h", ("a", "even"), "multilabel"), codes, features)
@@ -67,7 +69,7 @@ def test_agreement_of_tags_is_a_mean_over_those_a_image_has():
 
 
 @pytest.mark.parametrize("n", [0, 7, 20, 45, 100])
-def test_a_sample_keeps_the_shares_of_classes_and_splits(colours, n):
+def test_a_sample_keeps_the_shares_of_classes_and_splits(colours: Path, n: int) -> None:
     samples = assay.read(colours)
     rows = drawn(samples, n, seed=3)
     assert len(rows) == min(n, 45)
@@ -77,7 +79,7 @@ def test_a_sample_keeps_the_shares_of_classes_and_splits(colours, n):
     assert np.ptp(counts) <= 2
 
 
-def test_a_rare_class_is_drawn_where_its_share_is_nearly_a_image(colours):
+def test_a_rare_class_is_drawn_where_its_share_is_nearly_a_image(colours: Path) -> None:
     samples = assay.read(colours)
     keep = [row for row, label in enumerate(samples.table["label:label"]) if label != "red" or row % 15 == 0]
     samples = samples.take(keep)
@@ -86,7 +88,7 @@ def test_a_rare_class_is_drawn_where_its_share_is_nearly_a_image(colours):
     assert "red" in samples.take(rows).table["label:label"].to_list()
 
 
-def test_a_printed_map_keys_the_frequent_and_greys_the_others(tmp_path):
+def test_a_printed_map_keys_the_frequent_and_greys_the_others(tmp_path: Path) -> None:
     names = [f"<{n % 25}>" for n in range(60)]
     chart = printed(np.random.default_rng(0).normal(size=(60, 2)), names, title="t", subtitle=["s"])
     (path,) = save(chart, tmp_path / "map.png")
@@ -96,7 +98,7 @@ def test_a_printed_map_keys_the_frequent_and_greys_the_others(tmp_path):
     assert len(set(palette(60))) == 60
 
 
-def test_wilson_is_within_bounds_and_holds_the_share():
+def test_wilson_is_within_bounds_and_holds_the_share() -> None:
     for hits, n in ((0, 1), (1, 1), (5, 8), (8, 8)):
         low, high = wilson(hits, n)
         assert 0 <= low <= hits / n <= high <= 1
@@ -104,7 +106,7 @@ def test_wilson_is_within_bounds_and_holds_the_share():
     assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
-def test_a_cache_is_found_again_by_the_images_it_holds(colours, tmp_path):
+def test_a_cache_is_found_again_by_the_images_it_holds(colours: Path, tmp_path: Path) -> None:
     samples = assay.read(colours)
     (tmp_path / "broken.png").write_bytes(b"no image")
     ids, hashes = [*samples.ids, "broken"], [*samples.hashes, "x"]

@@ -6,6 +6,7 @@ import copy
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from assay.errors import ModelError
 from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone, freeze, set_training_mode, stages
-from assay.models.classifier import ModelSettings, build_classifier
+from assay.models.classifier import Classifier, ModelSettings, build_classifier
 from assay.models.custom import Noise
 from assay.models.folding import fold_batch_norm
 from assay.training.checkpoint import graceful_stop
@@ -25,32 +26,32 @@ from test_loop import job_of, same, trained
 TEN = LabelSpace((Head("label", tuple("abcdefghij")),))
 
 
-def build(backbone="factorized_densenet121", **options):
+def build(backbone: str = "factorized_densenet121", **options: Any) -> Classifier:
     settings = ModelSettings(backbone=backbone, weights="none", options=options)
     return build_classifier(settings, TEN, seed=0, base=Path(), size=32)
 
 
-def count(model):
+def count(model: Classifier) -> Any:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.fixture(scope="module")
-def network():
+def network() -> Classifier:
     return build()
 
 
-def seeded(seed, work):
+def seeded(seed: int, work: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return work()
 
 
-def test_parameters_as_published(network):
+def test_parameters_as_published(network: Classifier) -> None:
     assert count(network) == 5_716_874
     assert count(build("densenet121")) == 6_964_106
 
 
-def test_every_square_convolution_of_the_layers_is_a_pair(network):
+def test_every_square_convolution_of_the_layers_is_a_pair(network: Classifier) -> None:
     kernels = [module.kernel_size for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert kernels.count((3, 3)) == 0
     assert kernels.count((1, 3)) == kernels.count((3, 1)) == 58
@@ -62,14 +63,14 @@ def test_every_square_convolution_of_the_layers_is_a_pair(network):
     )
 
 
-def test_a_pair_keeps_the_size_of_the_map(network):
+def test_a_pair_keeps_the_size_of_the_map(network: Classifier) -> None:
     assert network(noise_batch()).shape == (2, 10)
     other = build_backbone("densenet121").eval()
     with torch.inference_mode():
         assert network.backbone.forward_features(noise_batch()).shape == other.forward_features(noise_batch()).shape
 
 
-def test_noise_follows_the_first_six_convolutions(network):
+def test_noise_follows_the_first_six_convolutions(network: Classifier) -> None:
     noisy = [path for path, module in network.backbone.named_modules() if isinstance(module, Noise)]
     layers = "features.denseblock1.denselayer"
     assert noisy == [
@@ -80,43 +81,43 @@ def test_noise_follows_the_first_six_convolutions(network):
     assert len({m.number for m in network.modules() if isinstance(m, Noise)}) == 6
 
 
-def test_grouped_pairs_have_fewer_weights(network):
+def test_grouped_pairs_have_fewer_weights(network: Classifier) -> None:
     grouped = build(groups=4)
     first = grouped.backbone.features.denseblock4.denselayer1.conv2
     assert (first.across.groups, first.down.groups) == (4, 4)
     assert count(network) - count(grouped) == 58 * (128 * 32 * 3 + 32 * 32 * 3) * 3 // 4
 
 
-def test_groups_that_do_not_divide_are_refused():
+def test_groups_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ModelError, match=r"factorized_densenet121: options: groups: 5 do not divide .*such as 1, 2, 4"):
         build(groups=5)
 
 
 @pytest.mark.parametrize("options", [{"noise": 0.0}, {"noisy": 0}])
-def test_without_noise(options):
+def test_without_noise(options: dict[str, Any]) -> None:
     assert not any(isinstance(module, Noise) for module in build(**options).modules())
 
 
-def test_another_densenet():
+def test_another_densenet() -> None:
     found = build_backbone("factorized_densenetblur121d")
     assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 3) for m in found.modules()) == 58
 
 
-def test_the_stages_are_those_of_a_densenet(network):
+def test_the_stages_are_those_of_a_densenet(network: Classifier) -> None:
     names = [stage.name for stage in stages(network.backbone)]
     assert names == [stage.name for stage in stages(build_backbone("densenet121"))]
     covered = [parameter for stage in stages(network.backbone) for parameter in stage.parameters]
     assert sorted(covered) == sorted(name for name, _ in network.backbone.named_parameters())
 
 
-def test_noise_has_the_deviation_told_and_mean_zero():
+def test_noise_has_the_deviation_told_and_mean_zero() -> None:
     noise, zeros = Noise(0.005, 0).train(), torch.zeros(4, 8, 64, 64)
     found = seeded(1, lambda: noise(zeros))
     assert abs(float(found.mean())) < 5 * 0.005 / zeros.numel() ** 0.5
     assert float(found.std()) == pytest.approx(0.005, rel=0.02)
 
 
-def test_in_evaluation_there_is_none(network):
+def test_in_evaluation_there_is_none(network: Classifier) -> None:
     noise, x = Noise(0.005, 0).eval(), torch.ones(2, 3)
     assert noise(x) is x
     with torch.inference_mode():
@@ -124,7 +125,7 @@ def test_in_evaluation_there_is_none(network):
         assert torch.equal(network(noise_batch()), network(noise_batch()))
 
 
-def test_the_seed_decides_and_each_layer_and_pass_has_its_own():
+def test_the_seed_decides_and_each_layer_and_pass_has_its_own() -> None:
     x = torch.zeros(100)
     once, again, other = (seeded(seed, lambda: Noise(1.0, 0).train()(x)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
@@ -136,16 +137,16 @@ def test_the_seed_decides_and_each_layer_and_pass_has_its_own():
     assert not torch.equal(first, second)
 
 
-def test_what_one_seed_left_does_not_matter_to_the_next():
+def test_what_one_seed_left_does_not_matter_to_the_next() -> None:
     x, layer = torch.zeros(50), Noise(1.0, 0).train()
     seeded(1, lambda: [layer(x) for _ in range(3)])
     assert torch.equal(seeded(2, lambda: layer(x)), seeded(2, lambda: Noise(1.0, 0).train()(x)))
 
 
-def test_other_draws_are_left_as_they_were():
+def test_other_draws_are_left_as_they_were() -> None:
     x = torch.zeros(100)
 
-    def drawn(*layers):
+    def drawn(*layers: Any) -> Any:
         return nn.Sequential(*layers, nn.Dropout(0.5)).train()(torch.ones(100)) != 0
 
     plain = seeded(5, drawn)
@@ -155,17 +156,17 @@ def test_other_draws_are_left_as_they_were():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
+def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     """Noise beside dropout, in parts of a batch: what follows a checkpoint is what would have followed without it."""
 
-    def network():
+    def network() -> Any:
         return seeded(3, lambda: nn.Sequential(Noise(0.1, 0), nn.Dropout(0.5), nn.Linear(4, LOOP_SPACE.width)))
 
     _, whole, _ = trained(tmp_path / "whole", job_of(model=network()), accumulate=2, batch=2, epochs=3)
     job, steps = job_of(model=network()), []
     step = job.optimizer.step
 
-    def stopped(*given, **named):
+    def stopped(*given: Any, **named: Any) -> Any:
         steps.append(1)
         if len(steps) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -180,14 +181,14 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
     assert not torch.equal(quiet["2.weight"], whole["2.weight"])
 
 
-def test_a_copy_draws_what_the_original_would():
+def test_a_copy_draws_what_the_original_would() -> None:
     layer, x = Noise(1.0, 2).train(), torch.zeros(20)
     seeded(3, lambda: layer(x))
     twin = copy.deepcopy(layer)
     assert torch.equal(seeded(4, lambda: twin(x)), seeded(4, lambda: layer(x)))
 
 
-def test_no_noise_in_a_frozen_stage():
+def test_no_noise_in_a_frozen_stage() -> None:
     network = build_backbone("factorized_densenet121")
     freeze(network, 1)  # the stem
     set_training_mode(network)
@@ -195,7 +196,7 @@ def test_no_noise_in_a_frozen_stage():
     assert modes == [False, True, True, True, True, True]
 
 
-def test_folding_frozen_batch_norms_leaves_the_noise_before_them():
+def test_folding_frozen_batch_norms_leaves_the_noise_before_them() -> None:
     network = build_backbone("factorized_densenet121").eval()
     example = noise_batch(1)
     with torch.no_grad():

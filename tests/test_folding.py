@@ -1,5 +1,7 @@
 """Folded batch-norms: the same answers and gradients, and nothing left behind."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -30,7 +32,7 @@ def gradients(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_answers_and_gradients_are_those_of_the_plain_network(name):
+def test_answers_and_gradients_are_those_of_the_plain_network(name: str) -> None:
     network, images = network_in_use(name), torch.rand(2, 3, 64, 64)
     answers, plain = network(images), gradients(network, images)
     with fold_batch_norm(network, images[:1]) as pairs:
@@ -42,7 +44,7 @@ def test_answers_and_gradients_are_those_of_the_plain_network(name):
         torch.testing.assert_close(ours[parameter] / scale, gradient / scale, rtol=0, atol=2e-3)
 
 
-def test_nothing_is_left_behind():
+def test_nothing_is_left_behind() -> None:
     network, images = network_in_use("test_resnet"), torch.rand(2, 3, 64, 64)
     names, answers = list(network.state_dict()), network(images)
     with fold_batch_norm(network, images[:1]):
@@ -51,14 +53,14 @@ def test_nothing_is_left_behind():
     assert not any("forward" in vars(module) for module in network.modules())
 
 
-def test_a_network_that_reads_a_convolution_twice_is_not_folded_there():
+def test_a_network_that_reads_a_convolution_twice_is_not_folded_there() -> None:
     class Twice(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
             self.norm.running_mean += 0.5
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             y = self.conv(x)
             return self.norm(y) + y
 

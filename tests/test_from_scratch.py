@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,15 @@ from assay.models.backbones import (
     set_training_mode,
     stages,
 )
-from assay.models.classifier import HeadSettings, ModelSettings, build_classifier, from_spec, require_size, spec
+from assay.models.classifier import (
+    Classifier,
+    HeadSettings,
+    ModelSettings,
+    build_classifier,
+    from_spec,
+    require_size,
+    spec,
+)
 from assay.models.custom import FROM_SCRATCH
 from assay.models.folding import fold_batch_norm
 from assay.models.weights import load_weights
@@ -30,20 +39,20 @@ SPACE = LabelSpace((Head("tags", tuple("abcdefghijklmn"), "multilabel"),))
 NAMED = ["resnet34", "wide_resnet50_2", "seresnext50_32x4d", "tf_efficientnet_lite0", "simple_cnn", "plain_cnn6"]
 
 
-def build(name, *, size=64, seed=0, hidden=()):
+def build(name: str, *, size: int = 64, seed: int = 0, hidden: tuple[Any, ...] = ()) -> Classifier:
     model = ModelSettings(backbone=name, weights="none", head=HeadSettings(hidden=hidden))
     return build_classifier(model, SPACE, seed=seed, base=Path(), size=size)
 
 
-def filters(network):
+def filters(network: nn.Module) -> list[int]:
     return [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)]
 
 
-def test_parameters_of_simple_cnn_as_published():
+def test_parameters_of_simple_cnn_as_published() -> None:
     assert sum(p.numel() for p in build("simple_cnn", size=128).parameters()) == 11_098_110
 
 
-def test_layers_of_simple_cnn():
+def test_layers_of_simple_cnn() -> None:
     network = build_backbone("simple_cnn", size=64)
     assert filters(network) == [32] * 2 + [64] * 2 + [128] * 3 + [256] * 3 + [512] * 3
     assert sum(isinstance(layer, nn.MaxPool2d) for layer in network.modules()) == 4
@@ -53,7 +62,7 @@ def test_layers_of_simple_cnn():
 
 
 @pytest.mark.parametrize(("size", "features"), [(64, 256), (96, 256), (128, 1024), (200, 2304)])
-def test_plain_cnn6_is_as_wide_as_the_images_make_it(size, features):
+def test_plain_cnn6_is_as_wide_as_the_images_make_it(size: int, features: int) -> None:
     network = build_backbone("plain_cnn6", size=size).eval()
     assert filters(network) == [16, 32, 64, 128, 256, 256]
     assert feature_count(network) == features
@@ -62,18 +71,18 @@ def test_plain_cnn6_is_as_wide_as_the_images_make_it(size, features):
 
 
 @pytest.mark.parametrize(("name", "size", "smallest"), [("plain_cnn6", 63, 64), ("simple_cnn", 15, 16)])
-def test_images_too_small_are_refused_with_the_reason(name, size, smallest):
+def test_images_too_small_are_refused_with_the_reason(name: str, size: int, smallest: int) -> None:
     with pytest.raises(ModelError, match=rf"{name}: images of {size} x {size} .*max-pooling.*size: {smallest}"):
         build_backbone(name, size=size)
     assert image_size(build_backbone(name, size=smallest)) == smallest
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
-def test_images_are_normalised_around_zero(name):
+def test_images_are_normalised_around_zero(name: Any) -> None:
     assert normalisation(build_backbone(name, size=64)) == ((0.5,) * 3, (0.5,) * 3)
 
 
-def test_stages_are_groups_of_convolutions_then_the_linear_layers():
+def test_stages_are_groups_of_convolutions_then_the_linear_layers() -> None:
     parts = stages(build_backbone("simple_cnn", size=64))
     assert [stage.name for stage in parts] == ["stem", "conv2", "conv3", "conv4", "conv5", "linear"]
     assert [len(stage.parameters) for stage in parts] == [4, 4, 6, 6, 6, 4]
@@ -81,7 +90,7 @@ def test_stages_are_groups_of_convolutions_then_the_linear_layers():
     assert six == ["stem", "conv2", "conv3", "conv4", "conv5", "conv6"]
 
 
-def test_freezing_by_stage():
+def test_freezing_by_stage() -> None:
     model = build("simple_cnn")
     assert [stage.name for stage in freeze(model, 2)] == ["stem", "conv2"]
     assert not model.backbone.conv2[0].weight.requires_grad
@@ -98,7 +107,7 @@ def test_freezing_by_stage():
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
 @pytest.mark.parametrize("size", [64, 130])
-def test_a_description_rebuilds_the_size_too(name, size):
+def test_a_description_rebuilds_the_size_too(name: Any, size: int) -> None:
     model = build(name, size=size, hidden=(5,)).eval()
     again = from_spec(json.loads(json.dumps(spec(model)))).eval()
     again.load_state_dict(model.state_dict())
@@ -109,21 +118,21 @@ def test_a_description_rebuilds_the_size_too(name, size):
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
 @pytest.mark.parametrize("size", [32, 64, 224])
-def test_another_size_is_refused_with_the_way_out(name, size):
+def test_another_size_is_refused_with_the_way_out(name: Any, size: int) -> None:
     model = build(name, size=128)
     require_size(model, 128)
     with pytest.raises(ModelError, match=rf"{size} x {size} .*made for 128: set size: 128, or start: pretrained"):
         require_size(model, size)
 
 
-def test_the_seed_decides():
+def test_the_seed_decides() -> None:
     first, again, other = (build("plain_cnn6", seed=seed).backbone.conv3[0].weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
-def test_an_untrained_network_passes_the_image_on(name):
+def test_an_untrained_network_passes_the_image_on(name: Any) -> None:
     network = build(name).eval()
     with torch.inference_mode():
         features = network.features(noise_batch(8, 64))
@@ -132,18 +141,18 @@ def test_an_untrained_network_passes_the_image_on(name):
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
-def test_there_are_no_published_weights(name):
+def test_there_are_no_published_weights(name: Any) -> None:
     with pytest.raises(ModelError, match=r"nobody published weights for it.*weights: none"):
         load_weights(build_backbone(name), name, source="pretrained", base=Path())
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("simplecnn", "simple_cnn"), ("plain_cnn", "plain_cnn6")])
-def test_a_misspelt_name_finds_them(typed, meant):
+def test_a_misspelt_name_finds_them(typed: str, meant: str) -> None:
     with pytest.raises(ModelError, match=f"nearest names are .*{meant}"):
         build_backbone(typed)
 
 
-def test_the_memory_layout_changes_no_feature():
+def test_the_memory_layout_changes_no_feature() -> None:
     network = build_backbone("simple_cnn", size=64).eval()
     with torch.inference_mode():
         expected = network(noise_batch(size=64))
@@ -152,14 +161,14 @@ def test_the_memory_layout_changes_no_feature():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_folding_finds_no_batch_norm():
+def test_folding_finds_no_batch_norm() -> None:
     network = build_backbone("plain_cnn6", size=64)
     with fold_batch_norm(network, noise_batch(1, 64)) as pairs:
         assert pairs == 0
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_every_named_backbone_takes_an_optimiser_step(name):
+def test_every_named_backbone_takes_an_optimiser_step(name: str) -> None:
     model = build(name)
     require_size(model, 64)
     set_training_mode(model)

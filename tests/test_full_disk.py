@@ -27,7 +27,7 @@ steps:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("full") / "images", each=8)
 
 
@@ -83,7 +83,7 @@ def relative(folder: Path) -> list[str]:
     ]
 
 
-def test_a_disk_that_fills_up_at_every_file_costs_nothing_that_was_written(images, tmp_path):
+def test_a_disk_that_fills_up_at_every_file_costs_nothing_that_was_written(images: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN.format(images=images, backbone="test_efficientnet, weights: none", more=""))
     said = filled_up(tmp_path, commands_in(tmp_path / "disk", plan, images), "every file")
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_up_at_every_file_costs_nothing_that_was_written(image
     require_same(tmp_path / "copy", plan, images, tmp_path)
 
 
-def test_a_disk_that_fills_up_anywhere_while_the_default_backbone_is_trained(images, tmp_path):
+def test_a_disk_that_fills_up_anywhere_while_the_default_backbone_is_trained(images: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN.format(images=images, backbone="tf_efficientnet_lite0", more="track: tensorboard"))
     said = filled_up(tmp_path, commands_in(tmp_path / "disk", plan, images), "growing")

@@ -125,7 +125,7 @@ ONCE = ("cache", "features")
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory) -> Iterator[Disk]:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     place = tmp_path_factory.mktemp("disk")
     small = Disk(place)
     write_images(place / "images", each=8)
@@ -139,7 +139,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_told_and_leaves_what_was_there(disk, name, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_and_leaves_what_was_there(
+    disk: Disk, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("assay.files.SPARE", -PLENTY)  # or it would be refused before anything is written
     write, folder = WRITERS[name], disk.folder / name
     folder.mkdir()
@@ -161,7 +163,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(disk, name, tmp_path, mon
     assert contents(folder)
 
 
-def test_half_a_line_of_a_search_does_not_spoil_the_next(disk, tmp_path):
+def test_half_a_line_of_a_search_does_not_spoil_the_next(disk: Disk, tmp_path: Path) -> None:
     from optuna import create_study, load_study
     from optuna.storages import JournalStorage
 
@@ -185,7 +187,7 @@ def test_half_a_line_of_a_search_does_not_spoil_the_next(disk, tmp_path):
     assert len(load_study(storage=JournalStorage(_Journal(place)), study_name="s").get_trials()) == asked + 1
 
 
-def test_features_cut_off_by_another_program_are_computed_again(tmp_path):
+def test_features_cut_off_by_another_program_are_computed_again(tmp_path: Path) -> None:
     """A mapped page beyond the end of a file kills the process that reads it."""
     _features(tmp_path)
     (path,) = tmp_path.glob("features-*.npy")
@@ -195,7 +197,7 @@ def test_features_cut_off_by_another_program_are_computed_again(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_table_that_cannot_be_written_is_told_of_in_other_words_by_polars(disk):
+def test_a_table_that_cannot_be_written_is_told_of_in_other_words_by_polars(disk: Disk) -> None:
     """What libraries raise has no number of the system, only its words."""
     disk.leave(0)
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -121,7 +124,7 @@ def test_a_layer_for_more_classes(layer: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("hidden", [(), (6,)])
-def test_saved_as_tensors_and_read_back_the_same(tmp_path, hidden) -> None:
+def test_saved_as_tensors_and_read_back_the_same(tmp_path: Path, hidden: tuple[Any, ...]) -> None:
     settings = PLAIN.model_copy(update={"head": type(PLAIN.head)(hidden=hidden)})
     classifier = build_classifier(settings, SPACE, seed=0, base=tmp_path, size=32)
     assert "last" not in spec(classifier)  # what was written before there were others still says the same

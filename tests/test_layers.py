@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def pooled(*, inplace: bool = False) -> Classifier:
 
 
 @pytest.mark.parametrize(("name", "size"), NETWORKS.items())
-def test_layers_are_maps_that_get_smaller_and_looking_changes_no_answer(name, size):
+def test_layers_are_maps_that_get_smaller_and_looking_changes_no_answer(name: Any, size: Any) -> None:
     model, shown = network(name, size), image(size)
     with torch.inference_mode():
         before = model(shown[None])[0]
@@ -69,7 +71,7 @@ def test_layers_are_maps_that_get_smaller_and_looking_changes_no_answer(name, si
 
 
 @pytest.mark.parametrize(("name", "size"), NETWORKS.items())
-def test_heat_lies_between_nothing_and_one_and_has_a_hottest_place(name, size):
+def test_heat_lies_between_nothing_and_one_and_has_a_hottest_place(name: Any, size: Any) -> None:
     seen = capture_layers(network(name, size), image(size))
     heats = [grad_cam(seen, target, size=size) for target in range(9)]
     assert all(heat.values.shape == (size, size) and heat.values.min() >= 0 for heat in heats)
@@ -77,7 +79,7 @@ def test_heat_lies_between_nothing_and_one_and_has_a_hottest_place(name, size):
     assert any(heat.hottest for heat in heats)
 
 
-def test_under_a_mean_over_places_it_is_the_class_activation_map():
+def test_under_a_mean_over_places_it_is_the_class_activation_map() -> None:
     """Zhou et al. 2016: the maps weighted by the last layer, here with what speaks against the class left out."""
     model, shown = pooled(), image(8)
     heat = grad_cam(capture_layers(model, shown), 1, size=8)
@@ -86,7 +88,7 @@ def test_under_a_mean_over_places_it_is_the_class_activation_map():
     np.testing.assert_allclose(heat.values, wanted / wanted.max(), atol=1e-5)
 
 
-def test_an_activation_in_place_is_seen_as_any_other():
+def test_an_activation_in_place_is_seen_as_any_other() -> None:
     plain, inplace = (capture_layers(pooled(inplace=how), image(8)) for how in (False, True))
     assert [layer.name for layer in inplace.layers] == ["conv"]
     torch.testing.assert_close(plain.layers[0].maps, inplace.layers[0].maps)
@@ -94,13 +96,13 @@ def test_an_activation_in_place_is_seen_as_any_other():
     np.testing.assert_allclose(grad_cam(plain, 0, size=8).values, grad_cam(inplace, 0, size=8).values)
 
 
-def test_under_a_class_token_the_last_layer_that_counts_is_taken():
+def test_under_a_class_token_the_last_layer_that_counts_is_taken() -> None:
     seen = capture_layers(network("test_vit", 160), image(160))
     assert grad_cam(seen, 0, size=160).layer == seen.layers[-2].name
     assert not grad_cam(seen, 0, size=160, layer=seen.layers[-1]).values.any()
 
 
-def test_a_class_that_nothing_speaks_for_has_no_heat():
+def test_a_class_that_nothing_speaks_for_has_no_heat() -> None:
     model = pooled()
     with torch.no_grad():
         model.final.weight.fill_(-1.0)
@@ -109,13 +111,13 @@ def test_a_class_that_nothing_speaks_for_has_no_heat():
     assert np.isfinite(heat.values).all()
 
 
-def test_frozen_weights_are_no_hindrance():
+def test_frozen_weights_are_no_hindrance() -> None:
     model = pooled().requires_grad_(False)
     assert grad_cam(capture_layers(model, image(8)), 0, size=8).values.shape == (8, 8)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_layers_are_chosen_at_even_steps_or_by_name():
+def test_layers_are_chosen_at_even_steps_or_by_name() -> None:
     seen = capture_layers(network("test_efficientnet", 64), image(64))
     names = [layer.name for layer in seen.layers]
     assert [layer.name for layer in seen.spaced(3)] == [names[0], names[2], names[-1]]
@@ -125,14 +127,14 @@ def test_layers_are_chosen_at_even_steps_or_by_name():
         seen.named("blocks.2")
 
 
-def test_a_network_without_maps_is_refused():
+def test_a_network_without_maps_is_refused() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
     model = Classifier(flat, features=5, width=2, backbone_name="flat").eval()
     with pytest.raises(ModelError, match="flat: none of its layers gives a map"):
         capture_layers(model, image(4))
 
 
-def test_a_grid_shows_the_channels_that_vary_most_each_from_dark_to_bright():
+def test_a_grid_shows_the_channels_that_vary_most_each_from_dark_to_bright() -> None:
     maps = torch.zeros(1, 5, 2, 2)
     maps[0, 3] = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     maps[0, 1] = torch.tensor([[-9.0, 0.0], [0.0, 9.0]])
@@ -145,7 +147,7 @@ def test_a_grid_shows_the_channels_that_vary_most_each_from_dark_to_bright():
     assert sheet.shape == (56, 114, 3)
 
 
-def test_maps_that_do_not_vary_are_dark_and_hot_is_brighter_than_cold():
+def test_maps_that_do_not_vary_are_dark_and_hot_is_brighter_than_cold() -> None:
     sheet, _ = grid(Layer("own", torch.full((1, 3, 4, 4), 7.0), lambda values: values[0]))
     assert sheet[0, 0].max() < 10
     heat = np.zeros((8, 8), np.float32)
@@ -193,7 +195,7 @@ def found(model: Classifier) -> float:
     return float(np.mean(hits))
 
 
-def test_a_planted_patch_is_where_the_heat_is():
+def test_a_planted_patch_is_where_the_heat_is() -> None:
     model = small()
     assert found(model) < 0.6  # before it has learnt anything
     images, quarters = patched(256, seed=0)

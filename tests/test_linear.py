@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ TAGS = Head("tags", ("p", "q", "r"), "multilabel")
 BOTH = LabelSpace((KIND, TAGS))
 
 
-def planted(count=300, width=40, *, seed=0, signal=1.0):
+def planted(count: int = 300, width: int = 40, *, seed: int = 0, signal: float = 1.0) -> Any:
     """Features of which the first few tell the labels; a third of the labels unknown."""
     generator = np.random.default_rng(seed)
     codes = [generator.integers(0, 3, count), generator.integers(0, 2, (count, 3))]
@@ -30,7 +31,7 @@ def planted(count=300, width=40, *, seed=0, signal=1.0):
     return features, codes, generator.uniform(0.5, 1.5, (count, 2)).astype(np.float32)
 
 
-def alone(features, codes, weights, strength):
+def alone(features: np.ndarray, codes: Any, weights: np.ndarray, strength: float) -> Any:
     """Decisions of scikit-learn's own on standardised features."""
     standard = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-6)
     known = codes >= 0
@@ -38,7 +39,7 @@ def alone(features, codes, weights, strength):
     return model.fit(standard[known], codes[known], sample_weight=weights[known]).decision_function(standard)
 
 
-def test_every_head_and_every_tag_is_a_regression_of_its_own():
+def test_every_head_and_every_tag_is_a_regression_of_its_own() -> None:
     features, codes, weights = planted()
     strengths = {"kind": (0.1,), "tags": (0.001, 0.01, 1.0)}
     logits = fit_linear(BOTH, features, codes, weights, seed=0, strengths=strengths).logits(features)
@@ -49,7 +50,7 @@ def test_every_head_and_every_tag_is_a_regression_of_its_own():
         assert logits[:, 3 + tag] == pytest.approx(wanted, abs=2e-3)
 
 
-def test_strengths_are_searched_and_kept():
+def test_strengths_are_searched_and_kept() -> None:
     features, codes, weights = planted()
     found = fit_linear(BOTH, features, codes, weights, seed=1)
     assert found.strengths == find_strengths(BOTH, features, codes, weights, seed=1)
@@ -58,13 +59,13 @@ def test_strengths_are_searched_and_kept():
 
 
 @pytest.mark.parametrize(("signal", "wanted"), [(0.0, 0.0003), (4.0, 1.0)])
-def test_the_pull_is_strong_on_noise_and_weak_on_what_is_plain(signal, wanted):
+def test_the_pull_is_strong_on_noise_and_weak_on_what_is_plain(signal: float, wanted: float) -> None:
     found = find_strengths(BOTH, *planted(signal=signal), seed=0)
     assert found == {"kind": (wanted,), "tags": (wanted,) * 3}
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_strength_is_the_best_of_all(seed):
+def test_the_strength_is_the_best_of_all(seed: int) -> None:
     features, codes, weights = planted(signal=0.4 * seed, seed=seed)
     kind, own = LabelSpace((KIND,)), codes[0]
     features, own, weights = features[own >= 0], own[own >= 0], weights[own >= 0][:, :1]
@@ -81,7 +82,7 @@ def test_the_strength_is_the_best_of_all(seed):
     assert found == {"kind": (min(losses, key=losses.__getitem__),)}
 
 
-def test_labels_of_one_kind_only():
+def test_labels_of_one_kind_only() -> None:
     space = LabelSpace((KIND, TAGS))
     features, codes, weights = planted()
     codes[0][:] = np.where(codes[0] >= 0, 1, -1)
@@ -92,7 +93,7 @@ def test_labels_of_one_kind_only():
     assert found.intercepts.tolist() == [-20, 0, -20, 20, -20, 0]
 
 
-def test_a_class_never_seen_is_never_answered():
+def test_a_class_never_seen_is_never_answered() -> None:
     features, codes, weights = planted()
     codes[0][codes[0] == 1] = -1
     logits = fit_linear(BOTH, features, codes, weights, seed=0).logits(features)[:, :3]
@@ -101,14 +102,14 @@ def test_a_class_never_seen_is_never_answered():
     assert (logits.argmax(axis=1) == codes[0])[known].mean() > 0.9
 
 
-def test_too_few_images_a_class_to_compare_strengths():
+def test_too_few_images_a_class_to_compare_strengths() -> None:
     features, codes, weights = planted(count=3)
     codes[0][:], codes[1][:] = [0, 1, 2], [[0, 0, 1], [0, 1, 1], [1, 1, 0]]
     assert find_strengths(BOTH, features, codes, weights, seed=0) == {"kind": (0.01,), "tags": (0.01,) * 3}
 
 
 @pytest.mark.parametrize("head", [KIND, TAGS])
-def test_answers_that_are_surely_wrong_have_a_finite_loss(head):
+def test_answers_that_are_surely_wrong_have_a_finite_loss(head: Head) -> None:
     """An image held back, unlike all others and labelled wrongly, gets the probability 0."""
     generator = np.random.default_rng(0)
     count = 90
@@ -122,7 +123,7 @@ def test_answers_that_are_surely_wrong_have_a_finite_loss(head):
     assert np.isfinite(found.coefficients).all()
 
 
-def test_the_number_of_threads_changes_nothing(monkeypatch):
+def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features, codes, weights = planted()
     tags = LabelSpace((TAGS,))
     found = []

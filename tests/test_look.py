@@ -21,13 +21,13 @@ FIT = "fit: {size: 64, epochs: 2, lr: 2e-3}"
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, colours) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
     folder = tmp_path_factory.mktemp("look")
     return train(folder, f"folder: {colours}, split: {{val: 0.4}}", FIT)
 
 
 @pytest.fixture
-def run(finished, tmp_path) -> Path:
+def run(finished: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
@@ -52,7 +52,7 @@ def network_section(run: Path) -> str:
     return page(run).split('<section id="layers"')[1].split("</section>")[0]
 
 
-def test_a_image_of_the_run_is_seen_with_its_label(run):
+def test_a_image_of_the_run_is_seen_with_its_label(run: Path) -> None:
     (seen,) = look(run, "red/3.png", "red/3.png", "--class", "blue")
     (answered,) = seen["answers"]
     assert answered["label"] == ["red"]
@@ -74,7 +74,9 @@ def test_a_image_of_the_run_is_seen_with_its_label(run):
             assert image.size == (64, 64) or name.startswith("l")
 
 
-def test_a_file_is_the_image_of_the_run_that_it_is_and_a_new_one_has_no_label(run, colours, tmp_path):
+def test_a_file_is_the_image_of_the_run_that_it_is_and_a_new_one_has_no_label(
+    run: Path, colours: Path, tmp_path: Path
+) -> None:
     (own,) = look(run, colours / "red" / "3.png")
     assert own["image"] == "red/3.png"
     new = tmp_path / "new one.png"
@@ -86,7 +88,7 @@ def test_a_file_is_the_image_of_the_run_that_it_is_and_a_new_one_has_no_label(ru
 
 
 @pytest.mark.parametrize("name", ["<script>&amp;'\".png", "a\nb\u202e.png", "…" * 60 + ".png", "a b.png"])
-def test_a_name_is_a_name(run, colours, tmp_path, name):
+def test_a_name_is_a_name(run: Path, colours: Path, tmp_path: Path, name: str) -> None:
     shutil.copy(colours / "red" / "3.png", tmp_path / name)
     (seen,) = look(run, tmp_path / name, "--count", 1)
     folder = Path(seen["folder"])
@@ -99,7 +101,7 @@ def test_a_name_is_a_name(run, colours, tmp_path, name):
     assert "\u202e" not in section
 
 
-def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(run, tmp_path):
+def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(run: Path, tmp_path: Path) -> None:
     (seen,) = look(run, "red/3.png", "--layers", "blocks.1.0,bn1", "--cam", "blocks.1.0", "--out", tmp_path / "seen")
     assert [layer["name"] for layer in seen["layers"]] == ["blocks.1.0", "bn1"]
     assert {cam["layer"] for cam in seen["grad-cam"]} == {"blocks.1.0"}
@@ -109,13 +111,13 @@ def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(r
     assert [layer["name"] for layer in seen["layers"]] == ["bn1", "bn2"]
 
 
-def test_a_second_look_replaces_the_first(run):
+def test_a_second_look_replaces_the_first(run: Path) -> None:
     look(run, "red/3.png")
     (seen,) = look(run, "red/3.png", "--count", 1)
     assert not (Path(seen["folder"]) / "layer-2.png").exists()
 
 
-def test_the_terminal_says_what_was_seen(run):
+def test_the_terminal_says_what_was_seen(run: Path) -> None:
     (seen,) = look(run, "red/3.png")
     found = CliRunner().invoke(cli.app, ["explain", str(run), "red/3.png", "--device", "cpu"])
     assert f"red/3.png ({seen['part']})" in found.output
@@ -126,7 +128,7 @@ def test_the_terminal_says_what_was_seen(run):
     assert f"{seen['folder']}/look.png" in found.output
 
 
-def test_the_report_shows_looks_and_before_any_two_of_its_own(run):
+def test_the_report_shows_looks_and_before_any_two_of_its_own(run: Path) -> None:
     own = network_section(run)
     assert own.count('<article class="look">') == 2
     assert "Any image can be looked at" in own
@@ -137,14 +139,14 @@ def test_the_report_shows_looks_and_before_any_two_of_its_own(run):
     assert "Any image can be looked at" not in section
 
 
-def test_looks_with_an_earlier_model_are_left_out_of_the_report(run):
+def test_looks_with_an_earlier_model_are_left_out_of_the_report(run: Path) -> None:
     (seen,) = look(run, "red/3.png")
     path = Path(seen["folder"]) / "look.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "another"}))
     assert "1 look with an earlier model is left out" in network_section(run)
 
 
-def test_more_looks_than_a_page_may_hold_are_counted(run, monkeypatch):
+def test_more_looks_than_a_page_may_hold_are_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look(run, "red/3.png", "red/4.png", "red/5.png")
     monkeypatch.setattr("assay.report.sections.explanations.BUDGET", 150_000)
     section = network_section(run)
@@ -153,7 +155,7 @@ def test_more_looks_than_a_page_may_hold_are_counted(run, monkeypatch):
     assert f"{3 - shown} older look" in section
 
 
-def test_several_heads_with_tags_and_unknown_labels(plain_runs, tmp_path):
+def test_several_heads_with_tags_and_unknown_labels(plain_runs: None, tmp_path: Path) -> None:
     table = "file,colour,tags\n" + rows(
         lambda name, number: f"{name},{'' if number == 1 else 'warm;big' if number else '-'}"
     )
@@ -168,7 +170,7 @@ def test_several_heads_with_tags_and_unknown_labels(plain_runs, tmp_path):
     assert '<article class="look">' in network_section(run)
 
 
-def test_a_run_under_way_is_looked_at_with_its_newest_model(run):
+def test_a_run_under_way_is_looked_at_with_its_newest_model(run: Path) -> None:
     (run / "metrics.json").unlink()
     shutil.rmtree(run / "model")
     assert look(run, "red/3.png")[0]["answers"][0]["label"] == ["red"]
@@ -176,7 +178,7 @@ def test_a_run_under_way_is_looked_at_with_its_newest_model(run):
     assert "no step has made a model yet" in refused(run, "red/3.png")
 
 
-def test_a_image_deleted_since_is_seen_as_the_cache_has_it(plain_runs, tmp_path):
+def test_a_image_deleted_since_is_seen_as_the_cache_has_it(plain_runs: None, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", each=6)
     run = train(tmp_path, f"folder: {images}, split: {{val: 0.4}}", "probe: {size: 64}")
     (before,) = look(run, "red/3.png")
@@ -189,7 +191,7 @@ def test_a_image_deleted_since_is_seen_as_the_cache_has_it(plain_runs, tmp_path)
     assert '<article class="look">' not in network_section(run)
 
 
-def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run, tmp_path):
+def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     said = refused(run, "red/3.png", tmp_path / "broken.png", "none.png", tmp_path)
     assert "3 of 4 images cannot be looked at" in said
@@ -204,7 +206,7 @@ def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run, tmp_path)
 ENSEMBLE = "ensemble: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
 
 
-def test_of_a_ensemble_one_network_looks(plain_runs, tmp_path, colours):
+def test_of_a_ensemble_one_network_looks(plain_runs: None, tmp_path: Path, colours: Path) -> None:
     run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", ENSEMBLE)
     said = refused(run, "red/3.png")
     assert "is an ensemble of 2 networks" in said
@@ -219,7 +221,7 @@ def test_of_a_ensemble_one_network_looks(plain_runs, tmp_path, colours):
     assert "<b>member 2 of 2, weight 0.50</b>" in text
 
 
-def test_of_a_tree_a_question_looks_whose_label_is_the_branch(plain_runs, tmp_path, colours):
+def test_of_a_tree_a_question_looks_whose_label_is_the_branch(plain_runs: None, tmp_path: Path, colours: Path) -> None:
     tree = "ensemble: {kind: tree, tree: [red, [green, blue]], members: [{steps: [{probe: {size: 64}}]}]}"
     run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", tree)
     assert "2: test_efficientnet at 64 × 64 for label (green, blue)" in refused(run, "red/3.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import Parameter, signature
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ CASES.append(pytest.param(partial(focal, alpha=0.25), "multilabel", id="focal-al
 each_loss = pytest.mark.parametrize(("loss", "kind"), CASES)
 
 
-def one_head(kind, seed=0, count=7):
+def one_head(kind: str, seed: int = 0, count: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits, targets and a mask of one head with 4 classes."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(count, 4, generator=generator)
@@ -72,7 +73,7 @@ def one_head(kind, seed=0, count=7):
     return logits, targets, mask
 
 
-def all_known(kind, seed=0, count=7):
+def all_known(kind: str, seed: int = 0, count: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits and targets of one head with 4 classes, and a mask that knows all of them."""
     logits, _, mask = one_head(kind, seed, count)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -83,7 +84,7 @@ def all_known(kind, seed=0, count=7):
     return logits, targets, torch.ones_like(mask)
 
 
-def gradient(loss, logits, targets, mask):
+def gradient(loss: Any, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> Any:
     logits = logits.clone().requires_grad_()
     loss(logits, targets, mask).sum().backward()
     return logits.grad
@@ -94,7 +95,7 @@ DEFAULT = head_losses(SPACE, ByHead())
 
 @each_loss
 @pytest.mark.parametrize("unknown", [float("nan"), float("inf")])
-def test_unknown_cells_give_nothing_and_get_no_gradient(loss, kind, unknown):
+def test_unknown_cells_give_nothing_and_get_no_gradient(loss: Any, kind: Any, unknown: Any) -> None:
     logits, targets, mask = one_head(kind)
     cells = ~(mask[:, None].expand_as(logits) if kind == "multiclass" else mask)
     clean = loss(logits, targets, mask)
@@ -112,7 +113,7 @@ def test_unknown_cells_give_nothing_and_get_no_gradient(loss, kind, unknown):
 
 @each_loss
 @pytest.mark.parametrize("scale", [100.0, 1e30])
-def test_extreme_logits_stay_finite(loss, kind, scale):
+def test_extreme_logits_stay_finite(loss: Any, kind: Any, scale: float) -> None:
     logits, targets, mask = all_known(kind)
     for extreme in (logits * scale, (2 * targets - 1) * scale, (1 - 2 * targets) * scale):
         assert torch.isfinite(loss(extreme, targets, mask)).all()
@@ -120,7 +121,7 @@ def test_extreme_logits_stay_finite(loss, kind, scale):
 
 
 @each_loss
-def test_order_of_images_does_not_matter(loss, kind):
+def test_order_of_images_does_not_matter(loss: Any, kind: Any) -> None:
     logits, targets, mask = one_head(kind)
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(loss(logits, targets, mask)[order], loss(logits[order], targets[order], mask[order]))
@@ -128,7 +129,7 @@ def test_order_of_images_does_not_matter(loss, kind):
 
 @each_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_full(loss, kind, dtype):
+def test_half_precision_is_computed_in_full(loss: Any, kind: Any, dtype: torch.dtype) -> None:
     logits, targets, mask = one_head(kind)
     got = loss(logits.to(dtype), targets, mask)
     assert got.dtype == torch.float32
@@ -136,7 +137,7 @@ def test_half_precision_is_computed_in_full(loss, kind, dtype):
 
 
 @each_loss
-def test_the_right_answer_costs_less_than_a_wrong_one(loss, kind):
+def test_the_right_answer_costs_less_than_a_wrong_one(loss: Any, kind: Any) -> None:
     _, targets, mask = all_known(kind)
     right, unsure, wrong = (loss(sign * (2 * targets - 1) * 2, targets, mask) for sign in (1, 0, -1))
     assert (right < unsure).all()
@@ -144,7 +145,7 @@ def test_the_right_answer_costs_less_than_a_wrong_one(loss, kind):
 
 
 @each_loss
-def test_a_soft_target_is_an_expectation_over_labels(loss, kind):
+def test_a_soft_target_is_an_expectation_over_labels(loss: Any, kind: Any) -> None:
     logits, one, mask = all_known(kind)
     other = all_known(kind, seed=5)[1]
     parts = [loss(logits, targets, mask) for targets in (one, other)]
@@ -160,14 +161,14 @@ def test_a_soft_target_is_an_expectation_over_labels(loss, kind):
 
 
 @each_loss
-def test_a_step_downhill_costs_less(loss, kind):
+def test_a_step_downhill_costs_less(loss: Any, kind: Any) -> None:
     logits, targets, mask = all_known(kind)
     step = logits - 0.05 * gradient(loss, logits, targets, mask)
     assert loss(step, targets, mask).sum() < loss(logits, targets, mask).sum()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_cross_entropy_equals_torchs(smoothing):
+def test_cross_entropy_equals_torchs(smoothing: float) -> None:
     logits, codes = (
         torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 3, 1, 1, 2]),
@@ -176,7 +177,7 @@ def test_cross_entropy_equals_torchs(smoothing):
     torch.testing.assert_close(got, F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing))
 
 
-def test_binary_cross_entropy_equals_torchs():
+def test_binary_cross_entropy_equals_torchs() -> None:
     logits, targets, _ = one_head("multilabel")
     known = torch.ones_like(targets, dtype=torch.bool)
     expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -186,7 +187,7 @@ def test_binary_cross_entropy_equals_torchs():
     torch.testing.assert_close(binary_cross_entropy(logits, targets, known, smoothing=0.2), smoothed)
 
 
-def test_mean_squared_error_is_that_of_probabilities():
+def test_mean_squared_error_is_that_of_probabilities() -> None:
     logits, targets, known = all_known("multilabel")
     assert mean_squared_error(logits, targets, known).mean().item() == pytest.approx(
         np.mean((scipy.special.expit(logits.numpy()) - targets.numpy()) ** 2), rel=1e-5
@@ -199,25 +200,25 @@ def test_mean_squared_error_is_that_of_probabilities():
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, None), (2.0, 0.25), (0.5, 0.9), (0.0, None)])
-def test_focal_equals_torchvisions(gamma, alpha):
+def test_focal_equals_torchvisions(gamma: float, alpha: float | None) -> None:
     logits, targets, known = all_known("multilabel")
     expected = sigmoid_focal_loss(logits, targets, alpha=-1 if alpha is None else alpha, gamma=gamma)
     torch.testing.assert_close(focal(logits, targets, known, gamma=gamma, alpha=alpha), expected)
 
 
-def test_focal_of_a_softmax_equals_its_formula():
+def test_focal_of_a_softmax_equals_its_formula() -> None:
     logits, targets, known = all_known("multiclass")
     p = (logits.softmax(1) * targets).sum(1)
     torch.testing.assert_close(focal(logits, targets, known, gamma=3.0), -((1 - p) ** 3) * p.log())
 
 
-def test_focal_without_focus_is_cross_entropy():
+def test_focal_without_focus_is_cross_entropy() -> None:
     for kind, same in (("multiclass", cross_entropy), ("multilabel", binary_cross_entropy)):
         logits, targets, mask = one_head(kind)
         torch.testing.assert_close(focal(logits, targets, mask, gamma=0.0), same(logits, targets, mask))
 
 
-def test_asymmetric_equals_the_published_code():
+def test_asymmetric_equals_the_published_code() -> None:
     logits, targets, known = all_known("multilabel", count=50)
     logits = 3 * logits
     p = logits.double().sigmoid()  # as in github.com/Alibaba-MIIL/ASL
@@ -228,7 +229,7 @@ def test_asymmetric_equals_the_published_code():
     torch.testing.assert_close(asymmetric(logits, targets, known), expected.float(), rtol=1e-4, atol=1e-7)
 
 
-def test_asymmetric_without_asymmetry_is_binary_cross_entropy():
+def test_asymmetric_without_asymmetry_is_binary_cross_entropy() -> None:
     logits, targets, mask = one_head("multilabel")
     plain = partial(asymmetric, gamma_negative=0.0, gamma_positive=0.0, shift=0.0)
     for scale in (1, 100):
@@ -237,7 +238,7 @@ def test_asymmetric_without_asymmetry_is_binary_cross_entropy():
         )
 
 
-def test_asymmetric_lets_go_of_negatives_below_the_margin():
+def test_asymmetric_lets_go_of_negatives_below_the_margin() -> None:
     logits = torch.tensor([[-4.0, -2.0]]).requires_grad_()  # probabilities 0.018 and 0.12
     loss = asymmetric(logits, torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), shift=0.05)
     loss.sum().backward()
@@ -246,7 +247,7 @@ def test_asymmetric_lets_go_of_negatives_below_the_margin():
     assert loss[0, 1] > 0
 
 
-def test_generalised_cross_entropy_lies_between_cross_entropy_and_absolute_error():
+def test_generalised_cross_entropy_lies_between_cross_entropy_and_absolute_error() -> None:
     for kind, limit in (("multiclass", cross_entropy), ("multilabel", binary_cross_entropy)):
         logits, targets, known = all_known(kind)
         p = (logits.softmax(1) * targets).sum(1) if kind == "multiclass" else (logits * (2 * targets - 1)).sigmoid()
@@ -257,7 +258,7 @@ def test_generalised_cross_entropy_lies_between_cross_entropy_and_absolute_error
 
 
 @each_loss
-def test_class_weights_are_of_the_given_class_or_of_positives(loss, kind):
+def test_class_weights_are_of_the_given_class_or_of_positives(loss: Any, kind: Any) -> None:
     logits, targets, mask = one_head(kind)
     space = LabelSpace((Head("h", tuple("abcd"), kind),))
     name = next(name for name, function in LOSSES.items() if function is loss.func)
@@ -271,7 +272,7 @@ def test_class_weights_are_of_the_given_class_or_of_positives(loss, kind):
     torch.testing.assert_close(got, loss(logits, targets, mask) * of_target.float())
 
 
-def test_the_class_weight_multiplies_the_smoothed_part_too():
+def test_the_class_weight_multiplies_the_smoothed_part_too() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5]])
     weights = torch.tensor([3.0, 1.0, 5.0])
     space = LabelSpace((Head("h", tuple("abc")),))
@@ -283,7 +284,7 @@ def test_the_class_weight_multiplies_the_smoothed_part_too():
     torch.testing.assert_close(soft, 4.0 * cross_entropy(logits, torch.tensor([[0.5, 0, 0.5]]), known, smoothing=0.3))
 
 
-def test_weights_of_one_or_none_leave_a_loss_as_it_is():
+def test_weights_of_one_or_none_leave_a_loss_as_it_is() -> None:
     logits, targets, mask = one_head("multiclass")
     heads = LabelSpace((Head("weighted", tuple("abcd")), Head("plain", tuple("abcd"))))
     weighted, plain = head_losses(heads, ByHead(), class_weights=[torch.ones(4), None])
@@ -291,7 +292,7 @@ def test_weights_of_one_or_none_leave_a_loss_as_it_is():
     assert torch.equal(weighted(logits, targets, mask), plain(logits, targets, mask))
 
 
-def test_each_head_takes_its_own_loss():
+def test_each_head_takes_its_own_loss() -> None:
     assert [loss.func for loss in DEFAULT] == [cross_entropy, binary_cross_entropy, cross_entropy]
     everywhere = head_losses(SPACE, BinaryCrossEntropy(smoothing=0.1))
     assert [(loss.func, loss.keywords) for loss in everywhere] == [(binary_cross_entropy, {"smoothing": 0.1})] * 3
@@ -308,19 +309,19 @@ def test_each_head_takes_its_own_loss():
         ),
     ],
 )
-def test_a_loss_for_another_kind_of_head_is_refused(loss, message):
+def test_a_loss_for_another_kind_of_head_is_refused(loss: Asymmetric | CrossEntropy | Focal, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         head_losses(SPACE, loss)
 
 
-def test_every_loss_has_settings_with_its_options():
+def test_every_loss_has_settings_with_its_options() -> None:
     for name, loss in LOSSES.items():
         chosen = ADAPTER.validate_python(name)
         defaults = {key: parameter.default for key, parameter in signature(loss).parameters.items()}
         assert {"kind": name} | {k: v for k, v in defaults.items() if v is not Parameter.empty} == chosen.model_dump()
 
 
-def test_a_loss_in_a_plan():
+def test_a_loss_in_a_plan() -> None:
     assert ADAPTER.validate_python("cross_entropy") == CrossEntropy()
     assert ADAPTER.validate_python({"smoothing": 0.1}) == ByHead(smoothing=0.1)
     assert ADAPTER.validate_python({"kind": "cross_entropy", "smoothing": 0.1}) == CrossEntropy(smoothing=0.1)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 import assay
 from assay.commands.shared import HEADS_SHOWN, print_metrics
@@ -20,7 +24,7 @@ SPACE = LabelSpace((Head("kind[red]", ("a", "b\n\x1b[31m", "c")), Head("side", (
 
 
 @pytest.fixture(scope="module")
-def scores():
+def scores() -> Any:
     r = np.random.default_rng(0)
     codes = [r.integers(0, 3, 50), r.integers(0, 2, 50)]
     right = np.concatenate([np.eye(3)[codes[0]], np.eye(2)[codes[1]]], axis=1) * 0.8 + 0.05
@@ -28,14 +32,14 @@ def scores():
     return {name: to_json(score(SPACE, codes, p)) for name, p in answers.items()}
 
 
-def printed(table, width=80):
+def printed(table: Table, width: int = 80) -> str:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
 
 
-def test_baselines_and_steps_stand_side_by_side_in_80_columns(scores):
+def test_baselines_and_steps_stand_side_by_side_in_80_columns(scores: Any) -> None:
     text = printed(metrics_table(scores, title="Validation"))
     assert "1.000 [0.963–1.000]" in text
     assert "untrained network" in text
@@ -51,12 +55,12 @@ def test_baselines_and_steps_stand_side_by_side_in_80_columns(scores):
         (["macro_f1", "micro_f1", "nll"], ["micro_f1", "macro_f1"]),  # what heads of both kinds share
     ],
 )
-def test_the_chief_metrics_are_shown(metrics, shown):
+def test_the_chief_metrics_are_shown(metrics: list[str], shown: list[str]) -> None:
     score = {"metrics": {name: {"value": 0.5, "n": 9, "low": None, "high": None} for name in metrics}, "heads": {}}
     assert list(metrics_rows({"02-fit": score})[0]) == ["step", "n", *shown]
 
 
-def test_rows_are_plain_and_undefined_metrics_are_none(scores):
+def test_rows_are_plain_and_undefined_metrics_are_none(scores: Any) -> None:
     rows = metrics_rows(scores | {"empty": {"metrics": {}, "heads": {}}}, columns=["accuracy"])
     assert json.loads(json.dumps(rows)) == rows
     assert [row["step"] for row in rows] == ["untrained network", "02-fit", "empty"]
@@ -64,7 +68,7 @@ def test_rows_are_plain_and_undefined_metrics_are_none(scores):
     assert "–" in printed(metrics_table(scores | {"empty": {"metrics": {}, "heads": {}}}))
 
 
-def test_names_do_not_steer_the_terminal(scores):
+def test_names_do_not_steer_the_terminal(scores: Any) -> None:
     text = printed(heads_table(scores["02-fit"]))
     assert "kind[red]" in text
     text = printed(per_class_table(scores["02-fit"]["heads"]["kind[red]"]["per_class"]))
@@ -72,13 +76,13 @@ def test_names_do_not_steer_the_terminal(scores):
     assert "\x1b" not in text
 
 
-def test_many_classes_show_those_of_lowest_f1(scores):
+def test_many_classes_show_those_of_lowest_f1(scores: Any) -> None:
     rows = scores["untrained network"]["heads"]["kind[red]"]["per_class"]
     text = printed(per_class_table(rows, most=1))
     assert "1 classes of lowest F1, of 3" in " ".join(text.split())
 
 
-def test_a_class_without_a_image_has_no_metrics_and_is_not_the_lowest():
+def test_a_class_without_a_image_has_no_metrics_and_is_not_the_lowest() -> None:
     row = {"class": "a", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     rows = [row, row | {"class": "b", "f1": 0.25, "support": 3}]
     lines = plain_lines(per_class_table(rows, head="kind"))
@@ -87,14 +91,20 @@ def test_a_class_without_a_image_has_no_metrics_and_is_not_the_lowest():
     assert not any(line.startswith(" a ") for line in plain_lines(per_class_table(rows, most=1)))
 
 
-def frequencies(head, classes, train, val, shares):
+def frequencies(
+    head: str,
+    classes: list[str | None] | list[str],
+    train: list[int],
+    val: list[int],
+    shares: list[float | None] | list[float] | pl.Series,
+) -> pl.DataFrame:
     zeros = [0] * len(classes)
     columns = {"head": [head] * len(classes), "class": classes, "train": train, "val": val, "test": zeros}
     nothing = pl.Series([None] * len(classes), dtype=pl.Float64)
     return pl.DataFrame({**columns, "train share": shares, "val share": shares, "test share": nothing})
 
 
-def test_a_split_table_has_counts_shares_and_sums_of_all():
+def test_a_split_table_has_counts_shares_and_sums_of_all() -> None:
     rows = frequencies("kind", ["a", "b", "c"], [10, 2, 3000], [1, 0, 9], [0.0033, 0.0007, 0.996])
     lines = [line.split() for line in plain_lines(counts_table(rows, most=2))]
     assert lines[0] == ["kind", "train", "%", "val", "%"]  # nothing is in test
@@ -106,7 +116,7 @@ def test_a_split_table_has_counts_shares_and_sums_of_all():
     ]
 
 
-def test_a_split_table_of_tags_ends_with_the_images_without_one():
+def test_a_split_table_of_tags_ends_with_the_images_without_one() -> None:
     tags = frequencies("t\x1bags", ["p", None], [3, 40], [0, 9], [0.07, None])
     unknown = frequencies("kind", ["a"], [0], [0], pl.Series([None], dtype=pl.Float64))
     first, second = [
@@ -117,12 +127,14 @@ def test_a_split_table_of_tags_ends_with_the_images_without_one():
     assert second[2:] == [["a", "0", "–"], ["all", "0"]]
 
 
-def test_images_without_a_tag_are_told_on_one_line():
+def test_images_without_a_tag_are_told_on_one_line() -> None:
     found = {"tags": {"train": {"share": 0.125, "n": 1200}, "val": {"share": 0.1, "n": 300}}, "more": {}}
     assert untagged_line(found).endswith("tags: 12.5 % of 1,200 in train, 10.0 % of 300 in val; more: not known of any")
 
 
-def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(scores, capsys):
+def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(
+    scores: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     untagged = {"tags": {"train": {"share": 0.5, "n": 10}}}
     print_metrics({"majority": scores["untrained network"] | {"without a tag": untagged}, **scores})
     text = capsys.readouterr().out
@@ -133,7 +145,7 @@ def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(scores
     assert x[:4] == ["x", "1.000", "1.000", "1.000"]
 
 
-def test_of_many_heads_some_are_shown_by_class(scores, capsys):
+def test_of_many_heads_some_are_shown_by_class(scores: Any, capsys: pytest.CaptureFixture[str]) -> None:
     one = scores["02-fit"]["heads"]["side"]
     print_metrics({"02-fit": scores["02-fit"] | {"heads": {f"h{number}": one for number in range(8)}}})
     text = capsys.readouterr().out
@@ -141,7 +153,7 @@ def test_of_many_heads_some_are_shown_by_class(scores, capsys):
     assert "The classes of the other 2 heads are in the metrics that --json prints." in text
 
 
-def test_a_run_says_and_saves_how_its_classes_are_split(tiny_plan, tmp_path):
+def test_a_run_says_and_saves_how_its_classes_are_split(tiny_plan: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}"))
     run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
     said = [json.loads(line)["line"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
@@ -151,5 +163,5 @@ def test_a_run_says_and_saves_how_its_classes_are_split(tiny_plan, tmp_path):
     assert saved.filter(pl.col("class") == "red").rows()[0][:5] == ("label", "red", 12, 3, 0)
 
 
-def test_no_rows_no_crash():
+def test_no_rows_no_crash() -> None:
     assert "step" in printed(metrics_table({}))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ MULTICLASS = Head("kind", ("a", "b", "c", "d", "e", "f", "g"))
 TAGS = Head("tags", ("p", "q", "r", "s"), "multilabel")
 
 
-def multiclass(seed, n=60, size=7, unknown=0.2):
+def multiclass(seed: int, n: int = 60, size: int = 7, unknown: float = 0.2) -> tuple[Head, np.ndarray, np.ndarray]:
     r = np.random.default_rng(seed)
     codes = r.integers(0, size, n)
     logits = r.normal(size=(n, size))
@@ -39,7 +40,7 @@ def multiclass(seed, n=60, size=7, unknown=0.2):
     return head, codes, probabilities_of(LabelSpace((head,)), logits)
 
 
-def multilabel(seed, n=60, size=4, unknown=0.2, levels=None):
+def multilabel(seed: int, n: int = 60, size: int = 4, unknown: float = 0.2, levels: Any = None) -> Any:
     """`levels`: probabilities are rounded to so many, so that many are equal."""
     r = np.random.default_rng(seed)
     codes = (r.random((n, size)) < 0.3).astype(np.int64)
@@ -53,7 +54,7 @@ def multilabel(seed, n=60, size=4, unknown=0.2, levels=None):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 8), st.integers(1, 40))
-def test_multiclass_metrics_equal_scikit_learns(seed, size, n):
+def test_multiclass_metrics_equal_scikit_learns(seed: int, size: Any, n: int) -> None:
     head, codes, probabilities = multiclass(seed, n=n, size=size)
     metrics = metrics_of(head, codes, probabilities)
     known = codes >= 0
@@ -74,7 +75,7 @@ def test_multiclass_metrics_equal_scikit_learns(seed, size, n):
     assert metrics == pytest.approx(expected | {"calibration_error": metrics["calibration_error"]}, abs=1e-6)
 
 
-def test_balanced_accuracy_and_log_loss_are_scikit_learns_own():
+def test_balanced_accuracy_and_log_loss_are_scikit_learns_own() -> None:
     head, codes, probabilities = multiclass(5, n=300)
     known = codes >= 0
     metrics = metrics_of(head, codes, probabilities)
@@ -86,7 +87,7 @@ def test_balanced_accuracy_and_log_loss_are_scikit_learns_own():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_calibration_error_equals_the_definition(seed):
+def test_calibration_error_equals_the_definition(seed: int) -> None:
     """Kumar, Liang & Ma 2019, section 4: of bins of equally many, the squared gap less the variance of its mean."""
     head, codes, probabilities = multiclass(seed, n=400, size=3)
     known = np.flatnonzero(codes >= 0)[:300]
@@ -102,7 +103,7 @@ def test_calibration_error_equals_the_definition(seed):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 40), st.sampled_from([None, 4, 10]))
-def test_multilabel_metrics_equal_scikit_learns(seed, size, n, levels):
+def test_multilabel_metrics_equal_scikit_learns(seed: int, size: Any, n: int, levels: Any) -> None:
     head, codes, scores = multilabel(seed, n=n, size=size, levels=levels)
     metrics = metrics_of(head, codes, scores)
     known = codes >= 0
@@ -128,7 +129,7 @@ def test_multilabel_metrics_equal_scikit_learns(seed, size, n, levels):
     assert metrics == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_gaps_multilabel_metrics_are_scikit_learns_multi_label_ones():
+def test_without_gaps_multilabel_metrics_are_scikit_learns_multi_label_ones() -> None:
     head, codes, scores = multilabel(3, n=100, unknown=0.0)
     metrics, tags = metrics_of(head, codes, scores), scores >= 0.5
     assert metrics["macro_f1"] == pytest.approx(sk.f1_score(codes, tags, average="macro"))
@@ -138,7 +139,7 @@ def test_without_gaps_multilabel_metrics_are_scikit_learns_multi_label_ones():
     assert metrics["mean_average_precision"] == pytest.approx(sk.average_precision_score(codes, scores))
 
 
-def test_per_class_equals_scikit_learns():
+def test_per_class_equals_scikit_learns() -> None:
     head, codes, probabilities = multiclass(1, n=80)
     known = codes >= 0
     scored = score(LabelSpace((head,)), [codes], probabilities)["kind"]
@@ -149,7 +150,7 @@ def test_per_class_equals_scikit_learns():
     assert (scored.confusion == sk.confusion_matrix(codes[known], predicted, labels=range(7))).all()
 
 
-def test_per_class_of_tags_has_average_precision():
+def test_per_class_of_tags_has_average_precision() -> None:
     head, codes, scores = multilabel(1)
     codes[:, 2] = 0
     scored = score(LabelSpace((head,)), [codes], scores)["tags"]
@@ -161,7 +162,7 @@ def test_per_class_of_tags_has_average_precision():
     assert scored.per_class["average_precision"][2] is None
 
 
-def test_per_class_of_tags_equals_scikit_learns_on_the_known_cells():
+def test_per_class_of_tags_equals_scikit_learns_on_the_known_cells() -> None:
     head, codes, scores = multilabel(4, n=80, unknown=0.3)
     thresholds = np.array([0.3, 0.5, 0.6, 0.45], dtype=np.float32)
     scored = score(LabelSpace((head,)), [codes], scores, thresholds=thresholds)["tags"]
@@ -175,7 +176,7 @@ def test_per_class_of_tags_equals_scikit_learns_on_the_known_cells():
         assert row["support"] == truth.sum()
 
 
-def test_metrics_of_attributes_and_their_mean_equal_scikit_learns():
+def test_metrics_of_attributes_and_their_mean_equal_scikit_learns() -> None:
     parts = [multiclass(seed, n=120, size=size, unknown=0.4) for seed, size in ((1, 7), (2, 3), (3, 4))]
     space = LabelSpace(tuple(Head(f"h{number}", head.classes) for number, (head, _, _) in enumerate(parts)))
     codes, probabilities = [known for _, known, _ in parts], np.concatenate([p for _, _, p in parts], axis=1)
@@ -195,7 +196,7 @@ def test_metrics_of_attributes_and_their_mean_equal_scikit_learns():
     assert means["accuracy"].n == min((known >= 0).sum() for known in codes)
 
 
-def test_metrics_of_tags_with_thresholds_of_their_own_equal_scikit_learns():
+def test_metrics_of_tags_with_thresholds_of_their_own_equal_scikit_learns() -> None:
     head, codes, scores = multilabel(8, n=100, unknown=0.0)
     cuts = np.random.default_rng(0).uniform(0.2, 0.7, scores.shape).astype(np.float32)  # of each image and tag
     metrics = metrics_of(head, codes, scores, thresholds=cuts)
@@ -205,13 +206,13 @@ def test_metrics_of_tags_with_thresholds_of_their_own_equal_scikit_learns():
     assert metrics["subset_accuracy"] == pytest.approx(sk.accuracy_score(codes, scores >= cuts))
 
 
-def test_a_class_only_predicted_adds_no_zero_to_macro_f1():
+def test_a_class_only_predicted_adds_no_zero_to_macro_f1() -> None:
     head = Head("kind", ("a", "b", "c"))
     metrics = metrics_of(head, np.array([0, 0, 1, 1]), np.eye(3)[[0, 2, 1, 1]])
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
 
 
-def test_thresholds_one_a_column_and_the_threshold_itself_counts():
+def test_thresholds_one_a_column_and_the_threshold_itself_counts() -> None:
     head, codes, _ = multilabel(0, unknown=0.0)
     scores = np.full(codes.shape, 0.7, dtype=np.float32)
     given_all = metrics_of(head, codes, scores, thresholds=np.full(4, 0.7))
@@ -220,7 +221,7 @@ def test_thresholds_one_a_column_and_the_threshold_itself_counts():
     assert given_none["hamming_loss"] == pytest.approx((codes == 1).mean())
 
 
-def test_unknown_labels_change_nothing():
+def test_unknown_labels_change_nothing() -> None:
     for head, codes, answers in (multiclass(2), multilabel(2)):
         rows = head.known(codes)
         changed = answers.copy()
@@ -234,7 +235,7 @@ def test_unknown_labels_change_nothing():
         assert alone.n == rows.sum()
 
 
-def mixed(n=80):
+def mixed(n: int = 80) -> Any:
     first, a, p = multiclass(1, n=n)
     second, b, q = multiclass(2, n=n, size=3, unknown=0.6)
     tags, c, t = multilabel(3, n=n)
@@ -242,7 +243,7 @@ def mixed(n=80):
     return space, [a, b, c], np.concatenate([p, q, t], axis=1)
 
 
-def test_stream_gives_means_over_heads_plain_and_each_head_by_name():
+def test_stream_gives_means_over_heads_plain_and_each_head_by_name() -> None:
     space, codes, probabilities = mixed()
     metrics = dict(stream(space, codes, probabilities))
     assert "accuracy" not in metrics  # not shared by the tags
@@ -253,7 +254,7 @@ def test_stream_gives_means_over_heads_plain_and_each_head_by_name():
     assert metrics["accuracy"] == pytest.approx((metrics["kind/accuracy"] + metrics["two/accuracy"]) / 2)
 
 
-def test_stream_score_and_overall_agree():
+def test_stream_score_and_overall_agree() -> None:
     space, codes, probabilities = mixed()
     metrics, scores = (
         dict(stream(space, codes, probabilities)),
@@ -270,7 +271,7 @@ def test_stream_score_and_overall_agree():
     assert all(f.low <= f.value <= f.high for f in means.values())
 
 
-def test_a_head_without_known_labels_has_no_metrics():
+def test_a_head_without_known_labels_has_no_metrics() -> None:
     space, codes, probabilities = mixed()
     codes[1], codes[2] = np.full(80, -1), np.full((80, 4), -1)
     with warnings.catch_warnings():
@@ -284,7 +285,7 @@ def test_a_head_without_known_labels_has_no_metrics():
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_few_or_no_images(n):
+def test_few_or_no_images(n: int) -> None:
     for head, codes, answers in (multiclass(0, n=n, unknown=0), multilabel(0, n=n, unknown=0)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -299,7 +300,7 @@ def test_few_or_no_images(n):
     assert overall({head.name: scored}) == scored.metrics
 
 
-def test_the_influence_of_an_image_is_how_far_it_moves_a_metric():
+def test_the_influence_of_an_image_is_how_far_it_moves_a_metric() -> None:
     """Against metrics of images of which one counts a little more: repeated 200 times, and that one 201 times."""
     for head, codes, answers in (multiclass(4, n=20, unknown=0.1), multilabel(6, n=20, levels=8)):
         space, times = LabelSpace((head,)), 200
@@ -313,7 +314,7 @@ def test_the_influence_of_an_image_is_how_far_it_moves_a_metric():
                     assert (moved[name] - estimate.value) * times == pytest.approx(found, abs=2e-3)
 
 
-def test_average_precision_of_equal_scores_does_not_depend_on_their_order():
+def test_average_precision_of_equal_scores_does_not_depend_on_their_order() -> None:
     codes, scores = np.array([1, 0, 1, 0, -1, 1]), np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.1])
     order = np.array([5, 3, 2, 4, 1, 0])
     one, other = average_precision(codes, scores), average_precision(codes[order], scores[order])
@@ -323,7 +324,7 @@ def test_average_precision_of_equal_scores_does_not_depend_on_their_order():
     assert one.influence[4] == 0
 
 
-def test_every_metric_has_a_direction():
+def test_every_metric_has_a_direction() -> None:
     space, codes, probabilities = mixed()
     for name, _ in stream(space, codes, probabilities):
         assert name.rpartition("/")[2] in HIGHER_IS_BETTER.keys() & METHODS.keys()
@@ -333,14 +334,14 @@ def test_every_metric_has_a_direction():
         higher_is_better("accurcy")
 
 
-def test_answers_that_are_not_finite_are_refused():
+def test_answers_that_are_not_finite_are_refused() -> None:
     head, codes, probabilities = multiclass(0)
     probabilities[3, 2] = np.nan
     with pytest.raises(TrainingError, match="1 of 60"):
         dict(stream(LabelSpace((head,)), [codes], probabilities))
 
 
-def test_probabilities_of_extreme_logits():
+def test_probabilities_of_extreme_logits() -> None:
     space = LabelSpace((Head("a", ("x", "y")), Head("t", ("u", "v"), "multilabel")))
     found = probabilities_of(space, np.array([[1000, -1000, 1000, -1000], [0, 0, 0, 0]], dtype=np.float32))
     assert found.tolist() == [[1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5]]
@@ -348,7 +349,7 @@ def test_probabilities_of_extreme_logits():
     assert np.isfinite([value for _, value in stream(space, codes, found)]).all()
 
 
-def test_json_is_plain():
+def test_json_is_plain() -> None:
     space, codes, probabilities = mixed()
     value = to_json(score(space, codes, probabilities))
     assert json.loads(json.dumps(value, allow_nan=False)) == value
@@ -356,7 +357,7 @@ def test_json_is_plain():
     assert value["heads"]["kind"]["metrics"]["accuracy"]["n"] == value["heads"]["kind"]["n"]
 
 
-def test_ten_thousand_images_are_scored_at_once():
+def test_ten_thousand_images_are_scored_at_once() -> None:
     head, codes, probabilities = multiclass(0, n=10_000, size=10)
     start = time.process_time()
     dict(stream(LabelSpace((head,)), [codes], probabilities))

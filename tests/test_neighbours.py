@@ -16,7 +16,7 @@ ANY = Head("tags", ("p", "q", "r"), "multilabel")
 
 
 @pytest.fixture(scope="module")
-def mixture():
+def mixture() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A fifth of the labels flipped on 5 clouds in 16 dimensions of different scales."""
     generator = np.random.default_rng(0)
     truth = generator.integers(0, 5, 1500)
@@ -27,7 +27,7 @@ def mixture():
 
 
 @pytest.fixture(scope="module")
-def tagged():
+def tagged() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(1)
     truth = (generator.random((1500, 3)) < [0.5, 0.3, 0.15]).astype(np.int64)
     features = 5 * np.pad(truth, ((0, 0), (0, 9))) + generator.normal(0, 0.8, (1500, 12))
@@ -40,7 +40,7 @@ def tagged():
     return truth, codes, features.astype(np.float32)
 
 
-def test_flipped_labels_are_found(mixture):
+def test_flipped_labels_are_found(mixture: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     truth, codes, features = mixture
     found = suspects(ONE, codes, features)
     wrong = (truth != codes)[found.table["row"].to_numpy()]
@@ -49,7 +49,7 @@ def test_flipped_labels_are_found(mixture):
     assert found.noise_rate == pytest.approx((truth != codes).mean(), abs=0.03)
 
 
-def test_planted_tags_are_found(tagged):
+def test_planted_tags_are_found(tagged: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     truth, codes, features = tagged
     found = suspects(ANY, codes, features)
     tags = found.table["tag"].replace_strict({name: place for place, name in enumerate(ANY.classes)}).to_numpy()
@@ -59,7 +59,9 @@ def test_planted_tags_are_found(tagged):
     assert hits.sum() / wrong.sum() > 0.8
 
 
-def test_the_posterior_is_what_a_loop_finds(mixture, monkeypatch):
+def test_the_posterior_is_what_a_loop_finds(
+    mixture: tuple[np.ndarray, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, codes, features = mixture
     codes, features = codes[:300], features[:300]
     monkeypatch.setattr(neighbours, "BLOCK", 7 * 300)  # blocks of 7 rows, the last one shorter
@@ -76,7 +78,9 @@ def test_the_posterior_is_what_a_loop_finds(mixture, monkeypatch):
         assert found[row] == pytest.approx((votes + prior) / (weights.sum() + 1), abs=1e-5)
 
 
-def test_probabilities_sum_to_one_and_unlabelled_images_have_none(mixture):
+def test_probabilities_sum_to_one_and_unlabelled_images_have_none(
+    mixture: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     _, codes, features = mixture
     hidden = np.where(np.arange(len(codes)) % 3 == 0, -1, codes)
     found = posterior(ONE, hidden, features)
@@ -90,7 +94,7 @@ def test_probabilities_sum_to_one_and_unlabelled_images_have_none(mixture):
     assert (hidden[table["row"].to_numpy()] >= 0).all()
 
 
-def test_copies_do_not_judge_each_other():
+def test_copies_do_not_judge_each_other() -> None:
     generator = np.random.default_rng(0)
     truth = generator.integers(0, 5, 400)
     features = (5 * np.eye(5, 16)[truth] + generator.normal(0, 0.8, (400, 16))).astype(np.float32)
@@ -103,7 +107,7 @@ def test_copies_do_not_judge_each_other():
     assert set(found.table.filter(row=0)["suggested"]) == {ONE.classes[truth[0]]}
 
 
-def test_a_tag_of_which_no_neighbour_knows_has_its_prior():
+def test_a_tag_of_which_no_neighbour_knows_has_its_prior() -> None:
     generator = np.random.default_rng(0)
     features = np.concatenate((generator.normal(0, 1, (60, 8)) + 9, generator.normal(0, 1, (60, 8)) - 9))
     codes = generator.integers(0, 2, (120, 3))
@@ -113,26 +117,26 @@ def test_a_tag_of_which_no_neighbour_knows_has_its_prior():
     assert np.ptp(found[60:, 2]) > 0.2
 
 
-def test_images_that_are_all_alike_judge_nothing(mixture):
+def test_images_that_are_all_alike_judge_nothing(mixture: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, codes, _ = mixture
     found = suspects(ONE, codes, np.full((len(codes), 8), 0.1, np.float32))
     assert found.table.is_empty()
     assert found.noise_rate is None
 
 
-def test_few_images(mixture):
+def test_few_images(mixture: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, codes, features = mixture
     found = suspects(ONE, codes[:3], features[:3], neighbours=20)
     assert found.table.is_empty()
     assert suspects(ONE, codes[:1], features[:1]).n == 0
 
 
-def test_nothing_known(mixture):
+def test_nothing_known(mixture: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     with pytest.raises(DataError, match="No label is known under head 'kind'"):
         suspects(ONE, ONE.unknown(1500), mixture[2])
 
 
-def test_features_that_are_no_numbers(mixture):
+def test_features_that_are_no_numbers(mixture: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, codes, features = mixture
     spoilt = features.copy()
     spoilt[[5, 9], 2] = np.nan
@@ -140,7 +144,7 @@ def test_features_that_are_no_numbers(mixture):
         suspects(ONE, codes, spoilt)
 
 
-def test_the_features_stay_as_they_are(mixture):
+def test_the_features_stay_as_they_are(mixture: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, codes, features = mixture
     before = features.copy()
     first, again = suspects(ONE, codes, features), suspects(ONE, codes, features)

@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import IPython
 import numpy as np
@@ -20,6 +21,7 @@ from assay.commands.api import show_in_notebooks
 from assay.labels.samples import LeftOut, Samples
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
+from assay.run.train import Run
 from factories import write_images
 
 TOUR = Path(__file__).parent.parent / "examples" / "tour.ipynb"
@@ -42,18 +44,18 @@ class Checked(HTMLParser):
         super().__init__()
         self.text, self.images = "", 0
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: Any, attrs: Any) -> None:
         assert tag in TAGS, tag
         assert {name for name, _ in attrs} <= ATTRIBUTES, attrs
         for name, value in attrs:
             assert name != "src" or value.startswith("data:image/webp;base64,")
         self.images += tag == "img"
 
-    def handle_data(self, data):
+    def handle_data(self, data: Any) -> None:
         self.text += data
 
 
-def shown(thing) -> Checked:
+def shown(thing: object) -> Checked:
     """What IPython shows of a thing, parsed."""
     formatter = DisplayFormatter()
     with pytest.MonkeyPatch.context() as patch:
@@ -81,14 +83,14 @@ def made_up(count: int, heads: list[Head]) -> Samples:
     return Samples(table, LabelSpace(tuple(heads)), Path("/nowhere"), (LeftOut("x", "y"),))
 
 
-def test_samples_show_their_counts_and_some_of_their_images(colours):
+def test_samples_show_their_counts_and_some_of_their_images(colours: Path) -> None:
     found = shown(assay.read(colours))
     assert "45 images" in found.text
     assert all(name in found.text for name in ("train", "val", "red", "green", "blue"))
     assert found.images == 24
 
 
-def test_a_great_many_of_everything_stays_small():
+def test_a_great_many_of_everything_stays_small() -> None:
     heads = [Head(f"{n}{HOSTILE[n % 4]}", tuple(f"{c}{HOSTILE[c % 4]}" for c in range(300)), k)
              for n, k in enumerate(["multiclass", "multilabel"] * 10)]  # fmt: skip
     samples = made_up(3000, heads)
@@ -103,13 +105,13 @@ def test_a_great_many_of_everything_stays_small():
     assert "the first 24" in found.text
 
 
-def test_names_are_read_as_names():
+def test_names_are_read_as_names() -> None:
     found = shown(made_up(4, [Head(HOSTILE[0], HOSTILE)]))
     assert all(name in found.text for name in HOSTILE[:3])
     assert "a\\x00b\\u202etxt" in found.text
 
 
-def test_nothing_at_all_is_shown_too():
+def test_nothing_at_all_is_shown_too() -> None:
     samples = made_up(3, [Head("label", ("a", "b"))])
     assert "0 images" in shown(samples.take([])).text
     space = samples.space
@@ -117,7 +119,7 @@ def test_nothing_at_all_is_shown_too():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("notebook")
     write_images(folder / "images", each=12)
     steps = "steps:\n  - probe: {size: 32}\n"
@@ -128,14 +130,14 @@ def run(tmp_path_factory):
         return assay.train(folder / "plan.yaml", run=folder / f"<b>{HOSTILE[1]}", device="cpu")
 
 
-def test_a_run_shows_its_metrics_beside_the_baselines(run):
+def test_a_run_shows_its_metrics_beside_the_baselines(run: Run) -> None:
     found = shown(run)
     metric = run.metrics["scores"]["metrics"]["accuracy"]
     assert f"{metric['value']:.3f}" in found.text
     assert all(name in found.text for name in ("majority", "01-probe", "accuracy", HOSTILE[1]))
 
 
-def test_answers_are_shown_beside_their_images(run, colours, tmp_path):
+def test_answers_are_shown_beside_their_images(run: Run, colours: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_text(HOSTILE[0])
     paths = [*sorted(colours.glob("red/*.png"))[:3], broken, tmp_path / "none.png"]
@@ -146,7 +148,7 @@ def test_answers_are_shown_beside_their_images(run, colours, tmp_path):
     assert str(broken)[-20:] in found.text
 
 
-def test_a_run_that_was_moved_or_has_no_validation_is_shown_as_far_as_it_goes(run, tmp_path):
+def test_a_run_that_was_moved_or_has_no_validation_is_shown_as_far_as_it_goes(run: Run, tmp_path: Path) -> None:
     moved = assay.Run(tmp_path / "gone", run.metrics)
     assert "No images are shown:" in shown(moved).text
     step = {name: value for name, value in run.metrics["steps"][0].items() if name != "scores"}
@@ -154,7 +156,7 @@ def test_a_run_that_was_moved_or_has_no_validation_is_shown_as_far_as_it_goes(ru
     assert "there are no metrics" in shown(assay.Run(run.folder, bare)).text
 
 
-def test_the_wrongest_answers_are_shown(run, tmp_path):
+def test_the_wrongest_answers_are_shown(run: Run, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run.folder, tmp_path / "run"))
     path = next(copy.glob("steps/*/best/predictions.parquet"), None) or next(copy.glob("steps/**/predictions.parquet"))
     samples = Samples.read(copy / "samples.parquet").part("val")
@@ -175,7 +177,7 @@ def cells() -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def test_the_cells_of_the_tour_parse_and_use_public_names_only():
+def test_the_cells_of_the_tour_parse_and_use_public_names_only() -> None:
     trees = [ast.parse(cell) for cell in cells()]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -190,7 +192,7 @@ def test_the_cells_of_the_tour_parse_and_use_public_names_only():
     assert not [n.attr for n in nodes if isinstance(n, ast.Attribute) and n.attr.startswith("_")]
 
 
-def test_the_plan_of_the_tour_is_one(tmp_path):
+def test_the_plan_of_the_tour_is_one(tmp_path: Path) -> None:
     from assay.plan.plan import parse
 
     (text,) = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
 
 
-def descend(model, optimizer, steps) -> list[float]:
+def descend(model: nn.Sequential, optimizer: Any, steps: int) -> list[float]:
     """Fit a network to a fixed linear target; the losses on the way."""
     inputs = torch.linspace(-1, 1, 24).reshape(8, 3)
     losses = []
@@ -54,19 +55,19 @@ def descend(model, optimizer, steps) -> list[float]:
     return losses
 
 
-def optimizer_of(settings, model):
+def optimizer_of(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd, model: nn.Sequential) -> torch.optim.Optimizer:
     return build(settings, parameter_groups(model, STAGES, lr=0.02), lr=0.02)
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_goes_downhill(settings):
+def test_goes_downhill(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd) -> None:
     model = network()
     losses = descend(model, optimizer_of(settings, model), 40)
     assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_comes_back_as_it_was(settings):
+def test_comes_back_as_it_was(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd) -> None:
     model = network()
     optimizer = optimizer_of(settings, model)
     descend(model, optimizer, 3)
@@ -82,7 +83,7 @@ def test_comes_back_as_it_was(settings):
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_a_rate_is_set_in_every_group(settings):
+def test_a_rate_is_set_in_every_group(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd) -> None:
     model = network()
     groups = parameter_groups(model, STAGES, lr=1.0, discriminative=(1e-4, 1e-2))
     optimizer = build(settings, groups, lr=1.0)
@@ -95,7 +96,7 @@ def test_a_rate_is_set_in_every_group(settings):
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([g["lr"] for g in groups])
 
 
-def test_settings_reach_the_optimiser():
+def test_settings_reach_the_optimiser() -> None:
     model = network()
     optimizer = optimizer_of(Sgd(momentum=0.8, nesterov=True), model)
     assert isinstance(optimizer, torch.optim.SGD)
@@ -105,7 +106,7 @@ def test_settings_reach_the_optimiser():
     assert {settings.kind for settings in ALL} == set(OPTIMIZERS)
 
 
-def test_fused_equals_unfused():
+def test_fused_equals_unfused() -> None:
     one, two = network(), network()
     fused = optimizer_of(AdamW(), one)
     plain = torch.optim.AdamW(parameter_groups(two, STAGES, lr=0.02), fused=False)
@@ -116,7 +117,7 @@ def test_fused_equals_unfused():
         torch.testing.assert_close(a, b)
 
 
-def test_norms_and_biases_do_not_decay():
+def test_norms_and_biases_do_not_decay() -> None:
     groups = parameter_groups(network(), STAGES, lr=1.0, weight_decay=0.05)
     found = {group["name"]: (len(group["params"]), group["weight_decay"]) for group in groups}
     assert found == {
@@ -128,14 +129,14 @@ def test_norms_and_biases_do_not_decay():
     }
 
 
-def test_rates_of_stages():
+def test_rates_of_stages() -> None:
     assert stage_rates(3, lr=1.0) == [1.0, 1.0, 1.0]
     assert stage_rates(3, lr=1.0, discriminative=(1e-4, 1e-2)) == pytest.approx([1e-4, 1e-3, 1e-2])
     assert stage_rates(1, lr=1.0, discriminative=(1e-4, 1e-2)) == [1e-2]
     assert stage_rates(3, lr=1.0, layer_decay=0.5) == [0.25, 0.5, 1.0]
 
 
-def test_frozen_parameters_are_passed_over():
+def test_frozen_parameters_are_passed_over() -> None:
     model = network()
     model[0].requires_grad_(False)
     groups = parameter_groups(model, STAGES, lr=1.0, discriminative=(1e-4, 1e-2))
@@ -143,23 +144,23 @@ def test_frozen_parameters_are_passed_over():
     assert [group["lr"] for group in groups] == pytest.approx([1e-4, 1e-2, 1e-2])
 
 
-def test_all_frozen_is_refused():
+def test_all_frozen_is_refused() -> None:
     with pytest.raises(PlanError, match="every parameter of the model is frozen"):
         parameter_groups(network().requires_grad_(False), STAGES, lr=1.0)
 
 
-def test_two_ways_to_set_the_rate_of_a_stage_are_refused():
+def test_two_ways_to_set_the_rate_of_a_stage_are_refused() -> None:
     with pytest.raises(PlanError, match="keep one of them"):
         parameter_groups(network(), STAGES, lr=1.0, discriminative=(0.1, 1.0), layer_decay=0.5)
 
 
 @pytest.mark.parametrize(("stages", "message"), [(STAGES[:2], "no stage holds"), ([*STAGES, STAGES[0]], "two stages")])
-def test_every_trainable_parameter_is_in_one_stage(stages, message):
+def test_every_trainable_parameter_is_in_one_stage(stages: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parameter_groups(network(), stages, lr=1.0)
 
 
-def test_a_name_stands_for_its_defaults():
+def test_a_name_stands_for_its_defaults() -> None:
     assert ADAPTER.validate_python("adamw") == AdamW()
     assert ADAPTER.validate_python({"kind": "sgd", "momentum": 0.5}) == Sgd(momentum=0.5)
 
@@ -173,6 +174,6 @@ def test_a_name_stands_for_its_defaults():
         {"kind": "adam", "eps": 0},
     ],
 )
-def test_contradictions_are_refused(value):
+def test_contradictions_are_refused(value: dict[str, Any] | str) -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.split import folds
 from assay.predictions.out_of_fold import out_of_fold, out_of_fold_by, single_fold_labels, single_fold_notes
+from assay.predictions.predict import Predictions
 from assay.training.linear import fit_linear
 
 KIND = Head("kind", tuple("abcd"))
@@ -21,7 +23,7 @@ TAGS = Head("tags", ("p", "q"), "multilabel")
 TEXTS = pl.List(pl.String)
 
 
-def images(*codes, hashes=None, groups=None, heads=(KIND,)):
+def images(*codes: Any, hashes: Any = None, groups: Any = None, heads: Any = (KIND,)) -> Samples:
     """Samples with these codes, one array a head; every image has contents of its own unless told otherwise."""
     count = len(codes[0])
     names = [f"{number:05}" for number in range(count)]
@@ -39,18 +41,18 @@ def images(*codes, hashes=None, groups=None, heads=(KIND,)):
     return Samples(pl.DataFrame(columns, schema_overrides=texts), LabelSpace(tuple(heads)), Path("/p"))
 
 
-def right(predictions, samples):
+def right(predictions: Predictions, samples: Samples) -> int:
     """How many labels of the head `kind` are the most probable one."""
     return int((predictions.logits[:, : KIND.size].argmax(axis=1) == samples.codes()[0]).sum())
 
 
-def chance(right, count, *, share=0.25):
+def chance(right: int, count: int, *, share: float = 0.25) -> Any:
     """Whether so many right of `count` are what guessing gives, but for one time in 1,000."""
     low, high = binom.interval(0.999, count, share)
     return low <= right <= high
 
 
-def by_heart(samples, features):
+def by_heart(samples: Samples, features: Any) -> int:
     weak = {head.name: (1.0,) for head in samples.space}  # searched, it would be as strong as chance deserves
     linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=0, strengths=weak)
     return int((linear.logits(features).argmax(axis=1) == samples.codes()[0]).sum())
@@ -59,7 +61,7 @@ def by_heart(samples, features):
 # What can only be learnt by heart
 
 
-def test_a_random_label_is_not_told_by_models_that_did_not_see_it():
+def test_a_random_label_is_not_told_by_models_that_did_not_see_it() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(600, 300)).astype(np.float32)
     samples = images(generator.integers(0, 4, 600))
@@ -70,7 +72,7 @@ def test_a_random_label_is_not_told_by_models_that_did_not_see_it():
     assert by_heart(samples, features) > 0.6 * 600
 
 
-def test_copies_do_not_tell_each_other():
+def test_copies_do_not_tell_each_other() -> None:
     """Every image is there twice, with the same random label."""
     generator = np.random.default_rng(1)
     once = generator.normal(size=(300, 200)).astype(np.float32)
@@ -85,7 +87,7 @@ def test_copies_do_not_tell_each_other():
     assert not chance(right(torn, samples) // 2, 300)
 
 
-def test_a_random_tag_is_not_told_either():
+def test_a_random_tag_is_not_told_either() -> None:
     generator = np.random.default_rng(2)
     features = generator.normal(size=(600, 300)).astype(np.float32)
     samples = images(generator.integers(0, 2, (600, 2)), heads=(TAGS,))
@@ -94,7 +96,7 @@ def test_a_random_tag_is_not_told_either():
     assert all(chance(int(number), 600, share=0.5) for number in hits)
 
 
-def test_what_can_be_learnt_is_told():
+def test_what_can_be_learnt_is_told() -> None:
     generator = np.random.default_rng(3)
     codes = generator.integers(0, 4, 400)
     codes[::3] = -1
@@ -110,12 +112,12 @@ def test_what_can_be_learnt_is_told():
 # Every fold by what the others teach
 
 
-def test_each_image_is_answered_once_by_the_others():
+def test_each_image_is_answered_once_by_the_others() -> None:
     samples = images(np.arange(60) % 4)
     fold = folds(samples, 3, seed=0)
     asked = []
 
-    def answer(train, held):
+    def answer(train: Any, held: Any) -> Any:
         assert set(train.ids) | set(held.ids) == set(samples.ids)
         assert not set(train.ids) & set(held.ids)
         asked.extend(held.ids)
@@ -130,7 +132,7 @@ def test_each_image_is_answered_once_by_the_others():
 # Folds
 
 
-def test_folds_are_stratified_over_all_heads():
+def test_folds_are_stratified_over_all_heads() -> None:
     generator = np.random.default_rng(0)
     codes, tags = np.arange(200) % 4, (generator.random((200, 2)) < [0.1, 0.5]).astype(np.int64)
     fold = folds(images(codes, tags, heads=(KIND, TAGS)), 5, seed=0)
@@ -140,7 +142,7 @@ def test_folds_are_stratified_over_all_heads():
         assert counts == pytest.approx(np.full(5, label.sum() / 5), abs=1.5)
 
 
-def test_folds_hang_on_the_seed_and_not_on_the_order():
+def test_folds_hang_on_the_seed_and_not_on_the_order() -> None:
     samples = images(np.arange(100) % 4)
     first = folds(samples, 5, seed=0)
     assert np.array_equal(folds(samples.take(np.arange(100)[::-1]), 5, seed=0)[::-1], first)
@@ -154,7 +156,7 @@ def test_folds_hang_on_the_seed_and_not_on_the_order():
     hashes=st.lists(st.sampled_from([*"hijk", *map(str, range(40))]), min_size=40, max_size=40),
     count=st.integers(2, 6),
 )
-def test_what_belongs_together_shares_a_fold(codes, groups, hashes, count):
+def test_what_belongs_together_shares_a_fold(codes: list[int], groups: Any, hashes: Any, count: int) -> None:
     samples = images(np.array(codes), groups=groups[: len(codes)], hashes=hashes[: len(codes)])
     fold = folds(samples, count, seed=0)
     assert fold.shape == (len(codes),)
@@ -167,7 +169,7 @@ def test_what_belongs_together_shares_a_fold(codes, groups, hashes, count):
 # Classes with few images
 
 
-def test_a_class_in_one_fold_only_cannot_be_judged():
+def test_a_class_in_one_fold_only_cannot_be_judged() -> None:
     codes = np.array([0, 1] * 20 + [2, 3, 3])
     samples = images(codes)
     fold = folds(samples, 5, seed=0)
@@ -181,13 +183,13 @@ def test_a_class_in_one_fold_only_cannot_be_judged():
     assert found.probabilities[40, 2] < 1e-6  # that model has never seen the class
 
 
-def test_copies_of_one_image_are_one():
+def test_copies_of_one_image_are_one() -> None:
     codes = np.array([0, 1] * 20 + [2, 2, 2])
     samples = images(codes, hashes=[*map(str, range(40)), *"xxx"])
     assert single_fold_labels(samples, folds(samples, 5, seed=0))[0].tolist() == (codes == 2).tolist()
 
 
-def test_a_tag_there_once_is_judged_where_it_is_absent():
+def test_a_tag_there_once_is_judged_where_it_is_absent() -> None:
     tags = np.zeros((30, 2), dtype=np.int64)
     tags[7, 0], tags[::2, 1], tags[3] = 1, 1, -1
     samples = images(tags, heads=(TAGS,))
@@ -196,7 +198,7 @@ def test_a_tag_there_once_is_judged_where_it_is_absent():
     assert "tags: 'p': all images lie in one fold" in single_fold_notes(samples, masks)[0]
 
 
-def test_one_class_only():
+def test_one_class_only() -> None:
     samples = images(np.ones(20, dtype=np.int64))
     fold = folds(samples, 5, seed=0)
     found = out_of_fold(samples, np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32), fold, seed=0)
@@ -205,13 +207,13 @@ def test_one_class_only():
 
 
 @pytest.mark.parametrize(("codes", "hashes"), [([0], ["x"]), ([0, 1, 2], ["x", "x", "x"])])
-def test_what_cannot_be_parted_is_refused(codes, hashes):
+def test_what_cannot_be_parted_is_refused(codes: list[int], hashes: list[str]) -> None:
     samples = images(np.array(codes), hashes=hashes)
     with pytest.raises(DataError, match="cannot be parted into folds"):
         out_of_fold(samples, np.zeros((len(codes), 3), np.float32), folds(samples, 5, seed=0), seed=0)
 
 
-def test_nothing_labelled_is_refused():
+def test_nothing_labelled_is_refused() -> None:
     samples = images(np.full(9, -1))
     with pytest.raises(DataError, match="no training image has a known label"):
         out_of_fold(samples, np.zeros((9, 3), np.float32), folds(samples, 3, seed=0), seed=0)

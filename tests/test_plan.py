@@ -6,7 +6,7 @@ import copy
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from assay.errors import AssayError, DataError, PlanError
 from assay.plan import plan as plan_module
-from assay.plan.plan import Plan, anchored, complete, from_source, json_schema, load, parse, plain, to_yaml
+from assay.plan.plan import LoadedPlan, Plan, anchored, complete, from_source, json_schema, load, parse, plain, to_yaml
 from assay.plan.recipes import recipe_names, recipe_summary, recipe_text
 from assay.plan.yaml_lines import read
 from assay.settings import Settings
@@ -96,7 +96,7 @@ def fit_of(*overrides: str) -> Train:
     return plan_of(TEXT, *overrides).steps[1].settings
 
 
-def test_a_plan_is_read():
+def test_a_plan_is_read() -> None:
     plan = plan_of()
     assert (plan.data.folder, plan.model.backbone, plan.seed) == (Path("photos"), "resnet18", 3)
     assert [step.kind for step in plan.steps] == ["explain", "fit", "repeat"]
@@ -104,7 +104,7 @@ def test_a_plan_is_read():
     assert plan.steps[1].settings == Train(epochs=3, lr=0.003, schedule=FlatCos())
 
 
-def test_steps_within_steps_are_read():
+def test_steps_within_steps_are_read() -> None:
     inner = plan_of().steps[2].settings
     assert inner.times == 2
     assert inner.steps[0] == StepPlan(kind="look", settings=Look())
@@ -112,12 +112,12 @@ def test_steps_within_steps_are_read():
     assert inner.steps[1].settings == Train(schedule=Cosine(warm_up=0.1), augment=augment)
 
 
-def test_steps_may_be_missing_or_empty():
+def test_steps_may_be_missing_or_empty() -> None:
     for text in ("data: {folder: x}", "data: {folder: x}\nsteps:", "data: {folder: x}\nsteps: []"):
         assert plan_of(text).steps == ()
 
 
-def test_names_are_text_however_they_are_written():
+def test_names_are_text_however_they_are_written() -> None:
     plan = plan_of(with_steps("  - fit: {start: 007, classes: {1: 0.5, no: 2, 2.50: 3}}\n  - fit: {start: no}"))
     assert plan.steps[0].settings.start == "007"
     assert plan.steps[0].settings.classes == {"1": 0.5, "no": 2, "2.50": 3}
@@ -142,7 +142,7 @@ def test_names_are_text_however_they_are_written():
         ("data: {folder: x}\nseed: .inf", "plan.yaml, line 2: seed is Infinity; it must be a finite number."),
     ],
 )
-def test_refusals(text, message):
+def test_refusals(text: str, message: str) -> None:
     assert refusal(text).startswith(message)
 
 
@@ -204,18 +204,18 @@ def test_refusals(text, message):
         ),
     ],
 )
-def test_refused_steps(step, message):
+def test_refused_steps(step: str, message: str) -> None:
     got = refusal(with_steps(f"  - {step}"))
     assert got.startswith(f"plan.yaml, line 3: {message}")
     assert "\n" not in got
 
 
-def test_all_problems_are_told_in_the_order_of_their_lines():
+def test_all_problems_are_told_in_the_order_of_their_lines() -> None:
     lines = refusal("data: {folder: x, tabel: y}\nsteps:\n  - look: {size: 1}\n  - fti\nseed: x").splitlines()
     assert [line.split(":")[0] for line in lines] == [f"plan.yaml, line {n}" for n in (1, 3, 4, 5)]
 
 
-def test_at_most_five_problems_are_told():
+def test_at_most_five_problems_are_told() -> None:
     lines = refusal(with_steps("  - fit: {lr: 0}\n" * 7)).splitlines()
     assert len(lines) == 6
     assert lines[-1] == "and 2 more."
@@ -246,11 +246,11 @@ def test_at_most_five_problems_are_told():
         ("steps.1.fit.start=007", Train(epochs=3, lr=0.003, schedule=FlatCos(), start="007")),
     ],
 )
-def test_a_value_is_set(text, expected):
+def test_a_value_is_set(text: str, expected: Train) -> None:
     assert fit_of(text) == expected
 
 
-def test_values_are_set_everywhere():
+def test_values_are_set_everywhere() -> None:
     plan = plan_of(
         TEXT,
         "seed=7",
@@ -263,7 +263,7 @@ def test_values_are_set_everywhere():
     assert plan_of("data: {folder: x}", "model.backbone=resnet18").model.backbone == "resnet18"
 
 
-def test_the_last_value_set_counts():
+def test_the_last_value_set_counts() -> None:
     assert fit_of("steps.1.fit.epochs=4", "steps.1.fit.epochs=5").epochs == 5
 
 
@@ -286,7 +286,7 @@ def test_the_last_value_set_counts():
         ("=3", "a value is set by KEY=VALUE"),
     ],
 )
-def test_refused_values(text, message):
+def test_refused_values(text: str, message: str) -> None:
     assert refusal(TEXT, text).startswith(f"--set {text}: {message}")
 
 
@@ -313,12 +313,12 @@ ALL_ENTRIES = ENTRIES | REPEATS.map(lambda s: StepPlan(kind="repeat", settings=s
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(ALL_ENTRIES, max_size=3), st.integers(0, 99), st.text("a1 /.'\":#-\n", min_size=1), st.booleans())
-def test_a_plan_written_is_read_back_equal(steps, seed, folder, full):
+def test_a_plan_written_is_read_back_equal(steps: Any, seed: int, folder: str, full: Any) -> None:
     plan = Plan.model_validate({"data": {"folder": Path(folder)}, "seed": seed, "steps": tuple(steps)})
     assert parse(to_yaml(plan, full=full), "x", steps=STEPS) == plan
 
 
-def test_a_plan_written_says_what_was_set_and_no_more():
+def test_a_plan_written_says_what_was_set_and_no_more() -> None:
     assert to_yaml(plan_of()) == TEXT.replace("data:\n  folder: photos/", "data: {folder: photos}").replace(
         "- look\n", "- look: {}\n"
     ).replace("- look:\n", "- look: {}\n").replace("3e-3", "0.003").replace(
@@ -326,13 +326,13 @@ def test_a_plan_written_says_what_was_set_and_no_more():
     ).replace("[0.3, 1]", "[0.3, 1.0]")
 
 
-def test_a_plan_written_in_full_says_the_defaults_too():
+def test_a_plan_written_in_full_says_the_defaults_too() -> None:
     text = to_yaml(plan_of(with_steps("  - look")), full=True)
     assert "look: {size: 128}" in text
     assert "seed: 0" in text
 
 
-def test_a_dumped_plan_has_the_settings_of_its_steps():
+def test_a_dumped_plan_has_the_settings_of_its_steps() -> None:
     steps = plan_of().model_dump(mode="json")["steps"]
     assert steps[0] == {"look": {"size": 128}}
     assert steps[2]["repeat"]["steps"][1]["fit"]["schedule"]["warm_up"] == 0.1
@@ -340,7 +340,7 @@ def test_a_dumped_plan_has_the_settings_of_its_steps():
 
 @settings(deadline=None, max_examples=80)
 @given(st.data())
-def test_a_mangled_plan_is_read_or_refused(data):
+def test_a_mangled_plan_is_read_or_refused(data: Any) -> None:
     lines = TEXT.splitlines()
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(lines) - 1))
@@ -357,7 +357,7 @@ def valid(text: str) -> bool:
     return jsonschema.Draft202012Validator(SCHEMA).is_valid(read(text, "x").value)
 
 
-def test_the_schema_is_one():
+def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$defs"]["Train"]["properties"]["lr"]["description"] == "Top learning rate."
 
@@ -372,7 +372,7 @@ def test_the_schema_is_one():
         "- fit: {loss: {smoothing: 0.1}}",
     ],
 )
-def test_the_schema_accepts(steps):
+def test_the_schema_accepts(steps: str) -> None:
     assert valid(TEXT)
     assert valid(with_steps(steps))
     assert plan_of(with_steps(steps))
@@ -390,16 +390,16 @@ def test_the_schema_accepts(steps):
         "- repeat: {times: 1, steps: [fti]}",
     ],
 )
-def test_the_schema_refuses(steps):
+def test_the_schema_refuses(steps: str) -> None:
     assert not valid(with_steps(steps))
     refusal(with_steps(steps))
 
 
-def source(place: Path, **options):
+def source(place: Path, **options: Any) -> LoadedPlan:
     return from_source(place, steps=STEPS, **options)
 
 
-def test_a_folder_is_a_source(tmp_path, monkeypatch):
+def test_a_folder_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my photos.v2").mkdir()
     monkeypatch.chdir(tmp_path)
     loaded = source(Path("my photos.v2"), overrides=["data.split.val=0.3"])
@@ -409,14 +409,14 @@ def test_a_folder_is_a_source(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".TSV", ".parquet"])
-def test_a_table_is_a_source(tmp_path, suffix):
+def test_a_table_is_a_source(tmp_path: Path, suffix: str) -> None:
     table = tmp_path / f"labels{suffix}"
     table.touch()
     loaded = source(table)
     assert (loaded.plan.data.table, loaded.source_name) == (table, "labels")
 
 
-def test_a_plan_file_is_a_source(tmp_path):
+def test_a_plan_file_is_a_source(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(TEXT, encoding="utf-8-sig")
     loaded = source(path, overrides=["steps.1.fit.epochs=9"])
@@ -425,7 +425,7 @@ def test_a_plan_file_is_a_source(tmp_path):
     assert loaded.plan == plan_of(TEXT, "steps.1.fit.epochs=9")
 
 
-def test_values_for_steps_that_are_not_chosen_yet_wait_for_them(tmp_path):
+def test_values_for_steps_that_are_not_chosen_yet_wait_for_them(tmp_path: Path) -> None:
     path = tmp_path / "data.yaml"
     path.write_text("data: {folder: photos}")
     loaded = source(path, overrides=["steps.1.fit.epochs=9", "seed=4"])
@@ -448,7 +448,7 @@ def test_values_for_steps_that_are_not_chosen_yet_wait_for_them(tmp_path):
         ("latin.yaml", "data: {folder: caf\xe9}".encode("latin-1"), PlanError, "is not UTF-8 text"),
     ],
 )
-def test_refused_sources(tmp_path, name, content, kind, message):
+def test_refused_sources(tmp_path: Path, name: str, content: Any, kind: Any, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(kind, match=message) as caught:
@@ -456,7 +456,7 @@ def test_refused_sources(tmp_path, name, content, kind, message):
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_recipe_adds_what_the_source_does_not_say(tmp_path, monkeypatch):
+def test_a_recipe_adds_what_the_source_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "# Quick.\n# And good.\ndata: {split: {val: 0.1}}\nsteps:\n  - look\n  - fit: {epochs: 2}\n"
     monkeypatch.setattr(plan_module, "recipe_text", {"quick": text}.__getitem__)
     plan = source(tmp_path, recipe="quick", overrides=["steps.1.fit.lr=0.1"]).plan
@@ -465,7 +465,7 @@ def test_a_recipe_adds_what_the_source_does_not_say(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["steps: [look]", "seed: 1"])
-def test_a_recipe_and_a_plan_may_not_say_the_same(tmp_path, monkeypatch, key):
+def test_a_recipe_and_a_plan_may_not_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setattr(plan_module, "recipe_text", lambda _: "seed: 3\nsteps: [look]")
     path = tmp_path / "plan.yaml"
     path.write_text(f"data: {{folder: x}}\n{key}")
@@ -473,13 +473,13 @@ def test_a_recipe_and_a_plan_may_not_say_the_same(tmp_path, monkeypatch, key):
         source(path, recipe="quick")
 
 
-def test_a_mistake_in_a_recipe_names_its_line(tmp_path, monkeypatch):
+def test_a_mistake_in_a_recipe_names_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "recipe_text", lambda _: "seed: 3\nsteps:\n  - fit: {epoch: 1}")
     with pytest.raises(PlanError, match=r"^recipe quick, line 3: steps.0.fit.epoch is not known"):
         source(tmp_path, recipe="quick")
 
 
-def test_recipes_are_plans():
+def test_recipes_are_plans() -> None:
     with pytest.raises(PlanError, match="--recipe nonesuch: there is no such recipe"):
         recipe_text("nonesuch")
     for name in recipe_names():
@@ -489,7 +489,7 @@ def test_recipes_are_plans():
         parse(plan_module.write(value), name)
 
 
-def test_the_steps_that_there_are_make_a_schema_and_a_plan():
+def test_the_steps_that_there_are_make_a_schema_and_a_plan() -> None:
     jsonschema.Draft202012Validator.check_schema(json_schema())
     steps = "  - probe: {size: 128}\n  - fit: {freeze: backbone, epochs: 3, schedule: flat_cos, lr: 3e-3}\n"
     plan = parse(with_steps(steps + "  - repeat: {times: 2, steps: [probe]}"), "plan.yaml")
@@ -498,11 +498,11 @@ def test_the_steps_that_there_are_make_a_schema_and_a_plan():
     assert plain(plan)["steps"][1]["fit"]["epochs"] == 3
 
 
-def test_every_refusal_is_the_users_to_mend():
+def test_every_refusal_is_the_users_to_mend() -> None:
     assert issubclass(PlanError, AssayError)
 
 
-def test_a_copy_of_an_anchored_plan_means_the_same_elsewhere(tmp_path):
+def test_a_copy_of_an_anchored_plan_means_the_same_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text("data: {folder: photos}\nmodel: {weights: w.safetensors}\n")
     loaded = load(tmp_path / "plan.yaml")
     plan = anchored(loaded)

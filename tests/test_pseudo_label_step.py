@@ -376,7 +376,7 @@ def test_without_a_model_before_the_first_round_is_kept(carry: Carry) -> None:
         ("only_if_better: true, metric: top_5", PlanError, "'top_5' is not measured on this data. There are: "),
     ],
 )
-def test_what_cannot_be_compared_is_refused(carry: Carry, settings: str, error: Any, message: str) -> None:
+def test_what_cannot_be_compared_is_refused(carry: Carry, settings: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         carry(PROBE, f"repeat: {{times: 1, {settings}, steps: [{LABEL}]}}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -38,7 +39,7 @@ KINDS = [All(), Confidence(), Relative(), Quota(quota=2), Quota(quota={"share": 
 
 
 @st.composite
-def multiclass(draw):
+def multiclass(draw: st.DrawFn) -> Any:
     """A head of three classes that are all known, unknown images, and probabilities with ties in and among them."""
     codes = np.array([0, 1, 2, *draw(st.lists(st.integers(-1, 2), max_size=20))])
     scores = draw(arrays(np.float32, (len(codes), 3), elements=st.sampled_from([1.0, 1.5, 2.0, 4.0, 60.0])))
@@ -46,14 +47,14 @@ def multiclass(draw):
 
 
 @st.composite
-def multilabel(draw):
+def multilabel(draw: st.DrawFn) -> tuple[Head, np.ndarray, np.ndarray]:
     """The same of two tags, each known to be present and absent."""
     codes = np.array([[0, 1], [1, 0], *draw(st.lists(st.tuples(*[st.integers(-1, 1)] * 2), max_size=12))])
     values = st.sampled_from([0.0, 0.05, 0.3, 0.5, 0.7, 0.95, 1.0])
     return TAGS, codes, draw(arrays(np.float32, codes.shape, elements=values))
 
 
-def differing(case):
+def differing(case: Any) -> Any:
     return np.ptp(case[2], axis=0).max() > 0.01
 
 
@@ -62,13 +63,13 @@ SHARES = st.floats(0, 1)
 MANY = settings(max_examples=50, deadline=None)
 
 
-def views_of(probabilities):
+def views_of(probabilities: Any) -> np.ndarray:
     return np.stack([probabilities, probabilities[::-1]])
 
 
 @MANY
 @given(CASES, st.sampled_from(KINDS), st.booleans())
-def test_known_labels_are_never_touched(case, keep, soft):
+def test_known_labels_are_never_touched(case: Any, keep: Any, soft: Any) -> None:
     head, codes, probabilities = case
     before = codes.copy()
     chosen = choose_pseudo_labels(
@@ -85,7 +86,7 @@ def test_known_labels_are_never_touched(case, keep, soft):
 
 @MANY
 @given(CASES)
-def test_all_keeps_every_unknown_label(case):
+def test_all_keeps_every_unknown_label(case: Any) -> None:
     head, codes, probabilities = case
     chosen = choose_pseudo_labels(head, codes, probabilities, keep=All())
     assert (chosen.kept == (codes < 0)).all()
@@ -95,13 +96,13 @@ def test_all_keeps_every_unknown_label(case):
 
 @MANY
 @given(CASES, SHARES)
-def test_kept_at_a_confidence_are_exactly_those_as_confident(case, least):
+def test_kept_at_a_confidence_are_exactly_those_as_confident(case: Any, least: float) -> None:
     chosen = choose_pseudo_labels(*case, keep=Confidence(confidence=least))
     answered = chosen.codes >= 0
     assert (chosen.kept[answered] == (chosen.confidence[answered] >= least)).all()
 
 
-def test_a_confidence_that_is_just_reached_is_kept():
+def test_a_confidence_that_is_just_reached_is_kept() -> None:
     probabilities = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.25, 0.75, 0], [0.25, 0.74, 0.01]])
     chosen = choose_pseudo_labels(SEASON, np.array([0, 1, 2, -1, -1]), probabilities, keep=Confidence(confidence=0.75))
     assert chosen.rows.tolist() == [3]
@@ -109,7 +110,7 @@ def test_a_confidence_that_is_just_reached_is_kept():
 
 @MANY
 @given(CASES, SHARES, SHARES, st.sampled_from([Confidence, Relative]))
-def test_a_higher_threshold_keeps_a_subset(case, one, other, kind):
+def test_a_higher_threshold_keeps_a_subset(case: Any, one: Any, other: Any, kind: Any) -> None:
     low, high = sorted((one, other))
     name = kind.__name__.lower()
     few, many = (choose_pseudo_labels(*case, keep=kind(**{name: share})).kept for share in (high, low))
@@ -118,7 +119,7 @@ def test_a_higher_threshold_keeps_a_subset(case, one, other, kind):
 
 @MANY
 @given(CASES, st.integers(1, 8))
-def test_a_quota_is_exact_and_takes_the_most_confident(case, quota):
+def test_a_quota_is_exact_and_takes_the_most_confident(case: Any, quota: Any) -> None:
     head, codes, probabilities = case
     every, chosen = (
         choose_pseudo_labels(head, codes, probabilities, keep=keep) for keep in (All(), Quota(quota=quota))
@@ -135,7 +136,7 @@ def test_a_quota_is_exact_and_takes_the_most_confident(case, quota):
                 assert confidence[inside, column].min() >= confidence[outside, column].max()
 
 
-def test_a_share_of_each_class_is_rounded_and_at_least_one():
+def test_a_share_of_each_class_is_rounded_and_at_least_one() -> None:
     codes = np.array([0, 1, 2] + [-1] * 13)
     probabilities = np.full((16, 3), 0.1)
     probabilities[np.arange(16), [0, 1, 2, *[0] * 10, 1, 1, 2]] = 0.8
@@ -144,7 +145,7 @@ def test_a_share_of_each_class_is_rounded_and_at_least_one():
     assert chosen.rows.tolist() == [3, 4, 5, 13, 15]  # of equally confident images the first
 
 
-def test_relative_thresholds_follow_how_sure_the_model_is_of_a_class():
+def test_relative_thresholds_follow_how_sure_the_model_is_of_a_class() -> None:
     confidence, groups = np.array([1.0, 0.8, 0.6, 0.3, 0.9]), np.array([0, 0, 2, 2, 0])
     np.testing.assert_allclose(thresholds(confidence, groups, 0.8), [0.8, 0, 0.4])
     probabilities = np.array([[0.99, 0.01, 0], [0, 0.99, 0.01], [0.01, 0, 0.99], [0.95, 0.05, 0], [0.1, 0.6, 0.3]])
@@ -157,7 +158,7 @@ def test_relative_thresholds_follow_how_sure_the_model_is_of_a_class():
     assert choose_pseudo_labels(SEASON, codes, probabilities, keep=Confidence(confidence=0.9)).rows.tolist() == [3]
 
 
-def test_views_must_agree_in_the_class_and_all_have_an_answer():
+def test_views_must_agree_in_the_class_and_all_have_an_answer() -> None:
     codes = np.array([0, 1, 2, -1, -1, -1])
     probabilities = np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.8, 0.1, 0.1]] * 2)
     views = np.stack([probabilities, 0.5 * probabilities + 0.5 / 3, probabilities])
@@ -172,7 +173,7 @@ def test_views_must_agree_in_the_class_and_all_have_an_answer():
     assert chosen.kept[2].tolist() == [False, True]
 
 
-def test_soft_labels_are_the_probabilities_of_what_is_kept():
+def test_soft_labels_are_the_probabilities_of_what_is_kept() -> None:
     codes = np.array([[0, 1], [1, 0], [-1, 1], [-1, -1]])
     probabilities = np.array([[0.1, 0.9], [0.9, 0.1], [0.97, 0.2], [0.6, 0.01]], np.float32)
     chosen = choose_pseudo_labels(TAGS, codes, probabilities, keep=Confidence(), soft=True)
@@ -189,7 +190,7 @@ def test_soft_labels_are_the_probabilities_of_what_is_kept():
 
 
 @pytest.mark.parametrize("head", [SEASON, TAGS], ids=lambda head: head.kind)
-def test_nothing_unlabelled_is_an_empty_choice_with_a_note(head):
+def test_nothing_unlabelled_is_an_empty_choice_with_a_note(head: Head) -> None:
     codes = np.array([0, 1, 2]) if head is SEASON else np.array([[0, 1], [1, 0], [1, 1]])
     chosen = choose_pseudo_labels(head, codes, np.eye(3)[:, : head.size], keep=All())
     assert not chosen.kept.any()
@@ -198,14 +199,14 @@ def test_nothing_unlabelled_is_an_empty_choice_with_a_note(head):
 
 
 @pytest.mark.parametrize("head", [SEASON, TAGS], ids=lambda head: head.kind)
-def test_everything_unlabelled_is_refused(head):
+def test_everything_unlabelled_is_refused(head: Head) -> None:
     with pytest.raises(DataError, match=f"No label is known under head '{head.name}'.*Label some images"):
         choose_pseudo_labels(head, head.unknown(4), np.full((4, head.size), 0.5), keep=All())
 
 
 @MANY
 @given(CASES, st.sampled_from(KINDS))
-def test_images_without_an_answer_are_never_chosen(case, keep):
+def test_images_without_an_answer_are_never_chosen(case: Any, keep: Any) -> None:
     head, codes, probabilities = case
     unknown = np.flatnonzero(~head.known(codes))
     assume(len(unknown))
@@ -219,14 +220,16 @@ def test_images_without_an_answer_are_never_chosen(case, keep):
 
 
 @pytest.mark.parametrize("keep", KINDS, ids=lambda keep: keep.kind)
-def test_a_model_that_answers_the_same_for_all_labels_nothing(keep):
+def test_a_model_that_answers_the_same_for_all_labels_nothing(
+    keep: Agreement | All | Confidence | Quota | Relative,
+) -> None:
     codes, probabilities = np.array([0, 1, 2, -1, -1]), np.full((5, 3), 1 / 3)
     chosen = choose_pseudo_labels(SEASON, codes, probabilities, keep=keep, view_probabilities=probabilities[None])
     assert not chosen.kept.any()
     assert chosen.notes == ("Head 'season': no pseudo-labels, since the model answers the same for all images.",)
 
 
-def test_equal_probabilities_of_a_image_give_the_first_class_and_presence():
+def test_equal_probabilities_of_a_image_give_the_first_class_and_presence() -> None:
     codes = np.array([0, 1, 2, -1])
     probabilities = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]])
     assert choose_pseudo_labels(SEASON, codes, probabilities, keep=All()).codes[3] == 1
@@ -237,7 +240,7 @@ def test_equal_probabilities_of_a_image_give_the_first_class_and_presence():
     ]
 
 
-def test_what_the_known_labels_cannot_teach_is_not_given():
+def test_what_the_known_labels_cannot_teach_is_not_given() -> None:
     probabilities = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0], [0.8, 0.1, 0.1], [0, 0.1, 0.9]])
     chosen = choose_pseudo_labels(SEASON, np.array([0, 1, -1, -1]), probabilities, keep=All())
     assert chosen.rows.tolist() == [2]
@@ -251,14 +254,14 @@ def test_what_the_known_labels_cannot_teach_is_not_given():
     assert "'city'" in chosen.notes[0]
 
 
-def test_closed_cells_stay_unknown_and_take_no_quota():
+def test_closed_cells_stay_unknown_and_take_no_quota() -> None:
     codes = np.array([0, 1, 2, -1, -1])
     probabilities = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.9, 0.1, 0], [0.6, 0.4, 0]])
     closed = np.arange(5) == 3
     assert choose_pseudo_labels(SEASON, codes, probabilities, keep=Quota(quota=1), closed=closed).rows.tolist() == [4]
 
 
-def test_changes_count_new_different_and_gone_labels():
+def test_changes_count_new_different_and_gone_labels() -> None:
     probabilities = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.9, 0.1, 0], [0.8, 0.2, 0], [0.4, 0.3, 0.3]])
     chosen = choose_pseudo_labels(
         SEASON, np.array([0, 1, 2, -1, -1, -1]), probabilities, keep=Confidence(confidence=0.7)
@@ -283,7 +286,9 @@ def test_changes_count_new_different_and_gone_labels():
         ({"agreement": "views"}, Agreement()),
     ],
 )
-def test_what_to_keep_is_said_by_name_or_key(said, meant):
+def test_what_to_keep_is_said_by_name_or_key(
+    said: dict[str, Any] | str, meant: Agreement | All | Confidence | Quota | Relative
+) -> None:
     assert ADAPTER.validate_python(said) == meant
     assert ADAPTER.validate_python(meant.model_dump()) == meant
     jsonschema.validate(said, ADAPTER.json_schema())
@@ -305,7 +310,7 @@ def test_what_to_keep_is_said_by_name_or_key(said, meant):
         {"agreement": "folds"},
     ],
 )
-def test_what_cannot_be_kept_is_refused(said):
+def test_what_cannot_be_kept_is_refused(said: dict[str, Any] | float | str) -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(said)
 
@@ -335,7 +340,7 @@ SEASONS = samples(
 TAGGED = samples(TAGS, label_tags=[["beach"], ["city"], ["beach"], None], unknown_tags=[None, None, ["city"], None])
 
 
-def season_probabilities(*unknown):
+def season_probabilities(*unknown: Any) -> np.ndarray:
     return np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], *unknown])
 
 
@@ -343,7 +348,7 @@ FIRST = season_probabilities([0.9, 0.1, 0], [0.2, 0.8, 0], [0.3, 0.3, 0.4])
 SECOND = season_probabilities([0.1, 0.9, 0], [0.4, 0.3, 0.3], [0.1, 0.2, 0.7])
 
 
-def season_round(before, probabilities, step, **more):
+def season_round(before: Any, probabilities: np.ndarray, step: str, **more: Any) -> Any:
     """A round on what these edits make of the samples: the edits of all, the samples, and the choice."""
     now = apply(SEASONS, before)
     codes, closed = without_labels(SEASON, now, before)
@@ -352,7 +357,7 @@ def season_round(before, probabilities, step, **more):
     return after, apply(SEASONS, after), chosen
 
 
-def test_edits_give_the_samples_what_was_chosen():
+def test_edits_give_the_samples_what_was_chosen() -> None:
     made, result, chosen = season_round([], FIRST, "03")
     assert made[0] == Edit(
         id="d", head="season", action="set", old=None, new="spring",
@@ -363,7 +368,7 @@ def test_edits_give_the_samples_what_was_chosen():
     assert result.table["weight:season"].to_list() == [1, 1, 1, 1, 2, 1]
 
 
-def test_a_later_round_labels_anew_and_takes_back():
+def test_a_later_round_labels_anew_and_takes_back() -> None:
     made, before, _ = season_round([], FIRST, "round 1")
     made, result, chosen = season_round(made, SECOND, "round 2")
     assert chosen.changed_since(before.codes()[0]) == (1, 1, 1)
@@ -379,8 +384,8 @@ def test_a_later_round_labels_anew_and_takes_back():
     assert again.codes()[0].tolist() == result.codes()[0].tolist()
 
 
-def test_weights_are_of_the_image_as_given_in_every_round():
-    def weights(result):
+def test_weights_are_of_the_image_as_given_in_every_round() -> None:
+    def weights(result: Samples) -> Any:
         return result.table["weight:season"].to_list()
 
     made, result, _ = season_round([], FIRST, "round 1", weight=0.5)
@@ -393,7 +398,7 @@ def test_weights_are_of_the_image_as_given_in_every_round():
     assert weights(result) == [1, 1, 1, 1, 2, 1]
 
 
-def test_tags_of_half_labelled_images_are_set_without_touching_the_known_ones():
+def test_tags_of_half_labelled_images_are_set_without_touching_the_known_ones() -> None:
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.2, 0.7], [0.3, 0.9]])
     codes, closed = without_labels(TAGS, TAGGED, [])
     chosen = choose_pseudo_labels(TAGS, codes, probabilities, keep=All(), closed=closed)
@@ -410,7 +415,7 @@ def test_tags_of_half_labelled_images_are_set_without_touching_the_known_ones():
     assert (codes == TAGGED.codes()[0]).all()
 
 
-def test_what_was_dropped_or_a_person_decided_is_closed():
+def test_what_was_dropped_or_a_person_decided_is_closed() -> None:
     before = [
         Edit(id="a", head="season", action="drop", old="spring", step="02"),
         Edit(id="d", head="season", action="set", old=None, new="autumn", step=PERSON),
@@ -426,7 +431,7 @@ def test_what_was_dropped_or_a_person_decided_is_closed():
 
 @MANY
 @given(CASES, st.sampled_from(KINDS), st.sampled_from([1.0, 0.5, "confidence"]))
-def test_edits_fit_the_samples_and_are_allowed(case, keep, weight):
+def test_edits_fit_the_samples_and_are_allowed(case: Any, keep: Any, weight: Any) -> None:
     head, codes, probabilities = case
     names = np.array(head.classes)
     if head.kind == "multiclass":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,36 +25,36 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_as_known(name):
+def test_as_known(name: str) -> None:
     found = receptive_field(build_backbone(name, size=64), size=64).to_json()
     assert (found["stride"], found["receptive_field"]) == KNOWN[name]
 
 
-def test_without_its_last_pooling_a_network_sees_less_and_closer():
+def test_without_its_last_pooling_a_network_sees_less_and_closer() -> None:
     with torch.device("meta"):
         network = build_backbone("vgg16_no_last_pool")
     found = receptive_field(network, size=64).to_json()
     assert (found["stride"], found["receptive_field"]) == (16, 196)
 
 
-def test_gates_over_channels_are_left_out():
+def test_gates_over_channels_are_left_out() -> None:
     assert receptive_field(build_backbone("seresnext50_32x4d"), size=64) == receptive_field(
         build_backbone("resnext50_32x4d"), size=64
     )
 
 
-def test_factorised_convolutions_see_as_far():
+def test_factorised_convolutions_see_as_far() -> None:
     factorized, plain = (build_backbone(name) for name in ("factorized_densenet121", "densenet121"))
     assert receptive_field(factorized, size=64) == receptive_field(plain, size=64)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_mambaout"])
-def test_tokens_see_everything_and_maps_do_not(name):
+def test_tokens_see_everything_and_maps_do_not(name: str) -> None:
     found = receptive_field(build_backbone(name, size=64), size=64).to_json()
     assert (found["receptive_field"] is None) == (name == "test_vit")
 
 
-def test_the_modes_of_the_network_are_as_they_were():
+def test_the_modes_of_the_network_are_as_they_were() -> None:
     network = build_backbone("test_resnet").train()
     network.bn1.eval()
     receptive_field(network, size=32)
@@ -60,7 +62,7 @@ def test_the_modes_of_the_network_are_as_they_were():
     assert not network.bn1.training
 
 
-def test_rows_and_columns_apart():
+def test_rows_and_columns_apart() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, (1, 5), stride=(1, 2)), nn.MaxPool2d((3, 1), stride=(3, 1)))
     found = receptive_field(network, size=32)
     assert (found.stride, found.field) == ((3, 2), (3, 5))
@@ -69,17 +71,17 @@ def test_rows_and_columns_apart():
 class Joined(nn.Module):
     """A short way and a long one, added or put side by side."""
 
-    def __init__(self, short, long, together):
+    def __init__(self, short: str, long: Any, together: Any) -> None:
         super().__init__()
         self.short, self.long, self.together = short, long, together
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         parts = [self.short(x), self.long(x)]
         return sum(parts) if self.together == "added" else torch.cat(parts, 1)
 
 
 @st.composite
-def networks(draw):
+def networks(draw: st.DrawFn) -> nn.Sequential:
     layers, channels = [], 3
     for _ in range(draw(st.integers(1, 3))):
         kernel, stride, dilation = draw(st.sampled_from([1, 3, 5])), draw(st.integers(1, 2)), draw(st.integers(1, 2))
@@ -102,7 +104,7 @@ def networks(draw):
 
 @given(networks())
 @settings(max_examples=25, deadline=None)
-def test_what_it_says_is_what_really_changes(network):
+def test_what_it_says_is_what_really_changes(network: Any) -> None:
     """A pixel that is no number makes just those positions no numbers that see it."""
     side = 96
     found = receptive_field(network, size=side)

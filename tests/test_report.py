@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,13 +50,13 @@ def page(run: Path, setting: Setting = NO_MAP) -> str:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, colours) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
     folder = tmp_path_factory.mktemp("report")
     return train(folder, f"folder: {colours}, split: {{val: 0.4}}", "probe: {size: 32}", FIT, "calibrate: {}")
 
 
 @pytest.fixture
-def run(finished, tmp_path) -> Path:
+def run(finished: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
@@ -67,13 +68,13 @@ def tags(folder: Path, text: str) -> str:
     return f"table: {folder / 'tags.csv'}, root: {folder / 'images'}, image: file, split: {{val: 0.4}}"
 
 
-def rows(tag) -> str:
+def rows(tag: Any) -> str:
     return "".join(
         f"{name}/{number}.png,{tag(name, number)}\n" for name in ("red", "green", "blue") for number in range(8)
     )
 
 
-def test_every_run_ends_with_a_page_and_says_so(finished):
+def test_every_run_ends_with_a_page_and_says_so(finished: Path) -> None:
     text = (finished / "report.html").read_text(encoding="utf-8")
     assert "<section" in text
     assert "report: " in (finished / "log.jsonl").read_text(encoding="utf-8")
@@ -82,7 +83,7 @@ def test_every_run_ends_with_a_page_and_says_so(finished):
     assert text.count("url(data:image/webp;base64,") >= 1
 
 
-def test_the_page_tells_what_was_measured(finished):
+def test_the_page_tells_what_was_measured(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     metric = metrics["scores"]["metrics"]["accuracy"]
     text = page(finished)
@@ -92,12 +93,12 @@ def test_the_page_tells_what_was_measured(finished):
     assert "not finished" not in text
 
 
-def test_the_same_run_gives_the_same_page_but_for_the_time(run):
+def test_the_same_run_gives_the_same_page_but_for_the_time(run: Path) -> None:
     first, second = (page(run, Setting()).split("<footer>")[0] for _ in range(2))
     assert first == second
 
 
-def test_a_run_that_was_killed_shows_what_there_is(run):
+def test_a_run_that_was_killed_shows_what_there_is(run: Path) -> None:
     for name in ("metrics.json", "report.html", "steps/03-calibrate", "steps/02-fit/done.json", "model"):
         place = run / name
         shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -108,10 +109,12 @@ def test_a_run_that_was_killed_shows_what_there_is(run):
     assert "There is no map" not in text
 
 
-def test_a_run_killed_in_its_first_epochs_shows_the_curves_of_its_checkpoint(colours, tmp_path, monkeypatch):
+def test_a_run_killed_in_its_first_epochs_shows_the_curves_of_its_checkpoint(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from assay.training import loop
 
-    def kill(*_):
+    def kill(*_: Any) -> None:
         raise KeyboardInterrupt
 
     ended = loop._end_epoch
@@ -124,7 +127,7 @@ def test_a_run_killed_in_its_first_epochs_shows_the_curves_of_its_checkpoint(col
     assert "There is no metric yet" in text
 
 
-def test_a_run_that_has_only_read_its_images(run):
+def test_a_run_that_has_only_read_its_images(run: Path) -> None:
     for name in ("metrics.json", "steps", "model"):
         place = run / name
         shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -133,7 +136,7 @@ def test_a_run_that_has_only_read_its_images(run):
     assert "There is no model yet." in text
 
 
-def test_numbers_in_a_panel_stand_beside_one_another():
+def test_numbers_in_a_panel_stand_beside_one_another() -> None:
     from assay.report.sections.history import _numbered
 
     def point(x: float, value: float, mark: str = "alone") -> dict:
@@ -143,7 +146,7 @@ def test_numbers_in_a_panel_stand_beside_one_another():
     assert [row["said"] for row in _numbered(rows, 10.5)] == [False, True, True, True, True, False]
 
 
-def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
+def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run that can be reported on"):
         write_report(tmp_path)
     found = CliRunner().invoke(cli.app, ["report", str(tmp_path / "none")])
@@ -151,7 +154,7 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_writes_the_page_again(run):
+def test_the_command_writes_the_page_again(run: Path) -> None:
     (run / "report.html").unlink()
     found = CliRunner().invoke(
         cli.app, ["report", str(run), "--map", "20", "--perplexity", "5", "--json", "--device", "cpu"]
@@ -160,7 +163,7 @@ def test_the_command_writes_the_page_again(run):
     assert "20 of 45 images" in " ".join((run / "report.html").read_text(encoding="utf-8").split())
 
 
-def test_no_errors_at_all(run):
+def test_no_errors_at_all(run: Path) -> None:
     judged = read_run(run).judged
     assert judged is not None
     step, logits = run / "steps" / "03-calibrate", 20 * np.eye(3, dtype=np.float32)[judged.codes[0]]
@@ -174,7 +177,7 @@ def test_no_errors_at_all(run):
     assert "Where it is worst" not in text
 
 
-def test_no_validation(colours, tmp_path):
+def test_no_validation(colours: Path, tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text(
         "file,label,split\n"
         + "".join(
@@ -187,7 +190,7 @@ def test_no_validation(colours, tmp_path):
     assert "No labelled image was held back and judged" in text
 
 
-def test_one_tag(tmp_path):
+def test_one_tag(tmp_path: Path) -> None:
     table = "file,tags\n" + rows(lambda name, _: "blue" if name == "blue" else "-")
     data = tags(tmp_path, table) + ', heads: {tags: {column: tags, separator: ";", none: "-"}}'
     text = page(train(tmp_path, data, "probe: {size: 32}"), Setting())
@@ -195,7 +198,7 @@ def test_one_tag(tmp_path):
     assert "threshold 0.50" in text
 
 
-def test_tags_show_thresholds_and_outcomes(tmp_path):
+def test_tags_show_thresholds_and_outcomes(tmp_path: Path) -> None:
     table = "file,tags\n" + rows(
         lambda name, number: "" if number == 7 else f"{name};warm" if name == "red" else name if number else "-"
     )
@@ -207,7 +210,7 @@ def test_tags_show_thresholds_and_outcomes(tmp_path):
     assert "3 unlabelled" in text or "without a label" in text
 
 
-def test_several_heads_with_unknown_labels(tmp_path):
+def test_several_heads_with_unknown_labels(tmp_path: Path) -> None:
     table = "file,colour,size\n" + rows(
         lambda name, number: f"{name},{'' if number < 4 else 'large' if number % 2 else 'small'}"
     )
@@ -217,7 +220,7 @@ def test_several_heads_with_unknown_labels(tmp_path):
     assert 'data-head="h1"' in text
 
 
-def test_a_image_deleted_since_is_shown_from_the_cache_and_without_it_named_as_gone(tmp_path):
+def test_a_image_deleted_since_is_shown_from_the_cache_and_without_it_named_as_gone(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", each=8)
     run = train(tmp_path, f"folder: {images}, split: {{val: 0.4}}", "probe: {size: 32}")
     before = page(run)
@@ -230,7 +233,7 @@ def test_a_image_deleted_since_is_shown_from_the_cache_and_without_it_named_as_g
     assert "There is no map. The decoded images are gone" in text
 
 
-def test_a_thousand_classes_stay_light(tmp_path):
+def test_a_thousand_classes_stay_light(tmp_path: Path) -> None:
     """Most of them declared only: the baselines take long over classes that occur."""
     images = write_images(tmp_path / "images", each=30)
     table = "file,label\n" + "".join(f"{name}/{n}.png,c{n}\n" for name in ("red", "green", "blue") for n in range(30))
@@ -243,7 +246,7 @@ def test_a_thousand_classes_stay_light(tmp_path):
     assert len(text.encode()) < 1_500_000
 
 
-def test_edits_are_shown_with_their_images(run):
+def test_edits_are_shown_with_their_images(run: Path) -> None:
     ledger = Ledger.read(run / "ledger.csv")
     id_ = next(id_ for id_ in read_run(run).samples.ids if id_.startswith("red"))
     edit = Edit(id=id_, head="label", action="set", old="red", new="blue", step="person", reason="<i>seen</i>")
@@ -253,8 +256,10 @@ def test_edits_are_shown_with_their_images(run):
     assert "&lt;i&gt;seen&lt;/i&gt;" in text
 
 
-def test_a_report_that_cannot_be_written_ends_no_run(colours, tmp_path, monkeypatch):
-    def refuse(*_, **__):
+def test_a_report_that_cannot_be_written_ends_no_run(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise RunError("the disk said no")
 
     monkeypatch.setattr("assay.report.report.write_report", refuse)
@@ -263,8 +268,10 @@ def test_a_report_that_cannot_be_written_ends_no_run(colours, tmp_path, monkeypa
     assert "no report was written: the disk said no" in (run / "log.jsonl").read_text()
 
 
-def test_a_fault_in_the_report_surfaces_once_all_else_is_written(colours, tmp_path, monkeypatch):
-    def break_(*_, **__):
+def test_a_fault_in_the_report_surfaces_once_all_else_is_written(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("assay.report.report.write_report", break_)
@@ -273,7 +280,7 @@ def test_a_fault_in_the_report_surfaces_once_all_else_is_written(colours, tmp_pa
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_ten_thousand_noisy_images_stay_below_eight_megabytes():
+def test_ten_thousand_noisy_images_stay_below_eight_megabytes() -> None:
     """Noise is what compresses worst. 600 images at a fifteenth of what the 9,000 that a page shows may take."""
     noise = np.random.default_rng(0).integers(0, 255, (600, 64, 64, 3), dtype=np.uint8)
     small = sheets(noise, budget=BUDGETS["small"] // 15, options=SMALL_SIDE)
@@ -286,13 +293,13 @@ def test_ten_thousand_noisy_images_stay_below_eight_megabytes():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="bytes that are no UTF-8 are no name there")
-def test_names_that_are_no_text_are_written_out():
+def test_names_that_are_no_text_are_written_out() -> None:
     from assay.messages import plain
 
     assert plain("a\udcffb\n\u202e") == "a\\xffb\\n\\u202e"
 
 
-def test_validation_of_one_class_alone(tmp_path):
+def test_validation_of_one_class_alone(tmp_path: Path) -> None:
     table = "file,label,split\n" + rows(lambda name, n: f"{name},{'val' if name == 'red' and n % 2 else 'train'}")
     data = tags(tmp_path, table).removesuffix(", split: {val: 0.4}") + ", heads: {label: {column: label}}"
     run = train(tmp_path, data, "probe: {size: 32}")
@@ -304,7 +311,7 @@ def test_validation_of_one_class_alone(tmp_path):
     assert not re.search(r"\b(nan|inf|None)\b", words)
 
 
-def test_suspicion_colours_the_map_where_labels_were_judged(tmp_path):
+def test_suspicion_colours_the_map_where_labels_were_judged(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", each=20)
     wrong = [images / "red" / f"{number}.png" for number in range(3)]
     for place in wrong:

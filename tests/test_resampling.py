@@ -10,14 +10,14 @@ from benchmarks.resampling import draws, interval, with_interval
 from assay.metrics.intervals import Metric
 
 
-def test_draws_are_resamples():
+def test_draws_are_resamples() -> None:
     block = np.concatenate(list(draws(50, 20, seed=3)), axis=1)
     assert block.shape == (50, 20)
     assert (block.sum(axis=0) == 50).all()
     assert block.mean() == 1
 
 
-def test_draws_follow_the_seed_and_not_the_block_size(monkeypatch):
+def test_draws_follow_the_seed_and_not_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.concatenate(list(draws(30, 25, seed=1)), axis=1)
     monkeypatch.setattr(resampling, "CELLS", 30 * 4)
     blocks = list(draws(30, 25, seed=1))
@@ -26,12 +26,12 @@ def test_draws_follow_the_seed_and_not_the_block_size(monkeypatch):
     assert not np.array_equal(np.concatenate(list(draws(30, 25, seed=2)), axis=1), whole)
 
 
-def test_no_images_no_draws():
+def test_no_images_no_draws() -> None:
     assert list(draws(0, 10, seed=0)) == []
     assert list(draws(10, 0, seed=0)) == []
 
 
-def test_interval_agrees_with_theory_for_a_share():
+def test_interval_agrees_with_theory_for_a_share() -> None:
     hits = (np.arange(400) < 300).astype(np.float32)
     shares = np.concatenate([hits @ weights / 400 for weights in draws(400, 2000, seed=0)])
     low, high = interval(shares)
@@ -40,7 +40,7 @@ def test_interval_agrees_with_theory_for_a_share():
     assert high == pytest.approx(0.75 + half, abs=0.006)
 
 
-def test_undefined_resamples_are_left_out():
+def test_undefined_resamples_are_left_out() -> None:
     assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
     assert interval(np.array([np.nan])) is None
     assert with_interval(0.5, 3, np.empty(0)) == Metric(0.5, 3, None, None)

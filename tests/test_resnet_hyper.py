@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,18 +15,18 @@ from assay.errors import ModelError, PlanError
 from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone, built_with, feature_count, stages
 from assay.models.classifier import ModelSettings, build_classifier, from_spec, spec
-from assay.plan.plan import parse, to_yaml
+from assay.plan.plan import Plan, parse, to_yaml
 from factories import noise_batch
 
 SPACE = LabelSpace((Head("label", ("a", "b", "c")),))
 SMALL = {"depth": [1, 1, 2, 1], "width": 8}
 
 
-def build(**options):
+def build(**options: Any) -> nn.Module:
     return build_backbone("resnet_hyper", size=32, options=options)
 
 
-def count(network):
+def count(network: nn.Module) -> Any:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -33,12 +34,12 @@ def count(network):
     ("options", "name"),
     [({}, "resnet50"), ({"block": "grouped"}, "resnext50_32x4d"), ({"block": "v2"}, "resnetv2_50")],
 )
-def test_by_default_it_is_the_network_of_fifty_layers(options, name):
+def test_by_default_it_is_the_network_of_fifty_layers(options: dict[str, Any], name: str) -> None:
     assert count(build(**options)) == count(build_backbone(name))
 
 
 @pytest.mark.parametrize("depth", [(3, 4, 6, 3), (3, 8, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3), (1, 2, 1, 1)])
-def test_as_deep_as_told(depth):
+def test_as_deep_as_told(depth: tuple[int, int, int, int]) -> None:
     with torch.device("meta"):  # shapes alone
         network = build(depth=list(depth))
     blocks = [len(getattr(network, f"layer{stage}")) for stage in range(1, 5)]
@@ -47,7 +48,7 @@ def test_as_deep_as_told(depth):
 
 @pytest.mark.parametrize("block", ["v1", "v2", "grouped"])
 @pytest.mark.parametrize("pool", ["avg", "max"])
-def test_every_block_and_pooling_gives_features(block, pool):
+def test_every_block_and_pooling_gives_features(block: str, pool: str) -> None:
     network = build(block=block, pool=pool, groups=4, **SMALL).eval()
     with torch.inference_mode():
         found = network(noise_batch(seed=0))
@@ -57,7 +58,7 @@ def test_every_block_and_pooling_gives_features(block, pool):
     torch.testing.assert_close(found, expected)
 
 
-def test_v2_activates_before_and_v1_after():
+def test_v2_activates_before_and_v1_after() -> None:
     v1, v2 = build(block="v1", **SMALL), build(block="v2", **SMALL)
     assert isinstance(v2.stages[1].blocks[0].norm1, BatchNormAct2d)
     assert next(v2.stages[1].blocks[0].named_children())[0] != "conv1"
@@ -65,7 +66,7 @@ def test_v2_activates_before_and_v1_after():
     assert isinstance(v2.norm, BatchNormAct2d)
 
 
-def test_groups_part_the_square_convolution_alone():
+def test_groups_part_the_square_convolution_alone() -> None:
     network = build(block="grouped", groups=4, **SMALL)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert {one.groups for one in convolutions if one.kernel_size == (3, 3)} == {4}
@@ -73,14 +74,14 @@ def test_groups_part_the_square_convolution_alone():
     assert network.layer1[0].conv2.in_channels == 16
 
 
-def test_the_stages_can_be_frozen():
+def test_the_stages_can_be_frozen() -> None:
     for block, prefix in (("v1", "layer"), ("v2", "stages.")):
         first = 1 if block == "v1" else 0
         names = [stage.name for stage in stages(build(block=block, **SMALL))]
         assert names == ["stem", *(f"{prefix}{number}" for number in range(first, first + 4))]
 
 
-def test_a_description_rebuilds_it():
+def test_a_description_rebuilds_it() -> None:
     settings = ModelSettings(backbone="resnet_hyper", weights="none", options={"block": "v2", "pool": "max", **SMALL})
     model = build_classifier(settings, SPACE, seed=3, base=Path(), size=32).eval()
     described = json.loads(json.dumps(spec(model)))
@@ -91,20 +92,20 @@ def test_a_description_rebuilds_it():
         assert torch.equal(again(noise_batch(seed=0)), model(noise_batch(seed=0)))
 
 
-def test_networks_of_timm_have_no_options():
+def test_networks_of_timm_have_no_options() -> None:
     assert built_with(build_backbone("test_resnet")) == {}
     assert spec(from_spec({**spec_of("test_resnet")}))["options"] == {}
 
 
-def spec_of(name):
+def spec_of(name: str) -> Any:
     return spec(build_classifier(ModelSettings(backbone=name, weights="none"), SPACE, seed=0, base=Path(), size=32))
 
 
-def plan(model):
+def plan(model: str) -> Plan:
     return parse(f"data: {{folder: photos}}\nmodel: {model}\n", "plan.yaml")
 
 
-def test_a_plan_says_options_and_is_written_with_them():
+def test_a_plan_says_options_and_is_written_with_them() -> None:
     said = plan("{backbone: resnet_hyper, weights: none, options: {block: v2, depth: [3, 4, 23, 3], pool: max}}")
     assert said.model.options == {"block": "v2", "depth": [3, 4, 23, 3], "pool": "max"}
     assert parse(to_yaml(said), "again") == said
@@ -126,11 +127,11 @@ HYPER = "backbone: resnet_hyper, options"
         ),
     ],
 )
-def test_options_that_are_wrong_are_refused_when_the_plan_is_read(model, said):
+def test_options_that_are_wrong_are_refused_when_the_plan_is_read(model: str, said: str) -> None:
     with pytest.raises(PlanError, match=said):
         plan(model)
 
 
-def test_from_python_too():
+def test_from_python_too() -> None:
     with pytest.raises(ModelError, match="width is not known"):
         build_backbone("test_resnet", options={"width": 8})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +29,14 @@ SIZE, SIDE = 32, 40
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("same") / "images"
     write_noise((folder / f"{number}.png" for number in range(5)), height=48, width=48)
     return folder
 
 
 @pytest.fixture(scope="module", params=["contiguous", "channels_last"])
-def artifact(request) -> Predictor:
+def artifact(request: pytest.FixtureRequest) -> Predictor:
     """The default backbone with its published weights."""
     space = LabelSpace((Head("label", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
     classifier = build_classifier(ModelSettings(), space, seed=0, base=Path(), size=SIZE).eval()
@@ -44,12 +46,14 @@ def artifact(request) -> Predictor:
     return Predictor(saved, (hardware,), "model")
 
 
-def answers(artifact: Predictor, paths: list[Path], **options) -> np.ndarray:
+def answers(artifact: Predictor, paths: list[Path], **options: Any) -> np.ndarray:
     chunks = list(artifact.stream([(str(path), path) for path in paths], tta=VIEWS, **options))
     return np.concatenate([chunk.probabilities for chunk in chunks])
 
 
-def test_the_same_image_gets_the_same_answer_under_any_name(artifact, images, tmp_path, monkeypatch):
+def test_the_same_image_gets_the_same_answer_under_any_name(
+    artifact: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     absolute = sorted(images.iterdir())
     expected = answers(artifact, absolute)
     monkeypatch.chdir(images)
@@ -62,7 +66,7 @@ def test_the_same_image_gets_the_same_answer_under_any_name(artifact, images, tm
     assert not np.allclose(expected[0], expected[1])
 
 
-def test_the_same_image_gets_the_same_answer_in_any_order_and_batch(artifact, images):
+def test_the_same_image_gets_the_same_answer_in_any_order_and_batch(artifact: Predictor, images: Path) -> None:
     paths = sorted(images.iterdir())
     expected = answers(artifact, paths)
     assert np.array_equal(answers(artifact, paths[::-1])[::-1], expected)
@@ -70,7 +74,7 @@ def test_the_same_image_gets_the_same_answer_in_any_order_and_batch(artifact, im
     np.testing.assert_allclose(answers(artifact, paths, batch=1), expected, atol=1e-5)
 
 
-def test_views_within_a_run_are_those_of_predicting(artifact, images, tmp_path):
+def test_views_within_a_run_are_those_of_predicting(artifact: Predictor, images: Path, tmp_path: Path) -> None:
     """Validation calls an image by its path below the data; `predict` by the path it was given."""
     paths = sorted(images.iterdir())
     ids = [f"data/{path.name}" for path in paths]
@@ -81,14 +85,16 @@ def test_views_within_a_run_are_those_of_predicting(artifact, images, tmp_path):
     np.testing.assert_allclose(np.mean(each, axis=0)[:, :3], answers(artifact, paths)[:, :3], atol=1e-6)
 
 
-def test_images_are_shown_alike_to_the_bit_beside_any_others(images):
+def test_images_are_shown_alike_to_the_bit_beside_any_others(images: Path) -> None:
     pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(images.iterdir())])
     together = tta_views(VIEWS)[2].show(torch.from_numpy(pixels).permute(0, 3, 1, 2), list("abcde"), size=SIZE)
     alone = tta_views(VIEWS)[2].show(torch.from_numpy(pixels[3:4]).permute(0, 3, 1, 2), ["x"], size=SIZE)
     assert torch.equal(alone, together[3:4])
 
 
-def test_the_same_data_in_another_place_trains_the_same_weights(colours, tiny_plan, plain_runs, tmp_path):
+def test_the_same_data_in_another_place_trains_the_same_weights(
+    colours: Path, tiny_plan: Callable[..., str], plain_runs: None, tmp_path: Path
+) -> None:
     moved = shutil.copytree(colours, tmp_path / "moved" / "elsewhere")
     weights = []
     for number, place in enumerate((colours, moved)):

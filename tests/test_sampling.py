@@ -149,7 +149,9 @@ def test_heads_that_are_not_there_or_know_nothing(settings: AnySampling) -> None
 
 @examples(max_examples=60, deadline=None)
 @given(times=st.lists(st.floats(0.01, 9), min_size=1, max_size=40), seed=st.integers(0, 2**32), epoch=st.integers(0, 9))
-def test_every_epoch_shows_each_image_as_often_as_it_should_or_once_more_or_less(times, seed, epoch) -> None:
+def test_every_epoch_shows_each_image_as_often_as_it_should_or_once_more_or_less(
+    times: list[float], seed: int, epoch: int
+) -> None:
     order = SampledOrder(np.array(times), seed)
     rows = order.rows(epoch)
     assert len(rows) == order.length == max(1, round(sum(times)))

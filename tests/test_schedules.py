@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,55 +43,63 @@ ALL = [
 ]
 
 
-def curve(settings, total=400, per_epoch=50) -> list[Rate]:
+def curve(
+    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau, total: int = 400, per_epoch: int = 50
+) -> list[Rate]:
     return [rate(settings, step, total=total, per_epoch=per_epoch) for step in range(total + 1)]
 
 
-def factors(settings, **position) -> list[float]:
+def factors(
+    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau, **position: Any
+) -> list[float]:
     return [point.lr_factor for point in curve(settings, **position)]
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_factor_is_a_share_and_momentum_below_one(settings):
+def test_factor_is_a_share_and_momentum_below_one(
+    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau,
+) -> None:
     for point in curve(settings):
         assert 0 <= point.lr_factor <= 1
         assert point.momentum is None or 0 <= point.momentum < 1
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_first_to_last_optimiser_step_learn(settings):
+def test_first_to_last_optimiser_step_learn(
+    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau,
+) -> None:
     assert min(factors(settings)[:-1]) > 0
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_the_top_is_reached(settings):
+def test_the_top_is_reached(settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau) -> None:
     assert max(factors(settings, total=400)) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_same_position_same_rate(settings):
+def test_same_position_same_rate(settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau) -> None:
     assert curve(settings) == curve(settings)
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_no_jumps(settings):
+def test_no_jumps(settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau) -> None:
     if settings != Cyclic(cycle_steps=8, base=0.2):
         steps = itertools.pairwise(factors(settings))
         assert max(abs(b - a) for a, b in steps) < 0.03
 
 
-def test_one_line_a_kind():
+def test_one_line_a_kind() -> None:
     assert {settings.kind for settings in ALL} == {*SCHEDULES, "reduce_on_plateau"}
 
 
-def test_flat_cos_is_flat_then_falls():
+def test_flat_cos_is_flat_then_falls() -> None:
     shares = factors(FlatCos(flat=0.75, end=0.1))
     assert shares[:301] == [1.0] * 301
     assert all(a > b for a, b in itertools.pairwise(shares[300:]))
     assert shares[-1] == pytest.approx(0.1)
 
 
-def test_one_cycle_goes_up_then_down():
+def test_one_cycle_goes_up_then_down() -> None:
     shares = factors(OneCycle(warm_up=0.25, div=25, final_div=1000))
     assert shares[0] == pytest.approx(1 / 25)
     assert shares[100] == pytest.approx(1)
@@ -99,25 +108,25 @@ def test_one_cycle_goes_up_then_down():
     assert shares[100:] == sorted(shares[100:], reverse=True)
 
 
-def test_one_cycle_momentum_is_in_opposite_phase():
+def test_one_cycle_momentum_is_in_opposite_phase() -> None:
     momenta = [point.momentum for point in curve(OneCycle(warm_up=0.25))]
     assert [momenta[i] for i in (0, 100, 400)] == pytest.approx([0.95, 0.85, 0.95])
     assert momenta[:101] == sorted(momenta[:101], reverse=True)
     assert momenta[100:] == sorted(momenta[100:])
 
 
-def test_cyclic_is_a_triangle_with_momentum_against_it():
+def test_cyclic_is_a_triangle_with_momentum_against_it() -> None:
     points = curve(Cyclic(base=0.2, cycle_steps=100))
     assert [points[i].lr_factor for i in (0, 25, 50, 75, 100, 150)] == pytest.approx([0.2, 0.6, 1, 0.6, 0.2, 1])
     assert [points[i].momentum for i in (0, 25, 50, 100)] == pytest.approx([0.95, 0.9, 0.85, 0.95])
 
 
-def test_cycles_are_counted_in_epochs_too():
+def test_cycles_are_counted_in_epochs_too() -> None:
     assert curve(Cyclic(cycle_epochs=0.5)) == curve(Cyclic(cycle_steps=25))
     assert curve(Cyclic()) == curve(Cyclic(cycle_epochs=2))
 
 
-def test_cosine_warms_up_then_falls():
+def test_cosine_warms_up_then_falls() -> None:
     shares = factors(Cosine(warm_up_epochs=2, end=0.01))
     assert shares[0] == pytest.approx(1 / 101)
     assert shares[:101] == sorted(shares[:101])
@@ -127,7 +136,7 @@ def test_cosine_warms_up_then_falls():
     assert curve(Cosine(warm_up=0.25)) == curve(Cosine(warm_up_epochs=2))
 
 
-def test_a_warm_up_longer_than_the_fit_is_refused():
+def test_a_warm_up_longer_than_the_fit_is_refused() -> None:
     with pytest.raises(PlanError, match=r"warm_up_epochs is 5 and the fit ends after 3 epochs. Shorten"):
         rate(Cosine(warm_up_epochs=5), 0, total=30, per_epoch=10)
 
@@ -144,39 +153,39 @@ def test_a_warm_up_longer_than_the_fit_is_refused():
         ([0.5] * 7, 0.01),
     ],
 )
-def test_plateau_waits_for_its_patience(history, expected):
+def test_plateau_waits_for_its_patience(history: Any, expected: float) -> None:
     options = {"factor": 0.1, "patience": 2}
     assert plateau_factor(history, higher_is_better=True, **options) == pytest.approx(expected)
     assert plateau_factor([-h for h in history], higher_is_better=False, **options) == pytest.approx(expected)
 
 
 @given(st.lists(st.floats(0, 1), max_size=30), st.floats(0, 1), st.booleans())
-def test_plateau_never_rises_and_stops_at_least(history, least, higher):
+def test_plateau_never_rises_and_stops_at_least(history: Any, least: float, higher: Any) -> None:
     options = {"factor": 0.5, "patience": 1, "higher_is_better": higher, "least": least}
     shares = [plateau_factor(history[:n], **options) for n in range(len(history) + 1)]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] >= least
 
 
-def test_plateau_is_a_schedule_like_any_other():
+def test_plateau_is_a_schedule_like_any_other() -> None:
     settings = ReduceOnPlateau(factor=0.5, patience=0)
     got = rate(settings, 3, total=9, per_epoch=3, history=[1.0, 2.0], higher_is_better=False)
     assert got == Rate(0.5, None)
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.data())
-def test_short_fits_work(total, per_epoch, data):
+def test_short_fits_work(total: int, per_epoch: int, data: Any) -> None:
     settings = data.draw(st.sampled_from([s for s in ALL if s != Cosine(warm_up_epochs=1.5)]))
     step = data.draw(st.integers(0, total))
     assert 0 <= rate(settings, step, total=total, per_epoch=per_epoch).lr_factor <= 1
 
 
-def test_a_position_outside_the_fit_is_a_fault():
+def test_a_position_outside_the_fit_is_a_fault() -> None:
     with pytest.raises(ValueError, match="optimiser step 11 of 10"):
         rate(Constant(), 11, total=10, per_epoch=5)
 
 
-def test_a_name_stands_for_its_defaults():
+def test_a_name_stands_for_its_defaults() -> None:
     assert ADAPTER.validate_python("one_cycle") == OneCycle()
     assert ADAPTER.validate_python({"kind": "flat_cos", "flat": 0.5}) == FlatCos(flat=0.5)
 
@@ -192,6 +201,6 @@ def test_a_name_stands_for_its_defaults():
         {"warm_up": 0.1},
     ],
 )
-def test_contradictions_and_typing_slips_are_refused(value):
+def test_contradictions_and_typing_slips_are_refused(value: dict[str, Any] | str) -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(value)

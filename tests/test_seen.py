@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,31 +30,31 @@ SPACE = LabelSpace((Head("kind", ("a", "b")),))
 TINY = ModelSettings(backbone="test_efficientnet", weights="none")
 
 
-def content(text):
+def content(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def images(labels):
+def images(labels: list[str | None]) -> Samples:
     names = [str(number) for number in range(len(labels))]
     hashes = [content(name) for name in names]
     facts = {"id": names, "path": names, "split": "train", "group": None, "hash": hashes}
     return Samples(pl.DataFrame({**facts, "label:kind": labels}), SPACE, Path("/p"))
 
 
-def saved(trained_on=None):
+def saved(trained_on: Any = None) -> TrainedModel:
     classifier = build_classifier(TINY, SPACE, seed=0, base=Path(), size=32)
     made = TrainedModel(classifier, SPACE, 32, 32, Resize(), DecisionRule.plain(SPACE))
     return made if trained_on is None else replace(made, trained_on=trained_on)
 
 
-def test_images_are_known_by_the_first_8_bytes_of_their_hash():
+def test_images_are_known_by_the_first_8_bytes_of_their_hash() -> None:
     found = training_hashes([content("b"), None, content("a"), content("b")])
     wanted = {int.from_bytes(hashlib.sha256(text).digest()[:8], "big") for text in (b"a", b"b")}
     assert found.dtype == np.uint64
     assert found.tolist() == sorted(wanted)
 
 
-def test_a_model_says_what_its_backbone_has_seen(tmp_path):
+def test_a_model_says_what_its_backbone_has_seen(tmp_path: Path) -> None:
     images_seen = training_hashes([content("a"), content("b")])
     saved(images_seen).save(tmp_path)
     assert np.array_equal(TrainedModel.load(tmp_path).trained_on, images_seen)
@@ -62,14 +64,14 @@ def test_a_model_says_what_its_backbone_has_seen(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"no array"])
-def test_a_damaged_list_is_no_empty_list(tmp_path, damage):
+def test_a_damaged_list_is_no_empty_list(tmp_path: Path, damage: bytes) -> None:
     saved(training_hashes([content("a")])).save(tmp_path)
     (tmp_path / "trained_on.npy").write_bytes(damage)
     with pytest.raises(RunError, match=r"trained_on\.npy: cannot be read .* Train the run again"):
         TrainedModel.load(tmp_path)
 
 
-def test_where_a_plan_starts_from(tmp_path):
+def test_where_a_plan_starts_from(tmp_path: Path) -> None:
     images_seen = training_hashes([content("a")])
     saved(images_seen).save(tmp_path / "run" / "model")
     of_run = ModelSettings(backbone="test_efficientnet", init_from="run")
@@ -80,7 +82,7 @@ def test_where_a_plan_starts_from(tmp_path):
         assert len(trained_on_at_start(ModelSettings(weights=source), tmp_path, tmp_path / "new")) == 0
 
 
-def test_a_backbone_may_not_judge_what_it_was_trained_on():
+def test_a_backbone_may_not_judge_what_it_was_trained_on() -> None:
     samples = images(["a", None, "b", "a"])
     require_unseen(
         training_hashes([content("1"), content("other")]), samples, what="clean_labels"
@@ -91,7 +93,7 @@ def test_a_backbone_may_not_judge_what_it_was_trained_on():
     assert "fine-tuning anew in every fold" in str(caught.value)
 
 
-def test_a_probe_hands_on_what_the_backbone_has_seen(tmp_path, tiny_plan):
+def test_a_probe_hands_on_what_the_backbone_has_seen(tmp_path: Path, tiny_plan: Callable[..., str]) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(tiny_plan("probe: {size: 32}"))
     first = assay.train(plan, run=tmp_path / "first")

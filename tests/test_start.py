@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from assay.errors import ModelError, PlanError
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
-from assay.models.classifier import HeadSettings, ModelSettings, build_classifier, require_size
+from assay.models.classifier import Classifier, HeadSettings, ModelSettings, build_classifier, require_size
 from assay.models.decision_rule import DecisionRule
 from assay.models.heads import NearestMean, joined
 from assay.models.trained_model import TrainedModel
@@ -34,33 +35,33 @@ class Place:
     lines: list
 
 
-def context(base, model=LOST, *, seed=1):
+def context(base: Path, model: ModelSettings = LOST, *, seed: int = 1) -> Place:
     lines = []
     return Place(model, base, seed, SimpleNamespace(line=lines.append), lines)
 
 
-def state(model=None, *, space=SPACE):
+def state(model: Path | None = None, *, space: LabelSpace = SPACE) -> SimpleNamespace:
     return SimpleNamespace(samples=SimpleNamespace(space=space), model=model)
 
 
-def trained(folder, model=LOST, *, size=64):
+def trained(folder: Path, model: ModelSettings = LOST, *, size: int = 64) -> Classifier:
     classifier = build_classifier(model.without_weights(), SPACE, seed=9, base=folder, size=size)
     TrainedModel(classifier, SPACE, size, size, Resize(), DecisionRule.plain(SPACE)).save(folder)
     return classifier
 
 
-def same(first, second):
+def same(first: Classifier | nn.Module, second: Classifier | nn.Module) -> bool:
     return all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
 
 
 @pytest.mark.parametrize("start", ["previous", "other"])
-def test_a_trained_model_needs_no_weights_file(tmp_path, start):
+def test_a_trained_model_needs_no_weights_file(tmp_path: Path, start: str) -> None:
     before = trained(tmp_path / "other")
     found = classifier_for(start, state(tmp_path / "other"), context(tmp_path), size=32)
     assert same(found, before)
 
 
-def test_a_head_that_is_not_linear_is_drawn_anew(tmp_path):
+def test_a_head_that_is_not_linear_is_drawn_anew(tmp_path: Path) -> None:
     before = trained(tmp_path / "model")
     before.replace_last(joined([NearestMean(before.feature_count, 3, paired=False)]))
     TrainedModel(before, SPACE, 64, 64, Resize(), DecisionRule.plain(SPACE)).save(tmp_path / "model")
@@ -71,14 +72,14 @@ def test_a_head_that_is_not_linear_is_drawn_anew(tmp_path):
     assert told.lines == ["  the head is new: the model started from has a head that is not linear"]
 
 
-def test_a_start_from_nothing_needs_the_weights_file(tmp_path):
+def test_a_start_from_nothing_needs_the_weights_file(tmp_path: Path) -> None:
     trained(tmp_path / "model")
     for start, model in (("pretrained", tmp_path / "model"), ("previous", None)):
         with pytest.raises(ModelError, match=r"lost\.safetensors: there is no such file"):
             classifier_for(start, state(model), context(tmp_path), size=32)
 
 
-def test_a_new_head_is_drawn_as_if_the_weights_had_been_read(tmp_path):
+def test_a_new_head_is_drawn_as_if_the_weights_had_been_read(tmp_path: Path) -> None:
     before = trained(tmp_path / "model")
     save_file(before.backbone.state_dict(), tmp_path / "found.safetensors")
     told = context(tmp_path)
@@ -88,13 +89,13 @@ def test_a_new_head_is_drawn_as_if_the_weights_had_been_read(tmp_path):
     assert "the head is new" in told.lines[0]
 
 
-def test_a_model_of_another_backbone(tmp_path):
+def test_a_model_of_another_backbone(tmp_path: Path) -> None:
     trained(tmp_path / "model", ModelSettings(backbone="test_vit"))
     with pytest.raises(PlanError, match="its backbone is test_vit and the plan's is test_resnet"):
         classifier_for("previous", state(tmp_path / "model"), context(tmp_path), size=32)
 
 
-def test_a_probe_of_a_trained_model_needs_no_weights_file(tmp_path):
+def test_a_probe_of_a_trained_model_needs_no_weights_file(tmp_path: Path) -> None:
     deep = LOST.model_copy(update={"head": HeadSettings(hidden=(4,))})
     before = trained(tmp_path / "model", deep)
     found = probe._bare(state(tmp_path / "model"), context(tmp_path, deep), size=64)
@@ -102,7 +103,7 @@ def test_a_probe_of_a_trained_model_needs_no_weights_file(tmp_path):
     assert found.hidden == ()
 
 
-def test_a_plain_network_is_built_for_the_size_and_keeps_it(tmp_path):
+def test_a_plain_network_is_built_for_the_size_and_keeps_it(tmp_path: Path) -> None:
     plain = ModelSettings(backbone="plain_cnn6", weights="none")
     assert classifier_for("pretrained", state(), context(tmp_path, plain), size=192).feature_count == 9 * 256
     trained(tmp_path / "model", plain, size=128)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,9 +20,10 @@ from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.metrics.intervals import Metric
-from assay.metrics.tallies import multiclass
+from assay.metrics.tallies import Tally, multiclass
 from assay.plan.plan import parse
 from assay.predictions.cross_fitting import gain, mean_gain
+from assay.run.train import Run
 from assay.steps import synthesize
 from assay.steps.fit_settings import FitSettings
 from assay.steps.generated_images import SynthesizeSettings
@@ -31,7 +34,7 @@ GAN = "size: 32, optimizer_steps: 2, batch: 4, width: 4, show_every: 1"
 
 
 @pytest.fixture(scope="module")
-def lopsided(tmp_path_factory) -> Path:
+def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Many red and green images, few blue ones."""
     folder = write_images(tmp_path_factory.mktemp("lopsided") / "images", each=10)
     for number in range(5, 10):
@@ -40,10 +43,10 @@ def lopsided(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def made_up(tiny_plan, lopsided, tmp_path):
+def made_up(tiny_plan: Callable[..., str], lopsided: Path, tmp_path: Path) -> Callable[..., Run]:
     """Train by a plan whose second step is `synthesize` with these settings, and another fit after it."""
 
-    def run(settings: str, *, name: str = "run", data: str = "", least: int = 4, after: str = f"fit: {FIT}"):
+    def run(settings: str, *, name: str = "run", data: str = "", least: int = 4, after: str = f"fit: {FIT}") -> Run:
         plan = tmp_path / f"{name}.yaml"
         source = data or f"folder: {lopsided}, split: {{val: 0.25}}"
         plan.write_text(
@@ -54,11 +57,11 @@ def made_up(tiny_plan, lopsided, tmp_path):
     return run
 
 
-def step(run, name="02-synthesize"):
+def step(run: Any, name: str = "02-synthesize") -> Any:
     return json.loads((run.folder / "steps" / name / "done.json").read_text())
 
 
-def test_images_that_are_kept_are_trained_on_and_never_validate(made_up):
+def test_images_that_are_kept_are_trained_on_and_never_validate(made_up: Callable[..., Run]) -> None:
     run = made_up("classes: [blue], count: 3, keep: always")
     added = Ledger.read(run.folder / "ledger.csv").edits()
     assert [(edit.action, edit.tag, edit.reason) for edit in added] == [("add", "blue", "made up")] * 3
@@ -78,7 +81,7 @@ def test_images_that_are_kept_are_trained_on_and_never_validate(made_up):
     left_behind(run)
 
 
-def left_behind(run):
+def left_behind(run: Any) -> None:
     folder = run.folder / "steps" / "02-synthesize"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     blue = next(path.name for path in (folder / "samples").iterdir() if path.is_dir())
@@ -99,7 +102,7 @@ def left_behind(run):
         assert sheet.size == (8 * 34 - 2, 4 * 34 - 2)
 
 
-def test_by_default_the_few_get_what_they_lack(made_up):
+def test_by_default_the_few_get_what_they_lack(made_up: Callable[..., Run]) -> None:
     run = made_up("keep: never")
     told = step(run)["details"]["classes"]
     train_counts = Samples.read(run.folder / "samples.parquet").part("train")
@@ -124,13 +127,15 @@ BETTER, SAME = Metric(0.1, 6, 0.02, 0.2), Metric(0.1, 6, -0.01, 0.2)
         ("never", BETTER, False),
     ],
 )
-def test_what_decides_is_the_interval(keep, found, kept):
+def test_what_decides_is_the_interval(keep: str, found: Any, kept: bool) -> None:
     settings = SynthesizeSettings(keep=keep, fit=FitSettings())
     assert synthesize._kept(settings, found) is kept
 
 
 @pytest.mark.parametrize(("found", "kept"), [(BETTER, True), (SAME, False)])
-def test_without_a_gain_they_are_left_out_and_that_is_said(found, kept, made_up, monkeypatch):
+def test_without_a_gain_they_are_left_out_and_that_is_said(
+    found: Any, kept: bool, made_up: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(synthesize, "mean_gain", lambda pairs, metric: found)
     run = made_up(f"classes: [blue], count: 2, fit: {FIT}, seeds: 1", after="calibrate")
     assert step(run)["details"]["kept"] is kept
@@ -141,7 +146,9 @@ def test_without_a_gain_they_are_left_out_and_that_is_said(found, kept, made_up,
     assert ("they are kept" in told) is kept
 
 
-def test_it_is_tried_with_them_and_without_under_equal_draws(made_up, monkeypatch):
+def test_it_is_tried_with_them_and_without_under_equal_draws(
+    made_up: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs = []
     monkeypatch.setattr(synthesize, "mean_gain", lambda given, metric: pairs.extend(given) or SAME)
     run = made_up(f"classes: [blue], count: 4, fit: {FIT}, seeds: 2")
@@ -155,11 +162,13 @@ def test_it_is_tried_with_them_and_without_under_equal_draws(made_up, monkeypatc
     assert history["epoch"].max() == 1  # of the fit that counts; what was tried is in no curve
 
 
-def test_the_same_command_goes_on_and_ends_the_same(made_up, monkeypatch):
+def test_the_same_command_goes_on_and_ends_the_same(
+    made_up: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="whole")
     arm, seen = synthesize._arm, []
 
-    def dying(*given):
+    def dying(*given: Any) -> Path:
         seen.append(given[1])
         if len(seen) == 2:
             raise KeyboardInterrupt
@@ -177,7 +186,7 @@ def test_the_same_command_goes_on_and_ends_the_same(made_up, monkeypatch):
     assert unchanged.metrics == two.metrics
 
 
-def test_of_several_heads_the_others_stay_unknown(made_up, lopsided, tmp_path):
+def test_of_several_heads_the_others_stay_unknown(made_up: Callable[..., Run], lopsided: Path, tmp_path: Path) -> None:
     rows = [
         f"{path.relative_to(lopsided)},{path.parent.name},{'sharp' if path.stem in '02468' else '-'}"
         for path in sorted(lopsided.rglob("*.png"))
@@ -194,7 +203,7 @@ def test_of_several_heads_the_others_stay_unknown(made_up, lopsided, tmp_path):
     assert (tags == -1).all()
 
 
-def test_a_image_that_is_gone_is_named(made_up):
+def test_a_image_that_is_gone_is_named(made_up: Callable[..., Run]) -> None:
     run = made_up("classes: [blue], count: 2, keep: always")
     shutil.rmtree(run.folder / "cache")
     (run.folder / "steps" / "02-synthesize" / "made-up" / "00" / "00001.png").unlink()
@@ -211,12 +220,14 @@ def test_a_image_that_is_gone_is_named(made_up):
         ("classes: few", 40, DataError, "there is no class to make images of"),
     ],
 )
-def test_what_it_refuses(settings, least, error, message, made_up):
+def test_what_it_refuses(
+    settings: str, least: int, error: type[Exception], message: str, made_up: Callable[..., Run]
+) -> None:
     with pytest.raises(error, match=message):
         made_up(f"{settings}, keep: always", least=least)
 
 
-def test_a_class_of_three_images_is_refused(made_up, tmp_path):
+def test_a_class_of_three_images_is_refused(made_up: Callable[..., Run], tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", each=8)
     for number in range(3, 8):
         (folder / "blue" / f"{number}.png").unlink()
@@ -225,7 +236,7 @@ def test_a_class_of_three_images_is_refused(made_up, tmp_path):
         made_up("classes: [blue], keep: always", data=data)
 
 
-def test_without_validation_nothing_can_be_decided(made_up, lopsided):
+def test_without_validation_nothing_can_be_decided(made_up: Callable[..., Run], lopsided: Path) -> None:
     with pytest.raises(AssayError, match=r"read off validation.*keep: always or never"):
         made_up(f"classes: [blue], count: 2, fit: {FIT}", data=f"folder: {lopsided}, split: {{val: 0.0}}")
 
@@ -234,7 +245,7 @@ def test_without_validation_nothing_can_be_decided(made_up, lopsided):
     ("settings", "message"),
     [("{}", "keep: if_better needs a fit"), ("{size: 50, keep: never}", "32, 64 or 128"), ("{least: 3}", "at least 4")],
 )
-def test_settings_that_are_refused_when_the_plan_is_read(settings, message):
+def test_settings_that_are_refused_when_the_plan_is_read(settings: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         parse(f"data: {{folder: x}}\nsteps: [synthesize: {settings}]", "plan.yaml")
 
@@ -242,7 +253,7 @@ def test_settings_that_are_refused_when_the_plan_is_read(settings, message):
 HEAD = Head("label", ("a", "b"))
 
 
-def tallies(right, *, n=400):
+def tallies(right: float, *, n: int = 400) -> Tally:
     """Answers of which a share is right, the same images each time."""
     codes = np.arange(n) % 2
     wrong = np.random.default_rng(round(right * 1000)).random(n) > right
@@ -251,7 +262,7 @@ def tallies(right, *, n=400):
     return multiclass(HEAD, codes, probabilities)
 
 
-def test_the_gain_over_seeds_is_the_mean_of_gains():
+def test_the_gain_over_seeds_is_the_mean_of_gains() -> None:
     pairs = [(tallies(0.6), tallies(0.8)), (tallies(0.65), tallies(0.8)), (tallies(0.7), tallies(0.9))]
     found = mean_gain(pairs, "accuracy")
     assert found.value == pytest.approx(np.mean([gain(*pair, "accuracy").value for pair in pairs]))
@@ -261,7 +272,7 @@ def test_the_gain_over_seeds_is_the_mean_of_gains():
     assert (paired.value, paired.low, paired.high) == pytest.approx((alone.value, alone.low, alone.high))
 
 
-def test_seeds_that_disagree_widen_the_interval():
+def test_seeds_that_disagree_widen_the_interval() -> None:
     agreeing = [(tallies(0.7), tallies(0.8))] * 3
     disagreeing = [(tallies(0.7), tallies(share)) for share in (0.5, 0.8, 0.95)]
     widths = [found.high - found.low for found in (mean_gain(pairs, "accuracy") for pairs in (agreeing, disagreeing))]

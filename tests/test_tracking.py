@@ -6,7 +6,9 @@ import json
 import sys
 import types
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -25,10 +27,10 @@ NAMES = ["01-fit", "02-fit"]
 
 
 @pytest.fixture
-def train(plain_runs, tiny_plan, tmp_path):
+def train(plain_runs: None, tiny_plan: Callable[..., str], tmp_path: Path) -> Callable[..., Path]:
     """Train two fits with these trackers; the lines that are said are kept in `train.said`."""
 
-    def trained(track: str = "", run: str = "run", fits=FITS):
+    def trained(track: str = "", run: str = "run", fits: tuple[str, str] = FITS) -> Path:
         plan = tiny_plan(*fits) + (f"track: {track}\n" if track else "")
         (tmp_path / "plan.yaml").write_text(plan)
         progress = Lines()
@@ -75,7 +77,7 @@ def keys(run: Path) -> list[str]:
     return [json.loads((run / "steps" / fit / "done.json").read_text())["key"] for fit in NAMES]
 
 
-def test_tensorboard_is_told_of_every_epoch_with_the_name_of_the_fit(train):
+def test_tensorboard_is_told_of_every_epoch_with_the_name_of_the_fit(train: Callable[..., Path]) -> None:
     run = train("tensorboard")
     require_all_told(run)
     told = events(run)
@@ -85,7 +87,7 @@ def test_tensorboard_is_told_of_every_epoch_with_the_name_of_the_fit(train):
     assert (next((run / "track" / "tensorboard").glob("*/hparams.yml"))).read_text().count("steps/1/fit/lr: 0.001") == 1
 
 
-def test_a_tracked_run_is_the_same_run(train):
+def test_a_tracked_run_is_the_same_run(train: Callable[..., Path]) -> None:
     run, plain = train("tensorboard"), train(run="plain")
     assert keys(run) == keys(plain)
     made = (plain / "metrics.json").stat()
@@ -100,14 +102,16 @@ def test_a_tracked_run_is_the_same_run(train):
 @pytest.mark.parametrize(
     "place", ["before the checkpoint", "before it is told", "after it is told", "before it is noted"]
 )
-def test_a_killed_run_tells_each_epoch_all_the_same(train, tmp_path, monkeypatch, place):
+def test_a_killed_run_tells_each_epoch_all_the_same(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     """Killed in the second epoch of each fit, so after one that was told of."""
     from assay.training import loop
 
     left = [2]
 
-    def killing(function, *, before: bool):
-        def dying(*given, **options):
+    def killing(function: Any, *, before: bool) -> Any:
+        def dying(*given: Any, **options: Any) -> Any:
             left[0] -= 1
             if left[0] == 0 and before:
                 raise KeyboardInterrupt
@@ -134,7 +138,7 @@ def test_a_killed_run_tells_each_epoch_all_the_same(train, tmp_path, monkeypatch
     require_all_told(train("tensorboard"))
 
 
-def test_another_plan_in_the_same_folder_is_told_further_on(train):
+def test_another_plan_in_the_same_folder_is_told_further_on(train: Callable[..., Path]) -> None:
     run = train("tensorboard")
     train("tensorboard", fits=(FITS[0], FITS[1].replace("1e-3", "1e-2")))
     told = events(run)
@@ -158,10 +162,10 @@ class Recorder:
     def start(self) -> None:
         self.started = True
 
-    def store_init_configuration(self, values) -> None:
+    def store_init_configuration(self, values: Any) -> None:
         self.plan = values
 
-    def log(self, values, step) -> None:
+    def log(self, values: Any, step: Any) -> None:
         if self.failing:
             raise ConnectionError("no server there")
         self.rows.append((step, values))
@@ -171,7 +175,7 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch):
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Any:
     class Own(Recorder):
         made: list[Recorder] = []  # noqa: RUF012
 
@@ -181,7 +185,7 @@ def recorder(monkeypatch):
     return Own
 
 
-def test_several_trackers_are_told_the_same_and_end_with_the_run(train, recorder):
+def test_several_trackers_are_told_the_same_and_end_with_the_run(train: Callable[..., Path], recorder: Any) -> None:
     train("[tensorboard, wandb]")
     (double,) = recorder.made
     assert [step for step, _ in double.rows] == [1, 2, 3, 4]
@@ -189,7 +193,7 @@ def test_several_trackers_are_told_the_same_and_end_with_the_run(train, recorder
     assert double.finished
 
 
-def test_a_tracker_that_fails_later_ends_no_run_and_is_told_of(train, recorder):
+def test_a_tracker_that_fails_later_ends_no_run_and_is_told_of(train: Callable[..., Path], recorder: Any) -> None:
     recorder.failing = True
     run = train("wandb")
     assert (run / "metrics.json").exists()
@@ -197,8 +201,10 @@ def test_a_tracker_that_fails_later_ends_no_run_and_is_told_of(train, recorder):
     assert recorder.made[0].finished
 
 
-def test_a_tracker_that_cannot_begin_stops_the_run_which_goes_on_without_it(train, recorder, monkeypatch):
-    def refuse(self) -> None:
+def test_a_tracker_that_cannot_begin_stops_the_run_which_goes_on_without_it(
+    train: Callable[..., Path], recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
         raise ConnectionError("no account")
 
     monkeypatch.setattr(recorder, "start", refuse)
@@ -209,7 +215,9 @@ def test_a_tracker_that_cannot_begin_stops_the_run_which_goes_on_without_it(trai
 
 
 @pytest.mark.parametrize(("name", "install"), tracking.INSTALL.items())
-def test_what_is_not_installed_is_refused_before_anything_is_read(train, tmp_path, monkeypatch, name, install):
+def test_what_is_not_installed_is_refused_before_anything_is_read(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, install: Any
+) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda wanted: None)
     monkeypatch.setattr("assay.run.prepare.read", pytest.fail)
     with pytest.raises(PlanError, match="it is not installed") as refused:
@@ -219,7 +227,7 @@ def test_what_is_not_installed_is_refused_before_anything_is_read(train, tmp_pat
 
 
 @pytest.fixture
-def doubled(monkeypatch):
+def doubled(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Accelerate's trackers replaced by what they are given; mlflow by what it is told of its store."""
     given = {}
     monkeypatch.setattr(
@@ -240,7 +248,9 @@ def doubled(monkeypatch):
     return given
 
 
-def test_nothing_leaves_the_machine_unless_the_environment_says_so(doubled, tmp_path, monkeypatch):
+def test_nothing_leaves_the_machine_unless_the_environment_says_so(
+    doubled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracking._wandb(tmp_path / "photos", TrackerState(id="abc"))
     assert (doubled["mode"], doubled["id"], doubled["project"], doubled["resume"]) == ("offline", "abc", "assay", None)
     assert doubled["dir"] == str(tmp_path / "photos" / "track")
@@ -251,7 +261,7 @@ def test_nothing_leaves_the_machine_unless_the_environment_says_so(doubled, tmp_
     assert tracking.os.environ["WANDB_ERROR_REPORTING"] == "false"
 
 
-def test_what_the_environment_says_holds(doubled, tmp_path, monkeypatch):
+def test_what_the_environment_says_holds(doubled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     tracking._wandb(tmp_path, TrackerState())
@@ -266,7 +276,7 @@ def test_what_the_environment_says_holds(doubled, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("said", ["tensorboard", "[tensorboard, mlflow]", "[]"])
-def test_one_tracker_or_a_list_is_said(said):
+def test_one_tracker_or_a_list_is_said(said: str) -> None:
     plan = parse(f"data: {{folder: photos}}\ntrack: {said}\n", "plan.yaml")
     assert parse(to_yaml(plan), "plan.yaml") == plan
     value = {"data": {"folder": "photos"}, "track": said if said == "tensorboard" else said.strip("[]").split(", ")}
@@ -274,12 +284,12 @@ def test_one_tracker_or_a_list_is_said(said):
         assert Draft202012Validator(json_schema()).is_valid(value)
 
 
-def test_another_name_is_refused_with_those_there_are():
+def test_another_name_is_refused_with_those_there_are() -> None:
     with pytest.raises(PlanError, match=r"it must be 'tensorboard', 'mlflow' or 'wandb' \(did you mean tensorboard"):
         parse("data: {folder: photos}\ntrack: tensorbord\n", "plan.yaml")
 
 
-def test_names_that_no_tracker_takes_are_written_otherwise_and_stay_apart():
+def test_names_that_no_tracker_takes_are_written_otherwise_and_stay_apart() -> None:
     row = {
         "epoch": 1,
         "lr": 0.1,

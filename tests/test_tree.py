@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -46,7 +49,7 @@ def by_hand(node: Node, logits: dict[int, np.ndarray], nodes: list[Node]) -> dic
 
 
 @given(trees(), st.integers(0, 100), st.floats(0.1, 30))
-def test_probabilities_of_any_tree_sum_to_one(branches, seed, scale):
+def test_probabilities_of_any_tree_sum_to_one(branches: Any, seed: int, scale: Any) -> None:
     root = build_tree(branches, HEAD)
     tree, space = Tree("label", root), LabelSpace((HEAD,))
     nodes, generator = list(root.nodes()), np.random.default_rng(seed)
@@ -59,7 +62,7 @@ def test_probabilities_of_any_tree_sum_to_one(branches, seed, scale):
     assert sorted(root.classes) == sorted(HEAD.classes)
 
 
-def test_branches_are_called_as_the_plan_says_or_by_their_classes():
+def test_branches_are_called_as_the_plan_says_or_by_their_classes() -> None:
     root = build_tree(NESTED, HEAD)
     assert root.names == ("a", "b or c or d or e or f")
     first, second, warm, deep, cold = root.nodes()
@@ -70,14 +73,14 @@ def test_branches_are_called_as_the_plan_says_or_by_their_classes():
     assert warm.branch_of == {"b": "b", "c": "c or d", "d": "c or d"}
 
 
-def test_long_names_are_cut_and_told_apart():
+def test_long_names_are_cut_and_told_apart() -> None:
     long = tuple(f"{'species of the long name' * 2} {number}" for number in range(4))
     root = build_tree([[long[0], long[1]], [long[2], long[3]]], Head("label", long))
     assert len(set(root.names)) == 2
     assert max(map(len, root.names)) < 50
 
 
-def test_a_branch_of_one_is_that_one():
+def test_a_branch_of_one_is_that_one() -> None:
     assert build_tree([["a"], [["b", "c"]]], Head("label", ("a", "b", "c"))) == Node(
         ("a", "b or c"), ("a", Node(("b", "c"), ("b", "c")))
     )
@@ -91,17 +94,17 @@ def test_a_branch_of_one_is_that_one():
         (["a", "g", ["b", "c", "d", "e", "f"]], "tree: 'g' is no class of 'label'. Its classes are 'a', 'b'"),
     ],
 )
-def test_a_tree_that_does_not_fit_names_the_class(branches, said):
+def test_a_tree_that_does_not_fit_names_the_class(branches: list[list[str] | str], said: str) -> None:
     with pytest.raises(PlanError, match=said):
         build_tree(branches, HEAD)
 
 
-def test_a_tree_of_one_class_is_refused():
+def test_a_tree_of_one_class_is_refused() -> None:
     with pytest.raises(PlanError, match="one class alone, 'a'"):
         build_tree(["a"], Head("label", ("a",)))
 
 
-def test_one_against_the_rest():
+def test_one_against_the_rest() -> None:
     root = one_against_rest("c", HEAD)
     assert root.names == ("c", "a or b or d or e or f")
     assert root.below[1] == Node(("a", "b", "d", "e", "f"), ("a", "b", "d", "e", "f"))
@@ -111,7 +114,7 @@ def test_one_against_the_rest():
         one_against_rest("a", Head("label", ("a", "b")))
 
 
-def test_other_heads_are_answered_by_the_first_model():
+def test_other_heads_are_answered_by_the_first_model() -> None:
     tags = Head("tags", ("sea", "sky"), "multilabel")
     space = LabelSpace((tags, HEAD))
     tree = Tree("label", one_against_rest("a", HEAD))
@@ -124,7 +127,7 @@ def test_other_heads_are_answered_by_the_first_model():
     np.testing.assert_allclose(probabilities_of(space, joined)[:, 2:].sum(axis=1), 1, atol=1e-6)
 
 
-def test_a_question_sees_its_own_images(colours):
+def test_a_question_sees_its_own_images(colours: Path) -> None:
     samples = assay.read(colours)
     head = samples.space["label"]
     hidden = samples.table.with_row_index("n").with_columns(

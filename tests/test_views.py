@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def model(space: LabelSpace = SPACE, *, seed: int = 0, size: int = 32, side: int
 
 
 @each
-def test_every_view_is_a_image_that_depends_on_itself_alone(settings, count):
+def test_every_view_is_a_image_that_depends_on_itself_alone(settings: Any, count: int) -> None:
     batch, ids = noise_bytes(5, 40), list("abcde")
     views = tta_views(settings)
     shown = [view.show(batch, ids, size=32) for view in views]
@@ -63,19 +64,19 @@ def test_every_view_is_a_image_that_depends_on_itself_alone(settings, count):
 
 
 @pytest.mark.parametrize("settings", [Flips(), Flips(flip="both"), RandomViews(n=2)])
-def test_the_first_view_is_the_plain_image(settings):
+def test_the_first_view_is_the_plain_image(settings: Flips | RandomViews) -> None:
     batch, ids = noise_bytes(5, 40), list("abcde")
     assert torch.equal(tta_views(settings)[0].show(batch, ids, size=32), PLAIN.show(batch, ids, size=32))
 
 
-def test_mirrored_views_are_the_plain_image_mirrored():
+def test_mirrored_views_are_the_plain_image_mirrored() -> None:
     batch, ids = noise_bytes(5, 40), list("abcde")
     plain, across, down, turned = (view.show(batch, ids, size=32) for view in tta_views(Flips(flip="both")))
     for shown, axes in ((across, [3]), (down, [2]), (turned, [2, 3])):
         assert torch.equal(shown, plain.flip(axes))
 
 
-def test_five_crops_are_the_middle_and_the_corners():
+def test_five_crops_are_the_middle_and_the_corners() -> None:
     batch = noise_bytes(5, 40)
     shown = [view.show(batch, list("abcde"), size=32) for view in tta_views(FiveCrops(share=0.8))]
     for one, (top, left) in zip(shown, [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)], strict=True):
@@ -83,14 +84,14 @@ def test_five_crops_are_the_middle_and_the_corners():
         assert torch.allclose(one, cut, atol=1e-4)
 
 
-def test_scales_enlarge_about_the_centre_and_reflect_around():
+def test_scales_enlarge_about_the_centre_and_reflect_around() -> None:
     batch = noise_bytes(5, 20)
     larger, halved = (view.show(batch, list("abcde"), size=16) for view in tta_views(Scales(factors=(1.25, 0.5))))
     assert torch.allclose(larger, batch[:, :, 2:18, 2:18].float() / 255, atol=1e-4)
     assert torch.allclose(halved[..., :4, :], halved[..., 4:8, :].flip(2), atol=1e-4)
 
 
-def test_random_views_hang_on_their_seed():
+def test_random_views_hang_on_their_seed() -> None:
     batch, ids = noise_bytes(5, 40), list("abcde")
     first, again, other = (tta_views(RandomViews(n=2, seed=seed))[1].show(batch, ids, size=32) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -107,7 +108,7 @@ def spread(logits: np.ndarray) -> np.ndarray:
 
 
 @given(answers, st.randoms(use_true_random=False))
-def test_a_mean_of_probabilities_is_one(logits, random):
+def test_a_mean_of_probabilities_is_one(logits: Any, random: Any) -> None:
     drawn = np.array(logits, dtype=np.float64)
     weights = np.array([random.random() + 0.01 for _ in drawn])
     weights /= weights.sum()
@@ -120,7 +121,7 @@ def test_a_mean_of_probabilities_is_one(logits, random):
 
 
 @given(answers)
-def test_a_mean_of_logits_is_one_and_equal_answers_stay(logits):
+def test_a_mean_of_logits_is_one_and_equal_answers_stay(logits: Any) -> None:
     drawn = np.array(logits, dtype=np.float64)
     np.testing.assert_allclose(mean_prediction(SPACE, list(drawn), of="logits"), drawn.mean(axis=0), atol=1e-5)
     for of in ("probabilities", "logits"):
@@ -128,7 +129,7 @@ def test_a_mean_of_logits_is_one_and_equal_answers_stay(logits):
         np.testing.assert_allclose(spread(same.astype(np.float64)), spread(drawn[0]), atol=1e-6)
 
 
-def test_weights_may_be_of_each_image():
+def test_weights_may_be_of_each_image() -> None:
     drawn = np.random.default_rng(0).normal(size=(3, 4, 5))
     chosen = np.array([0, 2, 1, 0])
     joined = mean_prediction(SPACE, list(drawn), of="probabilities", weights=np.eye(3)[:, chosen])
@@ -136,11 +137,11 @@ def test_weights_may_be_of_each_image():
 
 
 @each
-def test_views_of_cached_images_come_one_after_the_other(settings, count):
+def test_views_of_cached_images_come_one_after_the_other(settings: Any, count: int) -> None:
     cache = Cache(noise_pixels(5, 40), {name: row for row, name in enumerate("abcde")})
     opened = []
 
-    def of_size(size, resize):
+    def of_size(size: Any, resize: Any) -> Cache:
         opened.append((size, resize))
         return cache
 
@@ -158,7 +159,7 @@ def test_views_of_cached_images_come_one_after_the_other(settings, count):
 
 
 @each
-def test_a_model_answers_by_the_mean_of_its_views(settings, count, tmp_path):
+def test_a_model_answers_by_the_mean_of_its_views(settings: Any, count: int, tmp_path: Path) -> None:
     write_noise((tmp_path / f"{number}.png" for number in range(3)), height=40, width=40)
     (tmp_path / "1.png").write_bytes(b"")
     saved = model()
@@ -178,7 +179,7 @@ def test_a_model_answers_by_the_mean_of_its_views(settings, count, tmp_path):
     assert not np.allclose(found.probabilities[0], plain.probabilities[0], atol=1e-6)
 
 
-def test_evaluate_says_what_views_gained_and_cost(colours, tmp_path):
+def test_evaluate_says_what_views_gained_and_cost(colours: Path, tmp_path: Path) -> None:
     space = LabelSpace((Head("label", tuple(sorted(COLOURS))),))
     model(space).save(tmp_path / "model")
     run, samples = Run(tmp_path, {"scores": None}), assay.read(colours)
@@ -194,7 +195,7 @@ def test_evaluate_says_what_views_gained_and_cost(colours, tmp_path):
     assert gain["n"] == len(samples)
 
 
-def test_gains_are_paired():
+def test_gains_are_paired() -> None:
     generator = np.random.default_rng(0)
     codes = [generator.integers(0, 3, 400), (generator.random((400, 2)) < 0.4).astype(np.int64)]
     truth = np.concatenate([np.eye(3)[codes[0]], codes[1]], axis=1)

@@ -37,13 +37,13 @@ def flags(row: int, width: int = WIDE) -> list[str]:
     return [str(int((k + row) % IMAGES == 0)) for k in range(width)]
 
 
-def test_columns_that_nobody_named_are_refused_beyond_a_thousand_heads(tmp_path):
+def test_columns_that_nobody_named_are_refused_beyond_a_thousand_heads(tmp_path: Path) -> None:
     table = wide_table(tmp_path, lambda row: ["ab"[row % 2]] * WIDE)
     with pytest.raises(DataError, match=r"20,000 label columns .* at most 1,000\. Name the label columns with `heads`"):
         read_whole(DataSettings(table=table), base=tmp_path)
 
 
-def test_integers_of_too_many_heads_are_refused(tmp_path):
+def test_integers_of_too_many_heads_are_refused(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_text("0")
     (tmp_path / "names.txt").write_text("0.png\n")
     (tmp_path / "labels.txt").write_text(" ".join(["1"] * WIDE))
@@ -52,26 +52,26 @@ def test_integers_of_too_many_heads_are_refused(tmp_path):
         read_whole(settings, base=tmp_path)
 
 
-def test_a_class_a_column_is_read_at_any_width(tmp_path):
+def test_a_class_a_column_is_read_at_any_width(tmp_path: Path) -> None:
     table = wide_table(tmp_path, flags)
     samples = read_whole(DataSettings(table=table, heads=one_head(WIDE)), base=tmp_path)
     assert samples.codes()[0].tolist() == [[int(cell) for cell in flags(row)] for row in range(IMAGES)]
 
 
-def test_one_class_a_column_is_read_at_any_width(tmp_path):
+def test_one_class_a_column_is_read_at_any_width(tmp_path: Path) -> None:
     table = wide_table(tmp_path, lambda row: ["1" if k == 300 + row else "0" for k in range(WIDE)])
     samples = read_whole(DataSettings(table=table, heads=one_head(WIDE, kind="multiclass")), base=tmp_path)
     assert samples.table["label:tags"].to_list() == [f"c{300 + row}" for row in range(IMAGES)]
 
 
-def test_a_sum_of_many_ones_is_counted_right(tmp_path):
+def test_a_sum_of_many_ones_is_counted_right(tmp_path: Path) -> None:
     """More ones in a row than a byte can count."""
     table = wide_table(tmp_path, lambda row: ["1"] * 300, width=300)
     with pytest.raises(DataError, match="300 of the columns of 'tags' hold a 1"):
         read_whole(DataSettings(table=table, heads=one_head(300, kind="multiclass")), base=tmp_path)
 
 
-def test_a_missing_column_is_told_without_all_the_others(tmp_path):
+def test_a_missing_column_is_told_without_all_the_others(tmp_path: Path) -> None:
     table = wide_table(tmp_path, flags)
     with pytest.raises(DataError, match=r"'c28' and 19,971 more\.") as raised:
         read_whole(DataSettings(table=table, image="images"), base=tmp_path)
@@ -79,7 +79,7 @@ def test_a_missing_column_is_told_without_all_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_rows_of_one_image_are_merged_at_any_width(tmp_path, ending):
+def test_rows_of_one_image_are_merged_at_any_width(tmp_path: Path, ending: str) -> None:
     """Each image has two rows, each blank where the other is filled."""
 
     def cells(row: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ VALUES = st.recursive(
 
 @settings(deadline=None)
 @given(VALUES)
-def test_what_is_written_is_read_back(value):
+def test_what_is_written_is_read_back(value: Any) -> None:
     again = read(write(value), "x").value
     assert again == value
     assert repr(again) == repr(value)
@@ -30,7 +31,7 @@ def test_what_is_written_is_read_back(value):
 
 @settings(deadline=None)
 @given(st.text(max_size=60) | st.text(alphabet="ab: -[]{}#&*!|>'\"%@`,?\n\t ", max_size=60))
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(PlanError):
         read(text, "x")
 
@@ -56,18 +57,18 @@ def test_any_text_is_read_or_refused(text):
         ("<<", "<<"),
     ],
 )
-def test_scalars_are_those_of_yaml_1_2(text, value):
+def test_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
     got = read(f"a: {text}", "x").value["a"]
     assert (got, type(got)) == (value, type(value))
 
 
-def test_keys_are_text_as_written():
+def test_keys_are_text_as_written() -> None:
     assert read("{1: a, 2.50: b, no: c, true: d, ~: e, 007: f}", "x").value == {
         "1": "a", "2.50": "b", "no": "c", "true": "d", "~": "e", "007": "f",
     }  # fmt: skip
 
 
-def test_lines_and_texts_are_kept():
+def test_lines_and_texts_are_kept() -> None:
     document = read("a: 1\nb:\n  - x\n  - c: 1.50\n", "p.yaml")
     assert document.place(("a",)) == "p.yaml, line 1"
     assert document.place(("b", 1, "c")) == "p.yaml, line 4"
@@ -75,14 +76,14 @@ def test_lines_and_texts_are_kept():
     assert document.texts["b", 1, "c"] == "1.50"
 
 
-def test_put_leaves_the_old_document_alone():
+def test_put_leaves_the_old_document_alone() -> None:
     old = read("a: {b: [1, 2]}", "p.yaml")
     new = old.put(("a", "b", 1), {"c": 5}, source=Document({"c": 5}, "elsewhere"))
     assert (old.value, new.value) == ({"a": {"b": [1, 2]}}, {"a": {"b": [1, {"c": 5}]}})
     assert (new.place(("a", "b", 1, "c")), new.place(("a", "b", 0))) == ("elsewhere", "p.yaml, line 1")
 
 
-def test_anchors_stand_for_what_they_name():
+def test_anchors_stand_for_what_they_name() -> None:
     assert read("a: &x {k: 1}\nb: *x", "x").value == {"a": {"k": 1}, "b": {"k": 1}}
 
 
@@ -106,20 +107,20 @@ def test_anchors_stand_for_what_they_name():
         ("[" * 800, "p: nested too deeply to be a plan."),
     ],
 )
-def test_refusals_name_the_line(text, message):
+def test_refusals_name_the_line(text: str, message: str) -> None:
     with pytest.raises(PlanError) as caught:
         read(text, "p")
     assert str(caught.value).startswith(message)
 
 
-def test_a_bomb_of_aliases_is_refused():
+def test_a_bomb_of_aliases_is_refused() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     with pytest.raises(PlanError, match="holds more than 100,000 values"):
         read("\n".join(lines), "x")
 
 
-def test_written_yaml_is_easy_on_the_eye():
+def test_written_yaml_is_easy_on_the_eye() -> None:
     value = {
         "data": {"folder": "my photos/"},
         "seed": 0,
@@ -130,12 +131,12 @@ def test_written_yaml_is_easy_on_the_eye():
     )
 
 
-def test_long_mappings_take_a_line_a_key():
+def test_long_mappings_take_a_line_a_key() -> None:
     value = {"steps": [{"fit": {f"key_{i}": [0.25, 0.5] for i in range(6)}}]}
     lines = write(value).splitlines()
     assert lines[:3] == ["steps:", "  - fit:", "      key_0: [0.25, 0.5]"]
     assert read(write(value), "x").value == value
 
 
-def test_dots():
+def test_dots() -> None:
     assert dots(("steps", 2, "fit", "a.b", "")) == 'steps.2.fit."a.b".""'
