@@ -57,8 +57,9 @@ from assay.training.semi_supervised import UnlabelledSettings
 from factories import write_images
 
 ROOT = Path(__file__).parent.parent
-GUIDE = [ROOT / "README.md", ROOT / "docs" / "GUIDE.md", ROOT / "docs" / "SETTINGS.md"]
-README = "".join(page.read_text(encoding="utf-8") for page in GUIDE)  # one after the other, as a user reads them
+RECORDS = {"BENCHMARKS.md", "DECISIONS.md", "RESULTS.md"}  # what was measured and why: no instructions
+GUIDE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in RECORDS]
+README = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *GUIDE])
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
@@ -257,3 +258,7 @@ def test_links_to_headings_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
     own = [(page.parent / path if path else page, name) for path, name in links if "://" not in path]
     assert [name for path, name in own if name not in anchors(path)] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
