@@ -7,11 +7,12 @@ STAMP := $(VENV)/.installed
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench results release-check clean
+.PHONY: help setup demo test docs bench results release-check clean
 
 help:
 	@echo "make demo      install, train on built-in images (handwritten digits) with spoilt labels, say what repairs gave back"
 	@echo "make test      install, then check the style, the types, the import contract, and run the tests"
+	@echo "make docs      build the documentation as a site, with the API reference, into site/ (open site/index.html)"
 	@echo "make bench     compare the speed with other libraries on the data sets in DATA=$(DATA); writes docs/BENCHMARKS.md"
 	@echo "make results   train on the data sets in DATA=$(DATA) and write down the metrics in docs/RESULTS.md"
 	@echo "make release-check  build the wheel, install it alone into an empty environment, run the demo there"
@@ -38,6 +39,14 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# Any warning, such as a link that leads nowhere, ends it. Searching needs a server: python3 -m http.server -d site
+docs: $(VENV)/.docs
+	$(BIN)/zensical build --clean --strict
 
 # The compared libraries live in an environment of their own that sees this one, so that none of them can slip in here.
 $(VENV)-bench/.installed: $(STAMP) benchmarks/requirements.txt
@@ -70,5 +79,5 @@ release-check: setup
 	cd $(VENV)-release && unset PYTHONPATH && bin/assay --help > help.txt && bin/assay recipes && bin/assay demo
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-release build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-release build dist site .cache src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
