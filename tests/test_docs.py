@@ -60,7 +60,7 @@ ROOT = Path(__file__).parent.parent
 RECORDS = {"BENCHMARKS.md", "DECISIONS.md", "RESULTS.md"}  # what was measured and why: no instructions
 GUIDE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in RECORDS]
 README = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *GUIDE])
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of the plan": {"": Plan, "hardware.": HardwareSettings},
@@ -262,3 +262,10 @@ def test_links_to_headings_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_contributing_lists_every_folder() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = re.findall(r"(?m)^\| `(\w+)` \|", text)
+    folders = [path.parent.name for path in (ROOT / "src" / "assay").glob("*/__init__.py")]
+    assert sorted(listed) == sorted(folders)
