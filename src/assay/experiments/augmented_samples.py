@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
+from assay.arrays import Ints, Pixels
 from assay.experiments.rehearsal import Tried
 from assay.images.cache import LazyImages
 from assay.images.contact_sheet import write_sheet
@@ -25,11 +25,10 @@ from assay.steps.fit import fit_config, prepared_fit
 from assay.steps.fit_settings import FitSettings, sampling_plan
 from assay.steps.start import labelled_parts
 from assay.training.fit_task import FitTask
-from assay.training.sampling import Rows, partners, split_batches
+from assay.training.sampling import partners, split_batches
 from assay.training.semi_supervised import Consistency
 
 ACROSS, DOWN = 8, 5  # images of a row; epochs, or views, below the row of plain ones
-Images = npt.NDArray[np.uint8]
 
 
 def write_sample_sheets(opened: PreparedRun, tried: Sequence[Tried], folder: Path) -> list[Path]:
@@ -46,7 +45,7 @@ def write_sample_sheets(opened: PreparedRun, tried: Sequence[Tried], folder: Pat
     return found
 
 
-def sheet(opened: PreparedRun, settings: FitSettings, context: Context) -> list[Images]:
+def sheet(opened: PreparedRun, settings: FitSettings, context: Context) -> list[Pixels]:
     """Rows (n, S, S, 3) of the same images: plain, then as they are shown in each of the first epochs, or views.
 
     Where images with unknown labels are learnt from, three rows of those follow: plain, weakly and strongly changed.
@@ -84,7 +83,7 @@ def _fits(tried: Sequence[Tried]) -> Iterator[Tried]:
             yield from _fits(one.inner)
 
 
-def _epochs(settings: FitSettings, state: State, context: Context) -> list[Images]:
+def _epochs(settings: FitSettings, state: State, context: Context) -> list[Pixels]:
     with prepared_fit(settings, state, context) as begun:
         job, size = begun.job, begun.course.step_size
         count = len(job.source.ids)
@@ -97,7 +96,7 @@ def _epochs(settings: FitSettings, state: State, context: Context) -> list[Image
     return rows
 
 
-def _of_epoch(job: FitTask, images: Rows, epoch: int, size: int) -> Images:
+def _of_epoch(job: FitTask, images: Ints, epoch: int, size: int) -> Pixels:
     """These images as the epoch shows them for the first time, with the partners of their optimiser step."""
     count = len(job.source.ids)
     where: dict[int, tuple[int, int]] = {}
@@ -112,14 +111,14 @@ def _of_epoch(job: FitTask, images: Rows, epoch: int, size: int) -> Images:
     return shown
 
 
-def _unlabelled(consistency: Consistency, settings: FitSettings, context: Context) -> list[Images]:
+def _unlabelled(consistency: Consistency, settings: FitSettings, context: Context) -> list[Pixels]:
     views = consistency.views
     rows = consistency.order(0)[:ACROSS]
     plain = _plain([views.ids[row] for row in rows], settings, context)
     return [plain, *(_bytes(views.shown(0, rows, strong=strong)) for strong in (False, True))]
 
 
-def _views(settings: FitSettings, state: State, context: Context) -> list[Images]:
+def _views(settings: FitSettings, state: State, context: Context) -> list[Pixels]:
     """Of a fit whose backbone is frozen: plain, then the further views, which are drawn once."""
     train, _ = labelled_parts(state.samples)
     balance = sampling_plan(settings, train, seed=fit_config(settings, train, context).seed)
@@ -129,16 +128,16 @@ def _views(settings: FitSettings, state: State, context: Context) -> list[Images
     return [_plain(names, settings, context), *(_fit_images(view, names, settings, context) for view in views[:DOWN])]
 
 
-def _plain(names: Sequence[str], settings: FitSettings, context: Context) -> Images:
+def _plain(names: Sequence[str], settings: FitSettings, context: Context) -> Pixels:
     return _fit_images(PLAIN, names, settings, context)
 
 
-def _fit_images(view: View, names: Sequence[str], settings: FitSettings, context: Context) -> Images:
+def _fit_images(view: View, names: Sequence[str], settings: FitSettings, context: Context) -> Pixels:
     cache = context.images(settings.size, settings.resize)
     return _bytes(view.show(cache.gather(cache.rows_of(names)), names, size=settings.size))
 
 
-def _bytes(images: Tensor) -> Images:
+def _bytes(images: Tensor) -> Pixels:
     """Images (B, 3, S, S) in [0, 1] as uint8 (B, S, S, 3)."""
-    found: Images = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    found: Pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return found

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Bools
 from assay.errors import DataError, PlanError
 from assay.experiments.shared_steps import headline, seconds, validated, validation_score
 from assay.labels.space import Codes, Head
@@ -23,8 +23,6 @@ from assay.plan.plan import Plan
 from assay.plan.plan import load as load_plan
 from assay.run.folder import LabelledPredictions
 from assay.run.train import Run, load
-
-Cells = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,21 +78,21 @@ class Overlap:
     codes: Codes
 
     @property
-    def known(self) -> Cells:
+    def known(self) -> Bools:
         """Where anything is known to judge by."""
-        known: Cells = self.codes >= 0
+        known: Bools = self.codes >= 0
         return known
 
     @property
-    def right(self) -> tuple[Cells, Cells]:
+    def right(self) -> tuple[Bools, Bools]:
         """Where the first and the other are right."""
         first, other = ((said == self.codes) & self.known for said in self.answers)
         return first, other
 
     @property
-    def differ(self) -> Cells:
+    def differ(self) -> Bools:
         """Where their answers differ, among what is known."""
-        apart: Cells = self.answers[0] != self.answers[1]
+        apart: Bools = self.answers[0] != self.answers[1]
         return apart & self.known
 
     @cached_property

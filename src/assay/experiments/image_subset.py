@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from assay.arrays import Ints
 from assay.labels.samples import Samples
 
-Rows = npt.NDArray[np.int64]
 TURNS = 10  # images of a class before chance draws
 
 
@@ -30,11 +30,11 @@ def image_subset(samples: Samples, *, train: int, unlabelled: int, val: int, see
     return samples.take(np.sort(np.concatenate(chosen)))
 
 
-def _first_rows(rows: Rows, turn: Rows, count: int) -> Rows:
+def _first_rows(rows: Ints, turn: Ints, count: int) -> Ints:
     return rows[np.argsort(turn[rows])[:count]]
 
 
-def _turns(samples: Samples, seed: int) -> Rows:
+def _turns(samples: Samples, seed: int) -> Ints:
     """When each image (N,) has its turn: the first of every class, the second, and so on up to `TURNS`, then any.
 
     An image stands for the rarest class that it shows, within its part.

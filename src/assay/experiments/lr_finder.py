@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 from scipy.ndimage import gaussian_filter1d
 
+from assay.arrays import Doubles, Ints
 from assay.errors import DivergedError, PlanError
 from assay.experiments.shared_steps import copy_person_edits, share_steps
 from assay.plan.plan import LoadedPlan, Plan, anchored
@@ -31,9 +31,7 @@ from assay.training.devices import SingleProcess, keep_freed_memory, pick_device
 from assay.training.fit_task import EpochLogits, FitState
 from assay.training.loop import optimizer_step
 from assay.training.optimizers import set_rate
-from assay.training.sampling import Rows, split_batches
-
-Floats = npt.NDArray[np.float64]
+from assay.training.sampling import split_batches
 
 FEWEST = 20  # optimiser steps: a curve of fewer shows nothing
 DIVERGED = 4.0  # times the lowest loss so far, both as running means
@@ -231,16 +229,16 @@ def climb(begun: PreparedFit, rates: list[float], progress: Progress) -> tuple[l
     return losses, False
 
 
-def _showings(begun: PreparedFit) -> Iterator[tuple[int, Rows]]:
+def _showings(begun: PreparedFit) -> Iterator[tuple[int, Ints]]:
     """The rows of one optimiser step after the other, epoch after epoch."""
     for epoch in count():
         for rows in split_batches(begun.job.order.rows(epoch), begun.course.step_size):
             yield epoch, rows
 
 
-def smoothed(losses: list[float]) -> Floats:
+def smoothed(losses: list[float]) -> Doubles:
     """The losses (N,) under a bell as wide as a share of the curve, so that nothing is moved along it."""
-    found: Floats = gaussian_filter1d(np.array(losses, np.float64), _bell(len(losses)), mode="reflect")
+    found: Doubles = gaussian_filter1d(np.array(losses, np.float64), _bell(len(losses)), mode="reflect")
     return found
 
 

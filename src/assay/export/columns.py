@@ -10,6 +10,7 @@ from itertools import compress
 import numpy as np
 import numpy.typing as npt
 
+from assay.arrays import Bools, Floats
 from assay.errors import DataError
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
@@ -181,18 +182,18 @@ def _order(chunk: Predictions, at: slice) -> npt.NDArray[np.intp]:
     return np.argsort(-chunk.probabilities[:, at], axis=1, kind="stable")
 
 
-def _given(chunk: Predictions, at: slice) -> npt.NDArray[np.bool_]:
+def _given(chunk: Predictions, at: slice) -> Bools:
     """Which tags of a head are given, (N, K)."""
     thresholds = np.broadcast_to(chunk.thresholds, chunk.probabilities.shape)
-    given: npt.NDArray[np.bool_] = chunk.probabilities[:, at] >= thresholds[:, at]
+    given: Bools = chunk.probabilities[:, at] >= thresholds[:, at]
     return given
 
 
-def _text(values: npt.NDArray[np.float32]) -> list[str]:
+def _text(values: Floats) -> list[str]:
     """The shortest text that reads back as the same float32."""
     cells: list[str] = values.astype(np.float32).astype(str).tolist()
     return cells
 
 
-def _zero_or_one(values: npt.NDArray[np.bool_]) -> list[str]:
+def _zero_or_one(values: Bools) -> list[str]:
     return ["1" if value else "0" for value in values.tolist()]

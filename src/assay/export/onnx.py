@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Floats, Pixels
 from assay.errors import ImageError, ModelError, install_command
 from assay.files import whole
 from assay.images.decode import read_square
@@ -25,7 +25,6 @@ from assay.models.ensemble import Ensemble, Model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN
 
-Array = npt.NDArray[np.float32]
 CLOSE = 1e-4  # largest difference of a probability that rounding may make
 OPSET = 18
 INPUT = (
@@ -70,7 +69,7 @@ class Whole(nn.Module):
         return torch.cat(answers, dim=1), logits
 
 
-def export_onnx(model: Model, path: Path, images: Array) -> Parity:
+def export_onnx(model: Model, path: Path, images: Floats) -> Parity:
     """Write a model as one ONNX file with any number of images a batch, and hold its answers against the model's.
 
     `images` (n, 3, S, S) in [0, 1], S being the size of the model, are what both answer for. The file's metadata
@@ -93,14 +92,14 @@ def export_onnx(model: Model, path: Path, images: Array) -> Parity:
     return parity
 
 
-def examples(model: Model, run: Path, *, count: int) -> tuple[Array, str]:
+def examples(model: Model, run: Path, *, count: int) -> tuple[Floats, str]:
     """Images (n, 3, S, S) to compare answers on, and what they are: of validation as the model sees them, or noise.
 
     Raises RunError where the run has no table of samples.
     """
     saved = _single(model)
     samples = Samples.read(run / "samples.parquet").part("val")
-    squares: list[npt.NDArray[np.uint8]] = []
+    squares: list[Pixels] = []
     for path in samples.paths:
         if len(squares) == count:
             break
@@ -155,7 +154,7 @@ def _single(model: Model) -> TrainedModel:
     return model
 
 
-def _write(module: Whole, path: Path, images: Array, about: dict[str, str]) -> None:
+def _write(module: Whole, path: Path, images: Floats, about: dict[str, str]) -> None:
     import onnx
 
     batch = torch.export.Dim("images", min=1)
@@ -178,7 +177,7 @@ def _write(module: Whole, path: Path, images: Array, about: dict[str, str]) -> N
     onnx.save_model(found, str(path), format="protobuf", save_as_external_data=False)
 
 
-def _parity(module: Whole, path: Path, images: Array) -> Parity:
+def _parity(module: Whole, path: Path, images: Floats) -> Parity:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
+from assay.arrays import Doubles, Ints, Keys
 from assay.images import geometry, operations
 from assay.images.colour import jitter
-from assay.images.counter_rng import Keys, image_keys, uniform
+from assay.images.counter_rng import image_keys, uniform
 from assay.images.operations import RandAugment, Short, SomeOf
 from assay.settings import Settings
 
@@ -37,7 +37,6 @@ __all__ = [
     "uniform",
 ]
 
-Chosen = NDArray[np.int64]
 """Which entry of `per_class`, by its place, each image (B,) is augmented by; -1 is none of them."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -159,7 +158,7 @@ def augment(
     *,
     size: int,
     settings: Variation | None = None,
-    chosen: Chosen | None = None,
+    chosen: Ints | None = None,
 ) -> Tensor:
     """Bring uint8 (B, 3, S, S) to float32 (B, 3, size, size) in [0, 1], on the device it is on.
 
@@ -219,9 +218,7 @@ def _shares(batch: Tensor) -> Tensor:
     return batch.float().div_(255)
 
 
-def _moved(
-    batch: Tensor, chance: geometry.Draws, further: geometry.Matrices | None, *, size: int, settings: Variation
-) -> Tensor:
+def _moved(batch: Tensor, chance: Doubles, further: Doubles | None, *, size: int, settings: Variation) -> Tensor:
     """All that moves pixels, in one resampling; in none where nothing does."""
     matrices = []
     if settings.crop:
@@ -249,7 +246,7 @@ def _moved(
     return geometry.sample(batch, whole, size=size, reflect=turns or further is not None).div_(255).clamp_(0, 1)
 
 
-def _erase(images: Tensor, keys: Keys, chance: geometry.Draws, erase: Erase) -> None:
+def _erase(images: Tensor, keys: Keys, chance: Doubles, erase: Erase) -> None:
     """Fill boxes of (B, 3, H, H) in place: only a few images, and small boxes, so one after another."""
     side = images.shape[-1]
     chosen, number = chance[:, _ERASE].T

@@ -22,9 +22,10 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from assay.arrays import Ints, Pixels
 from assay.errors import DataError, ImageError
 from assay.files import fingerprint, require_space, whole, write_json
 from assay.images.decode import Resize, read_square, size_of, useful_side
@@ -37,7 +38,6 @@ STALE = 600  # seconds after which an unfinished file that nobody writes to is w
 
 REPORT = 32  # images between two calls of `progress`
 
-Pixels = NDArray[np.uint8]
 Out = TypeVar("Out")
 Progress = Callable[[int, int], None]
 
@@ -56,7 +56,7 @@ class Cache:
         """Width and height of the cached images."""
         return int(self.pixels.shape[1])
 
-    def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
+    def rows_of(self, ids: Sequence[str]) -> Ints:
         """The row of each id, in the order given. Raises KeyError for an image that was left out."""
         return np.fromiter((self.rows[id_] for id_ in ids), np.int64, len(ids))
 
@@ -67,7 +67,7 @@ class Cache:
         batch = self._gathered(wanted) if self.added else np.take(self.pixels, wanted, axis=0)
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
-    def _gathered(self, rows: NDArray[np.int64]) -> Pixels:
+    def _gathered(self, rows: Ints) -> Pixels:
         batch = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
         first = 0
         for part in (self.pixels, *self.added):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Draws = NDArray[np.float64]
+from assay.arrays import Doubles
 
 GREY = np.array([0.299, 0.587, 0.114])  # how bright red, green and blue look (ITU-R BT.601)
 _YIQ = np.array([GREY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -15,7 +14,7 @@ _RGB = np.linalg.inv(_YIQ)
 
 
 def jitter(
-    images: Tensor, draws: Draws, *, brightness: float, contrast: float, saturation: float, hue: float
+    images: Tensor, draws: Doubles, *, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Tensor:
     """Vary the colours of (B, 3, H, W) in [0, 1], each image by 4 draws in [0, 1), and stay in [0, 1].
 
@@ -36,22 +35,22 @@ def jitter(
     return _apply(images, linear, about_grey)
 
 
-def brightened(images: Tensor, factors: Draws) -> Tensor:
+def brightened(images: Tensor, factors: Doubles) -> Tensor:
     """Colours of (B, 3, H, W) times factors (B,), in [0, 1]: 0 is black. As ImageEnhance.Brightness of Pillow."""
     return images.mul(_beside(factors, images)[:, None, None, None]).clamp_(0, 1)
 
 
-def contrasted(images: Tensor, factors: Draws) -> Tensor:
+def contrasted(images: Tensor, factors: Doubles) -> Tensor:
     """Distances from an image's grey mean times its factor: 0 is that grey. As ImageEnhance.Contrast of Pillow."""
     return _apply(images, factors[:, None, None] * np.eye(3), 1 - factors)
 
 
-def saturated(images: Tensor, factors: Draws) -> Tensor:
+def saturated(images: Tensor, factors: Doubles) -> Tensor:
     """Distances of pixels from their greys times the factor: 0 is without colour. As ImageEnhance.Color of Pillow."""
     return _apply(images, _saturation(factors), np.zeros(len(factors)))
 
 
-def _apply(images: Tensor, linear: NDArray[np.float64], about_grey: NDArray[np.float64]) -> Tensor:
+def _apply(images: Tensor, linear: Doubles, about_grey: Doubles) -> Tensor:
     """Multiply the colours by (B, 3, 3), add (B,) times the image's grey mean, clip."""
     flat = images.flatten(2)  # (B, 3, H W)
     shift = (flat.mean(2) * _beside(GREY, flat)).sum(1) * _beside(about_grey, flat)  # (B,)
@@ -59,17 +58,17 @@ def _apply(images: Tensor, linear: NDArray[np.float64], about_grey: NDArray[np.f
     return torch.baddbmm(shift, _beside(linear, flat), flat).clamp_(0, 1).view_as(images)
 
 
-def _beside(numbers: NDArray[np.float64], tensor: Tensor) -> Tensor:
+def _beside(numbers: Doubles, tensor: Tensor) -> Tensor:
     return torch.from_numpy(numbers.astype(np.float32)).to(tensor.device)
 
 
-def _saturation(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _saturation(factors: Doubles) -> Doubles:
     """(B, 3, 3): 0 gives greys, 1 the colours as they are."""
     kept = factors[:, None, None]
     return np.asarray(kept * np.eye(3) + (1 - kept) * GREY)
 
 
-def _turned(turns: NDArray[np.float64]) -> NDArray[np.float64]:
+def _turned(turns: Doubles) -> Doubles:
     """(B, 3, 3): hues turned by a share of the circle, from red towards green."""
     cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
     rotation = np.zeros((len(turns), 3, 3))

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from assay.arrays import Pixels
 from assay.files import whole
 
 GAP = 2  # white pixels between two images
 
 
-def write_sheet(path: Path, rows: Sequence[npt.NDArray[np.uint8]]) -> None:
+def write_sheet(path: Path, rows: Sequence[Pixels]) -> None:
     """Write rows of images, each (n, S, S, 3) of one side S, as a PNG; shorter rows end in white."""
     side, longest = rows[0].shape[1], max(len(row) for row in rows)
     step = side + GAP
@@ -26,7 +26,7 @@ def write_sheet(path: Path, rows: Sequence[npt.NDArray[np.uint8]]) -> None:
         Image.fromarray(sheet).save(beside, format="PNG")
 
 
-def first_of(path: Path, layout: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def first_of(path: Path, layout: tuple[int, int]) -> Pixels:
     """The first image (S, S, 3) of a sheet of so many rows and columns."""
     with Image.open(path) as sheet:
         side = (sheet.height + GAP) // layout[0] - GAP

@@ -10,9 +10,9 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Keys = NDArray[np.uint64]
+from assay.arrays import Doubles, Ints, Keys, Pixels
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: counting by it visits every number
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -35,26 +35,26 @@ def image_keys(
     return state
 
 
-def contents(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def contents(pixels: Pixels) -> Ints:
     """A number (B,) for the content of each image (B, S, S, 3), whatever it is called and wherever it lies."""
     return np.array([zlib.crc32(np.ascontiguousarray(image).data) for image in pixels], dtype=np.int64)
 
 
-def uniform(keys: Keys, count: int) -> NDArray[np.float64]:
+def uniform(keys: Keys, count: int) -> Doubles:
     """Uniform numbers in [0, 1), (B, count); the first ones stay the same when `count` grows."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix_bits(keys[:, None] + steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _as_integer(part: ArrayLike) -> NDArray[np.uint64]:
+def _as_integer(part: ArrayLike) -> Keys:
     numbers = np.asarray(part)
     if numbers.dtype.kind not in "iu":
         raise TypeError(f"a key is made of whole numbers, not of {numbers.dtype}")
     return numbers.astype(np.uint64)  # negative ones wrap around, which is as good
 
 
-def _mix_bits(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix_bits(state: Keys) -> Keys:
     """The finalizer: every bit of the input moves about half of the output's."""
     state = (state ^ (state >> np.uint64(30))) * _FIRST
     state = (state ^ (state >> np.uint64(27))) * _SECOND

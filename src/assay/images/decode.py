@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
+from assay.arrays import Pixels
 from assay.errors import ImageError, PlanError
 from assay.settings import Settings
 
@@ -87,7 +88,7 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None = None) -> NDArray[np.uint8]:
+def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
     """Make a square of (side, side, 3) bytes; `size` is the one that `centre_crop` is stated for.
 
     The two resizings around a centre crop are carried out as one, straight from the original: the same
@@ -112,7 +113,7 @@ def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None 
     return np.array(seen)
 
 
-def read_square(path: Path, side: int, *, settings: Resize, size: int | None = None) -> NDArray[np.uint8]:
+def read_square(path: Path, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
     """Decode and resize, reading no more detail than (side, side, 3) needs. Raises ImageError."""
     smallest = size or side
     if settings.centre_crop:
@@ -243,7 +244,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def _bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _bytes(values: NDArray[np.generic]) -> Pixels:
     """Bring (H, W) numbers of more than 8 bits to 0..255.
 
     16-bit numbers are a 257th, whatever they hold. Wider ones do not say what white is: fractions of 1,

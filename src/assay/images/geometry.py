@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-Draws = NDArray[np.float64]
-Matrices = NDArray[np.float64]
+from assay.arrays import Doubles
+
 Frame = tuple[float, float, float, float]
 """A view without chance: what is shown at (x, y) lies at (a x + c, b y + d), given as (a, b, c, d)."""
 
@@ -23,7 +22,7 @@ WHOLE: Frame = (1.0, 1.0, 0.0, 0.0)
 COARSEST = 1.5  # source pixels a result pixel, above which bilinear sampling would skip some and alias
 
 
-def crop(draws: Draws, *, area: tuple[float, float], ratio: tuple[float, float]) -> Matrices:
+def crop(draws: Doubles, *, area: tuple[float, float], ratio: tuple[float, float]) -> Doubles:
     """Random boxes from 4 draws an image: share of the area, proportions, place across, place down.
 
     Szegedy et al. 2015, "Going deeper with convolutions": the share is uniform, the logarithm of the
@@ -36,21 +35,21 @@ def crop(draws: Draws, *, area: tuple[float, float], ratio: tuple[float, float])
     return _matrices(width, 0, 2 * left + width - 1, 0, height, 2 * top + height - 1)
 
 
-def box(share: Draws, draw: Draws, *, ratio: tuple[float, float]) -> tuple[Draws, Draws]:
+def box(share: Doubles, draw: Doubles, *, ratio: tuple[float, float]) -> tuple[Doubles, Doubles]:
     """Width and height, in shares of the side, of boxes with this share of the area."""
     proportions = np.exp(_between(draw, *np.log(ratio)))
     proportions = np.clip(proportions, share, 1 / share)  # exactly where width and height are at most 1
     return np.sqrt(share * proportions), np.sqrt(share / proportions)
 
 
-def mirror(draws: Draws, *, across: bool, down: bool) -> Matrices:
+def mirror(draws: Doubles, *, across: bool, down: bool) -> Doubles:
     """Mirror left to right, top to bottom, or both, each for half of the images: 2 draws an image."""
     x = np.where(across & (draws[:, 0] < 0.5), -1.0, 1.0)
     y = np.where(down & (draws[:, 1] < 0.5), -1.0, 1.0)
     return _matrices(x, 0, 0, 0, y, 0)
 
 
-def affine(draws: Draws, *, rotate: float, scale: tuple[float, float], shear: float, shift: float) -> Matrices:
+def affine(draws: Doubles, *, rotate: float, scale: tuple[float, float], shear: float, shift: float) -> Doubles:
     """Shear, enlarge and turn about the centre, then shift: 5 draws an image.
 
     `rotate` and `shear` are the most degrees either way, `shift` the most either way as a share of the side.
@@ -64,18 +63,18 @@ def affine(draws: Draws, *, rotate: float, scale: tuple[float, float], shear: fl
     return sheared(slant) @ turn @ shifted(right, down)
 
 
-def rotated(degrees: Draws) -> Matrices:
+def rotated(degrees: Doubles) -> Doubles:
     """Turn images clockwise about their centre, each by its own degrees (B,)."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return _matrices(cos, sin, 0, -sin, cos, 0)
 
 
-def sheared(across: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
+def sheared(across: Doubles | float = 0.0, down: Doubles | float = 0.0) -> Doubles:
     """Slant what is upright, what is level, or both: shares of the distance from the centre."""
     return _matrices(1, across, 0, down, 1, 0)
 
 
-def shifted(right: Draws | float = 0.0, down: Draws | float = 0.0) -> Matrices:
+def shifted(right: Doubles | float = 0.0, down: Doubles | float = 0.0) -> Doubles:
     """Move images by shares of their side."""
     return _matrices(1, 0, -2 * right, 0, 1, -2 * down)
 
@@ -94,7 +93,7 @@ def framed(batch: Tensor, frame: Frame, size: int) -> Tensor:
     return sample(batch, matrices, size=size, reflect=beyond)
 
 
-def sample(batch: Tensor, matrices: Matrices, *, size: int, reflect: bool) -> Tensor:
+def sample(batch: Tensor, matrices: Doubles, *, size: int, reflect: bool) -> Tensor:
     """Resample uint8 (B, 3, S, S) to float32 (B, 3, size, size), 0 to 255, bilinearly, once.
 
     Outside the image it is reflected: streaks, as repeated edges give, or black corners would be something
@@ -132,11 +131,11 @@ def _grid(matrices: Tensor, size: int) -> Tensor:
     return grid
 
 
-def _between(draw: Draws, low: float, high: float) -> Draws:
+def _between(draw: Doubles, low: float, high: float) -> Doubles:
     return low + (high - low) * draw
 
 
-def _matrices(*entries: Draws | float) -> Matrices:
+def _matrices(*entries: Doubles | float) -> Doubles:
     """(B, 3, 3) from the six entries of the two upper rows."""
     filled = np.stack(np.broadcast_arrays(*map(np.atleast_1d, entries)), axis=-1)
     matrices = np.zeros((len(filled), 3, 3))

@@ -16,7 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from scipy.special import betainc, betaincinv
 from torch import Tensor
 
-from assay.images.counter_rng import Keys, uniform
+from assay.arrays import Doubles, Floats, Ints, Keys
+from assay.images.counter_rng import uniform
 from assay.settings import Settings
 
 Alpha = Annotated[float, Field(gt=0)]
@@ -63,15 +64,15 @@ class Mix(Settings):
 class _Drawn(NamedTuple):
     """How each of (B,) images is mixed."""
 
-    outside: npt.NDArray[np.float64]  # an image's share of its pixels outside the box; inside it has none
-    starts: npt.NDArray[np.int64]  # (2, B): left, top of the box; empty where nothing is pasted
-    ends: npt.NDArray[np.int64]  # (2, B): right, bottom, not included
+    outside: Doubles  # an image's share of its pixels outside the box; inside it has none
+    starts: Ints  # (2, B): left, top of the box; empty where nothing is pasted
+    ends: Ints  # (2, B): right, bottom, not included
 
 
-def shares(keys: Keys, *, size: int, settings: Mix) -> npt.NDArray[np.float32]:
+def shares(keys: Keys, *, size: int, settings: Mix) -> Floats:
     """The share (B,), 0 to 1, that `mix` leaves of each image of size x size pixels: exact for a clipped box too."""
     drawn = _drawn(keys, size, settings)
-    pasted: npt.NDArray[np.float64] = np.prod(drawn.ends - drawn.starts, axis=0) / size**2
+    pasted: Doubles = np.prod(drawn.ends - drawn.starts, axis=0) / size**2
     return (drawn.outside * (1 - pasted)).astype(np.float32)
 
 
@@ -104,9 +105,7 @@ def _drawn(keys: Keys, size: int, settings: Mix) -> _Drawn:
     return _Drawn(np.where(cut, 1.0, share), starts, ends)
 
 
-def _boxes(
-    areas: npt.NDArray[np.float64], places: npt.NDArray[np.float64], size: int, bounds: tuple[float, float] | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _boxes(areas: Doubles, places: Doubles, size: int, bounds: tuple[float, float] | None) -> tuple[Ints, Ints]:
     """Starts and ends (2, B) of boxes of these shares of the area (B,), at places (2, B) drawn from [0, 1).
 
     Around a pixel of even chance and clipped at the border (Yun et al. 2019), so that most are smaller than drawn;

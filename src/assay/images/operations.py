@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, NonNegativeFloat, model_validator
 from torch import Tensor
 
+from assay.arrays import Doubles
 from assay.images import colour, geometry
-from assay.images.geometry import Draws, Matrices
 from assay.settings import Settings
 
 STRONGEST = 10.0  # the magnitude at which an operation reaches its furthest
@@ -31,7 +31,7 @@ Name = Literal[
 ]  # fmt: skip
 
 
-def autocontrasted(images: Tensor, _: Draws) -> Tensor:
+def autocontrasted(images: Tensor, _: Doubles) -> Tensor:
     """Stretch every channel of (B, 3, H, W) to reach from 0 to 1. As ImageOps.autocontrast of Pillow."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = (high - low) * 255 < 0.5  # one byte everywhere: nothing to stretch but rounding
@@ -39,7 +39,7 @@ def autocontrasted(images: Tensor, _: Draws) -> Tensor:
     return ((images - low) / (high - low)).clamp_(0, 1)
 
 
-def equalized(images: Tensor, _: Draws) -> Tensor:
+def equalized(images: Tensor, _: Doubles) -> Tensor:
     """Spread the bytes of every channel of (B, 3, H, W) evenly. As ImageOps.equalize of Pillow."""
     found = (images * 255).round_().long().flatten(2).flatten(0, 1)  # (3 B, H W)
     first = torch.arange(len(found), device=found.device)[:, None] * 256
@@ -52,19 +52,19 @@ def equalized(images: Tensor, _: Draws) -> Tensor:
     return (spread.float() / 255).gather(1, found).view(images.shape)
 
 
-def posterized(images: Tensor, bits: Draws) -> Tensor:
+def posterized(images: Tensor, bits: Doubles) -> Tensor:
     """Keep the highest `bits` (B,), rounded to 1 to 8, of bytes (B, 3, H, W). As ImageOps.posterize of Pillow."""
     step = _beside(2 ** (8 - np.rint(bits)), images)
     kept = (images * 255).round_().div_(step).floor_().mul_(step).div_(255)
     return torch.where(step == 1, images, kept)
 
 
-def solarized(images: Tensor, thresholds: Draws) -> Tensor:
+def solarized(images: Tensor, thresholds: Doubles) -> Tensor:
     """Invert the bytes of (B, 3, H, W) from 256 times `thresholds` (B,) on. As ImageOps.solarize of Pillow."""
     return torch.where(images * 255 + 0.5 < _beside(256 * thresholds, images), images, 1 - images)
 
 
-def sharpened(images: Tensor, factors: Draws) -> Tensor:
+def sharpened(images: Tensor, factors: Doubles) -> Tensor:
     """Distances of (B, 3, H, W) from a smoothed copy times factors (B,). As ImageEnhance.Sharpness of Pillow."""
     across = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
     around = across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]  # 3 x 3; a pooling takes 4 times as long
@@ -84,8 +84,8 @@ class Operation(NamedTuple):
     most: float = 0.0
     idle: float = 0.0
     either_way: bool = True
-    matrix: Callable[[Draws], Matrices] | None = None  # geometry: where pixels come from
-    paint: Callable[[Tensor, Draws], Tensor] | None = None  # colours: float32 (B, 3, H, W) in [0, 1] to the same
+    matrix: Callable[[Doubles], Doubles] | None = None  # geometry: where pixels come from
+    paint: Callable[[Tensor, Doubles], Tensor] | None = None  # colours: float32 (B, 3, H, W) in [0, 1] to the same
 
 
 OPERATIONS: dict[Name, Operation] = {
@@ -185,10 +185,10 @@ class Group(NamedTuple):
 
     operation: Operation
     rows: NDArray[np.intp]
-    values: Draws  # one a row
+    values: Doubles  # one a row
 
 
-def drawn(draws: Draws, settings: RandAugment | SomeOf) -> list[Group]:
+def drawn(draws: Doubles, settings: RandAugment | SomeOf) -> list[Group]:
     """What is done with each image, in the order in which it is done, by 3 n draws (B, 3 n) in [0, 1)."""
     which, how_much, which_way = draws.reshape(len(draws), settings.n, DRAWS).transpose(2, 1, 0)  # (n, B) each
     names = list(settings.reaches)
@@ -204,7 +204,7 @@ def drawn(draws: Draws, settings: RandAugment | SomeOf) -> list[Group]:
     return groups
 
 
-def _chosen(draws: Draws, count: int, *, again: bool) -> NDArray[np.intp]:
+def _chosen(draws: Doubles, count: int, *, again: bool) -> NDArray[np.intp]:
     """Numbers (n, B) below `count` from draws (n, B); an image's differ unless it may draw one again."""
     if again:
         return (draws * count).astype(np.intp)
@@ -221,7 +221,7 @@ def moves(settings: RandAugment | SomeOf) -> bool:
     return any(OPERATIONS[name].matrix for name in settings.reaches)
 
 
-def matrices(groups: Sequence[Group], count: int) -> Matrices:
+def matrices(groups: Sequence[Group], count: int) -> Doubles:
     """Where the pixels of `count` images come from, (B, 3, 3), as geometry.py has it."""
     whole = np.tile(np.eye(3), (count, 1, 1))
     for operation, rows, values in groups:
@@ -238,5 +238,5 @@ def paint(images: Tensor, groups: Sequence[Group]) -> None:
             images[rows] = operation.paint(images[rows], values)
 
 
-def _beside(values: Draws, images: Tensor) -> Tensor:
+def _beside(values: Doubles, images: Tensor) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).to(images.device)[:, None, None, None]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from assay.arrays import Bools, Ints
 from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
@@ -80,9 +81,7 @@ def standing_edits(edits: Sequence[Edit]) -> list[bool]:
     return [counts(place, edit) for place, edit in enumerate(edits)]
 
 
-def current_values(
-    samples: Samples, head: Head, rows: npt.NDArray[np.int64], tags: Sequence[str | None]
-) -> list[str | None]:
+def current_values(samples: Samples, head: Head, rows: Ints, tags: Sequence[str | None]) -> list[str | None]:
     """What is known of cells, as `old` says it: at these rows, and of these tags where the head is multi-label."""
     if head.kind == "multiclass":
         labels: list[str | None] = samples.table[f"label:{head.name}"].gather(rows).to_list()
@@ -282,7 +281,7 @@ def _with_tags(samples: Samples, head: Head, last: pl.DataFrame, sets: pl.DataFr
     )
 
 
-def _codes(samples: Samples, head: Head, rows: npt.NDArray[np.int64]) -> Codes:
+def _codes(samples: Samples, head: Head, rows: Ints) -> Codes:
     return replace(samples, space=LabelSpace((head,))).take(rows).codes()[0]
 
 
@@ -292,7 +291,7 @@ def _lists(head: Head, codes: Codes) -> tuple[pl.Series, pl.Series]:
     return _names(head, codes == 1, known), _names(head, (codes == -1) & known[:, None], np.any(codes == -1, 1) & known)
 
 
-def _names(head: Head, chosen: npt.NDArray[np.bool_], listed: npt.NDArray[np.bool_]) -> pl.Series:
+def _names(head: Head, chosen: Bools, listed: Bools) -> pl.Series:
     """The classes chosen (n, K) of each image; null where it is not to be listed (n,)."""
     row, tag = np.nonzero(chosen)
     named = pl.DataFrame({"row": row, "names": pl.Series(head.classes, dtype=pl.String).gather(tag)})

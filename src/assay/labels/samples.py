@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from assay.arrays import Bools, Floats, Ints
 from assay.errors import RunError
 from assay.files import fingerprint, whole
 from assay.labels.space import Codes, Head, LabelSpace
@@ -73,22 +74,22 @@ class Samples:
         """Labels as numbers, one array a head; -1 is unknown."""
         return [_codes(self.table, head) for head in self.space]
 
-    def weights(self) -> npt.NDArray[np.float32]:
+    def weights(self) -> Floats:
         """Weights (N, H)."""
         columns = [self.table[f"weight:{head.name}"].to_numpy() for head in self.space]
         return np.stack(columns, axis=1).astype(np.float32) if columns else np.ones((len(self), 0), np.float32)
 
-    def labelled(self) -> npt.NDArray[np.bool_]:
+    def labelled(self) -> Bools:
         """Which images (N,) have a known label under any head."""
         known = [head.known(codes) for head, codes in zip(self.space, self.codes(), strict=True)]
         return np.any(known, axis=0) if known else np.zeros(len(self), dtype=np.bool_)
 
-    def counts(self, head: Head) -> npt.NDArray[np.int64]:
+    def counts(self, head: Head) -> Ints:
         """Images of each class (K,)."""
         codes = _codes(self.table, head)
         if head.kind == "multiclass":
             return np.bincount(codes[codes >= 0], minlength=head.size).astype(np.int64)
-        positive: npt.NDArray[np.int64] = np.sum(codes == 1, axis=0, dtype=np.int64)
+        positive: Ints = np.sum(codes == 1, axis=0, dtype=np.int64)
         return positive
 
     def fingerprint(self) -> str:

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Bools, Ints
 from assay.errors import PlanError
 
 Kind = Literal["multiclass", "multilabel"]
-Codes = npt.NDArray[np.int64]
+Codes = Ints
 """Labels of one head as numbers; -1 is unknown, everywhere.
 
 (N,) class indices for a multi-class head; (N, K) zeros and ones for a multi-label one.
@@ -43,9 +43,9 @@ class Head:
         shape = (count,) if self.kind == "multiclass" else (count, self.size)
         return np.full(shape, -1, dtype=np.int64)
 
-    def known(self, codes: Codes) -> npt.NDArray[np.bool_]:
+    def known(self, codes: Codes) -> Bools:
         """Which images (N,) have at least one known label under this head."""
-        known: npt.NDArray[np.bool_] = codes >= 0
+        known: Bools = codes >= 0
         return known if self.kind == "multiclass" else np.any(known, axis=1)
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from assay.arrays import Doubles, Ints
 from assay.errors import DataError
 from assay.labels.build import quoted
 from assay.labels.samples import Samples
@@ -21,8 +21,6 @@ from assay.settings import Settings
 
 SIDES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 class SplitSettings(Settings):
@@ -144,13 +142,13 @@ def _units(table: pl.DataFrame) -> Ints:
     return units.astype(np.int64)
 
 
-def _shares(given: Ints, val: float, test: float) -> Floats:
+def _shares(given: Ints, val: float, test: float) -> Doubles:
     """The share of each side to draw: nothing for a side that came with the data."""
     held = [0.0 if (given == side).any() else share for side, share in ((VAL, val), (TEST, test))]
     return np.array([1 - sum(held), *held])
 
 
-def _drawn(samples: Samples, given: Ints, units: Ints, shares: Floats, seed: int) -> Ints:
+def _drawn(samples: Samples, given: Ints, units: Ints, shares: Doubles, seed: int) -> Ints:
     """The side of every image (N,): the one given, the one drawn, or train."""
     labelled = samples.labelled()
     # Where every labelled image has a side, validation can only come off train.

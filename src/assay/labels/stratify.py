@@ -5,16 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from assay.arrays import Doubles, Ints
 
 SETTLED = 20_000  # units that are looked at again: about a second
 
 
-def stratify(cells: sparse.csr_array, *, shares: Floats, seed: int) -> Ints:
+def stratify(cells: sparse.csr_array, *, shares: Doubles, seed: int) -> Ints:
     """A side for each unit (U,), so that every label's images come near to `shares` (S,), which sum to 1.
 
     `cells` (U, L) counts a unit's images of each label; the last column counts them all. Units alike in all
@@ -38,7 +36,7 @@ def stratify(cells: sparse.csr_array, *, shares: Floats, seed: int) -> Ints:
     return drawn[sides]
 
 
-def _deal(cells: sparse.csr_array, shares: Floats, generator: np.random.Generator) -> Ints:
+def _deal(cells: sparse.csr_array, shares: Doubles, generator: np.random.Generator) -> Ints:
     """Sides (U,) of what can be dealt without a remainder among units that are alike; -1 for the rest."""
     units, labels = cells.shape
     # A random number for each label makes a name of a unit's counts: one product instead of comparing rows.
@@ -52,7 +50,7 @@ def _deal(cells: sparse.csr_array, shares: Floats, generator: np.random.Generato
     return np.where(sides == len(shares), -1, sides).astype(np.int64)
 
 
-def _fill(cells: sparse.csr_array, need: Floats) -> Ints:
+def _fill(cells: sparse.csr_array, need: Doubles) -> Ints:
     """Sides of the remaining units, one by one, rarest label first; `need` (L, S) counts images."""
     held = [
         list(zip(cells.indices[a:b].tolist(), cells.data[a:b].tolist(), strict=True))
@@ -82,7 +80,7 @@ def _fill(cells: sparse.csr_array, need: Floats) -> Ints:
     return sides
 
 
-def _settle(cells: sparse.csr_array, sides: Ints, units: Ints, shares: Floats) -> None:
+def _settle(cells: sparse.csr_array, sides: Ints, units: Ints, shares: Doubles) -> None:
     """Move units (in place) while that lessens the squared misses over the label counts.
 
     On planted groups this took the mean miss of a class's share from 3 points to 1; on 2,000 single images

@@ -8,15 +8,15 @@ never 0, not even of a perfect model; here that noise is left out, so that the s
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from assay.metrics.intervals import Floats, Limits, Z
+from assay.arrays import Bools, Ints, Reals
+from assay.metrics.intervals import Limits, Z
 
 BINS = 15  # at most
 ADDED = 4  # images that a bin is smoothed with
 
 
-def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple[float, Limits]:
+def calibration_error(confidence: Reals, right: Bools) -> tuple[float, Limits]:
     """The error of confidences (N,) of answers that were right or not (N,), and its 95 % interval; N must not be 0.
 
     In each bin the products of the gaps of different images have the squared gap of the bin as their mean. Of an error
@@ -30,7 +30,7 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple
         return 0.0, (0.0, 1.0)
     place = _bins(confidence)
     count = np.bincount(place).astype(np.float64)
-    gap: Floats = right - confidence.astype(np.float64)
+    gap: Reals = right - confidence.astype(np.float64)
     products = np.bincount(place, gap) ** 2 - np.bincount(place, gap**2)  # over all pairs of one bin
     squared = float((products / (count - 1)).sum() / n)
     noise, slope = _variance(confidence, right, place, count)
@@ -41,7 +41,7 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple
     return value, (min(low, value), min(1.0, max(high, value)))
 
 
-def _bins(confidence: Floats) -> npt.NDArray[np.int64]:
+def _bins(confidence: Reals) -> Ints:
     """The bin (N,) of each image: about N^0.4 bins of equally many; equal confidences share one, none has one image."""
     n = len(confidence)
     count = min(BINS, max(1, min(round(n**0.4), n // 2)))
@@ -55,9 +55,7 @@ def _bins(confidence: Floats) -> npt.NDArray[np.int64]:
     return np.searchsorted(ordered[kept], confidence, side="right") - 1
 
 
-def _variance(
-    confidence: Floats, right: npt.NDArray[np.bool_], place: npt.NDArray[np.int64], count: Floats
-) -> tuple[float, float]:
+def _variance(confidence: Reals, right: Bools, place: Ints, count: Reals) -> tuple[float, float]:
     """The variance of the squared error where it is 0, and how much it grows with it.
 
     The spread of the answers in a bin is that of the share that is right, smoothed with four images as right as the

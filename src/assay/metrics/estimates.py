@@ -9,8 +9,9 @@ from typing import TypeAlias
 import numpy as np
 from scipy import sparse
 
+from assay.arrays import Reals
 from assay.labels.space import Codes
-from assay.metrics.intervals import Estimate, Floats
+from assay.metrics.intervals import Estimate
 
 ADDED = 4  # images that each fraction is smoothed with, as Agresti & Coull 1998 add to a share
 LOSSES = 60  # images that the spread of losses expected by the model counts as
@@ -18,7 +19,7 @@ LOSSES = 60  # images that the spread of losses expected by the model counts as
 Rows: TypeAlias = sparse.csr_array
 """What each image adds to each of some sums: sparse (sums, N)."""
 
-Spread = Callable[[Floats], Floats]
+Spread = Callable[[Reals], Reals]
 """The variance of one image's part in a fraction, by the fraction."""
 
 
@@ -88,10 +89,10 @@ class AveragePrecision:
 
     value: float
     positives: int
-    influence: Floats
+    influence: Reals
 
 
-def average_precision(codes: Codes, scores: Floats) -> AveragePrecision:
+def average_precision(codes: Codes, scores: Reals) -> AveragePrecision:
     """Precision times growth in recall, not interpolated, over images by falling score; those of one score together.
 
     `codes` (N,) must hold a positive; unknown ones are left out. `scores` is (N,).

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Counts = npt.NDArray[np.int64]
+from assay.arrays import Bools, Ints
+
 Rule = Literal["thirds", "100/20"]
 
 NAMES = ("many", "medium", "few")
@@ -37,7 +37,7 @@ class Group:
         }
 
 
-def groups(counts: Counts) -> tuple[Group, ...]:
+def groups(counts: Ints) -> tuple[Group, ...]:
     """Groups of classes by their training images (K,), each rule where it applies.
 
     Thirds by rank where there are three classes and not all are equally frequent; classes of one count go by their
@@ -47,7 +47,7 @@ def groups(counts: Counts) -> tuple[Group, ...]:
     thirds = np.array_split(ranked, 3) if len(counts) >= 3 and counts.min() < counts.max() else []
     by_number = [ranked[counts[ranked] > MANY], ranked[_between(counts[ranked])], ranked[counts[ranked] < FEW]]
     parted = by_number if sum(len(classes) > 0 for classes in by_number) > 1 else []
-    found: list[tuple[Rule, Sequence[Counts]]] = [("thirds", thirds), ("100/20", parted)]
+    found: list[tuple[Rule, Sequence[Ints]]] = [("thirds", thirds), ("100/20", parted)]
     return tuple(
         Group(rule, name, tuple(classes.tolist()), int(counts[classes].min()), int(counts[classes].max()))
         for rule, parts in found
@@ -56,5 +56,5 @@ def groups(counts: Counts) -> tuple[Group, ...]:
     )
 
 
-def _between(counts: Counts) -> npt.NDArray[np.bool_]:
+def _between(counts: Ints) -> Bools:
     return (counts >= FEW) & (counts <= MANY)

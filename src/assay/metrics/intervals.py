@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtrit
 
-Floats = npt.NDArray[np.floating]
+from assay.arrays import Reals
+
 Limits = tuple[float, float]
 
 TAIL = 0.025  # on each side
@@ -59,7 +59,7 @@ class Estimate:
     metric: str
     value: float
     n: int
-    influence: Floats
+    influence: Reals
     floor: float = 0.0
     smoothed: float = 0.5
     step: float = 0.0
@@ -208,7 +208,7 @@ def student(freedom: float) -> float:
     return float(stdtrit(max(freedom, 1.0), 1 - TAIL))
 
 
-def _over_runs(influences: Floats, values: list[float], n: int) -> tuple[float, float]:
+def _over_runs(influences: Reals, values: list[float], n: int) -> tuple[float, float]:
     """The variance of a mean over runs (S, N), and the quantile of the distribution it is read at.
 
     Images and seeds are crossed: each run answers for all images. Products of the influences of different runs hold

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from assay.arrays import Floats, Ints, Reals
 from assay.errors import PlanError, TrainingError
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.metrics.frequency import Counts, Group, groups
-from assay.metrics.intervals import Estimate, Floats, Metric, mean, metric
+from assay.metrics.frequency import Group, groups
+from assay.metrics.intervals import Estimate, Metric, mean, metric
 from assay.metrics.tallies import Tally, confusion, f1, multiclass, multilabel, ratio
 
-Thresholds = float | Floats
+Thresholds = float | Reals
 """One for every tag, (W,) one a column of the space, or (N, W); the columns of multi-class heads are not read."""
 
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -63,7 +63,7 @@ class HeadScore:
     n: int
     metrics: dict[str, Metric]
     per_class: pl.DataFrame
-    confusion: npt.NDArray[np.int64] | None
+    confusion: Ints | None
     by_frequency: tuple[tuple[Group, dict[str, Metric]], ...] = ()
     estimates: dict[str, Estimate] = field(default_factory=dict, repr=False)
 
@@ -94,10 +94,10 @@ def to_json(scores: Mapping[str, HeadScore]) -> dict[str, Any]:
 def score(
     space: LabelSpace,
     codes: Sequence[Codes],
-    probabilities: Floats,
+    probabilities: Reals,
     *,
     thresholds: Thresholds = 0.5,
-    counts: Sequence[Counts] | None = None,
+    counts: Sequence[Ints] | None = None,
 ) -> dict[str, HeadScore]:
     """Every metric of every head with its 95 % interval over images; `probabilities` is (N, width).
 
@@ -129,7 +129,7 @@ def estimates(scores: Mapping[str, HeadScore]) -> dict[str, Estimate]:
 
 
 def stream(
-    space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, *, thresholds: Thresholds = 0.5
+    space: LabelSpace, codes: Sequence[Codes], probabilities: Reals, *, thresholds: Thresholds = 0.5
 ) -> Iterator[tuple[str, float]]:
     """Every metric without its interval, fast enough for the end of each epoch.
 
@@ -147,12 +147,12 @@ def stream(
             yield from ((f"{head}/{name}", value) for name, value in metrics.items())
 
 
-def metrics_of(head: Head, codes: Codes, probabilities: Floats, *, thresholds: Thresholds = 0.5) -> dict[str, float]:
+def metrics_of(head: Head, codes: Codes, probabilities: Reals, *, thresholds: Thresholds = 0.5) -> dict[str, float]:
     """The metrics of one head; `probabilities` is (N, K), `thresholds` one number, (K,) or (N, K)."""
     return dict(stream(LabelSpace((head,)), [codes], probabilities, thresholds=thresholds))
 
 
-def probabilities_of(space: LabelSpace, logits: Floats) -> npt.NDArray[np.float32]:
+def probabilities_of(space: LabelSpace, logits: Reals) -> Floats:
     """Softmax over each multi-class head's columns, sigmoid over those of the others; both (N, width)."""
     result = np.empty(logits.shape, dtype=np.float32)
     for head, columns in zip(space, space.slices, strict=True):
@@ -165,7 +165,7 @@ def probabilities_of(space: LabelSpace, logits: Floats) -> npt.NDArray[np.float3
     return result
 
 
-def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, thresholds: Thresholds) -> list[Tally]:
+def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Reals, thresholds: Thresholds) -> list[Tally]:
     if probabilities.shape[1:] != (space.width,) or any(len(known) != len(probabilities) for known in codes):
         raise ValueError(f"probabilities {probabilities.shape} do not fit {len(codes)} heads of width {space.width}")
     broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
@@ -183,7 +183,7 @@ def _tallies(space: LabelSpace, codes: Sequence[Codes], probabilities: Floats, t
     ]
 
 
-def _head_score(tally: Tally, matrix: npt.NDArray[np.int64] | None, apart: Sequence[Group]) -> HeadScore:
+def _head_score(tally: Tally, matrix: Ints | None, apart: Sequence[Group]) -> HeadScore:
     metrics = {name: metric(estimate) for name, estimate in tally.estimates.items()}
     by_frequency = tuple((group, _of_group(tally, group)) for group in apart)
     return HeadScore(tally.n, metrics, _per_class(tally), matrix, by_frequency, tally.estimates)
@@ -195,7 +195,7 @@ def _of_group(tally: Tally, group: Group) -> dict[str, Metric]:
     return {name: replace(metric(estimate), n=n) for name, estimate in tally.of_group(group).items()}
 
 
-def _confusion(head: Head, codes: Codes, probabilities: Floats) -> npt.NDArray[np.int64] | None:
+def _confusion(head: Head, codes: Codes, probabilities: Reals) -> Ints | None:
     return confusion(codes, probabilities.argmax(axis=1), size=head.size) if head.kind == "multiclass" else None
 
 

@@ -10,9 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
+from assay.arrays import Bools
 from assay.errors import PlanError
 from assay.metrics import intervals
 from assay.metrics.intervals import Estimate, Metric
@@ -96,7 +94,7 @@ class McNemar:
         }
 
 
-def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> McNemar:
+def mcnemar(first: Bools, second: Bools) -> McNemar:
     """McNemar's test (McNemar 1947, Psychometrika 12) of which images (N,) two models answer rightly.
 
     Only the discordant images count, on which one alone is right. Of fewer than 25 of them the p-value is exact,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from assay.arrays import Bools, Ints, Reals
 from assay.labels.space import Codes, Head
 from assay.metrics.calibration_error import calibration_error
 from assay.metrics.estimates import (
@@ -28,17 +29,17 @@ from assay.metrics.estimates import (
     mean_of_f1,
 )
 from assay.metrics.frequency import Group
-from assay.metrics.intervals import Estimate, Floats
+from assay.metrics.intervals import Estimate
 
 TOP = 5
 
 
-def f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
+def f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:
     """F1 by class, 0 where a class is neither predicted nor there; all arrays (K, ...)."""
     return ratio(2 * hits, predicted + support, otherwise=0.0)
 
 
-def macro_f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
+def macro_f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:
     """Mean F1 over the classes that occur in the truth; (K, ...) to (...), NaN where none does.
 
     Unlike scikit-learn's default, a class that is only ever predicted, never true, adds no zero of its own:
@@ -48,12 +49,12 @@ def macro_f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
     return mean_where(f1(hits, predicted, support), support > 0)
 
 
-def micro_f1(hits: Floats, predicted: Floats, support: Floats) -> Floats:
+def micro_f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:
     """F1 over all cells together; (K, ...) to (...). Under a multi-class head it equals the accuracy."""
     return ratio(2 * hits.sum(axis=0), predicted.sum(axis=0) + support.sum(axis=0), otherwise=0.0)
 
 
-def confusion(codes: Codes, predicted: Codes, *, size: int) -> npt.NDArray[np.int64]:
+def confusion(codes: Codes, predicted: Codes, *, size: int) -> Ints:
     """Images by true class (rows) and predicted class (columns), (K, K); unknown labels left out."""
     known = codes >= 0
     return np.bincount(codes[known] * size + predicted[known], minlength=size * size).reshape(size, size)
@@ -73,12 +74,12 @@ class Tally:
     sums: Mapping[str, Rows]
     precisions: Mapping[int, AveragePrecision] = field(default_factory=dict)
     expected: float = 0.0
-    confidence: Floats = field(default_factory=lambda: np.empty(0))
-    right: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=bool))
+    confidence: Reals = field(default_factory=lambda: np.empty(0))
+    right: Bools = field(default_factory=lambda: np.empty(0, dtype=bool))
     answers: bytes = b""
 
     @cached_property
-    def counts(self) -> tuple[Floats, Floats, Floats]:
+    def counts(self) -> tuple[Reals, Reals, Reals]:
         """Hits, predictions and labels by class, each (K,)."""
         hits, predicted, support = (self.sums[name].sum(axis=1) for name in ("hits", "predicted", "support"))
         return hits, predicted, support
@@ -150,7 +151,7 @@ class Tally:
         }
 
 
-def multiclass(head: Head, codes: Codes, probabilities: Floats) -> Tally:
+def multiclass(head: Head, codes: Codes, probabilities: Reals) -> Tally:
     """Of one class an image: hits, predicted, support (K each), top-5, loss, and images with a known label.
 
     Among equal probabilities the earlier class comes first, as in the prediction itself.
@@ -178,7 +179,7 @@ def multiclass(head: Head, codes: Codes, probabilities: Floats) -> Tally:
     return Tally(head, len(images), sums, {}, expected, rows.max(axis=1), hit, _digest(truth, rows))
 
 
-def multilabel(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) -> Tally:
+def multilabel(head: Head, codes: Codes, probabilities: Reals, cuts: Reals) -> Tally:
     """Of any tags an image: hits, predicted, support, known (K each), loss, wrong cells, images, and those all right.
 
     A tag is given from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; an image
@@ -212,18 +213,18 @@ def multilabel(head: Head, codes: Codes, probabilities: Floats, cuts: Floats) ->
     )
 
 
-def ratio(over: Floats, under: Floats, *, otherwise: float = np.nan) -> Floats:
+def ratio(over: Reals, under: Reals, *, otherwise: float = np.nan) -> Reals:
     """`over / under`, and `otherwise` where nothing is below the line."""
     result = np.full(np.broadcast_shapes(over.shape, under.shape), otherwise, dtype=np.float64)
     return np.divide(over, under, out=result, where=under > 0)
 
 
-def mean_where(values: Floats, where: npt.NDArray[np.bool_]) -> Floats:
+def mean_where(values: Reals, where: Bools) -> Reals:
     """Mean over the first axis of the values that count; NaN where none does."""
     return ratio((values * where).sum(axis=0), where.sum(axis=0))
 
 
-def _rows(sums: npt.NDArray[np.int64], images: npt.NDArray[np.int64], values: Floats, shape: tuple[int, int]) -> Rows:
+def _rows(sums: Ints, images: Ints, values: Reals, shape: tuple[int, int]) -> Rows:
     return sparse.csr_array((np.asarray(values, dtype=np.float64), (sums, images)), shape=shape)
 
 
@@ -239,7 +240,7 @@ def _digest(*arrays: npt.NDArray[np.generic]) -> bytes:
     return digest.digest()
 
 
-def _clipped(probabilities: Floats) -> Floats:
+def _clipped(probabilities: Reals) -> Reals:
     """Kept away from 0 and 1 by what float32 resolves, so that no loss is infinite (scikit-learn's rule)."""
     smallest = float(np.finfo(np.float32).eps)
     return np.clip(probabilities.astype(np.float64), smallest, 1 - smallest)

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import log_expit, log_softmax, logsumexp
 
+from assay.arrays import Floats, Reals
 from assay.labels.space import LabelSpace
 
-Array = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.floating[Any]]
 MeanOf = Literal["probabilities", "logits"]
 """What a mean is taken of."""
 
 
-def mean_prediction(space: LabelSpace, logits: Sequence[Floats], *, of: MeanOf, weights: Floats | None = None) -> Array:
+def mean_prediction(space: LabelSpace, logits: Sequence[Reals], *, of: MeanOf, weights: Reals | None = None) -> Floats:
     """The logits (N, W) of a mean of several answers (N, W).
 
     `weights` sum to one over the answers: (M,), or (M, N) where those of each image are its own; equal ones
@@ -50,7 +48,7 @@ class MeanCombiner:
     weights: tuple[float, ...]
     kind: ClassVar[str] = "average"
 
-    def joined(self, space: LabelSpace, logits: Sequence[Floats]) -> Array:
+    def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
         """From the logits (N, W) of each member to those of the ensemble."""
         return mean_prediction(space, logits, of=self.of, weights=np.array(self.weights))
 

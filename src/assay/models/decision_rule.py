@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Floats, Reals
 from assay.labels.space import LabelSpace
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +30,7 @@ class DecisionRule:
         shift, temperature, thresholds = (np.full(space.width, value, np.float32) for value in (0.0, 1.0, 0.5))
         return DecisionRule(shift, temperature, thresholds)
 
-    def logits(self, raw: npt.NDArray[np.floating[Any]]) -> Floats:
+    def logits(self, raw: Reals) -> Floats:
         """The logits (N, W) to take probabilities of."""
         return ((raw - self.shift) / self.temperature).astype(np.float32)
 

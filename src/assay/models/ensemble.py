@@ -10,20 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from assay.arrays import Floats, Keys, Reals
 from assay.errors import RunError
 from assay.files import link, write_json
 from assay.images.decode import Resize
 from assay.labels.space import LabelSpace
-from assay.models.combiners import Array, Floats, MeanCombiner
+from assay.models.combiners import MeanCombiner
 from assay.models.decision_rule import DecisionRule
-from assay.models.trained_model import (
-    MODEL_FORMAT,
-    NO_HASHES,
-    TrainedModel,
-    TrainingHashes,
-    read_description,
-    write_training_hashes,
-)
+from assay.models.trained_model import MODEL_FORMAT, NO_HASHES, TrainedModel, read_description, write_training_hashes
 from assay.models.tree import Tree
 
 KNOWN = frozenset({"format", "kind", "heads", "joining", "members", "deciding"})
@@ -35,7 +29,7 @@ class Combiner(Protocol):
     @property
     def kind(self) -> str: ...
 
-    def joined(self, space: LabelSpace, logits: Sequence[Floats]) -> Array:
+    def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
         """From the logits of each member to those of the whole (N, W)."""
 
     def to_json(self) -> dict[str, Any]: ...
@@ -71,16 +65,16 @@ class Ensemble:
         return tuple(network for member in self.members for network in member.model.networks)
 
     @property
-    def trained_on(self) -> TrainingHashes:
+    def trained_on(self) -> Keys:
         """The images whose labels any of the networks was trained on."""
         return np.unique(np.concatenate([NO_HASHES, *(member.model.trained_on for member in self.members)]))
 
     @property
-    def learnt_from(self) -> TrainingHashes:
+    def learnt_from(self) -> Keys:
         """The images whose labels any layer of the networks was trained on."""
         return np.unique(np.concatenate([NO_HASHES, *(member.model.learnt_from for member in self.members)]))
 
-    def logits(self, raw: Sequence[Floats]) -> Array:
+    def logits(self, raw: Sequence[Reals]) -> Floats:
         """From the raw logits of each network to those (N, W) that probabilities are taken of."""
         answers, first = [], 0
         for member in self.members:

@@ -10,20 +10,14 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from assay.models.trained_model import (
-    BACKBONE_HASH,
-    COUNTERS,
-    NO_HASHES,
-    TrainingHashes,
-    hash_backbone,
-    read_training_hashes,
-)
+from assay.arrays import Keys
+from assay.models.trained_model import BACKBONE_HASH, COUNTERS, NO_HASHES, hash_backbone, read_training_hashes
 from assay.models.weights import Tensors, read_tensors, without_prefixes
 
 LEVELS = 3  # a variant or a trial lies two folders below the run that holds it
 
 
-def trained_on_in_runs(weights: Path, run: Path) -> TrainingHashes:
+def trained_on_in_runs(weights: Path, run: Path) -> Keys:
     """Return what the weights in a file were trained on, as far as the runs around `run` tell.
 
     A copy of a run's model is recognised by the hash of its backbone's tensors, under whatever name and in whatever

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from assay.arrays import Bools, Floats, Keys
 from assay.errors import ModelError, PlanError, RunError
 from assay.files import whole, write_json
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.models.classifier import Classifier, from_spec, spec
-from assay.models.decision_rule import DecisionRule, Floats
+from assay.models.decision_rule import DecisionRule
 
 COUNTERS = "num_batches_tracked"
 """The end of the names of tensors that training counts up and nothing reads."""
@@ -48,31 +48,30 @@ def hash_backbone(tensors: Mapping[str, Tensor]) -> str:
 
 HASHES_FILE = "trained_on.npy"
 LEARNT_FILE = "learnt_from.npy"
-TrainingHashes = npt.NDArray[np.uint64]
 """Sorted, one number an image: the first 8 bytes of the SHA-256 of its file."""
 
-NO_HASHES: TrainingHashes = np.empty(0, dtype=np.uint64)
+NO_HASHES: Keys = np.empty(0, dtype=np.uint64)
 
 
-def training_hashes(hashes: Iterable[str | None]) -> TrainingHashes:
+def training_hashes(hashes: Iterable[str | None]) -> Keys:
     """The images of these hashes (hexadecimal; None, of an image never read, is left out)."""
     return np.unique(_hash_numbers(hashes))
 
 
-def read_training_hashes(folder: Path) -> TrainingHashes:
+def read_training_hashes(folder: Path) -> Keys:
     """What the backbone of the model in a folder has seen; nothing where no file says so. Raises RunError."""
     return read_hashes(folder / HASHES_FILE)
 
 
-def read_learnt_hashes(folder: Path) -> TrainingHashes:
+def read_learnt_hashes(folder: Path) -> Keys:
     """Return the images whose labels any layer of the model in a folder was trained on. Raises RunError."""
     return np.union1d(read_training_hashes(folder), read_hashes(folder / LEARNT_FILE))
 
 
-def read_hashes(path: Path) -> TrainingHashes:
+def read_hashes(path: Path) -> Keys:
     """Return the images that a file lists; none where there is no such file. Raises RunError."""
     try:
-        found: TrainingHashes = np.load(path)
+        found: Keys = np.load(path)
     except FileNotFoundError:
         return NO_HASHES
     except (OSError, EOFError, ValueError) as error:
@@ -83,14 +82,14 @@ def read_hashes(path: Path) -> TrainingHashes:
     return found
 
 
-def write_training_hashes(folder: Path, images: TrainingHashes, learnt: TrainingHashes = NO_HASHES) -> None:
+def write_training_hashes(folder: Path, images: Keys, learnt: Keys = NO_HASHES) -> None:
     """Write what the backbone and what the whole network was trained on beside a model."""
     write_hashes(folder / HASHES_FILE, images)
     learnt = np.union1d(images, learnt)
     write_hashes(folder / LEARNT_FILE, NO_HASHES if len(learnt) == len(images) else learnt)
 
 
-def write_hashes(path: Path, images: TrainingHashes) -> None:
+def write_hashes(path: Path, images: Keys) -> None:
     """Write a list of images, or take away an earlier one where there is nothing to list."""
     if len(images) == 0:
         path.unlink(missing_ok=True)
@@ -101,12 +100,12 @@ def write_hashes(path: Path, images: TrainingHashes) -> None:
         beside.write_bytes(held.getbuffer())
 
 
-def count_trained_on(images: TrainingHashes, samples: Samples) -> int:
+def count_trained_on(images: Keys, samples: Samples) -> int:
     """How many of the samples are among these images."""
     return int(trained_on_mask(images, samples).sum())
 
 
-def trained_on_mask(images: TrainingHashes, samples: Samples) -> npt.NDArray[np.bool_]:
+def trained_on_mask(images: Keys, samples: Samples) -> Bools:
     """Return which samples (N,) are among these images; one whose content is not known is not."""
     hashes = samples.hashes
     known = np.array([name is not None for name in hashes], dtype=np.bool_)
@@ -114,7 +113,7 @@ def trained_on_mask(images: TrainingHashes, samples: Samples) -> npt.NDArray[np.
     return known
 
 
-def require_unseen(images: TrainingHashes, samples: Samples, *, what: str) -> None:
+def require_unseen(images: Keys, samples: Samples, *, what: str) -> None:
     """Refuse to let a backbone judge labels that it was trained on; `what` names the step.
 
     Raises PlanError.
@@ -129,7 +128,7 @@ def require_unseen(images: TrainingHashes, samples: Samples, *, what: str) -> No
         )
 
 
-def _hash_numbers(hashes: Iterable[str | None]) -> TrainingHashes:
+def _hash_numbers(hashes: Iterable[str | None]) -> Keys:
     return np.array([int(name[:16], 16) for name in hashes if name is not None], dtype=np.uint64)
 
 
@@ -155,8 +154,8 @@ class TrainedModel:
     resize: Resize
     deciding: DecisionRule
     details: dict[str, Any] = field(default_factory=dict)
-    trained_on: TrainingHashes = field(default_factory=lambda: NO_HASHES)
-    learnt_from: TrainingHashes = field(default_factory=lambda: NO_HASHES)
+    trained_on: Keys = field(default_factory=lambda: NO_HASHES)
+    learnt_from: Keys = field(default_factory=lambda: NO_HASHES)
 
     @property
     def networks(self) -> tuple[TrainedModel, ...]:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 from scipy.special import log_softmax
 from typing_extensions import TypeAliasType
 
+from assay.arrays import Doubles, Floats, Reals
 from assay.errors import PlanError
 from assay.labels.build import quoted
 from assay.labels.space import Head, LabelSpace
-from assay.models.combiners import Array, Floats
 
 Branches = TypeAliasType(
     "Branches",
@@ -78,7 +77,7 @@ class Tree:
         whole = LabelSpace(tuple(first if head.name == self.head else head for head in space))
         return [whole, *(LabelSpace((head,)) for head in others)]
 
-    def joined(self, space: LabelSpace, logits: Sequence[Floats]) -> Array:
+    def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
         """From the logits of each question's model to those of the whole: of the tree's head log-probabilities."""
         questions = self.spaces(space)
         joined = np.empty((len(logits[0]), space.width), dtype=np.float32)
@@ -183,12 +182,12 @@ def _classes(branch: str | Node) -> tuple[str, ...]:
     return (branch,) if isinstance(branch, str) else branch.classes
 
 
-def _down(root: Node, answers: Sequence[Floats], head: Head) -> npt.NDArray[np.float64]:
+def _down(root: Node, answers: Sequence[Reals], head: Head) -> Doubles:
     """Log-probabilities (N, K): those of the branches on the way to a class, added up."""
     found = np.empty((len(answers[0]), head.size))
     asked = iter(answers)
 
-    def descend(node: Node, reached: npt.NDArray[np.float64]) -> None:
+    def descend(node: Node, reached: Doubles) -> None:
         branches = reached[:, None] + log_softmax(np.asarray(next(asked), dtype=np.float64), axis=1)
         for column, branch in enumerate(node.below):
             if isinstance(branch, str):

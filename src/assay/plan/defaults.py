@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Doubles
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.predictions.thresholds import FEW
@@ -78,7 +78,7 @@ def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:
     return names[horizontal, vertical], said
 
 
-def _halves(cache: Cache, ids: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _halves(cache: Cache, ids: Sequence[str]) -> tuple[Doubles, Doubles]:
     """How much brighter the upper and the left half are, an image and colour: (N, 3) each."""
     upper, left = [], []
     middle = cache.side // 2
@@ -89,7 +89,7 @@ def _halves(cache: Cache, ids: Sequence[str]) -> tuple[npt.NDArray[np.float64], 
     return np.concatenate([part.numpy() for part in upper]), np.concatenate([part.numpy() for part in left])
 
 
-def _deviation(differences: npt.NDArray[np.float64]) -> float:
+def _deviation(differences: Doubles) -> float:
     """The largest over colours of |mean| in standard errors."""
     errors = differences.std(axis=0, ddof=1) / np.sqrt(len(differences))
     return float(np.max(np.abs(differences.mean(axis=0)) / np.maximum(errors, 1e-9)))

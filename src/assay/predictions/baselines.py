@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from assay.arrays import Doubles, Floats, Ints, Pixels, Reals
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.labels.split import untagged
-from assay.metrics.intervals import Floats
 from assay.metrics.metrics import probabilities_of
-
-Pixels = npt.NDArray[np.uint8]
-Probabilities = npt.NDArray[np.float32]
 
 SIDE = 16
 MOST = 10_000
@@ -37,17 +33,17 @@ MAJORITY, ZEROS, LINEAR, UNTRAINED = "majority", "zero images", "linear on pixel
 class BaselinePrediction:
     """Probabilities (M, width), and the thresholds (width,) from which a tag of a multi-label head is given."""
 
-    probabilities: Probabilities
-    thresholds: npt.NDArray[np.float32]
+    probabilities: Floats
+    thresholds: Floats
 
 
 def baseline_predictions(
     space: LabelSpace,
     codes: Sequence[Codes],
     *,
-    train: Floats,
-    val: Floats,
-    untrained: Floats | None = None,
+    train: Reals,
+    val: Reals,
+    untrained: Reals | None = None,
     seed: int = 0,
 ) -> dict[str, BaselinePrediction]:
     """Every baseline by name, in the order to show them.
@@ -69,7 +65,7 @@ def baseline_predictions(
     return answers
 
 
-def majority(space: LabelSpace, codes: Sequence[Codes], *, count: int) -> Probabilities:
+def majority(space: LabelSpace, codes: Sequence[Codes], *, count: int) -> Floats:
     """The shares of the training labels, for each of `count` images: (count, width).
 
     The answer is the most frequent class, and no tag at all under a multi-label head: `NEVER` is the threshold
@@ -94,8 +90,8 @@ def without_a_tag(space: LabelSpace, codes: Mapping[str, Sequence[Codes]]) -> di
 
 
 def linear_probabilities(
-    space: LabelSpace, codes: Sequence[Codes], *, train: Floats, val: Floats, seed: int = 0
-) -> Probabilities:
+    space: LabelSpace, codes: Sequence[Codes], *, train: Reals, val: Reals, seed: int = 0
+) -> Floats:
     """Logistic regression of every head on features (N, F) for (M, F): multinomial, or one a tag; (M, width).
 
     Features are standardised by the training images; C = 0.01, at most 100 rounds of L-BFGS. Of more than
@@ -128,7 +124,7 @@ def linear_probabilities(
     return answers
 
 
-def shrink(pixels: Pixels, *, side: int = SIDE) -> npt.NDArray[np.float32]:
+def shrink(pixels: Pixels, *, side: int = SIDE) -> Floats:
     """Images (N, h, w, 3) as rows (N, F) of area means in [0, 1], F at most `side` x `side` x 3."""
     count, height, width, channels = pixels.shape
     down, across = _areas(height, min(side, height)), _areas(width, min(side, width))
@@ -141,24 +137,24 @@ def shrink(pixels: Pixels, *, side: int = SIDE) -> npt.NDArray[np.float32]:
     return rows
 
 
-def _areas(length: int, parts: int) -> npt.NDArray[np.float32]:
+def _areas(length: int, parts: int) -> Floats:
     """The share (parts, length) of each pixel in each of `parts` equal stretches; rows sum to 1."""
     edges = np.linspace(0, length, parts + 1)
     pixel = np.arange(length)
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    shares: npt.NDArray[np.float32] = (overlap.clip(min=0) * parts / length).astype(np.float32)
+    shares: Floats = (overlap.clip(min=0) * parts / length).astype(np.float32)
     return shares
 
 
-def _shares(head: Head, codes: Codes) -> npt.NDArray[np.float64]:
+def _shares(head: Head, codes: Codes) -> Doubles:
     if head.kind == "multiclass":
         counts = np.bincount(codes[codes >= 0], minlength=head.size)
         return counts / counts.sum() if counts.sum() else np.full(head.size, 1 / head.size)
-    shares: npt.NDArray[np.float64] = (codes == 1).sum(axis=0) / np.maximum((codes >= 0).sum(axis=0), 1)
+    shares: Doubles = (codes == 1).sum(axis=0) / np.maximum((codes >= 0).sum(axis=0), 1)
     return shares
 
 
-def _random_draw(rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+def _random_draw(rows: Ints, seed: int) -> Ints:
     if len(rows) <= MOST:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, MOST, replace=False))

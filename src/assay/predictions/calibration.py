@@ -9,14 +9,13 @@ import numpy.typing as npt
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_softmax, logit, softmax
 
+from assay.arrays import Doubles, Floats, Reals
 from assay.labels.space import Codes, Head
-from assay.metrics.intervals import Floats
 
 COLDEST, HOTTEST = 0.05, 20.0
-Scales = npt.NDArray[np.float64]
 
 
-def temperature(head: Head, codes: Codes, logits: Floats, weights: Floats | None = None) -> float:
+def temperature(head: Head, codes: Codes, logits: Reals, weights: Reals | None = None) -> float:
     """The number to divide the logits (N, K) of a head by for the lowest loss on what is known.
 
     `weights` of the labels are shaped like the codes; 1 where none are given. Between 0.05 and 20; 1 where no
@@ -46,8 +45,8 @@ def temperature(head: Head, codes: Codes, logits: Floats, weights: Floats | None
 
 
 def rescaled(
-    head: Head, codes: Codes, scores: Floats, weights: Floats, *, slopes: Literal["one", "each"], levels: bool
-) -> tuple[Scales, Scales]:
+    head: Head, codes: Codes, scores: Reals, weights: Reals, *, slopes: Literal["one", "each"], levels: bool
+) -> tuple[Doubles, Doubles]:
     """Slopes and levels (K,) by which scores (N, K) become logits, for the lowest loss on what is known.
 
     For tags it is Platt scaling (Platt 1999), for classes the same under a softmax (vector scaling, Guo et al.
@@ -60,7 +59,7 @@ def rescaled(
     finite = np.where(np.isfinite(scores), scores, 0.0).astype(np.float64)
     count = size if slopes == "each" else 1
 
-    def loss(found: Scales) -> tuple[float, Scales]:
+    def loss(found: Doubles) -> tuple[float, Doubles]:
         logits = found[:count] * finite + (found[count:] if levels else 0.0)
         if head.kind == "multiclass":
             sure = log_softmax(logits, axis=1)
@@ -80,7 +79,7 @@ def rescaled(
     return np.broadcast_to(found[:count], (size,)).copy(), found[count:] if levels else np.zeros(size)
 
 
-def _smoothed(head: Head, codes: Codes, scores: Floats, weights: Floats) -> tuple[Scales, Scales]:
+def _smoothed(head: Head, codes: Codes, scores: Reals, weights: Reals) -> tuple[Doubles, Doubles]:
     """What each cell counts, (N, 1) or (N, K) and of mean 1 where known, and its target (N, K)."""
     finite = np.isfinite(scores)
     if head.kind == "multiclass":
@@ -98,7 +97,7 @@ def _smoothed(head: Head, codes: Codes, scores: Floats, weights: Floats) -> tupl
     return cells / max(cells.mean(), np.finfo(np.float64).tiny), targets
 
 
-def at_temperature(thresholds: Floats, temperatures: float | Floats) -> npt.NDArray[np.float32]:
+def at_temperature(thresholds: Reals, temperatures: float | Reals) -> Floats:
     """The thresholds that decide of logits divided by `temperatures` what `thresholds` decide of them now.
 
     A threshold of 1 and more gives no tag at any temperature.

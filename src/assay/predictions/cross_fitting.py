@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Floats, Ints, Reals
 from assay.labels.space import Codes, Head
 from assay.metrics import paired
-from assay.metrics.intervals import Floats, Metric
+from assay.metrics.intervals import Metric
 from assay.metrics.tallies import Tally, multiclass, multilabel
 
-Choose = Callable[[Codes, Floats], float | Floats]
+Choose = Callable[[Codes, Reals], float | Reals]
 """From the codes of one head and a model's answers (n, K) to a number, or one a class (K,)."""
 
 
-def folds_of(images: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
+def folds_of(images: int, count: int, *, seed: int) -> Ints:
     """The fold of each image (N,), 0 to `count` - 1, drawn at random.
 
     Not stratified: folds of equal class frequencies tell each other what is chance in these. Thresholds by
@@ -27,9 +27,7 @@ def folds_of(images: int, count: int, *, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(images) % count
 
 
-def cross_fitted(
-    codes: Codes, answers: Floats, choose: Choose, *, folds: int = 5, seed: int = 0
-) -> npt.NDArray[np.float32]:
+def cross_fitted(codes: Codes, answers: Reals, choose: Choose, *, folds: int = 5, seed: int = 0) -> Floats:
     """For each image what `choose` gives on the other folds: (N, K), like `answers`."""
     fold = folds_of(len(codes), folds, seed=seed)
     chosen = np.empty(answers.shape, dtype=np.float32)
@@ -39,7 +37,7 @@ def cross_fitted(
     return chosen
 
 
-def decision_tally(head: Head, codes: Codes, probabilities: Floats, thresholds: float | Floats = 0.5) -> Tally:
+def decision_tally(head: Head, codes: Codes, probabilities: Reals, thresholds: float | Reals = 0.5) -> Tally:
     """What the metrics of one head are read off, over the images known under it; without average precisions.
 
     `probabilities` is (N, K); `thresholds` one number, (K,) or (N, K), and not read for a multi-class head.

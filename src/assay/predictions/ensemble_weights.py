@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, log_softmax, softmax
 
+from assay.arrays import Doubles, Reals
 from assay.labels.space import Codes, LabelSpace
-from assay.metrics.intervals import Floats
 from assay.models.combiners import MeanOf
 from assay.predictions.cross_fitting import folds_of
 
-Weights = npt.NDArray[np.float64]
-Loss = Callable[[Weights], tuple[float, Weights]]
+Loss = Callable[[Doubles], tuple[float, Doubles]]
 """From weights (M,) to a loss and its slope."""
 
 
-def best_weights(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Floats], *, of: MeanOf) -> Weights:
+def best_weights(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Reals], *, of: MeanOf) -> Doubles:
     """The weights (M,), 0 or more and summing to 1, at which the mean of several answers loses least.
 
     The loss is the sum over heads of the mean negative log-likelihood of what is known, which is convex in the
@@ -31,7 +29,7 @@ def best_weights(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Flo
     if not losses or count == 1:
         return equal
 
-    def total(weights: Weights) -> tuple[float, Weights]:
+    def total(weights: Doubles) -> tuple[float, Doubles]:
         values, slopes = zip(*(loss(weights) for loss in losses), strict=True)
         return float(sum(values)), np.sum(slopes, axis=0)
 
@@ -39,13 +37,13 @@ def best_weights(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Flo
     bounds = [(0.0, 1.0)] * count
     options = {"ftol": 1e-12, "maxiter": 500}
     found = minimize(total, equal, jac=True, method="SLSQP", bounds=bounds, constraints=whole, options=options)
-    clipped: Weights = np.clip(found.x, 0, None)
+    clipped: Doubles = np.clip(found.x, 0, None)
     return np.asarray(clipped / clipped.sum())
 
 
 def cross_fitted_weights(
-    space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Floats], *, of: MeanOf, folds: int, seed: int
-) -> Weights:
+    space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Reals], *, of: MeanOf, folds: int, seed: int
+) -> Doubles:
     """For each image the best weights on the other folds: (M, N)."""
     fold = folds_of(len(logits[0]), folds, seed=seed)
     weights = np.empty((len(logits), len(fold)))
@@ -72,13 +70,13 @@ def greedy(values: Sequence[float], value_of: Callable[[tuple[int, ...]], float]
     return chosen
 
 
-def _losses(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Floats], of: MeanOf) -> list[Loss | None]:
+def _losses(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Reals], of: MeanOf) -> list[Loss | None]:
     parts = zip(space, codes, space.slices, strict=True)
     stacked = np.stack([np.asarray(own, dtype=np.float64) for own in logits])
     return [_loss(codes_of, stacked[:, :, columns], of, head.kind == "multiclass") for head, codes_of, columns in parts]
 
 
-def _loss(codes: Codes, logits: Floats, of: MeanOf, multiclass: bool) -> Loss | None:
+def _loss(codes: Codes, logits: Reals, of: MeanOf, multiclass: bool) -> Loss | None:
     """The loss of one head from the logits (M, N, K) of every member; None where nothing is known."""
     known = codes >= 0
     if not known.any():
@@ -96,23 +94,23 @@ def _loss(codes: Codes, logits: Floats, of: MeanOf, multiclass: bool) -> Loss | 
     return _loss_of_likelihoods(likelihood)
 
 
-def _loss_of_likelihoods(likelihood: Floats) -> Loss:
+def _loss_of_likelihoods(likelihood: Reals) -> Loss:
     """Of a mean of probabilities: from log-likelihoods (M, C) of what is true."""
     top = likelihood.max(axis=0)
     shares = np.exp(likelihood - top)  # at least one of each column is 1
 
-    def loss(weights: Weights) -> tuple[float, Weights]:
+    def loss(weights: Doubles) -> tuple[float, Doubles]:
         mixed = np.maximum(weights @ shares, np.finfo(np.float64).tiny)
         return float(-(np.log(mixed) + top).mean()), -(shares / mixed).mean(axis=1)
 
     return loss
 
 
-def _loss_of_logits(logits: Floats, truth: Codes) -> Loss:
+def _loss_of_logits(logits: Reals, truth: Codes) -> Loss:
     """Of a mean of logits (M, C, K) of which one class is true."""
     rows = np.arange(len(truth))
 
-    def loss(weights: Weights) -> tuple[float, Weights]:
+    def loss(weights: Doubles) -> tuple[float, Doubles]:
         mixed = np.tensordot(weights, logits, axes=1)
         wrong = softmax(mixed, axis=1)
         wrong[rows, truth] -= 1
@@ -122,10 +120,10 @@ def _loss_of_logits(logits: Floats, truth: Codes) -> Loss:
     return loss
 
 
-def _loss_of_margins(margins: Floats) -> Loss:
+def _loss_of_margins(margins: Reals) -> Loss:
     """Of a mean of logits (M, C), each with the sign of the truth."""
 
-    def loss(weights: Weights) -> tuple[float, Weights]:
+    def loss(weights: Doubles) -> tuple[float, Doubles]:
         mixed = weights @ margins
         return float(-log_expit(mixed).mean()), -(margins * expit(-mixed)).mean(axis=1)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Floats, Ints
 from assay.errors import RunError
 from assay.files import fingerprint, require_space, whole
-from assay.images.augment import Chosen, Variation, augment, framed
+from assay.images.augment import Variation, augment, framed
 from assay.images.cache import Cache
 from assay.images.counter_rng import contents, image_keys
 from assay.images.geometry import WHOLE, Frame
@@ -24,7 +24,6 @@ from assay.predictions.predict import answered, run_batches
 from assay.progress import Progress
 from assay.training.devices import Hardware, candidates, choose_fastest
 
-Array = npt.NDArray[np.float32]
 BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
 
@@ -52,7 +51,7 @@ class View:
         drawn = image_keys(seed=self.seed, step=0, epoch=0, images=content, view=self.number)
         return augment(pixels, drawn, size=size, settings=self.settings, chosen=self.chosen_of(ids))
 
-    def chosen_of(self, ids: Sequence[str]) -> Chosen | None:
+    def chosen_of(self, ids: Sequence[str]) -> Ints | None:
         """Whose settings each of these images (B,) goes by; None: all by the same."""
         return None if self.chosen is None else np.array([self.chosen[name] for name in ids], np.int64)
 
@@ -76,13 +75,13 @@ class Inference:
             chunk = ids[first : first + BATCH]
             yield view.show(self.cache.gather(self.cache.rows_of(chunk)), chunk, size=self.size)
 
-    def logits(self, ids: Sequence[str], view: View = PLAIN) -> Array:
+    def logits(self, ids: Sequence[str], view: View = PLAIN) -> Floats:
         """Logits (N, width) of images shown in one way."""
         self.classifier.eval()
         out = np.empty((len(ids), self.classifier.width), dtype=np.float32)
         return run_batches(self.classifier, self.batches(ids, view), hardware=self.hardware, out=out)
 
-    def features(self, ids: Sequence[str], *, folder: Path, progress: Progress, view: View = PLAIN) -> Array:
+    def features(self, ids: Sequence[str], *, folder: Path, progress: Progress, view: View = PLAIN) -> Floats:
         """Features (N, F), memory-mapped; computed once for each backbone, images and view."""
         if not ids:
             return np.empty((0, self.classifier.feature_count), dtype=np.float32)
@@ -110,7 +109,7 @@ class Inference:
         return found
 
 
-def _write(path: Path, batches: Iterator[Array], shape: tuple[int, int]) -> None:
+def _write(path: Path, batches: Iterator[Floats], shape: tuple[int, int]) -> None:
     """Write rows of a float32 array, batch by batch, as a .npy file, whole or not at all."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     # Written, not mapped: a full disk is then an error, where a mapped page would kill the process.
@@ -120,10 +119,10 @@ def _write(path: Path, batches: Iterator[Array], shape: tuple[int, int]) -> None
             file.write(np.ascontiguousarray(batch, dtype="<f4").data)
 
 
-def _mapped(path: Path, shape: tuple[int, int]) -> Array | None:
+def _mapped(path: Path, shape: tuple[int, int]) -> Floats | None:
     """The array in a .npy file, mapped to be read; None where the file is not there, or not whole."""
     try:
-        found: Array = np.load(path, mmap_mode="r")
+        found: Floats = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
     return found if found.shape == shape and found.dtype == np.float32 else None

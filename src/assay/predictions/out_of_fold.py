@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Bools, Floats, Ints
 from assay.errors import DataError
 from assay.labels.build import quoted
 from assay.labels.samples import Samples
@@ -15,14 +15,11 @@ from assay.labels.space import Codes, Head
 from assay.predictions.predict import Predictions
 from assay.training.linear import find_strengths, fit_linear
 
-Array = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-Answer = Callable[[Samples, Samples], Array]
+Answer = Callable[[Samples, Samples], Floats]
 """From images to learn from, and images held back, to the logits (n, width) of those held back."""
 
 
-def out_of_fold(samples: Samples, features: Array, fold: Ints, *, seed: int) -> Predictions:
+def out_of_fold(samples: Samples, features: Floats, fold: Ints, *, seed: int) -> Predictions:
     """Answers of logistic regressions on features (N, F) of a backbone that was never trained on these images.
 
     The strength of each regression is searched once, on all folds: one of a few numbers, chosen by the loss over
@@ -34,7 +31,7 @@ def out_of_fold(samples: Samples, features: Array, fold: Ints, *, seed: int) -> 
     strengths = find_strengths(space, features, codes, weights, seed=seed)
     row = {name: number for number, name in enumerate(samples.ids)}
 
-    def answer(train: Samples, held: Samples) -> Array:
+    def answer(train: Samples, held: Samples) -> Floats:
         rows, asked = ([row[name] for name in part.ids] for part in (train, held))
         linear = fit_linear(space, features[rows], train.codes(), train.weights(), seed=seed, strengths=strengths)
         return linear.logits(features[asked])
@@ -55,7 +52,7 @@ def out_of_fold_by(samples: Samples, fold: Ints, answer: Answer) -> Predictions:
     return replace(Predictions.of(samples.ids, samples.space, logits, model="out of fold"), out_of_fold=True)
 
 
-def single_fold_labels(samples: Samples, fold: Ints) -> list[Mask]:
+def single_fold_labels(samples: Samples, fold: Ints) -> list[Bools]:
     """Which labels no model of their fold can judge, one array a head, shaped like its codes.
 
     Those are labels that occur in one fold only: the model that judges them has never seen their like, and
@@ -64,7 +61,7 @@ def single_fold_labels(samples: Samples, fold: Ints) -> list[Mask]:
     return [_single_fold(head, codes, fold) for head, codes in zip(samples.space, samples.codes(), strict=True)]
 
 
-def single_fold_notes(samples: Samples, masks: Sequence[Mask]) -> list[str]:
+def single_fold_notes(samples: Samples, masks: Sequence[Bools]) -> list[str]:
     """What is to be said of labels that cannot be judged, a line a head."""
     notes = []
     for head, codes, mask in zip(samples.space, samples.codes(), masks, strict=True):
@@ -78,7 +75,7 @@ def single_fold_notes(samples: Samples, masks: Sequence[Mask]) -> list[str]:
     return notes
 
 
-def _single_fold(head: Head, codes: Codes, fold: Ints) -> Mask:
+def _single_fold(head: Head, codes: Codes, fold: Ints) -> Bools:
     folds = np.unique(fold)
     found = np.zeros(codes.shape, dtype=np.bool_)
     for label in range(head.size if head.kind == "multiclass" else 2):

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Floats
 from assay.files import whole
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.metrics.metrics import HeadScore, probabilities_of, score, to_json
 from assay.training.devices import Hardware
-
-Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class Predictions:
 
     ids: list[str]
     space: LabelSpace
-    logits: Array
-    probabilities: Array
-    thresholds: Array
+    logits: Floats
+    probabilities: Floats
+    thresholds: Floats
     model: str
     out_of_fold: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -45,7 +43,7 @@ class Predictions:
 
     @staticmethod
     def of(
-        ids: list[str], space: LabelSpace, logits: Array, *, model: str, thresholds: Array | None = None
+        ids: list[str], space: LabelSpace, logits: Floats, *, model: str, thresholds: Floats | None = None
     ) -> Predictions:
         """Predictions from logits; a tag is given from one half up where no thresholds are given."""
         cuts = np.full(space.width, 0.5, dtype=np.float32) if thresholds is None else thresholds
@@ -105,7 +103,7 @@ class Predictions:
         return Predictions.of(table["id"].to_list(), space, logits, model=model, thresholds=thresholds)
 
 
-def in_chunks(network: Callable[[Tensor], Tensor], inputs: Array, *, rows: int = 512) -> Array:
+def in_chunks(network: Callable[[Tensor], Tensor], inputs: Floats, *, rows: int = 512) -> Floats:
     """What a network on the CPU gives for inputs (N, F), so many rows at once."""
     with torch.inference_mode():
         parts = [
@@ -120,9 +118,9 @@ def run_batches(
     batches: Iterator[Tensor],
     *,
     hardware: Hardware,
-    out: Array,
+    out: Floats,
     done: Callable[[int], None] = lambda count: None,
-) -> Array:
+) -> Floats:
     """Fill `out` (N, width) with the network's answers, batch by batch."""
     row = 0
     for values in answered(network, batches, hardware=hardware, done=done):
@@ -137,7 +135,7 @@ def answered(
     *,
     hardware: Hardware,
     done: Callable[[int], None] = lambda count: None,
-) -> Iterator[Array]:
+) -> Iterator[Floats]:
     """The network's answers (B, width) for each batch."""
     for batch in batches:
         with torch.inference_mode(), hardware.autocast():

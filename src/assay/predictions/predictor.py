@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from assay.arrays import Floats, Pixels
 from assay.errors import ImageError
 from assay.images.decode import Resize, read_square
 from assay.metrics.metrics import probabilities_of
@@ -23,8 +23,6 @@ from assay.predictions.predict import Predictions
 from assay.predictions.tta import AnyTTA, tta_views
 from assay.training.devices import Hardware
 
-Pixels = npt.NDArray[np.uint8]
-Array = npt.NDArray[np.float32]
 Form = tuple[int, Resize, int]
 """How a network wants an image decoded: the side, how it becomes a square, and the size that is stated for."""
 Read = dict[Form, Pixels]
@@ -94,7 +92,7 @@ class Predictor:
         thresholds = self.saved.deciding.thresholds
         return Predictions(names, space, logits, probabilities, thresholds, self.name, unreadable=reasons)
 
-    def _logits(self, names: list[str], images: list[Read], view: View) -> Array:
+    def _logits(self, names: list[str], images: list[Read], view: View) -> Floats:
         """Logits (n, W) of images shown in one way."""
         raw = []
         for network, hardware in zip(self.saved.networks, self.hardware, strict=True):

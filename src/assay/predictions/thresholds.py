@@ -15,20 +15,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from assay.arrays import Doubles, Floats, Ints, Reals
 from assay.errors import PlanError
 from assay.labels.space import Codes
-from assay.metrics.intervals import Floats
 
 MetricName = Literal["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
-Array = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 HALF = 0.5
 ABOVE_ALL = np.nextafter(np.float32(1), np.float32(2))  # a probability of 1 is below it
 FEW = 20
 
 
-def best_global(codes: Codes, probabilities: Floats, metric: MetricName) -> float:
+def best_global(codes: Codes, probabilities: Reals, metric: MetricName) -> float:
     """The one threshold for all tags of a head at which a metric is best."""
     if not (codes == 1).any():
         return HALF
@@ -41,7 +39,7 @@ def best_global(codes: Codes, probabilities: Floats, metric: MetricName) -> floa
     return _nearest_half(_cuts(falling[ends]), curve[np.append(0, ends + 1)])
 
 
-def best_by_class(codes: Codes, probabilities: Floats, metric: MetricName) -> Array:
+def best_by_class(codes: Codes, probabilities: Reals, metric: MetricName) -> Floats:
     """The thresholds (K,), one a tag, at which a metric is best, given that tags never there keep one half.
 
     Macro F1 and the Hamming loss are means over tags, so each tag's own best will do. Micro F1 is one
@@ -86,13 +84,13 @@ class _Options:
     Of no use is a threshold that gives more tags than the one before it and hits no more.
     """
 
-    cuts: Array
+    cuts: Floats
     hits: Ints
     given: Ints
     support: int
 
     @staticmethod
-    def of(codes: Codes, probabilities: Floats) -> _Options:
+    def of(codes: Codes, probabilities: Reals) -> _Options:
         known = codes >= 0
         answers = probabilities[known].astype(np.float32)
         order = np.argsort(-answers)
@@ -120,7 +118,7 @@ def _best_fraction(options: list[_Options], given_anyway: int) -> tuple[int, int
         over, under = 2 * hits, given + support
 
 
-def _curve(codes: Codes, probabilities: Floats, order: Ints, metric: MetricName) -> npt.NDArray[Any]:
+def _curve(codes: Codes, probabilities: Reals, order: Ints, metric: MetricName) -> npt.NDArray[Any]:
     """A metric, higher being better, with the first 0, 1, 2 ... cells of `order` (n,) given: (n + 1,)."""
     truth = codes.ravel()[order]
     support = int(truth.sum())
@@ -135,7 +133,7 @@ def _curve(codes: Codes, probabilities: Floats, order: Ints, metric: MetricName)
     return np.append(0, _rises_of_subset_accuracy(codes, probabilities).ravel()[order].cumsum())
 
 
-def _rises_of_macro_f1(codes: Codes, probabilities: Floats) -> npt.NDArray[np.float64]:
+def _rises_of_macro_f1(codes: Codes, probabilities: Reals) -> Doubles:
     """What each cell (N, K) adds to macro F1 when tags are given from the most probable cell down."""
     rises = np.zeros(codes.shape)
     there = np.flatnonzero((codes == 1).any(axis=0))
@@ -148,7 +146,7 @@ def _rises_of_macro_f1(codes: Codes, probabilities: Floats) -> npt.NDArray[np.fl
     return rises
 
 
-def _rises_of_subset_accuracy(codes: Codes, probabilities: Floats) -> Ints:
+def _rises_of_subset_accuracy(codes: Codes, probabilities: Reals) -> Ints:
     """What each cell (N, K) adds to the images all right when tags are given from the most probable cell down.
 
     An image is right from its least probable true tag down to its most probable false one, if these come
@@ -165,12 +163,12 @@ def _rises_of_subset_accuracy(codes: Codes, probabilities: Floats) -> Ints:
     return rises
 
 
-def _ends(falling: Floats) -> Ints:
+def _ends(falling: Reals) -> Ints:
     """The last position of each group of equal values."""
     return np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
 
 
-def _cuts(distinct: Array) -> Array:
+def _cuts(distinct: Floats) -> Floats:
     """Thresholds (G + 1,) midway between falling distinct probabilities (G,): above all, between, below all."""
     edges = np.concatenate([[ABOVE_ALL], distinct, [0]]).astype(np.float32)
     upper, lower = edges[:-1], edges[1:]
@@ -178,7 +176,7 @@ def _cuts(distinct: Array) -> Array:
     return np.where(middle > lower, middle, upper)  # nothing lies between neighbours in float32
 
 
-def _nearest_half(cuts: Array, values: npt.NDArray[Any]) -> float:
+def _nearest_half(cuts: Floats, values: npt.NDArray[Any]) -> float:
     """Of the thresholds with the highest value, the one nearest one half."""
     best = cuts[values == values.max()]
     return float(best[np.argmin(np.abs(best - HALF))])

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Literal, assert_never
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator, Field, model_validator
 
+from assay.arrays import Floats
 from assay.images.augment import Variation
 from assay.images.cache import Cache
 from assay.images.decode import Resize
@@ -19,7 +18,6 @@ from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.settings import Choice, Settings, parse_named
 from assay.training.devices import Hardware
 
-Array = npt.NDArray[np.float32]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(gt=0)]
 
@@ -109,7 +107,7 @@ def tta_logits(
     *,
     views: Sequence[View] = (PLAIN,),
     hardware: Hardware,
-) -> Iterator[Array]:
+) -> Iterator[Floats]:
     """A model's logits (N, W) for images of a run's caches, one view after the other.
 
     `images` opens the cache of a size. A model of several networks answers as one.
@@ -131,7 +129,7 @@ def tta_probabilities(
     *,
     tta: AnyTTA,
     hardware: Hardware,
-) -> Iterator[Array]:
+) -> Iterator[Floats]:
     """A model's probabilities (N, W), one view after the other; stacked they are (V, N, W)."""
     for logits in tta_logits(model, images, ids, views=tta_views(tta), hardware=hardware):
         yield probabilities_of(model.space, logits)

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from assay.arrays import Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head
-from assay.metrics.intervals import Floats
 from assay.metrics.tallies import ratio
 
 Filter = Literal["class", "noise_rate", "both", "off_diagonal"]
-Ints = npt.NDArray[np.int64]
 
 FILTERS: dict[Filter, str] = {
     "class": "prune_by_class",  # of each class the least self-confident, as many as its estimated errors
@@ -42,7 +40,7 @@ class HeadSuspects:
 
     head: Head
     table: pl.DataFrame
-    quality: npt.NDArray[np.float32]
+    quality: Floats
     counts: Ints
 
     @property
@@ -51,12 +49,12 @@ class HeadSuspects:
         return int(self.counts.sum())
 
     @property
-    def joint(self) -> Floats:
+    def joint(self) -> Reals:
         """P(given, true), in the shape of `counts`: sums to 1, for each class where the head is multi-label."""
         return _shares(self.counts, of=(-2, -1))
 
     @property
-    def noise_matrix(self) -> Floats:
+    def noise_matrix(self) -> Reals:
         """P(given | true), in the shape of `counts`: every column that was judged sums to 1."""
         return _shares(self.counts, of=-2)
 
@@ -81,7 +79,7 @@ class HeadSuspects:
 
 
 def suspects(
-    head: Head, codes: Codes, probabilities: Floats, *, filter_by: Filter = "noise_rate", least: int = 5
+    head: Head, codes: Codes, probabilities: Reals, *, filter_by: Filter = "noise_rate", least: int = 5
 ) -> HeadSuspects:
     """The labels (N,) or (N, K) of a head that probabilities (N, K) make suspect.
 
@@ -122,7 +120,7 @@ def nothing_judged(head: Head, codes: Codes) -> HeadSuspects:
     return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), counts)
 
 
-def _require_probabilities(head: Head, codes: Codes, probabilities: Floats) -> None:
+def _require_probabilities(head: Head, codes: Codes, probabilities: Reals) -> None:
     known = head.known(codes)
     if not known.any():
         raise DataError(f"No label is known under head {head.name!r}, so there is none to judge. Label some images.")
@@ -136,7 +134,7 @@ def _require_probabilities(head: Head, codes: Codes, probabilities: Floats) -> N
         )
 
 
-def _judge(codes: Ints, probabilities: Floats, *, filter_by: Filter, least: int) -> tuple[Ints, Ints, Ints]:
+def _judge(codes: Ints, probabilities: Reals, *, filter_by: Filter, least: int) -> tuple[Ints, Ints, Ints]:
     """The rows suspected, the class suggested for each, and the confident joint (K, K), calibrated to the labels.
 
     cleanlab sees only the judged classes; their probabilities are not made to sum to 1 again, since an image
@@ -168,7 +166,7 @@ def _judge(codes: Ints, probabilities: Floats, *, filter_by: Filter, least: int)
 
 
 def _ranked(
-    head: Head, rows: Ints, tags: Ints | None, given: Ints, suggested: Ints, quality: Floats, confidence: Floats
+    head: Head, rows: Ints, tags: Ints | None, given: Ints, suggested: Ints, quality: Reals, confidence: Reals
 ) -> pl.DataFrame:
     """The table of `HeadSuspects`; equal qualities stand in the order of rows and classes."""
     classes = pl.Series(head.classes, dtype=pl.String)
@@ -186,7 +184,7 @@ def _ranked(
     return table[np.lexsort((np.zeros_like(rows) if tags is None else tags, rows, quality))]
 
 
-def _shares(counts: Ints, *, of: int | tuple[int, ...]) -> Floats:
+def _shares(counts: Ints, *, of: int | tuple[int, ...]) -> Reals:
     """Counts over their sum along these axes, 0 where that is 0."""
     floats = counts.astype(np.float64)
     return ratio(floats, floats.sum(axis=of, keepdims=True), otherwise=0.0)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import log_softmax
 
+from assay.arrays import Bools, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.frequency import groups
 from assay.metrics.metrics import higher_is_better, probabilities_of
@@ -18,8 +18,6 @@ from assay.predictions.calibration import temperature
 from assay.predictions.cross_fitting import decision_tally, folds_of
 from assay.repair.head_kinds import learnable
 
-Array = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.floating[Any]]
 MetricName = Literal["balanced_accuracy", "macro_f1", "micro_f1", "nll"]
 
 
@@ -29,10 +27,10 @@ class ValidationSet:
 
     head: Head
     codes: Codes
-    weights: Floats
+    weights: Reals
     metric: MetricName
 
-    def best(self, ways: Sequence[Sequence[Array]], rows: npt.NDArray[np.bool_]) -> BestBy:
+    def best(self, ways: Sequence[Sequence[Floats]], rows: Bools) -> BestBy:
         """The first of the best ways on these images; `ways` are answers (N, K), one a setting of each way."""
         codes, weights, space = self.codes[rows], self.weights[rows], LabelSpace((self.head,))
         sign = 1 if higher_is_better(self.metric) else -1
@@ -45,7 +43,7 @@ class ValidationSet:
         way = int(np.argmax(values))
         return BestBy(way, *settings[way][1:])
 
-    def _at_best(self, logits: Array, codes: Codes, weights: Floats, place: int) -> tuple[float, int, float]:
+    def _at_best(self, logits: Floats, codes: Codes, weights: Reals, place: int) -> tuple[float, int, float]:
         """The loss at the best temperature, the place given, and that temperature."""
         divisor = temperature(self.head, codes, logits, weights)
         return validation_loss(self.head, codes, logits / divisor, weights), place, divisor
@@ -65,10 +63,10 @@ class ChosenHead:
     """What is best on all images, and logits (N, K) by what was best without each image."""
 
     best: BestBy
-    logits: Array
+    logits: Floats
 
 
-def choose_head(judges: ValidationSet, ways: Sequence[Sequence[Array]], *, folds: int, seed: int) -> ChosenHead:
+def choose_head(judges: ValidationSet, ways: Sequence[Sequence[Floats]], *, folds: int, seed: int) -> ChosenHead:
     """The best of several ways, and what choosing so gives on other images.
 
     The setting of a way is chosen by the loss, which a few images move little; the way by the metric.
@@ -82,7 +80,7 @@ def choose_head(judges: ValidationSet, ways: Sequence[Sequence[Array]], *, folds
     return ChosenHead(judges.best(ways, np.ones(len(fold), dtype=np.bool_)), logits)
 
 
-def validation_loss(head: Head, codes: Codes, logits: Floats, weights: Floats) -> float:
+def validation_loss(head: Head, codes: Codes, logits: Reals, weights: Reals) -> float:
     """The negative log-likelihood of what is known, each label by its weight, shaped like the codes."""
     scores = logits.astype(np.float64)
     if head.kind == "multiclass":
@@ -92,7 +90,7 @@ def validation_loss(head: Head, codes: Codes, logits: Floats, weights: Floats) -
     return float(np.where(codes >= 0, weights * cells, 0.0).sum())
 
 
-def calibrating_weights(head: Head, codes: Codes, train: Codes, class_weights: Floats) -> Floats:
+def calibrating_weights(head: Head, codes: Codes, train: Codes, class_weights: Reals) -> Reals:
     """What each label counts so that its class has the share that it has in training times its weight.
 
     Shaped like the codes, which are those of the images that choose, whatever shares these have; 0 where
@@ -134,23 +132,23 @@ class HeadTable:
     codes: Codes
     rows: dict[str, Row] = field(default_factory=dict)
 
-    def tally(self, probabilities: Floats, thresholds: float | Floats = 0.5) -> Tally:
+    def tally(self, probabilities: Reals, thresholds: float | Reals = 0.5) -> Tally:
         """What metrics of these answers (N, K) are read off."""
         return decision_tally(self.head, self.codes, probabilities, thresholds)
 
     def add(
         self,
         name: str,
-        probabilities: Floats,
+        probabilities: Reals,
         *,
-        thresholds: float | Floats = 0.5,
+        thresholds: float | Reals = 0.5,
         setting: str = "",
         seconds: float = 0.0,
     ) -> None:
         """One more row."""
         self.rows[name] = Row(self.tally(probabilities, thresholds), setting, seconds)
 
-    def groups(self) -> dict[str, npt.NDArray[np.int64]]:
+    def groups(self) -> dict[str, Ints]:
         """The classes of each third by training images, the most frequent first; none where there are no thirds."""
         if self.head.kind == "multiclass":
             counts = np.bincount(self.train[self.train >= 0], minlength=self.head.size)

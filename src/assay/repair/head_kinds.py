@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
+from assay.arrays import Bools
 from assay.labels.space import Codes, Head
 from assay.settings import Choice, parse_named
 from assay.training.linear import THREADS
@@ -105,9 +105,9 @@ def unsupported_reason(kind: AnyKind, head: Head, *, images: int, linear: bool) 
     return None
 
 
-def learnable(head: Head, codes: Codes) -> npt.NDArray[np.bool_]:
+def learnable(head: Head, codes: Codes) -> Bools:
     """Return which classes (K,) have a training image; of tags, those that some images have and some have not."""
     if head.kind == "multiclass":
         return np.bincount(codes[codes >= 0], minlength=head.size) > 0
-    both: npt.NDArray[np.bool_] = (codes == 1).any(axis=0) & (codes == 0).any(axis=0)
+    both: Bools = (codes == 1).any(axis=0) & (codes == 0).any(axis=0)
     return both

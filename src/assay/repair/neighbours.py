@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head
-from assay.metrics.intervals import Floats
 from assay.repair import confident_learning
-from assay.repair.confident_learning import Filter, HeadSuspects, Ints
+from assay.repair.confident_learning import Filter, HeadSuspects
 
 BLOCK = 16_000_000  # similarities at a time: 64 MB
 COPY = 1e-5  # share of the squared lengths below which a squared distance is that of a copy; float32 is sure of 1e-6
@@ -20,7 +19,7 @@ COPY = 1e-5  # share of the squared lengths below which a squared distance is th
 def suspects(
     head: Head,
     codes: Codes,
-    features: Floats,
+    features: Reals,
     *,
     neighbours: int = 20,
     filter_by: Filter = "noise_rate",
@@ -35,9 +34,7 @@ def suspects(
     return confident_learning.suspects(head, codes, probabilities, filter_by=filter_by, least=least)
 
 
-def posterior(
-    head: Head, codes: Codes, features: Floats, *, neighbours: int = 20, fold: Ints | None = None
-) -> npt.NDArray[np.float32]:
+def posterior(head: Head, codes: Codes, features: Reals, *, neighbours: int = 20, fold: Ints | None = None) -> Floats:
     """Probabilities (N, K) of the classes of each image by its nearest other ones; NaN where none of its is known.
 
     The neighbours are the images with a known label of least cosine distance, of features standardised over these.
@@ -63,7 +60,7 @@ def posterior(
     return probabilities
 
 
-def _standardised(head: Head, rows: Ints, features: Floats) -> npt.NDArray[np.float32]:
+def _standardised(head: Head, rows: Ints, features: Reals) -> Floats:
     """Features of these rows, each with mean 0 and deviation 1 over them; 0 where it never varies."""
     vectors = features[rows].astype(np.float32, copy=False)  # a copy already, changed in place below
     good = np.isfinite(vectors).all(axis=1)
@@ -78,16 +75,14 @@ def _standardised(head: Head, rows: Ints, features: Floats) -> npt.NDArray[np.fl
     return vectors
 
 
-def _cells(head: Head, codes: Codes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _cells(head: Head, codes: Codes) -> tuple[Floats, Floats]:
     """Which cells (n, K) are known, and which of them are present, as 0 and 1."""
     if head.kind == "multiclass":
         return np.ones((len(codes), head.size), np.float32), np.eye(head.size, dtype=np.float32)[codes]
     return (codes >= 0).astype(np.float32), (codes == 1).astype(np.float32)
 
 
-def _nearest(
-    vectors: npt.NDArray[np.float32], *, count: int, fold: Ints | None
-) -> Iterator[tuple[slice, Ints, npt.NDArray[np.float32]]]:
+def _nearest(vectors: Floats, *, count: int, fold: Ints | None) -> Iterator[tuple[slice, Ints, Floats]]:
     """Blocks of rows, the `count` nearest others (b, count) of each and their weights, 0 for what is no neighbour."""
     squares = np.einsum("nf,nf->n", vectors, vectors)
     lengths = np.sqrt(np.where(squares > 0, squares, 1))

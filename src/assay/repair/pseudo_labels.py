@@ -7,19 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, assert_never
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
+from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.edits import PERSON, TAG_TEXTS, Edit, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.metrics.intervals import Floats
 from assay.settings import Choice, Settings, parse_tagged
 from assay.training.semi_supervised import best_values, learnable_values, value_probabilities
 
-Ints = npt.NDArray[np.int64]
-CellMask = npt.NDArray[np.bool_]
 ALIKE = 1e-6  # difference of probabilities that is rounding
 
 
@@ -96,9 +93,9 @@ class PseudoLabels:
     head: Head
     given: Codes
     codes: Codes
-    confidence: npt.NDArray[np.float64]
-    kept: CellMask
-    soft: npt.NDArray[np.float32] | None = None
+    confidence: Doubles
+    kept: Bools
+    soft: Floats | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -132,11 +129,11 @@ class PseudoLabels:
 def choose_pseudo_labels(
     head: Head,
     codes: Codes,
-    probabilities: Floats,
+    probabilities: Reals,
     *,
     keep: AnyKeep,
-    view_probabilities: Sequence[Floats] | None = None,
-    closed: CellMask | None = None,
+    view_probabilities: Sequence[Reals] | None = None,
+    closed: Bools | None = None,
     soft: bool = False,
 ) -> PseudoLabels:
     """Answer the unknown labels of codes (N,) or (N, K) by probabilities (N, K), and keep some of the answers.
@@ -176,7 +173,7 @@ def choose_pseudo_labels(
     )  # fmt: skip
 
 
-def thresholds(confidence: Floats, groups: Ints, share: float) -> npt.NDArray[np.float64]:
+def thresholds(confidence: Reals, groups: Ints, share: float) -> Doubles:
     """A threshold for each group of answers: `share` for the one of highest mean confidence, others in proportion.
 
     After the flexible thresholds of FlexMatch (Zhang et al. 2021), but a class counts as learnt by its mean
@@ -184,16 +181,16 @@ def thresholds(confidence: Floats, groups: Ints, share: float) -> npt.NDArray[np
     """
     sizes = np.bincount(groups)
     means = np.bincount(groups, weights=confidence) / np.maximum(sizes, 1)
-    scaled: npt.NDArray[np.float64] = share * (means / means.max(initial=np.finfo(np.float64).tiny))
+    scaled: Doubles = share * (means / means.max(initial=np.finfo(np.float64).tiny))
     return scaled
 
 
-def _answerable(head: Head, codes: Codes, probabilities: Floats, closed: CellMask | None) -> tuple[CellMask, list[str]]:
+def _answerable(head: Head, codes: Codes, probabilities: Reals, closed: Bools | None) -> tuple[Bools, list[str]]:
     """The unknown cells that may be answered, in the shape of codes, and why others may not."""
-    unknown: CellMask = codes < 0 if closed is None else (codes < 0) & ~closed
+    unknown: Bools = codes < 0 if closed is None else (codes < 0) & ~closed
     if not unknown.any():
         return unknown, ["no label is unknown, so there is none to give"]
-    readable: CellMask = np.all(np.isfinite(probabilities), axis=1)
+    readable: Bools = np.all(np.isfinite(probabilities), axis=1)
     notes = []
     if unreadable := np.count_nonzero(_of_images(head, unknown) & ~readable):
         notes.append(f"no pseudo-labels for {unreadable} images for which the model has no answer")
@@ -209,7 +206,7 @@ def _untaught(head: Head, codes: Codes, groups: Ints) -> str:
     return ", ".join(repr(head.classes[position]) for position in classes.tolist())
 
 
-def _kept(keep: All | Confidence | Relative | Quota, confidence: Floats, groups: Ints) -> CellMask:
+def _kept(keep: All | Confidence | Relative | Quota, confidence: Reals, groups: Ints) -> Bools:
     """Which answers (n,) are kept."""
     match keep:
         case All():
@@ -224,7 +221,7 @@ def _kept(keep: All | Confidence | Relative | Quota, confidence: Floats, groups:
             assert_never(keep)
 
 
-def _most_confident(confidence: Floats, groups: Ints, quota: int | ClassShare) -> CellMask:
+def _most_confident(confidence: Reals, groups: Ints, quota: int | ClassShare) -> Bools:
     """So many of each group; of equally confident ones the first."""
     order = np.lexsort((-confidence, groups))
     sizes = np.bincount(groups)
@@ -235,7 +232,7 @@ def _most_confident(confidence: Floats, groups: Ints, quota: int | ClassShare) -
     return kept
 
 
-def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Floats]) -> CellMask:
+def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Reals]) -> Bools:
     """Which answers every view gives, in the shape of codes; one view at a time, since all take much memory."""
     agreed = np.ones(answers.shape, np.bool_)
     for view in view_probabilities:
@@ -244,7 +241,7 @@ def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Floats]) ->
     return agreed
 
 
-def _of_images(head: Head, cells: CellMask) -> CellMask:
+def _of_images(head: Head, cells: Bools) -> Bools:
     """Which images (N,) have such a cell."""
     return cells if head.kind == "multiclass" else np.any(cells, axis=1)
 
@@ -259,7 +256,7 @@ NO_LONGER_KEPT = "pseudo-label no longer kept"
 WEIGHTED = "weight of pseudo-labels"
 
 
-def without_labels(head: Head, samples: Samples, before: Sequence[Edit]) -> tuple[Codes, CellMask]:
+def without_labels(head: Head, samples: Samples, before: Sequence[Edit]) -> tuple[Codes, Bools]:
     """Codes of a head as if no pseudo-label had been given, and which cells are closed; both (N,) or (N, K).
 
     `before` are the edits that made the samples, without those undone. Closed is what was dropped or a person's.

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
+from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head
 from assay.models.heads import KernelMachine, NearestMean, linear_layer, widened
@@ -39,9 +39,6 @@ from assay.repair.head_kinds import (
 from assay.repair.support_vectors import FOLDS, Machines, against_rest, fit_machines
 from assay.training.linear import fit_question, moments, side_by_side
 
-Doubles = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
 IMPOSSIBLE = -1e4  # the logit of a class that no training image shows
 CONSTANT = 20.0  # that of a tag which all training images have, or, below 0, none
 
@@ -54,20 +51,20 @@ class Task:
     """
 
     head: Head
-    features: npt.NDArray[np.float32]
+    features: Floats
     codes: Codes
-    weights: Floats
-    class_weights: Floats
+    weights: Reals
+    class_weights: Reals
     before: nn.Linear | None
     seed: int
 
     @staticmethod
     def of(
         head: Head,
-        features: npt.NDArray[np.float32],
+        features: Floats,
         codes: Codes,
-        weights: Floats,
-        class_weights: Floats,
+        weights: Reals,
+        class_weights: Reals,
         *,
         before: nn.Linear | None,
         seed: int,
@@ -88,7 +85,7 @@ class Candidate:
     layer: nn.Module
 
 
-def label_weights(head: Head, codes: Codes, weights: Floats, class_weights: Floats) -> Floats:
+def label_weights(head: Head, codes: Codes, weights: Reals, class_weights: Reals) -> Reals:
     """What each label counts, shaped like the codes: the weight of its image (N,) times that of its class (K,).
 
     Under a multi-label head that of a tag counts where it is there; 0 where unknown.
@@ -268,7 +265,7 @@ def _ncm(kind: Ncm, task: Task) -> list[Candidate]:
     return [Candidate(kind.kind, f"slope {float(layer.slope):.1f}", layer)]
 
 
-def _mean_layer(task: Task, among: npt.NDArray[np.bool_]) -> NearestMean:
+def _mean_layer(task: Task, among: Bools) -> NearestMean:
     paired = task.head.kind == "multilabel"
     means = _class_means(task, among)  # (K, F), or (2, K, F)
     centre, spread = moments(task.features)
@@ -282,7 +279,7 @@ def _mean_layer(task: Task, among: npt.NDArray[np.bool_]) -> NearestMean:
     return layer
 
 
-def _class_means(task: Task, among: npt.NDArray[np.bool_]) -> Doubles:
+def _class_means(task: Task, among: Bools) -> Doubles:
     """Mean features of each class (K, F), of tags without and with each (2, K, F); NaN of a label not `among` them."""
     codes = task.codes[among]
     if task.head.kind == "multiclass":
@@ -308,7 +305,7 @@ FITS: dict[str, Callable[[Any, Task], list[Candidate]]] = {
 }
 
 
-def _linear(weight: Floats, level: Floats, *, centre: Floats) -> nn.Linear:
+def _linear(weight: Reals, level: Reals, *, centre: Reals) -> nn.Linear:
     """`weight` (K, F) on features from which the centre, (F,) or (K, F), is taken, and the logits there (K,)."""
     bias = level - (weight * centre).sum(axis=1)
     return linear_layer(torch.from_numpy(np.asarray(weight)), torch.from_numpy(np.asarray(bias)))
@@ -346,7 +343,7 @@ def _narrowed(head: Head, codes: Codes, places: Ints) -> tuple[Head, Codes]:
     return narrow, numbers[codes]
 
 
-def _fixed_levels(head: Head, codes: Codes) -> npt.NDArray[np.float32]:
+def _fixed_levels(head: Head, codes: Codes) -> Floats:
     """The logits (K,) of classes and tags that cannot be learnt."""
     if head.kind == "multiclass":
         return np.full(head.size, IMPOSSIBLE, np.float32)
@@ -354,7 +351,7 @@ def _fixed_levels(head: Head, codes: Codes) -> npt.NDArray[np.float32]:
     return np.where(always, CONSTANT, -CONSTANT).astype(np.float32)
 
 
-def _require_labels(head: Head, able: npt.NDArray[np.bool_]) -> None:
+def _require_labels(head: Head, able: Bools) -> None:
     if able.sum() >= (2 if head.kind == "multiclass" else 1):
         return
     found = "one class" if head.kind == "multiclass" else "no tag that some have and some have not"

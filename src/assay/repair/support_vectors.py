@@ -12,11 +12,10 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.svm import SVC, LinearSVC
 
+from assay.arrays import Bools, Doubles
 from assay.labels.space import Codes, Head
 from assay.training.linear import side_by_side
 
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 FOLDS = 3
 
 

@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import BeforeValidator, Field
 
+from assay.arrays import Floats, Ints, Reals
 from assay.errors import PlanError
 from assay.labels.build import quoted
 from assay.labels.edits import PERSON, Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.metrics.intervals import Floats
 from assay.predictions.out_of_fold import out_of_fold, single_fold_labels
 from assay.repair import neighbours
 from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, nothing_judged, suspects
@@ -24,8 +23,6 @@ from assay.repair.pseudo_labels import without_labels
 from assay.settings import Choice, parse_tagged
 
 Judges = Literal["confident_learning", "neighbours", "both"]
-Array = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 IN_WORDS: dict[Judges, str] = {
     "confident_learning": "confident learning",
@@ -35,9 +32,7 @@ IN_WORDS: dict[Judges, str] = {
 """By whom an edit says it was suggested."""
 
 
-def averaged_posterior(
-    samples: Samples, features: Floats, fold: Ints, *, by: Judges, near: int, seed: int
-) -> npt.NDArray[np.float32]:
+def averaged_posterior(samples: Samples, features: Reals, fold: Ints, *, by: Judges, near: int, seed: int) -> Floats:
     """Probabilities (N, W) of all heads for the images of features (N, F), each by what other folds (N,) teach.
 
     By logistic regressions, by the `near` nearest images (NaN under a head of which none of an image's labels is
@@ -53,11 +48,11 @@ def averaged_posterior(
         ],
         axis=1,
     )
-    mean: Array = local if linear is None else (linear + local) / 2
+    mean: Floats = local if linear is None else (linear + local) / 2
     return mean
 
 
-def find_suspects(samples: Samples, probabilities: Floats, fold: Ints, *, filter_by: Filter) -> list[HeadSuspects]:
+def find_suspects(samples: Samples, probabilities: Reals, fold: Ints, *, filter_by: Filter) -> list[HeadSuspects]:
     """The suspects of each head, by probabilities (N, W) of models that learnt from other folds (N,).
 
     Not judged are labels that occur in one fold only, classes of fewer labels than there are folds, and by answers
@@ -75,7 +70,7 @@ def find_suspects(samples: Samples, probabilities: Floats, fold: Ints, *, filter
     return found
 
 
-def _levelled(probabilities: Floats, fold: Ints) -> Floats:
+def _levelled(probabilities: Reals, fold: Ints) -> Reals:
     """Columns that differ between folds alone, as the frequencies of classes do, made all the same."""
     within = [np.ptp(probabilities[fold == number], axis=0) for number in np.unique(fold)]
     return np.where(np.max(within, axis=0) <= ROUNDING, probabilities.mean(axis=0), probabilities)

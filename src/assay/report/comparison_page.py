@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from assay import __version__
+from assay.arrays import Bools, Reals
 from assay.errors import RunError
-from assay.experiments.compare import Cells, ComparedRun, Comparison, MetricRow, Overlap
+from assay.experiments.compare import ComparedRun, Comparison, MetricRow, Overlap
 from assay.experiments.shared_steps import seconds
 from assay.labels.space import Head
 from assay.messages import plain
-from assay.metrics.intervals import Floats
 from assay.metrics.metrics import higher_is_better
 from assay.report.ablation_table import shown
 from assay.report.charts import metric_title
@@ -147,14 +147,14 @@ def _lists(found: Comparison, overlap: Overlap, gallery: Gallery, each: int) -> 
     }
 
 
-def _moved(found: Comparison, overlap: Overlap) -> Floats:
+def _moved(found: Comparison, overlap: Overlap) -> Reals:
     """How far probabilities of two runs are apart: of a multi-class head the most of an image (N,), of tags (N, K)."""
     one, other = (found.entries[place].judged.of(overlap.head)[1] for place in (0, overlap.place))
-    far: Floats = np.abs(other - one)
+    far: Reals = np.abs(other - one)
     return far.max(axis=1) if overlap.head.kind == "multiclass" else far
 
 
-def _rows_of(cells: Cells, moved: Floats, most: int) -> tuple[list[int], int]:
+def _rows_of(cells: Bools, moved: Reals, most: int) -> tuple[list[int], int]:
     """The images of any chosen cell, those first whose probability moved most; and how many there are of them."""
     weighed = np.where(cells, moved, -1.0).reshape(len(cells), -1).max(axis=1)
     count = int((weighed >= 0).sum())

@@ -7,16 +7,13 @@ from typing import Any
 
 import altair as alt
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Floats, Ints, Reals
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.messages import plain, shortened
-from assay.metrics.intervals import Floats
 from assay.metrics.tallies import ratio
 from assay.report.charts import INK, QUIET
-
-Ints = npt.NDArray[np.int64]
 
 MOST = 5000  # images of a map; t-SNE of as many takes half a minute on two cores
 LEAST = 5  # below these there are no neighbours to keep together
@@ -57,7 +54,7 @@ def drawn(samples: Samples, n: int, *, seed: int) -> Ints:
     return np.sort(order[ranks < np.repeat(quota, sizes)])
 
 
-def tsne(features: Floats, *, perplexity: float = PERPLEXITY, seed: int = 0) -> npt.NDArray[np.float32]:
+def tsne(features: Reals, *, perplexity: float = PERPLEXITY, seed: int = 0) -> Floats:
     """Places (N, 2) in which neighbours in features (N, F) stay neighbours (van der Maaten & Hinton 2008).
 
     At least 5 images; of fewer than 3 x `perplexity` + 1 the perplexity is lowered to what they bear. Features
@@ -74,11 +71,11 @@ def tsne(features: Floats, *, perplexity: float = PERPLEXITY, seed: int = 0) -> 
     # From principal components features that are all alike would become NaN, on which scikit-learn ends the process.
     begun = "pca" if spread and min(vectors.shape) >= 2 else "random"
     fitted = TSNE(perplexity=bearable, init=begun, random_state=seed)
-    places: npt.NDArray[np.float32] = fitted.fit_transform(vectors).astype(np.float32)
+    places: Floats = fitted.fit_transform(vectors).astype(np.float32)
     return places
 
 
-def agreement(head: Head, codes: Codes, features: Floats, *, neighbours: int = NEIGHBOURS) -> Floats:
+def agreement(head: Head, codes: Codes, features: Reals, *, neighbours: int = NEIGHBOURS) -> Reals:
     """The share of each image's nearest others, by cosine of features (N, F), that bear its label: (N,).
 
     Neighbours of unknown label do not count. Of tags it is the mean over those the image has. NaN where its own
@@ -100,7 +97,7 @@ def agreement(head: Head, codes: Codes, features: Floats, *, neighbours: int = N
     return ratio(np.where(counted, shares, 0).sum(axis=1), counted.sum(axis=1))
 
 
-def printed(places: Floats, names: list[str], *, title: str, subtitle: list[str]) -> Any:
+def printed(places: Reals, names: list[str], *, title: str, subtitle: list[str]) -> Any:
     """A map as a chart to save: places (N, 2) coloured by name; beyond 20 names the most frequent have colours."""
     counted = dict(zip(*(found.tolist() for found in np.unique(names, return_counts=True)), strict=True))
     keyed = sorted(sorted(counted), key=lambda name: -counted[name])[:KEYED]
@@ -161,7 +158,7 @@ def _rarest(samples: Samples) -> Ints:
     return found
 
 
-def _cells(head: Head, codes: Codes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _cells(head: Head, codes: Codes) -> tuple[Floats, Floats]:
     """Which classes (N, K) each image has, and which are known, as 0 and 1."""
     if head.kind == "multilabel":
         return (codes == 1).astype(np.float32), (codes >= 0).astype(np.float32)

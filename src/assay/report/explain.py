@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from assay.arrays import Floats, Pixels
 from assay.errors import DataError
 from assay.labels.space import Head, LabelSpace
 from assay.messages import plain
@@ -18,8 +18,6 @@ from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN
 from assay.report.gradcam import Heat, capture_layers, grad_cam, grid, overlaid
 
-Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 Known = Mapping[str, Sequence[str]]
 """By head, the classes that an image's label names; a head whose label is unknown is not there."""
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.arrays import Pixels
 from assay.files import fingerprint, whole, whole_folder, write_json
 from assay.messages import printable
 from assay.predictions.inference import move, weights_hash
-from assay.report.explain import Cam, Explained, ExplainOptions, Explanation, Maps, Pixels, classes_of, explain
+from assay.report.explain import Cam, Explained, ExplainOptions, Explanation, Maps, classes_of, explain
 from assay.report.explain_run import ExplainTarget, Image, explain_target, read_images
 from assay.report.explain_sheet import cam_lines, in_words, maps_line, png, sheet
 from assay.run.folder import RunFolder

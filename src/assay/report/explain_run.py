@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.arrays import Pixels
 from assay.errors import DataError, ImageError, ModelError, RunError
 from assay.images.cache import find_caches
 from assay.images.decode import read_square
@@ -15,7 +16,7 @@ from assay.messages import SPLITS, plain
 from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.models.tree import Tree
-from assay.report.explain import Known, Pixels
+from assay.report.explain import Known
 from assay.run.folder import RunFolder
 
 CLASSES = 4  # of a head that tell what a network is for

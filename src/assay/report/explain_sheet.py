@@ -10,10 +10,10 @@ import vl_convert
 from markupsafe import Markup
 from PIL import Image
 
+from assay.arrays import Pixels, Reals
 from assay.messages import plain, shortened
-from assay.metrics.intervals import Floats
 from assay.report.charts import BLUE, FONT, INK, QUIET
-from assay.report.explain import Cam, Explained, Explanation, Maps, Pixels
+from assay.report.explain import Cam, Explained, Explanation, Maps
 
 WIDTH, MARGIN, SPACE = 1000, 28, 16
 LINE = 18  # from a line of text to the next
@@ -78,12 +78,12 @@ def maps_line(maps: Maps) -> str:
     return f"{plain(maps.name)}: {count} maps of {height} × {width}"
 
 
-def pooled_line(features: Floats) -> str:
+def pooled_line(features: Reals) -> str:
     """What stands over the bars of the pooled vector."""
     return f"{len(features):,} pooled features, from {features.min():.3g} to {features.max():.3g}"
 
 
-def bar_path(features: Floats, width: int, height: int) -> Markup:
+def bar_path(features: Reals, width: int, height: int) -> Markup:
     """A vector (F,) as upright bars in one path, the zero line in scale: as many rectangles would be ten times it."""
     low, high = min(float(features.min()), 0.0), max(float(features.max()), 0.0)
     scale = height / ((high - low) or 1.0)

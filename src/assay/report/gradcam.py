@@ -10,17 +10,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Floats, Pixels, Reals
 from assay.errors import ModelError
 from assay.messages import plain
 from assay.models.backbones import blocks
 from assay.models.classifier import Classifier
-
-Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 CHANNELS = 64  # of a layer that a grid shows
 TILE = 56  # pixels that a small map is enlarged to
@@ -169,7 +166,7 @@ def grid(layer: Layer, *, channels: int = CHANNELS) -> tuple[Pixels, list[int]]:
     return _side_by_side(tiles), shown.tolist()
 
 
-def coloured(values: npt.NDArray[np.floating[Any]]) -> Pixels:
+def coloured(values: Reals) -> Pixels:
     """Values in [0, 1] of any shape as colours (..., 3), dark to bright."""
     steps = np.linspace(0, 1, len(RAMP))
     channels = [np.interp(values, steps, RAMP[:, channel]) for channel in range(3)]

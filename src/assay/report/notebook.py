@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from assay.arrays import Pixels
 from assay.errors import AssayError, ImageError
 from assay.images.decode import Resize, read_square
 from assay.labels.samples import Samples
@@ -20,7 +21,7 @@ from assay.messages import plain, shortened
 from assay.predictions.predict import Predictions
 from assay.report.charts import metric_title
 from assay.report.sections.errors import label_text, prediction_text, worst_errors
-from assay.report.sections.gallery import Pixels, Reader
+from assay.report.sections.gallery import Reader
 from assay.report.sections.page import filled
 from assay.report.tables import metrics_rows
 from assay.run.folder import read_run

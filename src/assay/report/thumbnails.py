@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+from assay.arrays import Pixels
 
 COLUMNS = 24
 TILES = 24 * 24  # of a full sheet: at 64 pixels 2.4 million pixels, which a phone can hold

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Floats
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
@@ -23,8 +23,6 @@ from assay.predictions.predictor import Predictor
 from assay.predictions.tta import AnyTTA
 from assay.progress import Progress
 from assay.training.devices import Hardware
-
-Logits = npt.NDArray[np.float32]
 
 
 def baselines(
@@ -80,7 +78,7 @@ def test_scores(folder: Path, samples: Samples, *, device: str, progress: Progre
     return scores_json(answers, test, trained=samples.part("train"))
 
 
-def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.float32]:
+def _thumbnails(cache: Cache, ids: list[str]) -> Floats:
     """Small images as rows (N, F), a batch at a time."""
     rows = cache.rows_of(ids)
     batches = (cache.gather(rows[first : first + 256]) for first in range(0, len(rows), 256))
@@ -89,7 +87,7 @@ def _thumbnails(cache: Cache, ids: list[str]) -> npt.NDArray[np.float32]:
 
 def _untrained(
     space: LabelSpace, cache: Cache, ids: list[str], model: ModelSettings, *, size: int, hardware: Hardware, seed: int
-) -> Logits:
+) -> Floats:
     classifier = build_classifier(model.without_weights(), space, seed=seed, base=Path(), size=size)
     move(classifier, hardware)
     return Inference(classifier, cache, size, hardware).logits(ids)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from assay.arrays import Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.metrics.intervals import Floats
 from assay.metrics.metrics import probabilities_of
 from assay.predictions.calibration import at_temperature, temperature
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
@@ -61,9 +61,7 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
     return StepResult(folder, details=details)
 
 
-def _told(
-    head: Head, codes: Codes, logits: Floats, chosen: float, fitted: Floats, *, context: Context
-) -> dict[str, Any]:
+def _told(head: Head, codes: Codes, logits: Reals, chosen: float, fitted: Reals, *, context: Context) -> dict[str, Any]:
     """The temperature of one head and what it is worth, for done.json; said in a line too."""
     space = LabelSpace((head,))
     before, after = (

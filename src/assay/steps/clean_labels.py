@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
+from assay.arrays import Floats, Ints
 from assay.errors import DataError
 from assay.files import fingerprint, whole
 from assay.images.decode import Resize
@@ -97,8 +97,6 @@ class CleanLabelsSettings(Settings):
 # clean_labels: the training labels that are probably wrong, listed, and changed where that is asked for.
 
 CLEAN_STEP = "clean_labels"
-Array = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepResult:
@@ -137,7 +135,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
 
 def _out_of_fold_probabilities(
     settings: CleanLabelsSettings, known: Samples, samples: Samples, fold: Ints, *, state: State, context: Context
-) -> Array:
+) -> Floats:
     """Answers (N, W) of judges that did not see the labels. Raises PlanError where the backbone has seen them."""
     model = context.model
     if settings.weights is not None:
@@ -156,7 +154,7 @@ def _apply_action(
     settings: CleanLabelsSettings,
     suspects: Sequence[HeadSuspects],
     samples: Samples,
-    probabilities: Array,
+    probabilities: Floats,
     *,
     ledger: Ledger,
     step: str,
@@ -177,7 +175,7 @@ def _apply_action(
     return found
 
 
-def _agreement(head: Head, codes: Codes, probabilities: Array) -> float | None:
+def _agreement(head: Head, codes: Codes, probabilities: Floats) -> float | None:
     """The share of the known labels that are the most probable answer."""
     known = codes >= 0
     answers = probabilities.argmax(axis=1) if head.kind == "multiclass" else (probabilities >= 0.5).astype(np.int64)
@@ -189,7 +187,7 @@ def _agreement(head: Head, codes: Codes, probabilities: Array) -> float | None:
 
 def judge_by_features(
     settings: CleanLabelsSettings, known: Samples, samples: Samples, fold: Ints, *, state: State, context: Context
-) -> Array:
+) -> Floats:
     """Probabilities (N, W) for the samples, on features of the backbone that the plan begins with.
 
     Features are taken of all images `known`, among them the samples: a probe has left just these in the cache.
@@ -203,7 +201,7 @@ def judge_by_features(
     return averaged_posterior(samples, own, fold, by=settings.judge, near=settings.neighbours, seed=context.seed)
 
 
-def judge_by_fine_tuning(fit: FitSettings, samples: Samples, fold: Ints, *, state: State, context: Context) -> Array:
+def judge_by_fine_tuning(fit: FitSettings, samples: Samples, fold: Ints, *, state: State, context: Context) -> Floats:
     """Probabilities (N, W) for the samples, by a fit of the others for each fold, in a folder of its own.
 
     Validation chooses the epoch of each, as it does elsewhere. Finished folds are kept after a kill.
@@ -212,7 +210,7 @@ def judge_by_fine_tuning(fit: FitSettings, samples: Samples, fold: Ints, *, stat
     own = fit.model_copy(update={"start": initial_weights(fit), "keep": fit.take})
     numbers = count(1)
 
-    def answer(train: Samples, held: Samples) -> Array:
+    def answer(train: Samples, held: Samples) -> Floats:
         name = f"fold-{next(numbers)}"
         table = pl.concat([train.table, validation.table])
         begun = State(

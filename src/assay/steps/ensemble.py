@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from assay.arrays import Doubles
 from assay.errors import DataError, PlanError
 from assay.files import fingerprint
 from assay.labels.build import quoted
@@ -18,7 +19,7 @@ from assay.models.combiners import MeanCombiner, mean_prediction
 from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import Ensemble, Member, member_of
 from assay.models.tree import Node, Tree, build_tree, one_against_rest
-from assay.predictions.ensemble_weights import Weights, best_weights, cross_fitted_weights
+from assay.predictions.ensemble_weights import best_weights, cross_fitted_weights
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import tta_logits
 from assay.steps.base import Context, State, StepResult, steps_below
@@ -167,7 +168,7 @@ COMBINE: dict[Kind, Callable[[EnsembleSettings, State, Context], StepResult]] = 
 
 def _weights(
     settings: EnsembleSettings, members: list[TrainedMember], validation: Samples, context: Context
-) -> tuple[Weights, Weights]:
+) -> tuple[Doubles, Doubles]:
     """The weights of the members (M,), and those (M, N) by which validation images are answered."""
     count, space = len(members), validation.space
     if settings.weights == "equal":
@@ -187,7 +188,7 @@ def _weights(
 
 
 def _validation_predictions(
-    settings: EnsembleSettings, members: list[TrainedMember], weights: Weights, context: Context
+    settings: EnsembleSettings, members: list[TrainedMember], weights: Doubles, context: Context
 ) -> Predictions:
     """What the ensemble says of the validation images, each by its own weights (M, N)."""
     first = members[0].predictions

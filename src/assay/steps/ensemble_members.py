@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Bools, Floats
 from assay.errors import DataError, ModelError, PlanError, RunError
 from assay.files import fingerprint
 from assay.images.decode import Resize
@@ -176,7 +176,6 @@ def _require_same_validation(name: str, root: Path, validation: Samples, *, left
 
 # kind: soup: one network whose weights are the mean of those of several.
 
-Array = npt.NDArray[np.float32]
 Pick = tuple[int, ...]
 
 
@@ -191,7 +190,7 @@ def soup(settings: EnsembleSettings, state: State, context: Context) -> StepResu
     hardware = stored_hardware(context, "inference") or Hardware(context.device)
 
     @remembering
-    def answered(pick: Pick) -> Array:
+    def answered(pick: Pick) -> Floats:
         """Logits (N, W) for validation images of the mean of these members."""
         mixed = _averaged([networks[member] for member in pick], state.samples, context, hardware)
         return _inference(mixed, context, hardware).logits(validation.ids)
@@ -250,8 +249,8 @@ def _inference(saved: TrainedModel, context: Context, hardware: Hardware) -> Inf
 
 
 def _pick_greedily(
-    settings: EnsembleSettings, count: int, validation: Samples, answered: Callable[[Pick], Array], context: Context
-) -> tuple[Pick, Array]:
+    settings: EnsembleSettings, count: int, validation: Samples, answered: Callable[[Pick], Floats], context: Context
+) -> tuple[Pick, Floats]:
     """The members that validation gains by, and logits (N, W) for its images, each by a pick made without it."""
     if len(validation) == 0:
         raise DataError(
@@ -261,7 +260,7 @@ def _pick_greedily(
     space, codes = validation.space, validation.codes()
     sign = 1 if higher_is_better(settings.monitor) else -1
 
-    def pick(rows: npt.NDArray[np.bool_]) -> Pick:
+    def pick(rows: Bools) -> Pick:
         def value_of(members: Pick) -> float:
             shown = probabilities_of(space, answered(members)[rows])
             metrics = dict(stream(space, [known[rows] for known in codes], shown))

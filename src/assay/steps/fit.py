@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Ints
 from assay.labels.samples import Samples
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
 from assay.models.backbones import freeze, set_training_mode, stages
@@ -26,7 +27,7 @@ from assay.training import optimizers
 from assay.training.devices import Machine
 from assay.training.fit_task import FitConfig, FitTask
 from assay.training.loop import fit
-from assay.training.sampling import Order, Rows
+from assay.training.sampling import Order
 from assay.training.sources import ImageSource, LabelTensors, mix_counts, mix_lines
 
 
@@ -128,7 +129,7 @@ def _job(
     judged = LabelTensors(validation).of(np.arange(len(validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 
-    def evaluate(shown: Rows, training_logits: Tensor) -> dict[str, dict[str, float]]:
+    def evaluate(shown: Ints, training_logits: Tensor) -> dict[str, dict[str, float]]:
         seen = probabilities_of(space, deciding.logits(training_logits.numpy()))
         metrics = {"training": dict(stream(space, [codes[shown] for codes in train_codes], seen))}
         raw = part.answer()

@@ -8,10 +8,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Floats
 from assay.errors import PlanError
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
@@ -56,7 +56,7 @@ def trainable(
     context: Context,
     balance: SamplingPlan,
     *,
-    soft: Sequence[npt.NDArray[np.float32] | None] | None = None,
+    soft: Sequence[Floats | None] | None = None,
 ) -> Iterator[Trainable]:
     """The head on cached features where the backbone is frozen; else the whole classifier on images."""
     known = LabelTensors(train, soft)

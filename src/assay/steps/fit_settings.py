@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 
-from assay.images.augment import Augment, Chosen
+from assay.arrays import Floats, Ints
+from assay.images.augment import Augment
 from assay.images.decode import Resize
 from assay.images.mix import Mix
 from assay.labels.samples import Samples
@@ -117,7 +117,7 @@ class FitSettings(Settings):
 
 # What a fit shows how often, what it follows downhill, and how its answers are to be read.
 
-HeadWeights = Sequence[npt.NDArray[np.float32]]
+HeadWeights = Sequence[Floats]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class SamplingPlan:
     """The order in which images are shown, and the settings of a class by which some are augmented (N,)."""
 
     order: Order
-    chosen: Chosen | None = None
+    chosen: Ints | None = None
     moved: HeadWeights | None = None  # what the order does to the classes, as weights (K,) a head; None: nothing
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from assay.arrays import Ints, Pixels, Reals
 from assay.files import whole, write_json
 from assay.images.augment import augment
 from assay.images.cache import Cache
@@ -29,7 +29,7 @@ from assay.steps.fit_settings import FitSettings
 from assay.steps.start import classifier_for
 from assay.synthesis.gan import Generator
 from assay.synthesis.gan_training import GanConfig, generate, train_gan
-from assay.synthesis.measures import Floats, Likeness, measure_likeness
+from assay.synthesis.measures import Likeness, measure_likeness
 from assay.training.checkpoint import save_tensors
 
 
@@ -74,8 +74,6 @@ class SynthesizeSettings(Settings):
 
 # Images made up for classes: a network learns to make them, they are written, and measured.
 
-Rows = npt.NDArray[np.int64]
-Pixels = npt.NDArray[np.uint8]
 
 SHEET = (4, 8)  # rows and columns of a sheet of samples
 MOST_SHEETS = 12  # of a class, side by side
@@ -88,9 +86,9 @@ class GanData:
     """The real images with a known class under a head, as a network is shown them."""
 
     head: Head
-    codes: Rows
+    codes: Ints
     cache: Cache
-    places: Rows
+    places: Ints
     size: int
 
     @staticmethod
@@ -99,7 +97,7 @@ class GanData:
         head = tuple(samples.space)[place]
         return GanData(head, samples.codes()[place], cache, cache.rows_of(samples.ids), settings.size)
 
-    def read(self, rows: Rows) -> Tensor:
+    def read(self, rows: Ints) -> Tensor:
         """Images (B, 3, size, size) in [0, 1]."""
         return augment(self.cache.gather(self.places[rows]), size=self.size)
 
@@ -213,7 +211,7 @@ def _measure(
     return told
 
 
-def _features(classifier: Classifier, images: Tensor, *, size: int) -> Floats:
+def _features(classifier: Classifier, images: Tensor, *, size: int) -> Reals:
     """Features (N, F) of images (N, 3, S, S) in [0, 1]."""
     found = []
     with torch.inference_mode():

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from assay.arrays import Keys
 from assay.errors import DataError
 from assay.labels.build import quoted
 from assay.labels.samples import Samples
-from assay.models.trained_model import NO_HASHES, TrainingHashes, count_trained_on, trained_on_mask
+from assay.models.trained_model import NO_HASHES, count_trained_on, trained_on_mask
 from assay.progress import Progress
 from assay.settings import Settings, sources
 from assay.steps.sources import is_gone, trained_on
@@ -26,7 +27,7 @@ LEAST = 0.5
 class Earlier:
     """What the sources of a plan were trained on, all together, and which of them saw validation or test images."""
 
-    images: TrainingHashes
+    images: Keys
     names: tuple[str, ...]  # as the plan gives them: `start: runs/first`
 
 

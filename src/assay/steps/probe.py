@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from assay.arrays import Floats
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.models.backbones import image_size
@@ -20,8 +20,6 @@ from assay.settings import Settings
 from assay.steps.base import Context, State, StepResult
 from assay.steps.start import bare_classifier, describe_network, inference_for, labelled_parts, trained_before
 from assay.training.linear import fit_linear
-
-Array = npt.NDArray[np.float32]
 
 
 class ProbeSettings(Settings):
@@ -74,7 +72,7 @@ def _bare(state: State, context: Context, *, size: int) -> Classifier:
     return classifier
 
 
-def fit_heads(classifier: Classifier, features: Array, samples: Samples, *, seed: int) -> dict[str, float]:
+def fit_heads(classifier: Classifier, features: Floats, samples: Samples, *, seed: int) -> dict[str, float]:
     """Put logistic regressions into the last layer of a classifier; gives their strengths by head, the median tag's."""
     linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=seed)
     with torch.no_grad():

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
+from assay.arrays import Bools, Floats
 from assay.errors import PlanError
 from assay.files import whole
 from assay.labels.edits import Edit
@@ -23,7 +24,6 @@ from assay.predictions.inference import PLAIN
 from assay.predictions.tta import Flips, TTASettings, tta_logits, tta_views
 from assay.repair.pseudo_labels import (
     Agreement,
-    CellMask,
     Changes,
     Confidence,
     Keep,
@@ -40,7 +40,6 @@ from assay.training.devices import Hardware
 
 STEP = "pseudo_label"
 TOLD = 12  # classes whose counts a line names
-Array = npt.NDArray[np.float32]
 
 
 class PseudoLabelSettings(Settings):
@@ -97,7 +96,7 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
 
 def _answers(
     settings: PseudoLabelSettings, model: Path, train: Samples, asked: npt.NDArray[np.intp], *, context: Context
-) -> list[Array]:
+) -> list[Floats]:
     """Probabilities (N, W) by view, the plain image's first; NaN for images that are not asked about."""
     unknown = np.full((len(train), train.space.width), np.nan, np.float32)
     if len(asked) == 0:
@@ -112,7 +111,7 @@ def _answers(
     return found
 
 
-def _images(cells: CellMask) -> CellMask:
+def _images(cells: Bools) -> Bools:
     """Which images (N,) have such a cell."""
     return cells if cells.ndim == 1 else np.any(cells, axis=1)
 
@@ -154,14 +153,14 @@ def write_soft_targets(path: Path, chosen: PseudoLabels, samples: Samples) -> No
         table.write_parquet(beside)
 
 
-def soft_targets(places: Mapping[str, Path], samples: Samples) -> list[Array | None]:
+def soft_targets(places: Mapping[str, Path], samples: Samples) -> list[Floats | None]:
     """Soft targets (N, K) of each head, NaN where there is none; None for a head without any.
 
     `places` are files of `write_soft` by head. A target counts only where the label is still the answer that it was
     written for: what was undone or corrected since is no longer a pseudo-label.
     """
     row_of = {name: row for row, name in enumerate(samples.ids)}
-    found: list[Array | None] = []
+    found: list[Floats | None] = []
     for head, codes in zip(samples.space, samples.codes(), strict=True):
         if head.name not in places:
             found.append(None)
@@ -176,10 +175,10 @@ def soft_targets(places: Mapping[str, Path], samples: Samples) -> list[Array | N
     return found
 
 
-def _stands(head: Head, codes: Codes, targets: Array) -> npt.NDArray[np.bool_]:
+def _stands(head: Head, codes: Codes, targets: Floats) -> Bools:
     """Where the label is what the targets answer: (N,) multi-class, (N, K) multi-label."""
     if head.kind == "multiclass":
-        stands: npt.NDArray[np.bool_] = np.isfinite(targets).all(axis=1) & (targets.argmax(axis=1) == codes)
+        stands: Bools = np.isfinite(targets).all(axis=1) & (targets.argmax(axis=1) == codes)
         return stands
     stands = np.isfinite(targets) & ((targets >= 0.5) == (codes == 1)) & (codes >= 0)
     return stands

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BeforeValidator, Field
 from torch import nn
 
+from assay.arrays import Floats, Reals
 from assay.errors import DataError, PlanError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
@@ -32,7 +32,6 @@ from assay.training.class_weights import ClassWeights, Given, Inverse, class_wei
 
 STEP = "rebalance_head"
 BEFORE = "as it was"
-Array = npt.NDArray[np.float32]
 
 
 def _listed(value: object) -> object:
@@ -60,7 +59,7 @@ class Learnt:
 
     layer: nn.Module
     temperature: float
-    logits: Array
+    logits: Floats
     told: dict[str, Any]
 
 
@@ -68,10 +67,10 @@ class Learnt:
 class Judged:
     """The validation images under one head: what the last layer is given, codes, and the answers as they were."""
 
-    features: Array
+    features: Floats
     codes: Codes
-    probabilities: Array
-    thresholds: Array
+    probabilities: Floats
+    thresholds: Floats
 
 
 def check(settings: RebalanceHeadSettings, space: LabelSpace) -> None:
@@ -134,7 +133,7 @@ def _learn(settings: RebalanceHeadSettings, task: Task, judged: Judged, context:
             "head. Raise split.val, choose another metric, or name the other heads under heads."
         )
     tried: list[list[Candidate]] = []
-    ways: list[list[Array]] = []
+    ways: list[list[Floats]] = []
     for kind in _possible(settings, task, context):
         began = time.perf_counter()
         found = fit_heads(kind, task)
@@ -206,7 +205,7 @@ def _told(
     }
 
 
-def _represented(saved: TrainedModel, train: Samples, validation: Samples, context: Context) -> tuple[Array, Array]:
+def _represented(saved: TrainedModel, train: Samples, validation: Samples, context: Context) -> tuple[Floats, Floats]:
     """What the last layer is given for the training and the validation images, (N, F) each."""
     inference = inference_for(saved.classifier, saved, context)
     features = [
@@ -217,7 +216,7 @@ def _represented(saved: TrainedModel, train: Samples, validation: Samples, conte
     return tuple(in_chunks(saved.classifier.represent, own) for own in features)  # type: ignore[return-value]
 
 
-def _class_weights(settings: RebalanceHeadSettings, train: Samples) -> Sequence[npt.NDArray[np.floating[Any]]]:
+def _class_weights(settings: RebalanceHeadSettings, train: Samples) -> Sequence[Reals]:
     if settings.class_weights is None:
         return [np.ones(head.size, np.float32) for head in train.space]
     if isinstance(settings.class_weights, Given):  # in float64: a cost of 0.0001 is then that of scikit-learn

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.arrays import Keys
 from assay.errors import PlanError, RunError
 from assay.files import fingerprint, hash_file, write_json
 from assay.labels.space import LabelSpace
@@ -17,7 +18,6 @@ from assay.models.ensemble import model_files
 from assay.models.origins import trained_on_in_runs
 from assay.models.trained_model import (
     NO_HASHES,
-    TrainingHashes,
     hash_backbone,
     hash_tensors,
     read_description,
@@ -72,7 +72,7 @@ def is_gone(source: Source, path: Path, run: Path) -> bool:
     return _place(source, path) is None and os.path.abspath(path) in _noted(run)
 
 
-def trained_on(source: Source, path: Path, run: Path, space: LabelSpace) -> TrainingHashes:
+def trained_on(source: Source, path: Path, run: Path, space: LabelSpace) -> Keys:
     """Return the images whose labels a source was trained on, as far as that is known.
 
     Of a network that a fit goes on from, its head counts where it answers for `space`, and so is kept. What is found
@@ -93,13 +93,13 @@ def trained_on(source: Source, path: Path, run: Path, space: LabelSpace) -> Trai
     return found
 
 
-def learnt_before(folder: Path, space: LabelSpace) -> TrainingHashes:
+def learnt_before(folder: Path, space: LabelSpace) -> Keys:
     """Return the images whose labels a network was trained on that is to answer for `space`, its head if that stays."""
     keeps_head = read_description(folder)["heads"] == space.to_json()
     return read_learnt_hashes(folder) if keeps_head else read_training_hashes(folder)
 
 
-def trained_on_at_start(settings: ModelSettings, base: Path, run: Path) -> TrainingHashes:
+def trained_on_at_start(settings: ModelSettings, base: Path, run: Path) -> Keys:
     """Return what the backbone of a plan was trained on before the first step."""
     nothing_asked = LabelSpace(())  # a backbone answers for no head
     found = [trained_on(source, base / path, run, nothing_asked) for _, source, path in sources(settings)]

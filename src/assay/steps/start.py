@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from assay.arrays import Floats, Keys
 from assay.errors import DataError, PlanError
 from assay.files import write_json
 from assay.images.decode import Resize
@@ -22,7 +20,7 @@ from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import Model, load_model
 from assay.models.receptive_field import receptive_field
-from assay.models.trained_model import TrainedModel, TrainingHashes, read_training_hashes
+from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
 from assay.steps.base import Context, State
@@ -106,7 +104,7 @@ def bare_classifier(state: State, context: Context, *, size: int) -> Classifier:
     return build_classifier(settings, state.samples.space, seed=context.seed, base=context.base, size=size)
 
 
-def trained_before(start: str, state: State, context: Context) -> tuple[TrainingHashes, TrainingHashes]:
+def trained_before(start: str, state: State, context: Context) -> tuple[Keys, Keys]:
     """Return the images whose labels `classifier_for` was trained on: its backbone, and any layer that it keeps."""
     folder = _started_from(start, state, context)
     if folder is None:
@@ -170,8 +168,6 @@ def _path(context: Context) -> Path:
 
 # What a step begins with that decides anew what a model's answers mean: the model, and its validation answers.
 
-Array = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Validated:
@@ -195,7 +191,7 @@ class Validated:
         predictions = Predictions.read(state.model / "predictions.parquet", state.samples.space, model=step)
         return Validated(load_model(state.model), samples, predictions)
 
-    def write(self, deciding: DecisionRule, *, logits: Array, thresholds: Array, context: Context) -> Path:
+    def write(self, deciding: DecisionRule, *, logits: Floats, thresholds: Floats, context: Context) -> Path:
         """The model as it decides now, and validation answers (N, W) that did not choose for themselves."""
         folder = context.folder / "best"
         space, ids = self.samples.space, self.predictions.ids

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Ints
 from assay.errors import DataError, PlanError, RunError
 from assay.files import fingerprint
 from assay.labels.edits import Edit, apply
@@ -25,8 +25,6 @@ from assay.predictions.predict import Predictions
 from assay.steps.base import TRIAL, Context, State, StepPlan, StepResult
 from assay.steps.fit_settings import FitSettings, check_fit
 from assay.steps.generated_images import GanData, SynthesizeSettings, generate_all, image_file
-
-Rows = npt.NDArray[np.int64]
 
 STEP = "synthesize"
 
@@ -81,7 +79,7 @@ def _known(train: Samples, head: Head, place: int) -> Samples:
     return found
 
 
-def _wanted(settings: SynthesizeSettings, head: Head, counts: Rows, context: Context) -> dict[int, int]:
+def _wanted(settings: SynthesizeSettings, head: Head, counts: Ints, context: Context) -> dict[int, int]:
     """How many images to make up of each class. Raises DataError for a class of too few images."""
     if settings.classes == "few":
         few = [

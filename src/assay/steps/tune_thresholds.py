@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from assay.arrays import Reals
 from assay.errors import DataError, PlanError
 from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
-from assay.metrics.intervals import Floats
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.predictions.thresholds import FEW, MetricName, best_by_class, best_global, few_positives, without_positives
 from assay.settings import Settings
@@ -21,7 +21,7 @@ from assay.steps.base import Context, State, StepResult
 from assay.steps.start import Validated, heads_named
 
 STEP = "tune_thresholds"
-CHOOSERS: dict[str, Callable[..., float | Floats]] = {"global": best_global, "class": best_by_class}
+CHOOSERS: dict[str, Callable[..., float | Reals]] = {"global": best_global, "class": best_by_class}
 
 
 class TuneThresholdsSettings(Settings):
@@ -90,9 +90,9 @@ def _multilabel(state: State, settings: TuneThresholdsSettings) -> list[tuple[in
 def _told(
     head: Head,
     codes: Codes,
-    probabilities: Floats,
-    thresholds: Floats,
-    fitted: Floats,
+    probabilities: Reals,
+    thresholds: Reals,
+    fitted: Reals,
     *,
     settings: TuneThresholdsSettings,
     context: Context,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Ints, Pixels
 from assay.errors import TrainingError
 from assay.models.classifier import seeded
 from assay.progress import Progress
@@ -36,9 +36,8 @@ from assay.training.checkpoint import (
     within,
 )
 
-Rows = npt.NDArray[np.int64]
 Flip = str
-Read = Callable[[Rows], Tensor]
+Read = Callable[[Ints], Tensor]
 """Rows of the training images to images (B, 3, side, side) in [0, 1]."""
 
 BETAS = (0.0, 0.9)  # of Adam, as published with spectral normalisation
@@ -75,7 +74,7 @@ class GanPair:
 
 def train_gan(
     read: Read,
-    codes: Rows,
+    codes: Ints,
     course: GanConfig,
     *,
     classes: int,
@@ -132,7 +131,7 @@ def averaged(pair: GanPair, course: GanConfig, classes: int, device: str) -> Gen
     return generator.eval()
 
 
-def generate(generator: Generator, code: int, count: int, *, seed: int) -> npt.NDArray[np.uint8]:
+def generate(generator: Generator, code: int, count: int, *, seed: int) -> Pixels:
     """`count` images of a class (count, side, side, 3), as bytes; another seed gives others."""
     device = next(generator.parameters()).device
     draws = torch.Generator(device).manual_seed(_seed_of(seed, code, "images"))
@@ -146,7 +145,7 @@ def generate(generator: Generator, code: int, count: int, *, seed: int) -> npt.N
 
 
 def _step(
-    pair: GanPair, read: Read, codes: Rows, members: list[Rows], course: GanConfig, device: str
+    pair: GanPair, read: Read, codes: Ints, members: list[Ints], course: GanConfig, device: str
 ) -> tuple[float, float]:
     """One optimiser step of the judge, then one of the maker; their losses."""
     chosen = np.random.default_rng([course.seed, pair.step])

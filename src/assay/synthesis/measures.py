@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
+from assay.arrays import Reals
 
 
-def frechet(one: Floats, other: Floats) -> float:
+def frechet(one: Reals, other: Reals) -> float:
     """Frechet distance of two normal distributions fitted to features (n, F) and (m, F) (Heusel et al. 2017).
 
     Few images make it too large, the more so the fewer they are: compare only distances of equal n and m.
@@ -28,7 +27,7 @@ def frechet(one: Floats, other: Floats) -> float:
     return max(0.0, apart + traces - 2 * shared)
 
 
-def mean_distance(features: Floats) -> float:
+def mean_distance(features: Reals) -> float:
     """Mean Euclidean distance between two different images of a set (n, F). Raises ValueError for fewer than two."""
     if len(features) < 2:
         raise ValueError("one image has no other to be apart from")
@@ -40,7 +39,7 @@ def mean_distance(features: Floats) -> float:
     return float(apart.sum() / (len(wide) * (len(wide) - 1)))
 
 
-def _centre_features(features: Floats) -> tuple[Floats, Floats]:
+def _centre_features(features: Reals) -> tuple[Reals, Reals]:
     """The mean (F,), and what is left (n, F) divided so that its squares sum to the variances."""
     wide = np.asarray(features, dtype=np.float64)
     mean = wide.mean(axis=0)
@@ -78,7 +77,7 @@ class Likeness:
         }
 
 
-def measure_likeness(real: Mapping[int, Floats], code: int, made: Floats, *, seed: int) -> Likeness:
+def measure_likeness(real: Mapping[int, Reals], code: int, made: Reals, *, seed: int) -> Likeness:
     """Compare features made up for a class (m, F) with those of real images by class, each (n, F).
 
     The halves are drawn by `seed`. Raises ValueError where the class has fewer than four real images or there

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
+from assay.arrays import Doubles, Floats, Reals
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace, require_known
 from assay.settings import Choice, parse_named
 
-Floats = npt.NDArray[np.float32]
 Weight = Annotated[float, Field(gt=0)]
 
 
@@ -88,7 +87,7 @@ def head_weights(settings: Inverse | SqrtInverse | EffectiveNumber, head: Head, 
     return weights
 
 
-def given_weights(weights: Mapping[str, Mapping[str, float]], space: LabelSpace) -> list[npt.NDArray[np.float64]]:
+def given_weights(weights: Mapping[str, Mapping[str, float]], space: LabelSpace) -> list[Doubles]:
     """Return weights (K,) a head, exactly as a plan gives them; 1 where it names none.
 
     Raises PlanError that names the nearest where a head or class is not there.
@@ -116,17 +115,17 @@ def logit_shift(space: LabelSpace, weights: Sequence[Floats]) -> Floats:
     return shift
 
 
-def _inverse(head: Head, positives: Codes, negatives: Codes, *, divisor: float | None) -> npt.NDArray[np.floating[Any]]:
+def _inverse(head: Head, positives: Codes, negatives: Codes, *, divisor: float | None) -> Reals:
     """N / (divisor N_i), which scikit-learn calls balanced; negatives / (divisor positives), torch's pos_weight."""
     multiclass = head.kind == "multiclass"
     even = positives.sum() / (divisor or head.size) if multiclass else negatives / (divisor or 1.0)
-    weights: npt.NDArray[np.floating[Any]] = even / positives
+    weights: Reals = even / positives
     return weights
 
 
-def _effective_number(head: Head, positives: Codes, negatives: Codes, *, beta: float) -> npt.NDArray[np.floating[Any]]:
+def _effective_number(head: Head, positives: Codes, negatives: Codes, *, beta: float) -> Reals:
     """One over the effective number, of mean 1 over the classes; for tags, that of negatives over that of positives."""
-    weights: npt.NDArray[np.floating[Any]] = (1 - beta) / (1 - beta**positives)
+    weights: Reals = (1 - beta) / (1 - beta**positives)
     if head.kind == "multiclass":
         weights = weights * len(weights) / weights.sum()
     else:

@@ -9,10 +9,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Ints
 from assay.training.checkpoint import Tensors
 from assay.training.devices import Machine
 from assay.training.objective import Objective, Targets
-from assay.training.sampling import Order, Rows
+from assay.training.sampling import Order
 from assay.training.schedules import AnySchedule
 
 
@@ -31,10 +32,10 @@ class Source(Protocol):
     def ids(self) -> list[str]:
         """The images, in the order of their rows."""
 
-    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
+    def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         """What the network is shown of these rows in this epoch."""
 
-    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+    def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
         """The weight (H,) of what is known of that batch."""
 
 
@@ -68,7 +69,7 @@ class FitTask:
     order: Order  # of the source's images
     objective: Objective
     to_training_mode: Callable[[], None]
-    evaluate: Callable[[Rows, Tensor], dict[str, dict[str, float]]]  # images shown, logits -> part -> metric -> value
+    evaluate: Callable[[Ints, Tensor], dict[str, dict[str, float]]]  # images shown, logits -> part -> metric -> value
     save: Callable[[Literal["best", "last"]], None]  # the network as it is
     unlabelled: Unlabelled | None = None
     mixed: float = 1.0  # share of an optimiser step's images that have another one for a partner
@@ -125,13 +126,13 @@ class EpochLogits:
     def nothing(count: int, width: int) -> EpochLogits:
         return EpochLogits(torch.zeros(count, width), torch.zeros(count))
 
-    def add(self, rows: Rows, logits: Tensor) -> None:
+    def add(self, rows: Ints, logits: Tensor) -> None:
         """Take in logits (B, W) of images, of which one may come twice."""
         images = torch.from_numpy(rows % len(self.times))
         self.sums.index_add_(0, images, logits.detach().float().cpu())
         self.times.index_add_(0, images, torch.ones(len(rows)))
 
-    def means(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> tuple[Rows, Tensor]:
+    def means(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> tuple[Ints, Tensor]:
         """The images that were shown (M,), and the mean (M, W) of what was said of each.
 
         `total` adds up what several processes hold.

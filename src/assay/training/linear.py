@@ -12,16 +12,15 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from assay.arrays import Floats
 from assay.labels.space import Codes, Head, LabelSpace
 
-Array = npt.NDArray[np.float32]
 Strengths = Mapping[str, Sequence[float]]
 """By head, as scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
 T = TypeVar("T")
@@ -35,21 +34,21 @@ THREADS = min(8, os.cpu_count() or 1)  # each may hold a copy of the features
 class Linear:
     """Linear heads side by side: coefficients (W, F) and intercepts (W,), and what strengths they were fitted at."""
 
-    coefficients: Array
-    intercepts: Array
+    coefficients: Floats
+    intercepts: Floats
     strengths: Strengths
 
-    def logits(self, features: Array) -> Array:
+    def logits(self, features: Floats) -> Floats:
         """Features (N, F) -> logits (N, W)."""
-        found: Array = features @ self.coefficients.T + self.intercepts
+        found: Floats = features @ self.coefficients.T + self.intercepts
         return found
 
 
 def fit_linear(
     space: LabelSpace,
-    features: Array,
+    features: Floats,
     codes: Sequence[Codes],
-    weights: Array,
+    weights: Floats,
     *,
     seed: int,
     strengths: Strengths | None = None,
@@ -86,7 +85,7 @@ def fit_linear(
 
 
 def find_strengths(
-    space: LabelSpace, features: Array, codes: Sequence[Codes], weights: Array, *, seed: int
+    space: LabelSpace, features: Floats, codes: Sequence[Codes], weights: Floats, *, seed: int
 ) -> dict[str, tuple[float, ...]]:
     """Of a few strengths the one with the lowest cross-validated log loss, for every multi-class head and every tag."""
     mean, scale = moments(features)
@@ -99,7 +98,7 @@ def find_strengths(
     return found
 
 
-def moments(features: Array) -> tuple[Array, Array]:
+def moments(features: Floats) -> tuple[Floats, Floats]:
     """Means and standard deviations (F,), the latter never 0."""
     return features.mean(axis=0), features.std(axis=0) + 1e-6
 
@@ -132,7 +131,7 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
             return list(pool.map(lambda task: task(), tasks))
 
 
-def fit_question(size: int, features: Array, weights: Array, codes: Codes, strength: float) -> tuple[Array, Array]:
+def fit_question(size: int, features: Floats, weights: Floats, codes: Codes, strength: float) -> tuple[Floats, Floats]:
     """Coefficients (size, F) and intercepts (size,) of one regression; `codes` are -1 where unknown."""
     features, weights, codes = _known(features, weights, codes)
     seen = np.unique(codes)
@@ -150,7 +149,7 @@ def fit_question(size: int, features: Array, weights: Array, codes: Codes, stren
     return coefficients, intercepts
 
 
-def _search(features: Array, weights: Array, seed: int, codes: Codes) -> float:
+def _search(features: Floats, weights: Floats, seed: int, codes: Codes) -> float:
     features, weights, codes = _known(features, weights, codes)
     if len(np.unique(codes)) < 2:
         return 0.0
@@ -173,19 +172,19 @@ def _search(features: Array, weights: Array, seed: int, codes: Codes) -> float:
     return min(losses, key=lambda strength: losses[strength])
 
 
-def _known(features: Array, weights: Array, codes: Codes) -> tuple[Array, Array, Codes]:
+def _known(features: Floats, weights: Floats, codes: Codes) -> tuple[Floats, Floats, Codes]:
     known = codes >= 0
     return (features, weights, codes) if known.all() else (features[known], weights[known], codes[known])
 
 
-def _regression(strength: float, features: Array, weights: Array, codes: Codes) -> LogisticRegression:
+def _regression(strength: float, features: Floats, weights: Floats, codes: Codes) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(features, codes, sample_weight=weights)
 
 
-def _log_probabilities(model: LogisticRegression, features: Array) -> Array:
+def _log_probabilities(model: LogisticRegression, features: Floats) -> Floats:
     """(N, K), finite also where scikit-learn's own would be the logarithm of 0."""
     scores = model.decision_function(features)
     if scores.ndim == 1:  # of two classes, the second against the first
         scores = np.stack([np.zeros_like(scores), scores], axis=1)
-    found: Array = log_softmax(scores, axis=1)
+    found: Floats = log_softmax(scores, axis=1)
     return found

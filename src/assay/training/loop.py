@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from assay.arrays import Ints
 from assay.errors import DivergedError, PlanError, TrainingError
 from assay.progress import GivenUpError, Progress
 from assay.training.checkpoint import (
@@ -28,7 +29,7 @@ from assay.training.checkpoint import (
 from assay.training.devices import Machine
 from assay.training.fit_task import EpochLogits, FitConfig, FitState, FitTask, Unlabelled
 from assay.training.optimizers import set_rate
-from assay.training.sampling import Rows, partners, split_batches
+from assay.training.sampling import partners, split_batches
 from assay.training.schedules import rate
 
 
@@ -83,7 +84,7 @@ def optimizer_step(
     fit_state: FitState,
     machine: Machine,
     forward: nn.Module,
-    rows: Rows,
+    rows: Ints,
     answered: EpochLogits,
 ) -> None:
     """One optimiser step on these rows: the loss of each part of them, its gradient, and the change of the weights.

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
+from assay.arrays import Bools, Doubles, Floats, Ints
 from assay.errors import DataError
-from assay.images.augment import Augment, Chosen
+from assay.images.augment import Augment
 from assay.labels.space import Codes, Head, LabelSpace, find_class, require_known
 from assay.settings import Choice, parse_named
 
-Rows = npt.NDArray[np.int64]
 """Images to show, by their rows.
 
 Of N images, row + n N is the one of `row` once more: for the (n + 1)-th time in its epoch.
@@ -29,7 +29,7 @@ class Order(Protocol):
     def length(self) -> int:
         """Images shown in an epoch, the same number in each; one shown twice counts twice."""
 
-    def rows(self, epoch: int) -> Rows:
+    def rows(self, epoch: int) -> Ints:
         """What an epoch shows, in order."""
 
 
@@ -44,11 +44,11 @@ class Shuffled:
     def length(self) -> int:
         return self.count
 
-    def rows(self, epoch: int) -> Rows:
+    def rows(self, epoch: int) -> Ints:
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
 
 
-def number_repeats(rows: Rows, count: int) -> Rows:
+def number_repeats(rows: Ints, count: int) -> Ints:
     """Rows of `count` images, among which one may come again, with the second showing and later ones told apart."""
     order = np.argsort(rows, kind="stable")
     ranked = rows[order]
@@ -57,12 +57,12 @@ def number_repeats(rows: Rows, count: int) -> Rows:
     return rows + count * again
 
 
-def split_batches(rows: Rows, size: int) -> list[Rows]:
+def split_batches(rows: Ints, size: int) -> list[Ints]:
     """The rows of each optimiser step, at most `size`, and one more or less than another's: none is a leftover."""
     return np.array_split(rows, max(1, -(-len(rows) // size)))
 
 
-def partners(rows: Rows, share: float = 1.0) -> Rows:
+def partners(rows: Ints, share: float = 1.0) -> Ints:
     """Whom each image of an optimiser step may be mixed with: the one before it, as good as any in a random order.
 
     All but `share` of them, spread evenly, are their own partners: mixed with themselves they stay as they are.
@@ -73,8 +73,6 @@ def partners(rows: Rows, share: float = 1.0) -> Rows:
 
 # How often images are shown in an epoch, so that rare classes are shown oftener, or frequent ones less often.
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Heads = Annotated[
     tuple[str, ...] | None, Field(min_length=1, description="The heads whose classes count; default: all.")
 ]
@@ -123,7 +121,7 @@ Sampling = Annotated[
 
 def repeat_counts(
     settings: AnySampling, space: LabelSpace, codes: Sequence[Codes], weights: npt.NDArray[Any]
-) -> Floats:
+) -> Doubles:
     """How often each image (N,) is shown in an epoch, on average, by its labels and their weights (N, H).
 
     A class of weight n (the sum over its images) has the factor (m / n) ** q: m is the n of the most frequent class
@@ -160,14 +158,14 @@ class SampledOrder:
     total is the same in every epoch, and an image of 2.3 showings gets 2 or 3, on average 2.3.
     """
 
-    times: Floats  # (N,) showings on average
+    times: Doubles  # (N,) showings on average
     seed: int
 
     @property
     def length(self) -> int:
         return max(1, round(float(self.times.sum())))
 
-    def rows(self, epoch: int) -> Rows:
+    def rows(self, epoch: int) -> Ints:
         generator = np.random.default_rng([self.seed, epoch])
         order = generator.permutation(len(self.times))
         ends = np.cumsum(self.times[order])
@@ -186,7 +184,7 @@ class RoundRobinOrder:
     image at most. Within an epoch an image comes again only when all of its class have been shown.
     """
 
-    classes: tuple[Rows, ...]  # the images of each
+    classes: tuple[Ints, ...]  # the images of each
     count: int  # of images in all, and of showings in an epoch
     step: int  # images an optimiser step, at most
     seed: int
@@ -195,7 +193,7 @@ class RoundRobinOrder:
     def length(self) -> int:
         return self.count
 
-    def rows(self, epoch: int) -> Rows:
+    def rows(self, epoch: int) -> Ints:
         generator = np.random.default_rng([self.seed, epoch])
         sizes = [len(rows) for rows in split_batches(np.arange(self.length), self.step)]
         turns = np.concatenate([_round_and_round(len(self.classes), size, generator) for size in sizes])
@@ -214,9 +212,7 @@ def round_robin(
     return RoundRobinOrder(tuple(members), len(weights), step, seed)
 
 
-def shift_prior(
-    times: Floats, space: LabelSpace, codes: Sequence[Codes], weights: npt.NDArray[Any]
-) -> list[npt.NDArray[np.float32]]:
+def shift_prior(times: Doubles, space: LabelSpace, codes: Sequence[Codes], weights: npt.NDArray[Any]) -> list[Floats]:
     """What showing images (N,) that often does to the classes, as the class weights (K,) a head that do the same.
 
     Under a multi-class head the mean showings of the images of a class by those of all; under a multi-label head by
@@ -242,7 +238,7 @@ class _Part:
 
     head: Head
     codes: Codes
-    weights: Floats
+    weights: Doubles
 
     @property
     def known(self) -> Bools:
@@ -251,16 +247,16 @@ class _Part:
         return (self.codes >= 0) & (weighs if self.head.kind == "multiclass" else weighs[:, None])
 
     @property
-    def counts(self) -> Floats:
+    def counts(self) -> Doubles:
         """The weight of the images of each class (K,)."""
         if self.head.kind == "multiclass":
             known = self.known
-            found: Floats = np.bincount(self.codes[known], self.weights[known], self.head.size).astype(np.float64)
+            found: Doubles = np.bincount(self.codes[known], self.weights[known], self.head.size).astype(np.float64)
             return found
         return self._summed((self.codes == 1) & self.known)
 
     @property
-    def absent(self) -> Floats:
+    def absent(self) -> Doubles:
         """The weight of the images known to be without each tag (K,)."""
         return self._summed((self.codes == 0) & self.known)
 
@@ -270,7 +266,7 @@ class _Part:
         found: Bools = self.known.any(axis=1) & ~((self.codes == 1) & self.known).any(axis=1)
         return found
 
-    def factors(self, power: float, *, repeat: bool) -> Floats:
+    def factors(self, power: float, *, repeat: bool) -> Doubles:
         """The factor (N,) of each image under this head alone; NaN where nothing of it counts."""
         counts, found = self.counts, np.full(len(self.weights), np.nan)
         present = counts > 0
@@ -287,7 +283,7 @@ class _Part:
         largest = np.where(shows, by_class, -np.inf).max(axis=1, initial=-np.inf)
         return np.where(shows.any(axis=1), largest, found)
 
-    def groups(self) -> list[Rows]:
+    def groups(self) -> list[Ints]:
         """The images of each class, then those without a tag; empty ones are left out."""
         if self.head.kind == "multiclass":
             found = [np.flatnonzero((self.codes == place) & self.known) for place in range(self.head.size)]
@@ -296,7 +292,7 @@ class _Part:
             found = [*(np.flatnonzero(column) for column in shows.T), np.flatnonzero(self.without)]
         return [members for members in found if len(members)]
 
-    def _summed(self, cells: Bools) -> Floats:
+    def _summed(self, cells: Bools) -> Doubles:
         return np.asarray(self.weights @ cells, np.float64)
 
 
@@ -320,27 +316,27 @@ def _parts(settings: AnySampling, space: LabelSpace, codes: Sequence[Codes], wei
     return counting
 
 
-def _groups(parts: Sequence[_Part]) -> list[Rows]:
+def _groups(parts: Sequence[_Part]) -> list[Ints]:
     return [members for part in parts for members in part.groups()]
 
 
-def _round_and_round(count: int, length: int, generator: np.random.Generator) -> Rows:
+def _round_and_round(count: int, length: int, generator: np.random.Generator) -> Ints:
     """Numbers below `count`, each once before any comes again, in a new order each time; `length` of them."""
     times = -(-length // count)
-    order: Rows = np.argsort(generator.random((times, count)), axis=1)
+    order: Ints = np.argsort(generator.random((times, count)), axis=1)
     return order.ravel()[:length]
 
 
-def _times(part: Floats, whole: Floats) -> Floats:
+def _times(part: Doubles, whole: Doubles) -> Doubles:
     """A quotient; NaN where there is nothing below the line."""
-    found: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    found: Doubles = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
     return found
 
 
 # Which images are augmented by the settings of a class, and how much oftener they are shown.
 
 
-def augment_by_class(names: Iterable[str], space: LabelSpace, codes: Sequence[Codes]) -> Chosen:
+def augment_by_class(names: Iterable[str], space: LabelSpace, codes: Sequence[Codes]) -> Ints:
     """The place (N,) of the first of these classes that each image is known to show; -1 where it shows none.
 
     `names` as in `per_class` of a plan. Raises PlanError, see `class_named`.
@@ -353,7 +349,7 @@ def augment_by_class(names: Iterable[str], space: LabelSpace, codes: Sequence[Co
     return chosen
 
 
-def extra_repeats(augment: Augment, chosen: Chosen) -> npt.NDArray[np.float64]:
+def extra_repeats(augment: Augment, chosen: Ints) -> Doubles:
     """How many times as often as else each image (N,) is to be shown."""
     factors = np.array([*(own.more for own in augment.per_class.values()), 1.0])  # the last one for -1
     return factors[chosen]

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from assay.arrays import Bools, Doubles, Ints, Reals
 from assay.images.augment import Erase, RandAugment, Variation, augment
 from assay.images.cache import Cache
 from assay.labels.space import Codes, Head
@@ -31,12 +31,7 @@ from assay.settings import Settings
 from assay.training.checkpoint import Tensors
 from assay.training.devices import Hardware, Machine
 from assay.training.objective import Objective, Targets, counts, dense
-from assay.training.sampling import Rows
 from assay.training.sources import augmentation_keys
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 STRONG = {"rand_augment": RandAugment(n=2, magnitude="random"), "erase": Erase(probability=1.0, area=(0.02, 0.25))}
 """What a strong view has beyond a weak one: two operations of any strength, and a patch of up to a quarter."""
@@ -66,10 +61,10 @@ class SelectedValues(NamedTuple):
     """What a model says of the cells of one head, in the shape of codes: the value, and its probability."""
 
     codes: Codes
-    confidence: npt.NDArray[np.float64]
+    confidence: Doubles
 
 
-def best_values(head: Head, probabilities: Floats) -> SelectedValues:
+def best_values(head: Head, probabilities: Reals) -> SelectedValues:
     """Of (B, K) the most probable class, the first of equals; a tag is present from one half up."""
     if head.kind == "multiclass":
         codes = probabilities.argmax(axis=1).astype(np.int64)
@@ -89,7 +84,7 @@ def value_counts(head: Head, codes: Codes) -> Ints:
     return np.bincount(places, minlength=head.size * (1 if head.kind == "multiclass" else 2)).astype(np.int64)
 
 
-def learnable_values(head: Head, codes: Codes) -> Mask:
+def learnable_values(head: Head, codes: Codes) -> Bools:
     """Which values (V,) the known codes can teach: classes that occur beside others, tags both absent and present."""
     occurs = value_counts(head, codes) > 0
     if head.kind == "multiclass":
@@ -97,7 +92,7 @@ def learnable_values(head: Head, codes: Codes) -> Mask:
     return np.repeat(occurs.reshape(-1, 2).all(axis=1), 2)
 
 
-def flexible(sure: Ints, waiting: Ints, *, threshold: float, shares: Floats) -> npt.NDArray[np.float64]:
+def flexible(sure: Ints, waiting: Ints, *, threshold: float, shares: Reals) -> Doubles:
     """FlexMatch's thresholds (Q, V) of the values of Q questions (Zhang et al. 2021, equations 6 to 12).
 
     `sure` (Q, V) images were last sure of each value, `waiting` (Q,) of none yet. A value is learnt as far as its
@@ -107,7 +102,7 @@ def flexible(sure: Ints, waiting: Ints, *, threshold: float, shares: Floats) -> 
     """
     even = sure / (shares * sure.shape[1])
     learnt = even / np.maximum(np.maximum(even.max(axis=1), waiting), 1)[:, None]
-    scaled: npt.NDArray[np.float64] = threshold * learnt / (2 - learnt)
+    scaled: Doubles = threshold * learnt / (2 - learnt)
     return scaled
 
 
@@ -120,12 +115,12 @@ class PseudoLabelSelector:
 
     def __init__(self, head: Head, known: Codes, codes: Codes, settings: UnlabelledSettings) -> None:
         self.head, self.settings = head, settings
-        self.unknown: Mask = codes < 0
+        self.unknown: Bools = codes < 0
         self.taught = learnable_values(head, known)
         self.shares = _shares(head, known)
         self.newest = np.full(codes.shape, -1, np.int16)  # the value each cell was last sure of; -1: none yet
 
-    def choose(self, rows: Ints, probabilities: Floats) -> Codes:
+    def choose(self, rows: Ints, probabilities: Reals) -> Codes:
         """The answers to learn from for these images, each once, in the shape of codes; -1 where there is none."""
         codes, confidence = best_values(self.head, probabilities)
         places = value_probabilities(self.head, codes)
@@ -136,7 +131,7 @@ class PseudoLabelSelector:
             self.newest[rows] = np.where(above, codes, self.newest[rows])
         return chosen
 
-    def thresholds(self) -> npt.NDArray[np.float64]:
+    def thresholds(self) -> Doubles:
         """Of each value (V,), as they stand."""
         if self.settings.method == "fixmatch":
             return np.full(len(self.taught), self.settings.threshold)
@@ -152,7 +147,7 @@ class PseudoLabelSelector:
         return [f"{self.head.name}/{name} {state}" for name in self.head.classes for state in ("absent", "present")]
 
 
-def _shares(head: Head, known: Codes) -> npt.NDArray[np.float64]:
+def _shares(head: Head, known: Codes) -> Doubles:
     """How often each value is to be expected (Q, V): classes equally, as published; tags as among the known labels."""
     if head.kind == "multiclass":
         return np.full((1, head.size), 1 / head.size)
@@ -180,7 +175,7 @@ class Views:
     step: int
     hardware: Hardware
 
-    def shown(self, number: int, rows: Rows, *, strong: bool) -> Tensor:
+    def shown(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
         """One view (B, 3, size, size) of these images in a round."""
         names = [self.ids[row] for row in rows]
         view, settings = (_STRONG, self.strong) if strong else (_WEAK, self.weak)
@@ -232,7 +227,7 @@ class Consistency:
                 logits = forward(inputs)
             yield self.objective(logits, [truth.to(inputs.device)], over).loss, self._names(rows[places])
 
-    def order(self, number: int) -> Rows:
+    def order(self, number: int) -> Ints:
         """The images in the order of a round."""
         generator = np.random.default_rng([self.views.seed, self.views.step, number])
         return generator.permutation(len(self.views.ids))
@@ -271,7 +266,7 @@ class Consistency:
         self.shown = self.sure = 0
         self.used = [np.zeros(len(judge.taught), np.int64) for judge in self.judges]
 
-    def _next(self, count: int) -> Rows:
+    def _next(self, count: int) -> Ints:
         """The next images, each once; what is left of a round that does not suffice is left out of it."""
         if self.taken + count > len(self.views.ids):
             self.round, self.taken = self.round + 1, 0
@@ -280,7 +275,7 @@ class Consistency:
         return rows
 
     @torch.no_grad()
-    def _logits(self, rows: Rows, machine: Machine) -> Tensor:
+    def _logits(self, rows: Ints, machine: Machine) -> Tensor:
         """Logits (B, W) of the weak views, by the network as it answers: without dropout, and batch-norm held."""
         logits = torch.zeros(len(rows), self.objective.space.width)
         mine = np.arange(machine.rank, len(rows), machine.count)
@@ -293,7 +288,7 @@ class Consistency:
                 logits[places] = answered.float().cpu()
         return machine.sum(logits)
 
-    def _chosen(self, rows: Rows, logits: Tensor) -> list[Codes]:
+    def _chosen(self, rows: Ints, logits: Tensor) -> list[Codes]:
         """The answers to learn from, a head, -1 where there is none; they are counted."""
         space = self.objective.space
         probabilities = probabilities_of(space, self.deciding.logits(logits.numpy()))
@@ -305,7 +300,7 @@ class Consistency:
         self.sure += len(_with_prediction(codes))
         return codes
 
-    def _parts(self, codes: Sequence[Codes], machine: Machine) -> Iterator[tuple[Rows, Tensor]]:
+    def _parts(self, codes: Sequence[Codes], machine: Machine) -> Iterator[tuple[Ints, Tensor]]:
         """The places of images with an answer, dealt out to the processes, and what each counts (B,).
 
         Gradients are brought together at every backward pass, so each process must make as many: where images do
@@ -318,7 +313,7 @@ class Consistency:
             part = dealt[first : first + self.batch]
             yield sure[part % len(sure)], torch.from_numpy(part < len(sure)).float()
 
-    def _names(self, rows: Rows) -> list[str]:
+    def _names(self, rows: Ints) -> list[str]:
         return [self.views.ids[row] for row in rows]
 
 
@@ -334,7 +329,7 @@ def predicting(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _with_prediction(codes: Sequence[Codes]) -> Rows:
+def _with_prediction(codes: Sequence[Codes]) -> Ints:
     """The places of images with an answer under any head."""
     known = [own >= 0 if own.ndim == 1 else (own >= 0).any(axis=1) for own in codes]
     return np.flatnonzero(np.any(known, axis=0)).astype(np.int64)

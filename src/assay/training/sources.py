@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from assay.images.augment import Augment, Chosen, augment, image_keys
+from assay.arrays import Floats, Ints, Keys
+from assay.images.augment import Augment, augment, image_keys
 from assay.images.cache import Cache
-from assay.images.counter_rng import Keys
 from assay.images.mix import Mix, mix, shares
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, LabelSpace
 from assay.training.devices import Hardware
 from assay.training.fit_task import Batch
 from assay.training.objective import Targets, counts, dense
-from assay.training.sampling import Order, Rows, partners, split_batches
+from assay.training.sampling import Order, partners, split_batches
 
 _MIXING = -1  # the view whose draws mix images: no view that is shown has this number
 
@@ -29,7 +28,7 @@ _MIXING = -1  # the view whose draws mix images: no view that is shown has this 
 class LabelTensors:
     """What is known of some images, row by row: targets, masks and weights of every head."""
 
-    def __init__(self, samples: Samples, soft: Sequence[npt.NDArray[np.float32] | None] | None = None) -> None:
+    def __init__(self, samples: Samples, soft: Sequence[Floats | None] | None = None) -> None:
         """`soft` are targets (N, K) a head that take the place of labels, NaN where they do not; None: of no head."""
         self.ids = samples.ids
         self.space: LabelSpace = samples.space
@@ -38,7 +37,7 @@ class LabelTensors:
         own = [None] * len(self.space) if soft is None else soft
         self.soft = [None if targets is None else torch.from_numpy(targets) for targets in own]
 
-    def of(self, rows: Rows) -> Targets:
+    def of(self, rows: Ints) -> Targets:
         """What is known of the images of these rows, on the CPU."""
         rows = rows % len(self.ids)  # shown again or not
         targets, masks = dense(self.space, [codes[rows] for codes in self.codes])
@@ -59,45 +58,45 @@ class ImageSource:
     step: int
     hardware: Hardware
     mix: Mix | None = None
-    chosen: Chosen | None = None  # (N,): the settings that each image is augmented by
+    chosen: Ints | None = None  # (N,): the settings that each image is augmented by
 
     @property
     def ids(self) -> list[str]:
         return self.known.ids
 
-    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
+    def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         inputs = self._shown(epoch, rows) if self.mix is None else self._mixed(epoch, rows, partners, self.mix)
         inputs = self.hardware.place(inputs)
         return Batch(inputs, tuple(truth.to(inputs.device) for truth in self._truths(epoch, rows, partners)))
 
-    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+    def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
         return counts(self._truths(epoch, rows, partners)).to(self.hardware.device)
 
-    def _truths(self, epoch: int, rows: Rows, partners: Rows) -> tuple[Targets, ...]:
+    def _truths(self, epoch: int, rows: Ints, partners: Ints) -> tuple[Targets, ...]:
         if self.mix is None:
             return (self.known.of(rows),)
         share = torch.from_numpy(self.shares(epoch, rows, self.mix))
         return self.known.of(rows).shared(share), self.known.of(partners).shared(1 - share)
 
-    def shares(self, epoch: int, rows: Rows, settings: Mix) -> npt.NDArray[np.float32]:
+    def shares(self, epoch: int, rows: Ints, settings: Mix) -> Floats:
         """The share (B,) of a mixed image that is its own; the rest is its partner's."""
         return shares(self._keys(epoch, rows, _MIXING), size=self.size, settings=settings)
 
-    def _shown(self, epoch: int, rows: Rows) -> Tensor:
+    def _shown(self, epoch: int, rows: Ints) -> Tensor:
         images = rows % len(self.ids)
         pixels = self.cache.gather(self.cache.rows_of([self.ids[image] for image in images]))
         pixels = pixels.to(self.hardware.device, non_blocking=True)
         chosen = None if self.chosen is None else self.chosen[images]
         return augment(pixels, self._keys(epoch, rows, 0), size=self.size, settings=self.augment, chosen=chosen)
 
-    def _mixed(self, epoch: int, rows: Rows, partners: Rows, settings: Mix) -> Tensor:
+    def _mixed(self, epoch: int, rows: Ints, partners: Ints, settings: Mix) -> Tensor:
         # Most partners are rows of the batch too; each image is read and augmented once.
         distinct, places = np.unique(np.concatenate([rows, partners]), return_inverse=True)
         images = self._shown(epoch, distinct)
         own, other = images[places[: len(rows)]], images[places[len(rows) :]]
         return mix(own, other, self._keys(epoch, rows, _MIXING), settings=settings)
 
-    def _keys(self, epoch: int, rows: Rows, view: int) -> Keys:
+    def _keys(self, epoch: int, rows: Ints, view: int) -> Keys:
         again, images = np.divmod(rows, len(self.ids))
         names = [self.ids[image] for image in images]
         return augmentation_keys(names, seed=self.seed, step=self.step, epoch=epoch, occurrence=again, view=view)
@@ -108,14 +107,14 @@ class FeatureSource:
     """Features of a frozen backbone; epochs, and showings within one, take turns over their views."""
 
     known: LabelTensors
-    views: Sequence[npt.NDArray[np.float32]]  # each (N, F), may be memory-mapped
+    views: Sequence[Floats]  # each (N, F), may be memory-mapped
     hardware: Hardware
 
     @property
     def ids(self) -> list[str]:
         return self.known.ids
 
-    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
+    def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         again, images = np.divmod(rows, len(self.ids))
         turn = (epoch + again) % len(self.views)
         features = np.empty((len(rows), self.views[0].shape[1]), np.float32)
@@ -124,12 +123,12 @@ class FeatureSource:
         inputs = self.hardware.place(torch.from_numpy(features))
         return Batch(inputs, (self.known.of(rows).to(self.hardware.device),))
 
-    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+    def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
         return counts([self.known.of(rows)]).to(self.hardware.device)
 
 
 def augmentation_keys(
-    ids: Sequence[str], *, seed: int, step: int, epoch: int, view: int, occurrence: Rows | int = 0
+    ids: Sequence[str], *, seed: int, step: int, epoch: int, view: int, occurrence: Ints | int = 0
 ) -> Keys:
     """The key (B,) of each image's random draws; it depends on the image's id, not on its row.
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
+from assay.arrays import Bools
 from assay.errors import DataError
 from assay.labels.image_files import is_unicode, natural_key
 from assay.labels.readers.table_files import Rows
@@ -240,7 +241,7 @@ def _one_of(rows: Rows, name: str, head: HeadColumns) -> pl.Series:
     return classes.gather(places.replace({-1: None}))
 
 
-def _listed(holds: npt.NDArray[np.bool_], names: Sequence[str], rows: npt.NDArray[Any]) -> pl.Series:
+def _listed(holds: Bools, names: Sequence[str], rows: npt.NDArray[Any]) -> pl.Series:
     """The names (K,) of those that hold (N, K), as a list a row; null outside of `rows` (N,)."""
     row, k = np.nonzero(holds & rows[:, None])
     tags = pl.Series(list(names), dtype=pl.String).gather(k)

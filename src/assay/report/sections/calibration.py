@@ -8,13 +8,13 @@ from typing import Any
 
 import altair as alt
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
+from assay.arrays import Bools, Doubles, Reals
 from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
 from assay.messages import plain
-from assay.metrics.intervals import Floats, wilson
+from assay.metrics.intervals import wilson
 from assay.metrics.tallies import macro_f1, micro_f1
 from assay.report.charts import metric_title
 from assay.report.sections.drawing import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
@@ -80,7 +80,7 @@ def thresholds(run: RunFolder) -> list[dict[str, Any]]:
     return found
 
 
-def curve(codes: Codes, probabilities: Floats, at: Floats = TRIED) -> dict[str, Floats]:
+def curve(codes: Codes, probabilities: Reals, at: Reals = TRIED) -> dict[str, Reals]:
     """Micro and macro F1 (T,) of tags (N, K) given from each of these thresholds (T,) up."""
     hits, given = (np.zeros((codes.shape[1], len(at))) for _ in range(2))
     for tag in range(codes.shape[1]):
@@ -98,7 +98,7 @@ def _validated(run: RunFolder) -> list[tuple[Head, Codes, Any, Any]]:
     return [(head, codes, *rest) for head, codes, *rest in found if head.known(codes).any()]
 
 
-def _answers(head: Head, codes: Codes, probabilities: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _answers(head: Head, codes: Codes, probabilities: Reals) -> tuple[Doubles, Bools]:
     """How sure each answer is, and whether it is right; of tags the probability of each, and whether it is there."""
     if head.kind == "multiclass":
         known = np.flatnonzero(codes >= 0)
@@ -106,7 +106,7 @@ def _answers(head: Head, codes: Codes, probabilities: Floats) -> tuple[npt.NDArr
     return probabilities[codes >= 0].astype(np.float64), codes[codes >= 0] == 1
 
 
-def _calibration(sure: Floats, right: npt.NDArray[np.bool_], *, of: str) -> Markup:
+def _calibration(sure: Reals, right: Bools, *, of: str) -> Markup:
     """The share that is right against how sure the answers are, in ten bins, with intervals."""
     places = np.clip((sure * BINS).astype(np.int64), 0, BINS - 1)
     rows = [{"x": 0.0, "y": 0.0, "ideal": True}, {"x": 1.0, "y": 1.0, "ideal": True}]
@@ -138,7 +138,7 @@ def _calibration_drawing(of: str) -> Drawing:
     return drawing(alt.layer(*layers), height=SQUARE)
 
 
-def _bars(sure: Floats, right: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+def _bars(sure: Reals, right: Bools) -> list[dict[str, Any]]:
     """What share of the images is answered at least so surely, and how many of those answers are right."""
     found = []
     for bar in BARS:
@@ -159,7 +159,7 @@ def _bars(sure: Floats, right: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     return found
 
 
-def _against(codes: Codes, probabilities: Floats, chosen: Floats, *, single: bool) -> Markup:
+def _against(codes: Codes, probabilities: Reals, chosen: Reals, *, single: bool) -> Markup:
     """F1 against the threshold; the chosen one as a line, or those of the tags as ticks on the axis."""
     lines = curve(codes, probabilities)
     rows: list[dict[str, Any]] = [
@@ -192,7 +192,7 @@ def _threshold_drawing(single: bool) -> Drawing:
     return drawing(alt.layer(*layers), height=SQUARE)
 
 
-def _chosen(run: RunFolder) -> dict[str, Floats]:
+def _chosen(run: RunFolder) -> dict[str, Reals]:
     """The thresholds (K,) of each multi-label head, as the newest model has them."""
     if run.model is None:
         return {}

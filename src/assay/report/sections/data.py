@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Bools, Doubles, Ints
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.split import SIDES, split_table
@@ -62,7 +62,7 @@ def data(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _light(run: RunFolder) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _light(run: RunFolder) -> tuple[Ints, Doubles]:
     """The rows of the images measured, and their mean colours (n, 3) from 0 to 255."""
     rows = drawn(run.samples, MEASURED, seed=0)
     ids = [run.samples.ids[row] for row in rows.tolist()]
@@ -70,7 +70,7 @@ def _light(run: RunFolder) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float6
     return rows[there], tiles.astype(np.float64).mean(axis=(1, 2)).reshape(-1, 3)
 
 
-def _light_of(chosen: npt.NDArray[np.bool_], colours: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _light_of(chosen: Bools, colours: Doubles) -> dict[str, Any]:
     """Mean colour and the middle 80 % of the brightness of some images; None of too few."""
     own = colours[chosen]
     if len(own) < LEAST:
@@ -80,8 +80,8 @@ def _light_of(chosen: npt.NDArray[np.bool_], colours: npt.NDArray[np.float64]) -
     return {"colour": f"rgb({red} {green} {blue})", "light": {"low": low, "middle": middle, "high": high}}
 
 
-def _there(head: Head, codes: Codes, place: int) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = codes == place if head.kind == "multiclass" else codes[:, place] == 1
+def _there(head: Head, codes: Codes, place: int) -> Bools:
+    found: Bools = codes == place if head.kind == "multiclass" else codes[:, place] == 1
     return found
 
 
@@ -101,7 +101,7 @@ def _by_side(samples: Samples, codes: Codes) -> dict[str, Codes]:
     return {side: codes[sides == side] for side in SIDES}
 
 
-def _chosen(totals: npt.NDArray[np.int64]) -> list[int]:
+def _chosen(totals: Ints) -> list[int]:
     """All classes, or of many the rarest and the most frequent; in their own order."""
     if len(totals) <= MOST:
         return list(range(len(totals)))

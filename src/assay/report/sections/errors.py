@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Bools, Ints
 from assay.labels.space import Codes, Head
 from assay.messages import plain
 from assay.run.folder import LabelledPredictions
-
-Ints = npt.NDArray[np.int64]
 
 OUTCOMES = ("found", "missed", "given wrongly", "rightly absent")
 
@@ -108,7 +106,7 @@ def most_confident(judged: LabelledPredictions, head: Head) -> str | None:
     return judged.samples.ids[int(np.where(right, own.max(axis=1), -1).argmax())]
 
 
-def wrong_by_image(judged: LabelledPredictions) -> npt.NDArray[np.bool_]:
+def wrong_by_image(judged: LabelledPredictions) -> Bools:
     """Which images (N,) have a wrong answer under any head."""
     wrong = np.zeros(len(judged.samples), np.bool_)
     for head in judged.samples.space:

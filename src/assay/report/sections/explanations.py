@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from assay.arrays import Pixels
 from assay.errors import DataError, ModelError
 from assay.models.ensemble import load_model
 from assay.predictions.inference import weights_hash
-from assay.report.explain import ExplainOptions, Pixels, explain
+from assay.report.explain import ExplainOptions, explain
 from assay.report.explain_files import describe, read_explanations
 from assay.report.explain_run import explain_target, read_images
 from assay.report.explain_sheet import bar_path, pooled_line

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 
+from assay.arrays import Doubles, Floats
 from assay.files import fingerprint, whole
 from assay.images.cache import Cache, append_images, build, find_caches
 from assay.labels.samples import Samples
@@ -25,8 +25,6 @@ from assay.progress import Progress
 from assay.report.embedding import LEAST, NEIGHBOURS, Setting, agreement, drawn, tsne
 from assay.run.folder import RunFolder
 from assay.training.devices import Hardware
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +200,7 @@ def _apart(found: Mapped) -> Any:
     return ratio(totals, counted.sum(axis=0))
 
 
-def _mean(shares: npt.NDArray[np.float64]) -> float | None:
+def _mean(shares: Doubles) -> float | None:
     known = shares[np.isfinite(shares)]
     return float(known.mean()) if len(known) else None
 

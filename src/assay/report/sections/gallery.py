@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Bools, Pixels
 from assay.errors import ImageError
 from assay.images.cache import Cache, find_caches
 from assay.images.decode import Resize, read_square
 from assay.report.thumbnails import LARGE_SIDE, SMALL_SIDE, TILES, Sheet, sheets, shrunk
 from assay.run.folder import RunFolder
-
-Pixels = npt.NDArray[np.uint8]
 
 MOST_LARGE = 420
 BUDGETS = {"large": 1_300_000, "small": 3_000_000}  # bytes; a third more in base64
@@ -80,7 +78,7 @@ class Reader:
         paths = dict(zip(run.samples.ids, run.samples.paths, strict=True))
         return Reader(paths, [kept.cache for kept in found])
 
-    def tiles(self, ids: Sequence[str], *, side: int) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    def tiles(self, ids: Sequence[str], *, side: int) -> tuple[Pixels, Bools]:
         """The images that are there, (n, side, side, 3), and which of the `ids` (N,) these are."""
         cache = next((own for own in self.caches if own.side >= side), self.caches[-1] if self.caches else None)
         found = [self._read(id_, side, cache) for id_ in ids]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from assay.arrays import Ints
 from assay.labels.space import Head
 from assay.messages import plain
 from assay.metrics.intervals import wilson
@@ -101,13 +101,13 @@ def _matrix(judged: LabelledPredictions, head: Head, gallery: Gallery) -> dict[s
     }
 
 
-def _cell(counts: npt.NDArray[np.int64], head: Head, row: int, column: int, total: int) -> dict[str, Any]:
+def _cell(counts: Ints, head: Head, row: int, column: int, total: int) -> dict[str, Any]:
     right = row == column if head.kind == "multiclass" else column in (0, 3)
     count = int(counts[row, column])
     return {"column": column, "count": count, "share": count / total if total else 0.0, "right": right}
 
 
-def _most_mistaken(counts: npt.NDArray[np.int64], head: Head) -> list[int]:
+def _most_mistaken(counts: Ints, head: Head) -> list[int]:
     """All classes, or those in the most mistakes; in their own order."""
     if head.size <= SIDE:
         return list(range(head.size))

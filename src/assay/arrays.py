@@ -1,0 +1,19 @@
+"""Types of arrays by what they hold.
+
+Shapes stand in docstrings: N images, K classes of a head, W logits of all heads, F features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]  # logits, probabilities, features, weights
+Doubles = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.floating[Any]]  # of either precision
+Ints = npt.NDArray[np.int64]  # rows, codes, counts
+Bools = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.uint8]  # (..., H, W, 3), RGB
+Keys = npt.NDArray[np.uint64]  # hashes, and seeds of draws
