@@ -99,7 +99,7 @@ def fit_of(*overrides: str) -> Train:
 def test_a_plan_is_read() -> None:
     plan = plan_of()
     assert (plan.data.folder, plan.model.backbone, plan.seed) == (Path("photos"), "resnet18", 3)
-    assert [step.kind for step in plan.steps] == ["explain", "fit", "repeat"]
+    assert [step.kind for step in plan.steps] == ["look", "fit", "repeat"]
     assert plan.steps[0].settings == Look()
     assert plan.steps[1].settings == Train(epochs=3, lr=0.003, schedule=FlatCos())
 
