@@ -67,11 +67,11 @@ def test_a_image_of_the_run_is_seen_with_its_label(run: Path) -> None:
     assert [layer["name"] for layer in seen["layers"]] == every  # six, and six are shown
     folder = Path(seen["folder"])
     files = {seen["file"], seen["sheet"], *(one["file"] for one in seen["grad-cam"] + seen["layers"])}
-    assert {path.name for path in folder.iterdir()} == {*files, "look.json"}
+    assert {path.name for path in folder.iterdir()} == {*files, "explanation.json"}
     for name in files:
         with Image.open(folder / name) as image:
             image.load()
-            assert image.size == (64, 64) or name.startswith("l")
+            assert image.size == (64, 64) or name.startswith(("l", "explanation"))
 
 
 def test_a_file_is_the_image_of_the_run_that_it_is_and_a_new_one_has_no_label(
@@ -94,7 +94,7 @@ def test_a_name_is_a_name(run: Path, colours: Path, tmp_path: Path, name: str) -
     folder = Path(seen["folder"])
     assert re.fullmatch(r"[A-Za-z0-9-]+", folder.name)
     assert seen["image"] == str(tmp_path / name)
-    with Image.open(folder / "look.png") as sheet:
+    with Image.open(folder / "explanation.png") as sheet:
         assert sheet.width == 1500
     section = network_section(run)
     assert "<script>&amp;'" not in section
@@ -106,7 +106,7 @@ def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(r
     assert [layer["name"] for layer in seen["layers"]] == ["blocks.1.0", "bn1"]
     assert {cam["layer"] for cam in seen["grad-cam"]} == {"blocks.1.0"}
     assert Path(seen["folder"]).parent == tmp_path / "seen"
-    assert not (run / "images" / "look").exists()
+    assert not (run / "explanations").exists()
     (seen,) = look(run, "red/3.png", "--count", 2)
     assert [layer["name"] for layer in seen["layers"]] == ["bn1", "bn2"]
 
@@ -125,7 +125,7 @@ def test_the_terminal_says_what_was_seen(run: Path) -> None:
     for cam in seen["grad-cam"]:
         where = "across" if cam["hottest"] else "no place speaks for it"
         assert re.search(rf"{cam['class']} \(.*\): .*{where}.*; layer {cam['layer']}", found.output)
-    assert f"{seen['folder']}/look.png" in found.output
+    assert f"{seen['folder']}/explanation.png" in found.output
 
 
 def test_the_report_shows_looks_and_before_any_two_of_its_own(run: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_report_shows_looks_and_before_any_two_of_its_own(run: Path) -> None
 
 def test_looks_with_an_earlier_model_are_left_out_of_the_report(run: Path) -> None:
     (seen,) = look(run, "red/3.png")
-    path = Path(seen["folder"]) / "look.json"
+    path = Path(seen["folder"]) / "explanation.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "another"}))
     assert "1 look with an earlier model is left out" in network_section(run)
 
@@ -187,7 +187,7 @@ def test_a_image_deleted_since_is_seen_as_the_cache_has_it(plain_runs: None, tmp
     assert network_section(run).count('<article class="look">') == 1
     shutil.rmtree(run / "cache")
     assert "red/3.png: " in refused(run, "red/3.png")
-    shutil.rmtree(run / "images")
+    shutil.rmtree(run / "explanations")
     assert '<article class="look">' not in network_section(run)
 
 
@@ -200,7 +200,7 @@ def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run: Path, tmp
     assert "layer blocks.2: the network has no such layer" in refused(run, "red/3.png", "--layers", "blocks.2")
     assert "is one network. Leave --member out." in refused(run, "red/3.png", "--member", 1)
     assert "is no run" in refused(tmp_path, "red/3.png")
-    assert not (run / "images" / "look").exists()
+    assert not (run / "explanations").exists()
 
 
 ENSEMBLE = "ensemble: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
@@ -236,7 +236,7 @@ def test_of_a_tree_a_question_looks_whose_label_is_the_branch(plain_runs: None, 
         ("blue/3.png", 1): ["green or blue"],
         ("blue/3.png", 2): ["blue"],
     }
-    shutil.rmtree(run / "images" / "look")
+    shutil.rmtree(run / "explanations")
     text = page(run)
     assert "network 1 of 2 of a tree" in text
     assert "A tree of 2 networks learnt" in text

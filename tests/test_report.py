@@ -78,7 +78,7 @@ def test_every_run_ends_with_a_page_and_says_so(finished: Path) -> None:
     text = (finished / "report.html").read_text(encoding="utf-8")
     assert "<section" in text
     assert "report: " in (finished / "log.jsonl").read_text(encoding="utf-8")
-    with Image.open(finished / "images" / "map.png") as image:
+    with Image.open(finished / "figures" / "map.png") as image:
         assert min(image.size) > 500
     assert text.count("url(data:image/webp;base64,") >= 1
 

@@ -102,7 +102,7 @@ def test_a_run_folder_holds_what_is_promised(finished: assay.Run) -> None:
     promised |= {f"steps/{step}/done.json" for step in ("01-probe", "02-fit")} | {"steps/02-fit/history.csv"}
     for place in ("01-probe/best", "02-fit/best", "02-fit/last"):
         promised |= {f"steps/{place}/{name}" for name in ("model.safetensors", "spec.json", "predictions.parquet")}
-    promised |= {f"images/{name}{end}" for name in ("curves", "confusion") for end in (".svg", ".png")}
+    promised |= {f"figures/{name}{end}" for name in ("curves", "confusion") for end in (".svg", ".png")}
     assert promised <= files
     assert not [name for name in files if name.endswith(".part")]
     assert "steps/02-fit/checkpoint.safetensors" not in files
@@ -163,7 +163,7 @@ def test_a_changed_last_step_keeps_the_first_and_moves_the_rest_to_history(carry
         for place in (first.folder / "history").iterdir()
         for path in place.rglob("*")
     }
-    assert {"plan.yaml", "metrics.json", "model/spec.json", "images/curves.svg", "steps/02-fit/done.json"} <= moved
+    assert {"plan.yaml", "metrics.json", "model/spec.json", "figures/curves.svg", "steps/02-fit/done.json"} <= moved
     assert "steps/01-probe" not in moved
 
 

@@ -54,11 +54,11 @@ def written(found: tuple[Sweep, Path]) -> Path:
 
 
 def test_charts_lie_beside_the_page_as_images(found: tuple[Sweep, Path], written: Path) -> None:
-    names = {path.name for path in (written.parent / "images").iterdir()}
+    names = {path.name for path in (written.parent / "figures").iterdir()}
     keys = ("lr", "monitor", "weight_decay")
     curves = {f"curves-{key}-{metric}.png" for key in keys for metric in ("accuracy", "loss")}
     assert names == {"trials.png", "parallel.png", "importance.png", *curves}
-    for path in (written.parent / "images").iterdir():
+    for path in (written.parent / "figures").iterdir():
         colours = Image.open(path).convert("RGB").getcolors(1 << 24)
         assert colours is not None
         assert len(colours) > 20, path.name  # more than an empty frame

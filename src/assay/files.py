@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also where the disk is full."""
+"""Files: how they are written, whole or not at all, and where they lie in a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,208 @@ def _reason_of_full(error: BaseException | None) -> str | None:
                 return _FULL[errno.ENOSPC]
         error = error.__cause__ or error.__context__
     return None
+
+
+# The layout of a run. Every path in it and every name of a step is made and parsed here: models and steps, which know
+# nothing of runs, find the files of other runs by it too.
+
+
+class StepName(str):
+    """The name of a step by its place in a run: `02-fit`, or `03-repeat/round-1/02-fit` within a part of another."""
+
+    @staticmethod
+    def at(number: int, kind: str, within: str = "") -> StepName:
+        """Return the name of step `number`, from 1, of a list; `within` is the part of a step that holds the list."""
+        name = f"{number:02d}-{kind}"
+        return StepName(f"{within}/{name}" if within else name)
+
+    def part(self, name: str) -> StepName:
+        """Return the name of a part of this step, such as `round-1`, `member-2` or `trial`."""
+        return StepName(f"{self}/{name}")
+
+    @property
+    def last(self) -> str:
+        """The name within its own list: `02-fit`."""
+        return self.rpartition("/")[2]
+
+    @property
+    def number(self) -> int:
+        """The number within its own list, from 1."""
+        return int(self.last.partition("-")[0])
+
+    @property
+    def kind(self) -> str:
+        return self.last.partition("-")[2]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of steps that it lies in, outermost first: `("round-1",)`."""
+        return tuple(self.split("/")[1::2])
+
+    @property
+    def depth(self) -> int:
+        """0 on the plan's own list, 1 more within each step that holds others."""
+        return self.count("/") // 2
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is only run for a comparison, and hands nothing on."""
+        return TRIAL in self.parts
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it belongs to one of the models of an ensemble: it continues none of the others."""
+        return any(part.startswith(("member-", "node-")) for part in self.parts)
+
+
+TRIAL = "trial"  # the part of a step whose result is compared and not handed on
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A trained model on disk."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        """Of the validation images, where a step made the model."""
+        return self.path / "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class StepFolder:
+    """What a step leaves behind."""
+
+    path: Path
+
+    @property
+    def begun(self) -> Path:
+        return self.path / "begun.json"
+
+    @property
+    def done(self) -> Path:
+        """Key, seconds and metrics; written last."""
+        return self.path / "done.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def suspects(self) -> Path:
+        return self.path / "suspects.csv"
+
+    @property
+    def samples(self) -> Path:
+        """Sheets of generated images."""
+        return self.path / "samples"
+
+    @property
+    def best(self) -> ModelFolder:
+        return ModelFolder(self.path / "best")
+
+    @property
+    def last(self) -> ModelFolder:
+        return ModelFolder(self.path / "last")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run lies."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """As run."""
+        return self.path / "plan.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def hardware(self) -> Path:
+        return self.path / "hardware.json"
+
+    @property
+    def samples(self) -> Path:
+        """As read, before any edit."""
+        return self.path / "samples.parquet"
+
+    @property
+    def splits(self) -> Path:
+        return self.path / "splits.csv"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps"
+
+    @property
+    def model(self) -> ModelFolder:
+        return ModelFolder(self.path / "model")
+
+    @property
+    def metrics(self) -> Path:
+        """Written once the run is finished."""
+        return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """Charts."""
+        return self.path / "figures"
+
+    @property
+    def explanations(self) -> Path:
+        return self.path / "explanations"
+
+    @property
+    def history(self) -> Path:
+        """What later runs in the same folder replaced."""
+        return self.path / "history"
+
+    def step(self, name: str) -> StepFolder:
+        return StepFolder(self.steps / name)
+
+    def steps_begun(self) -> list[StepName]:
+        """Return the names of the steps that were begun, in no order."""
+        folders = {path.parent for name in ("begun.json", "done.json") for path in self.steps.rglob(name)}
+        return [StepName(path.relative_to(self.steps).as_posix()) for path in folders]
+
+    def steps_done(self) -> list[StepName]:
+        """Return the names of the steps that are done, in no order."""
+        return [StepName(path.parent.relative_to(self.steps).as_posix()) for path in self.steps.rglob("done.json")]
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its images were read: from then on it can be looked into."""
+        return self.plan.exists() and self.samples.exists()

@@ -1,4 +1,4 @@
-"""look."""
+"""explain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
     member: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Which network, where several answer together.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write. RUN/images/look.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write. RUN/explanations.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:

@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter1d
 from assay.arrays import Doubles, Ints
 from assay.errors import DivergedError, PlanError
 from assay.experiments.shared_steps import copy_person_edits, share_steps
+from assay.files import StepName
 from assay.plan.plan import LoadedPlan, Plan, anchored
 from assay.progress import Progress
 from assay.run.prepare import prepare_run
@@ -187,7 +188,7 @@ def _take_over(folder: Path, plan: Plan, run: Path) -> None:
 
 
 def _within(context: Context, name: str, number: int) -> Context:
-    return replace(context, folder=context.folder / name, name=name, number=number)
+    return replace(context, folder=context.run.step(name), name=StepName(name), number=number)
 
 
 def _climbed(settings: FitSettings, state: State, context: Context, bounds: Bounds) -> tuple[list[float], bool]:

@@ -19,7 +19,7 @@ from assay.errors import DataError, PlanError
 from assay.experiments.image_subset import image_subset
 from assay.experiments.peak import Peak
 from assay.experiments.stopwatch import Event, Stopwatch
-from assay.files import fingerprint
+from assay.files import RunFolder, StepFolder, StepName, fingerprint
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.models.backbones import freeze
@@ -111,7 +111,9 @@ class Rehearsal:
             for place, step in enumerate(steps, 1):
                 name = f"{place:02d}-{step.kind}"
                 name = f"{context.name}/{name}" if context.name else name
-                given = Tried(name, step, replace(context, name=name, number=place + 100 * context.number), state)
+                given = Tried(
+                    name, step, replace(context, name=StepName(name), number=place + 100 * context.number), state
+                )
                 try:
                     state = self._carried([*done, shortened(step)], given, begun, context)
                 except (DataError, PlanError) as error:
@@ -136,7 +138,7 @@ class Rehearsal:
         finally:
             self._running.pop()
             self.found = before
-        folder = context.folder / f"{len(steps):02d}-{given.step.kind}"
+        folder = context.folder.path / f"{len(steps):02d}-{given.step.kind}"
         self.found.append(self._looked_into(tried, folder))
         return after
 
@@ -144,7 +146,7 @@ class Rehearsal:
         """What else is to be known of a step that was carried out in this folder."""
         settings: Any = tried.step.settings
         if isinstance(settings, FitSettings):
-            details = read_done(folder)["details"]
+            details = read_done(StepFolder(folder))["details"]
             classifier = TrainedModel.load(folder / settings.take).classifier
             freeze(classifier, settings.freeze)
             answering = 0.0
@@ -179,22 +181,22 @@ class Rehearsal:
         Features that an earlier step computed of the same images are there, as in a run.
         """
         self._places += 1
-        place = self.opened.context.run / f"again-{self._places}"
+        place = self.opened.context.run.path / f"again-{self._places}"
         place.mkdir()
-        kept = self.opened.context.run / f"features-{fingerprint(*samples.ids)}"
+        kept = self.opened.context.run.path / f"features-{fingerprint(*samples.ids)}"
         if kept.exists():
             kept.rename(place / "cache")
         model = tried.state.model
         if model is not None:
             model = Path(shutil.copytree(model, place / "model"))
             _deal_answers(model / "predictions.parquet", samples)
-        if (chosen := tried.context.run / "hardware.json").exists():
+        if (chosen := tried.context.run.hardware).exists():
             shutil.copy2(chosen, place)
         context = replace(
             tried.context,
-            run=place,
-            folder=place / "steps",
-            name="",
+            run=RunFolder(place),
+            folder=StepFolder(place / "steps"),
+            name=StepName(),
             as_read=samples,
             ledger=place / "ledger.csv",
             progress=Stopwatch(),

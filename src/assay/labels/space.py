@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 
-from assay.arrays import Bools, Ints
+from assay.arrays import Bools, Ints, Reals
 from assay.errors import PlanError
 
 Kind = Literal["multiclass", "multilabel"]
@@ -19,11 +20,17 @@ Codes = Ints
 
 (N,) class indices for a multi-class head; (N, K) zeros and ones for a multi-label one.
 """
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Head:
-    """One question asked of an image: one of K classes (multi-class) or any of K (multi-label)."""
+    """One question asked of an image: one of K classes (multi-class) or any of K (multi-label).
+
+    A *cell* is what can be known or unknown by itself: a multi-class head has one cell an image, whose value is one of
+    K classes; a multi-label head has K cells an image, whose values are 0 and 1. Code that speaks of cells, or asks the
+    head, holds for both kinds.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -33,20 +40,89 @@ class Head:
     def size(self) -> int:
         return len(self.classes)
 
+    @property
+    def multiclass(self) -> bool:
+        return self.kind == "multiclass"
+
+    @property
+    def cells(self) -> int:
+        """Cells of an image: 1 or K."""
+        return 1 if self.multiclass else self.size
+
+    @property
+    def values(self) -> int:
+        """Values of a cell: K or 2."""
+        return self.size if self.multiclass else 2
+
+    @property
+    def loss_kind(self) -> Literal["cross_entropy", "binary_cross_entropy"]:
+        """The loss that fits its probabilities: of a softmax, or of a sigmoid a class."""
+        return "cross_entropy" if self.multiclass else "binary_cross_entropy"
+
+    @property
+    def headline(self) -> str:
+        """The metric that sums the head up: accuracy, which for tags is micro F1."""
+        return "accuracy" if self.multiclass else "micro_f1"
+
     @cached_property
     def index(self) -> dict[str, int]:
         """Class name -> position."""
         return {name: position for position, name in enumerate(self.classes)}
 
     def unknown(self, count: int) -> Codes:
-        """Codes of `count` images of which nothing is known."""
-        shape = (count,) if self.kind == "multiclass" else (count, self.size)
-        return np.full(shape, -1, dtype=np.int64)
+        """Return codes of `count` images of which nothing is known."""
+        return np.full((count,) if self.multiclass else (count, self.size), -1, dtype=np.int64)
 
     def known(self, codes: Codes) -> Bools:
-        """Which images (N,) have at least one known label under this head."""
-        known: Bools = codes >= 0
-        return known if self.kind == "multiclass" else np.any(known, axis=1)
+        """Return which images (N,) have at least one known label under this head."""
+        return self.any_cell(codes >= 0)
+
+    def columns(self, cells: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """Return an array in the shape of codes, (N,) or (N, K), as (N, cells)."""
+        return cells[:, None] if self.multiclass else cells
+
+    def from_columns(self, cells: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """Return an array (N, cells) in the shape of codes."""
+        return cells[:, 0] if self.multiclass else cells
+
+    def spread(self, images: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """Return a value an image (N,), shaped so that it broadcasts over codes."""
+        return images if self.multiclass else images[:, None]
+
+    def any_cell(self, cells: Bools) -> Bools:
+        """Return which images (N,) have a cell in a mask of the shape of codes."""
+        return cells if self.multiclass else np.asarray(cells.any(axis=1))
+
+    def decide(self, probabilities: Reals, thresholds: Reals | float = 0.5) -> Codes:
+        """Return the codes that probabilities (N, K) predict: the most probable class, or tags from thresholds up."""
+        if self.multiclass:
+            return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
+        return (probabilities >= thresholds).astype(np.int64)
+
+    def present(self, codes: Codes) -> Bools:
+        """Return which classes (N, K) each image is known to have."""
+        return np.asarray(codes[:, None] == np.arange(self.size) if self.multiclass else codes == 1)
+
+    def decided(self, codes: Codes) -> Bools:
+        """Return for which classes (N, K) it is known whether an image has them."""
+        return np.broadcast_to(self.columns(codes >= 0), (len(codes), self.size))
+
+    def counts(self, codes: Codes) -> Ints:
+        """Return how many images (K,) are known to have each class."""
+        if self.multiclass:
+            return np.bincount(codes[codes >= 0], minlength=self.size).astype(np.int64)
+        return np.asarray((codes == 1).sum(axis=0), dtype=np.int64)
+
+    def classes_of(self, code: Ints | np.int64 | int) -> list[int]:
+        """Return the classes of one image by its code: none, one, or several tags, in order."""
+        if self.multiclass:
+            return [int(code)] if code >= 0 else []
+        return [int(place) for place in np.flatnonzero(np.asarray(code) == 1)]
+
+    def labels_text(self, code: Ints | np.int64 | int) -> str:
+        """Return the classes of one image by its code as text: "none" where it has none of the tags, "" if unknown."""
+        names = [self.classes[position] for position in self.classes_of(code)]
+        return ", ".join(names) or ("none" if not self.multiclass and np.any(np.asarray(code) >= 0) else "")
 
 
 @dataclass(frozen=True)
@@ -59,11 +135,32 @@ class LabelSpace:
     def width(self) -> int:
         return sum(head.size for head in self.heads)
 
-    @property
+    @cached_property
     def slices(self) -> tuple[slice, ...]:
         """The columns of each head in a (N, width) array."""
         ends = np.cumsum([head.size for head in self.heads]).tolist()
         return tuple(slice(end - head.size, end) for head, end in zip(self.heads, ends, strict=True))
+
+    @overload
+    def each(self) -> Iterator[tuple[Head, slice]]: ...
+    @overload
+    def each(self, codes: Sequence[Codes]) -> Iterator[tuple[Head, slice, Codes]]: ...
+    @overload
+    def each(self, codes: Sequence[Codes], values: Reals) -> Iterator[tuple[Head, slice, Codes, Reals]]: ...
+
+    def each(self, codes: Sequence[Codes] | None = None, values: Reals | None = None) -> Iterator[tuple[Any, ...]]:
+        """Iterate over heads: a head, its columns, its codes, its columns of `values` (N, width), as far as given."""
+        for number, (head, columns) in enumerate(zip(self.heads, self.slices, strict=True)):
+            given = [head, columns]
+            if codes is not None:
+                given.append(codes[number])
+            if values is not None:
+                given.append(values[:, columns])
+            yield tuple(given)
+
+    def columns_of(self, name: str) -> slice:
+        """Return the columns of a head by its name."""
+        return self.slices[self.heads.index(self[name])]
 
     def __iter__(self) -> Iterator[Head]:
         return iter(self.heads)

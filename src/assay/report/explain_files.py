@@ -18,13 +18,13 @@ from assay.report.explain_sheet import cam_lines, in_words, maps_line, png, shee
 from assay.run.folder import RunFolder
 from assay.training.devices import Hardware
 
-NAME, SHEET = "look.json", "look.png"
+NAME, SHEET = "explanation.json", "explanation.png"
 LONGEST = 40  # letters of a folder's name that are the image's
 
 
 def explanations_folder(run: Path) -> Path:
     """Where the looks of a run are, a folder each."""
-    return run / "images" / "look"
+    return run / "explanations"
 
 
 def explain_images(
@@ -38,7 +38,7 @@ def explain_images(
 ) -> list[dict[str, Any]]:
     """Look at images with the newest model of a run, finished or not, and write what is seen.
 
-    `images` are files, or ids of the run. Gives what each look.json holds, and its folder.
+    `images` are files, or ids of the run. Gives what each explanation.json holds, and its folder.
     Raises RunError, ModelError or DataError as `looking`, `read_images` and `explain` do; nothing is written then.
     """
     chosen = explain_target(run, member)

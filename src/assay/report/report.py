@@ -56,13 +56,13 @@ def write_charts(folder: Path) -> None:
     paths = [folder / "steps" / step.name / "history.csv" for step in run.steps if step.done and not step.tried]
     histories = [read_history(path) for path in paths if path.exists()]
     heads = ((run.metrics or {}).get("scores") or {}).get("heads", {})
-    write_images(folder / "images", histories, heads, run.samples.space)
+    write_images(folder / "figures", histories, heads, run.samples.space)
 
 
 def write_report(
     folder: Path, *, setting: Setting | None = None, device: str = "cpu", progress: Progress | None = None
 ) -> Path:
-    """Write RUN/report.html, and RUN/images/map.png where a map can be drawn, of a run in any state.
+    """Write RUN/report.html, and RUN/figures/map.png where a map can be drawn, of a run in any state.
 
     Only the run folder is read, and an image itself where the cache no longer has it. `setting` is that of the map.
     Raises RunError where the folder is no run; SpaceError.
@@ -171,4 +171,4 @@ def _print_map(run: RunFolder, found: Mapped) -> None:
         f"{share}Distances between groups mean nothing.",
     ]
     chart = printed(found.places, names, title=f"Features of {plain(run.name)}", subtitle=subtitle)
-    save(chart, run.folder / "images" / "map.png")
+    save(chart, run.folder / "figures" / "map.png")

@@ -29,7 +29,7 @@ from assay.report.sections.search_charts import Axis, Drawn, Line
 from assay.run.folder import read_run
 
 PAGE = "sweep.html"
-IMAGES = "images"
+FIGURES = "figures"
 FEW = 12  # values of a range that have a panel each; of more, four groups of as many trials
 GROUPS = 4
 CURVE = {
@@ -53,11 +53,11 @@ def write_sweep_page(found: Sweep, folder: Path) -> Path:
     charts = _charts(found, names)
     panels = _panels(found)
     for name, (title, drawn) in charts.items():
-        search_charts.write_png(folder / IMAGES / f"{name}.png", drawn, title=title)
+        search_charts.write_png(folder / FIGURES / f"{name}.png", drawn, title=title)
     for key, by_metric in panels.items():
         for name, drawn_panels in by_metric.items():
             title = f"{panel_title(name)} by {names[key]}: training (orange), validation (blue)"
-            place = folder / IMAGES / f"curves-{_file_name(names[key])}-{_file_name(name)}.png"
+            place = folder / FIGURES / f"curves-{_file_name(names[key])}-{_file_name(name)}.png"
             search_charts.write_panels(place, drawn_panels, title=plain(title))
     parts: dict[str, Any] = {
         "name": plain(folder.resolve().name),

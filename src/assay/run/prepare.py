@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assay.errors import DataError
-from assay.files import fingerprint
+from assay.files import RunFolder, StepFolder, StepName, fingerprint
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.labels.corrections import sync_corrections
@@ -57,7 +57,7 @@ def prepare_run(
     progress.line(f"reading {loaded.source_name}")
     samples = read(loaded.plan.data, base=loaded.base)
     some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
-    pixels = _Images(some, folder / "cache", progress=progress)
+    pixels = _Images(some, RunFolder(folder).cache, progress=progress)
     first = first_input_size(loaded.plan.steps, loaded.base) or (DEFAULT_SIZE, Resize())
     with together.main_process_first():  # the others find the cache made
         cache = pixels.of(*first)  # which images can be read is known once they were
@@ -68,16 +68,16 @@ def prepare_run(
         samples = held_back(whole, earlier(loaded.plan, whole, base=loaded.base, run=folder, progress=progress))
     with together.main_process_first():  # the others find it up to date
         table = resolve_paths(loaded.plan.data, base=loaded.base).get("corrections")
-        ledger = sync_corrections(Ledger.read(folder / "ledger.csv"), table, samples)
+        ledger = sync_corrections(Ledger.read(RunFolder(folder).ledger), table, samples)
     corrected = ledger.of(()).apply(samples)  # by a person, before any step
     if not loaded.plan.steps:
         loaded = _with_steps(loaded, corrected, cache, folder, progress)
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
     context = Context(
-        run=folder,
-        folder=folder / "steps",
-        name="",
+        run=RunFolder(folder),
+        folder=StepFolder(RunFolder(folder).steps),
+        name=StepName(),
         number=0,
         model=plan.model,
         base=loaded.base,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from assay.files import copy, fingerprint, write_json
+from assay.files import ModelFolder, RunFolder, StepFolder, StepName, copy, fingerprint, write_json
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
 from assay.predictions.predict import Predictions, headline, scores_json
@@ -39,7 +39,7 @@ def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
         # The main process looks, since it may be changing what the others would see.
         if not context.processes.of_main(main and _finished(here, key)):
             if main:
-                goes_on = _begin_step(folder, key, context.run, keep=STEPS[step.kind].inner(step.settings))
+                goes_on = _begin_step(folder.path, key, context.run.path, keep=STEPS[step.kind].inner(step.settings))
                 drop_other_edits(context.ledger, state.done, going_on=here.name if goes_on else None)
             context.processes.wait_for_everyone()
             _run_one(step, state, here, key)
@@ -63,10 +63,9 @@ def state_kept(steps: Sequence[StepPlan], state: State, context: Context) -> Sta
 
 def _place(number: int, step: StepPlan, state: State, context: Context) -> Context:
     """The context of a step within a list of them."""
-    name = _step_name(number, step)
-    here = replace(
-        context, folder=context.folder / name, name=_full_name(context, name), number=number + 100 * context.number
-    )
+    name = StepName.at(number, step.kind, context.name)
+    folder = StepFolder(context.folder.path / name.last)
+    here = replace(context, folder=folder, name=name, number=number + 100 * context.number)
     return with_synthetic_images(here, state.samples)
 
 
@@ -76,7 +75,7 @@ def _key(step: StepPlan, state: State, context: Context) -> str:
     That is its settings with the content of what it takes from elsewhere, what led here and, if it or a step that it
     holds computes on it, the hardware that the plan pins.
     """
-    settings = content_json(step.settings, context.base, context.run)
+    settings = content_json(step.settings, context.base, context.run.path)
     parts = [step.kind, settings, state.key, str(context.number)]
     if context.pinned is not None and any(
         STEPS[one.kind].computes(one.settings) for one in (step, *steps_below(step.settings))
@@ -113,12 +112,14 @@ def _undone_within(context: Context) -> str:
 
 def _next_state(state: State, done: dict[str, Any], context: Context, key: str) -> State:
     """The state after a step. What was undone since changes its key, so that the steps that follow run again."""
-    model = context.run / done["model"] if done["model"] else state.model
+    model = context.run.path / done["model"] if done["model"] else state.model
     if not done["labels"]:
         return replace(state, model=model, key=key)
     own = (context.name,) if done["labels_of"] is None else tuple(done["labels_of"])
     names = (*state.done, *own)
-    soft = state.soft if done["soft"] is None else {head: context.run / path for head, path in done["soft"].items()}
+    soft = (
+        state.soft if done["soft"] is None else {head: context.run.path / path for head, path in done["soft"].items()}
+    )
     ledger = Ledger.read(context.ledger).of(names)
     if not any(covers(name, entry.edit.step) for name in own for entry in ledger.entries):
         return State(state.samples, model, key, names, soft)
@@ -126,9 +127,9 @@ def _next_state(state: State, done: dict[str, Any], context: Context, key: str) 
     return State(samples, model, fingerprint(key, samples.fingerprint()), names, soft)
 
 
-def read_done(folder: Path) -> dict[str, Any]:
+def read_done(folder: StepFolder) -> dict[str, Any]:
     """What a finished step left: key, kind, seconds, model, scores, details."""
-    done: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    done: dict[str, Any] = json.loads(folder.done.read_text(encoding="utf-8"))
     return done
 
 
@@ -148,23 +149,23 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         "key": key,
         "kind": step.kind,
         "seconds": round(time.perf_counter() - began, 2),
-        "model": str(result.model.relative_to(context.run)) if result.model else None,
+        "model": str(result.model.relative_to(context.run.path)) if result.model else None,
         "details": result.details or {},
         "edits": len(edits),
         "labels": result.hands_on_labels,
         "labels_of": None if result.labels_of is None else list(result.labels_of),
         "soft": None
         if result.soft is None
-        else {head: str(path.relative_to(context.run)) for head, path in result.soft.items()},
+        else {head: str(path.relative_to(context.run.path)) for head, path in result.soft.items()},
         "undone within": _undone_within(context),
     }
     if result.model is not None and len(state.samples.part("val")):
-        predictions = Predictions.read(result.model / "predictions.parquet", state.samples.space, model=context.name)
+        predictions = Predictions.read(ModelFolder(result.model).predictions, state.samples.space, model=context.name)
         if len(predictions):
             # By the labels as read: what a step does to labels must not move classes from rare to frequent.
             trained = context.as_read.part("train")
             done["scores"] = scores_json(predictions, labelled(state.samples.part("val")), trained=trained)
-    write_json(context.folder / "done.json", done)
+    write_json(context.folder.done, done)
     context.progress.line(f"{context.name}: {done['seconds']:.0f} s  {_headline(done)}")
     for line in frequency_lines(done.get("scores", {}).get("heads", {})):
         context.progress.line(f"  {line}")
@@ -183,8 +184,8 @@ def _begin_step(folder: Path, key: str, run: Path, *, keep: Sequence[str] = ()) 
 
 def _archive_other_steps(steps: Sequence[StepPlan], context: Context) -> None:
     """Steps of an earlier plan are none of this one's: their metrics would be taken for its own."""
-    names = {_step_name(number, step) for number, step in enumerate(steps, 1)}
-    archive(context.run, [path for path in context.folder.glob("*") if path.name not in names])
+    names = {StepName.at(number, step.kind) for number, step in enumerate(steps, 1)}
+    archive(context.run.path, [path for path in context.folder.path.glob("*") if path.name not in names])
 
 
 def archive(run: Path, files: Sequence[Path]) -> None:
@@ -194,7 +195,7 @@ def archive(run: Path, files: Sequence[Path]) -> None:
         return
     stamp = _stamp()
     for path in there:
-        place = run / "history" / stamp / path.relative_to(run)
+        place = RunFolder(run).history / stamp / path.relative_to(run)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)
 
@@ -202,7 +203,7 @@ def archive(run: Path, files: Sequence[Path]) -> None:
 def archive_copy(run: Path, file: Path) -> None:
     """Copy to history/ what a new plan will change."""
     if file.exists():
-        copy(file, run / "history" / _stamp() / file.relative_to(run))
+        copy(file, RunFolder(run).history / _stamp() / file.relative_to(run))
 
 
 def _stamp() -> str:
@@ -210,18 +211,10 @@ def _stamp() -> str:
 
 
 def _finished(context: Context, key: str) -> bool:
-    if not (context.folder / "done.json").exists():
+    if not context.folder.done.exists():
         return False
     done = read_done(context.folder)
     return bool(done["key"] == key) and done.get("undone within", "") == _undone_within(context)
-
-
-def _step_name(number: int, step: StepPlan) -> str:
-    return f"{number:02d}-{step.kind}"
-
-
-def _full_name(context: Context, name: str) -> str:
-    return f"{context.name}/{name}" if context.name else name
 
 
 def _headline(done: dict[str, Any]) -> str:

@@ -266,7 +266,7 @@ def _log_corrections(ledger: Ledger, samples: Samples, progress: Progress) -> No
 
 
 def _results(folder: Path) -> list[Path]:
-    return [folder / "metrics.json", folder / "model", folder / "images", folder / REPORT]
+    return [folder / "metrics.json", folder / "model", folder / "figures", folder / REPORT]
 
 
 def _result_key(state: State, open_test: bool) -> str:
@@ -293,9 +293,8 @@ def _finish(
     samples = state.samples
     saved = load_model(state.model)
     network = saved.networks[0]
-    done = (path.parent.relative_to(context.folder).as_posix() for path in context.folder.rglob("done.json"))
-    names = sorted(done, key=path_key)
-    steps = [{"name": name, **read_done(context.folder / name)} for name in names]
+    names = sorted(context.run.steps_done(), key=path_key)
+    steps = [{"name": name, **read_done(context.run.step(name))} for name in names]
     top = [step for step in steps if "/" not in step["name"]]  # a repeat has the scores of its last round
     scores = next((step["scores"] for step in reversed(top) if "scores" in step), None)
     context.progress.line("baselines")

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, SerializationInfo, SerializeAsAny, model_serializer, model_validator
 
-from assay.files import whole
+from assay.files import RunFolder, StepFolder, StepName, whole
 from assay.images.cache import Cache, append_images
 from assay.images.decode import Resize
 from assay.labels.edits import Edit
@@ -22,9 +22,6 @@ from assay.models.classifier import ModelSettings
 from assay.progress import Progress
 from assay.settings import Settings
 from assay.training.devices import Hardware, Processes
-
-TRIAL = "trial"
-"""The folder within a step's for what it tries and does not hand on."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,9 @@ class State:
 class Context:
     """Where a step works and with what; only the model, the seed and the number decide the outcome."""
 
-    run: Path
-    folder: Path  # of the step
-    name: str  # of the step: 02-fit
+    run: RunFolder
+    folder: StepFolder
+    name: StepName  # 02-fit
     number: int  # of the step within its list; draws of different steps differ by it
     model: ModelSettings
     base: Path  # what paths in the plan are relative to
@@ -66,8 +63,8 @@ class Context:
 
     def for_part(self, name: str, number: int) -> Context:
         """The same, for one of several parts of a step, in a folder of its own."""
-        place, draws = self.folder / name, 100 * self.number + number
-        return replace(self, folder=place, name=f"{self.name}/{name}", number=draws)
+        folder, draws = StepFolder(self.folder.path / name), 100 * self.number + number
+        return replace(self, folder=folder, name=self.name.part(name), number=draws)
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def with_synthetic_images(context: Context, samples: Samples) -> Context:
         rest = added.take(np.array(missing, dtype=np.int64))
         if len(rest) == 0:
             return cache
-        return append_images(cache, rest.ids, rest.paths, size=size, folder=context.run / "cache")
+        return append_images(cache, rest.ids, rest.paths, size=size, folder=context.run.cache)
 
     return replace(context, images=images)
 

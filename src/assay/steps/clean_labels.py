@@ -117,7 +117,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     fold = folds(samples, settings.folds, seed=context.seed)
     if len(np.unique(fold)) < 2:
         context.progress.line("  nothing can be judged: all labelled images are copies of one, or of one group")
-        write_suspects(context.folder / "suspects.csv", [], samples)
+        write_suspects(context.folder.suspects, [], samples)
         return StepResult(None, details=suspect_details([], ["there is but one image, or one group"]))
     probabilities = _out_of_fold_probabilities(settings, known, samples, fold, state=state, context=context)
     if not context.processes.is_main_process:
@@ -127,7 +127,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
         context.progress.line(f"  {note}")
     suspects = find_suspects(samples, probabilities, fold, filter_by=settings.filter)
     found = _apply_action(settings, suspects, samples, probabilities, ledger=ledger, step=context.name)
-    write_suspects(context.folder / "suspects.csv", found, samples)
+    write_suspects(context.folder.suspects, found, samples)
     for one in found:
         suspect_lines(one, context.progress)
     return StepResult(None, details=suspect_details(found, notes), edits=[edit for one in found for edit in one.edits])
@@ -195,7 +195,7 @@ def judge_by_features(
     classifier = bare_classifier(state, context, size=settings.size)
     require_size(classifier, settings.size)
     inference = inference_for(classifier, settings, context)
-    features = inference.features(known.ids, folder=context.run / "cache", progress=context.progress)
+    features = inference.features(known.ids, folder=context.run.cache, progress=context.progress)
     row = {name: number for number, name in enumerate(known.ids)}
     own = features if len(known) == len(samples) else features[[row[name] for name in samples.ids]]
     return averaged_posterior(samples, own, fold, by=settings.judge, near=settings.neighbours, seed=context.seed)

@@ -46,7 +46,7 @@ def tree(settings: EnsembleSettings, state: State, context: Context) -> StepResu
         return StepResult(None, hands_on_labels=False)
     members = tuple(member_of(folder) for folder in folders)
     model = Ensemble(state.samples.space, members, joining, _deciding(joining, members, state.samples.space))
-    folder = context.folder / "best"
+    folder = context.folder.path / "best"
     _validate(model, state, context).write(folder / "predictions.parquet")
     model.save(folder)
     return StepResult(folder, details=_tree_details(root), hands_on_labels=False)
@@ -137,7 +137,7 @@ def mean_ensemble(settings: EnsembleSettings, state: State, context: Context) ->
     validation = labelled(state.samples.part("val"))
     members = load_member(models, state, context)
     weights, of_images = _weights(settings, members, validation, context)
-    space, folder = state.samples.space, context.folder / "best"
+    space, folder = state.samples.space, context.folder.path / "best"
     decided = np.stack([one.member.model.deciding.thresholds for one in members])
     deciding = replace(DecisionRule.plain(space), thresholds=(weights @ decided).astype(np.float32))
     joining = MeanCombiner(settings.mean, tuple(weights.tolist()))

@@ -13,7 +13,7 @@ import numpy as np
 
 from assay.arrays import Bools, Floats
 from assay.errors import DataError, ModelError, PlanError, RunError
-from assay.files import fingerprint
+from assay.files import ModelFolder, fingerprint
 from assay.images.decode import Resize
 from assay.labels.build import quoted
 from assay.labels.ledger import Ledger
@@ -63,7 +63,7 @@ def train_members(plans: Sequence[MemberPlan], state: State, context: Context) -
 
     Raises PlanError where there is no model.
     """
-    found = []
+    found: list[tuple[str, Path]] = []
     for number, plan in enumerate(plans, 1):
         if plan.steps:
             here = context.for_part(f"member-{number}", number)
@@ -82,7 +82,7 @@ def train_member(plan: MemberPlan, state: State, here: Context) -> Path:
     Raises PlanError where its steps make none.
     """
     here = replace(here, model=plan.model or here.model)
-    key = fingerprint(state.key, here.name, content_json(here.model, here.base, here.run))
+    key = fingerprint(state.key, here.name, content_json(here.model, here.base, here.run.path))
     model = here.run_steps(plan.steps, replace(state, model=None, key=key), here).model
     if model is None:
         raise PlanError(f"{here.name}: no step of this member makes a model. Add a probe or a fit.")
@@ -105,20 +105,19 @@ def load_member(models: Sequence[tuple[str, Path]], state: State, context: Conte
 
 def _of_step(name: str, context: Context) -> Path:
     """The model that a step of this run handed on, or the folder of a model in a step."""
-    place = context.run / "steps" / name
-    if place.exists() and _position(name) > _position(context.name):  # what lies there is of an earlier plan
+    step = context.run.step(name)
+    if step.path.exists() and _position(name) > _position(context.name):  # what lies there is of an earlier plan
         raise PlanError(f"ensemble: step: {name!r} comes after this step. Name one before it, or move this step down.")
-    if (place / "spec.json").exists():
-        return place
-    done = place / "done.json"
-    model = json.loads(done.read_text(encoding="utf-8"))["model"] if done.exists() else None
+    if ModelFolder(step.path).spec.exists():
+        return step.path
+    model = json.loads(step.done.read_text(encoding="utf-8"))["model"] if step.done.exists() else None
     if model is None:
-        there = sorted(path.parent.relative_to(context.run / "steps") for path in place.parent.glob("*/done.json"))
+        others = sorted(one for one in context.run.steps_done() if one.rpartition("/")[0] == name.rpartition("/")[0])
         raise PlanError(
             f"ensemble: step: {name!r} has left no model. Name a step before this one that has"
-            f"{f', one of {quoted(map(str, there))}' if there else ''}."
+            f"{f', one of {quoted(others)}' if others else ''}."
         )
-    return context.run / str(model)
+    return context.run.path / str(model)
 
 
 def _position(name: str) -> int:
@@ -140,7 +139,7 @@ def _require_same_answers(name: str, space: LabelSpace, other: str, wanted: Labe
 def _member_predictions(name: str, folder: Path, validation: Samples, context: Context) -> Predictions:
     """What a member answered for the validation images when it was trained, in their order."""
     path = folder / "predictions.parquet"
-    if not folder.is_relative_to(context.run):
+    if not folder.is_relative_to(context.run.path):
         _require_same_validation(name, run_of(folder), validation, left=context.left["val"])
         path = answers_file(folder)
     if not path.exists():
@@ -211,7 +210,7 @@ def soup(settings: EnsembleSettings, state: State, context: Context) -> StepResu
         details["members"], details["gain over the best member"] = ensemble_gain(
             [one.predictions for one in members], answers, validation, context
         )
-    folder = context.folder / "best"
+    folder = context.folder.path / "best"
     answers.write(folder / "predictions.parquet")
     _averaged([networks[member] for member in picked], state.samples, context, hardware).save(folder)
     return StepResult(folder, details=details, hands_on_labels=False)

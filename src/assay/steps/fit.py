@@ -89,7 +89,7 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
 
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
-    checkpoint = context.folder / "checkpoint.safetensors"
+    checkpoint = context.folder.checkpoint
     with prepared_fit(settings, state, context) as begun:
         job, course, machine = begun.job, begun.course, begun.machine
         _tell_order(job.order, begun.train, context)
@@ -97,7 +97,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         progress = fit(job, course, machine=machine, checkpoint=checkpoint, progress=context.progress)
         context.progress.end()
     if context.processes.is_main_process:
-        write_history(context.folder / "history.csv", context.name, progress.history)
+        write_history(context.folder.history, context.name, progress.history)
         checkpoint.unlink(missing_ok=True)
     shown = job.order.length * progress.epoch
     details = {
@@ -112,7 +112,7 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
     }
     if settings.unlabelled is not None:
         details["unlabelled_images"] = len(begun.waiting or ())
-    return StepResult(context.folder / settings.take, details=details)
+    return StepResult(context.folder.path / settings.take, details=details)
 
 
 def _job(
@@ -141,8 +141,8 @@ def _job(
 
     def save(which: Literal["best", "last"]) -> None:
         if settings.keep in ("both", which):
-            newest[0].write(context.folder / which / "predictions.parquet")
-            saved.save(context.folder / which)
+            newest[0].write(context.folder.path / which / "predictions.parquet")
+            saved.save(context.folder.path / which)
 
     groups = optimizers.parameter_groups(
         part.network,

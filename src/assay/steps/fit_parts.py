@@ -152,7 +152,7 @@ def _head_part(
 
     def features(ids: list[str], number: int) -> np.ndarray:
         view = View(settings.augment, context.seed, number, chosen=chosen) if number else PLAIN
-        return inference.features(ids, folder=context.run / "cache", progress=context.progress, view=view)
+        return inference.features(ids, folder=context.run.cache, progress=context.progress, view=view)
 
     with context.processes.main_process_first():  # the others find the features on disk
         views = [features(known.ids, view) for view in range(settings.views)]

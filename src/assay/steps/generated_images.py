@@ -117,7 +117,7 @@ def generate_all(
             shown = generate(generator, code, SHEET[0] * SHEET[1], seed=context.seed)
             write_sheet(_samples(context, known.head, code) / f"step-{step:06d}.png", np.split(shown, SHEET[0]))
 
-    checkpoint = context.folder / "checkpoint.safetensors"
+    checkpoint = context.folder.checkpoint
     generator = train_gan(
         known.read,
         known.codes,
@@ -128,13 +128,13 @@ def generate_all(
         show=show,
         progress=context.progress,
     )
-    save_tensors(context.folder / "generator.safetensors", generator.state_dict(), {"classes": known.head.classes})
+    save_tensors(context.folder.path / "generator.safetensors", generator.state_dict(), {"classes": known.head.classes})
     for code, count in wanted.items():
-        _write(context.folder, code, generate(generator, code, count, seed=context.seed + 1))
+        _write(context.folder.path, code, generate(generator, code, count, seed=context.seed + 1))
     _write_beside_real(known, generator, wanted, context)
     _write_progress(known.head, wanted, context)
     told = _measure(settings, known, generator, wanted, state, context)
-    write_json(context.folder / "made.json", told)  # last: it says that all of it is there
+    write_json(context.folder.path / "made.json", told)  # last: it says that all of it is there
     checkpoint.unlink(missing_ok=True)
     return told
 
@@ -155,7 +155,7 @@ def _course(settings: SynthesizeSettings, context: Context) -> GanConfig:
 
 def _samples(context: Context, head: Head, code: int) -> Path:
     name = re.sub(r"\W+", "-", head.classes[code])[:40]
-    return context.folder / "samples" / f"{code:02d}-{name}"
+    return context.folder.samples / f"{code:02d}-{name}"
 
 
 def _write(folder: Path, code: int, images: Pixels) -> None:
@@ -171,7 +171,7 @@ def _write_beside_real(known: GanData, generator: Generator, wanted: dict[int, i
         real = known.read(np.flatnonzero(known.codes == code)[:4]).mul(255).round().byte()
         made = generate(generator, code, SHEET[1], seed=context.seed)
         rows.append(np.concatenate([real.permute(0, 2, 3, 1).numpy(), made]))
-    write_sheet(context.folder / "samples" / "real-and-made-up.png", rows)
+    write_sheet(context.folder.samples / "real-and-made-up.png", rows)
 
 
 def _write_progress(head: Head, wanted: dict[int, int], context: Context) -> None:
@@ -182,7 +182,7 @@ def _write_progress(head: Head, wanted: dict[int, int], context: Context) -> Non
         places = np.unique(np.linspace(0, len(sheets) - 1, MOST_SHEETS).round().astype(int))
         chosen = [sheets[place] for place in places]
         rows.append(np.stack([first_of(sheet, SHEET) for sheet in chosen]))
-    write_sheet(context.folder / "samples" / "progress.png", rows)
+    write_sheet(context.folder.samples / "progress.png", rows)
 
 
 def _measure(

@@ -36,7 +36,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
     train_features, validation_features = (
-        inference.features(part.ids, folder=context.run / "cache", progress=context.progress)
+        inference.features(part.ids, folder=context.run.cache, progress=context.progress)
         for part in (train, validation)
     )
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
@@ -53,7 +53,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         trained_on=before,
         learnt_from=np.union1d(before, training_hashes(train.hashes)),
     )
-    folder = context.folder / "best"
+    folder = context.folder.path / "best"
     with torch.inference_mode():
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
     Predictions.of(validation.ids, space, logits, model=context.name).write(folder / "predictions.parquet")

@@ -86,7 +86,7 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
             soft=settings.soft,
         )
         if settings.soft and len(chosen.rows):
-            soft[head.name] = context.folder / f"soft-{place}.parquet"
+            soft[head.name] = context.folder.path / f"soft-{place}.parquet"
             write_soft_targets(soft[head.name], chosen, train)
         proposed += pseudo_label_edits(chosen, train, context.name, weight=settings.weight, before=before)
         changes = chosen.changed_since(now[place])

@@ -209,7 +209,7 @@ def _represented(saved: TrainedModel, train: Samples, validation: Samples, conte
     """What the last layer is given for the training and the validation images, (N, F) each."""
     inference = inference_for(saved.classifier, saved, context)
     features = [
-        inference.features(part.ids, folder=context.run / "cache", progress=context.progress)
+        inference.features(part.ids, folder=context.run.cache, progress=context.progress)
         for part in (train, validation)
     ]
     saved.classifier.cpu()

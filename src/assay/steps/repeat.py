@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from assay.errors import DataError, PlanError
-from assay.files import fingerprint
+from assay.files import ModelFolder, fingerprint
 from assay.labels.subset import labelled
 from assay.metrics.metrics import higher_is_better
 from assay.predictions.predict import Predictions, headline, scores_json
@@ -65,7 +65,7 @@ def _round_metrics(state: State, context: Context) -> dict[str, float]:
         )
     if state.model is None:
         return {}
-    predictions = Predictions.read(state.model / "predictions.parquet", state.samples.space, model=context.name)
+    predictions = Predictions.read(ModelFolder(state.model).predictions, state.samples.space, model=context.name)
     metrics = scores_json(predictions, validation)["metrics"]
     return {name: metric["value"] for name, metric in metrics.items()}
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from assay.arrays import Floats, Keys
 from assay.errors import DataError, PlanError
-from assay.files import write_json
+from assay.files import ModelFolder, write_json
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
@@ -108,7 +108,7 @@ def trained_before(start: str, state: State, context: Context) -> tuple[Keys, Ke
     """Return the images whose labels `classifier_for` was trained on: its backbone, and any layer that it keeps."""
     folder = _started_from(start, state, context)
     if folder is None:
-        backbone = trained_on_at_start(context.model, context.base, context.run)
+        backbone = trained_on_at_start(context.model, context.base, context.run.path)
         return backbone, backbone  # the head is new
     return read_training_hashes(folder), learnt_before(folder, state.samples.space)
 
@@ -163,7 +163,7 @@ def _stored_choices(context: Context) -> dict[str, Any]:
 
 
 def _path(context: Context) -> Path:
-    return context.run / "hardware.json"
+    return context.run.hardware
 
 
 # What a step begins with that decides anew what a model's answers mean: the model, and its validation answers.
@@ -188,12 +188,12 @@ class Validated:
                 f"{step}: it chooses on validation images, and none has a known label. "
                 "Raise split.val, label some, or take the step out of the plan."
             )
-        predictions = Predictions.read(state.model / "predictions.parquet", state.samples.space, model=step)
+        predictions = Predictions.read(ModelFolder(state.model).predictions, state.samples.space, model=step)
         return Validated(load_model(state.model), samples, predictions)
 
     def write(self, deciding: DecisionRule, *, logits: Floats, thresholds: Floats, context: Context) -> Path:
         """The model as it decides now, and validation answers (N, W) that did not choose for themselves."""
-        folder = context.folder / "best"
+        folder = context.folder.path / "best"
         space, ids = self.samples.space, self.predictions.ids
         Predictions.of(ids, space, logits, model=context.name, thresholds=thresholds).write(
             folder / "predictions.parquet"

@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.arrays import Ints
 from assay.errors import DataError, PlanError, RunError
-from assay.files import fingerprint
+from assay.files import TRIAL, StepFolder, fingerprint
 from assay.labels.edits import Edit, apply
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace, require_known
@@ -22,7 +22,7 @@ from assay.metrics.intervals import Metric
 from assay.metrics.tallies import Tally
 from assay.predictions.cross_fitting import decision_tally, mean_gain
 from assay.predictions.predict import Predictions
-from assay.steps.base import TRIAL, Context, State, StepPlan, StepResult
+from assay.steps.base import Context, State, StepPlan, StepResult
 from assay.steps.fit_settings import FitSettings, check_fit
 from assay.steps.generated_images import GanData, SynthesizeSettings, generate_all, image_file
 
@@ -34,7 +34,7 @@ def run(settings: SynthesizeSettings, state: State, context: Context) -> StepRes
     place, head = _head(settings, state.samples.space)
     samples = _known(state.samples.part("train"), head, place)
     wanted = _wanted(settings, head, samples.counts(head), context)
-    manifest = context.folder / "made.json"
+    manifest = context.folder.path / "made.json"
     if context.processes.is_main_process and not manifest.exists():
         generate_all(settings, GanData.of(samples, place, settings, context), wanted, state, context)
     context.processes.wait_for_everyone()
@@ -117,7 +117,7 @@ def _edits(head: Head, wanted: dict[int, int], context: Context) -> list[Edit]:
             head=head.name,
             tag=head.classes[code],
             action="add",
-            new=str(image_file(context.folder, code, number).absolute()),
+            new=str(image_file(context.folder.path, code, number).absolute()),
             reason="made up",
             step=context.name,
         )
@@ -150,8 +150,8 @@ def _arm(settings: SynthesizeSettings, arm: str, state: State, number: int, cont
     name = f"{TRIAL}/seed-{number}/{arm}"
     here = replace(
         context,
-        folder=context.folder / name,
-        name=f"{context.name}/{name}",
+        folder=StepFolder(context.folder.path / name),
+        name=context.name.part(name),
         number=100 * context.number + number + 1,
         seed=(context.seed + number) % 2**32,
     )

@@ -198,9 +198,6 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 """Kind -> (logits, targets, mask, *, options of its settings) -> a loss a cell."""
 
-LOSS_OF_KIND = {"multiclass": "cross_entropy", "multilabel": "binary_cross_entropy"}
-"""What a head takes where the plan names no loss."""
-
 ONLY_FOR = {"cross_entropy": "multiclass", "asymmetric": "multilabel"}
 """The kind of head of those losses that are for one kind only."""
 
@@ -217,7 +214,7 @@ def head_losses(
     options = settings.model_dump(exclude={"kind"})
     found: list[HeadLoss] = []
     for head, weights in zip(space, class_weights or [None] * len(space), strict=True):
-        kind = LOSS_OF_KIND[head.kind] if settings.kind == "by_head" else settings.kind
+        kind = head.loss_kind if settings.kind == "by_head" else settings.kind
         if ONLY_FOR.get(kind, head.kind) != head.kind:
             raise PlanError(
                 f"loss: {kind} is for {ONLY_FOR[kind]} heads, and head {head.name!r} is {head.kind}. "
