@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from assay.metrics.intervals import Floats, Metric
+from assay.arrays import Reals
+from assay.metrics.intervals import Metric
 
 COVERAGE = 0.95
 CELLS = 4_000_000  # of one block of draws: 16 MB, whatever the number of images
@@ -35,7 +36,7 @@ def draws(images: int, count: int, *, seed: int) -> Iterator[npt.NDArray[np.floa
         yield np.ascontiguousarray(block.T)
 
 
-def interval(resampled: Floats) -> tuple[float, float] | None:
+def interval(resampled: Reals) -> tuple[float, float] | None:
     """The middle 95 % of a value over resamples (B,); those in which it is undefined are left out."""
     defined = resampled[np.isfinite(resampled)]
     if not defined.size:
@@ -45,7 +46,7 @@ def interval(resampled: Floats) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def with_interval(value: float, n: int, resampled: Floats) -> Metric:
+def with_interval(value: float, n: int, resampled: Reals) -> Metric:
     """A value and the interval of its resamples (B,); with B = 0, no interval."""
     bounds = interval(resampled)
     return Metric(value, n) if bounds is None else Metric(value, n, *bounds)

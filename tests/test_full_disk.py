@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from assay.cli import app
-from conftest import write_images
+from factories import write_images
 
 PLAN = """
 data: {{folder: {images}}}

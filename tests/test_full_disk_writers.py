@@ -34,7 +34,7 @@ from assay.report import charts
 from assay.steps.base import write_history
 from assay.training.checkpoint import save_tensors
 from assay.training.devices import Hardware
-from conftest import write_images
+from factories import write_images
 from small_disk import PAGE, PLENTY, Disk, check_whole
 
 SPACE = LabelSpace((Head("label", ("red", "green", "blue")),))

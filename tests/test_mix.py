@@ -13,9 +13,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from assay.arrays import Keys
 from assay.images.augment import Augment
 from assay.images.cache import Cache, build
-from assay.images.counter_rng import Keys, image_keys
+from assay.images.counter_rng import image_keys
 from assay.images.decode import Resize
 from assay.images.mix import Mix, mix, shares
 from assay.labels.readers.read import read_folder
