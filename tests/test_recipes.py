@@ -71,7 +71,7 @@ DATA = {
     "attributes": attributes,
     "attributes-fast": attributes,
     "small-data": folders,
-    "made-up-images": folders,
+    "synthetic-images": folders,
     "ensemble": folders,
     "one-against-rest": folders,
     "imbalanced": folders,
@@ -106,7 +106,7 @@ SMALL = {
         *("steps.0.fit.keep=best", "steps.1.fit.keep=best"),  # half of the writing
     ],
     "small-data": ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"],
-    "made-up-images": [
+    "synthetic-images": [
         "steps.0.probe.size=32",
         *(
             f"steps.1.synthesize.{name}"
@@ -305,10 +305,10 @@ def test_small_data_as_published(tmp_path: Path) -> None:
     assert augment.scale[0] < 1 < augment.scale[1]
 
 
-def test_made_up_images_are_kept_only_if_better_over_three_seeds(tmp_path: Path) -> None:
-    _, (_, made_up, fit) = said("made-up-images", tmp_path)
-    assert (made_up.classes, made_up.size, made_up.keep, made_up.seeds) == ("few", 64, "if_better", 3)
-    assert (made_up.metric, made_up.fit.freeze) == ("balanced_accuracy", "backbone")
+def test_synthetic_images_are_kept_only_if_better_over_three_seeds(tmp_path: Path) -> None:
+    _, (_, synthesize, fit) = said("synthetic-images", tmp_path)
+    assert (synthesize.classes, synthesize.size, synthesize.keep, synthesize.seeds) == ("few", 64, "if_better", 3)
+    assert (synthesize.metric, synthesize.fit.freeze) == ("balanced_accuracy", "backbone")
     assert (fit.start, fit.freeze) == ("previous", "none")
 
 
