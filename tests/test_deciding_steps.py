@@ -14,6 +14,7 @@ from scipy.special import expit
 
 import assay
 from assay.errors import DataError, PlanError
+from assay.files import RunFolder, StepFolder, StepName
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
@@ -83,9 +84,9 @@ def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: DecisionRule 
     answers = Predictions.of(ids, space, deciding.logits(raw), model="01-fit", thresholds=deciding.thresholds)
     answers.write(model / "predictions.parquet")
     context = Context(
-        run=folder,
-        folder=folder,
-        name="",
+        run=RunFolder(folder),
+        folder=StepFolder(folder),
+        name=StepName(),
         number=2,
         model=PLAIN,
         base=folder,
@@ -108,12 +109,12 @@ def after(result: StepResult, name: str) -> tuple[TrainedModel, Predictions]:
 
 
 def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = tune_thresholds(TuneThresholdsSettings(**settings), state, replace(context, folder=context.run / "tune"))
+    result = tune_thresholds(TuneThresholdsSettings(**settings), state, replace(context, folder=context.run.path / "tune"))
     return result, *after(result, "tune")
 
 
 def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = calibrate(CalibrateSettings(**settings), state, replace(context, folder=context.run / "calibrate"))
+    result = calibrate(CalibrateSettings(**settings), state, replace(context, folder=context.run.path / "calibrate"))
     return result, *after(result, "calibrate")
 
 

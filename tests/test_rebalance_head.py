@@ -17,6 +17,7 @@ from sklearn.metrics import recall_score
 
 import assay
 from assay.errors import DataError, PlanError
+from assay.files import RunFolder, StepFolder, StepName
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
@@ -105,9 +106,9 @@ class Planted:
         self.shown = self.features[[rows[i] for i in self.validation.ids]]
         self.state = State(self.samples, model, "key")
         self.context = Context(
-            run=folder,
-            folder=folder / "02-rebalance_head",
-            name="02-rebalance_head",
+            run=RunFolder(folder),
+            folder=StepFolder(folder / "02-rebalance_head"),
+            name=StepName("02-rebalance_head"),
             number=2,
             model=PLAIN,
             base=folder,
@@ -212,7 +213,7 @@ def test_what_was_shifted_and_divided_is_what_a_head_goes_on_from(data: Planted)
 
 def test_a_second_time_only_what_needs_no_linear_head_can_be_had(data: Planted) -> None:
     result, _, _ = data.run(kinds=["ncm"])
-    again = replace(data.state, model=Path(shutil.copytree(result.model, data.context.run / "copy")))
+    again = replace(data.state, model=Path(shutil.copytree(result.model, data.context.run.path / "copy")))
     with pytest.raises(PlanError, match="tau_norm goes on from the weights of a linear head"):
         data.run(again, kinds=["tau_norm"])
     told = data.run(again)[0].details["kind"]
@@ -262,7 +263,7 @@ def test_what_cannot_be(data: Planted) -> None:
     same = images(data.samples.table["split"].to_list(), codes, BOTH)
     with pytest.raises(DataError, match=r"kind: the labelled training images show one class"):
         data.run(replace(data.state, samples=same), heads=["kind"])
-    assert not (data.context.folder / "best").exists()
+    assert not (data.context.folder.path / "best").exists()
 
 
 def test_validation_without_labels_of_a_head(data: Planted) -> None:
