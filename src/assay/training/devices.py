@@ -106,6 +106,12 @@ def choose_fastest(
     return best, seconds
 
 
+def warm_seconds(step: Callable[[], object], hardware: Hardware) -> float:
+    """Return the seconds that a step takes once it has been done before."""
+    _, seconds = choose_fastest([hardware], lambda _: step)
+    return max(seconds.values())
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next optimiser step instead of handing it back.
 
