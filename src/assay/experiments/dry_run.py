@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from assay.errors import PlanError
-from assay.experiments.augmented_samples import Images, epoch_rows, view_rows
 from assay.experiments.peak import Peak, largest_batch, needed
 from assay.files import fingerprint
 from assay.images.cache import LazyImages
@@ -28,7 +29,7 @@ from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.layer_table import Layer, layers
 from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, Plan
-from assay.predictions.inference import BATCH, Inference, seconds_an_image
+from assay.predictions.inference import BATCH, PLAIN, Inference, View, seconds_an_image
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.prepare import prepare_run
@@ -36,17 +37,20 @@ from assay.steps import STEPS
 from assay.steps.base import Context, State, StepList, StepPlan
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.ensemble_settings import EnsembleSettings
-from assay.steps.fit import fit_config, prepared_fit, step_seconds
-from assay.steps.fit_settings import FitSettings, sampling_plan
+from assay.steps.fit import PreparedFit, fit_config, prepared_fit, step_seconds
+from assay.steps.fit_settings import FitSettings, SamplingPlan, sampling_plan
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import images_to_answer
 from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
 from assay.steps.synthesize import SynthesizeSettings, gan_seconds
 from assay.training.devices import SingleProcess, keep_freed_memory, pick_device
 from assay.training.linear import solver_seconds
-from assay.training.sampling import split_batches
+from assay.training.sampling import Rows, partners, split_batches
+from assay.training.semi_supervised import Consistency
 
 DECODED = 64  # images whose decoding is timed
+ACROSS, DOWN = 8, 5  # images of a row of a sheet; epochs, or views, below the row of plain ones
+Images = npt.NDArray[np.uint8]
 DEFAULT = (DEFAULT_SIZE, Resize())  # the input of a network
 NEED_MODEL = ("pseudo_label", "rebalance_head", "tune_thresholds", "calibrate")
 PRETRAINED = "pretrained"
@@ -107,18 +111,13 @@ class DryRun:
         """Of all steps and of reading; the metrics and the report at the end are not in it."""
         return self.preparing + sum(step.seconds for step in self.steps)
 
-    @property
-    def memory(self) -> float:
-        """The most MiB that a step holds."""
-        return max(step.memory for step in self.steps)
-
     def to_json(self) -> dict[str, Any]:
         return {
             "steps": [step.to_json() for step in self.steps],
             "counts": dict(self.counts),
             "preparing seconds": round(self.preparing, 1),
             "seconds": round(self.seconds, 1),
-            "memory MiB": round(self.memory, 1),
+            "memory MiB": max(round(step.memory, 1) for step in self.steps),
             "layers": [layer.to_json() for layer in self.layers],
         }
 
@@ -145,10 +144,8 @@ def dry_run(
         return samples.take(np.sort(np.random.default_rng(plan.seed).permutation(len(samples))[:DECODED]))
 
     with tempfile.TemporaryDirectory(prefix="assay-plan-") as scratch:
-        folder, together = Path(scratch), SingleProcess()
-        opened = prepare_run(
-            loaded, folder, together=together, device=pick_device(device), progress=NoProgress(), prepared=sample
-        )
+        about: dict[str, Any] = {"together": SingleProcess(), "device": pick_device(device), "progress": NoProgress()}
+        opened = prepare_run(loaded, Path(scratch), prepared=sample, **about)
         decoding = (time.perf_counter() - read_at[-1]) * len(opened.samples) / len(opened.prepared)
         plan, context = opened.plan, opened.context
         progress.line(f"timing a step of every network for {len(opened.samples):,} images")
@@ -158,15 +155,14 @@ def dry_run(
         steps = tuple(estimator.steps(StepList(plan.steps, opened.state, context)))
         network: list[Layer] = []
         if with_layers:
-            settings, space = plan.model.without_weights(), opened.samples.space
-            classifier = build_classifier(settings, space, seed=plan.seed, base=context.base, size=size)
-            network = layers(classifier, size=size)
+            space, bare = opened.samples.space, plan.model.without_weights()
+            network = layers(build_classifier(bare, space, seed=0, base=context.base, size=size), size=size)
     with lock(out, option="--out"):  # which also says that what lies there is no data
         for name, rows in estimator.sheets.items():
             write_sheet(out / name, rows)
     counts = {part: len(opened.samples.part(part)) for part in ("train", "val", "test")}
-    sheets = tuple(out / name for name in estimator.sheets)
-    return DryRun(steps, counts, read_at[-1] - began + decoding, tuple(network), sheets)
+    preparing, sheets = read_at[-1] - began + decoding, tuple(out / name for name in estimator.sheets)
+    return DryRun(steps, counts, preparing, tuple(network), sheets)
 
 
 class _Estimator:
@@ -311,17 +307,17 @@ class _Estimator:
 
     def _largest_batch(self, settings: FitSettings, length: Length, state: State, context: Context) -> int:
         """The largest batch that fits into the memory, by the peaks of two batches. Raises PlanError for none."""
-        assert self.memory is not None
+        text, memory = self.memory or ("", 0.0)
         points = []
         for batch in (settings.batch, settings.batch // 2 if settings.batch > 3 else 2 * settings.batch):
             changed = settings.model_copy(update={"batch": batch, "accumulate": 1})
             with Peak(context.device) as peak, prepared_fit(changed, state, context) as begun:
                 step_seconds(begun)
             points.append((min(batch, length.images), peak.mib))
-        most = largest_batch((points[0], points[1]), self.memory[1], most=length.images)
+        most = largest_batch((points[0], points[1]), memory, most=length.images)
         if most == 0:
             raise PlanError(
-                f"--memory {self.memory[0]}: {context.name}: not even a batch of 1 fits, which needs some "
+                f"--memory {text}: {context.name}: not even a batch of 1 fits, which needs some "
                 f"{needed((points[0], points[1]), 1):,.0f} MiB. Lower its size, freeze more, or give more memory."
             )
         return most
@@ -333,3 +329,54 @@ class _Estimator:
         fresh = counts.keys() - self._features
         self._features |= fresh
         return sum(counts[key] for key in fresh)
+
+
+def epoch_rows(begun: PreparedFit, settings: FitSettings, context: Context) -> list[Images]:
+    """Rows (n, S, S, 3) of a sheet: the same images plain, then as each of the first epochs has them; white: not.
+
+    Where images with unknown labels are learnt from, three rows of those follow: plain, weakly and strongly augmented.
+    """
+    job = begun.job
+    first = dict.fromkeys((split_batches(job.order.rows(0), begun.course.step_size)[0] % len(job.source.ids)).tolist())
+    images = np.array(list(first), np.int64)[:ACROSS]
+    rows = [_view(PLAIN, [job.source.ids[image] for image in images], settings, context)]
+    rows += [_of_epoch(begun, images, epoch) for epoch in range(min(settings.epochs, DOWN))]
+    if isinstance(job.unlabelled, Consistency):
+        views, waiting = job.unlabelled.views, job.unlabelled.order(0)[:ACROSS]
+        rows.append(_view(PLAIN, [views.ids[row] for row in waiting], settings, context))
+        rows += [_bytes(views.shown(0, waiting, strong=strong)) for strong in (False, True)]
+    return rows
+
+
+def _of_epoch(begun: PreparedFit, images: Rows, epoch: int) -> Images:
+    """These images as the epoch has them for the first time, with the partners of their optimiser step."""
+    job, count = begun.job, len(begun.job.source.ids)
+    pairs: dict[int, tuple[int, int]] = {}  # of an image: its row, and that of its partner
+    for rows in split_batches(job.order.rows(epoch), begun.course.step_size):
+        for row, partner in zip(rows.tolist(), partners(rows, job.mixed).tolist(), strict=True):
+            pairs.setdefault(row % count, (row, partner))
+    present = [index for index, image in enumerate(images.tolist()) if image in pairs]
+    chosen = np.array([pairs[images[index]] for index in present], np.int64).reshape(-1, 2)
+    augmented = _bytes(job.source.batch(epoch, chosen[:, 0], chosen[:, 1]).inputs)
+    row = np.full((len(images), *augmented.shape[1:]), 255, np.uint8)
+    row[present] = augmented
+    return row
+
+
+def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context) -> list[Images]:
+    """The same of a fit whose backbone is frozen: plain, then the further views, which are drawn once."""
+    names = [train.ids[row] for row in dict.fromkeys((balance.order.rows(0) % len(train)).tolist())][:ACROSS]
+    chosen = None if balance.chosen is None else dict(zip(train.ids, balance.chosen.tolist(), strict=True))
+    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, settings.views)]
+    return [_view(view, names, settings, context) for view in [PLAIN, *views[:DOWN]]]
+
+
+def _view(view: View, names: Sequence[str], settings: FitSettings, context: Context) -> Images:
+    cache = context.images(settings.size, settings.resize)
+    return _bytes(view.show(cache.gather(cache.rows_of(names)), names, size=settings.size))
+
+
+def _bytes(images: Tensor) -> Images:
+    """Images (B, 3, S, S) in [0, 1] as uint8 (B, S, S, 3)."""
+    pixels: Images = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return pixels

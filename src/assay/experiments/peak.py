@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import sys
 import threading
 from bisect import bisect_right
-from contextlib import suppress
 
 import torch
 
-Point = tuple[int, float]
-"""A batch, and the MiB that a fit with it holds at the most."""
+from assay.training.devices import return_freed_memory
 
+Point = tuple[int, float]  # a batch, and the MiB that a fit with it holds at the most
 INTERVAL = 0.01  # seconds between two looks: a pass through a network takes longer
 
 
@@ -32,9 +30,7 @@ class Peak:
         if torch.device(self.device).type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return self
-        if sys.platform == "linux":
-            with suppress(OSError, AttributeError):  # another C library than glibc
-                ctypes.CDLL("libc.so.6").malloc_trim(0)
+        return_freed_memory()
         self._thread.start()
         return self
 

@@ -23,7 +23,10 @@ def rows(preview: DryRun) -> list[list[str]]:
     table = [_padded(["reading images", _time(preview.preparing)], wide)]
     for step in preview.steps:
         table += [_row(one, depth, wide) for one, depth in _nested(step)]
-    total = [_time(preview.seconds, any(step.at_most for step in preview.steps)), _memory(preview.memory)]
+    total = [
+        _time(preview.seconds, any(step.at_most for step in preview.steps)),
+        _memory(max(step.memory for step in preview.steps)),
+    ]
     return [*table, _padded(["all", *total], wide)]
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from assay.errors import DataError, PlanError, RunError
 from assay.files import fingerprint, whole, write_json
 from assay.images.augment import augment
-from assay.images.cache import Cache
 from assay.images.contact_sheet import first_of, write_sheet
 from assay.images.decode import Resize
 from assay.labels.edits import Edit, apply
@@ -37,7 +36,7 @@ from assay.settings import Settings
 from assay.steps.base import TRIAL, Context, State, StepList, StepPlan, StepResult
 from assay.steps.fit_settings import FitSettings, check_fit
 from assay.steps.start import classifier_for
-from assay.synthesis.gan import GanConfig, GanPair, Generator, gan_step, generate, train_gan
+from assay.synthesis.gan import GanConfig, GanPair, Generator, Read, gan_step, generate, train_gan
 from assay.synthesis.measures import Floats, measure_likeness
 from assay.training.checkpoint import save_tensors
 from assay.training.devices import Hardware, warm_seconds
@@ -97,13 +96,7 @@ class RealImages:
 
     head: Head
     codes: Rows
-    cache: Cache
-    rows: Rows  # of the cache
-    size: int
-
-    def read(self, rows: Rows) -> Tensor:
-        """Images (B, 3, size, size) in [0, 1]."""
-        return augment(self.cache.gather(self.rows[rows]), size=self.size)
+    read: Read
 
 
 def run(settings: SynthesizeSettings, state: State, context: Context) -> StepResult:
@@ -119,8 +112,12 @@ def run(settings: SynthesizeSettings, state: State, context: Context) -> StepRes
     manifest = context.folder / "made.json"
     if context.processes.is_main_process and not manifest.exists():
         cache = context.images(settings.size, settings.resize)
-        real = RealImages(head, samples.codes()[position], cache, cache.rows_of(samples.ids), settings.size)
-        generate_all(settings, real, wanted, state, context)
+        rows_of_cache = cache.rows_of(samples.ids)
+
+        def read(rows: Rows) -> Tensor:
+            return augment(cache.gather(rows_of_cache[rows]), size=settings.size)
+
+        generate_all(settings, RealImages(head, samples.codes()[position], read), wanted, state, context)
     context.processes.wait_for_everyone()
     edits = [
         Edit(
