@@ -274,8 +274,8 @@ def train_gan(
         losses = gan_step(pair, read, codes)
         progress.advance(config.batch, losses)
         if pair.step % config.show_every == 0 or pair.step == config.steps:
-            shown = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-            progress.line(f"  step {pair.step}/{config.steps}  {shown}")
+            text = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+            progress.line(f"  step {pair.step}/{config.steps}  {text}")
             show(pair.step, pair.averaged())
         if stop_requested() or time.monotonic() - saved > max(config.save_every, 50 * cost):
             began = time.monotonic()

@@ -106,8 +106,8 @@ def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Array, *,
     rows = chance.permutation(len(weights))[:1_000]
     features = chance.standard_normal((len(rows), width), np.float32)
     for known in codes:  # classes that can be told from one another, as a search over strengths takes longest for
-        shown = (known[rows] == 1) if known.ndim == 2 else known[rows, None] == np.arange(known.max() + 1)
-        features += 0.3 * (shown.astype(np.float32) @ chance.standard_normal((shown.shape[1], width), np.float32))
+        members = (known[rows] == 1) if known.ndim == 2 else known[rows, None] == np.arange(known.max() + 1)
+        features += 0.3 * (members.astype(np.float32) @ chance.standard_normal((members.shape[1], width), np.float32))
     began = time.perf_counter()
     fit_linear(space, features, [known[rows] for known in codes], weights[rows], seed=0)
     return (time.perf_counter() - began) * len(weights) / len(rows)
