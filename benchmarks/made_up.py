@@ -92,18 +92,16 @@ def steps_for(given: argparse.Namespace, path: Path) -> int:
         return int(json.loads(path.read_text())["steps"])
     import torch
 
-    from assay.synthesis import gan_training
+    from assay.synthesis.gan import GanConfig, GanPair, gan_step
     from assay.training.devices import keep_freed_memory
 
     keep_freed_memory()
-    course = gan_training.GanConfig(side=given.size, steps=1, seed=0, width=given.width)
-    pair = gan_training._fresh(course, 10, "cpu")
+    pair = GanPair(GanConfig(side=given.size, steps=1, seed=0, width=given.width), 10, "cpu")
     images, codes = torch.rand(20, 3, given.size, given.size), np.arange(20) % 10
-    members = [np.flatnonzero(codes == code) for code in range(10)]
     times = []
     for _ in range(6):
         began = time.perf_counter()
-        gan_training._step(pair, lambda rows: images[rows], codes, members, course, "cpu")
+        gan_step(pair, lambda rows: images[rows], codes)
         times.append(time.perf_counter() - began)
     steps = max(1, round(60 * given.minutes / float(np.median(times[1:]))))
     path.write_text(json.dumps({"steps": steps, "seconds a step": float(np.median(times[1:]))}))

@@ -109,12 +109,16 @@ def after(result: StepResult, name: str) -> tuple[TrainedModel, Predictions]:
 
 
 def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = tune_thresholds(TuneThresholdsSettings(**settings), state, replace(context, folder=context.run.path / "tune"))
+    result = tune_thresholds(
+        TuneThresholdsSettings(**settings), state, replace(context, folder=StepFolder(context.run.path / "tune"))
+    )
     return result, *after(result, "tune")
 
 
 def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = calibrate(CalibrateSettings(**settings), state, replace(context, folder=context.run.path / "calibrate"))
+    result = calibrate(
+        CalibrateSettings(**settings), state, replace(context, folder=StepFolder(context.run.path / "calibrate"))
+    )
     return result, *after(result, "calibrate")
 
 

@@ -42,10 +42,10 @@ from assay.steps.calibrate import CalibrateSettings
 from assay.steps.clean_labels import CleanLabelsSettings
 from assay.steps.ensemble_settings import EnsembleSettings, MemberPlan
 from assay.steps.fit_settings import FitSettings
-from assay.steps.generated_images import SynthesizeSettings
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.rebalance_head import RebalanceHeadSettings
+from assay.steps.synthesize import SynthesizeSettings
 from assay.steps.tune_thresholds import TuneThresholdsSettings
 from assay.training.class_weights import AnyClassWeights
 from assay.training.devices import HardwareSettings

@@ -14,16 +14,22 @@ import torch
 from assay.errors import TrainingError
 from assay.models.classifier import seeded
 from assay.progress import NoProgress
-from assay.synthesis import gan_training
+from assay.synthesis import gan
 from assay.synthesis.gan import (
     LATENT,
     Discriminator,
+    GanConfig,
     Generator,
     augment_differentiably,
+    cut_out,
     discriminator_loss,
+    flipped,
+    gan_step,
+    generate,
     generator_loss,
+    train_gan,
+    translate,
 )
-from assay.synthesis.gan_training import GanConfig, generate, train_gan
 from assay.training.checkpoint import graceful_stop
 
 SIDE, N = 32, 24
@@ -120,22 +126,16 @@ def test_varying_keeps_shape_draws_by_its_generator_and_lets_gradients_pass() ->
 
 def test_varying_hides_a_quarter_at_most_and_moves_an_eighth_at_most() -> None:
     x = torch.ones(400, 3, 32, 32)
-    cut = part_of_gan("_cut")(x, draws(3))
+    cut = cut_out(x, draws(3))
     hidden = (cut[:, 0] == 0).float().mean((1, 2))
     assert float(hidden.max()) == pytest.approx(0.25)
     assert 0.1 < float(hidden.mean()) < 0.25
     place = torch.zeros(400, 1, 32, 32)
     place[:, :, 16, 16] = 1
-    moved = part_of_gan("_shifted")(place, draws(4)).flatten(2).argmax(-1).squeeze(1)
+    moved = translate(place, draws(4)).flatten(2).argmax(-1).squeeze(1)
     rows, columns = moved // 32 - 16, moved % 32 - 16
     for steps in (rows, columns):
         assert (int(steps.min()), int(steps.max())) == (-4, 4)
-
-
-def part_of_gan(name: str) -> Any:
-    from assay.synthesis import gan
-
-    return getattr(gan, name)
 
 
 def test_the_seed_decides_all_of_it(tmp_path: Path) -> None:
@@ -156,15 +156,15 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
 
 def test_stopped_it_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = weights(learnt(tmp_path / "whole"))
-    step, done = gan_training._step, []
+    done = []
 
-    def stopping(*given: Any) -> tuple[float, float]:
+    def stopping(*given: Any) -> dict[str, float]:
         done.append(1)
         if len(done) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(*given)
+        return gan_step(*given)
 
-    monkeypatch.setattr(gan_training, "_step", stopping)
+    monkeypatch.setattr(gan, "gan_step", stopping)
     with pytest.raises(SystemExit), graceful_stop():
         learnt(tmp_path / "two")
     assert (tmp_path / "two" / "checkpoint.safetensors").exists()
@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("flip", "axes"), [("none", []), ("horizontal", [3]), ("vertical", [2]), ("both", [2, 3])])
 def test_real_images_are_mirrored_as_told(flip: str, axes: list[Any]) -> None:
     x = torch.rand(64, 3, 4, 4, generator=draws())
-    found = gan_training._flipped(x, flip, draws(1))
+    found = flipped(x, flip, draws(1))
     mirrored = {tuple(axis for axis in option) for option in ([], *([axis] for axis in axes), axes)}
     seen = {
         option for row in range(64) for option in mirrored if torch.equal(found[row], x[row : row + 1].flip(option)[0])

@@ -27,12 +27,11 @@ AUGMENTED = f"{FIT}, augment: {{crop: [0.5, 1.0], flip: both, jitter: {{brightne
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("assay.experiments.preview.FEW", 24)
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More images than a rehearsal looks at."""
+    """More images than those whose decoding is timed."""
     return write_images(tmp_path_factory.mktemp("many") / "images", each=30)
 
 
@@ -131,7 +130,7 @@ def test_no_run_is_left_and_images_go_where_they_should(
         assert said in done.stdout
 
 
-def test_steps_within_others_are_foreseen(tiny_plan: Callable[..., str], many: Path) -> None:
+def test_steps_within_others_are_multiplied(tiny_plan: Callable[..., str], many: Path) -> None:
     members = f"[{{steps: [{FIT}}}]}}, {{steps: [probe: {{size: 32}}]}}]"
     steps = (PROBE, f"repeat: {{times: 3, steps: [{AUGMENTED}}}]}}", f"ensemble: {{members: {members}}}")
     Path("plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {many}"))
@@ -139,7 +138,9 @@ def test_steps_within_others_are_foreseen(tiny_plan: Callable[..., str], many: P
     _, repeat, combine = found["steps"]
     (inside,) = repeat["inner"]
     assert (inside["name"], inside["rounds"]) == ("02-repeat/round-1/01-fit", 3)
-    assert repeat["seconds"] >= 3 * inside["seconds"] - 1
+    assert repeat["seconds"] == pytest.approx(3 * inside["seconds"], abs=0.01)
+    assert repeat["memory MiB"] >= inside["memory MiB"]
+    assert combine["seconds"] == pytest.approx(sum(one["seconds"] for one in combine["inner"]), abs=0.01)
     assert [one["name"] for one in combine["inner"]] == ["03-ensemble/member-1/01-fit", "03-ensemble/member-2/01-probe"]
     assert [Path(path).name for path in found["images"]] == [
         "schedule.png",
@@ -169,7 +170,7 @@ def test_views_of_a_frozen_fit_and_of_unlabelled_images_are_shown(tiny_plan: Cal
     assert not np.array_equal(rows[1], rows[2])
 
 
-def test_every_kind_of_step_is_rehearsed_on_few_and_on_more_images(tiny_plan: Callable[..., str], many: Path) -> None:
+def test_every_kind_of_step_has_estimates(tiny_plan: Callable[..., str], many: Path) -> None:
     rows = ["image,colour,dark,striped"]
     for place, path in enumerate(sorted(many.glob("*/*.png"))):
         labels = ",," if place % 5 == 4 else f"{path.parent.name},{place % 2},{int(place % 7 < 3)}"
@@ -192,10 +193,11 @@ def test_every_kind_of_step_is_rehearsed_on_few_and_on_more_images(tiny_plan: Ca
     Path("plan.yaml").write_text(tiny_plan(*steps, data=f"table: labels.csv, root: {many}, {heads}"))
     found = shown("plan.yaml")
     assert {step["kind"] for step in found["steps"]} == set(STEPS)
-    told = [one for step in found["steps"] for one in (step, *step["inner"])]
-    assert [one["problem"] for one in told if one["problem"]] == []
-    assert all(one["seconds"] > 0 < one["memory MiB"] for one in told)
-    after = {one["name"]: one for one in told}
+    every = [one for step in found["steps"] for one in (step, *step["inner"])]
+    free = {"06-tune_thresholds", "07-calibrate"}
+    assert all((one["seconds"] > 0) == (one["name"] not in free) for one in every)
+    assert all(one["memory MiB"] > 0 for one in every)
+    after = {one["name"]: one for one in every}
     assert after["04-fit"]["length"]["images"] == found["counts"]["train"]  # as if all unknown labels were answered
     assert after["04-fit"]["at_most"]
     assert after["09-repeat"]["at_most"]
@@ -218,28 +220,67 @@ def test_the_largest_batch_for_some_memory(tiny_plan: Callable[..., str], many: 
     refused(done, "--memory 20MB", "01-fit", "not even a batch of 1 fits", "give more memory")
 
 
-def test_what_cannot_be_tried_on_few_images_is_said(
-    tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch
+def test_trials_of_synthesize_and_folds_of_clean_labels_are_multiplied(
+    tiny_plan: Callable[..., str], many: Path
 ) -> None:
-    from assay.errors import DataError
-    from assay.steps import STEPS, Step
-    from assay.steps.calibrate import CalibrateSettings
-
-    def run(settings: Any, state: Any, context: Any) -> Any:
-        raise DataError("too few images, or so it seems")
-
-    monkeypatch.setitem(STEPS, "calibrate", Step(CalibrateSettings, run))
-    Path("plan.yaml").write_text(tiny_plan(PROBE, "calibrate", f"{FIT}}}", data=f"folder: {many}"))
-    done = invoke("plan.yaml")
-    assert done.exit_code == 0, done.output
-    assert "02-calibrate: not tried, for it cannot be on so few images: too few" in done.stdout
-    names = [step["name"] for step in shown("plan.yaml")["steps"]]
-    assert names == ["01-probe", "02-calibrate", "03-fit"]
+    gan = f"size: 32, optimizer_steps: 4, batch: 4, classes: [red], count: 2, least: 4, {FIT}}}, seeds: 3"
+    judges = f"clean_labels: {{folds: 4, by: confident_learning, fine_{FIT.replace('fit', 'tune')}}}}}"
+    Path("plan.yaml").write_text(tiny_plan(judges, f"synthesize: {{{gan}}}", data=f"folder: {many}"))
+    found = shown("plan.yaml")
+    clean, synthesize = found["steps"]
+    (fold,), (trial,) = clean["inner"], synthesize["inner"]
+    assert (fold["name"], fold["rounds"]) == ("01-clean_labels/fold-1/01-fit", 4)
+    assert fold["length"]["images"] == found["counts"]["train"] * 3 // 4
+    assert (trial["name"], trial["rounds"]) == ("02-synthesize/trial/seed-0/without/01-fit", 6)
+    assert [Path(path).name for path in found["images"]] == ["schedule.png"]  # what is only tried is not drawn
 
 
-def test_what_is_wrong_with_all_images_is_refused(tiny_plan: Callable[..., str], colours: Path) -> None:
+def test_features_are_computed_once(tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.experiments.dry_run.seconds_an_image", lambda *given: 1.0)
+    monkeypatch.setattr("assay.experiments.dry_run.step_seconds", lambda *given: 0.0)
+    monkeypatch.setattr("assay.experiments.dry_run.solver_seconds", lambda *given, **about: 0.0)
+    frozen = "fit: {size: 32, epochs: 2, freeze: backbone, views: 3, augment: {flip: both}}"
+    steps = (PROBE, frozen, "clean_labels: {size: 32}", f"{FIT}}}", "rebalance_head", PROBE.replace("32", "16"))
+    Path("plan.yaml").write_text(tiny_plan(*steps, data=f"folder: {many}, split: {{val: 0.2}}"))
+    found = shown("plan.yaml")
+    train, val = found["counts"]["train"], found["counts"]["val"]
+    seconds = [round(step["seconds"]) for step in found["steps"]]
+    assert seconds[:5] == [train + val, 2 * train, 0, 3 * val, train + val]
+    assert seconds[5] >= train + val  # and the images are decoded at another size
+
+
+def test_a_tree_has_a_fit_for_every_question(tiny_plan: Callable[..., str], many: Path) -> None:
+    tree = f"ensemble: {{kind: tree, members: [{{steps: [{FIT}}}]}}]}}"
+    Path("plan.yaml").write_text(tiny_plan(tree, data=f"folder: {many}"))
+    (step,) = shown("plan.yaml")["steps"]
+    assert [one["name"] for one in step["inner"]] == ["01-ensemble/node-1/01-fit", "01-ensemble/node-2/01-fit"]
+    first, second = (one["length"]["images"] for one in step["inner"])
+    assert second == first * 2 // 3
+
+
+def test_an_image_that_cannot_be_read_is_in_no_sheet(
+    tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.experiments.dry_run.DECODED", 2)  # the others are decoded when they are looked at
+    images = write_images(tmp_path / "images", each=3)
+    (images / "red" / "0.png").write_text("no image")
+    Path("plan.yaml").write_text(tiny_plan(f"{AUGMENTED}}}", data=f"folder: {images}, split: {{val: 0.0}}"))
+    found = shown("plan.yaml")
+    assert found["steps"][0]["length"]["images"] == 8
+    assert cells(found["images"][1])[0].reshape(8, -1).max(axis=1).min() > 0
+
+
+@pytest.mark.parametrize("step", ["pseudo_label", "rebalance_head", "calibrate", "tune_thresholds"])
+def test_a_step_without_a_model_before_it_is_refused(step: str, tiny_plan: Callable[..., str], many: Path) -> None:
+    Path("plan.yaml").write_text(tiny_plan(step, PROBE, data=f"folder: {many}"))
+    refused(invoke("plan.yaml"), f"01-{step}: there is no model yet. Put a probe or a fit before it.")
+
+
+def test_what_would_stop_the_run_is_refused(tiny_plan: Callable[..., str], colours: Path) -> None:
     Path("plan.yaml").write_text(tiny_plan(PROBE, f"{FIT}, start: nowhere}}"))
     refused(invoke("plan.yaml"), "nowhere: no finished run is there")
+    Path("plan.yaml").write_text(tiny_plan(f"ensemble: {{members: [{{run: gone}}, {{steps: [{PROBE}]}}]}}"))
+    refused(invoke("plan.yaml"), "gone: no finished run is there")
 
 
 @pytest.mark.parametrize(

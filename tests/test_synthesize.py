@@ -26,7 +26,7 @@ from assay.predictions.cross_fitting import gain, mean_gain
 from assay.run.train import Run
 from assay.steps import synthesize
 from assay.steps.fit_settings import FitSettings
-from assay.steps.generated_images import SynthesizeSettings
+from assay.steps.synthesize import SynthesizeSettings
 from factories import write_images
 
 FIT = "{size: 32, freeze: backbone, epochs: 1, batch: 8}"
@@ -129,7 +129,7 @@ BETTER, SAME = Metric(0.1, 6, 0.02, 0.2), Metric(0.1, 6, -0.01, 0.2)
 )
 def test_what_decides_is_the_interval(keep: str, found: Any, kept: bool) -> None:
     settings = SynthesizeSettings(keep=keep, fit=FitSettings())
-    assert synthesize._kept(settings, found) is kept
+    assert synthesize.is_kept(settings, found) is kept
 
 
 @pytest.mark.parametrize(("found", "kept"), [(BETTER, True), (SAME, False)])
@@ -166,15 +166,15 @@ def test_the_same_command_goes_on_and_ends_the_same(
     made_up: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="whole")
-    arm, seen = synthesize._arm, []
+    trial, seen = synthesize.run_trial, []
 
     def dying(*given: Any) -> Path:
         seen.append(given[1])
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return arm(*given)
+        return trial(*given)
 
-    monkeypatch.setattr(synthesize, "_arm", dying)
+    monkeypatch.setattr(synthesize, "run_trial", dying)
     with pytest.raises(KeyboardInterrupt):
         made_up(f"classes: [blue], count: 3, fit: {FIT}, seeds: 1, keep: always", name="two")
     monkeypatch.setattr(synthesize, "generate_all", None)  # what was made is not made again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,12 @@ from assay.commands.shared import (
     require_one_process,
     shown_progress,
 )
+from assay.errors import PlanError
 
 if TYPE_CHECKING:
-    from assay.experiments.preview import Preview
+    from assay.experiments.dry_run import DryRun
+
+UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def plan(
@@ -44,13 +48,12 @@ def plan(
     """Show what a plan will do before it is trained: rates, augmented images, parameters, time and memory."""
     with exit_codes(stopped=NO_RUN), shown_progress(as_json) as progress:
         require_one_process("assay plan")
-        from assay.experiments.peak import memory_of
-        from assay.experiments.preview import preview
+        from assay.experiments.dry_run import dry_run
         from assay.plan.plan import from_source
         from assay.report.rate_charts import write_schedule
 
         folder = out or default_images(source)
-        found = preview(
+        preview = dry_run(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
             folder,
             with_layers=layers,
@@ -58,23 +61,34 @@ def plan(
             device=device,
             progress=progress,
         )
-        images = [write_schedule(found, folder), *found.images]
+        images = [write_schedule(preview, folder), *preview.sheets]
         if as_json:
-            print_json({**found.to_json(), "images": [str(path) for path in images]})
+            print_json({**preview.to_json(), "images": [str(path) for path in images]})
         else:
-            _print(found, images)
+            _print(preview, images)
 
 
-def _print(found: Preview, images: Sequence[Path]) -> None:
+def _print(preview: DryRun, images: Sequence[Path]) -> None:
     from rich.console import Console
 
     from assay.messages import text_table
     from assay.report import dry_run_table
 
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
-    if found.layers:
-        console.print(text_table(dry_run_table.LAYERS, dry_run_table.layer_rows(found), right=("parameters",)))
-    columns = dry_run_table.columns(found)
-    console.print(text_table(columns, dry_run_table.rows(found), right=columns[1:]))
-    for line in dry_run_table.notes(found, images):
+    if preview.layers:
+        console.print(text_table(dry_run_table.LAYERS, dry_run_table.layer_rows(preview), right=("parameters",)))
+    columns = dry_run_table.columns(preview)
+    console.print(text_table(columns, dry_run_table.rows(preview), right=columns[1:]))
+    for line in dry_run_table.notes(preview, images):
         typer.echo(line)
+
+
+def memory_of(text: str) -> float:
+    """MiB of an amount such as 4GB, 512MB or 1.5GiB. Raises PlanError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)\s*", text, re.IGNORECASE)
+    amount = float(match[1]) * UNITS[match[2].upper()] / 2**20 if match else 0.0
+    if amount <= 0:
+        raise PlanError(
+            f"--memory {text}: is no amount of memory. Give a number above 0 and its unit, such as 4GB, 512MB, 1.5GiB."
+        )
+    return amount

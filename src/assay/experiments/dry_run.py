@@ -1,36 +1,65 @@
-"""What a plan will do: its optimiser steps and rates, parameters, and the time and memory that its steps will take.
+"""What a plan will do, from its settings and one warm optimiser step, or batch of answers, of each network.
 
-Time is reckoned from a rehearsal on few images: what a step did there as often as it will be done, an optimiser step
-at the pace of a warm one, a pass over images by what a further image took, and what is done once as it was.
+Seconds are those of one times how often the plan does it. No step is carried out: labels stay as they are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from assay.arrays import Ints, Pixels
 from assay.errors import PlanError
-from assay.experiments.peak import Point, largest_batch, needed
-from assay.experiments.rehearsal import Rehearsal, Tried, shortened, thinned, walk
-from assay.experiments.stopwatch import Event, pace, stages
+from assay.experiments.peak import Peak, largest_batch, needed
+from assay.files import StepName, fingerprint
+from assay.images.cache import LazyImages
+from assay.images.contact_sheet import write_sheet
+from assay.images.decode import Resize
 from assay.labels.samples import Samples
-from assay.labels.subset import labelled
-from assay.run.prepare import PreparedRun
-from assay.steps.base import RepeatSettings, StepPlan
-from assay.steps.fit_settings import FitSettings, sampling_plan
-from assay.steps.generated_images import SynthesizeSettings
-from assay.training.sampling import split_batches
+from assay.labels.subset import without
+from assay.models.classifier import Classifier, build_classifier, require_size
+from assay.models.layer_table import Layer, layers
+from assay.plan.defaults import DEFAULT_SIZE
+from assay.plan.plan import LoadedPlan, Plan
+from assay.predictions.inference import BATCH, PLAIN, Inference, View, seconds_an_image
+from assay.progress import NoProgress, Progress
+from assay.run.environment import lock
+from assay.run.prepare import prepare_run
+from assay.steps import STEPS
+from assay.steps.base import Context, State, StepList, StepPlan
+from assay.steps.ensemble_members import first_input_size
+from assay.steps.ensemble_settings import EnsembleSettings
+from assay.steps.fit import PreparedFit, fit_config, prepared_fit, step_seconds
+from assay.steps.fit_settings import FitSettings, SamplingPlan, sampling_plan
+from assay.steps.probe import ProbeSettings
+from assay.steps.pseudo_label import images_to_answer
+from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
+from assay.steps.synthesize import SynthesizeSettings, gan_seconds
+from assay.training.devices import SingleProcess, keep_freed_memory, pick_device
+from assay.training.linear import solver_seconds
+from assay.training.sampling import partners, split_batches
+from assay.training.semi_supervised import Consistency
 
-PREPARING, FEATURES = "images at ", "features"
-RELABELS = "pseudo_label"
+DECODED = 64  # images whose decoding is timed
+ACROSS, DOWN = 8, 5  # images of a row of a sheet; epochs, or views, below the row of plain ones
+
+DEFAULT = (DEFAULT_SIZE, Resize())  # the input of a network
+NEED_MODEL = ("pseudo_label", "rebalance_head", "tune_thresholds", "calibrate")
+PRETRAINED = "pretrained"
+PASSES = ("probe", "clean_labels", "pseudo_label", "rebalance_head")
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a fit is: epochs, optimiser steps of one, and images that one shows."""
+    """How long a fit is: epochs, optimiser steps of one, and images of one."""
 
     epochs: int
     per_epoch: int
@@ -44,203 +73,310 @@ class Length:
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """What is foreseen of a step; `rounds` times, where a step that holds it repeats it."""
+    """Estimates of a step; a step within another is run `rounds` times."""
 
     name: str
     kind: str
-    seconds: float | None  # of one time, with the steps that it holds; None where it could not be tried
-    memory: float | None  # MiB
+    seconds: float = 0.0  # of one round, with the steps that it holds
+    memory: float = 0.0  # the most MiB held, likewise
+    fit: FitSettings | None = None
     length: Length | None = None  # of a fit
     parameters: int | None = None
     trainable: int | None = None
     largest_batch: int | None = None
     at_most: bool = False
-    problem: str = ""
     rounds: int = 1
     inner: tuple[StepEstimate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        found = asdict(self)
-        found["inner"] = [one.to_json() for one in self.inner]
-        found["seconds"], found["memory MiB"] = _rounded(self.seconds, 3), _rounded(found.pop("memory"), 1)
-        if self.length is not None:
-            found["length"] |= {"optimizer_steps": self.length.steps}
-        return found
-
-    def walk(self) -> Iterator[StepEstimate]:
-        """The step and all that it holds, in order."""
-        yield self
-        for one in self.inner:
-            yield from one.walk()
+        names = ("name", "kind", "parameters", "trainable", "largest_batch", "at_most", "rounds")
+        length = None if self.length is None else asdict(self.length) | {"optimizer_steps": self.length.steps}
+        estimates = {"seconds": round(self.seconds, 3), "memory MiB": round(self.memory, 1), "length": length}
+        inner = [step.to_json() for step in self.inner]
+        return {name: getattr(self, name) for name in names} | estimates | {"inner": inner}
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Images of all the data, and of the sample rehearsed with."""
+class DryRun:
+    """What a plan will do."""
 
-    prepared: float  # of all images, how many times those that were decoded
-    labelled: tuple[int, int]
-    training: tuple[int, int]
-    validation: tuple[int, int]
+    steps: tuple[StepEstimate, ...]
+    counts: Mapping[str, int]  # images by part
+    preparing: float  # seconds of reading and decoding
+    layers: tuple[Layer, ...]
+    sheets: tuple[Path, ...]  # of augmented samples
 
-    @staticmethod
-    def of(everything: Samples, some: Samples, decoded: int) -> Counts:
-        def sizes(part: str, *, known: bool = True) -> tuple[int, int]:
-            found = [one.part(part) for one in (everything, some)]
-            whole, sample = (len(labelled(one)) if known else len(one) for one in found)
-            return whole, sample
+    @property
+    def seconds(self) -> float:
+        """Of all steps and of reading; the metrics and the report at the end are not in it."""
+        return self.preparing + sum(step.seconds for step in self.steps)
 
-        return Counts(len(everything) / decoded, sizes("train"), sizes("train", known=False), sizes("val"))
-
-
-def estimate_steps(opened: PreparedRun, tried: Sequence[Tried], counts: Counts) -> tuple[StepEstimate, ...]:
-    """What the steps that were rehearsed will take on all images."""
-    return tuple(_foreseen(opened, one, counts) for one in tried)
-
-
-def _foreseen(opened: PreparedRun, tried: Tried, counts: Counts) -> StepEstimate:
-    inner = tuple(_foreseen(opened, one, counts) for one in tried.inner)
-    times = _times(tried.step)
-    inner = tuple(replace(one, rounds=times) for one in inner)
-    settings: Any = tried.step.settings
-    at_most = getattr(settings, "only_if_better", False) or any(one.at_most for one in inner)
-    found = StepEstimate(tried.name, tried.step.kind, None, None, problem=tried.problem, inner=inner)
-    if isinstance(settings, FitSettings):
-        found = replace(found, length=length_of(opened, tried, counts))
-        at_most = settings.early_stop is not None or _labels_are_added(tried)
-    if tried.problem:
-        return replace(found, at_most=at_most)
-    own = _seconds(tried, found.length, counts)
-    held = [one.seconds for one in inner]
-    return replace(
-        found,
-        seconds=own + times * sum(one or 0.0 for one in held),
-        memory=max([_memory(tried, counts), *(one.memory or 0.0 for one in inner)]),
-        parameters=tried.sizes.parameters if tried.sizes else None,
-        trainable=tried.sizes.trainable if tried.sizes else None,
-        at_most=at_most,
-    )
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "steps": [step.to_json() for step in self.steps],
+            "counts": dict(self.counts),
+            "preparing seconds": round(self.preparing, 1),
+            "seconds": round(self.seconds, 1),
+            "memory MiB": max(round(step.memory, 1) for step in self.steps),
+            "layers": [layer.to_json() for layer in self.layers],
+        }
 
 
-def _times(step: StepPlan) -> int:
-    settings = step.settings
-    if isinstance(settings, RepeatSettings):
-        return settings.times
-    return settings.seeds if isinstance(settings, SynthesizeSettings) else 1
+def dry_run(
+    loaded: LoadedPlan,
+    out: Path,
+    *,
+    with_layers: bool = False,
+    memory: tuple[str, float] | None = None,
+    device: str | None = None,
+    progress: Progress,
+) -> DryRun:
+    """Estimate the steps of a plan, and write sheets of augmented samples to `out`.
 
-
-def length_of(opened: PreparedRun, tried: Tried, counts: Counts) -> Length:
-    """The epochs and optimiser steps of a fit on all images.
-
-    After steps that answer unknown labels, as if they answered all; in a question of a tree, by its share of the
-    sample.
+    `memory` is an amount as text, and in MiB. Raises AssayError for what would stop the run too, as far as it shows,
+    and where not even a batch of one image fits into the memory.
     """
-    settings = tried.step.settings
-    assert isinstance(settings, FitSettings)
-    everything = opened.state.samples
-    if tried.state.samples.space == everything.space:
-        train = labelled(everything.part("train"))
-        images = sampling_plan(settings, train, seed=0).order.length
-        if _labels_are_added(tried):
-            images = round(images * counts.training[0] / max(len(train), 1))
-    else:
-        own = tried.shown or len(labelled(tried.state.samples.part("train")))
-        images = round(own * counts.labelled[0] / max(counts.labelled[1], 1))
-    size = settings.batch * settings.accumulate
-    return Length(settings.epochs, len(split_batches(np.arange(images), size)), images)
+    keep_freed_memory()  # as a run does: it decides both time and memory
+    read_at = [began := time.perf_counter()]
+
+    def sample(samples: Samples, plan: Plan) -> Samples:
+        read_at.append(time.perf_counter())
+        return samples.take(np.sort(np.random.default_rng(plan.seed).permutation(len(samples))[:DECODED]))
+
+    with tempfile.TemporaryDirectory(prefix="assay-plan-") as scratch:
+        about: dict[str, Any] = {"together": SingleProcess(), "device": pick_device(device), "progress": NoProgress()}
+        opened = prepare_run(loaded, Path(scratch), prepared=sample, **about)
+        decoding = (time.perf_counter() - read_at[-1]) * len(opened.samples) / len(opened.prepared)
+        plan, context = opened.plan, opened.context
+        progress.line(f"timing a step of every network for {len(opened.samples):,} images")
+        size, resize = first_input_size(plan.steps, context.base) or DEFAULT
+        estimator = _Estimator(opened.samples, f"{size} {resize}", decoding, memory)
+        context = replace(context, images=estimator.images, progress=NoProgress())
+        steps = tuple(estimator.steps(StepList(plan.steps, opened.state, context)))
+        network: list[Layer] = []
+        if with_layers:
+            space, bare = opened.samples.space, plan.model.without_weights()
+            network = layers(build_classifier(bare, space, seed=0, base=context.base, size=size), size=size)
+    with lock(out, option="--out"):  # which also says that what lies there is no data
+        for name, rows in estimator.sheets.items():
+            write_sheet(out / name, rows)
+    counts = {part: len(opened.samples.part(part)) for part in ("train", "val", "test")}
+    preparing, sheets = read_at[-1] - began + decoding, tuple(out / name for name in estimator.sheets)
+    return DryRun(steps, counts, preparing, tuple(network), sheets)
 
 
-def _labels_are_added(tried: Tried) -> bool:
-    return any(RELABELS in name for name in tried.state.done)
+class _Estimator:
+    """Estimates steps in their order, and keeps what those before have made, as far as it decides costs."""
 
+    def __init__(self, samples: Samples, decoded: str, decoding: float, memory: tuple[str, float] | None) -> None:
+        """`decoding`: seconds of decoding all images at one size; those of the size `decoded` are counted already."""
+        self.samples, self.decoded, self.decoding, self.memory = samples, {decoded}, decoding, memory
+        self.sheets: dict[str, list[Pixels]] = {}
+        self.draws = True  # sheets; not of trials
+        self.model: InputSize | None = None  # of the newest model
+        self.backbone = PRETRAINED  # a name of its weights
+        self.labels = ""  # the steps that have changed labels
+        self.unreadable: dict[str, str] = {}
+        self._lazy: dict[str, LazyImages] = {}
+        self._features: set[str] = set()  # computed by a step, by all that decides them
 
-def _seconds(tried: Tried, length: Length | None, counts: Counts) -> float:
-    """Of the step itself, without those that it holds."""
-    preparing = sum(one.seconds for one in stages(tried.events, PREPARING))
-    seconds = tried.seconds + preparing * (counts.prepared - 1)
-    if length is not None:
-        return fit_seconds(tried, seconds, length, counts)
-    if isinstance(tried.step.settings, SynthesizeSettings):
-        learning = sum(one.seconds for one in stages(tried.events, tried.name))
-        done = sum(one.images for one in stages(tried.events, tried.name))
-        settings = tried.step.settings
-        return seconds + learning * (settings.optimizer_steps * settings.batch / max(done, 1) - 1)
-    return seconds + tried.grows[0] * _further(counts)
+    def images(self, size: int, resize: Resize) -> LazyImages:
+        """Pixels that are decoded when a step looks at them."""
+        ids, paths = self.samples.ids, self.samples.paths
+        if (key := f"{size} {resize}") not in self._lazy:
+            self._lazy[key] = LazyImages.of(ids, paths, size=size, resize=resize, unreadable=self.unreadable)
+        return self._lazy[key]
 
+    def steps(self, held: StepList) -> Iterator[StepEstimate]:
+        """Estimates of a list of steps. Raises AssayError."""
+        for step in held.steps:
+            if check := STEPS[step.kind].check:
+                check(step.settings, held.state.samples.space)
+        for number, step in enumerate(held.steps, 1):
+            context = held.context
+            name = StepName.at(number, step.kind, context.name)
+            here = replace(context, name=name, folder=context.run.step(name), number=number + 100 * context.number)
+            yield replace(self._step(step, held.state, here), rounds=held.rounds)
 
-def fit_seconds(tried: Tried, seconds: float, length: Length, counts: Counts) -> float:
-    """A fit of some length, from what it took when it was short: `seconds`."""
-    found = pace(tried.events, tried.name)
-    if found is None:
-        return seconds
-    validation = tried.answering * (counts.validation[0] - counts.validation[1])
-    passes = stages(tried.events, FEATURES)
-    done = sum(one.images for one in passes)
-    views = getattr(tried.step.settings, "views", 1)
-    wanted = views * counts.labelled[0] + counts.validation[0]
-    looked_at = sum(one.seconds for one in passes) * (max(wanted / done, 1.0) - 1) if done else 0.0
-    once = seconds - found.seconds
-    return once + looked_at + length.steps * found.step + length.epochs * (found.epoch_end + validation)
+    def _step(self, step: StepPlan, state: State, context: Context) -> StepEstimate:
+        settings: Any = step.settings
+        if self.model is None and step.kind in NEED_MODEL:
+            raise PlanError(f"{context.name}: there is no model yet. Put a probe or a fit before it.")
+        inner = tuple(self._inner(step, state, context))
+        estimate = StepEstimate(context.name, step.kind, inner=inner)
+        with Peak(context.device) as peak:
+            if isinstance(settings, FitSettings):
+                estimate = self._fit(estimate, settings, state, context)
+            elif isinstance(settings, SynthesizeSettings):
+                estimate = replace(estimate, seconds=gan_seconds(settings, context))
+            elif step.kind in PASSES:
+                estimate = self._passes(estimate, settings, state, context)
+        if isinstance(settings, FitSettings | ProbeSettings):
+            self.model = settings
+        elif isinstance(settings, EnsembleSettings):
+            size, resize = first_input_size([step], context.base) or DEFAULT
+            self.model, self.backbone = ProbeSettings(size=size, resize=resize), context.name
+        if step.kind == "pseudo_label" or (step.kind == "clean_labels" and settings.action.kind != "flag"):
+            self.labels += context.name
+        seconds = estimate.seconds + sum(one.rounds * one.seconds for one in inner)
+        if hasattr(settings, "size") and (key := f"{settings.size} {settings.resize}") not in self.decoded:
+            self.decoded.add(key)
+            seconds += self.decoding
+        return replace(
+            estimate,
+            seconds=seconds,
+            memory=max([peak.mib, *(one.memory for one in inner)]),
+            at_most=estimate.at_most or getattr(settings, "only_if_better", False) or any(one.at_most for one in inner),
+        )
 
+    def _inner(self, step: StepPlan, state: State, context: Context) -> Iterator[StepEstimate]:
+        for held in STEPS[step.kind].holds(step.settings, state, context):
+            within = self if step.kind == "repeat" else copy(self)
+            if step.kind in ("ensemble", "clean_labels"):  # they begin anew
+                within.model, within.backbone = None, PRETRAINED
+            within.draws &= step.kind in ("repeat", "ensemble")
+            yield from within.steps(held)
 
-def _memory(tried: Tried, counts: Counts) -> float:
-    return tried.memory + tried.grows[1] * _further(counts)
+    def _passes(self, estimate: StepEstimate, settings: Any, state: State, context: Context) -> StepEstimate:
+        """A step that passes images through a network, and fits linear heads on their features."""
+        train, validation = labelled_parts(state.samples)
+        kind, judges = estimate.kind, estimate.kind == "clean_labels"
+        size: Any = settings if judges or kind == "probe" else self.model
+        classifier = bare_classifier(state, context, size=size.size)
+        require_size(classifier, size.size)
+        seconds = seconds_an_image(inference_for(classifier, size, context), self.samples.ids)
+        if kind == "pseudo_label" or (judges and settings.fine_tune is not None):
+            images = len(train) if judges else images_to_answer(settings, state.samples)
+            return replace(estimate, seconds=seconds * images)
+        parts = {"train": train} if judges else {"train": train, "val": validation}
+        backbone = (settings.weights or PRETRAINED) if judges else self.backbone
+        seconds *= self._uncomputed(backbone, size, context, parts)
+        if kind != "rebalance_head":
+            seconds += solver_seconds(train.space, train.codes(), train.weights(), width=classifier.feature_count)
+        if kind == "probe":
+            total, head = (sum(one.numel() for one in part.parameters()) for part in (classifier, classifier.head))
+            estimate = replace(estimate, parameters=total, trainable=head)
+        return replace(estimate, seconds=seconds)
 
+    def _fit(self, estimate: StepEstimate, settings: FitSettings, state: State, context: Context) -> StepEstimate:
+        """A fit: its epochs at the pace of one optimiser step, and validation, or features, of every image."""
+        unreadable = len(self.unreadable)
+        samples = without(state.samples, self.unreadable)
+        train, validation = labelled_parts(samples)
+        config = fit_config(settings, train, context)
+        balance = sampling_plan(settings, train, seed=config.seed)
+        kept = self.backbone if settings.start == "previous" else settings.start
+        frozen, draws = settings.freeze == "backbone", self.draws and samples.space == self.samples.space
+        self.backbone = kept if frozen else context.name
+        if frozen:  # features of the first optimiser step are enough
+            first = split_batches(balance.order.rows(0), config.step_size)[0] % len(train)
+            ids = {*(train.ids[row] for row in first), *validation.ids[:BATCH]}
+            samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
+        subset = replace(state, samples=samples)
+        with prepared_fit(settings, subset, context) as begun:
+            step, network, rows = step_seconds(begun), begun.job.network, []
+            if isinstance(network, Classifier):
+                cache = self.images(settings.size, settings.resize)
+                inference = Inference(network, cache, settings.size, begun.machine.hardware)
+                once, epoch_end = 0.0, len(validation) * seconds_an_image(inference, self.samples.ids)
+                rows = epoch_rows(begun, settings, context) if draws else []
+        if frozen:
+            views = [f"{context.name} {view}" for view in range(1, settings.views)]
+            parts = {"train": train, "val": validation} | dict.fromkeys(views, train)
+            inference = inference_for(bare_classifier(state, context, size=settings.size), settings, context)
+            once = seconds_an_image(inference, self.samples.ids) * self._uncomputed(kept, settings, context, parts)
+            epoch_end, rows = 0.0, view_rows(settings, train, balance, context) if draws and views else []
+        if len(self.unreadable) > unreadable:  # by which the draws are others
+            return self._fit(estimate, settings, state, context)
+        if rows:
+            self.sheets[f"shown-{context.name.replace('/', '-')}.png"] = rows
+        images = balance.order.length
+        if "pseudo_label" in self.labels:  # as if all unknown labels were answered
+            images = round(images * len(state.samples.part("train")) / len(train))
+        length = Length(settings.epochs, len(split_batches(np.arange(images), config.step_size)), images)
+        return replace(
+            estimate,
+            seconds=once + length.steps * step + length.epochs * epoch_end,
+            fit=settings,
+            length=length,
+            parameters=begun.network["parameters"],
+            trainable=sum(one.numel() for one in network.parameters() if one.requires_grad),
+            largest_batch=self._largest_batch(settings, length, state, context) if self.memory and not frozen else None,
+            at_most=bool(settings.early_stop or settings.unlabelled or "pseudo_label" in self.labels),
+        )
 
-def _further(counts: Counts) -> int:
-    """Images of all the data beyond those of the sample."""
-    return sum(whole - some for whole, some in (counts.training, counts.validation))
-
-
-def preparing_seconds(events: Sequence[Event], counts: Counts, whole: float) -> float:
-    """The seconds of reading and decoding all images, from those (`whole`) in which some were decoded."""
-    return whole + sum(one.seconds for one in stages(events, PREPARING)) * (counts.prepared - 1)
-
-
-def with_largest_batches(
-    rehearsal: Rehearsal, steps: Sequence[StepEstimate], memory: float, *, said: str
-) -> tuple[StepEstimate, ...]:
-    """The same, with the largest batch of every fit that trains on images for which `memory` MiB suffice.
-
-    Raises PlanError where a batch of one image is too large.
-    """
-    known = {one.name: one for one in walk(rehearsal.found)}
-
-    def of(step: StepEstimate) -> StepEstimate:
-        found = replace(step, inner=tuple(map(of, step.inner)))
-        tried = known[step.name]
-        settings = tried.step.settings
-        if not isinstance(settings, FitSettings) or settings.freeze == "backbone" or tried.problem:
-            return found
-        points = measured_batches(rehearsal, tried, settings)
-        assert step.length is not None
-        most = largest_batch(points, memory, most=step.length.images)
+    def _largest_batch(self, settings: FitSettings, length: Length, state: State, context: Context) -> int:
+        """The largest batch that fits into the memory, by the peaks of two batches. Raises PlanError for none."""
+        text, memory = self.memory or ("", 0.0)
+        points = []
+        for batch in (settings.batch, settings.batch // 2 if settings.batch > 3 else 2 * settings.batch):
+            changed = settings.model_copy(update={"batch": batch, "accumulate": 1})
+            with Peak(context.device) as peak, prepared_fit(changed, state, context) as begun:
+                step_seconds(begun)
+            points.append((min(batch, length.images), peak.mib))
+        most = largest_batch((points[0], points[1]), memory, most=length.images)
         if most == 0:
             raise PlanError(
-                f"--memory {said}: {step.name}: not even a batch of 1 fits, which needs some "
-                f"{needed(points, 1):,.0f} MiB. Lower its size, freeze more, or give more memory."
+                f"--memory {text}: {context.name}: not even a batch of 1 fits, which needs some "
+                f"{needed((points[0], points[1]), 1):,.0f} MiB. Lower its size, freeze more, or give more memory."
             )
-        return replace(found, largest_batch=most)
+        return most
 
-    return tuple(map(of, steps))
-
-
-def measured_batches(rehearsal: Rehearsal, tried: Tried, settings: FitSettings) -> tuple[Point, Point]:
-    """What a fit holds with its own batch, and with half of it, or twice where it is of one or two."""
-    other = settings.batch // 2 if settings.batch > 2 else 2 * settings.batch
-    first, second = (_held(rehearsal, tried, settings, batch) for batch in (settings.batch, other))
-    return first, second
-
-
-def _held(rehearsal: Rehearsal, tried: Tried, settings: FitSettings, batch: int) -> Point:
-    """One optimiser step an epoch, in two epochs: in the second the optimiser has its own numbers beside the rest."""
-    samples = thinned(tried.state.samples, train=batch, seed=tried.context.seed)
-    batch = min(batch, len(labelled(samples.part("train"))))
-    step = shortened(tried.step)
-    changed = step.settings.model_copy(update={"batch": batch, "accumulate": 1})
-    _, memory = rehearsal.again(tried, samples, step.model_copy(update={"settings": changed}))
-    return batch, memory
+    def _uncomputed(self, backbone: str, size: InputSize, context: Context, parts: Mapping[str, Samples]) -> int:
+        """How many images have no features yet of this backbone at this size, with these labels."""
+        about = f"{context.model} {backbone} {size.size} {size.resize} {self.labels}"
+        counts = {f"{about} {name} {fingerprint(*part.ids)}": len(part) for name, part in parts.items()}
+        fresh = counts.keys() - self._features
+        self._features |= fresh
+        return sum(counts[key] for key in fresh)
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+def epoch_rows(begun: PreparedFit, settings: FitSettings, context: Context) -> list[Pixels]:
+    """Ints (n, S, S, 3) of a sheet: the same images plain, then as each of the first epochs has them; white: not.
+
+    Where images with unknown labels are learnt from, three rows of those follow: plain, weakly and strongly augmented.
+    """
+    job = begun.job
+    first = dict.fromkeys((split_batches(job.order.rows(0), begun.course.step_size)[0] % len(job.source.ids)).tolist())
+    images = np.array(list(first), np.int64)[:ACROSS]
+    rows = [_view(PLAIN, [job.source.ids[image] for image in images], settings, context)]
+    rows += [_of_epoch(begun, images, epoch) for epoch in range(min(settings.epochs, DOWN))]
+    if isinstance(job.unlabelled, Consistency):
+        views, waiting = job.unlabelled.views, job.unlabelled.order(0)[:ACROSS]
+        rows.append(_view(PLAIN, [views.ids[row] for row in waiting], settings, context))
+        rows += [_bytes(views.shown(0, waiting, strong=strong)) for strong in (False, True)]
+    return rows
+
+
+def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
+    """These images as the epoch has them for the first time, with the partners of their optimiser step."""
+    job, count = begun.job, len(begun.job.source.ids)
+    pairs: dict[int, tuple[int, int]] = {}  # of an image: its row, and that of its partner
+    for rows in split_batches(job.order.rows(epoch), begun.course.step_size):
+        for row, partner in zip(rows.tolist(), partners(rows, job.mixed).tolist(), strict=True):
+            pairs.setdefault(row % count, (row, partner))
+    present = [index for index, image in enumerate(images.tolist()) if image in pairs]
+    chosen = np.array([pairs[images[index]] for index in present], np.int64).reshape(-1, 2)
+    augmented = _bytes(job.source.batch(epoch, chosen[:, 0], chosen[:, 1]).inputs)
+    row = np.full((len(images), *augmented.shape[1:]), 255, np.uint8)
+    row[present] = augmented
+    return row
+
+
+def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context) -> list[Pixels]:
+    """The same of a fit whose backbone is frozen: plain, then the further views, which are drawn once."""
+    names = [train.ids[row] for row in dict.fromkeys((balance.order.rows(0) % len(train)).tolist())][:ACROSS]
+    chosen = None if balance.chosen is None else dict(zip(train.ids, balance.chosen.tolist(), strict=True))
+    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, settings.views)]
+    return [_view(view, names, settings, context) for view in [PLAIN, *views[:DOWN]]]
+
+
+def _view(view: View, names: Sequence[str], settings: FitSettings, context: Context) -> Pixels:
+    cache = context.images(settings.size, settings.resize)
+    return _bytes(view.show(cache.gather(cache.rows_of(names)), names, size=settings.size))
+
+
+def _bytes(images: Tensor) -> Pixels:
+    """Pixels (B, 3, S, S) in [0, 1] as uint8 (B, S, S, 3)."""
+    pixels: Pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return pixels

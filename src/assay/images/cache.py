@@ -79,7 +79,7 @@ class Cache:
 
 @dataclass(frozen=True, eq=False)
 class LazyImages(Cache):
-    """Images decoded whenever they are asked for, to the bytes that `build` would have stored: to look at a few.
+    """Images decoded when they are first asked for, to the bytes that `build` would have stored: to look at a few.
 
     One that cannot be read is black, and noted with the reason in `unreadable`.
     """
@@ -88,6 +88,7 @@ class LazyImages(Cache):
     size: int = 0
     resize: Resize = field(default_factory=Resize)
     unreadable: dict[str, str] = field(default_factory=dict)
+    decoded: dict[int, Pixels | str] = field(default_factory=dict)  # by row; the reason where there is none
 
     @staticmethod
     def of(
@@ -100,14 +101,15 @@ class LazyImages(Cache):
 
     def gather(self, rows: ArrayLike) -> Tensor:
         """A batch as `Cache.gather` gives it."""
-        names = list(self.rows)
         batch = np.zeros((np.size(rows), self.side, self.side, 3), np.uint8)
         for place, row in enumerate(np.asarray(rows, np.int64).tolist()):
-            found = _read(self.paths[row], side=self.side, size=self.size, resize=self.resize)
-            if isinstance(found, str):
-                self.unreadable[names[row]] = found
+            if row not in self.decoded:
+                self.decoded[row] = _read(self.paths[row], side=self.side, size=self.size, resize=self.resize)
+            image = self.decoded[row]
+            if isinstance(image, str):
+                self.unreadable[list(self.rows)[row]] = image
             else:
-                batch[place] = found
+                batch[place] = image
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
@@ -124,7 +126,7 @@ def build(
 ) -> tuple[Cache, list[LeftOut]]:
     """Decode the images into `folder`, or reopen what is there; several caches may share it.
 
-    The side is `size` times `multiple`, or less where no image has that much detail. Rows keep the order
+    The side is `size` times `multiple`, or less where no image has that much detail. Ints keep the order
     of `ids`. Images that cannot be read have no row and are returned, named by id.
     Raises DataError where none could be read; SpaceError.
     """

@@ -22,7 +22,7 @@ from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import hash_tensors
 from assay.predictions.predict import answered, run_batches
 from assay.progress import Progress
-from assay.training.devices import Hardware, candidates, choose_fastest
+from assay.training.devices import Hardware, candidates, choose_fastest, warm_seconds
 
 BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
@@ -149,6 +149,13 @@ def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tupl
     best, seconds = choose_fastest(options, prepare, repeats=1)
     move(classifier, best)
     return best, seconds
+
+
+def seconds_an_image(inference: Inference, ids: Sequence[str]) -> float:
+    """Return the seconds of an image in a batch of these, as features are computed: with batch-norm folded."""
+    ids, classifier = ids[:BATCH], inference.classifier.eval()
+    with fold_batch_norm(classifier.backbone, inference.hardware.place(next(inference.batches(ids[:1])))):
+        return warm_seconds(lambda: inference.logits(ids), inference.hardware) / len(ids)
 
 
 def move(network: nn.Module, hardware: Hardware) -> None:

@@ -1,51 +1,52 @@
-"""What `assay plan` foresees, as text."""
+"""The estimates of `assay plan`, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from assay.experiments.dry_run import StepEstimate
-from assay.experiments.preview import Preview
+from assay.experiments.dry_run import DryRun, StepEstimate
 
 LAYERS = ("layer", "kind", "gives", "parameters")
 AT_MOST = "≤ "
 
 
-def columns(found: Preview) -> tuple[str, ...]:
+def columns(preview: DryRun) -> tuple[str, ...]:
     """The headings of `rows`."""
-    batch = ("largest batch",) if any(step.largest_batch for step in _all(found)) else ()
+    batch = ("largest batch",) if any(step.largest_batch for step in _all(preview)) else ()
     return ("step", "time", "memory", "parameters", "that learn", "epochs", "optimiser steps", *batch)
 
 
-def rows(found: Preview) -> list[list[str]]:
+def rows(preview: DryRun) -> list[list[str]]:
     """A row for reading the images, one a step, those within others below them, and one for all."""
-    wide = len(columns(found))
-    table = [_padded(["reading images", _time(found.preparing)], wide)]
-    for step in found.steps:
+    wide = len(columns(preview))
+    table = [_padded(["reading images", _time(preview.preparing)], wide)]
+    for step in preview.steps:
         table += [_row(one, depth, wide) for one, depth in _nested(step)]
-    any_at_most = any(step.at_most for step in found.steps)
-    total = [f"{AT_MOST * any_at_most}{_time(found.seconds)}", _memory(found.memory)]
+    total = [
+        _time(preview.seconds, any(step.at_most for step in preview.steps)),
+        _memory(max(step.memory for step in preview.steps)),
+    ]
     return [*table, _padded(["all", *total], wide)]
 
 
-def layer_rows(found: Preview) -> list[list[str]]:
+def layer_rows(preview: DryRun) -> list[list[str]]:
     """A row a layer, as `LAYERS` says, and one for all."""
     table = [
         [layer.name or "(itself)", layer.kind, " x ".join(map(str, layer.shape or ())), f"{layer.parameters:,}"]
-        for layer in found.layers
+        for layer in preview.layers
     ]
-    return [*table, ["all", "", "", f"{sum(layer.parameters for layer in found.layers):,}"]]
+    return [*table, ["all", "", "", f"{sum(layer.parameters for layer in preview.layers):,}"]]
 
 
-def notes(found: Preview, images: Sequence[Path]) -> Iterator[str]:
+def notes(preview: DryRun, images: Sequence[Path]) -> Iterator[str]:
     """What the table does not say."""
-    for step in _all(found):
-        if step.problem:
-            yield f"{step.name}: not tried, for it cannot be on so few images: {step.problem}"
-    if any(step.at_most for step in _all(found)):
+    if any(step.at_most for step in _all(preview)):
         yield f"{AT_MOST.strip()}: as if no fit or round ended early, and all unknown labels were answered."
-    yield "Estimated on this machine from a few images; the metrics and the report at the end of a run are not in it."
+    yield (
+        "Estimated on this machine from one optimiser step of each fit, and from a batch of images for the other "
+        "steps. The metrics and the report at the end of a run are not in it."
+    )
     for path in images:
         yield f"written: {path}"
 
@@ -55,7 +56,7 @@ def _row(step: StepEstimate, depth: int, wide: int) -> list[str]:
     times = f" x {step.rounds}" if step.rounds > 1 else ""
     cells = [
         "  " * depth + (step.name.rpartition("/")[2] if depth else step.name) + times,
-        "not tried" if step.seconds is None else f"{AT_MOST * step.at_most}{_time(step.seconds)}",
+        _time(step.seconds, step.at_most),
         _memory(step.memory),
         "" if step.parameters is None else f"{step.parameters:,}",
         "" if step.trainable is None else f"{step.trainable:,}",
@@ -72,21 +73,20 @@ def _nested(step: StepEstimate, depth: int = 0) -> Iterator[tuple[StepEstimate, 
         yield from _nested(one, depth + 1)
 
 
-def _all(found: Preview) -> list[StepEstimate]:
-    return [one for step in found.steps for one in step.walk()]
+def _all(preview: DryRun) -> list[StepEstimate]:
+    return [one for step in preview.steps for one, _ in _nested(step)]
 
 
 def _padded(cells: list[str], wide: int) -> list[str]:
     return cells + [""] * (wide - len(cells))
 
 
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+def _time(seconds: float, at_most: bool = False) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    text = f"{round(seconds)} s" if seconds < 100 else f"{minutes} min {rest:02d} s"
+    return (AT_MOST if at_most else "about ") + (f"{hours} h {minutes:02d} min" if hours else text)
 
 
-def _memory(mib: float | None) -> str:
-    return "" if mib is None else f"{mib:,.0f} MiB"
+def _memory(mib: float) -> str:
+    return f"{mib:,.0f} MiB"

@@ -2,19 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import altair as alt
+import numpy as np
 import polars as pl
 
+from assay.experiments.dry_run import DryRun, Length, StepEstimate
 from assay.experiments.lr_finder import RangeTest
-from assay.experiments.preview import Preview
-from assay.experiments.timeline import Span
 from assay.messages import plain, shortened
 from assay.report.charts import BLUE, DATA, INK, ORANGE, QUIET, Chart, empty, save, styled, with_data
+from assay.steps.fit_settings import FitSettings
+from assay.training.optimizers import AnyOptimizer, RmsProp, Sgd
+from assay.training.schedules import rate
 
 WIDTH = 760
+POINTS = 1_000  # of a fit, at the most
+RateRow = tuple[str, int, float, float | None, float]
+COLUMNS = {"fit": pl.String, "at": pl.Int64, "lr": pl.Float64, "low": pl.Float64, "momentum": pl.Float64}
+
+
+@dataclass(frozen=True)
+class Span:
+    """The optimiser steps of a step, counted on over the plan; none where `begins` is `ends`."""
+
+    name: str
+    begins: int
+    ends: int
+
+
+def timeline(steps: Sequence[StepEstimate]) -> tuple[pl.DataFrame, tuple[Span, ...]]:
+    """The rates of all fits (fit, at, lr, low: of the first stage where stages differ, momentum), and a span a step.
+
+    `reduce_on_plateau` follows metrics; it is drawn as if each epoch were better than the last.
+    """
+    rows: list[RateRow] = []
+    spans, at = [], 0
+    for step in steps:
+        begins = at
+        for name, settings, length in _fits(step):
+            rows += _rates(name, at, settings, length)
+            at += length.steps
+        spans.append(Span(step.name, begins, at))
+    return pl.DataFrame(rows, schema=COLUMNS, orient="row"), tuple(spans)
+
+
+def momentum_of(optimizer: AnyOptimizer) -> float:
+    """Momentum as schedules mean it: of SGD and RMSprop, and the first beta of Adam and its kin."""
+    return optimizer.momentum if isinstance(optimizer, Sgd | RmsProp) else optimizer.betas[0]
+
+
+def _fits(step: StepEstimate) -> Iterator[tuple[str, FitSettings, Length]]:
+    """The fits whose models are handed on, those of every round and member; not those of mere trials."""
+    if step.fit is not None and step.length is not None:
+        yield step.name, step.fit, step.length
+    elif step.kind in ("repeat", "ensemble"):
+        for number in range(1, max((one.rounds for one in step.inner), default=0) + 1):
+            for one in step.inner:
+                for name, settings, length in _fits(one):
+                    yield name.replace(f"{step.name}/round-1/", f"{step.name}/round-{number}/", 1), settings, length
+
+
+def _rates(name: str, begins: int, settings: FitSettings, length: Length) -> Iterator[RateRow]:
+    low, top = settings.discriminative or (None, settings.lr)
+    for step in np.unique(np.linspace(0, length.steps - 1, min(length.steps, POINTS)).round().astype(int)).tolist():
+        now = rate(settings.schedule, step, total=length.steps, per_epoch=length.per_epoch)
+        momentum = momentum_of(settings.optimizer) if now.momentum is None else now.momentum
+        yield name, begins + step, top * now.lr_factor, None if low is None else low * now.lr_factor, momentum
 
 
 def over_plan(rates: pl.DataFrame, spans: Sequence[Span]) -> Chart:
@@ -59,10 +115,6 @@ def _steps(spans: Sequence[Span], x: alt.X) -> Chart:
     bars = base.transform_filter("datum.ends > datum.at").mark_bar(color=BLUE, height=9, opacity=0.85)
     ticks = base.transform_filter("datum.ends == datum.at").mark_tick(color=ORANGE, thickness=3, height=13)
     return alt.layer(bars.encode(x2="ends:Q"), ticks).properties(width=WIDTH, height=alt.Step(19))
-
-
-def _named(span: Span) -> str:
-    return shortened(plain(span.name), 32)
 
 
 def _line(field: str, title: str, x: alt.X, marks: Chart, *, second: str | None = None) -> Chart:
@@ -145,7 +197,7 @@ def write_range_test(found: RangeTest, out: Path) -> Path:
     return path
 
 
-def write_schedule(found: Preview, out: Path) -> Path:
+def write_schedule(preview: DryRun, out: Path) -> Path:
     """Write the chart of the rates of a plan to `out`/schedule.png and return its path."""
-    (path,) = save(over_plan(found.rates, found.spans), out / "schedule.png")
+    (path,) = save(over_plan(*timeline(preview.steps)), out / "schedule.png")
     return path

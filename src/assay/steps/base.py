@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,16 @@ class Context:
 
 
 @dataclass(frozen=True)
+class StepList:
+    """Steps to be carried out, on what, where, and how often."""
+
+    steps: Sequence[StepPlan]
+    state: State
+    context: Context
+    rounds: int = 1
+
+
+@dataclass(frozen=True)
 class Step:
     """A kind of step: its settings, and how it is carried out."""
 
@@ -78,6 +88,7 @@ class Step:
     computes: Callable[[Any], bool] = lambda settings: False  # by a network, on the hardware that a plan may pin
     check: Callable[[Any, LabelSpace], None] | None = None  # of its settings, before any step of its list is run
     inner: Callable[[Any], Sequence[str]] = lambda settings: ()  # folders in it whose steps have keys of their own
+    holds: Callable[[Any, State, Context], Iterable[StepList]] = lambda *given: ()  # steps that it carries out
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from assay.repair.suspects import (
     without_pseudo_labels,
 )
 from assay.settings import Settings, Source
-from assay.steps.base import Context, State, StepPlan, StepResult
+from assay.steps.base import Context, State, StepList, StepPlan, StepResult
 from assay.steps.fit_settings import FitSettings
 from assay.steps.start import bare_classifier, heads_named, inference_for, trained_before
 
@@ -224,6 +224,17 @@ def judge_by_fine_tuning(fit: FitSettings, samples: Samples, fold: Ints, *, stat
         return saved.deciding.logits(raw)
 
     return out_of_fold_by(samples, fold, answer).probabilities
+
+
+def holds(settings: CleanLabelsSettings, state: State, context: Context) -> list[StepList]:
+    """Return the fit of a fold, where labels are judged by fits."""
+    if settings.fine_tune is None:
+        return []
+    train = state.samples.table["split"].to_numpy() == "train"
+    others = state.samples.take(np.flatnonzero(~train | (np.cumsum(train) % settings.folds > 0)))
+    fit = settings.fine_tune.model_copy(update={"start": initial_weights(settings.fine_tune)})
+    steps = [StepPlan(kind="fit", settings=fit)]
+    return [StepList(steps, replace(state, samples=others), context.for_part("fold-1", 1), settings.folds)]
 
 
 def initial_weights(fit: FitSettings | None) -> str:

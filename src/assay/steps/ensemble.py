@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,26 +22,19 @@ from assay.models.tree import Node, Tree, build_tree, one_against_rest
 from assay.predictions.ensemble_weights import best_weights, cross_fitted_weights
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import tta_logits
-from assay.steps.base import Context, State, StepResult, steps_below
+from assay.steps.base import Context, State, StepList, StepResult, steps_below
 from assay.steps.ensemble_members import TrainedMember, load_member, soup, train_member, train_members
-from assay.steps.ensemble_settings import EnsembleSettings, Kind, ensemble_gain, gain_lines
+from assay.steps.ensemble_settings import EnsembleSettings, Kind, MemberPlan, ensemble_gain, gain_lines
+from assay.steps.sources import member_run
 from assay.steps.start import stored_hardware
 from assay.training.devices import Hardware
 
 
 def tree(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
     """Train a model for every question; a class is as probable as all answers on the way to it together."""
-    head = _head(settings, state.samples.space)
-    root = _root(settings, head, int(state.samples.part("train").counts(head).argmax()))
-    joining = Tree(head.name, root)
+    joining = _joining(settings, state.samples)
     (plan,) = settings.members
-    folders = []
-    for number, (node, space) in enumerate(zip(root.nodes(), joining.spaces(state.samples.space), strict=True), 1):
-        here = context.for_part(f"node-{number}", number)
-        context.progress.line(f"{here.name}: {' or '.join(quoted([name]) for name in node.names)}")
-        samples, as_read = (branch(one, head, node.branch_of, space) for one in (state.samples, context.as_read))
-        begun = replace(state, samples=samples, key=fingerprint(state.key, samples.fingerprint()), soft={})
-        folders.append(train_member(plan, begun, replace(here, as_read=as_read)))
+    folders = [train_member(plan, begun, here) for begun, here in _questions(joining, state, context)]
     if not context.processes.is_main_process:
         return StepResult(None, hands_on_labels=False)
     members = tuple(member_of(folder) for folder in folders)
@@ -49,7 +42,24 @@ def tree(settings: EnsembleSettings, state: State, context: Context) -> StepResu
     folder = context.folder.path / "best"
     _validate(model, state, context).write(folder / "predictions.parquet")
     model.save(folder)
-    return StepResult(folder, details=_tree_details(root), hands_on_labels=False)
+    return StepResult(folder, details=_tree_details(joining.root), hands_on_labels=False)
+
+
+def _joining(settings: EnsembleSettings, samples: Samples) -> Tree:
+    """The tree of the questions, over the classes of its head."""
+    head = _head(settings, samples.space)
+    return Tree(head.name, _root(settings, head, int(samples.part("train").counts(head).argmax())))
+
+
+def _questions(joining: Tree, state: State, context: Context) -> Iterator[tuple[State, Context]]:
+    """The images of every question of a tree, and where its model is trained."""
+    head, spaces = state.samples.space[joining.head], joining.spaces(state.samples.space)
+    for number, (node, space) in enumerate(zip(joining.root.nodes(), spaces, strict=True), 1):
+        here = context.for_part(f"node-{number}", number)
+        context.progress.line(f"{here.name}: {' or '.join(quoted([name]) for name in node.names)}")
+        samples, as_read = (branch(one, head, node.branch_of, space) for one in (state.samples, context.as_read))
+        key = fingerprint(state.key, samples.fingerprint())
+        yield replace(state, samples=samples, key=key, soft={}), replace(here, as_read=as_read)
 
 
 def check_tree(settings: EnsembleSettings, space: LabelSpace) -> None:
@@ -127,6 +137,21 @@ def check(settings: EnsembleSettings, space: LabelSpace) -> None:
 def inner(settings: EnsembleSettings) -> list[str]:
     """The folders of members, which stay as they are where only the way they are combined is another."""
     return [f"member-{number}" for number in range(1, len(settings.members) + 1)] if settings.kind != "tree" else []
+
+
+def holds(settings: EnsembleSettings, state: State, context: Context) -> Iterator[StepList]:
+    """Return the steps of every member, or of every question of a tree. Raises PlanError for a run that is gone."""
+    members: Iterable[tuple[MemberPlan, State, Context]]
+    if settings.kind == "tree":
+        questions = _questions(_joining(settings, state.samples), state, context)
+        members = [(settings.members[0], *question) for question in questions]
+    else:
+        numbered = enumerate(settings.members, 1)
+        members = [(plan, state, context.for_part(f"member-{number}", number)) for number, plan in numbered]
+    for plan, begun, here in members:
+        if plan.run is not None:
+            member_run(plan.run, context.base)
+        yield StepList(plan.steps, begun, replace(here, model=plan.model or here.model))
 
 
 def mean_ensemble(settings: EnsembleSettings, state: State, context: Context) -> StepResult:

@@ -24,10 +24,11 @@ from assay.steps.fit_settings import FitObjective, FitSettings, fit_objective, s
 from assay.steps.pseudo_label import soft_targets
 from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
 from assay.training import optimizers
-from assay.training.devices import Machine
-from assay.training.fit_task import FitConfig, FitTask
-from assay.training.loop import fit
-from assay.training.sampling import Order
+from assay.training.devices import Machine, warm_seconds
+from assay.training.fit_task import EpochLogits, FitConfig, FitState, FitTask
+from assay.training.loop import fit, optimizer_step
+from assay.training.sampling import Order, split_batches
+from assay.training.semi_supervised import Consistency
 from assay.training.sources import ImageSource, LabelTensors, mix_counts, mix_lines
 
 
@@ -85,6 +86,28 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
         )
         machine = Machine(context.processes, part.hardware)
         yield PreparedFit(replace(job, unlabelled=further), course, machine, train, waiting, network)
+
+
+def step_seconds(begun: PreparedFit) -> float:
+    """Return the seconds of a warm optimiser step, one that learns from all its images with unknown labels."""
+    job, machine, unlabelled = begun.job, begun.machine, begun.job.unlabelled
+    (rows, *_) = split_batches(job.order.rows(0), begun.course.step_size)
+    answered, forward = EpochLogits.nothing(len(job.source.ids), begun.course.width), machine.wrap(job.network)
+    optimizers.set_rate(job.optimizer, 0.0)  # the weights stay
+    job.to_training_mode()
+    if isinstance(unlabelled, Consistency):
+        for judge in unlabelled.judges:
+            judge.settings = judge.settings.model_copy(update={"threshold": 1e-9})
+
+    def step() -> None:
+        if isinstance(unlabelled, Consistency):
+            unlabelled.round = unlabelled.taken = 0  # the same images, which are decoded by now
+        heads = len(job.objective.losses)
+        state = FitState(sums=[0.0] * heads, counts=[0.0] * heads)
+        optimizer_step(job, begun.course, state, machine, forward, rows, answered)
+
+    with torch.random.fork_rng(devices=machine.seeded_devices):
+        return warm_seconds(step, machine.hardware)
 
 
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:

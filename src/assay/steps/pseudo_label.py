@@ -18,9 +18,10 @@ from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.labels.subset import partly_unknown
 from assay.metrics.metrics import probabilities_of
 from assay.models.ensemble import load_model
-from assay.predictions.inference import PLAIN
+from assay.predictions.inference import PLAIN, View
 from assay.predictions.tta import Flips, TTASettings, tta_logits, tta_views
 from assay.repair.pseudo_labels import (
     Agreement,
@@ -101,14 +102,23 @@ def _answers(
     unknown = np.full((len(train), train.space.width), np.nan, np.float32)
     if len(asked) == 0:
         return [unknown]
-    others = tta_views(settings.tta) if isinstance(settings.keep, Agreement) else ()
-    views = [PLAIN, *(view for view in others if view != PLAIN)]
     hardware = stored_hardware(context, "inference") or Hardware(context.device)
     ids, found = train.take(asked).ids, []
-    for logits in tta_logits(load_model(model), context.images, ids, views=views, hardware=hardware):
+    for logits in tta_logits(load_model(model), context.images, ids, views=_views(settings), hardware=hardware):
         found.append(unknown.copy())
         found[-1][asked] = probabilities_of(train.space, logits)
     return found
+
+
+def _views(settings: PseudoLabelSettings) -> list[View]:
+    """The views that are answered, the plain image first."""
+    others = tta_views(settings.tta) if isinstance(settings.keep, Agreement) else ()
+    return [PLAIN, *(view for view in others if view != PLAIN)]
+
+
+def images_to_answer(settings: PseudoLabelSettings, samples: Samples) -> int:
+    """Return how many images, or views of them, pass through the network."""
+    return len(_views(settings)) * len(partly_unknown(samples.part("train")))
 
 
 def _images(cells: Bools) -> Bools:

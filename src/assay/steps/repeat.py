@@ -10,7 +10,7 @@ from assay.files import ModelFolder, fingerprint
 from assay.labels.subset import labelled
 from assay.metrics.metrics import higher_is_better
 from assay.predictions.predict import Predictions, headline, scores_json
-from assay.steps.base import Context, RepeatSettings, State, StepResult
+from assay.steps.base import Context, RepeatSettings, State, StepList, StepResult
 
 STEP = "repeat"
 
@@ -26,6 +26,11 @@ def run(settings: RepeatSettings, state: State, context: Context) -> StepResult:
     for number in range(1, settings.times + 1):
         state = _round(settings, state, context.for_round(number), number)
     return StepResult(state.model, soft=state.soft)
+
+
+def holds(settings: RepeatSettings, state: State, context: Context) -> list[StepList]:
+    """Return the steps of a round."""
+    return [StepList(settings.steps, state, context.for_round(1), settings.times)]
 
 
 def _round(settings: RepeatSettings, state: State, here: Context, number: int) -> State:

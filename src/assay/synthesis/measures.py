@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from assay.arrays import Reals
 
@@ -20,30 +21,18 @@ def frechet(one: Reals, other: Reals) -> float:
     """
     if min(len(one), len(other)) < 2:
         raise ValueError(f"{len(one)} and {len(other)} images: a covariance needs two of either set")
-    means, centred = zip(*(_centre_features(features) for features in (one, other)), strict=True)
-    apart = float(((means[0] - means[1]) ** 2).sum())
+    means = [features.mean(axis=0, dtype=np.float64) for features in (one, other)]
+    centred = [(part - mean) / np.sqrt(len(part) - 1) for part, mean in zip((one, other), means, strict=True)]
     traces = sum(float((part**2).sum()) for part in centred)
     shared = float(np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum())
-    return max(0.0, apart + traces - 2 * shared)
+    return max(0.0, float(((means[0] - means[1]) ** 2).sum()) + traces - 2 * shared)
 
 
 def mean_distance(features: Reals) -> float:
     """Mean Euclidean distance between two different images of a set (n, F). Raises ValueError for fewer than two."""
     if len(features) < 2:
         raise ValueError("one image has no other to be apart from")
-    wide = np.asarray(features, dtype=np.float64)
-    wide = wide - wide.mean(axis=0)  # smaller numbers lose fewer digits below
-    squares = (wide**2).sum(axis=1)
-    apart = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * wide @ wide.T, 0.0))
-    np.fill_diagonal(apart, 0.0)
-    return float(apart.sum() / (len(wide) * (len(wide) - 1)))
-
-
-def _centre_features(features: Reals) -> tuple[Reals, Reals]:
-    """The mean (F,), and what is left (n, F) divided so that its squares sum to the variances."""
-    wide = np.asarray(features, dtype=np.float64)
-    mean = wide.mean(axis=0)
-    return mean, (wide - mean) / np.sqrt(len(wide) - 1)
+    return float(pdist(np.asarray(features, np.float64)).mean())
 
 
 # How like real images of a class those are that a network made up, by the features of a backbone.

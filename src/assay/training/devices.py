@@ -106,21 +106,37 @@ def choose_fastest(
     return best, seconds
 
 
+def warm_seconds(step: Callable[[], object], hardware: Hardware) -> float:
+    """Return the seconds that a step takes once it has been done before."""
+    _, seconds = choose_fastest([hardware], lambda _: step)
+    return max(seconds.values())
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next optimiser step instead of handing it back.
 
     Activations of tens of MB are otherwise mapped, zeroed and unmapped in every layer of every step,
     which costs a third of the time of a small network on a CPU. Elsewhere than glibc this does nothing.
     """
-    if not sys.platform.startswith("linux"):
-        return
+    if (glibc := _glibc()) is not None:
+        trim_threshold, mmap_threshold = -1, -3  # from malloc.h
+        glibc.mallopt(mmap_threshold, 1 << 30)
+        glibc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def return_freed_memory() -> None:
+    """Have glibc hand freed memory back to the system; elsewhere nothing is done."""
+    if (glibc := _glibc()) is not None:
+        glibc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is glibc."""
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library: nothing to tell
-        return
-    trim_threshold, mmap_threshold = -1, -3  # from malloc.h
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
+        glibc = ctypes.CDLL("libc.so.6") if sys.platform.startswith("linux") else None
+    except OSError:
+        return None
+    return glibc if hasattr(glibc, "malloc_trim") else None
 
 
 def _timed(step: Callable[[], object], device: str) -> float:

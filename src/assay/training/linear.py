@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,19 @@ def find_strengths(
     for (_, head, _), strength in zip(questions, side_by_side(searches), strict=True):
         found[head.name] += (strength,)
     return found
+
+
+def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Floats, *, width: int) -> float:
+    """Return about the seconds of `fit_linear` on features (N, width), from drawn ones of some of the images."""
+    chance = np.random.default_rng(0)
+    rows = chance.permutation(len(weights))[:1_000]
+    features = chance.standard_normal((len(rows), width), np.float32)
+    for known in codes:  # classes that can be told from one another, as a search over strengths takes longest for
+        members = (known[rows] == 1) if known.ndim == 2 else known[rows, None] == np.arange(known.max() + 1)
+        features += 0.3 * (members.astype(np.float32) @ chance.standard_normal((members.shape[1], width), np.float32))
+    began = time.perf_counter()
+    fit_linear(space, features, [known[rows] for known in codes], weights[rows], seed=0)
+    return (time.perf_counter() - began) * len(weights) / len(rows)
 
 
 def moments(features: Floats) -> tuple[Floats, Floats]:
