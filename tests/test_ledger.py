@@ -375,11 +375,11 @@ def test_what_builds_on_an_edit_is_named(tmp_path: Path) -> None:
     weight, mine = season("a", "weight", "1", "0.5"), season("a", "drop", "autumn", step=PERSON)
     added, edited = season("new", "add", None, "n.png", tag="spring"), season("new", "drop", "spring")
     ledger = of(tmp_path, one, weight, two, mine, added, edited)
-    assert ledger.and_what_builds_on([one]) == [one, two]
-    assert ledger.and_what_builds_on([two, weight]) == [weight, two]
-    assert ledger.and_what_builds_on([added]) == [added, edited]
-    assert ledger.and_what_builds_on([mine]) == [mine]
-    assert ledger.undo([two]).and_what_builds_on([one]) == [one]
+    assert ledger.with_dependents([one]) == [one, two]
+    assert ledger.with_dependents([two, weight]) == [weight, two]
+    assert ledger.with_dependents([added]) == [added, edited]
+    assert ledger.with_dependents([mine]) == [mine]
+    assert ledger.undo([two]).with_dependents([one]) == [one]
 
 
 def test_the_edits_of_a_step_that_holds_others(tmp_path: Path) -> None:
@@ -554,7 +554,7 @@ def test_an_undo_with_what_builds_on_it_is_always_taken(
     made, edits = case
     ledger = of(tmp_path_factory.mktemp("ledger"), *edits)
     chosen = data.draw(st.lists(st.sampled_from(edits), unique_by=lambda edit: edit.identity)) if edits else []
-    both = ledger.and_what_builds_on(chosen)
+    both = ledger.with_dependents(chosen)
     assert {edit.identity for edit in chosen} <= {edit.identity for edit in both}
     ledger.undo(both).check(made)
 

@@ -393,7 +393,7 @@ def test_what_means_nothing_with_a_form_is_refused(wrong: dict[str, Any]) -> Non
         ({"column": "a", "columns": ["b"]}, "either `column` or `columns`"),
         ({"column": "a", "none": "-"}, "must be `kind: multilabel`"),
         ({"column": "a", "separator": ";", "kind": "multiclass"}, "must be `kind: multilabel`"),
-        ({"columns": ["a", "b"], "separator": ";"}, "separator: said of tags in one column"),
+        ({"columns": ["a", "b"], "separator": ";"}, "separator: about tags in one column"),
         ({"columns": ["a", "a"]}, "columns: 'a' is named twice"),
         ({"column": "a", "classes": ["x", " "]}, "classes: ' ' is blank"),
         ({"columns": ["a", "b"], "classes": ["x"]}, "1 classes and 2 columns"),

@@ -91,7 +91,7 @@ def writing_below(folder: Path) -> Iterator[None]:
 
 
 def full_disk(error: Exception, path: Path | None = None) -> SpaceError | None:
-    """What to say of an error that means that a disk is full, whichever library raised it; None for other errors.
+    """Return what to say of an error that means that a disk is full, whichever library raised it; None for other errors.
 
     `path` is what was written: without it, what the error names.
     """
@@ -174,7 +174,7 @@ def holds_runs(folder: Path) -> bool:
 
 
 def fingerprint(*parts: str | bytes) -> str:
-    """A short, stable name of some content (SHA-256, 16 hex digits)."""
+    """Return a short, stable name of some content (SHA-256, 16 hex digits)."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -203,13 +203,13 @@ def _free(place: Path) -> int:
 
 
 def _named(error: Exception) -> Path | None:
-    """The file that an error of the system names."""
+    """Return the file that an error of the system names."""
     names = [getattr(error, "filename2", None), getattr(error, "filename", None)]  # the second one is the copy
     return next((Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)), None)
 
 
 def _reason_of_full(error: BaseException | None) -> str | None:
-    """Why there is no room, of an error or of what led to it.
+    """Return why there is no room, of an error or of what led to it.
 
     Rust libraries (safetensors, polars) raise errors of their own, with the words of the system in the text; closing
     an archive that could not be written raises another error over the first.

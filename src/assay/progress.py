@@ -146,19 +146,19 @@ class BarProgress:
 
 
 def progress_for(terminal: TextIO) -> BarProgress | PlainProgress:
-    """A bar where `terminal` can redraw a line, plain lines where it cannot."""
+    """Return a bar where `terminal` can redraw a line, plain lines where it cannot."""
     if terminal.isatty() and os.environ.get("TERM", "") != "dumb":
         return BarProgress(terminal)
     return PlainProgress(terminal)
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Names and values on one line, each value as wide as it was before, so that the line does not jump."""
+    """Return names and values on one line, each value as wide as it was before, so that the line does not jump."""
     return "  ".join(f"{name} {_fixed(value)}" for name, value in metrics.items())
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    """Return seconds as m:ss, or h:mm:ss from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -87,7 +87,7 @@ def parse_named(value: object) -> object:
 
 
 def parse_tagged(value: object) -> object:
-    """A bare name spelt out; a mapping without `kind` is of the kind its first key names: `{confidence: 0.9}`."""
+    """Return a bare name spelt out; a mapping without `kind` is of the kind its first key names: `{confidence: 0.9}`."""
     value = parse_named(value)
     if isinstance(value, dict) and value and "kind" not in value:
         return {"kind": next(iter(value)), **value}

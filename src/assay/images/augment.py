@@ -129,7 +129,7 @@ class ClassAugment(Variation, ClassSampling):
     """What happens to the images of one class; what is not said is as for all others."""
 
     def over(self, rest: Mapping[str, Any]) -> ClassAugment:
-        """The same, with what it leaves unsaid taken from the settings of all others."""
+        """Return the same, with what it leaves unsaid taken from the settings of all others."""
         said = self.model_fields_set
         lists = {"rand_augment", "some_of"}  # of which an image has one: a class's own replaces either
         kept = Variation.model_fields.keys() - said - (lists if said & lists else set())
@@ -181,7 +181,7 @@ def augment(
 
 
 def _augment_views(batch: Tensor, keys: Keys | None, *, size: int, settings: Variation | None) -> Tensor:
-    """Images that all go by the same settings."""
+    """Return images that all go by the same settings."""
     if settings is None or settings.idle:
         return _shares(geometry.plain(batch, size))
     if keys is None or len(keys) != len(batch):
@@ -219,7 +219,7 @@ def _shares(batch: Tensor) -> Tensor:
 
 
 def _moved(batch: Tensor, chance: Doubles, further: Doubles | None, *, size: int, settings: Variation) -> Tensor:
-    """All that moves pixels, in one resampling; in none where nothing does."""
+    """Return all that moves pixels, in one resampling; in none where nothing does."""
     matrices = []
     if settings.crop:
         matrices.append(geometry.crop(chance[:, _CROP], area=settings.crop, ratio=settings.ratio))

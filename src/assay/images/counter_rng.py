@@ -28,7 +28,7 @@ def image_keys(
     occurrence: ArrayLike = 0,
     view: ArrayLike = 0,
 ) -> Keys:
-    """One key an image, (B,): any whole numbers; `occurrence` and `view` may be one for all or (B,)."""
+    """Return one key an image, (B,): any whole numbers; `occurrence` and `view` may be one for all or (B,)."""
     state = np.zeros(1, np.uint64)
     for part in (seed, step, epoch, images, occurrence, view):
         state = _mix_bits((state ^ _as_integer(part)) + _GOLDEN)
@@ -36,12 +36,12 @@ def image_keys(
 
 
 def contents(pixels: Pixels) -> Ints:
-    """A number (B,) for the content of each image (B, S, S, 3), whatever it is called and wherever it lies."""
+    """Return a number (B,) for the content of each image (B, S, S, 3), whatever it is called and wherever it lies."""
     return np.array([zlib.crc32(np.ascontiguousarray(image).data) for image in pixels], dtype=np.int64)
 
 
 def uniform(keys: Keys, count: int) -> Doubles:
-    """Uniform numbers in [0, 1), (B, count); the first ones stay the same when `count` grows."""
+    """Return uniform numbers in [0, 1), (B, count); the first ones stay the same when `count` grows."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix_bits(keys[:, None] + steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -55,7 +55,7 @@ def _as_integer(part: ArrayLike) -> Keys:
 
 
 def _mix_bits(state: Keys) -> Keys:
-    """The finalizer: every bit of the input moves about half of the output's."""
+    """Return the finalizer: every bit of the input moves about half of the output's."""
     state = (state ^ (state >> np.uint64(30))) * _FIRST
     state = (state ^ (state >> np.uint64(27))) * _SECOND
     return state ^ (state >> np.uint64(31))

@@ -83,7 +83,7 @@ def decode(path: Path, *, at_least: int | None = None) -> Image.Image:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height as stored, from the header alone. Raises ImageError."""
+    """Return width and height as stored, from the header alone. Raises ImageError."""
     with _opened(path) as image:
         return image.size
 
@@ -123,12 +123,12 @@ def read_square(path: Path, side: int, *, settings: Resize, size: int | None = N
 
 
 def useful_side(width: int, height: int, *, size: int, settings: Resize) -> int:
-    """The largest square side at which an image of this size still gains detail."""
+    """Return the largest square side at which an image of this size still gains detail."""
     return math.ceil(max(_box(width, height, size=size, settings=settings)))
 
 
 def _box(width: int, height: int, *, size: int, settings: Resize) -> tuple[float, float]:
-    """Width and height of the centred part of the image that becomes the square; padding reaches beyond."""
+    """Return width and height of the centred part of the image that becomes the square; padding reaches beyond."""
     box_width, box_height = float(width), float(height)
     if settings.policy != "squash":
         box_width = box_height = float((min if settings.policy == "crop" else max)(width, height))
@@ -220,7 +220,7 @@ def _too_large() -> str:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this build of Pillow has."""
+    """Return those of FORMATS that this build of Pillow has."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

@@ -23,7 +23,7 @@ COARSEST = 1.5  # source pixels a result pixel, above which bilinear sampling wo
 
 
 def crop(draws: Doubles, *, area: tuple[float, float], ratio: tuple[float, float]) -> Doubles:
-    """Random boxes from 4 draws an image: share of the area, proportions, place across, place down.
+    """Return random boxes from 4 draws an image: share of the area, proportions, place across, place down.
 
     Szegedy et al. 2015, "Going deeper with convolutions": the share is uniform, the logarithm of the
     proportions (width to height) too. Where a box would not fit, the usual code draws again; here the
@@ -36,21 +36,21 @@ def crop(draws: Doubles, *, area: tuple[float, float], ratio: tuple[float, float
 
 
 def box(share: Doubles, draw: Doubles, *, ratio: tuple[float, float]) -> tuple[Doubles, Doubles]:
-    """Width and height, in shares of the side, of boxes with this share of the area."""
+    """Return width and height, in shares of the side, of boxes with this share of the area."""
     proportions = np.exp(_between(draw, *np.log(ratio)))
     proportions = np.clip(proportions, share, 1 / share)  # exactly where width and height are at most 1
     return np.sqrt(share * proportions), np.sqrt(share / proportions)
 
 
 def mirror(draws: Doubles, *, across: bool, down: bool) -> Doubles:
-    """Mirror left to right, top to bottom, or both, each for half of the images: 2 draws an image."""
+    """Return mirror left to right, top to bottom, or both, each for half of the images: 2 draws an image."""
     x = np.where(across & (draws[:, 0] < 0.5), -1.0, 1.0)
     y = np.where(down & (draws[:, 1] < 0.5), -1.0, 1.0)
     return _matrices(x, 0, 0, 0, y, 0)
 
 
 def affine(draws: Doubles, *, rotate: float, scale: tuple[float, float], shear: float, shift: float) -> Doubles:
-    """Shear, enlarge and turn about the centre, then shift: 5 draws an image.
+    """Return shear, enlarge and turn about the centre, then shift: 5 draws an image.
 
     `rotate` and `shear` are the most degrees either way, `shift` the most either way as a share of the side.
     """
@@ -70,7 +70,7 @@ def rotated(degrees: Doubles) -> Doubles:
 
 
 def sheared(across: Doubles | float = 0.0, down: Doubles | float = 0.0) -> Doubles:
-    """Slant what is upright, what is level, or both: shares of the distance from the centre."""
+    """Return slant what is upright, what is level, or both: shares of the distance from the centre."""
     return _matrices(1, across, 0, down, 1, 0)
 
 
@@ -94,7 +94,7 @@ def framed(batch: Tensor, frame: Frame, size: int) -> Tensor:
 
 
 def sample(batch: Tensor, matrices: Doubles, *, size: int, reflect: bool) -> Tensor:
-    """Resample uint8 (B, 3, S, S) to float32 (B, 3, size, size), 0 to 255, bilinearly, once.
+    """Return resample uint8 (B, 3, S, S) to float32 (B, 3, size, size), 0 to 255, bilinearly, once.
 
     Outside the image it is reflected: streaks, as repeated edges give, or black corners would be something
     to learn from. `reflect=False` saves the time where no place lies outside; the result is then the same.
@@ -118,7 +118,7 @@ def plain(batch: Tensor, size: int) -> Tensor:
 
 
 def _grid(matrices: Tensor, size: int) -> Tensor:
-    """The place (x, y) in the source of every pixel, (B, size, size, 2), from (B, 2, 3).
+    """Return the place (x, y) in the source of every pixel, (B, size, size, 2), from (B, 2, 3).
 
     As `affine_grid`, in an eighth of its time, and rounding an image alike in any batch.
     """
@@ -136,7 +136,7 @@ def _between(draw: Doubles, low: float, high: float) -> Doubles:
 
 
 def _matrices(*entries: Doubles | float) -> Doubles:
-    """(B, 3, 3) from the six entries of the two upper rows."""
+    """Return (B, 3, 3) from the six entries of the two upper rows."""
     filled = np.stack(np.broadcast_arrays(*map(np.atleast_1d, entries)), axis=-1)
     matrices = np.zeros((len(filled), 3, 3))
     matrices[:, :2] = filled.reshape(-1, 2, 3)

@@ -70,7 +70,7 @@ class _Drawn(NamedTuple):
 
 
 def shares(keys: Keys, *, size: int, settings: Mix) -> Floats:
-    """The share (B,), 0 to 1, that `mix` leaves of each image of size x size pixels: exact for a clipped box too."""
+    """Return the share (B,), 0 to 1, that `mix` leaves of each image of size x size pixels: exact for a clipped box too."""
     drawn = _drawn(keys, size, settings)
     pasted: Doubles = np.prod(drawn.ends - drawn.starts, axis=0) / size**2
     return (drawn.outside * (1 - pasted)).astype(np.float32)
@@ -106,7 +106,7 @@ def _drawn(keys: Keys, size: int, settings: Mix) -> _Drawn:
 
 
 def _boxes(areas: Doubles, places: Doubles, size: int, bounds: tuple[float, float] | None) -> tuple[Ints, Ints]:
-    """Starts and ends (2, B) of boxes of these shares of the area (B,), at places (2, B) drawn from [0, 1).
+    """Return starts and ends (2, B) of boxes of these shares of the area (B,), at places (2, B) drawn from [0, 1).
 
     Around a pixel of even chance and clipped at the border (Yun et al. 2019), so that most are smaller than drawn;
     within bounds, nothing is clipped.

@@ -32,7 +32,7 @@ Name = Literal[
 
 
 def autocontrasted(images: Tensor, _: Doubles) -> Tensor:
-    """Stretch every channel of (B, 3, H, W) to reach from 0 to 1. As ImageOps.autocontrast of Pillow."""
+    """Return stretch every channel of (B, 3, H, W) to reach from 0 to 1. As ImageOps.autocontrast of Pillow."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = (high - low) * 255 < 0.5  # one byte everywhere: nothing to stretch but rounding
     low, high = low.masked_fill(flat, 0), high.masked_fill(flat, 1)
@@ -40,7 +40,7 @@ def autocontrasted(images: Tensor, _: Doubles) -> Tensor:
 
 
 def equalized(images: Tensor, _: Doubles) -> Tensor:
-    """Spread the bytes of every channel of (B, 3, H, W) evenly. As ImageOps.equalize of Pillow."""
+    """Return spread the bytes of every channel of (B, 3, H, W) evenly. As ImageOps.equalize of Pillow."""
     found = (images * 255).round_().long().flatten(2).flatten(0, 1)  # (3 B, H W)
     first = torch.arange(len(found), device=found.device)[:, None] * 256
     counts = torch.bincount((found + first).flatten(), minlength=256 * len(found)).view(-1, 256)
@@ -60,12 +60,12 @@ def posterized(images: Tensor, bits: Doubles) -> Tensor:
 
 
 def solarized(images: Tensor, thresholds: Doubles) -> Tensor:
-    """Invert the bytes of (B, 3, H, W) from 256 times `thresholds` (B,) on. As ImageOps.solarize of Pillow."""
+    """Return invert the bytes of (B, 3, H, W) from 256 times `thresholds` (B,) on. As ImageOps.solarize of Pillow."""
     return torch.where(images * 255 + 0.5 < _beside(256 * thresholds, images), images, 1 - images)
 
 
 def sharpened(images: Tensor, factors: Doubles) -> Tensor:
-    """Distances of (B, 3, H, W) from a smoothed copy times factors (B,). As ImageEnhance.Sharpness of Pillow."""
+    """Return distances of (B, 3, H, W) from a smoothed copy times factors (B,). As ImageEnhance.Sharpness of Pillow."""
     across = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
     around = across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]  # 3 x 3; a pooling takes 4 times as long
     smooth = images.clone()  # its border stays as it is
@@ -189,7 +189,7 @@ class Group(NamedTuple):
 
 
 def drawn(draws: Doubles, settings: RandAugment | SomeOf) -> list[Group]:
-    """What is done with each image, in the order in which it is done, by 3 n draws (B, 3 n) in [0, 1)."""
+    """Return what is done with each image, in the order in which it is done, by 3 n draws (B, 3 n) in [0, 1)."""
     which, how_much, which_way = draws.reshape(len(draws), settings.n, DRAWS).transpose(2, 1, 0)  # (n, B) each
     names = list(settings.reaches)
     fixed = settings.magnitude
@@ -205,7 +205,7 @@ def drawn(draws: Doubles, settings: RandAugment | SomeOf) -> list[Group]:
 
 
 def _chosen(draws: Doubles, count: int, *, again: bool) -> NDArray[np.intp]:
-    """Numbers (n, B) below `count` from draws (n, B); an image's differ unless it may draw one again."""
+    """Return numbers (n, B) below `count` from draws (n, B); an image's differ unless it may draw one again."""
     if again:
         return (draws * count).astype(np.intp)
     order = np.repeat(np.arange(count)[:, None], draws.shape[1], axis=1)
@@ -217,12 +217,12 @@ def _chosen(draws: Doubles, count: int, *, again: bool) -> NDArray[np.intp]:
 
 
 def moves(settings: RandAugment | SomeOf) -> bool:
-    """Whether any of the operations is one of geometry."""
+    """Return whether any of the operations is one of geometry."""
     return any(OPERATIONS[name].matrix for name in settings.reaches)
 
 
 def matrices(groups: Sequence[Group], count: int) -> Doubles:
-    """Where the pixels of `count` images come from, (B, 3, 3), as geometry.py has it."""
+    """Return where the pixels of `count` images come from, (B, 3, 3), as geometry.py has it."""
     whole = np.tile(np.eye(3), (count, 1, 1))
     for operation, rows, values in groups:
         if operation.matrix:

@@ -32,7 +32,7 @@ class Stage:
 
 
 def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """A randomly initialised network of ours or timm's that gives features (B, F).
+    """Return a randomly initialised network of ours or timm's that gives features (B, F).
 
     `size` of the images, in pixels, decides how wide some of ours are; `options` are those of ours (`models.own`).
     Transformers made for one size take others too, where timm can. Raises ModelError with the nearest names where
@@ -55,7 +55,7 @@ def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | N
 
 
 def feature_count(backbone: nn.Module) -> int:
-    """The width F of what the backbone gives; some (VGG, MobileNet) widen it after the last block."""
+    """Return the width F of what the backbone gives; some (VGG, MobileNet) widen it after the last block."""
     count: Any = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
     if not count:
         raise ModelError(f"{type(backbone).__name__}: its number of features is not known. Give it `num_features`.")
@@ -63,31 +63,31 @@ def feature_count(backbone: nn.Module) -> int:
 
 
 def built_with(backbone: nn.Module) -> dict[str, Any]:
-    """All options that it was built with, the defaults too; timm's networks have none."""
+    """Return all options that it was built with, the defaults too; timm's networks have none."""
     options: dict[str, Any] = getattr(backbone, "options", {})
     return options
 
 
 def normalisation(backbone: nn.Module) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of the images (in [0, 1]) that its published weights were trained on."""
+    """Return mean and standard deviation of the images (in [0, 1]) that its published weights were trained on."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
 
 
 def image_size(backbone: nn.Module) -> int:
-    """The side, in pixels, of the images that it was made for."""
+    """Return the side, in pixels, of the images that it was made for."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     return int(config.get("input_size", (3, 224, 224))[-1])
 
 
 def blocks(backbone: nn.Module) -> list[tuple[str, ...]]:
-    """The names of the parameters of every block, finer than a stage: a residual block, a convolution and its norm."""
+    """Return the names of the parameters of every block, finer than a stage: a residual block, a convolution and its norm."""
     return [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=False)).values()]
 
 
 def stages(backbone: nn.Module) -> list[Stage]:
-    """The stages from the input to the features; what follows the last block belongs to that block."""
+    """Return the stages from the input to the features; what follows the last block belongs to that block."""
     groups = [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=True)).values()]
     return [
         Stage("stem" if position == 0 else _stage_name(names, groups), names) for position, names in enumerate(groups)
@@ -160,7 +160,7 @@ def _require_known(name: str) -> None:
 
 
 def _matcher(backbone: nn.Module, *, coarse: bool) -> dict[str, Any] | Callable[[str], Any]:
-    """How timm groups parameters by stage or, not `coarse`, by block, with those it leaves over put to the last one."""
+    """Return how timm groups parameters by stage or, not `coarse`, by block, with those it leaves over put to the last one."""
     grouping: Any = getattr(backbone, "group_matcher", None)
     if grouping is None:
         children = [name for name, _ in (backbone.named_children() if coarse else _in_a_row(backbone))]
@@ -190,7 +190,7 @@ def _in_a_row(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _stage_name(names: tuple[str, ...], groups: list[tuple[str, ...]]) -> str:
-    """The shortest prefix of its first parameter's name that no other stage has: `layer1`, `blocks.6`."""
+    """Return the shortest prefix of its first parameter's name that no other stage has: `layer1`, `blocks.6`."""
     others = [name for group in groups if group is not names for name in group]
     parts = names[0].split(".")
     prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))

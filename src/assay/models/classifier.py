@@ -82,7 +82,7 @@ class ModelSettings(Settings):
         return self
 
     def without_weights(self) -> ModelSettings:
-        """The same network, left as it was drawn."""
+        """Return the same network, left as it was drawn."""
         return self.model_copy(update={"weights": "none", "init_from": None})
 
 
@@ -141,22 +141,22 @@ class Classifier(nn.Module):
         self.head[-1] = layer
 
     def represent(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> what the last layer is given: the same, or (B, last hidden width)."""
+        """Return features (B, F) -> what the last layer is given: the same, or (B, last hidden width)."""
         found: Tensor = self.head[:-1](features)
         return found
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> features (B, F)."""
+        """Return images (B, 3, H, W) in [0, 1] -> features (B, F)."""
         found: Tensor = self.backbone(torch.addcmul(self.shift, x, self.scale))
         return found
 
     def classify(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, width)."""
+        """Return features (B, F) -> logits (B, width)."""
         logits: Tensor = self.head(features)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> logits (B, width)."""
+        """Return images (B, 3, H, W) in [0, 1] -> logits (B, width)."""
         return self.classify(self.features(x))
 
 
@@ -186,7 +186,7 @@ def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, b
 
 
 def spec(model: Classifier) -> dict[str, Any]:
-    """What rebuilds the network without its weights, as JSON holds it."""
+    """Return what rebuilds the network without its weights, as JSON holds it."""
     return {
         "backbone": model.backbone_name,
         "options": built_with(model.backbone),
@@ -201,7 +201,7 @@ def spec(model: Classifier) -> dict[str, Any]:
 
 
 def from_spec(described: dict[str, Any]) -> Classifier:
-    """Rebuild the network that `spec` described, with random weights and no download. Raises ModelError."""
+    """Return rebuild the network that `spec` described, with random weights and no download. Raises ModelError."""
     missing = {"backbone", "hidden", "dropout", "width", "mean", "std"} - described.keys()
     if missing:
         raise ModelError(f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again.")
@@ -243,7 +243,7 @@ def require_size(model: Classifier, size: int) -> None:
 
 
 def _head(features: int, width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
-    """Linear, ReLU and dropout for each hidden layer (or dropout alone), then a linear layer."""
+    """Return linear, ReLU and dropout for each hidden layer (or dropout alone), then a linear layer."""
     layers: list[nn.Module] = []
     for size in hidden:
         layers += [nn.Linear(features, size), nn.ReLU(), nn.Dropout(dropout)]

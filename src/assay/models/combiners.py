@@ -17,7 +17,7 @@ MeanOf = Literal["probabilities", "logits"]
 
 
 def mean_prediction(space: LabelSpace, logits: Sequence[Reals], *, of: MeanOf, weights: Reals | None = None) -> Floats:
-    """The logits (N, W) of a mean of several answers (N, W).
+    """Return the logits (N, W) of a mean of several answers (N, W).
 
     `weights` sum to one over the answers: (M,), or (M, N) where those of each image are its own; equal ones
     where none are given. The logits of a mean of probabilities p are log p under a multi-class head, so that their
@@ -49,7 +49,7 @@ class MeanCombiner:
     kind: ClassVar[str] = "average"
 
     def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
-        """From the logits (N, W) of each member to those of the ensemble."""
+        """Return from the logits (N, W) of each member to those of the ensemble."""
         return mean_prediction(space, logits, of=self.of, weights=np.array(self.weights))
 
     def to_json(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class FactorizedOptions(Settings):
 
 
 def factorized(name: str, options: FactorizedOptions) -> nn.Module:
-    """A DenseNet of timm's, randomly drawn, whose dense layers end in 1 x 3 and then 3 x 1 convolutions.
+    """Return a DenseNet of timm's, randomly drawn, whose dense layers end in 1 x 3 and then 3 x 1 convolutions.
 
     Both give as many channels as the network grows by a layer (32). Raises ModelError where `groups` do not
     divide the channels.
@@ -64,7 +64,7 @@ class Noise(nn.Module):
         self._generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activations of any shape."""
+        """Return activations of any shape."""
         if not self.training:
             return x
         noise = torch.empty_like(x).normal_(0.0, self.deviation, generator=self._drawing(x.device))
@@ -86,7 +86,7 @@ class Noise(nn.Module):
 
 
 def _pair(square: nn.Conv2d, groups: int, *, name: str) -> nn.Sequential:
-    """1 x 3 to the channels that the 3 x 3 gave, then 3 x 1, drawn as timm draws the 3 x 3."""
+    """Return 1 x 3 to the channels that the 3 x 3 gave, then 3 x 1, drawn as timm draws the 3 x 3."""
     given, channels = square.in_channels, square.out_channels
     if given % groups or channels % groups:
         raise ModelError(
@@ -162,7 +162,7 @@ class PlainCNN(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> features (B, F). Raises ValueError where they are of another size."""
+        """Return images (B, 3, H, W) -> features (B, F). Raises ValueError where they are of another size."""
         if not x.shape[2] // self.reduction == x.shape[3] // self.reduction == self.side:
             raise ValueError("what follows its convolutions is as wide as images of one size make it")
         for stage in self.children():
@@ -171,13 +171,13 @@ class PlainCNN(nn.Module):
 
 
 def simple_cnn(size: int) -> nn.Module:
-    """13 convolutions and two linear layers of 100; 11,098,110 parameters with 14 outputs at 128 pixels."""
+    """Return 13 convolutions and two linear layers of 100; 11,098,110 parameters with 14 outputs at 128 pixels."""
     groups = ((32, 32), (64, 64), (128, 128, 128), (256, 256, 256), (512, 512, 512))
     return PlainCNN("simple_cnn", groups, size=size, pools=4, linear=(100, 100), dropout=0.5)
 
 
 def plain_cnn6(size: int) -> nn.Module:
-    """Six convolutions, each with max-pooling; at 64 pixels one position is left, below that none."""
+    """Return six convolutions, each with max-pooling; at 64 pixels one position is left, below that none."""
     groups = ((16,), (32,), (64,), (128,), (256,), (256,))
     return PlainCNN("plain_cnn6", groups, size=size, pools=6)
 
@@ -235,7 +235,7 @@ class ResnetHyperOptions(Settings):
 
 
 def resnet_hyper(size: int, options: ResnetHyperOptions) -> nn.Module:
-    """A residual network of bottlenecks, randomly drawn; by default ResNet-50.
+    """Return a residual network of bottlenecks, randomly drawn; by default ResNet-50.
 
     v1: He et al. 2016 (https://arxiv.org/abs/1512.03385), its stride in the 3 x 3; v2: He et al. 2016
     (https://arxiv.org/abs/1603.05027); grouped: Xie et al. 2017 (https://arxiv.org/abs/1611.05431).
@@ -274,7 +274,7 @@ class CustomBackbone:
 
 
 def without_last_pool(name: str) -> nn.Module:
-    """A VGG of timm's, randomly drawn, whose last map is twice as large as it was made for."""
+    """Return a VGG of timm's, randomly drawn, whose last map is twice as large as it was made for."""
     network: Any = timm.create_model(name, pretrained=False, num_classes=0)
     network.features[-1] = nn.Identity()  # in its place, so that every name stays
     built: nn.Module = network
@@ -296,7 +296,7 @@ CUSTOM_BACKBONES: dict[str, CustomBackbone] = {
 
 
 def options_of(name: str, given: Mapping[str, Any]) -> Settings:
-    """The options of a network, checked. Raises ModelError that names each one that is wrong."""
+    """Return the options of a network, checked. Raises ModelError that names each one that is wrong."""
     kind = CUSTOM_BACKBONES[name].options if name in CUSTOM_BACKBONES else NoOptions
     try:
         return kind.model_validate(dict(given))

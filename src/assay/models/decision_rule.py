@@ -26,16 +26,16 @@ class DecisionRule:
 
     @staticmethod
     def plain(space: LabelSpace) -> DecisionRule:
-        """Logits as they are, tags from one half up."""
+        """Return logits as they are, tags from one half up."""
         shift, temperature, thresholds = (np.full(space.width, value, np.float32) for value in (0.0, 1.0, 0.5))
         return DecisionRule(shift, temperature, thresholds)
 
     def logits(self, raw: Reals) -> Floats:
-        """The logits (N, W) to take probabilities of."""
+        """Return the logits (N, W) to take probabilities of."""
         return ((raw - self.shift) / self.temperature).astype(np.float32)
 
     def to_json(self, space: LabelSpace) -> dict[str, Any]:
-        """By head, in the order of its classes; what only multi-label heads have is null elsewhere."""
+        """Return by head, in the order of its classes; what only multi-label heads have is null elsewhere."""
         return {
             head.name: {
                 "shift": self.shift[columns].tolist(),

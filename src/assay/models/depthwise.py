@@ -14,7 +14,7 @@ SMALLEST_KERNEL = 5
 
 
 def pays(x: Tensor, weight: Tensor, *, groups: int, stride: tuple[int, ...], dilation: tuple[int, ...]) -> bool:
-    """Whether `depthwise` is faster here: 5 x 5 over 4 x 4 maps, on a CPU, it was 8 times."""
+    """Return whether `depthwise` is faster here: 5 x 5 over 4 x 4 maps, on a CPU, it was 8 times."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -28,7 +28,7 @@ def pays(x: Tensor, weight: Tensor, *, groups: int, stride: tuple[int, ...], dil
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Depthwise convolution (B, C, H, W), stride 1: `conv2d` forward, its own gradient of the weight."""
+    """Return depthwise convolution (B, C, H, W), stride 1: `conv2d` forward, its own gradient of the weight."""
     result: Tensor = _Depthwise.apply(x, weight, bias, padding)
     return result
 
@@ -55,7 +55,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _weight_gradient(x: Tensor, gradient: Tensor, kernel: torch.Size, padding: tuple[int, int]) -> Tensor:
-    """All products of an input position and an output position, summed over the batch, then by tap."""
+    """Return all products of an input position and an output position, summed over the batch, then by tap."""
     channels = x.shape[1]
     # Contiguous, or bmm takes ten times as long.
     inputs = x.flatten(2).permute(1, 2, 0).contiguous()  # (C, HW, B)
@@ -73,7 +73,7 @@ def _taps(
     padding: tuple[int, int],
     dtype: torch.dtype,
 ) -> Tensor:
-    """(HW * H'W', kh * kw): 1 where a tap of the kernel joins an input position to an output position."""
+    """Return (HW * H'W', kh * kw): 1 where a tap of the kernel joins an input position to an output position."""
     rows, columns = (
         torch.arange(size)[:, None] - torch.arange(answers)[None, :] + pad
         for size, answers, pad in zip(inputs, outputs, padding, strict=True)

@@ -30,7 +30,7 @@ class Combiner(Protocol):
     def kind(self) -> str: ...
 
     def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
-        """From the logits of each member to those of the whole (N, W)."""
+        """Return from the logits of each member to those of the whole (N, W)."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -75,7 +75,7 @@ class Ensemble:
         return np.unique(np.concatenate([NO_HASHES, *(member.model.learnt_from for member in self.members)]))
 
     def logits(self, raw: Sequence[Reals]) -> Floats:
-        """From the raw logits of each network to those (N, W) that probabilities are taken of."""
+        """Return from the raw logits of each network to those (N, W) that probabilities are taken of."""
         answers, first = [], 0
         for member in self.members:
             last = first + len(member.model.networks)
@@ -124,7 +124,7 @@ def load_model(folder: Path) -> Model:
 
 
 def input_size(folder: Path) -> tuple[int, Resize]:
-    """The size at which the first network of a model is shown images, and how they become squares."""
+    """Return the size at which the first network of a model is shown images, and how they become squares."""
     description = read_description(folder)
     if "kind" in description:
         return input_size(folder / description["members"][0])
@@ -132,12 +132,12 @@ def input_size(folder: Path) -> tuple[int, Resize]:
 
 
 def member_of(folder: Path) -> Member:
-    """The model in a folder, as a member of others. Raises RunError."""
+    """Return the model in a folder, as a member of others. Raises RunError."""
     return Member(load_model(folder), folder)
 
 
 def model_files(folder: Path) -> list[Path]:
-    """All that makes up a model; its answers for validation images are no part of it."""
+    """Return all that makes up a model; its answers for validation images are no part of it."""
     names = json.loads((folder / "spec.json").read_text(encoding="utf-8")).get("members", ())
     own = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".parquet"]
     return [*own, *(file for name in names for file in model_files(folder / name))]

@@ -53,7 +53,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> Iterator[int]:
 
 
 def _pairs(network: nn.Module, example: Tensor) -> tuple[list[Pair], Tensor]:
-    """Batch-norms whose input is the output of a convolution, found by running the network once."""
+    """Return batch-norms whose input is the output of a convolution, found by running the network once."""
     made_by: dict[int, nn.Conv2d] = {}
     kept: list[Tensor] = []  # alive until the end, so that no identity is used twice
     readers: dict[nn.Conv2d, list[nn.Module]] = {}

@@ -38,17 +38,17 @@ class NearestMean(nn.Module):
         self.register_buffer("levels", torch.zeros(outputs))
 
     def similarities(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> similarities (B, K) from -1 to 1, or differences of them."""
+        """Return features (B, F) -> similarities (B, K) from -1 to 1, or differences of them."""
         directions = nn.functional.normalize((features - self.centre) / self.spread, dim=1)
         found = directions @ self.means.T
         return found[:, self.outputs :] - found[:, : self.outputs] if self.paired else found
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, K)."""
+        """Return features (B, F) -> logits (B, K)."""
         return self.slope * self.similarities(features) + self.levels
 
     def describe(self) -> Description:
-        """What rebuilds it without its buffers."""
+        """Return what rebuilds it without its buffers."""
         return {"kind": "nearest_mean", "outputs": self.outputs, "paired": self.paired}
 
 
@@ -85,20 +85,20 @@ class KernelMachine(nn.Module):
         return self
 
     def decisions(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> scikit-learn's decision function of each machine (B, K), in float64."""
+        """Return features (B, F) -> scikit-learn's decision function of each machine (B, K), in float64."""
         shown, support = self._standard(features), self._standard(self.support)
         apart = (shown**2).sum(1, keepdim=True) + (support**2).sum(1) - 2 * shown @ support.T
         return torch.exp(-self.gamma * apart.clamp(min=0)) @ self.dual.T + self.intercepts
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, K), of their type and on their device."""
+        """Return features (B, F) -> logits (B, K), of their type and on their device."""
         return (self.slopes * self.decisions(features) + self.levels).to(features)
 
     def _standard(self, features: Tensor) -> Tensor:
         return (features.to("cpu", torch.float64) - self.centre) / self.spread
 
     def describe(self) -> Description:
-        """What rebuilds it without its buffers."""
+        """Return what rebuilds it without its buffers."""
         return {"kind": "kernel", "outputs": self.outputs, "support": len(self.support)}
 
 
@@ -110,12 +110,12 @@ class SideBySide(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, width)."""
+        """Return features (B, F) -> logits (B, width)."""
         return torch.cat([part(features) for part in self.parts], dim=1)
 
 
 def joined(layers: Sequence[nn.Module]) -> nn.Module:
-    """One layer of those of all heads, in order: linear where all of them are."""
+    """Return one layer of those of all heads, in order: linear where all of them are."""
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if len(linear) < len(layers):
         return SideBySide(layers)
@@ -123,7 +123,7 @@ def joined(layers: Sequence[nn.Module]) -> nn.Module:
 
 
 def split(layer: nn.Module, sizes: Sequence[int]) -> list[nn.Module]:
-    """The layer of each head, of these numbers of classes; what `joined` joins."""
+    """Return the layer of each head, of these numbers of classes; what `joined` joins."""
     if isinstance(layer, SideBySide):
         return list(layer.parts)
     assert isinstance(layer, nn.Linear)
@@ -132,7 +132,7 @@ def split(layer: nn.Module, sizes: Sequence[int]) -> list[nn.Module]:
 
 
 def widened(layer: nn.Module, places: Sequence[int], levels: Tensor) -> nn.Module:
-    """The same for more classes: those at `places` as they are, each of the others always at its level (K,)."""
+    """Return the same for more classes: those at `places` as they are, each of the others always at its level (K,)."""
     chosen, fixed = list(places), levels.clone()
     fixed[chosen] = 0.0
     wider: nn.Linear | NearestMean | KernelMachine
@@ -159,7 +159,7 @@ def widened(layer: nn.Module, places: Sequence[int], levels: Tensor) -> nn.Modul
 
 
 def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear layer of these numbers, (K, F) and (K,), in float32."""
+    """Return a linear layer of these numbers, (K, F) and (K,), in float32."""
     layer = nn.Linear(weight.shape[1], len(weight), device="meta").to_empty(device="cpu")  # nothing is drawn
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -168,7 +168,7 @@ def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def describe(layer: nn.Module) -> list[Description] | None:
-    """What rebuilds a last layer without its weights, an entry a head; None for a linear one."""
+    """Return what rebuilds a last layer without its weights, an entry a head; None for a linear one."""
     if not isinstance(layer, SideBySide):
         return None
     return [
@@ -178,7 +178,7 @@ def describe(layer: nn.Module) -> list[Description] | None:
 
 
 def build(described: Sequence[Description], features: int) -> nn.Module:
-    """The layer on `features` inputs that `describe` described. Raises ModelError for a kind not known here."""
+    """Return the layer on `features` inputs that `describe` described. Raises ModelError for a kind not known here."""
     return SideBySide([_part(dict(entry), features) for entry in described])
 
 

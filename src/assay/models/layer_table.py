@@ -25,7 +25,7 @@ class Layer:
 
 
 def layers(network: nn.Module, *, size: int) -> list[Layer]:
-    """The layers in the order in which an image of size x size pixels passes them; their parameters add up to all.
+    """Return the layers in the order in which an image of size x size pixels passes them; their parameters add up to all.
 
     Those that were not called by themselves, but hold parameters, follow at the end.
     """
@@ -57,7 +57,7 @@ def layers(network: nn.Module, *, size: int) -> list[Layer]:
 
 
 def _own_parameters(network: nn.Module) -> dict[nn.Module, int]:
-    """Parameters that each module holds directly."""
+    """Return parameters that each module holds directly."""
     seen: set[nn.Parameter] = set()
     found = {}
     for module in network.modules():
@@ -68,7 +68,7 @@ def _own_parameters(network: nn.Module) -> dict[nn.Module, int]:
 
 
 def _shape(answer: Any) -> tuple[int, ...] | None:
-    """Of a tensor, or of the first one among several."""
+    """Return of a tensor, or of the first one among several."""
     if isinstance(answer, Tensor):
         return tuple(answer.shape[1:])
     if isinstance(answer, tuple | list):

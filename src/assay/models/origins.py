@@ -55,7 +55,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _recorded(folder: Path) -> tuple[str | None, tuple[str, ...]]:
-    """The hash and the names of a backbone's tensors; no names of a model of several networks: its members count."""
+    """Return the hash and the names of a backbone's tensors; no names of a model of several networks: its members count."""
     recorded = json.loads((folder / "spec.json").read_text(encoding="utf-8")).get(BACKBONE_HASH)
     if recorded is None:
         return None, ()
@@ -65,6 +65,6 @@ def _recorded(folder: Path) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _hash_of(tensors: Tensors, names: tuple[str, ...]) -> str | None:
-    """The hash of these tensors of a file, without what wrappers put before their names; None where one is missing."""
+    """Return the hash of these tensors of a file, without what wrappers put before their names; None where one is missing."""
     given = without_prefixes(tensors, names)
     return hash_backbone({name: given[name] for name in names}) if given.keys() >= set(names) else None

@@ -38,13 +38,13 @@ class ReceptiveField:
     field: Pair = (1.0, 1.0)
 
     def through(self, kernel: Pair, stride: Pair, dilation: Pair) -> ReceptiveField:
-        """After a window: the field grows by (k - 1) d times the stride so far (Araujo et al. 2019)."""
+        """Return after a window: the field grows by (k - 1) d times the stride so far (Araujo et al. 2019)."""
         grown = (f + (k - 1) * d * s for f, k, d, s in zip(self.field, kernel, dilation, self.stride, strict=True))
         apart = (s * t for s, t in zip(self.stride, stride, strict=True))
         return ReceptiveField(_pair(tuple(apart)), _pair(tuple(grown)))
 
     def joined(self, other: ReceptiveField) -> ReceptiveField:
-        """Of two maps joined: the wider."""
+        """Return of two maps joined: the wider."""
         wider = (
             _pair(tuple(map(max, one, two))) for one, two in ((self.stride, other.stride), (self.field, other.field))
         )
@@ -54,13 +54,13 @@ class ReceptiveField:
         return ReceptiveField(self.stride, (WHOLE, WHOLE))
 
     def to_json(self) -> dict[str, int | None]:
-        """The larger of rows and columns; a field of None is the whole image."""
+        """Return the larger of rows and columns; a field of None is the whole image."""
         field = max(self.field)
         return {"stride": int(max(self.stride)), "receptive_field": None if field == WHOLE else int(field)}
 
 
 def receptive_field(backbone: nn.Module, *, size: int) -> ReceptiveField:
-    """Follow one blank image of size x size through a backbone, to its last map (or its tokens).
+    """Return follow one blank image of size x size through a backbone, to its last map (or its tokens).
 
     What is known is what convolutions, pooling, attention and linear layers over tokens do. Gates that weigh
     channels by their mean over the map (squeeze and excitation) are left out, as is usual.
@@ -120,7 +120,7 @@ class _Following(TorchFunctionMode):
 
 
 def _window(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pair, Pair, Pair]:
-    """Kernel, stride and dilation."""
+    """Return kernel, stride and dilation."""
     given = dict(zip(WINDOWS[name], args, strict=False)) | kwargs
     if name == "conv2d":
         kernel = _pair(tuple(given["weight"].shape[2:]))
@@ -130,7 +130,7 @@ def _window(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[P
 
 
 def _of_no_map(tensor: Tensor) -> bool:
-    """Whether nothing is left of a map's rows and columns."""
+    """Return whether nothing is left of a map's rows and columns."""
     return tensor.ndim < 4 or tuple(tensor.shape[2:]) == (1, 1)
 
 

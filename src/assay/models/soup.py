@@ -19,7 +19,7 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def average_weights(models: Sequence[TrainedModel]) -> TrainedModel:
-    """One network with the mean weights of several (Izmailov et al. 2018; Wortsman et al. 2022).
+    """Return one network with the mean weights of several (Izmailov et al. 2018; Wortsman et al. 2022).
 
     Its logits are read as theirs were in training; temperatures and thresholds were chosen for other answers and are
     those of a new network. `models` must be alike (`require_alike`).
@@ -64,7 +64,7 @@ def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:
 
 
 def statistics_differ(models: Sequence[TrainedModel]) -> bool:
-    """Whether batch-norms of the models have different statistics: their mean is then no layer's statistics."""
+    """Return whether batch-norms of the models have different statistics: their mean is then no layer's statistics."""
     states = [model.classifier.state_dict() for model in models]
     return any(
         not torch.equal(state[name], states[0][name])
@@ -92,7 +92,7 @@ def take_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    """The mean in double precision; of counters, which are no weights, the first."""
+    """Return the mean in double precision; of counters, which are no weights, the first."""
     if not tensors[0].is_floating_point():
         return tensors[0]
     return torch.stack([tensor.double() for tensor in tensors]).mean(dim=0).to(tensors[0].dtype)

@@ -54,12 +54,12 @@ NO_HASHES: Keys = np.empty(0, dtype=np.uint64)
 
 
 def training_hashes(hashes: Iterable[str | None]) -> Keys:
-    """The images of these hashes (hexadecimal; None, of an image never read, is left out)."""
+    """Return the images of these hashes (hexadecimal; None, of an image never read, is left out)."""
     return np.unique(_hash_numbers(hashes))
 
 
 def read_training_hashes(folder: Path) -> Keys:
-    """What the backbone of the model in a folder has seen; nothing where no file says so. Raises RunError."""
+    """Return what the backbone of the model in a folder has seen; nothing where no file says so. Raises RunError."""
     return read_hashes(folder / HASHES_FILE)
 
 
@@ -101,7 +101,7 @@ def write_hashes(path: Path, images: Keys) -> None:
 
 
 def count_trained_on(images: Keys, samples: Samples) -> int:
-    """How many of the samples are among these images."""
+    """Return how many of the samples are among these images."""
     return int(trained_on_mask(images, samples).sum())
 
 
@@ -163,7 +163,7 @@ class TrainedModel:
         return (self,)
 
     def logits(self, raw: Sequence[Floats]) -> Floats:
-        """From the raw logits of the one network to those (N, W) that probabilities are taken of."""
+        """Return from the raw logits of the one network to those (N, W) that probabilities are taken of."""
         (own,) = raw
         return self.deciding.logits(own)
 
@@ -227,7 +227,7 @@ def read_network(folder: Path) -> dict[str, Tensor]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The spec.json of a model. Raises RunError where there is none that this version reads."""
+    """Return the spec.json of a model. Raises RunError where there is none that this version reads."""
     try:
         description: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -72,13 +72,13 @@ class Tree:
     kind: ClassVar[str] = "tree"
 
     def spaces(self, space: LabelSpace) -> list[LabelSpace]:
-        """What the model of each question answers, in the order of `Node.nodes`."""
+        """Return what the model of each question answers, in the order of `Node.nodes`."""
         first, *others = (Head(self.head, node.names) for node in self.root.nodes())
         whole = LabelSpace(tuple(first if head.name == self.head else head for head in space))
         return [whole, *(LabelSpace((head,)) for head in others)]
 
     def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
-        """From the logits of each question's model to those of the whole: of the tree's head log-probabilities."""
+        """Return from the logits of each question's model to those of the whole: of the tree's head log-probabilities."""
         questions = self.spaces(space)
         joined = np.empty((len(logits[0]), space.width), dtype=np.float32)
         parts = zip(space, space.slices, questions[0].slices, strict=True)
@@ -100,7 +100,7 @@ class Tree:
 
 
 def build_tree(branches: Branches, head: Head) -> Node:
-    """The tree that a plan describes, over the classes of a head.
+    """Return the tree that a plan describes, over the classes of a head.
 
     A branch is called as a mapping says, `{grass: [...]}`, else after its classes. Raises PlanError that names a class
     that is missing, there twice, or unknown.
@@ -113,7 +113,7 @@ def build_tree(branches: Branches, head: Head) -> Node:
 
 
 def one_against_rest(one: str, head: Head) -> Node:
-    """One class against the rest, then the rest. Raises PlanError where it is no class, or there are only two."""
+    """Return one class against the rest, then the rest. Raises PlanError where it is no class, or there are only two."""
     if one not in head.index:
         raise PlanError(f"one: {one!r} is no class of {head.name!r}. Its classes are {quoted(head.classes)}.")
     rest = [name for name in head.classes if name != one]
@@ -148,7 +148,7 @@ def _leaves(branches: Branches) -> Iterator[str]:
 
 
 def _node(branches: Branches) -> str | Node:
-    """A node; a branch that leads to a single other one is that other one."""
+    """Return a node; a branch that leads to a single other one is that other one."""
     if isinstance(branches, str):
         return branches
     parts = tuple(branches.values()) if isinstance(branches, Mapping) else branches
@@ -158,7 +158,7 @@ def _node(branches: Branches) -> str | Node:
 
 
 def _branch_name(part: Branches, branch: str | Node) -> str:
-    """What a branch in a list is called: a class, the only name in a mapping, else its classes, cut short."""
+    """Return what a branch in a list is called: a class, the only name in a mapping, else its classes, cut short."""
     if isinstance(branch, str):
         return branch
     if isinstance(part, Mapping) and len(part) == 1:
@@ -168,7 +168,7 @@ def _branch_name(part: Branches, branch: str | Node) -> str:
 
 
 def _number_repeats(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of branches, the later ones of equal names numbered."""
+    """Return names of branches, the later ones of equal names numbered."""
     found: list[str] = []
     for name in names:
         tried, number = name, 2
@@ -183,7 +183,7 @@ def _classes(branch: str | Node) -> tuple[str, ...]:
 
 
 def _down(root: Node, answers: Sequence[Reals], head: Head) -> Doubles:
-    """Log-probabilities (N, K): those of the branches on the way to a class, added up."""
+    """Return log-probabilities (N, K): those of the branches on the way to a class, added up."""
     found = np.empty((len(answers[0]), head.size))
     asked = iter(answers)
 

@@ -106,7 +106,7 @@ def load_run(backbone: nn.Module, name: str, *, run: Path) -> None:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a file, on the CPU, out of whatever wraps them. Runs no code. Raises ModelError."""
+    """Return the tensors of a file, on the CPU, out of whatever wraps them. Runs no code. Raises ModelError."""
     if path.suffix not in SUFFIXES:
         raise ModelError(f"weights: {path}: is not one of {', '.join(SUFFIXES)}. Save the weights as one of them.")
     if not path.is_file():
@@ -178,7 +178,7 @@ def _load_by_name(backbone: nn.Module, tensors: Tensors, where: str) -> None:
 
 
 def without_prefixes(tensors: Tensors, wanted: Collection[str]) -> Tensors:
-    """Strip what wrappers put before every name; of a classifier of ours, keep the backbone."""
+    """Return strip what wrappers put before every name; of a classifier of ours, keep the backbone."""
     stripped = True
     while stripped:
         stripped = False
@@ -191,7 +191,7 @@ def without_prefixes(tensors: Tensors, wanted: Collection[str]) -> Tensors:
 
 
 def _without_classifier(tensors: Tensors, backbone: nn.Module) -> Tensors:
-    """Leave out the layers that timm names as the classifier, of whatever size, with all that only it has."""
+    """Return leave out the layers that timm names as the classifier, of whatever size, with all that only it has."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     named = config.get("classifier") or ()
     own = list(backbone.state_dict())
@@ -204,7 +204,7 @@ def _without_classifier(tensors: Tensors, backbone: nn.Module) -> Tensors:
 
 
 def _as_published(name: str, tensors: Tensors) -> Tensors:
-    """The tensors under timm's present names, where they are a file as published, classifier included.
+    """Return the tensors under timm's present names, where they are a file as published, classifier included.
 
     Some published files have the names of the original authors, or positions of another image size; timm
     translates them while it builds the whole network. What the file does not give is left out.
@@ -234,13 +234,13 @@ def _translated(name: str, tensors: Tensors) -> Tensors:
 
 
 def _published(name: str) -> str:
-    """The network that weights were published for, of one of ours that they fit."""
+    """Return the network that weights were published for, of one of ours that they fit."""
     own = CUSTOM_BACKBONES.get(name)
     return name if own is None or own.published is None else own.published
 
 
 def packaged_weights(name: str) -> Path | None:
-    """The weights inside an installed package, if there is one for this backbone."""
+    """Return the weights inside an installed package, if there is one for this backbone."""
     module, knows_file = PACKAGES.get(name.removesuffix(".in1k"), (None, ""))
     if module is None:
         return None
@@ -252,7 +252,7 @@ def packaged_weights(name: str) -> Path | None:
 
 
 def _from_hub(config: Any, name: str) -> Path:
-    """The published file from the hub's cache, or downloaded into it."""
+    """Return the published file from the hub's cache, or downloaded into it."""
     repository, _, revision = config.hf_hub_id.partition("@")
     files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     for file in files:
@@ -276,7 +276,7 @@ def _from_hub(config: Any, name: str) -> Path:
 
 
 def _from_address(config: Any, name: str) -> Path:
-    """The published file from torch's cache, or downloaded into it; only few networks are on no hub."""
+    """Return the published file from torch's cache, or downloaded into it; only few networks are on no hub."""
     path: Path = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]
     if path.exists():
         return path
