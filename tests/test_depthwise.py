@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from assay.models.depthwise import depthwise, pays
+from assay.models.folding import depthwise, pays
 
 
 @pytest.mark.parametrize(("side", "kernel", "padding"), [((4, 4), 5, (2, 2)), ((3, 5), 5, (2, 2)), ((5, 4), 3, (0, 1))])

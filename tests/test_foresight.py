@@ -28,7 +28,7 @@ from assay.images.cache import LazyImages, build
 from assay.images.decode import Resize
 from assay.labels.readers.read import read_folder
 from assay.labels.samples import Samples
-from assay.models.layer_table import layers
+from assay.models.layers import layers
 from assay.plan.plan import parse
 from assay.steps.fit_settings import FitSettings
 from assay.training.optimizers import Adam, RmsProp, Sgd

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from assay.models.backbones import build_backbone
-from assay.models.receptive_field import receptive_field
+from assay.models.layers import receptive_field
 
 KNOWN = {
     "vgg16": (32, 212),  # Araujo et al. 2019, https://distill.pub/2019/computing-receptive-fields

@@ -18,7 +18,7 @@ from assay.experiments.stopwatch import Stopwatch
 from assay.experiments.timeline import Span, fits, rates, spans
 from assay.labels.samples import Samples
 from assay.models.classifier import build_classifier
-from assay.models.layer_table import Layer, layers
+from assay.models.layers import Layer, layers
 from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, Plan
 from assay.progress import Progress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -138,7 +138,7 @@ def _in_order(edits: Sequence[Edit]) -> pl.DataFrame:
     return pl.concat([steps.filter(added), person, free])
 
 
-def _refuse(edits: pl.DataFrame, wrong: pl.Expr, where: Describe, why: Callable[[dict[str, Any]], str]) -> None:
+def _refuse(edits: pl.DataFrame, wrong: pl.Expr, where: Describe, why: Callable[[Mapping[str, Any]], str]) -> None:
     """Raise DataError, with the reason `why`, for the first edit that is `wrong`."""
     refused = edits.filter(wrong)
     if len(refused):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypedDict, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,14 @@ class Head:
         return ", ".join(names) or ("none" if not self.multiclass and np.any(np.asarray(code) >= 0) else "")
 
 
+class HeadJson(TypedDict):
+    """A head as JSON."""
+
+    name: str
+    kind: Kind
+    classes: list[str]
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The heads of a project, in order. Logits of all heads stand side by side: (N, width)."""
@@ -175,11 +183,11 @@ class LabelSpace:
     def _by_name(self) -> dict[str, Head]:
         return {head.name: head for head in self.heads}
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[HeadJson]:
         return [{"name": h.name, "kind": h.kind, "classes": list(h.classes)} for h in self.heads]
 
     @staticmethod
-    def from_json(heads: list[dict[str, Any]]) -> LabelSpace:
+    def from_json(heads: Sequence[HeadJson]) -> LabelSpace:
         return LabelSpace(tuple(Head(h["name"], tuple(h["classes"]), h["kind"]) for h in heads))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.arrays import Floats, Keys, Reals
 from assay.errors import RunError
-from assay.files import link, write_json
+from assay.files import ModelFolder, link, write_json
 from assay.images.decode import Resize
 from assay.labels.space import LabelSpace
 from assay.models.combiners import MeanCombiner
@@ -24,18 +24,18 @@ KNOWN = frozenset({"format", "kind", "heads", "joining", "members", "deciding"})
 
 
 class Combiner(Protocol):
-    """How the answers of members become one."""
+    """How the predictions of members are combined."""
 
     @property
     def kind(self) -> str: ...
 
     def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
-        """Return from the logits of each member to those of the whole (N, W)."""
+        """Return the logits (N, W) of the ensemble from those of each member."""
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> Mapping[str, object]: ...
 
 
-COMBINERS: dict[str, Callable[[dict[str, Any]], Combiner]] = {
+COMBINERS: dict[str, Callable[[Any], Combiner]] = {
     "average": MeanCombiner.from_json,
     "tree": Tree.from_json,
 }
@@ -51,17 +51,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models that answer as one; like `Saved`, it says what its answers mean and what it was trained on."""
+    """Models that predict as one: like `TrainedModel`, with heads, a decision rule and training images."""
 
     space: LabelSpace
     members: tuple[Member, ...]
     joining: Combiner
     deciding: DecisionRule
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def networks(self) -> tuple[TrainedModel, ...]:
-        """All networks, in the order in which `logits` takes their answers."""
+        """All networks, in the order in which `logits` takes their outputs."""
         return tuple(network for member in self.members for network in member.model.networks)
 
     @property
@@ -75,16 +75,16 @@ class Ensemble:
         return np.unique(np.concatenate([NO_HASHES, *(member.model.learnt_from for member in self.members)]))
 
     def logits(self, raw: Sequence[Reals]) -> Floats:
-        """Return from the raw logits of each network to those (N, W) that probabilities are taken of."""
-        answers, first = [], 0
+        """Return the logits (N, W) that probabilities are taken of from the raw logits of each network."""
+        of_members, first = [], 0
         for member in self.members:
             last = first + len(member.model.networks)
-            answers.append(member.model.logits(raw[first:last]))
+            of_members.append(member.model.logits(raw[first:last]))
             first = last
-        return self.deciding.logits(self.joining.joined(self.space, answers))
+        return self.deciding.logits(self.joining.joined(self.space, of_members))
 
     def save(self, folder: Path) -> None:
-        """Put the members' folders there whole, as links to the same files where the disk can; then the description."""
+        """Write the folders of the members, as links where the disk can, then the description."""
         names = [f"members/{number:02d}" for number in range(1, len(self.members) + 1)]
         for name, member in zip(names, self.members, strict=True):
             for file in model_files(member.folder):
@@ -99,7 +99,7 @@ class Ensemble:
             "deciding": self.deciding.to_json(self.space),
             **self.details,
         }
-        write_json(folder / "spec.json", description)
+        write_json(ModelFolder(folder).spec, description)
 
 
 Model = TrainedModel | Ensemble
@@ -107,7 +107,7 @@ Model = TrainedModel | Ensemble
 
 
 def load_model(folder: Path) -> Model:
-    """Read a folder that either's `save` wrote. Raises RunError where it is none, or damaged."""
+    """Read a folder that either `save` wrote. Raises RunError for another or a damaged folder."""
     description = read_description(folder)
     if "kind" not in description:
         return TrainedModel.load(folder)
@@ -124,7 +124,7 @@ def load_model(folder: Path) -> Model:
 
 
 def input_size(folder: Path) -> tuple[int, Resize]:
-    """Return the size at which the first network of a model is shown images, and how they become squares."""
+    """Return the image size and resizing of the first network of a model."""
     description = read_description(folder)
     if "kind" in description:
         return input_size(folder / description["members"][0])
@@ -137,7 +137,7 @@ def member_of(folder: Path) -> Member:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return all that makes up a model; its answers for validation images are no part of it."""
-    names = json.loads((folder / "spec.json").read_text(encoding="utf-8")).get("members", ())
-    own = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".parquet"]
-    return [*own, *(file for name in names for file in model_files(folder / name))]
+    """Return the files of a model, without its predictions for validation images."""
+    names = json.loads(ModelFolder(folder).spec.read_text(encoding="utf-8")).get("members", ())
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".parquet"]
+    return [*files, *(file for name in names for file in model_files(folder / name))]

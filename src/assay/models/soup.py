@@ -21,23 +21,23 @@ STATISTICS = ("running_mean", "running_var")
 def average_weights(models: Sequence[TrainedModel]) -> TrainedModel:
     """Return one network with the mean weights of several (Izmailov et al. 2018; Wortsman et al. 2022).
 
-    Its logits are read as theirs were in training; temperatures and thresholds were chosen for other answers and are
-    those of a new network. `models` must be alike (`require_alike`).
+    The shift of the logits is theirs; temperatures and thresholds were chosen for other logits and are reset.
+    `models` must be alike (`require_alike`).
     """
     first = models[0]
     states = [model.classifier.state_dict() for model in models]
     mixed = {name: _mean([state[name] for state in states]) for name in states[0]}
     classifier = from_spec(spec(first.classifier))
     classifier.load_state_dict(mixed)
-    deciding = replace(DecisionRule.plain(first.space), shift=first.deciding.shift)
-    seen = np.unique(np.concatenate([model.trained_on for model in models]))
+    rule = replace(DecisionRule.plain(first.space), shift=first.deciding.shift)
+    trained = np.unique(np.concatenate([model.trained_on for model in models]))
     learnt = np.unique(np.concatenate([model.learnt_from for model in models]))
     classifier.eval()
-    return replace(first, classifier=classifier, deciding=deciding, details={}, trained_on=seen, learnt_from=learnt)
+    return replace(first, classifier=classifier, deciding=rule, details={}, trained_on=trained, learnt_from=learnt)
 
 
 def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:
-    """Refuse networks whose weights have no mean. Raises ModelError that names the first two that differ."""
+    """Raise ModelError, which names the first two that differ, for networks whose weights have no mean."""
     for name, model in zip(names, models, strict=True):
         if not model.classifier.is_linear:
             raise ModelError(
@@ -64,7 +64,7 @@ def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:
 
 
 def statistics_differ(models: Sequence[TrainedModel]) -> bool:
-    """Return whether batch-norms of the models have different statistics: their mean is then no layer's statistics."""
+    """Return whether batch-norms of the models differ in their statistics, whose mean would fit no layer."""
     states = [model.classifier.state_dict() for model in models]
     return any(
         not torch.equal(state[name], states[0][name])
@@ -75,7 +75,7 @@ def statistics_differ(models: Sequence[TrainedModel]) -> bool:
 
 
 def take_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
-    """Take the statistics of batch-norms anew, over batches on the network's device (Izmailov et al. 2018, 3.2)."""
+    """Estimate the statistics of batch-norms anew from batches on the network's device (Izmailov et al. 2018, 3.2)."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     network.eval()
