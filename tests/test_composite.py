@@ -50,8 +50,8 @@ def members(tmp_path: Path) -> list[Path]:
     """The folders of two models of different networks and sizes."""
     saved(seed=1).save(tmp_path / "one")
     hot = saved(seed=2, size=64, backbone="test_resnet")
-    deciding = replace(hot.deciding, temperature=np.full(5, 2, np.float32), shift=np.arange(5, dtype=np.float32))
-    replace(hot, deciding=deciding).save(tmp_path / "two")
+    deciding = replace(hot.decision_rule, temperature=np.full(5, 2, np.float32), shift=np.arange(5, dtype=np.float32))
+    replace(hot, decision_rule=deciding).save(tmp_path / "two")
     return [tmp_path / "one", tmp_path / "two"]
 
 
@@ -142,10 +142,10 @@ def test_a_tree_joins_the_answers_of_its_questions(tmp_path: Path) -> None:
 def test_temperatures_of_the_whole_come_last(members: list[Path], tmp_path: Path) -> None:
     both = ensemble(members)
     raw = [np.random.default_rng(seed).normal(size=(4, 5)) for seed in (0, 1)]
-    hot = replace(both, deciding=replace(both.deciding, temperature=np.full(5, 4, np.float32)))
+    hot = replace(both, decision_rule=replace(both.decision_rule, temperature=np.full(5, 4, np.float32)))
     np.testing.assert_allclose(hot.logits(raw), both.logits(raw) / 4, rtol=1e-5)
     single = load_model(members[1])
-    np.testing.assert_allclose(single.logits(raw[:1]), single.deciding.logits(raw[0]))
+    np.testing.assert_allclose(single.logits(raw[:1]), single.decision_rule.logits(raw[0]))
 
 
 def test_where_one_network_is_needed_a_ensemble_is_refused(members: list[Path], tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_soup_has_the_mean_weights() -> None:
         (saved(backbone="test_resnet"), r"a and b differ in their network \(test_efficientnet; test_resnet\)"),
         (saved(size=64), r"a and b differ in their size of images \(32; 64\)"),
         (
-            replace(saved(), deciding=replace(DecisionRule.plain(SPACE), shift=np.ones(5, np.float32))),
+            replace(saved(), decision_rule=replace(DecisionRule.plain(SPACE), shift=np.ones(5, np.float32))),
             "a and b differ in their class weights",
         ),
     ],

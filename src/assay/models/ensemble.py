@@ -56,7 +56,7 @@ class Ensemble:
     space: LabelSpace
     members: tuple[Member, ...]
     joining: Combiner
-    deciding: DecisionRule
+    decision_rule: DecisionRule
     details: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -81,7 +81,7 @@ class Ensemble:
             last = first + len(member.model.networks)
             of_members.append(member.model.logits(raw[first:last]))
             first = last
-        return self.deciding.logits(self.joining.joined(self.space, of_members))
+        return self.decision_rule.logits(self.joining.joined(self.space, of_members))
 
     def save(self, folder: Path) -> None:
         """Write the folders of the members, as links where the disk can, then the description."""
@@ -96,7 +96,7 @@ class Ensemble:
             "heads": self.space.to_json(),
             "joining": self.joining.to_json(),
             "members": names,
-            "deciding": self.deciding.to_json(self.space),
+            "deciding": self.decision_rule.to_json(self.space),
             **self.details,
         }
         write_json(ModelFolder(folder).spec, description)

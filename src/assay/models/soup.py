@@ -29,11 +29,11 @@ def average_weights(models: Sequence[TrainedModel]) -> TrainedModel:
     mixed = {name: _mean([state[name] for state in states]) for name in states[0]}
     classifier = from_spec(spec(first.classifier))
     classifier.load_state_dict(mixed)
-    rule = replace(DecisionRule.plain(first.space), shift=first.deciding.shift)
+    rule = replace(DecisionRule.plain(first.space), shift=first.decision_rule.shift)
     trained = np.unique(np.concatenate([model.trained_on for model in models]))
     learnt = np.unique(np.concatenate([model.learnt_from for model in models]))
     classifier.eval()
-    return replace(first, classifier=classifier, deciding=rule, details={}, trained_on=trained, learnt_from=learnt)
+    return replace(first, classifier=classifier, decision_rule=rule, details={}, trained_on=trained, learnt_from=learnt)
 
 
 def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:
             "network": spec(model.classifier),
             "size of images": model.size,
             "resize": model.resize.model_dump(),
-            "class weights": model.deciding.shift.tolist(),
+            "class weights": model.decision_rule.shift.tolist(),
         }
         for model in models
     ]

@@ -151,7 +151,7 @@ class TrainedModel:
     size: int
     side: int
     resize: Resize
-    deciding: DecisionRule
+    decision_rule: DecisionRule
     details: Mapping[str, object] = field(default_factory=dict)
     trained_on: Keys = field(default_factory=lambda: NO_HASHES)
     learnt_from: Keys = field(default_factory=lambda: NO_HASHES)
@@ -164,7 +164,7 @@ class TrainedModel:
     def logits(self, raw: Sequence[Floats]) -> Floats:
         """Return the logits (N, W) that probabilities are taken of from the raw logits of the network."""
         (of_network,) = raw
-        return self.deciding.logits(of_network)
+        return self.decision_rule.logits(of_network)
 
     def save(self, folder: Path) -> None:
         """Write the training images, the weights, then the description."""
@@ -180,7 +180,7 @@ class TrainedModel:
             "size": self.size,
             "side": self.side,
             "resize": self.resize.model_dump(mode="json"),
-            "deciding": self.deciding.to_json(self.space),
+            "deciding": self.decision_rule.to_json(self.space),
             BACKBONE_HASH: hash_backbone(self.classifier.backbone.state_dict()),
             **self.details,
         }

@@ -198,7 +198,7 @@ class Validated:
         Predictions.of(ids, space, logits, model=context.name, thresholds=thresholds).write(
             folder / "predictions.parquet"
         )
-        replace(self.saved, deciding=deciding).save(folder)
+        replace(self.saved, decision_rule=deciding).save(folder)
         return folder
 
 
