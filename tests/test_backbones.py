@@ -46,11 +46,11 @@ def test_an_unknown_tag_gives_the_known_ones() -> None:
     "name",
     ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "mobilenetv3_small_050", "test_nfnet"],
 )
-def test_features_are_as_wide_as_said(name: str) -> None:
+def test_features_are_as_wide_as_feature_count(name: str) -> None:
     backbone = build_backbone(name).eval()
     with torch.inference_mode():
-        found = backbone(torch.zeros(2, 3, 64, 64))
-    assert found.shape == (2, feature_count(backbone))
+        outputs = backbone(torch.zeros(2, 3, 64, 64))
+    assert outputs.shape == (2, feature_count(backbone))
 
 
 def test_a_transformer_takes_images_of_another_size() -> None:
@@ -85,8 +85,8 @@ def test_stages_in_order(name: str, expected: Any) -> None:
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_byobnet", "inception_v3", "densenet121"])
 def test_every_parameter_is_in_one_stage(name: str) -> None:
     backbone = build_backbone(name)
-    found = [parameter for stage in stages(backbone) for parameter in stage.parameters]
-    assert sorted(found) == sorted(name for name, _ in backbone.named_parameters())
+    outputs = [parameter for stage in stages(backbone) for parameter in stage.parameters]
+    assert sorted(outputs) == sorted(name for name, _ in backbone.named_parameters())
 
 
 def test_the_neck_belongs_to_the_last_stage() -> None:

@@ -157,8 +157,8 @@ def test_the_memory_layout_changes_no_feature() -> None:
     with torch.inference_mode():
         expected = network(noise_batch(size=64))
         network.to(memory_format=torch.channels_last)
-        found = network(noise_batch(size=64).contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+        result = network(noise_batch(size=64).contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_folding_finds_no_batch_norm() -> None:

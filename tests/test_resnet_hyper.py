@@ -39,7 +39,7 @@ def test_by_default_it_is_the_network_of_fifty_layers(options: dict[str, Any], n
 
 
 @pytest.mark.parametrize("depth", [(3, 4, 6, 3), (3, 8, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3), (1, 2, 1, 1)])
-def test_as_deep_as_told(depth: tuple[int, int, int, int]) -> None:
+def test_depth(depth: tuple[int, int, int, int]) -> None:
     with torch.device("meta"):  # shapes alone
         network = build(depth=list(depth))
     blocks = [len(getattr(network, f"layer{stage}")) for stage in range(1, 5)]
@@ -51,11 +51,11 @@ def test_as_deep_as_told(depth: tuple[int, int, int, int]) -> None:
 def test_every_block_and_pooling_gives_features(block: str, pool: str) -> None:
     network = build(block=block, pool=pool, groups=4, **SMALL).eval()
     with torch.inference_mode():
-        found = network(noise_batch(seed=0))
+        features = network(noise_batch(seed=0))
         last = network.forward_features(noise_batch(seed=0))
-    assert found.shape == (2, feature_count(network)) == (2, 8 * 8 * 4)
+    assert features.shape == (2, feature_count(network)) == (2, 8 * 8 * 4)
     expected = last.mean((2, 3)) if pool == "avg" else last.amax((2, 3))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(features, expected)
 
 
 def test_v2_activates_before_and_v1_after() -> None:
@@ -106,16 +106,16 @@ def plan(model: str) -> Plan:
 
 
 def test_a_plan_says_options_and_is_written_with_them() -> None:
-    said = plan("{backbone: resnet_hyper, weights: none, options: {block: v2, depth: [3, 4, 23, 3], pool: max}}")
-    assert said.model.options == {"block": "v2", "depth": [3, 4, 23, 3], "pool": "max"}
-    assert parse(to_yaml(said), "again") == said
+    written = plan("{backbone: resnet_hyper, weights: none, options: {block: v2, depth: [3, 4, 23, 3], pool: max}}")
+    assert written.model.options == {"block": "v2", "depth": [3, 4, 23, 3], "pool": "max"}
+    assert parse(to_yaml(written), "again") == written
 
 
 HYPER = "backbone: resnet_hyper, options"
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "written"),
     [
         (f"{{{HYPER}: {{blok: v2}}}}", r"blok is not known.*It takes block, depth, width, groups, pool"),
         (f"{{{HYPER}: {{block: v3}}}}", r"block is 'v3': input should be 'v1', 'v2' or 'grouped'"),
@@ -127,8 +127,8 @@ HYPER = "backbone: resnet_hyper, options"
         ),
     ],
 )
-def test_options_that_are_wrong_are_refused_when_the_plan_is_read(model: str, said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+def test_options_that_are_wrong_are_refused_when_the_plan_is_read(model: str, written: str) -> None:
+    with pytest.raises(PlanError, match=written):
         plan(model)
 
 
