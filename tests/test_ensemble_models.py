@@ -21,9 +21,17 @@ from assay.metrics.metrics import probabilities_of
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.combiners import MeanCombiner
 from assay.models.decision_rule import DecisionRule
-from assay.models.ensemble import Ensemble, input_size, load_model, member_of
+from assay.models.ensemble import (
+    Ensemble,
+    average_weights,
+    input_size,
+    load_model,
+    member_of,
+    require_alike,
+    statistics_differ,
+    take_statistics,
+)
 from assay.models.heads import NearestMean
-from assay.models.soup import average_weights, require_alike, statistics_differ, take_statistics
 from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.models.tree import Tree, one_against_rest
 from assay.predictions.predict import Predictions

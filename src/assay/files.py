@@ -284,24 +284,25 @@ class StepName(str):
 TRIAL = "trial"  # the part of a step whose result is compared and not handed on
 
 
+class _Below:
+    """A path below a folder, as an attribute of the class that describes the folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: ModelFolder | StepFolder | RunFolder, owner: object = None) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """A trained model on disk."""
 
     path: Path
 
-    @property
-    def spec(self) -> Path:
-        return self.path / "spec.json"
-
-    @property
-    def weights(self) -> Path:
-        return self.path / "model.safetensors"
-
-    @property
-    def predictions(self) -> Path:
-        """Of the validation images, where a step made the model."""
-        return self.path / "predictions.parquet"
+    spec = _Below("spec.json")
+    weights = _Below("model.safetensors")
+    predictions = _Below("predictions.parquet")  # of the validation images, where a step made the model
 
 
 @dataclass(frozen=True)
@@ -310,31 +311,12 @@ class StepFolder:
 
     path: Path
 
-    @property
-    def begun(self) -> Path:
-        return self.path / "begun.json"
-
-    @property
-    def done(self) -> Path:
-        """Key, seconds and metrics; written last."""
-        return self.path / "done.json"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.safetensors"
-
-    @property
-    def suspects(self) -> Path:
-        return self.path / "suspects.csv"
-
-    @property
-    def samples(self) -> Path:
-        """Sheets of generated images."""
-        return self.path / "samples"
+    begun = _Below("begun.json")
+    done = _Below("done.json")  # key, seconds and metrics; written last
+    history = _Below("history.csv")
+    checkpoint = _Below("checkpoint.safetensors")
+    suspects = _Below("suspects.csv")
+    samples = _Below("samples")  # sheets of generated images
 
     @property
     def best(self) -> ModelFolder:
@@ -351,69 +333,24 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def plan(self) -> Path:
-        """As run."""
-        return self.path / "plan.yaml"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def hardware(self) -> Path:
-        return self.path / "hardware.json"
-
-    @property
-    def samples(self) -> Path:
-        """As read, before any edit."""
-        return self.path / "samples.parquet"
-
-    @property
-    def splits(self) -> Path:
-        return self.path / "splits.csv"
-
-    @property
-    def ledger(self) -> Path:
-        return self.path / "ledger.csv"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.jsonl"
-
-    @property
-    def cache(self) -> Path:
-        return self.path / "cache"
-
-    @property
-    def steps(self) -> Path:
-        return self.path / "steps"
+    plan = _Below("plan.yaml")  # as run
+    environment = _Below("environment.json")
+    hardware = _Below("hardware.json")
+    samples = _Below("samples.parquet")  # as read, before any edit
+    splits = _Below("splits.csv")
+    ledger = _Below("ledger.csv")
+    log = _Below("log.jsonl")
+    cache = _Below("cache")
+    steps = _Below("steps")
+    metrics = _Below("metrics.json")  # written once the run is finished
+    report = _Below("report.html")
+    charts = _Below("figures")
+    explanations = _Below("explanations")
+    history = _Below("history")  # plans, metrics and reports that later runs in the same folder replaced
 
     @property
     def model(self) -> ModelFolder:
         return ModelFolder(self.path / "model")
-
-    @property
-    def metrics(self) -> Path:
-        """Written once the run is finished."""
-        return self.path / "metrics.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def charts(self) -> Path:
-        return self.path / "figures"
-
-    @property
-    def explanations(self) -> Path:
-        return self.path / "explanations"
-
-    @property
-    def history(self) -> Path:
-        """Plans, metrics and reports that later runs in the same folder replaced."""
-        return self.path / "history"
 
     def step(self, name: str) -> StepFolder:
         return StepFolder(self.steps / name)

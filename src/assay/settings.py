@@ -74,6 +74,13 @@ def _changed(value: Any, change: Callable[[Source, str], str]) -> Any:
     return new if any(one is not old for one, old in zip(new, value, strict=True)) else value
 
 
+def require_rising(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return a range. Raises ValueError where it goes down."""
+    if pair and pair[0] > pair[1]:
+        raise ValueError(f"[{pair[0]}, {pair[1]}] must go from the lower number to the higher one")
+    return pair
+
+
 # Settings that are chosen by name: `schedule: one_cycle` or `schedule: {kind: one_cycle, warm_up: 0.3}`.
 
 

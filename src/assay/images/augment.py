@@ -20,7 +20,7 @@ from assay.images import geometry, operations
 from assay.images.colour import jitter
 from assay.images.counter_rng import image_keys, uniform
 from assay.images.operations import RandAugment, Short, SomeOf
-from assay.settings import Settings
+from assay.settings import Settings, require_rising
 
 __all__ = [
     "Augment",
@@ -48,12 +48,6 @@ _OPERATIONS = _PATCHES + 4 * MOST_PATCHES  # and 3 an operation from there
 NOISE_SD = 0.25  # of Gaussian noise about mid-grey: near that of photographs
 
 
-def _rising(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError(f"[{pair[0]}, {pair[1]}] must go from the lower number to the higher one")
-    return pair
-
-
 class Jitter(Settings):
     """Colour jitter: factors of 1 - x to 1 + x, and the hue in shares of the full circle."""
 
@@ -72,10 +66,7 @@ class Erase(Settings):
     ratio: tuple[Positive, Positive] = (0.3, 3.3)
     fill: Literal["constant", "noise"] = "constant"
 
-    @field_validator("area", "ratio")
-    @classmethod
-    def _ordered(cls, pair: tuple[float, float]) -> tuple[float, float]:
-        return _rising(pair)
+    _rising = field_validator("area", "ratio")(require_rising)
 
 
 class Variation(Settings):
@@ -99,10 +90,7 @@ class Variation(Settings):
     some_of: Short | SomeOf | None = None
     erase: Erase | None = None
 
-    @field_validator("crop", "ratio", "scale")
-    @classmethod
-    def _ordered(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
-        return pair and _rising(pair)
+    _rising = field_validator("crop", "ratio", "scale")(require_rising)
 
     @model_validator(mode="after")
     def _one_list(self) -> Self:

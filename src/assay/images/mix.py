@@ -18,7 +18,7 @@ from torch import Tensor
 
 from assay.arrays import Doubles, Floats, Ints, Keys
 from assay.images.counter_rng import uniform
-from assay.settings import Settings
+from assay.settings import Settings, require_rising
 
 Alpha = Annotated[float, Field(gt=0)]
 Area = Annotated[float, Field(gt=0, le=1)]
@@ -43,12 +43,7 @@ class Mix(Settings):
         None, description="Least and most share of the area that CutMix pastes; such a box lies wholly in the image."
     )
 
-    @field_validator("patch")
-    @classmethod
-    def _rising(cls, patch: tuple[float, float] | None) -> tuple[float, float] | None:
-        if patch and patch[0] > patch[1]:
-            raise ValueError(f"[{patch[0]}, {patch[1]}] must go from the lower number to the higher one")
-        return patch
+    _rising = field_validator("patch")(require_rising)
 
     @model_validator(mode="after")
     def _some(self) -> Mix:

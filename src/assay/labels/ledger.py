@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from assay.errors import DataError
 from assay.files import whole
 from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing_edits
+from assay.labels.readers.table_files import csv_records
 from assay.labels.samples import Samples
 from assay.messages import printable
 
@@ -73,7 +74,8 @@ class Ledger:
         """
         if not path.exists():
             return Ledger(path)
-        records = _records(path)
+        # Not `read_rows`, which takes blank names for none: here every name must come back as it was.
+        records = csv_records(path)
         line, header = next(records, (1, []))
         if header != list(COLUMNS):
             missing = [column for column in COLUMNS if column not in header]
@@ -248,25 +250,6 @@ def _named(edit: Edit) -> str:
     what = [edit.action, *([repr(edit.new)] if edit.new is not None else [])]
     cell = [repr(edit.id), edit.head, *([edit.tag] if edit.tag is not None else [])]
     return f"the edit {' '.join(what)} of {', '.join(cell)} by {edit.step!r}"
-
-
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a CSV file, blank ones left out, with the number of the line where each begins."""
-    # Not `read_rows`: that takes a name of blanks only for no name, and here every name must come back as it was.
-    line = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for cells in reader:
-                if cells:
-                    yield line + 1, cells
-                line = reader.line_num
-    except csv.Error as error:
-        raise DataError(
-            f"{printable(path)}, line {line + 1}: cannot be read ({error}). Look for a quote never closed."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{printable(path)}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
 
 
 def _entry(at: str, line: int, cells: Sequence[str]) -> Entry:

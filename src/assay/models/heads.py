@@ -189,14 +189,17 @@ def build(described: Sequence[LayerJson], features: int) -> nn.Module:
     return SideBySide([_part(entry, features) for entry in described])
 
 
+KINDS: dict[str, Callable[[LayerJson, int], nn.Module]] = {
+    "linear": lambda entry, features: nn.Linear(features, entry["outputs"]),
+    "nearest_mean": lambda entry, features: NearestMean(features, entry["outputs"], paired=entry["paired"]),
+    "kernel": lambda entry, features: KernelMachine(features, entry["outputs"], support=entry["support"]),
+}
+"""Builders of the layer of a head, by its kind, from its description and the number of features."""
+
+
 def _part(entry: LayerJson, features: int) -> nn.Module:
-    kind, outputs = entry["kind"], entry["outputs"]
-    if kind == "linear":
-        return nn.Linear(features, outputs)
-    if kind == "nearest_mean":
-        return NearestMean(features, outputs, paired=entry["paired"])
-    if kind == "kernel":
-        return KernelMachine(features, outputs, support=entry["support"])
+    if entry["kind"] in KINDS:
+        return KINDS[entry["kind"]](entry, features)
     raise ModelError(
-        f"the model has a head of kind {kind!r}, which is not known here. Use the version that trained it."
+        f"the model has a head of kind {entry['kind']!r}, which is not known here. Use the version that trained it."
     )

@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from assay.errors import DataError
 from assay.labels.build import RawLabels, build_samples
-from assay.labels.image_files import SafeRoot, walk
+from assay.labels.image_files import walk
 from assay.labels.readers.folder import find_in_folder
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
 from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
 from assay.labels.readers.rows import find_in_rows
-from assay.labels.readers.table import Columns, find_in_table, image_cells, name_column
+from assay.labels.readers.table import Columns, find_in_table, image_cells, locate, name_column
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
@@ -232,13 +232,8 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
 
 def _named(rows: Rows, column: str, root: Path) -> list[tuple[str, Path]]:
     """Return the images that rows name, in order."""
-    safe, named = SafeRoot(root), []
-    for row, cell in enumerate(image_cells(rows, column)):
-        try:
-            path, _ = safe.locate(cell)
-        except DataError as error:
-            raise DataError(f"{rows.at(row)}: {error}") from error
-        named.append((cell, root / path))
+    cells = image_cells(rows, column)
+    named = [(cell, root / path) for cell, (path, _) in zip(cells, locate(rows, cells, root), strict=True)]
     if not named:
         raise DataError(f"{printable(rows.source)}: names no images. Add some.")
     return named

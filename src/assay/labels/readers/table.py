@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,20 +129,28 @@ def _resolve_columns(rows: Rows, given: Columns) -> Columns:
     return Columns(image, heads, facts["split"], facts["group"], facts["weight"])
 
 
+def locate(rows: Rows, cells: Sequence[str], root: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield the path of each image below `root`, and why it cannot be read, or None.
+
+    Raises DataError that names the row of a path outside of `root`.
+    """
+    safe = SafeRoot(root)
+    for row, cell in enumerate(cells):
+        try:
+            yield safe.locate(cell)
+        except DataError as error:
+            raise DataError(f"{rows.at(row)}: {error}") from error
+
+
 def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
     """Return the rows whose image exists, with its path below `root` as `id`, and the missing images."""
     if not root.is_dir():
         raise DataError(f"{printable(root)}: is no folder. `root` is the folder that holds the images of the table.")
-    safe, ids, reasons = SafeRoot(root), [], []
-    for row, cell in enumerate(cells):
-        try:
-            path, reason = safe.locate(cell)
-        except DataError as error:
-            raise DataError(f"{rows.at(row)}: {error}") from error
-        if not is_unicode(path):
-            path, reason = printable(path), "its name is not valid UTF-8: rename it"
-        ids.append(path)
-        reasons.append(reason)
+    ids, reasons = [], []
+    for path, reason in locate(rows, cells, root):
+        valid = is_unicode(path)
+        ids.append(path if valid else printable(path))
+        reasons.append(reason if valid else "its name is not valid UTF-8: rename it")
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     if not kept:
         why = f"such as {cells[0]!r} ({reasons[0]})" if cells else "for it has no rows"

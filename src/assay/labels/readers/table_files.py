@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,9 +83,7 @@ def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
 
     Raises DataError for a file that is missing or no valid table.
     """
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"{printable(path)}: {what}. Check the path of the table.")
+    _require_file(path, "Check the path of the table.")
     if not is_table(path):
         endings = ", ".join([*DELIMITERS, *PARQUET])
         raise DataError(f"{printable(path)}: is no table by its ending. A table ends in {endings}.")
@@ -94,15 +92,24 @@ def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
     return _read_text(path, delimiter or DELIMITERS[path.suffix.lower()])
 
 
-def _read_text(path: Path, delimiter: str) -> Rows:
-    name, lines, rows, line = printable(path), [], [], 0
+def _require_file(path: Path, hint: str) -> None:
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise DataError(f"{printable(path)}: {what}. {hint}")
+
+
+def csv_records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield the records of a CSV file, without blank lines, each with the line where it begins.
+
+    Raises DataError that names the line of what cannot be read.
+    """
+    name, line = printable(path), 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             for cells in reader:
                 if cells:
-                    lines.append(line + 1)  # the line where the row begins: a quoted cell may hold line breaks
-                    rows.append(cells)
+                    yield line + 1, cells  # not the line of its end: a quoted cell may hold line breaks
                 line = reader.line_num
     except csv.Error as error:
         raise DataError(f"{name}, line {line + 1}: cannot be read ({error}). Look for a quote never closed.") from error
@@ -110,6 +117,11 @@ def _read_text(path: Path, delimiter: str) -> Rows:
         raise DataError(f"{name}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
+
+
+def _read_text(path: Path, delimiter: str) -> Rows:
+    name, records = printable(path), list(csv_records(path, delimiter))
+    lines, rows = [line for line, _ in records], [cells for _, cells in records]
     if not rows:
         raise DataError(f"{name}: is empty. Its first line must name the columns.")
     header, lines = [cell.strip() for cell in rows[0]], lines[1:]
@@ -232,9 +244,7 @@ def read_lines(path: Path) -> list[str]:
 
     Raises DataError for a file that is missing, cannot be read or is not UTF-8.
     """
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"{printable(path)}: {what}. Check the path.")
+    _require_file(path, "Check the path.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +17,7 @@ from assay.labels.space import Codes, Head
 from assay.messages import printable
 
 
-def write_table(samples: Samples, path: Path) -> dict[str, Any]:
+def write_table(samples: Samples, path: Path) -> dict[str, object]:
     """Write labels, and split, group and weight if any, as CSV; return the `data:` mapping that reads it.
 
     A head is a column of class names, of JSON lists, or, where tags are partly unknown, a column of 0 and 1 a
@@ -32,7 +31,7 @@ def write_table(samples: Samples, path: Path) -> dict[str, Any]:
         _require_names(head)
         heads[head.name], of_head = _head(table, head, codes, taken)
         columns += of_head
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "table": os.path.abspath(path),
         "root": os.path.abspath(samples.root),
         "image": "image",
@@ -49,7 +48,7 @@ def write_table(samples: Samples, path: Path) -> dict[str, Any]:
     return data
 
 
-def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tuple[dict[str, Any], list[pl.Series]]:
+def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tuple[dict[str, object], list[pl.Series]]:
     """Return the entry of a head in `heads`, and its columns; their names are added to `taken`."""
     labels = table[f"label:{head.name}"]
     if head.multiclass:
@@ -62,7 +61,7 @@ def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tup
         return {"columns": names, "kind": head.kind, "classes": list(head.classes)}, flags
     column = _free(head.name, taken)
     lists = [None if tags is None else json.dumps(tags, ensure_ascii=False) for tags in labels.to_list()]
-    entry = {"column": column, "kind": head.kind, "separator": JSON, "classes": list(head.classes)}
+    entry: dict[str, object] = {"column": column, "kind": head.kind, "separator": JSON, "classes": list(head.classes)}
     return entry, [pl.Series(column, lists, dtype=pl.String)]
 
 
