@@ -84,10 +84,7 @@ def test_images_are_normalised_around_zero(name: Any) -> None:
 
 def test_stages_are_groups_of_convolutions_then_the_linear_layers() -> None:
     parts = stages(build_backbone("simple_cnn", size=64))
-    assert [stage.name for stage in parts] == ["stem", "conv2", "conv3", "conv4", "conv5", "linear"]
     assert [len(stage.parameters) for stage in parts] == [4, 4, 6, 6, 6, 4]
-    six = [stage.name for stage in stages(build_backbone("plain_cnn6"))]
-    assert six == ["stem", "conv2", "conv3", "conv4", "conv5", "conv6"]
 
 
 def test_freezing_by_stage() -> None:
@@ -144,12 +141,6 @@ def test_an_untrained_network_passes_the_image_on(name: Any) -> None:
 def test_there_are_no_published_weights(name: Any) -> None:
     with pytest.raises(ModelError, match=r"nobody published weights for it.*weights: none"):
         load_weights(build_backbone(name), name, source="pretrained", base=Path())
-
-
-@pytest.mark.parametrize(("typed", "meant"), [("simplecnn", "simple_cnn"), ("plain_cnn", "plain_cnn6")])
-def test_a_misspelt_name_finds_them(typed: str, meant: str) -> None:
-    with pytest.raises(ModelError, match=f"nearest names are .*{meant}"):
-        build_backbone(typed)
 
 
 def test_the_memory_layout_changes_no_feature() -> None:

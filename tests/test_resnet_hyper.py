@@ -11,9 +11,9 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from assay.errors import ModelError, PlanError
+from assay.errors import PlanError
 from assay.labels.space import Head, LabelSpace
-from assay.models.backbones import build_backbone, built_with, feature_count, stages
+from assay.models.backbones import build_backbone, built_with, feature_count
 from assay.models.classifier import ModelSettings, build_classifier, from_spec, spec
 from assay.plan.plan import Plan, parse, to_yaml
 from factories import noise_batch
@@ -74,13 +74,6 @@ def test_groups_part_the_square_convolution_alone() -> None:
     assert network.layer1[0].conv2.in_channels == 16
 
 
-def test_the_stages_can_be_frozen() -> None:
-    for block, prefix in (("v1", "layer"), ("v2", "stages.")):
-        first = 1 if block == "v1" else 0
-        names = [stage.name for stage in stages(build(block=block, **SMALL))]
-        assert names == ["stem", *(f"{prefix}{number}" for number in range(first, first + 4))]
-
-
 def test_a_description_rebuilds_it() -> None:
     settings = ModelSettings(backbone="resnet_hyper", weights="none", options={"block": "v2", "pool": "max", **SMALL})
     model = build_classifier(settings, SPACE, seed=3, base=Path(), size=32).eval()
@@ -130,8 +123,3 @@ HYPER = "backbone: resnet_hyper, options"
 def test_options_that_are_wrong_are_refused_when_the_plan_is_read(model: str, written: str) -> None:
     with pytest.raises(PlanError, match=written):
         plan(model)
-
-
-def test_from_python_too() -> None:
-    with pytest.raises(ModelError, match="width is not known"):
-        build_backbone("test_resnet", options={"width": 8})
