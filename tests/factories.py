@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from assay.labels.readers.read import DataSettings, read_whole
 from assay.labels.samples import BASE_COLUMNS, Samples
 from assay.labels.space import Head, LabelSpace
 
@@ -77,3 +78,8 @@ def make_samples(rows: Sequence[Mapping[str, object]], *heads: Head, root: str =
         columns.append(pl.Series(f"weight:{head.name}", weights, dtype=pl.Float32))
         columns.append(pl.Series(f"origin:{head.name}", ["given"] * len(rows), dtype=pl.String))
     return Samples(pl.DataFrame(columns), LabelSpace(heads), Path(root))
+
+
+def read_folder(folder: Path) -> Samples:
+    """Return the samples of a folder a class, not split."""
+    return read_whole(DataSettings(folder=folder), base=Path())

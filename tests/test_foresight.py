@@ -26,14 +26,13 @@ from assay.experiments.stopwatch import Event, Stopwatch, pace, stages
 from assay.experiments.timeline import fits, momentum_of, rates, spans
 from assay.images.cache import LazyImages, build
 from assay.images.decode import Resize
-from assay.labels.readers.read import read_folder
 from assay.labels.samples import Samples
 from assay.models.layers import layers
 from assay.plan.plan import parse
 from assay.steps.fit_settings import FitSettings
 from assay.training.optimizers import Adam, RmsProp, Sgd
 from assay.training.schedules import rate
-from factories import write_images
+from factories import read_folder, write_images
 
 # The pace of a fit
 

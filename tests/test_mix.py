@@ -18,11 +18,11 @@ from assay.images.cache import Cache, build
 from assay.images.counter_rng import Keys, image_keys
 from assay.images.decode import Resize
 from assay.images.mix import Mix, mix, shares
-from assay.labels.readers.read import read_folder
 from assay.labels.samples import Samples
 from assay.steps.fit_settings import FitSettings
 from assay.training.devices import Hardware
 from assay.training.sources import FeatureSource, ImageSource, LabelTensors
+from factories import read_folder
 
 WAYS = [Mix(mixup=0.4), Mix(cutmix=1.0), Mix(mixup=1.0, cutmix=0.5), Mix(mixup=0.2, cutmix=1.0, probability=0.5)]
 MANY = 4000

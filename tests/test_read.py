@@ -11,17 +11,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assay.errors import DataError
+from assay.labels.build import build_samples
 from assay.labels.image_files import IMAGE_ENDINGS, is_image, natural_key, path_key
 from assay.labels.readers.label_cells import HeadColumns
-from assay.labels.readers.read import DataSettings, find_images, read, read_folder, read_table
-from assay.labels.readers.table import Columns
+from assay.labels.readers.read import DataSettings, find_images, read
+from assay.labels.readers.table import Columns, find_in_table
 from assay.labels.samples import Samples
-from factories import put
+from factories import put, read_folder
 
 
 def table(root: Path, text: str, name: str = "labels.csv") -> Path:
     (root / name).write_bytes(text.encode())
     return root / name
+
+
+def read_table(
+    at: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
+) -> Samples:
+    return build_samples(find_in_table(at, root=root, columns=columns, delimiter=delimiter))
 
 
 def labels(samples: Samples, head: str = "label") -> dict[str, str | None]:

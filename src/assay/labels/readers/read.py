@@ -187,19 +187,6 @@ def _form(data: DataSettings) -> str:
     return next(form for form in FORMS if getattr(data, form) is not None)
 
 
-def read_folder(folder: Path) -> Samples:
-    """Return the samples of a folder a class, not split."""
-    return build_samples(find_in_folder(_absolute(Path(), folder)))
-
-
-def read_table(
-    table: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
-) -> Samples:
-    """Return the samples that a CSV, TSV or Parquet file names, not split."""
-    at = _absolute(Path(), root) if root is not None else None
-    return build_samples(find_in_table(_absolute(Path(), table), root=at, columns=columns, delimiter=delimiter))
-
-
 def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> list[tuple[str, Path]]:
     """Return images to label: (name as given, absolute path), from an image, a folder, a table or a .txt list.
 
