@@ -156,7 +156,7 @@ def print_cost(name: str, size: int, batch: int) -> None:
     from assay.models.backbones import set_training_mode
     from assay.models.classifier import ModelSettings, build_classifier
     from assay.models.custom import CUSTOM_BACKBONES
-    from assay.models.receptive_field import receptive_field
+    from assay.models.layers import receptive_field
     from assay.training.devices import Hardware, keep_freed_memory
 
     keep_freed_memory()

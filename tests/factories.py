@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 from PIL import Image
 from torch import Tensor
+
+from assay.labels.readers.read import DataSettings, read_whole
+from assay.labels.samples import BASE_COLUMNS, Samples
+from assay.labels.space import Head, LabelSpace
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
@@ -57,3 +62,24 @@ def put(root: Path, *names: str) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(os.fsencode(name))
     return root
+
+
+def make_samples(rows: Sequence[Mapping[str, object]], *heads: Head, root: str = "/images") -> Samples:
+    """Return samples with a row for each mapping: id, labels by head, "unknown HEAD", split, group, hash, weight."""
+    facts = {fact: [row.get("id" if fact == "path" else fact) for row in rows] for fact in BASE_COLUMNS}
+    columns = [pl.Series(fact, values, dtype=pl.String) for fact, values in facts.items()]
+    for head in heads:
+        kind = pl.String if head.multiclass else pl.List(pl.String)
+        columns.append(pl.Series(f"label:{head.name}", [row.get(head.name) for row in rows], dtype=kind))
+        if not head.multiclass:
+            unknown = [row.get(f"unknown {head.name}") for row in rows]
+            columns.append(pl.Series(f"unknown:{head.name}", unknown, dtype=kind))
+        weights = [row.get("weight", 1.0) for row in rows]
+        columns.append(pl.Series(f"weight:{head.name}", weights, dtype=pl.Float32))
+        columns.append(pl.Series(f"origin:{head.name}", ["given"] * len(rows), dtype=pl.String))
+    return Samples(pl.DataFrame(columns), LabelSpace(heads), Path(root))
+
+
+def read_folder(folder: Path) -> Samples:
+    """Return the samples of a folder a class, not split."""
+    return read_whole(DataSettings(folder=folder), base=Path())

@@ -176,13 +176,13 @@ def test_resizing_up_is_bilinear() -> None:
 def test_flips_mirror_exactly_and_each_comes_up(flip: Any, kinds: int) -> None:
     batch = noise_bytes(40, 24)
     result = augment(batch, some(40), size=24, settings=Augment(flip=flip))
-    seen = set()
+    axes_drawn = set()
     for before, after in zip(batch / 255, result, strict=True):
         mirrored = {axes: before.flip(axes) for axes in [(), (2,), (1,), (1, 2)]}
-        (found,) = (axes for axes, other in mirrored.items() if (other - after).abs().max() < 1e-5)
-        seen.add(found)
-    assert len(seen) == kinds
-    assert {"horizontal": (1,), "vertical": (2,)}.get(flip) not in seen
+        (mirrored_axes,) = (axes for axes, other in mirrored.items() if (other - after).abs().max() < 1e-5)
+        axes_drawn.add(mirrored_axes)
+    assert len(axes_drawn) == kinds
+    assert {"horizontal": (1,), "vertical": (2,)}.get(flip) not in axes_drawn
 
 
 def test_a_crop_shows_its_box_in_full() -> None:
@@ -233,9 +233,9 @@ def test_a_shear_slants_what_is_upright() -> None:
     line[..., 16] = 255
     matrices = geometry.affine(fixed(c2=1.0), rotate=0, scale=(1, 1), shear=45, shift=0)
     slanted = moved(line, matrices)[0, 0]
-    places = slanted.argmax(1)[8:25]
-    assert (places.diff().abs() == 1).all()
-    assert places.diff().unique().numel() == 1
+    columns = slanted.argmax(1)[8:25]
+    assert (columns.diff().abs() == 1).all()
+    assert columns.diff().unique().numel() == 1
 
 
 def test_the_whole_is_the_parts_one_after_another() -> None:
@@ -403,7 +403,7 @@ def test_up_to_so_many_patches() -> None:
     assert 2.2 < (share / one).mean() < 2.6  # 2.5, less where patches overlap
 
 
-def test_noise_is_gaussian_about_grey_and_of_every_pixel_its_own() -> None:
+def test_noise_is_gaussian_about_grey_and_differs_by_pixel() -> None:
     black = torch.zeros(20, 3, 64, 64, dtype=torch.uint8)
     settings = Augment(erase=Erase(probability=1, area=(0.3, 0.3), fill="noise"))
     result = augment(black, some(20), size=64, settings=settings)

@@ -27,30 +27,32 @@ def learning(model: Classifier | nn.Module) -> Any:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_an_unknown_name_gives_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"resnet_50.*nearest names are .*resnet50"):
-        build_backbone("resnet_50")
-
-
-def test_a_name_that_would_be_fetched_is_refused() -> None:
-    with pytest.raises(ModelError, match="knows no such network"):
-        build_backbone("hf-hub:timm/resnet18.a1_in1k")
-
-
-def test_an_unknown_tag_gives_the_known_ones() -> None:
-    with pytest.raises(ModelError, match=r"tagged nope\. Its tags: .*a1_in1k"):
-        build_backbone("resnet18.nope")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet_50", {}, r"resnet_50.*nearest names are .*resnet50"),
+        ("simplecnn", {}, "nearest names are .*simple_cnn"),
+        ("plain_cnn", {}, "nearest names are .*plain_cnn6"),
+        ("hf-hub:timm/resnet18.a1_in1k", {}, "knows no such network"),
+        ("resnet18.nope", {}, r"tagged nope\. Its tags: .*a1_in1k"),
+        ("test_resnet", {"width": 8}, "width is not known"),
+        ("factorized_densenet121", {"groups": 5}, r"options: groups: 5 do not divide .*such as 1, 2, 4"),
+    ],
+)
+def test_an_unknown_name_or_option_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build_backbone(name, options=options)
 
 
 @pytest.mark.parametrize(
     "name",
     ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "mobilenetv3_small_050", "test_nfnet"],
 )
-def test_features_are_as_wide_as_said(name: str) -> None:
+def test_features_are_as_wide_as_feature_count(name: str) -> None:
     backbone = build_backbone(name).eval()
     with torch.inference_mode():
-        found = backbone(torch.zeros(2, 3, 64, 64))
-    assert found.shape == (2, feature_count(backbone))
+        outputs = backbone(torch.zeros(2, 3, 64, 64))
+    assert outputs.shape == (2, feature_count(backbone))
 
 
 def test_a_transformer_takes_images_of_another_size() -> None:
@@ -68,25 +70,34 @@ def test_normalisation_is_that_of_the_published_weights() -> None:
     assert normalisation(build_backbone("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+SMALL = {"depth": [1, 1, 2, 1], "width": 8}
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "options", "expected"),
     [
-        ("resnet18", ["stem", "layer1", "layer2", "layer3", "layer4"]),
-        ("tf_efficientnet_lite0", ["stem", *(f"blocks.{n}" for n in range(7))]),
-        ("test_convnext", ["stem", *(f"stages.{n}" for n in range(4))]),
-        ("mobilenetv3_small_050", ["stem", *(f"blocks.{n}" for n in range(6))]),
-        ("test_vit", ["stem", *(f"blocks.{n}" for n in range(6))]),
+        ("resnet18", {}, ["layer1", "layer2", "layer3", "layer4"]),
+        ("tf_efficientnet_lite0", {}, [f"blocks.{n}" for n in range(7)]),
+        ("test_convnext", {}, [f"stages.{n}" for n in range(4)]),
+        ("mobilenetv3_small_050", {}, [f"blocks.{n}" for n in range(6)]),
+        ("test_vit", {}, [f"blocks.{n}" for n in range(6)]),
+        ("simple_cnn", {}, ["conv2", "conv3", "conv4", "conv5", "linear"]),
+        ("plain_cnn6", {}, [f"conv{n}" for n in range(2, 7)]),
+        ("resnet_hyper", {"block": "v1", **SMALL}, [f"layer{n}" for n in range(1, 5)]),
+        ("resnet_hyper", {"block": "v2", **SMALL}, [f"stages.{n}" for n in range(4)]),
     ],
 )
-def test_stages_in_order(name: str, expected: Any) -> None:
-    assert [stage.name for stage in stages(build_backbone(name))] == expected
+def test_stages_in_order(name: str, options: dict[str, Any], expected: list[str]) -> None:
+    assert [stage.name for stage in stages(build_backbone(name, options=options))] == ["stem", *expected]
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_byobnet", "inception_v3", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_vit", "test_byobnet", "inception_v3", "densenet121", "factorized_densenet121"]
+)
 def test_every_parameter_is_in_one_stage(name: str) -> None:
     backbone = build_backbone(name)
-    found = [parameter for stage in stages(backbone) for parameter in stage.parameters]
-    assert sorted(found) == sorted(name for name, _ in backbone.named_parameters())
+    in_stages = [parameter for stage in stages(backbone) for parameter in stage.parameters]
+    assert sorted(in_stages) == sorted(name for name, _ in backbone.named_parameters())
 
 
 def test_the_neck_belongs_to_the_last_stage() -> None:

@@ -167,7 +167,7 @@ def test_an_impossible_centre_crop_is_refused_before_anything_is_written(photos:
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_full_disk_is_told_before_it_is_written_to(
+def test_a_full_disk_is_refused_before_it_is_written_to(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})()
@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_read_only_folder_is_told(photos: list[Path], tmp_path: Path) -> None:
+def test_a_read_only_folder_is_refused(photos: list[Path], tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write anywhere")
     (tmp_path / "cache").mkdir(mode=0o500)
@@ -214,9 +214,9 @@ def test_what_killed_runs_left_is_removed_and_what_grows_is_not(photos: list[Pat
 
 
 def test_progress_counts_up_to_all(photos: list[Path], tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    made(photos, tmp_path / "cache", progress=lambda done, total: told.append((done, total)))
-    assert told == [(32, 50), (50, 50)]
+    calls: list[tuple[int, int]] = []
+    made(photos, tmp_path / "cache", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(32, 50), (50, 50)]
 
 
 def test_odd_names_simply_work(tmp_path: Path) -> None:

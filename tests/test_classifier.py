@@ -148,11 +148,10 @@ def test_a_size_the_backbone_cannot_take() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_two_sources_of_weights_contradict() -> None:
+@pytest.mark.parametrize("weights", ["pretrained", "w.pth"])
+def test_two_sources_of_weights_contradict(weights: str) -> None:
     with pytest.raises(ValidationError, match="drop one of them"):
-        ModelSettings(weights="pretrained", init_from="runs/a")
-    with pytest.raises(ValidationError, match="drop one of them"):
-        ModelSettings(weights="w.pth", init_from="runs/a")
+        ModelSettings(weights=weights, init_from="runs/a")
 
 
 @pytest.mark.parametrize("given", [{"weights": "w.pth"}, {"init_from": "runs/a"}])

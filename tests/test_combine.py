@@ -95,7 +95,7 @@ def test_a_ensemble_of_a_plan(carry: Callable[..., Run], colours: Path, tmp_path
     final = load_model(run.folder / "model")
     assert [network.classifier.backbone_name for network in final.networks] == ["test_efficientnet", "test_resnet"]
     assert [network.size for network in final.networks] == [32, 48]
-    assert final.deciding.temperature[0] == pytest.approx(details(run, "02-calibrate")["label"]["temperature"])
+    assert final.decision_rule.temperature[0] == pytest.approx(details(run, "02-calibrate")["label"]["temperature"])
     before = run.predict(images(colours))
     shutil.copytree(run.folder / "model", tmp_path / "taken" / "model")
     for name in ("metrics.json", "samples.parquet"):

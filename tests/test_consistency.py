@@ -17,7 +17,6 @@ from assay.errors import TrainingError
 from assay.images.augment import Augment
 from assay.images.cache import build
 from assay.images.decode import Resize
-from assay.labels.readers.read import read_folder
 from assay.labels.space import Head, LabelSpace
 from assay.metrics.metrics import probabilities_of
 from assay.models.decision_rule import DecisionRule
@@ -29,6 +28,7 @@ from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
 from assay.training.sampling import Shuffled
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, UnlabelledSettings, Views, predicting
+from factories import read_folder
 from test_loop import COURSE, SPACE, One, job_of, network, same, trained
 
 N = 20

@@ -134,9 +134,9 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path: 
     result, saved, predictions = tune(state, context, by="class")
     assert list(result.details) == ["tags", "more"]
     told = result.details["tags"]
-    assert saved.deciding.thresholds[2:5].tolist() == list(told["thresholds"].values())
-    assert saved.deciding.thresholds[:2].tolist() == [0.5, 0.5]
-    assert (saved.deciding.thresholds[2:] < 0.3).all()
+    assert saved.decision_rule.thresholds[2:5].tolist() == list(told["thresholds"].values())
+    assert saved.decision_rule.thresholds[:2].tolist() == [0.5, 0.5]
+    assert (saved.decision_rule.thresholds[2:] < 0.3).all()
     assert predictions.thresholds.shape == raw.shape
     assert len(np.unique(predictions.thresholds[:, 2])) > 1
     metrics = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]["tags"][
@@ -155,7 +155,7 @@ def test_one_threshold_for_a_head(tmp_path: Path, metric: str) -> None:
     result, saved, predictions = tune(state, context, metric=metric, heads=("tags",))
     told = result.details["tags"]
     assert list(result.details) == ["tags"]
-    assert saved.deciding.thresholds.tolist() == [0.5] * 2 + [told["threshold"]] * 3 + [0.5] * 2
+    assert saved.decision_rule.thresholds.tolist() == [0.5] * 2 + [told["threshold"]] * 3 + [0.5] * 2
     assert (predictions.thresholds[:, 5:] == 0.5).all()
     assert told["gain"]["value"] > 0
     assert (
@@ -183,8 +183,8 @@ def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_p
     codes[codes[:, 1] == 1, 1] = -1
     state, context = begin(tmp_path, samples([codes], LabelSpace((TAGS,))), raw[:, 2:5])
     result, saved, _ = tune(state, context, by="class")
-    assert saved.deciding.thresholds[1] == 0.5
-    assert (saved.deciding.thresholds[[0, 2]] != 0.5).all()
+    assert saved.decision_rule.thresholds[1] == 0.5
+    assert (saved.decision_rule.thresholds[[0, 2]] != 0.5).all()
     told = result.details["tags"]
     assert (told["kept one half"], told["few positives"]) == (["city"], [])
     [line] = [line for line in context.progress.lines if "kept" in line]
@@ -206,7 +206,7 @@ def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path
     result, saved, predictions = warm(state, context)
     assert list(result.details) == ["season", "tags", "more"]
     temperatures = [told["temperature"] for told in result.details.values()]
-    assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.deciding.temperature)
+    assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.decision_rule.temperature)
     assert temperatures[0] == pytest.approx(3, rel=0.3)
     scores = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]
     for head, told in result.details.items():
@@ -223,13 +223,13 @@ def test_calibrating_changes_no_decision(tmp_path: Path, by: str) -> None:
     state, context = begin(tmp_path, given, raw)
     tuned, before, old = tune(state, context, by=by)
     _, saved, new = warm(replace(state, model=tuned.model), context)
-    assert (saved.deciding.temperature != 1).all()
+    assert (saved.decision_rule.temperature != 1).all()
     assert (given_tags(old) == given_tags(new)).all()
     assert 0 < given_tags(old).mean() < 1
     assert old.labels("season") == new.labels("season")
     decided = [
         Predictions.of(old.ids, SPACE, one.logits(raw), model="", thresholds=one.thresholds)
-        for one in (before.deciding, saved.deciding)
+        for one in (before.decision_rule, saved.decision_rule)
     ]
     assert (given_tags(decided[0]) == given_tags(decided[1])).all()
     assert decided[0].labels("season") == decided[1].labels("season")
@@ -242,9 +242,9 @@ def test_a_second_temperature_multiplies_the_first_and_a_head_left_out_keeps_its
     hot = replace(plain, shift=shift, temperature=6 * plain.temperature)
     once = warm(*begin(tmp_path / "once", given, raw, replace(plain, shift=shift)), heads=("season", "tags"))[1]
     twice = warm(*begin(tmp_path / "twice", given, raw, hot), heads=("season", "tags"))[1]
-    assert twice.deciding.temperature[:5] == pytest.approx(once.deciding.temperature[:5], rel=1e-3)
-    assert twice.deciding.temperature[5:].tolist() == [6, 6]
-    assert twice.deciding.shift.tolist() == shift.tolist()
+    assert twice.decision_rule.temperature[:5] == pytest.approx(once.decision_rule.temperature[:5], rel=1e-3)
+    assert twice.decision_rule.temperature[5:].tolist() == [6, 6]
+    assert twice.decision_rule.shift.tolist() == shift.tolist()
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_plan_may_calibrate(colours: Path, tiny_plan: Callable[..., str], tmp_
     (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}", "calibrate"))
     run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
     probed, calibrated = run.metrics["steps"]
-    assert TrainedModel.load(run.folder / "model").deciding.temperature[0] == pytest.approx(
+    assert TrainedModel.load(run.folder / "model").decision_rule.temperature[0] == pytest.approx(
         calibrated["details"]["label"]["temperature"]
     )
     accuracies = [step["scores"]["metrics"]["accuracy"] for step in (probed, calibrated)]

@@ -21,7 +21,7 @@ from assay.experiments.peak import Peak, largest_batch, needed
 from assay.images.cache import LazyImages, build
 from assay.images.decode import Resize
 from assay.labels.readers.read import read_folder
-from assay.models.layer_table import layers
+from assay.models.layers import layers
 from assay.report.rate_charts import momentum_of, timeline
 from assay.steps.fit_settings import FitSettings
 from assay.training.optimizers import Adam, RmsProp, Sgd

@@ -21,7 +21,6 @@ from assay.images.contact_sheet import write_sheet
 from assay.images.decode import Resize
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
-from assay.labels.readers.read import read_folder
 from assay.labels.space import Head, LabelSpace
 from assay.labels.writers.table import write_table
 from assay.models.classifier import ModelSettings, build_classifier
@@ -34,7 +33,7 @@ from assay.report import charts
 from assay.steps.base import write_history
 from assay.training.checkpoint import save_tensors
 from assay.training.devices import Hardware
-from factories import write_images
+from factories import read_folder, write_images
 from small_disk import PAGE, PLENTY, Disk, check_whole
 
 SPACE = LabelSpace((Head("label", ("red", "green", "blue")),))

@@ -49,21 +49,21 @@ def layers(width: int = 12) -> list[nn.Module]:
 
 def fitted(count: int = 90) -> tuple[KernelMachine, CalibratedClassifierCV, np.ndarray]:
     """scikit-learn's calibrated machine, and a layer made of its numbers."""
-    shown = features(count).numpy()
-    truth = shown[:, 0] + shown[:, 1] > 3
+    x = features(count).numpy()
+    truth = x[:, 0] + x[:, 1] > 3
     machine = SVC(C=3.0, gamma=0.05, class_weight={False: 1, True: 4})
     folds = PredefinedSplit(np.arange(count) % 3)
-    model = CalibratedClassifierCV(machine, method="sigmoid", cv=folds, ensemble=False).fit(shown, truth)
+    model = CalibratedClassifierCV(machine, method="sigmoid", cv=folds, ensemble=False).fit(x, truth)
     (whole,) = model.calibrated_classifiers_
-    own, (sigmoid,) = whole.estimator, whole.calibrators
-    layer = KernelMachine(shown.shape[1], 1, support=len(own.support_))
-    layer.support.copy_(torch.from_numpy(own.support_vectors_))
-    layer.dual.copy_(torch.from_numpy(own.dual_coef_))
+    fitted_machine, (sigmoid,) = whole.estimator, whole.calibrators
+    layer = KernelMachine(x.shape[1], 1, support=len(fitted_machine.support_))
+    layer.support.copy_(torch.from_numpy(fitted_machine.support_vectors_))
+    layer.dual.copy_(torch.from_numpy(fitted_machine.dual_coef_))
     layer.gamma.fill_(0.05)
-    layer.intercepts.fill_(float(own.intercept_[0]))
+    layer.intercepts.fill_(float(fitted_machine.intercept_[0]))
     layer.slopes.fill_(-sigmoid.a_)
     layer.levels.fill_(-sigmoid.b_)
-    return layer, model, shown
+    return layer, model, x
 
 
 def test_decisions_and_probabilities_are_scikit_learns() -> None:
@@ -88,13 +88,13 @@ def test_a_kernel_stays_in_float64_wherever_the_network_goes() -> None:
 def test_similarities_are_cosines(paired: bool) -> None:
     layer = drawn(NearestMean(12, 3, paired=paired))
     layer.means.copy_(nn.functional.normalize(layer.means, dim=1))
-    shown = features()
-    away = ((shown - layer.centre) / layer.spread).numpy()
+    x = features()
+    away = ((x - layer.centre) / layer.spread).numpy()
     means = layer.means.numpy()
     cosines = np.array([[row @ mean / np.linalg.norm(row) for mean in means] for row in away])
     wanted = cosines[:, 3:] - cosines[:, :3] if paired else cosines
-    np.testing.assert_allclose(layer.similarities(shown), wanted, atol=1e-6)
-    np.testing.assert_allclose(layer(shown), float(layer.slope) * wanted + layer.levels.numpy(), atol=1e-5)
+    np.testing.assert_allclose(layer.similarities(x), wanted, atol=1e-6)
+    np.testing.assert_allclose(layer(x), float(layer.slope) * wanted + layer.levels.numpy(), atol=1e-5)
 
 
 def test_linear_layers_join_to_one_linear_layer_and_part_again() -> None:
@@ -102,7 +102,9 @@ def test_linear_layers_join_to_one_linear_layer_and_part_again() -> None:
     whole = heads.joined([one, two])
     assert isinstance(whole, nn.Linear)
     parts = heads.split(whole, [3, 2])
-    assert [torch.equal(part.weight, own.weight) for part, own in zip(parts, (one, two), strict=True)] == [True, True]
+    assert [
+        torch.equal(part.weight, fitted_machine.weight) for part, fitted_machine in zip(parts, (one, two), strict=True)
+    ] == [True, True]
     assert torch.allclose(whole(features()), torch.cat([one(features()), two(features())], dim=1))
 
 
@@ -118,9 +120,9 @@ def test_heads_of_different_kinds_stand_side_by_side() -> None:
 def test_a_layer_for_more_classes(layer: nn.Module) -> None:
     levels = torch.tensor([5.0, -1e4, 6.0, 7.0, -20.0])
     wider = heads.widened(layer, [0, 2, 3], levels)
-    found, wanted = wider(features()), layer(features())
-    assert torch.allclose(found[:, [0, 2, 3]], wanted)
-    assert torch.equal(found[:, [1, 4]], levels[[1, 4]].expand(60, 2))
+    result, wanted = wider(features()), layer(features())
+    assert torch.allclose(result[:, [0, 2, 3]], wanted)
+    assert torch.equal(result[:, [1, 4]], levels[[1, 4]].expand(60, 2))
 
 
 @pytest.mark.parametrize("hidden", [(), (6,)])
@@ -133,10 +135,10 @@ def test_saved_as_tensors_and_read_back_the_same(tmp_path: Path, hidden: tuple[A
     classifier.replace_last(heads.joined(parts))
     assert not classifier.is_linear
     TrainedModel(classifier.eval(), SPACE, 32, 32, Resize(), DecisionRule.plain(SPACE)).save(tmp_path)
-    found = TrainedModel.load(tmp_path).classifier
-    shown = features(5, classifier.feature_count)
-    assert torch.equal(found.classify(shown), classifier.classify(shown))
-    assert {name: value.dtype for name, value in found.state_dict().items()} == {
+    result = TrainedModel.load(tmp_path).classifier
+    x = features(5, classifier.feature_count)
+    assert torch.equal(result.classify(x), classifier.classify(x))
+    assert {name: value.dtype for name, value in result.state_dict().items()} == {
         name: value.dtype for name, value in classifier.state_dict().items()
     }
 

@@ -15,32 +15,16 @@ from assay.labels.corrections import NO_LONGER, correct, corrections, count_corr
 from assay.labels.edits import PERSON, Edit, apply, current_values, standing_edits
 from assay.labels.ledger import COLUMNS, Ledger, Selection
 from assay.labels.samples import Samples
-from assay.labels.space import Head, LabelSpace
+from assay.labels.space import Head
+from factories import make_samples
 
 SEASON = Head("season", ("spring", "autumn"))
 TAGS = Head("tags", ("beach", "city", "night"), "multilabel")
-FACTS = ("id", "path", "split", "group", "hash")
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 HEADER = ",".join(COLUMNS)
 
 
-def samples(rows: list[dict[str, object]], *heads: Head) -> Samples:
-    """Rows give id, split, labels by head and "unknown HEAD"; all else has its default."""
-    columns: dict[str, pl.Series] = {}
-    for fact in FACTS:
-        values = [row.get("id" if fact == "path" else fact) for row in rows]
-        columns[fact] = pl.Series(values, dtype=pl.String)
-    for head in heads:
-        kind = pl.String if head.kind == "multiclass" else pl.List(pl.String)
-        columns[f"label:{head.name}"] = pl.Series([row.get(head.name) for row in rows], dtype=kind)
-        if head.kind == "multilabel":
-            columns[f"unknown:{head.name}"] = pl.Series([row.get(f"unknown {head.name}") for row in rows], dtype=kind)
-        columns[f"weight:{head.name}"] = pl.Series([1.0] * len(rows), dtype=pl.Float32)
-        columns[f"origin:{head.name}"] = pl.Series(["given"] * len(rows), dtype=pl.String)
-    return Samples(pl.DataFrame(columns), LabelSpace(heads), Path("/images"))
-
-
-MIXED = samples(
+MIXED = make_samples(
     [
         {"id": "a", "season": "autumn", "tags": ["night", "beach"], "split": "train"},
         {"id": "b", "season": None, "tags": [], "split": "val"},
@@ -104,9 +88,9 @@ def test_the_label_of_an_multiclass_head(edit: Edit, label: str | None, origin: 
 )
 def test_the_tags_of_an_multilabel_head(edit: Edit, codes: list[int]) -> None:
     made = apply(MIXED, [edit])
-    place = MIXED.ids.index(edit.id)
+    index = MIXED.ids.index(edit.id)
     expected = MIXED.codes()[1]
-    expected[place] = codes
+    expected[index] = codes
     assert made.codes()[1].tolist() == expected.tolist()
     assert made.codes()[0].tolist() == MIXED.codes()[0].tolist()
     assert row(made, edit.id)["origin:tags"] == ("pseudo" if edit.action == "set" else "given")
@@ -317,7 +301,7 @@ def test_a_ledger_of_other_samples_is_refused_by_line(tmp_path: Path, line: str,
         Ledger.read(tmp_path / "ledger.csv").check(MIXED)
 
 
-def test_edits_are_found_by_step_head_class_and_score(tmp_path: Path) -> None:
+def test_edits_are_selected_by_step_head_class_and_score(tmp_path: Path) -> None:
     one = season("a", "set", "autumn", "spring", score=0.9)
     two = tag("a", "city", "set", "0", "1", step="05-pseudo_label", score=0.5)
     three = season("c", "weight", "1", "0.5")
@@ -375,11 +359,11 @@ def test_what_builds_on_an_edit_is_named(tmp_path: Path) -> None:
     weight, mine = season("a", "weight", "1", "0.5"), season("a", "drop", "autumn", step=PERSON)
     added, edited = season("new", "add", None, "n.png", tag="spring"), season("new", "drop", "spring")
     ledger = of(tmp_path, one, weight, two, mine, added, edited)
-    assert ledger.and_what_builds_on([one]) == [one, two]
-    assert ledger.and_what_builds_on([two, weight]) == [weight, two]
-    assert ledger.and_what_builds_on([added]) == [added, edited]
-    assert ledger.and_what_builds_on([mine]) == [mine]
-    assert ledger.undo([two]).and_what_builds_on([one]) == [one]
+    assert ledger.with_dependents([one]) == [one, two]
+    assert ledger.with_dependents([two, weight]) == [weight, two]
+    assert ledger.with_dependents([added]) == [added, edited]
+    assert ledger.with_dependents([mine]) == [mine]
+    assert ledger.undo([two]).with_dependents([one]) == [one]
 
 
 def test_the_edits_of_a_step_that_holds_others(tmp_path: Path) -> None:
@@ -440,7 +424,7 @@ def test_a_step_that_runs_again_leaves_the_rest_as_it_was(tmp_path: Path) -> Non
 
 def state(head: Head, code: int) -> str | None:
     """How a ledger writes a code of one cell."""
-    if head.kind == "multiclass":
+    if head.multiclass:
         return None if code < 0 else head.classes[code]
     return (None, "0", "1")[code + 1]
 
@@ -454,13 +438,13 @@ def edited(draw: st.DrawFn) -> tuple[Samples, list[Edit]]:
     tags = st.lists(st.sampled_from(heads[1].classes), unique=True)
     labels = st.none() | st.sampled_from(heads[0].classes)
     rows = [{"id": name, "one": draw(labels), "many": draw(st.none() | tags), "split": "train"} for name in ids]
-    made = samples(rows, *heads)
+    made = make_samples(rows, *heads)
     chains: list[list[Edit]] = []
     for head, codes in zip(heads, made.codes(), strict=True):
-        multiclass = head.kind == "multiclass"
-        for place, name in enumerate(ids):
+        multiclass = head.multiclass
+        for index, name in enumerate(ids):
             for column in [0] if multiclass else range(head.size):
-                code = int(codes[place] if multiclass else codes[place, column])
+                code = int(codes[index] if multiclass else codes[index, column])
                 later = draw(st.lists(st.integers(-1, head.size - 1 if multiclass else 1), max_size=3))
                 states = [state(head, code), *(state(head, new) for new in later)]
                 unknown = st.sampled_from(["unset", "drop"])
@@ -471,8 +455,8 @@ def edited(draw: st.DrawFn) -> tuple[Samples, list[Edit]]:
                     )
                     for number, (old, new) in enumerate(pairwise(states))
                 ])  # fmt: skip
-    turns = draw(st.permutations([place for place, chain in enumerate(chains) for _ in chain]))
-    return made, [chains[place].pop(0) for place in turns]
+    turns = draw(st.permutations([number for number, chain in enumerate(chains) for _ in chain]))
+    return made, [chains[number].pop(0) for number in turns]
 
 
 CASES = settings(max_examples=20, deadline=None)
@@ -482,7 +466,7 @@ CASES = settings(max_examples=20, deadline=None)
 @given(case=edited(), seed=st.integers(0, 99))
 def test_the_order_of_edits_of_different_cells_does_not_matter(case: tuple[Samples, list[Edit]], seed: int) -> None:
     made, edits = case
-    shuffled = [edits[place] for place in np.random.default_rng(seed).permutation(len(edits))]
+    shuffled = [edits[index] for index in np.random.default_rng(seed).permutation(len(edits))]
     order: dict[object, list[Edit]] = {}
     for edit in edits:
         order.setdefault(edit.cell, []).append(edit)
@@ -503,12 +487,12 @@ def test_edits_applied_in_two_parts_give_the_same(case: tuple[Samples, list[Edit
 @given(case=edited())
 def test_the_last_edit_of_a_cell_says_what_is_known(case: tuple[Samples, list[Edit]]) -> None:
     made, edits = case
-    after, position = apply(made, edits), {name: place for place, name in enumerate(made.ids)}
+    after, position = apply(made, edits), {name: index for index, name in enumerate(made.ids)}
     last = {edit.cell: edit for edit in edits}
     for head in made.space:
-        own = [edit for edit in last.values() if edit.head == head.name]
-        rows = np.array([position[edit.id] for edit in own], dtype=np.int64)
-        assert current_values(after, head, rows, [edit.tag for edit in own]) == [edit.new for edit in own]
+        of_head = [edit for edit in last.values() if edit.head == head.name]
+        rows = np.array([position[edit.id] for edit in of_head], dtype=np.int64)
+        assert current_values(after, head, rows, [edit.tag for edit in of_head]) == [edit.new for edit in of_head]
 
 
 @CASES
@@ -554,7 +538,7 @@ def test_an_undo_with_what_builds_on_it_is_always_taken(
     made, edits = case
     ledger = of(tmp_path_factory.mktemp("ledger"), *edits)
     chosen = data.draw(st.lists(st.sampled_from(edits), unique_by=lambda edit: edit.identity)) if edits else []
-    both = ledger.and_what_builds_on(chosen)
+    both = ledger.with_dependents(chosen)
     assert {edit.identity for edit in chosen} <= {edit.identity for edit in both}
     ledger.undo(both).check(made)
 
@@ -564,7 +548,7 @@ def test_many_edits_at_once() -> None:
     rows = [
         {"id": str(n), "season": "spring", "tags": ["city"] if n % 2 else None, "split": "train"} for n in range(count)
     ]
-    many = samples(rows, SEASON, TAGS)
+    many = make_samples(rows, SEASON, TAGS)
     edits = [season(str(n), "set", "spring", "autumn") for n in range(0, count, 2)]
     edits += [tag(str(n), "night", "set", "0" if n % 2 else None, "1") for n in reversed(range(count))]
     made = apply(many, edits)
@@ -598,7 +582,7 @@ def test_corrections_of_every_kind(tmp_path: Path) -> None:
 
 
 def test_the_only_head_need_not_be_named(tmp_path: Path) -> None:
-    one = samples([{"id": "a", "season": "spring"}], SEASON)
+    one = make_samples([{"id": "a", "season": "spring"}], SEASON)
     assert corrected(tmp_path, "image,label\na,spring\n", one) == [season("a", "set", "spring", "spring", step=PERSON)]
     assert corrected(tmp_path, "image,head,class,label\na,,,\n", one) == [season("a", "unset", "spring", step=PERSON)]
     assert corrected(tmp_path, "image,label\n", one) == []
@@ -668,7 +652,7 @@ def test_a_ledger_follows_the_table_of_its_plan(tmp_path: Path) -> None:
     assert label(sync_corrections(ledger, None, MIXED), "a") == "autumn"
 
 
-def test_what_a_person_undid_or_said_later_counts_more_than_the_table(tmp_path: Path) -> None:
+def test_later_edits_of_a_person_take_precedence_over_the_table(tmp_path: Path) -> None:
     mine = table(tmp_path, "a,season,,spring", "b,season,,spring")
     ledger = sync_corrections(of(tmp_path), mine, MIXED)
     ledger = ledger.undo(ledger.edits(Selection(image="b")))

@@ -19,11 +19,11 @@ from assay.images.cache import Cache, build
 from assay.images.counter_rng import image_keys
 from assay.images.decode import Resize
 from assay.images.mix import Mix, mix, shares
-from assay.labels.readers.read import read_folder
 from assay.labels.samples import Samples
 from assay.steps.fit_settings import FitSettings
 from assay.training.devices import Hardware
 from assay.training.sources import FeatureSource, ImageSource, LabelTensors
+from factories import read_folder
 
 WAYS = [Mix(mixup=0.4), Mix(cutmix=1.0), Mix(mixup=1.0, cutmix=0.5), Mix(mixup=0.2, cutmix=1.0, probability=0.5)]
 MANY = 4000
@@ -54,14 +54,16 @@ def test_the_share_of_the_labels_is_that_of_the_pixels(way: Mix, size: int, coun
 
 def test_mixup_is_the_mean_of_all_pixels() -> None:
     generator = torch.Generator().manual_seed(0)
-    own, other = torch.rand(2, 8, 3, 5, 5, generator=generator)
+    original, other = torch.rand(2, 8, 3, 5, 5, generator=generator)
     share = torch.from_numpy(shares(keys_of(8), size=5, settings=WAYS[0]))[:, None, None, None]
-    torch.testing.assert_close(mix(own, other, keys_of(8), settings=WAYS[0]), share * own + (1 - share) * other)
+    torch.testing.assert_close(
+        mix(original, other, keys_of(8), settings=WAYS[0]), share * original + (1 - share) * other
+    )
 
 
 def test_cutmix_pastes_a_box_that_may_be_cut_off_at_the_border() -> None:
-    own, other = halves(64, 16)
-    left = mix(own, other, keys_of(64), settings=Mix(cutmix=1.0))
+    original, other = halves(64, 16)
+    left = mix(original, other, keys_of(64), settings=Mix(cutmix=1.0))
     share = shares(keys_of(64), size=16, settings=Mix(cutmix=1.0))
     at_border = 0
     for image, kept in zip(left, share, strict=True):
@@ -96,11 +98,11 @@ def test_both_ways_are_gone_by_even_chance_and_some_images_are_left_alone() -> N
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_neighbours_change_nothing(way: Mix) -> None:
-    own, other = torch.rand(2, 7, 3, 9, 9, generator=torch.Generator().manual_seed(1))
-    whole = mix(own, other, keys_of(7), settings=way)
+    original, other = torch.rand(2, 7, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    whole = mix(original, other, keys_of(7), settings=way)
     rows = [5, 2]
-    assert torch.equal(mix(own[rows], other[rows], keys_of(7)[rows], settings=way), whole[rows])
-    assert torch.equal(mix(own, other, keys_of(7), settings=way), whole)
+    assert torch.equal(mix(original[rows], other[rows], keys_of(7)[rows], settings=way), whole[rows])
+    assert torch.equal(mix(original, other, keys_of(7), settings=way), whole)
 
 
 @pytest.mark.parametrize("wrong", [{}, {"mixup": 0}, {"cutmix": -1}, {"mixup": 1, "probability": 0}, {"alpha": 1}])
@@ -133,18 +135,18 @@ ROWS = np.array([7, 3, 11, 20, 41])
 PARTNERS = np.roll(ROWS, 1)
 
 
-def test_a_batch_is_of_the_images_that_are_shown_without_mixing(images: tuple[Samples, Cache]) -> None:
+def test_a_batch_mixes_the_images_of_the_plain_batch(images: tuple[Samples, Cache]) -> None:
     plain, mixed = (source_of(images, way) for way in (None, Mix(mixup=1.0)))
-    own, other = (plain.batch(3, rows, rows) for rows in (ROWS, PARTNERS))
+    original, other = (plain.batch(3, rows, rows) for rows in (ROWS, PARTNERS))
     batch = mixed.batch(3, ROWS, PARTNERS)
-    assert len(own.known) == 1
+    assert len(original.known) == 1
     first, second = batch.known
     share = first.weights[:, 0]
-    expected = share[:, None, None, None] * own.inputs + (1 - share[:, None, None, None]) * other.inputs
+    expected = share[:, None, None, None] * original.inputs + (1 - share[:, None, None, None]) * other.inputs
     torch.testing.assert_close(batch.inputs, expected)
-    assert torch.equal(first.targets[0], own.known[0].targets[0])
+    assert torch.equal(first.targets[0], original.known[0].targets[0])
     assert torch.equal(second.targets[0], other.known[0].targets[0])
-    torch.testing.assert_close(first.weights + second.weights, own.known[0].weights)
+    torch.testing.assert_close(first.weights + second.weights, original.known[0].weights)
 
 
 def test_draws_are_of_the_epoch_and_the_image_alone(images: tuple[Samples, Cache]) -> None:
@@ -217,9 +219,9 @@ def test_a_patch_keeps_its_bounds_and_lies_in_the_image(
 def test_within_bounds_the_areas_are_of_the_same_distribution() -> None:
     free, bound = Mix(mixup=1.0), Mix(cutmix=1.0, patch=(0.2, 0.6))
     wanted = 1 - shares(keys_of(MANY), size=512, settings=free)
-    found = 1 - shares(keys_of(MANY), size=512, settings=bound)
+    areas = 1 - shares(keys_of(MANY), size=512, settings=bound)
     inside = wanted[(wanted > 0.2) & (wanted < 0.6)]
-    np.testing.assert_allclose(np.quantile(found, [0.1, 0.5, 0.9]), np.quantile(inside, [0.1, 0.5, 0.9]), atol=0.03)
+    np.testing.assert_allclose(np.quantile(areas, [0.1, 0.5, 0.9]), np.quantile(inside, [0.1, 0.5, 0.9]), atol=0.03)
 
 
 def test_bounds_do_not_touch_mixup() -> None:
@@ -230,13 +232,13 @@ def test_bounds_do_not_touch_mixup() -> None:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
-def test_a_image_that_is_its_own_partner_stays_as_it_is(share: float, images: tuple[Samples, Cache]) -> None:
+def test_an_image_that_is_its_partner_stays_as_it_is(share: float, images: tuple[Samples, Cache]) -> None:
     plain, mixed = source_of(images, None), source_of(images, Mix(mixup=1.0, cutmix=1.0, share=share))
     batch = mixed.batch(3, ROWS, ROWS)
     torch.testing.assert_close(batch.inputs, plain.batch(3, ROWS, ROWS).inputs)
-    own, other = batch.known
-    assert torch.equal(own.targets[0], other.targets[0])
-    torch.testing.assert_close(own.weights + other.weights, torch.ones(5, 1))
+    original, other = batch.known
+    assert torch.equal(original.targets[0], other.targets[0])
+    torch.testing.assert_close(original.weights + other.weights, torch.ones(5, 1))
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,8 @@ def test_colours_change_as_in_pillow(name: Any, value: float) -> None:
     result = OPERATIONS[name].paint(batch / 255, np.full(8, float(value))) * 255
     for before, after in zip(batch, result, strict=True):
         expected = np.asarray(pillow(name, Image.fromarray(before.permute(1, 2, 0).numpy()), value), float)
-        apart = np.abs(after.permute(1, 2, 0).numpy() - expected)
-        assert apart.max() <= ROUNDED.get(name, 2) + 1e-3
+        difference = np.abs(after.permute(1, 2, 0).numpy() - expected)
+        assert difference.max() <= ROUNDED.get(name, 2) + 1e-3
 
 
 def test_the_suite_compares_every_operation_on_colours() -> None:
@@ -155,15 +155,15 @@ def test_the_suite_compares_every_operation_on_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "place"),  # where the result's pixel right of the centre comes from
+    ("name", "value", "position"),  # where the result's pixel right of the centre comes from
     [
         ("rotate", 90.0, [0, -0.5]), ("shear_x", 0.3, [0.5, 0]), ("shear_y", 0.3, [0.5, 0.15]),
         ("translate_x", 0.25, [0, 0]), ("translate_y", 0.25, [0.5, -0.5]),
     ],
 )  # fmt: skip
-def test_geometry_moves_as_stated(name: Any, value: float, place: list[float]) -> None:
+def test_geometry_moves_as_stated(name: Any, value: float, position: list[float]) -> None:
     matrix = OPERATIONS[name].matrix(np.array([value]))[0]
-    np.testing.assert_allclose((matrix @ [0.5, 0, 1])[:2], place, atol=1e-12)
+    np.testing.assert_allclose((matrix @ [0.5, 0, 1])[:2], position, atol=1e-12)
 
 
 def test_shear_across_slants_what_is_upright() -> None:
@@ -195,11 +195,11 @@ def test_operations_come_up_equally_often_at_either_turn(settings: RandAugment |
 def test_one_image_draws_an_operation_twice_in_rand_augment_alone() -> None:
     for again, settings in ((True, RandAugment(n=2)), (False, SomeOf(n=2, operations=tuple(OPERATIONS)))):
         groups = drawn(some(1400)[:, :6], settings)
-        seen: dict[int, set[int]] = {}
+        kinds_by_row: dict[int, set[int]] = {}
         for group in groups:
             for row in group.rows:
-                seen.setdefault(int(row), set()).add(id(group.operation))
-        share = np.mean([len(kinds) == 1 for kinds in seen.values()])
+                kinds_by_row.setdefault(int(row), set()).add(id(group.operation))
+        share = np.mean([len(kinds) == 1 for kinds in kinds_by_row.values()])
         assert share == pytest.approx(1 / 14 if again else 0, abs=0.02)
 
 
@@ -214,8 +214,8 @@ def test_the_draw_of_a_image_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_the_first_operations_stay_when_more_are_drawn() -> None:
-    few, many = (drawn(some(9)[:, : 3 * n], SomeOf(n=n, operations=tuple(OPERATIONS))) for n in (2, 5))
-    for before, after in zip(few, many, strict=False):
+    two, five = (drawn(some(9)[:, : 3 * n], SomeOf(n=n, operations=tuple(OPERATIONS))) for n in (2, 5))
+    for before, after in zip(two, five, strict=False):
         assert before.operation == after.operation
         assert np.array_equal(before.rows, after.rows)
         assert np.array_equal(before.values, after.values)
@@ -234,7 +234,7 @@ def test_a_fixed_magnitude_goes_either_way_and_a_random_one_anywhere_between() -
     assert set(bits.values) == {4}
 
 
-def test_a_reach_of_ones_own() -> None:
+def test_a_reach_set_by_the_plan() -> None:
     chance = some(2000)[:, :3]
     (wide,) = drawn(chance, SomeOf(n=1, operations={"rotate": 90}, magnitude=10))
     assert set(np.round(wide.values, 9)) == {-90, 90}
@@ -289,7 +289,7 @@ HEAD = "data: {folder: photos}\nsteps:\n  - fit: {augment: "
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("some_of: [1, [rotat]]", "some_of.1.0 is \"rotat\".*did you mean rotate"),
         ("some_of: [1, {rotat: 3}]", "rotat.*did you mean rotate"),
@@ -307,9 +307,9 @@ HEAD = "data: {folder: photos}\nsteps:\n  - fit: {augment: "
         ("{rand_augment: {}, some_of: [1, [color]]}", "rand_augment and some_of both draw"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_told_with_the_way_out(written: str, said: str) -> None:
+def test_a_wrong_setting_is_refused_with_the_way_out(written: str, message: str) -> None:
     augment = written if written.startswith("{") else f"{{{written}}}"
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=message):
         parse(f"{HEAD}{augment}}}\n", "plan.yaml")
 
 

@@ -19,13 +19,12 @@ from assay.images.augment import Augment, ClassAugment, Erase, augment, image_ke
 from assay.images.cache import build
 from assay.images.decode import Resize
 from assay.images.mix import Mix
-from assay.labels.readers.read import read_folder
 from assay.labels.space import Head, LabelSpace, find_class
 from assay.predictions.inference import View
 from assay.training.devices import Hardware
 from assay.training.sampling import Shuffled, augment_by_class, extra_repeats, partners, split_batches
 from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
-from factories import noise_bytes
+from factories import noise_bytes, read_folder
 
 KIND = Head("kind", ("oak", "ash", "none"))
 SIGNS = Head("signs", ("rust", "none", "a/b"), "multilabel")

@@ -47,9 +47,11 @@ def test_labels_are_hidden(multiclass: Samples) -> None:
 
 
 def test_labels_are_flipped_to_any_other_class(multiclass: Samples) -> None:
-    found = [flip(multiclass, share=0.5, seed=seed) for seed in range(20)]
-    assert {int(changed(multiclass, after).sum()) for after in found} == {round(0.5 * in_training(multiclass).sum())}
-    pairs = {(a, b) for after in found for a, b in zip(multiclass.codes()[0], after.codes()[0], strict=True) if a != b}
+    flipped = [flip(multiclass, share=0.5, seed=seed) for seed in range(20)]
+    assert {int(changed(multiclass, after).sum()) for after in flipped} == {round(0.5 * in_training(multiclass).sum())}
+    pairs = {
+        (a, b) for after in flipped for a, b in zip(multiclass.codes()[0], after.codes()[0], strict=True) if a != b
+    }
     assert len(pairs) == 6
 
 
@@ -60,11 +62,11 @@ def test_tags_are_flipped_and_stay_as_frequent(tags: Samples) -> None:
     assert changed(tags, after).sum(axis=0).tolist() == [2 * round(0.1 * count) for count in positives.tolist()]
 
 
-def test_a_few_labels_a_class_are_kept(multiclass: Samples, tags: Samples) -> None:
+def test_some_labels_a_class_are_kept(multiclass: Samples, tags: Samples) -> None:
     assert keep(multiclass, each=4, seed=0).part("train").counts(multiclass.space.heads[0]).tolist() == [4, 4, 4]
-    few = keep(tags, each=4, seed=0).part("train")
-    assert min(few.counts(tags.space.heads[0])) >= 4
-    assert few.labelled().sum() <= 12
+    kept = keep(tags, each=4, seed=0).part("train")
+    assert min(kept.counts(tags.space.heads[0])) >= 4
+    assert kept.labelled().sum() <= 12
 
 
 def test_a_long_tail_takes_training_images_away(multiclass: Samples) -> None:

@@ -32,7 +32,7 @@ def an_epoch(progress: Progress) -> None:
     progress.end()
 
 
-def seen(text: str) -> str:
+def visible(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
@@ -47,7 +47,7 @@ def test_a_terminal_gets_a_bar_with_pace_and_metrics_and_the_line_as_it_is(termi
     progress = progress_for(terminal)
     an_epoch(progress)
     assert isinstance(progress, BarProgress)
-    text = seen(terminal.getvalue())
+    text = visible(terminal.getvalue())
     assert "epoch 1  [bold] :smile: loss 0.125\n" in text
     assert re.search(r"02-fit \[x\].*100 % [\d,.]+ images/s {2}0:00 left.*loss 0\.125", text)
 
@@ -82,7 +82,7 @@ def test_an_inner_stage_leaves_the_outer_one_going(terminal: Terminal) -> None:
     progress.end()
     progress.advance(10, {"accuracy": 0.5})
     progress.end()
-    text = seen(terminal.getvalue())
+    text = visible(terminal.getvalue())
     assert text.rindex("outer") > text.rindex("inner")
     assert "accuracy 0.500" in text
 

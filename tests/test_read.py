@@ -11,17 +11,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from assay.errors import DataError
+from assay.labels.build import build_samples
 from assay.labels.image_files import IMAGE_ENDINGS, is_image, natural_key, path_key
 from assay.labels.readers.label_cells import HeadColumns
-from assay.labels.readers.read import DataSettings, find_images, read, read_folder, read_table
-from assay.labels.readers.table import Columns
+from assay.labels.readers.read import DataSettings, find_images, read
+from assay.labels.readers.table import Columns, find_in_table
 from assay.labels.samples import Samples
-from factories import put
+from factories import put, read_folder
 
 
 def table(root: Path, text: str, name: str = "labels.csv") -> Path:
     (root / name).write_bytes(text.encode())
     return root / name
+
+
+def read_table(
+    at: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
+) -> Samples:
+    return build_samples(find_in_table(at, root=root, columns=columns, delimiter=delimiter))
 
 
 def labels(samples: Samples, head: str = "label") -> dict[str, str | None]:
@@ -56,8 +63,8 @@ def test_splits_above_the_classes(tmp_path: Path, val: str) -> None:
         "train/unlabelled/5.jpg",
     ]
     samples = read_folder(put(tmp_path, *files))
-    found = {row["id"]: (row["split"], row["label:label"]) for row in samples.table.to_dicts()}
-    assert found == {
+    images = {row["id"]: (row["split"], row["label:label"]) for row in samples.table.to_dicts()}
+    assert images == {
         "train/cat/1.jpg": ("train", "cat"),
         f"{val}/cat/2.jpg": ("val", "cat"),
         "test/dog/3.jpg": ("test", "dog"),
@@ -270,14 +277,16 @@ def test_a_parquet_table_of_numbers_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "shown"), [([None, 0.5], "0.5"), ([["a"], ["b"]], "a"), ([{"a": 1}, None], "{'a': 1}")]
+    ("values", "value_text"), [([None, 0.5], "0.5"), ([["a"], ["b"]], "a"), ([{"a": 1}, None], "{'a': 1}")]
 )
-def test_a_label_of_a_wrong_type_names_column_row_and_rule(tmp_path: Path, values: list[object], shown: str) -> None:
+def test_a_label_of_a_wrong_type_names_column_row_and_rule(
+    tmp_path: Path, values: list[object], value_text: str
+) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     pl.DataFrame({"image": ["1.jpg", "2.jpg"], "label": values}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"t\.parquet, row \d: column 'label' holds.*which is no name") as error:
         read_table(tmp_path / "t.parquet")
-    assert shown in str(error.value)
+    assert value_text in str(error.value)
     assert f"row {1 if values[0] is not None else 2}" in str(error.value)
 
 
@@ -465,11 +474,11 @@ def test_exactly_one_form_is_given() -> None:
 
 
 def test_settings_written_in_full_are_read_again() -> None:
-    for said in (
+    for written in (
         {"folder": "photos"},
         {"table": "a.csv", "heads": {"h": {"column": "c"}}, "split": {"val": 0}},
     ):
-        data = DataSettings.model_validate(said)
+        data = DataSettings.model_validate(written)
         assert DataSettings.model_validate(data.model_dump(mode="json")) == data
 
 
@@ -485,11 +494,11 @@ def test_read_a_table_as_settings_say(tmp_path: Path) -> None:
     put(tmp_path / "photos", *(f"{i}.jpg" for i in range(4)))
     rows = "".join(f"{i}.jpg;{'xy'[i % 2]};{'train' if i < 2 else 'test'};p{i};{i}\n" for i in range(4))
     table(tmp_path, "f;l;fold;patient;w\n" + rows)
-    told = {
+    data = {
         "table": "labels.csv", "root": "photos", "image": "f", "heads": {"h": {"column": "l"}},
         "group": "patient", "weight": "w", "delimiter": ";", "split": {"column": "fold", "val": 0},
     }  # fmt: skip
-    samples = read(DataSettings.model_validate(told), base=tmp_path)
+    samples = read(DataSettings.model_validate(data), base=tmp_path)
     assert samples.table["split"].to_list() == ["train", "train", "test", "test"]
     assert samples.table["group"].to_list() == ["p0", "p1", "p2", "p3"]
     assert samples.weights()[:, 0].tolist() == [0, 1, 2, 3]
@@ -511,17 +520,17 @@ def test_one_class_or_no_label_cannot_be_trained_on(tmp_path: Path) -> None:
 
 def test_images_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     put(tmp_path, "10.jpg", "9.jpg", "b/1.png", "notes.txt", ".hidden.jpg", "caf\udce9.jpg")
-    found = find_images(tmp_path)
-    assert [name for name, _ in found] == ["9.jpg", "10.jpg", "b/1.png", r"caf\xe9.jpg"]
-    assert all(path.is_file() for _, path in found)
+    images = find_images(tmp_path)
+    assert [name for name, _ in images] == ["9.jpg", "10.jpg", "b/1.png", r"caf\xe9.jpg"]
+    assert all(path.is_file() for _, path in images)
 
 
 def test_a_single_image_and_the_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(tmp_path, "a.jpg", "b"))
     assert find_images(Path("a.jpg")) == [("a.jpg", tmp_path / "a.jpg")]
-    for place in (Path("a.jpg"), tmp_path):
+    for source in (Path("a.jpg"), tmp_path):
         with pytest.raises(DataError, match="is no table or list: only their names can start from a root"):
-            find_images(place, root=tmp_path)
+            find_images(source, root=tmp_path)
     assert find_images(Path("b")) == [("b", tmp_path / "b")]
     table(tmp_path, "n,file\n1,./b\n2,gone.jpg\n3,./b\n")
     expected = [("./b", tmp_path / "b"), ("gone.jpg", tmp_path / "gone.jpg"), ("./b", tmp_path / "b")]

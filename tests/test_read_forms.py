@@ -29,7 +29,7 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def told(base: Path, **data: Any) -> Samples:
+def read_data(base: Path, **data: Any) -> Samples:
     """What is read with these settings."""
     return read_whole(DataSettings.model_validate(data), base=base)
 
@@ -37,7 +37,7 @@ def told(base: Path, **data: Any) -> Samples:
 def tagged(base: Path, *lines: str, **head: Any) -> Samples:
     """A table of the images 1.jpg, 2.jpg ... with this head of tags; the first line names the columns."""
     write(put(base, *(f"{i}.jpg" for i in range(1, len(lines)))) / "t.csv", *lines)
-    return told(base, table="t.csv", heads={"tags": head})
+    return read_data(base, table="t.csv", heads={"tags": head})
 
 
 def labels(samples: Samples, head: str = "tags") -> list[Any]:
@@ -107,10 +107,10 @@ def test_rows_of_one_image_agree_whatever_the_order_of_their_tags(tmp_path: Path
     put(tmp_path, "1.jpg", "2.jpg")
     heads = {"tags": {"column": "tags", "separator": ";"}}
     write(tmp_path / "t.csv", "file,tags", "1.jpg,a;b", "2.jpg,a", "1.jpg,b;a", "1.jpg,")
-    assert labels(told(tmp_path, table="t.csv", heads=heads)) == [["a", "b"], ["a"]]
+    assert labels(read_data(tmp_path, table="t.csv", heads=heads)) == [["a", "b"], ["a"]]
     write(tmp_path / "t.csv", "file,tags", "1.jpg,a;b", "2.jpg,a", "1.jpg,b")
     with pytest.raises(DataError, match=r"line 4: the label 'tags' of '1\.jpg'"):
-        told(tmp_path, table="t.csv", heads=heads)
+        read_data(tmp_path, table="t.csv", heads=heads)
 
 
 # A column a class
@@ -130,7 +130,7 @@ def test_columns_of_a_parquet_file(tmp_path: Path, values: list[object]) -> None
     put(tmp_path, "1.jpg", "2.jpg", "3.jpg")
     frame = pl.DataFrame({"image": ["1.jpg", "2.jpg", "3.jpg"], "a": values, "b": [0, 1, 0]})
     frame.write_parquet(tmp_path / "t.parquet")
-    samples = told(tmp_path, table="t.parquet", heads={"h": {"columns": ["a", "b"], "classes": ["A", "B"]}})
+    samples = read_data(tmp_path, table="t.parquet", heads={"h": {"columns": ["a", "b"], "classes": ["A", "B"]}})
     assert samples.space["h"].classes == ("A", "B")
     assert codes(samples) == [[[1, 0], [-1, 1], [0, 0]]]
 
@@ -158,17 +158,17 @@ def test_rows_of_one_image_add_up_class_by_class(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     heads = {"tags": {"columns": ["a", "b"]}}
     write(tmp_path / "t.csv", "file,a,b", "1.jpg,1,", "2.jpg,0,1", "1.jpg,,0")
-    assert codes(told(tmp_path, table="t.csv", heads=heads)) == [[[1, 0], [0, 1]]]
+    assert codes(read_data(tmp_path, table="t.csv", heads=heads)) == [[[1, 0], [0, 1]]]
     write(tmp_path / "t.csv", "file,a,b", "1.jpg,1,", "2.jpg,0,1", "1.jpg,0,0")
     with pytest.raises(DataError, match=r"line 4: the label 'a' of '1\.jpg' is 0, but line 2 says 1"):
-        told(tmp_path, table="t.csv", heads=heads)
+        read_data(tmp_path, table="t.csv", heads=heads)
 
 
 def test_heads_of_both_kinds_side_by_side(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     write(tmp_path / "t.csv", "file,beach,city,season,split", "1.jpg,1,0,summer,train", "2.jpg,,1,,val")
     heads = {"scene": {"columns": ["beach", "city"], "kind": "multilabel"}, "season": {"column": "season"}}
-    samples = told(tmp_path, table="t.csv", image="file", heads=heads)
+    samples = read_data(tmp_path, table="t.csv", image="file", heads=heads)
     assert [head.kind for head in samples.space] == ["multilabel", "multiclass"]
     assert codes(samples) == [[[1, 0], [-1, 1]], [0, -1]]
     assert samples.table["split"].to_list() == ["train", "val"]
@@ -182,7 +182,7 @@ def test_one_list_a_class(tmp_path: Path) -> None:
     write(tmp_path / "data/annotations/sea.txt", "10", " 1 ", "", "10")
     write(tmp_path / "data/annotations/car.txt", "\ufeff1\r", "\r")
     write(tmp_path / "data/annotations/dog.txt")
-    samples = told(tmp_path, lists="data/annotations/", images="images/im{id}.jpg")
+    samples = read_data(tmp_path, lists="data/annotations/", images="images/im{id}.jpg")
     assert samples.ids == [f"images/im{i}.jpg" for i in (1, 2, 3, 10)]
     assert samples.space.to_json() == [{"name": "tags", "kind": "multilabel", "classes": ["car", "dog", "sea"]}]
     assert labels(samples) == [["car", "sea"], [], [], ["sea"]]
@@ -193,13 +193,13 @@ def test_one_list_a_class(tmp_path: Path) -> None:
 def test_lists_of_file_names(tmp_path: Path) -> None:
     put(tmp_path / "data", "a/1.jpg", "b/2 x.jpg", "b/lists/sample.jpg")
     write(tmp_path / "data/b/lists/sea.txt", "b/2 x.jpg")
-    samples = told(tmp_path, lists="data/b/lists", root="data", head="scene")
+    samples = read_data(tmp_path, lists="data/b/lists", root="data", head="scene")
     assert dict(zip(samples.ids, labels(samples, "scene"), strict=True)) == {"a/1.jpg": [], "b/2 x.jpg": ["sea"]}
 
 
 def test_images_without_an_ending_match_a_pattern_too(tmp_path: Path) -> None:
     write(put(tmp_path, "images/1", "images/2") / "lists/sea.txt", "2")
-    assert labels(told(tmp_path, lists="lists", images="images/{id}")) == [[], ["sea"]]
+    assert labels(read_data(tmp_path, lists="lists", images="images/{id}")) == [[], ["sea"]]
 
 
 def test_an_id_of_no_image_is_named_by_list_and_line(tmp_path: Path) -> None:
@@ -207,20 +207,20 @@ def test_an_id_of_no_image_is_named_by_list_and_line(tmp_path: Path) -> None:
     write(tmp_path / "lists/sea.txt", "1", "", "99", "98")
     write(tmp_path / "lists/car.txt", "1")
     with pytest.raises(DataError, match=r"sea\.txt, line 3: '99' is no image.*'images/im99\.jpg'.*\(1 more"):
-        told(tmp_path, lists="lists", images="images/im{id}.jpg")
+        read_data(tmp_path, lists="lists", images="images/im{id}.jpg")
     with pytest.raises(DataError, match=r"car\.txt, line 1: '1' is no image: there is no '1' below"):
-        told(tmp_path, lists="lists")
+        read_data(tmp_path, lists="lists")
 
 
 def test_lists_that_are_not_there(tmp_path: Path) -> None:
     put(tmp_path, "images/im1.jpg", "empty/readme.md")
     with pytest.raises(DataError, match=r"holds no \.txt file"):
-        told(tmp_path, lists="empty")
+        read_data(tmp_path, lists="empty")
     with pytest.raises(DataError, match="is no folder"):
-        told(tmp_path, lists="gone")
+        read_data(tmp_path, lists="gone")
     write(tmp_path / "lists/sea.txt", "1")
     with pytest.raises(DataError, match=r"no image like 'photos/\{id\}\.jpg'"):
-        told(tmp_path, lists="lists", images="photos/{id}.jpg")
+        read_data(tmp_path, lists="lists", images="photos/{id}.jpg")
 
 
 # Names
@@ -228,7 +228,7 @@ def test_lists_that_are_not_there(tmp_path: Path) -> None:
 
 def test_labels_in_file_names(tmp_path: Path) -> None:
     put(tmp_path / "images", "cat_10.jpg", "cat_9.jpg", "deep/great_dane_1.jpg", "cat_x.jpg", "notes.txt")
-    samples = told(tmp_path, names="{class}_{n}.jpg", root="images/")
+    samples = read_data(tmp_path, names="{class}_{n}.jpg", root="images/")
     assert dict(zip(samples.ids, labels(samples, "label"), strict=True)) == {
         "cat_9.jpg": "cat",
         "cat_10.jpg": "cat",
@@ -241,7 +241,7 @@ def test_labels_in_file_names(tmp_path: Path) -> None:
 
 def test_several_heads_in_names_and_folders(tmp_path: Path) -> None:
     put(tmp_path, "cat/black_a-1.jpg", "dog/brown_a-2.png", "dog/brown.jpg")
-    samples = told(tmp_path, names="{animal}/{colour}_{_}-{id}.{_}", root=".")
+    samples = read_data(tmp_path, names="{animal}/{colour}_{_}-{id}.{_}", root=".")
     assert [head.name for head in samples.space] == ["animal", "colour"]
     assert [labels(samples, head) for head in ("animal", "colour")] == [["cat", "dog"], ["black", "brown"]]
     assert [left.path for left in samples.left_out] == ["dog/brown.jpg"]
@@ -249,13 +249,13 @@ def test_several_heads_in_names_and_folders(tmp_path: Path) -> None:
 
 def test_a_placeholder_twice_stands_for_the_same(tmp_path: Path) -> None:
     put(tmp_path, "cat/cat_1.jpg", "dog/cat_2.jpg")
-    assert told(tmp_path, names="{class}/{class}_{n}.jpg", root=".").ids == ["cat/cat_1.jpg"]
+    assert read_data(tmp_path, names="{class}/{class}_{n}.jpg", root=".").ids == ["cat/cat_1.jpg"]
 
 
 def test_no_name_like_the_pattern(tmp_path: Path) -> None:
     put(tmp_path, "p/cat-1.jpg")
     with pytest.raises(DataError, match=r"no image is named like '\{class\}_\{n\}\.jpg'; none of the 1 .*'cat-1\.jpg'"):
-        told(tmp_path, names="{class}_{n}.jpg", root="p")
+        read_data(tmp_path, names="{class}_{n}.jpg", root="p")
 
 
 @pytest.mark.parametrize("pattern", ["{class", "{}", "a}b{class}", "{n}.jpg", "plain.jpg", "{class}_{label}.jpg"])
@@ -281,12 +281,12 @@ def fashion(root: Path, *rows: str, classes: bool = True, names: int = 3) -> dic
     write(root / "fashion/split/attr.txt", *rows)
     lines = ["4", "name   type", "long sleeve  1", "sleeveless  1", "tight  2", "loose 2"]
     write(root / "fashion/split/classes.txt", *lines)
-    said = {"rows": "split/train.txt", "labels": "split/attr.txt", "root": "fashion/"}
-    return {**said, "class_names": "split/classes.txt"} if classes else said
+    data_of = {"rows": "split/train.txt", "labels": "split/attr.txt", "root": "fashion/"}
+    return {**data_of, "class_names": "split/classes.txt"} if classes else data_of
 
 
 def test_rows_of_integers_beside_a_list(tmp_path: Path) -> None:
-    samples = told(tmp_path, **fashion(tmp_path, "sleeve fit", "1 0", "-1  1", "0 -1"))
+    samples = read_data(tmp_path, **fashion(tmp_path, "sleeve fit", "1 0", "-1  1", "0 -1"))
     assert samples.ids == ["img/0.jpg", "img/1.jpg", "img/2.jpg"]
     assert samples.space.to_json() == [
         {"name": "sleeve", "kind": "multiclass", "classes": ["long sleeve", "sleeveless"]},
@@ -296,15 +296,15 @@ def test_rows_of_integers_beside_a_list(tmp_path: Path) -> None:
 
 
 def test_rows_without_header_or_class_names(tmp_path: Path) -> None:
-    samples = told(tmp_path, **fashion(tmp_path, "10, 0", "9,", "10, 3", classes=False))
+    samples = read_data(tmp_path, **fashion(tmp_path, "10, 0", "9,", "10, 3", classes=False))
     assert [(head.name, head.classes) for head in samples.space] == [("label1", ("9", "10")), ("label2", ("0", "3"))]
     assert codes(samples) == [[1, 0, 1], [0, -1, 1]]
 
 
 def test_images_missing_from_rows_are_left_out(tmp_path: Path) -> None:
-    said = fashion(tmp_path, "0", "1", "2", classes=False)
+    data_of = fashion(tmp_path, "0", "1", "2", classes=False)
     (tmp_path / "fashion/img/1.jpg").unlink()
-    samples = told(tmp_path, **said)
+    samples = read_data(tmp_path, **data_of)
     assert labels(samples, "label1") == ["0", "2"]
     assert [(left.path, left.reason) for left in samples.left_out] == [("img/1.jpg", "no such file")]
 
@@ -326,7 +326,7 @@ def test_images_missing_from_rows_are_left_out(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_bad_rows_are_named(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        told(tmp_path, **fashion(tmp_path, *rows))
+        read_data(tmp_path, **fashion(tmp_path, *rows))
 
 
 @pytest.mark.parametrize(
@@ -338,24 +338,24 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[str], message: str) -> No
     ],
 )
 def test_bad_class_names_are_named(tmp_path: Path, lines: list[str], message: str) -> None:
-    said = fashion(tmp_path, "0", "0", "0")
+    data_of = fashion(tmp_path, "0", "0", "0")
     write(tmp_path / "fashion/split/classes.txt", *lines)
     with pytest.raises(DataError, match=rf"classes\.txt, {message}"):
-        told(tmp_path, **said)
+        read_data(tmp_path, **data_of)
 
 
 def test_two_rows_of_one_image_must_agree(tmp_path: Path) -> None:
-    said = fashion(tmp_path, "0", "1", "1", classes=False)
+    data_of = fashion(tmp_path, "0", "1", "1", classes=False)
     write(tmp_path / "fashion/split/train.txt", "img/0.jpg", "img/1.jpg", "img/0.jpg")
     with pytest.raises(DataError, match=r"train\.txt, line 3: the label 'label1' of 'img/0\.jpg' is '1', but line 1"):
-        told(tmp_path, **said)
+        read_data(tmp_path, **data_of)
 
 
 def test_files_beside_the_plan_come_before_those_below_the_root(tmp_path: Path) -> None:
     data = DataSettings.model_validate(fashion(tmp_path, "0 0", "1 1", "0 0"))
-    places = resolve_paths(data, base=tmp_path)
-    assert places["labels"] == tmp_path / "fashion/split/attr.txt"
-    elsewhere = data.model_copy(update=places)
+    paths = resolve_paths(data, base=tmp_path)
+    assert paths["labels"] == tmp_path / "fashion/split/attr.txt"
+    elsewhere = data.model_copy(update=paths)
     assert codes(read_whole(elsewhere, base=tmp_path / "other")) == codes(read_whole(data, base=tmp_path))
     write(tmp_path / "split/attr.txt", "1 1")
     assert resolve_paths(data, base=tmp_path)["labels"] == tmp_path / "split/attr.txt"
@@ -393,7 +393,7 @@ def test_what_means_nothing_with_a_form_is_refused(wrong: dict[str, Any]) -> Non
         ({"column": "a", "columns": ["b"]}, "either `column` or `columns`"),
         ({"column": "a", "none": "-"}, "must be `kind: multilabel`"),
         ({"column": "a", "separator": ";", "kind": "multiclass"}, "must be `kind: multilabel`"),
-        ({"columns": ["a", "b"], "separator": ";"}, "separator: said of tags in one column"),
+        ({"columns": ["a", "b"], "separator": ";"}, "separator: about tags in one column"),
         ({"columns": ["a", "a"]}, "columns: 'a' is named twice"),
         ({"column": "a", "classes": ["x", " "]}, "classes: ' ' is blank"),
         ({"columns": ["a", "b"], "classes": ["x"]}, "1 classes and 2 columns"),
@@ -444,7 +444,7 @@ def test_copies_with_other_tags_are_noted_unless_only_less_is_known(tmp_path: Pa
     for name in ("1.jpg", "2.jpg", "3.jpg", "4.jpg"):
         (tmp_path / name).write_text("same" if name in ("1.jpg", "2.jpg") else "other")
     write(tmp_path / "t.csv", "file,a,b", "1.jpg,1,", "2.jpg,1,0", "3.jpg,1,0", "4.jpg,1,1")
-    samples = told(tmp_path, table="t.csv", heads={"h": {"columns": ["a", "b"]}})
+    samples = read_data(tmp_path, table="t.csv", heads={"h": {"columns": ["a", "b"]}})
     assert samples.notes[-1].startswith("1 image occurs more than once under different labels, the first as '3.jpg'")
 
 
@@ -480,7 +480,7 @@ def test_folders_come_back(classes: list[str], tmp_path_factory: Factory) -> Non
     root = tmp_path_factory.mktemp("data")
     classes = [name for name in classes if name.casefold() not in {*SPLITS, *UNLABELLED}] or ["cat"]
     put(root / "in", *(f"{name}/{i}.jpg" for i, name in enumerate(classes)), "unlabelled/9.jpg")
-    assert_comes_back(told(root, folder="in"), root)
+    assert_comes_back(read_data(root, folder="in"), root)
 
 
 @settings(max_examples=20, deadline=None)
@@ -508,7 +508,7 @@ def test_tables_come_back(data: st.DataObject, classes: list[str], names: list[s
         names[1]: {"column": "any", "separator": "json", "classes": declared if data.draw(st.booleans()) else []},
         names[2]: {"columns": [f"flag{k}" for k in range(len(classes))], "classes": declared},
     }
-    assert_comes_back(told(root, table="t.pq", heads=heads, group="group"), root)
+    assert_comes_back(read_data(root, table="t.pq", heads=heads, group="group"), root)
 
 
 @settings(max_examples=20, deadline=None)
@@ -517,7 +517,7 @@ def test_lists_come_back(data: st.DataObject, classes: list[str], head: str, tmp
     root = put(tmp_path_factory.mktemp("data"), *(f"images/im{i}.jpg" for i in range(COUNT)))
     for name in classes:
         write(root / "lists" / f"{name}.txt", *data.draw(subsets([str(i) for i in range(COUNT)])))
-    samples = told(root, lists="lists", images="images/im{id}.jpg", head=head)
+    samples = read_data(root, lists="lists", images="images/im{id}.jpg", head=head)
     assert set(samples.space[head].classes) == set(classes)
     assert_comes_back(samples, root)
 
@@ -527,7 +527,7 @@ def test_lists_come_back(data: st.DataObject, classes: list[str], head: str, tmp
 def test_names_come_back(pairs: list[tuple[str, str]], tmp_path_factory: Factory) -> None:
     root = tmp_path_factory.mktemp("data")
     put(root / "in", *(f"{one}/{other}#{i}.jpg" for i, (one, other) in enumerate(pairs)))
-    samples = told(root, names="{class}/{other}#{n}.jpg", root="in")
+    samples = read_data(root, names="{class}/{other}#{n}.jpg", root="in")
     assert set(zip(labels(samples, "label"), labels(samples, "other"), strict=True)) == set(pairs)
     assert_comes_back(samples, root)
 
@@ -538,9 +538,9 @@ def test_rows_come_back(data: st.DataObject, classes: list[str], tmp_path_factor
     root = tmp_path_factory.mktemp("data")
     integers = st.lists(st.integers(-1, len(classes) - 1), min_size=COUNT - 1, max_size=COUNT - 1)
     columns = [[0, *data.draw(integers)] for _ in range(2)]
-    said = fashion(root, *(f"{one} {other}" for one, other in zip(*columns, strict=True)), names=COUNT)
+    data_of = fashion(root, *(f"{one} {other}" for one, other in zip(*columns, strict=True)), names=COUNT)
     write(root / "fashion/split/classes.txt", *(f"{name} {kind}" for kind in (1, 2) for name in classes))
-    samples = told(root, **said)
+    samples = read_data(root, **data_of)
     assert codes(samples) == columns
     assert_comes_back(samples, root)
 
@@ -554,7 +554,7 @@ def test_a_table_says_the_split_that_was_drawn(tmp_path: Path) -> None:
 
 
 def test_what_a_table_cannot_hold_is_refused(tmp_path: Path) -> None:
-    samples = told(put(tmp_path, "in/a/1.jpg", "in/ /2.jpg"), folder="in")
+    samples = read_data(put(tmp_path, "in/a/1.jpg", "in/ /2.jpg"), folder="in")
     with pytest.raises(DataError, match="the class ' ' is blank"):
         write_table(samples, tmp_path / "t.csv")
     with pytest.raises(DataError, match=r"Name it t\.csv"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from assay.models.backbones import build_backbone
-from assay.models.receptive_field import receptive_field
+from assay.models.layers import receptive_field
 
 KNOWN = {
     "vgg16": (32, 212),  # Araujo et al. 2019, https://distill.pub/2019/computing-receptive-fields
@@ -26,15 +26,15 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_as_known(name: str) -> None:
-    found = receptive_field(build_backbone(name, size=64), size=64).to_json()
-    assert (found["stride"], found["receptive_field"]) == KNOWN[name]
+    field = receptive_field(build_backbone(name, size=64), size=64).to_json()
+    assert (field["stride"], field["receptive_field"]) == KNOWN[name]
 
 
 def test_without_its_last_pooling_a_network_sees_less_and_closer() -> None:
     with torch.device("meta"):
         network = build_backbone("vgg16_no_last_pool")
-    found = receptive_field(network, size=64).to_json()
-    assert (found["stride"], found["receptive_field"]) == (16, 196)
+    field = receptive_field(network, size=64).to_json()
+    assert (field["stride"], field["receptive_field"]) == (16, 196)
 
 
 def test_gates_over_channels_are_left_out() -> None:
@@ -50,8 +50,8 @@ def test_factorised_convolutions_see_as_far() -> None:
 
 @pytest.mark.parametrize("name", ["test_vit", "test_mambaout"])
 def test_tokens_see_everything_and_maps_do_not(name: str) -> None:
-    found = receptive_field(build_backbone(name, size=64), size=64).to_json()
-    assert (found["receptive_field"] is None) == (name == "test_vit")
+    field = receptive_field(build_backbone(name, size=64), size=64).to_json()
+    assert (field["receptive_field"] is None) == (name == "test_vit")
 
 
 def test_the_modes_of_the_network_are_as_they_were() -> None:
@@ -62,10 +62,10 @@ def test_the_modes_of_the_network_are_as_they_were() -> None:
     assert not network.bn1.training
 
 
-def test_rows_and_columns_apart() -> None:
+def test_rows_and_columns_differ() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, (1, 5), stride=(1, 2)), nn.MaxPool2d((3, 1), stride=(3, 1)))
-    found = receptive_field(network, size=32)
-    assert (found.stride, found.field) == ((3, 2), (3, 5))
+    field = receptive_field(network, size=32)
+    assert (field.stride, field.field) == ((3, 2), (3, 5))
 
 
 class Joined(nn.Module):
@@ -107,13 +107,13 @@ def networks(draw: st.DrawFn) -> nn.Sequential:
 def test_what_it_says_is_what_really_changes(network: Any) -> None:
     """A pixel that is no number makes just those positions no numbers that see it."""
     side = 96
-    found = receptive_field(network, size=side)
+    field = receptive_field(network, size=side)
     images = torch.zeros(side, 3, 16, side)
     images[torch.arange(side), :, :, torch.arange(side)] = torch.nan  # of each image another column
     with torch.inference_mode():
         changed = network(images)[:, :, 0].isnan().any(1)  # (image, column of the map)
     middle = changed.shape[1] // 2
     changes = changed[:, middle - 1 : middle + 1].tolist()
-    before, at = ([c for c, change in enumerate(changes) if change[place]] for place in (0, 1))
-    assert at[-1] - at[0] + 1 == found.field[1]
-    assert at[0] - before[0] == found.stride[1]
+    before, at = ([c for c, change in enumerate(changes) if change[axis]] for axis in (0, 1))
+    assert at[-1] - at[0] + 1 == field.field[1]
+    assert at[0] - before[0] == field.stride[1]

@@ -10,39 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.errors import RunError
+from assay.errors import DataError, RunError
 from assay.labels.samples import LeftOut, Samples
 from assay.labels.space import Head, LabelSpace
+from assay.labels.subset import with_space
+from factories import make_samples
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 
 
-def samples(rows: list[dict[str, object]], heads: list[Head]) -> Samples:
-    """Rows give id and labels by head; all else has its default."""
-    table = pl.DataFrame(
-        {
-            "id": [row["id"] for row in rows],
-            "path": [row["id"] for row in rows],
-            **{fact: [row.get(fact) for row in rows] for fact in ("split", "group", "hash")},
-        },
-        schema=dict.fromkeys(["id", "path", "split", "group", "hash"], pl.String),
-    )
-    for head in heads:
-        kind = pl.String if head.kind == "multiclass" else pl.List(pl.String)
-        columns = [pl.Series(f"label:{head.name}", [row.get(head.name) for row in rows], dtype=kind)]
-        if head.kind == "multilabel":
-            unknown = [row.get(f"unknown {head.name}") for row in rows]
-            columns.append(pl.Series(f"unknown:{head.name}", unknown, dtype=kind))
-        weights = [row.get("weight", 1.0) for row in rows]
-        columns.append(pl.Series(f"weight:{head.name}", weights, dtype=pl.Float32))
-        columns.append(pl.Series(f"origin:{head.name}", ["given"] * len(rows), dtype=pl.String))
-        table = table.with_columns(columns)
-    return Samples(table, LabelSpace(tuple(heads)), Path("/images"))
-
-
 SEASON = Head("season", ("spring", "autumn"))
 TAGS = Head("tags", ("beach", "city", "night"), "multilabel")
-MIXED = samples(
+MIXED = make_samples(
     [
         {"id": "a", "season": "autumn", "tags": ["night", "beach"], "split": "train", "weight": 0.5},
         {"id": "b", "season": None, "tags": [], "split": "val"},
@@ -50,7 +29,8 @@ MIXED = samples(
         {"id": "d", "season": None, "tags": ["city"], "unknown tags": ["night"], "split": "test"},
         {"id": "e", "season": None, "tags": None},
     ],
-    [SEASON, TAGS],
+    SEASON,
+    TAGS,
 )
 
 
@@ -71,7 +51,7 @@ def test_counts_and_weights() -> None:
 
 
 def test_a_label_that_is_no_class_is_refused() -> None:
-    wrong = samples([{"id": "a", "season": "summer"}], [SEASON])
+    wrong = make_samples([{"id": "a", "season": "summer"}], SEASON)
     with pytest.raises(pl.exceptions.InvalidOperationError):
         wrong.codes()
 
@@ -89,7 +69,7 @@ def test_no_rows_and_a_head_without_classes() -> None:
     none = MIXED.take([])
     assert [codes.shape for codes in none.codes()] == [(0,), (0, 3)]
     assert none.labelled().shape == (0,)
-    empty = samples([{"id": "a"}], [Head("season", ()), Head("tags", (), "multilabel")])
+    empty = make_samples([{"id": "a"}], Head("season", ()), Head("tags", (), "multilabel"))
     assert [codes.tolist() for codes in empty.codes()] == [[-1], [[]]]
 
 
@@ -110,7 +90,7 @@ def tables(draw: st.DrawFn) -> Samples:
         }
         for name in ids
     ]
-    made = samples(rows, [Head("label", tuple(classes)), Head("tags", tuple(tags), "multilabel")])
+    made = make_samples(rows, Head("label", tuple(classes)), Head("tags", tuple(tags), "multilabel"))
     left = tuple(LeftOut(draw(NAMES), draw(NAMES)) for _ in range(draw(st.integers(0, 2))))
     return Samples(made.table, made.space, Path("/") / "p", left, tuple(draw(st.lists(NAMES, max_size=2))))
 
@@ -149,7 +129,7 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == MIXED.fingerprint()
 
 
-def test_fingerprint_tells_labels_splits_contents_and_order_apart() -> None:
+def test_fingerprint_depends_on_labels_splits_contents_and_order() -> None:
     changed = [
         MIXED.table.with_columns(pl.lit("spring").alias("label:season")),
         MIXED.table.with_columns(pl.lit("train").alias("split")),
@@ -162,16 +142,46 @@ def test_fingerprint_tells_labels_splits_contents_and_order_apart() -> None:
     assert Samples(MIXED.table, MIXED.space, Path("/elsewhere")).fingerprint() == MIXED.fingerprint()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no parquet"])
-def test_a_file_that_is_no_table_of_samples_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"no parquet", pl.DataFrame({"a": [1]})])
+def test_a_file_that_is_no_table_of_samples_is_named(tmp_path: Path, content: bytes | pl.DataFrame | None) -> None:
     path = tmp_path / "samples.parquet"
-    if content is not None:
+    if isinstance(content, pl.DataFrame):
+        content.write_parquet(path)
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(RunError, match=r"samples\.parquet"):
         Samples.read(path)
 
 
-def test_another_table_is_no_table_of_samples(tmp_path: Path) -> None:
-    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(RunError, match=r"a\.parquet"):
-        Samples.read(tmp_path / "a.parquet")
+# The samples under the label space of a model
+
+
+def tagged(labels: list[list[str] | None], unknown: list[list[str] | None]) -> Samples:
+    rows = [{"id": str(n), "tags": a, "unknown tags": b} for n, (a, b) in enumerate(zip(labels, unknown, strict=True))]
+    return make_samples(rows, Head("tags", ("a", "b"), "multilabel"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "codes"),
+    [
+        (("a", "new", "b"), [[1, -1, 0], [0, -1, 0], [-1, -1, -1], [-1, -1, 1]]),  # a new tag is unknown, not absent
+        (("b", "a"), [[0, 1], [0, 0], [-1, -1], [1, -1]]),
+    ],
+)
+def test_tags_under_other_classes(classes: tuple[str, ...], codes: list[list[int]]) -> None:
+    space = LabelSpace((Head("tags", classes, "multilabel"),))
+    samples = with_space(tagged([["a"], [], None, ["b"]], [None, None, None, ["a"]]), space)
+    assert samples.codes()[0].tolist() == codes
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (Head("season", ("a", "b")), "no labels of that name, only tags"),
+        (Head("tags", ("a",), "multilabel"), "'b' is no class of this model"),
+        (Head("tags", ("a", "b")), "the data has multilabel labels and the model answers for multiclass ones"),
+    ],
+)
+def test_labels_that_a_model_cannot_be_scored_on_are_refused(head: Head, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        with_space(tagged([["a"]], [None]), LabelSpace((head,)))

@@ -302,7 +302,7 @@ def test_an_epoch_is_as_long_as_it_says(kind: str, length: int, tiny_plan: Any, 
     details, run = trained(tiny_plan, tmp_path, lopsided, f"sampling: {kind}")
     assert details["images_an_epoch"] == length
     assert details["images_per_second"] == pytest.approx(length / details["training_seconds"], rel=0.2)
-    shift = run.artifact.saved.deciding.shift  # red, green and blue were 16, 8 and 4 in training
+    shift = run.artifact.saved.decision_rule.shift  # red, green and blue were 16, 8 and 4 in training
     by_name = dict(zip(run.artifact.saved.space.heads[0].classes, shift, strict=True))
     assert by_name["green"] - by_name["red"] == pytest.approx(np.log(2), abs=1e-5)
     assert by_name["blue"] - by_name["red"] == pytest.approx(np.log(4), abs=1e-5)
@@ -310,7 +310,7 @@ def test_an_epoch_is_as_long_as_it_says(kind: str, length: int, tiny_plan: Any, 
 
 def test_the_prior_that_was_taught_is_kept_where_asked_for(tiny_plan: Any, tmp_path: Path, lopsided: Path) -> None:
     _, run = trained(tiny_plan, tmp_path, lopsided, "sampling: oversample, class_weights: inverse, prior: trained")
-    assert (run.artifact.saved.deciding.shift == 0).all()
+    assert (run.artifact.saved.decision_rule.shift == 0).all()
 
 
 def test_cached_features_are_sampled_too(tiny_plan: Any, tmp_path: Path, lopsided: Path) -> None:

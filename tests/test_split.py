@@ -93,10 +93,10 @@ def test_uneven_groups_come_near_the_share() -> None:
 def test_every_class_is_in_train_and_then_in_val() -> None:
     labels = ["one"] + ["two"] * 2 + ["three"] * 3 + ["many"] * 200
     made = split(samples(labels), val=0.05, test=0.05, seed=0)
-    found = counts(made)
-    assert found["one"] == (1, 0, 0)
-    assert found["two"] == (1, 1, 0)
-    assert found["three"] == (1, 1, 1)
+    names = counts(made)
+    assert names["one"] == (1, 0, 0)
+    assert names["two"] == (1, 1, 0)
+    assert names["three"] == (1, 1, 1)
     assert any("'one': a single image" in note for note in made.notes)
 
 
@@ -198,8 +198,8 @@ def several(heads: dict[str, list[Any]], *, unknown: list[list[str] | None] | No
         if tags:
             columns.append(pl.Series(f"unknown:{name}", unknown or [None] * count, dtype=kind))
         columns += [pl.lit(1, pl.Float32).alias(f"weight:{name}"), pl.lit("given").alias(f"origin:{name}")]
-        found = {one for label in labels if label is not None for one in (label if tags else [label])}
-        space.append(Head(name, tuple(sorted(found)), "multilabel" if tags else "multiclass"))
+        names = {one for label in labels if label is not None for one in (label if tags else [label])}
+        space.append(Head(name, tuple(sorted(names)), "multilabel" if tags else "multiclass"))
     facts = samples(["x"] * count).table.select("id", "path", "split", "group", "hash")
     return Samples(facts.with_columns(columns), LabelSpace(tuple(space)), Path("/p"))
 
@@ -251,7 +251,7 @@ def test_shares_are_of_what_is_known() -> None:
     assert (rows[None]["train"], rows[None]["train share"], rows[None]["val share"]) == (1, 1 / 3, 1 / 2)
 
 
-def test_no_tag_at_all_is_told_from_not_known() -> None:
+def test_no_tag_at_all_differs_from_not_known() -> None:
     assert untagged(np.array([[0, 0], [0, -1], [1, -1], [-1, -1], [1, 1], [0, 0]])) == (2, 4)
     assert untagged(np.full((3, 2), -1)) == (0, 0)
 

@@ -41,11 +41,11 @@ def trees(draw: st.DrawFn) -> object:
 def by_hand(node: Node, logits: dict[int, np.ndarray], nodes: list[Node]) -> dict[str, np.ndarray]:
     """Class -> probability, by multiplying down the tree."""
     shares = softmax(logits[nodes.index(node)], axis=1)
-    found = {}
+    result = {}
     for column, below in enumerate(node.below):
         inside = {below: 1.0} if isinstance(below, str) else by_hand(below, logits, nodes)
-        found |= {name: shares[:, column] * share for name, share in inside.items()}
-    return found
+        result |= {name: shares[:, column] * share for name, share in inside.items()}
+    return result
 
 
 @given(trees(), st.integers(0, 100), st.floats(0.1, 30))
@@ -53,11 +53,11 @@ def test_probabilities_of_any_tree_sum_to_one(branches: Any, seed: int, scale: A
     root = build_tree(branches, HEAD)
     tree, space = Tree("label", root), LabelSpace((HEAD,))
     nodes, generator = list(root.nodes()), np.random.default_rng(seed)
-    logits = [generator.normal(0, scale, (4, own.width)) for own in tree.spaces(space)]
-    found = probabilities_of(space, tree.joined(space, logits))
-    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    logits = [generator.normal(0, scale, (4, of_node.width)) for of_node in tree.spaces(space)]
+    result = probabilities_of(space, tree.joined(space, logits))
+    np.testing.assert_allclose(result.sum(axis=1), 1, atol=1e-5)
     wanted = by_hand(root, dict(enumerate(logits)), nodes)
-    np.testing.assert_allclose(found, np.stack([wanted[name] for name in HEAD.classes], axis=1), atol=1e-5)
+    np.testing.assert_allclose(result, np.stack([wanted[name] for name in HEAD.classes], axis=1), atol=1e-5)
     assert Tree.from_json(tree.to_json()) == tree
     assert sorted(root.classes) == sorted(HEAD.classes)
 
@@ -73,7 +73,7 @@ def test_branches_are_called_as_the_plan_says_or_by_their_classes() -> None:
     assert warm.branch_of == {"b": "b", "c": "c or d", "d": "c or d"}
 
 
-def test_long_names_are_cut_and_told_apart() -> None:
+def test_long_names_are_cut_and_numbered() -> None:
     long = tuple(f"{'species of the long name' * 2} {number}" for number in range(4))
     root = build_tree([[long[0], long[1]], [long[2], long[3]]], Head("label", long))
     assert len(set(root.names)) == 2
@@ -87,15 +87,15 @@ def test_a_branch_of_one_is_that_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("branches", "said"),
+    ("branches", "message"),
     [
         (["a", ["b", "c", "d"]], "tree: 'e', 'f' is missing"),
         (["a", ["b", "c", "d", "e", "f", "b"]], "tree: 'b' is in it more than once"),
         (["a", "g", ["b", "c", "d", "e", "f"]], "tree: 'g' is no class of 'label'. Its classes are 'a', 'b'"),
     ],
 )
-def test_a_tree_that_does_not_fit_names_the_class(branches: list[list[str] | str], said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+def test_a_tree_that_does_not_fit_names_the_class(branches: list[list[str] | str], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
         build_tree(branches, HEAD)
 
 
@@ -114,20 +114,20 @@ def test_one_against_the_rest() -> None:
         one_against_rest("a", Head("label", ("a", "b")))
 
 
-def test_other_heads_are_answered_by_the_first_model() -> None:
+def test_other_heads_are_predicted_by_the_first_model() -> None:
     tags = Head("tags", ("sea", "sky"), "multilabel")
     space = LabelSpace((tags, HEAD))
     tree = Tree("label", one_against_rest("a", HEAD))
     first, second = tree.spaces(space)
     assert [head.name for head in first] == ["tags", "label"]
     assert second == LabelSpace((Head("label", ("b", "c", "d", "e", "f")),))
-    logits = [np.random.default_rng(0).normal(size=(3, own.width)) for own in (first, second)]
+    logits = [np.random.default_rng(0).normal(size=(3, of_node.width)) for of_node in (first, second)]
     joined = tree.joined(space, logits)
     np.testing.assert_allclose(joined[:, :2], logits[0][:, :2], rtol=1e-6)
     np.testing.assert_allclose(probabilities_of(space, joined)[:, 2:].sum(axis=1), 1, atol=1e-6)
 
 
-def test_a_question_sees_its_own_images(colours: Path) -> None:
+def test_a_question_has_the_images_of_its_classes(colours: Path) -> None:
     samples = assay.read(colours)
     head = samples.space["label"]
     hidden = samples.table.with_row_index("n").with_columns(

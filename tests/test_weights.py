@@ -34,9 +34,9 @@ def body(tensors: Any) -> Any:
 
 
 def assert_loaded(backbone: nn.Module, tensors: Any) -> None:
-    found = backbone.state_dict()
-    assert found.keys() == body(tensors).keys()
-    assert all(torch.equal(found[key], value) for key, value in body(tensors).items())
+    loaded = backbone.state_dict()
+    assert loaded.keys() == body(tensors).keys()
+    assert all(torch.equal(loaded[key], value) for key, value in body(tensors).items())
 
 
 def saved(path: Path, value: Any) -> Any:
@@ -107,9 +107,9 @@ def test_a_published_file_is_translated(tmp_path: Path) -> None:
     other = timm.create_model("test_vit", img_size=96).state_dict()  # fewer positions than the default 160
     backbone = build_backbone("test_vit")
     load_file(backbone, "test_vit", path=saved(tmp_path / "w.pth", other))
-    found = backbone.state_dict()
-    assert torch.equal(found["blocks.3.mlp.fc1.weight"], other["blocks.3.mlp.fc1.weight"])
-    assert found["pos_embed"].shape != other["pos_embed"].shape
+    loaded = backbone.state_dict()
+    assert torch.equal(loaded["blocks.3.mlp.fc1.weight"], other["blocks.3.mlp.fc1.weight"])
+    assert loaded["pos_embed"].shape != other["pos_embed"].shape
 
 
 class Command:

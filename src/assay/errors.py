@@ -1,8 +1,8 @@
-"""Every error a user can mend, in one tree.
+"""Errors that a user can mend, in one tree.
 
     AssayError            exit code 2, a message and no traceback
     ├── DataError         images, tables, labels
-    │   └── ImageError  one image that cannot be used
+    │   └── ImageError    one image that cannot be used
     ├── PlanError         a plan, or a value set from the command line
     ├── ModelError        a backbone or its weights
     ├── RunError          a run folder: in use, read-only, unfinished, unreadable
@@ -24,7 +24,7 @@ def install_command(extra: str) -> str:
 
 
 class AssayError(Exception):
-    """Something the user can mend."""
+    """An error that the user can mend."""
 
 
 class DataError(AssayError):
@@ -36,11 +36,11 @@ class ImageError(DataError):
 
 
 class PlanError(AssayError):
-    """A plan that contradicts itself, or a key or value that a plan does not know."""
+    """A plan that contradicts itself, or has an unknown key or value."""
 
 
 class ModelError(AssayError):
-    """A backbone that does not exist, or weights that cannot be had or do not fit."""
+    """A backbone that does not exist, or weights that are missing or do not fit."""
 
 
 class RunError(AssayError):

@@ -1,4 +1,4 @@
-"""Files: how they are written, whole or not at all, and where they lie in a run."""
+"""Writing files whole or not at all, and the layout of a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from assay.errors import AssayError, RunError, SpaceError
 
-LOCK_FILE = ".lock"  # of whoever writes in a folder
-SPARE = 64 << 20  # bytes that stay free beside what a step is known to need
+LOCK_FILE = ".lock"  # of the process that writes in a folder
+SPARE = 64 << 20  # bytes that stay free beside the known need of a step
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of the disk is used up",
@@ -27,7 +27,7 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOT
 
 @contextmanager
 def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give a name beside `path` to write to; it becomes `path` once written and on disk.
+    """Yield a temporary path to write to, which is renamed to `path` once written and synced.
 
     Without `sync` it may not be on disk yet: for one of many files whose list is written last.
     Raises SpaceError or RunError, with `path` as it was before, where the disk is full or read-only.
@@ -47,13 +47,13 @@ def whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, *, by_way_of: Path | None = None) -> Iterator[Path]:
-    """Give a new folder beside `path`, or `by_way_of`, to fill; it takes the place of `path` once it is filled.
+    """Yield a temporary folder (`by_way_of`, or one beside `path`) to fill, which then replaces `path`.
 
     Raises SpaceError or RunError, with `path` as it was before, where the disk is full or read-only.
     """
     beside = by_way_of or _beside(path)
     with writing(path):
-        shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
+        shutil.rmtree(beside, ignore_errors=True)  # of a killed process of the same id
         try:
             beside.mkdir(parents=True)
             yield beside
@@ -67,7 +67,7 @@ def whole_folder(path: Path, *, by_way_of: Path | None = None) -> Iterator[Path]
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise SpaceError or RunError for whatever a full or read-only disk makes of the block, which writes `path`."""
+    """Raise SpaceError or RunError for errors of a full or read-only disk in the block, which writes `path`."""
     try:
         yield
     except Exception as error:
@@ -81,7 +81,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing_below(folder: Path) -> Iterator[None]:
-    """Raise SpaceError where a disk is full in the block, which writes files in `folder` by whatever library."""
+    """Raise SpaceError for a full disk in the block, which writes files in `folder` by any library."""
     try:
         yield
     except Exception as error:
@@ -91,9 +91,9 @@ def writing_below(folder: Path) -> Iterator[None]:
 
 
 def full_disk(error: Exception, path: Path | None = None) -> SpaceError | None:
-    """What to say of an error that means that a disk is full, whichever library raised it; None for other errors.
+    """Return the SpaceError for an error of any library that means a full disk; None for other errors.
 
-    `path` is what was written: without it, what the error names.
+    `path` is the file that was written; without it, the one that the error names.
     """
     reason = _reason_of_full(error)
     if reason is None or isinstance(error, AssayError):
@@ -105,7 +105,7 @@ def full_disk(error: Exception, path: Path | None = None) -> SpaceError | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a UTF-8 text file, whole or not at all."""
     with whole(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -116,7 +116,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Add to the end of a file: all of it or nothing; on disk at the end, with `sync`.
+    """Append to a file: all of the data or none; with `sync` it is on disk at the end.
 
     Raises SpaceError or RunError, with the file as it was before, where the disk is full or read-only.
     """
@@ -135,18 +135,18 @@ def append(path: Path, data: bytes, *, sync: bool = False) -> None:
             raise
 
 
-def copy(file: Path, place: Path) -> None:
+def copy(file: Path, target: Path) -> None:
     """Copy a file with its dates; whole or not at all."""
-    with whole(place) as beside:
+    with whole(target) as beside:
         shutil.copy2(file, beside)
 
 
-def link(file: Path, place: Path) -> None:
-    """Make `place` the same file as `file`, or a copy of it where the disk cannot link; whole or not at all.
+def link(file: Path, target: Path) -> None:
+    """Make `target` a hard link to `file`, or a copy where the disk cannot link; whole or not at all.
 
-    For files that are only ever replaced, never written to.
+    For files that are replaced and never written to.
     """
-    with whole(place) as beside:
+    with whole(target) as beside:
         try:
             os.link(file, beside)
         except OSError as error:
@@ -156,10 +156,7 @@ def link(file: Path, place: Path) -> None:
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Refuse to begin what would not fit: `needed` bytes in `folder`, and 64 MiB to spare.
-
-    Raises SpaceError.
-    """
+    """Raise SpaceError where `folder` has less room than `needed` bytes and 64 MiB to spare."""
     free = _free(folder)
     if free < needed + SPARE:
         raise SpaceError(
@@ -169,12 +166,12 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 
 def holds_runs(folder: Path) -> bool:
-    """Return whether this program has written to `folder` under a lock: a run, or the runs of a search."""
+    """Return whether `folder` holds a run, or the runs of a search: this program has locked it."""
     return any((folder / name).is_file() for name in (LOCK_FILE, f"claims/{LOCK_FILE}"))
 
 
 def fingerprint(*parts: str | bytes) -> str:
-    """A short, stable name of some content (SHA-256, 16 hex digits)."""
+    """Return a short, stable hash of some content (SHA-256, 16 hex digits)."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -198,21 +195,24 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _free(place: Path) -> int:
-    return shutil.disk_usage(_existing(place.absolute())).free
+def _free(path: Path) -> int:
+    return shutil.disk_usage(_existing(path.absolute())).free
 
 
 def _named(error: Exception) -> Path | None:
-    """The file that an error of the system names."""
-    names = [getattr(error, "filename2", None), getattr(error, "filename", None)]  # the second one is the copy
+    """Return the file that a system error names."""
+    names = [
+        getattr(error, "filename2", None),
+        getattr(error, "filename", None),
+    ]  # the second one is the target of a copy
     return next((Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)), None)
 
 
 def _reason_of_full(error: BaseException | None) -> str | None:
-    """Why there is no room, of an error or of what led to it.
+    """Return the reason why there is no room, from an error or its causes; None for other errors.
 
-    Rust libraries (safetensors, polars) raise errors of their own, with the words of the system in the text; closing
-    an archive that could not be written raises another error over the first.
+    Rust libraries (safetensors, polars) raise other errors that hold the text of the system's; closing an archive that
+    could not be written raises another error over the first.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
@@ -229,12 +229,12 @@ def _reason_of_full(error: BaseException | None) -> str | None:
     return None
 
 
-# The layout of a run. Every path in it and every name of a step is made and parsed here: models and steps, which know
-# nothing of runs, find the files of other runs by it too.
+# The layout of a run. Every path in it and every name of a step is made and parsed here; models and steps find the
+# files of other runs by it too.
 
 
 class StepName(str):
-    """The name of a step by its place in a run: `02-fit`, or `03-repeat/round-1/02-fit` within a part of another."""
+    """The name of a step by its position in a run: `02-fit`, or `03-repeat/round-1/02-fit` within a part of another."""
 
     @staticmethod
     def at(number: int, kind: str, within: str = "") -> StepName:
@@ -272,7 +272,7 @@ class StepName(str):
 
     @property
     def is_trial(self) -> bool:
-        """Whether it is only run for a comparison, and hands nothing on."""
+        """Whether it is run for a comparison only, and its result is not used further."""
         return TRIAL in self.parts
 
     @property
@@ -284,57 +284,39 @@ class StepName(str):
 TRIAL = "trial"  # the part of a step whose result is compared and not handed on
 
 
+class _Below:
+    """A path below a folder, as an attribute of the class that describes the folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: ModelFolder | StepFolder | RunFolder, owner: object = None) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """A trained model on disk."""
 
     path: Path
 
-    @property
-    def spec(self) -> Path:
-        return self.path / "spec.json"
-
-    @property
-    def weights(self) -> Path:
-        return self.path / "model.safetensors"
-
-    @property
-    def predictions(self) -> Path:
-        """Of the validation images, where a step made the model."""
-        return self.path / "predictions.parquet"
+    spec = _Below("spec.json")
+    weights = _Below("model.safetensors")
+    predictions = _Below("predictions.parquet")  # of the validation images, where a step made the model
 
 
 @dataclass(frozen=True)
 class StepFolder:
-    """What a step leaves behind."""
+    """The files of a step."""
 
     path: Path
 
-    @property
-    def begun(self) -> Path:
-        return self.path / "begun.json"
-
-    @property
-    def done(self) -> Path:
-        """Key, seconds and metrics; written last."""
-        return self.path / "done.json"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.safetensors"
-
-    @property
-    def suspects(self) -> Path:
-        return self.path / "suspects.csv"
-
-    @property
-    def samples(self) -> Path:
-        """Sheets of generated images."""
-        return self.path / "samples"
+    begun = _Below("begun.json")
+    done = _Below("done.json")  # key, seconds and metrics; written last
+    history = _Below("history.csv")
+    checkpoint = _Below("checkpoint.safetensors")
+    suspects = _Below("suspects.csv")
+    samples = _Below("samples")  # sheets of generated images
 
     @property
     def best(self) -> ModelFolder:
@@ -347,74 +329,28 @@ class StepFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of a run lies."""
+    """The files of a run."""
 
     path: Path
 
-    @property
-    def plan(self) -> Path:
-        """As run."""
-        return self.path / "plan.yaml"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def hardware(self) -> Path:
-        return self.path / "hardware.json"
-
-    @property
-    def samples(self) -> Path:
-        """As read, before any edit."""
-        return self.path / "samples.parquet"
-
-    @property
-    def splits(self) -> Path:
-        return self.path / "splits.csv"
-
-    @property
-    def ledger(self) -> Path:
-        return self.path / "ledger.csv"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.jsonl"
-
-    @property
-    def cache(self) -> Path:
-        return self.path / "cache"
-
-    @property
-    def steps(self) -> Path:
-        return self.path / "steps"
+    plan = _Below("plan.yaml")  # as run
+    environment = _Below("environment.json")
+    hardware = _Below("hardware.json")
+    samples = _Below("samples.parquet")  # as read, before any edit
+    splits = _Below("splits.csv")
+    ledger = _Below("ledger.csv")
+    log = _Below("log.jsonl")
+    cache = _Below("cache")
+    steps = _Below("steps")
+    metrics = _Below("metrics.json")  # written once the run is finished
+    report = _Below("report.html")
+    charts = _Below("figures")
+    explanations = _Below("explanations")
+    history = _Below("history")  # plans, metrics and reports that later runs in the same folder replaced
 
     @property
     def model(self) -> ModelFolder:
         return ModelFolder(self.path / "model")
-
-    @property
-    def metrics(self) -> Path:
-        """Written once the run is finished."""
-        return self.path / "metrics.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def figures(self) -> Path:
-        """Charts."""
-        return self.path / "figures"
-
-    @property
-    def explanations(self) -> Path:
-        return self.path / "explanations"
-
-    @property
-    def history(self) -> Path:
-        """What later runs in the same folder replaced."""
-        return self.path / "history"
 
     def step(self, name: str) -> StepFolder:
         return StepFolder(self.steps / name)
@@ -430,5 +366,5 @@ class RunFolder:
 
     @property
     def is_read(self) -> bool:
-        """Whether its images were read: from then on it can be looked into."""
+        """Whether its images were read: from then on it can be opened."""
         return self.plan.exists() and self.samples.exists()

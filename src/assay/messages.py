@@ -1,4 +1,4 @@
-"""Text for people: names made fit to be printed, and plain tables."""
+"""Text for people: printable names and plain tables."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-MAX_CLASSES_SHOWN = 30  # classes of a table; a run's metrics.json holds them all
+MAX_CLASSES_LISTED = 30  # classes of a table; a run's metrics.json holds them all
 
 
 def printable(name: str | Path) -> str:
-    r"""A name that can be printed and stored: bytes that are not UTF-8 as \xff."""
+    r"""Return a name that can be printed and stored, with bytes that are not UTF-8 as \xff."""
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -23,24 +23,24 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def plain(name: str) -> str:
-    """Line breaks and other unprintable characters written out: a name may steer neither a terminal nor a page."""
+    """Return a name with unprintable characters escaped, so that it cannot control a terminal or a page."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in printable(name))
 
 
 def shortened(name: str, longest: int) -> str:
-    """Long names lose their middle: what tells them apart is mostly at an end."""
+    """Return a long name without its middle: names mostly differ at an end."""
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"
 
 
 def either(names: Sequence[str]) -> str:
-    """The answers between which a question chooses, in words."""
+    """Return the classes of a question as text."""
     return " / ".join(map(plain, names))
 
 
 def text_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = (), title: str | None = None
 ) -> Table:
-    """Cells of text under headings; the columns named in `right` are flush right."""
+    """Return a table of text; the columns named in `right` are flush right."""
     table = bare_table(title)
     for name in columns:
         table.add_column(Text(plain(name)), justify="right" if name in right else "left", overflow="fold")
@@ -50,7 +50,7 @@ def text_table(
 
 
 def plain_lines(table: Table, *, width: int = 110) -> list[str]:
-    """A table as lines of plain text, for a log; lines without a letter are dropped."""
+    """Return a table as lines of plain text, for a log; lines without a letter are dropped."""
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(table)
@@ -59,6 +59,7 @@ def plain_lines(table: Table, *, width: int = 110) -> list[str]:
 
 
 def bare_table(title: str | None) -> Table:
+    """Return an empty table under a title."""
     heading = Text(plain(title)) if title else None
     return Table(
         title=heading,
@@ -71,4 +72,5 @@ def bare_table(title: str | None) -> Table:
 
 
 def number_text(value: float | None) -> str:
+    """Return a metric with three digits, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""What a person sees while something takes long: a bar on a terminal, plain lines anywhere else."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 class GivenUpError(Exception):
-    """A watch has seen enough of a run. Raised from `epoch`, it ends the run with that epoch in its checkpoint."""
+    """Raised from `Progress.epoch` to end a run early, with that epoch in its checkpoint."""
 
 
 class Progress(Protocol):
-    """Whoever is told how far a piece of work is. Only the main process has one that prints."""
+    """Receiver of the progress of work. Only the main process has one that prints."""
 
     def begin(self, what: str, total: int) -> None:
         """A stage begins ("reading images", "02-fit") that will take `total` images; stages may nest."""
 
     def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
-        """`count` more images are done; `metrics` are the newest to show, None keeps those shown."""
+        """`count` more images are done; `metrics` replace those on display unless None."""
 
     def line(self, text: str) -> None:
-        """One line that stays: an epoch's metrics, a note, a choice that was made."""
+        """A line that stays: the metrics of an epoch, a note, a choice."""
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch of the innermost stage is over: its number (`epoch`), `lr`, and metrics by part (`validation`).
 
-        After a kill it may be told again. What this raises ends the run.
+        After a kill it may be called again for an epoch. An error raised here ends the run.
         """
 
     def end(self) -> None:
@@ -38,7 +38,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Says nothing: for other processes than the main one, and for use from Python."""
+    """No output: for other processes than the main one, and for use from Python."""
 
     def begin(self, what: str, total: int) -> None: ...
 
@@ -51,11 +51,11 @@ class NoProgress:
     def end(self) -> None: ...
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no stage is open."""
 
 
 class ForwardingProgress:
-    """Passes everything on to another watch, for those that listen in; `stage` is the innermost one."""
+    """Passes all calls on to another receiver: a base class for listeners; `stage` is the innermost one."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -84,7 +84,7 @@ class ForwardingProgress:
 
 
 class PlainProgress(NoProgress):
-    """Only the lines that stay: for a file, a pipe or a continuous-integration log."""
+    """Only lines that stay: for a file, a pipe or a continuous-integration log."""
 
     def __init__(self, terminal: TextIO) -> None:
         self._terminal = terminal
@@ -109,7 +109,7 @@ class BarProgress:
             TextColumn("{task.fields[metrics]}", style="cyan", markup=False),
             console=Console(file=terminal, highlight=False),
             transient=True,
-            refresh_per_second=4,  # training needs both cores more than the bar does
+            refresh_per_second=4,  # leaves the cores to training
             redirect_stdout=sys.stdout.isatty(),  # a stray print goes above the bar, and not into it
             redirect_stderr=sys.stderr.isatty(),
         )
@@ -124,18 +124,18 @@ class BarProgress:
         if not self._stages:
             return
         stage = self._stages[-1]
-        shown = stage.fields["metrics"] if metrics is None else format_metrics(metrics)
-        self._progress.update(stage.id, advance=count, pace=_pace(stage), metrics=shown)
+        text = stage.fields["metrics"] if metrics is None else format_metrics(metrics)
+        self._progress.update(stage.id, advance=count, pace=_pace(stage), metrics=text)
 
     def line(self, text: str) -> None:
         self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """A line tells of it."""
+        """Do nothing: the caller prints a line."""
 
     def end(self) -> None:
         if len(self._stages) == 1:
-            self._progress.stop()  # while the bar is still there to be wiped away
+            self._progress.stop()  # while the bar is there to be erased
         if self._stages:
             self._progress.remove_task(self._stages.pop().id)
 
@@ -146,26 +146,26 @@ class BarProgress:
 
 
 def progress_for(terminal: TextIO) -> BarProgress | PlainProgress:
-    """A bar where `terminal` can redraw a line, plain lines where it cannot."""
+    """Return a bar for a terminal that can redraw a line, else plain lines."""
     if terminal.isatty() and os.environ.get("TERM", "") != "dumb":
         return BarProgress(terminal)
     return PlainProgress(terminal)
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Names and values on one line, each value as wide as it was before, so that the line does not jump."""
+    """Return names and values on one line, with values of constant width."""
     return "  ".join(f"{name} {_fixed(value)}" for name, value in metrics.items())
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    """Return seconds as m:ss, or h:mm:ss from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _pace(stage: Task) -> str:
-    if not stage.speed:  # nothing is known before the second report
+    if not stage.speed:  # unknown before the second report
         return ""
     speed = f"{stage.speed:,.0f}" if stage.speed >= 10 else f"{stage.speed:.1f}"
     left = "" if stage.time_remaining is None else f"  {format_seconds(stage.time_remaining)} left"

@@ -1,4 +1,4 @@
-"""The shape of every setting: frozen, and closed to unknown keys; and the settings that name a file or a run."""
+"""Base classes of settings, and settings that name a file or a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 Taken = Literal["weights", "backbone", "model", "member"]
-"""What a step takes from a source: the weights in a file, or of a run its backbone, its network, or all of it."""
+"""The part of a source that is used: the weights in a file, or a run's backbone, network or whole model."""
 
 
 class Settings(BaseModel):
-    """A part of a plan: immutable, strict about its keys, its numbers finite."""
+    """A part of a plan: immutable, without unknown keys or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -23,10 +23,10 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Source:
-    """Marks a setting that names a file or a run whose content decides what a step comes to.
+    """Marks a setting that names a file or a run on whose content the result of a step depends.
 
-    All such settings are treated alike: their paths are made absolute, keys hold their content, and images that they
-    were trained on leave validation and test. `words` are the values that name no path.
+    The paths of all such settings are made absolute, step keys hold their content, and images that they were trained
+    on leave validation and test. `words` are the values that name no path.
     """
 
     taken: Taken
@@ -46,7 +46,7 @@ def sources(settings: Settings) -> Iterator[tuple[str, Source, str]]:
 
 
 def with_sources(settings: S, change: Callable[[Source, str], str]) -> S:
-    """Return the settings with another name for each of their sources."""
+    """Return the settings with the path of each source changed."""
     changed = {}
     for name, mark, value in _fields(settings):
         if mark is None:
@@ -74,6 +74,13 @@ def _changed(value: Any, change: Callable[[Source, str], str]) -> Any:
     return new if any(one is not old for one, old in zip(new, value, strict=True)) else value
 
 
+def require_rising(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return a range. Raises ValueError where it goes down."""
+    if pair and pair[0] > pair[1]:
+        raise ValueError(f"[{pair[0]}, {pair[1]}] must go from the lower number to the higher one")
+    return pair
+
+
 # Settings that are chosen by name: `schedule: one_cycle` or `schedule: {kind: one_cycle, warm_up: 0.3}`.
 
 
@@ -87,7 +94,7 @@ def parse_named(value: object) -> object:
 
 
 def parse_tagged(value: object) -> object:
-    """A bare name spelt out; a mapping without `kind` is of the kind its first key names: `{confidence: 0.9}`."""
+    """Spell a bare name out; the first key of a mapping without `kind` is its kind: `{confidence: 0.9}`."""
     value = parse_named(value)
     if isinstance(value, dict) and value and "kind" not in value:
         return {"kind": next(iter(value)), **value}

@@ -26,7 +26,7 @@ from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.models.classifier import Classifier, build_classifier, require_size
-from assay.models.layer_table import Layer, layers
+from assay.models.layers import Layer, layers
 from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, Plan
 from assay.predictions.inference import BATCH, PLAIN, Inference, View, seconds_an_image

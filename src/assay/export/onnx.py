@@ -79,7 +79,7 @@ def export_onnx(model: Model, path: Path, images: Floats) -> Parity:
     """
     _require_packages()
     saved = _single(model)
-    module = Whole(saved.classifier.cpu().float().eval(), saved.space, saved.deciding).eval()
+    module = Whole(saved.classifier.cpu().float().eval(), saved.space, saved.decision_rule).eval()
     with whole(path) as beside:
         _write(module, beside, images[:2], metadata(saved))
         parity = _parity(module, beside, images)
@@ -114,7 +114,7 @@ def examples(model: Model, run: Path, *, count: int) -> tuple[Floats, str]:
 
 def metadata(saved: TrainedModel) -> dict[str, str]:
     """What the file says of itself: text by name, JSON where it is more than a word."""
-    cuts = saved.deciding.thresholds
+    cuts = saved.decision_rule.thresholds
     heads = [
         {
             **head,

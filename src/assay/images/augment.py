@@ -1,8 +1,7 @@
-"""Bytes to a batch of images as the model sees them, each varied by chance or not at all.
+"""Augmentation: uint8 batches to float batches of the training size.
 
-The chance of an image is read off its key (`draws.keys`), never off its neighbours in the batch. A kind
-of augmentation always uses the same places in that stream, so switching one on leaves the others as they
-were.
+The draws of an image follow from its key (`counter_rng.image_keys`), whatever else is in the batch. A kind of
+augmentation always uses the same positions of that stream, so switching one on leaves the others as they were.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from assay.images import geometry, operations
 from assay.images.colour import jitter
 from assay.images.counter_rng import image_keys, uniform
 from assay.images.operations import RandAugment, Short, SomeOf
-from assay.settings import Settings
+from assay.settings import Settings, require_rising
 
 __all__ = [
     "Augment",
@@ -37,8 +36,6 @@ __all__ = [
     "uniform",
 ]
 
-"""Which entry of `per_class`, by its place, each image (B,) is augmented by; -1 is none of them."""
-
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -48,17 +45,11 @@ _JITTER, _ERASE, _PATCHES = slice(11, 15), slice(15, 17), 17  # and 4 a patch fr
 MOST_PATCHES = 64
 _OPERATIONS = _PATCHES + 4 * MOST_PATCHES  # and 3 an operation from there
 
-NOISE_SD = 0.25  # of Gaussian noise, about mid-grey: near that of photographs
-
-
-def _rising(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError(f"[{pair[0]}, {pair[1]}] must go from the lower number to the higher one")
-    return pair
+NOISE_SD = 0.25  # of Gaussian noise about mid-grey: near that of photographs
 
 
 class Jitter(Settings):
-    """How far colours vary: factors of 1 - x to 1 + x, and the hue in shares of the full circle."""
+    """Colour jitter: factors of 1 - x to 1 + x, and the hue in shares of the full circle."""
 
     brightness: NonNegativeFloat = 0.0
     contrast: NonNegativeFloat = 0.0
@@ -67,7 +58,7 @@ class Jitter(Settings):
 
 
 class Erase(Settings):
-    """Random erasing (Zhong et al. 2017): 1 to `patches` boxes, each of its own share of the area."""
+    """Random erasing (Zhong et al. 2017): 1 to `patches` boxes, each with a share of the area."""
 
     probability: Probability = 0.25
     patches: Annotated[int, Field(ge=1, le=MOST_PATCHES)] = 1
@@ -75,19 +66,16 @@ class Erase(Settings):
     ratio: tuple[Positive, Positive] = (0.3, 3.3)
     fill: Literal["constant", "noise"] = "constant"
 
-    @field_validator("area", "ratio")
-    @classmethod
-    def _ordered(cls, pair: tuple[float, float]) -> tuple[float, float]:
-        return _rising(pair)
+    _rising = field_validator("area", "ratio")(require_rising)
 
 
 class Variation(Settings):
-    """What may happen to a training image; as it stands, nothing.
+    """Augmentation of a training image; by default none.
 
-    `crop` is the share of the area that is kept, `ratio` the proportions of that box; `shift` is a share of
-    the side, `rotate` and `shear` are degrees, all three either way; `scale` enlarges. A number for
-    `jitter` means brightness, contrast and saturation. `rand_augment` or `some_of` give every image a few
-    operations from a list, after all of these but `erase`.
+    `crop` is the share of the area that is kept, `ratio` the proportions of that box; `shift` is a share of the side,
+    `rotate` and `shear` are degrees, all three either way; `scale` enlarges. A number for `jitter` means brightness,
+    contrast and saturation. `rand_augment` or `some_of` apply some operations of a list to every image, after all of
+    these but `erase`.
     """
 
     crop: tuple[Share, Share] | None = None
@@ -102,10 +90,7 @@ class Variation(Settings):
     some_of: Short | SomeOf | None = None
     erase: Erase | None = None
 
-    @field_validator("crop", "ratio", "scale")
-    @classmethod
-    def _ordered(cls, pair: tuple[float, float] | None) -> tuple[float, float] | None:
-        return pair and _rising(pair)
+    _rising = field_validator("crop", "ratio", "scale")(require_rising)
 
     @model_validator(mode="after")
     def _one_list(self) -> Self:
@@ -115,41 +100,41 @@ class Variation(Settings):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing happens."""
+        """Whether no augmentation is set."""
         return all(getattr(self, name) == field.default for name, field in Variation.model_fields.items())
 
 
 class ClassSampling(Settings):
-    """What a class may be told besides its augmentation."""
+    """Sampling of the images of a class."""
 
     more: float = Field(1.0, gt=0, description="How many times as often as else the images are shown in an epoch.")
 
 
 class ClassAugment(Variation, ClassSampling):
-    """What happens to the images of one class; what is not said is as for all others."""
+    """Augmentation and sampling of one class; unset values are those of all others."""
 
     def over(self, rest: Mapping[str, Any]) -> ClassAugment:
-        """The same, with what it leaves unsaid taken from the settings of all others."""
-        said = self.model_fields_set
-        lists = {"rand_augment", "some_of"}  # of which an image has one: a class's own replaces either
-        kept = Variation.model_fields.keys() - said - (lists if said & lists else set())
+        """Return the settings with unset values taken from those of all others."""
+        given = self.model_fields_set
+        lists = {"rand_augment", "some_of"}  # of which an image has one: that of a class replaces either
+        kept = Variation.model_fields.keys() - given - (lists if given & lists else set())
         unlike = {name: rest[name] for name in kept if name in rest and rest[name] != getattr(self, name)}
         return self.model_copy(update=unlike)
 
 
 class Augment(Variation):
-    """What may happen to a training image, and what else to the images of some classes.
+    """Augmentation of training images, with exceptions for classes.
 
     `per_class` names classes, as `head/class` where two heads have one of that name; an image of several of
-    them goes by the first.
+    them takes the settings of the first.
     """
 
-    per_class: dict[str, ClassAugment] = Field({}, description="What is else for images of the classes named.")
+    per_class: dict[str, ClassAugment] = Field({}, description="Exceptions for images of the classes named.")
 
     @field_validator("per_class")
     @classmethod
     def _over_the_rest(cls, per_class: dict[str, ClassAugment], info: ValidationInfo) -> dict[str, ClassAugment]:
-        return {name: own.over(info.data) for name, own in per_class.items()}
+        return {name: of_class.over(info.data) for name, of_class in per_class.items()}
 
 
 def augment(
@@ -160,28 +145,27 @@ def augment(
     settings: Variation | None = None,
     chosen: Ints | None = None,
 ) -> Tensor:
-    """Bring uint8 (B, 3, S, S) to float32 (B, 3, size, size) in [0, 1], on the device it is on.
+    """Return uint8 images (B, 3, S, S) augmented, as float32 (B, 3, size, size) in [0, 1] on the same device.
 
-    With no settings, or none that does anything, the images are resized and no more, and not even that
-    where S is `size`. Otherwise `keys` (B,) are needed. In what order the numbers lie in memory is not
-    promised: a model that wants one asks for it. `chosen` (B,) gives images the settings of their class; those
-    of the same settings are resampled together.
+    Without settings, or with idle ones, images are only resized where S is not `size`; otherwise `keys` (B,) are
+    needed. The memory layout is not specified. `chosen` (B,) are positions in `per_class`, -1 for none; images of the
+    same settings are resampled together.
     """
     if chosen is None or not isinstance(settings, Augment):
         return _augment_views(batch, keys, size=size, settings=settings)
-    groups = {place: np.flatnonzero(chosen == place) for place in np.unique(chosen)}
-    ways = {-1: settings, **dict(enumerate(settings.per_class.values()))}
+    groups = {int(entry): np.flatnonzero(chosen == entry) for entry in np.unique(chosen)}
+    variations = {-1: settings, **dict(enumerate(settings.per_class.values()))}
     if len(groups) == 1:
-        return _augment_views(batch, keys, size=size, settings=ways[next(iter(groups))])
+        return _augment_views(batch, keys, size=size, settings=variations[next(iter(groups))])
     images = torch.empty(len(batch), 3, size, size, device=batch.device)
-    for place, rows in groups.items():
-        own = None if keys is None else keys[rows]
-        images[rows] = _augment_views(batch[rows], own, size=size, settings=ways[place])
+    for entry, rows in groups.items():
+        of_rows = None if keys is None else keys[rows]
+        images[rows] = _augment_views(batch[rows], of_rows, size=size, settings=variations[entry])
     return images
 
 
 def _augment_views(batch: Tensor, keys: Keys | None, *, size: int, settings: Variation | None) -> Tensor:
-    """Images that all go by the same settings."""
+    """Return images augmented by the same settings."""
     if settings is None or settings.idle:
         return _shares(geometry.plain(batch, size))
     if keys is None or len(keys) != len(batch):
@@ -203,7 +187,7 @@ def _augment_views(batch: Tensor, keys: Keys | None, *, size: int, settings: Var
 
 
 def framed(batch: Tensor, frame: geometry.Frame, *, size: int) -> Tensor:
-    """Show uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size) in [0, 1]: a view without chance."""
+    """Return uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size) in [0, 1], without random draws."""
     return geometry.framed(batch, frame, size).div_(255).clamp_(0, 1)
 
 
@@ -219,7 +203,7 @@ def _shares(batch: Tensor) -> Tensor:
 
 
 def _moved(batch: Tensor, chance: Doubles, further: Doubles | None, *, size: int, settings: Variation) -> Tensor:
-    """All that moves pixels, in one resampling; in none where nothing does."""
+    """Return the images after all geometric augmentation, by a single resampling, or none where idle."""
     matrices = []
     if settings.crop:
         matrices.append(geometry.crop(chance[:, _CROP], area=settings.crop, ratio=settings.ratio))
@@ -247,12 +231,12 @@ def _moved(batch: Tensor, chance: Doubles, further: Doubles | None, *, size: int
 
 
 def _erase(images: Tensor, keys: Keys, chance: Doubles, erase: Erase) -> None:
-    """Fill boxes of (B, 3, H, H) in place: only a few images, and small boxes, so one after another."""
+    """Erase boxes of (B, 3, H, H) in place, one after another: they are small and in some images only."""
     side = images.shape[-1]
     chosen, number = chance[:, _ERASE].T
     counts = np.where(chosen < erase.probability, 1 + (number * erase.patches).astype(int), 0)
     for row in np.flatnonzero(counts):
-        # Drawn by the processor, whatever the device, so that one key means one noise.
+        # Drawn on the CPU, whatever the device, so that a key gives the same noise.
         noise = torch.Generator().manual_seed(int(keys[row]))
         patches = chance[row, _PATCHES:_OPERATIONS].reshape(-1, 4)[: counts[row]]
         share = erase.area[0] + (erase.area[1] - erase.area[0]) * patches[:, 0]

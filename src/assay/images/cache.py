@@ -1,8 +1,8 @@
-"""Images decoded once, into one file of bytes that is mapped into memory.
+"""Images decoded once, into one memory-mapped file of bytes.
 
-A cache is two files named by its key: `KEY.pixels`, raw bytes (images, side, side, 3), and `KEY.json`,
-written last, which says how many there are and which images could not be read. Channels come last, so a
-batch is gathered as one run of bytes an image and handed on as a channels-last tensor without a copy.
+A cache is two files named by its key: `KEY.pixels`, raw bytes (images, side, side, 3), and `KEY.json`, written last,
+with its size and the images that could not be read. Channels come last, so a batch is gathered as one run of bytes an
+image and becomes a channels-last tensor without a copy.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -31,11 +31,10 @@ from assay.files import fingerprint, require_space, whole, write_json
 from assay.images.decode import Resize, read_square, size_of, useful_side
 from assay.labels.samples import LeftOut
 
-VERSION = 1  # raise when the same settings give other pixels, so that older caches are made anew
+VERSION = 1  # raise when the same settings give other pixels, so that older caches are not used
 MULTIPLE = 1.25  # of the size of training: a crop of most of an image still has all its detail
-BLOCK = 16  # images a thread takes at a time
-STALE = 600  # seconds after which an unfinished file that nobody writes to is what a killed run left
-
+BLOCK = 16  # images of a task of a thread
+STALE = 600  # seconds without a write after which an unfinished file counts as left by a killed run
 REPORT = 32  # images between two calls of `progress`
 
 Out = TypeVar("Out")
@@ -44,11 +43,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """Square images in a file: `pixels` (M, S, S, 3), and the row of every id that could be read."""
+    """Square images in a file: `pixels` (M, S, S, 3), and the row of every readable id."""
 
     pixels: Pixels
     rows: dict[str, int]
-    key: str = ""  # of all that decides what the pixels are
+    key: str = ""  # hash of all that determines the pixels
     added: tuple[Pixels, ...] = ()  # further files, whose rows follow in their order
 
     @property
@@ -57,11 +56,11 @@ class Cache:
         return int(self.pixels.shape[1])
 
     def rows_of(self, ids: Sequence[str]) -> Ints:
-        """The row of each id, in the order given. Raises KeyError for an image that was left out."""
+        """Return the row of each id, in order. Raises KeyError for an image that was left out."""
         return np.fromiter((self.rows[id_] for id_ in ids), np.int64, len(ids))
 
     def gather(self, rows: ArrayLike) -> Tensor:
-        """A batch of its own memory: uint8 (B, 3, S, S), channels last in memory."""
+        """Return a copy of rows as uint8 (B, 3, S, S), channels last in memory."""
         # 0.08 ms for 32 images at 160: torch's index_select took 0.13, a loop of copies 0.10.
         wanted = np.asarray(rows, np.int64)
         batch = self._gathered(wanted) if self.added else np.take(self.pixels, wanted, axis=0)
@@ -79,9 +78,9 @@ class Cache:
 
 @dataclass(frozen=True, eq=False)
 class LazyImages(Cache):
-    """Images decoded when they are first asked for, to the bytes that `build` would have stored: to look at a few.
+    """Images decoded on access, to the bytes that `build` would store: for a small part of a data set.
 
-    One that cannot be read is black, and noted with the reason in `unreadable`.
+    An unreadable image is black, and its reason is added to `unreadable`.
     """
 
     paths: tuple[Path, ...] = ()
@@ -94,22 +93,23 @@ class LazyImages(Cache):
     def of(
         ids: Sequence[str], paths: Sequence[Path], *, size: int, resize: Resize, unreadable: dict[str, str]
     ) -> LazyImages:
-        """All images of a run, none of them read but for the sizes that some headers tell."""
+        """Return lazy images; only headers are read, to choose the side."""
         side = _side(paths, size=size, resize=resize, limit=round(size * MULTIPLE))
         rows, pixels = {id_: row for row, id_ in enumerate(ids)}, np.empty((0, side, side, 3), np.uint8)
         return LazyImages(pixels, rows, paths=tuple(paths), size=size, resize=resize, unreadable=unreadable)
 
     def gather(self, rows: ArrayLike) -> Tensor:
-        """A batch as `Cache.gather` gives it."""
+        """Decode rows to a batch like that of `Cache.gather`."""
+        names = list(self.rows)
         batch = np.zeros((np.size(rows), self.side, self.side, 3), np.uint8)
-        for place, row in enumerate(np.asarray(rows, np.int64).tolist()):
+        for index, row in enumerate(np.asarray(rows, np.int64).tolist()):
             if row not in self.decoded:
                 self.decoded[row] = _read(self.paths[row], side=self.side, size=self.size, resize=self.resize)
             image = self.decoded[row]
             if isinstance(image, str):
-                self.unreadable[list(self.rows)[row]] = image
+                self.unreadable[names[row]] = image
             else:
-                batch[place] = image
+                batch[index] = image
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
@@ -124,9 +124,9 @@ def build(
     multiple: float = MULTIPLE,
     progress: Progress | None = None,
 ) -> tuple[Cache, list[LeftOut]]:
-    """Decode the images into `folder`, or reopen what is there; several caches may share it.
+    """Decode the images into `folder`, or reopen their cache; several caches may share the folder.
 
-    The side is `size` times `multiple`, or less where no image has that much detail. Ints keep the order
+    The side is `size` times `multiple`, or less where no image has that much detail. Rows keep the order
     of `ids`. Images that cannot be read have no row and are returned, named by id.
     Raises DataError where none could be read; SpaceError.
     """
@@ -134,74 +134,75 @@ def build(
         raise DataError("There are no images to prepare. Give a folder or a table with at least one.")
     key = _key(ids, paths, hashes, settings=f"{VERSION} {size} {multiple} {resize.model_dump_json()}")
     _sweep(folder)
-    found = _reopen(folder, key, ids)
-    if found is None:
+    cached = _reopen(folder, key, ids)
+    if cached is None:
         side = _side(paths, size=size, resize=resize, limit=round(size * multiple))
         require_space(folder, len(ids) * side * side * 3, f"preparing {len(ids):,} images at {side} pixels")
         read = partial(_read, side=side, size=size, resize=resize)
         about = {"side": side, "size": size, "resize": resize.model_dump(mode="json")}
         _write(folder / f"{key}.json", ids, _in_order(read, paths), hashes=hashes, about=about, progress=progress)
-        found = _reopen(folder, key, ids)
-        if found is None:
+        cached = _reopen(folder, key, ids)
+        if cached is None:
             raise DataError(f"{folder / key}.pixels was changed while it was made. Repeat the command.")
-    return found
+    return cached
 
 
 def append_images(cache: Cache, ids: Sequence[str], paths: Sequence[Path], *, size: int, folder: Path) -> Cache:
-    """A cache with further images, of a file of their own in `folder`; they are square already, as a model sees them.
+    """Return a cache with further images in another file of `folder`; they are squares of the model's size already.
 
     Raises DataError for one that cannot be read; SpaceError.
     """
     key, side = _key(ids, paths, [None] * len(ids), settings=f"{VERSION} added {cache.side} {size}"), cache.side
-    found = _reopen(folder, key, ids)
-    if found is None:
+    cached = _reopen(folder, key, ids)
+    if cached is None:
         require_space(folder, len(ids) * side * side * 3, f"preparing {len(ids):,} added images at {side} pixels")
         read = partial(_read, side=side, size=size, resize=Resize())
         _write(folder / f"{key}.json", ids, _in_order(read, paths), hashes=[None] * len(ids), about={"side": side})
-        found = _reopen(folder, key, ids)
-    if found is None or found[1]:
-        lost = found[1][0].path if found else ids[0]
+        cached = _reopen(folder, key, ids)
+    if cached is None or cached[1]:
+        lost = cached[1][0].path if cached else ids[0]
         raise DataError(
             f"{lost}: this image was added by a step and cannot be read any more. Delete the folder of that step in "
             "the run, and train again: it is made anew."
         )
-    more, rows = found[0], dict(cache.rows)
+    more, rows = cached[0], dict(cache.rows)
     first = len(cache.pixels) + sum(map(len, cache.added))
     rows |= {name: first + row for name, row in more.rows.items()}
     return Cache(cache.pixels, rows, fingerprint(cache.key, key), (*cache.added, more.pixels))
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A cache found in a folder, and what its images were made for."""
+class StoredCache:
+    """A cache in a folder, with the size and resizing that it was built for."""
 
     cache: Cache
     size: int
     resize: Resize
 
 
-def find_caches(folder: Path, ids: Sequence[str], *, hashes: Sequence[str | None]) -> list[Kept]:
-    """The caches in `folder` of exactly these images in this order, the most detailed last."""
-    holds, found = _holds(ids, hashes), []
+def find_caches(folder: Path, ids: Sequence[str], *, hashes: Sequence[str | None]) -> list[StoredCache]:
+    """Return the caches in `folder` of exactly these images in this order, the most detailed last."""
+    holds, caches = _holds(ids, hashes), []
+    rows = {id_: row for row, id_ in enumerate(ids)}
     for manifest in sorted(folder.glob("*.json")):
         try:
-            told = json.loads(manifest.read_text(encoding="utf-8"))
-            side, size, resize = int(told["side"]), int(told["size"]), Resize.model_validate(told["resize"])
+            about = json.loads(manifest.read_text(encoding="utf-8"))
+            side, size, resize = int(about["side"]), int(about["size"]), Resize.model_validate(about["resize"])
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # of another version, or damaged: as `build` takes it, no cache
-        pixels = _mapped(manifest.with_suffix(".pixels"), len(ids), side) if told.get("holds") == holds else None
+            continue  # of another version, or damaged: no cache, as for `build`
+        pixels = _mapped(manifest.with_suffix(".pixels"), len(ids), side) if about.get("holds") == holds else None
         if pixels is not None:
-            found.append(Kept(Cache(pixels, {id_: row for row, id_ in enumerate(ids)}, manifest.stem), size, resize))
-    return sorted(found, key=lambda kept: (kept.cache.side, kept.size))
+            caches.append(StoredCache(Cache(pixels, rows, manifest.stem), size, resize))
+    return sorted(caches, key=lambda stored: (stored.cache.side, stored.size))
 
 
 def _holds(ids: Sequence[str], hashes: Sequence[str | None]) -> str:
-    """A name for the images that a cache holds, whatever their size."""
+    """Return a hash of the images of a cache, whatever their size."""
     return fingerprint(*(part for id_, hash_ in zip(ids, hashes, strict=True) for part in (_raw(id_), hash_ or "")))
 
 
 def _key(ids: Sequence[str], paths: Sequence[Path], hashes: Sequence[str | None], *, settings: str) -> str:
-    """A name for these images, in this order, under these settings."""
+    """Return a hash of these images, in this order, under these settings."""
     rows = zip(ids, paths, hashes, strict=True)
     parts = (part for id_, path, hash_ in rows for part in (_raw(id_), hash_ or _state(path)))
     return fingerprint(settings, *parts)
@@ -212,7 +213,7 @@ def _raw(text: str) -> bytes:
 
 
 def _state(path: Path) -> bytes:
-    """What stands in for a content hash that is not known: the file's place, size and time."""
+    """Return path, size and time of a file, in place of an unknown content hash."""
     try:
         state = path.stat()
         return _raw(f"{path} {state.st_size} {state.st_mtime_ns}")
@@ -221,7 +222,7 @@ def _state(path: Path) -> bytes:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed runs left unfinished."""
+    """Remove unfinished files of killed runs."""
     for part in folder.glob(".*.pixels.*.part"):
         with suppress(OSError):  # another process was quicker, or the folder is read-only
             if time.time() - part.stat().st_mtime > STALE:
@@ -229,10 +230,10 @@ def _sweep(folder: Path) -> None:
 
 
 def _reopen(folder: Path, key: str, ids: Sequence[str]) -> tuple[Cache, list[LeftOut]] | None:
-    """The cache of this key, or None where there is none that is whole."""
+    """Return the cache of this key and the images left out; None where it is missing or incomplete."""
     try:
-        told = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        side, reasons = int(told["side"]), {int(row): str(reason) for row, reason in told["left_out"]}
+        about = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        side, reasons = int(about["side"]), {int(row): str(reason) for row, reason in about["left_out"]}
         pixels = _mapped(folder / f"{key}.pixels", len(ids) - len(reasons), side)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -244,18 +245,18 @@ def _reopen(folder: Path, key: str, ids: Sequence[str]) -> tuple[Cache, list[Lef
 
 
 def _mapped(path: Path, count: int, side: int) -> Pixels | None:
-    """The pixels of a cache, or None where the file is not there or not whole."""
+    """Return the pixels of a cache; None where the file is missing or incomplete."""
     shape = (count, side, side, 3)
     if not path.exists() or os.path.getsize(path) != math.prod(shape):
         return None
-    # "c": nothing is written, but torch warns of an array that could not be written to.
+    # "c": nothing is written, but torch warns of read-only arrays.
     return np.memmap(path, np.uint8, "c", shape=shape)
 
 
 def _side(paths: Sequence[Path], *, size: int, resize: Resize, limit: int) -> int:
-    """The side to store: `limit`, or what the most detailed image needs where that is less.
+    """Return the side to store: `limit`, or less where the most detailed image needs less.
 
-    Only headers are read, and only until one image is known to need the limit: as a rule the first.
+    Only headers are read, and only up to the first image that needs the limit.
     """
     needed = partial(_needed_side, size=size, resize=resize)
     largest = 1
@@ -269,12 +270,12 @@ def _side(paths: Sequence[Path], *, size: int, resize: Resize, limit: int) -> in
 def _needed_side(path: Path, *, size: int, resize: Resize) -> int:
     try:
         return useful_side(*size_of(path), size=size, settings=resize)
-    except ImageError:  # left out, with the reason, when its turn comes
+    except ImageError:  # left out, with the reason, when it is decoded
         return 0
 
 
 def _read(path: Path, *, side: int, size: int, resize: Resize) -> Pixels | str:
-    """The image, or the reason why there is none."""
+    """Return the decoded image, or the reason why it cannot be read."""
     try:
         return read_square(path, side, settings=resize, size=size)
     except ImageError as error:
@@ -287,13 +288,13 @@ def _write(
     images: Iterator[Pixels | str],
     *,
     hashes: Sequence[str | None],
-    about: dict[str, Any],
+    about: Mapping[str, object],
     progress: Progress | None = None,
 ) -> None:
-    """Write the pixels beside the manifest, and then the manifest, each whole or not at all."""
+    """Write the pixels beside the manifest, then the manifest."""
     left_out: list[tuple[int, str]] = []
     with whole(manifest.with_suffix(".pixels")) as beside:
-        # Written, not mapped: a full disk is then an error, where a mapped page would kill the process.
+        # Written, not mapped: on a full disk that raises, where a mapped page would kill the process.
         with open(beside, "wb") as file:
             for number, image in enumerate(images):
                 if isinstance(image, str):
@@ -311,7 +312,7 @@ def _write(
     gone = {number for number, _ in left_out}
     kept = [number for number in range(len(ids)) if number not in gone]
     holds = _holds([ids[number] for number in kept], [hashes[number] for number in kept])
-    write_json(manifest, about | {"left_out": left_out, "holds": holds})
+    write_json(manifest, {**about, "left_out": left_out, "holds": holds})
 
 
 def _append(file: BinaryIO, image: Pixels) -> None:
@@ -319,9 +320,9 @@ def _append(file: BinaryIO, image: Pixels) -> None:
 
 
 def _in_order(work: Callable[[Path], Out], paths: Sequence[Path]) -> Iterator[Out]:
-    """Work on images in all cores (Pillow frees the lock while it decodes), and yield in their order.
+    """Yield the results of work on images, in order; Pillow decodes on all cores, without the interpreter's lock.
 
-    Only a few blocks are under way at a time, so memory does not grow with the number of images.
+    Two blocks a thread are under way at a time, so memory does not grow with the number of images.
     """
     threads = _cores()
     with ThreadPoolExecutor(threads) as pool:
@@ -336,7 +337,7 @@ def _in_order(work: Callable[[Path], Out], paths: Sequence[Path]) -> Iterator[Ou
 
 
 def _cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
+    """Return the number of cores of this process, which in a container may be fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

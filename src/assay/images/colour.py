@@ -16,11 +16,11 @@ _RGB = np.linalg.inv(_YIQ)
 def jitter(
     images: Tensor, draws: Doubles, *, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Tensor:
-    """Vary the colours of (B, 3, H, W) in [0, 1], each image by 4 draws in [0, 1), and stay in [0, 1].
+    """Return (B, 3, H, W) in [0, 1] with the colours of each image varied by its 4 draws in [0, 1).
 
     Brightness, contrast and saturation are multiplied by 1 - x to 1 + x, at least 0; the hue is turned by up
     to `hue` of a full circle either way. One after another in this order, as in torchvision, but clipped
-    only at the end, so that what one step pushes beyond white another can bring back. Hue is a rotation
+    only at the end, so that values beyond white after one step can return in a later one. Hue is a rotation
     about the grey axis (in YIQ), which unlike that of HSV keeps the brightness.
     """
     bright, contrasting, saturating = (
@@ -36,22 +36,22 @@ def jitter(
 
 
 def brightened(images: Tensor, factors: Doubles) -> Tensor:
-    """Colours of (B, 3, H, W) times factors (B,), in [0, 1]: 0 is black. As ImageEnhance.Brightness of Pillow."""
+    """Return (B, 3, H, W) times factors (B,), clipped to [0, 1]. As ImageEnhance.Brightness of Pillow."""
     return images.mul(_beside(factors, images)[:, None, None, None]).clamp_(0, 1)
 
 
 def contrasted(images: Tensor, factors: Doubles) -> Tensor:
-    """Distances from an image's grey mean times its factor: 0 is that grey. As ImageEnhance.Contrast of Pillow."""
+    """Scale the distances from each image's grey mean by its factor (B,). As ImageEnhance.Contrast of Pillow."""
     return _apply(images, factors[:, None, None] * np.eye(3), 1 - factors)
 
 
 def saturated(images: Tensor, factors: Doubles) -> Tensor:
-    """Distances of pixels from their greys times the factor: 0 is without colour. As ImageEnhance.Color of Pillow."""
+    """Scale the distances of pixels from their greys by the factor (B,). As ImageEnhance.Color of Pillow."""
     return _apply(images, _saturation(factors), np.zeros(len(factors)))
 
 
 def _apply(images: Tensor, linear: Doubles, about_grey: Doubles) -> Tensor:
-    """Multiply the colours by (B, 3, 3), add (B,) times the image's grey mean, clip."""
+    """Multiply the colours by (B, 3, 3), add (B,) times the image's grey mean, and clip."""
     flat = images.flatten(2)  # (B, 3, H W)
     shift = (flat.mean(2) * _beside(GREY, flat)).sum(1) * _beside(about_grey, flat)  # (B,)
     shift = shift[:, None, None].expand(-1, 3, 1)
@@ -63,13 +63,13 @@ def _beside(numbers: Doubles, tensor: Tensor) -> Tensor:
 
 
 def _saturation(factors: Doubles) -> Doubles:
-    """(B, 3, 3): 0 gives greys, 1 the colours as they are."""
+    """Return matrices (B, 3, 3) on colours: factor 0 gives greys, 1 the identity."""
     kept = factors[:, None, None]
     return np.asarray(kept * np.eye(3) + (1 - kept) * GREY)
 
 
 def _turned(turns: Doubles) -> Doubles:
-    """(B, 3, 3): hues turned by a share of the circle, from red towards green."""
+    """Return matrices (B, 3, 3) that turn hues by a share of the circle, from red towards green."""
     cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
     rotation = np.zeros((len(turns), 3, 3))
     rotation[:, 0, 0] = 1

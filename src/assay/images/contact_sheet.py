@@ -27,7 +27,7 @@ def write_sheet(path: Path, rows: Sequence[Pixels]) -> None:
 
 
 def first_of(path: Path, layout: tuple[int, int]) -> Pixels:
-    """The first image (S, S, 3) of a sheet of so many rows and columns."""
+    """Return the first image (S, S, 3) of a sheet of (rows, columns)."""
     with Image.open(path) as sheet:
         side = (sheet.height + GAP) // layout[0] - GAP
         return np.array(sheet.convert("RGB").crop((0, 0, side, side)))

@@ -1,8 +1,8 @@
-"""Random numbers that depend on what they are for, and on nothing else.
+"""Counter-based random numbers: they depend on a key alone.
 
-A generator that is passed along gives an image other numbers when the batch, the order or the number of
-workers changes. Here a key is made of the image and the moment, and its numbers are read off by counting:
-splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"), vectorised.
+A stateful generator gives an image other numbers when the batch, the order or the number of workers changes. Here a
+key is made of the image, epoch and view, and its numbers follow by counting: splitmix64 (Steele, Lea and Flood 2014,
+"Fast splittable pseudorandom number generators"), vectorised.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def image_keys(
     occurrence: ArrayLike = 0,
     view: ArrayLike = 0,
 ) -> Keys:
-    """One key an image, (B,): any whole numbers; `occurrence` and `view` may be one for all or (B,)."""
+    """Return a key for each image (B,) from whole numbers; `occurrence` and `view` are scalars or (B,)."""
     state = np.zeros(1, np.uint64)
     for part in (seed, step, epoch, images, occurrence, view):
         state = _mix_bits((state ^ _as_integer(part)) + _GOLDEN)
@@ -36,12 +36,12 @@ def image_keys(
 
 
 def contents(pixels: Pixels) -> Ints:
-    """A number (B,) for the content of each image (B, S, S, 3), whatever it is called and wherever it lies."""
+    """Return a checksum (B,) of the content of each image (B, S, S, 3)."""
     return np.array([zlib.crc32(np.ascontiguousarray(image).data) for image in pixels], dtype=np.int64)
 
 
 def uniform(keys: Keys, count: int) -> Doubles:
-    """Uniform numbers in [0, 1), (B, count); the first ones stay the same when `count` grows."""
+    """Return uniform numbers (B, count) in [0, 1); a larger `count` keeps the first ones."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix_bits(keys[:, None] + steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -51,11 +51,11 @@ def _as_integer(part: ArrayLike) -> Keys:
     numbers = np.asarray(part)
     if numbers.dtype.kind not in "iu":
         raise TypeError(f"a key is made of whole numbers, not of {numbers.dtype}")
-    return numbers.astype(np.uint64)  # negative ones wrap around, which is as good
+    return numbers.astype(np.uint64)  # negative ones wrap around
 
 
 def _mix_bits(state: Keys) -> Keys:
-    """The finalizer: every bit of the input moves about half of the output's."""
+    """Apply the finalizer of splitmix64: every input bit changes about half of the output bits."""
     state = (state ^ (state >> np.uint64(30))) * _FIRST
     state = (state ^ (state >> np.uint64(27))) * _SECOND
     return state ^ (state >> np.uint64(31))

@@ -1,8 +1,8 @@
-"""An image file, in whatever state it is, to a square of RGB bytes.
+"""Decoding of image files, in any state, to squares of RGB bytes.
 
-Pillow's resampling is its bilinear one, which widens with the reduction and so does not alias. It
-neither rings nor clips as the bicubic does, is the quicker of the two, and matches the bilinear
-sampling of the augmentation, so that plain and augmented images look alike to a model.
+Resampling is Pillow's bilinear filter, which widens with the reduction and so does not alias. It neither rings nor
+clips as the bicubic one does, is faster, and matches the bilinear sampling of the augmentation, so that plain and
+augmented images look alike to a model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from assay.settings import Settings
 # This limit lies just below, so it holds without touching that setting.
 MAX_PIXELS = 178_000_000
 
-# Formats that are pixels and nothing else. EPS, for one, is a program that Pillow hands to Ghostscript.
+# Formats of pixels alone. EPS, for one, is a program that Pillow passes to Ghostscript.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "MPO", "JPEG2000", "AVIF",
     "PPM", "TGA", "ICO", "DIB", "PCX", "SGI", "QOI",
@@ -54,7 +54,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class Resize(Settings):
-    """How an image of any shape becomes a square.
+    """Resizing of an image of any shape to a square.
 
     `squash` ignores the proportions; `crop` takes the centre square; `pad` fits the whole image in and
     fills the rest. `centre_crop` then keeps only the centre (height, width), in pixels of the training
@@ -73,44 +73,44 @@ def decode(path: Path, *, at_least: int | None = None) -> Image.Image:
     side below `at_least` (unless it was smaller to begin with).
     Raises ImageError with the reason, without the path.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         if at_least is not None:
             image.draft(None, (at_least, at_least))  # does nothing for other formats
         image.load()
-        orientation = _orientation(image)  # asked after loading: Pillow turns TIFFs by itself, and then says 1
+        orientation = _orientation(image)  # after loading: Pillow turns TIFFs itself, and then gives 1
     upright = _rgb(image)
     return upright.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else upright
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height as stored, from the header alone. Raises ImageError."""
-    with _opened(path) as image:
+    """Return width and height as stored, from the header alone. Raises ImageError."""
+    with _open_image(path) as image:
         return image.size
 
 
 def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
-    """Make a square of (side, side, 3) bytes; `size` is the one that `centre_crop` is stated for.
+    """Return a square of (side, side, 3) bytes; `size` is the one that `centre_crop` refers to.
 
-    The two resizings around a centre crop are carried out as one, straight from the original: the same
-    geometry, with the detail that a detour over a small image would lose.
+    The two resizings around a centre crop are done as one, from the original: the same geometry, without the loss of
+    detail of a small image in between.
     Raises PlanError where the centre crop is larger than `size`.
     """
     box_width, box_height = _box(*image.size, size=size or side, settings=settings)
-    seen_width, seen_height = min(box_width, image.width), min(box_height, image.height)
-    left, top = (image.width - seen_width) / 2, (image.height - seen_height) / 2
-    width = max(1, round(side * seen_width / box_width))
-    height = max(1, round(side * seen_height / box_height))
-    seen = image.resize(
+    kept_width, kept_height = min(box_width, image.width), min(box_height, image.height)
+    left, top = (image.width - kept_width) / 2, (image.height - kept_height) / 2
+    width = max(1, round(side * kept_width / box_width))
+    height = max(1, round(side * kept_height / box_height))
+    resized = image.resize(
         (width, height),
         Image.Resampling.BILINEAR,
-        box=(left, top, left + seen_width, top + seen_height),
-        reducing_gap=3.0,  # first a cheap reduction by a whole number; at 3 the result cannot be told apart
+        box=(left, top, left + kept_width, top + kept_height),
+        reducing_gap=3.0,  # a cheap reduction by a whole number first; at 3 the result is the same to the eye
     )
     if (width, height) != (side, side):
         square = Image.new("RGB", (side, side), settings.fill)
-        square.paste(seen, ((side - width) // 2, (side - height) // 2))
-        seen = square
-    return np.array(seen)
+        square.paste(resized, ((side - width) // 2, (side - height) // 2))
+        resized = square
+    return np.array(resized)
 
 
 def read_square(path: Path, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
@@ -123,12 +123,12 @@ def read_square(path: Path, side: int, *, settings: Resize, size: int | None = N
 
 
 def useful_side(width: int, height: int, *, size: int, settings: Resize) -> int:
-    """The largest square side at which an image of this size still gains detail."""
+    """Return the smallest square side that keeps all detail of an image of this size."""
     return math.ceil(max(_box(width, height, size=size, settings=settings)))
 
 
 def _box(width: int, height: int, *, size: int, settings: Resize) -> tuple[float, float]:
-    """Width and height of the centred part of the image that becomes the square; padding reaches beyond."""
+    """Return width and height of the centred part that becomes the square; with padding it exceeds the image."""
     box_width, box_height = float(width), float(height)
     if settings.policy != "squash":
         box_width = box_height = float((min if settings.policy == "crop" else max)(width, height))
@@ -144,10 +144,10 @@ def _box(width: int, height: int, *, size: int, settings: Resize) -> tuple[float
 
 
 class _Hush:
-    """Keeps Pillow's warnings to itself while any thread decodes.
+    """Suppresses Pillow's warnings while any thread decodes.
 
-    `warnings.catch_warnings` swaps a list of the whole process, so threads that each entered it would undo
-    one another's. Here the first one in enters it, and the last one out leaves.
+    `warnings.catch_warnings` replaces a list of the whole process, so threads that each entered it would undo one
+    another's. Here the first thread enters it, and the last one leaves it.
     """
 
     def __init__(self) -> None:
@@ -174,8 +174,8 @@ _HUSH = _Hush()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image lazily; whatever goes wrong then or while it is used becomes a ImageError."""
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image lazily; an error then or in the block is raised as ImageError."""
     try:
         _require_content(path)
         with _HUSH, open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
@@ -199,7 +199,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _require_content(path: Path) -> None:
-    """Refuse what must not even be opened (a pipe would wait for ever)."""
+    """Raise ImageError for what must not be opened: an empty file, or a pipe, which would block."""
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
         raise ImageError("it is not a file")
@@ -220,7 +220,7 @@ def _too_large() -> str:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this build of Pillow has."""
+    """Return the FORMATS that this build of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -228,7 +228,7 @@ def _formats() -> tuple[str, ...]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged notes beside sound pixels: taken as upright, as viewers do
+    except Exception:  # damaged EXIF data: taken as upright, as viewers do
         return 1
 
 
@@ -245,10 +245,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _bytes(values: NDArray[np.generic]) -> Pixels:
-    """Bring (H, W) numbers of more than 8 bits to 0..255.
+    """Return (H, W) numbers of more than 8 bits scaled to 0..255.
 
-    16-bit numbers are a 257th, whatever they hold. Wider ones do not say what white is: fractions of 1,
-    bytes and 16-bit numbers are told by their range, anything else is stretched from its least to its most.
+    16-bit numbers are divided by 257. The white of wider ones is unknown: fractions of 1, bytes and 16-bit numbers are
+    recognised by their range, anything else is stretched from its minimum to its maximum.
     """
     if values.dtype.itemsize == 2:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""Where every pixel of an augmented image comes from: one matrix an image, and one resampling.
+"""Geometry of augmentation: one matrix an image, and one resampling.
 
-A matrix (3, 3) takes a place in the result to a place in the source. Both are squares that reach from -1 to
-1, edge to edge, so matrices do not depend on pixels. The image is cropped and mirrored first and then
-turned, so the matrices are multiplied in that order: `crop @ mirror @ affine`. `draws` are uniform in [0, 1).
+A matrix (3, 3) maps a position in the result to one in the source. Both are squares from -1 to 1, edge to edge, so
+matrices do not depend on pixels. The image is cropped and mirrored first and then turned, so the matrices are
+multiplied in that order: `crop @ mirror @ affine`. `draws` are uniform in [0, 1).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample, interpolate
 from assay.arrays import Doubles
 
 Frame = tuple[float, float, float, float]
-"""A view without chance: what is shown at (x, y) lies at (a x + c, b y + d), given as (a, b, c, d)."""
+"""A fixed view (a, b, c, d): the result at (x, y) is the source at (a x + c, b y + d)."""
 
 WHOLE: Frame = (1.0, 1.0, 0.0, 0.0)
 
@@ -23,11 +23,11 @@ COARSEST = 1.5  # source pixels a result pixel, above which bilinear sampling wo
 
 
 def crop(draws: Doubles, *, area: tuple[float, float], ratio: tuple[float, float]) -> Doubles:
-    """Random boxes from 4 draws an image: share of the area, proportions, place across, place down.
+    """Return matrices of random boxes from 4 draws an image: area, proportions, horizontal and vertical position.
 
     Szegedy et al. 2015, "Going deeper with convolutions": the share is uniform, the logarithm of the
-    proportions (width to height) too. Where a box would not fit, the usual code draws again; here the
-    proportions give way until it does, and the share stays as drawn.
+    proportions (width to height) too. Where a box does not fit, the usual code draws again; here the
+    proportions are clipped until it does, and the share stays as drawn.
     """
     share = _between(draws[:, 0], *area)
     width, height = box(share, draws[:, 1], ratio=ratio)
@@ -36,23 +36,23 @@ def crop(draws: Doubles, *, area: tuple[float, float], ratio: tuple[float, float
 
 
 def box(share: Doubles, draw: Doubles, *, ratio: tuple[float, float]) -> tuple[Doubles, Doubles]:
-    """Width and height, in shares of the side, of boxes with this share of the area."""
+    """Return width and height, in shares of the side, of boxes with these shares of the area."""
     proportions = np.exp(_between(draw, *np.log(ratio)))
     proportions = np.clip(proportions, share, 1 / share)  # exactly where width and height are at most 1
     return np.sqrt(share * proportions), np.sqrt(share / proportions)
 
 
 def mirror(draws: Doubles, *, across: bool, down: bool) -> Doubles:
-    """Mirror left to right, top to bottom, or both, each for half of the images: 2 draws an image."""
+    """Return matrices that mirror half of the images in each direction, from 2 draws an image."""
     x = np.where(across & (draws[:, 0] < 0.5), -1.0, 1.0)
     y = np.where(down & (draws[:, 1] < 0.5), -1.0, 1.0)
     return _matrices(x, 0, 0, 0, y, 0)
 
 
 def affine(draws: Doubles, *, rotate: float, scale: tuple[float, float], shear: float, shift: float) -> Doubles:
-    """Shear, enlarge and turn about the centre, then shift: 5 draws an image.
+    """Return matrices that shear, enlarge and turn about the centre, then shift, from 5 draws an image.
 
-    `rotate` and `shear` are the most degrees either way, `shift` the most either way as a share of the side.
+    `rotate` and `shear` are maxima in degrees either way, `shift` is one in shares of the side.
     """
     angle = np.deg2rad(_between(draws[:, 0], -rotate, rotate))
     enlarge = 1 / _between(draws[:, 1], *scale)
@@ -64,25 +64,25 @@ def affine(draws: Doubles, *, rotate: float, scale: tuple[float, float], shear: 
 
 
 def rotated(degrees: Doubles) -> Doubles:
-    """Turn images clockwise about their centre, each by its own degrees (B,)."""
+    """Return matrices that turn images clockwise about their centre by degrees (B,)."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return _matrices(cos, sin, 0, -sin, cos, 0)
 
 
 def sheared(across: Doubles | float = 0.0, down: Doubles | float = 0.0) -> Doubles:
-    """Slant what is upright, what is level, or both: shares of the distance from the centre."""
+    """Return matrices that slant verticals (`across`) and horizontals (`down`), by tangents of the angle."""
     return _matrices(1, across, 0, down, 1, 0)
 
 
 def shifted(right: Doubles | float = 0.0, down: Doubles | float = 0.0) -> Doubles:
-    """Move images by shares of their side."""
+    """Return matrices that move images by shares of their side."""
     return _matrices(1, 0, -2 * right, 0, 1, -2 * down)
 
 
 def framed(batch: Tensor, frame: Frame, size: int) -> Tensor:
-    """Show uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size), 0 to 255.
+    """Return uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size), 0 to 255.
 
-    A frame that only mirrors moves whole pixels of the plain image, and resamples nothing.
+    A frame that only mirrors moves whole pixels of the plain image, without resampling.
     """
     across, down, right, below = frame
     if (abs(across), abs(down), right, below) == WHOLE:
@@ -94,10 +94,10 @@ def framed(batch: Tensor, frame: Frame, size: int) -> Tensor:
 
 
 def sample(batch: Tensor, matrices: Doubles, *, size: int, reflect: bool) -> Tensor:
-    """Resample uint8 (B, 3, S, S) to float32 (B, 3, size, size), 0 to 255, bilinearly, once.
+    """Resample uint8 (B, 3, S, S) bilinearly to float32 (B, 3, size, size), 0 to 255.
 
-    Outside the image it is reflected: streaks, as repeated edges give, or black corners would be something
-    to learn from. `reflect=False` saves the time where no place lies outside; the result is then the same.
+    The image is reflected at its edges: a model could learn from streaks of repeated edges or from black corners.
+    `reflect=False` is faster, and the same where no position lies outside.
     """
     if batch.shape[-1] > COARSEST * size:  # as if it had been cached for this size
         batch = plain(batch, round(1.25 * size))
@@ -107,7 +107,7 @@ def sample(batch: Tensor, matrices: Doubles, *, size: int, reflect: bool) -> Ten
 
 
 def plain(batch: Tensor, size: int) -> Tensor:
-    """Resize uint8 (B, 3, S, S), without aliasing; the very same tensor where S is `size` already."""
+    """Return uint8 (B, 3, S, S) resized without aliasing; the same tensor where S is `size` already."""
     if batch.shape[-1] == size:
         return batch
     if batch.device.type != "cpu":  # torch resizes bytes on processors only
@@ -118,9 +118,9 @@ def plain(batch: Tensor, size: int) -> Tensor:
 
 
 def _grid(matrices: Tensor, size: int) -> Tensor:
-    """The place (x, y) in the source of every pixel, (B, size, size, 2), from (B, 2, 3).
+    """Return the source position (x, y) of every pixel, (B, size, size, 2), from matrices (B, 2, 3).
 
-    As `affine_grid`, in an eighth of its time, and rounding an image alike in any batch.
+    Like `affine_grid` in an eighth of its time, with rounding that does not depend on the batch.
     """
     centres = (torch.arange(size, device=matrices.device) * 2 + 1) / size - 1
     grid = matrices.new_empty(len(matrices), size, size, 2)
@@ -136,7 +136,7 @@ def _between(draw: Doubles, low: float, high: float) -> Doubles:
 
 
 def _matrices(*entries: Doubles | float) -> Doubles:
-    """(B, 3, 3) from the six entries of the two upper rows."""
+    """Return matrices (B, 3, 3) from the six entries of their two upper rows."""
     filled = np.stack(np.broadcast_arrays(*map(np.atleast_1d, entries)), axis=-1)
     matrices = np.zeros((len(filled), 3, 3))
     matrices[:, :2] = filled.reshape(-1, 2, 3)

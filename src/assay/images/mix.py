@@ -1,8 +1,8 @@
-"""Two images made one, and how much of it is of the first: MixUp and CutMix.
+"""MixUp and CutMix: images mixed with a partner, and the share that remains of each.
 
 MixUp (Zhang et al. 2018, "mixup: Beyond empirical risk minimization") is a weighted mean of all pixels;
 CutMix (Yun et al. 2019, "CutMix: Regularization strategy to train strong classifiers with localizable
-features") pastes a box of the partner. Either way a share lambda of an image is its own.
+features") pastes a box of the partner. Either way a share lambda of an image remains.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from assay.arrays import Doubles, Floats, Ints, Keys
 from assay.images.counter_rng import uniform
-from assay.settings import Settings
+from assay.settings import Settings, require_rising
 
 Alpha = Annotated[float, Field(gt=0)]
 Area = Annotated[float, Field(gt=0, le=1)]
@@ -27,7 +27,7 @@ Area = Annotated[float, Field(gt=0, le=1)]
 class Mix(Settings):
     """Mix every training image with another of its batch, and its labels in the same shares.
 
-    Where both ways are given, each image goes one of them by even chance.
+    Where both ways are given, each image takes one of them with even chance.
     """
 
     mixup: Alpha | None = Field(None, description="MixUp: an image's share is drawn from Beta(mixup, mixup).")
@@ -43,12 +43,7 @@ class Mix(Settings):
         None, description="Least and most share of the area that CutMix pastes; such a box lies wholly in the image."
     )
 
-    @field_validator("patch")
-    @classmethod
-    def _rising(cls, patch: tuple[float, float] | None) -> tuple[float, float] | None:
-        if patch and patch[0] > patch[1]:
-            raise ValueError(f"[{patch[0]}, {patch[1]}] must go from the lower number to the higher one")
-        return patch
+    _rising = field_validator("patch")(require_rising)
 
     @model_validator(mode="after")
     def _some(self) -> Mix:
@@ -62,22 +57,22 @@ class Mix(Settings):
 
 
 class _Drawn(NamedTuple):
-    """How each of (B,) images is mixed."""
+    """The mixing of (B,) images."""
 
-    outside: Doubles  # an image's share of its pixels outside the box; inside it has none
+    outside: Doubles  # weight of the image outside the box; inside it is 0
     starts: Ints  # (2, B): left, top of the box; empty where nothing is pasted
     ends: Ints  # (2, B): right, bottom, not included
 
 
 def shares(keys: Keys, *, size: int, settings: Mix) -> Floats:
-    """The share (B,), 0 to 1, that `mix` leaves of each image of size x size pixels: exact for a clipped box too."""
+    """Return the share (B,), 0 to 1, that `mix` leaves of each image of size x size pixels, clipped boxes included."""
     drawn = _drawn(keys, size, settings)
     pasted: Doubles = np.prod(drawn.ends - drawn.starts, axis=0) / size**2
     return (drawn.outside * (1 - pasted)).astype(np.float32)
 
 
 def mix(images: Tensor, partners: Tensor, keys: Keys, *, settings: Mix) -> Tensor:
-    """Mix images (B, 3, S, S) with partners of that shape, each as its key (B,) says, in shares of `shares`."""
+    """Return images (B, 3, S, S) mixed with partners of that shape by their keys (B,), in the shares of `shares`."""
     size = images.shape[-1]
     drawn = _drawn(keys, size, settings)
     pixels = np.arange(size)
@@ -105,21 +100,21 @@ def _drawn(keys: Keys, size: int, settings: Mix) -> _Drawn:
     return _Drawn(np.where(cut, 1.0, share), starts, ends)
 
 
-def _boxes(areas: Doubles, places: Doubles, size: int, bounds: tuple[float, float] | None) -> tuple[Ints, Ints]:
-    """Starts and ends (2, B) of boxes of these shares of the area (B,), at places (2, B) drawn from [0, 1).
+def _boxes(areas: Doubles, draws: Doubles, size: int, bounds: tuple[float, float] | None) -> tuple[Ints, Ints]:
+    """Return starts and ends (2, B) of boxes of these shares of the area (B,), positioned by draws (2, B) in [0, 1).
 
-    Around a pixel of even chance and clipped at the border (Yun et al. 2019), so that most are smaller than drawn;
-    within bounds, nothing is clipped.
+    They lie around a uniformly drawn pixel and are clipped at the border (Yun et al. 2019), so that most are smaller
+    than drawn; within bounds, nothing is clipped.
     """
     sides = size * np.sqrt(areas)
     if bounds is None:
         sides = sides.astype(int)
-        centres = (places * size).astype(int)
+        centres = (draws * size).astype(int)
         starts, ends = np.clip([centres - sides // 2, centres + sides // 2], 0, size)
         return starts, ends
     least, most = np.ceil(size * np.sqrt(bounds[0]) - 1e-9), np.floor(size * np.sqrt(bounds[1]) + 1e-9)
     if least > most:  # no box of whole pixels lies between them: the nearest one there is
         least, most = 1, size
     sides = np.where(areas > 0, np.clip(np.rint(sides), least, most), 0).astype(int)
-    starts = (places * (size - sides + 1)).astype(int)
+    starts = (draws * (size - sides + 1)).astype(int)
     return starts, starts + sides

@@ -1,9 +1,9 @@
-"""Strong augmentation: a few operations an image, drawn from a list. RandAugment's list and ranges are at hand.
+"""Strong augmentation: operations drawn from a list, with the list and ranges of RandAugment.
 
 Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space"; FixMatch
 (Sohn et al. 2020) takes the same list with a magnitude drawn anew for every operation. The ranges are those of
-AutoAugment (Cubuk et al. 2019), but at magnitude 0 nothing happens and more is stronger throughout: a factor
-goes either way from 1, and posterize and solarize begin at what changes nothing.
+AutoAugment (Cubuk et al. 2019), but magnitude 0 is the identity and larger ones are stronger throughout: a factor
+goes either way from 1, and posterize and solarize begin at the identity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from assay.arrays import Doubles
 from assay.images import colour, geometry
 from assay.settings import Settings
 
-STRONGEST = 10.0  # the magnitude at which an operation reaches its furthest
+STRONGEST = 10.0  # the magnitude of the full reach of an operation
 DRAWS = 3  # of an operation: which one, how much, which way
 MOST = 16  # operations an image
 
@@ -32,24 +32,24 @@ Name = Literal[
 
 
 def autocontrasted(images: Tensor, _: Doubles) -> Tensor:
-    """Stretch every channel of (B, 3, H, W) to reach from 0 to 1. As ImageOps.autocontrast of Pillow."""
+    """Stretch every channel of (B, 3, H, W) to the range from 0 to 1. As ImageOps.autocontrast of Pillow."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    flat = (high - low) * 255 < 0.5  # one byte everywhere: nothing to stretch but rounding
+    flat = (high - low) * 255 < 0.5  # one byte everywhere: only rounding would be stretched
     low, high = low.masked_fill(flat, 0), high.masked_fill(flat, 1)
     return ((images - low) / (high - low)).clamp_(0, 1)
 
 
 def equalized(images: Tensor, _: Doubles) -> Tensor:
-    """Spread the bytes of every channel of (B, 3, H, W) evenly. As ImageOps.equalize of Pillow."""
-    found = (images * 255).round_().long().flatten(2).flatten(0, 1)  # (3 B, H W)
-    first = torch.arange(len(found), device=found.device)[:, None] * 256
-    counts = torch.bincount((found + first).flatten(), minlength=256 * len(found)).view(-1, 256)
+    """Equalize the histogram of every channel of (B, 3, H, W). As ImageOps.equalize of Pillow."""
+    levels = (images * 255).round_().long().flatten(2).flatten(0, 1)  # (3 B, H W)
+    first = torch.arange(len(levels), device=levels.device)[:, None] * 256
+    counts = torch.bincount((levels + first).flatten(), minlength=256 * len(levels)).view(-1, 256)
     up_to = counts.cumsum(1)
-    # All but those of the highest byte there is, shared out among 255 steps; with none a step, nothing happens.
-    step = up_to.masked_fill(up_to == found.shape[1], 0).amax(1, keepdim=True) // 255
+    # Pixels below the highest byte, divided among 255 steps; with less than one a step, the channel stays as it is.
+    step = up_to.masked_fill(up_to == levels.shape[1], 0).amax(1, keepdim=True) // 255
     spread = ((step // 2 + up_to - counts) // step.clamp(min=1)).clamp_(max=255)
-    spread = torch.where(step > 0, spread, torch.arange(256, device=found.device))
-    return (spread.float() / 255).gather(1, found).view(images.shape)
+    spread = torch.where(step > 0, spread, torch.arange(256, device=levels.device))
+    return (spread.float() / 255).gather(1, levels).view(images.shape)
 
 
 def posterized(images: Tensor, bits: Doubles) -> Tensor:
@@ -65,7 +65,7 @@ def solarized(images: Tensor, thresholds: Doubles) -> Tensor:
 
 
 def sharpened(images: Tensor, factors: Doubles) -> Tensor:
-    """Distances of (B, 3, H, W) from a smoothed copy times factors (B,). As ImageEnhance.Sharpness of Pillow."""
+    """Scale the distances of (B, 3, H, W) from a smoothed copy by factors (B,). As ImageEnhance.Sharpness of Pillow."""
     across = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
     around = across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]  # 3 x 3; a pooling takes 4 times as long
     smooth = images.clone()  # its border stays as it is
@@ -74,10 +74,10 @@ def sharpened(images: Tensor, factors: Doubles) -> Tensor:
 
 
 class Operation(NamedTuple):
-    """What is done with a value for each image, and how that value follows from the magnitude.
+    """An operation on images with a value for each, which follows from the magnitude.
 
-    The value is `idle` at magnitude 0 and `reach` further at the strongest: either way by even chance, or
-    below it only. A plan may set another reach, up to `most`.
+    The value is `idle` at magnitude 0 and `reach` further at the strongest: either way with even chance, or below it
+    only. A plan may set another reach, up to `most`.
     """
 
     reach: float = 0.0
@@ -145,7 +145,7 @@ Short = Annotated[tuple[Count, Listed], AfterValidator(_enough)]
 
 
 class RandAugment(Settings):
-    """RandAugment: n of its 14 operations an image, each drawn from all of them, as published."""
+    """RandAugment: n operations an image, each drawn from all 14 of them, as published."""
 
     again: ClassVar[bool] = True  # whether one image may draw an operation twice
 
@@ -154,7 +154,7 @@ class RandAugment(Settings):
 
     @property
     def reaches(self) -> dict[Name, float]:
-        """The operations to draw from, and how far each goes at the strongest."""
+        """The operations to draw from, with the reach of each."""
         return {name: operation.reach for name, operation in OPERATIONS.items()}
 
 
@@ -174,14 +174,14 @@ class SomeOf(Settings):
 
     @property
     def reaches(self) -> dict[Name, float]:
-        """The operations to draw from, and how far each goes; in one order, so that that of the list never counts."""
+        """The operations to draw from, with the reach of each; the order of the list makes no difference."""
         given = self.operations if isinstance(self.operations, dict) else dict.fromkeys(self.operations)
         reaches = ((name, given[name], operation.reach) for name, operation in OPERATIONS.items() if name in given)
-        return {name: usual if own is None else own for name, own, usual in reaches}
+        return {name: usual if reach is None else reach for name, reach, usual in reaches}
 
 
 class Group(NamedTuple):
-    """The images of a batch that are given one operation at one time."""
+    """The images of a batch that undergo one operation at the same turn."""
 
     operation: Operation
     rows: NDArray[np.intp]
@@ -189,7 +189,7 @@ class Group(NamedTuple):
 
 
 def drawn(draws: Doubles, settings: RandAugment | SomeOf) -> list[Group]:
-    """What is done with each image, in the order in which it is done, by 3 n draws (B, 3 n) in [0, 1)."""
+    """Return the operations on a batch, in order, from 3 n draws an image (B, 3 n) in [0, 1)."""
     which, how_much, which_way = draws.reshape(len(draws), settings.n, DRAWS).transpose(2, 1, 0)  # (n, B) each
     names = list(settings.reaches)
     fixed = settings.magnitude
@@ -205,24 +205,24 @@ def drawn(draws: Doubles, settings: RandAugment | SomeOf) -> list[Group]:
 
 
 def _chosen(draws: Doubles, count: int, *, again: bool) -> NDArray[np.intp]:
-    """Numbers (n, B) below `count` from draws (n, B); an image's differ unless it may draw one again."""
+    """Return numbers (n, B) below `count` from draws (n, B); those of an image differ unless `again`."""
     if again:
         return (draws * count).astype(np.intp)
     order = np.repeat(np.arange(count)[:, None], draws.shape[1], axis=1)
     columns = np.arange(draws.shape[1])
-    for turn, draw in enumerate(draws):  # Fisher and Yates, so that the first ones stay when n grows
+    for turn, draw in enumerate(draws):  # Fisher-Yates: a larger n keeps the first ones
         other = turn + (draw * (count - turn)).astype(np.intp)
         order[turn], order[other, columns] = order[other, columns], order[turn].copy()
     return order[: len(draws)]
 
 
 def moves(settings: RandAugment | SomeOf) -> bool:
-    """Whether any of the operations is one of geometry."""
+    """Return whether any of the operations is one of geometry."""
     return any(OPERATIONS[name].matrix for name in settings.reaches)
 
 
 def matrices(groups: Sequence[Group], count: int) -> Doubles:
-    """Where the pixels of `count` images come from, (B, 3, 3), as geometry.py has it."""
+    """Return the matrices (B, 3, 3) of `count` images, as in geometry.py."""
     whole = np.tile(np.eye(3), (count, 1, 1))
     for operation, rows, values in groups:
         if operation.matrix:
@@ -231,7 +231,7 @@ def matrices(groups: Sequence[Group], count: int) -> Doubles:
 
 
 def paint(images: Tensor, groups: Sequence[Group]) -> None:
-    """Change the colours of float32 (B, 3, H, W) in [0, 1] in place; the images of a group all at once."""
+    """Apply the operations on colours to float32 (B, 3, H, W) in [0, 1], in place."""
     for operation, numbers, values in groups:
         if operation.paint:
             rows = torch.from_numpy(numbers).to(images.device)

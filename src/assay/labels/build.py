@@ -1,4 +1,4 @@
-"""From what a reader found to Samples: contents hashed, unreadable files dropped, classes put in order."""
+"""Raw labels to Samples: contents are hashed, unreadable files dropped, classes sorted."""
 
 from __future__ import annotations
 
@@ -20,35 +20,32 @@ MOST_HEADS = 1000
 
 @dataclass(frozen=True)
 class RawLabels:
-    """What a reader found, before any image was opened.
+    """The result of a reader, before any image is opened.
 
     `table` holds id, path, split and group as in Samples, "label:h" for each head, and a `weight` an image.
-    `classes` are the classes that were found, so that one without a usable image can be reported; those of a
-    head in `declared` are the head's classes in this order, images or not.
+    `classes` are the classes that occur, so that one without a usable image can be reported; those of a head in
+    `declared` are all classes of the head, in order, whether they occur or not.
     """
 
     source: Path
     root: Path
     table: pl.DataFrame
     heads: tuple[tuple[str, Kind], ...]
-    classes: dict[str, Sequence[str]]
+    classes: Mapping[str, Sequence[str]]
     declared: frozenset[str] = frozenset()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def quoted(names: Iterable[str], limit: int = 5) -> str:
-    """The first few names, for a message: `'a', 'b' and 3 more`."""
+    """Return the first few names, for a message: `'a', 'b' and 3 more`."""
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(repr(printable(name)) for name in names[:limit]) + rest
 
 
-def require_few_heads(source: Path, heads: Collection[str]) -> None:
-    """Refuse more heads than anybody asks of an image: columns of something else, or the tags of one head.
-
-    Raises DataError.
-    """
+def require_head_limit(source: Path, heads: Collection[str]) -> None:
+    """Raise DataError for more than `MOST_HEADS` heads: columns of something else, or the tags of one head."""
     if len(heads) > MOST_HEADS:
         raise DataError(
             f"{printable(source)}: {len(heads):,} label columns ({quoted(heads)}), each of them a head, and a model "
@@ -58,27 +55,27 @@ def require_few_heads(source: Path, heads: Collection[str]) -> None:
 
 
 def label_table(paths: Sequence[str], labels: Mapping[str, pl.Series]) -> pl.DataFrame:
-    """The table of a Found where only labels are told (a column a head): no split, no group, weight 1."""
+    """Return a table of raw labels with a column a head, no split, no group and weight 1."""
     facts = {"id": paths, "path": paths, "split": [None] * len(paths), "group": [None] * len(paths)}
     table = pl.DataFrame(facts, schema=dict.fromkeys(facts, pl.String)).with_columns(weight=pl.lit(1.0))
     return table.with_columns(series.alias(f"label:{head}") for head, series in labels.items())
 
 
 def drop_invalid_names(paths: Collection[str]) -> tuple[list[str], tuple[LeftOut, ...]]:
-    """The paths that are valid UTF-8, and the others as left out."""
+    """Return the paths that are valid UTF-8, and the others as left out."""
     others = [path for path in paths if not is_unicode(path)]
     left_out = tuple(LeftOut(printable(path), "its name is not valid UTF-8: rename it") for path in others)
     return [path for path in paths if is_unicode(path)], left_out
 
 
-def build_samples(found: RawLabels) -> Samples:
-    """Samples of what was found, not yet split.
+def build_samples(raw: RawLabels) -> Samples:
+    """Return the samples of raw labels, not yet split.
 
     Raises DataError where no image is left, or none with a label.
     """
-    table, unreadable = _with_hashes(found)
-    left_out = found.left_out + unreadable
-    space = LabelSpace(tuple(_head(found, table, name, kind) for name, kind in found.heads))
+    table, unreadable = _with_hashes(raw)
+    left_out = raw.left_out + unreadable
+    space = LabelSpace(tuple(_head(raw, table, name, kind) for name, kind in raw.heads))
     columns = [pl.col(column).cast(kind) for column, kind in BASE_COLUMNS.items()]
     for head in space:
         columns += [
@@ -86,35 +83,39 @@ def build_samples(found: RawLabels) -> Samples:
             pl.col("weight").cast(pl.Float32).alias(f"weight:{head.name}"),
             pl.lit("given").alias(f"origin:{head.name}"),
         ]
-        if head.kind == "multilabel":
+        if not head.multiclass:
             empty = pl.lit(None, dtype=pl.List(pl.String)).alias(f"unknown:{head.name}")
             columns.append(pl.col(f"unknown:{head.name}") if f"unknown:{head.name}" in table.columns else empty)
-    samples = Samples(table.select(columns), space, found.root, left_out)
+    samples = Samples(table.select(columns), space, raw.root, left_out)
     if not samples.labelled().any():
-        raise DataError(_no_labels_message(found, samples))
-    notes = (*found.notes, *_class_notes(found, space), *_copy_notes(samples))
-    return Samples(samples.table, space, found.root, left_out, notes)
+        raise DataError(_no_labels_message(raw, samples))
+    notes = (*raw.notes, *_class_notes(raw, space), *_copy_notes(samples))
+    return Samples(samples.table, space, raw.root, left_out, notes)
 
 
-def _with_hashes(found: RawLabels) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
-    paths = found.table["path"].to_list()
-    hashes = content_hashes(found.root, paths)
-    table = found.table.with_columns(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String))
+def _with_hashes(raw: RawLabels) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
+    paths = raw.table["path"].to_list()
+    hashes = content_hashes(raw.root, paths)
+    table = raw.table.with_columns(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String))
     left_out = [LeftOut(path, why) for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None]
     return table.filter(pl.col("hash").is_not_null()), tuple(left_out)
 
 
-def _head(found: RawLabels, table: pl.DataFrame, name: str, kind: Kind) -> Head:
-    if name in found.declared:
-        return Head(name, tuple(found.classes[name]), kind)
-    labels = table[f"label:{name}"].drop_nulls()
-    if kind == "multilabel":
-        labels = labels.explode().drop_nulls()
-    return Head(name, tuple(sorted(labels.unique().to_list(), key=natural_key)), kind)
+def _head(raw: RawLabels, table: pl.DataFrame, name: str, kind: Kind) -> Head:
+    names = (
+        raw.classes[name] if name in raw.declared else sorted(distinct_names(table[f"label:{name}"]), key=natural_key)
+    )
+    return Head(name, tuple(names), kind)
 
 
-def _no_labels_message(found: RawLabels, samples: Samples) -> str:
-    source, left = printable(found.source), samples.left_out
+def distinct_names(labels: pl.Series) -> list[str]:
+    """Return the distinct names in a column of class names or of lists of tags, in no order."""
+    names: list[str] = (labels.explode() if labels.dtype == pl.List else labels).drop_nulls().unique().to_list()
+    return names
+
+
+def _no_labels_message(raw: RawLabels, samples: Samples) -> str:
+    source, left = printable(raw.source), samples.left_out
     why = f" ({len(left)} left out, the first {left[0].path!r}: {left[0].reason})" if left else ""
     if not len(samples):
         return f"{source}: holds no image that can be used{why}. Give a folder of images for each class."
@@ -124,22 +125,22 @@ def _no_labels_message(found: RawLabels, samples: Samples) -> str:
     )
 
 
-def _class_notes(found: RawLabels, space: LabelSpace) -> list[str]:
+def _class_notes(raw: RawLabels, space: LabelSpace) -> list[str]:
     notes = []
     for head in space:
-        empty = sorted(set(found.classes.get(head.name, ())) - set(head.classes), key=natural_key)
+        empty = sorted(set(raw.classes.get(head.name, ())) - set(head.classes), key=natural_key)
         if empty:
             notes.append(f"{head.name}: {quoted(empty)}: no image that can be used, so no class of that name.")
-        seen: dict[str, str] = {}
+        spellings: dict[str, str] = {}
         for name in head.classes:
-            other = seen.setdefault(name.strip().casefold(), name)
+            other = spellings.setdefault(name.strip().casefold(), name)
             if other != name:
                 notes.append(f"{head.name}: {other!r} and {name!r} differ only in case or blanks and are two classes.")
     return notes
 
 
 def _copy_notes(samples: Samples) -> list[str]:
-    """What to say about images with the same bytes: they are kept, and stay together in a split."""
+    """Return notes on images with the same bytes, which are kept and stay together in a split."""
     copies = samples.table.filter(pl.col("hash").is_duplicated())
     if copies.is_empty():
         return []
@@ -159,14 +160,14 @@ def _copy_notes(samples: Samples) -> list[str]:
 
 
 def _conflicting(copies: Samples) -> list[str]:
-    """The contents that are labelled in two ways; an unknown label is at odds with none."""
+    """Return the hashes of contents that have two different known labels under a head."""
     above = np.iinfo(np.int64).max  # every code
-    contents, place = np.unique(np.array(copies.hashes, dtype=str), return_inverse=True)
+    contents, index = np.unique(np.array(copies.hashes, dtype=str), return_inverse=True)
     torn = np.zeros(len(contents), dtype=np.bool_)
     for codes in copies.codes():
         highest = np.full((len(contents), *codes.shape[1:]), -1)
         lowest = np.full_like(highest, above)
-        np.maximum.at(highest, place, codes)
-        np.minimum.at(lowest, place, np.where(codes < 0, above, codes))
+        np.maximum.at(highest, index, codes)
+        np.minimum.at(lowest, index, np.where(codes < 0, above, codes))
         torn |= (highest > lowest).reshape(len(contents), -1).any(axis=1)
     return [str(content) for content in contents[torn]]

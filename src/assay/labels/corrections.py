@@ -1,10 +1,9 @@
-"""Corrections: what a person says of labels, read from a table as edits."""
+"""Corrections: labels that a person settled, read from a table as edits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,21 +16,21 @@ from assay.labels.space import Head
 from assay.messages import printable
 
 OF_PLAN = "said by data.corrections"
-"""The reason of the edits that a plan's own table made."""
+"""The reason of edits that come from the table of a plan."""
 
 NO_LONGER = "no longer said by data.corrections"
-"""The reason of an undo of those that the table says no more."""
+"""The reason of undos of edits that are gone from the table."""
 
 
 def corrections(path: Path, samples: Samples) -> list[Edit]:
-    """A person's corrections: a table with the columns `image`, `head`, `class`, `label`.
+    """Return the edits of a table with the columns `image`, `head`, `class`, `label`.
 
     `head` may be left out where there is only one. Of a multi-class head, `class` is blank and `label` is a class; of
-    a multi-label one, `class` names the tag and `label` is 1 or 0. A blank label is unknown. A label that says what
-    is there already is an edit too: it keeps steps from changing it. `samples` are those as read, with the
-    corrections made before: what steps did to them does not count here.
+    a multi-label one, `class` names the tag and `label` is 1 or 0. A blank label is unknown. A label that is
+    there already is an edit too: it keeps steps from changing it. `samples` are those as read, with the corrections
+    made before and without the edits of steps.
 
-    Raises DataError that names the line for an image, head or class that is not there and for lines that disagree.
+    Raises DataError that names the line for an unknown image, head or class and for lines that disagree.
     """
     rows = read_rows(path)
     named = [rows.column("image"), rows.column("label")]
@@ -47,88 +46,84 @@ def corrections(path: Path, samples: Samples) -> list[Edit]:
             example = f", such as {samples.ids[0]!r}" if len(samples) else ""
             raise DataError(f"{rows.at(row)}: there is no image {line['image']!r}. Name it as in the data{example}.")
         _require_label(rows, row, head, line.get("class"), line["label"])
-        said, at = cells.setdefault((line["image"], head.name, line.get("class")), (line["label"], row))
-        if said != line["label"]:
+        first, first_row = cells.setdefault((line["image"], head.name, line.get("class")), (line["label"], row))
+        if first != line["label"]:
             raise DataError(
-                f"{rows.at(row)}: says {line['label'] or ''!r} of {line['image']!r}, but {rows.unit} {rows.lines[at]} "
-                f"says {said or ''!r}. Remove one of the two."
+                f"{rows.at(row)}: says {line['label'] or ''!r} of {line['image']!r}, but "
+                f"{rows.unit} {rows.lines[first_row]} says {first or ''!r}. Remove one of the two."
             )
     return _by_person(cells, samples, positions)
 
 
 def corrected(samples: Samples, path: Path | None) -> Samples:
-    """The samples with the corrections of a table, where there is one; no ledger is kept."""
+    """Return the samples with the corrections of a table, if any; no ledger is kept."""
     return samples if path is None else apply(samples, corrections(path, samples))
 
 
 def correct(ledger: Ledger, path: Path, samples: Samples) -> Ledger:
-    """Append the corrections of a table, but for those that are the last word already. `samples` are those as read.
+    """Append the corrections of a table that are not the last edits of their cells. `samples` are those as read.
 
-    Raises DataError, with the ledger as it was, for a line that cannot be.
+    Raises DataError, with the ledger as it was, for an invalid line.
     """
-    said = corrections(path, ledger.of(()).apply(samples))
+    edits = _read_corrections(path, ledger, samples)
     last = _final_edits(ledger)
-    return ledger.append([edit for edit in said if last.get(edit.cell) != edit.identity])
+    return ledger.append([edit for edit in edits if last.get(edit.cell) != edit.identity])
 
 
 def sync_corrections(ledger: Ledger, path: Path | None, samples: Samples) -> Ledger:
     """Bring a run's ledger up to date with the table of its plan: undo what is gone from it, append what is new.
 
-    What a person undid in the ledger stays undone, and what they corrected in it later than the table counts.
-    Raises DataError, with the ledger as it was, for a line that cannot be.
+    Edits undone in the ledger stay undone, and later corrections in the ledger take precedence over the table.
+    Raises DataError, with the ledger as it was, for an invalid line.
     """
-    said = _edit_text(path, ledger, samples)
-    own = [edit for edit in ledger.effective() if edit.step == PERSON and edit.reason == OF_PLAN]
-    gone = {edit.identity for edit in own} - {edit.identity for edit in said}
+    edits = _read_corrections(path, ledger, samples)
+    of_plan = [edit for edit in ledger.effective() if edit.step == PERSON and edit.reason == OF_PLAN]
+    gone = {edit.identity for edit in of_plan} - {edit.identity for edit in edits}
     if gone:
-        ledger = ledger.undo([edit for edit in own if edit.identity in gone], reason=NO_LONGER)
-        said = _edit_text(path, ledger, samples)  # with what stands there now as `old`
+        ledger = ledger.undo([edit for edit in of_plan if edit.identity in gone], reason=NO_LONGER)
+        edits = _read_corrections(path, ledger, samples)  # with the values of now as `old`
     newest = {entry.edit.identity: entry.edit for entry in ledger.entries}
     undone = {name for name, edit in newest.items() if edit.action == "undo" and edit.reason != NO_LONGER}
-    known, last = undone | {edit.identity for edit in own}.difference(gone), _final_edits(ledger)
-    fresh = [edit for edit in said if edit.identity not in known and last.get(edit.cell) != edit.identity]
+    known, last = undone | {edit.identity for edit in of_plan}.difference(gone), _final_edits(ledger)
+    fresh = [edit for edit in edits if edit.identity not in known and last.get(edit.cell) != edit.identity]
     return ledger.append([replace(edit, reason=OF_PLAN) for edit in fresh])
 
 
-def count_corrections(ledger: Ledger, samples: Samples) -> dict[str, Any]:
-    """How many labels a person settled, by part, and how many of them say what was not there before.
-
-    `samples` are those as read.
-    """
+def count_corrections(ledger: Ledger, samples: Samples) -> dict[str, dict[str, int]]:
+    """Return, by part, how many labels a person settled and how many of them changed; `samples` are those as read."""
     edits = [edit for edit in ledger.effective() if edit.step == PERSON and edit.action != "weight"]
     part = dict(zip(samples.ids, samples.table["split"].to_list(), strict=True))
     before = {edit.cell: edit.old for edit in reversed(edits)}
     after = {edit.cell: edit.new for edit in edits}
-    found = {name: {"labels": 0, "changed": 0} for name in ("train", "val", "test")}
+    counts = {name: {"labels": 0, "changed": 0} for name in ("train", "val", "test")}
     for cell, new in after.items():
         side = part.get(cell[0], "train")  # an image that a step added is in training
         if side is None:
             continue  # it is in no part: nothing is trained on it or scored
-        counts = found[side]
-        counts["labels"] += 1
-        counts["changed"] += int(new != before[cell])
-    return found
+        counts[side]["labels"] += 1
+        counts[side]["changed"] += int(new != before[cell])
+    return counts
 
 
-def _edit_text(path: Path | None, ledger: Ledger, samples: Samples) -> list[Edit]:
+def _read_corrections(path: Path | None, ledger: Ledger, samples: Samples) -> list[Edit]:
     return [] if path is None else corrections(path, ledger.of(()).apply(samples))
 
 
 def _final_edits(ledger: Ledger) -> dict[tuple[str, str, str | None], tuple[str | None, ...]]:
-    """Cell -> the identity of the last edit of it by a person."""
+    """Return the identity of the last edit by a person of each cell."""
     return {edit.cell: edit.identity for edit in ledger.effective() if edit.step == PERSON and edit.action != "weight"}
 
 
 def _by_person(
     cells: dict[tuple[str, str, str | None], tuple[str | None, int]], samples: Samples, positions: dict[str, int]
 ) -> list[Edit]:
-    """The edits of these cells; (id, head, tag) -> (label, row)."""
+    """Return the edits of these cells; (id, head, tag) -> (label, row)."""
     edits = []
     for head in samples.space:
-        own = [(cell, label) for cell, (label, _) in cells.items() if cell[1] == head.name]
-        rows = np.array([positions[cell[0]] for cell, _ in own], dtype=np.int64)
-        standing_there = current_values(samples, head, rows, [cell[2] for cell, _ in own])
-        for ((name, _, tag), label), old in zip(own, standing_there, strict=True):
+        of_head = [(cell, label) for cell, (label, _) in cells.items() if cell[1] == head.name]
+        rows = np.array([positions[cell[0]] for cell, _ in of_head], dtype=np.int64)
+        values = current_values(samples, head, rows, [cell[2] for cell, _ in of_head])
+        for ((name, _, tag), label), old in zip(of_head, values, strict=True):
             action: Action = "unset" if label is None else "set"
             edits.append(Edit(id=name, head=head.name, tag=tag, action=action, old=old, new=label, step=PERSON))
     return edits
@@ -145,13 +140,13 @@ def _head(rows: Rows, row: int, name: str | None, samples: Samples) -> Head:
 
 
 def _require_label(rows: Rows, row: int, head: Head, tag: str | None, label: str | None) -> None:
-    if head.kind == "multiclass" and tag is not None:
+    if head.multiclass and tag is not None:
         raise DataError(
             f"{rows.at(row)}: an image has one class of {head.name!r}, so 'class' stays blank and 'label' names it."
         )
-    if head.kind == "multilabel" and label not in (None, "0", "1"):
+    if not head.multiclass and label not in (None, "0", "1"):
         raise DataError(f"{rows.at(row)}: the label {label!r} is none of 1 (has it), 0 (has it not), blank (unknown).")
-    said = label if head.kind == "multiclass" else tag or ""
-    if said is not None and said not in head.index:
+    name = label if head.multiclass else tag or ""
+    if name is not None and name not in head.index:
         classes = ", ".join(map(repr, head.classes[:20]))
-        raise DataError(f"{rows.at(row)}: {said!r} is no class of {head.name!r}. Name one of {classes}.")
+        raise DataError(f"{rows.at(row)}: {name!r} is no class of {head.name!r}. Name one of {classes}.")

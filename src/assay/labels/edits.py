@@ -1,8 +1,8 @@
-"""Edits: single changes of what is known of an image, and the samples that they make of samples."""
+"""Edits: single changes of labels and weights, and applying them to samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -10,21 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from assay.arrays import Bools, Ints
+from assay.arrays import Ints
 from assay.errors import DataError
-from assay.labels.samples import Samples
+from assay.labels.samples import Samples, tag_lists
 from assay.labels.space import Codes, Head, LabelSpace
 
 Action = Literal["set", "unset", "drop", "weight", "add", "undo"]
 Origin = Literal["pseudo", "corrected"]
-Place = Callable[[int], str]
+Describe = Callable[[int], str]  # the position of an edit -> its name in a message
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 PERSON = "person"
 """The `step` of an edit that a person made: allowed in every split, and never overruled by a step."""
 
 TAG_TEXTS = (None, "0", "1")
-"""What `old` and `new` say of a tag that is unknown, absent, present: code -1, 0, 1."""
+"""`old` and `new` of a tag that is unknown, absent, present: code -1, 0, 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +34,13 @@ class Edit:
     `set`     the label becomes `new`: a class, or "1" (present) or "0" (absent) where the head is multi-label.
     `unset`   the label becomes unknown.
     `drop`    the label becomes unknown and is to stay so: `Ledger.allowed` lets no step label it again. Multi-class
-              heads show it as origin `dropped`; tags share one origin an image, so of them only the ledger tells.
+              heads show it as origin `dropped`; tags share one origin an image, so only the ledger holds it of them.
     `weight`  the weight of the image under the head becomes `new`, a number as text; no tag.
     `add`     a synthetic training image: `id` and its path, `new`; `tag` is its class, for multi-class heads too.
               Further heads and tags of it are further `add`s; what none of them names is unknown.
-    `undo`    the edit of this step, id, head and tag whose action is `old` and whose new is `new` does not count.
+    `undo`    reverts the edit of this step, id, head and tag whose action is `old` and whose new is `new`.
 
-    `old` is what stood there before (None: unknown; never given for `add`). `origin` is that of a label that was
+    `old` is the value before (None: unknown; never given for `add`). `origin` is that of a label that was
     `set`; without it, `corrected` if a person set it, else `pseudo`.
     """
 
@@ -61,29 +61,29 @@ class Edit:
 
     @property
     def identity(self) -> tuple[str | None, ...]:
-        """What makes it the same edit when its step is run again; of an undo, the identity of what it reverts."""
+        """Equal for the same edit of a step that is run again; of an undo, the identity of what it reverts."""
         action = self.old if self.action == "undo" else self.action
         return self.step, *self.cell, action, self.new
 
 
 def standing_edits(edits: Sequence[Edit]) -> list[bool]:
-    """Which of these count: no undo, and not undone.
+    """Return which edits count: those that are no undo and not undone.
 
     A step's edit is undone for good, also where the step runs again and proposes it again. A person may change
     their mind: of theirs, an undo reverts only what was written before it.
     """
-    undone = {edit.identity: place for place, edit in enumerate(edits) if edit.action == "undo"}
+    undos = {edit.identity: index for index, edit in enumerate(edits) if edit.action == "undo"}
 
-    def counts(place: int, edit: Edit) -> bool:
-        at = undone.get(edit.identity)
-        return edit.action != "undo" and (at is None or (edit.step == PERSON and at < place))
+    def counts(index: int, edit: Edit) -> bool:
+        undo = undos.get(edit.identity)
+        return edit.action != "undo" and (undo is None or (edit.step == PERSON and undo < index))
 
-    return [counts(place, edit) for place, edit in enumerate(edits)]
+    return [counts(index, edit) for index, edit in enumerate(edits)]
 
 
 def current_values(samples: Samples, head: Head, rows: Ints, tags: Sequence[str | None]) -> list[str | None]:
-    """What is known of cells, as `old` says it: at these rows, and of these tags where the head is multi-label."""
-    if head.kind == "multiclass":
+    """Return the values of cells as texts like `old`: of these rows, and tags where the head is multi-label."""
+    if head.multiclass:
         labels: list[str | None] = samples.table[f"label:{head.name}"].gather(rows).to_list()
         return labels
     chosen, inverse = np.unique(rows, return_inverse=True)
@@ -91,24 +91,24 @@ def current_values(samples: Samples, head: Head, rows: Ints, tags: Sequence[str 
     return [TAG_TEXTS[code + 1] for code in codes.tolist()]
 
 
-def apply(samples: Samples, edits: Sequence[Edit], *, where: Place | None = None) -> Samples:
-    """The samples after these edits, in order, but for those undone.
+def apply(samples: Samples, edits: Sequence[Edit], *, where: Describe | None = None) -> Samples:
+    """Return the samples after these edits, in order, without those undone.
 
     A person's edits come first, on the samples as they are given, and a step's edits of the same cells are skipped.
-    `where` names an edit in a message by its place in `edits`.
+    `where` names an edit in a message by its position in `edits`.
 
-    Raises DataError for an id, head or class that is not there, a step's edit outside the training part, and an
-    `old` that is not what stands there.
+    Raises DataError for an unknown id, head or class, a step's edit outside the training part, and an `old` that
+    is not the current value.
     """
-    where = where or (lambda place: f"the edit of {edits[place].id!r} by {edits[place].step!r}")
+    where = where or (lambda index: f"the edit of {edits[index].id!r} by {edits[index].step!r}")
     frame = _in_order(edits)
     heads = [head.name for head in samples.space]
     _refuse(frame, ~pl.col("head").is_in(heads), where, lambda edit: (
         f"there is no head {edit['head']!r}, only {', '.join(map(repr, heads))}. Mend the name, or remove the line."
     ))  # fmt: skip
     table = _with_added(samples, frame.filter(action="add"), where)
-    places = table.select("id", "split").with_row_index("row")
-    frame = frame.filter(pl.col("action") != "add").join(places, on="id", how="left", maintain_order="left")
+    rows = table.select("id", "split").with_row_index("row")
+    frame = frame.filter(pl.col("action") != "add").join(rows, on="id", how="left", maintain_order="left")
     _refuse(frame, pl.col("row").is_null(), where, lambda edit: (
         f"there is no image {edit['id']!r} in these samples. Mend the id, or remove the line."
     ))  # fmt: skip
@@ -126,10 +126,10 @@ def apply(samples: Samples, edits: Sequence[Edit], *, where: Place | None = None
 
 
 def _in_order(edits: Sequence[Edit]) -> pl.DataFrame:
-    """The edits that count, in the order in which they are carried out, with their place among those given."""
+    """Return the edits that count in the order in which they apply, with their `index` among those given."""
     texts = {name: [getattr(edit, name) for edit in edits] for name in ("id", "head", "tag", "action", "old", "new")}
     texts |= {name: [getattr(edit, name) for edit in edits] for name in ("step", "origin")}
-    frame = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String)).with_row_index("place")
+    frame = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String)).with_row_index("index")
     frame = frame.filter(pl.Series(standing_edits(edits), dtype=pl.Boolean))
     person = frame.filter(pl.col("step") == PERSON)
     steps = frame.filter(pl.col("step") != PERSON)
@@ -138,15 +138,16 @@ def _in_order(edits: Sequence[Edit]) -> pl.DataFrame:
     return pl.concat([steps.filter(added), person, free])
 
 
-def _refuse(edits: pl.DataFrame, wrong: pl.Expr, where: Place, why: Callable[[dict[str, Any]], str]) -> None:
-    found = edits.filter(wrong)
-    if len(found):
-        edit = found.row(0, named=True)
-        raise DataError(f"{where(edit['place'])}: {why(edit)}")
+def _refuse(edits: pl.DataFrame, wrong: pl.Expr, where: Describe, why: Callable[[Mapping[str, Any]], str]) -> None:
+    """Raise DataError, with the reason `why`, for the first edit that is `wrong`."""
+    refused = edits.filter(wrong)
+    if len(refused):
+        edit = refused.row(0, named=True)
+        raise DataError(f"{where(edit['index'])}: {why(edit)}")
 
 
-def _with_added(samples: Samples, edits: pl.DataFrame, where: Place) -> pl.DataFrame:
-    """The table with the synthetic images below it."""
+def _with_added(samples: Samples, edits: pl.DataFrame, where: Describe) -> pl.DataFrame:
+    """Return the table with the rows of added images below it."""
     if edits.is_empty():
         return samples.table
     strange = pl.col("id").is_in(samples.table["id"].implode()) | pl.col("new").is_null()
@@ -159,17 +160,17 @@ def _with_added(samples: Samples, edits: pl.DataFrame, where: Place) -> pl.DataF
     for head in samples.space:
         of_head = edits.filter(head=head.name)
         _require_class(of_head, "tag", head, where)
-        if head.kind == "multiclass":
+        if head.multiclass:
             _refuse(of_head, pl.col("tag") != pl.first("tag").over("id"), where, lambda edit: (
                 f"{edit['id']!r} is added under two classes. Remove one of the lines."
             ))  # fmt: skip
             labels = of_head.group_by("id").agg(pl.first("tag").alias(f"label:{head.name}"))
             rows = rows.join(labels, on="id", how="left", maintain_order="left")
             continue
-        position = {name: place for place, name in enumerate(rows["id"])}
+        position = {name: row for row, name in enumerate(rows["id"])}
         codes = head.unknown(len(rows))
         codes[[position[name] for name in of_head["id"]], [head.index[tag] for tag in of_head["tag"]]] = 1
-        present, unknown = _lists(head, codes)
+        present, unknown = tag_lists(head.classes, codes == 1, codes < 0)
         rows = rows.with_columns(present.alias(f"label:{head.name}"), unknown.alias(f"unknown:{head.name}"))
     rows = rows.with_columns(
         *(pl.lit(1.0, dtype=pl.Float32).alias(f"weight:{head.name}") for head in samples.space),
@@ -178,7 +179,7 @@ def _with_added(samples: Samples, edits: pl.DataFrame, where: Place) -> pl.DataF
     return pl.concat([samples.table, rows], how="diagonal").select(samples.table.columns)
 
 
-def _weighted(samples: Samples, head: Head, edits: pl.DataFrame, where: Place) -> Samples:
+def _weighted(samples: Samples, head: Head, edits: pl.DataFrame, where: Describe) -> Samples:
     if edits.is_empty():
         return samples
     column = f"weight:{head.name}"
@@ -194,7 +195,7 @@ def _weighted(samples: Samples, head: Head, edits: pl.DataFrame, where: Place) -
     return replace(samples, table=table)
 
 
-def _relabelled(samples: Samples, head: Head, edits: pl.DataFrame, where: Place) -> Samples:
+def _relabelled(samples: Samples, head: Head, edits: pl.DataFrame, where: Describe) -> Samples:
     if edits.is_empty():
         return samples
     _require_labels(edits, head, where)
@@ -204,19 +205,19 @@ def _relabelled(samples: Samples, head: Head, edits: pl.DataFrame, where: Place)
     of_unknown = pl.when(action="drop").then(pl.lit("dropped")).otherwise(pl.lit("given"))
     edits = edits.with_columns(origin=pl.when(action="set").then(origin).otherwise(of_unknown))
     last = _last(edits, now, "label", where)
-    if head.kind == "multilabel":
+    if not head.multiclass:
         return replace(samples, table=_with_tags(samples, head, last, edits.filter(action="set")))
     columns = ((f"label:{head.name}", "new"), (f"origin:{head.name}", "origin"))
     put = [_assign(samples.table[column], last["row"].to_numpy(), last[values]) for column, values in columns]
     return replace(samples, table=samples.table.with_columns(put))
 
 
-def _require_labels(edits: pl.DataFrame, head: Head, where: Place) -> None:
+def _require_labels(edits: pl.DataFrame, head: Head, where: Describe) -> None:
     sets = pl.col("action") == "set"
     _refuse(edits, ~sets & pl.col("new").is_not_null(), where, lambda edit: (
         f"`{edit['action']}` leaves a label unknown and has no `new` such as {edit['new']!r}. Mend the line."
     ))  # fmt: skip
-    if head.kind == "multiclass":
+    if head.multiclass:
         _refuse(edits, pl.col("tag").is_not_null(), where, lambda edit: (
             f"the head {head.name!r} is multi-class, so its edits name no tag such as {edit['tag']!r}. Leave it blank."
         ))  # fmt: skip
@@ -228,7 +229,7 @@ def _require_labels(edits: pl.DataFrame, head: Head, where: Place) -> None:
         ))  # fmt: skip
 
 
-def _require_class(edits: pl.DataFrame, column: str, head: Head, where: Place) -> None:
+def _require_class(edits: pl.DataFrame, column: str, head: Head, where: Describe) -> None:
     known = pl.col(column).is_in(list(head.classes)).fill_null(False)
     _refuse(edits, ~known, where, lambda edit: (
         f"`{column}` is {edit[column] or ''!r}, which is no class of {head.name!r}. "
@@ -236,8 +237,11 @@ def _require_class(edits: pl.DataFrame, column: str, head: Head, where: Place) -
     ))  # fmt: skip
 
 
-def _last(edits: pl.DataFrame, now: pl.Series, what: str, where: Place) -> pl.DataFrame:
-    """The last edit of each cell, once every edit has found what its `old` says; `now` is what stands in its cell."""
+def _last(edits: pl.DataFrame, now: pl.Series, what: str, where: Describe) -> pl.DataFrame:
+    """Return the last edit of each cell; `now` is the current value of each edit's cell.
+
+    Raises DataError for an edit whose `old` is not the value that it meets.
+    """
     cell = ["row", "tag"]
     before = pl.when(pl.int_range(pl.len()).over(cell) == 0).then("now").otherwise(pl.col("new").shift(1).over(cell))
     edits = edits.with_columns(now.alias("now")).with_columns(before.alias("now"))
@@ -254,7 +258,7 @@ def _value_text(value: str | float | None) -> str:
 
 
 def _with_tags(samples: Samples, head: Head, last: pl.DataFrame, sets: pl.DataFrame) -> pl.DataFrame:
-    """All tags of the images concerned, rewritten in the order of the classes.
+    """Return all tags of the images concerned, rewritten in the order of the classes.
 
     The one origin that tags of an image share is the strongest of synthetic, corrected, pseudo and given, so
     that it does not depend on the order of edits.
@@ -264,7 +268,7 @@ def _with_tags(samples: Samples, head: Head, last: pl.DataFrame, sets: pl.DataFr
     codes = _codes(samples, head, rows)
     tags = [head.index[tag] for tag in last["tag"]]
     codes[inverse, tags] = last["new"].cast(pl.Int64).fill_null(-1).to_numpy()
-    present, unknown = _lists(head, codes)
+    present, unknown = tag_lists(head.classes, codes == 1, codes < 0)
     origin = table.select(pl.row_index("row"), was=f"origin:{head.name}")
     fresh = sets.group_by("row").agg((pl.col("origin") == "corrected").any().alias("corrected"))
     sure = pl.col("was").is_in(["synthetic", "corrected"])
@@ -285,25 +289,8 @@ def _codes(samples: Samples, head: Head, rows: Ints) -> Codes:
     return replace(samples, space=LabelSpace((head,))).take(rows).codes()[0]
 
 
-def _lists(head: Head, codes: Codes) -> tuple[pl.Series, pl.Series]:
-    """Codes (n, K) as two lists of names an image: tags present (null: none is known), and tags not known."""
-    known = head.known(codes)
-    return _names(head, codes == 1, known), _names(head, (codes == -1) & known[:, None], np.any(codes == -1, 1) & known)
-
-
-def _names(head: Head, chosen: Bools, listed: Bools) -> pl.Series:
-    """The classes chosen (n, K) of each image; null where it is not to be listed (n,)."""
-    row, tag = np.nonzero(chosen)
-    named = pl.DataFrame({"row": row, "names": pl.Series(head.classes, dtype=pl.String).gather(tag)})
-    lists = pl.DataFrame({"row": np.arange(len(chosen)), "listed": listed}).join(
-        named.group_by("row", maintain_order=True).agg("names"), on="row", how="left", maintain_order="left"
-    )
-    none = pl.lit([], dtype=pl.List(pl.String))
-    return lists.select(pl.when("listed").then(pl.col("names").fill_null(none))).to_series()
-
-
 def _assign(column: pl.Series, rows: npt.NDArray[Any], values: pl.Series) -> pl.Series:
-    """The column with these values at these rows, of any type."""
+    """Return the column, of any type, with these values at these rows."""
     taken = np.arange(len(column))
     taken[rows] = len(column) + np.arange(len(rows))
     return pl.concat([column, values.cast(column.dtype).alias(column.name)]).gather(taken)

@@ -1,4 +1,4 @@
-"""Image files on disk: which there are, where they may lie, in what order they stand, what they hold."""
+"""Image files on disk: finding, sorting and hashing them, and paths that stay within the data folder."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def path_key(path: str) -> list[tuple[list[tuple[int, str]], str]]:
 
 
 def is_unicode(name: str) -> bool:
-    """Whether a name from the disk is valid UTF-8."""
+    """Return whether a file name is valid UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a folder, but for hidden names and runs: paths relative to it, naturally sorted."""
+    """The contents of a folder, without hidden names and runs: paths relative to it, naturally sorted."""
 
     images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
@@ -56,9 +56,9 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """All that lies below a folder; links are followed within it, folders that hold a run are passed over.
+    """Return the contents of a folder at any depth; links are followed within it.
 
-    Runs lie among the images where a person trains in the folder of the images. Their charts are no data.
+    Folders that hold a run are passed over: the charts of a run beside the images are no data.
     Raises DataError for a missing or unreadable folder, and for a link that leaves it or goes round.
     """
     if not root.is_dir():
@@ -68,17 +68,17 @@ def walk(root: Path) -> Tree:
     while waiting:
         above, chain = waiting.pop()
         for entry in _entries(root, above):
-            path, place = above + entry.name, os.path.join(chain[-1], entry.name)
+            path, real = above + entry.name, os.path.join(chain[-1], entry.name)
             if entry.is_symlink():
-                place = _followed(root, path, real_root)
+                real = _followed(root, path, real_root)
             if entry.is_dir():
-                if place in chain:
+                if real in chain:
                     raise DataError(f"{printable(root / path)}: this link goes round in a circle. Remove it.")
                 if holds_runs(root / path):
                     tree.runs.append(path)
                     continue
                 tree.folders.append(path)
-                waiting.append((path + "/", (*chain, place)))
+                waiting.append((path + "/", (*chain, real)))
             else:
                 (tree.images if is_image(entry.name) else tree.others).append(path)
     _drop_empty_parents(tree)
@@ -88,7 +88,7 @@ def walk(root: Path) -> Tree:
 
 
 def _drop_empty_parents(tree: Tree) -> None:
-    """Take out the folders that hold runs and nothing else, which would be classes without an image."""
+    """Remove folders that hold runs and nothing else, which would be classes without an image."""
     for parent in {f"{above}/" for run in tree.runs for above in map(str, PurePosixPath(run).parents) if above != "."}:
         if not any(path.startswith(parent) for path in (*tree.images, *tree.others)):
             tree.folders.remove(parent[:-1])
@@ -105,20 +105,20 @@ def _entries(root: Path, above: str) -> list[os.DirEntry[str]]:
 
 
 def _followed(root: Path, path: str, real_root: str) -> str:
-    """Where a link leads. A link to something that is neither folder nor image is of no interest."""
-    place = os.path.realpath(root / path)
-    if not _within(place, real_root) and (is_image(path) or os.path.isdir(place)):
+    """Return the real path of a link. Raises DataError for a folder or image outside of the root."""
+    real = os.path.realpath(root / path)
+    if not _within(real, real_root) and (is_image(path) or os.path.isdir(real)):
         raise DataError(
-            f"{printable(root / path)}: this link leaves the data folder (it leads to {printable(place)}). "
+            f"{printable(root / path)}: this link leaves the data folder (it leads to {printable(real)}). "
             "What is read must lie inside: copy the images in, or give the folder that holds them all."
         )
-    return place
+    return real
 
 
 class SafeRoot:
-    """Tells where the paths that a table names lie, and refuses those that leave the data folder.
+    """A data folder that resolves the paths a table names, and refuses those that leave it.
 
-    Holds the real path of every folder seen: one look at the disk a folder and one a file.
+    Real paths of folders are kept: resolving takes one system call a folder and one a file.
     """
 
     def __init__(self, root: Path) -> None:
@@ -127,7 +127,7 @@ class SafeRoot:
         self._real: dict[str, str] = {}
 
     def locate(self, cell: str) -> tuple[str, str | None]:
-        """The path relative to the root (POSIX), and why it is no image that can be read, or None.
+        """Return the path relative to the root (POSIX), and the reason why it cannot be read, or None.
 
         Raises DataError for a path that leaves the root; the caller adds the table and its line.
         """
@@ -135,24 +135,24 @@ class SafeRoot:
         folder, name = os.path.split(full)
         if folder not in self._real:
             self._real[folder] = os.path.realpath(folder)
-        place = os.path.join(self._real[folder], name)
+        real = os.path.join(self._real[folder], name)
         reason, is_link = _reason(full)
-        if not _within(os.path.realpath(full) if is_link else place, self.real_root):
+        if not _within(os.path.realpath(full) if is_link else real, self.real_root):
             raise DataError(
                 f"{cell!r} leaves the data folder {printable(self.root)}. A table may only name images inside "
                 "it: copy them in, or set `root` to the folder that holds them all."
             )
-        # An absolute path may reach the root under another name (through a link): then its real place counts.
-        base, full = (self.root, full) if _within(full, self.root) else (self.real_root, place)
+        # An absolute path may reach the root under another name (through a link): then its real path counts.
+        base, full = (self.root, full) if _within(full, self.root) else (self.real_root, real)
         return full[len(base.rstrip(os.sep)) + 1 :].replace(os.sep, "/") or ".", reason
 
 
-def _within(place: str, root: str) -> bool:
-    return place == root or place.startswith(root.rstrip(os.sep) + os.sep)
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
 def _reason(full: str) -> tuple[str | None, bool]:
-    """Why a path cannot be read as a file (None: it can), and whether it is a link."""
+    """Return the reason why a path cannot be read as a file, or None, and whether it is a link."""
     is_link = False
     try:
         mode = os.lstat(full).st_mode
@@ -167,18 +167,16 @@ def _reason(full: str) -> tuple[str | None, bool]:
 
 
 def content_hashes(root: Path, paths: Sequence[str], *, threads: int | None = None) -> list[tuple[str | None, str]]:
-    """For each path below `root` the SHA-256 of its bytes, or None and why there is none."""
+    """Return for each path below `root` the SHA-256 of its bytes, or None and the reason."""
     chunk = 64
     chunks = [[os.path.join(root, path) for path in paths[i : i + chunk]] for i in range(0, len(paths), chunk)]
     pool = ThreadPoolExecutor(threads or min(8, 2 * (os.cpu_count() or 1)))
     try:
-        return [result for results in pool.map(_hash_all, chunks) for result in results]
+        return [
+            result for results in pool.map(lambda chunk: [_hash(path) for path in chunk], chunks) for result in results
+        ]
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
-
-
-def _hash_all(paths: list[str]) -> list[tuple[str | None, str]]:
-    return [_hash(path) for path in paths]
 
 
 def _hash(path: str) -> tuple[str | None, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from assay.errors import DataError
 from assay.files import whole
 from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing_edits
+from assay.labels.readers.table_files import csv_records
 from assay.labels.samples import Samples
 from assay.messages import printable
 
@@ -33,9 +34,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which edits are meant: those of which all that is said is true.
+    """Criteria that select edits; None selects all.
 
-    `step` stands for the steps it holds too. An edit concerns a class by its old or new label, or by its tag.
+    `step` includes the steps within it. An edit concerns a class by its old or new label, or by its tag.
     """
 
     step: str | None = None
@@ -44,8 +45,8 @@ class Selection:
     min_score: float | None = None
     image: str | None = None
 
-    def takes(self, edit: Edit) -> bool:
-        """Whether this edit is meant; an undo by what it reverts."""
+    def contains(self, edit: Edit) -> bool:
+        """Return whether the selection contains the edit; an undo counts as the edit that it reverts."""
         return (
             (self.step is None or covers(self.step, edit.step))
             and (self.head is None or edit.head == self.head)
@@ -60,20 +61,21 @@ ALL_EDITS = Selection()
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a ledger file holds. `append`, `undo` and `without` write the file and return what it holds then."""
+    """The lines of a ledger file. `append`, `undo` and `without` write the file and return the new ledger."""
 
     path: Path
     entries: tuple[Entry, ...] = ()
 
     @staticmethod
     def read(path: Path) -> Ledger:
-        """Read a ledger; a file that is not there is an empty one.
+        """Read a ledger; a missing file is an empty one.
 
-        Raises DataError that names the line of what no ledger holds.
+        Raises DataError that names the first invalid line.
         """
         if not path.exists():
             return Ledger(path)
-        records = _records(path)
+        # Not `read_rows`, which takes blank names for none: here every name must come back as it was.
+        records = csv_records(path)
         line, header = next(records, (1, []))
         if header != list(COLUMNS):
             missing = [column for column in COLUMNS if column not in header]
@@ -86,7 +88,7 @@ class Ledger:
     def append(self, edits: Sequence[Edit]) -> Ledger:
         """Write these edits below the others, dated now: all of them or none.
 
-        Raises SpaceError or RunError, with the file as it was, where the disk does not take it.
+        Raises SpaceError or RunError, with the file as it was, where the disk is full or read-only.
         """
         if not edits:
             return self
@@ -100,8 +102,8 @@ class Ledger:
     def undo(self, edits: Sequence[Edit], *, reason: str = "") -> Ledger:
         """Append lines that revert these edits.
 
-        Raises DataError for an edit that is not there or was undone before, and for one that a later edit of the
-        same cell builds on, unless that is undone with it.
+        Raises DataError for an edit that is missing or was undone before, and for one that a later edit of the same
+        cell depends on, unless that is undone with it.
         """
         effective, undone = self.effective(), {edit.identity for edit in self.undone()}
         stand = {edit.identity for edit in effective}
@@ -122,32 +124,32 @@ class Ledger:
         ]  # fmt: skip
         return self.append(lines)
 
-    def and_what_builds_on(self, edits: Sequence[Edit]) -> list[Edit]:
-        """These edits and the later ones of the same cells, which cannot stand without them, in order."""
+    def with_dependents(self, edits: Sequence[Edit]) -> list[Edit]:
+        """Return these edits and the later ones of the same cells, which depend on them, in order."""
         wanted = {edit.identity for edit in edits}
         changed: set[object] = set()
-        found = []
+        edits_and_dependents = []
         for edit in self.effective():
             on_changed = _cell(edit) in changed or (edit.action != "add" and edit.id in changed)
             if edit.identity in wanted or on_changed:
-                found.append(edit)
+                edits_and_dependents.append(edit)
                 changed.add(edit.id if edit.action == "add" else _cell(edit))
-        return found
+        return edits_and_dependents
 
     def without(self, steps: Collection[str]) -> Ledger:
-        """Write the ledger anew without the edits of these steps, which are to run again; what was undone stays so."""
+        """Write the ledger anew without the edits of these steps, which are to run again; undos stay."""
         return self.rewritten(
             [entry for entry in self.entries if entry.edit.action == "undo" or entry.edit.step not in steps]
         )
 
     def rewritten(self, entries: Sequence[Entry]) -> Ledger:
-        """Write the ledger anew with these lines alone, under their dates."""
+        """Write the ledger anew with these lines alone, and their dates."""
         with whole(self.path) as beside:
             beside.write_bytes(_csv([COLUMNS, *(_cells(entry.date, entry.edit) for entry in entries)]))
         return Ledger.read(self.path)
 
     def of(self, steps: Collection[str]) -> Ledger:
-        """What a person did, and what these steps did, and the steps that they hold; the file is not written."""
+        """Return a ledger of the edits of a person, of these steps and of steps within them; the file stays."""
         kept = [
             entry
             for entry in self.entries
@@ -155,37 +157,31 @@ class Ledger:
         ]
         return Ledger(self.path, tuple(kept))
 
-    def edits(self, wanted: Selection = ALL_EDITS) -> list[Edit]:
-        """The edits that are meant, undone ones too, but no undos."""
-        return [entry.edit for entry, _ in self.listed(wanted)]
+    def edits(self, selection: Selection = ALL_EDITS) -> list[Edit]:
+        """Return the selected edits, undone ones too, but no undos."""
+        return [entry.edit for entry, _ in self.listed(selection)]
 
-    def listed(self, wanted: Selection = ALL_EDITS) -> list[tuple[Entry, bool]]:
-        """The same with their lines, and whether each counts: was not undone."""
+    def listed(self, selection: Selection = ALL_EDITS) -> list[tuple[Entry, bool]]:
+        """Return the selected lines, but no undos, and for each whether it counts: is not undone."""
         counting = standing_edits([entry.edit for entry in self.entries])
         return [
             (entry, counts)
             for entry, counts in zip(self.entries, counting, strict=True)
-            if entry.edit.action != "undo" and wanted.takes(entry.edit)
+            if entry.edit.action != "undo" and selection.contains(entry.edit)
         ]
 
     def effective(self) -> list[Edit]:
-        """The edits that were not undone."""
-        lines = [entry.edit for entry in self.entries]
-        return [edit for edit, counts in zip(lines, standing_edits(lines), strict=True) if counts]
+        """Return the edits that were not undone."""
+        return [entry.edit for entry, counts in self.listed() if counts]
 
     def undone(self) -> list[Edit]:
-        """The edits that were undone."""
-        lines = [entry.edit for entry in self.entries]
-        return [
-            edit
-            for edit, counts in zip(lines, standing_edits(lines), strict=True)
-            if not counts and edit.action != "undo"
-        ]
+        """Return the edits that were undone."""
+        return [entry.edit for entry, counts in self.listed() if not counts]
 
     def allowed(self, proposed: Sequence[Edit]) -> list[Edit]:
-        """What a step may do of what it proposes.
+        """Return the edits that a step may make of those that it proposes.
 
-        Not: an edit that was undone, one of a cell that a person corrected, a label for what was dropped.
+        Left out are edits that were undone, cells that a person corrected, and new labels of dropped cells.
         """
         undone = {entry.edit.identity for entry in self.entries if entry.edit.action == "undo"}
         effective = self.effective()
@@ -200,11 +196,11 @@ class Ledger:
         ]
 
     def apply(self, samples: Samples) -> Samples:
-        """The samples as read with all that the ledger says. Raises DataError that names the line that does not fit."""
+        """Return the samples with all edits applied. Raises DataError that names the line that does not fit."""
         return apply(
             samples,
             [entry.edit for entry in self.entries],
-            where=lambda place: f"{printable(self.path)}, line {self.entries[place].line}",
+            where=lambda index: f"{printable(self.path)}, line {self.entries[index].line}",
         )
 
     def check(self, samples: Samples) -> None:
@@ -221,7 +217,7 @@ class Ledger:
                 )
 
     def _require_last(self, effective: Sequence[Edit], wanted: Collection[tuple[str | None, ...]]) -> None:
-        """Refuse to undo what a later edit builds on, so that what is left always fits the samples."""
+        """Raise DataError for an edit that a later one depends on, so that the rest always fits the samples."""
         later: dict[object, Edit] = {}
         for edit in reversed(effective):
             cell = _cell(edit)
@@ -237,12 +233,12 @@ class Ledger:
 
 
 def _cell(edit: Edit) -> tuple[object, ...]:
-    """What the edits of one chain share. A person's are carried out before a step's and do not build on them."""
+    """Return the key of a chain of edits. A person's apply before a step's and do not depend on them."""
     return edit.cell, edit.action == "weight", edit.step == PERSON
 
 
 def covers(step: str, name: str) -> bool:
-    """Whether a step is the one named, or holds it: `03-repeat` covers `03-repeat/round-1/01-pseudo_label`."""
+    """Return whether `name` is `step` or lies within it, as `03-repeat/round-1/01-pseudo_label` in `03-repeat`."""
     return name == step or name.startswith(f"{step}/")
 
 
@@ -254,25 +250,6 @@ def _named(edit: Edit) -> str:
     what = [edit.action, *([repr(edit.new)] if edit.new is not None else [])]
     cell = [repr(edit.id), edit.head, *([edit.tag] if edit.tag is not None else [])]
     return f"the edit {' '.join(what)} of {', '.join(cell)} by {edit.step!r}"
-
-
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a CSV file, blank ones left out, with the number of the line where each begins."""
-    # Not `read_rows`: that takes a name of blanks only for no name, and here every name must come back as it was.
-    line = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for cells in reader:
-                if cells:
-                    yield line + 1, cells
-                line = reader.line_num
-    except csv.Error as error:
-        raise DataError(
-            f"{printable(path)}, line {line + 1}: cannot be read ({error}). Look for a quote never closed."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{printable(path)}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
 
 
 def _entry(at: str, line: int, cells: Sequence[str]) -> Entry:

@@ -1,4 +1,4 @@
-"""Heads and the label space: what is asked of every image."""
+"""Heads and the label space: the questions asked of every image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypedDict, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -117,12 +117,20 @@ class Head:
         """Return the classes of one image by its code: none, one, or several tags, in order."""
         if self.multiclass:
             return [int(code)] if code >= 0 else []
-        return [int(place) for place in np.flatnonzero(np.asarray(code) == 1)]
+        return np.flatnonzero(np.asarray(code) == 1).tolist()
 
     def labels_text(self, code: Ints | np.int64 | int) -> str:
         """Return the classes of one image by its code as text: "none" where it has none of the tags, "" if unknown."""
         names = [self.classes[position] for position in self.classes_of(code)]
         return ", ".join(names) or ("none" if not self.multiclass and np.any(np.asarray(code) >= 0) else "")
+
+
+class HeadJson(TypedDict):
+    """A head as JSON."""
+
+    name: str
+    kind: Kind
+    classes: list[str]
 
 
 @dataclass(frozen=True)
@@ -175,11 +183,11 @@ class LabelSpace:
     def _by_name(self) -> dict[str, Head]:
         return {head.name: head for head in self.heads}
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[HeadJson]:
         return [{"name": h.name, "kind": h.kind, "classes": list(h.classes)} for h in self.heads]
 
     @staticmethod
-    def from_json(heads: list[dict[str, Any]]) -> LabelSpace:
+    def from_json(heads: Sequence[HeadJson]) -> LabelSpace:
         return LabelSpace(tuple(Head(h["name"], tuple(h["classes"]), h["kind"]) for h in heads))
 
 
@@ -195,17 +203,16 @@ def require_known(name: str, known: Sequence[str], what: str, where: str) -> Non
 
 
 def find_class(name: str, space: LabelSpace, where: str) -> tuple[int, int]:
-    """The head and the class, by their places, of `class`, or of `head/class` where two heads have such a class.
+    """Return the positions of the head and of the class that a plan names as `class` or `head/class`.
 
-    Raises PlanError where there is none, with the nearest, and where several heads have it.
+    Raises PlanError for an unknown class, with the nearest, and for a plain name that several heads have.
     """
-    plain = [(place, head.index[name]) for place, head in enumerate(space) if name in head.index]
-    if len(plain) == 1:
-        return plain[0]
-    qualified = [f"{head.name}/{one}" for head in space for one in head.classes]
-    if plain:
-        fitting = [f"{head.name}/{name}" for head in space if name in head.index]
-        raise PlanError(f"{where}: {len(plain)} heads have a class {name!r}. Say which: {' or '.join(fitting)}.")
-    require_known(name, [*(one for head in space for one in head.classes), *qualified], "class", where)
-    places = [(place, number) for place, head in enumerate(space) for number in range(head.size)]
-    return places[qualified.index(name)]
+    matches = [(number, head.index[name]) for number, head in enumerate(space) if name in head.index]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        qualified = " or ".join(f"{space.heads[number].name}/{name}" for number, _ in matches)
+        raise PlanError(f"{where}: {len(matches)} heads have a class {name!r}. Say which: {qualified}.")
+    positions = {f"{head.name}/{one}": (k, head.index[one]) for k, head in enumerate(space) for one in head.classes}
+    require_known(name, [*(one for head in space for one in head.classes), *positions], "class", where)
+    return positions[name]

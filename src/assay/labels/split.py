@@ -24,7 +24,7 @@ TRAIN, VAL, TEST = range(3)
 
 
 class SplitSettings(Settings):
-    """Which part of the images is held back. A split that came with the data is kept."""
+    """Shares of the images that are held back. A split that came with the data is kept."""
 
     val: float = Field(default=0.2, ge=0, lt=1, description="The share of images for validation.")
     test: float = Field(default=0.0, ge=0, lt=1, description="The share of images for the test at the very end.")
@@ -39,7 +39,7 @@ class SplitSettings(Settings):
 
 
 def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> Samples:
-    """The samples with a split for every image, and notes on what the split could not give.
+    """Return the samples with a split for every image, and notes on classes that a part lacks.
 
     A side that the data gives is kept and not drawn again. The others are drawn from the images without a
     split, or, where all labelled ones are in train already, from train. Images of the same bytes or of
@@ -65,7 +65,7 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
 
 
 def folds(samples: Samples, count: int, *, seed: int) -> Ints:
-    """The fold (N,) of each image, 0 to `count` - 1: stratified over all heads.
+    """Return the fold (N,) of each image, 0 to `count` - 1: stratified over all heads.
 
     Images of the same bytes or of one group share a fold; the order of rows makes no difference. Where there
     are fewer such units than folds, some folds stay empty.
@@ -79,40 +79,40 @@ def folds(samples: Samples, count: int, *, seed: int) -> Ints:
 
 
 def split_table(samples: Samples) -> pl.DataFrame:
-    """How frequent each class is in each split: head, class, then a count and a share of train, val and test.
+    """Return the frequency of each class in each split: head, class, then count and share of train, val and test.
 
-    Shares are of the images of which it is known whether they are of the class; null where there are none. An
+    Shares are of the images of which it is known whether they are of the class; null where there are none. A
     multi-label head has one more row, with class null: the images without any tag.
     """
     parts = {side: samples.part(side) for side in SIDES}
     codes = {side: part.codes() for side, part in parts.items()}
     tables = []
     for number, head in enumerate(samples.space):
-        names = [*head.classes, None] if head.kind == "multilabel" else list(head.classes)
-        found = {side: _frequencies(head, codes[side][number]) for side in SIDES}
-        counts = {side: positive for side, (positive, _) in found.items()}
-        shares = {f"{side} share": _over(positive, known) for side, (positive, known) in found.items()}
+        names = list(head.classes) if head.multiclass else [*head.classes, None]
+        frequencies = {side: _frequencies(head, codes[side][number]) for side in SIDES}
+        counts = {side: positive for side, (positive, _) in frequencies.items()}
+        shares = {f"{side} share": _over(positive, known) for side, (positive, known) in frequencies.items()}
         columns = {"head": [head.name] * len(names), "class": pl.Series(names, dtype=pl.String)}
         tables.append(pl.DataFrame({**columns, **counts, **shares}))
     return pl.concat(tables)
 
 
 def untagged(codes: Codes) -> tuple[int, int]:
-    """Images known to have no tag, and those of which it is known; `codes` (N, K) of a multi-label head.
+    """Return the number of images without any tag, and of those of which that is known; `codes` are (N, K).
 
-    Where some tags are unknown and none is there, it is not known.
+    It is unknown of an image without a known tag of which some tags are unknown.
     """
     none = int((codes == 0).all(axis=1).sum())
     return none, none + int((codes == 1).any(axis=1).sum())
 
 
 def _frequencies(head: Head, codes: Codes) -> tuple[Ints, Ints]:
-    """Images of each class, and those of which it is known whether they are; (K,), or (K + 1,) with no tag last."""
-    if head.kind == "multiclass":
-        counts = np.bincount(codes[codes >= 0], minlength=head.size)
-        return counts, np.full(head.size, counts.sum())
+    """Return the images of each class and those of which it is known; (K,), or (K + 1,) with "no tag" last."""
+    counts, known = head.counts(codes), head.decided(codes).sum(axis=0)
+    if head.multiclass:
+        return counts, known
     none, decided = untagged(codes)
-    return np.append((codes == 1).sum(axis=0), none), np.append((codes >= 0).sum(axis=0), decided)
+    return np.append(counts, none), np.append(known, decided)
 
 
 def _over(counts: Ints, known: Ints) -> pl.Series:
@@ -121,20 +121,20 @@ def _over(counts: Ints, known: Ints) -> pl.Series:
 
 
 def _given(samples: Samples) -> Ints:
-    """The split that came with the data (N,), -1 where there is none."""
-    codes = dict(zip(SIDES, range(3), strict=True))
-    splits = samples.table["split"].replace_strict(codes, default=-1, return_dtype=pl.Int64)
+    """Return the split that came with the data (N,), -1 where there is none."""
+    numbers = {side: number for number, side in enumerate(SIDES)}
+    splits = samples.table["split"].replace_strict(numbers, default=-1, return_dtype=pl.Int64)
     return splits.to_numpy().astype(np.int64)
 
 
 def _units(table: pl.DataFrame) -> Ints:
-    """What must stay together (N,): images linked by the same bytes or group, also by way of others."""
+    """Return the unit of each image (N,): images linked, directly or through others, by bytes or group."""
     images, links, width = len(table), [], len(table)
     for column in ("hash", "group"):
         names = table.select(pl.row_index("row"), name=pl.col(column)).drop_nulls()
-        places = names["name"].rank("dense").to_numpy().astype(np.int64)
-        links.append(np.stack([names["row"].to_numpy().astype(np.int64), width + places - 1]))
-        width += int(places.max(initial=0))
+        nodes = names["name"].rank("dense").to_numpy().astype(np.int64)
+        links.append(np.stack([names["row"].to_numpy().astype(np.int64), width + nodes - 1]))
+        width += int(nodes.max(initial=0))
     rows, columns = np.concatenate(links, axis=1)
     graph = sparse.coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(width, width))
     _, component = csgraph.connected_components(graph, directed=False)
@@ -143,13 +143,13 @@ def _units(table: pl.DataFrame) -> Ints:
 
 
 def _shares(given: Ints, val: float, test: float) -> Doubles:
-    """The share of each side to draw: nothing for a side that came with the data."""
+    """Return the share of each side to draw: 0 for a side that came with the data."""
     held = [0.0 if (given == side).any() else share for side, share in ((VAL, val), (TEST, test))]
     return np.array([1 - sum(held), *held])
 
 
 def _drawn(samples: Samples, given: Ints, units: Ints, shares: Doubles, seed: int) -> Ints:
-    """The side of every image (N,): the one given, the one drawn, or train."""
+    """Return the side of every image (N,): the one given, the one drawn, or train."""
     labelled = samples.labelled()
     # Where every labelled image has a side, validation can only come off train.
     pool = given < 0 if (labelled & (given < 0)).any() else given <= TRAIN
@@ -165,33 +165,33 @@ def _drawn(samples: Samples, given: Ints, units: Ints, shares: Doubles, seed: in
 
 
 def _cells_of_units(cells: sparse.csr_array, units: Ints) -> sparse.csr_array:
-    """Cells (N, L) of images, added up over each unit: (U, L)."""
+    """Return cells (N, L) of images, added up over each unit: (U, L)."""
     members = sparse.csr_array((np.ones(len(units), np.int64), (units, np.arange(len(units)))))
     return sparse.csr_array(members @ cells)
 
 
 def _cells(samples: Samples) -> sparse.csr_array:
-    """Known positive labels (N, W + 1): a column a class of every head, and one for having any label."""
+    """Return known positive labels (N, W + 1): a column a class of every head, and one for having any label."""
     labelled = np.flatnonzero(samples.labelled())
     rows, columns = [labelled], [np.full(len(labelled), samples.space.width)]
-    for head, codes, place in zip(samples.space, samples.codes(), samples.space.slices, strict=True):
-        if head.kind == "multiclass":
-            at = np.flatnonzero(codes >= 0)
-            rows.append(at)
-            columns.append(codes[at] + place.start)
+    for head, span, codes in samples.space.each(samples.codes()):
+        if head.multiclass:  # `head.present` would take a bool for each image and class
+            row = np.flatnonzero(codes >= 0)
+            label = codes[row]
         else:
-            at, label = np.nonzero(codes == 1)
-            rows.append(at)
-            columns.append(label + place.start)
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    return sparse.csr_array((np.ones(len(row), np.int64), (row, column)), shape=(len(samples), samples.space.width + 1))
+            row, label = np.nonzero(codes == 1)
+        rows.append(row)
+        columns.append(label + span.start)
+    cells = np.concatenate(rows), np.concatenate(columns)
+    shape = (len(samples), samples.space.width + 1)
+    return sparse.csr_array((np.ones(len(cells[0]), np.int64), cells), shape=shape)
 
 
 def _crossing(given: Ints, units: Ints) -> list[str]:
     held = given >= 0
-    seen = np.zeros((units.max(initial=-1) + 1, 3), dtype=np.bool_)
-    seen[units[held], given[held]] = True
-    torn = seen.sum(axis=1) > 1
+    occurs = np.zeros((units.max(initial=-1) + 1, 3), dtype=np.bool_)
+    occurs[units[held], given[held]] = True
+    torn = occurs.sum(axis=1) > 1
     if not torn.any():
         return []
     return [

@@ -9,11 +9,11 @@ from scipy import sparse
 
 from assay.arrays import Doubles, Ints
 
-SETTLED = 20_000  # units that are looked at again: about a second
+SETTLED = 20_000  # units that may be moved again: about a second
 
 
 def stratify(cells: sparse.csr_array, *, shares: Doubles, seed: int) -> Ints:
-    """A side for each unit (U,), so that every label's images come near to `shares` (S,), which sum to 1.
+    """Return a side for each unit (U,), so that every label's images come near to `shares` (S,), which sum to 1.
 
     `cells` (U, L) counts a unit's images of each label; the last column counts them all. Units alike in all
     labels are dealt out by whole shares at once; the few that remain go, the rarest label first, to the side
@@ -37,21 +37,21 @@ def stratify(cells: sparse.csr_array, *, shares: Doubles, seed: int) -> Ints:
 
 
 def _deal(cells: sparse.csr_array, shares: Doubles, generator: np.random.Generator) -> Ints:
-    """Sides (U,) of what can be dealt without a remainder among units that are alike; -1 for the rest."""
+    """Return sides (U,) of what can be dealt without a remainder among units that are alike; -1 for the rest."""
     units, labels = cells.shape
-    # A random number for each label makes a name of a unit's counts: one product instead of comparing rows.
+    # A random number for each label makes a hash of a unit's counts: one product instead of comparing rows.
     letters = np.random.default_rng(0).integers(1, 1 << 63, labels, dtype=np.uint64)
     _, kind, sizes = np.unique(cells.astype(np.uint64) @ letters, return_inverse=True, return_counts=True)
     order = np.lexsort((generator.permutation(units), kind))
-    place = np.empty(units, dtype=np.int64)  # a unit's place among those alike
-    place[order] = np.arange(units) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = np.empty(units, dtype=np.int64)  # of a unit among those alike
+    rank[order] = np.arange(units) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     ends = np.cumsum(np.floor(np.outer(sizes, shares) + 1e-9), axis=1)[kind]  # (U, S)
-    sides = (place[:, None] >= ends).sum(axis=1)
+    sides = (rank[:, None] >= ends).sum(axis=1)
     return np.where(sides == len(shares), -1, sides).astype(np.int64)
 
 
 def _fill(cells: sparse.csr_array, need: Doubles) -> Ints:
-    """Sides of the remaining units, one by one, rarest label first; `need` (L, S) counts images."""
+    """Return sides of the remaining units, one by one, rarest label first; `need` (L, S) counts images."""
     held = [
         list(zip(cells.indices[a:b].tolist(), cells.data[a:b].tolist(), strict=True))
         for a, b in pairwise(cells.indptr.tolist())
@@ -97,14 +97,14 @@ def _settle(cells: sparse.csr_array, sides: Ints, units: Ints, shares: Doubles) 
         for unit in units[np.argsort(-sizes, kind="stable")].tolist():
             labels = cells.indices[cells.indptr[unit] : cells.indptr[unit + 1]]
             counts = cells.data[cells.indptr[unit] : cells.indptr[unit + 1]]
-            here = sides[unit]
-            rise = (counts / totals[labels]) @ (counts[:, None] + over[labels] - over[labels, here][:, None])
-            rise[here] = 0
-            there = int(np.argmin(rise))
-            if rise[there] < -1e-9:
-                over[labels, here] -= counts
-                over[labels, there] += counts
-                sides[unit], moved = there, True
+            old = sides[unit]
+            rise = (counts / totals[labels]) @ (counts[:, None] + over[labels] - over[labels, old][:, None])
+            rise[old] = 0
+            new = int(np.argmin(rise))
+            if rise[new] < -1e-9:
+                over[labels, old] -= counts
+                over[labels, new] += counts
+                sides[unit], moved = new, True
         if not moved:
             return
 

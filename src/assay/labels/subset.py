@@ -1,4 +1,4 @@
-"""Samples made from samples: the labelled ones, those that can be read, those with the classes of a model."""
+"""Subsets of samples, samples under another label space, and comparisons of the two."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from assay.labels.space import Head, LabelSpace
 
 
 def labelled(samples: Samples) -> Samples:
-    """The images of which anything is known."""
+    """Return the images that have a known label under any head."""
     return samples.take(np.flatnonzero(samples.labelled()))
 
 
 def partly_unknown(samples: Samples) -> Samples:
-    """The images of which something is not known: a label of a head, or a tag."""
-    unknown = [codes < 0 if codes.ndim == 1 else (codes < 0).any(axis=1) for codes in samples.codes()]
+    """Return the images that have an unknown label or tag under any head."""
+    unknown = [head.any_cell(codes < 0) for head, _, codes in samples.space.each(samples.codes())]
     return samples.take(np.flatnonzero(np.any(unknown, axis=0)))
 
 
 def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
-    """The samples without the images named, which are listed as left out; path -> reason."""
+    """Return the samples without these images (path -> reason), which are listed as left out."""
     if not unreadable:
         return samples
     names = list(unreadable)
@@ -37,32 +37,33 @@ def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
 
 
 def with_space(samples: Samples, space: LabelSpace) -> Samples:
-    """The samples with the heads and classes of a model, to score the model on them.
+    """Return the samples with the heads and classes of a model, to score the model on them.
 
     A label of a class that the model does not know is an error: scored as unknown it would flatter the model.
-    A tag that the data does not know of is unknown for every image. Raises DataError.
+    A tag that the data lacks is unknown for every image. Raises DataError.
     """
     table = samples.table
+    names = [given.name for given in samples.space]
     for head in space:
-        if head.name not in {own.name for own in samples.space}:
+        if head.name not in names:
             raise DataError(
                 f"the model answers for {head.name!r} and the data has no labels of that name, only "
-                f"{', '.join(own.name for own in samples.space)}. Name the label column like the head."
+                f"{', '.join(names)}. Name the label column like the head."
             )
-        own = samples.space[head.name]
-        strange = [name for name in own.classes if name not in head.index]
+        given = samples.space[head.name]
+        strange = [name for name in given.classes if name not in head.index]
         if strange:
             raise DataError(
                 f"{head.name}: {', '.join(map(repr, strange[:5]))} is no class of this model, which knows "
                 f"{', '.join(head.classes[:20])}. Remove those images, or train with that class."
             )
-        if own.kind != head.kind:
+        if given.multiclass != head.multiclass:
             raise DataError(
-                f"{head.name}: the data has {own.kind} labels and the model answers for {head.kind} ones. "
+                f"{head.name}: the data has {given.kind} labels and the model answers for {head.kind} ones. "
                 f"Say `kind: {head.kind}` of that head."
             )
-        missing = [name for name in head.classes if name not in own.index]
-        if head.kind == "multilabel" and missing:
+        missing = [name for name in head.classes if name not in given.index]
+        if missing and not head.multiclass:
             column = f"unknown:{head.name}"
             unknown = pl.col(column).fill_null(pl.lit([], pl.List(pl.String)))
             wider = pl.concat_list(unknown, pl.lit(missing, pl.List(pl.String)))
@@ -71,9 +72,9 @@ def with_space(samples: Samples, space: LabelSpace) -> Samples:
 
 
 def branch(samples: Samples, head: Head, branch_of: Mapping[str, str], space: LabelSpace) -> Samples:
-    """The samples as one question of a tree sees them: their classes under a head as the branches that lead there.
+    """Return the samples with the classes of a head replaced by the branches of a tree that lead there.
 
-    Where some classes are on no branch, their images are left out, and so are those whose class is not known.
+    Where some classes are on no branch, their images are left out, and so are those of unknown class.
     """
     column = f"label:{head.name}"
     gone = [name for name in head.classes if name not in branch_of]
@@ -82,12 +83,12 @@ def branch(samples: Samples, head: Head, branch_of: Mapping[str, str], space: La
     return replace(samples, table=kept.with_columns(renamed), space=space)
 
 
-# What parts two sets of labelled images, in words: their heads and classes, the images, their labels.
+# Differences between two sets of labelled images, as text.
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Images that two sets do not share, or of which they know something else."""
+    """Images that only one of two sets has, or that are labelled otherwise."""
 
     what: str  # "on other images" or "with other labels", to follow "validated"
     ids: tuple[str, ...]
@@ -97,32 +98,32 @@ class Mismatch:
 
 
 def compare_spaces(space: LabelSpace, other: str, wanted: LabelSpace) -> str | None:
-    """The first difference of a space to that of `other`, as the rest of a sentence; None where they are equal."""
+    """Return the first difference of a space to that of `other` as the rest of a sentence; None if equal."""
     if space == wanted:
         return None
     heads, wanted_heads = ([head.name for head in one] for one in (space, wanted))
     if heads != wanted_heads:
         return f"has the heads {quoted(heads)}, and {other} has {quoted(wanted_heads)}"
-    own, theirs = next((a, b) for a, b in zip(space, wanted, strict=True) if a != b)
-    if own.kind != theirs.kind:
-        return f"answers {own.name!r} as {own.kind}, and {other} as {theirs.kind}"
+    ours, theirs = next((a, b) for a, b in zip(space, wanted, strict=True) if a != b)
+    if ours.multiclass != theirs.multiclass:
+        return f"answers {ours.name!r} as {ours.kind}, and {other} as {theirs.kind}"
     more, fewer = (
-        [label for label in one.classes if label not in two.index] for one, two in ((own, theirs), (theirs, own))
+        [label for label in one.classes if label not in two.index] for one, two in ((ours, theirs), (theirs, ours))
     )
     if more or fewer:
-        parts = [f"knows {quoted(more)} of {own.name!r}, which {other} does not" if more else ""]
-        parts += [f"does not know {quoted(fewer)} of {own.name!r}, which {other} does" if fewer else ""]
+        parts = [f"knows {quoted(more)} of {ours.name!r}, which {other} does not" if more else ""]
+        parts += [f"does not know {quoted(fewer)} of {ours.name!r}, which {other} does" if fewer else ""]
         return " and ".join(part for part in parts if part)
     return (
-        f"has the classes of {own.name!r} in the order {quoted(own.classes)}, and {other} has them in the "
+        f"has the classes of {ours.name!r} in the order {quoted(ours.classes)}, and {other} has them in the "
         f"order {quoted(theirs.classes)}"
     )
 
 
 def compare_samples(one: Samples, other: Samples) -> Mismatch | None:
-    """What parts two sets of images of equal spaces; None where nothing does. Their order does not count.
+    """Return the first difference of two sets of images of equal spaces, in whatever order; None if equal.
 
-    An image is another one too where its name is the same and its content is known to differ.
+    Images of the same name whose contents are known to differ are different images.
     """
     rows = {image: row for row, image in enumerate(other.ids)}
     strange = set(rows) ^ set(one.ids)
@@ -132,8 +133,8 @@ def compare_samples(one: Samples, other: Samples) -> Mismatch | None:
     changed = [bool(a and b and a != b) for a, b in zip(one.hashes, other.hashes, strict=True)]
     if any(changed):
         return Mismatch("on other images", _chosen_ids(one, changed))
-    pairs = zip(one.codes(), other.codes(), strict=True)
-    unlike = np.any([np.reshape(a != b, (len(one), -1)).any(axis=1) for a, b in pairs], axis=0)
+    pairs = zip(one.space, one.codes(), other.codes(), strict=True)
+    unlike = np.any([head.any_cell(a != b) for head, a, b in pairs], axis=0)
     return Mismatch("with other labels", _chosen_ids(one, unlike.tolist())) if unlike.any() else None
 
 

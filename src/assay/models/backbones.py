@@ -1,9 +1,9 @@
-"""Networks that turn an image into features: any timm name or one of ours, its stages, what of it is frozen."""
+"""Backbones by name, timm's or our own: building them, their stages, freezing them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,8 +19,7 @@ Freeze = Literal["none", "backbone", "all_but_last_stage"] | int
 BatchNorm = Literal["frozen", "train"]
 Triple = tuple[float, float, float]
 
-# timm's mark for parameters that belong to the group before them.
-_WITH_PREVIOUS = 99999.0
+_WITH_PREVIOUS = 99999.0  # timm's mark for parameters that belong to the group before them
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,11 @@ class Stage:
 
 
 def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """A randomly initialised network of ours or timm's that gives features (B, F).
+    """Return a randomly initialised network that gives features (B, F).
 
-    `size` of the images, in pixels, decides how wide some of ours are; `options` are those of ours (`models.own`).
-    Transformers made for one size take others too, where timm can. Raises ModelError with the nearest names where
-    there is no such network, and for options that it does not take.
+    `size` of the images, in pixels, decides the width of some of our own; `options` are those of our own
+    (`models.custom`). Transformers made for one size take others too, where timm can. Raises ModelError with the
+    nearest names for an unknown network, and for invalid options.
     """
     chosen = options_of(name, options or {})
     if name in CUSTOM_BACKBONES:
@@ -55,39 +54,39 @@ def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | N
 
 
 def feature_count(backbone: nn.Module) -> int:
-    """The width F of what the backbone gives; some (VGG, MobileNet) widen it after the last block."""
+    """Return the number of features F; some networks (VGG, MobileNet) widen the last block's output."""
     count: Any = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
     if not count:
         raise ModelError(f"{type(backbone).__name__}: its number of features is not known. Give it `num_features`.")
     return int(count)
 
 
-def built_with(backbone: nn.Module) -> dict[str, Any]:
-    """All options that it was built with, the defaults too; timm's networks have none."""
-    options: dict[str, Any] = getattr(backbone, "options", {})
+def built_with(backbone: nn.Module) -> Mapping[str, object]:
+    """Return the options of the backbone, defaults included; timm's networks have none."""
+    options: Mapping[str, object] = getattr(backbone, "options", {})
     return options
 
 
 def normalisation(backbone: nn.Module) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of the images (in [0, 1]) that its published weights were trained on."""
+    """Return mean and standard deviation of the images, in [0, 1], that its published weights were trained on."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
 
 
 def image_size(backbone: nn.Module) -> int:
-    """The side, in pixels, of the images that it was made for."""
+    """Return the side, in pixels, of the images that the backbone was made for."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     return int(config.get("input_size", (3, 224, 224))[-1])
 
 
 def blocks(backbone: nn.Module) -> list[tuple[str, ...]]:
-    """The names of the parameters of every block, finer than a stage: a residual block, a convolution and its norm."""
+    """Return the names of the parameters of every block, which is finer than a stage: a residual block, say."""
     return [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=False)).values()]
 
 
 def stages(backbone: nn.Module) -> list[Stage]:
-    """The stages from the input to the features; what follows the last block belongs to that block."""
+    """Return the stages from the input to the features; layers after the last block belong to that block."""
     groups = [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=True)).values()]
     return [
         Stage("stem" if position == 0 else _stage_name(names, groups), names) for position, names in enumerate(groups)
@@ -95,7 +94,7 @@ def stages(backbone: nn.Module) -> list[Stage]:
 
 
 def freeze(model: nn.Module, what: Freeze) -> list[Stage]:
-    """Let gradients reach all of a classifier or backbone but `what`; gives the frozen stages.
+    """Freeze `what` of a classifier or backbone, unfreeze the rest, and return the frozen stages.
 
     `what`: the whole backbone, all of it but its last stage, its first n stages, or none.
     Raises PlanError where it has fewer stages than that.
@@ -111,7 +110,7 @@ def freeze(model: nn.Module, what: Freeze) -> list[Stage]:
 
 
 def set_training_mode(model: nn.Module, batch_norm: BatchNorm = "frozen") -> None:
-    """Put a model in training mode; its frozen parts stay as they are in evaluation (dropout, batch-norm).
+    """Put a model in training mode; its frozen parts stay in evaluation mode (dropout, batch-norm).
 
     `batch_norm`: `frozen` keeps every batch-norm's statistics (weights and biases still learn), `train` only
     those of frozen parts.
@@ -126,7 +125,7 @@ def set_training_mode(model: nn.Module, batch_norm: BatchNorm = "frozen") -> Non
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Within the block the network is in evaluation mode; then each of its modules is as it was."""
+    """Put the network in evaluation mode within the block, and restore the mode of each module after it."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -159,29 +158,27 @@ def _require_known(name: str) -> None:
         )
 
 
-def _matcher(backbone: nn.Module, *, coarse: bool) -> dict[str, Any] | Callable[[str], Any]:
-    """How timm groups parameters by stage or, not `coarse`, by block, with those it leaves over put to the last one."""
+def _matcher(backbone: nn.Module, *, coarse: bool) -> Any:
+    """Return timm's matcher of parameters to stages or, not `coarse`, to blocks; the rest goes to the last one."""
     grouping: Any = getattr(backbone, "group_matcher", None)
     if grouping is None:
         children = [name for name, _ in (backbone.named_children() if coarse else _in_a_row(backbone))]
-        return lambda parameter: next(
-            # a parameter of its own: the stem's
-            (number for number, name in enumerate(children) if parameter.startswith(f"{name}.")),
-            0,
+        return lambda parameter: next(  # 0: a parameter of no child belongs to the stem
+            (number for number, name in enumerate(children) if parameter.startswith(f"{name}.")), 0
         )
     matcher = grouping(coarse=coarse)
     if isinstance(matcher, dict):
         return {**matcher, "neck": [(r".", (_WITH_PREVIOUS,))]}
 
     def with_neck(parameter: str) -> Any:
-        place = matcher(parameter)
-        return (place, _WITH_PREVIOUS) if place == float("inf") else place
+        group = matcher(parameter)
+        return (group, _WITH_PREVIOUS) if group == float("inf") else group
 
     return with_neck
 
 
 def _in_a_row(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children of a network, and for a sequence the children of that."""
+    """Yield the children of a network, and those of a sequence in its stead."""
     for name, child in network.named_children():
         if isinstance(child, nn.Sequential):
             yield from ((f"{name}.{inner}", module) for inner, module in _in_a_row(child))
@@ -190,7 +187,7 @@ def _in_a_row(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _stage_name(names: tuple[str, ...], groups: list[tuple[str, ...]]) -> str:
-    """The shortest prefix of its first parameter's name that no other stage has: `layer1`, `blocks.6`."""
+    """Return the shortest prefix of its first parameter's name that no other stage has: `layer1`, `blocks.6`."""
     others = [name for group in groups if group is not names for name in group]
     parts = names[0].split(".")
     prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
@@ -210,10 +207,10 @@ def _frozen_count(what: Freeze, parts: list[Stage]) -> int:
 
 
 def _hold_frozen(module: nn.Module, *, held: bool) -> None:
-    """Keep in evaluation mode whatever holds only frozen parameters.
+    """Put modules with only frozen parameters in evaluation mode.
 
-    A layer without parameters (dropout, activation, stochastic depth) goes with the one before it, the first
-    with its parent.
+    A layer without parameters (dropout, activation, stochastic depth) follows the one before it, the first one its
+    parent.
     """
     for child in module.children():
         parameters = list(child.parameters())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Required, TypedDict
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -49,7 +49,7 @@ class ModelSettings(Settings):
         default=DEFAULT_BACKBONE,
         description=f"Any timm name, or a network of ours: {', '.join(CUSTOM_BACKBONES)}.",
     )
-    options: dict[str, Any] = Field(default={}, description="What a network of ours may be told.")
+    options: dict[str, Any] = Field(default={}, description="Options of one of our own networks.")
     weights: Annotated[str, Source("weights", frozenset({"pretrained", "none"}))] = Field(
         default="pretrained", description="pretrained, none, or the path of a .safetensors or .pth file."
     )
@@ -82,7 +82,7 @@ class ModelSettings(Settings):
         return self
 
     def without_weights(self) -> ModelSettings:
-        """The same network, left as it was drawn."""
+        """Return the settings of the same network with random weights."""
         return self.model_copy(update={"weights": "none", "init_from": None})
 
 
@@ -137,31 +137,31 @@ class Classifier(nn.Module):
         return isinstance(self.last, nn.Linear)
 
     def replace_last(self, layer: nn.Module) -> None:
-        """Put another layer, from what `represent` gives to logits (B, width), in the place of the last one."""
+        """Replace the last layer, which maps the output of `represent` to logits (B, width)."""
         self.head[-1] = layer
 
     def represent(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> what the last layer is given: the same, or (B, last hidden width)."""
-        found: Tensor = self.head[:-1](features)
-        return found
+        """Return the input of the last layer for features (B, F): the same, or (B, last hidden width)."""
+        hidden: Tensor = self.head[:-1](features)
+        return hidden
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> features (B, F)."""
-        found: Tensor = self.backbone(torch.addcmul(self.shift, x, self.scale))
-        return found
+        """Return the features (B, F) of images (B, 3, H, W) in [0, 1]."""
+        features: Tensor = self.backbone(torch.addcmul(self.shift, x, self.scale))
+        return features
 
     def classify(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, width)."""
+        """Return the logits (B, width) of features (B, F)."""
         logits: Tensor = self.head(features)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> logits (B, width)."""
+        """Return the logits (B, width) of images (B, 3, H, W) in [0, 1]."""
         return self.classify(self.features(x))
 
 
 def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, base: Path, size: int) -> Classifier:
-    """Build a classifier for images of a size and load its weights; what is random depends on `seed` alone.
+    """Build a classifier for images of a size and load its weights; random weights depend on `seed` alone.
 
     Paths in `settings` are relative to `base`. Raises ModelError.
     """
@@ -172,7 +172,7 @@ def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, b
     else:
         load_weights(backbone, settings.backbone, source=settings.weights, base=base)
     mean, std = normalisation(backbone)
-    with seeded(seed):  # anew, so that a head does not depend on what the backbone drew
+    with seeded(seed):  # again, so that a head does not depend on the draws of the backbone
         return Classifier(
             backbone,
             features=feature_count(backbone),
@@ -185,9 +185,23 @@ def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, b
         )
 
 
-def spec(model: Classifier) -> dict[str, Any]:
-    """What rebuilds the network without its weights, as JSON holds it."""
-    return {
+class NetworkSpec(TypedDict, total=False):
+    """A network as JSON, without its weights. `made_for`: pixels; `last`: of a last layer that is not linear."""
+
+    backbone: Required[str]
+    options: Mapping[str, object]
+    made_for: int
+    hidden: Required[list[int]]
+    dropout: Required[float]
+    width: Required[int]
+    mean: Required[list[float]]
+    std: Required[list[float]]
+    last: list[heads.LayerJson] | None
+
+
+def spec(model: Classifier) -> NetworkSpec:
+    """Return the description that rebuilds the network, without its weights."""
+    described: NetworkSpec = {
         "backbone": model.backbone_name,
         "options": built_with(model.backbone),
         "made_for": image_size(model.backbone),
@@ -196,11 +210,13 @@ def spec(model: Classifier) -> dict[str, Any]:
         "width": model.width,
         "mean": list(model.mean),
         "std": list(model.std),
-        **({} if model.is_linear else {"last": heads.describe(model.last)}),
     }
+    if not model.is_linear:
+        described["last"] = heads.describe(model.last)
+    return described
 
 
-def from_spec(described: dict[str, Any]) -> Classifier:
+def from_spec(described: NetworkSpec) -> Classifier:
     """Rebuild the network that `spec` described, with random weights and no download. Raises ModelError."""
     missing = {"backbone", "hidden", "dropout", "width", "mean", "std"} - described.keys()
     if missing:
@@ -214,20 +230,22 @@ def from_spec(described: dict[str, Any]) -> Classifier:
             width=described["width"],
             hidden=described["hidden"],
             dropout=described["dropout"],
-            mean=tuple(described["mean"]),
-            std=tuple(described["std"]),
+            mean=_triple(described["mean"]),
+            std=_triple(described["std"]),
             backbone_name=described["backbone"],
         )
-        if described.get("last"):
-            model.replace_last(heads.build(described["last"], model.final.in_features))
+        if last := described.get("last"):
+            model.replace_last(heads.build(last, model.final.in_features))
         return model
 
 
-def require_size(model: Classifier, size: int) -> None:
-    """Refuse an image size that the backbone cannot take, by trying one blank image.
+def _triple(values: Sequence[float]) -> Triple:
+    red, green, blue = values
+    return red, green, blue
 
-    Raises ModelError with the backbone's reason.
-    """
+
+def require_size(model: Classifier, size: int) -> None:
+    """Raise ModelError, with the backbone's reason, for an image size that fails on one blank image."""
     try:
         with evaluating(model), torch.inference_mode():
             model.features(model.scale.new_zeros(1, 3, size, size))
@@ -243,7 +261,7 @@ def require_size(model: Classifier, size: int) -> None:
 
 
 def _head(features: int, width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
-    """Linear, ReLU and dropout for each hidden layer (or dropout alone), then a linear layer."""
+    """Return linear, ReLU and dropout for each hidden layer, or dropout alone, then a linear layer."""
     layers: list[nn.Module] = []
     for size in hidden:
         layers += [nn.Linear(features, size), nn.ReLU(), nn.Dropout(dropout)]
@@ -255,7 +273,7 @@ def _head(features: int, width: int, hidden: Sequence[int], dropout: float) -> n
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` within the block, and leave the global generator as it was."""
+    """Seed torch's global generator within the block, and restore it after."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed would reseed GPUs too
         yield

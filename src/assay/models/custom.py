@@ -1,4 +1,4 @@
-"""Networks built here rather than by timm, by the names and options that plans give them."""
+"""Our own backbones, by the names and options that plans give them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201", "densen
 
 
 class FactorizedOptions(Settings):
-    """How a DenseNet is factorised, and the noise in it."""
+    """Factorisation of a DenseNet, and the noise in it."""
 
     groups: int = Field(1, ge=1, description="Groups of each 1 x 3 and 3 x 1 convolution.")
     noise: float = Field(0.005, ge=0, description="Standard deviation of the noise added in training.")
@@ -32,7 +32,7 @@ class FactorizedOptions(Settings):
 
 
 def factorized(name: str, options: FactorizedOptions) -> nn.Module:
-    """A DenseNet of timm's, randomly drawn, whose dense layers end in 1 x 3 and then 3 x 1 convolutions.
+    """Return a DenseNet of timm's, randomly drawn, whose dense layers end in 1 x 3 and then 3 x 1 convolutions.
 
     Both give as many channels as the network grows by a layer (32). Raises ModelError where `groups` do not
     divide the channels.
@@ -41,7 +41,7 @@ def factorized(name: str, options: FactorizedOptions) -> nn.Module:
     for layer in network.modules():
         if isinstance(layer, DenseLayer):
             layer.conv2 = _pair(layer.conv2, options.groups, name=name)
-    convolutions = list(_factorized_convolutions(network))  # a list: what they are wrapped in is a module too
+    convolutions = list(_factorized_convolutions(network))  # a list: wrapping adds modules
     for number, (path, convolution) in enumerate(convolutions[: options.noisy] if options.noise else ()):
         noisy = nn.Sequential(OrderedDict(conv=convolution, noise=Noise(options.noise, number)))
         network.set_submodule(path, noisy)
@@ -49,11 +49,11 @@ def factorized(name: str, options: FactorizedOptions) -> nn.Module:
 
 
 class Noise(nn.Module):
-    """Adds Gaussian noise of mean 0 in training; in evaluation it gives back what it was given.
+    """Gaussian noise of mean 0 in training; the identity in evaluation.
 
-    The noise is drawn by a generator of its own, seeded anew whenever the global one is: from the same seed and
-    the layer's number. The global generator is read and never drawn from, so that dropout elsewhere draws what
-    it would have drawn without, and what follows a checkpoint is what would have followed without it.
+    The layer has a generator, seeded anew whenever the global one is: from the same seed and the layer's number. The
+    global generator is never drawn from, so that dropout elsewhere is the same with and without noise, also after a
+    checkpoint.
     """
 
     def __init__(self, deviation: float, number: int) -> None:
@@ -64,7 +64,7 @@ class Noise(nn.Module):
         self._generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activations of any shape."""
+        """Return the activations, of any shape, with noise in training."""
         if not self.training:
             return x
         noise = torch.empty_like(x).normal_(0.0, self.deviation, generator=self._drawing(x.device))
@@ -86,7 +86,7 @@ class Noise(nn.Module):
 
 
 def _pair(square: nn.Conv2d, groups: int, *, name: str) -> nn.Sequential:
-    """1 x 3 to the channels that the 3 x 3 gave, then 3 x 1, drawn as timm draws the 3 x 3."""
+    """Return a 1 x 3 and a 3 x 1 convolution in place of a 3 x 3, initialised as timm does."""
     given, channels = square.in_channels, square.out_channels
     if given % groups or channels % groups:
         raise ModelError(
@@ -101,7 +101,7 @@ def _pair(square: nn.Conv2d, groups: int, *, name: str) -> nn.Sequential:
 
 
 def _factorized_convolutions(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Convolutions by name in the order in which data passes; a pair is one."""
+    """Yield convolutions by name in the order in which data passes; a pair counts as one."""
     pairs = {f"{path}.conv2" for path, layer in network.named_modules() if isinstance(layer, DenseLayer)}
     for path, module in network.named_modules():
         if path in pairs or (isinstance(module, nn.Conv2d) and path.rpartition(".")[0] not in pairs):
@@ -162,7 +162,7 @@ class PlainCNN(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> features (B, F). Raises ValueError where they are of another size."""
+        """Return the features (B, F) of images (B, 3, H, W). Raises ValueError for another image size."""
         if not x.shape[2] // self.reduction == x.shape[3] // self.reduction == self.side:
             raise ValueError("what follows its convolutions is as wide as images of one size make it")
         for stage in self.children():
@@ -171,13 +171,13 @@ class PlainCNN(nn.Module):
 
 
 def simple_cnn(size: int) -> nn.Module:
-    """13 convolutions and two linear layers of 100; 11,098,110 parameters with 14 outputs at 128 pixels."""
+    """Return 13 convolutions and two linear layers of 100: 11,098,110 parameters with 14 outputs at 128 pixels."""
     groups = ((32, 32), (64, 64), (128, 128, 128), (256, 256, 256), (512, 512, 512))
     return PlainCNN("simple_cnn", groups, size=size, pools=4, linear=(100, 100), dropout=0.5)
 
 
 def plain_cnn6(size: int) -> nn.Module:
-    """Six convolutions, each with max-pooling; at 64 pixels one position is left, below that none."""
+    """Return a network of six convolutions with max-pooling; 64 pixels leave one position, fewer none."""
     groups = ((16,), (32,), (64,), (128,), (256,), (256,))
     return PlainCNN("plain_cnn6", groups, size=size, pools=6)
 
@@ -205,13 +205,13 @@ def _linear(features: int, widths: Sequence[int], dropout: float) -> nn.Sequenti
     return nn.Sequential(*layers)
 
 
-# A residual network whose depth, width, blocks and pooling are the plan's to choose, or a sweep's.
+# A residual network whose depth, width, blocks and pooling are options, for a plan or a sweep.
 
-EXPANSION = 4  # a bottleneck gives this many times the channels that it works with
+EXPANSION = 4  # output channels of a bottleneck per inner channel
 
 
 class ResnetHyperOptions(Settings):
-    """What a residual network is made of."""
+    """Depth, width, blocks and pooling of a residual network."""
 
     block: Literal["v1", "v2", "grouped"] = Field(
         "v1", description="v1: as published first; v2: normalised and activated before; grouped: v1, its 3 x 3 grouped."
@@ -224,7 +224,7 @@ class ResnetHyperOptions(Settings):
     pool: Literal["avg", "max"] = Field("avg", description="How the last map becomes features.")
 
     @model_validator(mode="after")
-    def _groups_part_evenly(self) -> ResnetHyperOptions:
+    def _groups_divide(self) -> ResnetHyperOptions:
         inside = 2 * self.width  # channels of the 3 x 3
         if self.block == "grouped" and (inside % self.groups or self.groups & (self.groups - 1)):
             raise ValueError(
@@ -235,38 +235,43 @@ class ResnetHyperOptions(Settings):
 
 
 def resnet_hyper(size: int, options: ResnetHyperOptions) -> nn.Module:
-    """A residual network of bottlenecks, randomly drawn; by default ResNet-50.
+    """Return a residual network of bottlenecks, randomly drawn; by default ResNet-50.
 
     v1: He et al. 2016 (https://arxiv.org/abs/1512.03385), its stride in the 3 x 3; v2: He et al. 2016
     (https://arxiv.org/abs/1603.05027); grouped: Xie et al. 2017 (https://arxiv.org/abs/1611.05431).
     """
     widths = tuple(options.width * 2**stage for stage in range(4))
-    shared: dict[str, Any] = {"num_classes": 0, "global_pool": options.pool}
     network: Any
     if options.block == "v2":
         channels = tuple(EXPANSION * width for width in widths)
-        v2: dict[str, Any] = {"conv_layer": create_conv2d, "norm_layer": BatchNormAct2d}
-        network = ResNetV2(options.depth, channels=channels, **v2, **shared)
+        layers: Any = {"conv_layer": create_conv2d, "norm_layer": BatchNormAct2d}
+        network = ResNetV2(options.depth, channels=channels, num_classes=0, global_pool=options.pool, **layers)
     else:
         # In timm's words a group of the 3 x 3 has `width * base_width / 64` channels.
-        of_groups = {"cardinality": options.groups, "base_width": 2 * 64 / options.groups}
-        grouped = of_groups if options.block == "grouped" else {}
-        network = ResNet(Bottleneck, options.depth, channels=widths, **grouped, **shared)
+        groups: Any = {"cardinality": options.groups, "base_width": 2 * 64 / options.groups}
+        network = ResNet(
+            Bottleneck,
+            options.depth,
+            channels=widths,
+            num_classes=0,
+            global_pool=options.pool,
+            **(groups if options.block == "grouped" else {}),
+        )
     network.pretrained_cfg = {"input_size": (3, size, size), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     built: nn.Module = network
     return built
 
 
-# Networks of our own, by the names that plans give them, and the options that they take.
+# The custom backbones by name, and their options.
 
 
 class NoOptions(Settings):
-    """Of a network that takes none."""
+    """The options of a network without any."""
 
 
 @dataclass(frozen=True)
 class CustomBackbone:
-    """How a network is built for images of a size, in pixels, with its options."""
+    """Builder of a network from the image size, in pixels, and its options."""
 
     build: Callable[[int, Any], nn.Module]
     options: type[Settings] = NoOptions
@@ -274,7 +279,7 @@ class CustomBackbone:
 
 
 def without_last_pool(name: str) -> nn.Module:
-    """A VGG of timm's, randomly drawn, whose last map is twice as large as it was made for."""
+    """Return a VGG of timm's, randomly drawn, whose last map is twice as large as it was made for."""
     network: Any = timm.create_model(name, pretrained=False, num_classes=0)
     network.features[-1] = nn.Identity()  # in its place, so that every name stays
     built: nn.Module = network
@@ -285,7 +290,6 @@ def _factorized(name: str) -> CustomBackbone:
     return CustomBackbone(lambda _, options: factorized(name, options), FactorizedOptions)
 
 
-# Name in a plan -> how it is built.
 CUSTOM_BACKBONES: dict[str, CustomBackbone] = {
     "simple_cnn": CustomBackbone(lambda size, _: simple_cnn(size)),
     "plain_cnn6": CustomBackbone(lambda size, _: plain_cnn6(size)),
@@ -293,17 +297,18 @@ CUSTOM_BACKBONES: dict[str, CustomBackbone] = {
     "resnet_hyper": CustomBackbone(resnet_hyper, ResnetHyperOptions),
     **{f"factorized_{name}": _factorized(name) for name in DENSENETS},
 }
+"""Backbones by their names in a plan."""
 
 
 def options_of(name: str, given: Mapping[str, Any]) -> Settings:
-    """The options of a network, checked. Raises ModelError that names each one that is wrong."""
+    """Return the validated options of a network. Raises ModelError that names each invalid one."""
     kind = CUSTOM_BACKBONES[name].options if name in CUSTOM_BACKBONES else NoOptions
     try:
         return kind.model_validate(dict(given))
     except ValidationError as error:
         wrong = "; ".join(_option_text(one) for one in error.errors(include_url=False))
         known = ", ".join(kind.model_fields)
-        others = ", ".join(other for other, own in CUSTOM_BACKBONES.items() if own.options is not NoOptions)
+        others = ", ".join(other for other, custom in CUSTOM_BACKBONES.items() if custom.options is not NoOptions)
         takes = f"It takes {known}" if known else f"It takes none; those that take some are {others}"
         raise ModelError(f"backbone {name}: options: {wrong}. {takes}.") from error
 

@@ -1,9 +1,10 @@
-"""From a network's raw logits to answers: what is subtracted, divided by, and where a tag begins."""
+"""From raw logits to predictions: prior shift, temperature and thresholds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -11,13 +12,21 @@ from assay.arrays import Floats, Reals
 from assay.labels.space import LabelSpace
 
 
+class HeadRule(TypedDict):
+    """The decision rule of a head as JSON; thresholds are null for a multi-class head."""
+
+    shift: list[float]
+    temperature: float
+    thresholds: list[float] | None
+
+
 @dataclass(frozen=True, eq=False)
 class DecisionRule:
-    """How a model's raw logits are read; every array is (W,), all heads side by side.
+    """How predictions follow from the raw logits of a model; every array is (W,), all heads side by side.
 
     shift: subtracted from the logits, where class weights have moved the prior in training.
-    temperature: what they are then divided by, one number a head (Guo et al. 2017).
-    thresholds: the probability from which a tag of a multi-label head is given; not read for multi-class heads.
+    temperature: divides the logits after that, one number a head (Guo et al. 2017).
+    thresholds: the probability from which a tag of a multi-label head is given; not used for multi-class heads.
     """
 
     shift: Floats
@@ -26,32 +35,32 @@ class DecisionRule:
 
     @staticmethod
     def plain(space: LabelSpace) -> DecisionRule:
-        """Logits as they are, tags from one half up."""
+        """Return the rule that leaves logits as they are and gives tags from one half up."""
         shift, temperature, thresholds = (np.full(space.width, value, np.float32) for value in (0.0, 1.0, 0.5))
         return DecisionRule(shift, temperature, thresholds)
 
     def logits(self, raw: Reals) -> Floats:
-        """The logits (N, W) to take probabilities of."""
+        """Return the logits (N, W) that probabilities are taken of."""
         return ((raw - self.shift) / self.temperature).astype(np.float32)
 
-    def to_json(self, space: LabelSpace) -> dict[str, Any]:
-        """By head, in the order of its classes; what only multi-label heads have is null elsewhere."""
+    def to_json(self, space: LabelSpace) -> dict[str, HeadRule]:
+        """Return the rule of each head, its arrays in the order of its classes."""
         return {
             head.name: {
                 "shift": self.shift[columns].tolist(),
                 "temperature": float(self.temperature[columns.start]),
-                "thresholds": self.thresholds[columns].tolist() if head.kind == "multilabel" else None,
+                "thresholds": None if head.multiclass else self.thresholds[columns].tolist(),
             }
-            for head, columns in zip(space, space.slices, strict=True)
+            for head, columns in space.each()
         }
 
     @staticmethod
-    def from_json(space: LabelSpace, described: dict[str, Any]) -> DecisionRule:
-        """Read what `to_json` gave."""
-        found = DecisionRule.plain(space)
-        for head, columns in zip(space, space.slices, strict=True):
-            own = described[head.name]
-            found.shift[columns], found.temperature[columns] = own["shift"], own["temperature"]
-            if own["thresholds"] is not None:
-                found.thresholds[columns] = own["thresholds"]
-        return found
+    def from_json(space: LabelSpace, described: Mapping[str, HeadRule]) -> DecisionRule:
+        """Read the output of `to_json`."""
+        rule = DecisionRule.plain(space)
+        for head, columns in space.each():
+            of_head = described[head.name]
+            rule.shift[columns], rule.temperature[columns] = of_head["shift"], of_head["temperature"]
+            if of_head["thresholds"] is not None:
+                rule.thresholds[columns] = of_head["thresholds"]
+        return rule

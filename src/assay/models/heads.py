@@ -1,19 +1,26 @@
 """Last layers that are not linear in the features: class means, kernel machines, and several heads side by side.
 
-All of a layer is in its buffers, and so in model.safetensors; `describe` gives the rest, `build` reads it back.
+The numbers of a layer are buffers, and so in model.safetensors; `describe` gives the rest, `build` reads it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Required, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError
 
-Description = dict[str, Any]
+
+class LayerJson(TypedDict, total=False):
+    """The layer of a head as JSON, without its numbers."""
+
+    kind: Required[str]
+    outputs: Required[int]
+    paired: bool  # of class means
+    support: int  # support vectors of a kernel machine
 
 
 class NearestMean(nn.Module):
@@ -38,24 +45,24 @@ class NearestMean(nn.Module):
         self.register_buffer("levels", torch.zeros(outputs))
 
     def similarities(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> similarities (B, K) from -1 to 1, or differences of them."""
+        """Return the similarities (B, K) of features (B, F), from -1 to 1, or differences of two of them."""
         directions = nn.functional.normalize((features - self.centre) / self.spread, dim=1)
-        found = directions @ self.means.T
-        return found[:, self.outputs :] - found[:, : self.outputs] if self.paired else found
+        cosines = directions @ self.means.T
+        return cosines[:, self.outputs :] - cosines[:, : self.outputs] if self.paired else cosines
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, K)."""
+        """Return the logits (B, K) of features (B, F)."""
         return self.slope * self.similarities(features) + self.levels
 
-    def describe(self) -> Description:
-        """What rebuilds it without its buffers."""
+    def describe(self) -> LayerJson:
+        """Return the description that rebuilds the layer, without its buffers."""
         return {"kind": "nearest_mean", "outputs": self.outputs, "paired": self.paired}
 
 
 class KernelMachine(nn.Module):
     """One support vector machine a class on radial basis functions, and its Platt scaling: logits (B, K).
 
-    It computes in float64 on the CPU wherever the rest of the network is, as scikit-learn did when it was fitted.
+    It computes in float64 on the CPU, as scikit-learn did when it was fitted, wherever the rest of the network is.
     """
 
     centre: Tensor
@@ -85,20 +92,20 @@ class KernelMachine(nn.Module):
         return self
 
     def decisions(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> scikit-learn's decision function of each machine (B, K), in float64."""
-        shown, support = self._standard(features), self._standard(self.support)
-        apart = (shown**2).sum(1, keepdim=True) + (support**2).sum(1) - 2 * shown @ support.T
-        return torch.exp(-self.gamma * apart.clamp(min=0)) @ self.dual.T + self.intercepts
+        """Return scikit-learn's decision function of each machine (B, K) on features (B, F), in float64."""
+        x, support = self._standard(features), self._standard(self.support)
+        distances = (x**2).sum(1, keepdim=True) + (support**2).sum(1) - 2 * x @ support.T  # squared
+        return torch.exp(-self.gamma * distances.clamp(min=0)) @ self.dual.T + self.intercepts
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, K), of their type and on their device."""
+        """Return the logits (B, K) of features (B, F), of their type and on their device."""
         return (self.slopes * self.decisions(features) + self.levels).to(features)
 
     def _standard(self, features: Tensor) -> Tensor:
         return (features.to("cpu", torch.float64) - self.centre) / self.spread
 
-    def describe(self) -> Description:
-        """What rebuilds it without its buffers."""
+    def describe(self) -> LayerJson:
+        """Return the description that rebuilds the layer, without its buffers."""
         return {"kind": "kernel", "outputs": self.outputs, "support": len(self.support)}
 
 
@@ -110,12 +117,12 @@ class SideBySide(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, F) -> logits (B, width)."""
+        """Return the logits (B, width) of features (B, F)."""
         return torch.cat([part(features) for part in self.parts], dim=1)
 
 
 def joined(layers: Sequence[nn.Module]) -> nn.Module:
-    """One layer of those of all heads, in order: linear where all of them are."""
+    """Return one layer made of the layers of all heads, in order: linear where all of them are."""
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if len(linear) < len(layers):
         return SideBySide(layers)
@@ -123,7 +130,7 @@ def joined(layers: Sequence[nn.Module]) -> nn.Module:
 
 
 def split(layer: nn.Module, sizes: Sequence[int]) -> list[nn.Module]:
-    """The layer of each head, of these numbers of classes; what `joined` joins."""
+    """Return the layer of each head, given their numbers of classes; the inverse of `joined`."""
     if isinstance(layer, SideBySide):
         return list(layer.parts)
     assert isinstance(layer, nn.Linear)
@@ -131,9 +138,9 @@ def split(layer: nn.Module, sizes: Sequence[int]) -> list[nn.Module]:
     return [linear_layer(weight, bias) for weight, bias in parts]
 
 
-def widened(layer: nn.Module, places: Sequence[int], levels: Tensor) -> nn.Module:
-    """The same for more classes: those at `places` as they are, each of the others always at its level (K,)."""
-    chosen, fixed = list(places), levels.clone()
+def widened(layer: nn.Module, positions: Sequence[int], levels: Tensor) -> nn.Module:
+    """Return a layer for more classes: its own at `positions`, each of the others with its level (K,) as the logit."""
+    chosen, fixed = list(positions), levels.clone()
     fixed[chosen] = 0.0
     wider: nn.Linear | NearestMean | KernelMachine
     if isinstance(layer, nn.Linear):
@@ -159,7 +166,7 @@ def widened(layer: nn.Module, places: Sequence[int], levels: Tensor) -> nn.Modul
 
 
 def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear layer of these numbers, (K, F) and (K,), in float32."""
+    """Return a linear layer with this weight (K, F) and bias (K,), in float32."""
     layer = nn.Linear(weight.shape[1], len(weight), device="meta").to_empty(device="cpu")  # nothing is drawn
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -167,8 +174,8 @@ def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def describe(layer: nn.Module) -> list[Description] | None:
-    """What rebuilds a last layer without its weights, an entry a head; None for a linear one."""
+def describe(layer: nn.Module) -> list[LayerJson] | None:
+    """Return the description of a last layer, an entry a head; None for a linear one."""
     if not isinstance(layer, SideBySide):
         return None
     return [
@@ -177,19 +184,22 @@ def describe(layer: nn.Module) -> list[Description] | None:
     ]
 
 
-def build(described: Sequence[Description], features: int) -> nn.Module:
-    """The layer on `features` inputs that `describe` described. Raises ModelError for a kind not known here."""
-    return SideBySide([_part(dict(entry), features) for entry in described])
+def build(described: Sequence[LayerJson], features: int) -> nn.Module:
+    """Return the layer on `features` inputs that `describe` described. Raises ModelError for an unknown kind."""
+    return SideBySide([_part(entry, features) for entry in described])
 
 
-def _part(entry: Description, features: int) -> nn.Module:
-    kind, outputs = entry.get("kind"), entry.get("outputs", 0)
-    if kind == "linear":
-        return nn.Linear(features, outputs)
-    if kind == "nearest_mean":
-        return NearestMean(features, outputs, paired=entry["paired"])
-    if kind == "kernel":
-        return KernelMachine(features, outputs, support=entry["support"])
+KINDS: dict[str, Callable[[LayerJson, int], nn.Module]] = {
+    "linear": lambda entry, features: nn.Linear(features, entry["outputs"]),
+    "nearest_mean": lambda entry, features: NearestMean(features, entry["outputs"], paired=entry["paired"]),
+    "kernel": lambda entry, features: KernelMachine(features, entry["outputs"], support=entry["support"]),
+}
+"""Builders of the layer of a head, by its kind, from its description and the number of features."""
+
+
+def _part(entry: LayerJson, features: int) -> nn.Module:
+    if entry["kind"] in KINDS:
+        return KINDS[entry["kind"]](entry, features)
     raise ModelError(
-        f"the model has a head of kind {kind!r}, which is not known here. Use the version that trained it."
+        f"the model has a head of kind {entry['kind']!r}, which is not known here. Use the version that trained it."
     )

@@ -1,32 +1,34 @@
-"""The content of weights as a hash, whatever the file that holds them is called."""
+"""A trained classifier in a folder, the hashes of its weights, and the images that it was trained on."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from assay.arrays import Bools, Floats, Keys
 from assay.errors import ModelError, PlanError, RunError
-from assay.files import whole, write_json
+from assay.files import ModelFolder, RunFolder, whole, write_json
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.models.classifier import Classifier, from_spec, spec
 from assay.models.decision_rule import DecisionRule
+from assay.models.weights import Tensors, read_tensors, without_prefixes
 
 COUNTERS = "num_batches_tracked"
-"""The end of the names of tensors that training counts up and nothing reads."""
+"""The end of the names of batch-norm counters, which nothing reads."""
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -40,11 +42,11 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def hash_backbone(tensors: Mapping[str, Tensor]) -> str:
-    """Return the hash of what a backbone computes with: older files lack the counters of batch-norms."""
+    """Return the hash of a backbone without the counters of batch-norms, which older files lack."""
     return hash_tensors({name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTERS)})
 
 
-# The images whose labels a model was trained on, by content: it has them by heart, and may not judge them.
+# The images whose labels a model was trained on, by content: it has learnt them and may not judge them.
 
 HASHES_FILE = "trained_on.npy"
 LEARNT_FILE = "learnt_from.npy"
@@ -54,12 +56,12 @@ NO_HASHES: Keys = np.empty(0, dtype=np.uint64)
 
 
 def training_hashes(hashes: Iterable[str | None]) -> Keys:
-    """The images of these hashes (hexadecimal; None, of an image never read, is left out)."""
+    """Return the numbers of these SHA-256 hashes (hexadecimal; None is left out)."""
     return np.unique(_hash_numbers(hashes))
 
 
 def read_training_hashes(folder: Path) -> Keys:
-    """What the backbone of the model in a folder has seen; nothing where no file says so. Raises RunError."""
+    """Return the images that the backbone of the model in a folder was trained on. Raises RunError."""
     return read_hashes(folder / HASHES_FILE)
 
 
@@ -69,9 +71,9 @@ def read_learnt_hashes(folder: Path) -> Keys:
 
 
 def read_hashes(path: Path) -> Keys:
-    """Return the images that a file lists; none where there is no such file. Raises RunError."""
+    """Return the images that a file lists; none where it is missing. Raises RunError."""
     try:
-        found: Keys = np.load(path)
+        images: Keys = np.load(path)
     except FileNotFoundError:
         return NO_HASHES
     except (OSError, EOFError, ValueError) as error:
@@ -79,18 +81,18 @@ def read_hashes(path: Path) -> Keys:
             f"{path}: cannot be read ({error}), so nobody knows on which images this model was trained. "
             "Train the run again."
         ) from error
-    return found
+    return images
 
 
 def write_training_hashes(folder: Path, images: Keys, learnt: Keys = NO_HASHES) -> None:
-    """Write what the backbone and what the whole network was trained on beside a model."""
+    """Write the images that the backbone and the whole network were trained on."""
     write_hashes(folder / HASHES_FILE, images)
     learnt = np.union1d(images, learnt)
     write_hashes(folder / LEARNT_FILE, NO_HASHES if len(learnt) == len(images) else learnt)
 
 
 def write_hashes(path: Path, images: Keys) -> None:
-    """Write a list of images, or take away an earlier one where there is nothing to list."""
+    """Write a list of images; an empty one removes the file."""
     if len(images) == 0:
         path.unlink(missing_ok=True)
         return
@@ -101,12 +103,12 @@ def write_hashes(path: Path, images: Keys) -> None:
 
 
 def count_trained_on(images: Keys, samples: Samples) -> int:
-    """How many of the samples are among these images."""
+    """Return how many of the samples are among these images."""
     return int(trained_on_mask(images, samples).sum())
 
 
 def trained_on_mask(images: Keys, samples: Samples) -> Bools:
-    """Return which samples (N,) are among these images; one whose content is not known is not."""
+    """Return which samples (N,) are among these images; those of unknown content are not."""
     hashes = samples.hashes
     known = np.array([name is not None for name in hashes], dtype=np.bool_)
     known[known] = np.isin(_hash_numbers(hashes), images)
@@ -114,15 +116,12 @@ def trained_on_mask(images: Keys, samples: Samples) -> Bools:
 
 
 def require_unseen(images: Keys, samples: Samples, *, what: str) -> None:
-    """Refuse to let a backbone judge labels that it was trained on; `what` names the step.
-
-    Raises PlanError.
-    """
-    judged = samples.take(np.flatnonzero(samples.labelled()))
-    count = count_trained_on(images, judged)
+    """Raise PlanError where a backbone is to judge labels that it was trained on; `what` names the step."""
+    known = samples.take(np.flatnonzero(samples.labelled()))
+    count = count_trained_on(images, known)
     if count:
         raise PlanError(
-            f"{what}: the backbone was fine-tuned on {count:,} of the {len(judged):,} images whose labels it is to "
+            f"{what}: the backbone was fine-tuned on {count:,} of the {len(known):,} images whose labels it is to "
             "judge, and would only repeat what it was told. Judge by features of pretrained weights, or by "
             "fine-tuning anew in every fold."
         )
@@ -132,7 +131,7 @@ def _hash_numbers(hashes: Iterable[str | None]) -> Keys:
     return np.array([int(name[:16], 16) for name in hashes if name is not None], dtype=np.uint64)
 
 
-# A trained classifier in a folder: model.safetensors and spec.json, nothing else needed.
+# A trained classifier in a folder: model.safetensors and spec.json.
 
 MODEL_FORMAT = 2
 BACKBONE_HASH = "backbone_hash"
@@ -140,11 +139,11 @@ BACKBONE_HASH = "backbone_hash"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A classifier, and what it must be fed with.
+    """A classifier, its label space and its input format.
 
-    Images are decoded to `side` by `resize` and resampled to `size`, as they were for validation. `trained_on`
-    are the images whose labels the backbone was trained on; `learnt_from` are those whose
-    labels any layer was trained on, the head included.
+    Images are decoded to `side` by `resize` and resampled to `size`, as they were for validation. `trained_on` are
+    the images whose labels the backbone was trained on; `learnt_from` are those whose labels any layer was trained
+    on, the head included.
     """
 
     classifier: Classifier
@@ -152,8 +151,8 @@ class TrainedModel:
     size: int
     side: int
     resize: Resize
-    deciding: DecisionRule
-    details: dict[str, Any] = field(default_factory=dict)
+    decision_rule: DecisionRule
+    details: Mapping[str, object] = field(default_factory=dict)
     trained_on: Keys = field(default_factory=lambda: NO_HASHES)
     learnt_from: Keys = field(default_factory=lambda: NO_HASHES)
 
@@ -163,16 +162,16 @@ class TrainedModel:
         return (self,)
 
     def logits(self, raw: Sequence[Floats]) -> Floats:
-        """From the raw logits of the one network to those (N, W) that probabilities are taken of."""
-        (own,) = raw
-        return self.deciding.logits(own)
+        """Return the logits (N, W) that probabilities are taken of from the raw logits of the network."""
+        (of_network,) = raw
+        return self.decision_rule.logits(of_network)
 
     def save(self, folder: Path) -> None:
-        """Write what they were trained on, the weights, then the description."""
+        """Write the training images, the weights, then the description."""
         write_training_hashes(folder, self.trained_on, self.learnt_from)
         tensors = self.classifier.state_dict()
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with whole(folder / "model.safetensors") as beside:
+        with whole(ModelFolder(folder).weights) as beside:
             save_file(plain, beside)
         description = {
             "format": MODEL_FORMAT,
@@ -181,17 +180,17 @@ class TrainedModel:
             "size": self.size,
             "side": self.side,
             "resize": self.resize.model_dump(mode="json"),
-            "deciding": self.deciding.to_json(self.space),
+            "deciding": self.decision_rule.to_json(self.space),
             BACKBONE_HASH: hash_backbone(self.classifier.backbone.state_dict()),
             **self.details,
         }
-        write_json(folder / "spec.json", description)
+        write_json(ModelFolder(folder).spec, description)
 
     @staticmethod
     def load(folder: Path) -> TrainedModel:
         """Read a folder that `save` wrote.
 
-        Raises RunError where it is none, or damaged; ModelError where it holds several networks that answer as one.
+        Raises RunError for another or a damaged folder; ModelError for an ensemble.
         """
         description = read_description(folder)
         if "kind" in description:
@@ -220,16 +219,16 @@ class TrainedModel:
 def read_network(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of the network in a folder, on the CPU. Raises RunError."""
     try:
-        tensors: dict[str, Tensor] = load_file(folder / "model.safetensors")
+        tensors: dict[str, Tensor] = load_file(ModelFolder(folder).weights)
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
     return tensors
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The spec.json of a model. Raises RunError where there is none that this version reads."""
+    """Return the spec.json of a model. Raises RunError where it is missing or of another version."""
     try:
-        description: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads(ModelFolder(folder).spec.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from error
     if description["format"] != MODEL_FORMAT:
@@ -242,3 +241,62 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def _unreadable(folder: Path, error: Exception) -> RunError:
     return RunError(f"{folder}: holds no readable model ({error}). Train the run to its end first.")
+
+
+# Weights in a file, recognised as those of a run, which records what they were trained on.
+
+LEVELS = 3  # a variant or a trial lies two folders below the run that holds it
+
+
+def trained_on_in_runs(weights: Path, run: Path) -> Keys:
+    """Return the images that the weights in a file were trained on, as recorded by the runs around `run`.
+
+    A copy of a run's model is recognised by the hash of its backbone's tensors, under whatever name and in whatever
+    file. Searched are the models of `run` and of the runs beside it, final ones and those of steps, and, as variants
+    and trials lie within a run, of the runs beside the two folders above. Raises ModelError for a file without
+    weights.
+    """
+    tensors = read_tensors(weights)
+    hashes: dict[tuple[str, ...], str | None] = {}
+    images = [NO_HASHES]
+    for folder in _models(run):
+        try:
+            recorded, names = _recorded(folder)
+        except (OSError, ValueError, SafetensorError):
+            continue  # another run's model that is damaged, or gone by now, is nothing to recognise weights by
+        if names not in hashes:
+            hashes[names] = _hash_of(tensors, names)
+        if names and hashes[names] == recorded:
+            images.append(read_training_hashes(folder))
+    return np.unique(np.concatenate(images))
+
+
+def _models(run: Path) -> Iterator[Path]:
+    """Yield the folders of the models of a run and of the runs around it."""
+    for folder in sorted({one for parent in run.absolute().parents[:LEVELS] for one in _folders(parent)}):
+        around = RunFolder(folder)
+        if os.path.exists(around.samples):  # not Path.exists, which raises where a folder may not be entered
+            for below in (around.model.path, around.steps):
+                yield from (spec.parent for spec in sorted(below.rglob("spec.json")))
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not os.access(parent, os.R_OK | os.X_OK):
+        return []  # of another user, and so without runs of this one
+    return [path for path in parent.iterdir() if path.is_dir()]
+
+
+def _recorded(folder: Path) -> tuple[str | None, tuple[str, ...]]:
+    """Return the hash and the names of a backbone's tensors; no names of an ensemble, whose members follow."""
+    recorded = json.loads(ModelFolder(folder).spec.read_text(encoding="utf-8")).get(BACKBONE_HASH)
+    if recorded is None:
+        return None, ()
+    with safe_open(ModelFolder(folder).weights, "pt") as file:
+        names = [name.removeprefix("backbone.") for name in file.keys() if name.startswith("backbone.")]  # noqa: SIM118
+    return recorded, tuple(sorted(name for name in names if not name.endswith(COUNTERS)))
+
+
+def _hash_of(tensors: Tensors, names: tuple[str, ...]) -> str | None:
+    """Return the hash of these tensors of a file, prefixes of wrappers removed; None where one is missing."""
+    given = without_prefixes(tensors, names)
+    return hash_backbone({name: given[name] for name in names}) if given.keys() >= set(names) else None

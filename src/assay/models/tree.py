@@ -1,11 +1,11 @@
-"""A tree of classes: questions one below the other, each asked of a model, joined by conditional probability."""
+"""A tree of classes: each node is a question asked of a model; answers are joined by conditional probability."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypedDict
 
 import numpy as np
 from pydantic import Field
@@ -23,12 +23,12 @@ Branches = TypeAliasType(
 )
 """A tree in a plan: a class, a list of trees, or a mapping from the names of branches to trees."""
 
-LONGEST = 40  # letters of the name that a branch is given
+LONGEST = 40  # letters of the name of a branch
 
 
 @dataclass(frozen=True)
 class Node:
-    """A question: which of these branches. Each is a class, or leads to a further question."""
+    """A question: which of these branches. A branch is a class, or leads to a further question."""
 
     names: tuple[str, ...]
     below: tuple[str | Node, ...]
@@ -40,11 +40,11 @@ class Node:
 
     @property
     def branch_of(self) -> dict[str, str]:
-        """Class -> the branch that leads to it."""
+        """The branch that leads to each class."""
         return {name: branch for branch, below in zip(self.names, self.below, strict=True) for name in _classes(below)}
 
     def nodes(self) -> Iterator[Node]:
-        """The question itself and those below, each before its own further ones."""
+        """Yield the question and those below, each before the ones below it."""
         yield self
         for branch in self.below:
             if isinstance(branch, Node):
@@ -58,9 +58,16 @@ class Node:
 
     @staticmethod
     def from_json(described: list[list[Any]]) -> Node:
-        """Read what `to_json` gave."""
+        """Read the output of `to_json`."""
         below = tuple(branch if isinstance(branch, str) else Node.from_json(branch) for _, branch in described)
         return Node(tuple(name for name, _ in described), below)
+
+
+class TreeJson(TypedDict):
+    """A tree as JSON."""
+
+    head: str
+    tree: list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -72,38 +79,34 @@ class Tree:
     kind: ClassVar[str] = "tree"
 
     def spaces(self, space: LabelSpace) -> list[LabelSpace]:
-        """What the model of each question answers, in the order of `Node.nodes`."""
+        """Return the label space of the model of each question, in the order of `Node.nodes`."""
         first, *others = (Head(self.head, node.names) for node in self.root.nodes())
         whole = LabelSpace(tuple(first if head.name == self.head else head for head in space))
         return [whole, *(LabelSpace((head,)) for head in others)]
 
     def joined(self, space: LabelSpace, logits: Sequence[Reals]) -> Floats:
-        """From the logits of each question's model to those of the whole: of the tree's head log-probabilities."""
-        questions = self.spaces(space)
+        """Return the logits (N, W) of the whole: log-probabilities of the tree's head, logits of the other heads."""
         joined = np.empty((len(logits[0]), space.width), dtype=np.float32)
-        parts = zip(space, space.slices, questions[0].slices, strict=True)
-        for head, columns, own in parts:
-            if head.name == self.head:
-                answers = [np.asarray(logits[0])[:, own], *logits[1:]]
-                joined[:, columns] = _down(self.root, answers, head)
-            else:
-                joined[:, columns] = logits[0][:, own]
+        for head, columns, of_first in zip(space, space.slices, self.spaces(space)[0].slices, strict=True):
+            first = np.asarray(logits[0])[:, of_first]
+            of_tree = head.name == self.head
+            joined[:, columns] = _log_probabilities(self.root, [first, *logits[1:]], head) if of_tree else first
         return joined
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> TreeJson:
         return {"head": self.head, "tree": self.root.to_json()}
 
     @staticmethod
-    def from_json(described: dict[str, Any]) -> Tree:
-        """Read what `to_json` gave."""
+    def from_json(described: TreeJson) -> Tree:
+        """Read the output of `to_json`."""
         return Tree(described["head"], Node.from_json(described["tree"]))
 
 
 def build_tree(branches: Branches, head: Head) -> Node:
-    """The tree that a plan describes, over the classes of a head.
+    """Return the tree that a plan describes, over the classes of a head.
 
-    A branch is called as a mapping says, `{grass: [...]}`, else after its classes. Raises PlanError that names a class
-    that is missing, there twice, or unknown.
+    A branch has the name that a mapping gives it, `{grass: [...]}`, or that of its classes. Raises PlanError that
+    names a class that is missing, repeated or unknown.
     """
     _require_each_once(Counter(_leaves(branches)), head)
     root = _node(branches)
@@ -113,7 +116,7 @@ def build_tree(branches: Branches, head: Head) -> Node:
 
 
 def one_against_rest(one: str, head: Head) -> Node:
-    """One class against the rest, then the rest. Raises PlanError where it is no class, or there are only two."""
+    """Return the tree of one class against the rest. Raises PlanError for an unknown class and for fewer than three."""
     if one not in head.index:
         raise PlanError(f"one: {one!r} is no class of {head.name!r}. Its classes are {quoted(head.classes)}.")
     rest = [name for name in head.classes if name != one]
@@ -124,17 +127,17 @@ def one_against_rest(one: str, head: Head) -> Node:
     return build_tree((one, tuple(rest)), head)
 
 
-def _require_each_once(found: Mapping[str, int], head: Head) -> None:
-    strange = [name for name in found if name not in head.index]
+def _require_each_once(counts: Mapping[str, int], head: Head) -> None:
+    strange = [name for name in counts if name not in head.index]
     if strange:
         raise PlanError(
             f"tree: {quoted(strange)} is no class of {head.name!r}. Its classes are {quoted(head.classes)}: "
             "each must be in the tree once."
         )
-    twice = [name for name, times in found.items() if times > 1]
+    twice = [name for name, times in counts.items() if times > 1]
     if twice:
         raise PlanError(f"tree: {quoted(twice)} is in it more than once. Leave all places but one out.")
-    missing = [name for name in head.classes if name not in found]
+    missing = [name for name in head.classes if name not in counts]
     if missing:
         raise PlanError(f"tree: {quoted(missing)} is missing. Every class of {head.name!r} must have a place in it.")
 
@@ -148,7 +151,7 @@ def _leaves(branches: Branches) -> Iterator[str]:
 
 
 def _node(branches: Branches) -> str | Node:
-    """A node; a branch that leads to a single other one is that other one."""
+    """Return the node of a subtree; a single branch takes the position of its parent."""
     if isinstance(branches, str):
         return branches
     parts = tuple(branches.values()) if isinstance(branches, Mapping) else branches
@@ -158,7 +161,7 @@ def _node(branches: Branches) -> str | Node:
 
 
 def _branch_name(part: Branches, branch: str | Node) -> str:
-    """What a branch in a list is called: a class, the only name in a mapping, else its classes, cut short."""
+    """Return the name of a branch in a list: a class, the only name in a mapping, or its classes, cut short."""
     if isinstance(branch, str):
         return branch
     if isinstance(part, Mapping) and len(part) == 1:
@@ -168,32 +171,32 @@ def _branch_name(part: Branches, branch: str | Node) -> str:
 
 
 def _number_repeats(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of branches, the later ones of equal names numbered."""
-    found: list[str] = []
+    """Return the names with the later ones of equal names numbered."""
+    unique: list[str] = []
     for name in names:
-        tried, number = name, 2
-        while tried in found:
-            tried, number = f"{name} ({number})", number + 1
-        found.append(tried)
-    return tuple(found)
+        candidate, number = name, 2
+        while candidate in unique:
+            candidate, number = f"{name} ({number})", number + 1
+        unique.append(candidate)
+    return tuple(unique)
 
 
 def _classes(branch: str | Node) -> tuple[str, ...]:
     return (branch,) if isinstance(branch, str) else branch.classes
 
 
-def _down(root: Node, answers: Sequence[Reals], head: Head) -> Doubles:
-    """Log-probabilities (N, K): those of the branches on the way to a class, added up."""
-    found = np.empty((len(answers[0]), head.size))
-    asked = iter(answers)
+def _log_probabilities(root: Node, logits: Sequence[Reals], head: Head) -> Doubles:
+    """Return log-probabilities (N, K): the sum over the branches on the way to each class."""
+    result = np.empty((len(logits[0]), head.size))
+    of_nodes = iter(logits)
 
     def descend(node: Node, reached: Doubles) -> None:
-        branches = reached[:, None] + log_softmax(np.asarray(next(asked), dtype=np.float64), axis=1)
+        branches = reached[:, None] + log_softmax(np.asarray(next(of_nodes), dtype=np.float64), axis=1)
         for column, branch in enumerate(node.below):
             if isinstance(branch, str):
-                found[:, head.index[branch]] = branches[:, column]
+                result[:, head.index[branch]] = branches[:, column]
             else:
                 descend(branch, branches[:, column])
 
-    descend(root, np.zeros(len(answers[0])))
-    return found
+    descend(root, np.zeros(len(logits[0])))
+    return result

@@ -1,4 +1,4 @@
-"""Weights for a backbone, all of them or none: from an installed package, a download, a file or a run."""
+"""Weights of a backbone, from an installed package, a download, a file or a run: all tensors or none."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from assay.errors import ModelError
+from assay.files import RunFolder
 from assay.models.custom import CUSTOM_BACKBONES
 
 # Packages that hold ImageNet weights: nothing is downloaded. Backbone -> (module, class that knows the file).
@@ -33,8 +34,7 @@ PACKAGES = {
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# Seconds after which a server counts as out of reach. The hub's own retries take 47 s without a network.
-PATIENCE = 5.0
+PATIENCE = 5.0  # seconds until a server counts as out of reach; the hub's retries take 47 s without a network
 
 Tensors = dict[str, Tensor]
 
@@ -48,9 +48,9 @@ def load_weights(backbone: nn.Module, name: str, *, source: str, base: Path) -> 
 
 
 def load_pretrained(backbone: nn.Module, name: str) -> None:
-    """Load published weights: those of an installed package, else timm's download.
+    """Load published weights: of an installed package, else timm's download.
 
-    Raises ModelError naming the file to bring where neither can be had.
+    Raises ModelError that names the file to bring where both are missing.
     """
     name = _published(name)
     if name in CUSTOM_BACKBONES:
@@ -73,7 +73,7 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
 
 
 def load_file(backbone: nn.Module, name: str, *, path: Path) -> None:
-    """Load a .safetensors or .pth file: a backbone, a network with any classifier, or a classifier of ours.
+    """Load a .safetensors or .pth file: a backbone, a network with any classifier, or a `Classifier`.
 
     Raises ModelError, with the backbone as it was, where a tensor is missing, left over or of another shape.
     """
@@ -88,13 +88,13 @@ def load_file(backbone: nn.Module, name: str, *, path: Path) -> None:
 
 
 def load_run(backbone: nn.Module, name: str, *, run: Path) -> None:
-    """Load the backbone of a finished run; its head is not taken. Raises ModelError."""
-    folder = run / "model"
+    """Load the backbone of a finished run, without its head. Raises ModelError."""
+    model = RunFolder(run).model
     try:
-        described = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["network"]["backbone"]
+        described = json.loads(model.spec.read_text(encoding="utf-8"))["network"]["backbone"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"init_from: {run}: holds no finished model ({folder / 'spec.json'} cannot be read). "
+            f"init_from: {run}: holds no finished model ({model.spec} cannot be read). "
             "Give the folder of a run that was trained to its end."
         ) from error
     if described != name:
@@ -102,11 +102,11 @@ def load_run(backbone: nn.Module, name: str, *, run: Path) -> None:
             f"init_from: {run}: its backbone is {described} and the plan's is {name}. "
             f"Set model: {{backbone: {described}}}, or start from other weights."
         )
-    _load_by_name(backbone, read_tensors(folder / "model.safetensors"), str(run))
+    _load_by_name(backbone, read_tensors(model.weights), str(run))
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a file, on the CPU, out of whatever wraps them. Runs no code. Raises ModelError."""
+    """Return the tensors of a file, on the CPU, without wrappers. Runs no code of the file. Raises ModelError."""
     if path.suffix not in SUFFIXES:
         raise ModelError(f"weights: {path}: is not one of {', '.join(SUFFIXES)}. Save the weights as one of them.")
     if not path.is_file():
@@ -129,7 +129,7 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"unsupported (?:global: )?GLOBAL ([\w.]+)", str(error), re.IGNORECASE)
-        if named is None:  # torch's own words advise reading it with weights_only=False
+        if named is None:  # torch's message advises weights_only=False
             raise ValueError("it is damaged, or torch.save did not write it") from error
         raise ModelError(
             f"weights: {path}: refused: besides tensors it holds Python code ({named[1]}), which "
@@ -168,17 +168,17 @@ def _load_by_name(backbone: nn.Module, tensors: Tensors, where: str) -> None:
         if given[key].shape != wanted[key].shape
     ]
     problems = {"missing": missing, "not of this backbone": surplus, "of another shape": sorted(differing)}
-    told = [f"{len(keys)} of {len(wanted)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]
-    if told:
+    differences = [f"{len(keys)} of {len(wanted)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    if differences:
         raise ModelError(
-            f"weights: {where}: do not fit the backbone ({'; '.join(told)}). "
+            f"weights: {where}: do not fit the backbone ({'; '.join(differences)}). "
             "Nothing was loaded. Give the weights of this very backbone, or name the backbone they belong to."
         )
     backbone.load_state_dict(given)
 
 
 def without_prefixes(tensors: Tensors, wanted: Collection[str]) -> Tensors:
-    """Strip what wrappers put before every name; of a classifier of ours, keep the backbone."""
+    """Return the tensors without the prefixes of wrappers; of a `Classifier`, only the backbone."""
     stripped = True
     while stripped:
         stripped = False
@@ -191,30 +191,30 @@ def without_prefixes(tensors: Tensors, wanted: Collection[str]) -> Tensors:
 
 
 def _without_classifier(tensors: Tensors, backbone: nn.Module) -> Tensors:
-    """Leave out the layers that timm names as the classifier, of whatever size, with all that only it has."""
+    """Return the tensors without those of the classifier, as timm names it, of whatever size."""
     config: Any = getattr(backbone, "pretrained_cfg", {})
     named = config.get("classifier") or ()
-    own = list(backbone.state_dict())
+    wanted = list(backbone.state_dict())
     dropped = []
     for layer in (named,) if isinstance(named, str) else named:
         parts = layer.split(".")
         prefixes = [".".join(parts[:end]) + "." for end in range(1, len(parts) + 1)]
-        dropped += [p for p in prefixes if not any(key.startswith(p) for key in own)][:1]
+        dropped += [p for p in prefixes if not any(key.startswith(p) for key in wanted)][:1]
     return {key: value for key, value in tensors.items() if not key.startswith(tuple(dropped))}
 
 
 def _as_published(name: str, tensors: Tensors) -> Tensors:
-    """The tensors under timm's present names, where they are a file as published, classifier included.
+    """Return the tensors under timm's present names, where they are a file as published, classifier included.
 
     Some published files have the names of the original authors, or positions of another image size; timm
-    translates them while it builds the whole network. What the file does not give is left out.
+    translates them while it builds the whole network. Tensors that are not in the file are left out.
     """
-    found = _translated(name, tensors)
+    translated = _translated(name, tensors)
     moved = _translated(name, {key: t + 1 if t.is_floating_point() else t for key, t in tensors.items()})
-    # A few networks are built without strictness: what does not follow the file was not in it.
+    # Some networks are loaded without strictness: a tensor that does not follow the file was not in it.
     return {
         key: tensor
-        for key, tensor in found.items()
+        for key, tensor in translated.items()
         if not tensor.is_floating_point() or (key in moved and not torch.equal(tensor, moved[key]))
     }
 
@@ -227,20 +227,20 @@ def _translated(name: str, tensors: Tensors) -> Tensors:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             whole = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    except Exception:  # whatever a translation trips over: the file is not of the kind it was made for
+    except Exception:  # any error of a translation: the file is of another kind
         return {}
-    found: Tensors = whole.state_dict()
-    return found
+    translated: Tensors = whole.state_dict()
+    return translated
 
 
 def _published(name: str) -> str:
-    """The network that weights were published for, of one of ours that they fit."""
-    own = CUSTOM_BACKBONES.get(name)
-    return name if own is None or own.published is None else own.published
+    """Return the name of the network whose published weights fit a backbone."""
+    custom = CUSTOM_BACKBONES.get(name)
+    return (custom and custom.published) or name
 
 
 def packaged_weights(name: str) -> Path | None:
-    """The weights inside an installed package, if there is one for this backbone."""
+    """Return the file of weights in an installed package, or None."""
     module, knows_file = PACKAGES.get(name.removesuffix(".in1k"), (None, ""))
     if module is None:
         return None
@@ -252,7 +252,7 @@ def packaged_weights(name: str) -> Path | None:
 
 
 def _from_hub(config: Any, name: str) -> Path:
-    """The published file from the hub's cache, or downloaded into it."""
+    """Return the published file from the hub's cache, or downloaded into it."""
     repository, _, revision = config.hf_hub_id.partition("@")
     files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     for file in files:
@@ -270,13 +270,13 @@ def _from_hub(config: Any, name: str) -> Path:
             except EntryNotFoundError:
                 continue
         reason = f"{page} has none of these files"
-    except Exception as error:  # refused, timed out, no such host, offline by choice: the user is told which
+    except Exception as error:  # refused, timed out, no such host, offline by choice: the message says which
         raise _not_to_be_had(name, f"{files[0]} from {page}", reason=_first_line(error)) from error
     raise _not_to_be_had(name, f"{files[0]} from {page}", reason=reason)
 
 
 def _from_address(config: Any, name: str) -> Path:
-    """The published file from torch's cache, or downloaded into it; only few networks are on no hub."""
+    """Return the published file from torch's cache, or downloaded into it, of a network that is on no hub."""
     path: Path = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]
     if path.exists():
         return path

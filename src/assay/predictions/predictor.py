@@ -89,7 +89,7 @@ class Predictor:
         probabilities = np.full_like(logits, np.nan)
         probabilities[list(readable)] = probabilities_of(space, logits[list(readable)])
         reasons = {name: read for name, read in zip(names, found, strict=True) if isinstance(read, str)}
-        thresholds = self.saved.deciding.thresholds
+        thresholds = self.saved.decision_rule.thresholds
         return Predictions(names, space, logits, probabilities, thresholds, self.name, unreadable=reasons)
 
     def _logits(self, names: list[str], images: list[Read], view: View) -> Floats:

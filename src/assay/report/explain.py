@@ -95,7 +95,7 @@ def explain(
     image = np.rint(255 * shown[0].permute(1, 2, 0).cpu().numpy()).clip(0, 255).astype(np.uint8)
     logits = network.logits([seen.logits.detach().float().cpu().numpy()[None]])
     probabilities, space = probabilities_of(network.space, logits)[0], network.space
-    answers = _answers(space, probabilities, network.deciding.thresholds, known)
+    answers = _answers(space, probabilities, network.decision_rule.thresholds, known)
     further = classes_of(space, wanted.classes)
     cams = []
     for answered, columns in zip(answers, space.slices, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from assay.messages import MAX_CLASSES_SHOWN, bare_table, number_text, plain
+from assay.messages import MAX_CLASSES_LISTED, bare_table, number_text, plain
 from assay.metrics.metrics import higher_is_better
 
 Scores = Mapping[str, Any]
@@ -50,7 +50,7 @@ def heads_table(scores: Scores, *, columns: Sequence[str] | None = None, title: 
 
 
 def per_class_table(
-    rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None, most: int = MAX_CLASSES_SHOWN
+    rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None, most: int = MAX_CLASSES_LISTED
 ) -> Table:
     """`per_class` of a head; of more than `most` classes, those of lowest F1.
 

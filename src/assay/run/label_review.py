@@ -69,7 +69,7 @@ def undo(run: Path, wanted: Selection) -> LabelReview:
         _, ledger = _opened(run)
         chosen = [entry.edit for entry, counts in ledger.listed(wanted) if counts]
         meant = {edit.identity for edit in chosen}
-        edits = ledger.and_what_builds_on(chosen)
+        edits = ledger.with_dependents(chosen)
         if not edits:
             raise PlanError(
                 f"{run}: no edit in force is meant by that, so there is nothing to undo. Leave an option out."

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.labels.split import SIDES
-from assay.messages import MAX_CLASSES_SHOWN, bare_table, number_text, plain
+from assay.messages import MAX_CLASSES_LISTED, bare_table, number_text, plain
 
 
 def frequency_lines(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -25,12 +25,12 @@ def frequency_lines(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def split_tables(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_SHOWN) -> list[Table]:
+def split_tables(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -> list[Table]:
     """What `labels.split.split_table` counted, a table a head; splits that hold no image are not shown."""
     return [counts_table(rows, most=most) for rows in frequencies.partition_by("head", maintain_order=True)]
 
 
-def counts_table(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_SHOWN) -> Table:
+def counts_table(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -> Table:
     """One head's labelled images by class (rows) and split (columns), with their shares.
 
     Of more than `most` classes, the rarest are shown. The last row holds the sums over all, or the images

@@ -32,7 +32,7 @@ class CalibrateSettings(Settings):
 def run(settings: CalibrateSettings, state: State, context: Context) -> StepResult:
     """Choose on all of validation; the answers written have temperatures chosen without each image."""
     validated = Validated.of(state, step=STEP)
-    predictions, deciding = validated.predictions, validated.saved.deciding
+    predictions, deciding = validated.predictions, validated.saved.decision_rule
     temperatures = np.ones_like(deciding.temperature)
     fitted = np.ones_like(predictions.logits)
     details: dict[str, Any] = {}

@@ -221,7 +221,7 @@ def judge_by_fine_tuning(fit: FitSettings, samples: Samples, fold: Ints, *, stat
             return np.zeros((len(held), samples.space.width), np.float32)  # the main process judges
         saved = TrainedModel.load(ended.model)
         raw = inference_for(saved.classifier, saved, context).logits(held.ids)
-        return saved.deciding.logits(raw)
+        return saved.decision_rule.logits(raw)
 
     return out_of_fold_by(samples, fold, answer).probabilities
 

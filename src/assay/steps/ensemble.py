@@ -95,7 +95,7 @@ def _deciding(joining: Tree, members: tuple[Member, ...], space: LabelSpace) -> 
     first = members[0].model
     for head, columns, own in zip(space, space.slices, first.space.slices, strict=True):
         if head.name != joining.head:
-            deciding.thresholds[columns] = first.deciding.thresholds[own]
+            deciding.thresholds[columns] = first.decision_rule.thresholds[own]
     return deciding
 
 
@@ -106,7 +106,7 @@ def _validate(model: Ensemble, state: State, context: Context) -> Predictions:
     logits = np.empty((0, model.space.width), dtype=np.float32)
     if ids:
         (logits,) = tta_logits(model, context.images, ids, hardware=hardware)
-    return Predictions.of(ids, model.space, logits, model=context.name, thresholds=model.deciding.thresholds)
+    return Predictions.of(ids, model.space, logits, model=context.name, thresholds=model.decision_rule.thresholds)
 
 
 def _tree_details(root: Node) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def mean_ensemble(settings: EnsembleSettings, state: State, context: Context) ->
     members = load_member(models, state, context)
     weights, of_images = _weights(settings, members, validation, context)
     space, folder = state.samples.space, context.folder.path / "best"
-    decided = np.stack([one.member.model.deciding.thresholds for one in members])
+    decided = np.stack([one.member.model.decision_rule.thresholds for one in members])
     deciding = replace(DecisionRule.plain(space), thresholds=(weights @ decided).astype(np.float32))
     joining = MeanCombiner(settings.mean, tuple(weights.tolist()))
     answers = _validation_predictions(settings, members, of_images, context)

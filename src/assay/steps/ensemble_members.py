@@ -21,8 +21,15 @@ from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.labels.subset import compare_samples, compare_spaces, labelled
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
-from assay.models.ensemble import Member, input_size, member_of
-from assay.models.soup import average_weights, require_alike, statistics_differ, take_statistics
+from assay.models.ensemble import (
+    Member,
+    average_weights,
+    input_size,
+    member_of,
+    require_alike,
+    statistics_differ,
+    take_statistics,
+)
 from assay.models.trained_model import TrainedModel
 from assay.predictions.cross_fitting import folds_of
 from assay.predictions.ensemble_weights import greedy

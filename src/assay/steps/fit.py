@@ -147,7 +147,7 @@ def _job(
     validation: Samples,
     context: Context,
 ) -> FitTask:
-    space, classifier, deciding = saved.space, saved.classifier, saved.deciding
+    space, classifier, deciding = saved.space, saved.classifier, saved.decision_rule
     train_codes, validation_codes = train.codes(), validation.codes()
     judged = LabelTensors(validation).of(np.arange(len(validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved

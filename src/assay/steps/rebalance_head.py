@@ -83,7 +83,7 @@ def check(settings: RebalanceHeadSettings, space: LabelSpace) -> None:
 def run(settings: RebalanceHeadSettings, state: State, context: Context) -> StepResult:
     """Learn on training images, choose on all of validation; the answers written are chosen without each image."""
     validated, saved = _begin(state)
-    classifier, deciding, space = saved.classifier, saved.deciding, state.samples.space
+    classifier, deciding, space = saved.classifier, saved.decision_rule, state.samples.space
     named = heads_named(space, settings.heads, step=STEP)
     train, _ = labelled_parts(state.samples)
     weights = _class_weights(settings, train)

@@ -15,7 +15,6 @@ from assay.files import fingerprint, hash_file, write_json
 from assay.labels.space import LabelSpace
 from assay.models.classifier import ModelSettings
 from assay.models.ensemble import model_files
-from assay.models.origins import trained_on_in_runs
 from assay.models.trained_model import (
     NO_HASHES,
     hash_backbone,
@@ -25,6 +24,7 @@ from assay.models.trained_model import (
     read_learnt_hashes,
     read_network,
     read_training_hashes,
+    trained_on_in_runs,
     write_hashes,
 )
 from assay.models.weights import read_tensors

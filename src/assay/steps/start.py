@@ -19,7 +19,7 @@ from assay.models.backbones import built_with, image_size
 from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import Model, load_model
-from assay.models.receptive_field import receptive_field
+from assay.models.layers import receptive_field
 from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
@@ -198,7 +198,7 @@ class Validated:
         Predictions.of(ids, space, logits, model=context.name, thresholds=thresholds).write(
             folder / "predictions.parquet"
         )
-        replace(self.saved, deciding=deciding).save(folder)
+        replace(self.saved, decision_rule=deciding).save(folder)
         return folder
 
 

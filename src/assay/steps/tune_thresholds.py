@@ -45,7 +45,7 @@ class TuneThresholdsSettings(Settings):
 def run(settings: TuneThresholdsSettings, state: State, context: Context) -> StepResult:
     """Choose on all of validation; the answers written are decided at thresholds chosen without each image."""
     validated = Validated.of(state, step=STEP)
-    predictions, deciding = validated.predictions, validated.saved.deciding
+    predictions, deciding = validated.predictions, validated.saved.decision_rule
     thresholds = deciding.thresholds.copy()
     fitted = np.broadcast_to(predictions.thresholds, predictions.logits.shape).copy()
     choose = partial(CHOOSERS[settings.by], metric=settings.metric)

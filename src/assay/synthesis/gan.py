@@ -37,7 +37,7 @@ from assay.training.checkpoint import (
 )
 
 Read = Callable[[Ints], Tensor]
-"""Ints of the training images to images (B, 3, side, side) in [0, 1]."""
+"""Rows of the training images to images (B, 3, side, side) in [0, 1]."""
 
 BETAS = (0.0, 0.9)  # of Adam, as published with spectral normalisation
 FASTER = 2.0  # times the generator's rate: the discriminator keeps ahead (two time scales, Heusel et al. 2017)

@@ -1,4 +1,4 @@
-"""Reading a folder a class, with or without train/ val/ test/ above, and unlabelled/ among them."""
+"""Reader of a folder a class, with or without train/ val/ test/ above, and unlabelled/ among them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from pathlib import Path
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import RawLabels, quoted
-from assay.labels.image_files import Tree, is_unicode, natural_key, walk
-from assay.labels.samples import LeftOut
+from assay.labels.build import RawLabels, drop_invalid_names, label_table, quoted
+from assay.labels.image_files import Tree, natural_key, walk
 from assay.messages import printable
 
 HEAD = "label"
 """The one head of the folder form."""
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""What a split may be called, in folder names and table cells (any case)."""
+"""Names of splits in folder names and table cells (any case)."""
 
 UNLABELLED = frozenset({"unlabelled", "unlabeled"})
 
 
 def find_in_folder(folder: Path) -> RawLabels:
-    """Images below a folder, their class and their split by where they lie.
+    """Return the images below a folder, labelled and split by the folders that hold them.
 
     Raises DataError for a missing or empty folder, a loose image, a link that leaves the folder.
     """
@@ -32,38 +31,28 @@ def find_in_folder(folder: Path) -> RawLabels:
     if not tree.images:
         raise DataError(_no_images(folder, tree))
     depth = 1 if _has_splits(folder, tree) else 0
-    images = [path for path in tree.images if is_unicode(path)]
-    rows = [(path, *_placed(path, depth)) for path in images]
+    images, left_out = drop_invalid_names(tree.images)
+    rows = [(path, *_split_and_class(path, depth)) for path in images]
     loose = [path for path, _, label in rows if label == ""]
     if loose:
         raise DataError(_loose(folder, loose, depth))
-    splits, labels = [split for _, split, _ in rows], [label for _, _, label in rows]
-    facts = {
-        "id": images,
-        "path": images,
-        "split": splits,
-        "group": [None] * len(rows),
-        f"label:{HEAD}": labels,
-    }
+    labels = pl.Series([label for _, _, label in rows], dtype=pl.String)
+    splits = pl.Series("split", [split for _, split, _ in rows], dtype=pl.String)
     return RawLabels(
         source=folder,
         root=folder,
-        table=pl.DataFrame(facts, schema=dict.fromkeys(facts, pl.String)).with_columns(weight=pl.lit(1.0)),
+        table=label_table(images, {HEAD: labels}).with_columns(splits),
         heads=((HEAD, "multiclass"),),
         classes={HEAD: _class_folders(tree, depth)},
-        left_out=tuple(
-            LeftOut(printable(path), "its name is not valid UTF-8: rename it")
-            for path in tree.images
-            if not is_unicode(path)
-        ),
+        left_out=left_out,
         notes=(*_others(tree.others), *_runs(tree.runs)),
     )
 
 
 def _has_splits(folder: Path, tree: Tree) -> bool:
-    """Whether train/ val/ test/ stand above the classes.
+    """Return whether folders of splits hold the folders of classes.
 
-    A class may be called `train` too: then others stand beside it and its images lie in it directly.
+    A class may be called `train` too: then other classes stand beside it and its images lie in it directly.
     """
     above: dict[str, set[bool]] = defaultdict(set)  # top folder -> whether its images lie one folder deeper
     for path in tree.images:
@@ -80,8 +69,8 @@ def _has_splits(folder: Path, tree: Tree) -> bool:
     return bool(splits) and not others
 
 
-def _placed(path: str, depth: int) -> tuple[str | None, str | None]:
-    """Split and class of an image; the class is "" where it has none, though it should."""
+def _split_and_class(path: str, depth: int) -> tuple[str | None, str | None]:
+    """Return split and class of an image; the class is "" where a folder of its class is missing."""
     parts = path.split("/")
     if len(parts) > 1 and parts[0].casefold() in UNLABELLED:
         return None, None

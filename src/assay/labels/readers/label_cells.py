@@ -7,17 +7,17 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
-from assay.arrays import Bools
 from assay.errors import DataError
 from assay.labels.image_files import is_unicode, natural_key
 from assay.labels.readers.table_files import Rows
+from assay.labels.samples import tag_lists
 from assay.labels.space import Kind
 from assay.settings import Settings
 
@@ -25,11 +25,11 @@ Flags = npt.NDArray[np.int8]
 """The cells (K, N) of K columns of 0 and 1; -1 is blank."""
 
 JSON = "json"
-"""The separator that says: a cell is a JSON list of strings."""
+"""The separator of cells that are JSON lists of strings."""
 
 
 class HeadColumns(Settings):
-    """Where a table holds the labels of a head. A blank cell is an unknown label."""
+    """The columns of a table that hold the labels of a head. A blank cell is an unknown label."""
 
     column: str | None = Field(default=None, description="The column that holds class names or tags.")
     columns: tuple[str, ...] = Field(
@@ -45,22 +45,22 @@ class HeadColumns(Settings):
     )
     none: str | None = Field(default=None, min_length=1, description="The cell of an image known to have no tag.")
     classes: tuple[str, ...] = Field(
-        default=(), description="All classes in order, shown by an image or not; default: those found, sorted."
+        default=(), description="All classes in order, with images or without; default: those in the column, sorted."
     )
 
     @property
-    def asks(self) -> Kind:
-        """The kind, said or implied."""
-        return self.kind or ("multilabel" if self.separator or self.columns else "multiclass")
+    def multiclass(self) -> bool:
+        """Whether `kind` is multi-class, or no other setting implies tags."""
+        return self.kind == "multiclass" if self.kind else not (self.separator or self.columns)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes that are declared, if they are."""
+        """The declared classes, if any."""
         return self.classes or self.columns
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """All columns that are read."""
+        """The columns that are read."""
         return self.columns if self.column is None else (self.column,)
 
     @model_validator(mode="after")
@@ -69,9 +69,9 @@ class HeadColumns(Settings):
             raise ValueError("give either `column` or `columns`")
         of_tags = [name for name in ("separator", "none") if getattr(self, name) is not None]
         if of_tags and self.columns:
-            raise ValueError(f"{' and '.join(of_tags)}: said of tags in one column, but `columns` are given")
-        if of_tags and self.asks == "multiclass":
-            raise ValueError(f"{' and '.join(of_tags)}: said of tags, so it must be `kind: multilabel`")
+            raise ValueError(f"{' and '.join(of_tags)}: about tags in one column, but `columns` are given")
+        if of_tags and self.multiclass:
+            raise ValueError(f"{' and '.join(of_tags)}: about tags, so it must be `kind: multilabel`")
         for name in ("columns", "classes"):
             _require_unique(name, getattr(self, name))
         if self.columns and len(self.names) != len(self.columns):
@@ -90,41 +90,35 @@ def _require_unique(field: str, names: Sequence[str]) -> None:
 
 
 def read_cells(rows: Rows, name: str, head: HeadColumns) -> dict[str, pl.Series]:
-    """The columns of a head, checked, a cell a row; each series bears the name of what it was read from.
+    """Return the checked columns of a head; each series bears the name of its source.
 
     "label:NAME" holds class names, or tags as JSON text; or "flag:NAME:k" holds 0, 1 or null for class k.
-    Raises DataError for a cell that says nothing of the kind, or a class that is not declared.
+    Raises DataError for an invalid cell and for a class that is not declared.
     """
-    if head.columns and head.asks == "multilabel":
+    if head.columns and not head.multiclass:
         flags = enumerate(_flags(rows, head.columns))
         cells = pl.DataFrame([pl.Series(f"flag:{name}:{k}", values) for k, values in flags])
         known = cells.with_columns(pl.when(pl.all() >= 0).then(pl.all())).get_columns()
         return {flag.name: flag.alias(column) for flag, column in zip(known, head.columns, strict=True)}
     if head.columns:
         return {f"label:{name}": _one_of(rows, name, head)}
-    if head.asks == "multilabel":
-        return {f"label:{name}": _tags(rows, head)}
-    return {f"label:{name}": _class_names(rows, head)}
+    return {f"label:{name}": _class_names(rows, head) if head.multiclass else _tags(rows, head)}
 
 
 def labels_of(frame: pl.DataFrame, name: str, head: HeadColumns) -> list[pl.Series]:
-    """What Samples hold of a head: "label:NAME", and "unknown:NAME" of flags; from the columns of `read_cells`."""
-    if head.asks == "multiclass":
+    """Return the columns of Samples from those of `read_cells`: "label:NAME", and for flags "unknown:NAME"."""
+    if head.multiclass:
         return [frame[f"label:{name}"]]
     if not head.columns:
         return [frame[f"label:{name}"].str.json_decode(pl.List(pl.String))]
     columns = frame.select(f"flag:{name}:{k}" for k in range(len(head.columns)))
     flags = columns.fill_null(-1).to_numpy()  # (N, K); an expression a class takes minutes where there are thousands
-    known = np.any(flags >= 0, axis=1)
-    torn = known & np.any(flags < 0, axis=1)
-    return [
-        _listed(flags == 1, head.names, known).alias(f"label:{name}"),
-        _listed(flags < 0, head.names, torn).alias(f"unknown:{name}"),
-    ]
+    labels, unknown = tag_lists(head.names, flags == 1, flags < 0)
+    return [labels.alias(f"label:{name}"), unknown.alias(f"unknown:{name}")]
 
 
 def not_declared(label: str, classes: Sequence[str]) -> str:
-    """What to say of a label in no declared class."""
+    """Return the message about a label that is no declared class."""
     near = difflib.get_close_matches(label, classes, 1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     known = ", ".join(map(repr, classes[:10])) + (" ..." if len(classes) > 10 else "")
@@ -143,25 +137,25 @@ def _class_names(rows: Rows, head: HeadColumns) -> pl.Series:
 
 def _tags(rows: Rows, head: HeadColumns) -> pl.Series:
     cells = rows.frame[head.column or ""]
-    place = {name: (k, "") for k, name in enumerate(head.classes)}
-    order = place.__getitem__ if head.classes else cache(natural_key)
+    positions = {name: (k, "") for k, name in enumerate(head.classes)}
+    order = positions.__getitem__ if head.classes else cache(natural_key)
     texts: dict[str, str] = {}  # the same tags in another order are the same text: rows can be compared
     for row, cell in enumerate(cells):
         if cell is None or cell in texts:
             continue
         try:
-            tags = _parted(cell, head)
+            tags = _split_tags(cell, head)
         except ValueError as error:
             raise DataError(f"{rows.at(row)}: {cell!r} in column {head.column!r} {error}") from error
         for tag in tags:
-            if head.classes and tag not in place:
+            if head.classes and tag not in positions:
                 raise DataError(f"{rows.at(row)}: {not_declared(tag, head.classes)}")
         texts[cell] = json.dumps(sorted(set(tags), key=order), ensure_ascii=False)
     return pl.Series(cells.name, [cell and texts[cell] for cell in cells], dtype=pl.String)
 
 
-def _parted(cell: str, head: HeadColumns) -> list[str]:
-    """The tags of a cell. Raises ValueError with the rest of a sentence that begins with the cell."""
+def _split_tags(cell: str, head: HeadColumns) -> list[str]:
+    """Return the tags of a cell. Raises ValueError whose message continues a sentence that begins with the cell."""
     if head.none is not None and cell.strip() == head.none.strip():
         return []
     if head.separator == JSON:
@@ -188,26 +182,26 @@ def _from_json(cell: str) -> list[str]:
 
 
 def _flags(rows: Rows, columns: Sequence[str]) -> Flags:
-    """Columns of 0 and 1, true and false, or blank. All columns of a type are read at once.
+    """Return columns (K, N) of 0 and 1, true and false, or blank. All columns of a type are read at once.
 
     Raises DataError for another type, or another cell.
     """
-    found = rows.series()
+    series = rows.series()
     flags: Flags = np.empty((len(columns), len(rows.frame)), np.int8)
     by_type: dict[pl.DataType, list[int]] = {}
     for k, column in enumerate(columns):
-        by_type.setdefault(found[column].dtype, []).append(k)
-    for kind, places in by_type.items():
+        by_type.setdefault(series[column].dtype, []).append(k)
+    for kind, numbers in by_type.items():
         if not (kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Null)):
-            named = f"{rows.at(0)}: column {columns[places[0]]!r}"
+            named = f"{rows.at(0)}: column {columns[numbers[0]]!r}"
             raise DataError(f"{named} holds {kind}, and the column of a class holds 0 or 1.")
-        cells = pl.concat([found[columns[k]] for k in places])
-        flags[places] = _zeros_and_ones(cells).reshape(len(places), -1)
+        cells = pl.concat([series[columns[k]] for k in numbers])
+        flags[numbers] = _zeros_and_ones(cells).reshape(len(numbers), -1)
     wrong = np.argwhere(flags == _NEITHER)
     if len(wrong):
         k, row = wrong[0].tolist()
         raise DataError(
-            f"{rows.at(row)}: {found[columns[k]][row]!r} in column {columns[k]!r} is neither 0 nor 1. The column of a "
+            f"{rows.at(row)}: {series[columns[k]][row]!r} in column {columns[k]!r} is neither 0 nor 1. The column of a "
             "class holds 1 (the image shows it), 0 (it does not) or nothing (not known)."
         )
     return flags
@@ -217,7 +211,7 @@ _NEITHER = -2
 
 
 def _zeros_and_ones(cells: pl.Series) -> Flags:
-    """0, 1, -1 where blank, or `_NEITHER`."""
+    """Return 0, 1, -1 where blank, or `_NEITHER`."""
     if cells.dtype == pl.String:
         cells = cells.str.strip_chars().str.to_lowercase().replace({"": None, "true": "1", "false": "0"})
     values = cells.cast(pl.Float64, strict=False).fill_null(_NEITHER).to_numpy()
@@ -226,7 +220,7 @@ def _zeros_and_ones(cells: pl.Series) -> Flags:
 
 
 def _one_of(rows: Rows, name: str, head: HeadColumns) -> pl.Series:
-    """The class whose column holds the one 1 of a row, null where all are blank."""
+    """Return the class whose column holds the only 1 of a row; null where all are blank."""
     flags = _flags(rows, head.columns)
     ones, known = (flags == 1).sum(axis=0), (flags >= 0).any(axis=0)
     wrong = np.flatnonzero(known & (ones != 1))
@@ -237,16 +231,5 @@ def _one_of(rows: Rows, name: str, head: HeadColumns) -> pl.Series:
             "Mend the row, leave it blank if the class is not known, or say `kind: multilabel`."
         )
     classes = pl.Series(name, head.names, dtype=pl.String)
-    places = pl.Series(np.where(known, flags.argmax(axis=0), -1)) if len(flags) else pl.Series([], dtype=pl.Int64)
-    return classes.gather(places.replace({-1: None}))
-
-
-def _listed(holds: Bools, names: Sequence[str], rows: npt.NDArray[Any]) -> pl.Series:
-    """The names (K,) of those that hold (N, K), as a list a row; null outside of `rows` (N,)."""
-    row, k = np.nonzero(holds & rows[:, None])
-    tags = pl.Series(list(names), dtype=pl.String).gather(k)
-    found = pl.DataFrame({"row": row, "tags": tags}).group_by("row", maintain_order=True).agg("tags")
-    every = pl.DataFrame({"row": np.arange(len(rows)), "wanted": rows}).join(found, on="row", how="left")
-    empty = pl.lit([], dtype=pl.List(pl.String))
-    lists = pl.when("wanted").then(pl.col("tags").fill_null(empty))
-    return every.sort("row").select(lists).to_series()
+    codes = pl.Series(np.where(known, flags.argmax(axis=0), -1)) if len(flags) else pl.Series([], dtype=pl.Int64)
+    return classes.gather(codes.replace({-1: None}))

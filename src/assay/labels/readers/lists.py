@@ -1,4 +1,4 @@
-"""One list file a class: the images that show it, by an id or by name."""
+"""Readers of one list file a class, and of labels in file names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LISTS_HEAD = "tags"
 def find_in_lists(
     folder: Path, *, images: str | None = None, root: Path | None = None, head: str = LISTS_HEAD
 ) -> RawLabels:
-    """The images below `root` (default: the folder that holds `folder`), tagged by the lists that name them.
+    """Return the images below `root` (default: the folder that holds `folder`), tagged by the lists that name them.
 
     A line is put into the pattern `images` as its `{id}`, or is a path below `root`. An image in no list has no
     tag, and that is known. Raises DataError for a line that names no image.
@@ -58,7 +58,7 @@ def find_in_lists(
 
 
 def _lists(folder: Path) -> dict[str, Path]:
-    """Class -> its list file, in natural order."""
+    """Return the list file of each class, in natural order."""
     if not folder.is_dir():
         raise DataError(f"{printable(folder)}: is no folder. `lists` is a folder of .txt files, one a class.")
     files = [name for name in os.listdir(folder) if name.lower().endswith(".txt") and not name.startswith(".")]
@@ -68,28 +68,28 @@ def _lists(folder: Path) -> dict[str, Path]:
 
 
 def _images(root: Path, folder: Path, images: str | None) -> dict[str, str]:
-    """The line that names an image -> its path: those like the pattern, or all outside the folder of lists."""
+    """Return paths by the line that names them: images like the pattern, or all outside the folder of lists."""
     tree = walk(root)
     if images is None:
-        apart = f"{os.path.relpath(folder, root)}/"
-        found = {path: path for path in tree.images if not path.startswith(apart)}
-    else:  # whatever its ending, a file named like the pattern is meant
+        lists = f"{os.path.relpath(folder, root)}/"
+        paths = {path: path for path in tree.images if not path.startswith(lists)}
+    else:  # a file named like the pattern counts, whatever its ending
         like = NamePattern.of(images)
         matches = [(like.match(path), path) for path in sorted((*tree.images, *tree.others), key=path_key)]
-        found = {match["id"]: path for match, path in matches if match}
-    if not found:
+        paths = {match["id"]: path for match, path in matches if match}
+    if not paths:
         wanted = f"like {images!r}" if images else f"outside {printable(folder)}"
         raise DataError(f"{printable(root)}: no image {wanted} in this folder. Mend `images` or `root`.")
-    return found
+    return paths
 
 
 # Labels in file names: a pattern such as `{class}_{n}.jpg`.
 
 HEADS = {"class": "label"}
-"""Placeholders whose head has another name: `{class}` is the one head of the folder form too."""
+"""Placeholders whose head has another name: `{class}` is the head of the folder form too."""
 
 NO_HEADS = ("n", "id", "_")
-"""Placeholders that tell images apart and label nothing; `{n}` is a number."""
+"""Placeholders that label nothing; `{n}` is a number."""
 
 
 @dataclass(frozen=True)
@@ -102,24 +102,24 @@ class NamePattern:
 
     @staticmethod
     def of(text: str) -> NamePattern:
-        """The pattern that a text says. Raises ValueError for braces that hold no name."""
+        """Parse a pattern. Raises ValueError for braces that hold no name."""
         literals, names = re.split(r"\{[^{}]*\}", text), re.findall(r"\{([^{}]*)\}", text)
         if any(brace in literal for literal in literals for brace in "{}") or not all(names):
             raise ValueError(f"{text!r}: a placeholder is a name in braces, such as {{class}} or {{n}}")
-        places: dict[str, int] = {}
+        groups: dict[str, int] = {}
         regex = re.escape(literals[0])
         for name, literal in zip(names, literals[1:], strict=True):
-            if name in places:
-                regex += f"(?P=at{places[name]})"
+            if name in groups:
+                regex += f"(?P=at{groups[name]})"
             else:
                 some = "[0-9]+" if name == "n" else "[^/]+?"
-                regex += some if name == "_" else f"(?P<at{places.setdefault(name, len(places))}>{some})"
+                regex += some if name == "_" else f"(?P<at{groups.setdefault(name, len(groups))}>{some})"
             regex += re.escape(literal)
-        return NamePattern(text, tuple(places), re.compile(regex, re.DOTALL))
+        return NamePattern(text, tuple(groups), re.compile(regex, re.DOTALL))
 
     @property
     def heads(self) -> dict[str, str]:
-        """Head -> its placeholder. Raises ValueError where two placeholders are one head."""
+        """The placeholder of each head. Raises ValueError where two placeholders are one head."""
         wanted = [name for name in self.placeholders if name not in NO_HEADS]
         heads = {HEADS.get(name, name): name for name in wanted}
         if len(heads) < len(wanted):
@@ -127,29 +127,28 @@ class NamePattern:
         return heads
 
     def match(self, path: str) -> dict[str, str] | None:
-        """What stands for each placeholder, or None where the path is not like this."""
-        found = self.regex.fullmatch(path)
-        return None if found is None else {name: found[f"at{i}"] for i, name in enumerate(self.placeholders)}
+        """Return the text of each placeholder, or None where the path does not match."""
+        match = self.regex.fullmatch(path)
+        return None if match is None else {name: match[f"at{i}"] for i, name in enumerate(self.placeholders)}
 
 
 def find_by_name(root: Path, pattern: str) -> RawLabels:
-    """The images below `root` whose path (where the pattern has a "/") or name is like the pattern.
+    """Return the images below `root` whose path (where the pattern has a "/") or name is like the pattern.
 
     Raises DataError where there are none.
     """
     like = NamePattern.of(pattern)
     tree = walk(root)
-    # Whatever its ending, a file named like the pattern is meant; of the others only images are missed.
+    # A file named like the pattern counts, whatever its ending; of the others only images are reported.
     everything = sorted((*tree.images, *tree.others), key=path_key)
-    found = {path: like.match(path if "/" in pattern else path.rpartition("/")[2]) for path in everything}
-    paths, left_out = drop_invalid_names([path for path, match in found.items() if match])
+    matches = {path: like.match(path if "/" in pattern else path.rpartition("/")[2]) for path in everything}
+    paths, left_out = drop_invalid_names([path for path, match in matches.items() if match])
     if not paths:
         held = f"none of the {len(tree.images)} there is, such as" if tree.images else "there is none at all"
         such = f" {printable(tree.images[0])!r}" if tree.images else ""
         raise DataError(f"{printable(root)}: no image is named like {pattern!r}; {held}{such}. Mend `names` or `root`.")
-    unlike = [LeftOut(printable(path), f"its name is not like {pattern}") for path in tree.images if not found[path]]
-    matches = [found[path] or {} for path in paths]
-    labels = {head: [match[name] for match in matches] for head, name in like.heads.items()}
+    unlike = [LeftOut(printable(path), f"its name is not like {pattern}") for path in tree.images if not matches[path]]
+    labels = {head: [(matches[path] or {})[name] for path in paths] for head, name in like.heads.items()}
     return RawLabels(
         source=root,
         root=root,

@@ -1,9 +1,9 @@
-"""What `data` may say, and reading it in whichever form it comes."""
+"""The settings of `data`, and reading samples in any of its forms."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Self
@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from assay.errors import DataError
 from assay.labels.build import RawLabels, build_samples
-from assay.labels.image_files import SafeRoot, walk
+from assay.labels.image_files import walk
 from assay.labels.readers.folder import find_in_folder
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
 from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
 from assay.labels.readers.rows import find_in_rows
-from assay.labels.readers.table import Columns, find_in_table, image_cells, name_column
+from assay.labels.readers.table import Columns, find_in_table, image_cells, locate, name_column
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
@@ -33,10 +33,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "names": ("root",),
     "rows": ("root", "labels", "class_names"),
 }
-"""Form -> the settings that mean something with it, beside the split."""
+"""Settings beside the split that each form allows."""
 
 REQUIRED = {"names": "root", "rows": "labels"}
-"""Form -> the setting that it cannot do without."""
+"""The setting that a form requires."""
 
 PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names", "corrections")
 
@@ -97,9 +97,9 @@ class DataSettings(Settings):
             raise ValueError(f"give exactly one of {', '.join(FORMS)} (given: {', '.join(given) or 'none'})")
         form = given[0]
         optional = dict.fromkeys(name for names in ALLOWED.values() for name in names)
-        said = [name for name in optional if name not in ALLOWED[form] and attrgetter(name)(self)]
-        if said:
-            raise ValueError(f"{', '.join(said)}: means nothing beside `{form}`")
+        unused = [name for name in optional if name not in ALLOWED[form] and attrgetter(name)(self)]
+        if unused:
+            raise ValueError(f"{', '.join(unused)}: means nothing beside `{form}`")
         if form in REQUIRED and getattr(self, REQUIRED[form]) is None:
             raise ValueError(f"`{form}` needs `{REQUIRED[form]}` beside it")
         if self.names is not None and not NamePattern.of(self.names).heads:
@@ -110,76 +110,73 @@ class DataSettings(Settings):
 
 
 def resolve_paths(data: DataSettings, *, base: Path) -> dict[str, Path]:
-    """The absolute place of each path that is said; `base` is where relative ones start from."""
-    said = {name: getattr(data, name) for name in PATHS if getattr(data, name) is not None}
-    places = {name: _absolute(base, path) for name, path in said.items()}
+    """Return the given paths as absolute ones; relative ones start from `base`."""
+    given = {name: getattr(data, name) for name in PATHS if getattr(data, name) is not None}
+    paths = {name: _absolute(base, path) for name, path in given.items()}
     for name in ("rows", "labels", "class_names"):
-        if name in said and "root" in said and not places[name].exists():
-            below = _absolute(places["root"], said[name])
-            places[name] = below if below.exists() else places[name]
-    return places
+        if name in given and "root" in given and not paths[name].exists():
+            below = _absolute(paths["root"], given[name])
+            paths[name] = below if below.exists() else paths[name]
+    return paths
 
 
-def _folder(data: DataSettings, base: Path) -> RawLabels:
-    return find_in_folder(resolve_paths(data, base=base)["folder"])
+def _folder(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
+    return find_in_folder(paths["folder"])
 
 
-def _table(data: DataSettings, base: Path) -> RawLabels:
-    places = resolve_paths(data, base=base)
+def _table(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     columns = Columns(data.image, data.heads, data.split.column, data.group, data.weight)
-    return find_in_table(places["table"], root=places.get("root"), columns=columns, delimiter=data.delimiter)
+    return find_in_table(paths["table"], root=paths.get("root"), columns=columns, delimiter=data.delimiter)
 
 
-def _lists(data: DataSettings, base: Path) -> RawLabels:
-    places = resolve_paths(data, base=base)
-    return find_in_lists(places["lists"], images=data.images, root=places.get("root"), head=data.head or TAGS)
+def _lists(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
+    return find_in_lists(paths["lists"], images=data.images, root=paths.get("root"), head=data.head or TAGS)
 
 
-def _names(data: DataSettings, base: Path) -> RawLabels:
-    return find_by_name(resolve_paths(data, base=base)["root"], data.names or "")
+def _names(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
+    return find_by_name(paths["root"], data.names or "")
 
 
-def _rows(data: DataSettings, base: Path) -> RawLabels:
-    places = resolve_paths(data, base=base)
-    names, labels = places["rows"], places["labels"]
-    return find_in_rows(names, labels, class_names=places.get("class_names"), root=places.get("root"))
+def _rows(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
+    class_names, root = paths.get("class_names"), paths.get("root")
+    return find_in_rows(paths["rows"], paths["labels"], class_names=class_names, root=root)
 
 
-FORMS: dict[str, Callable[[DataSettings, Path], RawLabels]] = {
+FORMS: dict[str, Callable[[DataSettings, Mapping[str, Path]], RawLabels]] = {
     "folder": _folder,
     "table": _table,
     "lists": _lists,
     "names": _names,
     "rows": _rows,
 }
-"""How data may come: the key that says so, and what reads it."""
+"""The reader of each form, by the key that a plan names it with; it takes the absolute paths too."""
 
 
 def read(data: DataSettings, *, base: Path) -> Samples:
-    """Images and labels to train on, with their split; relative paths start from `base`.
+    """Return samples to train on, with their split; relative paths start from `base`.
 
     Contents are hashed, nothing is decoded. Raises DataError for data that cannot be trained on.
     """
     samples = read_whole(data, base=base)
-    for head, codes in zip(samples.space, samples.codes(), strict=True):
-        _require_a_question(printable(_source(data)), head, codes)
+    for head, _, codes in samples.space.each(samples.codes()):
+        _require_learnable(printable(str(getattr(data, _form(data)))), head, codes)
     return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
 
 
 def read_whole(data: DataSettings, *, base: Path) -> Samples:
-    """The same, not split and with any number of classes: to score a model on."""
-    return build_samples(FORMS[_form(data)](data, base))
+    """Return samples to score a model on: not split, with any number of classes."""
+    return build_samples(FORMS[_form(data)](data, resolve_paths(data, base=base)))
 
 
-def _require_a_question(source: str, head: Head, codes: Codes) -> None:
-    """Refuse a head that nothing can be learnt of: no label known, or no two classes to tell apart."""
+def _require_learnable(source: str, head: Head, codes: Codes) -> None:
+    """Raise DataError for a head without a known label, or with a single class."""
     if not head.known(codes).any():
-        why = "each is unknown" if head.size or head.kind == "multiclass" else "no image has a tag"
+        why = "each is unknown" if head.size or head.multiclass else "no image has a tag"
         raise DataError(
             f"{source}: {head.name!r} has no label at all: {why}. Fill some in, or name only other label columns "
             "with `heads`."
         )
-    if head.kind == "multiclass" and head.size < 2:
+    if head.multiclass and head.size < 2:
         held = f"only the class {head.classes[0]!r}, and there must be at least two classes to tell apart"
         raise DataError(
             f"{source}: {head.name!r} has {held}. Add images of another, or name other label columns with `heads`."
@@ -190,62 +187,40 @@ def _form(data: DataSettings) -> str:
     return next(form for form in FORMS if getattr(data, form) is not None)
 
 
-def _source(data: DataSettings) -> str:
-    return str(getattr(data, _form(data)))
-
-
-def read_folder(folder: Path) -> Samples:
-    """Images in a folder a class, not split."""
-    return build_samples(find_in_folder(_absolute(Path(), folder)))
-
-
-def read_table(
-    table: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
-) -> Samples:
-    """Images that a CSV, TSV or Parquet file names, not split."""
-    at = _absolute(Path(), root) if root is not None else None
-    return build_samples(find_in_table(_absolute(Path(), table), root=at, columns=columns, delimiter=delimiter))
-
-
 def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> list[tuple[str, Path]]:
-    """Images to label: (name as given, absolute path), from an image, a folder, a table or a .txt list.
+    """Return images to label: (name as given, absolute path), from an image, a folder, a table or a .txt list.
 
     A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
     list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
     start from `root`, else from where the file lies. Raises DataError where there are none.
     """
-    place = _absolute(Path(), source)
-    is_list = place.suffix.lower() == ".txt"
-    if root is not None and place.exists() and (place.is_dir() or not (is_list or is_table(place))):
+    path = _absolute(Path(), source)
+    is_list = path.suffix.lower() == ".txt"
+    if root is not None and path.exists() and (path.is_dir() or not (is_list or is_table(path))):
         raise DataError(f"{printable(source)}: is no table or list: only their names can start from a root. Drop it.")
-    if place.is_dir():
-        found = [(printable(path), place / path) for path in walk(place).images]
-        if not found:
+    if path.is_dir():
+        images = [(printable(name), path / name) for name in walk(path).images]
+        if not images:
             raise DataError(f"{printable(source)}: no images in this folder. Give an image, a folder or a table.")
-        return found
-    if not place.exists():
+        return images
+    if not path.exists():
         raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
-    start = _absolute(Path(), root) if root is not None else place.parent
+    start = _absolute(Path(), root) if root is not None else path.parent
     if not start.is_dir():
         raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")
     if is_list:
-        return _named(read_names(place, start), LISTED, start)
-    if not is_table(place):
-        return [(printable(source), place)]
-    rows = read_rows(place)
+        return _named(read_names(path, start), LISTED, start)
+    if not is_table(path):
+        return [(printable(source), path)]
+    rows = read_rows(path)
     column = name_column(rows, image)
     return _named(texts(rows, [column]), column, start)
 
 
 def _named(rows: Rows, column: str, root: Path) -> list[tuple[str, Path]]:
-    """The images that rows name, in order."""
-    fence, named = SafeRoot(root), []
-    for row, cell in enumerate(image_cells(rows, column)):
-        try:
-            path, _ = fence.locate(cell)
-        except DataError as error:
-            raise DataError(f"{rows.at(row)}: {error}") from error
-        named.append((cell, root / path))
+    """Return the images that rows name, in order."""
+    cells = image_cells(rows, column)
+    named = [(cell, root / path) for cell, (path, _) in zip(cells, locate(rows, cells, root), strict=True)]
     if not named:
         raise DataError(f"{printable(rows.source)}: names no images. Add some.")
     return named

@@ -1,4 +1,4 @@
-"""A list of images beside a file of integers, row for row, with class names in a third file."""
+"""Reader of a list of images beside a file of integers, row for row, with class names in a third file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import RawLabels, require_few_heads
+from assay.labels.build import RawLabels, distinct_names, require_head_limit
 from assay.labels.readers.table import image_cells, locate_images
 from assay.labels.readers.table_files import LISTED, Rows, merge_same, read_lines, read_names
 from assay.messages import printable
@@ -22,7 +22,7 @@ NUMBER = re.compile(r"[+-]?[0-9.]+")
 
 @dataclass(frozen=True)
 class Integers:
-    """A file of integers as text: a column a head, "" where a cell is blank."""
+    """A file of integers as text: a column a head, "" for a blank cell."""
 
     source: Path
     columns: Mapping[str, Sequence[str]]
@@ -36,7 +36,7 @@ class Integers:
 
 
 def find_in_rows(names: Path, labels: Path, *, class_names: Path | None = None, root: Path | None = None) -> RawLabels:
-    """The images that `names` lists, below `root` (default: its folder), with the labels of the same rows.
+    """Return the images that `names` lists, below `root` (default: its folder), with the labels of the same rows.
 
     A head is a column of `labels`, -1 or blank is unknown. With `class_names` an integer is the place of a class
     in its type, else its own name. Raises DataError for files of different length, a label out of range.
@@ -49,18 +49,19 @@ def find_in_rows(names: Path, labels: Path, *, class_names: Path | None = None, 
             "go together row for row. Make them equally long."
         )
     classes = _read_classes(class_names, list(numbers.columns)) if class_names else {}
-    found = {f"label:{head}": _labels(numbers, head, classes.get(head)) for head in numbers.columns}
-    rows = Rows(names, pl.DataFrame(found, schema=dict.fromkeys(found, pl.String)), listed.lines, "line")
+    labels_by_head = {f"label:{head}": _labels(numbers, head, classes.get(head)) for head in numbers.columns}
+    rows = Rows(
+        names, pl.DataFrame(labels_by_head, schema=dict.fromkeys(labels_by_head, pl.String)), listed.lines, "line"
+    )
     rows, left_out = locate_images(rows, image_cells(listed, LISTED), root)
     rows = merge_same(rows, key="id", titles={f"label:{head}": f"the label {head!r}" for head in numbers.columns})
     nothing = pl.lit(None, dtype=pl.String)
-    shown_classes = {head: rows.frame[f"label:{head}"].drop_nulls().unique().to_list() for head in numbers.columns}
     return RawLabels(
         source=names,
         root=root,
         table=rows.frame.with_columns(path="id", split=nothing, group=nothing, weight=1.0),
         heads=tuple((head, "multiclass") for head in numbers.columns),
-        classes={**shown_classes, **classes},
+        classes={head: distinct_names(rows.frame[f"label:{head}"]) for head in numbers.columns} | classes,
         declared=frozenset(classes),
         left_out=left_out,
     )
@@ -72,7 +73,7 @@ def _read_integers(path: Path) -> Integers:
         raise DataError(f"{printable(path)}: begins with nothing. It must hold a line of integers for each image.")
     has_header = any(lines[0]) and not any(NUMBER.fullmatch(cell) for cell in lines[0])
     header = lines[0] if has_header else [f"label{i}" for i in range(1, len(lines[0]) + 1)]
-    require_few_heads(path, header)
+    require_head_limit(path, header)
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{printable(path)}, line 1: the head {twice!r} occurs twice. Rename one.")
@@ -91,7 +92,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _labels(numbers: Integers, head: str, classes: Sequence[str] | None) -> list[str | None]:
-    """The class names of a column."""
+    """Return the class names of a column. Raises DataError for an integer out of range."""
     cells = numbers.columns[head]
     names: dict[str, str | None] = {}
     for cell in dict.fromkeys(cells):
@@ -107,7 +108,7 @@ def _labels(numbers: Integers, head: str, classes: Sequence[str] | None) -> list
 
 
 def _read_classes(path: Path, heads: Sequence[str]) -> dict[str, list[str]]:
-    """Head -> its classes in order, from lines `name type`; type t (from 1) is the t-th head.
+    """Return the classes of each head in order, from lines `name type`; type t (from 1) is the t-th head.
 
     The form of DeepFashion (Liu et al. 2016): the first line counts the classes, the second is a header; both
     may be missing.

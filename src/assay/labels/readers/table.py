@@ -1,15 +1,15 @@
-"""The table form of data: which columns mean what, and which images are there."""
+"""Reader of a table: the meaning of its columns, and the images that exist."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import RawLabels, quoted, require_few_heads
+from assay.labels.build import RawLabels, distinct_names, quoted, require_head_limit
 from assay.labels.image_files import SafeRoot, is_unicode
 from assay.labels.readers.folder import SPLITS
 from assay.labels.readers.label_cells import HeadColumns, labels_of, read_cells
@@ -20,7 +20,7 @@ from assay.messages import printable
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns mean what; None: found by name.
+    """The meaning of columns; None: the column of that name, if any.
 
     `heads` maps a head to its columns; where it is empty, every column without another meaning is a head.
     """
@@ -35,55 +35,48 @@ class Columns:
 def find_in_table(
     table: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
 ) -> RawLabels:
-    """The images that a table names, below `root` (the table's own folder, if none is given).
+    """Return the images that a table names, below `root` (the table's own folder, if none is given).
 
     Raises DataError for a missing column, a path that leaves the root, a bad split or weight, rows at odds.
     """
     rows = read_rows(table, delimiter=delimiter)
-    told = _resolve_path(rows, columns or Columns())
-    image, heads = told.image or "", told.heads
-    named = (image, told.split, told.group, *(head.column for head in heads.values()))
+    resolved = _resolve_columns(rows, columns or Columns())
+    image, heads = resolved.image or "", resolved.heads
+    named = (image, resolved.split, resolved.group, *(head.column for head in heads.values()))
     rows = texts(rows, [column for column in named if column])
     cells, blank = image_cells(rows, image), pl.lit(None, dtype=pl.String)
     facts = {
-        "split": _splits(rows, told.split) if told.split else blank,
-        "group": rows.frame[told.group] if told.group else blank,
-        "weight": numbers(rows, told.weight) if told.weight else blank.cast(pl.Float64),
+        "split": _splits(rows, resolved.split) if resolved.split else blank,
+        "group": rows.frame[resolved.group] if resolved.group else blank,
+        "weight": numbers(rows, resolved.weight) if resolved.weight else blank.cast(pl.Float64),
     }
     labels: dict[str, pl.Series] = {}
     for name, head in heads.items():
         labels |= read_cells(rows, name, head)
     titles = {"split": "the split", "group": "the group", "weight": "the weight"}
     titles |= {column: f"the label {series.name!r}" for column, series in labels.items()}
-    told_columns = [series.alias(column) for column, series in labels.items()]
     frame = rows.frame.select(image).with_columns(**facts).select(list(facts))
-    rows = Rows(rows.source, frame.hstack(told_columns), rows.lines, rows.unit)
+    frame = frame.hstack([series.alias(column) for column, series in labels.items()])
+    rows = Rows(rows.source, frame, rows.lines, rows.unit)
     rows, left_out = locate_images(rows, cells, root or table.parent)
     rows = merge_same(rows, key="id", titles=titles)
     if not columns or not columns.heads:
         _refuse_identities(rows, list(heads))
-    told_labels = [series for name, head in heads.items() for series in labels_of(rows.frame, name, head)]
-    facts_of = rows.frame.select("id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0))
-    frame = facts_of.hstack(told_labels)
+    frame = rows.frame.select("id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0))
+    frame = frame.hstack([series for name, head in heads.items() for series in labels_of(rows.frame, name, head)])
     return RawLabels(
         source=table,
         root=root or table.parent,
         table=frame,
-        heads=tuple((name, head.asks) for name, head in heads.items()),
-        classes={name: head.names or _classes(frame, name, head) for name, head in heads.items()},
+        heads=tuple((name, "multiclass" if head.multiclass else "multilabel") for name, head in heads.items()),
+        classes={name: head.names or distinct_names(frame[f"label:{name}"]) for name, head in heads.items()},
         declared=frozenset(name for name, head in heads.items() if head.names),
         left_out=left_out,
     )
 
 
-def _classes(frame: pl.DataFrame, name: str, head: HeadColumns) -> list[str]:
-    labels = frame[f"label:{name}"]
-    found: list[str] = (labels if head.asks == "multiclass" else labels.explode()).drop_nulls().unique().to_list()
-    return found
-
-
 def name_column(rows: Rows, given: str | None) -> str:
-    """The image column: the one given, or the first that is there of those usually used."""
+    """Return the image column: the one given, or the first that has a usual name. Raises DataError."""
     if given is not None:
         return rows.column(given)
     by_name = {column.casefold(): column for column in reversed(rows.frame.columns)}
@@ -97,7 +90,7 @@ def name_column(rows: Rows, given: str | None) -> str:
 
 
 def image_cells(rows: Rows, image: str) -> list[str]:
-    """The column that names the images; a row that names none is refused."""
+    """Return the cells that name the images. Raises DataError for a blank one."""
     blank = rows.frame[image].is_null()
     if blank.any():
         raise DataError(f"{rows.at(blank.arg_max() or 0)}: names no image. Remove the {rows.unit}.")
@@ -108,8 +101,8 @@ def image_cells(rows: Rows, image: str) -> list[str]:
     return cells
 
 
-def _resolve_path(rows: Rows, given: Columns) -> Columns:
-    """Every meaning with its column: those given are checked, the others found by name."""
+def _resolve_columns(rows: Rows, given: Columns) -> Columns:
+    """Return the column of every meaning: given ones are checked, others taken by name. Raises DataError."""
     image = name_column(rows, given.image)
     sources = {
         rows.column(column): f"the head {name!r}" for name, head in given.heads.items() for column in head.sources
@@ -129,27 +122,35 @@ def _resolve_path(rows: Rows, given: Columns) -> Columns:
     if image in sources:
         raise DataError(f"{printable(rows.source)}: column {image!r} names the images and a head. Name another.")
     free = [column for column in rows.frame.columns if column not in taken]
-    require_few_heads(rows.source, list(given.heads) or free)
+    require_head_limit(rows.source, list(given.heads) or free)
     heads = given.heads or {column: HeadColumns(column=column) for column in free}
     if not heads:
         raise DataError(f"{printable(rows.source)}: has no label column beside {quoted(taken)}. Add one.")
     return Columns(image, heads, facts["split"], facts["group"], facts["weight"])
 
 
-def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
-    """The rows whose image exists, with its path below `root` as `id`; and the images that do not."""
-    if not root.is_dir():
-        raise DataError(f"{printable(root)}: is no folder. `root` is the folder that holds the images of the table.")
-    fence, ids, reasons = SafeRoot(root), [], []
+def locate(rows: Rows, cells: Sequence[str], root: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield the path of each image below `root`, and why it cannot be read, or None.
+
+    Raises DataError that names the row of a path outside of `root`.
+    """
+    safe = SafeRoot(root)
     for row, cell in enumerate(cells):
         try:
-            path, reason = fence.locate(cell)
+            yield safe.locate(cell)
         except DataError as error:
             raise DataError(f"{rows.at(row)}: {error}") from error
-        if not is_unicode(path):
-            path, reason = printable(path), "its name is not valid UTF-8: rename it"
-        ids.append(path)
-        reasons.append(reason)
+
+
+def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, tuple[LeftOut, ...]]:
+    """Return the rows whose image exists, with its path below `root` as `id`, and the missing images."""
+    if not root.is_dir():
+        raise DataError(f"{printable(root)}: is no folder. `root` is the folder that holds the images of the table.")
+    ids, reasons = [], []
+    for path, reason in locate(rows, cells, root):
+        valid = is_unicode(path)
+        ids.append(path if valid else printable(path))
+        reasons.append(reason if valid else "its name is not valid UTF-8: rename it")
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     if not kept:
         why = f"such as {cells[0]!r} ({reasons[0]})" if cells else "for it has no rows"
@@ -179,7 +180,7 @@ def _splits(rows: Rows, column: str) -> pl.Series:
 
 
 def _refuse_identities(rows: Rows, heads: Sequence[str]) -> None:
-    """A column whose every cell differs is a title or a number, not a label, unless the user says so."""
+    """Raise DataError for a column whose every cell differs: a title or a number, and no label."""
     for head in heads:
         known = rows.frame[f"label:{head}"].drop_nulls()
         if len(known) >= 20 and known.n_unique() == len(known):

@@ -1,4 +1,4 @@
-"""Reading a table: CSV, TSV or Parquet, with an image column and label columns."""
+"""Tables (CSV, TSV, Parquet) and text files as rows of text, with the line of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,16 +25,15 @@ IMAGE_NAMES = (
     "file",
     "filename",
     "path",
-    "image",
     "id",
     "img",
     "file_name",
     "image_path",
     "filepath",
 )
-"""Columns taken for the image column where none is named, the first that is there (any case)."""
+"""Names of the image column where none is given, the first that occurs (any case)."""
 MOST_LISTED = 30
-"""Columns that a message names; of more, it names the first."""
+"""Columns that a message lists; of more, the first."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,16 @@ class Rows:
     unit: str  # "line" of a text file, "row" of a Parquet file
 
     def at(self, row: int) -> str:
-        """Where a row stands, for a message."""
+        """Return file and line of a row, for a message."""
         return f"{printable(self.source)}, {self.unit} {self.lines[row]}"
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The columns; polars builds a new list of them for every look."""
+        """The columns; polars builds a new list of them on every access."""
         return frozenset(self.frame.columns)
 
     def column(self, name: str) -> str:
-        """The name, if there is such a column. Raises DataError that names those there and the nearest."""
+        """Return the name of an existing column. Raises DataError that lists the columns and the nearest name."""
         if name not in self.names:
             near = difflib.get_close_matches(name, self.frame.columns, 1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -64,7 +63,7 @@ class Rows:
         return name
 
     def series(self) -> dict[str, pl.Series]:
-        """The columns by name: looked up in the frame one by one, they cost the square of their number."""
+        """Return the columns by name: looked up in the frame one by one, they cost the square of their number."""
         return {cells.name: cells for cells in self.frame.get_columns()}
 
     def listed(self) -> str:
@@ -80,13 +79,11 @@ def is_table(path: Path) -> bool:
 
 
 def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
-    """All cells of a table, as text.
+    """Return all cells of a table, as text.
 
-    Raises DataError for a file that is missing or is no such table.
+    Raises DataError for a file that is missing or no valid table.
     """
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"{printable(path)}: {what}. Check the path of the table.")
+    _require_file(path, "Check the path of the table.")
     if not is_table(path):
         endings = ", ".join([*DELIMITERS, *PARQUET])
         raise DataError(f"{printable(path)}: is no table by its ending. A table ends in {endings}.")
@@ -95,15 +92,24 @@ def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
     return _read_text(path, delimiter or DELIMITERS[path.suffix.lower()])
 
 
-def _read_text(path: Path, delimiter: str) -> Rows:
-    name, lines, rows, line = printable(path), [], [], 0
+def _require_file(path: Path, hint: str) -> None:
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise DataError(f"{printable(path)}: {what}. {hint}")
+
+
+def csv_records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield the records of a CSV file, without blank lines, each with the line where it begins.
+
+    Raises DataError that names the line of what cannot be read.
+    """
+    name, line = printable(path), 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             for cells in reader:
                 if cells:
-                    lines.append(line + 1)  # where the row begins: a quoted cell may hold line breaks
-                    rows.append(cells)
+                    yield line + 1, cells  # not the line of its end: a quoted cell may hold line breaks
                 line = reader.line_num
     except csv.Error as error:
         raise DataError(f"{name}, line {line + 1}: cannot be read ({error}). Look for a quote never closed.") from error
@@ -111,6 +117,11 @@ def _read_text(path: Path, delimiter: str) -> Rows:
         raise DataError(f"{name}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
+
+
+def _read_text(path: Path, delimiter: str) -> Rows:
+    name, records = printable(path), list(csv_records(path, delimiter))
+    lines, rows = [line for line, _ in records], [cells for _, cells in records]
     if not rows:
         raise DataError(f"{name}: is empty. Its first line must name the columns.")
     header, lines = [cell.strip() for cell in rows[0]], lines[1:]
@@ -142,13 +153,13 @@ def _read_parquet(path: Path) -> Rows:
 
 
 def texts(rows: Rows, columns: Sequence[str]) -> Rows:
-    """The rows with these columns as text.
+    """Return the rows with these columns as text.
 
     Raises DataError for a Parquet column of another type than text, whole number or truth value.
     """
-    casts, found = [], rows.series()
+    casts, series = [], rows.series()
     for column in columns:
-        cells = found[column]
+        cells = series[column]
         kind = cells.dtype
         if kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
             casts.append(cells.cast(pl.String))  # as an expression "*" would name all columns
@@ -165,7 +176,7 @@ def texts(rows: Rows, columns: Sequence[str]) -> Rows:
 
 
 def numbers(rows: Rows, column: str) -> pl.Series:
-    """A column of weights: float64, 0 or more, null where blank.
+    """Return a column of weights: float64, 0 or more, null where blank.
 
     Raises DataError that names the first line that holds anything else.
     """
@@ -183,9 +194,9 @@ def numbers(rows: Rows, column: str) -> pl.Series:
 
 
 def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str]) -> Rows:
-    """One row for each key: a blank gives way to what another row knows.
+    """Return one row for each key; a blank cell takes the value of another row.
 
-    `titles` says what the other columns are called in the file. Raises DataError where two rows disagree.
+    `titles` are the names of the other columns in messages. Raises DataError where two rows disagree.
     """
     frame = rows.frame.with_row_index("row")
     if not frame[key].is_duplicated().any():
@@ -193,8 +204,8 @@ def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str]) -> Rows:
     values = [column for column in rows.frame.columns if column != key]
     # One query for all columns: a query for each takes minutes where there are thousands.
     several = frame.filter(pl.col(key).is_duplicated())
-    answers = several.group_by(key).agg(pl.col(values).drop_nulls().n_unique()).select(pl.col(values).max() > 1)
-    torn = next((column for column, at_odds in zip(values, answers.row(0), strict=True) if at_odds), None)
+    differ = several.group_by(key).agg(pl.col(values).drop_nulls().n_unique()).select(pl.col(values).max() > 1)
+    torn = next((column for column, differs in zip(values, differ.row(0), strict=True) if differs), None)
     if torn is not None:
         raise DataError(_disagreement(rows, several.select("row", key, torn), titles[torn]))
     known = pl.col(values).drop_nulls().first()
@@ -204,7 +215,7 @@ def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str]) -> Rows:
 
 
 def _disagreement(rows: Rows, cells: pl.DataFrame, title: str) -> str:
-    """What to say of two rows of one image that disagree; `cells` holds row, key and the column at odds."""
+    """Return the message about two rows of one image that differ; `cells` has row, key and that column."""
     _, key, column = cells.columns
     torn = cells.drop_nulls(column).filter((pl.col(column).n_unique() > 1).over(key))
     image = torn.filter(pl.col(key) == torn[key][0])
@@ -229,13 +240,11 @@ LISTED = "image"
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without blanks around them and without the blank lines at its end.
+    """Return the stripped lines of a text file, without blank lines at its end.
 
     Raises DataError for a file that is missing, cannot be read or is not UTF-8.
     """
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"{printable(path)}: {what}. Check the path.")
+    _require_file(path, "Check the path.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -246,7 +255,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_names(path: Path, root: Path) -> Rows:
-    """A list of images, one a line, as rows with the one column `LISTED`.
+    """Return a list of images, one a line, as rows with the one column `LISTED`.
 
     The first line is a header where it neither exists below `root` nor ends as images do, and the second exists.
     """

@@ -1,11 +1,10 @@
-"""Samples as a table: a CSV file and the `data:` mapping that reads it back, whatever form they came in."""
+"""Writer of samples as a CSV file, with the `data:` mapping that reads it back."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,8 +17,8 @@ from assay.labels.space import Codes, Head
 from assay.messages import printable
 
 
-def write_table(samples: Samples, path: Path) -> dict[str, Any]:
-    """Write labels, and split, group and weight where there are any, as CSV; return the `data:` that reads it.
+def write_table(samples: Samples, path: Path) -> dict[str, object]:
+    """Write labels, and split, group and weight if any, as CSV; return the `data:` mapping that reads it.
 
     A head is a column of class names, of JSON lists, or, where tags are partly unknown, a column of 0 and 1 a
     class. Raises DataError for what a table cannot hold: a blank class name, weights that differ by head.
@@ -28,11 +27,11 @@ def write_table(samples: Samples, path: Path) -> dict[str, Any]:
         raise DataError(f"{printable(path)}: is no CSV file by its ending. Name it {path.stem}.csv.")
     table, taken = samples.table, {"image"}
     columns, heads = [table["path"].alias("image")], {}
-    for head, codes in zip(samples.space, samples.codes(), strict=True):
+    for head, _, codes in samples.space.each(samples.codes()):
         _require_names(head)
-        heads[head.name], own = _head(table, head, codes, taken)
-        columns += own
-    data: dict[str, Any] = {
+        heads[head.name], of_head = _head(table, head, codes, taken)
+        columns += of_head
+    data: dict[str, object] = {
         "table": os.path.abspath(path),
         "root": os.path.abspath(samples.root),
         "image": "image",
@@ -49,10 +48,10 @@ def write_table(samples: Samples, path: Path) -> dict[str, Any]:
     return data
 
 
-def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tuple[dict[str, Any], list[pl.Series]]:
-    """How a head is told in `heads`, and its columns; their names are added to `taken`."""
+def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tuple[dict[str, object], list[pl.Series]]:
+    """Return the entry of a head in `heads`, and its columns; their names are added to `taken`."""
     labels = table[f"label:{head.name}"]
-    if head.kind == "multiclass":
+    if head.multiclass:
         column = _free(head.name, taken)
         return {"column": column, "kind": head.kind, "classes": list(head.classes)}, [labels.alias(column)]
     known = head.known(codes)
@@ -62,12 +61,12 @@ def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tup
         return {"columns": names, "kind": head.kind, "classes": list(head.classes)}, flags
     column = _free(head.name, taken)
     lists = [None if tags is None else json.dumps(tags, ensure_ascii=False) for tags in labels.to_list()]
-    told = {"column": column, "kind": head.kind, "separator": JSON, "classes": list(head.classes)}
-    return told, [pl.Series(column, lists, dtype=pl.String)]
+    entry: dict[str, object] = {"column": column, "kind": head.kind, "separator": JSON, "classes": list(head.classes)}
+    return entry, [pl.Series(column, lists, dtype=pl.String)]
 
 
 def _facts(samples: Samples) -> dict[str, pl.Series]:
-    """Split, group and weight of each image, those that say anything."""
+    """Return split, group and weight of each image, as far as any image has them."""
     weights = samples.weights()
     if not np.all(weights == weights[:, :1]):
         raise DataError("The weights of an image differ by head, and a table has one an image. Drop the weights.")
@@ -82,7 +81,7 @@ def _require_names(head: Head) -> None:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """A column name like this one that is not taken yet, and takes it."""
+    """Return a column name like this one that is not taken yet, and add it to `taken`."""
     plain = name.strip() or "head"
     number, column = 1, plain
     while column in taken:

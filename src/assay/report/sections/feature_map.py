@@ -68,7 +68,7 @@ def mapped(run: RunFolder, setting: Setting, progress: Progress, *, device: str)
             for head, codes in zip(samples.space, samples.codes(), strict=True)
         },
         _answers(saved, features) if isinstance(model, TrainedModel) else None,
-        saved.deciding.thresholds,
+        saved.decision_rule.thresholds,
         len(run.samples),
         setting,
     )
@@ -165,7 +165,7 @@ def _features(
 def _answers(saved: TrainedModel, features: Floats) -> Floats:
     with torch.inference_mode():
         raw = saved.classifier.cpu().classify(torch.from_numpy(features)).float().numpy()
-    return probabilities_of(saved.space, saved.deciding.logits(raw))
+    return probabilities_of(saved.space, saved.decision_rule.logits(raw))
 
 
 def _places(

@@ -21,9 +21,17 @@ from assay.metrics.metrics import probabilities_of
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.combiners import MeanCombiner
 from assay.models.decision_rule import DecisionRule
-from assay.models.ensemble import Ensemble, input_size, load_model, member_of
+from assay.models.ensemble import (
+    Ensemble,
+    average_weights,
+    input_size,
+    load_model,
+    member_of,
+    require_alike,
+    statistics_differ,
+    take_statistics,
+)
 from assay.models.heads import NearestMean
-from assay.models.soup import average_weights, require_alike, statistics_differ, take_statistics
 from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.models.tree import Tree, one_against_rest
 from assay.predictions.predict import Predictions
@@ -41,8 +49,8 @@ def saved(
     classifier = build_classifier(settings, space, seed=seed, base=Path(), size=size).eval()
     with torch.no_grad():
         classifier.final.weight.mul_(20)  # untrained features differ little from image to image
-    seen = np.array([seed, 100], dtype=np.uint64)
-    return TrainedModel(classifier, space, size, size + 8, Resize(), DecisionRule.plain(space), trained_on=seen)
+    batches = np.array([seed, 100], dtype=np.uint64)
+    return TrainedModel(classifier, space, size, size + 8, Resize(), DecisionRule.plain(space), trained_on=batches)
 
 
 @pytest.fixture
@@ -50,8 +58,8 @@ def members(tmp_path: Path) -> list[Path]:
     """The folders of two models of different networks and sizes."""
     saved(seed=1).save(tmp_path / "one")
     hot = saved(seed=2, size=64, backbone="test_resnet")
-    deciding = replace(hot.deciding, temperature=np.full(5, 2, np.float32), shift=np.arange(5, dtype=np.float32))
-    replace(hot, deciding=deciding).save(tmp_path / "two")
+    rule = replace(hot.decision_rule, temperature=np.full(5, 2, np.float32), shift=np.arange(5, dtype=np.float32))
+    replace(hot, decision_rule=rule).save(tmp_path / "two")
     return [tmp_path / "one", tmp_path / "two"]
 
 
@@ -99,7 +107,7 @@ def test_members_are_links_where_the_disk_can_and_copies_where_not(
     ensemble(members).save(tmp_path / "linked")
     assert (tmp_path / "linked/members/01/model.safetensors").samefile(weights)
 
-    def refuse(*places: Any) -> None:
+    def refuse(*paths: Any) -> None:
         raise OSError(errno.EXDEV, "no link across disks")
 
     monkeypatch.setattr(os, "link", refuse)
@@ -114,8 +122,12 @@ def test_saving_over_itself_changes_nothing(members: list[Path], tmp_path: Path)
     both.save(tmp_path / "both")
     both.save(tmp_path / "both")
     files = sorted(path.relative_to(tmp_path / "both").as_posix() for path in (tmp_path / "both").rglob("*.*"))
-    own = ["model.safetensors", "spec.json", "trained_on.npy"]
-    assert files == [*(f"members/0{n}/{name}" for n in (1, 2) for name in own), "spec.json", "trained_on.npy"]
+    files_of_member = ["model.safetensors", "spec.json", "trained_on.npy"]
+    assert files == [
+        *(f"members/0{n}/{name}" for n in (1, 2) for name in files_of_member),
+        "spec.json",
+        "trained_on.npy",
+    ]
 
 
 def test_combinations_may_be_combined(members: list[Path], tmp_path: Path) -> None:
@@ -133,19 +145,19 @@ def test_a_tree_joins_the_answers_of_its_questions(tmp_path: Path) -> None:
     joined = tuple(member_of(tmp_path / name) for name in ("first", "second"))
     Ensemble(SPACE, joined, tree, DecisionRule.plain(SPACE)).save(tmp_path / "tree")
     images = named(tmp_path)
-    first, second, found = (answers(tmp_path / name, images).probabilities for name in ("first", "second", "tree"))
+    first, second, predicted = (answers(tmp_path / name, images).probabilities for name in ("first", "second", "tree"))
     wanted = [first[:, 1] * second[:, 0], first[:, 0], first[:, 1] * second[:, 1]]  # a, b, c
-    np.testing.assert_allclose(found[:, :3], np.stack(wanted, axis=1), atol=1e-5)
-    np.testing.assert_allclose(found[:, 3:], first[:, 2:], atol=1e-5)
+    np.testing.assert_allclose(predicted[:, :3], np.stack(wanted, axis=1), atol=1e-5)
+    np.testing.assert_allclose(predicted[:, 3:], first[:, 2:], atol=1e-5)
 
 
 def test_temperatures_of_the_whole_come_last(members: list[Path], tmp_path: Path) -> None:
     both = ensemble(members)
     raw = [np.random.default_rng(seed).normal(size=(4, 5)) for seed in (0, 1)]
-    hot = replace(both, deciding=replace(both.deciding, temperature=np.full(5, 4, np.float32)))
+    hot = replace(both, decision_rule=replace(both.decision_rule, temperature=np.full(5, 4, np.float32)))
     np.testing.assert_allclose(hot.logits(raw), both.logits(raw) / 4, rtol=1e-5)
     single = load_model(members[1])
-    np.testing.assert_allclose(single.logits(raw[:1]), single.deciding.logits(raw[0]))
+    np.testing.assert_allclose(single.logits(raw[:1]), single.decision_rule.logits(raw[0]))
 
 
 def test_where_one_network_is_needed_a_ensemble_is_refused(members: list[Path], tmp_path: Path) -> None:
@@ -159,8 +171,8 @@ def test_damaged_combinations_are_refused(members: list[Path], tmp_path: Path) -
     shutil.rmtree(tmp_path / "both/members/02")
     with pytest.raises(RunError, match="holds no readable model"):
         load_model(tmp_path / "both")
-    told = json.loads((tmp_path / "both/spec.json").read_text())
-    (tmp_path / "both/spec.json").write_text(json.dumps({**told, "kind": "parliament"}))
+    described = json.loads((tmp_path / "both/spec.json").read_text())
+    (tmp_path / "both/spec.json").write_text(json.dumps({**described, "kind": "parliament"}))
     with pytest.raises(RunError, match="kind 'parliament' is not known"):
         load_model(tmp_path / "both")
 
@@ -180,18 +192,18 @@ def test_a_soup_has_the_mean_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (saved(backbone="test_resnet"), r"a and b differ in their network \(test_efficientnet; test_resnet\)"),
         (saved(size=64), r"a and b differ in their size of images \(32; 64\)"),
         (
-            replace(saved(), deciding=replace(DecisionRule.plain(SPACE), shift=np.ones(5, np.float32))),
+            replace(saved(), decision_rule=replace(DecisionRule.plain(SPACE), shift=np.ones(5, np.float32))),
             "a and b differ in their class weights",
         ),
     ],
 )
-def test_networks_that_have_no_mean_are_refused_by_name(other: Any, said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_networks_that_have_no_mean_are_refused_by_name(other: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         require_alike([saved(), other], ["a", "b"])
 
 
@@ -209,12 +221,12 @@ def test_statistics_of_batch_norm_are_those_of_the_mean_network() -> None:
     other.classifier.backbone.bn1.running_mean += 1 if hasattr(other.classifier.backbone, "bn1") else 0
     assert statistics_differ([saved(), other])
     images = torch.rand(16, 3, 32, 32)
-    seen = []
+    batches = []
     first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    hook = first.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    hook = first.register_forward_pre_hook(lambda module, given: batches.append(given[0]))
     take_statistics(network, iter([images[:8], images[8:]]))
     hook.remove()
-    means = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in seen]).mean(dim=0)
+    means = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
     torch.testing.assert_close(first.running_mean, means)
     assert first.momentum is not None
     assert not first.training
@@ -223,6 +235,6 @@ def test_statistics_of_batch_norm_are_those_of_the_mean_network() -> None:
 def test_probabilities_of_a_certain_ensemble_stay_finite(members: list[Path]) -> None:
     both = ensemble(members, (1.0, 0.0))
     sure = [np.array([[1e3, -1e3, 0, 1e3, -1e3]], dtype=np.float32)] * 2
-    found = probabilities_of(SPACE, both.logits(sure))
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[0], [1, 0, 0, 1, 0])
+    predicted = probabilities_of(SPACE, both.logits(sure))
+    assert np.isfinite(predicted).all()
+    np.testing.assert_allclose(predicted[0], [1, 0, 0, 1, 0])

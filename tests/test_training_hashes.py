@@ -48,16 +48,16 @@ def saved(trained_on: Any = None) -> TrainedModel:
 
 
 def test_images_are_known_by_the_first_8_bytes_of_their_hash() -> None:
-    found = training_hashes([content("b"), None, content("a"), content("b")])
+    hashes = training_hashes([content("b"), None, content("a"), content("b")])
     wanted = {int.from_bytes(hashlib.sha256(text).digest()[:8], "big") for text in (b"a", b"b")}
-    assert found.dtype == np.uint64
-    assert found.tolist() == sorted(wanted)
+    assert hashes.dtype == np.uint64
+    assert hashes.tolist() == sorted(wanted)
 
 
-def test_a_model_says_what_its_backbone_has_seen(tmp_path: Path) -> None:
-    images_seen = training_hashes([content("a"), content("b")])
-    saved(images_seen).save(tmp_path)
-    assert np.array_equal(TrainedModel.load(tmp_path).trained_on, images_seen)
+def test_a_model_holds_the_training_images_of_its_backbone(tmp_path: Path) -> None:
+    trained_on = training_hashes([content("a"), content("b")])
+    saved(trained_on).save(tmp_path)
+    assert np.array_equal(TrainedModel.load(tmp_path).trained_on, trained_on)
     saved().save(tmp_path)  # over the one before: what that one had seen is gone with it
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "spec.json"]
     assert len(TrainedModel.load(tmp_path).trained_on) == 0
@@ -72,12 +72,12 @@ def test_a_damaged_list_is_no_empty_list(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_where_a_plan_starts_from(tmp_path: Path) -> None:
-    images_seen = training_hashes([content("a")])
-    saved(images_seen).save(tmp_path / "run" / "model")
+    trained_on = training_hashes([content("a")])
+    saved(trained_on).save(tmp_path / "run" / "model")
     of_run = ModelSettings(backbone="test_efficientnet", init_from="run")
     of_file = ModelSettings(backbone="test_efficientnet", weights="run/model/model.safetensors")
-    assert trained_on_at_start(of_run, tmp_path, tmp_path / "new").tolist() == images_seen.tolist()
-    assert trained_on_at_start(of_file, tmp_path, tmp_path / "new").tolist() == images_seen.tolist()
+    assert trained_on_at_start(of_run, tmp_path, tmp_path / "new").tolist() == trained_on.tolist()
+    assert trained_on_at_start(of_file, tmp_path, tmp_path / "new").tolist() == trained_on.tolist()
     for source in ("none", "pretrained", "elsewhere.pth"):
         assert len(trained_on_at_start(ModelSettings(weights=source), tmp_path, tmp_path / "new")) == 0
 
@@ -93,7 +93,7 @@ def test_a_backbone_may_not_judge_what_it_was_trained_on() -> None:
     assert "fine-tuning anew in every fold" in str(caught.value)
 
 
-def test_a_probe_hands_on_what_the_backbone_has_seen(tmp_path: Path, tiny_plan: Callable[..., str]) -> None:
+def test_a_probe_passes_on_the_training_images_of_the_backbone(tmp_path: Path, tiny_plan: Callable[..., str]) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(tiny_plan("probe: {size: 32}"))
     first = assay.train(plan, run=tmp_path / "first")
