@@ -6,7 +6,7 @@ defined depends on the labels alone, so a metric does not come and go from epoch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,14 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "calibration_error": False,
     "loss": False,
 }
+
+HEADLINE_METRICS = ("accuracy", "micro_f1", "macro_f1")
+"""The first of these that all heads share stands for a run; higher is better for each."""
+
+
+def headline(metrics: Container[str]) -> str | None:
+    """Return the name of the headline metric among `metrics`, None where it holds none of `HEADLINE_METRICS`."""
+    return next((name for name in HEADLINE_METRICS if name in metrics), None)
 
 
 def higher_is_better(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,13 +145,6 @@ def answered(
 
 
 # Predictions held against what is known of the images.
-
-HEADLINES = ("accuracy", "micro_f1", "nll")
-
-
-def headline(metrics: Mapping[str, Any]) -> str:
-    """The name of the metric that stands for all of them; empty where none is measured."""
-    return next((name for name in HEADLINES if name in metrics), "")
 
 
 def scores_json(predictions: Predictions, samples: Samples, *, trained: Samples | None = None) -> dict[str, Any]:
