@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.arrays import Ints
 from assay.errors import TrainingError
 from assay.images.augment import Augment
 from assay.images.cache import build
@@ -26,7 +27,7 @@ from assay.training.fit_task import Batch, FitTask
 from assay.training.loop import fit
 from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
-from assay.training.sampling import Rows, Shuffled
+from assay.training.sampling import Shuffled
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, UnlabelledSettings, Views, predicting
 from test_loop import COURSE, SPACE, One, job_of, network, same, trained
 
@@ -49,7 +50,7 @@ class Shifted:
     def ids(self) -> list[str]:
         return [f"u{row}.png" for row in range(len(self.inputs))]
 
-    def shown(self, number: int, rows: Rows, *, strong: bool) -> Tensor:
+    def shown(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
         self.asked.append((number, rows.tolist(), strong))
         return self.inputs[rows] + (0.3 if strong else 0.0)
 
@@ -96,7 +97,7 @@ def followed(side: Consistency, count: int = 8, machine: Machine | None = None) 
     return shown
 
 
-def plain_fixmatch(side: Consistency, rows: Rows) -> Tensor:
+def plain_fixmatch(side: Consistency, rows: Ints) -> Tensor:
     """The loss as the paper has it, cell by cell."""
     weak, strong = side.network(side.views.inputs[rows]), side.network(side.views.inputs[rows] + 0.3)  # type: ignore[attr-defined]
     kind, tags = codes_of_unlabelled()
@@ -339,17 +340,17 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
     class Points:
         ids = ("0", "1", "2", "3")
 
-        def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
+        def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
             return Batch(points[rows], (self.truth(rows),))
 
-        def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+        def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
             return counts([self.truth(rows)])
 
-        def truth(self, rows: Rows) -> Targets:
+        def truth(self, rows: Ints) -> Targets:
             return Targets(*dense(space, [codes[rows]]), torch.ones(len(rows), 1))
 
     class Noisy(Shifted):
-        def shown(self, number: int, rows: Rows, *, strong: bool) -> Tensor:
+        def shown(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
             noise = torch.randn(len(rows), 10, generator=torch.Generator().manual_seed(number))
             return self.inputs[rows] + (noise if strong else 0.0)
 

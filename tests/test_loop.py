@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from assay.arrays import Ints
 from assay.errors import TrainingError
 from assay.labels.space import Head, LabelSpace
 from assay.progress import NoProgress
@@ -22,7 +23,7 @@ from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitState, Fit
 from assay.training.loop import fit, optimizer_step
 from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
-from assay.training.sampling import Order, Rows, Shuffled, number_repeats
+from assay.training.sampling import Order, Shuffled, number_repeats
 from assay.training.schedules import Constant, ReduceOnPlateau
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
@@ -46,17 +47,17 @@ class Numbers:
     def ids(self) -> list[str]:
         return [f"{row}.png" for row in range(len(self.inputs))]
 
-    def batch(self, epoch: int, rows: Rows, partners: Rows) -> Batch:
+    def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         self.seen.append((epoch, rows.tolist()))
         rows, partners = rows % N, partners % N
         share = self.share(rows)[:, None]
         inputs = self.inputs[rows].lerp(self.inputs[partners], 1 - share) if self.mixed else self.inputs[rows]
         return Batch(inputs, self.truths(rows, partners))
 
-    def counts(self, epoch: int, rows: Rows, partners: Rows) -> Tensor:
+    def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
         return counts(self.truths(rows, partners))
 
-    def truths(self, rows: Rows, partners: Rows) -> tuple[Targets, ...]:
+    def truths(self, rows: Ints, partners: Ints) -> tuple[Targets, ...]:
         rows, partners = rows % N, partners % N
         share = self.share(rows)
         own, other = (
@@ -64,7 +65,7 @@ class Numbers:
         )
         return (own.shared(share), other.shared(1 - share)) if self.mixed else (own,)
 
-    def share(self, rows: Rows) -> Tensor:
+    def share(self, rows: Ints) -> Tensor:
         return torch.from_numpy(rows).float() / N
 
 
@@ -165,7 +166,7 @@ def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
         machine = Machine(One(rank, ranks), Hardware())
         machine.optimizer_step = lambda *given, **named: None  # type: ignore[method-assign]
         progress = FitState(sums=[0.0, 0.0], counts=[0.0, 0.0])
-        optimizer_step(job, course, progress, machine, job.network, rows, EpochLogits.nothing(N, SPACE.width))
+        optimizer_step(job, course, progress, machine, job.network, rows, EpochLogits.empty(N, SPACE.width))
         gradients.append(gradient(job.network))
     job = job_of(mixed=mixed)
     whole = job.source.batch(0, rows, np.roll(rows, 1))
@@ -246,14 +247,14 @@ class Listed:
     def length(self) -> int:
         return len(self.images)
 
-    def rows(self, epoch: int) -> Rows:
+    def rows(self, epoch: int) -> Ints:
         return number_repeats(np.array(self.images), N)
 
 
 def test_training_metrics_are_of_the_images_shown_each_once(tmp_path: Path) -> None:
     seen: list[tuple[list[int], Tensor]] = []
 
-    def evaluate(rows: Rows, logits: Tensor) -> dict[str, dict[str, float]]:
+    def evaluate(rows: Ints, logits: Tensor) -> dict[str, dict[str, float]]:
         seen.append((rows.tolist(), logits))
         return {"validation": {"loss": 1.0}}
 

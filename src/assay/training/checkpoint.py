@@ -101,9 +101,19 @@ class Average:
         """Put back averaged weights, each in the memory layout of its parameter."""
         self.tensors = {name: laid_out_as(value, tensors[name]) for name, value in self.tensors.items()}
 
+    @contextmanager
+    def applied_to(self, network: nn.Module) -> Iterator[None]:
+        """Give the network the averaged weights within the block."""
+        trained = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.tensors)
+        try:
+            yield
+        finally:
+            network.load_state_dict(trained)
+
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after the `step`-th optimiser step."""
+        """Add the weights after the `step`-th optimiser step."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         trained = {name for name, value in network.named_parameters() if value.requires_grad}
         newest = network.state_dict()
