@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from assay.metrics.intervals import Floats, Metric
+from assay.arrays import Floats
+from assay.metrics.intervals import Metric
 
 COVERAGE = 0.95
 CELLS = 4_000_000  # of one block of draws: 16 MB, whatever the number of images
