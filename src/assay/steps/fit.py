@@ -153,7 +153,7 @@ def _job(
     )
     return FitTask(
         network=part.network,
-        optimizer=optimizers.build(settings.optimizer, groups, lr=settings.lr),
+        optimizer=optimizers.build(settings.optimizer, groups),
         source=part.source,
         order=part.order,
         objective=aim.shown,
