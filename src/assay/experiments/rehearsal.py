@@ -272,7 +272,7 @@ def _answering(classifier: Classifier, settings: FitSettings, tried: Tried, hard
     move(classifier, hardware)
     cache = tried.context.images(settings.size, settings.resize)
     inference = Inference(classifier, cache, settings.size, hardware)
-    example = hardware.place(next(inference.batches(ids[:1])))
+    example = hardware.to_device(next(inference.batches(ids[:1])))
     with fold_batch_norm(classifier.eval().backbone, example) if settings.batch_norm == "frozen" else nullcontext():
         inference.logits(ids)
         began = time.perf_counter()

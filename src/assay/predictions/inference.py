@@ -96,7 +96,7 @@ class Inference:
         if found is None:
             require_space(folder, 4 * shape[0] * shape[1], "the features of the images")
             self.classifier.eval()
-            example = self.hardware.place(next(self.batches(ids[:1])))
+            example = self.hardware.to_device(next(self.batches(ids[:1])))
             progress.begin("features", len(ids))
             with fold_batch_norm(self.classifier.backbone, example):
                 source = self.batches(ids, view)
@@ -136,7 +136,7 @@ def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tupl
     def prepare(option: Hardware) -> Callable[[], object]:
         backbone = classifier.backbone
         move(backbone, option)
-        placed = option.place(images)
+        placed = option.to_device(images)
 
         def step() -> Tensor:
             with torch.inference_mode():

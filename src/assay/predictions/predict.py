@@ -139,7 +139,7 @@ def answered(
     """The network's answers (B, width) for each batch."""
     for batch in batches:
         with torch.inference_mode(), hardware.autocast():
-            values = network(hardware.place(batch)).float().cpu().numpy()
+            values = network(hardware.to_device(batch)).float().cpu().numpy()
         yield values
         done(len(values))
 

@@ -97,7 +97,7 @@ class Predictor:
         raw = []
         for network, hardware in zip(self.saved.networks, self.hardware, strict=True):
             pixels = torch.from_numpy(np.stack([read[_form(network)] for read in images])).permute(0, 3, 1, 2)
-            shown = hardware.place(view.show(pixels, names, size=network.size))
+            shown = hardware.to_device(view.show(pixels, names, size=network.size))
             with torch.inference_mode(), hardware.autocast():
                 raw.append(network.classifier(shown).float().cpu().numpy())
         return self.saved.logits(raw)

@@ -46,7 +46,7 @@ class Hardware:
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
 
-    def place(self, images: Tensor) -> Tensor:
+    def to_device(self, images: Tensor) -> Tensor:
         """Return a batch (B, C, ...) on the device; images (B, C, H, W) in the memory layout too."""
         if images.ndim == 4:
             return images.to(self.device, memory_format=self.memory_format, non_blocking=True)

@@ -181,7 +181,7 @@ class Views:
         view, settings = (_STRONG, self.strong) if strong else (_WEAK, self.weak)
         drawn = augmentation_keys(names, seed=self.seed, step=self.step, epoch=number, view=view)
         pixels = self.cache.gather(self.cache.rows_of(names)).to(self.hardware.device, non_blocking=True)
-        return self.hardware.place(augment(pixels, drawn, size=self.size, settings=settings))
+        return self.hardware.to_device(augment(pixels, drawn, size=self.size, settings=settings))
 
 
 @dataclass

@@ -66,7 +66,7 @@ class ImageSource:
 
     def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         inputs = self._shown(epoch, rows) if self.mix is None else self._mixed(epoch, rows, partners, self.mix)
-        inputs = self.hardware.place(inputs)
+        inputs = self.hardware.to_device(inputs)
         return Batch(inputs, tuple(truth.to(inputs.device) for truth in self._truths(epoch, rows, partners)))
 
     def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
@@ -120,7 +120,7 @@ class FeatureSource:
         features = np.empty((len(rows), self.views[0].shape[1]), np.float32)
         for number in np.unique(turn):
             features[turn == number] = self.views[number][images[turn == number]]
-        inputs = self.hardware.place(torch.from_numpy(features))
+        inputs = self.hardware.to_device(torch.from_numpy(features))
         return Batch(inputs, (self.known.of(rows).to(self.hardware.device),))
 
     def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
