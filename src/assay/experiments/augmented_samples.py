@@ -115,7 +115,7 @@ def _unlabelled(consistency: Consistency, settings: FitSettings, context: Contex
     views = consistency.views
     rows = consistency.order(0)[:ACROSS]
     plain = _plain([views.ids[row] for row in rows], settings, context)
-    return [plain, *(_bytes(views.shown(0, rows, strong=strong)) for strong in (False, True))]
+    return [plain, *(_bytes(views.images(0, rows, strong=strong)) for strong in (False, True))]
 
 
 def _views(settings: FitSettings, state: State, context: Context) -> list[Pixels]:
