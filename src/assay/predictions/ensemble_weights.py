@@ -28,7 +28,7 @@ def best_weights(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Rea
     equal = np.full(count, 1 / count)
     stacked = np.stack([np.asarray(member, dtype=np.float64) for member in logits])  # (M, N, W)
     losses = [
-        _loss(head, known, stacked[:, :, columns], of)
+        head_loss(head, known, stacked[:, :, columns], of)
         for head, columns, known in space.each(codes)
         if head.known(known).any()
     ]
@@ -76,7 +76,7 @@ def greedy(values: Sequence[float], value_of: Callable[[tuple[int, ...]], float]
     return chosen
 
 
-def _loss(head: Head, codes: Codes, logits: Reals, of: MeanOf) -> Loss:
+def head_loss(head: Head, codes: Codes, logits: Reals, of: MeanOf) -> Loss:
     """Return the loss of one head from the logits (M, N, K) of every member; some label must be known."""
     known = codes >= 0
     if head.multiclass:
