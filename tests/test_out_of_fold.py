@@ -209,7 +209,7 @@ def test_one_class_only() -> None:
 @pytest.mark.parametrize(("codes", "hashes"), [([0], ["x"]), ([0, 1, 2], ["x", "x", "x"])])
 def test_what_cannot_be_parted_is_refused(codes: list[int], hashes: list[str]) -> None:
     samples = images(np.array(codes), hashes=hashes)
-    with pytest.raises(DataError, match="cannot be parted into folds"):
+    with pytest.raises(DataError, match="cannot be split into folds"):
         out_of_fold(samples, np.zeros((len(codes), 3), np.float32), folds(samples, 5, seed=0), seed=0)
 
 
