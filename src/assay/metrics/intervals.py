@@ -53,7 +53,7 @@ class Estimate:
     smoothed: of a share, the value with four more images a class, so that it is neither 0 nor 1.
     step: the squared change of the value when the prediction of one image changes, the least variance of a difference.
     fixed: the limits themselves, where they do not follow from a variance.
-    answers: a digest of the predictions; equal predictions have equal metrics, without any interval.
+    digest: a digest of the predictions; equal predictions have equal metrics, without any interval.
     """
 
     metric: str
@@ -64,7 +64,7 @@ class Estimate:
     smoothed: float = 0.5
     step: float = 0.0
     fixed: Limits | None = None
-    answers: bytes = b""
+    digest: bytes = b""
 
     @property
     def variance(self) -> float:
@@ -152,7 +152,7 @@ def mean(estimates: list[Estimate]) -> Estimate:
         fixed=(float(np.mean([low for low, _ in fixed])), float(np.mean([high for _, high in fixed])))
         if fixed
         else None,
-        answers=b"".join(one.answers for one in estimates),
+        digest=b"".join(one.digest for one in estimates),
     )
 
 
@@ -183,7 +183,7 @@ def difference(pairs: list[tuple[Estimate, Estimate]]) -> Metric:
     value = float(np.mean(values))
     if first.fixed is not None:
         return Metric(value, n)
-    if all(one.answers and one.answers == other.answers for one, other in pairs):
+    if all(one.digest and one.digest == other.digest for one, other in pairs):
         return Metric(value, n, value, value)
     if METHODS[first.metric] is of_loss and n < 2:
         return Metric(value, n)

@@ -44,7 +44,7 @@ def difference(one: Sequence[Estimate], other: Sequence[Estimate]) -> Metric:
     Raises ValueError where they cannot be of the same images.
     """
     if [(run.n, run.influence.shape) for run in one] != [(run.n, run.influence.shape) for run in other]:
-        raise ValueError("a difference is of models that answered for the same images, under the same seeds")
+        raise ValueError("models can be compared on the same images and the same seeds only")
     return intervals.difference(list(zip(one, other, strict=True)))
 
 

@@ -65,7 +65,7 @@ class Tally:
 
     n: images with a known label. precisions: one for each tag of a multi-label head that has a positive.
     expected: the variance of the summed loss if labels came as often as the model says. confidence and right: of the
-    images of a multi-class head that have a label. answers: a digest of the predictions.
+    images of a multi-class head that have a label. digest: a digest of the predictions.
     """
 
     head: Head
@@ -75,7 +75,7 @@ class Tally:
     expected: float = 0.0
     confidence: Reals = field(default_factory=lambda: np.empty(0))
     right: Bools = field(default_factory=lambda: np.empty(0, dtype=bool))
-    answers: bytes = b""
+    digest: bytes = b""
 
     @cached_property
     def counts(self) -> tuple[Reals, Reals, Reals]:
@@ -89,7 +89,7 @@ class Tally:
         if not self.n:
             return {}
         estimates = self._of_classes() if self.head.multiclass else self._of_tags()
-        return {name: replace(estimate, answers=self.answers) for name, estimate in estimates.items()}
+        return {name: replace(estimate, digest=self.digest) for name, estimate in estimates.items()}
 
     def values(self) -> dict[str, float]:
         """Return the value of each metric."""
@@ -214,7 +214,7 @@ def multilabel(head: Head, codes: Codes, probabilities: Reals, cuts: Reals) -> T
         sums,
         precisions,
         expected,
-        answers=_digest(codes, np.where(known, probabilities, 0), given),
+        digest=_digest(codes, np.where(known, probabilities, 0), given),
     )
 
 

@@ -69,7 +69,7 @@ def single_fold_notes(samples: Samples, masks: Sequence[Bools]) -> list[str]:
         if names:
             notes.append(
                 f"{head.name}: {quoted(names)}: all images lie in one fold, so no model has learnt from others "
-                f"like them; {int(mask.sum())} labels are left unjudged."
+                f"like them; {int(mask.sum())} labels are not checked."
             )
     return notes
 

@@ -23,7 +23,7 @@ Factor = Annotated[float, Field(gt=0)]
 
 
 class TTABase(Choice):
-    """Views whose answers are averaged."""
+    """Views whose predictions are averaged."""
 
     mean: MeanOf = Field("probabilities", description="What the mean over views is taken of.")
 
@@ -54,13 +54,13 @@ class RandomViews(TTABase):
 
     kind: Literal["random"] = "random"
     n: int = Field(8, ge=2, description="Views in all.")
-    seed: int = Field(0, ge=0, description="Where the draws start from.")
-    augment: Variation = Field(Variation(crop=(0.6, 1.0), flip="horizontal"), description="What may happen in them.")
+    seed: int = Field(0, ge=0, description="Seed of the draws.")
+    augment: Variation = Field(Variation(crop=(0.6, 1.0), flip="horizontal"), description="Augmentation of the views.")
 
     @model_validator(mode="after")
     def _differs(self) -> RandomViews:
         if self.augment.idle:
-            raise ValueError("augment does nothing, so all views would be the same image; say what may happen in it")
+            raise ValueError("augment does nothing, so all views would be the same image; say how images are augmented")
         return self
 
 

@@ -39,7 +39,7 @@ class EffectiveNumber(Choice):
 
 
 class Given(Choice):
-    """The weights themselves; a class that is not named weighs 1."""
+    """Weights by class; one that is not named weighs 1."""
 
     kind: Literal["given"] = "given"
     weights: dict[str, dict[str, Weight]] = Field(description="Weights by head and class.")

@@ -28,7 +28,7 @@ class HardwareSettings(Settings):
     """Hardware that a plan fixes, instead of having it timed."""
 
     precision: Precision = "fp32"
-    layout: Layout = Field("contiguous", description="How images lie in memory.")
+    layout: Layout = Field("contiguous", description="Memory layout of images.")
 
 
 @dataclass(frozen=True)

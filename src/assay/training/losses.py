@@ -34,7 +34,9 @@ Smoothing = Annotated[
 ]
 
 
-Gamma = Annotated[float, Field(ge=0, description="Focus: how much less a cell counts the surer its right answer is.")]
+Gamma = Annotated[
+    float, Field(ge=0, description="Focus: how much less a cell counts the more probable its true label is.")
+]
 
 
 class ByHead(Choice):
@@ -65,7 +67,7 @@ class MeanSquaredError(Choice):
 
 
 class Focal(Choice):
-    """Cross-entropy that counts sure, right answers less (Lin et al. 2017)."""
+    """Cross-entropy that counts confident, correct predictions less (Lin et al. 2017)."""
 
     kind: Literal["focal"] = "focal"
     gamma: Gamma = 2.0
@@ -78,7 +80,7 @@ class Focal(Choice):
 
 
 class Asymmetric(Choice):
-    """Focal loss with a focus for positives and one for negatives, which are let go below a margin (ASL)."""
+    """Focal loss with a focus for positives and one for negatives, which cost nothing below a margin (ASL)."""
 
     kind: Literal["asymmetric"] = "asymmetric"
     gamma_negative: Gamma = 4.0

@@ -18,7 +18,7 @@ Betas = Annotated[
     Field(description="Decay of the running means of the gradient and of its square."),
 ]
 Eps = Annotated[float, Field(gt=0, description="Added to the divisor, so that it is never 0.")]
-WeightDecay = Annotated[float, Field(ge=0, description="Pull of the weights towards 0; not on norms and biases.")]
+WeightDecay = Annotated[float, Field(ge=0, description="Decay of the weights towards 0; not of norms and biases.")]
 
 
 class Sgd(Choice):
@@ -46,7 +46,7 @@ class Adam(Choice):
 
 
 class AdamW(Choice):
-    """Adam with weight decay apart from the gradient."""
+    """Adam with weight decay decoupled from the gradient."""
 
     kind: Literal["adamw"] = "adamw"
     betas: Betas = (0.9, 0.999)

@@ -74,11 +74,11 @@ def partners(rows: Ints, share: float = 1.0) -> Ints:
 Heads = Annotated[
     tuple[str, ...] | None, Field(min_length=1, description="The heads whose classes count; default: all.")
 ]
-Most = Annotated[float | None, Field(ge=1, description="The most showings of an image in an epoch.")]
+Most = Annotated[float | None, Field(ge=1, description="The most draws of an image in an epoch.")]
 
 
 class Oversample(Choice):
-    """Repeat images until every class is shown as often as the most frequent one."""
+    """Repeat images until every class is drawn as often as the most frequent one."""
 
     kind: Literal["oversample"] = "oversample"
     heads: Heads = None
@@ -86,7 +86,7 @@ class Oversample(Choice):
 
 
 class SquareRoot(Choice):
-    """Half of that way on a logarithmic scale: classes are shown by the square roots of their counts."""
+    """Half of that on a logarithmic scale: classes are drawn by the square roots of their counts."""
 
     kind: Literal["square_root"] = "square_root"
     heads: Heads = None
@@ -94,14 +94,14 @@ class SquareRoot(Choice):
 
 
 class Undersample(Choice):
-    """Show only a part of the frequent classes, another one in every epoch: as often as the rarest class."""
+    """Draw every class as often as the rarest one: of frequent classes a different part in every epoch."""
 
     kind: Literal["undersample"] = "undersample"
     heads: Heads = None
 
 
 class Balanced(Choice):
-    """Show as many images as there are, in every batch equally many of each class."""
+    """Draw as many images as there are, equally many of each class in every batch."""
 
     kind: Literal["balanced"] = "balanced"
     heads: Heads = None

@@ -87,7 +87,7 @@ class ReduceOnPlateau(Choice):
 
     kind: Literal["reduce_on_plateau"] = "reduce_on_plateau"
     factor: float = Field(default=0.1, gt=0, lt=1, description="What the learning rate is multiplied with.")
-    patience: int = Field(default=2, ge=0, description="Epochs without a better metric that are let pass.")
+    patience: int = Field(default=2, ge=0, description="Epochs without a better metric before the rate is lowered.")
     least: Share = Field(default=0.0, description="Lowest learning rate, as a share of the top.")
 
 

@@ -38,17 +38,22 @@ STRONG = {"rand_augment": RandAugment(n=2, magnitude="random"), "erase": Erase(p
 
 
 class UnlabelledSettings(Settings):
-    """Learn from training images with unknown labels too, by what the model itself is sure of."""
+    """Train on images with unknown labels too, with confident predictions of the model as pseudo-labels."""
 
     method: Literal["fixmatch", "flexmatch"] = Field(
-        "fixmatch", description="One threshold for all classes, or one for each by how far it is learnt."
+        "fixmatch", description="One threshold for all classes, or one for each by its learning status."
     )
-    threshold: float = Field(0.95, gt=0, lt=1, description="Probability from which an answer is learnt from.")
+    threshold: float = Field(
+        0.95, gt=0, lt=1, description="Probability from which a prediction becomes a pseudo-label."
+    )
     ratio: int = Field(3, ge=1, description="Images with unknown labels for each labelled one.")
-    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="What their loss counts beside that of the labels.")
-    weak: Variation | None = Field(None, description="What the model answers for; else the fit's own augment.")
+    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="Weight of their loss; that of the labels is 1.")
+    weak: Variation | None = Field(
+        None, description="Augmentation of the views that are predicted; by default that of the fit."
+    )
     strong: Variation | None = Field(
-        None, description="What it learns the answer for; else the weak one, RandAugment and random erasing."
+        None,
+        description="Augmentation of the views trained on; by default the weak one, RandAugment, random erasing.",
     )
 
     def views(self, augment: Variation | None) -> tuple[Variation | None, Variation]:
