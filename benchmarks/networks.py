@@ -168,7 +168,7 @@ def print_cost(name: str, size: int, batch: int) -> None:
         hardware = Hardware("cpu", "fp32", layout)  # type: ignore[arg-type]
         model.to(memory_format=hardware.memory_format)
         set_training_mode(model, "train")
-        optimizer, placed = torch.optim.SGD(model.parameters(), lr=1e-3), hardware.place(images)
+        optimizer, placed = torch.optim.SGD(model.parameters(), lr=1e-3), hardware.to_device(images)
         times = []
         for _ in range(4):
             began = time.perf_counter()

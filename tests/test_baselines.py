@@ -132,7 +132,7 @@ def test_probabilities_are_probabilities_and_repeat() -> None:
 
 
 def test_many_images_are_drawn_from_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 50)
+    monkeypatch.setattr(module, "MAX_IMAGES", 50)
     train, codes = images(200, 0)
     first, again, other = (linear_on_pixels(SPACE, codes, train=train, val=train, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)

@@ -173,7 +173,7 @@ def test_class_weights_in_a_plan() -> None:
 
 
 def test_the_shift_is_the_logarithm_side_by_side() -> None:
-    shift = logit_shift(SPACE, [np.array([1, 2, 4], np.float32), np.array([0.5, 1], np.float32)])
+    shift = logit_shift([np.array([1, 2, 4], np.float32), np.array([0.5, 1], np.float32)])
     assert shift.dtype == np.float32
     np.testing.assert_allclose(shift, np.log([1, 2, 4, 0.5, 1]), rtol=1e-6)
 
@@ -228,7 +228,7 @@ def test_less_the_shift_the_prior_is_the_datas_again(kind: str, loss: ByHead | M
     assert weights.max() / weights.min() > 5
     plain = probabilities(train(inputs, targets, head, loss), kind)
     logits = train(inputs, targets, head, loss, weights)
-    shift = logit_shift(LabelSpace((head,)), [weights])
+    shift = logit_shift([weights])
     assert np.abs(probabilities(logits, kind) - plain).max() > 0.2
     np.testing.assert_allclose(probabilities(logits - shift, kind), plain, atol=2e-3)
 
@@ -242,7 +242,7 @@ def test_less_the_shift_a_logistic_regression_is_close_to_the_unweighted_one() -
     weights = head_weights(Inverse(), head, labels)
     plain = probabilities(train(inputs, targets, head, ByHead()), "multiclass")
     logits = train(inputs, targets, head, ByHead(), weights)
-    corrected = probabilities(logits - logit_shift(LabelSpace((head,)), [weights]), "multiclass")
+    corrected = probabilities(logits - logit_shift([weights]), "multiclass")
     assert np.abs(probabilities(logits, "multiclass") - plain).mean() > 0.1
     assert np.abs(corrected - plain).mean() < 0.005
     assert corrected[:, 1].mean() == pytest.approx(labels.mean(), abs=0.003)

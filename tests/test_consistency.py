@@ -50,7 +50,7 @@ class Shifted:
     def ids(self) -> list[str]:
         return [f"u{row}.png" for row in range(len(self.inputs))]
 
-    def shown(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
+    def images(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
         self.asked.append((number, rows.tolist(), strong))
         return self.inputs[rows] + (0.3 if strong else 0.0)
 
@@ -172,7 +172,7 @@ def test_images_without_a_sure_answer_are_not_shown_strongly() -> None:
     shown = [name for names in followed(side) for name in names]
     strong = [row for _, rows, is_strong in side.views.asked if is_strong for row in rows]  # type: ignore[attr-defined]
     assert [f"u{row}.png" for row in strong] == shown
-    assert 0 < len(shown) == side.sure < side.shown == 16
+    assert 0 < len(shown) == side.confident < side.drawn == 16
 
 
 def test_rounds_show_every_image_and_none_twice_in_an_optimiser_step() -> None:
@@ -192,7 +192,7 @@ def test_rounds_show_every_image_and_none_twice_in_an_optimiser_step() -> None:
 def test_an_optimiser_step_asks_for_no_more_than_there_are() -> None:
     side = beside(network())
     followed(side, 500)
-    assert side.shown == N
+    assert side.drawn == N
 
 
 def test_weak_views_are_answered_without_dropout_and_parts_stay_in_their_mode() -> None:
@@ -209,7 +209,7 @@ def test_weak_views_are_answered_without_dropout_and_parts_stay_in_their_mode() 
 
 def test_a_label_is_what_the_model_would_answer_under_class_weights() -> None:
     shift = np.array([0, 0, 50, 0, 0], np.float32)
-    side = beside(network(), deciding=replace(DecisionRule.plain(SPACE), shift=shift))
+    side = beside(network(), rule=replace(DecisionRule.plain(SPACE), shift=shift))
     followed(side, 40)
     assert side.used[0][2] == 0
     plain = beside(network())
@@ -221,12 +221,12 @@ def test_metrics_count_what_was_used_and_begin_anew() -> None:
     side = beside(network(), FLEX)
     for _ in range(3):
         followed(side)
-    share, shown = side.above_threshold, side.shown
-    assert 0 < share * shown == side.sure
+    share, shown = side.above_threshold, side.drawn
+    assert 0 < share * shown == side.confident
     metrics = side.end_epoch()
     assert {"kind/a", "tags/x absent", "tags/x present", "threshold of kind/a"} <= metrics.keys()
     assert sum(metrics[f"kind/{name}"] for name in "abc") > 0
-    assert (side.shown, side.sure, side.above_threshold) == (0, 0, 0.0)
+    assert (side.drawn, side.confident, side.above_threshold) == (0, 0, 0.0)
     assert not any(own.any() for own in side.used)
 
 
@@ -306,8 +306,8 @@ def test_the_history_and_the_line_tell_the_share(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_the_images(tmp_path: Path) -> None:
     job = job_of()
     side = beside(job.network)
-    shown = side.views.shown
-    side.views.shown = lambda *given, strong: shown(*given, strong=strong) / (0.0 if strong else 1.0)  # type: ignore[method-assign]
+    shown = side.views.images
+    side.views.images = lambda *given, strong: shown(*given, strong=strong) / (0.0 if strong else 1.0)  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match=r"not finite \(epoch 1, optimiser step 1\).*Lower lr.*\bu\d+\.png"):
         trained(tmp_path, replace(job, unlabelled=side))
 
@@ -319,7 +319,7 @@ def test_too_little_memory_names_the_batch_to_try(tmp_path: Path) -> None:
     def greedy(*given: Any, strong: bool) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    side.views.shown = greedy  # type: ignore[method-assign]
+    side.views.images = greedy  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match=r"does not fit.*batch: 2 and accumulate: 2"):
         trained(tmp_path, replace(job, unlabelled=side))
 
@@ -350,7 +350,7 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
             return Targets(*dense(space, [codes[rows]]), torch.ones(len(rows), 1))
 
     class Noisy(Shifted):
-        def shown(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
+        def images(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
             noise = torch.randn(len(rows), 10, generator=torch.Generator().manual_seed(number))
             return self.inputs[rows] + (noise if strong else 0.0)
 
@@ -394,9 +394,9 @@ def test_weak_and_strong_views_are_drawn_apart_and_by_image(colours: Path, tmp_p
     weak, strong = settings.views(Augment(crop=(0.5, 1.0)))
     views = Views(samples.ids, cache, 24, weak, strong, seed=0, step=1, hardware=Hardware())
     rows = np.array([3, 8, 5])
-    one, other = views.shown(0, rows, strong=False), views.shown(0, rows, strong=True)
+    one, other = views.images(0, rows, strong=False), views.images(0, rows, strong=True)
     assert one.shape == other.shape == (3, 3, 24, 24)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, views.shown(1, rows, strong=False))
-    assert torch.equal(one[[2, 0]], views.shown(0, rows[[2, 0]], strong=False))
-    assert torch.equal(other[[2, 0]], views.shown(0, rows[[2, 0]], strong=True))
+    assert not torch.equal(one, views.images(1, rows, strong=False))
+    assert torch.equal(one[[2, 0]], views.images(0, rows[[2, 0]], strong=False))
+    assert torch.equal(other[[2, 0]], views.images(0, rows[[2, 0]], strong=True))

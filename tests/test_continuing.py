@@ -107,7 +107,7 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     torch.set_num_threads(1)
     devices.Machine.optimizer_step = deadly(devices.Machine.optimizer_step, "step", first=True)
     checkpoint.save_file = deadly(checkpoint.save_file, "save", first=False)
-    loop._Saver.due = lambda self: every_step
+    loop.Checkpoint.due = lambda self: every_step
     run_module.baselines = lambda *given, **options: {}  # which other tests look at
     run_module.train(plan, run=run, device="cpu")
 

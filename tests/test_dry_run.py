@@ -20,13 +20,12 @@ from assay.experiments.dry_run import Length, StepEstimate
 from assay.experiments.peak import Peak, largest_batch, needed
 from assay.images.cache import LazyImages, build
 from assay.images.decode import Resize
-from assay.labels.readers.read import read_folder
 from assay.models.layers import layers
 from assay.report.rate_charts import momentum_of, timeline
 from assay.steps.fit_settings import FitSettings
 from assay.training.optimizers import Adam, RmsProp, Sgd
 from assay.training.schedules import rate
-from factories import write_images
+from factories import read_folder, write_images
 
 # Memory
 

@@ -119,7 +119,7 @@ def test_a_device_that_is_not_there_is_refused(wanted: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_images_are_placed_in_the_layout(layout: devices.Layout) -> None:
-    placed = Hardware(layout=layout).place(torch.rand(2, 3, 4, 5))
+    placed = Hardware(layout=layout).to_device(torch.rand(2, 3, 4, 5))
     assert placed.shape == (2, 3, 4, 5)
     assert placed.is_contiguous(memory_format=Hardware(layout=layout).memory_format)
 
@@ -127,7 +127,7 @@ def test_images_are_placed_in_the_layout(layout: devices.Layout) -> None:
 @pytest.mark.parametrize("shape", [(2, 7), (4,), (2, 3, 4)])
 def test_features_are_placed_as_they_are(shape: tuple[int, ...]) -> None:
     values = torch.rand(shape)
-    assert torch.equal(Hardware(layout="channels_last").place(values), values)
+    assert torch.equal(Hardware(layout="channels_last").to_device(values), values)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.calibration_error import calibration_error
+from assay.metrics.estimates import calibration_error
 from assay.metrics.intervals import Metric, wilson
 from assay.metrics.metrics import overall, score
 

@@ -166,7 +166,7 @@ def test_the_parts_of_an_optimiser_step_have_the_gradient_of_the_whole(
         machine = Machine(One(rank, ranks), Hardware())
         machine.optimizer_step = lambda *given, **named: None  # type: ignore[method-assign]
         progress = FitState(sums=[0.0, 0.0], counts=[0.0, 0.0])
-        optimizer_step(job, course, progress, machine, job.network, rows, EpochLogits.nothing(N, SPACE.width))
+        optimizer_step(job, course, progress, machine, job.network, rows, EpochLogits.empty(N, SPACE.width))
         gradients.append(gradient(job.network))
     job = job_of(mixed=mixed)
     whole = job.source.batch(0, rows, np.roll(rows, 1))

@@ -16,6 +16,7 @@ from assay.training.optimizers import (
     Adam,
     AdamW,
     AmsGrad,
+    AnyOptimizer,
     OptimizerSettings,
     RmsProp,
     Sgd,
@@ -55,19 +56,19 @@ def descend(model: nn.Sequential, optimizer: Any, steps: int) -> list[float]:
     return losses
 
 
-def optimizer_of(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd, model: nn.Sequential) -> torch.optim.Optimizer:
-    return build(settings, parameter_groups(model, STAGES, lr=0.02), lr=0.02)
+def optimizer_of(settings: AnyOptimizer, model: nn.Sequential) -> torch.optim.Optimizer:
+    return build(settings, parameter_groups(model, STAGES, lr=0.02))
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_goes_downhill(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd) -> None:
+def test_goes_downhill(settings: AnyOptimizer) -> None:
     model = network()
     losses = descend(model, optimizer_of(settings, model), 40)
     assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_comes_back_as_it_was(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd) -> None:
+def test_comes_back_as_it_was(settings: AnyOptimizer) -> None:
     model = network()
     optimizer = optimizer_of(settings, model)
     descend(model, optimizer, 3)
@@ -83,10 +84,10 @@ def test_comes_back_as_it_was(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd) 
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_a_rate_is_set_in_every_group(settings: Adam | AdamW | AmsGrad | RmsProp | Sgd) -> None:
+def test_a_rate_is_set_in_every_group(settings: AnyOptimizer) -> None:
     model = network()
     groups = parameter_groups(model, STAGES, lr=1.0, discriminative=(1e-4, 1e-2))
-    optimizer = build(settings, groups, lr=1.0)
+    optimizer = build(settings, groups)
     set_rate(optimizer, 0.5, momentum=0.87)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.5 * g["lr"] for g in groups])
     for group in optimizer.param_groups:

@@ -177,7 +177,7 @@ def test_a_class_in_one_fold_only_cannot_be_judged() -> None:
     assert masks[0].tolist() == (codes == 2).tolist()
     (note,) = single_fold_notes(samples, masks)
     assert note.startswith("kind: 'c': all images lie in one fold")
-    assert "1 labels are left unjudged" in note
+    assert "1 labels are not checked" in note
     found = out_of_fold(samples, np.random.default_rng(0).normal(size=(43, 5)).astype(np.float32), fold, seed=0)
     assert np.isfinite(found.logits).all()
     assert found.probabilities[40, 2] < 1e-6  # that model has never seen the class
@@ -209,7 +209,7 @@ def test_one_class_only() -> None:
 @pytest.mark.parametrize(("codes", "hashes"), [([0], ["x"]), ([0, 1, 2], ["x", "x", "x"])])
 def test_what_cannot_be_parted_is_refused(codes: list[int], hashes: list[str]) -> None:
     samples = images(np.array(codes), hashes=hashes)
-    with pytest.raises(DataError, match="cannot be parted into folds"):
+    with pytest.raises(DataError, match="cannot be split into folds"):
         out_of_fold(samples, np.zeros((len(codes), 3), np.float32), folds(samples, 5, seed=0), seed=0)
 
 

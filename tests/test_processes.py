@@ -23,7 +23,7 @@ from assay.errors import PlanError, TrainingError
 from assay.progress import NoProgress
 from assay.training.devices import Hardware, Machine, SingleProcess, asked_for_more, current_processes
 from assay.training.fit_task import EpochLogits, FitState
-from assay.training.loop import _restore, _Saver, fit
+from assay.training.loop import Checkpoint, fit
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -255,11 +255,11 @@ def test_what_one_process_saw_of_an_unfinished_epoch_counts_once(tmp_path: Path)
     job = job_of()
     count = len(job.source.ids)
     answered = EpochLogits(torch.ones(count, COURSE.width), torch.ones(count))
-    saver = _Saver(job, None, Machine(SingleProcess(), Hardware()), tmp_path / "checkpoint", 0.0)
+    saver = Checkpoint(job, None, Machine(SingleProcess(), Hardware()), tmp_path / "checkpoint", 0.0)
     saver.write(FitState(batch=1, sums=[3.0, 1.0], counts=[4.0, 2.0]), answered)
     for together, share in ((SingleProcess(), 1.0), (Second(), 0.0)):
         machine = Machine(together, Hardware())
-        progress, seen = _restore(job_of(), COURSE, None, machine, tmp_path / "checkpoint")
+        progress, seen = Checkpoint(job_of(), None, machine, tmp_path / "checkpoint", 0.0).restore(COURSE.width)
         assert (progress.batch, progress.sums) == (1, [3.0 * share, share])
         assert progress.counts == [4.0 * share, 2.0 * share]
         assert seen.sums.unique().tolist() == seen.times.unique().tolist() == [share]
@@ -289,5 +289,7 @@ def test_what_is_watched_is_the_main_processs(tmp_path: Path) -> None:
 def test_several_processes_save_at_the_end_of_an_epoch_only(tmp_path: Path) -> None:
     from test_loop import job_of
 
-    savers = [_Saver(job_of(), None, Machine(t, Hardware()), tmp_path / "x", -1.0) for t in (SingleProcess(), Second())]
+    savers = [
+        Checkpoint(job_of(), None, Machine(t, Hardware()), tmp_path / "x", -1.0) for t in (SingleProcess(), Second())
+    ]
     assert [saver.due() for saver in savers] == [True, False]

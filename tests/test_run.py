@@ -404,7 +404,6 @@ def test_accumulating_is_training_on_a_larger_batch(carry: Carry) -> None:
         *(f"optimizer: {name}" for name in OPTIMIZERS),
         "optimizer: {kind: sgd, nesterov: true}",
         *(f"schedule: {name}" for name in SCHEDULES),
-        "schedule: reduce_on_plateau",
     ],
 )
 def test_every_setting_trains(settings: str, carry: Carry) -> None:

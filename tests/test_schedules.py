@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from assay.errors import PlanError
 from assay.training.schedules import (
     SCHEDULES,
+    AnySchedule,
     Constant,
     Cosine,
     Cyclic,
@@ -22,7 +23,6 @@ from assay.training.schedules import (
     Rate,
     ReduceOnPlateau,
     ScheduleSettings,
-    plateau_factor,
     rate,
 )
 
@@ -43,21 +43,24 @@ ALL = [
 ]
 
 
-def curve(
-    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau, total: int = 400, per_epoch: int = 50
-) -> list[Rate]:
+def curve(settings: AnySchedule, total: int = 400, per_epoch: int = 50) -> list[Rate]:
     return [rate(settings, step, total=total, per_epoch=per_epoch) for step in range(total + 1)]
 
 
-def factors(
-    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau, **position: Any
-) -> list[float]:
+def factors(settings: AnySchedule, **position: Any) -> list[float]:
     return [point.lr_factor for point in curve(settings, **position)]
+
+
+def plateau(settings: ReduceOnPlateau, history: list[float], *, higher_is_better: bool = True) -> float:
+    """Return the factor after these epochs, of which each is one optimiser step."""
+    count = len(history)
+    at = {"total": count + 1, "per_epoch": 1, "history": history, "higher_is_better": higher_is_better}
+    return rate(settings, count, **at).lr_factor  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
 def test_factor_is_a_share_and_momentum_below_one(
-    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau,
+    settings: AnySchedule,
 ) -> None:
     for point in curve(settings):
         assert 0 <= point.lr_factor <= 1
@@ -66,30 +69,30 @@ def test_factor_is_a_share_and_momentum_below_one(
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
 def test_first_to_last_optimiser_step_learn(
-    settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau,
+    settings: AnySchedule,
 ) -> None:
     assert min(factors(settings)[:-1]) > 0
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_the_top_is_reached(settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau) -> None:
+def test_the_top_is_reached(settings: AnySchedule) -> None:
     assert max(factors(settings, total=400)) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_same_position_same_rate(settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau) -> None:
+def test_same_position_same_rate(settings: AnySchedule) -> None:
     assert curve(settings) == curve(settings)
 
 
 @pytest.mark.parametrize("settings", ALL, ids=repr)
-def test_no_jumps(settings: Constant | Cosine | Cyclic | FlatCos | OneCycle | ReduceOnPlateau) -> None:
+def test_no_jumps(settings: AnySchedule) -> None:
     if settings != Cyclic(cycle_steps=8, base=0.2):
         steps = itertools.pairwise(factors(settings))
         assert max(abs(b - a) for a, b in steps) < 0.03
 
 
 def test_one_line_a_kind() -> None:
-    assert {settings.kind for settings in ALL} == {*SCHEDULES, "reduce_on_plateau"}
+    assert {settings.kind for settings in ALL} == {*SCHEDULES}
 
 
 def test_flat_cos_is_flat_then_falls() -> None:
@@ -153,16 +156,16 @@ def test_a_warm_up_longer_than_the_fit_is_refused() -> None:
         ([0.5] * 7, 0.01),
     ],
 )
-def test_plateau_waits_for_its_patience(history: Any, expected: float) -> None:
-    options = {"factor": 0.1, "patience": 2}
-    assert plateau_factor(history, higher_is_better=True, **options) == pytest.approx(expected)
-    assert plateau_factor([-h for h in history], higher_is_better=False, **options) == pytest.approx(expected)
+def test_plateau_waits_for_its_patience(history: list[float], expected: float) -> None:
+    settings = ReduceOnPlateau(factor=0.1, patience=2)
+    assert plateau(settings, history) == pytest.approx(expected)
+    assert plateau(settings, [-metric for metric in history], higher_is_better=False) == pytest.approx(expected)
 
 
 @given(st.lists(st.floats(0, 1), max_size=30), st.floats(0, 1), st.booleans())
-def test_plateau_never_rises_and_stops_at_least(history: Any, least: float, higher: Any) -> None:
-    options = {"factor": 0.5, "patience": 1, "higher_is_better": higher, "least": least}
-    shares = [plateau_factor(history[:n], **options) for n in range(len(history) + 1)]
+def test_plateau_never_rises_and_stops_at_least(history: list[float], least: float, higher: bool) -> None:
+    settings = ReduceOnPlateau(factor=0.5, patience=1, least=least)
+    shares = [plateau(settings, history[:n], higher_is_better=higher) for n in range(len(history) + 1)]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] >= least
 

@@ -15,7 +15,7 @@ from assay.errors import PlanError
 from assay.labels.space import Head
 from assay.metrics.metrics import higher_is_better, metrics_of
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, folds_of, gain
-from assay.predictions.thresholds import best_by_class, best_global, few_positives, without_positives
+from assay.predictions.thresholds import best_by_class, best_global, rare_tags, without_positives
 
 METRICS = ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
 SEPARABLE = [metric for metric in METRICS if metric != "subset_accuracy"]
@@ -114,7 +114,7 @@ def test_the_order_of_images_makes_no_difference(metric: str) -> None:
 def test_few_positives_are_counted_by_tag() -> None:
     codes = np.zeros((30, 3), dtype=np.int64)
     codes[:20, 0], codes[:19, 1], codes[:, 2] = 1, 1, -1
-    assert few_positives(codes).tolist() == [1]  # the last has none, and so no threshold of its own
+    assert rare_tags(codes).tolist() == [1]  # the last has none, and so no threshold of its own
     assert without_positives(codes).tolist() == [2]
 
 

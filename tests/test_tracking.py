@@ -123,8 +123,8 @@ def test_a_killed_run_tells_each_epoch_all_the_same(
         return dying
 
     where, name, before = {
-        "before the checkpoint": (loop._Saver, "write", True),
-        "before it is told": (loop._Saver, "write", False),
+        "before the checkpoint": (loop.Checkpoint, "write", True),
+        "before it is told": (loop.Checkpoint, "write", False),
         "after it is told": (tracking.TrackerProgress, "_log", False),
         "before it is noted": (tracking.TrackerProgress, "_write", True),
     }[place]

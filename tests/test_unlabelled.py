@@ -18,7 +18,7 @@ from assay.training.semi_supervised import (
     flexible,
     learnable_values,
     value_counts,
-    value_probabilities,
+    value_index,
 )
 
 KIND = Head("kind", ("a", "b", "c"))
@@ -91,7 +91,7 @@ def test_answers_are_the_likeliest_values_and_how_likely_they_are(head: Head) ->
 def test_counts_are_of_known_codes_alone(head: Head) -> None:
     codes = random_codes(head, 40, 1)
     expected = np.zeros(3 if head.kind == "multiclass" else 6, int)
-    for place in value_probabilities(head, codes)[codes >= 0]:
+    for place in value_index(head, codes)[codes >= 0]:
         expected[place] += 1
     assert value_counts(head, codes).tolist() == expected.tolist()
 
@@ -157,7 +157,7 @@ def test_thresholds_follow_what_was_answered_before_this_optimiser_step(head: He
     probabilities = random_probabilities(head, 20, 6)
     codes, confidence = best_values(head, probabilities)
     chosen = judge.choose(np.arange(20, 40), probabilities)
-    assert (chosen == np.where(confidence >= before[value_probabilities(head, codes)], codes, -1)).all()
+    assert (chosen == np.where(confidence >= before[value_index(head, codes)], codes, -1)).all()
     assert (judge.thresholds() > 0).any()
 
 

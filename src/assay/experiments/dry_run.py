@@ -344,7 +344,7 @@ def epoch_rows(begun: PreparedFit, settings: FitSettings, context: Context) -> l
     if isinstance(job.unlabelled, Consistency):
         views, waiting = job.unlabelled.views, job.unlabelled.order(0)[:ACROSS]
         rows.append(_view(PLAIN, [views.ids[row] for row in waiting], settings, context))
-        rows += [_bytes(views.shown(0, waiting, strong=strong)) for strong in (False, True)]
+        rows += [_bytes(views.images(0, waiting, strong=strong)) for strong in (False, True)]
     return rows
 
 

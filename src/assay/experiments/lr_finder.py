@@ -204,7 +204,7 @@ def climb(begun: PreparedFit, rates: list[float], progress: Progress) -> tuple[l
     """Take an optimiser step at each of these rates, as training takes them, and give the losses."""
     job, course, machine = begun.job, begun.course, begun.machine
     top = max(group["top_lr"] for group in job.optimizer.param_groups)
-    answered = EpochLogits.nothing(len(job.source.ids), course.width)
+    answered = EpochLogits.empty(len(job.source.ids), course.width)
     forward = machine.wrap(job.network)
     losses: list[float] = []
     mean = lowest = 0.0

@@ -13,7 +13,8 @@ from assay.labels.ledger import Entry, Ledger, covers
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.metrics.intervals import Estimate
-from assay.metrics.metrics import HeadScore, score
+from assay.metrics.metrics import HEADLINE_METRICS, HeadScore, score
+from assay.metrics.metrics import headline as headline_metric
 from assay.metrics.paired import estimate
 from assay.plan.plan import LoadedPlan, Plan, anchored, load
 from assay.predictions.predict import Predictions
@@ -135,8 +136,6 @@ def train_with_shared_steps(loaded: LoadedPlan, place: Path, *, device: str | No
 
 # What a finished run came to on validation, so that it can be compared with others on the same images.
 
-HEADLINES = ("accuracy", "micro_f1", "nll")
-
 
 def validated(run: Run) -> LabelledPredictions:
     """The answers of the final model for the labelled validation images, by the labels that its metrics are of.
@@ -185,9 +184,8 @@ def estimate_of(run: Run, metric: str) -> Estimate:
 
 
 def headline(run: Run) -> str:
-    """The metric that a run is called by: the accuracy, or micro_f1 where every head is one of tags."""
-    known = (run.metrics["scores"] or {}).get("metrics", {})
-    return next((name for name in HEADLINES if name in known), HEADLINES[0])
+    """Return the headline metric of a run's validation, accuracy where nothing was validated."""
+    return headline_metric((run.metrics["scores"] or {}).get("metrics", {})) or HEADLINE_METRICS[0]
 
 
 def seconds(run: Run) -> float:

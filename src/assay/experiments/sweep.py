@@ -13,10 +13,9 @@ from assay.experiments.shared_steps import train_with_shared_steps
 from assay.experiments.sweep_space import Space, changed, space_of
 from assay.files import write_text
 from assay.metrics.intervals import Estimate, Metric
-from assay.metrics.metrics import higher_is_better
+from assay.metrics.metrics import headline, higher_is_better
 from assay.metrics.paired import difference, over_seeds, verdict
 from assay.plan.plan import LoadedPlan, Plan, anchored, load, to_yaml, without_search
-from assay.predictions.predict import headline
 from assay.progress import ForwardingProgress, GivenUpError, NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.train import Run
@@ -162,7 +161,7 @@ def _reporter(trial: Trial, search: Search) -> Callable[[int, Mapping[str, float
 
     def report(epochs: int, metrics: Mapping[str, float]) -> None:
         name = search.space.sweep.metric or headline(metrics)
-        if name not in metrics:
+        if name is None or name not in metrics:
             return
         search.report(trial, epochs, _sign(name) * metrics[name])
         if trial.should_prune():

@@ -1,7 +1,7 @@
 """95 % intervals: from a value and its variance to two limits.
 
-METHODS says which metric has which. Each holds its value, keeps to the range of its metric and is drawn from no random
-numbers. `benchmarks/coverage.py` counts how often each holds the truth.
+METHODS lists the interval of each metric. Every interval contains the value, stays in the range of its metric and uses
+no random numbers. `benchmarks/coverage.py` measures how often each contains the true value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Metric:
         return f"{self.value:.3f} [{self.low:.3f}–{self.high:.3f}]"
 
     def limits(self, digits: int = 4) -> str:
-        """The interval for a line of text; empty where there is none."""
+        """Return the interval as text, empty where there is none."""
         if self.low is None or self.high is None:
             return ""
         return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
@@ -46,14 +46,14 @@ class Metric:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A metric with what its interval, its mean over heads or seeds and its differences are computed from.
+    """A metric with the terms of its interval, of its mean over heads or seeds, and of its differences.
 
-    influence: (N,) by how much each image moves the value, to first order; their squares sum to its variance.
+    influence: (N,) first-order change of the value by each image; the squares sum to its variance.
     floor: the variance that these miss in a sample without a mistake, or with nothing but mistakes.
     smoothed: of a share, the value with four more images a class, so that it is neither 0 nor 1.
-    step: the squared move of the value when the answer for one image changes; what a difference is unsure of at least.
+    step: the squared change of the value when the prediction of one image changes, the least variance of a difference.
     fixed: the limits themselves, where they do not follow from a variance.
-    answers: a digest of what the model answered; the same answers have the same metrics, for certain.
+    digest: a digest of the predictions; equal predictions have equal metrics, without any interval.
     """
 
     metric: str
@@ -64,7 +64,7 @@ class Estimate:
     smoothed: float = 0.5
     step: float = 0.0
     fixed: Limits | None = None
-    answers: bytes = b""
+    digest: bytes = b""
 
     @property
     def variance(self) -> float:
@@ -72,7 +72,7 @@ class Estimate:
 
 
 def wilson(hits: float, n: float, *, quantile: float = Z) -> Limits:
-    """The 95 % interval of a share of `n` (Wilson 1927), within 0 and 1; (0, 1) of nothing. `n` need not be whole."""
+    """Return the 95 % interval of a share of `n` (Wilson 1927), (0, 1) for n = 0; `n` need not be whole."""
     square = quantile * quantile
     middle = (hits + square / 2) / (n + square)
     spread = hits * max(0.0, n - hits) / n if n > 0 else 0.0
@@ -83,17 +83,17 @@ def wilson(hits: float, n: float, *, quantile: float = Z) -> Limits:
 
 
 def of_share(estimate: Estimate, variance: float, quantile: float) -> Limits:
-    """Wilson's interval at the number of images that would give a plain share this variance.
+    """Return Wilson's interval at the number of images that would give a plain share this variance.
 
-    Of a plain share that is their own number. Images of a rare class weigh more in a mean over classes, cells of one
-    image are alike: both make it smaller (the effective sample size of survey statistics, Korn & Graubard 1998).
+    For a plain share that is N. Images of a rare class weigh more in a mean over classes, and cells of one image are
+    correlated: both make it smaller (the effective sample size of survey statistics, Korn & Graubard 1998).
     """
     effective = estimate.smoothed * (1 - estimate.smoothed) / variance
     return wilson(estimate.value * effective, effective, quantile=quantile)
 
 
 def of_loss(estimate: Estimate, variance: float, quantile: float) -> Limits | None:
-    """All means m above 0 with (value - m)² <= quantile² variance m / value; None of one image.
+    """Return the limits of all m > 0 with (value - m)² <= quantile² variance m / value; None for one image.
 
     As of a share near 0 the variance grows with the mean: losses are skewed, and a mean that few large ones would have
     raised may not hold them.
@@ -108,7 +108,7 @@ def of_loss(estimate: Estimate, variance: float, quantile: float) -> Limits | No
 
 
 def of_limits(estimate: Estimate, variance: float, quantile: float) -> Limits | None:
-    """The limits that were computed with the value."""
+    """Return the limits that were computed with the value."""
     return estimate.fixed
 
 
@@ -132,13 +132,13 @@ METHODS: dict[str, Method] = {
 
 
 def metric(estimate: Estimate) -> Metric:
-    """A metric of one model with its interval over images."""
+    """Return a metric of one model with its interval over images."""
     quantile = student(estimate.n - 1) if METHODS[estimate.metric] is of_loss else Z
     return _metric(estimate, METHODS[estimate.metric](estimate, estimate.variance, quantile))
 
 
 def mean(estimates: list[Estimate]) -> Estimate:
-    """The mean over heads of one metric. `n` is the smallest; limits that are fixed are averaged, which is safe."""
+    """Return the mean over heads of one metric. `n` is the smallest; fixed limits are averaged, which is safe."""
     count = len(estimates)
     fixed = [one.fixed for one in estimates if one.fixed is not None]
     return Estimate(
@@ -152,38 +152,38 @@ def mean(estimates: list[Estimate]) -> Estimate:
         fixed=(float(np.mean([low for low, _ in fixed])), float(np.mean([high for _, high in fixed])))
         if fixed
         else None,
-        answers=b"".join(one.answers for one in estimates),
+        digest=b"".join(one.digest for one in estimates),
     )
 
 
 def over_runs(runs: list[Estimate]) -> Metric:
-    """The mean over runs that differ in their seed, with its interval over images and, of several, over seeds."""
+    """Return the mean over runs that differ in their seed, with its interval over images and, of several, seeds."""
     if len(runs) == 1:
         return metric(runs[0])
     average = mean(runs)
     variance, quantile = _over_runs(np.stack([run.influence for run in runs]), [run.value for run in runs], average.n)
-    floor = float(np.mean([run.floor for run in runs]))  # of the same images, so no smaller for being met again
+    floor = float(np.mean([run.floor for run in runs]))  # the images are the same: more runs make it no smaller
     if average.fixed is not None:
         low, high = average.fixed
-        apart = quantile * float(np.sqrt(variance))  # between seeds alone: these limits have no influences
-        down, up = (float(np.hypot(side, apart)) for side in (average.value - low, high - average.value))
+        between = quantile * float(np.sqrt(variance))  # seeds only: these limits have no influences
+        down, up = (float(np.hypot(side, between)) for side in (average.value - low, high - average.value))
         return Metric(average.value, average.n, max(0.0, average.value - down), min(1.0, average.value + up))
     return _metric(average, METHODS[average.metric](average, variance + floor, quantile))
 
 
 def difference(pairs: list[tuple[Estimate, Estimate]]) -> Metric:
-    """How much the second of each pair is above the first, the mean over pairs; both answered for the same images.
+    """Return the mean over pairs of second minus first; both of a pair predicted the same images.
 
-    What makes an image easy or hard for both falls out. The limits are symmetric, and wider by what one image on which
-    the two differ would add: of few images, that they agreed on all says little (as Agresti & Min 2005 add pairs).
-    The calibration error has no interval here.
+    What makes an image easy or hard for both cancels. The limits are symmetric, and wider by what one image on which
+    the two differ would add: agreement on few images is weak evidence (as Agresti & Min 2005 add pairs).
+    The calibration error gets no interval.
     """
     first = pairs[0][0]
     n, values = first.n, [other.value - one.value for one, other in pairs]
     value = float(np.mean(values))
     if first.fixed is not None:
         return Metric(value, n)
-    if all(one.answers and one.answers == other.answers for one, other in pairs):
+    if all(one.digest and one.digest == other.digest for one, other in pairs):
         return Metric(value, n, value, value)
     if METHODS[first.metric] is of_loss and n < 2:
         return Metric(value, n)
@@ -196,7 +196,7 @@ def difference(pairs: list[tuple[Estimate, Estimate]]) -> Metric:
 
 
 def _missed(one: Estimate, other: Estimate) -> float:
-    """The variance of a difference that the images do not show, two models being as alike there as elsewhere."""
+    """Return the variance of a difference that influences miss, the models being as correlated there as elsewhere."""
     floors = one.floor + other.floor
     size = float(np.sqrt((one.influence @ one.influence) * (other.influence @ other.influence)))
     alike = float(one.influence @ other.influence) / size if size else 0.0
@@ -204,16 +204,16 @@ def _missed(one: Estimate, other: Estimate) -> float:
 
 
 def student(freedom: float) -> float:
-    """The quantile of Student's distribution for a 95 % interval; that of the normal one at infinite freedom."""
+    """Return the quantile of Student's distribution for a 95 % interval."""
     return float(stdtrit(max(freedom, 1.0), 1 - TAIL))
 
 
 def _over_runs(influences: Reals, values: list[float], n: int) -> tuple[float, float]:
-    """The variance of a mean over runs (S, N), and the quantile of the distribution it is read at.
+    """Return the variance of a mean over runs, from influences (S, N), and the quantile of its interval.
 
-    Images and seeds are crossed: each run answers for all images. Products of the influences of different runs hold
-    what is due to the images, the spread of the values what is due to seeds. A variance of few seeds is unsure, so
-    that the quantile is Student's, with the freedom of Welch and Satterthwaite.
+    Images and seeds are crossed: each run predicts all images. Products of the influences of different runs measure
+    the variance due to images, the spread of the values that due to seeds. A variance from few seeds is uncertain:
+    the quantile is Student's, with the degrees of freedom of Welch and Satterthwaite.
     """
     runs = len(influences)
     total, single = float((influences.sum(axis=0) ** 2).sum()), float((influences**2).sum())

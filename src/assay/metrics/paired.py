@@ -1,7 +1,7 @@
-"""Metrics of several models on the same images, and how far they differ.
+"""Metrics of several models on the same images, and their differences.
 
-Two models that answered for the same images are compared image by image, so that what makes all images easy or hard
-falls out of the difference. With several seeds, the interval is over seeds along with images.
+Two models are compared image by image, so that what makes an image easy or hard for both cancels. With several seeds,
+the interval is over seeds and images.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from assay.metrics import intervals
 from assay.metrics.intervals import Estimate, Metric
 from assay.metrics.metrics import HeadScore, estimates, higher_is_better
 
-EXACT_BELOW = 25  # discordant images; from here on the chi-squared distribution is near enough
+EXACT_BELOW = 25  # discordant images; from here on the chi-squared distribution is accurate enough
 
 
 def estimate(scores: Mapping[str, HeadScore], metric: str) -> Estimate:
-    """A metric out of a score: the mean over the heads that have it, or that of one head, `HEAD/accuracy`.
+    """Return a metric of a score: the mean over the heads that have it, or that of one head, `HEAD/accuracy`.
 
-    Raises PlanError for a metric that these labels do not define.
+    Raises PlanError for a metric that does not exist, or that these labels do not define.
     """
-    higher_is_better(metric)  # refuses what is no metric at all
+    higher_is_better(metric)  # raises PlanError where there is no such metric
     head, _, name = metric.rpartition("/")
-    measured = estimates({own: score for own, score in scores.items() if not head or own == head})
+    measured = estimates({key: score for key, score in scores.items() if head in ("", key)})
     if name not in measured:
         known = ", ".join(measured) or "none"
         raise PlanError(f"{metric}: these validation labels define no such metric. They define: {known}.")
@@ -34,22 +34,22 @@ def estimate(scores: Mapping[str, HeadScore], metric: str) -> Estimate:
 
 
 def over_seeds(runs: Sequence[Estimate]) -> Metric:
-    """The mean over seeds; the interval is over images, and with several seeds over these as well."""
+    """Return the mean over seeds with its interval over images and, if there are several, seeds."""
     return intervals.over_runs(list(runs))
 
 
 def difference(one: Sequence[Estimate], other: Sequence[Estimate]) -> Metric:
-    """How much `other` is above `one`, seed by seed and image by image, with its interval as `over_seeds`.
+    """Return `other` minus `one`, paired by seed and image, with its interval as `over_seeds`.
 
-    Both are of the same images. Raises ValueError where they cannot be.
+    Raises ValueError where they cannot be of the same images.
     """
     if [(run.n, run.influence.shape) for run in one] != [(run.n, run.influence.shape) for run in other]:
-        raise ValueError("a difference is of models that answered for the same images, under the same seeds")
+        raise ValueError("models can be compared on the same images and the same seeds only")
     return intervals.difference(list(zip(one, other, strict=True)))
 
 
 def gain(before: Sequence[Estimate], after: Sequence[Estimate]) -> Metric:
-    """How much better `after` is, seed by seed: above 0 is better, also of a loss."""
+    """Return how much better `after` is, paired by seed: above 0 is better, also for a loss."""
     change = difference(before, after)
     if higher_is_better(before[0].metric):
         return change
@@ -58,12 +58,12 @@ def gain(before: Sequence[Estimate], after: Sequence[Estimate]) -> Metric:
 
 
 def paired(metric: str) -> bool:
-    """Whether a difference of a metric has an interval; that of the calibration error has none."""
+    """Return whether differences of a metric have an interval; those of the calibration error have none."""
     return metric.rpartition("/")[2] != "calibration_error"
 
 
 def gains(before: Mapping[str, HeadScore], after: Mapping[str, HeadScore]) -> dict[str, Metric]:
-    """By how much each metric over all heads is better after than before: above 0 is better, also of a loss.
+    """Return how much better each metric over all heads is after than before: above 0 is better, also for a loss.
 
     Metrics that are not `paired` are left out.
     """
@@ -72,7 +72,7 @@ def gains(before: Mapping[str, HeadScore], after: Mapping[str, HeadScore]) -> di
 
 
 def verdict(change: Metric, metric: str) -> str:
-    """What an interval allows to be said of a change: better, worse, or not told apart."""
+    """Return what the interval of a change supports: better, worse, or not told apart."""
     if change.low is None or change.high is None or change.low <= 0 <= change.high:
         return "not told apart"
     return "better" if (change.value > 0) == higher_is_better(metric) else "worse"
@@ -80,7 +80,7 @@ def verdict(change: Metric, metric: str) -> str:
 
 @dataclass(frozen=True)
 class McNemar:
-    """How often only one of two models is right, and how probable so uneven a share is if neither is better."""
+    """Images on which only one of two models is right, and the p-value if neither is better."""
 
     only_first: int
     only_second: int
@@ -88,17 +88,15 @@ class McNemar:
     exact: bool
 
     def to_json(self) -> dict[str, float | int | bool]:
-        return {"only first right": self.only_first, "only second right": self.only_second} | {
-            "p": self.p,
-            "exact": self.exact,
-        }
+        counts = {"only first right": self.only_first, "only second right": self.only_second}
+        return {**counts, "p": self.p, "exact": self.exact}
 
 
 def mcnemar(first: Bools, second: Bools) -> McNemar:
-    """McNemar's test (McNemar 1947, Psychometrika 12) of which images (N,) two models answer rightly.
+    """Return McNemar's test (McNemar 1947, Psychometrika 12) of the images (N,) that two models predict correctly.
 
-    Only the discordant images count, on which one alone is right. Of fewer than 25 of them the p-value is exact,
-    that of a fair coin, on both sides; of more it is that of chi-squared with one degree of freedom and the
+    Only discordant images count, on which one alone is right. For fewer than 25 of them the p-value is exact, of a
+    two-sided binomial test; for more it is that of chi-squared with one degree of freedom and the
     correction for continuity (Edwards 1948, Psychometrika 13), as Dietterich (1998, section 3.1) uses it.
     """
     one, other = int((first & ~second).sum()), int((second & ~first).sum())

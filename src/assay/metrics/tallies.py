@@ -1,8 +1,7 @@
-"""What the metrics of a head are made of: sums over images, and how much each image moves each metric.
+"""Tallies: the sums over images that the metrics of a head are computed from.
 
-Every metric of a head is a mean of fractions of sums over images (hits, predictions and labels by class, loss), or is
-made of rankings (average precision) or of bins of confidence (calibration error). Of a fraction it is known by how much
-each image moves it, and with that how sure it is.
+Every metric of a head is a mean of fractions of sums over images (hits, predictions and labels by class, loss), or
+comes from rankings (average precision) or from bins of confidence (calibration error).
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from scipy import sparse
 
 from assay.arrays import Bools, Ints, Reals
 from assay.labels.space import Codes, Head
-from assay.metrics.calibration_error import calibration_error
 from assay.metrics.estimates import (
     AveragePrecision,
     Rows,
     average_precision,
+    calibration_error,
     mean_average_precision,
     mean_loss,
     mean_of,
@@ -35,38 +34,38 @@ TOP = 5
 
 
 def f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:
-    """F1 by class, 0 where a class is neither predicted nor there; all arrays (K, ...)."""
+    """Return F1 by class, 0 where a class is neither predicted nor there; all arrays (K, ...)."""
     return ratio(2 * hits, predicted + support, otherwise=0.0)
 
 
 def macro_f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:
-    """Mean F1 over the classes that occur in the truth; (K, ...) to (...), NaN where none does.
+    """Return the mean F1 over the classes that occur in the labels; (K, ...) to (...), NaN where none does.
 
-    Unlike scikit-learn's default, a class that is only ever predicted, never true, adds no zero of its own:
-    it costs the classes whose images it took. The classes are those of the balanced accuracy, and the
-    metric does not jump when one stray prediction appears. scikit-learn's `labels=np.unique(truth)` agrees.
+    Unlike scikit-learn's default, a class that is only ever predicted, never true, adds no zero: it costs
+    the recall of the classes whose images it took. The metric does not jump when one stray prediction appears. It is
+    scikit-learn's with `labels=np.unique(truth)`.
     """
     return mean_where(f1(hits, predicted, support), support > 0)
 
 
 def micro_f1(hits: Reals, predicted: Reals, support: Reals) -> Reals:
-    """F1 over all cells together; (K, ...) to (...). Under a multi-class head it equals the accuracy."""
+    """Return F1 over all cells together; (K, ...) to (...). Under a multi-class head it equals the accuracy."""
     return ratio(2 * hits.sum(axis=0), predicted.sum(axis=0) + support.sum(axis=0), otherwise=0.0)
 
 
 def confusion(codes: Codes, predicted: Codes, *, size: int) -> Ints:
-    """Images by true class (rows) and predicted class (columns), (K, K); unknown labels left out."""
+    """Return images by true class (rows) and predicted class (columns), (K, K), without unknown labels."""
     known = codes >= 0
     return np.bincount(codes[known] * size + predicted[known], minlength=size * size).reshape(size, size)
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What each image adds to each sum, by name; `hits`, `predicted` and `support` are counts by class.
+    """The summands of each image, by sum; `hits`, `predicted` and `support` are counts by class.
 
     n: images with a known label. precisions: one for each tag of a multi-label head that has a positive.
     expected: the variance of the summed loss if labels came as often as the model says. confidence and right: of the
-    images of a multi-class head that have a label. answers: a digest of what the model answered.
+    images of a multi-class head that have a label. digest: a digest of the predictions.
     """
 
     head: Head
@@ -76,42 +75,47 @@ class Tally:
     expected: float = 0.0
     confidence: Reals = field(default_factory=lambda: np.empty(0))
     right: Bools = field(default_factory=lambda: np.empty(0, dtype=bool))
-    answers: bytes = b""
+    digest: bytes = b""
 
     @cached_property
     def counts(self) -> tuple[Reals, Reals, Reals]:
         """Hits, predictions and labels by class, each (K,)."""
-        hits, predicted, support = (self.sums[name].sum(axis=1) for name in ("hits", "predicted", "support"))
+        hits, predicted, support = (rows.sum(axis=1) for rows in self._by_class())
         return hits, predicted, support
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
         """The metrics that the known labels define; empty without a known label."""
-        found = {} if not self.n else self._of_classes() if self.head.kind == "multiclass" else self._of_tags()
-        return {name: replace(estimate, answers=self.answers) for name, estimate in found.items()}
+        if not self.n:
+            return {}
+        estimates = self._of_classes() if self.head.multiclass else self._of_tags()
+        return {name: replace(estimate, digest=self.digest) for name, estimate in estimates.items()}
 
     def values(self) -> dict[str, float]:
-        """The value of each metric."""
+        """Return the value of each metric."""
         return {name: estimate.value for name, estimate in self.estimates.items()}
 
     def of_group(self, group: Group) -> dict[str, Estimate]:
-        """Mean recall and F1 of some classes, and the share of their images that were named right, or found.
+        """Return the mean recall and F1 of some classes, and their recall over all of their images together.
 
         Empty where none of the classes occurs.
         """
-        places = np.array(group.classes)
-        places = places[self.counts[2][places] > 0]
-        if not len(places):
+        classes = np.array(group.classes)
+        classes = classes[self.counts[2][classes] > 0]
+        if not len(classes):
             return {}
-        hits, predicted, support = (self.sums[name][places] for name in ("hits", "predicted", "support"))
+        hits, predicted, support = (rows[classes] for rows in self._by_class())
         return {
             "recall": mean_of("recall", self.n, (hits, support)),
             "f1": mean_of_f1("f1", self.n, hits, predicted + support),
             "accuracy": mean_of("accuracy", self.n, (_summed(hits), _summed(support))),
         }
 
+    def _by_class(self) -> tuple[Rows, Rows, Rows]:
+        return self.sums["hits"], self.sums["predicted"], self.sums["support"]
+
     def _of_classes(self) -> dict[str, Estimate]:
-        hits, predicted, support = (self.sums[name] for name in ("hits", "predicted", "support"))
+        hits, predicted, support = self._by_class()
         n, known, there = self.n, self.sums["known"], self.counts[2] > 0
         accuracy = mean_of("accuracy", n, (_summed(hits), known))
         error, limits = calibration_error(self.confidence, self.right)
@@ -128,22 +132,23 @@ class Tally:
         }
 
     def _of_tags(self) -> dict[str, Estimate]:
-        hits, predicted, support, known = (self.sums[name] for name in ("hits", "predicted", "support", "known"))
+        hits, predicted, support = self._by_class()
+        known = self.sums["known"]
         n, cells, given = self.n, _summed(known), predicted + support
         there = self.counts[2] > 0
         both = there & (self.counts[2] < known.sum(axis=1))  # tags that are never or always there are left out
-        found: dict[str, Estimate] = {}
+        means: dict[str, Estimate] = {}
         if self.precisions:
-            found["mean_average_precision"] = mean_average_precision(n, list(self.precisions.values()))
+            means["mean_average_precision"] = mean_average_precision(n, list(self.precisions.values()))
         if both.any():
             absent = (known - support)[both]
-            found["balanced_accuracy"] = mean_of(
+            means["balanced_accuracy"] = mean_of(
                 "balanced_accuracy", n, (hits[both], support[both]), (absent - (predicted - hits)[both], absent)
             )
         if there.any():
-            found["macro_f1"] = mean_of_f1("macro_f1", n, hits[there], given[there])
+            means["macro_f1"] = mean_of_f1("macro_f1", n, hits[there], given[there])
         return {
-            **found,
+            **means,
             "micro_f1": mean_of_f1("micro_f1", n, _summed(hits), _summed(given)),
             "subset_accuracy": mean_of("subset_accuracy", n, (self.sums["right"], self.sums["images"])),
             "hamming_loss": mean_of("hamming_loss", n, (self.sums["wrong"], cells)),
@@ -152,16 +157,16 @@ class Tally:
 
 
 def multiclass(head: Head, codes: Codes, probabilities: Reals) -> Tally:
-    """Of one class an image: hits, predicted, support (K each), top-5, loss, and images with a known label.
+    """Return the tally of a multi-class head: hits, predicted, support (K each), top-5, loss, labelled images.
 
     Among equal probabilities the earlier class comes first, as in the prediction itself.
     """
     size, images = head.size, np.flatnonzero(codes >= 0)
     truth, rows = codes[images], probabilities[images]
     predicted = rows.argmax(axis=1)
-    own = rows[np.arange(len(rows)), truth]
-    level = (rows == own[:, None]) & (np.arange(size) < truth[:, None])
-    ahead = ((rows > own[:, None]) | level).sum(axis=1)
+    likelihood = rows[np.arange(len(rows)), truth]
+    level = (rows == likelihood[:, None]) & (np.arange(size) < truth[:, None])
+    ahead = ((rows > likelihood[:, None]) | level).sum(axis=1)
     hit = predicted == truth
     count, whole, ones = len(codes), np.zeros(len(images), dtype=np.int64), np.ones(len(images))
     sums = {
@@ -169,10 +174,10 @@ def multiclass(head: Head, codes: Codes, probabilities: Reals) -> Tally:
         "predicted": _rows(predicted, images, ones, (size, count)),
         "support": _rows(truth, images, ones, (size, count)),
         "top": _rows(whole[ahead < TOP], images[ahead < TOP], ones[ahead < TOP], (1, count)),
-        "loss": _rows(whole, images, -np.log(_clipped(own)), (1, count)),
+        "loss": _rows(whole, images, -np.log(_clipped(likelihood)), (1, count)),
         "known": _rows(whole, images, ones, (1, count)),
     }
-    # in the precision of the answers: of a thousand classes this is most of the work
+    # in the precision of the probabilities: with a thousand classes this is most of the work
     logs = np.log(np.maximum(rows, np.finfo(np.float32).eps))
     first, second = rows * logs, rows * logs**2
     expected = float((second.sum(axis=1) - first.sum(axis=1) ** 2).sum(dtype=np.float64))
@@ -180,10 +185,10 @@ def multiclass(head: Head, codes: Codes, probabilities: Reals) -> Tally:
 
 
 def multilabel(head: Head, codes: Codes, probabilities: Reals, cuts: Reals) -> Tally:
-    """Of any tags an image: hits, predicted, support, known (K each), loss, wrong cells, images, and those all right.
+    """Return the tally of a multi-label head: hits, predicted, support, known (K each); wrong, loss, right, images.
 
-    A tag is given from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; an image
-    is all right where every known cell is.
+    A tag is predicted from its threshold up; `cuts` is (N, K). Loss and Hamming loss are means over known cells; an
+    image is right where every known cell is.
     """
     known = codes >= 0
     truth, given = codes == 1, (probabilities >= cuts.astype(probabilities.dtype)) & known
@@ -209,18 +214,18 @@ def multilabel(head: Head, codes: Codes, probabilities: Reals, cuts: Reals) -> T
         sums,
         precisions,
         expected,
-        answers=_digest(codes, np.where(known, probabilities, 0), given),
+        digest=_digest(codes, np.where(known, probabilities, 0), given),
     )
 
 
 def ratio(over: Reals, under: Reals, *, otherwise: float = np.nan) -> Reals:
-    """`over / under`, and `otherwise` where nothing is below the line."""
+    """Return `over / under`, and `otherwise` where `under` is 0."""
     result = np.full(np.broadcast_shapes(over.shape, under.shape), otherwise, dtype=np.float64)
     return np.divide(over, under, out=result, where=under > 0)
 
 
 def mean_where(values: Reals, where: Bools) -> Reals:
-    """Mean over the first axis of the values that count; NaN where none does."""
+    """Return the mean over the first axis of the values in the mask; NaN where there are none."""
     return ratio((values * where).sum(axis=0), where.sum(axis=0))
 
 
@@ -229,7 +234,7 @@ def _rows(sums: Ints, images: Ints, values: Reals, shape: tuple[int, int]) -> Ro
 
 
 def _summed(rows: Rows) -> Rows:
-    """All sums as one: (1, N)."""
+    """Return the sum of all rows: (1, N)."""
     return sparse.csr_array(np.ones((1, rows.shape[0]))) @ rows
 
 
@@ -241,6 +246,6 @@ def _digest(*arrays: npt.NDArray[np.generic]) -> bytes:
 
 
 def _clipped(probabilities: Reals) -> Reals:
-    """Kept away from 0 and 1 by what float32 resolves, so that no loss is infinite (scikit-learn's rule)."""
+    """Return probabilities at least float32's epsilon away from 0 and 1: no loss is infinite (as in scikit-learn)."""
     smallest = float(np.finfo(np.float32).eps)
     return np.clip(probabilities.astype(np.float64), smallest, 1 - smallest)

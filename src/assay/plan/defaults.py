@@ -10,7 +10,7 @@ import numpy as np
 from assay.arrays import Doubles
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
-from assay.predictions.thresholds import FEW
+from assay.predictions.thresholds import RARE
 
 DEFAULT_SIZE = 128
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
@@ -42,7 +42,7 @@ def default_steps(samples: Samples, *, flip: str, seen: bool = False) -> list[di
         "ema": 0.99,
     }
     tags = [head for head in samples.space if head.kind == "multilabel"]
-    judged = [head.name for head in tags if samples.part("val").counts(head).sum() >= FEW]
+    judged = [head.name for head in tags if samples.part("val").counts(head).sum() >= RARE]
     again = {**fit, "start": "pretrained", "epochs": _epochs(labelled + unlabelled)}
     rounds = {
         "times": ROUNDS,

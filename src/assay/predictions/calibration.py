@@ -1,4 +1,4 @@
-"""Probabilities that are as sure as they are right, by a temperature (Guo et al. 2017) or by slopes and levels."""
+"""Calibration of probabilities by a temperature (Guo et al. 2017) or by slopes and intercepts."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ COLDEST, HOTTEST = 0.05, 20.0
 
 
 def temperature(head: Head, codes: Codes, logits: Reals, weights: Reals | None = None) -> float:
-    """The number to divide the logits (N, K) of a head by for the lowest loss on what is known.
+    """Return the number to divide the logits (N, K) of a head by for the lowest loss on the known labels.
 
-    `weights` of the labels are shaped like the codes; 1 where none are given. Between 0.05 and 20; 1 where no
-    temperature is better than another. The loss is convex in 1 / temperature, so its slope has one root at most.
+    `weights` of the labels are shaped like the codes; 1 where none are given. Between 0.05 and 20; 1 where all
+    temperatures are equal. The loss is convex in 1 / temperature, so its slope has one root at most.
     """
     known = head.known(codes)
     counts = np.ones(codes.shape) if weights is None else weights.astype(np.float64)
     codes, counts, scores = codes[known], counts[known], logits[known].astype(np.float64)
-    if head.kind == "multiclass":
+    if head.multiclass:
         scores -= scores.max(axis=1, keepdims=True)  # makes equal logits exactly 0, whose slope is 0 too
 
     def slope(scale: float) -> float:
-        """Of the summed loss of `scale * logits`."""
-        if head.kind == "multiclass":
+        """Return the slope of the summed loss of `scale * logits`."""
+        if head.multiclass:
             expected = (softmax(scale * scores, axis=1) * scores).sum(axis=1)
             return float((counts * (expected - scores[np.arange(len(codes)), codes])).sum())
         return float((counts * (expit(scale * scores) - codes) * scores)[codes >= 0].sum())
 
     coldest, hottest = slope(1 / COLDEST), slope(1 / HOTTEST)
-    if coldest == hottest:  # so is every slope between: nothing is known, or all logits are the same
+    if coldest == hottest:  # so is every slope between: no label is known, or all logits are equal
         return 1.0
     if coldest <= 0:
         return COLDEST
@@ -47,47 +47,47 @@ def temperature(head: Head, codes: Codes, logits: Reals, weights: Reals | None =
 def rescaled(
     head: Head, codes: Codes, scores: Reals, weights: Reals, *, slopes: Literal["one", "each"], levels: bool
 ) -> tuple[Doubles, Doubles]:
-    """Slopes and levels (K,) by which scores (N, K) become logits, for the lowest loss on what is known.
+    """Return slopes and intercepts (K,) that map scores (N, K) to logits, for the lowest loss on the known labels.
 
     For tags it is Platt scaling (Platt 1999), for classes the same under a softmax (vector scaling, Guo et al.
-    2017). As in the former, targets are pulled in by what so few images leave open: (n + 1) / (n + 2) instead
-    of 1 for n images of a label. Slopes are 0 or more; one slope for all classes keeps the order of scores
-    that differ by class alone. `weights` are shaped like the codes; a score that is not finite counts as unknown.
+    2017). As in the former, targets are smoothed: (n + 1) / (n + 2) instead of 1 for n images of a label. Slopes
+    are 0 or more; one slope for all classes keeps the order of scores that differ by class alone. `weights` are
+    shaped like the codes; a score that is not finite counts as unknown.
     """
     size = head.size
     cells, targets = _smoothed(head, codes, scores, weights)
     finite = np.where(np.isfinite(scores), scores, 0.0).astype(np.float64)
     count = size if slopes == "each" else 1
 
-    def loss(found: Doubles) -> tuple[float, Doubles]:
-        logits = found[:count] * finite + (found[count:] if levels else 0.0)
-        if head.kind == "multiclass":
-            sure = log_softmax(logits, axis=1)
-            value = -(cells * targets * sure).sum()
-            rises = cells * (np.exp(sure) - targets)
+    def loss(parameters: Doubles) -> tuple[float, Doubles]:
+        logits = parameters[:count] * finite + (parameters[count:] if levels else 0.0)
+        if head.multiclass:
+            log_probabilities = log_softmax(logits, axis=1)
+            value = -(cells * targets * log_probabilities).sum()
+            gradient = cells * (np.exp(log_probabilities) - targets)
         else:
             value = (cells * (np.logaddexp(0, logits) - targets * logits)).sum()
-            rises = cells * (expit(logits) - targets)
-        by_slope = (rises * finite).sum(axis=0)
+            gradient = cells * (expit(logits) - targets)
+        by_slope = (gradient * finite).sum(axis=0)
         parts = [by_slope if slopes == "each" else by_slope.sum(keepdims=True)]
-        return float(value), np.concatenate([*parts, *([rises.sum(axis=0)] if levels else [])])
+        return float(value), np.concatenate([*parts, *([gradient.sum(axis=0)] if levels else [])])
 
     begin = np.concatenate([np.ones(count), np.zeros(size if levels else 0)])
     bounds = [(0.0, None)] * count + [(None, None)] * (len(begin) - count)
     options = {"maxiter": 1000, "gtol": 1e-8, "ftol": 1e-13}
-    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    return np.broadcast_to(found[:count], (size,)).copy(), found[count:] if levels else np.zeros(size)
+    best = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return np.broadcast_to(best[:count], (size,)).copy(), best[count:] if levels else np.zeros(size)
 
 
 def _smoothed(head: Head, codes: Codes, scores: Reals, weights: Reals) -> tuple[Doubles, Doubles]:
-    """What each cell counts, (N, 1) or (N, K) and of mean 1 where known, and its target (N, K)."""
+    """Return the weight of each cell, (N, 1) or (N, K), of mean 1, and its target (N, K)."""
     finite = np.isfinite(scores)
-    if head.kind == "multiclass":
+    if head.multiclass:
         known = (codes >= 0) & finite.all(axis=1)
         counts = np.bincount(codes[known], minlength=head.size)
-        own = ((counts + 1) / (counts + 2))[np.maximum(codes, 0)]
-        targets = np.repeat((1 - own)[:, None] / max(head.size - 1, 1), head.size, axis=1)
-        targets[np.arange(len(codes)), codes] = own
+        of_label = ((counts + 1) / (counts + 2))[np.maximum(codes, 0)]
+        targets = np.repeat((1 - of_label)[:, None] / max(head.size - 1, 1), head.size, axis=1)
+        targets[np.arange(len(codes)), codes] = of_label
         cells = np.where(known, weights, 0.0)[:, None]
     else:
         known = (codes >= 0) & finite
@@ -98,9 +98,9 @@ def _smoothed(head: Head, codes: Codes, scores: Reals, weights: Reals) -> tuple[
 
 
 def at_temperature(thresholds: Reals, temperatures: float | Reals) -> Floats:
-    """The thresholds that decide of logits divided by `temperatures` what `thresholds` decide of them now.
+    """Return thresholds that make the same decisions after logits are divided by `temperatures`.
 
-    A threshold of 1 and more gives no tag at any temperature.
+    A threshold of 1 and more predicts no tag at any temperature.
     """
     cuts: npt.NDArray[Any] = np.minimum(thresholds.astype(np.float64), 1)
     moved = expit(logit(cuts) / temperatures)

@@ -1,4 +1,4 @@
-"""What is chosen on labelled images, judged on them all the same: each image by a choice made without it."""
+"""Cross-fitting: what is chosen on labelled images is evaluated on them, each by a choice made without it."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from assay.metrics.intervals import Metric
 from assay.metrics.tallies import Tally, multiclass, multilabel
 
 Choose = Callable[[Codes, Reals], float | Reals]
-"""From the codes of one head and a model's answers (n, K) to a number, or one a class (K,)."""
+"""Codes of one head, predictions (n, K) -> a number, or one a class (K,)."""
 
 
 def folds_of(images: int, count: int, *, seed: int) -> Ints:
-    """The fold of each image (N,), 0 to `count` - 1, drawn at random.
+    """Return the fold of each image (N,), 0 to `count` - 1, drawn at random.
 
-    Not stratified: folds of equal class frequencies tell each other what is chance in these. Thresholds by
-    class, on answers that had nothing to do with the tags, then seemed to lower the Hamming loss by 0.018
-    (120 images, mean of 60 draws, standard error 0.003); at random by -0.002.
+    Not stratified: folds of equal class frequencies leak chance deviations of these to each other. Thresholds by
+    class, on predictions independent of the tags, then seemed to lower the Hamming loss by 0.018
+    (120 images, mean of 60 draws, standard error 0.003); with random folds by -0.002.
     """
     return np.random.default_rng(seed).permutation(images) % count
 
 
-def cross_fitted(codes: Codes, answers: Reals, choose: Choose, *, folds: int = 5, seed: int = 0) -> Floats:
-    """For each image what `choose` gives on the other folds: (N, K), like `answers`."""
+def cross_fitted(codes: Codes, outputs: Reals, choose: Choose, *, folds: int = 5, seed: int = 0) -> Floats:
+    """Return, for each image, what `choose` returns on the other folds: (N, K), like `outputs`."""
     fold = folds_of(len(codes), folds, seed=seed)
-    chosen = np.empty(answers.shape, dtype=np.float32)
+    chosen = np.empty(outputs.shape, dtype=np.float32)
     for number in np.unique(fold):
         inside = fold == number
-        chosen[inside] = choose(codes[~inside], answers[~inside])
+        chosen[inside] = choose(codes[~inside], outputs[~inside])
     return chosen
 
 
 def decision_tally(head: Head, codes: Codes, probabilities: Reals, thresholds: float | Reals = 0.5) -> Tally:
-    """What the metrics of one head are read off, over the images known under it; without average precisions.
+    """Return the tally of one head over the images known under it, without average precisions.
 
     `probabilities` is (N, K); `thresholds` one number, (K,) or (N, K), and not read for a multi-class head.
     """
     known = head.known(codes)
-    if head.kind == "multiclass":
+    if head.multiclass:
         return multiclass(head, codes[known], probabilities[known])
     cuts = np.broadcast_to(np.asarray(thresholds, dtype=np.float32), probabilities.shape)
     # Average precisions are most of the work, and no threshold and no temperature changes them.
@@ -51,15 +51,15 @@ def decision_tally(head: Head, codes: Codes, probabilities: Reals, thresholds: f
 
 
 def gain(before: Tally, after: Tally, metric: str) -> Metric:
-    """How much better a metric is after than before, above 0 where it is better, also of a loss.
+    """Return how much better a metric is after than before: above 0 is better, also for a loss.
 
-    The interval is paired: both tallies hold the same images.
+    The interval is paired: both tallies are of the same images.
     """
     return paired.gain([before.estimates[metric]], [after.estimates[metric]])
 
 
 def mean_gain(pairs: Sequence[tuple[Tally, Tally]], metric: str) -> Metric:
-    """How much better a metric is after than before, the mean over runs that differ in their seed.
+    """Return how much better a metric is after than before, the mean over runs that differ in their seed.
 
     Each pair is (before, after) of one run, all of the same images: the interval is over images and seeds.
     """

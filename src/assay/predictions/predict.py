@@ -1,8 +1,8 @@
-"""What a model says of images: logits and probabilities of every head."""
+"""Predictions: logits and probabilities of every head for a list of images, and their metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.arrays import Floats
 from assay.files import whole
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.metrics.metrics import HeadScore, probabilities_of, score, to_json
-from assay.training.devices import Hardware
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Answers for images, in the order in which they were asked for.
+    """Predictions for images, in the order of `ids`.
 
     `logits` and `probabilities` are (N, width), all heads side by side; rows of images that could not
-    be read are NaN, and `unreadable` holds the reason by id. `thresholds` say where a tag of a multi-label
-    head begins: (width,), or (N, width) where those of each image were chosen without it.
+    be read are NaN, and `unreadable` holds the reason by id. A tag of a multi-label head is predicted from its
+    threshold up: `thresholds` is (width,), or (N, width) where those of each image were chosen without it.
     """
 
     ids: list[str]
@@ -45,13 +44,13 @@ class Predictions:
     def of(
         ids: list[str], space: LabelSpace, logits: Floats, *, model: str, thresholds: Floats | None = None
     ) -> Predictions:
-        """Predictions from logits; a tag is given from one half up where no thresholds are given."""
+        """Return predictions from logits; without thresholds, a tag is predicted from one half up."""
         cuts = np.full(space.width, 0.5, dtype=np.float32) if thresholds is None else thresholds
         return Predictions(ids, space, logits, probabilities_of(space, logits), cuts, model)
 
     @staticmethod
     def joined(parts: Sequence[Predictions]) -> Predictions:
-        """Several pieces, one after the other."""
+        """Return several parts as one, in order."""
         first = parts[0]
         unreadable = {name: reason for part in parts for name, reason in part.unreadable.items()}
         return Predictions(
@@ -66,27 +65,25 @@ class Predictions:
         )
 
     def take(self, rows: Sequence[int]) -> Predictions:
-        """Those of the images at these positions, in this order."""
-        places = np.asarray(rows, dtype=np.int64)
+        """Return the predictions of these rows, in this order."""
+        index = np.asarray(rows, dtype=np.int64)
         ids = [self.ids[row] for row in rows]
         return replace(
             self,
             ids=ids,
-            logits=self.logits[places],
-            probabilities=self.probabilities[places],
-            thresholds=self.thresholds if self.thresholds.ndim == 1 else self.thresholds[places],
+            logits=self.logits[index],
+            probabilities=self.probabilities[index],
+            thresholds=self.thresholds if self.thresholds.ndim == 1 else self.thresholds[index],
             unreadable={id_: self.unreadable[id_] for id_ in ids if id_ in self.unreadable},
         )
 
     def labels(self, head: str) -> list[str | None]:
-        """The most probable class of a multi-class head, or None where an image was unreadable."""
-        columns = dict(zip((h.name for h in self.space), self.space.slices, strict=True))[head]
-        scores = self.probabilities[:, columns]
-        names = self.space[head].classes
-        return [None if np.isnan(row[0]) else names[int(row.argmax())] for row in scores]
+        """Return the most probable class of a multi-class head for each image, None where it was unreadable."""
+        names, probabilities = self.space[head].classes, self.probabilities[:, self.space.columns_of(head)]
+        return [None if np.isnan(row[0]) else names[int(row.argmax())] for row in probabilities]
 
     def write(self, path: Path) -> None:
-        """Write as Parquet: id, and logits and thresholds as a list an image."""
+        """Write a Parquet file of id, and logits and thresholds as a list an image."""
         thresholds = np.broadcast_to(self.thresholds, self.logits.shape)
         table = pl.DataFrame({"id": self.ids, "logits": self.logits, "thresholds": thresholds})
         with whole(path) as beside:
@@ -94,7 +91,7 @@ class Predictions:
 
     @staticmethod
     def read(path: Path, space: LabelSpace, *, model: str) -> Predictions:
-        """Read what `write` wrote."""
+        """Read the file that `write` wrote."""
         table = pl.read_parquet(path)
         logits, thresholds = (
             np.asarray(table[name].to_numpy(), dtype=np.float32).reshape(-1, space.width)
@@ -104,7 +101,7 @@ class Predictions:
 
 
 def in_chunks(network: Callable[[Tensor], Tensor], inputs: Floats, *, rows: int = 512) -> Floats:
-    """What a network on the CPU gives for inputs (N, F), so many rows at once."""
+    """Return the outputs of a network on the CPU for inputs (N, F), computed in chunks of `rows`."""
     with torch.inference_mode():
         parts = [
             network(torch.from_numpy(np.array(part))).numpy()
@@ -113,52 +110,11 @@ def in_chunks(network: Callable[[Tensor], Tensor], inputs: Floats, *, rows: int 
     return np.concatenate(parts)
 
 
-def run_batches(
-    network: nn.Module | Callable[[Tensor], Tensor],
-    batches: Iterator[Tensor],
-    *,
-    hardware: Hardware,
-    out: Floats,
-    done: Callable[[int], None] = lambda count: None,
-) -> Floats:
-    """Fill `out` (N, width) with the network's answers, batch by batch."""
-    row = 0
-    for values in answered(network, batches, hardware=hardware, done=done):
-        out[row : row + len(values)] = values
-        row += len(values)
-    return out
-
-
-def answered(
-    network: nn.Module | Callable[[Tensor], Tensor],
-    batches: Iterator[Tensor],
-    *,
-    hardware: Hardware,
-    done: Callable[[int], None] = lambda count: None,
-) -> Iterator[Floats]:
-    """The network's answers (B, width) for each batch."""
-    for batch in batches:
-        with torch.inference_mode(), hardware.autocast():
-            values = network(hardware.place(batch)).float().cpu().numpy()
-        yield values
-        done(len(values))
-
-
-# Predictions held against what is known of the images.
-
-HEADLINES = ("accuracy", "micro_f1", "nll")
-
-
-def headline(metrics: Mapping[str, Any]) -> str:
-    """The name of the metric that stands for all of them; empty where none is measured."""
-    return next((name for name in HEADLINES if name in metrics), "")
-
-
 def scores_json(predictions: Predictions, samples: Samples, *, trained: Samples | None = None) -> dict[str, Any]:
-    """All metrics as metrics.json holds them; images that could not be read are left out.
+    """Return all metrics as in metrics.json; images that could not be read are left out.
 
-    `samples` are the images of the predictions, in their order; of the training images `trained`, the labels tell
-    frequent classes from rare ones.
+    `samples` are the images of the predictions, in their order. With the training images `trained`, classes are also
+    measured by frequency.
     """
     return to_json(score_predictions(predictions, samples, trained=trained))
 
@@ -166,7 +122,7 @@ def scores_json(predictions: Predictions, samples: Samples, *, trained: Samples 
 def score_predictions(
     predictions: Predictions, samples: Samples, *, trained: Samples | None = None
 ) -> dict[str, HeadScore]:
-    """The same with what differences of metrics are computed from."""
+    """Return the same with the estimates that differences of metrics are computed from."""
     readable = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
     codes = [known[readable] for known in samples.codes()]
     thresholds = predictions.thresholds if predictions.thresholds.ndim == 1 else predictions.thresholds[readable]

@@ -1,4 +1,4 @@
-"""The trained model as it leaves the run, one network or several: it needs neither the data nor the run."""
+"""A saved model, of one network or several, that predicts image files without the data or the run."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from assay.predictions.tta import AnyTTA, tta_views
 from assay.training.devices import Hardware
 
 Form = tuple[int, Resize, int]
-"""How a network wants an image decoded: the side, how it becomes a square, and the size that is stated for."""
-Read = dict[Form, Pixels]
-"""An image in every form that a network of the model wants."""
+"""How a network's images are decoded: side, how they become a square, and the size that is stated for."""
+Decoded = dict[Form, Pixels]
+"""An image in every form that the networks of a model need."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A saved model, ready to label images, each of its networks on the hardware chosen for it."""
+    """A saved model with the hardware of each of its networks."""
 
     saved: Model
     hardware: tuple[Hardware, ...]
@@ -47,25 +47,25 @@ class Predictor:
     def stream(
         self, images: Iterable[tuple[str, Path]], *, batch: int = 32, tta: AnyTTA | None = None
     ) -> Iterator[Predictions]:
-        """Predictions for (name, path) in the order given, `batch` at a time; the next ones decode meanwhile.
+        """Yield predictions for (name, path) in order, `batch` at a time; the next batch is decoded meanwhile.
 
-        With `tta` the answer for an image is the mean of those for all of its views.
+        With `tta` the prediction for an image is the mean over its views.
         """
         source = iter(images)
         with ThreadPoolExecutor() as pool:
 
-            def begin() -> tuple[list[str], Iterator[Read | str]] | None:
+            def begin() -> tuple[list[str], Iterator[Decoded | str]]:
                 chunk = list(islice(source, batch))
-                return (
-                    ([name for name, _ in chunk], pool.map(self._read, [path for _, path in chunk])) if chunk else None
-                )
+                return [name for name, _ in chunk], pool.map(self._decode, [path for _, path in chunk])
 
-            coming = begin()
-            while coming is not None:
-                (names, found), coming = (coming[0], list(coming[1])), begin()
-                yield self._answer(names, found, tta)
+            names, images_or_errors = begin()
+            while names:
+                current, decoded = names, list(images_or_errors)
+                names, images_or_errors = begin()
+                yield self._predict(current, decoded, tta)
 
-    def _read(self, path: Path) -> Read | str:
+    def _decode(self, path: Path) -> Decoded | str:
+        """Return an image, or the reason why it cannot be read."""
         forms = {_form(network) for network in self.saved.networks}
         try:
             return {
@@ -75,32 +75,33 @@ class Predictor:
         except ImageError as error:
             return str(error)
 
-    def _answer(self, names: list[str], found: list[Read | str], tta: AnyTTA | None) -> Predictions:
+    def _predict(self, names: list[str], decoded: list[Decoded | str], tta: AnyTTA | None) -> Predictions:
         space = self.saved.space
         logits = np.full((len(names), space.width), np.nan, dtype=np.float32)
-        readable = {row: read for row, read in enumerate(found) if not isinstance(read, str)}
-        if readable:
-            shown = [names[row] for row in readable]
+        readable = {row: image for row, image in enumerate(decoded) if not isinstance(image, str)}
+        rows, images = list(readable), list(readable.values())
+        if rows:
+            ids = [names[row] for row in rows]
             if tta is None:
-                logits[list(readable)] = self._logits(shown, list(readable.values()), PLAIN)
+                logits[rows] = self._logits(ids, images, PLAIN)
             else:
-                each = [self._logits(shown, list(readable.values()), view) for view in tta_views(tta)]
-                logits[list(readable)] = mean_prediction(space, each, of=tta.mean)
+                by_view = [self._logits(ids, images, view) for view in tta_views(tta)]
+                logits[rows] = mean_prediction(space, by_view, of=tta.mean)
         probabilities = np.full_like(logits, np.nan)
-        probabilities[list(readable)] = probabilities_of(space, logits[list(readable)])
-        reasons = {name: read for name, read in zip(names, found, strict=True) if isinstance(read, str)}
+        probabilities[rows] = probabilities_of(space, logits[rows])
+        reasons = {name: image for name, image in zip(names, decoded, strict=True) if isinstance(image, str)}
         thresholds = self.saved.decision_rule.thresholds
         return Predictions(names, space, logits, probabilities, thresholds, self.name, unreadable=reasons)
 
-    def _logits(self, names: list[str], images: list[Read], view: View) -> Floats:
-        """Logits (n, W) of images shown in one way."""
-        raw = []
+    def _logits(self, names: list[str], images: list[Decoded], view: View) -> Floats:
+        """Return logits (n, W) of one view of images."""
+        outputs = []
         for network, hardware in zip(self.saved.networks, self.hardware, strict=True):
-            pixels = torch.from_numpy(np.stack([read[_form(network)] for read in images])).permute(0, 3, 1, 2)
-            shown = hardware.place(view.show(pixels, names, size=network.size))
+            pixels = torch.from_numpy(np.stack([image[_form(network)] for image in images])).permute(0, 3, 1, 2)
+            inputs = hardware.to_device(view.show(pixels, names, size=network.size))
             with torch.inference_mode(), hardware.autocast():
-                raw.append(network.classifier(shown).float().cpu().numpy())
-        return self.saved.logits(raw)
+                outputs.append(network.classifier(inputs).float().cpu().numpy())
+        return self.saved.logits(outputs)
 
 
 def _form(network: TrainedModel) -> Form:

@@ -1,10 +1,9 @@
-"""Where a tag begins: thresholds of a multi-label head that are best for a metric, found exactly where a tag is known.
+"""Thresholds of a multi-label head that are exactly optimal for a metric on the known labels.
 
 A metric changes only where a threshold passes a probability, so that trying one threshold between each two
 neighbours tries them all (Lipton et al. 2014 for F1). Codes are (N, K) with -1 where unknown, probabilities
-(N, K) in float32. Among thresholds that are equally good the one nearest one half is taken. A tag without a known
-positive has no recall to weigh against its false alarms: the best would be never to give it. It keeps one half
-instead, and the others are the best beside that.
+(N, K) in float32. Of equally good thresholds the one nearest one half is taken. For a tag without a known
+positive the optimum would be never to predict it. It keeps one half instead, and the others are optimal given that.
 """
 
 from __future__ import annotations
@@ -23,65 +22,64 @@ MetricName = Literal["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
 
 HALF = 0.5
 ABOVE_ALL = np.nextafter(np.float32(1), np.float32(2))  # a probability of 1 is below it
-FEW = 20
+RARE = 20  # positives; thresholds of tags with fewer are unreliable
 
 
 def best_global(codes: Codes, probabilities: Reals, metric: MetricName) -> float:
-    """The one threshold for all tags of a head at which a metric is best."""
+    """Return the one threshold for all tags of a head at which a metric is best."""
     if not (codes == 1).any():
         return HALF
-    answers = probabilities.astype(np.float32).ravel()
+    cells = probabilities.astype(np.float32).ravel()
     known = np.flatnonzero(codes.ravel() >= 0)
-    order = known[np.argsort(-answers[known])]
-    falling = answers[order]
+    order = known[np.argsort(-cells[known])]
+    falling = cells[order]
     ends = _ends(falling)
     curve = _curve(codes, probabilities, order, metric)
     return _nearest_half(_cuts(falling[ends]), curve[np.append(0, ends + 1)])
 
 
 def best_by_class(codes: Codes, probabilities: Reals, metric: MetricName) -> Floats:
-    """The thresholds (K,), one a tag, at which a metric is best, given that tags never there keep one half.
+    """Return the thresholds (K,), one a tag, at which a metric is best; tags without a positive keep one half.
 
-    Macro F1 and the Hamming loss are means over tags, so each tag's own best will do. Micro F1 is one
-    fraction over all tags and is best by Dinkelbach's iteration (1967). Subset accuracy is neither: it
-    raises PlanError.
+    Macro F1 and the Hamming loss are means over tags, so that tags are independent. Micro F1 is one fraction over all
+    tags and is maximised by Dinkelbach's iteration (1967). Subset accuracy is neither: it raises PlanError.
     """
     if metric == "subset_accuracy":
         raise PlanError(
             "by: class with metric: subset_accuracy: whether an image is right hangs on all its tags at once, "
-            "so no tag has a best threshold of its own. Choose by: global, or another metric."
+            "so no tag has a best threshold by itself. Choose by: global, or another metric."
         )
     there = (codes == 1).any(axis=0)
     options = {int(tag): _Options.of(codes[:, tag], probabilities[:, tag]) for tag in np.flatnonzero(there)}
     given_anyway = int(((probabilities >= HALF) & (codes >= 0))[:, ~there].sum())
     over, under = _best_fraction(list(options.values()), given_anyway) if metric == "micro_f1" else (0, 1)
     thresholds = np.full(codes.shape[1], HALF, dtype=np.float32)
-    for tag, own in options.items():
+    for tag, option in options.items():
         values: npt.NDArray[Any] = {
-            "micro_f1": 2 * own.hits * under - over * own.given,
-            "macro_f1": 2 * own.hits / (own.given + own.support),
-            "hamming_loss": 2 * own.hits - own.given,
+            "micro_f1": 2 * option.hits * under - over * option.given,
+            "macro_f1": 2 * option.hits / (option.given + option.support),
+            "hamming_loss": 2 * option.hits - option.given,
         }[metric]
-        thresholds[tag] = _nearest_half(own.cuts, values)
+        thresholds[tag] = _nearest_half(option.cuts, values)
     return thresholds
 
 
-def few_positives(codes: Codes) -> Ints:
-    """The tags whose own threshold rests on fewer than 20 positives; one without any has none of its own."""
+def rare_tags(codes: Codes) -> Ints:
+    """Return the tags whose threshold is chosen on fewer than 20 positives, but on some."""
     positives = (codes == 1).sum(axis=0)
-    return np.flatnonzero((positives > 0) & (positives < FEW))
+    return np.flatnonzero((positives > 0) & (positives < RARE))
 
 
 def without_positives(codes: Codes) -> Ints:
-    """The tags that are nowhere known to be there, and keep one half."""
+    """Return the tags without a known positive, which keep one half."""
     return np.flatnonzero(~(codes == 1).any(axis=0))
 
 
 @dataclass(frozen=True)
 class _Options:
-    """The thresholds (G,) worth trying for one tag, falling, with the hits and the tags given at each.
+    """Candidate thresholds (G,) of one tag, falling, with the hits and the predictions at each.
 
-    Of no use is a threshold that gives more tags than the one before it and hits no more.
+    A threshold that predicts more than the one before it and hits no more is left out.
     """
 
     cuts: Floats
@@ -92,9 +90,9 @@ class _Options:
     @staticmethod
     def of(codes: Codes, probabilities: Reals) -> _Options:
         known = codes >= 0
-        answers = probabilities[known].astype(np.float32)
-        order = np.argsort(-answers)
-        falling, positive = answers[order], codes[known][order]
+        cells = probabilities[known].astype(np.float32)
+        order = np.argsort(-cells)
+        falling, positive = cells[order], codes[known][order]
         ends = _ends(falling)
         hits = np.append(0, positive.cumsum()[ends])
         useful = np.append(True, np.diff(hits) > 0)
@@ -102,24 +100,24 @@ class _Options:
 
 
 def _best_fraction(options: list[_Options], given_anyway: int) -> tuple[int, int]:
-    """The best micro F1 as a fraction, in whole numbers: 2 hits over tags given and tags there.
+    """Return the best micro F1 as a fraction, in integers: 2 hits over predictions plus labels.
 
-    With the value so far, over / under, the tags part: each maximises 2 hits - (over / under) given. What
-    they reach is a better value, until it is the same one (Dinkelbach 1967).
+    Given the value so far, over / under, tags are independent: each maximises 2 hits - (over / under) given. The
+    result is a better value, until it is the same one (Dinkelbach 1967).
     """
-    support = sum(own.support for own in options)
+    support = sum(option.support for option in options)
     over, under = 0, 1
     while True:
-        best = [int(np.argmax(2 * own.hits * under - over * own.given)) for own in options]
-        hits = sum(int(own.hits[row]) for own, row in zip(options, best, strict=True))
-        given = given_anyway + sum(int(own.given[row]) for own, row in zip(options, best, strict=True))
+        best = [int(np.argmax(2 * option.hits * under - over * option.given)) for option in options]
+        hits = sum(int(option.hits[row]) for option, row in zip(options, best, strict=True))
+        given = given_anyway + sum(int(option.given[row]) for option, row in zip(options, best, strict=True))
         if 2 * hits * under <= over * (given + support):
             return over, under
         over, under = 2 * hits, given + support
 
 
 def _curve(codes: Codes, probabilities: Reals, order: Ints, metric: MetricName) -> npt.NDArray[Any]:
-    """A metric, higher being better, with the first 0, 1, 2 ... cells of `order` (n,) given: (n + 1,)."""
+    """Return a metric, higher being better, with the first 0, 1, 2 ... cells of `order` (n,) predicted: (n + 1,)."""
     truth = codes.ravel()[order]
     support = int(truth.sum())
     if metric == "micro_f1":
@@ -134,7 +132,7 @@ def _curve(codes: Codes, probabilities: Reals, order: Ints, metric: MetricName) 
 
 
 def _rises_of_macro_f1(codes: Codes, probabilities: Reals) -> Doubles:
-    """What each cell (N, K) adds to macro F1 when tags are given from the most probable cell down."""
+    """Return what each cell (N, K) adds to macro F1 when tags are predicted from the most probable cell down."""
     rises = np.zeros(codes.shape)
     there = np.flatnonzero((codes == 1).any(axis=0))
     for tag in there:
@@ -147,7 +145,7 @@ def _rises_of_macro_f1(codes: Codes, probabilities: Reals) -> Doubles:
 
 
 def _rises_of_subset_accuracy(codes: Codes, probabilities: Reals) -> Ints:
-    """What each cell (N, K) adds to the images all right when tags are given from the most probable cell down.
+    """Return what each cell (N, K) adds to the images all right when tags are predicted from the most probable down.
 
     An image is right from its least probable true tag down to its most probable false one, if these come
     in that order.
@@ -164,12 +162,12 @@ def _rises_of_subset_accuracy(codes: Codes, probabilities: Reals) -> Ints:
 
 
 def _ends(falling: Reals) -> Ints:
-    """The last position of each group of equal values."""
+    """Return the last position of each group of equal values."""
     return np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
 
 
 def _cuts(distinct: Floats) -> Floats:
-    """Thresholds (G + 1,) midway between falling distinct probabilities (G,): above all, between, below all."""
+    """Return thresholds (G + 1,) midway between falling distinct probabilities (G,): above all, between, below all."""
     edges = np.concatenate([[ABOVE_ALL], distinct, [0]]).astype(np.float32)
     upper, lower = edges[:-1], edges[1:]
     middle = ((upper.astype(np.float64) + lower) / 2).astype(np.float32)
@@ -177,6 +175,6 @@ def _cuts(distinct: Floats) -> Floats:
 
 
 def _nearest_half(cuts: Floats, values: npt.NDArray[Any]) -> float:
-    """Of the thresholds with the highest value, the one nearest one half."""
+    """Return, of the thresholds with the highest value, the one nearest one half."""
     best = cuts[values == values.max()]
     return float(best[np.argmin(np.abs(best - HALF))])

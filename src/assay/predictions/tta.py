@@ -1,4 +1,4 @@
-"""Views: an image shown in several ways, and the mean of the answers (test-time augmentation)."""
+"""Test-time augmentation: the mean prediction over several views of an image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Factor = Annotated[float, Field(gt=0)]
 
 
 class TTABase(Choice):
-    """Views whose answers are averaged."""
+    """Views whose predictions are averaged."""
 
     mean: MeanOf = Field("probabilities", description="What the mean over views is taken of.")
 
@@ -54,13 +54,13 @@ class RandomViews(TTABase):
 
     kind: Literal["random"] = "random"
     n: int = Field(8, ge=2, description="Views in all.")
-    seed: int = Field(0, ge=0, description="Where the draws start from.")
-    augment: Variation = Field(Variation(crop=(0.6, 1.0), flip="horizontal"), description="What may happen in them.")
+    seed: int = Field(0, ge=0, description="Seed of the draws.")
+    augment: Variation = Field(Variation(crop=(0.6, 1.0), flip="horizontal"), description="Augmentation of the views.")
 
     @model_validator(mode="after")
     def _differs(self) -> RandomViews:
         if self.augment.idle:
-            raise ValueError("augment does nothing, so all views would be the same image; say what may happen in it")
+            raise ValueError("augment does nothing, so all views would be the same image; say how images are augmented")
         return self
 
 
@@ -75,13 +75,13 @@ TTASettings = Annotated[
 
 
 class TTAOption(Settings):
-    """Views asked for outside of a plan."""
+    """Views given outside of a plan."""
 
     tta: TTASettings
 
 
 def tta_views(settings: AnyTTA) -> tuple[View, ...]:
-    """The views, in order; the first of flips and of random views is the plain image."""
+    """Return the views, in order; the first of flips and of random views is the plain image."""
     match settings:
         case Flips():
             across = (1.0,) if settings.flip == "vertical" else (1.0, -1.0)
@@ -89,8 +89,8 @@ def tta_views(settings: AnyTTA) -> tuple[View, ...]:
             return tuple(View(frame=(x, y, 0.0, 0.0)) for y in down for x in across)
         case FiveCrops():
             side, edge = settings.share, 1 - settings.share
-            places = ((0.0, 0.0), (-edge, -edge), (edge, -edge), (-edge, edge), (edge, edge))
-            return tuple(View(frame=(side, side, x, y)) for x, y in places)
+            centres = ((0.0, 0.0), (-edge, -edge), (edge, -edge), (-edge, edge), (edge, edge))
+            return tuple(View(frame=(side, side, x, y)) for x, y in centres)
         case Scales():
             return tuple(View(frame=(1 / factor, 1 / factor, 0.0, 0.0)) for factor in settings.factors)
         case RandomViews():
@@ -108,18 +108,18 @@ def tta_logits(
     views: Sequence[View] = (PLAIN,),
     hardware: Hardware,
 ) -> Iterator[Floats]:
-    """A model's logits (N, W) for images of a run's caches, one view after the other.
+    """Yield a model's logits (N, W) for images of a run's caches, one view after the other.
 
-    `images` opens the cache of a size. A model of several networks answers as one.
+    `images` opens the cache of a size. A model may have several networks.
     """
     for network in model.networks:
         move(network.classifier, hardware)
-    seen = [
+    inferences = [
         Inference(network.classifier, images(network.size, network.resize), network.size, hardware)
         for network in model.networks
     ]
     for view in views:
-        yield model.logits([inference.logits(ids, view) for inference in seen])
+        yield model.logits([inference.logits(ids, view) for inference in inferences])
 
 
 def tta_probabilities(
@@ -130,6 +130,6 @@ def tta_probabilities(
     tta: AnyTTA,
     hardware: Hardware,
 ) -> Iterator[Floats]:
-    """A model's probabilities (N, W), one view after the other; stacked they are (V, N, W)."""
+    """Yield a model's probabilities (N, W), one view after the other."""
     for logits in tta_logits(model, images, ids, views=tta_views(tta), hardware=hardware):
         yield probabilities_of(model.space, logits)

@@ -170,8 +170,8 @@ class HeadTable:
         for group, places in self.groups().items():
             known = recalls[places][support[places] > 0]
             found[group] = float(known.mean()) if len(known) else None
-        chief = "accuracy" if self.head.kind == "multiclass" else "micro_f1"
-        found |= {chief: values.get(chief), "nll": values.get("nll")}
+        headline = self.head.headline
+        found |= {headline: values.get(headline), "nll": values.get("nll")}
         return {metric: value for metric, value in found.items() if value is not None}
 
     def to_json(self) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from assay.labels.edits import PERSON, TAG_TEXTS, Edit, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.settings import Choice, Settings, parse_tagged
-from assay.training.semi_supervised import best_values, learnable_values, value_probabilities
+from assay.training.semi_supervised import best_values, learnable_values, value_index
 
 ALIKE = 1e-6  # difference of probabilities that is rounding
 
@@ -151,7 +151,7 @@ def choose_pseudo_labels(
             "Label some images, or take the step out."
         )
     answers, confidence = best_values(head, probabilities)
-    groups = value_probabilities(head, answers)
+    groups = value_index(head, answers)
     open_cells, notes = _answerable(head, codes, probabilities, closed)
     able = open_cells & learnable_values(head, codes)[groups]
     if untaught := _untaught(head, codes, groups[open_cells & ~able]):

@@ -19,6 +19,7 @@ Scores = Mapping[str, Any]
 Row = dict[str, Any]
 
 TABLE_METRICS = ("accuracy", "micro_f1", "mean_average_precision", "macro_f1", "nll")
+"""The columns of a table of metrics, those to show first first."""
 
 
 def metrics_rows(scores: Mapping[str, Scores], *, columns: Sequence[str] | None = None) -> list[Row]:

@@ -19,11 +19,9 @@ from assay.labels.ledger import Ledger, covers
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.subset import labelled
+from assay.metrics.metrics import headline
 from assay.plan import yaml_lines
 from assay.predictions.predict import Predictions
-
-HEADLINE_METRICS = ("accuracy", "micro_f1", "macro_f1")
-"""The headline is the first of these that all heads share; higher is better for each."""
 
 CONTAINER_STEPS = ("repeat",)
 """Steps whose metrics are those of the last step in them."""
@@ -112,8 +110,7 @@ class RunFolder:
     @property
     def chief(self) -> str | None:
         """The name of the headline metric."""
-        metrics = (self.scores or {}).get("metrics", {})
-        return next((name for name in HEADLINE_METRICS if name in metrics), None)
+        return headline((self.scores or {}).get("metrics", {}))
 
     @cached_property
     def judged(self) -> LabelledPredictions | None:

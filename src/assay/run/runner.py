@@ -14,7 +14,8 @@ from typing import Any
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, copy, fingerprint, write_json
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
-from assay.predictions.predict import Predictions, headline, scores_json
+from assay.metrics.metrics import headline
+from assay.predictions.predict import Predictions, scores_json
 from assay.run.summary import frequency_lines
 from assay.steps import STEPS
 from assay.steps.base import Context, State, StepPlan, StepResult, steps_below, with_synthetic_images

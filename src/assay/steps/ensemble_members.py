@@ -243,7 +243,9 @@ def _averaged(networks: Sequence[TrainedModel], samples: Samples, context: Conte
     if statistics_differ(networks):
         train, _ = labelled_parts(samples)
         inference = _inference(mixed, context, hardware)
-        batches = (hardware.place(batch) for batch in inference.batches(train.ids) if len(batch) > 1 or len(train) == 1)
+        batches = (
+            hardware.to_device(batch) for batch in inference.batches(train.ids) if len(batch) > 1 or len(train) == 1
+        )
         take_statistics(mixed.classifier, batches)
     mixed.classifier.cpu()
     return mixed

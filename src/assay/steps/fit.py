@@ -92,11 +92,11 @@ def step_seconds(begun: PreparedFit) -> float:
     """Return the seconds of a warm optimiser step, one that learns from all its images with unknown labels."""
     job, machine, unlabelled = begun.job, begun.machine, begun.job.unlabelled
     (rows, *_) = split_batches(job.order.rows(0), begun.course.step_size)
-    answered, forward = EpochLogits.nothing(len(job.source.ids), begun.course.width), machine.wrap(job.network)
+    answered, forward = EpochLogits.empty(len(job.source.ids), begun.course.width), machine.wrap(job.network)
     optimizers.set_rate(job.optimizer, 0.0)  # the weights stay
     job.to_training_mode()
     if isinstance(unlabelled, Consistency):
-        for judge in unlabelled.judges:
+        for judge in unlabelled.selectors:
             judge.settings = judge.settings.model_copy(update={"threshold": 1e-9})
 
     def step() -> None:
@@ -176,7 +176,7 @@ def _job(
     )
     return FitTask(
         network=part.network,
-        optimizer=optimizers.build(settings.optimizer, groups, lr=settings.lr),
+        optimizer=optimizers.build(settings.optimizer, groups),
         source=part.source,
         order=part.order,
         objective=aim.shown,

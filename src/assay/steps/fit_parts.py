@@ -69,7 +69,7 @@ def trainable(
         hardware = stored_hardware(context, "training") or _fastest_training(settings, classifier, known, context)
     move(classifier, hardware)
     drawn = torch.Generator().manual_seed(0)  # the same in every process: what is folded must not hang on chance
-    example = hardware.place(torch.rand(1, 3, settings.size, settings.size, generator=drawn))
+    example = hardware.to_device(torch.rand(1, 3, settings.size, settings.size, generator=drawn))
     source = ImageSource(
         known=known,
         cache=cache,
@@ -161,7 +161,7 @@ def _head_part(
     def answer() -> np.ndarray:
         classifier.eval()
         with torch.inference_mode():
-            logits: Tensor = classifier.head(hardware.place(shown))
+            logits: Tensor = classifier.head(hardware.to_device(shown))
             return logits.float().cpu().numpy()
 
     return Trainable(classifier.head, FeatureSource(known, views, hardware), balance.order, answer, hardware)
@@ -182,7 +182,7 @@ def _fastest_training(settings: FitSettings, classifier: Classifier, known: Labe
         machine = Machine(context.processes, option)
 
         def step() -> None:
-            inputs = option.place(images)
+            inputs = option.to_device(images)
             with option.autocast():
                 logits = trial(inputs)
             machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)

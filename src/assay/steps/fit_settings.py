@@ -180,7 +180,7 @@ def fit_objective(settings: FitSettings, train: Samples, balance: SamplingPlan) 
     weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
     both = _product(weights, balance.moved)
     if both is not None and settings.prior == "data":
-        deciding = replace(deciding, shift=logit_shift(space, both))
+        deciding = replace(deciding, shift=logit_shift(both))
     shown, once = (Objective(space, _losses(settings, space, own), factors) for own in (weights, both))
     return FitObjective(shown, once, deciding)
 

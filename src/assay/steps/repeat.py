@@ -8,8 +8,8 @@ from typing import Any
 from assay.errors import DataError, PlanError
 from assay.files import ModelFolder, fingerprint
 from assay.labels.subset import labelled
-from assay.metrics.metrics import higher_is_better
-from assay.predictions.predict import Predictions, headline, scores_json
+from assay.metrics.metrics import headline, higher_is_better
+from assay.predictions.predict import Predictions, scores_json
 from assay.steps.base import Context, RepeatSettings, State, StepList, StepResult
 
 STEP = "repeat"
@@ -40,14 +40,14 @@ def _round(settings: RepeatSettings, state: State, here: Context, number: int) -
 
 def _while_better(settings: RepeatSettings, state: State, context: Context) -> StepResult:
     best = _round_metrics(state, context)
-    name = settings.metric or headline(best) if best else settings.metric
+    name = settings.metric or headline(best)
     rounds: list[dict[str, Any]] = []
     kept: list[str] = []
     for number in range(1, settings.times + 1):
         here = context.for_round(number)
         after = _round(settings, state, here, number)
         metrics = _round_metrics(after, context)
-        name = name or headline(metrics)
+        name = name or headline(metrics) or ""
         better, said = context.processes.of_main(_compared(name, best, metrics))
         context.progress.line(f"  {here.name}: {said}: {'kept' if better else 'not kept, and no further round is run'}")
         rounds.append(

@@ -15,7 +15,7 @@ from assay.errors import DataError, PlanError
 from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
-from assay.predictions.thresholds import FEW, MetricName, best_by_class, best_global, few_positives, without_positives
+from assay.predictions.thresholds import RARE, MetricName, best_by_class, best_global, rare_tags, without_positives
 from assay.settings import Settings
 from assay.steps.base import Context, State, StepResult
 from assay.steps.start import Validated, heads_named
@@ -110,7 +110,7 @@ def _told(
     few = _few(head, codes, by)
     if few:
         context.progress.line(
-            f"  warning: {head.name}: the threshold of {quoted(few)} rests on fewer than {FEW} positives; "
+            f"  warning: {head.name}: the threshold of {quoted(few)} rests on fewer than {RARE} positives; "
             "on other images it may be no better than 0.5"
         )
     chosen = thresholds.tolist()
@@ -138,5 +138,5 @@ def _told(
 def _few(head: Head, codes: Codes, by: str) -> list[str]:
     """The tags whose threshold rests on few positives; a global one rests on those of all tags together."""
     if by == "global":
-        return list(head.classes) if int((codes == 1).sum()) < FEW else []
-    return [head.classes[tag] for tag in few_positives(codes)]
+        return list(head.classes) if int((codes == 1).sum()) < RARE else []
+    return [head.classes[tag] for tag in rare_tags(codes)]

@@ -1,4 +1,4 @@
-"""One file that holds all a fit needs to go on: tensors by name, and the rest as JSON."""
+"""Checkpoints as one file of tensors and JSON, averaged weights, and stopping on a signal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> tuple[Ten
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """The state of an optimiser, tensors apart from numbers."""
+    """Return the state of an optimiser: its tensors, and its numbers as JSON values."""
     state = optimizer.state_dict()
     tensors: Tensors = {}
     numbers: dict[str, Any] = {}
@@ -52,23 +52,23 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[s
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, values: dict[str, Any]) -> None:
-    """Put back what `optimizer_tensors` took, each tensor in the memory layout of its parameter."""
+    """Restore the state from `optimizer_tensors`, each tensor in the memory layout of its parameter."""
     fresh = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *values["numbers"].items()]:
         index, slot = name.split(".", 1)
-        placed = laid_out_as(parameters[int(index)], value) if isinstance(value, Tensor) else value
-        slots.setdefault(int(index), {})[slot] = placed
+        laid_out = laid_out_as(parameters[int(index)], value) if isinstance(value, Tensor) else value
+        slots.setdefault(int(index), {})[slot] = laid_out
     groups = [old | {"params": new["params"]} for old, new in zip(values["groups"], fresh["param_groups"], strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
 def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
-    """Return a copy of `value` with the strides of `like`; as it is where the shapes differ (a step counter).
+    """Return a copy of `value` with the strides of `like`; `value` itself where the shapes differ (a step counter).
 
-    A file holds tensors row by row. Fused optimisers walk over a parameter and its state in the order of memory: with
-    a parameter in channels_last and its momentum row by row, weights would be moved by the momentum of others.
+    A file holds tensors row by row. Fused optimisers iterate over a parameter and its state in the order of memory:
+    with a parameter in channels_last and its momentum row by row, weights would be moved by the momentum of others.
     """
     if value.shape != like.shape:
         return value
@@ -76,12 +76,12 @@ def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
 
 
 def within(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
-    """Prefix every name."""
+    """Return the tensors with a prefix before every name."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def out_of(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
-    """The tensors under a prefix, without it."""
+    """Return the tensors with a prefix, their names without it."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
@@ -89,7 +89,7 @@ def out_of(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
 class Average:
     """An exponential moving average of a network's weights (Polyak & Juditsky 1992).
 
-    The decay warms up as min(decay, (1 + t) / (10 + t)), so that the first steps do not weigh for ever.
+    The decay warms up as min(decay, (1 + t) / (10 + t)), so that the first steps are forgotten soon.
     Buffers are copied as they are.
     """
 
@@ -98,12 +98,22 @@ class Average:
         self.tensors: Tensors = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back averaged weights, each in the memory layout of its parameter."""
+        """Restore averaged weights, each in the memory layout of its parameter."""
         self.tensors = {name: laid_out_as(value, tensors[name]) for name, value in self.tensors.items()}
+
+    @contextmanager
+    def applied_to(self, network: nn.Module) -> Iterator[None]:
+        """Give the network the averaged weights within the block."""
+        trained = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.tensors)
+        try:
+            yield
+        finally:
+            network.load_state_dict(trained)
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after the `step`-th optimiser step."""
+        """Add the weights after the `step`-th optimiser step."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         trained = {name for name, value in network.named_parameters() if value.requires_grad}
         newest = network.state_dict()
@@ -114,41 +124,41 @@ class Average:
                 value.copy_(newest[name])
 
 
-# SIGTERM and Ctrl-C as a wish that the loop grants at the next optimiser step.
+# SIGTERM and Ctrl-C are requests: the loop stops after the optimiser step.
 
-_wish: list[int] = []  # signals received; a handler can reach nothing but module state
+_signals: list[int] = []  # received; a signal handler can reach module state only
 
 
 @contextmanager
 def graceful_stop() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGINT ask the loop to write a checkpoint and leave.
+    """Make SIGTERM and SIGINT ask the loop to write a checkpoint and stop, within the block.
 
-    A second signal ends the process at once. Only the main thread can take signals; elsewhere
-    nothing is changed.
+    A second signal ends the process at once. Python delivers signals to the main thread only; in other threads
+    nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if _wish:
+    def request(number: int, frame: FrameType | None) -> None:
+        if _signals:
             raise SystemExit(128 + number)
-        _wish.append(number)
+        _signals.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
         stop_requested(leave=True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _wish.clear()
+        _signals.clear()
 
 
 def stop_requested(*, leave: bool = False) -> bool:
-    """Whether somebody asked to stop; with `leave`, stop now if so (KeyboardInterrupt, or SystemExit 143)."""
-    if _wish and leave:
-        if _wish[0] == signal.SIGINT:
+    """Return whether a signal asked to stop; with `leave`, raise KeyboardInterrupt or SystemExit(143) if so."""
+    if _signals and leave:
+        if _signals[0] == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + _wish[0])
-    return bool(_wish)
+        raise SystemExit(128 + _signals[0])
+    return bool(_signals)

@@ -1,4 +1,4 @@
-"""Weights of classes by how many images they have, and what they do to the prior that a model learns."""
+"""Class weights by the number of images, and the shift of a model's prior that they cause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EffectiveNumber(Choice):
 
 
 class Given(Choice):
-    """The weights themselves; a class that is not named weighs 1."""
+    """Weights by class; one that is not named weighs 1."""
 
     kind: Literal["given"] = "given"
     weights: dict[str, dict[str, Weight]] = Field(description="Weights by head and class.")
@@ -56,11 +56,11 @@ ClassWeights = Annotated[
 
 
 def class_weights(settings: AnyClassWeights, samples: Samples) -> list[Floats]:
-    """Weights (K,) of each head by the labels of these samples, which are the training part.
+    """Return weights (K,) of each head by the labels of the training images.
 
     Under a multi-class head a weight is of all images of its class; under a multi-label head it is of the
-    positives, while negatives weigh 1. A class that says nothing (no image; under a multi-label head also
-    no negative) weighs 1. Raises PlanError where given weights name a head or class that is not there.
+    positives, while negatives weigh 1. A class without images (under a multi-label head also without negatives)
+    weighs 1. Raises PlanError where given weights name a head or class that does not exist.
     """
     if isinstance(settings, Given):
         return [weights.astype(np.float32) for weights in given_weights(settings.weights, samples.space)]
@@ -68,14 +68,10 @@ def class_weights(settings: AnyClassWeights, samples: Samples) -> list[Floats]:
 
 
 def head_weights(settings: Inverse | SqrtInverse | EffectiveNumber, head: Head, codes: Codes) -> Floats:
-    """Weights (K,) of one head by its codes; see `weights_of`."""
-    if head.kind == "multiclass":
-        positives = np.bincount(codes[codes >= 0], minlength=head.size)
-        negatives = positives.sum() - positives
-        present = positives > 0
-    else:
-        positives, negatives = np.sum(codes == 1, axis=0), np.sum(codes == 0, axis=0)
-        present = (positives > 0) & (negatives > 0)
+    """Return weights (K,) of one head by its codes; see `class_weights`."""
+    positives = head.counts(codes)
+    negatives = head.columns(codes >= 0).sum(axis=0) - positives
+    present = (positives > 0) & (head.multiclass | (negatives > 0))
     positives, negatives = positives[present], negatives[present]
     weights = np.ones(head.size, np.float32)
     if isinstance(settings, EffectiveNumber):
@@ -92,42 +88,36 @@ def given_weights(weights: Mapping[str, Mapping[str, float]], space: LabelSpace)
 
     Raises PlanError that names the nearest where a head or class is not there.
     """
-    found = {head.name: np.ones(head.size) for head in space}
+    by_head = {head.name: np.ones(head.size) for head in space}
     for name, by_class in weights.items():
-        require_known(name, [*found], "head", "class_weights")
+        require_known(name, [*by_head], "head", "class_weights")
         head = space[name]
-        for one, weight in by_class.items():
-            require_known(one, head.classes, "class", f"class_weights, head {name!r}")
-            found[name][head.index[one]] = weight
-    return [*found.values()]
+        for label, weight in by_class.items():
+            require_known(label, head.classes, "class", f"class_weights, head {name!r}")
+            by_head[name][head.index[label]] = weight
+    return [*by_head.values()]
 
 
-def logit_shift(space: LabelSpace, weights: Sequence[Floats]) -> Floats:
-    """What to subtract from logits (W,) learnt under weights (K,) a head, so that their prior is the data's again.
+def logit_shift(weights: Sequence[Floats]) -> Floats:
+    """Return what to subtract from logits (W,) trained with weights (K,) a head to restore the prior of the data.
 
     It is log w: the weighted expectation of a proper loss (cross-entropy, squared error) is least where
     softmax(z)_c ~ w_c p(c|x), so z_c - log w_c ~ log p(c|x); where only positives are weighed, at the
-    odds w p / (1 - p), so z - log w = log(p / (1 - p)). Of other losses, and with smoothing, it is only near.
+    odds w p / (1 - p), so z - log w = log(p / (1 - p)). For other losses, and with smoothing, it is an approximation.
     """
-    shift = np.zeros(space.width, np.float32)
-    for columns, own in zip(space.slices, weights, strict=True):
-        shift[columns] = np.log(own)
-    return shift
+    return np.concatenate([np.log(by_class) for by_class in weights]).astype(np.float32, copy=False)
 
 
 def _inverse(head: Head, positives: Codes, negatives: Codes, *, divisor: float | None) -> Reals:
-    """N / (divisor N_i), which scikit-learn calls balanced; negatives / (divisor positives), torch's pos_weight."""
-    multiclass = head.kind == "multiclass"
-    even = positives.sum() / (divisor or head.size) if multiclass else negatives / (divisor or 1.0)
+    """Return N / (divisor N_i), scikit-learn's "balanced", or negatives / (divisor positives), torch's pos_weight."""
+    even = positives.sum() / (divisor or head.size) if head.multiclass else negatives / (divisor or 1.0)
     weights: Reals = even / positives
     return weights
 
 
 def _effective_number(head: Head, positives: Codes, negatives: Codes, *, beta: float) -> Reals:
-    """One over the effective number, of mean 1 over the classes; for tags, that of negatives over that of positives."""
+    """Return 1 / effective number, of mean 1 over the classes; for tags, that of negatives over that of positives."""
     weights: Reals = (1 - beta) / (1 - beta**positives)
-    if head.kind == "multiclass":
-        weights = weights * len(weights) / weights.sum()
-    else:
-        weights = weights * (1 - beta**negatives) / (1 - beta)
+    over, under = (len(weights), weights.sum()) if head.multiclass else (1 - beta**negatives, 1 - beta)
+    weights = weights * over / under
     return weights

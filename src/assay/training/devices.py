@@ -1,4 +1,4 @@
-"""Which device, precision and memory layout: timed on real optimiser steps, not guessed."""
+"""Device, precision and memory layout, timed on real optimiser steps; and training in several processes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
@@ -25,15 +25,15 @@ Layout = Literal["contiguous", "channels_last"]
 
 
 class HardwareSettings(Settings):
-    """A choice of hardware that a plan pins, instead of having it timed."""
+    """Hardware that a plan fixes, instead of having it timed."""
 
     precision: Precision = "fp32"
-    layout: Layout = Field("contiguous", description="How images lie in memory.")
+    layout: Layout = Field("contiguous", description="Memory layout of images.")
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how a network computes."""
+    """Device, precision and memory layout of a network."""
 
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -46,8 +46,8 @@ class Hardware:
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
 
-    def place(self, images: Tensor) -> Tensor:
-        """A batch (B, C, ...) on the device; images (B, C, H, W) in the layout too."""
+    def to_device(self, images: Tensor) -> Tensor:
+        """Return a batch (B, C, ...) on the device; images (B, C, H, W) in the memory layout too."""
         if images.ndim == 4:
             return images.to(self.device, memory_format=self.memory_format, non_blocking=True)
         return images.to(self.device, non_blocking=True)
@@ -58,23 +58,23 @@ class Hardware:
 
 
 def pick_device(wanted: str | None) -> str:
-    """The device asked for, or the best there is. Raises PlanError where it is not there."""
-    there = ["cpu"]
+    """Return the device asked for, or the best available. Raises PlanError where it is not available."""
+    devices = ["cpu"]
     if torch.cuda.is_available():
-        there.insert(0, "cuda")
+        devices.insert(0, "cuda")
     if torch.backends.mps.is_available():
-        there.insert(0, "mps")
+        devices.insert(0, "mps")
     if wanted is None:
-        return there[0]
-    if "cuda" in there:
-        there += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    if wanted not in there:
-        raise PlanError(f"device {wanted!r}: this machine has {', '.join(there)}. Choose one of them with --device.")
+        return devices[0]
+    if "cuda" in devices:
+        devices += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if wanted not in devices:
+        raise PlanError(f"device {wanted!r}: this machine has {', '.join(devices)}. Choose one of them with --device.")
     return wanted
 
 
 def candidates(device: str) -> list[Hardware]:
-    """What is worth timing on a device, the safest first."""
+    """Return the precisions and layouts to time on a device, the safest first."""
     kind = torch.device(device).type
     layouts: tuple[Layout, ...] = ("contiguous", "channels_last")
     precisions: list[Precision] = ["fp32"]
@@ -88,10 +88,10 @@ def candidates(device: str) -> list[Hardware]:
 def choose_fastest(
     options: list[Hardware], prepare: Callable[[Hardware], Callable[[], object]], *, repeats: int = 2
 ) -> tuple[Hardware, dict[str, float]]:
-    """Time every option and give the fastest, with the seconds a step of each.
+    """Time every option and return the fastest, with the seconds a step of each.
 
-    `prepare` returns a function that does one step. An option whose first (warming) step takes
-    three times the best so far is given up at once.
+    `prepare` returns a function that does one step. An option whose first (warm-up) step takes
+    three times the best so far is not timed further.
     """
     seconds: dict[str, float] = {}
     best, best_seconds = options[0], float("inf")
@@ -113,7 +113,7 @@ def warm_seconds(step: Callable[[], object], hardware: Hardware) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next optimiser step instead of handing it back.
+    """Make glibc keep freed memory for the next optimiser step instead of returning it.
 
     Activations of tens of MB are otherwise mapped, zeroed and unmapped in every layer of every step,
     which costs a third of the time of a small network on a CPU. Elsewhere than glibc this does nothing.
@@ -148,7 +148,7 @@ def _timed(step: Callable[[], object], device: str) -> float:
 
 
 def _bf16_pays(size: int = 192) -> bool:
-    """Whether a bf16 matrix product is faster than an fp32 one here; emulated, it is hundreds of times slower."""
+    """Return whether a bf16 matrix product is faster than an fp32 one; emulated, it is hundreds of times slower."""
     full = torch.ones(size, size)
     half = full.bfloat16()
     return min(_timed(lambda: half @ half, "cpu") for _ in range(3)) < min(
@@ -165,7 +165,7 @@ COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_
 
 
 class Processes(Protocol):
-    """What training needs to know of the processes."""
+    """The processes of a training: which one this is, and exchanges between them."""
 
     @property
     def process_index(self) -> int: ...
@@ -187,34 +187,29 @@ class Processes(Protocol):
         """Return the sum of a tensor over the processes, the same on all of them."""
 
     def of_main(self, value: T) -> T:
-        """Return the main process's value on all: where they would decide differently they would wait for ever."""
+        """Return the main process's value on all: where they differ they would wait for ever."""
 
 
 class SingleProcess:
-    """The only process there is."""
+    """A training in one process: every exchange returns its argument."""
 
     process_index = 0
     num_processes = 1
     is_main_process = True
 
     def wait_for_everyone(self) -> None:
-        """There is nobody to wait for."""
+        pass
 
-    @contextmanager
-    def main_process_first(self) -> Iterator[None]:
-        """It is the main process."""
-        yield
+    def main_process_first(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network as it is."""
         return network
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over one process."""
         return tensor
 
     def of_main(self, value: T) -> T:
-        """Its own."""
         return value
 
 
@@ -234,34 +229,32 @@ class Several:
         self.is_main_process: bool = self._state.is_main_process
 
     def wait_for_everyone(self) -> None:
-        """Go on when all are here."""
         self._state.wait_for_everyone()
 
     def main_process_first(self) -> AbstractContextManager[None]:
-        """Within the block the main process is done before the others begin."""
+        """Let the main process finish the block before the others begin it."""
         first: AbstractContextManager[None] = self._state.main_process_first()
         return first
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network in `DistributedDataParallel`."""
+        """Return the network in `DistributedDataParallel`."""
         device: torch.device = self._state.device
         return nn.parallel.DistributedDataParallel(network, [device] if device.type == "cuda" else None)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """By one exchange; the tensor is on a device that the processes can exchange from."""
+        """Return the sum by one all-reduce; the tensor is on a device of the process group."""
         total = tensor.clone()
         torch.distributed.all_reduce(total)
         return total
 
     def of_main(self, value: T) -> T:
-        """By one exchange."""
         values = [value]
         torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
 
 
 def current_processes(device: str) -> Processes:
-    """The processes this one belongs to. Accelerate takes 2 s to import, which one process need not spend.
+    """Return the processes this one belongs to; Accelerate, which takes 2 s to import, only where there are several.
 
     Raises PlanError where all of them would take the same GPU.
     """
@@ -277,24 +270,21 @@ def current_processes(device: str) -> Processes:
 
 
 def asked_for_more(environment: Mapping[str, str]) -> str | None:
-    """Return what to say where several processes were asked for and this one is alone; None where it is as asked."""
+    """Return a note where several processes were asked for and this one is alone, else None."""
     if "WORLD_SIZE" in environment:
         return None
     # `accelerate launch` without a launcher of several processes sets an address for them, and starts one.
     if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment:
         cause = "accelerate launch was asked for several and started one, as it does with --cpu or without --multi_gpu"
-    elif found := next((name for name in COPIES if int(environment.get(name, "1")) > 1), None):
-        cause = f"{environment[found]} were started ({found}), none of which knows of the others"
+    elif variable := next((name for name in COPIES if int(environment.get(name, "1")) > 1), None):
+        cause = f"{environment[variable]} were started ({variable}), none of which knows of the others"
     else:
         return None
     return f"note: one process trains: {cause}. To train in several: {COMMAND}"
 
 
-# One process or many, behind the four things the loop needs of them.
-
-
 class Machine:
-    """Where training runs: the processes (Accelerate), the hardware chosen, the gradient scaler of fp16."""
+    """The processes, the hardware and the gradient scaler of fp16, as the training loop uses them."""
 
     def __init__(self, processes: Processes, hardware: Hardware) -> None:
         self.processes = processes
@@ -315,19 +305,19 @@ class Machine:
 
     @property
     def seeded_devices(self) -> list[torch.device]:
-        """Devices besides the CPU that have a generator of their own."""
+        """Devices besides the CPU that have a random generator."""
         device = torch.device(self.hardware.device)
         return [device] if device.type == "cuda" else []
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network as the loop calls it: itself, or its gradients averaged over the processes."""
+        """Return the network; of several processes, with gradients averaged over them."""
         return self.processes.wrap(network)
 
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def optimizer_step(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None) -> None:
-        """Clip, step, and forget the gradients."""
+        """Clip, step, and drop the gradients."""
         if clip is not None:
             self._scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_((p for p in network.parameters() if p.grad is not None), clip)
@@ -336,13 +326,13 @@ class Machine:
         optimizer.zero_grad(set_to_none=True)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, the same on all of them."""
+        """Return the sum of a tensor over the processes, on the CPU where there are several."""
         if self.count == 1:
             return values
         return self.processes.sum(values.to(self.hardware.device)).cpu()
 
     def of_main(self, value: float | None) -> float | None:
-        """The main process's value, on all: metrics may differ in the last digit, decisions may not."""
+        """Return the main process's value: metrics may differ in the last digit, decisions may not."""
         return self.processes.of_main(value)
 
     def scaler_state(self) -> dict[str, Any]:

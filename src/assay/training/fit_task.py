@@ -1,4 +1,4 @@
-"""What a fit is told: what is trained, on what, for how long; and how far it has come."""
+"""The input of a fit (task and config) and its state."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from assay.training.schedules import AnySchedule
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network is shown at once, and what is known of it."""
+    """The images of one forward pass and their targets."""
 
     inputs: Tensor  # (B, ...)
     known: tuple[Targets, ...]  # one; of mixed images two, in their shares
 
 
 class Source(Protocol):
-    """The training images (or their features), by row; a source may mix each with its partner."""
+    """The training images, or their features, by row; a source may mix each with its partner."""
 
     @property
     def ids(self) -> list[str]:
-        """The images, in the order of their rows."""
+        """The ids of the images, in the order of their rows."""
 
     def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
-        """What the network is shown of these rows in this epoch."""
+        """Return the inputs and targets of these rows (B,) in an epoch."""
 
     def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
-        """The weight (H,) of what is known of that batch."""
+        """Return the summed weight (H,) of the known labels of that batch."""
 
 
 class Unlabelled(Protocol):
@@ -44,24 +44,24 @@ class Unlabelled(Protocol):
 
     @property
     def above_threshold(self) -> float:
-        """The share of those shown in this epoch that had an answer to learn from."""
+        """The share of this epoch's images that had a pseudo-label."""
 
     def losses(self, count: int, forward: nn.Module, machine: Machine) -> Iterator[tuple[Tensor, list[str]]]:
-        """What they add beside `count` labelled images: losses to follow one by one, each with its images."""
+        """Yield the losses that accompany `count` labelled images, each with the ids of its images."""
 
     def end_epoch(self) -> dict[str, float]:
-        """Metrics of the epoch, which is over."""
+        """Return the metrics of the epoch and begin the next."""
 
     def state(self) -> Tensors:
-        """What goes into a checkpoint."""
+        """Return the tensors of a checkpoint."""
 
     def restore(self, state: Tensors) -> None:
-        """Go on from there."""
+        """Continue from the tensors of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class FitTask:
-    """What is trained, on what, and how it is judged."""
+    """The network, the images it is trained on, and how it is evaluated and saved."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -69,7 +69,8 @@ class FitTask:
     order: Order  # of the source's images
     objective: Objective
     to_training_mode: Callable[[], None]
-    evaluate: Callable[[Ints, Tensor], dict[str, dict[str, float]]]  # images shown, logits -> part -> metric -> value
+    # rows (M,), logits (M, W) -> part -> metric -> value
+    evaluate: Callable[[Ints, Tensor], dict[str, dict[str, float]]]
     save: Callable[[Literal["best", "last"]], None]  # the network as it is
     unlabelled: Unlabelled | None = None
     mixed: float = 1.0  # share of an optimiser step's images that have another one for a partner
@@ -77,7 +78,7 @@ class FitTask:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how fast."""
+    """Length and rate of a fit."""
 
     epochs: int
     batch: int
@@ -100,7 +101,7 @@ class FitConfig:
 
 @dataclass
 class FitState:
-    """How far a fit has come; all of it is in the checkpoint."""
+    """The position of a fit; all of it is in the checkpoint."""
 
     epoch: int = 0
     batch: int = 0  # optimiser steps done in this epoch
@@ -111,37 +112,39 @@ class FitState:
     best: float | None = None
     best_epoch: int = 0
 
-
-# What a network said of the training images in an epoch, each counted once however often it was shown.
+    def add(self, sums: list[float], counts: list[float]) -> None:
+        """Add the loss sums and counts (H,) of a forward pass."""
+        self.sums = [total + value for total, value in zip(self.sums, sums, strict=True)]
+        self.counts = [total + value for total, value in zip(self.counts, counts, strict=True)]
 
 
 @dataclass(frozen=True)
 class EpochLogits:
-    """By image, the sum (N, W) of its logits in this epoch so far, and how many were added (N,)."""
+    """Mean logits of each training image over one epoch, each image counted once however often it was drawn."""
 
-    sums: Tensor
-    times: Tensor
+    sums: Tensor  # (N, W) of logits so far
+    times: Tensor  # (N,) logits added
 
     @staticmethod
-    def nothing(count: int, width: int) -> EpochLogits:
+    def empty(count: int, width: int) -> EpochLogits:
         return EpochLogits(torch.zeros(count, width), torch.zeros(count))
 
     def add(self, rows: Ints, logits: Tensor) -> None:
-        """Take in logits (B, W) of images, of which one may come twice."""
+        """Add logits (B, W) of rows (B,), among which an image may be repeated."""
         images = torch.from_numpy(rows % len(self.times))
         self.sums.index_add_(0, images, logits.detach().float().cpu())
         self.times.index_add_(0, images, torch.ones(len(rows)))
 
-    def means(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> tuple[Ints, Tensor]:
-        """The images that were shown (M,), and the mean (M, W) of what was said of each.
+    def means(self, total: Callable[[Tensor], Tensor]) -> tuple[Ints, Tensor]:
+        """Return the images drawn in the epoch (M,), and their mean logits (M, W).
 
-        `total` adds up what several processes hold.
+        `total` adds up the tensors of several processes.
         """
         sums, times = total(self.sums.clone()), total(self.times.clone())
-        shown = times > 0
-        return shown.nonzero()[:, 0].numpy(), sums[shown] / times[shown, None]
+        drawn = times > 0
+        return drawn.nonzero()[:, 0].numpy(), sums[drawn] / times[drawn, None]
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def clear(self) -> None:
+        """Remove all logits."""
         self.sums.zero_()
         self.times.zero_()

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -23,26 +22,25 @@ from assay.arrays import Floats
 from assay.labels.space import Codes, Head, LabelSpace
 
 Strengths = Mapping[str, Sequence[float]]
-"""By head, as scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
+"""Head -> scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
 T = TypeVar("T")
 
-STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # small is strong; labels of which many are wrong take the strongest
-SEARCH_ROWS = 8_000  # a strength found on so many images is good enough for more
+STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # smaller is stronger; where many labels are wrong, the strongest fits best
+SEARCH_ROWS = 8_000  # images to search on; of more, a random part
 THREADS = min(8, os.cpu_count() or 1)  # each may hold a copy of the features
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """Linear heads side by side: coefficients (W, F) and intercepts (W,), and what strengths they were fitted at."""
+    """Linear heads side by side: coefficients (W, F) and intercepts (W,), and the strengths they were fitted at."""
 
     coefficients: Floats
     intercepts: Floats
     strengths: Strengths
 
     def logits(self, features: Floats) -> Floats:
-        """Features (N, F) -> logits (N, W)."""
-        found: Floats = features @ self.coefficients.T + self.intercepts
-        return found
+        """Return logits (N, W) of features (N, F)."""
+        return np.asarray(features @ self.coefficients.T + self.intercepts)
 
 
 def fit_linear(
@@ -54,10 +52,10 @@ def fit_linear(
     seed: int,
     strengths: Strengths | None = None,
 ) -> Linear:
-    """Logistic regression of every head on features (N, F): multinomial, or one a tag.
+    """Fit a logistic regression of every head on features (N, F): multinomial, or one a tag.
 
     `codes` are one array a head and `weights` (N, H). Strengths are searched where none are given. A class
-    never seen gets the lowest logit there is.
+    without images gets the lowest logit.
     """
     if strengths is None:
         strengths = find_strengths(space, features, codes, weights, seed=seed)
@@ -67,7 +65,7 @@ def fit_linear(
     fits = [
         partial(
             fit_question,
-            2 if head.kind == "multilabel" else head.size,
+            head.values,
             standard,
             weights[:, position],
             known,
@@ -77,9 +75,8 @@ def fit_linear(
     ]
     coefficients, intercepts = [], []
     for (_, head, _), (slopes, level) in zip(_questions(space, codes), side_by_side(fits), strict=True):
-        # Of a tag, present against absent.
-        coefficients.append(slopes if head.kind == "multiclass" else slopes[1:] - slopes[:1])
-        intercepts.append(level if head.kind == "multiclass" else level[1:] - level[:1])
+        coefficients.append(slopes if head.multiclass else slopes[1:] - slopes[:1])  # of a tag, present less absent
+        intercepts.append(level if head.multiclass else level[1:] - level[:1])
     scaled = (np.concatenate(coefficients) / scale).astype(np.float32)
     levels = (np.concatenate(intercepts) - scaled @ mean).astype(np.float32)
     return Linear(scaled, levels, strengths)
@@ -88,15 +85,15 @@ def fit_linear(
 def find_strengths(
     space: LabelSpace, features: Floats, codes: Sequence[Codes], weights: Floats, *, seed: int
 ) -> dict[str, tuple[float, ...]]:
-    """Of a few strengths the one with the lowest cross-validated log loss, for every multi-class head and every tag."""
+    """Return the strength with the lowest cross-validated log loss, for every multi-class head and every tag."""
     mean, scale = moments(features)
     standard = (features - mean) / scale
     questions = list(_questions(space, codes))
     searches = [partial(_search, standard, weights[:, position], seed, known) for position, _, known in questions]
-    found: dict[str, tuple[float, ...]] = {head.name: () for head in space}
+    strengths: dict[str, tuple[float, ...]] = {head.name: () for head in space}
     for (_, head, _), strength in zip(questions, side_by_side(searches), strict=True):
-        found[head.name] += (strength,)
-    return found
+        strengths[head.name] += (strength,)
+    return strengths
 
 
 def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Floats, *, width: int) -> float:
@@ -113,32 +110,25 @@ def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Floats, *
 
 
 def moments(features: Floats) -> tuple[Floats, Floats]:
-    """Means and standard deviations (F,), the latter never 0."""
+    """Return means and standard deviations (F,), the latter never 0."""
     return features.mean(axis=0), features.std(axis=0) + 1e-6
 
 
-@contextmanager
-def _unconverged() -> Iterator[None]:
-    """A linear head that is not quite at its optimum is no fault: validation shows what it is worth."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
-
-
 def _questions(space: LabelSpace, codes: Sequence[Codes]) -> Iterator[tuple[int, Head, Codes]]:
-    """Every multi-class head and every tag of a multi-label one, with its codes (N,) and the place of its head."""
+    """Yield every multi-class head and every tag of a multi-label one: index of the head, head, codes (N,)."""
     for position, (head, known) in enumerate(zip(space, codes, strict=True)):
-        for question in known[None] if head.kind == "multiclass" else known.T:
+        for question in head.columns(known).T:
             yield position, head, question
 
 
 def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """What the tasks give; several share the cores, one thread each, for their products are too small to share.
+    """Return the results of tasks; several run on one thread each, as their matrix products are too small to share.
 
     14 tags of 6,146 images x 1,280 features took 43 s with two threads for every product on two busy cores, and
     10 s on one core.
     """
-    with _unconverged():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # validation measures what an early stop costs
         if len(tasks) == 1:
             return [tasks[0]()]
         with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
@@ -146,20 +136,20 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def fit_question(size: int, features: Floats, weights: Floats, codes: Codes, strength: float) -> tuple[Floats, Floats]:
-    """Coefficients (size, F) and intercepts (size,) of one regression; `codes` are -1 where unknown."""
+    """Return coefficients (size, F) and intercepts (size,) of one regression; `codes` are -1 where unknown."""
     features, weights, codes = _known(features, weights, codes)
-    seen = np.unique(codes)
+    classes = np.unique(codes)
     coefficients = np.zeros((size, features.shape[1]), dtype=np.float32)
-    intercepts = np.full(size, -20.0, dtype=np.float32)  # a class never seen is never answered
-    if len(seen) < 2:
-        intercepts[seen] = 0.0
+    intercepts = np.full(size, -20.0, dtype=np.float32)  # a class without images is never predicted
+    if len(classes) < 2:
+        intercepts[classes] = 0.0
         return coefficients, intercepts
     model = _regression(strength, features, weights, codes)
-    if len(seen) == 2:  # one row of coefficients: those of the second class against the first
-        coefficients[seen[1]] = model.coef_[0]
-        intercepts[seen] = 0.0, model.intercept_[0]
+    if len(classes) == 2:  # one row of coefficients: those of the second class against the first
+        coefficients[classes[1]] = model.coef_[0]
+        intercepts[classes] = 0.0, model.intercept_[0]
     else:
-        coefficients[seen], intercepts[seen] = model.coef_, model.intercept_
+        coefficients[classes], intercepts[classes] = model.coef_, model.intercept_
     return coefficients, intercepts
 
 
@@ -176,11 +166,11 @@ def _search(features: Floats, weights: Floats, seed: int, codes: Codes) -> float
     losses: dict[float, float] = {}
     for strength in STRENGTHS:
         losses[strength] = 0.0
-        for fitting, judging in splits:
+        for fitting, held in splits:
             model = _regression(strength, features[fitting], weights[fitting], codes[fitting])
-            answers = _log_probabilities(model, features[judging])
-            columns = np.searchsorted(model.classes_, codes[judging])
-            losses[strength] -= float(answers[np.arange(len(judging)), columns].sum())
+            log_probabilities = _log_probabilities(model, features[held])
+            columns = np.searchsorted(model.classes_, codes[held])
+            losses[strength] -= float(log_probabilities[np.arange(len(held)), columns].sum())
         if losses[strength] > min(losses.values()):
             break  # a still weaker pull makes it worse, and takes longest
     return min(losses, key=lambda strength: losses[strength])
@@ -196,9 +186,8 @@ def _regression(strength: float, features: Floats, weights: Floats, codes: Codes
 
 
 def _log_probabilities(model: LogisticRegression, features: Floats) -> Floats:
-    """(N, K), finite also where scikit-learn's own would be the logarithm of 0."""
+    """Return (N, K), finite also where scikit-learn's would be the logarithm of 0."""
     scores = model.decision_function(features)
     if scores.ndim == 1:  # of two classes, the second against the first
         scores = np.stack([np.zeros_like(scores), scores], axis=1)
-    found: Floats = log_softmax(scores, axis=1)
-    return found
+    return np.asarray(log_softmax(scores, axis=1))

@@ -1,11 +1,14 @@
-"""The training loop. There is one."""
+"""The training loop; there is one.
+
+`fit` runs the epochs, `optimizer_step` is one optimiser step, `Checkpoint` stops and restarts a fit anywhere between.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,263 +36,240 @@ from assay.training.sampling import partners, split_batches
 from assay.training.schedules import rate
 
 
-def fit(job: FitTask, course: FitConfig, *, machine: Machine, checkpoint: Path, progress: Progress) -> FitState:
-    """Train to the end of the course, from `checkpoint` if there is one.
+def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path, progress: Progress) -> FitState:
+    """Train to the last epoch, from `checkpoint` where there is one.
 
     Every random draw is a function of (seed, epoch, optimiser step, image), so that what follows a
     checkpoint is what would have followed without it, bit for bit on a CPU with the same thread count.
     Raises DivergedError where the loss is not finite, TrainingError where memory does not suffice.
     """
-    average = Average(job.network, course.ema) if course.ema else None
-    fit_state, answered = _restore(job, course, average, machine, checkpoint)
-    forward = machine.wrap(job.network)
-    per_epoch = len(split_batches(np.arange(job.order.length), course.step_size))
-    saver = _Saver(job, average, machine, checkpoint, course.save_every)
-    with torch.random.fork_rng(devices=machine.seeded_devices):
-        while fit_state.epoch < course.epochs and not _exhausted(fit_state, course):
-            steps = split_batches(job.order.rows(fit_state.epoch), course.step_size)
-            job.to_training_mode()
-            started = time.perf_counter()
-            for rows in steps[fit_state.batch :]:
-                done = fit_state.epoch * per_epoch + fit_state.batch
-                _set_rate(job.optimizer, course, fit_state, done, per_epoch)
-                # For dropout; images have their own draws.
-                torch.manual_seed(_seed_of(course.seed, done, machine.rank))
-                optimizer_step(job, course, fit_state, machine, forward, rows, answered)
+    average = Average(task.network, config.ema) if config.ema else None  # one more copy of the weights
+    saver = Checkpoint(task, average, machine, checkpoint, config.save_every)
+    state, logits = saver.restore(config.width)
+    forward = machine.wrap(task.network)  # with several processes, gradients are averaged in every backward pass
+    per_epoch = len(split_batches(np.arange(task.order.length), config.step_size))
+    with torch.random.fork_rng(devices=machine.seeded_devices):  # the caller's generators stay as they are
+        while state.epoch < config.epochs and not _out_of_patience(state, config):
+            batches = split_batches(task.order.rows(state.epoch), config.step_size)  # one an optimiser step
+            task.to_training_mode()
+            for rows in batches[state.batch :]:  # those before are in the checkpoint
+                started = time.perf_counter()
+                step = state.epoch * per_epoch + state.batch
+                _set_rate(task.optimizer, config, state, step, per_epoch)
+                torch.manual_seed(_seed(config.seed, step, machine.rank))  # for dropout; images are drawn by key
+                optimizer_step(task, config, state, machine, forward, rows, logits)
                 if average is not None:
-                    average.update(job.network, done)
-                fit_state.batch += 1
-                progress.advance(len(rows), _so_far(job, fit_state))
+                    average.update(task.network, step)
+                state.batch += 1
+                progress.advance(len(rows), _running_metrics(task, state))
+                state.seconds += time.perf_counter() - started
                 if saver.due():
-                    fit_state.seconds += time.perf_counter() - started
-                    started = time.perf_counter()
-                    saver.write(fit_state, answered)
+                    saver.write(state, logits)
                 stop_requested(leave=True)
-            fit_state.seconds += time.perf_counter() - started
-            _end_epoch(job, course, fit_state, machine, average, answered)
-            progress.line(_line(fit_state, course))
+            _end_epoch(task, config, state, machine, average, logits)
+            progress.line(_line(state, config))
             try:
-                progress.epoch(fit_state.history[-1])  # before the checkpoint: told of every one
+                progress.epoch(state.history[-1])  # before the checkpoint, so that no kill leaves an epoch unreported
             except GivenUpError:
-                saver.write(fit_state, answered)
+                saver.write(state, logits)
                 raise
-            saver.write(fit_state, answered)
+            saver.write(state, logits)
             stop_requested(leave=True)
-    return fit_state
+    return state
 
 
 def optimizer_step(
-    job: FitTask,
-    course: FitConfig,
-    fit_state: FitState,
+    task: FitTask,
+    config: FitConfig,
+    state: FitState,
     machine: Machine,
     forward: nn.Module,
     rows: Ints,
-    answered: EpochLogits,
+    logits: EpochLogits,
 ) -> None:
-    """One optimiser step on these rows: the loss of each part of them, its gradient, and the change of the weights.
+    """Take one optimiser step on these rows, in `config.accumulate` passes of at most `config.batch` images.
 
     Raises DivergedError where the loss is not finite, TrainingError where memory does not suffice.
     """
-    # Each part is divided by the counts of the whole, and partners are of the whole, so that parts add up to
-    # the loss of one large batch.
-    others = partners(rows, job.mixed)
-    over = job.source.counts(fit_state.epoch, rows, others) / machine.count
-    for part in np.array_split(np.arange(len(rows)), min(course.accumulate, len(rows))):
-        places = part[machine.rank :: machine.count]  # none where a part has fewer images than there are processes
-        mine = rows[places]
-        batch = job.source.batch(fit_state.epoch, mine, others[places])
+    mixed_with = partners(rows, task.mixed)  # (B,)
+    # Every pass divides by the counts of the whole step (H,), so that their gradients add up to that of one large
+    # batch. Between processes gradients are averaged, not added: hence the division by their number.
+    over = task.source.counts(state.epoch, rows, mixed_with) / machine.count
+    for part in np.array_split(np.arange(len(rows)), min(config.accumulate, len(rows))):
+        mine = part[machine.rank :: machine.count]  # none where a part has fewer images than there are processes
+        batch = task.source.batch(state.epoch, rows[mine], mixed_with[mine])
         try:
             with machine.hardware.autocast():
-                answers = forward(batch.inputs)
-            loss, sums, counts = job.objective(answers, batch.known, over)
-            totals = sums.tolist()
+                outputs = forward(batch.inputs)  # (b, W)
+            loss, sums, counts = task.objective(outputs, batch.known, over)
+            totals = sums.tolist()  # waits for the device, once a pass
             if not all(map(math.isfinite, totals)):
-                ids = job.source.ids
-                raise _not_finite(fit_state, [ids[row % len(ids)] for row in mine])
-            machine.backward(loss)
+                ids = task.source.ids
+                raise _not_finite(state, [ids[row % len(ids)] for row in rows[mine]])
+            machine.backward(loss)  # adds to the gradients of the passes before
         except RuntimeError as error:
-            raise _too_large(error, course) from error
+            raise _too_large(error, config) from error
         except ValueError as error:
             raise _too_small(error, len(mine)) from error
-        answered.add(mine, answers)
-        fit_state.sums = _added(fit_state.sums, totals)
-        fit_state.counts = _added(fit_state.counts, counts.tolist())
-    if job.unlabelled is not None:
-        _follow_unlabelled(job.unlabelled, len(rows), course, fit_state, machine, forward)
-    machine.optimizer_step(job.network, job.optimizer, clip=course.clip)
+        logits.add(rows[mine], outputs)
+        state.add(totals, counts.tolist())
+    if task.unlabelled is not None:
+        _learn_from_unlabelled(task.unlabelled, len(rows), config, state, machine, forward)
+    machine.optimizer_step(task.network, task.optimizer, clip=config.clip)
 
 
-def _follow_unlabelled(
-    unlabelled: Unlabelled, count: int, course: FitConfig, fit_state: FitState, machine: Machine, forward: nn.Module
+def _learn_from_unlabelled(
+    unlabelled: Unlabelled, count: int, config: FitConfig, state: FitState, machine: Machine, forward: nn.Module
 ) -> None:
-    """Add the gradients of what is learnt from images with unknown labels, beside `count` labelled ones."""
+    """Add the gradients of the images with unknown labels that accompany `count` labelled ones."""
     try:
         for loss, names in unlabelled.losses(count, forward, machine):
             if not math.isfinite(float(loss.detach())):
-                raise _not_finite(fit_state, names)
+                raise _not_finite(state, names)
             machine.backward(loss)
     except RuntimeError as error:
-        raise _too_large(error, course) from error
+        raise _too_large(error, config) from error
 
 
 def _end_epoch(
-    job: FitTask,
-    course: FitConfig,
-    fit_state: FitState,
+    task: FitTask,
+    config: FitConfig,
+    state: FitState,
     machine: Machine,
     average: Average | None,
-    answered: EpochLogits,
+    logits: EpochLogits,
 ) -> None:
-    sums, counts = machine.sum(torch.tensor([fit_state.sums, fit_state.counts], dtype=torch.float64)).tolist()
-    lr = max(group["lr"] for group in job.optimizer.param_groups)
-    shown, logits = answered.means(machine.sum)
-    with averaged(job.network, average):
-        parts = job.evaluate(shown, logits)
-        parts.setdefault("training", {})["loss"] = _mean_loss(job, sums, counts)
-        if job.unlabelled is not None:
-            parts["training"]["above_threshold"] = job.unlabelled.above_threshold
-            parts["unlabelled"] = job.unlabelled.end_epoch()
-        _require_monitored(course.monitor, parts["validation"])
-        monitored = machine.of_main(parts["validation"].get(course.monitor))
+    """Evaluate and save the network, and add a row to the history."""
+    sums, counts = machine.sum(torch.tensor([state.sums, state.counts], dtype=torch.float64)).tolist()
+    lr = max(group["lr"] for group in task.optimizer.param_groups)
+    rows, means = logits.means(machine.sum)  # (M,), (M, W)
+    with average.applied_to(task.network) if average is not None else nullcontext():
+        parts = task.evaluate(rows, means)
+        parts.setdefault("training", {})["loss"] = _mean_loss(task, sums, counts)
+        if task.unlabelled is not None:
+            parts["training"]["above_threshold"] = task.unlabelled.above_threshold
+            parts["unlabelled"] = task.unlabelled.end_epoch()
+        _require_monitored(config.monitor, parts["validation"])
+        monitored = machine.of_main(parts["validation"].get(config.monitor))
         if monitored is not None:
-            parts["validation"][course.monitor] = monitored  # a schedule may watch it, and rates must not differ
-        better = monitored is None or fit_state.best is None or _better(monitored, fit_state.best, course)
+            parts["validation"][config.monitor] = monitored  # reduce_on_plateau reads it: rates must not differ
+        better = monitored is None or state.best is None or _better(monitored, state.best, config)
         if machine.is_main:
             if better:
-                job.save("best")
-            job.save("last")
-    fit_state.epoch += 1
+                task.save("best")
+            task.save("last")
+    state.epoch += 1
     if better:
-        fit_state.best, fit_state.best_epoch = monitored, fit_state.epoch
-    fit_state.history.append(
-        {"epoch": fit_state.epoch, "lr": lr, "seconds": round(fit_state.seconds, 3), **parts, "best": better}
-    )
-    fit_state.batch, fit_state.sums, fit_state.counts = 0, _zeros(job), _zeros(job)
-    answered.forget()
+        state.best, state.best_epoch = monitored, state.epoch
+    state.history.append({"epoch": state.epoch, "lr": lr, "seconds": round(state.seconds, 3), **parts, "best": better})
+    state.batch, state.sums, state.counts = 0, _zeros(task), _zeros(task)
+    logits.clear()
 
 
-@contextmanager
-def averaged(network: nn.Module, average: Average | None) -> Iterator[None]:
-    """Within the block the network has its averaged weights."""
-    if average is None:
-        yield
-        return
-    own = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    network.load_state_dict(average.tensors)
-    try:
-        yield
-    finally:
-        network.load_state_dict(own)
+class Checkpoint:
+    """Writes and reads all of a fit between two optimiser steps: network, optimiser, average, position, history."""
 
-
-class _Saver:
-    """Writes a checkpoint when one is due: often enough to lose little, seldom enough to cost under 2 %."""
-
-    def __init__(self, job: FitTask, average: Average | None, machine: Machine, path: Path, every: float) -> None:
-        self.job, self.average, self.machine, self.path, self.every = job, average, machine, path, every
+    def __init__(self, task: FitTask, average: Average | None, machine: Machine, path: Path, every: float) -> None:
+        """`every` is the least time between two checkpoints within an epoch, in seconds."""
+        self.task, self.average, self.machine, self.path, self.every = task, average, machine, path, every
         self.last, self.cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        # Several processes would have to agree on the moment and bring together what each has seen of the
-        # epoch: they save at the end of one only.
+        """Return whether to write now: often enough to lose little, seldom enough to cost under 2 % of the time.
+
+        Several processes would have to agree on the moment and to add up their logits of the epoch so far: they write
+        at the ends of epochs only.
+        """
         late = time.monotonic() - self.last > max(self.every, 50 * self.cost)
         return self.machine.count == 1 and (late or stop_requested())
 
-    def write(self, fit_state: FitState, answered: EpochLogits) -> None:
+    def write(self, state: FitState, logits: EpochLogits) -> None:
+        """Write the file, from the main process."""
         if not self.machine.is_main:
             return
         began = time.monotonic()
-        tensors = within("network", self.job.network.state_dict())
-        tensors |= {"logits": answered.sums, "times": answered.times}
+        tensors = within("network", self.task.network.state_dict())
+        tensors |= {"logits": logits.sums, "times": logits.times}
         if self.average is not None:
             tensors |= within("average", self.average.tensors)
-        if self.job.unlabelled is not None:
-            tensors |= within("unlabelled", self.job.unlabelled.state())
-        state, numbers = optimizer_tensors(self.job.optimizer)
-        values = {"fit_state": asdict(fit_state), "optimizer": numbers, "scaler": self.machine.scaler_state()}
-        save_tensors(self.path, tensors | within("optimizer", state), values)
+        if self.task.unlabelled is not None:
+            tensors |= within("unlabelled", self.task.unlabelled.state())
+        moments, numbers = optimizer_tensors(self.task.optimizer)
+        values = {"fit_state": asdict(state), "optimizer": numbers, "scaler": self.machine.scaler_state()}
+        save_tensors(self.path, tensors | within("optimizer", moments), values)
         self.last = time.monotonic()
         self.cost = self.last - began
 
+    def restore(self, width: int) -> tuple[FitState, EpochLogits]:
+        """Put everything back and return the state with the logits so far, new ones where there is no file."""
+        task = self.task
+        if not self.path.exists():
+            return FitState(sums=_zeros(task), counts=_zeros(task)), EpochLogits.empty(len(task.source.ids), width)
+        tensors, values = load_tensors(self.path, device=self.machine.hardware.device)
+        task.network.load_state_dict(out_of("network", tensors))
+        restore_optimizer(task.optimizer, out_of("optimizer", tensors), values["optimizer"])
+        self.machine.restore_scaler(values["scaler"])
+        if self.average is not None:
+            self.average.restore(out_of("average", tensors))
+        if task.unlabelled is not None:
+            task.unlabelled.restore(out_of("unlabelled", tensors))
+        state = FitState(**values["fit_state"])
+        logits = EpochLogits(tensors["logits"].cpu(), tensors["times"].cpu())
+        if not self.machine.is_main:  # sums over an unfinished epoch count once, in the main process
+            state.sums, state.counts = _zeros(task), _zeros(task)
+            logits.clear()
+        return state, logits
 
-def _restore(
-    job: FitTask, course: FitConfig, average: Average | None, machine: Machine, checkpoint: Path
-) -> tuple[FitState, EpochLogits]:
-    if not checkpoint.exists():
-        return FitState(sums=_zeros(job), counts=_zeros(job)), EpochLogits.nothing(len(job.source.ids), course.width)
-    tensors, values = load_tensors(checkpoint, device=machine.hardware.device)
-    job.network.load_state_dict(out_of("network", tensors))
-    restore_optimizer(job.optimizer, out_of("optimizer", tensors), values["optimizer"])
-    machine.restore_scaler(values["scaler"])
-    if average is not None:
-        average.restore(out_of("average", tensors))
-    if job.unlabelled is not None:
-        job.unlabelled.restore(out_of("unlabelled", tensors))
-    fit_state = FitState(**values["fit_state"])
-    answered = EpochLogits(tensors["logits"].cpu(), tensors["times"].cpu())
-    if not machine.is_main:  # what one process saw of an unfinished epoch counts once
-        fit_state.sums, fit_state.counts = _zeros(job), _zeros(job)
-        answered.forget()
-    return fit_state, answered
 
-
-def _set_rate(
-    optimizer: torch.optim.Optimizer, course: FitConfig, fit_state: FitState, done: int, per_epoch: int
-) -> None:
-    watched = [row["validation"].get(course.monitor, math.nan) for row in fit_state.history]
+def _set_rate(optimizer: torch.optim.Optimizer, config: FitConfig, state: FitState, step: int, per_epoch: int) -> None:
+    monitored = [row["validation"].get(config.monitor, math.nan) for row in state.history]
     now = rate(
-        course.schedule,
-        done,
-        total=course.epochs * per_epoch,
+        config.schedule,
+        step,
+        total=config.epochs * per_epoch,
         per_epoch=per_epoch,
-        history=watched,
-        higher_is_better=course.higher_is_better,
+        history=monitored,
+        higher_is_better=config.higher_is_better,
     )
     set_rate(optimizer, now.lr_factor, momentum=now.momentum)
 
 
-def _zeros(job: FitTask) -> list[float]:
-    return [0.0] * len(job.objective.losses)
+def _zeros(task: FitTask) -> list[float]:
+    return [0.0] * len(task.objective.losses)
 
 
-def _added(so_far: list[float], more: list[float]) -> list[float]:
-    return [a + b for a, b in zip(so_far, more, strict=True)]
-
-
-def _mean_loss(job: FitTask, sums: list[float], counts: list[float]) -> float:
+def _mean_loss(task: FitTask, sums: list[float], counts: list[float]) -> float:
     both = torch.tensor([sums, counts], dtype=torch.float64)
-    return float(job.objective.mean(both[0], both[1]))
+    return float(task.objective.mean(both[0], both[1]))
 
 
-def _so_far(job: FitTask, fit_state: FitState) -> dict[str, float]:
-    """What is shown of an epoch while it goes on."""
-    loss = {"loss": _mean_loss(job, fit_state.sums, fit_state.counts)}
-    return loss if job.unlabelled is None else loss | {"above threshold": job.unlabelled.above_threshold}
+def _running_metrics(task: FitTask, state: FitState) -> dict[str, float]:
+    loss = {"loss": _mean_loss(task, state.sums, state.counts)}
+    return loss if task.unlabelled is None else loss | {"above threshold": task.unlabelled.above_threshold}
 
 
-def _seed_of(seed: int, step: int, rank: int) -> int:
-    place = [seed, step, rank] if rank else [seed, step]  # processes that drop the same units would see half as many
-    return int(np.random.SeedSequence(place).generate_state(1)[0])
+def _seed(seed: int, step: int, rank: int) -> int:
+    # Processes that dropped the same units would try half as many.
+    return int(np.random.SeedSequence([seed, step, rank] if rank else [seed, step]).generate_state(1)[0])
 
 
-def _better(value: float, best: float, course: FitConfig) -> bool:
+def _better(value: float, best: float, config: FitConfig) -> bool:
     if math.isnan(best):
         return not math.isnan(value)
-    return value > best if course.higher_is_better else value < best
+    return value > best if config.higher_is_better else value < best
 
 
-def _exhausted(fit_state: FitState, course: FitConfig) -> bool:
-    return course.patience is not None and fit_state.epoch - fit_state.best_epoch >= course.patience
+def _out_of_patience(state: FitState, config: FitConfig) -> bool:
+    return config.patience is not None and state.epoch - state.best_epoch >= config.patience
 
 
-def _too_large(error: RuntimeError, course: FitConfig) -> Exception:
-    said = ("not enough memory", "can't allocate memory")  # by the CPU's allocator, which has no error of its own
-    if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in said):
+def _too_large(error: RuntimeError, config: FitConfig) -> Exception:
+    messages = ("not enough memory", "can't allocate memory")  # of the CPU's allocator, which has no error class
+    if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in messages):
         return error
     return TrainingError(
-        f"a batch of {course.batch} does not fit into memory. Set batch: {max(1, course.batch // 2)} "
-        f"and accumulate: {course.accumulate * 2}, which trains alike."
+        f"a batch of {config.batch} does not fit into memory. Set batch: {max(1, config.batch // 2)} "
+        f"and accumulate: {config.accumulate * 2}, which trains alike."
     )
 
 
@@ -303,25 +283,23 @@ def _too_small(error: ValueError, count: int) -> Exception:
 
 
 def _require_monitored(name: str, metrics: Mapping[str, float]) -> None:
-    """Without validation the last epoch is the best; with it, a metric that is not there chooses nothing."""
+    """Raise PlanError where validation lacks the metric; without any validation the last epoch is the best."""
     if metrics and name not in metrics:
         raise PlanError(f"monitor: {name}: is not measured on this data. Choose one of {', '.join(metrics)}.")
 
 
-def _not_finite(fit_state: FitState, names: Sequence[str]) -> DivergedError:
+def _not_finite(state: FitState, names: Sequence[str]) -> DivergedError:
     return DivergedError(
-        f"the loss is not finite (epoch {fit_state.epoch + 1}, optimiser step {fit_state.batch + 1}). "
+        f"the loss is not finite (epoch {state.epoch + 1}, optimiser step {state.batch + 1}). "
         f"Lower lr, or set clip: 1.0. The batch held: {', '.join(names)}"
     )
 
 
-def _line(fit_state: FitState, course: FitConfig) -> str:
-    row = fit_state.history[-1]
-    training = {"loss": "loss", "above_threshold": "above threshold"}
-    metrics = {said: row["training"][name] for name, said in training.items() if name in row["training"]} | {
-        ("val loss" if name == "loss" else name): row["validation"][name]
-        for name in dict.fromkeys(["loss", course.monitor])
-        if name in row["validation"]
-    }
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    return f"  epoch {fit_state.epoch}/{course.epochs}  {shown}{'  best' if row['best'] else ''}"
+def _line(state: FitState, config: FitConfig) -> str:
+    row = state.history[-1]
+    metrics = {name.replace("_", " "): row["training"].get(name) for name in ("loss", "above_threshold")}
+    metrics["val loss"] = row["validation"].get("loss")
+    if config.monitor != "loss":
+        metrics[config.monitor] = row["validation"].get(config.monitor)
+    text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+    return f"  epoch {state.epoch}/{config.epochs}  {text}{'  best' if row['best'] else ''}"

@@ -1,11 +1,11 @@
 """Losses of single heads.
 
-A loss takes the logits (B, K) and dense targets (B, K) of one head, and a mask of what is known: (B,) for
-a multi-class head, (B, K) for a multi-label one. It returns a loss a cell, in the mask's shape, exactly 0
+A loss takes the logits (B, K) and dense targets (B, K) of one head, and a mask of the known labels: (B,) for
+a multi-class head, (B, K) for a multi-label one. It returns a loss for each cell, in the mask's shape, exactly 0
 and without any gradient where the mask is false.
 
-Targets may be soft: a loss is then the expectation of the loss over labels drawn with these probabilities.
-Mean squared error alone takes the square to the target itself; that is less by an amount no logit changes.
+Targets may be soft: a loss is then its expectation over labels drawn with these probabilities. Mean squared error
+takes the square to the target itself, which is less by an amount that does not depend on the logits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ Smoothing = Annotated[
 ]
 
 
-Gamma = Annotated[float, Field(ge=0, description="Focus: how much less a cell counts the surer its right answer is.")]
+Gamma = Annotated[
+    float, Field(ge=0, description="Focus: how much less a cell counts the more probable its true label is.")
+]
 
 
 class ByHead(Choice):
@@ -65,7 +67,7 @@ class MeanSquaredError(Choice):
 
 
 class Focal(Choice):
-    """Cross-entropy that counts sure, right answers less (Lin et al. 2017)."""
+    """Cross-entropy that counts confident, correct predictions less (Lin et al. 2017)."""
 
     kind: Literal["focal"] = "focal"
     gamma: Gamma = 2.0
@@ -78,7 +80,7 @@ class Focal(Choice):
 
 
 class Asymmetric(Choice):
-    """Focal loss with a focus for positives and one for negatives, which are let go below a margin (ASL)."""
+    """Focal loss with a focus for positives and one for negatives, which cost nothing below a margin (ASL)."""
 
     kind: Literal["asymmetric"] = "asymmetric"
     gamma_negative: Gamma = 4.0
@@ -107,7 +109,7 @@ LossName = Literal[
 
 
 def _by_name_or_head(value: object) -> object:
-    """`loss: {smoothing: 0.1}` smooths whatever loss each head takes."""
+    """Return a mapping with a kind: `loss: {smoothing: 0.1}` is of kind `by_head`."""
     value = parse_named(value)
     return {"kind": "by_head", **value} if isinstance(value, dict) else value
 
@@ -121,13 +123,13 @@ LossSettings = Annotated[
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy an image (B,) between a softmax and targets that sum to 1."""
+    """Return the cross-entropy (B,) between a softmax and targets that sum to 1."""
     logits, targets = _known(logits, mask), _known(targets, mask)
     return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing) * mask
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of sigmoid and target, a cell (B, K); its mean (B,) where the mask is an image's."""
+    """Return the cross-entropy (B, K) of sigmoid and target; its mean over classes (B,) for a multi-class head."""
     logits, targets = _known(logits, mask), _known(targets, mask)
     smoothed = targets * (1 - smoothing) + smoothing / 2
     cells = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
@@ -135,7 +137,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoot
 
 
 def mean_squared_error(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Squared distance of sigmoid and target, a cell (B, K); of softmax and targets, summed over classes, (B,).
+    """Return the squared distance (B, K) of sigmoid and target; of softmax and targets, summed over classes, (B,).
 
     The sum over classes is the Brier score (Brier 1950): it lies between 0 and 2, whatever their number.
     """
@@ -146,7 +148,7 @@ def mean_squared_error(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 
 def focal(logits: Tensor, targets: Tensor, mask: Tensor, *, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
-    """Cross-entropy times (1 - p) ** gamma, p the probability of the right answer (Lin et al. 2017).
+    """Return cross-entropy times (1 - p) ** gamma, p the probability of the true label (Lin et al. 2017).
 
     (B,) over a softmax; (B, K) over sigmoids, where `alpha` weighs positives and 1 - alpha negatives.
     """
@@ -167,7 +169,7 @@ def asymmetric(
     gamma_positive: float = 1.0,
     shift: float = 0.05,
 ) -> Tensor:
-    """Asymmetric loss a cell (B, K) (Ridnik et al. 2021): focal, with p = max(p - shift, 0) for negatives."""
+    """Return the asymmetric loss (B, K) (Ridnik et al. 2021): focal, with p = max(p - shift, 0) for negatives."""
     logits, targets = _known(logits, mask), _known(targets, mask)
     log_p, log_rest = F.logsigmoid(logits), F.logsigmoid(-logits)
     # log(1 - max(p - shift, 0)) = min(log(1 - p + shift), 0), in logarithms so that no p near 1 is lost
@@ -180,7 +182,7 @@ def asymmetric(
 def generalised_cross_entropy(
     logits: Tensor, targets: Tensor, mask: Tensor, *, q: float = 0.7, smoothing: float = 0.0
 ) -> Tensor:
-    """(1 - p ** q) / q, p the probability of the right answer: (B,) of a softmax, (B, K) of sigmoids.
+    """Return (1 - p ** q) / q, p the probability of the true label: (B,) of a softmax, (B, K) of sigmoids.
 
     Zhang & Sabuncu 2018; 1 - p at q = 1, cross-entropy as q goes to 0.
     """
@@ -196,23 +198,23 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "asymmetric": asymmetric,
     "generalised_cross_entropy": generalised_cross_entropy,
 }
-"""Kind -> (logits, targets, mask, *, options of its settings) -> a loss a cell."""
+"""Kind -> (logits, targets, mask, *, options of its settings) -> loss of each cell."""
 
 ONLY_FOR = {"cross_entropy": "multiclass", "asymmetric": "multilabel"}
-"""The kind of head of those losses that are for one kind only."""
+"""Loss -> the one kind of head it is defined for."""
 
 
 def head_losses(
     space: LabelSpace, settings: AnyLoss, *, class_weights: Sequence[Tensor | None] | None = None
 ) -> tuple[HeadLoss, ...]:
-    """One loss a head, with `class_weights` (K,) of each head, or None for a head without.
+    """Return one loss a head, with `class_weights` (K,) for each head, or None for a head without.
 
-    The weight of the given class multiplies the whole loss of an image under a multi-class head, smoothed
-    part and all; under a multi-label head it multiplies the cells of positives, and negatives count 1. Means
+    The weight of the true class multiplies the whole loss of an image under a multi-class head, its smoothed
+    part included; under a multi-label head it multiplies the cells of positives, and negatives count 1. Means
     are still taken over images or cells, not over weights. Raises PlanError where a head cannot take the loss.
     """
     options = settings.model_dump(exclude={"kind"})
-    found: list[HeadLoss] = []
+    losses: list[HeadLoss] = []
     for head, weights in zip(space, class_weights or [None] * len(space), strict=True):
         kind = head.loss_kind if settings.kind == "by_head" else settings.kind
         if ONLY_FOR.get(kind, head.kind) != head.kind:
@@ -220,22 +222,22 @@ def head_losses(
                 f"loss: {kind} is for {ONLY_FOR[kind]} heads, and head {head.name!r} is {head.kind}. "
                 "Leave the kind out, and each head takes its own."
             )
-        if head.kind == "multiclass" and options.get("alpha") is not None:
+        if head.multiclass and options.get("alpha") is not None:
             raise PlanError(
                 f"loss: alpha weighs positives against negatives, and head {head.name!r} is multi-class: it has none. "
                 "Leave alpha out, or weigh the classes."
             )
         loss: HeadLoss = partial(LOSSES[kind], **options)
-        found.append(loss if weights is None else partial(_weighted, loss=loss, class_weights=weights))
-    return tuple(found)
+        losses.append(loss if weights is None else partial(_weighted, loss=loss, class_weights=weights))
+    return tuple(losses)
 
 
 def _weighted(logits: Tensor, targets: Tensor, mask: Tensor, *, loss: HeadLoss, class_weights: Tensor) -> Tensor:
-    """A loss times the weight of what is given; of soft targets, the mean of the weights by target."""
+    """Return a loss times the weight of the target; of soft targets, the mean of the weights by target."""
     targets = _known(targets, mask)
     weights = class_weights.to(targets)
-    given = (targets * weights).sum(dim=1) if mask.ndim == 1 else targets * weights + 1 - targets
-    return loss(logits, targets, mask) * given
+    factor = (targets * weights).sum(dim=1) if mask.ndim == 1 else targets * weights + 1 - targets
+    return loss(logits, targets, mask) * factor
 
 
 def _expected(
@@ -247,9 +249,9 @@ def _expected(
     positive: float = 1.0,
     negative: float = 1.0,
 ) -> Tensor:
-    """The expectation over targets of a loss of log p, p the probability of the right answer.
+    """Return the expectation over targets of a loss of log p, p the probability of the true label.
 
-    An image (B,) of a softmax; a cell (B, K) of sigmoids, with the weights of positives and of negatives.
+    (B,) of a softmax; (B, K) of sigmoids, with the weights of positives and of negatives.
     """
     logits, targets = _known(logits, mask), _known(targets, mask)
     if mask.ndim == 1:
@@ -259,10 +261,10 @@ def _expected(
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """A power of numbers from 0 to 1; held off 0, where a root has no finite slope."""
+    """Return a power of numbers from 0 to 1, held off 0, where a root has no finite slope."""
     return base.clamp_min(1e-12) ** exponent
 
 
 def _known(values: Tensor, mask: Tensor) -> Tensor:
-    """Values in float32, 0 where unknown: none of those, not even a NaN, reaches a loss or a gradient."""
+    """Return values in float32, 0 where unknown: none of those, not even a NaN, reaches a loss or a gradient."""
     return values.float().masked_fill(~(mask[:, None] if mask.ndim == 1 else mask), 0.0)

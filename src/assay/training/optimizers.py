@@ -1,9 +1,9 @@
-"""Optimisers as a plan names them, learning rates a stage, and the rate of one optimiser step."""
+"""Optimisers by name, parameter groups with a learning rate for each stage, and the rate of an optimiser step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypedDict
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -18,7 +18,7 @@ Betas = Annotated[
     Field(description="Decay of the running means of the gradient and of its square."),
 ]
 Eps = Annotated[float, Field(gt=0, description="Added to the divisor, so that it is never 0.")]
-WeightDecay = Annotated[float, Field(ge=0, description="Pull of the weights towards 0; not on norms and biases.")]
+WeightDecay = Annotated[float, Field(ge=0, description="Decay of the weights towards 0; not of norms and biases.")]
 
 
 class Sgd(Choice):
@@ -46,7 +46,7 @@ class Adam(Choice):
 
 
 class AdamW(Choice):
-    """Adam with weight decay apart from the gradient."""
+    """Adam with weight decay decoupled from the gradient."""
 
     kind: Literal["adamw"] = "adamw"
     betas: Betas = (0.9, 0.999)
@@ -105,20 +105,13 @@ FUSED_KINDS = frozenset({"sgd", "adam", "adamw", "amsgrad"})
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
-def build(settings: AnyOptimizer, groups: Iterable[Group], *, lr: float) -> torch.optim.Optimizer:
-    """The optimiser over `groups` (see `parameter_groups`), fused where its kind and the device can.
-
-    `lr` is the rate of a group without one of its own.
-    """
-    found: list[dict[str, Any]] = [dict(group) for group in groups]
-    for group in found:
-        group.setdefault("lr", lr)
-        group["top_lr"] = group["lr"]
-    devices = {parameter.device.type for group in found for parameter in group["params"]}
+def build(settings: AnyOptimizer, groups: Sequence[Group]) -> torch.optim.Optimizer:
+    """Return the optimiser over `groups` (see `parameter_groups`), fused where its kind and the device allow it."""
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
     options = settings.model_dump(exclude={"kind"})
     if settings.kind in FUSED_KINDS and devices <= FUSED_DEVICES:
         options["fused"] = True
-    return OPTIMIZERS[settings.kind](found, lr=lr, **options)
+    return OPTIMIZERS[settings.kind]([dict(group) for group in groups], **options)
 
 
 def parameter_groups(
@@ -130,26 +123,26 @@ def parameter_groups(
     layer_decay: float | None = None,
     weight_decay: float = 0.0,
 ) -> list[Group]:
-    """The trainable parameters of `model`, two groups a stage: with weight decay, and without it.
+    """Return the trainable parameters of `model`, two groups a stage: with weight decay, and without it.
 
-    `stages` holds parameter names from the first stage to the last, the head last; frozen ones are passed
-    over. `discriminative` spaces the rates of the stages that learn geometrically from low to high
+    `stages` holds parameter names from the first stage to the last, the head last; frozen ones are skipped.
+    `discriminative` spaces the rates of the trainable stages geometrically from low to high
     (fastai's `slice(low, high)`); `layer_decay` multiplies the rate once for every stage below the last.
     Raises PlanError where both are given or nothing is trainable.
     """
     if discriminative is not None and layer_decay is not None:
         raise PlanError("discriminative and layer_decay both set the learning rate of every stage; keep one of them.")
-    learning = [(i, named) for i, names in enumerate(stages) if (named := _trainable(model, names))]
+    trainable = [(i, named) for i, names in enumerate(stages) if (named := _trainable(model, names))]
     _require_all(model, stages)
-    rates = stage_rates(len(learning), lr=lr, discriminative=discriminative, layer_decay=layer_decay)
+    rates = stage_rates(len(trainable), lr=lr, discriminative=discriminative, layer_decay=layer_decay)
     groups: list[Group] = []
-    for (position, named), rate in zip(learning, rates, strict=True):
+    for (position, named), rate in zip(trainable, rates, strict=True):
         for decays in (True, False):
             params = [p for name, p in named if decays_weight(name, p) is decays]
             if params:
                 name = f"stage {position}, {'weights' if decays else 'norms and biases'}"
-                pull = weight_decay if decays else 0.0
-                groups.append(Group(params=params, lr=rate, top_lr=rate, weight_decay=pull, name=name))
+                decay = weight_decay if decays else 0.0
+                groups.append(Group(params=params, lr=rate, top_lr=rate, weight_decay=decay, name=name))
     if not groups:
         raise PlanError("freeze: every parameter of the model is frozen, and nothing is left to fit. Freeze less.")
     return groups
@@ -162,7 +155,7 @@ def stage_rates(
     discriminative: tuple[float, float] | None = None,
     layer_decay: float | None = None,
 ) -> list[float]:
-    """The top learning rate of each of `count` stages, first to last."""
+    """Return the top learning rate of each of `count` stages, first to last."""
     if discriminative is not None:
         low, high = discriminative
         return [high * (low / high) ** ((count - 1 - i) / max(count - 1, 1)) for i in range(count)]
@@ -170,7 +163,7 @@ def stage_rates(
 
 
 def decays_weight(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices and kernels, not to norms, biases and other vectors."""
+    """Return whether weight decay applies: to matrices and kernels, not to norms, biases and other vectors."""
     return parameter.ndim > 1 and not name.endswith("bias")
 
 
@@ -190,12 +183,12 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float, *, momentum: float
 
 
 def _trainable(model: nn.Module, names: Sequence[str]) -> list[tuple[str, nn.Parameter]]:
-    found = ((name, model.get_parameter(name)) for name in names)
-    return [(name, parameter) for name, parameter in found if parameter.requires_grad]
+    parameters = ((name, model.get_parameter(name)) for name in names)
+    return [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
 
 
 def _require_all(model: nn.Module, stages: Sequence[Sequence[str]]) -> None:
-    """Every trainable parameter is in one stage: one left out would silently never learn."""
+    """Raise ValueError unless every trainable parameter is in one stage: one left out would silently never learn."""
     staged = [name for names in stages for name in names]
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if missing := trainable - set(staged):

@@ -1,4 +1,7 @@
-"""What an epoch shows, in what order and company: a function of the epoch alone, so that continuing is exact."""
+"""The images of an epoch, their order and their partners: functions of the epoch, so that a restart is exact.
+
+Images are named by rows. Of N images, row + n N is the image of `row` drawn for the (n + 1)-th time in its epoch.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +19,21 @@ from assay.images.augment import Augment
 from assay.labels.space import Codes, Head, LabelSpace, find_class, require_known
 from assay.settings import Choice, parse_named
 
-"""Images to show, by their rows.
-
-Of N images, row + n N is the one of `row` once more: for the (n + 1)-th time in its epoch.
-"""
-
 
 class Order(Protocol):
-    """The images of every epoch."""
+    """The rows of every epoch."""
 
     @property
     def length(self) -> int:
-        """Images shown in an epoch, the same number in each; one shown twice counts twice."""
+        """Rows of an epoch, the same number in each; an image drawn twice counts twice."""
 
     def rows(self, epoch: int) -> Ints:
-        """What an epoch shows, in order."""
+        """Return the rows of an epoch, in order."""
 
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Every image once an epoch, in an order of the epoch."""
+    """Every image once an epoch, in a new order in each."""
 
     count: int
     seed: int
@@ -49,7 +47,7 @@ class Shuffled:
 
 
 def number_repeats(rows: Ints, count: int) -> Ints:
-    """Rows of `count` images, among which one may come again, with the second showing and later ones told apart."""
+    """Return rows of `count` images, of which one may be repeated, as distinct rows: repeat n is row + n count."""
     order = np.argsort(rows, kind="stable")
     ranked = rows[order]
     again = np.empty_like(rows)
@@ -58,29 +56,29 @@ def number_repeats(rows: Ints, count: int) -> Ints:
 
 
 def split_batches(rows: Ints, size: int) -> list[Ints]:
-    """The rows of each optimiser step, at most `size`, and one more or less than another's: none is a leftover."""
+    """Return the rows of each optimiser step, at most `size`; their numbers differ by one at most."""
     return np.array_split(rows, max(1, -(-len(rows) // size)))
 
 
 def partners(rows: Ints, share: float = 1.0) -> Ints:
-    """Whom each image of an optimiser step may be mixed with: the one before it, as good as any in a random order.
+    """Return the row that each row of an optimiser step is mixed with: the one before it, as the order is random.
 
-    All but `share` of them, spread evenly, are their own partners: mixed with themselves they stay as they are.
+    All but `share` of them, evenly spaced, are their own partners: mixed with themselves they are not changed.
     """
-    reached = np.floor(np.arange(len(rows) + 1) * share + 0.5)
-    return np.where(np.diff(reached) > 0, np.roll(rows, 1), rows)
+    steps = np.floor(np.arange(len(rows) + 1) * share + 0.5)
+    return np.where(np.diff(steps) > 0, np.roll(rows, 1), rows)
 
 
-# How often images are shown in an epoch, so that rare classes are shown oftener, or frequent ones less often.
+# How often images are drawn in an epoch, so that rare classes are drawn more often, or frequent ones less often.
 
 Heads = Annotated[
     tuple[str, ...] | None, Field(min_length=1, description="The heads whose classes count; default: all.")
 ]
-Most = Annotated[float | None, Field(ge=1, description="The most showings of an image in an epoch.")]
+Most = Annotated[float | None, Field(ge=1, description="The most draws of an image in an epoch.")]
 
 
 class Oversample(Choice):
-    """Repeat images until every class is shown as often as the most frequent one."""
+    """Repeat images until every class is drawn as often as the most frequent one."""
 
     kind: Literal["oversample"] = "oversample"
     heads: Heads = None
@@ -88,7 +86,7 @@ class Oversample(Choice):
 
 
 class SquareRoot(Choice):
-    """Half of that way on a logarithmic scale: classes are shown by the square roots of their counts."""
+    """Half of that on a logarithmic scale: classes are drawn by the square roots of their counts."""
 
     kind: Literal["square_root"] = "square_root"
     heads: Heads = None
@@ -96,14 +94,14 @@ class SquareRoot(Choice):
 
 
 class Undersample(Choice):
-    """Show only a part of the frequent classes, another one in every epoch: as often as the rarest class."""
+    """Draw every class as often as the rarest one: of frequent classes a different part in every epoch."""
 
     kind: Literal["undersample"] = "undersample"
     heads: Heads = None
 
 
 class Balanced(Choice):
-    """Show as many images as there are, in every batch equally many of each class."""
+    """Draw as many images as there are, equally many of each class in every batch."""
 
     kind: Literal["balanced"] = "balanced"
     heads: Heads = None
@@ -122,43 +120,43 @@ Sampling = Annotated[
 def repeat_counts(
     settings: AnySampling, space: LabelSpace, codes: Sequence[Codes], weights: npt.NDArray[Any]
 ) -> Doubles:
-    """How often each image (N,) is shown in an epoch, on average, by its labels and their weights (N, H).
+    """Return how often each image (N,) is drawn in an epoch, on average, by its labels and their weights (N, H).
 
     A class of weight n (the sum over its images) has the factor (m / n) ** q: m is the n of the most frequent class
     of the head, or of the rarest one to undersample; q is 1, or 1/2 for the square root. An image takes the largest
-    factor among the classes known of it, over all heads and tags, as in repeat factor sampling (Gupta et al. 2019,
+    factor among its known classes, over all heads and tags, as in repeat factor sampling (Gupta et al. 2019,
     "LVIS", section 5.2: r = max(1, sqrt(t / f)), the largest of an image's categories). With one multi-class head the
     square root is that of Mahajan et al. 2018 and Kang et al. 2020 (q = 1/2). Images without a tag are repeated
-    under no head, and undersampled like a class of their own. In balanced batches an image is shown as often as the
-    turns of its classes come to it. A label that is unknown, or weighs nothing, never counts; an image of which
-    nothing counts is shown once. Raises PlanError for a head that is not there, DataError where no label counts.
+    under no head, and undersampled like a class. In balanced batches an image is drawn as often as the
+    turns of its classes come to it. Labels that are unknown or weigh 0 do not count; an image of which
+    nothing counts is drawn once. Raises PlanError for a head that does not exist, DataError where no label counts.
     """
     parts = _parts(settings, space, codes, weights)
     count = len(weights)
     if isinstance(settings, Balanced):
-        found = np.zeros(count)
-        members = _groups(parts)
-        for group in members:
-            found[group] += count / (len(members) * len(group))
-        return found
+        times = np.zeros(count)
+        groups = _groups(parts)
+        for group in groups:
+            times[group] += count / (len(groups) * len(group))
+        return times
     power = 0.5 if isinstance(settings, SquareRoot) else 1.0
-    found = np.full(count, np.nan)
+    times = np.full(count, np.nan)
     for part in parts:
-        found = np.fmax(found, part.factors(power, repeat=not isinstance(settings, Undersample)))
-    found[np.isnan(found)] = 1.0
+        times = np.fmax(times, part.factors(power, repeat=not isinstance(settings, Undersample)))
+    times[np.isnan(times)] = 1.0
     most = None if isinstance(settings, Undersample) else settings.most
-    return found if most is None else np.minimum(found, most)
+    return times if most is None else np.minimum(times, most)
 
 
 @dataclass(frozen=True)
 class SampledOrder:
-    """Every epoch shows each image as often as its number says, rounded down or up by chance.
+    """Every image as often as its number says, rounded down or up at random.
 
     Systematic sampling in a random order (Madow 1949): ticks one apart along the running sum of the numbers. The
-    total is the same in every epoch, and an image of 2.3 showings gets 2 or 3, on average 2.3.
+    total is the same in every epoch, and an image of 2.3 is drawn 2 or 3 times, on average 2.3.
     """
 
-    times: Doubles  # (N,) showings on average
+    times: Doubles  # (N,) draws an epoch, on average
     seed: int
 
     @property
@@ -170,7 +168,7 @@ class SampledOrder:
         order = generator.permutation(len(self.times))
         ends = np.cumsum(self.times[order])
         ends *= self.length / ends[-1]
-        ends[-1] = self.length  # whatever the rounding: every tick lies before it
+        ends[-1] = self.length  # exactly: every tick lies before it
         ticks = generator.random() + np.arange(self.length)
         drawn = order[np.searchsorted(ends, ticks, side="right")]
         return number_repeats(generator.permutation(drawn), len(self.times))
@@ -178,14 +176,14 @@ class SampledOrder:
 
 @dataclass(frozen=True)
 class RoundRobinOrder:
-    """Every optimiser step goes round the classes, in a new order each time, and takes the next image of each.
+    """Every optimiser step takes the next image of each class in turn, in a new order of the classes each time.
 
     Class-aware sampling (Shen, Lin and Huang 2016) with turns instead of draws: in a step the classes differ by one
-    image at most. Within an epoch an image comes again only when all of its class have been shown.
+    image at most. Within an epoch an image is repeated only when all of its class have been drawn.
     """
 
     classes: tuple[Ints, ...]  # the images of each
-    count: int  # of images in all, and of showings in an epoch
+    count: int  # images in all, and rows of an epoch
     step: int  # images an optimiser step, at most
     seed: int
 
@@ -199,37 +197,37 @@ class RoundRobinOrder:
         turns = np.concatenate([_round_and_round(len(self.classes), size, generator) for size in sizes])
         rows = np.empty(self.length, np.int64)
         for number, members in enumerate(self.classes):
-            places = np.flatnonzero(turns == number)
-            rows[places] = members[_round_and_round(len(members), len(places), generator)]
+            turn = np.flatnonzero(turns == number)
+            rows[turn] = members[_round_and_round(len(members), len(turn), generator)]
         return number_repeats(rows, self.count)
 
 
 def round_robin(
     settings: Balanced, space: LabelSpace, codes: Sequence[Codes], weights: npt.NDArray[Any], *, step: int, seed: int
 ) -> RoundRobinOrder:
-    """Balanced batches over all classes of the heads, images without a tag as a class of their own."""
+    """Return balanced batches over all classes of the heads; images without a tag are a class too."""
     members = _groups(_parts(settings, space, codes, weights))
     return RoundRobinOrder(tuple(members), len(weights), step, seed)
 
 
 def shift_prior(times: Doubles, space: LabelSpace, codes: Sequence[Codes], weights: npt.NDArray[Any]) -> list[Floats]:
-    """What showing images (N,) that often does to the classes, as the class weights (K,) a head that do the same.
+    """Return the class weights (K,) a head that equal drawing the images (N,) so many times an epoch.
 
-    Under a multi-class head the mean showings of the images of a class by those of all; under a multi-label head by
-    those of the images without it. For an image that was drawn by one head, exactly so; where its other labels had
-    a say, what they did to this head on average. A class of which nothing is known weighs 1.
+    Under a multi-class head, the mean draws of the images of a class over those of all; under a multi-label head, over
+    those of the images without it. This is exact for images that are sampled by one head; where other labels decide
+    too, it is their average effect on this head. A class without known labels weighs 1.
     """
-    found = []
-    for place, head in enumerate(space):
-        part = _Part(head, codes[place], weights[:, place].astype(np.float64))
-        shown = _Part(head, codes[place], part.weights * times)
-        own = _times(shown.counts, part.counts)
-        if head.kind == "multiclass":
-            rest = np.full(head.size, _times(shown.counts.sum(), part.counts.sum()))
+    class_weights = []
+    for index, head in enumerate(space):
+        part = _Part(head, codes[index], weights[:, index].astype(np.float64))
+        drawn = _Part(head, codes[index], part.weights * times)
+        mean_draws = _quotient(drawn.counts, part.counts)
+        if head.multiclass:
+            rest = np.full(head.size, _quotient(drawn.counts.sum(), part.counts.sum()))
         else:
-            rest = _times(shown.absent, part.absent)
-        found.append(np.nan_to_num(own / rest, nan=1.0).astype(np.float32))
-    return found
+            rest = _quotient(drawn.absent, part.absent)
+        class_weights.append(np.nan_to_num(mean_draws / rest, nan=1.0).astype(np.float32))
+    return class_weights
 
 
 @dataclass(frozen=True)
@@ -243,77 +241,77 @@ class _Part:
     @property
     def known(self) -> Bools:
         """The cells that count, in the shape of the codes."""
-        weighs = self.weights > 0
-        return (self.codes >= 0) & (weighs if self.head.kind == "multiclass" else weighs[:, None])
+        return (self.codes >= 0) & self.head.spread(self.weights > 0)
 
     @property
     def counts(self) -> Doubles:
         """The weight of the images of each class (K,)."""
-        if self.head.kind == "multiclass":
+        if self.head.multiclass:
             known = self.known
-            found: Doubles = np.bincount(self.codes[known], self.weights[known], self.head.size).astype(np.float64)
-            return found
-        return self._summed((self.codes == 1) & self.known)
+            return np.bincount(self.codes[known], self.weights[known], self.head.size).astype(np.float64)
+        return self._weight(self.shows)
 
     @property
     def absent(self) -> Doubles:
-        """The weight of the images known to be without each tag (K,)."""
-        return self._summed((self.codes == 0) & self.known)
+        """The weight of the images known to lack each tag (K,)."""
+        return self._weight((self.codes == 0) & self.known)
+
+    @property
+    def shows(self) -> Bools:
+        """The tags (N, K) that each image is known to have."""
+        return np.asarray((self.codes == 1) & self.known)
 
     @property
     def without(self) -> Bools:
-        """The images (N,) that some tags are known of, and none to be there."""
-        found: Bools = self.known.any(axis=1) & ~((self.codes == 1) & self.known).any(axis=1)
-        return found
+        """The images (N,) with known tags, none of which is present."""
+        return np.asarray(self.known.any(axis=1) & ~self.shows.any(axis=1))
 
     def factors(self, power: float, *, repeat: bool) -> Doubles:
-        """The factor (N,) of each image under this head alone; NaN where nothing of it counts."""
-        counts, found = self.counts, np.full(len(self.weights), np.nan)
+        """Return the factor (N,) of each image under this head alone; NaN where nothing of it counts."""
+        counts, factors = self.counts, np.full(len(self.weights), np.nan)
         present = counts > 0
-        aim = (counts[present].max() if repeat else counts[present].min()) if present.any() else 1.0
+        target = (counts[present].max() if repeat else counts[present].min()) if present.any() else 1.0
         by_class = np.full(len(counts), np.nan)
-        by_class[present] = (aim / counts[present]) ** power
-        if self.head.kind == "multiclass":
-            found[self.known] = by_class[self.codes[self.known]]
-            return found
-        shows = (self.codes == 1) & self.known
-        without = self.without
-        alone = float(self.weights[without].sum())
-        found[without] = 1.0 if repeat or not present.any() else min(1.0, aim / alone)
+        by_class[present] = (target / counts[present]) ** power
+        if self.head.multiclass:
+            factors[self.known] = by_class[self.codes[self.known]]
+            return factors
+        shows, without = self.shows, self.without
+        untagged = float(self.weights[without].sum())
+        factors[without] = 1.0 if repeat or not present.any() else min(1.0, target / untagged)
         largest = np.where(shows, by_class, -np.inf).max(axis=1, initial=-np.inf)
-        return np.where(shows.any(axis=1), largest, found)
+        return np.where(shows.any(axis=1), largest, factors)
 
     def groups(self) -> list[Ints]:
-        """The images of each class, then those without a tag; empty ones are left out."""
-        if self.head.kind == "multiclass":
-            found = [np.flatnonzero((self.codes == place) & self.known) for place in range(self.head.size)]
+        """Return the images of each class, then those without a tag; empty groups are left out."""
+        if self.head.multiclass:
+            groups = [np.flatnonzero((self.codes == label) & self.known) for label in range(self.head.size)]
         else:
-            shows = (self.codes == 1) & self.known
-            found = [*(np.flatnonzero(column) for column in shows.T), np.flatnonzero(self.without)]
-        return [members for members in found if len(members)]
+            groups = [*(np.flatnonzero(column) for column in self.shows.T), np.flatnonzero(self.without)]
+        return [members for members in groups if len(members)]
 
-    def _summed(self, cells: Bools) -> Doubles:
+    def _weight(self, cells: Bools) -> Doubles:
         return np.asarray(self.weights @ cells, np.float64)
 
 
 def _parts(settings: AnySampling, space: LabelSpace, codes: Sequence[Codes], weights: npt.NDArray[Any]) -> list[_Part]:
-    """The heads that the plan names, or all; those of which no label counts are left out."""
+    """Return the heads that the plan names, or all; those without a label that counts are left out."""
     names = [head.name for head in space]
     for name in settings.heads or ():
         require_known(name, names, "head", "sampling, heads")
     wanted = settings.heads or names
-    found = [
-        _Part(head, codes[place], weights[:, place].astype(np.float64))
-        for place, head in enumerate(space)
+    parts = [
+        _Part(head, codes[index], weights[:, index].astype(np.float64))
+        for index, head in enumerate(space)
         if head.name in wanted
     ]
-    counting = [part for part in found if part.known.any()]
-    if not counting:
+    parts = [part for part in parts if part.known.any()]
+    if not parts:
         raise DataError(
             f"sampling: no training image has a label under {', '.join(wanted)} that counts, so there is nothing to "
             "balance. Leave sampling out, or name other heads."
         )
-    return counting
+    return parts
 
 
 def _groups(parts: Sequence[_Part]) -> list[Ints]:
@@ -321,35 +319,31 @@ def _groups(parts: Sequence[_Part]) -> list[Ints]:
 
 
 def _round_and_round(count: int, length: int, generator: np.random.Generator) -> Ints:
-    """Numbers below `count`, each once before any comes again, in a new order each time; `length` of them."""
+    """Return `length` numbers below `count`, each once before any is repeated, in a new order each time."""
     times = -(-length // count)
     order: Ints = np.argsort(generator.random((times, count)), axis=1)
     return order.ravel()[:length]
 
 
-def _times(part: Doubles, whole: Doubles) -> Doubles:
-    """A quotient; NaN where there is nothing below the line."""
-    found: Doubles = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
-    return found
-
-
-# Which images are augmented by the settings of a class, and how much oftener they are shown.
+def _quotient(part: Doubles, whole: Doubles) -> Doubles:
+    """Return `part / whole`, NaN where the whole is 0."""
+    return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0))
 
 
 def augment_by_class(names: Iterable[str], space: LabelSpace, codes: Sequence[Codes]) -> Ints:
-    """The place (N,) of the first of these classes that each image is known to show; -1 where it shows none.
+    """Return the index (N,) of the first of these classes that each image is known to have; -1 where it has none.
 
-    `names` as in `per_class` of a plan. Raises PlanError, see `class_named`.
+    `names` as in `per_class` of a plan. Raises PlanError, see `find_class`.
     """
     chosen = np.full(len(codes[0]), -1, np.int64)
     for number, name in enumerate(names):
-        place, own = find_class(name, space, "augment, per_class")
-        shows = codes[place] == own if space.heads[place].kind == "multiclass" else codes[place][:, own] == 1
+        index, label = find_class(name, space, "augment, per_class")
+        shows: Bools = space.heads[index].present(codes[index])[:, label]
         chosen[shows & (chosen < 0)] = number
     return chosen
 
 
 def extra_repeats(augment: Augment, chosen: Ints) -> Doubles:
-    """How many times as often as else each image (N,) is to be shown."""
-    factors = np.array([*(own.more for own in augment.per_class.values()), 1.0])  # the last one for -1
+    """Return the factor (N,) of each image's draws by `more` of its class."""
+    factors = np.array([*(settings.more for settings in augment.per_class.values()), 1.0])  # the last one for -1
     return factors[chosen]

@@ -1,15 +1,15 @@
-"""How the learning rate and the momentum move through a fit: pure functions of the position in it.
+"""Schedules of the learning rate and the momentum: pure functions of the position in a fit.
 
-A schedule maps a position, `step` optimiser steps out of `total`, to a share of the top learning rate and
-to a momentum. Position 0 is before the first optimiser step and `total` is the end of the fit, so that the
-end value belongs to no optimiser step: a rate of 0 would be one spent for nothing.
+A schedule maps a position, `step` optimiser steps out of `total`, to a factor of the top learning rate and to a
+momentum. Step 0 is the first one; `total` is the end of the fit, so that the end value belongs to no optimiser step: a
+rate of 0 would be one spent for nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -18,17 +18,11 @@ from assay.settings import Choice, parse_named
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Pair = tuple[Momentum, Momentum] | None
 MomentumPair = Annotated[
-    tuple[Momentum, Momentum] | None,
+    Pair,
     Field(description="Momentum at the lowest and at the highest learning rate; null leaves it alone."),
 ]
-
-
-class Rate(NamedTuple):
-    """A share of the top learning rate, and a momentum; None leaves the momentum as it is."""
-
-    lr_factor: float
-    momentum: float | None = None
 
 
 class Constant(Choice):
@@ -93,7 +87,7 @@ class ReduceOnPlateau(Choice):
 
     kind: Literal["reduce_on_plateau"] = "reduce_on_plateau"
     factor: float = Field(default=0.1, gt=0, lt=1, description="What the learning rate is multiplied with.")
-    patience: int = Field(default=2, ge=0, description="Epochs without a better metric that are let pass.")
+    patience: int = Field(default=2, ge=0, description="Epochs without a better metric before the rate is lowered.")
     least: Share = Field(default=0.0, description="Lowest learning rate, as a share of the top.")
 
 
@@ -107,80 +101,88 @@ ScheduleSettings = Annotated[
 """A schedule in a plan: its name, or a mapping with `kind` and what differs from the defaults."""
 
 
-def constant(_settings: Constant, _step: int, *, total: int, per_epoch: int) -> Rate:
-    """The top learning rate, wherever one is."""
+# The functions: a position, and the options of the settings of the same name.
+
+
+class Position(NamedTuple):
+    """A moment of a fit, in optimiser steps."""
+
+    step: int
+    total: int  # at least 1
+    per_epoch: int
+    metrics: Sequence[float] = ()  # the monitored one of every finished epoch; higher is better
+
+    @property
+    def progress(self) -> float:
+        return self.step / self.total
+
+
+class Rate(NamedTuple):
+    """A factor of the top learning rate, and a momentum; None leaves the momentum as it is."""
+
+    lr_factor: float
+    momentum: float | None = None
+
+
+def constant(at: Position) -> Rate:
+    """Return the top learning rate."""
     return Rate(1.0)
 
 
-def flat_cos(settings: FlatCos, step: int, *, total: int, per_epoch: int) -> Rate:
-    """Flat, then half a cosine from 1 to `end` (fastai's `fit_flat_cos`)."""
-    fallen = _share(step / total - settings.flat, 1 - settings.flat)
-    return Rate(_cosine(1.0, settings.end, fallen))
+def flat_cos(at: Position, *, flat: float, end: float) -> Rate:
+    """Return the top learning rate, after `flat` half a cosine from 1 to `end` (fastai's `fit_flat_cos`)."""
+    return Rate(_cosine(1.0, end, _share(at.progress - flat, 1 - flat)))
 
 
-def one_cycle(settings: OneCycle, step: int, *, total: int, per_epoch: int) -> Rate:
-    """Half a cosine up from 1/div, half a cosine down to 1/final_div (Smith & Topin 2018, arXiv:1708.07120).
+def one_cycle(at: Position, *, warm_up: float, div: float, final_div: float, momentum: Pair) -> Rate:
+    """Return half a cosine up from 1/div, then one down to 1/final_div (Smith & Topin 2018, arXiv:1708.07120).
 
     Annealed by cosines as fastai and torch do it, where the paper has straight lines.
     """
-    position = step / total
-    if position < settings.warm_up:
-        factor = _cosine(1 / settings.div, 1.0, position / settings.warm_up)
-        height = _cosine(0.0, 1.0, position / settings.warm_up)
-    else:
-        fallen = _share(position - settings.warm_up, 1 - settings.warm_up)
-        factor = _cosine(1.0, 1 / settings.final_div, fallen)
-        height = _cosine(1.0, 0.0, fallen)
-    return Rate(factor, _opposite(settings.momentum, height))
+    if at.progress < warm_up:
+        risen = at.progress / warm_up
+        return Rate(_cosine(1 / div, 1.0, risen), _opposite(momentum, _cosine(0.0, 1.0, risen)))
+    fallen = _share(at.progress - warm_up, 1 - warm_up)
+    return Rate(_cosine(1.0, 1 / final_div, fallen), _opposite(momentum, _cosine(1.0, 0.0, fallen)))
 
 
-def cyclic(settings: Cyclic, step: int, *, total: int, per_epoch: int) -> Rate:
-    """A triangle wave that begins at the base (Smith 2017, arXiv:1506.01186, "triangular")."""
-    cycle = settings.cycle_steps or max(2.0, (settings.cycle_epochs or 2.0) * per_epoch)
-    height = 1 - abs(2 * (step % cycle) / cycle - 1)
-    return Rate(settings.base + (1 - settings.base) * height, _opposite(settings.momentum, height))
+def cyclic(at: Position, *, base: float, cycle_epochs: float | None, cycle_steps: int | None, momentum: Pair) -> Rate:
+    """Return a triangle wave that begins at `base` (Smith 2017, arXiv:1506.01186, "triangular")."""
+    cycle = cycle_steps or max(2.0, (cycle_epochs or 2.0) * at.per_epoch)
+    height = 1 - abs(2 * (at.step % cycle) / cycle - 1)
+    return Rate(base + (1 - base) * height, _opposite(momentum, height))
 
 
-def cosine(settings: Cosine, step: int, *, total: int, per_epoch: int) -> Rate:
-    """A warm-up in equal stairs, the first above 0, then half a cosine (Loshchilov & Hutter 2017).
+def cosine(at: Position, *, warm_up: float | None, warm_up_epochs: float | None, end: float) -> Rate:
+    """Return a warm-up in equal steps, the first above 0, then half a cosine (Loshchilov & Hutter 2017).
 
     Raises PlanError where the warm-up leaves no room for the cosine.
     """
-    epochs = settings.warm_up_epochs
-    warm_up = round((settings.warm_up or 0.0) * total if epochs is None else epochs * per_epoch)
-    if warm_up >= total and epochs is not None:
+    up = round((warm_up or 0.0) * at.total if warm_up_epochs is None else warm_up_epochs * at.per_epoch)
+    if up >= at.total and warm_up_epochs is not None:
         raise PlanError(
-            f"schedule: warm_up_epochs is {epochs:g} and the fit ends after {total / per_epoch:g} epochs. "
-            "Shorten the warm-up, or raise epochs."
+            f"schedule: warm_up_epochs is {warm_up_epochs:g} and the fit ends after {at.total / at.per_epoch:g} "
+            "epochs. Shorten the warm-up, or raise epochs."
         )
-    if step < warm_up:
-        return Rate((step + 1) / (warm_up + 1))
-    return Rate(_cosine(1.0, settings.end, _share(step - warm_up, total - warm_up)))
+    if at.step < up:
+        return Rate((at.step + 1) / (up + 1))
+    return Rate(_cosine(1.0, end, _share(at.step - up, at.total - up)))
 
 
-def plateau_factor(
-    history: Sequence[float],
-    *,
-    factor: float,
-    patience: int,
-    higher_is_better: bool,
-    least: float = 0.0,
-) -> float:
-    """The share of the top learning rate after the metrics seen so far, one an epoch, in order.
+def reduce_on_plateau(at: Position, *, factor: float, patience: int, least: float) -> Rate:
+    """Return 1, times `factor` for each time that more than `patience` epochs in a row were no better than the best.
 
-    Each time more than `patience` epochs in a row brought nothing better than the best, the share is
-    multiplied by `factor`, down to `least`. A metric that is not a number is never better.
+    It falls to `least` at most. A metric that is not a number is never better.
     """
     share, best, waited = 1.0, -math.inf, 0
-    for metric in history:
-        height = metric if higher_is_better else -metric
-        if height > best:
-            best, waited = height, 0
+    for metric in at.metrics:
+        if metric > best:
+            best, waited = metric, 0
             continue
         waited += 1
         if waited > patience:
             share, waited = max(share * factor, least), 0
-    return share
+    return Rate(share)
 
 
 SCHEDULES: dict[str, Callable[..., Rate]] = {
@@ -189,8 +191,9 @@ SCHEDULES: dict[str, Callable[..., Rate]] = {
     "one_cycle": one_cycle,
     "cyclic": cyclic,
     "cosine": cosine,
+    "reduce_on_plateau": reduce_on_plateau,
 }
-"""Kind -> its function. `reduce_on_plateau` follows metrics, not positions: see `plateau_factor`."""
+"""Kind -> (position, *, options of its settings) -> rate."""
 
 
 def rate(
@@ -202,32 +205,27 @@ def rate(
     history: Sequence[float] = (),
     higher_is_better: bool = True,
 ) -> Rate:
-    """What optimiser step `step` (from 0) of `total` uses; `per_epoch` of them make an epoch.
+    """Return the rate of optimiser step `step` (from 0) of `total`; `per_epoch` of them make an epoch.
 
-    `history` holds the monitored metric of every finished epoch; only `reduce_on_plateau` looks at it.
+    `history` holds the monitored metric of every finished epoch; only `reduce_on_plateau` reads it.
     """
     if not 0 <= step <= total or per_epoch < 1:
         raise ValueError(f"optimiser step {step} of {total}, {per_epoch} an epoch, is no position in a fit")
-    if isinstance(settings, ReduceOnPlateau):
-        options: dict[str, Any] = {
-            "factor": settings.factor,
-            "patience": settings.patience,
-            "least": settings.least,
-        }
-        return Rate(plateau_factor(history, higher_is_better=higher_is_better, **options))
-    return SCHEDULES[settings.kind](settings, step, total=max(total, 1), per_epoch=per_epoch)
+    metrics = history if higher_is_better else [-metric for metric in history]
+    options = settings.model_dump(exclude={"kind"})
+    return SCHEDULES[settings.kind](Position(step, max(total, 1), per_epoch, metrics), **options)
 
 
 def _cosine(start: float, end: float, position: float) -> float:
-    """From `start` to `end` along half a cosine; `position` runs from 0 to 1."""
+    """Return the point at `position`, from 0 to 1, of half a cosine from `start` to `end`."""
     return end + (start - end) * (1 + math.cos(math.pi * position)) / 2
 
 
 def _share(part: float, whole: float) -> float:
-    """`part / whole`, held within 0 and 1; 0 where there is no whole to have a part of."""
+    """Return `part / whole`, held within 0 and 1; 0 where the whole is 0."""
     return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
 
 
-def _opposite(pair: tuple[float, float] | None, height: float) -> float | None:
-    """Momentum at a `height` of the learning rate: 0 lowest, first of the pair; 1 top, second."""
+def _opposite(pair: Pair, height: float) -> float | None:
+    """Return the momentum at a `height` of the learning rate: the first of the pair at 0, the second at 1."""
     return None if pair is None else pair[0] + (pair[1] - pair[0]) * height

@@ -9,9 +9,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from assay.metrics.metrics import headline
 from assay.report.sections.drawing import PAPER, RUNS, Drawing, axis, base, drawing, inline
 from assay.report.sections.history import panel_title, panels, time_line
-from assay.run.folder import HEADLINE_METRICS, RunFolder
+from assay.run.folder import RunFolder
 
 DASHES = ([1, 0], [7, 3], [2, 2])
 """Of the first runs, one a colour, then of as many more."""
@@ -32,9 +33,7 @@ def over_one_another(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     if table.is_empty():
         return []
     names = list(dict.fromkeys(name for own, run in zip(tables, runs, strict=True) for name in panels(own, run)))
-    chief = next(
-        (run.chief for run in runs if run.chief), next((name for name in HEADLINE_METRICS if name in names), "")
-    )
+    chief = next((run.chief for run in runs if run.chief), headline(names))
     end = float(table["x"].max() or 1)  # type: ignore[arg-type]
     return [
         {

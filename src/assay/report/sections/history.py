@@ -10,9 +10,10 @@ import polars as pl
 from markupsafe import Markup
 
 from assay.messages import plain
+from assay.metrics.metrics import headline
 from assay.report.charts import PARTS, in_order, metric_title
 from assay.report.sections.drawing import BAND, BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.run.folder import CONTAINER_STEPS, HEADLINE_METRICS, RunFolder, StepRecord
+from assay.run.folder import CONTAINER_STEPS, RunFolder, StepRecord
 
 MOST_HEADS = 8  # whose own metrics have panels
 HIDDEN = ("seconds",)
@@ -31,7 +32,7 @@ def history(run: RunFolder) -> dict[str, Any]:
     """A panel a metric, over slots: one for each epoch, and one for a step that has none."""
     steps, table, bands = time_line(run)
     drawn = panels(table, run)
-    chief = run.chief or next((name for name in HEADLINE_METRICS if name in drawn), "")
+    chief = run.chief or headline(drawn)
     first = {"loss", chief, "lr"}  # one row of three on a desk; the others are folded
     return {
         "panels": [

@@ -9,6 +9,7 @@ from assay.labels.space import Head
 from assay.messages import either, plain
 from assay.metrics.intervals import wilson
 from assay.metrics.metrics import HeadScore
+from assay.metrics.metrics import headline as headline_metric
 from assay.metrics.paired import gains
 from assay.predictions.predict import score_predictions
 from assay.report.charts import metric_title
@@ -42,8 +43,8 @@ PURPOSES = {
 def headline(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
     """The top of the page."""
     samples, test = run.samples, (run.metrics or {}).get("test")
-    opened = test["metrics"].get(run.chief or _chief_of(test)) if test else None
-    chief = run.chief or (_chief_of(test) if test else None)
+    chief = run.chief or (headline_metric(test["metrics"]) if test else None)
+    opened = test["metrics"].get(chief) if test else None
     validated = (run.scores or {}).get("metrics", {}).get(chief) if chief else None
     return {
         "learner": learner(run),
@@ -91,10 +92,6 @@ def changes(run: RunFolder) -> list[dict[str, Any]]:
         if now and step.kind not in CONTAINER_STEPS and not step.tried and not step.of_member:
             before = now
     return rows
-
-
-def _chief_of(scores: dict[str, Any]) -> str | None:
-    return next((name for name in ("accuracy", "micro_f1", "macro_f1") if name in scores["metrics"]), None)
 
 
 def _under_way(run: RunFolder) -> str | None:
