@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from assay.commands.shared import (
-    NO_RUN,
-    AsJson,
-    Changes,
-    Device,
-    Out,
-    Recipe,
-    Source,
-    default_images,
-    exit_codes,
-    print_json,
-    require_one_process,
-    shown_progress,
-)
-
-if TYPE_CHECKING:
-    from assay.experiments.preview import Preview
+from assay.commands.endings import NO_RUN
+from assay.commands.options import AsJson, Changes, Device, Out, Recipe, Source, default_images
+from assay.commands.output import command
 
 
 def plan(
@@ -42,39 +25,22 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a plan will do before it is trained: rates, augmented images, parameters, time and memory."""
-    with exit_codes(stopped=NO_RUN), shown_progress(as_json) as progress:
-        require_one_process("assay plan")
+    with command(as_json, stopped=NO_RUN, alone="plan") as terminal:
         from assay.experiments.peak import memory_of
         from assay.experiments.preview import preview
         from assay.plan.plan import from_source
+        from assay.report.dry_run_table import blocks
         from assay.report.rate_charts import write_schedule
 
         folder = out or default_images(source)
-        found = preview(
+        estimate = preview(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
             folder,
             with_layers=layers,
             memory=None if memory is None else (memory, memory_of(memory)),
             device=device,
-            progress=progress,
+            progress=terminal.progress,
         )
-        images = [write_schedule(found, folder), *found.images]
-        if as_json:
-            print_json({**found.to_json(), "images": [str(path) for path in images]})
-        else:
-            _print(found, images)
-
-
-def _print(found: Preview, images: Sequence[Path]) -> None:
-    from rich.console import Console
-
-    from assay.messages import text_table
-    from assay.report import dry_run_table
-
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
-    if found.layers:
-        console.print(text_table(dry_run_table.LAYERS, dry_run_table.layer_rows(found), right=("parameters",)))
-    columns = dry_run_table.columns(found)
-    console.print(text_table(columns, dry_run_table.rows(found), right=columns[1:]))
-    for line in dry_run_table.notes(found, images):
-        typer.echo(line)
+        images = [write_schedule(estimate, folder), *estimate.images]
+        record = {**estimate.to_json(), "images": [str(path) for path in images]}
+        terminal.print(record, blocks(estimate, images))

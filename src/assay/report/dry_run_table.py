@@ -1,60 +1,68 @@
-"""What `assay plan` foresees, as text."""
+"""The estimate of `assay plan`, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.table import Table
+
 from assay.experiments.dry_run import StepEstimate
 from assay.experiments.preview import Preview
+from assay.files import StepName
+from assay.messages import text_table
 
 LAYERS = ("layer", "kind", "gives", "parameters")
 AT_MOST = "≤ "
 
 
-def columns(found: Preview) -> tuple[str, ...]:
-    """The headings of `rows`."""
-    batch = ("largest batch",) if any(step.largest_batch for step in _all(found)) else ()
-    return ("step", "time", "memory", "parameters", "that learn", "epochs", "optimiser steps", *batch)
-
-
-def rows(found: Preview) -> list[list[str]]:
-    """A row for reading the images, one a step, those within others below them, and one for all."""
-    wide = len(columns(found))
-    table = [_padded(["reading images", _time(found.preparing)], wide)]
-    for step in found.steps:
-        table += [_row(one, depth, wide) for one, depth in _nested(step)]
-    any_at_most = any(step.at_most for step in found.steps)
-    total = [f"{AT_MOST * any_at_most}{_time(found.seconds)}", _memory(found.memory)]
-    return [*table, _padded(["all", *total], wide)]
-
-
-def layer_rows(found: Preview) -> list[list[str]]:
-    """A row a layer, as `LAYERS` says, and one for all."""
-    table = [
-        [layer.name or "(itself)", layer.kind, " x ".join(map(str, layer.shape or ())), f"{layer.parameters:,}"]
-        for layer in found.layers
-    ]
-    return [*table, ["all", "", "", f"{sum(layer.parameters for layer in found.layers):,}"]]
-
-
-def notes(found: Preview, images: Sequence[Path]) -> Iterator[str]:
-    """What the table does not say."""
-    for step in _all(found):
+def blocks(estimate: Preview, images: Sequence[Path]) -> Iterator[Table | str]:
+    """Yield what the terminal shows: layers where they were asked for, a row a step, notes, files."""
+    if estimate.layers:
+        yield text_table(LAYERS, layer_rows(estimate), right=("parameters",))
+    headings = columns(estimate)
+    yield text_table(headings, rows(estimate), right=headings[1:])
+    for step in _all(estimate):
         if step.problem:
             yield f"{step.name}: not tried, for it cannot be on so few images: {step.problem}"
-    if any(step.at_most for step in _all(found)):
+    if any(step.at_most for step in _all(estimate)):
         yield f"{AT_MOST.strip()}: as if no fit or round ended early, and all unknown labels were answered."
     yield "Estimated on this machine from a few images; the metrics and the report at the end of a run are not in it."
     for path in images:
         yield f"written: {path}"
 
 
+def columns(estimate: Preview) -> tuple[str, ...]:
+    """Return the headings of `rows`."""
+    batch = ("largest batch",) if any(step.largest_batch for step in _all(estimate)) else ()
+    return ("step", "time", "memory", "parameters", "that learn", "epochs", "optimiser steps", *batch)
+
+
+def rows(estimate: Preview) -> list[list[str]]:
+    """Return a row for reading the images, one a step, those within others below them, and one for all."""
+    wide = len(columns(estimate))
+    table = [_padded(["reading images", _time(estimate.preparing)], wide)]
+    for step in estimate.steps:
+        table += [_row(one, depth, wide) for one, depth in _nested(step)]
+    any_at_most = any(step.at_most for step in estimate.steps)
+    total = [f"{AT_MOST * any_at_most}{_time(estimate.seconds)}", _memory(estimate.memory)]
+    return [*table, _padded(["all", *total], wide)]
+
+
+def layer_rows(estimate: Preview) -> list[list[str]]:
+    """Return a row a layer, as `LAYERS` says, and one for all."""
+    table = [
+        [layer.name or "(itself)", layer.kind, " x ".join(map(str, layer.shape or ())), f"{layer.parameters:,}"]
+        for layer in estimate.layers
+    ]
+    return [*table, ["all", "", "", f"{sum(layer.parameters for layer in estimate.layers):,}"]]
+
+
 def _row(step: StepEstimate, depth: int, wide: int) -> list[str]:
     length = step.length
     times = f" x {step.rounds}" if step.rounds > 1 else ""
     cells = [
-        "  " * depth + (step.name.rpartition("/")[2] if depth else step.name) + times,
+        "  " * depth + (StepName(step.name).last if depth else step.name) + times,
         "not tried" if step.seconds is None else f"{AT_MOST * step.at_most}{_time(step.seconds)}",
         _memory(step.memory),
         "" if step.parameters is None else f"{step.parameters:,}",
@@ -72,8 +80,8 @@ def _nested(step: StepEstimate, depth: int = 0) -> Iterator[tuple[StepEstimate, 
         yield from _nested(one, depth + 1)
 
 
-def _all(found: Preview) -> list[StepEstimate]:
-    return [one for step in found.steps for one in step.walk()]
+def _all(estimate: Preview) -> list[StepEstimate]:
+    return [one for step in estimate.steps for one in step.walk()]
 
 
 def _padded(cells: list[str], wide: int) -> list[str]:

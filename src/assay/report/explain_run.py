@@ -1,4 +1,4 @@
-"""Which network of a run looks, at which image, and what the run knows of it."""
+"""Which network of a run is explained, on which image, and the label that the run knows of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from assay.arrays import Pixels
 from assay.errors import DataError, ImageError, ModelError, RunError
+from assay.files import RunFolder as RunPaths
 from assay.images.cache import find_caches
 from assay.images.decode import read_square
 from assay.messages import SPLITS, plain
@@ -19,24 +20,21 @@ from assay.models.tree import Tree
 from assay.report.explain import Known
 from assay.run.folder import RunFolder
 
-CLASSES = 4  # of a head that tell what a network is for
+CLASSES = 4  # of a head, in the list of networks
 
 
 @dataclass(frozen=True)
 class ExplainTarget:
-    """A network of a run, and in words which one it is.
-
-    `branches`: of a question of a tree, by class of the tree's head the branch that leads to it.
-    """
+    """A network of a run, and its name for people."""
 
     network: TrainedModel
     name: str
-    branches: Mapping[str, str] | None = None
+    branches: Mapping[str, str] | None = None  # of a node of a tree: by class of the tree's head the branch to it
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image to look at: its pixels as a network takes them, and what the run knows of it."""
+    """An image to explain: its pixels as a network takes them, and what the run knows of it."""
 
     name: str
     pixels: Pixels
@@ -45,7 +43,7 @@ class Image:
 
 
 def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
-    """The network of the newest model; `member` says which of several, from 1.
+    """Return the network of the newest model; of several number `member`, from 1.
 
     Raises RunError where there is no model yet; ModelError where several answer together and none of them is chosen.
     """
@@ -59,88 +57,87 @@ def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
     networks = model.networks
     called = "a tree" if isinstance(model.joining, Tree) else "an ensemble"
     if member is None or member > len(networks):
-        listed = "".join(f"\n  {number}: {_asks(one)}" for number, one in enumerate(networks, 1))
+        listed = "".join(f"\n  {number}: {_describe(one)}" for number, one in enumerate(networks, 1))
         wrong = f"--member {member}: there is none such. " if member else ""
         raise ModelError(
             f"{wrong}The model of {run.folder} is {called} of {len(networks)} networks, and each sees in a way of its "
             f"own. Choose one by --member:{listed}"
         )
     network, joining = networks[member - 1], model.joining
-    asked = list(joining.root.nodes()) if isinstance(joining, Tree) else []
-    own = len(asked) == len(networks)  # else a question is answered by several
-    branches = asked[member - 1].branch_of if own else None
+    nodes = list(joining.root.nodes()) if isinstance(joining, Tree) else []
+    # Else several networks share a node.
+    branches = nodes[member - 1].branch_of if len(nodes) == len(networks) else None
     return ExplainTarget(network, f"{_size(network)}, network {member} of {len(networks)} of {called}", branches)
 
 
-def read_images(run: RunFolder, names: Sequence[str], chosen: ExplainTarget) -> list[Image]:
-    """Images by file or by their id in the run, each once. Raises DataError that names all that cannot be read."""
-    samples = run.samples
-    by_id = {id_: row for row, id_ in enumerate(samples.ids)}
-    by_place = {path.resolve(): row for row, path in enumerate(samples.paths)}
-    found, wrong = [], []
+def read_images(run: RunFolder, names: Sequence[str], target: ExplainTarget) -> list[Image]:
+    """Return images by file or by their id in the run, each once. Raises DataError that names all unreadable ones."""
+    by_id = {id_: row for row, id_ in enumerate(run.samples.ids)}
+    by_path = {path.resolve(): row for row, path in enumerate(run.samples.paths)}
+    images, problems = [], []
     for text in dict.fromkeys(names):
         path = Path(text)
-        row = by_place.get(path.resolve()) if path.exists() else by_id.get(text)
+        row = by_path.get(path.resolve()) if path.exists() else by_id.get(text)
         try:
-            found.append(_of_run(run, row, chosen) if row is not None else _new(text, chosen.network))
+            if row is None:
+                images.append(Image(text, _read(path, target.network), None, {}))
+            else:
+                images.append(_image_of_run(run, row, target))
         except ImageError as error:
-            wrong.append(f"\n  {plain(text)}: {error}")
-    if wrong:
+            problems.append(f"\n  {plain(text)}: {error}")
+    if problems:
         raise DataError(
-            f"{len(wrong)} of {len(wrong) + len(found)} images cannot be looked at. Name image files, or images "
-            f"of the run by their ids.{''.join(wrong)}"
+            f"{len(problems)} of {len(problems) + len(images)} images cannot be looked at. Name image files, or images "
+            f"of the run by their ids.{''.join(problems)}"
         )
-    return found
+    return images
 
 
-def _new(text: str, network: TrainedModel) -> Image:
-    pixels = read_square(Path(text), network.side, settings=network.resize, size=network.size)
-    return Image(text, pixels, None, {})
+def _read(path: Path, network: TrainedModel) -> Pixels:
+    return read_square(path, network.side, settings=network.resize, size=network.size)
 
 
-def _of_run(run: RunFolder, row: int, chosen: ExplainTarget) -> Image:
-    """An image of the run; where its file is gone as the cache has kept it. Raises ImageError."""
-    network = chosen.network
-    id_, place = run.samples.ids[row], run.samples.paths[row]
-    pixels = None if place.exists() else _from_cache(run, id_, network)
+def _image_of_run(run: RunFolder, row: int, target: ExplainTarget) -> Image:
+    """Return an image of the run, from the cache where its file is gone. Raises ImageError."""
+    id_, path = run.samples.ids[row], run.samples.paths[row]
+    pixels = None if path.exists() else _from_cache(run, id_, target.network)
     if pixels is None:
-        pixels = read_square(place, network.side, settings=network.resize, size=network.size)
+        pixels = _read(path, target.network)
     part = SPLITS.get(run.samples.table["split"][row] or "")
-    return Image(id_, pixels, part, _known(run, row, chosen))
+    return Image(id_, pixels, part, _known(run, row, target))
 
 
 def _from_cache(run: RunFolder, id_: str, network: TrainedModel) -> Pixels | None:
     wanted = (network.side, network.size, network.resize)
-    for kept in find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes):
+    for kept in find_caches(RunPaths(run.folder).cache, run.as_read.ids, hashes=run.as_read.hashes):
         if (kept.cache.side, kept.size, kept.resize) == wanted and id_ in kept.cache.rows:
             return np.array(kept.cache.pixels[kept.cache.rows[id_]])
     return None
 
 
-def _known(run: RunFolder, row: int, chosen: ExplainTarget) -> Known:
-    """The label of an image under the heads that the network answers; for a question of a tree the right branch."""
-    found, samples = {}, run.samples.take([row])
-    asked = {head.name: head for head in chosen.network.space}
-    for head, codes in zip(samples.space, samples.codes(), strict=True):
-        if head.name not in asked or not head.known(codes)[0]:
+def _known(run: RunFolder, row: int, target: ExplainTarget) -> Known:
+    """Return the label of an image under the heads that the network answers; for a node of a tree the right branch."""
+    known, samples = {}, run.samples.take([row])
+    heads = {head.name: head for head in target.network.space}
+    for head, _, codes in samples.space.each(samples.codes()):
+        if head.name not in heads or not head.known(codes)[0]:
             continue
-        places = codes.tolist() if head.kind == "multiclass" else np.flatnonzero(codes[0] == 1).tolist()
-        names = [head.classes[place] for place in places]
-        if head != asked[head.name]:
-            branches = chosen.branches or {}
+        names = [head.classes[number] for number in head.classes_of(codes[0])]
+        if head != heads[head.name]:
+            branches = target.branches or {}
             names = [branches[name] for name in names if name in branches]
             if not names:
-                continue  # it does not come to this question
-        found[head.name] = names
-    return found
+                continue  # it does not come to this node
+        known[head.name] = names
+    return known
 
 
 def _size(network: TrainedModel) -> str:
     return f"{plain(network.classifier.backbone_name)} at {network.size} × {network.size}"
 
 
-def _asks(network: TrainedModel) -> str:
-    """What a network is for, in words."""
+def _describe(network: TrainedModel) -> str:
+    """Return the size and the classes of a network, as text."""
     heads = []
     for head in network.space:
         more = ", ..." if head.size > CLASSES else ""
