@@ -60,6 +60,11 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+def remove(run: Path, *names: str) -> None:
+    for path in (run / name for name in names):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def tags(folder: Path, text: str) -> str:
     """A table of tags beside 24 images, and how a plan names it."""
     write_images(folder / "images", each=8)
@@ -98,9 +103,7 @@ def test_the_same_run_gives_the_same_page_but_for_the_time(run: Path) -> None:
 
 
 def test_a_run_that_was_killed_shows_what_there_is(run: Path) -> None:
-    for name in ("metrics.json", "report.html", "steps/03-calibrate", "steps/02-fit/done.json", "model"):
-        place = run / name
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    remove(run, "metrics.json", "report.html", "steps/03-calibrate", "steps/02-fit/done.json", "model")
     text = page(run, MapSettings())
     assert "not finished" in text
     assert "Step <b>02-fit</b> is under way" in text
@@ -127,9 +130,7 @@ def test_a_run_killed_in_its_first_epochs_shows_the_curves_of_its_checkpoint(
 
 
 def test_a_run_that_has_only_read_its_images(run: Path) -> None:
-    for name in ("metrics.json", "steps", "model"):
-        place = run / name
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    remove(run, "metrics.json", "steps", "model")
     text = page(run, MapSettings())
     assert "No step has begun." in text
     assert "There is no model yet." in text

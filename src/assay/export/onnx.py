@@ -117,11 +117,11 @@ def metadata(saved: TrainedModel) -> dict[str, str]:
     cuts = saved.deciding.thresholds
     heads = [
         {
-            **head,
+            **record,
             "columns": [columns.start, columns.stop],
-            "thresholds": cuts[columns].tolist() if head["kind"] == "multilabel" else None,
+            "thresholds": None if head.multiclass else cuts[columns].tolist(),
         }
-        for head, columns in zip(saved.space.to_json(), saved.space.slices, strict=True)
+        for record, (head, columns) in zip(saved.space.to_json(), saved.space.each(), strict=True)
     ]
     return {
         "input": INPUT.format(size=saved.size),

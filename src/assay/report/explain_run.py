@@ -1,4 +1,4 @@
-"""Which network of a run is explained, on which image, and the label that the run knows of it."""
+"""The network of a run to explain, and the images with their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a notebook shows of a run, samples and predictions: tables and some images, no script, of bounded size."""
+"""Runs, samples and predictions as HTML for notebooks: tables and some images, no script, of bounded size."""
 
 from __future__ import annotations
 

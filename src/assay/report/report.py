@@ -71,6 +71,7 @@ def write_report(
     drawn = feature_map(run, settings or MapSettings(), progress or NoProgress(), device=device)
     drawn_map = None if isinstance(drawn, str) else drawn
     nearest = neighbours(drawn_map) if drawn_map else []
+    finished = [step for step in run.steps if step.done and not step.tried]
     parts: dict[str, Any] = {
         "run": run,
         "overview": overview.headline(run, gallery),
@@ -83,7 +84,7 @@ def write_report(
         "noise": repairs.noise(run, gallery),
         "edits": repairs.edits(run, gallery),
         "pseudo": repairs.pseudo_labels(run),
-        "synthetic": [_synthetic(run, step) for step in run.steps if step.kind == "synthesize" and _counts(step)],
+        "synthetic": [_synthetic(run, step) for step in finished if step.kind == "synthesize"],
         "networks": reproduce.networks(run),
         "explanations": explanations(run),
         "machine": reproduce.machine(run),
@@ -142,10 +143,6 @@ def _write_map(run: RunFolder, drawn: FeatureMap, agreement: float | None) -> No
     ]
     chart = map_chart(drawn.points, names, title=f"Features of {plain(run.name)}", subtitle=subtitle)
     save(chart, RunPaths(run.folder).figures / "map.png")
-
-
-def _counts(step: StepRecord) -> bool:
-    return bool(step.done) and not step.tried
 
 
 def _synthetic(run: RunFolder, step: StepRecord) -> dict[str, Any]:

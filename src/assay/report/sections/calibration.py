@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and where a tag should begin."""
+"""Calibration of probabilities, and thresholds of tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map of the features: where the newest model puts every image, and whose neighbours bear its label."""
+"""The map of the features of the newest model, and how many neighbours of an image bear its label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every step on one time line: loss, metrics and learning rate, training and validation."""
+"""Curves of all steps on one time line: loss, metrics and learning rate, training and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the run was made, and how to make it again: network, hardware, speed, plan, versions."""
+"""Network, hardware, speed, plan and versions, by which a run can be repeated."""
 
 from __future__ import annotations
 
