@@ -13,8 +13,19 @@ from assay.files import RunFolder as RunPaths
 from assay.files import fingerprint, whole, whole_folder, write_json
 from assay.messages import printable
 from assay.predictions.inference import move, weights_hash
-from assay.report.explain import Answer, Cam, ExplainOptions, Explanation, Maps, explain, find_classes
-from assay.report.explain_run import ExplainTarget, Image, explain_target, read_images
+from assay.report.explain import (
+    Answer,
+    Cam,
+    ExplainOptions,
+    ExplainTarget,
+    Explanation,
+    Image,
+    Maps,
+    explain,
+    explain_target,
+    find_classes,
+    read_images,
+)
 from assay.report.explain_sheet import answer_line, cam_lines, maps_line, png, sheet
 from assay.run.folder import RunFolder
 from assay.training.devices import Hardware

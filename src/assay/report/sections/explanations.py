@@ -15,9 +15,8 @@ from assay.errors import DataError, ModelError
 from assay.models.ensemble import load_model
 from assay.predictions.inference import weights_hash
 from assay.report.errors import most_confident, worst_errors
-from assay.report.explain import ExplainOptions, explain
+from assay.report.explain import ExplainOptions, explain, explain_target, read_images
 from assay.report.explain_files import describe, read_explanations
-from assay.report.explain_run import explain_target, read_images
 from assay.report.explain_sheet import bar_path, pooled_line
 from assay.report.gallery import data_url, encode
 from assay.run.folder import RunFolder
