@@ -133,7 +133,7 @@ class Answer:
         self.given, self.name, self.views, self.seed = given, name, views, seed
 
     def __call__(self) -> Line:
-        from assay.commands.shared import parse_tta
+        from assay.commands.options import parse_tta
         from assay.predictions.predictor import Predictor
         from assay.progress import NoProgress
         from assay.run.evaluate import predict_samples

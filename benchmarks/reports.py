@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import assay
-from assay.report.embedding import Setting, tsne
+from assay.report.embedding import MapSettings, tsne
 from assay.report.report import write_report
 from benchmarks.browser import CHROMIUM, Page, chromium, complaints, show
 from benchmarks.page import replace_section, table
@@ -62,8 +62,8 @@ def measured(name: str, data: Path, scratch: Path, pages: Path | None) -> list[s
     listed = SETS[name].replace("DATA", str(data.resolve()))
     plan.write_text(f"data: {{{listed}}}\nsteps:\n  - probe: {{size: 64}}\n", encoding="utf-8")
     run = assay.train(plan, run=scratch / name, device="cpu").folder
-    write_report(run, setting=Setting())  # its features and places are in the cache from here on
-    seconds = _timed(lambda: write_report(run, setting=Setting()))
+    write_report(run, settings=MapSettings())  # its features and places are in the cache from here on
+    seconds = _timed(lambda: write_report(run, settings=MapSettings()))
     features = max((np.load(path, mmap_mode="r") for path in (run / "cache").glob("features-*.npy")), key=len)
     shown = np.array(features[:5000])
     embedding = _timed(lambda: tsne(shown))

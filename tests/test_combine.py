@@ -28,7 +28,7 @@ from assay.models.combiners import mean_prediction
 from assay.models.ensemble import load_model
 from assay.predictions.predict import Predictions
 from assay.progress import NoProgress
-from assay.report.embedding import Setting
+from assay.report.embedding import MapSettings
 from assay.report.report import write_report
 from assay.report.sections.overview import changes
 from assay.run.folder import read_run
@@ -213,7 +213,7 @@ def test_reports_hold_members_and_questions_apart_from_the_steps_that_follow_eac
     inner = [(row["round"], row["change"], row["settings"]) for row in changes(found) if row["depth"] == 1]
     assert [(place, change) for place, change, _ in inner] == [("node-1", None), ("node-2", None), ("member-1", None)]
     assert "epochs 1" in inner[-1][2]
-    assert write_report(run.folder, setting=Setting(n=20), device="cpu", progress=NoProgress()).exists()
+    assert write_report(run.folder, settings=MapSettings(n=20), device="cpu", progress=NoProgress()).exists()
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_a_hover_on_an_image_shows_what_each_run_answers(page: Page) -> None:
     image.hover()
     assert page.is_visible("#peek")
     assert each(page, "#peek .face", FACE)[0]
-    answers = page.locator("#peek .answer").first.inner_text().split("\n")
+    answers = page.locator("#peek .prediction").first.inner_text().split("\n")
     assert [answer.startswith(f"{name}: ") for answer, name in zip(answers, RUNS, strict=True)] == [True, True]
 
 

@@ -15,21 +15,21 @@ from assay.images.decode import Resize
 from assay.labels.space import Head
 from assay.metrics.intervals import wilson
 from assay.report.charts import save
-from assay.report.embedding import agreement, drawn, palette, printed, tsne
+from assay.report.embedding import agreement, map_chart, palette, stratified_rows, tsne
 
 
 def groups(count: int = 20, size: int = 12, seed: int = 0) -> Any:
     """Three groups far apart in 6 dimensions, and which image is in which."""
     generator = np.random.default_rng(seed)
-    places = np.repeat(np.eye(6)[:3] * size, count, axis=0) + generator.normal(0, 0.3, (3 * count, 6))
-    return places.astype(np.float32), np.repeat(np.arange(3), count)
+    points = np.repeat(np.eye(6)[:3] * size, count, axis=0) + generator.normal(0, 0.3, (3 * count, 6))
+    return points.astype(np.float32), np.repeat(np.arange(3), count)
 
 
 def test_neighbours_stay_neighbours() -> None:
     features, group = groups()
-    places = tsne(features, perplexity=10)
-    assert places.shape == (60, 2)
-    distances = np.linalg.norm(places[:, None] - places[None], axis=2)
+    points = tsne(features, perplexity=10)
+    assert points.shape == (60, 2)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (group[distances.argmin(axis=1)] == group).mean() == 1
 
@@ -71,10 +71,10 @@ def test_agreement_of_tags_is_a_mean_over_those_a_image_has() -> None:
 @pytest.mark.parametrize("n", [0, 7, 20, 45, 100])
 def test_a_sample_keeps_the_shares_of_classes_and_splits(colours: Path, n: int) -> None:
     samples = assay.read(colours)
-    rows = drawn(samples, n, seed=3)
+    rows = stratified_rows(samples, n, seed=3)
     assert len(rows) == min(n, 45)
     assert np.array_equal(rows, np.unique(rows))
-    assert np.array_equal(rows, drawn(samples, n, seed=3))
+    assert np.array_equal(rows, stratified_rows(samples, n, seed=3))
     counts = samples.take(rows).counts(next(iter(samples.space)))
     assert np.ptp(counts) <= 2
 
@@ -84,13 +84,13 @@ def test_a_rare_class_is_drawn_where_its_share_is_nearly_a_image(colours: Path) 
     keep = [row for row, label in enumerate(samples.table["label:label"]) if label != "red" or row % 15 == 0]
     samples = samples.take(keep)
     samples = replace(samples, table=samples.table.with_columns(pl.lit("train").alias("split")))
-    rows = drawn(samples, 24, seed=0)
+    rows = stratified_rows(samples, 24, seed=0)
     assert "red" in samples.take(rows).table["label:label"].to_list()
 
 
 def test_a_printed_map_keys_the_frequent_and_greys_the_others(tmp_path: Path) -> None:
     names = [f"<{n % 25}>" for n in range(60)]
-    chart = printed(np.random.default_rng(0).normal(size=(60, 2)), names, title="t", subtitle=["s"])
+    chart = map_chart(np.random.default_rng(0).normal(size=(60, 2)), names, title="t", subtitle=["s"])
     (path,) = save(chart, tmp_path / "map.png")
     with Image.open(path) as image:
         assert min(image.size) > 600

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from assay.commands.shared import exit_codes
+from assay.commands.endings import exit_codes
 from assay.errors import DataError
 
 

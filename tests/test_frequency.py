@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.commands.shared import print_metrics
+from assay.commands.output import Output, metric_blocks
 from assay.labels.space import Head, LabelSpace
 from assay.messages import plain_lines
 from assay.metrics.frequency import groups
 from assay.metrics.metrics import score, to_json
+from assay.progress import NoProgress
 from assay.report.tables import frequency_table
 from assay.run.summary import frequency_lines
 
@@ -126,5 +127,6 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "recall of tags by how frequent classes are: many 1.000, few 0.500",
     ]
     assert frequency_lines({"kind": heads["kind"]})[0].startswith("recall by how frequent")
-    print_metrics({"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS))})
+    scores = {"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS))}
+    Output(NoProgress(), as_json=False).print(None, metric_blocks(scores))
     assert "many (100/20)" in capsys.readouterr().out

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 import assay
-from assay.commands.shared import HEADS_SHOWN, print_metrics
+from assay.commands.output import MAX_HEADS, Output, metric_blocks
 from assay.labels.space import Head, LabelSpace
 from assay.messages import plain_lines
 from assay.metrics.metrics import score, to_json
 from assay.predictions.baselines import majority
+from assay.progress import NoProgress
 from assay.report.tables import heads_table, metrics_rows, metrics_table, per_class_table, untagged_line
 from assay.run.summary import counts_table, split_tables
 
@@ -136,7 +137,8 @@ def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(
     scores: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     untagged = {"tags": {"train": {"share": 0.5, "n": 10}}}
-    print_metrics({"majority": scores["untrained network"] | {"without a tag": untagged}, **scores})
+    majority = scores["untrained network"] | {"without a tag": untagged}
+    Output(NoProgress(), as_json=False).print(None, metric_blocks({"majority": majority, **scores}))
     text = capsys.readouterr().out
     assert "tags: 50.0 % of 10 in train" in text
     assert text.count("02-fit, by class") == 1
@@ -147,9 +149,10 @@ def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(
 
 def test_of_many_heads_some_are_shown_by_class(scores: Any, capsys: pytest.CaptureFixture[str]) -> None:
     one = scores["02-fit"]["heads"]["side"]
-    print_metrics({"02-fit": scores["02-fit"] | {"heads": {f"h{number}": one for number in range(8)}}})
+    heads = {f"h{number}": one for number in range(8)}
+    Output(NoProgress(), as_json=False).print(None, metric_blocks({"02-fit": scores["02-fit"] | {"heads": heads}}))
     text = capsys.readouterr().out
-    assert text.count("support") == HEADS_SHOWN == 6
+    assert text.count("support") == MAX_HEADS == 6
     assert "The classes of the other 2 heads are in the metrics that --json prints." in text
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import assay
 from assay.cli import app, main
-from assay.commands.shared import first_to_fail
+from assay.commands.endings import first_to_fail
 from assay.errors import PlanError, TrainingError
 from assay.progress import NoProgress
 from assay.training.devices import Hardware, Machine, SingleProcess, asked_for_more, current_processes

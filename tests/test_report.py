@@ -20,11 +20,10 @@ from assay.errors import RunError
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.predictions.predict import Predictions, scores_json
-from assay.report.embedding import Setting
+from assay.report.embedding import MapSettings
+from assay.report.gallery import BUDGETS, LARGE_SIDE, SMALL_SIDE, sheets
 from assay.report.report import write_report
 from assay.report.sections.explanations import BUDGET as LOOKS
-from assay.report.sections.gallery import BUDGETS
-from assay.report.thumbnails import LARGE_SIDE, SMALL_SIDE, sheets
 from assay.run.folder import read_run
 from factories import write_images
 
@@ -32,7 +31,7 @@ SECTIONS = ["headline", "steps", "data", "history", "classes", "confusion", "ima
 SECTIONS += ["map", "noise", "edits", "pseudo", "layers", "hardware", "plan", "again"]
 MODEL = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
 FIT = "fit: {size: 32, epochs: 2, lr: 2e-3}"
-NO_MAP = Setting(n=0)
+NO_MAP = MapSettings(n=0)
 
 
 def train(folder: Path, data: str, *steps: str) -> Path:
@@ -43,8 +42,8 @@ def train(folder: Path, data: str, *steps: str) -> Path:
     return assay.train(folder / "plan.yaml", run=folder / "run", device="cpu").folder
 
 
-def page(run: Path, setting: Setting = NO_MAP) -> str:
-    text = write_report(run, setting=setting).read_text(encoding="utf-8")
+def page(run: Path, settings: MapSettings = NO_MAP) -> str:
+    text = write_report(run, settings=settings).read_text(encoding="utf-8")
     assert all(f'<section id="{name}"' in text for name in SECTIONS)
     return text
 
@@ -59,6 +58,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def remove(run: Path, *names: str) -> None:
+    for path in (run / name for name in names):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def tags(folder: Path, text: str) -> str:
@@ -94,15 +98,13 @@ def test_the_page_tells_what_was_measured(finished: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_page_but_for_the_time(run: Path) -> None:
-    first, second = (page(run, Setting()).split("<footer>")[0] for _ in range(2))
+    first, second = (page(run, MapSettings()).split("<footer>")[0] for _ in range(2))
     assert first == second
 
 
 def test_a_run_that_was_killed_shows_what_there_is(run: Path) -> None:
-    for name in ("metrics.json", "report.html", "steps/03-calibrate", "steps/02-fit/done.json", "model"):
-        place = run / name
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
-    text = page(run, Setting())
+    remove(run, "metrics.json", "report.html", "steps/03-calibrate", "steps/02-fit/done.json", "model")
+    text = page(run, MapSettings())
     assert "not finished" in text
     assert "Step <b>02-fit</b> is under way" in text
     assert "01-probe" in text
@@ -128,10 +130,8 @@ def test_a_run_killed_in_its_first_epochs_shows_the_curves_of_its_checkpoint(
 
 
 def test_a_run_that_has_only_read_its_images(run: Path) -> None:
-    for name in ("metrics.json", "steps", "model"):
-        place = run / name
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
-    text = page(run, Setting())
+    remove(run, "metrics.json", "steps", "model")
+    text = page(run, MapSettings())
     assert "No step has begun." in text
     assert "There is no model yet." in text
 
@@ -143,7 +143,7 @@ def test_numbers_in_a_panel_stand_beside_one_another() -> None:
         return {"x": x, "value": value, "part": "validation", "mark": mark}
 
     rows = [point(1, 0.5), point(2, 0.51), point(2.5, 0.9), point(9, 0.0), point(10, 0.5, "best"), point(9.9, 0.5, "")]
-    assert [row["said"] for row in _numbered(rows, 10.5)] == [False, True, True, True, True, False]
+    assert [row["numbered"] for row in _numbered(rows, 10.5)] == [False, True, True, True, True, False]
 
 
 def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_no_validation(colours: Path, tmp_path: Path) -> None:
 def test_one_tag(tmp_path: Path) -> None:
     table = "file,tags\n" + rows(lambda name, _: "blue" if name == "blue" else "-")
     data = tags(tmp_path, table) + ', heads: {tags: {column: tags, separator: ";", none: "-"}}'
-    text = page(train(tmp_path, data, "probe: {size: 32}"), Setting())
+    text = page(train(tmp_path, data, "probe: {size: 32}"), MapSettings())
     assert "<b>1 tag</b>" in text
     assert "threshold 0.50" in text
 
@@ -203,7 +203,7 @@ def test_tags_show_thresholds_and_outcomes(tmp_path: Path) -> None:
         lambda name, number: "" if number == 7 else f"{name};warm" if name == "red" else name if number else "-"
     )
     data = tags(tmp_path, table) + ', heads: {tags: {column: tags, separator: ";", none: "-"}}'
-    text = page(train(tmp_path, data, "probe: {size: 32}", "tune_thresholds: {by: class}"), Setting())
+    text = page(train(tmp_path, data, "probe: {size: 32}", "tune_thresholds: {by: class}"), MapSettings())
     assert "<b>4 tags</b>" in text
     assert "rightly absent" in text
     assert "thresholds of tags" in text
@@ -215,7 +215,7 @@ def test_several_heads_with_unknown_labels(tmp_path: Path) -> None:
         lambda name, number: f"{name},{'' if number < 4 else 'large' if number % 2 else 'small'}"
     )
     data = tags(tmp_path, table) + ", heads: {colour: {column: colour}, size: {column: size}}"
-    text = page(train(tmp_path, data, "probe: {size: 32}", FIT), Setting())
+    text = page(train(tmp_path, data, "probe: {size: 32}", FIT), MapSettings())
     assert "<b>2 questions</b>" in text
     assert 'data-head="h1"' in text
 
@@ -229,7 +229,7 @@ def test_a_image_deleted_since_is_shown_from_the_cache_and_without_it_named_as_g
     shutil.rmtree(run / "cache")
     assert ">gone</span>" in page(run)
     shutil.rmtree(images)
-    text = page(run, Setting())
+    text = page(run, MapSettings())
     assert "There is no map. The decoded images are gone" in text
 
 
@@ -240,7 +240,7 @@ def test_a_thousand_classes_stay_light(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(table)
     head = f"heads: {{label: {{column: label, classes: [{', '.join(f'c{n}' for n in range(1000))}]}}}}"
     data = f"table: {tmp_path / 'labels.csv'}, root: {images}, image: file, {head}, split: {{val: 0.3}}"
-    text = page(train(tmp_path, data, "fit: {size: 16, epochs: 1}"), Setting())
+    text = page(train(tmp_path, data, "fit: {size: 16, epochs: 1}"), MapSettings())
     assert "1,000 classes" in text
     assert "the 40 classes in most mistakes, of 1,000" in text
     assert len(text.encode()) < 1_500_000
@@ -317,7 +317,7 @@ def test_suspicion_colours_the_map_where_labels_were_judged(tmp_path: Path) -> N
     for place in wrong:
         place.rename(images / "blue" / f"wrong-{place.name}")
     run = train(tmp_path, f"folder: {images}, split: {{val: 0.2}}", "probe: {size: 32}", "clean_labels: {}")
-    text = page(run, Setting())
+    text = page(run, MapSettings())
     told = json.loads(text.split('id="page-data">')[1].split("</script>")[0])["map"]
     ids = read_run(run).samples.ids
     named = told["suspicion"]

@@ -1,23 +1,33 @@
+"""Submissions as files: the full table, and the command that writes every form."""
+
 from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
+import json
+import shutil
 import weakref
 import zipfile
 from collections.abc import Iterator
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
+from assay import cli
 from assay.errors import DataError, ModelError, SpaceError
-from assay.export.submission import write_predictions
+from assay.export.submission import note_in_run, write_predictions
 from assay.export.submission_form import Form, Layout
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
+from conftest import Lines
 
 ANIMALS = LabelSpace((Head("animal", ("cat", "dog", "owl")),))
 BOTH = LabelSpace((Head("animal", ("cat", "dog")), Head("tags", ("wet", "red; or so"), "multilabel")))
@@ -178,3 +188,132 @@ def test_another_kind_of_file_is_refused_with_the_rule_and_the_way_out(name: str
 def test_top_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--top 0"):
         write_predictions([], tmp_path / "x.csv", layout(ANIMALS, top=0))
+
+
+def test_a_run_that_cannot_be_noted_in_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    out, run = tmp_path / "x.csv", tmp_path / "run"
+    out.write_text("x")
+    (run / "submissions.csv").mkdir(parents=True)  # in the way, as a read-only folder is
+    progress = Lines()
+    note_in_run(run, out, images=1, form="table", progress=progress)
+    assert [("could not be noted in the run" in line, out.read_text()) for line in progress.lines] == [(True, "x")]
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny trained run."""
+    folder = tmp_path_factory.mktemp("submission")
+    (folder / "plan.yaml").write_text(
+        f"data: {{folder: {colours}}}\n"
+        "model: {backbone: test_efficientnet, weights: none}\n"
+        "hardware: {precision: fp32, layout: contiguous}\n"
+        "steps:\n  - probe: {size: 32}\n"
+    )
+    done = invoke("train", folder / "plan.yaml", "--run", folder / "run", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    return folder / "run"
+
+
+@pytest.fixture
+def here(run: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a copy of the run, and two images."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "run")
+    (tmp_path / "new").mkdir()
+    for name in ("red", "blue"):
+        shutil.copy(colours / name / "0.png", tmp_path / "new" / f"{name}.png")
+    return tmp_path
+
+
+def predict(*arguments: str | Path) -> Result:
+    return invoke("predict", "run", "new", "--device", "cpu", *arguments)
+
+
+def test_each_form_from_the_command_line_and_what_the_run_notes_of_it(here: Path) -> None:
+    assert predict("--out", "a.csv", "--columns", "id=image,label", "--ids", "stem").exit_code == 0
+    labels = {row["id"]: row["label"] for row in csv.DictReader(io.StringIO((here / "a.csv").read_text()))}
+    assert list(labels) == ["blue", "red"]
+    assert predict("--out", "b.txt", "--form", "integers").exit_code == 0
+    classes = ["blue", "green", "red"]
+    assert (here / "b.txt").read_text() == "".join(f"{classes.index(label)}\n" for label in labels.values())
+    (here / "sample.csv").write_text("file,what\nred.png,\nblue.png,\n")
+    assert predict("--out", "c.zip", "--like", "sample.csv", "--inner", "answer.csv").exit_code == 0
+    with zipfile.ZipFile(here / "c.zip") as archive:
+        told = f"file,what\nred.png,{labels['red']}\nblue.png,{labels['blue']}\n"
+        assert archive.read("answer.csv").decode() == told
+
+    with open(here / "run" / "submissions.csv", newline="") as file:
+        notes = list(csv.DictReader(file))
+    assert [(Path(note["file"]).name, note["images"], note["form"]) for note in notes] == [
+        ("a.csv", "2", "table --columns id=image,label --ids stem"),
+        ("b.txt", "2", "integers"),
+        ("c.zip", "2", "table --like sample.csv --inner answer.csv"),
+    ]
+    for note in notes:
+        assert note["sha256"] == hashlib.sha256(Path(note["file"]).read_bytes()).hexdigest()
+        age = datetime.now(UTC) - datetime.fromisoformat(note["date"])
+        assert 0 <= age.total_seconds() < 600
+
+
+def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(here: Path) -> None:
+    (here / "run" / "model").rename(here / "elsewhere")
+    arguments = ["new", "--out", "x.zip", "--columns", "image,label", "--device", "cpu", "--json"]
+    done = invoke("predict", "elsewhere", *arguments)
+    assert json.loads(done.stdout) == {
+        "out": "x.zip",
+        "form": "table",
+        "member": "x.csv",
+        "columns": ["image", "label"],
+        "images": 2,
+        "unreadable": {},
+    }
+    assert sorted(path.name for path in (here / "elsewhere").iterdir()) == [
+        "learnt_from.npy",
+        "model.safetensors",
+        "spec.json",
+    ]
+    assert not (here / "run" / "submissions.csv").exists()
+
+
+def test_a_table_or_a_list_names_images_below_a_root(here: Path) -> None:
+    for name, text in (("names.csv", "image\nred.png\n"), ("names.txt", "image\nred.png\n")):
+        (here / name).write_text(text)
+        out = ["--out", "x.csv", "--root", "new", "--columns", "image,error", "--device", "cpu"]
+        assert invoke("predict", "run", name, *out).exit_code == 0
+        assert (here / "x.csv").read_text() == "image,error\nred.png,\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "x.txt", "--form", "integers", "--top", "2"], "--top: means nothing beside --form integers"),
+        (["--out", "x.csv", "--like", "sample.csv"], "sample.csv, line 3: 'none.png'"),
+        (["--out", "x.txt"], "--form integers"),
+        (["--out", "x.csv", "--tags", "both"], "'joined', 'one-hot'"),
+    ],
+)
+def test_wrong_options_end_with_a_message_and_no_file(arguments: list[str], said: str, here: Path) -> None:
+    (here / "sample.csv").write_text("file,what\nred.png,\nnone.png,\n")
+    done = predict(*arguments)
+    assert (done.exit_code, said in done.stderr) == (2, True), done.output
+    assert not [path for path in here.iterdir() if path.name.startswith("x")]
+    assert not (here / "run" / "submissions.csv").exists()
+
+
+def test_a_damaged_image_is_named_and_no_integers_are_written(here: Path) -> None:
+    (here / "new" / "empty.png").touch()
+    done = predict("--out", "x.txt", "--form", "integers")
+    assert (done.exit_code, "1 of the images could not be read" in done.stderr and "empty.png (" in done.stderr) == (
+        2,
+        True,
+    )
+    assert not (here / "x.txt").exists()
+
+
+def test_every_option_of_the_form_is_in_the_help() -> None:
+    told = invoke("predict", "--help").stdout
+    assert [field.name for field in fields(Form) if f"--{field.name}" not in told] == []

@@ -12,8 +12,8 @@ from PIL import Image
 
 from assay.experiments.sweep import Sweep, sweep
 from assay.plan.plan import from_source
-from assay.report.sections import search_charts
-from assay.report.sections.search_charts import Axis, Line
+from assay.report import search_charts
+from assay.report.search_charts import Axis, Line
 from assay.report.sweep_page import write_sweep_page
 from factories import write_images
 from test_report_page import ATTACK
@@ -87,8 +87,8 @@ def _of(image: Image.Image, colour: tuple[int, int, int]) -> int:
 def test_parallel_coordinates_have_an_axis_a_key_and_no_metric_for_those_without() -> None:
     axes = [Axis("lr", [(0.0, "0.1"), (1.0, "1")]), Axis("accuracy", [(0.0, "0.5")])]
     drawn = search_charts.parallel(axes, [Line(3, [0.5, None], None), Line(1, [0.2, 1.0], 1.0, best=True)])
-    places = [(row["trial"], row["x"], row["y"], row["best"]) for row in drawn.rows if "trial" in row]
-    assert places == [(3, 0, 0.5, False), (1, 0, 0.2, True), (1, 1, 1.0, True)]
+    points = [(row["trial"], row["x"], row["y"], row["best"]) for row in drawn.rows if "trial" in row]
+    assert points == [(3, 0, 0.5, False), (1, 0, 0.2, True), (1, 1, 1.0, True)]
     assert [row["head"] for row in drawn.rows if "head" in row] == ["lr", "accuracy"]
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from assay.commands.shared import (
-    GOES_ON,
-    AsJson,
-    Changes,
-    Device,
-    Recipe,
-    Source,
-    default_run,
-    exit_codes,
-    print_json,
-    require_one_process,
-    shown_progress,
-)
+from assay.commands.endings import GOES_ON
+from assay.commands.options import AsJson, Changes, Device, PlanRun, Recipe, Source, default_run
+from assay.commands.output import command
 
 
 def ablate(  # noqa: PLR0913  (every option is a parameter)
     source: Source,
     *,
     recipe: Recipe = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to. runs/ and the name of the plan.")] = None,
+    run: PlanRun = None,
     changes: Changes = None,
     without: Annotated[
         list[str] | None,
@@ -46,16 +34,12 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Measure what each repair is worth: the plan, and the plan without it, side by side."""
     folder = run or default_run(source)
-    with exit_codes(folder, stopped=GOES_ON), shown_progress(as_json) as progress:
-        require_one_process("assay ablate")
-        from rich.console import Console
-
+    with command(as_json, run=folder, stopped=GOES_ON, alone="ablate") as out:
         from assay.experiments.ablate import ablate as measure
-        from assay.messages import text_table
         from assay.plan.plan import from_source
-        from assay.report import ablation_table
+        from assay.report.ablation_table import blocks, write
 
-        found = measure(
+        ablation = measure(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
             folder,
             without=tuple(without or ()),
@@ -63,13 +47,7 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
             seeds=seeds,
             metric=metric,
             device=device,
-            progress=progress,
+            progress=out.progress,
         )
-        ablation_table.write(found, folder)
-        if as_json:
-            print_json({"run": str(folder), **found.to_json()})
-            return
-        console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 130)
-        rows = ablation_table.rows(found)
-        console.print(text_table(ablation_table.COLUMNS, rows, right=("seconds",), title=ablation_table.named(found)))
-        typer.echo(f"{found.basis}.\nThe table is in {folder}/ablation.md, .csv and .json.")
+        write(ablation, folder)
+        out.print({"run": str(folder), **ablation.to_json()}, blocks(ablation, folder))

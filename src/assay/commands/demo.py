@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assay.commands.shared import GOES_ON, AsJson, exit_codes, print_json, require_one_process, shown_progress
+from assay.commands.endings import GOES_ON
+from assay.commands.options import AsJson
+from assay.commands.output import Block, command
+
+if TYPE_CHECKING:
+    from assay.experiments.demo import DemoRun
 
 HEADER = ("trained on", "validation accuracy", "difference to the first", "seconds")
 
@@ -21,26 +26,23 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole story on built-in images: labels that are missing and wrong, and what repairs give back."""
-    with exit_codes(run, stopped=GOES_ON), shown_progress(as_json) as progress:
-        require_one_process("assay demo")
-        from rich.console import Console
-
+    with command(as_json, run=run, stopped=GOES_ON, alone="demo") as out:
         from assay.experiments.demo import run_demo, write_digits, write_labels
-        from assay.messages import text_table
         from assay.report.report import draw_run
 
         images = Path(f"{run}-images")
         write_digits(images)
         write_labels(images)
-        chapters = run_demo(images, run, recipe="demo", progress=progress, draw=draw_run)
-        if as_json:
-            print_json([chapter.to_json() for chapter in chapters])
-            return
-        n = chapters[0].metric.n
-        title = f"Handwritten digits: 60 % of the training labels hidden, 15 % of the rest wrong; n = {n}, labels true"
-        console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 110)
-        rows = [chapter.cells for chapter in chapters]
-        console.print(text_table(HEADER, rows, right=("seconds",), title=title))
-        folder = shlex.quote(str(run))
-        typer.echo(f"The repaired run is in {run}. What was changed, and how to label images with it:\n")
-        typer.echo(f"    assay ledger {folder}\n    assay predict {folder} IMAGES --out labels.csv\n")
+        chapters = run_demo(images, run, recipe="demo", progress=out.progress, draw=draw_run)
+        out.print([chapter.to_json() for chapter in chapters], _blocks(chapters, run), width=110)
+
+
+def _blocks(chapters: Sequence[DemoRun], run: Path) -> Iterator[Block]:
+    from assay.messages import text_table
+
+    n = chapters[0].metric.n
+    title = f"Handwritten digits: 60 % of the training labels hidden, 15 % of the rest wrong; n = {n}, labels true"
+    yield text_table(HEADER, [chapter.cells for chapter in chapters], right=("seconds",), title=title)
+    folder = shlex.quote(str(run))
+    yield f"The repaired run is in {run}. What was changed, and how to label images with it:\n"
+    yield f"    assay ledger {folder}\n    assay predict {folder} IMAGES --out labels.csv\n"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from assay.commands.shared import GOES_ON, AsJson, Device, exit_codes, print_run, shown_progress
+from assay.commands.endings import GOES_ON
+from assay.commands.options import AsJson, Device
+from assay.commands.output import command, print_run
 
 
 def ensemble(  # noqa: PLR0913  (every option is a parameter)
@@ -33,14 +35,18 @@ def ensemble(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Combine finished runs into one: an ensemble of their models, or the mean of their weights."""
-    with exit_codes(out, stopped=GOES_ON), shown_progress(as_json) as progress:
+    with command(as_json, run=out, stopped=GOES_ON) as terminal:
         from assay.experiments.ensemble_runs import ensemble_runs
         from assay.report.report import draw_run
 
-        told = {"kind": kind, "mean": mean, "weights": weights, "pick": pick}
-        settings: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-        further: list[dict[str, Any]] = [{name: {}} for name in then or ()]
+        options = {"kind": kind, "mean": mean, "weights": weights, "pick": pick}
         run = ensemble_runs(
-            runs, out=out, settings=settings, then=further, device=device, progress=progress, draw=draw_run
+            runs,
+            out=out,
+            settings={name: value for name, value in options.items() if value is not None},
+            then=[{name: {}} for name in then or ()],
+            device=device,
+            progress=terminal.progress,
+            draw=draw_run,
         )
-        print_run(run, as_json)
+        print_run(terminal, run)

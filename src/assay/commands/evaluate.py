@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from assay.commands.shared import (
-    NOTHING_WRITTEN,
-    TTA,
-    AsJson,
-    RunFolder,
-    exit_codes,
-    parse_tta,
-    print_json,
-    print_metrics,
-    shown_progress,
-)
+from assay.commands.options import TTA, AsJson, FinishedRun, parse_tta
+from assay.commands.output import Block, command, metric_blocks
 
 
 def evaluate(
-    run: RunFolder,
+    run: FinishedRun,
     source: Annotated[
         Path,
         typer.Argument(metavar="DATA", help="Labelled images: a folder a class, a table, or YAML with `data:`."),
@@ -32,58 +22,48 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score on labelled images, beside the validation metric."""
-    with exit_codes(None, stopped=NOTHING_WRITTEN), shown_progress(as_json) as progress:
+    with command(as_json) as out:
         from assay.labels.corrections import corrected
         from assay.labels.readers.read import read_whole, resolve_paths
         from assay.plan.plan import from_source
         from assay.run.train import evaluate as evaluate_run
         from assay.run.train import load as load_run
 
-        asked = parse_tta(tta)
+        views = parse_tta(tta)
         finished = load_run(run)
         loaded = from_source(source)
         data, base = loaded.plan.data, loaded.base
         samples = corrected(read_whole(data, base=base), resolve_paths(data, base=base).get("corrections"))
-        found = evaluate_run(finished, samples, tta=asked, progress=progress)
-        if as_json:
-            print_json(found)
-            return
-        plain = found["tta"]["plain"] if asked else found["scores"]
-        shown = {"these images, tta": found["scores"]} if asked else {}
-        print_metrics({"validation": found["validation"], "these images": plain, **shown})
-        for line in _learnt(found):
-            typer.echo(line)
-        if asked:
-            _print_gained(found["tta"])
+        record = evaluate_run(finished, samples, tta=views, progress=out.progress)
+        out.print(record, _blocks(record), width=110)
 
 
-def _learnt(found: Mapping[str, Any]) -> Iterator[str]:
-    """A word on images that the model has by heart."""
-    count, n = found["trained on"], found["n"]
-    if count:
+def _blocks(record: Mapping[str, Any]) -> Iterator[Block]:
+    """Yield the metrics, a note on images that the model was trained on, and what views gained and cost."""
+    views = record.get("tta")
+    scores = {"validation": record["validation"], "these images": views["plain"] if views else record["scores"]}
+    yield from metric_blocks(scores | ({"these images, tta": record["scores"]} if views else {}))
+    if count := record["trained on"]:
         yield (
-            f"note: the run was trained on {count:,} of these {n:,} images. What it has by heart says little of how "
-            "good it is on others."
+            f"note: the run was trained on {count:,} of these {record['n']:,} images. What it has by heart says little "
+            "of how good it is on others."
         )
+    if views:
+        yield from _gain_blocks(views["gain"])
+        seconds = views["seconds"]
+        yield f"They took {seconds['tta']:.1f} s, the plain images {seconds['plain']:.1f} s."
 
 
-def _print_gained(views: Mapping[str, Any]) -> None:
-    """What views gained, metric by metric, and what they cost."""
-    from rich.console import Console
-
+def _gain_blocks(gains: Mapping[str, Any]) -> Iterator[Block]:
     from assay.messages import text_table
     from assay.report.charts import metric_title
 
-    gain = {
-        name: metric for name, metric in views["gain"].items() if name != "micro_f1" or "accuracy" not in views["gain"]
-    }
+    kept = {name: gain for name, gain in gains.items() if name != "micro_f1" or "accuracy" not in gains}
     rows = [
-        (metric_title(name), f"{one['value']:+.4f}", f"{one['low']:+.4f} to {one['high']:+.4f}", f"{one['n']:,}")
-        for name, one in gain.items()
+        (metric_title(name), f"{gain['value']:+.4f}", f"{gain['low']:+.4f} to {gain['high']:+.4f}", f"{gain['n']:,}")
+        for name, gain in kept.items()
     ]
     columns = ("tta", "better by", "95 % interval, paired", "n")
-    Console(file=sys.stdout, highlight=False).print(text_table(columns, rows, right=columns[1:]))
-    if not any(one["low"] > 0 or one["high"] < 0 for one in gain.values()):
-        typer.echo("Every interval holds 0: on these images views change nothing for certain.")
-    seconds = views["seconds"]
-    typer.echo(f"They took {seconds['tta']:.1f} s, the plain images {seconds['plain']:.1f} s.")
+    yield text_table(columns, rows, right=columns[1:])
+    if not any(gain["low"] > 0 or gain["high"] < 0 for gain in kept.values()):
+        yield "Every interval holds 0: on these images views change nothing for certain."

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from assay.commands.shared import NOTHING_WRITTEN, AsJson, Device, exit_codes, print_json, shown_progress
+from assay.commands.options import AnyRun, AsJson, Device
+from assay.commands.output import Block, command
 
 
 def explain(  # noqa: PLR0913  (every option is a parameter)
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, finished or not.")],
+    run: AnyRun,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, or images of the run by id.")],
     *,
     layers: Annotated[
@@ -33,34 +34,31 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Show where an answer comes from (Grad-CAM) and what the layers make of an image."""
-    with exit_codes(None, stopped=NOTHING_WRITTEN), shown_progress(as_json):
+    with command(as_json) as terminal:
         from assay.report.explain import ExplainOptions
         from assay.report.explain_files import explain_images
         from assay.run.folder import read_run
         from assay.training.devices import pick_device
 
-        named = tuple(name.strip() for name in (layers or "").split(",") if name.strip())
-        wanted = ExplainOptions(named, count, tuple(classes or ()), cam)
-        found = explain_images(read_run(run), images, wanted=wanted, member=member, out=out, device=pick_device(device))
-        if as_json:
-            print_json({"looks": found})
-            return
-        for seen in found:
-            for line in _lines(seen):
-                typer.echo(line)
-        if out is None:
-            typer.echo("They are in the report too once it is written again: assay report.")
+        layer_names = tuple(name.strip() for name in (layers or "").split(",") if name.strip())
+        options = ExplainOptions(layer_names, count, tuple(classes or ()), cam)
+        explanations = explain_images(
+            read_run(run), images, options=options, member=member, out=out, device=pick_device(device)
+        )
+        terminal.print({"explanations": explanations}, _blocks(explanations, in_report=out is None))
 
 
-def _lines(seen: Mapping[str, Any]) -> Iterator[str]:
-    """What was seen of one image, for the terminal."""
+def _blocks(explanations: Sequence[Mapping[str, Any]], *, in_report: bool) -> Iterator[Block]:
     from assay.messages import plain
 
-    yield plain(seen["image"]) + (f" ({seen['part']})" if seen["part"] else "")
-    for answered in seen["answers"]:
-        yield f"  {answered['line']}"
-    for cam in seen["grad-cam"]:
-        place = cam["hottest"]
-        where = f"hottest {place[0]:.0%} across, {place[1]:.0%} down" if place else "no place speaks for it"
-        yield f"  {plain(cam['class'])} ({' and '.join(cam['said'])}): {where}; layer {plain(cam['layer'])}"
-    yield f"  {plain(seen['folder'])}/{seen['sheet']}"
+    for record in explanations:
+        yield plain(record["image"]) + (f" ({record['part']})" if record["part"] else "")
+        for answer in record["answers"]:
+            yield f"  {answer['line']}"
+        for cam in record["grad-cam"]:
+            point = cam["hottest"]
+            where = f"hottest {point[0]:.0%} across, {point[1]:.0%} down" if point else "no place speaks for it"
+            yield f"  {plain(cam['class'])} ({' and '.join(cam['reasons'])}): {where}; layer {plain(cam['layer'])}"
+        yield f"  {plain(record['folder'])}/{record['sheet']}"
+    if in_report:
+        yield "They are in the report too once it is written again: assay report."

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from assay.commands.shared import NOTHING_WRITTEN, AsJson, RunFolder, exit_codes, model_of, print_json, shown_progress
+from assay.commands.options import AsJson, FinishedRun, model_of
+from assay.commands.output import command
 
 
 def export(
-    run: RunFolder,
+    run: FinishedRun,
     *,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, one file, normalisation inside.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; else RUN/export.")] = None,
@@ -22,7 +23,7 @@ def export(
 ) -> None:
     """Leave with the model: a model card (Markdown), and the model as one ONNX file."""
     folder = out or run / "export"
-    with exit_codes(None, stopped=NOTHING_WRITTEN), shown_progress(as_json) as progress:
+    with command(as_json) as terminal:
         from assay.export.model_card import card
         from assay.export.onnx import examples, export_onnx
         from assay.files import write_text
@@ -31,14 +32,14 @@ def export(
 
         finished = load_run(run)
         model = load_model(model_of(run))
-        written = {"card": str(folder / "card.md")}
+        record: dict[str, Any] = {"card": str(folder / "card.md")}
+        lines = [f"{folder / 'card.md'}: the model card"]
         if onnx:
-            progress.line("exporting; this takes up to a minute")
-            shown, what = examples(model, finished.folder, count=images)
-            parity = export_onnx(model, folder / "model.onnx", shown)
-            written |= {"onnx": str(folder / "model.onnx")}
-            progress.line(f"{folder / 'model.onnx'}: {parity} {what}")
+            terminal.progress.line("exporting; this takes up to a minute")
+            inputs, source = examples(model, finished.folder, count=images)
+            parity = export_onnx(model, folder / "model.onnx", inputs)
+            record |= {"onnx": str(folder / "model.onnx")}
+            record |= {"largest difference": parity.largest, "n": parity.n, "of": source}
+            lines.insert(0, f"{folder / 'model.onnx'}: {parity} {source}")
         write_text(folder / "card.md", card(finished.folder, model))
-        progress.line(f"{folder / 'card.md'}: the model card")
-        if as_json:
-            print_json(written | ({"largest difference": parity.largest, "n": parity.n, "of": what} if onnx else {}))
+        terminal.print(record, lines)

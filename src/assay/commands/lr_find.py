@@ -1,4 +1,4 @@
-"""lr."""
+"""lr-find."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ from typing import Annotated
 
 import typer
 
-from assay.commands.shared import (
-    NO_RUN,
-    AsJson,
-    Changes,
-    Device,
-    Out,
-    Recipe,
-    Source,
-    default_images,
-    default_run,
-    exit_codes,
-    print_json,
-    require_one_process,
-    shown_progress,
-)
+from assay.commands.endings import NO_RUN
+from assay.commands.options import AsJson, Changes, Device, Out, Recipe, Source, default_images, default_run
+from assay.commands.output import command
 
 
 def lr_find(  # noqa: PLR0913  (every option is a parameter)
@@ -44,27 +32,25 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Try learning rates for a fit on a copy of its model, and suggest one."""
-    with exit_codes(stopped=NO_RUN), shown_progress(as_json) as progress:
-        require_one_process("assay lr-find")
+    with command(as_json, stopped=NO_RUN, alone="lr-find") as terminal:
         from assay.experiments.lr_finder import Bounds, run_range_test, top_of
         from assay.plan.plan import from_source
         from assay.report.rate_charts import write_range_test
 
-        found = run_range_test(
+        test = run_range_test(
             from_source(source, recipe=recipe, overrides=tuple(changes or ())),
             run=run or default_run(source),
             bounds=Bounds(lowest, highest, optimizer_steps),
             step=step,
             device=device,
-            progress=progress,
+            progress=terminal.progress,
         )
-        chart = write_range_test(found, out or default_images(source))
-        if as_json:
-            print_json({**found.to_json(), "image": str(chart)})
-            return
-        typer.echo(f"{found.name}: {found.suggestion.said}.")
-        if found.change:
-            typer.echo(f"The plan has {top_of(found.settings):g}. To take what is suggested: --set '{found.change}'")
-        else:
-            typer.echo("No learning rate is suggested.")
-        typer.echo(f"written: {chart}")
+        chart = write_range_test(test, out or default_images(source))
+        lines = (
+            f"{test.name}: {test.suggestion.said}.",
+            f"The plan has {top_of(test.settings):g}. To take what is suggested: --set '{test.change}'"
+            if test.change
+            else "No learning rate is suggested.",
+            f"written: {chart}",
+        )
+        terminal.print({**test.to_json(), "image": str(chart)}, lines)

@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from assay.commands.shared import (
-    NOTHING_WRITTEN,
-    TTA,
-    AsJson,
-    Device,
-    RunFolder,
-    exit_codes,
-    model_of,
-    parse_tta,
-    print_json,
-    shown_progress,
-)
+from assay.commands.options import TTA, AsJson, Device, FinishedRun, model_of, parse_tta
+from assay.commands.output import command
 from assay.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +19,7 @@ LISTED = 20  # unreadable images on the terminal; the file has all of them
 
 
 def predict(  # noqa: PLR0913  (every option is a parameter)
-    run: RunFolder,
+    run: FinishedRun,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table or a list.")],
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv (.txt: integers) to write, or a .zip with it.")],
@@ -63,14 +53,15 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Label new images, and write what is handed in."""
-    with exit_codes(None, stopped=NOTHING_WRITTEN), shown_progress(as_json) as progress:
+    with command(as_json) as terminal:
         from assay.export.submission import member_of, note_in_run, write_predictions
         from assay.export.submission_form import Form
+        from assay.files import RunFolder
         from assay.labels.readers.read import find_images
         from assay.predictions.predictor import Predictor
         from assay.training.devices import pick_device
 
-        wanted = Form(
+        options = Form(
             form=form,
             like=like,
             top=top,
@@ -82,25 +73,20 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
             header=header,
             inner=inner,
         )
-        asked = parse_tta(tta)
-        found = find_images(images, root=root)
-        artifact = Predictor.load(model_of(run), device=pick_device(device))
-        layout, found = wanted.layout(artifact.saved.space, found)
+        views = parse_tta(tta)
+        files = find_images(images, root=root)
+        predictor = Predictor.load(model_of(run), device=pick_device(device))
+        layout, files = options.layout(predictor.saved.space, files)
+        progress = terminal.progress
         unreadable: dict[str, str] = {}
-        progress.begin("labelling", len(found))
-        written = write_predictions(_counted(artifact.stream(found, tta=asked), progress, unreadable), out, layout)
+        progress.begin("labelling", len(files))
+        count = write_predictions(_counted(predictor.stream(files, tta=views), progress, unreadable), out, layout)
         progress.end()
-        if (run / "plan.yaml").is_file():
-            note_in_run(run, out, images=written, form=str(wanted), progress=progress)
-        if as_json:
-            named = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
-            print_json({"out": str(out), "form": form, **named, "images": written, "unreadable": unreadable})
-            return
-        for name, reason in list(unreadable.items())[:LISTED]:
-            progress.line(f"could not be read: {name}: {reason}")
-        if len(unreadable) > LISTED:
-            progress.line(f"... and {len(unreadable) - LISTED} more: --json names them, and so does the column `error`")
-        progress.line(f"{out}: {written} images" + (f", {len(unreadable)} unreadable" if unreadable else ""))
+        if RunFolder(run).plan.is_file():
+            note_in_run(run, out, images=count, form=str(options), progress=progress)
+        names = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
+        record = {"out": str(out), "form": form, **names, "images": count, "unreadable": unreadable}
+        terminal.print(record, _lines(out, count, unreadable))
 
 
 def _counted(chunks: Iterable[Predictions], progress: Progress, unreadable: dict[str, str]) -> Iterator[Predictions]:
@@ -108,3 +94,11 @@ def _counted(chunks: Iterable[Predictions], progress: Progress, unreadable: dict
         progress.advance(len(chunk.ids))
         unreadable |= chunk.unreadable
         yield chunk
+
+
+def _lines(out: Path, count: int, unreadable: dict[str, str]) -> Iterator[str]:
+    for name, reason in list(unreadable.items())[:LISTED]:
+        yield f"could not be read: {name}: {reason}"
+    if len(unreadable) > LISTED:
+        yield f"... and {len(unreadable) - LISTED} more: --json names them, and so does the column `error`"
+    yield f"{out}: {count} images" + (f", {len(unreadable)} unreadable" if unreadable else "")

@@ -7,18 +7,9 @@ from typing import Annotated
 
 import typer
 
-from assay.commands.shared import (
-    GOES_ON,
-    AsJson,
-    Changes,
-    Device,
-    Recipe,
-    Source,
-    default_run,
-    exit_codes,
-    print_run,
-    shown_progress,
-)
+from assay.commands.endings import GOES_ON
+from assay.commands.options import AsJson, Changes, Device, Recipe, Source, default_run
+from assay.commands.output import command, print_run
 
 
 def train(
@@ -32,7 +23,7 @@ def train(
 ) -> None:
     """Train a classifier, or go on where the same command was stopped."""
     folder = run or default_run(source)
-    with exit_codes(folder, stopped=GOES_ON), shown_progress(as_json) as progress:
+    with command(as_json, run=folder, stopped=GOES_ON) as out:
         from assay.commands.api import train as train_plan
 
         finished = train_plan(
@@ -42,6 +33,6 @@ def train(
             overrides=tuple(changes or ()),
             device=device,
             strict=strict,
-            progress=progress,
+            progress=out.progress,
         )
-        print_run(finished, as_json)
+        print_run(out, finished)

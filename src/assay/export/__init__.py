@@ -1,1 +1,1 @@
-"""What leaves a run: model card, ONNX, submissions."""
+"""Exports of a run: model card, ONNX, submissions."""

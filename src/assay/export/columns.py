@@ -1,9 +1,9 @@
-"""What a file to hand in says of images, a column at a time."""
+"""Columns of a submission: the cells that each makes from predictions."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -16,7 +16,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
 
 Cells = Callable[[Predictions], list[str]]
-"""The cells of a column for some images; those of unreadable images are not looked at."""
+"""The cells of a column for some images; those of unreadable images are not used."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Joining:
-    """How several tags stand in one cell: what parts them, and what stands for none; None picks what is clear."""
+class TagFormat:
+    """How several tags are written in one cell; None picks a separator and a mark for no tag that are unambiguous."""
 
     separator: str | None = None
     none: str | None = None
 
     def marks(self, head: Head) -> tuple[str, str]:
-        """Separator and mark for none under a head. Raises DataError where a cell would not read back the same."""
+        """Return separator and mark for none. Raises DataError where a cell would not read back the same."""
         separator, none = self.separator, self.none
         if separator is None:
             clear = (mark for mark in (";", "|", " / ", "\n") if not any(mark in name for name in head.classes))
@@ -54,9 +54,9 @@ class Joining:
 
 
 def full_form(
-    space: LabelSpace, *, top: int | None = None, one_hot: bool = False, joining: Joining | None = None
+    space: LabelSpace, *, top: int | None = None, one_hot: bool = False, tags: TagFormat | None = None
 ) -> list[Column]:
-    """All there is to say of an image.
+    """Return every column that predictions can fill.
 
     `image`, then `label` and `confidence`, then a class each its probability (or 0 or 1), then `error`: why
     an image could not be read. With several heads they are called `HEAD`, `HEAD confidence` and
@@ -65,9 +65,9 @@ def full_form(
 
     Raises DataError where two columns would have one name.
     """
-    said = answers(space, top=top, joining=joining or Joining())
-    classes = [] if top is not None else _class_columns(space, {column.name for column in said}, one_hot)
-    columns = [Column("image", ids_of, always=True), *said, *classes, Column("error", _error, always=True)]
+    labels = label_columns(space, top=top, tags=tags or TagFormat())
+    classes = [] if top is not None else _class_columns(space, {column.name for column in labels}, one_hot)
+    columns = [Column("image", ids_of, always=True), *labels, *classes, Column("error", _error, always=True)]
     names = [column.name for column in columns]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
@@ -78,63 +78,61 @@ def full_form(
     return columns
 
 
-def answers(space: LabelSpace, *, top: int | None, joining: Joining) -> list[Column]:
-    """The label of each head and its confidence; with `top`, of the so many most probable classes."""
-    return list(_answers(space, top, joining))
+def label_columns(space: LabelSpace, *, top: int | None, tags: TagFormat) -> list[Column]:
+    """Return the label of each head and its confidence; with `top`, of the so many most probable classes."""
+    return list(_label_columns(space, top, tags))
 
 
-def _answers(space: LabelSpace, top: int | None, joining: Joining) -> Iterator[Column]:
-    for head, at in zip(space, space.slices, strict=True):
-        label, before = ("label", "") if len(space) == 1 else (head.name, f"{head.name} ")
+def _label_columns(space: LabelSpace, top: int | None, tags: TagFormat) -> Iterator[Column]:
+    for head, at in space.each():
+        label, prefix = ("label", "") if len(space) == 1 else (head.name, f"{head.name} ")
         if top is None:
-            yield Column(label, _label(head, at, joining))
-            yield Column(f"{before}confidence", _confidence(head, at))
+            yield Column(label, _label(head, at, tags))
+            yield Column(f"{prefix}confidence", _confidence(head, at))
             continue
         for rank in range(min(top, head.size)):
-            place = f" {rank + 1}" if rank else ""
-            yield Column(f"{label}{place}", _ranked_label(head, at, rank))
-            behind = f"{label}{place} confidence" if before else f"confidence{place}"
-            yield Column(behind, _ranked_confidence(at, rank))
+            suffix = f" {rank + 1}" if rank else ""
+            yield Column(f"{label}{suffix}", _ranked_label(head, at, rank))
+            confidence = f"{label}{suffix} confidence" if prefix else f"confidence{suffix}"
+            yield Column(confidence, _ranked_confidence(at, rank))
 
 
-def _class_columns(space: LabelSpace, said: set[str], one_hot: bool) -> list[Column]:
-    plain = len(space) == 1 and {"image", "error", *said}.isdisjoint(space.heads[0].classes)
+def _class_columns(space: LabelSpace, labels: set[str], one_hot: bool) -> list[Column]:
+    plain = len(space) == 1 and {"image", "error", *labels}.isdisjoint(space.heads[0].classes)
     return [
-        Column(name if plain else f"{head.name}:{name}", of_class(space, head, place, one_hot=one_hot))
+        Column(name if plain else f"{head.name}:{name}", of_class(space, head, number, one_hot=one_hot))
         for head in space
-        for place, name in enumerate(head.classes)
+        for number, name in enumerate(head.classes)
     ]
 
 
-def of_class(space: LabelSpace, head: Head, place: int, *, one_hot: bool) -> Cells:
-    """A class's probability with all digits of a float32, or 1 where it is the answer and 0 where it is not."""
-    at = next(at for one, at in zip(space, space.slices, strict=True) if one.name == head.name)
+def of_class(space: LabelSpace, head: Head, number: int, *, one_hot: bool) -> Cells:
+    """Return a class's probability with all digits of a float32, or 1 where it is predicted and 0 where it is not."""
+    at = space.columns_of(head.name)
     if not one_hot:
-        return lambda chunk: _text(chunk.probabilities[:, at.start + place])
-    if head.kind == "multilabel":
-        return lambda chunk: _zero_or_one(_given(chunk, at)[:, place])
-    return lambda chunk: _zero_or_one(chunk.probabilities[:, at].argmax(axis=1) == place)
+        return lambda chunk: _text(chunk.probabilities[:, at.start + number])
+    return lambda chunk: ["1" if value else "0" for value in _predicted(chunk, head, at)[:, number].tolist()]
 
 
 def integers(space: LabelSpace) -> list[Column]:
-    """Each multi-class head's class as its place from 0, each class of a multi-label head as 0 or 1.
+    """Return each multi-class head's class as its number from 0, each class of a multi-label head as 0 or 1.
 
     Where all classes of a head are called by whole numbers, these are the labels, and are given as they are.
     """
     columns = []
-    for head, at in zip(space, space.slices, strict=True):
-        before = "" if len(space) == 1 else f"{head.name}:"
-        if head.kind == "multiclass":
+    for head, at in space.each():
+        if head.multiclass:
             columns.append(Column(head.name, _label_of(_numbers(head), at)))
             continue
-        for place, name in enumerate(head.classes):
-            columns.append(Column(f"{before}{name}", of_class(space, head, place, one_hot=True)))
+        prefix = "" if len(space) == 1 else f"{head.name}:"
+        for number, name in enumerate(head.classes):
+            columns.append(Column(f"{prefix}{name}", of_class(space, head, number, one_hot=True)))
     return columns
 
 
 def _numbers(head: Head) -> list[str]:
     named = all(name.removeprefix("-").isdecimal() and name == str(int(name)) for name in head.classes)
-    return list(head.classes) if named else [str(place) for place in range(head.size)]
+    return list(head.classes) if named else [str(number) for number in range(head.size)]
 
 
 def ids_of(chunk: Predictions) -> list[str]:
@@ -145,31 +143,33 @@ def _error(chunk: Predictions) -> list[str]:
     return [chunk.unreadable.get(name, "") for name in chunk.ids]
 
 
-def _label(head: Head, at: slice, joining: Joining) -> Cells:
-    if head.kind == "multiclass":
+def _label(head: Head, at: slice, tags: TagFormat) -> Cells:
+    if head.multiclass:
         return _label_of(head.classes, at)
-    separator, none = joining.marks(head)
-    return lambda chunk: [separator.join(compress(head.classes, given)) or none for given in _given(chunk, at).tolist()]
+    separator, none = tags.marks(head)
+    return lambda chunk: [
+        separator.join(compress(head.classes, row)) or none for row in _predicted(chunk, head, at).tolist()
+    ]
 
 
-def _label_of(names: list[str] | tuple[str, ...], at: slice) -> Cells:
-    return lambda chunk: [names[place] for place in chunk.probabilities[:, at].argmax(axis=1).tolist()]
+def _label_of(names: Sequence[str], at: slice) -> Cells:
+    return lambda chunk: [names[number] for number in chunk.probabilities[:, at].argmax(axis=1).tolist()]
 
 
 def _confidence(head: Head, at: slice) -> Cells:
-    """How probable the answer is; of tags, that of the least certain of the head's classes."""
-    if head.kind == "multiclass":
+    """Return how probable the prediction is; of tags, that of the least certain of the head's classes."""
+    if head.multiclass:
         return lambda chunk: _text(chunk.probabilities[:, at].max(axis=1))
 
     def of_tags(chunk: Predictions) -> list[str]:
         probabilities = chunk.probabilities[:, at]
-        return _text(np.where(_given(chunk, at), probabilities, 1 - probabilities).min(axis=1))
+        return _text(np.where(_predicted(chunk, head, at), probabilities, 1 - probabilities).min(axis=1))
 
     return of_tags
 
 
 def _ranked_label(head: Head, at: slice, rank: int) -> Cells:
-    return lambda chunk: [head.classes[place] for place in _order(chunk, at)[:, rank].tolist()]
+    return lambda chunk: [head.classes[number] for number in _order(chunk, at)[:, rank].tolist()]
 
 
 def _ranked_confidence(at: slice, rank: int) -> Cells:
@@ -182,18 +182,13 @@ def _order(chunk: Predictions, at: slice) -> npt.NDArray[np.intp]:
     return np.argsort(-chunk.probabilities[:, at], axis=1, kind="stable")
 
 
-def _given(chunk: Predictions, at: slice) -> Bools:
-    """Which tags of a head are given, (N, K)."""
+def _predicted(chunk: Predictions, head: Head, at: slice) -> Bools:
+    """Return which classes of a head are predicted, (N, K)."""
     thresholds = np.broadcast_to(chunk.thresholds, chunk.probabilities.shape)
-    given: Bools = chunk.probabilities[:, at] >= thresholds[:, at]
-    return given
+    return head.present(head.decide(chunk.probabilities[:, at], thresholds[:, at]))
 
 
 def _text(values: Floats) -> list[str]:
-    """The shortest text that reads back as the same float32."""
+    """Return the shortest texts that read back as the same float32."""
     cells: list[str] = values.astype(np.float32).astype(str).tolist()
     return cells
-
-
-def _zero_or_one(values: Bools) -> list[str]:
-    return ["1" if value else "0" for value in values.tolist()]

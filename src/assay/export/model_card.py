@@ -1,4 +1,4 @@
-"""A model card: what a model answers, what it was trained on, how far its metrics go, and where they end."""
+"""A model card: what a model predicts, what it was trained on, its metrics, and their limits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.files import RunFolder
 from assay.labels.ledger import Ledger
 from assay.labels.space import LabelSpace
 from assay.models.ensemble import Model
 
-SHOWN = 30  # classes with a line of their own, those of lowest F1
+MAX_CLASSES = 30  # with a line each, those of lowest F1
 LIMITS = (
     "The metrics hold for images like those it was measured on. Images of another source, season, camera or crop "
     "may be answered far worse, and just as surely.",
@@ -24,25 +25,26 @@ LIMITS = (
 
 
 def card(run: Path, model: Model) -> str:
-    """The card of a finished run, as Markdown. Names of classes and metrics stand in it as they are, escaped."""
-    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    plan = (run / "plan.yaml").read_text(encoding="utf-8")
+    """Return the card of a finished run, as Markdown. Names of classes and metrics are escaped."""
+    paths = RunFolder(run)
+    metrics: dict[str, Any] = json.loads(paths.metrics.read_text(encoding="utf-8"))
+    plan = paths.plan.read_text(encoding="utf-8")
     parts = [
         [f"# {_escaped(run.name)}: an image classifier", "", "Trained with Assay."],
         ["## What it answers", "", *_answers(model.space)],
         ["## What it was trained on", "", *_data(metrics, model)],
         ["## How well it does", "", *_metrics(metrics)],
         *([["## By class", "", *_classes(metrics["scores"]["heads"])]] if metrics["scores"] else []),
-        ["## Labels that were changed", "", *_edits(Ledger.read(run / "ledger.csv"))],
+        ["## Labels that were changed", "", *_edits(Ledger.read(paths.ledger))],
         ["## Limits", "", *(f"- {text}" for text in LIMITS)],
-        ["## How it was made", "", *_made(run, metrics), "", "```yaml", *plan.rstrip().splitlines(), "```"],
+        ["## How it was made", "", *_environment(paths, metrics), "", "```yaml", *plan.rstrip().splitlines(), "```"],
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def _answers(space: LabelSpace) -> Iterator[str]:
     for head in space:
-        kind = "one of" if head.kind == "multiclass" else "any of"
+        kind = "one of" if head.multiclass else "any of"
         yield f"- **{_escaped(head.name)}**: {kind} {', '.join(map(_escaped, head.classes))}"
 
 
@@ -68,7 +70,7 @@ def _metrics(record: Mapping[str, Any]) -> Iterator[str]:
     names = list(dict.fromkeys(name for metrics in known.values() for name in metrics))
     yield from _table(
         ["", *(name.replace("_", " ") for name in names)],
-        [[told, *(_shown(metrics.get(name)) for name in names)] for told, metrics in known.items()],
+        [[row, *(_metric_text(metrics.get(name)) for name in names)] for row, metrics in known.items()],
     )
     yield ""
     yield "With 95 % intervals over images, and n."
@@ -79,9 +81,9 @@ def _classes(heads: Mapping[str, Any]) -> Iterator[str]:
     for head, scores in heads.items():
         rows = sorted((row for row in scores["per_class"] if row["support"]), key=lambda row: row["f1"])
         cells = [[_escaped(row["class"]), *(f"{row[name]:.3f}" for name in names[:3]), row["support"]] for row in rows]
-        yield from _table([_escaped(head), *names], cells[:SHOWN])
-        if len(rows) > SHOWN:
-            yield f"\nThe {SHOWN} classes of lowest F1, of {len(rows)}."
+        yield from _table([_escaped(head), *names], cells[:MAX_CLASSES])
+        if len(rows) > MAX_CLASSES:
+            yield f"\nThe {MAX_CLASSES} classes of lowest F1, of {len(rows)}."
         yield ""
 
 
@@ -96,10 +98,10 @@ def _edits(ledger: Ledger) -> Iterator[str]:
     yield "Each of them, with its reason, is in the run's `ledger.csv`."
 
 
-def _made(run: Path, metrics: Mapping[str, Any]) -> Iterator[str]:
-    made: dict[str, Any] = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items() if number)
-    yield f"{metrics['seconds']:,.0f} s with Python {made['python']} on {made['cores']} cores; {packages}."
+def _environment(paths: RunFolder, metrics: Mapping[str, Any]) -> Iterator[str]:
+    record: dict[str, Any] = json.loads(paths.environment.read_text(encoding="utf-8"))
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items() if version)
+    yield f"{metrics['seconds']:,.0f} s with Python {record['python']} on {record['cores']} cores; {packages}."
 
 
 def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator[str]:
@@ -107,7 +109,7 @@ def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterat
         yield "| " + " | ".join(map(str, row)) + " |"
 
 
-def _shown(metric: Mapping[str, Any] | None) -> str:
+def _metric_text(metric: Mapping[str, Any] | None) -> str:
     if metric is None:
         return ""
     bounds = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
@@ -115,7 +117,7 @@ def _shown(metric: Mapping[str, Any] | None) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A name as Markdown shows it: on one line, its marks no formatting and no HTML."""
+    """Return a name for Markdown: on one line, its marks no formatting and no HTML."""
     plain = " ".join(text.split())
     marked = "".join(f"\\{letter}" if letter in "\\`*_[]|#<>!" else letter for letter in plain)
     return marked.replace("&", "&amp;")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from assay.arrays import Floats, Pixels
 from assay.errors import ImageError, ModelError, install_command
-from assay.files import whole
+from assay.files import RunFolder, whole
 from assay.images.decode import read_square
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
@@ -35,7 +35,7 @@ INPUT = (
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the file's probabilities are from those of the model, over n images."""
+    """Largest difference of a probability between the file and the model, over n images."""
 
     largest: float
     n: int
@@ -44,42 +44,42 @@ class Parity:
         return f"largest difference of a probability {self.largest:.1e}, n = {self.n}"
 
 
-class Whole(nn.Module):
-    """Images (N, 3, S, S) in [0, 1] -> probabilities and logits (N, W) of all heads, as the model decides."""
+class Exported(nn.Module):
+    """Images (N, 3, S, S) in [0, 1] -> probabilities and logits (N, W) of all heads, calibrated."""
 
     shift: Tensor
     temperature: Tensor
 
-    def __init__(self, classifier: nn.Module, space: LabelSpace, deciding: DecisionRule) -> None:
+    def __init__(self, classifier: nn.Module, space: LabelSpace, rule: DecisionRule) -> None:
         super().__init__()
         self.classifier = classifier
-        self.multiclass = [head.kind == "multiclass" for head in space]
+        self.multiclass = [head.multiclass for head in space]
         self.widths = [head.size for head in space]
-        self.register_buffer("shift", torch.from_numpy(deciding.shift.copy()))
-        self.register_buffer("temperature", torch.from_numpy(deciding.temperature.copy()))
+        self.register_buffer("shift", torch.from_numpy(rule.shift.copy()))
+        self.register_buffer("temperature", torch.from_numpy(rule.temperature.copy()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and logits."""
+        """Return probabilities and logits."""
         logits = (self.classifier(images) - self.shift) / self.temperature
         parts = torch.split(logits, self.widths, dim=1)
-        answers = [
+        probabilities = [
             part.softmax(dim=1) if multiclass else part.sigmoid()
             for part, multiclass in zip(parts, self.multiclass, strict=True)
         ]
-        return torch.cat(answers, dim=1), logits
+        return torch.cat(probabilities, dim=1), logits
 
 
 def export_onnx(model: Model, path: Path, images: Floats) -> Parity:
-    """Write a model as one ONNX file with any number of images a batch, and hold its answers against the model's.
+    """Write a model as one ONNX file with any number of images a batch, and return how it compares with the model.
 
-    `images` (n, 3, S, S) in [0, 1], S being the size of the model, are what both answer for. The file's metadata
+    Both are run on `images` (n, 3, S, S) in [0, 1], S being the size of the model. The file's metadata
     holds the heads with their classes, kinds and thresholds, the size and how images become squares, as JSON.
     Raises ModelError, with nothing written, where a package is missing, where the model is of several networks, and
     where an answer differs by more than 1e-4.
     """
     _require_packages()
     saved = _single(model)
-    module = Whole(saved.classifier.cpu().float().eval(), saved.space, saved.decision_rule).eval()
+    module = Exported(saved.classifier.cpu().float().eval(), saved.space, saved.decision_rule).eval()
     with whole(path) as beside:
         _write(module, beside, images[:2], metadata(saved))
         parity = _parity(module, beside, images)
@@ -93,12 +93,12 @@ def export_onnx(model: Model, path: Path, images: Floats) -> Parity:
 
 
 def examples(model: Model, run: Path, *, count: int) -> tuple[Floats, str]:
-    """Images (n, 3, S, S) to compare answers on, and what they are: of validation as the model sees them, or noise.
+    """Return images (n, 3, S, S) to compare predictions on, and what they are: validation images, else noise.
 
     Raises RunError where the run has no table of samples.
     """
     saved = _single(model)
-    samples = Samples.read(run / "samples.parquet").part("val")
+    samples = Samples.read(RunFolder(run).samples).part("val")
     squares: list[Pixels] = []
     for path in samples.paths:
         if len(squares) == count:
@@ -113,15 +113,15 @@ def examples(model: Model, run: Path, *, count: int) -> tuple[Floats, str]:
 
 
 def metadata(saved: TrainedModel) -> dict[str, str]:
-    """What the file says of itself: text by name, JSON where it is more than a word."""
+    """Return the metadata of the file: text by name, JSON where it is more than a word."""
     cuts = saved.decision_rule.thresholds
     heads = [
         {
-            **head,
+            **record,
             "columns": [columns.start, columns.stop],
-            "thresholds": cuts[columns].tolist() if head["kind"] == "multilabel" else None,
+            "thresholds": None if head.multiclass else cuts[columns].tolist(),
         }
-        for head, columns in zip(saved.space.to_json(), saved.space.slices, strict=True)
+        for record, (head, columns) in zip(saved.space.to_json(), saved.space.each(), strict=True)
     ]
     return {
         "input": INPUT.format(size=saved.size),
@@ -154,7 +154,7 @@ def _single(model: Model) -> TrainedModel:
     return model
 
 
-def _write(module: Whole, path: Path, images: Floats, about: dict[str, str]) -> None:
+def _write(module: Exported, path: Path, images: Floats, about: dict[str, str]) -> None:
     import onnx
 
     batch = torch.export.Dim("images", min=1)
@@ -171,13 +171,13 @@ def _write(module: Whole, path: Path, images: Floats, about: dict[str, str]) -> 
             opset_version=OPSET,
             verbose=False,
         )
-    found = program.model_proto
+    model = program.model_proto
     for name, text in about.items():
-        found.metadata_props.add(key=name, value=text)
-    onnx.save_model(found, str(path), format="protobuf", save_as_external_data=False)
+        model.metadata_props.add(key=name, value=text)
+    onnx.save_model(model, str(path), format="protobuf", save_as_external_data=False)
 
 
-def _parity(module: Whole, path: Path, images: Floats) -> Parity:
+def _parity(module: Exported, path: Path, images: Floats) -> Parity:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
@@ -186,6 +186,6 @@ def _parity(module: Whole, path: Path, images: Floats) -> Parity:
         batch = images[first : first + 32]
         with torch.inference_mode():
             expected, _ = module(torch.from_numpy(batch))
-        (found,) = session.run(["probabilities"], {"images": batch})
-        largest = max(largest, float(np.abs(expected.numpy() - found).max()))
+        (probabilities,) = session.run(["probabilities"], {"images": batch})
+        largest = max(largest, float(np.abs(expected.numpy() - probabilities).max()))
     return Parity(largest, len(images))

@@ -1,4 +1,4 @@
-"""Predictions as a file to hand in: text, or a zip that holds it."""
+"""Predictions as a submission: text, or a zip that holds it."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout) 
 
 
 def member_of(out: Path, layout: Layout) -> str | None:
-    """What the file in a zip is called; None for a file that is no zip."""
+    """Return the name of the file in a zip; None for a file that is no zip."""
     if out.suffix.lower() != ".zip":
         return None
     return layout.inner or out.stem + layout.ending
 
 
 def note_in_run(run: Path, out: Path, *, images: int, form: str, progress: Progress) -> None:
-    """Add a line on a file handed out to the run's submissions.csv; where it cannot be, say so."""
+    """Add a line on a submission to the run's submissions.csv; where that fails, report it to `progress`."""
     line = [os.path.abspath(out), hash_file(out), datetime.now(UTC).isoformat(timespec="seconds"), str(images), form]
     notes = run / "submissions.csv"
     try:
         begun = notes.exists() and notes.stat().st_size > 0
-        held = io.StringIO(newline="")
-        _write(held, [line] if begun else [list(NOTED), line], ",")
-        append(notes, held.getvalue().encode("utf-8", "surrogateescape"))
+        text = io.StringIO(newline="")
+        _write(text, [line] if begun else [list(NOTED), line], ",")
+        append(notes, text.getvalue().encode("utf-8", "surrogateescape"))
     except (AssayError, OSError) as error:
         progress.line(f"{printable(out)} could not be noted in the run. {error}")
 
@@ -108,7 +108,7 @@ def _incomplete(unreadable: dict[str, str]) -> str:
 
 @contextmanager
 def _open(path: Path, out: Path, layout: Layout) -> Iterator[TextIO]:
-    """Text to write to `path`: the file itself, or the only member of a zip, as `out` asks."""
+    """Open `path` for text: the file itself, or the only member of a zip, by the ending of `out`."""
     # `surrogateescape`: a name that is not UTF-8 on the disk goes back as the bytes that it had there.
     name = member_of(out, layout)
     if name is None:

@@ -1,4 +1,4 @@
-"""What a file to hand in may look like: the options of `assay predict`, checked, and the layout they give."""
+"""Forms of a submission: the options of `assay predict`, checked, and the layout they give."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from assay.errors import DataError
-from assay.export.columns import Column, Joining, full_form, integers
+from assay.export.columns import Column, TagFormat, full_form, integers
 from assay.export.sample_submission import read_sample
 from assay.labels.space import LabelSpace
 from assay.messages import printable
 
 Image = tuple[str, Path]
-"""What an image is called in the file, and where it lies."""
+"""The name of an image in the file, and its path."""
 
 WITHOUT = {
     "--form integers": ("like", "top", "columns", "tags", "separator", "none", "ids"),
@@ -60,11 +60,11 @@ class Form:
     inner: str | None = None
 
     def __post_init__(self) -> None:
-        said = {"--form integers": self.form == "integers", "--like": self.like is not None}
-        said |= {"--tags one-hot": self.tags == "one-hot", "--top": self.top is not None}
+        given = {"--form integers": self.form == "integers", "--like": self.like is not None}
+        given |= {"--tags one-hot": self.tags == "one-hot", "--top": self.top is not None}
         for option, others in WITHOUT.items():
             lost = [name for name in others if getattr(self, name) is not None]
-            if said[option] and lost:
+            if given[option] and lost:
                 raise DataError(f"--{lost[0]}: means nothing beside {option}. Leave one of the two out.")
         if self.top is not None and self.top < 1:
             raise DataError(f"--top {self.top}: at least the 1 most probable class is needed. Leave it out for all.")
@@ -74,7 +74,7 @@ class Form:
             raise DataError(f"--inner {self.inner!r}: is no name of a file in a zip. Give one such as labels.csv")
 
     def __str__(self) -> str:
-        """The form as it was asked for: `table --columns image,label`."""
+        """Return the form as options: `table --columns image,label`."""
         words: list[str] = [self.form]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
@@ -85,37 +85,37 @@ class Form:
         return shlex.join(words)
 
     def layout(self, space: LabelSpace, images: Sequence[Image]) -> tuple[Layout, list[Image]]:
-        """The columns for these heads, and the images in the order and by the names that the file gives them.
+        """Return the columns for these heads, and the images in the order and by the names of the file.
 
         Raises DataError for columns that are not there, names that two images would share, and a sample
         (`like`) that does not match the images or the heads.
         """
         joins = self.separator is not None or self.none is not None
-        if joins and all(head.kind == "multiclass" for head in space):
+        if joins and all(head.multiclass for head in space):
             raise DataError("--separator, --none: are of tags, and every head of this model gives one class.")
-        joining = Joining(self.separator, self.none)
+        tags = TagFormat(self.separator, self.none)
         if self.like is not None:
             sample = read_sample(self.like)
             column, images = sample.arranged(images)
-            columns = sample.columns(space, ids=column, tags=self.tags, joining=joining)
+            columns = sample.columns(space, ids=column, tags=self.tags, given=tags)
             return Layout(tuple(columns), ".csv", sample.delimiter, inner=self.inner, complete=True), images
         if self.form == "integers":
             columns = [Column(re.sub(r'[\s"]+', "_", column.name), column.cells) for column in integers(space)]
             return Layout(tuple(columns), ".txt", " ", self.header is True, self.inner, complete=True), list(images)
-        columns = full_form(space, top=self.top, one_hot=self.tags == "one-hot", joining=joining)
+        columns = full_form(space, top=self.top, one_hot=self.tags == "one-hot", tags=tags)
         chosen = columns if self.columns is None else _chosen(self.columns, columns)
         return Layout(tuple(chosen), header=self.header is not False, inner=self.inner), self._named(images)
 
     def _named(self, images: Sequence[Image]) -> list[Image]:
         if self.ids in (None, "path"):
             return list(images)
-        seen: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         named = []
         for given, path in images:
             name = PurePosixPath(given).name if self.ids == "name" else PurePosixPath(given).stem
-            if seen.setdefault(name, path) != path:
+            if paths.setdefault(name, path) != path:
                 raise DataError(
-                    f"--ids {self.ids}: {printable(seen[name])} and {printable(path)} would both be called {name!r}. "
+                    f"--ids {self.ids}: {printable(paths[name])} and {printable(path)} would both be called {name!r}. "
                     "Tell them apart with --ids path"
                 )
             named.append((name, path))
@@ -123,7 +123,7 @@ class Form:
 
 
 def _chosen(text: str, columns: Sequence[Column]) -> list[Column]:
-    """The columns that a list such as `id=image,label` names, under the names it gives them."""
+    """Return the columns of a list such as `id=image,label`, under the names it gives them."""
     known = {column.name: column for column in columns}
     chosen: dict[str, Column] = {}
     for item in next(csv.reader([text], skipinitialspace=True), []):
@@ -142,12 +142,12 @@ def _chosen(text: str, columns: Sequence[Column]) -> list[Column]:
 
 
 def _meanings(item: str, known: dict[str, Column]) -> Iterator[tuple[str, Column]]:
-    """How an item may be read: a column's name, or NEW=COLUMN; either name may itself hold a "="."""
+    """Yield the ways to read an item: a column's name, or NEW=COLUMN; either name may itself hold a "="."""
     if item in known:
         yield item, known[item]
-    for place, letter in enumerate(item):
-        if letter == "=" and place and item[place + 1 :] in known:
-            yield item[:place], known[item[place + 1 :]]
+    for index, letter in enumerate(item):
+        if letter == "=" and index and item[index + 1 :] in known:
+            yield item[:index], known[item[index + 1 :]]
 
 
 def _is_member(name: str) -> bool:

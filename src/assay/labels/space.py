@@ -119,10 +119,10 @@ class Head:
             return [int(code)] if code >= 0 else []
         return np.flatnonzero(np.asarray(code) == 1).tolist()
 
-    def labels_text(self, code: Ints | np.int64 | int) -> str:
-        """Return the classes of one image by its code as text: "none" where it has none of the tags, "" if unknown."""
+    def labels_text(self, code: Ints | np.int64 | int, none: str = "none") -> str:
+        """Return the classes of one image by its code as text: `none` where it has none of the tags, "" if unknown."""
         names = [self.classes[position] for position in self.classes_of(code)]
-        return ", ".join(names) or ("none" if not self.multiclass and np.any(np.asarray(code) >= 0) else "")
+        return ", ".join(names) or (none if not self.multiclass and np.any(np.asarray(code) >= 0) else "")
 
 
 class HeadJson(TypedDict):

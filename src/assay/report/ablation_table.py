@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import polars as pl
+from rich.table import Table
 
 from assay.experiments.ablate import Ablation
-from assay.files import whole, write_json, write_text
-from assay.metrics.intervals import Metric
+from assay.files import write_json, write_text
+from assay.messages import text_table
+from assay.report.tables import interval_cells, interval_text, write_csv
 
 COLUMNS = ("variant", "metric", "difference to the whole plan", "so", "seconds")
 
 
+def blocks(ablation: Ablation, folder: Path) -> Iterator[Table | str]:
+    """Yield what the terminal shows."""
+    yield text_table(COLUMNS, rows(ablation), right=("seconds",), title=title(ablation))
+    yield f"{ablation.basis}.\nThe table is in {folder}/ablation.md, .csv and .json."
+
+
 def rows(ablation: Ablation) -> list[list[str]]:
-    """A row a variant, as `COLUMNS` says."""
+    """Return a row a variant, as `COLUMNS` says."""
     return [
         [
             row.variant.said,
-            shown(row.metric),
-            "" if row.change is None else shown(row.change, "+"),
+            interval_text(row.metric),
+            interval_text(row.change, "+"),
             row.verdict,
             f"{row.seconds:,.0f}",
         ]
@@ -29,46 +36,34 @@ def rows(ablation: Ablation) -> list[list[str]]:
 
 
 def markdown(ablation: Ablation) -> list[str]:
-    """The table in Markdown, and below it what its metrics are."""
+    """Return the table in Markdown, and below it what its metrics are."""
     cells = [list(COLUMNS), ["---"] * len(COLUMNS), *rows(ablation)]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in cells]
-    return [*lines, "", f"{named(ablation)}; {ablation.basis}."]
+    return [*lines, "", f"{title(ablation)}; {ablation.basis}."]
 
 
-def named(ablation: Ablation) -> str:
-    """The metric and the seeds, in words."""
+def title(ablation: Ablation) -> str:
+    """Return the metric and the seeds as text."""
     seeds = ", ".join(map(str, ablation.seeds))
     return f"Validation {ablation.metric}, seed{'s' if len(ablation.seeds) > 1 else ''} {seeds}"
 
 
 def write(ablation: Ablation, folder: Path) -> None:
-    """ablation.csv, ablation.json and ablation.md."""
+    """Write ablation.csv, ablation.json and ablation.md."""
     table = [
         {
             "variant": row.variant.said,
             "folder": f"variants/{row.variant.name}",
             "metric": ablation.metric,
-            **_cells("", row.metric),
+            **interval_cells("", row.metric),
             "n": row.metric.n,
             "seeds": len(ablation.seeds),
-            **_cells("difference ", row.change),
+            **interval_cells("difference ", row.change),
             "verdict": row.verdict,
             "seconds": round(row.seconds, 1),
         }
         for row in ablation.rows
     ]
-    with whole(folder / "ablation.csv") as beside:
-        pl.DataFrame(table, infer_schema_length=None).write_csv(beside)
+    write_csv(folder / "ablation.csv", table)
     write_text(folder / "ablation.md", "\n".join(markdown(ablation)) + "\n")
     write_json(folder / "ablation.json", ablation.to_json())
-
-
-def shown(metric: Metric, sign: str = "") -> str:
-    """A metric and its interval; with `+`, as a difference."""
-    bounds = "" if metric.low is None else f" [{metric.low:{sign}.4f}, {metric.high:{sign}.4f}]"
-    return f"{metric.value:{sign}.4f}{bounds}"
-
-
-def _cells(prefix: str, metric: Metric | None) -> dict[str, Any]:
-    names = ("value", "low", "high")
-    return {f"{prefix}{name}": None if metric is None else getattr(metric, name) for name in names}

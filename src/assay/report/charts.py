@@ -1,4 +1,4 @@
-"""Charts of a run: curves by epoch, and who is taken for whom. Made without a network, as SVG and PNG."""
+"""Charts of a run as SVG and PNG: curves by epoch, and confusion matrices. Drawn without access to a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Rows = list[dict[str, Any]]
 PARTS = ("training", "validation")
 
 INK, QUIET, GRID = "#1f2933", "#66727f", "#e6e9ed"
-BLUE, ORANGE = "#0b62a8", "#e08214"  # told apart in every common kind of colour blindness, and in grey
+BLUE, ORANGE = "#0b62a8", "#e08214"  # distinct in every common kind of colour blindness, and in grey
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 DATA = "rows"
@@ -34,17 +34,17 @@ LONGEST = 32  # letters of a class name
 
 
 def curves(history: pl.DataFrame) -> Chart:
-    """Loss and every metric by epoch, training and validation, one panel a metric.
+    """Return loss and every metric by epoch, training and validation, one panel a metric.
 
     history: step (str), epoch (float, counted on over the steps), name, part (training | validation),
     value, best (bool: the epoch whose weights were kept). Values that are missing or not finite are left out.
     """
-    shown = history.filter(pl.col("value").is_finite())
-    names = in_order(shown["name"].unique(maintain_order=True).to_list())
+    finite = history.filter(pl.col("value").is_finite())
+    names = in_order(finite["name"].unique(maintain_order=True).to_list())
     titles = dict(zip(names, _distinct([metric_title(name) for name in names]), strict=True))
     # The first row of a step in a panel draws where the step begins.
     first = pl.struct("name", "step").is_first_distinct()
-    rows = shown.sort("epoch").with_columns(
+    rows = finite.sort("epoch").with_columns(
         pl.col("name").replace_strict(titles, return_dtype=pl.String).alias("panel"),
         pl.when(first).then(pl.col("epoch").min().over("step")).alias("begins"),
     )
@@ -54,7 +54,7 @@ def curves(history: pl.DataFrame) -> Chart:
 
 
 def confusion(matrix: npt.NDArray[np.integer], classes: Sequence[str], *, head: str | None = None) -> Chart:
-    """True classes (rows) against predicted ones, coloured by the share of the row; (K, K) counts.
+    """Return true classes (rows) against predicted ones, coloured by the share of the row; (K, K) counts.
 
     Counts are written in the cells up to 20 classes. Of more than 100, the 100 with most mistakes are shown.
     """
@@ -63,12 +63,7 @@ def confusion(matrix: npt.NDArray[np.integer], classes: Sequence[str], *, head: 
     labels = _labels(classes)
     support = matrix.sum(axis=1)
     cells = [
-        {
-            "true": labels[i],
-            "predicted": labels[j],
-            "count": int(matrix[i, j]),
-            "share": float(matrix[i, j] / support[i]),
-        }
+        {"true": labels[i], "predicted": labels[j], "count": int(matrix[i, j]), "share": matrix[i, j] / support[i]}
         for i in rows
         for j in rows
         if matrix[i, j]
@@ -99,7 +94,7 @@ def save(chart: Chart, path: Path) -> list[Path]:
 
 
 def _panels(rows: pl.DataFrame, titles: list[str]) -> Chart:
-    """A panel a metric: a line for each part, the kept epochs circled, a dotted line where a step begins."""
+    """Return a panel a metric: a line for each part, the kept epochs circled, a dotted line where a step begins."""
     epochs = rows["epoch"]
     x_scale = alt.Scale(domain=[epochs.min(), epochs.max()], zero=False, nice=False, padding=10)
     first, last = int(epochs.min()), int(epochs.max())  # type: ignore[arg-type]
@@ -117,15 +112,8 @@ def _panels(rows: pl.DataFrame, titles: list[str]) -> Chart:
         kept.mark_text(dy=-14, fontSize=11, stroke="white", strokeWidth=4).encode(text=number),
         kept.mark_text(dy=-14, fontSize=11, color=INK).encode(text=number),
     ]
-    heading = alt.Header(
-        title=None,
-        labelAnchor="start",
-        labelFontSize=13,
-        labelFontWeight=600,
-        labelColor=INK,
-        labelPadding=20,
-        labelLimit=270,
-    )
+    text = {"labelFontSize": 13, "labelFontWeight": 600, "labelColor": INK, "labelPadding": 20, "labelLimit": 270}
+    heading = alt.Header(title=None, labelAnchor="start", **text)
     return (
         alt.layer(*layers, data=alt.NamedData(DATA))
         .properties(width=270, height=170)
@@ -144,7 +132,7 @@ def _part_colour() -> alt.Color:
 
 
 def _step_marks() -> list[Chart]:
-    """Where each step begins, and its name above the panel."""
+    """Return marks where each step begins, and its name above the panel."""
     base = alt.Chart().transform_filter("datum.begins != null").encode(x="begins:Q")
     name = base.mark_text(align="left", baseline="bottom", dx=-2, dy=-3, fontSize=10, color=QUIET)
     return [
@@ -154,22 +142,15 @@ def _step_marks() -> list[Chart]:
 
 
 def _matrix(order: list[str]) -> Chart:
-    """The tiles, sparse: a pair of classes that never met is left white."""
+    """Return the tiles, sparse: a pair of classes that was never confused is left white."""
     size = len(order)
     cell = max(38, 150 // size) if size <= WITH_NUMBERS else max(8, min(24, 800 // size))
     roomy = cell >= 14
     scale = alt.Scale(domain=order, padding=0)
 
     def axis(angle: int) -> alt.Axis:
-        return alt.Axis(
-            labelAngle=angle,
-            labelFontSize=11 if roomy else 8,
-            labelLimit=260,
-            labelPadding=6,
-            ticks=False,
-            domain=False,
-            grid=False,
-        )
+        text = {"labelAngle": angle, "labelFontSize": 11 if roomy else 8, "labelLimit": 260, "labelPadding": 6}
+        return alt.Axis(ticks=False, domain=False, grid=False, **text)
 
     x = alt.X("predicted:N", scale=scale, title="predicted class", axis=axis(-45 if roomy else -90))
     y = alt.Y("true:N", scale=scale, title="true class", axis=axis(0))
@@ -185,15 +166,8 @@ def _matrix(order: list[str]) -> Chart:
 
 
 def styled(chart: Chart, title: str, subtitle: list[str]) -> Chart:
-    heading = alt.TitleParams(
-        title,
-        subtitle=subtitle,
-        anchor="start",
-        fontSize=17,
-        subtitleFontSize=12,
-        subtitlePadding=5,
-        offset=16,
-    )
+    sizes = {"fontSize": 17, "subtitleFontSize": 12, "subtitlePadding": 5, "offset": 16}
+    heading = alt.TitleParams(title, subtitle=subtitle, anchor="start", **sizes)
     axis = {
         "labelColor": QUIET,
         "titleColor": QUIET,
@@ -213,7 +187,7 @@ def styled(chart: Chart, title: str, subtitle: list[str]) -> Chart:
 
 
 def with_data(chart: Chart, rows: Rows) -> Chart:
-    """Add the data last: altair copies a chart whole, data and all, for each word said of it (seconds)."""
+    """Add the data last: altair copies a chart whole, data and all, for each property set (seconds)."""
     chart.datasets = {DATA: rows}
     return chart
 
@@ -223,46 +197,40 @@ def empty(reason: str) -> Chart:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Over all heads before each head; the loss first, then what counts most, then the rest as they came."""
+    """Return metrics over all heads before those of each; the loss first, then the chief ones, then as they came."""
     heads = list(dict.fromkeys(["", *(name.rpartition("/")[0] for name in names)]))
     first = {"loss": 0, "accuracy": 1, "mean_average_precision": 1}
 
-    def place(name: str) -> tuple[int, int]:
+    def rank(name: str) -> tuple[int, int]:
         head, _, metric = name.rpartition("/")
         return heads.index(head), first.get(metric, 2)
 
-    return sorted(names, key=place)
+    return sorted(names, key=rank)
 
 
 def metric_title(name: str) -> str:
+    """Return the name of a metric, or of `HEAD/METRIC`, for people."""
     head, _, metric = name.rpartition("/")
-    words = {
-        "nll": "negative log-likelihood",
-        "macro_f1": "macro F1",
-        "micro_f1": "micro F1",
-        "top_5": "top-5 accuracy",
-    }
+    words = {"nll": "negative log-likelihood", "macro_f1": "macro F1", "micro_f1": "micro F1"}
+    words |= {"top_5": "top-5 accuracy"}
     title = words.get(metric, metric.replace("_", " "))
     return f"{shortened(plain(head), 18)}: {title}" if head else title
 
 
 def _most_mistaken(matrix: npt.NDArray[np.integer], most: int) -> list[int]:
-    """All classes, or the `most` that are in the most mistakes, in their own order."""
+    """Return all classes, or the `most` that are in the most mistakes, in their order in the head."""
     mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
     return sorted(np.argsort(-mistakes, kind="stable")[:most].tolist())
 
 
 def _labels(classes: Sequence[str]) -> list[str]:
-    """Names fit to print, and as distinct as the classes are."""
+    """Return names fit to print, and as distinct as the classes are."""
     return _distinct([shortened(plain(name), LONGEST) for name in classes])
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    seen = Counter(names)
-    return [f"{name} #{position + 1}" if seen[name] > 1 else name for position, name in enumerate(names)]
-
-
-# The images of a run: curves of every metric, and the confusion matrix of every head.
+    counts = Counter(names)
+    return [f"{name} #{position + 1}" if counts[name] > 1 else name for position, name in enumerate(names)]
 
 
 def write_images(folder: Path, histories: Sequence[pl.DataFrame], heads: dict[str, Any], space: LabelSpace) -> None:
@@ -281,7 +249,7 @@ def write_images(folder: Path, histories: Sequence[pl.DataFrame], heads: dict[st
 
 
 def on_one_axis(histories: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Histories one after the other, their epochs counted on from step to step; no seconds, no counts of labels."""
+    """Return histories one after the other, their epochs counted on from step to step; only losses and metrics."""
     shifted, before = [], 0
     for history in histories:
         metrics = history.filter(pl.col("part").is_in(PARTS) & (pl.col("name") != "seconds"))

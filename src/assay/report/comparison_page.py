@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
+import polars as pl
+from rich.table import Table
 
 from assay import __version__
 from assay.arrays import Bools, Reals
 from assay.errors import RunError
 from assay.experiments.compare import ComparedRun, Comparison, MetricRow, Overlap
 from assay.experiments.shared_steps import seconds
-from assay.labels.space import Head
-from assay.messages import plain
-from assay.metrics.metrics import higher_is_better
-from assay.report.ablation_table import shown
+from assay.messages import plain, text_table
+from assay.metrics.metrics import HEADLINE_METRICS, higher_is_better
+from assay.report.captions import captions, label_text, prediction_text, predictions_text
 from assay.report.charts import metric_title
-from assay.report.sections.curves import look, over_one_another
-from assay.report.sections.errors import label_text, prediction_text
-from assay.report.sections.gallery import Gallery, Shown, fetch
-from assay.report.sections.page import write_page
+from assay.report.drawing import PAPER, RUNS, Drawing, axis, base, drawing, inline
+from assay.report.gallery import Gallery, fetch
+from assay.report.page import write_page
+from assay.report.sections.history import panel_title, panels, time_line
+from assay.report.tables import interval_text
 from assay.run.folder import RunFolder, read_run
 
-CLASSES = 200  # of a table
-EACH = 24  # images of a list
-ALL = 1600  # images of a page
-PERCENT = "accuracy"
+MAX_CLASSES = 200  # of a table
+IN_LIST = 24  # images
+IN_LISTS = 1600  # images of a page
 LISTS = 3  # of images, for each head and run: only the one is right, only the other, neither
+PERCENT = "accuracy"
+COLUMNS = ("metric", "run", "value", "difference to the first", "so")
+DASHES = ([1, 0], [7, 3], [2, 2])
+"""Of the first runs, one a colour, then of as many more."""
 
 
 def require_page(path: Path) -> None:
@@ -37,36 +44,46 @@ def require_page(path: Path) -> None:
         raise RunError(f"{path}: is no name for a page. Give --out a file that ends in .html.")
 
 
-def write_comparison(path: Path, found: Comparison) -> Path:
+def write_comparison(path: Path, comparison: Comparison) -> Path:
     """Write a comparison as one HTML file; images come from the first run's cache, else from where they lie.
 
     Raises SpaceError or RunError where it cannot be written.
     """
-    gallery, runs = Gallery(), [read_run(entry.run.folder) for entry in found.entries]
-    names = [plain(entry.name) for entry in found.entries]
+    gallery, entries = Gallery(), comparison.entries
+    runs = [read_run(entry.run.folder) for entry in entries]
+    names = [plain(entry.name) for entry in entries]
+    samples = entries[0].judged.samples
     parts: dict[str, Any] = {
         "names": names,
-        "looks": [look(place) for place in range(len(names))],
+        "colours": [_colour(number) for number in range(len(names))],
         "version": __version__,
-        "n": len(found.entries[0].judged.samples),
-        "many": len(found.heads) > 1,
-        "basis": found.basis,
-        "chief": _shown(found.chief) if found.chief else None,
-        "metrics": _metrics(found),
-        "answers": [_answers(overlap, names) for overlap in found.overlaps],
-        "classes": _classes(found),
-        "plans": [{"path": plain(apart.path), "values": _spelt(apart.values)} for apart in found.plans],
-        "panels": over_one_another(runs),
-        "apart": _apart(found, gallery),
-        "facts": [_facts(entry, run) for entry, run in zip(found.entries, runs, strict=True)],
+        "n": len(samples),
+        "many": len(comparison.heads) > 1,
+        "basis": comparison.basis,
+        "chief": _metric(comparison.chief) if comparison.chief else None,
+        "metrics": _metrics(comparison),
+        "answers": [_answers(overlap) for overlap in comparison.overlaps],
+        "classes": _classes(comparison),
+        "plans": [
+            {"path": plain(one.path), "values": [None if value is None else plain(value) for value in one.values]}
+            for one in comparison.plans
+        ],
+        "panels": _curves(runs),
+        "disagreements": _disagreements(comparison, gallery),
+        "runs": [_run(entry, run) for entry, run in zip(entries, runs, strict=True)],
     }
-    shown = fetch(gallery, runs[0])
-    script: dict[str, Any] = {"images": _captions(found, gallery, shown), "heads": [], "cells": {}, "map": None}
-    return write_page(path, "comparison.html.jinja", shown=shown, script=script, parts=parts)
+    thumbnails = fetch(gallery, runs[0])
+    predictions = {
+        id_: "\n".join(_prediction(entry, row) for entry in entries)
+        for row, id_ in enumerate(samples.ids)
+        if id_ in gallery.numbers
+    }
+    script = {"images": captions(gallery, thumbnails, samples, predictions)}
+    return write_page(path, "comparison.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
 
 
-def _shown(row: MetricRow) -> dict[str, Any]:
-    """A metric of every run, with what a template needs to draw the differences: `reach` is their largest bound."""
+def _metric(row: MetricRow) -> dict[str, Any]:
+    """Return a metric of every run, and the largest bound of the differences (`reach`), by which they are drawn."""
     bounds = [
         abs(bound) for change in row.changes if change for bound in (change.low, change.high, change.value) if bound
     ]
@@ -82,137 +99,103 @@ def _shown(row: MetricRow) -> dict[str, Any]:
     }
 
 
-def _metrics(found: Comparison) -> list[dict[str, Any]]:
-    """The table over all heads, and with several heads one of each."""
+def _metrics(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the table over all heads, and with several heads one of each."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in found.told:
-        groups.setdefault(row.head, []).append(_shown(row))
+    for row in comparison.told:
+        groups.setdefault(row.head, []).append(_metric(row))
     return [{"head": plain(head), "rows": rows} for head, rows in groups.items()]
 
 
-def _answers(overlap: Overlap, names: Sequence[str]) -> dict[str, Any]:
-    counts = overlap.counts
+def _answers(overlap: Overlap) -> dict[str, Any]:
     return {
         "head": plain(overlap.head.name),
         "kind": overlap.head.kind,
-        "other": names[overlap.place],
-        "place": overlap.place,
-        "counts": counts,
-        "n": sum(counts.values()),
-        "apart": int(overlap.differ.sum()),
+        "run": overlap.place,
+        "counts": overlap.counts,
+        "n": sum(overlap.counts.values()),
+        "differ": int(overlap.differ.sum()),
         "test": overlap.test,
     }
 
 
-def _classes(found: Comparison) -> list[dict[str, Any]]:
-    """Of every head: F1 of each class, a column a run; of many classes those in which the runs part most."""
+def _classes(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return of every head F1 of each class, a column a run; of many classes those in which the runs differ most."""
     heads = []
-    for head in found.measured:
-        tables = [entry.scores[head.name].per_class for entry in found.entries]
+    for head in comparison.measured:
+        tables = [entry.scores[head.name].per_class for entry in comparison.entries]
         values = np.stack([table["f1"].to_numpy() for table in tables])  # (runs, K)
         support = tables[0]["support"].to_numpy()
-        order = np.argsort(-np.where(support > 0, np.ptp(values, axis=0), -1.0), kind="stable")[:CLASSES]
+        spread = np.where(support > 0, np.ptp(values, axis=0), -1.0)
         rows = [
-            {"class": plain(head.classes[place]), "support": int(support[place]), "f1": values[:, place].tolist()}
-            for place in sorted(order.tolist())
+            {"class": plain(head.classes[number]), "support": int(support[number]), "f1": values[:, number].tolist()}
+            for number in sorted(np.argsort(-spread, kind="stable")[:MAX_CLASSES].tolist())
         ]
         heads.append({"head": plain(head.name), "kind": head.kind, "size": head.size, "rows": rows})
     return heads
 
 
-def _apart(found: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
-    """The images on which the first run and another part: only one is right, or both are wrong, each its own way."""
-    lists = max(1, len(found.overlaps) * LISTS)
-    each = max(4, min(EACH, ALL // lists))
-    return [_lists(found, overlap, gallery, each) for overlap in found.overlaps]
+def _disagreements(comparison: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
+    """Return the images on which the first run and another disagree: only one is right, or neither is."""
+    lists = max(1, len(comparison.overlaps) * LISTS)
+    most = max(4, min(IN_LIST, IN_LISTS // lists))
+    return [_lists(comparison, overlap, gallery, most) for overlap in comparison.overlaps]
 
 
-def _lists(found: Comparison, overlap: Overlap, gallery: Gallery, each: int) -> dict[str, Any]:
+def _lists(comparison: Comparison, overlap: Overlap, gallery: Gallery, most: int) -> dict[str, Any]:
     first, other = overlap.right
     chosen = [other & ~first, first & ~other]
-    if overlap.head.kind == "multiclass":  # of two different answers for a tag one is right
+    if overlap.head.multiclass:  # of two different answers for a tag one is right
         chosen.append(overlap.known & ~first & ~other & overlap.differ)
-    moved = _moved(found, overlap)
+    one, another = (comparison.entries[number].judged.of(overlap.head)[1] for number in (0, overlap.place))
+    moved: Reals = np.abs(another - one)  # (N, K)
+    if overlap.head.multiclass:
+        moved = moved.max(axis=1)
     groups = []
     for cells in chosen:
-        rows, count = _rows_of(cells, moved, each)
-        groups.append({"count": count, "shown": _images(found, overlap, rows, gallery)})
+        rows, count = _rows_of(cells, moved, most)
+        groups.append({"count": count, "images": _images(comparison, overlap, rows, gallery)})
     return {
         "head": plain(overlap.head.name),
         "kind": overlap.head.kind,
-        "first": plain(found.entries[0].name),
-        "other": plain(found.entries[overlap.place].name),
-        "place": overlap.place,
+        "first": plain(comparison.entries[0].name),
+        "other": plain(comparison.entries[overlap.place].name),
+        "run": overlap.place,
         "groups": groups,
     }
 
 
-def _moved(found: Comparison, overlap: Overlap) -> Reals:
-    """How far probabilities of two runs are apart: of a multi-class head the most of an image (N,), of tags (N, K)."""
-    one, other = (found.entries[place].judged.of(overlap.head)[1] for place in (0, overlap.place))
-    far: Reals = np.abs(other - one)
-    return far.max(axis=1) if overlap.head.kind == "multiclass" else far
-
-
 def _rows_of(cells: Bools, moved: Reals, most: int) -> tuple[list[int], int]:
-    """The images of any chosen cell, those first whose probability moved most; and how many there are of them."""
+    """Return the images of any chosen cell, those first whose probability moved most; and how many there are."""
     weighed = np.where(cells, moved, -1.0).reshape(len(cells), -1).max(axis=1)
     count = int((weighed >= 0).sum())
     return np.argsort(-weighed, kind="stable")[: min(most, count)].tolist(), count
 
 
-def _images(found: Comparison, overlap: Overlap, rows: Sequence[int], gallery: Gallery) -> list[dict[str, Any]]:
-    first, other = found.entries[0].judged, found.entries[overlap.place].judged
-    ids = first.samples.ids
-    numbers = gallery.add((ids[row] for row in rows), close=True)
-    codes, own, own_cuts = first.of(overlap.head)
-    _, theirs, their_cuts = other.of(overlap.head)
+def _images(comparison: Comparison, overlap: Overlap, rows: Sequence[int], gallery: Gallery) -> list[dict[str, Any]]:
+    head, first = overlap.head, comparison.entries[0].judged
+    codes, probabilities, thresholds = first.of(head)
+    _, other_probabilities, other_thresholds = comparison.entries[overlap.place].judged.of(head)
+    numbers = gallery.add((first.samples.ids[row] for row in rows), large=True)
     return [
         {
             "image": number,
-            "known": label_text(overlap.head, codes, row),
-            "first": prediction_text(overlap.head, own, own_cuts, row),
-            "other": prediction_text(overlap.head, theirs, their_cuts, row),
+            "label": label_text(head, codes, row),
+            "first": prediction_text(head, probabilities, thresholds, row),
+            "other": prediction_text(head, other_probabilities, other_thresholds, row),
         }
         for number, row in zip(numbers, rows, strict=True)
     ]
 
 
-def _captions(found: Comparison, gallery: Gallery, shown: Shown) -> dict[str, list[Any]]:
-    """What is said of each image: its label under every head, and what each run answers, a line a run."""
-    samples = found.entries[0].judged.samples
-    rows = {id_: row for row, id_ in enumerate(samples.ids)}
-    order = [rows[id_] for id_ in gallery.numbers]
-    codes = found.entries[0].judged.codes
-    labels = [
-        _joined([(head, label_text(head, own, row)) for head, own in zip(found.heads, codes, strict=True)])
-        for row in order
-    ]
-    return {
-        "place": [list(place) if place else None for place in shown.places],
-        "name": [plain(id_) for id_ in gallery.numbers],
-        "part": ["validation"] * len(order),
-        "label": labels,
-        "answer": ["\n".join(_answer(entry, row) for entry in found.entries) for row in order],
-    }
+def _prediction(entry: ComparedRun, row: int) -> str:
+    values = entry.judged.predictions
+    text = predictions_text(entry.judged.samples.space, values.probabilities, values.thresholds, row)
+    return f"{plain(entry.name)}: {text}"
 
 
-def _answer(entry: ComparedRun, row: int) -> str:
-    own = []
-    for head in entry.judged.samples.space:
-        _, probabilities, cuts = entry.judged.of(head)
-        own.append((head, prediction_text(head, probabilities, cuts, row)))
-    return f"{plain(entry.name)}: {_joined(own)}"
-
-
-def _joined(own: Sequence[tuple[Head, str]]) -> str:
-    if len(own) == 1:
-        return own[0][1]
-    return " · ".join(f"{plain(head.name)}: {text}" for head, text in own if text)
-
-
-def _facts(entry: ComparedRun, run: RunFolder) -> dict[str, Any]:
-    """What a run is made of, in a row."""
+def _run(entry: ComparedRun, run: RunFolder) -> dict[str, Any]:
+    """Return what a run is made of, in a row."""
     return {
         "folder": plain(str(entry.run.folder)),
         "backbone": plain(entry.plan.model.backbone),
@@ -225,40 +208,97 @@ def _facts(entry: ComparedRun, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _spelt(values: Sequence[str | None]) -> list[str | None]:
-    return [None if value is None else plain(value) for value in values]
+# Curves of several runs over one another: a colour a run, in the colours of the page.
+
+
+def _colour(number: int) -> dict[str, Any]:
+    """Return how a run is drawn: the number of its colour, and its dashes."""
+    return {"colour": number % len(RUNS), "dashes": DASHES[number // len(RUNS) % len(DASHES)]}
+
+
+def _curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """Return a panel for each metric that any of the runs has a curve of, over the epochs of all its steps.
+
+    `first` are those to be visible at once: the loss, the headline and the learning rate.
+    """
+    tables = [time_line(run)[1].with_columns(run=pl.lit(number)) for number, run in enumerate(runs)]
+    table = pl.concat(tables)
+    if table.is_empty():
+        return []
+    names = list(dict.fromkeys(name for one, run in zip(tables, runs, strict=True) for name in panels(one, run)))
+    chiefs = [*(run.chief for run in runs if run.chief), *(name for name in HEADLINE_METRICS if name in names)]
+    end = float(table["x"].max() or 1)  # type: ignore[arg-type]
+    return [
+        {
+            "title": panel_title(name),
+            "first": name in {"loss", *chiefs[:1], "lr"},
+            "svg": inline(_drawing(end, len(runs), rate=name == "lr"), table.filter(name=name).to_dicts()),
+        }
+        for name in names
+    ]
+
+
+@lru_cache(maxsize=8)
+def _drawing(end: float, count: int, *, rate: bool) -> Drawing:
+    """Draw a line a run and part, training thin and pale; the kept epochs ringed; steps without epochs as diamonds."""
+    x = alt.X(
+        "x:Q", scale=alt.Scale(domain=[0.5, end + 0.5], nice=False), axis=axis(format="d", grid=False, tickMinStep=1)
+    )
+    ticks = axis(format=".1e" if rate else ".4~g", tickCount=4, minExtent=44)
+    y = alt.Y("value:Q", scale=alt.Scale(zero=rate, nice=True, padding=12), axis=ticks)
+    layers = []
+    for number in range(count):
+        run = base().transform_filter(f"datum.run == {number}").encode(x=x, y=y, detail="step:N")
+        colour, dashes = RUNS[_colour(number)["colour"]], _colour(number)["dashes"]
+        training = run.transform_filter("datum.part == 'training'")
+        validation = run.transform_filter("datum.part == 'validation'")
+        line = {"color": colour, "strokeDash": dashes}
+        point = {"filled": True, "opacity": 1}
+        layers += [
+            training.mark_line(strokeWidth=2 if rate else 1, opacity=1 if rate else 0.45, **line),
+            validation.transform_filter("datum.mark != 'alone'").mark_line(strokeWidth=2, **line),
+            validation.transform_filter("datum.mark == 'alone'").mark_point(
+                shape="diamond", size=64, color=colour, **point
+            ),
+            validation.transform_filter("datum.mark == 'best'").mark_point(
+                size=60, stroke=colour, fill=PAPER, strokeWidth=2, **point
+            ),
+        ]
+    return drawing(alt.layer(*layers))
 
 
 # The table of a comparison, as text.
 
-COLUMNS = ("metric", "run", "value", "difference to the first", "so")
+
+def blocks(comparison: Comparison, page: Path) -> Iterator[Table | str]:
+    """Yield what the terminal shows."""
+    yield text_table(COLUMNS, rows(comparison), title="Validation")
+    yield from test_lines(comparison)
+    yield f"{comparison.basis}.\nThe page is {page}. Open it in a browser; it needs no network."
 
 
-def rows(found: Comparison) -> list[list[str]]:
-    """A row a metric and run, as `COLUMNS` says: all metrics over the heads together, and the headline of each head."""
-    told = (row for row in found.told if not row.head or row.metric == found.metric)
-    return [line for row in told for line in _lines(found, row)]
-
-
-def test_lines(found: Comparison) -> list[str]:
-    """What McNemar's test says of each head and run, a line each."""
-    names = [entry.name for entry in found.entries]
+def rows(comparison: Comparison) -> list[list[str]]:
+    """Return a row a metric and run, as `COLUMNS` says: metrics over all heads, and the headline of each head."""
     return [
-        f"{overlap.head.name}: only {names[0]} right {overlap.test.only_first:,}, only {names[overlap.place]} "
-        f"{overlap.test.only_second:,}; McNemar p = {overlap.test.p:.2g}{' (exact)' if overlap.test.exact else ''}"
-        for overlap in found.overlaps
-        if overlap.test
+        [
+            "" if number else row.name,
+            entry.name,
+            interval_text(row.values[number]),
+            interval_text(row.changes[number], "+"),
+            row.verdicts[number],
+        ]
+        for row in comparison.told
+        if not row.head or row.metric == comparison.metric
+        for number, entry in enumerate(comparison.entries)
     ]
 
 
-def _lines(found: Comparison, row: MetricRow) -> Iterator[list[str]]:
-    for place, entry in enumerate(found.entries):
-        change = row.changes[place]
-        named = row.name if place == 0 else ""
-        yield [
-            named,
-            entry.name,
-            shown(row.values[place]),
-            "" if change is None else shown(change, "+"),
-            row.verdicts[place],
-        ]
+def test_lines(comparison: Comparison) -> list[str]:
+    """Return McNemar's test of each head and run, a line each."""
+    names = [entry.name for entry in comparison.entries]
+    return [
+        f"{overlap.head.name}: only {names[0]} right {overlap.test.only_first:,}, only {names[overlap.place]} "
+        f"{overlap.test.only_second:,}; McNemar p = {overlap.test.p:.2g}{' (exact)' if overlap.test.exact else ''}"
+        for overlap in comparison.overlaps
+        if overlap.test
+    ]

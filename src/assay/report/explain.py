@@ -1,35 +1,43 @@
-"""One image as one network sees it: what it answers, where the answers come from, what its layers make of it."""
+"""One image in one network of a run: its predictions, where they come from (Grad-CAM), the maps of its layers."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from assay.arrays import Floats, Pixels
-from assay.errors import DataError
+from assay.errors import DataError, ImageError, ModelError, RunError
+from assay.files import RunFolder as RunPaths
+from assay.images.cache import find_caches
+from assay.images.decode import read_square
 from assay.labels.space import Head, LabelSpace
-from assay.messages import plain
+from assay.messages import SPLITS, plain
 from assay.metrics.metrics import probabilities_of
+from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
+from assay.models.tree import Tree
 from assay.predictions.inference import PLAIN
 from assay.report.gradcam import Heat, capture_layers, grad_cam, grid, overlaid
+from assay.run.folder import RunFolder
 
 Known = Mapping[str, Sequence[str]]
 """By head, the classes that an image's label names; a head whose label is unknown is not there."""
 
-LAYERS = 6  # shown, unless some are asked for
-TAGS = 4  # of a multi-label head, of those given and of those on the label
-LIKELY = 5  # answers that are told
+LAYERS = 6  # unless some are asked for
+TAGS = 4  # of a multi-label head, of those predicted and of those on the label
+LIKELY = 5  # most probable classes of a head
+CLASSES = 4  # of a head, in the list of networks
 ANSWER, LABEL, ASKED, NEAREST = "answer", "label", "asked for", "most probable, not given"
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What to look at: layers by name, else how many; further classes; the layer of Grad-CAM, else the last."""
+    """Layers by name, else how many; further classes; the layer of Grad-CAM, else the last."""
 
     layers: tuple[str, ...] = ()
     count: int = LAYERS
@@ -38,22 +46,22 @@ class ExplainOptions:
 
 
 @dataclass(frozen=True)
-class Explained:
-    """What is said of an image under a head: the likeliest answers, those given, and the label where it is known."""
+class Answer:
+    """The prediction for an image under a head: the most probable classes, those predicted, and the known label."""
 
     head: Head
     likely: list[tuple[str, float]]
-    given: list[str]
+    predicted: list[str]
     label: list[str] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Cam:
-    """Where the network sees one class: `said` is why it was looked at, `overlay` the heat over the image."""
+    """Where the logit of one class comes from: `overlay` is the heat over the image."""
 
     head: str
     name: str
-    said: tuple[str, ...]
+    reasons: tuple[str, ...]  # for choosing the class
     probability: float
     heat: Heat
     overlay: Pixels
@@ -61,20 +69,20 @@ class Cam:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """The maps (C, h, w) of a layer side by side; `shown` are those of its channels that the grid has."""
+    """The maps (C, h, w) of a layer side by side."""
 
     name: str
     shape: tuple[int, int, int]
-    shown: list[int]
+    channels: list[int]  # that the grid has
     pixels: Pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """All that was seen: the image (S, S, 3) as the network was given it, and the rest in the order of its way."""
+    """One image (S, S, 3) as the network takes it, and what it gives, from input to output."""
 
     image: Pixels
-    answers: list[Explained]
+    answers: list[Answer]
     cams: list[Cam]
     maps: list[Maps]
     layers: list[tuple[str, tuple[int, int, int]]]  # all there are
@@ -82,37 +90,37 @@ class Explanation:
 
 
 def explain(
-    network: TrainedModel, pixels: Pixels, *, known: Known, wanted: ExplainOptions, device: str = "cpu"
+    network: TrainedModel, pixels: Pixels, *, known: Known, options: ExplainOptions, device: str = "cpu"
 ) -> Explanation:
-    """Look at an image decoded as `network` takes it, (side, side, 3), with the network on `device`.
+    """Explain the predictions of `network`, on `device`, for an image decoded as it takes it, (side, side, 3).
 
     Raises ModelError for an unknown layer, DataError for an unknown class.
     """
-    shown = PLAIN.show(torch.from_numpy(pixels).permute(2, 0, 1)[None], ("",), size=network.size).to(device)
-    seen = capture_layers(network.classifier.eval(), shown[0])
-    chosen = [seen.named(name) for name in wanted.layers] or seen.spaced(wanted.count)
-    at = seen.named(wanted.cam) if wanted.cam else None
-    image = np.rint(255 * shown[0].permute(1, 2, 0).cpu().numpy()).clip(0, 255).astype(np.uint8)
-    logits = network.logits([seen.logits.detach().float().cpu().numpy()[None]])
-    probabilities, space = probabilities_of(network.space, logits)[0], network.space
+    batch = PLAIN.show(torch.from_numpy(pixels).permute(2, 0, 1)[None], ("",), size=network.size).to(device)
+    outputs = capture_layers(network.classifier.eval(), batch[0])
+    chosen = [outputs.named(name) for name in options.layers] or outputs.spaced(options.count)
+    layer = outputs.named(options.cam) if options.cam else None
+    image = np.rint(255 * batch[0].permute(1, 2, 0).cpu().numpy()).clip(0, 255).astype(np.uint8)
+    logits, space = network.logits([outputs.logits.detach().float().cpu().numpy()[None]]), network.space
+    probabilities = probabilities_of(space, logits)
     answers = _answers(space, probabilities, network.decision_rule.thresholds, known)
-    further = classes_of(space, wanted.classes)
+    further = find_classes(space, options.classes)
     cams = []
-    for answered, columns in zip(answers, space.slices, strict=True):
-        for name, said in _explained_layers(answered, further).items():
-            column = columns.start + answered.head.index[name]
-            heat = grad_cam(seen, column, size=network.size, layer=at)
-            overlay = overlaid(image, heat.values)
-            cams.append(Cam(answered.head.name, name, said, float(probabilities[column]), heat, overlay))
+    for answer, columns in zip(answers, space.slices, strict=True):
+        for name, reasons in _explained_classes(answer, further).items():
+            column = columns.start + answer.head.index[name]
+            heat = grad_cam(outputs, column, size=network.size, layer=layer)
+            probability = float(probabilities[0, column])
+            cams.append(Cam(answer.head.name, name, reasons, probability, heat, overlaid(image, heat.values)))
     maps = [Maps(layer.name, layer.shape, channels, sheet) for layer in chosen for sheet, channels in (grid(layer),)]
-    layers = [(layer.name, layer.shape) for layer in seen.layers]
-    return Explanation(image, answers, cams, maps, layers, seen.features.detach().float().cpu().numpy())
+    layers = [(layer.name, layer.shape) for layer in outputs.layers]
+    return Explanation(image, answers, cams, maps, layers, outputs.features.detach().float().cpu().numpy())
 
 
-def classes_of(space: LabelSpace, names: Sequence[str]) -> list[tuple[str, str]]:
-    """The heads and classes that are called so. Raises DataError for a name that no head has."""
-    found = [(head.name, name) for name in names for head in space if name in head.index]
-    missing = [name for name in names if name not in {own for _, own in found}]
+def find_classes(space: LabelSpace, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the heads and classes of these names. Raises DataError for a name that no head has."""
+    pairs = [(head.name, name) for name in names for head in space if name in head.index]
+    missing = [name for name in names if name not in {pair[1] for pair in pairs}]
     if missing:
         every = [name for head in space for name in head.classes]
         near = difflib.get_close_matches(missing[0], every, n=4, cutoff=0.4) or every[:4]
@@ -120,29 +128,159 @@ def classes_of(space: LabelSpace, names: Sequence[str]) -> list[tuple[str, str]]
             f"class {plain(missing[0])}: the model has no such class. "
             f"The nearest of its {len(every):,} are {', '.join(map(plain, near))}."
         )
-    return found
+    return pairs
 
 
-def _answers(space: LabelSpace, probabilities: Floats, thresholds: Floats, known: Known) -> list[Explained]:
-    found = []
-    for head, columns in zip(space, space.slices, strict=True):
-        own, cuts = probabilities[columns], thresholds[columns]
-        order = np.argsort(-own, kind="stable").tolist()
-        given = order[:1] if head.kind == "multiclass" else [tag for tag in order if own[tag] >= cuts[tag]]
-        label = list(known[head.name]) if head.name in known else None
-        likely = [(head.classes[place], float(own[place])) for place in order[:LIKELY]]
-        found.append(Explained(head, likely, [head.classes[place] for place in given], label))
-    return found
+def _answers(space: LabelSpace, probabilities: Floats, thresholds: Floats, known: Known) -> list[Answer]:
+    answers = []
+    for head, columns in space.each():
+        values = probabilities[:, columns]
+        order = np.argsort(-values[0], kind="stable").tolist()
+        predicted = head.classes_of(head.decide(values, thresholds[columns])[0])
+        answers.append(
+            Answer(
+                head,
+                [(head.classes[number], float(values[0, number])) for number in order[:LIKELY]],
+                [head.classes[number] for number in order if number in predicted],
+                list(known[head.name]) if head.name in known else None,
+            )
+        )
+    return answers
 
 
-def _explained_layers(answered: Explained, asked: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """The classes of a head to look at, and why; where nothing is given and no label known the likeliest."""
+def _explained_classes(answer: Answer, asked: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Return the classes of a head to explain, and why; where nothing is predicted or known the most probable."""
     reasons: dict[str, tuple[str, ...]] = {}
-    for said, names in (
-        (ANSWER, answered.given[:TAGS]),
-        (LABEL, (answered.label or [])[:TAGS]),
-        (ASKED, [name for own, name in asked if own == answered.head.name]),
+    for reason, names in (
+        (ANSWER, answer.predicted[:TAGS]),
+        (LABEL, (answer.label or [])[:TAGS]),
+        (ASKED, [name for head, name in asked if head == answer.head.name]),
     ):
         for name in names:
-            reasons[name] = (*reasons.get(name, ()), said)
-    return reasons or {answered.likely[0][0]: (NEAREST,)}
+            reasons[name] = (*reasons.get(name, ()), reason)
+    return reasons or {answer.likely[0][0]: (NEAREST,)}
+
+
+# Networks and images of a run.
+
+
+@dataclass(frozen=True)
+class ExplainTarget:
+    """A network of a run, and its name for people."""
+
+    network: TrainedModel
+    name: str
+    branches: Mapping[str, str] | None = None  # of a node of a tree: by class of the tree's head the branch to it
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image to explain: its pixels as a network takes them, and what the run knows of it."""
+
+    name: str
+    pixels: Pixels
+    part: str | None  # of the data; None where the run does not have it
+    known: Known
+
+
+def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
+    """Return the network of the newest model; of several number `member`, from 1.
+
+    Raises RunError where there is no model yet; ModelError where several answer together and none of them is chosen.
+    """
+    if run.model is None:
+        raise RunError(f"{run.folder}: no step has made a model yet. Wait for the first one that does.")
+    model = load_model(run.model)
+    if isinstance(model, TrainedModel):
+        if member is not None:
+            raise ModelError(f"--member {member}: the model of {run.folder} is one network. Leave --member out.")
+        return ExplainTarget(model, _size(model))
+    networks = model.networks
+    called = "a tree" if isinstance(model.joining, Tree) else "an ensemble"
+    if member is None or member > len(networks):
+        listed = "".join(f"\n  {number}: {_describe(one)}" for number, one in enumerate(networks, 1))
+        wrong = f"--member {member}: there is none such. " if member else ""
+        raise ModelError(
+            f"{wrong}The model of {run.folder} is {called} of {len(networks)} networks, and each sees in a way of its "
+            f"own. Choose one by --member:{listed}"
+        )
+    network, joining = networks[member - 1], model.joining
+    nodes = list(joining.root.nodes()) if isinstance(joining, Tree) else []
+    # Else several networks share a node.
+    branches = nodes[member - 1].branch_of if len(nodes) == len(networks) else None
+    return ExplainTarget(network, f"{_size(network)}, network {member} of {len(networks)} of {called}", branches)
+
+
+def read_images(run: RunFolder, names: Sequence[str], target: ExplainTarget) -> list[Image]:
+    """Return images by file or by their id in the run, each once. Raises DataError that names all unreadable ones."""
+    by_id = {id_: row for row, id_ in enumerate(run.samples.ids)}
+    by_path = {path.resolve(): row for row, path in enumerate(run.samples.paths)}
+    images, problems = [], []
+    for text in dict.fromkeys(names):
+        path = Path(text)
+        row = by_path.get(path.resolve()) if path.exists() else by_id.get(text)
+        try:
+            if row is None:
+                images.append(Image(text, _read(path, target.network), None, {}))
+            else:
+                images.append(_image_of_run(run, row, target))
+        except ImageError as error:
+            problems.append(f"\n  {plain(text)}: {error}")
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(problems) + len(images)} images cannot be looked at. Name image files, or images "
+            f"of the run by their ids.{''.join(problems)}"
+        )
+    return images
+
+
+def _read(path: Path, network: TrainedModel) -> Pixels:
+    return read_square(path, network.side, settings=network.resize, size=network.size)
+
+
+def _image_of_run(run: RunFolder, row: int, target: ExplainTarget) -> Image:
+    """Return an image of the run, from the cache where its file is gone. Raises ImageError."""
+    id_, path = run.samples.ids[row], run.samples.paths[row]
+    pixels = None if path.exists() else _from_cache(run, id_, target.network)
+    if pixels is None:
+        pixels = _read(path, target.network)
+    part = SPLITS.get(run.samples.table["split"][row] or "")
+    return Image(id_, pixels, part, _known(run, row, target))
+
+
+def _from_cache(run: RunFolder, id_: str, network: TrainedModel) -> Pixels | None:
+    wanted = (network.side, network.size, network.resize)
+    for kept in find_caches(RunPaths(run.folder).cache, run.as_read.ids, hashes=run.as_read.hashes):
+        if (kept.cache.side, kept.size, kept.resize) == wanted and id_ in kept.cache.rows:
+            return np.array(kept.cache.pixels[kept.cache.rows[id_]])
+    return None
+
+
+def _known(run: RunFolder, row: int, target: ExplainTarget) -> Known:
+    """Return the label of an image under the heads that the network answers; for a node of a tree the right branch."""
+    known, samples = {}, run.samples.take([row])
+    heads = {head.name: head for head in target.network.space}
+    for head, _, codes in samples.space.each(samples.codes()):
+        if head.name not in heads or not head.known(codes)[0]:
+            continue
+        names = [head.classes[number] for number in head.classes_of(codes[0])]
+        if head != heads[head.name]:
+            branches = target.branches or {}
+            names = [branches[name] for name in names if name in branches]
+            if not names:
+                continue  # it does not come to this node
+        known[head.name] = names
+    return known
+
+
+def _size(network: TrainedModel) -> str:
+    return f"{plain(network.classifier.backbone_name)} at {network.size} × {network.size}"
+
+
+def _describe(network: TrainedModel) -> str:
+    """Return the size and the classes of a network, as text."""
+    heads = []
+    for head in network.space:
+        more = ", ..." if head.size > CLASSES else ""
+        heads.append(f"{plain(head.name)} ({', '.join(map(plain, head.classes[:CLASSES]))}{more})")
+    return f"{_size(network)} for {' and '.join(heads)}"

@@ -1,20 +1,32 @@
-"""What a look becomes: a folder of images and of all that is said of them."""
+"""Explanations as folders of images and JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from assay.arrays import Pixels
+from assay.files import RunFolder as RunPaths
 from assay.files import fingerprint, whole, whole_folder, write_json
 from assay.messages import printable
 from assay.predictions.inference import move, weights_hash
-from assay.report.explain import Cam, Explained, ExplainOptions, Explanation, Maps, classes_of, explain
-from assay.report.explain_run import ExplainTarget, Image, explain_target, read_images
-from assay.report.explain_sheet import cam_lines, in_words, maps_line, png, sheet
+from assay.report.explain import (
+    Answer,
+    Cam,
+    ExplainOptions,
+    ExplainTarget,
+    Explanation,
+    Image,
+    Maps,
+    explain,
+    explain_target,
+    find_classes,
+    read_images,
+)
+from assay.report.explain_sheet import answer_line, cam_lines, maps_line, png, sheet
 from assay.run.folder import RunFolder
 from assay.training.devices import Hardware
 
@@ -22,104 +34,97 @@ NAME, SHEET = "explanation.json", "explanation.png"
 LONGEST = 40  # letters of a folder's name that are the image's
 
 
-def explanations_folder(run: Path) -> Path:
-    """Where the looks of a run are, a folder each."""
-    return run / "explanations"
-
-
 def explain_images(
     run: RunFolder,
     images: Sequence[str],
     *,
-    wanted: ExplainOptions,
+    options: ExplainOptions,
     member: int | None = None,
     out: Path | None = None,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Look at images with the newest model of a run, finished or not, and write what is seen.
+    """Explain images with the newest model of a run, finished or not, and write a folder for each.
 
-    `images` are files, or ids of the run. Gives what each explanation.json holds, and its folder.
-    Raises RunError, ModelError or DataError as `looking`, `read_images` and `explain` do; nothing is written then.
+    `images` are files, or ids of the run. Returns what each explanation.json holds, and its folder.
+    Raises RunError, ModelError or DataError as `explain_target`, `read_images` and `explain` do; nothing is written
+    then.
     """
-    chosen = explain_target(run, member)
-    read = read_images(run, images, chosen)
-    classes_of(chosen.network.space, wanted.classes)
-    move(chosen.network.classifier, Hardware(device))
-    found = []
+    target = explain_target(run, member)
+    read = read_images(run, images, target)
+    find_classes(target.network.space, options.classes)
+    move(target.network.classifier, Hardware(device))
+    records = []
     for image in read:
-        seen = explain(chosen.network, image.pixels, known=image.known, wanted=wanted, device=device)
-        told, layers = describe(chosen, image, seen)
-        folder = (out or explanations_folder(run.folder)) / _folder_name(image.name)
-        files = {name: png(pixels) for name, pixels in layers.items()}
-        files[SHEET] = sheet(seen, name=told["image"], network=chosen.name)
-        _write(folder, told | {"sheet": SHEET}, files)
-        found.append({**told, "sheet": SHEET, "folder": str(folder)})
-    return found
+        explanation = explain(target.network, image.pixels, known=image.known, options=options, device=device)
+        record, pixels = describe(target, image, explanation)
+        record["sheet"] = SHEET
+        folder = (out or RunPaths(run.folder).explanations) / _folder_name(image.name)
+        files = {name: png(one) for name, one in pixels.items()}
+        files[SHEET] = sheet(explanation, name=record["image"], network=target.name)
+        with whole_folder(folder) as beside:  # in place of an earlier one of the same image
+            for name, data in files.items():
+                with whole(beside / name) as path:
+                    path.write_bytes(data)
+            write_json(beside / NAME, record)
+        records.append({**record, "folder": str(folder)})
+    return records
 
 
-def describe(chosen: ExplainTarget, image: Image, seen: Explanation) -> tuple[dict[str, Any], dict[str, Pixels]]:
-    """All that is said of a look, as JSON holds it, and its images by the names it gives them."""
-    many = len(seen.answers) > 1
-    cams = {f"cam-{number}.png": cam for number, cam in enumerate(seen.cams, 1)}
-    maps = {f"layer-{number}.png": one for number, one in enumerate(seen.maps, 1)}
-    told = {
+def describe(target: ExplainTarget, image: Image, made: Explanation) -> tuple[dict[str, Any], dict[str, Pixels]]:
+    """Return an explanation as JSON holds it, and its images by the names that the JSON gives them."""
+    many = len(made.answers) > 1
+    cams = {f"cam-{number}.png": cam for number, cam in enumerate(made.cams, 1)}
+    maps = {f"layer-{number}.png": one for number, one in enumerate(made.maps, 1)}
+    record = {
         "image": printable(image.name),
         "part": image.part,
-        "network": chosen.name,
-        "model": weights_hash(chosen.network.classifier),
-        "answers": [_answer(answered, many=many) for answered in seen.answers],
+        "network": target.name,
+        "model": weights_hash(target.network.classifier),
+        "answers": [_answer(answer, many=many) for answer in made.answers],
         "grad-cam": [_cam(cam, file) for file, cam in cams.items()],
         "layers": [_maps(one, file) for file, one in maps.items()],
-        "every layer": [{"name": name, "shape": list(shape)} for name, shape in seen.layers],
-        "features": [float(f"{value:.4g}") for value in seen.features.tolist()],
+        "every layer": [{"name": name, "shape": list(shape)} for name, shape in made.layers],
+        "features": [float(f"{value:.4g}") for value in made.features.tolist()],
         "file": "image.png",
     }
     images = {file: cam.overlay for file, cam in cams.items()} | {file: one.pixels for file, one in maps.items()}
-    return told, images | {"image.png": seen.image}
+    return record, images | {"image.png": made.image}
 
 
 def read_explanations(run: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The looks of a run that are whole, each with its folder, the newest first."""
-    files = sorted(explanations_folder(run).glob(f"[!.]*/{NAME}"), key=lambda path: (-path.stat().st_mtime, path))
-    return [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in files]
-
-
-def _write(folder: Path, told: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """The files of a look, in place of an earlier one at the same image."""
-    with whole_folder(folder) as beside:
-        for name, data in files.items():
-            with whole(beside / name) as place:
-                place.write_bytes(data)
-        write_json(beside / NAME, told)
+    """Return the explanations of a run that are whole, each with its folder, the newest first."""
+    files = RunPaths(run).explanations.glob(f"[!.]*/{NAME}")
+    newest_first = sorted(files, key=lambda path: (-path.stat().st_mtime, path))
+    return [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in newest_first]
 
 
 def _folder_name(name: str) -> str:
-    """Letters and digits of an image's name, and a hash that tells it from others of the same."""
+    """Return letters and digits of an image's name, and a hash, which differs for names of the same letters."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", Path(printable(name)).with_suffix("").as_posix())
     return f"{words[-LONGEST:].strip('-') or 'image'}-{fingerprint(printable(name))[:6]}"
 
 
-def _answer(answered: Explained, *, many: bool) -> dict[str, Any]:
+def _answer(answer: Answer, *, many: bool) -> dict[str, Any]:
     return {
-        "head": answered.head.name,
-        "kind": answered.head.kind,
-        "likely": [{"class": name, "probability": round(probability, 6)} for name, probability in answered.likely],
-        "given": answered.given,
-        "label": answered.label,
-        "line": in_words(answered, many=many),
+        "head": answer.head.name,
+        "kind": answer.head.kind,
+        "likely": [{"class": name, "probability": round(probability, 6)} for name, probability in answer.likely],
+        "given": answer.predicted,
+        "label": answer.label,
+        "line": answer_line(answer, many=many),
     }
 
 
 def _cam(cam: Cam, file: str) -> dict[str, Any]:
-    place = cam.heat.hottest
+    point = cam.heat.hottest
     return {
         "head": cam.head,
         "class": cam.name,
-        "said": list(cam.said),
+        "reasons": list(cam.reasons),
         "probability": round(cam.probability, 6),
         "layer": cam.heat.layer,
         "map": list(cam.heat.side),
-        "hottest": None if place is None else [round(share, 4) for share in place],
+        "hottest": None if point is None else [round(share, 4) for share in point],
         "lines": cam_lines(cam),
         "file": file,
     }
@@ -129,7 +134,7 @@ def _maps(maps: Maps, file: str) -> dict[str, Any]:
     return {
         "name": maps.name,
         "shape": list(maps.shape),
-        "channels": maps.shown,
+        "channels": maps.channels,
         "line": maps_line(maps),
         "file": file,
     }

@@ -1,4 +1,4 @@
-"""What a network makes of one image: the maps its layers give, the pooled features, and Grad-CAM."""
+"""Activations of one image: the maps that layers give, the pooled features, and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ RAMP = np.array(
      (252, 255, 164)],
     np.float64,
 )  # fmt: skip
-"""Dark to bright at even steps of lightness (matplotlib's inferno), told apart in grey too."""
+"""Dark to bright at even steps of lightness (matplotlib's inferno), distinct in grey too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What a layer gives for one image, and how that is read as maps (C, h, w)."""
+    """The output of a layer for one image, and how that is read as maps (C, h, w)."""
 
     name: str
     output: Tensor
@@ -50,22 +50,22 @@ class Layer:
         return channels, height, width
 
     def like(self, values: Tensor) -> Tensor:
-        """Values of the output's shape, a gradient, as maps (C, h, w)."""
-        found = self.read(values)
-        assert found is not None  # as it was when the layer was kept
-        return found
+        """Return values of the output's shape, a gradient, as maps (C, h, w)."""
+        maps = self.read(values)
+        assert maps is not None  # as it was when the layer was kept
+        return maps
 
 
 @dataclass(frozen=True, eq=False)
 class LayerOutputs:
-    """One image on its way through a network: the layers whose output is a map, features (F,), logits (width,)."""
+    """Outputs of a network for one image: the layers whose output is a map, features (F,), logits (W,)."""
 
     layers: tuple[Layer, ...]
     features: Tensor
     logits: Tensor
 
     def named(self, name: str) -> Layer:
-        """The layer of a name. Raises ModelError with the names that are near it."""
+        """Return the layer of a name. Raises ModelError with the names that are near it."""
         for layer in self.layers:
             if layer.name == name:
                 return layer
@@ -77,9 +77,9 @@ class LayerOutputs:
         )
 
     def spaced(self, count: int) -> list[Layer]:
-        """`count` layers at even steps, from the first to the last; all where there are no more."""
-        places = np.unique(np.linspace(0, len(self.layers) - 1, min(count, len(self.layers))).round().astype(int))
-        return [self.layers[place] for place in places]
+        """Return `count` layers at even steps, from the first to the last; all where there are no more."""
+        numbers = np.unique(np.linspace(0, len(self.layers) - 1, min(count, len(self.layers))).round().astype(int))
+        return [self.layers[number] for number in numbers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Heat:
 
     @property
     def hottest(self) -> tuple[float, float] | None:
-        """The middle of the hottest pixel, across and down, as shares of the image."""
+        """Return the middle of the hottest pixel, across and down, as shares of the image; None where all is 0."""
         if not self.values.any():
             return None
         row, column = np.unravel_index(int(self.values.argmax()), self.values.shape)
@@ -100,16 +100,16 @@ class Heat:
 
 
 def capture_layers(classifier: Classifier, image: Tensor) -> LayerOutputs:
-    """Show an image (3, S, S) in [0, 1] to a classifier in evaluation mode, and keep what its layers give.
+    """Run a classifier in evaluation mode on an image (3, S, S) in [0, 1], and return what its layers give.
 
     A layer is a block of the backbone (`models.backbones.blocks`) with the activation that follows it; its name is
     that of the module which gives its map. A map of 1 x 1 counts as none. Raises ModelError where no layer gives one.
     """
-    watched = _Recorded(classifier.backbone)
-    with torch.enable_grad(), watched:
+    recorder = _Recorder(classifier.backbone)
+    with torch.enable_grad(), recorder:
         features = classifier.features(image[None].detach().requires_grad_(True))
         logits = classifier.classify(features)
-    layers = tuple(watched.found.values())
+    layers = tuple(recorder.layers.values())
     if not layers:
         raise ModelError(
             f"backbone {classifier.backbone_name}: none of its layers gives a map of more than one place at "
@@ -118,20 +118,20 @@ def capture_layers(classifier: Classifier, image: Tensor) -> LayerOutputs:
     return LayerOutputs(layers, features[0], logits[0])
 
 
-def grad_cam(seen: LayerOutputs, target: int, *, size: int, layer: Layer | None = None) -> Heat:
-    """Where the logit number `target` comes from, in an image of `size` pixels: Grad-CAM.
+def grad_cam(outputs: LayerOutputs, target: int, *, size: int, layer: Layer | None = None) -> Heat:
+    """Return where the logit number `target` comes from, in an image of `size` pixels: Grad-CAM.
 
     The maps of a layer, each weighted by the mean of the logit's gradient over it, summed, and what speaks against
     it left out; then enlarged bilinearly. Without `layer`: the last one whose map the logit depends on, which under a
     class token is not the last (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2).
     """
     gradients = torch.autograd.grad(
-        seen.logits[target], [one.output for one in seen.layers], retain_graph=True, allow_unused=True
+        outputs.logits[target], [one.output for one in outputs.layers], retain_graph=True, allow_unused=True
     )
-    chosen, gradient = layer or seen.layers[-1], None
-    for one, found in zip(seen.layers, gradients, strict=True):
-        if found is not None and (layer is one or (layer is None and bool(one.like(found).any()))):
-            chosen, gradient = one, one.like(found)
+    chosen, gradient = layer or outputs.layers[-1], None
+    for one, values_of in zip(outputs.layers, gradients, strict=True):
+        if values_of is not None and (layer is one or (layer is None and bool(one.like(values_of).any()))):
+            chosen, gradient = one, one.like(values_of)
     if gradient is None:
         return Heat(np.zeros((size, size), np.float32), chosen.name, chosen.shape[1:])
     heat = (gradient.mean(dim=(1, 2))[:, None, None] * chosen.maps).sum(dim=0).clamp(min=0)
@@ -142,40 +142,40 @@ def grad_cam(seen: LayerOutputs, target: int, *, size: int, layer: Layer | None 
 
 
 def overlaid(image: Pixels, heat: Floats) -> Pixels:
-    """An image (S, S, 3) in grey under its heat (S, S): dark where it is cold, bright and coloured where it is hot."""
+    """Return an image (S, S, 3) in grey under its heat (S, S): dark where cold, bright and coloured where hot."""
     grey = image.astype(np.float64).mean(axis=2, keepdims=True)
     shade = (0.25 + 0.35 * heat)[:, :, None]
     mixed = grey * (1 - shade) * 0.8 + coloured(heat).astype(np.float64) * (shade + 0.2)
-    found: Pixels = np.rint(mixed.clip(0, 255)).astype(np.uint8)
-    return found
+    overlay: Pixels = np.rint(mixed.clip(0, 255)).astype(np.uint8)
+    return overlay
 
 
 def grid(layer: Layer, *, channels: int = CHANNELS) -> tuple[Pixels, list[int]]:
-    """The maps of a layer side by side, and which channels they are.
+    """Return the maps of a layer side by side, and which channels they are.
 
     Of more than `channels` those that vary most over the image, in their own order. Each map goes from its own
     lowest value (dark) to its own highest (bright), enlarged by whole pixels where it is tiny.
     """
     maps = layer.maps.float().cpu().numpy()
     spread = maps.std(axis=(1, 2))
-    shown = np.sort(np.argsort(-spread, kind="stable")[:channels])
-    low, high = (edge(maps[shown], axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
-    scaled = (maps[shown] - low) / np.where(high > low, high - low, 1)
+    kept = np.sort(np.argsort(-spread, kind="stable")[:channels])
+    low, high = (edge(maps[kept], axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
+    scaled = (maps[kept] - low) / np.where(high > low, high - low, 1)
     times = max(1, TILE // max(scaled.shape[1:]))
     tiles = coloured(scaled.repeat(times, axis=1).repeat(times, axis=2))
-    return _side_by_side(tiles), shown.tolist()
+    return _side_by_side(tiles), kept.tolist()
 
 
 def coloured(values: Reals) -> Pixels:
-    """Values in [0, 1] of any shape as colours (..., 3), dark to bright."""
+    """Return values in [0, 1] of any shape as colours (..., 3), dark to bright."""
     steps = np.linspace(0, 1, len(RAMP))
     channels = [np.interp(values, steps, RAMP[:, channel]) for channel in range(3)]
-    found: Pixels = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
-    return found
+    pixels: Pixels = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return pixels
 
 
 def _side_by_side(tiles: Pixels) -> Pixels:
-    """Tiles (n, h, w, 3) in rows that are as long as there are rows, or a little longer."""
+    """Return tiles (n, h, w, 3) in rows that are as long as there are rows, or a little longer."""
     count, height, width, _ = tiles.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -186,17 +186,17 @@ def _side_by_side(tiles: Pixels) -> Pixels:
     return sheet
 
 
-class _Recorded:
+class _Recorder:
     """Keeps, within the block, what every layer of a backbone gives."""
 
     def __init__(self, backbone: nn.Module) -> None:
-        self.found: dict[str, Layer] = {}
+        self.layers: dict[str, Layer] = {}
         self._backbone, self._handles = backbone, list[Any]()
-        self._last: str | None = None  # the layer that was run last
+        self._last: str | None = None  # of the layers, by name
         self._of_block: dict[int, str] = {}
 
     def __enter__(self) -> None:
-        for name, module, block in _recorded(self._backbone):
+        for name, module, block in _modules(self._backbone):
             self._handles.append(module.register_forward_hook(self._hook(name, block)))
 
     def __exit__(self, *_: object) -> None:
@@ -219,47 +219,47 @@ class _Recorded:
     def _begin(self, block: int, layer: Layer | None) -> None:
         self._last = layer.name if layer else None
         if layer:
-            self.found.pop(self._of_block.get(block, ""), None)  # a block is known by the last of its modules
-            self.found[layer.name], self._of_block[block] = layer, layer.name
+            self.layers.pop(self._of_block.get(block, ""), None)  # a block is known by the last of its modules
+            self.layers[layer.name], self._of_block[block] = layer, layer.name
 
     def _follow(self, layer: Layer | None) -> None:
-        """What has no parameters belongs to the layer before it where it keeps the map's size; pooling does not."""
-        before = self.found.get(self._last or "")
+        """Count what has no parameters to the layer before it where it keeps the map's size; pooling does not."""
+        before = self.layers.get(self._last or "")
         if before and layer and layer.shape == before.shape:
-            self.found[before.name] = replace(layer, name=before.name)
+            self.layers[before.name] = replace(layer, name=before.name)
 
 
-def _recorded(backbone: nn.Module) -> list[tuple[str, nn.Module, int | None]]:
-    """The modules that give the maps of blocks, with the number of the block, and those between them (None)."""
+def _modules(backbone: nn.Module) -> list[tuple[str, nn.Module, int | None]]:
+    """Return the modules that give the maps of blocks, with the number of the block, and those between them (None)."""
     block_of = {name: number for number, names in enumerate(blocks(backbone)) for name in names}
-    found: list[tuple[str, nn.Module, int | None]] = []
+    modules: list[tuple[str, nn.Module, int | None]] = []
 
     def walk(module: nn.Module, name: str) -> None:
-        own = {block_of[f"{name}.{inner}"] for inner, _ in module.named_parameters()} if name else set()
-        if name and len(own) == 1 and type(module) not in ROWS:
-            found.append((name, module, own.pop()))
-        elif name and not own and not list(module.children()):
-            found.append((name, module, None))
+        held = {block_of[f"{name}.{inner}"] for inner, _ in module.named_parameters()} if name else set()
+        if name and len(held) == 1 and type(module) not in ROWS:
+            modules.append((name, module, held.pop()))
+        elif name and not held and not list(module.children()):
+            modules.append((name, module, None))
         else:
             for inner, child in module.named_children():
                 walk(child, f"{name}.{inner}" if name else inner)
 
     walk(backbone, "")
-    return found
+    return modules
 
 
 def _maps(output: Tensor, *, module: nn.Module, backbone: nn.Module) -> Tensor | None:
-    """An output for one image as maps (C, h, w) of more than one place; None where it is none.
+    """Return an output for one image as maps (C, h, w) of more than 1 x 1; None where it is none.
 
     Rows of tokens become a square without the tokens before them; some transformers hold channels last.
     """
     if not output.is_floating_point() or output.ndim < 3 or output.shape[0] != 1:
         return None
-    found = output[0]
+    maps = output[0]
     if output.ndim == 3:
-        found = found[int(getattr(backbone, "num_prefix_tokens", 0)) :]
-        side = math.isqrt(len(found))
-        found = found.T.reshape(-1, side, side) if side * side == len(found) else found[:0]
-    elif not isinstance(module, nn.Conv2d) and "NHWC" in (getattr(own, "output_fmt", "") for own in (module, backbone)):
-        found = found.permute(2, 0, 1)
-    return found if found.ndim == 3 and found.shape[1] * found.shape[2] > 1 else None
+        maps = maps[int(getattr(backbone, "num_prefix_tokens", 0)) :]
+        side = math.isqrt(len(maps))
+        maps = maps.T.reshape(-1, side, side) if side * side == len(maps) else maps[:0]
+    elif not isinstance(module, nn.Conv2d) and "NHWC" in (getattr(one, "output_fmt", "") for one in (module, backbone)):
+        maps = maps.permute(2, 0, 1)
+    return maps if maps.ndim == 3 and maps.shape[1] * maps.shape[2] > 1 else None

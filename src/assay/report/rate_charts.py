@@ -1,4 +1,4 @@
-"""Charts of learning rates: over a plan, of every schedule, and of a range test."""
+"""Charts of learning rates: over a plan, and of a range test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import polars as pl
 
 from assay.experiments.dry_run import DryRun, Length, StepEstimate
 from assay.experiments.lr_finder import RangeTest
-from assay.messages import plain, shortened
 from assay.report.charts import BLUE, DATA, INK, ORANGE, QUIET, Chart, empty, save, styled, with_data
 from assay.steps.fit_settings import FitSettings
 from assay.training.optimizers import AnyOptimizer, RmsProp, Sgd
@@ -74,7 +73,7 @@ def _rates(name: str, begins: int, settings: FitSettings, length: Length) -> Ite
 
 
 def over_plan(rates: pl.DataFrame, spans: Sequence[Span]) -> Chart:
-    """Steps, learning rate and momentum by optimiser step, counted on over the plan.
+    """Return steps, learning rate and momentum by optimiser step, counted on over the plan.
 
     rates: at (int), fit (str), lr, low (the rate of the first stage, null where all learn alike), momentum (or null).
     """
@@ -85,10 +84,7 @@ def over_plan(rates: pl.DataFrame, spans: Sequence[Span]) -> Chart:
     x = alt.X("at:Q", title=None, scale=alt.Scale(domain=[0, total], nice=False), axis=alt.Axis(labels=False))
     below = x.title("optimiser steps").axis(format=",d", title="optimiser steps")
     rows = [
-        *(
-            {"what": "span", "name": shortened(plain(one.name), 32), "at": one.begins, "ends": one.ends}
-            for one in spans
-        ),
+        *({"what": "span", "name": _name(one), "at": one.begins, "ends": one.ends} for one in spans),
         *({"what": "rate", **row} for row in rates.to_dicts()),
     ]
     begins = sorted({span.begins for span in spans} - {0})
@@ -107,14 +103,20 @@ def over_plan(rates: pl.DataFrame, spans: Sequence[Span]) -> Chart:
 
 
 def _steps(spans: Sequence[Span], x: alt.X) -> Chart:
-    names = [shortened(plain(span.name), 32) for span in spans]
     y = alt.Y(
-        "name:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labelColor=INK, labelLimit=220)
+        "name:N",
+        sort=[_name(span) for span in spans],
+        title=None,
+        axis=alt.Axis(ticks=False, domain=False, labelColor=INK, labelLimit=220),
     )
     base = alt.Chart(alt.NamedData(DATA)).transform_filter("datum.what == 'span'").encode(y=y, x=x)
     bars = base.transform_filter("datum.ends > datum.at").mark_bar(color=BLUE, height=9, opacity=0.85)
     ticks = base.transform_filter("datum.ends == datum.at").mark_tick(color=ORANGE, thickness=3, height=13)
     return alt.layer(bars.encode(x2="ends:Q"), ticks).properties(width=WIDTH, height=alt.Step(19))
+
+
+def _name(span: Span) -> str:
+    return shortened(plain(span.name), 32)
 
 
 def _line(field: str, title: str, x: alt.X, marks: Chart, *, second: str | None = None) -> Chart:
@@ -128,37 +130,8 @@ def _line(field: str, title: str, x: alt.X, marks: Chart, *, second: str | None 
     return alt.layer(marks.encode(x="at:Q"), *lines).properties(width=WIDTH, height=150)
 
 
-def every_schedule(rates: pl.DataFrame, *, per_epoch: int, subtitle: Sequence[str]) -> Chart:
-    """One column a schedule: its learning rate, and its momentum below.
-
-    rates: kind, at (optimiser step), lr, momentum (null where the schedule leaves it alone).
-    """
-    kinds = rates["kind"].unique(maintain_order=True).to_list()
-    total = int(rates["at"].max() or 0) + 1  # type: ignore[arg-type]
-    axis = alt.Axis(values=list(range(0, total + 1, per_epoch)), format="d")
-    x = alt.X("at:Q", title=None, scale=alt.Scale(domain=[0, total], nice=False), axis=axis)
-    columns = []
-    for place, kind in enumerate(kinds):
-        base = alt.Chart(alt.NamedData(DATA)).transform_filter(f"datum.kind == '{kind}'").encode(x=x)
-        heading = alt.TitleParams(kind, fontSize=13, fontWeight=600, anchor="start")
-        rate = _small(base, "lr", "learning rate" if place == 0 else None, rates, BLUE).properties(height=120)
-        momentum = _small(base, "momentum", "momentum" if place == 0 else None, rates, ORANGE).properties(height=70)
-        columns.append(alt.vconcat(rate.properties(title=heading), momentum, spacing=8))
-    return with_data(styled(alt.hconcat(*columns, spacing=12), "Every schedule", list(subtitle)), rates.to_dicts())
-
-
-def _small(base: Chart, field: str, title: str | None, rates: pl.DataFrame, colour: str) -> Chart:
-    """A panel of `every_schedule`; all of a row have the same scale, written at the first."""
-    low, high = (0.0 if field == "lr" else rates[field].min()), rates[field].max()
-    room = 0.04 * (high - low)  # type: ignore[operator]
-    scale = alt.Scale(domain=[low - room * (field != "lr"), high + room], nice=False)  # type: ignore[operator]
-    y = alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5, labels=title is not None))
-    lines = base.transform_filter(f"isValid(datum.{field})").mark_line(color=colour, strokeWidth=2)
-    return lines.encode(y=y).properties(width=135)
-
-
 def range_test(curve: pl.DataFrame, *, marks: Sequence[tuple[str, float]], subtitle: Sequence[str]) -> Chart:
-    """Loss by learning rate, as it was and smoothed, with rates marked by name.
+    """Return the loss by learning rate, raw and smoothed, with rates marked by name.
 
     curve: lr, loss, smoothed.
     """
@@ -172,32 +145,29 @@ def range_test(curve: pl.DataFrame, *, marks: Sequence[tuple[str, float]], subti
         base.mark_circle(color=QUIET, opacity=0.35, size=16).encode(y=y),
         base.mark_line(color=BLUE, strokeWidth=2.5).encode(y="smoothed:Q"),
     ]
-    for place, (name, lr) in enumerate(marks):
+    for number, (name, lr) in enumerate(marks):
         mark = alt.Chart(alt.Data(values=[{"lr": lr, "name": f"{name}: {lr:.2g}"}])).encode(x="lr:Q")
-        layers.append(mark.mark_rule(color=ORANGE if place == 0 else QUIET, strokeWidth=1.5, strokeDash=[4, 3]))
-        text = mark.mark_text(align="left", dx=5, baseline="top", color=INK if place == 0 else QUIET, fontSize=12)
-        layers.append(text.encode(text="name:N", y=alt.value(2 + 18 * place)))
+        layers.append(mark.mark_rule(color=ORANGE if number == 0 else QUIET, strokeWidth=1.5, strokeDash=[4, 3]))
+        text = mark.mark_text(align="left", dx=5, baseline="top", color=INK if number == 0 else QUIET, fontSize=12)
+        layers.append(text.encode(text="name:N", y=alt.value(2 + 18 * number)))
     drawn = alt.layer(*layers).properties(width=WIDTH, height=320)
     return with_data(styled(drawn, "Learning-rate range test", list(subtitle)), curve.to_dicts())
 
 
-def write_range_test(found: RangeTest, out: Path) -> Path:
+def write_range_test(test: RangeTest, out: Path) -> Path:
     """Write the chart of a range test to `out`/lr.png and return its path."""
-    suggestion = found.suggestion
-    rates = {
-        "steepest": suggestion.steepest,
-        "a tenth of the lowest": suggestion.check,
-        "lowest": suggestion.lowest,
-    }
-    marks = [(name, lr) for name, lr in rates.items() if lr is not None]
-    subtitle = [f"{found.name}, {len(found.curve)} optimiser steps, each at a higher rate. Line: smoothed."]
+    suggestion = test.suggestion
+    rates = (suggestion.steepest, suggestion.check, suggestion.lowest)
+    named = zip(("steepest", "a tenth of the lowest", "lowest"), rates, strict=True)
+    marks = [(name, lr) for name, lr in named if lr is not None]
+    subtitle = [f"{test.name}, {len(test.curve)} optimiser steps, each at a higher rate. Line: smoothed."]
     reason = suggestion.said
-    chart = range_test(found.curve, marks=marks, subtitle=[*subtitle, reason[0].upper() + reason[1:] + "."])
+    chart = range_test(test.curve, marks=marks, subtitle=[*subtitle, reason[0].upper() + reason[1:] + "."])
     (path,) = save(chart, out / "lr.png")
     return path
 
 
-def write_schedule(preview: DryRun, out: Path) -> Path:
+def write_schedule(estimate: DryRun, out: Path) -> Path:
     """Write the chart of the rates of a plan to `out`/schedule.png and return its path."""
-    (path,) = save(over_plan(*timeline(preview.steps)), out / "schedule.png")
+    (path,) = save(over_plan(*timeline(estimate.steps)), out / "schedule.png")
     return path

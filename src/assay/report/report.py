@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from assay.errors import AssayError
+from assay.files import RunFolder as RunPaths
 from assay.files import writing_below
-from assay.messages import SPLITS, plain
+from assay.messages import plain
 from assay.progress import NoProgress, Progress
-from assay.report.charts import save, write_images
-from assay.report.embedding import Setting, palette, printed
-from assay.report.sections import calibration, repairs, reproduce
+from assay.report.captions import captions, predictions_text
+from assay.report.charts import metric_title, save, write_images
+from assay.report.embedding import MapSettings, map_chart, palette
+from assay.report.errors import wrong_by_image
+from assay.report.gallery import Gallery, data_url, encode, fetch
+from assay.report.page import write_page
+from assay.report.sections import calibration, overview, repairs, reproduce
 from assay.report.sections.data import data
-from assay.report.sections.errors import label_text, prediction_text, wrong_by_image
 from assay.report.sections.explanations import explanations
-from assay.report.sections.feature_map import Mapped, for_page, mapped, neighbours
-from assay.report.sections.gallery import Gallery, Shown, fetch
+from assay.report.sections.feature_map import FeatureMap, feature_map, map_points, neighbours
 from assay.report.sections.history import history
-from assay.report.sections.overview import changes, headline
-from assay.report.sections.page import write_page
 from assay.report.sections.results import results
-from assay.report.sections.synthetic import synthetic_section
-from assay.run.folder import RunFolder, read_run
+from assay.run.folder import RunFolder, StepRecord, read_run
 from assay.run.train import REPORT
 from assay.steps.base import read_history
 
 COLOURS = 60  # of classes on the map
-ON_MAP = 2500  # images on the map at the end of a run: some 20 s, where 5,000 take a minute
+MAP_IMAGES = 2500  # at the end of a run: some 20 s, where 5,000 take a minute
+QUALITY = 88  # of the JPEG that a sheet of synthetic images becomes
 
 
 def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> None:
@@ -43,7 +44,7 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> No
         return
     try:
         with writing_below(folder):
-            path = write_report(folder, setting=Setting(n=ON_MAP), device=device, progress=progress)
+            path = write_report(folder, settings=MapSettings(n=MAP_IMAGES), device=device, progress=progress)
     except AssayError as error:
         progress.line(f"no report was written: {error}")
     else:
@@ -51,47 +52,50 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> No
 
 
 def write_charts(folder: Path) -> None:
-    """Write RUN/images: the curves of all fits on one axis, and the confusion matrix of each head."""
-    run = read_run(folder)
-    paths = [folder / "steps" / step.name / "history.csv" for step in run.steps if step.done and not step.tried]
-    histories = [read_history(path) for path in paths if path.exists()]
+    """Write RUN/figures: the curves of all fits on one axis, and the confusion matrix of each head."""
+    run, paths = read_run(folder), RunPaths(folder)
+    histories = [paths.step(step.name).history for step in run.steps if step.done and not step.tried]
     heads = ((run.metrics or {}).get("scores") or {}).get("heads", {})
-    write_images(folder / "figures", histories, heads, run.samples.space)
+    write_images(paths.charts, [read_history(path) for path in histories if path.exists()], heads, run.samples.space)
 
 
 def write_report(
-    folder: Path, *, setting: Setting | None = None, device: str = "cpu", progress: Progress | None = None
+    folder: Path, *, settings: MapSettings | None = None, device: str = "cpu", progress: Progress | None = None
 ) -> Path:
     """Write RUN/report.html, and RUN/figures/map.png where a map can be drawn, of a run in any state.
 
-    Only the run folder is read, and an image itself where the cache no longer has it. `setting` is that of the map.
+    Only the run folder is read, and an image itself where the cache no longer has it. `settings` are those of the map.
     Raises RunError where the folder is no run; SpaceError.
     """
     run, gallery = read_run(folder), Gallery()
-    found = mapped(run, setting or Setting(), progress or NoProgress(), device=device)
+    drawn = feature_map(run, settings or MapSettings(), progress or NoProgress(), device=device)
+    drawn_map = None if isinstance(drawn, str) else drawn
+    nearest = neighbours(drawn_map) if drawn_map else []
+    finished = [step for step in run.steps if step.done and not step.tried]
     parts: dict[str, Any] = {
-        "top": headline(run, gallery),
-        "changes": changes(run),
+        "run": run,
+        "overview": overview.headline(run, gallery),
+        "changes": overview.changes(run),
         "data": data(run, gallery),
         "history": history(run),
         "results": results(run, gallery),
-        "certainty": calibration.calibration_section(run),
+        "calibration": calibration.calibration_section(run),
         "thresholds": calibration.thresholds(run),
         "noise": repairs.noise(run, gallery),
         "edits": repairs.edits(run, gallery),
         "pseudo": repairs.pseudo_labels(run),
-        "made_up": synthetic_section(run),
+        "synthetic": [_synthetic(run, step) for step in finished if step.kind == "synthesize"],
         "networks": reproduce.networks(run),
-        "looks": explanations(run),
+        "explanations": explanations(run),
         "machine": reproduce.machine(run),
-        "again": reproduce.again(run),
-        "neighbours": [] if isinstance(found, str) else neighbours(found),
-        "map": found,
+        "reproduce": reproduce.commands(run),
+        "neighbours": nearest,
+        "map": drawn,
     }
-    points = None if isinstance(found, str) else _points(run, found, gallery)
-    shown = fetch(gallery, run)
+    points = _points(run, drawn_map, gallery) if drawn_map else None
+    thumbnails = fetch(gallery, run)
     script = {
-        "images": _captions(run, gallery, shown, found),
+        "images": captions(gallery, thumbnails, run.samples, _predictions(run, drawn_map)),
         "heads": [
             {"name": plain(h.name), "kind": h.kind, "classes": [plain(c) for c in h.classes]} for h in run.samples.space
         ],
@@ -99,76 +103,71 @@ def write_report(
         "map": points,
         "palette": palette(COLOURS),
     }
-    if not isinstance(found, str):
-        _print_map(run, found)
-    return write_page(folder / REPORT, "page.html.jinja", shown=shown, script=script, parts={"run": run, **parts})
+    if drawn_map:
+        _write_map(run, drawn_map, nearest[0]["all"])
+    return write_page(folder / REPORT, "page.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
 
 
-def _points(run: RunFolder, found: Mapped, gallery: Gallery) -> dict[str, Any]:
+def _points(run: RunFolder, drawn: FeatureMap, gallery: Gallery) -> dict[str, Any]:
     judged = run.judged
     wrong = dict(zip(judged.samples.ids, wrong_by_image(judged).tolist(), strict=True)) if judged else {}
-    return for_page(found, gallery.add(found.samples.ids), wrong, repairs.suspicion(run))
+    return map_points(drawn, gallery.add(drawn.samples.ids), wrong, repairs.suspicion(run))
 
 
-def _captions(run: RunFolder, gallery: Gallery, shown: Shown, found: Mapped | str) -> dict[str, list[Any]]:
-    """What is said of each image shown: where it is, its name, its part, its label, the model's answer."""
-    rows = {id_: row for row, id_ in enumerate(run.samples.ids)}
-    sides = run.samples.table["split"].to_list()
-    codes = run.samples.codes()
-    answers = _answers(run, found)
-    heads = list(run.samples.space)
-
-    def labels(row: int) -> str:
-        own = [(head.name, label_text(head, known, row)) for head, known in zip(heads, codes, strict=True)]
-        return _joined([(name, text) for name, text in own if text], len(heads))
-
-    order = [rows[id_] for id_ in gallery.numbers]
+def _predictions(run: RunFolder, drawn: FeatureMap | None) -> dict[str, str]:
+    """Return what the newest model predicts for the images of the map and of validation, by id."""
+    sources = []
+    if drawn and drawn.probabilities is not None:
+        sources.append((drawn.samples.ids, drawn.probabilities, drawn.thresholds))
+    if run.judged:
+        known = run.judged.predictions
+        sources.append((run.judged.samples.ids, known.probabilities, known.thresholds))
     return {
-        "place": [list(place) if place else None for place in shown.places],
-        "name": [plain(id_) for id_ in gallery.numbers],
-        "part": [SPLITS.get(sides[row] or "", "") for row in order],
-        "label": [labels(row) for row in order],
-        "answer": [f"model: {answers[id_]}" if id_ in answers else "" for id_ in gallery.numbers],
+        id_: f"model: {predictions_text(run.samples.space, probabilities, thresholds, row)}"
+        for ids, probabilities, thresholds in sources
+        for row, id_ in enumerate(ids)
     }
 
 
-def _answers(run: RunFolder, found: Mapped | str) -> dict[str, str]:
-    """What the newest model answers, in words, for the images of the map and of validation, by id."""
-    heads, slices = list(run.samples.space), run.samples.space.slices
-    answers: dict[str, str] = {}
-
-    def tell(ids: Sequence[str], probabilities: Any, thresholds: Any) -> None:
-        cuts = np.broadcast_to(thresholds, probabilities.shape)
-        for row, id_ in enumerate(ids):
-            own = [
-                (head.name, prediction_text(head, probabilities[:, columns], cuts[:, columns], row))
-                for head, columns in zip(heads, slices, strict=True)
-            ]
-            answers[id_] = _joined(own, len(heads))
-
-    if not isinstance(found, str) and found.probabilities is not None:
-        tell(found.samples.ids, found.probabilities, found.thresholds)
-    if run.judged:
-        tell(run.judged.samples.ids, run.judged.predictions.probabilities, run.judged.predictions.thresholds)
-    return answers
-
-
-def _joined(own: Sequence[tuple[str, str]], heads: int) -> str:
-    return own[0][1] if heads == 1 and own else " · ".join(f"{plain(name)}: {text}" for name, text in own)
-
-
-def _print_map(run: RunFolder, found: Mapped) -> None:
-    """The map as an image: by the first head, of tags by the first each image has."""
-    head, codes = next(iter(run.samples.space)), found.samples.codes()[0]
-    if head.kind == "multilabel":
-        codes = np.where((codes == 1).any(axis=1), (codes == 1).argmax(axis=1), -1)
-    names = [head.classes[code] if code >= 0 else "unknown" for code in codes.tolist()]
-    own = next(row for row in neighbours(found) if row["head"] == plain(head.name))
-    share = "" if own["all"] is None else f"{own['all']:.0%} of the 10 nearest images bear an image's label. "
-    setting = found.setting
+def _write_map(run: RunFolder, drawn: FeatureMap, agreement: float | None) -> None:
+    """Write the map as an image: by the first head, of tags by the first each image has."""
+    head, codes = next(iter(run.samples.space)), drawn.samples.codes()[0]
+    present = head.present(codes)
+    first = np.where(present.any(axis=1), present.argmax(axis=1), -1).tolist()
+    names = [head.classes[code] if code >= 0 else "unknown" for code in first]
+    share = "" if agreement is None else f"{agreement:.0%} of the 10 nearest images bear an image's label. "
+    settings = drawn.settings
     subtitle = [
-        f"t-SNE of {len(names):,} of {found.total:,} images, perplexity {setting.perplexity:g}, seed {setting.seed}.",
+        f"t-SNE of {len(names):,} of {drawn.total:,} images, perplexity {settings.perplexity:g}, seed {settings.seed}.",
         f"{share}Distances between groups mean nothing.",
     ]
-    chart = printed(found.places, names, title=f"Features of {plain(run.name)}", subtitle=subtitle)
-    save(chart, run.folder / "figures" / "map.png")
+    chart = map_chart(drawn.points, names, title=f"Features of {plain(run.name)}", subtitle=subtitle)
+    save(chart, RunPaths(run.folder).charts / "map.png")
+
+
+def _synthetic(run: RunFolder, step: StepRecord) -> dict[str, Any]:
+    """Return what a step that generated images made, how like real ones they are, and what they gained."""
+    samples = RunPaths(run.folder).step(step.name).samples
+    classes = step.details["classes"]
+    nearest = {name: one["nearest other class"] for name, one in classes.items()}
+    return {
+        "name": plain(step.name),
+        "count": sum(one["made"] for one in classes.values()),
+        "kept": step.details["kept"],
+        "gain": step.details.get("gain"),
+        "metric": metric_title(step.details["metric"]) if "metric" in step.details else None,
+        "beside": _sheet_url(samples / "real-and-made-up.png"),
+        "progress": _sheet_url(samples / "progress.png"),
+        "classes": [
+            {**one, "name": plain(name), "nearest": None if nearest[name] is None else plain(nearest[name])}
+            for name, one in classes.items()
+        ],
+    }
+
+
+def _sheet_url(path: Path) -> str | None:
+    """Return a sheet as a data URL, smaller than the file; None where it was deleted."""
+    if not path.exists():
+        return None
+    with Image.open(path) as sheet:
+        return data_url(encode(sheet.convert("RGB"), kind="jpeg", quality=QUALITY), "jpeg")

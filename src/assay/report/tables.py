@@ -1,4 +1,4 @@
-"""Metrics as tables for the terminal, and as plain rows for `--json`.
+"""Metrics as tables for the terminal, and as rows for notebooks.
 
 Scores come as `metrics.to_json` gives them: {"metrics": ..., "heads": {name: {"n", "metrics", "per_class"}}}.
 A function returns what rich can print; printing is the caller's.
@@ -7,12 +7,16 @@ A function returns what rich can print; printing is the caller's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.table import Table
 from rich.text import Text
 
+from assay.files import whole
 from assay.messages import MAX_CLASSES_LISTED, bare_table, number_text, plain
+from assay.metrics.intervals import Metric
 from assay.metrics.metrics import higher_is_better
 
 Scores = Mapping[str, Any]
@@ -23,37 +27,37 @@ TABLE_METRICS = ("accuracy", "micro_f1", "mean_average_precision", "macro_f1", "
 
 
 def metrics_rows(scores: Mapping[str, Scores], *, columns: Sequence[str] | None = None) -> list[Row]:
-    """A row for each baseline and step: step, n, each metric as {value, n, low, high} or None (undefined).
+    """Return a row for each baseline and step: step, n, each metric as {value, n, low, high} or None (undefined).
 
     Without `columns`: the two chief metrics that any row has; they fit 80 letters.
     """
-    shown = _columns([score["metrics"] for score in scores.values()], columns)
-    return [_row({"step": name}, score["metrics"], shown) for name, score in scores.items()]
+    names = _columns([score["metrics"] for score in scores.values()], columns)
+    return [_row({"step": name}, score["metrics"], names) for name, score in scores.items()]
 
 
 def heads_rows(scores: Scores, *, columns: Sequence[str] | None = None) -> list[Row]:
-    """A row for each head of one score: head, n and metrics, as `metrics_rows`."""
+    """Return a row for each head of one score: head, n and metrics, as `metrics_rows`."""
     heads = scores["heads"]
-    shown = _columns([head["metrics"] for head in heads.values()], columns)
-    return [_row({"head": name}, head["metrics"], shown) | {"n": head["n"]} for name, head in heads.items()]
+    names = _columns([head["metrics"] for head in heads.values()], columns)
+    return [_row({"head": name}, head["metrics"], names) | {"n": head["n"]} for name, head in heads.items()]
 
 
 def metrics_table(
     scores: Mapping[str, Scores], *, columns: Sequence[str] | None = None, title: str | None = None
 ) -> Table:
-    """Baselines and steps under one another, metrics with 95 % intervals; the best of each is bold."""
+    """Return baselines and steps under one another, metrics with 95 % intervals; the best of each is bold."""
     return _metrics_table(metrics_rows(scores, columns=columns), "step", title)
 
 
 def heads_table(scores: Scores, *, columns: Sequence[str] | None = None, title: str | None = None) -> Table:
-    """The heads of one score under one another. Values of different heads are not compared."""
+    """Return the heads of one score under one another. Values of different heads are not compared."""
     return _metrics_table(heads_rows(scores, columns=columns), "head", title, compared=False)
 
 
 def per_class_table(
     rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None, most: int = MAX_CLASSES_LISTED
 ) -> Table:
-    """`per_class` of a head; of more than `most` classes, those of lowest F1.
+    """Return `per_class` of a head; of more than `most` classes, those of lowest F1.
 
     A class that no image is of has no metrics here, though scikit-learn's convention gives it zeros.
     """
@@ -72,7 +76,7 @@ def per_class_table(
 
 
 def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None) -> Table:
-    """`by_frequency` of a head: frequent classes, those between and rare ones, by thirds and by 100 and 20 images."""
+    """Return `by_frequency` of a head: frequent, medium and rare classes, by thirds and by 100 and 20 images."""
     table = bare_table(title)
     table.add_column(Text(plain(head)), overflow="fold")
     for name in ("classes", "images each", "recall", "F1", "n"):
@@ -90,13 +94,32 @@ def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", t
     return table
 
 
-def untagged_line(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """What `baselines.without_a_tag` found, on one line."""
-    said = []
-    for head, parts in found.items():
+def untagged_line(untagged: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the shares that `baselines.without_a_tag` gives, on one line."""
+    texts = []
+    for head, parts in untagged.items():
         shares = [f"{100 * part['share']:.1f} % of {part['n']:,} in {side}" for side, part in parts.items()]
-        said.append(f"{plain(head)}: {', '.join(shares) or 'not known of any'}")
-    return f"Images without a tag, which is what the majority answers: {'; '.join(said)}"
+        texts.append(f"{plain(head)}: {', '.join(shares) or 'not known of any'}")
+    return f"Images without a tag, which is what the majority answers: {'; '.join(texts)}"
+
+
+def interval_text(metric: Metric | None, sign: str = "") -> str:
+    """Return a metric and its interval, nothing of None; with `+`, as a difference."""
+    if metric is None:
+        return ""
+    bounds = "" if metric.low is None else f" [{metric.low:{sign}.4f}, {metric.high:{sign}.4f}]"
+    return f"{metric.value:{sign}.4f}{bounds}"
+
+
+def interval_cells(prefix: str, metric: Metric | None) -> dict[str, float | None]:
+    """Return the cells of a metric in a table of values."""
+    return {f"{prefix}{name}": None if metric is None else getattr(metric, name) for name in ("value", "low", "high")}
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as CSV, whole or not at all."""
+    with whole(path) as beside:
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(beside)
 
 
 def _metrics_table(rows: Sequence[Row], first: str, title: str | None, *, compared: bool = True) -> Table:
@@ -123,17 +146,17 @@ def _cell(metric: Mapping[str, Any] | None, best: float | None) -> Text:
 
 
 def _row(start: Row, metrics: Mapping[str, Any], columns: Sequence[str]) -> Row:
-    found = {name: metrics.get(name) for name in columns}
-    return {**start, "n": max((metric["n"] for metric in metrics.values()), default=0), **found}
+    n = max((metric["n"] for metric in metrics.values()), default=0)
+    return {**start, "n": n, **{name: metrics.get(name) for name in columns}}
 
 
 def _columns(metrics: Sequence[Mapping[str, Any]], columns: Sequence[str] | None) -> list[str]:
     if columns is not None:
         return list(columns)
-    found = [name for name in TABLE_METRICS if any(name in row for row in metrics)]
-    if "accuracy" in found:
-        found = [name for name in found if name != "micro_f1"]  # of a multi-class head it is the accuracy
-    return found[:2]
+    names = [name for name in TABLE_METRICS if any(name in row for row in metrics)]
+    if "accuracy" in names:
+        names = [name for name in names if name != "micro_f1"]  # of a multi-class head it is the accuracy
+    return names[:2]
 
 
 def _best(name: str, rows: Sequence[Row]) -> float | None:
@@ -146,12 +169,6 @@ def _range(least: int, most: int) -> str:
 
 
 def _heading(name: str) -> str:
-    words = {
-        "nll": "NLL",
-        "f1": "F1",
-        "macro_f1": "macro F1",
-        "micro_f1": "micro F1",
-        "mean_average_precision": "mAP",
-    }
-    words["average_precision"] = "AP"
+    words = {"nll": "NLL", "f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1"}
+    words |= {"mean_average_precision": "mAP", "average_precision": "AP"}
     return words.get(name, name.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and where a tag should begin."""
+"""Calibration of probabilities, and thresholds of tags."""
 
 from __future__ import annotations
 
@@ -11,120 +11,117 @@ import numpy as np
 from markupsafe import Markup
 
 from assay.arrays import Bools, Doubles, Reals
+from assay.files import ModelFolder
 from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
 from assay.messages import plain
 from assay.metrics.intervals import wilson
 from assay.metrics.tallies import macro_f1, micro_f1
 from assay.report.charts import metric_title
-from assay.report.sections.drawing import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.run.folder import LabelledPredictions, RunFolder
+from assay.report.drawing import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
+from assay.run.folder import RunFolder
 
 BINS = 10
-BARS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # confidences at which answers might be taken unseen
-TRIED = np.linspace(0.01, 0.99, 99)
+CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # at which answers might be taken unchecked
+THRESHOLDS = np.linspace(0.01, 0.99, 99)
 METRICS = {"micro_f1": BLUE, "macro_f1": ORANGE}
-ALIKE = 1e-6
+EQUAL = 1e-6
 SQUARE = 280  # pixels high, about as wide
 
 
 def calibration_section(run: RunFolder) -> list[dict[str, Any]]:
-    """Of every head with validated answers: the chart of its calibration, and what holds above each confidence."""
-    found = []
-    for head, codes, probabilities, _ in _validated(run):
-        sure, right = _answers(head, codes, probabilities)
+    """Return of every head with validated answers the chart of its calibration, and what holds from a confidence up."""
+    rows = []
+    for head, codes, probabilities in _validated(run):
+        sure, right = _confidence(head, codes, probabilities)
         metrics = (run.scores or {})["heads"][head.name]["metrics"]
-        found.append(
+        rows.append(
             {
                 "name": plain(head.name),
                 "kind": head.kind,
                 "n": len(sure),
                 "error": metrics.get("calibration_error"),
-                "svg": _calibration(sure, right, of=head.kind),
-                "bars": _bars(sure, right) if head.kind == "multiclass" else [],
+                "svg": _calibration(sure, right, multiclass=head.multiclass),
+                "bars": _bars(sure, right) if head.multiclass else [],
             }
         )
-    return found
+    return rows
 
 
 def thresholds(run: RunFolder) -> list[dict[str, Any]]:
-    """Of every multi-label head with validated answers: metrics against one threshold for all its tags."""
-    chosen = _chosen(run)
-    found = []
-    for head, codes, probabilities, _ in _validated(run):
-        if head.kind == "multiclass" or not (codes == 1).any():
+    """Return of every multi-label head with validated answers its metrics against one threshold for all its tags."""
+    chosen = _model_thresholds(run)
+    rows = []
+    for head, codes, probabilities in _validated(run):
+        if head.multiclass or not (codes == 1).any():
             continue
-        own = chosen.get(head.name, np.full(head.size, 0.5))
-        single = float(np.ptp(own)) < ALIKE
-        found.append(
+        cuts = chosen.get(head.name, np.full(head.size, 0.5))
+        single = float(np.ptp(cuts)) < EQUAL
+        by_class = [] if single else zip(map(plain, head.classes), cuts.tolist(), strict=True)
+        steps = [step for step in run.steps if step.kind == "tune_thresholds" and head.name in step.details]
+        rows.append(
             {
                 "name": plain(head.name),
-                "svg": _against(codes, probabilities, own, single=single),
-                "single": float(own[0]) if single else None,
-                "by_class": []
-                if single
-                else [(plain(name), float(value)) for name, value in zip(head.classes, own, strict=True)],
-                "tuned": [
-                    {
-                        "step": plain(step.name),
-                        **step.details[head.name],
-                        "title": metric_title(step.details[head.name]["metric"]),
-                        # runs of before this was written down have no such key
-                        "kept": quoted(step.details[head.name].get("kept one half", [])),
-                    }
-                    for step in run.steps
-                    if step.kind == "tune_thresholds" and head.name in step.details
-                ],
+                "svg": _threshold_chart(codes, probabilities, cuts, single=single),
+                "single": float(cuts[0]) if single else None,
+                "by_class": list(by_class),
+                "tuned": [_tuned(step.name, step.details[head.name]) for step in steps],
             }
         )
-    return found
+    return rows
 
 
-def curve(codes: Codes, probabilities: Reals, at: Reals = TRIED) -> dict[str, Reals]:
-    """Micro and macro F1 (T,) of tags (N, K) given from each of these thresholds (T,) up."""
+def _tuned(step: str, details: dict[str, Any]) -> dict[str, Any]:
+    kept = quoted(details.get("kept one half", []))  # earlier runs have no such key
+    return {"step": plain(step), **details, "title": metric_title(details["metric"]), "kept": kept}
+
+
+def f1_by_threshold(codes: Codes, probabilities: Reals, at: Reals = THRESHOLDS) -> dict[str, Reals]:
+    """Return micro and macro F1 (T,) of tags (N, K) given from each of these thresholds (T,) up."""
     hits, given = (np.zeros((codes.shape[1], len(at))) for _ in range(2))
     for tag in range(codes.shape[1]):
-        known = codes[:, tag] >= 0
-        for out, cells in ((hits, codes[:, tag] == 1), (given, known)):
+        for out, cells in ((hits, codes[:, tag] == 1), (given, codes[:, tag] >= 0)):
             ordered = np.sort(probabilities[cells, tag])
             out[tag] = len(ordered) - np.searchsorted(ordered, at, side="left")
     support = np.repeat((codes == 1).sum(axis=0)[:, None], len(at), axis=1)
     return {"micro_f1": micro_f1(hits, given, support), "macro_f1": macro_f1(hits, given, support)}
 
 
-def _validated(run: RunFolder) -> list[tuple[Head, Codes, Any, Any]]:
-    judged: LabelledPredictions | None = run.judged
-    found = [(head, *judged.of(head)) for head in run.samples.space] if judged else []
-    return [(head, codes, *rest) for head, codes, *rest in found if head.known(codes).any()]
+def _validated(run: RunFolder) -> list[tuple[Head, Codes, Any]]:
+    if not run.judged:
+        return []
+    answers = [(head, *run.judged.of(head)[:2]) for head in run.samples.space]
+    return [answer for answer in answers if answer[0].known(answer[1]).any()]
 
 
-def _answers(head: Head, codes: Codes, probabilities: Reals) -> tuple[Doubles, Bools]:
-    """How sure each answer is, and whether it is right; of tags the probability of each, and whether it is there."""
-    if head.kind == "multiclass":
-        known = np.flatnonzero(codes >= 0)
-        return probabilities[known].max(axis=1).astype(np.float64), probabilities[known].argmax(axis=1) == codes[known]
-    return probabilities[codes >= 0].astype(np.float64), codes[codes >= 0] == 1
+def _confidence(head: Head, codes: Codes, probabilities: Reals) -> tuple[Doubles, Bools]:
+    """Return how sure each prediction is, and whether it is right; of tags the probability, and whether it is there."""
+    known = codes >= 0
+    probabilities, codes = probabilities[known], codes[known]
+    if head.multiclass:
+        return probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == codes
+    return probabilities.astype(np.float64), codes == 1
 
 
-def _calibration(sure: Reals, right: Bools, *, of: str) -> Markup:
-    """The share that is right against how sure the answers are, in ten bins, with intervals."""
-    places = np.clip((sure * BINS).astype(np.int64), 0, BINS - 1)
+def _calibration(sure: Doubles, right: Bools, *, multiclass: bool) -> Markup:
+    """Draw the share that is right against how sure the answers are, in ten bins, with intervals."""
+    bins = np.clip((sure * BINS).astype(np.int64), 0, BINS - 1)
     rows = [{"x": 0.0, "y": 0.0, "ideal": True}, {"x": 1.0, "y": 1.0, "ideal": True}]
-    for number in np.unique(places):
-        inside = places == number
+    for number in np.unique(bins):
+        inside = bins == number
         hits, n = int(right[inside].sum()), int(inside.sum())
         low, high = wilson(hits, n)
         rows.append({"x": float(sure[inside].mean()), "y": hits / n, "low": low, "high": high, "n": n, "ideal": False})
-    return inline(_calibration_drawing(of), rows)
+    return inline(_calibration_drawing(multiclass), rows)
 
 
 @cache
-def _calibration_drawing(of: str) -> Drawing:
-    whole = alt.Scale(domain=[0, 1])
-    said = "confidence of the answer" if of == "multiclass" else "probability of the tag"
-    held = "share that is right" if of == "multiclass" else "share that has it"
-    x = alt.X("x:Q", scale=whole, axis=axis(title=said, format="%", grid=False))
-    y = alt.Y("y:Q", scale=whole, axis=axis(title=held, format="%"))
+def _calibration_drawing(multiclass: bool) -> Drawing:
+    unit = alt.Scale(domain=[0, 1])
+    sure = "confidence of the answer" if multiclass else "probability of the tag"
+    right = "share that is right" if multiclass else "share that has it"
+    x = alt.X("x:Q", scale=unit, axis=axis(title=sure, format="%", grid=False))
+    y = alt.Y("y:Q", scale=unit, axis=axis(title=right, format="%"))
     ideal = base().transform_filter("datum.ideal").encode(x=x, y=y)
     bins = base().transform_filter("!datum.ideal").encode(x=x, y=y)
     layers = [
@@ -139,33 +136,24 @@ def _calibration_drawing(of: str) -> Drawing:
 
 
 def _bars(sure: Reals, right: Bools) -> list[dict[str, Any]]:
-    """What share of the images is answered at least so surely, and how many of those answers are right."""
-    found = []
-    for bar in BARS:
-        taken = sure >= bar
+    """Return what share of the images is answered at least so surely, and how many of those answers are right."""
+    rows = []
+    for confidence in CONFIDENCES:
+        taken = sure >= confidence
         n = int(taken.sum())
         if n:
             low, high = wilson(int(right[taken].sum()), n)
-            found.append(
-                {
-                    "bar": bar,
-                    "n": n,
-                    "share": n / len(sure),
-                    "value": float(right[taken].mean()),
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return found
+            value = float(right[taken].mean())
+            rows.append({"bar": confidence, "share": n / len(sure), "value": value, "low": low, "high": high})
+    return rows
 
 
-def _against(codes: Codes, probabilities: Reals, chosen: Reals, *, single: bool) -> Markup:
-    """F1 against the threshold; the chosen one as a line, or those of the tags as ticks on the axis."""
-    lines = curve(codes, probabilities)
+def _threshold_chart(codes: Codes, probabilities: Reals, chosen: Reals, *, single: bool) -> Markup:
+    """Draw F1 against the threshold; the chosen one as a line, or those of the tags as ticks on the axis."""
     rows: list[dict[str, Any]] = [
         {"x": float(at), "y": float(value), "name": name}
-        for name, values in lines.items()
-        for at, value in zip(TRIED, values, strict=True)
+        for name, values in f1_by_threshold(codes, probabilities).items()
+        for at, value in zip(THRESHOLDS, values, strict=True)
         if np.isfinite(value)
     ]
     marks = [{"x": float(value), "chosen": f"{value:.2f}"} for value in (chosen[:1] if single else chosen)]
@@ -177,26 +165,24 @@ def _threshold_drawing(single: bool) -> Drawing:
     x = alt.X("x:Q", scale=alt.Scale(domain=[0, 1]), axis=axis(title="threshold", grid=False))
     y = alt.Y("y:Q", scale=alt.Scale(zero=False, nice=True), axis=axis(title="F1", format=".2f"))
     colour = alt.Color("name:N", scale=alt.Scale(domain=list(METRICS), range=list(METRICS.values())))
-    own = base().transform_filter("datum.name != null").encode(x=x, y=y)
-    chose = base().transform_filter("datum.chosen != null").encode(x=x)
-    layers = [own.mark_line(strokeWidth=2).encode(color=colour)]
+    lines = base().transform_filter("datum.name != null").encode(x=x, y=y)
+    chosen = base().transform_filter("datum.chosen != null").encode(x=x)
+    layers = [lines.mark_line(strokeWidth=2).encode(color=colour)]
     if single:
+        text = chosen.mark_text(align="left", baseline="top", dx=5, color=INK, fontSize=11)
         layers += [
-            chose.mark_rule(color=INK, strokeDash=[4, 3]),
-            chose.mark_text(align="left", baseline="top", dx=5, color=INK, fontSize=11).encode(
-                y=alt.value(2), text="chosen:N"
-            ),
+            chosen.mark_rule(color=INK, strokeDash=[4, 3]),
+            text.encode(y=alt.value(2), text="chosen:N"),
         ]
     else:
-        layers.append(chose.mark_tick(color=INK, thickness=1.5, size=12, opacity=0.8).encode(y=alt.value(SQUARE - 6)))
+        layers.append(chosen.mark_tick(color=INK, thickness=1.5, size=12, opacity=0.8).encode(y=alt.value(SQUARE - 6)))
     return drawing(alt.layer(*layers), height=SQUARE)
 
 
-def _chosen(run: RunFolder) -> dict[str, Reals]:
-    """The thresholds (K,) of each multi-label head, as the newest model has them."""
+def _model_thresholds(run: RunFolder) -> dict[str, Reals]:
+    """Return the thresholds (K,) of each multi-label head, as the newest model has them."""
     if run.model is None:
         return {}
-    spec = json.loads((run.model / "spec.json").read_text(encoding="utf-8"))
-    return {
-        name: np.array(own["thresholds"]) for name, own in spec["deciding"].items() if own["thresholds"] is not None
-    }
+    heads = json.loads(ModelFolder(run.model).spec.read_text(encoding="utf-8"))["deciding"]
+    cuts = {name: head["thresholds"] for name, head in heads.items()}
+    return {name: np.array(values) for name, values in cuts.items() if values is not None}

@@ -8,53 +8,59 @@ import numpy as np
 
 from assay.arrays import Bools, Doubles, Ints
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, Head
 from assay.labels.split import SIDES, split_table
 from assay.messages import plain
-from assay.report.embedding import drawn
-from assay.report.sections.gallery import Gallery, Reader
+from assay.report.embedding import stratified_rows
+from assay.report.gallery import Gallery, Reader
 from assay.run.folder import RunFolder
 
-MOST = 60  # classes of a head, the rarest half and the most frequent half
+MAX_CLASSES = 60  # of a head, the rarest half and the most frequent half
 EXAMPLES = 6
+LARGE = 12  # classes of a head, up to which its examples are large
 MEASURED = 1500  # images whose light is measured
-LEAST = 3  # of a class, or nothing is said of its light
+LEAST = 3  # images of a class, or its light is left out
 TINY = 16
 GREY = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue in brightness (ITU-R BT.709)
 
 
 def data(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
-    """Counts over all images, and of every head a row a class."""
+    """Return counts over all images, and of every head a row a class."""
     samples = run.samples
-    rows, colours = _light(run)
+    rows, colours = _mean_colours(run)
     frequencies = split_table(samples).partition_by("head", as_dict=True, include_key=False)
+    parts = {side: samples.part(side) for side in SIDES}
+    sides = samples.table["split"].to_numpy()
+    train = sides == "train" if samples.table["split"].is_not_null().any() else np.ones(len(samples), np.bool_)
     heads = []
-    for head, codes in zip(samples.space, samples.codes(), strict=True):
+    for head, _, codes in samples.space.each(samples.codes()):
         counted = frequencies[(head.name,)].to_dicts()[: head.size]
         totals = np.array([sum(row[side] for side in SIDES) for row in counted])
+        present = head.present(codes)
         heads.append(
             {
                 "name": plain(head.name),
                 "kind": head.kind,
                 "size": head.size,
-                "known": {side: int(head.known(part).sum()) for side, part in _by_side(samples, codes).items()},
+                "known": {side: int(head.known(codes[sides == side]).sum()) for side in SIDES},
                 "most": max(int(totals.max(initial=0)), 1),
                 "classes": [
                     {
-                        "class": plain(head.classes[place]),
-                        **{side: counted[place][side] for side in SIDES},
-                        "all": int(totals[place]),
-                        "examples": gallery.add(_examples(samples, head, codes, place), close=head.size <= 12),
-                        **_light_of(_there(head, codes, place)[rows], colours),
+                        "class": plain(head.classes[number]),
+                        **{side: counted[number][side] for side in SIDES},
+                        "all": int(totals[number]),
+                        "examples": gallery.add(
+                            _examples(samples, present[:, number] & train), large=head.size <= LARGE
+                        ),
+                        **_light(colours[present[rows, number]]),
                     }
-                    for place in _chosen(totals)
+                    for number in _classes(totals)
                 ],
             }
         )
     return {
         "total": len(samples),
-        "sides": {side: len(samples.part(side)) for side in SIDES},
-        "unlabelled": {side: int((~samples.part(side).labelled()).sum()) for side in SIDES},
+        "sides": {side: len(part) for side, part in parts.items()},
+        "unlabelled": {side: int((~part.labelled()).sum()) for side, part in parts.items()},
         "heads": heads,
         "measured": len(rows),
         "left_out": [(plain(left.path), plain(left.reason)) for left in samples.left_out],
@@ -62,48 +68,33 @@ def data(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _light(run: RunFolder) -> tuple[Ints, Doubles]:
-    """The rows of the images measured, and their mean colours (n, 3) from 0 to 255."""
-    rows = drawn(run.samples, MEASURED, seed=0)
-    ids = [run.samples.ids[row] for row in rows.tolist()]
-    tiles, there = Reader.of(run).tiles(ids, side=TINY)
-    return rows[there], tiles.astype(np.float64).mean(axis=(1, 2)).reshape(-1, 3)
+def _mean_colours(run: RunFolder) -> tuple[Ints, Doubles]:
+    """Return the rows of the images measured, and their mean colours (n, 3) from 0 to 255."""
+    rows = stratified_rows(run.samples, MEASURED, seed=0)
+    tiles, readable = Reader.of(run).tiles([run.samples.ids[row] for row in rows.tolist()], side=TINY)
+    return rows[readable], tiles.astype(np.float64).mean(axis=(1, 2)).reshape(-1, 3)
 
 
-def _light_of(chosen: Bools, colours: Doubles) -> dict[str, Any]:
-    """Mean colour and the middle 80 % of the brightness of some images; None of too few."""
-    own = colours[chosen]
-    if len(own) < LEAST:
+def _light(colours: Doubles) -> dict[str, Any]:
+    """Return the mean colour and the middle 80 % of the brightness of some images (n, 3); None of fewer than three."""
+    if len(colours) < LEAST:
         return {"colour": None, "light": None}
-    low, middle, high = np.percentile(own @ GREY, [10, 50, 90]) / 255
-    red, green, blue = np.rint(own.mean(axis=0)).astype(int)
+    low, middle, high = np.percentile(colours @ GREY, [10, 50, 90]) / 255
+    red, green, blue = np.rint(colours.mean(axis=0)).astype(int)
     return {"colour": f"rgb({red} {green} {blue})", "light": {"low": low, "middle": middle, "high": high}}
 
 
-def _there(head: Head, codes: Codes, place: int) -> Bools:
-    found: Bools = codes == place if head.kind == "multiclass" else codes[:, place] == 1
-    return found
+def _examples(samples: Samples, chosen: Bools) -> list[str]:
+    """Return some images of those chosen (N,), evenly spread."""
+    rows = np.flatnonzero(chosen)
+    if len(rows):
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))]
+    return [samples.ids[row] for row in rows.tolist()]
 
 
-def _examples(samples: Samples, head: Head, codes: Codes, place: int) -> list[str]:
-    """Training images of a class, spread evenly over those there are."""
-    sides = samples.table["split"]
-    train = np.asarray(sides.eq_missing("train") if sides.is_not_null().any() else np.ones(len(sides), np.bool_))
-    found = np.flatnonzero(_there(head, codes, place) & train)
-    taken = (
-        found[np.unique(np.linspace(0, len(found) - 1, min(EXAMPLES, len(found))).astype(int))] if len(found) else found
-    )
-    return [samples.ids[row] for row in taken.tolist()]
-
-
-def _by_side(samples: Samples, codes: Codes) -> dict[str, Codes]:
-    sides = samples.table["split"].to_numpy()
-    return {side: codes[sides == side] for side in SIDES}
-
-
-def _chosen(totals: Ints) -> list[int]:
-    """All classes, or of many the rarest and the most frequent; in their own order."""
-    if len(totals) <= MOST:
+def _classes(totals: Ints) -> list[int]:
+    """Return all classes, or of many the rarest and the most frequent; in their order in the head."""
+    if len(totals) <= MAX_CLASSES:
         return list(range(len(totals)))
     order = np.argsort(totals, kind="stable")
-    return sorted([*order[: MOST // 2].tolist(), *order[-MOST // 2 :].tolist()])
+    return sorted([*order[: MAX_CLASSES // 2].tolist(), *order[-MAX_CLASSES // 2 :].tolist()])

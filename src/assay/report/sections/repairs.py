@@ -1,4 +1,4 @@
-"""What was found wrong with labels and what was done about it: noise, edits, pseudo-labels round by round."""
+"""Label noise and repairs: suspect labels, edits, pseudo-labels round by round."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from assay.files import RunFolder as RunPaths
 from assay.labels.edits import Edit
 from assay.labels.space import Head
 from assay.messages import plain
-from assay.report.sections.gallery import Gallery
+from assay.report.gallery import Gallery
 from assay.run.folder import RunFolder
 
-SUSPECTS = 36  # shown of each step
+SUSPECTS = 36  # of each step
 EDITS = 48
 SIDE = 30  # classes of a matrix
 COMMONEST = 6  # confusions named
@@ -21,29 +22,31 @@ CLASSES = 40  # of a round
 
 
 def noise(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
-    """Of every search for wrong labels: what it estimates, and the most suspicious labels."""
-    found = []
+    """Return of every search for wrong labels its estimates, and the most suspicious labels."""
+    searches = []
     for step in run.steps:
         table = _suspects(run, step.name)
         if table is None:
             continue
-        heads = step.details.get("heads", {})
-        found.append(
+        first = table.head(SUSPECTS)
+        numbers = gallery.add(first["image"].to_list(), large=True)
+        searches.append(
             {
                 "name": plain(step.name),
                 "count": table.height,
                 "notes": [plain(note) for note in step.details.get("notes", [])],
-                "heads": [_noise(run.samples.space[name], told) for name, told in heads.items()],
-                "suspects": [
-                    _suspect(row, number) for row, number in zip(*_imaged(table.head(SUSPECTS), gallery), strict=True)
+                "heads": [
+                    _noise(run.samples.space[name], estimate)
+                    for name, estimate in step.details.get("heads", {}).items()
                 ],
+                "suspects": [_suspect(row, number) for row, number in zip(first.to_dicts(), numbers, strict=True)],
             }
         )
-    return found
+    return searches
 
 
 def suspicion(run: RunFolder) -> dict[str, float]:
-    """How suspicious the labels of images are, 0 to 1, by the newest search; only of those suspected."""
+    """Return how suspicious the labels of images are, 0 to 1, by the newest search; only of those suspected."""
     for step in reversed(run.steps):
         table = _suspects(run, step.name)
         if table is not None:
@@ -53,14 +56,15 @@ def suspicion(run: RunFolder) -> dict[str, float]:
 
 
 def edits(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
-    """The ledger: counts by step and action, and some of each with its image."""
+    """Return the ledger: counts by step and action, and some of each with its image."""
     lines = [entry.edit for entry in run.ledger.entries]
     undone = {edit.identity for edit in run.ledger.undone()}
     all_edits = [edit for edit in lines if edit.action != "undo"]
     groups: dict[tuple[str, str], list[Edit]] = {}
     for edit in all_edits:
         groups.setdefault((edit.step, edit.action), []).append(edit)
-    there = set(run.as_read.ids)
+    ids = set(run.as_read.ids)
+    most = EDITS // min(len(groups) or 1, 4)
     return {
         "count": len(all_edits),
         "undone": len(undone),
@@ -68,70 +72,67 @@ def edits(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
             {
                 "step": plain(step),
                 "action": action,
-                "count": len(own),
-                "undone": sum(edit.identity in undone for edit in own),
-                "shown": [
-                    _edit(edit, gallery, there, edit.identity in undone)
-                    for edit in _first(own, EDITS // min(len(groups), 4))
+                "count": len(group),
+                "undone": sum(edit.identity in undone for edit in group),
+                "edits": [  # the surest first, where they have a score
+                    _edit(edit, gallery, ids, undone=edit.identity in undone)
+                    for edit in sorted(group, key=lambda edit: -(edit.score or 0.0))[:most]
                 ],
             }
-            for (step, action), own in groups.items()
+            for (step, action), group in groups.items()
         ],
     }
 
 
 def pseudo_labels(run: RunFolder) -> list[dict[str, Any]]:
-    """Of every round and head: how many of the unknown labels were given, by class, and what changed."""
+    """Return of every round and head how many of the unknown labels were given, by class, and what changed."""
     return [
-        {"name": plain(step.name), "heads": [_given(name, told) for name, told in step.details.items()]}
+        {"name": plain(step.name), "heads": [_pseudo_labels(name, details) for name, details in step.details.items()]}
         for step in run.steps
         if step.kind == "pseudo_label" and step.done
     ]
 
 
-def _given(head: str, told: dict[str, Any]) -> dict[str, Any]:
-    counted = sorted(told["kept by class"].items(), key=lambda row: -row[1])
+def _pseudo_labels(head: str, details: dict[str, Any]) -> dict[str, Any]:
+    ranked = sorted(details["kept by class"].items(), key=lambda row: -row[1])
     return {
+        **{name: details[name] for name in ("kept", "unknown", "changed")},
         "name": plain(head),
-        "kept": told["kept"],
-        "unknown": told["unknown"],
-        "confidence": told["mean confidence"],
-        "changed": told["changed"],
-        "notes": [plain(note) for note in told["notes"]],
-        "most": max([1, *told["kept by class"].values()]),
-        "classes": [(plain(name), count) for name, count in counted if count][:CLASSES],
+        "confidence": details["mean confidence"],
+        "notes": [plain(note) for note in details["notes"]],
+        "most": max([1, *details["kept by class"].values()]),
+        "classes": [(plain(name), count) for name, count in ranked if count][:CLASSES],
     }
 
 
 def _suspects(run: RunFolder, step: str) -> pl.DataFrame | None:
-    path = run.folder / "steps" / step / "suspects.csv"
+    path = RunPaths(run.folder).step(step).suspects
     if not path.exists():
         return None
     texts = dict.fromkeys(("image", "head", "class", "given", "suggested", "done"), pl.String)
     return pl.read_csv(path, schema_overrides=texts | {"quality": pl.Float64, "confidence": pl.Float64})
 
 
-def _noise(head: Head, told: dict[str, Any]) -> dict[str, Any]:
-    """The estimate for one head: rates, and matrices where classes exclude one another and are not too many."""
-    counts = np.array(told["counts"])
-    matrices = head.kind == "multiclass" and head.size <= SIDE
+def _noise(head: Head, estimate: dict[str, Any]) -> dict[str, Any]:
+    """Return the estimate for one head: rates, and matrices of a multi-class head of not too many classes."""
+    counts = np.array(estimate["counts"])
+    matrices = head.multiclass and head.size <= SIDE
     return {
         "name": plain(head.name),
-        "kind": head.kind,
-        "n": told["n"],
-        "suspects": told["suspects"],
-        "rate": told["noise_rate"],
-        "agreement": told.get("agreement"),
-        "unjudged": [plain(name) for name in told["unjudged"]],
-        "rates": [(plain(name), rate) for name, rate in sorted(told["noise_rates"].items(), key=lambda rate: -rate[1])],
+        "n": estimate["n"],
+        "rate": estimate["noise_rate"],
+        "unjudged": [plain(name) for name in estimate["unjudged"]],
+        "rates": [
+            (plain(name), rate) for name, rate in sorted(estimate["noise_rates"].items(), key=lambda rate: -rate[1])
+        ],
         "classes": [plain(name) for name in head.classes] if matrices else [],
         "joint": counts.tolist() if matrices else [],
-        "noise_matrix": told["noise_matrix"] if matrices else [],
-        "commonest": _commonest(head, counts, told["n"]) if head.kind == "multiclass" else [],
+        "noise_matrix": estimate["noise_matrix"] if matrices else [],
+        "commonest": _commonest(head, counts) if head.multiclass else [],
     }
 
 
-def _commonest(head: Head, counts: Any, n: int) -> list[dict[str, Any]]:
+def _commonest(head: Head, counts: Any) -> list[dict[str, Any]]:
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:COMMONEST]
     return [
@@ -139,50 +140,39 @@ def _commonest(head: Head, counts: Any, n: int) -> list[dict[str, Any]]:
             "given": plain(head.classes[row]),
             "true": plain(head.classes[column]),
             "count": int(wrong[row, column]),
-            "share": wrong[row, column] / n,
         }
         for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[row, column]
     ]
 
 
-def _imaged(table: pl.DataFrame, gallery: Gallery) -> tuple[list[dict[str, Any]], list[int]]:
-    return table.to_dicts(), gallery.add(table["image"].to_list(), close=True)
-
-
 def _suspect(row: dict[str, Any], number: int) -> dict[str, Any]:
     tag = plain(row["class"] or "")
-    given, suggested = (_labelled(tag, row[side]) for side in ("given", "suggested"))
     return {
         "image": number,
-        "given": given,
-        "suggested": suggested,
+        "given": _label(tag, row["given"]),
+        "suggested": _label(tag, row["suggested"]),
         "quality": row["quality"],
         "done": plain(row["done"] or ""),
     }
 
 
-def _edit(edit: Edit, gallery: Gallery, there: set[str], undone: bool) -> dict[str, Any]:
+def _edit(edit: Edit, gallery: Gallery, ids: set[str], *, undone: bool) -> dict[str, Any]:
     tag = plain(edit.tag or "") if edit.action != "add" else ""
     return {
-        "image": gallery.add([edit.id])[0] if edit.id in there else None,
+        "image": gallery.add([edit.id])[0] if edit.id in ids else None,
         "name": plain(edit.id),
         "head": plain(edit.head),
-        "old": _labelled(tag, edit.old),
-        "new": _labelled(tag, edit.new) if edit.action != "drop" else "no label",
+        "old": _label(tag, edit.old),
+        "new": _label(tag, edit.new) if edit.action != "drop" else "no label",
         "score": edit.score,
         "reason": plain(edit.reason),
         "undone": undone,
     }
 
 
-def _labelled(tag: str, value: str | None) -> str:
-    """A label in words; of a tag whether it is there."""
+def _label(tag: str, value: str | None) -> str:
+    """Return a label as text; of a tag whether an image has it."""
     if value is None:
         return "unknown"
     return plain(value) if not tag else tag if value == "1" else f"no {tag}" if value == "0" else plain(value)
-
-
-def _first(own: list[Edit], most: int) -> list[Edit]:
-    """Those to show: the surest first, where they have a score."""
-    return sorted(own, key=lambda edit: -(edit.score or 0.0))[:most]

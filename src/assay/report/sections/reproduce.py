@@ -1,4 +1,4 @@
-"""How the run was made, and how to make it again: network, hardware, speed, plan, versions."""
+"""Network, hardware, speed, plan and versions, by which a run can be repeated."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from assay.run.folder import RunFolder
 
 
 def networks(run: RunFolder) -> list[dict[str, Any]]:
-    """Of every network of the newest model what it is for, where there are several, its stages and their parameters."""
+    """Return every network of the newest model: its role, where there are several, its stages and their parameters."""
     if run.model is None:
         return []
     model = load_model(run.model)
-    return [_network(saved, role) for saved, role in zip(model.networks, _roles(model), strict=True)]
+    return [_network(network, role) for network, role in zip(model.networks, _roles(model), strict=True)]
 
 
 def learner(run: RunFolder) -> str:
-    """What the newest model is, in words."""
+    """Return what the newest model is, as text."""
     model = load_model(run.model) if run.model else None
     if not isinstance(model, Ensemble):
         return "A network"
@@ -31,39 +31,39 @@ def learner(run: RunFolder) -> str:
 
 
 def _roles(model: Model) -> list[str]:
-    """What each network of a model is in it: which member and its weight, or the question that it answers."""
+    """Return the role of each network of a model: which member and its weight, or the question that it answers."""
     if isinstance(model, TrainedModel):
         return [""]
     joining, count = model.joining, len(model.members)
     if isinstance(joining, Tree):
-        said = [f"tells apart {either(node.names)}" for node in joining.root.nodes()]
+        roles = [f"tells apart {either(node.names)}" for node in joining.root.nodes()]
     else:
-        said = [f"member {number} of {count}" for number in range(1, count + 1)]
+        roles = [f"member {number} of {count}" for number in range(1, count + 1)]
         if isinstance(joining, MeanCombiner):
-            said = [f"{text}, weight {weight:.2f}" for text, weight in zip(said, joining.weights, strict=True)]
-    return [text for text, member in zip(said, model.members, strict=True) for _ in member.model.networks]
+            roles = [f"{text}, weight {weight:.2f}" for text, weight in zip(roles, joining.weights, strict=True)]
+    return [text for text, member in zip(roles, model.members, strict=True) for _ in member.model.networks]
 
 
-def _network(saved: TrainedModel, role: str) -> dict[str, Any]:
-    backbone = saved.classifier.backbone
+def _network(network: TrainedModel, role: str) -> dict[str, Any]:
+    backbone = network.classifier.backbone
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
-    counted = [(plain(stage.name), sum(sizes[name] for name in stage.parameters)) for stage in stages(backbone)]
-    counted.append(("head", sum(parameter.numel() for parameter in saved.classifier.head.parameters())))
+    counts = [(plain(stage.name), sum(sizes[name] for name in stage.parameters)) for stage in stages(backbone)]
+    counts.append(("head", sum(parameter.numel() for parameter in network.classifier.head.parameters())))
     return {
         "role": role,
-        "backbone": plain(saved.classifier.backbone_name),
-        "size": saved.size,
-        "features": saved.classifier.feature_count,
-        "hidden": list(saved.classifier.hidden),
-        "parameters": sum(count for _, count in counted),
-        "most": max(count for _, count in counted),
-        "stages": counted,
-        "trained_on": len(saved.trained_on),
+        "backbone": plain(network.classifier.backbone_name),
+        "size": network.size,
+        "features": network.classifier.feature_count,
+        "hidden": list(network.classifier.hidden),
+        "parameters": sum(count for _, count in counts),
+        "most": max(count for _, count in counts),
+        "stages": counts,
+        "trained_on": len(network.trained_on),
     }
 
 
 def machine(run: RunFolder) -> dict[str, Any]:
-    """What was chosen by timing, and how fast each step went."""
+    """Return what was chosen by timing, and how fast each step went."""
     return {
         "choices": [
             {
@@ -90,11 +90,10 @@ def machine(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def again(run: RunFolder) -> dict[str, Any]:
-    """The commands and numbers that lead here again."""
+def commands(run: RunFolder) -> dict[str, Any]:
+    """Return what the commands need that make the run again."""
     return {
         "plan": run.plan_text,
-        "folder": plain(str(run.folder)),
         "quoted": plain(shlex.quote(str(run.folder))),
         "seed": run.plan.get("seed", 0),
         "split_seed": ((run.plan.get("data") or {}).get("split") or {}).get("seed"),

@@ -1,4 +1,4 @@
-"""Where the answers are right and wrong: by class, who is taken for whom, the wrongest and the least certain."""
+"""Where the predictions are right and wrong: by class, confusion, the worst errors and the least certain."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from assay.arrays import Ints
 from assay.labels.space import Head
 from assay.messages import plain
 from assay.metrics.intervals import wilson
-from assay.report.sections.errors import OUTCOMES, JudgedImage, cells, least_certain, worst_errors
-from assay.report.sections.gallery import Gallery
+from assay.report.errors import OUTCOMES, PredictedImage, cells, least_certain, worst_errors
+from assay.report.gallery import Gallery
 from assay.run.folder import LabelledPredictions, RunFolder
 
 ROWS = 200  # classes of a table
 SIDE = 40  # classes of a matrix
 IN_CELL = 36  # images of a cell
-LOOKED_AT = 24  # wrongest and least certain images of a head
+IN_GALLERY = 24  # worst errors and least certain images of a head
 ALL_CELLS = 9000  # images of all cells of a page; no more are added then
+RIGHT_OUTCOMES = (0, 3)
 
 
 def results(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
-    """Of every head with validated answers: its table, its matrix, its images."""
+    """Return of every head with validated answers its table, its matrix, its images."""
     if run.judged is None or run.scores is None:
         return []
     heads = []
@@ -40,18 +41,18 @@ def results(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
                 "metrics": score["metrics"],
                 **_by_class(score["per_class"]),
                 "frequency": [row for row in score["by_frequency"] if row["rule"] == "thirds" and row["metrics"]],
-                "wrongest": _looked_at(worst_errors(run.judged, head, LOOKED_AT), gallery),
-                "least_certain": _looked_at(least_certain(run.judged, head, LOOKED_AT), gallery),
+                "worst_errors": _images(worst_errors(run.judged, head, IN_GALLERY), gallery),
+                "least_certain": _images(least_certain(run.judged, head, IN_GALLERY), gallery),
             }
         )
-    for found in heads:
-        head = run.samples.space.heads[int(found["id"][1:])]
-        found["matrix"] = _matrix(run.judged, head, gallery)
+    for section in heads:  # after the galleries, whose images come first where a page is full
+        head = run.samples.space.heads[int(section["id"][1:])]
+        section["matrix"] = _matrix(run.judged, head, gallery)
     return heads
 
 
 def _by_class(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The rows of the table, of many classes the worst, and how many are left out."""
+    """Return the rows of the table, of many classes the worst, and how many are left out."""
     kept = rows if len(rows) <= ROWS else sorted(rows, key=lambda row: (row["support"] == 0, row["f1"]))[:ROWS]
     classes = [
         {
@@ -61,75 +62,65 @@ def _by_class(rows: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for row in kept
     ]
-    return {"classes": classes, "not_shown": len(rows) - len(kept)}
+    return {"classes": classes, "left_out": len(rows) - len(kept)}
 
 
-def _matrix(judged: LabelledPredictions, head: Head, gallery: Gallery) -> dict[str, Any]:
-    """Rows of cells: count, share of the row, and whether it is right; the images of each cell by "row,column"."""
-    found = cells(judged, head)
-    ids = judged.samples.ids
-    columns = head.size if head.kind == "multiclass" else len(OUTCOMES)
-    counts = np.zeros((head.size, columns), np.int64)
-    for (row, column), images in found.items():
-        counts[row, column] = len(images)
-    shown = _most_mistaken(counts, head)
-    across = shown if head.kind == "multiclass" else list(range(columns))
-    shown_in: dict[str, list[int]] = {}
-    for row in shown:
+def _matrix(labelled: LabelledPredictions, head: Head, gallery: Gallery) -> dict[str, Any]:
+    """Return rows of cells: count, share of the row, and whether it is right; and images of each by "row,column"."""
+    rows_of = cells(labelled, head)
+    ids = labelled.samples.ids
+    names = head.classes if head.multiclass else OUTCOMES
+    counts = np.zeros((head.size, len(names)), np.int64)
+    for cell, rows in rows_of.items():
+        counts[cell] = len(rows)
+    down = _most_mistaken(counts, head)
+    across = down if head.multiclass else list(range(len(names)))
+    images: dict[str, list[int]] = {}
+    for row in down:
         for column in across:
-            own = found.get((row, column))
-            if own is not None:
-                shown_in[f"{row},{column}"] = gallery.add(
-                    id_ for id_ in (ids[place] for place in own[:IN_CELL].tolist()) if _room(gallery, id_)
-                )
-    totals = counts.sum(axis=1)
+            if (row, column) in rows_of:
+                chosen = (ids[index] for index in rows_of[row, column][:IN_CELL].tolist())
+                images[f"{row},{column}"] = gallery.add(id_ for id_ in chosen if _room(gallery, id_))
     return {
         "rows": [
             {
                 "class": plain(head.classes[row]),
                 "number": row,
-                "total": int(totals[row]),
-                "cells": [_cell(counts, head, row, column, int(totals[row])) for column in across],
+                "cells": [_cell(counts[row], column, right=_is_right(head, row, column)) for column in across],
             }
-            for row in shown
+            for row in down
         ],
-        "columns": [
-            plain(head.classes[column]) if head.kind == "multiclass" else OUTCOMES[column] for column in across
-        ],
-        "hidden": head.size - len(shown),
-        "images": shown_in,
+        "columns": [plain(names[column]) for column in across],
+        "hidden": head.size - len(down),
+        "images": images,
     }
 
 
-def _cell(counts: Ints, head: Head, row: int, column: int, total: int) -> dict[str, Any]:
-    right = row == column if head.kind == "multiclass" else column in (0, 3)
-    count = int(counts[row, column])
+def _is_right(head: Head, row: int, column: int) -> bool:
+    return row == column if head.multiclass else column in RIGHT_OUTCOMES
+
+
+def _cell(row: Ints, column: int, *, right: bool) -> dict[str, Any]:
+    count, total = int(row[column]), int(row.sum())
     return {"column": column, "count": count, "share": count / total if total else 0.0, "right": right}
 
 
 def _most_mistaken(counts: Ints, head: Head) -> list[int]:
-    """All classes, or those in the most mistakes; in their own order."""
+    """Return all classes, or those in the most mistakes; in their order in the head."""
     if head.size <= SIDE:
         return list(range(head.size))
-    wrong = (
-        counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
-        if head.kind == "multiclass"
-        else counts[:, 1:3].sum(axis=1)
-    )
+    if head.multiclass:
+        wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    else:
+        wrong = counts[:, 1:3].sum(axis=1)
     return sorted(np.argsort(-wrong, kind="stable")[:SIDE].tolist())
 
 
-def _looked_at(answers: list[JudgedImage], gallery: Gallery) -> list[dict[str, Any]]:
-    numbers = gallery.add((answer.id for answer in answers), close=True)
+def _images(images: list[PredictedImage], gallery: Gallery) -> list[dict[str, Any]]:
+    numbers = gallery.add((image.id for image in images), large=True)
     return [
-        {
-            "image": number,
-            "known": answer.known,
-            "said": answer.said,
-            "probability": answer.probability,
-            "own": answer.own,
-        }
-        for number, answer in zip(numbers, answers, strict=True)
+        {"image": number, "label": image.label, "prediction": image.prediction, "probability": image.probability}
+        for number, image in zip(numbers, images, strict=True)
     ]
 
 

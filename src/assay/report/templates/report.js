@@ -5,32 +5,32 @@
   const data = JSON.parse(one("#page-data").textContent);
   const images = data.images;
   const element = (name, className, text) => {
-    const made = document.createElement(name);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text; // never as HTML
-    return made;
+    const node = document.createElement(name);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text; // never as HTML
+    return node;
   };
 
   // An image is a tile of a sheet: where it lies in an element of any size.
   const dress = (node, number) => {
-    const place = images.place[number];
-    all_sheets.forEach((name) => node.classList.remove(name));
-    node.textContent = place ? "" : "no longer there";
+    const tile = images.tile[number];
+    sheetClasses.forEach((name) => node.classList.remove(name));
+    node.textContent = tile ? "" : "no longer there";
     node.style.backgroundPosition = "";
-    if (!place) return node;
-    const [side, columns, rows] = data.sheets[place[0]];
-    const row = Math.floor(place[1] / columns), column = place[1] % columns;
-    node.classList.add("s" + place[0]);
+    if (!tile) return node;
+    const [side, columns, rows] = data.sheets[tile[0]];
+    const row = Math.floor(tile[1] / columns), column = tile[1] % columns;
+    node.classList.add("s" + tile[0]);
     node.style.backgroundPosition = `${100 * column / Math.max(columns - 1, 1)}% ${100 * row / Math.max(rows - 1, 1)}%`;
     return node;
   };
-  const all_sheets = data.sheets.map((_, number) => "s" + number);
+  const sheetClasses = data.sheets.map((_, number) => "s" + number);
   const thumbnail = (number) => {
-    const made = element("button", "pic" + (images.place[number] ? "" : " gone"));
-    made.type = "button";
-    made.dataset.p = number;
-    made.setAttribute("aria-label", images.name[number]);
-    return dress(made, number);
+    const node = element("button", "pic" + (images.tile[number] ? "" : " gone"));
+    node.type = "button";
+    node.dataset.p = number;
+    node.setAttribute("aria-label", images.name[number]);
+    return dress(node, number);
   };
 
   // The card that shows one image closely.
@@ -38,8 +38,8 @@
   const show = (number, x, y) => {
     dress(one(".face", peek), number);
     one(".label", peek).textContent = images.label[number] || "label unknown";
-    one(".answer", peek).textContent = images.answer[number];
-    one(".part", peek).textContent = images.part[number] + (images.part[number] === "training" && images.answer[number] ? ", learnt from" : "");
+    one(".prediction", peek).textContent = images.prediction[number];
+    one(".part", peek).textContent = images.part[number] + (images.part[number] === "training" && images.prediction[number] ? ", learnt from" : "");
     one(".name", peek).textContent = images.name[number];
     peek.dataset.p = number;
     peek.hidden = false;
@@ -50,10 +50,10 @@
   };
   const hide = () => { peek.hidden = true; };
   const over = (event) => {
-    const own = event.target.closest && event.target.closest("[data-p]");
-    if (!own || own === peek) return;
-    const box = own.getBoundingClientRect();
-    show(Number(own.dataset.p), box.right - 12, box.top + box.height / 2);
+    const node = event.target.closest && event.target.closest("[data-p]");
+    if (!node || node === peek) return;
+    const box = node.getBoundingClientRect();
+    show(Number(node.dataset.p), box.right - 12, box.top + box.height / 2);
   };
   document.addEventListener("mouseover", over);
   document.addEventListener("focusin", over);
@@ -95,13 +95,13 @@
 
   // The contents say where one is.
   const links = new Map(all("nav a").map((link) => [link.getAttribute("href").slice(1), link]));
-  const seen = new IntersectionObserver((entries) => entries.forEach((entry) => {
+  const observer = new IntersectionObserver((entries) => entries.forEach((entry) => {
     if (!entry.isIntersecting) return;
     links.forEach((link) => link.classList.remove("here"));
     const link = links.get(entry.target.id);
     if (link) link.classList.add("here");
   }), { rootMargin: "-20% 0px -70% 0px" });
-  all("section").forEach((section) => seen.observe(section));
+  all("section").forEach((section) => observer.observe(section));
 
   const canvas = one("#map-canvas");
   if (canvas && data.map) drawMap(canvas, data.map);
@@ -127,7 +127,7 @@
     add("origin of the label", map.origin, ["unknown", "given", "pseudo", "corrected", "synthetic"], ["--line", "--blue", "--orange", "--green", "--red"]);
     add("part", map.split, ["training", "validation", "test"], ["--line", "--blue", "--orange"]);
     if (map.suspicion) ways.push({ title: "suspicion", scale: map.suspicion, low: "not suspected", high: "label very unlikely" });
-    ways.push({ title: "neighbours that disagree", scale: map.apart, low: "all neighbours bear its label", high: "none does" });
+    ways.push({ title: "neighbours that disagree", scale: map.disagreement, low: "all neighbours bear its label", high: "none does" });
     ways.forEach((way, number) => { const option = element("option", "", way.title); option.value = number; select.append(option); });
 
     const first = (group) => Array.isArray(group) ? (group.length ? group[0] : -1) : group;
@@ -151,7 +151,7 @@
         colours = way.groups.map((group) => first(group) < 0 ? none : cached[first(group)]);
         keys = way.groups.map(first);
         const sizes = new Map();
-        way.groups.forEach((group) => [].concat(group).forEach((own) => sizes.set(own, (sizes.get(own) || 0) + 1)));
+        way.groups.forEach((group) => [].concat(group).forEach((one) => sizes.set(one, (sizes.get(one) || 0) + 1)));
         [...sizes].filter(([group]) => group >= 0).sort((a, b) => sizes.size > 40 ? b[1] - a[1] : a[0] - b[0]).slice(0, 120).forEach(([group, size]) => {
           const button = element("button"), dot = element("i");
           button.type = "button";
@@ -179,7 +179,7 @@
       const ratio = devicePixelRatio || 1;
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       context.clearRect(0, 0, width, height);
-      const inside = [], card = css("--card");
+      const inside = [];
       for (const point of sorted) {
         const [x, y] = toScreen(point);
         if (x > -40 && x < width + 40 && y > -40 && y < height + 40) inside.push([point, x, y]);
@@ -189,12 +189,12 @@
       for (const [point, x, y] of inside) {
         context.globalAlpha = dimmed(point) ? 0.12 : 0.88;
         context.fillStyle = colours[point];
-        const place = faces ? images.place[map.image[point]] : null;
-        if (place && sheetImages[place[0]].complete) {
-          const [side, columns] = data.sheets[place[0]];
+        const tile = faces ? images.tile[map.image[point]] : null;
+        if (tile && sheetImages[tile[0]].complete) {
+          const [side, columns] = data.sheets[tile[0]];
           context.globalAlpha = dimmed(point) ? 0.15 : 1;
           context.fillRect(x - size / 2 - 2, y - size / 2 - 2, size + 4, size + 4);
-          context.drawImage(sheetImages[place[0]], side * (place[1] % columns), side * Math.floor(place[1] / columns), side, side, x - size / 2, y - size / 2, size, size);
+          context.drawImage(sheetImages[tile[0]], side * (tile[1] % columns), side * Math.floor(tile[1] / columns), side, side, x - size / 2, y - size / 2, size, size);
         } else {
           context.beginPath();
           context.arc(x, y, size, 0, 7);
@@ -212,14 +212,13 @@
       }
       canvas.dataset.drawn = String(inside.length);
       context.globalAlpha = 1;
-      void card;
     }
     function resize() {
       const box = canvas.getBoundingClientRect(), ratio = devicePixelRatio || 1;
       width = box.width; height = box.height;
       canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
-      const spread = (values) => { const most = Math.max(...values), least = Math.min(...values); return [most, least]; };
-      const [right, left] = spread(map.x), [bottom, top] = spread(map.y);
+      const ends = (values) => [Math.max(...values), Math.min(...values)];
+      const [right, left] = ends(map.x), [bottom, top] = ends(map.y);
       fit = Math.min((width - 48) / Math.max(right - left, 1), (height - 48) / Math.max(bottom - top, 1));
       if (view.zoom === 1) { view.x = (right + left) / 2 - 500; view.y = (bottom + top) / 2 - 500; }
       draw();
@@ -242,7 +241,7 @@
       return best;
     }
     const at = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
-    function look(event) {
+    function peekAt(event) {
       const [x, y] = at(event), point = nearest(x, y);
       if (point !== hovered) { hovered = point; draw(); }
       if (point >= 0) show(map.image[point], event.clientX, event.clientY); else hide();
@@ -254,7 +253,7 @@
     addEventListener("pointercancel", (event) => { touches.delete(event.pointerId); });
     canvas.addEventListener("pointermove", (event) => {
       const before = touches.get(event.pointerId);
-      if (!before) { if (event.pointerType !== "touch") look(event); return; }
+      if (!before) { if (event.pointerType !== "touch") peekAt(event); return; }
       const now = [event.clientX, event.clientY], others = [...touches].filter(([id]) => id !== event.pointerId);
       if (Math.hypot(now[0] - before[0], now[1] - before[1]) < 3) return;
       moved = true;
@@ -270,7 +269,7 @@
       }
       touches.set(event.pointerId, now);
     });
-    canvas.addEventListener("click", (event) => { if (!moved) look(event); });
+    canvas.addEventListener("click", (event) => { if (!moved) peekAt(event); });
     canvas.addEventListener("mouseleave", () => { hovered = -1; hide(); draw(); });
     canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
     canvas.addEventListener("wheel", (event) => {

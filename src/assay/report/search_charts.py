@@ -9,22 +9,11 @@ from typing import Any
 
 import altair as alt
 import polars as pl
+from markupsafe import Markup
 
 from assay.messages import plain, shortened
-from assay.report.sections.drawing import (
-    BLUE,
-    GRID,
-    INK,
-    ORANGE,
-    PAPER,
-    QUIET,
-    Drawing,
-    Rows,
-    axis,
-    base,
-    drawing,
-    printed,
-)
+from assay.report import drawing as svg
+from assay.report.drawing import BLUE, GRID, INK, ORANGE, PAPER, QUIET, Drawing, Rows, axis, base, drawing
 
 LETTERS = 22  # of a value
 COLUMNS = 3
@@ -33,7 +22,7 @@ BETWEEN = 150  # pixels from one axis to the next
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of parallel coordinates: its title, and the texts along it with their places from 0 (below) to 1."""
+    """An axis of parallel coordinates: its title, and the texts along it with their heights from 0 (below) to 1."""
 
     title: str
     ticks: Sequence[tuple[float, str]]
@@ -41,10 +30,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A trial over the axes: a place on each, None where it has none, and its rank from 0 (worst) to 1."""
+    """A trial over the axes: a height on each, None where it has none, and its rank from 0 (worst) to 1."""
 
     trial: int
-    places: Sequence[float | None]
+    heights: Sequence[float | None]
     rank: float | None  # None: it came to no metric
     best: bool = False
 
@@ -56,35 +45,39 @@ class Drawn:
     made: Drawing
     rows: Rows
 
+    @property
+    def svg(self) -> Markup:
+        return svg.inline(self.made, self.rows)
+
 
 def progress(trials: Sequence[tuple[int, float, float]], *, title: str) -> Drawn:
-    """Metrics by trial, and the best so far; `trials` are (number, metric, best so far) of those that are done."""
+    """Return metrics by trial, and the best so far; `trials` are (number, metric, best so far), done."""
     x = alt.X("trial:Q", scale=alt.Scale(nice=False, padding=12), axis=axis(title="trial", format="d", tickMinStep=1))
     y = alt.Y("value:Q", scale=alt.Scale(zero=False, padding=12), axis=axis(title=title, format=".4~g"))
-    own = base().encode(x=x, y=y)
+    marks = base().encode(x=x, y=y)
     layers = [
-        own.mark_line(interpolate="step-after", color=ORANGE, strokeWidth=2).encode(y="best:Q"),
-        own.mark_circle(size=46, color=BLUE, opacity=0.85),
+        marks.mark_line(interpolate="step-after", color=ORANGE, strokeWidth=2).encode(y="best:Q"),
+        marks.mark_circle(size=46, color=BLUE, opacity=0.85),
     ]
     rows = [{"trial": number, "value": value, "best": best} for number, value, best in trials]
     return Drawn(drawing(alt.layer(*layers), width=620, height=190), rows)
 
 
 def importance(shares: Sequence[tuple[str, float]]) -> Drawn:
-    """Bars: the share of the variance of the metric that each key explains."""
+    """Return bars: the share of the variance of the metric that each key explains."""
     y = alt.Y(
         "key:N", sort=None, axis=axis(labelLimit=220, domain=False, ticks=False, labelColor=INK, labelFontSize=12)
     )
     x = alt.X("share:Q", scale=alt.Scale(domain=[0, 1]), axis=axis(format="%", tickCount=5))
-    own = base().encode(x=x, y=y)
-    number = own.mark_text(align="left", dx=6, fontSize=12, color=INK).encode(text=alt.Text("share:Q", format=".0%"))
-    chart = alt.layer(own.mark_bar(color=BLUE, height=16, cornerRadiusEnd=3), number)
-    rows = [{"key": _said(key), "share": share} for key, share in shares]
+    marks = base().encode(x=x, y=y)
+    number = marks.mark_text(align="left", dx=6, fontSize=12, color=INK).encode(text=alt.Text("share:Q", format=".0%"))
+    chart = alt.layer(marks.mark_bar(color=BLUE, height=16, cornerRadiusEnd=3), number)
+    rows = [{"key": _short(key), "share": share} for key, share in shares]
     return Drawn(drawing(chart, width=420, height=max(40, 30 * len(rows))), rows)
 
 
 def parallel(axes: Sequence[Axis], lines: Sequence[Line]) -> Drawn:
-    """A line a trial over an axis a key, the last one the metric; the best drawn last and strong."""
+    """Return a line a trial over an axis a key, the last one the metric; the best drawn last and strong."""
     domain = [-0.12, len(axes) - 1 + 0.45]
     x = alt.X("x:Q", scale=alt.Scale(domain=domain, nice=False), axis=None)
     heights = alt.Scale(domain=[-0.04, 1.16], nice=False)
@@ -108,21 +101,21 @@ def parallel(axes: Sequence[Axis], lines: Sequence[Line]) -> Drawn:
         head.mark_text(align="left", dx=-4, fontSize=12, fontWeight=600, color=INK),
     ]
     rows: list[dict[str, Any]] = []
-    for place, own in enumerate(axes):
-        rows.append({"x": place, "from": 0, "to": 1})
-        rows.append({"x": place, "y": 1.1, "head": _said(own.title)})
-        rows += [{"x": place, "y": at, "text": _said(text)} for at, text in own.ticks]
+    for number, one in enumerate(axes):
+        rows.append({"x": number, "from": 0, "to": 1})
+        rows.append({"x": number, "y": 1.1, "head": _short(one.title)})
+        rows += [{"x": number, "y": height, "text": _short(text)} for height, text in one.ticks]
     for trial in lines:
         rows += [
-            {"x": place, "y": at, "trial": trial.trial, "rank": trial.rank, "best": trial.best}
-            for place, at in enumerate(trial.places)
-            if at is not None
+            {"x": number, "y": height, "trial": trial.trial, "rank": trial.rank, "best": trial.best}
+            for number, height in enumerate(trial.heights)
+            if height is not None
         ]
     return Drawn(drawing(alt.layer(*layers), width=max(420, BETWEEN * len(axes)), height=260), rows)
 
 
 def curves(points: pl.DataFrame, groups: Sequence[str]) -> list[tuple[str, Drawn]]:
-    """A panel a group, all on the same scales: training and validation of its trials by epoch, the best trial strong.
+    """Return a panel a group, on the same scales: training and validation of its trials by epoch, the best strong.
 
     points: group (str), trial, step, x (epochs counted on), value, part (training | validation), best (bool).
     """
@@ -133,35 +126,37 @@ def curves(points: pl.DataFrame, groups: Sequence[str]) -> list[tuple[str, Drawn
     y = alt.Y("value:Q", scale=alt.Scale(domain=_reach(points["value"]), nice=False, clamp=True), axis=ticks)
     layers = []
     for part, colour in (("training", ORANGE), ("validation", BLUE)):
-        own = base().transform_filter(f"datum.part == '{part}'").encode(x=x, y=y, detail=["trial:N", "step:N"])
+        marks = base().transform_filter(f"datum.part == '{part}'").encode(x=x, y=y, detail=["trial:N", "step:N"])
         for chosen, width, dot, opacity in (("!datum.best", 1.2, 10, 0.5), ("datum.best", 3, 26, 1)):
             dots = {"size": dot, "color": colour}
-            line = own.transform_filter(chosen).mark_line(color=colour, strokeWidth=width, opacity=opacity, point=dots)
+            line = marks.transform_filter(chosen).mark_line(
+                color=colour, strokeWidth=width, opacity=opacity, point=dots
+            )
             layers.append(line)
     made = drawing(alt.layer(*layers))
-    return [(_said(group), Drawn(made, points.filter(group=group).to_dicts())) for group in groups]
+    return [(_short(group), Drawn(made, points.filter(group=group).to_dicts())) for group in groups]
 
 
 def write_png(path: Path, drawn: Drawn, *, title: str) -> Path:
-    """One chart as an image, in the colours of the page by day."""
-    return printed(path, {**drawn.made, "title": _title(title)}, {"rows": drawn.rows})
+    """Write one chart as an image, in the colours of the page by day."""
+    return svg.write_png(path, {**drawn.made, "title": _title(title)}, {"rows": drawn.rows})
 
 
 def write_panels(path: Path, panels: Sequence[tuple[str, Drawn]], *, title: str) -> Path:
-    """Several panels that are drawn alike as one image."""
+    """Write several panels that are drawn alike as one image."""
     outer = ("config", "$schema", "background", "datasets", "padding")
     parts = []
-    for place, (name, drawn) in enumerate(panels):
+    for number, (name, drawn) in enumerate(panels):
         inner = {key: value for key, value in drawn.made.items() if key not in outer}
-        parts.append({**_renamed(inner, f"rows {place}"), "title": {**_title(name), "fontSize": 13}})
+        parts.append({**_renamed(inner, f"rows {number}"), "title": {**_title(name), "fontSize": 13}})
     whole = {key: value for key, value in panels[0][1].made.items() if key in ("config", "$schema")}
     spec: Drawing = {**whole, "concat": parts, "columns": COLUMNS, "spacing": 26}
-    data = {f"rows {place}": drawn.rows for place, (_, drawn) in enumerate(panels)}
-    return printed(path, {**spec, "title": {**_title(title), "offset": 14}}, data)
+    data = {f"rows {number}": drawn.rows for number, (_, drawn) in enumerate(panels)}
+    return svg.write_png(path, {**spec, "title": {**_title(title), "offset": 14}}, data)
 
 
 def _renamed(made: Any, name: str) -> Any:
-    """A drawing, or a part of one, of the data `name` instead of `rows`."""
+    """Return a drawing, or a part of one, of the data `name` instead of `rows`."""
     if isinstance(made, dict):
         return {k: {"name": name} if k == "data" else _renamed(inside, name) for k, inside in made.items()}
     return [_renamed(inside, name) for inside in made] if isinstance(made, list) else made
@@ -172,11 +167,11 @@ def _title(text: str) -> dict[str, Any]:
 
 
 def _reach(values: pl.Series) -> list[float]:
-    """The ends of an axis: a little beyond the values, and never nothing."""
+    """Return the ends of an axis: a little beyond the values, and never the same."""
     low, high = float(values.min() or 0), float(values.max() or 0)  # type: ignore[arg-type]
     room = 0.05 * (high - low) or 0.5
     return [low - room, high + room]
 
 
-def _said(text: str) -> str:
+def _short(text: str) -> str:
     return shortened(plain(text), LETTERS)

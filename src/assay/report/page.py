@@ -19,26 +19,32 @@ from markupsafe import Markup
 from assay.files import whole
 from assay.messages import plain
 from assay.report.charts import metric_title
-from assay.report.sections.gallery import Shown
+from assay.report.gallery import Thumbnails
 
 SEAMS = re.compile(r"(?<=_)|(?<=[a-z])(?=[A-Z])")
 
 
-def write_page(path: Path, template: str, *, shown: Shown, script: Mapping[str, Any], parts: Mapping[str, Any]) -> Path:
-    """Write one HTML file that loads nothing: a template filled with `parts`, the thumbnails `shown`, and the data of
-    the script.
+NO_IMAGES: Mapping[str, Any] = {name: [] for name in ("tile", "name", "part", "label", "prediction")}
 
-    Raises SpaceError or RunError, with what was there before as it was.
+
+def write_page(
+    path: Path, template: str, *, thumbnails: Thumbnails, script: Mapping[str, Any], parts: Mapping[str, Any]
+) -> Path:
+    """Write one HTML file that loads nothing: a template filled with `parts`, thumbnails, and the data of the script.
+
+    Of the data `images`, `heads`, `cells` and `map` may be left out. Raises SpaceError or RunError, with what was
+    there before as it was.
     """
-    sheets = [[sheet.side, sheet.columns, sheet.rows] for sheet in shown.sheets]
-    text = filled(
+    sheets = [[sheet.side, sheet.columns, sheet.rows] for sheet in thumbnails.sheets]
+    data = {"images": NO_IMAGES, "heads": [], "cells": {}, "map": None, **script, "sheets": sheets}
+    text = fill(
         template,
         {
             "now": datetime.now(UTC),
-            "sheets": shown.sheets,
-            "spot": partial(_spot, shown),
+            "sheets": thumbnails.sheets,
+            "spot": partial(_spot, thumbnails),
             **parts,
-            **_script({**script, "sheets": sheets}),
+            **_script(data),
         },
     )
     with whole(path) as beside:
@@ -46,13 +52,13 @@ def write_page(path: Path, template: str, *, shown: Shown, script: Mapping[str, 
     return path
 
 
-def filled(template: str, parts: Mapping[str, Any]) -> str:
-    """A template with these parts in it, all of them escaped."""
+def fill(template: str, parts: Mapping[str, Any]) -> str:
+    """Return a template with these parts in it, all of them escaped."""
     return _environment().get_template(template).render(parts)
 
 
 def _script(value: Any) -> dict[str, Any]:
-    """The data and the script of a page, and the hash that lets this script run and no other."""
+    """Return the data and the script of a page, and the hash that lets this script run and no other."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")  # no name can end the element it stands in
@@ -72,7 +78,7 @@ def _read(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    """Templates in which all that is put in is escaped, and a name that is not there is an error."""
+    """Return the templates, in which all that is put in is escaped, and a name that is not there is an error."""
     environment = Environment(
         loader=PackageLoader("assay.report"),
         autoescape=True,
@@ -92,16 +98,16 @@ def _environment() -> Environment:
     return environment
 
 
-def _spot(shown: Shown, number: int) -> dict[str, Any] | None:
-    """Which sheet an image is on, and where, in per cent of what does not fit the element."""
-    place = shown.places[number]
-    if place is None:
+def _spot(thumbnails: Thumbnails, number: int) -> dict[str, Any] | None:
+    """Return which sheet an image is on, and where, in per cent of what does not fit the element."""
+    tile = thumbnails.tiles[number]
+    if tile is None:
         return None
-    sheet = shown.sheets[place[0]]
-    row, column = divmod(place[1], sheet.columns)
+    sheet = thumbnails.sheets[tile[0]]
+    row, column = divmod(tile[1], sheet.columns)
     across = 100 * column / max(sheet.columns - 1, 1)
     down = 100 * row / max(sheet.rows - 1, 1)
-    return {"sheet": place[0], "x": f"{across:.4g}%", "y": f"{down:.4g}%"}
+    return {"sheet": tile[0], "x": f"{across:.4g}%", "y": f"{down:.4g}%"}
 
 
 def _share(value: float | None, digits: int = 1) -> str:
@@ -113,7 +119,7 @@ def _metric(value: float | None, digits: int = 3) -> str:
 
 
 def _breaking(name: str) -> Markup:
-    """A name that may go on in the next line after an underscore, and before a capital within a word."""
+    """Return a name that may go on in the next line after an underscore, and before a capital within a word."""
     return Markup("<wbr>").join(SEAMS.split(name))  # which escapes the parts
 
 

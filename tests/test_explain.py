@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from assay import cli
-from assay.report.embedding import Setting
+from assay.report.embedding import MapSettings
 from assay.report.report import write_report
 from factories import write_images
 from test_report import rows, tags, train
@@ -22,7 +22,7 @@ FIT = "fit: {size: 64, epochs: 2, lr: 2e-3}"
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
-    folder = tmp_path_factory.mktemp("look")
+    folder = tmp_path_factory.mktemp("explain")
     return train(folder, f"folder: {colours}, split: {{val: 0.4}}", FIT)
 
 
@@ -32,10 +32,10 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def look(*arguments: object) -> list[dict]:
+def explain(*arguments: object) -> list[dict]:
     found = CliRunner().invoke(cli.app, ["explain", *map(str, arguments), "--json", "--device", "cpu"])
     assert found.exit_code == 0, found.output
-    return json.loads(found.stdout)["looks"]
+    return json.loads(found.stdout)["explanations"]
 
 
 def refused(*arguments: object) -> str:
@@ -45,7 +45,7 @@ def refused(*arguments: object) -> str:
 
 
 def page(run: Path) -> str:
-    return write_report(run, setting=Setting(n=0)).read_text(encoding="utf-8")
+    return write_report(run, settings=MapSettings(n=0)).read_text(encoding="utf-8")
 
 
 def network_section(run: Path) -> str:
@@ -53,20 +53,20 @@ def network_section(run: Path) -> str:
 
 
 def test_a_image_of_the_run_is_seen_with_its_label(run: Path) -> None:
-    (seen,) = look(run, "red/3.png", "red/3.png", "--class", "blue")
-    (answered,) = seen["answers"]
+    (record,) = explain(run, "red/3.png", "red/3.png", "--class", "blue")
+    (answered,) = record["answers"]
     assert answered["label"] == ["red"]
-    assert seen["part"] in {"training", "validation"}
-    said = {one["class"]: one["said"] for one in seen["grad-cam"]}
+    assert record["part"] in {"training", "validation"}
+    said = {one["class"]: one["reasons"] for one in record["grad-cam"]}
     assert said.keys() == {answered["given"][0], "red", "blue"}
     assert "answer" in said[answered["given"][0]]
     assert "label" in said["red"]
     assert "asked for" in said["blue"]
-    assert len(seen["features"]) == 256
-    every = [layer["name"] for layer in seen["every layer"]]
-    assert [layer["name"] for layer in seen["layers"]] == every  # six, and six are shown
-    folder = Path(seen["folder"])
-    files = {seen["file"], seen["sheet"], *(one["file"] for one in seen["grad-cam"] + seen["layers"])}
+    assert len(record["features"]) == 256
+    every = [layer["name"] for layer in record["every layer"]]
+    assert [layer["name"] for layer in record["layers"]] == every  # six, and six are shown
+    folder = Path(record["folder"])
+    files = {record["file"], record["sheet"], *(one["file"] for one in record["grad-cam"] + record["layers"])}
     assert {path.name for path in folder.iterdir()} == {*files, "explanation.json"}
     for name in files:
         with Image.open(folder / name) as image:
@@ -77,23 +77,23 @@ def test_a_image_of_the_run_is_seen_with_its_label(run: Path) -> None:
 def test_a_file_is_the_image_of_the_run_that_it_is_and_a_new_one_has_no_label(
     run: Path, colours: Path, tmp_path: Path
 ) -> None:
-    (own,) = look(run, colours / "red" / "3.png")
+    (own,) = explain(run, colours / "red" / "3.png")
     assert own["image"] == "red/3.png"
     new = tmp_path / "new one.png"
     shutil.copy(colours / "red" / "3.png", new)
-    (seen,) = look(run, new)
-    assert seen["answers"][0]["label"] is None
-    assert seen["part"] is None
-    assert seen["answers"][0]["likely"] == own["answers"][0]["likely"]
+    (record,) = explain(run, new)
+    assert record["answers"][0]["label"] is None
+    assert record["part"] is None
+    assert record["answers"][0]["likely"] == own["answers"][0]["likely"]
 
 
 @pytest.mark.parametrize("name", ["<script>&amp;'\".png", "a\nb\u202e.png", "…" * 60 + ".png", "a b.png"])
 def test_a_name_is_a_name(run: Path, colours: Path, tmp_path: Path, name: str) -> None:
     shutil.copy(colours / "red" / "3.png", tmp_path / name)
-    (seen,) = look(run, tmp_path / name, "--count", 1)
-    folder = Path(seen["folder"])
+    (record,) = explain(run, tmp_path / name, "--count", 1)
+    folder = Path(record["folder"])
     assert re.fullmatch(r"[A-Za-z0-9-]+", folder.name)
-    assert seen["image"] == str(tmp_path / name)
+    assert record["image"] == str(tmp_path / name)
     with Image.open(folder / "explanation.png") as sheet:
         assert sheet.width == 1500
     section = network_section(run)
@@ -102,57 +102,59 @@ def test_a_name_is_a_name(run: Path, colours: Path, tmp_path: Path, name: str) -
 
 
 def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(run: Path, tmp_path: Path) -> None:
-    (seen,) = look(run, "red/3.png", "--layers", "blocks.1.0,bn1", "--cam", "blocks.1.0", "--out", tmp_path / "seen")
-    assert [layer["name"] for layer in seen["layers"]] == ["blocks.1.0", "bn1"]
-    assert {cam["layer"] for cam in seen["grad-cam"]} == {"blocks.1.0"}
-    assert Path(seen["folder"]).parent == tmp_path / "seen"
+    (record,) = explain(
+        run, "red/3.png", "--layers", "blocks.1.0,bn1", "--cam", "blocks.1.0", "--out", tmp_path / "out"
+    )
+    assert [layer["name"] for layer in record["layers"]] == ["blocks.1.0", "bn1"]
+    assert {cam["layer"] for cam in record["grad-cam"]} == {"blocks.1.0"}
+    assert Path(record["folder"]).parent == tmp_path / "out"
     assert not (run / "explanations").exists()
-    (seen,) = look(run, "red/3.png", "--count", 2)
-    assert [layer["name"] for layer in seen["layers"]] == ["bn1", "bn2"]
+    (record,) = explain(run, "red/3.png", "--count", 2)
+    assert [layer["name"] for layer in record["layers"]] == ["bn1", "bn2"]
 
 
-def test_a_second_look_replaces_the_first(run: Path) -> None:
-    look(run, "red/3.png")
-    (seen,) = look(run, "red/3.png", "--count", 1)
-    assert not (Path(seen["folder"]) / "layer-2.png").exists()
+def test_a_second_explanation_replaces_the_first(run: Path) -> None:
+    explain(run, "red/3.png")
+    (record,) = explain(run, "red/3.png", "--count", 1)
+    assert not (Path(record["folder"]) / "layer-2.png").exists()
 
 
 def test_the_terminal_says_what_was_seen(run: Path) -> None:
-    (seen,) = look(run, "red/3.png")
+    (record,) = explain(run, "red/3.png")
     found = CliRunner().invoke(cli.app, ["explain", str(run), "red/3.png", "--device", "cpu"])
-    assert f"red/3.png ({seen['part']})" in found.output
-    assert seen["answers"][0]["line"] in found.output
-    for cam in seen["grad-cam"]:
+    assert f"red/3.png ({record['part']})" in found.output
+    assert record["answers"][0]["line"] in found.output
+    for cam in record["grad-cam"]:
         where = "across" if cam["hottest"] else "no place speaks for it"
         assert re.search(rf"{cam['class']} \(.*\): .*{where}.*; layer {cam['layer']}", found.output)
-    assert f"{seen['folder']}/explanation.png" in found.output
+    assert f"{record['folder']}/explanation.png" in found.output
 
 
-def test_the_report_shows_looks_and_before_any_two_of_its_own(run: Path) -> None:
+def test_the_report_shows_explanations_and_before_any_two_of_its_choice(run: Path) -> None:
     own = network_section(run)
-    assert own.count('<article class="look">') == 2
+    assert own.count('<article class="explanation">') == 2
     assert "Any image can be looked at" in own
-    look(run, "red/3.png")
+    explain(run, "red/3.png")
     section = network_section(run)
-    assert section.count('<article class="look">') == 1
+    assert section.count('<article class="explanation">') == 1
     assert "red/3.png" in section
     assert "Any image can be looked at" not in section
 
 
-def test_looks_with_an_earlier_model_are_left_out_of_the_report(run: Path) -> None:
-    (seen,) = look(run, "red/3.png")
-    path = Path(seen["folder"]) / "explanation.json"
+def test_explanations_with_an_earlier_model_are_left_out_of_the_report(run: Path) -> None:
+    (record,) = explain(run, "red/3.png")
+    path = Path(record["folder"]) / "explanation.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "another"}))
-    assert "1 look with an earlier model is left out" in network_section(run)
+    assert "1 explanation with an earlier model is left out" in network_section(run)
 
 
-def test_more_looks_than_a_page_may_hold_are_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look(run, "red/3.png", "red/4.png", "red/5.png")
+def test_more_explanations_than_a_page_may_hold_are_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain(run, "red/3.png", "red/4.png", "red/5.png")
     monkeypatch.setattr("assay.report.sections.explanations.BUDGET", 150_000)
     section = network_section(run)
-    shown = section.count('<article class="look">')
+    shown = section.count('<article class="explanation">')
     assert 0 < shown < 3
-    assert f"{3 - shown} older look" in section
+    assert f"{3 - shown} older explanation" in section
 
 
 def test_several_heads_with_tags_and_unknown_labels(plain_runs: None, tmp_path: Path) -> None:
@@ -161,19 +163,21 @@ def test_several_heads_with_tags_and_unknown_labels(plain_runs: None, tmp_path: 
     )
     heads = 'heads: {colour: {column: colour}, tags: {column: tags, separator: ";", none: "-"}}'
     run = train(tmp_path, f"{tags(tmp_path, table)}, {heads}", "probe: {size: 64}")
-    tagged, untagged, unknown = look(run, "red/2.png", "red/0.png", "red/1.png")
+    tagged, untagged, unknown = explain(run, "red/2.png", "red/0.png", "red/1.png")
     assert [answered["head"] for answered in tagged["answers"]] == ["colour", "tags"]
-    assert [seen["answers"][1]["label"] for seen in (tagged, untagged, unknown)] == [["big", "warm"], [], None]
+    assert [record["answers"][1]["label"] for record in (tagged, untagged, unknown)] == [["big", "warm"], [], None]
     assert {cam["class"] for cam in tagged["grad-cam"] if cam["head"] == "tags"} >= {"big", "warm"}
-    assert all({cam["head"] for cam in seen["grad-cam"]} == {"colour", "tags"} for seen in (tagged, untagged, unknown))
+    assert all(
+        {cam["head"] for cam in record["grad-cam"]} == {"colour", "tags"} for record in (tagged, untagged, unknown)
+    )
     assert "tags: answer" in tagged["answers"][1]["line"]
-    assert '<article class="look">' in network_section(run)
+    assert '<article class="explanation">' in network_section(run)
 
 
 def test_a_run_under_way_is_looked_at_with_its_newest_model(run: Path) -> None:
     (run / "metrics.json").unlink()
     shutil.rmtree(run / "model")
-    assert look(run, "red/3.png")[0]["answers"][0]["label"] == ["red"]
+    assert explain(run, "red/3.png")[0]["answers"][0]["label"] == ["red"]
     shutil.rmtree(run / "steps")
     assert "no step has made a model yet" in refused(run, "red/3.png")
 
@@ -181,14 +185,14 @@ def test_a_run_under_way_is_looked_at_with_its_newest_model(run: Path) -> None:
 def test_a_image_deleted_since_is_seen_as_the_cache_has_it(plain_runs: None, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", each=6)
     run = train(tmp_path, f"folder: {images}, split: {{val: 0.4}}", "probe: {size: 64}")
-    (before,) = look(run, "red/3.png")
+    (before,) = explain(run, "red/3.png")
     shutil.rmtree(images)
-    assert look(run, "red/3.png") == [before]
-    assert network_section(run).count('<article class="look">') == 1
+    assert explain(run, "red/3.png") == [before]
+    assert network_section(run).count('<article class="explanation">') == 1
     shutil.rmtree(run / "cache")
     assert "red/3.png: " in refused(run, "red/3.png")
     shutil.rmtree(run / "explanations")
-    assert '<article class="look">' not in network_section(run)
+    assert '<article class="explanation">' not in network_section(run)
 
 
 def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
@@ -206,27 +210,27 @@ def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run: Path, tmp
 ENSEMBLE = "ensemble: {members: [{steps: [{probe: {size: 64}}]}, {steps: [{probe: {size: 32}}]}]}"
 
 
-def test_of_a_ensemble_one_network_looks(plain_runs: None, tmp_path: Path, colours: Path) -> None:
+def test_of_an_ensemble_one_network_is_explained(plain_runs: None, tmp_path: Path, colours: Path) -> None:
     run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", ENSEMBLE)
     said = refused(run, "red/3.png")
     assert "is an ensemble of 2 networks" in said
     assert "1: test_efficientnet at 64 × 64 for label (blue, green, red)" in said
     assert "--member 3: there is none such" in refused(run, "red/3.png", "--member", 3)
-    (seen,) = look(run, "red/3.png", "--member", 2)
-    assert seen["network"] == "test_efficientnet at 32 × 32, network 2 of 2 of an ensemble"
-    assert seen["answers"][0]["label"] == ["red"]
+    (record,) = explain(run, "red/3.png", "--member", 2)
+    assert record["network"] == "test_efficientnet at 32 × 32, network 2 of 2 of an ensemble"
+    assert record["answers"][0]["label"] == ["red"]
     assert "network 2 of 2" in network_section(run)
     text = page(run)
     assert "An ensemble of 2 networks learnt" in text
     assert "<b>member 2 of 2, weight 0.50</b>" in text
 
 
-def test_of_a_tree_a_question_looks_whose_label_is_the_branch(plain_runs: None, tmp_path: Path, colours: Path) -> None:
+def test_of_a_tree_a_node_is_explained_by_its_branch(plain_runs: None, tmp_path: Path, colours: Path) -> None:
     tree = "ensemble: {kind: tree, tree: [red, [green, blue]], members: [{steps: [{probe: {size: 64}}]}]}"
     run = train(tmp_path, f"folder: {colours}, split: {{val: 0.4}}", tree)
     assert "2: test_efficientnet at 64 × 64 for label (green, blue)" in refused(run, "red/3.png")
     labels = {
-        (id_, member): look(run, id_, "--member", member)[0]["answers"][0]["label"]
+        (id_, member): explain(run, id_, "--member", member)[0]["answers"][0]["label"]
         for id_ in ("red/3.png", "blue/3.png")
         for member in (1, 2)
     }

@@ -1,15 +1,10 @@
-"""Files to hand in: every form, samples that are copied, and the commands that write them."""
+"""The forms of a submission, and samples that are copied."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
-import shutil
 import zipfile
-from dataclasses import fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
 
-from assay import cli
 from assay.errors import DataError
-from assay.export.submission import note_in_run, write_predictions
+from assay.export.submission import write_predictions
 from assay.export.submission_form import Form
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
-from assay.progress import NoProgress
 
 ANIMALS = LabelSpace((Head("animal", ("cat", "dog", "owl")),))
 TAGS = LabelSpace((Head("tags", ("beach", "city", "night"), "multilabel"),))
@@ -325,139 +317,3 @@ def test_an_unreadable_image_of_a_sample_is_named(out: Path) -> None:
     with pytest.raises(DataError, match=r"could not be read.*: 2 \(empty"):
         written(out, ANIMALS, like=sample(out.parent, "id,label\n1,\n2,\n"), bad="2")
     assert not out.exists()
-
-
-class Listening(NoProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-
-def test_a_run_that_cannot_be_noted_in_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
-    out, run = sample(tmp_path, "x", "x.csv"), tmp_path / "run"
-    (run / "submissions.csv").mkdir(parents=True)  # in the way, as a read-only folder is
-    progress = Listening()
-    note_in_run(run, out, images=1, form="table", progress=progress)
-    assert [("could not be noted in the run" in line, out.read_text()) for line in progress.lines] == [(True, "x")]
-
-
-def invoke(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def run(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny trained run."""
-    folder = tmp_path_factory.mktemp("handing-in")
-    (folder / "plan.yaml").write_text(
-        f"data: {{folder: {colours}}}\n"
-        "model: {backbone: test_efficientnet, weights: none}\n"
-        "hardware: {precision: fp32, layout: contiguous}\n"
-        "steps:\n  - probe: {size: 32}\n"
-    )
-    done = invoke("train", folder / "plan.yaml", "--run", folder / "run", "--device", "cpu")
-    assert done.exit_code == 0, done.output
-    return folder / "run"
-
-
-@pytest.fixture
-def here(run: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a copy of the run, and two images."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(run, "run")
-    (tmp_path / "new").mkdir()
-    for name in ("red", "blue"):
-        shutil.copy(colours / name / "0.png", tmp_path / "new" / f"{name}.png")
-    return tmp_path
-
-
-def predict(*arguments: str | Path) -> Result:
-    return invoke("predict", "run", "new", "--device", "cpu", *arguments)
-
-
-def test_each_form_from_the_command_line_and_what_the_run_notes_of_it(here: Path) -> None:
-    assert predict("--out", "a.csv", "--columns", "id=image,label", "--ids", "stem").exit_code == 0
-    labels = {row["id"]: row["label"] for row in csv.DictReader(io.StringIO((here / "a.csv").read_text()))}
-    assert list(labels) == ["blue", "red"]
-    assert predict("--out", "b.txt", "--form", "integers").exit_code == 0
-    classes = ["blue", "green", "red"]
-    assert (here / "b.txt").read_text() == "".join(f"{classes.index(label)}\n" for label in labels.values())
-    sample(here, "file,what\nred.png,\nblue.png,\n")
-    assert predict("--out", "c.zip", "--like", "sample.csv", "--inner", "answer.csv").exit_code == 0
-    with zipfile.ZipFile(here / "c.zip") as archive:
-        told = f"file,what\nred.png,{labels['red']}\nblue.png,{labels['blue']}\n"
-        assert archive.read("answer.csv").decode() == told
-
-    with open(here / "run" / "submissions.csv", newline="") as file:
-        notes = list(csv.DictReader(file))
-    assert [(Path(note["file"]).name, note["images"], note["form"]) for note in notes] == [
-        ("a.csv", "2", "table --columns id=image,label --ids stem"),
-        ("b.txt", "2", "integers"),
-        ("c.zip", "2", "table --like sample.csv --inner answer.csv"),
-    ]
-    for note in notes:
-        assert note["sha256"] == hashlib.sha256(Path(note["file"]).read_bytes()).hexdigest()
-        age = datetime.now(UTC) - datetime.fromisoformat(note["date"])
-        assert 0 <= age.total_seconds() < 600
-
-
-def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(here: Path) -> None:
-    (here / "run" / "model").rename(here / "elsewhere")
-    arguments = ["new", "--out", "x.zip", "--columns", "image,label", "--device", "cpu", "--json"]
-    done = invoke("predict", "elsewhere", *arguments)
-    assert json.loads(done.stdout) == {
-        "out": "x.zip",
-        "form": "table",
-        "member": "x.csv",
-        "columns": ["image", "label"],
-        "images": 2,
-        "unreadable": {},
-    }
-    assert sorted(path.name for path in (here / "elsewhere").iterdir()) == [
-        "learnt_from.npy",
-        "model.safetensors",
-        "spec.json",
-    ]
-    assert not (here / "run" / "submissions.csv").exists()
-
-
-def test_a_table_or_a_list_names_images_below_a_root(here: Path) -> None:
-    for name, text in (("names.csv", "image\nred.png\n"), ("names.txt", "image\nred.png\n")):
-        sample(here, text, name)
-        out = ["--out", "x.csv", "--root", "new", "--columns", "image,error", "--device", "cpu"]
-        assert invoke("predict", "run", name, *out).exit_code == 0
-        assert (here / "x.csv").read_text() == "image,error\nred.png,\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--out", "x.txt", "--form", "integers", "--top", "2"], "--top: means nothing beside --form integers"),
-        (["--out", "x.csv", "--like", "sample.csv"], "sample.csv, line 3: 'none.png'"),
-        (["--out", "x.txt"], "--form integers"),
-        (["--out", "x.csv", "--tags", "both"], "'joined', 'one-hot'"),
-    ],
-)
-def test_wrong_options_end_with_a_message_and_no_file(arguments: list[str], said: str, here: Path) -> None:
-    sample(here, "file,what\nred.png,\nnone.png,\n")
-    done = predict(*arguments)
-    assert (done.exit_code, said in done.stderr) == (2, True), done.output
-    assert not [path for path in here.iterdir() if path.name.startswith("x")]
-    assert not (here / "run" / "submissions.csv").exists()
-
-
-def test_a_damaged_image_is_named_and_no_integers_are_written(here: Path) -> None:
-    (here / "new" / "empty.png").touch()
-    done = predict("--out", "x.txt", "--form", "integers")
-    assert (done.exit_code, "1 of the images could not be read" in done.stderr and "empty.png (" in done.stderr) == (
-        2,
-        True,
-    )
-    assert not (here / "x.txt").exists()
-
-
-def test_every_option_of_the_form_is_in_the_help() -> None:
-    told = invoke("predict", "--help").stdout
-    assert [field.name for field in fields(Form) if f"--{field.name}" not in told] == []

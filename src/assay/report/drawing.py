@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 300, 150  # of a panel: three side by side on a desk, one above 
 
 
 def drawing(chart: Chart, *, width: int = WIDTH, height: int = HEIGHT) -> Drawing:
-    """A chart made ready for any data: once for many panels, since altair copies it whole for each word said of it."""
+    """Return a chart ready for any data: once for many panels, since altair copies it whole for each property set."""
     axis = {"labelColor": QUIET, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelFontSize": 11}
     axis |= {"titleColor": QUIET, "titleFontWeight": "normal", "titleFontSize": 11, "titlePadding": 6, "tickSize": 4}
     chart = chart.properties(width=width, height=height, background="transparent", padding=2).configure(
@@ -44,27 +44,26 @@ def drawing(chart: Chart, *, width: int = WIDTH, height: int = HEIGHT) -> Drawin
         axis=alt.AxisConfig(**axis),
         legend=alt.LegendConfig(disable=True),
     )
-    found: Drawing = chart.to_dict(validate=False)
-    return found
+    spec: Drawing = chart.to_dict(validate=False)
+    return spec
 
 
 def inline(made: Drawing, rows: Rows) -> Markup:
-    """A drawing of the data `rows` as an SVG element that follows the page's width and colours."""
+    """Return a drawing of the data `rows` as an SVG element that follows the page's width and colours."""
     drawn = vl_convert.vegalite_to_svg(made | {"datasets": {"rows": list(rows)}}, vl_version=VERSION)
     for colour, variable in VARIABLES.items():
         drawn = drawn.replace(colour, f"var({variable})")
     return Markup(re.sub(r'^<svg [^>]*?(width="\d+(?:\.\d+)?") (height="\d+(?:\.\d+)?")', _fluid, drawn, count=1))
 
 
-def printed(path: Path, made: Drawing, data: Mapping[str, Rows]) -> Path:
-    """A drawing of data by name as an image (PNG), in the colours that the page has by day.
+def write_png(path: Path, made: Drawing, data: Mapping[str, Rows]) -> Path:
+    """Write a drawing of data by name as a PNG, in the colours that the page has by day.
 
     Raises SpaceError or RunError.
     """
-    config = {**made.get("config", {}), "font": FONT}
     spec = {
         **made,
-        "config": config,
+        "config": {**made.get("config", {}), "font": FONT},
         "background": PAPER,
         "padding": 18,
         "datasets": {name: list(rows) for name, rows in data.items()},
@@ -80,22 +79,22 @@ def printed(path: Path, made: Drawing, data: Mapping[str, Rows]) -> Path:
 
 @cache
 def _by_day() -> dict[str, str]:
-    """The colours of the page's style sheet, as it says them first."""
+    """Return the first colour that the page's style sheet gives each variable."""
     style = files("assay.report").joinpath("templates", "report.css").read_text(encoding="utf-8")
     return dict(re.findall(r"(--\w+):(#[0-9a-f]{6})", style.split("}")[0]))
 
 
 def base() -> Chart:
-    """The start of a chart of the rows that `inline` is given."""
+    """Return a chart of the rows that `inline` is given."""
     return alt.Chart(alt.NamedData("rows"))
 
 
 def axis(**settings: Any) -> alt.Axis:
-    """An axis without a title of its own unless one is given."""
+    """Return an axis without a title unless one is given."""
     return alt.Axis(**({"title": None, "tickCount": 5} | settings))
 
 
-def _fluid(found: re.Match[str]) -> str:
-    """The element may shrink, never grow: lines and letters keep their size."""
-    width = found[1].split('"')[1]
-    return found[0].replace(found[1], f'style="width:100%;max-width:{width}px;height:auto"').replace(found[2], "")
+def _fluid(match: re.Match[str]) -> str:
+    """Return an SVG element that may shrink, never grow: lines and letters keep their size."""
+    width = match[1].split('"')[1]
+    return match[0].replace(match[1], f'style="width:100%;max-width:{width}px;height:auto"').replace(match[2], "")

@@ -1,0 +1,65 @@
+"""Options that several commands have, and the folders that they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from assay.predictions.tta import AnyTTA
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
+Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps. The best there is.")]
+TTA = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Mean over views: flips, five_crops, scales, random, or {kind: flips, ...}"),
+]
+FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+AnyRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, finished or not.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan.")
+]
+PlanRun = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Where to. runs/ and the name of the plan.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where images go. plans/ and the name of the data.")
+]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.1.fit.epochs=4"),
+]
+
+
+def default_run(source: Path) -> Path:
+    """Return runs/NAME after the data or the plan."""
+    path = source.absolute()
+    return Path("runs") / (path.resolve().name if path.is_dir() else path.stem)
+
+
+def default_images(source: Path) -> Path:
+    """Return plans/NAME after the data or the plan, for images of what is not trained yet."""
+    return Path("plans") / default_run(source).name
+
+
+def model_of(run: Path) -> Path:
+    """Return the model of a run; a model's folder that was taken elsewhere serves as well."""
+    return run if (run / "spec.json").is_file() else run / "model"
+
+
+def parse_tta(text: str | None) -> AnyTTA | None:
+    """Return the views that an option names, in YAML. Raises PlanError where there are none such."""
+    if text is None:
+        return None
+    from assay.plan.checks import Check
+    from assay.plan.problems import refuse
+    from assay.plan.yaml_lines import Document, read
+    from assay.predictions.tta import TTAOption
+
+    document = Document({"tta": read(text, "--tta", lines=False).value}, f"--tta {text}")
+    check = Check({}, TTAOption.model_json_schema)
+    option = check.settings(TTAOption, document, ())
+    if option is None:
+        raise refuse(document, check.problems)
+    return option.tta

@@ -1,0 +1,126 @@
+"""What every command does around its work: progress, one object with --json or tables and lines, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import typer
+
+from assay.commands.endings import NOTHING_WRITTEN, exit_codes
+from assay.errors import RunError
+from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from assay.run.train import Run
+
+Block: TypeAlias = "str | Table"
+"""A line, or a table."""
+
+MAX_HEADS = 6  # whose classes have a table
+
+
+@dataclass(frozen=True)
+class Output:
+    """The terminal of a command: progress while it works, then what came of it."""
+
+    progress: Progress
+    as_json: bool
+
+    def print(self, record: Any, blocks: Iterable[Block], *, width: int = 130) -> None:
+        """Print `record` as one JSON object with --json, else the blocks; nothing but in the main process.
+
+        `width` is that of tables in a file or pipe, which need not fold as on a terminal.
+        """
+        if not is_main_process():
+            return
+        if self.as_json:
+            typer.echo(json.dumps(record, indent=1, ensure_ascii=False))
+            return
+        for block in blocks:
+            if isinstance(block, str):
+                typer.echo(block)
+                continue
+            from rich.console import Console
+
+            Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else width).print(block)
+
+
+@contextmanager
+def command(
+    as_json: bool = False, *, run: Path | None = None, stopped: str = NOTHING_WRITTEN, alone: str = ""
+) -> Iterator[Output]:
+    """Run the block as a command: show its progress, turn its errors into messages and exit codes.
+
+    A fault is added to the log of `run`; `stopped` tells how to go on after Ctrl-C; `alone` is the name of a command
+    that works in one process only. Raises typer.Exit.
+    """
+    with exit_codes(run, stopped=stopped):
+        progress = progress_for(sys.stderr if as_json else sys.stdout) if is_main_process() else NoProgress()
+        try:
+            if alone and process_count(os.environ) > 1:
+                raise RunError(
+                    f"assay {alone}: it works in one process; start it without torchrun or accelerate launch."
+                )
+            yield Output(progress, as_json)
+        finally:
+            progress.close()  # before a message is printed over the bar
+
+
+def print_run(out: Output, run: Run) -> None:
+    """Print the metrics of a finished run, and how to use it."""
+    out.print({"run": str(run.folder), "metrics": run.metrics}, _run_blocks(run), width=110)
+
+
+def _run_blocks(run: Run) -> Iterator[Block]:
+    metrics = run.metrics
+    steps = {step["name"]: step["scores"] for step in _comparable_steps(metrics["steps"])}
+    yield from metric_blocks({**metrics["baselines"], **steps, "test split": metrics["test"]})
+    yield f"The run is in {run.folder}. To label images with it:\n"
+    yield f"    assay predict {shlex.quote(str(run.folder))} IMAGES --out labels.csv\n"
+
+
+def _comparable_steps(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the steps with metrics for the heads of the last one; those within another stand before it."""
+    ordered = sorted(steps, key=lambda step: (step["name"].partition("/")[0], "/" not in step["name"]))
+    scored = [step for step in ordered if "scores" in step]
+    return [step for step in scored if _classes_by_head(step) == _classes_by_head(scored[-1])]
+
+
+def _classes_by_head(step: dict[str, Any]) -> dict[str, list[str]]:
+    heads = step["scores"]["heads"]
+    return {name: [row["class"] for row in head["per_class"]] for name, head in heads.items()}
+
+
+def metric_blocks(scores: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Block]:
+    """Yield tables of scores under one another, None left out; of the last each head, and each class."""
+    from assay.report.tables import frequency_table, heads_table, metrics_table, per_class_table, untagged_line
+
+    known = {name: score for name, score in scores.items() if score is not None}
+    if not known:
+        yield "No labelled images to score on, so there are no metrics."
+        return
+    yield metrics_table(known)
+    yield from (untagged_line(score["without a tag"]) + "\n" for score in known.values() if score.get("without a tag"))
+    last = list(known)[-1]
+    heads = known[last]["heads"]
+    if len(heads) > 1:
+        yield heads_table(known[last], title=last)
+    title: str | None = f"{last}, by class"
+    for name, head in list(heads.items())[:MAX_HEADS]:
+        if head["per_class"]:
+            yield per_class_table(head["per_class"], head=name, title=title)
+            title = None
+        if head["by_frequency"]:
+            yield frequency_table(head["by_frequency"], head=name)
+    if len(heads) > MAX_HEADS:
+        yield f"The classes of the other {len(heads) - MAX_HEADS} heads are in the metrics that --json prints."

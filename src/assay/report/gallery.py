@@ -1,0 +1,176 @@
+"""The images of a page: numbered as its sections ask for them, then fetched as tiles of a few shared sheets."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from assay.arrays import Bools, Pixels
+from assay.errors import ImageError
+from assay.images.cache import Cache, find_caches
+from assay.images.decode import Resize, read_square
+from assay.run.folder import RunFolder
+
+MAX_LARGE = 420
+BUDGETS = {"large": 1_300_000, "small": 3_000_000}  # bytes; a third more in base64
+COLUMNS = 24
+TILES = 24 * 24  # of a full sheet: at 64 pixels 2.4 million pixels, which a phone can hold
+SMALL_SIDE = ((64, 70), (56, 60), (48, 55), (40, 45), (32, 35), (24, 25), (16, 20))
+LARGE_SIDE = ((112, 72), (96, 60), (80, 50), (64, 40), (48, 30), (32, 20))
+"""Sides in pixels and qualities of WebP, from the best to what thousands of the noisiest images need."""
+
+
+class Gallery:
+    """Numbers for images, in the order asked for. The first 420 of those to be large come in a larger size."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self._large: dict[int, None] = {}  # an ordered set
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def large(self) -> list[int]:
+        return list(self._large)
+
+    def add(self, ids: Iterable[str], *, large: bool = False) -> list[int]:
+        """Return the numbers of these images."""
+        numbers = [self.numbers.setdefault(id_, len(self.numbers)) for id_ in ids]
+        for number in numbers if large else ():
+            if len(self._large) < MAX_LARGE:
+                self._large[number] = None
+        return numbers
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One WebP of tiles of `side` pixels, `columns` in each of its `rows`."""
+
+    data: bytes
+    side: int
+    columns: int
+    rows: int
+
+    @property
+    def url(self) -> str:
+        return data_url(self.data)
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """The thumbnails of a gallery: sheets, and for each image (sheet, tile), None where it is no longer there."""
+
+    sheets: list[Sheet]
+    tiles: list[tuple[int, int] | None]
+
+
+def fetch(gallery: Gallery, run: RunFolder) -> Thumbnails:
+    """Return thumbnails of all images of a gallery, from the run's caches, else from the images themselves."""
+    ids = list(gallery.numbers)
+    reader = Reader.of(run)
+    tile_of: list[tuple[int, int] | None] = [None] * len(ids)
+    made: list[Sheet] = []
+    large = gallery.large
+    small = sorted(set(range(len(ids))) - set(large))
+    for numbers, options, budget in ((large, LARGE_SIDE, "large"), (small, SMALL_SIDE, "small")):
+        tiles, readable = reader.tiles([ids[number] for number in numbers], side=options[0][0])
+        for tile, row in enumerate(np.flatnonzero(readable).tolist()):
+            tile_of[numbers[row]] = (len(made) + tile // TILES, tile % TILES)
+        made += sheets(tiles, budget=BUDGETS[budget], options=options)
+    return Thumbnails(made, tile_of)
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Reads images of a run, at any small size."""
+
+    paths: dict[str, Path]
+    caches: list[Cache]
+
+    @staticmethod
+    def of(run: RunFolder) -> Reader:
+        kept = find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes)
+        paths = dict(zip(run.samples.ids, run.samples.paths, strict=True))
+        return Reader(paths, [one.cache for one in kept])
+
+    def tiles(self, ids: Sequence[str], *, side: int) -> tuple[Pixels, Bools]:
+        """Return the readable images (n, side, side, 3), and which of the `ids` (N,) these are."""
+        cache = next((one for one in self.caches if one.side >= side), self.caches[-1] if self.caches else None)
+        images = [self._read(id_, side, cache) for id_ in ids]
+        kept = [image for image in images if image is not None]
+        side = min(side, max((image.shape[0] for image in kept), default=side))
+        out = np.empty((len(kept), side, side, 3), np.uint8)
+        for row, image in enumerate(kept):
+            # Enlarged by whole pixels, so that a tiny image stays crisp.
+            pixels = np.arange(side) * image.shape[0] // side
+            out[row] = image[pixels][:, pixels]
+        return out, np.array([image is not None for image in images], dtype=np.bool_)
+
+    def _read(self, id_: str, side: int, cache: Cache | None) -> Pixels | None:
+        if cache is not None and id_ in cache.rows:
+            return shrink(np.asarray(cache.pixels[cache.rows[id_]]), side)
+        return read_thumbnail(self.paths[id_], side)
+
+
+def read_thumbnail(path: Path, side: int) -> Pixels | None:
+    """Return an image file as a small square; None where it cannot be read, deleted since or broken."""
+    try:
+        return read_square(path, side, settings=Resize(policy="crop"))
+    except ImageError:
+        return None
+
+
+def sheets(tiles: Pixels, *, budget: int, options: Sequence[tuple[int, int]] = SMALL_SIDE) -> list[Sheet]:
+    """Return tiles (N, S, S, 3) in sheets of 576 at the first of these options that takes at most `budget` bytes.
+
+    Tile n is number n % 576 of sheet n // 576, counted along the rows. The last option is taken where none fits.
+    """
+    made: list[Sheet] = []
+    for number, (side, quality) in enumerate(options):
+        last = number == len(options) - 1
+        first = _sheet(tiles[:TILES], side, quality)
+        if not last and len(first.data) * len(tiles) > 1.1 * budget * min(TILES, len(tiles)):
+            continue  # by the first sheet all of them are too much
+        rest = range(TILES, len(tiles), TILES)
+        made = [first, *(_sheet(tiles[start : start + TILES], side, quality) for start in rest)]
+        if last or sum(len(sheet.data) for sheet in made) <= budget:
+            break
+    return made if len(tiles) else []
+
+
+def shrink(image: Pixels, side: int) -> Pixels:
+    """Return a square image at `side` pixels, or as it is where it has no more: enlarging is the browser's."""
+    if image.shape[0] <= side:
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0))
+
+
+def encode(image: Pixels | Image.Image, *, quality: int, kind: str = "webp") -> bytes:
+    """Return an image as the bytes of a file."""
+    buffer = io.BytesIO()
+    drawn = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+    drawn.save(buffer, kind, quality=quality, method=3)  # of a WebP: the fourth way takes half as long again
+    return buffer.getvalue()
+
+
+def data_url(data: bytes, kind: str = "webp") -> str:
+    """Return the address that holds the bytes of an image."""
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
+
+
+def _sheet(tiles: Pixels, side: int, quality: int) -> Sheet:
+    side = min(side, tiles.shape[1]) if len(tiles) else side
+    columns = max(1, min(COLUMNS, len(tiles)))
+    rows = -(-len(tiles) // columns)
+    canvas = np.full((rows * side, columns * side, 3), 128, np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = side * (number // columns), side * (number % columns)
+        canvas[top : top + side, left : left + side] = shrink(tile, side)
+    return Sheet(encode(canvas, quality=quality) if canvas.size else b"", side, columns, rows)
