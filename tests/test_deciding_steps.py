@@ -8,53 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from scipy.special import expit
 
 import assay
 from assay.errors import DataError, PlanError
-from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel
 from assay.predictions.predict import Predictions, scores_json
+from assay.steps import calibrate, tune_thresholds
 from assay.steps.base import Context, State, StepResult
 from assay.steps.calibrate import CalibrateSettings
-from assay.steps.calibrate import run as calibrate
 from assay.steps.tune_thresholds import TuneThresholdsSettings
-from assay.steps.tune_thresholds import run as tune_thresholds
-from assay.training.devices import SingleProcess
-from conftest import Lines
+from fake_steps import after_fit, samples_of
 
 TAGS = Head("tags", ("beach", "city", "night"), "multilabel")
 SEASON = Head("season", ("summer", "winter"))
 MORE = Head("more", ("x", "y"), "multilabel")
 SPACE = LabelSpace((SEASON, TAGS, MORE))
-PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
 
 
 def samples(codes: list[np.ndarray], space: LabelSpace = SPACE) -> Samples:
     """Validation images with these labels, a blank one for which nothing is known, and one that trains."""
-    count = len(codes[0]) + 2
-    columns: dict[str, Any] = {
-        "id": [str(number) for number in range(count)],
-        "path": [str(number) for number in range(count)],
-        "split": ["val"] * (count - 1) + ["train"],
-    }
-    for head, own in zip(space, codes, strict=True):
-        names = np.array(head.classes)
-        if head.kind == "multiclass":
-            columns[f"label:{head.name}"] = [*names[own].tolist(), None, head.classes[0]]
-            continue
-        some = pl.List(pl.String)
-        present = [names[row == 1].tolist() for row in own]
-        hidden = [names[row < 0].tolist() for row in own]
-        columns[f"label:{head.name}"] = pl.Series([*present, None, []], dtype=some)
-        columns[f"unknown:{head.name}"] = pl.Series([*hidden, [], []], dtype=some)
-    return Samples(pl.DataFrame(columns), space, Path("/images"))
+    rest = [np.stack([np.full(of_head.shape[1:], value, np.int64) for value in (-1, 0)]) for of_head in codes]
+    codes = [np.concatenate(both) for both in zip(codes, rest, strict=True)]
+    return samples_of(codes, ["val"] * (len(codes[0]) - 1) + ["train"], space)
 
 
 def planted(space: LabelSpace = SPACE, *, images: int = 300) -> tuple[Samples, np.ndarray]:
@@ -73,48 +53,23 @@ def planted(space: LabelSpace = SPACE, *, images: int = 300) -> tuple[Samples, n
     return samples(codes, space), (3 * true).astype(np.float32)
 
 
-def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: DecisionRule | None = None) -> tuple[State, Context]:
+def begin(folder: Path, given: Samples, raw: np.ndarray, rule: DecisionRule | None = None) -> tuple[State, Context]:
     """A state whose model gave these logits for validation, and the context of a step after it."""
-    space, model = given.space, folder / "01-fit" / "best"
-    deciding = deciding or DecisionRule.plain(space)
-    classifier = build_classifier(PLAIN, space, seed=0, base=Path(), size=32)
-    TrainedModel(classifier, space, 32, 32, Resize(), deciding).save(model)
-    ids = given.part("val").ids[:-1]
-    answers = Predictions.of(ids, space, deciding.logits(raw), model="01-fit", thresholds=deciding.thresholds)
-    answers.write(model / "predictions.parquet")
-    context = Context(
-        run=folder,
-        folder=folder,
-        name="",
-        number=2,
-        model=PLAIN,
-        base=folder,
-        seed=0,
-        device="cpu",
-        pinned=None,
-        processes=SingleProcess(),
-        as_read=given,
-        ledger=folder / "ledger.csv",
-        images=lambda size, resize: pytest.fail("no images are needed"),
-        progress=Lines(),
-        run_steps=lambda steps, state, context: state,
-    )
-    return State(given, model, "key"), context
-
-
-def after(result: StepResult, name: str) -> tuple[TrainedModel, Predictions]:
-    saved = TrainedModel.load(result.model)
-    return saved, Predictions.read(result.model / "predictions.parquet", saved.space, model=name)
+    return after_fit(folder, given, given.part("val").ids[:-1], raw, rule=rule)
 
 
 def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = tune_thresholds(TuneThresholdsSettings(**settings), state, replace(context, folder=context.run / "tune"))
-    return result, *after(result, "tune")
+    return _run(tune_thresholds, TuneThresholdsSettings(**settings), state, context)
 
 
 def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = calibrate(CalibrateSettings(**settings), state, replace(context, folder=context.run / "calibrate"))
-    return result, *after(result, "calibrate")
+    return _run(calibrate, CalibrateSettings(**settings), state, context)
+
+
+def _run(step: Any, settings: Any, state: State, context: Context) -> tuple[StepResult, TrainedModel, Predictions]:
+    result = step.run(settings, state, context.for_part(step.__name__, 1))
+    saved = TrainedModel.load(result.model)
+    return result, saved, Predictions.read(result.model / "predictions.parquet", saved.space, model="")
 
 
 def given_tags(predictions: Predictions) -> np.ndarray:

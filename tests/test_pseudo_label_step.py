@@ -328,7 +328,7 @@ def test_only_the_rounds_before_a_worse_one_are_kept(carry: Carry, monkeypatch: 
     from assay.steps import repeat
 
     metrics = iter([{"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.6}])
-    monkeypatch.setattr(repeat, "_round_metrics", lambda *given: next(metrics))
+    monkeypatch.setattr(repeat, "validation_metrics", lambda *given: next(metrics))
     run = carry(PROBE, f"repeat: {{times: 5, only_if_better: true, steps: [{LABEL}, {PROBE}]}}")
     assert [one["kept"] for one in rounds_of(run, "02-repeat")] == [True, False]
     steps = {edit.step for edit in Ledger.read(run.folder / "ledger.csv").edits()}
@@ -344,7 +344,7 @@ def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch
     soft = LABEL.replace("}", ", soft: true}")
     steps = (BAD, f"repeat: {{times: 2, only_if_better: true, metric: nll, steps: [{soft}, {fit}]}}", fit)
     whole = carry(*steps, run="whole")
-    real, left = repeat._round_metrics, [moment]
+    real, left = repeat.validation_metrics, [moment]
 
     def killed(*given: Any) -> Any:
         left[0] -= 1
@@ -352,10 +352,10 @@ def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(repeat, "_round_metrics", killed)
+    monkeypatch.setattr(repeat, "validation_metrics", killed)
     with pytest.raises(KeyboardInterrupt):
         carry(*steps, run="killed")
-    monkeypatch.setattr(repeat, "_round_metrics", real)
+    monkeypatch.setattr(repeat, "validation_metrics", real)
     again = carry(*steps, run="killed")
     files = [run.folder / "model" / "model.safetensors" for run in (whole, again)]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -10,50 +10,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from sklearn.metrics import recall_score
 
 import assay
 from assay.errors import DataError, PlanError
-from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import labelled
-from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel
 from assay.predictions.predict import Predictions, scores_json
 from assay.repair.head_kinds import ALL_KINDS, Ncm, Svm, kind_name
 from assay.steps import rebalance_head
-from assay.steps.base import Context, State, StepResult
+from assay.steps.base import State, StepResult
 from assay.steps.rebalance_head import RebalanceHeadSettings
-from assay.training.devices import SingleProcess
 from assay.training.linear import fit_linear
-from conftest import Lines
 from factories import write_images
+from fake_steps import after_fit, new_classifier, samples_of
 
 KIND = Head("kind", ("a", "b", "c"))
 TAGS = Head("tags", ("p", "q", "r"), "multilabel")
 BOTH = LabelSpace((KIND, TAGS))
-PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
 NAMES = [kind_name(kind) for kind in ALL_KINDS]
-
-
-def images(split: list[str], codes: list[np.ndarray], space: LabelSpace) -> Samples:
-    ids = [str(number) for number in range(len(split))]
-    columns: dict[str, Any] = {"id": ids, "path": ids, "split": split, "hash": [None] * len(ids)}
-    for head, own in zip(space, codes, strict=True):
-        names = np.array(head.classes)
-        columns[f"weight:{head.name}"] = np.ones(len(split), np.float32)
-        if head.kind == "multiclass":
-            columns[f"label:{head.name}"] = [None if code < 0 else names[code] for code in own]
-        else:
-            some = pl.List(pl.String)
-            columns[f"label:{head.name}"] = pl.Series([names[row == 1].tolist() for row in own], dtype=some)
-            columns[f"unknown:{head.name}"] = pl.Series([names[row < 0].tolist() for row in own], dtype=some)
-    return Samples(pl.DataFrame(columns), space, Path("/images"))
 
 
 def drawn(space: LabelSpace, count: int, shares: dict[str, Any], generator: np.random.Generator) -> list[np.ndarray]:
@@ -69,7 +48,7 @@ def drawn(space: LabelSpace, count: int, shares: dict[str, Any], generator: np.r
     return codes
 
 
-LOPSIDED = {"kind": (0.85, 0.11, 0.04), "tags": (0.3, 0.05, 0.03)}
+IMBALANCED = {"kind": (0.85, 0.11, 0.04), "tags": (0.3, 0.05, 0.03)}
 EVEN = {"kind": (1 / 3, 1 / 3, 1 / 3), "tags": (0.5, 0.5, 0.5)}
 
 
@@ -78,11 +57,11 @@ class Planted:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, space: LabelSpace = BOTH) -> None:
         generator = np.random.default_rng(0)
-        self.space, sides = space, {"train": drawn(space, 500, LOPSIDED, generator)}
+        self.space, sides = space, {"train": drawn(space, 500, IMBALANCED, generator)}
         sides["val"] = drawn(space, 300, EVEN, generator)
         codes = [np.concatenate(both) for both in zip(*sides.values(), strict=True)]
-        self.samples = images(["train"] * 500 + ["val"] * 300, codes, space)
-        classifier = build_classifier(PLAIN, space, seed=0, base=folder, size=32)
+        self.samples = samples_of(codes, ["train"] * 500 + ["val"] * 300, space)
+        classifier = new_classifier(space)
         width = classifier.feature_count
         features = generator.normal(2, 1.2, (800, width))
         for own in codes:
@@ -90,36 +69,21 @@ class Planted:
             features += directions[own] * (own >= 0)[:, None] if own.ndim == 1 else (own == 1) @ directions
         self.features = features.astype(np.float32)
         rows = {name: number for number, name in enumerate(self.samples.ids)}
-        told = SimpleNamespace(features=lambda ids, folder, progress: self.features[[rows[name] for name in ids]])
-        monkeypatch.setattr(rebalance_head, "inference_for", lambda classifier, shown, context: told)
+        inference = SimpleNamespace(features=lambda ids, folder, progress: self.features[[rows[name] for name in ids]])
+        monkeypatch.setattr(rebalance_head, "inference_for", lambda classifier, settings, context: inference)
         train = labelled(self.samples.part("train"))
         linear = fit_linear(space, self.features[[rows[i] for i in train.ids]], train.codes(), train.weights(), seed=0)
         with_head = classifier.final
         with_head.weight.data[:] = with_head.weight.new_tensor(linear.coefficients)
         with_head.bias.data[:] = with_head.bias.new_tensor(linear.intercepts)
-        model = folder / "01-fit" / "best"
         self.validation = labelled(self.samples.part("val"))
-        answers = linear.logits(self.features[[rows[i] for i in self.validation.ids]])
-        TrainedModel(classifier.eval(), space, 32, 32, Resize(), DecisionRule.plain(space)).save(model)
-        Predictions.of(self.validation.ids, space, answers, model="01-fit").write(model / "predictions.parquet")
-        self.shown = self.features[[rows[i] for i in self.validation.ids]]
-        self.state = State(self.samples, model, "key")
-        self.context = Context(
-            run=folder,
-            folder=folder / "02-rebalance_head",
-            name="02-rebalance_head",
-            number=2,
-            model=PLAIN,
-            base=folder,
-            seed=0,
-            device="cpu",
-            pinned=None,
-            processes=SingleProcess(),
-            as_read=self.samples,
-            ledger=folder / "ledger.csv",
-            images=lambda size, resize: None,  # type: ignore[arg-type, return-value]
-            progress=Lines(),
-            run_steps=lambda steps, state, context: state,
+        self.validation_features = self.features[[rows[i] for i in self.validation.ids]]
+        self.state, self.context = after_fit(
+            folder,
+            self.samples,
+            self.validation.ids,
+            linear.logits(self.validation_features),
+            classifier=classifier,
         )
 
     def run(self, state: State | None = None, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
@@ -190,7 +154,7 @@ def test_a_head_not_named_keeps_its_layer_and_how_it_is_read(data: Planted) -> N
 def test_every_kind_can_be_kept_and_asked_again(data: Planted, kind: Any) -> None:
     """The artifact answers as the step did: its logits are among those that the folds of validation chose from."""
     _, saved, predictions = data.run(kinds=(kind,))
-    raw = saved.classifier.last(saved.classifier.represent(torch.from_numpy(data.shown))).detach().numpy()
+    raw = saved.classifier.last(saved.classifier.represent(torch.from_numpy(data.validation_features))).detach().numpy()
     answers = saved.deciding.logits(raw)
     assert saved.classifier.is_linear == (kind_name(kind) not in ("svm rbf", "ncm"))
     same = np.isclose(answers.argmax(axis=1), predictions.logits.argmax(axis=1)).mean()
@@ -212,7 +176,7 @@ def test_what_was_shifted_and_divided_is_what_a_head_goes_on_from(data: Planted)
 
 def test_a_second_time_only_what_needs_no_linear_head_can_be_had(data: Planted) -> None:
     result, _, _ = data.run(kinds=["ncm"])
-    again = replace(data.state, model=Path(shutil.copytree(result.model, data.context.run / "copy")))
+    again = replace(data.state, model=Path(shutil.copytree(result.model, data.context.run.path / "copy")))
     with pytest.raises(PlanError, match="tau_norm goes on from the weights of a linear head"):
         data.run(again, kinds=["tau_norm"])
     told = data.run(again)[0].details["kind"]
@@ -259,16 +223,16 @@ def test_what_cannot_be(data: Planted) -> None:
     with pytest.raises(PlanError, match="'size' is no head of this data"):
         data.run(heads=["size"])
     codes = [np.where(own > 0, 0, own) for own in data.samples.codes()]
-    same = images(data.samples.table["split"].to_list(), codes, BOTH)
+    same = samples_of(codes, data.samples.table["split"].to_list(), BOTH)
     with pytest.raises(DataError, match=r"kind: the labelled training images show one class"):
         data.run(replace(data.state, samples=same), heads=["kind"])
-    assert not (data.context.folder / "best").exists()
+    assert not data.context.folder.best.path.exists()
 
 
 def test_validation_without_labels_of_a_head(data: Planted) -> None:
     codes = data.samples.codes()
     codes[0][500:] = -1
-    hidden = images(data.samples.table["split"].to_list(), codes, BOTH)
+    hidden = samples_of(codes, data.samples.table["split"].to_list(), BOTH)
     state = replace(data.state, samples=hidden)
     path = data.state.model / "predictions.parquet"
     kept, shown = Predictions.read(path, BOTH, model=""), labelled(hidden.part("val"))

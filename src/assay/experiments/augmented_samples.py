@@ -19,10 +19,11 @@ from assay.labels.subset import without
 from assay.predictions.inference import PLAIN, View
 from assay.progress import NoProgress
 from assay.run.prepare import PreparedRun
-from assay.steps.base import Context, RepeatSettings, State
-from assay.steps.ensemble_settings import EnsembleSettings
+from assay.steps.base import Context, State
+from assay.steps.ensemble import EnsembleSettings
 from assay.steps.fit import fit_config, prepared_fit
 from assay.steps.fit_settings import FitSettings, sampling_plan
+from assay.steps.repeat import RepeatSettings
 from assay.steps.start import labelled_parts
 from assay.training.fit_task import FitTask
 from assay.training.sampling import partners, split_batches
@@ -85,7 +86,7 @@ def _fits(tried: Sequence[Tried]) -> Iterator[Tried]:
 
 def _epochs(settings: FitSettings, state: State, context: Context) -> list[Pixels]:
     with prepared_fit(settings, state, context) as begun:
-        job, size = begun.job, begun.course.step_size
+        job, size = begun.task, begun.config.step_size
         count = len(job.source.ids)
         first = split_batches(job.order.rows(0), size)[0]
         images = np.array(list(dict.fromkeys((first % count).tolist())), np.int64)[:ACROSS]

@@ -19,9 +19,10 @@ from assay.experiments.stopwatch import Event, pace, stages
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.run.prepare import PreparedRun
-from assay.steps.base import RepeatSettings, StepPlan
+from assay.steps.base import StepPlan
 from assay.steps.fit_settings import FitSettings, sampling_plan
 from assay.steps.generated_images import SynthesizeSettings
+from assay.steps.repeat import RepeatSettings
 from assay.training.sampling import split_batches
 
 PREPARING, FEATURES = "images at ", "features"

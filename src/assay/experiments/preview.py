@@ -24,7 +24,7 @@ from assay.plan.plan import LoadedPlan, Plan
 from assay.progress import Progress
 from assay.run.environment import lock
 from assay.run.prepare import PreparedRun, prepare_run
-from assay.steps import STEPS
+from assay.steps import check_steps
 from assay.steps.base import StepPlan, steps_below
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.fit_settings import FitSettings
@@ -92,7 +92,7 @@ def preview(
             prepared=_sample,
         )
         seconds = time.perf_counter() - began
-        _check(opened.plan.steps, opened.samples)
+        check_steps(opened.plan.steps, opened.samples.space)
         progress.line(f"rehearsing on a few of {len(opened.samples):,} images")
         rehearsal = _rehearsal(opened)
         tried = rehearsal()
@@ -131,13 +131,6 @@ def _train(steps: Sequence[StepPlan]) -> int:
     """Labelled training images of a rehearsal: two optimiser steps of every fit."""
     every = [step.settings for top in steps for step in (top, *steps_below(top.settings))]
     return max([FEW, *(2 * one.batch * one.accumulate for one in every if isinstance(one, FitSettings))])
-
-
-def _check(steps: Sequence[StepPlan], samples: Samples) -> None:
-    """Refuse what would be refused before anything is trained. Raises PlanError."""
-    for step in steps:
-        if check := STEPS[step.kind].check:
-            check(step.settings, samples.space)
 
 
 def _timeline(steps: Sequence[StepEstimate], tried: Sequence[Tried]) -> tuple[pl.DataFrame, tuple[Span, ...]]:

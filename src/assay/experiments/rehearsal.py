@@ -30,10 +30,11 @@ from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
 from assay.run.prepare import PreparedRun
 from assay.run.runner import read_done, run_steps
-from assay.steps.base import Context, RepeatSettings, State, StepPlan
+from assay.steps.base import Context, State, StepPlan
 from assay.steps.fit_settings import FitSettings
 from assay.steps.generated_images import SynthesizeSettings
 from assay.steps.probe import ProbeSettings
+from assay.steps.repeat import RepeatSettings
 from assay.training.devices import Hardware
 from assay.training.schedules import Constant
 

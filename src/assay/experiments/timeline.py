@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 
 from assay.experiments.dry_run import Length, StepEstimate
-from assay.steps.base import RepeatSettings, StepPlan
-from assay.steps.ensemble_settings import EnsembleSettings
+from assay.steps.base import StepPlan
+from assay.steps.ensemble import EnsembleSettings
 from assay.steps.fit_settings import FitSettings
+from assay.steps.repeat import RepeatSettings
 from assay.training.optimizers import AnyOptimizer, RmsProp, Sgd
 from assay.training.schedules import rate
 

@@ -23,8 +23,7 @@ from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.models.classifier import Classifier
-from assay.settings import Settings
-from assay.steps.base import Context, State
+from assay.steps.base import Context, State, StepSettings
 from assay.steps.fit_settings import FitSettings
 from assay.steps.start import classifier_for
 from assay.synthesis.gan import Generator
@@ -33,8 +32,10 @@ from assay.synthesis.measures import Likeness, measure_likeness
 from assay.training.checkpoint import save_tensors
 
 
-class SynthesizeSettings(Settings):
+class SynthesizeSettings(StepSettings):
     """Make up images of rare classes by a network, and keep them only if a fit with them is better."""
+
+    changes_labels = True
 
     head: str | None = Field(None, description="A multi-class head; default: the only one.")
     classes: Literal["few"] | tuple[str, ...] = Field(

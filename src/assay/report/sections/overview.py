@@ -16,27 +16,10 @@ from assay.report.sections.errors import Miss, errors
 from assay.report.sections.gallery import Gallery
 from assay.report.sections.reproduce import learner
 from assay.run.folder import CONTAINER_STEPS, LabelledPredictions, RunFolder, StepRecord
+from assay.steps import STEPS
 
 WORST = 3
 IMAGES = 10  # of a class
-SAID = (
-    "kind", "size", "epochs", "freeze", "lr", "batch", "start", "times", "by", "weights", "pick", "metric", "keep",
-    "filter_by",
-)  # fmt: skip
-"""The settings of a step that say most of it, in this order."""
-
-PURPOSES = {
-    "probe": "a linear model on the features of the frozen backbone",
-    "synthesize": "images of rare classes made up by a network, kept only if they help",
-    "fit": "training by gradient descent",
-    "rebalance_head": "the head learnt again for classes that count alike",
-    "tune_thresholds": "the probability from which a tag is given",
-    "calibrate": "probabilities as sure as they are right",
-    "repeat": "the same steps again, from what the last round left",
-    "pseudo_label": "labels for images that had none",
-    "clean_labels": "labels that are probably wrong",
-    "ensemble": "several models that answer as one",
-}
 
 
 def headline(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
@@ -72,13 +55,18 @@ def changes(run: RunFolder) -> list[dict[str, Any]]:
         now = score_predictions(judged.predictions, judged.samples) if judged else None
         follows = before is not None and not step.of_member
         change = gains(before, now).get(run.chief) if before and follows and now and run.chief else None
-        settings = [f"{name} {_said(step.settings[name])}" for name in SAID if _tells(step.settings, name)]
+        kind = STEPS.get(step.kind)
+        settings = [
+            f"{name} {_said(step.settings[name])}"
+            for name in (kind.report if kind else ())
+            if _tells(step.settings, name)
+        ]
         rows.append(
             {
                 "name": plain(step.name.rpartition("/")[2]),
                 "round": plain(step.name.split("/")[-2]) if "/" in step.name else "",
                 "depth": step.depth,
-                "purpose": PURPOSES.get(step.kind, ""),
+                "purpose": kind.purpose if kind else "",
                 "settings": ", ".join(settings),
                 "apart": _apart(run, step),
                 "seconds": (step.done or {}).get("seconds"),

@@ -6,7 +6,6 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from assay.report.sections.overview import changes
 from assay.run.folder import read_run
 from assay.run.train import Run
 from assay.steps import STEPS
+from assay.steps.probe import ProbeSettings
 from conftest import Lines
 
 FIT = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}}"
@@ -346,16 +346,16 @@ def test_plans_that_cannot_be_are_refused_before_anything_is_read(
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_every_step_that_proposes_edits_is_known_to(kind: Any) -> None:
+def test_steps_that_propose_edits_are_marked(kind: str) -> None:
     source = inspect.getsource(inspect.getmodule(STEPS[kind].run))
-    assert ("edits=" in source) == STEPS[kind].relabels
+    assert ("edits=" in source) == STEPS[kind].settings.changes_labels
 
 
 @pytest.mark.parametrize("member", ["{steps: [probe]}", "{steps: [{repeat: {times: 2, steps: [probe]}}]}"])
 def test_members_do_not_change_labels(
     member: str, tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(STEPS, "probe", replace(STEPS["probe"], relabels=True))
+    monkeypatch.setattr(ProbeSettings, "changes_labels", True)
     (tmp_path / "plan.yaml").write_text(tiny_plan(f"ensemble: {{members: [{member}, {{step: x}}]}}"))
     with pytest.raises(PlanError, match="probe changes labels, and members only learn from them"):
         assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
