@@ -18,9 +18,10 @@ from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.trained_model import count_trained_on, read_learnt_hashes, read_training_hashes
-from conftest import Lines
+from conftest import Lines, draw_nothing
 from factories import COLOURS, write_images
 
+pytestmark = pytest.mark.usefixtures("plain_runs")
 PROBE = "probe: {size: 32}"
 FIT = "fit: {size: 32, epochs: 1, batch: 16, freeze: all_but_last_stage}"
 FROZEN = "fit: {size: 32, epochs: 1, freeze: backbone, start: runs/fitted}"
@@ -45,17 +46,6 @@ def train(place: Path, *steps: str, run: str, data: str, model: str = "{}") -> t
     )
     progress = Lines()
     return assay.train(place / f"{run}.yaml", run=place / "runs" / run, device="cpu", progress=progress), progress.lines
-
-
-def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
-    patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -291,20 +291,21 @@ def test_settings_that_cannot_be(tiny_plan: Any, tmp_path: Path, setting: str, m
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("step", "message"),
     [
         (
-            "{class_weights: {kind: given, weights: {label: {gren: 2}}}}",
+            "rebalance_head: {class_weights: {kind: given, weights: {label: {gren: 2}}}}",
             "there is no class 'gren'. Did you mean 'green'",
         ),
-        ("{heads: [lable]}", "rebalance_head: heads: 'lable' is no head of this data"),
+        ("rebalance_head: {heads: [lable]}", "rebalance_head: heads: 'lable' is no head of this data"),
+        ("repeat: {times: 1, steps: [{rebalance_head: {heads: [lable]}}]}", "heads: 'lable' is no head of this data"),
     ],
 )
 def test_names_that_are_not_in_the_data_are_refused_before_anything_is_trained(
-    tiny_plan: Any, tmp_path: Path, setting: str, message: str
+    tiny_plan: Any, tmp_path: Path, step: str, message: str
 ) -> None:
     with pytest.raises(PlanError, match=message):
-        train(tmp_path, tiny_plan("probe: {size: 32}", f"rebalance_head: {setting}"))
+        train(tmp_path, tiny_plan("probe: {size: 32}", step))
     assert not (tmp_path / "run" / "steps" / "01-probe" / "done.json").exists()
 
 

@@ -24,7 +24,7 @@ from assay.models.weights import load_pretrained
 from assay.plan.plan import Plan
 from assay.settings import Settings, Source
 from assay.steps import STEPS
-from conftest import Lines
+from conftest import Lines, draw_nothing
 from factories import write_images
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -67,24 +67,17 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_images(place / "images", each=8)
     fit = "fit: {{size: 32, epochs: 1, batch: 16, lr: {lr}, freeze: all_but_last_stage}}"
     with pytest.MonkeyPatch.context() as patch:
-        _draw_nothing(patch)
+        draw_nothing(patch)
         for name, lr in (("one", "1e-3"), ("two", "2e-3")):
             Folder(place).train(fit.format(lr=lr), run=name)
         yield place
 
 
 @pytest.fixture
-def folder(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    _draw_nothing(monkeypatch)
+def folder(two_runs: Path, tmp_path: Path, plain_runs: None) -> Folder:
     (tmp_path / "images").symlink_to(two_runs / "images")
     shutil.copytree(two_runs / "one", tmp_path / "earlier")
     return Folder(tmp_path)
-
-
-def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
-    patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
 
 
 @pytest.fixture(scope="module")

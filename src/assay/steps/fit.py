@@ -7,16 +7,17 @@ images with unknown labels, the task of the loop with its metrics and prediction
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from assay.arrays import Floats, Ints
+from assay.files import ModelFolder
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.subset import partly_unknown
@@ -118,7 +119,7 @@ class PreparedFit:
     config: FitConfig
     machine: Machine
     data: FitData
-    network: dict[str, Any]  # parameters, stride and receptive field, for done.json
+    network: Mapping[str, object]  # parameters, stride and receptive field, for done.json
 
 
 @contextmanager
@@ -312,8 +313,9 @@ def _task(
 
     def save(which: Literal["best", "last"]) -> None:
         if settings.keep in ("both", which):
-            newest[0].write(context.folder.path / which / "predictions.parquet")
-            model.save(context.folder.path / which)
+            folder = ModelFolder(context.folder.path / which)
+            newest[0].write(folder.predictions)
+            model.save(folder.path)
 
     groups = optimizers.parameter_groups(
         part.network,
@@ -344,7 +346,7 @@ def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
     return [*below, [f"head.{name}" for name, _ in classifier.head.named_parameters()]]
 
 
-def _mix_details(task: FitTask, config: FitConfig, train: Samples, epochs: int, context: Context) -> dict[str, Any]:
+def _mix_details(task: FitTask, config: FitConfig, train: Samples, epochs: int, context: Context) -> dict[str, object]:
     """Return how often images of each class were mixed, for done.json; print it, a line a head."""
     source = task.source
     if not isinstance(source, ImageSource) or source.mix is None:

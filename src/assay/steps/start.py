@@ -82,7 +82,7 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
     return fresh
 
 
-def describe_network(classifier: Classifier, context: Context, *, size: int) -> dict[str, Any]:
+def describe_network(classifier: Classifier, context: Context, *, size: int) -> dict[str, object]:
     """Return parameters, total stride and receptive field of the network, for done.json, and print them.
 
     Raises ModelError where it cannot take images of this size.
@@ -134,8 +134,8 @@ def stored_hardware(context: Context, purpose: str) -> Hardware | None:
     """Return the hardware pinned by the plan, or chosen earlier in this run for this purpose and backbone, or None."""
     if context.pinned is not None:
         return context.pinned
-    choices = _stored_choices(context)
-    choice = choices.get(_choice_name(choices, context, purpose))
+    choices, key = _choices(context, purpose)
+    choice = choices.get(key)
     if choice is None or choice["hardware"]["device"] != context.device:
         return None
     return Hardware(**choice["hardware"])
@@ -143,23 +143,20 @@ def stored_hardware(context: Context, purpose: str) -> Hardware | None:
 
 def store_hardware(context: Context, purpose: str, hardware: Hardware, seconds: dict[str, float]) -> None:
     """Write a choice with the timings it rests on, so that a continued run makes the same one."""
+    choices, key = _choices(context, purpose)
     choice = {"hardware": hardware.to_json(), "seconds a step": seconds, "backbone": context.model.backbone}
-    choices = _stored_choices(context)
-    write_json(context.run.hardware, choices | {_choice_name(choices, context, purpose): choice})
+    write_json(context.run.hardware, choices | {key: choice})
     timings = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
     context.progress.line(f"  {purpose}: {hardware.precision} {hardware.layout} is fastest here (a step: {timings})")
 
 
-def _choice_name(choices: dict[str, Any], context: Context, purpose: str) -> str:
-    """Return the key of a choice: its purpose, with the backbone where that is not the first one timed."""
-    first = choices.get(purpose, {}).get("backbone", context.model.backbone)
-    return purpose if first == context.model.backbone else f"{purpose} of {context.model.backbone}"
-
-
-def _stored_choices(context: Context) -> dict[str, Any]:
-    path = context.run.hardware
+def _choices(context: Context, purpose: str) -> tuple[dict[str, Any], str]:
+    """Return the choices stored in the run, and the key of one: its purpose, and any backbone but the first timed."""
+    path, backbone = context.run.hardware, context.model.backbone
     choices: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return choices
+    first = choices.get(purpose, {}).get("backbone", backbone)
+    key = purpose if first == backbone else f"{purpose} of {backbone}"
+    return choices, key
 
 
 def inference_hardware(context: Context) -> Hardware:
