@@ -83,8 +83,8 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path: 
     state, context = begin(tmp_path, given, raw)
     result, saved, predictions = tune(state, context, by="class")
     assert list(result.details) == ["tags", "more"]
-    told = result.details["tags"]
-    assert saved.deciding.thresholds[2:5].tolist() == list(told["thresholds"].values())
+    details = result.details["tags"]
+    assert saved.deciding.thresholds[2:5].tolist() == list(details["thresholds"].values())
     assert saved.deciding.thresholds[:2].tolist() == [0.5, 0.5]
     assert (saved.deciding.thresholds[2:] < 0.3).all()
     assert predictions.thresholds.shape == raw.shape
@@ -92,24 +92,25 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path: 
     metrics = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]["tags"][
         "metrics"
     ]
-    assert metrics["micro_f1"]["value"] == pytest.approx(told["cross-fitted"])
-    assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["at half"])
-    assert told["on the same images (not cross-fitted)"] >= told["cross-fitted"] > told["at half"]
-    assert told["gain"]["low"] > 0
-    assert told["few positives"] == []
+    assert metrics["micro_f1"]["value"] == pytest.approx(details["cross-fitted"])
+    assert details["gain"]["value"] == pytest.approx(details["cross-fitted"] - details["at half"])
+    assert details["on the same images (not cross-fitted)"] >= details["cross-fitted"] > details["at half"]
+    assert details["gain"]["low"] > 0
+    assert details["few positives"] == []
 
 
 @pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"])
 def test_one_threshold_for_a_head(tmp_path: Path, metric: str) -> None:
     state, context = begin(tmp_path, *planted())
     result, saved, predictions = tune(state, context, metric=metric, heads=("tags",))
-    told = result.details["tags"]
+    details = result.details["tags"]
     assert list(result.details) == ["tags"]
-    assert saved.deciding.thresholds.tolist() == [0.5] * 2 + [told["threshold"]] * 3 + [0.5] * 2
+    assert saved.deciding.thresholds.tolist() == [0.5] * 2 + [details["threshold"]] * 3 + [0.5] * 2
     assert (predictions.thresholds[:, 5:] == 0.5).all()
-    assert told["gain"]["value"] > 0
+    assert details["gain"]["value"] > 0
     assert (
-        f"{metric} {told['at half']:.4f} at 0.5, {told['cross-fitted']:.4f} cross-fitted" in context.progress.lines[0]
+        f"{metric} {details['at half']:.4f} at 0.5, {details['cross-fitted']:.4f} cross-fitted"
+        in context.progress.lines[0]
     )
 
 
@@ -135,8 +136,8 @@ def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_p
     result, saved, _ = tune(state, context, by="class")
     assert saved.deciding.thresholds[1] == 0.5
     assert (saved.deciding.thresholds[[0, 2]] != 0.5).all()
-    told = result.details["tags"]
-    assert (told["kept one half"], told["few positives"]) == (["city"], [])
+    details = result.details["tags"]
+    assert (details["kept one half"], details["few positives"]) == (["city"], [])
     [line] = [line for line in context.progress.lines if "kept" in line]
     assert "tags: 'city' kept the threshold 0.5: no validation image is known to have the tag" in line
     assert tune(state, context)[0].details["tags"]["kept one half"] == []  # one for all tags has positives
@@ -155,13 +156,13 @@ def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path
     state, context = begin(tmp_path, given, raw)
     result, saved, predictions = warm(state, context)
     assert list(result.details) == ["season", "tags", "more"]
-    temperatures = [told["temperature"] for told in result.details.values()]
+    temperatures = [details["temperature"] for details in result.details.values()]
     assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.deciding.temperature)
     assert temperatures[0] == pytest.approx(3, rel=0.3)
     scores = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]
-    for head, told in result.details.items():
-        assert scores[head]["metrics"]["nll"]["value"] == pytest.approx(told["nll"]["cross-fitted"], rel=1e-5)
-        assert told["nll"]["gain"]["low"] > 0
+    for head, details in result.details.items():
+        assert scores[head]["metrics"]["nll"]["value"] == pytest.approx(details["nll"]["cross-fitted"], rel=1e-5)
+        assert details["nll"]["gain"]["low"] > 0
     errors = result.details["season"]["calibration_error"]
     assert errors["cross-fitted"] < errors["before"]
     assert "calibration_error" not in result.details["tags"]

@@ -87,10 +87,10 @@ def test_a_ensemble_of_a_plan(carry: Callable[..., Run], colours: Path, tmp_path
         for name in ("01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe", "01-ensemble")
     )
     np.testing.assert_allclose(both.probabilities, (one.probabilities + two.probabilities) / 2, atol=1e-6)
-    told = details(run, "01-ensemble")
-    assert told["weights"] == {"01-ensemble/member-1": 0.5, "01-ensemble/member-2": 0.5}
-    assert set(told["members"]) == set(told["weights"])
-    gain = told["gain over the best member"]
+    summary = details(run, "01-ensemble")
+    assert summary["weights"] == {"01-ensemble/member-1": 0.5, "01-ensemble/member-2": 0.5}
+    assert set(summary["members"]) == set(summary["weights"])
+    gain = summary["gain over the best member"]
     assert gain["nll"]["low"] <= gain["nll"]["value"] <= gain["nll"]["high"]
     final = load_model(run.folder / "model")
     assert [network.classifier.backbone_name for network in final.networks] == ["test_efficientnet", "test_resnet"]
@@ -118,10 +118,10 @@ def test_members_stay_where_only_their_mean_is_another(carry: Callable[..., Run]
         "01-ensemble/member-2/01-probe",
     ]
     one, two = (validation(run, name) for name in ("01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe"))
-    told = details(run, "01-ensemble")
-    weights = np.array(list(told["weights"].values()))
+    summary = details(run, "01-ensemble")
+    weights = np.array(list(summary["weights"].values()))
     assert weights.sum() == pytest.approx(1)
-    assert "gain over equal weights" in told
+    assert "gain over equal weights" in summary
     found = load_model(run.folder / "model")
     raw = [np.random.default_rng(0).normal(size=(2, 3))] * 2
     own = [member.model.logits([scores]) for member, scores in zip(found.members, raw, strict=True)]
@@ -147,8 +147,8 @@ def test_members_begin_from_nothing_but_the_samples(carry: Callable[..., Run]) -
 
 def test_a_tree_tells_one_class_from_the_rest(carry: Callable[..., Run], colours: Path) -> None:
     run = carry("ensemble: {kind: tree, one: green, members: [{steps: [{probe: {size: 32}}]}]}")
-    told = details(run, "01-ensemble")
-    assert told["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
+    summary = details(run, "01-ensemble")
+    assert summary["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
     assert validation(run, "01-ensemble").probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
     assert run.metrics["scores"]["metrics"]["accuracy"]["value"] == 1.0
     assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]

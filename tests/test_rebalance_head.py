@@ -107,19 +107,19 @@ def test_all_ways_are_compared_and_the_best_is_kept(data: Planted, monkeypatch: 
     result, saved, predictions = data.run()
     metrics = scores_json(predictions, data.validation)["heads"]
     for head in BOTH:
-        told = result.details[head.name]
-        assert list(told["table"]) == ["as it was", *NAMES]
-        assert told["kept"] in NAMES
-        assert told["gain"]["low"] > 0
-        assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["as it was"])
-        assert metrics[head.name]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(told["cross-fitted"])
-        assert {name: row["seconds"] for name, row in told["table"].items()} == {
+        details = result.details[head.name]
+        assert list(details["table"]) == ["as it was", *NAMES]
+        assert details["kept"] in NAMES
+        assert details["gain"]["low"] > 0
+        assert details["gain"]["value"] == pytest.approx(details["cross-fitted"] - details["as it was"])
+        assert metrics[head.name]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(details["cross-fitted"])
+        assert {name: row["seconds"] for name, row in details["table"].items()} == {
             "as it was": 0,
             **dict.fromkeys(NAMES, 1),
         }
-        assert told["table"]["as it was"]["few"] < told["table"][told["kept"]]["few"]
+        assert details["table"]["as it was"]["few"] < details["table"][details["kept"]]["few"]
         temperature = saved.deciding.temperature[dict(zip(("kind", "tags"), BOTH.slices, strict=True))[head.name]]
-        assert temperature == pytest.approx(np.full(head.size, told["temperature"]))
+        assert temperature == pytest.approx(np.full(head.size, details["temperature"]))
     assert result.details["kind"]["groups"] == {"many": ["a"], "medium": ["b"], "few": ["c"]}
     assert result.details["tags"]["groups"] == {"many": ["p"], "medium": ["q"], "few": ["r"]}
     assert sum("balanced" in line and "few" in line for line in data.lines) == 2
@@ -179,8 +179,8 @@ def test_a_second_time_only_what_needs_no_linear_head_can_be_had(data: Planted) 
     again = replace(data.state, model=Path(shutil.copytree(result.model, data.context.run.path / "copy")))
     with pytest.raises(PlanError, match="tau_norm goes on from the weights of a linear head"):
         data.run(again, kinds=["tau_norm"])
-    told = data.run(again)[0].details["kind"]
-    assert list(told["table"]) == ["as it was", "svm linear", "svm rbf", "crt", "ncm"]
+    details = data.run(again)[0].details["kind"]
+    assert list(details["table"]) == ["as it was", "svm linear", "svm rbf", "crt", "ncm"]
     assert any("lws is left out" in line for line in data.lines)
 
 
@@ -211,8 +211,8 @@ def test_a_head_no_better_is_said_to_be_none(data: Planted) -> None:
 
 @pytest.mark.parametrize("metric", ["macro_f1", "micro_f1", "nll"])
 def test_other_metrics_choose_too(data: Planted, metric: str) -> None:
-    told = data.run(metric=metric, kinds=["crt", "logit_adjust"])[0].details
-    assert all(own["metric"] == metric for own in told.values())
+    details = data.run(metric=metric, kinds=["crt", "logit_adjust"])[0].details
+    assert all(own["metric"] == metric for own in details.values())
 
 
 def test_what_cannot_be(data: Planted) -> None:
@@ -258,9 +258,9 @@ def test_a_run_predicts_evaluates_and_goes_on(colours: Path, tiny_plan: Any, tmp
     assert len(run.predict(found[:3])) == 3
     scores = assay.evaluate(run, assay.read(colours))["scores"]["metrics"]
     assert scores["accuracy"]["value"] > 0.6
-    told = (tmp_path / "run" / "log.jsonl").read_text()
+    details = (tmp_path / "run" / "log.jsonl").read_text()
     new = "the head is new: the model started from has a head that is not linear"
-    assert (new in told) == (kind != "all")
+    assert (new in details) == (kind != "all")
 
 
 def test_the_saved_model_answers_as_its_features_did(colours: Path, tiny_plan: Any, tmp_path: Path) -> None:
