@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.split import folds
 from assay.repair.confident_learning import HeadSuspects
-from assay.repair.suspects import averaged_posterior, find_suspects
+from assay.repair.suspects import JUDGES, find_suspects
 from benchmarks.page import replace_section, table
 from benchmarks.record import Record
 
@@ -209,20 +209,20 @@ def by_function(case: Case, way: Way, work: Path, seed: int) -> dict[str, float]
 
 def probabilities_by(samples: Samples, shown: Floats, fold: npt.NDArray[np.int64], way: Way, *, seed: int) -> Floats:
     """Out-of-fold probabilities; `twice` learns from each part without what is suspect within it."""
-    judge = {"by": way.by, "near": 20, "seed": seed}
+    posterior = partial(JUDGES[way.by].posterior, neighbours=20, seed=seed)  # type: ignore[index]
     if not way.twice:
-        return averaged_posterior(samples, shown, fold, **judge)  # type: ignore[arg-type]
+        return posterior(samples, shown, fold)
     found = np.empty((len(samples), samples.space.width), np.float32)
     for number in np.unique(fold):
         learning, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         part = samples.take(learning)
         within = folds(part, 5, seed=seed)
-        inside = averaged_posterior(part, shown[learning], within, **judge)  # type: ignore[arg-type]
+        inside = posterior(part, shown[learning], within)
         (suspects,) = find_suspects(part, inside, within, filter_by=way.filter_by)  # type: ignore[arg-type]
         kept = np.setdiff1d(np.arange(len(part)), suspects.table["row"].to_numpy())
         both = np.concatenate([learning[kept], held])
         sides_of = np.repeat([0, 1], [len(kept), len(held)])
-        found[held] = averaged_posterior(samples.take(both), shown[both], sides_of, **judge)[len(kept) :]  # type: ignore[arg-type]
+        found[held] = posterior(samples.take(both), shown[both], sides_of)[len(kept) :]
     return found
 
 

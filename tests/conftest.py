@@ -57,12 +57,17 @@ class Lines(NoProgress):
         self.lines.append(text)
 
 
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Leave out charts, baselines and the report, which take seconds a run."""
+    patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
+    patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
+    patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
+
+
 @pytest.fixture
 def plain_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that draw nothing, compare themselves with nothing and write no report: seconds that others test."""
-    monkeypatch.setattr("assay.report.report.write_images", lambda folder, *given: None)
-    monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    monkeypatch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture

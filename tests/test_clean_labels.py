@@ -103,12 +103,12 @@ def test_planted_faults_are_listed_and_nothing_is_changed(carry: Carry) -> None:
     assert suspects["quality"].is_sorted()
     assert set(suspects["done"]) == {"flagged"}
     assert labels_of(run) == dict(zip(truth["image"], truth["colour"], strict=True))
-    told = details(run)["heads"]["colour"]
-    assert told["n"] == 72
-    assert told["suspects"] == len(suspects)
-    assert told["noise_rate"] == pytest.approx(WRONG / 72, abs=0.05)
-    assert np.sum(told["joint"]) == pytest.approx(1, abs=1e-4)
-    assert np.sum(told["noise_matrix"], axis=0) == pytest.approx(1, abs=1e-4)
+    summary = details(run)["heads"]["colour"]
+    assert summary["n"] == 72
+    assert summary["suspects"] == len(suspects)
+    assert summary["noise_rate"] == pytest.approx(WRONG / 72, abs=0.05)
+    assert np.sum(summary["joint"]) == pytest.approx(1, abs=1e-4)
+    assert np.sum(summary["noise_matrix"], axis=0) == pytest.approx(1, abs=1e-4)
     assert any("labels are suspect; estimated to be wrong: " in line for line in carry.said)
     assert any("mostly green for red (4" in line or "green for red" in line for line in carry.said)
 
@@ -128,9 +128,9 @@ def test_a_random_label_is_no_better_known_than_by_chance(carry: Carry) -> None:
     """Coins thrown for images say nothing to models that did not see how they fell."""
     coins = np.random.default_rng(0).integers(0, 2, len(image_table()))
     table = image_table().with_columns(colour=pl.Series(np.array(["heads", "tails"])[coins]))
-    told = details(carry(PROBE, CLEAN, table=table))["heads"]["colour"]
-    assert abs(told["agreement"] - 0.5) < 3 * np.sqrt(0.25 / 72)
-    assert told["noise_rate"] > 0.25
+    summary = details(carry(PROBE, CLEAN, table=table))["heads"]["colour"]
+    assert abs(summary["agreement"] - 0.5) < 3 * np.sqrt(0.25 / 72)
+    assert summary["noise_rate"] > 0.25
 
 
 def test_copies_do_not_vouch_for_each_other(carry: Carry, images: Path) -> None:

@@ -8,54 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from scipy.special import expit
 
 import assay
 from assay.errors import DataError, PlanError
-from assay.files import RunFolder, StepFolder, StepName
-from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel
 from assay.predictions.predict import Predictions, scores_json
+from assay.steps import calibrate, tune_thresholds
 from assay.steps.base import Context, State, StepResult
 from assay.steps.calibrate import CalibrateSettings
-from assay.steps.calibrate import run as calibrate
 from assay.steps.tune_thresholds import TuneThresholdsSettings
-from assay.steps.tune_thresholds import run as tune_thresholds
-from assay.training.devices import SingleProcess
-from conftest import Lines
+from fake_steps import after_fit, samples_of
 
 TAGS = Head("tags", ("beach", "city", "night"), "multilabel")
 SEASON = Head("season", ("summer", "winter"))
 MORE = Head("more", ("x", "y"), "multilabel")
 SPACE = LabelSpace((SEASON, TAGS, MORE))
-PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
 
 
 def samples(codes: list[np.ndarray], space: LabelSpace = SPACE) -> Samples:
     """Validation images with these labels, a blank one for which nothing is known, and one that trains."""
-    count = len(codes[0]) + 2
-    columns: dict[str, Any] = {
-        "id": [str(number) for number in range(count)],
-        "path": [str(number) for number in range(count)],
-        "split": ["val"] * (count - 1) + ["train"],
-    }
-    for head, own in zip(space, codes, strict=True):
-        names = np.array(head.classes)
-        if head.kind == "multiclass":
-            columns[f"label:{head.name}"] = [*names[own].tolist(), None, head.classes[0]]
-            continue
-        some = pl.List(pl.String)
-        present = [names[row == 1].tolist() for row in own]
-        hidden = [names[row < 0].tolist() for row in own]
-        columns[f"label:{head.name}"] = pl.Series([*present, None, []], dtype=some)
-        columns[f"unknown:{head.name}"] = pl.Series([*hidden, [], []], dtype=some)
-    return Samples(pl.DataFrame(columns), space, Path("/images"))
+    rest = [np.stack([np.full(of_head.shape[1:], value, np.int64) for value in (-1, 0)]) for of_head in codes]
+    codes = [np.concatenate(both) for both in zip(codes, rest, strict=True)]
+    return samples_of(codes, ["val"] * (len(codes[0]) - 1) + ["train"], space)
 
 
 def planted(space: LabelSpace = SPACE, *, images: int = 300) -> tuple[Samples, np.ndarray]:
@@ -74,52 +53,23 @@ def planted(space: LabelSpace = SPACE, *, images: int = 300) -> tuple[Samples, n
     return samples(codes, space), (3 * true).astype(np.float32)
 
 
-def begin(folder: Path, given: Samples, raw: np.ndarray, deciding: DecisionRule | None = None) -> tuple[State, Context]:
+def begin(folder: Path, given: Samples, raw: np.ndarray, rule: DecisionRule | None = None) -> tuple[State, Context]:
     """A state whose model gave these logits for validation, and the context of a step after it."""
-    space, model = given.space, folder / "01-fit" / "best"
-    deciding = deciding or DecisionRule.plain(space)
-    classifier = build_classifier(PLAIN, space, seed=0, base=Path(), size=32)
-    TrainedModel(classifier, space, 32, 32, Resize(), deciding).save(model)
-    ids = given.part("val").ids[:-1]
-    answers = Predictions.of(ids, space, deciding.logits(raw), model="01-fit", thresholds=deciding.thresholds)
-    answers.write(model / "predictions.parquet")
-    context = Context(
-        run=RunFolder(folder),
-        folder=StepFolder(folder),
-        name=StepName(),
-        number=2,
-        model=PLAIN,
-        base=folder,
-        seed=0,
-        device="cpu",
-        pinned=None,
-        processes=SingleProcess(),
-        as_read=given,
-        ledger=folder / "ledger.csv",
-        images=lambda size, resize: pytest.fail("no images are needed"),
-        progress=Lines(),
-        run_steps=lambda steps, state, context: state,
-    )
-    return State(given, model, "key"), context
-
-
-def after(result: StepResult, name: str) -> tuple[TrainedModel, Predictions]:
-    saved = TrainedModel.load(result.model)
-    return saved, Predictions.read(result.model / "predictions.parquet", saved.space, model=name)
+    return after_fit(folder, given, given.part("val").ids[:-1], raw, rule=rule)
 
 
 def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = tune_thresholds(
-        TuneThresholdsSettings(**settings), state, replace(context, folder=StepFolder(context.run.path / "tune"))
-    )
-    return result, *after(result, "tune")
+    return _run(tune_thresholds, TuneThresholdsSettings(**settings), state, context)
 
 
 def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
-    result = calibrate(
-        CalibrateSettings(**settings), state, replace(context, folder=StepFolder(context.run.path / "calibrate"))
-    )
-    return result, *after(result, "calibrate")
+    return _run(calibrate, CalibrateSettings(**settings), state, context)
+
+
+def _run(step: Any, settings: Any, state: State, context: Context) -> tuple[StepResult, TrainedModel, Predictions]:
+    result = step.run(settings, state, context.for_part(step.__name__, 1))
+    saved = TrainedModel.load(result.model)
+    return result, saved, Predictions.read(result.model / "predictions.parquet", saved.space, model="")
 
 
 def given_tags(predictions: Predictions) -> np.ndarray:
@@ -133,33 +83,34 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path: 
     state, context = begin(tmp_path, given, raw)
     result, saved, predictions = tune(state, context, by="class")
     assert list(result.details) == ["tags", "more"]
-    told = result.details["tags"]
-    assert saved.decision_rule.thresholds[2:5].tolist() == list(told["thresholds"].values())
-    assert saved.decision_rule.thresholds[:2].tolist() == [0.5, 0.5]
-    assert (saved.decision_rule.thresholds[2:] < 0.3).all()
+    details = result.details["tags"]
+    assert saved.deciding.thresholds[2:5].tolist() == list(details["thresholds"].values())
+    assert saved.deciding.thresholds[:2].tolist() == [0.5, 0.5]
+    assert (saved.deciding.thresholds[2:] < 0.3).all()
     assert predictions.thresholds.shape == raw.shape
     assert len(np.unique(predictions.thresholds[:, 2])) > 1
     metrics = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]["tags"][
         "metrics"
     ]
-    assert metrics["micro_f1"]["value"] == pytest.approx(told["cross-fitted"])
-    assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["at half"])
-    assert told["on the same images (not cross-fitted)"] >= told["cross-fitted"] > told["at half"]
-    assert told["gain"]["low"] > 0
-    assert told["few positives"] == []
+    assert metrics["micro_f1"]["value"] == pytest.approx(details["cross-fitted"])
+    assert details["gain"]["value"] == pytest.approx(details["cross-fitted"] - details["at half"])
+    assert details["on the same images (not cross-fitted)"] >= details["cross-fitted"] > details["at half"]
+    assert details["gain"]["low"] > 0
+    assert details["few positives"] == []
 
 
 @pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"])
 def test_one_threshold_for_a_head(tmp_path: Path, metric: str) -> None:
     state, context = begin(tmp_path, *planted())
     result, saved, predictions = tune(state, context, metric=metric, heads=("tags",))
-    told = result.details["tags"]
+    details = result.details["tags"]
     assert list(result.details) == ["tags"]
-    assert saved.decision_rule.thresholds.tolist() == [0.5] * 2 + [told["threshold"]] * 3 + [0.5] * 2
+    assert saved.deciding.thresholds.tolist() == [0.5] * 2 + [details["threshold"]] * 3 + [0.5] * 2
     assert (predictions.thresholds[:, 5:] == 0.5).all()
-    assert told["gain"]["value"] > 0
+    assert details["gain"]["value"] > 0
     assert (
-        f"{metric} {told['at half']:.4f} at 0.5, {told['cross-fitted']:.4f} cross-fitted" in context.progress.lines[0]
+        f"{metric} {details['at half']:.4f} at 0.5, {details['cross-fitted']:.4f} cross-fitted"
+        in context.progress.lines[0]
     )
 
 
@@ -183,10 +134,10 @@ def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_p
     codes[codes[:, 1] == 1, 1] = -1
     state, context = begin(tmp_path, samples([codes], LabelSpace((TAGS,))), raw[:, 2:5])
     result, saved, _ = tune(state, context, by="class")
-    assert saved.decision_rule.thresholds[1] == 0.5
-    assert (saved.decision_rule.thresholds[[0, 2]] != 0.5).all()
-    told = result.details["tags"]
-    assert (told["kept one half"], told["few positives"]) == (["city"], [])
+    assert saved.deciding.thresholds[1] == 0.5
+    assert (saved.deciding.thresholds[[0, 2]] != 0.5).all()
+    details = result.details["tags"]
+    assert (details["kept one half"], details["few positives"]) == (["city"], [])
     [line] = [line for line in context.progress.lines if "kept" in line]
     assert "tags: 'city' kept the threshold 0.5: no validation image is known to have the tag" in line
     assert tune(state, context)[0].details["tags"]["kept one half"] == []  # one for all tags has positives
@@ -205,13 +156,13 @@ def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path
     state, context = begin(tmp_path, given, raw)
     result, saved, predictions = warm(state, context)
     assert list(result.details) == ["season", "tags", "more"]
-    temperatures = [told["temperature"] for told in result.details.values()]
-    assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.decision_rule.temperature)
+    temperatures = [details["temperature"] for details in result.details.values()]
+    assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.deciding.temperature)
     assert temperatures[0] == pytest.approx(3, rel=0.3)
     scores = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]
-    for head, told in result.details.items():
-        assert scores[head]["metrics"]["nll"]["value"] == pytest.approx(told["nll"]["cross-fitted"], rel=1e-5)
-        assert told["nll"]["gain"]["low"] > 0
+    for head, details in result.details.items():
+        assert scores[head]["metrics"]["nll"]["value"] == pytest.approx(details["nll"]["cross-fitted"], rel=1e-5)
+        assert details["nll"]["gain"]["low"] > 0
     errors = result.details["season"]["calibration_error"]
     assert errors["cross-fitted"] < errors["before"]
     assert "calibration_error" not in result.details["tags"]

@@ -54,7 +54,9 @@ def planted(head: Head, *, even: bool = False, seed: int = 0) -> Planted:
 def plain(features: np.ndarray, codes: Codes, head: Head) -> nn.Linear:
     """What training without any balance gives."""
     columns = [codes] if head.kind == "multiclass" else list(codes.T)
-    models = [LogisticRegression(C=0.01, max_iter=1000).fit(features[own >= 0], own[own >= 0]) for own in columns]
+    models = [
+        LogisticRegression(C=0.01, max_iter=1000).fit(features[labels >= 0], labels[labels >= 0]) for labels in columns
+    ]
     weight, bias = (np.concatenate([getattr(one, name) for one in models]) for name in ("coef_", "intercept_"))
     return linear_layer(torch.from_numpy(weight), torch.from_numpy(bias))
 
@@ -124,9 +126,9 @@ def test_the_same_seed_gives_the_same_head(kind: AnyKind, head: Head) -> None:
 @both
 @every
 def test_rare_classes_are_found_more_often_than_by_plain_training(kind: AnyKind, head: Head) -> None:
-    own, (features, codes) = task(head), planted(head, even=True, seed=1)
-    before = balanced(head, codes, logits(own.before, features))
-    after = max(balanced(head, codes, logits(one.layer, features)) for one in fit_heads(kind, own))
+    problem, (features, codes) = task(head), planted(head, even=True, seed=1)
+    before = balanced(head, codes, logits(problem.before, features))
+    after = max(balanced(head, codes, logits(one.layer, features)) for one in fit_heads(kind, problem))
     if isinstance(kind, Lws) and head.kind == "multilabel":
         assert after == pytest.approx(before)  # a factor alone changes no sign
     else:
@@ -172,9 +174,9 @@ def test_labels_of_one_kind_are_refused(head: Head, codes: Codes, message: str) 
         fit_heads(Ncm(), task(head, data=(features, codes), before=before))
 
 
-def standard(own: Task) -> np.ndarray:
+def standard(problem: Task) -> np.ndarray:
     """As `moments` standardises."""
-    features = own.features
+    features = problem.features
     return (features - features.mean(axis=0).astype(np.float64)) / (features.std(axis=0) + 1e-6).astype(np.float64)
 
 
@@ -228,10 +230,10 @@ def test_published_class_weights_give_the_decision_values_of_svc(gamma: float | 
         problem.features.mean(axis=0).astype(np.float64),
         (problem.features.std(axis=0) + 1e-6).astype(np.float64),
     )
-    for place in range(10):
-        model = SVC(C=3.0, kernel="rbf", gamma=gamma or 1 / WIDTH, class_weight={False: 1, True: PUBLISHED[place]})
-        model.fit(standard(problem), problem.codes == place)
-        np.testing.assert_allclose(decisions[:, place], model.decision_function((new - mean) / spread), atol=1e-6)
+    for label in range(10):
+        model = SVC(C=3.0, kernel="rbf", gamma=gamma or 1 / WIDTH, class_weight={False: 1, True: PUBLISHED[label]})
+        model.fit(standard(problem), problem.codes == label)
+        np.testing.assert_allclose(decisions[:, label], model.decision_function((new - mean) / spread), atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
@@ -259,12 +261,12 @@ def test_machines_of_tags_leave_unknown_images_out(kernel: str) -> None:
     machine = model if kernel == "linear" else SVC(C=2.0, kernel="precomputed")
     given = inputs if kernel == "linear" else rbf_kernel(inputs, gamma=0.05)
     fitted = machines(problem, machine, given)
-    for place in range(3):
-        known = codes[:, place] >= 0
-        counts = np.where(codes[known, place] == 1, problem.class_weights[place], 1.0)
-        wanted = clone(model).fit(inputs[known], codes[known, place], sample_weight=counts).decision_function(inputs)
-        np.testing.assert_allclose(given @ fitted.vectors[place] + fitted.intercepts[place], wanted, atol=1e-6)
-        assert np.isfinite(fitted.out_of_fold[:, place]).tolist() == known.tolist()
+    for label in range(3):
+        known = codes[:, label] >= 0
+        counts = np.where(codes[known, label] == 1, problem.class_weights[label], 1.0)
+        wanted = clone(model).fit(inputs[known], codes[known, label], sample_weight=counts).decision_function(inputs)
+        np.testing.assert_allclose(given @ fitted.vectors[label] + fitted.intercepts[label], wanted, atol=1e-6)
+        assert np.isfinite(fitted.out_of_fold[:, label]).tolist() == known.tolist()
 
 
 def test_weights_of_images_multiply_their_cost() -> None:
@@ -273,7 +275,7 @@ def test_weights_of_images_multiply_their_cost() -> None:
     problem = task(CLASSES, data=(features, codes), weights=weights)
     inputs = standard(problem)
     fitted = machines(problem, LinearSVC(C=0.01, dual=False), inputs)
-    by_class = {place: float(weight) for place, weight in enumerate(problem.class_weights)}
+    by_class = {label: float(weight) for label, weight in enumerate(problem.class_weights)}
     model = LinearSVC(C=0.01, dual=False, class_weight=by_class).fit(inputs, codes, sample_weight=weights)
     np.testing.assert_allclose(
         inputs @ fitted.vectors.T + fitted.intercepts, model.decision_function(inputs), atol=1e-6
@@ -324,21 +326,21 @@ def test_every_label_is_spread_over_the_folds() -> None:
 
 
 def test_platt_scaling_is_scikit_learns() -> None:
-    own = task(TAGS)
-    fold = np.arange(len(own.codes)) % 3
-    truth = own.codes[:, 0] == 1
+    problem = task(TAGS)
+    fold = np.arange(len(problem.codes)) % 3
+    truth = problem.codes[:, 0] == 1
     model = CalibratedClassifierCV(
         LinearSVC(C=0.01, dual=False), cv=PredefinedSplit(fold), ensemble=False, method="sigmoid"
     )
-    model.fit(own.features, truth)
+    model.fit(problem.features, truth)
     scores = np.zeros((len(truth), 1))
     for number in range(3):
         held = fold == number
-        one = LinearSVC(C=0.01, dual=False).fit(own.features[~held], truth[~held])
-        scores[held, 0] = one.decision_function(own.features[held])
+        one = LinearSVC(C=0.01, dual=False).fit(problem.features[~held], truth[~held])
+        scores[held, 0] = one.decision_function(problem.features[held])
     head = Head("tag", ("p",), "multilabel")
     ones = np.ones((len(truth), 1))
-    slopes, levels = rescaled(head, own.codes[:, :1], scores, ones, slopes="each", levels=True)
+    slopes, levels = rescaled(head, problem.codes[:, :1], scores, ones, slopes="each", levels=True)
     (sigmoid,) = model.calibrated_classifiers_[0].calibrators
     assert (slopes[0], levels[0]) == pytest.approx((-sigmoid.a_, -sigmoid.b_), rel=1e-3)
 
@@ -383,48 +385,50 @@ def test_weights_of_labels_move_the_temperature() -> None:
 
 
 def test_retraining_is_a_weighted_regression() -> None:
-    own = task(CLASSES)
-    (found,) = fit_heads(Crt(strengths=(0.1,)), own)
-    weights = own.class_weights[own.codes]
+    problem = task(CLASSES)
+    (found,) = fit_heads(Crt(strengths=(0.1,)), problem)
+    weights = problem.class_weights[problem.codes]
     model = LogisticRegression(C=0.1, max_iter=200, tol=1e-3)
-    model.fit(standard(own), own.codes, sample_weight=weights / weights.mean())
-    np.testing.assert_allclose(logits(found.layer, own.features), model.decision_function(standard(own)), atol=2e-3)
+    model.fit(standard(problem), problem.codes, sample_weight=weights / weights.mean())
+    np.testing.assert_allclose(
+        logits(found.layer, problem.features), model.decision_function(standard(problem)), atol=2e-3
+    )
 
 
 def test_tau_norm_makes_lengths_alike() -> None:
-    own = task(CLASSES)
-    none, whole = fit_heads(TauNorm(tau=(0.0, 1.0)), own)
-    spread = torch.from_numpy(own.features.std(axis=0) + 1e-6)
+    problem = task(CLASSES)
+    none, whole = fit_heads(TauNorm(tau=(0.0, 1.0)), problem)
+    spread = torch.from_numpy(problem.features.std(axis=0) + 1e-6)
     lengths = (whole.layer.weight * spread).norm(dim=1).detach()
     assert lengths == pytest.approx(np.full(4, float(lengths.mean())), rel=1e-5)
-    assert torch.allclose(none.layer.weight, own.before.weight)
-    means = np.stack([own.features[own.codes == place].mean(axis=0) for place in range(4)])
+    assert torch.allclose(none.layer.weight, problem.before.weight)
+    means = np.stack([problem.features[problem.codes == label].mean(axis=0) for label in range(4)])
     middle = torch.from_numpy(means.mean(axis=0, keepdims=True))
     assert whole.layer(middle).detach() == pytest.approx(np.zeros((1, 4)), abs=1e-4)
 
 
 @both
 def test_logit_adjustment_adds_the_logarithm_of_the_weights(head: Head) -> None:
-    own = task(head)
-    found = fit_heads(LogitAdjust(tau=(0.0, 1.5)), own)
-    shift = logits(found[1].layer, own.features) - logits(found[0].layer, own.features)
-    assert shift == pytest.approx(np.tile(1.5 * np.log(own.class_weights), (len(shift), 1)), abs=1e-4)
+    problem = task(head)
+    found = fit_heads(LogitAdjust(tau=(0.0, 1.5)), problem)
+    shift = logits(found[1].layer, problem.features) - logits(found[0].layer, problem.features)
+    assert shift == pytest.approx(np.tile(1.5 * np.log(problem.class_weights), (len(shift), 1)), abs=1e-4)
 
 
 @both
 def test_weight_scaling_multiplies_logits(head: Head) -> None:
-    own = task(head)
-    (found,) = fit_heads(Lws(), own)
-    factors = logits(found.layer, own.features) / logits(own.before, own.features)
+    problem = task(head)
+    (found,) = fit_heads(Lws(), problem)
+    factors = logits(found.layer, problem.features) / logits(problem.before, problem.features)
     assert factors == pytest.approx(np.tile(np.median(factors, axis=0), (len(factors), 1)), rel=1e-2)
     assert (factors > 0).all()
 
 
 def test_the_nearest_mean_in_angle_is_answered() -> None:
-    own, (new, _) = task(CLASSES), planted(CLASSES, even=True, seed=4)
-    (found,) = fit_heads(Ncm(), own)
-    means = np.stack([own.features[own.codes == place].mean(axis=0) for place in range(4)])
-    spread, centre = own.features.std(axis=0), means.mean(axis=0)
+    problem, (new, _) = task(CLASSES), planted(CLASSES, even=True, seed=4)
+    (found,) = fit_heads(Ncm(), problem)
+    means = np.stack([problem.features[problem.codes == label].mean(axis=0) for label in range(4)])
+    spread, centre = problem.features.std(axis=0), means.mean(axis=0)
     away, apart = (means - centre) / spread, (new - centre) / spread
     cosines = (apart @ away.T) / np.linalg.norm(apart, axis=1)[:, None] / np.linalg.norm(away, axis=1)
     assert (logits(found.layer, new).argmax(axis=1) == cosines.argmax(axis=1)).all()
@@ -434,10 +438,10 @@ def test_the_nearest_mean_in_angle_is_answered() -> None:
 def test_without_class_weights_probabilities_are_those_of_the_data(head: Head) -> None:
     features, codes = planted(head)
     ones = np.ones(head.size)
-    own = Task.of(head, features, codes, np.ones(len(codes)), ones, before=plain(features, codes, head), seed=0)
+    problem = Task.of(head, features, codes, np.ones(len(codes)), ones, before=plain(features, codes, head), seed=0)
     even = task(head)
     shares = np.bincount(codes) / len(codes) if head.kind == "multiclass" else codes.mean(axis=0)
-    for chosen, wanted in ((own, shares), (even, np.full(head.size, 1 / 4 if head.kind == "multiclass" else 0.5))):
+    for chosen, wanted in ((problem, shares), (even, np.full(head.size, 1 / 4 if head.kind == "multiclass" else 0.5))):
         (found,) = fit_heads(Svm(costs=(0.01,)), chosen)
         weights = chosen.weights if head.kind == "multilabel" else np.repeat(chosen.weights[:, None], 4, axis=1)
         answered = probabilities_of(LabelSpace((head,)), logits(found.layer, features))
@@ -464,7 +468,9 @@ def test_the_best_is_chosen_and_judged_by_a_choice_made_without_each_image() -> 
     generator = np.random.default_rng(0)
     codes = generator.integers(0, 2, 400)
     right = (3 * np.eye(2)[codes] + generator.normal(0, 1, (400, 2))).astype(np.float32)
-    wrong, worse = (own.astype(np.float32) for own in (generator.normal(0, 1, (400, 2)), right + np.array([2, 0])))
+    wrong, worse = (
+        scores.astype(np.float32) for scores in (generator.normal(0, 1, (400, 2)), right + np.array([2, 0]))
+    )
     head = Head("k", ("a", "b"))
     for metric in ("balanced_accuracy", "macro_f1", "micro_f1", "nll"):
         found = choose_head(
@@ -501,7 +507,7 @@ def test_a_choice_among_chances_gains_nothing_when_cross_fitted() -> None:
         answers = [generator.normal(0, 1, (100, 2)).astype(np.float32) for _ in range(30)]
         found = choose_head(
             ValidationSet(head, codes, np.ones(100), "balanced_accuracy"),
-            [[own] for own in answers],
+            [[scores] for scores in answers],
             folds=5,
             seed=seed,
         )

@@ -37,16 +37,7 @@ from assay.repair.pseudo_labels import AnyKeep
 from assay.repair.suspects import AnyAction
 from assay.run.train import Run
 from assay.steps import STEPS
-from assay.steps.base import RepeatSettings
-from assay.steps.calibrate import CalibrateSettings
-from assay.steps.clean_labels import CleanLabelsSettings
-from assay.steps.ensemble_settings import EnsembleSettings, MemberPlan
-from assay.steps.fit_settings import FitSettings
-from assay.steps.probe import ProbeSettings
-from assay.steps.pseudo_label import PseudoLabelSettings
-from assay.steps.rebalance_head import RebalanceHeadSettings
-from assay.steps.synthesize import SynthesizeSettings
-from assay.steps.tune_thresholds import TuneThresholdsSettings
+from assay.steps.ensemble_members import MemberPlan
 from assay.training.class_weights import AnyClassWeights
 from assay.training.devices import HardwareSettings
 from assay.training.losses import AnyLoss
@@ -68,16 +59,8 @@ SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of `model`": {"": ModelSettings, "head.": HeadSettings},
     "Options of `factorized_densenet121`": {"": FactorizedOptions},
     "Options of `resnet_hyper`": {"": ResnetHyperOptions},
-    "Settings of `probe`": {"": ProbeSettings},
-    "Settings of `fit`": {"": FitSettings},
-    "Settings of `rebalance_head`": {"": RebalanceHeadSettings},
-    "Settings of `tune_thresholds`": {"": TuneThresholdsSettings},
-    "Settings of `calibrate`": {"": CalibrateSettings},
-    "Settings of `ensemble`": {"": EnsembleSettings, "members.": MemberPlan},
-    "Settings of `clean_labels`": {"": CleanLabelsSettings},
-    "Settings of `pseudo_label`": {"": PseudoLabelSettings},
-    "Settings of `synthesize`": {"": SynthesizeSettings},
-    "Settings of `repeat`": {"": RepeatSettings},
+    **{f"Settings of `{kind}`": {"": step.settings} for kind, step in STEPS.items()},
+    "Settings of `ensemble`": {"": STEPS["ensemble"].settings, "members.": MemberPlan},
     "Settings of `sweep`": {"": SweepSettings},
     "Settings of `resize`": {"": Resize},
     "Settings of `augment`": {

@@ -8,11 +8,16 @@ from polars.testing import assert_frame_equal
 
 from assay.errors import DataError
 from assay.labels.space import Head
-from assay.repair import neighbours
-from assay.repair.neighbours import posterior, suspects
+from assay.repair import confident_learning, neighbours
+from assay.repair.confident_learning import HeadSuspects
+from assay.repair.neighbours import posterior
 
 ONE = Head("kind", ("a", "b", "c", "d", "e"))
 ANY = Head("tags", ("p", "q", "r"), "multilabel")
+
+
+def suspects(head: Head, codes: np.ndarray, features: np.ndarray, **options: int) -> HeadSuspects:
+    return confident_learning.suspects(head, codes, posterior(head, codes, features, **options))
 
 
 @pytest.fixture(scope="module")

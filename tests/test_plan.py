@@ -20,7 +20,8 @@ from assay.plan.plan import LoadedPlan, Plan, anchored, complete, from_source, j
 from assay.plan.recipes import recipe_names, recipe_summary, recipe_text
 from assay.plan.yaml_lines import read
 from assay.settings import Settings
-from assay.steps.base import RepeatSettings, StepPlan
+from assay.steps.base import StepPlan
+from assay.steps.repeat import RepeatSettings
 from assay.training.losses import ByHead, LossSettings
 from assay.training.optimizers import AdamW, OptimizerSettings, Sgd
 from assay.training.schedules import Cosine, Cyclic, FlatCos, OneCycle, ScheduleSettings

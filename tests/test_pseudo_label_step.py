@@ -81,9 +81,9 @@ def test_unknown_labels_get_the_answers_of_the_model(carry: Carry) -> None:
     assert len(given) == 36
     assert (given["label:colour"] == given["true"]).mean() > 0.8
     assert set(given["split"]) == {"train"}
-    told = step(run, "02-pseudo_label")["details"]["colour"]
-    assert (told["unknown"], told["kept"], sum(told["kept by class"].values())) == (36, 36, 36)
-    assert told["changed"] == {"new": 36, "different": 0, "gone": 0}
+    details = step(run, "02-pseudo_label")["details"]["colour"]
+    assert (details["unknown"], details["kept"], sum(details["kept by class"].values())) == (36, 36, 36)
+    assert details["changed"] == {"new": 36, "different": 0, "gone": 0}
     assert any("colour: 36 of 36 unknown labels kept: " in line for line in carry.said)
     edits = Ledger.read(run.folder / "ledger.csv").edits(Selection(step="02-pseudo_label"))
     assert len(edits) == 36
@@ -92,8 +92,8 @@ def test_unknown_labels_get_the_answers_of_the_model(carry: Carry) -> None:
 
 def test_a_quota_and_a_weight(carry: Carry) -> None:
     run = carry(PROBE, "pseudo_label: {keep: {quota: 2}, weight: 0.5}")
-    told = step(run, "02-pseudo_label")["details"]["colour"]
-    assert set(told["kept by class"].values()) == {2}
+    details = step(run, "02-pseudo_label")["details"]["colour"]
+    assert set(details["kept by class"].values()) == {2}
     table = trained_on(run).table.filter(pl.col("origin:colour") == "pseudo")
     assert table["weight:colour"].to_list() == [0.5] * 6
 
@@ -138,8 +138,8 @@ def test_half_labelled_images_keep_what_is_known(carry: Carry) -> None:
         .drop("colour")
     )
     run = carry(PROBE, LABEL, table=table, heads=", heads: {tags: {columns: [warm, cold]}}")
-    told = step(run, "02-pseudo_label")["details"]["tags"]
-    assert (told["unknown"], told["kept"]) == (24, 24)
+    details = step(run, "02-pseudo_label")["details"]["tags"]
+    assert (details["unknown"], details["kept"]) == (24, 24)
     edits = Ledger.read(run.folder / "ledger.csv").edits()
     assert {(edit.tag, edit.old) for edit in edits} == {("cold", None)}
 
@@ -302,9 +302,9 @@ def rounds_of(run: Run, name: str) -> list[dict[str, Any]]:
 
 def test_a_round_that_is_worse_is_taken_back_labels_and_all(carry: Carry) -> None:
     run = carry(PROBE, f"repeat: {{times: 3, only_if_better: true, metric: nll, steps: [{LABEL}, {BAD}]}}")
-    (told,) = rounds_of(run, "02-repeat")
-    assert (told["round"], told["metric"], told["kept"]) == (1, "nll", False)
-    assert told["after"] > told["before"]
+    (details,) = rounds_of(run, "02-repeat")
+    assert (details["round"], details["metric"], details["kept"]) == (1, "nll", False)
+    assert details["after"] > details["before"]
     assert any("round-1: validation nll" in line and "not kept" in line for line in carry.said)
     assert run.metrics["scores"] == step(run, "01-probe")["scores"]
     assert not Ledger.read(run.folder / "ledger.csv").entries
@@ -317,9 +317,9 @@ def test_a_round_that_is_worse_is_taken_back_labels_and_all(carry: Carry) -> Non
 
 def test_better_rounds_are_kept_and_their_labels_trained_on(carry: Carry) -> None:
     run = carry(BAD, f"repeat: {{times: 2, only_if_better: true, metric: nll, steps: [{PROBE}, {LABEL}]}}", PROBE)
-    told = rounds_of(run, "02-repeat")
-    assert told[0]["kept"]
-    kept = {f"02-repeat/round-{one['round']}/02-pseudo_label" for one in told if one["kept"]}
+    details = rounds_of(run, "02-repeat")
+    assert details[0]["kept"]
+    kept = {f"02-repeat/round-{one['round']}/02-pseudo_label" for one in details if one["kept"]}
     assert {edit.step for edit in Ledger.read(run.folder / "ledger.csv").edits()} == kept
     assert trained_on(run).table["label:colour"].null_count() == 0
 
@@ -328,7 +328,7 @@ def test_only_the_rounds_before_a_worse_one_are_kept(carry: Carry, monkeypatch: 
     from assay.steps import repeat
 
     metrics = iter([{"accuracy": 0.5}, {"accuracy": 0.6}, {"accuracy": 0.6}])
-    monkeypatch.setattr(repeat, "_round_metrics", lambda *given: next(metrics))
+    monkeypatch.setattr(repeat, "validation_metrics", lambda *given: next(metrics))
     run = carry(PROBE, f"repeat: {{times: 5, only_if_better: true, steps: [{LABEL}, {PROBE}]}}")
     assert [one["kept"] for one in rounds_of(run, "02-repeat")] == [True, False]
     steps = {edit.step for edit in Ledger.read(run.folder / "ledger.csv").edits()}
@@ -344,7 +344,7 @@ def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch
     soft = LABEL.replace("}", ", soft: true}")
     steps = (BAD, f"repeat: {{times: 2, only_if_better: true, metric: nll, steps: [{soft}, {fit}]}}", fit)
     whole = carry(*steps, run="whole")
-    real, left = repeat._round_metrics, [moment]
+    real, left = repeat.validation_metrics, [moment]
 
     def killed(*given: Any) -> Any:
         left[0] -= 1
@@ -352,10 +352,10 @@ def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(repeat, "_round_metrics", killed)
+    monkeypatch.setattr(repeat, "validation_metrics", killed)
     with pytest.raises(KeyboardInterrupt):
         carry(*steps, run="killed")
-    monkeypatch.setattr(repeat, "_round_metrics", real)
+    monkeypatch.setattr(repeat, "validation_metrics", real)
     again = carry(*steps, run="killed")
     files = [run.folder / "model" / "model.safetensors" for run in (whole, again)]
     assert files[0].read_bytes() == files[1].read_bytes()

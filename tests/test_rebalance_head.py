@@ -10,51 +10,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from sklearn.metrics import recall_score
 
 import assay
 from assay.errors import DataError, PlanError
-from assay.files import RunFolder, StepFolder, StepName
-from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import labelled
-from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel
 from assay.predictions.predict import Predictions, scores_json
 from assay.repair.head_kinds import ALL_KINDS, Ncm, Svm, kind_name
 from assay.steps import rebalance_head
-from assay.steps.base import Context, State, StepResult
+from assay.steps.base import State, StepResult
 from assay.steps.rebalance_head import RebalanceHeadSettings
-from assay.training.devices import SingleProcess
 from assay.training.linear import fit_linear
-from conftest import Lines
 from factories import write_images
+from fake_steps import after_fit, new_classifier, samples_of
 
 KIND = Head("kind", ("a", "b", "c"))
 TAGS = Head("tags", ("p", "q", "r"), "multilabel")
 BOTH = LabelSpace((KIND, TAGS))
-PLAIN = ModelSettings(backbone="test_efficientnet", weights="none")
 NAMES = [kind_name(kind) for kind in ALL_KINDS]
-
-
-def images(split: list[str], codes: list[np.ndarray], space: LabelSpace) -> Samples:
-    ids = [str(number) for number in range(len(split))]
-    columns: dict[str, Any] = {"id": ids, "path": ids, "split": split, "hash": [None] * len(ids)}
-    for head, own in zip(space, codes, strict=True):
-        names = np.array(head.classes)
-        columns[f"weight:{head.name}"] = np.ones(len(split), np.float32)
-        if head.kind == "multiclass":
-            columns[f"label:{head.name}"] = [None if code < 0 else names[code] for code in own]
-        else:
-            some = pl.List(pl.String)
-            columns[f"label:{head.name}"] = pl.Series([names[row == 1].tolist() for row in own], dtype=some)
-            columns[f"unknown:{head.name}"] = pl.Series([names[row < 0].tolist() for row in own], dtype=some)
-    return Samples(pl.DataFrame(columns), space, Path("/images"))
 
 
 def drawn(space: LabelSpace, count: int, shares: dict[str, Any], generator: np.random.Generator) -> list[np.ndarray]:
@@ -70,7 +48,7 @@ def drawn(space: LabelSpace, count: int, shares: dict[str, Any], generator: np.r
     return codes
 
 
-LOPSIDED = {"kind": (0.85, 0.11, 0.04), "tags": (0.3, 0.05, 0.03)}
+IMBALANCED = {"kind": (0.85, 0.11, 0.04), "tags": (0.3, 0.05, 0.03)}
 EVEN = {"kind": (1 / 3, 1 / 3, 1 / 3), "tags": (0.5, 0.5, 0.5)}
 
 
@@ -79,11 +57,11 @@ class Planted:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, space: LabelSpace = BOTH) -> None:
         generator = np.random.default_rng(0)
-        self.space, sides = space, {"train": drawn(space, 500, LOPSIDED, generator)}
+        self.space, sides = space, {"train": drawn(space, 500, IMBALANCED, generator)}
         sides["val"] = drawn(space, 300, EVEN, generator)
         codes = [np.concatenate(both) for both in zip(*sides.values(), strict=True)]
-        self.samples = images(["train"] * 500 + ["val"] * 300, codes, space)
-        classifier = build_classifier(PLAIN, space, seed=0, base=folder, size=32)
+        self.samples = samples_of(codes, ["train"] * 500 + ["val"] * 300, space)
+        classifier = new_classifier(space)
         width = classifier.feature_count
         features = generator.normal(2, 1.2, (800, width))
         for own in codes:
@@ -91,36 +69,21 @@ class Planted:
             features += directions[own] * (own >= 0)[:, None] if own.ndim == 1 else (own == 1) @ directions
         self.features = features.astype(np.float32)
         rows = {name: number for number, name in enumerate(self.samples.ids)}
-        told = SimpleNamespace(features=lambda ids, folder, progress: self.features[[rows[name] for name in ids]])
-        monkeypatch.setattr(rebalance_head, "inference_for", lambda classifier, shown, context: told)
+        inference = SimpleNamespace(features=lambda ids, folder, progress: self.features[[rows[name] for name in ids]])
+        monkeypatch.setattr(rebalance_head, "inference_for", lambda classifier, settings, context: inference)
         train = labelled(self.samples.part("train"))
         linear = fit_linear(space, self.features[[rows[i] for i in train.ids]], train.codes(), train.weights(), seed=0)
         with_head = classifier.final
         with_head.weight.data[:] = with_head.weight.new_tensor(linear.coefficients)
         with_head.bias.data[:] = with_head.bias.new_tensor(linear.intercepts)
-        model = folder / "01-fit" / "best"
         self.validation = labelled(self.samples.part("val"))
-        answers = linear.logits(self.features[[rows[i] for i in self.validation.ids]])
-        TrainedModel(classifier.eval(), space, 32, 32, Resize(), DecisionRule.plain(space)).save(model)
-        Predictions.of(self.validation.ids, space, answers, model="01-fit").write(model / "predictions.parquet")
-        self.shown = self.features[[rows[i] for i in self.validation.ids]]
-        self.state = State(self.samples, model, "key")
-        self.context = Context(
-            run=RunFolder(folder),
-            folder=StepFolder(folder / "02-rebalance_head"),
-            name=StepName("02-rebalance_head"),
-            number=2,
-            model=PLAIN,
-            base=folder,
-            seed=0,
-            device="cpu",
-            pinned=None,
-            processes=SingleProcess(),
-            as_read=self.samples,
-            ledger=folder / "ledger.csv",
-            images=lambda size, resize: None,  # type: ignore[arg-type, return-value]
-            progress=Lines(),
-            run_steps=lambda steps, state, context: state,
+        self.validation_features = self.features[[rows[i] for i in self.validation.ids]]
+        self.state, self.context = after_fit(
+            folder,
+            self.samples,
+            self.validation.ids,
+            linear.logits(self.validation_features),
+            classifier=classifier,
         )
 
     def run(self, state: State | None = None, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
@@ -144,19 +107,19 @@ def test_all_ways_are_compared_and_the_best_is_kept(data: Planted, monkeypatch: 
     result, saved, predictions = data.run()
     metrics = scores_json(predictions, data.validation)["heads"]
     for head in BOTH:
-        told = result.details[head.name]
-        assert list(told["table"]) == ["as it was", *NAMES]
-        assert told["kept"] in NAMES
-        assert told["gain"]["low"] > 0
-        assert told["gain"]["value"] == pytest.approx(told["cross-fitted"] - told["as it was"])
-        assert metrics[head.name]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(told["cross-fitted"])
-        assert {name: row["seconds"] for name, row in told["table"].items()} == {
+        details = result.details[head.name]
+        assert list(details["table"]) == ["as it was", *NAMES]
+        assert details["kept"] in NAMES
+        assert details["gain"]["low"] > 0
+        assert details["gain"]["value"] == pytest.approx(details["cross-fitted"] - details["as it was"])
+        assert metrics[head.name]["metrics"]["balanced_accuracy"]["value"] == pytest.approx(details["cross-fitted"])
+        assert {name: row["seconds"] for name, row in details["table"].items()} == {
             "as it was": 0,
             **dict.fromkeys(NAMES, 1),
         }
-        assert told["table"]["as it was"]["few"] < told["table"][told["kept"]]["few"]
-        temperature = saved.decision_rule.temperature[dict(zip(("kind", "tags"), BOTH.slices, strict=True))[head.name]]
-        assert temperature == pytest.approx(np.full(head.size, told["temperature"]))
+        assert details["table"]["as it was"]["few"] < details["table"][details["kept"]]["few"]
+        temperature = saved.deciding.temperature[dict(zip(("kind", "tags"), BOTH.slices, strict=True))[head.name]]
+        assert temperature == pytest.approx(np.full(head.size, details["temperature"]))
     assert result.details["kind"]["groups"] == {"many": ["a"], "medium": ["b"], "few": ["c"]}
     assert result.details["tags"]["groups"] == {"many": ["p"], "medium": ["q"], "few": ["r"]}
     assert sum("balanced" in line and "few" in line for line in data.lines) == 2
@@ -177,13 +140,13 @@ def test_the_rows_are_what_was_measured(data: Planted) -> None:
 
 def test_a_head_not_named_keeps_its_layer_and_how_it_is_read(data: Planted) -> None:
     before = TrainedModel.load(data.state.model)
-    deciding = replace(before.decision_rule, shift=np.full(6, 0.5, np.float32), temperature=np.full(6, 2, np.float32))
-    replace(before, decision_rule=deciding).save(data.state.model)
+    deciding = replace(before.deciding, shift=np.full(6, 0.5, np.float32), temperature=np.full(6, 2, np.float32))
+    replace(before, deciding=deciding).save(data.state.model)
     _, saved, predictions = data.run(kinds=["ncm"], heads=["tags"])
     old = Predictions.read(data.state.model / "predictions.parquet", BOTH, model="")
     assert np.array_equal(predictions.logits[:, :3], old.logits[:, :3])
-    assert saved.decision_rule.shift.tolist() == [0.5] * 3 + [0] * 3
-    assert saved.decision_rule.temperature[:3].tolist() == [2] * 3
+    assert saved.deciding.shift.tolist() == [0.5] * 3 + [0] * 3
+    assert saved.deciding.temperature[:3].tolist() == [2] * 3
     assert saved.classifier.last.parts[0].weight.tolist() == before.classifier.final.weight[:3].tolist()
 
 
@@ -191,8 +154,8 @@ def test_a_head_not_named_keeps_its_layer_and_how_it_is_read(data: Planted) -> N
 def test_every_kind_can_be_kept_and_asked_again(data: Planted, kind: Any) -> None:
     """The artifact answers as the step did: its logits are among those that the folds of validation chose from."""
     _, saved, predictions = data.run(kinds=(kind,))
-    raw = saved.classifier.last(saved.classifier.represent(torch.from_numpy(data.shown))).detach().numpy()
-    answers = saved.decision_rule.logits(raw)
+    raw = saved.classifier.last(saved.classifier.represent(torch.from_numpy(data.validation_features))).detach().numpy()
+    answers = saved.deciding.logits(raw)
     assert saved.classifier.is_linear == (kind_name(kind) not in ("svm rbf", "ncm"))
     same = np.isclose(answers.argmax(axis=1), predictions.logits.argmax(axis=1)).mean()
     assert same > 0.8
@@ -206,9 +169,7 @@ def test_what_was_shifted_and_divided_is_what_a_head_goes_on_from(data: Planted)
     final.weight.data.mul_(3)
     final.bias.data.mul_(3).add_(1)
     shift, temperature = np.ones(6, np.float32), np.full(6, 3, np.float32)
-    replace(before, decision_rule=replace(before.decision_rule, shift=shift, temperature=temperature)).save(
-        data.state.model
-    )
+    replace(before, deciding=replace(before.deciding, shift=shift, temperature=temperature)).save(data.state.model)
     found = data.run(kinds=[{"kind": "logit_adjust", "tau": [0.5]}])[2]
     np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-3)
 
@@ -218,8 +179,8 @@ def test_a_second_time_only_what_needs_no_linear_head_can_be_had(data: Planted) 
     again = replace(data.state, model=Path(shutil.copytree(result.model, data.context.run.path / "copy")))
     with pytest.raises(PlanError, match="tau_norm goes on from the weights of a linear head"):
         data.run(again, kinds=["tau_norm"])
-    told = data.run(again)[0].details["kind"]
-    assert list(told["table"]) == ["as it was", "svm linear", "svm rbf", "crt", "ncm"]
+    details = data.run(again)[0].details["kind"]
+    assert list(details["table"]) == ["as it was", "svm linear", "svm rbf", "crt", "ncm"]
     assert any("lws is left out" in line for line in data.lines)
 
 
@@ -250,8 +211,8 @@ def test_a_head_no_better_is_said_to_be_none(data: Planted) -> None:
 
 @pytest.mark.parametrize("metric", ["macro_f1", "micro_f1", "nll"])
 def test_other_metrics_choose_too(data: Planted, metric: str) -> None:
-    told = data.run(metric=metric, kinds=["crt", "logit_adjust"])[0].details
-    assert all(own["metric"] == metric for own in told.values())
+    details = data.run(metric=metric, kinds=["crt", "logit_adjust"])[0].details
+    assert all(own["metric"] == metric for own in details.values())
 
 
 def test_what_cannot_be(data: Planted) -> None:
@@ -262,16 +223,16 @@ def test_what_cannot_be(data: Planted) -> None:
     with pytest.raises(PlanError, match="'size' is no head of this data"):
         data.run(heads=["size"])
     codes = [np.where(own > 0, 0, own) for own in data.samples.codes()]
-    same = images(data.samples.table["split"].to_list(), codes, BOTH)
+    same = samples_of(codes, data.samples.table["split"].to_list(), BOTH)
     with pytest.raises(DataError, match=r"kind: the labelled training images show one class"):
         data.run(replace(data.state, samples=same), heads=["kind"])
-    assert not (data.context.folder.path / "best").exists()
+    assert not data.context.folder.best.path.exists()
 
 
 def test_validation_without_labels_of_a_head(data: Planted) -> None:
     codes = data.samples.codes()
     codes[0][500:] = -1
-    hidden = images(data.samples.table["split"].to_list(), codes, BOTH)
+    hidden = samples_of(codes, data.samples.table["split"].to_list(), BOTH)
     state = replace(data.state, samples=hidden)
     path = data.state.model / "predictions.parquet"
     kept, shown = Predictions.read(path, BOTH, model=""), labelled(hidden.part("val"))
@@ -297,9 +258,9 @@ def test_a_run_predicts_evaluates_and_goes_on(colours: Path, tiny_plan: Any, tmp
     assert len(run.predict(found[:3])) == 3
     scores = assay.evaluate(run, assay.read(colours))["scores"]["metrics"]
     assert scores["accuracy"]["value"] > 0.6
-    told = (tmp_path / "run" / "log.jsonl").read_text()
+    details = (tmp_path / "run" / "log.jsonl").read_text()
     new = "the head is new: the model started from has a head that is not linear"
-    assert (new in told) == (kind != "all")
+    assert (new in details) == (kind != "all")
 
 
 def test_the_saved_model_answers_as_its_features_did(colours: Path, tiny_plan: Any, tmp_path: Path) -> None:
@@ -330,20 +291,21 @@ def test_settings_that_cannot_be(tiny_plan: Any, tmp_path: Path, setting: str, m
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("step", "message"),
     [
         (
-            "{class_weights: {kind: given, weights: {label: {gren: 2}}}}",
+            "rebalance_head: {class_weights: {kind: given, weights: {label: {gren: 2}}}}",
             "there is no class 'gren'. Did you mean 'green'",
         ),
-        ("{heads: [lable]}", "rebalance_head: heads: 'lable' is no head of this data"),
+        ("rebalance_head: {heads: [lable]}", "rebalance_head: heads: 'lable' is no head of this data"),
+        ("repeat: {times: 1, steps: [{rebalance_head: {heads: [lable]}}]}", "heads: 'lable' is no head of this data"),
     ],
 )
 def test_names_that_are_not_in_the_data_are_refused_before_anything_is_trained(
-    tiny_plan: Any, tmp_path: Path, setting: str, message: str
+    tiny_plan: Any, tmp_path: Path, step: str, message: str
 ) -> None:
     with pytest.raises(PlanError, match=message):
-        train(tmp_path, tiny_plan("probe: {size: 32}", f"rebalance_head: {setting}"))
+        train(tmp_path, tiny_plan("probe: {size: 32}", step))
     assert not (tmp_path / "run" / "steps" / "01-probe" / "done.json").exists()
 
 

@@ -24,7 +24,7 @@ from assay.models.weights import load_pretrained
 from assay.plan.plan import Plan
 from assay.settings import Settings, Source
 from assay.steps import STEPS
-from conftest import Lines
+from conftest import Lines, draw_nothing
 from factories import write_images
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -36,20 +36,20 @@ FROZEN = "fit: {size: 32, epochs: 1, freeze: backbone, start: earlier}"
 class Folder:
     """A folder with images, in which plans are carried out."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.lines: list[str] = []
 
     def train(self, *steps: str, run: str = "run", model: str = "{}", hardware: str | None = FP32) -> dict[str, Any]:
         """Write a plan, carry it out and return the metrics."""
         pinned = f"hardware: {hardware}\n" if hardware else ""
-        (self.place / "plan.yaml").write_text(
-            f"data: {{folder: {self.place / 'images'}, split: {{val: 0.25, test: 0.25}}}}\nmodel: {model}\n{pinned}"
+        (self.path / "plan.yaml").write_text(
+            f"data: {{folder: {self.path / 'images'}, split: {{val: 0.25, test: 0.25}}}}\nmodel: {model}\n{pinned}"
             f"steps: [{', '.join(f'{{{step}}}' for step in steps)}]\n"
         )
         progress = Lines()
         self.lines = progress.lines
-        return assay.train(self.place / "plan.yaml", run=self.place / run, device="cpu", progress=progress).metrics
+        return assay.train(self.path / "plan.yaml", run=self.path / run, device="cpu", progress=progress).metrics
 
     def kept(self) -> list[str]:
         """Return the steps that the last training did not run again."""
@@ -63,28 +63,21 @@ class Folder:
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Images, and two runs on them that differ in their weights alone."""
-    place = tmp_path_factory.mktemp("runs")
-    write_images(place / "images", each=8)
+    path = tmp_path_factory.mktemp("runs")
+    write_images(path / "images", each=8)
     fit = "fit: {{size: 32, epochs: 1, batch: 16, lr: {lr}, freeze: all_but_last_stage}}"
     with pytest.MonkeyPatch.context() as patch:
-        _draw_nothing(patch)
+        draw_nothing(patch)
         for name, lr in (("one", "1e-3"), ("two", "2e-3")):
-            Folder(place).train(fit.format(lr=lr), run=name)
-        yield place
+            Folder(path).train(fit.format(lr=lr), run=name)
+        yield path
 
 
 @pytest.fixture
-def folder(two_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    _draw_nothing(monkeypatch)
+def folder(two_runs: Path, tmp_path: Path, plain_runs: None) -> Folder:
     (tmp_path / "images").symlink_to(two_runs / "images")
     shutil.copytree(two_runs / "one", tmp_path / "earlier")
     return Folder(tmp_path)
-
-
-def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("assay.report.report.write_images", lambda folder, *given: None)
-    patch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    patch.setattr("assay.report.report.draw_run", lambda *given, **options: None)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +90,7 @@ def published() -> dict[str, torch.Tensor]:
 
 
 def test_a_weights_file_that_is_overwritten_runs_again(folder: Folder, published: dict[str, torch.Tensor]) -> None:
-    file = folder.place / "weights.safetensors"
+    file = folder.path / "weights.safetensors"
     save_file(published, file)
     before = folder.train(PROBE, model="{weights: weights.safetensors}")
     stat = file.stat()
@@ -107,13 +100,13 @@ def test_a_weights_file_that_is_overwritten_runs_again(folder: Folder, published
     after = folder.train(PROBE, model="{weights: weights.safetensors}")
     assert folder.kept() == []
     assert after["key"] != before["key"]
-    assert [json.loads(path.read_text()) for path in folder.place.glob("run/history/*/metrics.json")] == [before]
+    assert [json.loads(path.read_text()) for path in folder.path.glob("run/history/*/metrics.json")] == [before]
 
-    torch.save({"state_dict": changed}, folder.place / "moved.pth")
+    torch.save({"state_dict": changed}, folder.path / "moved.pth")
     assert folder.train(PROBE, model="{weights: moved.pth}") == after  # the test was not opened again
     assert folder.kept() == ["01-probe"]
     assert folder.says_unchanged
-    assert "moved.pth" in (folder.place / "run" / "plan.yaml").read_text()
+    assert "moved.pth" in (folder.path / "run" / "plan.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -130,15 +123,15 @@ def test_a_weights_file_that_is_overwritten_runs_again(folder: Folder, published
 def test_a_run_trained_anew_runs_what_was_made_of_it_again(
     step: str, model: str, folder: Folder, two_runs: Path
 ) -> None:
-    shutil.copytree(two_runs / "two", folder.place / "other")
+    shutil.copytree(two_runs / "two", folder.path / "other")
     before = folder.train(step, model=model)
-    shutil.move(folder.place / "earlier", folder.place / "moved")
+    shutil.move(folder.path / "earlier", folder.path / "moved")
     same = folder.train(step.replace("earlier", "moved"), model=model.replace("earlier", "moved"))
     assert folder.says_unchanged
     assert same == before
     assert folder.train(step, model=model) == before  # gone, and noted what it was
     assert any("earlier is gone" in line for line in folder.lines)
-    shutil.copytree(two_runs / "two", folder.place / "earlier")
+    shutil.copytree(two_runs / "two", folder.path / "earlier")
     after = folder.train(step, model=model)
     assert not folder.says_unchanged
     assert not any(name == "01-" + step.partition(":")[0] for name in folder.kept())
@@ -150,45 +143,45 @@ def test_another_pinned_hardware_runs_again_what_computes_on_it(folder: Folder) 
     after = folder.train(PROBE, "calibrate", hardware="{precision: fp32, layout: channels_last}")
     assert folder.kept() == []
     assert after["key"] != before["key"]
-    assert "channels_last" in (folder.place / "run" / "plan.yaml").read_text()
-    kept = next(folder.place.glob("run/history/*/metrics.json"))
+    assert "channels_last" in (folder.path / "run" / "plan.yaml").read_text()
+    kept = next(folder.path.glob("run/history/*/metrics.json"))
     assert json.loads(kept.read_text())["test opened"] == before["test opened"]
     assert "contiguous" in (kept.parent / "plan.yaml").read_text()
 
 
 def test_another_pinned_hardware_changes_nothing_where_nothing_computes(folder: Folder, two_runs: Path) -> None:
-    shutil.copytree(two_runs / "two", folder.place / "other")
+    shutil.copytree(two_runs / "two", folder.path / "other")
     members = "ensemble: {members: [{run: earlier}, {run: other}]}"
     before = folder.train(members, "calibrate")
-    opened = (folder.place / "run" / "metrics.json").stat().st_mtime_ns
+    opened = (folder.path / "run" / "metrics.json").stat().st_mtime_ns
     assert folder.train(members, "calibrate", hardware="{precision: bf16, layout: contiguous}") == before
     assert folder.kept() == ["01-ensemble", "02-calibrate"]
-    assert (folder.place / "run" / "metrics.json").stat().st_mtime_ns == opened
-    assert "bf16" in (folder.place / "run" / "plan.yaml").read_text()
+    assert (folder.path / "run" / "metrics.json").stat().st_mtime_ns == opened
+    assert "bf16" in (folder.path / "run" / "plan.yaml").read_text()
 
 
 def test_a_finished_run_opens_no_test_again_in_a_new_process(folder: Folder) -> None:
     before = folder.train(PROBE, hardware=None)
     assert before["test"]["metrics"]["accuracy"]["n"] > 0
-    chosen = (folder.place / "run" / "hardware.json").read_text()
+    chosen = (folder.path / "run" / "hardware.json").read_text()
     command = [sys.executable, "-m", "assay", "train", "plan.yaml", "--run", "run", "--device", "cpu"]
-    said = subprocess.run(command, cwd=folder.place, capture_output=True, text=True, check=True)
+    said = subprocess.run(command, cwd=folder.path, capture_output=True, text=True, check=True)
     assert "01-probe: done before, kept" in said.stdout + said.stderr
-    assert json.loads((folder.place / "run" / "metrics.json").read_text()) == before
-    assert (folder.place / "run" / "hardware.json").read_text() == chosen
+    assert json.loads((folder.path / "run" / "metrics.json").read_text()) == before
+    assert (folder.path / "run" / "hardware.json").read_text() == chosen
 
 
 def test_results_of_other_content_are_moved_away_before_anything_runs(
     folder: Folder, two_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.train(PROBE, model="{init_from: earlier}")
-    shutil.rmtree(folder.place / "earlier")
-    shutil.copytree(two_runs / "two", folder.place / "earlier")
+    shutil.rmtree(folder.path / "earlier")
+    shutil.copytree(two_runs / "two", folder.path / "earlier")
     monkeypatch.setattr("assay.steps.probe.fit_heads", _stop)
     with pytest.raises(KeyboardInterrupt):
         folder.train(PROBE, model="{init_from: earlier}")
-    assert not (folder.place / "run" / "metrics.json").exists()  # no stale metrics beside a plan that they are not of
-    assert not (folder.place / "run" / "model").exists()
+    assert not (folder.path / "run" / "metrics.json").exists()  # no stale metrics beside a plan that they are not of
+    assert not (folder.path / "run" / "model").exists()
 
 
 def _stop(*given: object, **options: object) -> None:

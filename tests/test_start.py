@@ -98,7 +98,7 @@ def test_a_model_of_another_backbone(tmp_path: Path) -> None:
 def test_a_probe_of_a_trained_model_needs_no_weights_file(tmp_path: Path) -> None:
     deep = LOST.model_copy(update={"head": HeadSettings(hidden=(4,))})
     before = trained(tmp_path / "model", deep)
-    found = probe._bare(state(tmp_path / "model"), context(tmp_path, deep), size=64)
+    found = probe.frozen_backbone(state(tmp_path / "model"), context(tmp_path, deep), size=64)
     assert same(found.backbone, before.backbone)
     assert found.hidden == ()
 

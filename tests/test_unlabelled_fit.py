@@ -23,8 +23,7 @@ from assay.labels.space import Head, LabelSpace
 from assay.progress import NoProgress
 from assay.report.charts import on_one_axis
 from assay.steps.base import read_history
-from assay.steps.fit_parts import _require_reachable
-from assay.steps.fit_settings import FitSettings
+from assay.steps.fit_settings import FitSettings, require_reachable
 from assay.training.losses import ByHead
 from assay.training.semi_supervised import UnlabelledSettings
 from factories import COLOURS, write_images
@@ -181,6 +180,6 @@ def test_smoothing_that_keeps_answers_below_the_threshold_is_refused(smoothing: 
     settings = FitSettings(unlabelled=UnlabelledSettings(threshold=0.95), loss=ByHead(smoothing=smoothing))
     if refused:
         with pytest.raises(PlanError, match=r"head 'kind' to be sure by 0\.9\d\d at most.*Lower one of the two"):
-            _require_reachable(0.95, settings.loss, space)
+            require_reachable(0.95, settings.loss, space)
     else:
-        _require_reachable(0.95, settings.loss, space)
+        require_reachable(0.95, settings.loss, space)

@@ -35,16 +35,17 @@ from assay.run.environment import lock
 from assay.run.prepare import prepare_run
 from assay.steps import STEPS
 from assay.steps.base import Context, State, StepList, StepPlan
+from assay.steps.ensemble import EnsembleSettings
 from assay.steps.ensemble_members import first_input_size
-from assay.steps.ensemble_settings import EnsembleSettings
-from assay.steps.fit import PreparedFit, fit_config, prepared_fit, step_seconds
+from assay.steps.fit import PreparedFit, fit_config, prepared_fit
 from assay.steps.fit_settings import FitSettings, SamplingPlan, sampling_plan
 from assay.steps.probe import ProbeSettings
-from assay.steps.pseudo_label import images_to_answer
+from assay.steps.pseudo_label import predicted_images
 from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
 from assay.steps.synthesize import SynthesizeSettings, gan_seconds
 from assay.training.devices import SingleProcess, keep_freed_memory, pick_device
 from assay.training.linear import solver_seconds
+from assay.training.loop import step_seconds
 from assay.training.sampling import partners, split_batches
 from assay.training.semi_supervised import Consistency
 
@@ -246,7 +247,7 @@ class _Estimator:
         require_size(classifier, size.size)
         seconds = seconds_an_image(inference_for(classifier, size, context), self.samples.ids)
         if kind == "pseudo_label" or (judges and settings.fine_tune is not None):
-            images = len(train) if judges else images_to_answer(settings, state.samples)
+            images = len(train) if judges else predicted_images(settings, state.samples)
             return replace(estimate, seconds=seconds * images)
         parts = {"train": train} if judges else {"train": train, "val": validation}
         backbone = (settings.weights or PRETRAINED) if judges else self.backbone
@@ -274,7 +275,7 @@ class _Estimator:
             samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
         subset = replace(state, samples=samples)
         with prepared_fit(settings, subset, context) as begun:
-            step, network, rows = step_seconds(begun), begun.job.network, []
+            step, network, rows = step_seconds(begun.task, begun.config, begun.machine), begun.task.network, []
             if isinstance(network, Classifier):
                 cache = self.images(settings.size, settings.resize)
                 inference = Inference(network, cache, settings.size, begun.machine.hardware)
@@ -312,7 +313,7 @@ class _Estimator:
         for batch in (settings.batch, settings.batch // 2 if settings.batch > 3 else 2 * settings.batch):
             changed = settings.model_copy(update={"batch": batch, "accumulate": 1})
             with Peak(context.device) as peak, prepared_fit(changed, state, context) as begun:
-                step_seconds(begun)
+                step_seconds(begun.task, begun.config, begun.machine)
             points.append((min(batch, length.images), peak.mib))
         most = largest_batch((points[0], points[1]), memory, most=length.images)
         if most == 0:
@@ -336,8 +337,8 @@ def epoch_rows(begun: PreparedFit, settings: FitSettings, context: Context) -> l
 
     Where images with unknown labels are learnt from, three rows of those follow: plain, weakly and strongly augmented.
     """
-    job = begun.job
-    first = dict.fromkeys((split_batches(job.order.rows(0), begun.course.step_size)[0] % len(job.source.ids)).tolist())
+    job = begun.task
+    first = dict.fromkeys((split_batches(job.order.rows(0), begun.config.step_size)[0] % len(job.source.ids)).tolist())
     images = np.array(list(first), np.int64)[:ACROSS]
     rows = [_view(PLAIN, [job.source.ids[image] for image in images], settings, context)]
     rows += [_of_epoch(begun, images, epoch) for epoch in range(min(settings.epochs, DOWN))]
@@ -350,9 +351,9 @@ def epoch_rows(begun: PreparedFit, settings: FitSettings, context: Context) -> l
 
 def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
     """These images as the epoch has them for the first time, with the partners of their optimiser step."""
-    job, count = begun.job, len(begun.job.source.ids)
+    job, count = begun.task, len(begun.task.source.ids)
     pairs: dict[int, tuple[int, int]] = {}  # of an image: its row, and that of its partner
-    for rows in split_batches(job.order.rows(epoch), begun.course.step_size):
+    for rows in split_batches(job.order.rows(epoch), begun.config.step_size):
         for row, partner in zip(rows.tolist(), partners(rows, job.mixed).tolist(), strict=True):
             pairs.setdefault(row % count, (row, partner))
     present = [index for index, image in enumerate(images.tolist()) if image in pairs]

@@ -202,7 +202,7 @@ def _climbed(settings: FitSettings, state: State, context: Context, bounds: Boun
 
 def climb(begun: PreparedFit, rates: list[float], progress: Progress) -> tuple[list[float], bool]:
     """Take an optimiser step at each of these rates, as training takes them, and give the losses."""
-    job, course, machine = begun.job, begun.course, begun.machine
+    job, course, machine = begun.task, begun.config, begun.machine
     top = max(group["top_lr"] for group in job.optimizer.param_groups)
     answered = EpochLogits.empty(len(job.source.ids), course.width)
     forward = machine.wrap(job.network)
@@ -233,7 +233,7 @@ def climb(begun: PreparedFit, rates: list[float], progress: Progress) -> tuple[l
 def _showings(begun: PreparedFit) -> Iterator[tuple[int, Ints]]:
     """The rows of one optimiser step after the other, epoch after epoch."""
     for epoch in count():
-        for rows in split_batches(begun.job.order.rows(epoch), begun.course.step_size):
+        for rows in split_batches(begun.task.order.rows(epoch), begun.config.step_size):
             yield epoch, rows
 
 

@@ -124,6 +124,16 @@ class Head:
         names = [self.classes[position] for position in self.classes_of(code)]
         return ", ".join(names) or (none if not self.multiclass and np.any(np.asarray(code) >= 0) else "")
 
+    @property
+    def cell_names(self) -> tuple[str | None, ...]:
+        """The tag of each cell; None for the one cell of a multi-class head."""
+        return (None,) if self.multiclass else self.classes
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """The values of a cell as edits spell them: classes, or "0" and "1"."""
+        return self.classes if self.multiclass else ("0", "1")
+
 
 class HeadJson(TypedDict):
     """A head as JSON."""

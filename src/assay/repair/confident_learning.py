@@ -21,16 +21,16 @@ FILTERS: dict[Filter, str] = {
     "both": "both",  # what both of these suspect
     "off_diagonal": "confident_learning",  # what is counted off the diagonal of the confident joint
 }
-"""Our names of the filters -> cleanlab's."""
+"""Names of the filters in a plan -> cleanlab's."""
 
 ROUNDING = 1e-6  # of probabilities, in cleanlab too
 
 
 @dataclass(frozen=True)
 class HeadSuspects:
-    """What confident learning finds under one head.
+    """The suspect labels of one head, and estimates of its label noise.
 
-    `table` has a line for each suspected label, the most suspicious first: `row` (place in the arrays given),
+    `table` has a line for each suspect label, the most suspicious first: `row` (index in the arrays given),
     `tag` (the class of a multi-label head, else null), `given` and `suggested` (classes; of a tag "1" or "0"),
     `quality` (probability of the given label) and `confidence` (of the suggested one).
     `quality` is that of all known labels, in the shape of the codes, NaN where unknown; low is suspect.
@@ -66,9 +66,8 @@ class HeadSuspects:
     @property
     def noise_rates(self) -> dict[str, float]:
         """The same by class: of the labels given as it, or of all its cells where the head is multi-label."""
-        multiclass = self.head.kind == "multiclass"
-        total = self.counts.sum(axis=1 if multiclass else (1, 2))
-        right = _right(self.counts) if multiclass else _right(self.counts).sum(axis=1)
+        total = self.counts.sum(axis=1 if self.head.multiclass else (1, 2))
+        right = _right(self.counts) if self.head.multiclass else _right(self.counts).sum(axis=1)
         by_class = zip(self.head.classes, right.tolist(), total.tolist(), strict=True)
         return {name: 1 - good / labels for name, good, labels in by_class if labels}
 
@@ -81,17 +80,17 @@ class HeadSuspects:
 def suspects(
     head: Head, codes: Codes, probabilities: Reals, *, filter_by: Filter = "noise_rate", least: int = 5
 ) -> HeadSuspects:
-    """The labels (N,) or (N, K) of a head that probabilities (N, K) make suspect.
+    """Return the labels, of codes (N,) or (N, K), that probabilities (N, K) make suspect.
 
-    The probabilities are those of a model that did not see the labels. Unknown labels do not count. A class with
+    The probabilities are those of a model that did not learn from the labels. Unknown labels do not count. A class with
     fewer than `least` known labels is not judged, neither its labels nor as a suggestion: with fewer than there
-    are folds, models may never have seen it. A multi-label head is judged class by class, as two-class problems
+    are folds, models may never have learnt it. A multi-label head is judged class by class, as two-class problems
     of absent and present that both need `least`. Probabilities that are alike for all judge nothing.
 
     Raises DataError where no label is known, and where a probability of a known label is no number from 0 to 1.
     """
     _require_probabilities(head, codes, probabilities)
-    if head.kind == "multiclass":
+    if head.multiclass:
         rows, suggested, counts = _judge(codes, probabilities, filter_by=filter_by, least=least)
         quality = np.full(len(codes), np.nan, np.float32)
         known = np.flatnonzero(codes >= 0)
@@ -99,24 +98,24 @@ def suspects(
         confidence = probabilities[rows, suggested]
         table = _ranked(head, rows, None, codes[rows], suggested, quality[rows], confidence)
         return HeadSuspects(head, table, quality, counts)
-    found = [
+    by_tag = [
         _judge(labels, np.stack((1 - present, present), axis=1), filter_by=filter_by, least=least)
         for labels, present in zip(codes.T, probabilities.T, strict=True)
     ]
     quality = np.where(codes == 1, probabilities, 1 - probabilities).astype(np.float32)
     quality[codes < 0] = np.nan
-    rows = np.concatenate([of_class for of_class, _, _ in found])
-    tags = np.repeat(np.arange(head.size), [len(of_class) for of_class, _, _ in found])
+    rows = np.concatenate([of_class for of_class, _, _ in by_tag])
+    tags = np.repeat(np.arange(head.size), [len(of_class) for of_class, _, _ in by_tag])
     given, confidence = codes[rows, tags], 1 - quality[rows, tags]
     table = _ranked(head, rows, tags, given, 1 - given, quality[rows, tags], confidence)
-    return HeadSuspects(head, table, quality, np.stack([counts for _, _, counts in found]))
+    return HeadSuspects(head, table, quality, np.stack([counts for _, _, counts in by_tag]))
 
 
-def nothing_judged(head: Head, codes: Codes) -> HeadSuspects:
-    """What is found where no label of a head can be judged."""
+def no_suspects(head: Head, codes: Codes) -> HeadSuspects:
+    """Return suspects for a head of which no label can be judged: none."""
     none, scores = np.zeros(0, np.int64), np.zeros(0)
-    table = _ranked(head, none, None if head.kind == "multiclass" else none, none, none, scores, scores)
-    counts = np.zeros((head.size, head.size) if head.kind == "multiclass" else (head.size, 2, 2), np.int64)
+    table = _ranked(head, none, None if head.multiclass else none, none, none, scores, scores)
+    counts = np.zeros((head.size, head.size) if head.multiclass else (head.size, 2, 2), np.int64)
     return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), counts)
 
 
@@ -135,9 +134,9 @@ def _require_probabilities(head: Head, codes: Codes, probabilities: Reals) -> No
 
 
 def _judge(codes: Ints, probabilities: Reals, *, filter_by: Filter, least: int) -> tuple[Ints, Ints, Ints]:
-    """The rows suspected, the class suggested for each, and the confident joint (K, K), calibrated to the labels.
+    """Return suspect rows, the class suggested for each, and the confident joint (K, K), calibrated to the labels.
 
-    cleanlab sees only the judged classes; their probabilities are not made to sum to 1 again, since an image
+    cleanlab is given the judged classes only; their probabilities are not made to sum to 1 again, since an image
     of an unjudged class would then be sure to be of another one.
     """
     from cleanlab import filter as cleanlab_filter
@@ -145,15 +144,15 @@ def _judge(codes: Ints, probabilities: Reals, *, filter_by: Filter, least: int) 
 
     counts = np.zeros((probabilities.shape[1],) * 2, np.int64)
     occurring = np.bincount(codes[codes >= 0], minlength=len(counts))
-    judged = np.flatnonzero(occurring >= least)
-    rows = np.flatnonzero(np.isin(codes, judged))
-    scores = probabilities[np.ix_(rows, judged)]
+    classes = np.flatnonzero(occurring >= least)
+    rows = np.flatnonzero(np.isin(codes, classes))
+    scores = probabilities[np.ix_(rows, classes)]
     none = np.zeros(0, np.int64)
-    if len(judged) < 2 or np.ptp(scores, axis=0).max() <= ROUNDING:
+    if len(classes) < 2 or np.ptp(scores, axis=0).max() <= ROUNDING:
         return none, none, counts
-    labels = np.searchsorted(judged, codes[rows])
+    labels = np.searchsorted(classes, codes[rows])
     joint = compute_confident_joint(labels, scores)
-    counts[np.ix_(judged, judged)] = joint
+    counts[np.ix_(classes, classes)] = joint
     wrong = cleanlab_filter.find_label_issues(
         labels,
         scores,
@@ -162,13 +161,13 @@ def _judge(codes: Ints, probabilities: Reals, *, filter_by: Filter, least: int) 
         n_jobs=1,
     )
     vars(cleanlab_filter).pop("pred_probs_by_class", None)  # a copy of all probabilities that it would keep for good
-    return rows[wrong], judged[scores[wrong].argmax(axis=1)], counts
+    return rows[wrong], classes[scores[wrong].argmax(axis=1)], counts
 
 
 def _ranked(
     head: Head, rows: Ints, tags: Ints | None, given: Ints, suggested: Ints, quality: Reals, confidence: Reals
 ) -> pl.DataFrame:
-    """The table of `HeadSuspects`; equal qualities stand in the order of rows and classes."""
+    """Return the table of `HeadSuspects`; equal qualities stand in the order of rows and classes."""
     classes = pl.Series(head.classes, dtype=pl.String)
     labels = classes if tags is None else pl.Series(["0", "1"])
     table = pl.DataFrame(
@@ -185,7 +184,7 @@ def _ranked(
 
 
 def _shares(counts: Ints, *, of: int | tuple[int, ...]) -> Reals:
-    """Counts over their sum along these axes, 0 where that is 0."""
+    """Return counts over their sum along these axes, 0 where that is 0."""
     floats = counts.astype(np.float64)
     return ratio(floats, floats.sum(axis=of, keepdims=True), otherwise=0.0)
 

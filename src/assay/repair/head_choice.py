@@ -1,10 +1,10 @@
-"""Which of several heads is kept: the best for a metric, judged on images that did not choose it."""
+"""Choice among several heads by a validation metric, with predictions of each image by a choice made without it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import log_softmax
@@ -23,35 +23,35 @@ MetricName = Literal["balanced_accuracy", "macro_f1", "micro_f1", "nll"]
 
 @dataclass(frozen=True, eq=False)
 class ValidationSet:
-    """Images that choose: the codes of one head and what each label counts in calibrating, shaped alike."""
+    """Validation images under one head: codes, weights of the labels in calibration (shaped alike), and the metric."""
 
     head: Head
     codes: Codes
     weights: Reals
     metric: MetricName
 
-    def best(self, ways: Sequence[Sequence[Floats]], rows: Bools) -> BestBy:
-        """The first of the best ways on these images; `ways` are answers (N, K), one a setting of each way."""
+    def best(self, ways: Sequence[Sequence[Floats]], rows: Bools) -> Choice:
+        """Return the first of the best ways on these rows; `ways` are logits (N, K), an array a setting of each."""
         codes, weights, space = self.codes[rows], self.weights[rows], LabelSpace((self.head,))
         sign = 1 if higher_is_better(self.metric) else -1
         settings, values = [], []
-        for answers in ways:
-            settings.append(min((self._at_best(own[rows], codes, weights, place) for place, own in enumerate(answers))))
-            _, place, divisor = settings[-1]
-            found = decision_tally(self.head, codes, probabilities_of(space, answers[place][rows] / divisor)).values()
-            values.append(sign * found.get(self.metric, 0.0))  # undefined for one, it is for all
+        for logits in ways:
+            settings.append(min(self._calibrated(one[rows], codes, weights, index) for index, one in enumerate(logits)))
+            _, index, divisor = settings[-1]
+            metrics = decision_tally(self.head, codes, probabilities_of(space, logits[index][rows] / divisor)).values()
+            values.append(sign * metrics.get(self.metric, 0.0))  # undefined for one, it is for all
         way = int(np.argmax(values))
-        return BestBy(way, *settings[way][1:])
+        return Choice(way, *settings[way][1:])
 
-    def _at_best(self, logits: Floats, codes: Codes, weights: Reals, place: int) -> tuple[float, int, float]:
-        """The loss at the best temperature, the place given, and that temperature."""
+    def _calibrated(self, logits: Floats, codes: Codes, weights: Reals, index: int) -> tuple[float, int, float]:
+        """Return the loss at the best temperature, the index given, and that temperature."""
         divisor = temperature(self.head, codes, logits, weights)
-        return validation_loss(self.head, codes, logits / divisor, weights), place, divisor
+        return validation_loss(self.head, codes, logits / divisor, weights), index, divisor
 
 
 @dataclass(frozen=True)
-class BestBy:
-    """A way, the setting of it, and the temperature of lowest loss."""
+class Choice:
+    """Indices of a way and of its setting, and the temperature of lowest loss."""
 
     way: int
     setting: int
@@ -60,30 +60,30 @@ class BestBy:
 
 @dataclass(frozen=True, eq=False)
 class ChosenHead:
-    """What is best on all images, and logits (N, K) by what was best without each image."""
+    """The best choice on all images, and logits (N, K), each image by the best choice without it."""
 
-    best: BestBy
+    best: Choice
     logits: Floats
 
 
-def choose_head(judges: ValidationSet, ways: Sequence[Sequence[Floats]], *, folds: int, seed: int) -> ChosenHead:
-    """The best of several ways, and what choosing so gives on other images.
+def choose_head(validation: ValidationSet, ways: Sequence[Sequence[Floats]], *, folds: int, seed: int) -> ChosenHead:
+    """Return the best of several ways, and cross-fitted logits of that choice.
 
     The setting of a way is chosen by the loss, which a few images move little; the way by the metric.
     """
-    fold = folds_of(len(judges.codes), folds, seed=seed)
+    fold = folds_of(len(validation.codes), folds, seed=seed)
     logits = np.empty_like(ways[0][0])
     for number in np.unique(fold):
         inside = fold == number
-        found = judges.best(ways, ~inside)
-        logits[inside] = ways[found.way][found.setting][inside] / found.temperature
-    return ChosenHead(judges.best(ways, np.ones(len(fold), dtype=np.bool_)), logits)
+        best = validation.best(ways, ~inside)
+        logits[inside] = ways[best.way][best.setting][inside] / best.temperature
+    return ChosenHead(validation.best(ways, np.ones(len(fold), dtype=np.bool_)), logits)
 
 
 def validation_loss(head: Head, codes: Codes, logits: Reals, weights: Reals) -> float:
-    """The negative log-likelihood of what is known, each label by its weight, shaped like the codes."""
+    """Return the negative log-likelihood of the known labels, by weights shaped like the codes."""
     scores = logits.astype(np.float64)
-    if head.kind == "multiclass":
+    if head.multiclass:
         sure = log_softmax(scores, axis=1)[np.arange(len(codes)), codes]
         return -float(np.where(codes >= 0, weights * sure, 0.0).sum())
     cells = np.logaddexp(0, scores) - codes * scores
@@ -91,32 +91,32 @@ def validation_loss(head: Head, codes: Codes, logits: Reals, weights: Reals) -> 
 
 
 def calibrating_weights(head: Head, codes: Codes, train: Codes, class_weights: Reals) -> Reals:
-    """What each label counts so that its class has the share that it has in training times its weight.
+    """Return label weights, shaped like the codes, that give each class its share in training times its class weight.
 
-    Shaped like the codes, which are those of the images that choose, whatever shares these have; 0 where
-    unknown, and of a class that cannot be learnt.
+    `codes` are of validation, `train` of training, `class_weights` (K,). 0 where unknown, and for a class that cannot
+    be learnt.
     """
     able = learnable(head, train)
-    if head.kind == "multiclass":
-        ours, theirs = (np.bincount(own[own >= 0], minlength=head.size) for own in (codes, train))
-        by_class = np.where(able, theirs * class_weights / np.maximum(ours, 1), 0.0)
+    if head.multiclass:
+        counts, wanted = head.counts(codes), head.counts(train)
+        by_class = np.where(able, wanted * class_weights / np.maximum(counts, 1), 0.0)
         return np.where(codes >= 0, by_class[codes], 0.0)
     weights = np.zeros(codes.shape)
     for value, factor in ((0, np.ones(head.size)), (1, class_weights)):
-        ours, theirs = ((own == value).sum(axis=0) for own in (codes, train))
-        by_tag = np.where(able, theirs * factor / np.maximum(ours, 1), 0.0)
+        counts, wanted = ((labels == value).sum(axis=0) for labels in (codes, train))
+        by_tag = np.where(able, wanted * factor / np.maximum(counts, 1), 0.0)
         weights = np.where(codes == value, by_tag, weights)
     return weights
 
 
-# Ways to learn a head under one another, by metrics of the frequent and of the rare classes.
+# A table of the ways to learn a head, with metrics of the frequent and of the rare classes.
 
 HEADINGS = {"balanced_accuracy": "balanced", "micro_f1": "micro F1", "nll": "NLL"}
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One way to learn a head: what its metrics are read off, with what setting, and the seconds it took."""
+    """One way to learn a head: the tally of its metrics, its setting, and the seconds it took."""
 
     tally: Tally
     setting: str
@@ -125,7 +125,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class HeadTable:
-    """Rows for one head, judged by the same images."""
+    """Rows for one head, with metrics of the same validation images; `train` are codes of training images."""
 
     head: Head
     train: Codes
@@ -133,7 +133,7 @@ class HeadTable:
     rows: dict[str, Row] = field(default_factory=dict)
 
     def tally(self, probabilities: Reals, thresholds: float | Reals = 0.5) -> Tally:
-        """What metrics of these answers (N, K) are read off."""
+        """Return the tally of probabilities (N, K)."""
         return decision_tally(self.head, self.codes, probabilities, thresholds)
 
     def add(
@@ -145,59 +145,56 @@ class HeadTable:
         setting: str = "",
         seconds: float = 0.0,
     ) -> None:
-        """One more row."""
+        """Add a row."""
         self.rows[name] = Row(self.tally(probabilities, thresholds), setting, seconds)
 
     def groups(self) -> dict[str, Ints]:
-        """The classes of each third by training images, the most frequent first; none where there are no thirds."""
-        if self.head.kind == "multiclass":
-            counts = np.bincount(self.train[self.train >= 0], minlength=self.head.size)
-        else:
-            counts = (self.train == 1).sum(axis=0)
+        """Return the classes of each third by training images, the most frequent first; {} if there are none."""
+        counts = self.head.counts(self.train)
         return {group.name: np.array(group.classes) for group in groups(counts) if group.rule == "thirds"}
 
     def group_names(self) -> dict[str, list[str]]:
-        """The same by name."""
-        return {group: [self.head.classes[place] for place in places] for group, places in self.groups().items()}
+        """Return the names of the classes of each third."""
+        names = self.head.classes
+        return {group: [names[index] for index in classes] for group, classes in self.groups().items()}
 
     def metrics(self, name: str) -> dict[str, float]:
-        """Balanced accuracy, recall by third, accuracy (micro F1 of tags) and loss; what is not defined is left out."""
-        own = self.rows[name].tally
-        values = own.values()
-        hits, _, support = own.counts
+        """Return balanced accuracy, recall by third, accuracy (micro F1 of tags) and loss, as far as defined."""
+        tally = self.rows[name].tally
+        values = tally.values()
+        hits, _, support = tally.counts
         recalls = ratio(hits, support)
-        found = {"balanced_accuracy": values.get("balanced_accuracy")}
-        for group, places in self.groups().items():
-            known = recalls[places][support[places] > 0]
-            found[group] = float(known.mean()) if len(known) else None
-        headline = self.head.headline
-        found |= {headline: values.get(headline), "nll": values.get("nll")}
-        return {metric: value for metric, value in found.items() if value is not None}
+        metrics = {"balanced_accuracy": values.get("balanced_accuracy")}
+        for group, classes in self.groups().items():
+            known = recalls[classes][support[classes] > 0]
+            metrics[group] = float(known.mean()) if len(known) else None
+        metrics |= {self.head.headline: values.get(self.head.headline), "nll": values.get("nll")}
+        return {metric: value for metric, value in metrics.items() if value is not None}
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
-        """By row: its metrics, seconds and setting."""
+    def to_json(self) -> dict[str, dict[str, object]]:
+        """Return metrics, seconds and setting of each row."""
         return {
             name: {**self.metrics(name), "seconds": round(row.seconds, 2), "setting": row.setting}
             for name, row in self.rows.items()
         }
 
     def lines(self) -> list[str]:
-        """The table in plain text, the best of each metric marked."""
+        """Return the lines of the table, the best of each metric marked."""
         metrics = {name: self.metrics(name) for name in self.rows}
-        columns = list(dict.fromkeys(metric for own in metrics.values() for metric in own))
+        columns = list(dict.fromkeys(metric for values in metrics.values() for metric in values))
         better = {column: (min if column == "nll" else max) for column in columns}
-        best = {column: better[column](own[column] for own in metrics.values() if column in own) for column in columns}
+        best = {column: better[column](row[column] for row in metrics.values() if column in row) for column in columns}
         cells = [[self.head.name, *(HEADINGS.get(column, column) for column in columns), "seconds", "setting"]]
         for name, row in self.rows.items():
-            own = metrics[name]
-            shown = [
-                "" if column not in own else f"{own[column]:.3f}{'*' if own[column] == best[column] else ' '}"
+            values = metrics[name]
+            texts = [
+                "" if column not in values else f"{values[column]:.3f}{'*' if values[column] == best[column] else ' '}"
                 for column in columns
             ]
-            cells.append([name, *shown, f"{row.seconds:.1f}" if row.setting else "", row.setting])
-        widths = [max(len(line[place]) for line in cells) for place in range(len(cells[0]))]
-        train, judged = (int(self.head.known(codes).sum()) for codes in (self.train, self.codes))
-        title = f"{self.head.name}: learnt on {train:,} images, judged on {judged:,}, cross-fitted; * is best"
+            cells.append([name, *texts, f"{row.seconds:.1f}" if row.setting else "", row.setting])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        train, validation = (int(self.head.known(codes).sum()) for codes in (self.train, self.codes))
+        title = f"{self.head.name}: learnt on {train:,} images, judged on {validation:,}, cross-fitted; * is best"
         return [title, *("  " + _spaced(line, widths) for line in cells)]
 
 

@@ -1,4 +1,4 @@
-"""How a head may be learnt again on a representation that stays: what a plan says of it."""
+"""Settings of the ways to learn a head again on a representation that stays."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ ALL_KINDS: tuple[AnyKind, ...] = (Svm(), Svm(kernel="rbf"), Crt(), TauNorm(), Lw
 
 
 def kind_name(kind: AnyKind) -> str:
-    """What a row of the table is called."""
+    """Return the name of a kind in tables."""
     return f"svm {kind.kernel}" if isinstance(kind, Svm) else kind.kind
 
 
@@ -90,7 +90,7 @@ def kernel_bytes(images: int) -> int:
 
 
 def unsupported_reason(kind: AnyKind, head: Head, *, images: int, linear: bool) -> str | None:
-    """Why a kind cannot be had of so many images, or of a head that is linear or not, and the way out."""
+    """Return why a kind cannot learn from so many images, or go on from a head that is not linear; None if it can."""
     if isinstance(kind, Svm) and kind.kernel == "rbf" and images > kind.most:
         return (
             f"{head.name}: svm with kernel: rbf holds a kernel value for every two images, and for "
@@ -107,7 +107,7 @@ def unsupported_reason(kind: AnyKind, head: Head, *, images: int, linear: bool) 
 
 def learnable(head: Head, codes: Codes) -> Bools:
     """Return which classes (K,) have a training image; of tags, those that some images have and some have not."""
-    if head.kind == "multiclass":
-        return np.bincount(codes[codes >= 0], minlength=head.size) > 0
-    both: Bools = (codes == 1).any(axis=0) & (codes == 0).any(axis=0)
-    return both
+    present, decided = head.present(codes), head.decided(codes)
+    if head.multiclass:
+        return np.asarray(present.any(axis=0))
+    return np.asarray(present.any(axis=0) & (decided & ~present).any(axis=0))

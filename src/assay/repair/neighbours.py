@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, by the labels of the nearest images in feature space."""
+"""Probabilities of classes by the labels of the nearest images in feature space."""
 
 from __future__ import annotations
 
@@ -9,33 +9,13 @@ import numpy as np
 from assay.arrays import Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head
-from assay.repair import confident_learning
-from assay.repair.confident_learning import Filter, HeadSuspects
 
 BLOCK = 16_000_000  # similarities at a time: 64 MB
 COPY = 1e-5  # share of the squared lengths below which a squared distance is that of a copy; float32 is sure of 1e-6
 
 
-def suspects(
-    head: Head,
-    codes: Codes,
-    features: Reals,
-    *,
-    neighbours: int = 20,
-    filter_by: Filter = "noise_rate",
-    least: int = 5,
-    fold: Ints | None = None,
-) -> HeadSuspects:
-    """The labels (N,) or (N, K) of a head that stand far from others of their class, by features (N, F).
-
-    The neighbours give probabilities, and confident learning judges by those; see both for what is raised.
-    """
-    probabilities = posterior(head, codes, features, neighbours=neighbours, fold=fold)
-    return confident_learning.suspects(head, codes, probabilities, filter_by=filter_by, least=least)
-
-
 def posterior(head: Head, codes: Codes, features: Reals, *, neighbours: int = 20, fold: Ints | None = None) -> Floats:
-    """Probabilities (N, K) of the classes of each image by its nearest other ones; NaN where none of its is known.
+    """Return probabilities (N, K) of classes by the nearest other images; NaN for images without a known label.
 
     The neighbours are the images with a known label of least cosine distance, of features standardised over these.
     The image itself and copies of it, which would repeat its label, are none of them, and none of the same `fold`
@@ -50,18 +30,18 @@ def posterior(head: Head, codes: Codes, features: Reals, *, neighbours: int = 20
     if len(rows) == 0:
         return probabilities
     vectors = _standardised(head, rows, features)
-    known, present = _cells(head, codes[rows])
+    known, present = (cells(codes[rows]).astype(np.float32) for cells in (head.decided, head.present))
     prior = present.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     parts = None if fold is None else fold[rows]
     for block, nearest, weights in _nearest(vectors, count=min(neighbours, len(rows)), fold=parts):
         have = np.einsum("bn,bnk->bk", weights, present[nearest])
-        told = np.einsum("bn,bnk->bk", weights, known[nearest])
-        probabilities[rows[block]] = (have + prior) / (told + 1)
+        total = np.einsum("bn,bnk->bk", weights, known[nearest])
+        probabilities[rows[block]] = (have + prior) / (total + 1)
     return probabilities
 
 
 def _standardised(head: Head, rows: Ints, features: Reals) -> Floats:
-    """Features of these rows, each with mean 0 and deviation 1 over them; 0 where it never varies."""
+    """Return features of these rows, each with mean 0 and deviation 1 over them; 0 where it never varies."""
     vectors = features[rows].astype(np.float32, copy=False)  # a copy already, changed in place below
     good = np.isfinite(vectors).all(axis=1)
     if not good.all():
@@ -75,15 +55,8 @@ def _standardised(head: Head, rows: Ints, features: Reals) -> Floats:
     return vectors
 
 
-def _cells(head: Head, codes: Codes) -> tuple[Floats, Floats]:
-    """Which cells (n, K) are known, and which of them are present, as 0 and 1."""
-    if head.kind == "multiclass":
-        return np.ones((len(codes), head.size), np.float32), np.eye(head.size, dtype=np.float32)[codes]
-    return (codes >= 0).astype(np.float32), (codes == 1).astype(np.float32)
-
-
 def _nearest(vectors: Floats, *, count: int, fold: Ints | None) -> Iterator[tuple[slice, Ints, Floats]]:
-    """Blocks of rows, the `count` nearest others (b, count) of each and their weights, 0 for what is no neighbour."""
+    """Yield blocks of rows, the `count` nearest others (b, count) of each, and weights, 0 for what is no neighbour."""
     squares = np.einsum("nf,nf->n", vectors, vectors)
     lengths = np.sqrt(np.where(squares > 0, squares, 1))
     step = max(1, BLOCK // len(vectors))

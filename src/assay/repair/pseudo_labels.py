@@ -1,4 +1,4 @@
-"""Labels for what is unknown, as a model answers (pseudo-labels, Lee 2013), and which of them to keep."""
+"""Pseudo-labels (Lee 2013): predictions of a model as labels for what is unknown, and which of them to keep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.errors import DataError
-from assay.labels.edits import PERSON, TAG_TEXTS, Edit, current_values
+from assay.labels.edits import PERSON, Edit, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.settings import Choice, Settings, parse_tagged
@@ -73,7 +73,7 @@ Keep = Annotated[
 
 
 class Changes(NamedTuple):
-    """Labels that were unknown before and are kept now, that differ, and that are unknown again."""
+    """Counts of labels that were unknown before and are kept now, that differ, and that are unknown again."""
 
     new: int
     different: int
@@ -82,12 +82,12 @@ class Changes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """The answers to the unknown labels of one head, and which of them are kept.
+    """Predictions of the unknown labels of one head, and which of them are kept.
 
-    All arrays but `soft` have the shape of codes, (N,) or (N, K). `given` is what was known before. `codes` are the
-    answers, kept or not; -1 where a label is known or none can be given. `confidence` is the probability of the
-    answer, NaN where there is none. `soft` (N, K) holds the probabilities themselves as targets, NaN where no
-    pseudo-label is kept; None where hard ones were asked for. `notes` say why labels could not be given.
+    All arrays but `soft` have the shape of codes, (N,) or (N, K). `given` are the labels known before. `codes` are
+    predictions, kept or not; -1 where a label is known or none can be given. `confidence` is the probability of the
+    prediction, NaN where there is none. `soft` (N, K) holds the probabilities themselves as targets, NaN where no
+    pseudo-label is kept; None for hard labels. `notes` say why labels could not be given.
     """
 
     head: Head
@@ -100,8 +100,8 @@ class PseudoLabels:
 
     @property
     def rows(self) -> Ints:
-        """The images of which a pseudo-label is kept."""
-        return np.flatnonzero(_of_images(self.head, self.kept)).astype(np.int64)
+        """The images with a pseudo-label that is kept."""
+        return np.flatnonzero(self.head.any_cell(self.kept)).astype(np.int64)
 
     @property
     def labels(self) -> Codes:
@@ -111,16 +111,13 @@ class PseudoLabels:
     @property
     def counts(self) -> Ints:
         """Labels kept of each class (K,), or absent and present of each tag (K, 2)."""
-        if self.head.kind == "multiclass":
-            return np.bincount(self.codes[self.kept], minlength=self.head.size).astype(np.int64)
+        if self.head.multiclass:
+            return self.head.counts(self.codes[self.kept])
         by_value = [np.sum(self.kept & (self.codes == value), axis=0) for value in (0, 1)]
         return np.stack(by_value, axis=1).astype(np.int64)
 
     def changed_since(self, previous: Codes) -> Changes:
-        """What is other than in these labels of the same images: an earlier choice's `labels`, or the samples' codes.
-
-        Labels that are no pseudo-labels do not count.
-        """
+        """Return how the pseudo-labels differ from previous codes of the same images. Given labels do not count."""
         now, was = self.labels[self.given < 0], previous[self.given < 0]
         new, gone = (now >= 0) & (was < 0), (now < 0) & (was >= 0)
         return Changes(int(new.sum()), int(((now != was) & ~new & ~gone).sum()), int(gone.sum()))
@@ -136,12 +133,13 @@ def choose_pseudo_labels(
     closed: Bools | None = None,
     soft: bool = False,
 ) -> PseudoLabels:
-    """Answer the unknown labels of codes (N,) or (N, K) by probabilities (N, K), and keep some of the answers.
+    """Predict the unknown labels of codes (N,) or (N, K) by probabilities (N, K), and keep some of the predictions.
 
-    The answer is the most probable class, the first of equals; a tag is present from one half up. Not answered are
-    cells that are `closed`, images of which a probability is not finite (unreadable ones), classes of which no
-    label is known, and tags of which not both present and absent are: no model can have learnt these from `codes`.
-    Nothing is, where probabilities are alike for all images. The views, (N, K) each, are those of `keep: agreement`.
+    The prediction is the most probable class, the first of equals; a tag is present from one half up. No label is
+    given to cells that are `closed`, to images with a probability that is not finite (unreadable ones), of classes
+    without a known label, and of tags of which not both present and absent are known: no model can have learnt these
+    from `codes`. None is given where all images have the same probabilities. `view_probabilities`, (N, K) each, are
+    for `keep: agreement`.
 
     Raises DataError where no label is known.
     """
@@ -150,31 +148,30 @@ def choose_pseudo_labels(
             f"No label is known under head {head.name!r}, so no model can have learnt to give any. "
             "Label some images, or take the step out."
         )
-    answers, confidence = best_values(head, probabilities)
-    groups = value_index(head, answers)
-    open_cells, notes = _answerable(head, codes, probabilities, closed)
+    predicted, confidence = best_values(head, probabilities)
+    groups = value_index(head, predicted)
+    open_cells, notes = _open_cells(head, codes, probabilities, closed)
     able = open_cells & learnable_values(head, codes)[groups]
-    if untaught := _untaught(head, codes, groups[open_cells & ~able]):
-        notes.append(f"no pseudo-labels of {untaught}: the labels known do not teach it")
+    if (open_cells & ~able).any():
+        classes = np.unique(groups[open_cells & ~able] // (1 if head.multiclass else 2))
+        names = ", ".join(repr(head.classes[index]) for index in classes.tolist())
+        notes.append(f"no pseudo-labels of {names}: the labels known do not teach it")
     kept = np.zeros(codes.shape, np.bool_)
     if isinstance(keep, Agreement):
         if view_probabilities is None:
             raise ValueError("`keep: agreement` takes the probabilities of the views")
-        kept[able] = _agreed(head, answers, view_probabilities)[able]
+        kept[able] = _agreed(head, predicted, view_probabilities)[able]
     else:
         kept[able] = _kept(keep, confidence[able], groups[able])
-    targets = None
-    if soft:
-        of_classes = kept if head.kind == "multilabel" else kept[:, None]
-        targets = np.where(of_classes, probabilities, np.nan).astype(np.float32)
+    targets = np.where(head.columns(kept), probabilities, np.nan).astype(np.float32) if soft else None
     return PseudoLabels(
-        head, codes, np.where(able, answers, -1), np.where(able, confidence, np.nan), kept, targets,
+        head, codes, np.where(able, predicted, -1), np.where(able, confidence, np.nan), kept, targets,
         tuple(f"Head {head.name!r}: {note}." for note in notes),
     )  # fmt: skip
 
 
 def thresholds(confidence: Reals, groups: Ints, share: float) -> Doubles:
-    """A threshold for each group of answers: `share` for the one of highest mean confidence, others in proportion.
+    """Return a threshold for each group of predictions, in proportion to its mean confidence; the highest is `share`.
 
     After the flexible thresholds of FlexMatch (Zhang et al. 2021), but a class counts as learnt by its mean
     confidence, not by its number of confident images, which is small for every rare class as well.
@@ -185,29 +182,23 @@ def thresholds(confidence: Reals, groups: Ints, share: float) -> Doubles:
     return scaled
 
 
-def _answerable(head: Head, codes: Codes, probabilities: Reals, closed: Bools | None) -> tuple[Bools, list[str]]:
-    """The unknown cells that may be answered, in the shape of codes, and why others may not."""
+def _open_cells(head: Head, codes: Codes, probabilities: Reals, closed: Bools | None) -> tuple[Bools, list[str]]:
+    """Return the unknown cells that may get a label, in the shape of codes, and why others may not."""
     unknown: Bools = codes < 0 if closed is None else (codes < 0) & ~closed
     if not unknown.any():
         return unknown, ["no label is unknown, so there is none to give"]
     readable: Bools = np.all(np.isfinite(probabilities), axis=1)
     notes = []
-    if unreadable := np.count_nonzero(_of_images(head, unknown) & ~readable):
+    if unreadable := np.count_nonzero(head.any_cell(unknown) & ~readable):
         notes.append(f"no pseudo-labels for {unreadable} images for which the model has no answer")
     if np.count_nonzero(readable) > 1 and np.ptp(probabilities[readable], axis=0).max() <= ALIKE:
         notes.append("no pseudo-labels, since the model answers the same for all images")
         readable[:] = False
-    return unknown & (readable if head.kind == "multiclass" else readable[:, None]), notes
-
-
-def _untaught(head: Head, codes: Codes, groups: Ints) -> str:
-    """The classes of these groups of answers, in words."""
-    classes = np.unique(groups if head.kind == "multiclass" else groups // 2)
-    return ", ".join(repr(head.classes[position]) for position in classes.tolist())
+    return unknown & head.spread(readable), notes
 
 
 def _kept(keep: All | Confidence | Relative | Quota, confidence: Reals, groups: Ints) -> Bools:
-    """Which answers (n,) are kept."""
+    """Return which predictions (n,) are kept."""
     match keep:
         case All():
             return np.ones(len(confidence), np.bool_)
@@ -222,7 +213,7 @@ def _kept(keep: All | Confidence | Relative | Quota, confidence: Reals, groups: 
 
 
 def _most_confident(confidence: Reals, groups: Ints, quota: int | ClassShare) -> Bools:
-    """So many of each group; of equally confident ones the first."""
+    """Return which (n,) are among the most confident of their group; of equally confident ones the first are."""
     order = np.lexsort((-confidence, groups))
     sizes = np.bincount(groups)
     ranks = np.arange(len(order)) - (np.cumsum(sizes) - sizes)[groups[order]]
@@ -232,24 +223,19 @@ def _most_confident(confidence: Reals, groups: Ints, quota: int | ClassShare) ->
     return kept
 
 
-def _agreed(head: Head, answers: Codes, view_probabilities: Sequence[Reals]) -> Bools:
-    """Which answers every view gives, in the shape of codes; one view at a time, since all take much memory."""
-    agreed = np.ones(answers.shape, np.bool_)
+def _agreed(head: Head, predicted: Codes, view_probabilities: Sequence[Reals]) -> Bools:
+    """Return where every view predicts the same, in the shape of codes; one view at a time, since all take memory."""
+    agreed = np.ones(predicted.shape, np.bool_)
     for view in view_probabilities:
-        agreed &= best_values(head, view).codes == answers
+        agreed &= best_values(head, view).codes == predicted
         agreed[~np.isfinite(view).all(axis=1)] = False
     return agreed
 
 
-def _of_images(head: Head, cells: Bools) -> Bools:
-    """Which images (N,) have such a cell."""
-    return cells if head.kind == "multiclass" else np.any(cells, axis=1)
-
-
-# Pseudo-labels in the ledger: the edits that give samples what was chosen, and the labels without them.
+# Pseudo-labels in the ledger: the edits that give them to samples, and the labels without them.
 
 LabelWeight = Annotated[float, Field(gt=0)] | Literal["confidence"]
-"""What a pseudo-label weighs: a number, or its own confidence."""
+"""Weight of a pseudo-label: a number, or its confidence."""
 
 KEPT = "pseudo-label"
 NO_LONGER_KEPT = "pseudo-label no longer kept"
@@ -257,9 +243,10 @@ WEIGHTED = "weight of pseudo-labels"
 
 
 def without_labels(head: Head, samples: Samples, before: Sequence[Edit]) -> tuple[Codes, Bools]:
-    """Codes of a head as if no pseudo-label had been given, and which cells are closed; both (N,) or (N, K).
+    """Return codes of a head without pseudo-labels, and which cells are closed; both (N,) or (N, K).
 
-    `before` are the edits that made the samples, without those undone. Closed is what was dropped or a person's.
+    `before` are the edits that made the samples, without those undone. Closed are cells that were dropped, or that a
+    person decided.
     """
     codes = replace(samples, space=LabelSpace((head,))).codes()[0]
     closed = np.zeros(codes.shape, np.bool_)
@@ -267,10 +254,8 @@ def without_labels(head: Head, samples: Samples, before: Sequence[Edit]) -> tupl
     persons = _set_by_person(before)
     last = {edit.cell: edit for edit in before if edit.action != "weight" and edit.cell not in persons}
     for name, of_head, tag in [*persons, *last]:
-        of_label = (tag is None) == (
-            head.kind == "multiclass"
-        )  # a person's weight, or a class added, is no label's cell
-        if of_head != head.name or name not in row_of or not of_label:
+        # A person's weight, or a class added, is no label's cell.
+        if of_head != head.name or name not in row_of or (tag is None) != head.multiclass:
             continue
         cell = row_of[name] if tag is None else (row_of[name], head.index[tag])
         edit = last.get((name, of_head, tag))
@@ -284,29 +269,27 @@ def without_labels(head: Head, samples: Samples, before: Sequence[Edit]) -> tupl
 def pseudo_label_edits(
     chosen: PseudoLabels, samples: Samples, step: str, *, weight: LabelWeight = 1.0, before: Sequence[Edit] = ()
 ) -> list[Edit]:
-    """The edits that give the samples, of the same images, what was chosen: a `set` for each label kept.
+    """Return the edits that give the samples, of the same images, the labels chosen: a `set` for each label kept.
 
     Pseudo-labels of an earlier round that are kept no more are `unset`. `weight` multiplies the weight that an image
-    has without its pseudo-labels, which `before`, the edits that made the samples, tell. An image has one weight
-    under a head, so one with given labels too keeps its own; with several tags the mean confidence counts.
+    has without its pseudo-labels, by the edits `before` that made the samples. An image has one weight under a head,
+    so one with given labels too keeps it; with several tags the mean confidence counts.
     """
     head, labels = chosen.head, chosen.labels
     now = replace(samples, space=LabelSpace((head,))).codes()[0]
-    cells = np.nonzero(chosen.kept | ((labels < 0) & (now >= 0)))
-    rows, ids = cells[0], samples.ids
-    tags = [None] * len(rows) if head.kind == "multiclass" else [head.classes[tag] for tag in cells[1].tolist()]
-    texts = (None, *head.classes) if head.kind == "multiclass" else TAG_TEXTS
+    rows, cells = np.nonzero(head.columns(chosen.kept | ((labels < 0) & (now >= 0))))
+    ids, tags = samples.ids, [head.cell_names[cell] for cell in cells.tolist()]
     columns = zip(
         rows.tolist(),
         tags,
         current_values(samples, head, rows, tags),
-        labels[cells].tolist(),
-        chosen.confidence[cells].tolist(),
+        head.columns(labels)[rows, cells].tolist(),
+        head.columns(chosen.confidence)[rows, cells].tolist(),
         strict=True,
     )
     of_labels = [
         Edit(
-            id=ids[row], head=head.name, tag=tag, action="set", old=old, new=texts[code + 1],
+            id=ids[row], head=head.name, tag=tag, action="set", old=old, new=head.value_names[code],
             reason=KEPT, score=score, step=step, origin="pseudo",
         )
         if code >= 0
@@ -324,7 +307,7 @@ def _weight_edits(
     wanted = now.copy()
     for row, base in _weights_before(head, samples, before).items():
         wanted[row] = base
-    kept = chosen.kept if head.kind == "multilabel" else chosen.kept[:, None]
+    kept = head.columns(chosen.kept)
     rows = np.flatnonzero(kept.any(axis=1) & ~head.known(chosen.given))
     if weight == "confidence":
         confidence = chosen.confidence.reshape(kept.shape)[rows]
@@ -342,20 +325,20 @@ def _weight_edits(
 
 
 def _weights_before(head: Head, samples: Samples, before: Sequence[Edit]) -> dict[int, float]:
-    """Row -> its weight before pseudo-labels, where they changed it."""
+    """Return row -> weight before pseudo-labels, of the images whose weight they changed."""
     row_of = {name: row for row, name in enumerate(samples.ids)}
     persons = _set_by_person(before)
-    found: dict[int, float] = {}
+    weights: dict[int, float] = {}
     for edit in before:
         if edit.action != "weight" or edit.head != head.name or edit.id not in row_of or edit.cell in persons:
             continue
         if edit.reason == WEIGHTED:
-            found.setdefault(row_of[edit.id], float(edit.old or 1))
+            weights.setdefault(row_of[edit.id], float(edit.old or 1))
         else:
-            found.pop(row_of[edit.id], None)
-    return found
+            weights.pop(row_of[edit.id], None)
+    return weights
 
 
 def _set_by_person(before: Sequence[Edit]) -> set[tuple[str, str, str | None]]:
-    """The cells that a person edited, where the edits of steps are not carried out."""
+    """Return the cells that a person edited, where the edits of steps are not carried out."""
     return {edit.cell for edit in before if edit.step == PERSON}

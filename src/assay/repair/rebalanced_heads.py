@@ -1,8 +1,8 @@
 """Heads learnt again on the features of a representation that stays (Kang et al. 2020, Decoupling).
 
-Every fit is a function from what is known of one head to the layers worth trying, one for each setting; which of
-them is kept is decided elsewhere, by images that none of them was learnt from. All are learnt for a world in
-which a class counts for its weight: with inverse frequencies, one in which all classes are alike.
+Every fit is a function from the features and labels of one head to candidate layers, one for each setting; validation
+chooses among them (head_choice). All are learnt as if classes were more frequent by their weights: with inverse
+frequencies, equally frequent.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CONSTANT = 20.0  # that of a tag which all training images have, or, below 0, no
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One head to learn: features (N, F), codes, what each label counts (shaped like the codes), weights (K,).
+    """One head to learn: features (N, F), codes, label weights (shaped like the codes), class weights (K,).
 
     `before` gives the logits of the head as it was, calibrated; None where it is not linear.
     """
@@ -69,16 +69,15 @@ class Task:
         before: nn.Linear | None,
         seed: int,
     ) -> Task:
-        """With the weights (N,) of images; an image that weighs nothing counts as unknown."""
-        counts = weights > 0
-        codes = np.where(counts if head.kind == "multiclass" else counts[:, None], codes, -1)
+        """Return a task by weights (N,) of images; an image of weight 0 counts as unknown."""
+        codes = np.where(head.spread(weights > 0), codes, -1)
         by_label = label_weights(head, codes, weights, class_weights)
         return Task(head, features, codes, by_label, class_weights, before, seed)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A layer worth trying, and the setting that it was learnt with."""
+    """A layer, and the setting that it was learnt with."""
 
     kind: str
     setting: str
@@ -86,28 +85,28 @@ class Candidate:
 
 
 def label_weights(head: Head, codes: Codes, weights: Reals, class_weights: Reals) -> Reals:
-    """What each label counts, shaped like the codes: the weight of its image (N,) times that of its class (K,).
+    """Return label weights, shaped like the codes: the weight of the image (N,) times that of the class (K,).
 
     Under a multi-label head that of a tag counts where it is there; 0 where unknown.
     """
-    if head.kind == "multiclass":
+    if head.multiclass:
         return np.where(codes >= 0, weights * class_weights[codes], 0.0)
     return np.where(codes >= 0, weights[:, None] * np.where(codes == 1, class_weights, 1.0), 0.0)
 
 
 def fit_heads(kind: AnyKind, task: Task) -> list[Candidate]:
-    """The layers of one kind for a head, one a setting. A class without a training image is never answered.
+    """Return the layers of one kind for a head, one a setting. A class without a training image is never predicted.
 
     Raises DataError where fewer than two classes, or no tag, can be learnt.
     """
     able = learnable(task.head, task.codes)
     _require_labels(task.head, able)
-    places = np.flatnonzero(able)
-    found = FITS[kind.kind](kind, _of_classes(task, places))
+    classes = np.flatnonzero(able)
+    candidates = FITS[kind.kind](kind, _of_classes(task, classes))
     if able.all():
-        return found
+        return candidates
     levels = torch.from_numpy(_fixed_levels(task.head, task.codes))
-    return [replace(one, layer=widened(one.layer, places.tolist(), levels)) for one in found]
+    return [replace(one, layer=widened(one.layer, classes.tolist(), levels)) for one in candidates]
 
 
 def _svm(kind: Svm, task: Task) -> list[Candidate]:
@@ -139,7 +138,7 @@ def _platt(task: Task, decisions: Doubles) -> tuple[Doubles, Doubles]:
     """
     scored = np.flatnonzero(np.isfinite(decisions).any(axis=0))
     slopes, levels = np.ones(task.head.size), np.zeros(task.head.size)
-    multiclass = task.head.kind == "multiclass"
+    multiclass = task.head.multiclass
     if len(scored) < (2 if multiclass else 1):
         return slopes, levels
     head, codes = _narrowed(task.head, task.codes, scored)
@@ -175,26 +174,25 @@ def _kernel_layer(
 def _crt(kind: Crt, task: Task) -> list[Candidate]:
     mean, spread = moments(task.features)
     standard = (task.features - mean) / spread
-    multiclass = task.head.kind == "multiclass"
-    size = task.head.size if multiclass else 2
-    columns = [(task.weights, task.codes)] if multiclass else list(zip(task.weights.T, task.codes.T, strict=True))
-    questions = [((own / own[codes >= 0].mean()).astype(np.float32), codes) for own, codes in columns]
+    multiclass = task.head.multiclass
+    columns = zip(task.head.columns(task.weights).T, task.head.columns(task.codes).T, strict=True)
+    questions = [((weights / weights[codes >= 0].mean()).astype(np.float32), codes) for weights, codes in columns]
     fits = [
-        partial(fit_question, size, standard, own, codes, strength)
+        partial(fit_question, task.head.values, standard, weights, codes, strength)
         for strength in kind.strengths
-        for own, codes in questions
+        for weights, codes in questions
     ]
-    answers = side_by_side(fits)
-    found = []
+    fitted = side_by_side(fits)
+    candidates = []
     for number, strength in enumerate(kind.strengths):
-        parts = answers[number * len(questions) : (number + 1) * len(questions)]
+        parts = fitted[number * len(questions) : (number + 1) * len(questions)]
         if multiclass:
             slopes, levels = parts[0]
         else:  # of a tag, present against absent
             slopes = np.stack([slope[1] - slope[0] for slope, _ in parts])
             levels = np.stack([level[1] - level[0] for _, level in parts])
-        found.append(Candidate(kind.kind, f"strength {strength:g}", _linear(slopes / spread, levels, centre=mean)))
-    return found
+        candidates.append(Candidate(kind.kind, f"strength {strength:g}", _linear(slopes / spread, levels, centre=mean)))
+    return candidates
 
 
 def _tau_norm(kind: TauNorm, task: Task) -> list[Candidate]:
@@ -235,7 +233,7 @@ def folds_by_label(head: Head, codes: Codes, *, seed: int) -> Ints:
     A label is a class, or the rarest tag of an image. The only image of a class has fold -1: it is always
     trained on, and never scored.
     """
-    if head.kind == "multiclass":
+    if head.multiclass:
         labels = codes
     else:
         rarity = np.where(codes == 1, (codes == 1).sum(axis=0), len(codes) + 1)
@@ -243,7 +241,7 @@ def folds_by_label(head: Head, codes: Codes, *, seed: int) -> Ints:
     order = np.lexsort((np.random.default_rng(seed).permutation(len(labels)), labels))
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % FOLDS  # neighbours in this order lie in different folds
-    if head.kind == "multiclass":
+    if head.multiclass:
         fold[np.bincount(labels, minlength=head.size)[labels] == 1] = -1
     return fold
 
@@ -257,8 +255,8 @@ def _ncm(kind: Ncm, task: Task) -> list[Candidate]:
         layer = _mean_layer(task, ~held)
         scores[held] = layer.similarities(torch.from_numpy(task.features[held])).numpy()
     usable = np.isfinite(scores)
-    judged = usable.all(axis=1) if task.head.kind == "multiclass" else usable
-    counted = np.where(judged, task.weights, 0.0)
+    scored = usable.all(axis=1) if task.head.multiclass else usable
+    counted = np.where(scored, task.weights, 0.0)
     sharp = 10 * np.where(usable, scores, 0.0)  # near the slope that is looked for
     layer = _mean_layer(task, np.ones(len(fold), dtype=bool))
     layer.slope.fill_(10 / temperature(task.head, task.codes, sharp, counted))
@@ -266,7 +264,7 @@ def _ncm(kind: Ncm, task: Task) -> list[Candidate]:
 
 
 def _mean_layer(task: Task, among: Bools) -> NearestMean:
-    paired = task.head.kind == "multilabel"
+    paired = not task.head.multiclass
     means = _class_means(task, among)  # (K, F), or (2, K, F)
     centre, spread = moments(task.features)
     if not paired:
@@ -280,10 +278,13 @@ def _mean_layer(task: Task, among: Bools) -> NearestMean:
 
 
 def _class_means(task: Task, among: Bools) -> Doubles:
-    """Mean features of each class (K, F), of tags without and with each (2, K, F); NaN of a label not `among` them."""
+    """Return mean features of each class (K, F), or without and with each tag (2, K, F), of the rows `among`.
+
+    NaN where no row has the label.
+    """
     codes = task.codes[among]
-    if task.head.kind == "multiclass":
-        sides = [codes[:, None] == np.arange(task.head.size)]
+    if task.head.multiclass:
+        sides = [task.head.present(codes)]
         weights = np.repeat(task.weights[among][:, None], task.head.size, axis=1)
     else:
         sides, weights = [codes == 0, codes == 1], task.weights[among]
@@ -306,7 +307,7 @@ FITS: dict[str, Callable[[Any, Task], list[Candidate]]] = {
 
 
 def _linear(weight: Reals, level: Reals, *, centre: Reals) -> nn.Linear:
-    """`weight` (K, F) on features from which the centre, (F,) or (K, F), is taken, and the logits there (K,)."""
+    """Return the layer with `weight` (K, F) and, for features at the centre, (F,) or (K, F), logits `level` (K,)."""
     bias = level - (weight * centre).sum(axis=1)
     return linear_layer(torch.from_numpy(np.asarray(weight)), torch.from_numpy(np.asarray(bias)))
 
@@ -316,11 +317,11 @@ def _before(task: Task) -> tuple[Doubles, Doubles]:
     return tuple(part.detach().numpy().astype(np.float64) for part in (task.before.weight, task.before.bias))  # type: ignore[return-value]
 
 
-def _of_classes(task: Task, places: Ints) -> Task:
-    """The same of these classes alone, with the images that are known under one of them."""
-    head, codes = _narrowed(task.head, task.codes, places)
-    before = task.before and linear_layer(task.before.weight[places].detach(), task.before.bias[places].detach())
-    weights = task.weights if head.kind == "multiclass" else task.weights[:, places]
+def _of_classes(task: Task, classes: Ints) -> Task:
+    """Return the task of these classes alone, with the images that are known under one of them."""
+    head, codes = _narrowed(task.head, task.codes, classes)
+    before = task.before and linear_layer(task.before.weight[classes].detach(), task.before.bias[classes].detach())
+    weights = task.weights if head.multiclass else task.weights[:, classes]
     known = head.known(codes)
     return replace(
         task,
@@ -328,34 +329,34 @@ def _of_classes(task: Task, places: Ints) -> Task:
         features=task.features if known.all() else task.features[known],
         codes=codes[known],
         weights=weights[known],
-        class_weights=task.class_weights[places],
+        class_weights=task.class_weights[classes],
         before=before,
     )
 
 
-def _narrowed(head: Head, codes: Codes, places: Ints) -> tuple[Head, Codes]:
-    """The head with these classes alone, and its codes; a multi-class label of another class is unknown."""
-    narrow = Head(head.name, tuple(head.classes[place] for place in places), head.kind)
-    if head.kind == "multilabel":
-        return narrow, codes[:, places]
+def _narrowed(head: Head, codes: Codes, classes: Ints) -> tuple[Head, Codes]:
+    """Return the head with these classes alone, and its codes; a multi-class label of another class is unknown."""
+    narrow = replace(head, classes=tuple(head.classes[index] for index in classes))
+    if not head.multiclass:
+        return narrow, codes[:, classes]
     numbers = np.full(head.size + 1, -1)  # the last one is that of code -1
-    numbers[places] = np.arange(len(places))
+    numbers[classes] = np.arange(len(classes))
     return narrow, numbers[codes]
 
 
 def _fixed_levels(head: Head, codes: Codes) -> Floats:
-    """The logits (K,) of classes and tags that cannot be learnt."""
-    if head.kind == "multiclass":
+    """Return the logits (K,) of classes and tags that cannot be learnt."""
+    if head.multiclass:
         return np.full(head.size, IMPOSSIBLE, np.float32)
     always = (codes == 1).any(axis=0) & ~(codes == 0).any(axis=0)
     return np.where(always, CONSTANT, -CONSTANT).astype(np.float32)
 
 
 def _require_labels(head: Head, able: Bools) -> None:
-    if able.sum() >= (2 if head.kind == "multiclass" else 1):
+    if able.sum() >= (2 if head.multiclass else 1):
         return
-    found = "one class" if head.kind == "multiclass" else "no tag that some have and some have not"
+    classes = "one class" if head.multiclass else "no tag that some have and some have not"
     raise DataError(
-        f"{head.name}: the labelled training images show {found}, so there is no head to learn. "
+        f"{head.name}: the labelled training images show {classes}, so there is no head to learn. "
         "Label others, or name the other heads under heads."
     )

@@ -41,9 +41,9 @@ def against_rest(
     counts where the class is the positive one, as in `LinearSVC(class_weight=...)`, and negatives keep that of the
     image; of two classes both count, since they share one boundary.
     """
-    if head.kind == "multilabel":
-        return codes == 1, weights.astype(np.float64)
-    positive = codes[:, None] == np.arange(head.size)
+    positive = head.present(codes)
+    if not head.multiclass:
+        return positive, weights.astype(np.float64)
     rest = weights if head.size == 2 else weights / class_weights[codes]
     return positive, np.where(positive, weights[:, None], rest[:, None]).astype(np.float64)
 

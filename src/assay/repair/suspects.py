@@ -1,10 +1,10 @@
-"""Who judges labels: models and neighbours that did not see them, and what they make suspect."""
+"""Suspect labels, by probabilities of judges that did not learn from them, and the edits that deal with them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -17,102 +17,115 @@ from assay.labels.edits import PERSON, Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.predictions.out_of_fold import out_of_fold, single_fold_labels
-from assay.repair import neighbours
-from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, nothing_judged, suspects
+from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, no_suspects, suspects
+from assay.repair.neighbours import posterior
 from assay.repair.pseudo_labels import without_labels
 from assay.settings import Choice, parse_tagged
 
-Judges = Literal["confident_learning", "neighbours", "both"]
-
-IN_WORDS: dict[Judges, str] = {
-    "confident_learning": "confident learning",
-    "neighbours": "its neighbours",
-    "both": "confident learning with its neighbours",
-}
-"""By whom an edit says it was suggested."""
+JudgeName = Literal["confident_learning", "neighbours", "both"]
 
 
-def averaged_posterior(samples: Samples, features: Reals, fold: Ints, *, by: Judges, near: int, seed: int) -> Floats:
-    """Probabilities (N, W) of all heads for the images of features (N, F), each by what other folds (N,) teach.
+class Posterior(Protocol):
+    """Return probabilities (N, W) for images of features (N, F), each by what the other folds (N,) teach."""
 
-    By logistic regressions, by the `near` nearest images (NaN under a head of which none of an image's labels is
-    known), or the mean of both: a linear and a local estimate of the same probabilities err in different places.
-    """
-    linear = out_of_fold(samples, features, fold, seed=seed).probabilities if by != "neighbours" else None
-    if by == "confident_learning" and linear is not None:
-        return linear
-    local = np.concatenate(
-        [
-            neighbours.posterior(head, codes, features, neighbours=near, fold=fold)
-            for head, codes in zip(samples.space, samples.codes(), strict=True)
-        ],
-        axis=1,
+    def __call__(self, samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats: ...
+
+
+class Judge(NamedTuple):
+    """A way to judge labels: as an edit names it, and its probabilities."""
+
+    text: str
+    posterior: Posterior
+
+
+def linear_posterior(samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats:
+    """Return probabilities of logistic regressions."""
+    return out_of_fold(samples, features, folds, seed=seed).probabilities
+
+
+def local_posterior(samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats:
+    """Return probabilities by the nearest images; NaN under a head of which none of an image's labels is known."""
+    by_head = zip(samples.space, samples.codes(), strict=True)
+    return np.concatenate(
+        [posterior(head, codes, features, neighbours=neighbours, fold=folds) for head, codes in by_head], axis=1
     )
-    mean: Floats = local if linear is None else (linear + local) / 2
-    return mean
+
+
+def mean_posterior(samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats:
+    """Return the mean of both: a linear and a local estimate of the same probabilities err on different images."""
+    linear, local = (
+        estimate(samples, features, folds, neighbours=neighbours, seed=seed)
+        for estimate in (linear_posterior, local_posterior)
+    )
+    return ((linear + local) / 2).astype(np.float32, copy=False)
+
+
+JUDGES: dict[JudgeName, Judge] = {
+    "confident_learning": Judge("confident learning", linear_posterior),
+    "neighbours": Judge("its neighbours", local_posterior),
+    "both": Judge("confident learning with its neighbours", mean_posterior),
+}
 
 
 def find_suspects(samples: Samples, probabilities: Reals, fold: Ints, *, filter_by: Filter) -> list[HeadSuspects]:
-    """The suspects of each head, by probabilities (N, W) of models that learnt from other folds (N,).
+    """Return the suspects of each head, by probabilities (N, W) of models that learnt from other folds (N,).
 
-    Not judged are labels that occur in one fold only, classes of fewer labels than there are folds, and by answers
-    that are alike for all images of a fold.
+    Not judged are labels that occur in one fold only, classes of fewer labels than there are folds, and classes whose
+    probabilities are the same for all images of a fold.
     """
-    found = []
-    probabilities = _levelled(probabilities, fold)
+    by_head = []
+    probabilities = _without_fold_levels(probabilities, fold)
     least = len(np.unique(fold))
-    parts = zip(samples.space, samples.space.slices, visible(samples, fold), strict=True)
-    for head, columns, codes in parts:
+    for head, columns, codes in samples.space.each(_judgeable(samples, fold)):
         if (codes >= 0).any():
-            found.append(suspects(head, codes, probabilities[:, columns], filter_by=filter_by, least=least))
+            by_head.append(suspects(head, codes, probabilities[:, columns], filter_by=filter_by, least=least))
         else:
-            found.append(nothing_judged(head, codes))
-    return found
+            by_head.append(no_suspects(head, codes))
+    return by_head
 
 
-def _levelled(probabilities: Reals, fold: Ints) -> Reals:
-    """Columns that differ between folds alone, as the frequencies of classes do, made all the same."""
+def _without_fold_levels(probabilities: Reals, fold: Ints) -> Reals:
+    """Return probabilities whose columns are made constant where they differ between folds only, as class shares do."""
     within = [np.ptp(probabilities[fold == number], axis=0) for number in np.unique(fold)]
     return np.where(np.max(within, axis=0) <= ROUNDING, probabilities.mean(axis=0), probabilities)
 
 
-def visible(samples: Samples, fold: Ints) -> list[Codes]:
-    """The codes of each head, unknown where no model of another fold has seen the like."""
+def _judgeable(samples: Samples, fold: Ints) -> list[Codes]:
+    """Return the codes of each head, unknown where no model of another fold has learnt from such a label."""
     masks = single_fold_labels(samples, fold)
     return [np.where(mask, -1, codes) for codes, mask in zip(samples.codes(), masks, strict=True)]
 
 
 def without_pseudo_labels(samples: Samples, before: Sequence[Edit]) -> Samples:
-    """The samples as if no pseudo-label had been given: a model's own answer is no evidence about labels.
+    """Return the samples without pseudo-labels: a prediction of a model is no evidence about labels.
 
     `before` are the edits that made the samples, without those undone.
     """
-    taken: list[Edit] = []
+    edits: list[Edit] = []
     ids = samples.ids
     for head, now in zip(samples.space, samples.codes(), strict=True):
         codes, _ = without_labels(head, samples, before)
-        cells = np.nonzero((now >= 0) & (codes < 0))
-        rows = cells[0]
-        tags = [None] * len(rows) if head.kind == "multiclass" else [head.classes[tag] for tag in cells[1].tolist()]
+        rows, cells = np.nonzero(head.columns((now >= 0) & (codes < 0)))
+        tags = [head.cell_names[cell] for cell in cells.tolist()]
         olds = current_values(samples, head, rows, tags)
-        taken += [
+        edits += [
             Edit(id=ids[row], head=head.name, tag=tag, action="unset", old=old, step="judge")
             for row, tag, old in zip(rows.tolist(), tags, olds, strict=True)
         ]
-    return apply(samples, taken) if taken else samples
+    return apply(samples, edits) if edits else samples
 
 
 def persons_cells(before: Sequence[Edit]) -> set[tuple[str, str, str | None]]:
-    """The cells that a person decided: they are no longer suspect."""
+    """Return the cells that a person decided: they are no longer suspect."""
     return {edit.cell for edit in before if edit.step == PERSON}
 
 
 def restrict(samples: Samples, heads: Sequence[str]) -> Samples:
-    """The samples under these heads alone."""
+    """Return the samples under these heads alone."""
     return replace(samples, space=LabelSpace(tuple(samples.space[name] for name in heads)))
 
 
-# What is done about suspect labels: how many of a class at most, as edits that fit the ledger, no class emptied.
+# What is done about suspect labels.
 
 
 class Flag(Choice):
@@ -158,64 +171,85 @@ Action = Annotated[
 """What to do, in a plan: a name, or a mapping such as `{relabel: 0.9}`."""
 
 PAST_TENSE: dict[str, str] = {"set": "relabelled", "drop": "dropped", "unset": "unset", "weight": "weighed"}
-"""What an edit did, as the list of suspects says it; what none changed is flagged."""
+"""Action of an edit -> what the list of suspects says; suspects without an edit are flagged."""
 
 
-class CleanAction(NamedTuple):
-    """Who found the suspects: a step, and by what."""
+def capped(suspects: HeadSuspects, codes: Codes, share: float) -> pl.DataFrame:
+    """Return the table of suspects, the worst first, with no more of each class than this share of its known labels.
 
-    step: str
-    by: str
-
-
-def capped(found: HeadSuspects, codes: Codes, share: float) -> pl.DataFrame:
-    """The table of suspects, of each class given no more than this share of its known labels; the rest is cut off.
-
-    Of a multi-label head, the labels given are absent and present of each tag. `codes` are those judged.
+    A multi-label head has two classes a tag, absent and present. `codes` are those that were judged.
     """
-    head, table = found.head, found.table
-    known: dict[tuple[str | None, str], int]
-    if head.kind == "multiclass":
-        known = {(None, name): int((codes == place).sum()) for place, name in enumerate(head.classes)}
-    else:
-        cells = [(place, name, value) for place, name in enumerate(head.classes) for value in (0, 1)]
-        known = {(name, str(value)): int((codes[:, place] == value).sum()) for place, name, value in cells}
+    head, table = suspects.head, suspects.table
+    columns = head.columns(codes)
+    known = {
+        (tag, given): int((columns[:, cell] == value).sum())
+        for cell, tag in enumerate(head.cell_names)
+        for value, given in enumerate(head.value_names)
+    }
     ranks = table.select(pl.int_range(pl.len()).over("tag", "given")).to_series()
-    limits = [int(share * known[cell] + 1e-9) for cell in zip(table["tag"], table["given"], strict=True)]
+    limits = [int(share * known[labels] + 1e-9) for labels in zip(table["tag"], table["given"], strict=True)]
     return table.filter(ranks < pl.Series(limits, dtype=pl.Int64))
 
 
 def suspect_edits(
-    table: pl.DataFrame, head: Head, samples: Samples, judge: CleanAction, *, action: AnyAction
+    table: pl.DataFrame, head: Head, samples: Samples, *, action: AnyAction, step: str, judge: str
 ) -> list[Edit]:
-    """The edits that do this about suspects, whose `row` counts these samples; the score is 1 - quality.
+    """Return the edits by which a step deals with suspects, whose `row` counts these samples; the score is 1 - quality.
 
-    An image with several suspect tags is weighed once. A relabelled image has origin `corrected`.
+    An image with several suspect tags is weighed once. A relabelled image has origin `corrected`. `judge` is named in
+    the reason.
     """
     if isinstance(action, Weight):
-        return _weights(table, head, samples, judge, factor=action.weight)
-    ids, found = samples.ids, []
+        return _weight_edits(table, head, samples, factor=action.weight, step=step, judge=judge)
+    ids, edits = samples.ids, []
     for row in table.iter_rows(named=True):
-        done = _done(action, row["confidence"])
-        if done == "flag":
+        kind = _action_at(action, row["confidence"])
+        if kind == "flag":
             continue
-        found.append(
+        edits.append(
             Edit(
-                id=ids[row["row"]], head=head.name, tag=row["tag"], action=done, old=row["given"],
-                new=row["suggested"] if done == "set" else None, origin="corrected" if done == "set" else None,
-                reason=f"{judge.by} suggests {_action_text(row['suggested'], row['tag'])}", score=1 - row["quality"],
-                step=judge.step,
+                id=ids[row["row"]], head=head.name, tag=row["tag"], action=kind, old=row["given"],
+                new=row["suggested"] if kind == "set" else None, origin="corrected" if kind == "set" else None,
+                reason=f"{judge} suggests {_suggestion(row['suggested'], row['tag'])}", score=1 - row["quality"],
+                step=step,
             )
         )  # fmt: skip
-    return found
+    return edits
 
 
-def refuse_emptied(head: Head, before: Codes, after: Codes, *, step: str) -> None:
-    """Refuse a repair that leaves a class without any label (of a tag: without any present, or any absent).
+def _weight_edits(
+    table: pl.DataFrame, head: Head, samples: Samples, *, factor: float, step: str, judge: str
+) -> list[Edit]:
+    images = table.unique("row", keep="first", maintain_order=True)  # the most suspicious tag comes first
+    now = samples.table[f"weight:{head.name}"].to_numpy().astype(np.float32)
+    ids = samples.ids
+    return [
+        Edit(
+            id=ids[row], head=head.name, action="weight", old=repr(float(now[row])),
+            new=repr(float(now[row] * np.float32(factor))),
+            reason=f"{judge} suggests {_suggestion(suggested, tag)}",
+            score=1 - quality, step=step,
+        )
+        for row, tag, suggested, quality in images.select("row", "tag", "suggested", "quality").iter_rows()
+    ]  # fmt: skip
 
-    Raises PlanError that names the classes and the settings to change.
+
+def _action_at(action: Flag | Drop | Unset | Relabel, confidence: float) -> Literal["flag", "drop", "unset", "set"]:
+    if not isinstance(action, Relabel):
+        return action.kind
+    return "set" if confidence >= action.relabel else action.otherwise
+
+
+def _suggestion(suggested: str, tag: str | None) -> str:
+    return suggested if tag is None else f"{'not ' if suggested == '0' else ''}{tag}"
+
+
+def require_labels_left(head: Head, before: Codes, after: Codes, *, step: str) -> None:
+    """Raise PlanError where edits leave a class without any label, or a tag without any present or any absent.
+
+    It names the classes and the settings to change.
     """
-    gone = {name for name, label in _labels(head, before) - _labels(head, after)}
+    gone = {name for name, value in _labels(head, before) - _labels(head, after)}
     if gone:
         names = [name for name in head.classes if name in gone]
         raise PlanError(
@@ -225,42 +259,16 @@ def refuse_emptied(head: Head, before: Codes, after: Codes, *, step: str) -> Non
         )
 
 
-def actions_done(table: pl.DataFrame, head: Head, ids: list[str], done: Collection[Edit]) -> list[str]:
-    """What was done about each suspect, as `DONE` says it."""
-    by_cell = {edit.cell: PAST_TENSE[edit.action] for edit in done}
+def _labels(head: Head, codes: Codes) -> set[tuple[str, int]]:
+    """Return the classes that occur, with 1; of tags those that occur as absent, 0, and as present, 1."""
+    values = (1,) if head.multiclass else (0, 1)
+    masks = {1: head.present(codes), 0: head.decided(codes) & ~head.present(codes)}
+    return {(head.classes[column], value) for value in values for column in np.flatnonzero(masks[value].any(axis=0))}
+
+
+def actions_done(table: pl.DataFrame, head: Head, ids: Sequence[str], edits: Collection[Edit]) -> list[str]:
+    """Return what was done about each suspect, as `PAST_TENSE` says it, or `flagged`."""
+    by_cell = {edit.cell: PAST_TENSE[edit.action] for edit in edits}
     cells = ((ids[row], head.name, tag) for row, tag in table.select("row", "tag").iter_rows())
     # A weight is an image's, not a tag's.
     return [by_cell.get(cell) or by_cell.get((*cell[:2], None)) or "flagged" for cell in cells]
-
-
-def _done(action: Flag | Drop | Unset | Relabel, confidence: float) -> Literal["flag", "drop", "unset", "set"]:
-    if not isinstance(action, Relabel):
-        return action.kind
-    return "set" if confidence >= action.relabel else action.otherwise
-
-
-def _weights(table: pl.DataFrame, head: Head, samples: Samples, judge: CleanAction, *, factor: float) -> list[Edit]:
-    images = table.unique("row", keep="first", maintain_order=True)  # the most suspicious tag comes first
-    now = samples.table[f"weight:{head.name}"].to_numpy().astype(np.float32)
-    ids = samples.ids
-    return [
-        Edit(
-            id=ids[row], head=head.name, action="weight", old=repr(float(now[row])),
-            new=repr(float(now[row] * np.float32(factor))),
-            reason=f"{judge.by} suggests {_action_text(suggested, tag)}",
-            score=1 - quality, step=judge.step,
-        )
-        for row, tag, suggested, quality in images.select("row", "tag", "suggested", "quality").iter_rows()
-    ]  # fmt: skip
-
-
-def _action_text(suggested: str, tag: str | None) -> str:
-    return suggested if tag is None else f"{'not ' if suggested == '0' else ''}{tag}"
-
-
-def _labels(head: Head, codes: Codes) -> set[tuple[str, int]]:
-    """The classes and labels that occur: of a tag 0 and 1, of a class 1."""
-    if head.kind == "multiclass":
-        return {(head.classes[place], 1) for place in np.unique(codes[codes >= 0]).tolist()}
-    cells = ((place, name, value) for place, name in enumerate(head.classes) for value in (0, 1))
-    return {(name, value) for place, name, value in cells if (codes[:, place] == value).any()}

@@ -12,6 +12,7 @@ import polars as pl
 
 from assay.experiments.dry_run import DryRun, Length, StepEstimate
 from assay.experiments.lr_finder import RangeTest
+from assay.messages import plain, shortened
 from assay.report.charts import BLUE, DATA, INK, ORANGE, QUIET, Chart, empty, save, styled, with_data
 from assay.steps.fit_settings import FitSettings
 from assay.training.optimizers import AnyOptimizer, RmsProp, Sgd

@@ -22,8 +22,7 @@ from assay.progress import Progress
 from assay.run.runner import run_steps
 from assay.steps.base import Context, State
 from assay.steps.ensemble_members import first_input_size
-from assay.steps.held_back import earlier, held_back, left_by_part
-from assay.steps.sources import content_json, trained_on_at_start
+from assay.steps.sources import content_json, earlier, held_back, left_by_part, trained_on_at_start
 from assay.training.devices import Hardware, Processes
 
 

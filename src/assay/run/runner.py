@@ -17,7 +17,7 @@ from assay.labels.subset import labelled
 from assay.metrics.metrics import headline
 from assay.predictions.predict import Predictions, scores_json
 from assay.run.summary import frequency_lines
-from assay.steps import STEPS
+from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepPlan, StepResult, steps_below, with_synthetic_images
 from assay.steps.sources import content_json
 
@@ -28,9 +28,7 @@ def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     A step whose key (its settings and all it was given) is in its done.json is not run again. One that
     was begun under the same key goes on from its checkpoint; what was made under another key is moved to history/.
     """
-    for step in steps:
-        if check := STEPS[step.kind].check:
-            check(step.settings, state.samples.space)
+    check_steps(steps, state.samples.space)
     if context.processes.is_main_process:
         _archive_other_steps(steps, context)
     for number, step in enumerate(steps, 1):

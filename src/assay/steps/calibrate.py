@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -15,14 +14,11 @@ from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.metrics import probabilities_of
 from assay.predictions.calibration import at_temperature, temperature
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
-from assay.settings import Settings
-from assay.steps.base import Context, State, StepResult
+from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import Validated, heads_named
 
-STEP = "calibrate"
 
-
-class CalibrateSettings(Settings):
+class CalibrateSettings(StepSettings):
     """Divide the logits of each head by the temperature at which validation loses least; no answer changes."""
 
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to calibrate; default: all.")
@@ -30,42 +26,48 @@ class CalibrateSettings(Settings):
 
 
 def run(settings: CalibrateSettings, state: State, context: Context) -> StepResult:
-    """Choose on all of validation; the answers written have temperatures chosen without each image."""
-    validated = Validated.of(state, step=STEP)
-    predictions, deciding = validated.predictions, validated.saved.decision_rule
-    temperatures = np.ones_like(deciding.temperature)
-    fitted = np.ones_like(predictions.logits)
-    details: dict[str, Any] = {}
+    """Choose temperatures on all of validation; write predictions at temperatures chosen without each image."""
+    validated = Validated.of(state, step="calibrate")
+    predictions, rule = validated.predictions, validated.model.decision_rule
+    temperatures = np.ones_like(rule.temperature)
+    cross_fitted_temperatures = np.ones_like(predictions.logits)
+    details: dict[str, object] = {}
     all_codes = validated.samples.codes()
-    for place, head, columns in heads_named(state.samples.space, settings.heads, step=STEP):
-        codes, logits = all_codes[place], predictions.logits[:, columns]
+    for index, head, columns in heads_named(state.samples.space, settings.heads, step="calibrate"):
+        codes, logits = all_codes[index], predictions.logits[:, columns]
         if not head.known(codes).any():
             raise DataError(
-                f"{STEP}: {head.name}: no validation image has a known label under this head. "
+                f"calibrate: {head.name}: no validation image has a known label under this head. "
                 "Raise split.val, or name the other heads under heads."
             )
         choose = partial(temperature, head)
         temperatures[columns] = choose(codes, logits)
-        fitted[:, columns] = cross_fitted(codes, logits, choose, folds=settings.folds, seed=context.seed)
-        details[head.name] = _told(head, codes, logits, temperatures[columns][0], fitted[:, columns], context=context)
+        of_images = cross_fitted(codes, logits, choose, folds=settings.folds, seed=context.seed)
+        cross_fitted_temperatures[:, columns] = of_images
+        details[head.name] = _details(head, codes, logits, temperatures[columns][0], of_images, context=context)
     folder = validated.write(
         replace(
-            deciding,
-            temperature=deciding.temperature * temperatures,
-            thresholds=at_temperature(deciding.thresholds, temperatures),
+            rule,
+            temperature=rule.temperature * temperatures,
+            thresholds=at_temperature(rule.thresholds, temperatures),
         ),
-        logits=predictions.logits / fitted,
-        thresholds=at_temperature(predictions.thresholds, fitted),
+        logits=predictions.logits / cross_fitted_temperatures,
+        thresholds=at_temperature(predictions.thresholds, cross_fitted_temperatures),
         context=context,
     )
     return StepResult(folder, details=details)
 
 
-def _told(head: Head, codes: Codes, logits: Reals, chosen: float, fitted: Reals, *, context: Context) -> dict[str, Any]:
-    """The temperature of one head and what it is worth, for done.json; said in a line too."""
+STEP = Step(CalibrateSettings, run, purpose="probabilities as sure as they are right")
+
+
+def _details(
+    head: Head, codes: Codes, logits: Reals, chosen: float, of_images: Reals, *, context: Context
+) -> dict[str, object]:
+    """Return the temperature of one head and its gain in loss, for done.json; print them."""
     space = LabelSpace((head,))
     before, after = (
-        decision_tally(head, codes, probabilities_of(space, scores)) for scores in (logits, logits / fitted)
+        decision_tally(head, codes, probabilities_of(space, scores)) for scores in (logits, logits / of_images)
     )
     better = gain(before, after, "nll")
     old, new = before.values(), after.values()
@@ -73,10 +75,10 @@ def _told(head: Head, codes: Codes, logits: Reals, chosen: float, fitted: Reals,
         f"  {head.name}: temperature {chosen:.3f}: nll {old['nll']:.4f} before, {new['nll']:.4f} cross-fitted, "
         f"better by {better.value:.4f}{better.limits()}, n = {better.n}"
     )
-    found: dict[str, Any] = {
+    details: dict[str, object] = {
         "temperature": float(chosen),
         "nll": {"before": old["nll"], "cross-fitted": new["nll"], "gain": better.to_json()},
     }
-    if head.kind == "multiclass":  # the metric is of the most probable class
-        found["calibration_error"] = {"before": old["calibration_error"], "cross-fitted": new["calibration_error"]}
-    return found
+    if head.multiclass:  # the metric is of the most probable class
+        details["calibration_error"] = {"before": old["calibration_error"], "cross-fitted": new["calibration_error"]}
+    return details

@@ -1,75 +1,258 @@
-"""kind: tree: questions one below the other, each answered by a model of the images that reach it."""
+"""ensemble: several models predict as one: their mean, a tree of classes, or one network with the mean of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache as remembering
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from assay.arrays import Doubles
-from assay.errors import DataError, PlanError
+from assay.arrays import Bools, Doubles, Floats
+from assay.errors import DataError, ModelError, PlanError
 from assay.files import fingerprint
 from assay.labels.build import quoted
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import branch, labelled
-from assay.models.combiners import MeanCombiner, mean_prediction
+from assay.metrics.metrics import higher_is_better, probabilities_of, stream
+from assay.models.combiners import MeanCombiner, MeanOf, mean_prediction
 from assay.models.decision_rule import DecisionRule
-from assay.models.ensemble import Ensemble, Member, member_of
-from assay.models.tree import Node, Tree, build_tree, one_against_rest
-from assay.predictions.ensemble_weights import best_weights, cross_fitted_weights
+from assay.models.ensemble import (
+    Ensemble,
+    Model,
+    average_weights,
+    member_of,
+    require_alike,
+    statistics_differ,
+    take_statistics,
+)
+from assay.models.trained_model import TrainedModel
+from assay.models.tree import Branches, Node, Tree, build_tree, one_against_rest
+from assay.predictions.cross_fitting import folds_of
+from assay.predictions.ensemble_weights import best_weights, cross_fitted_weights, greedy
+from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import tta_logits
-from assay.steps.base import Context, State, StepList, StepResult, steps_below
-from assay.steps.ensemble_members import TrainedMember, load_member, soup, train_member, train_members
-from assay.steps.ensemble_settings import EnsembleSettings, Kind, MemberPlan, ensemble_gain, gain_lines
+from assay.steps.base import Context, State, Step, StepList, StepPlan, StepResult, StepSettings, steps_within
+from assay.steps.ensemble_members import (
+    MemberPlan,
+    TrainedMember,
+    ensemble_gain,
+    gain_lines,
+    load_members,
+    train_member,
+    train_members,
+)
 from assay.steps.sources import member_run
-from assay.steps.start import stored_hardware
+from assay.steps.start import inference_hardware, labelled_parts, save_best
 from assay.training.devices import Hardware
+
+Kind = Literal["average", "tree", "soup"]
+
+OF_KIND: dict[Kind, frozenset[str]] = {
+    "average": frozenset({"mean", "weights", "folds"}),
+    "tree": frozenset({"tree", "one", "head"}),
+    "soup": frozenset({"pick", "monitor", "folds"}),
+}
+"""Settings that belong to one kind or two."""
+
+
+class EnsembleSettings(StepSettings):
+    """Several models answer as one: their mean, a tree of questions, or one network with the mean of their weights."""
+
+    kind: Kind = Field("average", description="average, tree or soup.")
+    members: tuple[MemberPlan, ...] = Field(min_length=1, description="The models; of a tree, one that all nodes take.")
+    mean: MeanOf = Field("probabilities", description="average: what the mean is taken of.")
+    weights: Literal["equal", "validation"] = Field(
+        "equal", description="average: equal ones, or those at which validation loses least."
+    )
+    folds: int = Field(5, ge=2, description="Parts of validation, each judged by a choice made on the others.")
+    tree: Branches | None = Field(None, description="tree: classes in nested lists or mappings.")
+    one: str | None = Field(None, description="tree: the class that is told from the rest; else the most frequent.")
+    head: str | None = Field(None, description="tree: the multi-class head; needed where there are several.")
+    pick: Literal["all", "greedy"] = Field("all", description="soup: all members, or those that validation gains by.")
+    monitor: str = Field("nll", description="soup: the validation metric of a greedy pick.")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> EnsembleSettings:
+        for name in sorted(self.model_fields_set & frozenset().union(*OF_KIND.values())):
+            if name not in OF_KIND[self.kind]:
+                kinds = " or ".join(kind for kind, names in OF_KIND.items() if name in names)
+                raise ValueError(f"{name} belongs to kind: {kinds}; this is kind: {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _enough(self) -> EnsembleSettings:
+        count = len(self.members)
+        if self.kind != "tree" and count < 2:
+            raise ValueError(f"kind: {self.kind} needs at least two members; give another, or leave the step out")
+        if self.kind == "tree" and (count > 1 or not self.members[0].steps):
+            raise ValueError("a tree has one member, whose steps are carried out for every node; give its steps alone")
+        if self.tree is not None and self.one is not None:
+            raise ValueError("tree and one both say which classes are told apart first; drop one of them")
+        return self
+
+
+def run(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
+    """Train the members that are not there yet, and make one model of all."""
+    kinds: dict[Kind, Callable[[EnsembleSettings, State, Context], StepResult]] = {
+        "average": average,
+        "tree": tree,
+        "soup": soup,
+    }
+    return kinds[settings.kind](settings, state, context)
+
+
+def check(settings: EnsembleSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a tree that does not fit the classes of the data, before anything is trained."""
+    if settings.kind == "tree":
+        _tree_root(settings, _tree_head(settings, space), 0)
+
+
+def members_checked(settings: EnsembleSettings) -> Sequence[StepPlan]:
+    """Return the steps of the members; none for a tree, whose nodes have other classes than the data."""
+    return () if settings.kind == "tree" else steps_within(settings)
+
+
+def member_folders(settings: EnsembleSettings) -> Sequence[str]:
+    """Return the folders of members, which stay as they are where only the way they are combined changes."""
+    return [f"member-{number}" for number in range(1, len(settings.members) + 1)] if settings.kind != "tree" else []
+
+
+def holds(settings: EnsembleSettings, state: State, context: Context) -> Iterator[StepList]:
+    """Yield the steps of every member, or of every node of a tree. Raises PlanError for a run that is gone."""
+    members: Iterable[tuple[MemberPlan, State, Context]]
+    if settings.kind == "tree":
+        nodes = _nodes(_tree(settings, state.samples), state, context)
+        members = [(settings.members[0], *node) for node in nodes]
+    else:
+        numbered = enumerate(settings.members, 1)
+        members = [(plan, state, context.for_part(f"member-{number}", number)) for number, plan in numbered]
+    for plan, begun, part in members:
+        if plan.run is not None:
+            member_run(plan.run, context.base)
+        yield StepList(plan.steps, begun, replace(part, model=plan.model or part.model))
+
+
+STEP = Step(
+    EnsembleSettings,
+    run,
+    purpose="several models that answer as one",
+    report=("kind", "weights", "pick"),
+    on_every_process=True,
+    computes=lambda settings: settings.kind != "average",  # which only joins predictions that are there
+    check=check,
+    checked_within=members_checked,
+    inner=member_folders,
+    holds=holds,
+)
+
+
+# kind: average, the mean of predictions.
+
+
+def average(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
+    """Average the members' predictions; where validation chose the weights, those written are cross-fitted."""
+    models = train_members(settings.members, state, context)
+    if not context.processes.is_main_process:
+        return StepResult(None, hands_on_labels=False)
+    validation = labelled(state.samples.part("val"))
+    members = load_members(models, state, context)
+    weights, of_images = _member_weights(settings, members, validation, context)
+    space = state.samples.space
+    thresholds = np.stack([one.member.model.decision_rule.thresholds for one in members])
+    rule = replace(DecisionRule.plain(space), thresholds=(weights @ thresholds).astype(np.float32))
+    predictions = _mean_predictions(settings, members, of_images, context)
+    details: dict[str, object] = {
+        "kind": settings.kind,
+        "mean": settings.mean,
+        "weights": dict(zip((one.name for one in members), weights.tolist(), strict=True)),
+    }
+    if len(validation):
+        details |= ensemble_gain([one.predictions for one in members], predictions, validation, context)
+        if settings.weights == "validation":
+            equal = _mean_predictions(settings, members, np.full(of_images.shape, 1 / len(members)), context)
+            details["gain over equal weights"] = gain_lines(equal, predictions, validation, "equal weights", context)
+    combiner = MeanCombiner(settings.mean, tuple(weights.tolist()))
+    model = Ensemble(space, tuple(one.member for one in members), combiner, rule)
+    return StepResult(save_best(model, predictions, context), details=details, hands_on_labels=False)
+
+
+def _member_weights(
+    settings: EnsembleSettings, members: Sequence[TrainedMember], validation: Samples, context: Context
+) -> tuple[Doubles, Doubles]:
+    """Return the weights of the members (M,), and the cross-fitted ones of each validation image (M, N)."""
+    count, space = len(members), validation.space
+    if settings.weights == "equal":
+        return np.full(count, 1 / count), np.full((count, len(validation)), 1 / count)
+    if len(validation) == 0:
+        raise DataError(
+            "ensemble: weights: validation: no validation image has a known label. Raise split.val, label some, "
+            "or set weights: equal."
+        )
+    codes, logits = validation.codes(), [one.predictions.logits for one in members]
+    weights = best_weights(space, codes, logits, of=settings.mean)
+    listed = ", ".join(f"{one.name} {weight:.3f}" for one, weight in zip(members, weights, strict=True))
+    context.progress.line(f"  weights: {listed}")
+    return weights, cross_fitted_weights(
+        space, codes, logits, of=settings.mean, folds=settings.folds, seed=context.seed
+    )
+
+
+def _mean_predictions(
+    settings: EnsembleSettings, members: Sequence[TrainedMember], weights: Doubles, context: Context
+) -> Predictions:
+    """Return the mean predictions of the validation images, each by its weights of the members (M, N)."""
+    first = members[0].predictions
+    logits = mean_prediction(
+        first.space, [one.predictions.logits for one in members], of=settings.mean, weights=weights
+    )
+    thresholds = np.einsum("mn,mnw->nw", weights, np.stack([one.predictions.thresholds for one in members]))
+    return Predictions.of(first.ids, first.space, logits, model=context.name, thresholds=thresholds.astype(np.float32))
+
+
+# kind: tree, a model for each node, trained on the images of its classes.
 
 
 def tree(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
-    """Train a model for every question; a class is as probable as all answers on the way to it together."""
-    joining = _joining(settings, state.samples)
-    (plan,) = settings.members
-    folders = [train_member(plan, begun, here) for begun, here in _questions(joining, state, context)]
+    """Train a model for every node; the probability of a class is the product of those on the way to it."""
+    combiner = _tree(settings, state.samples)
+    root, (plan,) = combiner.root, settings.members
+    folders = [train_member(plan, begun, part) for begun, part in _nodes(combiner, state, context)]
     if not context.processes.is_main_process:
         return StepResult(None, hands_on_labels=False)
     members = tuple(member_of(folder) for folder in folders)
-    model = Ensemble(state.samples.space, members, joining, _deciding(joining, members, state.samples.space))
-    folder = context.folder.path / "best"
-    _validate(model, state, context).write(folder / "predictions.parquet")
-    model.save(folder)
-    return StepResult(folder, details=_tree_details(joining.root), hands_on_labels=False)
+    space = state.samples.space
+    model = Ensemble(space, members, combiner, _tree_rule(combiner, members[0].model, space))
+    questions = {f"node-{number}": list(node.names) for number, node in enumerate(root.nodes(), 1)}
+    details = {"kind": "tree", "tree": root.to_json(), "questions": questions}
+    predictions = _tree_predictions(model, state, context)
+    return StepResult(save_best(model, predictions, context), details=details, hands_on_labels=False)
 
 
-def _joining(settings: EnsembleSettings, samples: Samples) -> Tree:
-    """The tree of the questions, over the classes of its head."""
-    head = _head(settings, samples.space)
-    return Tree(head.name, _root(settings, head, int(samples.part("train").counts(head).argmax())))
+def _tree(settings: EnsembleSettings, samples: Samples) -> Tree:
+    """Return the tree over the classes of its head."""
+    head = _tree_head(settings, samples.space)
+    return Tree(head.name, _tree_root(settings, head, int(samples.part("train").counts(head).argmax())))
 
 
-def _questions(joining: Tree, state: State, context: Context) -> Iterator[tuple[State, Context]]:
-    """The images of every question of a tree, and where its model is trained."""
-    head, spaces = state.samples.space[joining.head], joining.spaces(state.samples.space)
-    for number, (node, space) in enumerate(zip(joining.root.nodes(), spaces, strict=True), 1):
-        here = context.for_part(f"node-{number}", number)
-        context.progress.line(f"{here.name}: {' or '.join(quoted([name]) for name in node.names)}")
+def _nodes(combiner: Tree, state: State, context: Context) -> Iterator[tuple[State, Context]]:
+    """Iterate over the nodes of a tree: the images of its classes, and where its model is trained."""
+    head, spaces = state.samples.space[combiner.head], combiner.spaces(state.samples.space)
+    for number, (node, space) in enumerate(zip(combiner.root.nodes(), spaces, strict=True), 1):
+        part = context.for_part(f"node-{number}", number)
+        context.progress.line(f"{part.name}: {' or '.join(quoted([name]) for name in node.names)}")
         samples, as_read = (branch(one, head, node.branch_of, space) for one in (state.samples, context.as_read))
         key = fingerprint(state.key, samples.fingerprint())
-        yield replace(state, samples=samples, key=key, soft={}), replace(here, as_read=as_read)
+        yield replace(state, samples=samples, key=key, soft={}), replace(part, as_read=as_read)
 
 
-def check_tree(settings: EnsembleSettings, space: LabelSpace) -> None:
-    """Raise PlanError for a tree that does not fit the classes of the data."""
-    _root(settings, _head(settings, space), 0)
-
-
-def _head(settings: EnsembleSettings, space: LabelSpace) -> Head:
-    """The head that the tree is of. Raises PlanError where that is not clear, or not possible."""
-    multiclass = [head for head in space if head.kind == "multiclass"]
+def _tree_head(settings: EnsembleSettings, space: LabelSpace) -> Head:
+    """Return the head of the tree. Raises PlanError where that is not clear, or not possible."""
+    multiclass = [head for head in space if head.multiclass]
     names = quoted([head.name for head in multiclass])
     if not multiclass:
         raise PlanError("ensemble: kind: tree: no head of this data is multi-class, and only its classes form a tree.")
@@ -82,143 +265,129 @@ def _head(settings: EnsembleSettings, space: LabelSpace) -> Head:
     return space[settings.head]
 
 
-def _root(settings: EnsembleSettings, head: Head, most: int) -> Node:
-    """The tree of the plan, or one class against the rest: the one named, else the one at this place."""
+def _tree_root(settings: EnsembleSettings, head: Head, most: int) -> Node:
+    """Return the tree of the plan, or one class against the rest: the one named, else the class of index `most`."""
     if settings.tree is not None:
         return build_tree(settings.tree, head)
     return one_against_rest(settings.one or head.classes[most], head)
 
 
-def _deciding(joining: Tree, members: tuple[Member, ...], space: LabelSpace) -> DecisionRule:
-    """How answers are decided: tags of other heads as the model of the first question does."""
-    deciding = DecisionRule.plain(space)
-    first = members[0].model
-    for head, columns, own in zip(space, space.slices, first.space.slices, strict=True):
-        if head.name != joining.head:
-            deciding.thresholds[columns] = first.decision_rule.thresholds[own]
-    return deciding
+def _tree_rule(combiner: Tree, first: Model, space: LabelSpace) -> DecisionRule:
+    """Return the decision rule: the thresholds of other heads are those of the model of the first question."""
+    rule = DecisionRule.plain(space)
+    for head, columns in space.each():
+        if head.name != combiner.head:
+            rule.thresholds[columns] = first.decision_rule.thresholds[first.space.columns_of(head.name)]
+    return rule
 
 
-def _validate(model: Ensemble, state: State, context: Context) -> Predictions:
-    """What the tree says of all validation images, those too that a question below never saw in training."""
+def _tree_predictions(model: Ensemble, state: State, context: Context) -> Predictions:
+    """Predict all validation images, those too that a question below the first has none of in training."""
     ids = labelled(state.samples.part("val")).ids
-    hardware = stored_hardware(context, "inference") or Hardware(context.device)
+    hardware = inference_hardware(context)
     logits = np.empty((0, model.space.width), dtype=np.float32)
     if ids:
         (logits,) = tta_logits(model, context.images, ids, hardware=hardware)
     return Predictions.of(ids, model.space, logits, model=context.name, thresholds=model.decision_rule.thresholds)
 
 
-def _tree_details(root: Node) -> dict[str, Any]:
-    questions = {f"node-{number}": list(node.names) for number, node in enumerate(root.nodes(), 1)}
-    return {"kind": "tree", "tree": root.to_json(), "questions": questions}
+# kind: soup, one network whose weights are the mean of those of several.
+
+Pick = tuple[int, ...]
 
 
-# ensemble: several models answer as one: an ensemble, a tree of classes, or one network with the mean of weights.
-
-
-def run(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
-    """Train the members that are not there yet, and make one model of all."""
-    return COMBINE[settings.kind](settings, state, context)
-
-
-def check(settings: EnsembleSettings, space: LabelSpace) -> None:
-    """Raise PlanError for a tree, or a step of a member, that does not fit the data, before anything is trained."""
-    from assay.steps import STEPS  # which knows this step, and so cannot be there before it
-
-    if settings.kind == "tree":
-        check_tree(settings, space)  # the steps of its questions see other classes than these
-        return
-    for step in steps_below(settings):
-        if own := STEPS[step.kind].check:
-            own(step.settings, space)
-
-
-def inner(settings: EnsembleSettings) -> list[str]:
-    """The folders of members, which stay as they are where only the way they are combined is another."""
-    return [f"member-{number}" for number in range(1, len(settings.members) + 1)] if settings.kind != "tree" else []
-
-
-def holds(settings: EnsembleSettings, state: State, context: Context) -> Iterator[StepList]:
-    """Return the steps of every member, or of every question of a tree. Raises PlanError for a run that is gone."""
-    members: Iterable[tuple[MemberPlan, State, Context]]
-    if settings.kind == "tree":
-        questions = _questions(_joining(settings, state.samples), state, context)
-        members = [(settings.members[0], *question) for question in questions]
-    else:
-        numbered = enumerate(settings.members, 1)
-        members = [(plan, state, context.for_part(f"member-{number}", number)) for number, plan in numbered]
-    for plan, begun, here in members:
-        if plan.run is not None:
-            member_run(plan.run, context.base)
-        yield StepList(plan.steps, begun, replace(here, model=plan.model or here.model))
-
-
-def mean_ensemble(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
-    """The mean of the members' answers; where validation chose the weights, the answers written are cross-fitted."""
+def soup(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
+    """Average the weights of all members, or of those that validation gains by; write cross-fitted predictions."""
     models = train_members(settings.members, state, context)
     if not context.processes.is_main_process:
         return StepResult(None, hands_on_labels=False)
+    members = load_members(models, state, context)
+    networks = _networks(members)
     validation = labelled(state.samples.part("val"))
-    members = load_member(models, state, context)
-    weights, of_images = _weights(settings, members, validation, context)
-    space, folder = state.samples.space, context.folder.path / "best"
-    decided = np.stack([one.member.model.decision_rule.thresholds for one in members])
-    deciding = replace(DecisionRule.plain(space), thresholds=(weights @ decided).astype(np.float32))
-    joining = MeanCombiner(settings.mean, tuple(weights.tolist()))
-    answers = _validation_predictions(settings, members, of_images, context)
-    details: dict[str, Any] = {
-        "kind": settings.kind,
-        "mean": settings.mean,
-        "weights": dict(zip((one.name for one in members), weights.tolist(), strict=True)),
-    }
+    hardware = inference_hardware(context)
+
+    @remembering
+    def validation_logits(pick: Pick) -> Floats:
+        """Return logits (N, W) of validation images by the mean of these members."""
+        mixed = _averaged([networks[member] for member in pick], state.samples, context, hardware)
+        return _inference(mixed, context, hardware).logits(validation.ids)
+
+    picked: Pick = tuple(range(len(members)))
+    if settings.pick == "greedy":
+        picked, logits = _pick_greedily(settings, len(members), validation, validation_logits, context)
+    else:
+        logits = validation_logits(picked)
+    predictions = Predictions.of(validation.ids, state.samples.space, logits, model=context.name)
+    names = [members[member].name for member in picked]
+    details: dict[str, object] = {"kind": settings.kind, "pick": settings.pick, "picked": names}
+    context.progress.line(f"  the mean of the weights of {', '.join(names)}")
     if len(validation):
-        details["members"], details["gain over the best member"] = ensemble_gain(
-            [one.predictions for one in members], answers, validation, context
+        details |= ensemble_gain([one.predictions for one in members], predictions, validation, context)
+    model = _averaged([networks[member] for member in picked], state.samples, context, hardware)
+    return StepResult(save_best(model, predictions, context), details=details, hands_on_labels=False)
+
+
+def _networks(members: Sequence[TrainedMember]) -> list[TrainedModel]:
+    """Return the single network of each member. Raises ModelError where they have no mean."""
+    networks = []
+    for one in members:
+        if not isinstance(one.member.model, TrainedModel):
+            raise ModelError(
+                f"soup: {one.name} is itself a combination of several networks, whose weights have no mean with "
+                "others. Take its members, or kind: average."
+            )
+        networks.append(one.member.model)
+    require_alike(networks, [one.name for one in members])
+    return networks
+
+
+def _averaged(networks: Sequence[TrainedModel], samples: Samples, context: Context, hardware: Hardware) -> TrainedModel:
+    """Return the mean network; batch-norm statistics are taken anew where those of the networks differ."""
+    mixed = average_weights(networks)
+    if statistics_differ(networks):
+        train, _ = labelled_parts(samples)
+        inference = _inference(mixed, context, hardware)
+        batches = (
+            hardware.to_device(batch) for batch in inference.batches(train.ids) if len(batch) > 1 or len(train) == 1
         )
-        if settings.weights == "validation":
-            equal = _validation_predictions(settings, members, np.full(of_images.shape, 1 / len(members)), context)
-            details["gain over equal weights"] = gain_lines(equal, answers, validation, "equal weights", context)
-    answers.write(folder / "predictions.parquet")
-    Ensemble(space, tuple(one.member for one in members), joining, deciding).save(folder)
-    return StepResult(folder, details=details, hands_on_labels=False)
+        take_statistics(mixed.classifier, batches)
+    mixed.classifier.cpu()
+    return mixed
 
 
-COMBINE: dict[Kind, Callable[[EnsembleSettings, State, Context], StepResult]] = {
-    "average": mean_ensemble,
-    "tree": tree,
-    "soup": soup,
-}
+def _inference(model: TrainedModel, context: Context, hardware: Hardware) -> Inference:
+    move(model.classifier, hardware)
+    return Inference(model.classifier, context.images(model.size, model.resize), model.size, hardware)
 
 
-def _weights(
-    settings: EnsembleSettings, members: list[TrainedMember], validation: Samples, context: Context
-) -> tuple[Doubles, Doubles]:
-    """The weights of the members (M,), and those (M, N) by which validation images are answered."""
-    count, space = len(members), validation.space
-    if settings.weights == "equal":
-        return np.full(count, 1 / count), np.full((count, len(validation)), 1 / count)
+def _pick_greedily(
+    settings: EnsembleSettings, count: int, validation: Samples, logits_of: Callable[[Pick], Floats], context: Context
+) -> tuple[Pick, Floats]:
+    """Return the members that validation gains by, and logits (N, W) of its images, each by a pick made without it."""
     if len(validation) == 0:
         raise DataError(
-            "ensemble: weights: validation: no validation image has a known label. Raise split.val, label some, "
-            "or set weights: equal."
+            "ensemble: pick: greedy: no validation image has a known label to pick by. Raise split.val, label some, "
+            "or set pick: all."
         )
-    codes, logits = validation.codes(), [one.predictions.logits for one in members]
-    weights = best_weights(space, codes, logits, of=settings.mean)
-    said = ", ".join(f"{one.name} {weight:.3f}" for one, weight in zip(members, weights, strict=True))
-    context.progress.line(f"  weights: {said}")
-    return weights, cross_fitted_weights(
-        space, codes, logits, of=settings.mean, folds=settings.folds, seed=context.seed
-    )
+    space, codes = validation.space, validation.codes()
+    sign = 1 if higher_is_better(settings.monitor) else -1
 
+    def pick(rows: Bools) -> Pick:
+        def value_of(members: Pick) -> float:
+            probabilities = probabilities_of(space, logits_of(members)[rows])
+            metrics = dict(stream(space, [known[rows] for known in codes], probabilities))
+            if settings.monitor not in metrics:
+                raise PlanError(
+                    f"ensemble: monitor: {settings.monitor!r} is not measured on this data. There are: "
+                    f"{', '.join(metrics)}."
+                )
+            return sign * metrics[settings.monitor]
 
-def _validation_predictions(
-    settings: EnsembleSettings, members: list[TrainedMember], weights: Doubles, context: Context
-) -> Predictions:
-    """What the ensemble says of the validation images, each by its own weights (M, N)."""
-    first = members[0].predictions
-    logits = mean_prediction(
-        first.space, [one.predictions.logits for one in members], of=settings.mean, weights=weights
-    )
-    thresholds = np.einsum("mn,mnw->nw", weights, np.stack([one.predictions.thresholds for one in members]))
-    return Predictions.of(first.ids, first.space, logits, model=context.name, thresholds=thresholds.astype(np.float32))
+        return greedy([value_of((member,)) for member in range(count)], value_of)
+
+    fold = folds_of(len(validation), settings.folds, seed=context.seed)
+    logits = np.empty((len(validation), space.width), dtype=np.float32)
+    for number in np.unique(fold):
+        inside = fold == number
+        logits[inside] = logits_of(pick(~inside))[inside]
+    return pick(np.ones(len(validation), dtype=np.bool_)), logits

@@ -1,211 +1,150 @@
-"""fit: train the classifier, all of it or its upper part."""
+"""fit: train the classifier, all of it or its upper part.
+
+In the order of the file: the fit as a whole, the model that is saved, what is trained on which batches, the losses of
+images with unknown labels, the task of the loop with its metrics and predictions, and the hardware.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.arrays import Ints
+from assay.arrays import Floats, Ints
+from assay.files import ModelFolder
+from assay.images.cache import Cache
 from assay.labels.samples import Samples
+from assay.labels.subset import partly_unknown
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
 from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier
+from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import TrainedModel, training_hashes
+from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.predictions.predict import Predictions
-from assay.steps.base import Context, State, StepResult, write_history
-from assay.steps.fit_parts import Trainable, consistency, trainable, unlabelled_images
-from assay.steps.fit_settings import FitObjective, FitSettings, fit_objective, sampling_plan
+from assay.progress import Progress
+from assay.steps.base import Context, State, Step, StepResult, write_history
+from assay.steps.fit_settings import (
+    FitObjective,
+    FitSettings,
+    SamplingPlan,
+    check_fit,
+    fit_objective,
+    require_reachable,
+    sampling_plan,
+)
 from assay.steps.pseudo_label import soft_targets
-from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
+from assay.steps.start import (
+    classifier_for,
+    describe_network,
+    inference_hardware,
+    labelled_parts,
+    store_hardware,
+    stored_hardware,
+    trained_before,
+)
 from assay.training import optimizers
-from assay.training.devices import Machine, warm_seconds
-from assay.training.fit_task import EpochLogits, FitConfig, FitState, FitTask
-from assay.training.loop import fit, optimizer_step
-from assay.training.sampling import Order, split_batches
-from assay.training.semi_supervised import Consistency
-from assay.training.sources import ImageSource, LabelTensors, mix_counts, mix_lines
+from assay.training.devices import Hardware, Machine, candidates, choose_fastest
+from assay.training.fit_task import FitConfig, FitTask, Source
+from assay.training.loop import fit
+from assay.training.losses import head_losses
+from assay.training.objective import Objective
+from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
+from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
+
+
+def run(settings: FitSettings, state: State, context: Context) -> StepResult:
+    """Train; write the checkpoints to best/ and last/, as models that can be loaded by themselves."""
+    checkpoint = context.folder.checkpoint
+    with prepared_fit(settings, state, context) as prepared:
+        task, config, data = prepared.task, prepared.config, prepared.data
+        images = task.order.length
+        if images != len(data.train):
+            context.progress.line(f"  an epoch shows {images:,} images, of {len(data.train):,} that there are")
+        context.progress.begin(context.name, settings.epochs * images)
+        progress = fit(task, config, machine=prepared.machine, checkpoint=checkpoint, progress=context.progress)
+        context.progress.end()
+    if context.processes.is_main_process:
+        write_history(context.folder.history, context.name, progress.history)
+        checkpoint.unlink(missing_ok=True)
+    details = {
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "images_an_epoch": images,
+        "training_seconds": round(progress.seconds, 2),
+        "images_per_second": round(images * progress.epoch / max(progress.seconds, 1e-9), 1),
+        "hardware": prepared.machine.hardware.to_json(),
+        "network": prepared.network,
+        **_mix_details(task, config, data.train, progress.epoch, context),
+    }
+    if settings.unlabelled is not None:
+        details["unlabelled_images"] = len(data.unlabelled or ())
+    return StepResult(context.folder.path / settings.take, details=details)
+
+
+STEP = Step(
+    FitSettings,
+    run,
+    purpose="training by gradient descent",
+    report=("size", "epochs", "freeze", "lr", "batch", "start", "keep"),
+    on_every_process=True,
+    computes=lambda settings: True,
+    check=check_fit,
+)
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The images of a fit, and how they are drawn."""
+
+    cache: Cache
+    train: Samples
+    validation: Samples
+    unlabelled: Samples | None  # training images with unknown labels, where the fit learns from them
+    soft: Sequence[Floats | None]  # targets (N, K) of pseudo-labels by head
+    sampling: SamplingPlan
 
 
 @dataclass(frozen=True)
 class PreparedFit:
-    """A fit that may begin: what is trained, for how long and on what, and what it is trained from."""
+    """A fit that may begin."""
 
-    job: FitTask
-    course: FitConfig
+    task: FitTask
+    config: FitConfig
     machine: Machine
-    train: Samples
-    waiting: Samples | None  # training images with unknown labels, where it learns from them
-    network: dict[str, Any]  # described
+    data: FitData
+    network: Mapping[str, Any]  # parameters, stride and receptive field, for done.json
 
 
 @contextmanager
 def prepared_fit(settings: FitSettings, state: State, context: Context) -> Iterator[PreparedFit]:
-    """Within the block everything is there for `loop.fit`. Raises AssayError for what the user can mend."""
+    """Give all that `loop.fit` takes, for the time of the block. Raises AssayError for what the user can mend."""
     train, validation = labelled_parts(state.samples)
-    waiting = unlabelled_images(settings, state.samples, context.progress)
+    unlabelled = _unlabelled_images(settings, state.samples, context.progress)
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.images(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
-    course = fit_config(settings, train, context)
-    balance = sampling_plan(settings, train, seed=course.seed)
-    aim = fit_objective(settings, train, balance)
-    trained_on, learnt_from = trained_before(settings.start, state, context)
-    if settings.freeze != "backbone":
-        trained_on = np.union1d(trained_on, training_hashes(train.hashes))
-    learnt_from = np.union1d(learnt_from, training_hashes(train.hashes))
-    saved = TrainedModel(
-        classifier,
-        state.samples.space,
-        settings.size,
-        cache.side,
-        settings.resize,
-        aim.deciding,
-        trained_on=trained_on,
-        learnt_from=learnt_from,
-    )
-    soft = soft_targets(state.soft, train)
-    with trainable(settings, classifier, cache, train, validation, context, balance, soft=soft) as part:
-        job = _job(settings, saved, aim, part, train, validation, context)
-        further = consistency(
-            settings,
-            part,
-            waiting,
-            known=train,
-            cache=cache,
-            objective=aim.shown,
-            deciding=aim.deciding,
-            context=context,
-        )
-        machine = Machine(context.processes, part.hardware)
-        yield PreparedFit(replace(job, unlabelled=further), course, machine, train, waiting, network)
-
-
-def step_seconds(begun: PreparedFit) -> float:
-    """Return the seconds of a warm optimiser step, one that learns from all its images with unknown labels."""
-    job, machine, unlabelled = begun.job, begun.machine, begun.job.unlabelled
-    (rows, *_) = split_batches(job.order.rows(0), begun.course.step_size)
-    answered, forward = EpochLogits.empty(len(job.source.ids), begun.course.width), machine.wrap(job.network)
-    optimizers.set_rate(job.optimizer, 0.0)  # the weights stay
-    job.to_training_mode()
-    if isinstance(unlabelled, Consistency):
-        for judge in unlabelled.selectors:
-            judge.settings = judge.settings.model_copy(update={"threshold": 1e-9})
-
-    def step() -> None:
-        if isinstance(unlabelled, Consistency):
-            unlabelled.round = unlabelled.taken = 0  # the same images, which are decoded by now
-        heads = len(job.objective.losses)
-        state = FitState(sums=[0.0] * heads, counts=[0.0] * heads)
-        optimizer_step(job, begun.course, state, machine, forward, rows, answered)
-
-    with torch.random.fork_rng(devices=machine.seeded_devices):
-        return warm_seconds(step, machine.hardware)
-
-
-def run(settings: FitSettings, state: State, context: Context) -> StepResult:
-    """Train; the checkpoints lie in best/ and last/ as models that can be loaded by themselves."""
-    checkpoint = context.folder.checkpoint
-    with prepared_fit(settings, state, context) as begun:
-        job, course, machine = begun.job, begun.course, begun.machine
-        _tell_order(job.order, begun.train, context)
-        context.progress.begin(context.name, settings.epochs * job.order.length)
-        progress = fit(job, course, machine=machine, checkpoint=checkpoint, progress=context.progress)
-        context.progress.end()
-    if context.processes.is_main_process:
-        write_history(context.folder.history, context.name, progress.history)
-        checkpoint.unlink(missing_ok=True)
-    shown = job.order.length * progress.epoch
-    details = {
-        "epochs": progress.epoch,
-        "best_epoch": progress.best_epoch,
-        "images_an_epoch": job.order.length,
-        "training_seconds": round(progress.seconds, 2),
-        "images_per_second": round(shown / max(progress.seconds, 1e-9), 1),
-        "hardware": machine.hardware.to_json(),
-        "network": begun.network,
-        **_mixed(job, course, begun.train, progress.epoch, context),
-    }
-    if settings.unlabelled is not None:
-        details["unlabelled_images"] = len(begun.waiting or ())
-    return StepResult(context.folder.path / settings.take, details=details)
-
-
-def _job(
-    settings: FitSettings,
-    saved: TrainedModel,
-    aim: FitObjective,
-    part: Trainable,
-    train: Samples,
-    validation: Samples,
-    context: Context,
-) -> FitTask:
-    space, classifier, deciding = saved.space, saved.classifier, saved.decision_rule
-    train_codes, validation_codes = train.codes(), validation.codes()
-    judged = LabelTensors(validation).of(np.arange(len(validation)))
-    newest: list[Predictions] = []  # of validation, by the weights about to be saved
-
-    def evaluate(shown: Ints, training_logits: Tensor) -> dict[str, dict[str, float]]:
-        seen = probabilities_of(space, deciding.logits(training_logits.numpy()))
-        metrics = {"training": dict(stream(space, [codes[shown] for codes in train_codes], seen))}
-        raw = part.answer()
-        newest[:] = [Predictions.of(validation.ids, space, deciding.logits(raw), model=context.name)]
-        metrics["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
-        if len(validation):
-            metrics["validation"]["loss"] = float(aim.once(torch.from_numpy(raw), [judged]).loss)
-        return metrics
-
-    def save(which: Literal["best", "last"]) -> None:
-        if settings.keep in ("both", which):
-            newest[0].write(context.folder.path / which / "predictions.parquet")
-            saved.save(context.folder.path / which)
-
-    groups = optimizers.parameter_groups(
-        part.network,
-        _stage_names(classifier, part.network),
-        lr=settings.lr,
-        discriminative=settings.discriminative,
-        weight_decay=settings.optimizer.weight_decay,
-    )
-    return FitTask(
-        network=part.network,
-        optimizer=optimizers.build(settings.optimizer, groups),
-        source=part.source,
-        order=part.order,
-        objective=aim.shown,
-        to_training_mode=lambda: set_training_mode(classifier, settings.batch_norm),
-        evaluate=evaluate,
-        save=save,
-        mixed=(settings.mix and settings.mix.share) or 1.0,
-    )
-
-
-def _tell_order(order: Order, train: Samples, context: Context) -> None:
-    if order.length != len(train):
-        context.progress.line(f"  an epoch shows {order.length:,} images, of {len(train):,} that there are")
-
-
-def _mixed(job: FitTask, course: FitConfig, train: Samples, epochs: int, context: Context) -> dict[str, Any]:
-    """What was mixed of each class, for done.json; said in a line a head too."""
-    source = job.source
-    if not isinstance(source, ImageSource) or source.mix is None:
-        return {}
-    space, codes = train.space, train.codes()
-    found = mix_counts(source, source.mix, space, codes, job.order, step=course.step_size, epochs=epochs)
-    for line in mix_lines(found):
-        context.progress.line(f"  {line}")
-    return {"mixed": found}
+    config = fit_config(settings, train, context)
+    sampling = sampling_plan(settings, train, seed=config.seed)
+    objective = fit_objective(settings, train, sampling)
+    data = FitData(cache, train, validation, unlabelled, soft_targets(state.soft, train), sampling)
+    model = _model_to_save(settings, classifier, data, objective, state, context)
+    with _trainable(settings, classifier, data, context) as part:
+        consistency = _consistency(settings, part, data, objective, context)
+        task = _task(settings, model, objective, part, data, consistency, context)
+        yield PreparedFit(task, config, Machine(context.processes, part.hardware), data, network)
 
 
 def fit_config(settings: FitSettings, train: Samples, context: Context) -> FitConfig:
-    """How long and how fast, with the seed that the step's place in the plan gives it."""
+    """Return the length and pace of the loop, with the seed that the step's position in the plan gives it."""
     return FitConfig(
         epochs=settings.epochs,
         batch=settings.batch,
@@ -221,9 +160,231 @@ def fit_config(settings: FitSettings, train: Samples, context: Context) -> FitCo
     )
 
 
+def _model_to_save(
+    settings: FitSettings,
+    classifier: Classifier,
+    data: FitData,
+    objective: FitObjective,
+    state: State,
+    context: Context,
+) -> TrainedModel:
+    """Return the model around the classifier, with the hashes of all images that its layers will have learnt from."""
+    trained_on, learnt_from = trained_before(settings.start, state, context)
+    hashes = training_hashes(data.train.hashes)
+    if settings.freeze != "backbone":
+        trained_on = np.union1d(trained_on, hashes)
+    return TrainedModel(
+        classifier,
+        state.samples.space,
+        settings.size,
+        data.cache.side,
+        settings.resize,
+        objective.rule,
+        trained_on=trained_on,
+        learnt_from=np.union1d(learnt_from, hashes),
+    )
+
+
+# What is trained, on which batches.
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The network that learns, its batches, and a function that predicts validation images by it."""
+
+    network: nn.Module
+    source: Source
+    predict: Callable[[], np.ndarray]  # logits (N, W) of the validation images
+    hardware: Hardware
+
+
+@contextmanager
+def _trainable(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Iterator[Trainable]:
+    """Give the head on cached features where the backbone is frozen; else the whole classifier on images."""
+    known = LabelTensors(data.train, data.soft)
+    if settings.freeze == "backbone":
+        yield _head_on_features(settings, classifier, known, data, context)
+        return
+    with context.processes.main_process_first():  # the others take what it has chosen
+        hardware = stored_hardware(context, "training") or _fastest_training(settings, classifier, known, context)
+    move(classifier, hardware)
+    generator = torch.Generator().manual_seed(0)  # the same in every process: what is folded must not hang on chance
+    example = hardware.to_device(torch.rand(1, 3, settings.size, settings.size, generator=generator))
+    source = ImageSource(
+        known=known,
+        cache=data.cache,
+        size=settings.size,
+        augment=settings.augment,
+        seed=context.seed,
+        step=context.number,
+        hardware=hardware,
+        mix=settings.mix,
+        chosen=data.sampling.chosen,
+    )
+    inference = Inference(classifier, data.cache, settings.size, hardware)
+    with fold_batch_norm(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
+        yield Trainable(classifier, source, lambda: inference.logits(data.validation.ids), hardware)
+
+
+def _head_on_features(
+    settings: FitSettings, classifier: Classifier, known: LabelTensors, data: FitData, context: Context
+) -> Trainable:
+    hardware = inference_hardware(context)
+    move(classifier, hardware)
+    inference = Inference(classifier, data.cache, settings.size, hardware)
+    chosen = data.sampling.chosen
+    by_id = None if chosen is None else dict(zip(known.ids, chosen.tolist(), strict=True))
+
+    def features(ids: list[str], number: int) -> np.ndarray:
+        view = View(settings.augment, context.seed, number, chosen=by_id) if number else PLAIN
+        return inference.features(ids, folder=context.run.cache, progress=context.progress, view=view)
+
+    with context.processes.main_process_first():  # the others find the features on disk
+        views = [features(known.ids, view) for view in range(settings.views)]
+        of_validation = torch.from_numpy(np.array(features(data.validation.ids, 0)))
+
+    def predict() -> np.ndarray:
+        classifier.eval()
+        with torch.inference_mode():
+            logits: Tensor = classifier.head(hardware.to_device(of_validation))
+            return logits.float().cpu().numpy()
+
+    return Trainable(classifier.head, FeatureSource(known, views, hardware), predict, hardware)
+
+
+# Images with unknown labels.
+
+
+def _unlabelled_images(settings: FitSettings, samples: Samples, progress: Progress) -> Samples | None:
+    """Return the training images with an unknown label if the fit uses them; None, with a line, where there is none."""
+    if settings.unlabelled is None:
+        return None
+    require_reachable(settings.unlabelled.threshold, settings.loss, samples.space)
+    images = partly_unknown(samples.part("train"))
+    if len(images) == 0:
+        progress.line("  unlabelled: every label of the training images is known, so the fit learns from these alone")
+        return None
+    return images
+
+
+def _consistency(
+    settings: FitSettings, part: Trainable, data: FitData, objective: FitObjective, context: Context
+) -> Consistency | None:
+    """Return the consistency loss of images with unknown labels; None where the fit leaves them out."""
+    unlabelled, images = settings.unlabelled, data.unlabelled
+    if unlabelled is None or images is None:
+        return None
+    weak, strong = unlabelled.views(settings.augment)
+    views = Views(images.ids, data.cache, settings.size, weak, strong, context.seed, context.number, part.hardware)
+    of_heads = zip(images.space, data.train.codes(), images.codes(), strict=True)
+    selectors = [PseudoLabelSelector(head, known, codes, unlabelled) for head, known, codes in of_heads]
+    weights = torch.from_numpy(images.weights())
+    return Consistency(
+        part.network, views, selectors, weights, objective.training, objective.rule, unlabelled, settings.batch
+    )
+
+
+# The task of the loop: optimiser, objective, and what is measured and saved after an epoch.
+
+
+def _task(
+    settings: FitSettings,
+    model: TrainedModel,
+    objective: FitObjective,
+    part: Trainable,
+    data: FitData,
+    consistency: Consistency | None,
+    context: Context,
+) -> FitTask:
+    space, classifier, rule = model.space, model.classifier, model.decision_rule
+    train_codes, validation_codes = data.train.codes(), data.validation.codes()
+    targets = LabelTensors(data.validation).of(np.arange(len(data.validation)))
+    newest: list[Predictions] = []  # of validation, by the weights about to be saved
+
+    def evaluate(rows: Ints, training_logits: Tensor) -> dict[str, dict[str, float]]:
+        trained = probabilities_of(space, rule.logits(training_logits.numpy()))
+        metrics = {"training": dict(stream(space, [codes[rows] for codes in train_codes], trained))}
+        logits = part.predict()
+        newest[:] = [Predictions.of(data.validation.ids, space, rule.logits(logits), model=context.name)]
+        metrics["validation"] = dict(stream(space, validation_codes, newest[0].probabilities))
+        if len(data.validation):
+            metrics["validation"]["loss"] = float(objective.validation(torch.from_numpy(logits), [targets]).loss)
+        return metrics
+
+    def save(which: Literal["best", "last"]) -> None:
+        if settings.keep in ("both", which):
+            folder = ModelFolder(context.folder.path / which)
+            newest[0].write(folder.predictions)
+            model.save(folder.path)
+
+    groups = optimizers.parameter_groups(
+        part.network,
+        _stage_names(classifier, part.network),
+        lr=settings.lr,
+        discriminative=settings.discriminative,
+        weight_decay=settings.optimizer.weight_decay,
+    )
+    return FitTask(
+        network=part.network,
+        optimizer=optimizers.build(settings.optimizer, groups),
+        source=part.source,
+        order=data.sampling.order,
+        objective=objective.training,
+        to_training_mode=lambda: set_training_mode(classifier, settings.batch_norm),
+        evaluate=evaluate,
+        save=save,
+        mixed=(settings.mix and settings.mix.share) or 1.0,
+        unlabelled=consistency,
+    )
+
+
 def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
-    """Parameter names of the network that learns, from the first stage to the head."""
+    """Return the parameter names of the network that learns, from the first stage to the head."""
     if network is classifier.head:
         return [[name for name, _ in network.named_parameters()]]
     below = [[f"backbone.{name}" for name in stage.parameters] for stage in stages(classifier.backbone)]
     return [*below, [f"head.{name}" for name, _ in classifier.head.named_parameters()]]
+
+
+def _mix_details(task: FitTask, config: FitConfig, train: Samples, epochs: int, context: Context) -> dict[str, object]:
+    """Return how often images of each class were mixed, for done.json; print it, a line a head."""
+    source = task.source
+    if not isinstance(source, ImageSource) or source.mix is None:
+        return {}
+    counts = mix_counts(
+        source, source.mix, train.space, train.codes(), task.order, step=config.step_size, epochs=epochs
+    )
+    for line in mix_lines(counts):
+        context.progress.line(f"  {line}")
+    return {"mixed": counts}
+
+
+# Hardware.
+
+
+def _fastest_training(settings: FitSettings, classifier: Classifier, known: LabelTensors, context: Context) -> Hardware:
+    """Time real optimiser steps of a copy in each precision and layout, and store the fastest."""
+    rows = np.resize(np.arange(len(known.ids)), settings.batch)
+    objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
+    images = torch.rand(settings.batch, 3, settings.size, settings.size)
+
+    def prepare(option: Hardware) -> Callable[[], object]:
+        trial = copy.deepcopy(classifier)
+        move(trial, option)
+        set_training_mode(trial, settings.batch_norm)
+        parameters = [parameter for parameter in trial.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=0.0)
+        machine = Machine(context.processes, option)
+
+        def step() -> None:
+            inputs = option.to_device(images)
+            with option.autocast():
+                logits = trial(inputs)
+            machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)
+            machine.optimizer_step(trial, optimizer, clip=None)
+
+        return step
+
+    best, seconds = choose_fastest(candidates(context.device), prepare)
+    store_hardware(context, "training", best, seconds)
+    return best

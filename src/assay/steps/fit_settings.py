@@ -1,4 +1,7 @@
-"""What a fit may be told."""
+"""Settings of a fit, and what follows from them.
+
+Apart from fit.py, since other steps hold a fit in their settings and the loop, in turn, follows what they leave.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,17 @@ import torch
 from pydantic import Field, model_validator
 
 from assay.arrays import Floats, Ints
+from assay.errors import PlanError
 from assay.images.augment import Augment
 from assay.images.decode import Resize
 from assay.images.mix import Mix
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace, require_known
 from assay.models.decision_rule import DecisionRule
-from assay.settings import Settings, Source
+from assay.settings import Source
+from assay.steps.base import StepSettings
 from assay.training.class_weights import ClassWeights, Given, class_weights, given_weights, logit_shift
-from assay.training.losses import ByHead, HeadLoss, LossSettings, head_losses
+from assay.training.losses import AnyLoss, ByHead, CrossEntropy, LossSettings, head_losses
 from assay.training.objective import Objective
 from assay.training.optimizers import AdamW, OptimizerSettings
 from assay.training.sampling import (
@@ -40,7 +45,7 @@ from assay.training.semi_supervised import UnlabelledSettings
 Positive = Annotated[float, Field(gt=0)]
 
 
-class FitSettings(Settings):
+class FitSettings(StepSettings):
     """Train on the labelled training images; validation chooses the epoch that is handed on."""
 
     size: int = Field(128, ge=16, description="Images are trained on at size x size pixels.")
@@ -104,8 +109,8 @@ class FitSettings(Settings):
                 "unlabelled compares views drawn anew, and a frozen backbone trains on cached features; "
                 "drop unlabelled, or freeze less"
             )
-        more = [own.more for own in self.augment.per_class.values()] if self.augment else []
-        if isinstance(self.sampling, Balanced) and any(number != 1 for number in more):
+        repeats = [change.more for change in self.augment.per_class.values()] if self.augment else []
+        if isinstance(self.sampling, Balanced) and any(number != 1 for number in repeats):
             raise ValueError(
                 "sampling: balanced shows every class equally often, and more in augment.per_class shows some oftener; "
                 "drop more, or take oversample"
@@ -115,27 +120,27 @@ class FitSettings(Settings):
         return self
 
 
-# What a fit shows how often, what it follows downhill, and how its answers are to be read.
+# Sampling, loss and decision rule that follow from the settings and the labels.
 
-HeadWeights = Sequence[Floats]
+ClassWeightArrays = Sequence[Floats]  # (K,) a head
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The order in which images are shown, and the settings of a class by which some are augmented (N,)."""
+    """The order in which training images are drawn, and the class settings by which some are augmented (N,)."""
 
     order: Order
     chosen: Ints | None = None
-    moved: HeadWeights | None = None  # what the order does to the classes, as weights (K,) a head; None: nothing
+    prior_weights: ClassWeightArrays | None = None  # what the order does to the class prior; None: nothing
 
 
 @dataclass(frozen=True)
 class FitObjective:
-    """The loss of the images as they are shown, and of images each shown once; both lead to the same answers."""
+    """Losses of training images as sampled, and of validation images, each once; and the decision rule for both."""
 
-    shown: Objective
-    once: Objective
-    deciding: DecisionRule
+    training: Objective
+    validation: Objective
+    rule: DecisionRule
 
 
 def check_fit(settings: FitSettings, space: LabelSpace) -> None:
@@ -151,8 +156,20 @@ def check_fit(settings: FitSettings, space: LabelSpace) -> None:
         augment_by_class(settings.augment.per_class, space, [head.unknown(0) for head in space])
 
 
+def require_reachable(threshold: float, loss: AnyLoss, space: LabelSpace) -> None:
+    """Raise PlanError where label smoothing keeps every probability below the threshold of `unlabelled`."""
+    smoothing = loss.smoothing if isinstance(loss, ByHead | CrossEntropy) else 0.0
+    for head in space:
+        most = 1 - smoothing * (1 - 1 / head.values)
+        if most < threshold:
+            raise PlanError(
+                f"unlabelled: smoothing {smoothing:g} teaches head {head.name!r} to be sure by {most:.3f} at most, and "
+                f"threshold {threshold:g} is above that. Lower one of the two."
+            )
+
+
 def sampling_plan(settings: FitSettings, train: Samples, *, seed: int) -> SamplingPlan:
-    """How often the training images are shown, and how they are augmented, by their labels."""
+    """Return how often the training images are drawn, and how they are augmented, by their labels."""
     space, codes, weights = train.space, train.codes(), train.weights()
     times, chosen = np.ones(len(train)), None
     if settings.augment is not None and settings.augment.per_class:
@@ -160,37 +177,36 @@ def sampling_plan(settings: FitSettings, train: Samples, *, seed: int) -> Sampli
         times = extra_repeats(settings.augment, chosen)
     if settings.sampling is not None:
         times = times * repeat_counts(settings.sampling, space, codes, weights)
-    moved = shift_prior(times, space, codes, weights)
+    prior = shift_prior(times, space, codes, weights)
     if isinstance(settings.sampling, Balanced):
         step = settings.batch * settings.accumulate
-        return SamplingPlan(round_robin(settings.sampling, space, codes, weights, step=step, seed=seed), chosen, moved)
+        return SamplingPlan(round_robin(settings.sampling, space, codes, weights, step=step, seed=seed), chosen, prior)
     if (times == 1).all():
         return SamplingPlan(Shuffled(len(train), seed), chosen)
-    return SamplingPlan(SampledOrder(times, seed), chosen, moved)
+    return SamplingPlan(SampledOrder(times, seed), chosen, prior)
 
 
-def fit_objective(settings: FitSettings, train: Samples, balance: SamplingPlan) -> FitObjective:
-    """The losses over all heads, and how logits are read that were learnt under them.
+def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan) -> FitObjective:
+    """Return the losses over all heads, and the decision rule for logits that were learnt under them.
 
-    To show a class oftener is to weigh it, in the mean over epochs: images that are shown once are weighed by what
-    sampling would have done, so that the loss of validation images is that which training follows.
+    To draw a class oftener is to weigh it, in the mean over epochs: validation images, each drawn once, are weighed by
+    what sampling does to training, so that their loss is the one that training minimises.
     """
-    space, deciding = train.space, DecisionRule.plain(train.space)
+    space, rule = train.space, DecisionRule.plain(train.space)
     factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
     weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
-    both = _product(weights, balance.moved)
+    both = _product(weights, sampling.prior_weights)
     if both is not None and settings.prior == "data":
-        deciding = replace(deciding, shift=logit_shift(both))
-    shown, once = (Objective(space, _losses(settings, space, own), factors) for own in (weights, both))
-    return FitObjective(shown, once, deciding)
+        rule = replace(rule, shift=logit_shift(both))
+
+    def objective(by_head: ClassWeightArrays | None) -> Objective:
+        tensors = None if by_head is None else [torch.from_numpy(by_class) for by_class in by_head]
+        return Objective(space, head_losses(space, settings.loss, class_weights=tensors), factors)
+
+    return FitObjective(objective(weights), objective(both), rule)
 
 
-def _losses(settings: FitSettings, space: LabelSpace, weights: HeadWeights | None) -> tuple[HeadLoss, ...]:
-    own = None if weights is None else [torch.from_numpy(by_class) for by_class in weights]
-    return head_losses(space, settings.loss, class_weights=own)
-
-
-def _product(one: HeadWeights | None, other: HeadWeights | None) -> HeadWeights | None:
+def _product(one: ClassWeightArrays | None, other: ClassWeightArrays | None) -> ClassWeightArrays | None:
     if one is None or other is None:
         return one if other is None else other
-    return [mine * own for mine, own in zip(one, other, strict=True)]
+    return [left * right for left, right in zip(one, other, strict=True)]

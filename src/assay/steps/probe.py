@@ -16,13 +16,19 @@ from assay.models.classifier import Classifier
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel, training_hashes
 from assay.predictions.predict import Predictions
-from assay.settings import Settings
-from assay.steps.base import Context, State, StepResult
-from assay.steps.start import bare_classifier, describe_network, inference_for, labelled_parts, trained_before
+from assay.steps.base import Context, State, Step, StepResult, StepSettings
+from assay.steps.start import (
+    bare_classifier,
+    describe_network,
+    inference_for,
+    labelled_parts,
+    save_best,
+    trained_before,
+)
 from assay.training.linear import fit_linear
 
 
-class ProbeSettings(Settings):
+class ProbeSettings(StepSettings):
     """Run the backbone once, frozen, and fit a linear head a head on its features."""
 
     size: int = Field(128, ge=16, description="Images are resized to size x size pixels.")
@@ -30,9 +36,9 @@ class ProbeSettings(Settings):
 
 
 def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
-    """Fit the linear heads; the saved model is the pretrained backbone with them on top."""
+    """Fit the linear heads; write a model of the pretrained backbone with them on top."""
     train, validation = labelled_parts(state.samples)
-    classifier = _bare(state, context, size=settings.size)
+    classifier = frozen_backbone(state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
     train_features, validation_features = (
@@ -41,9 +47,9 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     )
     strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     space = state.samples.space
-    # The features are those of the backbone before: a linear head adds nothing to what it has seen.
+    # The backbone is frozen, so that it has learnt from no more images than before.
     before, _ = trained_before("previous", state, context)
-    saved = TrainedModel(
+    model = TrainedModel(
         classifier.cpu(),
         space,
         settings.size,
@@ -53,27 +59,34 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         trained_on=before,
         learnt_from=np.union1d(before, training_hashes(train.hashes)),
     )
-    folder = context.folder.path / "best"
     with torch.inference_mode():
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
-    Predictions.of(validation.ids, space, logits, model=context.name).write(folder / "predictions.parquet")
-    saved.save(folder)
-    return StepResult(folder, details={"strengths": strengths, "network": network})
+    predictions = Predictions.of(validation.ids, space, logits, model=context.name)
+    return StepResult(save_best(model, predictions, context), details={"strengths": strengths, "network": network})
 
 
-def _bare(state: State, context: Context, *, size: int) -> Classifier:
-    """The plan's backbone, or that of the state, under linear heads."""
+STEP = Step(
+    ProbeSettings,
+    run,
+    purpose="a linear model on the features of the frozen backbone",
+    report=("size",),
+    computes=lambda settings: True,
+)
+
+
+def frozen_backbone(state: State, context: Context, *, size: int) -> Classifier:
+    """Return the backbone of the state's model, or without one the plan's, under linear heads."""
     if state.model is None:
         return bare_classifier(state, context, size=size)
     before = TrainedModel.load(state.model).classifier.backbone
-    drawn = replace(context, model=context.model.without_weights())
-    classifier = bare_classifier(state, drawn, size=image_size(before))
+    unread = replace(context, model=context.model.without_weights())  # which would be replaced
+    classifier = bare_classifier(state, unread, size=image_size(before))
     classifier.backbone.load_state_dict(before.state_dict())
     return classifier
 
 
 def fit_heads(classifier: Classifier, features: Floats, samples: Samples, *, seed: int) -> dict[str, float]:
-    """Put logistic regressions into the last layer of a classifier; gives their strengths by head, the median tag's."""
+    """Put logistic regressions into the last layer; return their strengths by head, the median of its tags."""
     linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=seed)
     with torch.no_grad():
         classifier.final.weight.copy_(torch.from_numpy(linear.coefficients))

@@ -1,11 +1,11 @@
-"""rebalance_head: the representation stays, and the head is learnt again for classes that count alike."""
+"""rebalance_head: the head learnt again, for classes that count alike, on features that stay."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from assay.arrays import Floats, Reals
 from assay.errors import DataError, PlanError
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, Head, LabelSpace
+from assay.labels.space import Codes, LabelSpace
 from assay.metrics.metrics import probabilities_of
 from assay.models.decision_rule import DecisionRule
 from assay.models.heads import joined, linear_layer, split
@@ -25,20 +25,18 @@ from assay.predictions.predict import in_chunks
 from assay.repair.head_choice import ChosenHead, HeadTable, MetricName, ValidationSet, calibrating_weights, choose_head
 from assay.repair.head_kinds import ALL_KINDS, AnyKind, HeadKind, KindName, kind_name, unsupported_reason
 from assay.repair.rebalanced_heads import Candidate, Task, fit_heads
-from assay.settings import Settings
-from assay.steps.base import Context, State, StepResult
+from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import Validated, heads_named, inference_for, labelled_parts
 from assay.training.class_weights import ClassWeights, Given, Inverse, class_weights, given_weights
 
-STEP = "rebalance_head"
-BEFORE = "as it was"
+BEFORE = "as it was"  # the row of the head before this step
 
 
 def _listed(value: object) -> object:
     return value if isinstance(value, list | tuple) or value == "all" else [value]
 
 
-class RebalanceHeadSettings(Settings):
+class RebalanceHeadSettings(StepSettings):
     """Learn the head again on the features of the model as it is, in every way named, and keep the best."""
 
     kinds: Annotated[
@@ -53,19 +51,69 @@ class RebalanceHeadSettings(Settings):
     folds: int = Field(5, ge=2, description="Parts of validation, each judged by a choice made on the others.")
 
 
+def check(settings: RebalanceHeadSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a head or class that is not in the data, before anything is trained."""
+    heads_named(space, settings.heads, step="rebalance_head")
+    if isinstance(settings.class_weights, Given):
+        given_weights(settings.class_weights.weights, space)
+
+
+def run(settings: RebalanceHeadSettings, state: State, context: Context) -> StepResult:
+    """Learn heads on training images and choose on all of validation; write predictions chosen without each image.
+
+    Raises ModelError for a model of several networks.
+    """
+    validated = Validated.of(state, step="rebalance_head")
+    assert state.model is not None
+    model, space = TrainedModel.load(state.model), state.samples.space
+    train, _ = labelled_parts(state.samples)
+    weights_by_class = _class_weights(settings, train)
+    features, validation_features = _representations(model, train, validated.samples, context)
+    layers = split(model.classifier.last, [head.size for head in space])
+    rule, predictions = model.decision_rule, validated.predictions
+    shift, temperature, thresholds = rule.shift.copy(), rule.temperature.copy(), rule.thresholds.copy()
+    logits, cuts = predictions.logits.copy(), predictions.thresholds.copy()
+    codes, weights, validation_codes = train.codes(), train.weights(), validated.samples.codes()
+    details = {}
+    for index, head, columns in heads_named(space, settings.heads, step="rebalance_head"):
+        before = _calibrated(layers[index], rule, columns)
+        task = Task.of(
+            head, features, codes[index], weights[:, index], weights_by_class[index], before=before, seed=context.seed
+        )
+        validation = HeadValidation(
+            validation_features,
+            validation_codes[index],
+            predictions.probabilities[:, columns],
+            predictions.thresholds[:, columns],
+        )
+        learnt = _learn(settings, task, validation, context)
+        layers[index], details[head.name] = learnt.layer, learnt.details
+        logits[:, columns] = learnt.logits
+        shift[columns], temperature[columns], thresholds[columns] = 0.0, learnt.temperature, 0.5
+        cuts[:, columns] = 0.5
+    model.classifier.replace_last(joined(layers))
+    learnt_from = np.union1d(model.learnt_from, training_hashes(train.hashes))
+    validated = replace(validated, model=replace(model, learnt_from=learnt_from))
+    folder = validated.write(
+        DecisionRule(shift, temperature, thresholds), logits=logits, thresholds=cuts, context=context
+    )
+    return StepResult(folder, details=details)
+
+
+STEP = Step(
+    RebalanceHeadSettings,
+    run,
+    purpose="the head learnt again for classes that count alike",
+    report=("metric",),
+    repairs=True,
+    computes=lambda settings: True,
+    check=check,
+)
+
+
 @dataclass(frozen=True, eq=False)
-class Learnt:
-    """A head learnt anew: its layer, the temperature of it, logits (N, K) of validation, what is told of it."""
-
-    layer: nn.Module
-    temperature: float
-    logits: Floats
-    told: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """The validation images under one head: what the last layer is given, codes, and the answers as they were."""
+class HeadValidation:
+    """Validation images under one head: features (N, F), codes, and probabilities (N, K) before, with thresholds."""
 
     features: Floats
     codes: Codes
@@ -73,115 +121,98 @@ class Judged:
     thresholds: Floats
 
 
-def check(settings: RebalanceHeadSettings, space: LabelSpace) -> None:
-    """Raise PlanError for a head or class that is not in the data, before anything is trained."""
-    heads_named(space, settings.heads, step=STEP)
-    if isinstance(settings.class_weights, Given):
-        given_weights(settings.class_weights.weights, space)
+@dataclass(frozen=True, eq=False)
+class LearntHead:
+    """The layer that was chosen, its temperature, cross-fitted logits (N, K) of validation, details for done.json."""
+
+    layer: nn.Module
+    temperature: float
+    logits: Floats
+    details: dict[str, object]
 
 
-def run(settings: RebalanceHeadSettings, state: State, context: Context) -> StepResult:
-    """Learn on training images, choose on all of validation; the answers written are chosen without each image."""
-    validated, saved = _begin(state)
-    classifier, deciding, space = saved.classifier, saved.decision_rule, state.samples.space
-    named = heads_named(space, settings.heads, step=STEP)
-    train, _ = labelled_parts(state.samples)
-    weights = _class_weights(settings, train)
-    features, judged = _represented(saved, train, validated.samples, context)
-    layers = split(classifier.last, [head.size for head in space])
-    shift, temperature, thresholds = (own.copy() for own in (deciding.shift, deciding.temperature, deciding.thresholds))
-    predictions = validated.predictions
-    logits, cuts = predictions.logits.copy(), predictions.thresholds.copy()
-    codes, known = train.codes(), validated.samples.codes()
-    details = {}
-    for place, head, columns in named:
-        before = _as_it_decides(layers[place], deciding, columns)
-        images = train.weights()[:, place]
-        task = Task.of(head, features, codes[place], images, weights[place], before=before, seed=context.seed)
-        own = Judged(judged, known[place], predictions.probabilities[:, columns], predictions.thresholds[:, columns])
-        learnt = _learn(settings, task, own, context)
-        layers[place], details[head.name] = learnt.layer, learnt.told
-        logits[:, columns] = learnt.logits
-        shift[columns], temperature[columns], thresholds[columns] = 0.0, learnt.temperature, 0.5
-        cuts[:, columns] = 0.5
-    classifier.replace_last(joined(layers))
-    learnt_from = np.union1d(saved.learnt_from, training_hashes(train.hashes))
-    validated = replace(validated, saved=replace(saved, learnt_from=learnt_from))
-    folder = validated.write(
-        DecisionRule(shift, temperature, thresholds), logits=logits, thresholds=cuts, context=context
-    )
-    return StepResult(folder, details=details)
+def _class_weights(settings: RebalanceHeadSettings, train: Samples) -> Sequence[Reals]:
+    if settings.class_weights is None:
+        return [np.ones(head.size, np.float32) for head in train.space]
+    if isinstance(settings.class_weights, Given):  # in float64: a cost of 0.0001 is then that of scikit-learn
+        return given_weights(settings.class_weights.weights, train.space)
+    return class_weights(settings.class_weights, train)
 
 
-def _begin(state: State) -> tuple[Validated, TrainedModel]:
-    """The model with its validation answers, and its one network. Raises ModelError where it has several."""
-    validated = Validated.of(state, step=STEP)
-    assert state.model is not None
-    return validated, TrainedModel.load(state.model)
+def _representations(
+    model: TrainedModel, train: Samples, validation: Samples, context: Context
+) -> tuple[Floats, Floats]:
+    """Return the inputs of the last layer for training and validation images, (N, F) each."""
+    inference = inference_for(model.classifier, model, context)
+    features = [
+        inference.features(part.ids, folder=context.run.cache, progress=context.progress)
+        for part in (train, validation)
+    ]
+    model.classifier.cpu()
+    return tuple(in_chunks(model.classifier.represent, of_part) for of_part in features)  # type: ignore[return-value]
 
 
-def _learn(settings: RebalanceHeadSettings, task: Task, judged: Judged, context: Context) -> Learnt:
-    """All ways to learn one head, the best of them, and what it is worth."""
+def _calibrated(layer: nn.Module, rule: DecisionRule, columns: slice) -> nn.Linear | None:
+    """Return a linear layer whose logits include shift and temperature; None for one that is not linear."""
+    if not isinstance(layer, nn.Linear):
+        return None
+    shift, temperature = (torch.from_numpy(values[columns]) for values in (rule.shift, rule.temperature))
+    return linear_layer(layer.weight.detach() / temperature[:, None], (layer.bias.detach() - shift) / temperature)
+
+
+def _learn(settings: RebalanceHeadSettings, task: Task, validation: HeadValidation, context: Context) -> LearntHead:
+    """Learn one head in all ways, and return the best; print a table of all."""
     head = task.head
-    weights = calibrating_weights(head, judged.codes, task.codes, task.class_weights)
-    judges = ValidationSet(head, judged.codes, weights, settings.metric)
-    table = HeadTable(head, task.codes, judged.codes)
-    table.add(BEFORE, judged.probabilities, thresholds=judged.thresholds)
+    weights = calibrating_weights(head, validation.codes, task.codes, task.class_weights)
+    chooser = ValidationSet(head, validation.codes, weights, settings.metric)
+    table = HeadTable(head, task.codes, validation.codes)
+    table.add(BEFORE, validation.probabilities, thresholds=validation.thresholds)
     if settings.metric not in table.rows[BEFORE].tally.values():
         raise DataError(
-            f"{STEP}: {head.name}: {settings.metric} is not defined by the labels that validation has under this "
-            "head. Raise split.val, choose another metric, or name the other heads under heads."
+            f"rebalance_head: {head.name}: {settings.metric} is not defined by the labels that validation has under "
+            "this head. Raise split.val, choose another metric, or name the other heads under heads."
         )
-    tried: list[list[Candidate]] = []
-    ways: list[list[Floats]] = []
-    for kind in _possible(settings, task, context):
+    candidates: list[list[Candidate]] = []
+    logits: list[list[Floats]] = []
+    for kind in _supported_kinds(settings, task, context):
         began = time.perf_counter()
-        found = fit_heads(kind, task)
-        answers = [in_chunks(one.layer, judged.features) for one in found]
-        own = choose_head(judges, [answers], folds=settings.folds, seed=context.seed)
+        of_kind = fit_heads(kind, task)
+        candidates.append(of_kind)
+        logits.append([in_chunks(candidate.layer, validation.features) for candidate in of_kind])
+        best = choose_head(chooser, logits[-1:], folds=settings.folds, seed=context.seed)
         table.add(
             kind_name(kind),
-            probabilities_of(LabelSpace((head,)), own.logits),
-            setting=found[own.best.setting].setting,
+            probabilities_of(LabelSpace((head,)), best.logits),
+            setting=of_kind[best.best.setting].setting,
             seconds=time.perf_counter() - began,
         )
-        tried.append(found)
-        ways.append(answers)
-    chosen = choose_head(judges, ways, folds=settings.folds, seed=context.seed)
-    kept = tried[chosen.best.way][chosen.best.setting]
+    chosen = choose_head(chooser, logits, folds=settings.folds, seed=context.seed)
+    kept = candidates[chosen.best.way][chosen.best.setting]
     for line in table.lines():
         context.progress.line(f"  {line}")
-    told = _told(settings, head, kept, chosen, table, context=context)
-    return Learnt(kept.layer, chosen.best.temperature, chosen.logits, told)
+    details = _details(settings.metric, kept, chosen, table, context)
+    return LearntHead(kept.layer, chosen.best.temperature, chosen.logits, details)
 
 
-def _possible(settings: RebalanceHeadSettings, task: Task, context: Context) -> list[AnyKind]:
-    """The kinds that can be had. Raises PlanError where one named cannot; of all kinds it is left out, and said."""
+def _supported_kinds(settings: RebalanceHeadSettings, task: Task, context: Context) -> list[AnyKind]:
+    """Return the kinds that can learn this head. Raises PlanError where one is named that cannot."""
     kinds = ALL_KINDS if settings.kinds == "all" else settings.kinds
     images = int(task.head.known(task.codes).sum())
-    found = []
+    supported = []
     for kind in kinds:
         reason = unsupported_reason(kind, task.head, images=images, linear=task.before is not None)
         if reason is None:
-            found.append(kind)
+            supported.append(kind)
         elif settings.kinds != "all":
-            raise PlanError(f"{STEP}: {reason}")
+            raise PlanError(f"rebalance_head: {reason}")
         else:
             context.progress.line(f"  {kind_name(kind)} is left out: {reason}")
-    return found
+    return supported
 
 
-def _told(
-    settings: RebalanceHeadSettings,
-    head: Head,
-    kept: Candidate,
-    chosen: ChosenHead,
-    table: HeadTable,
-    *,
-    context: Context,
-) -> dict[str, Any]:
-    """What was kept for one head and what it is worth, for done.json; said in a line too."""
-    metric = settings.metric
+def _details(metric: str, kept: Candidate, chosen: ChosenHead, table: HeadTable, context: Context) -> dict[str, object]:
+    """Return what was kept for one head and its gain, for done.json; print them."""
+    head = table.head
     before = table.rows[BEFORE].tally
     after = table.tally(probabilities_of(LabelSpace((head,)), chosen.logits))
     better = gain(before, after, metric)
@@ -203,30 +234,3 @@ def _told(
         "groups": table.group_names(),
         "table": table.to_json(),
     }
-
-
-def _represented(saved: TrainedModel, train: Samples, validation: Samples, context: Context) -> tuple[Floats, Floats]:
-    """What the last layer is given for the training and the validation images, (N, F) each."""
-    inference = inference_for(saved.classifier, saved, context)
-    features = [
-        inference.features(part.ids, folder=context.run.cache, progress=context.progress)
-        for part in (train, validation)
-    ]
-    saved.classifier.cpu()
-    return tuple(in_chunks(saved.classifier.represent, own) for own in features)  # type: ignore[return-value]
-
-
-def _class_weights(settings: RebalanceHeadSettings, train: Samples) -> Sequence[Reals]:
-    if settings.class_weights is None:
-        return [np.ones(head.size, np.float32) for head in train.space]
-    if isinstance(settings.class_weights, Given):  # in float64: a cost of 0.0001 is then that of scikit-learn
-        return given_weights(settings.class_weights.weights, train.space)
-    return class_weights(settings.class_weights, train)
-
-
-def _as_it_decides(layer: nn.Module, deciding: DecisionRule, columns: slice) -> nn.Linear | None:
-    """A linear layer whose logits are read as they are; None of one that is not linear."""
-    if not isinstance(layer, nn.Linear):
-        return None
-    shift, temperature = (torch.from_numpy(own[columns]) for own in (deciding.shift, deciding.temperature))
-    return linear_layer(layer.weight.detach() / temperature[:, None], (layer.bias.detach() - shift) / temperature)

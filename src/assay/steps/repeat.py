@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+
+from pydantic import Field, model_validator
 
 from assay.errors import DataError, PlanError
 from assay.files import ModelFolder, fingerprint
 from assay.labels.subset import labelled
 from assay.metrics.metrics import headline, higher_is_better
 from assay.predictions.predict import Predictions, scores_json
-from assay.steps.base import Context, RepeatSettings, State, StepList, StepResult
+from assay.steps.base import Context, State, Step, StepList, StepPlan, StepResult, StepSettings
 
-STEP = "repeat"
+
+class RepeatSettings(StepSettings):
+    """Carry out the same steps several times, each round from what the last one left."""
+
+    times: int = Field(ge=1, description="Rounds.")
+    steps: tuple[StepPlan, ...] = Field(min_length=1, description="The steps of a round, in order.")
+    only_if_better: bool = Field(
+        False, description="End with the first round that does not better validation, and hand on what was before it."
+    )
+    metric: str | None = Field(
+        None, description="The validation metric that tells; default: accuracy, or micro F1 where all heads are tags."
+    )
+
+    @model_validator(mode="after")
+    def _comparable(self) -> RepeatSettings:
+        if self.metric is not None:
+            if not self.only_if_better:
+                raise ValueError("metric tells whether a round is better; set only_if_better: true, or drop metric")
+            higher_is_better(self.metric)
+        return self
 
 
 def run(settings: RepeatSettings, state: State, context: Context) -> StepResult:
     """Run the steps `times` times, each round in a folder of its own.
 
-    With `only_if_better`, a round that does not raise the validation metric ends the rounds, and what was before it
-    is handed on: model, labels and all.
+    With `only_if_better`, the first round that does not improve the validation metric is the last, and the state
+    before it is handed on, labels included.
     """
     if settings.only_if_better:
         return _while_better(settings, state, context)
@@ -33,39 +54,50 @@ def holds(settings: RepeatSettings, state: State, context: Context) -> list[Step
     return [StepList(settings.steps, state, context.for_round(1), settings.times)]
 
 
-def _round(settings: RepeatSettings, state: State, here: Context, number: int) -> State:
+STEP = Step(
+    RepeatSettings,
+    run,
+    purpose="the same steps again, from what the last round left",
+    report=("times", "metric"),
+    on_every_process=True,
+    holds=holds,
+)
+
+
+def _round(settings: RepeatSettings, state: State, context: Context, number: int) -> State:
     state = replace(state, key=fingerprint(state.key, f"round {number}"))
-    return here.run_steps(settings.steps, state, here)
+    return context.run_steps(settings.steps, state, context)
 
 
 def _while_better(settings: RepeatSettings, state: State, context: Context) -> StepResult:
-    best = _round_metrics(state, context)
+    best = validation_metrics(state, context)
     name = settings.metric or headline(best)
-    rounds: list[dict[str, Any]] = []
+    rounds: list[Mapping[str, object]] = []
     kept: list[str] = []
     for number in range(1, settings.times + 1):
-        here = context.for_round(number)
-        after = _round(settings, state, here, number)
-        metrics = _round_metrics(after, context)
+        of_round = context.for_round(number)
+        after = _round(settings, state, of_round, number)
+        metrics = validation_metrics(after, context)
         name = name or headline(metrics) or ""
-        better, said = context.processes.of_main(_compared(name, best, metrics))
-        context.progress.line(f"  {here.name}: {said}: {'kept' if better else 'not kept, and no further round is run'}")
+        better, message = context.processes.of_main(_compare(name, best, metrics))
+        outcome = "kept" if better else "not kept, and no further round is run"
+        context.progress.line(f"  {of_round.name}: {message}: {outcome}")
         rounds.append(
             {"round": number, "metric": name, "before": best.get(name), "after": metrics[name], "kept": better}
         )
         if not better:
             break
         state, best = after, metrics
-        kept.append(here.name)
+        kept.append(of_round.name)
     return StepResult(state.model, details={"rounds": rounds}, labels_of=kept, soft=state.soft)
 
 
-def _round_metrics(state: State, context: Context) -> dict[str, float]:
-    """The validation metrics of the state's model; none where there is no model yet. Raises DataError."""
+def validation_metrics(state: State, context: Context) -> dict[str, float]:
+    """Return the validation metrics of the state's model, {} without a model. Raises DataError."""
     validation = labelled(state.samples.part("val"))
     if len(validation) == 0:
         raise DataError(
-            f"{STEP}: only_if_better compares validation metrics, and no validation image has a known label. "
+            "repeat: only_if_better compares validation metrics, and no validation image has a known label. "
             "Raise split.val, label some, or drop only_if_better."
         )
     if state.model is None:
@@ -75,10 +107,10 @@ def _round_metrics(state: State, context: Context) -> dict[str, float]:
     return {name: metric["value"] for name, metric in metrics.items()}
 
 
-def _compared(name: str, before: dict[str, float], after: dict[str, float]) -> tuple[bool, str]:
-    """Whether a metric is better than before, and that in words. Raises PlanError where there is no such metric."""
+def _compare(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> tuple[bool, str]:
+    """Return whether a metric is better than before, and a message. Raises PlanError where there is no such metric."""
     if name not in after:
-        raise PlanError(f"{STEP}: metric: {name!r} is not measured on this data. There are: {', '.join(after)}.")
+        raise PlanError(f"repeat: metric: {name!r} is not measured on this data. There are: {', '.join(after)}.")
     if name not in before:
         return True, f"validation {name} {after[name]:.4f}, and no model before"
     better = after[name] > before[name] if higher_is_better(name) else after[name] < before[name]

@@ -1,4 +1,4 @@
-"""What a step begins with: a classifier, and the hardware it runs on."""
+"""What steps begin with: labelled images, a classifier, the hardware it runs on, or a model with its predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from assay.training.devices import Hardware
 
 
 class InputSize(Protocol):
-    """The size, in pixels, at which images are shown, and how they become squares."""
+    """Settings with the size of images in pixels, and how they become squares."""
 
     @property
     def size(self) -> int: ...
@@ -39,7 +39,7 @@ class InputSize(Protocol):
 
 
 def labelled_parts(samples: Samples) -> tuple[Samples, Samples]:
-    """The labelled training and validation images. Raises DataError where there is nothing to train on."""
+    """Return the labelled training and validation images. Raises DataError where there is nothing to train on."""
     train, validation = (labelled(samples.part(side)) for side in ("train", "val"))
     if len(train) == 0:
         raise DataError("no training image has a known label. Label some, or change the split.")
@@ -47,11 +47,11 @@ def labelled_parts(samples: Samples) -> tuple[Samples, Samples]:
 
 
 def classifier_for(start: str, state: State, context: Context, *, size: int) -> Classifier:
-    """A classifier from `previous`, `pretrained`, or the model of another run.
+    """Return a classifier from `previous`, `pretrained`, or the model of another run.
 
     `size` of the images, in pixels, counts where it is built anew; a trained one keeps the size it was made for.
-    The weights that the plan names are read only where nothing replaces them. The head is kept where the label
-    space and the hidden layers are the same and it is linear; else it is new, and that is said.
+    The weights that the plan names are read only where nothing replaces them. The head is kept where it is linear and
+    the label space and hidden layers are the same; else it is new, and a line says so.
     """
     space, settings = state.samples.space, context.model
     folder = _started_from(start, state, context)
@@ -82,24 +82,24 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
     return fresh
 
 
-def describe_network(classifier: Classifier, context: Context, *, size: int) -> dict[str, Any]:
-    """Parameters, total stride and receptive field of the network, for done.json; said in a line too.
+def describe_network(classifier: Classifier, context: Context, *, size: int) -> dict[str, object]:
+    """Return parameters, total stride and receptive field of the network, for done.json, and print them.
 
     Raises ModelError where it cannot take images of this size.
     """
     require_size(classifier, size)
-    found = receptive_field(classifier.backbone, size=size).to_json()
-    field = found["receptive_field"]
+    described = receptive_field(classifier.backbone, size=size).to_json()
+    field = described["receptive_field"]
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
     context.progress.line(
-        f"  {classifier.backbone_name}: {parameters:,} parameters, total stride {found['stride']}, receptive field "
+        f"  {classifier.backbone_name}: {parameters:,} parameters, total stride {described['stride']}, receptive field "
         f"{'the whole image' if field is None else f'{field:,} pixels'}"
     )
-    return {"backbone": classifier.backbone_name, "parameters": parameters, **found}
+    return {"backbone": classifier.backbone_name, "parameters": parameters, **described}
 
 
 def bare_classifier(state: State, context: Context, *, size: int) -> Classifier:
-    """The backbone that the plan begins with, for images of a size, under linear heads."""
+    """Return the backbone that the plan begins with, for images of a size, under linear heads."""
     settings = context.model.model_copy(update={"head": type(context.model.head)()})
     return build_classifier(settings, state.samples.space, seed=context.seed, base=context.base, size=size)
 
@@ -114,72 +114,78 @@ def trained_before(start: str, state: State, context: Context) -> tuple[Keys, Ke
 
 
 def _started_from(start: str, state: State, context: Context) -> Path | None:
-    """The model to go on from; None where it is built anew, with the weights that the plan names."""
+    """Return the model to go on from; None where it is built anew, with the weights that the plan names."""
     if start == "pretrained":
         return None
     return state.model if start == "previous" else other_run(start, context.base)
 
 
-def inference_for(classifier: Classifier, shown: InputSize, context: Context) -> Inference:
-    """A classifier, on the hardware found fastest for it, over the run's images at a size."""
+def inference_for(classifier: Classifier, settings: InputSize, context: Context) -> Inference:
+    """Return a classifier over the run's images at a size, on the hardware that is fastest for it."""
     hardware = stored_hardware(context, "inference")
     if hardware is None:
-        hardware, seconds = fastest_inference(classifier, size=shown.size, device=context.device)
+        hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)
         store_hardware(context, "inference", hardware, seconds)
     move(classifier, hardware)
-    return Inference(classifier, context.images(shown.size, shown.resize), shown.size, hardware)
+    return Inference(classifier, context.images(settings.size, settings.resize), settings.size, hardware)
 
 
 def stored_hardware(context: Context, purpose: str) -> Hardware | None:
-    """The hardware pinned by the plan, or chosen earlier in this run for this purpose and backbone."""
+    """Return the hardware pinned by the plan, or chosen earlier in this run for this purpose and backbone, or None."""
     if context.pinned is not None:
         return context.pinned
-    choices = _stored_choices(context)
-    chosen = choices.get(_entry(choices, context, purpose))
-    if chosen is None or chosen["hardware"]["device"] != context.device:
+    choices, key = _choices(context, purpose)
+    choice = choices.get(key)
+    if choice is None or choice["hardware"]["device"] != context.device:
         return None
-    return Hardware(**chosen["hardware"])
+    return Hardware(**choice["hardware"])
 
 
 def store_hardware(context: Context, purpose: str, hardware: Hardware, seconds: dict[str, float]) -> None:
-    """Store a choice with the timings it rests on, so that continuing makes the same one."""
+    """Write a choice with the timings it rests on, so that a continued run makes the same one."""
+    choices, key = _choices(context, purpose)
     choice = {"hardware": hardware.to_json(), "seconds a step": seconds, "backbone": context.model.backbone}
-    choices = _stored_choices(context)
-    write_json(_path(context), choices | {_entry(choices, context, purpose): choice})
+    write_json(context.run.hardware, choices | {key: choice})
     timings = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
     context.progress.line(f"  {purpose}: {hardware.precision} {hardware.layout} is fastest here (a step: {timings})")
 
 
-def _entry(choices: dict[str, Any], context: Context, purpose: str) -> str:
-    """Where a choice stands: under its purpose, or, for a member of another backbone, under that too."""
-    first = choices.get(purpose, {}).get("backbone", context.model.backbone)
-    return purpose if first == context.model.backbone else f"{purpose} of {context.model.backbone}"
+def _choices(context: Context, purpose: str) -> tuple[dict[str, Any], str]:
+    """Return the choices stored in the run, and the key of one: its purpose, and any backbone but the first timed."""
+    path, backbone = context.run.hardware, context.model.backbone
+    choices: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    first = choices.get(purpose, {}).get("backbone", backbone)
+    key = purpose if first == backbone else f"{purpose} of {backbone}"
+    return choices, key
 
 
-def _stored_choices(context: Context) -> dict[str, Any]:
-    path = _path(context)
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+def inference_hardware(context: Context) -> Hardware:
+    """Return the hardware pinned or chosen for inference; that of the device without a choice."""
+    return stored_hardware(context, "inference") or Hardware(context.device)
 
 
-def _path(context: Context) -> Path:
-    return context.run.hardware
+def save_best(model: Model, predictions: Predictions, context: Context) -> Path:
+    """Write a model and its validation predictions to best/ of the step, and return that folder."""
+    best = context.folder.best
+    predictions.write(best.predictions)
+    model.save(best.path)
+    return best.path
 
 
-# What a step begins with that decides anew what a model's answers mean: the model, and its validation answers.
+# For steps that change a decision rule by validation: the model, and its validation predictions.
 
 
 @dataclass(frozen=True)
 class Validated:
-    """A model and its answers for the labelled validation images."""
+    """A model and its predictions of the labelled validation images."""
 
-    saved: Model
+    model: Model
     samples: Samples
     predictions: Predictions
 
     @staticmethod
     def of(state: State, *, step: str) -> Validated:
-        """Read them. Raises PlanError where no step has made a model, DataError where nothing validates."""
+        """Read them. Raises PlanError where no step has made a model, DataError without validation images."""
         if state.model is None:
             raise PlanError(f"{step}: there is no model yet. Put a probe or a fit before it.")
         samples = labelled(state.samples.part("val"))
@@ -191,22 +197,19 @@ class Validated:
         predictions = Predictions.read(ModelFolder(state.model).predictions, state.samples.space, model=step)
         return Validated(load_model(state.model), samples, predictions)
 
-    def write(self, deciding: DecisionRule, *, logits: Floats, thresholds: Floats, context: Context) -> Path:
-        """The model as it decides now, and validation answers (N, W) that did not choose for themselves."""
-        folder = context.folder.path / "best"
-        space, ids = self.samples.space, self.predictions.ids
-        Predictions.of(ids, space, logits, model=context.name, thresholds=thresholds).write(
-            folder / "predictions.parquet"
+    def write(self, rule: DecisionRule, *, logits: Floats, thresholds: Floats, context: Context) -> Path:
+        """Write the model with another decision rule to best/, with cross-fitted validation predictions (N, W)."""
+        predictions = Predictions.of(
+            self.predictions.ids, self.samples.space, logits, model=context.name, thresholds=thresholds
         )
-        replace(self.saved, decision_rule=deciding).save(folder)
-        return folder
+        return save_best(replace(self.model, decision_rule=rule), predictions, context)
 
 
 def heads_named(space: LabelSpace, names: Sequence[str] | None, *, step: str) -> list[tuple[int, Head, slice]]:
-    """Position, head and columns of the heads named, or of all. Raises PlanError where a name is no head."""
+    """Return index, head and columns of the heads named, or of all. Raises PlanError where a name is no head."""
     known = [head.name for head in space]
     for name in names or ():
         if name not in known:
             raise PlanError(f"{step}: heads: {name!r} is no head of this data. Its heads are: {', '.join(known)}.")
-    found = enumerate(zip(space, space.slices, strict=True))
-    return [(place, head, columns) for place, (head, columns) in found if names is None or head.name in names]
+    heads = [(index, head, columns) for index, (head, columns) in enumerate(space.each())]
+    return [one for one in heads if names is None or one[1].name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,15 +16,13 @@ from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.predictions.thresholds import RARE, MetricName, best_by_class, best_global, rare_tags, without_positives
-from assay.settings import Settings
-from assay.steps.base import Context, State, StepResult
+from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import Validated, heads_named
 
-STEP = "tune_thresholds"
 CHOOSERS: dict[str, Callable[..., float | Reals]] = {"global": best_global, "class": best_by_class}
 
 
-class TuneThresholdsSettings(Settings):
+class TuneThresholdsSettings(StepSettings):
     """Choose on validation the probability from which a tag is given, instead of one half."""
 
     by: Literal["global", "class"] = Field("global", description="One threshold for all tags of a head, or one a tag.")
@@ -43,100 +41,108 @@ class TuneThresholdsSettings(Settings):
 
 
 def run(settings: TuneThresholdsSettings, state: State, context: Context) -> StepResult:
-    """Choose on all of validation; the answers written are decided at thresholds chosen without each image."""
-    validated = Validated.of(state, step=STEP)
-    predictions, deciding = validated.predictions, validated.saved.decision_rule
-    thresholds = deciding.thresholds.copy()
-    fitted = np.broadcast_to(predictions.thresholds, predictions.logits.shape).copy()
+    """Choose thresholds on all of validation; write predictions at thresholds chosen without each image."""
+    validated = Validated.of(state, step="tune_thresholds")
+    predictions, rule = validated.predictions, validated.model.decision_rule
+    thresholds = rule.thresholds.copy()
+    cross_fitted_thresholds = np.broadcast_to(predictions.thresholds, predictions.logits.shape).copy()
     choose = partial(CHOOSERS[settings.by], metric=settings.metric)
-    details: dict[str, Any] = {}
+    details: dict[str, object] = {}
     all_codes = validated.samples.codes()
-    for place, head, columns in _multilabel(state, settings):
-        codes, probabilities = all_codes[place], predictions.probabilities[:, columns]
+    for index, head, columns in _multilabel(state, settings):
+        codes, probabilities = all_codes[index], predictions.probabilities[:, columns]
         if not (codes == 1).any():
             raise DataError(
-                f"{STEP}: {head.name}: no validation image has a tag of this head, so there is nothing to choose "
-                "thresholds by. Raise split.val, or name the other heads under heads."
+                f"tune_thresholds: {head.name}: no validation image has a tag of this head, so there is nothing to "
+                "choose thresholds by. Raise split.val, or name the other heads under heads."
             )
         thresholds[columns] = choose(codes, probabilities)
-        fitted[:, columns] = cross_fitted(codes, probabilities, choose, folds=settings.folds, seed=context.seed)
-        details[head.name] = _told(
-            head, codes, probabilities, thresholds[columns], fitted[:, columns], settings=settings, context=context
+        of_images = cross_fitted(codes, probabilities, choose, folds=settings.folds, seed=context.seed)
+        cross_fitted_thresholds[:, columns] = of_images
+        details[head.name] = _details(
+            head, codes, probabilities, thresholds[columns], of_images, settings=settings, context=context
         )
     folder = validated.write(
-        replace(deciding, thresholds=thresholds), logits=predictions.logits, thresholds=fitted, context=context
+        replace(rule, thresholds=thresholds),
+        logits=predictions.logits,
+        thresholds=cross_fitted_thresholds,
+        context=context,
     )
     return StepResult(folder, details=details)
 
 
+STEP = Step(TuneThresholdsSettings, run, purpose="the probability from which a tag is given", report=("by", "metric"))
+
+
 def _multilabel(state: State, settings: TuneThresholdsSettings) -> list[tuple[int, Head, slice]]:
-    """The heads to tune. Raises PlanError for one that has no thresholds, and where there is none at all."""
-    named = heads_named(state.samples.space, settings.heads, step=STEP)
-    found = [(place, head, columns) for place, head, columns in named if head.kind == "multilabel"]
-    if settings.heads is not None and len(found) < len(named):
-        name = next(head.name for _, head, _ in named if head.kind == "multiclass")
+    """Return the heads to tune. Raises PlanError for one without thresholds, and where there is none at all."""
+    named = heads_named(state.samples.space, settings.heads, step="tune_thresholds")
+    multilabel = [one for one in named if not one[1].multiclass]
+    if settings.heads is not None and len(multilabel) < len(named):
+        name = next(head.name for _, head, _ in named if head.multiclass)
         raise PlanError(
-            f"{STEP}: heads: {name!r} is multi-class: its most probable class is answered and no threshold is read. "
-            "Name multi-label heads only."
+            f"tune_thresholds: heads: {name!r} is multi-class: its most probable class is answered and no threshold is "
+            "read. Name multi-label heads only."
         )
-    if not found:
+    if not multilabel:
         raise PlanError(
-            f"{STEP}: no head of this data is multi-label, and only those have thresholds. Take the step out of the "
-            "plan, or declare a head with kind: multilabel."
+            "tune_thresholds: no head of this data is multi-label, and only those have thresholds. Take the step out "
+            "of the plan, or declare a head with kind: multilabel."
         )
-    return found
+    return multilabel
 
 
-def _told(
+def _details(
     head: Head,
     codes: Codes,
     probabilities: Reals,
     thresholds: Reals,
-    fitted: Reals,
+    of_images: Reals,
     *,
     settings: TuneThresholdsSettings,
     context: Context,
-) -> dict[str, Any]:
-    """What was chosen for one head and what it is worth, for done.json; said in a line too."""
+) -> dict[str, object]:
+    """Return the thresholds of one head and their gain, for done.json; print them, with a warning where due."""
     by, metric = settings.by, settings.metric
-    half, honest, same = (decision_tally(head, codes, probabilities, cuts) for cuts in (0.5, fitted, thresholds))
+    half, honest, same = (decision_tally(head, codes, probabilities, cuts) for cuts in (0.5, of_images, thresholds))
     better = gain(half, honest, metric)
     before, after = half.values()[metric], honest.values()[metric]
-    shown = f"{thresholds.min():.3f}" if by == "global" else f"{thresholds.min():.3f} to {thresholds.max():.3f}"
+    low, high = thresholds.min(), thresholds.max()
     context.progress.line(
-        f"  {head.name}: tags from {shown} up: {metric} {before:.4f} at 0.5, {after:.4f} cross-fitted, "
+        f"  {head.name}: tags from {low:.3f}{'' if by == 'global' else f' to {high:.3f}'} up: "
+        f"{metric} {before:.4f} at 0.5, {after:.4f} cross-fitted, "
         f"better by {better.value:.4f}{better.limits()}, n = {better.n}"
     )
-    few = _few(head, codes, by)
-    if few:
+    rare = _rare(head, codes, by)
+    if rare:
         context.progress.line(
-            f"  warning: {head.name}: the threshold of {quoted(few)} rests on fewer than {RARE} positives; "
+            f"  warning: {head.name}: the threshold of {quoted(rare)} rests on fewer than {RARE} positives; "
             "on other images it may be no better than 0.5"
         )
-    chosen = thresholds.tolist()
     kept = [head.classes[tag] for tag in without_positives(codes)] if by == "class" else []
     if kept:
         context.progress.line(
             f"  {head.name}: {quoted(kept)} kept the threshold 0.5: no validation image is known to have the tag, so "
             "there is nothing to choose by. Label some, or raise split.val"
         )
+    values = thresholds.tolist()
     return {
         "by": by,
         "metric": metric,
         **(
-            {"threshold": chosen[0]} if by == "global" else {"thresholds": dict(zip(head.classes, chosen, strict=True))}
+            {"threshold": values[0]} if by == "global" else {"thresholds": dict(zip(head.classes, values, strict=True))}
         ),
         "at half": before,
         "cross-fitted": after,
         "gain": better.to_json(),
         "on the same images (not cross-fitted)": same.values()[metric],
-        "few positives": few,
+        "few positives": rare,
         "kept one half": kept,
     }
 
 
-def _few(head: Head, codes: Codes, by: str) -> list[str]:
-    """The tags whose threshold rests on few positives; a global one rests on those of all tags together."""
+def _rare(head: Head, codes: Codes, by: str) -> list[str]:
+    """Return the tags whose threshold rests on few positives; a global one rests on those of all tags together."""
     if by == "global":
         return list(head.classes) if int((codes == 1).sum()) < RARE else []
     return [head.classes[tag] for tag in rare_tags(codes)]

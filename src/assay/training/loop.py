@@ -29,11 +29,12 @@ from assay.training.checkpoint import (
     stop_requested,
     within,
 )
-from assay.training.devices import Machine
+from assay.training.devices import Machine, warm_seconds
 from assay.training.fit_task import EpochLogits, FitConfig, FitState, FitTask, Unlabelled
 from assay.training.optimizers import set_rate
 from assay.training.sampling import partners, split_batches
 from assay.training.schedules import rate
+from assay.training.semi_supervised import Consistency
 
 
 def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path, progress: Progress) -> FitState:
@@ -129,6 +130,26 @@ def _learn_from_unlabelled(
             machine.backward(loss)
     except RuntimeError as error:
         raise _too_large(error, config) from error
+
+
+def step_seconds(task: FitTask, config: FitConfig, machine: Machine) -> float:
+    """Return the seconds of a warm optimiser step that keeps the weights, with all its images with unknown labels."""
+    unlabelled = task.unlabelled
+    (rows, *_) = split_batches(task.order.rows(0), config.step_size)
+    logits, forward = EpochLogits.empty(len(task.source.ids), config.width), machine.wrap(task.network)
+    set_rate(task.optimizer, 0.0)
+    task.to_training_mode()
+    if isinstance(unlabelled, Consistency):
+        for selector in unlabelled.selectors:
+            selector.settings = selector.settings.model_copy(update={"threshold": 1e-9})
+
+    def step() -> None:
+        if isinstance(unlabelled, Consistency):
+            unlabelled.round = unlabelled.taken = 0  # the same images, which are decoded by now
+        optimizer_step(task, config, FitState(sums=_zeros(task), counts=_zeros(task)), machine, forward, rows, logits)
+
+    with torch.random.fork_rng(devices=machine.seeded_devices):
+        return warm_seconds(step, machine.hardware)
 
 
 def _end_epoch(

@@ -6,7 +6,6 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from assay.report.sections.overview import changes
 from assay.run.folder import read_run
 from assay.run.train import Run
 from assay.steps import STEPS
+from assay.steps.probe import ProbeSettings
 from conftest import Lines
 
 FIT = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}}"
@@ -87,10 +87,10 @@ def test_a_ensemble_of_a_plan(carry: Callable[..., Run], colours: Path, tmp_path
         for name in ("01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe", "01-ensemble")
     )
     np.testing.assert_allclose(both.probabilities, (one.probabilities + two.probabilities) / 2, atol=1e-6)
-    told = details(run, "01-ensemble")
-    assert told["weights"] == {"01-ensemble/member-1": 0.5, "01-ensemble/member-2": 0.5}
-    assert set(told["members"]) == set(told["weights"])
-    gain = told["gain over the best member"]
+    summary = details(run, "01-ensemble")
+    assert summary["weights"] == {"01-ensemble/member-1": 0.5, "01-ensemble/member-2": 0.5}
+    assert set(summary["members"]) == set(summary["weights"])
+    gain = summary["gain over the best member"]
     assert gain["nll"]["low"] <= gain["nll"]["value"] <= gain["nll"]["high"]
     final = load_model(run.folder / "model")
     assert [network.classifier.backbone_name for network in final.networks] == ["test_efficientnet", "test_resnet"]
@@ -118,10 +118,10 @@ def test_members_stay_where_only_their_mean_is_another(carry: Callable[..., Run]
         "01-ensemble/member-2/01-probe",
     ]
     one, two = (validation(run, name) for name in ("01-ensemble/member-1/01-fit", "01-ensemble/member-2/01-probe"))
-    told = details(run, "01-ensemble")
-    weights = np.array(list(told["weights"].values()))
+    summary = details(run, "01-ensemble")
+    weights = np.array(list(summary["weights"].values()))
     assert weights.sum() == pytest.approx(1)
-    assert "gain over equal weights" in told
+    assert "gain over equal weights" in summary
     found = load_model(run.folder / "model")
     raw = [np.random.default_rng(0).normal(size=(2, 3))] * 2
     own = [member.model.logits([scores]) for member, scores in zip(found.members, raw, strict=True)]
@@ -147,8 +147,8 @@ def test_members_begin_from_nothing_but_the_samples(carry: Callable[..., Run]) -
 
 def test_a_tree_tells_one_class_from_the_rest(carry: Callable[..., Run], colours: Path) -> None:
     run = carry("ensemble: {kind: tree, one: green, members: [{steps: [{probe: {size: 32}}]}]}")
-    told = details(run, "01-ensemble")
-    assert told["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
+    summary = details(run, "01-ensemble")
+    assert summary["questions"] == {"node-1": ["green", "blue or red"], "node-2": ["blue", "red"]}
     assert validation(run, "01-ensemble").probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
     assert run.metrics["scores"]["metrics"]["accuracy"]["value"] == 1.0
     assert run.predict(images(colours)).labels("label") == ["red", "green", "blue"]
@@ -346,16 +346,16 @@ def test_plans_that_cannot_be_are_refused_before_anything_is_read(
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_every_step_that_proposes_edits_is_known_to(kind: Any) -> None:
+def test_steps_that_propose_edits_are_marked(kind: str) -> None:
     source = inspect.getsource(inspect.getmodule(STEPS[kind].run))
-    assert ("edits=" in source) == STEPS[kind].relabels
+    assert ("edits=" in source) == STEPS[kind].settings.changes_labels
 
 
 @pytest.mark.parametrize("member", ["{steps: [probe]}", "{steps: [{repeat: {times: 2, steps: [probe]}}]}"])
 def test_members_do_not_change_labels(
     member: str, tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(STEPS, "probe", replace(STEPS["probe"], relabels=True))
+    monkeypatch.setattr(ProbeSettings, "changes_labels", True)
     (tmp_path / "plan.yaml").write_text(tiny_plan(f"ensemble: {{members: [{member}, {{step: x}}]}}"))
     with pytest.raises(PlanError, match="probe changes labels, and members only learn from them"):
         assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
