@@ -141,7 +141,7 @@ def test_every_head_of_either_kind_has_its_own_metrics(heads: list[Path]) -> Non
     assert tests["tags"] is None
     assert tests["colour"] is not None
     known = {overlap.head.name: int(overlap.known.sum()) for overlap in found.overlaps}
-    assert known["colour"] < len(found.entries[0].judged.samples)  # unknown labels are in no count
+    assert known["colour"] < len(found.entries[0].validation.samples)  # unknown labels are in no count
     for overlap in found.overlaps:
         assert sum(overlap.counts.values()) == known[overlap.head.name]
 

@@ -29,7 +29,8 @@ from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
 from assay.run.prepare import PreparedRun
-from assay.run.runner import read_done, run_steps
+from assay.run.records import DoneRecord
+from assay.run.runner import run_steps
 from assay.steps.base import Context, RepeatSettings, State, StepPlan
 from assay.steps.fit_settings import FitSettings
 from assay.steps.generated_images import SynthesizeSettings
@@ -146,7 +147,7 @@ class Rehearsal:
         """What else is to be known of a step that was carried out in this folder."""
         settings: Any = tried.step.settings
         if isinstance(settings, FitSettings):
-            details = read_done(StepFolder(folder))["details"]
+            details = DoneRecord.read(StepFolder(folder)).details
             classifier = TrainedModel.load(folder / settings.take).classifier
             freeze(classifier, settings.freeze)
             answering = 0.0

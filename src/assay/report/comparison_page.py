@@ -22,7 +22,7 @@ from assay.report.sections.curves import look, over_one_another
 from assay.report.sections.errors import label_text, prediction_text
 from assay.report.sections.gallery import Gallery, Shown, fetch
 from assay.report.sections.page import write_page
-from assay.run.folder import RunFolder, read_run
+from assay.run.contents import RunContents, read_run
 
 CLASSES = 200  # of a table
 EACH = 24  # images of a list
@@ -48,7 +48,7 @@ def write_comparison(path: Path, found: Comparison) -> Path:
         "names": names,
         "looks": [look(place) for place in range(len(names))],
         "version": __version__,
-        "n": len(found.entries[0].judged.samples),
+        "n": len(found.entries[0].validation.samples),
         "many": len(found.heads) > 1,
         "basis": found.basis,
         "chief": _shown(found.chief) if found.chief else None,
@@ -85,7 +85,7 @@ def _shown(row: MetricRow) -> dict[str, Any]:
 def _metrics(found: Comparison) -> list[dict[str, Any]]:
     """The table over all heads, and with several heads one of each."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in found.told:
+    for row in found.distinct_rows:
         groups.setdefault(row.head, []).append(_shown(row))
     return [{"head": plain(head), "rows": rows} for head, rows in groups.items()]
 
@@ -95,8 +95,8 @@ def _answers(overlap: Overlap, names: Sequence[str]) -> dict[str, Any]:
     return {
         "head": plain(overlap.head.name),
         "kind": overlap.head.kind,
-        "other": names[overlap.place],
-        "place": overlap.place,
+        "other": names[overlap.index],
+        "place": overlap.index,
         "counts": counts,
         "n": sum(counts.values()),
         "apart": int(overlap.differ.sum()),
@@ -141,15 +141,15 @@ def _lists(found: Comparison, overlap: Overlap, gallery: Gallery, each: int) -> 
         "head": plain(overlap.head.name),
         "kind": overlap.head.kind,
         "first": plain(found.entries[0].name),
-        "other": plain(found.entries[overlap.place].name),
-        "place": overlap.place,
+        "other": plain(found.entries[overlap.index].name),
+        "place": overlap.index,
         "groups": groups,
     }
 
 
 def _moved(found: Comparison, overlap: Overlap) -> Reals:
     """How far probabilities of two runs are apart: of a multi-class head the most of an image (N,), of tags (N, K)."""
-    one, other = (found.entries[place].judged.of(overlap.head)[1] for place in (0, overlap.place))
+    one, other = (found.entries[place].validation.of(overlap.head)[1] for place in (0, overlap.index))
     far: Reals = np.abs(other - one)
     return far.max(axis=1) if overlap.head.kind == "multiclass" else far
 
@@ -162,7 +162,7 @@ def _rows_of(cells: Bools, moved: Reals, most: int) -> tuple[list[int], int]:
 
 
 def _images(found: Comparison, overlap: Overlap, rows: Sequence[int], gallery: Gallery) -> list[dict[str, Any]]:
-    first, other = found.entries[0].judged, found.entries[overlap.place].judged
+    first, other = found.entries[0].validation, found.entries[overlap.index].validation
     ids = first.samples.ids
     numbers = gallery.add((ids[row] for row in rows), close=True)
     codes, own, own_cuts = first.of(overlap.head)
@@ -180,10 +180,10 @@ def _images(found: Comparison, overlap: Overlap, rows: Sequence[int], gallery: G
 
 def _captions(found: Comparison, gallery: Gallery, shown: Shown) -> dict[str, list[Any]]:
     """What is said of each image: its label under every head, and what each run answers, a line a run."""
-    samples = found.entries[0].judged.samples
+    samples = found.entries[0].validation.samples
     rows = {id_: row for row, id_ in enumerate(samples.ids)}
     order = [rows[id_] for id_ in gallery.numbers]
-    codes = found.entries[0].judged.codes
+    codes = found.entries[0].validation.codes
     labels = [
         _joined([(head, label_text(head, own, row)) for head, own in zip(found.heads, codes, strict=True)])
         for row in order
@@ -199,8 +199,8 @@ def _captions(found: Comparison, gallery: Gallery, shown: Shown) -> dict[str, li
 
 def _answer(entry: ComparedRun, row: int) -> str:
     own = []
-    for head in entry.judged.samples.space:
-        _, probabilities, cuts = entry.judged.of(head)
+    for head in entry.validation.samples.space:
+        _, probabilities, cuts = entry.validation.of(head)
         own.append((head, prediction_text(head, probabilities, cuts, row)))
     return f"{plain(entry.name)}: {_joined(own)}"
 
@@ -211,7 +211,7 @@ def _joined(own: Sequence[tuple[Head, str]]) -> str:
     return " · ".join(f"{plain(head.name)}: {text}" for head, text in own if text)
 
 
-def _facts(entry: ComparedRun, run: RunFolder) -> dict[str, Any]:
+def _facts(entry: ComparedRun, run: RunContents) -> dict[str, Any]:
     """What a run is made of, in a row."""
     return {
         "folder": plain(str(entry.run.folder)),
@@ -236,7 +236,7 @@ COLUMNS = ("metric", "run", "value", "difference to the first", "so")
 
 def rows(found: Comparison) -> list[list[str]]:
     """A row a metric and run, as `COLUMNS` says: all metrics over the heads together, and the headline of each head."""
-    told = (row for row in found.told if not row.head or row.metric == found.metric)
+    told = (row for row in found.distinct_rows if not row.head or row.metric == found.metric)
     return [line for row in told for line in _lines(found, row)]
 
 
@@ -244,7 +244,7 @@ def test_lines(found: Comparison) -> list[str]:
     """What McNemar's test says of each head and run, a line each."""
     names = [entry.name for entry in found.entries]
     return [
-        f"{overlap.head.name}: only {names[0]} right {overlap.test.only_first:,}, only {names[overlap.place]} "
+        f"{overlap.head.name}: only {names[0]} right {overlap.test.only_first:,}, only {names[overlap.index]} "
         f"{overlap.test.only_second:,}; McNemar p = {overlap.test.p:.2g}{' (exact)' if overlap.test.exact else ''}"
         for overlap in found.overlaps
         if overlap.test

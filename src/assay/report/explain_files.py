@@ -15,7 +15,7 @@ from assay.predictions.inference import move, weights_hash
 from assay.report.explain import Cam, Explained, ExplainOptions, Explanation, Maps, classes_of, explain
 from assay.report.explain_run import ExplainTarget, Image, explain_target, read_images
 from assay.report.explain_sheet import cam_lines, in_words, maps_line, png, sheet
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 from assay.training.devices import Hardware
 
 NAME, SHEET = "explanation.json", "explanation.png"
@@ -28,7 +28,7 @@ def explanations_folder(run: Path) -> Path:
 
 
 def explain_images(
-    run: RunFolder,
+    run: RunContents,
     images: Sequence[str],
     *,
     wanted: ExplainOptions,

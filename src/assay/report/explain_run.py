@@ -17,7 +17,7 @@ from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.models.tree import Tree
 from assay.report.explain import Known
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 CLASSES = 4  # of a head that tell what a network is for
 
@@ -44,7 +44,7 @@ class Image:
     known: Known
 
 
-def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
+def explain_target(run: RunContents, member: int | None) -> ExplainTarget:
     """The network of the newest model; `member` says which of several, from 1.
 
     Raises RunError where there is no model yet; ModelError where several answer together and none of them is chosen.
@@ -72,7 +72,7 @@ def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
     return ExplainTarget(network, f"{_size(network)}, network {member} of {len(networks)} of {called}", branches)
 
 
-def read_images(run: RunFolder, names: Sequence[str], chosen: ExplainTarget) -> list[Image]:
+def read_images(run: RunContents, names: Sequence[str], chosen: ExplainTarget) -> list[Image]:
     """Images by file or by their id in the run, each once. Raises DataError that names all that cannot be read."""
     samples = run.samples
     by_id = {id_: row for row, id_ in enumerate(samples.ids)}
@@ -98,7 +98,7 @@ def _new(text: str, network: TrainedModel) -> Image:
     return Image(text, pixels, None, {})
 
 
-def _of_run(run: RunFolder, row: int, chosen: ExplainTarget) -> Image:
+def _of_run(run: RunContents, row: int, chosen: ExplainTarget) -> Image:
     """An image of the run; where its file is gone as the cache has kept it. Raises ImageError."""
     network = chosen.network
     id_, place = run.samples.ids[row], run.samples.paths[row]
@@ -109,15 +109,15 @@ def _of_run(run: RunFolder, row: int, chosen: ExplainTarget) -> Image:
     return Image(id_, pixels, part, _known(run, row, chosen))
 
 
-def _from_cache(run: RunFolder, id_: str, network: TrainedModel) -> Pixels | None:
+def _from_cache(run: RunContents, id_: str, network: TrainedModel) -> Pixels | None:
     wanted = (network.side, network.size, network.resize)
-    for kept in find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes):
+    for kept in find_caches(run.paths.cache, run.as_read.ids, hashes=run.as_read.hashes):
         if (kept.cache.side, kept.size, kept.resize) == wanted and id_ in kept.cache.rows:
             return np.array(kept.cache.pixels[kept.cache.rows[id_]])
     return None
 
 
-def _known(run: RunFolder, row: int, chosen: ExplainTarget) -> Known:
+def _known(run: RunContents, row: int, chosen: ExplainTarget) -> Known:
     """The label of an image under the heads that the network answers; for a question of a tree the right branch."""
     found, samples = {}, run.samples.take([row])
     asked = {head.name: head for head in chosen.network.space}

@@ -24,7 +24,7 @@ from assay.report.sections.errors import label_text, prediction_text, worst_erro
 from assay.report.sections.gallery import Reader
 from assay.report.sections.page import filled
 from assay.report.tables import metrics_rows
-from assay.run.folder import read_run
+from assay.run.contents import read_run
 
 IMAGES = 24
 HEADS = 8
@@ -119,10 +119,10 @@ def _wrongest(folder: Path) -> dict[str, Any]:
     """The images of a run's wrongest answers, or why there are none."""
     try:
         run = read_run(folder)
-        if run.judged is None:
+        if run.validation is None:
             return {"images": [], "why": ""}
         heads = list(run.samples.space)[:HEADS]
-        found = {head.name: worst_errors(run.judged, head, IMAGES // len(heads)) for head in heads}
+        found = {head.name: worst_errors(run.validation, head, IMAGES // len(heads)) for head in heads}
         answers = [(head, answer) for head, own in found.items() for answer in own]
         tiles, there = Reader.of(run).tiles([answer.id for _, answer in answers], side=SIDE)
     except AssayError as error:  # a folder moved or deleted since; the metrics are still known

@@ -25,8 +25,7 @@ from assay.report.sections.overview import changes, headline
 from assay.report.sections.page import write_page
 from assay.report.sections.results import results
 from assay.report.sections.synthetic import synthetic_section
-from assay.run.folder import RunFolder, read_run
-from assay.run.train import REPORT
+from assay.run.contents import RunContents, read_run
 from assay.steps.base import read_history
 
 COLOURS = 60  # of classes on the map
@@ -53,10 +52,10 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> No
 def write_charts(folder: Path) -> None:
     """Write RUN/images: the curves of all fits on one axis, and the confusion matrix of each head."""
     run = read_run(folder)
-    paths = [folder / "steps" / step.name / "history.csv" for step in run.steps if step.done and not step.tried]
+    paths = [run.paths.step(step.name).history for step in run.steps if step.done and not step.name.is_trial]
     histories = [read_history(path) for path in paths if path.exists()]
-    heads = ((run.metrics or {}).get("scores") or {}).get("heads", {})
-    write_images(folder / "figures", histories, heads, run.samples.space)
+    heads = ((run.metrics.scores if run.metrics else None) or {}).get("heads", {})
+    write_images(run.paths.figures, histories, heads, run.samples.space)
 
 
 def write_report(
@@ -101,16 +100,16 @@ def write_report(
     }
     if not isinstance(found, str):
         _print_map(run, found)
-    return write_page(folder / REPORT, "page.html.jinja", shown=shown, script=script, parts={"run": run, **parts})
+    return write_page(run.paths.report, "page.html.jinja", shown=shown, script=script, parts={"run": run, **parts})
 
 
-def _points(run: RunFolder, found: Mapped, gallery: Gallery) -> dict[str, Any]:
-    judged = run.judged
+def _points(run: RunContents, found: Mapped, gallery: Gallery) -> dict[str, Any]:
+    judged = run.validation
     wrong = dict(zip(judged.samples.ids, wrong_by_image(judged).tolist(), strict=True)) if judged else {}
     return for_page(found, gallery.add(found.samples.ids), wrong, repairs.suspicion(run))
 
 
-def _captions(run: RunFolder, gallery: Gallery, shown: Shown, found: Mapped | str) -> dict[str, list[Any]]:
+def _captions(run: RunContents, gallery: Gallery, shown: Shown, found: Mapped | str) -> dict[str, list[Any]]:
     """What is said of each image shown: where it is, its name, its part, its label, the model's answer."""
     rows = {id_: row for row, id_ in enumerate(run.samples.ids)}
     sides = run.samples.table["split"].to_list()
@@ -132,7 +131,7 @@ def _captions(run: RunFolder, gallery: Gallery, shown: Shown, found: Mapped | st
     }
 
 
-def _answers(run: RunFolder, found: Mapped | str) -> dict[str, str]:
+def _answers(run: RunContents, found: Mapped | str) -> dict[str, str]:
     """What the newest model answers, in words, for the images of the map and of validation, by id."""
     heads, slices = list(run.samples.space), run.samples.space.slices
     answers: dict[str, str] = {}
@@ -148,8 +147,10 @@ def _answers(run: RunFolder, found: Mapped | str) -> dict[str, str]:
 
     if not isinstance(found, str) and found.probabilities is not None:
         tell(found.samples.ids, found.probabilities, found.thresholds)
-    if run.judged:
-        tell(run.judged.samples.ids, run.judged.predictions.probabilities, run.judged.predictions.thresholds)
+    if run.validation:
+        tell(
+            run.validation.samples.ids, run.validation.predictions.probabilities, run.validation.predictions.thresholds
+        )
     return answers
 
 
@@ -157,7 +158,7 @@ def _joined(own: Sequence[tuple[str, str]], heads: int) -> str:
     return own[0][1] if heads == 1 and own else " · ".join(f"{plain(name)}: {text}" for name, text in own)
 
 
-def _print_map(run: RunFolder, found: Mapped) -> None:
+def _print_map(run: RunContents, found: Mapped) -> None:
     """The map as an image: by the first head, of tags by the first each image has."""
     head, codes = next(iter(run.samples.space)), found.samples.codes()[0]
     if head.kind == "multilabel":
@@ -171,4 +172,4 @@ def _print_map(run: RunFolder, found: Mapped) -> None:
         f"{share}Distances between groups mean nothing.",
     ]
     chart = printed(found.places, names, title=f"Features of {plain(run.name)}", subtitle=subtitle)
-    save(chart, run.folder / "figures" / "map.png")
+    save(chart, run.paths.figures / "map.png")

@@ -14,7 +14,7 @@ import polars as pl
 from assay import __version__
 from assay.experiments.sweep import BEST, SEARCHED, Sweep, TrialRow
 from assay.experiments.sweep_space import spelt
-from assay.files import whole, write_json
+from assay.files import RunFolder, whole, write_json
 from assay.messages import plain
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import higher_is_better
@@ -26,7 +26,7 @@ from assay.report.sections.gallery import Shown
 from assay.report.sections.history import panel_title, time_line
 from assay.report.sections.page import write_page
 from assay.report.sections.search_charts import Axis, Drawn, Line
-from assay.run.folder import read_run
+from assay.run.contents import read_run
 
 PAGE = "sweep.html"
 FIGURES = "figures"
@@ -170,8 +170,7 @@ def _panels(found: Sweep) -> dict[str, dict[str, list[tuple[str, Drawn]]]]:
 
 def _curves(row: TrialRow, *, best: bool) -> pl.DataFrame:
     """The metrics of every epoch of a trial, counted on; of one that did not come to reading its images none."""
-    begun = (row.folder / "plan.yaml").exists() and (row.folder / "samples.parquet").exists()
-    if not begun:
+    if not RunFolder(row.folder).is_read:
         return pl.DataFrame(schema=CURVE)
     _, table, _ = time_line(read_run(row.folder))
     curves = table.filter(pl.col("mark") != "alone").with_columns(

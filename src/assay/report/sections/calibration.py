@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from assay.arrays import Bools, Doubles, Reals
+from assay.files import ModelFolder
 from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
 from assay.messages import plain
@@ -18,7 +19,7 @@ from assay.metrics.intervals import wilson
 from assay.metrics.tallies import macro_f1, micro_f1
 from assay.report.charts import metric_title
 from assay.report.sections.drawing import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.run.folder import LabelledPredictions, RunFolder
+from assay.run.contents import LabelledPredictions, RunContents
 
 BINS = 10
 BARS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # confidences at which answers might be taken unseen
@@ -28,7 +29,7 @@ ALIKE = 1e-6
 SQUARE = 280  # pixels high, about as wide
 
 
-def calibration_section(run: RunFolder) -> list[dict[str, Any]]:
+def calibration_section(run: RunContents) -> list[dict[str, Any]]:
     """Of every head with validated answers: the chart of its calibration, and what holds above each confidence."""
     found = []
     for head, codes, probabilities, _ in _validated(run):
@@ -47,7 +48,7 @@ def calibration_section(run: RunFolder) -> list[dict[str, Any]]:
     return found
 
 
-def thresholds(run: RunFolder) -> list[dict[str, Any]]:
+def thresholds(run: RunContents) -> list[dict[str, Any]]:
     """Of every multi-label head with validated answers: metrics against one threshold for all its tags."""
     chosen = _chosen(run)
     found = []
@@ -92,10 +93,10 @@ def curve(codes: Codes, probabilities: Reals, at: Reals = TRIED) -> dict[str, Re
     return {"micro_f1": micro_f1(hits, given, support), "macro_f1": macro_f1(hits, given, support)}
 
 
-def _validated(run: RunFolder) -> list[tuple[Head, Codes, Any, Any]]:
-    judged: LabelledPredictions | None = run.judged
+def _validated(run: RunContents) -> list[tuple[Head, Codes, Any, Any]]:
+    judged: LabelledPredictions | None = run.validation
     found = [(head, *judged.of(head)) for head in run.samples.space] if judged else []
-    return [(head, codes, *rest) for head, codes, *rest in found if head.known(codes).any()]
+    return [(head, codes, values, cuts) for head, codes, values, cuts in found if head.known(codes).any()]
 
 
 def _answers(head: Head, codes: Codes, probabilities: Reals) -> tuple[Doubles, Bools]:
@@ -192,11 +193,11 @@ def _threshold_drawing(single: bool) -> Drawing:
     return drawing(alt.layer(*layers), height=SQUARE)
 
 
-def _chosen(run: RunFolder) -> dict[str, Reals]:
+def _chosen(run: RunContents) -> dict[str, Reals]:
     """The thresholds (K,) of each multi-label head, as the newest model has them."""
     if run.model is None:
         return {}
-    spec = json.loads((run.model / "spec.json").read_text(encoding="utf-8"))
+    spec = json.loads(ModelFolder(run.model).spec.read_text(encoding="utf-8"))
     return {
         name: np.array(own["thresholds"]) for name, own in spec["deciding"].items() if own["thresholds"] is not None
     }

@@ -11,7 +11,7 @@ import polars as pl
 
 from assay.report.sections.drawing import PAPER, RUNS, Drawing, axis, base, drawing, inline
 from assay.report.sections.history import panel_title, panels, time_line
-from assay.run.folder import HEADLINE_METRICS, RunFolder
+from assay.run.contents import HEADLINE_METRICS, RunContents
 
 DASHES = ([1, 0], [7, 3], [2, 2])
 """Of the first runs, one a colour, then of as many more."""
@@ -22,7 +22,7 @@ def look(place: int) -> dict[str, Any]:
     return {"colour": place % len(RUNS), "dashes": DASHES[place // len(RUNS) % len(DASHES)]}
 
 
-def over_one_another(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+def over_one_another(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     """A panel for each metric that any of the runs has a curve of, over the epochs of all its steps.
 
     `first` are those to be seen at once: the loss, the headline and the learning rate.
@@ -33,7 +33,7 @@ def over_one_another(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
         return []
     names = list(dict.fromkeys(name for own, run in zip(tables, runs, strict=True) for name in panels(own, run)))
     chief = next(
-        (run.chief for run in runs if run.chief), next((name for name in HEADLINE_METRICS if name in names), "")
+        (run.headline for run in runs if run.headline), next((name for name in HEADLINE_METRICS if name in names), "")
     )
     end = float(table["x"].max() or 1)  # type: ignore[arg-type]
     return [

@@ -13,7 +13,7 @@ from assay.labels.split import SIDES, split_table
 from assay.messages import plain
 from assay.report.embedding import drawn
 from assay.report.sections.gallery import Gallery, Reader
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 MOST = 60  # classes of a head, the rarest half and the most frequent half
 EXAMPLES = 6
@@ -23,7 +23,7 @@ TINY = 16
 GREY = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue in brightness (ITU-R BT.709)
 
 
-def data(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
+def data(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     """Counts over all images, and of every head a row a class."""
     samples = run.samples
     rows, colours = _light(run)
@@ -62,7 +62,7 @@ def data(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _light(run: RunFolder) -> tuple[Ints, Doubles]:
+def _light(run: RunContents) -> tuple[Ints, Doubles]:
     """The rows of the images measured, and their mean colours (n, 3) from 0 to 255."""
     rows = drawn(run.samples, MEASURED, seed=0)
     ids = [run.samples.ids[row] for row in rows.tolist()]

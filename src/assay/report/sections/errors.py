@@ -11,7 +11,7 @@ import numpy as np
 from assay.arrays import Bools, Ints
 from assay.labels.space import Codes, Head
 from assay.messages import plain
-from assay.run.folder import LabelledPredictions
+from assay.run.contents import LabelledPredictions
 
 OUTCOMES = ("found", "missed", "given wrongly", "rightly absent")
 

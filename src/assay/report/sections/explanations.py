@@ -21,7 +21,7 @@ from assay.report.explain_files import describe, read_explanations
 from assay.report.explain_run import explain_target, read_images
 from assay.report.explain_sheet import bar_path, pooled_line
 from assay.report.sections.errors import most_confident, worst_errors
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 BUDGET = 500_000  # bytes of all looks; a third more in base64
 QUALITY = 80  # of WebP
@@ -31,7 +31,7 @@ UNASKED = 2  # images that are looked at where none was asked for
 Entry = dict[str, Any]
 
 
-def explanations(run: RunFolder) -> dict[str, Any]:
+def explanations(run: RunContents) -> dict[str, Any]:
     """The looks with the newest model that were asked for, as many as fit; where none was, two of the page's own.
 
     `old` looks are with a model that has been replaced; `hidden` ones fit no more; `why` says why there is none.
@@ -63,7 +63,7 @@ def _fitting(looks: Sequence[tuple[Path, Entry]]) -> list[Entry]:
     return entries
 
 
-def _unasked(run: RunFolder) -> tuple[list[Entry], str]:
+def _unasked(run: RunContents) -> tuple[list[Entry], str]:
     """Looks at the surest mistake and the surest right answer, of several networks with the first."""
     several = len(load_model(run.model).networks) > 1 if run.model else False
     chosen, entries = explain_target(run, 1 if several else None), []
@@ -80,9 +80,9 @@ def _unasked(run: RunFolder) -> tuple[list[Entry], str]:
     return entries, ""
 
 
-def _telling(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _telling(run: RunContents) -> Iterator[tuple[str, str]]:
     """The images worth a look, by id, and why; without validated answers the first that are there."""
-    judged = run.judged
+    judged = run.validation
     heads = [head for head in run.samples.space if judged and head.known(judged.of(head)[0]).any()]
     if judged is None or not heads:
         yield from ((id_, "") for id_ in run.samples.ids[:UNASKED])

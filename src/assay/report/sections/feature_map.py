@@ -23,7 +23,7 @@ from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference, move, weights_hash
 from assay.progress import Progress
 from assay.report.embedding import LEAST, NEIGHBOURS, Setting, agreement, drawn, tsne
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 from assay.training.devices import Hardware
 
 
@@ -42,7 +42,7 @@ class Mapped:
     setting: Setting
 
 
-def mapped(run: RunFolder, setting: Setting, progress: Progress, *, device: str) -> Mapped | str:
+def mapped(run: RunContents, setting: Setting, progress: Progress, *, device: str) -> Mapped | str:
     """Draw the map, or say why there is none. Features and places are kept in the run's cache."""
     if setting.n == 0:
         return "It was not asked for; `assay report` draws it."
@@ -126,9 +126,9 @@ def for_page(
     }
 
 
-def _cache(run: RunFolder, samples: Samples, saved: TrainedModel) -> Cache | None:
+def _cache(run: RunContents, samples: Samples, saved: TrainedModel) -> Cache | None:
     """Images as the model takes them: the cache it was trained from, or one made anew of what is still there."""
-    folder = run.folder / "cache"
+    folder = run.paths.cache
     for kept in find_caches(folder, run.as_read.ids, hashes=run.as_read.hashes):
         if (kept.cache.side, kept.size, kept.resize) == (saved.side, saved.size, saved.resize):
             there = zip(samples.ids, samples.paths, strict=True)
@@ -145,7 +145,7 @@ def _cache(run: RunFolder, samples: Samples, saved: TrainedModel) -> Cache | Non
 
 
 def _features(
-    run: RunFolder, samples: Samples, saved: TrainedModel, cache: Cache, progress: Progress, *, device: str
+    run: RunContents, samples: Samples, saved: TrainedModel, cache: Cache, progress: Progress, *, device: str
 ) -> tuple[Samples, Floats]:
     """Features (N, F) of the images, by parts: a frozen backbone's are in the cache part by part already."""
     chosen = run.hardware.get("inference", {}).get("hardware", {})
@@ -157,7 +157,7 @@ def _features(
     parts = [np.flatnonzero((sides == side) & known) for side in SIDES]
     parts.append(np.setdiff1d(np.arange(len(samples)), np.concatenate(parts)))
     taken = [samples.take(rows) for rows in parts if len(rows)]
-    found = [np.asarray(inference.features(part.ids, folder=run.folder / "cache", progress=progress)) for part in taken]
+    found = [np.asarray(inference.features(part.ids, folder=run.paths.cache, progress=progress)) for part in taken]
     order = np.concatenate([rows for rows in parts if len(rows)])
     return samples.take(order), np.concatenate(found)
 
@@ -169,10 +169,10 @@ def _answers(saved: TrainedModel, features: Floats) -> Floats:
 
 
 def _places(
-    run: RunFolder, samples: Samples, saved: TrainedModel, features: Floats, setting: Setting, progress: Progress
+    run: RunContents, samples: Samples, saved: TrainedModel, features: Floats, setting: Setting, progress: Progress
 ) -> Floats:
     key = fingerprint(weights_hash(saved.classifier.backbone), f"{setting.perplexity} {setting.seed}", *samples.ids)
-    path = run.folder / "cache" / f"map-{key}.parquet"
+    path = run.paths.cache / f"map-{key}.parquet"
     if path.exists():
         return pl.read_parquet(path).select("x", "y").to_numpy().astype(np.float32)
     progress.line(f"  map of {len(samples):,} images")

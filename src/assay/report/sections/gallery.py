@@ -13,7 +13,7 @@ from assay.errors import ImageError
 from assay.images.cache import Cache, find_caches
 from assay.images.decode import Resize, read_square
 from assay.report.thumbnails import LARGE_SIDE, SMALL_SIDE, TILES, Sheet, sheets, shrunk
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 MOST_LARGE = 420
 BUDGETS = {"large": 1_300_000, "small": 3_000_000}  # bytes; a third more in base64
@@ -48,7 +48,7 @@ class Shown:
     places: list[tuple[int, int] | None]
 
 
-def fetch(gallery: Gallery, run: RunFolder) -> Shown:
+def fetch(gallery: Gallery, run: RunContents) -> Shown:
     """Thumbnails of all images of a gallery, from the run's caches, else from the images themselves."""
     ids = list(gallery.numbers)
     reader = Reader.of(run)
@@ -73,8 +73,8 @@ class Reader:
     caches: list[Cache]
 
     @staticmethod
-    def of(run: RunFolder) -> Reader:
-        found = find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes)
+    def of(run: RunContents) -> Reader:
+        found = find_caches(run.paths.cache, run.as_read.ids, hashes=run.as_read.hashes)
         paths = dict(zip(run.samples.ids, run.samples.paths, strict=True))
         return Reader(paths, [kept.cache for kept in found])
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from assay.messages import plain
 from assay.report.charts import PARTS, in_order, metric_title
 from assay.report.sections.drawing import BAND, BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.run.folder import CONTAINER_STEPS, HEADLINE_METRICS, RunFolder, StepRecord
+from assay.run.contents import CONTAINER_STEPS, HEADLINE_METRICS, RunContents, StepRecord
 
 MOST_HEADS = 8  # whose own metrics have panels
 HIDDEN = ("seconds",)
@@ -27,11 +27,11 @@ POINT = {
 }
 
 
-def history(run: RunFolder) -> dict[str, Any]:
+def history(run: RunContents) -> dict[str, Any]:
     """A panel a metric, over slots: one for each epoch, and one for a step that has none."""
     steps, table, bands = time_line(run)
     drawn = panels(table, run)
-    chief = run.chief or next((name for name in HEADLINE_METRICS if name in drawn), "")
+    chief = run.headline or next((name for name in HEADLINE_METRICS if name in drawn), "")
     first = {"loss", chief, "lr"}  # one row of three on a desk; the others are folded
     return {
         "panels": [
@@ -56,12 +56,12 @@ def history(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def time_line(run: RunFolder) -> tuple[list[StepRecord], pl.DataFrame, list[dict[str, Any]]]:
+def time_line(run: RunContents) -> tuple[list[StepRecord], pl.DataFrame, list[dict[str, Any]]]:
     """The steps that have metrics, a row a metric and epoch, as `POINT`, and the steps' reach."""
     steps = [
         step
         for step in run.steps
-        if not step.tried and step.kind not in CONTAINER_STEPS and (step.history is not None or step.scores)
+        if not step.name.is_trial and step.kind not in CONTAINER_STEPS and (step.history is not None or step.scores)
     ]
     points, bands = _points(run, steps)
     return steps, pl.DataFrame(points, schema=POINT, orient="row").filter(pl.col("value").is_finite()), bands
@@ -72,7 +72,7 @@ def panel_title(name: str) -> str:
     return "learning rate" if name == "lr" else metric_title(name)
 
 
-def _points(run: RunFolder, steps: list[StepRecord]) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
+def _points(run: RunContents, steps: list[StepRecord]) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
     """(x, value, name, part, step, mark) of every metric, and from where to where each step reaches."""
     points: list[tuple[Any, ...]] = []
     bands, start = [], 0
@@ -96,12 +96,12 @@ def _points(run: RunFolder, steps: list[StepRecord]) -> tuple[list[tuple[Any, ..
     return points, bands
 
 
-def panels(table: pl.DataFrame, run: RunFolder) -> list[str]:
+def panels(table: pl.DataFrame, run: RunContents) -> list[str]:
     """The loss, the metrics over all heads, the headline metric of each head, the learning rate."""
     names = table["name"].unique(maintain_order=True).to_list()
     same = {"micro_f1"} if "accuracy" in names else set()  # under multi-class heads they are equal
     plain_names = [name for name in names if "/" not in name and name not in {*HIDDEN, "lr", *same}]
-    heads = [name for name in names if "/" in name and name.rpartition("/")[2] == run.chief]
+    heads = [name for name in names if "/" in name and name.rpartition("/")[2] == run.headline]
     return [*in_order(plain_names), *in_order(heads)[:MOST_HEADS], *(["lr"] if "lr" in names else [])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from assay.labels.image_files import path_key
@@ -15,7 +16,7 @@ from assay.report.charts import metric_title
 from assay.report.sections.errors import Miss, errors
 from assay.report.sections.gallery import Gallery
 from assay.report.sections.reproduce import learner
-from assay.run.folder import CONTAINER_STEPS, LabelledPredictions, RunFolder, StepRecord
+from assay.run.contents import CONTAINER_STEPS, LabelledPredictions, RunContents, StepRecord
 
 WORST = 3
 IMAGES = 10  # of a class
@@ -39,11 +40,11 @@ PURPOSES = {
 }
 
 
-def headline(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
+def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     """The top of the page."""
-    samples, test = run.samples, (run.metrics or {}).get("test")
-    opened = test["metrics"].get(run.chief or _chief_of(test)) if test else None
-    chief = run.chief or (_chief_of(test) if test else None)
+    samples, test = run.samples, run.metrics.test if run.metrics else None
+    opened = test["metrics"].get(run.headline or _chief_of(test)) if test else None
+    chief = run.headline or (_chief_of(test) if test else None)
     validated = (run.scores or {}).get("metrics", {}).get(chief) if chief else None
     return {
         "learner": learner(run),
@@ -55,49 +56,49 @@ def headline(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
         "chief": metric_title(chief) if chief else None,
         "validated": validated,
         "test": opened,
-        "opened": (run.metrics or {}).get("test opened"),
+        "opened": run.metrics.test_opened if run.metrics else None,
         "rows": _rows(run, chief, opened),
         "worst": _worst(run, gallery),
         "right": _all_right(run),
     }
 
 
-def changes(run: RunFolder) -> list[dict[str, Any]]:
+def changes(run: RunContents) -> list[dict[str, Any]]:
     """Every step, what it was for, what it cost, and the headline metric before and after it."""
     rows: list[dict[str, Any]] = []
     before: dict[str, HeadScore] | None = None
     for step in sorted(run.steps, key=lambda step: path_key(step.name)):
-        metric = (step.scores or {}).get("metrics", {}).get(run.chief) if run.chief else None
-        judged = run.answers(step) if metric else None
+        metric = (step.scores or {}).get("metrics", {}).get(run.headline) if run.headline else None
+        judged = run.predictions_of(step) if metric else None
         now = score_predictions(judged.predictions, judged.samples) if judged else None
-        follows = before is not None and not step.of_member
-        change = gains(before, now).get(run.chief) if before and follows and now and run.chief else None
+        follows = before is not None and not step.name.is_member
+        change = gains(before, now).get(run.headline) if before and follows and now and run.headline else None
         settings = [f"{name} {_said(step.settings[name])}" for name in SAID if _tells(step.settings, name)]
         rows.append(
             {
-                "name": plain(step.name.rpartition("/")[2]),
-                "round": plain(step.name.split("/")[-2]) if "/" in step.name else "",
-                "depth": step.depth,
+                "name": plain(step.name.last),
+                "round": plain(step.name.parts[-1]) if step.name.parts else "",
+                "depth": step.name.depth,
                 "purpose": PURPOSES.get(step.kind, ""),
                 "settings": ", ".join(settings),
                 "apart": _apart(run, step),
-                "seconds": (step.done or {}).get("seconds"),
-                "edits": (step.done or {}).get("edits", 0),
+                "seconds": step.done.seconds if step.done else None,
+                "edits": step.done.edits if step.done else 0,
                 "done": step.done is not None,
                 "metric": metric,
                 "change": change,
             }
         )
-        if now and step.kind not in CONTAINER_STEPS and not step.tried and not step.of_member:
+        if now and step.kind not in CONTAINER_STEPS and not step.name.is_trial and not step.name.is_member:
             before = now
     return rows
 
 
-def _chief_of(scores: dict[str, Any]) -> str | None:
+def _chief_of(scores: Mapping[str, Any]) -> str | None:
     return next((name for name in ("accuracy", "micro_f1", "macro_f1") if name in scores["metrics"]), None)
 
 
-def _under_way(run: RunFolder) -> str | None:
+def _under_way(run: RunContents) -> str | None:
     """The step that a run without an end is in, or was stopped in."""
     if run.finished:
         return None
@@ -105,17 +106,17 @@ def _under_way(run: RunFolder) -> str | None:
     return plain(begun[0]) if begun else ""
 
 
-def _rows(run: RunFolder, chief: str | None, opened: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _rows(run: RunContents, chief: str | None, opened: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The headline metric of every baseline and step, and of the test images."""
     if chief is None:
         return []
-    known = (run.metrics or {}).get("baselines", {})
+    known = run.metrics.baselines if run.metrics else {}
     rows = [
         {"label": name, "kind": "baseline", **score["metrics"][chief]}
         for name, score in known.items()
         if chief in score["metrics"]
     ]
-    steps = [step for step in run.steps if step.depth == 0 and step.scores]
+    steps = [step for step in run.steps if step.name.depth == 0 and step.scores]
     for step in steps:
         metric = (step.scores or {})["metrics"].get(chief)
         if metric:
@@ -125,7 +126,7 @@ def _rows(run: RunFolder, chief: str | None, opened: dict[str, Any] | None) -> l
     return rows
 
 
-def _worst(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
+def _worst(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
     """The classes of lowest F1 over all heads, with the images that were missed; none that is faultless."""
     heads = (run.scores or {}).get("heads", {})
     rows = [
@@ -135,7 +136,7 @@ def _worst(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
         if row["support"] and row["f1"] < 1
     ]
     rows.sort(key=lambda found: found[0])
-    return [_card(run.judged, head, position, row, gallery) for _, head, position, row in rows[:WORST]]
+    return [_card(run.validation, head, position, row, gallery) for _, head, position, row in rows[:WORST]]
 
 
 def _card(
@@ -157,17 +158,17 @@ def _card(
     }
 
 
-def _all_right(run: RunFolder) -> bool:
+def _all_right(run: RunContents) -> bool:
     heads = (run.scores or {}).get("heads", {})
     rows = [row for head in heads.values() for row in head["per_class"] if row["support"]]
     return bool(rows) and all(row["f1"] == 1 for row in rows)
 
 
-def _tells(settings: dict[str, Any], name: str) -> bool:
+def _tells(settings: Mapping[str, Any], name: str) -> bool:
     return name in settings and settings[name] not in (None, "none", "previous")
 
 
-def _apart(run: RunFolder, step: StepRecord) -> str:
+def _apart(run: RunContents, step: StepRecord) -> str:
     """What a step's model tells apart where that is not what the run does: a question of a tree."""
     own = {head.name: list(head.classes) for head in run.samples.space}
     heads = (step.scores or {}).get("heads", {})

@@ -11,7 +11,7 @@ from assay.labels.edits import Edit
 from assay.labels.space import Head
 from assay.messages import plain
 from assay.report.sections.gallery import Gallery
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 SUSPECTS = 36  # shown of each step
 EDITS = 48
@@ -20,7 +20,7 @@ COMMONEST = 6  # confusions named
 CLASSES = 40  # of a round
 
 
-def noise(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
+def noise(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
     """Of every search for wrong labels: what it estimates, and the most suspicious labels."""
     found = []
     for step in run.steps:
@@ -42,7 +42,7 @@ def noise(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
     return found
 
 
-def suspicion(run: RunFolder) -> dict[str, float]:
+def suspicion(run: RunContents) -> dict[str, float]:
     """How suspicious the labels of images are, 0 to 1, by the newest search; only of those suspected."""
     for step in reversed(run.steps):
         table = _suspects(run, step.name)
@@ -52,7 +52,7 @@ def suspicion(run: RunFolder) -> dict[str, float]:
     return {}
 
 
-def edits(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
+def edits(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     """The ledger: counts by step and action, and some of each with its image."""
     lines = [entry.edit for entry in run.ledger.entries]
     undone = {edit.identity for edit in run.ledger.undone()}
@@ -80,7 +80,7 @@ def edits(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def pseudo_labels(run: RunFolder) -> list[dict[str, Any]]:
+def pseudo_labels(run: RunContents) -> list[dict[str, Any]]:
     """Of every round and head: how many of the unknown labels were given, by class, and what changed."""
     return [
         {"name": plain(step.name), "heads": [_given(name, told) for name, told in step.details.items()]}
@@ -103,8 +103,8 @@ def _given(head: str, told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _suspects(run: RunFolder, step: str) -> pl.DataFrame | None:
-    path = run.folder / "steps" / step / "suspects.csv"
+def _suspects(run: RunContents, step: str) -> pl.DataFrame | None:
+    path = run.paths.step(step).suspects
     if not path.exists():
         return None
     texts = dict.fromkeys(("image", "head", "class", "given", "suggested", "done"), pl.String)

@@ -12,7 +12,7 @@ from assay.messages import plain
 from assay.metrics.intervals import wilson
 from assay.report.sections.errors import OUTCOMES, JudgedImage, cells, least_certain, worst_errors
 from assay.report.sections.gallery import Gallery
-from assay.run.folder import LabelledPredictions, RunFolder
+from assay.run.contents import LabelledPredictions, RunContents
 
 ROWS = 200  # classes of a table
 SIDE = 40  # classes of a matrix
@@ -21,9 +21,9 @@ LOOKED_AT = 24  # wrongest and least certain images of a head
 ALL_CELLS = 9000  # images of all cells of a page; no more are added then
 
 
-def results(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
+def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
     """Of every head with validated answers: its table, its matrix, its images."""
-    if run.judged is None or run.scores is None:
+    if run.validation is None or run.scores is None:
         return []
     heads = []
     for number, head in enumerate(run.samples.space):
@@ -40,13 +40,13 @@ def results(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
                 "metrics": score["metrics"],
                 **_by_class(score["per_class"]),
                 "frequency": [row for row in score["by_frequency"] if row["rule"] == "thirds" and row["metrics"]],
-                "wrongest": _looked_at(worst_errors(run.judged, head, LOOKED_AT), gallery),
-                "least_certain": _looked_at(least_certain(run.judged, head, LOOKED_AT), gallery),
+                "wrongest": _looked_at(worst_errors(run.validation, head, LOOKED_AT), gallery),
+                "least_certain": _looked_at(least_certain(run.validation, head, LOOKED_AT), gallery),
             }
         )
     for found in heads:
         head = run.samples.space.heads[int(found["id"][1:])]
-        found["matrix"] = _matrix(run.judged, head, gallery)
+        found["matrix"] = _matrix(run.validation, head, gallery)
     return heads
 
 

@@ -11,18 +11,20 @@ from PIL import Image
 
 from assay.messages import plain
 from assay.report.charts import metric_title
-from assay.run.folder import RunFolder, StepRecord
+from assay.run.contents import RunContents, StepRecord
 
 QUALITY = 88  # of the JPEG that a sheet becomes
 
 
-def synthetic_section(run: RunFolder) -> list[dict[str, Any]]:
+def synthetic_section(run: RunContents) -> list[dict[str, Any]]:
     """One entry a finished step that made images up."""
-    return [_told(run, step) for step in run.steps if step.kind == "synthesize" and step.done and not step.tried]
+    return [
+        _told(run, step) for step in run.steps if step.kind == "synthesize" and step.done and not step.name.is_trial
+    ]
 
 
-def _told(run: RunFolder, step: StepRecord) -> dict[str, Any]:
-    samples = run.folder / "steps" / step.name / "samples"
+def _told(run: RunContents, step: StepRecord) -> dict[str, Any]:
+    samples = run.paths.step(step.name).samples
     classes = step.details["classes"]
     return {
         "name": plain(step.name),
