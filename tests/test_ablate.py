@@ -85,7 +85,7 @@ ROUNDS = "repeat: {times: 2, steps: [pseudo_label, fit]}"
 def test_every_repair_is_left_out_in_turn() -> None:
     whole, *others = of("probe", "clean_labels", "fit", "pseudo_label", "fit")
     assert whole.name == "whole"
-    assert {variant.said: kinds(variant) for variant in others} == {
+    assert {variant.title: kinds(variant) for variant in others} == {
         "without 02-clean_labels": ["probe", "fit", "pseudo_label", "fit"],
         "without 04-pseudo_label": ["probe", "clean_labels", "fit", "fit"],
     }
@@ -94,7 +94,7 @@ def test_every_repair_is_left_out_in_turn() -> None:
 def test_a_list_of_suspects_repairs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEPS, "clean_labels", REAL["clean_labels"])
     steps = ("probe", "clean_labels: {action: drop}", "probe", "clean_labels")
-    assert [variant.said for variant in of(*steps)[1:]] == ["without 02-clean_labels"]
+    assert [variant.title for variant in of(*steps)[1:]] == ["without 02-clean_labels"]
 
 
 def test_a_repeat_goes_with_its_last_repair() -> None:
@@ -126,7 +126,7 @@ def test_any_step_is_left_out_when_named() -> None:
 def test_alternatives_change_values() -> None:
     asked = ["steps.1.fit.size=64", "steps.1.fit.schedule=flat_cos; steps.1.fit.lr=1e-2", "model.backbone=resnet18"]
     found = of("probe", "fit", alternatives=asked)
-    assert [variant.said for variant in found[1:]] == asked
+    assert [variant.title for variant in found[1:]] == asked
     assert found[1].name == asked[0]
     assert found[1].plan.steps[1].settings.size == 64
     assert (found[2].plan.steps[1].settings.schedule.kind, found[2].plan.steps[1].settings.lr) == ("flat_cos", 0.01)

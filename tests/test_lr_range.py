@@ -67,7 +67,7 @@ def test_the_steepest_descent_is_found(at: float) -> None:
 def test_noise_alone_suggests_nothing(seed: int) -> None:
     found = suggest(Bounds().rates(), curve(falls=0.0, noise=0.3, seed=seed, low=0.0), diverged=False)
     assert found.lr is None
-    assert "by more than chance" in found.said
+    assert "by more than chance" in found.reason
 
 
 def test_a_loss_that_only_rises_suggests_nothing() -> None:
@@ -78,19 +78,19 @@ def test_a_loss_that_only_rises_suggests_nothing() -> None:
 def test_a_loss_that_still_falls_at_the_end_asks_for_higher_rates() -> None:
     found = suggest(Bounds(1e-6, 1e-3).rates(), curve(at=0.0, low=9.0, falls=20.0), diverged=False)
     assert found.lr is None
-    assert "raise --highest" in found.said
+    assert "raise --highest" in found.reason
 
 
 def test_a_curve_that_breaks_off_at_once_asks_for_lower_rates() -> None:
     found = suggest(Bounds().rates()[:3], [1.0, 2.0, 9.0], diverged=True)
     assert found.lr is None
-    assert "lower --lowest" in found.said
+    assert "lower --lowest" in found.reason
 
 
 def test_rules_that_disagree_are_told_so() -> None:
     found = suggest(Bounds().rates(), curve(at=-4.5, low=-0.8, noise=0.001), diverged=False)
     assert found.lr is not None
-    assert "times apart" in found.said
+    assert "times apart" in found.reason
 
 
 def test_smoothing_moves_nothing_along_the_curve() -> None:

@@ -62,7 +62,7 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
         if as_json:
             print_json({**found.to_json(), "image": str(chart)})
             return
-        typer.echo(f"{found.name}: {found.suggestion.said}.")
+        typer.echo(f"{found.name}: {found.suggestion.reason}.")
         if found.change:
             typer.echo(f"The plan has {top_of(found.settings):g}. To take what is suggested: --set '{found.change}'")
         else:

@@ -18,7 +18,7 @@ def rows(ablation: Ablation) -> list[list[str]]:
     """A row a variant, as `COLUMNS` says."""
     return [
         [
-            row.variant.said,
+            row.variant.title,
             shown(row.metric),
             "" if row.change is None else shown(row.change, "+"),
             row.verdict,
@@ -45,7 +45,7 @@ def write(ablation: Ablation, folder: Path) -> None:
     """ablation.csv, ablation.json and ablation.md."""
     table = [
         {
-            "variant": row.variant.said,
+            "variant": row.variant.title,
             "folder": f"variants/{row.variant.name}",
             "metric": ablation.metric,
             **_cells("", row.metric),

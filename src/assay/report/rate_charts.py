@@ -139,7 +139,7 @@ def write_range_test(found: RangeTest, out: Path) -> Path:
     }
     marks = [(name, lr) for name, lr in rates.items() if lr is not None]
     subtitle = [f"{found.name}, {len(found.curve)} optimiser steps, each at a higher rate. Line: smoothed."]
-    reason = suggestion.said
+    reason = suggestion.reason
     chart = range_test(found.curve, marks=marks, subtitle=[*subtitle, reason[0].upper() + reason[1:] + "."])
     (path,) = save(chart, out / "lr.png")
     return path

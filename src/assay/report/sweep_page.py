@@ -206,7 +206,7 @@ def _told(found: Sweep, row: TrialRow) -> dict[str, Any]:
         "number": row.number,
         "folder": f"trials/{row.folder.name}",
         "state": row.state,
-        "said": plain(row.said),
+        "said": plain(row.state_text),
         "metric": row.metric,
         "values": [_text(row.values.get(key, "")) for key in found.space.sweep.over],
         "change": row.change,
@@ -240,7 +240,7 @@ def rows(sweep: Sweep) -> list[list[str]]:
     return [
         [
             str(row.number),
-            shown(row.metric) if row.metric else row.said,
+            shown(row.metric) if row.metric else row.state_text,
             *(_value(row.values.get(key, "")) for key in sweep.space.sweep.over),
             shown(row.change, "+") if row.change else "",
             "the best" if row is sweep.best else row.verdict,
