@@ -11,7 +11,7 @@ import pytest
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.defaults import DEFAULT_SIZE, ENOUGH, choose_flips, default_steps
+from assay.plan.defaults import DEFAULT_SIZE, MIN_IMAGES, choose_flips, default_steps
 
 
 def cache_of(pixels: np.ndarray) -> tuple[Cache, list[str]]:
@@ -39,7 +39,7 @@ def test_images_are_flipped_only_where_that_leaves_them_plausible(brighter: Any,
 
 
 def test_few_images_are_not_flipped() -> None:
-    assert choose_flips(*cache_of(noise(ENOUGH - 1)))[0] == "none"
+    assert choose_flips(*cache_of(noise(MIN_IMAGES - 1)))[0] == "none"
 
 
 def labelled(count: int, *, tagged: int = 0) -> Samples:
@@ -76,7 +76,7 @@ def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough() -> N
 
 
 def test_a_backbone_that_has_seen_the_labels_does_not_judge_them() -> None:
-    steps = default_steps(labelled(30), flip="none", seen=True)
+    steps = default_steps(labelled(30), flip="none", pretrained=True)
     assert [*map(list, steps)] == [["probe"], ["fit"]]
 
 

@@ -197,7 +197,7 @@ def test_a_tracker_that_fails_later_ends_no_run_and_is_told_of(train: Callable[.
     recorder.failing = True
     run = train("wandb")
     assert (run / "metrics.json").exists()
-    assert sum("it was not told of this epoch (no server there)" in line for line in train.said) == 4
+    assert sum("this epoch was not logged (no server there)" in line for line in train.said) == 4
     assert recorder.made[0].finished
 
 

@@ -70,9 +70,9 @@ def test_keys_are_text_as_written() -> None:
 
 def test_lines_and_texts_are_kept() -> None:
     document = read("a: 1\nb:\n  - x\n  - c: 1.50\n", "p.yaml")
-    assert document.place(("a",)) == "p.yaml, line 1"
-    assert document.place(("b", 1, "c")) == "p.yaml, line 4"
-    assert document.place(("b", 0, "not", "there")) == "p.yaml, line 3"
+    assert document.where(("a",)) == "p.yaml, line 1"
+    assert document.where(("b", 1, "c")) == "p.yaml, line 4"
+    assert document.where(("b", 0, "not", "there")) == "p.yaml, line 3"
     assert document.texts["b", 1, "c"] == "1.50"
 
 
@@ -80,7 +80,7 @@ def test_put_leaves_the_old_document_alone() -> None:
     old = read("a: {b: [1, 2]}", "p.yaml")
     new = old.put(("a", "b", 1), {"c": 5}, source=Document({"c": 5}, "elsewhere"))
     assert (old.value, new.value) == ({"a": {"b": [1, 2]}}, {"a": {"b": [1, {"c": 5}]}})
-    assert (new.place(("a", "b", 1, "c")), new.place(("a", "b", 0))) == ("elsewhere", "p.yaml, line 1")
+    assert (new.where(("a", "b", 1, "c")), new.where(("a", "b", 0))) == ("elsewhere", "p.yaml, line 1")
 
 
 def test_anchors_stand_for_what_they_name() -> None:

@@ -74,7 +74,7 @@ class Search:
 
     def point_of(self, params: Mapping[str, Any]) -> Point:
         """Return the values of a trial by key path."""
-        point: dict[str, Any] = {}
+        point: dict[str, object] = {}
         for key, over in self.space.sweep.over.items():
             by_text = {spelt(over, value): value for value in values_of(over) or ()}
             point[key] = by_text.get(params[key], params[key])

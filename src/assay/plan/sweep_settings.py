@@ -1,4 +1,4 @@
-"""What a search may be told: which values of the plan it goes over, how it chooses, and when it gives a trial up."""
+"""Settings of a search: the values of the plan it goes over, the sampler, and when a trial is pruned."""
 
 from __future__ import annotations
 

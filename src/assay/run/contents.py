@@ -202,7 +202,7 @@ def _step(name: StepName, run: RunFolder, plan: Mapping[str, Any]) -> StepRecord
     return StepRecord(name, _step_settings(name, plan), done, _history(folder, name))
 
 
-def _step_settings(name: StepName, plan: Mapping[str, Any]) -> dict[str, Any]:
+def _step_settings(name: StepName, plan: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings of a step: `03-repeat/round-1/02-fit` is step 2 of those of step 3."""
     steps = plan.get("steps") if name.outer is None else _inner_steps(_step_settings(name.outer, plan), name.parts[-1])
     entry = steps[name.number - 1] if isinstance(steps, list) and name.number <= len(steps) else {}
@@ -244,8 +244,8 @@ def _end_key(name: str) -> list[Any]:
     return [*path_key(name), last]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _json(path: Path) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return content
 
 

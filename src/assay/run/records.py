@@ -91,7 +91,7 @@ class RunMetrics:
     key: str  # of all that the results follow from
     scores: Scores | None  # on validation
     test: Scores | None
-    test_opened: str | None  # when, ISO 8601
+    test_time: str | None  # when, ISO 8601
     test_kept_closed: bool
     baselines: Mapping[str, Scores]
     steps: Mapping[StepName, DoneRecord]  # in order
@@ -129,7 +129,7 @@ class RunMetrics:
             key=record["key"],
             scores=record["scores"],
             test=record["test"],
-            test_opened=record["test opened"],
+            test_time=record["test opened"],
             test_kept_closed=record["test kept closed"],
             baselines=record["baselines"],
             steps={StepName(step["name"]): DoneRecord.from_json(step) for step in record["steps"]},
@@ -148,7 +148,7 @@ class RunMetrics:
             "key": self.key,
             "scores": self.scores,
             "test": self.test,
-            "test opened": self.test_opened,
+            "test opened": self.test_time,
             "test kept closed": self.test_kept_closed,
             "baselines": self.baselines,
             "steps": [{"name": name, **record.to_json()} for name, record in self.steps.items()],

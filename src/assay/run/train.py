@@ -226,7 +226,7 @@ def _finish(state: State, context: Context, *, memory: PeakMemory, seconds: floa
         key=key,
         scores=scores,
         test=test,
-        test_opened=datetime.now(UTC).isoformat(timespec="seconds") if test else None,
+        test_time=datetime.now(UTC).isoformat(timespec="seconds") if test else None,
         test_kept_closed=not open_test,
         baselines=baseline_scores,
         steps=steps,

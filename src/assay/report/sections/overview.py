@@ -56,7 +56,7 @@ def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
         "chief": metric_title(chief) if chief else None,
         "validated": validated,
         "test": opened,
-        "opened": run.metrics.test_opened if run.metrics else None,
+        "opened": run.metrics.test_time if run.metrics else None,
         "rows": _rows(run, chief, opened),
         "worst": _worst(run, gallery),
         "right": _all_right(run),
