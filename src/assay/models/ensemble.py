@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.arrays import Floats, Keys, Reals
 from assay.errors import RunError
-from assay.files import link, write_json
+from assay.files import ModelFolder, link, write_json
 from assay.images.decode import Resize
 from assay.labels.space import LabelSpace
 from assay.models.combiners import MeanCombiner
@@ -99,7 +99,7 @@ class Ensemble:
             "deciding": self.deciding.to_json(self.space),
             **self.details,
         }
-        write_json(folder / "spec.json", description)
+        write_json(ModelFolder(folder).spec, description)
 
 
 Model = TrainedModel | Ensemble
@@ -138,6 +138,6 @@ def member_of(folder: Path) -> Member:
 
 def model_files(folder: Path) -> list[Path]:
     """All that makes up a model; its answers for validation images are no part of it."""
-    names = json.loads((folder / "spec.json").read_text(encoding="utf-8")).get("members", ())
+    names = json.loads(ModelFolder(folder).spec.read_text(encoding="utf-8")).get("members", ())
     own = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".parquet"]
     return [*own, *(file for name in names for file in model_files(folder / name))]

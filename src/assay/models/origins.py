@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from assay.arrays import Keys
+from assay.files import ModelFolder, RunFolder
 from assay.models.trained_model import BACKBONE_HASH, COUNTERS, NO_HASHES, hash_backbone, read_training_hashes
 from assay.models.weights import Tensors, read_tensors, without_prefixes
 
@@ -43,9 +44,10 @@ def trained_on_in_runs(weights: Path, run: Path) -> Keys:
 def _models(run: Path) -> Iterator[Path]:
     """The folders of the models of a run and of those around it."""
     for folder in sorted({one for place in run.absolute().parents[:LEVELS] for one in _folders(place)}):
-        if os.path.exists(folder / "samples.parquet"):
-            for below in ("model", "steps"):
-                yield from (spec.parent for spec in sorted((folder / below).rglob("spec.json")))
+        other = RunFolder(folder)
+        if os.path.exists(other.samples):  # unlike Path.exists, false for a folder that may not be entered
+            for below in (other.model.path, other.steps):
+                yield from (spec.parent for spec in sorted(below.rglob(other.model.spec.name)))
 
 
 def _folders(place: Path) -> list[Path]:
@@ -56,10 +58,10 @@ def _folders(place: Path) -> list[Path]:
 
 def _recorded(folder: Path) -> tuple[str | None, tuple[str, ...]]:
     """The hash and the names of a backbone's tensors; no names of a model of several networks: its members count."""
-    recorded = json.loads((folder / "spec.json").read_text(encoding="utf-8")).get(BACKBONE_HASH)
+    recorded = json.loads(ModelFolder(folder).spec.read_text(encoding="utf-8")).get(BACKBONE_HASH)
     if recorded is None:
         return None, ()
-    with safe_open(folder / "model.safetensors", "pt") as file:
+    with safe_open(ModelFolder(folder).weights, "pt") as file:
         names = [name.removeprefix("backbone.") for name in file.keys() if name.startswith("backbone.")]  # noqa: SIM118
     return recorded, tuple(sorted(name for name in names if not name.endswith(COUNTERS)))
 

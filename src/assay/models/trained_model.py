@@ -18,7 +18,7 @@ from torch import Tensor
 
 from assay.arrays import Bools, Floats, Keys
 from assay.errors import ModelError, PlanError, RunError
-from assay.files import whole, write_json
+from assay.files import ModelFolder, whole, write_json
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
@@ -172,7 +172,7 @@ class TrainedModel:
         write_training_hashes(folder, self.trained_on, self.learnt_from)
         tensors = self.classifier.state_dict()
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with whole(folder / "model.safetensors") as beside:
+        with whole(ModelFolder(folder).weights) as beside:
             save_file(plain, beside)
         description = {
             "format": MODEL_FORMAT,
@@ -185,7 +185,7 @@ class TrainedModel:
             BACKBONE_HASH: hash_backbone(self.classifier.backbone.state_dict()),
             **self.details,
         }
-        write_json(folder / "spec.json", description)
+        write_json(ModelFolder(folder).spec, description)
 
     @staticmethod
     def load(folder: Path) -> TrainedModel:
@@ -220,7 +220,7 @@ class TrainedModel:
 def read_network(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of the network in a folder, on the CPU. Raises RunError."""
     try:
-        tensors: dict[str, Tensor] = load_file(folder / "model.safetensors")
+        tensors: dict[str, Tensor] = load_file(ModelFolder(folder).weights)
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
     return tensors
@@ -229,7 +229,7 @@ def read_network(folder: Path) -> dict[str, Tensor]:
 def read_description(folder: Path) -> dict[str, Any]:
     """The spec.json of a model. Raises RunError where there is none that this version reads."""
     try:
-        description: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads(ModelFolder(folder).spec.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from error
     if description["format"] != MODEL_FORMAT:

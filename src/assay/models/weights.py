@@ -22,6 +22,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from assay.errors import ModelError
+from assay.files import RunFolder
 from assay.models.custom import CUSTOM_BACKBONES
 
 # Packages that hold ImageNet weights: nothing is downloaded. Backbone -> (module, class that knows the file).
@@ -89,12 +90,12 @@ def load_file(backbone: nn.Module, name: str, *, path: Path) -> None:
 
 def load_run(backbone: nn.Module, name: str, *, run: Path) -> None:
     """Load the backbone of a finished run; its head is not taken. Raises ModelError."""
-    folder = run / "model"
+    model = RunFolder(run).model
     try:
-        described = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["network"]["backbone"]
+        described = json.loads(model.spec.read_text(encoding="utf-8"))["network"]["backbone"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"init_from: {run}: holds no finished model ({folder / 'spec.json'} cannot be read). "
+            f"init_from: {run}: holds no finished model ({model.spec} cannot be read). "
             "Give the folder of a run that was trained to its end."
         ) from error
     if described != name:
@@ -102,7 +103,7 @@ def load_run(backbone: nn.Module, name: str, *, run: Path) -> None:
             f"init_from: {run}: its backbone is {described} and the plan's is {name}. "
             f"Set model: {{backbone: {described}}}, or start from other weights."
         )
-    _load_by_name(backbone, read_tensors(folder / "model.safetensors"), str(run))
+    _load_by_name(backbone, read_tensors(model.weights), str(run))
 
 
 def read_tensors(path: Path) -> Tensors:
