@@ -13,7 +13,7 @@ from assay.commands.shared import (
     NOTHING_WRITTEN,
     TTA,
     AsJson,
-    RunFolder,
+    RunArgument,
     exit_codes,
     parse_tta,
     print_json,
@@ -23,7 +23,7 @@ from assay.commands.shared import (
 
 
 def evaluate(
-    run: RunFolder,
+    run: RunArgument,
     source: Annotated[
         Path,
         typer.Argument(metavar="DATA", help="Labelled images: a folder a class, a table, or YAML with `data:`."),

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from assay.commands.shared import NOTHING_WRITTEN, AsJson, RunFolder, exit_codes, model_of, print_json, shown_progress
+from assay.commands.shared import NOTHING_WRITTEN, AsJson, RunArgument, exit_codes, model_of, print_json, shown_progress
 
 
 def export(
-    run: RunFolder,
+    run: RunArgument,
     *,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, one file, normalisation inside.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to; else RUN/export.")] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assay.commands.shared import NOTHING_WRITTEN, AsJson, RunFolder, exit_codes, print_json
+from assay.commands.shared import NOTHING_WRITTEN, AsJson, RunArgument, exit_codes, print_json
 
 if TYPE_CHECKING:
     from assay.labels.edits import Edit
@@ -20,7 +20,7 @@ LISTED = 20  # edits on the terminal
 
 
 def ledger(  # noqa: PLR0913  (every option is a parameter)
-    run: RunFolder,
+    run: RunArgument,
     *,
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Edits from or to this class, or of this tag.")

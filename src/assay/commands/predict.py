@@ -13,13 +13,14 @@ from assay.commands.shared import (
     TTA,
     AsJson,
     Device,
-    RunFolder,
+    RunArgument,
     exit_codes,
     model_of,
     parse_tta,
     print_json,
     shown_progress,
 )
+from assay.files import RunFolder
 from assay.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LISTED = 20  # unreadable images on the terminal; the file has all of them
 
 
 def predict(  # noqa: PLR0913  (every option is a parameter)
-    run: RunFolder,
+    run: RunArgument,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table or a list.")],
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv (.txt: integers) to write, or a .zip with it.")],
@@ -90,7 +91,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         progress.begin("labelling", len(found))
         written = write_predictions(_counted(artifact.stream(found, tta=asked), progress, unreadable), out, layout)
         progress.end()
-        if (run / "plan.yaml").is_file():
+        if RunFolder(run).plan.is_file():
             note_in_run(run, out, images=written, form=str(wanted), progress=progress)
         if as_json:
             named = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}

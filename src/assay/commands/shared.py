@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assay.errors import AssayError, RunError, SpaceError
-from assay.files import append, full_disk
+from assay.files import ModelFolder, RunFolder, append, full_disk
 from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ TTA = Annotated[
     str | None,
     typer.Option(metavar="KIND", help="Mean over views: flips, five_crops, scales, random, or {kind: flips, ...}"),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 Source = Annotated[
     Path, typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan.")
 ]
@@ -65,7 +65,7 @@ def default_images(source: Path) -> Path:
 
 def model_of(run: Path) -> Path:
     """The model of a run; a model's folder that was taken elsewhere serves as well."""
-    return run if (run / "spec.json").is_file() else run / "model"
+    return run if ModelFolder(run).spec.is_file() else RunFolder(run).model.path
 
 
 @contextmanager
@@ -250,7 +250,7 @@ def _fault(run: Path | None) -> str:
     """Print the traceback, keep it in the run's log, and say what to do with it."""
     lines = traceback.format_exc()
     typer.echo(lines, err=True, nl=False)
-    log = run / "log.jsonl" if run is not None else None
+    log = RunFolder(run).log if run is not None else None
     if log is not None and log.is_file():
         entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "fault": lines}
         with suppress(OSError, AssayError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.files import RunFolder
 from assay.labels.ledger import Ledger
 from assay.labels.space import LabelSpace
 from assay.models.ensemble import Model
@@ -25,15 +26,15 @@ LIMITS = (
 
 def card(run: Path, model: Model) -> str:
     """The card of a finished run, as Markdown. Names of classes and metrics stand in it as they are, escaped."""
-    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    plan = (run / "plan.yaml").read_text(encoding="utf-8")
+    metrics: dict[str, Any] = json.loads(RunFolder(run).metrics.read_text(encoding="utf-8"))
+    plan = RunFolder(run).plan.read_text(encoding="utf-8")
     parts = [
         [f"# {_escaped(run.name)}: an image classifier", "", "Trained with Assay."],
         ["## What it answers", "", *_answers(model.space)],
         ["## What it was trained on", "", *_data(metrics, model)],
         ["## How well it does", "", *_metrics(metrics)],
         *([["## By class", "", *_classes(metrics["scores"]["heads"])]] if metrics["scores"] else []),
-        ["## Labels that were changed", "", *_edits(Ledger.read(run / "ledger.csv"))],
+        ["## Labels that were changed", "", *_edits(Ledger.read(RunFolder(run).ledger))],
         ["## Limits", "", *(f"- {text}" for text in LIMITS)],
         ["## How it was made", "", *_made(run, metrics), "", "```yaml", *plan.rstrip().splitlines(), "```"],
     ]
@@ -97,7 +98,7 @@ def _edits(ledger: Ledger) -> Iterator[str]:
 
 
 def _made(run: Path, metrics: Mapping[str, Any]) -> Iterator[str]:
-    made: dict[str, Any] = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    made: dict[str, Any] = json.loads(RunFolder(run).environment.read_text(encoding="utf-8"))
     packages = ", ".join(f"{name} {number}" for name, number in made["packages"].items() if number)
     yield f"{metrics['seconds']:,.0f} s with Python {made['python']} on {made['cores']} cores; {packages}."
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from assay.arrays import Floats, Pixels
 from assay.errors import ImageError, ModelError, install_command
-from assay.files import whole
+from assay.files import RunFolder, whole
 from assay.images.decode import read_square
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
@@ -98,7 +98,7 @@ def examples(model: Model, run: Path, *, count: int) -> tuple[Floats, str]:
     Raises RunError where the run has no table of samples.
     """
     saved = _single(model)
-    samples = Samples.read(run / "samples.parquet").part("val")
+    samples = Samples.read(RunFolder(run).samples).part("val")
     squares: list[Pixels] = []
     for path in samples.paths:
         if len(squares) == count:

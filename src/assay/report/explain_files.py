@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.arrays import Pixels
-from assay.files import fingerprint, whole, whole_folder, write_json
+from assay.files import RunFolder, fingerprint, whole, whole_folder, write_json
 from assay.messages import printable
 from assay.predictions.inference import move, weights_hash
 from assay.report.explain import Cam, Explained, ExplainOptions, Explanation, Maps, classes_of, explain
@@ -24,7 +24,7 @@ LONGEST = 40  # letters of a folder's name that are the image's
 
 def explanations_folder(run: Path) -> Path:
     """Where the looks of a run are, a folder each."""
-    return run / "explanations"
+    return RunFolder(run).explanations
 
 
 def explain_images(
