@@ -90,8 +90,8 @@ def test_anchors_stand_for_what_they_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2", "p, line 2: a is said twice, first at p, line 1. Keep one of them."),
-        ("a:\n  b: 1\n  b: 2", "p, line 3: a.b is said twice, first at p, line 2."),
+        ("a: 1\na: 2", "p, line 2: a is set twice, first at p, line 1. Keep one of them."),
+        ("a:\n  b: 1\n  b: 2", "p, line 3: a.b is set twice, first at p, line 2."),
         ("a: [1", "p, line 1: broken YAML: "),
         ("a: 1\n\tb: 2", "p, line 2: broken YAML: "),
         ("a: 1\n---\nb: 2", "p, line 2: broken YAML: "),
@@ -99,10 +99,7 @@ def test_anchors_stand_for_what_they_name() -> None:
         ("a: \x00", "p: broken YAML: "),
         ("[x]: 1", "p, line 1: a list or mapping cannot be a key."),
         ("a: &x [*x]", "p, line 1: an alias (*) that holds itself."),
-        (
-            "a: !!python/object:os.system {}",
-            "p, line 1: the tag tag:yaml.org,2002:python/object:os.system means",
-        ),
+        ("a: !!python/object:os.system {}", "p, line 1: the tag tag:yaml.org,2002:python/object:os.system means"),
         ("a: !mine 3", "p, line 1: the tag !mine means nothing here. Remove it."),
         ("[" * 800, "p: nested too deeply to be a plan."),
     ],
@@ -121,11 +118,7 @@ def test_a_bomb_of_aliases_is_refused() -> None:
 
 
 def test_written_yaml_is_easy_on_the_eye() -> None:
-    value = {
-        "data": {"folder": "my photos/"},
-        "seed": 0,
-        "steps": [{"probe": {"size": 64}}, {"fit": {"lr": 3e-3}}],
-    }
+    value = {"data": {"folder": "my photos/"}, "seed": 0, "steps": [{"probe": {"size": 64}}, {"fit": {"lr": 3e-3}}]}
     assert write(value) == (
         'data: {folder: "my photos/"}\nseed: 0\nsteps:\n  - probe: {size: 64}\n  - fit: {lr: 0.003}\n'
     )

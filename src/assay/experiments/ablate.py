@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.experiments.shared_steps import estimate_of, headline, seconds, train_with_shared_steps
+from assay.experiments.shared_steps import estimate_of, train_with_shared_steps
 from assay.experiments.variants import Variant, variants
 from assay.files import RunFolder
 from assay.metrics.intervals import Metric
@@ -57,7 +57,7 @@ class Ablation:
 
     @property
     def basis(self) -> str:
-        """What the intervals are over."""
+        """The sources of chance that the intervals cover."""
         images = f"the {self.rows[0].metric.n:,} validation images"
         if len(self.seeds) > 1:
             return f"95 % intervals over {images} and the {len(self.seeds)} seeds, differences paired"
@@ -128,7 +128,7 @@ def compare(
     Raises AssayError where they cannot be compared.
     """
     whole = compared[0].name
-    name = metric or headline(runs[seeds[0], whole])
+    name = metric or runs[seeds[0], whole].record.headline
     estimates = {variant.name: [estimate_of(runs[seed, variant.name], name) for seed in seeds] for variant in compared}
     rows = []
     for variant in compared:
@@ -141,7 +141,7 @@ def compare(
                 over_seeds(by_seed),
                 change,
                 VERDICTS_LEFT_OUT.get(text, "") if variant.leaves_out else text,
-                float(np.mean([seconds(runs[seed, variant.name]) for seed in seeds])),
+                float(np.mean([runs[seed, variant.name].record.step_seconds for seed in seeds])),
                 {seed: estimate.value for seed, estimate in zip(seeds, by_seed, strict=True)},
             )
         )

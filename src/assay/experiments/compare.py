@@ -1,4 +1,4 @@
-"""compare: finished runs held against the first of them, on the same validation images."""
+"""compare: metrics of finished runs on the same validation images, with paired differences to the first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.arrays import Bools
 from assay.errors import DataError, PlanError
-from assay.experiments.shared_steps import headline, seconds, validated, validation_score
+from assay.experiments.shared_steps import validated, validation_score
 from assay.files import RunFolder
 from assay.labels.space import Codes, Head
 from assay.labels.subset import compare_samples, compare_spaces
@@ -124,7 +124,7 @@ class Overlap:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs beside one another; differences are to the first."""
+    """A comparison of runs; differences are to the first."""
 
     entries: tuple[ComparedRun, ...]
     metric: str  # the headline
@@ -154,7 +154,7 @@ class Comparison:
 
     @property
     def basis(self) -> str:
-        """What the intervals are over."""
+        """The sources of chance that the intervals cover."""
         return (
             f"95 % intervals over the {len(self.entries[0].validation.samples):,} validation images, differences "
             "paired; of one run each, so not over what another seed would change"
@@ -163,7 +163,11 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         return {
             "runs": [
-                {"name": entry.name, "folder": str(entry.run.folder), "seconds": round(seconds(entry.run), 1)}
+                {
+                    "name": entry.name,
+                    "folder": str(entry.run.folder),
+                    "seconds": round(entry.run.record.step_seconds, 1),
+                }
                 for entry in self.entries
             ],
             "metric": self.metric,
@@ -185,7 +189,7 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
     runs = [load(folder) for folder in folders]
     _require_different(runs)
     entries = tuple(_entries(runs))
-    metric = headline(runs[0])
+    metric = runs[0].record.headline
     return Comparison(
         entries,
         metric,

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.experiments.shared_steps import estimate_of, headline, seconds, share_steps
+from assay.experiments.shared_steps import estimate_of, share_steps
 from assay.experiments.variants import without_repairs
 from assay.files import whole, whole_folder
 from assay.metrics.intervals import Metric
@@ -101,7 +101,7 @@ class DemoRun:
     def cells(self) -> list[str]:
         """A row of the table: name, metric, difference, seconds."""
         change = "" if self.change is None else _signed(self.change)
-        return [self.name, str(self.metric), change, f"{seconds(self.run):.0f}"]
+        return [self.name, str(self.metric), change, f"{self.run.record.step_seconds:.0f}"]
 
     def to_json(self) -> dict[str, Any]:
         change = self.change.to_json() if self.change else None
@@ -110,7 +110,7 @@ class DemoRun:
             "run": str(self.run.folder),
             "metric": self.metric.to_json(),
             "difference to the first": change,
-            "seconds": round(seconds(self.run), 1),
+            "seconds": round(self.run.record.step_seconds, 1),
         }
 
 
@@ -137,7 +137,7 @@ def run_demo(
         share_steps(path, anchored(plan), [other for _, _, other in parts if other != path])
         # Only the repaired run is looked at: the others need no page.
         runs.append(train(plan, run=path, progress=progress, open_test=path == folder, draw=draw))
-    metric = headline(runs[0])
+    metric = runs[0].record.headline
     first, *others = [estimate_of(run, metric) for run in runs]
     changes = [None, *(difference([first], [other]) for other in others)]
     return [

@@ -113,7 +113,7 @@ class RangeTest:
             "steepest": suggestion.steepest,
             "lowest loss at": suggestion.lowest,
             "a tenth of that": suggestion.check,
-            "said": suggestion.reason,
+            "reason": suggestion.reason,
             "the plan's": top_of(self.settings),
             "set": self.change,
             "diverged": self.diverged,
@@ -246,7 +246,7 @@ def suggest(rates: list[float], losses: list[float], *, diverged: bool) -> Sugge
     A fall counts if it is larger than what chance does to the smoothed curve.
     """
     if len(losses) < MIN_STEPS // 2:
-        return _none(f"the loss rose too far after {len(losses)} optimiser steps, so nothing is seen: lower --lowest")
+        return _none(f"the loss rose too far after {len(losses)} optimiser steps, too few to judge by: lower --lowest")
     curve, width = smoothed(losses), _bandwidth(len(losses))
     bottom = int(curve.argmin())
     if curve[: bottom + 1].max() - curve[bottom] < SIGNIFICANT * _error(losses, bottom, width):

@@ -17,7 +17,6 @@ from assay.metrics.metrics import HeadScore, score
 from assay.metrics.paired import estimate
 from assay.plan.plan import LoadedPlan, Plan, anchored, load
 from assay.predictions.predict import Predictions
-from assay.predictions.predict import headline as headline_of
 from assay.progress import Progress
 from assay.run.contents import LabelledPredictions
 from assay.run.train import Run, train
@@ -176,13 +175,3 @@ def estimate_of(run: Run, metric: str) -> Estimate:
     Raises as `validated` and `estimate` do.
     """
     return estimate(validation_score(validated(run)), metric)
-
-
-def headline(run: Run) -> str:
-    """Return the metric that sums a run up: the accuracy, or micro_f1 where every head is multi-label."""
-    return headline_of((run.record.scores or {}).get("metrics", {})) or "accuracy"
-
-
-def seconds(run: Run) -> float:
-    """Return the seconds of all steps, of those that were taken over from another run too."""
-    return float(sum(step.seconds for step in run.record.top_steps))

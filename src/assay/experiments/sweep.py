@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import ModelError, PlanError, RunError, TrainingError, install_command
-from assay.experiments import shared_steps
-from assay.experiments.shared_steps import train_with_shared_steps
+from assay.experiments.shared_steps import estimate_of, train_with_shared_steps
 from assay.experiments.sweep_space import Space, changed, space_of
 from assay.files import RunFolder, StepName, write_text
 from assay.metrics.intervals import Estimate, Metric
@@ -233,7 +232,7 @@ def _row(
         change=change,
         verdict="" if change is None else verdict(change, metric),
         epochs=trial.last_step,
-        seconds=None if run is None else shared_steps.seconds(run),
+        seconds=None if run is None else run.record.step_seconds,
         why=trial.user_attrs.get(WHY, ""),
     )
 
@@ -245,8 +244,8 @@ def _values(space: Space, params: Mapping[str, Any]) -> dict[str, str | int | fl
 
 def _estimate(run: Run, space: Space) -> tuple[str, Estimate]:
     """Return the name and the estimate of the metric searched for, of a finished run."""
-    name = space.sweep.metric or shared_steps.headline(run)
-    return name, shared_steps.estimate_of(run, name)
+    name = space.sweep.metric or run.record.headline
+    return name, estimate_of(run, name)
 
 
 def _sign(metric: str) -> int:

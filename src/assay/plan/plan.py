@@ -252,7 +252,7 @@ def _joined(document: Document, recipe: Document) -> Document:
         for path in paths:
             if path[-1] in document.at(path[:-1]):
                 raise PlanError(
-                    f"{document.where(path)}: {dots(path)} is said there and in {recipe.name}. "
+                    f"{document.where(path)}: {dots(path)} is set there and in {recipe.name}. "
                     "Remove it from the plan, or leave out --recipe."
                 )
             document = document.put(path, recipe.at(path), source=recipe.part(path))

@@ -77,7 +77,7 @@ class Document:
 def read(text: str, name: str, *, lines: bool = True) -> Document:
     """Read YAML; `name` stands before the line in every message. An empty text is None.
 
-    Raises PlanError for what is no YAML 1.2, a key said twice, or a tag.
+    Raises PlanError for what is no YAML 1.2, a key set twice, or a tag.
     """
     try:
         node = YAML(typ="safe", pure=True).compose(text)
@@ -163,7 +163,7 @@ class _Reader:
             here = (*path, key.value)
             if key.value in keys:
                 first = self.positions[here]
-                raise PlanError(f"{self.where(key)}: {dots(here)} is said twice, first at {first}. Keep one of them.")
+                raise PlanError(f"{self.where(key)}: {dots(here)} is set twice, first at {first}. Keep one of them.")
             keys.add(key.value)
             self.positions[here] = self.where(key)
             yield key.value, value

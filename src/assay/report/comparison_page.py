@@ -12,7 +12,6 @@ from assay import __version__
 from assay.arrays import Bools, Reals
 from assay.errors import RunError
 from assay.experiments.compare import ComparedRun, Comparison, MetricRow, Overlap
-from assay.experiments.shared_steps import seconds
 from assay.labels.space import Head
 from assay.messages import plain
 from assay.metrics.metrics import higher_is_better
@@ -220,7 +219,7 @@ def _facts(entry: ComparedRun, run: RunContents) -> dict[str, Any]:
         "train": len(run.samples.part("train")),
         "edits": len(run.ledger.entries),
         "seed": entry.plan.seed,
-        "seconds": seconds(entry.run),
+        "seconds": entry.run.record.step_seconds,
         "data": run.as_read.fingerprint(),
     }
 

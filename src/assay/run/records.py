@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, write_json
 from assay.labels.samples import LeftOut
+from assay.predictions.predict import headline
 
 Scores = Mapping[str, Any]
 """Metrics over all heads and by head, as `metrics.metrics.to_json` gives them."""
+
+JSON_KEYS = {
+    "hands_on_labels": "labels",
+    "undone_within": "undone within",
+    "test_time": "test opened",
+    "test_kept_closed": "test kept closed",
+    "corrections": "settled by a person",
+    "trained_on_before": "trained on before",
+    "memory": "memory MiB",
+}
+"""Field -> key, where these differ."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +38,9 @@ class DoneRecord:
     details: Mapping[str, Any]
     edits: int
     hands_on_labels: bool
-    labels_of: tuple[str, ...] | None  # the steps whose labels are handed on; None: its own
+    labels_of: Sequence[str] | None  # the steps whose labels are handed on; None: itself
     soft: Mapping[str, str] | None  # head -> file of soft targets; None: those of before
-    undone_within: str  # of the edits that a person undid in steps that it holds
+    undone_within: str = ""  # a hash of the undone edits of steps that it holds
     scores: Scores | None = None  # on validation
 
     @staticmethod
@@ -40,48 +52,13 @@ class DoneRecord:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> DoneRecord:
-        return DoneRecord(
-            key=record["key"],
-            kind=record["kind"],
-            seconds=record["seconds"],
-            model=record["model"],
-            details=record["details"],
-            edits=record["edits"],
-            hands_on_labels=record["labels"],
-            labels_of=None if record["labels_of"] is None else tuple(record["labels_of"]),
-            soft=record["soft"],
-            undone_within=record.get("undone within", ""),
-            scores=record.get("scores"),
-        )
+        return DoneRecord(**_values(DoneRecord, record))
 
     def to_json(self) -> dict[str, Any]:
-        scores = {} if self.scores is None else {"scores": self.scores}
-        return {
-            "key": self.key,
-            "kind": self.kind,
-            "seconds": self.seconds,
-            "model": self.model,
-            "details": self.details,
-            "edits": self.edits,
-            "labels": self.hands_on_labels,
-            "labels_of": None if self.labels_of is None else list(self.labels_of),
-            "soft": self.soft,
-            "undone within": self.undone_within,
-            **scores,
-        }
-
-
-def read_begun(folder: StepFolder) -> str | None:
-    """Return the key under which a step was begun; None where it was not."""
-    if not folder.begun.exists():
-        return None
-    key: str = json.loads(folder.begun.read_text(encoding="utf-8"))["key"]
-    return key
-
-
-def write_begun(folder: StepFolder, key: str) -> None:
-    """Note that a step is begun under this key."""
-    write_json(folder.begun, {"key": key})
+        record = _record(self)
+        if self.scores is None:
+            del record["scores"]
+        return record
 
 
 @dataclass(frozen=True)
@@ -91,7 +68,7 @@ class RunMetrics:
     key: str  # of all that the results follow from
     scores: Scores | None  # on validation
     test: Scores | None
-    test_time: str | None  # when, ISO 8601
+    test_time: str | None  # when the test split was predicted, ISO 8601
     test_kept_closed: bool
     baselines: Mapping[str, Scores]
     steps: Mapping[StepName, DoneRecord]  # in order
@@ -109,6 +86,16 @@ class RunMetrics:
         """The steps on the plan's own list: a repeat has the scores of its last round."""
         return [record for name, record in self.steps.items() if name.depth == 0]
 
+    @property
+    def step_seconds(self) -> float:
+        """The seconds of all steps, of those that were taken over from another run too."""
+        return float(sum(step.seconds for step in self.top_steps))
+
+    @property
+    def headline(self) -> str:
+        """The metric that sums the run up: the accuracy, or micro_f1 where every head is multi-label."""
+        return headline((self.scores or {}).get("metrics", {})) or "accuracy"
+
     def last_model(self, run: RunFolder) -> ModelFolder:
         """Return the folder of the step that the final model came of: its validation predictions are there."""
         return ModelFolder(run.path / next(step.model for step in reversed(self.top_steps) if step.model))
@@ -125,39 +112,36 @@ class RunMetrics:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> RunMetrics:
-        return RunMetrics(
-            key=record["key"],
-            scores=record["scores"],
-            test=record["test"],
-            test_time=record["test opened"],
-            test_kept_closed=record["test kept closed"],
-            baselines=record["baselines"],
-            steps={StepName(step["name"]): DoneRecord.from_json(step) for step in record["steps"]},
-            corrections=record["settled by a person"],
-            trained_on_before=record["trained on before"],
-            counts=record["counts"],
-            left_out=[LeftOut(image["path"], image["reason"]) for image in record["left_out"]],
-            notes=record["notes"],
-            seconds=record["seconds"],
-            processes=record["processes"],
-            memory=record["memory MiB"],
-        )
+        values = _values(RunMetrics, record)
+        values["steps"] = {StepName(step["name"]): DoneRecord.from_json(step) for step in record["steps"]}
+        values["left_out"] = [LeftOut(**image) for image in record["left_out"]]
+        return RunMetrics(**values)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "key": self.key,
-            "scores": self.scores,
-            "test": self.test,
-            "test opened": self.test_time,
-            "test kept closed": self.test_kept_closed,
-            "baselines": self.baselines,
+            **_record(self),
             "steps": [{"name": name, **record.to_json()} for name, record in self.steps.items()],
-            "settled by a person": self.corrections,
-            "trained on before": self.trained_on_before,
-            "counts": self.counts,
             "left_out": [{"path": image.path, "reason": image.reason} for image in self.left_out],
-            "notes": list(self.notes),
-            "seconds": self.seconds,
-            "processes": self.processes,
-            "memory MiB": self.memory,
         }
+
+
+def _values(kind: type[DoneRecord | RunMetrics], record: Mapping[str, Any]) -> dict[str, Any]:
+    keys = {field.name: JSON_KEYS.get(field.name, field.name) for field in fields(kind)}
+    return {name: record[key] for name, key in keys.items() if key in record}
+
+
+def _record(values: DoneRecord | RunMetrics) -> dict[str, Any]:
+    return {JSON_KEYS.get(field.name, field.name): getattr(values, field.name) for field in fields(values)}
+
+
+def read_begun(folder: StepFolder) -> str | None:
+    """Return the key under which a step was begun; None where it was not."""
+    if not folder.begun.exists():
+        return None
+    key: str = json.loads(folder.begun.read_text(encoding="utf-8"))["key"]
+    return key
+
+
+def write_begun(folder: StepFolder, key: str) -> None:
+    """Note that a step is begun under this key."""
+    write_json(folder.begun, {"key": key})

@@ -71,7 +71,7 @@ def state_kept(steps: Sequence[StepPlan], state: State, context: Context) -> Sta
     return state
 
 
-# What a step is called and known by.
+# The name, the folder and the key of a step.
 
 
 def _step_context(number: int, step: StepPlan, state: State, context: Context) -> Context:
@@ -154,7 +154,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         details=result.details or {},
         edits=len(edits),
         hands_on_labels=result.hands_on_labels,
-        labels_of=None if result.labels_of is None else tuple(result.labels_of),
+        labels_of=result.labels_of,
         soft=None if result.soft is None else {head: _in_run(path, context) for head, path in result.soft.items()},
         undone_within=_undone_within(context),
         scores=_validate(result.model, state, context),
@@ -206,7 +206,7 @@ def _scores_text(scores: Scores | None) -> str:
     return f"validation {name} {metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}], n = {metric['n']}"
 
 
-# What an earlier plan left is not deleted: it moves to history/.
+# Outcomes of an earlier plan are not deleted: they move to history/.
 
 
 def drop_other_edits(ledger: Path, done: Sequence[str], *, resumed: str | None = None) -> None:

@@ -80,7 +80,7 @@ class TrackerProgress(ForwardingProgress):
         if row["epoch"] > self._state.by_fit.get(fit, 0):
             if not self._trackers:
                 self._begin()
-            values = _values(self.stage, row)
+            values = epoch_values(self.stage, row)
             for tracker in self._trackers:
                 self._log(tracker, values)
             self._state.epochs += 1
@@ -166,7 +166,7 @@ TRACKERS: dict[Tracker, Callable[[Path, TrackerState], Any]] = {
 """Tracker -> what makes it, from a run folder and what was logged before."""
 
 
-def _values(fit: str, row: Mapping[str, Any]) -> dict[str, float]:
+def epoch_values(fit: str, row: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of an epoch, named `02-fit/validation/accuracy`; no two names become one."""
     values: dict[str, float] = {}
     parts = {part: metrics for part, metrics in row.items() if isinstance(metrics, Mapping)}

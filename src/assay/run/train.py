@@ -75,8 +75,8 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     """Carry out a plan, or train on a folder or table by the default plan, in the folder `run`.
 
     In a folder that holds the same run, finished steps are kept and an unfinished one goes on. With `open_test` false
-    a test split stays closed, and the run says so. `draw` draws the charts of a run once its metrics are written, and
-    its page where the test split may be opened.
+    a test split stays closed, and metrics.json records it. `draw` draws the charts of a run once its metrics are
+    written, and its page where the test split may be opened.
     Raises AssayError for all that the user can mend.
     """
     loaded = for_one_run(_load_plan(plan, recipe, overrides))
@@ -102,7 +102,7 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
                 seconds = time.perf_counter() - began
                 new = _finish(state, prepared.context, memory=memory, seconds=seconds, open_test=open_test)
                 if new and draw is not None:
-                    # Only runs of their own get a page: pages of many variants would cost more than they tell.
+                    # No page for a variant or a trial, of which there are many.
                     draw(folder, page=open_test, device=device, progress=watch)
             together.wait_for_everyone()
             return load(folder)
@@ -129,7 +129,7 @@ def _print_processes(together: Processes, progress: Progress) -> None:
 def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
     """Move what the plan or the data make out of date to history/; results that follow from the plan stay."""
     run, context = prepared.context.run, prepared.context
-    changed = run.plan.exists() and _without_tracking(run.plan.read_text(encoding="utf-8")) != _without_tracking(
+    changed = run.plan.exists() and _untracked(run.plan.read_text(encoding="utf-8")) != _untracked(
         to_yaml(prepared.plan)
     )
     kept = state_kept(prepared.plan.steps, prepared.state, context)
@@ -143,7 +143,7 @@ def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
         archive(run, [*replaced, run.metrics, run.model.path, run.figures, run.report])
 
 
-def _without_tracking(text: str) -> str:
+def _untracked(text: str) -> str:
     """Return the text of a plan without its trackers, which change nothing in a run."""
     value = yaml_lines.read(text, "plan.yaml").value
     return yaml_lines.write({key: part for key, part in value.items() if key != "track"})
