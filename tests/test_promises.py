@@ -32,7 +32,8 @@ from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
 from assay.report.report import write_report
 from assay.run.label_review import undo
-from conftest import COLOURS, Lines
+from conftest import Lines
+from factories import COLOURS
 
 ROOT = Path(__file__).parent.parent
 STEPS = "  - probe: {size: 48}\n  - fit: {size: 48, freeze: backbone, epochs: 1, lr: 1e-3}\n"

@@ -100,7 +100,7 @@ def test_a_tracked_run_is_the_same_run(train: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["before the checkpoint", "before it is told", "after it is told", "before it is noted"]
+    "moment", ["before the checkpoint", "before it is told", "after it is told", "before it is noted"]
 )
 def test_a_killed_run_logs_every_epoch_once(
     train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
