@@ -60,8 +60,8 @@ def measure(tiny_plan: Callable[..., str], images: Path, tmp_path: Path) -> Meas
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return result
 
 
 # Variants of a plan
@@ -85,7 +85,7 @@ ROUNDS = "repeat: {times: 2, steps: [pseudo_label, fit]}"
 def test_every_repair_is_left_out_in_turn() -> None:
     whole, *others = of("probe", "clean_labels", "fit", "pseudo_label", "fit")
     assert whole.name == "whole"
-    assert {variant.said: kinds(variant) for variant in others} == {
+    assert {variant.title: kinds(variant) for variant in others} == {
         "without 02-clean_labels": ["probe", "fit", "pseudo_label", "fit"],
         "without 04-pseudo_label": ["probe", "clean_labels", "fit", "fit"],
     }
@@ -94,14 +94,14 @@ def test_every_repair_is_left_out_in_turn() -> None:
 def test_a_list_of_suspects_repairs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEPS, "clean_labels", REAL["clean_labels"])
     steps = ("probe", "clean_labels: {action: drop}", "probe", "clean_labels")
-    assert [variant.said for variant in of(*steps)[1:]] == ["without 02-clean_labels"]
+    assert [variant.title for variant in of(*steps)[1:]] == ["without 02-clean_labels"]
 
 
 def test_a_repeat_goes_with_its_last_repair() -> None:
-    (found,) = of("fit", ROUNDS, "calibrate")[1:]
-    assert (found.name, kinds(found)) == ("without-02-repeat-01-pseudo_label", ["fit", "calibrate"])
-    (found,) = of(ROUNDS)[1:]  # unless nothing else trains
-    assert kinds(found) == ["fit"]
+    (result,) = of("fit", ROUNDS, "calibrate")[1:]
+    assert (result.name, kinds(result)) == ("without-02-repeat-01-pseudo_label", ["fit", "calibrate"])
+    (result,) = of(ROUNDS)[1:]  # unless nothing else trains
+    assert kinds(result) == ["fit"]
     both = of("fit", "repeat: {times: 2, steps: [clean_labels, pseudo_label, fit]}")[1:]
     assert [kinds(variant)[1] for variant in both] == [
         ["repeat", ["pseudo_label", "fit"]],
@@ -125,14 +125,14 @@ def test_any_step_is_left_out_when_named() -> None:
 
 def test_alternatives_change_values() -> None:
     asked = ["steps.1.fit.size=64", "steps.1.fit.schedule=flat_cos; steps.1.fit.lr=1e-2", "model.backbone=resnet18"]
-    found = of("probe", "fit", alternatives=asked)
-    assert [variant.said for variant in found[1:]] == asked
-    assert found[1].name == asked[0]
-    assert found[1].plan.steps[1].settings.size == 64
-    assert (found[2].plan.steps[1].settings.schedule.kind, found[2].plan.steps[1].settings.lr) == ("flat_cos", 0.01)
-    assert found[3].plan.model.backbone == "resnet18"
-    assert len({variant.name for variant in found}) == 4
-    assert not any(set(variant.name) & set("/; []{}") for variant in found)
+    result = of("probe", "fit", alternatives=asked)
+    assert [variant.title for variant in result[1:]] == asked
+    assert result[1].name == asked[0]
+    assert result[1].plan.steps[1].settings.size == 64
+    assert (result[2].plan.steps[1].settings.schedule.kind, result[2].plan.steps[1].settings.lr) == ("flat_cos", 0.01)
+    assert result[3].plan.model.backbone == "resnet18"
+    assert len({variant.name for variant in result}) == 4
+    assert not any(set(variant.name) & set("/; []{}") for variant in result)
 
 
 @pytest.mark.parametrize(
@@ -157,28 +157,28 @@ def test_what_cannot_be_compared_is_refused(asked: dict[str, list[str]], says: s
 # Runs
 
 
-def test_a_repair_that_does_harm_is_found_out(measure: Measure, tmp_path: Path) -> None:
-    found = measure(PROBE, HARMFUL, PROBE)
-    whole, without = found.rows
-    assert (found.metric, found.seeds, whole.change, whole.verdict) == ("accuracy", (0,), None, "")
+def test_a_harmful_repair_is_detected(measure: Measure, tmp_path: Path) -> None:
+    result = measure(PROBE, HARMFUL, PROBE)
+    whole, without = result.rows
+    assert (result.metric, result.seeds, whole.change, whole.verdict) == ("accuracy", (0,), None, "")
     assert without.metric.value > whole.metric.value + 0.3
     assert without.change.value == pytest.approx(without.metric.value - whole.metric.value)
     assert without.change.low > 0
     assert without.verdict == "it did harm"
-    assert "one seed" in found.basis
-    for row in found.rows:
-        own = metrics(tmp_path / "run/variants" / row.variant.name)
-        assert own["scores"]["metrics"]["accuracy"] == row.metric.to_json()
-        assert row.seconds == pytest.approx(sum(step["seconds"] for step in own["steps"]))
+    assert "one seed" in result.basis
+    for row in result.rows:
+        record = metrics(tmp_path / "run/variants" / row.variant.name)
+        assert record["scores"]["metrics"]["accuracy"] == row.metric.to_json()
+        assert row.seconds == pytest.approx(sum(step["seconds"] for step in record["steps"]))
 
 
 def test_steps_before_the_first_difference_are_shared(measure: Measure, tmp_path: Path) -> None:
     measure(PROBE, "clean_labels: {count: 4}", PROBE, "calibrate", alternatives=["steps.2.probe.size=16"])
     whole, other = (tmp_path / "run/variants" / name for name in ("whole", "steps.2.probe.size=16"))
     for step, shared in (("01-probe", True), ("02-clean_labels", True), ("03-probe", False), ("04-calibrate", False)):
-        done = [place / "steps" / step / "done.json" for place in (whole, other)]
+        done = [folder / "steps" / step / "done.json" for folder in (whole, other)]
         assert os.path.samefile(*done) is shared, step
-    edits = [Ledger.read(place / "ledger.csv").effective() for place in (whole, other)]
+    edits = [Ledger.read(folder / "ledger.csv").effective() for folder in (whole, other)]
     assert edits[0] == edits[1]
     assert len(edits[0]) == 4
     assert not (other / ".shared").exists()
@@ -209,36 +209,36 @@ def test_it_goes_on_where_it_was_stopped(measure: Measure, tmp_path: Path, monke
 
 
 def test_the_test_split_stays_closed(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    monkeypatch.setattr("assay.run.train.test_scores", lambda *given, **options: opened.append(given))
+    predicted = []
+    monkeypatch.setattr("assay.run.train.test_scores", lambda *given, **options: predicted.append(given))
     measure(PROBE, HARMFUL, data=", split: {test: 0.2}")
-    assert opened == []
-    for place in (tmp_path / "run/variants").iterdir():
-        found = metrics(place)
-        assert (found["test"], found["test opened"], found["test kept closed"]) == (None, None, True)
-        assert found["counts"]["test"] == 24
+    assert predicted == []
+    for folder in (tmp_path / "run/variants").iterdir():
+        result = metrics(folder)
+        assert (result["test"], result["test opened"], result["test kept closed"]) == (None, None, True)
+        assert result["counts"]["test"] == 24
 
 
 def test_several_seeds_make_one_table(measure: Measure, tmp_path: Path) -> None:
-    found = measure("fit: {size: 16, epochs: 1, batch: 32}", HARMFUL, PROBE, seeds=2, metric="nll")
-    assert (found.seeds, found.metric) == ((0, 1), "nll")
-    assert "and the 2 seeds" in found.basis
-    for row in found.rows:
+    result = measure("fit: {size: 16, epochs: 1, batch: 32}", HARMFUL, PROBE, seeds=2, metric="nll")
+    assert (result.seeds, result.metric) == ((0, 1), "nll")
+    assert "and the 2 seeds" in result.basis
+    for row in result.rows:
         assert row.metric.value == pytest.approx(sum(row.by_seed.values()) / 2)
         assert row.by_seed[0] != row.by_seed[1]
     names = {path.name for path in (tmp_path / "run/variants").iterdir()}
     assert names == {"whole", "whole-seed-1", "without-02-clean_labels", "without-02-clean_labels-seed-1"}
 
 
-def test_what_a_person_settled_is_settled_in_every_variant(measure: Measure, tmp_path: Path) -> None:
+def test_corrections_hold_in_every_variant(measure: Measure, tmp_path: Path) -> None:
     steps = (PROBE, HARMFUL)
     measure(*steps)
     train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
     (tmp_path / "mine.csv").write_text("image,label\nblue/0.png,green\nblue/1.png,green\n")
     correct(tmp_path / "run", tmp_path / "mine.csv")
     measure(*steps)
-    for place in (tmp_path / "run/variants").iterdir():
-        settled = metrics(place)["settled by a person"]
+    for folder in (tmp_path / "run/variants").iterdir():
+        settled = metrics(folder)["settled by a person"]
         assert sum(part["labels"] for part in settled.values()) == 2
 
 
@@ -259,8 +259,8 @@ def test_a_plan_without_steps_is_completed_first(images: Path, tmp_path: Path, m
     small += ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1"]
     small += ["steps.2.clean_labels.size=32"]
     loaded = from_source(images, overrides=small)
-    found = ablate(loaded, tmp_path / "run", without=["steps.1"], device="cpu")
-    assert [row.variant.name for row in found.rows] == ["whole", "without-02-fit"]
+    result = ablate(loaded, tmp_path / "run", without=["steps.1"], device="cpu")
+    assert [row.variant.name for row in result.rows] == ["whole", "without-02-fit"]
 
 
 # The command
@@ -273,10 +273,10 @@ def invoke(*arguments: str | Path) -> Result:
 def test_the_command_prints_and_keeps_one_table(tiny_plan: Callable[..., str], images: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, HARMFUL, PROBE, data=f"folder: {images}"))
     run = tmp_path / "run"
-    told = invoke(tmp_path / "plan.yaml", "--run", run)
-    assert told.exit_code == 0, told.stderr
+    printed = invoke(tmp_path / "plan.yaml", "--run", run)
+    assert printed.exit_code == 0, printed.stderr
     for words in ("whole plan", "without 02-clean_labels", "it did harm", "95 % intervals over the 24 "):
-        assert words in told.stdout
+        assert words in printed.stdout
     kept = json.loads((run / "ablation.json").read_text())
     assert json.loads(invoke(tmp_path / "plan.yaml", "--run", run, "--json").stdout) == {"run": str(run), **kept}
     with open(run / "ablation.csv", newline="") as file:
@@ -300,12 +300,12 @@ def test_nothing_is_trained_for_what_cannot_be(
     options: tuple[str, ...], says: str, tiny_plan: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "plan.yaml").write_text(tiny_plan(PROBE, HARMFUL, PROBE))
-    told = invoke(tmp_path / "plan.yaml", "--run", tmp_path / "run", *options)
-    assert (told.exit_code, says in told.stderr) == (2, True), told.stderr
+    printed = invoke(tmp_path / "plan.yaml", "--run", tmp_path / "run", *options)
+    assert (printed.exit_code, says in printed.stderr) == (2, True), printed.stderr
     assert not (tmp_path / "run/variants").exists()
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    told = invoke(tmp_path / "plan.yaml")
-    assert (told.exit_code, "one process" in told.stderr) == (2, True)
+    printed = invoke(tmp_path / "plan.yaml")
+    assert (printed.exit_code, "one process" in printed.stderr) == (2, True)

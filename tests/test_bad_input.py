@@ -48,13 +48,13 @@ def train(source: Path | str, *more: str) -> Result:
     return CliRunner().invoke(cli.app, ["train", str(source), "--run", "run", "--device", "cpu", *more])
 
 
-def refused(result: Result, *said: str) -> str:
+def refused(result: Result, *expected: str) -> str:
     """The one message of a refusal that says all this and leaves nothing half-written."""
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     assert result.stderr.startswith("assay: ")
     assert result.stderr.count("assay: ") == 1
-    for part in said:
+    for part in expected:
         assert re.search(part, result.stderr), result.stderr
     assert not list(Path("run").rglob("*.part"))
     assert not Path("run/metrics.json").exists()
@@ -62,8 +62,8 @@ def refused(result: Result, *said: str) -> str:
 
 
 def metrics() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path("run/metrics.json").read_text())
-    return found
+    record: dict[str, Any] = json.loads(Path("run/metrics.json").read_text())
+    return record
 
 
 # Data
@@ -104,7 +104,7 @@ def make_link() -> str:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (make_empty, ["images", "no images|is empty", "folder a class|[Aa]dd|[Gg]ive|[Pp]ut"]),
         (lambda: "nowhere", ["nowhere", "does not exist|not there|no such", "[Gg]ive|[Cc]heck|[Nn]ame"]),
@@ -114,8 +114,8 @@ def make_link() -> str:
         (make_link, ["red/0.png", "leav|outside|leads", "[Cc]opy|[Mm]ove|[Rr]eplace"]),
     ],
 )
-def test_data_that_cannot_be_used(make: Callable[[], str], said: list[str]) -> None:
-    refused(train(make()), *said)
+def test_data_that_cannot_be_used(make: Callable[[], str], expected: list[str]) -> None:
+    refused(train(make()), *expected)
     assert not Path("run/steps").exists()
 
 
@@ -123,7 +123,7 @@ def test_data_that_cannot_be_used(make: Callable[[], str], said: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("steps", "expected"),
     [
         ("  - fit: {epoch: 2}\n", ["line 5", r"steps\.0\.fit\.epoch is not known", "did you mean epochs"]),
         ("  - fit: {epochs: many}\n", ["line 5", r'epochs is "many"; it must be a whole number']),
@@ -134,9 +134,9 @@ def test_data_that_cannot_be_used(make: Callable[[], str], said: list[str]) -> N
         ("  - fit: {size: 32, start: nowhere}\n", [r"start: .*nowhere: no finished run is there", "Give previous"]),
     ],
 )
-def test_plans_that_cannot_be_carried_out(steps: str, said: list[str]) -> None:
+def test_plans_that_cannot_be_carried_out(steps: str, expected: list[str]) -> None:
     images(3)
-    refused(train(plan(steps)), *said)
+    refused(train(plan(steps)), *expected)
 
 
 def test_a_value_set_and_a_device_are_checked_too() -> None:
@@ -251,7 +251,7 @@ def test_broken_images_among_good_ones_are_left_out_listed_and_counted() -> None
     assert set(re.findall(r"left out: (\S+): .", done.stdout)) == names
 
 
-def test_broken_images_found_again_in_a_second_run_of_another_plan() -> None:
+def test_broken_images_are_left_out_again_under_another_plan() -> None:
     put_broken(images() / "red")
     assert train(plan()).exit_code == 0
     first = metrics()["left_out"]
@@ -261,8 +261,12 @@ def test_broken_images_found_again_in_a_second_run_of_another_plan() -> None:
 
 def test_strict_refuses_broken_images() -> None:
     put_broken(images() / "red")
-    said = refused(train(plan(), "--strict"), r"4 of 22 images cannot be used, and --strict allows none", "Mend them")
-    assert all(name in said for name in ("red/empty.png: ", "red/text.jpg: ", "red/truncated.jpg: ", "red/vast.png: "))
+    expected = refused(
+        train(plan(), "--strict"), r"4 of 22 images cannot be used, and --strict allows none", "Mend them"
+    )
+    assert all(
+        name in expected for name in ("red/empty.png: ", "red/text.jpg: ", "red/truncated.jpg: ", "red/vast.png: ")
+    )
 
 
 def test_broken_images_get_a_row_that_says_so(tmp_path: Path) -> None:

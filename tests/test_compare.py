@@ -82,20 +82,20 @@ def heads(train: Callable[..., Path], images: Path) -> list[Path]:
     return [train("three-heads", data, PROBE), train("three-heads-fit", data, FIT)]
 
 
-def copied(run: Path, place: Path) -> Path:
-    return Path(shutil.copytree(run, place))
+def copied(run: Path, target: Path) -> Path:
+    return Path(shutil.copytree(run, target))
 
 
 # Metrics
 
 
 def test_the_metrics_are_those_of_the_runs_and_differences_are_to_the_first(one: Path, two: Path) -> None:
-    found = compare([one, two])
-    for place, run in enumerate((one, two)):
-        own = assay.load(run).metrics["scores"]["metrics"]
-        assert {row.metric: row.values[place].to_json() for row in found.rows} == own
-    assert found.chief.verdicts == ("", "better")  # than a network that was taught next to nothing
-    for row in found.rows:
+    result = compare([one, two])
+    for index, run in enumerate((one, two)):
+        metrics = assay.load(run).metrics["scores"]["metrics"]
+        assert {row.metric: row.values[index].to_json() for row in result.rows} == metrics
+    assert result.chief.verdicts == ("", "better")  # than a network that was taught next to nothing
+    for row in result.rows:
         assert row.changes[0] is None
         if row.metric == "calibration_error":  # its difference has no interval
             assert row.changes[1] is None
@@ -105,18 +105,18 @@ def test_the_metrics_are_those_of_the_runs_and_differences_are_to_the_first(one:
             assert row.verdicts[1] in ("better", "worse", "not told apart")
     turned = compare([two, one])
     assert [row.changes[1] and -row.changes[1].value for row in turned.rows] == pytest.approx(
-        [row.changes[1] and row.changes[1].value for row in found.rows]
+        [row.changes[1] and row.changes[1].value for row in result.rows]
     )
 
 
-def test_a_run_is_not_told_apart_from_its_copy(one: Path, tmp_path: Path) -> None:
-    found = compare([one, copied(one, tmp_path / "copy")])
-    assert {change.value for row in found.rows for change in row.changes if change} == {0.0}
-    assert {said for row in found.rows for said in row.verdicts} <= {"", "not told apart"}
-    (overlap,) = found.overlaps
+def test_a_run_equals_its_copy(one: Path, tmp_path: Path) -> None:
+    result = compare([one, copied(one, tmp_path / "copy")])
+    assert {change.value for row in result.rows for change in row.changes if change} == {0.0}
+    assert {verdict for row in result.rows for verdict in row.verdicts} <= {"", "not told apart"}
+    (overlap,) = result.overlaps
     assert (overlap.test.p, overlap.counts["only first right"], overlap.differ.sum()) == (1.0, 0, 0)
-    assert found.plans == ()
-    text = write_comparison(tmp_path / "page.html", found).read_text(encoding="utf-8")
+    assert result.plans == ()
+    text = write_comparison(tmp_path / "page.html", result).read_text(encoding="utf-8")
     assert "the plans say the same" in text
     assert text.count('<p class="quiet">None.</p>') == 3
 
@@ -128,30 +128,30 @@ def test_the_order_of_the_images_does_not_count(one: Path, two: Path, tmp_path: 
     path = turned / json.loads((turned / "metrics.json").read_text())["steps"][-1]["model"] / "predictions.parquet"
     answers = Predictions.read(path, samples.space, model="")
     answers.take(range(len(answers))[::-1]).write(path)
-    straight, found = compare([one, two]), compare([one, turned])
-    assert found.rows == straight.rows
-    assert [overlap.counts for overlap in found.overlaps] == [overlap.counts for overlap in straight.overlaps]
+    straight, result = compare([one, two]), compare([one, turned])
+    assert result.rows == straight.rows
+    assert [overlap.counts for overlap in result.overlaps] == [overlap.counts for overlap in straight.overlaps]
 
 
-def test_every_head_of_either_kind_has_its_own_metrics(heads: list[Path]) -> None:
-    found = compare(heads)
-    assert {row.head for row in found.rows} == {"", "colour", "size", "tags"}
-    assert {row.metric for row in found.rows if row.head == "tags"} >= {"mean_average_precision", "hamming_loss"}
-    tests = {overlap.head.name: overlap.test for overlap in found.overlaps}
+def test_every_head_of_either_kind_has_metrics(heads: list[Path]) -> None:
+    result = compare(heads)
+    assert {row.head for row in result.rows} == {"", "colour", "size", "tags"}
+    assert {row.metric for row in result.rows if row.head == "tags"} >= {"mean_average_precision", "hamming_loss"}
+    tests = {overlap.head.name: overlap.test for overlap in result.overlaps}
     assert tests["tags"] is None
     assert tests["colour"] is not None
-    known = {overlap.head.name: int(overlap.known.sum()) for overlap in found.overlaps}
-    assert known["colour"] < len(found.entries[0].judged.samples)  # unknown labels are in no count
-    for overlap in found.overlaps:
+    known = {overlap.head.name: int(overlap.known.sum()) for overlap in result.overlaps}
+    assert known["colour"] < len(result.entries[0].validation.samples)  # unknown labels are in no count
+    for overlap in result.overlaps:
         assert sum(overlap.counts.values()) == known[overlap.head.name]
 
 
 def test_the_test_split_stays_closed(train: Callable[..., Path], images: Path, tmp_path: Path) -> None:
     data = f"folder: {images}, split: {{val: 0.3, test: 0.3}}"
     runs = [train("with-test", data, PROBE), train("with-test-too", data, FIT)]
-    opened = [(run / "metrics.json").read_text() for run in runs]
+    before = [(run / "metrics.json").read_text() for run in runs]
     write_comparison(tmp_path / "page.html", compare(runs))
-    assert [(run / "metrics.json").read_text() for run in runs] == opened
+    assert [(run / "metrics.json").read_text() for run in runs] == before
 
 
 @pytest.mark.parametrize(
@@ -160,15 +160,15 @@ def test_the_test_split_stays_closed(train: Callable[..., Path], images: Path, t
 def test_mcnemar_is_that_of_scipy(first: int, second: int) -> None:
     right = np.array([True] * first + [False] * second + [True] * 50 + [False] * 7)
     other = np.array([False] * first + [True] * second + [True] * 50 + [False] * 7)
-    found = mcnemar(right, other)
-    assert (found.only_first, found.only_second) == (first, second)
-    assert found.exact == (first + second < EXACT_BELOW)
-    if found.exact:
+    result = mcnemar(right, other)
+    assert (result.only_first, result.only_second) == (first, second)
+    assert result.exact == (first + second < EXACT_BELOW)
+    if result.exact:
         expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
     else:
         expected = stats.chi2.sf(max(0, abs(first - second) - 1) ** 2 / (first + second), 1)
-    assert found.p == pytest.approx(expected)
-    assert mcnemar(other, right).p == found.p
+    assert result.p == pytest.approx(expected)
+    assert mcnemar(other, right).p == result.p
 
 
 # Plans
@@ -178,26 +178,26 @@ def plans(*steps: str) -> list[Plan]:
     return [parse(f"data: {{folder: photos}}\nsteps: [{text}]\n", "plan.yaml") for text in steps]
 
 
-def apart(*steps: str) -> dict[str, tuple[str | None, ...]]:
+def compared(*steps: str) -> dict[str, tuple[str | None, ...]]:
     return {row.path: row.values for row in differences(plans(*steps))}
 
 
 def test_plans_that_differ_in_values() -> None:
-    found = apart("probe, fit: {lr: 1e-3}", "probe, fit: {lr: 2e-3, schedule: cosine}")
-    assert found.pop("steps.1.fit.lr") == ("0.001", "0.002")
-    assert found.pop("steps.1.fit.schedule.kind")[1] == "cosine"
-    assert all(path.startswith("steps.1.fit.schedule.") for path in found)
-    assert apart("probe", "probe") == {}
+    result = compared("probe, fit: {lr: 1e-3}", "probe, fit: {lr: 2e-3, schedule: cosine}")
+    assert result.pop("steps.1.fit.lr") == ("0.001", "0.002")
+    assert result.pop("steps.1.fit.schedule.kind")[1] == "cosine"
+    assert all(path.startswith("steps.1.fit.schedule.") for path in result)
+    assert compared("probe", "probe") == {}
 
 
 def test_a_default_written_out_is_no_difference() -> None:
     (default,) = plans("fit")
-    assert apart("fit", f"fit: {{epochs: {default.steps[0].settings.epochs}}}") == {}
+    assert compared("fit", f"fit: {{epochs: {default.steps[0].settings.epochs}}}") == {}
 
 
 def test_a_step_put_in_between_parts_no_other() -> None:
-    found = apart("probe, fit: {lr: 1e-3}", "clean_labels, probe, fit: {lr: 2e-3}", "probe")
-    assert found == {
+    result = compared("probe, fit: {lr: 1e-3}", "clean_labels, probe, fit: {lr: 2e-3}", "probe")
+    assert result == {
         "steps.+0.clean_labels": (None, "{}", None),
         "steps.1.fit.lr": ("0.001", "0.002", "0.001"),
         "steps.1.fit": ("{lr: 0.001}", "{lr: 0.001}", None),
@@ -205,14 +205,11 @@ def test_a_step_put_in_between_parts_no_other() -> None:
 
 
 def test_steps_within_steps_are_matched_too() -> None:
-    found = apart(
+    result = compared(
         "probe, {repeat: {times: 2, steps: [pseudo_label, fit: {lr: 1e-3}]}}",
         "probe, {repeat: {times: 3, steps: [fit: {lr: 1e-3}]}}",
     )
-    assert found == {
-        "steps.1.repeat.times": ("2", "3"),
-        "steps.1.repeat.steps.0.pseudo_label": ("{}", None),
-    }
+    assert result == {"steps.1.repeat.times": ("2", "3"), "steps.1.repeat.steps.0.pseudo_label": ("{}", None)}
 
 
 # What is refused
@@ -278,16 +275,12 @@ def test_what_cannot_be_compared_is_refused(
 def test_other_images_and_questions_are_refused(
     train: Callable[..., Path], one: Path, images: Path, data: str, says: str, tmp_path: Path
 ) -> None:
-    for word, place in {
-        "IMAGES": str(images),
-        "LABELS": str(images.parent / "labels.csv"),
-        "HEADS": TAGS,
-    }.items():
-        data = data.replace(word, place)
+    labels = str(images.parent / "labels.csv")
+    data = data.replace("IMAGES", str(images)).replace("LABELS", labels).replace("HEADS", TAGS)
     other = train(f"other-{abs(hash(data))}", data, PROBE)
-    found = CliRunner().invoke(cli.app, ["compare", str(one), str(other), "--out", str(tmp_path / "page.html")])
-    assert found.exit_code == 2
-    assert says in " ".join(found.output.split())
+    result = CliRunner().invoke(cli.app, ["compare", str(one), str(other), "--out", str(tmp_path / "page.html")])
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,9 +295,9 @@ def test_runs_that_are_none_or_one_or_twice_are_refused(one: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("out", ["", "page.png"])
 def test_what_is_no_name_for_a_page_is_refused_before_anything_is_read(tmp_path: Path, out: str) -> None:
-    found = CliRunner().invoke(cli.app, ["compare", "a", "b", "--out", str(tmp_path / out)])
-    assert found.exit_code == 2
-    assert "is no name for a page" in found.output
+    result = CliRunner().invoke(cli.app, ["compare", "a", "b", "--out", str(tmp_path / out)])
+    assert result.exit_code == 2
+    assert "is no name for a page" in result.output
 
 
 # The command and the page
@@ -314,22 +307,22 @@ def test_the_command_prints_a_table_and_writes_a_page(
     one: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = CliRunner().invoke(cli.app, ["compare", str(one), str(two)])
-    assert found.exit_code == 0, found.output
-    assert all(word in found.output for word in ("accuracy", "one", "two", "McNemar p =", "comparison.html"))
+    result = CliRunner().invoke(cli.app, ["compare", str(one), str(two)])
+    assert result.exit_code == 0, result.output
+    assert all(word in result.output for word in ("accuracy", "one", "two", "McNemar p =", "comparison.html"))
     assert (tmp_path / "comparison.html").exists()
-    found = CliRunner().invoke(cli.app, ["compare", str(one), str(two), "--out", "other.html", "--json"])
-    told = json.loads(found.stdout)
-    assert told["page"] == "other.html"
-    assert [run["name"] for run in told["runs"]] == ["one", "two"]
-    assert {row["metric"] for row in told["metrics"]} >= {"accuracy", "nll"}
-    assert told["answers"][0]["mcnemar"]["p"] <= 1
-    assert {"path": "steps.+0.probe", "values": [None, "{size: 32}"]} in told["plans"]
+    result = CliRunner().invoke(cli.app, ["compare", str(one), str(two), "--out", "other.html", "--json"])
+    record = json.loads(result.stdout)
+    assert record["page"] == "other.html"
+    assert [run["name"] for run in record["runs"]] == ["one", "two"]
+    assert {row["metric"] for row in record["metrics"]} >= {"accuracy", "nll"}
+    assert record["answers"][0]["mcnemar"]["p"] <= 1
+    assert {"path": "steps.+0.probe", "values": [None, "{size: 32}"]} in record["plans"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths(one: Path, tmp_path: Path) -> None:
-    found = compare([one, copied(one, tmp_path / "one")])
-    assert [entry.name for entry in found.entries] == [str(one), str(tmp_path / "one")]
+def test_runs_of_one_name_are_distinguished_by_their_paths(one: Path, tmp_path: Path) -> None:
+    result = compare([one, copied(one, tmp_path / "one")])
+    assert [entry.name for entry in result.entries] == [str(one), str(tmp_path / "one")]
 
 
 def test_many_runs_and_images_that_are_gone(one: Path, two: Path, tmp_path: Path, images: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.defaults import DEFAULT_SIZE, ENOUGH, choose_flips, default_steps
+from assay.plan.defaults import DEFAULT_SIZE, MIN_IMAGES, choose_flips, default_steps
 
 
 def cache_of(pixels: np.ndarray) -> tuple[Cache, list[str]]:
@@ -38,8 +38,8 @@ def test_images_are_flipped_only_where_that_leaves_them_plausible(brighter: Any,
     assert choose_flips(*cache_of(pixels))[0] == expected
 
 
-def test_few_images_are_not_flipped() -> None:
-    assert choose_flips(*cache_of(noise(ENOUGH - 1)))[0] == "none"
+def test_a_small_number_of_images_is_not_flipped() -> None:
+    assert choose_flips(*cache_of(noise(MIN_IMAGES - 1)))[0] == "none"
 
 
 def labelled(count: int, *, tagged: int = 0) -> Samples:
@@ -75,8 +75,8 @@ def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough() -> N
     assert len(default_steps(labelled(30, tagged=19), flip="none")) == 3
 
 
-def test_a_backbone_that_has_seen_the_labels_does_not_judge_them() -> None:
-    steps = default_steps(labelled(30), flip="none", seen=True)
+def test_labels_are_not_cleaned_by_a_backbone_trained_on_them() -> None:
+    steps = default_steps(labelled(30), flip="none", pretrained=True)
     assert [*map(list, steps)] == [["probe"], ["fit"]]
 
 
@@ -86,9 +86,9 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
     blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
     whole = replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled]))
     steps = default_steps(whole, flip="none")
-    found = [step["repeat"] for step in steps if "repeat" in step]
-    assert [one["times"] for one in found] == [rounds] * (rounds > 0)
-    for one in found:
+    repeats = [step["repeat"] for step in steps if "repeat" in step]
+    assert [one["times"] for one in repeats] == [rounds] * (rounds > 0)
+    for one in repeats:
         label, fit = one["steps"]
         assert one["only_if_better"]
         assert label == {"pseudo_label": {"keep": "confidence"}}

@@ -1,14 +1,20 @@
+"""assay demo: the digits, their faulty labels, and three trainings on images that train in seconds."""
+
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 
 from assay.errors import DataError
 from assay.experiments import demo
+from assay.labels.samples import Samples
+from assay.plan import plan as plan_module
+from factories import write_images
 
 
 def digest(folder: Path) -> str:
@@ -71,3 +77,38 @@ def test_a_folder_with_something_else_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds something else .* Remove it"):
         demo.write_digits(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+RECIPE = """
+model: {backbone: test_efficientnet, weights: none}
+hardware: {precision: fp32, layout: contiguous}
+steps:
+  - probe: {size: 32}
+  - pseudo_label: {keep: all}
+  - fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}
+"""
+
+
+def test_three_trainings_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 15 images of each of three colours; in labels.csv every second training label is blank."""
+    images = write_images(tmp_path / "images", each=15)
+    names = sorted(str(path.relative_to(images)) for path in images.glob("*/*.png"))
+    number = np.arange(len(names))
+    split = np.where(number % 5 == 0, "val", "train")
+    truth = pl.DataFrame({"image": names, "label": [name.split("/")[0] for name in names], "split": split})
+    truth.write_csv(images / demo.TRUTH)
+    hidden = pl.Series((number % 2 == 1) & (number % 5 > 0))
+    truth.with_columns(label=pl.when(hidden).then(None).otherwise("label")).write_csv(images / demo.FAULTY)
+    monkeypatch.setattr(plan_module, "recipe_text", {"demo": RECIPE}.__getitem__)
+    monkeypatch.setattr("assay.report.report.write_images", lambda *given: None)
+    rows = bare, repaired, true = demo.run_demo(images, tmp_path / "runs" / "demo", recipe="demo")
+    assert [row.run.folder.name for row in rows] == ["demo-as-they-are", "demo", "demo-true-labels"]
+    steps = [[step.kind for step in row.run.record.steps.values()] for row in rows]
+    assert steps == [["probe", "fit"], ["probe", "pseudo_label", "fit"], ["probe", "fit"]]
+    known = [Samples.read(row.run.folder / "samples.parquet").labelled().sum() for row in rows]
+    assert (known[0], known[1], known[2]) == (27, 27, 45)
+    assert repaired.run.record.top_steps[1].edits == 18
+    assert bare.change is None
+    assert {row.metric.n for row in rows} == {9}
+    assert true.change is not None
+    assert true.change.value == pytest.approx(true.metric.value - bare.metric.value)

@@ -30,7 +30,7 @@ from assay.progress import NoProgress
 from assay.report.embedding import MapSettings
 from assay.report.report import write_report
 from assay.report.sections.overview import changes
-from assay.run.folder import read_run
+from assay.run.contents import read_run
 from assay.run.train import Run
 from assay.steps import STEPS
 from assay.steps.probe import ProbeSettings

@@ -95,7 +95,7 @@ def _onnx(folder: Path) -> None:
 def _journal(folder: Path) -> None:
     from assay.experiments.sweep_trials import _Journal
 
-    _Journal(str(folder / "sweep.journal")).append_logs([{"op_code": 0, "text": "x" * 99} for _ in range(200)])
+    _Journal(folder / "sweep.journal").append_logs([{"op_code": 0, "text": "x" * 99} for _ in range(200)])
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -168,7 +168,7 @@ def test_half_a_line_of_a_search_does_not_spoil_the_next(disk: Disk, tmp_path: P
 
     from assay.experiments.sweep_trials import _Journal
 
-    place = str(disk.folder / "search.journal")
+    place = disk.folder / "search.journal"
     study = create_study(storage=JournalStorage(_Journal(place)), study_name="s")
 
     def ask_often() -> None:

@@ -31,7 +31,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_writer_is_told_who_holds_the_folder_and_what_to_do(
+def test_a_second_writer_learns_who_holds_the_folder_and_what_to_do(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs" / "x"

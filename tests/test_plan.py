@@ -135,7 +135,7 @@ def test_names_are_text_however_they_are_written() -> None:
         ("photos", 'plan.yaml holds "photos"; a plan is a mapping'),
         ("seed: 0", "plan.yaml, line 1: data is missing; add it (where images and labels are"),
         ("data: {folder: [x\n", "plan.yaml, line 2: broken YAML"),
-        ("data: {folder: x}\ndata: 3", "plan.yaml, line 2: data is said twice, first at plan.yaml, line 1."),
+        ("data: {folder: x}\ndata: 3", "plan.yaml, line 2: data is set twice, first at plan.yaml, line 1."),
         ("data: photos", 'plan.yaml, line 1: data is "photos"; it must be a mapping'),
         ("data: {folder: x}\nmodle: {}", "plan.yaml, line 2: modle is not known; did you mean model?"),
         ("data: {folder: x}\nseed: -1", "plan.yaml, line 2: seed is -1; it must be at least 0."),
@@ -160,10 +160,7 @@ def test_refusals(text: str, message: str) -> None:
             "steps.0.fit.freeze is \"bakbone\"; it must be 'none' or 'backbone' or a whole number",
         ),
         ("fit: {augment: {crop: [1]}}", "steps.0.fit.augment.crop.1 is missing; add it."),
-        (
-            "fit: {augment: {crop: [1, 2, 3]}}",
-            "steps.0.fit.augment.crop has 3 entries; it must have at most 2.",
-        ),
+        ("fit: {augment: {crop: [1, 2, 3]}}", "steps.0.fit.augment.crop has 3 entries; it must have at most 2."),
         (
             "fit: {augment: {jitter: big}}",
             'steps.0.fit.augment.jitter is "big"; it must be a mapping (key: value) or a number.',
@@ -173,10 +170,7 @@ def test_refusals(text: str, message: str) -> None:
             "steps.0.fit.augment.jitter.bright is not known; did you mean brightness?",
         ),
         ("fit: {schedule: one_cylce}", 'steps.0.fit.schedule is "one_cylce"; did you mean one_cycle?'),
-        (
-            "fit: {schedule: {kind: flat_cos, flt: 1}}",
-            "steps.0.fit.schedule.flt is not known; did you mean flat?",
-        ),
+        ("fit: {schedule: {kind: flat_cos, flt: 1}}", "steps.0.fit.schedule.flt is not known; did you mean flat?"),
         (
             "fit: {schedule: {warm_up: 1}}",
             "steps.0.fit.schedule has no kind; add `kind:` with one of constant, flat_cos,",
@@ -199,10 +193,7 @@ def test_refusals(text: str, message: str) -> None:
         ("repeat: {times: 2, steps: []}", "steps.0.repeat.steps has 0 entries; it must have at least 1."),
         ("repeat: {times: 2, steps: 3}", "steps.0.repeat.steps is 3; it must be a list of steps"),
         ("repeat: {times: 0, steps: [look]}", "steps.0.repeat.times is 0; it must be at least 1."),
-        (
-            "repeat: {times: 1, steps: [fit: {lr: 0}]}",
-            "steps.0.repeat.steps.0.fit.lr is 0; it must be greater than 0.",
-        ),
+        ("repeat: {times: 1, steps: [fit: {lr: 0}]}", "steps.0.repeat.steps.0.fit.lr is 0; it must be greater than 0."),
     ],
 )
 def test_refused_steps(step: str, message: str) -> None:
@@ -211,12 +202,12 @@ def test_refused_steps(step: str, message: str) -> None:
     assert "\n" not in got
 
 
-def test_all_problems_are_told_in_the_order_of_their_lines() -> None:
+def test_all_problems_are_listed_in_the_order_of_their_lines() -> None:
     lines = refusal("data: {folder: x, tabel: y}\nsteps:\n  - look: {size: 1}\n  - fti\nseed: x").splitlines()
     assert [line.split(":")[0] for line in lines] == [f"plan.yaml, line {n}" for n in (1, 3, 4, 5)]
 
 
-def test_at_most_five_problems_are_told() -> None:
+def test_at_most_five_problems_are_listed() -> None:
     lines = refusal(with_steps("  - fit: {lr: 0}\n" * 7)).splitlines()
     assert len(lines) == 6
     assert lines[-1] == "and 2 more."
@@ -234,10 +225,7 @@ def test_at_most_five_problems_are_told() -> None:
             "steps.1.fit.augment.crop=[0.5, 1]",
             Train(epochs=3, lr=0.003, schedule=FlatCos(), augment=Augment(crop=(0.5, 1))),
         ),
-        (
-            "steps.1.fit.loss.smoothing=0.1",
-            Train(epochs=3, lr=0.003, schedule=FlatCos(), loss=ByHead(smoothing=0.1)),
-        ),
+        ("steps.1.fit.loss.smoothing=0.1", Train(epochs=3, lr=0.003, schedule=FlatCos(), loss=ByHead(smoothing=0.1))),
         (
             "steps.1.fit.optimizer.weight_decay=0.02",
             Train(epochs=3, lr=0.003, schedule=FlatCos(), optimizer=AdamW(weight_decay=0.02)),
@@ -253,11 +241,7 @@ def test_a_value_is_set(text: str, expected: Train) -> None:
 
 def test_values_are_set_everywhere() -> None:
     plan = plan_of(
-        TEXT,
-        "seed=7",
-        "steps.0.look.size=64",
-        "steps.2.repeat.steps.1.fit.augment.crop.0=0.5",
-        "data.split.val=0.3",
+        TEXT, "seed=7", "steps.0.look.size=64", "steps.2.repeat.steps.1.fit.augment.crop.0=0.5", "data.split.val=0.3"
     )
     assert (plan.seed, plan.steps[0].settings.size, plan.data.split.val) == (7, 64, 0.3)
     assert plan.steps[2].settings.steps[1].settings.augment.crop == (0.5, 1.0)
@@ -278,10 +262,7 @@ def test_the_last_value_set_counts() -> None:
         ("steps.1.look.size=64", "steps.1 is fit, not look. The steps are: 0 look, 1 fit, 2 repeat."),
         ("seed.x=1", "seed is 3, and there is nothing in it to set. Set seed itself."),
         ("modell.backbone=x", "modell is not known; did you mean model?"),
-        (
-            "steps.1.fit.augment.crop.0=1",
-            "the plan has no steps.1.fit.augment.crop, and one entry begins no list.",
-        ),
+        ("steps.1.fit.augment.crop.0=1", "the plan has no steps.1.fit.augment.crop, and one entry begins no list."),
         ("steps.1.fit.lr=[", "broken YAML"),
         ("steps", "a value is set by KEY=VALUE"),
         ("=3", "a value is set by KEY=VALUE"),
@@ -396,8 +377,8 @@ def test_the_schema_refuses(steps: str) -> None:
     refusal(with_steps(steps))
 
 
-def source(place: Path, **options: Any) -> LoadedPlan:
-    return from_source(place, steps=STEPS, **options)
+def source(path: Path, **options: Any) -> LoadedPlan:
+    return from_source(path, steps=STEPS, **options)
 
 
 def test_a_folder_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,7 +451,7 @@ def test_a_recipe_and_a_plan_may_not_say_the_same(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(plan_module, "recipe_text", lambda _: "seed: 3\nsteps: [look]")
     path = tmp_path / "plan.yaml"
     path.write_text(f"data: {{folder: x}}\n{key}")
-    with pytest.raises(PlanError, match=r"line 2: .* is said there and in recipe quick"):
+    with pytest.raises(PlanError, match=r"line 2: .* is set there and in recipe quick"):
         source(path, recipe="quick")
 
 

@@ -25,12 +25,12 @@ from PIL import Image
 
 import assay
 from assay.errors import RunError
-from assay.files import write_text
+from assay.files import RunFolder, write_text
 from assay.labels.ledger import Selection
 from assay.labels.readers.read import find_images
 from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
-from assay.report.report import REPORT, write_report
+from assay.report.report import write_report
 from assay.run.label_review import undo
 from conftest import Lines
 from factories import COLOURS
@@ -69,7 +69,7 @@ sys.addaudithook(hear)
 class Project:
     """A folder with images, a plan, and the run that one command in a process of its own made of them."""
 
-    place: Path
+    folder: Path
     heard: str  # what the spy noted
     pid: int
     refusal: str  # what a second process was told while the first one trained
@@ -77,11 +77,11 @@ class Project:
 
     @property
     def images(self) -> Path:
-        return self.place / "photos"
+        return self.folder / "photos"
 
     @property
     def run(self) -> Path:
-        return self.place / "runs" / "plan"
+        return self.folder / "runs" / "plan"
 
 
 def draw(colour: tuple[int, int, int], generator: np.random.Generator, *, width: int, height: int) -> Image.Image:
@@ -116,10 +116,7 @@ def state(folder: Path) -> dict[str, tuple[str, int]]:
     """Return hash and time of every file below a folder."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
-        path.relative_to(folder).as_posix(): (
-            hashlib.sha256(path.read_bytes()).hexdigest(),
-            path.stat().st_mtime_ns,
-        )
+        path.relative_to(folder).as_posix(): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in files
     }
 
@@ -130,29 +127,29 @@ def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    place = tmp_path_factory.mktemp("project")
-    images = write_images(place / "photos")
-    (place / "plan.yaml").write_text(f"data: {{folder: photos/, split: {{val: 0.25, test: 0.2}}}}\nsteps:\n{STEPS}")
-    (place / "spy").mkdir()
-    (place / "spy" / "sitecustomize.py").write_text(SPY)
-    path = os.pathsep.join(filter(None, [str(place / "spy"), os.environ.get("PYTHONPATH", "")]))
+    folder = tmp_path_factory.mktemp("project")
+    images = write_images(folder / "photos")
+    (folder / "plan.yaml").write_text(f"data: {{folder: photos/, split: {{val: 0.25, test: 0.2}}}}\nsteps:\n{STEPS}")
+    (folder / "spy").mkdir()
+    (folder / "spy" / "sitecustomize.py").write_text(SPY)
+    path = os.pathsep.join(filter(None, [str(folder / "spy"), os.environ.get("PYTHONPATH", "")]))
     before = state(images)
-    spied = {"SPY": str(place / "heard.txt"), "SPY_DATA": os.path.realpath(images), "PYTHONPATH": path}
+    spied = {"SPY": str(folder / "heard.txt"), "SPY_DATA": os.path.realpath(images), "PYTHONPATH": path}
     with subprocess.Popen(
         [*ASSAY, "train", "plan.yaml"],
-        cwd=place,
+        cwd=folder,
         env={**os.environ, **spied},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
         assert process.stdout is not None
-        said = process.stdout.readline()
+        printed = process.stdout.readline()
         with pytest.raises(RunError) as refused:
-            assay.train(place / "plan.yaml", run=place / "runs" / "plan", device="cpu")
-        said += process.stdout.read()
-    assert process.returncode == 0, said
-    return Project(place, (place / "heard.txt").read_text(), process.pid, str(refused.value), before)
+            assay.train(folder / "plan.yaml", run=folder / "runs" / "plan", device="cpu")
+        printed += process.stdout.read()
+    assert process.returncode == 0, printed
+    return Project(folder, (folder / "heard.txt").read_text(), process.pid, str(refused.value), before)
 
 
 def test_a_run_needs_no_network_and_no_pickle_and_leaves_the_data_as_it_is(project: Project) -> None:
@@ -184,8 +181,8 @@ def test_a_copied_model_answers_elsewhere_as_its_run_did_a_row_for_each_image_in
     assert [bool(row["error"]) for row in rows] == [name in ("broken.jpg", "gone.png") for name in asked]
     answers = {row["image"]: row for row in rows}
     for number, name in enumerate(names):
-        found = [float(answers[name][one]) for one in space["label"].classes]
-        assert found == pytest.approx(stored.probabilities[number], abs=1e-4)
+        result = [float(answers[name][one]) for one in space["label"].classes]
+        assert result == pytest.approx(stored.probabilities[number], abs=1e-4)
 
 
 def test_evaluating_the_held_back_images_gives_the_metrics_of_the_run(project: Project, tmp_path: Path) -> None:
@@ -195,16 +192,16 @@ def test_evaluating_the_held_back_images_gives_the_metrics_of_the_run(project: P
         rows = table.filter(split=split).select(image="id", label="label:label")
         rows.write_csv(tmp_path / f"{split}.csv")
         (tmp_path / "data.yaml").write_text(f"data: {{table: {split}.csv, root: {project.images}}}\n")
-        found = assay.evaluate(run, assay.read(tmp_path / "data.yaml"))["scores"]
-        assert found["heads"]["label"]["confusion"] == metrics["heads"]["label"]["confusion"]
+        result = assay.evaluate(run, assay.read(tmp_path / "data.yaml"))["scores"]
+        assert result["heads"]["label"]["confusion"] == metrics["heads"]["label"]["confusion"]
         for name, metric in metrics["metrics"].items():
-            assert found["metrics"][name] == pytest.approx(metric, abs=1e-3), name
+            assert result["metrics"][name] == pytest.approx(metric, abs=1e-3), name
 
 
 def test_every_metric_of_a_run_has_its_n_and_an_interval_that_holds_it(project: Project) -> None:
-    found = list(metrics_in(json.loads((project.run / "metrics.json").read_text())))
-    assert len(found) > 50
-    for metric in found:
+    result = list(metrics_in(json.loads((project.run / "metrics.json").read_text())))
+    assert len(result) > 50
+    for metric in result:
         assert metric["n"] > 0
         assert metric["low"] <= metric["value"] <= metric["high"], metric
 
@@ -224,7 +221,7 @@ def test_copies_of_an_image_are_on_one_side_of_the_split_whatever_their_names(pr
     assert copies["split"].to_list() == [1] * len(COLOURS)
 
 
-def test_an_image_is_answered_alike_in_every_form_that_holds_its_pixels(project: Project, tmp_path: Path) -> None:
+def test_predictions_are_equal_for_every_format_of_the_same_pixels(project: Project, tmp_path: Path) -> None:
     image = draw(COLOURS["red"], np.random.default_rng(5), width=60, height=50)
     grey = image.convert("L")
     image.save(tmp_path / "plain.png")
@@ -237,15 +234,15 @@ def test_an_image_is_answered_alike_in_every_form_that_holds_its_pixels(project:
     Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "grey16.png")
     names = ["plain.png", "turned.png", "alpha.png", "cmyk.tif", "lossless.webp"]
     greys = ["grey.png", "palette.gif", "grey16.png"]
-    found = assay.load(project.run).predict([tmp_path / name for name in (*names, *greys)]).logits
-    assert np.abs(found[: len(names)] - found[0]).max() < 1e-3, found
-    assert np.abs(found[len(names) :] - found[-1]).max() < 1e-3, found
-    assert np.abs(found[0] - found[-1]).max() > 0.1
+    result = assay.load(project.run).predict([tmp_path / name for name in (*names, *greys)]).logits
+    assert np.abs(result[: len(names)] - result[0]).max() < 1e-3, result
+    assert np.abs(result[len(names) :] - result[-1]).max() < 1e-3, result
+    assert np.abs(result[0] - result[-1]).max() > 0.1
 
 
 def test_a_project_that_is_moved_goes_on_where_it_was_without_its_cache_too(project: Project, tmp_path: Path) -> None:
     moved = tmp_path / "another name"
-    shutil.copytree(project.place, moved)
+    shutil.copytree(project.folder, moved)
     before = state(moved / "runs")
     lines = Lines()
     run = assay.train(moved / "plan.yaml", run=moved / "runs" / "plan", device="cpu", progress=lines)
@@ -255,7 +252,7 @@ def test_a_project_that_is_moved_goes_on_where_it_was_without_its_cache_too(proj
     (run.folder / "report.html").unlink()
     write_report(run.folder, device="cpu")
     assert "data:image/webp" in (run.folder / "report.html").read_text(encoding="utf-8")
-    kept = {name: told[0] for name, told in before.items() if "/steps/" in name or "/model/" in name}
+    kept = {name: named[0] for name, named in before.items() if "/steps/" in name or "/model/" in name}
     after = state(moved / "runs")
     assert {name: after[name][0] for name in kept} == kept
 
@@ -336,7 +333,9 @@ def test_what_changed_data_replaces_is_kept_to_the_byte(project: Project, tmp_pa
 def test_a_run_among_the_images_is_no_data(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where `assay train .` is given in the folder of the images, twice."""
     monkeypatch.setattr("assay.run.train.baselines", lambda *given, **options: {})
-    monkeypatch.setattr("assay.report.report.write_report", lambda folder, **options: write_text(folder / REPORT, ""))
+    monkeypatch.setattr(
+        "assay.report.report.write_report", lambda folder, **options: write_text(RunFolder(folder).report, "")
+    )
     shutil.copytree(project.images, tmp_path, dirs_exist_ok=True)
     shutil.copytree(tmp_path / "red", tmp_path / "searched" / "trials")
     (tmp_path / "searched" / "claims").mkdir()
@@ -356,7 +355,7 @@ def test_a_run_among_the_images_is_no_data(project: Project, tmp_path: Path, mon
     assert len(find_images(Path("."))) == sum(counts[0].values())
 
 
-def test_all_that_is_imported_is_declared_and_told_of_with_its_licence() -> None:
+def test_all_that_is_imported_is_declared_and_listed_with_its_licence() -> None:
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {name: set(map(plain_name, listed)) for name, listed in about["optional-dependencies"].items()}
     declared = set(map(plain_name, about["dependencies"])).union(*(extras[name] for name in extras if name != "dev"))
@@ -365,8 +364,8 @@ def test_all_that_is_imported_is_declared_and_told_of_with_its_licence() -> None
         assert declared & set(map(plain_name, providers[module])), module
     table = (ROOT / "docs" / "DECISIONS.md").read_text().partition("\n## Dependencies")[2]
     rows = re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE)[1:]
-    told = {plain_name(name) for row in rows for name in re.sub(r"\(.*?\)", "", row).split(",")}
-    assert declared <= told
+    named = {plain_name(name) for row in rows for name in re.sub(r"\(.*?\)", "", row).split(",")}
+    assert declared <= named
 
 
 def plain_name(requirement: str) -> str:

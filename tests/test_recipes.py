@@ -55,12 +55,12 @@ def folders(folder: Path) -> Path:
 
 def some_unlabelled(folder: Path) -> Path:
     """Images of three classes, and others of which nothing is known."""
-    place = write_images(folder / "images", each=8)
-    unlabelled = place / "unlabelled"
+    root = write_images(folder / "images", each=8)
+    unlabelled = root / "unlabelled"
     unlabelled.mkdir()
-    for path in sorted(place.glob("*/[0-2].png")):
+    for path in sorted(root.glob("*/[0-2].png")):
         path.rename(unlabelled / f"{path.parent.name}-{path.name}")
-    return place
+    return root
 
 
 DATA = {
@@ -184,8 +184,8 @@ def test_searches_other_data(name: str, tmp_path: Path, plain_runs: None) -> Non
     pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
     backbone = [] if name in ("search-depth", "search-backbones") else ["model.backbone=test_efficientnet"]
     loaded = from_source(folders(tmp_path), recipe=name, overrides=[*SEARCHES[name], *pinned, *backbone])
-    found = sweep(loaded, tmp_path / "run", trials=2, device="cpu")
-    assert [row.state for row in found.rows] == ["done", "done"]
+    result = sweep(loaded, tmp_path / "run", trials=2, device="cpu")
+    assert [row.state for row in result.rows] == ["done", "done"]
     assert (tmp_path / "run" / "best.yaml").exists()
 
 
@@ -209,7 +209,7 @@ def test_says_source_command_and_result(name: str) -> None:
         assert word in header
 
 
-def said(name: str, folder: Path) -> tuple[Any, list[Any]]:
+def settings_of(name: str, folder: Path) -> tuple[Any, list[Any]]:
     plan = from_source(DATA[name](folder), recipe=name).plan
     return plan.model, [step.settings for step in plan.steps]
 
@@ -221,16 +221,16 @@ def searched(name: str, folder: Path) -> tuple[int, dict[str, Any]]:
 
 
 def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
-    found = {name: searched(name, tmp_path / name) for name in SEARCHES}
-    assert found["search-batch-size"] == (7, {"steps.0.fit.batch": [4, 8, 16, 32, 64, 128, 256]})
+    result = {name: searched(name, tmp_path / name) for name in SEARCHES}
+    assert result["search-batch-size"] == (7, {"steps.0.fit.batch": [4, 8, 16, 32, 64, 128, 256]})
     decays = [0.0003, 0.0005, 0.0008, 0.0095]
-    assert found["search-weight-decay"] == (4, {"steps.0.fit.optimizer.weight_decay": decays})
-    assert found["search-dropout"] == (3, {"model.head.dropout": [0.2, 0.3, 0.5]})
-    schedules = found["search-schedule"][1]["steps.0.fit.schedule"]
+    assert result["search-weight-decay"] == (4, {"steps.0.fit.optimizer.weight_decay": decays})
+    assert result["search-dropout"] == (3, {"model.head.dropout": [0.2, 0.3, 0.5]})
+    schedules = result["search-schedule"][1]["steps.0.fit.schedule"]
     kinds = [value if isinstance(value, str) else value["kind"] for value in schedules]
     assert kinds == list(get_args(ScheduleName))
-    assert "resnet50" in found["search-backbones"][1]["model.backbone"]
-    _, network = found["search-depth"]
+    assert "resnet50" in result["search-backbones"][1]["model.backbone"]
+    _, network = result["search-depth"]
     assert network == {
         "model.options.block": ["v1", "v2", "grouped"],
         "model.options.depth": [[3, second, third, 3] for second in (4, 8) for third in (6, 23, 36)],
@@ -241,7 +241,7 @@ def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
 
 
 def test_multi_label_as_published(tmp_path: Path) -> None:
-    model, (fit, thresholds) = said("multi-label", tmp_path)
+    model, (fit, thresholds) = settings_of("multi-label", tmp_path)
     assert model.backbone == "resnet34"
     assert (fit.size, fit.epochs, fit.batch, fit.freeze, fit.loss.kind) == (224, 20, 32, "none", "binary_cross_entropy")
     optimizer, schedule, augment = fit.optimizer, fit.schedule, fit.augment
@@ -254,7 +254,7 @@ def test_multi_label_as_published(tmp_path: Path) -> None:
 
 
 def test_attributes_as_published(tmp_path: Path) -> None:
-    model, (fit,) = said("attributes", tmp_path)
+    model, (fit,) = settings_of("attributes", tmp_path)
     assert (model.backbone, model.head.hidden, model.head.dropout) == ("seresnext50_32x4d", (512, 128), 0.5)
     assert (fit.size, fit.epochs, fit.batch, fit.freeze) == (224, 120, 128, "all_but_last_stage")
     assert (fit.resize.policy, fit.resize.centre_crop) == ("squash", (200, 160))
@@ -268,7 +268,7 @@ def test_attributes_as_published(tmp_path: Path) -> None:
 
 
 def test_attributes_weigh_a_class_by_220_times_its_share_of_5000(tmp_path: Path) -> None:
-    weights = said("attributes", tmp_path)[1][0].class_weights
+    weights = settings_of("attributes", tmp_path)[1][0].class_weights
     assert isinstance(weights, Inverse)
     codes = np.repeat(np.arange(3), [4000, 950, 50])
     np.testing.assert_allclose(
@@ -279,7 +279,7 @@ def test_attributes_weigh_a_class_by_220_times_its_share_of_5000(tmp_path: Path)
 
 
 def test_imbalanced_as_published(tmp_path: Path) -> None:
-    model, (frozen, whole) = said("imbalanced", tmp_path)
+    model, (frozen, whole) = settings_of("imbalanced", tmp_path)
     assert (model.backbone, model.head.hidden) == ("resnet50", ())
     pooling: Any = build_backbone("resnet50").global_pool
     assert pooling.pool_type == "avg"
@@ -293,7 +293,7 @@ def test_imbalanced_as_published(tmp_path: Path) -> None:
 
 
 def test_small_data_as_published(tmp_path: Path) -> None:
-    model, (fit,) = said("small-data", tmp_path)
+    model, (fit,) = settings_of("small-data", tmp_path)
     assert (model.backbone, model.weights) == ("factorized_densenet121", "none")
     assert model.options == {"noise": 0.005, "noisy": 6}
     assert (fit.loss.smoothing, fit.schedule.kind) == (0.1, "reduce_on_plateau")
@@ -306,14 +306,14 @@ def test_small_data_as_published(tmp_path: Path) -> None:
 
 
 def test_synthetic_images_are_kept_only_if_better_over_three_seeds(tmp_path: Path) -> None:
-    _, (_, synthesize, fit) = said("synthetic-images", tmp_path)
+    _, (_, synthesize, fit) = settings_of("synthetic-images", tmp_path)
     assert (synthesize.classes, synthesize.size, synthesize.keep, synthesize.seeds) == ("few", 64, "if_better", 3)
     assert (synthesize.metric, synthesize.fit.freeze) == ("balanced_accuracy", "backbone")
     assert (fit.start, fit.freeze) == ("previous", "none")
 
 
 def test_the_ensemble_as_published(tmp_path: Path) -> None:
-    model, (combine,) = said("ensemble", tmp_path)
+    model, (combine,) = settings_of("ensemble", tmp_path)
     assert (combine.kind, combine.mean, combine.weights) == ("average", "probabilities", "equal")
     assert model.backbone == "resnet50"
     assert [member.model.backbone for member in combine.members] == ["resnet50", "vgg16", "mobilenetv1_100"]
@@ -328,16 +328,16 @@ def test_the_ensemble_as_published(tmp_path: Path) -> None:
         assert (whole.augment.flip, whole.augment.shift) == ("both", 0.1)
 
 
-def test_one_against_the_rest_tells_the_most_frequent_class_apart(tmp_path: Path) -> None:
-    _, (combine,) = said("one-against-rest", tmp_path)
+def test_one_against_the_rest_separates_the_most_frequent_class(tmp_path: Path) -> None:
+    _, (combine,) = settings_of("one-against-rest", tmp_path)
     assert (combine.kind, combine.one, combine.tree, len(combine.members)) == ("tree", None, None, 1)
     probe, fit = (step.settings for step in combine.members[0].steps)
     assert (probe.size, fit.size, fit.epochs, fit.loss.smoothing) == (128, 128, 6, 0.0)
 
 
 def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machines(tmp_path: Path) -> None:
-    before, (plain,) = said("small-data", tmp_path / "before")
-    model, (fit, head) = said("long-tail-svm", tmp_path / "after")
+    before, (plain,) = settings_of("small-data", tmp_path / "before")
+    model, (fit, head) = settings_of("long-tail-svm", tmp_path / "after")
     assert model == before
     assert (fit.sampling.kind, fit.prior) == ("oversample", "trained")
     assert fit.model_copy(update={"sampling": None, "prior": "data"}) == plain
@@ -347,7 +347,7 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
 
 
 def test_missing_labels_as_published(tmp_path: Path) -> None:
-    model, (*first, rounds) = said("missing-labels", tmp_path)
+    model, (*first, rounds) = settings_of("missing-labels", tmp_path)
     assert model.backbone == "resnet50"
     pseudo, *again = [step.settings for step in rounds.steps]
     assert (rounds.times, rounds.only_if_better) == (2, False)
@@ -369,7 +369,7 @@ def test_missing_labels_as_published(tmp_path: Path) -> None:
 
 
 def test_noisy_labels_as_published(tmp_path: Path) -> None:
-    model, (first, clean, second) = said("noisy-labels", tmp_path)
+    model, (first, clean, second) = settings_of("noisy-labels", tmp_path)
     assert (model.init_from, second.start) == (None, "pretrained")  # both begin with what `init_from` may name
     assert (first.schedule.kind, second.schedule.kind) == ("one_cycle", "flat_cos")
     for fit in (first, second):

@@ -24,7 +24,7 @@ from assay.report.embedding import MapSettings
 from assay.report.gallery import BUDGETS, LARGE_SIDE, SMALL_SIDE, sheets
 from assay.report.report import write_report
 from assay.report.sections.explanations import BUDGET as LOOKS
-from assay.run.folder import read_run
+from assay.run.contents import read_run
 from factories import write_images
 
 SECTIONS = ["headline", "steps", "data", "history", "classes", "confusion", "images", "calibration", "thresholds"]
@@ -164,7 +164,7 @@ def test_the_command_writes_the_page_again(run: Path) -> None:
 
 
 def test_no_errors_at_all(run: Path) -> None:
-    judged = read_run(run).judged
+    judged = read_run(run).validation
     assert judged is not None
     step, logits = run / "steps" / "03-calibrate", 20 * np.eye(3, dtype=np.float32)[judged.codes[0]]
     right = Predictions.of(judged.samples.ids, judged.samples.space, logits, model="")

@@ -64,8 +64,8 @@ def finished(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> assay.R
 
 
 def done(run: assay.Run, step: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run.folder / "steps" / step / "done.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((run.folder / "steps" / step / "done.json").read_text())
+    return result
 
 
 def history(run: assay.Run, step: str) -> pl.DataFrame:
@@ -74,8 +74,8 @@ def history(run: assay.Run, step: str) -> pl.DataFrame:
 
 def losses(run: assay.Run, step: str) -> list[float]:
     rows = history(run, step).filter((pl.col("part") == "training") & (pl.col("name") == "loss"))
-    found: list[float] = rows["value"].to_list()
-    return found
+    result: list[float] = rows["value"].to_list()
+    return result
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def test_a_run_folder_holds_what_is_promised(finished: assay.Run) -> None:
     promised = {"plan.yaml", "environment.json", "samples.parquet", "log.jsonl", "metrics.json"}
     promised |= {f"model/{name}" for name in ("model.safetensors", "spec.json", "trained_on.npy")}
     promised |= {f"steps/{step}/done.json" for step in ("01-probe", "02-fit")} | {"steps/02-fit/history.csv"}
-    for place in ("01-probe/best", "02-fit/best", "02-fit/last"):
-        promised |= {f"steps/{place}/{name}" for name in ("model.safetensors", "spec.json", "predictions.parquet")}
+    for folder in ("01-probe/best", "02-fit/best", "02-fit/last"):
+        promised |= {f"steps/{folder}/{name}" for name in ("model.safetensors", "spec.json", "predictions.parquet")}
     promised |= {f"figures/{name}{end}" for name in ("curves", "confusion") for end in (".svg", ".png")}
     assert promised <= files
     assert not [name for name in files if name.endswith(".part")]
@@ -122,7 +122,7 @@ def test_baselines_stand_beside(finished: assay.Run) -> None:
     assert {scores["metrics"]["accuracy"]["n"] for scores in known.values()} == {9}
 
 
-def test_the_test_split_is_opened_once_and_that_is_recorded(finished: assay.Run) -> None:
+def test_the_test_split_is_predicted_once_and_that_is_recorded(finished: assay.Run) -> None:
     assert finished.metrics["test"]["metrics"]["accuracy"]["n"] == 9
     assert finished.metrics["test opened"].startswith("20")
     before = (finished.folder / "metrics.json").read_bytes()
@@ -159,9 +159,9 @@ def test_a_changed_last_step_keeps_the_first_and_moves_the_rest_to_history(carry
     assert {"name": "01-probe", **done(second, "01-probe")} == first.metrics["steps"][0]
     assert done(second, "02-fit")["details"]["epochs"] == 1
     moved = {
-        path.relative_to(place).as_posix()
-        for place in (first.folder / "history").iterdir()
-        for path in place.rglob("*")
+        path.relative_to(folder).as_posix()
+        for folder in (first.folder / "history").iterdir()
+        for path in folder.rglob("*")
     }
     assert {"plan.yaml", "metrics.json", "model/spec.json", "figures/curves.svg", "steps/02-fit/done.json"} <= moved
     assert "steps/01-probe" not in moved
@@ -201,15 +201,15 @@ def test_a_loaded_run_predicts_in_order_and_names_what_it_cannot_read(finished: 
     (tmp_path / "broken.jpg").write_text("no image")
     paths = [tmp_path / "new" / name / "1.png" for name in ("blue", "red", "green")]
     paths[1:1] = [tmp_path / "broken.jpg", tmp_path / "missing.png"]
-    found = assay.load(finished.folder).predict(paths)
-    assert found.ids == [str(path) for path in paths]
-    assert set(found.unreadable) == {str(path) for path in paths[1:3]}
-    assert np.isnan(found.probabilities).all(axis=1).tolist() == [False, True, True, False, False]
-    assert found.labels("label") == ["blue", None, None, "red", "green"]
-    assert np.nansum(found.probabilities, axis=1)[[0, 3, 4]] == pytest.approx(1.0)
+    result = assay.load(finished.folder).predict(paths)
+    assert result.ids == [str(path) for path in paths]
+    assert set(result.unreadable) == {str(path) for path in paths[1:3]}
+    assert np.isnan(result.probabilities).all(axis=1).tolist() == [False, True, True, False, False]
+    assert result.labels("label") == ["blue", None, None, "red", "green"]
+    assert np.nansum(result.probabilities, axis=1)[[0, 3, 4]] == pytest.approx(1.0)
 
 
-def test_many_images_are_answered_as_one_by_one(finished: assay.Run, colours: Path) -> None:
+def test_a_batch_is_predicted_as_one_by_one(finished: assay.Run, colours: Path) -> None:
     paths = sorted(colours.rglob("*.png"))
     at_once = finished.predict(paths)
     for row in (0, 31, 32, 44):
@@ -219,8 +219,8 @@ def test_many_images_are_answered_as_one_by_one(finished: assay.Run, colours: Pa
 def test_predictions_are_those_that_validation_rests_on(finished: assay.Run, colours: Path) -> None:
     space = finished.artifact.saved.space
     stored = Predictions.read(finished.folder / "steps/02-fit/best/predictions.parquet", space, model="")
-    found = finished.predict([colours / name for name in stored.ids])
-    assert np.abs(found.probabilities - stored.probabilities).max() < 1e-5
+    result = finished.predict([colours / name for name in stored.ids])
+    assert np.abs(result.probabilities - stored.probabilities).max() < 1e-5
     assert alike(weights(finished.folder / "model"), weights(finished.folder / "steps/02-fit/best"))
 
 
@@ -233,12 +233,12 @@ def test_a_model_works_without_its_run_and_data(carry: Carry, tmp_path: Path) ->
     shutil.rmtree(run.folder)
     shutil.rmtree(images)
     artifact = Predictor.load(tmp_path / "elsewhere" / "model", device="cpu")
-    (found,) = artifact.stream([("one.png", tmp_path / "one.png")])
-    assert found.probabilities == pytest.approx(wanted, abs=1e-6)
-    assert found.labels("label") == ["red"]
+    (result,) = artifact.stream([("one.png", tmp_path / "one.png")])
+    assert result.probabilities == pytest.approx(wanted, abs=1e-6)
+    assert result.labels("label") == ["red"]
 
 
-def test_nothing_to_predict_is_said(finished: assay.Run) -> None:
+def test_nothing_to_predict_is_refused(finished: assay.Run) -> None:
     with pytest.raises(DataError, match="no images were given"):
         finished.predict([])
 
@@ -255,11 +255,11 @@ def test_evaluate_scores_labelled_images_beside_validation(finished: assay.Run, 
     (tmp_path / "new" / "red" / "broken.png").touch()
     shutil.rmtree(tmp_path / "new" / "blue")
     samples = read_whole(DataSettings(folder=Path("new")), base=tmp_path)
-    found = assay.evaluate(finished, samples)
-    assert found["scores"]["metrics"]["accuracy"]["n"] == 6
-    assert found["scores"]["metrics"]["accuracy"]["value"] == 1.0
-    assert found["validation"] == finished.metrics["scores"]
-    assert found["trained on"] == 0
+    result = assay.evaluate(finished, samples)
+    assert result["scores"]["metrics"]["accuracy"]["n"] == 6
+    assert result["scores"]["metrics"]["accuracy"]["value"] == 1.0
+    assert result["validation"] == finished.metrics["scores"]
+    assert result["trained on"] == 0
     shutil.copy(
         Samples.read(finished.folder / "samples.parquet").part("train").paths[0], tmp_path / "new" / "red" / "again.png"
     )
@@ -333,7 +333,7 @@ def test_repeat_goes_on_from_round_to_round(carry: Carry) -> None:
     assert alike(weights(run.folder / "model"), weights(run.folder / "steps/01-repeat/round-10/01-fit/best"))
 
 
-def test_a_fit_starts_where_it_is_told_to(carry: Carry, tmp_path: Path) -> None:
+def test_a_fit_starts_from_the_model_that_the_plan_names(carry: Carry, tmp_path: Path) -> None:
     probed = carry(PROBE, run="first")
     still = "epochs: 1, batch: 64, lr: 1e-30, optimizer: sgd"
     other = carry(f"fit: {{size: 32, {still}, start: first}}", run="other")
@@ -355,7 +355,7 @@ def test_a_frozen_fit_with_hidden_layers_after_a_probe(carry: Carry) -> None:
     assert losses(run, "02-fit")[-1] < losses(run, "02-fit")[0]
 
 
-def test_the_last_epoch_is_handed_on_where_the_plan_says_so(carry: Carry) -> None:
+def test_the_last_epoch_is_handed_on_if_the_plan_asks_for_it(carry: Carry) -> None:
     run = carry("fit: {size: 32, epochs: 3, batch: 8, lr: 0.05, take: last}")
     steps = run.folder / "steps" / "01-fit"
     assert alike(weights(run.folder / "model"), weights(steps / "last"))

@@ -52,9 +52,9 @@ def carried(plan: Path, run: Path, **options: Any) -> Sweep:
     return sweep(from_source(plan), run, device="cpu", **options)
 
 
-def told(found: Sweep) -> list[dict[str, Any]]:
+def rows_of(result: Sweep) -> list[dict[str, Any]]:
     """The table without what differs from one clock to another."""
-    return [{**row.to_json(), "seconds": None} for row in found.rows]
+    return [{**row.to_json(), "seconds": None} for row in result.rows]
 
 
 # What may be searched
@@ -66,32 +66,32 @@ def space(search: str) -> Space:
 
 
 def test_values_are_ranges_and_lists_of_anything() -> None:
-    found = space(
+    result = space(
         "{sampler: grid, over: {steps.0.fit.epochs: {low: 2, high: 7, step: 2},"
         " model.head.dropout: {low: 0.0, high: 0.5, step: 0.25}, steps.0.fit.schedule: [flat_cos, {kind: cosine}]}}"
     )
-    assert found.trials(None) == len(found.grid) == 18
-    assert [point["steps.0.fit.epochs"] for point in found.grid[::6]] == [2, 4, 6]
-    plan = found.plan_of(found.grid[-1]).plan
+    assert result.trials(None) == len(result.grid) == 18
+    assert [point["steps.0.fit.epochs"] for point in result.grid[::6]] == [2, 4, 6]
+    plan = result.plan_of(result.grid[-1]).plan
     assert (plan.steps[0].settings.epochs, plan.model.head.dropout, plan.steps[0].settings.schedule.kind) == (
         6, 0.5, "cosine",
     )  # fmt: skip
     assert plan.sweep is None
-    assert (found.trials(5), found.trials(50)) == (5, 18)
+    assert (result.trials(5), result.trials(50)) == (5, 18)
 
 
 def test_a_range_is_of_whole_numbers_where_its_ends_are() -> None:
-    found = space(
+    result = space(
         "{over: {model.head.dropout: {low: 0.0, high: 0.9}, steps.0.fit.batch: {low: 4, high: 64, log: true}}}"
     )
-    assert [over.kind for over in found.sweep.over.values()] == ["float", "int"]
-    assert found.trials(None) == 20
+    assert [over.kind for over in result.sweep.over.values()] == ["float", "int"]
+    assert result.trials(None) == 20
 
 
 def test_a_key_that_another_value_opens_is_searched_too() -> None:
     optimizers = "steps.0.fit.optimizer: [{kind: sgd, momentum: 0.5}, {kind: sgd, momentum: 0.9}]"
-    found = space(f"{{sampler: grid, over: {{{optimizers}, steps.0.fit.optimizer.momentum: [0.1, 0.2]}}}}")
-    momenta = [found.plan_of(point).plan.steps[0].settings.optimizer.momentum for point in found.grid]
+    result = space(f"{{sampler: grid, over: {{{optimizers}, steps.0.fit.optimizer.momentum: [0.1, 0.2]}}}}")
+    momenta = [result.plan_of(point).plan.steps[0].settings.optimizer.momentum for point in result.grid]
     assert sorted(momenta) == [0.1, 0.1, 0.2, 0.2]
 
 
@@ -175,12 +175,12 @@ def played(search: Search, total: int) -> list[dict[str, Any]]:
     while True:
         with search.claimed(total) as trial:
             if trial is None:
-                return [found.params for found in search.trials()]
+                return [result.params for result in search.trials()]
             search.tell(trial, score(trial.params))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_what_is_tried_next_depends_on_the_trials_before_alone(sampler: str, tmp_path: Path) -> None:
+def test_the_next_trial_depends_on_those_before_alone(sampler: str, tmp_path: Path) -> None:
     whole = played(searched(sampler, tmp_path / "whole"), 12)
     assert len({json.dumps(params) for params in whole}) > 6
     for total in (2, 7, 12):  # a process for each
@@ -216,18 +216,18 @@ def test_several_processes_share_the_trials(tmp_path: Path) -> None:
 
 
 def test_a_grid_is_every_combination_in_order(tmp_path: Path) -> None:
-    found = played(searched("grid", tmp_path / "run"), 18)
-    assert [params["model.head.dropout"] for params in found[:4]] == ["0.1", "0.2", "0.3", "0.1"]
-    assert len({json.dumps(params) for params in found}) == 18
+    result = played(searched("grid", tmp_path / "run"), 18)
+    assert [params["model.head.dropout"] for params in result[:4]] == ["0.1", "0.2", "0.3", "0.1"]
+    assert len({json.dumps(params) for params in result}) == 18
 
 
 def test_importance_is_of_what_matters(tmp_path: Path) -> None:
     search = searched("grid", tmp_path / "run")
     assert search.importance() == {}
     played(search, 18)
-    found = search.importance()
-    assert sum(found.values()) == pytest.approx(1)
-    assert found["steps.0.fit.optimizer"] < 0.05 < found["model.head.dropout"]
+    result = search.importance()
+    assert sum(result.values()) == pytest.approx(1)
+    assert result["steps.0.fit.optimizer"] < 0.05 < result["model.head.dropout"]
 
 
 # Trials, trained
@@ -262,8 +262,8 @@ def unbroken(whole: dict[str, Any], write: Write, tmp_path: Path) -> Sweep:
     if "found" not in whole:
         whole["found"] = carried(write(SEARCH), whole["folder"] / "run")
         sweep_page.write(whole["found"], whole["folder"] / "run")
-    found: Sweep = whole["found"]
-    return found
+    result: Sweep = whole["found"]
+    return result
 
 
 def test_a_search_finds_the_best_of_its_trials(unbroken: Sweep, whole: dict[str, Any]) -> None:
@@ -273,9 +273,9 @@ def test_a_search_finds_the_best_of_its_trials(unbroken: Sweep, whole: dict[str,
     assert {row.state for row in unbroken.rows} == {"done", "pruned"}
     assert unbroken.best.metric.value == max(row.metric.value for row in done)
     for row in done:
-        own = json.loads((row.folder / "metrics.json").read_text())
-        assert own["scores"]["metrics"]["accuracy"] == row.metric.to_json()
-        assert own["test kept closed"] is True
+        record = json.loads((row.folder / "metrics.json").read_text())
+        assert record["scores"]["metrics"]["accuracy"] == row.metric.to_json()
+        assert record["test kept closed"] is True
         if row.change is not None:
             assert row.change.value == pytest.approx(row.metric.value - unbroken.best.metric.value)
     pruned = [row for row in unbroken.rows if row.state == "pruned"]
@@ -295,10 +295,7 @@ def test_the_best_plan_trains_to_the_metric_of_its_trial(
     assert run.metrics["scores"]["metrics"]["accuracy"] == unbroken.best.metric.to_json()
 
 
-@pytest.mark.parametrize(
-    ("at", "times"),
-    [("epoch 2/3", 3), ("-- trial 3", 1), ("baselines", 2)],
-)
+@pytest.mark.parametrize(("at", "times"), [("epoch 2/3", 3), ("-- trial 3", 1), ("baselines", 2)])
 def test_killed_and_continued_it_ends_in_the_same_table(
     at: str, times: int, unbroken: Sweep, write: Write, tmp_path: Path
 ) -> None:
@@ -306,7 +303,7 @@ def test_killed_and_continued_it_ends_in_the_same_table(
     with pytest.raises(KeyboardInterrupt):
         carried(plan, tmp_path / "run", progress=Stops(at, times))
     again = carried(plan, tmp_path / "run")
-    assert told(again) == told(unbroken)
+    assert rows_of(again) == rows_of(unbroken)
     assert again.importance == unbroken.importance
 
 
@@ -330,32 +327,32 @@ def test_a_search_goes_on_with_more_trials_and_never_with_another_space(write: W
 
 def test_steps_before_the_first_difference_are_shared(write: Write, tmp_path: Path) -> None:
     over = BATCH.replace("steps.0", "steps.1")
-    found = carried(
+    result = carried(
         write(f"{{sampler: grid, trials: 2, over: {{{over}}}}}", "probe: {size: 32}", FIT), tmp_path / "run"
     )
     for step, shared in (("01-probe", True), ("02-fit", False)):
-        done = [row.folder / "steps" / step / "done.json" for row in found.rows]
+        done = [row.folder / "steps" / step / "done.json" for row in result.rows]
         assert os.path.samefile(*done) is shared, step
 
 
 def test_epochs_are_counted_on_over_fits_shared_ones_too(write: Write, tmp_path: Path) -> None:
     over = BATCH.replace("steps.0", "steps.1")
     search = f"{{sampler: grid, trials: 2, pruning: median, over: {{{over}}}}}"
-    found = carried(write(search, FIT, FIT.replace("epochs: 3", "epochs: 2")), tmp_path / "run")
-    assert [row.epochs for row in found.rows] == [5, 5]
-    trials = Search(found.space, tmp_path / "run").trials()
+    result = carried(write(search, FIT, FIT.replace("epochs: 3", "epochs: 2")), tmp_path / "run")
+    assert [row.epochs for row in result.rows] == [5, 5]
+    trials = Search(result.space, tmp_path / "run").trials()
     assert [sorted(trial.intermediate_values) for trial in trials] == [[1, 2, 3, 4, 5], [4, 5]]
 
 
 def test_a_trial_that_cannot_be_trained_is_listed_with_the_reason(write: Write, tmp_path: Path) -> None:
     progress = Lines()
-    found = carried(
+    result = carried(
         write("{sampler: grid, over: {steps.0.fit.monitor: [loss, mean_average_precision]}}"),
         tmp_path / "run",
         progress=progress,
     )
-    assert [row.state for row in found.rows] == ["done", "failed"]
-    assert "is not measured on this data" in found.rows[1].why
+    assert [row.state for row in result.rows] == ["done", "failed"]
+    assert "is not measured on this data" in result.rows[1].why
     assert any("failed: " in line for line in progress.lines)
     with pytest.raises(AssayError, match=r"no trial has come to a metric.*define no such metric"):
         carried(write(f"{{metric: mean_average_precision, sampler: grid, over: {{{BATCH}}}}}"), tmp_path / "other")
@@ -374,8 +371,8 @@ def test_the_command_prints_one_table_and_how_to_go_on(write: Write, tmp_path: P
     assert printed.exit_code == 0, printed.output
     for words in ("the best", "batch", "optimizer", "adam", f"assay train {tmp_path / 'run'}/best.yaml"):
         assert words in printed.output
-    found = json.loads(invoke(plan, "--run", tmp_path / "run", "--trials", "2", "--json").stdout)
-    assert (found["metric"], len(found["trials"])) == ("accuracy", 2)
+    result = json.loads(invoke(plan, "--run", tmp_path / "run", "--trials", "2", "--json").stdout)
+    assert (result["metric"], len(result["trials"])) == ("accuracy", 2)
     refused = invoke(write("{over: {steps.0.fit.lrr: [1, 2]}}"), "--run", tmp_path / "other")
     assert (refused.exit_code, "did you mean lr" in refused.stderr) == (2, True)
     assert not (tmp_path / "other").exists()

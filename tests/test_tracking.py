@@ -18,7 +18,7 @@ import assay
 from assay.errors import PlanError, RunError
 from assay.plan.plan import json_schema, parse, to_yaml
 from assay.run import tracking
-from assay.run.tracking import TrackerState, _values
+from assay.run.tracking import TrackerState, epoch_values
 from assay.steps.base import read_history
 from conftest import Lines
 
@@ -44,46 +44,46 @@ def events(run: Path) -> dict[str, dict[int, list[float]]]:
     """What TensorBoard was told: name -> step -> values."""
     read = EventAccumulator(str(run / "track" / "tensorboard"), purge_orphaned_data=False, size_guidance={"scalars": 0})
     read.Reload()
-    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_name: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name in read.Tags()["scalars"]:
         for event in read.Scalars(name):
-            found[name][event.step].append(event.value)
-    return found
+            by_name[name][event.step].append(event.value)
+    return by_name
 
 
 def histories(run: Path) -> dict[str, dict[int, float]]:
     """What the histories hold, under the same names, epochs counted on over the fits."""
-    found: dict[str, dict[int, float]] = defaultdict(dict)
+    by_name: dict[str, dict[int, float]] = defaultdict(dict)
     before = 0
     for fit in NAMES:
         history = read_history(run / "steps" / fit / "history.csv")
         for row in history.iter_rows(named=True):
             name = f"{fit}/lr" if row["name"] == "lr" else f"{fit}/{row['part']}/{row['name']}"
             if row["name"] != "seconds":
-                found[name][before + row["epoch"]] = row["value"]
+                by_name[name][before + row["epoch"]] = row["value"]
         before += history["epoch"].max()
-    return found
+    return by_name
 
 
-def require_all_told(run: Path) -> None:
-    told, wanted = events(run), histories(run)
-    assert told.keys() == wanted.keys()
+def require_all_logged(run: Path) -> None:
+    logged, wanted = events(run), histories(run)
+    assert logged.keys() == wanted.keys()
     for name, values in wanted.items():
-        assert {step: value[0] for step, value in told[name].items()} == pytest.approx(values, rel=1e-6), name
-        assert all(len(set(value)) == 1 for value in told[name].values())
+        assert {step: value[0] for step, value in logged[name].items()} == pytest.approx(values, rel=1e-6), name
+        assert all(len(set(value)) == 1 for value in logged[name].values())
 
 
 def keys(run: Path) -> list[str]:
     return [json.loads((run / "steps" / fit / "done.json").read_text())["key"] for fit in NAMES]
 
 
-def test_tensorboard_is_told_of_every_epoch_with_the_name_of_the_fit(train: Callable[..., Path]) -> None:
+def test_every_epoch_is_logged_with_the_name_of_the_fit(train: Callable[..., Path]) -> None:
     run = train("tensorboard")
-    require_all_told(run)
-    told = events(run)
-    assert {"01-fit/training/loss", "01-fit/validation/accuracy", "02-fit/lr"} <= told.keys()
-    assert list(told["01-fit/lr"]) == [1, 2]
-    assert list(told["02-fit/lr"]) == [3, 4]
+    require_all_logged(run)
+    logged = events(run)
+    assert {"01-fit/training/loss", "01-fit/validation/accuracy", "02-fit/lr"} <= logged.keys()
+    assert list(logged["01-fit/lr"]) == [1, 2]
+    assert list(logged["02-fit/lr"]) == [3, 4]
     assert (next((run / "track" / "tensorboard").glob("*/hparams.yml"))).read_text().count("steps/1/fit/lr: 0.001") == 1
 
 
@@ -100,10 +100,10 @@ def test_a_tracked_run_is_the_same_run(train: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["before the checkpoint", "before it is told", "after it is told", "before it is noted"]
+    "moment", ["before the checkpoint", "before it is told", "after it is told", "before it is noted"]
 )
-def test_a_killed_run_tells_each_epoch_all_the_same(
-    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+def test_a_killed_run_logs_every_epoch_once(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Killed in the second epoch of each fit, so after one that was told of."""
     from assay.training import loop
@@ -115,10 +115,10 @@ def test_a_killed_run_tells_each_epoch_all_the_same(
             left[0] -= 1
             if left[0] == 0 and before:
                 raise KeyboardInterrupt
-            found = function(*given, **options)
+            result = function(*given, **options)
             if left[0] == 0:
                 raise KeyboardInterrupt
-            return found
+            return result
 
         return dying
 
@@ -127,7 +127,7 @@ def test_a_killed_run_tells_each_epoch_all_the_same(
         "before it is told": (loop.Checkpoint, "write", False),
         "after it is told": (tracking.TrackerProgress, "_log", False),
         "before it is noted": (tracking.TrackerProgress, "_write", True),
-    }[place]
+    }[moment]
     with monkeypatch.context() as patch:
         patch.setattr(where, name, killing(getattr(where, name), before=before))
         with pytest.raises(KeyboardInterrupt):
@@ -135,15 +135,15 @@ def test_a_killed_run_tells_each_epoch_all_the_same(
         left[0] = 2
         with pytest.raises(KeyboardInterrupt):
             train("tensorboard")
-    require_all_told(train("tensorboard"))
+    require_all_logged(train("tensorboard"))
 
 
-def test_another_plan_in_the_same_folder_is_told_further_on(train: Callable[..., Path]) -> None:
+def test_another_plan_in_the_same_folder_is_logged_after_it(train: Callable[..., Path]) -> None:
     run = train("tensorboard")
     train("tensorboard", fits=(FITS[0], FITS[1].replace("1e-3", "1e-2")))
-    told = events(run)
-    assert list(told["01-fit/lr"]) == [1, 2]  # kept, so not told again
-    assert list(told["02-fit/lr"]) == [3, 4, 5, 6]
+    logged = events(run)
+    assert list(logged["01-fit/lr"]) == [1, 2]  # kept, so not told again
+    assert list(logged["02-fit/lr"]) == [3, 4, 5, 6]
 
 
 # Others, by doubles of their trackers
@@ -155,7 +155,7 @@ class Recorder:
     made: list[Recorder]
     failing = False
 
-    def __init__(self, run: Path, told: TrackerState) -> None:
+    def __init__(self, run: Path, logged: TrackerState) -> None:
         self.name, self.rows, self.plan, self.finished = "double", [], {}, False
         type(self).made.append(self)
 
@@ -176,16 +176,16 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Any:
-    class Own(Recorder):
+    class Double(Recorder):
         made: list[Recorder] = []  # noqa: RUF012
 
     for name in ("mlflow", "wandb"):
-        monkeypatch.setitem(tracking.TRACKERS, name, Own)
+        monkeypatch.setitem(tracking.TRACKERS, name, Double)
     monkeypatch.setattr(tracking, "find_spec", lambda name: object())
-    return Own
+    return Double
 
 
-def test_several_trackers_are_told_the_same_and_end_with_the_run(train: Callable[..., Path], recorder: Any) -> None:
+def test_several_trackers_log_the_same_and_end_with_the_run(train: Callable[..., Path], recorder: Any) -> None:
     train("[tensorboard, wandb]")
     (double,) = recorder.made
     assert [step for step, _ in double.rows] == [1, 2, 3, 4]
@@ -193,11 +193,11 @@ def test_several_trackers_are_told_the_same_and_end_with_the_run(train: Callable
     assert double.finished
 
 
-def test_a_tracker_that_fails_later_ends_no_run_and_is_told_of(train: Callable[..., Path], recorder: Any) -> None:
+def test_a_tracker_that_fails_later_ends_no_run_and_is_reported(train: Callable[..., Path], recorder: Any) -> None:
     recorder.failing = True
     run = train("wandb")
     assert (run / "metrics.json").exists()
-    assert sum("it was not told of this epoch (no server there)" in line for line in train.said) == 4
+    assert sum("this epoch was not logged (no server there)" in line for line in train.said) == 4
     assert recorder.made[0].finished
 
 
@@ -251,10 +251,10 @@ def doubled(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_nothing_leaves_the_machine_unless_the_environment_says_so(
     doubled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking._wandb(tmp_path / "photos", TrackerState(id="abc"))
+    tracking.TRACKERS["wandb"](tmp_path / "photos", TrackerState(id="abc"))
     assert (doubled["mode"], doubled["id"], doubled["project"], doubled["resume"]) == ("offline", "abc", "assay", None)
     assert doubled["dir"] == str(tmp_path / "photos" / "track")
-    tracking._mlflow(tmp_path / "photos", TrackerState(begun={"mlflow": "7"}))
+    tracking.TRACKERS["mlflow"](tmp_path / "photos", TrackerState(begun={"mlflow": "7"}))
     assert doubled["uri"] == f"sqlite:///{tmp_path / 'photos' / 'track' / 'mlflow.db'}"
     assert doubled["run_id"] == "7"
     assert tracking.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
@@ -264,10 +264,10 @@ def test_nothing_leaves_the_machine_unless_the_environment_says_so(
 def test_what_the_environment_says_holds(doubled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    tracking._wandb(tmp_path, TrackerState())
+    tracking.TRACKERS["wandb"](tmp_path, TrackerState())
     assert (doubled["mode"], doubled["project"], doubled["resume"]) == ("online", "mine", "allow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    tracking._mlflow(tmp_path, TrackerState())
+    tracking.TRACKERS["mlflow"](tmp_path, TrackerState())
     assert "uri" not in doubled
     assert doubled["logging_dir"] is None
 
@@ -275,12 +275,12 @@ def test_what_the_environment_says_holds(doubled: Any, tmp_path: Path, monkeypat
 # The plan
 
 
-@pytest.mark.parametrize("said", ["tensorboard", "[tensorboard, mlflow]", "[]"])
-def test_one_tracker_or_a_list_is_said(said: str) -> None:
-    plan = parse(f"data: {{folder: photos}}\ntrack: {said}\n", "plan.yaml")
+@pytest.mark.parametrize("track", ["tensorboard", "[tensorboard, mlflow]", "[]"])
+def test_one_tracker_or_a_list(track: str) -> None:
+    plan = parse(f"data: {{folder: photos}}\ntrack: {track}\n", "plan.yaml")
     assert parse(to_yaml(plan), "plan.yaml") == plan
-    value = {"data": {"folder": "photos"}, "track": said if said == "tensorboard" else said.strip("[]").split(", ")}
-    if said != "[]":
+    value = {"data": {"folder": "photos"}, "track": track if track == "tensorboard" else track.strip("[]").split(", ")}
+    if track != "[]":
         assert Draft202012Validator(json_schema()).is_valid(value)
 
 
@@ -289,17 +289,17 @@ def test_another_name_is_refused_with_those_there_are() -> None:
         parse("data: {folder: photos}\ntrack: tensorbord\n", "plan.yaml")
 
 
-def test_names_that_no_tracker_takes_are_written_otherwise_and_stay_apart() -> None:
+def test_names_that_no_tracker_takes_are_changed_and_stay_distinct() -> None:
     row = {
         "epoch": 1,
         "lr": 0.1,
         "validation": {"<b>/accuracy": 1.0, "'b'/accuracy": 2.0, "../nll": 3.0, "x" * 999: 4.0},
     }
-    found = _values("03-repeat/round-1/02-fit", row)
-    assert sorted(found.values()) == [0.1, 1.0, 2.0, 3.0, 4.0]
-    assert {name for name in found if "accuracy" in name} == {
+    by_name = epoch_values("03-repeat/round-1/02-fit", row)
+    assert sorted(by_name.values()) == [0.1, 1.0, 2.0, 3.0, 4.0]
+    assert {name for name in by_name if "accuracy" in name} == {
         "03-repeat/round-1/02-fit/validation/_b_/accuracy",
         "03-repeat/round-1/02-fit/validation/_b_/accuracy_",
     }
-    assert "03-repeat/round-1/02-fit/validation/_/nll" in found
-    assert max(map(len, found)) < 250
+    assert "03-repeat/round-1/02-fit/validation/_/nll" in by_name
+    assert max(map(len, by_name)) < 250

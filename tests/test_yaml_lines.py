@@ -70,9 +70,9 @@ def test_keys_are_text_as_written() -> None:
 
 def test_lines_and_texts_are_kept() -> None:
     document = read("a: 1\nb:\n  - x\n  - c: 1.50\n", "p.yaml")
-    assert document.place(("a",)) == "p.yaml, line 1"
-    assert document.place(("b", 1, "c")) == "p.yaml, line 4"
-    assert document.place(("b", 0, "not", "there")) == "p.yaml, line 3"
+    assert document.where(("a",)) == "p.yaml, line 1"
+    assert document.where(("b", 1, "c")) == "p.yaml, line 4"
+    assert document.where(("b", 0, "not", "there")) == "p.yaml, line 3"
     assert document.texts["b", 1, "c"] == "1.50"
 
 
@@ -80,7 +80,7 @@ def test_put_leaves_the_old_document_alone() -> None:
     old = read("a: {b: [1, 2]}", "p.yaml")
     new = old.put(("a", "b", 1), {"c": 5}, source=Document({"c": 5}, "elsewhere"))
     assert (old.value, new.value) == ({"a": {"b": [1, 2]}}, {"a": {"b": [1, {"c": 5}]}})
-    assert (new.place(("a", "b", 1, "c")), new.place(("a", "b", 0))) == ("elsewhere", "p.yaml, line 1")
+    assert (new.where(("a", "b", 1, "c")), new.where(("a", "b", 0))) == ("elsewhere", "p.yaml, line 1")
 
 
 def test_anchors_stand_for_what_they_name() -> None:
@@ -90,8 +90,8 @@ def test_anchors_stand_for_what_they_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2", "p, line 2: a is said twice, first at p, line 1. Keep one of them."),
-        ("a:\n  b: 1\n  b: 2", "p, line 3: a.b is said twice, first at p, line 2."),
+        ("a: 1\na: 2", "p, line 2: a is set twice, first at p, line 1. Keep one of them."),
+        ("a:\n  b: 1\n  b: 2", "p, line 3: a.b is set twice, first at p, line 2."),
         ("a: [1", "p, line 1: broken YAML: "),
         ("a: 1\n\tb: 2", "p, line 2: broken YAML: "),
         ("a: 1\n---\nb: 2", "p, line 2: broken YAML: "),
@@ -99,10 +99,7 @@ def test_anchors_stand_for_what_they_name() -> None:
         ("a: \x00", "p: broken YAML: "),
         ("[x]: 1", "p, line 1: a list or mapping cannot be a key."),
         ("a: &x [*x]", "p, line 1: an alias (*) that holds itself."),
-        (
-            "a: !!python/object:os.system {}",
-            "p, line 1: the tag tag:yaml.org,2002:python/object:os.system means",
-        ),
+        ("a: !!python/object:os.system {}", "p, line 1: the tag tag:yaml.org,2002:python/object:os.system means"),
         ("a: !mine 3", "p, line 1: the tag !mine means nothing here. Remove it."),
         ("[" * 800, "p: nested too deeply to be a plan."),
     ],
@@ -121,11 +118,7 @@ def test_a_bomb_of_aliases_is_refused() -> None:
 
 
 def test_written_yaml_is_easy_on_the_eye() -> None:
-    value = {
-        "data": {"folder": "my photos/"},
-        "seed": 0,
-        "steps": [{"probe": {"size": 64}}, {"fit": {"lr": 3e-3}}],
-    }
+    value = {"data": {"folder": "my photos/"}, "seed": 0, "steps": [{"probe": {"size": 64}}, {"fit": {"lr": 3e-3}}]}
     assert write(value) == (
         'data: {folder: "my photos/"}\nseed: 0\nsteps:\n  - probe: {size: 64}\n  - fit: {lr: 0.003}\n'
     )

@@ -266,6 +266,12 @@ class StepName(str):
         return tuple(self.split("/")[1::2])
 
     @property
+    def outer(self) -> StepName | None:
+        """The step that holds it; None on the plan's own list."""
+        names = self.rsplit("/", 2)
+        return StepName(names[0]) if len(names) == 3 else None
+
+    @property
     def depth(self) -> int:
         """0 on the plan's own list, 1 more within each step that holds others."""
         return self.count("/") // 2

@@ -37,7 +37,7 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
     with command(as_json) as terminal:
         from assay.report.explain import ExplainOptions
         from assay.report.explain_files import explain_images
-        from assay.run.folder import read_run
+        from assay.run.contents import read_run
         from assay.training.devices import pick_device
 
         layer_names = tuple(name.strip() for name in (layers or "").split(",") if name.strip())

@@ -47,7 +47,7 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
         )
         chart = write_range_test(test, out or default_images(source))
         lines = (
-            f"{test.name}: {test.suggestion.said}.",
+            f"{test.name}: {test.suggestion.reason}.",
             f"The plan has {top_of(test.settings):g}. To take what is suggested: --set '{test.change}'"
             if test.change
             else "No learning rate is suggested.",

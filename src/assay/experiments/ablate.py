@@ -1,16 +1,17 @@
-"""ablate: what each repair was worth, measured: the plan, and the plan without it, side by side."""
+"""ablate: the gain of each repair of a plan, measured by training with it and without it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from assay.experiments.shared_steps import estimate_of, headline, seconds, train_with_shared_steps
+from assay.experiments.shared_steps import estimate_of, train_with_shared_steps
 from assay.experiments.variants import Variant, variants
+from assay.files import RunFolder
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import higher_is_better
 from assay.metrics.paired import difference, over_seeds, verdict
@@ -19,12 +20,13 @@ from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.train import Run
 
-OF_A_STEP_LEFT_OUT = {"worse": "it helped", "better": "it did harm", "not told apart": "no gain shown"}
+VERDICTS_LEFT_OUT = {"worse": "it helped", "better": "it did harm", "not told apart": "no gain shown"}
+"""Verdict on the plan without a step -> verdict on the step."""
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """What one variant came to; metrics and seconds are means over seeds."""
+    """The result of one variant; metrics and seconds are means over seeds."""
 
     variant: Variant
     metric: Metric
@@ -36,7 +38,7 @@ class AblationRow:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.variant.name,
-            "variant": self.variant.said,
+            "variant": self.variant.title,
             "metric": self.metric.to_json(),
             "difference to the whole plan": self.change.to_json() if self.change else None,
             "verdict": self.verdict,
@@ -55,7 +57,7 @@ class Ablation:
 
     @property
     def basis(self) -> str:
-        """What the intervals are over."""
+        """The sources of chance that the intervals cover."""
         images = f"the {self.rows[0].metric.n:,} validation images"
         if len(self.seeds) > 1:
             return f"95 % intervals over {images} and the {len(self.seeds)} seeds, differences paired"
@@ -88,39 +90,31 @@ def ablate(
     are: see `variants`. `metric` is one of validation, by default the headline.
     Raises AssayError for all that the user can mend.
     """
-    told = progress or NoProgress()
+    progress = progress or NoProgress()
     if metric is not None:
         higher_is_better(metric)  # what is no metric is refused before anything is trained
 
-    def carry_out(name: str, plan: LoadedPlan) -> Run:
-        return train_with_shared_steps(plan, folder / "variants" / name, device=device, progress=told)
+    def train(name: str, plan: LoadedPlan) -> Run:
+        return train_with_shared_steps(plan, folder / "variants" / name, device=device, progress=progress)
 
     with lock(folder):
         if not loaded.plan.steps:  # they are chosen to suit the data, which takes a run
-            chosen = load(carry_out("whole", loaded).folder / "plan.yaml").plan
+            chosen = load(RunFolder(train("whole", loaded).folder).plan).plan
             loaded = replace(loaded, plan=chosen, later=())
         compared = variants(loaded.plan, without=without, alternatives=alternatives)
         numbers = tuple(range(loaded.plan.seed, loaded.plan.seed + seeds))
-        runs = {
-            (seed, variant.name): _interval_text(carry_out, loaded, variant, seed, told)
-            for seed in numbers
-            for variant in compared
-        }
+        runs: dict[tuple[int, str], Run] = {}
+        for seed in numbers:
+            for variant in compared:
+                progress.line(f"-- {variant.title}, seed {seed} --")
+                plan = replace(loaded, plan=variant.plan.model_copy(update={"seed": seed}))
+                runs[seed, variant.name] = train(folder_name(variant.name, seed, loaded.plan.seed), plan)
         return compare(compared, numbers, runs, metric)
 
 
-def _interval_text(
-    carry_out: Callable[[str, LoadedPlan], Run], loaded: LoadedPlan, variant: Variant, seed: int, progress: Progress
-) -> Run:
-    """Say and carry out a variant under a seed."""
-    progress.line(f"-- {variant.said}, seed {seed} --")
-    plan = variant.plan.model_copy(update={"seed": seed})
-    return carry_out(folder_name(variant.name, seed, loaded.plan.seed), replace(loaded, plan=plan))
-
-
-def folder_name(variant: str, seed: int, own: int) -> str:
-    """What the folder of a variant is called; `own` is the seed that the plan names."""
-    return variant if seed == own else f"{variant}-seed-{seed}"
+def folder_name(variant: str, seed: int, plan_seed: int) -> str:
+    """Return the name of the folder of a variant under a seed; `plan_seed` is the one that the plan names."""
+    return variant if seed == plan_seed else f"{variant}-seed-{seed}"
 
 
 def compare(
@@ -129,26 +123,26 @@ def compare(
     runs: Mapping[tuple[int, str], Run],
     metric: str | None = None,
 ) -> Ablation:
-    """The table of finished runs, by seed and name of the variant; the first variant is what the others differ from.
+    """Return the table of finished runs (by seed and name of the variant); differences are to the first variant.
 
     Raises AssayError where they cannot be compared.
     """
     whole = compared[0].name
-    named = metric or headline(runs[seeds[0], whole])
-    found = {variant.name: [estimate_of(runs[seed, variant.name], named) for seed in seeds] for variant in compared}
+    name = metric or runs[seeds[0], whole].record.headline
+    estimates = {variant.name: [estimate_of(runs[seed, variant.name], name) for seed in seeds] for variant in compared}
     rows = []
     for variant in compared:
-        own = found[variant.name]
-        change = None if variant.name == whole else difference(found[whole], own)
-        said = "" if change is None else verdict(change, named)
+        by_seed = estimates[variant.name]
+        change = None if variant.name == whole else difference(estimates[whole], by_seed)
+        text = "" if change is None else verdict(change, name)
         rows.append(
             AblationRow(
                 variant,
-                over_seeds(own),
+                over_seeds(by_seed),
                 change,
-                OF_A_STEP_LEFT_OUT.get(said, "") if variant.leaves_out else said,
-                float(np.mean([seconds(runs[seed, variant.name]) for seed in seeds])),
-                {seed: one.value for seed, one in zip(seeds, own, strict=True)},
+                VERDICTS_LEFT_OUT.get(text, "") if variant.leaves_out else text,
+                float(np.mean([runs[seed, variant.name].record.step_seconds for seed in seeds])),
+                {seed: estimate.value for seed, estimate in zip(seeds, by_seed, strict=True)},
             )
         )
-    return Ablation(named, seeds, tuple(rows))
+    return Ablation(name, seeds, tuple(rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.experiments.shared_steps import estimate_of, headline, seconds, share_steps
+from assay.experiments.shared_steps import estimate_of, share_steps
 from assay.experiments.variants import without_repairs
 from assay.files import whole, whole_folder
 from assay.metrics.intervals import Metric
@@ -86,12 +85,12 @@ def _write(folder: Path) -> None:
         image.save(folder / str(target) / f"{number:04}.png")
 
 
-# The story that the demo tells: what faulty labels cost, and what repairing them gives back.
+# Three trainings: on faulty labels, on the same repaired, on the true ones.
 
 
 @dataclass(frozen=True)
 class DemoRun:
-    """One training of the story: on which labels, what it came to, and how far that is from the first."""
+    """One training: on which labels, its metric, and the difference to the first."""
 
     name: str
     run: Run
@@ -102,17 +101,16 @@ class DemoRun:
     def cells(self) -> list[str]:
         """A row of the table: name, metric, difference, seconds."""
         change = "" if self.change is None else _signed(self.change)
-        return [self.name, str(self.metric), change, f"{seconds(self.run):.0f}"]
+        return [self.name, str(self.metric), change, f"{self.run.record.step_seconds:.0f}"]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as values."""
         change = self.change.to_json() if self.change else None
         return {
             "trained on": self.name,
             "run": str(self.run.folder),
             "metric": self.metric.to_json(),
             "difference to the first": change,
-            "seconds": round(seconds(self.run), 1),
+            "seconds": round(self.run.record.step_seconds, 1),
         }
 
 
@@ -124,7 +122,7 @@ def run_demo(
     `images` holds the tables of `write_labels`. The repaired run is in `folder`, the others beside it.
     All three are scored on the same validation images, whose labels are true.
     """
-    told = progress or NoProgress()
+    progress = progress or NoProgress()
     whole = from_source(images / FAULTY, recipe=recipe)
     bare = _without_repairs(whole)
     truth = _without_repairs(from_source(images / TRUTH, recipe=recipe))
@@ -133,28 +131,24 @@ def run_demo(
         ("faulty labels, repaired", whole, folder),
         ("all true labels", truth, folder.with_name(f"{folder.name}-true-labels")),
     ]
-    places = [place for _, _, place in parts]
     runs = []
-    for name, plan, place in parts:
-        told.line(f"-- {name} --")
-        share_steps(place, anchored(plan), [other for other in places if other != place])
+    for name, plan, path in parts:
+        progress.line(f"-- {name} --")
+        share_steps(path, anchored(plan), [other for _, _, other in parts if other != path])
         # Only the repaired run is looked at: the others need no page.
-        runs.append(train(plan, run=place, progress=told, open_test=place == folder, draw=draw))
-    return _demo_runs([name for name, _, _ in parts], runs)
+        runs.append(train(plan, run=path, progress=progress, open_test=path == folder, draw=draw))
+    metric = runs[0].record.headline
+    first, *others = [estimate_of(run, metric) for run in runs]
+    changes = [None, *(difference([first], [other]) for other in others)]
+    return [
+        DemoRun(name, run, over_seeds([estimate]), change)
+        for (name, _, _), run, estimate, change in zip(parts, runs, (first, *others), changes, strict=True)
+    ]
 
 
 def _without_repairs(loaded: LoadedPlan) -> LoadedPlan:
     kept = without_repairs(loaded.plan.steps)
     return replace(loaded, plan=loaded.plan.model_copy(update={"steps": kept}))
-
-
-def _demo_runs(names: Sequence[str], runs: Sequence[Run]) -> list[DemoRun]:
-    metric = headline(runs[0])
-    found = [estimate_of(run, metric) for run in runs]
-    return [
-        DemoRun(name, run, over_seeds([one]), None if place == 0 else difference([found[0]], [one]))
-        for place, (name, run, one) in enumerate(zip(names, runs, found, strict=True))
-    ]
 
 
 def _signed(change: Metric) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.errors import PlanError, RunError
+from assay.files import RunFolder
 from assay.labels.ledger import Ledger
 from assay.plan.plan import LoadedPlan, complete, load
 from assay.progress import Progress
@@ -34,18 +35,14 @@ def ensemble_runs(
     for folder in folders:
         if Path(out).absolute() == folder:
             raise PlanError(f"ensemble: --out {out} is one of the runs that are combined. Name another folder.")
-    plan = folders[0] / "plan.yaml"
-    if not plan.is_file():
+    reference = RunFolder(folders[0])
+    if not reference.plan.is_file():
         raise RunError(f"{runs[0]}: is no run (it has no plan.yaml). Give the folders of finished runs.")
-    first = load(plan)
+    first = load(reference.plan)
     bare = LoadedPlan(first.plan.model_copy(update={"steps": ()}), base=Path.cwd(), source_name=Path(out).name)
-    _settle(folders[0] / "ledger.csv", Path(out) / "ledger.csv")
+    # The new run begins with the labels that a person settled in the first one, so that both are scored by the same.
+    settled, ledger = Ledger.read(reference.ledger).of(()), Ledger.read(RunFolder(Path(out)).ledger)
+    if not ledger.entries:
+        ledger.append([entry.edit for entry in settled.entries])
     step = {"ensemble": {**(settings or {}), "members": [{"run": str(folder)} for folder in folders]}}
     return train(complete(bare, [step, *then]), run=out, device=device, progress=progress, draw=draw)
-
-
-def _settle(theirs: Path, own: Path) -> None:
-    """Let the new run begin with the labels that a person settled in the first one, so that both judge by the same."""
-    settled, begun = Ledger.read(theirs).of(()), Ledger.read(own)
-    if not begun.entries:
-        begun.append([entry.edit for entry in settled.entries])

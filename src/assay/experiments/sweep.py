@@ -1,4 +1,4 @@
-"""sweep: the values of a plan by which validation is best; each trial is a run."""
+"""sweep: search for the values of a plan with the best validation metric; each trial is a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import ModelError, PlanError, RunError, TrainingError, install_command
-from assay.experiments import shared_steps
-from assay.experiments.shared_steps import train_with_shared_steps
+from assay.experiments.shared_steps import estimate_of, train_with_shared_steps
 from assay.experiments.sweep_space import Space, changed, space_of
-from assay.files import write_text
+from assay.files import RunFolder, StepName, write_text
 from assay.metrics.intervals import Estimate, Metric
 from assay.metrics.metrics import headline, higher_is_better
 from assay.metrics.paired import difference, over_seeds, verdict
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 
 SEARCHED = "sweep.yaml"  # the plan as it was searched
 BEST = "best.yaml"
-OF_ONE = (PlanError, ModelError, TrainingError)  # what the values of one trial may be the cause of
+TRIAL_ERRORS = (PlanError, ModelError, TrainingError)  # that the values of one trial may be the cause of
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """What one trial came to."""
+    """The result of one trial."""
 
     number: int
     state: str  # done, pruned, failed, not finished
@@ -48,8 +47,7 @@ class TrialRow:
     why: str = ""  # it failed
 
     @property
-    def said(self) -> str:
-        """Its state in words."""
+    def state_text(self) -> str:
         if self.state == "pruned":
             return f"pruned after epoch {self.epochs}"
         return f"failed: {self.why}" if self.state == "failed" else self.state
@@ -71,19 +69,19 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All trials by number, and what they tell."""
+    """All trials by number, and the importance of each key."""
 
     metric: str
     space: Space
     rows: tuple[TrialRow, ...]
-    importance: Mapping[str, float]  # of each key; empty where trials tell nothing of it
+    importance: Mapping[str, float]  # by key; empty where too few trials are done
 
     @property
     def ranked(self) -> list[TrialRow]:
         """The trials that are done, the best first; of equals the earlier."""
         sign = -1 if higher_is_better(self.metric) else 1
         done = [(sign * row.metric.value, row.number, row) for row in self.rows if row.metric]
-        return [row for *_, row in sorted(done, key=lambda found: found[:2])]
+        return [row for *_, row in sorted(done, key=lambda ranked: ranked[:2])]
 
     @property
     def best(self) -> TrialRow:
@@ -108,14 +106,14 @@ def sweep(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Carry out the search that a plan says, each trial as a run of its own in `folder`/trials.
+    """Run the search of a plan, each trial as a run in `folder`/trials.
 
     Steps that begin alike are computed once. Several processes may do this in the same folder at once; a trial whose
     process died is taken up again, and in one process the outcome is that of a search never broken off. The test split
-    stays closed. `trials` is how many there are to be in all, by default what the plan says.
+    stays closed. `trials` is their number in all, by default that of the plan.
     Raises AssayError for all that the user can mend.
     """
-    told = progress or NoProgress()
+    progress = progress or NoProgress()
     space = space_of(loaded)
     total = space.trials(trials)
     _require_optuna()
@@ -127,37 +125,35 @@ def sweep(
         with search.claimed(total) as trial:
             if trial is None:
                 break
-            _carry_out(trial, search, total, device=device, progress=told)
-    found = _table(search)
-    best = anchored(space.plan_of(search.point_of(search.trials()[found.best.number].params)))
+            _run_trial(trial, search, total, device=device, progress=progress)
+    table = _table(search)
+    best = anchored(space.plan_of(search.point_of(search.trials()[table.best.number].params)))
     write_text(folder / BEST, to_yaml(best))
-    return found
+    return table
 
 
-def _carry_out(trial: Trial, search: Search, total: int, *, device: str | None, progress: Progress) -> None:
-    """One trial: a run, watched at every epoch, and what it came to told to the others."""
+def _run_trial(trial: Trial, search: Search, total: int, *, device: str | None, progress: Progress) -> None:
+    """Run one trial, report its metric after every epoch, and record its result."""
     point = search.point_of(trial.params)
     values = ", ".join(f"{key}={value}" for key, value in trial.params.items())
     progress.line(f"-- trial {trial.number} of {total}: {values} --")
-    place = _place(search, trial.number)
+    folder = _folder(search, trial.number)
+    watch = _Epochs(progress, RunFolder(folder), _reporter(trial, search))
     try:
-        plan = search.space.plan_of(point)
-        run = train_with_shared_steps(
-            plan, place, device=device, progress=_Epochs(progress, place, _reporter(trial, search))
-        )
-        name, found = _estimate(run, search.space)
+        run = train_with_shared_steps(search.space.plan_of(point), folder, device=device, progress=watch)
+        name, estimate = _estimate(run, search.space)
     except GivenUpError:
         progress.line(f"trial {trial.number}: given up")
-    except OF_ONE as error:
+    except TRIAL_ERRORS as error:
         search.tell_failed(trial, str(error))
         progress.line(f"trial {trial.number}: failed: {error}")
     else:
-        search.tell(trial, _sign(name) * found.value)
-        progress.line(f"trial {trial.number}: {name} {found.value:.4f}")
+        search.tell(trial, _sign(name) * estimate.value)
+        progress.line(f"trial {trial.number}: {name} {estimate.value:.4f}")
 
 
 def _reporter(trial: Trial, search: Search) -> Callable[[int, Mapping[str, float]], None]:
-    """Tells the search of an epoch's metric, and gives the trial up where the search says so."""
+    """Return what reports the metrics of an epoch to the search, and gives the trial up where it is pruned."""
 
     def report(epochs: int, metrics: Mapping[str, float]) -> None:
         name = search.space.sweep.metric or headline(metrics)
@@ -172,38 +168,40 @@ def _reporter(trial: Trial, search: Search) -> Callable[[int, Mapping[str, float
 
 
 class _Epochs(ForwardingProgress):
-    """Passes everything on to another watch, and tells of the epochs of a run, counted on over its fits."""
+    """Reports the epochs of a run, counted over all its fits."""
 
-    def __init__(self, progress: Progress, run: Path, report: Callable[[int, Mapping[str, float]], None]) -> None:
+    def __init__(self, progress: Progress, run: RunFolder, report: Callable[[int, Mapping[str, float]], None]) -> None:
         super().__init__(progress)
         self._run, self._report = run, report
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         super().epoch(row)
-        if _of_the_chain(self.stage):
-            self._report(row["epoch"] + _epochs_before(self._run / "steps", self.stage), row["validation"])
+        stage = StepName(self.stage)
+        if _in_sequence(stage):
+            self._report(row["epoch"] + _epochs_before(self._run, stage), row["validation"])
 
 
-def _of_the_chain(step: str) -> bool:
-    """Whether a step is one of the plan's own list or of a round: not one of a member, a fold, or of what is tried."""
-    return all(part.startswith("round-") for part in step.split("/")[1::2])
+def _in_sequence(step: StepName) -> bool:
+    """Return whether a step is on the plan's own list or in a round: not in a member, a fold or a trial."""
+    return all(part.startswith("round-") for part in step.parts)
 
 
-def _epochs_before(steps: Path, own: str) -> int:
-    """Epochs of the fits that are done, those taken over from other runs too."""
-    found = {path.parent.relative_to(steps).as_posix(): path for path in steps.rglob("history.csv")}
-    done = [path for name, path in found.items() if name != own and _of_the_chain(name)]
-    return sum(read_history(path)["epoch"].n_unique() for path in done)
+def _epochs_before(run: RunFolder, step: StepName) -> int:
+    """Return the epochs of the other fits that are done, those taken over from other runs too."""
+    histories = [run.step(name).history for name in run.steps_begun() if name != step and _in_sequence(name)]
+    return sum(read_history(path)["epoch"].n_unique() for path in histories if path.exists())
 
 
 def _table(search: Search) -> Sweep:
-    """What all trials came to. Raises TrainingError where none did to anything."""
+    """Return the results of all trials. Raises TrainingError where none is done."""
+    from assay.experiments.sweep_trials import WHY
+
     trials = search.trials()
-    runs = {trial.number: load_run(_place(search, trial.number)) for trial in trials if trial.state.name == "COMPLETE"}
+    runs = {trial.number: load_run(_folder(search, trial.number)) for trial in trials if trial.state.name == "COMPLETE"}
     if not runs:
-        why = [trial.user_attrs["why"] for trial in trials if "why" in trial.user_attrs]
-        said = f" The first that failed says: {why[0]}" if why else " The others are in the hands of other processes."
-        raise TrainingError(f"{search.folder}: no trial has come to a metric yet.{said}")
+        errors = [trial.user_attrs[WHY] for trial in trials if WHY in trial.user_attrs]
+        reason = f"The first that failed says: {errors[0]}" if errors else "The others are run by other processes."
+        raise TrainingError(f"{search.folder}: no trial has come to a metric yet. {reason}")
     named = {number: _estimate(run, search.space) for number, run in runs.items()}
     metric = next(name for name, _ in named.values())
     sign = _sign(metric)
@@ -222,38 +220,38 @@ def _row(
 ) -> TrialRow:
     from assay.experiments.sweep_trials import STATES, WHY
 
-    own = named.get(trial.number)
-    change = None if own is None or trial.number == best else difference([named[best][1]], [own[1]])
+    _, estimate = named.get(trial.number, ("", None))
+    change = None if estimate is None or trial.number == best else difference([named[best][1]], [estimate])
     return TrialRow(
         number=trial.number,
         state=STATES[trial.state],
         values=_values(search.space, trial.params),
-        folder=_place(search, trial.number),
-        metric=None if own is None else over_seeds([own[1]]),
+        folder=_folder(search, trial.number),
+        metric=None if estimate is None else over_seeds([estimate]),
         change=change,
         verdict="" if change is None else verdict(change, metric),
         epochs=trial.last_step,
-        seconds=None if run is None else shared_steps.seconds(run),
+        seconds=None if run is None else run.record.step_seconds,
         why=trial.user_attrs.get(WHY, ""),
     )
 
 
 def _values(space: Space, params: Mapping[str, Any]) -> dict[str, str | int | float]:
-    """The values of a trial in the order of the plan; one killed while it chose has not all of them."""
+    """Return the values of a trial in the order of the plan; one killed while it was suggested lacks some."""
     return {key: params[key] for key in space.sweep.over if key in params}
 
 
 def _estimate(run: Run, space: Space) -> tuple[str, Estimate]:
-    """The metric sought, by name, of a finished run."""
-    name = space.sweep.metric or shared_steps.headline(run)
-    return name, shared_steps.estimate_of(run, name)
+    """Return the name and the estimate of the metric searched for, of a finished run."""
+    name = space.sweep.metric or run.record.headline
+    return name, estimate_of(run, name)
 
 
 def _sign(metric: str) -> int:
     return 1 if higher_is_better(metric) else -1
 
 
-def _place(search: Search, number: int) -> Path:
+def _folder(search: Search, number: int) -> Path:
     return search.folder / "trials" / f"{number:03d}"
 
 
@@ -286,5 +284,5 @@ def _require_same(folder: Path, plan: Plan) -> None:
 
 
 def _varied(plan: Plan) -> Plan:
-    """What trials have in common; who is told of them is no part of what they do."""
+    """Return what trials have in common; trackers change nothing in them."""
     return without_search(plan).model_copy(update={"track": ()})

@@ -1,4 +1,4 @@
-"""What a search goes over: from chosen values to the plan of a trial, and what of it a plan would refuse."""
+"""The space of a search: from chosen values to the plan of a trial; values that no plan takes are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BY_DEFAULT = 20  # trials
 
 @dataclass(frozen=True)
 class Space:
-    """The plan that is varied, and by what."""
+    """The plan that is varied, and the values."""
 
     loaded: LoadedPlan  # without its search
     sweep: SweepSettings
@@ -34,7 +34,7 @@ class Space:
         return list(_product({key: values_of(over) or [] for key, over in self.sweep.over.items()}))
 
     def trials(self, asked: int | None) -> int:
-        """How many there are to be: as many as asked for, or as the plan says; of a grid no more than it has points."""
+        """Return the number of trials: as asked for, or as in the plan; of a grid no more than it has points."""
         wanted = asked or self.sweep.trials
         if not isinstance(self.sweep.sampler, Grid):
             return wanted or BY_DEFAULT
@@ -42,13 +42,13 @@ class Space:
         return min(size, wanted or size)
 
     def plan_of(self, point: Point) -> LoadedPlan:
-        """The plan of a trial. Raises PlanError where a plan cannot have these values."""
-        said = [f"{key}={flow(value)}" for key, value in point.items()]
-        return replace(self.loaded, plan=parse(self.text, "the plan", overrides=said))
+        """Return the plan of a trial. Raises PlanError where a plan cannot have these values."""
+        overrides = [f"{key}={flow(value)}" for key, value in point.items()]
+        return replace(self.loaded, plan=parse(self.text, "the plan", overrides=overrides))
 
 
 def space_of(loaded: LoadedPlan) -> Space:
-    """The space that a plan says, its values checked. Raises PlanError for all that a plan would refuse."""
+    """Return the space of a plan's search. Raises PlanError for keys and values that a plan does not take."""
     sweep = loaded.plan.sweep
     if sweep is None:
         raise PlanError(
@@ -68,12 +68,12 @@ def space_of(loaded: LoadedPlan) -> Space:
 
 
 def spelt(over: AnyOver, value: Any) -> str | int | float:
-    """A value as tables and charts show it: a number of a range, the text of a choice."""
+    """Return a value as tables and charts show it: a number of a range, the text of a choice."""
     return flow(value) if isinstance(over, Choices) else value
 
 
 def changed(mine: SweepSettings, other: SweepSettings) -> list[str]:
-    """What two searches differ in, but for how long they go on."""
+    """Return the keys in which two searches differ, apart from the number of trials."""
     names = (name for name in SweepSettings.model_fields if name != "trials")
     return [name for name in names if getattr(mine, name) != getattr(other, name)]
 
@@ -97,8 +97,8 @@ def _require(space: Space, points: Sequence[Point] | Iterator[Point], what: str)
         try:
             space.plan_of(point)
         except PlanError as error:
-            said = ", ".join(f"{key}={flow(value)}" for key, value in point.items())
-            raise PlanError(f"sweep: {what}: with {said}: {error}") from error
+            values = ", ".join(f"{key}={flow(value)}" for key, value in point.items())
+            raise PlanError(f"sweep: {what}: with {values}: {error}") from error
 
 
 def _ends(over: AnyOver) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The trials of a search, kept by Optuna in a journal that several processes share. The one place that knows Optuna."""
+"""The trials of a search, kept by Optuna in a journal that several processes share. Only this module knows Optuna."""
 
 from __future__ import annotations
 
@@ -50,21 +50,20 @@ STATES = {
 
 
 class Search:
-    """The trials in the folder of a search. Scores are told so that higher is better."""
+    """The trials in the folder of a search. Scores are signed so that higher is better."""
 
     def __init__(self, space: Space, folder: Path) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is told is told by the watch
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress prints what there is to print
         self.space, self.folder = space, folder
         _mend(folder / JOURNAL)
-        place = str(folder / JOURNAL)
-        self._storage = JournalStorage(_Journal(place))
+        self._storage = JournalStorage(_Journal(folder / JOURNAL))
         with lock(folder / CLAIMS, wait=True):
             if not self._storage.get_all_studies():
                 optuna.create_study(storage=self._storage, study_name=STUDY, direction="maximize")
 
     @contextmanager
     def claimed(self, total: int) -> Iterator[Trial | None]:
-        """The next trial, held while the block runs: one left behind by a process that has died, or a new one.
+        """Give the next trial, locked while the block runs: one left behind by a process that has died, or a new one.
 
         None where `total` trials are done or in other hands.
         """
@@ -74,37 +73,37 @@ class Search:
             yield trial
 
     def point_of(self, params: Mapping[str, Any]) -> Point:
-        """The values that a trial has, by key path."""
-        found: dict[str, Any] = {}
+        """Return the values of a trial by key path."""
+        point: dict[str, object] = {}
         for key, over in self.space.sweep.over.items():
             by_text = {spelt(over, value): value for value in values_of(over) or ()}
-            found[key] = by_text.get(params[key], params[key])
-        return found
+            point[key] = by_text.get(params[key], params[key])
+        return point
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials so far, by number."""
+        """Return all trials so far, by number."""
         return self._study().get_trials(deepcopy=False)
 
     def report(self, trial: Trial, epochs: int, score: float) -> None:
-        """What a trial has come to after so many epochs; what it was told before it was killed stays."""
+        """Record the score of a trial after so many epochs; one recorded before it was killed stays."""
         if epochs not in self.trials()[trial.number].intermediate_values:
             trial.report(score, epochs)
 
     def tell(self, trial: Trial, score: float) -> None:
-        """A trial is done."""
+        """Record that a trial is done."""
         self._study().tell(trial.number, score)
 
     def tell_pruned(self, trial: Trial) -> None:
-        """A trial was given up."""
+        """Record that a trial was given up."""
         self._study().tell(trial.number, state=TrialState.PRUNED)
 
     def tell_failed(self, trial: Trial, why: str) -> None:
-        """A trial cannot be carried out."""
+        """Record that a trial cannot be run."""
         trial.set_user_attr(WHY, why)
         self._study().tell(trial.number, state=TrialState.FAIL)
 
     def importance(self) -> dict[str, float]:
-        """How much of the variance of scores each key explains, summing to 1; empty where trials tell nothing of it.
+        """Return the share of the variance of scores that each key explains; empty for fewer than two scores.
 
         fANOVA (Hutter et al. 2014) over the trials that are done.
         """
@@ -115,7 +114,7 @@ class Search:
         return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)))
 
     def _study(self) -> Study:
-        """The study with nothing remembered: what is chosen next follows from the journal alone."""
+        """Return the study, loaded anew: what is suggested next follows from the journal alone."""
         sweep = self.space.sweep
         sampler = _ByNumber(sweep.sampler, sweep.seed, self.space)
         return optuna.load_study(
@@ -124,13 +123,13 @@ class Search:
 
     def _left_behind(self, held: ExitStack) -> Trial | None:
         study = self._study()
-        for found in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             try:
-                held.enter_context(lock(self._claim(found.number)))
+                held.enter_context(lock(self._claim(trial.number)))
             except RunError:  # its process lives
                 continue
-            # What it was told is kept; a process killed while it chose goes on choosing.
-            return self._chosen(Trial(study, found._trial_id))
+            # Scores reported stay, and values suggested; those missing after a kill are suggested now.
+            return self._suggested(Trial(study, trial._trial_id))
         return None
 
     def _new(self, held: ExitStack, total: int) -> Trial | None:
@@ -139,9 +138,9 @@ class Search:
         if number >= total:
             return None
         held.enter_context(lock(self._claim(number)))
-        return self._chosen(study.ask())
+        return self._suggested(study.ask())
 
-    def _chosen(self, trial: Trial) -> Trial:
+    def _suggested(self, trial: Trial) -> Trial:
         for key, over in self.space.sweep.over.items():
             _suggest(trial, key, over)
         return trial
@@ -200,8 +199,8 @@ def _pruner(settings: AnyPruning) -> BasePruner:
 
 
 def _mend(journal: Path) -> None:
-    """Cut off a last line that was only half written when its process was killed: it says nothing yet."""
-    with _written_by_us(str(journal)):
+    """Cut off a last line that was only half written when its process was killed."""
+    with _write_lock(journal):
         if journal.exists() and (text := journal.read_bytes()) and not text.endswith(b"\n"):
             os.truncate(journal, text.rfind(b"\n") + 1)
 
@@ -209,21 +208,21 @@ def _mend(journal: Path) -> None:
 class _Journal(JournalFileBackend):
     """A journal whose lines are written whole or not at all: half a line on a full disk would spoil the next one."""
 
-    def __init__(self, place: str) -> None:
-        super().__init__(place, JournalFileOpenLock(place))
-        self._place = place
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), JournalFileOpenLock(str(path)))
+        self._path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with _written_by_us(self._place):
-            append(Path(self._place), lines.encode(), sync=True)
+        with _write_lock(self._path):
+            append(self._path, lines.encode(), sync=True)
 
 
 @contextmanager
-def _written_by_us(journal: str) -> Iterator[None]:
-    writing = JournalFileOpenLock(journal)
-    writing.acquire()
+def _write_lock(journal: Path) -> Iterator[None]:
+    held = JournalFileOpenLock(str(journal))
+    held.acquire()
     try:
         yield
     finally:
-        writing.release()
+        held.release()

@@ -1,4 +1,4 @@
-"""A plan with a step left out or a value changed: what an ablation compares it with."""
+"""The variants of a plan that an ablation compares: a step left out, or a value changed."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from assay.errors import PlanError
-from assay.files import fingerprint
+from assay.files import StepName, fingerprint
 from assay.plan.plan import Plan, parse, to_yaml
-from assay.steps import STEPS
 from assay.steps.base import StepPlan
 
-REPAIRS = tuple(kind for kind, step in STEPS.items() if step.repairs)
+REPAIRS = ("clean_labels", "pseudo_label", "rebalance_head", "synthesize")
+"""The steps that repair labels or the balance of classes."""
 
 Steps = tuple[StepPlan, ...]
 Path = tuple[int, ...]
-"""Positions of a step: in the plan, then in the list of the step that holds it, and so on."""
+"""Indices of a step: of the outermost step that holds it in the plan, then within that, and so on."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A plan to be carried out beside the whole one."""
+    """A plan to be run beside the whole one."""
 
     name: str  # of its folder
-    said: str  # to people
+    title: str  # in tables
     plan: Plan
     leaves_out: bool = False  # a step, so that being worse speaks for the step
 
 
 def variants(plan: Plan, *, without: Sequence[str] = (), alternatives: Sequence[str] = ()) -> list[Variant]:
-    """The plan itself, then each variant: those asked for, or, where none is, without each of its repairs in turn.
+    """Return the plan itself, then its variants: those asked for, by default without each of its repairs in turn.
 
     `without` names steps (`steps.2`, `steps.3.repeat.steps.0`), `alternatives` changes (`steps.3.fit.size=128`, several
     at once with `;` between them). Raises PlanError for what is not there, and where there is nothing to compare.
@@ -44,28 +44,27 @@ def variants(plan: Plan, *, without: Sequence[str] = (), alternatives: Sequence[
             f"the plan has no step that repairs ({', '.join(REPAIRS)}), so there is none to leave out. "
             "Name a step with --without steps.2, or a change with --alternative steps.1.fit.size=128."
         )
-    found = [Variant("whole", "whole plan", plan)]
-    found += [_left_out(plan, path) for path in paths]
-    found += [_changed(plan, text) for text in alternatives]
-    return list({variant.name: variant for variant in found}.values())  # what was named twice is one
+    left_out, changed = [_left_out(plan, path) for path in paths], [_changed(plan, text) for text in alternatives]
+    # One named twice is one.
+    return list({one.name: one for one in (Variant("whole", "whole plan", plan), *left_out, *changed)}.values())
 
 
 def walk(steps: Steps, above: Path = ()) -> Iterator[tuple[Path, StepPlan]]:
-    """Every step with its positions, those within others too."""
-    for place, step in enumerate(steps):
-        yield (*above, place), step
-        yield from walk(_held(step), (*above, place))
+    """Yield every step with its indices, those within others too."""
+    for index, step in enumerate(steps):
+        yield (*above, index), step
+        yield from walk(_held(step), (*above, index))
 
 
 def left(steps: Steps, path: Path) -> Steps:
-    """The steps without one of them.
+    """Return the steps without one of them.
 
     A `repeat` whose last repair was that goes with it: its rounds would be nothing but more training, and the plan
     with the step would be compared with one that trained as long on labels that never change. Where nothing
     before it makes a model, its steps stay, once.
     """
-    place, *inner = path
-    before, step, after = steps[:place], steps[place], steps[place + 1 :]
+    index, *inner = path
+    before, step, after = steps[:index], steps[index], steps[index + 1 :]
     if not inner:
         return before + after
     held = left(_held(step), tuple(inner))
@@ -78,7 +77,7 @@ def left(steps: Steps, path: Path) -> Steps:
 
 
 def without_repairs(steps: Steps) -> Steps:
-    """The steps without any of their repairs, those within others too, left out one after the other."""
+    """Return the steps without any of their repairs, those within others too, left out one after the other."""
     while path := next((path for path, step in walk(steps) if _repairs(step)), None):
         steps = left(steps, path)
     return steps
@@ -86,12 +85,12 @@ def without_repairs(steps: Steps) -> Steps:
 
 def _left_out(plan: Plan, path: Path) -> Variant:
     names = _names(plan.steps, path)
-    said = f"without {'/'.join(names)}"
+    title = f"without {'/'.join(names)}"
     steps = left(plan.steps, path)
     if not steps:
-        raise PlanError(f"{said}: no step is left. Leave out another, or name a change with --alternative.")
+        raise PlanError(f"{title}: no step is left. Leave out another, or name a change with --alternative.")
     text = to_yaml(plan.model_copy(update={"steps": steps}))
-    return Variant(f"without-{'-'.join(names)}", said, parse(text, said), leaves_out=True)
+    return Variant(f"without-{'-'.join(names)}", title, parse(text, title), leaves_out=True)
 
 
 def _changed(plan: Plan, text: str) -> Variant:
@@ -114,27 +113,27 @@ def _changed(plan: Plan, text: str) -> Variant:
 
 
 def _path(steps: Steps, text: str) -> Path:
-    """The positions of a step that is named as `--set` would."""
-    spelt = {_spelt(steps, path): path for path, _ in walk(steps)}
+    """Return the indices of a step named as in `--set`, with or without its kind."""
+    keys = {_key(steps, path): path for path, _ in walk(steps)}
     wanted = text.strip()
-    for name, path in spelt.items():
-        if wanted in (name, f"{name}.{_names(steps, path)[-1].partition('-')[2]}"):
+    for name, path in keys.items():
+        if wanted in (name, f"{name}.{_names(steps, path)[-1].kind}"):
             return path
-    there = ", ".join(f"{name} ({_names(steps, path)[-1]})" for name, path in spelt.items())
+    there = ", ".join(f"{name} ({_names(steps, path)[-1]})" for name, path in keys.items())
     raise PlanError(f"--without {text}: there is no such step. There are: {there}.")
 
 
-def _spelt(steps: Steps, path: Path) -> str:
-    place, *inner = path
-    own = f"steps.{place}"
-    return f"{own}.{steps[place].kind}.{_spelt(_held(steps[place]), tuple(inner))}" if inner else own
+def _key(steps: Steps, path: Path) -> str:
+    index, *inner = path
+    key = f"steps.{index}"
+    return f"{key}.{steps[index].kind}.{_key(_held(steps[index]), tuple(inner))}" if inner else key
 
 
-def _names(steps: Steps, path: Path) -> list[str]:
-    """The names that the folders of a step, and of those that hold it, have in a run."""
-    place, *inner = path
-    step = steps[place]
-    return [f"{place + 1:02d}-{step.kind}", *(_names(_held(step), tuple(inner)) if inner else [])]
+def _names(steps: Steps, path: Path) -> list[StepName]:
+    """Return the names of a step and of those that hold it, outermost first, each within its own list."""
+    index, *inner = path
+    step = steps[index]
+    return [StepName.at(index + 1, step.kind), *(_names(_held(step), tuple(inner)) if inner else [])]
 
 
 def _held(step: StepPlan) -> Steps:
@@ -147,6 +146,6 @@ def _any_repairs(steps: Steps) -> bool:
 
 
 def _repairs(step: StepPlan) -> bool:
-    """Whether a step mends anything; a list of suspects (`action: flag`) changes nothing, and is worth none."""
+    """Return whether a step repairs anything; a list of suspects (`action: flag`) changes nothing."""
     action: Any = getattr(step.settings, "action", None)
     return step.kind in REPAIRS and getattr(action, "kind", None) != "flag"

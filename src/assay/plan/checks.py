@@ -1,4 +1,4 @@
-"""From a document to settings: every part checked by the settings it belongs to, all problems collected."""
+"""From a document to settings: every part is checked by its settings class, and all problems are collected."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ Kind = TypeVar("Kind", bound=Settings)
 
 @dataclass(frozen=True)
 class Check:
-    """What is checked against, and what was found to be wrong so far."""
+    """Checks settings in a document, and collects the problems."""
 
     table: StepTable
-    schema: Callable[[], Mapping[str, Any]]  # of a whole plan: it knows which keys are known where
+    schema: Callable[[], Mapping[str, Any]]  # of a whole plan, for suggestions of keys
     problems: list[Problem] = field(default_factory=list)
 
     def settings(self, kind: type[Kind], document: Document, path: KeyPath) -> Kind | None:
-        """Settings from the values at a path, the lists of steps in them too; None where something is wrong.
+        """Return the settings at a path, the lists of steps in them too; None where something is wrong.
 
         A number where text is wanted (a class named 7) is taken as the text it was written as.
         """
         before = len(self.problems)
         value = document.at(path)
-        said = value if isinstance(value, dict) else {}
-        inside: dict[str, Any] = {}
+        values = value if isinstance(value, dict) else {}
+        inside: dict[str, tuple[Settings, ...]] = {}
         for name, known in kind.model_fields.items():
-            if name in said and known.annotation == STEPS:
-                # What was found within a list of steps is not told again of the list.
+            if name in values and known.annotation == STEPS:
+                # A problem within a list of steps is not reported again of the list.
                 inside[name] = self.steps(document, (*path, name)) or (PLACEHOLDER,) * (len(self.problems) > before)
-            elif name in said and (holder := _holder(known.annotation)) and isinstance(said[name], list):
+            elif name in values and (holder := _holder(known.annotation)) and isinstance(values[name], list):
                 inside[name] = self._holders(holder, document, (*path, name))
-        found = self._validated(kind, document, path, inside)
-        return found if len(self.problems) == before else None
+        settings = self._validated(kind, document, path, inside)
+        return settings if len(self.problems) == before else None
 
     def steps(self, document: Document, path: KeyPath) -> tuple[StepPlan, ...]:
-        """The steps listed at a path, without those that something is wrong with."""
+        """Return the steps listed at a path, without those that have problems."""
         raw = document.at(path)
         if raw is None:
             return ()
         if not isinstance(raw, list):
             self._add(path, f"is {value_text(raw)}; it must be a list of steps, each `- kind: settings`.")
             return ()
-        found = [self._step(document, (*path, i)) for i in range(len(raw))]
-        return tuple(step for step in found if step is not None)
+        steps = [self._step(document, (*path, i)) for i in range(len(raw))]
+        return tuple(step for step in steps if step is not None)
 
     def _holders(self, kind: type[Settings], document: Document, path: KeyPath) -> tuple[Settings, ...]:
-        """A list of settings that hold steps themselves; in place of those that something is wrong with, empty ones."""
-        found = (self.settings(kind, document, (*path, i)) for i in range(len(document.at(path))))
+        """Return a list of settings that hold steps themselves; those that have problems are empty."""
+        checked = (self.settings(kind, document, (*path, i)) for i in range(len(document.at(path))))
         empty = dict.fromkeys(_lists(kind), (PLACEHOLDER,))
-        return tuple(kind.model_construct(None, **empty) if one is None else one for one in found)
+        return tuple(kind.model_construct(None, **empty) if one is None else one for one in checked)
 
     def _step(self, document: Document, path: KeyPath) -> StepPlan | None:
-        """One step: `kind: settings`, or `kind` alone."""
+        """Return one step: `kind: settings`, or `kind` alone."""
         raw = document.at(path)
         if isinstance(raw, str):
             raw = {raw: None}
@@ -102,12 +102,11 @@ class Check:
         return None
 
     def _add(self, path: KeyPath, message: str) -> None:
-        """Note a problem; see `Problem`."""
         self.problems.append(Problem(path, message))
 
 
 def _holder(annotation: Any) -> type[Settings] | None:
-    """The settings of which a field is a list, where these hold steps."""
+    """Return the settings of which a field is a list, if these hold steps."""
     of, *more = get_args(annotation) if get_origin(annotation) is tuple else (None,)
     if more != [...] or not (isinstance(of, type) and issubclass(of, Settings)):
         return None
@@ -115,7 +114,7 @@ def _holder(annotation: Any) -> type[Settings] | None:
 
 
 def _lists(kind: type[Settings]) -> list[str]:
-    """The settings that are lists of steps."""
+    """Return the names of the settings that are lists of steps."""
     return [name for name, known in kind.model_fields.items() if known.annotation == STEPS]
 
 
@@ -123,7 +122,7 @@ PLACEHOLDER = StepPlan(kind="", settings=Settings())
 
 
 def _as_written(error: ValidationError, document: Document, path: KeyPath) -> Document:
-    """The document with scalars back in their own spelling wherever the settings want text or a path."""
+    """Return the document with scalars as they were written wherever the settings want text or a path."""
     for detail in error.errors(include_url=False):
         where = located(document, path, detail)
         if detail["type"] in ("string_type", "path_type") and isinstance(document.find(where), int | float):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,18 @@ DEFAULT_SIZE = 128
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
 EPOCHS = (3, 8)
 ROUNDS = 2
-WORTHWHILE = 0.1  # unlabelled images a labelled one: fewer are not worth training again for
-LR = 5e-4  # at 1e-3 a network of few or of wrongly labelled images can forget what it knew
-ENOUGH = 100  # images, to tell whether there is an up and a down
-LIKELY = 4.0  # standard errors: chance alone gets there once in 16,000
+MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
+LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
+MIN_IMAGES = 100  # to measure whether images have an up and a down
+SIGNIFICANT = 4.0  # standard errors: reached by chance once in 16,000
 
 
-def default_steps(samples: Samples, *, flip: str, seen: bool = False) -> list[dict[str, Any]]:
-    """A probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
+def default_steps(samples: Samples, *, flip: str, pretrained: bool = False) -> list[Mapping[str, Any]]:
+    """Return a probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
 
-    That is pseudo-labels, kept where validation is better, for unlabelled images, and a threshold where there are
-    tags enough to choose one by. Labels are smoothed under multi-class heads only: smoothed tags would draw the rare
-    ones' probabilities up. A backbone that has `seen` some of the training labels may not judge them: no list then.
+    That is pseudo-labels for unlabelled images, kept if validation improves, and thresholds for heads with enough tags
+    to choose them by. Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare
+    tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then.
     """
     known = samples.part("train").labelled()
     labelled, unlabelled = max(1, int(known.sum())), int((~known).sum())
@@ -37,12 +37,12 @@ def default_steps(samples: Samples, *, flip: str, seen: bool = False) -> list[di
         "lr": LR,
         "optimizer": {"kind": "adamw", "weight_decay": 0.02},
         "schedule": "one_cycle",
-        "loss": {"smoothing": 0.1 if all(head.kind == "multiclass" for head in samples.space) else 0.0},
+        "loss": {"smoothing": 0.1 if all(head.multiclass for head in samples.space) else 0.0},
         "augment": {"crop": [0.5, 1.0], "flip": flip},
         "ema": 0.99,
     }
-    tags = [head for head in samples.space if head.kind == "multilabel"]
-    judged = [head.name for head in tags if samples.part("val").counts(head).sum() >= RARE]
+    tags = [head for head in samples.space if not head.multiclass]
+    tuned = [head.name for head in tags if samples.part("val").counts(head).sum() >= RARE]
     again = {**fit, "start": "pretrained", "epochs": _epochs(labelled + unlabelled)}
     rounds = {
         "times": ROUNDS,
@@ -52,9 +52,9 @@ def default_steps(samples: Samples, *, flip: str, seen: bool = False) -> list[di
     return [
         {"probe": {"size": DEFAULT_SIZE}},
         {"fit": fit},
-        *([] if seen else [{"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}]),
-        *([{"repeat": rounds}] if unlabelled >= WORTHWHILE * labelled else []),
-        *([{"tune_thresholds": {"heads": judged}}] if judged else []),
+        *([] if pretrained else [{"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}]),
+        *([{"repeat": rounds}] if unlabelled >= MIN_UNLABELLED * labelled else []),
+        *([{"tune_thresholds": {"heads": tuned}}] if tuned else []),
     ]
 
 
@@ -63,23 +63,23 @@ def _epochs(images: int) -> int:
 
 
 def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:
-    """Which flips leave images such as these plausible, and why.
+    """Return the flips that leave images such as these plausible, and the reason.
 
     Images taken from above have no up and down: over many of them the upper and the lower half are equally
     bright. Where the halves differ by more than chance, a flip along that axis would make images that do not occur.
     """
-    if len(ids) < ENOUGH:
-        return "none", f"fewer than {ENOUGH} training images: too few to tell whether they may be flipped"
+    if len(ids) < MIN_IMAGES:
+        return "none", f"fewer than {MIN_IMAGES} training images: too few to tell whether they may be flipped"
     upper, left = _halves(cache, ids)
     down, across = _deviation(upper), _deviation(left)
-    said = f"left and right halves differ by {across:.1f} standard errors, upper and lower ones by {down:.1f}"
-    horizontal, vertical = across < LIKELY, down < LIKELY
+    reason = f"left and right halves differ by {across:.1f} standard errors, upper and lower ones by {down:.1f}"
+    horizontal, vertical = across < SIGNIFICANT, down < SIGNIFICANT
     names = {(True, True): "both", (True, False): "horizontal", (False, True): "vertical", (False, False): "none"}
-    return names[horizontal, vertical], said
+    return names[horizontal, vertical], reason
 
 
 def _halves(cache: Cache, ids: Sequence[str]) -> tuple[Doubles, Doubles]:
-    """How much brighter the upper and the left half are, an image and colour: (N, 3) each."""
+    """Return how much brighter the upper and the left half are, by image and colour: (N, 3) each."""
     upper, left = [], []
     middle = cache.side // 2
     for first in range(0, min(len(ids), 2000), 100):
@@ -90,6 +90,6 @@ def _halves(cache: Cache, ids: Sequence[str]) -> tuple[Doubles, Doubles]:
 
 
 def _deviation(differences: Doubles) -> float:
-    """The largest over colours of |mean| in standard errors."""
+    """Return the largest |mean| over colours, in standard errors."""
     errors = differences.std(axis=0, ddof=1) / np.sqrt(len(differences))
     return float(np.max(np.abs(differences.mean(axis=0)) / np.maximum(errors, 1e-9)))

@@ -14,11 +14,11 @@ Schema = Mapping[str, Any]
 
 
 def override(document: Document, text: str, schema: Schema) -> Document:
-    """The document with the value set that `text` (`steps.2.fit.epochs=4`) names; the value is YAML.
+    """Return the document with the value set that `text` (`steps.2.fit.epochs=4`) names; the value is YAML.
 
-    List entries count from 0. What is missing on the way is begun, as is what stands there by name alone:
-    `schedule: cosine` becomes `{kind: cosine}`. Whether the keys are known is found out when the plan is
-    checked. `schema` is that of a whole plan. Raises PlanError.
+    List entries count from 0. Mappings missing on the way are created, and a name alone is spelt out:
+    `schedule: cosine` becomes `{kind: cosine}`. Whether the keys are known is left to the check of the
+    plan. `schema` is that of a whole plan. Raises PlanError.
     """
     name = f"--set {text}"
     key, equals, value = text.partition("=")
@@ -28,15 +28,17 @@ def override(document: Document, text: str, schema: Schema) -> Document:
     new = read(value, name, lines=False)
     path: KeyPath = ()
     for i, word in enumerate(words):
-        document = _opened(document, path, word, name=name, schema=schema)
+        document = _with_container(document, path, word, name=name, schema=schema)
         path = (*path, _entry(document, path, word, name=name))
         if i < len(words) - 1 and not _exists(document, path):
-            document = document.put(path, _begun(document, path, name=name, schema=schema), source=Document({}, name))
+            document = document.put(
+                path, _new_mapping(document, path, name=name, schema=schema), source=Document({}, name)
+            )
     return document.put(path, new.value, source=new)
 
 
-def _opened(document: Document, path: KeyPath, word: str, *, name: str, schema: Schema) -> Document:
-    """The document with a mapping or list at `path`, so that something can be set in it."""
+def _with_container(document: Document, path: KeyPath, word: str, *, name: str, schema: Schema) -> Document:
+    """Return the document with a mapping or list at `path`, so that something can be set in it."""
     value = document.at(path)
     if isinstance(value, dict | list):
         return document
@@ -52,7 +54,7 @@ def _opened(document: Document, path: KeyPath, word: str, *, name: str, schema: 
 
 
 def _entry(document: Document, path: KeyPath, word: str, *, name: str) -> str | int:
-    """The key or list position that a word names in what is at `path`."""
+    """Return the key or list index that a word names in what is at `path`."""
     value = document.at(path)
     if isinstance(value, list):
         if word.isdecimal() and int(word) < len(value):
@@ -66,12 +68,12 @@ def _entry(document: Document, path: KeyPath, word: str, *, name: str) -> str | 
     return word
 
 
-def _begun(document: Document, path: KeyPath, *, name: str, schema: Schema) -> dict[str, Any]:
-    """What is begun where the plan holds nothing: a mapping, of the default kind where there are kinds."""
+def _new_mapping(document: Document, path: KeyPath, *, name: str, schema: Schema) -> dict[str, str]:
+    """Return a mapping for where the plan holds nothing, of the default kind if there are kinds."""
     if any(part.get("type") == "array" for part in schemas(schema, document, path)):
         raise PlanError(f"{name}: the plan has no {dots(path)}, and one entry begins no list. Write it in the plan.")
-    said = [part.get("properties", {}).get(path[-1], {}) for part in schemas(schema, document, path[:-1])]
-    kinds = [s["default"]["kind"] for s in said if isinstance(s.get("default"), dict) and "kind" in s["default"]]
+    known = [part.get("properties", {}).get(path[-1], {}) for part in schemas(schema, document, path[:-1])]
+    kinds = [s["default"]["kind"] for s in known if isinstance(s.get("default"), dict) and "kind" in s["default"]]
     return {"kind": kinds[0]} if kinds else {}
 
 

@@ -1,7 +1,7 @@
-"""What a plan may say: read, checked and written back.
+"""The plan of a run: read, checked and written back.
 
 A plan is YAML text. It becomes a `Document`, values with their lines; `--set` changes the document; then
-every part is checked by the settings it belongs to, and all that is wrong is told at once.
+every part is checked by its settings class, and all problems are reported at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PLANS = frozenset({".yaml", ".yml"})
 
 
 class Plan(Settings):
-    """All that a run is told: the data, the model, and the steps in order."""
+    """All that decides a run: the data, the model, and the steps in order."""
 
     data: DataSettings = Field(description="Where images and labels are, and how they are split.")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The backbone and the head on it.")
@@ -43,7 +43,7 @@ class Plan(Settings):
         default=None, description="Precision and memory layout; timed and chosen where nothing is said."
     )
     track: Track = Field(
-        default=(), description="Who else is told of every epoch: `tensorboard`, `mlflow`, `wandb`, or a list of these."
+        default=(), description="Where every epoch is logged: `tensorboard`, `mlflow`, `wandb`, or a list of these."
     )
     steps: tuple[StepPlan, ...] = Field(
         default=(),
@@ -61,18 +61,18 @@ class LoadedPlan:
     plan: Plan
     base: Path  # relative paths in the plan start from here
     source_name: str  # of the plan file, the folder or the table, without its suffix
-    later: tuple[str, ...] = ()  # values to set in steps that are not chosen yet
+    later: tuple[str, ...] = ()  # KEY=VALUE for steps that are not chosen yet
 
 
 def step_table() -> StepTable:
-    """The settings of every kind of step that there is."""
+    """Return the settings of every kind of step."""
     from assay.steps import STEPS
 
     return {name: step.settings for name, step in STEPS.items()}
 
 
 def parse(text: str, name: str, *, overrides: Sequence[str] = (), steps: StepTable | None = None) -> Plan:
-    """The plan in a text; `name` stands before line numbers in messages. `overrides` are KEY=VALUE.
+    """Return the plan in a text; `name` stands before line numbers in messages. `overrides` are KEY=VALUE.
 
     Raises PlanError that lists what is wrong, by line and key path.
     """
@@ -80,7 +80,7 @@ def parse(text: str, name: str, *, overrides: Sequence[str] = (), steps: StepTab
 
 
 def load(path: Path, *, overrides: Sequence[str] = (), steps: StepTable | None = None) -> LoadedPlan:
-    """The plan in a file."""
+    """Return the plan in a file."""
     return _loaded(_read_file(path), path, overrides, steps)
 
 
@@ -91,9 +91,9 @@ def from_source(
     overrides: Sequence[str] = (),
     steps: StepTable | None = None,
 ) -> LoadedPlan:
-    """The plan for what the command line was given: a folder, a table, or a YAML file with `data:` in it.
+    """Return the plan for a folder, a table, or a YAML file with `data:` in it.
 
-    A recipe adds what the source does not say. Without any steps, `plan.steps` is empty and the values to
+    A recipe adds the keys that the source does not have. Without any steps, `plan.steps` is empty and the values to
     set in them wait in `later`; see `complete`. Raises PlanError, or DataError where there is nothing at
     `source`.
     """
@@ -104,14 +104,14 @@ def from_source(
 
 
 def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None) -> LoadedPlan:
-    """The plan with steps chosen for it, each `{kind: settings}`, with the values that waited for them."""
+    """Return the plan with steps chosen for it, each `{kind: settings}`, and the values in `later` set."""
     whole = Document({**plain(loaded.plan), "steps": [dict(step) for step in chosen]}, "the default plan")
     plan = _plan(whole, loaded.later, steps or step_table())
     return replace(loaded, plan=plan, later=())
 
 
 def for_one_run(loaded: LoadedPlan) -> LoadedPlan:
-    """The plan, if it says how to train once. Raises PlanError where it is a search."""
+    """Return the plan. Raises PlanError where it is a search, which is many runs."""
     if loaded.plan.sweep is not None:
         raise PlanError(
             f"{loaded.source_name}: the plan is a search (sweep:), many runs. Carry it out with `assay sweep`, or "
@@ -121,20 +121,20 @@ def for_one_run(loaded: LoadedPlan) -> LoadedPlan:
 
 
 def without_search(plan: Plan) -> Plan:
-    """The plan that a search varies: nothing in it says that it was one."""
+    """Return the plan without its search."""
     kept = {name: getattr(plan, name) for name in Plan.model_fields if name != "sweep"}
     return Plan.model_construct(plan.model_fields_set - {"sweep"}, **kept)
 
 
 def anchored(loaded: LoadedPlan) -> Plan:
-    """The plan with data, weights and other runs named by absolute paths, so that a copy elsewhere means the same."""
+    """Return the plan with absolute paths to data, weights and other runs: a copy elsewhere means the same."""
     data, base = loaded.plan.data, loaded.base
     plan = with_sources(loaded.plan, lambda source, path: os.path.abspath(base / path))
     return plan.model_copy(update={"data": data.model_copy(update=resolve_paths(data, base=base))})
 
 
 def to_yaml(plan: Plan, *, full: bool = False) -> str:
-    """A plan as YAML that `parse` reads back as an equal plan.
+    """Return a plan as YAML that `parse` reads back as an equal plan.
 
     It holds what was set and what differs from the defaults, or, with `full`, every value that is not
     empty: that still means the same when a default has changed.
@@ -143,22 +143,22 @@ def to_yaml(plan: Plan, *, full: bool = False) -> str:
 
 
 def plain(settings: BaseModel, *, full: bool = False) -> Any:
-    """Settings as mappings, lists and scalars, as a plan would spell them."""
+    """Return settings as mappings, lists and scalars, as a plan spells them."""
     if isinstance(settings, StepPlan):
         return {settings.kind: plain(settings.settings, full=full)}
-    found = {}
+    values = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         is_kind = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
         is_set = name in settings.model_fields_set or value != field.get_default(call_default_factory=True)
         is_empty = value is None or value in ((), [], {})
         if is_set or is_kind or (full and not is_empty):
-            found[field.alias or name] = _plain(value, full)
-    return found["kind"] if isinstance(settings, Choice) and set(found) == {"kind"} else found
+            values[field.alias or name] = _plain(value, full)
+    return values["kind"] if isinstance(settings, Choice) and set(values) == {"kind"} else values
 
 
 def json_schema(*, steps: StepTable | None = None) -> dict[str, Any]:
-    """The JSON Schema of a plan, for editors that complete and check it."""
+    """Return the JSON Schema of a plan, for editors that complete and check it."""
     table = steps or step_table()
     models: list[type[BaseModel]] = list(dict.fromkeys([Plan, *table.values()]))
     refs, definitions = models_json_schema([(model, "validation") for model in models])
@@ -198,7 +198,7 @@ def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Pla
 
 @lru_cache(maxsize=4)
 def _schema_of(kinds: tuple[tuple[str, type[Settings]], ...]) -> Mapping[str, Any]:
-    """The schema of a plan with these kinds of steps: a tenth of a second, once."""
+    """Return the schema of a plan with these kinds of steps; it takes a tenth of a second, once."""
     return json_schema(steps=dict(kinds))
 
 
@@ -206,18 +206,18 @@ def _loaded(document: Document, source: Path, overrides: Sequence[str], table: S
     waits = isinstance(document.value, dict) and not document.value.get("steps")
     later = tuple(text for text in overrides if waits and text.startswith("steps."))
     plan = _plan(document, [text for text in overrides if text not in later], table or step_table())
-    place = Path(os.path.abspath(source))  # `photos/..` has a name too
-    is_plan = not place.is_dir() and not is_table(place)
+    path = Path(os.path.abspath(source))  # `photos/..` has a name too
+    is_plan = not path.is_dir() and not is_table(path)
     return LoadedPlan(
         plan,
-        base=place.parent if is_plan else Path.cwd(),
-        source_name=place.name if place.is_dir() else place.stem,
+        base=path.parent if is_plan else Path.cwd(),
+        source_name=path.name if path.is_dir() else path.stem,
         later=later,
     )
 
 
 def _document(source: Path) -> Document:
-    """What the source says of a plan; a folder and a table say where the data is, and no more."""
+    """Return the plan file of a source, or for a folder or a table a plan with the data alone."""
     form = "folder" if source.is_dir() else "table" if is_table(source) else None
     if form and source.exists():
         return Document({"data": {form: str(source.absolute())}}, str(source))
@@ -242,17 +242,17 @@ def _read_file(path: Path) -> Document:
 
 
 def _joined(document: Document, recipe: Document) -> Document:
-    """A document with what a recipe says besides. Raises PlanError where both say the same key."""
+    """Return a document with the keys of a recipe added. Raises PlanError where both have the same key."""
     if not isinstance(document.value, dict) or not isinstance(recipe.value, dict):
         return document
     for key, value in recipe.value.items():
         inside = document.value.get(key)
         both = key == "data" and isinstance(value, dict) and isinstance(inside, dict)
-        said: list[KeyPath] = [(key, name) for name in value] if both else [(key,)]
-        for path in said:
+        paths: list[KeyPath] = [(key, name) for name in value] if both else [(key,)]
+        for path in paths:
             if path[-1] in document.at(path[:-1]):
                 raise PlanError(
-                    f"{document.place(path)}: {dots(path)} is said there and in {recipe.name}. "
+                    f"{document.where(path)}: {dots(path)} is set there and in {recipe.name}. "
                     "Remove it from the plan, or leave out --recipe."
                 )
             document = document.put(path, recipe.at(path), source=recipe.part(path))
@@ -273,8 +273,8 @@ def _required(kind: type[Settings]) -> bool:
     return any(field.is_required() for field in kind.model_fields.values())
 
 
-def _single_key(name: str, reference: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
-    """The schema of `name: settings`; the settings may be left empty where none is required."""
+def _single_key(name: str, reference: Mapping[str, Any], kind: type[Settings]) -> Mapping[str, Any]:
+    """Return the schema of `name: settings`; the settings may be left empty where none is required."""
     value = reference if _required(kind) else {"anyOf": [reference, {"type": "null"}]}
     about = (kind.__doc__ or "").strip().split("\n")[0]
     return {
@@ -292,7 +292,8 @@ Tracker = Literal["tensorboard", "mlflow", "wandb"]
 Track = Annotated[
     tuple[Tracker, ...],
     BeforeValidator(
-        lambda said: (said,) if isinstance(said, str) else said, json_schema_input_type=Tracker | tuple[Tracker, ...]
+        lambda value: (value,) if isinstance(value, str) else value,
+        json_schema_input_type=Tracker | tuple[Tracker, ...],
     ),
 ]
 """One tracker or a list of them."""

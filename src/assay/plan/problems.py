@@ -1,4 +1,4 @@
-"""What is wrong with a plan, in words: the key, the rule it broke, the way out."""
+"""Problems of a plan as messages: the key, the rule it broke, the way out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from assay.errors import PlanError
 from assay.plan.yaml_lines import Document, KeyPath, dots
 
 Detail = Mapping[str, Any]
-"""One error as pydantic tells it: type, loc, msg, input, ctx."""
+"""One error of pydantic: type, loc, msg, input, ctx."""
 
-SHOWN = 5
+MAX_PROBLEMS = 5  # in a message
 EXPECTED = {
     "float_type": "a number",
     "float_parsing": "a number",
@@ -49,24 +49,24 @@ WRONG_TYPE = frozenset(kind for kind in EXPECTED if kind.endswith(("_type", "_pa
 
 @dataclass(frozen=True)
 class Problem:
-    """A key path and what to say about it, as the rest of a sentence that begins with the path."""
+    """A key path and a message, the rest of a sentence that begins with the path."""
 
     path: KeyPath
     message: str
 
 
 def refuse(document: Document, problems: Sequence[Problem]) -> PlanError:
-    """One error of all problems, in the order of the document, at most five in words."""
-    order = {path: position for position, path in enumerate(document.places)}
+    """Return one error for all problems, in the order of the document, at most five of them spelt out."""
+    order = {path: position for position, path in enumerate(document.positions)}
     ranked = sorted(problems, key=lambda problem: _rank(problem.path, order))
-    lines = [f"{document.place(p.path)}: {_sentence(p)}" for p in ranked[:SHOWN]]
-    if len(ranked) > SHOWN:
-        lines.append(f"and {len(ranked) - SHOWN} more.")
+    lines = [f"{document.where(p.path)}: {_sentence(p)}" for p in ranked[:MAX_PROBLEMS]]
+    if len(ranked) > MAX_PROBLEMS:
+        lines.append(f"and {len(ranked) - MAX_PROBLEMS} more.")
     return PlanError("\n".join(lines))
 
 
 def explain(error: ValidationError, document: Document, path: KeyPath, schema: Mapping[str, Any]) -> list[Problem]:
-    """The problems that pydantic found in the part of a document at `path`.
+    """Return the problems that pydantic reports of the part of a document at `path`.
 
     `schema` is the JSON schema of a whole plan: it knows which keys are known where. The several complaints
     about one value that fits no branch of a union become one problem.
@@ -74,54 +74,54 @@ def explain(error: ValidationError, document: Document, path: KeyPath, schema: M
     grouped: dict[KeyPath, list[Detail]] = {}
     for detail in error.errors(include_url=False):
         grouped.setdefault(located(document, path, detail), []).append(detail)
-    found = []
+    problems = []
     for where, details in grouped.items():
         deeper = any(other != where and other[: len(where)] == where for other in grouped)
-        # A mapping that fits one branch of a union but for a key within is told of that key alone.
+        # Of a mapping that fits one branch of a union but for a key within, that key alone is reported.
         kept = [d for d in details if not (deeper and d["type"] in WRONG_TYPE)]
-        found += [Problem(where, message) for message in _messages(kept, document, where, schema)]
-    return found
+        problems += [Problem(where, message) for message in _messages(kept, document, where, schema)]
+    return problems
 
 
 def located(document: Document, path: KeyPath, detail: Detail) -> KeyPath:
-    """The key path of an error in the part of a document at `path`.
+    """Return the key path of an error in the part of a document at `path`.
 
-    pydantic's `loc` also names the branches of unions; these are passed over. One called like a key beside the
-    next, as in `{relabel: 0.8, otherwise: drop}`, is told by a value that has nothing within.
+    pydantic's `loc` also names the branches of unions; these are passed over. One named like a key beside the
+    next, as in `{relabel: 0.8, otherwise: drop}`, is recognised by a value that has nothing within.
     """
-    value, found = document.find(path), list(path)
+    value, keys = document.find(path), list(path)
     for key, after in zip_longest(detail["loc"], detail["loc"][1:]):
         inside = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
         branch = after in inside and not isinstance(inside.get(key), dict | list)
         if key in inside and not branch:
             value = inside[key]
-            found.append(key)
+            keys.append(key)
     if detail["type"] == "missing":
-        found.append(detail["loc"][-1])
-    return tuple(found)
+        keys.append(detail["loc"][-1])
+    return tuple(keys)
 
 
 def known_keys(schema: Mapping[str, Any], document: Document, path: KeyPath) -> list[str]:
-    """The keys that a mapping at this path may have."""
+    """Return the keys that a mapping at this path may have."""
     keys = (key for part in schemas(schema, document, path) for key in part.get("properties", {}))
     return list(dict.fromkeys(keys))
 
 
 def known_kinds(schema: Mapping[str, Any], document: Document, path: KeyPath) -> list[str]:
-    """What `kind` may be in a mapping at this path."""
+    """Return the kinds that a mapping at this path may have."""
     kinds = (part.get("properties", {}).get("kind", {}) for part in schemas(schema, document, path))
     return [kind["const"] for kind in kinds if "const" in kind]
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """`did you mean epochs?`, or what there is."""
+    """Return `did you mean epochs?`, or the known words."""
     if near := get_close_matches(word, known, n=1, cutoff=0.6):
         return f"did you mean {near[0]}?"
     return f"known here: {', '.join(known) or 'no key at all'}."
 
 
 def value_text(value: Any) -> str:
-    """A value in a message."""
+    """Return a value as messages show it."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -175,9 +175,9 @@ def _wanted(detail: Detail) -> str:
 
 
 def _about(schema: Mapping[str, Any], document: Document, path: KeyPath) -> str:
-    """What the schema says of a key, in brackets."""
-    said = (part.get("properties", {}).get(path[-1], {}) for part in schemas(schema, document, path[:-1]))
-    text = next((known["description"] for known in said if "description" in known), "")
+    """Return the description of a key in the schema, in brackets."""
+    properties = (part.get("properties", {}).get(path[-1], {}) for part in schemas(schema, document, path[:-1]))
+    text = next((known["description"] for known in properties if "description" in known), "")
     return f" ({text[0].lower()}{text[1:].rstrip('.')})" if text else ""
 
 
@@ -188,7 +188,7 @@ def _tip(value: Any, expected: Sequence[str]) -> str:
 
 
 def schemas(schema: Mapping[str, Any], document: Document, path: KeyPath) -> list[Mapping[str, Any]]:
-    """What a whole plan's schema says of the value at a path: one schema for each thing it may be."""
+    """Return the parts of a whole plan's schema for the value at a path: one for each thing it may be."""
     here = [schema]
     for end in range(len(path) + 1):
         branches = [branch for part in here for branch in _branches(part, schema)]
@@ -199,7 +199,7 @@ def schemas(schema: Mapping[str, Any], document: Document, path: KeyPath) -> lis
 
 
 def _branches(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The alternatives that a schema allows, references followed."""
+    """Yield the alternatives that a schema allows, references followed."""
     if "$ref" in part:
         yield from _branches(schema["$defs"][part["$ref"].removeprefix("#/$defs/")], schema)
     elif several := [*part.get("anyOf", ()), *part.get("oneOf", ()), *part.get("allOf", ())]:
@@ -210,7 +210,7 @@ def _branches(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Ma
 
 
 def _fitting(branches: list[Mapping[str, Any]], value: Any) -> list[Mapping[str, Any]]:
-    """The alternatives of the kind that the value says it is."""
+    """Return the alternatives of the kind that the value names."""
     kind = value.get("kind") if isinstance(value, dict) else value if isinstance(value, str) else None
     named = [b for b in branches if kind is not None and b.get("properties", {}).get("kind", {}).get("const") == kind]
     return named or branches

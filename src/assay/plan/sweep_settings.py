@@ -1,4 +1,4 @@
-"""What a search may be told: which values of the plan it goes over, how it chooses, and when it gives a trial up."""
+"""Settings of a search: the values of the plan it goes over, the sampler, and when a trial is pruned."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ Over = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_by_form, json_schema_input_type=list[Any] | AnyOver),
 ]
-"""What one value of the plan may be: `[0.2, 0.3]`, or `{low: 1e-4, high: 1e-2, log: true}`."""
+"""The values of one key of the plan: `[0.2, 0.3]`, or `{low: 1e-4, high: 1e-2, log: true}`."""
 
 
 class Tpe(Choice):

@@ -1,4 +1,4 @@
-"""YAML 1.2 in and out: plain values, and with each the line it stands on and how it was written.
+"""YAML 1.2, read and written: plain values, and for each its line and its spelling.
 
 `3e-3` is a number and `no` is text. Keys are always text, as written. No value is ever an object of code.
 """
@@ -24,68 +24,68 @@ TAG = "tag:yaml.org,2002:"
 PLAIN = re.compile(r"[A-Za-z_/][\w/.+-]*", re.ASCII)
 NOT_TEXT_EVERYWHERE = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 WIDTH = 100
-LARGEST = 100_000
+MAX_VALUES = 100_000
 
 
 @dataclass(frozen=True)
 class Document:
-    """A value read from text: mappings, lists and scalars, with their places."""
+    """A value read from text: mappings, lists and scalars, with their lines."""
 
     value: Any
     name: str
-    places: Mapping[KeyPath, str] = field(default_factory=dict)
+    positions: Mapping[KeyPath, str] = field(default_factory=dict)
     """Key path -> "plan.yaml, line 7"; for an entry of a mapping, where its key stands."""
     texts: Mapping[KeyPath, str] = field(default_factory=dict)
     """Key path -> a scalar as it was written."""
 
     def at(self, path: KeyPath) -> Any:
-        """The value at a path. Raises KeyError or IndexError."""
+        """Return the value at a path. Raises KeyError or IndexError."""
         return reduce(lambda value, key: value[key], path, self.value)
 
     def find(self, path: KeyPath) -> Any:
-        """The value at a path, None where there is none."""
+        """Return the value at a path, None where there is none."""
         try:
             return self.at(path)
         except (KeyError, IndexError, TypeError):
             return None
 
-    def place(self, path: KeyPath) -> str:
-        """Where a path stands, or else the nearest thing around it."""
+    def where(self, path: KeyPath) -> str:
+        """Return file and line of a path, or of the nearest value around it."""
         around = (path[:end] for end in range(len(path), -1, -1))
-        return next((self.places[p] for p in around if p in self.places), self.name)
+        return next((self.positions[p] for p in around if p in self.positions), self.name)
 
     def part(self, path: KeyPath) -> Document:
-        """What is at a path, as a document of its own."""
+        """Return what is at a path as a document."""
         size = len(path)
-        places = {p[size:]: place for p, place in self.places.items() if p[:size] == path}
+        positions = {p[size:]: line for p, line in self.positions.items() if p[:size] == path}
         texts = {p[size:]: text for p, text in self.texts.items() if p[:size] == path}
-        return Document(self.at(path), self.name, places, texts)
+        return Document(self.at(path), self.name, positions, texts)
 
     def put(self, path: KeyPath, value: Any, *, source: Document | None = None) -> Document:
-        """A document with another value at a path that exists, or whose parent does.
+        """Return a document with another value at a path that exists, or whose parent does.
 
-        Places come from `source`, or the new value stands where the old one stood.
+        Lines come from `source`, by default those of the old value.
         """
-        source = source or Document(value, self.place(path))
-        kept = {p: v for p, v in self.places.items() if p[: len(path)] != path}
+        source = source or Document(value, self.where(path))
+        positions = {p: v for p, v in self.positions.items() if p[: len(path)] != path}
         texts = {p: v for p, v in self.texts.items() if p[: len(path)] != path}
-        kept |= {path + p: v for p, v in source.places.items()} | {path: source.place(())}
+        positions |= {path + p: v for p, v in source.positions.items()} | {path: source.where(())}
         texts |= {path + p: v for p, v in source.texts.items()}
-        return Document(_with(self.value, path, value), self.name, kept, texts)
+        return Document(_with(self.value, path, value), self.name, positions, texts)
 
 
 def read(text: str, name: str, *, lines: bool = True) -> Document:
     """Read YAML; `name` stands before the line in every message. An empty text is None.
 
-    Raises PlanError for what is no YAML 1.2, a key said twice, or a tag.
+    Raises PlanError for what is no YAML 1.2, a key set twice, or a tag.
     """
     try:
         node = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{name}, line {mark.line + 1}" if mark and lines else name
+        where = f"{name}, line {mark.line + 1}" if mark and lines else name
         raise PlanError(
-            f"{place}: broken YAML: {error.problem or error.context}. "
+            f"{where}: broken YAML: {error.problem or error.context}. "
             "Check the brackets, quotes, colons and indents there and just above."
         ) from error
     except YAMLError as error:
@@ -95,18 +95,18 @@ def read(text: str, name: str, *, lines: bool = True) -> Document:
         raise PlanError(f"{name}: nested too deeply to be a plan. Check its brackets.") from error
     reader = _Reader(name, lines)
     value = None if node is None else reader.value(node, (), ())
-    return Document(value, name, reader.places, reader.texts)
+    return Document(value, name, reader.positions, reader.texts)
 
 
 def write(value: Any) -> str:
-    """YAML of mappings, lists and scalars that `read` reads back as the same value."""
+    """Return mappings, lists and scalars as YAML that `read` reads back as the same value."""
     if isinstance(value, dict) and value:
         return "\n".join(_mapping(value, 0)) + "\n"
     return flow(value) + "\n"
 
 
 def flat(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
-    """The scalars of nested mappings and lists by their key paths."""
+    """Return the scalars of nested mappings and lists by their key paths."""
     if not isinstance(value, dict | list):
         return {path: value}
     inside = value.items() if isinstance(value, dict) else enumerate(value)
@@ -114,7 +114,7 @@ def flat(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
 
 
 def flow(value: Any) -> str:
-    """A value on one line."""
+    """Return a value as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_text(key)}: {flow(inside)}" for key, inside in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -127,11 +127,11 @@ def flow(value: Any) -> str:
 
 
 class _Reader:
-    """Collects places and texts on the way through the nodes."""
+    """Collects lines and spellings on the way through the nodes."""
 
     def __init__(self, name: str, lines: bool) -> None:
         self.name, self.lines = name, lines
-        self.places: dict[KeyPath, str] = {}
+        self.positions: dict[KeyPath, str] = {}
         self.texts: dict[KeyPath, str] = {}
 
     def where(self, node: Node) -> str:
@@ -140,9 +140,9 @@ class _Reader:
     def value(self, node: Node, path: KeyPath, above: tuple[Node, ...]) -> Any:
         if any(node is parent for parent in above):
             raise PlanError(f"{self.where(node)}: an alias (*) that holds itself. Write the value out.")
-        if len(self.places) > LARGEST:  # reached by aliases of aliases, which grow without bound
-            raise PlanError(f"{self.name}: holds more than {LARGEST:,} values. Use fewer aliases (*).")
-        self.places.setdefault(path, self.where(node))
+        if len(self.positions) > MAX_VALUES:  # reached by aliases of aliases, which grow without bound
+            raise PlanError(f"{self.name}: holds more than {MAX_VALUES:,} values. Use fewer aliases (*).")
+        self.positions.setdefault(path, self.where(node))
         above = (*above, node)
         tag = node.tag or ""
         if isinstance(node, MappingNode) and tag == TAG + "map":
@@ -155,27 +155,27 @@ class _Reader:
         raise PlanError(f"{self.where(node)}: the tag {tag} means nothing here. Remove it.")
 
     def entries(self, node: MappingNode, path: KeyPath) -> Iterator[tuple[str, Node]]:
-        """Keys, as written, and the nodes of their values."""
-        seen = set()
+        """Yield keys, as written, and the nodes of their values."""
+        keys: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 raise PlanError(f"{self.where(key)}: a list or mapping cannot be a key. Put it after the colon.")
             here = (*path, key.value)
-            if key.value in seen:
-                first = self.places[here]
-                raise PlanError(f"{self.where(key)}: {dots(here)} is said twice, first at {first}. Keep one of them.")
-            seen.add(key.value)
-            self.places[here] = self.where(key)
+            if key.value in keys:
+                first = self.positions[here]
+                raise PlanError(f"{self.where(key)}: {dots(here)} is set twice, first at {first}. Keep one of them.")
+            keys.add(key.value)
+            self.positions[here] = self.where(key)
             yield key.value, value
 
 
 def dots(path: KeyPath) -> str:
-    """A key path as `--set` takes it: `steps.2.fit.epochs`; a key with a dot in it is quoted."""
+    """Return a key path as `--set` takes it: `steps.2.fit.epochs`; a key with a dot in it is quoted."""
     return ".".join(f'"{key}"' if "." in str(key) or key == "" else str(key) for key in path)
 
 
 def _scalar(kind: str, text: str) -> Any:
-    """The value of a plain or tagged scalar by the YAML 1.2 core schema; what fits no other type is text."""
+    """Return the value of a plain or tagged scalar by the YAML 1.2 core schema; what fits no other type is text."""
     plain = text.replace("_", "").lower()
     try:
         if kind == "null":
@@ -193,7 +193,7 @@ def _scalar(kind: str, text: str) -> Any:
 
 
 def _with(value: Any, path: KeyPath, new: Any) -> Any:
-    """A copy of nested mappings and lists with another value at one path."""
+    """Return a copy of nested mappings and lists with another value at one path."""
     if not path:
         return new
     copy = list(value) if isinstance(value, list) else dict(value)
@@ -203,8 +203,8 @@ def _with(value: Any, path: KeyPath, new: Any) -> Any:
     return copy
 
 
-def _mapping(value: dict[str, Any], indent: int) -> list[str]:
-    """Lines of a mapping, a key a line; what fits on a line stays on it."""
+def _mapping(value: Mapping[str, Any], indent: int) -> list[str]:
+    """Return the lines of a mapping, a key a line; what fits on a line stays on it."""
     lines = []
     for key, inside in value.items():
         start = " " * indent + _text(key) + ":"
@@ -232,14 +232,14 @@ def _list(value: list[Any], indent: int) -> list[str]:
 
 
 def _holds_mappings(value: Any) -> bool:
-    """Whether a list of mappings (of steps) is in it: that is easier to read and edit a line an item."""
+    """Return whether a list of mappings (of steps) is in it: such are easier to edit with a line for each item."""
     if isinstance(value, list):
         return any(isinstance(item, dict) for item in value)
     return isinstance(value, dict) and any(_holds_mappings(inside) for inside in value.values())
 
 
 def _text(text: str) -> str:
-    """Text, bare where no reader of YAML could take it for anything else."""
+    """Return text, unquoted where no reader of YAML could take it for anything else."""
     if PLAIN.fullmatch(text) and text.lower() not in NOT_TEXT_EVERYWHERE:
         return text
     return '"' + "".join(_character(c) for c in text) + '"'

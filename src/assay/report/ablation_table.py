@@ -25,7 +25,7 @@ def rows(ablation: Ablation) -> list[list[str]]:
     """Return a row a variant, as `COLUMNS` says."""
     return [
         [
-            row.variant.said,
+            row.variant.title,
             interval_text(row.metric),
             interval_text(row.change, "+"),
             row.verdict,
@@ -52,7 +52,7 @@ def write(ablation: Ablation, folder: Path) -> None:
     """Write ablation.csv, ablation.json and ablation.md."""
     table = [
         {
-            "variant": row.variant.said,
+            "variant": row.variant.title,
             "folder": f"variants/{row.variant.name}",
             "metric": ablation.metric,
             **interval_cells("", row.metric),

@@ -16,7 +16,6 @@ from assay import __version__
 from assay.arrays import Bools, Reals
 from assay.errors import RunError
 from assay.experiments.compare import ComparedRun, Comparison, MetricRow, Overlap
-from assay.experiments.shared_steps import seconds
 from assay.messages import plain, text_table
 from assay.metrics.metrics import HEADLINE_METRICS, higher_is_better
 from assay.report.captions import captions, label_text, prediction_text, predictions_text
@@ -26,7 +25,7 @@ from assay.report.gallery import Gallery, fetch
 from assay.report.page import write_page
 from assay.report.sections.history import panel_title, panels, time_line
 from assay.report.tables import interval_text
-from assay.run.folder import RunFolder, read_run
+from assay.run.contents import RunContents, read_run
 
 MAX_CLASSES = 200  # of a table
 IN_LIST = 24  # images
@@ -52,7 +51,7 @@ def write_comparison(path: Path, comparison: Comparison) -> Path:
     gallery, entries = Gallery(), comparison.entries
     runs = [read_run(entry.run.folder) for entry in entries]
     names = [plain(entry.name) for entry in entries]
-    samples = entries[0].judged.samples
+    samples = entries[0].validation.samples
     parts: dict[str, Any] = {
         "names": names,
         "colours": [_colour(number) for number in range(len(names))],
@@ -102,7 +101,7 @@ def _metric(row: MetricRow) -> dict[str, Any]:
 def _metrics(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the table over all heads, and with several heads one of each."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in comparison.told:
+    for row in comparison.distinct_rows:
         groups.setdefault(row.head, []).append(_metric(row))
     return [{"head": plain(head), "rows": rows} for head, rows in groups.items()]
 
@@ -111,7 +110,7 @@ def _answers(overlap: Overlap) -> dict[str, Any]:
     return {
         "head": plain(overlap.head.name),
         "kind": overlap.head.kind,
-        "run": overlap.place,
+        "run": overlap.index,
         "counts": overlap.counts,
         "n": sum(overlap.counts.values()),
         "differ": int(overlap.differ.sum()),
@@ -147,7 +146,7 @@ def _lists(comparison: Comparison, overlap: Overlap, gallery: Gallery, most: int
     chosen = [other & ~first, first & ~other]
     if overlap.head.multiclass:  # of two different answers for a tag one is right
         chosen.append(overlap.known & ~first & ~other & overlap.differ)
-    one, another = (comparison.entries[number].judged.of(overlap.head)[1] for number in (0, overlap.place))
+    one, another = (comparison.entries[number].validation.of(overlap.head)[1] for number in (0, overlap.index))
     moved: Reals = np.abs(another - one)  # (N, K)
     if overlap.head.multiclass:
         moved = moved.max(axis=1)
@@ -159,8 +158,8 @@ def _lists(comparison: Comparison, overlap: Overlap, gallery: Gallery, most: int
         "head": plain(overlap.head.name),
         "kind": overlap.head.kind,
         "first": plain(comparison.entries[0].name),
-        "other": plain(comparison.entries[overlap.place].name),
-        "run": overlap.place,
+        "other": plain(comparison.entries[overlap.index].name),
+        "run": overlap.index,
         "groups": groups,
     }
 
@@ -173,9 +172,9 @@ def _rows_of(cells: Bools, moved: Reals, most: int) -> tuple[list[int], int]:
 
 
 def _images(comparison: Comparison, overlap: Overlap, rows: Sequence[int], gallery: Gallery) -> list[dict[str, Any]]:
-    head, first = overlap.head, comparison.entries[0].judged
+    head, first = overlap.head, comparison.entries[0].validation
     codes, probabilities, thresholds = first.of(head)
-    _, other_probabilities, other_thresholds = comparison.entries[overlap.place].judged.of(head)
+    _, other_probabilities, other_thresholds = comparison.entries[overlap.index].validation.of(head)
     numbers = gallery.add((first.samples.ids[row] for row in rows), large=True)
     return [
         {
@@ -189,12 +188,12 @@ def _images(comparison: Comparison, overlap: Overlap, rows: Sequence[int], galle
 
 
 def _prediction(entry: ComparedRun, row: int) -> str:
-    values = entry.judged.predictions
-    text = predictions_text(entry.judged.samples.space, values.probabilities, values.thresholds, row)
+    values = entry.validation.predictions
+    text = predictions_text(entry.validation.samples.space, values.probabilities, values.thresholds, row)
     return f"{plain(entry.name)}: {text}"
 
 
-def _run(entry: ComparedRun, run: RunFolder) -> dict[str, Any]:
+def _run(entry: ComparedRun, run: RunContents) -> dict[str, Any]:
     """Return what a run is made of, in a row."""
     return {
         "folder": plain(str(entry.run.folder)),
@@ -203,7 +202,7 @@ def _run(entry: ComparedRun, run: RunFolder) -> dict[str, Any]:
         "train": len(run.samples.part("train")),
         "edits": len(run.ledger.entries),
         "seed": entry.plan.seed,
-        "seconds": seconds(entry.run),
+        "seconds": entry.run.record.step_seconds,
         "data": run.as_read.fingerprint(),
     }
 
@@ -216,7 +215,7 @@ def _colour(number: int) -> dict[str, Any]:
     return {"colour": number % len(RUNS), "dashes": DASHES[number // len(RUNS) % len(DASHES)]}
 
 
-def _curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+def _curves(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     """Return a panel for each metric that any of the runs has a curve of, over the epochs of all its steps.
 
     `first` are those to be visible at once: the loss, the headline and the learning rate.
@@ -226,7 +225,7 @@ def _curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     if table.is_empty():
         return []
     names = list(dict.fromkeys(name for one, run in zip(tables, runs, strict=True) for name in panels(one, run)))
-    chiefs = [*(run.chief for run in runs if run.chief), *(name for name in HEADLINE_METRICS if name in names)]
+    chiefs = [*(run.headline for run in runs if run.headline), *(name for name in HEADLINE_METRICS if name in names)]
     end = float(table["x"].max() or 1)  # type: ignore[arg-type]
     return [
         {
@@ -287,7 +286,7 @@ def rows(comparison: Comparison) -> list[list[str]]:
             interval_text(row.changes[number], "+"),
             row.verdicts[number],
         ]
-        for row in comparison.told
+        for row in comparison.distinct_rows
         if not row.head or row.metric == comparison.metric
         for number, entry in enumerate(comparison.entries)
     ]
@@ -297,7 +296,7 @@ def test_lines(comparison: Comparison) -> list[str]:
     """Return McNemar's test of each head and run, a line each."""
     names = [entry.name for entry in comparison.entries]
     return [
-        f"{overlap.head.name}: only {names[0]} right {overlap.test.only_first:,}, only {names[overlap.place]} "
+        f"{overlap.head.name}: only {names[0]} right {overlap.test.only_first:,}, only {names[overlap.index]} "
         f"{overlap.test.only_second:,}; McNemar p = {overlap.test.p:.2g}{' (exact)' if overlap.test.exact else ''}"
         for overlap in comparison.overlaps
         if overlap.test

@@ -10,7 +10,7 @@ import numpy as np
 from assay.arrays import Bools, Ints, Reals
 from assay.labels.space import Head
 from assay.messages import plain
-from assay.run.folder import LabelledPredictions
+from assay.run.contents import LabelledPredictions
 
 OUTCOMES = ("found", "missed", "given wrongly", "rightly absent")
 

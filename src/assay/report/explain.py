@@ -23,7 +23,7 @@ from assay.models.trained_model import TrainedModel
 from assay.models.tree import Tree
 from assay.predictions.inference import PLAIN
 from assay.report.gradcam import Heat, capture_layers, grad_cam, grid, overlaid
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 Known = Mapping[str, Sequence[str]]
 """By head, the classes that an image's label names; a head whose label is unknown is not there."""
@@ -183,7 +183,7 @@ class Image:
     known: Known
 
 
-def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
+def explain_target(run: RunContents, member: int | None) -> ExplainTarget:
     """Return the network of the newest model; of several number `member`, from 1.
 
     Raises RunError where there is no model yet; ModelError where several answer together and none of them is chosen.
@@ -211,7 +211,7 @@ def explain_target(run: RunFolder, member: int | None) -> ExplainTarget:
     return ExplainTarget(network, f"{_size(network)}, network {member} of {len(networks)} of {called}", branches)
 
 
-def read_images(run: RunFolder, names: Sequence[str], target: ExplainTarget) -> list[Image]:
+def read_images(run: RunContents, names: Sequence[str], target: ExplainTarget) -> list[Image]:
     """Return images by file or by their id in the run, each once. Raises DataError that names all unreadable ones."""
     by_id = {id_: row for row, id_ in enumerate(run.samples.ids)}
     by_path = {path.resolve(): row for row, path in enumerate(run.samples.paths)}
@@ -238,7 +238,7 @@ def _read(path: Path, network: TrainedModel) -> Pixels:
     return read_square(path, network.side, settings=network.resize, size=network.size)
 
 
-def _image_of_run(run: RunFolder, row: int, target: ExplainTarget) -> Image:
+def _image_of_run(run: RunContents, row: int, target: ExplainTarget) -> Image:
     """Return an image of the run, from the cache where its file is gone. Raises ImageError."""
     id_, path = run.samples.ids[row], run.samples.paths[row]
     pixels = None if path.exists() else _from_cache(run, id_, target.network)
@@ -248,7 +248,7 @@ def _image_of_run(run: RunFolder, row: int, target: ExplainTarget) -> Image:
     return Image(id_, pixels, part, _known(run, row, target))
 
 
-def _from_cache(run: RunFolder, id_: str, network: TrainedModel) -> Pixels | None:
+def _from_cache(run: RunContents, id_: str, network: TrainedModel) -> Pixels | None:
     wanted = (network.side, network.size, network.resize)
     for kept in find_caches(RunPaths(run.folder).cache, run.as_read.ids, hashes=run.as_read.hashes):
         if (kept.cache.side, kept.size, kept.resize) == wanted and id_ in kept.cache.rows:
@@ -256,7 +256,7 @@ def _from_cache(run: RunFolder, id_: str, network: TrainedModel) -> Pixels | Non
     return None
 
 
-def _known(run: RunFolder, row: int, target: ExplainTarget) -> Known:
+def _known(run: RunContents, row: int, target: ExplainTarget) -> Known:
     """Return the label of an image under the heads that the network answers; for a node of a tree the right branch."""
     known, samples = {}, run.samples.take([row])
     heads = {head.name: head for head in target.network.space}

@@ -27,7 +27,7 @@ from assay.report.explain import (
     read_images,
 )
 from assay.report.explain_sheet import answer_line, cam_lines, maps_line, png, sheet
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 from assay.training.devices import Hardware
 
 NAME, SHEET = "explanation.json", "explanation.png"
@@ -35,7 +35,7 @@ LONGEST = 40  # letters of a folder's name that are the image's
 
 
 def explain_images(
-    run: RunFolder,
+    run: RunContents,
     images: Sequence[str],
     *,
     options: ExplainOptions,

@@ -15,7 +15,7 @@ from assay.arrays import Bools, Pixels
 from assay.errors import ImageError
 from assay.images.cache import Cache, find_caches
 from assay.images.decode import Resize, read_square
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 MAX_LARGE = 420
 BUDGETS = {"large": 1_300_000, "small": 3_000_000}  # bytes; a third more in base64
@@ -71,7 +71,7 @@ class Thumbnails:
     tiles: list[tuple[int, int] | None]
 
 
-def fetch(gallery: Gallery, run: RunFolder) -> Thumbnails:
+def fetch(gallery: Gallery, run: RunContents) -> Thumbnails:
     """Return thumbnails of all images of a gallery, from the run's caches, else from the images themselves."""
     ids = list(gallery.numbers)
     reader = Reader.of(run)
@@ -95,7 +95,7 @@ class Reader:
     caches: list[Cache]
 
     @staticmethod
-    def of(run: RunFolder) -> Reader:
+    def of(run: RunContents) -> Reader:
         kept = find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes)
         paths = dict(zip(run.samples.ids, run.samples.paths, strict=True))
         return Reader(paths, [one.cache for one in kept])

@@ -21,7 +21,7 @@ from assay.report.errors import worst_errors
 from assay.report.gallery import Reader, data_url, encode, read_thumbnail
 from assay.report.page import fill
 from assay.report.tables import metrics_rows
-from assay.run.folder import read_run
+from assay.run.contents import read_run
 
 IMAGES = 24
 HEADS = 8
@@ -110,10 +110,10 @@ def _worst_errors(folder: Path) -> dict[str, Any]:
     """Return the images of a run's worst errors, or why there are none."""
     try:
         run = read_run(folder)
-        if run.judged is None:
+        if run.validation is None:
             return {"images": [], "why": ""}
         heads = list(run.samples.space)[:HEADS]
-        errors = [error for head in heads for error in worst_errors(run.judged, head, IMAGES // len(heads))]
+        errors = [error for head in heads for error in worst_errors(run.validation, head, IMAGES // len(heads))]
         tiles, readable = Reader.of(run).tiles([error.id for error in errors], side=SIDE)
     except AssayError as error:  # a folder moved or deleted since; the metrics are still known
         return {"images": [], "why": plain(str(error))}

@@ -162,7 +162,7 @@ def write_range_test(test: RangeTest, out: Path) -> Path:
     named = zip(("steepest", "a tenth of the lowest", "lowest"), rates, strict=True)
     marks = [(name, lr) for name, lr in named if lr is not None]
     subtitle = [f"{test.name}, {len(test.curve)} optimiser steps, each at a higher rate. Line: smoothed."]
-    reason = suggestion.said
+    reason = suggestion.reason
     chart = range_test(test.curve, marks=marks, subtitle=[*subtitle, reason[0].upper() + reason[1:] + "."])
     (path,) = save(chart, out / "lr.png")
     return path

@@ -25,8 +25,7 @@ from assay.report.sections.explanations import explanations
 from assay.report.sections.feature_map import FeatureMap, feature_map, map_points, neighbours
 from assay.report.sections.history import history
 from assay.report.sections.results import results
-from assay.run.folder import RunFolder, StepRecord, read_run
-from assay.run.train import REPORT
+from assay.run.contents import RunContents, StepRecord, read_run
 from assay.steps.base import read_history
 
 COLOURS = 60  # of classes on the map
@@ -54,8 +53,8 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> No
 def write_charts(folder: Path) -> None:
     """Write RUN/figures: the curves of all fits on one axis, and the confusion matrix of each head."""
     run, paths = read_run(folder), RunPaths(folder)
-    histories = [paths.step(step.name).history for step in run.steps if step.done and not step.tried]
-    heads = ((run.metrics or {}).get("scores") or {}).get("heads", {})
+    histories = [paths.step(step.name).history for step in run.steps if step.done and not step.name.is_trial]
+    heads = ((run.metrics.scores if run.metrics else None) or {}).get("heads", {})
     write_images(paths.charts, [read_history(path) for path in histories if path.exists()], heads, run.samples.space)
 
 
@@ -71,7 +70,7 @@ def write_report(
     drawn = feature_map(run, settings or MapSettings(), progress or NoProgress(), device=device)
     drawn_map = None if isinstance(drawn, str) else drawn
     nearest = neighbours(drawn_map) if drawn_map else []
-    finished = [step for step in run.steps if step.done and not step.tried]
+    finished = [step for step in run.steps if step.done and not step.name.is_trial]
     parts: dict[str, Any] = {
         "run": run,
         "overview": overview.headline(run, gallery),
@@ -105,23 +104,23 @@ def write_report(
     }
     if drawn_map:
         _write_map(run, drawn_map, nearest[0]["all"])
-    return write_page(folder / REPORT, "page.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
+    return write_page(RunPaths(folder).report, "page.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
 
 
-def _points(run: RunFolder, drawn: FeatureMap, gallery: Gallery) -> dict[str, Any]:
-    judged = run.judged
+def _points(run: RunContents, drawn: FeatureMap, gallery: Gallery) -> dict[str, Any]:
+    judged = run.validation
     wrong = dict(zip(judged.samples.ids, wrong_by_image(judged).tolist(), strict=True)) if judged else {}
     return map_points(drawn, gallery.add(drawn.samples.ids), wrong, repairs.suspicion(run))
 
 
-def _predictions(run: RunFolder, drawn: FeatureMap | None) -> dict[str, str]:
+def _predictions(run: RunContents, drawn: FeatureMap | None) -> dict[str, str]:
     """Return what the newest model predicts for the images of the map and of validation, by id."""
     sources = []
     if drawn and drawn.probabilities is not None:
         sources.append((drawn.samples.ids, drawn.probabilities, drawn.thresholds))
-    if run.judged:
-        known = run.judged.predictions
-        sources.append((run.judged.samples.ids, known.probabilities, known.thresholds))
+    if run.validation:
+        known = run.validation.predictions
+        sources.append((run.validation.samples.ids, known.probabilities, known.thresholds))
     return {
         id_: f"model: {predictions_text(run.samples.space, probabilities, thresholds, row)}"
         for ids, probabilities, thresholds in sources
@@ -129,7 +128,7 @@ def _predictions(run: RunFolder, drawn: FeatureMap | None) -> dict[str, str]:
     }
 
 
-def _write_map(run: RunFolder, drawn: FeatureMap, agreement: float | None) -> None:
+def _write_map(run: RunContents, drawn: FeatureMap, agreement: float | None) -> None:
     """Write the map as an image: by the first head, of tags by the first each image has."""
     head, codes = next(iter(run.samples.space)), drawn.samples.codes()[0]
     present = head.present(codes)
@@ -145,7 +144,7 @@ def _write_map(run: RunFolder, drawn: FeatureMap, agreement: float | None) -> No
     save(chart, RunPaths(run.folder).charts / "map.png")
 
 
-def _synthetic(run: RunFolder, step: StepRecord) -> dict[str, Any]:
+def _synthetic(run: RunContents, step: StepRecord) -> dict[str, Any]:
     """Return what a step that generated images made, how like real ones they are, and what they gained."""
     samples = RunPaths(run.folder).step(step.name).samples
     classes = step.details["classes"]

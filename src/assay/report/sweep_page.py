@@ -28,7 +28,7 @@ from assay.report.page import write_page
 from assay.report.search_charts import Axis, Drawn, Line
 from assay.report.sections.history import panel_title, time_line
 from assay.report.tables import interval_cells, interval_text, write_csv
-from assay.run.folder import read_run
+from assay.run.contents import read_run
 
 PAGE = "sweep.html"
 MAX_PANELS = 12  # values of a range that have a panel each; of more, four groups of as many trials
@@ -198,7 +198,7 @@ def _row(sweep: Sweep, row: TrialRow) -> dict[str, Any]:
     """Return a trial as the template shows it."""
     return {
         "number": row.number,
-        "state": plain(row.said),
+        "state": plain(row.state_text),
         "metric": row.metric,
         "values": [_text(row.values.get(key, "")) for key in sweep.space.sweep.over],
         "change": row.change,
@@ -243,7 +243,7 @@ def rows(sweep: Sweep) -> list[list[str]]:
     return [
         [
             str(row.number),
-            interval_text(row.metric) or row.said,
+            interval_text(row.metric) or row.state_text,
             *(_value(row.values.get(key, "")) for key in sweep.space.sweep.over),
             interval_text(row.change, "+"),
             _verdict(sweep, row),

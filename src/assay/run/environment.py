@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,8 +30,8 @@ PACKAGES = (
 )
 
 
-def environment(*, processes: int) -> dict[str, Any]:
-    """Versions, the machine and the processes, as environment.json holds them. No names of people or hosts."""
+def environment(*, processes: int) -> dict[str, object]:
+    """Return versions, the machine and the processes for environment.json, without names of people or hosts."""
     return {
         "python": platform.python_version(),
         "packages": {DISTRIBUTION: __version__} | {name: _version(name) for name in PACKAGES},
@@ -45,27 +44,27 @@ def environment(*, processes: int) -> dict[str, Any]:
 
 
 class PeakMemory:
-    """The most memory this process had, in MiB.
+    """The peak memory of this process, in MiB.
 
     `resident` counts the pages of memory-mapped files too, which are handed back whenever memory is short;
-    `anonymous`, which Linux alone tells, does not. It is read whenever `note` is called.
+    `anonymous`, which only Linux reports, does not. It is read whenever `note` is called.
     """
 
     def __init__(self) -> None:
         self._anonymous = 0.0
 
     def note(self) -> None:
-        """Look at the memory held now; it takes 0.05 ms."""
+        """Read the memory in use; it takes 0.05 ms."""
         if sys.platform == "linux":
             with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
-                found = next(line for line in status if line.startswith("RssAnon"))
-            self._anonymous = max(self._anonymous, int(found.split()[1]) / 1024)
+                line = next(line for line in status if line.startswith("RssAnon"))
+            self._anonymous = max(self._anonymous, int(line.split()[1]) / 1024)
 
     def to_json(self) -> dict[str, float]:
         self.note()
         unit = 2**20 if sys.platform == "darwin" else 2**10
-        found = {"resident": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
-        return found | ({"anonymous": round(self._anonymous, 1)} if self._anonymous else {})
+        resident = {"resident": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+        return resident | ({"anonymous": round(self._anonymous, 1)} if self._anonymous else {})
 
 
 def _version(name: str) -> str | None:

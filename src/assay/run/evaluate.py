@@ -1,10 +1,9 @@
-"""Metrics of a finished run: its model beside the baselines, and the test split, opened once."""
+"""Metrics of a finished run: baselines, and the final model on the test split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,15 +21,16 @@ from assay.predictions.predict import Predictions, scores_json
 from assay.predictions.predictor import Predictor
 from assay.predictions.tta import AnyTTA
 from assay.progress import Progress
+from assay.run.records import Scores
 from assay.training.devices import Hardware
 
 
 def baselines(
     samples: Samples, cache: Cache, model: ModelSettings, *, size: int, hardware: Hardware, seed: int
-) -> dict[str, Any]:
-    """Validation metrics of what knows nothing or little: name -> scores; `size` is what the final model sees.
+) -> Mapping[str, Scores]:
+    """Return the validation scores of trivial and linear models by name; `size` is the input size of the final model.
 
-    The entry of the majority says also how many images have no tag, as `without_a_tag` gives it.
+    The entry of the majority also counts the images without a tag, as `without_a_tag` gives it.
     """
     train, validation = (labelled(samples.part(part)) for part in ("train", "val"))
     if len(validation) == 0:
@@ -44,42 +44,42 @@ def baselines(
         untrained=_untrained(space, cache, validation.ids, model, size=size, hardware=hardware, seed=seed),
         seed=seed,
     )
-    found = {
+    scores = {
         name: to_json(score(space, codes["val"], answer.probabilities, thresholds=answer.thresholds))
         for name, answer in answers.items()
     }
-    if any(head.kind == "multilabel" for head in space):
-        found[MAJORITY]["without a tag"] = without_a_tag(space, codes)
-    return found
+    if not all(head.multiclass for head in space):
+        scores[MAJORITY]["without a tag"] = without_a_tag(space, codes)
+    return scores
 
 
 def predict_samples(
     artifact: Predictor, samples: Samples, progress: Progress, *, tta: AnyTTA | None = None
 ) -> Predictions:
-    """What a model says of images that need not be in a cache."""
+    """Return the predictions of a model for images that need not be in a cache."""
     progress.begin("predicting", len(samples))
 
-    def told() -> Iterator[Predictions]:
+    def chunks() -> Iterator[Predictions]:
         for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True), tta=tta):
             progress.advance(len(chunk))
             yield chunk
 
-    found = Predictions.joined(list(told()))
+    predictions = Predictions.joined(list(chunks()))
     progress.end()
-    return found
+    return predictions
 
 
-def test_scores(folder: Path, samples: Samples, *, device: str, progress: Progress) -> dict[str, Any] | None:
-    """Metrics on the labelled test images, of the final model alone; None where there are none."""
+def test_scores(folder: Path, samples: Samples, *, device: str, progress: Progress) -> Scores | None:
+    """Return metrics on the labelled test images; None where there are none."""
     test = labelled(samples.part("test"))
     if len(test) == 0:
         return None
-    answers = predict_samples(Predictor.load(folder, device=device), test, progress)
-    return scores_json(answers, test, trained=samples.part("train"))
+    predictions = predict_samples(Predictor.load(folder, device=device), test, progress)
+    return scores_json(predictions, test, trained=samples.part("train"))
 
 
 def _thumbnails(cache: Cache, ids: list[str]) -> Floats:
-    """Small images as rows (N, F), a batch at a time."""
+    """Return small images as rows (N, F), decoded a batch at a time."""
     rows = cache.rows_of(ids)
     batches = (cache.gather(rows[first : first + 256]) for first in range(0, len(rows), 256))
     return np.concatenate([shrink(batch.permute(0, 2, 3, 1).numpy()) for batch in batches])

@@ -1,8 +1,7 @@
-"""What a person does to the ledger of a run: look, undo, correct."""
+"""Reviews of the labels of a run: list its edits, undo them, correct labels."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.errors import PlanError, RunError
+from assay.files import RunFolder, StepName
 from assay.labels.corrections import correct as with_corrections
 from assay.labels.edits import PERSON, Edit
 from assay.labels.image_files import path_key
@@ -18,14 +18,14 @@ from assay.labels.samples import Samples
 from assay.run.environment import lock
 
 Listed = list[tuple[Entry, bool]]
-"""Lines of a ledger, each with whether it counts."""
+"""Entries of a ledger, each with whether it is in force."""
 
 
 @dataclass(frozen=True)
 class LabelReview:
-    """What was written: the edits undone as asked, those undone because they build on them, the corrections made.
+    """What was written: the edits undone, those undone because they build on them, the corrections.
 
-    `runs_again` names the steps that train anew when the command of the run is given again, `kept` those before.
+    `runs_again` names the steps that run again when the command of the run is repeated, `kept` those before.
     """
 
     undone: tuple[Edit, ...] = ()
@@ -45,19 +45,19 @@ class LabelReview:
 
 
 def listed(run: Path, wanted: Selection = ALL_EDITS, *, undone: bool = False) -> Listed:
-    """The edits of a run's ledger, in order; with `undone` only those that do not count.
+    """Return the edits of a run's ledger, in order; with `undone` only those that are not in force.
 
     Raises RunError where `run` is none, DataError for a line that does not fit its images.
     """
-    _, ledger = _opened(run)
+    _, ledger = _read(run)
     return [(entry, counts) for entry, counts in ledger.listed(wanted) if not (undone and counts)]
 
 
 def undo(run: Path, wanted: Selection) -> LabelReview:
-    """Append lines that revert the edits meant, and the later ones that build on them.
+    """Append lines that revert the selected edits, and the later ones that build on them.
 
-    Raises PlanError where nothing is said of which edits are meant, RunError where the run is being written to,
-    DataError where no edit in force is meant, or a line does not fit.
+    Raises PlanError where nothing is selected or no selected edit is in force, RunError where the run is being written
+    to, DataError for a line that does not fit.
     """
     if wanted == ALL_EDITS:
         raise PlanError(
@@ -66,9 +66,9 @@ def undo(run: Path, wanted: Selection) -> LabelReview:
         )
     _require_run(run)
     with lock(run):
-        _, ledger = _opened(run)
+        _, ledger = _read(run)
         chosen = [entry.edit for entry, counts in ledger.listed(wanted) if counts]
-        meant = {edit.identity for edit in chosen}
+        selected = {edit.identity for edit in chosen}
         edits = ledger.with_dependents(chosen)
         if not edits:
             raise PlanError(
@@ -76,8 +76,8 @@ def undo(run: Path, wanted: Selection) -> LabelReview:
             )
         ledger.undo(edits)
         kept, runs_again = _consequence(run, [edit.step for edit in edits])
-        with_them = tuple(edit for edit in edits if edit.identity not in meant)
-        return LabelReview(tuple(edit for edit in edits if edit.identity in meant), with_them, (), kept, runs_again)
+        with_them = tuple(edit for edit in edits if edit.identity not in selected)
+        return LabelReview(tuple(edit for edit in edits if edit.identity in selected), with_them, (), kept, runs_again)
 
 
 def correct(run: Path, table: Path) -> LabelReview:
@@ -87,7 +87,7 @@ def correct(run: Path, table: Path) -> LabelReview:
     """
     _require_run(run)
     with lock(run):
-        samples, ledger = _opened(run)
+        samples, ledger = _read(run)
         before = len(ledger.entries)
         edits = [entry.edit for entry in with_corrections(ledger, table, samples).entries[before:]]
         kept, runs_again = _consequence(run, [PERSON for _ in edits])
@@ -95,7 +95,7 @@ def correct(run: Path, table: Path) -> LabelReview:
 
 
 def counted(rows: Listed) -> list[dict[str, Any]]:
-    """How many edits of each step and action there are, and how many of them were undone."""
+    """Return the number of edits by step and action, and how many of them were undone."""
     total = Counter((entry.edit.step, entry.edit.action) for entry, _ in rows)
     gone = Counter((entry.edit.step, entry.edit.action) for entry, counts in rows if not counts)
     return [
@@ -104,8 +104,8 @@ def counted(rows: Listed) -> list[dict[str, Any]]:
     ]
 
 
-def review_lines(edit: Edit) -> dict[str, Any]:
-    """An edit as `--json` prints it."""
+def review_lines(edit: Edit) -> dict[str, str | float | None]:
+    """Return an edit as `--json` prints it."""
     return {
         "step": edit.step,
         "image": edit.id,
@@ -119,25 +119,24 @@ def review_lines(edit: Edit) -> dict[str, Any]:
     }
 
 
-def _opened(run: Path) -> tuple[Samples, Ledger]:
-    """The images of a run as read, and its ledger, which fits them."""
+def _read(run: Path) -> tuple[Samples, Ledger]:
+    """Return the images of a run as read, and its ledger, checked against them."""
     _require_run(run)
-    samples = Samples.read(run / "samples.parquet")
-    ledger = Ledger.read(run / "ledger.csv")
+    samples = Samples.read(RunFolder(run).samples)
+    ledger = Ledger.read(RunFolder(run).ledger)
     ledger.check(samples)
     return samples, ledger
 
 
 def _require_run(run: Path) -> None:
-    if not (run / "samples.parquet").is_file():
+    if not RunFolder(run).samples.is_file():
         raise RunError(f"{run}: is no run (it has no samples.parquet). Give the folder that a run was written to.")
 
 
 def _consequence(run: Path, steps: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The steps that stay and those that run again once edits of these steps have changed.
+    """Return the steps that stay, and those that run again, once edits of these steps have changed.
 
-    A step whose own edits were undone stays: what it found is not in doubt, only what was made of it. One that
-    holds the step goes on from there.
+    A step whose edits were undone stays, since its result is not in doubt. One that holds it goes on from there.
     """
     if not steps:
         return (), ()
@@ -148,11 +147,8 @@ def _consequence(run: Path, steps: Sequence[str]) -> tuple[tuple[str, ...], tupl
     return tuple(n for n in names if path_key(n) <= first), tuple(n for n in names if path_key(n) > first)
 
 
-def _steps_done(run: Path) -> list[str]:
-    """The steps done, in order: a repeat by those of its rounds, any other by itself, whatever it holds."""
-    kinds = {
-        path.parent.relative_to(run / "steps").as_posix(): json.loads(path.read_text(encoding="utf-8"))["kind"]
-        for path in (run / "steps").rglob("done.json")
-    }
-    own = [name for name, kind in kinds.items() if kind != "repeat"]
-    return sorted((name for name in own if not any(covers(one, name) for one in own if one != name)), key=path_key)
+def _steps_done(run: Path) -> list[StepName]:
+    """Return the steps done, in order: of a repeat those of its rounds, of any other that holds steps itself alone."""
+    names = [name for name in RunFolder(run).steps_done() if name.kind != "repeat"]
+    outermost = [name for name in names if not any(covers(other, name) for other in names if other != name)]
+    return sorted(outermost, key=path_key)

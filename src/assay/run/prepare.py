@@ -1,4 +1,4 @@
-"""A plan opened: its images read, its steps chosen where it names none, and what its steps are given."""
+"""From a plan to what its first step is given: images read, paths absolute, steps chosen where it names none."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from assay.training.devices import Hardware, Processes
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A plan whose paths are absolute, its images, and what the first of its steps is given."""
+    """A plan whose paths are absolute, its images, and the state and context of its first step."""
 
     plan: Plan
     samples: Samples  # as read
-    prepared: Samples  # of them, those that are decoded
+    prepared: Samples  # those of them that are decoded
     ledger: Ledger
     state: State
     context: Context
@@ -50,32 +50,33 @@ def prepare_run(
 ) -> PreparedRun:
     """Read the images of a plan and prepare them in `folder`.
 
-    `prepared` says which of them are decoded, where that is not all; a plan without steps looks at all.
+    `prepared` chooses those that are decoded, by default all; a plan without steps needs all.
     Raises AssayError.
     """
     progress.line(f"reading {loaded.source_name}")
     samples = read(loaded.plan.data, base=loaded.base)
     some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
-    pixels = _Images(some, RunFolder(folder).cache, progress=progress)
+    run = RunFolder(folder)
+    caches = _Caches(some, run.cache, progress=progress)
     first = first_input_size(loaded.plan.steps, loaded.base) or (DEFAULT_SIZE, Resize())
     with together.main_process_first():  # the others find the cache made
-        cache = pixels.of(*first)  # which images can be read is known once they were
-    whole = without(samples, pixels.unreadable)
+        cache = caches.of(*first)
+    whole = without(samples, caches.unreadable)
     if strict:
         _require_all(whole)
-    with together.main_process_first():  # the others find noted what it has found
+    with together.main_process_first():  # the others read what it notes
         samples = held_back(whole, earlier(loaded.plan, whole, base=loaded.base, run=folder, progress=progress))
     with together.main_process_first():  # the others find it up to date
         table = resolve_paths(loaded.plan.data, base=loaded.base).get("corrections")
-        ledger = sync_corrections(Ledger.read(RunFolder(folder).ledger), table, samples)
+        ledger = sync_corrections(Ledger.read(run.ledger), table, samples)
     corrected = ledger.of(()).apply(samples)  # by a person, before any step
     if not loaded.plan.steps:
         loaded = _with_steps(loaded, corrected, cache, folder, progress)
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
     context = Context(
-        run=RunFolder(folder),
-        folder=StepFolder(RunFolder(folder).steps),
+        run=run,
+        folder=StepFolder(run.steps),
         name=StepName(),
         number=0,
         model=plan.model,
@@ -87,7 +88,7 @@ def prepare_run(
         as_read=samples,
         left=left_by_part(whole, samples),
         ledger=ledger.path,
-        images=pixels.of,
+        images=caches.of,
         progress=progress,
         run_steps=run_steps,
     )
@@ -97,18 +98,18 @@ def prepare_run(
 
 
 def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, progress: Progress) -> LoadedPlan:
-    """The plan with steps that suit the data."""
+    """Return the plan with steps that suit the data."""
     flip, why = choose_flips(cache, samples.part("train").ids)
     progress.line(f"  no steps are given: flip is {flip} ({why})")
     before = trained_on_at_start(loaded.plan.model, loaded.base, folder)
-    seen = count_trained_on(before, samples.part("train")) > 0
-    if seen:
+    pretrained = count_trained_on(before, samples.part("train")) > 0
+    if pretrained:
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
-    return complete(loaded, default_steps(samples, flip=flip, seen=seen))
+    return complete(loaded, default_steps(samples, flip=flip, pretrained=pretrained))
 
 
-class _Images:
-    """The caches of a run, opened as steps ask for them; each holds all images, whatever a step uses."""
+class _Caches:
+    """The caches of a run, one for each size, made when a step asks for it; each holds all images."""
 
     def __init__(self, samples: Samples, folder: Path, *, progress: Progress) -> None:
         self.samples, self.folder, self.progress = samples, folder, progress
@@ -131,7 +132,7 @@ class _Images:
 
 
 def _require_all(samples: Samples) -> None:
-    """Refuse images that were left out, whether reading or decoding found them out."""
+    """Raise DataError where images were left out, by reading or by decoding."""
     gone = samples.left_out
     if gone:
         listed = "".join(f"\n  {one.path}: {one.reason}" for one in gone)
@@ -142,12 +143,12 @@ def _require_all(samples: Samples) -> None:
 
 
 def _advancing(progress: Progress) -> Callable[[int, int], None]:
-    """Tells a watch how many more are done, where it is told how many are."""
+    """Return a callback for totals that advances progress by the differences."""
     before = 0
 
-    def told(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         nonlocal before
         progress.advance(done - before)
         before = done
 
-    return told
+    return report

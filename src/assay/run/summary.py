@@ -14,24 +14,24 @@ from assay.messages import MAX_CLASSES_LISTED, bare_table, number_text, plain
 
 
 def frequency_lines(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The mean recall of frequent and of rare classes, by thirds, in a line a head; of one head without its name."""
+    """Return the mean recall of frequent and of rare classes, by thirds, a line for each head."""
     lines = []
     for name, head in heads.items():
         thirds = [row for row in head["by_frequency"] if row["rule"] == "thirds" and row["metrics"]]
-        said = [f"{row['name']} {number_text(row['metrics']['recall']['value'])}" for row in thirds]
-        if said:
-            whose = f" of {plain(name)}" if len(heads) > 1 else ""
-            lines.append(f"recall{whose} by how frequent classes are: {', '.join(said)}")
+        recalls = [f"{row['name']} {number_text(row['metrics']['recall']['value'])}" for row in thirds]
+        if recalls:
+            of_head = f" of {plain(name)}" if len(heads) > 1 else ""
+            lines.append(f"recall{of_head} by how frequent classes are: {', '.join(recalls)}")
     return lines
 
 
 def split_tables(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -> list[Table]:
-    """What `labels.split.split_table` counted, a table a head; splits that hold no image are not shown."""
+    """Return the counts of `labels.split.split_table`, a table for each head; splits without images are left out."""
     return [counts_table(rows, most=most) for rows in frequencies.partition_by("head", maintain_order=True)]
 
 
 def counts_table(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -> Table:
-    """One head's labelled images by class (rows) and split (columns), with their shares.
+    """Return a table of one head's labelled images by class (rows) and split (columns), with their shares.
 
     Of more than `most` classes, the rarest are shown. The last row holds the sums over all, or the images
     without a tag.
@@ -43,7 +43,7 @@ def counts_table(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -
     for name in (name for side in held for name in (side, "%")):
         table.add_column(name, justify="right")
     total = pl.sum_horizontal(SIDES)
-    rarest = classes.with_row_index("place").sort(total, maintain_order=True).head(most).sort("place")
+    rarest = classes.with_row_index("order").sort(total, maintain_order=True).head(most).sort("order")
     for row in rarest.rows(named=True):
         table.add_row(Text(plain(row["class"])), *_counted(row, held))
     table.add_section()
@@ -59,7 +59,7 @@ def counts_table(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -
 
 
 def _counted(row: Mapping[str, Any], sides: Sequence[str]) -> list[str]:
-    """A count and its share for each split."""
+    """Return a count and its share for each split."""
     shares = {side: row[f"{side} share"] for side in sides}
     return [
         cell

@@ -9,13 +9,13 @@ from assay.errors import PlanError
 
 
 def recipe_names() -> list[str]:
-    """The names of all recipes, in order."""
-    found = (entry.name for entry in files(__name__).iterdir())
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+    """Return the names of all recipes, in order."""
+    names = (entry.name for entry in files(__name__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def recipe_text(name: str) -> str:
-    """A recipe as it is on disk. Raises PlanError where there is none of that name."""
+    """Return a recipe as it is on disk. Raises PlanError where there is none of that name."""
     names = recipe_names()
     if name not in names:
         raise PlanError(f"--recipe {name}: there is no such recipe. There are: {', '.join(names) or 'none'}.")
@@ -23,7 +23,7 @@ def recipe_text(name: str) -> str:
 
 
 def recipe_summary(name: str) -> str:
-    """The first paragraph of the comment at the top of a recipe, on one line."""
+    """Return the first paragraph of the comment at the top of a recipe, on one line."""
     words = [line.removeprefix("#").strip() for line in takewhile(_is_comment, recipe_text(name).splitlines())]
     return " ".join(takewhile(bool, words))
 

@@ -19,7 +19,7 @@ from assay.metrics.intervals import wilson
 from assay.metrics.tallies import macro_f1, micro_f1
 from assay.report.charts import metric_title
 from assay.report.drawing import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 BINS = 10
 CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # at which answers might be taken unchecked
@@ -29,7 +29,7 @@ EQUAL = 1e-6
 SQUARE = 280  # pixels high, about as wide
 
 
-def calibration_section(run: RunFolder) -> list[dict[str, Any]]:
+def calibration_section(run: RunContents) -> list[dict[str, Any]]:
     """Return of every head with validated answers the chart of its calibration, and what holds from a confidence up."""
     rows = []
     for head, codes, probabilities in _validated(run):
@@ -48,7 +48,7 @@ def calibration_section(run: RunFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def thresholds(run: RunFolder) -> list[dict[str, Any]]:
+def thresholds(run: RunContents) -> list[dict[str, Any]]:
     """Return of every multi-label head with validated answers its metrics against one threshold for all its tags."""
     chosen = _model_thresholds(run)
     rows = []
@@ -87,10 +87,10 @@ def f1_by_threshold(codes: Codes, probabilities: Reals, at: Reals = THRESHOLDS) 
     return {"micro_f1": micro_f1(hits, given, support), "macro_f1": macro_f1(hits, given, support)}
 
 
-def _validated(run: RunFolder) -> list[tuple[Head, Codes, Any]]:
-    if not run.judged:
+def _validated(run: RunContents) -> list[tuple[Head, Codes, Any]]:
+    if not run.validation:
         return []
-    answers = [(head, *run.judged.of(head)[:2]) for head in run.samples.space]
+    answers = [(head, *run.validation.of(head)[:2]) for head in run.samples.space]
     return [answer for answer in answers if answer[0].known(answer[1]).any()]
 
 
@@ -179,7 +179,7 @@ def _threshold_drawing(single: bool) -> Drawing:
     return drawing(alt.layer(*layers), height=SQUARE)
 
 
-def _model_thresholds(run: RunFolder) -> dict[str, Reals]:
+def _model_thresholds(run: RunContents) -> dict[str, Reals]:
     """Return the thresholds (K,) of each multi-label head, as the newest model has them."""
     if run.model is None:
         return {}

@@ -12,7 +12,7 @@ from assay.labels.split import SIDES, split_table
 from assay.messages import plain
 from assay.report.embedding import stratified_rows
 from assay.report.gallery import Gallery, Reader
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 MAX_CLASSES = 60  # of a head, the rarest half and the most frequent half
 EXAMPLES = 6
@@ -23,7 +23,7 @@ TINY = 16
 GREY = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue in brightness (ITU-R BT.709)
 
 
-def data(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
+def data(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     """Return counts over all images, and of every head a row a class."""
     samples = run.samples
     rows, colours = _mean_colours(run)
@@ -68,7 +68,7 @@ def data(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _mean_colours(run: RunFolder) -> tuple[Ints, Doubles]:
+def _mean_colours(run: RunContents) -> tuple[Ints, Doubles]:
     """Return the rows of the images measured, and their mean colours (n, 3) from 0 to 255."""
     rows = stratified_rows(run.samples, MEASURED, seed=0)
     tiles, readable = Reader.of(run).tiles([run.samples.ids[row] for row in rows.tolist()], side=TINY)

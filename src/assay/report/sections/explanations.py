@@ -19,7 +19,7 @@ from assay.report.explain import ExplainOptions, explain, explain_target, read_i
 from assay.report.explain_files import describe, read_explanations
 from assay.report.explain_sheet import bar_path, pooled_line
 from assay.report.gallery import data_url, encode
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 BUDGET = 500_000  # bytes of all explanations; a third more in base64
 QUALITY = 80  # of WebP
@@ -29,7 +29,7 @@ UNASKED = 2  # images that are explained where none was asked for
 Entry = dict[str, Any]
 
 
-def explanations(run: RunFolder) -> dict[str, Any]:
+def explanations(run: RunContents) -> dict[str, Any]:
     """Return the explanations by the newest model that were asked for, as many as fit; without any, two of a choice.
 
     `old` counts those by a model that has been replaced; `hidden` those that fit no more; `why` tells why there is
@@ -62,7 +62,7 @@ def _fitting(records: list[tuple[Path, Entry]]) -> list[Entry]:
     return entries
 
 
-def _unasked(run: RunFolder) -> tuple[list[Entry], str]:
+def _unasked(run: RunContents) -> tuple[list[Entry], str]:
     """Explain the worst error and the most confident right prediction; of several networks by the first."""
     several = len(load_model(run.model).networks) > 1 if run.model else False
     target, entries = explain_target(run, 1 if several else None), []
@@ -79,9 +79,9 @@ def _unasked(run: RunFolder) -> tuple[list[Entry], str]:
     return entries, ""
 
 
-def _choice(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _choice(run: RunContents) -> Iterator[tuple[str, str]]:
     """Yield images by id, and why they are chosen; without validated predictions the first images."""
-    judged = run.judged
+    judged = run.validation
     heads = [head for head in run.samples.space if judged and head.known(judged.of(head)[0]).any()]
     if judged is None or not heads:
         yield from ((id_, "") for id_ in run.samples.ids[:UNASKED])

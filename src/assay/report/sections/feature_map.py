@@ -24,7 +24,7 @@ from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference, move, weights_hash
 from assay.progress import Progress
 from assay.report.embedding import LEAST, NEIGHBOURS, MapSettings, agreement, stratified_rows, tsne
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 from assay.training.devices import Hardware
 
 ORIGINS = ("", "given", "pseudo", "corrected", "synthetic")
@@ -44,7 +44,7 @@ class FeatureMap:
     settings: MapSettings
 
 
-def feature_map(run: RunFolder, settings: MapSettings, progress: Progress, *, device: str) -> FeatureMap | str:
+def feature_map(run: RunContents, settings: MapSettings, progress: Progress, *, device: str) -> FeatureMap | str:
     """Return the map, or why there is none. Features and points are kept in the run's cache."""
     if settings.n == 0:
         return "It was not asked for; `assay report` draws it."
@@ -121,7 +121,7 @@ def map_points(
     }
 
 
-def _cache(run: RunFolder, samples: Samples, network: TrainedModel) -> Cache | None:
+def _cache(run: RunContents, samples: Samples, network: TrainedModel) -> Cache | None:
     """Return images as the model takes them: the cache it was trained from, or a new one of what is still there."""
     folder = RunPaths(run.folder).cache
     for kept in find_caches(folder, run.as_read.ids, hashes=run.as_read.hashes):
@@ -140,7 +140,7 @@ def _cache(run: RunFolder, samples: Samples, network: TrainedModel) -> Cache | N
 
 
 def _features(
-    run: RunFolder, samples: Samples, network: TrainedModel, cache: Cache, progress: Progress, *, device: str
+    run: RunContents, samples: Samples, network: TrainedModel, cache: Cache, progress: Progress, *, device: str
 ) -> tuple[Samples, Floats]:
     """Return features (N, F) of the images, by parts: a frozen backbone's are in the cache part by part already."""
     chosen = run.hardware.get("inference", {}).get("hardware", {})
@@ -163,7 +163,12 @@ def _probabilities(network: TrainedModel, features: Floats) -> Floats:
 
 
 def _points(
-    run: RunFolder, samples: Samples, network: TrainedModel, features: Floats, settings: MapSettings, progress: Progress
+    run: RunContents,
+    samples: Samples,
+    network: TrainedModel,
+    features: Floats,
+    settings: MapSettings,
+    progress: Progress,
 ) -> Floats:
     weights = weights_hash(network.classifier.backbone)
     key = fingerprint(weights, f"{settings.perplexity} {settings.seed}", *samples.ids)

@@ -13,7 +13,7 @@ from assay.messages import plain
 from assay.metrics.metrics import headline
 from assay.report.charts import PARTS, in_order, metric_title
 from assay.report.drawing import BAND, BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.run.folder import CONTAINER_STEPS, RunFolder, StepRecord
+from assay.run.contents import CONTAINER_STEPS, RunContents, StepRecord
 
 MAX_HEADS = 8  # whose points metrics have panels
 ROOM = (0.15, 0.12)  # of a panel that a number takes, across and down
@@ -21,11 +21,11 @@ POINT = {"x": pl.Float64, "value": pl.Float64, "name": pl.String, "part": pl.Str
 POINT |= {"mark": pl.String}  # "best", "last", "alone" (of a step without epochs) or ""
 
 
-def history(run: RunFolder) -> dict[str, Any]:
+def history(run: RunContents) -> dict[str, Any]:
     """Return a panel a metric, over slots: one for each epoch, and one for a step that has none."""
     steps, table, bands = time_line(run)
     names = panels(table, run)
-    chief = run.chief or headline(names)
+    chief = run.headline or headline(names)
     first = {"loss", chief, "lr"}  # one row of three on a desk; the others are folded
     return {
         "panels": [
@@ -50,12 +50,12 @@ def history(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def time_line(run: RunFolder) -> tuple[list[StepRecord], pl.DataFrame, list[dict[str, Any]]]:
+def time_line(run: RunContents) -> tuple[list[StepRecord], pl.DataFrame, list[dict[str, Any]]]:
     """Return the steps that have metrics, a row a metric and epoch, as `POINT`, and the reach of each step."""
     steps = [
         step
         for step in run.steps
-        if not step.tried and step.kind not in CONTAINER_STEPS and (step.history is not None or step.scores)
+        if not step.name.is_trial and step.kind not in CONTAINER_STEPS and (step.history is not None or step.scores)
     ]
     points, bands = _points(run, steps)
     return steps, pl.DataFrame(points, schema=POINT, orient="row").filter(pl.col("value").is_finite()), bands
@@ -66,7 +66,7 @@ def panel_title(name: str) -> str:
     return "learning rate" if name == "lr" else metric_title(name)
 
 
-def _points(run: RunFolder, steps: list[StepRecord]) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
+def _points(run: RunContents, steps: list[StepRecord]) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
     """Return (x, value, name, part, step, mark) of every metric, and from where to where each step reaches."""
     points: list[tuple[Any, ...]] = []
     bands, start = [], 0
@@ -92,12 +92,12 @@ def _points(run: RunFolder, steps: list[StepRecord]) -> tuple[list[tuple[Any, ..
     return points, bands
 
 
-def panels(table: pl.DataFrame, run: RunFolder) -> list[str]:
+def panels(table: pl.DataFrame, run: RunContents) -> list[str]:
     """Return the loss, the metrics over all heads, the headline metric of each head, the learning rate, by name."""
     names = table["name"].unique(maintain_order=True).to_list()
     same = {"micro_f1"} if "accuracy" in names else set()  # under multi-class heads they are equal
     plain_names = [name for name in names if "/" not in name and name not in {"seconds", "lr", *same}]
-    heads = [name for name in names if "/" in name and name.rpartition("/")[2] == run.chief]
+    heads = [name for name in names if "/" in name and name.rpartition("/")[2] == run.headline]
     return [*in_order(plain_names), *in_order(heads)[:MAX_HEADS], *(["lr"] if "lr" in names else [])]
 
 

@@ -17,17 +17,17 @@ from assay.report.charts import metric_title
 from assay.report.errors import Miss, misses
 from assay.report.gallery import Gallery
 from assay.report.sections.reproduce import learner
-from assay.run.folder import CONTAINER_STEPS, LabelledPredictions, RunFolder, StepRecord
+from assay.run.contents import CONTAINER_STEPS, LabelledPredictions, RunContents, StepRecord
 from assay.steps import STEPS
 
 WORST = 3
 IMAGES = 10  # of a class
 
 
-def headline(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
+def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     """Return the top of the page."""
-    samples, test = run.samples, (run.metrics or {}).get("test")
-    chief = run.chief or (headline_metric(test["metrics"]) if test else None)
+    samples, test = run.samples, (run.metrics.test if run.metrics else None)
+    chief = run.headline or (headline_metric(test["metrics"]) if test else None)
     tested = test["metrics"].get(chief) if test else None
     validated = (run.scores or {}).get("metrics", {}).get(chief) if chief else None
     return {
@@ -40,23 +40,23 @@ def headline(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
         "chief": metric_title(chief) if chief else None,
         "validated": validated,
         "test": tested,
-        "test_opened": (run.metrics or {}).get("test opened"),
+        "test_opened": run.metrics.test_time if run.metrics else None,
         "rows": _rows(run, chief, tested),
         "worst": _worst(run, gallery),
         "right": _all_right(run),
     }
 
 
-def changes(run: RunFolder) -> list[dict[str, Any]]:
+def changes(run: RunContents) -> list[dict[str, Any]]:
     """Return every step, its purpose and cost, and the headline metric before and after it."""
     rows: list[dict[str, Any]] = []
     before: dict[str, HeadScore] | None = None
     for step in sorted(run.steps, key=lambda step: path_key(step.name)):
-        metric = (step.scores or {}).get("metrics", {}).get(run.chief) if run.chief else None
-        labelled = run.answers(step) if metric else None
+        metric = (step.scores or {}).get("metrics", {}).get(run.headline) if run.headline else None
+        labelled = run.predictions_of(step) if metric else None
         now = score_predictions(labelled.predictions, labelled.samples) if labelled else None
-        follows = before is not None and not step.of_member
-        change = gains(before, now).get(run.chief) if before and follows and now and run.chief else None
+        follows = before is not None and not step.name.is_member
+        change = gains(before, now).get(run.headline) if before and follows and now and run.headline else None
         kind = STEPS.get(step.kind)
         settings = [
             f"{name} {_setting_text(step.settings[name])}"
@@ -67,23 +67,23 @@ def changes(run: RunFolder) -> list[dict[str, Any]]:
             {
                 "name": plain(step.name.rpartition("/")[2]),
                 "round": plain(step.name.split("/")[-2]) if "/" in step.name else "",
-                "depth": step.depth,
+                "depth": step.name.depth,
                 "purpose": kind.purpose if kind else "",
                 "settings": ", ".join(settings),
                 "question": _question(run, step),
-                "seconds": (step.done or {}).get("seconds"),
-                "edits": (step.done or {}).get("edits", 0),
+                "seconds": step.done.seconds if step.done else None,
+                "edits": step.done.edits if step.done else 0,
                 "done": step.done is not None,
                 "metric": metric,
                 "change": change,
             }
         )
-        if now and step.kind not in CONTAINER_STEPS and not step.tried and not step.of_member:
+        if now and step.kind not in CONTAINER_STEPS and not step.name.is_trial and not step.name.is_member:
             before = now
     return rows
 
 
-def _under_way(run: RunFolder) -> str | None:
+def _under_way(run: RunContents) -> str | None:
     """Return the step that an unfinished run is in, or was stopped in."""
     if run.finished:
         return None
@@ -91,17 +91,17 @@ def _under_way(run: RunFolder) -> str | None:
     return plain(begun[0]) if begun else ""
 
 
-def _rows(run: RunFolder, chief: str | None, tested: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _rows(run: RunContents, chief: str | None, tested: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Return the headline metric of every baseline and step, and of the test images."""
     if chief is None:
         return []
-    known = (run.metrics or {}).get("baselines", {})
+    known = run.metrics.baselines if run.metrics else {}
     rows = [
         {"label": name, "kind": "baseline", **score["metrics"][chief]}
         for name, score in known.items()
         if chief in score["metrics"]
     ]
-    steps = [step for step in run.steps if step.depth == 0 and step.scores]
+    steps = [step for step in run.steps if step.name.depth == 0 and step.scores]
     for step in steps:
         metric = (step.scores or {})["metrics"].get(chief)
         if metric:
@@ -111,7 +111,7 @@ def _rows(run: RunFolder, chief: str | None, tested: dict[str, Any] | None) -> l
     return rows
 
 
-def _worst(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
+def _worst(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
     """Return the classes of lowest F1 over all heads, with the images that were missed; none that is faultless."""
     heads = (run.scores or {}).get("heads", {})
     rows = [
@@ -121,7 +121,7 @@ def _worst(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
         if row["support"] and row["f1"] < 1
     ]
     rows.sort(key=lambda row: row[0])
-    return [_card(run.judged, head, position, row, gallery) for _, head, position, row in rows[:WORST]]
+    return [_card(run.validation, head, position, row, gallery) for _, head, position, row in rows[:WORST]]
 
 
 def _card(
@@ -143,13 +143,13 @@ def _card(
     }
 
 
-def _all_right(run: RunFolder) -> bool:
+def _all_right(run: RunContents) -> bool:
     heads = (run.scores or {}).get("heads", {})
     rows = [row for head in heads.values() for row in head["per_class"] if row["support"]]
     return bool(rows) and all(row["f1"] == 1 for row in rows)
 
 
-def _question(run: RunFolder, step: StepRecord) -> str:
+def _question(run: RunContents, step: StepRecord) -> str:
     """Return the classes between which a step's model decides where they are not those of the run: in a tree."""
     classes = {head.name: list(head.classes) for head in run.samples.space}
     heads = (step.scores or {}).get("heads", {})

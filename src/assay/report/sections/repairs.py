@@ -12,7 +12,7 @@ from assay.labels.edits import Edit
 from assay.labels.space import Head
 from assay.messages import plain
 from assay.report.gallery import Gallery
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 SUSPECTS = 36  # of each step
 EDITS = 48
@@ -21,7 +21,7 @@ COMMONEST = 6  # confusions named
 CLASSES = 40  # of a round
 
 
-def noise(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
+def noise(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
     """Return of every search for wrong labels its estimates, and the most suspicious labels."""
     searches = []
     for step in run.steps:
@@ -45,7 +45,7 @@ def noise(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
     return searches
 
 
-def suspicion(run: RunFolder) -> dict[str, float]:
+def suspicion(run: RunContents) -> dict[str, float]:
     """Return how suspicious the labels of images are, 0 to 1, by the newest search; only of those suspected."""
     for step in reversed(run.steps):
         table = _suspects(run, step.name)
@@ -55,7 +55,7 @@ def suspicion(run: RunFolder) -> dict[str, float]:
     return {}
 
 
-def edits(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
+def edits(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     """Return the ledger: counts by step and action, and some of each with its image."""
     lines = [entry.edit for entry in run.ledger.entries]
     undone = {edit.identity for edit in run.ledger.undone()}
@@ -84,7 +84,7 @@ def edits(run: RunFolder, gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def pseudo_labels(run: RunFolder) -> list[dict[str, Any]]:
+def pseudo_labels(run: RunContents) -> list[dict[str, Any]]:
     """Return of every round and head how many of the unknown labels were given, by class, and what changed."""
     return [
         {"name": plain(step.name), "heads": [_pseudo_labels(name, details) for name, details in step.details.items()]}
@@ -105,7 +105,7 @@ def _pseudo_labels(head: str, details: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _suspects(run: RunFolder, step: str) -> pl.DataFrame | None:
+def _suspects(run: RunContents, step: str) -> pl.DataFrame | None:
     path = RunPaths(run.folder).step(step).suspects
     if not path.exists():
         return None

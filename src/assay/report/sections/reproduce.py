@@ -11,10 +11,10 @@ from assay.models.combiners import MeanCombiner
 from assay.models.ensemble import Ensemble, Model, load_model
 from assay.models.trained_model import TrainedModel
 from assay.models.tree import Tree
-from assay.run.folder import RunFolder
+from assay.run.contents import RunContents
 
 
-def networks(run: RunFolder) -> list[dict[str, Any]]:
+def networks(run: RunContents) -> list[dict[str, Any]]:
     """Return every network of the newest model: its role, where there are several, its stages and their parameters."""
     if run.model is None:
         return []
@@ -22,7 +22,7 @@ def networks(run: RunFolder) -> list[dict[str, Any]]:
     return [_network(network, role) for network, role in zip(model.networks, _roles(model), strict=True)]
 
 
-def learner(run: RunFolder) -> str:
+def learner(run: RunContents) -> str:
     """Return what the newest model is, as text."""
     model = load_model(run.model) if run.model else None
     if not isinstance(model, Ensemble):
@@ -62,7 +62,7 @@ def _network(network: TrainedModel, role: str) -> dict[str, Any]:
     }
 
 
-def machine(run: RunFolder) -> dict[str, Any]:
+def machine(run: RunContents) -> dict[str, Any]:
     """Return what was chosen by timing, and how fast each step went."""
     return {
         "choices": [
@@ -76,7 +76,7 @@ def machine(run: RunFolder) -> dict[str, Any]:
         "steps": [
             {
                 "name": plain(step.name),
-                "seconds": step.done["seconds"],
+                "seconds": step.done.seconds,
                 "epochs": step.details.get("epochs"),
                 "speed": step.details.get("images_per_second"),
                 "hardware": step.details.get("hardware"),
@@ -84,13 +84,13 @@ def machine(run: RunFolder) -> dict[str, Any]:
             for step in run.steps
             if step.done
         ],
-        "seconds": (run.metrics or {}).get("seconds"),
-        "memory": (run.metrics or {}).get("memory MiB", {}),
+        "seconds": run.metrics.seconds if run.metrics else None,
+        "memory": run.metrics.memory if run.metrics else {},
         "environment": run.environment,
     }
 
 
-def commands(run: RunFolder) -> dict[str, Any]:
+def commands(run: RunContents) -> dict[str, Any]:
     """Return what the commands need that make the run again."""
     return {
         "plan": run.plan_text,

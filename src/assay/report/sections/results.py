@@ -12,7 +12,7 @@ from assay.messages import plain
 from assay.metrics.intervals import wilson
 from assay.report.errors import OUTCOMES, PredictedImage, cells, least_certain, worst_errors
 from assay.report.gallery import Gallery
-from assay.run.folder import LabelledPredictions, RunFolder
+from assay.run.contents import LabelledPredictions, RunContents
 
 ROWS = 200  # classes of a table
 SIDE = 40  # classes of a matrix
@@ -22,9 +22,9 @@ ALL_CELLS = 9000  # images of all cells of a page; no more are added then
 RIGHT_OUTCOMES = (0, 3)
 
 
-def results(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
+def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
     """Return of every head with validated answers its table, its matrix, its images."""
-    if run.judged is None or run.scores is None:
+    if run.validation is None or run.scores is None:
         return []
     heads = []
     for number, head in enumerate(run.samples.space):
@@ -41,13 +41,13 @@ def results(run: RunFolder, gallery: Gallery) -> list[dict[str, Any]]:
                 "metrics": score["metrics"],
                 **_by_class(score["per_class"]),
                 "frequency": [row for row in score["by_frequency"] if row["rule"] == "thirds" and row["metrics"]],
-                "worst_errors": _images(worst_errors(run.judged, head, IN_GALLERY), gallery),
-                "least_certain": _images(least_certain(run.judged, head, IN_GALLERY), gallery),
+                "worst_errors": _images(worst_errors(run.validation, head, IN_GALLERY), gallery),
+                "least_certain": _images(least_certain(run.validation, head, IN_GALLERY), gallery),
             }
         )
     for section in heads:  # after the galleries, whose images come first where a page is full
         head = run.samples.space.heads[int(section["id"][1:])]
-        section["matrix"] = _matrix(run.judged, head, gallery)
+        section["matrix"] = _matrix(run.validation, head, gallery)
     return heads
 
 

@@ -44,8 +44,8 @@ class Project:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.run / "metrics.json").read_text())
-        return found
+        record: dict[str, Any] = json.loads((self.run / "metrics.json").read_text())
+        return record
 
     def command(self, *arguments: str | Path) -> Result:
         return CliRunner().invoke(cli.app, ["ledger", str(self.run), *map(str, arguments)])
@@ -64,16 +64,16 @@ def project(tiny_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.M
 
 def test_edits_are_listed_and_counted(project: Project) -> None:
     project.train("relabel: {count: 4}", PROBE)
-    found = json.loads(project.command("--json").stdout)
-    assert found["counts"] == [{"step": "01-relabel", "action": "set", "edits": 4, "undone": 0}]
-    assert [edit["line"] for edit in found["edits"]] == [2, 3, 4, 5]
-    assert found["edits"][0].items() >= {"new": "red", "head": "label", "score": 0.9, "undone": False}.items()
+    record = json.loads(project.command("--json").stdout)
+    assert record["counts"] == [{"step": "01-relabel", "action": "set", "edits": 4, "undone": 0}]
+    assert [edit["line"] for edit in record["edits"]] == [2, 3, 4, 5]
+    assert record["edits"][0].items() >= {"new": "red", "head": "label", "score": 0.9, "undone": False}.items()
     narrowed = json.loads(project.command("--min-score", 0.75, "--class", "red", "--json", "--limit", 1).stdout)
     assert (narrowed["counts"][0]["edits"], len(narrowed["edits"])) == (2, 1)
-    shown = project.command("--limit", 2).stdout
-    assert "looks like it" in shown
-    assert "blue -> red" in shown
-    assert "... and 2 more" in shown
+    printed = project.command("--limit", 2).stdout
+    assert "looks like it" in printed
+    assert "blue -> red" in printed
+    assert "... and 2 more" in printed
     assert "No edits" in project.command("--image", "no such").stdout
 
 
@@ -82,9 +82,9 @@ def test_an_undone_edit_is_left_out_when_the_same_command_is_given_again(project
     assert project.train(*steps) == ["01-probe", "02-relabel", "03-probe"]
     first, *rest = [edit.id for edit in project.ledger.effective()]
     before = project.metrics
-    told = project.command("--image", first, "--undo")
-    assert told.exit_code == 0
-    assert told.stdout.splitlines() == [
+    result = project.command("--image", first, "--undo")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
         "undone: 1 set by 02-relabel",
         "kept as they are: 01-probe, 02-relabel",
         "run again, once the command that began the run is given again: 03-probe",
@@ -105,9 +105,9 @@ def test_what_builds_on_an_undone_edit_goes_with_it(project: Project) -> None:
     steps = ("relabel: {count: 1}", "relabel: {count: 40, to: blue}", PROBE)
     project.train(*steps)
     chained = project.ledger.edits(Selection(step="01-relabel"))[0].id
-    told = json.loads(project.command("--step", "01-relabel", "--undo", "--json").stdout)
-    assert [edit["image"] for edit in told["undone with them"]] == [chained]
-    assert told["runs again"] == ["02-relabel", "03-probe"]
+    result = json.loads(project.command("--step", "01-relabel", "--undo", "--json").stdout)
+    assert [edit["image"] for edit in result["undone with them"]] == [chained]
+    assert result["runs again"] == ["02-relabel", "03-probe"]
     assert project.train(*steps) == ["02-relabel", "03-probe"]
 
 
@@ -116,8 +116,8 @@ def test_an_edit_undone_in_a_round_runs_what_follows_it_in_that_round(project: P
     names = [f"02-repeat/round-{number}/{step}" for number in (1, 2) for step in ("01-relabel", "02-probe")]
     assert project.train(*steps) == ["01-probe", "02-repeat", *names]
     image = project.ledger.edits(Selection(step=names[0]))[0].id
-    told = json.loads(project.command("--step", names[0], "--image", image, "--undo", "--json").stdout)
-    assert told["runs again"] == names[1:]
+    result = json.loads(project.command("--step", names[0], "--image", image, "--undo", "--json").stdout)
+    assert result["runs again"] == names[1:]
     assert project.train(*steps) == ["02-repeat", *names[1:]]
     assert image not in [edit.id for edit in project.ledger.of([names[0]]).effective()]
     assert project.train(*steps) == []
@@ -139,9 +139,9 @@ def test_corrections_win_over_every_step_and_may_change_validation(project: Proj
     samples = Samples.read(project.run / "samples.parquet")
     image, validated = project.ledger.effective()[0].id, samples.part("val").ids[0]
     (tmp_path / "mine.csv").write_text(f"image,label\n{image},green\n{validated},red\n")
-    told = project.command("--correct", tmp_path / "mine.csv")
-    assert "2 labels settled" in told.stdout
-    assert "given again: 01-relabel, 02-probe" in told.stdout
+    result = project.command("--correct", tmp_path / "mine.csv")
+    assert "2 labels settled" in result.stdout
+    assert "given again: 01-relabel, 02-probe" in result.stdout
     assert project.train(*steps) == ["01-relabel", "02-probe"]
     assert project.metrics["settled by a person"]["train"]["labels"] == 1
     assert project.metrics["settled by a person"]["val"]["labels"] == 1
@@ -186,8 +186,8 @@ def test_a_ledger_edited_by_hand_is_refused_and_nothing_is_lost(
     (tmp_path / "mine.csv").write_text("image,label\nblue/0.png,green\n")
     before = project.files()
     for options in ((), ("--step", "02-relabel", "--undo"), ("--correct", tmp_path / "mine.csv")):
-        told = project.command(*options)
-        assert (told.exit_code, says in told.stderr) == (2, True), told.stderr
+        result = project.command(*options)
+        assert (result.exit_code, says in result.stderr) == (2, True), result.stderr
     with pytest.raises(DataError, match=says):
         project.train(*steps)
     after = project.files()
@@ -200,9 +200,9 @@ def test_a_run_that_is_training_is_left_alone(project: Project, tmp_path: Path) 
     (tmp_path / "mine.csv").write_text("image,label\nblue/0.png,green\n")
     with lock(project.run):
         for options in (("--undo", "--class", "red"), ("--correct", tmp_path / "mine.csv")):
-            told = project.command(*options)
-            assert told.exit_code == 2
-            assert "another process" in told.stderr
+            result = project.command(*options)
+            assert result.exit_code == 2
+            assert "another process" in result.stderr
         assert project.command().exit_code == 0  # to look is no harm
     assert len(project.ledger.entries) == 1
 
@@ -219,11 +219,11 @@ def test_a_run_that_is_training_is_left_alone(project: Project, tmp_path: Path) 
 )
 def test_what_cannot_be_meant_is_refused(options: tuple[str, ...], says: str, project: Project) -> None:
     project.train("relabel: {count: 1}", PROBE)
-    told = project.command(*options)
-    assert (told.exit_code, says in told.stderr) == (2, True), told.stderr
+    result = project.command(*options)
+    assert (result.exit_code, says in result.stderr) == (2, True), result.stderr
 
 
 def test_a_folder_that_is_no_run_is_refused_and_not_made(tmp_path: Path) -> None:
-    told = CliRunner().invoke(cli.app, ["ledger", str(tmp_path / "none"), "--undo", "--class", "red"])
-    assert (told.exit_code, "is no run" in told.stderr) == (2, True)
+    result = CliRunner().invoke(cli.app, ["ledger", str(tmp_path / "none"), "--undo", "--class", "red"])
+    assert (result.exit_code, "is no run" in result.stderr) == (2, True)
     assert not (tmp_path / "none").exists()

@@ -34,11 +34,11 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, ["lr-find", *arguments, "--device", "cpu"])
 
 
-def shown(*arguments: str) -> dict[str, Any]:
+def run_json(*arguments: str) -> dict[str, Any]:
     done = invoke(*arguments, "--json")
     assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 # What is suggested
@@ -54,43 +54,44 @@ def curve(
 
 
 @pytest.mark.parametrize("at", [-4.0, -3.0, -2.5])
-def test_the_steepest_descent_is_found(at: float) -> None:
-    found = suggest(Bounds().rates(), curve(at=at), diverged=False)
-    assert found.lr is not None
-    assert found.lowest is not None
-    assert abs(np.log10(found.lr) - at) < 0.35
-    assert found.lr < found.lowest
-    assert found.check == found.lowest / 10
+def test_the_steepest_descent_is_suggested(at: float) -> None:
+    result = suggest(Bounds().rates(), curve(at=at), diverged=False)
+    assert result.lr is not None
+    assert result.lowest is not None
+    assert abs(np.log10(result.lr) - at) < 0.35
+    assert result.lr < result.lowest
+    assert result.check == result.lowest / 10
 
 
 @given(st.integers(0, 200))
 def test_noise_alone_suggests_nothing(seed: int) -> None:
-    found = suggest(Bounds().rates(), curve(falls=0.0, noise=0.3, seed=seed, low=0.0), diverged=False)
-    assert found.lr is None
-    assert "by more than chance" in found.said
+    result = suggest(Bounds().rates(), curve(falls=0.0, noise=0.3, seed=seed, low=0.0), diverged=False)
+    assert result.lr is None
+    assert "by more than chance" in result.reason
 
 
-def test_a_loss_that_only_rises_suggests_nothing() -> None:
-    rising = (np.linspace(0.1, 3, 100) ** 2 + np.random.default_rng(0).normal(0, 0.02, 100)).tolist()
-    assert suggest(Bounds().rates(), rising, diverged=True).lr is None
+RISING = (np.linspace(0.1, 3, 100) ** 2 + np.random.default_rng(0).normal(0, 0.02, 100)).tolist()
+STILL_FALLING = curve(at=0.0, low=9.0, falls=20.0)
 
 
-def test_a_loss_that_still_falls_at_the_end_asks_for_higher_rates() -> None:
-    found = suggest(Bounds(1e-6, 1e-3).rates(), curve(at=0.0, low=9.0, falls=20.0), diverged=False)
-    assert found.lr is None
-    assert "raise --highest" in found.said
+@pytest.mark.parametrize(
+    ("rates", "losses", "diverged", "reason"),
+    [
+        (Bounds().rates(), RISING, True, ""),
+        (Bounds(1e-6, 1e-3).rates(), STILL_FALLING, False, "raise --highest"),
+        (Bounds().rates()[:3], [1.0, 2.0, 9.0], True, "lower --lowest"),
+    ],
+)
+def test_no_rate_is_suggested(rates: list[float], losses: list[float], diverged: bool, reason: str) -> None:
+    result = suggest(rates, losses, diverged=diverged)
+    assert result.lr is None
+    assert reason in result.reason
 
 
-def test_a_curve_that_breaks_off_at_once_asks_for_lower_rates() -> None:
-    found = suggest(Bounds().rates()[:3], [1.0, 2.0, 9.0], diverged=True)
-    assert found.lr is None
-    assert "lower --lowest" in found.said
-
-
-def test_rules_that_disagree_are_told_so() -> None:
-    found = suggest(Bounds().rates(), curve(at=-4.5, low=-0.8, noise=0.001), diverged=False)
-    assert found.lr is not None
-    assert "times apart" in found.said
+def test_rules_that_disagree_are_reported() -> None:
+    result = suggest(Bounds().rates(), curve(at=-4.5, low=-0.8, noise=0.001), diverged=False)
+    assert result.lr is not None
+    assert "times apart" in result.reason
 
 
 def test_smoothing_moves_nothing_along_the_curve() -> None:
@@ -101,9 +102,7 @@ def test_smoothing_moves_nothing_along_the_curve() -> None:
 # Rates tried on a fit
 
 
-def test_every_optimiser_step_has_its_rate_and_the_plan_is_told(
-    tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_optimiser_step_has_its_rate(tiny_plan: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[tuple[float, float]] = []
     real = lr_finder.optimizer_step
 
@@ -114,29 +113,29 @@ def test_every_optimiser_step_has_its_rate_and_the_plan_is_told(
 
     monkeypatch.setattr(lr_finder, "optimizer_step", spied)
     Path("plan.yaml").write_text(tiny_plan(f"{FIT}, discriminative: [1e-4, 1e-2]}}"))
-    found = shown("plan.yaml", *QUICK, "--lowest", "1e-5", "--highest", "1e-2")
-    rates = [point["lr"] for point in found["curve"]]
+    result = run_json("plan.yaml", *QUICK, "--lowest", "1e-5", "--highest", "1e-2")
+    rates = [point["lr"] for point in result["curve"]]
     assert [high for _, high in used][: len(rates)] == pytest.approx(rates)
     assert rates[0] == pytest.approx(1e-5)
     assert all(high / low == pytest.approx(100) for low, high in used)
-    assert found["the plan's"] == 1e-2
-    assert len(rates) == 30 or found["diverged"]
+    assert result["the plan's"] == 1e-2
+    assert len(rates) == 30 or result["diverged"]
 
 
 def test_a_fit_from_nothing_is_suggested_a_rate(tiny_plan: Callable[..., str]) -> None:
     Path("plan.yaml").write_text(tiny_plan(f"{FIT}, optimizer: adam, batch_norm: train}}"))
-    found = shown("plan.yaml", "--optimizer-steps", "80")
-    assert found["lr"] is not None, found["said"]
-    assert 1e-5 < found["lr"] < 1
-    assert found["set"] == f"steps.0.fit.lr={found['lr']:.2g}"
-    assert found["image"] == "plans/plan/lr.png"
-    with Image.open(found["image"]) as image:
+    result = run_json("plan.yaml", "--optimizer-steps", "80")
+    assert result["lr"] is not None, result["reason"]
+    assert 1e-5 < result["lr"] < 1
+    assert result["set"] == f"steps.0.fit.lr={result['lr']:.2g}"
+    assert result["image"] == "plans/plan/lr.png"
+    with Image.open(result["image"]) as image:
         assert min(image.size) > 300
 
 
 def test_the_same_rates_give_the_same_curve(tiny_plan: Callable[..., str]) -> None:
     Path("plan.yaml").write_text(tiny_plan(PROBE, f"{FIT}, augment: {{flip: both}}}}"))
-    once, again = (shown("plan.yaml", *QUICK) for _ in range(2))
+    once, again = (run_json("plan.yaml", *QUICK) for _ in range(2))
     assert once == again
 
 
@@ -170,22 +169,22 @@ def test_a_loss_that_is_not_finite_ends_the_curve(
 
     monkeypatch.setattr(lr_finder, "optimizer_step", broken)
     Path("plan.yaml").write_text(tiny_plan(f"{FIT}}}"))
-    found = shown("plan.yaml", *QUICK)
-    assert (len(found["curve"]), found["diverged"], found["lr"]) == (4, True, None)
+    result = run_json("plan.yaml", *QUICK)
+    assert (len(result["curve"]), result["diverged"], result["lr"]) == (4, True, None)
 
 
-def test_a_step_is_chosen_by_its_place(tiny_plan: Callable[..., str]) -> None:
+def test_a_step_is_chosen_by_its_index(tiny_plan: Callable[..., str]) -> None:
     frozen = "fit: {size: 32, freeze: backbone, epochs: 1, batch: 8}"
     Path("plan.yaml").write_text(tiny_plan(frozen, PROBE, f"{FIT}}}"))
-    assert shown("plan.yaml", *QUICK)["step"] == "01-fit"
-    assert shown("plan.yaml", *QUICK, "--step", "2")["step"] == "03-fit"
+    assert run_json("plan.yaml", *QUICK)["step"] == "01-fit"
+    assert run_json("plan.yaml", *QUICK, "--step", "2")["step"] == "03-fit"
 
 
 # Bad input
 
 
 @pytest.mark.parametrize(
-    ("steps", "arguments", "said"),
+    ("steps", "arguments", "expected"),
     [
         ((PROBE,), (), ["none of the plan's steps is a fit", "Add one"]),
         ((PROBE, f"{FIT}}}"), ("--step", "0"), ["--step 0", "steps.0 is probe, and no fit", "1 (02-fit)"]),
@@ -198,12 +197,12 @@ def test_a_step_is_chosen_by_its_place(tiny_plan: Callable[..., str]) -> None:
     ],
 )
 def test_bad_input(
-    steps: tuple[str, ...], arguments: tuple[str, ...], said: list[str], tiny_plan: Callable[..., str]
+    steps: tuple[str, ...], arguments: tuple[str, ...], expected: list[str], tiny_plan: Callable[..., str]
 ) -> None:
     Path("plan.yaml").write_text(tiny_plan(*steps))
     done = invoke("plan.yaml", *arguments)
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
-    for part in said:
+    for part in expected:
         assert part in done.stderr
     assert not Path("plans").exists()

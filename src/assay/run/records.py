@@ -1,0 +1,147 @@
+"""What a run leaves behind as JSON: done.json of a step, metrics.json of a run. Keys are spelt here alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from assay.files import ModelFolder, RunFolder, StepFolder, StepName, write_json
+from assay.labels.samples import LeftOut
+from assay.metrics.metrics import headline
+
+Scores = Mapping[str, Any]
+"""Metrics over all heads and by head, as `metrics.metrics.to_json` gives them."""
+
+JSON_KEYS = {
+    "hands_on_labels": "labels",
+    "undone_within": "undone within",
+    "test_time": "test opened",
+    "test_kept_closed": "test kept closed",
+    "corrections": "settled by a person",
+    "trained_on_before": "trained on before",
+    "memory": "memory MiB",
+}
+"""Field -> key, where these differ."""
+
+
+@dataclass(frozen=True)
+class DoneRecord:
+    """done.json: what a finished step came to. Paths are relative to the run."""
+
+    key: str  # of all that the outcome follows from
+    kind: str
+    seconds: float
+    model: str | None
+    details: Mapping[str, Any]
+    edits: int
+    hands_on_labels: bool
+    labels_of: Sequence[str] | None  # the steps whose labels are handed on; None: itself
+    soft: Mapping[str, str] | None  # head -> file of soft targets; None: those of before
+    undone_within: str = ""  # a hash of the undone edits of steps that it holds
+    scores: Scores | None = None  # on validation
+
+    @staticmethod
+    def read(folder: StepFolder) -> DoneRecord:
+        return DoneRecord.from_json(json.loads(folder.done.read_text(encoding="utf-8")))
+
+    def write(self, folder: StepFolder) -> None:
+        write_json(folder.done, self.to_json())
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> DoneRecord:
+        return DoneRecord(**_values(DoneRecord, record))
+
+    def to_json(self) -> dict[str, Any]:
+        record = _record(self)
+        if self.scores is None:
+            del record["scores"]
+        return record
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """metrics.json: what a finished run came to."""
+
+    key: str  # of all that the results follow from
+    scores: Scores | None  # on validation
+    test: Scores | None
+    test_time: str | None  # when the test split was predicted, ISO 8601
+    test_kept_closed: bool
+    baselines: Mapping[str, Scores]
+    steps: Mapping[StepName, DoneRecord]  # in order
+    corrections: Mapping[str, Mapping[str, int]]  # labels that a person settled, by part
+    trained_on_before: Mapping[str, int]  # images that left a part, since what the plan begins with knew them
+    counts: Mapping[str, int]  # images, by part
+    left_out: Sequence[LeftOut]
+    notes: Sequence[str]
+    seconds: float
+    processes: int
+    memory: Mapping[str, float]  # MiB
+
+    @cached_property
+    def top_steps(self) -> list[DoneRecord]:
+        """The steps on the plan's own list: a repeat has the scores of its last round."""
+        return [record for name, record in self.steps.items() if name.depth == 0]
+
+    @property
+    def step_seconds(self) -> float:
+        """The seconds of all steps, of those that were taken over from another run too."""
+        return float(sum(step.seconds for step in self.top_steps))
+
+    @property
+    def headline(self) -> str:
+        """The metric that sums the run up: the accuracy, or micro_f1 where every head is multi-label."""
+        return headline((self.scores or {}).get("metrics", {})) or "accuracy"
+
+    def last_model(self, run: RunFolder) -> ModelFolder:
+        """Return the folder of the step that the final model came of: its validation predictions are there."""
+        return ModelFolder(run.path / next(step.model for step in reversed(self.top_steps) if step.model))
+
+    @staticmethod
+    def read(run: RunFolder) -> RunMetrics | None:
+        """Return the metrics of a run; None where it is not finished."""
+        if not run.metrics.exists():
+            return None
+        return RunMetrics.from_json(json.loads(run.metrics.read_text(encoding="utf-8")))
+
+    def write(self, run: RunFolder) -> None:
+        write_json(run.metrics, self.to_json())
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> RunMetrics:
+        values = _values(RunMetrics, record)
+        values["steps"] = {StepName(step["name"]): DoneRecord.from_json(step) for step in record["steps"]}
+        values["left_out"] = [LeftOut(**image) for image in record["left_out"]]
+        return RunMetrics(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **_record(self),
+            "steps": [{"name": name, **record.to_json()} for name, record in self.steps.items()],
+            "left_out": [{"path": image.path, "reason": image.reason} for image in self.left_out],
+        }
+
+
+def _values(kind: type[DoneRecord | RunMetrics], record: Mapping[str, Any]) -> dict[str, Any]:
+    keys = {field.name: JSON_KEYS.get(field.name, field.name) for field in fields(kind)}
+    return {name: record[key] for name, key in keys.items() if key in record}
+
+
+def _record(values: DoneRecord | RunMetrics) -> dict[str, Any]:
+    return {JSON_KEYS.get(field.name, field.name): getattr(values, field.name) for field in fields(values)}
+
+
+def read_begun(folder: StepFolder) -> str | None:
+    """Return the key under which a step was begun; None where it was not."""
+    if not folder.begun.exists():
+        return None
+    key: str = json.loads(folder.begun.read_text(encoding="utf-8"))["key"]
+    return key
+
+
+def write_begun(folder: StepFolder, key: str) -> None:
+    """Note that a step is begun under this key."""
+    write_json(folder.begun, {"key": key})
