@@ -33,7 +33,7 @@ from assay.predictions.inference import BATCH, PLAIN, Inference, View, seconds_a
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.prepare import prepare_run
-from assay.steps import STEPS
+from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepList, StepPlan
 from assay.steps.ensemble import EnsembleSettings
 from assay.steps.ensemble_members import first_input_size
@@ -146,22 +146,22 @@ def dry_run(
 
     with tempfile.TemporaryDirectory(prefix="assay-plan-") as scratch:
         about: dict[str, Any] = {"together": SingleProcess(), "device": pick_device(device), "progress": NoProgress()}
-        opened = prepare_run(loaded, Path(scratch), prepared=sample, **about)
-        decoding = (time.perf_counter() - read_at[-1]) * len(opened.samples) / len(opened.prepared)
-        plan, context = opened.plan, opened.context
-        progress.line(f"timing a step of every network for {len(opened.samples):,} images")
+        begun = prepare_run(loaded, Path(scratch), prepared=sample, **about)
+        decoding = (time.perf_counter() - read_at[-1]) * len(begun.samples) / len(begun.prepared)
+        plan, context = begun.plan, begun.context
+        progress.line(f"timing a step of every network for {len(begun.samples):,} images")
         size, resize = first_input_size(plan.steps, context.base) or DEFAULT
-        estimator = _Estimator(opened.samples, f"{size} {resize}", decoding, memory)
+        estimator = _Estimator(begun.samples, f"{size} {resize}", decoding, memory)
         context = replace(context, images=estimator.images, progress=NoProgress())
-        steps = tuple(estimator.steps(StepList(plan.steps, opened.state, context)))
+        steps = tuple(estimator.steps(StepList(plan.steps, begun.state, context)))
         network: list[Layer] = []
         if with_layers:
-            space, bare = opened.samples.space, plan.model.without_weights()
+            space, bare = begun.samples.space, plan.model.without_weights()
             network = layers(build_classifier(bare, space, seed=0, base=context.base, size=size), size=size)
     with lock(out, option="--out"):  # which also says that what lies there is no data
         for name, rows in estimator.sheets.items():
             write_sheet(out / name, rows)
-    counts = {part: len(opened.samples.part(part)) for part in ("train", "val", "test")}
+    counts = {part: len(begun.samples.part(part)) for part in ("train", "val", "test")}
     preparing, sheets = read_at[-1] - began + decoding, tuple(out / name for name in estimator.sheets)
     return DryRun(steps, counts, preparing, tuple(network), sheets)
 
@@ -189,10 +189,8 @@ class _Estimator:
         return self._lazy[key]
 
     def steps(self, held: StepList) -> Iterator[StepEstimate]:
-        """Estimates of a list of steps. Raises AssayError."""
-        for step in held.steps:
-            if check := STEPS[step.kind].check:
-                check(step.settings, held.state.samples.space)
+        """Yield the estimates of a list of steps. Raises AssayError."""
+        check_steps(held.steps, held.state.samples.space)
         for number, step in enumerate(held.steps, 1):
             context = held.context
             name = StepName.at(number, step.kind, context.name)

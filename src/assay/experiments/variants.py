@@ -10,10 +10,10 @@ from typing import Any
 from assay.errors import PlanError
 from assay.files import StepName, fingerprint
 from assay.plan.plan import Plan, parse, to_yaml
+from assay.steps import STEPS
 from assay.steps.base import StepPlan
 
-REPAIRS = ("clean_labels", "pseudo_label", "rebalance_head", "synthesize")
-"""The steps that repair labels or the balance of classes."""
+REPAIRS = tuple(kind for kind, step in STEPS.items() if step.repairs)
 
 Steps = tuple[StepPlan, ...]
 Path = tuple[int, ...]

@@ -108,8 +108,8 @@ def write_report(
 
 
 def _points(run: RunContents, drawn: FeatureMap, gallery: Gallery) -> dict[str, Any]:
-    judged = run.validation
-    wrong = dict(zip(judged.samples.ids, wrong_by_image(judged).tolist(), strict=True)) if judged else {}
+    labelled = run.validation
+    wrong = dict(zip(labelled.samples.ids, wrong_by_image(labelled).tolist(), strict=True)) if labelled else {}
     return map_points(drawn, gallery.add(drawn.samples.ids), wrong, repairs.suspicion(run))
 
 

@@ -28,7 +28,7 @@ from assay.metrics.metrics import headline
 from assay.predictions.predict import Predictions, scores_json
 from assay.run.records import DoneRecord, Scores, read_begun, write_begun
 from assay.run.summary import frequency_lines
-from assay.steps import STEPS
+from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepPlan, StepResult, steps_below, with_synthetic_images
 from assay.steps.sources import content_json
 
@@ -39,9 +39,7 @@ def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     Every process calls this. `repeat` and `ensemble` call it again for the steps that they hold.
     """
     main = context.processes.is_main_process
-    for step in steps:
-        if check := STEPS[step.kind].check:
-            check(step.settings, state.samples.space)
+    check_steps(steps, state.samples.space)
     if main:
         _archive_other_steps(steps, context)
     for number, step in enumerate(steps, 1):

@@ -72,9 +72,9 @@ def measure_likeness(real: Mapping[int, Reals], code: int, made: Reals, *, seed:
     The halves are drawn by `seed`. Raises ValueError where the class has fewer than four real images or there
     are fewer than two made-up ones.
     """
-    own = real[code][np.random.default_rng(seed).permutation(len(real[code]))]
-    n = min(len(own) // 2, len(made))
-    half = own[:n]
+    images = real[code][np.random.default_rng(seed).permutation(len(real[code]))]
+    n = min(len(images) // 2, len(made))
+    half = images[:n]
     others = {
         other: frechet(features[:n], half) for other, features in real.items() if other != code and len(features) >= n
     }
@@ -82,8 +82,8 @@ def measure_likeness(real: Mapping[int, Reals], code: int, made: Reals, *, seed:
     return Likeness(
         n=n,
         made=frechet(made[:n], half),
-        real=frechet(own[n : 2 * n], half),
+        real=frechet(images[n : 2 * n], half),
         other=None if nearest is None else others[nearest],
         nearest=nearest,
-        variety=mean_distance(made) / max(mean_distance(own), 1e-12),
+        variety=mean_distance(made) / max(mean_distance(images), 1e-12),
     )

@@ -81,14 +81,14 @@ def _unasked(run: RunContents) -> tuple[list[Entry], str]:
 
 def _choice(run: RunContents) -> Iterator[tuple[str, str]]:
     """Yield images by id, and why they are chosen; without validated predictions the first images."""
-    judged = run.validation
-    heads = [head for head in run.samples.space if judged and head.known(judged.of(head)[0]).any()]
-    if judged is None or not heads:
+    labelled = run.validation
+    heads = [head for head in run.samples.space if labelled and head.known(labelled.of(head)[0]).any()]
+    if labelled is None or not heads:
         yield from ((id_, "") for id_ in run.samples.ids[:UNASKED])
         return
-    for error in worst_errors(judged, heads[0], 1):
+    for error in worst_errors(labelled, heads[0], 1):
         yield error.id, "the wrongest answer to a validation image"
-    surest = most_confident(judged, heads[0])
+    surest = most_confident(labelled, heads[0])
     if surest is not None:
         yield surest, "the surest of the right answers"
 
