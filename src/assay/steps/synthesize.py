@@ -189,7 +189,7 @@ def _above_zero(gain: Metric) -> bool:
 
 def _head(settings: SynthesizeSettings, space: LabelSpace) -> tuple[int, Head]:
     """Position and head to generate images under. Raises PlanError where it is not clear, or not multi-class."""
-    multiclass = [(position, head) for position, head in enumerate(space) if head.kind == "multiclass"]
+    multiclass = [(position, head) for position, head in enumerate(space) if head.multiclass]
     named = [(position, head) for position, head in multiclass if settings.head in (None, head.name)]
     if len(named) != 1:
         names = ", ".join(head.name for _, head in multiclass) or "none"
