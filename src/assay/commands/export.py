@@ -32,7 +32,7 @@ def export(
 
         finished = load_run(run)
         model = load_model(model_of(run))
-        record: dict[str, Any] = {"card": str(folder / "card.md")}
+        record: dict[str, object] = {"card": str(folder / "card.md")}
         lines = [f"{folder / 'card.md'}: the model card"]
         if onnx:
             terminal.progress.line("exporting; this takes up to a minute")

@@ -35,7 +35,7 @@ class AblationRow:
     seconds: float
     by_seed: dict[int, float]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "name": self.variant.name,
             "variant": self.variant.title,
@@ -63,7 +63,7 @@ class Ablation:
             return f"95 % intervals over {images} and the {len(self.seeds)} seeds, differences paired"
         return f"95 % intervals over {images}, differences paired; of one seed, so not over what another would change"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "metric": self.metric,
             "intervals": self.basis,

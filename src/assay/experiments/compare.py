@@ -55,7 +55,7 @@ class MetricRow:
     def name(self) -> str:
         return f"{self.head}/{self.metric}" if self.head else self.metric
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "head": self.head or None,
             "metric": self.metric,
@@ -109,7 +109,7 @@ class Overlap:
         }
         return {name: int(mask.sum()) for name, mask in cells.items()}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "head": self.head.name,
             "kind": self.head.kind,
@@ -160,7 +160,7 @@ class Comparison:
             "paired; of one run each, so not over what another seed would change"
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "runs": [
                 {

@@ -103,7 +103,7 @@ class DemoRun:
         change = "" if self.change is None else _signed(self.change)
         return [self.name, str(self.metric), change, f"{self.run.record.step_seconds:.0f}"]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         change = self.change.to_json() if self.change else None
         return {
             "trained on": self.name,

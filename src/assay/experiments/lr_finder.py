@@ -105,7 +105,7 @@ class RangeTest:
         low, high = self.settings.discriminative
         return f"{key}.discriminative=[{low / high * lr:.2g}, {lr:.2g}]"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         suggestion = self.suggestion
         return {
             "step": self.name,

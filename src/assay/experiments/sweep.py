@@ -52,7 +52,7 @@ class TrialRow:
             return f"pruned after epoch {self.epochs}"
         return f"failed: {self.why}" if self.state == "failed" else self.state
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "trial": self.number,
             "state": self.state,
@@ -87,7 +87,7 @@ class Sweep:
     def best(self) -> TrialRow:
         return self.ranked[0]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "metric": self.metric,
             "higher is better": higher_is_better(self.metric),

@@ -162,7 +162,7 @@ class _ByNumber(BaseSampler):
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         return self._inner(trial).sample_relative(study, trial, search_space) if search_space else {}
 
     def sample_independent(
@@ -212,7 +212,7 @@ class _Journal(JournalFileBackend):
         super().__init__(str(path), JournalFileOpenLock(str(path)))
         self._path = path
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self, logs: list[dict[str, object]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with _write_lock(self._path):
             append(self._path, lines.encode(), sync=True)

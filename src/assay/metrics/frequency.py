@@ -26,7 +26,7 @@ class Group:
     least: int
     most: int
 
-    def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
+    def to_json(self, classes: Sequence[str]) -> dict[str, object]:
         return {
             "rule": self.rule,
             "name": self.name,

@@ -75,7 +75,7 @@ class HeadScore:
     by_frequency: tuple[tuple[Group, dict[str, Metric]], ...] = ()
     estimates: dict[str, Estimate] = field(default_factory=dict, repr=False)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "n": self.n,
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
@@ -91,7 +91,7 @@ class HeadScore:
         }
 
 
-def to_json(scores: Mapping[str, HeadScore]) -> dict[str, Any]:
+def to_json(scores: Mapping[str, HeadScore]) -> dict[str, object]:
     """Return a score as in metrics.json: the metrics over all heads, then those of each head."""
     return {
         "metrics": {name: metric.to_json() for name, metric in overall(scores).items()},

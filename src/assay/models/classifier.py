@@ -49,7 +49,7 @@ class ModelSettings(Settings):
         default=DEFAULT_BACKBONE,
         description=f"Any timm name, or a network of ours: {', '.join(CUSTOM_BACKBONES)}.",
     )
-    options: dict[str, Any] = Field(default={}, description="Options of one of our own networks.")
+    options: dict[str, object] = Field(default={}, description="Options of one of our own networks.")
     weights: Annotated[str, Source("weights", frozenset({"pretrained", "none"}))] = Field(
         default="pretrained", description="pretrained, none, or the path of a .safetensors or .pth file."
     )

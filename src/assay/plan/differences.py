@@ -25,7 +25,7 @@ class Difference:
     path: str
     values: tuple[str | None, ...]  # one for each plan
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"path": self.path, "values": list(self.values)}
 
 

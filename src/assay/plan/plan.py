@@ -157,7 +157,7 @@ def plain(settings: BaseModel, *, full: bool = False) -> Any:
     return values["kind"] if isinstance(settings, Choice) and set(values) == {"kind"} else values
 
 
-def json_schema(*, steps: StepTable | None = None) -> dict[str, Any]:
+def json_schema(*, steps: StepTable | None = None) -> dict[str, object]:
     """Return the JSON Schema of a plan, for editors that complete and check it."""
     table = steps or step_table()
     models: list[type[BaseModel]] = list(dict.fromkeys([Plan, *table.values()]))

@@ -73,12 +73,12 @@ def majority(space: LabelSpace, codes: Sequence[Codes], *, count: int) -> Floats
     return np.tile(np.concatenate(shares).astype(np.float32), (count, 1))
 
 
-def without_a_tag(space: LabelSpace, codes: Mapping[str, Sequence[Codes]]) -> dict[str, dict[str, Any]]:
+def without_a_tag(space: LabelSpace, codes: Mapping[str, Sequence[Codes]]) -> dict[str, dict[str, object]]:
     """Return the share of images without any tag: head -> split -> share and n, for each multi-label head.
 
     `codes` by split. Images of which it is not known are left out, and splits without any.
     """
-    shares: dict[str, dict[str, Any]] = {}
+    shares: dict[str, dict[str, object]] = {}
     for index, head in enumerate(space):
         if head.multiclass:
             continue

@@ -57,7 +57,7 @@ def fill(template: str, parts: Mapping[str, Any]) -> str:
     return _environment().get_template(template).render(parts)
 
 
-def _script(value: Any) -> dict[str, Any]:
+def _script(value: Any) -> dict[str, object]:
     """Return the data and the script of a page, and the hash that lets this script run and no other."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for letter in "<>&":
@@ -98,7 +98,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _spot(thumbnails: Thumbnails, number: int) -> dict[str, Any] | None:
+def _spot(thumbnails: Thumbnails, number: int) -> dict[str, object] | None:
     """Return which sheet an image is on, and where, in per cent of what does not fit the element."""
     tile = thumbnails.tiles[number]
     if tile is None:

@@ -86,7 +86,7 @@ def parallel(axes: Sequence[Axis], lines: Sequence[Line]) -> Drawn:
     opacity = alt.Opacity("rank:Q", scale=alt.Scale(domain=[0, 1], range=[0.15, 0.85]), legend=None)
     tick = base().transform_filter("datum.text != null").encode(x=x, y=y, text="text:N")
     head = base().transform_filter("datum.head != null").encode(x=x, y=y, text="head:N")
-    halo: dict[str, Any] = {"align": "left", "dx": 6, "fontSize": 11}
+    halo: dict[str, object] = {"align": "left", "dx": 6, "fontSize": 11}
     layers = [
         base()
         .transform_filter("datum.from != null")
@@ -100,7 +100,7 @@ def parallel(axes: Sequence[Axis], lines: Sequence[Line]) -> Drawn:
         tick.mark_text(color=INK, **halo),
         head.mark_text(align="left", dx=-4, fontSize=12, fontWeight=600, color=INK),
     ]
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for number, one in enumerate(axes):
         rows.append({"x": number, "from": 0, "to": 1})
         rows.append({"x": number, "y": 1.1, "head": _short(one.title)})
@@ -162,7 +162,7 @@ def _renamed(made: Any, name: str) -> Any:
     return [_renamed(inside, name) for inside in made] if isinstance(made, list) else made
 
 
-def _title(text: str) -> dict[str, Any]:
+def _title(text: str) -> dict[str, object]:
     return {"text": text, "anchor": "start", "color": INK, "fontSize": 16, "fontWeight": 600, "offset": 10}
 
 

@@ -51,7 +51,7 @@ def write_sweep_page(sweep: Sweep, folder: Path) -> Path:
     names = short(list(sweep.space.sweep.over))
     charts, panels = _charts(sweep, names), _panels(sweep)
     _write_images(RunPaths(folder).charts, names, charts, panels)
-    parts: dict[str, Any] = {
+    parts: dict[str, object] = {
         "name": plain(folder.resolve().name),
         "version": __version__,
         "metric": metric_title(sweep.metric),
@@ -194,7 +194,7 @@ def _best_first(sweep: Sweep) -> list[TrialRow]:
     return [*sweep.ranked, *(row for row in sweep.rows if row.metric is None)]
 
 
-def _row(sweep: Sweep, row: TrialRow) -> dict[str, Any]:
+def _row(sweep: Sweep, row: TrialRow) -> dict[str, object]:
     """Return a trial as the template shows it."""
     return {
         "number": row.number,
@@ -279,7 +279,7 @@ def short(keys: list[str]) -> dict[str, str]:
     return names
 
 
-def _record(sweep: Sweep, row: TrialRow) -> dict[str, Any]:
+def _record(sweep: Sweep, row: TrialRow) -> dict[str, object]:
     return {
         "trial": row.number,
         "state": row.state,

@@ -56,7 +56,7 @@ class Likeness:
         """Whether the made-up images are much more alike than real ones."""
         return self.variety < COLLAPSED
 
-    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, object]:
         return {
             "n": self.n,
             "frechet": {"made": self.made, "real": self.real, "other class": self.other},

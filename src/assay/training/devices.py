@@ -39,7 +39,7 @@ class Hardware:
     precision: Precision = "fp32"
     layout: Layout = "contiguous"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
     @property
@@ -335,9 +335,9 @@ class Machine:
         """Return the main process's value: metrics may differ in the last digit, decisions may not."""
         return self.processes.of_main(value)
 
-    def scaler_state(self) -> dict[str, Any]:
+    def scaler_state(self) -> dict[str, object]:
         return dict(self._scaler.state_dict())
 
-    def restore_scaler(self, state: dict[str, Any]) -> None:
+    def restore_scaler(self, state: dict[str, object]) -> None:
         if state:
             self._scaler.load_state_dict(state)

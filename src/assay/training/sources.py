@@ -140,7 +140,7 @@ def augmentation_keys(
 
 # How images were mixed in a fit, by class: recomputed from the draws, which depend on their keys alone.
 
-ByClass = dict[str, dict[str, dict[str, Any]]]
+ByClass = dict[str, dict[str, dict[str, object]]]
 
 
 def mix_counts(

@@ -23,7 +23,7 @@ TINY = 16
 GREY = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue in brightness (ITU-R BT.709)
 
 
-def data(run: RunContents, gallery: Gallery) -> dict[str, Any]:
+def data(run: RunContents, gallery: Gallery) -> dict[str, object]:
     """Return counts over all images, and of every head a row a class."""
     samples = run.samples
     rows, colours = _mean_colours(run)
@@ -75,7 +75,7 @@ def _mean_colours(run: RunContents) -> tuple[Ints, Doubles]:
     return rows[readable], tiles.astype(np.float64).mean(axis=(1, 2)).reshape(-1, 3)
 
 
-def _light(colours: Doubles) -> dict[str, Any]:
+def _light(colours: Doubles) -> dict[str, object]:
     """Return the mean colour and the middle 80 % of the brightness of some images (n, 3); None of fewer than three."""
     if len(colours) < LEAST:
         return {"colour": None, "light": None}

@@ -14,7 +14,7 @@ from assay.models.tree import Tree
 from assay.run.contents import RunContents
 
 
-def networks(run: RunContents) -> list[dict[str, Any]]:
+def networks(run: RunContents) -> list[dict[str, object]]:
     """Return every network of the newest model: its role, where there are several, its stages and their parameters."""
     if run.model is None:
         return []
@@ -44,7 +44,7 @@ def _roles(model: Model) -> list[str]:
     return [text for text, member in zip(roles, model.members, strict=True) for _ in member.model.networks]
 
 
-def _network(network: TrainedModel, role: str) -> dict[str, Any]:
+def _network(network: TrainedModel, role: str) -> dict[str, object]:
     backbone = network.classifier.backbone
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
     counts = [(plain(stage.name), sum(sizes[name] for name in stage.parameters)) for stage in stages(backbone)]
@@ -62,7 +62,7 @@ def _network(network: TrainedModel, role: str) -> dict[str, Any]:
     }
 
 
-def machine(run: RunContents) -> dict[str, Any]:
+def machine(run: RunContents) -> dict[str, object]:
     """Return what was chosen by timing, and how fast each step went."""
     return {
         "choices": [
@@ -90,7 +90,7 @@ def machine(run: RunContents) -> dict[str, Any]:
     }
 
 
-def commands(run: RunContents) -> dict[str, Any]:
+def commands(run: RunContents) -> dict[str, object]:
     """Return what the commands need that make the run again."""
     return {
         "plan": run.plan_text,
