@@ -107,7 +107,7 @@ def write_report(
     return write_page(RunPaths(folder).report, "page.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
 
 
-def _points(run: RunContents, drawn: FeatureMap, gallery: Gallery) -> dict[str, Any]:
+def _points(run: RunContents, drawn: FeatureMap, gallery: Gallery) -> dict[str, object]:
     labelled = run.validation
     wrong = dict(zip(labelled.samples.ids, wrong_by_image(labelled).tolist(), strict=True)) if labelled else {}
     return map_points(drawn, gallery.add(drawn.samples.ids), wrong, repairs.suspicion(run))
@@ -144,7 +144,7 @@ def _write_map(run: RunContents, drawn: FeatureMap, agreement: float | None) -> 
     save(chart, RunPaths(run.folder).charts / "map.png")
 
 
-def _synthetic(run: RunContents, step: StepRecord) -> dict[str, Any]:
+def _synthetic(run: RunContents, step: StepRecord) -> dict[str, object]:
     """Return what a step that generated images made, how like real ones they are, and what they gained."""
     samples = RunPaths(run.folder).step(step.name).samples
     classes = step.details["classes"]

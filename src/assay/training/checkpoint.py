@@ -39,11 +39,11 @@ def load_tensors(path: Path, *, device: torch.device | str = "cpu") -> tuple[Ten
         raise RunError(f"{path}: cannot be read as saved weights ({error}). Train this run again.") from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, object]]:
     """Return the state of an optimiser: its tensors, and its numbers as JSON values."""
     state = optimizer.state_dict()
     tensors: Tensors = {}
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, object] = {}
     for index, slots in state["state"].items():
         for slot, value in slots.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{slot}"] = value
@@ -55,7 +55,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, values
     """Restore the state from `optimizer_tensors`, each tensor in the memory layout of its parameter."""
     fresh = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Any]] = {}
+    slots: dict[int, dict[str, object]] = {}
     for name, value in [*tensors.items(), *values["numbers"].items()]:
         index, slot = name.split(".", 1)
         laid_out = laid_out_as(parameters[int(index)], value) if isinstance(value, Tensor) else value

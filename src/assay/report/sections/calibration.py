@@ -29,7 +29,7 @@ EQUAL = 1e-6
 SQUARE = 280  # pixels high, about as wide
 
 
-def calibration_section(run: RunContents) -> list[dict[str, Any]]:
+def calibration_section(run: RunContents) -> list[dict[str, object]]:
     """Return of every head with validated answers the chart of its calibration, and what holds from a confidence up."""
     rows = []
     for head, codes, probabilities in _validated(run):
@@ -71,7 +71,7 @@ def thresholds(run: RunContents) -> list[dict[str, Any]]:
     return rows
 
 
-def _tuned(step: str, details: dict[str, Any]) -> dict[str, Any]:
+def _tuned(step: str, details: dict[str, Any]) -> dict[str, object]:
     kept = quoted(details.get("kept one half", []))  # earlier runs have no such key
     return {"step": plain(step), **details, "title": metric_title(details["metric"]), "kept": kept}
 
@@ -150,7 +150,7 @@ def _bars(sure: Reals, right: Bools) -> list[dict[str, Any]]:
 
 def _threshold_chart(codes: Codes, probabilities: Reals, chosen: Reals, *, single: bool) -> Markup:
     """Draw F1 against the threshold; the chosen one as a line, or those of the tags as ticks on the axis."""
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {"x": float(at), "y": float(value), "name": name}
         for name, values in f1_by_threshold(codes, probabilities).items()
         for at, value in zip(THRESHOLDS, values, strict=True)

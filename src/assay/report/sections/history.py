@@ -21,7 +21,7 @@ POINT = {"x": pl.Float64, "value": pl.Float64, "name": pl.String, "part": pl.Str
 POINT |= {"mark": pl.String}  # "best", "last", "alone" (of a step without epochs) or ""
 
 
-def history(run: RunContents) -> dict[str, Any]:
+def history(run: RunContents) -> dict[str, object]:
     """Return a panel a metric, over slots: one for each epoch, and one for a step that has none."""
     steps, table, bands = time_line(run)
     names = panels(table, run)
@@ -50,7 +50,7 @@ def history(run: RunContents) -> dict[str, Any]:
     }
 
 
-def time_line(run: RunContents) -> tuple[list[StepRecord], pl.DataFrame, list[dict[str, Any]]]:
+def time_line(run: RunContents) -> tuple[list[StepRecord], pl.DataFrame, list[dict[str, object]]]:
     """Return the steps that have metrics, a row a metric and epoch, as `POINT`, and the reach of each step."""
     steps = [
         step
@@ -66,7 +66,7 @@ def panel_title(name: str) -> str:
     return "learning rate" if name == "lr" else metric_title(name)
 
 
-def _points(run: RunContents, steps: list[StepRecord]) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
+def _points(run: RunContents, steps: list[StepRecord]) -> tuple[list[tuple[Any, ...]], list[dict[str, object]]]:
     """Return (x, value, name, part, step, mark) of every metric, and from where to where each step reaches."""
     points: list[tuple[Any, ...]] = []
     bands, start = [], 0
@@ -106,11 +106,11 @@ def _panel(table: pl.DataFrame, bands: list[dict[str, Any]], name: str) -> Marku
     return inline(_drawing(end, rate=name == "lr"), [*_numbered(table.to_dicts(), end), *bands])
 
 
-def _numbered(rows: list[dict[str, Any]], end: float) -> list[dict[str, Any]]:
+def _numbered(rows: list[dict[str, Any]], end: float) -> list[dict[str, object]]:
     """Return the rows, and which of the kept values have room for their number beside those after them."""
     values = [row["value"] for row in rows]
     high, wide = ROOM[1] * (max(values) - min(values)), ROOM[0] * end
-    numbered: list[dict[str, Any]] = []
+    numbered: list[dict[str, object]] = []
     for row in sorted(rows, key=lambda row: -row["x"]):
         kept = row["mark"] == "alone" or (row["mark"] == "best" and row["part"] == "validation")
         if kept and all(one["x"] - row["x"] > wide or abs(one["value"] - row["value"]) > high for one in numbered):

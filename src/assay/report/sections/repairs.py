@@ -21,7 +21,7 @@ COMMONEST = 6  # confusions named
 CLASSES = 40  # of a round
 
 
-def noise(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
+def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
     """Return of every search for wrong labels its estimates, and the most suspicious labels."""
     searches = []
     for step in run.steps:
@@ -55,7 +55,7 @@ def suspicion(run: RunContents) -> dict[str, float]:
     return {}
 
 
-def edits(run: RunContents, gallery: Gallery) -> dict[str, Any]:
+def edits(run: RunContents, gallery: Gallery) -> dict[str, object]:
     """Return the ledger: counts by step and action, and some of each with its image."""
     lines = [entry.edit for entry in run.ledger.entries]
     undone = {edit.identity for edit in run.ledger.undone()}
@@ -84,7 +84,7 @@ def edits(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def pseudo_labels(run: RunContents) -> list[dict[str, Any]]:
+def pseudo_labels(run: RunContents) -> list[dict[str, object]]:
     """Return of every round and head how many of the unknown labels were given, by class, and what changed."""
     return [
         {"name": plain(step.name), "heads": [_pseudo_labels(name, details) for name, details in step.details.items()]}
