@@ -36,6 +36,7 @@ from assay.steps.sources import content_json
 def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> State:
     """Run each step in a folder below `context.folder`, and return the state after the last.
 
+    `context` is that of the whole list; each step gets its own, `here`.
     Every process calls this. `repeat` and `ensemble` call it again for the steps that they hold.
     """
     main = context.processes.is_main_process
@@ -60,7 +61,7 @@ def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     return state
 
 
-def state_kept(steps: Sequence[StepPlan], state: State, context: Context) -> State | None:
+def state_if_done(steps: Sequence[StepPlan], state: State, context: Context) -> State | None:
     """Return the state after steps that are all done under their present keys; None where one is to run."""
     for number, step in enumerate(steps, 1):
         here = _step_context(number, step, state, context)
@@ -77,15 +78,17 @@ def _step_context(number: int, step: StepPlan, state: State, context: Context) -
     """Return the context of a step: its name, its folder, its random numbers, and images added by earlier steps."""
     name = StepName.at(number, step.kind, context.name)
     folder = StepFolder(context.folder.path / name.last)
-    here = replace(context, folder=folder, name=name, number=number + 100 * context.number)
+    number += 100 * context.number  # another within each list that holds it: part of the seed of the draws of a step
+    here = replace(context, folder=folder, name=name, number=number)
     return with_synthetic_images(here, state.samples)
 
 
 def _key(step: StepPlan, state: State, context: Context) -> str:
     """Return a hash of all that decides the outcome of a step.
 
-    That is its settings, with the content of files and runs in the place of their paths; the state that it is given;
-    and, if it or a step within it computes with a network, the hardware that the plan pins.
+    That is its kind; its settings, with the content of files and runs in the place of their paths; the state that it is
+    given, whose first key holds the seed; its number, which is part of the seed of its draws; and, if it or a step
+    within it computes with a network, the hardware that the plan pins.
     """
     settings = content_json(step.settings, context.base, context.run.path)
     parts = [step.kind, settings, state.key, str(context.number)]
@@ -100,18 +103,18 @@ def _is_done(context: Context, key: str) -> bool:
     if not context.folder.done.exists():
         return False
     record = DoneRecord.read(context.folder)
-    return record.key == key and record.undone_within == _undone_within(context)
+    return record.key == key and record.undone_within == _undone_hash(context)
 
 
-def _undone_within(context: Context) -> str:
+def _undone_hash(context: Context) -> str:
     """Return a hash of the undone edits of steps that a step holds; empty where there are none."""
     edits = [entry.edit for entry in Ledger.read(context.ledger).entries if entry.edit.action == "undo"]
     undone = sorted({repr(edit.identity) for edit in edits if _is_within(edit.step, context.name)})
     return fingerprint(*undone) if undone else ""
 
 
-def _is_within(name: str, step: str) -> bool:
-    return name != step and covers(step, name)
+def _is_within(name: str, outer: str) -> bool:
+    return name != outer and covers(outer, name)
 
 
 # From the folder of a step to its done.json.
@@ -144,7 +147,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         return
     ledger = Ledger.read(context.ledger)
     edits = ledger.allowed(result.edits)
-    ledger.append(edits)
+    ledger.append(edits)  # before done.json: those of a step without one are removed when it begins again
     record = DoneRecord(
         key=key,
         kind=step.kind,
@@ -155,7 +158,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         hands_on_labels=result.hands_on_labels,
         labels_of=result.labels_of,
         soft=None if result.soft is None else {head: _in_run(path, context) for head, path in result.soft.items()},
-        undone_within=_undone_within(context),
+        undone_within=_undone_hash(context),
         scores=_validate(result.model, state, context),
     )
     record.write(context.folder)
@@ -181,7 +184,10 @@ def _validate(model: Path | None, state: State, context: Context) -> Scores | No
 
 
 def _next_state(state: State, record: DoneRecord, context: Context) -> State:
-    """Return the state after a step. Edits that a person undid since change its key: the steps after it run again."""
+    """Return the state after a step.
+
+    The key of a step that edited labels includes the labels that result, so that an undo runs the steps after it again.
+    """
     run = context.run.path
     model = run / record.model if record.model else state.model
     if not record.hands_on_labels:
@@ -213,13 +219,13 @@ def drop_other_edits(ledger: Path, done: Sequence[str], *, resumed: str | None =
 
     The edits of steps within `resumed` stay, for it to keep or drop. The ledger as it was is kept in history/.
     """
-    entries = Ledger.read(ledger)
-    others = {entry.edit.step for entry in entries.entries if entry.edit.action != "undo"}
-    others -= {entry.edit.step for entry in entries.of(done).entries}
+    before = Ledger.read(ledger)
+    others = {entry.edit.step for entry in before.entries if entry.edit.action != "undo"}
+    others -= {entry.edit.step for entry in before.of(done).entries}
     others -= {name for name in others if resumed is not None and _is_within(name, resumed)}
     if others:
         archive_copy(RunFolder(ledger.parent), ledger)
-        entries.without(others)
+        before.without(others)
 
 
 def _archive_other_steps(steps: Sequence[StepPlan], context: Context) -> None:

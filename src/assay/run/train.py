@@ -42,7 +42,7 @@ from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, predict_samples, test_scores
 from assay.run.prepare import PreparedRun, prepare_run
 from assay.run.records import DoneRecord, RunMetrics
-from assay.run.runner import archive, archive_copy, drop_other_edits, run_steps, state_kept
+from assay.run.runner import archive, archive_copy, drop_other_edits, run_steps, state_if_done
 from assay.run.summary import split_tables
 from assay.run.tracking import require_installed, tracked
 from assay.steps.base import Context, State, with_synthetic_images
@@ -132,7 +132,7 @@ def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
     changed = run.plan.exists() and _untracked(run.plan.read_text(encoding="utf-8")) != _untracked(
         to_yaml(prepared.plan)
     )
-    kept = state_kept(prepared.plan.steps, prepared.state, context)
+    kept = state_if_done(prepared.plan.steps, prepared.state, context)
     before = RunMetrics.read(run)
     if kept is not None and before is not None and before.key == _result_key(kept, open_test):
         if changed:

@@ -49,10 +49,9 @@ from assay.steps.start import (
     stored_hardware,
     trained_before,
 )
-from assay.training import optimizers
+from assay.training import loop, optimizers
 from assay.training.devices import Hardware, Machine, candidates, choose_fastest
 from assay.training.fit_task import FitConfig, FitTask, Source
-from assay.training.loop import fit
 from assay.training.losses import head_losses
 from assay.training.objective import Objective
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
@@ -60,28 +59,28 @@ from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix
 
 
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
-    """Train; write the checkpoints to best/ and last/, as models that can be loaded by themselves."""
-    checkpoint = context.folder.checkpoint
+    """Train; write the models of the best and the last epoch to best/ and last/."""
+    checkpoint = context.folder.checkpoint  # for going on after a kill
     with prepared_fit(settings, state, context) as prepared:
         task, config, data = prepared.task, prepared.config, prepared.data
         images = task.order.length
         if images != len(data.train):
             context.progress.line(f"  an epoch shows {images:,} images, of {len(data.train):,} that there are")
         context.progress.begin(context.name, settings.epochs * images)
-        progress = fit(task, config, machine=prepared.machine, checkpoint=checkpoint, progress=context.progress)
+        final = loop.fit(task, config, machine=prepared.machine, checkpoint=checkpoint, progress=context.progress)
         context.progress.end()
     if context.processes.is_main_process:
-        write_history(context.folder.history, context.name, progress.history)
-        checkpoint.unlink(missing_ok=True)
+        write_history(context.folder.history, context.name, final.history)
+        checkpoint.unlink(missing_ok=True)  # a kill from here to done.json trains again
     details = {
-        "epochs": progress.epoch,
-        "best_epoch": progress.best_epoch,
+        "epochs": final.epoch,
+        "best_epoch": final.best_epoch,
         "images_an_epoch": images,
-        "training_seconds": round(progress.seconds, 2),
-        "images_per_second": round(images * progress.epoch / max(progress.seconds, 1e-9), 1),
+        "training_seconds": round(final.seconds, 2),
+        "images_per_second": round(images * final.epoch / max(final.seconds, 1e-9), 1),
         "hardware": prepared.machine.hardware.to_json(),
         "network": prepared.network,
-        **_mix_details(task, config, data.train, progress.epoch, context),
+        **_mix_details(task, config, data.train, final.epoch, context),
     }
     if settings.unlabelled is not None:
         details["unlabelled_images"] = len(data.unlabelled or ())
@@ -208,7 +207,9 @@ def _trainable(settings: FitSettings, classifier: Classifier, data: FitData, con
     with context.processes.main_process_first():  # the others take what it has chosen
         hardware = stored_hardware(context, "training") or _fastest_training(settings, classifier, known, context)
     move(classifier, hardware)
-    generator = torch.Generator().manual_seed(0)  # the same in every process: what is folded must not hang on chance
+    generator = torch.Generator().manual_seed(
+        0
+    )  # the same in every process: what is folded must not depend on random input
     example = hardware.to_device(torch.rand(1, 3, settings.size, settings.size, generator=generator))
     source = ImageSource(
         known=known,

@@ -38,15 +38,16 @@ from assay.training.semi_supervised import Consistency
 
 
 def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path, progress: Progress) -> FitState:
-    """Train to the last epoch, from `checkpoint` where there is one.
+    """Train to the last epoch, from `checkpoint` (the state between two optimiser steps) where there is one.
 
+    A row below N is an image; the n-th repeat of image i in an epoch is row i + n * N.
     Every random draw is a function of (seed, epoch, optimiser step, image), so that what follows a
     checkpoint is what would have followed without it, bit for bit on a CPU with the same thread count.
     Raises DivergedError where the loss is not finite, TrainingError where memory does not suffice.
     """
     average = Average(task.network, config.ema) if config.ema else None  # one more copy of the weights
     saver = Checkpoint(task, average, machine, checkpoint, config.save_every)
-    state, logits = saver.restore(config.width)
+    state, epoch_logits = saver.restore(config.width)
     forward = machine.wrap(task.network)  # with several processes, gradients are averaged in every backward pass
     per_epoch = len(split_batches(np.arange(task.order.length), config.step_size))
     with torch.random.fork_rng(devices=machine.seeded_devices):  # the caller's generators stay as they are
@@ -57,24 +58,28 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 started = time.perf_counter()
                 step = state.epoch * per_epoch + state.batch
                 _set_rate(task.optimizer, config, state, step, per_epoch)
-                torch.manual_seed(_seed(config.seed, step, machine.rank))  # for dropout; images are drawn by key
-                optimizer_step(task, config, state, machine, forward, rows, logits)
+                torch.manual_seed(
+                    _seed(config.seed, step, machine.rank)
+                )  # for dropout; augmentation has random numbers of its own, by seed, epoch and image
+                optimizer_step(task, config, state, machine, forward, rows, epoch_logits)
                 if average is not None:
                     average.update(task.network, step)
                 state.batch += 1
                 progress.advance(len(rows), _running_metrics(task, state))
                 state.seconds += time.perf_counter() - started
                 if saver.due():
-                    saver.write(state, logits)
+                    saver.write(state, epoch_logits)
                 stop_requested(leave=True)
-            _end_epoch(task, config, state, machine, average, logits)
+            _end_epoch(task, config, state, machine, average, epoch_logits)
             progress.line(_line(state, config))
             try:
-                progress.epoch(state.history[-1])  # before the checkpoint, so that no kill leaves an epoch unreported
+                progress.epoch(
+                    state.history[-1]
+                )  # before the checkpoint, so that no kill leaves an epoch unreported; it may be reported twice
             except GivenUpError:
-                saver.write(state, logits)
+                saver.write(state, epoch_logits)
                 raise
-            saver.write(state, logits)
+            saver.write(state, epoch_logits)
             stop_requested(leave=True)
     return state
 
@@ -86,23 +91,23 @@ def optimizer_step(
     machine: Machine,
     forward: nn.Module,
     rows: Ints,
-    logits: EpochLogits,
+    epoch_logits: EpochLogits,
 ) -> None:
     """Take one optimiser step on these rows, in `config.accumulate` passes of at most `config.batch` images.
 
     Raises DivergedError where the loss is not finite, TrainingError where memory does not suffice.
     """
     mixed_with = partners(rows, task.mixed)  # (B,)
-    # Every pass divides by the counts of the whole step (H,), so that their gradients add up to that of one large
+    # Label weight (H,) of the whole step: every pass divides by it, so that their gradients add up to that of one large
     # batch. Between processes gradients are averaged, not added: hence the division by their number.
-    over = task.source.counts(state.epoch, rows, mixed_with) / machine.count
-    for part in np.array_split(np.arange(len(rows)), min(config.accumulate, len(rows))):
-        mine = part[machine.rank :: machine.count]  # none where a part has fewer images than there are processes
+    divisors = task.source.counts(state.epoch, rows, mixed_with) / machine.count
+    for chunk in np.array_split(np.arange(len(rows)), min(config.accumulate, len(rows))):
+        mine = chunk[machine.rank :: machine.count]  # none where a chunk has fewer images than there are processes
         batch = task.source.batch(state.epoch, rows[mine], mixed_with[mine])
         try:
             with machine.hardware.autocast():
                 outputs = forward(batch.inputs)  # (b, W)
-            loss, sums, counts = task.objective(outputs, batch.known, over)
+            loss, sums, counts = task.objective(outputs, batch.known, divisors)
             totals = sums.tolist()  # waits for the device, once a pass
             if not all(map(math.isfinite, totals)):
                 ids = task.source.ids
@@ -112,7 +117,7 @@ def optimizer_step(
             raise _too_large(error, config) from error
         except ValueError as error:
             raise _too_small(error, len(mine)) from error
-        logits.add(rows[mine], outputs)
+        epoch_logits.add(rows[mine], outputs)
         state.add(totals, counts.tolist())
     if task.unlabelled is not None:
         _learn_from_unlabelled(task.unlabelled, len(rows), config, state, machine, forward)
@@ -133,10 +138,14 @@ def _learn_from_unlabelled(
 
 
 def step_seconds(task: FitTask, config: FitConfig, machine: Machine) -> float:
-    """Return the seconds of a warm optimiser step that keeps the weights, with all its images with unknown labels."""
+    """Return the seconds of a warm optimiser step, for a dry run.
+
+    Consumes the task: the learning rate is 0 from here on, and every pseudo-label threshold about 0, so that the
+    slowest case is timed.
+    """
     unlabelled = task.unlabelled
     (rows, *_) = split_batches(task.order.rows(0), config.step_size)
-    logits, forward = EpochLogits.empty(len(task.source.ids), config.width), machine.wrap(task.network)
+    epoch_logits, forward = EpochLogits.empty(len(task.source.ids), config.width), machine.wrap(task.network)
     set_rate(task.optimizer, 0.0)
     task.to_training_mode()
     if isinstance(unlabelled, Consistency):
@@ -146,7 +155,9 @@ def step_seconds(task: FitTask, config: FitConfig, machine: Machine) -> float:
     def step() -> None:
         if isinstance(unlabelled, Consistency):
             unlabelled.round = unlabelled.taken = 0  # the same images, which are decoded by now
-        optimizer_step(task, config, FitState(sums=_zeros(task), counts=_zeros(task)), machine, forward, rows, logits)
+        optimizer_step(
+            task, config, FitState(sums=_zeros(task), counts=_zeros(task)), machine, forward, rows, epoch_logits
+        )
 
     with torch.random.fork_rng(devices=machine.seeded_devices):
         return warm_seconds(step, machine.hardware)
@@ -158,22 +169,25 @@ def _end_epoch(
     state: FitState,
     machine: Machine,
     average: Average | None,
-    logits: EpochLogits,
+    epoch_logits: EpochLogits,
 ) -> None:
     """Evaluate and save the network, and add a row to the history."""
     sums, counts = machine.sum(torch.tensor([state.sums, state.counts], dtype=torch.float64)).tolist()
     lr = max(group["lr"] for group in task.optimizer.param_groups)
-    rows, means = logits.means(machine.sum)  # (M,), (M, W)
+    rows, means = epoch_logits.means(machine.sum)  # (M,), (M, W)
+    # Validation and the saved models use the averaged weights; training metrics are of the passes of the epoch.
     with average.applied_to(task.network) if average is not None else nullcontext():
-        parts = task.evaluate(rows, means)
-        parts.setdefault("training", {})["loss"] = _mean_loss(task, sums, counts)
+        metrics_by_part = task.evaluate(rows, means)
+        metrics_by_part.setdefault("training", {})["loss"] = _mean_loss(task, sums, counts)
         if task.unlabelled is not None:
-            parts["training"]["above_threshold"] = task.unlabelled.above_threshold
-            parts["unlabelled"] = task.unlabelled.end_epoch()
-        _require_monitored(config.monitor, parts["validation"])
-        monitored = machine.of_main(parts["validation"].get(config.monitor))
+            metrics_by_part["training"]["above_threshold"] = task.unlabelled.above_threshold
+            metrics_by_part["unlabelled"] = task.unlabelled.end_epoch()
+        _require_monitored(config.monitor, metrics_by_part["validation"])
+        monitored = machine.of_main(metrics_by_part["validation"].get(config.monitor))
         if monitored is not None:
-            parts["validation"][config.monitor] = monitored  # reduce_on_plateau reads it: rates must not differ
+            metrics_by_part["validation"][config.monitor] = (
+                monitored  # reduce_on_plateau reads it: rates must not differ
+            )
         better = monitored is None or state.best is None or _better(monitored, state.best, config)
         if machine.is_main:
             if better:
@@ -182,9 +196,11 @@ def _end_epoch(
     state.epoch += 1
     if better:
         state.best, state.best_epoch = monitored, state.epoch
-    state.history.append({"epoch": state.epoch, "lr": lr, "seconds": round(state.seconds, 3), **parts, "best": better})
+    state.history.append(
+        {"epoch": state.epoch, "lr": lr, "seconds": round(state.seconds, 3), **metrics_by_part, "best": better}
+    )
     state.batch, state.sums, state.counts = 0, _zeros(task), _zeros(task)
-    logits.clear()
+    epoch_logits.clear()
 
 
 class Checkpoint:
@@ -199,18 +215,18 @@ class Checkpoint:
         """Return whether to write now: often enough to lose little, seldom enough to cost under 2 % of the time.
 
         Several processes would have to agree on the moment and to add up their logits of the epoch so far: they write
-        at the ends of epochs only.
+        at the ends of epochs only, so a stop loses the unfinished epoch.
         """
         late = time.monotonic() - self.last > max(self.every, 50 * self.cost)
         return self.machine.count == 1 and (late or stop_requested())
 
-    def write(self, state: FitState, logits: EpochLogits) -> None:
+    def write(self, state: FitState, epoch_logits: EpochLogits) -> None:
         """Write the file, from the main process."""
         if not self.machine.is_main:
             return
         began = time.monotonic()
         tensors = within("network", self.task.network.state_dict())
-        tensors |= {"logits": logits.sums, "times": logits.times}
+        tensors |= {"logits": epoch_logits.sums, "times": epoch_logits.times}
         if self.average is not None:
             tensors |= within("average", self.average.tensors)
         if self.task.unlabelled is not None:
@@ -235,11 +251,11 @@ class Checkpoint:
         if task.unlabelled is not None:
             task.unlabelled.restore(out_of("unlabelled", tensors))
         state = FitState(**values["fit_state"])
-        logits = EpochLogits(tensors["logits"].cpu(), tensors["times"].cpu())
+        epoch_logits = EpochLogits(tensors["logits"].cpu(), tensors["times"].cpu())
         if not self.machine.is_main:  # sums over an unfinished epoch count once, in the main process
             state.sums, state.counts = _zeros(task), _zeros(task)
-            logits.clear()
-        return state, logits
+            epoch_logits.clear()
+        return state, epoch_logits
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, config: FitConfig, state: FitState, step: int, per_epoch: int) -> None:
