@@ -21,6 +21,7 @@ QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+LOOKS = {"desk": (1200, False), "dark": (1200, True), "phone": (390, False)}
 DIALOGS = "window.alert = window.confirm = window.prompt = text => console.error(`dialog: ${text}`)"
 
 
@@ -59,6 +60,22 @@ def complaints(page: Page) -> list[str]:
 def fetched(page: Page) -> list[str]:
     """Return the addresses that a page requested from a network."""
     return [request.url for request in page.requests() if not request.url.startswith(("file:", "data:"))]
+
+
+def check_looks(page: Page, path: Path, *, pages: Path, name: str) -> str | None:
+    """Return the first complaint of a file at the width of a desk, in the dark and on a phone.
+
+    Screenshots are kept in the folder `pages`, unless it is the empty path.
+    """
+    for look, (width, dark) in LOOKS.items():
+        show(page, path, width=width, dark=dark)
+        if messages := complaints(page):
+            return f"{look}: {messages[0]}"
+        if page.evaluate("document.documentElement.scrollWidth") > width:
+            return f"{look}: wider than {width} pixels"
+        if pages != Path():
+            page.screenshot(path=pages / f"{name}-{look}.png", full_page=True)
+    return None
 
 
 def main() -> None:

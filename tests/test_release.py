@@ -28,7 +28,7 @@ def project() -> dict[str, Any]:
 
 def test_the_distribution_is_named_once(project: dict[str, Any]) -> None:
     assert project["name"] == DISTRIBUTION
-    assert environment()["packages"][DISTRIBUTION] == assay.__version__
+    assert environment(processes=1)["packages"][DISTRIBUTION] == assay.__version__
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs", "examples", "CHANGELOG.md", "src"])

@@ -1,0 +1,146 @@
+"""Images that a network generates on eurosat: how like real ones they are, and whether they help.
+
+    python -m benchmarks.generated_images DATA [--minutes 60] [--seeds 0] [--only whole long-tailed]
+
+The networks learn for about so many minutes: the optimiser steps that fit in are computed from six timed ones, and
+written down, so that a run that was broken off goes on to the same end. Runs stay in WORK, with sheets of samples under
+steps/02-synthesize/samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from assay.labels.readers.read import DataSettings, read
+from assay.labels.samples import Samples
+from assay.progress import NoProgress
+from assay.run.evaluate import test_scores
+from benchmarks.harness import Benchmark, Options, Record, seconds_of, steps_of, train
+from benchmarks.intervals import bounds_text, mean_text
+
+FIT: Record = {
+    "size": 128, "freeze": "backbone", "epochs": 15, "lr": 1e-3, "loss": {"smoothing": 0.1}, "sampling": "balanced",
+    "prior": "trained",
+}  # fmt: skip
+TEXT = """\
+## Generated images
+
+eurosat at {size} pixels, three fifths to train on (`long-tailed`: thinned to an imbalance of {imbalance} by a seeded
+rule), a fifth to validate, a fifth for the test (split seed 0). Distances are Frechet distances of features of
+`tf_efficientnet_lite0` at 128 pixels, between as many images as n says on either side; few images make them larger,
+so only metrics of one row compare. Variety is the mean distance between two generated images by that of two real ones.
+{command}
+
+| data | class | real | generated to real | real to real | nearest other class to real | n | variety |
+"""
+ROW = (
+    "| {name} | {class} | {real} | {frechet[made]:.1f} | {frechet[real]:.1f} | {frechet[other class]:.1f} "
+    "({nearest other class}) | {n} | {variety:.2f}{mark} |"
+)
+GAIN_TEXT = """
+What they gain: balanced accuracy of the frozen default backbone with a linear head, every class shown equally often, \
+with the images less without, mean of 3 seeds; intervals of 95 % over images and seeds on validation, over seeds on \
+test.
+
+| data | seed | optimiser steps | seconds of the whole step | gain on validation | kept | on test |
+"""
+GAIN_ROW = "| {name} | {seed} | {steps:,} | {seconds:,.0f} | {interval}, n = {gain[n]} | {kept} | {on test} |"
+
+
+def measure(options: Options, name: str, seed: int) -> Record:
+    """Train on all classes of all images, or for the rare classes of thinned ones; a run that is there is continued."""
+    folder = options.work / f"{name}-{seed}"
+    folder.mkdir(exist_ok=True)
+    samples = thinned(options, name, seed)
+    samples.table.select(image="path", label="label:label", split="split").write_csv(folder / "labels.csv")
+    data = {
+        "table": str(folder / "labels.csv"), "root": str(options.data / "eurosat"), "image": "image",
+        "heads": {"label": {"column": "label"}}, "split": {"column": "split"},
+    }  # fmt: skip
+    steps = count_steps(options, folder / "steps.json")
+    what = (
+        {"classes": list(samples.space["label"].classes), "count": 200}
+        if name == "whole"
+        else {"classes": "few", "least": 5}
+    )
+    synthesis = {
+        "size": options.size, "optimizer_steps": steps, "width": options.width, "flip": "both",
+        "show_every": max(1, steps // 10), **what, "fit": FIT, "seeds": 3,
+    }  # fmt: skip
+    train({"data": data, "seed": seed, "steps": [{"probe": {"size": 128}}, {"synthesize": synthesis}]}, folder)
+    return {**read_run(folder / "run"), "steps": steps}
+
+
+def count_steps(options: Options, path: Path) -> int:
+    """Return the optimiser steps that take about `--minutes` here; once computed, they are kept."""
+    if path.exists():
+        return int(json.loads(path.read_text())["steps"])
+    import torch
+
+    from assay.synthesis import gan_training
+    from assay.training.devices import keep_freed_memory
+
+    keep_freed_memory()
+    config = gan_training.GanConfig(side=options.size, steps=1, seed=0, width=options.width)
+    pair = gan_training._fresh(config, 10, "cpu")
+    images, codes = torch.rand(20, 3, options.size, options.size), np.arange(20) % 10
+    rows = [np.flatnonzero(codes == code) for code in range(10)]
+    step = partial(gan_training._step, pair, lambda chosen: images[chosen], codes, rows, config, "cpu")
+    seconds = float(np.median([seconds_of(step) for _ in range(6)][1:]))
+    steps: int = max(1, round(60 * options.minutes / seconds))
+    path.write_text(json.dumps({"steps": steps, "seconds a step": seconds}))
+    return steps
+
+
+def thinned(options: Options, name: str, seed: int) -> Samples:
+    """Return the images with their split; `long-tailed` keeps n * imbalance^(-k / 9) of the k-th class as drawn."""
+    split = {"val": 0.2, "test": 0.2, "seed": 0}
+    samples = read(DataSettings.model_validate({**options.data_of("eurosat"), "split": split}), base=Path())
+    if name == "whole":
+        return samples
+    generator, codes = np.random.default_rng(seed), samples.codes()[0]
+    training = (samples.table["split"] == "train").to_numpy()
+    counts = np.bincount(codes[training])
+    kept = [np.flatnonzero(~training)]
+    for rank, code in enumerate(generator.permutation(len(counts))):
+        rows = generator.permutation(np.flatnonzero(training & (codes == code)))
+        kept.append(rows[: max(1, round(counts.min() * options.imbalance ** (-rank / (len(counts) - 1))))])
+    return samples.take(np.sort(np.concatenate(kept)))
+
+
+def read_run(run: Path) -> Record:
+    """Return the details of the step, its seconds, and the gains on test by seed of its trial."""
+    step, samples = steps_of(run)[1], Samples.read(run / "samples.parquet")
+    trial = run / "steps" / "02-synthesize" / "trial"
+
+    def tested(arm: Path) -> float:
+        scores = test_scores(arm / "01-fit" / "best", samples, device="cpu", progress=NoProgress())
+        assert scores is not None
+        return float(scores["metrics"]["balanced_accuracy"]["value"])
+
+    gains = [tested(seed / "with") - tested(seed / "without") for seed in sorted(trial.glob("*"))]
+    return {"details": step["details"], "seconds": step["seconds"], "gains on test": gains}
+
+
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return the likeness by class, then whether the images helped."""
+    likeness, gains = [], []
+    for record in records:
+        for name, row in record["details"]["classes"].items():
+            mark = " **collapsed**" if row["collapsed"] else ""
+            likeness.append({**row, "name": record["name"], "class": name, "mark": mark})
+        gain, kept = record["details"]["gain"], "yes" if record["details"]["kept"] else "no"
+        texts = {"interval": bounds_text(gain, "+.4f"), "on test": mean_text(record["gains on test"], "+.4f")}
+        gains.append({**record, "gain": gain, "kept": kept, **texts})
+    return [*options.section(TEXT, ROW, likeness), *options.section(GAIN_TEXT, GAIN_ROW, gains)]
+
+
+if __name__ == "__main__":
+    cases, settings = ("whole", "long-tailed"), {"minutes": 55.0, "size": 64, "width": 32, "imbalance": 20.0}
+    named = dict(zip(cases, cases, strict=True))
+    Benchmark("generated images", __doc__, named, measure, lines=lines, settings=settings, seeds=(0,)).main()
