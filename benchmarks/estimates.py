@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -18,16 +19,8 @@ import assay
 from assay.experiments.peak import held
 from assay.plan.yaml_lines import write
 from assay.progress import NoProgress
-from benchmarks.harness import (
-    SPEED,
-    Benchmark,
-    Options,
-    Record,
-    in_a_process,
-    run_assay,
-)  # fmt: skip
+from benchmarks.harness import SPEED, Benchmark, Options, Record, in_a_process, run_assay
 
-INTERVAL = 0.05  # seconds between two readings of memory
 LEAST = 5.0  # seconds: steps that take less are shown, but their error does not count
 TEXT = """\
 ## What `assay plan` foresees, and what a run takes
@@ -91,8 +84,8 @@ class _Held(NoProgress):
             self.name = ""
 
     def _look(self) -> None:
-        over = threading.Event()
-        while not over.wait(INTERVAL):
+        while True:
+            time.sleep(0.05)
             self.peaks[self.name] = max(self.peaks.get(self.name, 0.0), held())
 
 

@@ -22,6 +22,7 @@ from assay.progress import NoProgress
 from assay.run.evaluate import test_scores
 from benchmarks.harness import Benchmark, Options, Record, seconds_of, steps_of, train
 from benchmarks.intervals import bounds_text, mean_text
+from benchmarks.planted import long_tail
 
 FIT: Record = {
     "size": 128, "freeze": "backbone", "epochs": 15, "lr": 1e-3, "loss": {"smoothing": 0.1}, "sampling": "balanced",
@@ -56,24 +57,32 @@ def measure(options: Options, name: str, seed: int) -> Record:
     """Train on all classes of all images, or for the rare classes of thinned ones; a run that is there is continued."""
     folder = options.work / f"{name}-{seed}"
     folder.mkdir(exist_ok=True)
-    samples = thinned(options, name, seed)
+    source = {**options.data_of("eurosat"), "split": {"val": 0.2, "test": 0.2, "seed": 0}}
+    samples = read(DataSettings.model_validate(source), base=Path())
+    what: Record = {"classes": list(samples.space["label"].classes), "count": 200}
+    if name == "long-tailed":
+        samples, what = long_tail(samples, options.imbalance, seed=seed), {"classes": "few", "least": 5}
     samples.table.select(image="path", label="label:label", split="split").write_csv(folder / "labels.csv")
     data = {
         "table": str(folder / "labels.csv"), "root": str(options.data / "eurosat"), "image": "image",
         "heads": {"label": {"column": "label"}}, "split": {"column": "split"},
     }  # fmt: skip
     steps = count_steps(options, folder / "steps.json")
-    what = (
-        {"classes": list(samples.space["label"].classes), "count": 200}
-        if name == "whole"
-        else {"classes": "few", "least": 5}
-    )
     synthesis = {
         "size": options.size, "optimizer_steps": steps, "width": options.width, "flip": "both",
         "show_every": max(1, steps // 10), **what, "fit": FIT, "seeds": 3,
     }  # fmt: skip
     train({"data": data, "seed": seed, "steps": [{"probe": {"size": 128}}, {"synthesize": synthesis}]}, folder)
-    return {**read_run(folder / "run"), "steps": steps}
+    run, trial = folder / "run", folder / "run/steps/02-synthesize/trial"
+    samples, step = Samples.read(run / "samples.parquet"), steps_of(run)[1]
+
+    def accuracy(arm: Path) -> float:
+        scores = test_scores(arm / "01-fit" / "best", samples, device="cpu", progress=NoProgress())
+        assert scores is not None
+        return float(scores["metrics"]["balanced_accuracy"]["value"])
+
+    gains = [accuracy(trained / "with") - accuracy(trained / "without") for trained in sorted(trial.glob("*"))]
+    return {"steps": steps, "details": step["details"], "seconds": step["seconds"], "gains on test": gains}
 
 
 def count_steps(options: Options, path: Path) -> int:
@@ -97,36 +106,6 @@ def count_steps(options: Options, path: Path) -> int:
     return steps
 
 
-def thinned(options: Options, name: str, seed: int) -> Samples:
-    """Return the images with their split; `long-tailed` keeps n * imbalance^(-k / 9) of the k-th class as drawn."""
-    split = {"val": 0.2, "test": 0.2, "seed": 0}
-    samples = read(DataSettings.model_validate({**options.data_of("eurosat"), "split": split}), base=Path())
-    if name == "whole":
-        return samples
-    generator, codes = np.random.default_rng(seed), samples.codes()[0]
-    training = (samples.table["split"] == "train").to_numpy()
-    counts = np.bincount(codes[training])
-    kept = [np.flatnonzero(~training)]
-    for rank, code in enumerate(generator.permutation(len(counts))):
-        rows = generator.permutation(np.flatnonzero(training & (codes == code)))
-        kept.append(rows[: max(1, round(counts.min() * options.imbalance ** (-rank / (len(counts) - 1))))])
-    return samples.take(np.sort(np.concatenate(kept)))
-
-
-def read_run(run: Path) -> Record:
-    """Return the details of the step, its seconds, and the gains on test by seed of its trial."""
-    step, samples = steps_of(run)[1], Samples.read(run / "samples.parquet")
-    trial = run / "steps" / "02-synthesize" / "trial"
-
-    def tested(arm: Path) -> float:
-        scores = test_scores(arm / "01-fit" / "best", samples, device="cpu", progress=NoProgress())
-        assert scores is not None
-        return float(scores["metrics"]["balanced_accuracy"]["value"])
-
-    gains = [tested(seed / "with") - tested(seed / "without") for seed in sorted(trial.glob("*"))]
-    return {"details": step["details"], "seconds": step["seconds"], "gains on test": gains}
-
-
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return the likeness by class, then whether the images helped."""
     likeness, gains = [], []
@@ -141,6 +120,6 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cases, settings = ("whole", "long-tailed"), {"minutes": 55.0, "size": 64, "width": 32, "imbalance": 20.0}
-    named = dict(zip(cases, cases, strict=True))
-    Benchmark("generated images", __doc__, named, measure, lines=lines, settings=settings, seeds=(0,)).main()
+    cases = {name: name for name in ("whole", "long-tailed")}
+    settings = {"minutes": 55.0, "size": 64, "width": 32, "imbalance": 20.0}
+    Benchmark("generated images", __doc__, cases, measure, lines=lines, settings=settings, seeds=(0,)).main()

@@ -18,15 +18,7 @@ import assay
 from assay.labels.samples import Samples
 from assay.metrics.intervals import Floats
 from assay.metrics.tallies import macro_f1, ratio
-from benchmarks.harness import (
-    Benchmark,
-    Cell,
-    Options,
-    Record,
-    Records,
-    by_name,
-    train,
-)
+from benchmarks.harness import Benchmark, Cell, Options, Record, Records, by_name, train
 from benchmarks.intervals import compare
 
 AUGMENT: Record = {"flip": "both", "shift": 0.05}
@@ -35,10 +27,12 @@ PRIOR: Record = {"prior": "trained"}
 PLAIN = "plain fine-tuning"
 FITS: dict[str, Callable[[str], Record]] = {
     PLAIN: lambda weakest: {},
-    "its images augmented more strongly": lambda weakest: augmented(weakest, STRONGER),
-    "the same, and shown twice as often": lambda weakest: {**augmented(weakest, {**STRONGER, "more": 2}), **PRIOR},
+    "its images augmented more strongly": lambda weakest: {"augment": {**AUGMENT, "per_class": {weakest: STRONGER}}},
+    "the same, and shown twice as often": lambda weakest: {
+        "augment": {**AUGMENT, "per_class": {weakest: {**STRONGER, "more": 2}}}, **PRIOR,
+    },
     "class weight 2 for it": lambda weakest: {
-        "class_weights": {"kind": "given", "weights": {"label": {weakest: 2.0}}}, **PRIOR
+        "class_weights": {"kind": "given", "weights": {"label": {weakest: 2.0}}}, **PRIOR,
     },
     "class weights, inverse": lambda weakest: {"class_weights": "inverse", **PRIOR},
     "oversampling": lambda weakest: {"sampling": "oversample", **PRIOR},
@@ -56,11 +50,6 @@ metrics are of another fifth, put aside before (n = {n}, {n_weakest} of that cla
 | way | recall of it | macro F1 | recall gained | macro F1 gained | images an epoch | seconds |
 """
 ROW = "| {name} | {recall} | {f1} | {recall gain} | {f1 gain} | {images an epoch} | {seconds:.0f} |"
-
-
-def augmented(weakest: str, settings: Record) -> Record:
-    """Return the augmentation with that of one class."""
-    return {"augment": {**AUGMENT, "per_class": {weakest: settings}}}
 
 
 def cells(options: Options) -> list[Cell]:

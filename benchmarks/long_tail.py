@@ -11,12 +11,10 @@ on the features of either, its settings cross-fitted within validation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 import assay
-from assay.labels.samples import Samples
 from assay.metrics.frequency import groups
 from assay.metrics.intervals import Floats
 from benchmarks.harness import Benchmark, Options, Record, by_name, steps_of, train
@@ -56,35 +54,25 @@ ROW = "| {name} | {seeds} | {texts} | {nll:.3f} | {seconds:.0f} | {kept} |"
 
 
 def measure(options: Options, case: tuple[str, Record | str | None], seed: int) -> Record:
-    """Carry out the plan of a row in the run of its training, whose finished steps are kept."""
-    training, head = case
+    """Carry out the plan of a row in the run of its training, whose finished steps are kept.
+
+    Returns true and predicted class of each validation image, the rare classes, and metrics of the last step.
+    """
+    training, kinds = case
     folder = options.work / f"{training.split()[0]}-{seed}"
     data = plant(options.data / "eurosat", folder / "labels.csv", faults(seed=seed, tail=options.tail))
-    if training == OVERSAMPLED:
-        changes: Record = {"epochs": options.epochs, "sampling": "oversample", "prior": "trained"}
-    else:
-        changes = {"epochs": plain_epochs(folder / "labels.yaml", options.epochs)}
-    steps: list[Record] = [{"probe": {"size": options.size}}, {"fit": {**FIT, "size": options.size, **changes}}]
-    if head is not None:
-        steps.append({"rebalance_head": {"kinds": head}})
-    train({"data": data, "seed": seed, "steps": steps}, folder)
-    return read_run(folder / "run")
-
-
-def plain_epochs(data: Path, epochs: int) -> int:
-    """Return the epochs of plain training that show as many images as oversampling does in `epochs`."""
-    samples = assay.read(data).part("train")
+    samples = assay.read(folder / "labels.yaml").part("train")
     (head,) = samples.space
     counts = samples.counts(head)
-    return max(1, round(float(epochs * head.size * counts.max() / counts.sum())))
-
-
-def read_run(run: Path) -> Record:
-    """Return true and predicted class of each validation image, the rare classes, and metrics of the last step."""
-    samples, last = Samples.read(run / "samples.parquet"), steps_of(run)[-1]
-    (head,) = samples.space
-    parts = groups(samples.part("train").counts(head))
-    truth, predicted = validation_codes(run)
+    if training == OVERSAMPLED:
+        fit = {**FIT, "size": options.size, "epochs": options.epochs, "sampling": "oversample", "prior": "trained"}
+    else:  # as many images as oversampling shows
+        epochs = max(1, round(float(options.epochs * head.size * counts.max() / counts.sum())))
+        fit = {**FIT, "size": options.size, "epochs": epochs}
+    steps = [{"probe": {"size": options.size}}, {"fit": fit}]
+    steps += [] if kinds is None else [{"rebalance_head": {"kinds": kinds}}]
+    train({"data": data, "seed": seed, "steps": steps}, folder)
+    last, parts, (truth, predicted) = steps_of(folder / "run")[-1], groups(counts), validation_codes(folder / "run")
     return {
         "truth": truth,
         "predicted": predicted,
