@@ -5,8 +5,6 @@
 writes the image of a page, such as the one of the demo's report in the README.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from collections.abc import Iterator
@@ -81,10 +79,10 @@ def check_looks(page: Page, path: Path, *, pages: Path, name: str) -> str | None
 def main() -> None:
     """Take an image of the top of a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--width", type=int, default=1200)
-    parser.add_argument("--height", type=int, default=1300)
+    for name in ("page", "out"):
+        parser.add_argument(name, type=Path)
+    for name, side in (("--width", 1200), ("--height", 1300)):
+        parser.add_argument(name, type=int, default=side)
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     with chromium() as page:

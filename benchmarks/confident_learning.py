@@ -2,28 +2,21 @@
 
     python -m benchmarks.confident_learning [--repeats 3]
 
-Each measurement is a process of its own, and the peak is that of the whole process: imports, labels and probabilities
-included. A fifth of the labels are wrong.
+Each measurement is a process of its own; its peak includes imports, labels and probabilities.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness import Cell, Options, Peak, Record, by_name, cells_of, in_a_process, one_off
+from benchmarks.harness import Cell, Options, Peak, Record, by_name, in_a_process, one_off
 
 CLASSES = 100
 LIBRARIES = {"Assay": "assay", "cleanlab directly": "cleanlab"}
-TEXT = """
-
-Confident learning on 100 classes, a fifth of the labels wrong: {command}.
-
-| what | labels | suspects | seconds (median) | peak memory | of it before | goal |
-"""
+HEADER = "| what | labels | suspects | seconds (median) | peak memory | of it before | goal |"
 ROW = "| {library} | {images:,} | {suspects:,} | {seconds:.1f} | {peak:,.0f} MiB | {before:,.0f} MiB | {goal} |"
 
 
@@ -70,13 +63,14 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
         asked = library == "Assay" and int(images) == max(options.images)
         goal = f"within 2 GB: {'met' if row['peak'] * 2**20 < 2e9 else '**missed**'}" if asked else ""
         rows.append({**chosen[0], **row, "library": library, "images": int(images), "goal": goal})
-    return [*options.section(TEXT, ROW, rows), ""]
+    return options.section(HEADER, ROW, rows)
 
 
 def cells(options: Options) -> list[Cell]:
     """Return both libraries for each number of images, the repeat as the seed."""
     cases = {f"{name}, {images}": (LIBRARIES[name], images) for images in options.images for name in LIBRARIES}
-    return cells_of(lambda _, case, repeat: in_a_process(measure, *case), options, cases, range(options.repeats))
+    repeats = range(options.repeats)
+    return [Cell(name, repeat, partial(in_a_process, measure, *cases[name])) for name in cases for repeat in repeats]
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ answers them is perfectly calibrated. One that answers their square is overconfi
 underconfident. The truth is that of all images there are; of a mean over classes, over those that occur in the draw.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,20 +25,14 @@ from benchmarks.harness import Cell, Options, Record, one_off, table
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Truth = Callable[[Ints], dict[str, float]]
-"""From the number of images of each class in a draw (K,) to the true value of each metric."""
-Draw = Callable[[int, np.random.Generator], Iterator[tuple[str, Metric | None, float]]]
-"""Of n images: the name of each row, what is measured and what is true."""
+"""From the labels of a draw to the true value of each metric."""
+Drawn = Iterator[tuple[str, Metric | None, float]]
+"""The name of each row, what is measured and what is true."""
+Draw = Callable[[int, np.random.Generator], Drawn]
 
 SIZES = (30, 150, 432, 2000)
 MANY = 400_000  # images that stand for all there are
 SHARPNESS = {"calibrated": 1.0, "overconfident": 2.0, "underconfident": 0.5}
-TEXT = """\
-## How often intervals hold the truth
-
-Share of {draws:,} draws in which the 95 % interval holds the truth, in per cent, and the mean width of the interval. \
-{command}, {seconds:.0f} seconds on one core. At {draws:,} draws a share of 95 is known to within {error:.1f}. \
-The truth of a mean over classes is that of the classes that occur in the draw. A model is calibrated where it states \
-the exact probabilities, overconfident where it states their square, underconfident where it states their root."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +78,6 @@ class World:
         """Score probabilities."""
         return score(self.space, [codes], probabilities)
 
-    def counts(self, codes: Ints) -> Ints:
-        """Count the images of each class (K,)."""
-        return codes.sum(axis=0) if self.tags else np.bincount(codes, minlength=len(self.rates))
-
 
 TAIL = 0.65 ** np.arange(12)
 WORLDS = {
@@ -104,8 +92,8 @@ HEADS = "3 heads of 4 classes, accuracy 0.99, 0.96 and 0.82, overconfident"
 FIRST = next(iter(WORLDS))
 
 
-def truth_of(world: World, codes: Ints, probabilities: Floats) -> Truth:
-    """Return what the metrics of all images there are come to, measured on very many of them."""
+def truth_of(world: World, codes: Ints, probabilities: Floats, **exact: float) -> Truth:
+    """Return what the metrics of all images there are come to, measured on very many of them or known exactly."""
     scores = world.scores(codes, probabilities)
     rows, values = scores["all"].per_class, {name: metric.value for name, metric in overall(scores).items()}
     recall, f1, precision, support = (rows[name].to_numpy() for name in ("recall", "f1", "precision", "support"))
@@ -114,27 +102,30 @@ def truth_of(world: World, codes: Ints, probabilities: Floats) -> Truth:
         false_positives = recall * support / np.maximum(precision, 1e-12) - recall * support
         by_class["balanced_accuracy"] = (recall + 1 - false_positives / (len(codes) - support)) / 2
         by_class["mean_average_precision"] = rows["average_precision"].to_numpy()
-    return lambda counts: values | {name: float(value[counts > 0].mean()) for name, value in by_class.items()}
 
+    def truth(drawn: Ints) -> dict[str, float]:
+        present = drawn.any(axis=0) if world.tags else np.bincount(drawn, minlength=len(world.rates)) > 0
+        return values | exact | {name: float(value[present].mean()) for name, value in by_class.items()}
 
-def calibration_error(world: World, evidence: Floats, sharpness: float) -> float:
-    """Return the root of the mean squared difference between confidence and the exact probability of being right."""
-    if sharpness == 1:
-        return 0.0
-    exact, stated = world.probabilities(evidence), world.probabilities(evidence, sharpness)
-    gaps = exact[np.arange(len(exact)), stated.argmax(axis=1)] - stated.max(axis=1)
-    # Many images have about one confidence; the mean of their exact probabilities has next to no noise.
-    means = gaps[np.argsort(stated.max(axis=1))].reshape(-1, 400).mean(axis=1)
-    return float(np.sqrt((means**2).mean()))
+    return truth
 
 
 def sharp_truth(world: World, sharpness: float, random: np.random.Generator) -> Truth:
-    """Return the truth of a model of this sharpness, its calibration error known exactly."""
+    """Return the truth of a model of this sharpness, its calibration error known exactly.
+
+    That is the root of the mean squared difference between confidence and the exact probability of being right.
+    """
     codes = world.labels(MANY, random)
     evidence = world.evidence(codes, random)
-    truth = truth_of(world, codes, world.probabilities(evidence, sharpness))
-    exact = {} if world.tags else {"calibration_error": calibration_error(world, evidence, sharpness)}
-    return lambda counts: truth(counts) | exact
+    exact, stated = world.probabilities(evidence), world.probabilities(evidence, sharpness)
+    if world.tags:
+        return truth_of(world, codes, stated)
+    gaps = exact[np.arange(MANY), stated.argmax(axis=1)] - stated.max(axis=1)
+    # Many images have about one confidence; the mean of their exact probabilities has next to no noise.
+    means = gaps[np.argsort(stated.max(axis=1))].reshape(-1, 400).mean(axis=1)
+    return truth_of(
+        world, codes, stated, calibration_error=float(np.sqrt((means**2).mean())) if sharpness != 1 else 0.0
+    )
 
 
 def one_model(world: World, seed: int) -> Draw:
@@ -142,12 +133,12 @@ def one_model(world: World, seed: int) -> Draw:
     random = np.random.default_rng([seed, 1])
     truths = {model: sharp_truth(world, sharpness, random) for model, sharpness in SHARPNESS.items()}
 
-    def draw(n: int, random: np.random.Generator) -> Iterator[tuple[str, Metric | None, float]]:
+    def draw(n: int, random: np.random.Generator) -> Drawn:
         codes = world.labels(n, random)
         evidence = world.evidence(codes, random)
         for model, sharpness in SHARPNESS.items():
             metrics = overall(world.scores(codes, world.probabilities(evidence, sharpness)))
-            for name, value in truths[model](world.counts(codes)).items():
+            for name, value in truths[model](codes).items():
                 if name == "calibration_error" or (name == "nll" and model != "calibrated"):
                     yield f"{name}, {model}", metrics.get(name), value
                 elif model == "calibrated" and (world.tags or name != "micro_f1"):
@@ -169,10 +160,10 @@ def pairs(world: World, seed: int) -> Draw:
     many = world.labels(MANY, random)
     truths = [truth_of(world, many, probabilities) for probabilities in both(many, random)]
 
-    def draw(n: int, random: np.random.Generator) -> Iterator[tuple[str, Metric | None, float]]:
+    def draw(n: int, random: np.random.Generator) -> Drawn:
         codes = world.labels(n, random)
         scores = [world.scores(codes, probabilities) for probabilities in both(codes, random)]
-        first, second = (truth(world.counts(codes)) for truth in truths)
+        first, second = (truth(codes) for truth in truths)
         for name in [name for name in first if name not in left_out]:
             measured = [estimate(one, name) for one in scores] if name in overall(scores[0]) else None
             gain = difference(measured[:1], measured[1:]) if measured else None
@@ -188,14 +179,14 @@ def heads(seed: int) -> Draw:
     truths = [sharp_truth(world, 2.0, random) for world in worlds]
     space = LabelSpace(tuple(Head(name, tuple("abcd")) for name in "xyz"))
 
-    def draw(n: int, random: np.random.Generator) -> Iterator[tuple[str, Metric | None, float]]:
+    def draw(n: int, random: np.random.Generator) -> Drawn:
         codes = [world.labels(n, random) for world in worlds]
         shared, probabilities = random.standard_normal((n, 4)), []
         for world, labels in zip(worlds, codes, strict=True):
             noise = np.sqrt(0.5) * (shared + random.standard_normal((n, 4)))
             probabilities.append(world.probabilities(np.eye(4)[labels] * world.separation + noise, 2.0))
         metrics = overall(score(space, codes, np.concatenate(probabilities, axis=1)))
-        true = [truth(np.bincount(labels, minlength=4)) for truth, labels in zip(truths, codes, strict=True)]
+        true = [truth(labels) for truth, labels in zip(truths, codes, strict=True)]
         for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "calibration_error"):
             yield f"mean over heads of {name}", metrics[name], float(np.mean([values[name] for values in true]))
 
@@ -220,7 +211,7 @@ def seeds(world: World, seed: int) -> Draw:
     # The mean over all seeds: every image is answered with another luck.
     true = [overall(run(*many, gain, random.standard_normal((MANY, 1)), random)) for gain in (0.0, 0.15)]
 
-    def draw(n: int, random: np.random.Generator) -> Iterator[tuple[str, Metric | None, float]]:
+    def draw(n: int, random: np.random.Generator) -> Drawn:
         drawn = images(n, random)
         runs = [[run(*drawn, gain, random.standard_normal((1, 1)), random) for _ in range(3)] for gain in (0.0, 0.15)]
         for name in ("accuracy", "nll"):
@@ -241,9 +232,8 @@ def measure(options: Options, *draws: Callable[[int], Draw]) -> Record:
             random = np.random.default_rng([options.seed, n])
             measured = [one for _ in range(options.draws) for one in draw(n, random)]
             for name in dict.fromkeys(name for name, _, _ in measured):
-                rows.setdefault(name, []).append(
-                    cell([(metric, true) for row, metric, true in measured if row == name])
-                )
+                pairs_of = [(metric, true) for row, metric, true in measured if row == name]
+                rows.setdefault(name, []).append(cell(pairs_of))
     return {"rows": rows, "seconds": time.perf_counter() - began}
 
 
@@ -268,7 +258,10 @@ def cells(options: Options) -> Iterator[Cell]:
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return the tables."""
     seconds, error = sum(record["seconds"] for record in records), 1.96 * np.sqrt(95 * 5 / options.draws)
-    text = TEXT.format(**vars(options), seconds=seconds, error=error).splitlines()
+    text = [
+        f"{options.command}, {seconds:.0f} seconds on one core. At {options.draws:,} draws a share of 95 is known to "
+        f"within {error:.1f}."
+    ]
     for record in records:
         rows = [[name, *values] for name, values in record["rows"].items()]
         text += ["", f"**{record['name']}**", "", *table(["metric", *(f"n = {n:,}" for n in SIZES)], rows)]

@@ -1,13 +1,7 @@
-"""Ensembles, test-time augmentation and a tree of classes against single models, on seedlings.
+"""Ensembles, test-time augmentation, a tree of classes and a soup against single models, on seedlings.
 
-    python -m benchmarks.ensembles DATA [--seeds 0 1 2] [--epochs 6]
-
-EfficientNet-Lite0, Lite1 and Lite2 alone and together, views of each, the tree (the most frequent class against the
-rest) against the flat Lite0, and a soup of the Lite0 of all seeds. A fixed fifth of DATA/seedlings trains nothing and
-chooses nothing.
+python -m benchmarks.ensembles DATA [--seeds 0 1 2] [--epochs 6]
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,7 +15,7 @@ from assay.metrics.intervals import Estimate
 from assay.metrics.metrics import probabilities_of, score
 from assay.metrics.paired import difference, estimate, over_seeds
 from benchmarks.harness import Benchmark, Cell, Options, Record, by_name, run_assay, seconds_of, slug, train
-from benchmarks.intervals import bounds_text
+from benchmarks.trainings import bounds_text
 
 MEMBERS = [f"tf_efficientnet_lite{number}" for number in range(3)]
 COMBINED = {
@@ -36,18 +30,9 @@ FIT: Record = {
     "lr": 1e-3, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle",
     "loss": {"smoothing": 0.1}, "augment": {"crop": [0.5, 1.0], "flip": "both"}, "ema": 0.99,
 }  # fmt: skip
-TEXT = """\
-## Ensembles
-
-seedlings at {size} pixels: three fifths to train on, a fifth to choose by, and a fifth that did neither (n = {n},
-split seed 0). A probe and {epochs} epochs for every network. Intervals: 95 %, over images and seeds ({numbers});
-differences are paired. `over` says against what: ensembles against the best member on these very images, which is
-the hardest to beat; views against the same model on plain images; the tree and the soup against the flat networks.
-Seconds: the whole command that made the model, of an ensemble without its members; and answering the fifth.
-{command}
-
-| model | views | accuracy | macro F1 | over | accuracy above that | macro F1 above that | command | answering |
-"""
+HEADER = (
+    "| model | views | accuracy | macro F1 | over | accuracy above that | macro F1 above that | command | answering |"
+)
 ROW = "| {name} | {views} | {values[0]} | {values[1]} | {over} | {gains[0]} | {gains[1]} | {made} | {seconds:.1f} s |"
 
 
@@ -69,8 +54,8 @@ def make(options: Options, name: str, seed: int) -> Record:
     if name == SOUP:
         members = [run_folder(options, MEMBERS[0], number) for number in options.seeds]
         return {"seconds": run_assay("ensemble", *members, "--out", run, "--kind", "soup").seconds}
-    steps: list[Record] = [{"probe": {"size": options.size}}]
-    steps += [{"fit": {"size": options.size, "epochs": options.epochs, **FIT}}]
+    fit = {"size": options.size, "epochs": options.epochs, **FIT}
+    steps: list[Record] = [{"probe": {"size": options.size}}, {"fit": fit}]
     plan = {
         "data": {**options.data_of("seedlings"), "split": {"val": 0.2, "test": 0.2, "seed": 0}},
         "model": {"backbone": MEMBERS[0] if name == TREE else name},
@@ -126,16 +111,11 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     rows = []
     for (name, views), metrics in estimates.items():
         over, made = (against[name], median(named[f"{name}, model"])) if views == PLAIN else (name, None)
-        row: Record = {
-            "name": name,
-            "views": views,
-            "over": over or "",
-            "made": "" if made is None else f"{made:.0f} s",
-        }
+        row: Record = {"name": name, "views": views, "over": over or "", "made": f"{made:.0f} s" if made else ""}
         row["values"] = [over_seeds(by_seed) for by_seed in metrics]
         row["gains"] = [gain(*pair) for pair in zip(estimates[over, PLAIN], metrics, strict=True)] if over else ["", ""]
         rows.append({**row, "seconds": median(named[f"{name}, {views}"])})
-    return options.section(TEXT, ROW, rows, n=len(samples), numbers=", ".join(map(str, options.seeds)))
+    return options.section(HEADER, ROW, rows, f"Accuracy and macro F1 are those of n = {len(samples)} images.")
 
 
 def median(records: Sequence[Record]) -> float:

@@ -1,12 +1,7 @@
 """How far off `assay plan` is: time and memory of every step as estimated, and as a run then has them.
 
-    python -m benchmarks.estimates DATA [--only NAME ...] [--page PAGE]
-
-Each plan is estimated and then trained, from nothing, each in a process of its own. A process keeps what memory an
-earlier step had: its peak is held against the largest estimate so far.
+python -m benchmarks.estimates DATA [--only NAME ...] [--page PAGE]
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -19,18 +14,10 @@ import assay
 from assay.experiments.peak import held
 from assay.plan.yaml_lines import write
 from assay.progress import NoProgress
-from benchmarks.harness import SPEED, Benchmark, Options, Record, in_a_process, run_assay
+from benchmarks.harness import SPEED, Benchmark, Options, Record, by_seed, in_a_process, run_assay
 
 LEAST = 5.0  # seconds: steps that take less are shown, but their error does not count
-TEXT = """\
-## What `assay plan` foresees, and what a run takes
-
-Written by {command}: each plan is looked at, then trained from nothing, one
-after the other. Memory is that of the process, which keeps what an earlier step had.
-Of steps of {least:g} s and more, and of all memory, the largest error is {largest:.0%}.
-
-| plan | step | time foreseen | taken | off by | memory foreseen | held | off by |
-"""
+HEADER = "| plan | step | time foreseen | taken | off by | memory foreseen | held | off by |"
 ROW = (
     "| {plan} | {name} | {seconds:.0f} s | {taken:.0f} s | {time error:+.0%} | {peak:,.0f} MiB | {held:,.0f} MiB "
     "| {memory error:+.0%} |"
@@ -101,8 +88,9 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
             rows.append({**step, "plan": record["name"], "peak": peak, "taken": taken, "held": memory, **errors})
     sizes = [abs(row["memory error"]) for row in rows]
     sizes += [abs(row["time error"]) for row in rows if row["taken"] >= LEAST]
-    return options.section(TEXT, ROW, rows, least=LEAST, largest=max(sizes))
+    note = f"Of steps of {LEAST:g} s and more, and of all memory, the largest error is {max(sizes):.0%}."
+    return options.section(HEADER, ROW, rows, note)
 
 
 if __name__ == "__main__":
-    Benchmark("estimates", __doc__, CASES, measure, lines=lines, seeds=None, page=SPEED).main()
+    Benchmark("estimates", __doc__, by_seed(measure, CASES), lines=lines, seeds=None, page=SPEED).main()

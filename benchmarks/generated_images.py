@@ -2,12 +2,9 @@
 
     python -m benchmarks.generated_images DATA [--minutes 60] [--seeds 0] [--only whole long-tailed]
 
-The networks learn for about so many minutes: the optimiser steps that fit in are computed from six timed ones, and
-written down, so that a run that was broken off goes on to the same end. Runs stay in WORK, with sheets of samples under
-steps/02-synthesize/samples.
+The networks learn for about so many minutes: the optimiser steps that fit in are computed from six timed ones. Runs
+stay in WORK, with sheets of samples under steps/02-synthesize/samples.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Sequence
@@ -20,36 +17,20 @@ from assay.labels.readers.read import DataSettings, read
 from assay.labels.samples import Samples
 from assay.progress import NoProgress
 from assay.run.evaluate import test_scores
-from benchmarks.harness import Benchmark, Options, Record, seconds_of, steps_of, train
-from benchmarks.intervals import bounds_text, mean_text
+from benchmarks.harness import Benchmark, Options, Record, by_seed, seconds_of, steps_of, train
 from benchmarks.planted import long_tail
+from benchmarks.trainings import bounds_text, mean_text
 
 FIT: Record = {
     "size": 128, "freeze": "backbone", "epochs": 15, "lr": 1e-3, "loss": {"smoothing": 0.1}, "sampling": "balanced",
     "prior": "trained",
 }  # fmt: skip
-TEXT = """\
-## Generated images
-
-eurosat at {size} pixels, three fifths to train on (`long-tailed`: thinned to an imbalance of {imbalance} by a seeded
-rule), a fifth to validate, a fifth for the test (split seed 0). Distances are Frechet distances of features of
-`tf_efficientnet_lite0` at 128 pixels, between as many images as n says on either side; few images make them larger,
-so only metrics of one row compare. Variety is the mean distance between two generated images by that of two real ones.
-{command}
-
-| data | class | real | generated to real | real to real | nearest other class to real | n | variety |
-"""
+HEADER = "| data | class | real | generated to real | real to real | nearest other class to real | n | variety |"
 ROW = (
     "| {name} | {class} | {real} | {frechet[made]:.1f} | {frechet[real]:.1f} | {frechet[other class]:.1f} "
     "({nearest other class}) | {n} | {variety:.2f}{mark} |"
 )
-GAIN_TEXT = """
-What they gain: balanced accuracy of the frozen default backbone with a linear head, every class shown equally often, \
-with the images less without, mean of 3 seeds; intervals of 95 % over images and seeds on validation, over seeds on \
-test.
-
-| data | seed | optimiser steps | seconds of the whole step | gain on validation | kept | on test |
-"""
+GAIN_HEADER = "| data | seed | optimiser steps | seconds of the whole step | gain on validation | kept | on test |"
 GAIN_ROW = "| {name} | {seed} | {steps:,} | {seconds:,.0f} | {interval}, n = {gain[n]} | {kept} | {on test} |"
 
 
@@ -116,10 +97,10 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
         gain, kept = record["details"]["gain"], "yes" if record["details"]["kept"] else "no"
         texts = {"interval": bounds_text(gain, "+.4f"), "on test": mean_text(record["gains on test"], "+.4f")}
         gains.append({**record, "gain": gain, "kept": kept, **texts})
-    return [*options.section(TEXT, ROW, likeness), *options.section(GAIN_TEXT, GAIN_ROW, gains)]
+    return [*options.section(HEADER, ROW, likeness), "", *options.section(GAIN_HEADER, GAIN_ROW, gains)[2:]]
 
 
 if __name__ == "__main__":
     cases = {name: name for name in ("whole", "long-tailed")}
     settings = {"minutes": 55.0, "size": 64, "width": 32, "imbalance": 20.0}
-    Benchmark("generated images", __doc__, cases, measure, lines=lines, settings=settings, seeds=(0,)).main()
+    Benchmark("generated images", __doc__, by_seed(measure, cases), lines=lines, settings=settings, seeds=(0,)).main()

@@ -6,8 +6,6 @@ DATA holds the data sets, unpacked. Each cell is measured once by each seed and 
 a measurement that was broken off goes on from there. The section of the page is written from these lines alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -23,7 +21,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from assay.plan.yaml_lines import write as to_yaml
 
@@ -60,13 +58,10 @@ class Options(argparse.Namespace):
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             yield Path(folder)
 
-    def section(self, text: str, row: str, records: Iterable[Record], **values: object) -> list[str]:
-        """Return a text that ends with the header of a table, these options filled in, and its rows of records."""
-        lines = text.format(**vars(self), **values).splitlines()
-        return [*lines, f"|{' --- |' * (lines[-1].count('|') - 1)}", *(row.format(**record) for record in records)]
-
-
-Measure = Callable[[Options, Any, int], Record]
+    def section(self, header: str, row: str, records: Iterable[Record], notes: str = "") -> list[str]:
+        """Return the command, a table of records by the header and the format of a row, and notes below it."""
+        rows = [header, f"|{' --- |' * (header.count('|') - 1)}", *(row.format(**record) for record in records)]
+        return [self.command, "", *rows, *(["", notes] if notes else [])]
 
 
 @dataclass(frozen=True)
@@ -82,17 +77,15 @@ class Cell:
 class Benchmark:
     """Cells to measure, and the section of a page that is written from their records.
 
-    cases: name -> what is measured by each seed with `measure(options, case, seed)`; or what makes the cells.
-    text, row: see `Options.section`. lines: instead of both.
+    cells: see `by_seed`. header, row: see `Options.section`; lines: instead of both.
     settings: the further options, name -> default; a work folder holds records of one value of each.
     resumes: False where all is measured anew each time.
     """
 
     section: str
     about: str | None
-    cases: Mapping[str, Any] | Callable[[Options], Iterable[Cell]]
-    measure: Measure | None = None
-    text: str = ""
+    cells: Callable[[Options], Iterable[Cell]]
+    header: str = ""
     row: str = ""
     lines: Callable[[Options, Sequence[Record]], Sequence[str]] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -107,38 +100,40 @@ class Benchmark:
         options.command = self.command(options)
         settings = {name: getattr(options, name) for name in self.settings}
         records = Records(options.work, settings, fresh=not (self.resumes or options.report))
-        cells = self.cells(options)
+        cells = list(self.cells(options))
         for cell in () if options.report else select(cells, options.only):
             if records.find(cell) is None:
                 sys.stderr.write(f"{cell.name}, seed {cell.seed}\n")
                 records.add({"name": cell.name, "seed": cell.seed, **cell.measure()})
         rows = [row for cell in cells if (row := records.find(cell)) is not None]
-        lines = self.lines(options, rows) if self.lines else options.section(self.text, self.row, rows)
+        lines = self.lines(options, rows) if self.lines else options.section(self.header, self.row, rows)
         sys.stdout.write("\n".join(lines) + "\n")
         replace_section(self.section, lines, page=options.page)
-
-    def cells(self, options: Options) -> list[Cell]:
-        """Return the cells, all by one seed before the next."""
-        if callable(self.cases):
-            return list(self.cases(options))
-        assert self.measure is not None
-        return cells_of(self.measure, options, self.cases, [0] if self.seeds is None else options.seeds)
 
     def parser(self) -> argparse.ArgumentParser:
         """Return the common options and those of `settings`, each of the type of its default."""
         parser = argparse.ArgumentParser(description=self.about, formatter_class=argparse.RawDescriptionHelpFormatter)
         if self.data:
-            parser.add_argument("data", type=_resolved, help="holds the data sets, unpacked")
+            parser.add_argument("data", type=lambda text: Path(text).resolve(), help="holds the data sets, unpacked")
         if self.seeds is not None:
             parser.add_argument("--seeds", type=int, nargs="+", default=list(self.seeds))
         for name, default in self.settings.items():
             first, count = (default[0], "+") if isinstance(default, tuple) else (default, None)
             parser.add_argument(
-                _option(name), type=type(first), default=default, nargs=count, help=f"default: {default}"
+                f"--{name.replace('_', '-')}",
+                type=type(first),
+                default=default,
+                nargs=count,
+                help=f"default: {default}",
             )
         parser.add_argument("--only", nargs="+", help="cells by name or pattern, such as 'eurosat*'")
         work = Path(tempfile.gettempdir()) / f"assay-{slug(self.section)}"
-        parser.add_argument("--work", type=_resolved, default=work, help=f"where records are kept; default: {work}")
+        parser.add_argument(
+            "--work",
+            type=lambda text: Path(text).resolve(),
+            default=work,
+            help=f"where records are kept; default: {work}",
+        )
         parser.add_argument("--page", type=Path, default=self.page)
         parser.add_argument("--report", action="store_true", help="measure nothing, write the section again")
         return parser
@@ -154,20 +149,12 @@ class Benchmark:
             ):
                 values = value if isinstance(value, list) else [value]
                 texts = (f"{one:g}" if isinstance(one, float) else shlex.quote(str(one)) for one in values)
-                words += [_option(name), *texts]
+                words += [f"--{name.replace('_', '-')}", *texts]
         return f"`{' '.join(words)}`"
 
 
 one_off = partial(Benchmark, seeds=None, resumes=False)
 """A benchmark that is measured anew each time, once."""
-
-
-def _resolved(text: str) -> Path:
-    return Path(text).resolve()
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 class Records:
@@ -176,7 +163,7 @@ class Records:
     def __init__(self, work: Path, settings: object = None, *, fresh: bool = False) -> None:
         """Read them, or with `fresh` begin anew. Raises SystemExit where they are of other settings."""
         work.mkdir(parents=True, exist_ok=True)
-        self.path, known, text = work / "measured.jsonl", work / "settings.json", json.dumps(settings)
+        self.path, known, text = work / "measured.jsonl", work / "settings.json", json.dumps(settings, default=str)
         if fresh:
             self.path.unlink(missing_ok=True)
         elif settings is not None and known.exists() and json.loads(known.read_text()) != json.loads(text):
@@ -197,9 +184,18 @@ class Records:
             file.write(json.dumps(row) + "\n")
 
 
-def cells_of(measure: Measure, options: Options, cases: Mapping[str, Any], seeds: Iterable[int]) -> list[Cell]:
-    """Return a cell for each seed and case."""
-    return [Cell(name, seed, partial(measure, options, cases[name], seed)) for seed in seeds for name in cases]
+def by_seed(
+    measure: Callable[[Options, Any, int], Record], cases: Mapping[str, Any]
+) -> Callable[[Options], list[Cell]]:
+    """Return what makes a cell of each case, name -> case, by each seed, all by one seed before the next."""
+
+    def cells(options: Options) -> list[Cell]:
+        seeds = options.seeds if isinstance(getattr(options, "seeds", None), list) else [0]
+        return [
+            Cell(name, seed, partial(measure, options, case, seed)) for seed in seeds for name, case in cases.items()
+        ]
+
+    return cells
 
 
 def select(cells: Sequence[Cell], only: Sequence[str] | None) -> list[Cell]:
@@ -242,7 +238,7 @@ class Peak:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -3,8 +3,6 @@
 python -m benchmarks.house [ROOT] [--json]
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json

@@ -1,13 +1,10 @@
 """What sampling, class weights and augmentation by class gain for the weakest class of plain fine-tuning.
 
-    python -m benchmarks.imbalanced DATA [--seeds 0 1 2] [--epochs 4] [--size 128] [--work DIR]
+    python -m benchmarks.imbalanced DATA [--seeds 0 1 2] [--epochs 4] [--size 128]
 
-DATA holds seedlings/, a folder a class. A fifth of it is put aside with seed 0, the same for all runs; of the rest a
-fifth validates. Which class is the weakest is read off validation, where plain fine-tuning has the lowest recall over
-all seeds, and the metrics are of the fifth put aside, so that being picked for a low metric flatters no other row.
+The weakest class is read off validation, the metrics are of a fifth put aside: being picked for a low metric flatters
+no other row.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +16,7 @@ from assay.labels.samples import Samples
 from assay.metrics.intervals import Floats
 from assay.metrics.tallies import macro_f1, ratio
 from benchmarks.harness import Benchmark, Cell, Options, Record, Records, by_name, train
-from benchmarks.intervals import compare
+from benchmarks.trainings import compare
 
 AUGMENT: Record = {"flip": "both", "shift": 0.05}
 STRONGER: Record = {"rotate": 180, "scale": [0.8, 1.25], "shift": 0.1, "jitter": 0.2}
@@ -39,16 +36,7 @@ FITS: dict[str, Callable[[str], Record]] = {
     "oversampling, answers by the data's shares": lambda weakest: {"sampling": "oversample"},
 }  # fmt: skip
 """From the weakest class to the settings of the fit."""
-TEXT = """\
-## The weakest class
-
-{command}: plant seedlings, `tf_efficientnet_lite0`, a probe
-and a fit of {epochs} epochs. The weakest class of plain fine-tuning on validation is *{weakest}*; the
-metrics are of another fifth, put aside before (n = {n}, {n_weakest} of that class), means over
-{n_seeds} seeds with 95 % intervals over images, differences paired.
-
-| way | recall of it | macro F1 | recall gained | macro F1 gained | images an epoch | seconds |
-"""
+HEADER = "| way | recall of it | macro F1 | recall gained | macro F1 gained | images an epoch | seconds |"
 ROW = "| {name} | {recall} | {f1} | {recall gain} | {f1 gain} | {images an epoch} | {seconds:.0f} |"
 
 
@@ -108,8 +96,8 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
         ((recall, recall_gain), (f1, f1_gain)) = texts[name]
         cells = {"recall": recall, "f1": f1, "recall gain": recall_gain, "f1 gain": f1_gain}
         rows.append({**chosen[0], **cells, "seconds": np.mean([record["seconds"] for record in chosen])})
-    counts = {"n": len(truth), "n_weakest": truth.count(code), "n_seeds": len(options.seeds)}
-    return options.section(TEXT, ROW, rows, **counts, weakest=weakest)
+    note = f"The weakest class is *{weakest}*: n = {truth.count(code)} of the {len(truth)} images put aside."
+    return options.section(HEADER, ROW, rows, note)
 
 
 if __name__ == "__main__":

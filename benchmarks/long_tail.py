@@ -2,13 +2,9 @@
 
     python -m benchmarks.long_tail DATA [--seeds 0 1 2] [--tail 50] [--size 128] [--epochs 6] [--only NAME ...]
 
-Class k of K keeps largest * tail^(-k / (K - 1)) training images, drawn by the seed; validation is the same fifth of
-DATA/eurosat throughout, about as many images a class, which no seed touches. Plain training and oversampling see
-equally many images and hand on their last epoch, so that validation chooses nothing; then each head is learnt again
-on the features of either, its settings cross-fitted within validation.
+Plain training and oversampling see equally many images and hand on their last epoch, so that validation chooses
+nothing; then each head is learnt again on the features of either, its settings cross-fitted within validation.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -17,10 +13,9 @@ import numpy as np
 import assay
 from assay.metrics.frequency import groups
 from assay.metrics.intervals import Floats
-from benchmarks.harness import Benchmark, Options, Record, by_name, steps_of, train
-from benchmarks.intervals import compare
+from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, steps_of, train
 from benchmarks.planted import faults, plant
-from benchmarks.trainings import validation_codes
+from benchmarks.trainings import compare, validation_codes
 
 PLAIN, OVERSAMPLED = "plain training", "oversampling"
 FIT: Record = {"batch": 32, "lr": 5e-4, "augment": {"crop": [0.5, 1.0], "flip": "both"}, "take": "last", "keep": "last"}
@@ -37,19 +32,7 @@ CASES: dict[str, tuple[str, Record | str | None]] = {
     **{f"{OVERSAMPLED}, {name}": (OVERSAMPLED, head) for name, head in HEADS.items()},
 }
 """How the network is trained, and the head that follows, if any: all of one training, which is done once, in a row."""
-TEXT = """\
-## A long tail: eurosat, the first class {tail:g} times as frequent as the last
-
-tf_efficientnet_lite0 at {size} pixels from ImageNet weights, a probe, then {epochs} epochs with oversampling, plain \
-training as many
-images; scored on a fifth with about as many images a class. Few: mean recall of the third of the classes with the \
-fewest training images.
-Settings of a head, and which is best of all, are cross-fitted within validation. Intervals: 95 %, paired, over \
-images, of the mean over seeds. Seconds of a head are of the step, features cached.
-{command}
-
-| what | seeds | balanced accuracy | above plain | Few | above plain | NLL | seconds | kept |
-"""
+HEADER = "| what | seeds | balanced accuracy | above plain | Few | above plain | NLL | seconds | kept |"
 ROW = "| {name} | {seeds} | {texts} | {nll:.3f} | {seconds:.0f} | {kept} |"
 
 
@@ -102,9 +85,9 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
         kept = ", ".join(dict.fromkeys(record["kept"] for record in chosen if record["kept"]))
         cells = " | ".join(text for pair in texts[name] for text in pair)
         rows.append({"name": name, "seeds": len(chosen), "texts": cells, **means, "kept": kept})
-    return options.section(TEXT, ROW, rows)
+    return options.section(HEADER, ROW, rows)
 
 
 if __name__ == "__main__":
     settings = {"tail": 50.0, "size": 128, "epochs": 6}
-    Benchmark("long tail", __doc__, CASES, measure, lines=lines, settings=settings).main()
+    Benchmark("long tail", __doc__, by_seed(measure, CASES), lines=lines, settings=settings).main()

@@ -3,8 +3,6 @@
 python -m benchmarks.networks DATA [--seeds 0 1 2] [--epochs 30] [--vgg-epochs 10] [--only NAME ...]
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,8 +13,19 @@ import numpy as np
 import polars as pl
 
 from assay.models.weights import PACKAGES
-from benchmarks.harness import Benchmark, Cell, Options, Record, by_name, cells_of, in_a_process, seconds_of, train
-from benchmarks.intervals import bounds_text, mean_text
+from benchmarks.harness import (
+    Benchmark,
+    Cell,
+    Options,
+    Record,
+    by_name,
+    by_seed,
+    in_a_process,
+    replace_section,
+    seconds_of,
+    train,
+)
+from benchmarks.trainings import bounds_text, mean_text
 
 CURVES = Path("docs/images/networks-curves.png")
 COSTS = (
@@ -41,29 +50,15 @@ VARIANTS: dict[str, tuple[str, Record, Record]] = {
     "VGG-16 without its last pooling": (VGG, {"backbone": "vgg16_no_last_pool"}, {"lr": 1e-4}),
 }
 """Networks trained from nothing: the first of their kind, the model and the fit."""
-COST_TEXT = """\
-## Networks
-
-An optimiser step is forward, backward and SGD in fp32 on {batch} images of {size} pixels, the median of 3 after one
-that warms up, in the faster memory layout. Receptive field: the side in pixels of what one position of the last map
-sees. The probe is a linear head on features of the published weights at 128 pixels, its accuracy that of the fifth of
-eurosat that is opened once; only weights that come in a package were to be had here. {command}
-
-| network | parameters (10 classes) | total stride | receptive field | seconds a step | weights from \
-| probe on eurosat |
-"""
+COST_HEADER = (
+    "| network | parameters (10 classes) | total stride | receptive field | seconds a step | weights from "
+    "| probe on eurosat |"
+)
 COST_ROW = "| `{name}` | {parameters:,} | {stride} | {field} | {seconds:.2f} | {weights} | {probe} |"
-LEARN_TEXT = """
-### Few images, nothing known before
-
-eurosat at {size} pixels, three fifths to train on, a fifth to choose the epoch by its loss, and the accuracy of a fifth
-opened once (n = {n}, split seed 0); Adam, 32 images a step, as many epochs for each of a kind. The interval of a
-difference is over seeds (t). The jump is the mean absolute change of the validation negative log-likelihood from one
-epoch to the next. {command}
-
-| trained from nothing | parameters | epochs | seeds | accuracy on test | against the first of its kind \
-| seconds an epoch | jump of the validation loss |
-"""
+LEARN_HEADER = (
+    "| trained from nothing | parameters | epochs | seeds | accuracy on test | against the first of its kind "
+    "| seconds an epoch | jump of the validation loss |"
+)
 LEARN_ROW = "| {name} | {parameters:,} | {epochs} | {seeds} | {accuracy} | {gain} | {seconds:.0f} | {jump:.3f} |"
 
 
@@ -73,7 +68,7 @@ def cells(options: Options) -> Iterator[Cell]:
         yield Cell(f"cost/{name}", 0, partial(in_a_process, cost, name, options.size, options.batch))
         if name in PACKAGES:
             yield Cell(f"probe/{name}", 0, partial(probe, options, name))
-    yield from cells_of(learn, options, {name: name for name in VARIANTS}, options.seeds)
+    yield from by_seed(learn, {name: name for name in VARIANTS})(options)
 
 
 def probe(options: Options, name: str) -> Record:
@@ -90,6 +85,7 @@ def cost(name: str, size: int, batch: int) -> Record:
     from assay.labels.space import Head, LabelSpace
     from assay.models.backbones import set_training_mode
     from assay.models.classifier import ModelSettings, build_classifier
+    from assay.models.custom import CUSTOM_BACKBONES
     from assay.models.receptive_field import receptive_field
     from assay.training.devices import Hardware, keep_freed_memory
 
@@ -110,21 +106,14 @@ def cost(name: str, size: int, batch: int) -> Record:
         set_training_mode(model, "train")
         timed = partial(step, hardware.place(images))
         seconds.append(float(np.median([seconds_of(timed) for _ in range(4)][1:])))
+    published = CUSTOM_BACKBONES[name].published if name in CUSTOM_BACKBONES else ""
+    source = "none: trained from nothing" if published is None else "download"
+    source += f", those of `{published}`" if published else ""
+    if name in PACKAGES:
+        source = f"package `{PACKAGES[name][0].replace('_', '-')}`"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     field = receptive_field(model.backbone, size=size).to_json()
-    return {"parameters": parameters, **field, "seconds": min(seconds), "weights": source_of(name)}
-
-
-def source_of(name: str) -> str:
-    """Return where the weights of a network come from."""
-    from assay.models.custom import CUSTOM_BACKBONES
-
-    if name in PACKAGES:
-        return f"package `{PACKAGES[name][0].replace('_', '-')}`"
-    if name not in CUSTOM_BACKBONES:
-        return "download"
-    published = CUSTOM_BACKBONES[name].published
-    return "none: trained from nothing" if published is None else f"download, those of `{published}`"
+    return {"parameters": parameters, **field, "seconds": min(seconds), "weights": source}
 
 
 def learn(options: Options, name: str, seed: int) -> Record:
@@ -161,22 +150,21 @@ def run_plan(options: Options, plan: Record) -> tuple[Record, list[float]]:
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
-    """Return both tables, and draw the curves."""
+    """Return what each costs; write what the others learnt as another section, and draw their curves."""
     named, costs = by_name(records), []
     for name in [name for name in COSTS if f"cost/{name}" in named]:
         (row,), (probe,) = named[f"cost/{name}"], named.get(f"probe/{name}", [{}])
         field = "the whole image" if row["receptive_field"] is None else f"{row['receptive_field']:,}"
         accuracy = f"{bounds_text(probe)}, n = {probe['n']}" if probe else ""
         costs.append({**row, "name": name, "field": field, "probe": accuracy})
-    text = options.section(COST_TEXT, COST_ROW, costs)
     learnt = [record for record in records if record["name"] in VARIANTS]
     if learnt:
         # A page elsewhere has its chart beside it.
         draw(learnt, CURVES if options.page.parent == CURVES.parents[1] else options.page.with_suffix(".png"))
         rows = [learn_row(name, named) for name in VARIANTS if name in named]
-        text += options.section(LEARN_TEXT, LEARN_ROW, rows, n=learnt[0]["test"]["n"])
-        text += ["", f"![Validation loss by epoch, a panel a kind of network]({CURVES.relative_to('docs')})"]
-    return text
+        chart = f"![Validation loss by epoch, a panel a kind of network]({CURVES.relative_to('docs')})"
+        replace_section("from nothing", options.section(LEARN_HEADER, LEARN_ROW, rows, chart), page=options.page)
+    return options.section(COST_HEADER, COST_ROW, costs)
 
 
 def learn_row(name: str, named: dict[str, list[Record]]) -> Record:

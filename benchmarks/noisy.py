@@ -2,16 +2,11 @@
 
     python -m benchmarks.noisy DATA [--seeds 0 1 2] [--only NAME ...] [--size 64] [--scale 1.0]
 
-Every training is scored on DATA/cifar10n/test, which no training and no choice uses: after its last epoch, and at the
-epoch that validation chose, whose labels are as wrong as those of training. The seed draws the split and all chance.
+Scored on DATA/cifar10n/test after the last epoch, and at the epoch that validation chose. The seed draws the split.
 """
 
-from __future__ import annotations
-
-from functools import partial
-
 from assay.predictions.predictor import Predictor
-from benchmarks.harness import Benchmark, Options, Record, train
+from benchmarks.harness import Benchmark, Options, Record, by_seed, train
 from benchmarks.trainings import FIT, recipe_steps, training_lines
 
 AUGMENT: Record = {"crop": [0.5, 1.0], "flip": "horizontal"}
@@ -37,11 +32,6 @@ TRAININGS: dict[str, tuple[str, str | None, Record]] = {
     "averaged weights, on the aggregate": ("aggregate", None, AVERAGED),
 }
 """The column of labels; the recipe, or what `clean_labels` does about suspects; and the settings of the fit."""
-TEXT = """\
-cifar10n at {size} pixels: 10,000 images, a fifth of them for validation, scored on the 2,000 of the
-test folder, whose labels are right. Intervals: 95 %, over images, of the mean over seeds.
-{command}
-"""
 
 
 def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -> Record:
@@ -67,5 +57,6 @@ def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -
 
 
 if __name__ == "__main__":
-    lines = partial(training_lines, TEXT)
-    Benchmark("noisy", __doc__, TRAININGS, measure, lines=lines, settings={"size": 64, "scale": 1.0}).main()
+    Benchmark(
+        "noisy", __doc__, by_seed(measure, TRAININGS), lines=training_lines, settings={"size": 64, "scale": 1.0}
+    ).main()

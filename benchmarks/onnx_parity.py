@@ -2,11 +2,9 @@
 
     python -m benchmarks.onnx_parity [--size 96] [--images 32]
 
-Weights are those of a package where one ships them, else random: nothing is downloaded. The last layer is scaled
-and moved so that logits spread as those of a trained network do; else all probabilities were alike, and equal for that.
+Weights are those of a package where one ships them, else random. The last layer is scaled and moved so that logits
+spread as those of a trained network do; else all probabilities were alike, and equal for that.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Iterator
@@ -26,16 +24,11 @@ from assay.models.weights import PACKAGES
 from assay.plan.plan import Plan
 from assay.plan.recipes import recipe_names, recipe_text
 from assay.plan.yaml_lines import read
-from benchmarks.harness import Options, Record, one_off
+from benchmarks.harness import Options, Record, by_seed, one_off
 
 SPACE = LabelSpace((Head("kind", tuple("abcdefgh")), Head("tags", ("x", "y", "z"), "multilabel")))
 SPREAD = 3.0  # standard deviation of the logits
-TEXT = """\
-{command}: largest difference of a
-probability in fp32, over {images} synthetic images and two heads; below 1e-04 is asked for.
-
-| backbone | options | weights | largest difference | goal | seconds |
-"""
+HEADER = "| backbone | options | weights | largest difference | goal | seconds |"
 ROW = "| {backbone} | {options} | {weights} | {largest:.1e} | {goal} | {seconds:.0f} |"
 
 
@@ -96,4 +89,4 @@ def blots(count: int, size: int) -> Tensor:
 
 if __name__ == "__main__":
     settings = {"size": 96, "images": 32}
-    one_off("onnx parity", __doc__, models(), measure, TEXT, ROW, settings=settings, data=False).main()
+    one_off("onnx parity", __doc__, by_seed(measure, models()), HEADER, ROW, settings=settings, data=False).main()

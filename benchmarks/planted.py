@@ -7,8 +7,6 @@ fault touches and no `--seed` moves. OUT.csv is a table with a split column, and
 The training labels as they were are those of `untouched(DATA)`, image by image.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path

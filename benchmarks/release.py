@@ -3,8 +3,6 @@
 python -m benchmarks.release dist
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tarfile

@@ -2,11 +2,8 @@
 
     python -m benchmarks.repairs DATA [--only NAME ...] [--seeds 3] [--work DIR]
 
-Faults go into the training part; metrics are those of an untouched fifth. Every table is what `assay ablate` makes of a
-plan, with rows for other labels beside it. All runs stay in WORK.
+Every table is what `assay ablate` makes of a plan, with rows for other labels beside it. All runs stay in WORK.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +17,7 @@ from assay.plan.plan import LoadedPlan, load
 from assay.progress import progress_for
 from assay.report.ablation_table import markdown
 from assay.run import train
-from benchmarks.harness import Options, Record, one_off, slug
+from benchmarks.harness import Options, Record, by_seed, one_off, slug
 from benchmarks.planted import faults, plant
 
 Faults = Mapping[str, float]
@@ -146,4 +143,4 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
 
 
 if __name__ == "__main__":
-    one_off("repairs", __doc__, STUDIES, measure, lines=lines, settings={"seeds": 3}).main()
+    one_off("repairs", __doc__, by_seed(measure, STUDIES), lines=lines, settings={"seeds": 3}).main()

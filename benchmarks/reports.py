@@ -1,12 +1,9 @@
-"""What the report costs on real images, and whether it works in a real browser.
+"""What the report of a probe at 64 pixels costs on real images, and whether it works in a real browser.
 
     python -m benchmarks.reports DATA [--only NAME ...] [--pages DIR]
 
-Each set is trained by a probe at 64 pixels. The seconds of the page are those without its map, and those of t-SNE of up
-to 5,000 images on features that are known. With --pages, screenshots of a desk, the dark and a phone are kept there.
+With --pages, screenshots of a desk, the dark and a phone are kept there.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
@@ -16,17 +13,9 @@ import assay
 from assay.report.embedding import Setting, tsne
 from assay.report.report import write_report
 from benchmarks.browser import CHROMIUM, Page, check_looks, chromium
-from benchmarks.harness import Options, Record, one_off, seconds_of, train
+from benchmarks.harness import Options, Record, by_seed, one_off, seconds_of, train
 
-TEXT = """\
-## What the report costs
-
-Of a probe at 64 pixels. Wanted: written in under 10 s for 5,000 images apart from t-SNE, t-SNE of 5,000 in
-under 40 s on 2 cores, below 8 MB at 10,000 images, and no complaint in headless Chromium at the width of a
-desk, in the dark and at 390 pixels. {command}
-
-| set | images | on the map | page without t-SNE | t-SNE | size | in the browser |
-"""
+HEADER = "| set | images | on the map | page without t-SNE | t-SNE | size | in the browser |"
 ROW = (
     "| {name} | {images:,} | {mapped:,} | {seconds:.1f} s | {map_seconds:.0f} s of {map_images:,} | {mb:.1f} MB "
     "| {browser} |"
@@ -84,4 +73,4 @@ def _hover(page: Page) -> str:
 
 if __name__ == "__main__":
     sets = {name: name for name in ("seedlings", "flickr", "fashion", "cifar10n")}
-    one_off("reports", __doc__, sets, measure, TEXT, ROW, settings={"pages": Path()}).main()
+    one_off("reports", __doc__, by_seed(measure, sets), HEADER, ROW, settings={"pages": Path()}).main()

@@ -3,13 +3,11 @@
 python -m benchmarks.results DATA [--only NAME ...]
 """
 
-from __future__ import annotations
-
 import json
 from typing import NamedTuple
 
-from benchmarks.harness import Options, Record, one_off, run_assay, train
-from benchmarks.intervals import bounds_text
+from benchmarks.harness import Options, Record, by_seed, one_off, run_assay, train
+from benchmarks.trainings import bounds_text
 
 
 class Case(NamedTuple):
@@ -36,7 +34,7 @@ CASES = {
         "fashion", "0.795 within 10 min", f"assay train fashion.yaml --recipe {ATTRIBUTES}", ATTRIBUTES
     ),
 }
-TEXT = (
+HEADER = (
     "| what | accuracy on validation, 95 % interval | n | seed | steps | whole command | images/s of the fit "
     "| peak memory | goal | command |"
 )
@@ -71,4 +69,4 @@ def measure(options: Options, case: Case, seed: int) -> Record:
 
 
 if __name__ == "__main__":
-    one_off("results", __doc__, CASES, measure, TEXT, ROW).main()
+    one_off("results", __doc__, by_seed(measure, CASES), HEADER, ROW).main()

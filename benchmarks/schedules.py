@@ -3,8 +3,6 @@
 python -m benchmarks.schedules
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import get_args
 

@@ -2,29 +2,31 @@
 
     python -m benchmarks.speed DATA [--sets eurosat seedlings] [--repeats 3] [--only NAME ...]
 
-DATA holds a folder for each set, each with a folder per class. Rates are measured on part of the training
-images, end to end on all of them. Every repeat runs all contenders, each second one in the opposite order,
-so that a machine that grows warm or busy is unfair to none.
+DATA holds a folder for each set, each with a folder per class. Every repeat runs all contenders, each second one in
+the opposite order, so that a machine that grows warm or busy is unfair to none.
 """
 
-from __future__ import annotations
-
 import json
+import math
 import os
 import platform
-import random
+import re
 import shutil
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
+import numpy as np
+
 from assay.errors import DISTRIBUTION
+from assay.labels.split import folds
 from benchmarks.harness import SPEED, Benchmark, Cell, Options, Record, in_a_process, steps_of, train
 from benchmarks.peers import contest
+from benchmarks.planted import untouched
 
 PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm", "fastai", "accelerate", "pillow")
 THREADS = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}  # torch may start with fewer than there are cores
@@ -37,31 +39,11 @@ SETTINGS: Record = {
     "epochs": 5,  # of the end-to-end runs
     "size": 128, "batch": 32, "seed": 0, "bf16_seconds": 45.0,
 }  # fmt: skip
-TEXT = """\
-Written by {command} on {date}. {machine}. {packages}.
-
-Every contender trains `tf_efficientnet_lite0` from the same ImageNet weights, normalised with 0.5, on the
-same images of {size} pixels in batches of {batch}, in a process of its own with a thread for each core.
-Augmentation is random resized crops of 50 to 100 % and both flips, drawn anew in each epoch, with one exception:
-the row `Assay` trains its frozen stage on features of the plain images, computed once; the row below it
-uses an augmented view for each epoch. Batch-norm learns in the rows at defaults; in those at best settings
-and in Assay's it stays in evaluation mode.
-
-- A rate is the images trained on by the seconds of training, loading included and validation not. Assay's
-  frozen rate counts its whole step, decoding and feature passes included. At most {rate_images} training
-  images, {frozen_epochs} epochs frozen and {rate_epochs} unfrozen, medians of {repeats}.
-- End to end: all training images, one frozen epoch (Assay: `probe`) and {epochs} unfrozen ones, from reading
-  the folder to the last validation (Assay: the whole command, imports too), medians of {full_repeats}.
-- x is the ratio to fastai at its defaults with the same augmentation.
-- bf16 is stopped after {bf16_seconds:.0f} s of training.
-- Best settings: memory layout and workers are chosen by trial; the trials are not counted."""
 PRODUCTS = "Matrix products ({setting}, {threads} threads): {fp32:.1f} GFLOP/s in fp32, {bf16:.1f} in bf16."
-TABLE = """
-## {data}
-
-| contender | setting | frozen images/s | x | unfrozen images/s | x | end to end s | validation accuracy (n) \
-| peak memory MiB | runs |
-"""
+HEADER = (
+    "| contender | setting | frozen images/s | x | unfrozen images/s | x | end to end s | validation accuracy (n) "
+    "| peak memory MiB | runs |"
+)
 ROW = "| {name} | {setting} | {rates} | {seconds} | {accuracy} | {mib:.0f} | {runs} |"
 
 BASE, BOUND = "fastai, defaults", "synthetic batch, Assay's folded model"  # of the ratios, and of Assay's model
@@ -129,27 +111,21 @@ def measure(options: Options, name: str, data: str, stage: str) -> Record:
 
 
 def prepare(images: Path, target: Path, *, seed: int, limit: int | None) -> None:
-    """Link a stratified fifth of a folder of classes as val/CLASS and the rest as train/CLASS.
-
-    `limit` bounds the number of training images (every class keeps its share, validation is not cut).
-    The rule: per class the sorted names are shuffled by (seed, class), the first fifth is validation.
-    """
+    """Link a stratified fifth of a folder of classes as val/CLASS and the rest, or at most `limit`, as train/CLASS."""
     shutil.rmtree(target, ignore_errors=True)
-    classes = {folder.name: sorted(folder.iterdir()) for folder in sorted(images.iterdir()) if folder.is_dir()}
-    fifths = {name: max(1, round(len(files) / 5)) for name, files in classes.items()}
-    total = sum(len(files) - fifths[name] for name, files in classes.items())
-    share = 1.0 if limit is None else min(1.0, limit / total)
-    for name, files in classes.items():
-        random.Random(f"{seed}:{name}").shuffle(files)
-        train_files = files[fifths[name] :]
-        parts = {"val": files[: fifths[name]], "train": train_files[: max(1, round(share * len(train_files)))]}
-        for part, chosen in parts.items():
-            (target / part / name).mkdir(parents=True)
-            for path in chosen:
-                try:  # a symbolic link would lead out of the data folder
-                    os.link(path.resolve(), target / part / name / path.name)
-                except OSError:  # another disk
-                    shutil.copyfile(path, target / part / name / path.name)
+    samples = untouched(images)
+    (head,), train_part = samples.space, samples.part("train")
+    if limit is not None and limit < len(train_part):
+        parts = math.ceil(len(train_part) / limit)
+        train_part = train_part.take(np.flatnonzero(folds(train_part, parts, seed=seed) == 0))
+    for part, chosen in (("val", samples.part("val")), ("train", train_part)):
+        for path, code in zip(chosen.paths, chosen.codes()[0].tolist(), strict=True):
+            link = target / part / head.classes[code] / Path(path).name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            try:  # a symbolic link would lead out of the data folder
+                os.link(path, link)
+            except OSError:  # another disk
+                shutil.copyfile(path, link)
 
 
 def train_assay(options: Options, task: contest.Task) -> Record:
@@ -186,14 +162,16 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return the tables; every metric is the median of the measurements of its cell."""
     products = [record for record in records if record["name"] == "matmul"]
     trained = [record for record in records if record["name"] != "matmul"]
-    date, rates = f"{datetime.now(UTC):%Y-%m-%d}", {kind: median(products, kind) for kind in ("fp32", "bf16")}
-    text = TEXT.format(**vars(options), date=date, machine=machine(), packages=packages()).splitlines()
+    rates = {kind: median(products, kind) for kind in ("fp32", "bf16")}
+    versions = {distribution.name: distribution.version for distribution in distributions()}
+    installed = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
+    text = [f"Written by {options.command} on {datetime.now(UTC):%Y-%m-%d}. {machine()}. {installed}."]
     text += ["", PRODUCTS.format(**{**products[0], **rates})] if products else []
     for data in dict.fromkeys(record["data"] for record in trained):
         chosen = [record for record in trained if record["data"] == data]
         names = [name for name in CONTENDERS if any(record["contender"] == name for record in chosen)]
         rows = [row(name, chosen) for name in names]
-        text += [*Options(data=data).section(TABLE, ROW, rows), "", summary(chosen, rates)]
+        text += ["", f"## {data}", *options.section(HEADER, ROW, rows, summary(chosen, rates))[1:]]
     return text
 
 
@@ -201,8 +179,10 @@ def row(name: str, records: Sequence[Record]) -> Record:
     """Return the row of one contender on one data set."""
     chosen = [record for record in records if record["contender"] == name]
     whole = [record for record in chosen if record["stage"] == "both"]
-    rates = [(rate_of(records, name, stage), rate_of(records, BASE, stage)) for stage in RATES]
-    texts = [f"{rate:.1f} | {f'{rate / base:.2f}' if base else ''}" if rate else " | " for rate, base in rates]
+    texts = []
+    for stage in RATES:
+        rate, base = (median(records, "images_per_second", contender=one, stage=stage) for one in (name, BASE))
+        texts.append(f"{rate:.1f} | {f'{rate / base:.2f}' if base else ''}" if rate else " | ")
     seconds, accuracy = median(whole, "seconds"), median(whole, "accuracy")
     counts = Counter(record["stage"] for record in chosen).values()
     runs = " to ".join(map(str, sorted({min(counts), max(counts)})))
@@ -219,7 +199,8 @@ def row(name: str, records: Sequence[Record]) -> Record:
 
 def summary(records: Sequence[Record], products: Mapping[str, float | None]) -> str:
     """Return how Assay's rate compares with the bound and with the machine's."""
-    rate, bound = rate_of(records, "Assay", "unfrozen"), rate_of(records, BOUND, "unfrozen")
+    rates = [median(records, "images_per_second", contender=name, stage="unfrozen") for name in ("Assay", BOUND)]
+    rate, bound = rates
     flops = [record["flops_per_image"] for record in records if "flops_per_image" in record]
     sentences = []
     if rate and bound:
@@ -234,36 +215,19 @@ def summary(records: Sequence[Record], products: Mapping[str, float | None]) -> 
     return " ".join(sentences)
 
 
-def rate_of(records: Sequence[Record], contender: str, stage: str) -> float | None:
-    """Return the median images per second of a contender in a stage."""
-    chosen = [record for record in records if (record["contender"], record["stage"]) == (contender, stage)]
-    return median(chosen, "images_per_second")
-
-
-def median(records: Sequence[Record], key: str) -> float | None:
-    """Return the median of a metric; None where there is none."""
-    values = [record[key] for record in records if record[key] is not None]
+def median(records: Sequence[Record], key: str, **match: str) -> float | None:
+    """Return the median of a metric of the records that match; None where there is none."""
+    chosen = [record for record in records if all(record[name] == value for name, value in match.items())]
+    values = [record[key] for record in chosen if record[key] is not None]
     return statistics.median(values) if values else None
 
 
 def machine() -> str:
     """Return the processor, its number of cores, the system and the version of Python."""
     information = Path("/proc/cpuinfo")
-    rows = information.read_text().splitlines() if information.exists() else []
-    names = [row.split(":", 1)[1].strip() for row in rows if row.startswith("model name")]
+    names = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
     name = [*names, platform.processor() or platform.machine()][0]
     return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-
-
-def packages() -> str:
-    """Return the versions of the packages that are installed."""
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(versions)
 
 
 if __name__ == "__main__":

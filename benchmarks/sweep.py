@@ -2,12 +2,9 @@
 
     python -m benchmarks.sweep DATA [--trials 20] [--work DIR] [--pages DIR]
 
-DATA holds eurosat, unpacked. The search is started as a command, in a folder that holds nothing, so that starting,
-reading, decoding and the features count too. It is then killed half-way in another folder (SIGKILL) and given again:
-the table must be the same. With --pages, screenshots of its page are kept there.
+The search is started as a command, in an empty folder; then killed half-way in another (SIGKILL) and given again: the
+table must be the same. With --pages, screenshots of its page are kept there.
 """
-
-from __future__ import annotations
 
 import json
 import shutil
@@ -19,8 +16,8 @@ from pathlib import Path
 
 from assay.plan.yaml_lines import write
 from benchmarks.browser import check_looks, chromium
-from benchmarks.harness import Options, Record, one_off, run_process
-from benchmarks.intervals import bounds_text
+from benchmarks.harness import Options, Record, by_seed, one_off, run_process
+from benchmarks.trainings import bounds_text
 
 FIT: Record = {
     "size": 64, "freeze": "backbone", "epochs": 8, "schedule": "one_cycle", "monitor": "accuracy", "keep": "best",
@@ -33,14 +30,7 @@ OVER: Record = {
 }
 PRUNING: Record = {"kind": "median", "startup": 5, "warm_up": 2}
 CASES = {"the whole command": False, "killed half-way, the rest of it": True}
-TEXT = """\
-## A search
-
-{command}: eurosat, features at 64 pixels, a head for at most 8 epochs; goal for 20 trials: under 180 s on 2 cores. \
-A metric chosen among trials flatters.
-
-| what | seconds | trials | best | of the best trial |
-"""
+HEADER = "| what | seconds | trials | best | of the best trial |"
 ROW = "| {name} | {seconds:.0f} | {counts} | {metric} {interval}, n = {best[metric][n]} | {settings} |"
 
 
@@ -98,9 +88,8 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
         rows.append({**record, "counts": counts, "interval": interval, "settings": settings})
     first, *others = [[{**trial, "seconds": None} for trial in record["trials"]] for record in records]
     same = "the same" if all(other == first for other in others) else "ANOTHER"
-    text = options.section(TEXT, ROW, rows)
-    return [*text, "", f"Killed in a trial (SIGKILL) and continued, it ended in {same} table."]
+    return options.section(HEADER, ROW, rows, f"Killed in a trial (SIGKILL) and continued, it ended in {same} table.")
 
 
 if __name__ == "__main__":
-    one_off("sweep", __doc__, CASES, measure, lines=lines, settings={"trials": 20, "pages": Path()}).main()
+    one_off("sweep", __doc__, by_seed(measure, CASES), lines=lines, settings={"trials": 20, "pages": Path()}).main()

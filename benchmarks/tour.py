@@ -2,11 +2,8 @@
 
     python -m benchmarks.tour [--keep EXECUTED.ipynb]
 
-A cell that fails ends it with that cell's traceback. The committed notebook has no outputs and is not changed; --keep
-writes the executed one elsewhere.
+A cell that fails ends it with that cell's traceback. --keep writes the executed notebook elsewhere.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -17,12 +14,12 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from benchmarks.harness import Options, Record, one_off, seconds_of
+from benchmarks.harness import Options, Record, by_seed, one_off, seconds_of
 
 LIMIT = 600  # seconds of one cell
 TEXT = (
-    "`{path}`, executed from the top: {seconds:.0f} s (goal: under 120 s) on {cores} cores, {cells} cells, {mb:.1f} MB "
-    "with all that it shows; it ends with {last}."
+    "`python -m benchmarks.tour`: `{path}`, executed from the top: {seconds:.0f} s (goal: under 120 s) on {cores} "
+    "cores, {cells} cells, {mb:.1f} MB with all that it shows; it ends with {last}."
 )
 
 
@@ -46,9 +43,9 @@ def measure(options: Options, path: str, seed: int) -> Record:
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return a sentence."""
-    return ["## The notebook", "", *(TEXT.format(**record) for record in records)]
+    return [TEXT.format(**record) for record in records]
 
 
 if __name__ == "__main__":
     cases, settings = {"tour": "examples/tour.ipynb"}, {"keep": Path()}
-    one_off("tour", __doc__, cases, measure, lines=lines, settings=settings, data=False).main()
+    one_off("tour", __doc__, by_seed(measure, cases), lines=lines, settings=settings, data=False).main()

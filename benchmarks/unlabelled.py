@@ -2,16 +2,12 @@
 
     python -m benchmarks.unlabelled DATA [--seeds 0 1 2] [--only NAME ...] [--each 10] [--size 64] [--scale 1.0]
 
-Every training, by every seed, is scored on the same fifth of DATA/eurosat, which no fault touches and nothing is chosen
-on: the last epoch is taken. The labels that are kept are drawn by the seed, and so is all chance of the training.
+Scored on a fifth that no fault touches, after the last epoch. The seed draws the labels that are kept.
 """
 
-from __future__ import annotations
-
-from functools import partial
 from typing import Any
 
-from benchmarks.harness import Benchmark, Options, Record, train
+from benchmarks.harness import Benchmark, Options, Record, by_seed, train
 from benchmarks.planted import faults, plant
 from benchmarks.trainings import FIT, recipe_steps, training_lines, validation_codes
 
@@ -28,11 +24,6 @@ TRAININGS: dict[str, tuple[str, Any]] = {
     "all labels known": ("all", None),
 }
 """With FixMatch and FlexMatch there are as many optimiser steps as on the labelled images alone."""
-TEXT = """\
-eurosat at {size} pixels, labels for {each} training images of each class, the rest unlabelled,
-scored on a fifth that no fault touches. Intervals: 95 %, over images, of the mean over seeds.
-{command}
-"""
 
 
 def measure(options: Options, case: tuple[str, Any], seed: int) -> Record:
@@ -61,5 +52,5 @@ def steps_by(options: Options, kind: str, settings: Any) -> list[Record]:
 
 
 if __name__ == "__main__":
-    settings, lines = {"each": 10, "size": 64, "scale": 1.0}, partial(training_lines, TEXT)
-    Benchmark("unlabelled", __doc__, TRAININGS, measure, lines=lines, settings=settings).main()
+    settings = {"each": 10, "size": 64, "scale": 1.0}
+    Benchmark("unlabelled", __doc__, by_seed(measure, TRAININGS), lines=training_lines, settings=settings).main()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.harness import Benchmark, Cell, Options, Record, Records
+from benchmarks.harness import Benchmark, Cell, Options, Record, Records, by_seed
 
 
 def test_records_are_there_when_they_are_read_again(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def run(tmp_path: Path, measured: list[tuple[int, int]]) -> Callable[..., str]:
         measured.append((case, seed))
         return {"value": case * options.size + seed}
 
-    cases, text, row = {"a one": 1, "b two": 2}, "By {command}:\n\n| name | value |", "| {name} | {value} |"
-    benchmark = Benchmark("some values", "", cases, measure, text, row, settings={"size": 10}, data=False)
+    cases, header, row = {"a one": 1, "b two": 2}, "| name | value |", "| {name} | {value} |"
+    benchmark = Benchmark("some values", "", by_seed(measure, cases), header, row, settings={"size": 10}, data=False)
 
     def page(*arguments: str, resumes: bool = True) -> str:
         path = tmp_path / "page.md"
@@ -60,7 +60,7 @@ def test_a_section_is_written_from_what_was_measured(run: Callable[..., str], me
     assert measured == [(1, 0), (2, 0), (1, 3), (2, 3)]
     assert page.splitlines()[2:] == [
         "<!-- some values: begin -->",
-        "By `python -m benchmarks.some_values --seeds 0 3 --size 10`:",
+        "`python -m benchmarks.some_values --seeds 0 3 --size 10`",
         "",
         "| name | value |",
         "| --- | --- |",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks import intervals
-from benchmarks.intervals import compare, draws, interval, mean_text, with_interval
+from benchmarks import trainings
+from benchmarks.trainings import compare, draws, interval, mean_text, with_interval
 
 from assay.metrics.intervals import Metric
 
@@ -19,7 +19,7 @@ def test_draws_are_resamples() -> None:
 
 def test_draws_follow_the_seed_and_not_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.concatenate(list(draws(30, 25, seed=1)), axis=1)
-    monkeypatch.setattr(intervals, "CELLS", 30 * 4)
+    monkeypatch.setattr(trainings, "CELLS", 30 * 4)
     blocks = list(draws(30, 25, seed=1))
     assert len(blocks) == 7
     assert np.array_equal(np.concatenate(blocks, axis=1), whole)

@@ -1,7 +1,5 @@
 """What all contenders share: the task, the model's weights, the clock, and the record of one training."""
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import random

@@ -8,8 +8,6 @@ a linear head, the learning rates, decay and smoothing that the plain loop has.
 Its own augmentation: fastai's `aug_transforms` at its defaults (rotation, warp, lighting) beside crop and flips.
 """
 
-from __future__ import annotations
-
 import torch
 from fastai.callback.training import BnFreeze
 from fastai.vision import all as vision
@@ -95,18 +93,15 @@ class Timed(vision.Callback):  # type: ignore[misc]
         self.clock, self.steps = clock, steps
 
     def before_train(self) -> None:
-        """Begin an epoch, before its loader is started."""
         self.clock.start()
 
     def after_batch(self) -> None:
-        """Count a step."""
         if self.training:
             self.clock.step(len(self.yb[0]))
             if not self.clock.complete or (self.steps is not None and self.iter + 1 >= self.steps):
                 raise vision.CancelFitException
 
     def after_train(self) -> None:
-        """End an epoch's training."""
         self.clock.step(0)
 
 
@@ -116,7 +111,6 @@ class BatchNormInEvaluation(vision.Callback):  # type: ignore[misc]
     run_after = vision.TrainEvalCallback
 
     def before_train(self) -> None:
-        """Undo what `TrainEvalCallback` did to them."""
         for module in self.model[0].modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
@@ -128,12 +122,10 @@ class AutocastOnCpu(vision.Callback):  # type: ignore[misc]
     order = 10
 
     def before_batch(self) -> None:
-        """Begin before the forward pass."""
         self.context = torch.autocast("cpu", dtype=torch.bfloat16)
         self.context.__enter__()  # type: ignore[no-untyped-call]
 
     def after_pred(self) -> None:
-        """Take the loss in fp32, as fastai's callback does."""
         self.context.__exit__(None, None, None)
         self.learn.pred = self.pred.float()
 

@@ -1,11 +1,7 @@
 """The upper bound: the same model trained on one synthetic batch over and over, with nothing to load.
 
-The mode `best` takes the faster memory layout and leaves batch-norm in evaluation mode. With `fold` the
-batch-norm layers are folded into their convolutions and freed memory is kept, both as Assay does it, so that
-the bound is that of its model in its process.
+With `fold`, the batch-norm layers are folded into their convolutions and freed memory is kept, both as Assay does it.
 """
-
-from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace

@@ -4,8 +4,6 @@ The mode `best` also tries both memory layouts and 0 or 2 workers for a few step
 and leaves the batch-norm layers in evaluation mode.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
