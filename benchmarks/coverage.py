@@ -43,12 +43,6 @@ class World:
     separation: Floats
     tags: bool = False
 
-    @property
-    def space(self) -> LabelSpace:
-        """The classes as one head."""
-        names = tuple(f"c{number}" for number in range(len(self.rates)))
-        return LabelSpace((Head("all", names, "multilabel" if self.tags else "multiclass"),))
-
     def labels(self, n: int, random: np.random.Generator) -> Ints:
         """Draw classes (n,), or tags (n, K), which come together more often than by chance."""
         if not self.tags:
@@ -75,8 +69,10 @@ class World:
         return normalised
 
     def scores(self, codes: Ints, probabilities: Floats) -> dict[str, HeadScore]:
-        """Score probabilities."""
-        return score(self.space, [codes], probabilities)
+        """Score probabilities; the classes are those of one head."""
+        names = tuple(f"c{number}" for number in range(len(self.rates)))
+        space = LabelSpace((Head("all", names, "multilabel" if self.tags else "multiclass"),))
+        return score(space, [codes], probabilities)
 
 
 TAIL = 0.65 ** np.arange(12)

@@ -51,15 +51,15 @@ def measure(root: Path) -> dict[str, int]:
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
     names = [module.rpartition(".")[2] for module in trees] + [name for node in nodes for name in defined_names(node)]
     rows = (
-        sum(map(_lines, sources.values())),
+        _lines(*sources),
         len(single_importers(graph)),
-        sum(_lines(text) < SMALL for path, text in sources.items() if path.name != "__init__.py"),
+        sum(_lines(path) < SMALL for path in sources if path.name != "__init__.py"),
         sum(map(len, cycles(graph))),
         len(against_direction(graph)),
         sum(map(_is_kind_test, nodes)),
         sum(isinstance(node, ast.Subscript) and ast.unparse(node) == "dict[str, Any]" for node in nodes),
-        _lines_below(root / "benchmarks"),
-        _lines_below(root / "tests"),
+        _lines(*(root / "benchmarks").rglob("*.py")),
+        _lines(*(root / "tests").rglob("*.py")),
         len(avoided(names)),
     )
     return dict(zip(WANTED, rows, strict=True))
@@ -159,12 +159,8 @@ def _level(module: str) -> int:
     return FOLDERS.index(part) if part in FOLDERS else len(FOLDERS)
 
 
-def _lines(text: str) -> int:
-    return len(text.splitlines())
-
-
-def _lines_below(folder: Path) -> int:
-    return sum(_lines(path.read_text(encoding="utf-8")) for path in folder.rglob("*.py"))
+def _lines(*paths: Path) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
 
 
 def main() -> None:

@@ -116,7 +116,11 @@ def training_lines(options: Options, records: Sequence[Record]) -> list[str]:
         for record in records
         if record["name"] == name and (correct := record["correct"][model])
     ]
-    texts = compare(models, _accuracy, images=len(models[0]["correct"]), base=models[0]["name"], resamples=2_000)
+
+    def accuracy_of(record: Record, weights: Floats) -> Floats:
+        return np.array([record["correct"]]) @ weights / len(record["correct"])
+
+    texts = compare(models, accuracy_of, images=len(models[0]["correct"]), base=models[0]["name"], resamples=2_000)
     rows = []
     for name, chosen in by_name(models).items():
         ((accuracy, gain),) = texts[name]
@@ -124,11 +128,6 @@ def training_lines(options: Options, records: Sequence[Record]) -> list[str]:
         seconds = np.median([record["seconds"] for record in chosen])
         rows.append({"name": name, "accuracy": accuracy, "seeds": seeds, "gain": gain, "seconds": seconds})
     return options.section(HEADER, ROW, rows)
-
-
-def _accuracy(record: Record, weights: Floats) -> Floats:
-    correct = np.array(record["correct"], np.float64)
-    return correct[None] @ weights / len(correct)
 
 
 def recipe_steps(name: str, size: int, scale: float = 1.0) -> list[Record]:
