@@ -99,6 +99,7 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return the table of accuracy and macro F1, and of the gains over what each row is held against."""
     samples = untouched(run_folder(options, MEMBERS[0], options.seeds[0]))
     named = by_name(records)
+    seconds = {name: np.median([record["seconds"] for record in chosen]) for name, chosen in named.items()}
     estimates: dict[tuple[str, str], list[list[Estimate]]] = {}
     for name in (*MEMBERS, *COMBINED, TREE, SOUP):
         for views in [views for views in VIEWS if f"{name}, {views}" in named]:
@@ -110,22 +111,15 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     against = {**dict.fromkeys(MEMBERS), **dict.fromkeys(COMBINED, best), TREE: MEMBERS[0], SOUP: MEMBERS[0]}
     rows = []
     for (name, views), metrics in estimates.items():
-        over, made = (against[name], median(named[f"{name}, model"])) if views == PLAIN else (name, None)
+        over, made = (against[name], seconds[f"{name}, model"]) if views == PLAIN else (name, None)
         row: Record = {"name": name, "views": views, "over": over or "", "made": f"{made:.0f} s" if made else ""}
         row["values"] = [over_seeds(by_seed) for by_seed in metrics]
-        row["gains"] = [gain(*pair) for pair in zip(estimates[over, PLAIN], metrics, strict=True)] if over else ["", ""]
-        rows.append({**row, "seconds": median(named[f"{name}, {views}"])})
+        pairs = zip(estimates[over, PLAIN], metrics, strict=True) if over else ()
+        # A model of all seeds is held against each of theirs.
+        gains = [difference(before, after * (len(before) // len(after))) for before, after in pairs]
+        row["gains"] = [bounds_text(gain.to_json(), "+.3f") for gain in gains] or ["", ""]
+        rows.append({**row, "seconds": seconds[f"{name}, {views}"]})
     return options.section(HEADER, ROW, rows, f"Accuracy and macro F1 are those of n = {len(samples)} images.")
-
-
-def median(records: Sequence[Record]) -> float:
-    """Return the median of the seconds."""
-    return float(np.median([record["seconds"] for record in records]))
-
-
-def gain(before: list[Estimate], after: list[Estimate]) -> str:
-    """Return how much better, with its paired interval. A model of all seeds is held against each of theirs."""
-    return bounds_text(difference(before, after * (len(before) // len(after))).to_json(), "+.3f")
 
 
 if __name__ == "__main__":

@@ -67,15 +67,9 @@ def cells(options: Options) -> Iterator[Cell]:
     for name in COSTS:
         yield Cell(f"cost/{name}", 0, partial(in_a_process, cost, name, options.size, options.batch))
         if name in PACKAGES:
-            yield Cell(f"probe/{name}", 0, partial(probe, options, name))
+            plan = {"model": {"backbone": name}, "steps": [{"probe": {"size": 128}}]}
+            yield Cell(f"probe/{name}", 0, partial(run_plan, options, plan))
     yield from by_seed(learn, {name: name for name in VARIANTS})(options)
-
-
-def probe(options: Options, name: str) -> Record:
-    """Return the accuracy on test of a linear head on features of the published weights, at 128 pixels."""
-    metrics, _ = run_plan(options, {"model": {"backbone": name}, "steps": [{"probe": {"size": 128}}]})
-    accuracy: Record = metrics["test"]["metrics"]["accuracy"]
-    return accuracy
 
 
 def cost(name: str, size: int, batch: int) -> Record:
@@ -122,20 +116,13 @@ def learn(options: Options, name: str, seed: int) -> Record:
     epochs = options.vgg_epochs if kind == VGG else options.epochs
     fit = {"size": options.size, "epochs": epochs, **FIT, **changes}
     plan = {"model": {**model, "weights": "none"}, "seed": seed, "steps": [{"fit": fit}]}
-    metrics, losses = run_plan(options, plan)
-    details = metrics["steps"][0]["details"]
-    return {
-        "test": metrics["test"]["metrics"]["accuracy"],
-        "parameters": details["network"]["parameters"],
-        "epochs": epochs,
-        "seconds": details["training_seconds"] / details["epochs"],
-        "losses": losses,
-        "jump": float(np.mean(np.abs(np.diff(losses)))) if len(losses) > 1 else 0.0,
-    }
+    record = run_plan(options, plan)
+    losses = record["losses"]
+    return {**record, "epochs": epochs, "jump": np.abs(np.diff(losses)).mean().item() if len(losses) > 1 else 0.0}
 
 
-def run_plan(options: Options, plan: Record) -> tuple[Record, list[float]]:
-    """Carry out a plan on eurosat; return its metrics, and the validation losses of its fit, if it has one."""
+def run_plan(options: Options, plan: Record) -> Record:
+    """Carry out a plan on eurosat; return the accuracy on test, and of a fit its seconds and validation losses."""
     data = {**options.data_of("eurosat"), "split": {"val": 0.2, "test": 0.2, "seed": 0}}
     with options.scratch() as folder:
         train({"data": data, **plan}, folder)
@@ -143,10 +130,13 @@ def run_plan(options: Options, plan: Record) -> tuple[Record, list[float]]:
             json.loads((folder / "run/metrics.json").read_text()),
             folder / "run/steps/01-fit/history.csv",
         )
+        accuracy: Record = metrics["test"]["metrics"]["accuracy"]
         if not history.exists():
-            return metrics, []
-        losses = pl.read_csv(history).filter(part="validation", name="nll").sort("epoch")["value"]
-        return metrics, losses.to_list()
+            return accuracy
+        losses = pl.read_csv(history).filter(part="validation", name="nll").sort("epoch")["value"].to_list()
+    details = metrics["steps"][0]["details"]
+    seconds, parameters = details["training_seconds"] / details["epochs"], details["network"]["parameters"]
+    return {**accuracy, "parameters": parameters, "seconds": seconds, "losses": losses}
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
@@ -170,9 +160,9 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
 def learn_row(name: str, named: dict[str, list[Record]]) -> Record:
     """Return how a variant learnt, over its seeds."""
     records, first = named[name], VARIANTS[name][0]
-    base = {record["seed"]: record["test"]["value"] for record in named.get(first, []) if first != name}
-    values = [record["test"]["value"] for record in records]
-    gains = [record["test"]["value"] - base[record["seed"]] for record in records if record["seed"] in base]
+    base = {record["seed"]: record["value"] for record in named.get(first, []) if first != name}
+    values = [record["value"] for record in records]
+    gains = [record["value"] - base[record["seed"]] for record in records if record["seed"] in base]
     means = {key: np.mean([record[key] for record in records]) for key in ("seconds", "jump")}
     accuracy = f"{np.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})"
     return {**records[0], **means, "seeds": len(records), "accuracy": accuracy, "gain": mean_text(gains, "+.3f")}

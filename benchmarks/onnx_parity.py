@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from assay.export.onnx import CLOSE, export_onnx
 from assay.images.decode import Resize
@@ -62,7 +62,10 @@ def backbones(value: Any) -> Iterator[Record]:
 def measure(options: Options, model: ModelSettings, seed: int) -> Record:
     """Export one network, and hold its answers against the network's."""
     classifier = build_classifier(model, SPACE, seed=0, base=Path(), size=options.size).eval()
-    images = blots(options.images, options.size)
+    # Soft patches, each image of its own brightness.
+    generator = torch.Generator().manual_seed(0)
+    coarse, light = (torch.rand(options.images, *shape, generator=generator) for shape in ((3, 4, 4), (1, 1, 1)))
+    images = nn.functional.interpolate(coarse * light, size=options.size, mode="bilinear")
     with torch.no_grad():
         classifier.final.weight *= SPREAD / classifier(images).std(dim=0).mean()
         classifier.final.bias -= classifier(images).mean(dim=0)  # type: ignore[misc]
@@ -78,13 +81,6 @@ def measure(options: Options, model: ModelSettings, seed: int) -> Record:
         "goal": "met" if largest < CLOSE else "**missed**",
         "seconds": time.perf_counter() - began,
     }
-
-
-def blots(count: int, size: int) -> Tensor:
-    """Return images (count, 3, size, size) in [0, 1] of soft patches, each of its own brightness."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator) * torch.rand(count, 1, 1, 1, generator=generator)
-    return nn.functional.interpolate(coarse, size=size, mode="bilinear")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import assay
 from assay.report.embedding import Setting, tsne
 from assay.report.report import write_report
-from benchmarks.browser import CHROMIUM, Page, check_looks, chromium
+from benchmarks.browser import CHROMIUM, check_looks, chromium
 from benchmarks.harness import Options, Record, by_seed, one_off, seconds_of, train
 
 HEADER = "| set | images | on the map | page without t-SNE | t-SNE | size | in the browser |"
@@ -48,27 +48,21 @@ def try_page(report: Path, pages: Path, name: str) -> str:
     if CHROMIUM is None:
         return "no browser here"
     with chromium() as page:
-        complaint = check_looks(page, report, pages=pages, name=name)
-        return complaint or f"no complaint; a click shows {_click(page)} images; a hover shows {_hover(page)}"
-
-
-def _click(page: Page) -> int:
-    page.locator(".matrix button:not([aria-pressed])").first.click()
-    return page.locator(".confusion[open] .cellview .pic").count()
-
-
-def _hover(page: Page) -> str:
-    """Return whether moving over the map brings up an image."""
-    canvas = page.locator("#map-canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box is not None
-    for step in range(400):
-        across, down = 0.1 + 0.8 * (step % 20) / 20, 0.1 + 0.8 * (step // 20) / 20
-        page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down)
-        if page.is_visible("#peek"):
-            return "one"
-    return "none"
+        if complaint := check_looks(page, report, pages=pages, name=name):
+            return complaint
+        page.locator(".matrix button:not([aria-pressed])").first.click()
+        images = page.locator(".confusion[open] .cellview .pic").count()
+        canvas = page.locator("#map-canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        assert box is not None
+        for step in range(400):
+            across, down = 0.1 + 0.8 * (step % 20) / 20, 0.1 + 0.8 * (step // 20) / 20
+            page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down)
+            if page.is_visible("#peek"):
+                break
+        hovered = "one" if page.is_visible("#peek") else "none"
+        return f"no complaint; a click shows {images} images; a hover shows {hovered}"
 
 
 if __name__ == "__main__":

@@ -165,7 +165,11 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     rates = {kind: median(products, kind) for kind in ("fp32", "bf16")}
     versions = {distribution.name: distribution.version for distribution in distributions()}
     installed = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
-    text = [f"Written by {options.command} on {datetime.now(UTC):%Y-%m-%d}. {machine()}. {installed}."]
+    information = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
+    machine = f"{[*models, platform.machine()][0]}, {os.cpu_count()} cores, {platform.system()}"
+    when = f"on {datetime.now(UTC):%Y-%m-%d}. {machine}, Python {platform.python_version()}"
+    text = [f"Written by {options.command} {when}. {installed}."]
     text += ["", PRODUCTS.format(**{**products[0], **rates})] if products else []
     for data in dict.fromkeys(record["data"] for record in trained):
         chosen = [record for record in trained if record["data"] == data]
@@ -220,14 +224,6 @@ def median(records: Sequence[Record], key: str, **match: str) -> float | None:
     chosen = [record for record in records if all(record[name] == value for name, value in match.items())]
     values = [record[key] for record in chosen if record[key] is not None]
     return statistics.median(values) if values else None
-
-
-def machine() -> str:
-    """Return the processor, its number of cores, the system and the version of Python."""
-    information = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
-    name = [*names, platform.processor() or platform.machine()][0]
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

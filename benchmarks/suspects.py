@@ -118,15 +118,13 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return a row a way, means and standard deviations over seeds."""
     rows = []
     for name, chosen in by_name(records).items():
-        values = {metric: spread([record[metric] for record in chosen if metric in record]) for metric in METRICS}
-        rows.append({"name": name.replace("/", " | "), "seeds": len(chosen), **values})
+        row: Record = {"name": name.replace("/", " | "), "seeds": len(chosen)}
+        for metric in METRICS:
+            values = [record[metric] for record in chosen if metric in record]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            row[metric] = f"{np.mean(values):.3f}{spread}" if values else ""
+        rows.append(row)
     return options.section(HEADER, ROW, rows)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation."""
-    mean = f"{np.mean(values):.3f}" if values else ""
-    return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
