@@ -58,12 +58,10 @@ $(VENV)-bench/.installed: $(STAMP) benchmarks/requirements.txt
 	@touch $@
 
 bench: $(VENV)-bench/.installed
-	@test -f benchmarks/run.py || { echo "benchmarks/run.py is not here yet, so there is nothing to compare."; exit 1; }
 	@echo "Training every contender 3 times on the images in $(DATA); this takes hours. Writes docs/BENCHMARKS.md."
-	$(VENV)-bench/bin/python -m benchmarks.run $(DATA)
+	$(VENV)-bench/bin/python -m benchmarks.speed $(DATA)
 
 results: setup
-	@test -f benchmarks/results.py || { echo "benchmarks/results.py is not here yet, so there is nothing to measure."; exit 1; }
 	@echo "Training on the data sets in $(DATA) with the commands of the README; this takes a while. Writes docs/RESULTS.md."
 	$(BIN)/python -m benchmarks.results $(DATA)
 	$(BIN)/python -m benchmarks.reports $(DATA)

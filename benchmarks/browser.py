@@ -5,8 +5,6 @@
 writes the image of a page, such as the one of the demo's report in the README.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+LOOKS = {"desk": (1200, False), "dark": (1200, True), "phone": (390, False)}
 DIALOGS = "window.alert = window.confirm = window.prompt = text => console.error(`dialog: ${text}`)"
 
 
@@ -61,13 +60,29 @@ def fetched(page: Page) -> list[str]:
     return [request.url for request in page.requests() if not request.url.startswith(("file:", "data:"))]
 
 
+def check_looks(page: Page, path: Path, *, pages: Path, name: str) -> str | None:
+    """Return the first complaint of a file at the width of a desk, in the dark and on a phone.
+
+    Screenshots are kept in the folder `pages`, unless it is the empty path.
+    """
+    for look, (width, dark) in LOOKS.items():
+        show(page, path, width=width, dark=dark)
+        if messages := complaints(page):
+            return f"{look}: {messages[0]}"
+        if page.evaluate("document.documentElement.scrollWidth") > width:
+            return f"{look}: wider than {width} pixels"
+        if pages != Path():
+            page.screenshot(path=pages / f"{name}-{look}.png", full_page=True)
+    return None
+
+
 def main() -> None:
     """Take an image of the top of a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--width", type=int, default=1200)
-    parser.add_argument("--height", type=int, default=1300)
+    for name in ("page", "out"):
+        parser.add_argument(name, type=Path)
+    for name, side in (("--width", 1200), ("--height", 1300)):
+        parser.add_argument(name, type=int, default=side)
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     with chromium() as page:

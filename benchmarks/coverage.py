@@ -1,6 +1,6 @@
 """How often the 95 % interval of each metric holds the truth: simulated data, of which the truth is known.
 
-    python -m benchmarks.coverage [--draws 500] [--seed 0] [--write]
+    python -m benchmarks.coverage [--draws 500] [--seed 0]
 
 Each draw is a validation set of n images. The evidence for class k in an image is 1-dimensional and normal, its mean
 raised by `separation` where k is the class, so that the exact probabilities of all classes are known: a model that
@@ -8,13 +8,10 @@ answers them is perfectly calibrated. One that answers their square is overconfi
 underconfident. The truth is that of all images there are; of a mean over classes, over those that occur in the draw.
 """
 
-from __future__ import annotations
-
-import argparse
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +20,15 @@ from assay.labels.space import Head, LabelSpace
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import HeadScore, overall, score
 from assay.metrics.paired import difference, estimate, over_seeds
-from benchmarks.page import replace_section, table
+from benchmarks.harness import Cell, Options, Record, one_off, table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Truth = Callable[[Ints], dict[str, float]]
-"""From the number of images of each class in a draw (K,) to the true value of each metric."""
+"""From the labels of a draw to the true value of each metric."""
+Drawn = Iterator[tuple[str, Metric | None, float]]
+"""The name of each row, what is measured and what is true."""
+Draw = Callable[[int, np.random.Generator], Drawn]
 
 SIZES = (30, 150, 432, 2000)
 MANY = 400_000  # images that stand for all there are
@@ -37,241 +37,181 @@ SHARPNESS = {"calibrated": 1.0, "overconfident": 2.0, "underconfident": 0.5}
 
 @dataclass(frozen=True)
 class World:
-    """Classes by how frequent they are and how far the evidence tells them apart; tags are each on their own."""
+    """Classes by how frequent they are and how far the evidence separates them; each tag is independent."""
 
-    name: str
     rates: Floats
     separation: Floats
     tags: bool = False
 
-    @property
-    def space(self) -> LabelSpace:
+    def labels(self, n: int, random: np.random.Generator) -> Ints:
+        """Draw classes (n,), or tags (n, K), which come together more often than by chance."""
+        if not self.tags:
+            return random.choice(len(self.rates), n, p=self.rates)
+        busy = random.choice([0.5, 1.5], n)[:, None]
+        return (random.random((n, len(self.rates))) < busy * self.rates).astype(np.int64)
+
+    def evidence(self, codes: Ints, random: np.random.Generator) -> Floats:
+        """Draw normal values (n, K), raised where a class is present; tags share half of an image's noise."""
+        present = codes if self.tags else np.eye(len(self.rates))[codes]
+        noise = random.standard_normal(present.shape)
+        if self.tags:
+            noise = np.sqrt(0.5) * (noise + random.standard_normal((len(codes), 1)))
+        return present * self.separation + noise
+
+    def probabilities(self, evidence: Floats, sharpness: float = 1.0) -> Floats:
+        """Return the probabilities (n, K) that a model answers: at sharpness 1 the exact ones."""
+        scores = self.separation * evidence - self.separation**2 / 2
+        if self.tags:
+            return 1 / (1 + np.exp(-sharpness * (scores + np.log(self.rates / (1 - self.rates)))))
+        scores = sharpness * (scores + np.log(self.rates))
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        normalised: Floats = powers / powers.sum(axis=1, keepdims=True)
+        return normalised
+
+    def scores(self, codes: Ints, probabilities: Floats) -> dict[str, HeadScore]:
+        """Score probabilities; the classes are those of one head."""
         names = tuple(f"c{number}" for number in range(len(self.rates)))
-        return LabelSpace((Head("all", names, "multilabel" if self.tags else "multiclass"),))
+        space = LabelSpace((Head("all", names, "multilabel" if self.tags else "multiclass"),))
+        return score(space, [codes], probabilities)
 
 
 TAIL = 0.65 ** np.arange(12)
-WORLDS = (
-    World("10 classes, equally frequent, accuracy 0.90", np.full(10, 0.1), np.full(10, 3.0)),
-    World(
-        "12 classes, each 0.65 times as frequent as the one before, accuracy 0.87", TAIL / TAIL.sum(), np.full(12, 2.6)
+WORLDS = {
+    "10 classes, equally frequent, accuracy 0.90": World(np.full(10, 0.1), np.full(10, 3.0)),
+    "12 classes, each 0.65 times as frequent as the one before, accuracy 0.87": World(
+        TAIL / TAIL.sum(), np.full(12, 2.6)
     ),
-    World("3 classes, accuracy 0.98", np.full(3, 1 / 3), np.full(3, 3.2)),
-)
-TAGS = World("14 tags, at 0.5 % to 30 % of the images", np.geomspace(0.005, 0.3, 14), np.full(14, 2.5), tags=True)
+    "3 classes, accuracy 0.98": World(np.full(3, 1 / 3), np.full(3, 3.2)),
+    "14 tags, at 0.5 % to 30 % of the images": World(np.geomspace(0.005, 0.3, 14), np.full(14, 2.5), tags=True),
+}
+HEADS = "3 heads of 4 classes, accuracy 0.99, 0.96 and 0.82, overconfident"
+FIRST = next(iter(WORLDS))
 
 
-def labels(world: World, n: int, random: np.random.Generator) -> Ints:
-    """Classes (n,), or tags (n, K), which come together more often than by chance."""
-    if not world.tags:
-        return random.choice(len(world.rates), n, p=world.rates)
-    busy = random.choice([0.5, 1.5], n)[:, None]
-    return (random.random((n, len(world.rates))) < busy * world.rates).astype(np.int64)
-
-
-def evidence(world: World, codes: Ints, random: np.random.Generator) -> Floats:
-    """(n, K): normal, its mean raised where a class is there; half of the noise is that of the image, in all tags."""
-    there = codes if world.tags else np.eye(len(world.rates))[codes]
-    noise = random.standard_normal(there.shape)
+def truth_of(world: World, codes: Ints, probabilities: Floats, **exact: float) -> Truth:
+    """Return what the metrics of all images there are come to, measured on very many of them or known exactly."""
+    scores = world.scores(codes, probabilities)
+    rows, values = scores["all"].per_class, {name: metric.value for name, metric in overall(scores).items()}
+    recall, f1, precision, support = (rows[name].to_numpy() for name in ("recall", "f1", "precision", "support"))
+    by_class = {"macro_f1": f1, "balanced_accuracy": recall}
     if world.tags:
-        noise = np.sqrt(0.5) * (noise + random.standard_normal((len(codes), 1)))
-    return there * world.separation + noise
+        false_positives = recall * support / np.maximum(precision, 1e-12) - recall * support
+        by_class["balanced_accuracy"] = (recall + 1 - false_positives / (len(codes) - support)) / 2
+        by_class["mean_average_precision"] = rows["average_precision"].to_numpy()
+
+    def truth(drawn: Ints) -> dict[str, float]:
+        present = drawn.any(axis=0) if world.tags else np.bincount(drawn, minlength=len(world.rates)) > 0
+        return values | exact | {name: float(value[present].mean()) for name, value in by_class.items()}
+
+    return truth
 
 
-def answers(world: World, seen: Floats, sharpness: float = 1.0) -> Floats:
-    """The probabilities (n, K) that a model answers: at sharpness 1 the exact ones."""
-    scores = world.separation * seen - world.separation**2 / 2
+def sharp_truth(world: World, sharpness: float, random: np.random.Generator) -> Truth:
+    """Return the truth of a model of this sharpness, its calibration error known exactly.
+
+    That is the root of the mean squared difference between confidence and the exact probability of being right.
+    """
+    codes = world.labels(MANY, random)
+    evidence = world.evidence(codes, random)
+    exact, stated = world.probabilities(evidence), world.probabilities(evidence, sharpness)
     if world.tags:
-        return 1 / (1 + np.exp(-sharpness * (scores + np.log(world.rates / (1 - world.rates)))))
-    scores = sharpness * (scores + np.log(world.rates))
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def true_error(world: World, seen: Floats, sharpness: float) -> float:
-    """The root of the mean squared difference between confidence and the exact probability of being right."""
-    if sharpness == 1:
-        return 0.0
-    exact, stated = answers(world, seen), answers(world, seen, sharpness)
-    chosen = stated.argmax(axis=1)
-    order = np.argsort(stated.max(axis=1))
+        return truth_of(world, codes, stated)
+    gaps = exact[np.arange(MANY), stated.argmax(axis=1)] - stated.max(axis=1)
     # Many images have about one confidence; the mean of their exact probabilities has next to no noise.
-    gaps = (exact[np.arange(len(chosen)), chosen] - stated.max(axis=1))[order].reshape(-1, 400).mean(axis=1)
-    return float(np.sqrt((gaps**2).mean()))
+    means = gaps[np.argsort(stated.max(axis=1))].reshape(-1, 400).mean(axis=1)
+    return truth_of(
+        world, codes, stated, calibration_error=float(np.sqrt((means**2).mean())) if sharpness != 1 else 0.0
+    )
 
 
-def truth(world: World, sharpness: float, random: np.random.Generator) -> Truth:
-    """What the metrics of all images there are come to, measured on very many of them."""
-    codes = labels(world, MANY, random)
-    seen = evidence(world, codes, random)
-    probabilities = answers(world, seen, sharpness)
-    values = {name: metric.value for name, metric in overall(score(world.space, [codes], probabilities)).items()}
-    rows = score(world.space, [codes], probabilities)["all"].per_class
-    if not world.tags:
-        values["calibration_error"] = true_error(world, seen, sharpness)
-    recall, f1 = rows["recall"].to_numpy(), rows["f1"].to_numpy()
-    if world.tags:
-        given = rows["recall"].to_numpy() * rows["support"].to_numpy() / np.maximum(rows["precision"].to_numpy(), 1e-12)
-        wrongly = given - recall * rows["support"].to_numpy()
-        recall = (recall + 1 - wrongly / (MANY - rows["support"].to_numpy())) / 2
-
-    def of_draw(counts: Ints) -> dict[str, float]:
-        there = counts > 0
-        means = {"balanced_accuracy": recall[there].mean(), "macro_f1": f1[there].mean()}
-        if world.tags:
-            means["mean_average_precision"] = rows["average_precision"].to_numpy()[there].mean()
-        return values | {name: float(value) for name, value in means.items()}
-
-    return of_draw
-
-
-@dataclass
-class Count:
-    """Of one metric at one n: in how many draws the interval held the truth, how wide all were, how many there were."""
-
-    held: int = 0
-    width: float = 0.0
-    defined: int = 0
-    draws: int = 0
-
-    def add(self, found: Metric | None, true: float) -> None:
-        self.draws += 1
-        if found is None or found.low is None or found.high is None:
-            return
-        self.defined += 1
-        self.held += found.low <= true <= found.high
-        self.width += found.high - found.low
-
-    def __str__(self) -> str:
-        if not self.defined:
-            return "undefined"
-        undefined = f", {1 - self.defined / self.draws:.0%} undefined" if self.defined < self.draws else ""
-        return f"{100 * self.held / self.defined:.1f} ({self.width / self.defined:.3f}{undefined})"
-
-
-Counts = dict[str, dict[int, Count]]
-Drawn = Iterator[tuple[str, Metric | None, float]]
-
-
-def repeat(draw: Callable[[int, np.random.Generator], Drawn], draws: int, seed: int) -> Counts:
-    """The counts by row and n of many draws."""
-    counts: Counts = {}
-    for n in SIZES:
-        random = np.random.default_rng([seed, n])
-        for _ in range(draws):
-            for row, found, true in draw(n, random):
-                counts.setdefault(row, {}).setdefault(n, Count()).add(found, true)
-    return counts
-
-
-def of_one_model(world: World, seed: int) -> Callable[[int, np.random.Generator], Drawn]:
-    """All metrics of the calibrated model, and of the others those that their confidence changes."""
+def one_model(world: World, seed: int) -> Draw:
+    """Draw all metrics of the calibrated model, and of the others those that their confidence changes."""
     random = np.random.default_rng([seed, 1])
-    truths = {name: truth(world, sharpness, random) for name, sharpness in SHARPNESS.items()}
+    truths = {model: sharp_truth(world, sharpness, random) for model, sharpness in SHARPNESS.items()}
 
     def draw(n: int, random: np.random.Generator) -> Drawn:
-        codes = labels(world, n, random)
-        seen = evidence(world, codes, random)
-        counts = codes.sum(axis=0) if world.tags else np.bincount(codes, minlength=len(world.rates))
+        codes = world.labels(n, random)
+        evidence = world.evidence(codes, random)
         for model, sharpness in SHARPNESS.items():
-            found = overall(score(world.space, [codes], answers(world, seen, sharpness)))
-            true = truths[model](counts)
-            for name, value in true.items():
-                if (
-                    model == "calibrated"
-                    and name != "calibration_error"
-                    and not (name == "micro_f1" and not world.tags)
-                ):
-                    yield name, found.get(name), value
-                elif name in ("calibration_error", "nll"):
-                    yield f"{name}, {model}", found.get(name), value
+            metrics = overall(world.scores(codes, world.probabilities(evidence, sharpness)))
+            for name, value in truths[model](codes).items():
+                if name == "calibration_error" or (name == "nll" and model != "calibrated"):
+                    yield f"{name}, {model}", metrics.get(name), value
+                elif model == "calibrated" and (world.tags or name != "micro_f1"):
+                    yield name, metrics.get(name), value
 
     return draw
 
 
-def of_pairs(world: World, seed: int) -> Callable[[int, np.random.Generator], Drawn]:
-    """Differences of two models that look at the same images, the second through a little more noise."""
+def pairs(world: World, seed: int) -> Draw:
+    """Draw differences of two models that look at the same images, the second through a little more noise."""
     random = np.random.default_rng([seed, 2])
-    more = 0.5
+    left_out = {"balanced_accuracy", "mean_average_precision"} if world.tags else {"calibration_error", "micro_f1"}
 
-    def both(codes: Ints, random: np.random.Generator) -> tuple[Floats, Floats]:
-        seen = evidence(world, codes, random)
-        return answers(world, seen), answers(world, seen + more * random.standard_normal(seen.shape))
+    def both(codes: Ints, random: np.random.Generator) -> list[Floats]:
+        evidence = world.evidence(codes, random)
+        noisier = evidence + 0.5 * random.standard_normal(evidence.shape)
+        return [world.probabilities(evidence), world.probabilities(noisier)]
 
-    many = labels(world, MANY, random)
-    rows = [score(world.space, [many], one) for one in both(many, random)]
-    recalls, f1s = ([one["all"].per_class[name].to_numpy() for one in rows] for name in ("recall", "f1"))
-    values = [{name: metric.value for name, metric in overall(one).items()} for one in rows]
+    many = world.labels(MANY, random)
+    truths = [truth_of(world, many, probabilities) for probabilities in both(many, random)]
 
     def draw(n: int, random: np.random.Generator) -> Drawn:
-        codes = labels(world, n, random)
-        scores = [score(world.space, [codes], one) for one in both(codes, random)]
-        there = (codes.sum(axis=0) if world.tags else np.bincount(codes, minlength=len(world.rates))) > 0
-        true = {name: values[1][name] - values[0][name] for name in values[0]}
-        true["macro_f1"] = float((f1s[1] - f1s[0])[there].mean())
-        if world.tags:
-            del true["balanced_accuracy"], true["mean_average_precision"]
-        else:
-            true["balanced_accuracy"] = float((recalls[1] - recalls[0])[there].mean())
-            del true["calibration_error"], true["micro_f1"]
-        for name, value in true.items():
-            found = [estimate(one, name) for one in scores] if name in overall(scores[0]) else None
-            yield f"difference in {name}", found and difference(found[:1], found[1:]), value
+        codes = world.labels(n, random)
+        scores = [world.scores(codes, probabilities) for probabilities in both(codes, random)]
+        first, second = (truth(codes) for truth in truths)
+        for name in [name for name in first if name not in left_out]:
+            measured = [estimate(one, name) for one in scores] if name in overall(scores[0]) else None
+            gain = difference(measured[:1], measured[1:]) if measured else None
+            yield f"difference in {name}", gain, second[name] - first[name]
 
     return draw
 
 
-def of_heads(seed: int) -> Callable[[int, np.random.Generator], Drawn]:
-    """Means over three heads of four classes each, easy, middling and hard, whose evidence shares half of its noise."""
+def heads(seed: int) -> Draw:
+    """Draw means over three heads of four classes each, easy, middling and hard, which share half of their noise."""
     random = np.random.default_rng([seed, 3])
-    worlds = [World(name, np.full(4, 0.25), np.full(4, apart)) for name, apart in (("x", 4.0), ("y", 3.0), ("z", 2.0))]
-    truths = [truth(world, 2.0, random) for world in worlds]
-    space = LabelSpace(tuple(Head(world.name, tuple("abcd")) for world in worlds))
+    worlds = [World(np.full(4, 0.25), np.full(4, separation)) for separation in (4.0, 3.0, 2.0)]
+    truths = [sharp_truth(world, 2.0, random) for world in worlds]
+    space = LabelSpace(tuple(Head(name, tuple("abcd")) for name in "xyz"))
 
     def draw(n: int, random: np.random.Generator) -> Drawn:
-        codes = [labels(world, n, random) for world in worlds]
-        shared = random.standard_normal((n, 4))
-        seen = [
-            np.eye(4)[own] * world.separation + np.sqrt(0.5) * (shared + random.standard_normal((n, 4)))
-            for own, world in zip(codes, worlds, strict=True)
-        ]
-        answered = [answers(world, own, 2.0) for world, own in zip(worlds, seen, strict=True)]
-        found = overall(score(space, codes, np.concatenate(answered, axis=1)))
-        true = [of(np.bincount(own, minlength=4)) for of, own in zip(truths, codes, strict=True)]
+        codes = [world.labels(n, random) for world in worlds]
+        shared, probabilities = random.standard_normal((n, 4)), []
+        for world, labels in zip(worlds, codes, strict=True):
+            noise = np.sqrt(0.5) * (shared + random.standard_normal((n, 4)))
+            probabilities.append(world.probabilities(np.eye(4)[labels] * world.separation + noise, 2.0))
+        metrics = overall(score(space, codes, np.concatenate(probabilities, axis=1)))
+        true = [truth(labels) for truth, labels in zip(truths, codes, strict=True)]
         for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "calibration_error"):
-            yield f"mean over heads of {name}", found[name], float(np.mean([one[name] for one in true]))
+            yield f"mean over heads of {name}", metrics[name], float(np.mean([values[name] for values in true]))
 
     return draw
 
 
-def of_seeds(world: World, seed: int, runs: int = 3) -> Callable[[int, np.random.Generator], Drawn]:
-    """Means over three runs, and the difference to three of a better plan; runs differ by luck and by noise."""
-    spread, better = 0.08, 0.15
+def seeds(world: World, seed: int) -> Draw:
+    """Draw means over three runs, and the difference to three of a better plan; runs differ by luck and by noise."""
 
     def run(
         codes: Ints, shared: Floats, gain: float, luck: Floats, random: np.random.Generator
     ) -> dict[str, HeadScore]:
         noise = np.sqrt(0.8) * shared + np.sqrt(0.2) * random.standard_normal(shared.shape)
-        seen = np.eye(len(world.rates))[codes] * world.separation * (1 + gain + spread * luck) + noise
-        return score(world.space, [codes], answers(world, seen))
+        evidence = np.eye(len(world.rates))[codes] * world.separation * (1 + gain + 0.08 * luck) + noise
+        return world.scores(codes, world.probabilities(evidence))
 
-    def sample(n: int, random: np.random.Generator) -> tuple[Ints, Floats]:
-        codes = labels(world, n, random)
-        return codes, random.standard_normal((n, len(world.rates)))
+    def images(n: int, random: np.random.Generator) -> tuple[Ints, Floats]:
+        return world.labels(n, random), random.standard_normal((n, len(world.rates)))
 
     random = np.random.default_rng([seed, 4])
-    codes, shared = sample(MANY, random)
-    # The mean over all seeds: every image is answered with a luck of its own.
-    true = [overall(run(codes, shared, gain, random.standard_normal((MANY, 1)), random)) for gain in (0.0, better)]
+    many = images(MANY, random)
+    # The mean over all seeds: every image is answered with another luck.
+    true = [overall(run(*many, gain, random.standard_normal((MANY, 1)), random)) for gain in (0.0, 0.15)]
 
     def draw(n: int, random: np.random.Generator) -> Drawn:
-        codes, shared = sample(n, random)
-        first, second = (
-            [run(codes, shared, gain, random.standard_normal((1, 1)), random) for _ in range(runs)]
-            for gain in (0.0, better)
-        )
+        drawn = images(n, random)
+        runs = [[run(*drawn, gain, random.standard_normal((1, 1)), random) for _ in range(3)] for gain in (0.0, 0.15)]
         for name in ("accuracy", "nll"):
-            one, other = ([estimate(scores, name) for scores in own] for own in (first, second))
+            one, other = ([estimate(scores, name) for scores in by_seed] for by_seed in runs)
             yield f"mean over 3 seeds of {name}", over_seeds(one), true[0][name].value
             change = true[1][name].value - true[0][name].value
             yield f"difference over 3 seeds in {name}", difference(one, other), change
@@ -279,49 +219,50 @@ def of_seeds(world: World, seed: int, runs: int = 3) -> Callable[[int, np.random
     return draw
 
 
-def tables(draws: int, seed: int) -> dict[str, Counts]:
-    """The counts of everything, by title."""
-    found = {world.name: repeat(of_one_model(world, seed), draws, seed) for world in (*WORLDS, TAGS)}
-    for world in (*WORLDS, TAGS):
-        found[world.name] |= repeat(of_pairs(world, seed), draws, seed)
-    found["3 heads of 4 classes, accuracy 0.99, 0.96 and 0.82, overconfident"] = repeat(of_heads(seed), draws, seed)
-    found[f"3 seeds, {WORLDS[0].name}"] = repeat(of_seeds(WORLDS[0], seed), draws, seed)
-    return found
+def measure(options: Options, *draws: Callable[[int], Draw]) -> Record:
+    """Return for each row and n how often the interval held the truth, and its mean width."""
+    began, rows = time.perf_counter(), dict[str, list[str]]()
+    for make in draws:
+        draw = make(options.seed)
+        for n in SIZES:
+            random = np.random.default_rng([options.seed, n])
+            measured = [one for _ in range(options.draws) for one in draw(n, random)]
+            for name in dict.fromkeys(name for name, _, _ in measured):
+                pairs_of = [(metric, true) for row, metric, true in measured if row == name]
+                rows.setdefault(name, []).append(cell(pairs_of))
+    return {"rows": rows, "seconds": time.perf_counter() - began}
 
 
-def lines(found: Mapping[str, Counts], draws: int, seed: int, seconds: float) -> Iterator[str]:
-    """The section of the page."""
-    yield "## How often intervals hold the truth"
-    yield ""
-    yield (
-        f"Share of {draws:,} draws in which the 95 % interval holds the truth, in per cent, and the mean width of the "
-        f"interval. `python -m benchmarks.coverage --draws {draws} --seed {seed}`, {seconds:.0f} seconds on one core. "
-        f"At {draws:,} draws a share of 95 is known to within {1.96 * np.sqrt(95 * 5 / draws):.1f}. "
-        "The truth of a mean over classes is that of the classes that occur in the draw. A model is calibrated where "
-        "it states the exact probabilities, overconfident where it states their square, underconfident where it states "
-        "their root."
-    )
-    for title, counted in found.items():
-        yield ""
-        yield f"**{title}**"
-        yield ""
-        rows = [[row, *(counts[n] for n in SIZES)] for row, counts in counted.items()]
-        yield from table(["metric", *(f"n = {n:,}" for n in SIZES)], rows)
+def cell(measured: Sequence[tuple[Metric | None, float]]) -> str:
+    """Return the share of intervals that hold the truth, their mean width, and the share of those undefined."""
+    bounds = [(x.low, x.high, true) for x, true in measured if x and x.low is not None and x.high is not None]
+    if not bounds:
+        return "undefined"
+    held = np.mean([low <= true <= high for low, high, true in bounds])
+    undefined = f", {1 - len(bounds) / len(measured):.0%} undefined" if len(bounds) < len(measured) else ""
+    return f"{100 * held:.1f} ({np.mean([high - low for low, high, _ in bounds]):.3f}{undefined})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="write the tables down in docs/RESULTS.md too")
-    given = parser.parse_args()
-    began = time.perf_counter()
-    found = tables(given.draws, given.seed)
-    page = list(lines(found, given.draws, given.seed, time.perf_counter() - began))
-    sys.stdout.write("\n".join(page) + "\n")
-    if given.write:
-        replace_section("coverage", page)
+def cells(options: Options) -> Iterator[Cell]:
+    """Yield each table."""
+    for name, world in WORLDS.items():
+        yield Cell(name, 0, partial(measure, options, partial(one_model, world), partial(pairs, world)))
+    yield Cell(HEADS, 0, partial(measure, options, heads))
+    yield Cell(f"3 seeds, {FIRST}", 0, partial(measure, options, partial(seeds, WORLDS[FIRST])))
+
+
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return the tables."""
+    seconds, error = sum(record["seconds"] for record in records), 1.96 * np.sqrt(95 * 5 / options.draws)
+    text = [
+        f"{options.command}, {seconds:.0f} seconds on one core. At {options.draws:,} draws a share of 95 is known to "
+        f"within {error:.1f}."
+    ]
+    for record in records:
+        rows = [[name, *values] for name, values in record["rows"].items()]
+        text += ["", f"**{record['name']}**", "", *table(["metric", *(f"n = {n:,}" for n in SIZES)], rows)]
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    one_off("coverage", __doc__, cells, lines=lines, settings={"draws": 500, "seed": 0}, data=False).main()

@@ -3,8 +3,6 @@
 python -m benchmarks.house [ROOT] [--json]
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json
@@ -13,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.page import table
+from benchmarks.harness import table
 
 PACKAGE = "assay"
 FOLDERS = (
@@ -50,19 +48,18 @@ def measure(root: Path) -> dict[str, int]:
     sources = {path: path.read_text(encoding="utf-8") for path in sorted((root / "src").rglob("*.py"))}
     trees = {_module(path.relative_to(root / "src")): ast.parse(text) for path, text in sources.items()}
     graph = imports(trees)
-    everything = "\n".join(sources.values())
-    modules = [text for path, text in sources.items() if path.name != "__init__.py"]
-    names = [name for tree in trees.values() for name in defined_names(tree)]
+    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    names = [module.rpartition(".")[2] for module in trees] + [name for node in nodes for name in defined_names(node)]
     rows = (
-        sum(map(_lines, sources.values())),
+        _lines(*sources),
         len(single_importers(graph)),
-        sum(_lines(text) < SMALL for text in modules),
+        sum(_lines(path) < SMALL for path in sources if path.name != "__init__.py"),
         sum(map(len, cycles(graph))),
         len(against_direction(graph)),
-        len(re.findall(r"\bkind\s*[!=]=", everything)),
-        everything.count("dict[str, Any]"),
-        _lines_below(root / "benchmarks"),
-        _lines_below(root / "tests"),
+        sum(map(_is_kind_test, nodes)),
+        sum(isinstance(node, ast.Subscript) and ast.unparse(node) == "dict[str, Any]" for node in nodes),
+        _lines(*(root / "benchmarks").rglob("*.py")),
+        _lines(*(root / "tests").rglob("*.py")),
         len(avoided(names)),
     )
     return dict(zip(WANTED, rows, strict=True))
@@ -98,14 +95,17 @@ def against_direction(graph: Graph) -> list[tuple[str, str]]:
     return sorted((name, target) for name, target in pairs if _level(target) > _level(name))
 
 
-def defined_names(tree: ast.AST) -> Iterator[str]:
-    """Yield each name of a class, function, argument or assigned variable or attribute, once for each definition."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                yield name
-            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
-                yield name
+def defined_names(node: ast.AST) -> Iterator[str]:
+    """Yield what a node names: a class, a function, an argument, a variable, an attribute, or an import as."""
+    match node:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            yield name
+        case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+            yield name
+        case ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)):
+            yield name
+        case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+            yield name
 
 
 def avoided(names: Sequence[str]) -> list[str]:
@@ -119,6 +119,14 @@ def parts(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
+def _is_kind_test(node: ast.AST) -> bool:
+    """Return whether a node compares a variable or attribute `kind` with another value by == or !=."""
+    match node:
+        case ast.Compare(left=ast.Name(id="kind") | ast.Attribute(attr="kind"), ops=[operator, *_]):
+            return isinstance(operator, ast.Eq | ast.NotEq)
+    return False
+
+
 def _module(path: Path) -> str:
     names = path.with_suffix("").parts
     return ".".join(names[:-1] if names[-1] == "__init__" else names)
@@ -129,12 +137,8 @@ def _targets(tree: ast.Module, modules: Mapping[str, object]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom) and node.module in modules:
-            module = node.module or ""
-            names = [f"{module}.{alias.name}" for alias in node.names]
-            submodules = [name for name in names if name in modules]
-            yield from submodules
-            if len(submodules) < len(names):
-                yield module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules else str(node.module) for name in names)
 
 
 def _reachable(start: str, graph: Graph) -> set[str]:
@@ -155,12 +159,8 @@ def _level(module: str) -> int:
     return FOLDERS.index(part) if part in FOLDERS else len(FOLDERS)
 
 
-def _lines(text: str) -> int:
-    return len(text.splitlines())
-
-
-def _lines_below(folder: Path) -> int:
-    return sum(_lines(path.read_text(encoding="utf-8")) for path in folder.rglob("*.py"))
+def _lines(*paths: Path) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
 
 
 def main() -> None:

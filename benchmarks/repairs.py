@@ -1,58 +1,47 @@
-"""What repairs are worth on real images with planted faults, and how images' size and schedule count beside them.
+"""What repairs gain on real images with planted faults, and how images' size and schedule count beside them.
 
     python -m benchmarks.repairs DATA [--only NAME ...] [--seeds 3] [--work DIR]
 
-DATA holds the unpacked sets. Faults go into the training part; metrics are those of an untouched fifth. Every table is
-what `assay ablate` makes of a plan, with rows for other labels beside it. All runs stay in WORK: a measurement that was
-broken off goes on from there. What stands between the marks of docs/RESULTS.md is replaced.
+Every table is what `assay ablate` makes of a plan, with rows for other labels beside it. All runs stay in WORK.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
-import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import assay
-from assay.experiments.ablate import Ablation, ablate, compare, folder_name
+from assay.experiments.ablate import ablate, compare, folder_name
 from assay.experiments.variants import Variant
 from assay.plan.plan import LoadedPlan, load
 from assay.progress import progress_for
 from assay.report.ablation_table import markdown
-from assay.run.train import Run
-from benchmarks.page import replace_section
-from benchmarks.planted import FAULTS, faults, plant
+from assay.run import train
+from benchmarks.harness import Options, Record, by_seed, one_off, slug
+from benchmarks.planted import faults, plant
 
-PLANTED_WITH = 0  # the seed of the faults, the same for all runs
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A plan beside the table: other steps, or other faults in the labels."""
-
-    name: str
-    steps: str
-    faults: dict[str, float] | None = None  # None: those of the study
+Faults = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A plan on a set with planted faults, and what it is compared with."""
+    """A plan on a set with planted faults, and what it is compared with.
 
-    name: str
+    references: plans beside the table by name, the steps and the faults of their labels.
+    most_seeds: where each takes long.
+    """
+
     data: str
-    faults: dict[str, float]
+    faults: Faults
     steps: str
     goal: str
     alternatives: tuple[str, ...] = ()
-    references: tuple[Reference, ...] = field(default=())
-    seeds: int | None = None  # at most so many, where each takes long
+    references: Mapping[str, tuple[str, Faults]] = field(default_factory=dict)
+    most_seeds: int = 100
 
 
 def fit(epochs: int, size: int = 128, more: str = "") -> str:
-    """A fit as a plan says it, with the settings that all studies share."""
+    """Return a fit as a plan has it, with the settings that all studies share."""
     return (
         f"  - fit: {{size: {size}, epochs: {epochs}, lr: 5e-4, optimizer: {{kind: adamw, weight_decay: 0.02}}, "
         f"schedule: one_cycle, loss: {{smoothing: 0.1}}, augment: {{crop: [0.5, 1.0], flip: both}}, ema: 0.99{more}}}\n"
@@ -64,138 +53,94 @@ DROP = "  - clean_labels: {size: 128, action: drop}\n"
 UNSET = "  - clean_labels: {size: 128, action: unset}\n"  # to be labelled anew by pseudo_label
 RELABELLED = f"  - clean_labels: {{action: unset}}\n{PROBE}  - pseudo_label: {{keep: {{confidence: 0.9}}}}\n"
 ROUND = (
-    "  - repeat:\n      times: 1\n      steps:\n"
-    "        - pseudo_label: {keep: {confidence: 0.9}}\n"
+    "  - repeat:\n      times: 1\n      steps:\n        - pseudo_label: {keep: {confidence: 0.9}}\n"
     f"      {fit(4, 64, ', start: pretrained')}"
 )
-
-STUDIES = (
-    Study(
-        "seedlings, 30 % of labels hidden and 15 % of the rest wrong",
-        "seedlings",
-        {"hide": 0.3, "flip": 0.15},
-        UNSET + fit(4, 64) + ROUND,
-        "what each of the two repairs is worth; every model is trained for 4 epochs from published weights",
-        references=(
-            Reference("neither repair", fit(4, 64)),
-            Reference("all labels known and right, no repair", fit(4, 64), {}),
-        ),
+SPOILT: Faults = {"hide": 0.3, "flip": 0.15}
+FLIPPED: Faults = {"flip": 0.2}
+STUDIES = {
+    "seedlings, 30 % of labels hidden and 15 % of the rest wrong": Study(
+        "seedlings", SPOILT, UNSET + fit(4, 64) + ROUND,
+        "what each of the two repairs gains; every model is trained for 4 epochs from published weights",
+        references={
+            "neither repair": (fit(4, 64), SPOILT), "all labels known and right, no repair": (fit(4, 64), {}),
+        },
     ),
-    Study(
-        "eurosat, 20 % of labels wrong",
-        "eurosat",
-        {"flip": 0.2},
-        PROBE + DROP + fit(6),
-        "cleaned and retrained within 1.5 points of the unflipped",
-        references=(
-            Reference("suspects unset and labelled by the probe of the rest", RELABELLED + fit(6)),
-            Reference("all labels right, no repair", PROBE + fit(6), {}),
-        ),
+    "eurosat, 20 % of labels wrong": Study(
+        "eurosat", FLIPPED, PROBE + DROP + fit(6), "cleaned and retrained within 1.5 points of the unflipped",
+        references={
+            "suspects unset and labelled by the probe of the rest": (RELABELLED + fit(6), FLIPPED),
+            "all labels right, no repair": (PROBE + fit(6), {}),
+        },
     ),
-    Study(
-        "seedlings, the same faults: size of images and schedule",
-        "seedlings",
-        {"hide": 0.3, "flip": 0.15},
-        PROBE + DROP + fit(2) + fit(1, 224),
+    "seedlings, the same faults: size of images and schedule": Study(
+        "seedlings", SPOILT, PROBE + DROP + fit(2) + fit(1, 224),
         "128 then 224 pixels against either alone, flat_cos against one_cycle; all of 3 epochs",
-        seeds=1,
-        alternatives=(
-            "steps.3.fit.size=128",
-            "steps.2.fit.size=224",
+        (
+            "steps.3.fit.size=128", "steps.2.fit.size=224",
             "steps.2.fit.schedule=flat_cos; steps.3.fit.schedule=flat_cos",
         ),
+        most_seeds=1,
     ),
-)
+}  # fmt: skip
+TEXT = """\
+#### {name}
+
+Wanted: {study.goal}.
+
+{table}
+
+`python -m benchmarks.repairs DATA --only '{name}' --seeds {seeds}`, which is \
+`python -m benchmarks.planted {study.data}/ planted.csv {planted} --seed 0` and \
+`assay ablate plan.yaml --seeds {seeds}{alternatives}`, with these steps:
+
+```yaml
+steps:
+{study.steps}```
+"""
 
 
-def main() -> None:
-    """Measure, and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--only", nargs="*", help="studies whose name holds one of these words")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "assay-repairs")
-    parser.add_argument(
-        "--set", dest="changes", nargs="*", default=[], help="KEY=VALUE for every plan, to try it small"
-    )
-    given = parser.parse_args()
-    chosen = [study for study in STUDIES if given.only is None or any(word in study.name for word in given.only)]
-    if not chosen:
-        raise SystemExit(f"--only: no such study. There are: {'; '.join(study.name for study in STUDIES)}")
-    lines: list[str] = []
-    for study in chosen:
-        found = measured(study, given)
-        lines += [
-            f"#### {study.name}",
-            "",
-            f"Wanted: {study.goal}.",
-            "",
-            *markdown(found),
-            "",
-            *commands(study, given),
-            "",
-        ]
-        sys.stderr.write("\n".join(markdown(found)) + "\n")
-    if not given.changes:
-        replace_section("repairs", lines)
-
-
-def measured(study: Study, given: argparse.Namespace) -> Ablation:
-    """The ablation of a study's plan, with its references as further rows."""
-    progress = progress_for(sys.stderr)
-    folder = given.work / "".join(letter if letter.isalnum() else "-" for letter in study.name)
-    plan = written(study, folder / "plan.yaml", study.steps, study.faults, given)
-    table = ablate(
-        plan, folder / "run", alternatives=study.alternatives, seeds=seeds_of(study, given), progress=progress
-    )  # fmt: skip
+def measure(options: Options, study: Study, seed: int) -> Record:
+    """Return the table of the ablation of a study's plan, with its references as further rows."""
+    folder, progress = options.work / slug(f"{study.data} {study.goal}"), progress_for(sys.stderr)
+    plan = write_plan(options, study, folder / "plan.yaml", study.steps, study.faults)
+    count = min(options.seeds, study.most_seeds)
+    table = ablate(plan, folder / "run", alternatives=study.alternatives, seeds=count, progress=progress)
     rows = [row.variant for row in table.rows]
-    runs: dict[tuple[int, str], Run] = {
-        (seed, row.name): assay.load(folder / "run/variants" / folder_name(row.name, seed, plan.plan.seed))
-        for row in rows
-        for seed in table.seeds
-    }
-    for reference in study.references:
-        planted = study.faults if reference.faults is None else reference.faults
-        other = written(study, folder / f"{reference.name}.yaml", reference.steps, planted, given)
-        rows.append(Variant(reference.name, reference.name, other.plan))
-        for seed in table.seeds:
-            seeded = replace(other, plan=other.plan.model_copy(update={"seed": seed}))
-            place = folder / "references" / f"{reference.name}-{seed}"
-            runs[seed, reference.name] = assay.train(seeded, run=place, progress=progress, open_test=False)
-    return compare(rows, table.seeds, runs, table.metric)
+    pairs = [(number, row.name) for row in rows for number in table.seeds]
+    runs = {pair: assay.load(folder / "run/variants" / folder_name(pair[1], pair[0], plan.plan.seed)) for pair in pairs}
+    for name, (steps, planted) in study.references.items():
+        other = write_plan(options, study, folder / f"{name}.yaml", steps, planted)
+        rows.append(Variant(name, name, other.plan))
+        for number in table.seeds:
+            seeded = replace(other, plan=other.plan.model_copy(update={"seed": number}))
+            path = folder / "references" / f"{name}-{number}"
+            runs[number, name] = train.train(seeded, run=path, progress=progress, open_test=False)
+    return {"table": markdown(compare(rows, table.seeds, runs, table.metric))}
 
 
-def seeds_of(study: Study, given: argparse.Namespace) -> int:
-    """By how many seeds a study is measured."""
-    return min(given.seeds, study.seeds or given.seeds)
-
-
-def written(study: Study, path: Path, steps: str, planted: dict[str, float], given: argparse.Namespace) -> LoadedPlan:
-    """The plan with these steps on the study's data with these faults, written down beside it."""
-    sizes = {name: planted.get(name) for name in FAULTS}
-    named = "-".join(f"{name}-{size}" for name, size in sizes.items() if size is not None) or "untouched"
-    table = path.parent / f"{named}.csv"
+def write_plan(options: Options, study: Study, path: Path, steps: str, planted: Faults) -> LoadedPlan:
+    """Write a plan with these steps on the study's data with these faults, and return it."""
+    table = path.parent / f"{'-'.join(f'{name}-{size}' for name, size in planted.items()) or 'untouched'}.csv"
     if not table.exists():
-        plant(given.data / study.data, table, faults(seed=PLANTED_WITH, **sizes))
+        plant(options.data / study.data, table, faults(seed=0, **planted))
     path.write_text(f"{table.with_suffix('.yaml').read_text()}steps:\n{steps}", encoding="utf-8")
-    return load(path, overrides=given.changes)
+    return load(path)
 
 
-def commands(study: Study, given: argparse.Namespace) -> list[str]:
-    """How the table is made again."""
-    options = " ".join(f"--{name} {size}" for name, size in study.faults.items())
-    seeds = seeds_of(study, given)
-    asked = " ".join(f"--alternative '{text}'" for text in study.alternatives)
-    return [
-        f"`python -m benchmarks.repairs DATA --only '{study.name}' --seeds {seeds}`, which is "
-        f"`python -m benchmarks.planted {study.data}/ planted.csv {options} --seed {PLANTED_WITH}` and "
-        f"`assay ablate plan.yaml --seeds {seeds}{' ' + asked if asked else ''}`, with these steps:",
-        "",
-        "```yaml",
-        *f"steps:\n{study.steps}".rstrip().splitlines(),
-        "```",
-    ]
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return each table, and how it is made again."""
+    text = []
+    for record in records:
+        study = STUDIES[record["name"]]
+        planted = " ".join(f"--{fault} {size}" for fault, size in study.faults.items())
+        alternatives = "".join(f" --alternative '{change}'" for change in study.alternatives)
+        values = {"table": "\n".join(record["table"]), "seeds": min(options.seeds, study.most_seeds)}
+        text += TEXT.format(
+            name=record["name"], study=study, planted=planted, alternatives=alternatives, **values
+        ).split("\n")
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    one_off("repairs", __doc__, by_seed(measure, STUDIES), lines=lines, settings={"seeds": 3}).main()

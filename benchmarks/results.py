@@ -1,125 +1,72 @@
-"""Trains on the data sets from the command line and writes the metrics into docs/RESULTS.md.
+"""The data sets trained on from the command line, cold: what `make results` measures.
 
-    python -m benchmarks.results DATA [--only NAME ...]
-
-DATA holds the unpacked data sets. What stands between the two marks in docs/RESULTS.md is replaced; the rest stays.
+python -m benchmarks.results DATA [--only NAME ...]
 """
 
-from __future__ import annotations
-
-import argparse
 import json
-import resource
-import subprocess
-import sys
-import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from benchmarks.page import replace_section
-
-PROBE = 'data: {folder: "DATA"}\nsteps:\n  - probe: {size: 128}\n'
-TAGS = 'data: {lists: "DATA/annotations", images: "images/im{id}.jpg"}\n'
-ATTRIBUTES = """\
-data:
-  rows: split/train.txt
-  labels: split/train_attr.txt
-  class_names: split/list_attr_cloth.txt
-  root: "DATA"
-"""
+from benchmarks.harness import Options, Record, by_seed, one_off, run_assay, train
+from benchmarks.trainings import bounds_text
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One command, on one data set."""
+class Case(NamedTuple):
+    """A set, by a recipe, by steps, or else by the default plan; the name of the metric where it is not accuracy."""
 
-    name: str
     data: str
-    plan: str | None  # the text of a plan, with DATA for the folder; None: the folder alone, by the default plan
     goal: str
+    command: str
     recipe: str | None = None
+    plan: Record | None = None
     metric: str = "accuracy"
 
 
-MEASUREMENTS = (
-    Measurement("eurosat, probe at 128", "eurosat", PROBE, "0.90 within 20 s"),
-    Measurement("eurosat, default plan", "eurosat", None, "0.96 within 4 min"),
-    Measurement("seedlings, default plan", "seedlings", None, "0.96 within 9 min"),
-    Measurement("flickr, tags", "flickr", TAGS, "micro F1 0.83 within 8 min", "multi-label-fast", "micro_f1"),
-    Measurement("fashion, six attributes", "fashion", ATTRIBUTES, "0.795 within 10 min", "attributes-fast"),
+TAGS, ATTRIBUTES = "multi-label-fast", "attributes-fast"
+PROBE: Record = {"steps": [{"probe": {"size": 128}}]}
+CASES = {
+    "eurosat, probe at 128": Case("eurosat", "0.90 within 20 s", "probe: {size: 128}", plan=PROBE),
+    "eurosat, default plan": Case("eurosat", "0.96 within 4 min", "assay train eurosat/"),
+    "seedlings, default plan": Case("seedlings", "0.96 within 9 min", "assay train seedlings/"),
+    "flickr, tags": Case(
+        "flickr", "micro F1 0.83 within 8 min", f"assay train flickr.yaml --recipe {TAGS}", TAGS, metric="micro_f1"
+    ),
+    "fashion, six attributes": Case(
+        "fashion", "0.795 within 10 min", f"assay train fashion.yaml --recipe {ATTRIBUTES}", ATTRIBUTES
+    ),
+}
+HEADER = (
+    "| what | accuracy on validation, 95 % interval | n | seed | steps | whole command | images/s of the fit "
+    "| peak memory | goal | command |"
+)
+ROW = (
+    "| {name} | {value} | {n} | {seed} | {step_seconds:.0f} s | {seconds:.0f} s | {rate} | {mib:,.0f} MiB | {goal} "
+    "| `{command}` |"
 )
 
 
-def main() -> None:
-    """Measure, one after the other, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--only", nargs="*", default=None, help="names of measurements")
-    options = parser.parse_args()
-    rows = []
-    for measurement in MEASUREMENTS:
-        if options.only is None or measurement.name in options.only:
-            rows.append(row(measurement, measure(measurement, options.data)))
-            sys.stderr.write(rows[-1] + "\n")
-    write(rows)
-
-
-def measure(measurement: Measurement, data: Path) -> dict[str, Any]:
-    """Run the command in an empty folder, cold, and read what it left."""
-    with tempfile.TemporaryDirectory() as scratch:
-        source = data / measurement.data
-        if measurement.plan is not None:
-            source = Path(scratch) / "plan.yaml"
-            source.write_text(measurement.plan.replace("DATA", str((data / measurement.data).resolve())))
-        run = Path(scratch) / "run"
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "assay", "train", str(source), "--run", str(run), "--json"]
-        recipe = ["--recipe", measurement.recipe] if measurement.recipe else []
-        subprocess.run([*command, *recipe], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - began
-        metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-        plan = (run / "plan.yaml").read_text()
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"metrics": metrics, "seconds": seconds, "plan": plan, "resident": peak}
-
-
-def row(measurement: Measurement, found: dict[str, Any]) -> str:
-    """One line of the table."""
-    metrics = found["metrics"]
-    metric = metrics["scores"]["metrics"][measurement.metric]
+def measure(options: Options, case: Case, seed: int) -> Record:
+    """Run the command in an empty folder, and read what it left."""
+    with options.scratch() as folder:
+        if case.recipe or case.plan:
+            recipe = ["--recipe", case.recipe] if case.recipe else []
+            done = train({"data": options.data_of(case.data), **(case.plan or {})}, folder, *recipe)
+        else:
+            done = run_assay("train", options.data / case.data, "--run", folder / "run", "--json")
+        metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    value, memory = metrics["scores"]["metrics"][case.metric], metrics["memory MiB"]
     rates = [step["details"].get("images_per_second") for step in metrics["steps"]]
-    until = sum(step["seconds"] for step in metrics["steps"])
-    command = f"assay train {measurement.data}/" if measurement.plan is None else "probe: {size: 128}"
-    if measurement.recipe:
-        command = f"assay train {measurement.data}.yaml --recipe {measurement.recipe}"
-    named = "" if measurement.metric == "accuracy" else f"{measurement.metric.replace('_', ' ')} "
-    memory = metrics["memory MiB"]
-    cells = [
-        measurement.name,
-        f"{named}{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]",
-        str(metric["n"]),
-        "0",
-        f"{until:.0f} s",
-        f"{found['seconds']:.0f} s",
-        f"{next((rate for rate in reversed(rates) if rate), '')}",
-        f"{memory.get('anonymous', memory['resident']):,.0f} MiB",
-        measurement.goal,
-        f"`{command}`",
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def write(rows: list[str]) -> None:
-    """Replace what stands between the marks."""
-    head = [
-        "| what | accuracy on validation, 95 % interval | n | seed | steps | whole command | images/s of the fit "
-        "| peak memory | goal | command |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    replace_section("measured", [*head, *rows])
+    named = "" if case.metric == "accuracy" else f"{case.metric.replace('_', ' ')} "
+    return {
+        "value": named + bounds_text(value, ".4f"),
+        "n": value["n"],
+        "step_seconds": sum(step["seconds"] for step in metrics["steps"]),
+        "seconds": done.seconds,
+        "rate": next((rate for rate in reversed(rates) if rate), ""),
+        "mib": memory.get("anonymous", memory["resident"]),
+        "goal": case.goal,
+        "command": case.command,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    one_off("results", __doc__, by_seed(measure, CASES), HEADER, ROW).main()

@@ -3,8 +3,6 @@
 python -m benchmarks.schedules
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -17,8 +15,7 @@ from assay.report.charts import BLUE, DATA, ORANGE, Chart, save, styled, with_da
 from assay.training.schedules import AnySchedule, rate
 
 TOP, EPOCHS, PER_EPOCH = 0.1, 5, 10
-STUCK = [1.0] * EPOCHS  # the losses that `reduce_on_plateau` is shown: none is better than the first
-PLACE = Path("docs/images/schedules.png")
+CHART = Path("docs/images/schedules.png")
 SUBTITLE = (
     f"At their defaults: top learning rate {TOP:g}, {EPOCHS} epochs of {PER_EPOCH} optimiser steps (across). Without a "
     "line, momentum is left alone.",
@@ -27,19 +24,12 @@ SUBTITLE = (
 
 
 def table() -> pl.DataFrame:
-    """kind, at, lr, momentum of every optimiser step under every schedule."""
-    rows = []
-    for kind in get_args(AnySchedule):
-        settings = kind()
-        for at in range(EPOCHS * PER_EPOCH):
-            now = rate(
-                settings,
-                at,
-                total=EPOCHS * PER_EPOCH,
-                per_epoch=PER_EPOCH,
-                history=STUCK[: at // PER_EPOCH],
-                higher_is_better=False,
-            )
+    """Return kind, at, lr, momentum of every optimiser step under every schedule."""
+    rows, total = [], EPOCHS * PER_EPOCH
+    for settings in (kind() for kind in get_args(AnySchedule)):
+        for at in range(total):
+            history = [1.0] * (at // PER_EPOCH)  # of losses, none better than the first
+            now = rate(settings, at, total=total, per_epoch=PER_EPOCH, history=history, higher_is_better=False)
             rows.append({"kind": settings.kind, "at": at, "lr": TOP * now.lr_factor, "momentum": now.momentum})
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -73,11 +63,7 @@ def _small(base: Chart, field: str, title: str | None, rates: pl.DataFrame, colo
     return lines.encode(y=y).properties(width=135)
 
 
-def main() -> None:
-    """Draw, and keep as few colours as the image needs: a third of the bytes."""
-    save(every_schedule(table(), per_epoch=PER_EPOCH, subtitle=SUBTITLE), PLACE)
-    Image.open(PLACE).convert("RGB").quantize(64).save(PLACE, optimize=True)
-
-
 if __name__ == "__main__":
-    main()
+    save(every_schedule(table(), per_epoch=PER_EPOCH, subtitle=SUBTITLE), CHART)
+    # As few colours as the image needs are a third of the bytes.
+    Image.open(CHART).convert("RGB").quantize(64).save(CHART, optimize=True)

@@ -2,130 +2,94 @@
 
     python -m benchmarks.sweep DATA [--trials 20] [--work DIR] [--pages DIR]
 
-DATA holds eurosat, unpacked. The search is started as a command, in a folder that holds nothing, so that starting,
-reading, decoding and the features count too. It is then killed half-way in another folder (SIGKILL) and given again:
-the table must be the same. With --pages, screenshots of its page are kept there. Writes the section "sweep" of
-docs/RESULTS.md.
+The search is started as a command, in an empty folder; then killed half-way in another (SIGKILL) and given again: the
+table must be the same. With --pages, screenshots of its page are kept there.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.browser import chromium, complaints, show
-from benchmarks.page import replace_section, table
+from assay.plan.yaml_lines import write
+from benchmarks.browser import check_looks, chromium
+from benchmarks.harness import Options, Record, by_seed, one_off, run_process
+from benchmarks.trainings import bounds_text
 
-GOAL = 180  # seconds on two cores
-PLAN = """data: {{folder: "{data}"}}
-steps:
-  - fit: {{size: 64, freeze: backbone, epochs: 8, schedule: one_cycle, monitor: accuracy, keep: best}}
-sweep:
-  sampler: tpe
-  trials: {trials}
-  pruning: {{kind: median, startup: 5, warm_up: 2}}
-  over:
-    steps.0.fit.lr: {{low: 3e-4, high: 3e-1, log: true}}
-    steps.0.fit.batch: [16, 32, 64, 128]
-    steps.0.fit.optimizer.weight_decay: {{low: 1e-4, high: 1.0, log: true}}
-    model.head.dropout: {{low: 0.0, high: 0.5}}
-"""
-LOOKS = {"desk": (1200, False), "dark": (1200, True), "phone": (390, False)}
-HEADER = ["what", "seconds", "trials", "best", "of the best trial"]
+FIT: Record = {
+    "size": 64, "freeze": "backbone", "epochs": 8, "schedule": "one_cycle", "monitor": "accuracy", "keep": "best",
+}  # fmt: skip
+OVER: Record = {
+    "steps.0.fit.lr": {"low": 3e-4, "high": 3e-1, "log": True},
+    "steps.0.fit.batch": [16, 32, 64, 128],
+    "steps.0.fit.optimizer.weight_decay": {"low": 1e-4, "high": 1.0, "log": True},
+    "model.head.dropout": {"low": 0.0, "high": 0.5},
+}
+PRUNING: Record = {"kind": "median", "startup": 5, "warm_up": 2}
+CASES = {"the whole command": False, "killed half-way, the rest of it": True}
+HEADER = "| what | seconds | trials | best | of the best trial |"
+ROW = "| {name} | {seconds:.0f} | {counts} | {metric} {interval}, n = {best[metric][n]} | {settings} |"
 
 
-def main() -> None:
-    """Search, search again with a kill in between, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "assay-sweep")
-    parser.add_argument("--pages", type=Path, help="a folder for screenshots")
-    given = parser.parse_args()
-    shutil.rmtree(given.work, ignore_errors=True)  # seconds of a search that is there already are worth nothing
-    given.work.mkdir(parents=True)
-    plan = given.work / "plan.yaml"
-    plan.write_text(PLAN.format(data=(given.data / "eurosat").resolve(), trials=given.trials), encoding="utf-8")
-    seconds, whole = searched(plan, given.work / "whole")
-    broken = given.work / "broken"
-    killed(plan, broken, after=given.trials // 2)
-    rest, again = searched(plan, broken)
-    same = told(again) == told(whole)
-    if given.pages:
-        photographed(given.work / "whole" / "sweep.html", given.pages)
-    rows = [row("the whole command", seconds, whole), row("killed half-way, the rest of it", rest, again)]
-    asked = "" if given.trials == 20 else f" --trials {given.trials}"
-    lines = [
-        f"`python -m benchmarks.sweep DATA{asked}`: eurosat, features at 64 pixels, a head for at most 8 epochs; goal "
-        f"for 20 trials: under {GOAL} s on 2 cores. A metric chosen among trials flatters.",
-        "",
-        *table(HEADER, rows),
-        "",
-        f"Killed in a trial (SIGKILL) and continued, it ended in {'the same' if same else 'ANOTHER'} table.",
+def measure(options: Options, kill: bool, seed: int) -> Record:
+    """Search in an empty folder; with `kill` start the command and kill it half-way before."""
+    folder = options.work / ("killed" if kill else "whole")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    sweep = {"sampler": "tpe", "trials": options.trials, "pruning": PRUNING, "over": OVER}
+    plan = {"data": options.data_of("eurosat"), "steps": [{"fit": FIT}], "sweep": sweep}
+    (folder / "plan.yaml").write_text(write(plan), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "assay",
+        "sweep",
+        str(folder / "plan.yaml"),
+        "--run",
+        str(folder / "run"),
+        "--json",
     ]
-    sys.stderr.write("\n".join(lines) + "\n")
-    replace_section("sweep", ["## A search", "", *lines])
+    if kill:
+        kill_in_trial(command, options.trials // 2)
+    done = run_process(*command)
+    if options.pages != Path() and not kill:
+        with chromium() as page:
+            if complaint := check_looks(page, folder / "run" / "sweep.html", pages=options.pages, name="sweep"):
+                raise SystemExit(complaint)
+    return {"seconds": done.seconds, **json.loads(done.output)}
 
 
-def command(plan: Path, run: Path) -> list[str]:
-    """The command that a user gives."""
-    return [sys.executable, "-m", "assay", "sweep", str(plan), "--run", str(run), "--json"]
-
-
-def searched(plan: Path, run: Path) -> tuple[float, dict[str, Any]]:
-    """The seconds of the command, and what it printed."""
-    began = time.perf_counter()
-    done = subprocess.run(command(plan, run), stdout=subprocess.PIPE, check=True)
-    return time.perf_counter() - began, json.loads(done.stdout)
-
-
-def killed(plan: Path, run: Path, *, after: int) -> None:
+def kill_in_trial(command: Sequence[str], trial: int) -> None:
     """Start the command, and kill it within the trial of this number."""
-    with subprocess.Popen(command(plan, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         begun = False
         for line in process.stderr:
             sys.stderr.write(line)
-            begun = begun or line.startswith(f"-- trial {after} ")
+            begun = begun or line.startswith(f"-- trial {trial} ")
             if begun and line.strip().startswith("epoch 1/"):
                 process.kill()
                 return
-    raise SystemExit(f"the search came to its end before trial {after} could be killed")
+    raise SystemExit(f"the search came to its end before trial {trial} could be killed")
 
 
-def told(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The table without its seconds."""
-    return [{**row, "seconds": None} for row in found["trials"]]
-
-
-def row(what: str, seconds: float, found: dict[str, Any]) -> list[str]:
-    """A row of the table in docs/RESULTS.md."""
-    states = [trial["state"] for trial in found["trials"]]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    metric, values = found["best"]["metric"], found["best"]["values"]
-    best = f"{found['metric']} {metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}], n = {metric['n']}"
-    texts = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in values.items()}
-    said = ", ".join(f"`{key}` {text}" for key, text in texts.items())
-    return [what, f"{seconds:.0f}", counts, best, said]
-
-
-def photographed(page: Path, folder: Path) -> None:
-    """Screenshots of the page: a desk, the dark, a phone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with chromium() as opened:
-        for look, (width, dark) in LOOKS.items():
-            show(opened, page, width=width, dark=dark)
-            if bad := complaints(opened):
-                raise SystemExit(f"{look}: {bad[0]}")
-            opened.screenshot(path=folder / f"sweep-{look}.png", full_page=True)
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return both searches, and whether their tables are the same but for the seconds."""
+    rows = []
+    for record in records:
+        states = Counter(trial["state"] for trial in record["trials"])
+        values = {name: f"{x:.3g}" if isinstance(x, float) else x for name, x in record["best"]["values"].items()}
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        settings = ", ".join(f"`{name}` {value}" for name, value in values.items())
+        interval = bounds_text(record["best"]["metric"])
+        rows.append({**record, "counts": counts, "interval": interval, "settings": settings})
+    first, *others = [[{**trial, "seconds": None} for trial in record["trials"]] for record in records]
+    same = "the same" if all(other == first for other in others) else "ANOTHER"
+    return options.section(HEADER, ROW, rows, f"Killed in a trial (SIGKILL) and continued, it ended in {same} table.")
 
 
 if __name__ == "__main__":
-    main()
+    one_off("sweep", __doc__, by_seed(measure, CASES), lines=lines, settings={"trials": 20, "pages": Path()}).main()

@@ -1,56 +1,51 @@
-"""Executes the notebook examples/tour.ipynb from the top, and writes down how long it takes.
+"""The notebook examples/tour.ipynb executed from the top, and how long that takes.
 
     python -m benchmarks.tour [--keep EXECUTED.ipynb]
 
-A cell that fails ends it with that cell's traceback. The committed notebook has no outputs and is not changed; --keep
-writes the executed one elsewhere. Writes the section "tour" of docs/RESULTS.md.
+A cell that fails ends it with that cell's traceback. --keep writes the executed notebook elsewhere.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import os
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 
-from benchmarks.page import replace_section
+from benchmarks.harness import Options, Record, by_seed, one_off, seconds_of
 
-TOUR = Path("examples/tour.ipynb")
-SECONDS = 600  # of one cell, at most
-
-
-def main() -> None:
-    """Execute it and write the line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", type=Path, help="where to write the executed notebook")
-    options = parser.parse_args()
-    notebook, seconds = executed(TOUR)
-    if options.keep is not None:
-        options.keep.write_text(nbformat.writes(notebook), encoding="utf-8")
-    shown = f"{len(notebook.cells)} cells, {len(json.dumps(notebook)) / 1e6:.1f} MB with all that it shows"
-    said = f"{seconds:.0f} s (goal: under 120 s) on {len(os.sched_getaffinity(0))} cores, {shown}; it ends with "
-    lines = ["## The notebook", "", f"`{TOUR}`, executed from the top: {said}{last_answer(notebook)}."]
-    replace_section("tour", lines)
+LIMIT = 600  # seconds of one cell
+TEXT = (
+    "`python -m benchmarks.tour`: `{path}`, executed from the top: {seconds:.0f} s (goal: under 120 s) on {cores} "
+    "cores, {cells} cells, {mb:.1f} MB with all that it shows; it ends with {last}."
+)
 
 
-def executed(path: Path) -> tuple[Any, float]:
-    """The notebook with its outputs, and the seconds it took. Raises CellExecutionError."""
-    notebook: Any = nbformat.read(path, as_version=4)
-    began = time.perf_counter()
-    NotebookClient(notebook, timeout=SECONDS).execute()
-    return notebook, time.perf_counter() - began
-
-
-def last_answer(notebook: Any) -> str:
-    """What the last cell that shows text says."""
+def measure(options: Options, path: str, seed: int) -> Record:
+    """Execute the notebook. Raises CellExecutionError."""
+    notebook: Any = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    seconds = seconds_of(NotebookClient(notebook, timeout=LIMIT).execute)
+    if options.keep != Path():
+        options.keep.write_text(json.dumps(notebook), encoding="utf-8")
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return str([output["data"]["text/plain"] for output in outputs if "text/plain" in output.get("data", {})][-1])
+    texts = [output["data"]["text/plain"] for output in outputs if "text/plain" in output.get("data", {})]
+    return {
+        "path": path,
+        "seconds": seconds,
+        "cores": len(os.sched_getaffinity(0)),
+        "cells": len(notebook.cells),
+        "mb": len(json.dumps(notebook)) / 1e6,
+        "last": str(texts[-1]),
+    }
+
+
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return a sentence."""
+    return [TEXT.format(**record) for record in records]
 
 
 if __name__ == "__main__":
-    main()
+    cases, settings = {"tour": "examples/tour.ipynb"}, {"keep": Path()}
+    one_off("tour", __doc__, by_seed(measure, cases), lines=lines, settings=settings, data=False).main()

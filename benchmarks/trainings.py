@@ -1,129 +1,155 @@
-"""Trainings beside each other, by several seeds, judged on the same images: for `unlabelled` and `noisy`.
+"""Trainings compared, with 95 % intervals by the percentile bootstrap over images (Efron 1979).
 
-What was measured stays in WORK/measured.jsonl, a line a training and seed, so that a measurement that was broken off
-goes on from there; the section of docs/RESULTS.md is written from these lines alone.
+The package itself has other methods (`assay.metrics.intervals`); tables measured with this one say so.
 """
 
-from __future__ import annotations
-
-import argparse
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
+from assay.arrays import Reals
+from assay.labels.samples import Samples
+from assay.labels.subset import labelled
+from assay.metrics.intervals import Metric
 from assay.plan.recipes import recipe_text
-from assay.plan.yaml_lines import read, write
-from benchmarks.page import replace_section, table
-from benchmarks.record import Line, Record, require_same_settings
-from benchmarks.resampling import draws, with_interval
+from assay.plan.yaml_lines import read
+from assay.predictions.predict import Predictions
+from benchmarks.harness import Options, Record, by_name, steps_of
 
-Floats = npt.NDArray[np.float64]
-RESAMPLES = 2_000
-
-
-@dataclass(frozen=True)
-class Training:
-    """One way to train: the `data:` that it writes into a folder by a seed, and its steps."""
-
-    data: Callable[[Path, int], Line]
-    steps: Sequence[Line]
+COVERAGE = 0.95
+CELLS = 4_000_000  # of one block of draws: 16 MB, whatever the number of images
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Trainings by name, the first of which the others are held against, and how a run is judged."""
+def draws(images: int, count: int, *, seed: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Draw `count` resamples of `images` with replacement, as weights.
 
-    section: str
-    trainings: Mapping[str, Training]
-    judge: Callable[[Path], dict[str, list[int]]]  # a run -> name of a model of it -> which images it names rightly
-    about: Sequence[str]  # lines before the table
+    Yields blocks (images, b) whose columns each sum to `images`; the sizes of the blocks bound the memory and do not
+    change the draws.
+    """
+    if images < 1:
+        return
+    generator = np.random.default_rng(seed)
+    width = max(1, CELLS // images)
+    for first in range(0, count, width):
+        block = np.empty((min(width, count - first), images), dtype=np.float32)
+        for row in block:
+            drawn = generator.integers(0, images, size=images, dtype=np.int32)
+            row[:] = np.bincount(drawn, minlength=images)
+        # images first: sums over images then run along rows that lie together in memory
+        yield np.ascontiguousarray(block.T)
 
 
-def recipe_steps(name: str, size: int, scale: float = 1.0, **changes: Any) -> list[Line]:
-    """The steps of a recipe, its probes and fits at another size, its fits as much longer; changes are of the fits."""
+def interval(resampled: Reals) -> tuple[float, float] | None:
+    """Return the middle 95 % of a value over resamples (B,); those in which it is undefined are left out."""
+    defined = resampled[np.isfinite(resampled)]
+    if not defined.size:
+        return None
+    tail = 100 * (1 - COVERAGE) / 2
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return float(low), float(high)
 
-    def changed(step: Line) -> Line:
+
+def with_interval(value: float, n: int, resampled: Reals) -> Metric:
+    """Return a value with the interval of its resamples (B,); with B = 0, without one."""
+    bounds = interval(resampled)
+    return Metric(value, n) if bounds is None else Metric(value, n, *bounds)
+
+
+def compare(
+    records: Sequence[Record], metrics: Callable[[Record, Reals], Reals], *, images: int, base: str, resamples: int
+) -> dict[str, list[tuple[str, str]]]:
+    """Return by name each metric, and by how much it is above that of `base`: means over seeds, paired by image.
+
+    metrics: from a record and the weights of its images (N, 1 + B) to its metrics (M, 1 + B); the first weights are 1.
+    """
+    weights = np.concatenate([np.ones((images, 1)), *draws(images, resamples, seed=0)], axis=1)
+    values: dict[str, dict[int, Reals]] = {}
+    for record in records:
+        values.setdefault(record["name"], {})[record["seed"]] = metrics(record, weights)
+    reference = values.get(base, {})
+    texts = {}
+    for name, seeds in values.items():
+        gains = [metric - reference[seed] for seed, metric in seeds.items() if seed in reference and name != base]
+        above = [_text(gain, "+.3f") for gain in np.mean(gains, axis=0)] if gains else itertools.repeat("")
+        texts[name] = list(
+            zip((_text(mean, ".3f") for mean in np.mean(list(seeds.values()), axis=0)), above, strict=False)
+        )
+    return texts
+
+
+def _text(values: Reals, form: str) -> str:
+    return bounds_text(with_interval(float(values[0]), len(values), values[1:]).to_json(), form)
+
+
+def bounds_text(metric: Mapping[str, Any], form: str = ".3f") -> str:
+    """Return a metric, as JSON holds it, with its interval."""
+    return f"{metric['value']:{form}} [{metric['low']:{form}}, {metric['high']:{form}}]"
+
+
+def mean_text(values: Sequence[float], form: str) -> str:
+    """Return the mean of values by seed with its interval over seeds (t), if there are several."""
+    if len(values) < 2:
+        return f"{np.mean(values):{form}}" if values else ""
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = float(stats.t.ppf((1 + COVERAGE) / 2, len(values) - 1)) * error
+    return bounds_text({"value": mean, "low": mean - half, "high": mean + half}, form)
+
+
+FIT: Record = {"lr": 5e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle"}
+HEADER = "| training | epoch | accuracy | by seed | above the first row | whole command |"
+ROW = "| {name} | {accuracy} | {seeds} | {gain} | {seconds:.0f} s |"
+
+
+def training_lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return a row a training and model of it: its accuracy over its seeds, and how far it is above the first row.
+
+    Records hold the `seconds` and by model which images are named rightly, as `correct`.
+    """
+    models = [
+        {**record, "name": f"{record['name']} | {model}", "correct": correct}
+        for name in by_name(records)
+        for model in records[0]["correct"]
+        for record in records
+        if record["name"] == name and (correct := record["correct"][model])
+    ]
+
+    def accuracy_of(record: Record, weights: Reals) -> Reals:
+        return np.array([record["correct"]]) @ weights / len(record["correct"])
+
+    texts = compare(models, accuracy_of, images=len(models[0]["correct"]), base=models[0]["name"], resamples=2_000)
+    rows = []
+    for name, chosen in by_name(models).items():
+        ((accuracy, gain),) = texts[name]
+        seeds = ", ".join(f"{np.mean(record['correct']):.3f}" for record in chosen)
+        seconds = np.median([record["seconds"] for record in chosen])
+        rows.append({"name": name, "accuracy": accuracy, "seeds": seeds, "gain": gain, "seconds": seconds})
+    return options.section(HEADER, ROW, rows)
+
+
+def recipe_steps(name: str, size: int, scale: float = 1.0) -> list[Record]:
+    """Return the steps of a recipe, its probes and fits at another size, its fits `scale` times as long."""
+
+    def changed(step: Record) -> Record:
         ((kind, settings),) = step.items()
         if kind == "repeat":
             return {kind: {**settings, "steps": [changed(inside) for inside in settings["steps"]]}}
         if kind == "fit":
-            return {kind: {**settings, "size": size, "epochs": max(1, round(scale * settings["epochs"])), **changes}}
+            return {kind: {**settings, "size": size, "epochs": max(1, round(scale * settings["epochs"]))}}
         return {kind: {**settings, "size": size}} if kind == "probe" else step
 
     return [changed(step) for step in read(recipe_text(name), name).value["steps"]]
 
 
-def options(about: str, *, size: int) -> argparse.ArgumentParser:
-    """The command line of a comparison; more may be added to it."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="holds the data sets, unpacked")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", help="trainings by name")
-    parser.add_argument("--size", type=int, default=size, help="side of the images, in pixels")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of epochs")
-    parser.add_argument("--work", type=Path, help="where measured lines are kept")
-    parser.add_argument("--page", type=Path, default=Path("docs/RESULTS.md"))
-    parser.add_argument("--report", action="store_true", help="measure nothing, write the section again")
-    return parser
-
-
-def measure(comparison: Comparison, given: argparse.Namespace) -> None:
-    """Measure what is missing, all trainings by one seed before the next, and write the section."""
-    work = given.work or Path(tempfile.gettempdir()) / f"assay-{comparison.section}"
-    require_same_settings(work, [given.size, given.scale])
-    record = Record(work / "measured.jsonl")
-    done = {(line["name"], line["seed"]) for line in record.lines}
-    for seed in [] if given.report else given.seeds:
-        for name in given.only or comparison.trainings:
-            if (name, seed) not in done:
-                sys.stderr.write(f"{name}, seed {seed}\n")
-                found = _trained(comparison.trainings[name], comparison.judge, work / "scratch", seed)
-                record.keep({"name": name, "seed": seed, **found})
-    replace_section(comparison.section, [*comparison.about, "", *_table(comparison, record.lines)], page=given.page)
-
-
-def _trained(training: Training, judge: Callable[[Path], dict[str, list[int]]], place: Path, seed: int) -> Line:
-    """Train in an empty folder; which images each model of it names rightly, and the seconds."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    plan = {"data": training.data(place, seed), "seed": seed, "steps": list(training.steps)}
-    (place / "plan.yaml").write_text(write(plan), encoding="utf-8")
-    command = [sys.executable, "-m", "assay", "train", str(place / "plan.yaml"), "--run", str(place / "run"), "--json"]
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return {"seconds": round(time.perf_counter() - began, 1), "right": judge(place / "run")}
-
-
-def _table(comparison: Comparison, lines: Sequence[Line]) -> list[str]:
-    """A row a training and model of it: its accuracy over its seeds, and how far above the first row it is."""
-    found: dict[tuple[str, str], dict[int, Floats]] = {}
-    for name in comparison.trainings:
-        for line in (line for line in lines if line["name"] == name):
-            for model, right in line["right"].items():
-                found.setdefault((name, model), {})[line["seed"]] = np.array(right, np.float64)
-    base = next(iter(found.values()))
-    resampled = np.concatenate(list(draws(len(next(iter(base.values()))), RESAMPLES, seed=0)), axis=1)
-    rows = []
-    for (name, model), by_seed in found.items():
-        above = [right - base[seed] for seed, right in by_seed.items() if seed in base and by_seed is not base]
-        seconds = np.median([line["seconds"] for line in lines if line["name"] == name])
-        seeds = ", ".join(f"{right.mean():.3f}" for right in by_seed.values())
-        gain = _shown(above, resampled, sign="+") if above else ""
-        rows.append([name, model, _shown(list(by_seed.values()), resampled), seeds, gain, f"{seconds:.0f} s"])
-    return table(["training", "epoch", "accuracy", "by seed", "above the first row", "whole command"], rows)
-
-
-def _shown(by_seed: Sequence[Floats], resampled: npt.NDArray[np.float32], *, sign: str = "") -> str:
-    """The mean over seeds and images of values (N,), with its 95 % interval over images."""
-    values = np.mean(by_seed, axis=0)
-    found = with_interval(float(values.mean()), len(values), values @ resampled / len(values))
-    return f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+def validation_codes(run: Path) -> tuple[list[int], list[int]]:
+    """Return the true and the predicted class of each validation image after the last step, in order of the names."""
+    validation = labelled(Samples.read(run / "samples.parquet").part("val"))
+    model = steps_of(run)[-1]["model"]
+    answers = Predictions.read(run / model / "predictions.parquet", validation.space, model=model)
+    predicted = dict(zip(answers.ids, answers.probabilities.argmax(axis=1).tolist(), strict=True))
+    truth = dict(zip(validation.ids, validation.codes()[0].tolist(), strict=True))
+    return [truth[name] for name in sorted(truth)], [predicted[name] for name in sorted(truth)]

@@ -1,93 +1,56 @@
-"""What unlabelled images are worth, on eurosat with labels for 10 images of each class.
+"""What unlabelled images gain, on eurosat with labels for 10 images of each class.
 
     python -m benchmarks.unlabelled DATA [--seeds 0 1 2] [--only NAME ...] [--each 10] [--size 64] [--scale 1.0]
 
-Every training, by every seed, is judged on the same fifth of DATA/eurosat, which no fault touches and nothing is chosen
-on: the last epoch is taken. The labels that are kept are drawn by the seed, and so is all chance of the training.
+Scored on a fifth that no fault touches, after the last epoch. The seed draws the labels that are kept.
 """
 
-from __future__ import annotations
-
-import json
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from assay.labels.samples import Samples
-from assay.labels.subset import labelled
-from assay.predictions.predict import Predictions
-from benchmarks.planted import keep, plant
-from benchmarks.trainings import Comparison, Line, Training, measure, options, recipe_steps
+from benchmarks.harness import Benchmark, Options, Record, by_seed, train
+from benchmarks.planted import faults, plant
+from benchmarks.trainings import FIT, recipe_steps, training_lines, validation_codes
 
-TRAINED = {
-    "freeze": 2, "batch": 16, "lr": 5e-4, "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle",
-    "augment": {"crop": [0.5, 1.0], "flip": "both"}, "ema": 0.95, "take": "last", "keep": "last",
-}  # fmt: skip
-
-
+AUGMENT: Record = {"crop": [0.5, 1.0], "flip": "both"}
+LAST: Record = {**FIT, "freeze": 2, "augment": AUGMENT, "ema": 0.95, "take": "last", "keep": "last"}
 RECIPE = "missing-labels-fast"
+TRAININGS: dict[str, tuple[str, Any]] = {
+    "labelled images alone": ("fit", {}),
+    "pseudo-labels, all kept, 2 rounds": ("rounds", "all"),
+    "pseudo-labels from 0.95, 2 rounds": ("rounds", {"confidence": 0.95}),
+    "FixMatch": ("fit", {"unlabelled": {"method": "fixmatch", "threshold": 0.95, "ratio": 7}}),
+    "FlexMatch": ("fit", {"unlabelled": {"method": "flexmatch", "threshold": 0.95, "ratio": 7}}),
+    f"`{RECIPE}`": ("recipe", None),
+    "all labels known": ("all", None),
+}
+"""With FixMatch and FlexMatch there are as many optimiser steps as on the labelled images alone."""
 
 
-def main() -> None:
-    """Measure what is missing, and write the section."""
-    parser = options(__doc__ or "", size=64)
-    parser.add_argument("--each", type=int, default=10, help="labels kept of each class")
-    given = parser.parse_args()
-    source, each = given.data / "eurosat", given.each
-
-    def few(place: Path, seed: int) -> Line:
-        return plant(source, place / "labels.csv", [partial(keep, each=each, seed=seed)])
-
-    def whole(place: Path, seed: int) -> Line:
-        return plant(source, place / "labels.csv", [])
-
-    *partly, everything = plans(given.size, given.scale).items()
-    trainings = {name: Training(few, steps) for name, steps in partly} | {everything[0]: Training(whole, everything[1])}
-    about = [
-        f"eurosat at {given.size} pixels, labels for {each} training images of each class, the rest unlabelled,",
-        "judged on a fifth that no fault touches. Intervals: 95 %, over images, of the mean over seeds.",
-        f"`python -m benchmarks.unlabelled DATA --each {each} --size {given.size} --scale {given.scale:g}`",
-    ]
-    measure(Comparison("unlabelled", trainings, right, about), given)
+def measure(options: Options, case: tuple[str, Any], seed: int) -> Record:
+    """Train, and return which validation images the model names rightly after its last epoch."""
+    kind, settings = case
+    with options.scratch() as folder:
+        planted = faults(seed=seed, keep=None if kind == "all" else options.each)
+        data = plant(options.data / "eurosat", folder / "labels.csv", planted)
+        done = train({"data": data, "seed": seed, "steps": steps_by(options, kind, settings)}, folder)
+        codes = zip(*validation_codes(folder / "run"), strict=True)
+        return {"seconds": done.seconds, "correct": {"last": [int(truth == predicted) for truth, predicted in codes]}}
 
 
-def plans(size: int, scale: float) -> dict[str, list[Line]]:
-    """Name of a training -> its steps; with FixMatch and FlexMatch as many optimiser steps as on the labelled alone."""
-    common = {"size": size, **TRAINED}
-    few, many = (max(1, round(scale * epochs)) for epochs in (30, 5))  # over 100 images, and over all of them
-    probe: Line = {"probe": {"size": size}}
-    first = [probe, {"fit": {**common, "epochs": few}}]
-
-    def rounds(chosen: Any) -> list[Line]:
-        again = [{"pseudo_label": {"keep": chosen}}, {"fit": {**common, "batch": 32, "epochs": many}}]
-        return [*first, {"repeat": {"times": 2, "steps": again}}]
-
-    def consistent(method: str) -> list[Line]:
-        own = {"method": method, "threshold": 0.95, "ratio": 7}
-        return [probe, {"fit": {**common, "epochs": few, "unlabelled": own}}]
-
-    return {
-        "labelled images alone": first,
-        "pseudo-labels, all kept, 2 rounds": rounds("all"),
-        "pseudo-labels from 0.95, 2 rounds": rounds({"confidence": 0.95}),
-        "FixMatch": consistent("fixmatch"),
-        "FlexMatch": consistent("flexmatch"),
-        f"`{RECIPE}`": recipe_steps(RECIPE, size, scale),
-        "all labels known": [probe, {"fit": {**common, "batch": 32, "epochs": many}}],
-    }
-
-
-def right(run: Path) -> dict[str, list[int]]:
-    """Which validation images the model of a run names rightly after its last epoch, in the order of their names."""
-    validation = labelled(Samples.read(run / "samples.parquet").part("val"))
-    (head,), (codes,) = validation.space, validation.codes()
-    last = sorted((run / "steps").glob("*/done.json"))[-1]
-    model = run / json.loads(last.read_text())["model"]
-    found = Predictions.read(model / "predictions.parquet", validation.space, model=last.parent.name)
-    said = dict(zip(found.ids, found.labels(head.name), strict=True))
-    truth = dict(zip(validation.ids, codes.tolist(), strict=True))
-    return {"last": [int(said[name] == head.classes[truth[name]]) for name in sorted(truth)]}
+def steps_by(options: Options, kind: str, settings: Any) -> list[Record]:
+    """Return the steps of a training."""
+    fit = {"size": options.size, **LAST}
+    labelled = {**fit, "batch": 16, "epochs": max(1, round(30 * options.scale))}
+    everything = {**fit, "batch": 32, "epochs": max(1, round(5 * options.scale))}
+    probe = {"probe": {"size": options.size}}
+    again = {"times": 2, "steps": [{"pseudo_label": {"keep": settings}}, {"fit": everything}]}
+    if kind == "recipe":
+        return recipe_steps(RECIPE, options.size, options.scale)
+    if kind == "rounds":
+        return [probe, {"fit": labelled}, {"repeat": again}]
+    return [probe, {"fit": everything if kind == "all" else {**labelled, **settings}}]
 
 
 if __name__ == "__main__":
-    main()
+    settings = {"each": 10, "size": 64, "scale": 1.0}
+    Benchmark("unlabelled", __doc__, by_seed(measure, TRAININGS), lines=training_lines, settings=settings).main()

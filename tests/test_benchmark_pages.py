@@ -5,21 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.estimates import section
-from benchmarks.page import replace_section, sections
+from benchmarks.estimates import lines
+from benchmarks.harness import Options, replace_section
 from benchmarks.schedules import EPOCHS, PER_EPOCH, TOP, table
 
 
-def test_sections_are_found_whole(tmp_path: Path) -> None:
+def test_a_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Page\n")
     for name, text in (("one", "a"), ("two", "b"), ("one", "c")):
         replace_section(name, [text], page=page)
-    assert (
-        sections(page.read_text())
-        == "<!-- one: begin -->\nc\n<!-- one: end -->\n\n<!-- two: begin -->\nb\n<!-- two: end -->\n"
-    )
-    assert sections("# Page\n") == ""
+    sections = "<!-- one: begin -->\nc\n<!-- one: end -->\n\n<!-- two: begin -->\nb\n<!-- two: end -->\n"
+    assert page.read_text() == f"# Page\n\n{sections}"
 
 
 def test_estimates_are_held_against_the_largest_memory_so_far() -> None:
@@ -27,13 +24,14 @@ def test_estimates_are_held_against_the_largest_memory_so_far() -> None:
         {"name": "01-probe", "seconds": 2.0, "memory MiB": 900.0},
         {"name": "02-fit", "seconds": 90.0, "memory MiB": 600.0},
     ]
-    found = [
+    measured = [
         {"name": "01-probe", "seconds": 4.0, "memory MiB": 1000.0},
         {"name": "02-fit", "seconds": 100.0, "memory MiB": 1000.0},
     ]
-    lines = section([{"name": "a plan", "foreseen": {"steps": foreseen}, "found": found}])
-    assert any("the largest error is 10%" in line for line in lines)  # a probe of 4 s is not judged
-    assert lines[-1] == "| a plan | 02-fit | 90 s | 100 s | -10% | 900 MiB | 1,000 MiB | -10% |"
+    records = [{"name": "a plan", "foreseen": {"steps": foreseen}, "measured": measured}]
+    text = lines(Options(command="`a command`"), records)
+    assert any("the largest error is 10%" in line for line in text)  # a probe of 4 s does not count
+    assert text[-3] == "| a plan | 02-fit | 90 s | 100 s | -10% | 900 MiB | 1,000 MiB | -10% |"
 
 
 def test_every_schedule_is_drawn_over_all_its_steps() -> None:

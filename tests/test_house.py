@@ -16,9 +16,10 @@ FILES = {
     "src/assay/labels/space.py": "from assay.errors import AssayError\nfrom assay.labels import split\n" + "\n" * 60,
     "src/assay/labels/split.py": "def share():\n    from assay.labels.space import few_rows\n",
     "src/assay/metrics/__init__.py": "",
-    "src/assay/metrics/metrics.py": "import assay.run.train\nhead.kind == 'multiclass'\nFewShot: dict[str, Any] = {}\n",
+    "src/assay/metrics/metrics.py": "import assay.run.train\nhead.kind == 'multiclass'  # not kind == 'x'\n"
+    "FewShot: dict[str, Any] = {}  # of 'dict[str, Any]'\n",
     "src/assay/run/__init__.py": "",
-    "src/assay/run/train.py": "from assay.labels import split\ndef train(figures, fewer): self.told = 1\n",
+    "src/assay/run/train.py": "from assay.labels import split as found\ndef train(figures, fewer): self.told = 1\n",
     "src/assay/cli.py": "from assay.run.train import train\n",
     "tests/test_a.py": "a = 1\nb = 2\n",
     "benchmarks/run.py": "a = 1\n",
@@ -44,7 +45,7 @@ def test_every_row_of_the_table(tree: Path) -> None:
         "`dict[str, Any]`": 1,
         "lines in benchmarks": 1,
         "lines in tests": 2,
-        "avoided words in names": 3,  # FewShot, figures, told
+        "avoided words in names": 4,  # FewShot, found, figures, told
     }
 
 

@@ -41,36 +41,34 @@ def in_training(samples: Samples) -> np.ndarray:
 
 
 def test_labels_are_hidden(multiclass: Samples) -> None:
-    after = hide(multiclass, share=0.25, seed=1)
+    after = hide(multiclass, 0.25, seed=1)
     gone = changed(multiclass, after)
     assert gone.sum() == (after.codes()[0] == -1).sum() == round(0.25 * in_training(multiclass).sum())
 
 
 def test_labels_are_flipped_to_any_other_class(multiclass: Samples) -> None:
-    flipped = [flip(multiclass, share=0.5, seed=seed) for seed in range(20)]
-    assert {int(changed(multiclass, after).sum()) for after in flipped} == {round(0.5 * in_training(multiclass).sum())}
-    pairs = {
-        (a, b) for after in flipped for a, b in zip(multiclass.codes()[0], after.codes()[0], strict=True) if a != b
-    }
+    found = [flip(multiclass, 0.5, seed=seed) for seed in range(20)]
+    assert {int(changed(multiclass, after).sum()) for after in found} == {round(0.5 * in_training(multiclass).sum())}
+    pairs = {(a, b) for after in found for a, b in zip(multiclass.codes()[0], after.codes()[0], strict=True) if a != b}
     assert len(pairs) == 6
 
 
 def test_tags_are_flipped_and_stay_as_frequent(tags: Samples) -> None:
-    after = flip(tags, share=0.1, seed=0)
+    after = flip(tags, 0.1, seed=0)
     assert after.counts(tags.space.heads[0]).tolist() == tags.counts(tags.space.heads[0]).tolist()
     positives = (tags.codes()[0][in_training(tags)] == 1).sum(axis=0)
     assert changed(tags, after).sum(axis=0).tolist() == [2 * round(0.1 * count) for count in positives.tolist()]
 
 
-def test_some_labels_a_class_are_kept(multiclass: Samples, tags: Samples) -> None:
-    assert keep(multiclass, each=4, seed=0).part("train").counts(multiclass.space.heads[0]).tolist() == [4, 4, 4]
-    kept = keep(tags, each=4, seed=0).part("train")
+def test_four_labels_a_class_are_kept(multiclass: Samples, tags: Samples) -> None:
+    assert keep(multiclass, 4, seed=0).part("train").counts(multiclass.space.heads[0]).tolist() == [4, 4, 4]
+    kept = keep(tags, 4, seed=0).part("train")
     assert min(kept.counts(tags.space.heads[0])) >= 4
     assert kept.labelled().sum() <= 12
 
 
 def test_a_long_tail_takes_training_images_away(multiclass: Samples) -> None:
-    after = long_tail(multiclass, ratio=4, seed=0)
+    after = long_tail(multiclass, 4, seed=0)
     assert after.part("train").counts(after.space.heads[0]).tolist() == [12, 6, 3]
     assert after.part("val").ids == multiclass.part("val").ids
 

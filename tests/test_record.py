@@ -1,26 +1,88 @@
-"""What a measurement keeps, so that it goes on where it was broken off."""
+"""What a benchmark keeps, so that it goes on where it was broken off."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.record import Record, require_same_settings
+from benchmarks.harness import Benchmark, Cell, Options, Record, Records, by_seed
 
 
-def test_lines_are_there_when_it_is_read_again(tmp_path: Path) -> None:
-    record = Record(tmp_path / "work" / "measured.jsonl")
-    assert record.lines == []
-    record.keep({"key": "a/0", "seconds": 1.5})
-    record.keep({"key": "b/0", "right": [1, 0]})
-    assert (
-        record.lines == Record(record.path).lines == [{"key": "a/0", "seconds": 1.5}, {"key": "b/0", "right": [1, 0]}]
-    )
+def test_records_are_there_when_they_are_read_again(tmp_path: Path) -> None:
+    records = Records(tmp_path / "work")
+    assert records.rows == []
+    records.add({"name": "a", "seed": 0, "seconds": 1.5})
+    records.add({"name": "b", "seed": 0, "right": [1, 0]})
+    again = Records(tmp_path / "work")
+    assert records.rows == again.rows
+    assert again.rows == [{"name": "a", "seed": 0, "seconds": 1.5}, {"name": "b", "seed": 0, "right": [1, 0]}]
+    assert again.find(Cell("b", 0, dict)) == again.rows[1]
+    assert again.find(Cell("b", 1, dict)) is None
 
 
 def test_other_settings_are_refused_and_those_of_before_stay(tmp_path: Path) -> None:
-    require_same_settings(tmp_path / "work", {"size": 64, "members": ("a", "b")})
-    require_same_settings(tmp_path / "work", {"size": 64, "members": ["a", "b"]})
+    Records(tmp_path / "work", {"size": 64, "members": ("a", "b")})
+    Records(tmp_path / "work", {"size": 64, "members": ["a", "b"]})
     with pytest.raises(SystemExit, match=r"measured with other settings .* Give another folder"):
-        require_same_settings(tmp_path / "work", {"size": 96, "members": ["a", "b"]})
+        Records(tmp_path / "work", {"size": 96, "members": ["a", "b"]})
     assert '"size": 64' in (tmp_path / "work" / "settings.json").read_text()
+
+
+@pytest.fixture
+def measured() -> list[tuple[int, int]]:
+    """Collect the case and seed of each measurement."""
+    return []
+
+
+@pytest.fixture
+def run(tmp_path: Path, measured: list[tuple[int, int]]) -> Callable[..., str]:
+    """Run a benchmark of two cases, and return its page."""
+
+    def measure(options: Options, case: int, seed: int) -> Record:
+        measured.append((case, seed))
+        return {"value": case * options.size + seed}
+
+    cases, header, row = {"a one": 1, "b two": 2}, "| name | value |", "| {name} | {value} |"
+    benchmark = Benchmark("some values", "", by_seed(measure, cases), header, row, settings={"size": 10}, data=False)
+
+    def page(*arguments: str, resumes: bool = True) -> str:
+        path = tmp_path / "page.md"
+        replace(benchmark, resumes=resumes).main([*arguments, "--work", str(tmp_path / "work"), "--page", str(path)])
+        return path.read_text()
+
+    return page
+
+
+def test_a_section_is_written_from_what_was_measured(run: Callable[..., str], measured: list[tuple[int, int]]) -> None:
+    page = run("--seeds", "0", "3")
+    assert measured == [(1, 0), (2, 0), (1, 3), (2, 3)]
+    assert page.splitlines()[2:] == [
+        "<!-- some values: begin -->",
+        "`python -m benchmarks.some_values --seeds 0 3 --size 10`",
+        "",
+        "| name | value |",
+        "| --- | --- |",
+        "| a one | 10 |",
+        "| b two | 20 |",
+        "| a one | 13 |",
+        "| b two | 23 |",
+        "<!-- some values: end -->",
+    ]
+    assert run("--seeds", "0", "3") == page == run("--seeds", "0", "3", "--report")
+    assert len(measured) == 4
+
+
+def test_cells_are_chosen_by_name_and_pattern(run: Callable[..., str], measured: list[tuple[int, int]]) -> None:
+    assert "--only 'b*'" in run("--seeds", "0", "--only", "b*")
+    run("--seeds", "0", "--only", "a one")
+    assert measured == [(2, 0), (1, 0)]
+    with pytest.raises(SystemExit, match=r"no such cell\. There are: a one; b two"):
+        run("--only", "c")
+
+
+def test_what_does_not_resume_is_measured_anew(run: Callable[..., str], measured: list[tuple[int, int]]) -> None:
+    for size in ("10", "20"):
+        run("--seeds", "0", "--size", size, resumes=False)
+    assert measured == [(1, 0), (2, 0), (1, 0), (2, 0)]

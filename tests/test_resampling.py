@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks import resampling
-from benchmarks.resampling import draws, interval, with_interval
+from benchmarks import trainings
+from benchmarks.trainings import compare, draws, interval, mean_text, with_interval
 
 from assay.metrics.intervals import Metric
 
@@ -19,7 +19,7 @@ def test_draws_are_resamples() -> None:
 
 def test_draws_follow_the_seed_and_not_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.concatenate(list(draws(30, 25, seed=1)), axis=1)
-    monkeypatch.setattr(resampling, "CELLS", 30 * 4)
+    monkeypatch.setattr(trainings, "CELLS", 30 * 4)
     blocks = list(draws(30, 25, seed=1))
     assert len(blocks) == 7
     assert np.array_equal(np.concatenate(blocks, axis=1), whole)
@@ -44,3 +44,25 @@ def test_undefined_resamples_are_left_out() -> None:
     assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
     assert interval(np.array([np.nan])) is None
     assert with_interval(0.5, 3, np.empty(0)) == Metric(0.5, 3, None, None)
+
+
+def test_means_over_seeds_are_held_against_the_base_image_by_image() -> None:
+    hits = {"a": [[1, 0, 0, 1], [0, 1, 0, 1]], "b": [[1, 1, 0, 1], [1, 1, 0, 1]]}
+    records = [
+        {"name": name, "seed": seed, "hits": row} for name, rows in hits.items() for seed, row in enumerate(rows)
+    ]
+    texts = compare(
+        records, lambda record, weights: np.array([record["hits"]]) @ weights / 4, images=4, base="a", resamples=50
+    )
+    assert texts["a"][0][0].startswith("0.500 [")
+    assert texts["a"][0][1] == ""
+    assert texts["b"][0][0].startswith("0.750 [")
+    assert texts["b"][0][1].startswith("+0.250 [+")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([], ""), ([0.1], "+0.10"), ([0.1, 0.1], "+0.10 [+0.10, +0.10]"), ([0.0, 0.2], "+0.10 [-1.17, +1.37]")],
+)
+def test_a_mean_over_seeds_has_an_interval_where_there_are_several(values: list[float], text: str) -> None:
+    assert mean_text(values, "+.2f") == text

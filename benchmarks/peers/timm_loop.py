@@ -1,76 +1,70 @@
 """A plain loop: timm's model, torchvision's transforms and ImageFolder, a DataLoader, AdamW, one cycle.
 
-`--mode best` also tries both memory layouts and 0 or 2 workers for a few steps each and keeps the fastest,
+The mode `best` also tries both memory layouts and 0 or 2 workers for a few steps each and keeps the fastest,
 and leaves the batch-norm layers in evaluation mode.
 """
 
-from __future__ import annotations
-
-import itertools
-import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks import contest
-from benchmarks.contest import Clock, Task
-from benchmarks.memory import Peak
+from benchmarks.harness import Record
+from benchmarks.peers import contest
+from benchmarks.peers.contest import CANDIDATES, Clock, Setting, Task
 
-TRIAL_STEPS, WARM_STEPS = 8, 2
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What `--mode best` may choose."""
-
-    workers: int
-    channels_last: bool
-
-    def __str__(self) -> str:
-        """As it stands in the table."""
-        return f"{self.workers} workers, {'channels_last' if self.channels_last else 'contiguous'}"
-
-
+__all__ = ["CANDIDATES"]
 DEFAULT = Setting(workers=2, channels_last=False)
-CANDIDATES = [Setting(*pair) for pair in itertools.product((0, 2), (False, True))]
+SKIP = 0
+Batch = tuple[Tensor, Tensor]
+Batches = Sequence[Batch] | DataLoader[Batch]
 
 
-def loaders(task: Task, workers: int) -> tuple[DataLoader[object], DataLoader[object]]:
-    """Training (augmented, shuffled, whole batches) and validation."""
-    side = (task.size, task.size)
+def train(task: Task, setting: Setting, clock: Clock, steps: int | None) -> float | None:
+    """Train the stage; return the accuracy on validation (None where the clock ran out, or after `steps`)."""
+    train_batches, val_batches = loaders(task, setting.workers or 0)
+    classes = sum(entry.is_dir() for entry in Path(task.data, "train").iterdir())
+    model = build(task, setting, classes)
+    stages = {"frozen": [True], "unfrozen": [False], "both": [True, False] if steps is None else [False]}[task.stage]
+    accuracy = None
+    for frozen in stages:
+        for _ in fit(model, task, setting, train_batches, clock, frozen=frozen, steps=steps):
+            accuracy = validate(model, val_batches, task)
+    return accuracy if clock.complete else None
+
+
+def loaders(task: Task, workers: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    """Return the loaders of training (augmented, shuffled, whole batches) and validation."""
     finish = [transforms.ToTensor(), transforms.Normalize(contest.MEAN, contest.STD)]
     augment = [
         transforms.RandomResizedCrop(task.size, scale=contest.CROP),
         transforms.RandomHorizontalFlip(),
         transforms.RandomVerticalFlip(),
     ]
-    train = ImageFolder(str(task.data / "train"), transforms.Compose([*augment, *finish]))
-    val = ImageFolder(str(task.data / "val"), transforms.Compose([transforms.Resize(side), *finish]))
+    train = ImageFolder(f"{task.data}/train", transforms.Compose([*augment, *finish]))
+    val = ImageFolder(f"{task.data}/val", transforms.Compose([transforms.Resize((task.size, task.size)), *finish]))
     return (
         DataLoader(train, task.batch, shuffle=True, drop_last=True, num_workers=workers),
         DataLoader(val, 2 * task.batch, num_workers=workers),
     )
 
 
-def build(task: Task, setting: Setting) -> nn.Module:
-    """The backbone with its weights and a new linear classifier."""
-    classes = sum(entry.is_dir() for entry in Path(task.data / "train").iterdir())
+def build(task: Task, setting: Setting, classes: int) -> nn.Module:
+    """Return the backbone with its weights and a new linear classifier."""
     model: nn.Module = timm.create_model(contest.BACKBONE, num_classes=classes)
     contest.load_weights(model)
-    return model.to(memory_format=torch.channels_last if setting.channels_last else torch.contiguous_format)
+    return model.to(memory_format=setting.layout)
 
 
 def prepare_mode(model: nn.Module, task: Task, *, frozen: bool) -> list[nn.Parameter]:
-    """Set training mode and what is trained; give the parameters to train."""
+    """Set training mode and what is trained; return the parameters to train."""
     model.train()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not frozen or name.startswith("classifier"))
@@ -81,99 +75,43 @@ def prepare_mode(model: nn.Module, task: Task, *, frozen: bool) -> list[nn.Param
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def autocast(task: Task) -> torch.autocast | nullcontext[None]:
-    """The precision that was asked for, on the CPU."""
-    return torch.autocast("cpu", dtype=torch.bfloat16) if task.precision == "bf16" else nullcontext()
-
-
 def fit(
-    model: nn.Module,
-    task: Task,
-    setting: Setting,
-    *,
-    frozen: bool,
-    epochs: int,
-    clock: Clock,
-    steps: int | None,
-) -> float | None:
-    """Train; validation accuracy after the last epoch (none where the clock ran out, or after `steps`)."""
-    train, val = loaders(task, setting.workers)
-    parameters = prepare_mode(model, task, frozen=frozen)
+    model: nn.Module, task: Task, setting: Setting, batches: Batches, clock: Clock, *, frozen: bool, steps: int | None
+) -> Iterator[None]:
+    """Train, and yield after every whole epoch; end where the clock ran out, or after so many `steps`."""
+    epochs = (task.head_epochs if frozen else task.epochs) if clock.complete else 0
     rate = contest.HEAD_RATE if frozen else contest.RATE
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=contest.DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(1, epochs * len(train)))
-    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-    accuracy = None
+    optimizer = torch.optim.AdamW(prepare_mode(model, task, frozen=frozen), lr=rate, weight_decay=contest.DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(1, epochs * len(batches)))
     for _ in range(epochs):
         prepare_mode(model, task, frozen=frozen)
         clock.start()
-        for done, (images, targets) in enumerate(train, start=1):
-            with autocast(task):
-                logits = model(images.contiguous(memory_format=layout))
+        for step, (images, targets) in enumerate(batches, start=1):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.precision == "bf16"):
+                logits = model(images.contiguous(memory_format=setting.layout))
                 loss = functional.cross_entropy(logits, targets, label_smoothing=contest.SMOOTHING)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            if clock.step(len(targets)) or done == steps:
-                clock.stop()
-                return None
-        clock.stop()
-        accuracy = validate(model, val, task)
-    return accuracy
+            clock.step(len(targets))
+            if not clock.complete or step == steps:
+                return
+        clock.step(0)
+        yield
 
 
 @torch.no_grad()
-def validate(model: nn.Module, val: DataLoader[object], task: Task) -> float:
-    """Accuracy on the validation images."""
+def validate(model: nn.Module, batches: DataLoader[Batch], task: Task) -> float:
+    """Return the accuracy on the validation images."""
     model.eval()
-    right = []
-    for images, targets in val:
-        with autocast(task):
-            right.append((model(images).argmax(1) == targets).float().numpy())
-    return float(np.concatenate(right).mean())
+    hits = []
+    for images, targets in batches:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.precision == "bf16"):
+            hits.append((model(images).argmax(1) == targets).float().numpy())
+    return float(np.concatenate(hits).mean())
 
 
-def trial(task: Task, setting: Setting) -> float:
-    """Images per second of a few steps."""
-    clock = Clock(max_seconds=task.max_seconds)
-    model = build(task, setting)
-    fit(model, task, setting, frozen=task.stage == "frozen", epochs=1, clock=clock, steps=TRIAL_STEPS)
-    return clock.rate(skip=WARM_STEPS)
-
-
-def main() -> None:
-    """Train once and print the line."""
-    task = contest.parse_task(__doc__)
-    contest.seed_everything(task.seed)
-    setting = DEFAULT
-    if task.mode == "best":
-        setting = contest.fastest(CANDIDATES, lambda candidate: trial(task, candidate))
-        contest.seed_everything(task.seed)
-    clock = Clock(max_seconds=task.max_seconds)
-    began = time.perf_counter()
-    with Peak() as peak:
-        model = build(task, setting)
-        accuracy = None
-        if task.stage != "unfrozen":
-            epochs = task.epochs if task.stage == "frozen" else contest.HEAD_EPOCHS
-            accuracy = fit(model, task, setting, frozen=True, epochs=epochs, clock=clock, steps=None)
-        if task.stage != "frozen" and clock.complete:
-            accuracy = fit(model, task, setting, frozen=False, epochs=task.epochs, clock=clock, steps=None)
-    contest.Result(
-        name="timm_loop",
-        setting=f"{task.mode}, {task.precision}, {setting}",
-        stage=task.stage,
-        images_per_second=round(clock.rate(), 2),
-        seconds=round(time.perf_counter() - began, 2),
-        epochs=task.epochs,
-        accuracy=accuracy,
-        n_val=sum(1 for _ in (task.data / "val").glob("*/*")),
-        peak_memory_mb=peak.mib,
-        complete=clock.complete,
-        versions=contest.versions("torch", "torchvision", "timm"),
-    ).print()
-
-
-if __name__ == "__main__":
-    main()
+def details(task: Task, setting: Setting) -> Record:
+    """Return nothing more."""
+    return {}
