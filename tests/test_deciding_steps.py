@@ -84,9 +84,9 @@ def test_thresholds_go_into_the_model_and_the_scores_are_without_them(tmp_path: 
     result, saved, predictions = tune(state, context, by="class")
     assert list(result.details) == ["tags", "more"]
     details = result.details["tags"]
-    assert saved.deciding.thresholds[2:5].tolist() == list(details["thresholds"].values())
-    assert saved.deciding.thresholds[:2].tolist() == [0.5, 0.5]
-    assert (saved.deciding.thresholds[2:] < 0.3).all()
+    assert saved.decision_rule.thresholds[2:5].tolist() == list(details["thresholds"].values())
+    assert saved.decision_rule.thresholds[:2].tolist() == [0.5, 0.5]
+    assert (saved.decision_rule.thresholds[2:] < 0.3).all()
     assert predictions.thresholds.shape == raw.shape
     assert len(np.unique(predictions.thresholds[:, 2])) > 1
     metrics = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]["tags"][
@@ -105,7 +105,7 @@ def test_one_threshold_for_a_head(tmp_path: Path, metric: str) -> None:
     result, saved, predictions = tune(state, context, metric=metric, heads=("tags",))
     details = result.details["tags"]
     assert list(result.details) == ["tags"]
-    assert saved.deciding.thresholds.tolist() == [0.5] * 2 + [details["threshold"]] * 3 + [0.5] * 2
+    assert saved.decision_rule.thresholds.tolist() == [0.5] * 2 + [details["threshold"]] * 3 + [0.5] * 2
     assert (predictions.thresholds[:, 5:] == 0.5).all()
     assert details["gain"]["value"] > 0
     assert (
@@ -134,8 +134,8 @@ def test_a_tag_without_a_known_positive_keeps_one_half_and_the_run_says_so(tmp_p
     codes[codes[:, 1] == 1, 1] = -1
     state, context = begin(tmp_path, samples([codes], LabelSpace((TAGS,))), raw[:, 2:5])
     result, saved, _ = tune(state, context, by="class")
-    assert saved.deciding.thresholds[1] == 0.5
-    assert (saved.deciding.thresholds[[0, 2]] != 0.5).all()
+    assert saved.decision_rule.thresholds[1] == 0.5
+    assert (saved.decision_rule.thresholds[[0, 2]] != 0.5).all()
     details = result.details["tags"]
     assert (details["kept one half"], details["few positives"]) == (["city"], [])
     [line] = [line for line in context.progress.lines if "kept" in line]
@@ -157,7 +157,7 @@ def test_temperatures_go_into_the_model_and_the_scores_are_without_them(tmp_path
     result, saved, predictions = warm(state, context)
     assert list(result.details) == ["season", "tags", "more"]
     temperatures = [details["temperature"] for details in result.details.values()]
-    assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.deciding.temperature)
+    assert np.repeat(temperatures, [2, 3, 2]) == pytest.approx(saved.decision_rule.temperature)
     assert temperatures[0] == pytest.approx(3, rel=0.3)
     scores = scores_json(predictions, given.take(range(len(raw))), trained=given.part("train"))["heads"]
     for head, details in result.details.items():

@@ -118,7 +118,7 @@ def test_all_ways_are_compared_and_the_best_is_kept(data: Planted, monkeypatch: 
             **dict.fromkeys(NAMES, 1),
         }
         assert details["table"]["as it was"]["few"] < details["table"][details["kept"]]["few"]
-        temperature = saved.deciding.temperature[dict(zip(("kind", "tags"), BOTH.slices, strict=True))[head.name]]
+        temperature = saved.decision_rule.temperature[dict(zip(("kind", "tags"), BOTH.slices, strict=True))[head.name]]
         assert temperature == pytest.approx(np.full(head.size, details["temperature"]))
     assert result.details["kind"]["groups"] == {"many": ["a"], "medium": ["b"], "few": ["c"]}
     assert result.details["tags"]["groups"] == {"many": ["p"], "medium": ["q"], "few": ["r"]}
@@ -140,13 +140,13 @@ def test_the_rows_are_what_was_measured(data: Planted) -> None:
 
 def test_a_head_not_named_keeps_its_layer_and_how_it_is_read(data: Planted) -> None:
     before = TrainedModel.load(data.state.model)
-    deciding = replace(before.deciding, shift=np.full(6, 0.5, np.float32), temperature=np.full(6, 2, np.float32))
-    replace(before, deciding=deciding).save(data.state.model)
+    deciding = replace(before.decision_rule, shift=np.full(6, 0.5, np.float32), temperature=np.full(6, 2, np.float32))
+    replace(before, decision_rule=deciding).save(data.state.model)
     _, saved, predictions = data.run(kinds=["ncm"], heads=["tags"])
     old = Predictions.read(data.state.model / "predictions.parquet", BOTH, model="")
     assert np.array_equal(predictions.logits[:, :3], old.logits[:, :3])
-    assert saved.deciding.shift.tolist() == [0.5] * 3 + [0] * 3
-    assert saved.deciding.temperature[:3].tolist() == [2] * 3
+    assert saved.decision_rule.shift.tolist() == [0.5] * 3 + [0] * 3
+    assert saved.decision_rule.temperature[:3].tolist() == [2] * 3
     assert saved.classifier.last.parts[0].weight.tolist() == before.classifier.final.weight[:3].tolist()
 
 
@@ -155,7 +155,7 @@ def test_every_kind_can_be_kept_and_asked_again(data: Planted, kind: Any) -> Non
     """The artifact answers as the step did: its logits are among those that the folds of validation chose from."""
     _, saved, predictions = data.run(kinds=(kind,))
     raw = saved.classifier.last(saved.classifier.represent(torch.from_numpy(data.validation_features))).detach().numpy()
-    answers = saved.deciding.logits(raw)
+    answers = saved.decision_rule.logits(raw)
     assert saved.classifier.is_linear == (kind_name(kind) not in ("svm rbf", "ncm"))
     same = np.isclose(answers.argmax(axis=1), predictions.logits.argmax(axis=1)).mean()
     assert same > 0.8
@@ -169,7 +169,7 @@ def test_what_was_shifted_and_divided_is_what_a_head_goes_on_from(data: Planted)
     final.weight.data.mul_(3)
     final.bias.data.mul_(3).add_(1)
     shift, temperature = np.ones(6, np.float32), np.full(6, 3, np.float32)
-    replace(before, deciding=replace(before.deciding, shift=shift, temperature=temperature)).save(data.state.model)
+    replace(before, decision_rule=replace(before.decision_rule, shift=shift, temperature=temperature)).save(data.state.model)
     found = data.run(kinds=[{"kind": "logit_adjust", "tau": [0.5]}])[2]
     np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-3)
 

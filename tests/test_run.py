@@ -145,7 +145,7 @@ def test_the_plan_and_the_samples_are_kept(finished: assay.Run) -> None:
 def test_a_second_call_has_nothing_to_do(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
     first = carry(PROBE, FIT)
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*.safetensors")}
-    monkeypatch.setattr("assay.steps.fit.fit", None)  # would not do to train with
+    monkeypatch.setattr("assay.training.loop.fit", None)  # would not do to train with
     second = carry(PROBE, FIT)
     assert carry.said[-1] == f"nothing to do: {first.folder} is finished and unchanged"
     assert second.metrics == first.metrics
