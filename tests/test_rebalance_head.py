@@ -169,7 +169,8 @@ def test_what_was_shifted_and_divided_is_what_a_head_goes_on_from(data: Planted)
     final.weight.data.mul_(3)
     final.bias.data.mul_(3).add_(1)
     shift, temperature = np.ones(6, np.float32), np.full(6, 3, np.float32)
-    replace(before, decision_rule=replace(before.decision_rule, shift=shift, temperature=temperature)).save(data.state.model)
+    rule = replace(before.decision_rule, shift=shift, temperature=temperature)
+    replace(before, decision_rule=rule).save(data.state.model)
     found = data.run(kinds=[{"kind": "logit_adjust", "tau": [0.5]}])[2]
     np.testing.assert_allclose(found.logits, wanted.logits, atol=1e-3)
 
