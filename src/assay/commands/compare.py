@@ -17,7 +17,7 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("comparison.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Hold finished runs against the first: metrics, plans, curves, and the images on which they disagree."""
+    """Compare finished runs with the first: metrics, plans, curves, and the images on which they disagree."""
     with command(as_json) as terminal:
         from assay.experiments.compare import compare as compare_runs
         from assay.report.comparison_page import blocks, require_page, write_comparison

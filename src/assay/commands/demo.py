@@ -25,7 +25,7 @@ def demo(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """The whole story on built-in images: labels that are missing and wrong, and what repairs give back."""
+    """Train on built-in images with missing and wrong labels, and show what repairs gain."""
     with command(as_json, run=run, stopped=GOES_ON, alone="demo") as out:
         from assay.experiments.demo import run_demo, write_digits, write_labels
         from assay.report.report import draw_run

@@ -33,7 +33,7 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where an answer comes from (Grad-CAM) and what the layers make of an image."""
+    """Show which pixels a prediction depends on (Grad-CAM), and the activations of the layers."""
     with command(as_json) as terminal:
         from assay.report.explain import ExplainOptions
         from assay.report.explain_files import explain_images

@@ -21,7 +21,7 @@ def export(
     ] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Leave with the model: a model card (Markdown), and the model as one ONNX file."""
+    """Export a model card (Markdown), and the model as one ONNX file."""
     folder = out or run / "export"
     with command(as_json) as terminal:
         from assay.export.model_card import card

@@ -37,7 +37,7 @@ def ledger(  # noqa: PLR0913  (every option is a parameter)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what repairs did to labels; undo some of it, or settle labels yourself."""
+    """List the label edits of repairs; undo some of them, or correct labels yourself."""
     with command(as_json) as out:
         from assay.errors import PlanError
         from assay.labels.ledger import ALL_EDITS, Selection

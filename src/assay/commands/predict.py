@@ -52,7 +52,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label new images, and write what is handed in."""
+    """Label new images, and write the predictions as CSV or a submission."""
     with command(as_json) as terminal:
         from assay.export.submission import member_of, note_in_run, write_predictions
         from assay.export.submission_form import Form

@@ -21,7 +21,7 @@ def train(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse broken images instead of leaving them out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a classifier, or go on where the same command was stopped."""
+    """Train a classifier, or continue where the same command was stopped."""
     folder = run or default_run(source)
     with command(as_json, run=folder, stopped=GOES_ON) as out:
         from assay.commands.api import train as train_plan
