@@ -12,7 +12,6 @@ import torch
 
 from assay.arrays import Floats, Pixels
 from assay.errors import DataError, ImageError, ModelError, RunError
-from assay.files import RunFolder as RunPaths
 from assay.images.cache import find_caches
 from assay.images.decode import read_square
 from assay.labels.space import Head, LabelSpace
@@ -250,7 +249,7 @@ def _image_of_run(run: RunContents, row: int, target: ExplainTarget) -> Image:
 
 def _from_cache(run: RunContents, id_: str, network: TrainedModel) -> Pixels | None:
     wanted = (network.side, network.size, network.resize)
-    for kept in find_caches(RunPaths(run.folder).cache, run.as_read.ids, hashes=run.as_read.hashes):
+    for kept in find_caches(run.paths.cache, run.as_read.ids, hashes=run.as_read.hashes):
         if (kept.cache.side, kept.size, kept.resize) == wanted and id_ in kept.cache.rows:
             return np.array(kept.cache.pixels[kept.cache.rows[id_]])
     return None

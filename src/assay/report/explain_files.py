@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.arrays import Pixels
-from assay.files import RunFolder as RunPaths
-from assay.files import fingerprint, whole, whole_folder, write_json
+from assay.files import RunFolder, fingerprint, whole, whole_folder, write_json
 from assay.messages import printable
 from assay.predictions.inference import move, weights_hash
 from assay.report.explain import (
@@ -58,7 +57,7 @@ def explain_images(
         explanation = explain(target.network, image.pixels, known=image.known, options=options, device=device)
         record, pixels = describe(target, image, explanation)
         record["sheet"] = SHEET
-        folder = (out or RunPaths(run.folder).explanations) / _folder_name(image.name)
+        folder = (out or run.paths.explanations) / _folder_name(image.name)
         files = {name: png(one) for name, one in pixels.items()}
         files[SHEET] = sheet(explanation, name=record["image"], network=target.name)
         with whole_folder(folder) as beside:  # in place of an earlier one of the same image
@@ -93,7 +92,7 @@ def describe(target: ExplainTarget, image: Image, made: Explanation) -> tuple[di
 
 def read_explanations(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the explanations of a run that are whole, each with its folder, the newest first."""
-    files = RunPaths(run).explanations.glob(f"[!.]*/{NAME}")
+    files = RunFolder(run).explanations.glob(f"[!.]*/{NAME}")
     newest_first = sorted(files, key=lambda path: (-path.stat().st_mtime, path))
     return [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in newest_first]
 

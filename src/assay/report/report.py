@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from assay.errors import AssayError
-from assay.files import RunFolder as RunPaths
 from assay.files import writing_below
 from assay.messages import plain
 from assay.progress import NoProgress, Progress
@@ -52,7 +51,8 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> No
 
 def write_charts(folder: Path) -> None:
     """Write RUN/figures: the curves of all fits on one axis, and the confusion matrix of each head."""
-    run, paths = read_run(folder), RunPaths(folder)
+    run = read_run(folder)
+    paths = run.paths
     histories = [paths.step(step.name).history for step in run.steps if step.done and not step.name.is_trial]
     heads = ((run.metrics.scores if run.metrics else None) or {}).get("heads", {})
     write_images(paths.charts, [read_history(path) for path in histories if path.exists()], heads, run.samples.space)
@@ -104,7 +104,7 @@ def write_report(
     }
     if drawn_map:
         _write_map(run, drawn_map, nearest[0]["all"])
-    return write_page(RunPaths(folder).report, "page.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
+    return write_page(run.paths.report, "page.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
 
 
 def _points(run: RunContents, drawn: FeatureMap, gallery: Gallery) -> dict[str, object]:
@@ -141,12 +141,12 @@ def _write_map(run: RunContents, drawn: FeatureMap, agreement: float | None) -> 
         f"{share}Distances between groups mean nothing.",
     ]
     chart = map_chart(drawn.points, names, title=f"Features of {plain(run.name)}", subtitle=subtitle)
-    save(chart, RunPaths(run.folder).charts / "map.png")
+    save(chart, run.paths.charts / "map.png")
 
 
 def _synthetic(run: RunContents, step: StepRecord) -> dict[str, object]:
     """Return what a step that generated images made, how like real ones they are, and what they gained."""
-    samples = RunPaths(run.folder).step(step.name).samples
+    samples = run.paths.step(step.name).samples
     classes = step.details["classes"]
     nearest = {name: one["nearest other class"] for name, one in classes.items()}
     return {

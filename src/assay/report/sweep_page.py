@@ -16,8 +16,7 @@ from rich.table import Table
 from assay import __version__
 from assay.experiments.sweep import BEST, SEARCHED, Sweep, TrialRow
 from assay.experiments.sweep_space import spelt
-from assay.files import RunFolder as RunPaths
-from assay.files import write_json
+from assay.files import RunFolder, write_json
 from assay.messages import plain, text_table
 from assay.metrics.metrics import higher_is_better
 from assay.plan.sweep_settings import AnyOver, Choices, values_of
@@ -50,7 +49,7 @@ def write_sweep_page(sweep: Sweep, folder: Path) -> Path:
     """
     names = short(list(sweep.space.sweep.over))
     charts, panels = _charts(sweep, names), _panels(sweep)
-    _write_images(RunPaths(folder).charts, names, charts, panels)
+    _write_images(RunFolder(folder).charts, names, charts, panels)
     parts: dict[str, object] = {
         "name": plain(folder.resolve().name),
         "version": __version__,
@@ -163,7 +162,7 @@ def _panels(sweep: Sweep) -> Panels:
 
 def _curves(row: TrialRow, *, best: bool) -> pl.DataFrame:
     """Return the metrics of every epoch of a trial, counted on; none before its images were read."""
-    if not RunPaths(row.folder).is_read:
+    if not RunFolder(row.folder).is_read:
         return pl.DataFrame(schema=CURVE)
     _, table, _ = time_line(read_run(row.folder))
     curves = table.filter(pl.col("mark") != "alone").with_columns(

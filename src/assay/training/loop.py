@@ -58,9 +58,8 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 started = time.perf_counter()
                 step = state.epoch * per_epoch + state.batch
                 _set_rate(task.optimizer, config, state, step, per_epoch)
-                torch.manual_seed(
-                    _seed(config.seed, step, machine.rank)
-                )  # for dropout; augmentation has random numbers of its own, by seed, epoch and image
+                # For dropout: augmentation has random numbers of its own, by seed, epoch and image.
+                torch.manual_seed(_seed(config.seed, step, machine.rank))
                 optimizer_step(task, config, state, machine, forward, rows, epoch_logits)
                 if average is not None:
                     average.update(task.network, step)
@@ -73,9 +72,8 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
             _end_epoch(task, config, state, machine, average, epoch_logits)
             progress.line(_line(state, config))
             try:
-                progress.epoch(
-                    state.history[-1]
-                )  # before the checkpoint, so that no kill leaves an epoch unreported; it may be reported twice
+                # Before the checkpoint, so that no kill leaves an epoch unreported; it may be reported twice.
+                progress.epoch(state.history[-1])
             except GivenUpError:
                 saver.write(state, epoch_logits)
                 raise

@@ -11,7 +11,6 @@ import polars as pl
 import torch
 
 from assay.arrays import Doubles, Floats, Reals
-from assay.files import RunFolder as RunPaths
 from assay.files import fingerprint, whole
 from assay.images.cache import Cache, append_images, build, find_caches
 from assay.labels.samples import Samples
@@ -123,7 +122,7 @@ def map_points(
 
 def _cache(run: RunContents, samples: Samples, network: TrainedModel) -> Cache | None:
     """Return images as the model takes them: the cache it was trained from, or a new one of what is still there."""
-    folder = RunPaths(run.folder).cache
+    folder = run.paths.cache
     for kept in find_caches(folder, run.as_read.ids, hashes=run.as_read.hashes):
         if (kept.cache.side, kept.size, kept.resize) == (network.side, network.size, network.resize):
             files = zip(samples.ids, samples.paths, strict=True)
@@ -151,7 +150,7 @@ def _features(
     parts = [np.flatnonzero((splits == side) & known) for side in SIDES]
     parts.append(np.setdiff1d(np.arange(len(samples)), np.concatenate(parts)))
     parts = [rows for rows in parts if len(rows)]
-    folder = RunPaths(run.folder).cache
+    folder = run.paths.cache
     features = [inference.features(samples.take(rows).ids, folder=folder, progress=progress) for rows in parts]
     return samples.take(np.concatenate(parts)), np.concatenate([np.asarray(part) for part in features])
 
@@ -172,7 +171,7 @@ def _points(
 ) -> Floats:
     weights = weights_hash(network.classifier.backbone)
     key = fingerprint(weights, f"{settings.perplexity} {settings.seed}", *samples.ids)
-    path = RunPaths(run.folder).cache / f"map-{key}.parquet"
+    path = run.paths.cache / f"map-{key}.parquet"
     if path.exists():
         return pl.read_parquet(path).select("x", "y").to_numpy().astype(np.float32)
     progress.line(f"  map of {len(samples):,} images")

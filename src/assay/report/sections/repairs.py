@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from assay.files import RunFolder as RunPaths
 from assay.labels.edits import Edit
 from assay.labels.space import Head
 from assay.messages import plain
@@ -106,7 +105,7 @@ def _pseudo_labels(head: str, details: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suspects(run: RunContents, step: str) -> pl.DataFrame | None:
-    path = RunPaths(run.folder).step(step).suspects
+    path = run.paths.step(step).suspects
     if not path.exists():
         return None
     texts = dict.fromkeys(("image", "head", "class", "given", "suggested", "done"), pl.String)
