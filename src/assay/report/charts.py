@@ -212,7 +212,7 @@ def metric_title(name: str) -> str:
     """Return the name of a metric, or of `HEAD/METRIC`, for people."""
     head, _, metric = name.rpartition("/")
     words = {"nll": "negative log-likelihood", "macro_f1": "macro F1", "micro_f1": "micro F1"}
-    words |= {"top_5": "top-5 accuracy"}
+    words |= {"top_5": "top-5 accuracy", "lr": "learning rate"}
     title = words.get(metric, metric.replace("_", " "))
     return f"{shortened(plain(head), 18)}: {title}" if head else title
 

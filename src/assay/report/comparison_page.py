@@ -23,7 +23,7 @@ from assay.report.charts import metric_title
 from assay.report.drawing import PAPER, RUNS, Drawing, axis, base, drawing, inline
 from assay.report.gallery import Gallery, fetch
 from assay.report.page import write_page
-from assay.report.sections.history import panel_title, panels, time_line
+from assay.report.sections.history import panels, time_line
 from assay.report.tables import interval_text
 from assay.run.contents import RunContents, read_run
 
@@ -229,7 +229,7 @@ def _curves(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     end = float(table["x"].max() or 1)  # type: ignore[arg-type]
     return [
         {
-            "title": panel_title(name),
+            "title": metric_title(name),
             "first": name in {"loss", *chiefs[:1], "lr"},
             "svg": inline(_drawing(end, len(runs), rate=name == "lr"), table.filter(name=name).to_dicts()),
         }

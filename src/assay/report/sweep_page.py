@@ -25,7 +25,7 @@ from assay.report.charts import metric_title
 from assay.report.gallery import Thumbnails
 from assay.report.page import write_page
 from assay.report.search_charts import Axis, Drawn, Line
-from assay.report.sections.history import panel_title, time_line
+from assay.report.sections.history import time_line
 from assay.report.tables import interval_cells, interval_text, write_csv
 from assay.run.contents import read_run
 
@@ -68,7 +68,7 @@ def write_sweep_page(sweep: Sweep, folder: Path) -> Path:
                 "key": plain(names[key]),
                 "metrics": [
                     {
-                        "title": panel_title(name),
+                        "title": metric_title(name),
                         "panels": [{"title": title, "svg": panel.svg} for title, panel in drawn],
                     }
                     for name, drawn in by_metric.items()
@@ -87,7 +87,7 @@ def _write_images(folder: Path, names: dict[str, str], charts: Charts, panels: P
         search_charts.write_png(folder / f"{name}.png", chart, title=title)
     for key, by_metric in panels.items():
         for name, drawn in by_metric.items():
-            title = f"{panel_title(name)} by {names[key]}: training (orange), validation (blue)"
+            title = f"{metric_title(name)} by {names[key]}: training (orange), validation (blue)"
             path = folder / f"curves-{_file_name(names[key])}-{_file_name(name)}.png"
             search_charts.write_panels(path, drawn, title=plain(title))
 

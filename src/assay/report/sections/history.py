@@ -30,7 +30,7 @@ def history(run: RunContents) -> dict[str, object]:
     return {
         "panels": [
             {
-                "title": panel_title(name),
+                "title": metric_title(name),
                 "first": name in first,
                 "svg": _panel(table.filter(name=name), bands, name),
             }
@@ -59,11 +59,6 @@ def time_line(run: RunContents) -> tuple[list[StepRecord], pl.DataFrame, list[di
     ]
     points, bands = _points(run, steps)
     return steps, pl.DataFrame(points, schema=POINT, orient="row").filter(pl.col("value").is_finite()), bands
-
-
-def panel_title(name: str) -> str:
-    """Return the title of the panel of a metric."""
-    return "learning rate" if name == "lr" else metric_title(name)
 
 
 def _points(run: RunContents, steps: list[StepRecord]) -> tuple[list[tuple[Any, ...]], list[dict[str, object]]]:
