@@ -58,6 +58,12 @@ class Unlabelled(Protocol):
     def restore(self, state: Tensors) -> None:
         """Continue from the tensors of a checkpoint."""
 
+    def select_all(self) -> None:
+        """Give every image a pseudo-label from now on: the slowest case, to be timed."""
+
+    def rewind(self) -> None:
+        """Begin the first round over the images again."""
+
 
 @dataclass(frozen=True)
 class FitTask:

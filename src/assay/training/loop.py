@@ -34,7 +34,6 @@ from assay.training.fit_task import EpochLogits, FitConfig, FitState, FitTask, U
 from assay.training.optimizers import set_rate
 from assay.training.sampling import partners, split_batches
 from assay.training.schedules import rate
-from assay.training.semi_supervised import Consistency
 
 
 def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path, progress: Progress) -> FitState:
@@ -146,13 +145,12 @@ def step_seconds(task: FitTask, config: FitConfig, machine: Machine) -> float:
     epoch_logits, forward = EpochLogits.empty(len(task.source.ids), config.width), machine.wrap(task.network)
     set_rate(task.optimizer, 0.0)
     task.to_training_mode()
-    if isinstance(unlabelled, Consistency):
-        for selector in unlabelled.selectors:
-            selector.settings = selector.settings.model_copy(update={"threshold": 1e-9})
+    if unlabelled is not None:
+        unlabelled.select_all()
 
     def step() -> None:
-        if isinstance(unlabelled, Consistency):
-            unlabelled.round = unlabelled.taken = 0  # the same images, which are decoded by now
+        if unlabelled is not None:
+            unlabelled.rewind()  # to the same images, which are decoded by now
         optimizer_step(
             task, config, FitState(sums=_zeros(task), counts=_zeros(task)), machine, forward, rows, epoch_logits
         )

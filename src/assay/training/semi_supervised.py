@@ -266,6 +266,15 @@ class Consistency:
         for i, selector in enumerate(self.selectors):
             selector.newest = state[f"newest.{i}"].cpu().numpy()
 
+    def select_all(self) -> None:
+        """Give every image a pseudo-label from now on: the slowest case, to be timed."""
+        for selector in self.selectors:
+            selector.settings = selector.settings.model_copy(update={"threshold": 1e-9})
+
+    def rewind(self) -> None:
+        """Begin the first round over the images again."""
+        self.round = self.taken = 0
+
     def _begin_epoch(self) -> None:
         self.drawn = self.confident = 0
         self.used = [np.zeros(len(selector.learnable), np.int64) for selector in self.selectors]
