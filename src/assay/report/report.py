@@ -25,7 +25,6 @@ from assay.report.sections.feature_map import FeatureMap, feature_map, map_point
 from assay.report.sections.history import history
 from assay.report.sections.results import results
 from assay.run.contents import RunContents, StepRecord, read_run
-from assay.steps.base import read_history
 
 COLOURS = 60  # of classes on the map
 MAP_IMAGES = 2500  # at the end of a run: some 20 s, where 5,000 take a minute
@@ -52,10 +51,10 @@ def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> No
 def write_charts(folder: Path) -> None:
     """Write RUN/figures: the curves of all fits on one axis, and the confusion matrix of each head."""
     run = read_run(folder)
-    paths = run.paths
-    histories = [paths.step(step.name).history for step in run.steps if step.done and not step.name.is_trial]
+    done = [step for step in run.steps if step.done and not step.name.is_trial]
+    histories = [step.history for step in done if step.history is not None]
     heads = ((run.metrics.scores if run.metrics else None) or {}).get("heads", {})
-    write_images(paths.charts, [read_history(path) for path in histories if path.exists()], heads, run.samples.space)
+    write_images(run.paths.charts, histories, heads, run.samples.space)
 
 
 def write_report(

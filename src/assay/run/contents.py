@@ -25,7 +25,7 @@ from assay.metrics.metrics import headline
 from assay.plan import yaml_lines
 from assay.predictions.predict import Predictions
 from assay.run.records import DoneRecord, RunMetrics, Scores
-from assay.steps.base import HISTORY_COLUMNS, read_history
+from assay.steps.base import history_table, read_history
 
 CONTAINER_STEPS = ("repeat",)
 """Steps whose metrics are those of the last step in them."""
@@ -225,14 +225,9 @@ def _history(folder: StepFolder, name: StepName) -> pl.DataFrame | None:
         return None
     with safe_open(folder.checkpoint, framework="np") as file:
         epochs = json.loads((file.metadata() or {})["values"])["fit_state"]["history"]
-    best = max((row["epoch"] for row in epochs if row["best"]), default=0)
-    rows = [
-        (name, row["epoch"], part, metric, value, row["epoch"] == best)
-        for row in epochs
-        for part, metrics in (("training", row["training"] | {"lr": row["lr"]}), ("validation", row["validation"]))
-        for metric, value in metrics.items()
-    ]
-    return pl.DataFrame(rows, schema=HISTORY_COLUMNS, orient="row") if rows else None
+    table = history_table(name, epochs)
+    table = table.filter((pl.col("part") != "unlabelled") & (pl.col("name") != "seconds"))
+    return table if len(table) else None
 
 
 def _end_key(name: str) -> list[Any]:

@@ -181,8 +181,8 @@ HISTORY_COLUMNS = {
 }
 
 
-def write_history(path: Path, step: str, epochs: list[dict[str, Any]]) -> None:
-    """Write a fit's history as CSV; `best` is true in the epoch that validation chose."""
+def history_table(step: str, epochs: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """Return the history of a fit; `best` is true in the epoch that validation chose."""
     best = max((row["epoch"] for row in epochs if row["best"]), default=0)
     rows = [
         (step, row["epoch"], part, name, value, row["epoch"] == best)
@@ -194,8 +194,13 @@ def write_history(path: Path, step: str, epochs: list[dict[str, Any]]) -> None:
         ]
         for name, value in metrics.items()
     ]
+    return pl.DataFrame(rows, schema=HISTORY_COLUMNS, orient="row")
+
+
+def write_history(path: Path, step: str, epochs: Sequence[dict[str, Any]]) -> None:
+    """Write the history of a fit as CSV."""
     with whole(path) as beside:
-        pl.DataFrame(rows, schema=HISTORY_COLUMNS, orient="row").write_csv(beside)
+        history_table(step, epochs).write_csv(beside)
 
 
 def read_history(path: Path) -> pl.DataFrame:
