@@ -47,7 +47,7 @@ from assay.steps.start import bare_classifier, heads_named, inference_for, train
 
 
 class CleanLabelsSettings(StepSettings):
-    """List the training labels that are probably wrong, by models that did not see them; change them if told to."""
+    """List the training labels that are probably wrong, by models not trained on them; change them where asked."""
 
     changes_labels = True
 

@@ -71,7 +71,7 @@ class EnsembleSettings(StepSettings):
     )
     folds: int = Field(5, ge=2, description="Parts of validation, each judged by a choice made on the others.")
     tree: Branches | None = Field(None, description="tree: classes in nested lists or mappings.")
-    one: str | None = Field(None, description="tree: the class that is told from the rest; else the most frequent.")
+    one: str | None = Field(None, description="tree: the class against the rest; else the most frequent.")
     head: str | None = Field(None, description="tree: the multi-class head; needed where there are several.")
     pick: Literal["all", "greedy"] = Field("all", description="soup: all members, or those that validation gains by.")
     monitor: str = Field("nll", description="soup: the validation metric of a greedy pick.")

@@ -59,10 +59,10 @@ class SynthesizeSettings(StepSettings):
         "few", description="Classes to make images of; few: the third of the classes with the fewest images."
     )
     count: int | None = Field(
-        None, ge=1, description="Images made up a class; default: what it lacks of the most frequent class."
+        None, ge=1, description="Synthetic images per class; default: what it lacks of the most frequent class."
     )
     least: int = Field(10, ge=4, description="Training images that a class must have.")
-    size: Literal[32, 64, 128] = Field(64, description="Side of the images made up.")
+    size: Literal[32, 64, 128] = Field(64, description="Side of the synthetic images.")
     resize: Resize = Resize()
     optimizer_steps: int = Field(3000, ge=1, description="Optimiser steps of both networks.")
     batch: int = Field(32, ge=2, description="Images an optimiser step.")
@@ -301,7 +301,7 @@ def _measured(
     state: State,
     context: Context,
 ) -> dict[str, Any]:
-    """Likeness by class, by features of the model before this step, or of the plan's backbone; said in lines too."""
+    """Measure and print the likeness by class, by features of the model before this step, or of the plan's backbone."""
     size = settings.size if settings.fit is None else settings.fit.size
     classifier = classifier_for("previous", state, context, size=size).to(context.device).eval()
     features, chance = {}, np.random.default_rng(context.seed)

@@ -34,7 +34,7 @@ def mean_distance(features: Reals) -> float:
     return float(pdist(np.asarray(features, np.float64)).mean())
 
 
-# How like real images of a class those are that a network made up, by the features of a backbone.
+# How like real images of a class the synthetic ones are, by the features of a backbone.
 
 COLLAPSED = 0.5  # of the variety of real images: where a network makes few images again and again
 
@@ -44,15 +44,15 @@ class Likeness:
     """Frechet distances to one half of a class's real images, each of n images to n, so that they compare."""
 
     n: int
-    made: float  # of the made-up images
+    made: float  # of the synthetic images
     real: float  # of the other half
     other: float | None  # of the nearest other class with n images; None where there is none
     nearest: int | None  # that class
-    variety: float  # mean distance between two made-up images, by that between two real ones
+    variety: float  # mean distance between two synthetic images, by that between two real ones
 
     @property
     def collapsed(self) -> bool:
-        """Whether the made-up images are much more alike than real ones."""
+        """Return whether the synthetic images are much more alike than real ones."""
         return self.variety < COLLAPSED
 
     def to_json(self, classes: tuple[str, ...]) -> dict[str, object]:
@@ -66,10 +66,10 @@ class Likeness:
 
 
 def measure_likeness(real: Mapping[int, Reals], code: int, made: Reals, *, seed: int) -> Likeness:
-    """Compare features made up for a class (m, F) with those of real images by class, each (n, F).
+    """Compare features of the synthetic images of a class (m, F) with those of real images by class, each (n, F).
 
     The halves are drawn by `seed`. Raises ValueError where the class has fewer than four real images or there
-    are fewer than two made-up ones.
+    are fewer than two synthetic ones.
     """
     images = real[code][np.random.default_rng(seed).permutation(len(real[code]))]
     n = min(len(images) // 2, len(made))

@@ -101,7 +101,7 @@ def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Floats, *
     chance = np.random.default_rng(0)
     rows = chance.permutation(len(weights))[:1_000]
     features = chance.standard_normal((len(rows), width), np.float32)
-    for known in codes:  # classes that can be told from one another, as a search over strengths takes longest for
+    for known in codes:  # separable classes: a search over strengths takes longest for them
         members = (known[rows] == 1) if known.ndim == 2 else known[rows, None] == np.arange(known.max() + 1)
         features += 0.3 * (members.astype(np.float32) @ chance.standard_normal((members.shape[1], width), np.float32))
     began = time.perf_counter()
