@@ -1,6 +1,6 @@
 """Networks side by side: what each costs, and which learns best from few images alone.
 
-python -m benchmarks.networks DATA [--seeds 0 1 2] [--epochs 30] [--vgg-epochs 10] [--only NAME ...]
+python -m benchmarks.networks DATA [--seeds 0 1] [--epochs 60] [--vgg-epochs 10] [--only NAME ...]
 """
 
 import json
@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from assay.models.weights import PACKAGES
+from assay.plan import yaml_lines
+from assay.plan.recipes import recipe_text
 from benchmarks.harness import (
     Benchmark,
     Cell,
@@ -37,15 +39,12 @@ COSTS = (
 )
 DENSENET, VGG = "DenseNet-121", "VGG-16"
 FIT: Record = {"batch_norm": "train", "optimizer": {"kind": "adam", "weight_decay": 1e-4}, "schedule": "constant"}
-# What the recipe small-data does, at the length of the others.
-TRICKS: Record = {
-    "schedule": {"kind": "reduce_on_plateau", "factor": 0.5, "patience": 4}, "loss": {"smoothing": 0.1},
-    "augment": {"flip": "both", "rotate": 15, "shift": 0.1, "scale": [0.8, 1.2], "shear": 10},
-}  # fmt: skip
+SMALL_DATA: Record = yaml_lines.read(recipe_text("small-data"), "small-data").value
+TRICKS: Record = SMALL_DATA["steps"][0]["fit"]  # at the length and size of the others
 VARIANTS: dict[str, tuple[str, Record, Record]] = {
     DENSENET: (DENSENET, {"backbone": "densenet121"}, {"lr": 1e-3}),
     "factorised": (DENSENET, {"backbone": "factorized_densenet121", "options": {"noise": 0}}, {"lr": 1e-3}),
-    "factorised, tricks of `small-data`": (DENSENET, {"backbone": "factorized_densenet121"}, {"lr": 1e-3, **TRICKS}),
+    "factorised, tricks of `small-data`": (DENSENET, SMALL_DATA["model"], TRICKS),
     VGG: (VGG, {"backbone": "vgg16"}, {"lr": 1e-4}),
     "VGG-16 without its last pooling": (VGG, {"backbone": "vgg16_no_last_pool"}, {"lr": 1e-4}),
 }
@@ -114,7 +113,7 @@ def learn(options: Options, name: str, seed: int) -> Record:
     """Train one variant from nothing; return its metrics, seconds and curve."""
     kind, model, changes = VARIANTS[name]
     epochs = options.vgg_epochs if kind == VGG else options.epochs
-    fit = {"size": options.size, "epochs": epochs, **FIT, **changes}
+    fit = {**FIT, **changes, "size": options.size, "epochs": epochs}
     plan = {"model": {**model, "weights": "none"}, "seed": seed, "steps": [{"fit": fit}]}
     record = run_plan(options, plan)
     losses = record["losses"]
@@ -192,5 +191,5 @@ def draw(records: Sequence[Record], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings = {"epochs": 30, "vgg_epochs": 10, "size": 64, "batch": 32}
-    Benchmark("networks", __doc__, cells, lines=lines, settings=settings).main()
+    settings = {"epochs": 60, "vgg_epochs": 10, "size": 64, "batch": 32}
+    Benchmark("networks", __doc__, cells, lines=lines, settings=settings, seeds=(0, 1)).main()

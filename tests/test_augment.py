@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from assay.images import colour, geometry
 from assay.images.augment import Augment, Erase, Jitter, RandAugment, SomeOf, augment, image_keys, uniform
+from assay.images.operations import OPERATIONS
 from factories import noise_bytes
 
 EVERY = {
@@ -30,6 +31,9 @@ EVERY = {
     "rand_augment": Augment(rand_augment=RandAugment()),
     "colours of a list": Augment(some_of=(2, ("equalize", "posterize", "sharpness"))),
     "geometry of a list": Augment(some_of=(1, {"rotate": 10, "translate_x": None})),
+    "all geometry of a list": Augment(
+        flip="both", some_of=(3, {name: None for name, one in OPERATIONS.items() if one.matrix} | {"rotate": 180})
+    ),
     "all": Augment(
         crop=(0.3, 1.0), flip="both", shift=0.1, rotate=30, scale=(0.7, 1.4), shear=10,
         jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),

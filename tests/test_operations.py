@@ -15,7 +15,7 @@ from torch import Tensor
 from assay.errors import PlanError
 from assay.images import operations
 from assay.images.counter_rng import image_keys, uniform
-from assay.images.operations import OPERATIONS, Name, Operation, RandAugment, SomeOf, drawn
+from assay.images.operations import OPERATIONS, RAND_AUGMENT, Name, Operation, RandAugment, SomeOf, drawn
 from assay.plan.plan import parse
 
 SIDE = 40
@@ -159,6 +159,7 @@ def test_the_suite_compares_every_operation_on_colours() -> None:
     [
         ("rotate", 90.0, [0, -0.5]), ("shear_x", 0.3, [0.5, 0]), ("shear_y", 0.3, [0.5, 0.15]),
         ("translate_x", 0.25, [0, 0]), ("translate_y", 0.25, [0.5, -0.5]),
+        ("scale", 2.0, [0.25, 0]), ("scale_x", 0.5, [1, 0]), ("scale_y", 0.5, [0.5, 0]),
     ],
 )  # fmt: skip
 def test_geometry_moves_as_stated(name: Any, value: float, position: list[float]) -> None:
@@ -185,7 +186,7 @@ def test_every_image_is_given_n_operations_in_turn(n: int, count: int, again: bo
         assert len(set(pairs)) == len(pairs)
 
 
-@pytest.mark.parametrize("settings", [RandAugment(n=2), SomeOf(n=2, operations=tuple(OPERATIONS))])
+@pytest.mark.parametrize("settings", [RandAugment(n=2), SomeOf(n=2, operations=RAND_AUGMENT)])
 def test_operations_come_up_equally_often_at_either_turn(settings: RandAugment | SomeOf) -> None:
     groups = drawn(some(7000)[:, :6], settings)
     assert len(groups) == 28
@@ -281,7 +282,8 @@ def test_geometry_is_multiplied_in_turn() -> None:
 
 def test_the_list_names_every_operation_there_is() -> None:
     assert get_args(Name) == tuple(OPERATIONS)
-    assert len(OPERATIONS) == 14
+    assert [*RandAugment().reaches] == [name for name in OPERATIONS if not name.startswith("scale")]
+    assert len(RandAugment().reaches) == 14
     assert RandAugment() == RandAugment(n=2, magnitude=9)
 
 

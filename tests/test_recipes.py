@@ -11,6 +11,7 @@ import pytest
 
 from assay.experiments.sweep import sweep
 from assay.experiments.sweep_space import space_of
+from assay.images.operations import OPERATIONS
 from assay.labels.space import Head
 from assay.models.backbones import build_backbone
 from assay.plan.plan import from_source
@@ -298,11 +299,13 @@ def test_small_data_as_published(tmp_path: Path) -> None:
     assert model.options == {"noise": 0.005, "noisy": 6}
     assert (fit.loss.smoothing, fit.schedule.kind) == (0.1, "reduce_on_plateau")
     assert (fit.freeze, fit.batch_norm) == ("none", "train")
+    assert (fit.epochs, fit.early_stop, fit.monitor) == (100, None, "accuracy")
     augment = fit.augment
-    assert (augment.jitter, augment.rand_augment, augment.some_of, augment.erase) == (None, None, None, None)
     assert augment.flip == "both"
-    assert min(augment.rotate, augment.shift, augment.shear) > 0
-    assert augment.scale[0] < 1 < augment.scale[1]
+    assert augment.model_copy(update={"flip": "none", "some_of": None}).idle  # no colour
+    number, transforms = augment.some_of
+    assert (number, transforms["rotate"]) == (3, 180)
+    assert set(transforms) == {name for name, operation in OPERATIONS.items() if operation.matrix}
 
 
 def test_synthetic_images_are_kept_only_if_better_over_three_seeds(tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def shifted(right: Doubles | float = 0.0, down: Doubles | float = 0.0) -> Double
     return _matrices(1, 0, -2 * right, 0, 1, -2 * down)
 
 
+def scaled(across: Doubles | float = 1.0, down: Doubles | float = 1.0) -> Doubles:
+    """Return matrices that enlarge images about their centre by factors (B,)."""
+    return _matrices(1 / across, 0, 0, 0, 1 / down, 0)
+
+
 def framed(batch: Tensor, frame: Frame, size: int) -> Tensor:
     """Return uint8 (B, 3, S, S) through a frame, as float32 (B, 3, size, size), 0 to 255.
 

@@ -3,7 +3,7 @@
 Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space"; FixMatch
 (Sohn et al. 2020) takes the same list with a magnitude drawn anew for every operation. The ranges are those of
 AutoAugment (Cubuk et al. 2019), but magnitude 0 is the identity and larger ones are stronger throughout: a factor
-goes either way from 1, and posterize and solarize begin at the identity.
+goes either way from 1, and posterize and solarize begin at the identity. Enlarging is ours, for `some_of`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MOST = 16  # operations an image
 Name = Literal[
     "identity", "autocontrast", "equalize", "rotate", "solarize", "color", "posterize", "contrast", "brightness",
     "sharpness", "shear_x", "shear_y", "translate_x", "translate_y",
+    "scale", "scale_x", "scale_y",
 ]  # fmt: skip
 
 
@@ -103,7 +104,12 @@ OPERATIONS: dict[Name, Operation] = {
     "shear_y": Operation(0.3, 1, matrix=lambda shares: geometry.sheared(down=shares)),
     "translate_x": Operation(150 / 331, 1, matrix=lambda shares: geometry.shifted(right=shares)),  # of the side
     "translate_y": Operation(150 / 331, 1, matrix=lambda shares: geometry.shifted(down=shares)),
+    "scale": Operation(0.3, 0.9, idle=1, matrix=lambda factors: geometry.scaled(factors, factors)),
+    "scale_x": Operation(0.3, 0.9, idle=1, matrix=lambda factors: geometry.scaled(across=factors)),
+    "scale_y": Operation(0.3, 0.9, idle=1, matrix=lambda factors: geometry.scaled(down=factors)),
 }
+RAND_AUGMENT = tuple(OPERATIONS)[:14]
+"""The published list; what follows it is drawn by `some_of` alone."""
 
 
 Given = tuple[Name, ...] | dict[Name, float | None]  # names alone, or each with its reach or None for the usual one
@@ -145,7 +151,7 @@ Short = Annotated[tuple[Count, Listed], AfterValidator(_enough)]
 
 
 class RandAugment(Settings):
-    """RandAugment: n operations an image, each drawn from all 14 of them, as published."""
+    """RandAugment: n operations an image, each drawn from the published 14."""
 
     again: ClassVar[bool] = True  # whether one image may draw an operation twice
 
@@ -155,7 +161,7 @@ class RandAugment(Settings):
     @property
     def reaches(self) -> dict[Name, float]:
         """The operations to draw from, with the reach of each."""
-        return {name: operation.reach for name, operation in OPERATIONS.items()}
+        return {name: OPERATIONS[name].reach for name in RAND_AUGMENT}
 
 
 class SomeOf(Settings):
