@@ -49,7 +49,7 @@ PARTLY, FROZEN = "all_but_last_stage", "backbone"
 FLIP = "augment: {flip: horizontal}"
 FITS = {
     "head": Fit("channels_last", "fp32", FROZEN, True, "no", f"batch: 6, views: 2, {FLIP}"),
-    "head, bf16": Fit("contiguous", "bf16", FROZEN, False, "no", "batch: 6, optimizer: sgd"),
+    "head, bf16": Fit("contiguous", "bf16", FROZEN, False, "no", "batch: 6, optimizer: sgd, mix: {mixup: 1}"),
     "default": Fit("channels_last", "fp32", "none", False, "no", f"batch: 6, {FLIP}"),
     "mixed": Fit("channels_last", "bf16", "none", True, "no", f"batch: 6, {FLIP}, mix: {{mixup: 1, cutmix: 1}}"),
     "stage": Fit(

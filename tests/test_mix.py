@@ -111,10 +111,20 @@ def test_settings_that_mix_nothing_are_refused(wrong: dict[str, float]) -> None:
         Mix(**wrong)
 
 
-def test_a_frozen_backbone_is_not_fed_mixed_images() -> None:
-    assert FitSettings(mix=Mix(mixup=0.2), freeze="all_but_last_stage").mix == Mix(mixup=0.2)
-    with pytest.raises(ValidationError, match="trains on cached features; drop mix, or freeze less"):
-        FitSettings(mix=Mix(mixup=0.2), freeze="backbone")
+def test_a_frozen_backbone_that_mixes_sees_fresh_images() -> None:
+    mixed = FitSettings(mix=Mix(mixup=0.2), freeze="backbone")
+    assert (mixed.views, mixed.cached_views) == ("fresh", 0)
+    assert FitSettings.model_validate(mixed.model_dump()) == mixed
+    assert FitSettings(mix=Mix(mixup=0.2), freeze="all_but_last_stage").cached_views == 0
+    assert FitSettings(freeze="backbone").cached_views == 1
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_cached_features_are_not_mixed(views: int) -> None:
+    with pytest.raises(
+        ValidationError, match=f"views: {views} trains on cached features; set views: fresh, or drop mix"
+    ):
+        FitSettings(mix=Mix(mixup=0.2), freeze="backbone", views=views)
 
 
 @pytest.fixture(scope="module")

@@ -249,6 +249,20 @@ def test_features_are_computed_once(tiny_plan: Callable[..., str], many: Path, m
     assert seconds[5] >= train + val  # and the images are decoded at another size
 
 
+def test_a_frozen_fit_on_fresh_images_takes_them_in_every_epoch(
+    tiny_plan: Callable[..., str], many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assay.experiments.dry_run.seconds_an_image", lambda *given: 1.0)
+    monkeypatch.setattr("assay.experiments.dry_run.step_seconds", lambda *given: 100.0)
+    frozen = "fit: {size: 32, epochs: 2, freeze: backbone, views: fresh, augment: {flip: both}}"
+    Path("plan.yaml").write_text(tiny_plan(frozen, f"{FIT}}}", data=f"folder: {many}, split: {{val: 0.2}}"))
+    found = shown("plan.yaml")
+    fit, whole = found["steps"]
+    assert round(fit["seconds"]) == 100 * fit["length"]["optimizer_steps"] + found["counts"]["val"]
+    assert fit["trainable"] < whole["trainable"] == fit["parameters"]
+    assert len(found["images"]) == 3  # the schedule, and a sheet for each fit
+
+
 def test_a_tree_has_a_fit_for_every_question(tiny_plan: Callable[..., str], many: Path) -> None:
     tree = f"ensemble: {{kind: tree, members: [{{steps: [{FIT}}}]}}]}}"
     Path("plan.yaml").write_text(tiny_plan(tree, data=f"folder: {many}"))

@@ -355,6 +355,32 @@ def test_a_frozen_fit_with_hidden_layers_after_a_probe(carry: Carry) -> None:
     assert losses(run, "02-fit")[-1] < losses(run, "02-fit")[0]
 
 
+FRESH = "fit: {size: 32, epochs: 2, batch: 8, lr: 1e-2, freeze: backbone, batch_norm: train"
+
+
+@pytest.mark.parametrize("rest", ["mix: {mixup: 0.4}", "views: fresh, augment: {flip: horizontal}"])
+def test_a_frozen_fit_draws_images_anew_and_leaves_the_backbone_alone(carry: Carry, rest: str) -> None:
+    run = carry(PROBE, f"{FRESH}, {rest}}}")
+    before, after = weights(run.folder / "steps/01-probe/best"), weights(run.folder / "model")
+    assert all(np.array_equal(after[name], before[name]) for name in before if name.startswith("backbone."))
+    assert not np.array_equal(after["head.1.weight"], before["head.1.weight"])
+    assert len(read_training_hashes(run.folder / "model")) == 0
+    details = done(run, "02-fit")["details"]
+    assert ("mixed" in details) == ("mix" in rest)
+    samples = Samples.read(run.folder / "samples.parquet").part("val")
+    saved = Predictions.read(run.folder / "steps/02-fit/best/predictions.parquet", samples.space, model="fit")
+    again = dict(zip(samples.ids, run.predict(samples.paths).probabilities, strict=True))
+    np.testing.assert_allclose(saved.probabilities, [again[name] for name in saved.ids], atol=1e-4)
+
+
+def test_a_frozen_fit_on_fresh_images_learns_what_features_teach(carry: Carry) -> None:
+    """Without any change of the images, both ways minimise the same loss."""
+    plain = "fit: {size: 32, epochs: 3, batch: 8, lr: 1e-2, freeze: backbone"
+    cached = losses(carry(f"{plain}}}", run="cached"), "01-fit")
+    fresh = losses(carry(f"{plain}, views: fresh, augment: {{flip: none}}}}", run="fresh"), "01-fit")
+    np.testing.assert_allclose(fresh, cached, rtol=1e-3)
+
+
 def test_the_last_epoch_is_handed_on_if_the_plan_asks_for_it(carry: Carry) -> None:
     run = carry("fit: {size: 32, epochs: 3, batch: 8, lr: 0.05, take: last}")
     steps = run.folder / "steps" / "01-fit"

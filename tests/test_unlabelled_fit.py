@@ -168,10 +168,10 @@ def test_everything_unlabelled_is_refused(train: Train, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_a_frozen_backbone_has_no_views_to_compare() -> None:
-    with pytest.raises(ValidationError, match=r"unlabelled compares views drawn anew.*drop unlabelled, or freeze less"):
-        FitSettings(unlabelled=UnlabelledSettings(), freeze="backbone")
-    assert FitSettings(unlabelled=UnlabelledSettings(), freeze="all_but_last_stage").unlabelled is not None
+def test_a_frozen_backbone_compares_fresh_views_alone() -> None:
+    assert FitSettings(unlabelled=UnlabelledSettings(), freeze="backbone").views == "fresh"
+    with pytest.raises(ValidationError, match=r"unlabelled draws images anew.*set views: fresh, or drop unlabelled"):
+        FitSettings(unlabelled=UnlabelledSettings(), freeze="backbone", views=2)
 
 
 @pytest.mark.parametrize(("smoothing", "refused"), [(0.1, True), (0.08, True), (0.07, False), (0.0, False)])

@@ -267,9 +267,10 @@ class _Estimator:
         kept = self.backbone if settings.start == "previous" else settings.start
         frozen, draws = settings.freeze == "backbone", self.draws and samples.space == self.samples.space
         self.backbone = kept if frozen else context.name
-        if frozen:  # features of the first optimiser step are enough
+        if frozen:  # features of the first optimiser step, and of a batch of validation images, are enough
             first = split_batches(balance.order.rows(0), config.step_size)[0] % len(train)
-            ids = {*(train.ids[row] for row in first), *validation.ids[:BATCH]}
+            seen = [train.ids[row] for row in first] if settings.cached_views else train.ids
+            ids = {*seen, *validation.ids[:BATCH]}
             samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
         subset = replace(state, samples=samples)
         with prepared_fit(settings, subset, context) as begun:
@@ -277,10 +278,12 @@ class _Estimator:
             if isinstance(network, Classifier):
                 cache = self.images(settings.size, settings.resize)
                 inference = Inference(network, cache, settings.size, begun.machine.hardware)
-                once, epoch_end = 0.0, len(validation) * seconds_an_image(inference, self.samples.ids)
+                each, validated = seconds_an_image(inference, self.samples.ids), {"val": validation}
+                once = each * self._uncomputed(kept, settings, context, validated) if frozen else 0.0
+                epoch_end = 0.0 if frozen else each * len(validation)
                 rows = epoch_rows(begun, settings, context) if draws else []
-        if frozen:
-            views = [f"{context.name} {view}" for view in range(1, settings.views)]
+        if settings.cached_views:
+            views = [f"{context.name} {view}" for view in range(1, settings.cached_views)]
             parts = {"train": train, "val": validation} | dict.fromkeys(views, train)
             inference = inference_for(bare_classifier(state, context, size=settings.size), settings, context)
             once = seconds_an_image(inference, self.samples.ids) * self._uncomputed(kept, settings, context, parts)
@@ -293,6 +296,7 @@ class _Estimator:
         if "pseudo_label" in self.labels:  # as if all unknown labels were answered
             images = round(images * len(state.samples.part("train")) / len(train))
         length = Length(settings.epochs, len(split_batches(np.arange(images), config.step_size)), images)
+        find_largest = self.memory and not settings.cached_views
         return replace(
             estimate,
             seconds=once + length.steps * step + length.epochs * epoch_end,
@@ -300,7 +304,7 @@ class _Estimator:
             length=length,
             parameters=begun.network["parameters"],
             trainable=sum(one.numel() for one in network.parameters() if one.requires_grad),
-            largest_batch=self._largest_batch(settings, length, state, context) if self.memory and not frozen else None,
+            largest_batch=self._largest_batch(settings, length, state, context) if find_largest else None,
             at_most=bool(settings.early_stop or settings.unlabelled or "pseudo_label" in self.labels),
         )
 
@@ -363,10 +367,10 @@ def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
 
 
 def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context) -> list[Pixels]:
-    """The same of a fit whose backbone is frozen: plain, then the further views, which are drawn once."""
+    """The same of a fit on cached features: plain, then the further views, which are drawn once."""
     names = [train.ids[row] for row in dict.fromkeys((balance.order.rows(0) % len(train)).tolist())][:ACROSS]
     chosen = None if balance.chosen is None else dict(zip(train.ids, balance.chosen.tolist(), strict=True))
-    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, settings.views)]
+    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, settings.cached_views)]
     return [_view(view, names, settings, context) for view in [PLAIN, *views[:DOWN]]]
 
 

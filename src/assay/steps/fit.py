@@ -1,12 +1,11 @@
 """fit: train the classifier, all of it or its upper part.
 
 In the order of the file: the fit as a whole, the model that is saved, what is trained on which batches, the losses of
-images with unknown labels, the task of the loop with its metrics and predictions, and the hardware.
+images with unknown labels, and the task of the loop with its metrics and predictions.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,15 +44,12 @@ from assay.steps.start import (
     describe_network,
     inference_hardware,
     labelled_parts,
-    store_hardware,
-    stored_hardware,
     trained_before,
+    training_hardware,
 )
 from assay.training import loop, optimizers
-from assay.training.devices import Hardware, Machine, candidates, choose_fastest
+from assay.training.devices import Hardware, Machine
 from assay.training.fit_task import FitConfig, FitTask, Source
-from assay.training.losses import head_losses
-from assay.training.objective import Objective
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
 from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
 
@@ -193,23 +189,24 @@ class Trainable:
 
     network: nn.Module
     source: Source
-    predict: Callable[[], np.ndarray]  # logits (N, W) of the validation images
+    predict: Callable[[], Floats]  # logits (N, W) of the validation images
     hardware: Hardware
 
 
 @contextmanager
 def _trainable(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Iterator[Trainable]:
-    """Give the head on cached features where the backbone is frozen; else the whole classifier on images."""
+    """Give the head on cached features where these are all that is seen; else the whole classifier on images."""
     known = LabelTensors(data.train, data.soft)
-    if settings.freeze == "backbone":
+    if settings.cached_views:
         yield _head_on_features(settings, classifier, known, data, context)
         return
+    frozen = settings.freeze == "backbone"
+    of_validation = _validation_features(settings, classifier, data, context) if frozen else None
     with context.processes.main_process_first():  # the others take what it has chosen
-        hardware = stored_hardware(context, "training") or _fastest_training(settings, classifier, known, context)
+        hardware = training_hardware(settings, classifier, known, context)
     move(classifier, hardware)
-    generator = torch.Generator().manual_seed(
-        0
-    )  # the same in every process: what is folded must not depend on random input
+    # The same in every process: what is folded must not depend on random input.
+    generator = torch.Generator().manual_seed(0)
     example = hardware.to_device(torch.rand(1, 3, settings.size, settings.size, generator=generator))
     source = ImageSource(
         known=known,
@@ -223,34 +220,55 @@ def _trainable(settings: FitSettings, classifier: Classifier, data: FitData, con
         chosen=data.sampling.chosen,
     )
     inference = Inference(classifier, data.cache, settings.size, hardware)
-    with fold_batch_norm(classifier.backbone, example) if settings.batch_norm == "frozen" else nullcontext():
-        yield Trainable(classifier, source, lambda: inference.logits(data.validation.ids), hardware)
+
+    def predict() -> Floats:
+        if of_validation is None:
+            return inference.logits(data.validation.ids)
+        return _head_logits(classifier, of_validation, hardware)
+
+    folds = frozen or settings.batch_norm == "frozen"
+    with fold_batch_norm(classifier.backbone, example) if folds else nullcontext():
+        yield Trainable(classifier, source, predict, hardware)
 
 
 def _head_on_features(
     settings: FitSettings, classifier: Classifier, known: LabelTensors, data: FitData, context: Context
 ) -> Trainable:
+    of_validation = _validation_features(settings, classifier, data, context)
     hardware = inference_hardware(context)
-    move(classifier, hardware)
     inference = Inference(classifier, data.cache, settings.size, hardware)
     chosen = data.sampling.chosen
     by_id = None if chosen is None else dict(zip(known.ids, chosen.tolist(), strict=True))
 
-    def features(ids: list[str], number: int) -> np.ndarray:
+    def features(number: int) -> Floats:
         view = View(settings.augment, context.seed, number, chosen=by_id) if number else PLAIN
-        return inference.features(ids, folder=context.run.cache, progress=context.progress, view=view)
+        return inference.features(known.ids, folder=context.run.cache, progress=context.progress, view=view)
 
     with context.processes.main_process_first():  # the others find the features on disk
-        views = [features(known.ids, view) for view in range(settings.views)]
-        of_validation = torch.from_numpy(np.array(features(data.validation.ids, 0)))
+        views = [features(number) for number in range(settings.cached_views)]
 
-    def predict() -> np.ndarray:
-        classifier.eval()
-        with torch.inference_mode():
-            logits: Tensor = classifier.head(hardware.to_device(of_validation))
-            return logits.float().cpu().numpy()
+    def predict() -> Floats:
+        return _head_logits(classifier, of_validation, hardware)
 
     return Trainable(classifier.head, FeatureSource(known, views, hardware), predict, hardware)
+
+
+def _validation_features(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Tensor:
+    """Return the features (N, F) of the validation images, which no epoch changes where the backbone is frozen."""
+    hardware = inference_hardware(context)
+    move(classifier, hardware)
+    inference = Inference(classifier, data.cache, settings.size, hardware)
+    with context.processes.main_process_first():  # the others find the features on disk
+        features = inference.features(data.validation.ids, folder=context.run.cache, progress=context.progress)
+    return torch.from_numpy(np.array(features))
+
+
+def _head_logits(classifier: Classifier, features: Tensor, hardware: Hardware) -> Floats:
+    """Return the logits (N, W) of features (N, F)."""
+    classifier.eval()
+    with torch.inference_mode():
+        logits: Tensor = classifier.head(hardware.to_device(features))
+        return logits.float().cpu().numpy()
 
 
 # Images with unknown labels.
@@ -358,34 +376,3 @@ def _mix_details(task: FitTask, config: FitConfig, train: Samples, epochs: int, 
     for line in mix_lines(counts):
         context.progress.line(f"  {line}")
     return {"mixed": counts}
-
-
-# Hardware.
-
-
-def _fastest_training(settings: FitSettings, classifier: Classifier, known: LabelTensors, context: Context) -> Hardware:
-    """Time real optimiser steps of a copy in each precision and layout, and store the fastest."""
-    rows = np.resize(np.arange(len(known.ids)), settings.batch)
-    objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
-    images = torch.rand(settings.batch, 3, settings.size, settings.size)
-
-    def prepare(option: Hardware) -> Callable[[], object]:
-        trial = copy.deepcopy(classifier)
-        move(trial, option)
-        set_training_mode(trial, settings.batch_norm)
-        parameters = [parameter for parameter in trial.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(parameters, lr=0.0)
-        machine = Machine(context.processes, option)
-
-        def step() -> None:
-            inputs = option.to_device(images)
-            with option.autocast():
-                logits = trial(inputs)
-            machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)
-            machine.optimizer_step(trial, optimizer, clip=None)
-
-        return step
-
-    best, seconds = choose_fastest(candidates(context.device), prepare)
-    store_hardware(context, "training", best, seconds)
-    return best

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -64,7 +64,11 @@ class FitSettings(StepSettings):
         "frozen",
         description="Whether batch-norm keeps the statistics it came with, or takes those of each batch.",
     )
-    views: int = Field(1, ge=1, description="Cached views an image of a frozen backbone; further ones are augmented.")
+    views: Annotated[int, Field(ge=1)] | Literal["fresh"] = Field(
+        1,
+        description="What a frozen backbone sees: so many cached views an image, all but the first augmented, or "
+        "fresh ones in every epoch.",
+    )
     optimizer: OptimizerSettings = AdamW()
     lr: float = Field(5e-4, gt=0, description="Top learning rate.")
     discriminative: tuple[Positive, Positive] | None = Field(
@@ -94,30 +98,56 @@ class FitSettings(StepSettings):
     take: Literal["best", "last"] = Field("best", description="The epoch that is handed on.")
     keep: Literal["both", "best", "last"] = Field("both", description="The checkpoints that stay on disk.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fresh_where_images_are_needed(cls, given: Any) -> Any:
+        # Features cannot be mixed as images are, so there is nothing to choose, and a resolved plan says `fresh`.
+        if (
+            isinstance(given, dict)
+            and given.get("freeze") == "backbone"
+            and (given.get("mix") or given.get("unlabelled"))
+        ):
+            return {"views": "fresh", **given}
+        return given
+
     @model_validator(mode="after")
     def _consistent(self) -> FitSettings:
         if self.keep not in ("both", self.take):
             raise ValueError(f"take: {self.take} hands on what keep: {self.keep} does not keep; make them the same")
-        if self.freeze == "backbone" and self.augment is not None and self.views == 1:
-            raise ValueError("freeze: backbone with views: 1 trains on plain images; raise views, or drop augment")
-        if self.freeze == "backbone" and self.mix is not None:
-            raise ValueError(
-                "mix mixes images, and a frozen backbone trains on cached features; drop mix, or freeze less"
-            )
-        if self.freeze == "backbone" and self.unlabelled is not None:
-            raise ValueError(
-                "unlabelled compares views drawn anew, and a frozen backbone trains on cached features; "
-                "drop unlabelled, or freeze less"
-            )
+        self._require_suiting_views()
         repeats = [change.more for change in self.augment.per_class.values()] if self.augment else []
         if isinstance(self.sampling, Balanced) and any(number != 1 for number in repeats):
             raise ValueError(
                 "sampling: balanced shows every class equally often, and more in augment.per_class shows some oftener; "
                 "drop more, or take oversample"
             )
-        if self.freeze != "backbone" and self.views > 1:
-            raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
         return self
+
+    def _require_suiting_views(self) -> None:
+        if self.freeze != "backbone":
+            if self.views not in (1, "fresh"):
+                raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
+        elif self.views == "fresh":
+            if self.augment is None and self.mix is None and self.unlabelled is None:
+                raise ValueError(
+                    "views: fresh draws images anew, and nothing is drawn; give augment or mix, or drop views"
+                )
+        elif self.mix is not None or self.unlabelled is not None:
+            name = "mix" if self.mix is not None else "unlabelled"
+            raise ValueError(
+                f"{name} draws images anew, and views: {self.views} trains on cached features; set views: fresh, or "
+                f"drop {name}"
+            )
+        elif self.augment is not None and self.views == 1:
+            raise ValueError(
+                "freeze: backbone with views: 1 trains on plain images; set views: fresh to augment anew in every "
+                "epoch, raise views to cache that many, or drop augment"
+            )
+
+    @property
+    def cached_views(self) -> int:
+        """How many views of an image the fit trains on as cached features of a frozen backbone; 0: on images."""
+        return 0 if self.freeze != "backbone" or self.views == "fresh" else self.views
 
 
 # Sampling, loss and decision rule that follow from the settings and the labels.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+import torch
 
 from assay.arrays import Floats, Keys
 from assay.errors import DataError, PlanError
@@ -15,7 +19,7 @@ from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import labelled
-from assay.models.backbones import built_with, image_size
+from assay.models.backbones import built_with, image_size, set_training_mode
 from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import Model, load_model
@@ -24,8 +28,12 @@ from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
 from assay.steps.base import Context, State
+from assay.steps.fit_settings import FitSettings
 from assay.steps.sources import learnt_before, other_run, trained_on_at_start
-from assay.training.devices import Hardware
+from assay.training.devices import Hardware, Machine, candidates, choose_fastest
+from assay.training.losses import head_losses
+from assay.training.objective import Objective
+from assay.training.sources import LabelTensors
 
 
 class InputSize(Protocol):
@@ -157,6 +165,36 @@ def _choices(context: Context, purpose: str) -> tuple[dict[str, Any], str]:
     first = choices.get(purpose, {}).get("backbone", backbone)
     key = purpose if first == backbone else f"{purpose} of {backbone}"
     return choices, key
+
+
+def training_hardware(settings: FitSettings, classifier: Classifier, known: LabelTensors, context: Context) -> Hardware:
+    """Return the hardware pinned or chosen for training, else the fastest by real optimiser steps of a copy."""
+    # Without a backward pass through the backbone another precision or layout may be the fastest.
+    purpose = "training of the head" if settings.freeze == "backbone" else "training"
+    if (stored := stored_hardware(context, purpose)) is not None:
+        return stored
+    rows = np.resize(np.arange(len(known.ids)), settings.batch)
+    objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
+    images = torch.rand(settings.batch, 3, settings.size, settings.size)
+
+    def prepare(option: Hardware) -> Callable[[], object]:
+        trial, machine = copy.deepcopy(classifier), Machine(context.processes, option)
+        move(trial, option)
+        set_training_mode(trial, settings.batch_norm)
+        optimizer = torch.optim.SGD([one for one in trial.parameters() if one.requires_grad], lr=0.0)
+
+        def step() -> None:
+            inputs = option.to_device(images)
+            with option.autocast():
+                logits = trial(inputs)
+            machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)
+            machine.optimizer_step(trial, optimizer, clip=None)
+
+        return step
+
+    best, seconds = choose_fastest(candidates(context.device), prepare)
+    store_hardware(context, purpose, best, seconds)
+    return best
 
 
 def inference_hardware(context: Context) -> Hardware:
