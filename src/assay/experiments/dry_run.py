@@ -269,8 +269,8 @@ class _Estimator:
         self.backbone = kept if frozen else context.name
         if frozen:  # features of the first optimiser step, and of a batch of validation images, are enough
             first = split_batches(balance.order.rows(0), config.step_size)[0] % len(train)
-            seen = [train.ids[row] for row in first] if settings.cached_views else train.ids
-            ids = {*seen, *validation.ids[:BATCH]}
+            used = [train.ids[row] for row in first] if settings.cached_views else train.ids
+            ids = {*used, *validation.ids[:BATCH]}
             samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
         subset = replace(state, samples=samples)
         with prepared_fit(settings, subset, context) as begun:
