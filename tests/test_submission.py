@@ -23,11 +23,10 @@ from typer.testing import CliRunner, Result
 
 from assay import cli
 from assay.errors import DataError, ModelError, SpaceError
-from assay.export.submission import note_in_run, write_predictions
+from assay.export.submission import write_predictions
 from assay.export.submission_form import Form, Layout
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.predict import Predictions
-from conftest import Lines
 
 ANIMALS = LabelSpace((Head("animal", ("cat", "dog", "owl")),))
 BOTH = LabelSpace((Head("animal", ("cat", "dog")), Head("tags", ("wet", "red; or so"), "multilabel")))
@@ -190,15 +189,6 @@ def test_top_of_nothing_is_refused(tmp_path: Path) -> None:
         write_predictions([], tmp_path / "x.csv", layout(ANIMALS, top=0))
 
 
-def test_a_run_that_cannot_be_noted_in_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
-    out, run = tmp_path / "x.csv", tmp_path / "run"
-    out.write_text("x")
-    (run / "submissions.csv").mkdir(parents=True)  # in the way, as a read-only folder is
-    progress = Lines()
-    note_in_run(run, out, images=1, form="table", progress=progress)
-    assert [("could not be noted in the run" in line, out.read_text()) for line in progress.lines] == [(True, "x")]
-
-
 def invoke(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
@@ -257,6 +247,16 @@ def test_each_form_from_the_command_line_and_what_the_run_notes_of_it(here: Path
         assert note["sha256"] == hashlib.sha256(Path(note["file"]).read_bytes()).hexdigest()
         age = datetime.now(UTC) - datetime.fromisoformat(note["date"])
         assert 0 <= age.total_seconds() < 600
+
+
+def test_a_run_that_cannot_be_noted_in_is_said_and_nothing_is_lost(here: Path) -> None:
+    (here / "run" / "submissions.csv").mkdir()  # in the way, as a read-only folder is
+    done = predict("--out", "x.csv")
+    assert (done.exit_code, "could not be noted in the run" in done.output, (here / "x.csv").exists()) == (
+        0,
+        True,
+        True,
+    )
 
 
 def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(here: Path) -> None:

@@ -21,6 +21,7 @@ from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
+from assay.commands.submissions import submissions
 from assay.commands.sweep import sweep
 from assay.commands.train import train
 from assay.progress import is_main_process
@@ -30,6 +31,7 @@ COMMANDS = (
     plan,
     lr_find,
     predict,
+    submissions,
     evaluate,
     report,
     explain,

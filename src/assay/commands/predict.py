@@ -54,8 +54,10 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Label new images, and write the predictions as CSV or a submission."""
     with command(as_json) as terminal:
-        from assay.export.submission import member_of, note_in_run, write_predictions
+        from assay.errors import AssayError
+        from assay.export.submission import member_of, write_predictions
         from assay.export.submission_form import Form
+        from assay.export.submissions import note_submission
         from assay.files import RunFolder
         from assay.labels.readers.read import find_images
         from assay.predictions.predictor import Predictor
@@ -83,7 +85,10 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         count = write_predictions(_counted(predictor.stream(files, tta=views), progress, unreadable), out, layout)
         progress.end()
         if RunFolder(run).plan.is_file():
-            note_in_run(run, out, images=count, form=str(options), progress=progress)
+            try:
+                note_submission(run, out, images=count, form=str(options))
+            except AssayError as error:  # the file is written, and of use without a note
+                progress.line(f"{out} could not be noted in the run. {error}")
         names = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
         record = {"out": str(out), "form": form, **names, "images": count, "unreadable": unreadable}
         terminal.print(record, _lines(out, count, unreadable))

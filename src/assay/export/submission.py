@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from assay.errors import AssayError, DataError, ModelError
+from assay.errors import DataError, ModelError
 from assay.export.columns import Column
 from assay.export.submission_form import Layout
-from assay.files import append, hash_file, whole
-from assay.messages import printable
+from assay.files import whole
 from assay.predictions.predict import Predictions
-from assay.progress import Progress
-
-NOTED = ("file", "sha256", "date", "images", "form")
-"""Columns of a run's submissions.csv."""
 
 
 def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout) -> int:
@@ -55,19 +48,6 @@ def member_of(out: Path, layout: Layout) -> str | None:
     if out.suffix.lower() != ".zip":
         return None
     return layout.inner or out.stem + layout.ending
-
-
-def note_in_run(run: Path, out: Path, *, images: int, form: str, progress: Progress) -> None:
-    """Add a line on a submission to the run's submissions.csv; where that fails, report it to `progress`."""
-    line = [os.path.abspath(out), hash_file(out), datetime.now(UTC).isoformat(timespec="seconds"), str(images), form]
-    notes = run / "submissions.csv"
-    try:
-        begun = notes.exists() and notes.stat().st_size > 0
-        text = io.StringIO(newline="")
-        _write(text, [line] if begun else [list(NOTED), line], ",")
-        append(notes, text.getvalue().encode("utf-8", "surrogateescape"))
-    except (AssayError, OSError) as error:
-        progress.line(f"{printable(out)} could not be noted in the run. {error}")
 
 
 def _require_writable_kind(out: Path, layout: Layout) -> None:
