@@ -13,6 +13,7 @@ from assay.errors import DataError
 from assay.labels.image_files import content_hashes, is_unicode, natural_key
 from assay.labels.samples import BASE_COLUMNS, LeftOut, Samples
 from assay.labels.space import Head, Kind, LabelSpace
+from assay.labels.spelling import Spelling, change_notes, settled_cells, spelling_notes
 from assay.messages import printable
 
 MOST_HEADS = 1000
@@ -68,11 +69,13 @@ def drop_invalid_names(paths: Collection[str]) -> tuple[list[str], tuple[LeftOut
     return [path for path in paths if is_unicode(path)], left_out
 
 
-def build_samples(raw: RawLabels) -> Samples:
-    """Return the samples of raw labels, not yet split.
+def build_samples(raw: RawLabels, spelling: Spelling | None = None) -> Samples:
+    """Return the samples of raw labels, not yet split, with class names as a spelling settles them.
 
     Raises DataError where no image is left, or none with a label.
     """
+    spelling = spelling or Spelling()
+    raw = _settled(raw, spelling) if spelling else raw
     table, unreadable = _with_hashes(raw)
     left_out = raw.left_out + unreadable
     space = LabelSpace(tuple(_head(raw, table, name, kind) for name, kind in raw.heads))
@@ -89,7 +92,7 @@ def build_samples(raw: RawLabels) -> Samples:
     samples = Samples(table.select(columns), space, raw.root, left_out)
     if not samples.labelled().any():
         raise DataError(_no_labels_message(raw, samples))
-    notes = (*raw.notes, *_class_notes(raw, space), *_copy_notes(samples))
+    notes = (*raw.notes, *_class_notes(raw, samples, spelling.missing), *_copy_notes(samples))
     return Samples(samples.table, space, raw.root, left_out, notes)
 
 
@@ -125,18 +128,57 @@ def _no_labels_message(raw: RawLabels, samples: Samples) -> str:
     )
 
 
-def _class_notes(raw: RawLabels, space: LabelSpace) -> list[str]:
+def _class_notes(raw: RawLabels, samples: Samples, missing: Sequence[str]) -> list[str]:
     notes = []
-    for head in space:
+    for head in samples.space:
         empty = sorted(set(raw.classes.get(head.name, ())) - set(head.classes), key=natural_key)
         if empty:
             notes.append(f"{head.name}: {quoted(empty)}: no image that can be used, so no class of that name.")
-        spellings: dict[str, str] = {}
-        for name in head.classes:
-            other = spellings.setdefault(name.strip().casefold(), name)
-            if other != name:
-                notes.append(f"{head.name}: {other!r} and {name!r} differ only in case or blanks and are two classes.")
+        counts = dict(zip(head.classes, samples.counts(head).tolist(), strict=True))
+        notes += spelling_notes(head.name, counts, missing)
     return notes
+
+
+def _settled(raw: RawLabels, spelling: Spelling) -> RawLabels:
+    """Return the labels with class names merged, and those unknown that a spelling calls so.
+
+    Of an image that has tags beside an unknown one, the tags are known and all others unknown.
+    """
+    table, classes, notes = raw.table, dict(raw.classes), list(raw.notes)
+    for name, kind in raw.heads:
+        settled = (spelling(label) for label in raw.classes[name])
+        classes[name] = list(dict.fromkeys(label for label in settled if label is not None))
+        label, unknown = f"label:{name}", f"unknown:{name}"
+        if kind == "multiclass":
+            cells, changes = settled_cells(table[label], spelling)
+            table = table.with_columns(cells.alias(label))
+        else:
+            _, changes = settled_cells(table[label].explode(), spelling)
+            if changes or list(classes[name]) != list(raw.classes[name]):
+                cells, others = _settled_tags(table, name, spelling, classes[name])
+                table = table.with_columns(cells.alias(label), others.alias(unknown))
+        notes += [f"{name}: {note}" for note in change_notes(changes)]
+    return replace(raw, table=table, classes=classes, notes=tuple(notes))
+
+
+def _settled_tags(
+    table: pl.DataFrame, name: str, spelling: Spelling, classes: Sequence[str]
+) -> tuple[pl.Series, pl.Series]:
+    """Return the columns of tags and of unknown tags of a multi-label head, as a spelling settles them."""
+    labels: list[list[str] | None] = []
+    unknown: list[list[str] | None] = []
+    nothing = pl.Series([None] * len(table), dtype=pl.List(pl.String))
+    before = table[f"unknown:{name}"] if f"unknown:{name}" in table.columns else nothing
+    for tags, others in zip(table[f"label:{name}"].to_list(), before.to_list(), strict=True):
+        settled = list(dict.fromkeys(spelling(tag) for tag in tags or ()))
+        held = [tag for tag in settled if tag is not None]
+        left = {spelling(tag) for tag in others or ()} | set(classes if None in settled else ())
+        rest = [tag for tag in classes if tag in left and tag not in held]
+        none_known = tags is None or (not held and (None in settled or rest) and len(rest) == len(classes))
+        labels.append(None if none_known else held)
+        unknown.append(rest if rest and not none_known else None)
+    kind = pl.List(pl.String)
+    return pl.Series(labels, dtype=kind), pl.Series(unknown, dtype=kind)
 
 
 def _copy_notes(samples: Samples) -> list[str]:

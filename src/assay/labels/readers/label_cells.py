@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Self
 
@@ -19,6 +19,7 @@ from assay.labels.image_files import is_unicode, natural_key
 from assay.labels.readers.table_files import Rows
 from assay.labels.samples import tag_lists
 from assay.labels.space import Kind
+from assay.labels.spelling import Spelling, change_notes, settled_cells
 from assay.settings import Settings
 
 Flags = npt.NDArray[np.int8]
@@ -89,7 +90,39 @@ def _require_unique(field: str, names: Sequence[str]) -> None:
             raise ValueError(f"{field}: {name!r} is named twice")
 
 
-def read_cells(rows: Rows, name: str, head: HeadColumns) -> dict[str, pl.Series]:
+def settle_cells(
+    rows: Rows, heads: Mapping[str, HeadColumns], spelling: Spelling
+) -> tuple[Rows, dict[str, HeadColumns], list[str]]:
+    """Return rows and heads with class names and declared classes as a spelling settles them, and notes on changes.
+
+    Before rows of one image are compared: they may differ in spelling alone. Of several tags in a cell only a cell that
+    is unknown as a whole is settled; the tags are when they are parted.
+    """
+    cells, notes, settled = rows.series(), [], dict(heads)
+    blanked = Spelling(missing=spelling.missing)
+    for name, head in heads.items():
+        if head.column is not None:
+            names = (spelling(label) or label for label in head.classes)
+            settled[name] = head.model_copy(update={"classes": tuple(dict.fromkeys(names))})
+            rule = spelling if head.multiclass else blanked
+            cells[head.column], changes = settled_cells(cells[head.column], rule)
+            notes += [f"{name}: {note}" for note in change_notes(changes)]
+        elif spelling.missing:
+            cells |= {column: _blanked(cells[column], blanked) for column in head.columns}
+    return Rows(rows.source, pl.DataFrame(list(cells.values())), rows.lines, rows.unit), settled, notes
+
+
+def _blanked(cells: pl.Series, spelling: Spelling) -> pl.Series:
+    """Return a column of 0 and 1, blank where a cell is a word for an unknown label."""
+    if cells.dtype == pl.String:
+        return settled_cells(cells, spelling)[0]
+    if not cells.dtype.is_numeric():
+        return cells
+    words = pl.Series(spelling.missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    return cells.set(cells.cast(pl.Float64).is_in(words.implode()), None)
+
+
+def read_cells(rows: Rows, name: str, head: HeadColumns, spelling: Spelling) -> dict[str, pl.Series]:
     """Return the checked columns of a head; each series bears the name of its source.
 
     "label:NAME" holds class names, or tags as JSON text; or "flag:NAME:k" holds 0, 1 or null for class k.
@@ -102,7 +135,7 @@ def read_cells(rows: Rows, name: str, head: HeadColumns) -> dict[str, pl.Series]
         return {flag.name: flag.alias(column) for flag, column in zip(known, head.columns, strict=True)}
     if head.columns:
         return {f"label:{name}": _one_of(rows, name, head)}
-    return {f"label:{name}": _class_names(rows, head) if head.multiclass else _tags(rows, head)}
+    return {f"label:{name}": _class_names(rows, head) if head.multiclass else _tags(rows, head, spelling)}
 
 
 def labels_of(frame: pl.DataFrame, name: str, head: HeadColumns) -> list[pl.Series]:
@@ -135,20 +168,20 @@ def _class_names(rows: Rows, head: HeadColumns) -> pl.Series:
     return cells
 
 
-def _tags(rows: Rows, head: HeadColumns) -> pl.Series:
+def _tags(rows: Rows, head: HeadColumns, spelling: Spelling) -> pl.Series:
     cells = rows.frame[head.column or ""]
     positions = {name: (k, "") for k, name in enumerate(head.classes)}
-    order = positions.__getitem__ if head.classes else cache(natural_key)
+    order = (lambda tag: positions.get(tag, (-1, tag))) if head.classes else cache(natural_key)
     texts: dict[str, str] = {}  # the same tags in another order are the same text: rows can be compared
     for row, cell in enumerate(cells):
         if cell is None or cell in texts:
             continue
         try:
-            tags = _split_tags(cell, head)
+            tags = [spelling(tag) or tag for tag in _split_tags(cell, head)]
         except ValueError as error:
             raise DataError(f"{rows.at(row)}: {cell!r} in column {head.column!r} {error}") from error
         for tag in tags:
-            if head.classes and tag not in positions:
+            if head.classes and tag not in positions and spelling(tag) is not None:
                 raise DataError(f"{rows.at(row)}: {not_declared(tag, head.classes)}")
         texts[cell] = json.dumps(sorted(set(tags), key=order), ensure_ascii=False)
     return pl.Series(cells.name, [cell and texts[cell] for cell in cells], dtype=pl.String)

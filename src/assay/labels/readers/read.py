@@ -22,6 +22,7 @@ from assay.labels.readers.table import Columns, find_in_table, image_cells, loca
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.labels.spelling import Merge, Spelling
 from assay.labels.split import SplitSettings, split
 from assay.messages import printable
 from assay.settings import Settings
@@ -88,7 +89,20 @@ class DataSettings(Settings):
         default=None,
         description="A table of labels that a person settled, with the columns image, head, class, label.",
     )
+    merge: Merge = Field(
+        default=(),
+        description="Class names that are one class: nfkc (the same in Unicode's form NFKC, without invisible "
+        "characters and needless blanks), case (all in lower case), numbers (1.0 and 01 are 1), a list of these, or "
+        "a mapping {name: new name}.",
+    )
+    missing: tuple[str, ...] = Field(
+        default=(), description="Class names or cells that stand for a label that is not known, such as ?."
+    )
     split: SplitSettings = SplitSettings()
+
+    @property
+    def spelling(self) -> Spelling:
+        return Spelling(self.merge, self.missing)
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -126,7 +140,13 @@ def _folder(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
 
 def _table(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     columns = Columns(data.image, data.heads, data.split.column, data.group, data.weight)
-    return find_in_table(paths["table"], root=paths.get("root"), columns=columns, delimiter=data.delimiter)
+    return find_in_table(
+        paths["table"],
+        root=paths.get("root"),
+        columns=columns,
+        delimiter=data.delimiter,
+        spelling=data.spelling,
+    )
 
 
 def _lists(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
@@ -165,7 +185,7 @@ def read(data: DataSettings, *, base: Path) -> Samples:
 
 def read_whole(data: DataSettings, *, base: Path) -> Samples:
     """Return samples to score a model on: not split, with any number of classes."""
-    return build_samples(FORMS[_form(data)](data, resolve_paths(data, base=base)))
+    return build_samples(FORMS[_form(data)](data, resolve_paths(data, base=base)), data.spelling)
 
 
 def _require_learnable(source: str, head: Head, codes: Codes) -> None:

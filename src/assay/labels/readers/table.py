@@ -12,9 +12,10 @@ from assay.errors import DataError
 from assay.labels.build import RawLabels, distinct_names, quoted, require_head_limit
 from assay.labels.image_files import SafeRoot, is_unicode
 from assay.labels.readers.folder import SPLITS
-from assay.labels.readers.label_cells import HeadColumns, labels_of, read_cells
+from assay.labels.readers.label_cells import HeadColumns, labels_of, read_cells, settle_cells
 from assay.labels.readers.table_files import IMAGE_NAMES, Rows, merge_same, numbers, read_rows, texts
 from assay.labels.samples import LeftOut
+from assay.labels.spelling import Spelling
 from assay.messages import printable
 
 
@@ -33,7 +34,12 @@ class Columns:
 
 
 def find_in_table(
-    table: Path, *, root: Path | None = None, columns: Columns | None = None, delimiter: str | None = None
+    table: Path,
+    *,
+    root: Path | None = None,
+    columns: Columns | None = None,
+    delimiter: str | None = None,
+    spelling: Spelling | None = None,
 ) -> RawLabels:
     """Return the images that a table names, below `root` (the table's own folder, if none is given).
 
@@ -43,7 +49,8 @@ def find_in_table(
     resolved = _resolve_columns(rows, columns or Columns())
     image, heads = resolved.image or "", resolved.heads
     named = (image, resolved.split, resolved.group, *(head.column for head in heads.values()))
-    rows = texts(rows, [column for column in named if column])
+    rows, spelling = texts(rows, [column for column in named if column]), spelling or Spelling()
+    rows, heads, notes = settle_cells(rows, heads, spelling) if spelling else (rows, heads, [])
     cells, blank = image_cells(rows, image), pl.lit(None, dtype=pl.String)
     facts = {
         "split": _splits(rows, resolved.split) if resolved.split else blank,
@@ -52,7 +59,7 @@ def find_in_table(
     }
     labels: dict[str, pl.Series] = {}
     for name, head in heads.items():
-        labels |= read_cells(rows, name, head)
+        labels |= read_cells(rows, name, head, spelling)
     titles = {"split": "the split", "group": "the group", "weight": "the weight"}
     titles |= {column: f"the label {series.name!r}" for column, series in labels.items()}
     frame = rows.frame.select(image).with_columns(**facts).select(list(facts))
@@ -72,6 +79,7 @@ def find_in_table(
         classes={name: head.names or distinct_names(frame[f"label:{name}"]) for name, head in heads.items()},
         declared=frozenset(name for name, head in heads.items() if head.names),
         left_out=left_out,
+        notes=tuple(notes),
     )
 
 
