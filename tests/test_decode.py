@@ -155,7 +155,7 @@ def test_formats(tmp_path: Path, ending: str) -> None:
 def test_a_format_that_is_a_program_is_not_run(tmp_path: Path) -> None:
     assert "EPS" not in FORMATS
     path = saved(tmp_path, Image.new("RGB", (4, 4)), "a.eps")
-    assert "not an image" in refusal(path)
+    assert "PostScript" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["a b.png", "a'b\"c.png", "ü漢字🌱.png", "line\nbreak.png", "-rf.png", "%s{}.png"])
@@ -166,7 +166,7 @@ def test_odd_names_simply_work(tmp_path: Path, name: str) -> None:
 def test_broken_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
     empty.touch()
-    text.write_text("hello, I am no image")
+    text.write_bytes(b"\x01\x02\x03 I am no image")
     assert "empty" in refusal(empty)
     assert "not an image" in refusal(text)
     assert "No such file" in refusal(tmp_path / "none.jpg")
@@ -188,7 +188,7 @@ def test_a_truncated_jpeg_is_refused(
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), "a.jpg", **options)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(ImageError, match="broken"):
+    with pytest.raises(ImageError, match="it is truncated: copy or download it again"):
         decode(path, at_least=at_least)
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
+import io
 import math
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from pydantic import Field, PositiveInt
 
 from assay.arrays import Pixels
 from assay.errors import ImageError, PlanError
+from assay.images.mend import damage, ends_in_zeros, sound_part
+from assay.labels.file_kinds import EMPTY, PLUGINS, kind_of_file, plugin
 from assay.settings import Settings
 
 # Pillow refuses at 2 x 89,478,485 while it opens a file, by a setting that belongs to the whole process.
@@ -34,8 +38,12 @@ MAX_PIXELS = 178_000_000
 # Formats of pixels alone. EPS, for one, is a program that Pillow passes to Ghostscript.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "MPO", "JPEG2000", "AVIF",
-    "PPM", "TGA", "ICO", "DIB", "PCX", "SGI", "QOI",
+    "PPM", "TGA", "ICO", "DIB", "PCX", "SGI", "QOI", *PLUGINS,
 )  # fmt: skip
+
+UNIDENTIFIED = "its header cannot be read"
+
+Result = TypeVar("Result")
 
 _AS_RGB = frozenset(("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX"))
 _NUMBERS = frozenset(("I", "F", "I;16", "I;16L", "I;16B", "I;16N"))
@@ -73,19 +81,21 @@ def decode(path: Path, *, at_least: int | None = None) -> Image.Image:
     side below `at_least` (unless it was smaller to begin with).
     Raises ImageError with the reason, without the path.
     """
-    with _open_image(path) as image:
+
+    def upright(image: Image.Image) -> Image.Image:
         if at_least is not None:
             image.draft(None, (at_least, at_least))  # does nothing for other formats
         image.load()
         orientation = _orientation(image)  # after loading: Pillow turns TIFFs itself, and then gives 1
-    upright = _rgb(image)
-    return upright.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else upright
+        rgb = _rgb(image)
+        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+    return _from_image(path, upright)
 
 
 def size_of(path: Path) -> tuple[int, int]:
     """Return width and height as stored, from the header alone. Raises ImageError."""
-    with _open_image(path) as image:
-        return image.size
+    return _from_image(path, lambda image: image.size)
 
 
 def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
@@ -173,18 +183,58 @@ class _Hush:
 _HUSH = _Hush()
 
 
+class _DamagedError(ImageError):
+    """Bytes that a decoder refused."""
+
+
+def _from_image(path: Path, work: Callable[[Image.Image], Result]) -> Result:
+    """Return the result of work on an image, or on what is sound of a damaged one. Raises ImageError."""
+    try:
+        with _open_image(path, lambda: open(path, "rb")) as image:
+            return work(image)
+    except _DamagedError as error:
+        reason = str(error)
+    data = _bytes_of_image(path, reason)
+    with _HUSH:
+        sound = sound_part(data)
+        if sound is not None:
+            try:
+                with _open_image(path, lambda: io.BytesIO(sound)) as image:
+                    return work(image)
+            except _DamagedError:  # the first reason says more
+                pass
+        raise ImageError(damage(data, reason))
+
+
+def _bytes_of_image(path: Path, reason: str) -> bytes:
+    """Return the content of what looks like an image. Raises ImageError that says what any other file is."""
+    try:
+        kind = kind_of_file(path)
+        if kind is not None and kind.fault is None:
+            return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"it cannot be read: {error.strerror}") from error
+    if kind is not None:
+        raise ImageError(kind.fault)
+    raise ImageError(
+        "it is not an image in a format that is read" if reason == UNIDENTIFIED else f"it is broken: {reason}"
+    )
+
+
 @contextmanager
-def _open_image(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path, opener: Callable[[], BinaryIO]) -> Iterator[Image.Image]:
     """Open an image lazily; an error then or in the block is raised as ImageError."""
     try:
         _require_content(path)
-        with _HUSH, open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
+        with _HUSH, opener() as file, Image.open(file, formats=_formats()) as image:
             _require_size(*image.size)
+            if image.format in ("JPEG", "MPO") and ends_in_zeros(file):
+                raise _DamagedError("its end is zeros")
             yield image
     except (ImageError, PlanError):
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("it is not an image in a format that is read") from error
+        raise _DamagedError(UNIDENTIFIED) from error
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large()) from error
     except MemoryError as error:
@@ -192,19 +242,23 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):  # no fault of the image
             raise
-        reason = f"it cannot be read: {error.strerror}" if error.strerror else f"it is broken: {error}"
-        raise ImageError(reason) from error
+        if error.strerror:
+            raise ImageError(f"it cannot be read: {error.strerror}") from error
+        raise _DamagedError(str(error)) from error
     except Exception as error:  # a decoder that is fed broken bytes may raise anything at all
-        raise ImageError(f"it is broken: {error or type(error).__name__}") from error
+        raise _DamagedError(str(error) or type(error).__name__) from error
 
 
 def _require_content(path: Path) -> None:
     """Raise ImageError for what must not be opened: an empty file, or a pipe, which would block."""
-    state = path.stat()
+    try:
+        state = path.stat()
+    except ValueError as error:  # a name that no file can have
+        raise ImageError(f"it cannot be read: {error}") from error
     if not stat.S_ISREG(state.st_mode):
         raise ImageError("it is not a file")
     if state.st_size == 0:
-        raise ImageError("the file is empty (0 bytes)")
+        raise ImageError(EMPTY.fault)
 
 
 def _require_size(width: int, height: int) -> None:
@@ -220,8 +274,12 @@ def _too_large() -> str:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Return the FORMATS that this build of Pillow reads."""
+    """Return the FORMATS that this build of Pillow reads, by itself or by a module that is installed."""
     Image.init()
+    for module in filter(None, map(plugin, PLUGINS)):
+        register = getattr(importlib.import_module(module), "register_heif_opener", None)
+        if register is not None:  # the others register themselves
+            register()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
