@@ -11,10 +11,17 @@ import pytest
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.metrics import metrics_of, stream
+from assay.metrics.metrics import metrics_of, probabilities_of, stream
 from assay.models.classifier import ModelSettings
 from assay.predictions import baselines as module
-from assay.predictions.baselines import baseline_predictions, linear_probabilities, majority, shrink, without_a_tag
+from assay.predictions.baselines import (
+    baseline_predictions,
+    fit_pixels,
+    linear_probabilities,
+    majority,
+    shrink,
+    without_a_tag,
+)
 from assay.run import evaluate
 from assay.training.devices import Hardware
 
@@ -140,6 +147,29 @@ def test_many_images_are_drawn_from_by_seed(monkeypatch: pytest.MonkeyPatch) -> 
     assert metrics_of(KIND, codes[0], first[:, :3])["accuracy"] > 0.9
 
 
+def test_gradient_descent_on_all_pixels_learns_every_head_and_repeats() -> None:
+    train, codes = images(300, 0)
+    val, truth = images(100, 1)
+    model = fit_pixels(SPACE, codes, train.reshape(300, -1))
+    found = dict(stream(SPACE, truth, probabilities_of(SPACE, model.logits(val.reshape(100, -1) / 255))))
+    assert found["kind/accuracy"] > 0.9
+    assert found["tags/mean_average_precision"] > 0.9
+    again = fit_pixels(SPACE, codes, train.reshape(300, -1))
+    assert np.array_equal(model.coefficients, again.coefficients)
+
+
+def test_gradient_descent_leaves_unknown_labels_out() -> None:
+    train, (kind, tags) = images(100, 0)
+    nothing = fit_pixels(SPACE, [KIND.unknown(100), tags], train.reshape(100, -1))
+    assert (nothing.coefficients[:3] == 0).all()
+    assert (nothing.coefficients[6] == 0).all()  # the tag that is not known of any
+    assert (nothing.coefficients[3] != 0).any()
+    hidden = kind.copy()
+    hidden[50:] = -1
+    part = fit_pixels(LabelSpace((KIND,)), [hidden], train.reshape(100, -1))
+    assert np.isfinite(part.coefficients).all()
+
+
 @pytest.mark.parametrize("size", [8, 16, 32, 37])
 def test_shrinking_takes_area_means(size: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (70, size, size, 3)).astype(np.uint8)
@@ -168,10 +198,12 @@ def test_of_a_run_they_are_scored_as_they_decide(tmp_path: Path) -> None:
     cache = Cache(pixels, {name: row for row, name in enumerate(names)})
     model = ModelSettings(backbone="test_efficientnet", weights="none")
     found = evaluate.baselines(samples, cache, model, size=24, hardware=Hardware("cpu"), seed=0)
-    assert list(found) == ["majority", "zero images", "linear on pixels", "untrained network"]
+    named = ["majority", "zero images", "linear on pixels", "linear on all pixels", "untrained network"]
+    assert list(found) == named
     without = found["majority"]["without a tag"]["tags"]
     assert without["train"] == {"share": 0.0, "n": int((known[:30] == 1).any(axis=1).sum())}
     metrics = found["majority"]["heads"]["tags"]["metrics"]
     assert metrics["micro_f1"]["value"] == 0
     assert metrics["hamming_loss"]["value"] == pytest.approx((known[30:] == 1).sum() / (known[30:] >= 0).sum())
-    assert found["linear on pixels"]["heads"]["kind"]["metrics"]["accuracy"]["value"] > 0.8
+    for name in named[2:4]:
+        assert found[name]["heads"]["kind"]["metrics"]["accuracy"]["value"] >= 0.8

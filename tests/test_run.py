@@ -118,7 +118,7 @@ def test_metrics_carry_their_number_and_interval(finished: assay.Run) -> None:
 
 def test_baselines_stand_beside(finished: assay.Run) -> None:
     known = finished.metrics["baselines"]
-    assert set(known) == {"majority", "zero images", "linear on pixels", "untrained network"}
+    assert set(known) == {"majority", "zero images", "linear on pixels", "linear on all pixels", "untrained network"}
     assert {scores["metrics"]["accuracy"]["n"] for scores in known.values()} == {9}
 
 

@@ -14,7 +14,16 @@ from assay.labels.space import LabelSpace
 from assay.labels.subset import labelled
 from assay.metrics.metrics import score, to_json
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.predictions.baselines import MAJORITY, shrink, without_a_tag
+from assay.predictions.baselines import (
+    ALL_PIXELS,
+    MAJORITY,
+    MAX_PIXEL_IMAGES,
+    SIDE,
+    fit_pixels,
+    random_rows,
+    shrink,
+    without_a_tag,
+)
 from assay.predictions.baselines import baseline_predictions as baseline_answers
 from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions, scores_json
@@ -41,6 +50,7 @@ def baselines(
         codes["train"],
         train=_thumbnails(cache, train.ids),
         val=_thumbnails(cache, validation.ids),
+        all_pixels=_linear_on_all_pixels(train, validation.ids, cache, side=min(size, ALL_PIXELS), seed=seed),
         untrained=_untrained(space, cache, validation.ids, model, size=size, hardware=hardware, seed=seed),
         seed=seed,
     )
@@ -79,10 +89,23 @@ def test_scores(folder: Path, samples: Samples, *, device: str, progress: Progre
 
 
 def _thumbnails(cache: Cache, ids: list[str]) -> Floats:
-    """Return small images as rows (N, F), decoded a batch at a time."""
+    """Return small images as rows (N, F)."""
+    return np.concatenate(list(_rows_of_pixels(cache, ids, SIDE)))
+
+
+def _linear_on_all_pixels(train: Samples, ids: list[str], cache: Cache, *, side: int, seed: int) -> Floats:
+    """Return logits (M, W) of images by a linear layer on all their pixels, trained on at most 4,000 images."""
+    drawn = train.take(random_rows(np.arange(len(train)), MAX_PIXEL_IMAGES, seed))
+    pixels = [np.rint(rows * 255).astype(np.uint8) for rows in _rows_of_pixels(cache, drawn.ids, side)]
+    model = fit_pixels(train.space, drawn.codes(), np.concatenate(pixels), seed=seed)
+    return np.concatenate([model.logits(rows) for rows in _rows_of_pixels(cache, ids, side)])
+
+
+def _rows_of_pixels(cache: Cache, ids: list[str], side: int) -> Iterator[Floats]:
+    """Yield images as rows (B, F) of area means, decoded a batch at a time."""
     rows = cache.rows_of(ids)
-    batches = (cache.gather(rows[first : first + 256]) for first in range(0, len(rows), 256))
-    return np.concatenate([shrink(batch.permute(0, 2, 3, 1).numpy()) for batch in batches])
+    for first in range(0, len(rows), 256):
+        yield shrink(cache.gather(rows[first : first + 256]).permute(0, 2, 3, 1).numpy(), side=side)
 
 
 def _untrained(
