@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.metrics.metrics import metrics_of, probabilities_of, stream
 from assay.models.classifier import ModelSettings
-from assay.predictions import baselines as module
 from assay.predictions.baselines import (
+    PURPOSES,
     baseline_predictions,
     fit_pixels,
+    leak_check,
     linear_probabilities,
     majority,
     shrink,
     without_a_tag,
 )
+from assay.report.tables import leak_line
 from assay.run import evaluate
 from assay.training.devices import Hardware
 
@@ -67,17 +70,43 @@ def test_on_zero_images_it_equals_the_majority() -> None:
     train, codes = images(300, 0)
     features = shrink(train)
     found = baseline_predictions(SPACE, codes, train=features, val=features[:50])
-    assert list(found) == ["majority", "zero images", "linear on pixels"]
-    assert found["zero images"].probabilities == pytest.approx(found["majority"].probabilities, abs=1e-3)
+    assert list(found) == ["majority", "no tag", "zero images", "linear on pixels"] == list(PURPOSES)[:4]
+    zeros, most = found["zero images"], found["majority"]
+    assert np.array_equal(zeros.probabilities, most.probabilities)
+    assert np.array_equal(zeros.thresholds, most.thresholds)
+    assert leak_check(found) == {"largest difference": 0.0, "passed": True}
     ties = [np.repeat([0, 1, 2], 100), codes[1]]
     zeros = linear_on_pixels(SPACE, ties, train=np.zeros_like(train), val=train[:1])
     assert zeros[0, :3].argmax() == 0
 
 
-def test_the_majority_gives_no_tag_at_all_and_its_loss_is_that_of_the_shares() -> None:
+@pytest.mark.parametrize("count", [99, 100, 101])
+def test_classes_as_frequent_as_one_another_are_no_leak(count: int) -> None:
+    """Nor is a tag that half of the images have, or a head of one class."""
+    kind, tags = np.arange(3 * count) % 3, np.tile(np.arange(3 * count)[:, None] % 2, 4)
+    space = LabelSpace((KIND, TAGS, Head("one", ("only",))))
+    features = np.random.default_rng(0).random((3 * count, 5), np.float32)
+    codes = [kind, tags, np.zeros(3 * count, int)]
+    found = baseline_predictions(space, codes, train=features, val=features[:7])
+    assert leak_check(found)["passed"]
+    for name in ("probabilities", "thresholds"):
+        assert np.array_equal(getattr(found["zero images"], name), getattr(found["majority"], name))
+
+
+def test_a_leak_fails_the_check() -> None:
+    kind = np.array([0, 0, 0, 1])
+    found = baseline_predictions(LabelSpace((KIND,)), [kind], train=np.zeros((4, 1)), val=np.zeros((2, 1)))
+    assert list(found) == ["majority", "zero images", "linear on pixels"]
+    leaking = replace(found["zero images"], probabilities=np.eye(3, dtype=np.float32)[[0, 1]])
+    check = leak_check(found | {"zero images": leaking})
+    assert check == {"largest difference": 0.75, "passed": False}
+    assert "FAILED" in leak_line(check)
+
+
+def test_without_a_tag_the_answer_is_none_and_its_loss_is_that_of_the_shares() -> None:
     train, codes = images(300, 0)
     val, truth = images(100, 1)
-    answer = baseline_predictions(SPACE, codes, train=shrink(train), val=shrink(val))["majority"]
+    answer = baseline_predictions(SPACE, codes, train=shrink(train), val=shrink(val))["no tag"]
     assert answer.probabilities[0, 5] == 1  # the tag that all have, and still it is not given
     found = dict(stream(SPACE, truth, answer.probabilities, thresholds=answer.thresholds))
     decided = truth[1] >= 0
@@ -138,10 +167,12 @@ def test_probabilities_are_probabilities_and_repeat() -> None:
     assert np.array_equal(found, linear_on_pixels(SPACE, codes, train=train, val=train))
 
 
-def test_many_images_are_drawn_from_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_IMAGES", 50)
+def test_many_images_are_drawn_from_by_seed() -> None:
     train, codes = images(200, 0)
-    first, again, other = (linear_on_pixels(SPACE, codes, train=train, val=train, seed=seed) for seed in (0, 0, 1))
+    features = shrink(train)
+    first, again, other = (
+        linear_probabilities(SPACE, codes, train=features, val=features, seed=seed, limit=50) for seed in (0, 0, 1)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert metrics_of(KIND, codes[0], first[:, :3])["accuracy"] > 0.9
@@ -198,12 +229,14 @@ def test_of_a_run_they_are_scored_as_they_decide(tmp_path: Path) -> None:
     cache = Cache(pixels, {name: row for row, name in enumerate(names)})
     model = ModelSettings(backbone="test_efficientnet", weights="none")
     found = evaluate.baselines(samples, cache, model, size=24, hardware=Hardware("cpu"), seed=0)
-    named = ["majority", "zero images", "linear on pixels", "linear on all pixels", "untrained network"]
-    assert list(found) == named
-    without = found["majority"]["without a tag"]["tags"]
+    named = ["majority", "no tag", "zero images", "linear on pixels", "linear on all pixels", "untrained network"]
+    assert list(found) == named == list(PURPOSES)
+    without = found["no tag"]["without a tag"]["tags"]
     assert without["train"] == {"share": 0.0, "n": int((known[:30] == 1).any(axis=1).sum())}
-    metrics = found["majority"]["heads"]["tags"]["metrics"]
+    assert found["zero images"]["leak check"]["passed"]
+    assert found["zero images"]["heads"] == found["majority"]["heads"]
+    metrics = found["no tag"]["heads"]["tags"]["metrics"]
     assert metrics["micro_f1"]["value"] == 0
     assert metrics["hamming_loss"]["value"] == pytest.approx((known[30:] == 1).sum() / (known[30:] >= 0).sum())
-    for name in named[2:4]:
+    for name in named[3:5]:
         assert found[name]["heads"]["kind"]["metrics"]["accuracy"]["value"] >= 0.8

@@ -129,7 +129,7 @@ def test_a_random_label_is_no_better_known_than_by_chance(carry: Carry) -> None:
     coins = np.random.default_rng(0).integers(0, 2, len(image_table()))
     table = image_table().with_columns(colour=pl.Series(np.array(["heads", "tails"])[coins]))
     summary = details(carry(PROBE, CLEAN, table=table))["heads"]["colour"]
-    assert abs(summary["agreement"] - 0.5) < 3 * np.sqrt(0.25 / 72)
+    assert abs(summary["agreement"]["value"] - 0.5) < 3 * np.sqrt(0.25 / 72)
     assert summary["noise_rate"] > 0.25
 
 

@@ -108,10 +108,11 @@ def test_one_threshold_for_a_head(tmp_path: Path, metric: str) -> None:
     assert saved.decision_rule.thresholds.tolist() == [0.5] * 2 + [details["threshold"]] * 3 + [0.5] * 2
     assert (predictions.thresholds[:, 5:] == 0.5).all()
     assert details["gain"]["value"] > 0
-    assert (
-        f"{metric} {details['at half']:.4f} at 0.5, {details['cross-fitted']:.4f} cross-fitted"
-        in context.progress.lines[0]
+    before, after = (
+        f"{details[name]:.4f} [{details['intervals'][name][0]:.4f}, {details['intervals'][name][1]:.4f}]"
+        for name in ("at half", "cross-fitted")
     )
+    assert f"{metric} {before} at 0.5, {after} cross-fitted" in context.progress.lines[0]
 
 
 def test_tags_with_few_positives_are_named(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from assay.run.summary import frequency_lines
 KIND = Head("kind", ("a", "b", "c", "d"))
 TAGS = Head("tags", ("x", "y", "z"), "multilabel")
 SPACE = LabelSpace((KIND, TAGS))
-COUNTS = [np.array([150, 100, 19, 20]), np.array([5, 7, 6])]
+COUNTS = [np.array([150, 100, 19, 20]), np.array([5, 10, 7])]
 
 
 def named(counts: list[int]) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -43,6 +43,8 @@ def test_thirds_are_by_rank_and_the_rest_by_number() -> None:
     ("counts", "rules"),
     [
         ([30, 30, 30], set()),  # equally frequent
+        ([0, 0, 0], set()),
+        ([45, 52, 50, 48, 50, 47], set()),  # balanced but for chance
         ([30, 40], set()),
         ([30, 40, 50], {"thirds"}),  # all between 20 and 100
         ([500, 10], {"100/20"}),
@@ -123,8 +125,8 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2][:5] == ["many", "(thirds)", "2", "100–150", "0.750"]
     assert next(line for line in lines if line[:2] == ["medium", "(thirds)"])[-3:] == ["–", "–", "–"]
     assert frequency_lines(heads) == [
-        "recall of kind by how frequent classes are: many 0.750, few 0.000",
-        "recall of tags by how frequent classes are: many 1.000, few 0.500",
+        "recall of kind by how frequent classes are: many 0.750 [0.360–0.941], few 0.000 [0.000–0.490]",
+        "recall of tags by how frequent classes are: many 1.000 [0.610–1.000], few 0.500 [0.188–0.812]",
     ]
     assert frequency_lines({"kind": heads["kind"]})[0].startswith("recall by how frequent")
     scores = {"02-fit": to_json(score(SPACE, codes, probabilities, counts=COUNTS))}

@@ -34,6 +34,29 @@ def test_a_plain_share_has_wilsons_interval() -> None:
     assert wilson(0, 0) == (0, 1)
 
 
+def test_each_metric_of_a_class_has_the_interval_of_its_count() -> None:
+    """Recall and precision Wilson's, F1 that of the macro F1 over this class alone; without an image there is none."""
+    codes, predicted = np.array([0] * 12 + [1] * 3 + [2] * 5), np.array([0] * 12 + [0, 1, 1] + [2] * 4 + [1])
+    rows = score(space_of(4), [codes], np.eye(4)[predicted])["all"].per_class.to_dicts()
+    for row, hits, answers in zip(rows[:3], (12, 2, 4), (13, 3, 4), strict=True):
+        assert (row["recall_low"], row["recall_high"]) == pytest.approx(wilson(hits, row["support"]))
+        assert (row["precision_low"], row["precision_high"]) == pytest.approx(wilson(hits, answers))
+        assert row["f1_low"] < row["f1"] < row["f1_high"]
+    assert {name: value for name, value in rows[3].items() if "_" in name} == dict.fromkeys(
+        f"{name}_{side}" for name in ("precision", "recall", "f1") for side in ("low", "high")
+    )
+    alone = overall(score(space_of(2), [codes[:12] * 0], np.eye(2)[[0] * 9 + [1] * 3]))["macro_f1"]
+    row = score(space_of(2), [codes[:12] * 0], np.eye(2)[[0] * 9 + [1] * 3])["all"].per_class.to_dicts()[0]
+    assert (row["f1"], row["f1_low"], row["f1_high"]) == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_of_tags_average_precision_has_one_too() -> None:
+    tags = np.array([[1, 0]] * 3 + [[0, 0]] * 9)
+    first, second = score(space_of(2, "multilabel"), [tags], np.full((12, 2), 0.4))["all"].per_class.to_dicts()
+    assert first["average_precision_low"] < first["average_precision"] < first["average_precision_high"]
+    assert second["average_precision_low"] is second["recall_low"] is second["f1_low"] is None
+
+
 def test_shares_of_tags_and_top_5_have_it_too() -> None:
     generator = np.random.default_rng(0)
     tags = generator.integers(0, 2, (40, 3))

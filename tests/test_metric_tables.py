@@ -18,7 +18,16 @@ from assay.messages import plain_lines
 from assay.metrics.metrics import score, to_json
 from assay.predictions.baselines import majority
 from assay.progress import NoProgress
-from assay.report.tables import heads_table, metrics_rows, metrics_table, per_class_table, untagged_line
+from assay.report.tables import (
+    baseline_lines,
+    few_line,
+    heads_rows,
+    heads_table,
+    metrics_rows,
+    metrics_table,
+    per_class_table,
+    untagged_line,
+)
 from assay.run.summary import counts_table, split_tables
 
 SPACE = LabelSpace((Head("kind[red]", ("a", "b\n\x1b[31m", "c")), Head("side", ("x", "y"))))
@@ -133,7 +142,7 @@ def test_images_without_a_tag_are_told_on_one_line() -> None:
     assert untagged_line(found).endswith("tags: 12.5 % of 1,200 in train, 10.0 % of 300 in val; more: not known of any")
 
 
-def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(
+def test_the_last_score_is_shown_by_class_and_a_baseline_with_its_share(
     scores: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     untagged = {"tags": {"train": {"share": 0.5, "n": 10}}}
@@ -144,7 +153,36 @@ def test_the_last_score_is_shown_by_class_and_the_majority_with_its_share(
     assert text.count("02-fit, by class") == 1
     assert "untrained network, by class" not in text
     x = next(line.split() for line in text.splitlines() if line.strip().startswith("x "))
-    assert x[:4] == ["x", "1.000", "1.000", "1.000"]
+    assert x[1:5] == ["1.000", "[0.845–1.000]", "1.000", "[0.845–1.000]"]  # 21 of 21
+
+
+def test_heads_stand_beside_the_majority(scores: Any) -> None:
+    rows = heads_rows(scores["02-fit"], majority=scores["untrained network"])
+    assert list(rows[0]) == ["head", "n", "accuracy", "balanced_accuracy", "majority"]
+    assert [row["majority"]["value"] for row in rows] == [
+        head["metrics"]["accuracy"]["value"] for head in scores["untrained network"]["heads"].values()
+    ]
+    assert "balanced accuracy" in printed(heads_table(scores["02-fit"], majority=scores["untrained network"]))
+
+
+def test_few_images_are_too_few_to_judge_by(scores: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [few_line(n) for n in (0, 30, 500)] == [""] * 3
+    assert few_line(12).startswith("n = 12 is too small to judge by: one image is 8.3 points")
+    few = to_json(score(SPACE, [np.zeros(12, int), np.zeros(12, int)], np.tile([1.0, 0, 0, 1, 0], (12, 1))))
+    Output(NoProgress(), as_json=False).print(None, metric_blocks({"02-fit": few}))
+    text = capsys.readouterr().out
+    assert "n = 12 is too small to judge by" in text
+    assert "1.000 [0.758–1.000]" in text  # 12 of 12
+    assert "too few to judge them by" in text
+    Output(NoProgress(), as_json=False).print(None, metric_blocks({"02-fit": scores["02-fit"]}))
+    assert "too small" not in capsys.readouterr().out
+
+
+def test_what_baselines_are_for_stands_beside_them(scores: Any) -> None:
+    checked = {"leak check": {"largest difference": 0.0, "passed": True}}
+    lines = baseline_lines({"majority": scores["02-fit"], "zero images": scores["02-fit"] | checked, "02-fit": {}})
+    assert [line.split(":")[0].strip() for line in lines[:2]] == ["majority", "zero images"]
+    assert lines[2].startswith("Leak check passed")
 
 
 def test_of_many_heads_some_are_shown_by_class(scores: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from assay.files import RunFolder, StepName
+from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone
 from assay.models.layers import receptive_field
+from assay.steps.start import describe_network
+from conftest import Lines
+from fake_steps import new_classifier
 
 KNOWN = {
     "vgg16": (32, 212),  # Araujo et al. 2019, https://distill.pub/2019/computing-receptive-fields
@@ -117,3 +125,16 @@ def test_what_it_says_is_what_really_changes(network: Any) -> None:
     before, at = ([c for c, change in enumerate(changes) if change[axis]] for axis in (0, 1))
     assert at[-1] - at[0] + 1 == field.field[1]
     assert at[0] - before[0] == field.stride[1]
+
+
+def test_it_is_printed_once_a_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    context = SimpleNamespace(run=run, progress=Lines())
+    network = new_classifier(LabelSpace((Head("kind", ("a", "b")),)))
+    for name in ("01-probe", "02-fit"):
+        described = describe_network(network, context, size=32)  # type: ignore[arg-type]
+        folder = run.step(StepName(name)).path
+        folder.mkdir(parents=True)
+        (folder / "done.json").write_text(json.dumps({"details": {"network": described}}))
+    assert len(context.progress.lines) == 1
+    assert "receptive field" in context.progress.lines[0]

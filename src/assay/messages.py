@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -74,3 +74,13 @@ def bare_table(title: str | None) -> Table:
 def number_text(value: float | None) -> str:
     """Return a metric with three digits, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def metric_text(metric: Mapping[str, float | None]) -> str:
+    """Return a metric of metrics.json with its interval, where it has one."""
+    return f"{number_text(metric['value'])}{limits_text(metric['low'], metric['high'])}"
+
+
+def limits_text(low: float | None, high: float | None) -> str:
+    """Return an interval in brackets, nothing where there is none."""
+    return "" if low is None or high is None else f" [{number_text(low)}–{number_text(high)}]"

@@ -103,18 +103,29 @@ def _classes_by_head(step: dict[str, Any]) -> dict[str, list[str]]:
 
 def metric_blocks(scores: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Block]:
     """Yield tables of scores under one another, None left out; of the last each head, and each class."""
-    from assay.report.tables import frequency_table, heads_table, metrics_table, per_class_table, untagged_line
+    from assay.predictions.baselines import MAJORITY
+    from assay.report.tables import (
+        baseline_lines,
+        few_line,
+        frequency_table,
+        heads_table,
+        metrics_table,
+        per_class_table,
+        untagged_line,
+    )
 
     known = {name: score for name, score in scores.items() if score is not None}
     if not known:
         yield "No labelled images to score on, so there are no metrics."
         return
     yield metrics_table(known)
-    yield from (untagged_line(score["without a tag"]) + "\n" for score in known.values() if score.get("without a tag"))
     last = list(known)[-1]
     heads = known[last]["heads"]
+    yield from filter(None, [few_line(max((head["n"] for head in heads.values()), default=0))])
+    yield from baseline_lines(known)
+    yield from (untagged_line(score["without a tag"]) + "\n" for score in known.values() if score.get("without a tag"))
     if len(heads) > 1:
-        yield heads_table(known[last], title=last)
+        yield heads_table(known[last], majority=known.get(MAJORITY), title=last)
     title: str | None = f"{last}, by class"
     for name, head in list(heads.items())[:MAX_HEADS]:
         if head["per_class"]:

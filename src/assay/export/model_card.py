@@ -11,6 +11,7 @@ from typing import Any
 from assay.files import RunFolder
 from assay.labels.ledger import Ledger
 from assay.labels.space import LabelSpace
+from assay.messages import metric_text
 from assay.models.ensemble import Model
 
 MAX_CLASSES = 30  # with a line each, those of lowest F1
@@ -80,7 +81,9 @@ def _classes(heads: Mapping[str, Any]) -> Iterator[str]:
     names = ("precision", "recall", "f1", "support")
     for head, scores in heads.items():
         rows = sorted((row for row in scores["per_class"] if row["support"]), key=lambda row: row["f1"])
-        cells = [[_escaped(row["class"]), *(f"{row[name]:.3f}" for name in names[:3]), row["support"]] for row in rows]
+        cells = [
+            [_escaped(row["class"]), *(_of_class(row, name) for name in names[:3]), row["support"]] for row in rows
+        ]
         yield from _table([_escaped(head), *names], cells[:MAX_CLASSES])
         if len(rows) > MAX_CLASSES:
             yield f"\nThe {MAX_CLASSES} classes of lowest F1, of {len(rows)}."
@@ -114,6 +117,10 @@ def _metric_text(metric: Mapping[str, Any] | None) -> str:
         return ""
     bounds = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
     return f"{metric['value']:.3f}{bounds} ({metric['n']:,})"
+
+
+def _of_class(row: Mapping[str, Any], name: str) -> str:
+    return metric_text({"value": row[name], **{side: row.get(f"{name}_{side}") for side in ("low", "high")}})
 
 
 def _escaped(text: str) -> str:

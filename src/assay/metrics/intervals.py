@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from assay.arrays import Reals
+from assay.arrays import Bools, Reals
 
 Limits = tuple[float, float]
 
+FEW = 30  # images: of fewer an interval is too wide to judge a model by
 TAIL = 0.025  # on each side
 Z = 1.959963984540054  # of the normal distribution, for that tail
 
@@ -39,6 +40,11 @@ class Metric:
         if self.low is None or self.high is None:
             return ""
         return f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def percent(self) -> str:
+        """Return a share as text: `91.7 % [64.6–98.5]`."""
+        bounds = "" if self.low is None or self.high is None else f" [{100 * self.low:.1f}–{100 * self.high:.1f}]"
+        return f"{100 * self.value:.1f} %{bounds}"
 
     def to_json(self) -> dict[str, float | int | None]:
         return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
@@ -80,6 +86,18 @@ def wilson(hits: float, n: float, *, quantile: float = Z) -> Limits:
     share = hits / n if n > 0 else 0.5
     # rounding must not leave the share outside, nor the limits outside of 0 and 1
     return float(min(max(0.0, middle - half), share)), float(max(min(1.0, middle + half), share))
+
+
+def share(right: Bools) -> Metric | None:
+    """Return how many of some independent predictions are right, None of none."""
+    hits, n = int(right.sum()), right.size
+    return Metric(hits / n, n, *wilson(hits, n)) if n else None
+
+
+def wilson_each(hits: Reals, n: Reals) -> tuple[list[float | None], list[float | None]]:
+    """Return the lower and the upper limits of several shares (K,), None where n is 0."""
+    limits = [wilson(float(hit), float(count)) if count else (None, None) for hit, count in zip(hits, n, strict=True)]
+    return [low for low, _ in limits], [high for _, high in limits]
 
 
 def of_share(estimate: Estimate, variance: float, quantile: float) -> Limits:

@@ -16,7 +16,7 @@ from assay.arrays import Floats, Ints, Reals
 from assay.errors import PlanError, TrainingError
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.frequency import Group, groups
-from assay.metrics.intervals import Estimate, Metric, mean, metric
+from assay.metrics.intervals import Estimate, Metric, mean, metric, wilson_each
 from assay.metrics.tallies import Tally, confusion, f1, multiclass, multilabel, ratio
 
 Thresholds = float | Reals
@@ -59,7 +59,8 @@ class HeadScore:
 
     metrics: empty where no label is known (n = 0).
     per_class: class, precision, recall, f1, support, and under a multi-label head average_precision (null
-        without a positive). 0 where nothing was predicted or is there, as scikit-learn's zero_division=0.
+        without a positive). 0 where nothing was predicted or is there, as scikit-learn's zero_division=0. Each has its
+        interval beside it (`recall_low`, `recall_high`), null where there is nothing to measure it on.
     confusion: (K, K) images by true class (rows) and predicted class; None under a multi-label head.
     by_frequency: groups of classes by their training images, each with its metrics; empty where the counts are not
         known. recall and f1 are means over the classes that occur, accuracy is the recall over all their images (under
@@ -211,7 +212,29 @@ def _per_class(tally: Tally) -> pl.DataFrame:
         by_tag = {tag: one.value for tag, one in tally.precisions.items()}
         precisions = [by_tag.get(tag) for tag in range(tally.head.size)]
         columns["average_precision"] = pl.Series(precisions, dtype=pl.Float64)
-    return pl.DataFrame({**columns, "support": np.rint(support).astype(np.int64)})
+    limits = _limits_by_class(tally)
+    return pl.DataFrame({**columns, "support": np.rint(support).astype(np.int64), **limits})
+
+
+def _limits_by_class(tally: Tally) -> dict[str, pl.Series]:
+    """Return the columns of the intervals of `per_class`."""
+    hits, predicted, support = tally.counts
+    limits = {"precision": wilson_each(hits, predicted), "recall": wilson_each(hits, support)}
+    measured = [
+        {name: metric(estimate) for name, estimate in tally.of_class(index).items()} if support[index] else {}
+        for index in range(tally.head.size)
+    ]
+    for name in ("f1",) if tally.head.multiclass else ("f1", "average_precision"):
+        by_class = [metrics.get(name) for metrics in measured]
+        limits[name] = (
+            [one.low if one else None for one in by_class],
+            [one.high if one else None for one in by_class],
+        )
+    return {
+        f"{name}_{side}": pl.Series(values, dtype=pl.Float64)
+        for name, pair in limits.items()
+        for side, values in zip(("low", "high"), pair, strict=True)
+    }
 
 
 def _shared(metrics: Sequence[Mapping[str, object]]) -> list[str]:

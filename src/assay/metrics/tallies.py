@@ -111,6 +111,14 @@ class Tally:
             "accuracy": mean_of("accuracy", self.n, (_summed(hits), _summed(support))),
         }
 
+    def of_class(self, index: int) -> dict[str, Estimate]:
+        """Return F1 of one class that occurs, and of a tag its average precision."""
+        hits, predicted, support = (rows[[index]] for rows in self._by_class())
+        estimates = {"f1": mean_of_f1("f1", self.n, hits, predicted + support)}
+        if index in self.precisions:
+            estimates["average_precision"] = mean_average_precision(self.n, [self.precisions[index]])
+        return estimates
+
     def _by_class(self) -> tuple[Rows, Rows, Rows]:
         return self.sums["hits"], self.sums["predicted"], self.sums["support"]
 

@@ -31,8 +31,21 @@ STRENGTH = 0.01  # scikit-learn's C
 ITERATIONS = 100
 NEVER = 2.0  # a threshold that no probability reaches
 
-MAJORITY, ZEROS, LINEAR, UNTRAINED = "majority", "zero images", "linear on pixels", "untrained network"
-LINEAR_ALL = "linear on all pixels"
+CLOSE = 1e-3  # of two probabilities: the tolerance of the solver
+LEAK = 0.02  # of two probabilities: more than draws and solvers explain
+
+MAJORITY, NO_TAG, ZEROS = "majority", "no tag", "zero images"
+LINEAR, LINEAR_ALL, UNTRAINED = "linear on pixels", "linear on all pixels", "untrained network"
+
+PURPOSES = {
+    MAJORITY: "the most frequent answer for every image, of each tag the more frequent of yes and no; to be beaten",
+    NO_TAG: "no tag for any image; to be beaten, and strong where tags are rare",
+    ZEROS: "the linear model on black images: it must equal the majority, else labels leak into the evaluation",
+    LINEAR: "a linear model on tiny images: what colour and layout alone tell",
+    LINEAR_ALL: "the same on every pixel of the input, trained by gradient descent",
+    UNTRAINED: "the network with random weights: what chance gives",
+}
+"""What each baseline is for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +72,14 @@ def baseline_predictions(
     all_pixels: logits (M, width) of a model of `fit_pixels`.
     untrained: logits (M, width) of the network before training, with a head of random weights.
     """
-    blank = {"train": np.zeros_like(train), "val": np.zeros_like(val)}
     half, never = (np.full(space.width, threshold, dtype=np.float32) for threshold in (0.5, NEVER))
+    shares = majority(space, codes, count=len(val))
+    linear = linear_probabilities(space, codes, train=train, val=val, seed=seed)
     predictions = {
-        MAJORITY: BaselinePrediction(majority(space, codes, count=len(val)), never),
-        ZEROS: BaselinePrediction(linear_probabilities(space, codes, **blank, seed=seed), half),
-        LINEAR: BaselinePrediction(linear_probabilities(space, codes, train=train, val=val, seed=seed), half),
+        MAJORITY: BaselinePrediction(shares, half),
+        **({} if all(head.multiclass for head in space) else {NO_TAG: BaselinePrediction(shares, never)}),
+        ZEROS: BaselinePrediction(_on_zero_images(space, codes, shares), half),
+        LINEAR: BaselinePrediction(linear, half),
     }
     for name, logits in ((LINEAR_ALL, all_pixels), (UNTRAINED, untrained)):
         if logits is not None:
@@ -75,11 +90,32 @@ def baseline_predictions(
 def majority(space: LabelSpace, codes: Sequence[Codes], *, count: int) -> Floats:
     """Return the shares of the training labels, repeated for `count` images: (count, width).
 
-    The prediction is the most frequent class, and no tag under a multi-label head (with the threshold `NEVER`). A
+    The prediction is the most frequent class, and of each tag the more frequent of its presence and absence. A
     multi-class head without a known label gets equal shares, a tag without one 0.
     """
     shares = [_shares(head, known) for head, known in zip(space, codes, strict=True)]
     return np.tile(np.concatenate(shares).astype(np.float32), (count, 1))
+
+
+def leak_check(predictions: Mapping[str, BaselinePrediction]) -> dict[str, object]:
+    """Return the largest difference of a probability between all-zero images and the majority, and whether it passes.
+
+    A model that sees nothing can learn the shares of the labels alone.
+    """
+    difference = float(np.abs(predictions[ZEROS].probabilities - predictions[MAJORITY].probabilities).max(initial=0))
+    return {"largest difference": difference, "passed": difference <= LEAK}
+
+
+def _on_zero_images(space: LabelSpace, codes: Sequence[Codes], shares: Floats) -> Floats:
+    """Return the predictions (M, width) of the linear model trained and applied on all-zero images.
+
+    All features are equal, so that one stands for them. What the solver leaves open of the shares of the majority
+    (M, width) is rounded off, or classes as frequent as one another would be answered differently.
+    """
+    blank = np.zeros((max(len(known) for known in codes), 1), np.float32)
+    answers = linear_probabilities(space, codes, train=blank, val=blank[:1].repeat(len(shares), axis=0), limit=None)
+    rounded: Floats = np.where(np.abs(answers - shares) <= CLOSE, shares, answers)
+    return rounded
 
 
 def without_a_tag(space: LabelSpace, codes: Mapping[str, Sequence[Codes]]) -> dict[str, dict[str, object]]:
@@ -97,12 +133,18 @@ def without_a_tag(space: LabelSpace, codes: Mapping[str, Sequence[Codes]]) -> di
 
 
 def linear_probabilities(
-    space: LabelSpace, codes: Sequence[Codes], *, train: Reals, val: Reals, seed: int = 0
+    space: LabelSpace,
+    codes: Sequence[Codes],
+    *,
+    train: Reals,
+    val: Reals,
+    seed: int = 0,
+    limit: int | None = MAX_IMAGES,
 ) -> Floats:
     """Fit a logistic regression of every head to features (N, F) and return its probabilities (M, width) of (M, F).
 
     It is multinomial, or one a tag. Features are standardised by the training images; C = 0.01, at most 100
-    iterations of L-BFGS. Of more than 10,000 images with a known label under a head, 10,000 drawn by `seed` are used.
+    iterations of L-BFGS. Of more than `limit` images with a known label under a head, as many drawn by `seed` are used.
     From all-zero features it can learn only the shares of the labels: it then equals `majority`, or the evaluation
     leaks. 4,000 images of 16 x 16 pixels and 12 classes take about a second.
     """
@@ -116,7 +158,8 @@ def linear_probabilities(
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition of this baseline
         for head, columns, known in space.each(codes):
             for tag, target in enumerate(head.columns(known).T):
-                rows = random_rows(np.flatnonzero(target >= 0), MAX_IMAGES, seed)
+                known_rows = np.flatnonzero(target >= 0)
+                rows = known_rows if limit is None else random_rows(known_rows, limit, seed)
                 classes = np.unique(target[rows])
                 if len(classes) < 2:
                     continue  # the shares predict it already

@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.files import whole
-from assay.messages import MAX_CLASSES_LISTED, bare_table, number_text, plain
-from assay.metrics.intervals import Metric
+from assay.messages import MAX_CLASSES_LISTED, bare_table, limits_text, number_text, plain
+from assay.metrics.intervals import FEW, Metric
 from assay.metrics.metrics import higher_is_better
+from assay.predictions.baselines import PURPOSES, ZEROS
 
 Scores = Mapping[str, Any]
 Row = dict[str, Any]
@@ -35,11 +36,19 @@ def metrics_rows(scores: Mapping[str, Scores], *, columns: Sequence[str] | None 
     return [_row({"step": name}, score["metrics"], names) for name, score in scores.items()]
 
 
-def heads_rows(scores: Scores, *, columns: Sequence[str] | None = None) -> list[Row]:
-    """Return a row for each head of one score: head, n and metrics, as `metrics_rows`."""
+def heads_rows(scores: Scores, *, majority: Scores | None = None, columns: Sequence[str] | None = None) -> list[Row]:
+    """Return a row for each head of one score: head, n and metrics, as `metrics_rows`.
+
+    Without `columns`: accuracy and balanced accuracy, of tags micro F1 and average precision. With the scores of the
+    `majority` its metric that sums the head up, as "majority".
+    """
     heads = scores["heads"]
-    names = _columns([head["metrics"] for head in heads.values()], columns)
-    return [_row({"head": name}, head["metrics"], names) | {"n": head["n"]} for name, head in heads.items()]
+    names = list(columns or _head_columns(heads))
+    rows = [_row({"head": name}, head["metrics"], names) | {"n": head["n"]} for name, head in heads.items()]
+    if majority is not None:
+        for row in rows:
+            row["majority"] = _chief_of(majority["heads"].get(row["head"], {}))
+    return rows
 
 
 def metrics_table(
@@ -49,15 +58,15 @@ def metrics_table(
     return _metrics_table(metrics_rows(scores, columns=columns), "step", title)
 
 
-def heads_table(scores: Scores, *, columns: Sequence[str] | None = None, title: str | None = None) -> Table:
-    """Return the heads of one score under one another. Values of different heads are not compared."""
-    return _metrics_table(heads_rows(scores, columns=columns), "head", title, compared=False)
+def heads_table(scores: Scores, *, majority: Scores | None = None, title: str | None = None) -> Table:
+    """Return the heads of one score under one another, as `heads_rows`. Values of different heads are not compared."""
+    return _metrics_table(heads_rows(scores, majority=majority), "head", title, compared=False)
 
 
 def per_class_table(
     rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None, most: int = MAX_CLASSES_LISTED
 ) -> Table:
-    """Return `per_class` of a head; of more than `most` classes, those of lowest F1.
+    """Return `per_class` of a head with intervals; of more than `most` classes, those of lowest F1.
 
     A class that no image is of has no metrics here, though scikit-learn's convention gives it zeros.
     """
@@ -68,11 +77,20 @@ def per_class_table(
         table.add_column(_heading(name), justify="right")
     lowest = sorted(range(len(rows)), key=lambda row: rows[row]["f1"] if rows[row]["support"] else 2.0)[:most]
     for row in sorted(lowest):
-        values = [number_text(rows[row][name] if rows[row]["support"] else None) for name in names]
-        table.add_row(Text(plain(rows[row]["class"])), *values, f"{rows[row]['support']:,}")
-    if len(rows) > most:
-        table.caption = f"The {most} classes of lowest F1, of {len(rows)}."
+        cells = [_cell(_of_class(rows[row], name), None) for name in names]
+        table.add_row(Text(plain(rows[row]["class"])), *cells, f"{rows[row]['support']:,}")
+    few = sum(row["support"] < FEW for row in rows)
+    lines = [f"The {most} classes of lowest F1, of {len(rows)}."] if len(rows) > most else []
+    lines += [f"{few} of {len(rows)} have fewer than {FEW} images: too few to judge them by."] if few else []
+    table.caption = " ".join(lines) or None
     return table
+
+
+def _of_class(row: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """Return a metric of a row of `per_class`; None where the class has no image."""
+    if not row["support"] or row[name] is None:
+        return None
+    return {"value": row[name], **{side: row.get(f"{name}_{side}") for side in ("low", "high")}}  # older runs: none
 
 
 def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None) -> Table:
@@ -100,7 +118,36 @@ def untagged_line(untagged: Mapping[str, Mapping[str, Any]]) -> str:
     for head, parts in untagged.items():
         shares = [f"{100 * part['share']:.1f} % of {part['n']:,} in {side}" for side, part in parts.items()]
         texts.append(f"{plain(head)}: {', '.join(shares) or 'not known of any'}")
-    return f"Images without a tag, which is what the majority answers: {'; '.join(texts)}"
+    return f"Images without a tag: {'; '.join(texts)}"
+
+
+def baseline_lines(scores: Mapping[str, Scores]) -> list[str]:
+    """Return what each of the baselines among `scores` is for, and whether the leak check passes, a line each."""
+    lines = [f"  {name}: {PURPOSES[name]}." for name in scores if name in PURPOSES]
+    if check := scores.get(ZEROS, {}).get("leak check"):
+        lines.append(leak_line(check))
+    return lines
+
+
+def leak_line(check: Mapping[str, Any]) -> str:
+    """Return the outcome of `baselines.leak_check`."""
+    difference = f"the largest difference of a probability is {check['largest difference']:.2g}"
+    if check["passed"]:
+        return f"Leak check passed: on all-zero images the linear model answers as the majority does ({difference})."
+    return (
+        f"Leak check FAILED: on all-zero images the linear model answers otherwise than the majority ({difference}). "
+        "Something of the labels reaches the evaluation: trust none of these metrics, and report the run."
+    )
+
+
+def few_line(n: int) -> str:
+    """Return that so many images are too few to judge a model by; nothing where they are enough."""
+    if not 0 < n < FEW:
+        return ""
+    return (
+        f"n = {n} is too small to judge by: one image is {100 / n:.1f} points, and the intervals say little. "
+        f"Hold back at least {FEW} labelled images."
+    )
 
 
 def interval_text(metric: Metric | None, sign: str = "") -> str:
@@ -140,9 +187,7 @@ def _cell(metric: Mapping[str, Any] | None, best: float | None) -> Text:
     if metric is None:
         return Text("–", style="dim")
     text = Text(number_text(metric["value"]), style="bold" if metric["value"] == best else "")
-    if metric["low"] is not None:
-        text.append(f" [{number_text(metric['low'])}–{number_text(metric['high'])}]", style="not bold dim")
-    return text
+    return text.append(limits_text(metric["low"], metric["high"]), style="not bold dim")
 
 
 def _row(start: Row, metrics: Mapping[str, Any], columns: Sequence[str]) -> Row:
@@ -157,6 +202,20 @@ def _columns(metrics: Sequence[Mapping[str, Any]], columns: Sequence[str] | None
     if "accuracy" in names:
         names = [name for name in names if name != "micro_f1"]  # of a multi-class head it is the accuracy
     return names[:2]
+
+
+def _head_columns(heads: Mapping[str, Scores]) -> list[str]:
+    """Return the metrics that sum up heads of these kinds: a plain head has an accuracy, one of tags has not."""
+    plain_head = [head["metrics"] for head in heads.values() if "accuracy" in head["metrics"]]
+    tags = [head["metrics"] for head in heads.values() if head["metrics"] and "accuracy" not in head["metrics"]]
+    names = ["accuracy", "balanced_accuracy"] if plain_head else []
+    return names + (["micro_f1", "mean_average_precision"] if tags else [])
+
+
+def _chief_of(head: Scores) -> Mapping[str, Any] | None:
+    metrics = head.get("metrics", {})
+    chief: Mapping[str, Any] | None = metrics.get("accuracy", metrics.get("micro_f1"))
+    return chief
 
 
 def _best(name: str, rows: Sequence[Row]) -> float | None:

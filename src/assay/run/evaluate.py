@@ -16,10 +16,12 @@ from assay.metrics.metrics import score, to_json
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.predictions.baselines import (
     ALL_PIXELS,
-    MAJORITY,
     MAX_PIXEL_IMAGES,
+    NO_TAG,
     SIDE,
+    ZEROS,
     fit_pixels,
+    leak_check,
     random_rows,
     shrink,
     without_a_tag,
@@ -39,7 +41,8 @@ def baselines(
 ) -> Mapping[str, Scores]:
     """Return the validation scores of trivial and linear models by name; `size` is the input size of the final model.
 
-    The entry of the majority also counts the images without a tag, as `without_a_tag` gives it.
+    That of `no tag` also counts the images without a tag, as `without_a_tag` gives it; that of `zero images` has the
+    `leak_check`.
     """
     train, validation = (labelled(samples.part(part)) for part in ("train", "val"))
     if len(validation) == 0:
@@ -58,8 +61,9 @@ def baselines(
         name: to_json(score(space, codes["val"], answer.probabilities, thresholds=answer.thresholds))
         for name, answer in answers.items()
     }
-    if not all(head.multiclass for head in space):
-        scores[MAJORITY]["without a tag"] = without_a_tag(space, codes)
+    scores[ZEROS]["leak check"] = leak_check(answers)
+    if NO_TAG in scores:
+        scores[NO_TAG]["without a tag"] = without_a_tag(space, codes)
     return scores
 
 

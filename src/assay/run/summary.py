@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.labels.split import SIDES
-from assay.messages import MAX_CLASSES_LISTED, bare_table, number_text, plain
+from assay.messages import MAX_CLASSES_LISTED, bare_table, metric_text, plain
 
 
 def frequency_lines(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -18,7 +18,7 @@ def frequency_lines(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for name, head in heads.items():
         thirds = [row for row in head["by_frequency"] if row["rule"] == "thirds" and row["metrics"]]
-        recalls = [f"{row['name']} {number_text(row['metrics']['recall']['value'])}" for row in thirds]
+        recalls = [f"{row['name']} {metric_text(row['metrics']['recall'])}" for row in thirds]
         if recalls:
             of_head = f" of {plain(name)}" if len(heads) > 1 else ""
             lines.append(f"recall{of_head} by how frequent classes are: {', '.join(recalls)}")

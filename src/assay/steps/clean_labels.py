@@ -21,6 +21,7 @@ from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.labels.subset import labelled
+from assay.metrics.intervals import Metric, share, wilson
 from assay.models.classifier import require_size
 from assay.models.trained_model import TrainedModel, require_unseen
 from assay.predictions.out_of_fold import out_of_fold_by, single_fold_labels, single_fold_notes
@@ -162,7 +163,7 @@ class SuspectRows:
     suspects: HeadSuspects
     table: pl.DataFrame
     edits: Sequence[Edit]
-    agreement: float | None
+    agreement: Metric | None
 
 
 def _apply_action(
@@ -186,7 +187,7 @@ def _apply_action(
         table = table.filter(~pl.Series(cells, dtype=pl.Boolean))
         edits = suspect_edits(table, head, samples, action=settings.action, step=step, judge=judge)
         known = codes >= 0
-        agreement = float((head.decide(predicted) == codes)[known].mean()) if known.any() else None
+        agreement = share((head.decide(predicted) == codes)[known])
         by_head.append(SuspectRows(of_head, table, ledger.allowed(edits), agreement))
     after = apply(samples, [edit for of_head in by_head for edit in of_head.edits])
     for head, old, new in zip(samples.space, samples.codes(), after.codes(), strict=True):
@@ -302,7 +303,7 @@ def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dic
             "n": of_head.suspects.n,
             "suspects": of_head.table.height,
             "edits": len(of_head.edits),
-            "agreement": of_head.agreement,
+            "agreement": None if of_head.agreement is None else of_head.agreement.to_json(),
             "noise_rate": of_head.suspects.noise_rate,
             "noise_rates": of_head.suspects.noise_rates,
             "counts": of_head.suspects.counts.tolist(),
@@ -323,10 +324,11 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
         progress.line(f"  {name}: no label could be judged")
         return
     changed = f", {len(of_head.edits):,} edits" if of_head.edits else ""
-    agreement = "" if of_head.agreement is None else f"; the judge agrees with {of_head.agreement:.1%}"
+    agreement = "" if of_head.agreement is None else f"; the judge agrees with {of_head.agreement.percent()}"
+    low, high = wilson(rate * suspects.n, suspects.n)
     progress.line(
         f"  {name}: {of_head.table.height:,} of {suspects.n:,} labels are suspect{changed}; estimated to be wrong: "
-        f"{rate:.1%}{agreement}"
+        f"{Metric(rate, suspects.n, low, high).percent()}{agreement}"
     )
     confusions = _commonest_confusions(suspects)
     if confusions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,7 +91,7 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
 
 
 def describe_network(classifier: Classifier, context: Context, *, size: int) -> dict[str, object]:
-    """Return parameters, total stride and receptive field of the network, for done.json, and print them.
+    """Return parameters, total stride and receptive field of the network, for done.json; print them once a run.
 
     Raises ModelError where it cannot take images of this size.
     """
@@ -99,11 +99,19 @@ def describe_network(classifier: Classifier, context: Context, *, size: int) -> 
     described = receptive_field(classifier.backbone, size=size).to_json()
     field = described["receptive_field"]
     parameters = sum(parameter.numel() for parameter in classifier.parameters())
-    context.progress.line(
-        f"  {classifier.backbone_name}: {parameters:,} parameters, total stride {described['stride']}, receptive field "
-        f"{'the whole image' if field is None else f'{field:,} pixels'}"
-    )
-    return {"backbone": classifier.backbone_name, "parameters": parameters, **described}
+    network: dict[str, object] = {"backbone": classifier.backbone_name, "parameters": parameters, **described}
+    if not _is_printed(network, context):
+        context.progress.line(
+            f"  {classifier.backbone_name}: {parameters:,} parameters, total stride {described['stride']}, receptive "
+            f"field {'the whole image' if field is None else f'{field:,} pixels'}"
+        )
+    return network
+
+
+def _is_printed(network: Mapping[str, object], context: Context) -> bool:
+    """Return whether an earlier step of the run described the same network."""
+    files = (context.run.step(name).done for name in context.run.steps_done())
+    return any(json.loads(file.read_bytes()).get("details", {}).get("network") == network for file in files)
 
 
 def bare_classifier(state: State, context: Context, *, size: int) -> Classifier:

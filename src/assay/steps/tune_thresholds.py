@@ -14,6 +14,7 @@ from assay.arrays import Reals
 from assay.errors import DataError, PlanError
 from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
+from assay.metrics.intervals import metric as interval_of
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.predictions.thresholds import RARE, MetricName, best_by_class, best_global, rare_tags, without_positives
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
@@ -106,11 +107,11 @@ def _details(
     by, metric = settings.by, settings.metric
     half, honest, same = (decision_tally(head, codes, probabilities, cuts) for cuts in (0.5, of_images, thresholds))
     better = gain(half, honest, metric)
-    before, after = half.values()[metric], honest.values()[metric]
+    before, after = (interval_of(tally.estimates[metric]) for tally in (half, honest))
     low, high = thresholds.min(), thresholds.max()
     context.progress.line(
         f"  {head.name}: tags from {low:.3f}{'' if by == 'global' else f' to {high:.3f}'} up: "
-        f"{metric} {before:.4f} at 0.5, {after:.4f} cross-fitted, "
+        f"{metric} {before.value:.4f}{before.limits()} at 0.5, {after.value:.4f}{after.limits()} cross-fitted, "
         f"better by {better.value:.4f}{better.limits()}, n = {better.n}"
     )
     rare = _rare(head, codes, by)
@@ -132,8 +133,9 @@ def _details(
         **(
             {"threshold": values[0]} if by == "global" else {"thresholds": dict(zip(head.classes, values, strict=True))}
         ),
-        "at half": before,
-        "cross-fitted": after,
+        "at half": before.value,
+        "cross-fitted": after.value,
+        "intervals": {"at half": [before.low, before.high], "cross-fitted": [after.low, after.high]},
         "gain": better.to_json(),
         "on the same images (not cross-fitted)": same.values()[metric],
         "few positives": rare,
