@@ -20,12 +20,12 @@ from assay.predictions.baselines import majority
 from assay.progress import NoProgress
 from assay.report.tables import (
     baseline_lines,
-    few_line,
     heads_rows,
     heads_table,
     metrics_rows,
     metrics_table,
     per_class_table,
+    small_n_line,
     untagged_line,
 )
 from assay.run.summary import counts_table, split_tables
@@ -166,10 +166,10 @@ def test_heads_stand_beside_the_majority(scores: Any) -> None:
 
 
 def test_few_images_are_too_few_to_judge_by(scores: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert [few_line(n) for n in (0, 30, 500)] == [""] * 3
-    assert few_line(12).startswith("n = 12 is too small to judge by: one image is 8.3 points")
-    few = to_json(score(SPACE, [np.zeros(12, int), np.zeros(12, int)], np.tile([1.0, 0, 0, 1, 0], (12, 1))))
-    Output(NoProgress(), as_json=False).print(None, metric_blocks({"02-fit": few}))
+    assert [small_n_line(n) for n in (0, 30, 500)] == [""] * 3
+    assert small_n_line(12).startswith("n = 12 is too small to judge by: one image is 8.3 points")
+    twelve = to_json(score(SPACE, [np.zeros(12, int), np.zeros(12, int)], np.tile([1.0, 0, 0, 1, 0], (12, 1))))
+    Output(NoProgress(), as_json=False).print(None, metric_blocks({"02-fit": twelve}))
     text = capsys.readouterr().out
     assert "n = 12 is too small to judge by" in text
     assert "1.000 [0.758–1.000]" in text  # 12 of 12

@@ -106,11 +106,11 @@ def metric_blocks(scores: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Bl
     from assay.predictions.baselines import MAJORITY
     from assay.report.tables import (
         baseline_lines,
-        few_line,
         frequency_table,
         heads_table,
         metrics_table,
         per_class_table,
+        small_n_line,
         untagged_line,
     )
 
@@ -121,7 +121,7 @@ def metric_blocks(scores: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Bl
     yield metrics_table(known)
     last = list(known)[-1]
     heads = known[last]["heads"]
-    yield from filter(None, [few_line(max((head["n"] for head in heads.values()), default=0))])
+    yield from filter(None, [small_n_line(max((head["n"] for head in heads.values()), default=0))])
     yield from baseline_lines(known)
     yield from (untagged_line(score["without a tag"]) + "\n" for score in known.values() if score.get("without a tag"))
     if len(heads) > 1:

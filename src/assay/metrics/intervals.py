@@ -16,7 +16,7 @@ from assay.arrays import Bools, Reals
 
 Limits = tuple[float, float]
 
-FEW = 30  # images: of fewer an interval is too wide to judge a model by
+SMALL_N = 30  # images: of fewer an interval is too wide to judge a model by
 TAIL = 0.025  # on each side
 Z = 1.959963984540054  # of the normal distribution, for that tail
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from assay.files import whole
 from assay.messages import MAX_CLASSES_LISTED, bare_table, limits_text, number_text, plain
-from assay.metrics.intervals import FEW, Metric
+from assay.metrics.intervals import SMALL_N, Metric
 from assay.metrics.metrics import higher_is_better
 from assay.predictions.baselines import PURPOSES, ZEROS
 
@@ -79,9 +79,9 @@ def per_class_table(
     for row in sorted(lowest):
         cells = [_cell(_of_class(rows[row], name), None) for name in names]
         table.add_row(Text(plain(rows[row]["class"])), *cells, f"{rows[row]['support']:,}")
-    few = sum(row["support"] < FEW for row in rows)
+    small = sum(row["support"] < SMALL_N for row in rows)
     lines = [f"The {most} classes of lowest F1, of {len(rows)}."] if len(rows) > most else []
-    lines += [f"{few} of {len(rows)} have fewer than {FEW} images: too few to judge them by."] if few else []
+    lines += [f"{small} of {len(rows)} have fewer than {SMALL_N} images: too few to judge them by."] if small else []
     table.caption = " ".join(lines) or None
     return table
 
@@ -140,13 +140,13 @@ def leak_line(check: Mapping[str, Any]) -> str:
     )
 
 
-def few_line(n: int) -> str:
+def small_n_line(n: int) -> str:
     """Return that so many images are too few to judge a model by; nothing where they are enough."""
-    if not 0 < n < FEW:
+    if not 0 < n < SMALL_N:
         return ""
     return (
         f"n = {n} is too small to judge by: one image is {100 / n:.1f} points, and the intervals say little. "
-        f"Hold back at least {FEW} labelled images."
+        f"Hold back at least {SMALL_N} labelled images."
     )
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, copy, fingerprint
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
-from assay.metrics.intervals import FEW
+from assay.metrics.intervals import SMALL_N
 from assay.metrics.metrics import headline
 from assay.predictions.predict import Predictions, scores_json
 from assay.run.records import DoneRecord, Scores, read_begun, write_begun
@@ -209,9 +209,9 @@ def _scores_text(scores: Scores | None) -> str:
     if not name:
         return ""
     metric = metrics[name]
-    few = ", too few to judge by" if metric["n"] < FEW else ""
+    remark = ", too few to judge by" if metric["n"] < SMALL_N else ""
     limits = f"[{metric['low']:.4f}, {metric['high']:.4f}]"
-    return f"validation {name} {metric['value']:.4f} {limits}, n = {metric['n']}{few}"
+    return f"validation {name} {metric['value']:.4f} {limits}, n = {metric['n']}{remark}"
 
 
 # Outcomes of an earlier plan are not deleted: they move to history/.
