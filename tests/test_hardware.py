@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from assay.errors import PlanError
+from assay.files import RunFolder
+from assay.run.prepare import pinned_hardware
 from assay.training import devices
-from assay.training.devices import Hardware, Machine, SingleProcess, candidates, choose_fastest, pick_device
+from assay.training.devices import (
+    Hardware,
+    HardwareSettings,
+    Machine,
+    SingleProcess,
+    candidates,
+    choose_fastest,
+    pick_device,
+)
+from conftest import Lines
 
 LAYOUTS: tuple[devices.Layout, ...] = ("contiguous", "channels_last")
 PRECISIONS: tuple[devices.Precision, ...] = ("fp32", "bf16")
@@ -82,6 +94,21 @@ def test_bf16_on_a_cpu_only_where_it_pays(pays: bool, precisions: set[str], monk
     found = candidates("cpu")
     assert found[0] == Hardware()
     assert {option.precision for option in found} == precisions
+
+
+@pytest.mark.parametrize(("pays", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_mixed_precision_is_chosen_once_a_run(
+    pays: bool, precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, progress = RunFolder(tmp_path), Lines()
+    mixed = HardwareSettings(precision="mixed", layout="channels_last")
+    monkeypatch.setattr(devices, "_bf16_pays", lambda: pays)
+    chosen = pinned_hardware(mixed, "cpu", run, progress=progress)
+    assert chosen == Hardware("cpu", precision, "channels_last")  # type: ignore[arg-type]
+    assert ("fp32, since cpu is fast in neither" in progress.lines[0]) is not pays
+    monkeypatch.setattr(devices, "_bf16_pays", lambda: not pays)  # the clock differs from run to run
+    assert pinned_hardware(mixed, "cpu", run, progress=progress) == chosen
+    assert len(progress.lines) == 1
 
 
 def test_whether_bf16_pays_is_measured() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from assay.errors import DataError
-from assay.files import RunFolder, StepFolder, StepName, fingerprint
+from assay.files import RunFolder, StepFolder, StepName, fingerprint, write_json
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.labels.corrections import sync_corrections
@@ -23,7 +24,7 @@ from assay.run.runner import run_steps
 from assay.steps.base import Context, State
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.sources import content_json, earlier, held_back, left_by_part, trained_on_at_start
-from assay.training.devices import Hardware, Processes
+from assay.training.devices import Hardware, HardwareSettings, Processes, half_precision
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def prepare_run(
         loaded = _with_steps(loaded, corrected, cache, folder, progress)
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
+    with together.main_process_first():  # the others read what it notes
+        pinned = pinned_hardware(plan.hardware, device, run, progress=progress) if plan.hardware else None
     context = Context(
         run=run,
         folder=StepFolder(run.steps),
@@ -83,7 +86,7 @@ def prepare_run(
         base=loaded.base,
         seed=plan.seed,
         device=device,
-        pinned=Hardware(device, plan.hardware.precision, plan.hardware.layout) if plan.hardware else None,
+        pinned=pinned,
         processes=together,
         as_read=samples,
         left=left_by_part(whole, samples),
@@ -106,6 +109,24 @@ def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path
     if pretrained:
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
     return complete(loaded, default_steps(samples, flip=flip, pretrained=pretrained))
+
+
+MIXED = "mixed precision"
+
+
+def pinned_hardware(settings: HardwareSettings, device: str, run: RunFolder, *, progress: Progress) -> Hardware:
+    """Return the hardware that a plan pins. What `mixed` is here is stored in the run, which goes on with the same."""
+    if settings.precision != "mixed":
+        return Hardware(device, settings.precision, settings.layout)
+    choices = json.loads(run.hardware.read_text(encoding="utf-8")) if run.hardware.exists() else {}
+    stored = choices.get(MIXED, {}).get("hardware", {})
+    if stored.get("device") == device:
+        return Hardware(device, stored["precision"], settings.layout)
+    half = half_precision(device)
+    progress.line(f"  mixed precision: {half or f'fp32, since {device} is fast in neither bf16 nor fp16'}")
+    chosen = Hardware(device, half or "fp32", settings.layout)
+    write_json(run.hardware, choices | {MIXED: {"hardware": chosen.to_json(), "seconds a step": {}}})
+    return chosen
 
 
 class _Caches:

@@ -27,7 +27,9 @@ Layout = Literal["contiguous", "channels_last"]
 class HardwareSettings(Settings):
     """Hardware that a plan fixes, instead of having it timed."""
 
-    precision: Precision = "fp32"
+    precision: Precision | Literal["mixed"] = Field(
+        "fp32", description="fp32, bf16 or fp16; mixed: the one of the last two that the device is fast in, else fp32."
+    )
     layout: Layout = Field("contiguous", description="Memory layout of images.")
 
 
@@ -75,14 +77,18 @@ def pick_device(wanted: str | None) -> str:
 
 def candidates(device: str) -> list[Hardware]:
     """Return the precisions and layouts to time on a device, the safest first."""
-    kind = torch.device(device).type
     layouts: tuple[Layout, ...] = ("contiguous", "channels_last")
-    precisions: list[Precision] = ["fp32"]
-    if kind == "cuda":
-        precisions.append("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
-    if kind == "cpu" and _bf16_pays():
-        precisions.append("bf16")
+    half = half_precision(device)
+    precisions: list[Precision] = ["fp32"] if half is None else ["fp32", half]
     return [Hardware(device, precision, layout) for precision in precisions for layout in layouts]
+
+
+def half_precision(device: str) -> Precision | None:
+    """Return the half precision that a device is fast in, for mixed-precision training; None where there is none."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if kind == "cpu" and _bf16_pays() else None
 
 
 def choose_fastest(

@@ -71,6 +71,7 @@ def machine(run: RunContents) -> dict[str, object]:
                 "timings": sorted(choice["seconds a step"].items(), key=lambda timing: timing[1]),
             }
             for purpose, choice in run.hardware.items()
+            if choice["seconds a step"]  # else nothing was timed
         ],
         "steps": [
             {
