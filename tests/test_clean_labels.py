@@ -17,6 +17,7 @@ from assay import cli
 from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
+from assay.models.trained_model import read_training_hashes
 from assay.repair.confident_learning import HeadSuspects
 from assay.run.train import Run
 from assay.steps import clean_labels
@@ -288,7 +289,9 @@ def test_a_fine_tuned_model_is_no_judge_and_changes_nothing(carry: Carry) -> Non
 def test_weights_that_come_from_these_images_are_refused(carry: Carry, tmp_path: Path) -> None:
     carry(PROBE, "fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}", run="before")
     model = f", init_from: {tmp_path / 'before'}"
-    with pytest.raises(PlanError, match=r"clean_labels: the backbone was fine-tuned on 72 of the 72 images"):
+    with pytest.raises(
+        PlanError, match=r"clean_labels: the judge begins with weights that were trained on 72 of the 72 images"
+    ):
         carry(CLEAN, PROBE, run="after", model=model)
     assert not Ledger.read(tmp_path / "after" / "ledger.csv").edits()
     other = carry(CLEAN.replace("}", ", weights: none}"), PROBE, run="after", model=model)
@@ -296,38 +299,77 @@ def test_weights_that_come_from_these_images_are_refused(carry: Carry, tmp_path:
     assert any("was trained on nothing" in line for line in carry.said)
 
 
+HEAD = "fit: {size: 32, freeze: backbone, start: before}"
+
+
+@pytest.mark.parametrize(
+    ("first", "judge", "model"),
+    [
+        ("fit: {size: 32, epochs: 1, batch: 16}", "fit: {size: 32}, fit: {size: 32}", ", init_from: before"),
+        ("fit: {size: 32, epochs: 1, batch: 16}", f"{PROBE}, fit: {{size: 32, start: before}}", ""),
+        (PROBE, HEAD, ""),  # whose head learnt from them
+        (PROBE, f"ensemble: {{members: [{{run: before}}, {{steps: [{PROBE}]}}]}}", ""),
+    ],
+)
+def test_no_part_of_a_judge_has_learnt_from_the_labels(carry: Carry, first: str, judge: str, model: str) -> None:
+    carry(first, run="before")
+    steps = f"clean_labels: {{folds: 2, steps: [{judge}]}}"
+    with pytest.raises(PlanError, match=r"trained on 72 of the 72 images .* Set weights: pretrained in this step"):
+        carry(steps, PROBE, run="after", model=model)
+
+
+def test_a_judge_is_trained_anew_where_the_plan_begins_with_an_earlier_run(carry: Carry) -> None:
+    carry("fit: {size: 32, epochs: 1, batch: 16}", run="before")
+    fit = "fit: {size: 32, epochs: 1, batch: 16, start: pretrained}"
+    step = f"clean_labels: {{folds: 2, weights: none, steps: [{fit}]}}"
+    run = carry(step, PROBE, run="after", model=", init_from: before")
+    judge, last = (run.folder / "steps" / name for name in ("01-clean_labels/fold-1/01-fit/best", "02-probe/best"))
+    assert len(read_training_hashes(judge)) == 36  # its own fold, not those of the earlier run
+    assert len(read_training_hashes(last)) == 72
+
+
 def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = "clean_labels: {folds: 3, fine_tune: {size: 32, epochs: 4, batch: 8, lr: 5e-3, batch_norm: train}}"
+    fit = "fit: {size: 32, batch: 8, lr: 5e-3"
+    step = (
+        f"clean_labels: {{folds: 3, steps: [{fit}, epochs: 1, freeze: backbone, mix: {{mixup: 0.2}}}}, "
+        f"{fit}, epochs: 4, batch_norm: train}}]}}"
+    )
     run = carry(step, PROBE, run="whole")
     names = [one["name"] for one in run.metrics["steps"]]
-    assert names[:4] == ["01-clean_labels", *(f"01-clean_labels/fold-{number}/01-fit" for number in (1, 2, 3))]
+    fits = [f"01-clean_labels/fold-{number}/0{fit}-fit" for number in (1, 2, 3) for fit in (1, 2)]
+    assert names[:7] == ["01-clean_labels", *fits]
+    assert [len(list((run.folder / "steps" / Path(name)).glob("*/model.safetensors"))) for name in fits] == [1] * 6
     wrong = set(planted().filter("wrong")["image"])
     suspects = listed(run)
     assert len(wrong & set(suspects["image"])) >= 0.6 * WRONG
     from assay.steps import clean_labels
 
-    real, left = clean_labels.inference_for, [2]
+    real, left = clean_labels.tta_logits, [2]
 
-    def killed(*given: Any) -> Any:
+    def killed(*given: Any, **options: Any) -> Any:
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
-        return real(*given)
+        return real(*given, **options)
 
-    monkeypatch.setattr(clean_labels, "inference_for", killed)
+    monkeypatch.setattr(clean_labels, "tta_logits", killed)
     with pytest.raises(KeyboardInterrupt):
         carry(step, PROBE, run="killed")
-    monkeypatch.setattr(clean_labels, "inference_for", real)
+    monkeypatch.setattr(clean_labels, "tta_logits", real)
     again = carry(step, PROBE, run="killed")
-    assert sum("fold-" in line and "done before, kept" in line for line in carry.said) == 2
+    assert sum("fold-" in line and "done before, kept" in line for line in carry.said) == 4
     assert listed(again).equals(suspects)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("{by: both, fine_tune: {epochs: 1}}", "drop one of them"),
-        ("{fine_tune: {start: previous}}", "begins anew in every fold"),
+        ("{by: both, steps: [probe]}", "drop one of them"),
+        (
+            "{steps: [{repeat: {times: 1, steps: [pseudo_label, probe]}}]}",
+            "pseudo_label changes labels, and a judge only",
+        ),
+        ("{steps: [calibrate]}", "there is no model yet"),
         ("{action: {relabel: 2}}", "at most 1"),
         ("{action: burn}", "action"),
         ("{action: {relabel: 0.9, share: 1}}", r"action\.share is not known"),

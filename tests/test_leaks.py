@@ -131,7 +131,7 @@ def test_a_copy_stays_known_when_the_run_that_it_came_from_is_gone(root: Path, t
 
 
 def test_a_judge_of_copied_weights_is_refused(root: Path) -> None:
-    with pytest.raises(PlanError, match="the backbone was fine-tuned on 12 of the 12 images"):
+    with pytest.raises(PlanError, match="the judge begins with weights that were trained on 12 of the 12 images"):
         train(root, "clean_labels: {size: 32, weights: copy.safetensors}", PROBE, run="judge", data=LATER)
 
 

@@ -224,7 +224,7 @@ def test_trials_of_synthesize_and_folds_of_clean_labels_are_multiplied(
     tiny_plan: Callable[..., str], many: Path
 ) -> None:
     gan = f"size: 32, optimizer_steps: 4, batch: 4, classes: [red], count: 2, least: 4, {FIT}}}, seeds: 3"
-    judges = f"clean_labels: {{folds: 4, by: confident_learning, fine_{FIT.replace('fit', 'tune')}}}}}"
+    judges = f"clean_labels: {{folds: 4, by: confident_learning, steps: [{FIT}}}]}}"
     Path("plan.yaml").write_text(tiny_plan(judges, f"synthesize: {{{gan}}}", data=f"folder: {many}"))
     found = shown("plan.yaml")
     clean, synthesize = found["steps"]

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from assay.errors import PlanError
 from assay.experiments.sweep import sweep
 from assay.experiments.sweep_space import space_of
 from assay.images.operations import OPERATIONS
 from assay.labels.space import Head
 from assay.models.backbones import build_backbone
+from assay.models.trained_model import read_training_hashes
 from assay.plan.plan import from_source
 from assay.plan.recipes import recipe_names, recipe_text
-from assay.run.train import train
+from assay.run.train import Run, train
+from assay.steps.fit_settings import FitSettings
+from assay.steps.pseudo_label import PseudoLabelSettings
+from assay.steps.repeat import RepeatSettings
 from assay.training.class_weights import Inverse, head_weights
 from assay.training.schedules import ScheduleName
+from conftest import draw_nothing
 from factories import write_images, write_noise
 
 ATTRIBUTES = (7, 3, 3, 4, 6, 3)
@@ -147,17 +153,17 @@ SMALL = {
         "steps.4.repeat.times=1",
         *(
             f"steps.{fit}.{value}"
-            for number, views in enumerate((2, 1, 2, 1))
+            for number in range(4)
             for fit in (f"{number}.fit", f"4.repeat.steps.{number + 1}.fit")
-            for value in ("size=32", "epochs=1", "batch=8", f"views={views}")
+            for value in ("size=32", "epochs=1", "batch=8")
         ),
     ],
     "noisy-labels": [
         "model.backbone=test_efficientnet",
-        *("steps.1.clean_labels.size=32", "steps.1.clean_labels.weights=none", "steps.1.clean_labels.folds=2"),
+        *("steps.0.clean_labels.weights=none", "steps.0.clean_labels.folds=2"),
         *(
             f"steps.{fit}.{value}"
-            for fit in ("0.fit", "1.clean_labels.fine_tune", "2.fit")
+            for fit in ("0.clean_labels.steps.0.fit", "0.clean_labels.steps.1.fit", "1.fit", "2.fit")
             for value in ("size=32", "epochs=1", "batch=8")
         ),
     ],
@@ -176,7 +182,11 @@ SEARCHES = {
         'sweep.over."model.options.depth"=[[1, 1, 1, 1], [1, 2, 1, 1]]',
         'sweep.over."model.options.block"=[v2, v1]',
     ],
-    "search-backbones": ["steps.0.probe.size=32", 'sweep.over."model.backbone"=[test_efficientnet, test_resnet]'],
+    "search-backbones": [
+        "steps.0.probe.size=32",
+        *("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"),
+        'sweep.over."model.backbone"=[test_efficientnet, test_resnet]',
+    ],
 }
 
 
@@ -230,7 +240,8 @@ def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
     schedules = result["search-schedule"][1]["steps.0.fit.schedule"]
     kinds = [value if isinstance(value, str) else value["kind"] for value in schedules]
     assert kinds == list(get_args(ScheduleName))
-    assert "resnet50" in result["search-backbones"][1]["model.backbone"]
+    published = {"vgg16", "resnet34", "resnet50", "resnext50_32x4d"}
+    assert published <= set(result["search-backbones"][1]["model.backbone"])
     _, network = result["search-depth"]
     assert network == {
         "model.options.block": ["v1", "v2", "grouped"],
@@ -350,47 +361,92 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
 
 
 def test_missing_labels_as_published(tmp_path: Path) -> None:
-    model, (*first, rounds) = settings_of("missing-labels", tmp_path)
-    assert model.backbone == "resnet50"
+    plan = from_source(some_unlabelled(tmp_path), recipe="missing-labels").plan
+    *first, rounds = (step.settings for step in plan.steps)
+    assert isinstance(rounds, RepeatSettings)
+    assert (plan.model.backbone, plan.model.weights) == ("resnet50", "pretrained")
+    assert plan.hardware is not None
+    assert plan.hardware.precision == "mixed"
     pseudo, *again = [step.settings for step in rounds.steps]
     assert (rounds.times, rounds.only_if_better) == (2, False)
+    assert isinstance(pseudo, PseudoLabelSettings)
     assert (pseudo.keep.kind, pseudo.soft, pseudo.heads) == ("all", False, None)
-    for fits in (first, again):
-        blocks = [(fit.size, fit.freeze, fit.schedule.kind, fit.batch) for fit in fits]
+    for fits in (fits_of(first), fits_of(again)):
+        blocks = [(fit.size, fit.freeze, fit.schedule.kind, fit.batch, fit.take) for fit in fits]
         assert blocks == [
-            (128, "backbone", "flat_cos", 128),
-            (128, "none", "one_cycle", 128),
-            (224, "backbone", "flat_cos", 64),
-            (224, "none", "one_cycle", 64),
+            (128, "backbone", "flat_cos", 128, "best"),
+            (128, "none", "one_cycle", 128, "last"),  # its last weights begin the next block
+            (224, "backbone", "flat_cos", 64, "best"),
+            (224, "none", "one_cycle", 64, "best"),
         ]
         for fit in fits:
-            assert fit.optimizer.kind == "adam"
+            assert fit.augment is not None
+            assert (fit.optimizer.kind, fit.keep, fit.cached_views) == ("adam", "both", 0)
             assert (fit.augment.crop, fit.augment.flip) == ((0.35, 1.0), "horizontal")
-    assert [fit.start for fit in again] == ["pretrained", "previous", "previous", "previous"]
+        for frozen, whole in (fits[:2], fits[2:]):
+            assert whole.lr <= frozen.lr / 10
+    assert [fit.start for fit in fits_of(again)] == ["pretrained", "previous", "previous", "previous"]
     same = {"start": "previous"}
     assert [fit.model_copy(update=same) for fit in again] == [fit.model_copy(update=same) for fit in first]
 
 
+def fits_of(steps: Sequence[Any]) -> list[FitSettings]:
+    assert all(isinstance(settings, FitSettings) for settings in steps)
+    return list(steps)
+
+
+@pytest.fixture(scope="module")
+def missing_labels_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small run of `missing-labels` with one round; its images are beside it."""
+    folder = tmp_path_factory.mktemp("missing")
+    overrides = [*SMALL["missing-labels"], "hardware.precision=fp32", "model.weights=none"]
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        source = some_unlabelled(folder)
+        return train(source, run=folder / "run", recipe="missing-labels", overrides=overrides, device="cpu")
+
+
+@pytest.mark.parametrize(("folder", "first"), [("steps", 1), ("steps/05-repeat/round-1", 2)])
+def test_each_round_of_missing_labels_keeps_eight_checkpoints(folder: str, first: int, missing_labels_run: Run) -> None:
+    steps = missing_labels_run.folder / folder
+    kept = sorted(path.parent for path in steps.glob("*-fit/*/model.safetensors"))
+    assert kept == [steps / f"0{first + n}-fit" / which for n in range(4) for which in ("best", "last")]
+
+
 def test_noisy_labels_as_published(tmp_path: Path) -> None:
-    model, (first, clean, second) = settings_of("noisy-labels", tmp_path)
-    assert (model.init_from, second.start) == (None, "pretrained")  # both begin with what `init_from` may name
-    assert (first.schedule.kind, second.schedule.kind) == ("one_cycle", "flat_cos")
-    for fit in (first, second):
+    model, (clean, *second) = settings_of("noisy-labels", tmp_path)
+    first = fits_of([step.settings for step in clean.steps])
+    assert (model.init_from, clean.weights) == (None, None)  # so that `init_from` reaches the judge too
+    assert (clean.by, clean.action.kind, clean.max_share, clean.folds) == ("confident_learning", "drop", 0.2, 5)
+    assert [(fit.freeze, fit.schedule.kind) for fit in first] == [("backbone", "flat_cos"), ("none", "one_cycle")]
+    assert [(fit.freeze, fit.schedule.kind) for fit in second] == [("backbone", "flat_cos"), ("none", "flat_cos")]
+    assert [fit.start for fit in (*first, *second)] == ["previous", "previous", "pretrained", "previous"]
+    assert sum(fit.epochs for fit in second) > sum(fit.epochs for fit in first)
+    for fit in (*first, *second):
+        assert fit.augment is not None
+        assert fit.augment.erase is not None
+        assert fit.mix is not None
         erase = fit.augment.erase
         assert (fit.size, fit.loss.smoothing, fit.mix.mixup, fit.mix.cutmix) == (224, 0.1, 0.4, None)
-        assert (erase.probability, erase.patches, erase.fill) == (0.5, 3, "noise")
-    assert (clean.by, clean.action.kind, clean.size) == ("confident_learning", "drop", 224)
-    assert clean.fine_tune == first
-    assert clean.weights == "pretrained"  # an earlier run may have these labels by heart
+        assert (erase.probability, erase.patches, erase.fill, fit.cached_views) == (0.5, 3, "noise", 0)
 
 
-def test_noisy_labels_starts_both_models_from_an_earlier_run(tmp_path: Path) -> None:
-    tiny = ["model.backbone=test_efficientnet", "hardware.precision=fp32", "hardware.layout=contiguous"]
-    fit = ["steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"]
-    earlier = train(
-        folders(tmp_path), run=tmp_path / "earlier", recipe="small-data",
-        overrides=[*tiny, *fit, "model.options={}"], device="cpu",
-    )  # fmt: skip
-    overrides = [*SMALL["noisy-labels"], *tiny, f"model.init_from={earlier.folder}"]
-    run = train(tmp_path / "images", run=tmp_path / "run", recipe="noisy-labels", overrides=overrides, device="cpu")
-    assert [step["kind"] for step in run.metrics["steps"] if "/" not in step["name"]] == ["fit", "clean_labels", "fit"]
+@pytest.mark.parametrize("same", [False, True])
+def test_missing_labels_hands_its_weights_to_noisy_labels(
+    same: bool, missing_labels_run: Run, tmp_path: Path, plain_runs: None
+) -> None:
+    """Judge and final model begin with them; labels of images that they were trained on are not judged."""
+    earlier = missing_labels_run.folder
+    source = earlier.parent / "images" if same else write_images(tmp_path / "others", each=8, seed=1)
+    overrides = [*SMALL["noisy-labels"], "hardware.precision=fp32", f"model.init_from={earlier}"]
+    overrides.remove("steps.0.clean_labels.weights=none")
+    options: dict[str, Any] = {"run": tmp_path / "run", "recipe": "noisy-labels", "device": "cpu"}
+    if same:
+        with pytest.raises(PlanError, match="Set weights: pretrained in this step"):
+            train(source, overrides=overrides, **options)
+        overrides.append("steps.0.clean_labels.weights=none")  # stands for those published, which are a download
+    run = train(source, overrides=overrides, **options)
+    before = set(read_training_hashes(earlier / "model").tolist())
+    judge, last = (run.folder / name for name in ("steps/01-clean_labels/fold-1/02-fit/best", "model"))
+    assert before.issubset(read_training_hashes(judge).tolist()) is not same
+    assert before.issubset(read_training_hashes(last).tolist())

@@ -89,8 +89,8 @@ def test_a_backbone_may_not_judge_what_it_was_trained_on() -> None:
     )  # 1 has no label to judge
     with pytest.raises(PlanError) as caught:
         require_unseen(training_hashes([content("0"), content("1"), content("3")]), samples, what="clean_labels")
-    assert "clean_labels: the backbone was fine-tuned on 2 of the 3 images" in str(caught.value)
-    assert "fine-tuning anew in every fold" in str(caught.value)
+    assert "clean_labels: the judge begins with weights that were trained on 2 of the 3 images" in str(caught.value)
+    assert "Set weights: pretrained in this step" in str(caught.value)
 
 
 def test_a_probe_passes_on_the_training_images_of_the_backbone(tmp_path: Path, tiny_plan: Callable[..., str]) -> None:

@@ -213,12 +213,12 @@ class _Estimator:
         if isinstance(settings, FitSettings | ProbeSettings):
             self.model = settings
         elif isinstance(settings, EnsembleSettings):
-            size, resize = first_input_size([step], context.base) or DEFAULT
-            self.model, self.backbone = ProbeSettings(size=size, resize=resize), context.name
+            self.model, self.backbone = input_of([step], context), context.name
         if step.kind == "pseudo_label" or (step.kind == "clean_labels" and settings.action.kind != "flag"):
             self.labels += context.name
         seconds = estimate.seconds + sum(one.rounds * one.seconds for one in inner)
-        if hasattr(settings, "size") and (key := f"{settings.size} {settings.resize}") not in self.decoded:
+        form = first_input_size([step], context.base)
+        if form is not None and (key := f"{form[0]} {form[1]}") not in self.decoded:
             self.decoded.add(key)
             seconds += self.decoding
         return replace(
@@ -240,11 +240,14 @@ class _Estimator:
         """A step that passes images through a network, and fits linear heads on their features."""
         train, validation = labelled_parts(state.samples)
         kind, judges = estimate.kind, estimate.kind == "clean_labels"
-        size: Any = settings if judges or kind == "probe" else self.model
+        trained = judges and settings.steps
+        size: Any = input_of(settings.steps, context) if trained else self.model
+        if kind == "probe" or (judges and not trained):
+            size = settings
         classifier = bare_classifier(state, context, size=size.size)
         require_size(classifier, size.size)
         seconds = seconds_an_image(inference_for(classifier, size, context), self.samples.ids)
-        if kind == "pseudo_label" or (judges and settings.fine_tune is not None):
+        if kind == "pseudo_label" or trained:
             images = len(train) if judges else predicted_images(settings, state.samples)
             return replace(estimate, seconds=seconds * images)
         parts = {"train": train} if judges else {"train": train, "val": validation}
@@ -332,6 +335,12 @@ class _Estimator:
         fresh = counts.keys() - self._features
         self._features |= fresh
         return sum(counts[key] for key in fresh)
+
+
+def input_of(steps: Sequence[StepPlan], context: Context) -> InputSize:
+    """Size and resizing of the images that steps begin with."""
+    size, resize = first_input_size(steps, context.base) or DEFAULT
+    return ProbeSettings(size=size, resize=resize)
 
 
 def epoch_rows(begun: PreparedFit, settings: FitSettings, context: Context) -> list[Pixels]:

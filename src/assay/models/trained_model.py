@@ -116,14 +116,14 @@ def trained_on_mask(images: Keys, samples: Samples) -> Bools:
 
 
 def require_unseen(images: Keys, samples: Samples, *, what: str) -> None:
-    """Raise PlanError where a backbone is to judge labels that it was trained on; `what` names the step."""
+    """Raise PlanError where weights are to judge labels that they were trained on; `what` names the step."""
     known = samples.take(np.flatnonzero(samples.labelled()))
     count = count_trained_on(images, known)
     if count:
         raise PlanError(
-            f"{what}: the backbone was fine-tuned on {count:,} of the {len(known):,} images whose labels it is to "
-            "judge, and would only repeat what it was told. Judge by features of pretrained weights, or by "
-            "fine-tuning anew in every fold."
+            f"{what}: the judge begins with weights that were trained on {count:,} of the {len(known):,} images whose "
+            "labels it is to judge, and would only repeat them. Set weights: pretrained in this step, so that the "
+            "earlier weights begin the other steps alone, or begin with a run that was trained on other images."
         )
 
 

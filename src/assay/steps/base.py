@@ -120,6 +120,12 @@ def steps_below(settings: Settings) -> Iterator[StepPlan]:
         yield from steps_below(step.settings)
 
 
+def kind_that_changes_labels(settings: Settings) -> str | None:
+    """Return the kind of the first step, of those held at any depth, that changes labels; None where none does."""
+    changing = (one.kind for one in steps_below(settings) if getattr(one.settings, "changes_labels", False))
+    return next(changing, None)
+
+
 @dataclass(frozen=True)
 class StepList:
     """Steps to be run, on what, where, and how often."""

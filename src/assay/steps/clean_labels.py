@@ -12,19 +12,22 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from assay.arrays import Floats, Ints
+from assay.arrays import Floats, Ints, Keys
 from assay.errors import DataError
 from assay.files import fingerprint, whole
 from assay.images.decode import Resize
 from assay.labels.edits import Edit, apply
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
 from assay.labels.split import folds
 from assay.labels.subset import labelled
 from assay.metrics.intervals import Metric, share, wilson
 from assay.models.classifier import require_size
-from assay.models.trained_model import TrainedModel, require_unseen
+from assay.models.ensemble import load_model
+from assay.models.trained_model import require_unseen
 from assay.predictions.out_of_fold import out_of_fold_by, single_fold_labels, single_fold_notes
+from assay.predictions.tta import tta_logits
 from assay.progress import Progress
 from assay.repair.confident_learning import Filter, HeadSuspects
 from assay.repair.suspects import (
@@ -41,10 +44,21 @@ from assay.repair.suspects import (
     suspect_edits,
     without_pseudo_labels,
 )
-from assay.settings import Source
-from assay.steps.base import Context, State, Step, StepList, StepPlan, StepResult, StepSettings
+from assay.settings import Source, sources
+from assay.steps.base import (
+    Context,
+    State,
+    Step,
+    StepList,
+    StepPlan,
+    StepResult,
+    StepSettings,
+    kind_that_changes_labels,
+)
+from assay.steps.ensemble_members import MemberPlan, train_member
 from assay.steps.fit_settings import FitSettings
-from assay.steps.start import bare_classifier, heads_named, inference_for, trained_before
+from assay.steps.sources import trained_on, trained_on_at_start
+from assay.steps.start import bare_classifier, heads_named, inference_for, inference_hardware
 
 
 class CleanLabelsSettings(StepSettings):
@@ -54,15 +68,15 @@ class CleanLabelsSettings(StepSettings):
 
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to judge; default: all.")
     by: JudgeName | None = Field(
-        None, description="Whose probabilities judge; default: both on features, confident_learning with fine_tune."
+        None, description="Whose probabilities judge; default: both on features, confident_learning with steps."
     )
     size: int = Field(192, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
     weights: Annotated[str | None, Source("weights", frozenset({"pretrained", "none"}))] = Field(
         None, description="Weights of the judging backbone, as under model; default: those that the plan begins with."
     )
-    fine_tune: FitSettings | None = Field(
-        None, description="Judge by such a fit, anew for every fold, instead of on the features of a frozen backbone."
+    steps: tuple[StepPlan, ...] = Field(
+        (), description="Judge by the model that these make, anew for every fold, instead of on cached features."
     )
     folds: int = Field(5, ge=2, description="Parts of the images, each judged by what the others teach.")
     neighbours: int = Field(20, ge=1, description="How many of the nearest images are asked.")
@@ -74,24 +88,19 @@ class CleanLabelsSettings(StepSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> CleanLabelsSettings:
-        if self.fine_tune is None:
-            return self
-        if self.by in ("neighbours", "both"):
+        if self.steps and self.by in ("neighbours", "both"):
             raise ValueError(
                 f"by: {self.by} looks for neighbours in the features of a backbone that no label has touched, and "
-                "fine_tune asks for another judge; drop one of them"
+                "steps make another judge; drop one of them"
             )
-        if self.fine_tune.start == "previous" and "start" in self.fine_tune.model_fields_set:
-            raise ValueError(
-                "fine_tune begins anew in every fold, and start: previous would begin with a model that has seen "
-                "the labels it is to judge; drop start"
-            )
+        if (kind := kind_that_changes_labels(self)) is not None:
+            raise ValueError(f"{kind} changes labels, and a judge only learns from them; put it before this step")
         return self
 
     @property
     def judge(self) -> JudgeName:
         """The name of the judge in `JUDGES`."""
-        return self.by or ("both" if self.fine_tune is None else "confident_learning")
+        return self.by or ("confident_learning" if self.steps else "both")
 
 
 def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepResult:
@@ -100,7 +109,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     Only training labels are judged, pseudo-labels not among them: a prediction of a model is no evidence. Raises
     DataError where none is known, PlanError for a judge that learnt from them and for edits that would empty a class.
     """
-    if not (context.processes.is_main_process or settings.fine_tune):
+    if not (context.processes.is_main_process or settings.steps):
         return StepResult(None)
     ledger = Ledger.read(context.ledger)
     before = ledger.of(state.done).effective()
@@ -130,14 +139,13 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
 
 
 def holds(settings: CleanLabelsSettings, state: State, context: Context) -> list[StepList]:
-    """Return the fit of a fold, where labels are judged by fits."""
-    if settings.fine_tune is None:
+    """Return the steps of a fold, where they make the judge."""
+    if not settings.steps:
         return []
     train = state.samples.table["split"].to_numpy() == "train"
     others = state.samples.take(np.flatnonzero(~train | (np.cumsum(train) % settings.folds > 0)))
-    fit = settings.fine_tune.model_copy(update={"start": initial_weights(settings.fine_tune)})
-    steps = [StepPlan(kind="fit", settings=fit)]
-    return [StepList(steps, replace(state, samples=others), context.for_part("fold-1", 1), settings.folds)]
+    begun = replace(state, samples=others, model=None)
+    return [StepList(settings.steps, begun, context.for_part("fold-1", 1), settings.folds)]
 
 
 STEP = Step(
@@ -195,24 +203,37 @@ def _apply_action(
     return by_head
 
 
-# Probabilities of training images by models that did not learn from their labels: on features, or fine-tuned.
+# Probabilities of training images by models that did not learn from their labels: on features, or trained anew.
 
 
 def _out_of_fold_probabilities(
     settings: CleanLabelsSettings, known: Samples, samples: Samples, fold: Ints, *, state: State, context: Context
 ) -> Floats:
-    """Return probabilities (N, W). Raises PlanError where the backbone has learnt from the labels."""
+    """Return probabilities (N, W). Raises PlanError where what the judge begins with has learnt from the labels."""
     model = context.model
     if settings.weights is not None:
         model = model.model_copy(update={"weights": settings.weights, "init_from": None})
     context = replace(context, model=model)
-    trained_on, _ = trained_before(initial_weights(settings.fine_tune), state, context)
-    require_unseen(trained_on, samples, what="clean_labels")
-    if settings.fine_tune is not None:
-        return judge_by_fine_tuning(settings.fine_tune, samples, fold, state=state, context=context)
+    require_unseen(_learnt_before(settings.steps, samples.space, context), samples, what="clean_labels")
+    if settings.steps:
+        return judge_by_training(settings.steps, samples, fold, state=state, context=context)
     if model.weights == "none" and model.init_from is None:
         context.progress.line("  note: the judging network was trained on nothing, so its suspects are of little worth")
     return judge_by_features(settings, known, samples, fold, state=state, context=context)
+
+
+def _learnt_before(steps: Sequence[StepPlan], space: LabelSpace, context: Context) -> Keys:
+    """Return the images whose labels any part of a judge was trained on before its first fold."""
+    run = context.run.path
+    named = [
+        trained_on(source, context.base / path, run, space)
+        for step in steps
+        for _, source, path in sources(step.settings)
+    ]
+    starts = [getattr(step.settings, "start", "pretrained") for step in steps] or ["pretrained"]
+    if "pretrained" in starts or starts[0] == "previous":
+        named.append(trained_on_at_start(context.model, context.base, run))
+    return np.unique(np.concatenate(named))
 
 
 def judge_by_features(
@@ -233,35 +254,35 @@ def judge_by_features(
     return posterior(samples, features, fold, neighbours=settings.neighbours, seed=context.seed)
 
 
-def judge_by_fine_tuning(fit: FitSettings, samples: Samples, fold: Ints, *, state: State, context: Context) -> Floats:
-    """Return probabilities (N, W) of the samples, by a fit of the other folds for each fold.
+def judge_by_training(
+    steps: Sequence[StepPlan], samples: Samples, fold: Ints, *, state: State, context: Context
+) -> Floats:
+    """Return probabilities (N, W) of the samples, by a model that the steps make of the other folds, for each fold.
 
-    Validation chooses the epoch of each fit. Finished folds are kept after a kill.
+    Validation chooses the epochs of its fits. Finished folds are kept after a kill. Raises PlanError where the steps
+    make no model.
     """
     validation = state.samples.part("val")
-    settings = fit.model_copy(update={"start": initial_weights(fit), "keep": fit.take})
+    member = MemberPlan(steps=tuple(_keeping_what_is_taken(step) for step in steps))
     numbers = count(1)
 
     def predict(train: Samples, held: Samples) -> Floats:
         number = next(numbers)
-        name = f"fold-{number}"
-        table = pl.concat([train.table, validation.table])
-        key = fingerprint(state.key, name, train.fingerprint())
-        begun = State(replace(samples, table=table), None, key, state.done)
-        step = StepPlan(kind="fit", settings=settings)
-        ended = context.run_steps([step], begun, context.for_part(name, number))
-        if ended.model is None or not context.processes.is_main_process:
+        others = replace(samples, table=pl.concat([train.table, validation.table]))
+        begun = State(others, None, fingerprint(state.key, train.fingerprint()), state.done)
+        folder = train_member(member, begun, context.for_part(f"fold-{number}", number))
+        if not context.processes.is_main_process:
             return np.zeros((len(held), samples.space.width), np.float32)  # the main process judges
-        model = TrainedModel.load(ended.model)
-        logits = inference_for(model.classifier, model, context).logits(held.ids)
-        return model.decision_rule.logits(logits)
+        return next(tta_logits(load_model(folder), context.images, held.ids, hardware=inference_hardware(context)))
 
     return out_of_fold_by(samples, fold, predict).probabilities
 
 
-def initial_weights(fit: FitSettings | None) -> str:
-    """Return what the judge begins with: `pretrained`, unless a fit in every fold names a run."""
-    return fit.start if fit is not None and fit.start != "previous" else "pretrained"
+def _keeping_what_is_taken(step: StepPlan) -> StepPlan:
+    """Return a step; a fit keeps the one checkpoint that it hands on, since every fold writes its own."""
+    if not isinstance(step.settings, FitSettings):
+        return step
+    return step.model_copy(update={"settings": step.settings.model_copy(update={"keep": step.settings.take})})
 
 
 # The list of suspects, its summary, and its lines.

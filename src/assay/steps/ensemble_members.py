@@ -24,7 +24,7 @@ from assay.models.classifier import ModelSettings
 from assay.models.ensemble import Member, input_size, member_of
 from assay.predictions.predict import Predictions, score_predictions
 from assay.settings import Settings, Source
-from assay.steps.base import Context, State, StepPlan, StepSettings, steps_below, steps_within
+from assay.steps.base import Context, State, StepPlan, kind_that_changes_labels, steps_within
 from assay.steps.sources import content_json, member_run, model_folder, predictions_file, run_of
 
 
@@ -49,11 +49,8 @@ class MemberPlan(Settings):
 
     @model_validator(mode="after")
     def _no_repair(self) -> MemberPlan:
-        for step in steps_below(self):
-            if isinstance(step.settings, StepSettings) and step.settings.changes_labels:
-                raise ValueError(
-                    f"{step.kind} changes labels, and members only learn from them; put it before this step"
-                )
+        if (kind := kind_that_changes_labels(self)) is not None:
+            raise ValueError(f"{kind} changes labels, and members only learn from them; put it before this step")
         return self
 
 
@@ -70,7 +67,7 @@ def first_input_size(steps: Sequence[StepPlan], base: Path) -> tuple[int, Resize
     """Return size and resizing of the first of these steps that reads images; None where none does."""
     for step in steps:
         settings: Any = step.settings
-        if hasattr(settings, "size"):
+        if hasattr(settings, "size") and not steps_within(settings):  # else they have sizes of their own
             return settings.size, settings.resize
         for member in getattr(settings, "members", ()):
             if member.run is not None and (folder := model_folder(base / member.run)) is not None:
@@ -107,7 +104,7 @@ def train_member(plan: MemberPlan, state: State, context: Context) -> Path:
     key = fingerprint(state.key, context.name, content_json(context.model, context.base, context.run.path))
     model = context.run_steps(plan.steps, replace(state, model=None, key=key), context).model
     if model is None:
-        raise PlanError(f"{context.name}: no step of this member makes a model. Add a probe or a fit.")
+        raise PlanError(f"{context.name}: none of its steps makes a model. Add a probe or a fit.")
     return model
 
 
