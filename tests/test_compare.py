@@ -89,6 +89,31 @@ def copied(run: Path, target: Path) -> Path:
 # Metrics
 
 
+def test_on_test_images_by_the_predictions_of_the_opening(train: Callable[..., Path], images: Path) -> None:
+    data = f"folder: {images}, split: {{val: 0.3, test: 0.4}}"
+    runs = [train("tested-one", data, UNTAUGHT), train("tested-two", data, PROBE)]
+    result = compare(runs, part="test")
+    for index, run in enumerate(runs):
+        metrics = assay.load(run).metrics["test"]["metrics"]
+        assert {row.metric: row.values[index].to_json() for row in result.rows} == metrics
+        last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["line"]
+        assert last == f"compare --test: its test metrics were compared with {runs[1 - index]}"
+    assert "test images" in result.basis
+    page = write_comparison(runs[0].parent / "tested.html", result).read_text(encoding="utf-8")
+    assert "a choice made by it makes the test a second validation" in page
+    done = CliRunner().invoke(
+        cli.app, ["compare", "--test", *map(str, runs), "--out", str(runs[0].parent / "other.html"), "--json"]
+    )
+    assert (done.exit_code, json.loads(done.stdout)["part"]) == (0, "test")
+
+
+def test_a_test_split_that_was_not_opened_is_said(one: Path, two: Path) -> None:
+    before = (one / "log.jsonl").read_text()
+    with pytest.raises(DataError, match="its test split was not opened"):
+        compare([one, two], part="test")
+    assert (one / "log.jsonl").read_text() == before
+
+
 def test_the_metrics_are_those_of_the_runs_and_differences_are_to_the_first(one: Path, two: Path) -> None:
     result = compare([one, two])
     for index, run in enumerate((one, two)):
@@ -141,7 +166,7 @@ def test_every_head_of_either_kind_has_metrics(heads: list[Path]) -> None:
     assert tests["tags"] is None
     assert tests["colour"] is not None
     known = {overlap.head.name: int(overlap.known.sum()) for overlap in result.overlaps}
-    assert known["colour"] < len(result.entries[0].validation.samples)  # unknown labels are in no count
+    assert known["colour"] < len(result.entries[0].predicted.samples)  # unknown labels are in no count
     for overlap in result.overlaps:
         assert sum(overlap.counts.values()) == known[overlap.head.name]
 
@@ -249,7 +274,7 @@ def with_another_image(run: Path) -> None:
     ("spoil", "error", "says"),
     [
         (without_metrics, RunError, "is no finished run"),
-        (without_answers, RunError, "answers for validation images are gone"),
+        (without_answers, RunError, "predictions of validation images are gone"),
         (without_labels, DataError, "no validation image has a known label"),
         (with_a_settled_label, DataError, "spoilt was validated with other labels than one: 1 of them, such as"),
         (with_another_image, DataError, "spoilt was validated on other images than one: 1 of them, such as"),

@@ -349,6 +349,7 @@ class RunFolder:
     cache = _Below("cache")
     steps = _Below("steps")
     metrics = _Below("metrics.json")  # written once the run is finished
+    test_predictions = _Below("test.parquet")  # of the test images, where the test split was opened
     report = _Below("report.html")
     charts = _Below("figures")
     explanations = _Below("explanations")

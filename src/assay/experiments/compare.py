@@ -1,4 +1,4 @@
-"""compare: metrics of finished runs on the same validation images, with paired differences to the first."""
+"""compare: metrics of finished runs on the same images, with paired differences to the first."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from assay.arrays import Bools
 from assay.errors import DataError, PlanError
-from assay.experiments.shared_steps import validated, validation_score
+from assay.experiments.shared_steps import score_of, tested, validated
 from assay.files import RunFolder
 from assay.labels.space import Codes, Head
 from assay.labels.subset import compare_samples, compare_spaces
+from assay.messages import SPLITS
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import HeadScore
 from assay.metrics.paired import McNemar, difference, estimate, mcnemar, over_seeds, paired, verdict
@@ -22,7 +24,9 @@ from assay.plan.differences import Difference, differences
 from assay.plan.plan import Plan
 from assay.plan.plan import load as load_plan
 from assay.run.contents import LabelledPredictions
-from assay.run.train import Run, load
+from assay.run.train import Run, add_to_log, load
+
+Part = Literal["val", "test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +36,12 @@ class ComparedRun:
     name: str
     run: Run
     plan: Plan
-    validation: LabelledPredictions
+    predicted: LabelledPredictions
 
     @cached_property
     def scores(self) -> dict[str, HeadScore]:
         """All metrics, with what differences on the same images are computed from."""
-        return validation_score(self.validation)
+        return score_of(self.predicted)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class Comparison:
     """A comparison of runs; differences are to the first."""
 
     entries: tuple[ComparedRun, ...]
+    part: Part
     metric: str  # the headline
     rows: tuple[MetricRow, ...]
     overlaps: tuple[Overlap, ...]
@@ -133,7 +138,7 @@ class Comparison:
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        return self.entries[0].validation.samples.space.heads
+        return self.entries[0].predicted.samples.space.heads
 
     @property
     def measured(self) -> tuple[Head, ...]:
@@ -155,8 +160,8 @@ class Comparison:
     def basis(self) -> str:
         """The sources of chance that the intervals cover."""
         return (
-            f"95 % intervals over the {len(self.entries[0].validation.samples):,} validation images, differences "
-            "paired; of one run each, so not over what another seed would change"
+            f"95 % intervals over the {len(self.entries[0].predicted.samples):,} {SPLITS[self.part]} images, "
+            "differences paired; of one run each, so not over what another seed would change"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -169,6 +174,7 @@ class Comparison:
                 }
                 for entry in self.entries
             ],
+            "part": self.part,
             "metric": self.metric,
             "intervals": self.basis,
             "metrics": [row.to_json() for row in self.rows],
@@ -177,20 +183,26 @@ class Comparison:
         }
 
 
-def compare(folders: Sequence[str | Path]) -> Comparison:
-    """Compare finished runs with the first: metrics, predictions, plans. Test splits stay closed.
+def compare(folders: Sequence[str | Path], *, part: Part = "val") -> Comparison:
+    """Compare finished runs with the first: metrics, predictions, plans.
+
+    With `part` "test" on the test images, by the predictions that each run made when it opened its test split; each
+    run's log records that they were compared.
 
     Raises PlanError where there are not two or more runs, RunError for one that is not finished or has lost its
-    predictions, DataError for one without validation, or whose validation images, labels or classes are others.
+    predictions, DataError for one without labelled images of the part, or whose images, labels or classes are others.
     """
     if len(folders) < 2:
         raise PlanError("compare: one run is nothing to compare. Name at least two.")
     runs = [load(folder) for folder in folders]
     _require_different(runs)
-    entries = tuple(_entries(runs))
+    entries = tuple(_entries(runs, part))
     metric = runs[0].record.headline
+    if part == "test":
+        _record_in_logs(entries)
     return Comparison(
         entries,
+        part,
         metric,
         tuple(_rows(entries)),
         tuple(_overlap(entries, head, index) for head in _heads(entries) for index in range(1, len(entries))),
@@ -205,19 +217,19 @@ def _require_different(runs: Sequence[Run]) -> None:
         raise PlanError(f"compare: {twice[0]} is named twice, and a run is no different from itself. Name it once.")
 
 
-def _entries(runs: Sequence[Run]) -> list[ComparedRun]:
+def _entries(runs: Sequence[Run], part: Part) -> list[ComparedRun]:
     """Return the runs with their predictions in one order of images. Raises DataError where two cannot be compared."""
     entries: list[ComparedRun] = []
     for name, run in zip(_names(runs), runs, strict=True):
-        validation = validated(run)
+        predicted = validated(run) if part == "val" else tested(run)
         if entries:
-            validation = _in_order_of(entries[0], validation, name)
-        entries.append(ComparedRun(name, run, load_plan(RunFolder(run.folder).plan).plan, validation))
+            predicted = _in_order_of(entries[0], predicted, name, part)
+        entries.append(ComparedRun(name, run, load_plan(RunFolder(run.folder).plan).plan, predicted))
     return entries
 
 
-def _in_order_of(first: ComparedRun, validation: LabelledPredictions, name: str) -> LabelledPredictions:
-    samples, wanted = validation.samples, first.validation.samples
+def _in_order_of(first: ComparedRun, predicted: LabelledPredictions, name: str, part: Part) -> LabelledPredictions:
+    samples, wanted = predicted.samples, first.predicted.samples
     if mismatch := compare_spaces(samples.space, first.name, wanted.space):
         raise DataError(
             f"compare: {name} {mismatch}. Only answers to the same questions can be compared: train both on the same "
@@ -225,12 +237,20 @@ def _in_order_of(first: ComparedRun, validation: LabelledPredictions, name: str)
         )
     if other := compare_samples(samples, wanted):
         raise DataError(
-            f"compare: {name} was validated {other.what} than {first.name}: {other}. Metrics are compared on the same "
-            "validation images and labels: give both runs the same data, split and seed of the split."
+            f"compare: {name} was {'validated' if part == 'val' else 'tested'} {other.what} than {first.name}: "
+            f"{other}. Metrics are compared on the same {SPLITS[part]} images and labels: give both runs the same "
+            "data, split and seed of the split."
         )
     rows = {image: row for row, image in enumerate(samples.ids)}
     order = [rows[image] for image in wanted.ids]
-    return replace(validation, samples=samples.take(order), predictions=validation.predictions.take(order))
+    return replace(predicted, samples=samples.take(order), predictions=predicted.predictions.take(order))
+
+
+def _record_in_logs(entries: Sequence[ComparedRun]) -> None:
+    """Record in each run that its test predictions were compared: choosing by them makes the test a validation."""
+    for entry in entries:
+        others = ", ".join(str(other.run.folder) for other in entries if other is not entry)
+        add_to_log(RunFolder(entry.run.folder).log, f"compare --test: its test metrics were compared with {others}")
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -241,7 +261,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def _heads(entries: Sequence[ComparedRun]) -> list[Head]:
     """The heads of which any validation label is known."""
-    return [head for head in entries[0].validation.samples.space if entries[0].scores[head.name].n]
+    return [head for head in entries[0].predicted.samples.space if entries[0].scores[head.name].n]
 
 
 def _rows(entries: Sequence[ComparedRun]) -> list[MetricRow]:
@@ -249,7 +269,7 @@ def _rows(entries: Sequence[ComparedRun]) -> list[MetricRow]:
     measured = {head.name: list(entries[0].scores[head.name].metrics) for head in _heads(entries)}
     shared = [name for name in next(iter(measured.values())) if all(name in names for names in measured.values())]
     rows = [("", name) for name in shared]
-    if len(entries[0].validation.samples.space) > 1:
+    if len(entries[0].predicted.samples.space) > 1:
         rows += [(head, name) for head, names in measured.items() for name in names]
     return [_row(entries, head, name) for head, name in rows]
 
@@ -269,5 +289,5 @@ def _row(entries: Sequence[ComparedRun], head: str, metric: str) -> MetricRow:
 
 def _overlap(entries: Sequence[ComparedRun], head: Head, index: int) -> Overlap:
     """Compare the predictions of the first run and of another under one head."""
-    (codes, *first), (_, *other) = (entries[number].validation.of(head) for number in (0, index))
+    (codes, *first), (_, *other) = (entries[number].predicted.of(head) for number in (0, index))
     return Overlap(head, index, (head.decide(*first), head.decide(*other)), codes)

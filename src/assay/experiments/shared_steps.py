@@ -12,6 +12,7 @@ from assay.labels.edits import PERSON
 from assay.labels.ledger import Entry, Ledger, covers
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
+from assay.messages import SPLITS
 from assay.metrics.intervals import Estimate
 from assay.metrics.metrics import HeadScore, score
 from assay.metrics.paired import estimate
@@ -131,7 +132,7 @@ def train_with_shared_steps(loaded: LoadedPlan, folder: Path, *, device: str | N
     return train(loaded, run=folder, device=device, progress=progress, open_test=False)
 
 
-# The validation metrics of a finished run, to be compared with others on the same images.
+# The predictions of a finished run, to be compared with others on the same images.
 
 
 def validated(run: Run) -> LabelledPredictions:
@@ -141,32 +142,47 @@ def validated(run: Run) -> LabelledPredictions:
     has now.
     """
     paths = RunFolder(run.folder)
-    samples = Samples.read(paths.samples)
-    settled = Ledger.read(paths.ledger).of(()).apply(samples)
-    validation = labelled(settled.part("val"))
-    if len(validation) == 0:
-        raise DataError(
-            f"{run.folder}: no validation image has a known label, so nothing can be compared. "
-            "Raise split.val, or label some."
-        )
     model = run.record.last_model(paths)
-    if not model.predictions.exists():
-        raise RunError(
-            f"{run.folder}: its answers for validation images are gone ({model.predictions}). Train it again."
+    instead = "so nothing can be compared. Raise split.val, or label some"
+    return _predicted(run, "val", model.predictions, str(model.path.relative_to(run.folder)), instead)
+
+
+def tested(run: Run) -> LabelledPredictions:
+    """Return the final model's predictions for the labelled test images, as they were when the test split was opened.
+
+    Raises as `validated` does, and DataError where the test split was not opened.
+    """
+    if run.record.test is None:
+        raise DataError(
+            f"{run.folder}: its test split was not opened (the data has none, or the run is one of many). Compare on "
+            "validation: leave --test out."
         )
-    predictions = Predictions.read(model.predictions, samples.space, model=str(model.path.relative_to(run.folder)))
-    if predictions.ids != validation.ids:
-        raise RunError(f"{run.folder}: its answers are of other validation images than its data has. Train it again.")
-    return LabelledPredictions(validation, predictions)
+    return _predicted(run, "test", RunFolder(run.folder).test_predictions, "model", "so leave --test out")
 
 
-def validation_score(validation: LabelledPredictions) -> dict[str, HeadScore]:
+def _predicted(run: Run, part: str, path: Path, model: str, instead: str) -> LabelledPredictions:
+    paths, part_text = RunFolder(run.folder), SPLITS[part]
+    samples = Samples.read(paths.samples)
+    images = labelled(Ledger.read(paths.ledger).of(()).apply(samples).part(part))
+    if len(images) == 0:
+        raise DataError(f"{run.folder}: no {part_text} image has a known label, {instead}.")
+    if not path.exists():
+        raise RunError(f"{run.folder}: its predictions of {part_text} images are gone ({path}). Train it again.")
+    predictions = Predictions.read(path, samples.space, model=model)
+    if predictions.ids != images.ids:
+        raise RunError(
+            f"{run.folder}: its predictions are of other {part_text} images than its data has. Train it again."
+        )
+    return LabelledPredictions(images, predictions)
+
+
+def score_of(predicted: LabelledPredictions) -> dict[str, HeadScore]:
     """Return the score of predictions as metrics.json has it, with what differences are computed from.
 
     Two models can be compared where the images stand in the same order.
     """
-    predictions = validation.predictions
-    return score(predictions.space, validation.codes, predictions.probabilities, thresholds=predictions.thresholds)
+    predictions = predicted.predictions
+    return score(predictions.space, predicted.codes, predictions.probabilities, thresholds=predictions.thresholds)
 
 
 def estimate_of(run: Run, metric: str) -> Estimate:
@@ -174,4 +190,4 @@ def estimate_of(run: Run, metric: str) -> Estimate:
 
     Raises as `validated` and `estimate` do.
     """
-    return estimate(validation_score(validated(run)), metric)
+    return estimate(score_of(validated(run)), metric)

@@ -16,7 +16,7 @@ from assay import __version__
 from assay.arrays import Bools, Reals
 from assay.errors import RunError
 from assay.experiments.compare import ComparedRun, Comparison, MetricRow, Overlap
-from assay.messages import plain, text_table
+from assay.messages import SPLITS, plain, text_table
 from assay.metrics.metrics import HEADLINE_METRICS, higher_is_better
 from assay.report.captions import captions, label_text, prediction_text, predictions_text
 from assay.report.charts import metric_title
@@ -51,13 +51,14 @@ def write_comparison(path: Path, comparison: Comparison) -> Path:
     gallery, entries = Gallery(), comparison.entries
     runs = [read_run(entry.run.folder) for entry in entries]
     names = [plain(entry.name) for entry in entries]
-    samples = entries[0].validation.samples
+    samples = entries[0].predicted.samples
     parts: dict[str, Any] = {
         "names": names,
         "colours": [_colour(number) for number in range(len(names))],
         "version": __version__,
         "n": len(samples),
         "many": len(comparison.heads) > 1,
+        "part": SPLITS[comparison.part],
         "basis": comparison.basis,
         "chief": _metric(comparison.chief) if comparison.chief else None,
         "metrics": _metrics(comparison),
@@ -146,7 +147,7 @@ def _lists(comparison: Comparison, overlap: Overlap, gallery: Gallery, most: int
     chosen = [other & ~first, first & ~other]
     if overlap.head.multiclass:  # of two different answers for a tag one is right
         chosen.append(overlap.known & ~first & ~other & overlap.differ)
-    one, another = (comparison.entries[number].validation.of(overlap.head)[1] for number in (0, overlap.index))
+    one, another = (comparison.entries[number].predicted.of(overlap.head)[1] for number in (0, overlap.index))
     moved: Reals = np.abs(another - one)  # (N, K)
     if overlap.head.multiclass:
         moved = moved.max(axis=1)
@@ -172,9 +173,9 @@ def _rows_of(cells: Bools, moved: Reals, most: int) -> tuple[list[int], int]:
 
 
 def _images(comparison: Comparison, overlap: Overlap, rows: Sequence[int], gallery: Gallery) -> list[dict[str, Any]]:
-    head, first = overlap.head, comparison.entries[0].validation
+    head, first = overlap.head, comparison.entries[0].predicted
     codes, probabilities, thresholds = first.of(head)
-    _, other_probabilities, other_thresholds = comparison.entries[overlap.index].validation.of(head)
+    _, other_probabilities, other_thresholds = comparison.entries[overlap.index].predicted.of(head)
     numbers = gallery.add((first.samples.ids[row] for row in rows), large=True)
     return [
         {
@@ -188,8 +189,8 @@ def _images(comparison: Comparison, overlap: Overlap, rows: Sequence[int], galle
 
 
 def _prediction(entry: ComparedRun, row: int) -> str:
-    values = entry.validation.predictions
-    text = predictions_text(entry.validation.samples.space, values.probabilities, values.thresholds, row)
+    values = entry.predicted.predictions
+    text = predictions_text(entry.predicted.samples.space, values.probabilities, values.thresholds, row)
     return f"{plain(entry.name)}: {text}"
 
 
@@ -271,7 +272,7 @@ def _drawing(end: float, count: int, *, rate: bool) -> Drawing:
 
 def blocks(comparison: Comparison, page: Path) -> Iterator[Table | str]:
     """Yield what the terminal shows."""
-    yield text_table(COLUMNS, rows(comparison), title="Validation")
+    yield text_table(COLUMNS, rows(comparison), title=SPLITS[comparison.part].capitalize())
     yield from test_lines(comparison)
     yield f"{comparison.basis}.\nThe page is {page}. Open it in a browser; it needs no network."
 

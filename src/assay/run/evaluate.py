@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from assay.arrays import Floats
+from assay.files import RunFolder
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
@@ -83,12 +84,13 @@ def predict_samples(
     return predictions
 
 
-def test_scores(folder: Path, samples: Samples, *, device: str, progress: Progress) -> Scores | None:
-    """Return metrics on the labelled test images; None where there are none."""
+def test_scores(run: RunFolder, samples: Samples, *, device: str, progress: Progress) -> Scores | None:
+    """Return metrics of a run's model on the labelled test images, and write its predictions; None without any."""
     test = labelled(samples.part("test"))
     if len(test) == 0:
         return None
-    predictions = predict_samples(Predictor.load(folder, device=device), test, progress)
+    predictions = predict_samples(Predictor.load(run.model.path, device=device), test, progress)
+    predictions.write(run.test_predictions)
     return scores_json(predictions, test, trained=samples.part("train"))
 
 

@@ -140,7 +140,7 @@ def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
         return
     replaced = [*([run.plan] if changed else []), *_other_data(run, prepared.samples)]
     if replaced or before is not None:
-        archive(run, [*replaced, run.metrics, run.model.path, run.charts, run.report])
+        archive(run, [*replaced, run.metrics, run.test_predictions, run.model.path, run.charts, run.report])
 
 
 def _untracked(text: str) -> str:
@@ -221,7 +221,7 @@ def _finish(state: State, context: Context, *, memory: PeakMemory, seconds: floa
     )
     details = {"data": samples.fingerprint(), "validation": (scores or {}).get("metrics", {})}
     replace(model, details=details).save(run.model.path)
-    test = test_scores(run.model.path, samples, device=context.device, progress=context.progress) if open_test else None
+    test = test_scores(run, samples, device=context.device, progress=context.progress) if open_test else None
     RunMetrics(
         key=key,
         scores=scores,
@@ -260,8 +260,13 @@ class _Log(ForwardingProgress):
 
     def line(self, text: str) -> None:
         super().line(text)  # first, since the disk may be full
-        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
-        append(self._path, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
+        add_to_log(self._path, text)
+
+
+def add_to_log(path: Path, text: str) -> None:
+    """Append a line to the log of a run. Raises SpaceError or RunError where it cannot be written."""
+    entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
+    append(path, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
 
 
 # A finished run.
