@@ -588,9 +588,50 @@ def test_the_only_head_need_not_be_named(tmp_path: Path) -> None:
     assert corrected(tmp_path, "image,label\n", one) == []
 
 
+SUSPECTS = (
+    "image,head,class,given,suggested,label,quality,confidence,done\n"
+    "a,season,,autumn,spring,spring,0.0550,0.8375,flagged\n"
+    "b,tags,city,0,1,1,0.1000,0.9000,flagged\n"
+    "b,tags,night,0,1,,0.2000,0.8000,flagged\n"
+    "e,season,,spring,autumn,?,0.2000,0.8000,flagged\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SUSPECTS,
+        "\ufeff" + SUSPECTS.replace(",", ";").replace("0.", "0,"),
+        SUSPECTS.replace(",", "\t").replace("\n", "\r\n"),
+        "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in SUSPECTS.splitlines()),
+        SUSPECTS.replace("1,1,", "1.0,1.0,").replace("spring,spring", "spring, spring ") + ",,,,,,,,\n",
+        SUSPECTS.replace("0,1,1,", "FALSE,TRUE,TRUE,"),
+    ],
+)
+def test_a_list_of_suspects_is_taken_as_a_spreadsheet_saves_it_and_blanks_leave_labels(
+    tmp_path: Path, text: str
+) -> None:
+    assert corrected(tmp_path, text) == [
+        season("a", "set", "autumn", "spring", step=PERSON),
+        season("e", "unset", "spring", step=PERSON),
+        tag("b", "city", "set", "0", "1", step=PERSON),
+    ]
+
+
+def test_numbers_that_a_spreadsheet_rewrote_are_taken_for_the_only_such_name(tmp_path: Path) -> None:
+    head = Head("n", ("01", "2", "2.5"))
+    one = make_samples([{"id": "007", "n": "01"}, {"id": "8", "n": "2"}, {"id": "8.0", "n": "2"}], head)
+    edits = corrected(tmp_path, "image,label\n7,2.0\n8,1\n", one)
+    assert [(edit.id, edit.new) for edit in edits] == [("007", "2"), ("8", "01")]
+    with pytest.raises(DataError, match=r"no image '8\.00'"):  # two images it may be
+        corrected(tmp_path, "image,label\n8.00,2\n", one)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        (SUSPECTS.replace("spring,spring", "spring,").replace(",1,1,", ",1,,").replace("?", ""), "no cell of its col"),
+        (SUSPECTS.replace("spring,spring", "spring,sprin"), "line 2: 'sprin' is no class.* Did you mean 'spring'"),
         ("image,head,class\n", "no column 'label'"),
         ("image,label\na,spring\n", "no column 'head'.*'season', 'tags'"),
         ("image,head,class,label\na,mood,,spring\n", "line 2: there is no head 'mood'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +38,14 @@ def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
     path = source.absolute()
     return Path("runs") / (path.resolve().name if path.is_dir() else path.stem)
+
+
+def command_line(source: Path, *, run: Path, recipe: str | None, changes: Sequence[str] | None) -> str:
+    """Return the command that trains the same plan in the same folder again."""
+    words = ["assay", "train", str(source)]
+    words += ["--recipe", recipe] if recipe else []
+    words += ["--run", str(run)] if run != default_run(source) else []
+    return shlex.join([*words, *(word for change in changes or () for word in ("--set", change))])
 
 
 def default_images(source: Path) -> Path:

@@ -76,17 +76,25 @@ def command(
             progress.close()  # before a message is printed over the bar
 
 
-def print_run(out: Output, run: Run) -> None:
-    """Print the metrics of a finished run, and how to use it."""
-    out.print({"run": str(run.folder), "metrics": run.metrics}, _run_blocks(run), width=110)
+def print_run(out: Output, run: Run, *, again: str = "") -> None:
+    """Print the metrics of a finished run and what it concludes; `again` is the command that trains it again."""
+    out.print({"run": str(run.folder), "metrics": run.metrics}, _run_blocks(run, again), width=110)
 
 
-def _run_blocks(run: Run) -> Iterator[Block]:
-    metrics = run.metrics
-    steps = {step["name"]: step["scores"] for step in _comparable_steps(metrics["steps"])}
-    yield from metric_blocks({**metrics["baselines"], **steps, "test split": metrics["test"]})
-    yield f"The run is in {run.folder}. To label images with it:\n"
-    yield f"    assay predict {shlex.quote(str(run.folder))} IMAGES --out labels.csv\n"
+def _run_blocks(run: Run, again: str) -> Iterator[Block]:
+    from assay.run.conclusions import conclusion_lines
+
+    metrics, record, folder = run.metrics, run.record, shlex.quote(str(run.folder))
+    if record.handed_on:
+        steps = {step["name"]: step["scores"] for step in _comparable_steps(metrics["steps"])}
+        steps |= {name: steps.pop(name) for name in [record.handed_on["step"]] if name in steps}  # last, by class too
+        yield from metric_blocks({**metrics["baselines"], **steps, "test split": metrics["test"]})
+        yield f"The run is in {run.folder}. To label images with it:\n"
+        yield f"    assay predict {folder} IMAGES --out labels.csv\n"
+    yield from conclusion_lines(record, run.folder)
+    if record.suspects and record.suspects["suspects"]:
+        table = shlex.quote(str(run.folder / record.suspects["file"]))
+        yield f"\n    assay ledger {folder} --correct {table}\n    {again}\n"
 
 
 def _comparable_steps(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Changes, Device, Recipe, Source, default_run
+from assay.commands.options import AsJson, Changes, Device, Recipe, Source, command_line, default_run
 from assay.commands.output import command, print_run
 
 
@@ -35,4 +35,4 @@ def train(
             strict=strict,
             progress=out.progress,
         )
-        print_run(out, finished)
+        print_run(out, finished, again=command_line(source, run=folder, recipe=recipe, changes=changes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.arrays import Bools
 from assay.errors import DataError, PlanError
-from assay.experiments.shared_steps import score_of, tested, validated
+from assay.experiments.shared_steps import tested
 from assay.files import RunFolder
 from assay.labels.space import Codes, Head
 from assay.labels.subset import compare_samples, compare_spaces
@@ -23,7 +23,7 @@ from assay.metrics.paired import McNemar, difference, estimate, mcnemar, over_se
 from assay.plan.differences import Difference, differences
 from assay.plan.plan import Plan
 from assay.plan.plan import load as load_plan
-from assay.run.contents import LabelledPredictions
+from assay.run.contents import LabelledPredictions, validated
 from assay.run.train import Run, add_to_log, load
 
 Part = Literal["val", "test"]
@@ -38,10 +38,10 @@ class ComparedRun:
     plan: Plan
     predicted: LabelledPredictions
 
-    @cached_property
+    @property
     def scores(self) -> dict[str, HeadScore]:
         """All metrics, with what differences on the same images are computed from."""
-        return score_of(self.predicted)
+        return self.predicted.scores
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _entries(runs: Sequence[Run], part: Part) -> list[ComparedRun]:
     """Return the runs with their predictions in one order of images. Raises DataError where two cannot be compared."""
     entries: list[ComparedRun] = []
     for name, run in zip(_names(runs), runs, strict=True):
-        predicted = validated(run) if part == "val" else tested(run)
+        predicted = validated(RunFolder(run.folder), run.record) if part == "val" else tested(run)
         if entries:
             predicted = _in_order_of(entries[0], predicted, name, part)
         entries.append(ComparedRun(name, run, load_plan(RunFolder(run.folder).plan).plan, predicted))
@@ -243,7 +243,7 @@ def _in_order_of(first: ComparedRun, predicted: LabelledPredictions, name: str, 
         )
     rows = {image: row for row, image in enumerate(samples.ids)}
     order = [rows[image] for image in wanted.ids]
-    return replace(predicted, samples=samples.take(order), predictions=predicted.predictions.take(order))
+    return predicted.take(order)
 
 
 def _record_in_logs(entries: Sequence[ComparedRun]) -> None:

@@ -6,20 +6,15 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from assay.errors import DataError, RunError
+from assay.errors import DataError
 from assay.files import RunFolder, StepName, copy, link, whole_folder
 from assay.labels.edits import PERSON
 from assay.labels.ledger import Entry, Ledger, covers
-from assay.labels.samples import Samples
-from assay.labels.subset import labelled
-from assay.messages import SPLITS
 from assay.metrics.intervals import Estimate
-from assay.metrics.metrics import HeadScore, score
 from assay.metrics.paired import estimate
 from assay.plan.plan import LoadedPlan, Plan, anchored, load
-from assay.predictions.predict import Predictions
 from assay.progress import Progress
-from assay.run.contents import LabelledPredictions
+from assay.run.contents import LabelledPredictions, predictions_of_part, validated
 from assay.run.train import Run, train
 from assay.steps.base import StepPlan
 from assay.steps.sources import FOLDER, RECORD
@@ -135,18 +130,6 @@ def train_with_shared_steps(loaded: LoadedPlan, folder: Path, *, device: str | N
 # The predictions of a finished run, to be compared with others on the same images.
 
 
-def validated(run: Run) -> LabelledPredictions:
-    """Return the final model's predictions for the labelled validation images, by the labels that its metrics are of.
-
-    Raises DataError where nothing validates, RunError where the predictions are gone, or of other images than the data
-    has now.
-    """
-    paths = RunFolder(run.folder)
-    model = run.record.last_model(paths)
-    instead = "so nothing can be compared. Raise split.val, or label some"
-    return _predicted(run, "val", model.predictions, str(model.path.relative_to(run.folder)), instead)
-
-
 def tested(run: Run) -> LabelledPredictions:
     """Return the final model's predictions for the labelled test images, as they were when the test split was opened.
 
@@ -157,32 +140,8 @@ def tested(run: Run) -> LabelledPredictions:
             f"{run.folder}: its test split was not opened (the data has none, or the run is one of many). Compare on "
             "validation: leave --test out."
         )
-    return _predicted(run, "test", RunFolder(run.folder).test_predictions, "model", "so leave --test out")
-
-
-def _predicted(run: Run, part: str, path: Path, model: str, instead: str) -> LabelledPredictions:
-    paths, part_text = RunFolder(run.folder), SPLITS[part]
-    samples = Samples.read(paths.samples)
-    images = labelled(Ledger.read(paths.ledger).of(()).apply(samples).part(part))
-    if len(images) == 0:
-        raise DataError(f"{run.folder}: no {part_text} image has a known label, {instead}.")
-    if not path.exists():
-        raise RunError(f"{run.folder}: its predictions of {part_text} images are gone ({path}). Train it again.")
-    predictions = Predictions.read(path, samples.space, model=model)
-    if predictions.ids != images.ids:
-        raise RunError(
-            f"{run.folder}: its predictions are of other {part_text} images than its data has. Train it again."
-        )
-    return LabelledPredictions(images, predictions)
-
-
-def score_of(predicted: LabelledPredictions) -> dict[str, HeadScore]:
-    """Return the score of predictions as metrics.json has it, with what differences are computed from.
-
-    Two models can be compared where the images stand in the same order.
-    """
-    predictions = predicted.predictions
-    return score(predictions.space, predicted.codes, predictions.probabilities, thresholds=predictions.thresholds)
+    paths = RunFolder(run.folder)
+    return predictions_of_part(paths, "test", paths.test_predictions, model="model", instead="so leave --test out")
 
 
 def estimate_of(run: Run, metric: str) -> Estimate:
@@ -190,4 +149,4 @@ def estimate_of(run: Run, metric: str) -> Estimate:
 
     Raises as `validated` and `estimate` do.
     """
-    return estimate(score_of(validated(run)), metric)
+    return estimate(validated(RunFolder(run.folder), run.record).scores, metric)

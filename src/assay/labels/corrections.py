@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 from assay.errors import DataError
 from assay.labels.edits import PERSON, Action, Edit, apply, current_values
 from assay.labels.ledger import Ledger
-from assay.labels.readers.table_files import Rows, read_rows, texts
+from assay.labels.readers.table_files import DELIMITERS, Rows, read_lines, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.messages import printable
@@ -21,38 +24,100 @@ OF_PLAN = "said by data.corrections"
 NO_LONGER = "no longer said by data.corrections"
 """The reason of undos of edits that are gone from the table."""
 
+SUSPECTS = ("given", "suggested")
+"""Columns by which a table is a list of suspects, as `clean_labels` writes it."""
+
+UNKNOWN = "?"
+TAG_WORDS = {"1": "1", "1.0": "1", "true": "1", "0": "0", "0.0": "0", "false": "0", UNKNOWN: None}
+"""What a label of a tag may be written as, by a spreadsheet too -> the label."""
+
+MARKS = (",", ";", "\t")
+NUMBER = re.compile(r"\d+(\.\d+)?")
+
 
 def corrections(path: Path, samples: Samples) -> list[Edit]:
     """Return the edits of a table with the columns `image`, `head`, `class`, `label`.
 
     `head` may be left out where there is only one. Of a multi-class head, `class` is blank and `label` is a class; of
-    a multi-label one, `class` names the tag and `label` is 1 or 0. A blank label is unknown. A label that is
-    there already is an edit too: it keeps steps from changing it. `samples` are those as read, with the corrections
-    made before and without the edits of steps.
+    a multi-label one, `class` names the tag and `label` is 1 or 0. `?` is unknown, where no class is called so. A blank
+    label is unknown too, but in a list of suspects (with the columns `given` and `suggested`) it leaves the label. A
+    label that is there already is an edit too: it keeps steps from changing it. `samples` are those as read, with the
+    corrections made before and without the edits of steps.
 
-    Raises DataError that names the line for an unknown image, head or class and for lines that disagree.
+    Raises DataError that names the line for an unknown image, head or class and for lines that disagree, and where a
+    list of suspects has no label filled in.
     """
-    rows = read_rows(path)
-    named = [rows.column("image"), rows.column("label")]
-    rows = texts(rows, [*named, *(column for column in ("head", "class") if column in rows.frame.columns)])
-    if "head" not in rows.frame.columns and len(samples.space) > 1:
-        heads = ", ".join(repr(head.name) for head in samples.space)
-        raise DataError(f"{printable(path)}: has no column 'head', and the heads are {heads}. Add it.")
+    rows = _correction_rows(path, samples)
     positions = {name: row for row, name in enumerate(samples.ids)}
     cells: dict[tuple[str, str, str | None], tuple[str | None, int]] = {}
     for row, line in enumerate(rows.frame.iter_rows(named=True)):
         head = _head(rows, row, line.get("head"), samples)
-        if line["image"] not in positions:
+        image = _known(line["image"], positions)
+        if image is None:
             example = f", such as {samples.ids[0]!r}" if len(samples) else ""
             raise DataError(f"{rows.at(row)}: there is no image {line['image']!r}. Name it as in the data{example}.")
-        _require_label(rows, row, head, line.get("class"), line["label"])
-        first, first_row = cells.setdefault((line["image"], head.name, line.get("class")), (line["label"], row))
-        if first != line["label"]:
+        tag = _known(line.get("class"), head.index) or line.get("class")
+        label = _label_of(head, line["label"])
+        _require_label(rows, row, head, tag, label)
+        first, first_row = cells.setdefault((image, head.name, tag), (label, row))
+        if first != label:
             raise DataError(
-                f"{rows.at(row)}: says {line['label'] or ''!r} of {line['image']!r}, but "
+                f"{rows.at(row)}: says {label or ''!r} of {image!r}, but "
                 f"{rows.unit} {rows.lines[first_row]} says {first or ''!r}. Remove one of the two."
             )
     return _by_person(cells, samples, positions)
+
+
+def _correction_rows(path: Path, samples: Samples) -> Rows:
+    """Return the lines of a table that settle a label. Raises DataError."""
+    rows = read_rows(path, delimiter=_delimiter(path))
+    named = [rows.column("image"), rows.column("label")]
+    rows = texts(rows, [*named, *(column for column in ("head", "class") if column in rows.names)])
+    if "head" not in rows.names and len(samples.space) > 1:
+        heads = ", ".join(repr(head.name) for head in samples.space)
+        raise DataError(f"{printable(path)}: has no column 'head', and the heads are {heads}. Add it.")
+    if not rows.names.issuperset(SUSPECTS):
+        return rows
+    settled = rows.frame["label"].is_not_null()
+    if not settled.any():
+        raise DataError(
+            f"{printable(path)}: no cell of its column `label` is filled in, so nothing is settled. Write the right "
+            "label of an image there: that of `suggested`, or any other. A blank one is left as it is."
+        )
+    lines = [line for line, kept in zip(rows.lines, settled, strict=True) if kept]
+    return Rows(rows.source, rows.frame.filter(settled), lines, rows.unit)
+
+
+def _delimiter(path: Path) -> str | None:
+    """Return what parts the columns where a spreadsheet has put another mark; None for what the ending says."""
+    first = (read_lines(path) or [""])[0] if path.suffix.lower() in DELIMITERS else ""
+    marks = [mark for mark in MARKS if "image" in [cell.strip(' "') for cell in first.split(mark)]]
+    return marks[0] if marks else None
+
+
+def _known(name: str | None, names: Collection[str]) -> str | None:
+    """Return the one of the names that is meant; None where none is.
+
+    A spreadsheet writes 007 as 7, and 1 as 1.0: a number is taken for the only name that is the same number.
+    """
+    if name is None or name in names:
+        return name
+    if name.strip() in names:
+        return name.strip()
+    value = _number(name.strip())
+    same = [other for other in names if value is not None and _number(other) == value]
+    return same[0] if len(same) == 1 else None
+
+
+def _number(text: str) -> float | None:
+    return float(text) if NUMBER.fullmatch(text) else None
+
+
+def _label_of(head: Head, text: str | None) -> str | None:
+    """Return a label as the data has it; None where it is unknown, the text where there is no such label."""
+    if head.multiclass:
+        return _known(text, head.index) or (None if text == UNKNOWN else text)
+    return TAG_WORDS.get((text or UNKNOWN).strip().lower(), text)
 
 
 def corrected(samples: Samples, path: Path | None) -> Samples:
@@ -145,8 +210,9 @@ def _require_label(rows: Rows, row: int, head: Head, tag: str | None, label: str
             f"{rows.at(row)}: an image has one class of {head.name!r}, so 'class' stays blank and 'label' names it."
         )
     if not head.multiclass and label not in (None, "0", "1"):
-        raise DataError(f"{rows.at(row)}: the label {label!r} is none of 1 (has it), 0 (has it not), blank (unknown).")
+        raise DataError(f"{rows.at(row)}: the label {label!r} is none of 1 (has it), 0 (has it not), ? (unknown).")
     name = label if head.multiclass else tag or ""
     if name is not None and name not in head.index:
-        classes = ", ".join(map(repr, head.classes[:20]))
-        raise DataError(f"{rows.at(row)}: {name!r} is no class of {head.name!r}. Name one of {classes}.")
+        near = difflib.get_close_matches(name, head.classes, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Name one of {', '.join(map(repr, head.classes[:20]))}."
+        raise DataError(f"{rows.at(row)}: {name!r} is no class of {head.name!r}. {hint}")

@@ -140,3 +140,32 @@ def compare_samples(one: Samples, other: Samples) -> Mismatch | None:
 
 def _chosen_ids(samples: Samples, chosen: Sequence[bool]) -> tuple[str, ...]:
     return tuple(sorted(image for image, other in zip(samples.ids, chosen, strict=True) if other))
+
+
+def data_changes(before: Samples, now: Samples) -> list[str]:
+    """Return lines on how data differs from that of an earlier run: images, contents, labels, splits, classes."""
+    rows = {image: row for row, image in enumerate(before.ids)}
+    shared = [row for row, image in enumerate(now.ids) if image in rows]
+    one, other = before.take([rows[now.ids[row]] for row in shared]), now.take(shared)
+    gone, new = sorted(rows.keys() - set(now.ids)), sorted(set(now.ids) - rows.keys())
+    if not shared:
+        return [
+            f"other data than in the run before: none of its {len(before):,} images is among these {len(now):,}. "
+            "Name another folder with --run to keep the two apart."
+        ]
+    changed = [bool(a and b and a != b) for a, b in zip(one.hashes, other.hashes, strict=True)]
+    kinds_before = {head.name: head.multiclass for head in before.space}
+    kinds = {
+        "gone": gone,
+        "new": new,
+        "with another content": _chosen_ids(other, changed),
+        "with another split": _chosen_ids(other, other.table["split"].ne_missing(one.table["split"]).to_list()),
+    }
+    for head in now.space:
+        if kinds_before.get(head.name) == head.multiclass:
+            unlike = other.table[f"label:{head.name}"].ne_missing(one.table[f"label:{head.name}"])
+            kinds[f"relabelled under {head.name!r}"] = _chosen_ids(other, unlike.to_list())
+    lines = [f"  {len(ids):,} images {kind}: {quoted(ids, 3)}" for kind, ids in kinds.items() if ids]
+    mismatch = compare_spaces(now.space, "the run before", before.space)
+    lines += [f"  the data now {mismatch}"] if mismatch else []
+    return ["the data changed since the run before:", *lines] if lines else ["the data changed since the run before"]

@@ -49,6 +49,11 @@ class Plan(Settings):
         default=(),
         description="What to do, in order; where there are none, steps are chosen that suit the data.",
     )
+    take: Literal["best_step", "last_step"] = Field(
+        default="last_step",
+        description="Whose model is handed on: of the last step, or of an earlier one that validates better beyond "
+        "chance. A plan that names no steps takes the best.",
+    )
     sweep: SweepSettings | None = Field(
         default=None, description="A search over values of this plan, for `assay sweep` to carry out."
     )
@@ -105,7 +110,8 @@ def from_source(
 
 def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None) -> LoadedPlan:
     """Return the plan with steps chosen for it, each `{kind: settings}`, and the values in `later` set."""
-    whole = Document({**plain(loaded.plan), "steps": [dict(step) for step in chosen]}, "the default plan")
+    given = {"take": "best_step"} | plain(loaded.plan)
+    whole = Document({**given, "steps": [dict(step) for step in chosen]}, "the default plan")
     plan = _plan(whole, loaded.later, steps or step_table())
     return replace(loaded, plan=plan, later=())
 

@@ -14,16 +14,17 @@ import polars as pl
 from safetensors import safe_open
 
 from assay.arrays import Reals
-from assay.errors import RunError
+from assay.errors import DataError, RunError
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger, covers
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.subset import labelled
-from assay.metrics.metrics import headline
+from assay.messages import SPLITS
+from assay.metrics.metrics import HeadScore, headline
 from assay.plan import yaml_lines
-from assay.predictions.predict import Predictions
+from assay.predictions.predict import Predictions, score_predictions
 from assay.run.records import DoneRecord, RunMetrics, Scores
 from assay.steps.base import history_table, read_history
 
@@ -83,7 +84,9 @@ class RunContents:
 
     @cached_property
     def last(self) -> StepRecord | None:
-        """The newest step that made a model."""
+        """The step whose model is handed on; of an unfinished run, the newest that made one."""
+        if self.metrics and self.metrics.handed_on:
+            return next(step for step in self.steps if step.name == self.metrics.handed_on["step"])
         names = {step.name: step for step in self.steps if step.done and step.done.model}
         candidates = [name for name in names if not (name.is_trial or name.is_member)]
         return names[max(candidates, key=_end_key)] if candidates else None
@@ -139,6 +142,15 @@ class LabelledPredictions:
     def codes(self) -> list[Codes]:
         return self.samples.codes()
 
+    @cached_property
+    def scores(self) -> dict[str, HeadScore]:
+        """All metrics, with what differences are computed from: of two models the images must stand in one order."""
+        return score_predictions(self.predictions, self.samples)
+
+    def take(self, rows: Sequence[int]) -> LabelledPredictions:
+        """Return the images of these rows, in this order."""
+        return LabelledPredictions(self.samples.take(rows), self.predictions.take(rows))
+
     def of(self, head: Head) -> tuple[Codes, Reals, Reals]:
         """Return codes, probabilities (N, K) and thresholds (N, K) under one head."""
         space = self.samples.space
@@ -179,6 +191,41 @@ def read_run(folder: Path) -> RunContents:
         hardware=_json(paths.hardware),
         environment=_json(paths.environment),
     )
+
+
+def validated(paths: RunFolder, record: RunMetrics) -> LabelledPredictions:
+    """Return a finished run's predictions for the labelled validation images, by the labels that its metrics are of.
+
+    Raises DataError where nothing validates, RunError where it has no model, or its predictions are gone or of other
+    images than the data has now.
+    """
+    model = record.last_model(paths)
+    if model is None:
+        raise RunError(f"{paths.path}: has no model, only a list of suspect labels. Name a run with a probe or a fit.")
+    instead = "so nothing can be compared. Raise split.val, or label some"
+    name = str(model.path.relative_to(paths.path))
+    return predictions_of_part(paths, "val", model.predictions, model=name, instead=instead)
+
+
+def predictions_of_part(
+    paths: RunFolder, part: str, predictions: Path, *, model: str, instead: str
+) -> LabelledPredictions:
+    """Return the predictions in a file for the labelled images of a part; `instead` is what to do without labels.
+
+    Raises DataError, RunError.
+    """
+    samples, part_text = Samples.read(paths.samples), SPLITS[part]
+    images = labelled(Ledger.read(paths.ledger).of(()).apply(samples).part(part))
+    if len(images) == 0:
+        raise DataError(f"{paths.path}: no {part_text} image has a known label, {instead}.")
+    if not predictions.exists():
+        raise RunError(f"{paths.path}: its predictions of {part_text} images are gone ({predictions}). Train it again.")
+    read = Predictions.read(predictions, samples.space, model=model)
+    if read.ids != images.ids:
+        raise RunError(
+            f"{paths.path}: its predictions are of other {part_text} images than its data has. Train it again."
+        )
+    return LabelledPredictions(images, read)
 
 
 def _label_steps(steps: Sequence[StepRecord]) -> list[str]:

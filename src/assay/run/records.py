@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, write_json
 from assay.labels.samples import LeftOut
@@ -61,6 +61,51 @@ class DoneRecord:
         return record
 
 
+Number = Mapping[str, float | int | None]
+"""A metric with n and interval, as `Metric.to_json` gives it."""
+
+
+class HandedOn(TypedDict):
+    """Which step's model a run hands on, and whether an earlier one validates better than the last."""
+
+    step: str
+    last: str  # the last step that made a model
+    better: str | None  # the best of the earlier steps that are better beyond chance
+    metric: str | None  # None without validation
+    difference: Number | None  # how much better that step is than the last, paired
+
+
+class SuspectCount(TypedDict):
+    """How many labels the newest search found suspect, of those that nothing was done about; `file` lists them."""
+
+    file: str  # relative to the run
+    suspects: int
+    labels: int  # judged
+
+
+class Change(TypedDict):
+    """A metric of an earlier run and of this one, on the same images by the same labels."""
+
+    before: Number
+    after: Number
+    difference: Number
+    verdict: str  # better, worse, not told apart
+
+
+class BeforeAfter(TypedDict):
+    """A run beside the one that it replaced; `why` it cannot be compared, where `change` is None."""
+
+    run: str  # relative to the run
+    metric: str | None
+    change: Change | None  # by the labels of now
+    by_old_labels: Change | None  # where any of them are others
+    relabelled: int  # images in the comparison with another label than in the earlier run
+    n: int  # images in both validation parts
+    gone: int  # validation images of the earlier run that are not
+    new: int
+    why: str | None
+
+
 @dataclass(frozen=True)
 class RunMetrics:
     """metrics.json: what a finished run came to."""
@@ -80,6 +125,11 @@ class RunMetrics:
     seconds: float
     processes: int
     memory: Mapping[str, float]  # MiB
+    ledger_lines: int | None = None  # when it was finished; a person may add more
+    handed_on: HandedOn | None = None  # None where no step made a model
+    suspects: SuspectCount | None = None  # None where no labels were judged
+    alarms: Sequence[str] = ()  # what went wrong in training, as sentences
+    before: BeforeAfter | None = None  # None where this is the first run in its folder
 
     @cached_property
     def top_steps(self) -> list[DoneRecord]:
@@ -96,9 +146,10 @@ class RunMetrics:
         """The metric that sums the run up: the accuracy, or micro_f1 where every head is multi-label."""
         return headline((self.scores or {}).get("metrics", {})) or "accuracy"
 
-    def last_model(self, run: RunFolder) -> ModelFolder:
-        """Return the folder of the step that the final model came of: its validation predictions are there."""
-        return ModelFolder(run.path / next(step.model for step in reversed(self.top_steps) if step.model))
+    def last_model(self, run: RunFolder) -> ModelFolder | None:
+        """Return the folder of the step whose model was handed on, with its predictions; None without a model."""
+        model = self.handed_on and self.steps[StepName(self.handed_on["step"])].model
+        return ModelFolder(run.path / model) if model else None
 
     @staticmethod
     def read(run: RunFolder) -> RunMetrics | None:

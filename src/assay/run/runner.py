@@ -14,19 +14,18 @@ ledger, and the samples that the next step gets are the samples as read with the
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from assay.files import ModelFolder, RunFolder, StepFolder, StepName, copy, fingerprint
+from assay.files import ModelFolder, RunFolder, StepFolder, StepName, fingerprint
 from assay.labels.ledger import Ledger, covers
 from assay.labels.subset import labelled
 from assay.metrics.intervals import SMALL_N
 from assay.metrics.metrics import headline
 from assay.predictions.predict import Predictions, scores_json
+from assay.run.archive import archive, archive_ledger
 from assay.run.records import DoneRecord, Scores, read_begun, write_begun
 from assay.run.summary import frequency_lines
 from assay.steps import STEPS, check_steps
@@ -227,7 +226,7 @@ def drop_other_edits(ledger: Path, done: Sequence[str], *, resumed: str | None =
     others -= {entry.edit.step for entry in before.of(done).entries}
     others -= {name for name in others if resumed is not None and _is_within(name, resumed)}
     if others:
-        archive_copy(RunFolder(ledger.parent), ledger)
+        archive_ledger(RunFolder(ledger.parent), others)
         before.without(others)
 
 
@@ -235,23 +234,3 @@ def _archive_other_steps(steps: Sequence[StepPlan], context: Context) -> None:
     """Archive the folders of steps that this list does not have: their metrics would be taken for its own."""
     names = {StepName.at(number, step.kind) for number, step in enumerate(steps, 1)}
     archive(context.run, [path for path in context.folder.path.glob("*") if path.name not in names])
-
-
-def archive(run: RunFolder, paths: Sequence[Path]) -> None:
-    """Move files and folders of a run to its history/; those that are missing are passed over."""
-    stamp = _stamp()
-    for path in paths:
-        if path.exists():
-            target = run.history / stamp / path.relative_to(run.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)
-
-
-def archive_copy(run: RunFolder, path: Path) -> None:
-    """Copy a file of a run to its history/, if it is there."""
-    if path.exists():
-        copy(path, run.history / _stamp() / path.relative_to(run.path))
-
-
-def _stamp() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")

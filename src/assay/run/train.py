@@ -20,13 +20,13 @@ import numpy as np
 import polars as pl
 
 from assay.errors import DataError, RunError
-from assay.files import RunFolder, append, fingerprint, whole, write_json, write_text, writing_below
+from assay.files import RunFolder, StepName, append, fingerprint, whole, write_json, write_text, writing_below
 from assay.labels.corrections import count_corrections
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.split import split_table
-from assay.labels.subset import labelled, with_space
+from assay.labels.subset import data_changes, labelled, with_space
 from assay.messages import plain_lines
 from assay.metrics.metrics import to_json
 from assay.metrics.paired import gains
@@ -38,11 +38,13 @@ from assay.predictions.predict import Predictions, score_predictions
 from assay.predictions.predictor import Predictor
 from assay.predictions.tta import AnyTTA
 from assay.progress import ForwardingProgress, NoProgress, Progress
+from assay.run.archive import archive, archive_run
+from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, predict_samples, test_scores
 from assay.run.prepare import PreparedRun, prepare_run
-from assay.run.records import DoneRecord, RunMetrics
-from assay.run.runner import archive, archive_copy, drop_other_edits, run_steps, state_if_done
+from assay.run.records import DoneRecord, RunMetrics, Scores
+from assay.run.runner import drop_other_edits, run_steps, state_if_done
 from assay.run.summary import split_tables
 from assay.run.tracking import require_installed, tracked
 from assay.steps.base import Context, State, with_synthetic_images
@@ -100,7 +102,9 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
             if main:
                 drop_other_edits(prepared.ledger.path, state.done)
                 seconds = time.perf_counter() - began
-                new = _finish(state, prepared.context, memory=memory, seconds=seconds, open_test=open_test)
+                new = _finish(
+                    state, prepared.plan, prepared.context, memory=memory, seconds=seconds, open_test=open_test
+                )
                 if new and draw is not None:
                     # No page for a variant or a trial, of which there are many.
                     draw(folder, page=open_test, device=device, progress=watch)
@@ -134,13 +138,17 @@ def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
     )
     kept = state_if_done(prepared.plan.steps, prepared.state, context)
     before = RunMetrics.read(run)
-    if kept is not None and before is not None and before.key == _result_key(kept, open_test):
+    if kept is not None and before is not None and before.key == _result_key(kept, prepared.plan, open_test):
         if changed:
-            archive_copy(run, run.plan)
+            archive(run, [run.plan])
         return
-    replaced = [*([run.plan] if changed else []), *_other_data(run, prepared.samples)]
-    if replaced or before is not None:
-        archive(run, [*replaced, run.metrics, run.test_predictions, run.model.path, run.charts, run.report])
+    replaced = [*([run.plan] if changed else []), *_other_data(prepared)]
+    results = [run.metrics, run.test_predictions, run.model.path, run.charts, run.report]
+    if before is not None:
+        earlier = archive_run(run, before, [*replaced, *results])
+        context.progress.line(f"the finished run that was in {run.path} is kept in {earlier}")
+    elif replaced:
+        archive(run, [*replaced, *results])
 
 
 def _untracked(text: str) -> str:
@@ -149,15 +157,20 @@ def _untracked(text: str) -> str:
     return yaml_lines.write({key: part for key, part in value.items() if key != "track"})
 
 
-def _other_data(run: RunFolder, samples: Samples) -> list[Path]:
-    """Return the files that describe the data of an earlier run, if that was other data."""
+def _other_data(prepared: PreparedRun) -> list[Path]:
+    """Return the files that describe the data of an earlier run, if that was other data; print what changed."""
+    run, progress = prepared.context.run, prepared.context.progress
     if not run.samples.exists():
         return []
     try:
-        same = Samples.read(run.samples).fingerprint() == samples.fingerprint()
+        before = Samples.read(run.samples)
     except RunError:  # of another version, say: it is moved, not overwritten
-        same = False
-    return [] if same else [run.samples, run.splits]
+        return [run.samples, run.splits]
+    if before.fingerprint() == prepared.samples.fingerprint():
+        return []
+    for line in data_changes(before, prepared.samples):
+        progress.line(line)
+    return [run.samples, run.splits]
 
 
 def _describe(prepared: PreparedRun) -> None:
@@ -193,35 +206,25 @@ def _data_lines(samples: Samples, frequencies: pl.DataFrame, ledger: Ledger) -> 
 # After the last step: the model and its metrics.
 
 
-def _finish(state: State, context: Context, *, memory: PeakMemory, seconds: float, open_test: bool) -> bool:
-    """Write the model and the metrics; return whether there is anything to draw.
+def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, seconds: float, open_test: bool) -> bool:
+    """Write the model, where a step made one, and the metrics; return whether there is anything to draw.
 
     Of a run that was finished before, only a page that is missing (the disk was full at the very end).
     """
-    if state.model is None:
-        raise RunError("no step of the plan makes a model. Add a probe or a fit.")
-    run, key = context.run, _result_key(state, open_test)
+    run, key = context.run, _result_key(state, plan, open_test)
     before = RunMetrics.read(run)
     if before is not None and before.key == key:
         context.progress.line(f"nothing to do: {run.path} is finished and unchanged")
         return open_test and not run.report.exists()
-    samples, model = state.samples, load_model(state.model)
+    samples = state.samples
     steps = {name: DoneRecord.read(run.step(name)) for name in sorted(run.steps_done(), key=path_key)}
-    # Of the plan's own steps: a repeat has the scores of its last round.
-    scores = next((step.scores for name, step in reversed(steps.items()) if name.depth == 0 and step.scores), None)
-    context.progress.line("baselines")
-    network = model.networks[0]
-    baseline_scores = baselines(
-        samples,
-        with_synthetic_images(context, samples).images(network.size, network.resize),
-        context.model,
-        size=network.size,
-        hardware=Hardware(context.device),
-        seed=context.seed,
-    )
-    details = {"data": samples.fingerprint(), "validation": (scores or {}).get("metrics", {})}
-    replace(model, details=details).save(run.model.path)
-    test = test_scores(run, samples, device=context.device, progress=context.progress) if open_test else None
+    choice = choose_model(steps, samples, run, plan.take)
+    scores = steps[StepName(choice["step"])].scores if choice else None
+    baseline_scores = _save_model(steps[StepName(choice["step"])], samples, context) if choice else {}
+    test = None
+    if open_test and choice:
+        test = test_scores(run, samples, device=context.device, progress=context.progress)
+    ledger = Ledger.read(context.ledger)
     RunMetrics(
         key=key,
         scores=scores,
@@ -230,7 +233,7 @@ def _finish(state: State, context: Context, *, memory: PeakMemory, seconds: floa
         test_kept_closed=not open_test,
         baselines=baseline_scores,
         steps=steps,
-        corrections=count_corrections(Ledger.read(context.ledger), context.as_read),
+        corrections=count_corrections(ledger, context.as_read),
         trained_on_before={part: len(ids) for part, ids in context.left.items()},
         counts={part: len(samples.part(part)) for part in ("train", "val", "test")},
         left_out=samples.left_out,
@@ -238,13 +241,38 @@ def _finish(state: State, context: Context, *, memory: PeakMemory, seconds: floa
         seconds=round(seconds, 1),
         processes=context.processes.num_processes,
         memory=memory.to_json(),
+        ledger_lines=len(ledger.entries),
+        handed_on=choice,
+        suspects=count_suspects(steps, run),
+        alarms=alarms(steps, run),
+        before=compare_with_earlier(
+            run, predictions_of(steps[StepName(choice["step"])], samples, run) if choice else None
+        ),
     ).write(run)
     return True
 
 
-def _result_key(state: State, open_test: bool) -> str:
+def _save_model(record: DoneRecord, samples: Samples, context: Context) -> Mapping[str, Scores]:
+    """Write the model of a step as that of the run, and return the metrics of baselines."""
+    model = load_model(context.run.path / (record.model or ""))
+    network = model.networks[0]
+    context.progress.line("baselines")
+    scores = baselines(
+        samples,
+        with_synthetic_images(context, samples).images(network.size, network.resize),
+        context.model,
+        size=network.size,
+        hardware=Hardware(context.device),
+        seed=context.seed,
+    )
+    details = {"data": samples.fingerprint(), "validation": (record.scores or {}).get("metrics", {})}
+    replace(model, details=details).save(context.run.model.path)
+    return scores
+
+
+def _result_key(state: State, plan: Plan, open_test: bool) -> str:
     """Return a hash of all that the results of a run follow from."""
-    return fingerprint(state.key, "metrics", *([] if open_test else ["test closed"]))
+    return fingerprint(state.key, "metrics", plan.take, *([] if open_test else ["test closed"]))
 
 
 class _Log(ForwardingProgress):

@@ -288,14 +288,15 @@ def _keeping_what_is_taken(step: StepPlan) -> StepPlan:
 # The list of suspects, its summary, and its lines.
 
 LISTED_CONFUSIONS = 3
-SUSPECT_COLUMNS = ("image", "head", "class", "given", "suggested", "quality", "confidence", "done")
+SUSPECT_COLUMNS = ("image", "head", "class", "given", "suggested", "label", "quality", "confidence", "done")
 
 
 def write_suspects(path: Path, by_head: Sequence[SuspectRows], samples: Samples) -> None:
     """Write the suspects of all heads as CSV, the most suspicious first.
 
-    `image`, `head` and `class` (of tags) name a label as a person's corrections do; `quality` is the probability of
-    the given label, `confidence` that of the suggested one, `done` what was done.
+    `image`, `head` and `class` (of tags) name a label as a person's corrections do, and `label` is blank, for the
+    person to fill in; `quality` is the probability of the given label, `confidence` that of the suggested one, `done`
+    what was done.
     """
     ids = samples.ids
     tables = [
@@ -304,10 +305,12 @@ def write_suspects(path: Path, by_head: Sequence[SuspectRows], samples: Samples)
                 "image": [ids[row] for row in of_head.table["row"].to_list()],
                 "head": [of_head.suspects.head.name] * of_head.table.height,
                 "class": of_head.table["tag"],
-                **{name: of_head.table[name] for name in ("given", "suggested", "quality", "confidence")},
+                **{name: of_head.table[name] for name in ("given", "suggested")},
+                "label": [None] * of_head.table.height,
+                **{name: of_head.table[name] for name in ("quality", "confidence")},
                 "done": actions_done(of_head.table, of_head.suspects.head, ids, of_head.edits),
             },
-            schema_overrides=dict.fromkeys(("image", "head", "class", "done"), pl.String),
+            schema_overrides=dict.fromkeys(("image", "head", "class", "label", "done"), pl.String),
         )
         for of_head in by_head
     ]

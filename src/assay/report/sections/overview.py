@@ -102,10 +102,11 @@ def _rows(run: RunContents, chief: str | None, tested: dict[str, Any] | None) ->
         if chief in score["metrics"]
     ]
     steps = [step for step in run.steps if step.name.depth == 0 and step.scores]
+    final = run.last.name if run.last and run.last.name.depth == 0 else steps[-1].name if steps else None
     for step in steps:
         metric = (step.scores or {})["metrics"].get(chief)
         if metric:
-            rows.append({"label": plain(step.name), "kind": "final" if step is steps[-1] else "step", **metric})
+            rows.append({"label": plain(step.name), "kind": "final" if step.name == final else "step", **metric})
     if tested:
         rows.append({"label": "test images", "kind": "test", **tested})
     return rows

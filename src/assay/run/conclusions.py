@@ -1,0 +1,276 @@
+"""What a finished run concludes: the model handed on, alarms, suspect labels, and what changed since the run before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from assay.errors import DataError, RunError
+from assay.files import ModelFolder, RunFolder, StepName
+from assay.labels.samples import Samples
+from assay.labels.subset import compare_spaces, labelled
+from assay.messages import plain
+from assay.metrics.intervals import metric as with_interval
+from assay.metrics.metrics import HeadScore, estimates, headline
+from assay.metrics.paired import difference, estimate, gain, verdict
+from assay.predictions.predict import Predictions
+from assay.run.archive import earlier_run
+from assay.run.contents import LabelledPredictions, validated
+from assay.run.records import BeforeAfter, Change, DoneRecord, HandedOn, Number, RunMetrics, Scores, SuspectCount
+from assay.steps.base import read_history
+
+Take = Literal["best_step", "last_step"]
+
+JUMP = 1.5  # a training loss this many times that of the epoch before: seldom by chance, often by too high a rate
+LISTED = 3  # classes in a line
+
+
+# The model that is handed on.
+
+
+def choose_model(steps: Mapping[StepName, DoneRecord], samples: Samples, run: RunFolder, take: Take) -> HandedOn | None:
+    """Return the step whose model is handed on: the last, or an earlier one that validates better beyond chance.
+
+    Of `steps`, in order, those of the plan's own list count. "Beyond chance" is a paired 95 % interval of the headline
+    metric above 0, on the same validation images. None where no step made a model.
+    """
+    models = {name: record for name, record in steps.items() if name.depth == 0 and record.model}
+    if not models:
+        return None
+    last = list(models)[-1]
+    choice = HandedOn(step=last, last=last, better=None, metric=None, difference=None)
+    now = predictions_of(models[last], samples, run)
+    if now is None:
+        return choice
+    name = headline((models[last].scores or {})["metrics"])
+    gains = {
+        other: gain([estimate(now.scores, name)], [estimate(before.scores, name)])
+        for other, record in models.items()
+        if name and other != last and (before := predictions_of(record, samples, run))
+    }
+    better = {other: change for other, change in gains.items() if change.low is not None and change.low > 0}
+    if not better:
+        return {**choice, "metric": name}
+    best = max(better, key=lambda other: better[other].value)
+    step = best if take == "best_step" else last
+    return HandedOn(step=step, last=last, better=best, metric=name, difference=better[best].to_json())
+
+
+def predictions_of(record: DoneRecord, samples: Samples, run: RunFolder) -> LabelledPredictions | None:
+    """Return a step's predictions for the labelled validation images; None where it left none."""
+    path = ModelFolder(run.path / (record.model or "")).predictions
+    if record.scores is None or not path.exists():
+        return None
+    validation = labelled(samples.part("val"))
+    predictions = Predictions.read(path, samples.space, model=record.kind)
+    return LabelledPredictions(validation, predictions) if predictions.ids == validation.ids else None
+
+
+# What went wrong in training.
+
+
+def alarms(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> list[str]:
+    """Return a sentence for each training loss that jumps, and for each class whose recall falls to 0."""
+    trained = [name for name in steps if not (name.is_trial or name.is_member)]
+    sentences = [text for name in trained for text in _jump(name, run)]
+    before: Scores | None = None
+    for name in (name for name in trained if name.depth == 0 and steps[name].scores):
+        scores = steps[name].scores or {}
+        sentences += _lost_classes(name, before, scores) if before else []
+        before = scores
+    return sentences
+
+
+def _jump(name: StepName, run: RunFolder) -> Iterator[str]:
+    """Yield a sentence on the largest jump of the training loss of a fit, if there is any."""
+    path = run.step(name).history
+    if not path.exists():
+        return
+    rows = read_history(path).filter((pl.col("part") == "training") & (pl.col("name") == "loss"))
+    losses, epochs = rows["value"].to_numpy(), rows["epoch"].to_list()
+    ratios = losses[1:] / np.maximum(losses[:-1], 1e-9) if len(losses) > 1 and losses.min() > 0 else np.zeros(0)
+    if len(ratios) and ratios.max() > JUMP:
+        at = int(ratios.argmax())
+        yield (
+            f"{name}: the training loss rose from {losses[at]:.3f} to {losses[at + 1]:.3f} in epoch {epochs[at + 1]}. "
+            "A lower lr, or a larger batch, may train better."
+        )
+
+
+def _lost_classes(name: StepName, before: Scores, now: Scores) -> Iterator[str]:
+    """Yield a sentence for each head with classes that the step before recognised, and this one never does."""
+    for head, scores in now["heads"].items():
+        were = {row["class"]: row for row in before["heads"].get(head, {}).get("per_class", ())}
+        lost = [row for row in scores["per_class"] if row["support"] and not row["recall"]]
+        lost = [row for row in lost if (were.get(row["class"]) or row)["recall"]]
+        if lost:
+            named = ", ".join(
+                f"{plain(row['class'])} ({round(were[row['class']]['recall'] * row['support'])} of {row['support']} "
+                "before)"
+                for row in lost[:LISTED]
+            )
+            more = f" and {len(lost) - LISTED} more" if len(lost) > LISTED else ""
+            of_head = f"{plain(head)}: " if len(now["heads"]) > 1 else ""
+            yield f"{name}: {of_head}recall fell to 0 of {named}{more}: no validation image of it is recognised."
+
+
+# Suspect labels that wait for a person.
+
+
+def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> SuspectCount | None:
+    """Return the suspects of the newest search that nothing was done about; None without a search."""
+    searches = [name for name, record in steps.items() if record.kind == "clean_labels" and not name.is_member]
+    if not searches:
+        return None
+    name = searches[-1]
+    heads: Mapping[str, Any] = steps[name].details.get("heads", {})
+    flagged = 0
+    if run.step(name).suspects.exists():
+        done = pl.read_csv(run.step(name).suspects, infer_schema=False)["done"]
+        flagged = int((done == "flagged").sum())
+    return SuspectCount(
+        file=str(run.step(name).suspects.relative_to(run.path)),
+        suspects=flagged,
+        labels=sum(head["n"] for head in heads.values()),
+    )
+
+
+# This run beside the one that it replaced.
+
+
+def compare_with_earlier(run: RunFolder, now: LabelledPredictions | None) -> BeforeAfter | None:
+    """Return the headline metric before and after, on the images that both validated; None for a first run.
+
+    Both are scored by the labels of now; where labels of these images were others, by those of then too.
+    """
+    earlier = earlier_run(run)
+    if earlier is None:
+        return None
+    name = str(earlier.path.relative_to(run.path))
+    record = RunMetrics.read(earlier)
+    try:
+        if now is None or record is None:
+            raise DataError("nothing validates now")
+        then = validated(earlier, record)
+    except (DataError, RunError) as error:
+        return _incomparable(name, str(error).partition(". ")[0])
+    if other := compare_spaces(now.samples.space, "the run before", then.samples.space):
+        return _incomparable(name, f"this run {other}")
+    hashes = dict(zip(then.samples.ids, then.samples.hashes, strict=True))
+    at = {image: row for row, image in enumerate(then.samples.ids)}
+    shared = [
+        (row, at[image])
+        for row, (image, content) in enumerate(zip(now.samples.ids, now.samples.hashes, strict=True))
+        if image in at and hashes[image] in (content, None)
+    ]
+    if not shared:
+        return _incomparable(name, "no image was in the validation part of both")
+    after, before = now.take([row for row, _ in shared]), then.take([row for _, row in shared])
+    return _before_after(name, before, after, gone=len(then.samples) - len(shared), new=len(now.samples) - len(shared))
+
+
+def _before_after(
+    name: str, before: LabelledPredictions, after: LabelledPredictions, *, gone: int, new: int
+) -> BeforeAfter:
+    pairs = zip(after.samples.space, before.codes, after.codes, strict=True)
+    relabelled = np.any([head.any_cell(one != other) for head, one, other in pairs], axis=0)
+    metric = headline(estimates(after.scores)) or "accuracy"
+    by_now = LabelledPredictions(after.samples, before.predictions)
+    by_then = LabelledPredictions(before.samples, after.predictions)
+    return BeforeAfter(
+        run=name,
+        metric=metric,
+        change=_change(by_now.scores, after.scores, metric),
+        by_old_labels=_change(before.scores, by_then.scores, metric) if relabelled.any() else None,
+        relabelled=int(relabelled.sum()),
+        n=len(after.samples),
+        gone=gone,
+        new=new,
+        why=None,
+    )
+
+
+def _change(before: Mapping[str, HeadScore], after: Mapping[str, HeadScore], metric: str) -> Change:
+    first, second = estimate(before, metric), estimate(after, metric)
+    change = difference([first], [second])
+    return Change(
+        before=with_interval(first).to_json(),
+        after=with_interval(second).to_json(),
+        difference=change.to_json(),
+        verdict=verdict(change, metric),
+    )
+
+
+def _incomparable(run: str, why: str) -> BeforeAfter:
+    return BeforeAfter(run=run, metric=None, change=None, by_old_labels=None, relabelled=0, n=0, gone=0, new=0, why=why)
+
+
+# The same as lines, which a command and a printed run end with.
+
+
+def conclusion_lines(record: RunMetrics, folder: Path) -> list[str]:
+    """Return what a finished run concludes, a sentence each, the most telling first."""
+    lines = [*_choice_lines(record.handed_on), *record.alarms]
+    if record.before:
+        lines += _before_lines(record.before)
+    if record.suspects:
+        lines.append(_suspect_line(record.suspects, folder))
+    return lines
+
+
+def _choice_lines(choice: HandedOn | None) -> Iterator[str]:
+    if choice is None or choice["better"] is None or choice["difference"] is None:
+        return
+    worse = (
+        f"{choice['last']} validates worse than {choice['better']}, beyond chance: {choice['metric']} is lower by "
+        f"{_number(choice['difference'], sign='')}, n = {choice['difference']['n']}."
+    )
+    if choice["step"] == choice["better"]:
+        yield f"{worse} The model handed on is that of {choice['better']}; `take: last_step` hands on the last."
+    else:
+        yield f"{worse} The model handed on is the last all the same; `take: best_step` hands on the better."
+
+
+def _before_lines(before: BeforeAfter) -> Iterator[str]:
+    change, metric = before["change"], before["metric"]
+    if change is None:
+        yield f"The run before is in {before['run']}. The two cannot be compared: {before['why']}."
+        return
+    measured = _change_text(change, metric)
+    yield f"Before ({before['run']}) and after, on the same {before['n']:,} validation images: {measured}"
+    others = [f"{before[key]:,} {key}" for key in ("gone", "new") if before[key]]
+    if others:
+        yield f"  Left out are validation images that only one of the two has: {', '.join(others)}."
+    if before["by_old_labels"]:
+        yield (
+            f"  Both are scored by the labels of now; {before['relabelled']:,} of these images had another label "
+            f"before. By the labels of then: {_change_text(before['by_old_labels'], metric)}"
+        )
+
+
+def _change_text(change: Change, metric: str | None) -> str:
+    verdicts = {"not told apart": "the difference may be chance"}
+    text = verdicts.get(change["verdict"], f"{change['verdict']} beyond chance")
+    return (
+        f"{metric} {change['before']['value']:.3f} before, {change['after']['value']:.3f} after, "
+        f"difference {_number(change['difference'])}: {text}."
+    )
+
+
+def _number(number: Number, *, sign: str = "+") -> str:
+    interval = "" if number["low"] is None else f" [{number['low']:{sign}.3f} to {number['high']:{sign}.3f}]"
+    return f"{number['value']:{sign}.3f}{interval}"
+
+
+def _suspect_line(suspects: SuspectCount, folder: Path) -> str:
+    count, of = suspects["suspects"], f"of {suspects['labels']:,} training labels"
+    if not count:
+        return f"None {of} looks wrong." if suspects["labels"] else "No label could be judged."
+    return (
+        f"{count:,} {of} look{'s' if count == 1 else ''} wrong, listed in {folder / suspects['file']}. Write the right "
+        "label of an image into its column `label`, where you know it, and then"
+    )

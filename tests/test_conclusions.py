@@ -1,0 +1,181 @@
+"""What a finished run concludes: the better model, alarms, suspects, and a comparison with the run before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+import assay
+from assay import cli
+from assay.files import RunFolder, StepName
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.labels.space import Head, LabelSpace
+from assay.predictions.predict import Predictions, scores_json
+from assay.run.archive import earlier_run
+from assay.run.conclusions import (
+    Take,
+    alarms,
+    choose_model,
+    compare_with_earlier,
+    conclusion_lines,
+    predictions_of,
+)
+from assay.run.records import DoneRecord, RunMetrics
+from assay.steps.base import write_history
+from factories import make_samples
+
+HEAD = Head("label", ("ant", "bee"))
+CODES = np.arange(60) % 2
+
+
+def validation(codes: Any = CODES) -> Samples:
+    rows = [
+        {"id": f"{row}.png", "split": "val", "hash": f"h{row}", "label": HEAD.classes[code]}
+        for row, code in enumerate(codes)
+    ]
+    return make_samples(rows, HEAD)
+
+
+def done(run: RunFolder, name: str, wrong: int) -> DoneRecord:
+    """Write predictions of a step that errs on the last `wrong` of 60 images; return its record."""
+    predicted = np.where(np.arange(60) >= 60 - wrong, 1 - CODES, CODES)
+    space, model = LabelSpace((HEAD,)), run.step(name).best
+    logits = np.eye(2, dtype=np.float32)[predicted]
+    predictions = Predictions.of(validation().ids, space, logits, model=name)
+    predictions.write(model.predictions)
+    plain = DoneRecord("key", StepName(name).kind, 1.0, str(model.path.relative_to(run.path)), {}, 0, True, None, None)
+    return replace(plain, scores=scores_json(predictions, validation()))
+
+
+def run_of(folder: Path, **wrong: int) -> tuple[RunFolder, dict[StepName, DoneRecord]]:
+    run = RunFolder(folder)
+    names = {StepName(f"{number:02d}-{kind}"): count for number, (kind, count) in enumerate(wrong.items(), 1)}
+    return run, {name: done(run, name, count) for name, count in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("probe", "fit", "take", "step", "better"),
+    [
+        (0, 20, "best_step", "01-probe", "01-probe"),
+        (0, 20, "last_step", "02-fit", "01-probe"),
+        (2, 3, "best_step", "02-fit", None),  # one image more is no more than chance
+        (20, 0, "best_step", "02-fit", None),
+    ],
+)
+def test_the_better_step_is_handed_on(
+    tmp_path: Path, probe: int, fit: int, take: Take, step: str, better: str | None
+) -> None:
+    run, steps = run_of(tmp_path, probe=probe, fit=fit)
+    choice = choose_model(steps, validation(), run, take)
+    assert choice is not None
+    assert (choice["step"], choice["better"], choice["last"]) == (step, better, "02-fit")
+    assert (choice["difference"] is not None) == (better is not None)
+
+
+def test_a_class_that_is_no_longer_recognised_and_a_loss_that_jumps_are_named(tmp_path: Path) -> None:
+    run, steps = run_of(tmp_path, probe=0, fit=0)
+    assert alarms(steps, run) == []
+    name = StepName("02-fit")
+    scores: Any = steps[name].scores
+    scores["heads"]["label"]["per_class"][1]["recall"] = 0.0
+    epochs = [
+        {"epoch": epoch, "training": {"loss": loss}, "validation": {}, "lr": 0.1, "seconds": 1.0, "best": epoch == 1}
+        for epoch, loss in enumerate([0.5, 0.4, 1.2], 1)
+    ]
+    write_history(run.step(name).history, name, epochs)
+    jump, lost = alarms(steps, run)
+    assert jump.startswith("02-fit: the training loss rose from 0.400 to 1.200 in epoch 3.")
+    assert lost == "02-fit: recall fell to 0 of bee (30 of 30 before): no validation image of it is recognised."
+
+
+def finished(folder: Path, samples: Samples, wrong: int) -> tuple[RunFolder, Mapping[StepName, DoneRecord]]:
+    run, steps = run_of(folder, probe=wrong)
+    samples.write(run.samples)
+    choice = choose_model(steps, samples, run, "last_step")
+    RunMetrics(
+        key="", scores=None, test=None, test_time=None, test_kept_closed=False, baselines={}, steps=steps,
+        corrections={}, trained_on_before={}, counts={}, left_out=(), notes=(), seconds=1.0, processes=1, memory={},
+        handed_on=choice,
+    ).write(run)  # fmt: skip
+    return run, steps
+
+
+def test_a_run_is_compared_with_the_one_before_by_the_labels_of_now_and_of_then(tmp_path: Path) -> None:
+    finished(tmp_path / "history" / "run-1", validation(), 10)
+    codes = CODES.copy()
+    codes[-4:] = 1 - codes[-4:]  # corrected since: as both models predict them
+    run, steps = finished(tmp_path, validation(codes), 5)
+    before = compare_with_earlier(run, predictions_of(steps[StepName("01-probe")], validation(codes), run))
+    assert before is not None
+    assert before["change"] is not None
+    assert before["by_old_labels"] is not None
+    assert (before["n"], before["relabelled"], before["why"]) == (60, 4, None)
+    now, then = before["change"], before["by_old_labels"]
+    assert [one["value"] for one in (now["before"], now["after"])] == pytest.approx([54 / 60, 59 / 60])
+    assert [one["value"] for one in (then["before"], then["after"])] == pytest.approx([50 / 60, 55 / 60])
+
+
+def test_runs_without_common_validation_images_say_why_they_are_not_compared(tmp_path: Path) -> None:
+    finished(tmp_path / "history" / "run-1", validation(), 10)
+    run, _ = finished(tmp_path, validation(), 5)
+    other = make_samples([{"id": "new.png", "split": "val", "label": "ant"}], HEAD)
+    predictions = Predictions.of(["new.png"], other.space, np.zeros((1, 2), np.float32), model="")
+    from assay.run.contents import LabelledPredictions
+
+    before = compare_with_earlier(run, LabelledPredictions(other, predictions))
+    assert before is not None
+    assert before["why"] == "no image was in the validation part of both"
+    assert compare_with_earlier(RunFolder(tmp_path / "empty"), None) is None
+
+
+def test_find_fix_prove_is_one_road(
+    tiny_plan: Callable[..., str], colours: Path, tmp_path: Path, plain_runs: None
+) -> None:
+    """Train; fill in the list of suspects as it is; the two commands that were printed."""
+    table = [(path.parent.name, path) for path in sorted(colours.rglob("*.png"))]
+    rows = [(str(path), "red" if number in (1, 5) else name) for number, (name, path) in enumerate(table)]
+    pl.DataFrame(rows, schema=["image", "label"], orient="row").write_csv(tmp_path / "labels.csv")
+    plan, run = tmp_path / "plan.yaml", tmp_path / "run"
+    data = f"table: {tmp_path / 'labels.csv'}, root: /, split: {{val: 0.2}}"
+    plan.write_text(
+        tiny_plan("probe: {size: 32}", "clean_labels: {size: 32, by: neighbours, neighbours: 5}", data=data)
+    )
+    command = ["train", str(plan), "--run", str(run), "--device", "cpu"]
+    printed = CliRunner().invoke(cli.app, command).stdout
+    suspects = run / "steps" / "02-clean_labels" / "suspects.csv"
+    assert f"assay ledger {run} --correct {suspects}\n    assay train {plan} --run {run}" in printed
+    listed = pl.read_csv(suspects, infer_schema=False)
+    assert listed["label"].null_count() == len(listed)
+    settled = CliRunner().invoke(cli.app, ["ledger", str(run), "--correct", str(suspects)])
+    assert (settled.exit_code, "no cell of its column `label` is filled in" in settled.output) == (2, True)
+    listed.with_columns(label=pl.when(pl.int_range(pl.len()) == 0).then("suggested")).write_csv(suspects)
+    assert CliRunner().invoke(cli.app, ["ledger", str(run), "--correct", str(suspects)]).exit_code == 0
+    printed = CliRunner().invoke(cli.app, command).stdout
+    assert "Before (history/run-1) and after, on the same" in printed
+    assert len(Ledger.read(run / "ledger.csv").entries) == 1
+
+
+def test_an_archived_run_is_a_run(tiny_plan: Callable[..., str], tmp_path: Path, plain_runs: None) -> None:
+    (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}"))
+    run = tmp_path / "run"
+    first = assay.train(tmp_path / "plan.yaml", run=run, device="cpu")
+    images = Samples.read(run / "samples.parquet").paths[:2]
+    logits = first.predict(images).logits
+    (tmp_path / "more.csv").write_text(f"image,label\n{Samples.read(run / 'samples.parquet').ids[0]},red\n")
+    assert CliRunner().invoke(cli.app, ["ledger", str(run), "--correct", str(tmp_path / "more.csv")]).exit_code == 0
+    second = assay.train(tmp_path / "plan.yaml", run=run, device="cpu")
+    assert [path.name for path in (run / "history").iterdir()] == ["run-1"]
+    kept = assay.load(run / "history" / "run-1")
+    assert kept.metrics == first.metrics
+    assert Ledger.read(kept.folder / "ledger.csv").entries == ()  # the correction came after it
+    assert np.allclose(kept.predict(images).logits, logits)
+    assert earlier_run(RunFolder(run)) == RunFolder(kept.folder)
+    assert conclusion_lines(second.record, run)[0].startswith("Before (history/run-1)")
