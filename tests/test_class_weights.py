@@ -17,6 +17,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from assay.errors import PlanError
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
+from assay.steps.fit_settings import FitSettings, fit_objective, sampling_plan
 from assay.training.class_weights import (
     ClassWeights,
     EffectiveNumber,
@@ -28,7 +29,9 @@ from assay.training.class_weights import (
     head_weights,
     logit_shift,
 )
-from assay.training.losses import ByHead, MeanSquaredError, head_losses
+from assay.training.losses import ByHead, CrossEntropy, MeanSquaredError, head_losses
+from assay.training.sources import LabelTensors
+from factories import make_samples
 
 ADAPTER = TypeAdapter(ClassWeights)
 SEASON = Head("season", ("spring", "summer", "autumn"))
@@ -246,3 +249,66 @@ def test_less_the_shift_a_logistic_regression_is_close_to_the_unweighted_one() -
     assert np.abs(probabilities(logits, "multiclass") - plain).mean() > 0.1
     assert np.abs(corrected - plain).mean() < 0.005
     assert corrected[:, 1].mean() == pytest.approx(labels.mean(), abs=0.003)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize("weights", [Inverse(divisor=220), SqrtInverse(), Inverse(divisor=3)], ids=str)
+def test_the_mean_over_weights_has_the_gradient_of_torchs(weights: Any, smoothing: float) -> None:
+    head, known = multiclass(3), codes(9, 4, 2)
+    rows = [{"id": f"{row}", head.name: None if code < 0 else f"{code}"} for row, code in enumerate(known)]
+    images = make_samples(rows, head)
+    settings = FitSettings(class_weights=weights, loss=ByHead(smoothing=smoothing, mean="weights"))
+    objective = fit_objective(settings, images, sampling_plan(settings, images, seed=0))
+    targets = LabelTensors(images, class_weights=objective.training_mean).of(np.arange(len(images)))
+    logits = torch.randn(len(known), 3, generator=torch.Generator().manual_seed(0))
+    ours, torchs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    objective.training(ours, [targets]).loss.backward()
+    weight = torch.from_numpy(head_weights(weights, head, known))
+    loss = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=smoothing, ignore_index=-1)
+    loss(torchs, torch.from_numpy(known)).backward()
+    torch.testing.assert_close(ours.grad, torchs.grad, rtol=0, atol=1e-6)
+
+
+def test_the_scale_of_weights_cancels_in_the_mean_over_them() -> None:
+    """So N / (220 N_i) trains as N / N_i does."""
+    head, known = multiclass(3), codes(9, 4, 2)
+    images = make_samples([{"id": f"{row}", "h": f"{code}"} for row, code in enumerate(known[1:-1])], head)
+    losses = []
+    for divisor in (1.0, 220.0):
+        settings = FitSettings(
+            class_weights=Inverse(divisor=divisor), loss=CrossEntropy(smoothing=0.01, spread="half", mean="weights")
+        )
+        objective = fit_objective(settings, images, sampling_plan(settings, images, seed=0))
+        targets = LabelTensors(images, class_weights=objective.validation_mean).of(np.arange(len(images)))
+        losses.append(objective.validation(torch.eye(3)[known[1:-1]], [targets]).loss)
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, "there are none; give class_weights"),
+        ({"class_weights": "inverse", "unlabelled": {}}, "unlabelled adds images without; drop one"),
+    ],
+)
+def test_a_mean_over_weights_needs_weights_of_all_images(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FitSettings.model_validate({"loss": {"mean": "weights"}, **changed})
+
+
+@pytest.mark.parametrize("weights", [None, "sqrt_inverse"])
+def test_a_uniform_prior_predicts_as_if_all_classes_were_as_frequent(weights: str | None) -> None:
+    """The logits of a model that has learnt shares, weighted or not, less the shift: no class is ahead."""
+    settings = FitSettings.model_validate({"class_weights": weights, "prior": "uniform"})
+    season = ["spring", "spring", "autumn", None, "spring"]
+    given: list[Any] = [["beach"], [], ["city"], None, []]
+    lacking = [None, None, ["beach"], None, None]
+    rows = zip("abcde", season, given, lacking, strict=True)
+    images = make_samples([{"id": i, "season": s, "tags": t, "unknown tags": u} for i, s, t, u in rows], *SPACE)
+    objective = fit_objective(settings, images, sampling_plan(settings, images, seed=0))
+    of_season, of_tags = (np.ones(3), np.ones(2)) if weights is None else class_weights(SqrtInverse(), images)
+    shares = np.array([0.75, 1e-9, 0.25])  # no image in summer, of which nothing can be said
+    odds = np.array([1 / 2, 1 / 3])  # of beach and city, whose negatives are 2 and 3
+    learnt = np.concatenate([np.log(shares * of_season), np.log(odds * of_tags)])
+    adjusted = objective.rule.logits(learnt[None])[0]
+    np.testing.assert_allclose(adjusted[[0, 3, 4]], [adjusted[2], 0, 0], atol=1e-6)

@@ -33,6 +33,7 @@ from assay.training.losses import (
     generalised_cross_entropy,
     head_losses,
     mean_squared_error,
+    most_probable,
 )
 from assay.training.objective import dense
 
@@ -45,7 +46,7 @@ SPACE = LabelSpace(
     )
 )
 OPTIONS = {
-    "cross_entropy": [{}, {"smoothing": 0.1}],
+    "cross_entropy": [{}, {"smoothing": 0.1}, {"smoothing": 0.1, "spread": "half"}],
     "binary_cross_entropy": [{}, {"smoothing": 0.1}],
     "mean_squared_error": [{}],
     "focal": [{}, {"gamma": 0.5}, {"gamma": 0.0}],
@@ -175,6 +176,19 @@ def test_cross_entropy_equals_torchs(smoothing: float) -> None:
     )
     got = cross_entropy(logits, F.one_hot(codes, 4).float(), torch.ones(5, dtype=torch.bool), smoothing=smoothing)
     torch.testing.assert_close(got, F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing))
+
+
+def test_half_smoothing_adds_half_of_it_to_every_class() -> None:
+    logits, targets, known = all_known("multiclass")
+    published = targets * (1 - 0.2) + 0.5 * 0.2  # of 4 classes, a sum of 1.2
+    expected = -(published * logits.log_softmax(1)).sum(1)
+    torch.testing.assert_close(cross_entropy(logits, targets, known, smoothing=0.2, spread="half"), expected)
+
+
+@pytest.mark.parametrize(("spread", "most"), [("even", 0.925), ("half", 0.95 / 1.1)])
+def test_smoothing_bounds_the_probabilities_that_are_taught(spread: Any, most: float) -> None:
+    assert most_probable(CrossEntropy(smoothing=0.1, spread=spread), 4) == pytest.approx(most)
+    assert most_probable(Focal(), 4) == 1.0
 
 
 def test_binary_cross_entropy_equals_torchs() -> None:

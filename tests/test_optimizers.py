@@ -130,6 +130,23 @@ def test_norms_and_biases_do_not_decay() -> None:
     }
 
 
+def test_norms_and_biases_decay_where_the_plan_says_so() -> None:
+    groups = parameter_groups(network(), STAGES, lr=1.0, weight_decay=0.05, decays="all")
+    assert [group["weight_decay"] for group in groups] == [0.05] * 5
+
+
+@pytest.mark.parametrize("settings", [Sgd(), Adam(), AdamW(), AmsGrad(), RmsProp()], ids=lambda one: one.kind)
+def test_with_all_decaying_a_step_is_torchs(settings: Any) -> None:
+    """Torch's optimisers let every parameter decay that they are given."""
+    decayed = settings.model_copy(update={"weight_decay": 0.1, "decays": "all"})
+    one, two = network(), network()
+    descend(one, build(decayed, parameter_groups(one, STAGES, lr=0.02, weight_decay=0.1, decays="all")), 3)
+    options = decayed.model_dump(exclude={"kind", "decays"})
+    descend(two, OPTIMIZERS[settings.kind](two.parameters(), lr=0.02, **options), 3)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_rates_of_stages() -> None:
     assert stage_rates(3, lr=1.0) == [1.0, 1.0, 1.0]
     assert stage_rates(3, lr=1.0, discriminative=(1e-4, 1e-2)) == pytest.approx([1e-4, 1e-3, 1e-2])

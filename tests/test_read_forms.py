@@ -351,6 +351,38 @@ def test_two_rows_of_one_image_must_agree(tmp_path: Path) -> None:
         read_data(tmp_path, **data_of)
 
 
+def with_validation(root: Path, *images: str, **labels: str) -> dict[str, Any]:
+    """The three images of `fashion`, and a list of others held back; `labels` are the two lines of its integers."""
+    data_of = fashion(root, "a b", "0 0", "1 1", "0 1")
+    put(root / "fashion", "img/7.jpg", "img/8.jpg")
+    write(root / "fashion/split/val.txt", *images)
+    write(root / "fashion/split/val_attr.txt", *labels.values())
+    return {**data_of, "val_rows": "split/val.txt", "val_labels": "split/val_attr.txt"}
+
+
+def test_a_second_list_is_held_back(tmp_path: Path) -> None:
+    data_of = with_validation(tmp_path, "img/7.jpg", "img/8.jpg", header="a b", first="1 0", second="-1 1")
+    samples = read(DataSettings.model_validate(data_of), base=tmp_path)
+    assert samples.part("val").ids == ["img/7.jpg", "img/8.jpg"]
+    assert codes(samples.part("val")) == [[1, -1], [0, 1]]
+    assert samples.part("train").ids == ["img/0.jpg", "img/1.jpg", "img/2.jpg"]
+    swapped = {"test_rows": data_of.pop("val_rows"), "test_labels": data_of.pop("val_labels")}
+    assert read_data(tmp_path, **data_of, **swapped).part("test").ids == ["img/7.jpg", "img/8.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("images", "header", "message"),
+    [
+        (["img/7.jpg", "img/2.jpg"], "a b", r"val\.txt, line 2: 'img/2.jpg' is in .*train\.txt too, line 4"),
+        (["img/7.jpg", "img/8.jpg"], "a c", r"val_attr\.txt: its heads are 'a', 'c', and those of .*attr\.txt are"),
+        (["img/7.jpg"], "a b", r"val\.txt names 1 images, and .*val_attr\.txt labels 2"),
+    ],
+)
+def test_bad_second_lists_are_named(tmp_path: Path, images: list[str], header: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_data(tmp_path, **with_validation(tmp_path, *images, header=header, first="0 0", second="1 1"))
+
+
 def test_files_beside_the_plan_come_before_those_below_the_root(tmp_path: Path) -> None:
     data = DataSettings.model_validate(fashion(tmp_path, "0 0", "1 1", "0 0"))
     paths = resolve_paths(data, base=tmp_path)
@@ -375,6 +407,9 @@ def test_files_beside_the_plan_come_before_those_below_the_root(tmp_path: Path) 
         {"names": "{class}.jpg"},
         {"names": "{class}.jpg", "root": "p", "head": "tags"},
         {"rows": "a.txt"},
+        {"rows": "a.txt", "labels": "b.txt", "val_rows": "c.txt"},
+        {"rows": "a.txt", "labels": "b.txt", "test_labels": "c.txt"},
+        {"folder": "a", "val_rows": "c.txt", "val_labels": "d.txt"},
         {"rows": "a.txt", "labels": "b.txt", "heads": {"h": {"column": "c"}}},
         {"table": "a.csv", "class_names": "c.txt"},
         {"folder": "a", "root": "b"},

@@ -116,6 +116,12 @@ def test_a_key_that_another_value_opens_is_searched_too() -> None:
         ("{over: {steps.0.fit.lr: {low: -1.0, high: 1.0}}}", "with steps.0.fit.lr=-1.0"),
         ("{over: {steps.0.fit.views: [1, 2], steps.0.fit.freeze: [backbone, none]}}", "views are cached features"),
         ("{over: {seed: [1, 2]}}", "neither data nor seed"),
+        ("{cases: {one: {}, other: {seed: 2}}}", "cases, other: seed: trials are compared .* neither data nor seed"),
+        ("{cases: {one: {}}}", "a single one has none to be compared with"),
+        ("{cases: {one: {}, other: {}}, over: {steps.0.fit.lr: [1, 2]}}", "either `over`"),
+        ("{sampler: grid}", "either `over`"),
+        ("{cases: {one: {}, other: {}}, sampler: random}", "every case is run once; drop it"),
+        ("{cases: {one: {}, other: {steps.0.fit.lr: -1}}}", "with case=other: .*greater than 0"),
         ("{over: {data.split.val: [0.1, 0.2]}}", "neither data nor seed"),
         ("{sampler: grid, over: {steps.0.fit.lr: {low: 0.1, high: 0.2}}}", "has no end; give step"),
         ("{sampler: gird, over: {steps.0.fit.lr: [1, 2]}}", "grid"),
@@ -153,6 +159,15 @@ def test_without_optuna_it_says_what_to_install(write: Write, tmp_path: Path, mo
     with pytest.raises(ModelError, match=r"pip install 'assay-vision\[sweep\]'"):
         carried(write(f"{{over: {{{LR}}}}}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_cases_are_named_variants_of_the_plan_each_once() -> None:
+    cases = "plain: {}, small and fast: {steps.0.fit.lr: 0.1, steps.0.fit.optimizer: {kind: sgd, momentum: 0}}"
+    search = space(f"{{cases: {{{cases}}}}}")
+    assert search.trials(None) == 2
+    plain, changed = (search.plan_of(point).plan.steps[0].settings for point in search.grid)
+    assert plain == search.loaded.plan.steps[0].settings
+    assert (changed.lr, changed.optimizer.kind, changed.optimizer.momentum) == (0.1, "sgd", 0)
 
 
 # Trials, without any training

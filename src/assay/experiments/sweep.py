@@ -238,7 +238,7 @@ def _row(
 
 def _values(space: Space, params: Mapping[str, Any]) -> dict[str, str | int | float]:
     """Return the values of a trial in the order of the plan; one killed while it was suggested lacks some."""
-    return {key: params[key] for key in space.sweep.over if key in params}
+    return {key: params[key] for key in space.sweep.axes if key in params}
 
 
 def _estimate(run: Run, space: Space) -> tuple[str, Estimate]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from assay.errors import PlanError
 from assay.plan.plan import LoadedPlan, parse, to_yaml, without_search
-from assay.plan.sweep_settings import AnyOver, Choices, FloatRange, Grid, SweepSettings, values_of
+from assay.plan.sweep_settings import CASE, AnyOver, Choices, FloatRange, Grid, SweepSettings, values_of
 from assay.plan.yaml_lines import flow
 
 Point = Mapping[str, Any]
-"""Key path -> the value that a trial has there."""
+"""Key path -> the value that a trial has there; or `case` -> its name."""
 
 MOST_CHECKED = 200  # combinations; a plan is read in some milliseconds
 BY_DEFAULT = 20  # trials
@@ -31,19 +31,20 @@ class Space:
     @property
     def grid(self) -> list[Point]:
         """Every point, in order; only for values that have an end."""
-        return list(_product({key: values_of(over) or [] for key, over in self.sweep.over.items()}))
+        return list(_product({key: values_of(over) or [] for key, over in self.sweep.axes.items()}))
 
     def trials(self, asked: int | None) -> int:
         """Return the number of trials: as asked for, or as in the plan; of a grid no more than it has points."""
         wanted = asked or self.sweep.trials
         if not isinstance(self.sweep.sampler, Grid):
             return wanted or BY_DEFAULT
-        size = prod(len(values_of(over) or []) for over in self.sweep.over.values())
+        size = prod(len(values_of(over) or []) for over in self.sweep.axes.values())
         return min(size, wanted or size)
 
     def plan_of(self, point: Point) -> LoadedPlan:
         """Return the plan of a trial. Raises PlanError where a plan cannot have these values."""
-        overrides = [f"{key}={flow(value)}" for key, value in point.items()]
+        values = self.sweep.cases[point[CASE]] if self.sweep.cases else point
+        overrides = [f"{key}={flow(value)}" for key, value in values.items()]
         return replace(self.loaded, plan=parse(self.text, "the plan", overrides=overrides))
 
 
@@ -84,7 +85,7 @@ def _check(space: Space) -> None:
     Each value is tried with the first of all others, so that a key that another one opens may be searched as well; then
     all combinations, where they are few.
     """
-    ends = {key: _ends(over) for key, over in space.sweep.over.items()}
+    ends = {key: _ends(over) for key, over in space.sweep.axes.items()}
     first = {key: values[0] for key, values in ends.items()}
     for key, values in ends.items():
         _require(space, [{**first, key: value} for value in values], f"over {key}")

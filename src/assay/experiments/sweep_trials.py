@@ -75,7 +75,7 @@ class Search:
     def point_of(self, params: Mapping[str, Any]) -> Point:
         """Return the values of a trial by key path."""
         point: dict[str, object] = {}
-        for key, over in self.space.sweep.over.items():
+        for key, over in self.space.sweep.axes.items():
             by_text = {spelt(over, value): value for value in values_of(over) or ()}
             point[key] = by_text.get(params[key], params[key])
         return point
@@ -141,7 +141,7 @@ class Search:
         return self._suggested(study.ask())
 
     def _suggested(self, trial: Trial) -> Trial:
-        for key, over in self.space.sweep.over.items():
+        for key, over in self.space.sweep.axes.items():
             _suggest(trial, key, over)
         return trial
 
@@ -169,7 +169,7 @@ class _ByNumber(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         if isinstance(self._settings, Grid):
-            return spelt(self._space.sweep.over[param_name], self._space.grid[trial.number][param_name])
+            return spelt(self._space.sweep.axes[param_name], self._space.grid[trial.number][param_name])
         return self._inner(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def _inner(self, trial: FrozenTrial, *what: str) -> BaseSampler:

@@ -24,7 +24,7 @@ class HeadRule(TypedDict):
 class DecisionRule:
     """How predictions follow from the raw logits of a model; every array is (W,), all heads side by side.
 
-    shift: subtracted from the logits, where class weights have moved the prior in training.
+    shift: subtracted from the logits, where the class prior that training teaches is not the one to be assumed.
     temperature: divides the logits after that, one number a head (Guo et al. 2017).
     thresholds: the probability from which a tag of a multi-label head is given; not used for multi-class heads.
     """

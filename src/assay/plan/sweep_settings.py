@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,6 +14,7 @@ from assay.settings import Choice, Settings, parse_named
 
 OF_AN_EPOCH = "loss"  # has no interval over images, and is not among the metrics of a run
 FIXED = ("data", "seed", "sweep")
+CASE = "case"  # the one key that a search over named cases goes over
 
 
 class IntRange(Choice):
@@ -145,7 +147,11 @@ Pruning = Annotated[
 class SweepSettings(Settings):
     """A search for values of the plan by a validation metric; each trial is a run."""
 
-    over: dict[str, Over] = Field(min_length=1, description="Values of the plan by their key path, as for --set.")
+    over: dict[str, Over] = Field({}, description="Values of the plan by their key path, as for --set.")
+    cases: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Instead, named variants of the plan, each some values by key path ({}: as it is); a trial each.",
+    )
     sampler: Sampler = Tpe()
     trials: int | None = Field(None, ge=1, description="Runs; by default 20, of a grid all.")
     pruning: Pruning = NoPruning()
@@ -154,18 +160,41 @@ class SweepSettings(Settings):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of the choice of values; each trial has the seed of the plan.")
 
+    @property
+    def axes(self) -> Mapping[str, AnyOver]:
+        """What the search goes over, with its values: keys of the plan, or the name of the case."""
+        return {CASE: Choices(choices=tuple(self.cases))} if self.cases else self.over
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cases_are_a_grid(cls, given: Any) -> Any:
+        return {"sampler": "grid", **given} if isinstance(given, dict) and given.get("cases") else given
+
+    @model_validator(mode="after")
+    def _one_space(self) -> SweepSettings:
+        if bool(self.over) == bool(self.cases):
+            raise ValueError("give either `over`, values by their key, or `cases`, named variants of the plan")
+        if self.cases and not isinstance(self.sampler, Grid):
+            raise ValueError(f"sampler: {self.sampler.kind} draws values, and every case is run once; drop it")
+        if len(self.cases) == 1:
+            raise ValueError("cases: a single one has none to be compared with; list at least two")
+        return self
+
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> SweepSettings:
         if self.metric is not None:
             higher_is_better(self.metric)
             if self.metric.rpartition("/")[2] == OF_AN_EPOCH:
                 raise ValueError(f"metric: {self.metric} is measured of epochs, not of runs; take nll")
-        for key, over in self.over.items():
+        keys = [(f"over {key}", key) for key in self.over]
+        keys += [(f"cases, {name}: {key}", key) for name, values in self.cases.items() for key in values]
+        for where, key in keys:
             if key.split(".")[0] in FIXED:
                 raise ValueError(
-                    f"over {key}: trials are compared on the same images under the same seed, so a search goes over "
+                    f"{where}: trials are compared on the same images under the same seed, so a search goes over "
                     "neither data nor seed; take it out"
                 )
+        for key, over in self.over.items():
             if isinstance(self.sampler, Grid) and isinstance(over, FloatRange) and over.step is None:
                 raise ValueError(f"over {key}: a grid of all numbers of a range has no end; give step, or list choices")
         return self

@@ -47,7 +47,7 @@ def write_sweep_page(sweep: Sweep, folder: Path) -> Path:
 
     Raises SpaceError or RunError where they cannot be written.
     """
-    names = short(list(sweep.space.sweep.over))
+    names = short(list(sweep.space.sweep.axes))
     charts, panels = _charts(sweep, names), _panels(sweep)
     _write_images(RunFolder(folder).charts, names, charts, panels)
     parts: dict[str, object] = {
@@ -113,7 +113,7 @@ def _charts(sweep: Sweep, names: dict[str, str]) -> Charts:
 
 
 def _parallel(sweep: Sweep, names: dict[str, str]) -> Drawn:
-    over = sweep.space.sweep.over
+    over = sweep.space.sweep.axes
     values = [row.metric.value for row in sweep.ranked if row.metric]
     low, high = min(values), max(values)
     room = (high - low) or 1.0
@@ -149,7 +149,7 @@ def _panels(sweep: Sweep) -> Panels:
     """Return a panel a value with the curves of the trials that have it; nothing where there are none."""
     table = pl.concat([_curves(row, best=row is sweep.best) for row in sweep.rows])
     panels: Panels = {}
-    for key, over in sweep.space.sweep.over.items():
+    for key, over in sweep.space.sweep.axes.items():
         groups = _groups(over, {row.number: row.values[key] for row in sweep.rows if key in row.values})
         group = pl.col("trial").replace_strict(groups, default=None, return_dtype=pl.String)
         grouped = table.with_columns(group=group).filter(pl.col("group").is_not_null())
@@ -199,7 +199,7 @@ def _row(sweep: Sweep, row: TrialRow) -> dict[str, object]:
         "number": row.number,
         "state": plain(row.state_text),
         "metric": row.metric,
-        "values": [_text(row.values.get(key, "")) for key in sweep.space.sweep.over],
+        "values": [_text(row.values.get(key, "")) for key in sweep.space.sweep.axes],
         "change": row.change,
         "verdict": _verdict(sweep, row),
         "seconds": row.seconds,
@@ -234,7 +234,7 @@ def blocks(sweep: Sweep, folder: Path, page: Path) -> Iterator[Table | str]:
 
 def columns(sweep: Sweep) -> list[str]:
     """Return the headings: each key path by its last words, as many as it shares with no other."""
-    return [*FIRST, *short(list(sweep.space.sweep.over)).values(), *LAST]
+    return [*FIRST, *short(list(sweep.space.sweep.axes)).values(), *LAST]
 
 
 def rows(sweep: Sweep) -> list[list[str]]:
@@ -243,7 +243,7 @@ def rows(sweep: Sweep) -> list[list[str]]:
         [
             str(row.number),
             interval_text(row.metric) or row.state_text,
-            *(_value(row.values.get(key, "")) for key in sweep.space.sweep.over),
+            *(_value(row.values.get(key, "")) for key in sweep.space.sweep.axes),
             interval_text(row.change, "+"),
             _verdict(sweep, row),
             "" if row.seconds is None else f"{row.seconds:,.0f}",
@@ -282,7 +282,7 @@ def _record(sweep: Sweep, row: TrialRow) -> dict[str, object]:
     return {
         "trial": row.number,
         "state": row.state,
-        **{key: row.values.get(key) for key in sweep.space.sweep.over},
+        **{key: row.values.get(key) for key in sweep.space.sweep.axes},
         "metric": sweep.metric,
         **interval_cells("", row.metric),
         "n": row.metric.n if row.metric else None,

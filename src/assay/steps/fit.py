@@ -132,7 +132,7 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     objective = fit_objective(settings, train, sampling)
     data = FitData(cache, train, validation, unlabelled, soft_targets(state.soft, train), sampling)
     model = _model_to_save(settings, classifier, data, objective, state, context)
-    with _trainable(settings, classifier, data, context) as part:
+    with _trainable(settings, classifier, data, objective, context) as part:
         consistency = _consistency(settings, part, data, objective, context)
         task = _task(settings, model, objective, part, data, consistency, context)
         yield PreparedFit(task, config, Machine(context.processes, part.hardware), data, network)
@@ -194,9 +194,11 @@ class Trainable:
 
 
 @contextmanager
-def _trainable(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Iterator[Trainable]:
+def _trainable(
+    settings: FitSettings, classifier: Classifier, data: FitData, objective: FitObjective, context: Context
+) -> Iterator[Trainable]:
     """Give the head on cached features where these are all that is seen; else the whole classifier on images."""
-    known = LabelTensors(data.train, data.soft)
+    known = LabelTensors(data.train, data.soft, class_weights=objective.training_mean)
     if settings.cached_views:
         yield _head_on_features(settings, classifier, known, data, context)
         return
@@ -317,7 +319,8 @@ def _task(
 ) -> FitTask:
     space, classifier, rule = model.space, model.classifier, model.decision_rule
     train_codes, validation_codes = data.train.codes(), data.validation.codes()
-    targets = LabelTensors(data.validation).of(np.arange(len(data.validation)))
+    known = LabelTensors(data.validation, class_weights=objective.validation_mean)
+    targets = known.of(np.arange(len(data.validation)))
     newest: list[Predictions] = []  # of validation, by the weights about to be saved
 
     def evaluate(rows: Ints, training_logits: Tensor) -> dict[str, dict[str, float]]:
@@ -342,6 +345,7 @@ def _task(
         lr=settings.lr,
         discriminative=settings.discriminative,
         weight_decay=settings.optimizer.weight_decay,
+        decays=settings.optimizer.decays,
     )
     return FitTask(
         network=part.network,

@@ -23,8 +23,8 @@ from assay.labels.space import LabelSpace, require_known
 from assay.models.decision_rule import DecisionRule
 from assay.settings import Source
 from assay.steps.base import StepSettings
-from assay.training.class_weights import ClassWeights, Given, class_weights, given_weights, logit_shift
-from assay.training.losses import AnyLoss, ByHead, CrossEntropy, LossSettings, head_losses
+from assay.training.class_weights import ClassWeights, Given, Inverse, class_weights, given_weights, logit_shift
+from assay.training.losses import AnyLoss, ByHead, LossSettings, divides_by_weights, head_losses, most_probable
 from assay.training.objective import Objective
 from assay.training.optimizers import AdamW, OptimizerSettings
 from assay.training.sampling import (
@@ -83,9 +83,10 @@ class FitSettings(StepSettings):
     sampling: Sampling | None = Field(
         None, description="How often images are shown, by their classes; the prior is set right likewise."
     )
-    prior: Literal["data", "trained"] = Field(
+    prior: Literal["data", "trained", "uniform"] = Field(
         "data",
-        description="The shares of classes that answers assume: the data's, or those taught by weights or sampling.",
+        description="The class frequencies that predictions assume: the data's, those taught by weights or sampling, "
+        "or equal ones, which are best for balanced accuracy (logit adjustment, Menon et al. 2021).",
     )
     head_weights: dict[str, Positive] = Field({}, description="What the loss of a head counts, where that is not 1.")
     augment: Augment | None = None
@@ -120,6 +121,12 @@ class FitSettings(StepSettings):
             raise ValueError(
                 "sampling: balanced shows every class equally often, and more in augment.per_class shows some oftener; "
                 "drop more, or take oversample"
+            )
+        if divides_by_weights(self.loss) and self.class_weights is None:
+            raise ValueError("loss, mean: weights divides by class weights, and there are none; give class_weights")
+        if divides_by_weights(self.loss) and self.unlabelled is not None:
+            raise ValueError(
+                "loss, mean: weights counts known labels by their weights, and unlabelled adds images without; drop one"
             )
         return self
 
@@ -166,11 +173,16 @@ class SamplingPlan:
 
 @dataclass(frozen=True)
 class FitObjective:
-    """Losses of training images as sampled, and of validation images, each once; and the decision rule for both."""
+    """Losses of training images as sampled, and of validation images, each once; and the decision rule for both.
+
+    `training_mean` and `validation_mean` are the class weights that a mean over weights counts the images by.
+    """
 
     training: Objective
     validation: Objective
     rule: DecisionRule
+    training_mean: ClassWeightArrays | None = None
+    validation_mean: ClassWeightArrays | None = None
 
 
 def check_fit(settings: FitSettings, space: LabelSpace) -> None:
@@ -188,12 +200,11 @@ def check_fit(settings: FitSettings, space: LabelSpace) -> None:
 
 def require_reachable(threshold: float, loss: AnyLoss, space: LabelSpace) -> None:
     """Raise PlanError where label smoothing keeps every probability below the threshold of `unlabelled`."""
-    smoothing = loss.smoothing if isinstance(loss, ByHead | CrossEntropy) else 0.0
     for head in space:
-        most = 1 - smoothing * (1 - 1 / head.values)
+        most = most_probable(loss, head.values)
         if most < threshold:
             raise PlanError(
-                f"unlabelled: smoothing {smoothing:g} teaches head {head.name!r} to be sure by {most:.3f} at most, and "
+                f"unlabelled: smoothing teaches head {head.name!r} to be sure by {most:.3f} at most, and "
                 f"threshold {threshold:g} is above that. Lower one of the two."
             )
 
@@ -226,13 +237,17 @@ def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan)
     factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
     weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
     both = _product(weights, sampling.prior_weights)
-    if both is not None and settings.prior == "data":
+    if both is not None and settings.prior != "trained":
         rule = replace(rule, shift=logit_shift(both))
+    if settings.prior == "uniform":  # as if inverse weights had taught it
+        rule = replace(rule, shift=rule.shift - logit_shift(class_weights(Inverse(), train)))
 
     def objective(by_head: ClassWeightArrays | None) -> Objective:
         tensors = None if by_head is None else [torch.from_numpy(by_class) for by_class in by_head]
         return Objective(space, head_losses(space, settings.loss, class_weights=tensors), factors)
 
+    if divides_by_weights(settings.loss):
+        return FitObjective(objective(weights), objective(both), rule, weights, both)
     return FitObjective(objective(weights), objective(both), rule)
 
 

@@ -32,6 +32,20 @@ Smoothing = Annotated[
         description="Label smoothing: the share of a target that is spread evenly over the classes.",
     ),
 ]
+Spread = Annotated[
+    Literal["even", "half"],
+    Field(
+        description="What smoothing e adds to each of K classes: e / K, or e / 2 as for a sigmoid, so that a target "
+        "sums to 1 + e (K / 2 - 1)."
+    ),
+]
+Mean = Annotated[
+    Literal["images", "weights"],
+    Field(
+        description="What the loss under class weights is divided by: the images, or their summed weights as torch's "
+        "CrossEntropyLoss does; smoothing then counts each class by its own weight."
+    ),
+]
 
 
 Gamma = Annotated[
@@ -44,6 +58,8 @@ class ByHead(Choice):
 
     kind: Literal["by_head"] = "by_head"
     smoothing: Smoothing = 0.0
+    spread: Spread = "even"
+    mean: Mean = "images"
 
 
 class CrossEntropy(Choice):
@@ -51,6 +67,8 @@ class CrossEntropy(Choice):
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     smoothing: Smoothing = 0.0
+    spread: Spread = "even"
+    mean: Mean = "images"
 
 
 class BinaryCrossEntropy(Choice):
@@ -122,10 +140,25 @@ LossSettings = Annotated[
 """A loss in a plan: its name, or a mapping; without `kind` each head takes its own."""
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy (B,) between a softmax and targets that sum to 1."""
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    *,
+    smoothing: float = 0.0,
+    spread: Literal["even", "half"] = "even",
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the cross-entropy (B,) between a softmax and targets that sum to 1.
+
+    With `class_weights` (K,) every class counts by its own, smoothed part included, over the weight of the target:
+    times that weight, and over the summed weights, it is torch's weighted mean.
+    """
     logits, targets = _known(logits, mask), _known(targets, mask)
-    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing) * mask
+    added = smoothing / (2 if spread == "half" else targets.shape[1])
+    weights = None if class_weights is None else class_weights.to(logits)
+    cells = F.cross_entropy(logits, targets * (1 - smoothing) + added, weight=weights, reduction="none")
+    return (cells if weights is None else cells / (targets @ weights).masked_fill(~mask, 1.0)) * mask
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor, *, smoothing: float = 0.0) -> Tensor:
@@ -211,9 +244,11 @@ def head_losses(
 
     The weight of the true class multiplies the whole loss of an image under a multi-class head, its smoothed
     part included; under a multi-label head it multiplies the cells of positives, and negatives count 1. Means
-    are still taken over images or cells, not over weights. Raises PlanError where a head cannot take the loss.
+    are taken over images or cells; with `mean: weights` the loss of a multi-class head is left for its images to be
+    weighted (`LabelTensors`). Raises PlanError where a head cannot take the loss.
     """
-    options = settings.model_dump(exclude={"kind"})
+    options = settings.model_dump(exclude={"kind", "mean"})
+    weighted_mean = divides_by_weights(settings)
     losses: list[HeadLoss] = []
     for head, weights in zip(space, class_weights or [None] * len(space), strict=True):
         kind = head.loss_kind if settings.kind == "by_head" else settings.kind
@@ -227,9 +262,29 @@ def head_losses(
                 f"loss: alpha weighs positives against negatives, and head {head.name!r} is multi-class: it has none. "
                 "Leave alpha out, or weigh the classes."
             )
-        loss: HeadLoss = partial(LOSSES[kind], **options)
-        losses.append(loss if weights is None else partial(_weighted, loss=loss, class_weights=weights))
+        taken = options if kind != "binary_cross_entropy" else {"smoothing": options["smoothing"]}  # e / 2 either way
+        loss: HeadLoss = partial(LOSSES[kind], **taken)
+        if weights is None:
+            losses.append(loss)
+        elif weighted_mean and head.multiclass:
+            losses.append(partial(LOSSES[kind], **taken, class_weights=weights))
+        else:
+            losses.append(partial(_weighted, loss=loss, class_weights=weights))
     return tuple(losses)
+
+
+def divides_by_weights(settings: AnyLoss) -> bool:
+    """Return whether the loss of a multi-class head is a mean over the class weights of its images."""
+    return isinstance(settings, ByHead | CrossEntropy) and settings.mean == "weights"
+
+
+def most_probable(settings: AnyLoss, values: int) -> float:
+    """Return the largest probability that smoothed targets of so many values teach."""
+    if not isinstance(settings, ByHead | CrossEntropy):
+        return 1.0
+    added = settings.smoothing / (2 if settings.spread == "half" else values)
+    kept = 1 - settings.smoothing + added
+    return kept / (kept + (values - 1) * added)
 
 
 def _weighted(logits: Tensor, targets: Tensor, mask: Tensor, *, loss: HeadLoss, class_weights: Tensor) -> Tensor:

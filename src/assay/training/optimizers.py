@@ -18,7 +18,11 @@ Betas = Annotated[
     Field(description="Decay of the running means of the gradient and of its square."),
 ]
 Eps = Annotated[float, Field(gt=0, description="Added to the divisor, so that it is never 0.")]
-WeightDecay = Annotated[float, Field(ge=0, description="Decay of the weights towards 0; not of norms and biases.")]
+WeightDecay = Annotated[float, Field(ge=0, description="Decay of the weights towards 0.")]
+Decays = Annotated[
+    Literal["kernels", "all"],
+    Field(description="What decays: matrices and kernels, or norms and biases too, as in torch by default."),
+]
 
 
 class Sgd(Choice):
@@ -28,6 +32,7 @@ class Sgd(Choice):
     momentum: Momentum = 0.9
     nesterov: bool = Field(default=False, description="Look ahead along the momentum.")
     weight_decay: WeightDecay = 0.0
+    decays: Decays = "kernels"
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Sgd:
@@ -43,6 +48,7 @@ class Adam(Choice):
     betas: Betas = (0.9, 0.999)
     eps: Eps = 1e-8
     weight_decay: WeightDecay = 0.0
+    decays: Decays = "kernels"
 
 
 class AdamW(Choice):
@@ -52,6 +58,7 @@ class AdamW(Choice):
     betas: Betas = (0.9, 0.999)
     eps: Eps = 1e-8
     weight_decay: WeightDecay = 0.01
+    decays: Decays = "kernels"
 
 
 class AmsGrad(Choice):
@@ -61,6 +68,7 @@ class AmsGrad(Choice):
     betas: Betas = (0.9, 0.999)
     eps: Eps = 1e-8
     weight_decay: WeightDecay = 0.0
+    decays: Decays = "kernels"
 
 
 class RmsProp(Choice):
@@ -72,6 +80,7 @@ class RmsProp(Choice):
     centered: bool = Field(False, description="Divide by the variance of the gradient, not by its mean square.")
     eps: Eps = 1e-8
     weight_decay: WeightDecay = 0.0
+    decays: Decays = "kernels"
 
 
 AnyOptimizer = Sgd | Adam | AdamW | AmsGrad | RmsProp
@@ -108,7 +117,7 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 def build(settings: AnyOptimizer, groups: Sequence[Group]) -> torch.optim.Optimizer:
     """Return the optimiser over `groups` (see `parameter_groups`), fused where its kind and the device allow it."""
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
-    options = settings.model_dump(exclude={"kind"})
+    options = settings.model_dump(exclude={"kind", "decays"})
     if settings.kind in FUSED_KINDS and devices <= FUSED_DEVICES:
         options["fused"] = True
     return OPTIMIZERS[settings.kind]([dict(group) for group in groups], **options)
@@ -122,8 +131,9 @@ def parameter_groups(
     discriminative: tuple[float, float] | None = None,
     layer_decay: float | None = None,
     weight_decay: float = 0.0,
+    decays: Literal["kernels", "all"] = "kernels",
 ) -> list[Group]:
-    """Return the trainable parameters of `model`, two groups a stage: with weight decay, and without it.
+    """Return the trainable parameters of `model`, two groups a stage: weights, which decay, and norms and biases.
 
     `stages` holds parameter names from the first stage to the last, the head last; frozen ones are skipped.
     `discriminative` spaces the rates of the trainable stages geometrically from low to high
@@ -137,11 +147,11 @@ def parameter_groups(
     rates = stage_rates(len(trainable), lr=lr, discriminative=discriminative, layer_decay=layer_decay)
     groups: list[Group] = []
     for (position, named), rate in zip(trainable, rates, strict=True):
-        for decays in (True, False):
-            params = [p for name, p in named if decays_weight(name, p) is decays]
+        for kernels in (True, False):
+            params = [p for name, p in named if is_kernel(name, p) is kernels]
             if params:
-                name = f"stage {position}, {'weights' if decays else 'norms and biases'}"
-                decay = weight_decay if decays else 0.0
+                name = f"stage {position}, {'weights' if kernels else 'norms and biases'}"
+                decay = weight_decay if kernels or decays == "all" else 0.0
                 groups.append(Group(params=params, lr=rate, top_lr=rate, weight_decay=decay, name=name))
     if not groups:
         raise PlanError("freeze: every parameter of the model is frozen, and nothing is left to fit. Freeze less.")
@@ -162,8 +172,8 @@ def stage_rates(
     return [lr * (1.0 if layer_decay is None else layer_decay) ** (count - 1 - i) for i in range(count)]
 
 
-def decays_weight(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether weight decay applies: to matrices and kernels, not to norms, biases and other vectors."""
+def is_kernel(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is a matrix or kernel, no norm, bias or other vector."""
     return parameter.ndim > 1 and not name.endswith("bias")
 
 

@@ -28,14 +28,25 @@ _MIXING = -1  # the view number of the draws for mixing; views of images count f
 class LabelTensors:
     """Targets, masks and weights of every head, by row."""
 
-    def __init__(self, samples: Samples, soft: Sequence[Floats | None] | None = None) -> None:
-        """`soft` are targets (N, K) a head that replace the labels, NaN where they do not; None for no head."""
+    def __init__(
+        self,
+        samples: Samples,
+        soft: Sequence[Floats | None] | None = None,
+        *,
+        class_weights: Sequence[Floats] | None = None,
+    ) -> None:
+        """`soft` are targets (N, K) a head that replace the labels, NaN where they do not; None for no head.
+
+        `class_weights` (K,) a head: an image counts by that of its target under multi-class heads, so that a mean over
+        images is one over their summed weights.
+        """
         self.ids = samples.ids
         self.space: LabelSpace = samples.space
         self.codes = [torch.from_numpy(codes) for codes in samples.codes()]
         self.weights = torch.from_numpy(samples.weights())
         by_head = [None] * len(self.space) if soft is None else soft
         self.soft = [None if targets is None else torch.from_numpy(targets) for targets in by_head]
+        self.class_weights = None if class_weights is None else [torch.from_numpy(one) for one in class_weights]
 
     def of(self, rows: Ints) -> Targets:
         """Return the targets of these rows, on the CPU."""
@@ -43,7 +54,14 @@ class LabelTensors:
         targets, masks = dense(self.space, [codes[rows] for codes in self.codes])
         pairs = zip(targets, self.soft, strict=True)
         targets = [hard if soft is None else torch.where(soft[rows].isnan(), hard, soft[rows]) for hard, soft in pairs]
-        return Targets(targets, masks, self.weights[rows])
+        weights = self.weights[rows]
+        if self.class_weights is not None:
+            by_target = [
+                (target * of_head).sum(dim=1) if head.multiclass else torch.ones(len(rows))
+                for head, target, of_head in zip(self.space, targets, self.class_weights, strict=True)
+            ]
+            weights = weights * torch.stack(by_target, dim=1)
+        return Targets(targets, masks, weights)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from assay.labels.readers.folder import find_in_folder
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
 from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
-from assay.labels.readers.rows import find_in_rows
+from assay.labels.readers.rows import LabelledList, find_in_rows
 from assay.labels.readers.table import Columns, find_in_table, image_cells, locate, name_column
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
 from assay.labels.samples import Samples
@@ -27,19 +27,21 @@ from assay.labels.split import SplitSettings, split
 from assay.messages import printable
 from assay.settings import Settings
 
+HELD_BACK = ("val_rows", "val_labels", "test_rows", "test_labels")
+
 ALLOWED: dict[str, tuple[str, ...]] = {
     "folder": (),
     "table": ("root", "image", "heads", "group", "weight", "delimiter", "split.column"),
     "lists": ("root", "images", "head"),
     "names": ("root",),
-    "rows": ("root", "labels", "class_names"),
+    "rows": ("root", "labels", "class_names", *HELD_BACK),
 }
 """Settings beside the split that each form allows."""
 
 REQUIRED = {"names": "root", "rows": "labels"}
 """The setting that a form requires."""
 
-PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names", "corrections")
+PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names", *HELD_BACK, "corrections")
 
 
 class DataSettings(Settings):
@@ -85,6 +87,10 @@ class DataSettings(Settings):
         default=None,
         description="Lines `name type`: type t goes to the t-th head, where an integer is the place of a class.",
     )
+    val_rows: Path | None = Field(default=None, description="The images for validation, which go with `val_labels`.")
+    val_labels: Path | None = Field(default=None, description="Integers row for row with `val_rows`.")
+    test_rows: Path | None = Field(default=None, description="The images for the test, which go with `test_labels`.")
+    test_labels: Path | None = Field(default=None, description="Integers row for row with `test_rows`.")
     corrections: Path | None = Field(
         default=None,
         description="A table of labels that a person settled, with the columns image, head, class, label.",
@@ -116,6 +122,9 @@ class DataSettings(Settings):
             raise ValueError(f"{', '.join(unused)}: means nothing beside `{form}`")
         if form in REQUIRED and getattr(self, REQUIRED[form]) is None:
             raise ValueError(f"`{form}` needs `{REQUIRED[form]}` beside it")
+        for one, other in (HELD_BACK[:2], HELD_BACK[2:]):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"`{one}` and `{other}` go together row for row; give both")
         if self.names is not None and not NamePattern.of(self.names).heads:
             raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
         if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
@@ -127,7 +136,7 @@ def resolve_paths(data: DataSettings, *, base: Path) -> dict[str, Path]:
     """Return the given paths as absolute ones; relative ones start from `base`."""
     given = {name: getattr(data, name) for name in PATHS if getattr(data, name) is not None}
     paths = {name: _absolute(base, path) for name, path in given.items()}
-    for name in ("rows", "labels", "class_names"):
+    for name in ("rows", "labels", "class_names", *HELD_BACK):
         if name in given and "root" in given and not paths[name].exists():
             below = _absolute(paths["root"], given[name])
             paths[name] = below if below.exists() else paths[name]
@@ -158,8 +167,13 @@ def _names(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
 
 
 def _rows(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    class_names, root = paths.get("class_names"), paths.get("root")
-    return find_in_rows(paths["rows"], paths["labels"], class_names=class_names, root=root)
+    held_back = [
+        LabelledList(paths[f"{part}_rows"], paths[f"{part}_labels"], part)
+        for part in ("val", "test")
+        if f"{part}_rows" in paths
+    ]
+    lists = [LabelledList(paths["rows"], paths["labels"]), *held_back]
+    return find_in_rows(lists, class_names=paths.get("class_names"), root=paths.get("root"))
 
 
 FORMS: dict[str, Callable[[DataSettings, Mapping[str, Path]], RawLabels]] = {

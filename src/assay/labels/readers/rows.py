@@ -1,18 +1,20 @@
-"""Reader of a list of images beside a file of integers, row for row, with class names in a third file."""
+"""Reader of lists of images beside files of integers, row for row, with class names in another file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import RawLabels, distinct_names, require_head_limit
+from assay.labels.build import RawLabels, distinct_names, quoted, require_head_limit
 from assay.labels.readers.table import image_cells, locate_images
 from assay.labels.readers.table_files import LISTED, Rows, merge_same, read_lines, read_names
+from assay.labels.samples import LeftOut
 from assay.messages import printable
 
 UNKNOWN = -1
@@ -35,36 +37,77 @@ class Integers:
         return f"{printable(self.source)}, line {self.first + row}"
 
 
-def find_in_rows(names: Path, labels: Path, *, class_names: Path | None = None, root: Path | None = None) -> RawLabels:
-    """Return the images that `names` lists, below `root` (default: its folder), with the labels of the same rows.
+@dataclass(frozen=True)
+class LabelledList:
+    """A list of images, and the file of integers that goes with it row for row."""
 
-    A head is a column of `labels`, -1 or blank is unknown. With `class_names` an integer is the place of a class
-    in its type, else its own name. Raises DataError for files of different length, a label out of range.
+    names: Path
+    labels: Path
+    split: str | None = None  # of all its images; None: drawn
+
+
+def find_in_rows(
+    lists: Sequence[LabelledList], *, class_names: Path | None = None, root: Path | None = None
+) -> RawLabels:
+    """Return the images of all lists, below `root` (default: the first list's folder), with the labels of their rows.
+
+    A head is a column of integers, the same ones in every list; -1 or blank is unknown. With `class_names` an integer
+    is the index of a class in its type, else its own name. Raises DataError for files of different length, a label out
+    of range, an image in two lists.
     """
-    root = root or names.parent
-    listed, numbers = read_names(names, root), _read_integers(labels)
+    root = root or lists[0].names.parent
+    numbers = [_read_integers(part.labels) for part in lists]
+    heads = list(numbers[0].columns)
+    for other in numbers[1:]:
+        if list(other.columns) != heads:
+            raise DataError(
+                f"{printable(other.source)}: its heads are {quoted(other.columns)}, and those of "
+                f"{printable(numbers[0].source)} are {quoted(heads)}. Make the columns the same."
+            )
+    classes = _read_classes(class_names, heads) if class_names else {}
+    read = [_read_list(part, of_part, classes, root) for part, of_part in zip(lists, numbers, strict=True)]
+    _require_apart([rows for rows, _ in read])
+    nothing = pl.lit(None, dtype=pl.String)
+    table = pl.concat([rows.frame for rows, _ in read])
+    return RawLabels(
+        source=lists[0].names,
+        root=root,
+        table=table.with_columns(path="id", group=nothing, weight=1.0),
+        heads=tuple((head, "multiclass") for head in heads),
+        classes={head: distinct_names(table[f"label:{head}"]) for head in heads} | classes,
+        declared=frozenset(classes),
+        left_out=tuple(missing for _, left_out in read for missing in left_out),
+    )
+
+
+def _read_list(
+    part: LabelledList, numbers: Integers, classes: Mapping[str, Sequence[str]], root: Path
+) -> tuple[Rows, tuple[LeftOut, ...]]:
+    """Return a row an image of one list (id, labels, split), and the images that are missing."""
+    listed = read_names(part.names, root)
     if len(listed.lines) != len(numbers):
         raise DataError(
-            f"{printable(names)} names {len(listed.lines)} images, and {printable(labels)} labels {len(numbers)}: they "
-            "go together row for row. Make them equally long."
+            f"{printable(part.names)} names {len(listed.lines)} images, and {printable(part.labels)} labels "
+            f"{len(numbers)}: they go together row for row. Make them equally long."
         )
-    classes = _read_classes(class_names, list(numbers.columns)) if class_names else {}
-    labels_by_head = {f"label:{head}": _labels(numbers, head, classes.get(head)) for head in numbers.columns}
-    rows = Rows(
-        names, pl.DataFrame(labels_by_head, schema=dict.fromkeys(labels_by_head, pl.String)), listed.lines, "line"
-    )
-    rows, left_out = locate_images(rows, image_cells(listed, LISTED), root)
+    labels = {f"label:{head}": _labels(numbers, head, classes.get(head)) for head in numbers.columns}
+    frame = pl.DataFrame(labels, schema=dict.fromkeys(labels, pl.String))
+    rows, left_out = locate_images(Rows(part.names, frame, listed.lines, "line"), image_cells(listed, LISTED), root)
     rows = merge_same(rows, key="id", titles={f"label:{head}": f"the label {head!r}" for head in numbers.columns})
-    nothing = pl.lit(None, dtype=pl.String)
-    return RawLabels(
-        source=names,
-        root=root,
-        table=rows.frame.with_columns(path="id", split=nothing, group=nothing, weight=1.0),
-        heads=tuple((head, "multiclass") for head in numbers.columns),
-        classes={head: distinct_names(rows.frame[f"label:{head}"]) for head in numbers.columns} | classes,
-        declared=frozenset(classes),
-        left_out=left_out,
-    )
+    return replace(rows, frame=rows.frame.with_columns(split=pl.lit(part.split, dtype=pl.String))), left_out
+
+
+def _require_apart(lists: Sequence[Rows]) -> None:
+    """Raise DataError for an image in two lists, which would be trained on and held back."""
+    images = [set(rows.frame["id"]) for rows in lists]
+    for first, second in combinations(range(len(lists)), 2):
+        if twice := images[first] & images[second]:
+            row, before = (lists[i].frame["id"].to_list().index(min(twice)) for i in (second, first))
+            raise DataError(
+                f"{lists[second].at(row)}: {printable(min(twice))!r} is in {printable(lists[first].source)} too, "
+                f"{lists[first].unit} {lists[first].lines[before]}. An image is either trained on or held back: remove "
+                "it from one of the lists."
+            )
 
 
 def _read_integers(path: Path) -> Integers:
