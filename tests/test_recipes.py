@@ -23,6 +23,7 @@ from assay.steps.fit_settings import FitSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.repeat import RepeatSettings
 from assay.training.class_weights import Inverse, head_weights
+from assay.training.losses import CrossEntropy
 from assay.training.schedules import ScheduleName
 from conftest import draw_nothing
 from factories import write_images, write_noise
@@ -176,6 +177,13 @@ SEARCHES = {
     "search-weight-decay": [*TINY, "steps.0.fit.schedule=cosine"],
     "search-dropout": [*TINY, "steps.0.fit.schedule=cosine", "model.head.hidden=[8]"],
     "search-schedule": TINY,
+    "search-multi-label": [*TINY, "steps.0.fit.augment.crop=[0.5, 1]"],
+    "search-attributes": [
+        *TINY,
+        "steps.0.fit.size=64",
+        "steps.0.fit.resize.centre_crop=[57, 46]",
+        "steps.0.fit.schedule=cosine",
+    ],
     "search-depth": [
         *TINY,
         "model.options.width=8",
@@ -190,11 +198,16 @@ SEARCHES = {
 }
 
 
+SEARCHED = {"search-multi-label": tags, "search-attributes": attributes}  # all others: folders
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_searches_other_data(name: str, tmp_path: Path, plain_runs: None) -> None:
     pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
     backbone = [] if name in ("search-depth", "search-backbones") else ["model.backbone=test_efficientnet"]
-    loaded = from_source(folders(tmp_path), recipe=name, overrides=[*SEARCHES[name], *pinned, *backbone])
+    loaded = from_source(
+        SEARCHED.get(name, folders)(tmp_path), recipe=name, overrides=[*SEARCHES[name], *pinned, *backbone]
+    )
     result = sweep(loaded, tmp_path / "run", trials=2, device="cpu")
     assert [row.state for row in result.rows] == ["done", "done"]
     assert (tmp_path / "run" / "best.yaml").exists()
@@ -227,8 +240,8 @@ def settings_of(name: str, folder: Path) -> tuple[Any, list[Any]]:
 
 def searched(name: str, folder: Path) -> tuple[int, dict[str, Any]]:
     """How many trials a search has, and the values that it goes over; all of them are accepted by the plan."""
-    space = space_of(from_source(folders(folder), recipe=name))
-    return space.trials(None), {key: list(over.choices) for key, over in space.sweep.over.items()}
+    space = space_of(from_source(SEARCHED.get(name, folders)(folder), recipe=name))
+    return space.trials(None), {key: list(over.choices) for key, over in space.sweep.over.items()} or space.sweep.cases
 
 
 def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
@@ -237,6 +250,9 @@ def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
     decays = [0.0003, 0.0005, 0.0008, 0.0095]
     assert result["search-weight-decay"] == (4, {"steps.0.fit.optimizer.weight_decay": decays})
     assert result["search-dropout"] == (3, {"model.head.dropout": [0.2, 0.3, 0.5]})
+    for name in ("search-weight-decay", "search-dropout"):
+        (fit,) = (step.settings for step in from_source(folders(tmp_path / f"{name}-plan"), recipe=name).plan.steps)
+        assert (fit.epochs, fit.schedule.kind, fit.schedule.warm_up_epochs) == (30, "cosine", 5)
     schedules = result["search-schedule"][1]["steps.0.fit.schedule"]
     kinds = [value if isinstance(value, str) else value["kind"] for value in schedules]
     assert kinds == list(get_args(ScheduleName))
@@ -252,12 +268,60 @@ def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
     }
 
 
+def studied(study: str, recipe: str, folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """The settings of a study's plan and of the recipe it belongs to, and its cases."""
+    data = {"search-multi-label": tags, "search-attributes": attributes}[study](folder)
+    plans = [from_source(data, recipe=name).plan for name in (study, recipe)]
+    (cases,) = (plan.sweep.cases for plan in plans if plan.sweep is not None)
+    assert plans[0].model == plans[1].model
+    return *(plan.steps[0].settings for plan in plans), cases
+
+
+def test_the_studies_of_multi_label(tmp_path: Path) -> None:
+    fit, published, cases = studied("search-multi-label", "multi-label", tmp_path)
+    assert fit == published.model_copy(update={"keep": "best"})
+    assert cases == {
+        "as published": {},
+        "squared error": {"steps.0.fit.loss": "mean_squared_error"},
+        **{
+            name: {"steps.0.fit.optimizer": {"kind": name.lower(), "weight_decay": 1e-4, "decays": "all"}}
+            for name in ("Adam", "RMSprop", "AMSGrad")
+        },
+        **{
+            f"weight decay {text}": {"steps.0.fit.optimizer.weight_decay": float(text)}
+            for text in ("0", "1e-3", "1e-2")
+        },
+        **{
+            f"peak rate {rate:g}": {"steps.0.fit.lr": rate, "steps.0.fit.schedule.base": pytest.approx(1e-7 / rate)}
+            for rate in (0.1, 1.0)
+        },
+        "not augmented": {"steps.0.fit.augment": None},
+        "Wide-ResNet-50-2 at 128 pixels": {"model.backbone": "wide_resnet50_2.tv_in1k", "steps.0.fit.size": 128},
+        "last layer alone": {"steps.0.fit.freeze": "backbone", "steps.0.fit.views": "fresh"},
+        "from random weights": {"model.weights": "none"},
+        "13 convolutions": {"model.backbone": "simple_cnn", "model.weights": "none", "steps.0.fit.size": 128},
+    }
+
+
+def test_the_studies_of_attributes(tmp_path: Path) -> None:
+    fit, published, cases = studied("search-attributes", "attributes", tmp_path)
+    assert fit == published.model_copy(update={"epochs": 30, "keep": "best"})
+    values = {case: value for case, changed in cases.items() for value in changed.values()}
+    assert values == {
+        **{f"batch {size}": size for size in (64, 256)},  # 128 is the plan's
+        **{f"weight decay {decay}": decay for decay in (0.0003, 0.0005, 0.0095)},
+        **{f"dropout {share}": share for share in (0.2, 0.3)},
+    }
+    assert (fit.batch, fit.optimizer.weight_decay, fit.schedule.warm_up_epochs) == (128, 8e-4, 5)
+
+
 def test_multi_label_as_published(tmp_path: Path) -> None:
     model, (fit, thresholds) = settings_of("multi-label", tmp_path)
-    assert model.backbone == "resnet34"
+    assert model.backbone == "resnet34.tv_in1k"
     assert (fit.size, fit.epochs, fit.batch, fit.freeze, fit.loss.kind) == (224, 20, 32, "none", "binary_cross_entropy")
     optimizer, schedule, augment = fit.optimizer, fit.schedule, fit.augment
     assert (optimizer.kind, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (optimizer.decays, fit.monitor) == ("all", "micro_f1")
     assert (schedule.kind, fit.lr, fit.lr * schedule.base) == ("cyclic", 0.01, pytest.approx(1e-7))
     assert schedule.momentum == (0.95, 0.85)
     assert (augment.crop, augment.flip, augment.rotate) == ((0.08, 1.0), "horizontal", 25)
@@ -267,11 +331,12 @@ def test_multi_label_as_published(tmp_path: Path) -> None:
 
 def test_attributes_as_published(tmp_path: Path) -> None:
     model, (fit,) = settings_of("attributes", tmp_path)
-    assert (model.backbone, model.head.hidden, model.head.dropout) == ("seresnext50_32x4d", (512, 128), 0.5)
+    assert (model.backbone, model.head.hidden, model.head.dropout) == ("seresnext50_32x4d.gluon_in1k", (512, 128), 0.5)
     assert (fit.size, fit.epochs, fit.batch, fit.freeze) == (224, 120, 128, "all_but_last_stage")
     assert (fit.resize.policy, fit.resize.centre_crop) == ("squash", (200, 160))
-    assert (fit.loss.kind, fit.loss.smoothing) == ("cross_entropy", 0.01)
-    assert (fit.optimizer.kind, fit.lr, fit.optimizer.weight_decay) == ("sgd", 0.005, 8e-4)
+    assert fit.loss == CrossEntropy(smoothing=0.01, spread="half", mean="weights")
+    assert (fit.prior, fit.monitor) == ("trained", "balanced_accuracy")
+    assert (fit.lr, fit.optimizer.weight_decay, fit.optimizer.decays) == (0.005, 8e-4, "all")
     assert (fit.schedule.kind, fit.schedule.warm_up_epochs) == ("cosine", 5)
     augment = fit.augment
     assert (augment.flip, augment.rotate, augment.shift, augment.shear) == ("horizontal", 15, 0.1, 15)

@@ -98,7 +98,7 @@ def test_a_key_that_another_value_opens_is_searched_too() -> None:
 @pytest.mark.parametrize(
     ("search", "says"),
     [
-        ("{over: {}}", "over has 0 entries"),
+        ("{over: {}}", "either `over`"),
         ("{over: {steps.0.fit.lrr: [1, 2]}}", "over steps.0.fit.lrr: .*steps.0.fit.lrr is not known; did you mean lr"),
         ("{over: {steps.0.probe.lr: [1, 2]}}", "steps.0 is fit, not probe"),
         ("{over: {steps.3.fit.lr: [1, 2]}}", "has no entry 3"),
