@@ -66,7 +66,7 @@ def find_in_rows(
             )
     classes = _read_classes(class_names, heads) if class_names else {}
     read = [_read_list(part, of_part, classes, root) for part, of_part in zip(lists, numbers, strict=True)]
-    _require_apart([rows for rows, _ in read])
+    _require_disjoint([rows for rows, _ in read])
     nothing = pl.lit(None, dtype=pl.String)
     table = pl.concat([rows.frame for rows, _ in read])
     return RawLabels(
@@ -97,7 +97,7 @@ def _read_list(
     return replace(rows, frame=rows.frame.with_columns(split=pl.lit(part.split, dtype=pl.String))), left_out
 
 
-def _require_apart(lists: Sequence[Rows]) -> None:
+def _require_disjoint(lists: Sequence[Rows]) -> None:
     """Raise DataError for an image in two lists, which would be trained on and held back."""
     images = [set(rows.frame["id"]) for rows in lists]
     for first, second in combinations(range(len(lists)), 2):
