@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import permutations
 from operator import attrgetter
 from pathlib import Path
 from typing import Self
@@ -122,9 +123,9 @@ class DataSettings(Settings):
             raise ValueError(f"{', '.join(unused)}: means nothing beside `{form}`")
         if form in REQUIRED and getattr(self, REQUIRED[form]) is None:
             raise ValueError(f"`{form}` needs `{REQUIRED[form]}` beside it")
-        for one, other in (HELD_BACK[:2], HELD_BACK[2:]):
-            if (getattr(self, one) is None) != (getattr(self, other) is None):
-                raise ValueError(f"`{one}` and `{other}` go together row for row; give both")
+        for one, other in permutations(HELD_BACK, 2):
+            if one[:3] == other[:3] and getattr(self, one) is not None and getattr(self, other) is None:
+                raise ValueError(f"`{one}` needs `{other}` beside it: they go together row for row")
         if self.names is not None and not NamePattern.of(self.names).heads:
             raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
         if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
