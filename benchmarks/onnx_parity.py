@@ -1,4 +1,4 @@
-"""How far exported files answer from the models they come from, for every backbone that a recipe names.
+"""How far exported files predict from the models they come from, for every backbone that a recipe names.
 
     python -m benchmarks.onnx_parity [--size 96] [--images 32]
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from assay.export.onnx import CLOSE, export_onnx
+from assay.images.cache import MULTIPLE
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
@@ -24,6 +26,8 @@ from assay.models.weights import PACKAGES
 from assay.plan.plan import Plan
 from assay.plan.recipes import recipe_names, recipe_text
 from assay.plan.yaml_lines import read
+from assay.predictions.predictor import Predictor
+from assay.training.devices import Hardware
 from benchmarks.harness import Options, Record, by_seed, one_off
 
 SPACE = LabelSpace((Head("kind", tuple("abcdefgh")), Head("tags", ("x", "y", "z"), "multilabel")))
@@ -60,19 +64,24 @@ def backbones(value: Any) -> Iterator[Record]:
 
 
 def measure(options: Options, model: ModelSettings, seed: int) -> Record:
-    """Export one network, and hold its answers against the network's."""
-    classifier = build_classifier(model, SPACE, seed=0, base=Path(), size=options.size).eval()
+    """Export one network, and compare its predictions of JPEG files with those of the network."""
+    size, side = options.size, round(MULTIPLE * options.size)
+    classifier = build_classifier(model, SPACE, seed=0, base=Path(), size=size).eval()
     # Soft patches, each image of its own brightness.
     generator = torch.Generator().manual_seed(0)
     coarse, light = (torch.rand(options.images, *shape, generator=generator) for shape in ((3, 4, 4), (1, 1, 1)))
-    images = nn.functional.interpolate(coarse * light, size=options.size, mode="bilinear")
+    images = nn.functional.interpolate(coarse * light, size=size, mode="bilinear")
     with torch.no_grad():
         classifier.final.weight *= SPREAD / classifier(images).std(dim=0).mean()
         classifier.final.bias -= classifier(images).mean(dim=0)  # type: ignore[misc]
-    trained = TrainedModel(classifier, SPACE, options.size, options.size, Resize(), DecisionRule.plain(SPACE))
+    trained = TrainedModel(classifier, SPACE, size, side, Resize(), DecisionRule.plain(SPACE))
     began = time.perf_counter()
     with options.scratch() as folder:
-        largest = export_onnx(trained, folder / "model.onnx", images.numpy()).largest
+        files = [folder / f"{number}.jpg" for number in range(options.images)]
+        for image, file in zip(images, files, strict=True):
+            pixels = image.mul(255).byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).resize((4 * size, 3 * size)).save(file)
+        largest = export_onnx(Predictor(trained, (Hardware(),), "model"), folder / "model.onnx", files).largest
     return {
         "backbone": model.backbone,
         "options": ", ".join(f"{name}: {value}" for name, value in model.options.items()),

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 import assay
 from assay import cli
 from assay.errors import ModelError
-from assay.export import onnx
+from assay.export import onnx, onnx_program
 from assay.export.model_card import card
-from assay.export.onnx import Parity, examples, export_onnx
-from assay.images.decode import Resize
+from assay.export.onnx import ByteResize, Parity, example_files, export_onnx
+from assay.images import geometry
+from assay.images.decode import Resize, read_square
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
@@ -27,15 +30,24 @@ from assay.models.classifier import HeadSettings, ModelSettings, build_classifie
 from assay.models.decision_rule import DecisionRule
 from assay.models.heads import KernelMachine, NearestMean, joined
 from assay.models.trained_model import TrainedModel
+from assay.predictions.inference import PLAIN
+from assay.predictions.predict import Predictions
+from assay.predictions.predictor import Predictor
+from assay.training.devices import Hardware
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
 MODEL = ModelSettings(backbone="test_efficientnet", weights="none", head=HeadSettings(hidden=(8,), dropout=0.5))
 
 
-def saved(space: LabelSpace = SPACE) -> TrainedModel:
+def saved(space: LabelSpace = SPACE, *, side: int = 40, resize: Resize | None = None) -> TrainedModel:
     plain = DecisionRule.plain(space)
     deciding = DecisionRule(plain.shift + 0.3, plain.temperature * 2, plain.thresholds * 0.5)
-    return TrainedModel(build_classifier(MODEL, space, seed=0, base=Path(), size=32), space, 32, 40, Resize(), deciding)
+    classifier = build_classifier(MODEL, space, seed=0, base=Path(), size=32).eval()
+    return TrainedModel(classifier, space, 32, side, resize or Resize(), deciding)
+
+
+def predictor_of(model: TrainedModel) -> Predictor:
+    return Predictor(model, (Hardware(),), "model")
 
 
 def with_heads_of_means_and_kernels() -> TrainedModel:
@@ -61,60 +73,133 @@ def finished(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> assay.R
     return assay.train(folder / "plan.yaml", run=folder / "run", device="cpu")
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Write images of every size, shape and kind of colour that is read."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+
+    def image(width: int, height: int, mode: str = "RGB") -> Image.Image:
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+    for width, height in ((400, 300), (301, 97), (97, 301), (7, 5), (1, 1), (32, 32), (640, 480)):
+        image(width, height).save(folder / f"{width}x{height}.jpg")
+    image(60, 40, "L").save(folder / "grey.png")
+    image(60, 40, "CMYK").save(folder / "cmyk.jpg")
+    image(60, 40, "P").save(folder / "palette.gif")
+    alpha = image(50, 70)
+    alpha.putalpha(image(50, 70, "L"))
+    alpha.save(folder / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image(500, 300).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(random.integers(0, 4096, (40, 50), dtype=np.uint16)).save(folder / "deep.png")
+    return sorted(folder.iterdir())
+
+
+RESIZES = [
+    *(Resize(policy=policy) for policy in ("squash", "crop", "pad")),
+    Resize(policy="pad", fill=(9, 120, 200), levels=(0, 4095)),
+    *(Resize(policy=policy, centre_crop=(20, 28)) for policy in ("squash", "crop", "pad")),
+]
+
+
+@pytest.mark.parametrize("side", [32, 40, 25, 64])
+@pytest.mark.parametrize("resize", RESIZES, ids=str)
+def test_the_program_prepares_an_image_as_predict_does(resize: Resize, side: int, tmp_path: Path) -> None:
+    model = saved(side=side, resize=resize)
+    preparation = json.loads(onnx.metadata(model)["preparation"])
+    inside = ByteResize(side, 32) if side != 32 else nn.Identity()
+    for path in image_files(tmp_path / "images"):
+        pixels = torch.from_numpy(read_square(path, side, settings=resize, size=32)).permute(2, 0, 1)[None]
+        prepared = torch.from_numpy(onnx_program.prepare(path, preparation))[None]
+        assert torch.equal(inside(torch.round(prepared * 255)) / 255, PLAIN.show(pixels, [""], size=32)), path.name
+
+
+@pytest.mark.parametrize(("side", "size"), [(160, 128), (281, 224), (50, 64), (1, 32), (200, 64)])
+def test_the_resize_of_the_graph_is_that_of_the_cache_to_the_bit(side: int, size: int) -> None:
+    pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ByteResize(side, size)(pixels.float()), geometry.plain(pixels, size).float())
+
+
 def test_heads_of_means_and_kernels_are_exported_too(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    images = np.random.default_rng(0).random((5, 3, 32, 32), dtype=np.float32)
-    assert export_onnx(with_heads_of_means_and_kernels(), tmp_path / "model.onnx", images).largest < 1e-5
+    files = image_files(tmp_path / "images")
+    assert export_onnx(predictor_of(with_heads_of_means_and_kernels()), tmp_path / "model.onnx", files).largest < 1e-5
 
 
-def test_the_file_answers_as_the_model_does_for_any_number_of_images(tmp_path: Path) -> None:
+ALONE = """
+import runpy, sys
+for name in ("assay", "torch", "torchvision", "timm"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_image_files_are_predicted_as_by_the_model_with_onnxruntime_and_pillow_alone(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    predictor, files = predictor_of(saved(resize=Resize(policy="crop"))), image_files(tmp_path / "images")
+    parity = export_onnx(predictor, tmp_path / "out" / "model.onnx", files)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["model.onnx", "predict_onnx.py"]
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "out" / "predict_onnx.py")]
+    command += [str(tmp_path / "out" / "model.onnx"), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={})
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = Predictions.joined(list(predictor.stream((str(file), file) for file in files)))
+    assert [row["image"] for row in rows] == expected.ids
+    given = np.array([[*row["kind"].values(), *row["tags"].values()] for row in rows])
+    largest = float(np.abs(given - expected.probabilities).max())
+    assert largest < 1e-5
+    assert (parity.n, parity.largest) == (len(files), pytest.approx(largest, abs=1e-7))
+
+
+def test_the_network_takes_any_number_of_images_and_says_how(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model = saved()
-    images = np.random.default_rng(0).random((7, 3, 32, 32), dtype=np.float32)
-    parity = export_onnx(model, tmp_path / "model.onnx", images)
-    assert (parity.n, parity.largest < 1e-5) == (7, True)
-    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no data beside it
+    export_onnx(predictor_of(model), tmp_path / "model.onnx", image_files(tmp_path / "images"))
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    with torch.inference_mode():
-        raw = model.classifier(torch.from_numpy(images)).numpy()
-    logits = (raw - 0.3) / 2
+    images = np.random.default_rng(0).random((5, 3, 40, 40), dtype=np.float32)
     for count in (1, 5):
-        probabilities, told = session.run(None, {"images": images[:count]})
-        assert np.allclose(told, logits[:count], atol=1e-5)
+        probabilities, logits = session.run(None, {"images": images[:count]})
         assert np.allclose(probabilities[:, :3].sum(axis=1), 1, atol=1e-5)
-        assert np.allclose(probabilities[:, 3:], 1 / (1 + np.exp(-logits[:count, 3:])), atol=1e-5)
+        assert np.allclose(probabilities[:, 3:], 1 / (1 + np.exp(-logits[:, 3:])), atol=1e-5)
     about = session.get_modelmeta().custom_metadata_map
     heads = json.loads(about["heads"])
     assert [(head["name"], head["classes"], head["columns"]) for head in heads] == [
         ("kind", ["a", "b", "c"], [0, 3]),
         ("tags", ["x", "y"], [3, 5]),
     ]
-    assert (heads[0]["thresholds"], heads[1]["thresholds"], about["size"]) == (None, [0.25, 0.25], "32")
+    assert (heads[0]["thresholds"], heads[1]["thresholds"]) == (None, [0.25, 0.25])
+    preparation = json.loads(about["preparation"])
+    assert (preparation["policy"], preparation["side"], preparation["size"]) == ("squash", 40, 32)
+    assert "BILINEAR" in preparation["about"]["filter"]
+    assert about["input"].startswith("float32 (N, 3, 40, 40)")
 
 
 def test_a_file_that_answers_otherwise_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "_write", lambda module, path, images, about: path.write_bytes(b"something"))
-    monkeypatch.setattr(onnx, "_parity", lambda module, path, images: Parity(0.01, 2))
+    monkeypatch.setattr(onnx, "_parity", lambda predictor, path, files: Parity(0.01, 2))
     with pytest.raises(ModelError, match=r"not written: .* 1.0e-02, n = 2; 1e-04 is allowed"):
-        export_onnx(saved(), tmp_path / "model.onnx", np.zeros((2, 3, 32, 32), np.float32))
+        export_onnx(predictor_of(saved()), tmp_path / "model.onnx", [])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ModelError, match=r"exporting needs the package onnxscript\. Install .*assay-vision\[onnx\]"):
-        export_onnx(saved(), tmp_path / "model.onnx", np.zeros((2, 3, 32, 32), np.float32))
+        export_onnx(predictor_of(saved()), tmp_path / "model.onnx", [])
 
 
-def test_images_of_validation_are_shown_or_noise_where_they_are_gone(finished: assay.Run, tmp_path: Path) -> None:
-    model = finished.artifact.saved
-    found, what = examples(model, finished.folder, count=4)
-    assert (found.shape, what, 0 <= found.min() <= found.max() <= 1) == ((4, 3, 32, 32), "validation images", True)
+def test_files_of_validation_are_compared_on_or_noise_where_they_are_gone(finished: assay.Run, tmp_path: Path) -> None:
+    with example_files(finished.folder, count=4) as (files, what):
+        assert (len(files), what) == (4, "validation images, read from their files")
     samples = Samples.read(finished.folder / "samples.parquet")
     gone = Samples(samples.table, samples.space, tmp_path / "gone")
     gone.write(tmp_path / "samples.parquet")
-    found, what = examples(model, tmp_path, count=4)
-    assert (found.shape, what.startswith("images of noise")) == ((4, 3, 32, 32), True)
+    with example_files(tmp_path, count=4) as (files, what):
+        assert (len(files), what.startswith("images of noise")) == (4, True)
+        assert all(path.is_file() for path in files)
 
 
 def test_the_command_writes_the_card_and_with_onnx_the_file(finished: assay.Run, tmp_path: Path) -> None:
@@ -122,8 +207,12 @@ def test_the_command_writes_the_card_and_with_onnx_the_file(finished: assay.Run,
     done = CliRunner().invoke(cli.app, ["export", str(finished.folder), "--onnx", "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    assert (told["n"], told["of"], told["largest difference"] < 1e-4) == (9, "validation images", True)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["card.md", "model.onnx"]
+    assert (told["n"], told["of"], told["largest difference"] < 1e-4) == (
+        9,
+        "validation images, read from their files",
+        True,
+    )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["card.md", "model.onnx", "predict_onnx.py"]
 
 
 def test_the_card_says_what_it_is_and_what_was_changed(finished: assay.Run, tmp_path: Path) -> None:

@@ -74,6 +74,23 @@ def _changed(value: Any, change: Callable[[Source, str], str]) -> Any:
     return new if any(one is not old for one, old in zip(new, value, strict=True)) else value
 
 
+P = TypeVar("P", bound=Settings)
+
+
+def with_parts(value: Any, kind: type[P], change: Callable[[P], P]) -> Any:
+    """Return settings, or a tuple of them, with each part of a kind changed, at any depth."""
+    if isinstance(value, tuple):
+        return tuple(with_parts(one, kind, change) for one in value)
+    if isinstance(value, kind):
+        return change(value)
+    if not isinstance(value, Settings):
+        return value
+    parts = {name: getattr(value, name) for name in type(value).model_fields}
+    new = {name: with_parts(part, kind, change) for name, part in parts.items()}
+    changed = {name: part for name, part in new.items() if part is not parts[name] and part != parts[name]}
+    return value.model_copy(update=changed) if changed else value
+
+
 def require_rising(pair: tuple[float, float] | None) -> tuple[float, float] | None:
     """Return a range. Raises ValueError where it goes down."""
     if pair and pair[0] > pair[1]:

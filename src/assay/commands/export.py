@@ -25,9 +25,10 @@ def export(
     folder = out or run / "export"
     with command(as_json) as terminal:
         from assay.export.model_card import card
-        from assay.export.onnx import examples, export_onnx
+        from assay.export.onnx import PROGRAM, example_files, export_onnx
         from assay.files import write_text
         from assay.models.ensemble import load_model
+        from assay.predictions.predictor import Predictor
         from assay.run.train import load as load_run
 
         finished = load_run(run)
@@ -36,10 +37,15 @@ def export(
         lines = [f"{folder / 'card.md'}: the model card"]
         if onnx:
             terminal.progress.line("exporting; this takes up to a minute")
-            inputs, source = examples(model, finished.folder, count=images)
-            parity = export_onnx(model, folder / "model.onnx", inputs)
-            record |= {"onnx": str(folder / "model.onnx")}
+            predictor = Predictor.load(model_of(run), device="cpu")
+            with example_files(finished.folder, count=images) as (files, source):
+                parity = export_onnx(predictor, folder / "model.onnx", files)
+            record |= {"onnx": str(folder / "model.onnx"), "program": str(folder / PROGRAM)}
             record |= {"largest difference": parity.largest, "n": parity.n, "of": source}
-            lines.insert(0, f"{folder / 'model.onnx'}: {parity} {source}")
+            lines = [
+                f"{folder / 'model.onnx'}: {parity} {source}",
+                f"{folder / PROGRAM}: predicts image files by it, without Assay",
+                *lines,
+            ]
         write_text(folder / "card.md", card(finished.folder, model))
         terminal.print(record, lines)

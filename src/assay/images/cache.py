@@ -140,7 +140,7 @@ def build(
         require_space(folder, len(ids) * side * side * 3, f"preparing {len(ids):,} images at {side} pixels")
         read = partial(_read, side=side, size=size, resize=resize)
         about = {"side": side, "size": size, "resize": resize.model_dump(mode="json")}
-        _write(folder / f"{key}.json", ids, _in_order(read, paths), hashes=hashes, about=about, progress=progress)
+        _write(folder / f"{key}.json", ids, in_order(read, paths), hashes=hashes, about=about, progress=progress)
         cached = _reopen(folder, key, ids)
         if cached is None:
             raise DataError(f"{folder / key}.pixels was changed while it was made. Repeat the command.")
@@ -157,7 +157,7 @@ def append_images(cache: Cache, ids: Sequence[str], paths: Sequence[Path], *, si
     if cached is None:
         require_space(folder, len(ids) * side * side * 3, f"preparing {len(ids):,} added images at {side} pixels")
         read = partial(_read, side=side, size=size, resize=Resize())
-        _write(folder / f"{key}.json", ids, _in_order(read, paths), hashes=[None] * len(ids), about={"side": side})
+        _write(folder / f"{key}.json", ids, in_order(read, paths), hashes=[None] * len(ids), about={"side": side})
         cached = _reopen(folder, key, ids)
     if cached is None or cached[1]:
         lost = cached[1][0].path if cached else ids[0]
@@ -260,7 +260,7 @@ def _side(paths: Sequence[Path], *, size: int, resize: Resize, limit: int) -> in
     """
     needed = partial(_needed_side, size=size, resize=resize)
     largest = 1
-    for side in _in_order(needed, paths):
+    for side in in_order(needed, paths):
         largest = max(largest, side)
         if largest >= limit:
             break
@@ -319,7 +319,7 @@ def _append(file: BinaryIO, image: Pixels) -> None:
     file.write(image.data)
 
 
-def _in_order(work: Callable[[Path], Out], paths: Sequence[Path]) -> Iterator[Out]:
+def in_order(work: Callable[[Path], Out], paths: Sequence[Path]) -> Iterator[Out]:
     """Yield the results of work on images, in order; Pillow decodes on all cores, without the interpreter's lock.
 
     Two blocks a thread are under way at a time, so memory does not grow with the number of images.

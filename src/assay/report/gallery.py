@@ -15,6 +15,7 @@ from assay.arrays import Bools, Pixels
 from assay.errors import ImageError
 from assay.images.cache import Cache, find_caches
 from assay.images.decode import Resize, read_square
+from assay.images.rgb_square import Levels
 from assay.run.contents import RunContents
 
 MAX_LARGE = 420
@@ -93,12 +94,14 @@ class Reader:
 
     paths: dict[str, Path]
     caches: list[Cache]
+    levels: Levels | None = None  # of images of more than 8 bits
 
     @staticmethod
     def of(run: RunContents) -> Reader:
         kept = find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes)
         paths = dict(zip(run.samples.ids, run.samples.paths, strict=True))
-        return Reader(paths, [one.cache for one in kept])
+        levels = next((one.resize.levels for one in kept), None)
+        return Reader(paths, [one.cache for one in kept], levels)
 
     def tiles(self, ids: Sequence[str], *, side: int) -> tuple[Pixels, Bools]:
         """Return the readable images (n, side, side, 3), and which of the `ids` (N,) these are."""
@@ -116,13 +119,13 @@ class Reader:
     def _read(self, id_: str, side: int, cache: Cache | None) -> Pixels | None:
         if cache is not None and id_ in cache.rows:
             return shrink(np.asarray(cache.pixels[cache.rows[id_]]), side)
-        return read_thumbnail(self.paths[id_], side)
+        return read_thumbnail(self.paths[id_], side, levels=self.levels)
 
 
-def read_thumbnail(path: Path, side: int) -> Pixels | None:
+def read_thumbnail(path: Path, side: int, *, levels: Levels | None = None) -> Pixels | None:
     """Return an image file as a small square; None where it cannot be read, deleted since or broken."""
     try:
-        return read_square(path, side, settings=Resize(policy="crop"))
+        return read_square(path, side, settings=Resize(policy="crop", levels=levels))
     except ImageError:
         return None
 

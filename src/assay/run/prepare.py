@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from assay.errors import DataError
 from assay.files import RunFolder, StepFolder, StepName, fingerprint, write_json
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
+from assay.images.levels import MEASURED, measure_levels, notes, traits
 from assay.labels.corrections import sync_corrections
 from assay.labels.ledger import Ledger
 from assay.labels.readers.read import read, resolve_paths
@@ -21,6 +24,7 @@ from assay.plan.defaults import DEFAULT_SIZE, choose_flips, default_steps
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete
 from assay.progress import Progress
 from assay.run.runner import run_steps
+from assay.settings import with_parts
 from assay.steps.base import Context, State
 from assay.steps.ensemble_members import first_input_size
 from assay.steps.sources import content_json, earlier, held_back, left_by_part, trained_on_at_start
@@ -56,10 +60,11 @@ def prepare_run(
     """
     progress.line(f"reading {loaded.source_name}")
     samples = read(loaded.plan.data, base=loaded.base)
+    loaded, samples = _with_levels(loaded, samples, progress)
     some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
     run = RunFolder(folder)
     caches = _Caches(some, run.cache, progress=progress)
-    first = first_input_size(loaded.plan.steps, loaded.base) or (DEFAULT_SIZE, Resize())
+    first = first_input_size(loaded.plan.steps, loaded.base) or (DEFAULT_SIZE, Resize(levels=loaded.plan.data.levels))
     with together.main_process_first():  # the others find the cache made
         cache = caches.of(*first)
     whole = without(samples, caches.unreadable)
@@ -72,7 +77,7 @@ def prepare_run(
         ledger = sync_corrections(Ledger.read(run.ledger), table, samples)
     corrected = ledger.of(()).apply(samples)  # by a person, before any step
     if not loaded.plan.steps:
-        loaded = _with_steps(loaded, corrected, cache, folder, progress)
+        loaded = _fill_levels(_with_steps(loaded, corrected, cache, folder, progress))
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
     with together.main_process_first():  # the others read what it notes
@@ -98,6 +103,34 @@ def prepare_run(
     row = {name: number for number, name in enumerate(samples.ids)}
     prepared_samples = samples.take([row[name] for name in some.ids if name in row])
     return PreparedRun(plan, samples, prepared_samples, ledger, State(corrected, None, key), context)
+
+
+def _with_levels(loaded: LoadedPlan, samples: Samples, progress: Progress) -> tuple[LoadedPlan, Samples]:
+    """Return the plan with black and white of deep images in it, and samples with notes on unusual images."""
+    progress.line(f"  {len(samples):,} images; reading their headers")
+    found = traits(samples.paths)
+    levels, measured = loaded.plan.data.levels, 0
+    deep = np.array(["deep" in one for one in found])
+    if levels is None and deep.any():
+        training = deep & (samples.table["split"] == "train").to_numpy()
+        chosen = np.flatnonzero(training if training.any() else deep)
+        levels, measured = measure_levels([samples.paths[row] for row in chosen]), min(MEASURED, len(chosen))
+    about = notes(found, levels, measured=measured)
+    data = loaded.plan.data.model_copy(update={} if levels is None else {"levels": levels})
+    plan = loaded.plan.model_copy(update={"data": data})
+    return _fill_levels(replace(loaded, plan=plan)), replace(samples, notes=(*samples.notes, *about))
+
+
+def _fill_levels(loaded: LoadedPlan) -> LoadedPlan:
+    """Return the plan with `data.levels` in every resizing that has none, so that models keep them."""
+    levels = loaded.plan.data.levels
+    if levels is None:
+        return loaded
+
+    def fill(resize: Resize) -> Resize:
+        return resize if resize.levels else resize.model_copy(update={"levels": levels})
+
+    return replace(loaded, plan=with_parts(loaded.plan, Resize, fill))
 
 
 def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, progress: Progress) -> LoadedPlan:

@@ -105,6 +105,10 @@ class DataSettings(Settings):
     missing: tuple[str, ...] = Field(
         default=(), description="Class names or cells that stand for a label that is not known, such as ?."
     )
+    levels: tuple[float, float] | None = Field(
+        default=None,
+        description="The values that become black and white, of images of more than 8 bits; default: measured.",
+    )
     split: SplitSettings = SplitSettings()
 
     @property
@@ -130,6 +134,8 @@ class DataSettings(Settings):
             raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
         if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
             raise ValueError(f"images: {self.images!r} must hold {{id}}, and no other placeholder")
+        if self.levels is not None and self.levels[0] >= self.levels[1]:
+            raise ValueError(f"levels: {list(self.levels)}: the value of white must be above that of black")
         return self
 
 
