@@ -47,16 +47,16 @@ def measure_levels(paths: Sequence[Path]) -> Levels | None:
     return float(low), float(high) if high > low else float(low) + 1
 
 
-def notes(found: Sequence[frozenset[Trait]], levels: Levels | None, *, measured: int) -> Iterator[str]:
+def notes(headers: Sequence[frozenset[Trait]], levels: Levels | None, *, measured: int) -> Iterator[str]:
     """Yield what happens to unusual images; `levels` are of `measured` images, 0 where a plan gives them."""
-    counts = Counter(trait for one in found for trait in one)
+    counts = Counter(trait for one in headers for trait in one)
     if deep := counts["deep"]:
         low, high = levels or (0, 65535)
         if not levels:
             source = "the full range of 16 bits; their own values cannot be read"
         else:
             source = f"measured on {measured:,} of them" if measured else "as data.levels says"
-        rest = f" The other {len(found) - deep:,} are read as they are." if deep < len(found) else ""
+        rest = f" The other {len(headers) - deep:,} are read as they are." if deep < len(headers) else ""
         yield (
             f"{deep:,} images have more than 8 bits a channel: their values from {low:,g} to {high:,g} become black to "
             f"white ({source}). Other values: data.levels: [BLACK, WHITE].{rest}"

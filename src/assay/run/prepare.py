@@ -108,14 +108,14 @@ def prepare_run(
 def _with_levels(loaded: LoadedPlan, samples: Samples, progress: Progress) -> tuple[LoadedPlan, Samples]:
     """Return the plan with black and white of deep images in it, and samples with notes on unusual images."""
     progress.line(f"  {len(samples):,} images; reading their headers")
-    found = traits(samples.paths)
+    headers = traits(samples.paths)
     levels, measured = loaded.plan.data.levels, 0
-    deep = np.array(["deep" in one for one in found])
+    deep = np.array(["deep" in one for one in headers])
     if levels is None and deep.any():
         training = deep & (samples.table["split"] == "train").to_numpy()
         chosen = np.flatnonzero(training if training.any() else deep)
         levels, measured = measure_levels([samples.paths[row] for row in chosen]), min(MEASURED, len(chosen))
-    about = notes(found, levels, measured=measured)
+    about = notes(headers, levels, measured=measured)
     data = loaded.plan.data.model_copy(update={} if levels is None else {"levels": levels})
     plan = loaded.plan.model_copy(update={"data": data})
     return _fill_levels(replace(loaded, plan=plan)), replace(samples, notes=(*samples.notes, *about))
