@@ -80,6 +80,20 @@ def test_the_better_step_is_handed_on(
     assert (choice["difference"] is not None) == (better is not None)
 
 
+def test_models_are_compared_by_the_metric_of_the_plan(tmp_path: Path) -> None:
+    run, steps = run_of(tmp_path, probe=0, fit=20)
+    choice = choose_model(steps, validation(), run, "best_step", metric="balanced_accuracy")
+    assert choice is not None
+    assert (choice["step"], choice["metric"]) == ("01-probe", "balanced_accuracy")
+    run, _ = finished(tmp_path / "run", validation(), 10)
+    record = RunMetrics.read(run)
+    assert record is not None
+    scores = steps[StepName("01-probe")].scores
+    assert replace(record, scores=scores).headline == "accuracy"
+    assert replace(record, scores=scores, metric="macro_f1").headline == "macro_f1"
+    assert replace(record, scores=scores, metric="subset_accuracy").headline == "accuracy"  # which no head has
+
+
 def test_a_class_that_is_no_longer_recognised_and_a_loss_that_jumps_are_named(tmp_path: Path) -> None:
     run, steps = run_of(tmp_path, probe=0, fit=0)
     assert alarms(steps, run) == []

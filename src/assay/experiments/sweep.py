@@ -156,7 +156,7 @@ def _reporter(trial: Trial, search: Search) -> Callable[[int, Mapping[str, float
     """Return what reports the metrics of an epoch to the search, and gives the trial up where it is pruned."""
 
     def report(epochs: int, metrics: Mapping[str, float]) -> None:
-        name = search.space.sweep.metric or headline(metrics)
+        name = search.space.sweep.metric or headline(metrics, search.space.loaded.plan.metric)
         if name is None or name not in metrics:
             return
         search.report(trial, epochs, _sign(name) * metrics[name])

@@ -40,9 +40,12 @@ HEADLINE_METRICS = ("accuracy", "micro_f1", "macro_f1")
 """The first of these that all heads share stands for a run; higher is better for each."""
 
 
-def headline(metrics: Container[str]) -> str | None:
-    """Return the name of the headline metric among `metrics`, None where it holds none of `HEADLINE_METRICS`."""
-    return next((name for name in HEADLINE_METRICS if name in metrics), None)
+def headline(metrics: Container[str], wanted: str | None = None) -> str | None:
+    """Return the name of the headline metric among `metrics`: the one wanted, else the first of `HEADLINE_METRICS`.
+
+    None where it holds none of these.
+    """
+    return next((name for name in (wanted, *HEADLINE_METRICS) if name is not None and name in metrics), None)
 
 
 def higher_is_better(name: str) -> bool:

@@ -54,6 +54,11 @@ class Plan(Settings):
         description="Whose model is handed on: of the last step, or of an earlier one that validates better beyond "
         "chance. A plan that names no steps takes the best.",
     )
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "micro_f1"] | None = Field(
+        default=None,
+        description="The validation metric that sums the run up, and that `take` compares; default: accuracy, or micro "
+        "F1 where all heads are tags, which have no accuracy.",
+    )
     sweep: SweepSettings | None = Field(
         default=None, description="A search over values of this plan, for `assay sweep` to carry out."
     )

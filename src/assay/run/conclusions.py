@@ -32,11 +32,13 @@ LISTED = 3  # classes in a line
 # The model that is handed on.
 
 
-def choose_model(steps: Mapping[StepName, DoneRecord], samples: Samples, run: RunFolder, take: Take) -> HandedOn | None:
+def choose_model(
+    steps: Mapping[StepName, DoneRecord], samples: Samples, run: RunFolder, take: Take, *, metric: str | None = None
+) -> HandedOn | None:
     """Return the step whose model is handed on: the last, or an earlier one that validates better beyond chance.
 
     Of `steps`, in order, those of the plan's own list count. "Beyond chance" is a paired 95 % interval of the headline
-    metric above 0, on the same validation images. None where no step made a model.
+    metric (`metric`, where the plan names one) above 0, on the same validation images. None where no step made a model.
     """
     models = {name: record for name, record in steps.items() if name.depth == 0 and record.model}
     if not models:
@@ -46,7 +48,7 @@ def choose_model(steps: Mapping[StepName, DoneRecord], samples: Samples, run: Ru
     now = predictions_of(models[last], samples, run)
     if now is None:
         return choice
-    name = headline((models[last].scores or {})["metrics"])
+    name = headline((models[last].scores or {})["metrics"], metric)
     gains = {
         other: gain([estimate(now.scores, name)], [estimate(before.scores, name)])
         for other, record in models.items()
@@ -142,7 +144,9 @@ def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> Susp
 # This run beside the one that it replaced.
 
 
-def compare_with_earlier(run: RunFolder, now: LabelledPredictions | None) -> BeforeAfter | None:
+def compare_with_earlier(
+    run: RunFolder, now: LabelledPredictions | None, *, metric: str | None = None
+) -> BeforeAfter | None:
     """Return the headline metric before and after, on the images that both validated; None for a first run.
 
     Both are scored by the labels of now; where labels of these images were others, by those of then too.
@@ -170,15 +174,16 @@ def compare_with_earlier(run: RunFolder, now: LabelledPredictions | None) -> Bef
     if not shared:
         return _incomparable(name, "no image was in the validation part of both")
     after, before = now.take([row for row, _ in shared]), then.take([row for _, row in shared])
-    return _before_after(name, before, after, gone=len(then.samples) - len(shared), new=len(now.samples) - len(shared))
+    counts = {"gone": len(then.samples) - len(shared), "new": len(now.samples) - len(shared)}
+    return _before_after(name, before, after, metric=metric, **counts)
 
 
 def _before_after(
-    name: str, before: LabelledPredictions, after: LabelledPredictions, *, gone: int, new: int
+    name: str, before: LabelledPredictions, after: LabelledPredictions, *, metric: str | None, gone: int, new: int
 ) -> BeforeAfter:
     pairs = zip(after.samples.space, before.codes, after.codes, strict=True)
     relabelled = np.any([head.any_cell(one != other) for head, one, other in pairs], axis=0)
-    metric = headline(estimates(after.scores)) or "accuracy"
+    metric = headline(estimates(after.scores), metric) or "accuracy"
     by_now = LabelledPredictions(after.samples, before.predictions)
     by_then = LabelledPredictions(before.samples, after.predictions)
     return BeforeAfter(

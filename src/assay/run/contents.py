@@ -99,7 +99,7 @@ class RunContents:
     @property
     def headline(self) -> str | None:
         """The name of the headline metric."""
-        return headline((self.scores or {}).get("metrics", {}))
+        return headline((self.scores or {}).get("metrics", {}), self.plan.get("metric"))
 
     @cached_property
     def validation(self) -> LabelledPredictions | None:

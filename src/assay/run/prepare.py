@@ -99,6 +99,7 @@ def prepare_run(
         images=caches.of,
         progress=progress,
         run_steps=run_steps,
+        metric=plan.metric,
     )
     row = {name: number for number, name in enumerate(samples.ids)}
     prepared_samples = samples.take([row[name] for name in some.ids if name in row])

@@ -130,6 +130,7 @@ class RunMetrics:
     suspects: SuspectCount | None = None  # None where no labels were judged
     alarms: Sequence[str] = ()  # what went wrong in training, as sentences
     before: BeforeAfter | None = None  # None where this is the first run in its folder
+    metric: str | None = None  # the headline that the plan asks for
 
     @cached_property
     def top_steps(self) -> list[DoneRecord]:
@@ -143,8 +144,8 @@ class RunMetrics:
 
     @property
     def headline(self) -> str:
-        """The metric that sums the run up: the accuracy, or micro_f1 where every head is multi-label."""
-        return headline((self.scores or {}).get("metrics", {})) or "accuracy"
+        """The metric that sums the run up: the plan's, else accuracy, or micro_f1 where every head is multi-label."""
+        return headline((self.scores or {}).get("metrics", {}), self.metric) or "accuracy"
 
     def last_model(self, run: RunFolder) -> ModelFolder | None:
         """Return the folder of the step whose model was handed on, with its predictions; None without a model."""

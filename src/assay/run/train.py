@@ -218,7 +218,7 @@ def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, s
         return open_test and not run.report.exists()
     samples = state.samples
     steps = {name: DoneRecord.read(run.step(name)) for name in sorted(run.steps_done(), key=path_key)}
-    choice = choose_model(steps, samples, run, plan.take)
+    choice = choose_model(steps, samples, run, plan.take, metric=plan.metric)
     scores = steps[StepName(choice["step"])].scores if choice else None
     baseline_scores = _save_model(steps[StepName(choice["step"])], samples, context) if choice else {}
     test = None
@@ -246,8 +246,11 @@ def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, s
         suspects=count_suspects(steps, run),
         alarms=alarms(steps, run),
         before=compare_with_earlier(
-            run, predictions_of(steps[StepName(choice["step"])], samples, run) if choice else None
+            run,
+            predictions_of(steps[StepName(choice["step"])], samples, run) if choice else None,
+            metric=plan.metric,
         ),
+        metric=plan.metric,
     ).write(run)
     return True
 
@@ -272,7 +275,7 @@ def _save_model(record: DoneRecord, samples: Samples, context: Context) -> Mappi
 
 def _result_key(state: State, plan: Plan, open_test: bool) -> str:
     """Return a hash of all that the results of a run follow from."""
-    return fingerprint(state.key, "metrics", plan.take, *([] if open_test else ["test closed"]))
+    return fingerprint(state.key, "metrics", plan.take, plan.metric or "", *([] if open_test else ["test closed"]))
 
 
 class _Log(ForwardingProgress):

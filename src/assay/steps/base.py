@@ -55,6 +55,7 @@ class Context:
     run_steps: Callable[[Sequence[Any], State, Context], State]
     left: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"val": (), "test": ()})
     """By part, the ids of the images that left it since a source of the plan was trained on them."""
+    metric: str | None = None  # the headline that the plan asks for, in the lines of steps
 
     def for_round(self, number: int) -> Context:
         """Return the context of one round of a repeated list of steps."""
