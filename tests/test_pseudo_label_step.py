@@ -154,8 +154,9 @@ def test_everything_unlabelled_under_a_head_is_refused(carry: Carry) -> None:
     shape = pl.when(pl.col("split") == "val").then(
         pl.when(pl.col("number") > 17).then(pl.lit("x")).otherwise(pl.lit("y"))
     )
+    heads = ", heads: {colour: {column: colour}, shape: {column: shape}}"
     with pytest.raises(DataError, match="No label is known under head 'shape'"):
-        carry(PROBE, LABEL, table=image_table().with_columns(shape=shape))
+        carry(PROBE, LABEL, table=image_table().with_columns(shape=shape), heads=heads)
 
 
 def test_it_takes_a_model(carry: Carry) -> None:

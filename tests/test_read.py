@@ -230,7 +230,8 @@ def test_a_table_with_everything(tmp_path: Path) -> None:
     put(tmp_path, "p/1.jpg", "p/2.jpg", "p/3.jpg")
     text = "Image,season,place,split,group,weight\np/1.jpg,no,007,train,g,2\n"
     text += "p/2.jpg,,1.0,valid,,\n./p/3.jpg,NA,null,,g,0\n"
-    samples = read_table(table(tmp_path, text))
+    heads = {name: HeadColumns(column=name) for name in ("season", "place")}
+    samples = read_table(table(tmp_path, text), columns=Columns(heads=heads))
     assert samples.ids == ["p/1.jpg", "p/2.jpg", "p/3.jpg"]
     assert labels(samples, "season") == {"p/1.jpg": "no", "p/2.jpg": None, "p/3.jpg": "NA"}
     assert list(labels(samples, "place").values()) == ["007", "1.0", "null"]
@@ -264,7 +265,8 @@ def test_parquet_cells_are_read_as_strings(tmp_path: Path) -> None:
     frame = pl.DataFrame({"image": ["1.jpg", "2.jpg", "3.jpg"], "n": [10, 9, None], "c": ["a", " ", "b"]})
     frame = frame.with_columns(pl.col("c").cast(pl.Categorical), weight=pl.Series([1.5, None, 2.0]))
     frame.write_parquet(tmp_path / "t.parquet")
-    samples = read_table(tmp_path / "t.parquet")
+    heads = {name: HeadColumns(column=name) for name in "nc"}
+    samples = read_table(tmp_path / "t.parquet", columns=Columns(heads=heads))
     assert samples.space["n"].classes == ("9", "10")
     assert list(labels(samples, "c").values()) == ["a", None, "b"]
     assert samples.weights()[:, 0].tolist() == [1.5, 1.0, 2.0]
@@ -380,10 +382,12 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path, columns: Columns, m
     ("text", "message"),
     [
         ("", "is empty"),
-        ("image;label\n1.jpg;cat\n", "which column names the images.*delimiter"),
+        ("image:label\n1.jpg:cat\n", "which column names the images"),
+        ("image~label;x|y\n1.jpg~cat;x|y\n", "which column names the images.*delimiter"),
         ("image\n1.jpg\n", "has no label column"),
         ("image,label,label\n1.jpg,a,b\n", "the column 'label' occurs twice"),
-        ("image name,label\n1.jpg,a\n", "which column names the images"),
+        ("what,label\n1,a\n", "which column names the images"),
+        ("a,b,label\n1.jpg,2.jpg,x\n", "which column names the images.*'a', 'b' hold file names"),
     ],
 )
 def test_a_table_without_what_is_needed_says_so(tmp_path: Path, text: str, message: str) -> None:
@@ -394,14 +398,14 @@ def test_a_table_without_what_is_needed_says_so(tmp_path: Path, text: str, messa
 
 def test_files_that_are_no_tables_say_so(tmp_path: Path) -> None:
     put(tmp_path, "a.txt", "b.parquet")
-    (tmp_path / "c.csv").write_bytes("image,label\ncafé.jpg,x\n".encode("latin-1"))
-    (tmp_path / "d.csv").write_bytes("image,label\n1.jpg,x\n".encode("utf-16"))
+    (tmp_path / "c.csv").write_bytes("image,label\n1.jpg,кот\n".encode("cp1251"))
+    (tmp_path / "d.csv").write_bytes("image,label\n1.jpg,x\n".encode("utf-16")[:-1])
     (tmp_path / "e.csv").mkdir()
     expected = {
         "a.txt": "no table by its ending",
         "b.parquet": "no Parquet file",
-        "c.csv": "is not UTF-8",
-        "d.csv": "is not UTF-8",
+        "c.csv": "is not UTF-8 in line 2",
+        "d.csv": "begins as UTF-16 and is not",
         "e.csv": "is no file",
         "f.csv": "does not exist",
     }
@@ -435,10 +439,16 @@ def test_a_column_called_id_can_be_a_head(tmp_path: Path) -> None:
 def test_a_column_of_titles_is_no_head_unless_named(tmp_path: Path) -> None:
     names = [f"{i}.jpg" for i in range(20)]
     put(tmp_path, *names)
-    at = table(tmp_path, "image,label,title\n" + "".join(f"{name},{i % 2},t{i}\n" for i, name in enumerate(names)))
-    with pytest.raises(DataError, match=r"every cell of column 'title' differs.*'label'"):
+    at = table(tmp_path, "image,kind,name\n" + "".join(f"{name},{i % 2},t{i}\n" for i, name in enumerate(names)))
+    samples = read_table(at)
+    assert [head.name for head in samples.space] == ["kind"]
+    assert "Not read: 'name' (every cell differs)" in samples.notes[0]
+    at = table(tmp_path, "image,name\n" + "".join(f"{name},t{i}\n" for i, name in enumerate(names)))
+    with pytest.raises(
+        DataError, match=r"which column holds the labels\? None seems to: 'name' \(every cell differs\)"
+    ):
         read_table(at)
-    assert read_table(at, columns=Columns(heads={"label": HeadColumns(column="label")})).space["label"].size == 2
+    assert read_table(at, columns=Columns(heads={"name": HeadColumns(column="name")})).space["name"].size == 20
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
@@ -510,8 +520,8 @@ def test_one_class_or_no_label_cannot_be_trained_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'label' has only the class 'cat'.*at least two classes"):
         read(DataSettings(folder=Path("photos")), base=tmp_path)
     put(tmp_path, "1.jpg", "2.jpg")
-    table(tmp_path, "image,a,b\n1.jpg,x,\n2.jpg,y,\n")
-    with pytest.raises(DataError, match="'b' has no label at all"):
+    table(tmp_path, "image,label\n1.jpg,\n2.jpg,\n")
+    with pytest.raises(DataError, match="none of the 2 images has a label"):
         read(DataSettings(table=Path("labels.csv")), base=tmp_path)
 
 
@@ -579,7 +589,7 @@ def test_nothing_to_label_is_named(tmp_path: Path, source: str, message: str) ->
     (tmp_path / "empty").mkdir()
     table(tmp_path, "image\n", "none.csv")
     table(tmp_path, "image\n../a.jpg\n", "away.csv")
-    table(tmp_path, "what\na.jpg\n", "other.csv")
+    table(tmp_path, "what\na\n", "other.csv")
     table(tmp_path, "\n", "none.txt")
     table(tmp_path, "a.jpg\n../a.jpg\n", "away.txt")
     table(tmp_path, "a.jpg\n\nb.jpg\n", "gap.txt")

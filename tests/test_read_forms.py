@@ -103,13 +103,17 @@ def test_a_bad_cell_of_tags_is_named_by_its_line(tmp_path: Path, cell: str, head
         tagged(tmp_path, "file,tags", "1.jpg,", f"2.jpg,{cell}", column="tags", **head)
 
 
-def test_rows_of_one_image_agree_whatever_the_order_of_their_tags(tmp_path: Path) -> None:
+def test_the_tags_of_rows_of_one_image_are_joined(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
-    heads = {"tags": {"column": "tags", "separator": ";"}}
+    heads = {"tags": {"column": "tags", "separator": ";", "none": "-"}}
     write(tmp_path / "t.csv", "file,tags", "1.jpg,a;b", "2.jpg,a", "1.jpg,b;a", "1.jpg,")
     assert labels(read_data(tmp_path, table="t.csv", heads=heads)) == [["a", "b"], ["a"]]
-    write(tmp_path / "t.csv", "file,tags", "1.jpg,a;b", "2.jpg,a", "1.jpg,b")
-    with pytest.raises(DataError, match=r"line 4: the label 'tags' of '1\.jpg'"):
+    write(tmp_path / "t.csv", "file,tags", "1.jpg,c;b", "2.jpg,a", "1.jpg,a", "2.jpg,")
+    samples = read_data(tmp_path, table="t.csv", heads=heads)
+    assert labels(samples) == [["a", "b", "c"], ["a"]]
+    assert "tags: 1 image has several rows, whose tags are joined." in samples.notes
+    write(tmp_path / "t.csv", "file,tags", "1.jpg,c;b", "2.jpg,a", "1.jpg,-")
+    with pytest.raises(DataError, match=r"line 4: says that '1\.jpg' has no tag of 'tags', and another row names one"):
         read_data(tmp_path, table="t.csv", heads=heads)
 
 

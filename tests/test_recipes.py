@@ -51,9 +51,10 @@ def tags(folder: Path) -> Path:
 def attributes(folder: Path) -> Path:
     """Garments with six attributes, some of them unknown."""
     names = [f"attribute{number}" for number in range(len(ATTRIBUTES))]
-    return table(
-        folder, names, lambda i: ["" if (i + k) % 5 == 0 else f"c{i % size}" for k, size in enumerate(ATTRIBUTES)]
-    )
+    table(folder, names, lambda i: ["" if (i + k) % 5 == 0 else f"c{i % size}" for k, size in enumerate(ATTRIBUTES)])
+    path = folder / "data.yaml"
+    path.write_text(f"data: {{table: labels.csv, heads: {{{', '.join(f'{n}: {{column: {n}}}' for n in names)}}}}}\n")
+    return path
 
 
 def folders(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,7 @@ def test_tags_under_other_classes(classes: tuple[str, ...], codes: list[list[int
     ("head", "message"),
     [
         (Head("season", ("a", "b")), "no labels of that name, only tags"),
+        (Head("season", ("x", "y"), "multilabel"), "no labels of that name, only tags"),
         (Head("tags", ("a",), "multilabel"), "'b' is no class of this model"),
         (Head("tags", ("a", "b")), "the data has multilabel labels and the model answers for multiclass ones"),
     ],
@@ -185,3 +187,33 @@ def test_tags_under_other_classes(classes: tuple[str, ...], codes: list[list[int
 def test_labels_that_a_model_cannot_be_scored_on_are_refused(head: Head, message: str) -> None:
     with pytest.raises(DataError, match=message):
         with_space(tagged([["a"]], [None]), LabelSpace((head,)))
+
+
+def test_classes_in_another_spelling_are_those_of_the_model_and_this_is_said() -> None:
+    head = Head("label", ("cat", "1", "red oak", "A", "a"))
+    rows = [{"id": name, "kind": name} for name in ("Cat", "01", "red_oak", "A", "a")]
+    given = Head("kind", ("Cat", "01", "red_oak", "A", "a"))
+    samples = with_space(make_samples(rows, given), LabelSpace((head,)))
+    assert samples.codes()[0].tolist() == [0, 1, 2, 3, 4]
+    assert samples.notes[0] == "The labels of 'kind' are those of 'label', the one head of the model."
+    assert "'Cat' as 'cat', '01' as '1', 'red_oak' as 'red oak'" in samples.notes[1]
+
+
+def test_tags_in_another_spelling_are_those_of_the_model() -> None:
+    space = LabelSpace((Head("tags", ("A", "B", "c"), "multilabel"),))
+    samples = with_space(tagged([["a"], ["b"], None], [None, ["a"], None]), space)
+    assert samples.codes()[0].tolist() == [[1, 0, -1], [-1, 1, -1], [-1, -1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("catt", "Did you mean 'cat'? `merge: {catt: cat}` under `data`."),
+        ("?", 'If the label is not known: `missing: ["?"]` under `data`.'),
+        ("zebra", "Else remove those images, or train with that class."),
+    ],
+)
+def test_a_class_that_the_model_lacks_comes_with_a_way_out(name: str, hint: str) -> None:
+    samples = make_samples([{"id": "1", "label": name}], Head("label", (name,)))
+    with pytest.raises(DataError, match=re.escape(hint)):
+        with_space(samples, LabelSpace((Head("label", ("cat", "dog")),)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,29 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 def plain(name: str) -> str:
     """Return a name with unprintable characters escaped, so that it cannot control a terminal or a page."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in printable(name))
+
+
+def yaml_text(text: str) -> str:
+    """Return a text in double quotes as YAML and JSON read it, with escapes for what cannot be seen."""
+    return f'"{"".join(_escaped(letter) for letter in text)}"'
+
+
+def _escaped(letter: str) -> str:
+    if letter in '"\\':
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    return f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}"
+
+
+def yaml_word(text: str) -> str:
+    """Return a text as a YAML 1.2 scalar that may stand within braces: plain where it can be, else in quotes."""
+    is_plain = re.fullmatch(r"[A-Za-z_]\w*( \w+)*", text, re.ASCII)
+    return text if is_plain and text.casefold() not in YAML_WORDS else yaml_text(text)
+
+
+YAML_WORDS = frozenset({"true", "false", "null", "nan", "yes", "no", "on", "off"})
+"""Plain words that some reader of YAML takes for something else than text."""
 
 
 def shortened(name: str, longest: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from assay.commands.options import TTA, AsJson, FinishedRun, parse_tta
+from assay.commands.options import TTA, AsJson, FinishedRun, ImageColumn, parse_tta
 from assay.commands.output import Block, command, metric_blocks
 
 
@@ -18,13 +18,15 @@ def evaluate(
         Path,
         typer.Argument(metavar="DATA", help="Labelled images: a folder a class, a table, or YAML with `data:`."),
     ],
+    image: ImageColumn = None,
     tta: TTA = None,
     as_json: AsJson = False,
 ) -> None:
     """Score on labelled images, beside the validation metric."""
     with command(as_json) as out:
+        from assay.files import RunFolder
         from assay.labels.corrections import corrected
-        from assay.labels.readers.read import read_whole, resolve_paths
+        from assay.labels.readers.read import like_training, read_whole, resolve_paths, with_image_column
         from assay.plan.plan import from_source
         from assay.run.train import evaluate as evaluate_run
         from assay.run.train import load as load_run
@@ -32,8 +34,14 @@ def evaluate(
         views = parse_tta(tta)
         finished = load_run(run)
         loaded = from_source(source)
-        data, base = loaded.plan.data, loaded.base
+        data, base = with_image_column(loaded.plan.data, image), loaded.base
+        plan = RunFolder(run).plan
+        if plan.is_file():
+            trained = from_source(plan).plan.data
+            data = like_training(data, trained, finished.artifact.saved.space, base=base)
         samples = corrected(read_whole(data, base=base), resolve_paths(data, base=base).get("corrections"))
+        for note in samples.notes:
+            out.progress.line(f"note: {note}")
         record = evaluate_run(finished, samples, tta=views, progress=out.progress)
         out.print(record, _blocks(record), width=110)
 

@@ -18,6 +18,9 @@ TTA = Annotated[
     str | None,
     typer.Option(metavar="KIND", help="Mean over views: flips, five_crops, scales, random, or {kind: flips, ...}"),
 ]
+ImageColumn = Annotated[
+    str | None, typer.Option("--image", metavar="COLUMN", help="The column of a table that names the images.")
+]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 AnyRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, finished or not.")]
 Source = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from assay.commands.options import TTA, AsJson, Device, FinishedRun, model_of, parse_tta
+from assay.commands.options import TTA, AsJson, Device, FinishedRun, ImageColumn, model_of, parse_tta
 from assay.commands.output import command
 from assay.progress import Progress
 
@@ -23,6 +23,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table or a list.")],
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv (.txt: integers) to write, or a .zip with it.")],
+    image: ImageColumn = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the names of a table or list start.")] = None,
     top: Annotated[int | None, typer.Option(metavar="K", min=1, help="Only the K most probable classes.")] = None,
     columns: Annotated[
@@ -76,7 +77,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
             inner=inner,
         )
         views = parse_tta(tta)
-        files = find_images(images, root=root)
+        files = find_images(images, image=image, root=root, note=lambda text: terminal.progress.line(f"note: {text}"))
         predictor = Predictor.load(model_of(run), device=pick_device(device))
         layout, files = options.layout(predictor.saved.space, files)
         progress = terminal.progress

@@ -13,7 +13,8 @@ import numpy as np
 from assay.errors import DataError
 from assay.labels.edits import PERSON, Action, Edit, apply, current_values
 from assay.labels.ledger import Ledger
-from assay.labels.readers.table_files import DELIMITERS, Rows, read_lines, read_rows, texts
+from assay.labels.readers.table_files import DELIMITERS, Rows, read_rows, texts
+from assay.labels.readers.text_files import read_lines
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.messages import printable

@@ -12,7 +12,7 @@ from pathlib import Path
 from assay.errors import DataError
 from assay.files import whole
 from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing_edits
-from assay.labels.readers.table_files import csv_records
+from assay.labels.readers.text_files import csv_records
 from assay.labels.samples import Samples
 from assay.messages import printable
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import polars as pl
 from pydantic import BeforeValidator, Field
 
-from assay.messages import plain
+from assay.messages import plain, yaml_text
 
 Form = Literal["nfkc", "case", "numbers"]
 
@@ -157,7 +157,7 @@ def merge_of(names: Sequence[str]) -> tuple[str, str]:
         settle = Spelling(forms)
         if len({settle(name) for name in names}) == 1:
             return why, forms[0] if len(forms) == 1 else f"[{', '.join(forms)}]"
-    pairs = ", ".join(f"{_yaml(name)}: {_yaml(names[0])}" for name in names[1:])
+    pairs = ", ".join(f"{yaml_text(name)}: {yaml_text(names[0])}" for name in names[1:])
     return "look alike", f"{{{pairs}}}"
 
 
@@ -178,7 +178,7 @@ def spelling_notes(head: str, counts: Mapping[str, int], missing: Sequence[str])
     words = [name for name in counts if means_unknown(name)]
     if words:
         listed = _listed([_described(name, [name], counts[name]) for name in words[:MOST_NOTES]], last="and")
-        value = ", ".join(map(_yaml, dict.fromkeys((*missing, *words))))
+        value = ", ".join(map(yaml_text, dict.fromkeys((*missing, *words))))
         learnt = "is learnt as a class" if len(words) == 1 else "are learnt as classes"
         notes.append(f"{head}: {listed} {learnt}. Where the label is not known: `missing: [{value}]` under `data`.")
     return notes
@@ -214,18 +214,6 @@ def _common_start(names: Sequence[str]) -> int:
 
 def _quoted(name: str) -> str:
     return f"'{plain(name)}'"
-
-
-def _yaml(name: str) -> str:
-    """Return a name in double quotes as YAML and JSON read it, with escapes for what cannot be seen."""
-    escaped = "".join(
-        f"\\{letter}" if letter in '"\\' else letter if letter.isprintable() else _escape(letter) for letter in name
-    )
-    return f'"{escaped}"'
-
-
-def _escape(letter: str) -> str:
-    return f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}"
 
 
 def _listed(texts: Sequence[str], last: str = "") -> str:

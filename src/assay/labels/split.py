@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from assay.settings import Settings
 
 SIDES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
+Side = Literal["train", "val", "test"]
 
 
 class SplitSettings(Settings):
@@ -30,11 +31,16 @@ class SplitSettings(Settings):
     test: float = Field(default=0.0, ge=0, lt=1, description="The share of images for the test at the very end.")
     seed: int = Field(default=0, ge=0)
     column: str | None = Field(default=None, description="The column of a table that holds train, val or test.")
+    values: dict[str, Side] = Field(
+        default_factory=dict, description="What other cells of that column mean, such as {PrivateTest: test}."
+    )
 
     @model_validator(mode="after")
     def _leave_some(self) -> Self:
         if self.val + self.test >= 1:
             raise ValueError(f"val {self.val} and test {self.test} leave nothing to train on")
+        if self.values and self.column is None:
+            raise ValueError("`values` are cells of a column: give `column` too")
         return self
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 import numpy as np
 import polars as pl
@@ -12,6 +14,8 @@ from assay.errors import DataError
 from assay.labels.build import quoted
 from assay.labels.samples import LeftOut, Samples
 from assay.labels.space import Head, LabelSpace
+from assay.labels.spelling import alike_key, means_unknown
+from assay.messages import yaml_text, yaml_word
 
 
 def labelled(samples: Samples) -> Samples:
@@ -39,36 +43,89 @@ def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
 def with_space(samples: Samples, space: LabelSpace) -> Samples:
     """Return the samples with the heads and classes of a model, to score the model on them.
 
-    A label of a class that the model does not know is an error: scored as unknown it would flatter the model.
-    A tag that the data lacks is unknown for every image. Raises DataError.
+    A class in another spelling than the model's is the model's, and a note says so; so is the one head of the data that
+    has another name than the one of the model. A label of a class that the model does not know is an error: scored as
+    unknown it would flatter the model. A tag that the data lacks is unknown for every image. Raises DataError.
     """
-    table = samples.table
+    samples = _with_head_name(samples, space)
+    table, notes = samples.table, list(samples.notes)
     names = [given.name for given in samples.space]
     for head in space:
         if head.name not in names:
             raise DataError(
                 f"the model answers for {head.name!r} and the data has no labels of that name, only "
-                f"{', '.join(names)}. Name the label column like the head."
+                f"{', '.join(names)}. Name the label column like the head: `heads: {{{yaml_word(head.name)}: {{column: "
+                "COLUMN}}` under `data`."
             )
         given = samples.space[head.name]
-        strange = [name for name in given.classes if name not in head.index]
-        if strange:
-            raise DataError(
-                f"{head.name}: {', '.join(map(repr, strange[:5]))} is no class of this model, which knows "
-                f"{', '.join(head.classes[:20])}. Remove those images, or train with that class."
-            )
         if given.multiclass != head.multiclass:
             raise DataError(
                 f"{head.name}: the data has {given.kind} labels and the model answers for {head.kind} ones. "
                 f"Say `kind: {head.kind}` of that head."
             )
-        missing = [name for name in head.classes if name not in given.index]
+        renamed = _as_model_spells(given, head)
+        if renamed:
+            table = _with_names(table, head, renamed)
+            changes = ", ".join(f"{old!r} as {new!r}" for old, new in renamed.items())
+            notes.append(f"{head.name}: classes were read as the model spells them: {changes}.")
+        missing = [name for name in head.classes if name not in {renamed.get(one, one) for one in given.classes}]
         if missing and not head.multiclass:
             column = f"unknown:{head.name}"
             unknown = pl.col(column).fill_null(pl.lit([], pl.List(pl.String)))
             wider = pl.concat_list(unknown, pl.lit(missing, pl.List(pl.String)))
             table = table.with_columns(pl.when(pl.col(f"label:{head.name}").is_not_null()).then(wider).alias(column))
-    return replace(samples, table=table, space=space)
+    return replace(samples, table=table, space=space, notes=tuple(notes))
+
+
+def _with_head_name(samples: Samples, space: LabelSpace) -> Samples:
+    """Return the samples with the name of the model's head, where there is one of each and they share a class."""
+    if len(space) != 1 or len(samples.space) != 1 or space.heads[0].name == samples.space.heads[0].name:
+        return samples
+    (head,), (given,) = space.heads, samples.space.heads
+    keys = {alike_key(name) for name in head.classes}
+    if head.kind != given.kind or not any(alike_key(name) in keys for name in given.classes):
+        return samples
+    ends = (f":{given.name}", f":{head.name}")
+    columns = {old: old.removesuffix(ends[0]) + ends[1] for old in samples.table.columns if old.endswith(ends[0])}
+    note = f"The labels of {given.name!r} are those of {head.name!r}, the one head of the model."
+    renamed = LabelSpace((replace(given, name=head.name),))
+    return replace(samples, table=samples.table.rename(columns), space=renamed, notes=(*samples.notes, note))
+
+
+def _as_model_spells(given: Head, head: Head) -> dict[str, str]:
+    """Return the model's class for each class that it spells otherwise. Raises DataError for one that it lacks."""
+    strange = [name for name in given.classes if name not in head.index]
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in head.classes:
+        spellings[alike_key(name)].append(name)
+    renamed = {name: near[0] for name in strange if len(near := spellings.get(alike_key(name), [])) == 1}
+    lost = [name for name in strange if name not in renamed]
+    if lost:
+        raise DataError(_no_class_message(head, lost))
+    return renamed
+
+
+def _no_class_message(head: Head, lost: Sequence[str]) -> str:
+    lower = {name.casefold(): name for name in reversed(head.classes)}
+    near = {name: match[0] for name in lost if (match := get_close_matches(name.casefold(), lower, 1, cutoff=0.6))}
+    merge = ", ".join(f"{yaml_word(name)}: {yaml_word(lower[match])}" for name, match in list(near.items())[:5])
+    guesses = quoted([lower[match] for match in near.values()], 3)
+    hint = f" Did you mean {guesses}? `merge: {{{merge}}}` under `data`." if near else ""
+    unknown = [name for name in lost if means_unknown(name)]
+    if unknown:
+        hint += f" If the label is not known: `missing: [{', '.join(map(yaml_text, unknown))}]` under `data`."
+    return (
+        f"{head.name}: {quoted(lost)} is no class of this model, which knows {', '.join(head.classes[:20])}.{hint} "
+        "Else remove those images, or train with that class."
+    )
+
+
+def _with_names(table: pl.DataFrame, head: Head, renamed: Mapping[str, str]) -> pl.DataFrame:
+    """Return the table with classes of a head renamed."""
+    if head.multiclass:
+        return table.with_columns(pl.col(f"label:{head.name}").replace(dict(renamed)))
+    lists = pl.col(f"label:{head.name}", f"unknown:{head.name}")
+    return table.with_columns(lists.list.eval(pl.element().replace(dict(renamed))).list.unique(maintain_order=True))
 
 
 def branch(samples: Samples, head: Head, branch_of: Mapping[str, str], space: LabelSpace) -> Samples:

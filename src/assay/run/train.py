@@ -348,10 +348,13 @@ def evaluate(
     of both stand under `tta`.
     """
     space = run.artifact.saved.space
-    known = labelled(with_space(samples, space))
+    progress = progress or NoProgress()
+    fitted = with_space(samples, space)
+    for note in fitted.notes[len(samples.notes) :]:
+        progress.line(f"note: {note}")
+    known = labelled(fitted)
     if len(known) == 0:
         raise DataError("none of the images has a label of this run's classes. Give labelled images.")
-    progress = progress or NoProgress()
     trained = Samples.read(RunFolder(run.folder).samples).part("train")
     learnt = np.union1d(training_hashes(trained.hashes), run.artifact.saved.learnt_from)
     began = time.perf_counter()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Self
 
@@ -44,7 +46,9 @@ class HeadColumns(Settings):
     separator: str | None = Field(
         default=None, min_length=1, description="What parts the tags in a cell, or `json`: a cell is a JSON list."
     )
-    none: str | None = Field(default=None, min_length=1, description="The cell of an image known to have no tag.")
+    none: str | None = Field(
+        default=None, description='The cell of an image known to have no tag, such as "-"; "" is a blank cell.'
+    )
     classes: tuple[str, ...] = Field(
         default=(), description="All classes in order, with images or without; default: those in the column, sorted."
     )
@@ -109,7 +113,7 @@ def settle_cells(
             notes += [f"{name}: {note}" for note in change_notes(changes)]
         elif spelling.missing:
             cells |= {column: _blanked(cells[column], blanked) for column in head.columns}
-    return Rows(rows.source, pl.DataFrame(list(cells.values())), rows.lines, rows.unit), settled, notes
+    return replace(rows, frame=pl.DataFrame(list(cells.values()))), settled, notes
 
 
 def _blanked(cells: pl.Series, spelling: Spelling) -> pl.Series:
@@ -118,8 +122,8 @@ def _blanked(cells: pl.Series, spelling: Spelling) -> pl.Series:
         return settled_cells(cells, spelling)[0]
     if not cells.dtype.is_numeric():
         return cells
-    words = pl.Series(spelling.missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
-    return cells.set(cells.cast(pl.Float64).is_in(words.implode()), None)
+    missing = pl.Series(spelling.missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    return cells.set(cells.cast(pl.Float64).is_in(missing.implode()), None)
 
 
 def read_cells(rows: Rows, name: str, head: HeadColumns, spelling: Spelling) -> dict[str, pl.Series]:
@@ -143,11 +147,37 @@ def labels_of(frame: pl.DataFrame, name: str, head: HeadColumns) -> list[pl.Seri
     if head.multiclass:
         return [frame[f"label:{name}"]]
     if not head.columns:
-        return [frame[f"label:{name}"].str.json_decode(pl.List(pl.String))]
+        lists = [f"label:{name}", *([f"unknown:{name}"] if f"unknown:{name}" in frame.columns else [])]
+        return [frame[column].str.json_decode(pl.List(pl.String)) for column in lists]
     columns = frame.select(f"flag:{name}:{k}" for k in range(len(head.columns)))
     flags = columns.fill_null(-1).to_numpy()  # (N, K); an expression a class takes minutes where there are thousands
     labels, unknown = tag_lists(head.names, flags == 1, flags < 0)
     return [labels.alias(f"label:{name}"), unknown.alias(f"unknown:{name}")]
+
+
+def blank_notes(frame: pl.DataFrame, heads: Mapping[str, HeadColumns]) -> list[str]:
+    """Return notes on multi-label heads with blank cells: they are unknown, which may not be meant.
+
+    `frame` has the columns of Samples.
+    """
+    notes = []
+    for name, head in heads.items():
+        column = f"label:{name}" if head.column else f"unknown:{name}"
+        if head.multiclass or head.none is not None or column not in frame.columns:
+            continue
+        cells = frame[f"label:{name}"]
+        blank = cells.null_count() + (0 if head.column else int(frame[f"unknown:{name}"].is_not_null().sum()))
+        if not blank:
+            continue
+        images = "1 image has" if blank == 1 else f"{blank:,} images have"
+        if head.column is None:
+            notes.append(f"{name}: {images} a blank cell, which is an unknown tag. Write 0 where the tag is not there.")
+        else:
+            notes.append(
+                f'{name}: {images} a blank cell: their tags are unknown. If a blank means no tag, write `none: ""` of '
+                'that head; if only some do, write - in those cells and `none: "-"`.'
+            )
+    return notes
 
 
 def not_declared(label: str, classes: Sequence[str]) -> str:
@@ -184,7 +214,8 @@ def _tags(rows: Rows, head: HeadColumns, spelling: Spelling) -> pl.Series:
             if head.classes and tag not in positions and spelling(tag) is not None:
                 raise DataError(f"{rows.at(row)}: {not_declared(tag, head.classes)}")
         texts[cell] = json.dumps(sorted(set(tags), key=order), ensure_ascii=False)
-    return pl.Series(cells.name, [cell and texts[cell] for cell in cells], dtype=pl.String)
+    blank = "[]" if head.none == "" else None
+    return pl.Series(cells.name, [blank if cell is None else texts[cell] for cell in cells], dtype=pl.String)
 
 
 def _split_tags(cell: str, head: HeadColumns) -> list[str]:
@@ -196,7 +227,7 @@ def _split_tags(cell: str, head: HeadColumns) -> list[str]:
     tags = [tag.strip() for tag in (cell.split(head.separator) if head.separator else [cell])]
     tags = [tag for tag in tags if tag]
     if not tags:
-        marker = f"write {head.none!r}" if head.none else "declare a marker with `none`"
+        marker = f"write {head.none!r}" if head.none is not None else "declare a marker with `none`"
         raise ValueError(f"names no tag. Leave the cell blank if the tags are not known; if there are none, {marker}.")
     if head.none is not None and head.none.strip() in tags:
         raise ValueError(f"says {head.none!r} (no tag) beside a tag. Remove one of the two.")
@@ -207,11 +238,19 @@ def _from_json(cell: str) -> list[str]:
     rule = 'is no JSON list of tags, such as ["beach", "night"] or [] for none. Mend it.'
     try:
         tags = json.loads(cell)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(rule) from error
+    except (ValueError, RecursionError):
+        tags = _from_python(cell, rule)
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() and is_unicode(tag) for tag in tags):
         raise ValueError(rule)
     return tags
+
+
+def _from_python(cell: str, rule: str) -> object:
+    """Return a list as Python prints it, `['beach', 'night']`: so data frames are saved."""
+    try:
+        return ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(rule) from error
 
 
 def _flags(rows: Rows, columns: Sequence[str]) -> Flags:
@@ -246,7 +285,8 @@ _NEITHER = -2
 def _zeros_and_ones(cells: pl.Series) -> Flags:
     """Return 0, 1, -1 where blank, or `_NEITHER`."""
     if cells.dtype == pl.String:
-        cells = cells.str.strip_chars().str.to_lowercase().replace({"": None, "true": "1", "false": "0"})
+        words = {"": None, "true": "1", "false": "0", "1,0": "1", "0,0": "0"}
+        cells = cells.str.strip_chars().str.to_lowercase().replace(words)
     values = cells.cast(pl.Float64, strict=False).fill_null(_NEITHER).to_numpy()
     flags = np.where(np.isin(values, (0.0, 1.0)), np.nan_to_num(values), _NEITHER)
     return np.where(cells.is_null().to_numpy(), -1, flags).astype(np.int8)

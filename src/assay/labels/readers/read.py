@@ -14,15 +14,17 @@ from pydantic import Field, model_validator
 from assay.errors import DataError
 from assay.labels.build import RawLabels, build_samples
 from assay.labels.image_files import walk
+from assay.labels.readers.columns import Columns, name_column
 from assay.labels.readers.folder import find_in_folder
+from assay.labels.readers.image_names import locate
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
 from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
 from assay.labels.readers.rows import LabelledList, find_in_rows
-from assay.labels.readers.table import Columns, find_in_table, image_cells, locate, name_column
+from assay.labels.readers.table import find_in_table, image_cells
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, Head
+from assay.labels.space import Codes, Head, LabelSpace
 from assay.labels.spelling import Merge, Spelling
 from assay.labels.split import SplitSettings, split
 from assay.messages import printable
@@ -32,7 +34,7 @@ HELD_BACK = ("val_rows", "val_labels", "test_rows", "test_labels")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "folder": (),
-    "table": ("root", "image", "heads", "group", "weight", "delimiter", "split.column"),
+    "table": ("root", "image", "heads", "group", "weight", "annotator", "delimiter", "split.column", "split.values"),
     "lists": ("root", "images", "head"),
     "names": ("root",),
     "rows": ("root", "labels", "class_names", *HELD_BACK),
@@ -49,7 +51,9 @@ class DataSettings(Settings):
     """The images and their labels: a folder a class, a table, a list a class, file names, or rows of integers."""
 
     folder: Path | None = Field(default=None, description="A folder with a folder of images for each class.")
-    table: Path | None = Field(default=None, description="A CSV, TSV or Parquet file that names images and labels.")
+    table: Path | None = Field(
+        default=None, description="A CSV, TSV, Parquet or Excel file that names images and labels."
+    )
     lists: Path | None = Field(
         default=None,
         description="A folder with a .txt file for each class, which names an image that shows it a line.",
@@ -67,10 +71,15 @@ class DataSettings(Settings):
     )
     image: str | None = Field(default=None, description="The column of a table that names the images.")
     heads: dict[str, HeadColumns] = Field(
-        default_factory=dict, description="The label columns of a table; default: all others."
+        default_factory=dict, description="The label columns of a table; default: the one that plainly holds labels."
     )
     group: str | None = Field(default=None, description="The column whose equal cells stay on one side of the split.")
     weight: str | None = Field(default=None, description="The column of weights, 0 or more.")
+    annotator: str | None = Field(
+        default=None,
+        description="The column of annotators: of several rows of an image the most frequent label is taken, and a "
+        "tie is unknown.",
+    )
     delimiter: str | None = Field(
         default=None, min_length=1, max_length=1, description="What parts the cells of a text table."
     )
@@ -155,7 +164,9 @@ def _folder(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
 
 
 def _table(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    columns = Columns(data.image, data.heads, data.split.column, data.group, data.weight)
+    columns = Columns(
+        data.image, data.heads, data.split.column, data.group, data.weight, data.annotator, data.split.values
+    )
     return find_in_table(
         paths["table"],
         root=paths.get("root"),
@@ -209,6 +220,34 @@ def read_whole(data: DataSettings, *, base: Path) -> Samples:
     return build_samples(FORMS[_form(data)](data, resolve_paths(data, base=base)), data.spelling)
 
 
+def with_image_column(data: DataSettings, image: str | None) -> DataSettings:
+    """Return the data with this image column, where one is given. Raises DataError where they are no table."""
+    if image is None:
+        return data
+    if data.table is None:
+        raise DataError(f"--image {image}: names a column of a table, and these images are in none. Leave it out.")
+    return data.model_copy(update={"image": image})
+
+
+def like_training(data: DataSettings, trained: DataSettings, space: LabelSpace, *, base: Path) -> DataSettings:
+    """Return data to score a model on, read as those that it was trained on where they do not say how themselves.
+
+    That is how class names are merged, which are missing, and of a table that has those columns, which hold labels.
+    """
+    update: dict[str, object] = {}
+    if not data.spelling:
+        update |= {"merge": trained.merge, "missing": trained.missing}
+    if data.table is not None and not data.heads:
+        names = read_rows(resolve_paths(data, base=base)["table"], delimiter=data.delimiter).names
+        named = {head.name: HeadColumns(column=head.name) for head in space if head.multiclass}
+        flags = {head.name: HeadColumns(columns=head.classes) for head in space if not head.multiclass}
+        for heads in (trained.heads, named | flags):
+            if heads and all(set(head.sources) <= names for head in heads.values()):
+                update["heads"] = heads
+                break
+    return data.model_copy(update=update)
+
+
 def _require_learnable(source: str, head: Head, codes: Codes) -> None:
     """Raise DataError for a head without a known label, or with a single class."""
     if not head.known(codes).any():
@@ -228,17 +267,25 @@ def _form(data: DataSettings) -> str:
     return next(form for form in FORMS if getattr(data, form) is not None)
 
 
-def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> list[tuple[str, Path]]:
+def find_images(
+    source: Path, *, image: str | None = None, root: Path | None = None, note: Callable[[str], None] | None = None
+) -> list[tuple[str, Path]]:
     """Return images to label: (name as given, absolute path), from an image, a folder, a table or a .txt list.
 
     A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
     list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
-    start from `root`, else from where the file lies. Raises DataError where there are none.
+    start from `root`, else from where the file lies. `note` is called with what was guessed. Raises DataError where
+    there are none.
     """
     path = _absolute(Path(), source)
     is_list = path.suffix.lower() == ".txt"
-    if root is not None and path.exists() and (path.is_dir() or not (is_list or is_table(path))):
-        raise DataError(f"{printable(source)}: is no table or list: only their names can start from a root. Drop it.")
+    if path.exists() and (path.is_dir() or not (is_list or is_table(path))):
+        if root is not None:
+            raise DataError(
+                f"{printable(source)}: is no table or list: only their names can start from a root. Drop it."
+            )
+        if image is not None:
+            raise DataError(f"{printable(source)}: is no table, and has no column {image!r}. Drop --image.")
     if path.is_dir():
         images = [(printable(name), path / name) for name in walk(path).images]
         if not images:
@@ -249,22 +296,26 @@ def find_images(source: Path, *, image: str | None = None, root: Path | None = N
     start = _absolute(Path(), root) if root is not None else path.parent
     if not start.is_dir():
         raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")
-    if is_list:
-        return _named(read_names(path, start), LISTED, start)
-    if not is_table(path):
+    if not is_list and not is_table(path):
         return [(printable(source), path)]
-    rows = read_rows(path)
-    column = name_column(rows, image)
-    return _named(texts(rows, [column]), column, start)
-
-
-def _named(rows: Rows, column: str, root: Path) -> list[tuple[str, Path]]:
-    """Return the images that rows name, in order."""
+    rows, column, notes = _rows_of_images(path, start, image)
     cells = image_cells(rows, column)
-    named = [(cell, root / path) for cell, (path, _) in zip(cells, locate(rows, cells, root), strict=True)]
-    if not named:
+    if not cells:
         raise DataError(f"{printable(rows.source)}: names no images. Add some.")
-    return named
+    located, of_names = locate(rows, cells, start)
+    if note is not None:
+        for line in (*rows.notes, *notes, *of_names):
+            note(line)
+    return [(cell, start / path) for cell, (path, _) in zip(cells, located, strict=True)]
+
+
+def _rows_of_images(path: Path, root: Path, image: str | None) -> tuple[Rows, str, list[str]]:
+    """Return the rows of a table or list, the column of the images, and notes."""
+    if path.suffix.lower() == ".txt":
+        return read_names(path, root), LISTED, []
+    rows = read_rows(path)
+    column, notes = name_column(rows, image)
+    return texts(rows, [column]), column, notes
 
 
 def _absolute(base: Path, path: Path | None) -> Path:

@@ -13,7 +13,8 @@ import polars as pl
 from assay.errors import DataError
 from assay.labels.build import RawLabels, distinct_names, quoted, require_head_limit
 from assay.labels.readers.table import image_cells, locate_images
-from assay.labels.readers.table_files import LISTED, Rows, merge_same, read_lines, read_names
+from assay.labels.readers.table_files import LISTED, Rows, merge_same, read_names
+from assay.labels.readers.text_files import read_lines
 from assay.labels.samples import LeftOut
 from assay.messages import printable
 
@@ -77,6 +78,7 @@ def find_in_rows(
         classes={head: distinct_names(table[f"label:{head}"]) for head in heads} | classes,
         declared=frozenset(classes),
         left_out=tuple(missing for _, left_out in read for missing in left_out),
+        notes=tuple(note for rows, _ in read for note in rows.notes),
     )
 
 

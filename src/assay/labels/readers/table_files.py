@@ -1,37 +1,25 @@
-"""Tables (CSV, TSV, Parquet) and text files as rows of text, with the line of each."""
+"""Tables (CSV, TSV, Parquet, Excel) and lists as rows of text, with the line of each."""
 
 from __future__ import annotations
 
-import csv
 import difflib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
-from assay.errors import DataError
+from assay.errors import DataError, install_command
 from assay.labels.image_files import is_image
+from assay.labels.readers.text_files import TextTable, read_lines, read_table_text, require_file
 from assay.messages import printable
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
-IMAGE_NAMES = (
-    "image",
-    "file",
-    "filename",
-    "path",
-    "id",
-    "img",
-    "file_name",
-    "image_path",
-    "filepath",
-)
-"""Names of the image column where none is given, the first that occurs (any case)."""
+EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 MOST_LISTED = 30
 """Columns that a message lists; of more, the first."""
 
@@ -43,7 +31,8 @@ class Rows:
     source: Path
     frame: pl.DataFrame
     lines: Sequence[int]
-    unit: str  # "line" of a text file, "row" of a Parquet file
+    unit: str  # "line" of a text file, "row" of another
+    notes: tuple[str, ...] = ()  # on how the file was read
 
     def at(self, row: int) -> str:
         """Return file and line of a row, for a message."""
@@ -75,7 +64,7 @@ class Rows:
 
 
 def is_table(path: Path) -> bool:
-    return path.suffix.lower() in (*DELIMITERS, *PARQUET)
+    return path.suffix.lower() in (*DELIMITERS, *PARQUET, *EXCEL)
 
 
 def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
@@ -83,45 +72,24 @@ def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
 
     Raises DataError for a file that is missing or no valid table.
     """
-    _require_file(path, "Check the path of the table.")
+    require_file(path, "Check the path of the table.")
+    ending = path.suffix.lower()
     if not is_table(path):
-        endings = ", ".join([*DELIMITERS, *PARQUET])
+        endings = ", ".join([*DELIMITERS, *PARQUET, *EXCEL[:1]])
         raise DataError(f"{printable(path)}: is no table by its ending. A table ends in {endings}.")
-    if path.suffix.lower() in PARQUET:
+    if ending in PARQUET:
         return _read_parquet(path)
-    return _read_text(path, delimiter or DELIMITERS[path.suffix.lower()])
+    return _read_excel(path) if ending in EXCEL else _read_text(path, delimiter)
 
 
-def _require_file(path: Path, hint: str) -> None:
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"{printable(path)}: {what}. {hint}")
+def _read_text(path: Path, delimiter: str | None) -> Rows:
+    table = read_table_text(path, usual=DELIMITERS[path.suffix.lower()], delimiter=delimiter)
+    return _rows_of(path, [cells for _, cells in table.records], [line for line, _ in table.records], table)
 
 
-def csv_records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Yield the records of a CSV file, without blank lines, each with the line where it begins.
-
-    Raises DataError that names the line of what cannot be read.
-    """
-    name, line = printable(path), 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            for cells in reader:
-                if cells:
-                    yield line + 1, cells  # not the line of its end: a quoted cell may hold line breaks
-                line = reader.line_num
-    except csv.Error as error:
-        raise DataError(f"{name}, line {line + 1}: cannot be read ({error}). Look for a quote never closed.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: is not UTF-8 after line {line}. Save it as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
-
-
-def _read_text(path: Path, delimiter: str) -> Rows:
-    name, records = printable(path), list(csv_records(path, delimiter))
-    lines, rows = [line for line, _ in records], [cells for _, cells in records]
+def _rows_of(path: Path, rows: list[list[str]], lines: list[int], table: TextTable) -> Rows:
+    """Return records as rows; the first of them names the columns."""
+    name = printable(path)
     if not rows:
         raise DataError(f"{name}: is empty. Its first line must name the columns.")
     header, lines = [cell.strip() for cell in rows[0]], lines[1:]
@@ -132,14 +100,14 @@ def _read_text(path: Path, delimiter: str) -> Rows:
         if len(cells) != len(header):
             raise DataError(
                 f"{name}, line {at}: {len(cells)} cells where the header has {len(header)}. "
-                f"Fill in or remove cells; one that holds {delimiter!r} must stand in quotes."
+                f"Fill in or remove cells; one that holds {table.delimiter!r} must stand in quotes."
             )
     # An unnamed column is an index that was saved along: no name, no meaning.
     # All columns are made of one: a query that names thousands of them takes seconds.
     cells_of = pl.Series([cell for column in zip(*rows[1:], strict=True) for cell in column], dtype=pl.String)
     tidy, count = _blank_to_null(pl.DataFrame([cells_of])).to_series(), len(lines)
     columns = [tidy.slice(k * count, count).alias(name) for k, name in enumerate(header) if name]
-    return Rows(path, pl.DataFrame(columns), lines, "line")
+    return Rows(path, pl.DataFrame(columns), lines, "line", table.notes)
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -150,6 +118,40 @@ def _read_parquet(path: Path) -> Rows:
     if "" in frame.columns:
         frame = frame.drop("")
     return Rows(path, frame, range(1, len(frame) + 1), "row")
+
+
+def _read_excel(path: Path) -> Rows:
+    """Return the one sheet of an Excel or OpenDocument file that is not empty.
+
+    Numbers are written as text without a decimal part where they have none. Raises DataError for several sheets, and
+    where the library that reads such files is missing.
+    """
+    name = printable(path)
+    try:
+        import fastexcel
+    except ImportError as error:
+        raise DataError(
+            f"{name}: an Excel file is read with a library that is not installed: {install_command('excel')}. Or save "
+            "the sheet as CSV (in Excel: Save as, CSV UTF-8)."
+        ) from error
+    try:
+        book = fastexcel.read_excel(path)
+        sheets = {
+            sheet: book.load_sheet(sheet, header_row=None, dtypes="string").to_polars() for sheet in book.sheet_names
+        }
+    except (fastexcel.FastExcelError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{name}: is no Excel file that can be read ({reason}). Save it as CSV.") from error
+    filled = {sheet: frame for sheet, frame in sheets.items() if len(frame)}
+    if len(filled) > 1:
+        listed = ", ".join(map(repr, filled))
+        raise DataError(f"{name}: has {len(filled)} sheets ({listed}), and a table is one. Save that one as CSV.")
+    cells = [["" if cell is None else cell for cell in row] for frame in filled.values() for row in frame.rows()]
+    numbered = [(line, row) for line, row in enumerate(cells, 1) if any(cell.strip() for cell in row)]
+    width = 1 + max((k for k, cell in enumerate(numbered[0][1]) if cell.strip()), default=0) if numbered else 0
+    records = [(line, row[:width]) for line, row in numbered]
+    rows = _rows_of(path, [row for _, row in records], [line for line, _ in records], TextTable(records, "\t"))
+    return replace(rows, unit="row")
 
 
 def texts(rows: Rows, columns: Sequence[str]) -> Rows:
@@ -172,31 +174,45 @@ def texts(rows: Rows, columns: Sequence[str]) -> Rows:
             "and images are text or whole numbers: cast the column, or name the label columns with `heads`."
         )
     tidy = _blank_to_null(pl.DataFrame(casts)) if casts else pl.DataFrame()
-    return Rows(rows.source, rows.frame.with_columns(tidy.get_columns()), rows.lines, rows.unit)
+    return replace(rows, frame=rows.frame.with_columns(tidy.get_columns()))
 
 
-def numbers(rows: Rows, column: str) -> pl.Series:
-    """Return a column of weights: float64, 0 or more, null where blank.
+def numbers(rows: Rows, column: str) -> tuple[pl.Series, list[str]]:
+    """Return a column of weights (float64, 0 or more, null where blank), and a note on decimal commas.
 
     Raises DataError that names the first line that holds anything else.
     """
     cells = rows.frame[column]
     if not (cells.dtype.is_numeric() or cells.dtype in (pl.String, pl.Null)):
         raise DataError(f"{printable(rows.source)}: column {column!r} holds {cells.dtype}, and a weight is a number.")
+    notes = []
     if cells.dtype == pl.String:
         cells = cells.str.strip_chars()
+        if _has_decimal_commas(cells):
+            cells, notes = cells.str.replace(",", "."), [f"The numbers of column {column!r} have decimal commas."]
     values = cells.cast(pl.Float64, strict=False)
     wrong = cells.is_not_null() & ~(values.is_finite() & (values >= 0) & (values < 3e38)).fill_null(False)
     if wrong.any():
         row = wrong.arg_max() or 0
         raise DataError(f"{rows.at(row)}: the weight {cells[row]!r} is no number of 0 or more. Blank counts as 1.")
-    return values
+    return values, notes
 
 
-def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str]) -> Rows:
+def _has_decimal_commas(cells: pl.Series) -> bool:
+    """Return whether the commas in numbers are decimal ones: no cell has a point, and one has no three digits after.
+
+    `1,500` alone may be one and a half or fifteen hundred.
+    """
+    with_comma = cells.filter(cells.str.contains(r"^[+-]?[0-9]+,[0-9]+$").fill_null(False))
+    certain = with_comma.str.contains(r"^[+-]?0,|,([0-9]{1,2}|[0-9]{4,})$").any()
+    return bool(certain) and not cells.str.contains(".", literal=True).any()
+
+
+def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str], ways: Mapping[str, str] | None = None) -> Rows:
     """Return one row for each key; a blank cell takes the value of another row.
 
-    `titles` are the names of the other columns in messages. Raises DataError where two rows disagree.
+    `titles` are the names of the other columns in messages, `ways` the ways out where two rows disagree, beside the
+    usual one. Raises DataError where two rows disagree.
     """
     frame = rows.frame.with_row_index("row")
     if not frame[key].is_duplicated().any():
@@ -207,11 +223,12 @@ def merge_same(rows: Rows, *, key: str, titles: Mapping[str, str]) -> Rows:
     differ = several.group_by(key).agg(pl.col(values).drop_nulls().n_unique()).select(pl.col(values).max() > 1)
     torn = next((column for column, differs in zip(values, differ.row(0), strict=True) if differs), None)
     if torn is not None:
-        raise DataError(_disagreement(rows, several.select("row", key, torn), titles[torn]))
+        message = _disagreement(rows, several.select("row", key, torn), titles[torn])
+        raise DataError(message + (ways or {}).get(torn, ""))
     known = pl.col(values).drop_nulls().first()
     merged = frame.group_by(key, maintain_order=True).agg(pl.first("row"), known)
     lines = [rows.lines[row] for row in merged["row"]]
-    return Rows(rows.source, merged.select(rows.frame.columns), lines, rows.unit)
+    return replace(rows, frame=merged.select(rows.frame.columns), lines=lines)
 
 
 def _disagreement(rows: Rows, cells: pl.DataFrame, title: str) -> str:
@@ -233,25 +250,10 @@ def _blank_to_null(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.when(text.str.strip_chars() != "").then(text))
 
 
-# Plain text files: their lines, and those that name an image a line.
+# Lists: text files that name an image a line.
 
 LISTED = "image"
 """The one column of the rows of a list of names."""
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the stripped lines of a text file, without blank lines at its end.
-
-    Raises DataError for a file that is missing, cannot be read or is not UTF-8.
-    """
-    _require_file(path, "Check the path.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{printable(path)}: is not UTF-8. Save it as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{printable(path)}: cannot be read ({error.strerror}).") from error
-    return [line.strip() for line in re.split(r"\r\n|\r|\n", text.rstrip())] if text.strip() else []
 
 
 def read_names(path: Path, root: Path) -> Rows:
