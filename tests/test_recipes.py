@@ -20,6 +20,7 @@ from assay.plan.plan import from_source
 from assay.plan.recipes import recipe_names, recipe_text
 from assay.run.train import Run, train
 from assay.steps.fit_settings import FitSettings
+from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.repeat import RepeatSettings
 from assay.training.class_weights import Inverse, head_weights
@@ -314,6 +315,14 @@ def test_the_studies_of_attributes(tmp_path: Path) -> None:
         **{f"dropout {share}": share for share in (0.2, 0.3)},
     }
     assert (fit.batch, fit.optimizer.weight_decay, fit.schedule.warm_up_epochs) == (128, 8e-4, 5)
+
+
+def test_backbones_are_fine_tuned_briefly(tmp_path: Path) -> None:
+    probe, fit = (step.settings for step in from_source(folders(tmp_path), recipe="search-backbones").plan.steps)
+    assert isinstance(probe, ProbeSettings)
+    assert isinstance(fit, FitSettings)
+    assert (probe.size, fit.size, fit.freeze, fit.start) == (224, 224, "none", "previous")
+    assert fit.epochs <= 3
 
 
 def test_multi_label_as_published(tmp_path: Path) -> None:
