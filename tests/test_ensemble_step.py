@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -422,3 +423,41 @@ def test_the_plan_of_a_run_names_its_members_by_whole_paths(
     assert f"run: {separate / 'a'}" in (run.folder / "plan.yaml").read_text()
     again = assay.train(run.folder / "plan.yaml", run=tmp_path / "again", device="cpu")
     assert again.metrics["scores"]["metrics"] == run.metrics["scores"]["metrics"]
+
+
+def test_a_k_fold_ensemble_trains_on_every_label_and_is_measured_out_of_fold(
+    carry: Callable[..., Run],
+) -> None:
+    step = f"ensemble: {{training_folds: 3, members: [{{steps: [{{probe: {{size: 32}}}}]}}, {LARGER}]}}"
+    run = carry(step)
+    samples = Samples.read(run.folder / "samples.parquet")
+    train, val = (sorted(samples.part(part).ids) for part in ("train", "val"))
+    held = [predicted_ids(run, number) for number in range(1, 7)]
+    assert sorted(chain(*held[:3])) == sorted(chain(*held[3:])) == train
+    assert held[:3] == held[3:]  # both plans with the same folds
+    kept = details(run, "01-ensemble")
+    assert len(kept["weights"]) == 6
+    assert kept["out of fold"]["metrics"]["accuracy"]["n"] == len(train)
+    assert sorted(validation(run, "01-ensemble").ids) == val
+    assert sum("out of fold: accuracy" in line for line in carry.said) == 1
+    record = next(step for step in read_run(run.folder).steps if step.name.endswith("member-3/01-probe"))
+    assert record.settings["size"] == 32
+
+
+def predicted_ids(run: Run, member: int) -> list[str]:
+    space = Samples.read(run.folder / "samples.parquet").space
+    path = run.folder / f"steps/01-ensemble/member-{member}/01-probe/best/predictions.parquet"
+    return Predictions.read(path, space, model="member").ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("training_folds: 2, members: [{run: other}]", "every member is trained here"),
+        ("kind: soup, training_folds: 2, members: [{steps: [{probe: {size: 32}}]}]", "belongs to kind: average"),
+        ("training_folds: 500, members: [{steps: [{probe: {size: 32}}]}]", "too few for that many folds"),
+    ],
+)
+def test_training_folds_that_cannot_be_are_refused(settings: str, message: str, carry: Callable[..., Run]) -> None:
+    with pytest.raises(AssayError, match=message):
+        carry(f"ensemble: {{{settings}}}")

@@ -260,6 +260,7 @@ def _inner_steps(settings: Mapping[str, Any], part: str) -> Any:
     if not isinstance(members, list):
         return settings.get("steps")
     number = int(part.rpartition("-")[2]) if part.startswith("member-") else 1
+    number = (number - 1) // (settings.get("training_folds") or 1) + 1  # a member is trained once a fold
     member = members[number - 1] if number <= len(members) else {}
     return member.get("steps") if isinstance(member, dict) else None
 

@@ -35,14 +35,15 @@ from assay.predictions.cross_fitting import folds_of
 from assay.predictions.ensemble_weights import best_weights, cross_fitted_weights, greedy
 from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
-from assay.predictions.tta import tta_logits
 from assay.steps.base import Context, State, Step, StepList, StepPlan, StepResult, StepSettings, steps_within
+from assay.steps.ensemble_folds import members_by_fold, train_members_by_fold
 from assay.steps.ensemble_members import (
     MemberPlan,
     TrainedMember,
     ensemble_gain,
     gain_lines,
     load_members,
+    predict_validation,
     train_member,
     train_members,
 )
@@ -53,7 +54,7 @@ from assay.training.devices import Hardware
 Kind = Literal["average", "tree", "soup"]
 
 OF_KIND: dict[Kind, frozenset[str]] = {
-    "average": frozenset({"mean", "weights", "folds"}),
+    "average": frozenset({"mean", "weights", "folds", "training_folds"}),
     "tree": frozenset({"tree", "one", "head"}),
     "soup": frozenset({"pick", "monitor", "folds"}),
 }
@@ -70,6 +71,11 @@ class EnsembleSettings(StepSettings):
         "equal", description="average: equal ones, or those at which validation loses least."
     )
     folds: int = Field(5, ge=2, description="Parts of validation, each judged by a choice made on the others.")
+    training_folds: int | None = Field(
+        None,
+        ge=2,
+        description="average: train each member so often, each time without another fold of the training part.",
+    )
     tree: Branches | None = Field(None, description="tree: classes in nested lists or mappings.")
     one: str | None = Field(None, description="tree: the class against the rest; else the most frequent.")
     head: str | None = Field(None, description="tree: the multi-class head; needed where there are several.")
@@ -87,7 +93,9 @@ class EnsembleSettings(StepSettings):
     @model_validator(mode="after")
     def _enough(self) -> EnsembleSettings:
         count = len(self.members)
-        if self.kind != "tree" and count < 2:
+        if self.training_folds is not None and not all(member.steps for member in self.members):
+            raise ValueError("training_folds: every member is trained here, by steps; take run and step out")
+        if self.kind != "tree" and count < 2 and self.training_folds is None:
             raise ValueError(f"kind: {self.kind} needs at least two members; give another, or leave the step out")
         if self.kind == "tree" and (count > 1 or not self.members[0].steps):
             raise ValueError("a tree has one member, whose steps are carried out for every node; give its steps alone")
@@ -98,12 +106,13 @@ class EnsembleSettings(StepSettings):
 
 def run(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
     """Train the members that are not there yet, and make one model of all."""
-    kinds: dict[Kind, Callable[[EnsembleSettings, State, Context], StepResult]] = {
-        "average": average,
-        "tree": tree,
-        "soup": soup,
-    }
-    return kinds[settings.kind](settings, state, context)
+    match settings.kind:
+        case "average":
+            return average(settings, state, context)
+        case "tree":
+            return tree(settings, state, context)
+        case "soup":
+            return soup(settings, state, context)
 
 
 def check(settings: EnsembleSettings, space: LabelSpace) -> None:
@@ -119,7 +128,8 @@ def members_checked(settings: EnsembleSettings) -> Sequence[StepPlan]:
 
 def member_folders(settings: EnsembleSettings) -> Sequence[str]:
     """Return the folders of members, which stay as they are where only the way they are combined changes."""
-    return [f"member-{number}" for number in range(1, len(settings.members) + 1)] if settings.kind != "tree" else []
+    count = 0 if settings.kind == "tree" else len(settings.members) * (settings.training_folds or 1)
+    return [f"member-{number}" for number in range(1, count + 1)]
 
 
 def holds(settings: EnsembleSettings, state: State, context: Context) -> Iterator[StepList]:
@@ -128,6 +138,9 @@ def holds(settings: EnsembleSettings, state: State, context: Context) -> Iterato
     if settings.kind == "tree":
         nodes = _nodes(_tree(settings, state.samples), state, context)
         members = [(settings.members[0], *node) for node in nodes]
+    elif settings.training_folds is not None:
+        by_fold = members_by_fold(settings.members, settings.training_folds, state, context)
+        members = [(one.plan, one.begun, one.context) for one in by_fold]
     else:
         numbered = enumerate(settings.members, 1)
         members = [(plan, state, context.for_part(f"member-{number}", number)) for number, plan in numbered]
@@ -156,21 +169,23 @@ STEP = Step(
 
 def average(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
     """Average the members' predictions; where validation chose the weights, those written are cross-fitted."""
-    models = train_members(settings.members, state, context)
+    details: dict[str, object] = {"kind": settings.kind, "mean": settings.mean}
+    if settings.training_folds is None:
+        models = train_members(settings.members, state, context)
+        members = load_members(models, state, context) if context.processes.is_main_process else []
+    else:
+        count = settings.training_folds
+        members, out_of_fold = train_members_by_fold(settings.members, count, settings.mean, state, context)
+        details |= out_of_fold
     if not context.processes.is_main_process:
         return StepResult(None, hands_on_labels=False)
     validation = labelled(state.samples.part("val"))
-    members = load_members(models, state, context)
     weights, of_images = _member_weights(settings, members, validation, context)
     space = state.samples.space
     thresholds = np.stack([one.member.model.decision_rule.thresholds for one in members])
     rule = replace(DecisionRule.plain(space), thresholds=(weights @ thresholds).astype(np.float32))
     predictions = _mean_predictions(settings, members, of_images, context)
-    details: dict[str, object] = {
-        "kind": settings.kind,
-        "mean": settings.mean,
-        "weights": dict(zip((one.name for one in members), weights.tolist(), strict=True)),
-    }
+    details["weights"] = dict(zip((one.name for one in members), weights.tolist(), strict=True))
     if len(validation):
         details |= ensemble_gain([one.predictions for one in members], predictions, validation, context)
         if settings.weights == "validation":
@@ -229,7 +244,8 @@ def tree(settings: EnsembleSettings, state: State, context: Context) -> StepResu
     model = Ensemble(space, members, combiner, _tree_rule(combiner, members[0].model, space))
     questions = {f"node-{number}": list(node.names) for number, node in enumerate(root.nodes(), 1)}
     details = {"kind": "tree", "tree": root.to_json(), "questions": questions}
-    predictions = _tree_predictions(model, state, context)
+    # Of all validation images, those too that a question below the first has none of in training.
+    predictions = predict_validation(model, labelled(state.samples.part("val")), context, name=context.name)
     return StepResult(save_best(model, predictions, context), details=details, hands_on_labels=False)
 
 
@@ -279,16 +295,6 @@ def _tree_rule(combiner: Tree, first: Model, space: LabelSpace) -> DecisionRule:
         if head.name != combiner.head:
             rule.thresholds[columns] = first.decision_rule.thresholds[first.space.columns_of(head.name)]
     return rule
-
-
-def _tree_predictions(model: Ensemble, state: State, context: Context) -> Predictions:
-    """Predict all validation images, those too that a question below the first has none of in training."""
-    ids = labelled(state.samples.part("val")).ids
-    hardware = inference_hardware(context)
-    logits = np.empty((0, model.space.width), dtype=np.float32)
-    if ids:
-        (logits,) = tta_logits(model, context.images, ids, hardware=hardware)
-    return Predictions.of(ids, model.space, logits, model=context.name, thresholds=model.decision_rule.thresholds)
 
 
 # kind: soup, one network whose weights are the mean of those of several.

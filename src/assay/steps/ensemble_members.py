@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from assay.errors import DataError, PlanError, RunError
@@ -21,11 +22,13 @@ from assay.labels.subset import compare_samples, compare_spaces, labelled
 from assay.metrics.metrics import overall
 from assay.metrics.paired import gains
 from assay.models.classifier import ModelSettings
-from assay.models.ensemble import Member, input_size, member_of
+from assay.models.ensemble import Member, Model, input_size, member_of
 from assay.predictions.predict import Predictions, score_predictions
+from assay.predictions.tta import tta_logits
 from assay.settings import Settings, Source
 from assay.steps.base import Context, State, StepPlan, kind_that_changes_labels, steps_within
 from assay.steps.sources import content_json, member_run, model_folder, predictions_file, run_of
+from assay.steps.start import inference_hardware
 
 
 class MemberPlan(Settings):
@@ -122,6 +125,16 @@ def load_members(models: Sequence[tuple[str, Path]], state: State, context: Cont
         predictions = _member_predictions(name, folder, validation, context)
         members.append(TrainedMember(name, member, predictions))
     return members
+
+
+def predict_validation(model: Model, validation: Samples, context: Context, *, name: str) -> Predictions:
+    """Predict validation images by a model of this run, with the thresholds of its rule."""
+    logits = np.empty((0, model.space.width), dtype=np.float32)
+    if len(validation):
+        hardware = inference_hardware(context)
+        (logits,) = tta_logits(model, context.images, validation.ids, hardware=hardware)
+    thresholds = np.broadcast_to(model.decision_rule.thresholds, logits.shape)  # a row an image, as those read
+    return Predictions.of(validation.ids, model.space, logits, model=name, thresholds=thresholds)
 
 
 def _of_step(name: str, context: Context) -> Path:
