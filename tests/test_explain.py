@@ -63,15 +63,21 @@ def test_a_image_of_the_run_is_seen_with_its_label(run: Path) -> None:
     assert "label" in said["red"]
     assert "asked for" in said["blue"]
     assert len(record["features"]) == 256
-    every = [layer["name"] for layer in record["every layer"]]
-    assert [layer["name"] for layer in record["layers"]] == every  # six, and six are shown
+    shown = [layer["name"] for layer in record["every layer"] if layer["default"]]
+    assert [layer["name"] for layer in record["layers"]] == shown
+    assert shown[:3] == ["conv_stem", "bn1", "bn1.act"]
     folder = Path(record["folder"])
-    files = {record["file"], record["sheet"], *(one["file"] for one in record["grad-cam"] + record["layers"])}
+    files = {
+        record["file"],
+        record["sheet"],
+        record["pooled"]["file"],
+        *(one["file"] for one in record["grad-cam"] + record["layers"]),
+    }
     assert {path.name for path in folder.iterdir()} == {*files, "explanation.json"}
     for name in files:
         with Image.open(folder / name) as image:
             image.load()
-            assert image.size == (64, 64) or name.startswith(("l", "explanation"))
+            assert image.size == (64, 64) or name.startswith(("layer", "explanation", "pooled"))
 
 
 def test_a_file_is_the_image_of_the_run_that_it_is_and_a_new_one_has_no_label(
@@ -110,7 +116,20 @@ def test_layers_are_chosen_by_name_or_number_and_another_place_takes_the_files(r
     assert Path(record["folder"]).parent == tmp_path / "out"
     assert not (run / "explanations").exists()
     (record,) = explain(run, "red/3.png", "--count", 2)
-    assert [layer["name"] for layer in record["layers"]] == ["bn1", "bn2"]
+    assert [layer["name"] for layer in record["layers"]] == ["bn1.act", "bn2.act"]
+    (record,) = explain(run, "red/3.png", "--layers", "global_pool", "--layers", "backbone.bn1.act,head.1")
+    assert [layer["name"] for layer in record["layers"]] == ["global_pool", "bn1.act", "head.1"]
+    assert [layer["line"] for layer in record["layers"]][::2] == [
+        "global_pool: a series of 256 values", "head.1: a series of 3 values"
+    ]  # fmt: skip
+
+
+def test_without_an_image_the_layers_are_listed(run: Path) -> None:
+    found = CliRunner().invoke(cli.app, ["explain", str(run)])
+    assert found.exit_code == 0, found.output
+    assert re.search(r"bn1 +BatchNormAct2d before its activation +.*shown", found.output)
+    listed = json.loads(CliRunner().invoke(cli.app, ["explain", str(run), "--json"]).stdout)["layers"]
+    assert {"name": "head.1", "kind": "Linear", "shape": [3], "default": False} in listed
 
 
 def test_a_second_explanation_replaces_the_first(run: Path) -> None:
@@ -150,7 +169,8 @@ def test_explanations_with_an_earlier_model_are_left_out_of_the_report(run: Path
 
 def test_more_explanations_than_a_page_may_hold_are_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explain(run, "red/3.png", "red/4.png", "red/5.png")
-    monkeypatch.setattr("assay.report.sections.explanations.BUDGET", 150_000)
+    bytes_of_all = sum(3 * len(data) // 4 for data in re.findall(r'base64,([^"]+)', network_section(run)))
+    monkeypatch.setattr("assay.report.sections.explanations.BUDGET", bytes_of_all // 2)
     section = network_section(run)
     shown = section.count('<article class="explanation">')
     assert 0 < shown < 3
@@ -201,7 +221,8 @@ def test_what_cannot_be_looked_at_is_named_and_nothing_is_written(run: Path, tmp
     assert "3 of 4 images cannot be looked at" in said
     assert all(name in said for name in ("broken.png", "none.png"))
     assert "no such class. The nearest of its 3 are blue" in refused(run, "red/3.png", "--class", "bleu")
-    assert "layer blocks.2: the network has no such layer" in refused(run, "red/3.png", "--layers", "blocks.2")
+    assert "did you mean blocks.2.0" in refused(run, "red/3.png", "--layers", "blocks.2.9")
+    assert "gives no map" in refused(run, "red/3.png", "--cam", "global_pool")
     assert "is one network. Leave --member out." in refused(run, "red/3.png", "--member", 1)
     assert "is no run" in refused(tmp_path, "red/3.png")
     assert not (run / "explanations").exists()

@@ -12,7 +12,8 @@ from torch import nn
 from assay.errors import ModelError
 from assay.models.backbones import build_backbone, feature_count
 from assay.models.classifier import Classifier, seeded
-from assay.report.gradcam import Layer, capture_layers, coloured, grad_cam, grid, overlaid
+from assay.report.gradcam import coloured, grad_cam, grid, overlaid, series
+from assay.report.layer_outputs import capture_layers
 
 # Convolutions, residual blocks, a class token, tokens without one, channels last, branches, own networks.
 NETWORKS = {
@@ -90,9 +91,10 @@ def test_under_a_mean_over_places_it_is_the_class_activation_map() -> None:
 
 def test_an_activation_in_place_is_seen_as_any_other() -> None:
     plain, inplace = (capture_layers(pooled(inplace=how), image(8)) for how in (False, True))
-    assert [layer.name for layer in inplace.layers] == ["conv"]
-    torch.testing.assert_close(plain.layers[0].maps, inplace.layers[0].maps)
-    assert plain.layers[0].maps.min() == 0  # with the activation that follows
+    assert [layer.name for layer in inplace.layers] == ["act"]
+    for name in ("conv", "act"):
+        torch.testing.assert_close(plain.named(name).values, inplace.named(name).values)
+    assert inplace.named("conv").values.min() < 0 == inplace.named("act").values.min()
     np.testing.assert_allclose(grad_cam(plain, 0, size=8).values, grad_cam(inplace, 0, size=8).values)
 
 
@@ -123,8 +125,87 @@ def test_layers_are_chosen_at_even_steps_or_by_name() -> None:
     assert [layer.name for layer in seen.spaced(3)] == [names[0], names[2], names[-1]]
     assert [layer.name for layer in seen.spaced(99)] == names
     assert seen.named(names[1]) is seen.layers[1]
-    with pytest.raises(ModelError, match=r"layer blocks\.2: .* no such layer .* blocks\.2\.0"):
-        seen.named("blocks.2")
+    with pytest.raises(ModelError, match=r"layer blocks\.2\.1: .* did you mean .*blocks\.2\.0"):
+        seen.named("blocks.2.1")
+    with pytest.raises(ModelError, match=r"layer global_pool: it gives no map"):
+        seen.map_named("global_pool")
+
+
+OVERVIEWS = {
+    "resnet50": "conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4",
+    "test_efficientnet": "conv_stem bn1 bn1.act blocks.0 blocks.1 blocks.2 blocks.3 blocks.4 bn2.act",
+    "densenet121": "features.conv0 features.norm0 features.norm0.act features.pool0 features.denseblock1 "
+    "features.denseblock2 features.denseblock3 features.denseblock4 features.norm5.act",
+    "test_vit": "patch_embed.proj blocks.0 blocks.1 blocks.2 blocks.3 blocks.4 blocks.5 norm",
+    "simple_cnn": "conv1.0 conv1.1 conv1.4 conv2 conv3 conv4 conv5",
+}
+
+
+@pytest.mark.parametrize(("name", "names"), OVERVIEWS.items())
+def test_by_default_stem_and_stages_are_shown(name: str, names: str) -> None:
+    size = NETWORKS.get(name, 64)
+    seen = capture_layers(network(name, size), image(size))
+    assert [layer.name for layer in seen.overview] == names.split()
+    assert all(layer.is_map for layer in seen.overview)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "test_efficientnet"])
+def test_the_stem_is_seen_raw_then_normalised_then_activated(name: str) -> None:
+    model, shown = network(name, 64), image(64)
+    convolution, norm, activation = (layer.values for layer in capture_layers(model, shown).overview[:3])
+    raw = next(module for module in model.backbone.modules() if isinstance(module, nn.Conv2d))
+    scaled = next(module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d))
+    torch.testing.assert_close(convolution, raw(torch.addcmul(model.shift, shown[None], model.scale))[0].detach())
+    expected = nn.functional.batch_norm(
+        convolution[None], scaled.running_mean, scaled.running_var, scaled.weight, scaled.bias, eps=scaled.eps
+    )[0].detach()
+    torch.testing.assert_close(norm, expected)
+    assert norm.min() < 0 <= activation.min() + 0.3  # SiLU goes down to -0.28
+    assert not torch.equal(norm, activation)
+
+
+@pytest.mark.parametrize(("name", "size"), NETWORKS.items())
+def test_every_module_that_is_run_is_reached_by_name(name: Any, size: Any) -> None:
+    model = network(name, size)
+    run = set[str]()
+    hooks = [
+        module.register_forward_hook(lambda *_, path=path: run.add(path) and None)
+        for path, module in model.named_modules()
+        if path
+    ]
+    with torch.inference_mode():
+        model(image(size)[None])
+    for hook in hooks:
+        hook.remove()
+    seen = capture_layers(model, image(size))
+    assert run - {"head"} <= seen.modules.keys()
+    for layer in seen.modules.values():
+        assert seen.named(layer.name).shape
+    assert seen.named("head.1").shape == (9,)
+
+
+def test_a_module_that_is_run_twice_has_two_outputs() -> None:
+    class Twice(Pooled):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(-self.act(self.conv(x) + 1) + 1).mean(dim=(2, 3))
+
+    with seeded(0):
+        model = Classifier(Twice(inplace=True), features=4, width=3).eval()
+    seen = capture_layers(model, image(8))
+    first, second = seen.named("act").values, seen.named("act#2").values
+    torch.testing.assert_close(second, torch.relu(1 - first))
+
+
+def test_a_series_has_a_bar_a_value_from_zero() -> None:
+    pixels = series(np.array([1.0, -1.0, 0.0, np.nan]))
+    filled = (pixels != 255).any(axis=2)
+    assert filled.shape == (320, 640)
+    assert filled[:160, :160].all()
+    assert filled[160:, 160:320].all()
+    assert filled.sum() == 2 * 160 * 160
+    many = np.zeros(2048, np.float32)
+    many[2047] = 1
+    assert (series(many) != 255).any(axis=2).sum(axis=0).nonzero()[0].tolist() == [639]
 
 
 def test_a_network_without_maps_is_refused() -> None:
@@ -138,7 +219,7 @@ def test_a_grid_shows_the_channels_that_vary_most_each_from_dark_to_bright() -> 
     maps = torch.zeros(1, 5, 2, 2)
     maps[0, 3] = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     maps[0, 1] = torch.tensor([[-9.0, 0.0], [0.0, 9.0]])
-    sheet, shown = grid(Layer("own", maps, lambda values: values[0]), channels=2)
+    sheet, shown = grid(maps[0].numpy(), channels=2)
     assert shown == [1, 3]
     low, high = coloured(np.array([0.0, 1.0]))
     for left in (0, 58):  # 56 pixels a map, two between them
@@ -148,7 +229,7 @@ def test_a_grid_shows_the_channels_that_vary_most_each_from_dark_to_bright() -> 
 
 
 def test_maps_that_do_not_vary_are_dark_and_hot_is_brighter_than_cold() -> None:
-    sheet, _ = grid(Layer("own", torch.full((1, 3, 4, 4), 7.0), lambda values: values[0]))
+    sheet, _ = grid(np.full((3, 4, 4), 7.0))
     assert sheet[0, 0].max() < 10
     heat = np.zeros((8, 8), np.float32)
     heat[:4, :4] = 1

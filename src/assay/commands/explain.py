@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from assay.commands.options import AnyRun, AsJson, Device
 from assay.commands.output import Block, command
 
+if TYPE_CHECKING:
+    from assay.report.explain import LayerName
+
 
 def explain(  # noqa: PLR0913  (every option is a parameter)
     run: AnyRun,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, or images of the run by id.")],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE]...", help="Files, or images of the run by id. Without any, list the layers."),
+    ] = None,
     *,
     layers: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Layers to show: bn1,blocks.2.0. Evenly spaced ones.")
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="Modules to show, by name: conv1,layer2.0.bn3. Stem and stages."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many layers, from the first to the last.")] = 6,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Show so many blocks instead, from the first to the last.")
+    ] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME", help="Also where this class is seen.")
     ] = None,
@@ -35,17 +44,31 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Show which pixels a prediction depends on (Grad-CAM), and the activations of the layers."""
     with command(as_json) as terminal:
-        from assay.report.explain import ExplainOptions
+        from assay.report.explain import ExplainOptions, explain_target, list_layers
         from assay.report.explain_files import explain_images
         from assay.run.contents import read_run
         from assay.training.devices import pick_device
 
-        layer_names = tuple(name.strip() for name in (layers or "").split(",") if name.strip())
+        if not images:
+            listed = list_layers(explain_target(read_run(run), member).network)
+            terminal.print({"layers": listed}, [_layer_table(listed)])
+            return
+        layer_names = tuple(name.strip() for names in layers or () for name in names.split(",") if name.strip())
         options = ExplainOptions(layer_names, count, tuple(classes or ()), cam)
         explanations = explain_images(
             read_run(run), images, options=options, member=member, out=out, device=pick_device(device)
         )
         terminal.print({"explanations": explanations}, _blocks(explanations, in_report=out is None))
+
+
+def _layer_table(layers: Sequence[LayerName]) -> Block:
+    from assay.messages import text_table
+
+    rows = [
+        [one["name"], one["kind"], " × ".join(map(str, one["shape"])), "shown" if one["default"] else ""]
+        for one in layers
+    ]
+    return text_table(["layer", "kind", "shape", "by default"], rows)
 
 
 def _blocks(explanations: Sequence[Mapping[str, Any]], *, in_report: bool) -> Iterator[Block]:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -21,13 +22,13 @@ from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.models.tree import Tree
 from assay.predictions.inference import PLAIN
-from assay.report.gradcam import Heat, capture_layers, grad_cam, grid, overlaid
+from assay.report.gradcam import Heat, grad_cam, overlaid, pictured
+from assay.report.layer_outputs import LayerOutputs, capture_layers
 from assay.run.contents import RunContents
 
 Known = Mapping[str, Sequence[str]]
 """By head, the classes that an image's label names; a head whose label is unknown is not there."""
 
-LAYERS = 6  # unless some are asked for
 TAGS = 4  # of a multi-label head, of those predicted and of those on the label
 LIKELY = 5  # most probable classes of a head
 CLASSES = 4  # of a head, in the list of networks
@@ -36,10 +37,10 @@ ANSWER, LABEL, ASKED, NEAREST = "answer", "label", "asked for", "most probable, 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """Layers by name, else how many; further classes; the layer of Grad-CAM, else the last."""
+    """Layers by name, else so many blocks, else stem and stages; further classes; Grad-CAM's layer, else the last."""
 
     layers: tuple[str, ...] = ()
-    count: int = LAYERS
+    count: int | None = None
     classes: tuple[str, ...] = ()
     cam: str | None = None
 
@@ -67,13 +68,23 @@ class Cam:
 
 
 @dataclass(frozen=True, eq=False)
-class Maps:
-    """The maps (C, h, w) of a layer side by side."""
+class LayerImage:
+    """A layer as an image: its maps (C, h, w) side by side, or its values (F,) as a series."""
 
     name: str
-    shape: tuple[int, int, int]
-    channels: list[int]  # that the grid has
+    kind: str
+    shape: tuple[int, ...]
     pixels: Pixels
+    channels: list[int]  # that a grid has
+
+
+class LayerName(TypedDict):
+    """A module of the network; `default` where it is among those that are shown without asking."""
+
+    name: str
+    kind: str
+    shape: list[int]
+    default: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +94,8 @@ class Explanation:
     image: Pixels
     answers: list[Answer]
     cams: list[Cam]
-    maps: list[Maps]
-    layers: list[tuple[str, tuple[int, int, int]]]  # all there are
+    images: list[LayerImage]
+    layers: list[LayerName]  # all there are
     features: Floats  # (F,), pooled
 
 
@@ -97,8 +108,10 @@ def explain(
     """
     batch = PLAIN.show(torch.from_numpy(pixels).permute(2, 0, 1)[None], ("",), size=network.size).to(device)
     outputs = capture_layers(network.classifier.eval(), batch[0])
-    chosen = [outputs.named(name) for name in options.layers] or outputs.spaced(options.count)
-    layer = outputs.named(options.cam) if options.cam else None
+    chosen = [outputs.named(name) for name in dict.fromkeys(options.layers)]
+    if not chosen:
+        chosen = outputs.spaced(options.count) if options.count else list(outputs.overview)
+    layer = outputs.map_named(options.cam) if options.cam else None
     image = np.rint(255 * batch[0].permute(1, 2, 0).cpu().numpy()).clip(0, 255).astype(np.uint8)
     logits, space = network.logits([outputs.logits.detach().float().cpu().numpy()[None]]), network.space
     probabilities = probabilities_of(space, logits)
@@ -111,9 +124,21 @@ def explain(
             heat = grad_cam(outputs, column, size=network.size, layer=layer)
             probability = float(probabilities[0, column])
             cams.append(Cam(answer.head.name, name, reasons, probability, heat, overlaid(image, heat.values)))
-    maps = [Maps(layer.name, layer.shape, channels, sheet) for layer in chosen for sheet, channels in (grid(layer),)]
-    layers = [(layer.name, layer.shape) for layer in outputs.layers]
-    return Explanation(image, answers, cams, maps, layers, outputs.features.detach().float().cpu().numpy())
+    images = [LayerImage(one.name, one.kind, one.shape, *pictured(one)) for one in chosen]
+    features = outputs.features.detach().float().cpu().numpy()
+    return Explanation(image, answers, cams, images, _layer_names(outputs), features)
+
+
+def list_layers(network: TrainedModel) -> list[LayerName]:
+    """Return the modules of a network that give values for an image, in the order in which they end."""
+    return _layer_names(capture_layers(network.classifier.eval(), torch.zeros(3, network.size, network.size)))
+
+
+def _layer_names(outputs: LayerOutputs) -> list[LayerName]:
+    return [
+        LayerName(name=one.name, kind=one.kind, shape=list(one.shape), default=one in outputs.overview)
+        for one in outputs.modules.values()
+    ]
 
 
 def find_classes(space: LabelSpace, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -19,13 +19,14 @@ from assay.report.explain import (
     ExplainTarget,
     Explanation,
     Image,
-    Maps,
+    LayerImage,
     explain,
     explain_target,
     find_classes,
     read_images,
 )
-from assay.report.explain_sheet import answer_line, cam_lines, maps_line, png, sheet
+from assay.report.explain_sheet import answer_line, cam_lines, layer_line, png, pooled_line, sheet
+from assay.report.gradcam import series
 from assay.run.contents import RunContents
 from assay.training.devices import Hardware
 
@@ -73,7 +74,7 @@ def describe(target: ExplainTarget, image: Image, made: Explanation) -> tuple[di
     """Return an explanation as JSON holds it, and its images by the names that the JSON gives them."""
     many = len(made.answers) > 1
     cams = {f"cam-{number}.png": cam for number, cam in enumerate(made.cams, 1)}
-    maps = {f"layer-{number}.png": one for number, one in enumerate(made.maps, 1)}
+    layers = {f"layer-{number}.png": one for number, one in enumerate(made.images, 1)}
     record = {
         "image": printable(image.name),
         "part": image.part,
@@ -81,13 +82,14 @@ def describe(target: ExplainTarget, image: Image, made: Explanation) -> tuple[di
         "model": weights_hash(target.network.classifier),
         "answers": [_answer(answer, many=many) for answer in made.answers],
         "grad-cam": [_cam(cam, file) for file, cam in cams.items()],
-        "layers": [_maps(one, file) for file, one in maps.items()],
-        "every layer": [{"name": name, "shape": list(shape)} for name, shape in made.layers],
+        "layers": [_layer(one, file) for file, one in layers.items()],
+        "every layer": made.layers,
+        "pooled": {"line": pooled_line(made.features), "file": "pooled.png"},
         "features": [float(f"{value:.4g}") for value in made.features.tolist()],
         "file": "image.png",
     }
-    images = {file: cam.overlay for file, cam in cams.items()} | {file: one.pixels for file, one in maps.items()}
-    return record, images | {"image.png": made.image}
+    images = {file: cam.overlay for file, cam in cams.items()} | {file: one.pixels for file, one in layers.items()}
+    return record, images | {"pooled.png": series(made.features), "image.png": made.image}
 
 
 def read_explanations(run: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -129,11 +131,12 @@ def _cam(cam: Cam, file: str) -> dict[str, Any]:
     }
 
 
-def _maps(maps: Maps, file: str) -> dict[str, Any]:
+def _layer(layer: LayerImage, file: str) -> dict[str, Any]:
     return {
-        "name": maps.name,
-        "shape": list(maps.shape),
-        "channels": maps.channels,
-        "line": maps_line(maps),
+        "name": layer.name,
+        "kind": layer.kind,
+        "shape": list(layer.shape),
+        "channels": layer.channels,
+        "line": layer_line(layer),
         "file": file,
     }

@@ -13,7 +13,7 @@ from PIL import Image
 from assay.arrays import Pixels, Reals
 from assay.messages import plain, shortened
 from assay.report.charts import BLUE, FONT, INK, QUIET
-from assay.report.explain import Answer, Cam, Explanation, Maps
+from assay.report.explain import Answer, Cam, Explanation, LayerImage
 
 WIDTH, MARGIN, SPACE = 1000, 28, 16
 LINE = 18  # from a line of text to the next
@@ -40,7 +40,11 @@ def sheet(explanation: Explanation, *, name: str, network: str) -> bytes:
     positions: list[Position] = []
     for title, tiles, columns in (
         ("Where the answers come from", faces + [(cam.overlay, cam_lines(cam)) for cam in explanation.cams], FACES),
-        ("What its layers make of it", [(maps.pixels, [maps_line(maps)]) for maps in explanation.maps], GRIDS),
+        (
+            "What its layers make of it",
+            [(one.pixels, [layer_line(one), one.kind]) for one in explanation.images],
+            GRIDS,
+        ),
     ):
         lines, images, top = _rows(title, tiles, top + SPACE, columns)
         words += lines
@@ -72,11 +76,13 @@ def cam_lines(cam: Cam) -> list[str]:
     ]
 
 
-def maps_line(maps: Maps) -> str:
-    """Return the line under the maps of a layer."""
-    channels, height, width = maps.shape
-    count = f"{channels:,}" if len(maps.channels) == channels else f"{len(maps.channels)} of {channels:,}"
-    return f"{plain(maps.name)}: {count} maps of {height} × {width}"
+def layer_line(layer: LayerImage) -> str:
+    """Return the line under the image of a layer."""
+    if len(layer.shape) == 1:
+        return f"{plain(layer.name)}: a series of {layer.shape[0]:,} values"
+    channels, height, width = layer.shape
+    count = f"{channels:,}" if len(layer.channels) == channels else f"{len(layer.channels)} of {channels:,}"
+    return f"{plain(layer.name)}: {count} maps of {height} × {width}"
 
 
 def pooled_line(features: Reals) -> str:

@@ -21,7 +21,8 @@ from assay.report.explain_sheet import bar_path, pooled_line
 from assay.report.gallery import data_url, encode
 from assay.run.contents import RunContents
 
-BUDGET = 500_000  # bytes of all explanations; a third more in base64
+BUDGET = 900_000  # bytes of all explanations; a third more in base64
+LONGEST = 400  # pixels of an image
 QUALITY = 80  # of WebP
 BARS = (900, 90)  # pixels wide and high
 UNASKED = 2  # images that are explained where none was asked for
@@ -98,13 +99,19 @@ def _open(folder: Path, name: str) -> Image.Image:
         return image.convert("RGB")
 
 
+def _reduced(image: Image.Image | Pixels) -> Image.Image:
+    reduced = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    reduced.thumbnail((LONGEST, LONGEST))
+    return reduced
+
+
 def _entry(record: Entry, image: Callable[[str], Image.Image | Pixels]) -> tuple[Entry, int]:
     """Return what the page shows of an explanation, and the bytes of its images."""
     size = 0
 
     def with_url(part: Entry) -> Entry:
         nonlocal size
-        data = encode(image(part["file"]), quality=QUALITY)
+        data = encode(_reduced(image(part["file"])), quality=QUALITY)
         size += len(data)
         return {**part, "url": data_url(data)}
 
