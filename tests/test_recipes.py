@@ -111,7 +111,7 @@ SMALL = {
     ],
     "attributes-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
     "imbalanced": [
-        *("steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.views=2", "steps.0.fit.batch=8"),
+        *("steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.batch=8"),
         *("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"),
         *("steps.0.fit.keep=best", "steps.1.fit.keep=best"),  # half of the writing
     ],
@@ -140,9 +140,11 @@ SMALL = {
     ],
     "one-against-rest": [
         "model.backbone=test_efficientnet",
-        "steps.0.ensemble.members.0.steps.0.probe.size=32",
-        "steps.0.ensemble.members.0.steps.1.fit.size=32",
-        "steps.0.ensemble.members.0.steps.1.fit.epochs=1",
+        *(
+            f"steps.0.ensemble.members.0.steps.{step}.fit.{value}"
+            for step in range(2)
+            for value in ("size=32", "epochs=1", "batch=8")
+        ),
     ],
     "long-tail-svm": [
         "model={backbone: test_efficientnet}",
@@ -370,13 +372,10 @@ def test_imbalanced_as_published(tmp_path: Path) -> None:
     assert (model.backbone, model.head.hidden) == ("resnet50", ())
     pooling: Any = build_backbone("resnet50").global_pool
     assert pooling.pool_type == "avg"
-    assert (frozen.freeze, frozen.epochs, frozen.batch) == ("backbone", 25, 64)
-    assert (whole.freeze, whole.epochs, whole.batch, whole.lr) == ("none", 120, 64, 1e-5)
-    assert (whole.start, whole.schedule.kind) == ("previous", "constant")
-    assert whole.early_stop is not None
-    for fit in (frozen, whole):
-        assert fit.augment.flip == "both"
-        assert fit.augment.shift > 0
+    assert (frozen.freeze, frozen.epochs, frozen.batch, frozen.views) == ("backbone", 25, 64, "fresh")
+    assert (whole.freeze, whole.epochs, whole.batch, whole.lr) == ("none", 200, 64, 1e-5)
+    assert (whole.start, whole.schedule.kind, whole.early_stop) == ("previous", "constant", 10)
+    assert {(fit.augment.flip, fit.augment.shift, fit.size) for fit in (frozen, whole)} == {("both", 0.1, 224)}
 
 
 def test_small_data_as_published(tmp_path: Path) -> None:
@@ -407,21 +406,18 @@ def test_the_ensemble_as_published(tmp_path: Path) -> None:
     assert model.backbone == "resnet50"
     assert [member.model.backbone for member in combine.members] == ["resnet50", "vgg16", "mobilenetv1_100"]
     assert {member.model.weights for member in combine.members} == {"pretrained"}
+    _, alone = settings_of("imbalanced", tmp_path / "alone")
     for member in combine.members:
-        frozen, whole = (step.settings for step in member.steps)
-        assert (frozen.freeze, frozen.epochs, whole.freeze, frozen.epochs + whole.epochs) == (
-            "backbone", 25, "none", 120,
-        )  # fmt: skip
-        assert (whole.lr, whole.schedule.kind, whole.early_stop) == (1e-5, "constant", 10)
-        assert {step.batch for step in (frozen, whole)} == {64}
-        assert (whole.augment.flip, whole.augment.shift) == ("both", 0.1)
+        assert [step.settings for step in member.steps] == alone
 
 
-def test_one_against_the_rest_separates_the_most_frequent_class(tmp_path: Path) -> None:
-    _, (combine,) = settings_of("one-against-rest", tmp_path)
+def test_one_against_the_rest_is_two_networks_of_the_class_named_else_the_most_frequent(tmp_path: Path) -> None:
+    model, (combine,) = settings_of("one-against-rest", tmp_path)
+    assert (model.backbone, model.weights) == ("resnet50", "pretrained")
     assert (combine.kind, combine.one, combine.tree, len(combine.members)) == ("tree", None, None, 1)
-    probe, fit = (step.settings for step in combine.members[0].steps)
-    assert (probe.size, fit.size, fit.epochs, fit.loss.smoothing) == (128, 128, 6, 0.0)
+    _, alone = settings_of("imbalanced", tmp_path / "alone")
+    assert [step.settings for step in combine.members[0].steps] == alone
+    assert {step.loss.smoothing for step in alone} == {0.0}
 
 
 def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machines(tmp_path: Path) -> None:
