@@ -57,10 +57,14 @@ def noise_batch(count: int = 2, size: int = 32, *, seed: int = 3) -> Tensor:
 
 
 def put(root: Path, *names: str) -> Path:
-    """Write files at these paths that each hold their own path: reading a table or a folder never decodes."""
+    """Write files at these paths that each hold their own path: reading a table or a folder never decodes.
+
+    They begin as a JPEG does, but for texts and the like.
+    """
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(os.fsencode(name))
+        is_text = name.endswith((".txt", ".md", ".csv", ".json", ".jsonl", ".xml", ".html"))
+        (root / name).write_bytes((b"" if is_text else b"\xff\xd8\xff") + os.fsencode(name))
     return root
 
 

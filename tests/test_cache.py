@@ -16,7 +16,7 @@ from assay.errors import DataError, PlanError, RunError, SpaceError
 from assay.images import cache
 from assay.images.cache import Cache, append_images, build
 from assay.images.decode import Resize
-from assay.labels.samples import LeftOut
+from assay.labels.left_out import LeftOut
 
 
 def colour(number: int) -> tuple[int, int, int]:

@@ -52,9 +52,10 @@ class Runs(ModuleType):
     def load(self, folder: Path) -> Any:
         return SimpleNamespace(folder=folder, metrics=RUN_RECORD)
 
-    def evaluate(self, run: Any, samples: Any, *, tta: Any, progress: Any) -> Any:
+    def evaluate(self, run: Any, samples: Any, *, tta: Any, strict: bool, progress: Any) -> Any:
         beside = {"tta": {"plain": SCORES, "gain": METRICS, "seconds": {"plain": 1.0, "tta": 2.0}}}
-        return {"scores": SCORES, "validation": SCORES, "n": len(samples), "trained on": 2, **(beside if tta else {})}
+        counts = {"n": len(samples), "unlabelled": 0, "left_out": [], "notes": [], "trained on": 2}
+        return {"scores": SCORES, "validation": SCORES, **counts, **(beside if tta else {})}
 
 
 @pytest.fixture
@@ -209,7 +210,7 @@ def test_predict_writes_every_image_and_names_the_unreadable(model: list[tuple[P
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == ["x/0.png", "x/1.png", "x/2.png", "x/10.png"]
     assert [row["label"] for row in rows] == ["owl", "owl", "owl", ""]
-    assert "could not be read: x/10.png: empty file (0 bytes)\n" in done.stdout
+    assert "could not be read: 1 file, empty file (0 bytes). 'x/10.png'\n" in done.stdout
     assert "4 images, 1 unreadable" in done.stdout
     assert model == [(tmp_path / "run" / "model", "cpu")]
 

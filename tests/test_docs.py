@@ -156,7 +156,7 @@ def test_the_tags_in_the_readme_are_read_as_it_says(tmp_path: Path) -> None:
     (plan,) = (text for text in blocks("yaml") if "tags.csv" in text)
     (tmp_path / "tags.csv").write_text(table, encoding="utf-8")
     for name in "abc":
-        (tmp_path / f"{name}.jpg").write_text(name)
+        (tmp_path / f"{name}.jpg").write_text(f"GIF89a {name}")
     samples = read_whole(parse(plan, "README").data, base=tmp_path)
     found = {head.name: codes.tolist() for head, codes in zip(samples.space, samples.codes(), strict=True)}
     assert found == {

@@ -23,7 +23,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     folder = tmp_path_factory.mktemp("tags")
     lines = ["image,tags"]
     for number in range(200):
-        (folder / f"{number}.jpg").write_text(str(number))
+        (folder / f"{number}.jpg").write_text(f"GIF89a {number}")
         lines.append(f"{number}.jpg," + (";".join(t for bit, t in enumerate("abc") if number >> bit & 1) or "-"))
     (folder / "tags.csv").write_text("\n".join(lines))
     (folder / "data.yaml").write_text(

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from assay.errors import DataError
 from assay.labels.build import build_samples
-from assay.labels.image_files import IMAGE_ENDINGS, is_image, natural_key, path_key
+from assay.labels.file_kinds import EMPTY, IMAGE_ENDINGS, UNKNOWN, is_image
+from assay.labels.image_files import natural_key, path_key
+from assay.labels.left_out import LeftOut
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.read import DataSettings, find_images, read
 from assay.labels.readers.table import Columns, find_in_table
@@ -118,8 +120,9 @@ def test_hidden_files_and_files_that_are_no_images(tmp_path: Path) -> None:
         "dog/jpg",
     )
     samples = read_folder(tmp_path)
-    assert samples.ids == ["cat/1.jpg", "dog/4.gif"]
-    assert samples.notes == ("2 files are no images by their ending and were passed over: 'dog/jpg', 'dog/notes.txt'.",)
+    assert samples.ids == ["cat/1.jpg", "dog/4.gif", "dog/jpg"]
+    assert samples.left_out == (LeftOut("dog/notes.txt", f"a text file: {UNKNOWN.remedy}", "dog"),)
+    assert samples.notes == ("1 file or folder is hidden or of another program, and passed over: 'cat/.2.jpg'.",)
 
 
 def test_which_endings_are_images() -> None:
@@ -135,7 +138,10 @@ def test_an_empty_class_is_dropped_and_noted(tmp_path: Path) -> None:
     samples = read_folder(tmp_path)
     assert samples.space["label"].classes == ("cat", "dog")
     assert "label: 'ant', 'cow', 'eel': no image that can be used, so no class of that name." in samples.notes
-    assert [(left.path, left.reason) for left in samples.left_out] == [("eel/3.jpg", "empty file (0 bytes)")]
+    assert samples.left_out == (
+        LeftOut("cow/readme.txt", f"a text file: {UNKNOWN.remedy}", "cow"),
+        LeftOut("eel/3.jpg", str(EMPTY.fault), "eel"),
+    )
 
 
 def test_odd_names_work(tmp_path: Path) -> None:
@@ -176,7 +182,9 @@ def test_links_within_the_data_folder_are_followed(tmp_path: Path) -> None:
     samples = read_folder(tmp_path / "link")
     assert labels(samples)["dog/3.jpg"] == "dog"
     assert labels(samples)["pet/2.jpg"] == "pet"
-    assert [(left.path, left.reason) for left in samples.left_out] == [("cat/4.jpg", "no such file")]
+    assert [(left.path, left.reason) for left in samples.left_out] == [
+        ("cat/4.jpg", "a broken link: gone.jpg does not exist")
+    ]
 
 
 def test_a_link_that_goes_round_is_refused(tmp_path: Path) -> None:
@@ -203,7 +211,7 @@ def test_folders_with_nothing_to_read_say_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the 1 images has a label"):
         read_folder(put(tmp_path / "b", "unlabelled/1.jpg"))
     (put(tmp_path / "c", "cat/1.jpg") / "cat/1.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"no image that can be used \(1 left out, the first 'cat/1\.jpg'"):
+    with pytest.raises(DataError, match=r"no image that can be used.*\n.*1 file, an empty file.*'cat/1\.jpg'"):
         read_folder(tmp_path / "c")
 
 
@@ -320,7 +328,7 @@ def test_two_rows_for_one_image_are_merged_where_they_agree(tmp_path: Path) -> N
         ("", r"none of its 0 images"),
         ("../away.jpg,cat,,", r"line 2: '\.\./away\.jpg' leaves the data folder"),
         ("1.jpg,cat,,\n/etc/passwd,cat,,", r"line 3: '/etc/passwd' leaves the data folder"),
-        ("1.jpg,cat,,\nlink.jpg,cat,,", r"line 3: 'link\.jpg' leaves the data folder"),
+        ("1.jpg,cat,,\nlink.jpg,cat,,", r"line 3: 'link\.jpg': this link leaves the data folder"),
         ("1.jpg,cat,,\nway/away.jpg,cat,,", r"line 3: 'way/away\.jpg' leaves the data folder"),
         ("1.jpg,cat,,\na\0b.jpg,cat,,", r"line 3: 'a\\x00b\.jpg' holds a NUL"),
     ],

@@ -481,7 +481,7 @@ def test_a_tag_without_a_positive_in_validation_is_noted(tmp_path: Path) -> None
 
 def test_copies_with_other_tags_are_noted_unless_only_less_is_known(tmp_path: Path) -> None:
     for name in ("1.jpg", "2.jpg", "3.jpg", "4.jpg"):
-        (tmp_path / name).write_text("same" if name in ("1.jpg", "2.jpg") else "other")
+        (tmp_path / name).write_text("GIF89a same" if name in ("1.jpg", "2.jpg") else "GIF89a other")
     write(tmp_path / "t.csv", "file,a,b", "1.jpg,1,", "2.jpg,1,0", "3.jpg,1,0", "4.jpg,1,1")
     samples = read_data(tmp_path, table="t.csv", heads={"h": {"columns": ["a", "b"]}})
     assert samples.notes[-1].startswith("1 image occurs more than once under different labels, the first as '3.jpg'")
@@ -604,7 +604,7 @@ def test_what_a_table_cannot_hold_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["*", "^.*$"])
 def test_columns_may_be_called_by_patterns(tmp_path: Path, column: str) -> None:
     for name in "ab":
-        (tmp_path / f"{name}.jpg").write_text(name)
+        (tmp_path / f"{name}.jpg").write_text(f"GIF89a{name}")
     (tmp_path / "labels.csv").write_text(f"image,{column},group\na.jpg,x,1\nb.jpg,y,2\n")
     data = {"table": "labels.csv", "heads": {"kind": {"column": column}}}
     samples = read_whole(DataSettings.model_validate(data), base=tmp_path)

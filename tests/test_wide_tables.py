@@ -23,7 +23,7 @@ def wide_table(folder: Path, cells: Callable[[int], list[str]], *, rows: int = I
     lines = [",".join(["image", *(f"c{k}" for k in range(width))])]
     for row in range(rows):
         image = folder / f"{row % IMAGES}.png"
-        image.write_text(image.name)  # reading hashes files and decodes none
+        image.write_text(f"GIF89a {image.name}")  # reading hashes files and decodes none
         lines.append(",".join([image.name, *cells(row)]))
     (folder / "wide.csv").write_text("\n".join(lines))
     return folder / "wide.csv"
@@ -44,7 +44,7 @@ def test_columns_that_nobody_named_are_refused_beyond_a_thousand_heads(tmp_path:
 
 
 def test_integers_of_too_many_heads_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "0.png").write_text("0")
+    (tmp_path / "0.png").write_text("GIF89a 0")
     (tmp_path / "names.txt").write_text("0.png\n")
     (tmp_path / "labels.txt").write_text(" ".join(["1"] * WIDE))
     settings = DataSettings(rows=tmp_path / "names.txt", labels=tmp_path / "labels.txt")

@@ -19,6 +19,13 @@ def printable(name: str | Path) -> str:
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def quoted(names: Iterable[str], limit: int = 5) -> str:
+    """Return the first few names, for a message: `'a', 'b' and 3 more`."""
+    names = list(names)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(repr(printable(name)) for name in names[:limit]) + rest
+
+
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 """The parts of the data, in words."""
 

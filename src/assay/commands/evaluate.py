@@ -20,6 +20,7 @@ def evaluate(
     ],
     image: ImageColumn = None,
     tta: TTA = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse files that cannot be used.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Score on labelled images, beside the validation metric."""
@@ -42,7 +43,7 @@ def evaluate(
         samples = corrected(read_whole(data, base=base), resolve_paths(data, base=base).get("corrections"))
         for note in samples.notes:
             out.progress.line(f"note: {note}")
-        record = evaluate_run(finished, samples, tta=views, progress=out.progress)
+        record = evaluate_run(finished, samples, tta=views, strict=strict, progress=out.progress)
         out.print(record, _blocks(record), width=110)
 
 
@@ -51,6 +52,7 @@ def _blocks(record: Mapping[str, Any]) -> Iterator[Block]:
     views = record.get("tta")
     scores = {"validation": record["validation"], "these images": views["plain"] if views else record["scores"]}
     yield from metric_blocks(scores | ({"these images, tta": record["scores"]} if views else {}))
+    yield from _counts(record)
     if count := record["trained on"]:
         yield (
             f"note: the run was trained on {count:,} of these {record['n']:,} images. What it has by heart says little "
@@ -60,6 +62,17 @@ def _blocks(record: Mapping[str, Any]) -> Iterator[Block]:
         yield from _gain_blocks(views["gain"])
         seconds = views["seconds"]
         yield f"They took {seconds['tta']:.1f} s, the plain images {seconds['plain']:.1f} s."
+
+
+def _counts(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how many images were scored and why the others were not."""
+    from assay.labels.left_out import reason_line
+
+    gone, unlabelled = sum(reason["files"] for reason in record["left_out"]), record["unlabelled"]
+    others = [f"{gone:,} {'file' if gone == 1 else 'files'} left out"] if gone else []
+    others += [f"{unlabelled:,} without a label"] if unlabelled else []
+    yield ", ".join([f"{record['n']:,} images scored", *others])
+    yield from (f"  left out: {reason_line(reason)}" for reason in record["left_out"])
 
 
 def _gain_blocks(gains: Mapping[str, Any]) -> Iterator[Block]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,8 +14,6 @@ from assay.progress import Progress
 
 if TYPE_CHECKING:
     from assay.predictions.predict import Predictions
-
-LISTED = 20  # unreadable images on the terminal; the file has all of them
 
 
 def predict(  # noqa: PLR0913  (every option is a parameter)
@@ -51,6 +49,9 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     tta: TTA = None,
     inner: Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")] = None,
     device: Device = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse files that cannot be read; no file is written.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Label new images, and write the predictions as CSV or a submission."""
@@ -60,7 +61,8 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         from assay.export.submission_form import Form
         from assay.export.submissions import note_submission
         from assay.files import RunFolder
-        from assay.labels.readers.read import find_images
+        from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
+        from assay.labels.readers.read import find_images, find_other_files
         from assay.predictions.predictor import Predictor
         from assay.training.devices import pick_device
 
@@ -78,12 +80,16 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         )
         views = parse_tta(tta)
         files = find_images(images, image=image, root=root, note=lambda text: terminal.progress.line(f"note: {text}"))
+        others, notes = find_other_files(images)
+        if strict:
+            require_all(others, used=len(files))
         predictor = Predictor.load(model_of(run), device=pick_device(device))
         layout, files = options.layout(predictor.saved.space, files)
         progress = terminal.progress
         unreadable: dict[str, str] = {}
         progress.begin("labelling", len(files))
-        count = write_predictions(_counted(predictor.stream(files, tta=views), progress, unreadable), out, layout)
+        chunks = _counted(predictor.stream(files, tta=views), progress, unreadable)
+        count = write_predictions(chunks, out, layout, strict=strict)
         progress.end()
         if RunFolder(run).plan.is_file():
             try:
@@ -91,8 +97,13 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
             except AssayError as error:  # the file is written, and of use without a note
                 progress.line(f"{out} could not be noted in the run. {error}")
         names = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
-        record = {"out": str(out), "form": form, **names, "images": count, "unreadable": unreadable}
-        terminal.print(record, _lines(out, count, unreadable))
+        reasons = {
+            "unreadable_by_reason": by_reason(unreadable_as_left_out(unreadable, {})),
+            "left_out": by_reason(others),
+            "notes": list(notes),
+        }
+        record = {"out": str(out), "form": form, **names, "images": count, "unreadable": unreadable, **reasons}
+        terminal.print(record, _lines(out, count, reasons))
 
 
 def _counted(chunks: Iterable[Predictions], progress: Progress, unreadable: dict[str, str]) -> Iterator[Predictions]:
@@ -102,9 +113,13 @@ def _counted(chunks: Iterable[Predictions], progress: Progress, unreadable: dict
         yield chunk
 
 
-def _lines(out: Path, count: int, unreadable: dict[str, str]) -> Iterator[str]:
-    for name, reason in list(unreadable.items())[:LISTED]:
-        yield f"could not be read: {name}: {reason}"
-    if len(unreadable) > LISTED:
-        yield f"... and {len(unreadable) - LISTED} more: --json names them, and so does the column `error`"
-    yield f"{out}: {count} images" + (f", {len(unreadable)} unreadable" if unreadable else "")
+def _lines(out: Path, count: int, reasons: Mapping[str, Any]) -> Iterator[str]:
+    from assay.labels.left_out import reason_line
+
+    for heading, name in (("could not be read", "unreadable_by_reason"), ("no image, no row", "left_out")):
+        yield from (f"{heading}: {reason_line(reason)}" for reason in reasons[name])
+    yield from (f"note: {note}" for note in reasons["notes"])
+    unreadable, others = (sum(one["files"] for one in reasons[name]) for name in ("unreadable_by_reason", "left_out"))
+    counts = [f"{count:,} images", f"{unreadable:,} unreadable" if unreadable else ""]
+    counts += [f"{others:,} other files without a row" if others else ""]
+    yield f"{out}: {', '.join(filter(None, counts))}"

@@ -16,16 +16,17 @@ from assay.errors import DataError, ModelError
 from assay.export.columns import Column
 from assay.export.submission_form import Layout
 from assay.files import whole
+from assay.labels.left_out import require_all, unreadable_as_left_out
 from assay.predictions.predict import Predictions
 
 
-def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout) -> int:
+def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout, *, strict: bool = False) -> int:
     """Write a row an image, in the order given, and return how many; one chunk is held at a time.
 
     The cells of an image that could not be read are blank but for `image` and `error`.
 
     Raises DataError for an ending that the layout does not have, and for an unreadable image where
-    every row must hold an answer; SpaceError or RunError where the disk does not take the file, which
+    every row must hold an answer or with `strict`; SpaceError or RunError where the disk does not take the file, which
     then is as it was before.
     """
     _require_writable_kind(out, layout)
@@ -38,6 +39,8 @@ def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout) 
             _write(file, _rows(chunk, layout.columns), layout.delimiter)
             written += len(chunk)
             unreadable |= chunk.unreadable
+        if strict:
+            require_all(unreadable_as_left_out(unreadable, {}), used=written - len(unreadable))
         if layout.complete and unreadable:
             raise DataError(_incomplete(unreadable))
     return written

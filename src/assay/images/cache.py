@@ -29,7 +29,7 @@ from assay.arrays import Ints, Pixels
 from assay.errors import DataError, ImageError
 from assay.files import fingerprint, require_space, whole, write_json
 from assay.images.decode import Resize, read_square, size_of, useful_side
-from assay.labels.samples import LeftOut
+from assay.labels.left_out import LeftOut
 
 VERSION = 1  # raise when the same settings give other pixels, so that older caches are not used
 MULTIPLE = 1.25  # of the size of training: a crop of most of an image still has all its detail

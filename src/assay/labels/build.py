@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.image_files import content_hashes, is_unicode, natural_key
-from assay.labels.samples import BASE_COLUMNS, LeftOut, Samples
+from assay.labels.left_out import LeftOut, left_out_lines, unreadable_as_left_out
+from assay.labels.samples import BASE_COLUMNS, Samples, first_labels
 from assay.labels.space import Head, Kind, LabelSpace
 from assay.labels.spelling import Spelling, change_notes, settled_cells, spelling_notes
-from assay.messages import printable
+from assay.messages import printable, quoted
 
 MOST_HEADS = 1000
 
@@ -36,13 +37,6 @@ class RawLabels:
     declared: frozenset[str] = frozenset()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def quoted(names: Iterable[str], limit: int = 5) -> str:
-    """Return the first few names, for a message: `'a', 'b' and 3 more`."""
-    names = list(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(repr(printable(name)) for name in names[:limit]) + rest
 
 
 def require_head_limit(source: Path, heads: Collection[str]) -> None:
@@ -100,8 +94,9 @@ def _with_hashes(raw: RawLabels) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
     paths = raw.table["path"].to_list()
     hashes = content_hashes(raw.root, paths)
     table = raw.table.with_columns(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String))
-    left_out = [LeftOut(path, why) for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None]
-    return table.filter(pl.col("hash").is_not_null()), tuple(left_out)
+    unreadable = {path: why for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None}
+    gone = table.filter(pl.col("hash").is_null())
+    return table.filter(pl.col("hash").is_not_null()), unreadable_as_left_out(unreadable, first_labels(gone))
 
 
 def _head(raw: RawLabels, table: pl.DataFrame, name: str, kind: Kind) -> Head:
@@ -119,12 +114,12 @@ def distinct_names(labels: pl.Series) -> list[str]:
 
 def _no_labels_message(raw: RawLabels, samples: Samples) -> str:
     source, left = printable(raw.source), samples.left_out
-    why = f" ({len(left)} left out, the first {left[0].path!r}: {left[0].reason})" if left else ""
+    why = "".join(f"\n  {line}" for line in left_out_lines(left))
     if not len(samples):
-        return f"{source}: holds no image that can be used{why}. Give a folder of images for each class."
+        return f"{source}: holds no image that can be used. Give a folder of images for each class.{why}"
     return (
-        f"{source}: none of the {len(samples)} images has a label{why}. "
-        "Put at least two images of each class in a folder of their own, or fill in the label column."
+        f"{source}: none of the {len(samples)} images has a label. "
+        f"Put at least two images of each class in a folder of their own, or fill in the label column.{why}"
     )
 
 

@@ -57,7 +57,7 @@ def _no_image(name: str, remedy: str = UNKNOWN.remedy) -> FileKind:
 _RAW = _other_image("a raw file of a camera", "export it as JPEG or PNG")
 _ARCHIVE = _no_image("an archive", "unpack it")
 _VIDEO = _no_image("a video", "save its frames as images")
-_AGAIN = "download the image again"
+_AGAIN = "download the image itself, or take it out"
 
 SIGNATURES: tuple[tuple[int, bytes, FileKind], ...] = (
     (0, b"\xff\xd8\xff", _read("JPEG")),

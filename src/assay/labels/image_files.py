@@ -5,26 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from assay.errors import DataError
 from assay.files import holds_runs
-from assay.messages import printable
+from assay.labels.file_kinds import HEAD, UNKNOWN, is_image, kind_of, kind_of_file
+from assay.messages import printable, quoted
 
-IMAGE_ENDINGS = frozenset({
-    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm",
-    "pbm", "pnm", "jp2", "j2k", "jpx", "tga", "avif",
-    "ico",
+QUIET = frozenset({
+    ".git", ".svn", ".hg", ".dvc", ".venv", ".idea", ".vscode", ".github", ".cache",
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", "zbthumbnail.info",
 })  # fmt: skip
-"""A file with one of these endings (any case) counts as an image when a folder is read."""
+"""Names (any case) that are passed over without a word."""
 
+SYSTEM_FOLDERS = frozenset({
+    "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@__thumb", "@tmp", "__macosx",
+    "$recycle.bin", "recycler", "system volume information", "lost+found", "__pycache__", "_vti_cnf",
+})  # fmt: skip
+"""Folders (any case) that an operating system, a storage device or another program makes among the user's own."""
 
-def is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in IMAGE_ENDINGS and "." in name
+THUMBNAILS = frozenset({"thumbnails", "thumbnail", "thumbs", "thumb", "_thumbs", "previews", "preview"})
+"""Folders (any case) of small copies, where each image in them is the copy of one elsewhere by its name."""
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -47,18 +53,37 @@ def is_unicode(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Tree:
-    """The contents of a folder, without hidden names and runs: paths relative to it, naturally sorted."""
+    """The contents of a folder: paths relative to it, naturally sorted.
+
+    An image is what holds one, read or not, or is meant as one by its ending; `others` has what is wrong with each
+    other file. Nothing in `runs`, which this program wrote, and in `passed_over`, which are hidden or another
+    program's, is listed.
+    """
 
     images: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)  # folders that this program wrote: nothing in them is listed
+    runs: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return notes on what is not listed."""
+        runs = "folders that hold runs were" if len(self.runs) > 1 else "folder that holds a run was"
+        over = "files or folders are" if len(self.passed_over) > 1 else "file or folder is"
+        notes = (
+            (self.runs, f"{len(self.runs)} {runs} passed over: {quoted(self.runs, 3)}."),
+            (
+                self.passed_over,
+                f"{len(self.passed_over)} {over} hidden or of another program, and passed over: "
+                f"{quoted(self.passed_over, 5)}.",
+            ),
+        )
+        return tuple(note for paths, note in notes if paths)
 
 
 def walk(root: Path) -> Tree:
     """Return the contents of a folder at any depth; links are followed within it.
 
-    Folders that hold a run are passed over: the charts of a run beside the images are no data.
     Raises DataError for a missing or unreadable folder, and for a link that leaves it or goes round.
     """
     if not root.is_dir():
@@ -69,35 +94,101 @@ def walk(root: Path) -> Tree:
         above, chain = waiting.pop()
         for entry in _entries(root, above):
             path, real = above + entry.name, os.path.join(chain[-1], entry.name)
+            if _is_foreign(entry.name):
+                if _is_named(entry):
+                    tree.passed_over.append(path)
+                continue
             if entry.is_symlink():
                 real = _followed(root, path, real_root)
-            if entry.is_dir():
-                if real in chain:
-                    raise DataError(f"{printable(root / path)}: this link goes round in a circle. Remove it.")
-                if holds_runs(root / path):
-                    tree.runs.append(path)
-                    continue
+            if not _is_folder(entry):
+                _add_file(tree, root, path)
+            elif real in chain:
+                raise DataError(f"{printable(root / path)}: this link goes round in a circle. Remove it.")
+            elif holds_runs(root / path):
+                tree.runs.append(path)
+            else:
                 tree.folders.append(path)
                 waiting.append((path + "/", (*chain, real)))
-            else:
-                (tree.images if is_image(entry.name) else tree.others).append(path)
-    _drop_empty_parents(tree)
-    for paths in (tree.images, tree.others, tree.folders, tree.runs):
-        paths.sort(key=path_key)
+    return _sorted(_without_thumbnails(_without_empty_parents(tree)))
+
+
+def _sorted(tree: Tree) -> Tree:
+    others = {path: tree.others[path] for path in sorted(tree.others, key=path_key)}
+    lists = (sorted(paths, key=path_key) for paths in (tree.images, tree.folders, tree.runs, tree.passed_over))
+    images, folders, runs, passed_over = lists
+    return Tree(images, others, folders, runs, passed_over)
+
+
+def _is_foreign(name: str) -> bool:
+    """Return whether a name is hidden, or of an operating system or another program."""
+    is_placeholder = name.startswith(".") and name.endswith(".icloud")  # of an image that is not on this machine
+    return (name.startswith(".") and not is_placeholder) or name.casefold() in QUIET | SYSTEM_FOLDERS
+
+
+def _is_named(entry: os.DirEntry[str]) -> bool:
+    """Return whether passing over a name is to be noted: it may hold images, and the user may not know of it."""
+    return entry.name.casefold() not in QUIET and (is_image(entry.name) or _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say
+        return False
+
+
+def _add_file(tree: Tree, root: Path, path: str) -> None:
+    if is_image(path):
+        tree.images.append(path)
+        return
+    fault, _ = _reason(os.path.join(root, path))
+    try:
+        kind = UNKNOWN if fault else kind_of_file(root / path) or UNKNOWN
+    except OSError as error:
+        kind, fault = UNKNOWN, f"it cannot be read: {error.strerror}"
+    if kind.is_image:
+        tree.images.append(path)
+    else:
+        tree.others[path] = fault or kind.fault or ""
+
+
+def _without_empty_parents(tree: Tree) -> Tree:
+    """Return a tree without folders that hold runs and nothing else, which would be classes without an image."""
+    parents = {f"{above}/" for run in tree.runs for above in map(str, PurePosixPath(run).parents) if above != "."}
+    empty = {parent[:-1] for parent in parents if not any(map(_inside(parent), (*tree.images, *tree.others)))}
+    return replace(tree, folders=[folder for folder in tree.folders if folder not in empty])
+
+
+def _without_thumbnails(tree: Tree) -> Tree:
+    """Return a tree without folders of small copies."""
+    for folder in [path for path in tree.folders if path.rpartition("/")[2].casefold() in THUMBNAILS]:
+        within = _inside(f"{folder}/")
+        copies = {_stem(path) for path in tree.images if within(path)}
+        outside = {_stem(path) for path in tree.images if not within(path)}
+        if copies and copies <= outside:
+            tree = Tree(
+                [path for path in tree.images if not within(path)],
+                {path: fault for path, fault in tree.others.items() if not within(path)},
+                [path for path in tree.folders if path != folder and not within(path)],
+                tree.runs,
+                [*tree.passed_over, folder],
+            )
     return tree
 
 
-def _drop_empty_parents(tree: Tree) -> None:
-    """Remove folders that hold runs and nothing else, which would be classes without an image."""
-    for parent in {f"{above}/" for run in tree.runs for above in map(str, PurePosixPath(run).parents) if above != "."}:
-        if not any(path.startswith(parent) for path in (*tree.images, *tree.others)):
-            tree.folders.remove(parent[:-1])
+def _inside(folder: str) -> Callable[[str], bool]:
+    return lambda path: path.startswith(folder)
+
+
+def _stem(path: str) -> str:
+    """Return the name of an image without its ending and what names of thumbnails have beside it."""
+    return re.sub(r"(?i)^(thumb(nail)?|small|tn)[-_]|[-_](thumb(nail)?|small|tn)$", "", PurePosixPath(path).stem)
 
 
 def _entries(root: Path, above: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(root / above) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return list(entries)
     except OSError as error:
         raise DataError(
             f"{printable(root / above)}: this folder cannot be read ({error.strerror}). Give it read permission."
@@ -108,11 +199,19 @@ def _followed(root: Path, path: str, real_root: str) -> str:
     """Return the real path of a link. Raises DataError for a folder or image outside of the root."""
     real = os.path.realpath(root / path)
     if not _within(real, real_root) and (is_image(path) or os.path.isdir(real)):
-        raise DataError(
-            f"{printable(root / path)}: this link leaves the data folder (it leads to {printable(real)}). "
-            "What is read must lie inside: copy the images in, or give the folder that holds them all."
-        )
+        raise DataError(f"{printable(root / path)}: {_leaves(real, printable(root))}")
     return real
+
+
+def _leaves(real: str, root: str) -> str:
+    """Return what to do about a link that leaves the data folder."""
+    gone = "" if os.path.exists(real) else ", which does not exist"
+    copied = shlex.quote(f"{root.rstrip('/')}-copied")
+    return (
+        f"this link leaves the data folder: it leads to {printable(real)}{gone}. What is read must lie inside. "
+        f"Copy the folder with what its links lead to: cp -rL {shlex.quote(root)} {copied} (-rlL takes no space where "
+        "both are on one disk). Or name the images themselves in a table, with `root` as the folder that holds all."
+    )
 
 
 class SafeRoot:
@@ -138,6 +237,8 @@ class SafeRoot:
         real = os.path.join(self._real[folder], name)
         reason, is_link = _reason(full)
         if not _within(os.path.realpath(full) if is_link else real, self.real_root):
+            if is_link:
+                raise DataError(f"{cell!r}: {_leaves(os.path.realpath(full), printable(self.root))}")
             raise DataError(
                 f"{cell!r} leaves the data folder {printable(self.root)}. A table may only name images inside "
                 "it: copy them in, or set `root` to the folder that holds them all."
@@ -160,7 +261,7 @@ def _reason(full: str) -> tuple[str | None, bool]:
         if is_link:
             mode = os.stat(full).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return "no such file", is_link
+        return _missing(full), is_link
     except OSError as error:
         return str(error.strerror), is_link
     return (None if stat.S_ISREG(mode) else "not a file"), is_link
@@ -184,13 +285,21 @@ def _hash(path: str) -> tuple[str | None, str]:
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
             return None, "not a file"
-        if about.st_size == 0:
-            return None, "empty file (0 bytes)"
         with open(path, "rb", buffering=0) as file:
-            if about.st_size < 1 << 20:  # a small file at once, without a buffer to fill again and again
-                return hashlib.sha256(file.read()).hexdigest(), ""
+            # A small file at once, without a buffer to fill again and again.
+            content = file.read() if about.st_size < 1 << 20 else file.read(HEAD)
+            kind = kind_of(content[:HEAD], path)
+            if kind is not None and kind.fault is not None:
+                return None, kind.fault
+            if about.st_size < 1 << 20:
+                return hashlib.sha256(content).hexdigest(), ""
+            file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest(), ""
     except FileNotFoundError:
-        return None, "no such file"
+        return None, _missing(path)
     except OSError as error:
         return None, str(error.strerror)
+
+
+def _missing(path: str) -> str:
+    return f"a broken link: {printable(os.readlink(path))} does not exist" if os.path.islink(path) else "no such file"

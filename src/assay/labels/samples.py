@@ -15,18 +15,11 @@ import polars as pl
 from assay.arrays import Bools, Floats, Ints
 from assay.errors import RunError
 from assay.files import fingerprint, whole
+from assay.labels.left_out import LeftOut
 from assay.labels.space import Codes, Head, LabelSpace
 
 BASE_COLUMNS = {"id": pl.String, "path": pl.String, "split": pl.String, "group": pl.String, "hash": pl.String}
 """The columns every table of samples begins with; those of the heads follow."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """An image that is not used, and the reason."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +94,7 @@ class Samples:
         about = {
             "space": self.space.to_json(),
             "root": str(self.root),
-            "left_out": [[left.path, left.reason] for left in self.left_out],
+            "left_out": [[left.path, left.reason, left.label] for left in self.left_out],
             "notes": list(self.notes),
         }
         with whole(path) as beside:
@@ -120,9 +113,18 @@ class Samples:
             raise RunError(
                 f"{path}: is no table of samples that can be read ({error}). Train anew with --run."
             ) from error
-        left_out = tuple(LeftOut(path, reason) for path, reason in about["left_out"])
+        left_out = tuple(LeftOut(*left) for left in about["left_out"])
         space = LabelSpace.from_json(about["space"])
         return Samples(table, space, Path(about["root"]), left_out, tuple(about["notes"]))
+
+
+def first_labels(table: pl.DataFrame) -> dict[str, str]:
+    """Return the label under the first head by id, of tags the first three; images of unknown label are not in it."""
+    column = next((name for name in table.columns if name.startswith("label:")), None)
+    if column is None:
+        return {}
+    labels = table[column].list.head(3).list.join("; ") if table[column].dtype == pl.List else table[column]
+    return {name: str(label) for name, label in zip(table["id"], labels, strict=True) if label is not None}
 
 
 def _codes(table: pl.DataFrame, head: Head) -> Codes:

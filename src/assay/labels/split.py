@@ -13,10 +13,10 @@ from scipy.sparse import csgraph
 
 from assay.arrays import Doubles, Ints
 from assay.errors import DataError
-from assay.labels.build import quoted
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.labels.stratify import stratify
+from assay.messages import quoted
 from assay.settings import Settings
 
 SIDES = ("train", "val", "test")

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import quoted
-from assay.labels.samples import LeftOut, Samples
+from assay.labels.left_out import unreadable_as_left_out
+from assay.labels.samples import Samples, first_labels
 from assay.labels.space import Head, LabelSpace
 from assay.labels.spelling import alike_key, means_unknown
-from assay.messages import yaml_text, yaml_word
+from assay.messages import quoted, yaml_text, yaml_word
 
 
 def labelled(samples: Samples) -> Samples:
@@ -34,9 +34,9 @@ def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
     if not unreadable:
         return samples
     names = list(unreadable)
-    gone = samples.table.filter(pl.col("path").is_in(names) | pl.col("id").is_in(names))["path"].to_list()
-    kept = samples.table.filter(~pl.col("path").is_in(gone))
-    listed = tuple(LeftOut(path, reason) for path, reason in unreadable.items())
+    gone = samples.table.filter(pl.col("path").is_in(names) | pl.col("id").is_in(names))
+    kept = samples.table.filter(~pl.col("path").is_in(gone["path"].to_list()))
+    listed = unreadable_as_left_out(unreadable, first_labels(gone))
     return replace(samples, table=kept, left_out=(*samples.left_out, *listed))
 
 

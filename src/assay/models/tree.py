@@ -14,8 +14,8 @@ from typing_extensions import TypeAliasType
 
 from assay.arrays import Doubles, Floats, Reals
 from assay.errors import PlanError
-from assay.labels.build import quoted
 from assay.labels.space import Head, LabelSpace
+from assay.messages import quoted
 
 Branches = TypeAliasType(
     "Branches",

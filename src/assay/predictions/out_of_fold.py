@@ -9,9 +9,9 @@ import numpy as np
 
 from assay.arrays import Bools, Floats, Ints
 from assay.errors import DataError
-from assay.labels.build import quoted
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.messages import quoted
 from assay.predictions.predict import Predictions
 from assay.training.linear import find_strengths, fit_linear
 

@@ -12,10 +12,10 @@ from pydantic import BeforeValidator, Field
 
 from assay.arrays import Floats, Ints, Reals
 from assay.errors import PlanError
-from assay.labels.build import quoted
 from assay.labels.edits import PERSON, Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
+from assay.messages import quoted
 from assay.predictions.out_of_fold import out_of_fold, single_fold_labels
 from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, no_suspects, suspects
 from assay.repair.neighbours import posterior

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.errors import DataError
 from assay.files import RunFolder, StepFolder, StepName, fingerprint, write_json
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.images.levels import MEASURED, measure_levels, notes, traits
 from assay.labels.corrections import sync_corrections
 from assay.labels.ledger import Ledger
+from assay.labels.left_out import require_all
 from assay.labels.readers.read import read, resolve_paths
 from assay.labels.samples import Samples
 from assay.labels.subset import without
@@ -69,7 +69,7 @@ def prepare_run(
         cache = caches.of(*first)
     whole = without(samples, caches.unreadable)
     if strict:
-        _require_all(whole)
+        require_all(whole.left_out, used=len(whole))
     with together.main_process_first():  # the others read what it notes
         samples = held_back(whole, earlier(loaded.plan, whole, base=loaded.base, run=folder, progress=progress))
     with together.main_process_first():  # the others find it up to date
@@ -184,17 +184,6 @@ class _Caches:
         self.progress.end()
         self.unreadable |= {one.path: one.reason for one in left_out}
         return cache
-
-
-def _require_all(samples: Samples) -> None:
-    """Raise DataError where images were left out, by reading or by decoding."""
-    gone = samples.left_out
-    if gone:
-        listed = "".join(f"\n  {one.path}: {one.reason}" for one in gone)
-        raise DataError(
-            f"{len(gone):,} of {len(gone) + len(samples):,} images cannot be used, and --strict allows none. "
-            f"Mend them, take them out, or go without --strict.{listed}"
-        )
 
 
 def _advancing(progress: Progress) -> Callable[[int, int], None]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, TypedDict
 
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, write_json
-from assay.labels.samples import LeftOut
+from assay.labels.left_out import LeftOut, by_reason
 from assay.metrics.metrics import headline
 
 Scores = Mapping[str, Any]
@@ -173,7 +173,8 @@ class RunMetrics:
         return {
             **_record(self),
             "steps": [{"name": name, **record.to_json()} for name, record in self.steps.items()],
-            "left_out": [{"path": image.path, "reason": image.reason} for image in self.left_out],
+            "left_out": [asdict(image) for image in self.left_out],
+            "left_out_by_reason": by_reason(self.left_out),
         }
 
 

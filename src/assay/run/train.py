@@ -24,7 +24,8 @@ from assay.files import RunFolder, StepName, append, fingerprint, whole, write_j
 from assay.labels.corrections import count_corrections
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger
-from assay.labels.samples import Samples
+from assay.labels.left_out import by_reason, left_out_lines, require_all, unreadable_as_left_out
+from assay.labels.samples import Samples, first_labels
 from assay.labels.split import split_table
 from assay.labels.subset import data_changes, labelled, with_space
 from assay.messages import plain_lines
@@ -196,7 +197,7 @@ def _data_lines(samples: Samples, frequencies: pl.DataFrame, ledger: Ledger) -> 
     for table in split_tables(frequencies):
         yield from plain_lines(table)
     yield from (f"note: {note}" for note in samples.notes)
-    yield from (f"left out: {image.path}: {image.reason}" for image in samples.left_out)
+    yield from left_out_lines(samples.left_out)
     counts = {part: counts["labels"] for part, counts in count_corrections(ledger, samples).items()}
     corrected = [f"{count} in {part}" for part, count in counts.items() if count]
     if corrected:
@@ -339,13 +340,19 @@ def load(folder: str | Path) -> Run:
 
 
 def evaluate(
-    run: Run, samples: Samples, *, tta: AnyTTA | None = None, progress: Progress | None = None
+    run: Run,
+    samples: Samples,
+    *,
+    tta: AnyTTA | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return metrics of a run's model on labelled images, and its validation metrics beside them.
 
-    `trained on` counts the images that the run, or what it began with, learnt from. With `tta`, `scores` are those
-    of the mean over views; those of the plain images, what the views gained (with a paired interval) and the seconds
-    of both stand under `tta`.
+    `n` counts the images scored, `unlabelled` those without a label, `left_out` by reason and class the files that
+    could not be used. `trained on` counts the images that the run, or what it began with, learnt from. With `tta`,
+    `scores` are those of the mean over views; those of the plain images, what the views gained (with a paired interval)
+    and the seconds of both stand under `tta`. Raises DataError; with `strict`, where a file was left out.
     """
     space = run.artifact.saved.space
     progress = progress or NoProgress()
@@ -358,11 +365,19 @@ def evaluate(
     trained = Samples.read(RunFolder(run.folder).samples).part("train")
     learnt = np.union1d(training_hashes(trained.hashes), run.artifact.saved.learnt_from)
     began = time.perf_counter()
-    plain = score_predictions(predict_samples(run.artifact, known, progress), known, trained=trained)
+    predictions = predict_samples(run.artifact, known, progress)
+    unreadable = unreadable_as_left_out(predictions.unreadable, first_labels(known.table))
+    left_out, scored = (*samples.left_out, *unreadable), len(known) - len(unreadable)
+    if strict or not scored:
+        require_all(left_out, used=scored)
+    plain = score_predictions(predictions, known, trained=trained)
     result: dict[str, Any] = {
         "scores": to_json(plain),
         "validation": run.metrics["scores"],
-        "n": len(known),
+        "n": scored,
+        "unlabelled": len(samples) - len(known),
+        "left_out": by_reason(left_out),
+        "notes": list(samples.notes),
         "trained on": count_trained_on(learnt, known),
     }
     if tta is None:

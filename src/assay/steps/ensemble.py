@@ -13,10 +13,10 @@ from pydantic import Field, model_validator
 from assay.arrays import Bools, Doubles, Floats
 from assay.errors import DataError, ModelError, PlanError
 from assay.files import fingerprint
-from assay.labels.build import quoted
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import branch, labelled
+from assay.messages import quoted
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
 from assay.models.combiners import MeanCombiner, MeanOf, mean_prediction
 from assay.models.decision_rule import DecisionRule

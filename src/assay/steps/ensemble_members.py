@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 from assay.errors import DataError, PlanError, RunError
 from assay.files import ModelFolder, RunFolder, fingerprint
 from assay.images.decode import Resize
-from assay.labels.build import quoted
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.labels.subset import compare_samples, compare_spaces, labelled
+from assay.messages import quoted
 from assay.metrics.metrics import overall
 from assay.metrics.paired import gains
 from assay.models.classifier import ModelSettings

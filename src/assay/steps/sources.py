@@ -17,9 +17,9 @@ import polars as pl
 from assay.arrays import Keys
 from assay.errors import DataError, PlanError, RunError
 from assay.files import ModelFolder, RunFolder, StepName, fingerprint, hash_file, write_json
-from assay.labels.build import quoted
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
+from assay.messages import quoted
 from assay.models.classifier import ModelSettings
 from assay.models.ensemble import model_files
 from assay.models.trained_model import (

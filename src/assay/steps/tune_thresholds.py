@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from assay.arrays import Reals
 from assay.errors import DataError, PlanError
-from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
+from assay.messages import quoted
 from assay.metrics.intervals import metric as interval_of
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.predictions.thresholds import RARE, MetricName, best_by_class, best_global, rare_tags, without_positives

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import quoted, require_head_limit
-from assay.labels.image_files import is_image
+from assay.labels.build import require_head_limit
+from assay.labels.file_kinds import is_image
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.label_columns import Cells, bare, guess_heads
 from assay.labels.readers.table_files import Rows
 from assay.labels.split import Side
-from assay.messages import plain, printable, yaml_word
+from assay.messages import plain, printable, quoted, yaml_word
 
 IMAGE_NAMES = (
     "image", "file", "filename", "path", "imagepath", "filepath", "imagefile", "imagefilename", "imagename", "imgpath",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+import re
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import RawLabels, drop_invalid_names, label_table, quoted
+from assay.labels.build import RawLabels, drop_invalid_names, label_table
 from assay.labels.image_files import Tree, natural_key, walk
-from assay.messages import printable
+from assay.labels.left_out import LeftOut
+from assay.messages import printable, quoted
 
 HEAD = "label"
 """The one head of the folder form."""
@@ -21,21 +25,57 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 UNLABELLED = frozenset({"unlabelled", "unlabeled"})
 
+_SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test", "eval": "test", "hold": "test"}
+_SPLIT_NAME = re.compile(
+    r"(train|val|dev|test|eval|hold)(ing|id|idation|elopment|uation|[-_ ]?out)?"
+    r"([-_ .]*(set|data|dataset|images?|imgs?|photos?|split|\d+))*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the classes are: `depth` folders down, by split where `splits` are not empty."""
+
+    depth: int
+    splits: Mapping[str, str]  # folder -> train, val or test
+    unused: frozenset[str] = frozenset()  # folders of splits whose images lie in no class folder
+
+    def split_and_class(self, path: str) -> tuple[str | None, str | None]:
+        """Return split and class of an image; the class is "" where a folder of its class is missing."""
+        parts = path.split("/")
+        if len(parts) > 1 and parts[0].casefold() in UNLABELLED:
+            return None, None
+        split = self.splits.get(parts[0]) if len(parts) > 1 else None
+        if len(parts) <= self.depth + 1:
+            return split, ""
+        return split, None if parts[self.depth].casefold() in UNLABELLED else parts[self.depth]
+
+    def is_used(self, path: str) -> bool:
+        return path.partition("/")[0] not in self.unused
+
+
+def split_of(folder: str) -> str | None:
+    """Return the split that a folder is named after: `val` of `valid`, `test` of `test1` or `testing_set`."""
+    match = _SPLIT_NAME.fullmatch(folder)
+    return SPLITS.get(folder.casefold()) or (_SPLIT_NAMES[match[1].casefold()] if match else None)
+
 
 def find_in_folder(folder: Path) -> RawLabels:
     """Return the images below a folder, labelled and split by the folders that hold them.
 
-    Raises DataError for a missing or empty folder, a loose image, a link that leaves the folder.
+    Raises DataError for a missing or empty folder, a loose image, classes one folder too deep, a link that leaves the
+    folder.
     """
     tree = walk(folder)
     if not tree.images:
         raise DataError(_no_images(folder, tree))
-    depth = 1 if _has_splits(folder, tree) else 0
-    images, left_out = drop_invalid_names(tree.images)
-    rows = [(path, *_split_and_class(path, depth)) for path in images]
+    layout = _layout(folder, tree)
+    images, left_out = drop_invalid_names([path for path in tree.images if layout.is_used(path)])
+    rows = [(path, *layout.split_and_class(path)) for path in images]
     loose = [path for path, _, label in rows if label == ""]
     if loose:
-        raise DataError(_loose(folder, loose, depth))
+        raise DataError(_loose(folder, loose, layout))
     labels = pl.Series([label for _, _, label in rows], dtype=pl.String)
     splits = pl.Series("split", [split for _, split, _ in rows], dtype=pl.String)
     return RawLabels(
@@ -43,79 +83,140 @@ def find_in_folder(folder: Path) -> RawLabels:
         root=folder,
         table=label_table(images, {HEAD: labels}).with_columns(splits),
         heads=((HEAD, "multiclass"),),
-        classes={HEAD: _class_folders(tree, depth)},
-        left_out=left_out,
-        notes=(*_others(tree.others), *_runs(tree.runs)),
+        classes={HEAD: _class_folders(tree, layout)},
+        left_out=(*left_out, *_others(tree, layout)),
+        notes=(*tree.notes(), *_notes(folder, tree, layout)),
     )
 
 
-def _has_splits(folder: Path, tree: Tree) -> bool:
-    """Return whether folders of splits hold the folders of classes.
+def _layout(folder: Path, tree: Tree) -> _Layout:
+    """Return where the classes are.
 
     A class may be called `train` too: then other classes stand beside it and its images lie in it directly.
+    Raises DataError where splits and classes stand side by side, or where the classes are one folder further in.
     """
-    above: dict[str, set[bool]] = defaultdict(set)  # top folder -> whether its images lie one folder deeper
+    depths: dict[str, set[bool]] = defaultdict(set)  # top folder -> whether its images lie one folder deeper
     for path in tree.images:
         top, *rest = path.split("/")
         if rest and top.casefold() not in UNLABELLED:
-            above[top].add(len(rest) > 1)
-    splits = [top for top in above if top.casefold() in SPLITS]
-    others = [top for top in above if top.casefold() not in SPLITS]
-    if splits and others and any(True in above[top] for top in splits):
-        raise DataError(
-            f"{printable(folder)}: {quoted(splits)} hold folders as splits do, but {quoted(others)} stand "
-            "beside them. Put every class folder inside train/, val/ or test/, or none."
-        )
-    return bool(splits) and not others
+            depths[top].add(len(rest) > 1)
+    splits = {top: split for top in depths if (split := split_of(top))}
+    others = [top for top in depths if top not in splits]
+    deep = [top for top in splits if True in depths[top]]
+    if splits and others:
+        if deep or {"train"} < set(splits.values()):
+            why = "hold folders as splits do" if deep else "are names of splits"
+            raise DataError(
+                f"{printable(folder)}: {quoted(splits)} {why}, but {quoted(others)} stand "
+                "beside them. Put every class folder inside train/, val/ or test/, or none."
+            )
+        splits = {}
+    _refuse_wrapped(folder, tree, deep if splits else [])
+    flat = frozenset(top for top in splits if depths[top] == {False})
+    trained = any(splits[top] == "train" for top in deep)
+    return _Layout(1 if splits else 0, splits, flat if trained else frozenset())
 
 
-def _split_and_class(path: str, depth: int) -> tuple[str | None, str | None]:
-    """Return split and class of an image; the class is "" where a folder of its class is missing."""
-    parts = path.split("/")
-    if len(parts) > 1 and parts[0].casefold() in UNLABELLED:
-        return None, None
-    split = SPLITS[parts[0].casefold()] if depth and len(parts) > 1 else None
-    if len(parts) <= depth + 1:
-        return split, ""
-    return split, None if parts[depth].casefold() in UNLABELLED else parts[depth]
+def _refuse_wrapped(folder: Path, tree: Tree, splits: Sequence[str]) -> None:
+    """Raise DataError where a single folder, or a single one in each split, holds all class folders."""
+    starts = {f"{top}/": _inner_folder(tree, f"{top}/") for top in splits} if splits else {"": _inner_folder(tree, "")}
+    wrapped = {start: inner for start, inner in starts.items() if inner}
+    if not wrapped or len(wrapped) < len(starts):
+        return
+    start, inner = next(iter(wrapped.items()))
+    held = quoted(_folders_within(tree, f"{inner}/"), 3)
+    if splits:
+        at = shlex.quote(printable(folder / inner))
+        way = f"Move them up: mv {at}/* {shlex.quote(printable(folder / start))}"
+    else:
+        way = f"Give that folder: {shlex.quote(printable(folder / inner))}"
+    raise DataError(f"{printable(folder)}: the class folders ({held}) lie in {printable(inner)!r}, one too deep. {way}")
 
 
-def _class_folders(tree: Tree, depth: int) -> list[str]:
+def _inner_folder(tree: Tree, start: str) -> str | None:
+    """Return the folder below `start` that alone holds several folders of images, where nothing lies above it."""
+    inner = start
+    while len(within := _folders_within(tree, inner)) == 1:
+        inner = f"{inner}{within[0]}/"
+    return inner[:-1] if inner != start and len(within) > 1 else None
+
+
+def _folders_within(tree: Tree, start: str) -> list[str]:
+    """Return the folders directly below `start` that hold images; none where images lie beside them."""
+    rests = [path[len(start) :].split("/") for path in tree.images if path.startswith(start)]
+    rests = [rest for rest in rests if rest[0].casefold() not in UNLABELLED or len(rest) == 1]
+    return list(dict.fromkeys(rest[0] for rest in rests)) if all(len(rest) > 1 for rest in rests) else []
+
+
+def _class_folders(tree: Tree, layout: _Layout) -> list[str]:
     names = set()
-    for path in tree.folders:
+    for path in filter(layout.is_used, tree.folders):
         parts = path.split("/")
-        inside = depth == 0 or parts[0].casefold() in SPLITS
-        if len(parts) == depth + 1 and inside and parts[-1].casefold() not in UNLABELLED:
+        inside = layout.depth == 0 or parts[0] in layout.splits
+        if len(parts) == layout.depth + 1 and inside and parts[-1].casefold() not in UNLABELLED:
             names.add(printable(parts[-1]))
     return sorted(names, key=natural_key)
 
 
+def _others(tree: Tree, layout: _Layout) -> tuple[LeftOut, ...]:
+    """Return the files that are no images among those that are, with the class that they lie in."""
+    inside = [path for path in tree.others if layout.is_used(path) and path.count("/") > layout.depth]
+    return tuple(
+        LeftOut(printable(path), tree.others[path], printable(layout.split_and_class(path)[1] or "")) for path in inside
+    )
+
+
+def _notes(folder: Path, tree: Tree, layout: _Layout) -> list[str]:
+    """Return notes on how folders were read where that may not be what was meant."""
+    notes = []
+    guessed = [f"{top!r} as {split}" for top, split in layout.splits.items() if top.casefold() not in SPLITS]
+    if guessed:
+        notes.append(f"Folders are taken as splits by their names: {', '.join(guessed)}.")
+    for top in sorted(layout.unused):
+        count = sum(path.startswith(f"{top}/") for path in tree.images)
+        notes.append(
+            f"{count:,} images of {printable(top)!r} lie in no class folder, have no label and are not used. Label "
+            f"them with the trained model: assay predict RUN {shlex.quote(printable(folder / top))} --out labels.csv"
+        )
+    paths = [path.split("/") for path in tree.images if layout.is_used(path)]
+    merged = [parts for parts in paths if len(parts) > layout.depth + 2 and parts[0].casefold() not in UNLABELLED]
+    if merged:
+        above = Counter("/".join(parts[: layout.depth + 2]) for parts in merged)
+        pattern = "{_}/" * (layout.depth + 1) + "{class}/{_}"
+        notes.append(
+            f"{len(merged):,} images lie in folders below a class folder, such as {quoted(above, 3)}, and are of the "
+            f'upper class. For classes by the lower folders: data: {{names: "{pattern}", root: {printable(folder)}}}'
+        )
+    return notes
+
+
 def _no_images(folder: Path, tree: Tree) -> str:
-    held = f" (there are {len(tree.others)} other files, such as {quoted(tree.others[:1])})" if tree.others else ""
+    held = (
+        f" (there are {len(tree.others)} other files, such as {quoted(list(tree.others)[:1])})" if tree.others else ""
+    )
     return (
         f"{printable(folder)}: no images in this folder{held}. "
         "Give a folder with a folder of images for each class, or a table that names them."
     )
 
 
-def _loose(folder: Path, loose: Sequence[str], depth: int) -> str:
-    where = "directly in a split folder" if depth and "/" in loose[0] else "in no class folder"
+def _loose(folder: Path, loose: Sequence[str], layout: _Layout) -> str:
+    where = "directly in a split folder" if layout.depth and "/" in loose[0] else "in no class folder"
+    pattern = _name_pattern(loose)
+    by_name = (
+        f' Or their names tell the class: data: {{names: "{pattern}", root: {printable(folder)}}}.' if pattern else ""
+    )
     return (
         f"{printable(folder)}: {len(loose)} images lie {where}, the first {printable(loose[0])!r}. "
         "Put each in a folder named after its class, those without a label in unlabelled/, or give a table "
-        "that names their labels."
+        f"that names their labels.{by_name}"
     )
 
 
-def _others(others: Sequence[str]) -> tuple[str, ...]:
-    within = [path for path in others if "/" in path]
-    if not within:
-        return ()
-    return (f"{len(within)} files are no images by their ending and were passed over: {quoted(within, 3)}.",)
-
-
-def _runs(runs: Sequence[str]) -> tuple[str, ...]:
-    if not runs:
-        return ()
-    many = "folders that hold runs were" if len(runs) > 1 else "folder that holds a run was"
-    return (f"{len(runs)} {many} passed over: {quoted(runs, 3)}.",)
+def _name_pattern(paths: Sequence[str]) -> str | None:
+    """Return the pattern of names such as cat.12.jpg, where most begin with one of several repeated words."""
+    matches = [re.fullmatch(r"(.*[^\W\d_])([._ -])\d+\.\w+", PurePosixPath(path).name) for path in paths]
+    words = Counter((match[1], match[2]) for match in matches if match)
+    classes, marks = {word for word, _ in words}, {mark for _, mark in words}
+    usual = sum(words.values()) > 0.5 * len(paths) and 2 <= len(classes) <= sum(words.values()) / 2
+    return f"{{class}}{marks.pop()}{{n}}.{{_}}" if usual and len(marks) == 1 else None

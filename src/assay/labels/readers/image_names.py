@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from assay.errors import DataError
 from assay.files import holds_runs
-from assay.labels.image_files import SafeRoot, is_image, is_unicode
+from assay.labels.file_kinds import is_image
+from assay.labels.image_files import SafeRoot, is_unicode
 from assay.labels.readers.table_files import Rows
 from assay.messages import plain, printable
 

@@ -12,8 +12,8 @@ import polars as pl
 from assay.errors import DataError
 from assay.labels.build import RawLabels, drop_invalid_names, label_table
 from assay.labels.image_files import natural_key, path_key, walk
+from assay.labels.left_out import LeftOut
 from assay.labels.readers.text_files import read_lines
-from assay.labels.samples import LeftOut
 from assay.messages import printable
 
 LISTS_HEAD = "tags"

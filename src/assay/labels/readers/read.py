@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from assay.errors import DataError
 from assay.labels.build import RawLabels, build_samples
 from assay.labels.image_files import walk
+from assay.labels.left_out import LeftOut
 from assay.labels.readers.columns import Columns, name_column
 from assay.labels.readers.folder import find_in_folder
 from assay.labels.readers.image_names import locate
@@ -307,6 +308,14 @@ def find_images(
         for line in (*rows.notes, *notes, *of_names):
             note(line)
     return [(cell, start / path) for cell, (path, _) in zip(cells, located, strict=True)]
+
+
+def find_other_files(source: Path) -> tuple[tuple[LeftOut, ...], tuple[str, ...]]:
+    """Return the files of a folder of images to label that are none, and notes on what is not listed."""
+    if not source.is_dir():
+        return (), ()
+    tree = walk(source)
+    return tuple(LeftOut(printable(path), fault) for path, fault in tree.others.items()), tree.notes()
 
 
 def _rows_of_images(path: Path, root: Path, image: str | None) -> tuple[Rows, str, list[str]]:

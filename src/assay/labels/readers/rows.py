@@ -11,12 +11,12 @@ from pathlib import Path
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import RawLabels, distinct_names, quoted, require_head_limit
+from assay.labels.build import RawLabels, distinct_names, require_head_limit
+from assay.labels.left_out import LeftOut
 from assay.labels.readers.table import image_cells, locate_images
 from assay.labels.readers.table_files import LISTED, Rows, merge_same, read_names
 from assay.labels.readers.text_files import read_lines
-from assay.labels.samples import LeftOut
-from assay.messages import printable
+from assay.messages import printable, quoted
 
 UNKNOWN = -1
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")

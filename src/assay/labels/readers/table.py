@@ -11,12 +11,13 @@ import polars as pl
 from assay.errors import DataError
 from assay.labels.build import RawLabels, distinct_names
 from assay.labels.image_files import is_unicode
+from assay.labels.left_out import LeftOut, unreadable_as_left_out
 from assay.labels.readers.columns import Columns, resolve_columns, splits_of
 from assay.labels.readers.image_names import Location, locate
 from assay.labels.readers.label_cells import HeadColumns, blank_notes, labels_of, read_cells, settle_cells
 from assay.labels.readers.several_rows import joined_tags, voted
 from assay.labels.readers.table_files import Rows, merge_same, numbers, read_rows, texts
-from assay.labels.samples import LeftOut
+from assay.labels.samples import first_labels
 from assay.labels.spelling import Spelling
 from assay.messages import printable, yaml_word
 
@@ -114,7 +115,8 @@ def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, t
     frame = rows.frame.with_columns(pl.Series("id", ids, dtype=pl.String))[kept]
     lines = [rows.lines[row] for row in kept]
     missing = {ids[row]: reason for row, reason in enumerate(reasons) if reason is not None}
-    left_out = tuple(LeftOut(path, why) for path, why in missing.items())
+    labels = first_labels(rows.frame.with_columns(id=pl.Series(ids, dtype=pl.String)))
+    left_out = unreadable_as_left_out(missing, labels)
     return replace(rows, frame=frame, lines=lines, notes=(*rows.notes, *notes)), left_out
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from assay.errors import DataError, install_command
-from assay.labels.image_files import is_image
+from assay.labels.file_kinds import is_image
 from assay.labels.readers.text_files import TextTable, read_lines, read_table_text, require_file
 from assay.messages import printable
 

@@ -12,9 +12,8 @@ from markupsafe import Markup
 
 from assay.arrays import Bools, Doubles, Reals
 from assay.files import ModelFolder
-from assay.labels.build import quoted
 from assay.labels.space import Codes, Head
-from assay.messages import plain
+from assay.messages import plain, quoted
 from assay.metrics.intervals import wilson
 from assay.metrics.tallies import macro_f1, micro_f1
 from assay.report.charts import metric_title
