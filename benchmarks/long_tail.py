@@ -1,4 +1,4 @@
-"""What oversampling and a head learnt again gain on a long tail: eurosat, its training part made imbalanced.
+"""What oversampling, logit adjustment and a new head gain on a long tail: eurosat, its training part made imbalanced.
 
     python -m benchmarks.long_tail DATA [--seeds 0 1 2] [--tail 50] [--size 128] [--epochs 6] [--only NAME ...]
 
@@ -17,7 +17,7 @@ from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, ste
 from benchmarks.planted import faults, plant
 from benchmarks.trainings import compare, validation_codes
 
-PLAIN, OVERSAMPLED = "plain training", "oversampling"
+PLAIN, OVERSAMPLED, ADJUSTED = "plain training", "oversampling", "logit adjustment in training"
 FIT: Record = {"batch": 32, "lr": 5e-4, "augment": {"crop": [0.5, 1.0], "flip": "both"}, "take": "last", "keep": "last"}
 HEADS: Record = {
     "svm linear": {"kind": "svm"},
@@ -30,6 +30,8 @@ CASES: dict[str, tuple[str, Record | str | None]] = {
     f"{PLAIN}, the best of all": (PLAIN, "all"),
     OVERSAMPLED: (OVERSAMPLED, None),
     **{f"{OVERSAMPLED}, {name}": (OVERSAMPLED, head) for name, head in HEADS.items()},
+    ADJUSTED: (ADJUSTED, None),
+    f"{ADJUSTED}, logit_adjust": (ADJUSTED, HEADS["logit_adjust"]),
 }
 """How the network is trained, and the head that follows, if any: all of one training, which is done once, in a row."""
 HEADER = "| what | seeds | balanced accuracy | above plain | Few | above plain | NLL | seconds | kept |"
@@ -52,6 +54,7 @@ def measure(options: Options, case: tuple[str, Record | str | None], seed: int) 
     else:  # as many images as oversampling shows
         epochs = max(1, round(float(options.epochs * head.size * counts.max() / counts.sum())))
         fit = {**FIT, "size": options.size, "epochs": epochs}
+        fit |= {"logit_adjust": 1.0, "prior": "uniform"} if training == ADJUSTED else {}
     steps = [{"probe": {"size": options.size}}, {"fit": fit}]
     steps += [] if kinds is None else [{"rebalance_head": {"kinds": kinds}}]
     train({"data": data, "seed": seed, "steps": steps}, folder)

@@ -27,6 +27,7 @@ from assay.training.class_weights import (
     class_weights,
     given_weights,
     head_weights,
+    log_priors,
     logit_shift,
 )
 from assay.training.losses import ByHead, CrossEntropy, MeanSquaredError, head_losses
@@ -151,9 +152,51 @@ def test_given_weights() -> None:
     assert [weights.tolist() for weights in class_weights(Given(weights={}), samples())] == [[1, 1, 1], [1, 1]]
 
 
+def test_given_weights_of_the_only_head_by_name_or_number() -> None:
+    (one,) = spaces = LabelSpace((Head("label", ("oak", "elm", "ash")),))
+    assert one.index == {"oak": 0, "elm": 1, "ash": 2}
+    for weights in ({"1": 0.25, "ash": 4}, {"elm": 0.25, "2": 4}, {"label": {"elm": 0.25, "2": 4}}):
+        assert Given(weights=weights).weights == weights
+        assert given_weights(weights, spaces)[0].tolist() == [1, 0.25, 4]
+    digits = LabelSpace((Head("label", ("1", "2", "3")),))
+    assert given_weights({"1": 0.25}, digits)[0].tolist() == [0.25, 1, 1]
+    with pytest.raises(PlanError, match=r"there is no class '0'\. There are: 1, 2, 3"):
+        given_weights({"0": 0.25}, digits)
+
+
+def test_the_prior_of_classes_is_their_share_and_of_tags_their_odds() -> None:
+    season, tagged = np.split(log_priors(samples()), [3])
+    np.testing.assert_allclose(np.exp(season), [3 / 5, 1 / 5, 1 / 5], rtol=1e-6)  # none counts as one
+    np.testing.assert_allclose(np.exp(tagged), [1 / 2, 1 / 3], rtol=1e-6)
+    drawn = log_priors(samples(), [np.array([1, 3, 3]), np.array([2, 1])])
+    np.testing.assert_allclose(np.exp(drawn), [1 / 3, 1 / 3, 1 / 3, 1, 1 / 3], rtol=1e-6)
+
+
+def test_logits_are_adjusted_in_training_and_the_prior_is_as_asked() -> None:
+    rows = [{"id": str(number), "season": season} for number, season in enumerate(("spring", "spring", "autumn"))]
+    train = make_samples(rows, SEASON)
+    offset = log_priors(train)
+    for prior, shift in (("data", -offset), ("trained", 0 * offset)):
+        settings = FitSettings(size=32, logit_adjust=1.0, prior=prior)
+        objective = fit_objective(settings, train, sampling_plan(settings, train, seed=0))
+        for one in (objective.training, objective.validation):
+            np.testing.assert_array_equal(one.offsets, offset)
+        np.testing.assert_array_equal(objective.rule.shift, shift)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
+        (
+            {"season": {"7": 2}},
+            "class_weights, head 'season': there is no class number 7; its 3 are 0 to 2, from "
+            "'spring' to 'autumn'. Weigh your classes by name, or set class_weights: inverse.",
+        ),
+        (
+            {"autumn": 2},
+            "class_weights: autumn are of no named head, and the data has 2. "
+            "Write weights: {HEAD: {CLASS: 2.5}}; the heads are season, tags.",
+        ),
         ({"saison": {"autumn": 2}}, "class_weights: there is no head 'saison'. Did you mean 'season'?"),
         ({"x": {}}, "class_weights: there is no head 'x'. There are: season, tags."),
         ({"season": {"autum": 2}}, "class_weights, head 'season': there is no class 'autum'. Did you mean 'autumn'?"),

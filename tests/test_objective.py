@@ -84,6 +84,12 @@ def test_factors_weigh_heads() -> None:
     torch.testing.assert_close(found.sums, OBJECTIVE(logits_of(), [truth_of()]).sums)
 
 
+def test_offsets_are_added_to_the_logits() -> None:
+    offsets = torch.linspace(-2, 3, SPACE.width)
+    adjusted = Objective(SPACE, LOSSES, offsets=offsets)(logits_of(), [truth_of()])
+    torch.testing.assert_close(adjusted.loss, OBJECTIVE(logits_of() + offsets, [truth_of()]).loss)
+
+
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 1000))
 def test_the_loss_of_mixed_images_is_the_formula_written_out(seed: int) -> None:

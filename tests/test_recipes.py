@@ -13,17 +13,20 @@ from assay.errors import PlanError
 from assay.experiments.sweep import sweep
 from assay.experiments.sweep_space import space_of
 from assay.images.operations import OPERATIONS
-from assay.labels.space import Head
+from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone
 from assay.models.trained_model import read_training_hashes
 from assay.plan.plan import from_source
 from assay.plan.recipes import recipe_names, recipe_text
+from assay.report.embedding import MapSettings
+from assay.report.report import write_report
 from assay.run.train import Run, train
+from assay.steps import rebalance_head
 from assay.steps.fit_settings import FitSettings
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.repeat import RepeatSettings
-from assay.training.class_weights import Inverse, head_weights
+from assay.training.class_weights import Inverse, given_weights, head_weights
 from assay.training.losses import CrossEntropy
 from assay.training.schedules import ScheduleName
 from conftest import draw_nothing
@@ -86,9 +89,12 @@ DATA = {
     "one-against-rest": folders,
     "imbalanced": folders,
     "long-tail-svm": folders,
+    "long-tail-fast": folders,
+    "feature-map": folders,
     "missing-labels": some_unlabelled,
     "noisy-labels": folders,
 }
+PINNED = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
 SMALL = {
     "missing-labels-fast": [
         "steps.0.probe.size=32",
@@ -151,7 +157,13 @@ SMALL = {
         "steps.0.fit.size=32",
         "steps.0.fit.epochs=1",
         "steps.0.fit.batch=8",
-        "steps.1.rebalance_head.class_weights={kind: given, weights: {label: {red: 2, green: 0.5}}}",
+        "steps.1.rebalance_head.class_weights={kind: given, weights: {0: 0.5, red: 2}}",
+    ],
+    "long-tail-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+    "feature-map": [
+        "model.backbone=test_efficientnet",
+        *("steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.views=2", "steps.0.fit.batch=8"),
+        *("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"),
     ],
     "missing-labels": [
         "model.backbone=test_efficientnet",
@@ -207,10 +219,9 @@ SEARCHED = {"search-multi-label": tags, "search-attributes": attributes}  # all 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_searches_other_data(name: str, tmp_path: Path, plain_runs: None) -> None:
-    pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
     backbone = [] if name in ("search-depth", "search-backbones") else ["model.backbone=test_efficientnet"]
     loaded = from_source(
-        SEARCHED.get(name, folders)(tmp_path), recipe=name, overrides=[*SEARCHES[name], *pinned, *backbone]
+        SEARCHED.get(name, folders)(tmp_path), recipe=name, overrides=[*SEARCHES[name], *PINNED, *backbone]
     )
     result = sweep(loaded, tmp_path / "run", trials=2, device="cpu")
     assert [row.state for row in result.rows] == ["done", "done"]
@@ -220,8 +231,7 @@ def test_searches_other_data(name: str, tmp_path: Path, plain_runs: None) -> Non
 @pytest.mark.parametrize("name", DATA)
 def test_trains_on_other_data(name: str, tmp_path: Path) -> None:
     source = DATA[name](tmp_path)
-    pinned = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weights=none"]
-    run = train(source, run=tmp_path / "run", recipe=name, overrides=[*SMALL[name], *pinned], device="cpu")
+    run = train(source, run=tmp_path / "run", recipe=name, overrides=[*SMALL[name], *PINNED], device="cpu")
     assert run.metrics["scores"]["metrics"]["nll"]["n"] >= 3
     assert len(run.predict([next(tmp_path.rglob("7.png"))])) == 1
 
@@ -427,8 +437,41 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
     assert (fit.sampling.kind, fit.prior) == ("oversample", "trained")
     assert fit.model_copy(update={"sampling": None, "prior": "data"}) == plain
     assert [(kind.kind, kind.kernel) for kind in head.kinds] == [("svm", "linear"), ("svm", "rbf")]
-    assert head.class_weights == Inverse()
+    published = {0: 0.0001, 1: 0.001, 2: 0.001, 3: 1, 4: 1, 5: 1, 6: 1, 7: 0.01, 8: 1, 9: 1}
+    ten = LabelSpace((Head("scene", tuple("abcdefghij")),))
+    assert given_weights(head.class_weights.weights, ten)[0].tolist() == list(published.values())
+    with pytest.raises(PlanError, match=r"no class number 3; its 3 are 0 to 2, .* set class_weights: inverse"):
+        rebalance_head.check(head, LabelSpace((Head("label", ("a", "b", "c")),)))
     assert head.metric == "balanced_accuracy"
+
+
+def test_long_tail_fast_adjusts_logits_in_training_and_afterwards(tmp_path: Path) -> None:
+    model, (probe, fit, head) = settings_of("long-tail-fast", tmp_path)
+    assert model.backbone == "tf_efficientnet_lite0"
+    assert (probe.size, fit.size, fit.logit_adjust, fit.prior, fit.sampling) == (96, 96, 1.0, "data", None)
+    assert ([kind.kind for kind in head.kinds], head.class_weights) == (["logit_adjust"], Inverse())
+
+
+def test_the_feature_map_is_of_480_features(tmp_path: Path) -> None:
+    model, (frozen, whole) = settings_of("feature-map", tmp_path)
+    assert (model.backbone, model.weights, model.head.hidden) == ("resnet50", "pretrained", (480,))
+    assert (frozen.freeze, whole.freeze, whole.start) == ("backbone", "none", "previous")
+
+
+def test_the_feature_map_is_drawn_from_the_hidden_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+
+    def flat(features: Any, **_: Any) -> Any:
+        widths.append(features.shape[1])
+        return np.zeros((len(features), 2), np.float32)
+
+    monkeypatch.setattr("assay.report.sections.feature_map.tsne", flat)
+    run = train(
+        folders(tmp_path), run=tmp_path / "run", recipe="feature-map", overrides=[*SMALL["feature-map"], *PINNED],
+        device="cpu",
+    )  # fmt: skip
+    write_report(run.folder, settings=MapSettings(n=20))
+    assert widths == [480]
 
 
 def test_missing_labels_as_published(tmp_path: Path) -> None:

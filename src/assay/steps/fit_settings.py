@@ -23,7 +23,15 @@ from assay.labels.space import LabelSpace, require_known
 from assay.models.decision_rule import DecisionRule
 from assay.settings import Source
 from assay.steps.base import StepSettings
-from assay.training.class_weights import ClassWeights, Given, Inverse, class_weights, given_weights, logit_shift
+from assay.training.class_weights import (
+    ClassWeights,
+    Given,
+    Inverse,
+    class_weights,
+    given_weights,
+    log_priors,
+    logit_shift,
+)
 from assay.training.losses import AnyLoss, ByHead, LossSettings, divides_by_weights, head_losses, most_probable
 from assay.training.objective import Objective
 from assay.training.optimizers import AdamW, OptimizerSettings
@@ -82,6 +90,11 @@ class FitSettings(StepSettings):
     )
     sampling: Sampling | None = Field(
         None, description="How often images are shown, by their classes; the prior is set right likewise."
+    )
+    logit_adjust: float = Field(
+        0.0,
+        ge=0,
+        description="Times the logarithm of the class frequencies, added to the logits in training.",
     )
     prior: Literal["data", "trained", "uniform"] = Field(
         "data",
@@ -237,14 +250,17 @@ def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan)
     factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
     weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
     both = _product(weights, sampling.prior_weights)
-    if both is not None and settings.prior != "trained":
-        rule = replace(rule, shift=logit_shift(both))
+    # Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10: of the classes as they are drawn.
+    adjustment = settings.logit_adjust * log_priors(train, sampling.prior_weights)
+    offsets = torch.from_numpy(adjustment) if settings.logit_adjust else None
+    if settings.prior != "trained":
+        rule = replace(rule, shift=(rule.shift if both is None else logit_shift(both)) - adjustment)
     if settings.prior == "uniform":  # as if inverse weights had taught it
         rule = replace(rule, shift=rule.shift - logit_shift(class_weights(Inverse(), train)))
 
     def objective(by_head: ClassWeightArrays | None) -> Objective:
         tensors = None if by_head is None else [torch.from_numpy(by_class) for by_class in by_head]
-        return Objective(space, head_losses(space, settings.loss, class_weights=tensors), factors)
+        return Objective(space, head_losses(space, settings.loss, class_weights=tensors), factors, offsets)
 
     if divides_by_weights(settings.loss):
         return FitObjective(objective(weights), objective(both), rule, weights, both)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from assay.arrays import Doubles, Floats, Reals
+from assay.errors import PlanError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace, require_known
 from assay.settings import Choice, parse_named
@@ -39,10 +40,12 @@ class EffectiveNumber(Choice):
 
 
 class Given(Choice):
-    """Weights by class; one that is not named weighs 1."""
+    """Weights by class, as in scikit-learn's `class_weight`: one that is not named weighs 1."""
 
     kind: Literal["given"] = "given"
-    weights: dict[str, dict[str, Weight]] = Field(description="Weights by head and class.")
+    weights: dict[str, Weight] | dict[str, dict[str, Weight]] = Field(
+        description="Weights by class, or by head and class; a class by name or by its number from 0."
+    )
 
 
 AnyClassWeights = Inverse | SqrtInverse | EffectiveNumber | Given
@@ -83,19 +86,58 @@ def head_weights(settings: Inverse | SqrtInverse | EffectiveNumber, head: Head, 
     return weights
 
 
-def given_weights(weights: Mapping[str, Mapping[str, float]], space: LabelSpace) -> list[Doubles]:
+def given_weights(weights: Mapping[str, float] | Mapping[str, Mapping[str, float]], space: LabelSpace) -> list[Doubles]:
     """Return weights (K,) a head, exactly as a plan gives them; 1 where it names none.
 
-    Raises PlanError that names the nearest where a head or class is not there.
+    Weights of no named head are those of the only one. Raises PlanError that names the nearest where a head or class
+    is not there.
     """
     by_head = {head.name: np.ones(head.size) for head in space}
-    for name, by_class in weights.items():
+    for name, by_class in _by_head(weights, space).items():
         require_known(name, [*by_head], "head", "class_weights")
-        head = space[name]
         for label, weight in by_class.items():
-            require_known(label, head.classes, "class", f"class_weights, head {name!r}")
-            by_head[name][head.index[label]] = weight
+            by_head[name][_class_number(label, space[name])] = weight
     return [*by_head.values()]
+
+
+def _by_head(
+    weights: Mapping[str, float] | Mapping[str, Mapping[str, float]], space: LabelSpace
+) -> Mapping[str, Mapping[str, float]]:
+    by_head = {name: entry for name, entry in weights.items() if isinstance(entry, Mapping)}
+    by_class = {name: entry for name, entry in weights.items() if not isinstance(entry, Mapping)}
+    if by_class and len(space) > 1:
+        raise PlanError(
+            f"class_weights: {', '.join(by_class)} are of no named head, and the data has {len(space)}. "
+            f"Write weights: {{HEAD: {{CLASS: 2.5}}}}; the heads are {', '.join(head.name for head in space)}."
+        )
+    return by_head | ({space.heads[0].name: by_class} if by_class else {})
+
+
+def _class_number(label: str, head: Head) -> int:
+    """Return the position of a class given by name or, where no class is named by a number, by its number."""
+    where = f"class_weights, head {head.name!r}"
+    if label.isdecimal() and label not in head.index and not any(name.isdecimal() for name in head.classes):
+        if int(label) < head.size:
+            return int(label)
+        raise PlanError(
+            f"{where}: there is no class number {label}; its {head.size} are 0 to {head.size - 1}, from "
+            f"{head.classes[0]!r} to {head.classes[-1]!r}. Weigh your classes by name, or set class_weights: inverse."
+        )
+    require_known(label, head.classes, "class", where)
+    return head.index[label]
+
+
+def log_priors(samples: Samples, weights: Sequence[Reals] | None = None) -> Floats:
+    """Return the logarithm of the share of each class, of a tag that of its odds, over the known labels: (W,).
+
+    Images count for the `weights` (K,) of their class, a head. What has no image, or no other, counts as one.
+    """
+    priors = []
+    for number, (head, _, codes) in enumerate(samples.space.each(samples.codes())):
+        positives = np.maximum(head.counts(codes), 1) * (1.0 if weights is None else weights[number])
+        negatives = np.maximum(head.columns(codes >= 0).sum(axis=0) - head.counts(codes), 1)
+        priors.append(np.log(positives / (positives.sum() if head.multiclass else negatives)))
+    return np.concatenate(priors).astype(np.float32, copy=False)
 
 
 def logit_shift(weights: Sequence[Floats]) -> Floats:

@@ -55,6 +55,7 @@ class Objective:
     space: LabelSpace
     losses: tuple[HeadLoss, ...]
     factors: tuple[float, ...] | None = None  # one a head; all 1 where not given
+    offsets: Tensor | None = None  # (W,), added to the logits
 
     def __call__(self, logits: Tensor, known: Sequence[Targets], over: Tensor | None = None) -> Sums:
         """Return the loss of logits (B, W) with its parts; `known` are their targets, in shares that sum to 1.
@@ -63,6 +64,8 @@ class Objective:
         or on several machines, add up to the loss of the whole. A head without a known label adds 0.
         """
         logits = logits.float()
+        if self.offsets is not None:
+            logits = logits + self.offsets.to(logits.device)
         totals = [self._sums(logits, targets) for targets in known]
         summed, counted = torch.stack(totals).sum(dim=0), counts(known)
         return Sums(self.mean(summed, counted if over is None else over), summed.detach(), counted)

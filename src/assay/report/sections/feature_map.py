@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import nn
 
 from assay.arrays import Doubles, Floats, Reals
 from assay.files import fingerprint, whole
@@ -21,6 +22,7 @@ from assay.metrics.tallies import ratio
 from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference, move, weights_hash
+from assay.predictions.predict import in_chunks
 from assay.progress import Progress
 from assay.report.embedding import LEAST, NEIGHBOURS, MapSettings, agreement, stratified_rows, tsne
 from assay.run.contents import RunContents
@@ -32,7 +34,10 @@ ORIGINS = ("", "given", "pseudo", "corrected", "synthetic")
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """Images on a map. Of several networks it is the first whose features are mapped."""
+    """Images on a map of the input of the last layer: the features, or the last hidden layer.
+
+    Of several networks it is that of the first.
+    """
 
     samples: Samples
     points: Floats  # (N, 2)
@@ -61,10 +66,11 @@ def feature_map(run: RunContents, settings: MapSettings, progress: Progress, *, 
     if len(samples) < LEAST:
         return f"{len(samples)} images are left, too few for a map; {LEAST} are needed."
     samples, features = _features(run, samples, network, cache, progress, device=device)
+    inputs = in_chunks(network.classifier.cpu().eval().represent, features)  # of the last layer
     return FeatureMap(
         samples,
-        _points(run, samples, network, features, settings, progress),
-        {head.name: agreement(head, codes, features) for head, _, codes in samples.space.each(samples.codes())},
+        _points(run, samples, network, inputs, settings, progress),
+        {head.name: agreement(head, codes, inputs) for head, _, codes in samples.space.each(samples.codes())},
         _probabilities(network, features) if isinstance(model, TrainedModel) else None,
         network.decision_rule.thresholds,
         len(run.samples),
@@ -165,17 +171,17 @@ def _points(
     run: RunContents,
     samples: Samples,
     network: TrainedModel,
-    features: Floats,
+    inputs: Floats,
     settings: MapSettings,
     progress: Progress,
 ) -> Floats:
-    weights = weights_hash(network.classifier.backbone)
+    weights = weights_hash(nn.ModuleList([network.classifier.backbone, network.classifier.head[:-1]]))
     key = fingerprint(weights, f"{settings.perplexity} {settings.seed}", *samples.ids)
     path = run.paths.cache / f"map-{key}.parquet"
     if path.exists():
         return pl.read_parquet(path).select("x", "y").to_numpy().astype(np.float32)
     progress.line(f"  map of {len(samples):,} images")
-    points = tsne(features, perplexity=settings.perplexity, seed=settings.seed)
+    points = tsne(inputs, perplexity=settings.perplexity, seed=settings.seed)
     with whole(path) as beside:
         pl.DataFrame({"id": samples.ids, "x": points[:, 0], "y": points[:, 1]}).write_parquet(beside)
     return points
