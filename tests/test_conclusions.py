@@ -18,6 +18,7 @@ from assay.files import RunFolder, StepName
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
+from assay.labels.subset import data_changes
 from assay.predictions.predict import Predictions, scores_json
 from assay.run.archive import earlier_run
 from assay.run.conclusions import (
@@ -30,7 +31,8 @@ from assay.run.conclusions import (
 )
 from assay.run.records import DoneRecord, RunMetrics
 from assay.steps.base import write_history
-from factories import make_samples
+from conftest import Lines
+from factories import make_samples, write_images
 
 HEAD = Head("label", ("ant", "bee"))
 CODES = np.arange(60) % 2
@@ -193,3 +195,30 @@ def test_an_archived_run_is_a_run(tiny_plan: Callable[..., str], tmp_path: Path,
     assert np.allclose(kept.predict(images).logits, logits)
     assert earlier_run(RunFolder(run)) == RunFolder(kept.folder)
     assert conclusion_lines(second.record, run)[0].startswith("Before (history/run-1)")
+
+
+def test_changed_data_is_named_before_it_replaces_a_run_and_corrections_of_it_stay(
+    tiny_plan: Callable[..., str], tmp_path: Path, plain_runs: None
+) -> None:
+    write_images(tmp_path / "images", each=6)
+    (tmp_path / "plan.yaml").write_text(tiny_plan("probe: {size: 32}", data="folder: images"))
+    run = tmp_path / "run"
+    assay.train(tmp_path / "plan.yaml", run=run, device="cpu")
+    (tmp_path / "more.csv").write_text("image,label\nred/0.png,blue\nred/1.png,blue\n")
+    assert CliRunner().invoke(cli.app, ["ledger", str(run), "--correct", str(tmp_path / "more.csv")]).exit_code == 0
+    (tmp_path / "images" / "red" / "0.png").rename(tmp_path / "images" / "blue" / "new.png")
+    progress = Lines()
+    assay.train(tmp_path / "plan.yaml", run=run, device="cpu", progress=progress)
+    said = progress.lines
+    assert "corrections of images, heads or classes that the data no longer has, left out: 1 ('red/0.png')" in said
+    at = said.index("the data changed since the run before:")
+    assert said[at + 1 : at + 3] == ["  images gone: 1 ('red/0.png')", "  images new: 1 ('blue/new.png')"]
+    assert [entry.edit.id for entry in Ledger.read(run / "ledger.csv").entries] == ["red/1.png"]
+    assert Samples.read(run / "history" / "run-1" / "samples.parquet").ids.count("red/0.png") == 1
+
+
+def test_other_data_of_the_same_name_is_named() -> None:
+    others = make_samples([{"id": "new.png", "split": "val", "label": "ant"}], HEAD)
+    assert "none of its 60 images is among these 1" in data_changes(validation(), others)[0]
+    lines = data_changes(validation(), replace(validation(1 - CODES), root=Path("/elsewhere")))
+    assert lines[1].startswith("  images relabelled under 'label': 60 ('0.png'")

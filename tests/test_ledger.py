@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from assay.errors import DataError
-from assay.labels.corrections import NO_LONGER, correct, corrections, count_corrections, sync_corrections
+from assay.labels.corrections import NO_LONGER, correct, corrections, count_corrections, fit_to_data, sync_corrections
 from assay.labels.edits import PERSON, Edit, apply, current_values, standing_edits
 from assay.labels.ledger import COLUMNS, Ledger, Selection
 from assay.labels.samples import Samples
@@ -711,3 +711,20 @@ def test_a_table_that_cannot_be_leaves_the_ledger_as_it_was(tmp_path: Path) -> N
         with pytest.raises(DataError, match=r"mine\.csv, line 3: there is no image 'zebra'"):
             taken(ledger, mine, MIXED)
     assert ledger.path.read_bytes() == before
+
+
+def test_corrections_fit_changed_data(tmp_path: Path) -> None:
+    """Of a gone image they are left out, of a label that the data gives otherwise they count, undone ones too."""
+    ledger = correct(of(tmp_path), table(tmp_path, "a,season,,spring", "b,season,,spring", "e,season,,autumn"), MIXED)
+    assert fit_to_data(ledger, MIXED) == (list(ledger.entries), [])
+    ledger = correct(ledger, table(tmp_path, "a,season,,"), MIXED)
+    rows = [row for row, name in enumerate(MIXED.ids) if name != "b"]
+    relabelled = MIXED.table.with_columns(pl.when(id="a").then(None).otherwise("label:season").alias("label:season"))
+    now = replace(MIXED, table=relabelled).take(rows)
+    entries, lines = fit_to_data(ledger, now)
+    assert [line.partition(":")[2] for line in lines] == [" 1 ('b')", " 1 ('a')"]
+    fitted = replace(ledger, entries=tuple(entries))
+    assert [(edit.id, edit.old, edit.new) for edit in fitted.effective()] == [
+        ("a", None, "spring"), ("e", "spring", "autumn"), ("a", "spring", None)
+    ]  # fmt: skip
+    assert row(fitted.apply(now), "e")["label:season"] == "autumn"

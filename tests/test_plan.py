@@ -492,3 +492,47 @@ def test_a_copy_of_an_anchored_plan_means_the_same_elsewhere(tmp_path: Path) -> 
     assert plan.model.weights == str(tmp_path / "w.safetensors")
     assert parse(to_yaml(plan), "copy") == plan
     assert anchored(replace(loaded, plan=plan, base=tmp_path / "elsewhere")) == plan
+
+
+PROBE, FIT, DROP = "probe: {size: 64}", "fit: {size: 64, epochs: 1}", "clean_labels: {action: drop}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ((PROBE, DROP), "steps.1.clean_labels changes labels, and no step after it learns from them.*action: flag"),
+        ((DROP,), "steps.0.clean_labels changes labels"),
+        ((PROBE, "pseudo_label", "calibrate"), "steps.1.pseudo_label changes labels, and no step after it"),
+        (
+            (FIT, f"repeat: {{times: 1, steps: [{PROBE}, {DROP}]}}"),
+            "steps.1.repeat.steps.1.clean_labels changes labels",
+        ),
+        (("pseudo_label", FIT), "steps.0.pseudo_label changes or asks a model, and no step before it makes one"),
+        (("tune_thresholds",), "steps.0.tune_thresholds changes or asks a model"),
+        ((FIT, "calibrate", "clean_labels", FIT), "steps.1.calibrate changes a model that the fit after it replaces"),
+        (
+            (FIT, "repeat: {times: 3, steps: [clean_labels]}"),
+            "steps.1.repeat repeats steps that .* every round is the same",
+        ),
+    ],
+)
+def test_a_step_that_cannot_have_an_effect_is_refused_when_the_plan_is_read(steps: tuple[str, ...], says: str) -> None:
+    listed = "".join(f"  - {step}\n" for step in steps)
+    with pytest.raises(PlanError, match=rf"plan.yaml, line \d+: {says}"):
+        parse(f"data: {{folder: photos}}\nsteps:\n{listed}", "plan.yaml")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ("clean_labels",),
+        (PROBE, "clean_labels"),
+        (DROP, PROBE),
+        (FIT, f"repeat: {{times: 2, steps: [{PROBE}, {DROP}]}}"),  # the second round learns from it
+        (FIT, "calibrate", "pseudo_label", FIT),  # which asks the calibrated model
+        (PROBE, f"repeat: {{times: 2, steps: [pseudo_label, {FIT}]}}", "calibrate"),
+    ],
+)
+def test_steps_that_have_an_effect_are_accepted(steps: tuple[str, ...]) -> None:
+    listed = "".join(f"  - {step}\n" for step in steps)
+    assert len(parse(f"data: {{folder: photos}}\nsteps:\n{listed}", "plan.yaml").steps) == len(steps)

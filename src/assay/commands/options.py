@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from assay.errors import RunError
+
 if TYPE_CHECKING:
     from assay.predictions.tta import AnyTTA
 
@@ -57,7 +59,9 @@ def default_images(source: Path) -> Path:
 
 
 def model_of(run: Path) -> Path:
-    """Return the model of a run; a model's folder that was taken elsewhere serves as well."""
+    """Return the model of a run; a model's folder that was taken elsewhere serves as well. Raises RunError."""
+    if (run / "metrics.json").is_file() and not (run / "model" / "spec.json").is_file():
+        raise RunError(f"{run}: is a run without a model, which judged labels only. Add a probe or a fit to its plan.")
     return run if (run / "spec.json").is_file() else run / "model"
 
 

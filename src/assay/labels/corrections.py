@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from assay.errors import DataError
-from assay.labels.edits import PERSON, Action, Edit, apply, current_values
-from assay.labels.ledger import Ledger
+from assay.labels.build import quoted
+from assay.labels.edits import PERSON, Action, Edit, apply, current_values, standing_edits
+from assay.labels.ledger import Entry, Ledger
 from assay.labels.readers.table_files import DELIMITERS, Rows, read_rows, texts
 from assay.labels.readers.text_files import read_lines
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.messages import printable
+
+Cell = tuple[str, str, str | None]
+"""Image, head and tag."""
 
 OF_PLAN = "said by data.corrections"
 """The reason of edits that come from the table of a plan."""
@@ -169,6 +173,57 @@ def count_corrections(ledger: Ledger, samples: Samples) -> dict[str, dict[str, i
         counts[side]["labels"] += 1
         counts[side]["changed"] += int(new != before[cell])
     return counts
+
+
+def fit_to_data(ledger: Ledger, samples: Samples) -> tuple[list[Entry], list[str]]:
+    """Return the entries of a ledger that hold for changed data, and a line on each kind of change; none: all hold.
+
+    A person's edits of images, heads or classes that the data no longer has are left out. Where the data gives another
+    label than it did, the person's still counts. `samples` are those as read.
+    """
+    added = {entry.edit.id for entry in ledger.entries if entry.edit.action == "add"}
+    known, heads = added.union(samples.ids), {head.name: head for head in samples.space}
+    of_person = [entry.edit for entry in ledger.entries if entry.edit.step == PERSON]
+    lost = {edit.cell for edit in of_person if not (edit.id in known and _names_classes(edit, heads))}
+    changed = {cell: value for cell, value in _other_values(ledger, samples, lost).items() if cell[0] not in added}
+    entries, left = [], dict(changed)  # of the edits of a cell the first that counts meets the value of now
+    for entry, counts in zip(ledger.entries, standing_edits([entry.edit for entry in ledger.entries]), strict=True):
+        edit = entry.edit
+        if edit.step != PERSON or edit.cell not in lost:
+            first = edit.step == PERSON and counts and edit.action != "weight" and edit.cell in left
+            entries.append(replace(entry, edit=replace(edit, old=left.pop(edit.cell))) if first else entry)
+    kinds = {
+        "corrections of images, heads or classes that the data no longer has, left out": lost,
+        "corrections of labels that the data gives otherwise now, which count all the same": changed,
+    }
+    return entries, [
+        f"{what}: {len(cells):,} ({quoted(sorted({cell[0] for cell in cells}), 3)})"
+        for what, cells in kinds.items()
+        if cells
+    ]
+
+
+def _names_classes(edit: Edit, heads: Mapping[str, Head]) -> bool:
+    """Return whether the data has the head and the class of an edit; of a multi-class head, that it sets."""
+    if edit.head not in heads or heads[edit.head].multiclass != (edit.tag is None):
+        return False
+    name = edit.tag if edit.tag is not None else edit.new if edit.action != "weight" else None
+    return name is None or name in heads[edit.head].index
+
+
+def _other_values(ledger: Ledger, samples: Samples, lost: Collection[Cell]) -> dict[Cell, str | None]:
+    """Return the present values of the cells that a person's first effective edit has another `old` of."""
+    first: dict[Cell, Edit] = {}
+    for edit in ledger.effective():
+        if edit.step == PERSON and edit.action != "weight" and edit.cell not in lost:
+            first.setdefault(edit.cell, edit)
+    rows = {image: row for row, image in enumerate(samples.ids)}
+    values: dict[Cell, str | None] = {}
+    for head in samples.space:
+        cells = [cell for cell in first if cell[1] == head.name and cell[0] in rows]
+        index = np.array([rows[cell[0]] for cell in cells], dtype=np.int64)
+        values |= dict(zip(cells, current_values(samples, head, index, [cell[2] for cell in cells]), strict=True))
+    return {cell: value for cell, value in values.items() if value != first[cell].old}
 
 
 def _read_corrections(path: Path | None, ledger: Ledger, samples: Samples) -> list[Edit]:

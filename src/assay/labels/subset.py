@@ -222,7 +222,7 @@ def data_changes(before: Samples, now: Samples) -> list[str]:
         if kinds_before.get(head.name) == head.multiclass:
             unlike = other.table[f"label:{head.name}"].ne_missing(one.table[f"label:{head.name}"])
             kinds[f"relabelled under {head.name!r}"] = _chosen_ids(other, unlike.to_list())
-    lines = [f"  {len(ids):,} images {kind}: {quoted(ids, 3)}" for kind, ids in kinds.items() if ids]
+    lines = [f"  images {kind}: {len(ids):,} ({quoted(ids, 3)})" for kind, ids in kinds.items() if ids]
     mismatch = compare_spaces(now.space, "the run before", before.space)
     lines += [f"  the data now {mismatch}"] if mismatch else []
     return ["the data changed since the run before:", *lines] if lines else ["the data changed since the run before"]

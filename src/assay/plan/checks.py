@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -12,7 +12,7 @@ from assay.errors import AssayError
 from assay.plan.problems import Problem, explain, located, suggestion, value_text
 from assay.plan.yaml_lines import Document, KeyPath
 from assay.settings import Settings
-from assay.steps.base import StepPlan
+from assay.steps.base import Context, State, Step, StepPlan, StepResult, StepSettings, steps_below
 
 StepTable = Mapping[str, type[Settings]]
 """Kind of step -> its settings."""
@@ -116,6 +116,77 @@ def _holder(annotation: Any) -> type[Settings] | None:
 def _lists(kind: type[Settings]) -> list[str]:
     """Return the names of the settings that are lists of steps."""
     return [name for name, known in kind.model_fields.items() if known.annotation == STEPS]
+
+
+# Steps that can change nothing, which a plan must not have.
+
+
+def without_effect(
+    steps: Sequence[StepPlan], path: KeyPath, *, learnt_later: bool = False, model_before: bool = False
+) -> Iterator[Problem]:
+    """Yield a problem for each step of a list that cannot have an effect where it stands.
+
+    `learnt_later`: whether a step after the list learns from labels; `model_before`: whether one before made a model.
+    """
+    for number, step in enumerate(steps):
+        at, after = (*path, number, step.kind), steps[number + 1 :]
+        kind, inner = _kind(step), getattr(step.settings, "steps", ())
+        learnt = learnt_later or any(map(learns, after))
+        if kind.edits(step.settings) and not learnt:
+            instead = ", or set action: flag, which only lists them" if step.kind == "clean_labels" else ""
+            yield Problem(
+                at, f"changes labels, and no step after it learns from them. Put a probe or a fit after it{instead}."
+            )
+        if kind.needs_model and not model_before:
+            yield Problem(
+                at, "changes or asks a model, and no step before it makes one. Put a probe or a fit before it."
+            )
+        elif step.kind in RULES and (other := _replaced_by(after)):
+            yield Problem(
+                at, f"changes a model that the {other} after it replaces by a new one. Put it after the {other}."
+            )
+        if inner:
+            again = getattr(step.settings, "times", 1) > 1
+            if again and not any(learns(one) or _kind(one).edits(one.settings) for one in inner):
+                yield Problem(
+                    at, "repeats steps that neither train nor change labels: every round is the same. Drop it."
+                )
+            of_round = again and any(map(learns, inner))
+            yield from without_effect(
+                inner, (*at, "steps"), learnt_later=learnt or of_round, model_before=model_before or of_round
+            )
+        model_before = model_before or learns(step) or step.kind == "ensemble"
+
+
+RULES = ("calibrate", "tune_thresholds")
+"""Steps that change how a model decides, and nothing that a later fit goes on from."""
+
+
+def learns(step: StepPlan) -> bool:
+    """Return whether a step, or one that it holds, learns from the labels so far."""
+    return _kind(step).learns or any(_kind(one).learns for one in steps_below(step.settings))
+
+
+def _replaced_by(after: Sequence[StepPlan]) -> str | None:
+    """Return the kind of the step that makes a new model before any asks the one so far; None where none does."""
+    asking = next((one.kind for one in after if one.kind != "clean_labels"), None)
+    return asking if asking in ("probe", "fit") else None
+
+
+def _kind(step: StepPlan) -> Step:
+    from assay.steps import STEPS
+
+    kind = STEPS.get(step.kind)
+    # The table of a check may have others under the same names, of which nothing is known.
+    return kind if kind and isinstance(step.settings, kind.settings) else Step(StepSettings, _run, edits=_edits_nothing)
+
+
+def _run(settings: Settings, state: State, context: Context) -> StepResult:
+    return StepResult(None)
+
+
+def _edits_nothing(settings: Settings) -> bool:
+    return False
 
 
 PLACEHOLDER = StepPlan(kind="", settings=Settings())

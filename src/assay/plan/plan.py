@@ -20,7 +20,7 @@ from assay.errors import DataError, PlanError
 from assay.labels.readers.read import DataSettings, resolve_paths
 from assay.labels.readers.table_files import is_table
 from assay.models.classifier import ModelSettings
-from assay.plan.checks import Check, StepTable
+from assay.plan.checks import Check, StepTable, without_effect
 from assay.plan.overrides import override
 from assay.plan.problems import refuse, value_text
 from assay.plan.recipes import recipe_text
@@ -202,8 +202,9 @@ def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Pla
         document = override(document, text, schema())
     check = Check(table, schema)
     plan = check.settings(Plan, document, ())
-    if plan is None:
-        raise refuse(document, check.problems)
+    problems = check.problems if plan is None else list(without_effect(plan.steps, ("steps",)))
+    if plan is None or problems:
+        raise refuse(document, problems)
     return plan
 
 

@@ -28,8 +28,13 @@ def earlier_run(run: RunFolder) -> RunFolder | None:
     return finished[-1] if finished else None
 
 
-def archive_run(run: RunFolder, record: RunMetrics, replaced: Sequence[Path]) -> Path:
-    """Keep a finished run whole in its history/, and remove from the run what is replaced; return its folder there.
+def results(run: RunFolder) -> list[Path]:
+    """Return what a run makes of its steps once they are done."""
+    return [run.metrics, run.test_predictions, run.model.path, run.charts, run.report]
+
+
+def archive_run(run: RunFolder, record: RunMetrics, replaced: Sequence[Path] = ()) -> Path:
+    """Keep a finished run whole in its history/, and remove its results and what is replaced; return its folder there.
 
     The ledger there is that of the run: without the edits that a person has made since, to be applied now.
     """
@@ -41,7 +46,7 @@ def archive_run(run: RunFolder, record: RunMetrics, replaced: Sequence[Path]) ->
                 _link(path, beside / path.name)
         if run.ledger.exists():
             Ledger(beside / run.ledger.name).rewritten(ledger.entries[: record.ledger_lines])
-    for path in replaced:
+    for path in [*replaced, *results(run)]:
         _remove(path)
     return target
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.errors import RunError
 from assay.files import RunFolder, StepFolder, StepName, fingerprint, write_json
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.images.levels import MEASURED, measure_levels, notes, traits
-from assay.labels.corrections import sync_corrections
+from assay.labels.corrections import fit_to_data, sync_corrections
+from assay.labels.edits import PERSON
 from assay.labels.ledger import Ledger
 from assay.labels.left_out import require_all
 from assay.labels.readers.read import read, resolve_paths
@@ -23,6 +25,8 @@ from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import DEFAULT_SIZE, choose_flips, default_steps
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete
 from assay.progress import Progress
+from assay.run.archive import archive_ledger, archive_run
+from assay.run.records import RunMetrics
 from assay.run.runner import run_steps
 from assay.settings import with_parts
 from assay.steps.base import Context, State
@@ -74,7 +78,7 @@ def prepare_run(
         samples = held_back(whole, earlier(loaded.plan, whole, base=loaded.base, run=folder, progress=progress))
     with together.main_process_first():  # the others find it up to date
         table = resolve_paths(loaded.plan.data, base=loaded.base).get("corrections")
-        ledger = sync_corrections(Ledger.read(run.ledger), table, samples)
+        ledger = sync_corrections(_fitted_ledger(run, samples, progress), table, samples)
     corrected = ledger.of(()).apply(samples)  # by a person, before any step
     if not loaded.plan.steps:
         loaded = _fill_levels(_with_steps(loaded, corrected, cache, folder, progress))
@@ -132,6 +136,29 @@ def _fill_levels(loaded: LoadedPlan) -> LoadedPlan:
         return resize if resize.levels else resize.model_copy(update={"levels": levels})
 
     return replace(loaded, plan=with_parts(loaded.plan, Resize, fill))
+
+
+def _fitted_ledger(run: RunFolder, samples: Samples, progress: Progress) -> Ledger:
+    """Return the ledger of a run for its data as it is now; what no longer holds is kept in history/, and named."""
+    ledger = Ledger.read(run.ledger)
+    if not ledger.entries or not run.samples.exists() or same_data(run, samples):
+        return ledger  # a line that does not fit is a mistake in the ledger
+    entries, lines = fit_to_data(ledger, samples)
+    for line in lines:
+        progress.line(line)
+    if lines and (record := RunMetrics.read(run)):
+        archive_run(run, record)
+    elif lines:
+        archive_ledger(run, [PERSON])
+    return ledger.rewritten(entries) if lines else ledger
+
+
+def same_data(run: RunFolder, samples: Samples) -> bool:
+    """Return whether a run was made of these images and labels; not where its table is of another version."""
+    try:
+        return Samples.read(run.samples).fingerprint() == samples.fingerprint()
+    except RunError:
+        return False
 
 
 def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, progress: Progress) -> LoadedPlan:

@@ -39,7 +39,7 @@ from assay.predictions.predict import Predictions, score_predictions
 from assay.predictions.predictor import Predictor
 from assay.predictions.tta import AnyTTA
 from assay.progress import ForwardingProgress, NoProgress, Progress
-from assay.run.archive import archive, archive_run
+from assay.run.archive import archive, archive_run, results
 from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, predict_samples, test_scores
@@ -144,12 +144,11 @@ def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
             archive(run, [run.plan])
         return
     replaced = [*([run.plan] if changed else []), *_other_data(prepared)]
-    results = [run.metrics, run.test_predictions, run.model.path, run.charts, run.report]
     if before is not None:
-        earlier = archive_run(run, before, [*replaced, *results])
+        earlier = archive_run(run, before, replaced)
         context.progress.line(f"the finished run that was in {run.path} is kept in {earlier}")
     elif replaced:
-        archive(run, [*replaced, *results])
+        archive(run, [*replaced, *results(run)])
 
 
 def _untracked(text: str) -> str:
@@ -317,7 +316,9 @@ class Run:
 
     @cached_property
     def artifact(self) -> Predictor:
-        """The model, on the best device there is."""
+        """The model, on the best device there is. Raises RunError where no step made one."""
+        if self.record.handed_on is None:
+            raise RunError(f"{self.folder}: is a run without a model, which judged labels only. Add a probe or a fit.")
         return Predictor.load(RunFolder(self.folder).model.path, device=pick_device(None))
 
     def predict(self, paths: Sequence[str | Path]) -> Predictions:

@@ -145,6 +145,9 @@ class Step:
     run: Callable[[Any, State, Context], StepResult]
     purpose: str = ""  # one line, for the report
     report: tuple[str, ...] = ()  # settings that the report lists, the most telling first
+    learns: bool = False  # from the labels so far; steps that it holds need not say so again
+    needs_model: bool = False  # of a step before it
+    edits: Callable[[Any], bool] = lambda settings: bool(settings.changes_labels)  # for a later step to learn from
     repairs: bool = False  # labels, or the weight of classes: an ablation leaves the step out
     on_every_process: bool = False  # else the main process runs it and the others wait
     computes: Callable[[Any], bool] = lambda settings: False  # by a network, on the hardware that a plan may pin

@@ -58,7 +58,7 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
     return StepResult(folder, details=details)
 
 
-STEP = Step(CalibrateSettings, run, purpose="probabilities as sure as they are right")
+STEP = Step(CalibrateSettings, run, purpose="probabilities as sure as they are right", needs_model=True)
 
 
 def _details(

@@ -153,6 +153,7 @@ STEP = Step(
     run,
     purpose="labels that are probably wrong",
     report=("size", "by", "weights"),
+    edits=lambda settings: settings.action.kind != "flag",
     repairs=True,
     on_every_process=True,
     computes=lambda settings: True,

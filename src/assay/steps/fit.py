@@ -88,6 +88,7 @@ STEP = Step(
     run,
     purpose="training by gradient descent",
     report=("size", "epochs", "freeze", "lr", "batch", "start", "keep"),
+    learns=True,
     on_every_process=True,
     computes=lambda settings: True,
     check=check_fit,

@@ -70,6 +70,7 @@ STEP = Step(
     run,
     purpose="a linear model on the features of the frozen backbone",
     report=("size",),
+    learns=True,
     computes=lambda settings: True,
 )
 

@@ -99,6 +99,7 @@ STEP = Step(
     run,
     purpose="labels for images that had none",
     report=("keep",),
+    needs_model=True,
     repairs=True,
     computes=lambda settings: True,
 )

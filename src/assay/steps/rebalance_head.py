@@ -105,6 +105,8 @@ STEP = Step(
     run,
     purpose="the head learnt again for classes that count alike",
     report=("metric",),
+    learns=True,
+    needs_model=True,
     repairs=True,
     computes=lambda settings: True,
     check=check,

@@ -72,7 +72,13 @@ def run(settings: TuneThresholdsSettings, state: State, context: Context) -> Ste
     return StepResult(folder, details=details)
 
 
-STEP = Step(TuneThresholdsSettings, run, purpose="the probability from which a tag is given", report=("by", "metric"))
+STEP = Step(
+    TuneThresholdsSettings,
+    run,
+    purpose="the probability from which a tag is given",
+    report=("by", "metric"),
+    needs_model=True,
+)
 
 
 def _multilabel(state: State, settings: TuneThresholdsSettings) -> list[tuple[int, Head, slice]]:
