@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from assay.commands.api import evaluate, load, read, train
+    from assay.commands.api import compare, evaluate, load, read, train
     from assay.errors import AssayError
     from assay.labels.samples import Samples
     from assay.labels.writers.table import write_table
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from assay.run.train import Run
 
 __version__ = "0.1.0"
-__all__ = ["AssayError", "Predictions", "Run", "Samples", "evaluate", "load", "read", "train", "write_table"]
+__all__ = ["AssayError", "Predictions", "Run", "Samples", "compare", "evaluate", "load", "read", "train", "write_table"]
 
 # Imported when first used: torch takes seconds, and `assay --help` none of them.
 _HOMES = {
@@ -22,6 +22,7 @@ _HOMES = {
     "Predictions": "assay.predictions.predict",
     "Run": "assay.run.train",
     "Samples": "assay.labels.samples",
+    "compare": "assay.commands.api",
     "evaluate": "assay.commands.api",
     "load": "assay.commands.api",
     "read": "assay.commands.api",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.experiments.compare import Comparison
+from assay.experiments.compare import compare as compare_runs
 from assay.labels.corrections import corrected
 from assay.labels.readers.read import read as read_data
 from assay.labels.readers.read import resolve_paths
@@ -17,7 +19,7 @@ from assay.progress import Progress
 from assay.run.train import Run, evaluate, load
 from assay.run.train import train as train_plan
 
-__all__ = ["evaluate", "load", "read", "train"]
+__all__ = ["compare", "evaluate", "load", "read", "train"]
 
 
 def read(source: str | Path) -> Samples:
@@ -57,6 +59,15 @@ def train(
         progress=progress,
         draw=draw_run,
     )
+
+
+def compare(*runs: Run | str | Path, test: bool = False) -> Comparison:
+    """Compare finished runs, or their folders, with the first, on the same validation images; prints as a table.
+
+    With `test` on the test images that each run opened. Raises AssayError for runs that cannot be compared.
+    """
+    folders = [run.folder if isinstance(run, Run) else run for run in runs]
+    return compare_runs(folders, part="test" if test else "val")
 
 
 def show_in_notebooks() -> None:

@@ -16,7 +16,7 @@ from assay.experiments.shared_steps import tested
 from assay.files import RunFolder
 from assay.labels.space import Codes, Head
 from assay.labels.subset import compare_samples, compare_spaces
-from assay.messages import SPLITS
+from assay.messages import SPLITS, plain_lines, text_table
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import HeadScore
 from assay.metrics.paired import McNemar, difference, estimate, mcnemar, over_seeds, paired, verdict
@@ -136,6 +136,20 @@ class Comparison:
     overlaps: tuple[Overlap, ...]
     plans: tuple[Difference, ...]
 
+    def __str__(self) -> str:
+        """Return each metric of each run, and by how much it is above the first."""
+        names = [entry.name for entry in self.entries]
+        rows = [
+            (
+                row.name,
+                *(f"{value}{_change_text(change)}" for value, change in zip(row.values, row.changes, strict=True)),
+            )
+            for row in self.distinct_rows
+        ]
+        return "\n".join([*plain_lines(text_table(("metric", *names), rows), width=200), self.basis])
+
+    __repr__ = __str__
+
     @property
     def heads(self) -> tuple[Head, ...]:
         return self.entries[0].predicted.samples.space.heads
@@ -181,6 +195,10 @@ class Comparison:
             "answers": [overlap.to_json() for overlap in self.overlaps],
             "plans": [row.to_json() for row in self.plans],
         }
+
+
+def _change_text(change: Metric | None) -> str:
+    return "" if change is None else f" ({change.value:+.3f}{change.limits(3)})"
 
 
 def compare(folders: Sequence[str | Path], *, part: Part = "val") -> Comparison:

@@ -9,16 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from assay.errors import DataError
-from assay.labels.build import quoted
 from assay.labels.edits import PERSON, Action, Edit, apply, current_values, standing_edits
 from assay.labels.ledger import Entry, Ledger
-from assay.labels.readers.table_files import DELIMITERS, Rows, read_rows, texts
-from assay.labels.readers.text_files import read_lines
+from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Head
-from assay.messages import printable
+from assay.messages import printable, quoted
 
 Cell = tuple[str, str, str | None]
 """Image, head and tag."""
@@ -36,12 +35,11 @@ UNKNOWN = "?"
 TAG_WORDS = {"1": "1", "1.0": "1", "true": "1", "0": "0", "0.0": "0", "false": "0", UNKNOWN: None}
 """What a label of a tag may be written as, by a spreadsheet too -> the label."""
 
-MARKS = (",", ";", "\t")
 NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
-def corrections(path: Path, samples: Samples) -> list[Edit]:
-    """Return the edits of a table with the columns `image`, `head`, `class`, `label`.
+def corrections(path: Path | pl.DataFrame, samples: Samples) -> list[Edit]:
+    """Return the edits of a table, or of its file, with the columns `image`, `head`, `class`, `label`.
 
     `head` may be left out where there is only one. Of a multi-class head, `class` is blank and `label` is a class; of
     a multi-label one, `class` names the tag and `label` is 1 or 0. `?` is unknown, where no class is called so. A blank
@@ -73,31 +71,27 @@ def corrections(path: Path, samples: Samples) -> list[Edit]:
     return _by_person(cells, samples, positions)
 
 
-def _correction_rows(path: Path, samples: Samples) -> Rows:
+def _correction_rows(source: Path | pl.DataFrame, samples: Samples) -> Rows:
     """Return the lines of a table that settle a label. Raises DataError."""
-    rows = read_rows(path, delimiter=_delimiter(path))
+    if isinstance(source, pl.DataFrame):
+        rows = Rows(Path("the table"), source, range(1, len(source) + 1), "row")
+    else:
+        rows = read_rows(source)
     named = [rows.column("image"), rows.column("label")]
     rows = texts(rows, [*named, *(column for column in ("head", "class") if column in rows.names)])
     if "head" not in rows.names and len(samples.space) > 1:
         heads = ", ".join(repr(head.name) for head in samples.space)
-        raise DataError(f"{printable(path)}: has no column 'head', and the heads are {heads}. Add it.")
+        raise DataError(f"{printable(rows.source)}: has no column 'head', and the heads are {heads}. Add it.")
     if not rows.names.issuperset(SUSPECTS):
         return rows
     settled = rows.frame["label"].is_not_null()
     if not settled.any():
         raise DataError(
-            f"{printable(path)}: no cell of its column `label` is filled in, so nothing is settled. Write the right "
-            "label of an image there: that of `suggested`, or any other. A blank one is left as it is."
+            f"{printable(rows.source)}: no cell of its column `label` is filled in, so nothing is settled. Write the "
+            "right label of an image there: that of `suggested`, or any other. A blank one is left as it is."
         )
     lines = [line for line, kept in zip(rows.lines, settled, strict=True) if kept]
     return Rows(rows.source, rows.frame.filter(settled), lines, rows.unit)
-
-
-def _delimiter(path: Path) -> str | None:
-    """Return what parts the columns where a spreadsheet has put another mark; None for what the ending says."""
-    first = (read_lines(path) or [""])[0] if path.suffix.lower() in DELIMITERS else ""
-    marks = [mark for mark in MARKS if "image" in [cell.strip(' "') for cell in first.split(mark)]]
-    return marks[0] if marks else None
 
 
 def _known(name: str | None, names: Collection[str]) -> str | None:
@@ -130,7 +124,7 @@ def corrected(samples: Samples, path: Path | None) -> Samples:
     return samples if path is None else apply(samples, corrections(path, samples))
 
 
-def correct(ledger: Ledger, path: Path, samples: Samples) -> Ledger:
+def correct(ledger: Ledger, path: Path | pl.DataFrame, samples: Samples) -> Ledger:
     """Append the corrections of a table that are not the last edits of their cells. `samples` are those as read.
 
     Raises DataError, with the ledger as it was, for an invalid line.
@@ -226,7 +220,7 @@ def _other_values(ledger: Ledger, samples: Samples, lost: Collection[Cell]) -> d
     return {cell: value for cell, value in values.items() if value != first[cell].old}
 
 
-def _read_corrections(path: Path | None, ledger: Ledger, samples: Samples) -> list[Edit]:
+def _read_corrections(path: Path | pl.DataFrame | None, ledger: Ledger, samples: Samples) -> list[Edit]:
     return [] if path is None else corrections(path, ledger.of(()).apply(samples))
 
 

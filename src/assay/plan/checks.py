@@ -177,8 +177,9 @@ def _kind(step: StepPlan) -> Step:
     from assay.steps import STEPS
 
     kind = STEPS.get(step.kind)
-    # The table of a check may have others under the same names, of which nothing is known.
-    return kind if kind and isinstance(step.settings, kind.settings) else Step(StepSettings, _run, edits=_edits_nothing)
+    # The table of a check may have others under the same names, which may do anything.
+    known = kind is not None and isinstance(step.settings, kind.settings)
+    return kind if kind and known else Step(StepSettings, _run, learns=True, edits=_edits_nothing)
 
 
 def _run(settings: Settings, state: State, context: Context) -> StepResult:

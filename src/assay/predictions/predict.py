@@ -16,7 +16,10 @@ from assay.arrays import Floats
 from assay.files import whole
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
+from assay.messages import plain_lines, text_table
 from assay.metrics.metrics import HeadScore, probabilities_of, score, to_json
+
+MAX_ROWS = 10  # of what a terminal prints
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,26 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __str__(self) -> str:
+        """Return the first images with their labels, and the probability of each, as a table."""
+        rows = [(self.ids[row], *self._cells(row)) for row in range(min(len(self), MAX_ROWS))]
+        more = [f"... and {len(self) - MAX_ROWS:,} more"] if len(self) > MAX_ROWS else []
+        return "\n".join([*plain_lines(text_table(("image", *(head.name for head in self.space)), rows)), *more])
+
+    __repr__ = __str__
+
+    def _cells(self, row: int) -> list[str]:
+        if self.ids[row] in self.unreadable:
+            return [f"unreadable: {self.unreadable[self.ids[row]]}"] + [""] * (len(self.space) - 1)
+        cuts = np.broadcast_to(self.thresholds, self.logits.shape)[row]
+        cells = []
+        for head, columns in self.space.each():
+            scores = self.probabilities[row, columns]
+            chosen = head.present(head.decide(scores[None], cuts[None, columns]))[0]
+            names = [f"{head.classes[code]} {scores[code]:.2f}" for code in np.flatnonzero(chosen)]
+            cells.append(", ".join(names) or "none")
+        return cells
 
     @staticmethod
     def of(

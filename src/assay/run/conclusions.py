@@ -141,6 +141,12 @@ def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> Susp
     )
 
 
+def read_suspects(path: Path) -> pl.DataFrame:
+    """Read a list of suspects: text, but for the numbers `quality` and `confidence`."""
+    table = pl.read_csv(path, infer_schema=False)
+    return table.with_columns(pl.col("quality", "confidence").cast(pl.Float64))
+
+
 # This run beside the one that it replaced.
 
 

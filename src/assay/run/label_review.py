@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from assay.errors import PlanError, RunError
 from assay.files import RunFolder, StepName
 from assay.labels.corrections import correct as with_corrections
@@ -80,7 +82,7 @@ def undo(run: Path, wanted: Selection) -> LabelReview:
         return LabelReview(tuple(edit for edit in edits if edit.identity in selected), with_them, (), kept, runs_again)
 
 
-def correct(run: Path, table: Path) -> LabelReview:
+def correct(run: Path, table: Path | pl.DataFrame) -> LabelReview:
     """Append the corrections of a table with the columns `image`, `head`, `class`, `label`, as those of a person.
 
     Raises DataError that names the line for what cannot be, RunError where the run is being written to.

@@ -10,39 +10,31 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 
-from assay.errors import DataError, RunError
+from assay.errors import RunError
 from assay.files import RunFolder, StepName, append, fingerprint, whole, write_json, write_text, writing_below
 from assay.labels.corrections import count_corrections
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger
-from assay.labels.left_out import by_reason, left_out_lines, require_all, unreadable_as_left_out
-from assay.labels.samples import Samples, first_labels
+from assay.labels.left_out import left_out_lines
+from assay.labels.samples import Samples
 from assay.labels.split import split_table
-from assay.labels.subset import data_changes, labelled, with_space
+from assay.labels.subset import data_changes
 from assay.messages import plain_lines
-from assay.metrics.metrics import to_json
-from assay.metrics.paired import gains
 from assay.models.ensemble import load_model
-from assay.models.trained_model import count_trained_on, training_hashes
 from assay.plan import yaml_lines
 from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
-from assay.predictions.predict import Predictions, score_predictions
-from assay.predictions.predictor import Predictor
-from assay.predictions.tta import AnyTTA
 from assay.progress import ForwardingProgress, NoProgress, Progress
 from assay.run.archive import archive, archive_run, results
 from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
-from assay.run.evaluate import baselines, predict_samples, test_scores
+from assay.run.evaluate import baselines, test_scores
+from assay.run.finished import Run, evaluate, load
 from assay.run.prepare import PreparedRun, prepare_run
 from assay.run.records import DoneRecord, RunMetrics, Scores
 from assay.run.runner import drop_other_edits, run_steps, state_if_done
@@ -58,6 +50,8 @@ from assay.training.devices import (
     keep_freed_memory,
     pick_device,
 )
+
+__all__ = ["Draw", "Run", "add_to_log", "evaluate", "load", "train"]
 
 Draw = Callable[..., None]
 """Called as `draw(folder, page=..., device=..., progress=...)` once the metrics of a run are written."""
@@ -298,97 +292,3 @@ def add_to_log(path: Path, text: str) -> None:
     """Append a line to the log of a run. Raises SpaceError or RunError where it cannot be written."""
     entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
     append(path, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
-
-
-# A finished run.
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder and its metrics."""
-
-    folder: Path
-    metrics: dict[str, Any]  # metrics.json as it is; `record` has the same as types
-
-    @cached_property
-    def record(self) -> RunMetrics:
-        return RunMetrics.from_json(self.metrics)
-
-    @cached_property
-    def artifact(self) -> Predictor:
-        """The model, on the best device there is. Raises RunError where no step made one."""
-        if self.record.handed_on is None:
-            raise RunError(f"{self.folder}: is a run without a model, which judged labels only. Add a probe or a fit.")
-        return Predictor.load(RunFolder(self.folder).model.path, device=pick_device(None))
-
-    def predict(self, paths: Sequence[str | Path]) -> Predictions:
-        """Return predictions for image files, in their order; unreadable ones are named in `.unreadable`."""
-        if not paths:
-            raise DataError("no images were given. Name at least one file.")
-        return Predictions.joined(list(self.artifact.stream((str(path), Path(path)) for path in paths)))
-
-
-def load(folder: str | Path) -> Run:
-    """Return a finished run. Raises RunError where the folder is none, or not finished."""
-    path = Path(folder)
-    try:
-        return Run(path, json.loads(RunFolder(path).metrics.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path}: is no finished run (metrics.json cannot be read). Give the folder of one, or finish it: the "
-            "command that began it goes on where it stopped."
-        ) from error
-
-
-def evaluate(
-    run: Run,
-    samples: Samples,
-    *,
-    tta: AnyTTA | None = None,
-    strict: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Return metrics of a run's model on labelled images, and its validation metrics beside them.
-
-    `n` counts the images scored, `unlabelled` those without a label, `left_out` by reason and class the files that
-    could not be used. `trained on` counts the images that the run, or what it began with, learnt from. With `tta`,
-    `scores` are those of the mean over views; those of the plain images, what the views gained (with a paired interval)
-    and the seconds of both stand under `tta`. Raises DataError; with `strict`, where a file was left out.
-    """
-    space = run.artifact.saved.space
-    progress = progress or NoProgress()
-    fitted = with_space(samples, space)
-    for note in fitted.notes[len(samples.notes) :]:
-        progress.line(f"note: {note}")
-    known = labelled(fitted)
-    if len(known) == 0:
-        raise DataError("none of the images has a label of this run's classes. Give labelled images.")
-    trained = Samples.read(RunFolder(run.folder).samples).part("train")
-    learnt = np.union1d(training_hashes(trained.hashes), run.artifact.saved.learnt_from)
-    began = time.perf_counter()
-    predictions = predict_samples(run.artifact, known, progress)
-    unreadable = unreadable_as_left_out(predictions.unreadable, first_labels(known.table))
-    left_out, scored = (*samples.left_out, *unreadable), len(known) - len(unreadable)
-    if strict or not scored:
-        require_all(left_out, used=scored)
-    plain = score_predictions(predictions, known, trained=trained)
-    result: dict[str, Any] = {
-        "scores": to_json(plain),
-        "validation": run.metrics["scores"],
-        "n": scored,
-        "unlabelled": len(samples) - len(known),
-        "left_out": by_reason(left_out),
-        "notes": list(samples.notes),
-        "trained on": count_trained_on(learnt, known),
-    }
-    if tta is None:
-        return result
-    middle = time.perf_counter()
-    averaged = score_predictions(predict_samples(run.artifact, known, progress, tta=tta), known, trained=trained)
-    beside = {
-        "settings": tta.model_dump(mode="json"),
-        "plain": result["scores"],
-        "gain": {name: metric.to_json() for name, metric in gains(plain, averaged).items()},
-        "seconds": {"plain": round(middle - began, 2), "tta": round(time.perf_counter() - middle, 2)},
-    }
-    return {**result, "scores": to_json(averaged), "tta": beside}
