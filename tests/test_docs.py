@@ -12,6 +12,7 @@ from typing import Any, get_args
 from unittest.mock import create_autospec
 
 import numpy as np
+import polars as pl
 import pytest
 import typer.main
 from pydantic import BaseModel
@@ -35,7 +36,7 @@ from assay.predictions.tta import AnyTTA
 from assay.repair.head_kinds import AnyKind
 from assay.repair.pseudo_labels import AnyKeep
 from assay.repair.suspects import AnyAction
-from assay.run.train import Run
+from assay.run.finished import MetricTable, Run
 from assay.steps import STEPS
 from assay.steps.ensemble_members import MemberPlan
 from assay.training.class_weights import AnyClassWeights
@@ -181,11 +182,16 @@ def test_the_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "new" / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
     metrics = {"metrics": {"accuracy": {"value": 1.0}}}
-    run = Run(tmp_path, {"scores": metrics})
+    run = Run(tmp_path, MetricTable({"scores": metrics}))
     space = assay.read("photos/").space
     answer = Predictions.of(["new/a.jpg"], space, np.eye(1, space.width, dtype=np.float32), model="")
     monkeypatch.setattr(Run, "predict", create_autospec(Run.predict, return_value=answer))
-    for name, found in {"train": run, "load": run, "evaluate": {"scores": metrics}}.items():
+    listed = pl.DataFrame({"image": ["a"], "suggested": ["red"], "label": [None]})
+    for name, value in {"suspects": lambda run: listed, "correct": lambda run, labels: labels}.items():
+        monkeypatch.setattr(Run, name, value)
+    monkeypatch.setattr(Run, "__str__", lambda run: "run")
+    doubles = {"train": run, "load": run, "evaluate": {"scores": metrics}, "compare": "compared"}
+    for name, found in doubles.items():
         double = create_autospec(getattr(assay, name), return_value=found)
         monkeypatch.setattr(assay, name, double, raising=False)
     for text in blocks("python"):
