@@ -14,6 +14,7 @@ import polars as pl
 from assay.errors import DataError
 from assay.labels.build import RawLabels, drop_invalid_names, label_table
 from assay.labels.image_files import Tree, natural_key, walk
+from assay.labels.label_files import label_file_notes
 from assay.labels.left_out import LeftOut
 from assay.messages import printable, quoted
 
@@ -68,14 +69,18 @@ def find_in_folder(folder: Path) -> RawLabels:
     folder.
     """
     tree = walk(folder)
-    if not tree.images:
-        raise DataError(_no_images(folder, tree))
-    layout = _layout(folder, tree)
+    of_files = label_file_notes(folder, tree)
+    try:
+        if not tree.images:
+            raise DataError(_no_images(folder, tree))
+        layout = _layout(folder, tree)
+        _refuse_loose(folder, tree, layout)
+    except DataError as error:
+        if not of_files:
+            raise
+        raise DataError("\n  ".join((str(error), *of_files))) from error
     images, left_out = drop_invalid_names([path for path in tree.images if layout.is_used(path)])
     rows = [(path, *layout.split_and_class(path)) for path in images]
-    loose = [path for path, _, label in rows if label == ""]
-    if loose:
-        raise DataError(_loose(folder, loose, layout))
     labels = pl.Series([label for _, _, label in rows], dtype=pl.String)
     splits = pl.Series("split", [split for _, split, _ in rows], dtype=pl.String)
     return RawLabels(
@@ -85,7 +90,7 @@ def find_in_folder(folder: Path) -> RawLabels:
         heads=((HEAD, "multiclass"),),
         classes={HEAD: _class_folders(tree, layout)},
         left_out=(*left_out, *_others(tree, layout)),
-        notes=(*tree.notes(), *_notes(folder, tree, layout)),
+        notes=(*tree.notes(), *_notes(folder, tree, layout), *of_files),
     )
 
 
@@ -123,11 +128,11 @@ def _refuse_wrapped(folder: Path, tree: Tree, splits: Sequence[str]) -> None:
     wrapped = {start: inner for start, inner in starts.items() if inner}
     if not wrapped or len(wrapped) < len(starts):
         return
-    start, inner = next(iter(wrapped.items()))
+    inner = next(iter(wrapped.values()))
     held = quoted(_folders_within(tree, f"{inner}/"), 3)
     if splits:
-        at = shlex.quote(printable(folder / inner))
-        way = f"Move them up: mv {at}/* {shlex.quote(printable(folder / start))}"
+        pairs = [(shlex.quote(printable(folder / name)) for name in pair[::-1]) for pair in wrapped.items()]
+        way = "Move them up: " + " && ".join(f"mv {within}/* {above}" for within, above in pairs)
     else:
         way = f"Give that folder: {shlex.quote(printable(folder / inner))}"
     raise DataError(f"{printable(folder)}: the class folders ({held}) lie in {printable(inner)!r}, one too deep. {way}")
@@ -200,13 +205,17 @@ def _no_images(folder: Path, tree: Tree) -> str:
     )
 
 
-def _loose(folder: Path, loose: Sequence[str], layout: _Layout) -> str:
+def _refuse_loose(folder: Path, tree: Tree, layout: _Layout) -> None:
+    """Raise DataError for images that lie in no class folder."""
+    loose = [path for path in tree.images if layout.is_used(path) and layout.split_and_class(path)[1] == ""]
+    if not loose:
+        return
     where = "directly in a split folder" if layout.depth and "/" in loose[0] else "in no class folder"
     pattern = _name_pattern(loose)
     by_name = (
         f' Or their names tell the class: data: {{names: "{pattern}", root: {printable(folder)}}}.' if pattern else ""
     )
-    return (
+    raise DataError(
         f"{printable(folder)}: {len(loose)} images lie {where}, the first {printable(loose[0])!r}. "
         "Put each in a folder named after its class, those without a label in unlabelled/, or give a table "
         f"that names their labels.{by_name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from operator import attrgetter
 from pathlib import Path
@@ -212,7 +212,7 @@ def read(data: DataSettings, *, base: Path) -> Samples:
     """
     samples = read_whole(data, base=base)
     for head, _, codes in samples.space.each(samples.codes()):
-        _require_learnable(printable(str(getattr(data, _form(data)))), head, codes)
+        _require_learnable(printable(str(getattr(data, _form(data)))), head, codes, notes=samples.notes)
     return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
 
 
@@ -249,7 +249,7 @@ def like_training(data: DataSettings, trained: DataSettings, space: LabelSpace, 
     return data.model_copy(update=update)
 
 
-def _require_learnable(source: str, head: Head, codes: Codes) -> None:
+def _require_learnable(source: str, head: Head, codes: Codes, *, notes: Sequence[str]) -> None:
     """Raise DataError for a head without a known label, or with a single class."""
     if not head.known(codes).any():
         why = "each is unknown" if head.size or head.multiclass else "no image has a tag"
@@ -261,6 +261,7 @@ def _require_learnable(source: str, head: Head, codes: Codes) -> None:
         held = f"only the class {head.classes[0]!r}, and there must be at least two classes to tell apart"
         raise DataError(
             f"{source}: {head.name!r} has {held}. Add images of another, or name other label columns with `heads`."
+            + "".join(f"\n  note: {note}" for note in notes)
         )
 
 

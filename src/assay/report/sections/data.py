@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from assay.arrays import Bools, Doubles, Ints
+from assay.labels.left_out import left_out_lines
 from assay.labels.samples import Samples
 from assay.labels.split import SIDES, split_table
 from assay.messages import plain
@@ -61,6 +62,7 @@ def data(run: RunContents, gallery: Gallery) -> dict[str, object]:
         "unlabelled": {side: int((~part.labelled()).sum()) for side, part in parts.items()},
         "heads": heads,
         "measured": len(rows),
+        "left_out_lines": left_out_lines(samples.left_out),
         "left_out": [(plain(left.path), plain(left.reason)) for left in samples.left_out],
         "notes": [plain(note) for note in samples.notes],
     }
