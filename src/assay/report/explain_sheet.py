@@ -37,14 +37,12 @@ def sheet(explanation: Explanation, *, name: str, network: str) -> bytes:
         words.append(_text(text, MARGIN, top))
         top += LINE
     faces = [(explanation.image, ["as the network was shown it"])]
+    faces += [(cam.overlay, cam_lines(cam)) for cam in explanation.cams]
+    layers = [(one.pixels, [plain(one.name), _shape_text(one), one.kind]) for one in explanation.images]
     positions: list[Position] = []
     for title, tiles, columns in (
-        ("Where the answers come from", faces + [(cam.overlay, cam_lines(cam)) for cam in explanation.cams], FACES),
-        (
-            "What its layers make of it",
-            [(one.pixels, [layer_line(one), one.kind]) for one in explanation.images],
-            GRIDS,
-        ),
+        ("Where the answers come from (Grad-CAM)", faces, FACES),
+        ("What its layers make of it", layers, GRIDS),
     ):
         lines, images, top = _rows(title, tiles, top + SPACE, columns)
         words += lines
@@ -72,17 +70,21 @@ def cam_lines(cam: Cam) -> list[str]:
     return [
         f"{plain(cam.name)} {100 * cam.probability:.1f} %",
         f"{' and '.join(cam.reasons)}{nowhere}",
-        f"Grad-CAM at {plain(cam.heat.layer)}, {height} × {width}",
+        f"at {plain(cam.heat.layer)}, {height} × {width}",
     ]
 
 
 def layer_line(layer: LayerImage) -> str:
-    """Return the line under the image of a layer."""
+    """Return what the image of a layer is, on one line."""
+    return f"{plain(layer.name)}: {_shape_text(layer)}"
+
+
+def _shape_text(layer: LayerImage) -> str:
     if len(layer.shape) == 1:
-        return f"{plain(layer.name)}: a series of {layer.shape[0]:,} values"
+        return f"a series of {layer.shape[0]:,} values"
     channels, height, width = layer.shape
     count = f"{channels:,}" if len(layer.channels) == channels else f"{len(layer.channels)} of {channels:,}"
-    return f"{plain(layer.name)}: {count} maps of {height} × {width}"
+    return f"{count} maps of {height} × {width}"
 
 
 def pooled_line(features: Reals) -> str:
