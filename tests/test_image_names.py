@@ -47,6 +47,7 @@ FILES = ("img/3/000123.png", "img/3/000124.png", "img/4/7.JPG")
         ("file:///C:/me/img/3/000123.png", "img/3/000123.png"),
         ("/data/upload/3/000123.png", "img/3/000123.png"),
         ("/data/local-files/?d=img/3/000123.png", "img/3/000123.png"),
+        ("http://host.org/other/000123", "img/3/000123.png"),
         ("../3/000123.png", "img/3/000123.png"),
         ("'img/3/000123.png'", "img/3/000123.png"),
         ('"000123.png"', "img/3/000123.png"),

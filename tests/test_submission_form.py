@@ -305,6 +305,43 @@ def test_a_blank_in_a_class_needs_another_separator_only_where_tags_are_joined(o
     assert written(out, space, like=sample(out.parent, "id,sea\n1,0\n2,0\n")) == "id,sea\n1,1\n2,1\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "how"),
+    [
+        ("IMG_1", "img_1.jpg", "without the ending and in another case"),
+        ("caf\u00e9.JPG", "cafe\u0301.jpg", "in another case or Unicode form"),
+        ("7", "0007.png", "by their number"),
+    ],
+)
+def test_an_id_in_another_spelling_is_the_image_and_this_is_said(
+    tmp_path: Path, name: str, file: str, how: str
+) -> None:
+    images = [(file, Path(f"/d/{file}")), ("other.jpg", Path("/d/other.jpg"))]
+    layout, arranged = Form(like=sample(tmp_path, f"id,label\nother,\n{name},\n")).layout(ANIMALS, images)
+    assert arranged == [("other", Path("/d/other.jpg")), (name, Path(f"/d/{file}"))]
+    assert how in layout.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,label\nx7,\ny8,\n", "none of its columns has the names of the 2 images .*'id' has 'x7'.*of other images"),
+        ("id,label\n1,\nx7,\ny8,\n", r"line 3: 'x7' \(column 'id'\) is none of .*nor are 1 more of its 3 ids"),
+        ("id,label\n1,\n22.jpgg,\n", r"Did you mean '22\.jpg'\?"),
+    ],
+)
+def test_a_sample_with_other_ids_is_refused_with_their_count(tmp_path: Path, text: str, message: str) -> None:
+    images = [("1.jpg", Path("/d/1.jpg")), ("22.jpg", Path("/d/22.jpg"))]
+    with pytest.raises(DataError, match=message):
+        Form(like=sample(tmp_path, text)).layout(ANIMALS, images)
+
+
+def test_a_sample_may_be_saved_by_a_spreadsheet(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_bytes("id;label\ncaf\u00e9;\n".encode("utf-16"))
+    layout, arranged = Form(like=tmp_path / "s.csv").layout(ANIMALS, [("caf\u00e9.jpg", Path("/d/caf\u00e9.jpg"))])
+    assert (layout.delimiter, arranged[0][0]) == (";", "caf\u00e9")
+
+
 @pytest.mark.parametrize("name", ["sample.txt", "sample.parquet", "none.csv"])
 def test_a_sample_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
     if name != "none.csv":

@@ -102,6 +102,18 @@ def test_columns_of_0_and_1_are_offered_as_one_multi_label_head(tmp_path: Path) 
     assert "--set 'data.heads={tags: {columns: [sea," in str(raised.value)
 
 
+def test_columns_of_0_1_and_minus_1_are_tags_of_which_some_are_uncertain(tmp_path: Path) -> None:
+    columns = {"edema": [1.0, 0.0, -1.0], "fracture": ["", 1.0], "mass": [0.0, 1.0]}
+    with pytest.raises(DataError, match=r'-1\.0 is unknown with `missing: \["-1\.0"\]` beside it') as raised:
+        read_columns(tmp_path, columns)
+    heads = answers_of(str(raised.value))[0]
+    assert heads == {"tags": {"columns": ["edema", "fracture", "mass"]}}
+    with pytest.raises(DataError, match=r'neither 0 nor 1.*`missing: \["-1\.0"\]`'):
+        read_columns(tmp_path, columns, heads=heads)
+    codes = read_columns(tmp_path, columns, heads=heads, missing=["-1.0"]).codes()[0]
+    assert codes[:3].tolist() == [[1, -1, 0], [0, 1, 1], [-1, -1, 0]]
+
+
 def test_columns_of_which_one_is_1_are_offered_as_classes_too(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="exactly one is 1") as raised:
         read_columns(tmp_path, {"cat": [0, 1, 0], "dog": [1, 0, 0], "cow": [0, 0, 1]})

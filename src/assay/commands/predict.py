@@ -86,6 +86,8 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         predictor = Predictor.load(model_of(run), device=pick_device(device))
         layout, files = options.layout(predictor.saved.space, files)
         progress = terminal.progress
+        for note in layout.notes:
+            progress.line(f"note: {note}")
         unreadable: dict[str, str] = {}
         progress.begin("labelling", len(files))
         chunks = _counted(predictor.stream(files, tta=views), progress, unreadable)

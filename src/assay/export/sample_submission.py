@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,9 @@ from pathlib import Path
 
 from assay.errors import DataError
 from assay.export.columns import Cells, Column, TagFormat, ids_of, label_columns, of_class
+from assay.labels.readers.image_names import LEVELS, Level
 from assay.labels.readers.table_files import DELIMITERS, Rows, read_rows
+from assay.labels.readers.text_files import read_table_text
 from assay.labels.space import Head, LabelSpace
 from assay.messages import printable
 
@@ -26,10 +27,11 @@ class Sample:
     rows: Rows
     delimiter: str
 
-    def arranged(self, images: Sequence[tuple[str, Path]]) -> tuple[str, list[tuple[str, Path]]]:
-        """Return the column of ids, and the images in its order, each under its id.
+    def arranged(self, images: Sequence[tuple[str, Path]]) -> tuple[str, list[tuple[str, Path]], list[str]]:
+        """Return the column of ids, the images in its order, each under its id, and notes on ids in another spelling.
 
-        An id is an image's path as given, or any end of its path, with or without the file's ending.
+        An id is an image's path as given, or any end of its path, with or without the file's ending; else its name in
+        another case or Unicode form, or the same number.
 
         Raises DataError for an id that is no image, several, or there twice, and for images left over.
         """
@@ -37,6 +39,7 @@ class Sample:
         heads = {name: frame[name].head(ID_ROWS).drop_nulls().to_list() for name in frame.columns}
         column = max(heads, key=lambda name: index.count(heads[name]))
         cells = frame[column].to_list()
+        self._require_known(index, column, cells)
         lines: dict[int, int] = {}
         for line, cell in enumerate(cells):
             image = self._one(index, line, column, cell)
@@ -52,17 +55,30 @@ class Sample:
                 f"{printable(self.rows.source)}: has no row for {len(left)} of the {len(index.names)} images "
                 f"({_some(left)}). Give only the images that it asks for, or the sample of these."
             )
-        return column, [(cells[line], index.paths[image]) for image, line in lines.items()]
+        return column, [(cells[line], index.paths[image]) for image, line in lines.items()], index.notes()
+
+    def _require_known(self, index: _ImageIndex, column: str, cells: Sequence[str | None]) -> None:
+        """Raise DataError where ids are none of the images: how many, the first of them, and the nearest image."""
+        strange = [line for line, cell in enumerate(cells) if cell is not None and not index.find(cell)]
+        if not strange:
+            return
+        line, named = strange[0], f"the {len(index.names)} images ({_some(index.names)})"
+        if len(strange) == len(cells):
+            raise DataError(
+                f"{printable(self.rows.source)}: none of its columns has the names of {named}; {column!r} has "
+                f"{cells[line]!r}. It is the sample of other images: give those, or call these files like its ids."
+            )
+        near = difflib.get_close_matches(cells[line] or "", index.names, 1, cutoff=0.8)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(
+            f"{self.rows.at(line)}: {cells[line]!r} (column {column!r}) is none of {named}, nor are {len(strange) - 1} "
+            f"more of its {len(cells)} ids.{hint} Give the images that this sample asks for, or the sample of these."
+        )
 
     def _one(self, index: _ImageIndex, line: int, column: str, cell: str | None) -> int:
         if cell is None:
             raise DataError(f"{self.rows.at(line)}: column {column!r} is blank, and names no image. Fill it in.")
         images = index.find(cell)
-        if not images:
-            raise DataError(
-                f"{self.rows.at(line)}: {cell!r} (column {column!r}) is none of the {len(index.names)} images "
-                f"({_some(index.names)}). Give the images that this sample asks for."
-            )
         if len(images) > 1:
             both = " and ".join(repr(index.names[image]) for image in images[:2])
             raise DataError(f"{self.rows.at(line)}: {cell!r} may be {both}. Write more of the path, or rename one.")
@@ -127,24 +143,13 @@ def read_sample(path: Path) -> Sample:
     """Read a sample submission (.csv or .tsv). Raises DataError for one that cannot be copied."""
     if path.suffix.lower() not in DELIMITERS:
         raise DataError(f"{printable(path)}: a sample ends in {', '.join(DELIMITERS)}. Save it as CSV.")
-    delimiter = _delimiter(path)
-    rows = read_rows(path, delimiter=delimiter)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file, delimiter=delimiter), [])
-    if not all(cell.strip() for cell in header):
+    table = read_table_text(path, usual=DELIMITERS[path.suffix.lower()])
+    rows = read_rows(path, delimiter=table.delimiter)
+    if not all(cell.strip() for cell in table.records[0][1]):
         raise DataError(f"{printable(path)}, line 1: a column has no name. Name it, or remove it.")
     if not rows.frame.height:
         raise DataError(f"{printable(path)}: has no rows. A sample names every image to be labelled.")
-    return Sample(rows, delimiter)
-
-
-def _delimiter(path: Path) -> str:
-    usual = DELIMITERS[path.suffix.lower()]
-    if not path.is_file():
-        return usual  # reading it says what is wrong
-    with open(path, encoding="utf-8", errors="replace") as file:
-        header = file.readline()
-    return usual if usual in header else next((mark for mark in ";\t|" if mark in header), usual)
+    return Sample(rows, table.delimiter)
 
 
 class _ImageIndex:
@@ -162,6 +167,8 @@ class _ImageIndex:
         for image, path in enumerate(self.paths):
             for end in {path.name, path.stem}:
                 self._by_end[end].append(image)
+        self._keys: dict[Level, dict[str, list[int]]] = {}
+        self._loose: dict[str, tuple[Level, list[int]]] = {}
 
     def find(self, cell: str) -> list[int]:
         """Return the numbers of all images that a cell may mean."""
@@ -170,7 +177,34 @@ class _ImageIndex:
         end = "/" + cell.removeprefix("./").lstrip("/")
         near = self._by_end.get(end.rpartition("/")[2], ())
         with_ending = [image for image in near if self._paths[image].endswith(end)]
-        return with_ending or [image for image in near if self._without_ending[image].endswith(end)]
+        exact = with_ending or [image for image in near if self._without_ending[image].endswith(end)]
+        return exact or self._find_loosely(cell)
+
+    def _find_loosely(self, cell: str) -> list[int]:
+        if cell not in self._loose:
+            name = cell.rpartition("/")[2]
+            keys = {level: level.of_cell(name) for level in LEVELS if level.loose}
+            matches = ((level, self._by_key(level).get(key, [])) for level, key in keys.items() if key is not None)
+            self._loose[cell] = next(((level, images) for level, images in matches if images), (LEVELS[-1], []))
+        return self._loose[cell][1]
+
+    def _by_key(self, level: Level) -> dict[str, list[int]]:
+        if level not in self._keys:
+            index: dict[str, list[int]] = defaultdict(list)
+            for image, path in enumerate(self.paths):
+                if (key := level.of_file(path.name)) is not None:
+                    index[key].append(image)
+            self._keys[level] = dict(index)
+        return self._keys[level]
+
+    def notes(self) -> list[str]:
+        """Return a note on the ids that are spelt otherwise than their images."""
+        loose = [(cell, level, images[0]) for cell, (level, images) in self._loose.items() if len(images) == 1]
+        if not loose:
+            return []
+        cell, level, image = loose[0]
+        ids = "1 id of the sample is an image" if len(loose) == 1 else f"{len(loose):,} ids of the sample are images"
+        return [f"{ids} {level.how}, such as {cell!r} for {self.names[image]!r}."]
 
     def count(self, cells: Iterable[str]) -> int:
         """Return how many images these cells name unambiguously."""

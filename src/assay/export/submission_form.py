@@ -39,6 +39,7 @@ class Layout:
     header: bool = True
     inner: str | None = None
     complete: bool = False
+    notes: tuple[str, ...] = ()  # on how the ids of a sample were matched
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,12 @@ class Form:
         tags = TagFormat(self.separator, self.none)
         if self.like is not None:
             sample = read_sample(self.like)
-            column, images = sample.arranged(images)
+            column, images, notes = sample.arranged(images)
             columns = sample.columns(space, ids=column, tags=self.tags, given=tags)
-            return Layout(tuple(columns), ".csv", sample.delimiter, inner=self.inner, complete=True), images
+            layout = Layout(
+                tuple(columns), ".csv", sample.delimiter, inner=self.inner, complete=True, notes=tuple(notes)
+            )
+            return layout, images
         if self.form == "integers":
             columns = [Column(re.sub(r'[\s"]+', "_", column.name), column.cells) for column in integers(space)]
             return Layout(tuple(columns), ".txt", " ", self.header is True, self.inner, complete=True), list(images)

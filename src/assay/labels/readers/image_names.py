@@ -69,7 +69,7 @@ class Level:
     how: str
     of_cell: Callable[[str], str | None]
     of_file: Callable[[str], str | None]
-    folded: bool = False  # folders are compared in any case and Unicode form too
+    loose: bool = False  # of a name that may be spelt otherwise; then folders may be too
 
 
 def folded(name: str) -> str:
@@ -101,11 +101,9 @@ def _folded(key: Callable[[str], str | None]) -> Callable[[str], str | None]:
 LEVELS = (
     Level("by the end of their path", str, str),
     Level("without the ending", _stem_of_cell, _stem),
-    Level("in another case or Unicode form", folded, folded, folded=True),
-    Level(
-        "without the ending and in another case or Unicode form", _folded(_stem_of_cell), _folded(_stem), folded=True
-    ),
-    Level("by their number", _number, lambda name: _number(_stem(name) or "")),
+    Level("in another case or Unicode form", folded, folded, loose=True),
+    Level("without the ending and in another case or Unicode form", _folded(_stem_of_cell), _folded(_stem), loose=True),
+    Level("by their number", _number, lambda name: _number(_stem(name) or ""), loose=True),
 )
 """From strict to loose; the first that has a match counts."""
 
@@ -133,11 +131,12 @@ class FileIndex:
             self._by_key[level] = dict(index)
         return self._by_key[level]
 
-    def match(self, wanted: Wanted, *, within: bool) -> tuple[Level, list[Parts]] | None:
+    def match(self, wanted: Wanted, *, within: bool, anywhere: bool = False) -> tuple[Level, list[Parts]] | None:
         """Return the files that a cell may name at the strictest level that has any.
 
         The folders of one must be the end of those of the other; where `within`, they are the same; of a foreign cell
-        one folder in common is enough. Of several files those with most folders in common are returned.
+        one folder in common is enough, and with `anywhere` none. Of several files those with most folders in common are
+        returned.
         """
         if not wanted.parts:
             return None
@@ -145,11 +144,12 @@ class FileIndex:
         for level in LEVELS:
             key = level.of_cell(name)
             candidates = self.at(level).get(key, ()) if key is not None else ()
-            shared = {parts: _shared(folders, parts[:-1], folded_too=level.folded) for parts in candidates}
+            shared = {parts: _shared(folders, parts[:-1], folded_too=level.loose) for parts in candidates}
+            depth = max if within else min
             fitting = [
                 parts
                 for parts, count in shared.items()
-                if count == (max if within else min)(len(folders), len(parts) - 1) or (wanted.foreign and count)
+                if count == depth(len(folders), len(parts) - 1) or (wanted.foreign and (count or anywhere))
             ]
             if fitting:
                 most = max(shared[parts] for parts in fitting)
@@ -203,6 +203,10 @@ def locate(rows: Rows, cells: Sequence[str], root: Path) -> tuple[list[Location]
         for cell, one in wanted.items()
         if (match := index.match(one, within=strict and not one.foreign)) is not None
     }
+    if not any(wanted[cell].foreign for cell in matches):  # folders elsewhere are not those of here: names alone count
+        addresses = {cell: one for cell, one in wanted.items() if one.foreign}
+        alone = {cell: index.match(one, within=False, anywhere=True) for cell, one in addresses.items()}
+        matches |= {cell: match for cell, match in alone.items() if match is not None}
     chosen = _chosen(rows, cells, pending, wanted, matches)
     for row, refusal in leaving.items():
         foreign = wanted[cells[row]].foreign and any(wanted[cell].foreign for cell in chosen)

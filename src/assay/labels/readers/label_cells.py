@@ -22,6 +22,7 @@ from assay.labels.readers.table_files import Rows
 from assay.labels.samples import tag_lists
 from assay.labels.space import Kind
 from assay.labels.spelling import Spelling, change_notes, settled_cells
+from assay.messages import yaml_text
 from assay.settings import Settings
 
 Flags = npt.NDArray[np.int8]
@@ -274,7 +275,8 @@ def _flags(rows: Rows, columns: Sequence[str]) -> Flags:
         k, row = wrong[0].tolist()
         raise DataError(
             f"{rows.at(row)}: {series[columns[k]][row]!r} in column {columns[k]!r} is neither 0 nor 1. The column of a "
-            "class holds 1 (the image shows it), 0 (it does not) or nothing (not known)."
+            "class holds 1 (the image shows it), 0 (it does not) or nothing (not known). A cell that means not known "
+            f"too is named under `data`: `missing: [{yaml_text(str(series[columns[k]][row]))}]`."
         )
     return flags
 

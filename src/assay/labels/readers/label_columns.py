@@ -18,7 +18,7 @@ from assay.messages import plain, printable, yaml_word
 LABEL_NAMES = frozenset({
     "label", "labels", "labelname", "labelid", "labelidx", "class", "classes", "classname", "classlabel", "classid",
     "classidx", "classindex", "category", "categories", "categoryname", "categoryid", "target", "targets", "y",
-    "groundtruth", "gt", "truth", "tag", "tags", "species", "speciesid", "diagnosis", "dx", "annotation",
+    "groundtruth", "gt", "truth", "tag", "tags",
 })  # fmt: skip
 """Names of label columns, without case and marks."""
 
@@ -107,7 +107,7 @@ class Cells:
         return f"'{plain(self.name)}' ({count}: {some}{more})"
 
 
-FLAGS = frozenset({"0", "1", "0.0", "1.0", "true", "false"})
+FLAGS = frozenset({"0", "1", "0.0", "1.0", "true", "false", "-1", "-1.0"})  # -1 mostly is uncertain
 
 
 def guess_heads(rows: Rows, free: Sequence[str]) -> tuple[dict[str, HeadColumns], list[str]]:
@@ -119,6 +119,8 @@ def guess_heads(rows: Rows, free: Sequence[str]) -> tuple[dict[str, HeadColumns]
     series = rows.series()
     columns = {name: Cells.of(series[name]) for name in free}
     reasons = {name: reason for name, cells in columns.items() if (reason := _no_label(cells)) is not None}
+    if sum(cells.is_flag for cells in columns.values()) > 2:  # classes that all known images have, or none
+        reasons = {name: reason for name, reason in reasons.items() if reason != CONSTANT or not columns[name].is_flag}
     left = [name for name in free if name not in reasons]
     named = [name for name in left if _is_label_name(name, free)]
     chosen = _without_twins(rows, named or left, reasons)
@@ -242,7 +244,7 @@ def _question(rows: Rows, columns: Sequence[Cells], reasons: Mapping[str, str]) 
     listed = ", ".join(cells.described() for cells in some[:6]) + (" ..." if len(columns) > 6 else "")
     if len(flags) > 1:
         tags = {"tags": HeadColumns(columns=tuple(flags))}
-        answers.append((tags | others, "one multi-label head: an image has any number of them"))
+        answers.append((tags | others, f"one multi-label head: an image has any number of them{_uncertain(columns)}"))
         if _one_hot(rows, flags):
             one = {"label": HeadColumns(columns=tuple(flags), kind="multiclass")}
             answers.insert(0, (one | others, "one multi-class head: exactly one is 1 in each row"))
@@ -252,6 +254,12 @@ def _question(rows: Rows, columns: Sequence[Cells], reasons: Mapping[str, str]) 
     if len(others) > 1:
         answers.append((others, "each a head of its own"))
     return f"{source}: which columns hold the labels? These may: {listed}. {_answers(answers)}"
+
+
+def _uncertain(columns: Sequence[Cells]) -> str:
+    """Return what to add where columns of 0 and 1 hold -1 too."""
+    cell = next((value for cells in columns if cells.is_flag for value in cells.values if value[0] == "-"), None)
+    return f"; {cell} is unknown with `missing: [{yaml_word(cell)}]` beside it" if cell else ""
 
 
 def _tags_or_class(rows: Rows, cells: Cells) -> str:
