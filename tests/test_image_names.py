@@ -116,6 +116,19 @@ def test_images_to_label_are_matched_too(tmp_path: Path) -> None:
     assert [path for _, path in find_images(tmp_path / "l.txt")] == [tmp_path / "d/2.png", tmp_path / "d/1.png"]
 
 
+def test_lines_of_lists_are_matched_too(tmp_path: Path) -> None:
+    put(tmp_path, "i/1.png", "i/2.png", "i/3.png")
+    (tmp_path / "l").mkdir()
+    (tmp_path / "l/sea.txt").write_text("1\nC:\\x\\i\\3.png\n")
+    (tmp_path / "l/sun.txt").write_text("i/2.png\n3\n")
+    samples = read_whole(DataSettings(lists=Path("l")), base=tmp_path)
+    assert samples.table["label:tags"].to_list() == [["sea"], ["sun"], ["sea", "sun"]]
+    assert sum("without the ending" in note for note in samples.notes) == 2
+    (tmp_path / "l/sun.txt").write_text("i/2.png\n4\n")
+    with pytest.raises(DataError, match=r"sun\.txt, line 2: '4' is no image"):
+        read_whole(DataSettings(lists=Path("l")), base=tmp_path)
+
+
 def test_a_path_that_leaves_the_folder_is_refused_whatever_lies_there(tmp_path: Path) -> None:
     put(tmp_path, "away.jpg")
     with pytest.raises(DataError, match=r"line 3: '\.\./away\.jpg' leaves the data folder"):

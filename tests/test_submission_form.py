@@ -313,9 +313,7 @@ def test_a_blank_in_a_class_needs_another_separator_only_where_tags_are_joined(o
         ("7", "0007.png", "by their number"),
     ],
 )
-def test_an_id_in_another_spelling_is_the_image_and_this_is_said(
-    tmp_path: Path, name: str, file: str, how: str
-) -> None:
+def test_an_id_in_another_spelling_is_the_image(tmp_path: Path, name: str, file: str, how: str) -> None:
     images = [(file, Path(f"/d/{file}")), ("other.jpg", Path("/d/other.jpg"))]
     layout, arranged = Form(like=sample(tmp_path, f"id,label\nother,\n{name},\n")).layout(ANIMALS, images)
     assert arranged == [("other", Path("/d/other.jpg")), (name, Path(f"/d/{file}"))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from assay.errors import DataError
 from assay.labels.build import RawLabels, drop_invalid_names, label_table
 from assay.labels.image_files import natural_key, path_key, walk
 from assay.labels.left_out import LeftOut
+from assay.labels.readers.image_names import locate
+from assay.labels.readers.table_files import Rows
 from assay.labels.readers.text_files import read_lines
 from assay.messages import printable
 
@@ -32,11 +35,16 @@ def find_in_lists(
     named = _images(root, folder, images)
     paths, left_out = drop_invalid_names(named.values())
     tags: dict[str, list[str]] = {path: [] for path in paths}
-    strange = []
+    strange, notes = [], list[str]()
     for tag, path in lists.items():
         lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line]
-        strange += [(path, number, line) for number, line in lines if line not in named]
-        for image in {named[line]: None for _, line in lines if line in named}:
+        matched = named
+        if images is None and any(line not in named for _, line in lines):
+            others, of_names = _matched(path, lines, root)
+            matched = {line: image for line, image in others.items() if image in tags} | named
+            notes += of_names
+        strange += [(path, number, line) for number, line in lines if line not in matched]
+        for image in {matched[line]: None for _, line in lines if line in matched}:
             tags[image].append(tag)
     if strange:
         path, number, line = strange[0]
@@ -54,7 +62,15 @@ def find_in_lists(
         classes={head: list(lists)},
         declared=frozenset([head]),
         left_out=left_out,
+        notes=tuple(notes),
     )
+
+
+def _matched(path: Path, lines: Sequence[tuple[int, str]], root: Path) -> tuple[dict[str, str], list[str]]:
+    """Return the images of lines that are no paths as they stand, and notes."""
+    names = [line for _, line in lines]
+    located, notes = locate(Rows(path, pl.DataFrame(), [number for number, _ in lines], "line"), names, root)
+    return {line: image for line, (image, reason) in zip(names, located, strict=True) if reason is None}, notes
 
 
 def _lists(folder: Path) -> dict[str, Path]:
