@@ -39,10 +39,9 @@ class Sample:
         heads = {name: frame[name].head(ID_ROWS).drop_nulls().to_list() for name in frame.columns}
         column = max(heads, key=lambda name: index.count(heads[name]))
         cells = frame[column].to_list()
-        self._require_known(index, column, cells)
         lines: dict[int, int] = {}
         for line, cell in enumerate(cells):
-            image = self._one(index, line, column, cell)
+            image = self._one(index, line, column, cells)
             if image in lines:
                 raise DataError(
                     f"{self.rows.at(line)}: {cell!r} is the image of {self.rows.unit} "
@@ -57,32 +56,34 @@ class Sample:
             )
         return column, [(cells[line], index.paths[image]) for image, line in lines.items()], index.notes()
 
-    def _require_known(self, index: _ImageIndex, column: str, cells: Sequence[str | None]) -> None:
-        """Raise DataError where ids are none of the images: how many, the first of them, and the nearest image."""
-        strange = [line for line, cell in enumerate(cells) if cell is not None and not index.find(cell)]
-        if not strange:
-            return
-        line, named = strange[0], f"the {len(index.names)} images ({_some(index.names)})"
-        if len(strange) == len(cells):
-            raise DataError(
-                f"{printable(self.rows.source)}: none of its columns has the names of {named}; {column!r} has "
-                f"{cells[line]!r}. It is the sample of other images: give those, or call these files like its ids."
-            )
-        near = difflib.get_close_matches(cells[line] or "", index.names, 1, cutoff=0.8)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(
-            f"{self.rows.at(line)}: {cells[line]!r} (column {column!r}) is none of {named}, nor are {len(strange) - 1} "
-            f"more of its {len(cells)} ids.{hint} Give the images that this sample asks for, or the sample of these."
-        )
-
-    def _one(self, index: _ImageIndex, line: int, column: str, cell: str | None) -> int:
+    def _one(self, index: _ImageIndex, line: int, column: str, cells: Sequence[str | None]) -> int:
+        cell = cells[line]
         if cell is None:
             raise DataError(f"{self.rows.at(line)}: column {column!r} is blank, and names no image. Fill it in.")
         images = index.find(cell)
+        if not images:
+            raise DataError(self._other_ids(index, line, column, cells))
         if len(images) > 1:
             both = " and ".join(repr(index.names[image]) for image in images[:2])
             raise DataError(f"{self.rows.at(line)}: {cell!r} may be {both}. Write more of the path, or rename one.")
         return images[0]
+
+    def _other_ids(self, index: _ImageIndex, line: int, column: str, cells: Sequence[str | None]) -> str:
+        """Return the message about ids that are none of the images: the first, how many more, and the nearest image."""
+        named, cell = f"the {len(index.names)} images ({_some(index.names)})", cells[line] or ""
+        strange = sum(other is not None and not index.find(other) for other in cells)
+        if strange == len(cells):
+            return (
+                f"{printable(self.rows.source)}: none of its columns has the names of {named}; {column!r} has "
+                f"{cell!r}. It is the sample of other images: give those, or call these files like its ids."
+            )
+        near = difflib.get_close_matches(cell, index.names, 1, cutoff=0.8)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        more = f", nor are {strange - 1} more of its {len(cells)} ids" if strange > 1 else ""
+        return (
+            f"{self.rows.at(line)}: {cell!r} (column {column!r}) is none of {named}{more}.{hint} Give the images that "
+            "this sample asks for, or the sample of these."
+        )
 
     def columns(self, space: LabelSpace, *, ids: str, tags: str | None, given: TagFormat) -> list[Column]:
         """Return the sample's columns, filled by the model.
