@@ -97,12 +97,12 @@ def test_a_missing_image_is_not_sought_in_other_folders_where_most_names_are_pat
         tmp_path, "a/1.jpg", "a/2.jpg", "a/3.jpg", "b/4.jpg", files=("a/1.jpg", "a/2.jpg", "a/3.jpg", "4.jpg")
     )
     assert samples.ids == ["a/1.jpg", "a/2.jpg", "a/3.jpg"]
-    assert [(left.path, left.reason) for left in samples.left_out] == [("b/4.jpg", "no such file; there is '4.jpg'")]
+    assert [(left.path, left.reason) for left in samples.left_out] == [("b/4.jpg", "no such file: there is '4.jpg'")]
 
 
 def test_another_ending_is_named_and_not_taken(tmp_path: Path) -> None:
     samples = read_named(tmp_path, "1.jpg", "2.jpg", "3.jpg", files=("1.jpg", "2.jpg", "3.png"))
-    assert [(left.path, left.reason) for left in samples.left_out] == [("3.jpg", "no such file; there is '3.png'")]
+    assert [(left.path, left.reason) for left in samples.left_out] == [("3.jpg", "no such file: there is '3.png'")]
 
 
 def test_images_to_label_are_matched_too(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def _why_missing(index: FileIndex, wanted: Wanted) -> str:
     name = wanted.parts[-1] if wanted.parts else ""
     level = LEVELS[3]
     near = index.at(level).get(folded(_stem(name) or name))
-    return f"{MISSING}; there is {printable('/'.join(near[0]))!r}" if near else MISSING
+    return f"{MISSING}: there is {printable('/'.join(near[0]))!r}" if near else MISSING
 
 
 def _require_distinct(rows: Rows, cells: Sequence[str], located: Sequence[Location], wanted: dict[str, Wanted]) -> None:
