@@ -200,7 +200,12 @@ def _without_twins(rows: Rows, names: Sequence[str], reasons: dict[str, str]) ->
 def _is_twin(rows: Rows, name: str, beside: str) -> bool:
     """Return whether each value of a column goes with one value of another and the other way round."""
     one, other = rows.frame[name], rows.frame[beside]
-    if name == beside or Cells.of(one).is_flag or one.dtype.is_nested() or other.dtype.is_nested():
+    if (
+        name == beside
+        or (Cells.of(one).is_flag and Cells.of(other).is_flag)
+        or one.dtype.is_nested()
+        or other.dtype.is_nested()
+    ):
         return False
     pairs = pl.DataFrame([one.alias("one"), other.alias("other")]).unique()
     values = len(pairs)
