@@ -26,7 +26,7 @@ from assay.steps.fit_settings import FitSettings
 from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.repeat import RepeatSettings
-from assay.training.class_weights import Inverse, given_weights, head_weights
+from assay.training.class_weights import Inverse, SqrtInverse, given_weights, head_weights
 from assay.training.losses import CrossEntropy
 from assay.training.schedules import ScheduleName
 from conftest import draw_nothing
@@ -364,6 +364,19 @@ def test_attributes_as_published(tmp_path: Path) -> None:
     assert (augment.flip, augment.rotate, augment.shift, augment.shear) == ("horizontal", 15, 0.1, 15)
     assert augment.scale == (0.5, 1.5)
     assert set(augment.jitter.model_dump().values()) == {0.3}
+
+
+def test_attributes_are_summed_up_by_mean_accuracy_per_class(tmp_path: Path) -> None:
+    for name in ("attributes", "attributes-fast", "search-attributes"):
+        assert from_source(attributes(tmp_path / name), recipe=name).plan.metric == "balanced_accuracy"
+
+
+def test_attributes_fast_counts_rare_classes_like_frequent_ones(tmp_path: Path) -> None:
+    _, (probe, fit) = settings_of("attributes-fast", tmp_path)
+    assert (probe.size, fit.size, fit.epochs, fit.freeze) == (192, 192, 5, 4)
+    assert (fit.class_weights, fit.prior, fit.monitor) == (SqrtInverse(), "uniform", "balanced_accuracy")
+    assert (fit.lr, fit.optimizer.kind, fit.schedule.kind, fit.ema) == (1e-3, "adamw", "one_cycle", 0.99)
+    assert fit.loss.smoothing == 0.05
 
 
 def test_attributes_weigh_a_class_by_220_times_its_share_of_5000(tmp_path: Path) -> None:
