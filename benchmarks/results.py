@@ -31,7 +31,11 @@ CASES = {
         "flickr", "micro F1 0.83 within 8 min", f"assay train flickr.yaml --recipe {TAGS}", TAGS, metric="micro_f1"
     ),
     "fashion, six attributes": Case(
-        "fashion", "0.795 within 10 min", f"assay train fashion.yaml --recipe {ATTRIBUTES}", ATTRIBUTES
+        "fashion",
+        "balanced accuracy 0.69 within 12 min",
+        f"assay train fashion.yaml --recipe {ATTRIBUTES}",
+        ATTRIBUTES,
+        metric="balanced_accuracy",
     ),
 }
 HEADER = (
