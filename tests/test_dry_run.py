@@ -73,7 +73,7 @@ def test_the_peak_finds_a_planted_block_and_not_what_was_freed_before() -> None:
 
 def test_undecoded_images_are_those_of_a_cache(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", each=2, side=45)
-    (images / "red" / "0.png").write_text("no image")
+    (images / "red" / "0.png").write_bytes(b"\xff\xd8\xff no image")
     samples = read_folder(images)
     about: dict[str, Any] = {"size": 32, "resize": Resize()}
     cache, left_out = build(samples.ids, samples.paths, hashes=samples.hashes, folder=tmp_path / "cache", **about)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,16 @@ def test_label_files_are_named_where_a_folder_cannot_be_read(tmp_path: Path) -> 
     (put(tmp_path / "flat", "1.jpg") / "_classes.csv").write_text("filename,a,b\n1.jpg,1,0\n")
     with pytest.raises(DataError, match=r"in no class folder(.|\n)*columns of 0 and 1"):
         read_folder(tmp_path / "flat")
+
+
+@pytest.mark.parametrize("reader", [read_folder, find_images])
+def test_a_folder_without_images_counts_what_it_holds(tmp_path: Path, reader: Callable[[Path], object]) -> None:
+    put(tmp_path, "cat/a.txt", "dog/b.txt")
+    (tmp_path / "cat" / "c.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(
+        DataError, match=r"no images in this folder(.|\n)*2 files, a text file(.|\n)*an archive: unpack it"
+    ):
+        reader(tmp_path)
 
 
 def test_ordinary_files_are_not_taken_for_labels(tmp_path: Path) -> None:

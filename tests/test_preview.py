@@ -277,7 +277,7 @@ def test_an_image_that_cannot_be_read_is_in_no_sheet(
 ) -> None:
     monkeypatch.setattr("assay.experiments.dry_run.DECODED", 2)  # the others are decoded when they are looked at
     images = write_images(tmp_path / "images", each=3)
-    (images / "red" / "0.png").write_text("no image")
+    (images / "red" / "0.png").write_bytes(b"\xff\xd8\xff no image")
     Path("plan.yaml").write_text(tiny_plan(f"{AUGMENTED}}}", data=f"folder: {images}, split: {{val: 0.0}}"))
     found = shown("plan.yaml")
     assert found["steps"][0]["length"]["images"] == 8

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from assay.errors import DataError
 from assay.files import holds_runs
 from assay.labels.file_kinds import HEAD, UNKNOWN, is_image, kind_of, kind_of_file
+from assay.labels.left_out import LeftOut
 from assay.messages import printable, quoted
 
 QUIET = frozenset({
@@ -65,6 +66,10 @@ class Tree:
     folders: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
+
+    def no_images(self) -> tuple[LeftOut, ...]:
+        """Return the files that are no images as left out, of no class."""
+        return tuple(LeftOut(printable(path), fault) for path, fault in self.others.items())
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on what is not listed."""

@@ -15,7 +15,7 @@ from assay.errors import DataError
 from assay.labels.build import RawLabels, drop_invalid_names, label_table
 from assay.labels.image_files import Tree, natural_key, walk
 from assay.labels.label_files import label_file_notes
-from assay.labels.left_out import LeftOut
+from assay.labels.left_out import LeftOut, left_out_lines
 from assay.messages import printable, quoted
 
 HEAD = "label"
@@ -196,12 +196,13 @@ def _notes(folder: Path, tree: Tree, layout: _Layout) -> list[str]:
 
 
 def _no_images(folder: Path, tree: Tree) -> str:
-    held = (
-        f" (there are {len(tree.others)} other files, such as {quoted(list(tree.others)[:1])})" if tree.others else ""
-    )
-    return (
-        f"{printable(folder)}: no images in this folder{held}. "
-        "Give a folder with a folder of images for each class, or a table that names them."
+    return "\n  ".join(
+        (
+            f"{printable(folder)}: no images in this folder. Give a folder with a folder of images for each class, or "
+            "a table that names them.",
+            *tree.notes(),
+            *left_out_lines(tree.no_images()),
+        )
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from assay.errors import DataError
 from assay.labels.build import RawLabels, build_samples
 from assay.labels.image_files import walk
-from assay.labels.left_out import LeftOut
+from assay.labels.left_out import LeftOut, left_out_lines
 from assay.labels.readers.columns import Columns, name_column
 from assay.labels.readers.folder import find_in_folder
 from assay.labels.readers.image_names import locate
@@ -289,10 +289,13 @@ def find_images(
         if image is not None:
             raise DataError(f"{printable(source)}: is no table, and has no column {image!r}. Drop --image.")
     if path.is_dir():
-        images = [(printable(name), path / name) for name in walk(path).images]
-        if not images:
-            raise DataError(f"{printable(source)}: no images in this folder. Give an image, a folder or a table.")
-        return images
+        tree = walk(path)
+        if not tree.images:
+            others = "".join(f"\n  {line}" for line in left_out_lines(tree.no_images()))
+            raise DataError(
+                f"{printable(source)}: no images in this folder. Give an image, a folder or a table.{others}"
+            )
+        return [(printable(name), path / name) for name in tree.images]
     if not path.exists():
         raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
     start = _absolute(Path(), root) if root is not None else path.parent
@@ -316,7 +319,7 @@ def find_other_files(source: Path) -> tuple[tuple[LeftOut, ...], tuple[str, ...]
     if not source.is_dir():
         return (), ()
     tree = walk(source)
-    return tuple(LeftOut(printable(path), fault) for path, fault in tree.others.items()), tree.notes()
+    return tree.no_images(), tree.notes()
 
 
 def _rows_of_images(path: Path, root: Path, image: str | None) -> tuple[Rows, str, list[str]]:
