@@ -15,7 +15,7 @@ from shapes import COLOURS, SHAPES, draw
 import assay
 
 PLAN = """
-data: {table: labels.csv, split: {val: 0.3}}
+data: {table: labels.csv, heads: {shape: {column: shape}, colour: {column: colour}}, split: {val: 0.3}}
 steps:
   - probe: {size: 64}
 """
