@@ -9,7 +9,7 @@ from benchmarks.browser import Page, complaints, each, fetched, show
 
 import assay
 from assay.experiments.compare import compare
-from assay.report.comparison_page import write_comparison
+from assay.report.comparison_page import _reach, write_comparison
 from test_report import MODEL
 from test_report_page import ATTACK, FACE, HOSTILE, assert_readable_on_a_phone, write_classes
 
@@ -79,3 +79,11 @@ def test_tables_are_sorted_by_a_click(page: Page) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_it_all_without_sideways_scrolling(browser: Page, written: Path, dark: bool) -> None:
     assert_readable_on_a_phone(browser, written, dark=dark)
+
+
+@pytest.mark.parametrize(
+    ("largest", "reach"), [(0.0, 0.001), (0.018, 0.02), (0.02, 0.02), (0.54, 1.0), (1.0, 1.0), (0.0004, 0.001), (3, 5)]
+)
+def test_the_axis_of_differences_is_just_long_enough(largest: float, reach: float) -> None:
+    """The difference of two shares is at most 1: its axis never reaches further."""
+    assert _reach(largest) == pytest.approx(reach)

@@ -12,9 +12,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from assay import cli
+from assay.labels.space import Head, LabelSpace
+from assay.models.classifier import ModelSettings, build_classifier
 from assay.report.embedding import MapSettings
+from assay.report.explain_sheet import LETTER, wrapped
+from assay.report.gradcam import grad_cam
+from assay.report.layer_outputs import capture_layers
 from assay.report.report import write_report
-from factories import write_images
+from factories import noise_batch, write_images
 from test_report import rows, tags, train
 
 FIT = "fit: {size: 64, epochs: 2, lr: 2e-3}"
@@ -49,7 +54,7 @@ def page(run: Path) -> str:
 
 
 def network_section(run: Path) -> str:
-    return page(run).split('<section id="layers"')[1].split("</section>")[0]
+    return page(run).split('<div id="looks"')[1].split('<div id="calibration"')[0]
 
 
 def test_a_image_of_the_run_is_seen_with_its_label(run: Path) -> None:
@@ -267,3 +272,20 @@ def test_of_a_tree_a_node_is_explained_by_its_branch(plain_runs: None, tmp_path:
     assert "A tree of 2 networks learnt" in text
     assert "<b>tells apart green / blue</b>" in text
     assert "tells apart red / green or blue; its metric is for that alone" in text
+
+
+def test_no_text_of_a_sheet_is_cut() -> None:
+    text = "Small-flowered Cranesbill 98.7 % and a_name_without_any_blank_longer_than_its_line " * 2
+    lines = wrapped(text, 230)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert max(map(len, lines)) <= 230 / (13 * LETTER)
+
+
+@pytest.mark.parametrize(("size", "side"), [(224, 7), (64, 8), (32, 8)])
+def test_grad_cam_takes_the_last_layer_whose_map_is_fine_enough(size: int, side: int) -> None:
+    """Of a network of stride 32 the last map is 7 x 7 at 224 pixels, 2 x 2 at 64 and 1 x 1 at 32."""
+    head = LabelSpace((Head("kind", ("a", "b")),))
+    settings = ModelSettings(backbone="resnet18", weights="none")
+    classifier = build_classifier(settings, head, seed=0, base=Path(), size=size).eval()
+    heat = grad_cam(capture_layers(classifier, noise_batch(1, size)[0]), 0, size=size)
+    assert heat.side == (side, side)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 import time
+import warnings
 
 import pytest
 
@@ -14,6 +15,7 @@ from assay.progress import (
     format_metrics,
     format_seconds,
     progress_for,
+    quiet_libraries,
 )
 
 
@@ -112,3 +114,12 @@ def test_metrics_keep_their_width_and_small_ones_are_not_lost() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.7, "1:00:00"), (36061, "10:01:01")])
 def test_seconds(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_warnings_of_libraries_do_not_reach_the_user_and_those_of_others_do() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet_libraries():
+            for module in ("sklearn.svm._base", "sklearn", "mine.sklearn_like"):
+                warnings.warn_explicit("too few iterations", UserWarning, "file.py", 1, module=module)
+    assert len(caught) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,6 +137,73 @@ def test_tables_are_sorted_by_a_click(page: Page) -> None:
         page.locator(".byclass th:nth-child(3)").first.click()
         numbers = each(page, ".byclass tbody tr", NUMBERS)
         assert numbers == sorted(numbers, reverse=falling)
+
+
+def test_a_click_enlarges_an_image_and_those_beside_it_follow(page: Page) -> None:
+    pics = page.locator("#images .gallery").first.locator(".pic")
+    pics.first.click()
+    shown = page.locator("#zoom .caption")
+    first = shown.inner_text()
+    width = each(page, "#zoom .face", "e.offsetWidth")[0]
+    assert width > 400
+    page.click("#zoom [data-scale='1.5']")
+    assert each(page, "#zoom .face", "e.offsetWidth")[0] == pytest.approx(1.5 * width, abs=2)
+    page.keyboard.press("ArrowRight")
+    assert shown.inner_text() != first
+    page.keyboard.press("Escape")
+    assert each(page, "#zoom", "e.open") == [False]
+    assert complaints(page) == []
+
+
+def test_a_click_enlarges_a_chart(page: Page) -> None:
+    chart = page.locator("#history .panel svg").first
+    chart.click()
+    assert each(page, "#zoom svg", "e.getBoundingClientRect().width")[0] > 2 * chart.bounding_box()["width"]  # type: ignore[index]
+    page.click("#zoom [data-close]")
+    assert each(page, "#zoom", "e.open") == [False]
+
+
+def test_every_table_is_a_file(page: Page) -> None:
+    assert page.locator("table").count() == page.locator("button.csv").count()
+    with page.expect_download() as download:
+        page.locator("#classes button.csv").first.click()
+    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    rows = list(csv.reader(text.splitlines()))
+    assert rows[0][:5] == ["class", "images", "recall", "recall low", "recall high"]
+    assert {row[0] for row in rows[1:]} >= set(HOSTILE[:3])
+    assert all(float(low) <= float(value) <= float(high) for _, _, value, low, high, *_ in rows[1:])
+
+
+CONTRAST = """(() => {
+    const light = (text) => {
+        const unit = text.startsWith("rgb") ? 255 : 1;
+        const [r, g, b] = text.match(/[\\d.]+/g).slice(0, 3).map((one) => Number(one) / unit);
+        const lin = (one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4;
+        return 0.2126 * lin(r) + 0.7152 * lin(g) + 0.0722 * lin(b);
+    };
+    const style = getComputedStyle(e), pair = [light(style.color), light(style.backgroundColor)].sort((a, b) => a - b);
+    return (pair[1] + 0.05) / (pair[0] + 0.05);
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_numbers_are_readable_on_every_cell_of_a_matrix(browser: Page, run: Path, dark: bool) -> None:
+    """Also on the strongest of both colours; 4.5 is what the accessibility guidelines ask of small text (WCAG 2.2)."""
+    show(browser, run / "report.html", dark=dark)
+    each(browser, ".matrix button", "e.style.setProperty('--s', e.matches('.hit') ? 1 : 0.97)")
+    assert min(each(browser, ".matrix button", CONTRAST)) > 4.5
+
+
+def test_on_a_phone_no_table_loses_a_column(browser: Page, run: Path) -> None:
+    """A table fits, or lies in a box that scrolls."""
+    show(browser, run / "report.html", width=390, height=844)
+    each(browser, "details", "e.open = true")
+    reach = """(() => {
+        const box = e.closest(".scroll"), scrolls = box && getComputedStyle(box).overflowX === "auto";
+        return e.getBoundingClientRect().right <= innerWidth + 1 || (scrolls && box.scrollWidth > box.clientWidth);
+    })()"""
+    assert all(each(browser, "table", reach))
+    assert browser.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def assert_readable_on_a_phone(page: Page, path: Path, *, dark: bool) -> None:

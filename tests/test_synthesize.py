@@ -88,7 +88,7 @@ def left_behind(run: Any) -> None:
     assert blue.endswith("-blue")
     assert {f"samples/{blue}/step-{n:06d}.png" for n in (1, 2)} <= names
     page = (run.folder / "report.html").read_text()
-    assert '<section id="synthetic"' in page
+    assert '<div id="synthetic"' in page
     assert page.count("data:image/jpeg;base64,") == 2
     assert "3 images, trained on" in page
     with Image.open(folder / "samples" / "progress.png") as sheet:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Task
+
+LIBRARIES = ("sklearn", "scipy", "cleanlab", "joblib", "timm", "accelerate", "altair")
+"""Libraries whose warnings are for their developers: what matters of them is a line of ours."""
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep warnings that other libraries raise in their modules from the user; those of a caller's code stay."""
+    with warnings.catch_warnings():
+        for name in LIBRARIES:
+            warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+        yield
 
 
 class GivenUpError(Exception):

@@ -16,7 +16,7 @@ import typer
 
 from assay.commands.endings import NOTHING_WRITTEN, exit_codes
 from assay.errors import RunError
-from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for
+from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ def command(
     A fault is added to the log of `run`; `stopped` tells how to go on after Ctrl-C; `alone` is the name of a command
     that works in one process only. Raises typer.Exit.
     """
-    with exit_codes(run, stopped=stopped):
+    with exit_codes(run, stopped=stopped), quiet_libraries():
         progress = progress_for(sys.stderr if as_json else sys.stdout) if is_main_process() else NoProgress()
         try:
             if alone and process_count(os.environ) > 1:

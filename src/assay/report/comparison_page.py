@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +25,12 @@ from assay.report.drawing import PAPER, RUNS, Drawing, axis, base, drawing, inli
 from assay.report.gallery import Gallery, fetch
 from assay.report.page import write_page
 from assay.report.sections.history import panels, time_line
-from assay.report.tables import interval_text
+from assay.report.tables import interval_text, small_n_line
 from assay.run.contents import RunContents, read_run
 
 MAX_CLASSES = 200  # of a table
 IN_LIST = 24  # images
+MIN_REACH = 0.001  # of the axis of differences
 IN_LISTS = 1600  # images of a page
 LISTS = 3  # of images, for each head and run: only the one is right, only the other, neither
 PERCENT = "accuracy"
@@ -83,7 +85,7 @@ def write_comparison(path: Path, comparison: Comparison) -> Path:
 
 
 def _metric(row: MetricRow) -> dict[str, Any]:
-    """Return a metric of every run, and the largest bound of the differences (`reach`), by which they are drawn."""
+    """Return a metric of every run, and how far the axis of the differences reaches to both sides (`reach`)."""
     bounds = [
         abs(bound) for change in row.changes if change for bound in (change.low, change.high, change.value) if bound
     ]
@@ -95,8 +97,14 @@ def _metric(row: MetricRow) -> dict[str, Any]:
         "changes": row.changes,
         "verdicts": row.verdicts,
         "lower": not higher_is_better(row.metric),
-        "reach": 1.08 * max(bounds, default=1.0),
+        "reach": _reach(max(bounds, default=0.0)),
     }
+
+
+def _reach(largest: float) -> float:
+    """Return the first of 1, 2, 5 times a power of ten that holds a difference; at least 0.001, below one at most 1."""
+    power = 10.0 ** math.floor(math.log10(max(largest, MIN_REACH)))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= max(largest, MIN_REACH) * (1 - 1e-9))
 
 
 def _metrics(comparison: Comparison) -> list[dict[str, Any]]:
@@ -128,7 +136,12 @@ def _classes(comparison: Comparison) -> list[dict[str, Any]]:
         support = tables[0]["support"].to_numpy()
         spread = np.where(support > 0, np.ptp(values, axis=0), -1.0)
         rows = [
-            {"class": plain(head.classes[number]), "support": int(support[number]), "f1": values[:, number].tolist()}
+            {
+                "class": plain(head.classes[number]),
+                "support": int(support[number]),
+                "f1": values[:, number].tolist(),
+                "limits": [(table["f1_low"][number], table["f1_high"][number]) for table in tables],
+            }
             for number in sorted(np.argsort(-spread, kind="stable")[:MAX_CLASSES].tolist())
         ]
         heads.append({"head": plain(head.name), "kind": head.kind, "size": head.size, "rows": rows})
@@ -154,7 +167,11 @@ def _lists(comparison: Comparison, overlap: Overlap, gallery: Gallery, most: int
     groups = []
     for cells in chosen:
         rows, count = _rows_of(cells, moved, most)
-        groups.append({"count": count, "images": _images(comparison, overlap, rows, gallery)})
+        images = _images(comparison, overlap, rows, gallery)
+        weights = np.where(cells, moved, 0.0).reshape(len(cells), -1).max(axis=1)
+        for row, image in zip(rows, images, strict=True):
+            image["moved"] = float(weights[row])
+        groups.append({"count": count, "images": images})
     return {
         "head": plain(overlap.head.name),
         "kind": overlap.head.kind,
@@ -273,6 +290,7 @@ def _drawing(end: float, count: int, *, rate: bool) -> Drawing:
 def blocks(comparison: Comparison, page: Path) -> Iterator[Table | str]:
     """Yield what the terminal shows."""
     yield text_table(COLUMNS, rows(comparison), title=SPLITS[comparison.part].capitalize())
+    yield from filter(None, [small_n_line(len(comparison.entries[0].predicted.samples))])
     yield from test_lines(comparison)
     yield f"{comparison.basis}.\nThe page is {page}. Open it in a browser; it needs no network."
 

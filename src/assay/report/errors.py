@@ -21,18 +21,19 @@ class Miss:
 
     ids: list[str]
     taken_for: dict[str, int]
-    wrongly: int  # images of others that were taken for it
+    wrongly: list[str]  # images of others that were taken for it, the surest first
 
 
 @dataclass(frozen=True)
 class PredictedImage:
-    """One prediction beside its label, as text, and the probability of each."""
+    """One prediction beside its label, as text, and the probability of each; `score` is what it is sorted by."""
 
     id: str
     label: str
     prediction: str
     probability: float
     label_probability: float
+    score: float
 
 
 def misses(labelled: LabelledPredictions, head: Head, position: int) -> Miss:
@@ -42,12 +43,13 @@ def misses(labelled: LabelledPredictions, head: Head, position: int) -> Miss:
     known = head.decided(codes)[:, position]
     present, predicted = (head.present(one)[:, position] for one in (codes, decided))
     wrong = np.flatnonzero(present & ~predicted)
+    others = np.flatnonzero(predicted & known & ~present)
     taken = Counter(decided[wrong].tolist()) if head.multiclass else Counter[int]()
     order = wrong[np.argsort(probabilities[wrong, position], kind="stable")]
     return Miss(
         [labelled.samples.ids[row] for row in order],
         {head.classes[other]: count for other, count in taken.most_common()},
-        int((predicted & known & ~present).sum()),
+        [labelled.samples.ids[row] for row in others[np.argsort(-probabilities[others, position], kind="stable")]],
     )
 
 
@@ -121,7 +123,9 @@ def _lowest(labelled: LabelledPredictions, head: Head, score: Reals, most: int) 
         cell = row if head.multiclass else (row, tags[row])
         label, label_probability = _value(head, int(codes[cell]), int(tags[row]), probabilities[row])
         prediction, probability = _value(head, int(decided[cell]), int(tags[row]), probabilities[row])
-        images.append(PredictedImage(labelled.samples.ids[row], label, prediction, probability, label_probability))
+        score_of = float(lowest[row])
+        id_ = labelled.samples.ids[row]
+        images.append(PredictedImage(id_, label, prediction, probability, label_probability, score_of))
     return images
 
 

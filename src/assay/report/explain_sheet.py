@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,13 +12,14 @@ from markupsafe import Markup
 from PIL import Image
 
 from assay.arrays import Pixels, Reals
-from assay.messages import plain, shortened
+from assay.messages import plain
 from assay.report.charts import BLUE, FONT, INK, QUIET
 from assay.report.explain import Answer, Cam, Explanation, LayerImage
+from assay.report.gradcam import MIN_MAP
 
 WIDTH, MARGIN, SPACE = 1000, 28, 16
 LINE = 18  # from a line of text to the next
-LETTER = 0.55  # how wide a letter is, by its height, about
+LETTER = 0.6  # how wide a letter is, by its height, at most on average
 FACES, GRIDS = 4, 3  # in a row
 BARS = 120
 SCALE = 1.5
@@ -30,12 +32,14 @@ Position = tuple[Pixels, int, int, int]
 
 def sheet(explanation: Explanation, *, name: str, network: str) -> bytes:
     """Return an explanation as a PNG, 1,500 pixels wide; `name` is that of the image."""
-    words = [_text(plain(name), MARGIN, MARGIN + 16, size=19, colour=INK)]
-    top = MARGIN + 42
+    titles = wrapped(plain(name), WIDTH - 2 * MARGIN, size=19)
+    words = [_text(line, MARGIN, MARGIN + 16 + 26 * number, size=19, colour=INK) for number, line in enumerate(titles)]
+    top = MARGIN + 16 + 26 * len(titles)
     answers, features = explanation.answers, explanation.features
     for text in (network, *(answer_line(answer, many=len(answers) > 1) for answer in answers)):
-        words.append(_text(text, MARGIN, top))
-        top += LINE
+        for line in wrapped(text, WIDTH - 2 * MARGIN):
+            words.append(_text(line, MARGIN, top))
+            top += LINE
     faces = [(explanation.image, ["as the network was shown it"])]
     faces += [(cam.overlay, cam_lines(cam)) for cam in explanation.cams]
     layers = [(one.pixels, [plain(one.name), _shape_text(one), one.kind]) for one in explanation.images]
@@ -70,8 +74,17 @@ def cam_lines(cam: Cam) -> list[str]:
     return [
         f"{plain(cam.name)} {100 * cam.probability:.1f} %",
         f"{' and '.join(cam.reasons)}{nowhere}",
-        f"at {plain(cam.heat.layer)}, {height} × {width}",
+        f"at {plain(cam.heat.layer)}, {height} × {width}{_coarse(cam)}",
     ]
+
+
+def _coarse(cam: Cam) -> str:
+    """Return why an earlier layer than the last is taken, or that even the finest map is coarse."""
+    last, side = cam.heat.last, cam.heat.side
+    if min(side) < MIN_MAP:
+        return ": too coarse to tell where; look at a larger input size"
+    coarse = last != side and min(last) < MIN_MAP
+    return f", since the last map of {last[0]} × {last[1]} is too coarse" if coarse else ""
 
 
 def layer_line(layer: LayerImage) -> str:
@@ -120,11 +133,21 @@ def _rows(title: str, tiles: Sequence[Tile], top: int, columns: int) -> tuple[li
             left = MARGIN + column * (side + SPACE)
             positions.append((pixels, left, top, side))
             words += [
-                _text(shortened(text, int(side / (13 * LETTER))), left, top + side + LINE * number, colour=colour)
-                for number, (text, colour) in enumerate(zip(lines, (INK, QUIET, QUIET), strict=False), 1)
+                _text(text, left, top + side + LINE * number, colour=INK if first_line else QUIET)
+                for number, (text, first_line) in enumerate(_under(lines, side), 1)
             ]
-        top += side + LINE * max(len(lines) for _, lines in row) + SPACE
+        top += side + LINE * max(len(_under(lines, side)) for _, lines in row) + SPACE
     return words, positions, top
+
+
+def _under(lines: Sequence[str], width: int) -> list[tuple[str, bool]]:
+    """Return the lines under an image as they fit its width, and whether each is of the first."""
+    return [(part, number == 0) for number, line in enumerate(lines) for part in wrapped(line, width)]
+
+
+def wrapped(text: str, width: int, *, size: int = 13) -> list[str]:
+    """Return a text in lines that fit a width in pixels, so that none is cut; a long word goes on in the next line."""
+    return textwrap.wrap(text, max(8, int(width / (size * LETTER)))) or [""]
 
 
 def _paste(words: Sequence[str], positions: Sequence[Position], *, height: int) -> bytes:
@@ -145,7 +168,7 @@ def _paste(words: Sequence[str], positions: Sequence[Position], *, height: int) 
 
 def _text(text: str, left: float, top: float, *, size: int = 13, colour: str = QUIET) -> str:
     weight = 400 if size == 13 else 600
-    escaped = Markup.escape(shortened(text, int((WIDTH - 2 * MARGIN) / (size * LETTER))))
+    escaped = Markup.escape(text)
     return (
         f'<text x="{left}" y="{top}" font-family="{FONT}" font-size="{size}" font-weight="{weight}" '
         f'fill="{colour}">{escaped}</text>'

@@ -13,17 +13,19 @@ from PIL import Image
 
 from assay.arrays import Bools, Pixels
 from assay.errors import ImageError
-from assay.images.cache import Cache, find_caches
-from assay.images.decode import Resize, read_square
+from assay.images.cache import StoredCache, find_caches
+from assay.images.decode import Resize, read_square, size_of
 from assay.images.rgb_square import Levels
 from assay.run.contents import RunContents
 
 MAX_LARGE = 420
-BUDGETS = {"large": 1_300_000, "small": 3_000_000}  # bytes; a third more in base64
+BUDGETS = {"large": 2_000_000, "small": 2_300_000}  # bytes; a third more in base64
+SQUARE = 0.02  # of its longer side that a square image may differ
+GREY = 128
 COLUMNS = 24
 TILES = 24 * 24  # of a full sheet: at 64 pixels 2.4 million pixels, which a phone can hold
 SMALL_SIDE = ((64, 70), (56, 60), (48, 55), (40, 45), (32, 35), (24, 25), (16, 20))
-LARGE_SIDE = ((112, 72), (96, 60), (80, 50), (64, 40), (48, 30), (32, 20))
+LARGE_SIDE = ((224, 72), (176, 72), (144, 72), (112, 72), (96, 60), (80, 50), (64, 40), (48, 30), (32, 20))
 """Sides in pixels and qualities of WebP, from the best to what thousands of the noisiest images need."""
 
 
@@ -90,23 +92,25 @@ def fetch(gallery: Gallery, run: RunContents) -> Thumbnails:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads images of a run, at any small size."""
+    """Reads images of a run, at any small size, in their proportions where the file is still there."""
 
     paths: dict[str, Path]
-    caches: list[Cache]
+    caches: list[StoredCache]
     levels: Levels | None = None  # of images of more than 8 bits
 
     @staticmethod
     def of(run: RunContents) -> Reader:
         kept = find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes)
         paths = dict(zip(run.samples.ids, run.samples.paths, strict=True))
-        levels = next((one.resize.levels for one in kept), None)
-        return Reader(paths, [one.cache for one in kept], levels)
+        return Reader(paths, kept, next((one.resize.levels for one in kept), None))
 
-    def tiles(self, ids: Sequence[str], *, side: int) -> tuple[Pixels, Bools]:
-        """Return the readable images (n, side, side, 3), and which of the `ids` (N,) these are."""
-        cache = next((one for one in self.caches if one.side >= side), self.caches[-1] if self.caches else None)
-        images = [self._read(id_, side, cache) for id_ in ids]
+    def tiles(self, ids: Sequence[str], *, side: int, padded: bool = True) -> tuple[Pixels, Bools]:
+        """Return the readable images (n, side, side, 3), and which of the `ids` (N,) these are.
+
+        Unless `padded`, they fill their squares: as in the cache, or the centre of the file.
+        """
+        cache = next((one for one in self.caches if one.cache.side >= side), self.caches[-1] if self.caches else None)
+        images = [self._read(id_, side, cache, padded=padded) for id_ in ids]
         kept = [image for image in images if image is not None]
         side = min(side, max((image.shape[0] for image in kept), default=side))
         out = np.empty((len(kept), side, side, 3), np.uint8)
@@ -116,16 +120,33 @@ class Reader:
             out[row] = image[pixels][:, pixels]
         return out, np.array([image is not None for image in images], dtype=np.bool_)
 
-    def _read(self, id_: str, side: int, cache: Cache | None) -> Pixels | None:
-        if cache is not None and id_ in cache.rows:
-            return shrink(np.asarray(cache.pixels[cache.rows[id_]]), side)
-        return read_thumbnail(self.paths[id_], side, levels=self.levels)
+    def _read(self, id_: str, side: int, stored: StoredCache | None, *, padded: bool) -> Pixels | None:
+        path = self.paths[id_]
+        if stored is None or id_ not in stored.cache.rows:
+            return read_thumbnail(path, side, padded=padded, levels=self.levels)
+        if stored.cache.side < side or (padded and not _is_whole(path, stored.resize)):
+            image = read_thumbnail(path, side, padded=padded, levels=self.levels)
+            if image is not None:
+                return image
+        return shrink(np.asarray(stored.cache.pixels[stored.cache.rows[id_]]), side)
 
 
-def read_thumbnail(path: Path, side: int, *, levels: Levels | None = None) -> Pixels | None:
-    """Return an image file as a small square; None where it cannot be read, deleted since or broken."""
+def _is_whole(path: Path, policy: Resize) -> bool:
+    """Return whether a cache has an image in its proportions, and whole; also where its file is gone."""
+    if policy.policy == "pad" and policy.centre_crop is None:
+        return True
     try:
-        return read_square(path, side, settings=Resize(policy="crop", levels=levels))
+        width, height = size_of(path)
+    except ImageError:
+        return True
+    return abs(width / height - 1) < SQUARE and policy.centre_crop is None
+
+
+def read_thumbnail(path: Path, side: int, *, padded: bool = True, levels: Levels | None = None) -> Pixels | None:
+    """Return an image file as a small square, padded or its centre; None where it cannot be read, gone or broken."""
+    settings = Resize(policy="pad" if padded else "crop", fill=(GREY, GREY, GREY), levels=levels)
+    try:
+        return read_square(path, min(side, max(size_of(path))), settings=settings)
     except ImageError:
         return None
 
@@ -172,7 +193,7 @@ def _sheet(tiles: Pixels, side: int, quality: int) -> Sheet:
     side = min(side, tiles.shape[1]) if len(tiles) else side
     columns = max(1, min(COLUMNS, len(tiles)))
     rows = -(-len(tiles) // columns)
-    canvas = np.full((rows * side, columns * side, 3), 128, np.uint8)
+    canvas = np.full((rows * side, columns * side, 3), GREY, np.uint8)
     for number, tile in enumerate(tiles):
         top, left = side * (number // columns), side * (number % columns)
         canvas[top : top + side, left : left + side] = shrink(tile, side)

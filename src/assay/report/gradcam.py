@@ -15,6 +15,7 @@ from assay.report.layer_outputs import Layer, LayerOutputs
 CHANNELS = 64  # of a layer that a grid shows
 TILE = 56  # pixels that a small map is enlarged to
 GAP = 2
+MIN_MAP = 7  # places a side of a map that Grad-CAM is drawn from: what ResNet-50 has at 224 pixels
 BAR = np.array((11, 98, 168), np.uint8)
 SERIES = (640, 320)  # width and height, in pixels, of a vector
 RAMP = np.array(
@@ -32,6 +33,7 @@ class Heat:
     values: Floats
     layer: str
     side: tuple[int, int]  # of the layer's map, before it was enlarged
+    last: tuple[int, int]  # the same of the last layer
 
     @property
     def hottest(self) -> tuple[float, float] | None:
@@ -47,24 +49,34 @@ def grad_cam(outputs: LayerOutputs, target: int, *, size: int, layer: Layer | No
 
     The maps of a layer, each weighted by the mean of the logit's gradient over it, summed, and what speaks against
     it left out; then enlarged bilinearly. Without `layer`: the last one whose map the logit depends on, which under a
-    class token is not the last (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2).
+    class token is not the last (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2), and whose
+    map has at least 7 x 7 places; where none has, the last of the finest.
     """
     candidates = [layer] if layer else [*outputs.layers]
     gradients = torch.autograd.grad(
         outputs.logits[target], [one.output for one in candidates], retain_graph=True, allow_unused=True
     )
-    chosen, weights = candidates[-1], None
-    for one, values_of in zip(candidates, gradients, strict=True):
-        if values_of is not None and (layer or bool(one.maps_of(values_of).any())):
-            chosen, weights = one, one.maps_of(values_of).mean(dim=(1, 2))
-    height, width = chosen.shape[-2:]
-    if weights is None:
-        return Heat(np.zeros((size, size), np.float32), chosen.name, (height, width))
+    last = _side(outputs.layers[-1])
+    usable = [
+        (one, one.maps_of(values_of).mean(dim=(1, 2)))
+        for one, values_of in zip(candidates, gradients, strict=True)
+        if values_of is not None and (layer or bool(one.maps_of(values_of).any()))
+    ]
+    if not usable:
+        chosen = candidates[-1]
+        return Heat(np.zeros((size, size), np.float32), chosen.name, _side(chosen), last)
+    finest = min(MIN_MAP, max(min(_side(one)) for one, _ in usable))
+    chosen, weights = next(pair for pair in reversed(usable) if min(_side(pair[0])) >= finest)
     heat = (weights[:, None, None] * chosen.values).sum(dim=0).clamp(min=0)
     enlarged = nn.functional.interpolate(heat[None, None], size=(size, size), mode="bilinear", align_corners=False)
     values: Floats = enlarged[0, 0].float().cpu().numpy()
     most = float(values.max())
-    return Heat(values / most if most > 0 else values, chosen.name, (height, width))
+    return Heat(values / most if most > 0 else values, chosen.name, _side(chosen), last)
+
+
+def _side(layer: Layer) -> tuple[int, int]:
+    height, width = layer.shape[-2:]
+    return height, width
 
 
 def overlaid(image: Pixels, heat: Floats) -> Pixels:

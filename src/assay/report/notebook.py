@@ -20,7 +20,7 @@ from assay.report.charts import metric_title
 from assay.report.errors import worst_errors
 from assay.report.gallery import Reader, data_url, encode, read_thumbnail
 from assay.report.page import fill
-from assay.report.tables import metrics_rows
+from assay.report.tables import metrics_rows, small_n_line
 from assay.run.contents import read_run
 
 IMAGES = 24
@@ -101,6 +101,7 @@ def run_html(folder: Path, metrics: Mapping[str, Any]) -> str:
             "seconds": metrics["seconds"],
             "columns": [metric_title(name) for name in names],
             "rows": rows,
+            "small": small_n_line(rows[-1]["n"]) if rows else "",
             **_worst_errors(folder),
         },
     )

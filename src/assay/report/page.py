@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from assay.files import whole
 from assay.messages import plain
+from assay.metrics.intervals import SMALL_N
 from assay.report.charts import metric_title
 from assay.report.gallery import Thumbnails
 
@@ -42,6 +43,7 @@ def write_page(
         {
             "now": datetime.now(UTC),
             "sheets": thumbnails.sheets,
+            "small_n": SMALL_N,
             "spot": partial(_spot, thumbnails),
             **parts,
             **_script(data),

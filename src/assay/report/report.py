@@ -80,6 +80,7 @@ def write_report(
         "calibration": calibration.calibration_section(run),
         "thresholds": calibration.thresholds(run),
         "noise": repairs.noise(run, gallery),
+        "first_suspects": repairs.FIRST_SUSPECTS,
         "edits": repairs.edits(run, gallery),
         "pseudo": repairs.pseudo_labels(run),
         "synthetic": [_synthetic(run, step) for step in finished if step.kind == "synthesize"],

@@ -225,12 +225,16 @@ def _incomparable(run: str, why: str) -> BeforeAfter:
 
 def conclusion_lines(record: RunMetrics, folder: Path) -> list[str]:
     """Return what a finished run concludes, a sentence each, the most telling first."""
-    lines = [*_choice_lines(record.handed_on), *record.alarms]
-    if record.before:
-        lines += _before_lines(record.before)
+    lines = remark_lines(record)
     if record.suspects:
         lines.append(_suspect_line(record.suspects, folder))
     return lines
+
+
+def remark_lines(record: RunMetrics) -> list[str]:
+    """Return the same without the suspect labels."""
+    before = _before_lines(record.before) if record.before else ()
+    return [*_choice_lines(record.handed_on), *record.alarms, *before]
 
 
 def _choice_lines(choice: HandedOn | None) -> Iterator[str]:

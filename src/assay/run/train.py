@@ -29,7 +29,7 @@ from assay.messages import plain_lines
 from assay.models.ensemble import load_model
 from assay.plan import yaml_lines
 from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
-from assay.progress import ForwardingProgress, NoProgress, Progress
+from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries
 from assay.run.archive import archive, archive_run, results
 from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
@@ -84,7 +84,7 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     main = together.is_main_process
     keep_freed_memory()
     # Every process runs all of this; the main one alone writes in the folder, and the others wait for it.
-    with writing_below(folder), lock(folder) if main else nullcontext(), graceful_stop():
+    with writing_below(folder), lock(folder) if main else nullcontext(), graceful_stop(), quiet_libraries():
         began, memory = time.perf_counter(), PeakMemory()
         log = _Log(RunFolder(folder).log, progress or NoProgress(), memory) if main else NoProgress()
         with tracked(log, folder, loaded.plan.track if main else ()) as watch:

@@ -72,7 +72,8 @@ def thresholds(run: RunContents) -> list[dict[str, Any]]:
 
 def _tuned(step: str, details: dict[str, Any]) -> dict[str, object]:
     kept = quoted(details.get("kept one half", []))  # earlier runs have no such key
-    return {"step": plain(step), **details, "title": metric_title(details["metric"]), "kept": kept}
+    limits = {"at half": None, "cross-fitted": None} | details.get("intervals", {})
+    return {"step": plain(step), **details, "limits": limits, "title": metric_title(details["metric"]), "kept": kept}
 
 
 def f1_by_threshold(codes: Codes, probabilities: Reals, at: Reals = THRESHOLDS) -> dict[str, Reals]:

@@ -17,6 +17,7 @@ from assay.images.cache import Cache, append_images, build, find_caches
 from assay.labels.samples import Samples
 from assay.labels.split import SIDES
 from assay.messages import plain
+from assay.metrics.intervals import Limits, wilson
 from assay.metrics.metrics import probabilities_of
 from assay.metrics.tallies import ratio
 from assay.models.ensemble import load_model
@@ -93,8 +94,10 @@ def neighbours(drawn: FeatureMap) -> list[dict[str, Any]]:
                 "head": plain(head.name),
                 "count": NEIGHBOURS,
                 "all": every,
+                "all_limits": _limits(shares),
                 "n": n,
                 "validation": validated,
+                "validation_limits": _limits(shares[validation]),
                 "validation_n": validation_n,
                 "lowest": ranked[:3],
             }
@@ -208,6 +211,15 @@ def _mean(shares: Reals | Doubles) -> tuple[float | None, int]:
     """Return the mean of what is known, None of nothing, and of how many."""
     known = shares[np.isfinite(shares)]
     return (float(known.mean()) if len(known) else None), len(known)
+
+
+def _limits(shares: Reals | Doubles) -> Limits | tuple[None, None]:
+    """Return the interval of a mean of shares: Wilson's at the number of images of this variance."""
+    known = shares[np.isfinite(shares)]
+    variance = float(known.var()) / max(len(known), 1) if len(known) > 1 else 0.0
+    value = float(known.mean()) if len(known) else 0.0
+    n = value * (1 - value) / variance if variance else len(known)
+    return wilson(value * n, n) if len(known) else (None, None)
 
 
 def _rounded(value: float) -> float | None:

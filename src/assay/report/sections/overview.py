@@ -12,15 +12,19 @@ from assay.metrics.intervals import wilson
 from assay.metrics.metrics import HeadScore
 from assay.metrics.metrics import headline as headline_metric
 from assay.metrics.paired import gains
+from assay.predictions.baselines import MAJORITY, PURPOSES, ZEROS
 from assay.predictions.predict import score_predictions
 from assay.report.charts import metric_title
 from assay.report.errors import Miss, misses
 from assay.report.gallery import Gallery
 from assay.report.sections.reproduce import learner
+from assay.report.sections.verdict import verdict
+from assay.report.tables import heads_rows, leak_line
 from assay.run.contents import CONTAINER_STEPS, LabelledPredictions, RunContents, StepRecord
 from assay.steps import STEPS
 
 WORST = 3
+WHOLE = 1e-6  # of a count of images: means over heads are none
 IMAGES = 10  # of a class
 
 
@@ -38,6 +42,10 @@ def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
         "unlabelled": int((~run.as_read.part("train").labelled()).sum()),
         "under_way": _under_way(run),
         "chief": metric_title(chief) if chief else None,
+        "hits": _hits(chief, tested or validated),
+        "verdict": verdict(run, chief, tested or validated, part="test" if tested else "validation"),
+        "by_head": _by_head(run),
+        "leak": leak_line(check) if (check := _leak_check(run)) else "",
         "validated": validated,
         "test": tested,
         "test_opened": run.metrics.test_time if run.metrics else None,
@@ -97,7 +105,7 @@ def _rows(run: RunContents, chief: str | None, tested: dict[str, Any] | None) ->
         return []
     known = run.metrics.baselines if run.metrics else {}
     rows = [
-        {"label": name, "kind": "baseline", **score["metrics"][chief]}
+        {"label": name, "kind": "baseline", "purpose": PURPOSES.get(name, ""), **score["metrics"][chief]}
         for name, score in known.items()
         if chief in score["metrics"]
     ]
@@ -106,41 +114,74 @@ def _rows(run: RunContents, chief: str | None, tested: dict[str, Any] | None) ->
     for step in steps:
         metric = (step.scores or {})["metrics"].get(chief)
         if metric:
-            rows.append({"label": plain(step.name), "kind": "final" if step.name == final else "step", **metric})
+            kind = "final" if step.name == final else "step"
+            rows.append({"label": plain(step.name), "kind": kind, "purpose": "", **metric})
     if tested:
-        rows.append({"label": "test images", "kind": "test", **tested})
+        rows.append({"label": "test images", "kind": "test", "purpose": "", **tested})
     return rows
 
 
+def _hits(chief: str | None, metric: dict[str, Any] | None) -> int | None:
+    """Return how many images are right, where the metric is a share of images."""
+    if metric is None or chief != "accuracy":
+        return None
+    hits = metric["value"] * metric["n"]
+    return round(hits) if abs(hits - round(hits)) < WHOLE else None
+
+
+def _leak_check(run: RunContents) -> dict[str, Any] | None:
+    zeros = (run.metrics.baselines if run.metrics else {}).get(ZEROS, {})
+    check: dict[str, Any] | None = zeros.get("leak check")
+    return check
+
+
+def _by_head(run: RunContents) -> list[dict[str, Any]]:
+    """Return the metrics that sum up each of several heads, beside those of the majority."""
+    if run.scores is None or len(run.samples.space) < 2:
+        return []
+    majority = run.metrics.baselines.get(MAJORITY) if run.metrics else None
+    return heads_rows(run.scores, majority=majority)
+
+
 def _worst(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
-    """Return the classes of lowest F1 over all heads, with the images that were missed; none that is faultless."""
+    """Return the classes of lowest recall over all heads, with the images that were missed.
+
+    Where none misses an image, as tags may not, those of lowest precision, with the images that were wrongly given it.
+    """
     heads = (run.scores or {}).get("heads", {})
     rows = [
-        (row["f1"], head, position, row)
+        (head, position, row)
         for head in run.samples.space
         for position, row in enumerate(heads.get(head.name, {}).get("per_class", []))
-        if row["support"] and row["f1"] < 1
+        if row["support"]
     ]
-    rows.sort(key=lambda row: row[0])
-    return [_card(run.validation, head, position, row, gallery) for _, head, position, row in rows[:WORST]]
+    metric = next((name for name in ("recall", "precision") if any(row[name] < 1 for *_, row in rows)), "")
+    worst = sorted((one for one in rows if metric and one[2][metric] < 1), key=lambda one: one[2][metric])
+    return [_card(run.validation, *one, metric, gallery) for one in worst[:WORST]]
 
 
 def _card(
-    labelled: LabelledPredictions | None, head: Head, position: int, row: dict[str, Any], gallery: Gallery
+    labelled: LabelledPredictions | None,
+    head: Head,
+    position: int,
+    row: dict[str, Any],
+    metric: str,
+    gallery: Gallery,
 ) -> dict[str, Any]:
-    n, hits = row["support"], round(row["recall"] * row["support"])
+    miss = misses(labelled, head, position) if labelled else Miss([], {}, [])
+    hits = round(row["recall"] * row["support"])
+    n = row["support"] if metric == "recall" else hits + len(miss.wrongly)
     low, high = wilson(hits, n)
-    miss = misses(labelled, head, position) if labelled else Miss([], {}, 0)
+    ids = miss.ids if metric == "recall" else miss.wrongly
     return {
         "class": plain(head.classes[position]),
         "head": plain(head.name),
-        "f1": row["f1"],
-        "recall": {"value": row["recall"], "n": n, "low": low, "high": high},
+        "metric": metric,
+        "value": {"value": row[metric], "n": n, "low": low, "high": high},
         "hits": hits,
         "taken_for": [(plain(name), count) for name, count in miss.taken_for.items()][:2],
-        "wrongly": miss.wrongly,
-        "images": gallery.add(miss.ids[:IMAGES], large=True),
-        "missed": n - hits,
+        "wrongly": len(miss.wrongly),
+        "images": gallery.add(ids[:IMAGES], large=True),
     }
 
 

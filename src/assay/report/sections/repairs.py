@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from assay.labels.edits import Edit
+from assay.files import StepName
+from assay.labels.edits import PERSON, Edit
 from assay.labels.space import Head
 from assay.messages import plain
+from assay.metrics.intervals import wilson
 from assay.report.gallery import Gallery
 from assay.run.contents import RunContents
 
-SUSPECTS = 36  # of each step
+SUSPECTS = 240  # of each step; the table on disk has them all
+FIRST_SUSPECTS = 36  # the rest is folded
 EDITS = 48
 SIDE = 30  # classes of a matrix
 COMMONEST = 6  # confusions named
@@ -22,10 +26,10 @@ CLASSES = 40  # of a round
 
 def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
     """Return of every search for wrong labels its estimates, and the most suspicious labels."""
-    searches = []
+    searches, settled = [], _settled(run)
     for step in run.steps:
         table = _suspects(run, step.name)
-        if table is None:
+        if table is None or step.done is None:  # a table that is being written again belongs to no estimate
             continue
         first = table.head(SUSPECTS)
         numbers = gallery.add(first["image"].to_list(), large=True)
@@ -33,25 +37,43 @@ def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
             {
                 "name": plain(step.name),
                 "count": table.height,
+                "judged": sum(estimate["n"] for estimate in step.details.get("heads", {}).values()),
                 "notes": [plain(note) for note in step.details.get("notes", [])],
                 "heads": [
                     _noise(run.samples.space[name], estimate)
                     for name, estimate in step.details.get("heads", {}).items()
                 ],
-                "suspects": [_suspect(row, number) for row, number in zip(first.to_dicts(), numbers, strict=True)],
+                "suspects": [
+                    _suspect(row, number, settled) for row, number in zip(first.to_dicts(), numbers, strict=True)
+                ],
             }
         )
     return searches
 
 
-def suspicion(run: RunContents) -> dict[str, float]:
-    """Return how suspicious the labels of images are, 0 to 1, by the newest search; only of those suspected."""
+def newest_suspects(run: RunContents) -> tuple[StepName, pl.DataFrame] | None:
+    """Return the newest search for wrong labels, and its suspects that no person has settled since."""
+    settled = _settled(run)
     for step in reversed(run.steps):
         table = _suspects(run, step.name)
-        if table is not None:
-            lowest = table.group_by("image").agg(pl.col("quality").min())
-            return {id_: 1 - quality for id_, quality in lowest.iter_rows()}
-    return {}
+        if table is not None and step.done is not None:
+            waiting = [cell not in settled for cell in table.select("image", "head", "class").iter_rows()]
+            return step.name, table.filter(pl.Series(waiting, dtype=pl.Boolean))
+    return None
+
+
+def _settled(run: RunContents) -> set[tuple[str, str, str | None]]:
+    """Return the cells, image, head and tag, whose label a person has settled."""
+    return {edit.cell for edit in run.ledger.effective() if edit.step == PERSON}
+
+
+def suspicion(run: RunContents) -> dict[str, float]:
+    """Return how suspicious the labels of images are, 0 to 1, by the newest search; only of those suspected."""
+    newest = newest_suspects(run)
+    if newest is None:
+        return {}
+    lowest = newest[1].group_by("image").agg(pl.col("quality").min())
+    return {id_: 1 - quality for id_, quality in lowest.iter_rows()}
 
 
 def edits(run: RunContents, gallery: Gallery) -> dict[str, object]:
@@ -116,10 +138,12 @@ def _noise(head: Head, estimate: dict[str, Any]) -> dict[str, Any]:
     """Return the estimate for one head: rates, and matrices of a multi-class head of not too many classes."""
     counts = np.array(estimate["counts"])
     matrices = head.multiclass and head.size <= SIDE
+    n, rate = estimate["n"], estimate["noise_rate"]
     return {
         "name": plain(head.name),
-        "n": estimate["n"],
-        "rate": estimate["noise_rate"],
+        "n": n,
+        "rate": rate,
+        "limits": None if rate is None else wilson(rate * n, n),
         "unjudged": [plain(name) for name in estimate["unjudged"]],
         "rates": [
             (plain(name), rate) for name, rate in sorted(estimate["noise_rates"].items(), key=lambda rate: -rate[1])
@@ -145,14 +169,16 @@ def _commonest(head: Head, counts: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _suspect(row: dict[str, Any], number: int) -> dict[str, Any]:
+def _suspect(row: dict[str, Any], number: int, settled: Collection[tuple[str, str, str | None]]) -> dict[str, Any]:
+    is_settled = (row["image"], row["head"], row["class"]) in settled
     tag = plain(row["class"] or "")
     return {
         "image": number,
+        "head": plain(row["head"]),
         "given": _label(tag, row["given"]),
         "suggested": _label(tag, row["suggested"]),
         "quality": row["quality"],
-        "done": plain(row["done"] or ""),
+        "done": "settled" if is_settled else plain(row["done"] or ""),
     }
 
 

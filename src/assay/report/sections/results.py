@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from assay.arrays import Ints
 from assay.labels.space import Head
 from assay.messages import plain
-from assay.metrics.intervals import wilson
+from assay.metrics.intervals import SMALL_N, wilson
 from assay.report.errors import OUTCOMES, PredictedImage, cells, least_certain, worst_errors
 from assay.report.gallery import Gallery
 from assay.run.contents import LabelledPredictions, RunContents
@@ -20,6 +22,8 @@ IN_CELL = 36  # images of a cell
 IN_GALLERY = 24  # worst errors and least certain images of a head
 ALL_CELLS = 9000  # images of all cells of a page; no more are added then
 RIGHT_OUTCOMES = (0, 3)
+PAIRS, IN_PAIR = 12, 8  # commonest errors of a head, and images of each
+LIMITED = ("precision", "recall", "f1", "average_precision")
 
 
 def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
@@ -40,6 +44,8 @@ def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
                 "n": score["n"],
                 "metrics": score["metrics"],
                 **_by_class(score["per_class"]),
+                **_pairs(run.validation, head, gallery),
+                "caption": _captions(head),
                 "frequency": [row for row in score["by_frequency"] if row["rule"] == "thirds" and row["metrics"]],
                 "worst_errors": _images(worst_errors(run.validation, head, IN_GALLERY), gallery),
                 "least_certain": _images(least_certain(run.validation, head, IN_GALLERY), gallery),
@@ -54,15 +60,54 @@ def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
 def _by_class(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of the table, of many classes the worst, and how many are left out."""
     kept = rows if len(rows) <= ROWS else sorted(rows, key=lambda row: (row["support"] == 0, row["f1"]))[:ROWS]
-    classes = [
-        {
-            **row,
-            "class": plain(row["class"]),
-            "interval": wilson(round(row["recall"] * row["support"]), row["support"]) if row["support"] else None,
-        }
-        for row in kept
-    ]
-    return {"classes": classes, "left_out": len(rows) - len(kept)}
+    classes = [{**_recall_limits(row), **row, "class": plain(row["class"])} for row in kept]
+    small = sum(row["support"] < SMALL_N for row in rows)
+    return {"classes": classes, "left_out": len(rows) - len(kept), "small": small}
+
+
+def _recall_limits(row: dict[str, Any]) -> dict[str, float | None]:
+    """Return the intervals of a class for a run of an earlier version, which has those of no class."""
+    unknown: dict[str, float | None] = {f"{name}_{side}": None for name in LIMITED for side in ("low", "high")}
+    if row["support"]:
+        unknown["recall_low"], unknown["recall_high"] = wilson(round(row["recall"] * row["support"]), row["support"])
+    return unknown
+
+
+def _pairs(labelled: LabelledPredictions, head: Head, gallery: Gallery) -> dict[str, Any]:
+    """Return the commonest errors: a class taken for another, or a tag missed or wrongly given; and how many kinds."""
+    rows_of, ids = cells(labelled, head), labelled.samples.ids
+    names = head.classes if head.multiclass else OUTCOMES
+    totals: Counter[tuple[int, bool]] = Counter()
+    for (row, column), rows in rows_of.items():  # of what the error is a share: images that have it, or have it not
+        totals[row, head.multiclass or column < 2] += len(rows)
+    wrong = [(cell, rows) for cell, rows in rows_of.items() if not _is_right(head, *cell)]
+    wrong.sort(key=lambda one: -len(one[1]))
+    pairs = []
+    for (row, column), rows in wrong[:PAIRS]:
+        n = totals[row, head.multiclass or column < 2]
+        low, high = wilson(len(rows), n)
+        pairs.append(
+            {
+                "label": plain(head.classes[row]),
+                "taken": plain(names[column]),
+                "count": len(rows),
+                "n": n,
+                "share": len(rows) / n,
+                "low": low,
+                "high": high,
+                "images": gallery.add((ids[index] for index in rows[:IN_PAIR].tolist()), large=True),
+            }
+        )
+    return {"pairs": pairs, "pair_count": len(wrong), "errors": sum(len(rows) for _, rows in wrong)}
+
+
+def _captions(head: Head) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Return what stands beside an image of each gallery: the number by which it is sorted."""
+    away = "ahead by" if head.multiclass else "off by"
+    return {
+        "worst": lambda image: f"label {100 * image['score']:.1f} %",
+        "least": lambda image: f"{away} {100 * image['score']:.1f} points",
+    }
 
 
 def _matrix(labelled: LabelledPredictions, head: Head, gallery: Gallery) -> dict[str, Any]:
@@ -119,7 +164,7 @@ def _most_mistaken(counts: Ints, head: Head) -> list[int]:
 def _images(images: list[PredictedImage], gallery: Gallery) -> list[dict[str, Any]]:
     numbers = gallery.add((image.id for image in images), large=True)
     return [
-        {"image": number, "label": image.label, "prediction": image.prediction, "probability": image.probability}
+        {"image": number, "label": image.label, "prediction": image.prediction, "score": image.score}
         for number, image in zip(numbers, images, strict=True)
     ]
 

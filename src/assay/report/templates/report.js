@@ -57,10 +57,103 @@
   };
   document.addEventListener("mouseover", over);
   document.addEventListener("focusin", over);
-  document.addEventListener("click", (event) => { if (event.target.closest("[data-p]")) over(event); else if (!event.target.closest("canvas")) hide(); });
+  document.addEventListener("click", (event) => { if (!event.target.closest("[data-p], canvas")) hide(); });
   document.addEventListener("mouseout", (event) => { if (event.target.closest && event.target.closest("[data-p]")) hide(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   addEventListener("scroll", hide, { passive: true });
+
+  // A click enlarges an image or a chart; images of one gallery follow one another.
+  const zoom = one("#zoom"), stage = one(".stage", zoom), caption = one(".caption", zoom);
+  let line = [], at = 0, scale = 1, drawn = null;
+  const fit = () => {
+    const [wide, high] = [stage.clientWidth - 16, stage.clientHeight - 16], ratio = Number(drawn.dataset.ratio);
+    const width = Math.round(scale * Math.min(wide, high * ratio));
+    drawn.style.width = width + "px";
+    if (drawn.classList.contains("face")) drawn.style.height = width + "px";
+  };
+  const put = (node, ratio, words) => {
+    drawn = node;
+    drawn.dataset.ratio = ratio;
+    scale = 1;
+    stage.replaceChildren(drawn);
+    caption.replaceChildren(...words);
+    all("[data-step]", zoom).forEach((button) => { button.hidden = line.length < 2; });
+    hide();
+    if (!zoom.open) zoom.showModal();
+    fit();
+  };
+  const putImage = () => {
+    const number = line[at], words = [element("b", "", images.label[number] || "label unknown")];
+    [images.prediction[number], images.part[number], images.name[number]].filter(Boolean).forEach((text) => words.push(element("span", "quiet", text)));
+    put(dress(element("div", "face"), number), 1, words);
+  };
+  const enlarge = (node) => {
+    const figure = node.closest("figure"), title = figure && one("figcaption", figure), box = node.getBoundingClientRect();
+    const copy = node.cloneNode(true);
+    line = [];
+    copy.removeAttribute("style");
+    copy.removeAttribute("tabindex");
+    copy.classList.remove("zoomable");
+    put(copy, box.width / Math.max(box.height, 1), title ? [element("span", "", title.textContent.trim())] : []);
+  };
+  all(".panel svg, .explanation img, img.sheet").forEach((node) => { node.classList.add("zoomable"); node.setAttribute("tabindex", "0"); });
+  document.addEventListener("click", (event) => {
+    const picture = event.target.closest("[data-p]"), chart = event.target.closest(".zoomable");
+    if (picture && picture !== peek && !picture.classList.contains("gone")) {
+      const group = picture.closest(".gallery, .strip"), pics = group ? all("[data-p]", group) : [picture];
+      line = pics.map((pic) => Number(pic.dataset.p));
+      at = pics.indexOf(picture);
+      putImage();
+    } else if (chart) enlarge(chart);
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.matches && event.target.matches(".zoomable")) enlarge(event.target); });
+  const step = (count) => { if (line.length > 1) { at = (at + count + line.length) % line.length; putImage(); } };
+  const grow = (factor) => { scale = factor ? Math.min(12, Math.max(0.25, scale * factor)) : 1; fit(); };
+  zoom.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (event.target === zoom || (button && button.dataset.close !== undefined)) zoom.close();
+    else if (button && button.dataset.step) step(Number(button.dataset.step));
+    else if (button && button.dataset.scale) grow(Number(button.dataset.scale));
+  });
+  zoom.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+    if (event.key === "+" || event.key === "=") grow(1.5);
+    if (event.key === "-") grow(1 / 1.5);
+  });
+  stage.addEventListener("wheel", (event) => { event.preventDefault(); grow(Math.exp(-event.deltaY * 0.002)); }, { passive: false });
+
+  // Every table is a file: a value with limits becomes three columns.
+  const words = (cell) => cell.innerText.replace(/\s+/g, " ").trim();
+  const quoted = (text) => {
+    const safe = /^[=@\t]|^[+-](?![\d.])/.test(text) ? "'" + text : text; // no formula for a spreadsheet
+    return /[",\n]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
+  };
+  const csv = (table) => {
+    const rows = [...table.rows], width = Math.max(...rows.map((row) => row.cells.length));
+    const kept = [...Array(width).keys()].filter((column) => rows.some((row) => row.cells[column] && (words(row.cells[column]) || row.cells[column].dataset.value)));
+    const limited = kept.filter((column) => rows.some((row) => row.cells[column] && row.cells[column].dataset.low));
+    const value = (cell) => cell.dataset.value !== undefined ? cell.dataset.value : words(cell);
+    return rows.map((row) => kept.flatMap((column) => {
+      const cell = row.cells[column], heading = row.parentNode.tagName === "THEAD", name = cell ? value(cell) : "";
+      if (!limited.includes(column)) return [name];
+      return heading ? [name, name + " low", name + " high"] : [name, (cell && cell.dataset.low) || "", (cell && cell.dataset.high) || ""];
+    }).map(quoted).join(",")).join("\n") + "\n";
+  };
+  all("table").forEach((table, number) => {
+    const button = element("button", "csv", "CSV"), part = table.closest("[id]"), box = table.closest(".pair") ? table : table.closest(".scroll") || table;
+    const name = `${table.dataset.name || (part ? part.id : "table")}-${number + 1}.csv`;
+    button.type = "button";
+    button.title = "Download this table: " + name;
+    button.addEventListener("click", () => {
+      const link = element("a");
+      link.href = URL.createObjectURL(new Blob(["\ufeff" + csv(table)], { type: "text/csv" }));
+      link.download = name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+    box.after(button);
+  });
 
   // Confusion: a cell shows its images; the largest mistake is shown to begin with.
   all(".confusion").forEach((block) => {
@@ -132,7 +225,8 @@
 
     const first = (group) => Array.isArray(group) ? (group.length ? group[0] : -1) : group;
     const mix = (a, b, t) => `color-mix(in srgb, ${a} ${Math.round(100 * (1 - t))}%, ${b})`;
-    const resolve = (shade) => shade.startsWith("--") ? css(shade) : shade;
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    const resolve = (shade) => shade.startsWith("--") ? css(shade) : dark.matches ? mix(shade, "white", 0.38) : shade;
     function paint() {
       const way = ways[select.value], none = mix(css("--quiet"), css("--card"), 0.55);
       picked = null;
@@ -287,7 +381,7 @@
       if (button.dataset.zoom === "all") { view.zoom = 1; resize(); } else zoom(button.dataset.zoom === "in" ? 1.6 : 1 / 1.6);
     }));
     select.addEventListener("change", paint);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+    dark.addEventListener("change", paint);
     new ResizeObserver(resize).observe(canvas);
     paint();
   }
