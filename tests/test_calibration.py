@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from assay.labels.space import Head, LabelSpace
 from assay.metrics.metrics import metrics_of, probabilities_of
-from assay.predictions.calibration import COLDEST, HOTTEST, at_temperature, temperature
+from assay.predictions.calibration import COLDEST, HOTTEST, at_temperature, settled_temperature, temperature
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 
 ONE = Head("kind", ("a", "b", "c", "d"))
@@ -103,3 +103,14 @@ def test_the_loss_is_better_on_images_that_did_not_choose(head: Head) -> None:
     assert better.low > 0
     if head is ONE:
         assert after.values()["calibration_error"] < before.values()["calibration_error"] / 2
+
+
+@pytest.mark.parametrize("head", [ONE, ANY], ids=["multiclass", "multilabel"])
+def test_few_images_or_faultless_ones_determine_no_temperature(head: Head) -> None:
+    codes, logits = planted(head, images=200)
+    assert settled_temperature(head, codes, logits) == temperature(head, codes, logits)
+    known = head.known(codes)
+    assert settled_temperature(head, codes[known][:9], logits[known][:9]) == 1
+    right = head.decide(probabilities_of(LabelSpace((head,)), logits))
+    assert temperature(head, right, logits) == COLDEST
+    assert settled_temperature(head, right, logits) == 1

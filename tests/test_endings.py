@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import signal
+import warnings
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,20 @@ def test_sigterm_ends_the_block_and_the_handler_is_put_back() -> None:
 def test_the_rest_passes(error: BaseException) -> None:
     with pytest.raises(type(error)), exit_codes():
         raise error
+
+
+def test_what_libraries_warn_of_goes_to_the_log_of_the_run_once_and_to_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.jsonl").touch()
+    with exit_codes(tmp_path):
+        for _ in range(2):
+            warnings.warn_explicit("an odd array", RuntimeWarning, "library.py", 7)
+            logging.getLogger("library").warning("an old file")
+    with exit_codes(tmp_path / "none"):
+        logging.getLogger("library").warning("an old file")
+    assert capsys.readouterr() == ("", "")
+    kept = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(entry["by"], entry["warning"].split("\n")[0]) for entry in kept] == [
+        ("py.warnings", "library.py:7: RuntimeWarning: an odd array"), ("library", "an old file")
+    ]  # fmt: skip

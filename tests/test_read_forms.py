@@ -479,6 +479,14 @@ def test_a_tag_without_a_positive_in_validation_is_noted(tmp_path: Path) -> None
     )
 
 
+def test_copies_under_different_labels_are_named_by_two_that_differ(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_text("GIF89a same")
+    write(tmp_path / "t.csv", "image,label", "a.jpg,red", "b.jpg,red", "c.jpg,blue")
+    samples = read_data(tmp_path, table="t.csv")
+    assert any("the first as 'a.jpg' and 'c.jpg'" in note for note in samples.notes)
+
+
 def test_copies_with_other_tags_are_noted_unless_only_less_is_known(tmp_path: Path) -> None:
     for name in ("1.jpg", "2.jpg", "3.jpg", "4.jpg"):
         (tmp_path / name).write_text("GIF89a same" if name in ("1.jpg", "2.jpg") else "GIF89a other")

@@ -16,8 +16,9 @@ from scipy import sparse
 from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.labels.split import split, split_table, untagged
+from assay.labels.split import one_fold_reason, split, split_table, untagged
 from assay.labels.stratify import stratify
+from factories import make_samples
 
 
 def samples(labels: list[str | None], **columns: list[Any]) -> Samples:
@@ -314,3 +315,17 @@ def test_two_hundred_thousand_images_take_seconds() -> None:
     made = split(data, val=0.2, seed=0)
     assert time.perf_counter() - begin < 15  # about 2 s on an idle core
     assert made.table["split"].value_counts(sort=True).rows() == [("train", 160_000), ("val", 40_000)]
+
+
+@pytest.mark.parametrize(
+    ("hashes", "reason"),
+    [
+        (["a"], "there is one labelled training image"),
+        (["a", "a"], "all 2 labelled training images are copies of each other, or of one group"),
+        (["a", "b"], "none of the classes has two of the 2 labelled training images that may be parted"),
+    ],
+)
+def test_the_reason_why_images_lie_in_one_fold_is_the_true_one(hashes: list[str], reason: str) -> None:
+    head = Head("label", ("x", "y"))
+    rows = [{"id": str(row), "hash": content, "label": "xy"[row]} for row, content in enumerate(hashes)]
+    assert one_fold_reason(make_samples(rows, head)) == reason

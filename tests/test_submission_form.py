@@ -17,6 +17,7 @@ from assay.errors import DataError
 from assay.export.submission import write_predictions
 from assay.export.submission_form import Form
 from assay.labels.space import Head, LabelSpace
+from assay.messages import formula_note
 from assay.predictions.predict import Predictions
 
 ANIMALS = LabelSpace((Head("animal", ("cat", "dog", "owl")),))
@@ -352,3 +353,20 @@ def test_an_unreadable_image_of_a_sample_is_named(out: Path) -> None:
     with pytest.raises(DataError, match=r"could not be read.*: 2 \(empty"):
         written(out, ANIMALS, like=sample(out.parent, "id,label\n1,\n2,\n"), bad="2")
     assert not out.exists()
+
+
+def test_safe_cells_put_an_apostrophe_before_what_a_spreadsheet_would_run(tmp_path: Path) -> None:
+    names = ["=1+1.jpg", "-a.jpg", "+b.jpg", "@c.jpg", "\td.jpg", "a=b.jpg", "-1"]
+    space = LabelSpace((Head("label", ("=cmd", "b")),))
+    logits = np.eye(2, dtype=np.float32)[[0] * len(names)]
+    for safe in (None, True):
+        layout, _ = Form(safe_cells=safe).layout(space, [(name, Path("/d")) for name in names])
+        write_predictions([Predictions.of(names, space, logits, model="")], tmp_path / "out.csv", layout)
+        with (tmp_path / "out.csv").open(newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        mark = "'" if safe else ""
+        assert [row[0] for row in rows] == [mark + name for name in names[:5]] + names[5:]
+        assert rows[0][1] == f"{mark}=cmd"
+    (line,) = formula_note([*names, names[0]], "Take care")
+    assert line.startswith("5 names begin as formulas do")
+    assert formula_note(["a", "0.5", "-0.5", "-1"], "") == []

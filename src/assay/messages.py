@@ -58,6 +58,27 @@ YAML_WORDS = frozenset({"true", "false", "null", "nan", "yes", "no", "on", "off"
 """Plain words that some reader of YAML takes for something else than text."""
 
 
+FORMULA = re.compile(r"[=+\-@\t\r](?!\d*[.,]?\d+$)")
+"""The beginning of a cell that a spreadsheet takes for a formula; a number is none."""
+
+
+def formulas(cells: Iterable[str]) -> list[str]:
+    """Return the cells that a spreadsheet would run as formulas."""
+    return [cell for cell in cells if FORMULA.match(cell)]
+
+
+def safe_cell(cell: str) -> str:
+    """Return a cell that a spreadsheet takes for text: an apostrophe before what would be a formula."""
+    return f"'{cell}" if FORMULA.match(cell) else cell
+
+
+def formula_note(cells: Iterable[str], way_out: str) -> list[str]:
+    """Return a line on cells that a spreadsheet would run, and what to do; none where there are no such cells."""
+    risky = formulas(dict.fromkeys(cells))
+    text = f"{len(risky):,} names begin as formulas do (=, +, -, @, tab), and a spreadsheet would run them: "
+    return [f"{text}{quoted(map(plain, risky), 3)}. {way_out}"] if risky else []
+
+
 def shortened(name: str, longest: int) -> str:
     """Return a long name without its middle: names mostly differ at an end."""
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import sys
@@ -37,7 +38,7 @@ def exit_codes(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
     `stopped` says how to go on after Ctrl-C or SIGTERM. Raises typer.Exit.
     """
     try:
-        with _terminable():
+        with _terminable(), _warnings_to_log(run):
             yield
     except (typer.Exit, BrokenPipeError):  # the reader of our output has left: typer ends quietly
         raise
@@ -118,6 +119,41 @@ def _fault(run: Path | None) -> str:
             append(log, f"{json.dumps(entry)}\n".encode())
         kept = f" They are in {log} too."
     return f"this is a fault of the program, not yours. Please report it with the lines above.{kept}"
+
+
+@contextmanager
+def _warnings_to_log(run: Path | None) -> Iterator[None]:
+    """Write what libraries warn of in the block to the log of `run`, where there is one, and nothing to the terminal.
+
+    Their warnings are of code, which a user can do nothing about; ours are lines of the progress.
+    """
+    handler = _WarningLog(run)
+    root = logging.getLogger()
+    root.addHandler(handler)  # without any, Python prints what a library logs
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+
+
+class _WarningLog(logging.Handler):
+    """Appends each warning once to the log of a run that has one by then."""
+
+    def __init__(self, run: Path | None) -> None:
+        super().__init__(logging.WARNING)
+        self._log = RunFolder(run).log if run is not None else None
+        self._texts: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().strip()
+        if self._log is None or not self._log.is_file() or text in self._texts:
+            return
+        self._texts.add(text)
+        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "warning": text, "by": record.name}
+        with suppress(OSError, AssayError):  # the disk may be full, which ends the run in its own words
+            append(self._log, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
 
 
 @contextmanager

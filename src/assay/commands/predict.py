@@ -48,6 +48,9 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     ] = None,
     tta: TTA = None,
     inner: Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")] = None,
+    safe_cells: Annotated[
+        bool, typer.Option("--safe-cells", help="An apostrophe before cells that a spreadsheet takes for formulas.")
+    ] = False,
     device: Device = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse files that cannot be read; no file is written.")
@@ -63,6 +66,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         from assay.files import RunFolder
         from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
         from assay.labels.readers.read import find_images, find_other_files
+        from assay.messages import formula_note
         from assay.predictions.predictor import Predictor
         from assay.training.devices import pick_device
 
@@ -77,6 +81,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
             ids=ids,
             header=header,
             inner=inner,
+            safe_cells=safe_cells or None,
         )
         views = parse_tta(tta)
         files = find_images(images, image=image, root=root, note=lambda text: terminal.progress.line(f"note: {text}"))
@@ -89,6 +94,9 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         for note in layout.notes:
             progress.line(f"note: {note}")
         unreadable: dict[str, str] = {}
+        if out.suffix.lower() != ".txt" and not safe_cells:
+            named = [name for name, _ in files] + [name for head in predictor.saved.space for name in head.classes]
+            notes = (*notes, *formula_note(named, "--safe-cells puts an apostrophe before them"))
         progress.begin("labelling", len(files))
         chunks = _counted(predictor.stream(files, tta=views), progress, unreadable)
         count = write_predictions(chunks, out, layout, strict=strict)

@@ -13,10 +13,10 @@ from typing import TextIO
 import numpy as np
 
 from assay.errors import DataError, ModelError
-from assay.export.columns import Column
 from assay.export.submission_form import Layout
 from assay.files import whole
 from assay.labels.left_out import require_all, unreadable_as_left_out
+from assay.messages import safe_cell
 from assay.predictions.predict import Predictions
 
 
@@ -36,7 +36,7 @@ def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout, 
             _write(file, [[column.name for column in layout.columns]], layout.delimiter)
         for chunk in chunks:
             _require_finite(chunk)
-            _write(file, _rows(chunk, layout.columns), layout.delimiter)
+            _write(file, _rows(chunk, layout), layout.delimiter)
             written += len(chunk)
             unreadable |= chunk.unreadable
         if strict:
@@ -116,8 +116,9 @@ def _write(file: TextIO, rows: Iterable[list[str]], delimiter: str) -> None:
         (careful if "\r" in "".join(row) else plain).writerow(row)
 
 
-def _rows(chunk: Predictions, columns: tuple[Column, ...]) -> Iterator[list[str]]:
-    table = zip(*(column.cells(chunk) for column in columns), strict=True)
+def _rows(chunk: Predictions, layout: Layout) -> Iterator[list[str]]:
+    columns, made = layout.columns, safe_cell if layout.safe_cells else str
+    table = zip(*(map(made, column.cells(chunk)) for column in columns), strict=True)
     for name, cells in zip(chunk.ids, table, strict=True):
         if name in chunk.unreadable:
             yield [cell if column.always else "" for column, cell in zip(columns, cells, strict=True)]

@@ -7,7 +7,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -21,8 +21,8 @@ Image = tuple[str, Path]
 """The name of an image in the file, and its path."""
 
 WITHOUT = {
-    "--form integers": ("like", "top", "columns", "tags", "separator", "none", "ids"),
-    "--like": ("top", "columns", "ids", "header"),
+    "--form integers": ("like", "top", "columns", "tags", "separator", "none", "ids", "safe_cells"),
+    "--like": ("top", "columns", "ids", "header", "safe_cells"),
     "--tags one-hot": ("top", "separator", "none"),
     "--top": ("tags", "separator", "none"),
 }
@@ -40,6 +40,7 @@ class Layout:
     inner: str | None = None
     complete: bool = False
     notes: tuple[str, ...] = ()  # on how the ids of a sample were matched
+    safe_cells: bool = False  # what a spreadsheet would take for a formula gets an apostrophe
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Form:
     ids: Literal["path", "name", "stem"] | None = None
     header: bool | None = None
     inner: str | None = None
+    safe_cells: bool | None = None
 
     def __post_init__(self) -> None:
         given = {"--form integers": self.form == "integers", "--like": self.like is not None}
@@ -66,7 +68,9 @@ class Form:
         for option, others in WITHOUT.items():
             lost = [name for name in others if getattr(self, name) is not None]
             if given[option] and lost:
-                raise DataError(f"--{lost[0]}: means nothing beside {option}. Leave one of the two out.")
+                raise DataError(
+                    f"--{lost[0].replace('_', '-')}: means nothing beside {option}. Leave one of the two out."
+                )
         if self.top is not None and self.top < 1:
             raise DataError(f"--top {self.top}: at least the 1 most probable class is needed. Leave it out for all.")
         if self.separator == "":
@@ -79,7 +83,9 @@ class Form:
         words: list[str] = [self.form]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if isinstance(value, bool):
+            if field.name == "safe_cells":
+                words += ["--safe-cells"] if value else []
+            elif isinstance(value, bool):
                 words.append("--header" if value else "--no-header")
             elif value is not None:
                 words += [f"--{field.name}", str(value)]
@@ -108,7 +114,8 @@ class Form:
             return Layout(tuple(columns), ".txt", " ", self.header is True, self.inner, complete=True), list(images)
         columns = full_form(space, top=self.top, one_hot=self.tags == "one-hot", tags=tags)
         chosen = columns if self.columns is None else _chosen(self.columns, columns)
-        return Layout(tuple(chosen), header=self.header is not False, inner=self.inner), self._named(images)
+        layout = Layout(tuple(chosen), header=self.header is not False, inner=self.inner)
+        return replace(layout, safe_cells=bool(self.safe_cells)), self._named(images)
 
     def _named(self, images: Sequence[Image]) -> list[Image]:
         if self.ids in (None, "path"):

@@ -187,13 +187,25 @@ def _copy_notes(samples: Samples) -> list[str]:
     notes = [f"{kept}, on the same side of the split."]
     torn = by_content.filter(pl.col("hash").is_in(_conflicting(replace(samples, table=copies))))
     if len(torn):
-        names = " and ".join(repr(name) for name in torn["id"][0].to_list()[:2])
+        names = " and ".join(repr(name) for name in _conflicting_pair(samples, torn["id"][0].to_list()))
         occur = "1 image occurs" if len(torn) == 1 else f"{len(torn)} images occur"
         notes.append(
             f"{occur} more than once under different labels, the first as {names}. "
             "Both are kept; one of the labels is likely wrong."
         )
     return notes
+
+
+def _conflicting_pair(samples: Samples, ids: Sequence[str]) -> tuple[str, str]:
+    """Return the first two of these copies whose known labels differ under a head."""
+    rows = {name: row for row, name in enumerate(samples.ids)}
+    copies = samples.take([rows[name] for name in ids])
+    for head, codes in zip(copies.space, copies.codes(), strict=True):
+        differ = (codes[:, None] != codes[None]) & (codes[:, None] >= 0) & (codes[None] >= 0)
+        pairs = np.argwhere(differ if head.multiclass else differ.any(axis=2))
+        if len(pairs):
+            return ids[pairs[0][0]], ids[pairs[0][1]]
+    raise ValueError("no two of these copies have different labels")
 
 
 def _conflicting(copies: Samples) -> list[str]:

@@ -101,8 +101,9 @@ def _known(name: str | None, names: Collection[str]) -> str | None:
     """
     if name is None or name in names:
         return name
-    if name.strip() in names:
-        return name.strip()
+    for other in (name.strip(), name.removeprefix("'")):  # as a safe cell has it
+        if other in names:
+            return other
     value = _number(name.strip())
     same = [other for other in names if value is not None and _number(other) == value]
     return same[0] if len(same) == 1 else None

@@ -84,6 +84,16 @@ def folds(samples: Samples, count: int, *, seed: int) -> Ints:
     return drawn[np.argsort(order)]
 
 
+def one_fold_reason(samples: Samples) -> str:
+    """Return why labelled images lie in one fold: what they have in common, or that no class can be parted."""
+    count, units = len(samples), len(np.unique(_units(samples.table)))
+    if count == 1:
+        return "there is one labelled training image"
+    if units == 1:
+        return f"all {count:,} labelled training images are copies of each other, or of one group"
+    return f"none of the classes has two of the {count:,} labelled training images that may be parted"
+
+
 def split_table(samples: Samples) -> pl.DataFrame:
     """Return the frequency of each class in each split: head, class, then count and share of train, val and test.
 

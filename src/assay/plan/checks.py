@@ -138,9 +138,7 @@ def without_effect(
                 at, f"changes labels, and no step after it learns from them. Put a probe or a fit after it{instead}."
             )
         if kind.needs_model and not model_before:
-            yield Problem(
-                at, "changes or asks a model, and no step before it makes one. Put a probe or a fit before it."
-            )
+            yield Problem(at, "changes or asks a model, and there is no model yet. Put a probe or a fit before it.")
         elif step.kind in RULES and (other := _replaced_by(after)):
             yield Problem(
                 at, f"changes a model that the {other} after it replaces by a new one. Put it after the {other}."
@@ -152,8 +150,12 @@ def without_effect(
                     at, "repeats steps that neither train nor change labels: every round is the same. Drop it."
                 )
             of_round = again and any(map(learns, inner))
+            judge = kind.repairs  # which begins anew, and hands on no model
             yield from without_effect(
-                inner, (*at, "steps"), learnt_later=learnt or of_round, model_before=model_before or of_round
+                inner,
+                (*at, "steps"),
+                learnt_later=learnt or of_round or judge,
+                model_before=not judge and (model_before or of_round),
             )
         model_before = model_before or learns(step) or step.kind == "ensemble"
 
@@ -163,8 +165,9 @@ RULES = ("calibrate", "tune_thresholds")
 
 
 def learns(step: StepPlan) -> bool:
-    """Return whether a step, or one that it holds, learns from the labels so far."""
-    return _kind(step).learns or any(_kind(one).learns for one in steps_below(step.settings))
+    """Return whether a step, or one that it holds, learns from the labels so far and hands on what it learnt."""
+    kind = _kind(step)
+    return kind.learns or (not kind.repairs and any(_kind(one).learns for one in steps_below(step.settings)))
 
 
 def _replaced_by(after: Sequence[StepPlan]) -> str | None:

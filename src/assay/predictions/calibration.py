@@ -13,6 +13,7 @@ from assay.arrays import Doubles, Floats, Reals
 from assay.labels.space import Codes, Head
 
 COLDEST, HOTTEST = 0.05, 20.0
+FEWEST = 10  # labels: of fewer, a temperature is that of single images
 
 
 def temperature(head: Head, codes: Codes, logits: Reals, weights: Reals | None = None) -> float:
@@ -42,6 +43,16 @@ def temperature(head: Head, codes: Codes, logits: Reals, weights: Reals | None =
     if hottest >= 0:
         return HOTTEST
     return float(1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-9))
+
+
+def settled_temperature(head: Head, codes: Codes, logits: Reals) -> float:
+    """Return `temperature` where the known labels determine it, else 1.
+
+    They do not where there are fewer than ten, nor at an end of the range: where all labels are predicted, any colder
+    temperature would be better still.
+    """
+    best = temperature(head, codes, logits)
+    return best if int(head.known(codes).sum()) >= FEWEST and COLDEST < best < HOTTEST else 1.0
 
 
 def rescaled(

@@ -11,6 +11,7 @@ from assay.arrays import Bools, Floats, Ints
 from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
+from assay.labels.split import one_fold_reason
 from assay.messages import quoted
 from assay.predictions.predict import Predictions
 from assay.training.linear import find_strengths, fit_linear
@@ -89,6 +90,6 @@ def _require_parts(samples: Samples, fold: Ints) -> None:
         raise DataError("no training image has a known label, so there is nothing to judge. Label some.")
     if len(np.unique(fold)) < 2:
         raise DataError(
-            f"the {len(samples)} labelled training images cannot be split into folds: there is but one, or all are "
-            "copies of each other or of one group. Bring more images, or leave out the step that judges labels."
+            f"the labelled training images cannot be split into folds: {one_fold_reason(samples)}. "
+            "Bring more images, or leave out the step that judges labels."
         )

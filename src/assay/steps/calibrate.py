@@ -12,7 +12,7 @@ from assay.arrays import Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.metrics import probabilities_of
-from assay.predictions.calibration import at_temperature, temperature
+from assay.predictions.calibration import at_temperature, settled_temperature, temperature
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import Validated, heads_named
@@ -40,8 +40,13 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
                 f"calibrate: {head.name}: no validation image has a known label under this head. "
                 "Raise split.val, or name the other heads under heads."
             )
-        choose = partial(temperature, head)
+        choose = partial(settled_temperature, head)
         temperatures[columns] = choose(codes, logits)
+        if temperatures[columns][0] == 1 and (best := temperature(head, codes, logits)) != 1:
+            context.progress.line(
+                f"  {head.name}: {int(head.known(codes).sum()):,} labelled validation images do not determine a "
+                f"temperature (the best would be {best:.3g}): it stays 1. Hold back more with split.val."
+            )
         of_images = cross_fitted(codes, logits, choose, folds=settings.folds, seed=context.seed)
         cross_fitted_temperatures[:, columns] = of_images
         details[head.name] = _details(head, codes, logits, temperatures[columns][0], of_images, context=context)

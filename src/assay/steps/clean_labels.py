@@ -20,8 +20,9 @@ from assay.labels.edits import Edit, apply
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
-from assay.labels.split import folds
+from assay.labels.split import folds, one_fold_reason
 from assay.labels.subset import labelled
+from assay.messages import formula_note
 from assay.metrics.intervals import Metric, share, wilson
 from assay.models.classifier import require_size
 from assay.models.ensemble import load_model
@@ -120,9 +121,10 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
         raise DataError("clean_labels: no training image has a known label, so there is nothing to judge. Label some.")
     fold = folds(samples, settings.folds, seed=context.seed)
     if len(np.unique(fold)) < 2:
-        context.progress.line("  nothing can be judged: all labelled images are copies of one, or of one group")
+        why = one_fold_reason(samples)
+        context.progress.line(f"  nothing can be judged: {why}")
         write_suspects(context.folder.suspects, [], samples)
-        return StepResult(None, details=suspect_details([], ["there is but one image, or one group"]))
+        return StepResult(None, details=suspect_details([], [why]))
     probabilities = _out_of_fold_probabilities(settings, known, samples, fold, state=state, context=context)
     if not context.processes.is_main_process:
         return StepResult(None)
@@ -134,6 +136,10 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     write_suspects(context.folder.suspects, by_head, samples)
     for of_head in by_head:
         suspect_lines(of_head, context.progress)
+    listed = [samples.ids[row] for of_head in by_head for row in of_head.table["row"].to_list()]
+    listed += [name for of_head in by_head for name in of_head.suspects.head.classes]
+    for note in formula_note(listed, "Import the columns of suspects.csv as text"):
+        context.progress.line(f"  note: {note}")
     edits = [edit for of_head in by_head for edit in of_head.edits]
     return StepResult(None, details=suspect_details(by_head, notes), edits=edits)
 
