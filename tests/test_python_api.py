@@ -39,7 +39,11 @@ def test_a_run_its_metrics_and_predictions_print_as_short_tables(run: assay.Run,
     assert lines[0] == f"run {run.folder}"
     assert any(line.split()[0] == "01-probe" for line in lines)
     assert "training labels" in lines[-1]
-    assert "accuracy" in str(run.metrics)
+    table = str(run.metrics).splitlines()
+    assert (table[0].split(), table[2].split()[0]) == (
+        ["of", "accuracy", "balanced_accuracy", "macro_f1", "n"],
+        "validation",
+    )
     predictions = run.predict(sorted(colours.rglob("*.png")))
     shown = str(predictions).splitlines()
     assert (shown[0].split(), shown[-1], len(shown)) == (["image", "label"], "... and 35 more", 13)

@@ -34,13 +34,28 @@ from assay.run.label_review import LabelReview
 from assay.run.records import RunMetrics, Scores
 from assay.training.devices import pick_device
 
+PRINTED = ("accuracy", "balanced_accuracy", "micro_f1", "macro_f1")
+"""The metrics that a printed table has, where they are defined; the mapping has them all."""
+
 
 class MetricTable(dict[str, Any]):
-    """Metrics as JSON has them, which print as a short table: a row for each score in them, and its metrics."""
+    """Metrics as JSON has them, which print as a short table: a row for each score in them, a column a metric."""
 
     def __str__(self) -> str:
-        rows = [(name, *cells) for name, scores in _scores_in(self).items() for cells in _metric_cells(scores)]
-        return "\n".join(plain_lines(text_table(("of", "metric", "value", "95 % interval", "n"), rows, right=("n",))))
+        scores = _scores_in(self)
+        names = [name for name in PRINTED if any(name in one["metrics"] for one in scores.values())]
+        names = [name for name in names if name != "micro_f1" or "accuracy" not in names]  # which it then is
+        cells = [(of, {name: text for name, *text in _metric_cells(one)}) for of, one in scores.items()]
+        rows = [
+            (of, *(f"{known[name][0]} [{known[name][1]}]" if name in known else "–" for name in names), _count(known))
+            for of, known in cells
+        ]
+        return "\n".join(plain_lines(text_table(("of", *names, "n"), rows, right=("n",))))
+
+
+def _count(cells: Mapping[str, Sequence[str]]) -> str:
+    """Return the number of images of metrics, one for all but those that only some labels define."""
+    return next(iter(cells.values()))[2] if cells else "0"
 
 
 def _scores_in(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
