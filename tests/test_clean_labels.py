@@ -118,7 +118,7 @@ def test_held_back_labels_are_neither_judged_nor_learnt_from(carry: Carry) -> No
     """All validation labels are wrong: nothing of it is seen in what is found."""
     truth = planted()
     turned = pl.when(pl.col("split") == "val").then(pl.lit("red")).otherwise("colour")
-    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=truth.with_columns(colour=turned))
+    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), PROBE, table=truth.with_columns(colour=turned))
     held = set(truth.filter(pl.col("split") == "val")["image"])
     assert not held & set(listed(run)["image"])
     assert all(labels_of(run)[name] == "red" for name in held)
@@ -165,7 +165,7 @@ def test_tags_are_judged_one_by_one(carry: Carry) -> None:
         warm=pl.when(wrong & (pl.col("true") != "blue")).then(1 - pl.col("warm")).otherwise("warm")
     )
     heads = ", heads: {tags: {columns: [warm, cold]}}"
-    run = carry(PROBE, CLEAN.replace("}", ", action: relabel}"), table=table, heads=heads)
+    run = carry(PROBE, CLEAN.replace("}", ", action: relabel}"), PROBE, table=table, heads=heads)
     planted_there = set(table.filter(wrong & (pl.col("true") != "blue"))["image"])
     suspects = listed(run)
     assert set(suspects["class"]) <= {"warm", "cold"}
@@ -209,7 +209,7 @@ def test_what_is_done_is_in_the_ledger_and_what_follows_trains_on_it(carry: Carr
 
 def test_relabelling_asks_for_confidence_and_says_what_becomes_of_the_rest(carry: Carry) -> None:
     action = "{relabel: 1.0, otherwise: drop}"
-    run = carry(PROBE, CLEAN.replace("}", f", action: {action}}}"))
+    run = carry(PROBE, CLEAN.replace("}", f", action: {action}}}"), PROBE)
     assert set(listed(run).filter(pl.col("confidence") < 0.9999)["done"]) == {"dropped"}
 
 
@@ -256,10 +256,10 @@ def all_teal_is_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_repair_that_would_empty_a_class_is_refused(carry: Carry, tmp_path: Path, action: str) -> None:
     step = TEAL.replace("drop", action)
     with pytest.raises(PlanError, match=r"colour: this would leave no label of 'teal'.* Lower max_share"):
-        carry(PROBE, step, table=teal())
+        carry(PROBE, step, PROBE, table=teal())
     assert not (tmp_path / "run" / "ledger.csv").exists()
     assert not (tmp_path / "run" / "steps" / "02-clean_labels" / "suspects.csv").exists()
-    kept = carry(PROBE, step.replace("folds", "max_share: 0.8, folds"), table=teal())
+    kept = carry(PROBE, step.replace("folds", "max_share: 0.8, folds"), PROBE, table=teal())
     assert list(labels_of(kept).values()).count("teal") == 1
     assert listed(kept).height == 4
     flagged = carry(PROBE, step.replace(action, "flag"), table=teal())
@@ -389,7 +389,7 @@ def test_settings_that_cannot_be_are_refused(carry: Carry, settings: str, messag
 def test_a_class_with_fewer_images_than_folds_is_not_judged(carry: Carry) -> None:
     rare = (pl.col("true") == "blue") & pl.col("number").is_in([4, 12])
     table = planted().with_columns(colour=pl.when(rare).then(pl.lit("rare")).otherwise("colour"))
-    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=table)
+    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), PROBE, table=table)
     assert details(run)["heads"]["colour"]["unjudged"] == ["rare"]
     assert "rare" not in {*listed(run)["given"], *listed(run)["suggested"]}
     assert sum(label == "rare" for label in labels_of(run).values()) == 2
@@ -410,7 +410,7 @@ def test_where_nothing_can_be_judged_nothing_is_suspect(carry: Carry, images: Pa
         rows = [(f"grey/{number}.png", "grey", number, "train", "ab"[number % 2]) for number in range(20)]
         given = pl.DataFrame(rows, schema=["image", "true", "number", "split", "colour"], orient="row")
         given = pl.concat([given, image_table().filter(pl.col("split") == "val").with_columns(colour=pl.lit("a"))])
-    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), table=given)
+    run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), PROBE, table=given)
     assert len(listed(run)) == 0
     assert not Ledger.read(run.folder / "ledger.csv").edits()
     assert any("could be judged" in line or "nothing can be judged" in line for line in carry.said)
