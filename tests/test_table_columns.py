@@ -147,6 +147,14 @@ def test_ordinary_classes_are_no_tags(tmp_path: Path, cells: list[str]) -> None:
     assert read_columns(tmp_path, {"label": cells}).space["label"].size == len(cells)
 
 
+def test_a_named_column_whose_cells_may_be_several_tags_is_noted(tmp_path: Path) -> None:
+    cells = {"t": ["a;b", "a", "b;c"]}
+    samples = read_columns(tmp_path, cells, heads={"t": {"column": "t"}})
+    assert any('`heads: {t: {column: t, separator: ";"}}`' in note for note in samples.notes)
+    samples = read_columns(tmp_path, cells, heads={"t": {"column": "t", "kind": "multiclass"}})
+    assert not any("several tags" in note for note in samples.notes)
+
+
 def test_a_list_as_python_prints_it_is_read(tmp_path: Path) -> None:
     heads = {"tags": {"column": "tags", "separator": "json"}}
     samples = read_columns(tmp_path, {"tags": ["['a', \"it's\"]", "[]", ""]}, heads=heads)

@@ -12,7 +12,7 @@ from assay.errors import DataError
 from assay.labels.build import require_head_limit
 from assay.labels.file_kinds import is_image
 from assay.labels.readers.label_cells import HeadColumns
-from assay.labels.readers.label_columns import Cells, bare, guess_heads
+from assay.labels.readers.label_columns import Cells, bare, guess_heads, tag_notes
 from assay.labels.readers.table_files import Rows
 from assay.labels.split import Side
 from assay.messages import plain, printable, quoted, yaml_word
@@ -103,6 +103,8 @@ def resolve_columns(rows: Rows, given: Columns) -> tuple[Columns, list[str]]:
         require_head_limit(rows.source, free)
         heads, of_labels = guess_heads(rows, free)
         notes += of_labels
+    else:
+        notes += tag_notes(rows, heads)
     return replace(given, image=image, heads=heads, splits=splits, **facts), notes
 
 

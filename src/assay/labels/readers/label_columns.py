@@ -142,6 +142,21 @@ def guess_heads(rows: Rows, free: Sequence[str]) -> tuple[dict[str, HeadColumns]
     return heads, [note]
 
 
+def tag_notes(rows: Rows, heads: Mapping[str, HeadColumns]) -> list[str]:
+    """Return notes on columns of classes, named without a kind, whose cells may hold several tags each."""
+    notes = []
+    for name, head in heads.items():
+        if head.column is None or head.kind is not None or head.classes or not head.multiclass:
+            continue
+        mark = Cells.of(rows.frame[head.column]).separator
+        if mark is not None:
+            tags = heads_line({name: HeadColumns(column=head.column, separator=mark)})
+            notes.append(
+                f"{name}: a cell is one class as it stands. If it is several tags, parted by {mark!r}: `{tags}`."
+            )
+    return notes
+
+
 def _is_label_name(name: str, beside: Sequence[str]) -> bool:
     coordinate = bare(name) == "y" and any(bare(other) == "x" for other in beside)
     return bare(name) in LABEL_NAMES and not coordinate
