@@ -197,4 +197,4 @@ def test_a_folder_without_images_counts_what_it_holds(tmp_path: Path, reader: Ca
 def test_ordinary_files_are_not_taken_for_labels(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg", "dog/2.jpg", "README.txt", "notes.csv", "config.json", "page.html", "cat/1.xml")
     (tmp_path / "config.json").write_text('{"lr": 0.1}')
-    assert not [note for note in read_folder(tmp_path).notes if "not read with a folder" in note]
+    assert not [note for note in read_folder(tmp_path).notes if "not read where a folder is given" in note]

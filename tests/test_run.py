@@ -207,6 +207,20 @@ def test_a_loaded_run_predicts_in_order_and_names_what_it_cannot_read(finished: 
     assert np.nansum(result.probabilities, axis=1)[[0, 3, 4]] == pytest.approx(1.0)
 
 
+def test_evaluate_counts_the_files_that_it_leaves_out(finished: assay.Run, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "new", each=2, seed=9)
+    (images / "red" / "page.jpg").write_text("<!DOCTYPE html><html></html>")
+    (images / "red" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    result = assay.evaluate(finished, assay.read(images))
+    assert result["n"] == 6
+    assert {one["reason"]: (one["files"], one["classes"]) for one in result["left_out"]} == {
+        "an HTML page": (1, {"red": 1}),
+        "it is truncated": (1, {"red": 1}),
+    }
+    with pytest.raises(DataError, match="2 of 8 files cannot be used, and --strict allows none"):
+        assay.evaluate(finished, assay.read(images), strict=True)
+
+
 def test_a_batch_is_predicted_as_one_by_one(finished: assay.Run, colours: Path) -> None:
     paths = sorted(colours.rglob("*.png"))
     at_once = finished.predict(paths)

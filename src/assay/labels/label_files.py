@@ -57,7 +57,7 @@ def label_file_notes(root: Path, tree: Tree) -> list[str]:
             name, way = recognised
             more = f" (and {count - 1:,} more files like it)" if count > LOOKED_AT else ""
             notes.setdefault(
-                name, f"{plain(printable(path))!r}{more} holds {name}, which are not read with a folder. {way}"
+                name, f"{plain(printable(path))!r}{more} holds {name}: not read where a folder is given. {way}"
             )
     return list(notes.values())
 
