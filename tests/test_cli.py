@@ -148,7 +148,7 @@ def test_a_second_process_says_nothing(runs: Runs, monkeypatch: pytest.MonkeyPat
         (DataError("photos: no images. Add some."), 2, "assay: photos: no images. Add some."),
         (PlanError("plan.yaml, line 3: eposch"), 2, "line 3: eposch"),
         (KeyboardInterrupt(), 130, "the same command goes on"),
-        (SystemExit(143), 143, "the same command goes on"),
+        (SystemExit(143), 0, "the same command goes on"),
         (ZeroDivisionError("oh"), 1, "ZeroDivisionError: oh"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Changes, Device, PlanRun, Recipe, Source, default_run
+from assay.commands.options import AsJson, Changes, Device, PlanRun, Recipe, Source, StopAt, default_run
 from assay.commands.output import command
 
 
@@ -30,11 +30,12 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
         str | None, typer.Option(metavar="NAME", help="Of validation: macro_f1, HEAD/accuracy. The headline.")
     ] = None,
     device: Device = None,
+    stop_at: StopAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what each repair is worth: the plan, and the plan without it, side by side."""
     folder = run or default_run(source)
-    with command(as_json, run=folder, stopped=GOES_ON, alone="ablate") as out:
+    with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone="ablate") as out:
         from assay.experiments.ablate import ablate as measure
         from assay.plan.plan import from_source
         from assay.report.ablation_table import blocks, write

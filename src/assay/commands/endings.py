@@ -6,9 +6,11 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +20,7 @@ from types import FrameType
 
 import typer
 
-from assay.errors import AssayError, SpaceError
+from assay.errors import AssayError, PlanError, SpaceError
 from assay.files import RunFolder, append, full_disk
 from assay.progress import process_count
 
@@ -35,7 +37,8 @@ def exit_codes(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
     """Turn whatever ends the block early into a message on stderr and an exit code.
 
     A fault of ours keeps its traceback, which is added to the log of `run` too, if there is one.
-    `stopped` says how to go on after Ctrl-C or SIGTERM. Raises typer.Exit.
+    `stopped` says how to go on after Ctrl-C or SIGTERM; after SIGTERM the exit code of what goes on is 0.
+    Raises typer.Exit.
     """
     try:
         with _terminable(), _warnings_to_log(run):
@@ -51,8 +54,11 @@ def exit_codes(run: Path | None = None, *, stopped: str = "") -> Iterator[None]:
     except SystemExit as error:
         if error.code not in STOPPED:
             raise
-        raise _end(error.code, f"stopped. {stopped}") from error
+        # A job that its cluster ends, or its own limit of time, is no failure where the same command goes on.
+        raise _end(0 if stopped == GOES_ON else error.code, f"stopped. {stopped}") from error
     except Exception as error:
+        if _lost_process(error) and _stopping and time.monotonic() > _stopping[0] - GRACE:
+            raise _end(0, f"stopped. {stopped}") from error  # the other was first to stop
         full = full_disk(error)
         message = f"{full} {stopped}" if full else _closed_disk(error) or _lost_process(error)
         if message:
@@ -119,6 +125,64 @@ def _fault(run: Path | None) -> str:
             append(log, f"{json.dumps(entry)}\n".encode())
         kept = f" They are in {log} too."
     return f"this is a fault of the program, not yours. Please report it with the lines above.{kept}"
+
+
+_stopping: list[float] = []  # when --stop-at rings, on the monotonic clock
+GRACE = 20  # seconds for a process that waits for others, deaf to signals, or learns that they have left
+
+
+@contextmanager
+def stop_at(text: str | None) -> Iterator[None]:
+    """Send this process SIGTERM after a duration (7h50m) since now, or at a time of day (06:30), within the block.
+
+    Raises PlanError for a text that is neither, and where signals cannot be set.
+    """
+    if text is None:
+        yield
+        return
+    seconds = seconds_until(text, datetime.now())
+    if not hasattr(signal, "setitimer"):
+        raise PlanError("--stop-at: this system cannot set a timer. Leave the option out.")
+    rung = threading.Event()
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        rung.set()
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    _stopping.append(time.monotonic() + seconds)
+    if process_count(os.environ) > 1:
+        threading.Thread(target=_leave_waiting, args=(rung, seconds + GRACE), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        rung.set()
+        _stopping.clear()
+
+
+def _leave_waiting(rung: threading.Event, seconds: float) -> None:
+    """End a process that waits for one of several that has stopped: Python's signals do not reach it there."""
+    if not rung.wait(seconds):
+        os._exit(0)
+
+
+def seconds_until(text: str, now: datetime) -> float:
+    """Return the seconds of a duration (7h50m, 90m, 45s, 1d12h), or until a time of day (06:30). Raises PlanError."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    compact = text.strip().lower().replace(" ", "")
+    if re.fullmatch(r"([0-9]+(\.[0-9]+)?[dhms])+", compact):
+        seconds = sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)([dhms])", compact))
+        if seconds > 0:
+            return seconds
+    if clock := re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", compact):
+        at = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+        return (at - now).total_seconds() % units["d"] or units["d"]
+    raise PlanError(
+        f"--stop-at {text}: is neither a duration nor a time of day. Write 7h50m, 90m, 45s or 1d12h, or a time such as "
+        "06:30."
+    )
 
 
 @contextmanager

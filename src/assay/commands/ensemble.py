@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Device
+from assay.commands.options import AsJson, Device, StopAt
 from assay.commands.output import command, print_run
 
 
@@ -32,10 +32,11 @@ def ensemble(  # noqa: PLR0913  (every option is a parameter)
         list[str] | None, typer.Option(metavar="STEP", help="A step to follow: calibrate, tune_thresholds.")
     ] = None,
     device: Device = None,
+    stop_at: StopAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Combine finished runs into one: an ensemble of their models, or the mean of their weights."""
-    with command(as_json, run=out, stopped=GOES_ON) as terminal:
+    with command(as_json, run=out, stopped=GOES_ON, until=stop_at) as terminal:
         from assay.experiments.ensemble_runs import ensemble_runs
         from assay.report.report import draw_run
 

@@ -23,6 +23,10 @@ TTA = Annotated[
 ImageColumn = Annotated[
     str | None, typer.Option("--image", metavar="COLUMN", help="The column of a table that names the images.")
 ]
+StopAt = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Stop with a checkpoint after 7h50m, or at 06:30; the same command goes on."),
+]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 AnyRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, finished or not.")]
 Source = Annotated[

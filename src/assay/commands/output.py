@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
-from assay.commands.endings import NOTHING_WRITTEN, exit_codes
+from assay.commands.endings import NOTHING_WRITTEN, exit_codes, stop_at
 from assay.errors import RunError
 from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for, quiet_libraries
 
@@ -57,14 +57,19 @@ class Output:
 
 @contextmanager
 def command(
-    as_json: bool = False, *, run: Path | None = None, stopped: str = NOTHING_WRITTEN, alone: str = ""
+    as_json: bool = False,
+    *,
+    run: Path | None = None,
+    stopped: str = NOTHING_WRITTEN,
+    alone: str = "",
+    until: str | None = None,
 ) -> Iterator[Output]:
     """Run the block as a command: show its progress, turn its errors into messages and exit codes.
 
     A fault is added to the log of `run`; `stopped` tells how to go on after Ctrl-C; `alone` is the name of a command
-    that works in one process only. Raises typer.Exit.
+    that works in one process only; `until` is when to stop, see `stop_at`. Raises typer.Exit.
     """
-    with exit_codes(run, stopped=stopped), quiet_libraries():
+    with exit_codes(run, stopped=stopped), quiet_libraries(), stop_at(until):
         progress = progress_for(sys.stderr if as_json else sys.stdout) if is_main_process() else NoProgress()
         try:
             if alone and process_count(os.environ) > 1:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Changes, Device, PlanRun, Recipe, Source, default_run
+from assay.commands.options import AsJson, Changes, Device, PlanRun, Recipe, Source, StopAt, default_run
 from assay.commands.output import command
 
 
@@ -21,11 +21,12 @@ def sweep(
         int | None, typer.Option(metavar="N", min=1, help="Trials in all; else what the plan says.")
     ] = None,
     device: Device = None,
+    stop_at: StopAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Search for the best values of a plan: what its `sweep:` says. Start it several times to share the work."""
     folder = run or default_run(source)
-    with command(as_json, stopped=GOES_ON, alone="sweep") as out:
+    with command(as_json, stopped=GOES_ON, until=stop_at, alone="sweep") as out:
         from assay.experiments.sweep import sweep as search
         from assay.plan.plan import from_source
         from assay.report.sweep_page import blocks, write, write_sweep_page

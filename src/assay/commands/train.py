@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Changes, Device, Recipe, Source, command_line, default_run
+from assay.commands.options import AsJson, Changes, Device, Recipe, Source, StopAt, command_line, default_run
 from assay.commands.output import command, print_run
 
 
@@ -18,12 +18,13 @@ def train(
     run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to. runs/ and the name of the data.")] = None,
     changes: Changes = None,
     device: Device = None,
+    stop_at: StopAt = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse broken images instead of leaving them out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier, or continue where the same command was stopped."""
     folder = run or default_run(source)
-    with command(as_json, run=folder, stopped=GOES_ON) as out:
+    with command(as_json, run=folder, stopped=GOES_ON, until=stop_at) as out:
         from assay.commands.api import train as train_plan
 
         finished = train_plan(

@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +32,9 @@ PACKAGES = (
 
 
 def environment(*, processes: int) -> dict[str, object]:
-    """Return versions, the machine and the processes for environment.json, without names of people or hosts."""
+    """Return versions, the machine and the processes for environment.json, without names of people or hosts;
+    memory is in MiB.
+    """
     return {
         "python": platform.python_version(),
         "packages": {DISTRIBUTION: __version__} | {name: _version(name) for name in PACKAGES},
@@ -40,7 +43,36 @@ def environment(*, processes: int) -> dict[str, object]:
         "processes": processes,
         "threads": torch.get_num_threads(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
+        "memory": memory_limit(),
+        "gpus": [_gpu(number) for number in range(torch.cuda.device_count())],
+        "driver": driver_version() if torch.cuda.is_available() else None,
     }
+
+
+def memory_limit(group: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return the memory of this machine in MiB, or what its container may use; None where neither is known."""
+    limits = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of version 2 of control groups, and of 1
+        with suppress(OSError, ValueError):  # no limit is the word max
+            limits.append(int((group / name).read_text(encoding="utf-8")))
+    return round(min(limits) / 2**20, 1) if limits else None
+
+
+def _gpu(number: int) -> dict[str, object]:
+    about = torch.cuda.get_device_properties(number)
+    return {"name": about.name, "memory": round(about.total_memory / 2**20, 1)}
+
+
+def driver_version() -> str | None:
+    """Return the version of the GPU's driver as nvidia-smi prints it; None where that is not known."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.split()), None)
 
 
 class PeakMemory:

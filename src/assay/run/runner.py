@@ -31,6 +31,7 @@ from assay.run.summary import frequency_lines
 from assay.steps import STEPS, check_steps
 from assay.steps.base import Context, State, StepPlan, StepResult, steps_below, with_synthetic_images
 from assay.steps.sources import content_json
+from assay.training.checkpoint import leave_if_stopped
 
 
 def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> State:
@@ -46,6 +47,7 @@ def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> Stat
     for number, step in enumerate(steps, 1):
         here = _step_context(number, step, state, context)
         key = _key(step, state, here)
+        leave_if_stopped()
         # The main process decides for all: it may be changing what the others would read.
         if context.processes.of_main(main and _is_done(here, key)):
             record = DoneRecord.read(here.folder)

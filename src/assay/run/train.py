@@ -41,7 +41,7 @@ from assay.run.runner import drop_other_edits, run_steps, state_if_done
 from assay.run.summary import split_tables
 from assay.run.tracking import require_installed, tracked
 from assay.steps.base import Context, State, with_synthetic_images
-from assay.training.checkpoint import graceful_stop
+from assay.training.checkpoint import graceful_stop, leave_if_stopped
 from assay.training.devices import (
     Hardware,
     Processes,
@@ -282,6 +282,7 @@ class _Log(ForwardingProgress):
     def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
         self._memory.note()
         super().advance(count, metrics)
+        leave_if_stopped()
 
     def line(self, text: str) -> None:
         super().line(text)  # first, since the disk may be full

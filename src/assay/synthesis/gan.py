@@ -27,6 +27,8 @@ from assay.models.classifier import seeded
 from assay.progress import Progress
 from assay.training.checkpoint import (
     Average,
+    finishing,
+    leave,
     load_tensors,
     optimizer_tensors,
     out_of,
@@ -269,19 +271,21 @@ def train_gan(
     saved, cost = time.monotonic(), 0.0
     progress.begin("training the generator", config.steps * config.batch)
     progress.advance(pair.step * config.batch)
-    while pair.step < config.steps:
-        losses = gan_step(pair, read, codes)
-        progress.advance(config.batch, losses)
-        if pair.step % config.show_every == 0 or pair.step == config.steps:
-            text = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-            progress.line(f"  step {pair.step}/{config.steps}  {text}")
-            show(pair.step, pair.averaged())
-        if stop_requested() or time.monotonic() - saved > max(config.save_every, 50 * cost):
-            began = time.monotonic()
-            pair.save(checkpoint)
-            saved = time.monotonic()
-            cost = saved - began
-        stop_requested(leave=True)
+    with finishing():
+        while pair.step < config.steps:
+            losses = gan_step(pair, read, codes)
+            progress.advance(config.batch, losses)
+            if pair.step % config.show_every == 0 or pair.step == config.steps:
+                text = "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+                progress.line(f"  step {pair.step}/{config.steps}  {text}")
+                show(pair.step, pair.averaged())
+            if stop_requested() or time.monotonic() - saved > max(config.save_every, 50 * cost):
+                began = time.monotonic()
+                pair.save(checkpoint)
+                saved = time.monotonic()
+                cost = saved - began
+            if stop_requested():
+                leave()
     progress.end()
     return pair.averaged()
 

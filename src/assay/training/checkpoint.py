@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -124,17 +124,18 @@ class Average:
                 value.copy_(newest[name])
 
 
-# SIGTERM and Ctrl-C are requests: the loop stops after the optimiser step.
+# SIGTERM and Ctrl-C end a training at once, as a kill would, but for blocks that write a checkpoint first.
 
 _signals: list[int] = []  # received; a signal handler can reach module state only
+_finishing: list[None] = []  # one for each open block that a signal does not end
 
 
 @contextmanager
 def graceful_stop() -> Iterator[None]:
-    """Make SIGTERM and SIGINT ask the loop to write a checkpoint and stop, within the block.
+    """Make SIGTERM and SIGINT end the block by SystemExit(143) or KeyboardInterrupt.
 
-    A second signal ends the process at once. Python delivers signals to the main thread only; in other threads
-    nothing changes.
+    Within `finishing` they wait for the loop, which writes a checkpoint; a second signal ends the process at once.
+    Python delivers signals to the main thread only; in other threads nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -144,21 +145,56 @@ def graceful_stop() -> Iterator[None]:
         if _signals:
             raise SystemExit(128 + number)
         _signals.append(number)
+        leave_if_stopped()
 
     before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
-        stop_requested(leave=True)
+        leave_if_stopped()
+    except Exception:  # of several processes one has left, and an exchange with it failed
+        leave_if_stopped()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         _signals.clear()
 
 
-def stop_requested(*, leave: bool = False) -> bool:
-    """Return whether a signal asked to stop; with `leave`, raise KeyboardInterrupt or SystemExit(143) if so."""
-    if _signals and leave:
-        if _signals[0] == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + _signals[0])
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Let a signal within the block wait: the block asks `stop_requested`, and leaves by `leave`."""
+    _finishing.append(None)
+    try:
+        yield
+    finally:
+        _finishing.pop()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within `finishing`, let a signal end the block at once: whoever called it can write a checkpoint."""
+    held = len(_finishing)
+    _finishing.clear()
+    try:
+        leave_if_stopped()
+        yield
+    finally:
+        _finishing.extend([None] * held)
+
+
+def stop_requested() -> bool:
+    """Return whether a signal asked to stop."""
     return bool(_signals)
+
+
+def leave_if_stopped() -> None:
+    """Leave if a signal asked to, and no block is to finish; also where a library has swallowed the exception."""
+    if _signals and not _finishing:
+        leave()
+
+
+def leave() -> NoReturn:
+    """Raise KeyboardInterrupt after Ctrl-C, else SystemExit(143)."""
+    if _signals and _signals[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + signal.SIGTERM)

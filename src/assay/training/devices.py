@@ -337,6 +337,10 @@ class Machine:
             return values
         return self.processes.sum(values.to(self.hardware.device)).cpu()
 
+    def any(self, holds: bool) -> bool:
+        """Return whether something holds in any of the processes, the same on all of them."""
+        return holds if self.count == 1 else bool(self.sum(torch.tensor([float(holds)])).item())
+
     def of_main(self, value: float | None) -> float | None:
         """Return the main process's value: metrics may differ in the last digit, decisions may not."""
         return self.processes.of_main(value)

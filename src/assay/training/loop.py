@@ -21,6 +21,9 @@ from assay.errors import DivergedError, PlanError, TrainingError
 from assay.progress import GivenUpError, Progress
 from assay.training.checkpoint import (
     Average,
+    finishing,
+    interruptible,
+    leave,
     load_tensors,
     optimizer_tensors,
     out_of,
@@ -49,7 +52,8 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
     state, epoch_logits = saver.restore(config.width)
     forward = machine.wrap(task.network)  # with several processes, gradients are averaged in every backward pass
     per_epoch = len(split_batches(np.arange(task.order.length), config.step_size))
-    with torch.random.fork_rng(devices=machine.seeded_devices):  # the caller's generators stay as they are
+    # The caller's generators stay as they are. A signal waits for a checkpoint.
+    with torch.random.fork_rng(devices=machine.seeded_devices), finishing():
         while state.epoch < config.epochs and not _out_of_patience(state, config):
             batches = split_batches(task.order.rows(state.epoch), config.step_size)  # one an optimiser step
             task.to_training_mode()
@@ -65,10 +69,18 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 state.batch += 1
                 progress.advance(len(rows), _running_metrics(task, state))
                 state.seconds += time.perf_counter() - started
-                if saver.due():
+                stopping = machine.any(stop_requested())  # all processes stop after the same optimiser step
+                if stopping or saver.due():
                     saver.write(state, epoch_logits)
-                stop_requested(leave=True)
-            _end_epoch(task, config, state, machine, average, epoch_logits)
+                if stopping:
+                    leave()
+            epoch = state.epoch
+            try:
+                _end_epoch(task, config, state, machine, average, epoch_logits)
+            except (KeyboardInterrupt, SystemExit):
+                if state.epoch == epoch:  # stopped in the evaluation, which is all that is left of the epoch
+                    saver.write(state, epoch_logits)
+                raise
             progress.line(_line(state, config))
             try:
                 # Before the checkpoint, so that no kill leaves an epoch unreported; it may be reported twice.
@@ -77,7 +89,8 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 saver.write(state, epoch_logits)
                 raise
             saver.write(state, epoch_logits)
-            stop_requested(leave=True)
+            if machine.any(stop_requested()):
+                leave()
     return state
 
 
@@ -173,7 +186,8 @@ def _end_epoch(
     rows, means = epoch_logits.means(machine.sum)  # (M,), (M, W)
     # Validation and the saved models use the averaged weights; training metrics are of the passes of the epoch.
     with average.applied_to(task.network) if average is not None else nullcontext():
-        metrics_by_part = task.evaluate(rows, means)
+        with interruptible() if machine.count == 1 else nullcontext():  # several would stop at different images
+            metrics_by_part = task.evaluate(rows, means)
         metrics_by_part.setdefault("training", {})["loss"] = _mean_loss(task, sums, counts)
         if task.unlabelled is not None:
             metrics_by_part["training"]["above_threshold"] = task.unlabelled.above_threshold
@@ -210,25 +224,26 @@ class Checkpoint:
     def due(self) -> bool:
         """Return whether to write now: often enough to lose little, seldom enough to cost under 2 % of the time.
 
-        Several processes would have to agree on the moment and to add up their logits of the epoch so far: they write
-        at the ends of epochs only, so a stop loses the unfinished epoch.
+        Several processes would have to agree on the moment: they write at the ends of epochs, and when they stop.
         """
         late = time.monotonic() - self.last > max(self.every, 50 * self.cost)
-        return self.machine.count == 1 and (late or stop_requested())
+        return self.machine.count == 1 and late
 
     def write(self, state: FitState, epoch_logits: EpochLogits) -> None:
-        """Write the file, from the main process."""
-        if not self.machine.is_main:
+        """Write the file, from the main process; every process calls this, since its share of the epoch is in it."""
+        began, machine = time.monotonic(), self.machine
+        sums, counts = machine.sum(torch.tensor([state.sums, state.counts], dtype=torch.float64)).tolist()
+        logits = {"logits": machine.sum(epoch_logits.sums), "times": machine.sum(epoch_logits.times)}
+        if not machine.is_main:
             return
-        began = time.monotonic()
-        tensors = within("network", self.task.network.state_dict())
-        tensors |= {"logits": epoch_logits.sums, "times": epoch_logits.times}
+        tensors = within("network", self.task.network.state_dict()) | logits
         if self.average is not None:
             tensors |= within("average", self.average.tensors)
         if self.task.unlabelled is not None:
             tensors |= within("unlabelled", self.task.unlabelled.state())
         moments, numbers = optimizer_tensors(self.task.optimizer)
-        values = {"fit_state": asdict(state), "optimizer": numbers, "scaler": self.machine.scaler_state()}
+        fit_state = asdict(state) | {"sums": sums, "counts": counts}
+        values = {"fit_state": fit_state, "optimizer": numbers, "scaler": machine.scaler_state()}
         save_tensors(self.path, tensors | within("optimizer", moments), values)
         self.last = time.monotonic()
         self.cost = self.last - began
