@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from assay.commands.report import report
 from assay.commands.submissions import submissions
 from assay.commands.sweep import sweep
 from assay.commands.train import train
+from assay.files import require_home
 from assay.progress import is_main_process
 
 COMMANDS = (
@@ -62,6 +64,8 @@ for _command in COMMANDS:
 
 def main() -> None:
     """The command `assay`."""
+    _open_streams()
+    require_home()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be text that can be printed
@@ -72,6 +76,14 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except USAGE_ERROR:
         sys.exit(2)
+
+
+def _open_streams() -> None:
+    """Open the standard streams that were closed (`>&-`): else the next file would take their number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import getpass
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -375,3 +378,21 @@ class RunFolder:
     def is_read(self) -> bool:
         """Whether its images were read: from then on it can be opened."""
         return self.plan.exists() and self.samples.exists()
+
+
+def require_home() -> None:
+    """Give libraries a home and a user name where there is none, as in a container: they ask for both when imported."""
+    try:
+        home = Path.home()
+    except (RuntimeError, KeyError):
+        home = None
+    if home is None or not os.access(home, os.W_OK | os.X_OK):
+        with suppress(OSError):  # no disk may be written at all: whoever needs it says so
+            folder = tempfile.mkdtemp(prefix="assay-home-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            for name in ("MPLCONFIGDIR", *(("HOME",) if home is None else ())):
+                os.environ.setdefault(name, folder)
+    try:
+        getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        os.environ["USER"] = "unknown"

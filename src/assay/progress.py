@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -64,8 +67,21 @@ class NoProgress:
 
     def end(self) -> None: ...
 
+    def loading(self, what: str) -> None:
+        """The program is about to be loaded, to work on `what`."""
+
     def close(self) -> None:
         """Do nothing: no stage is open."""
+
+
+@contextmanager
+def stage(progress: Progress, what: str, total: int = 0) -> Iterator[None]:
+    """Make the block a stage of the work; of unknown length without a total."""
+    progress.begin(what, total)
+    try:
+        yield
+    finally:
+        progress.end()
 
 
 class ForwardingProgress:
@@ -97,15 +113,75 @@ class ForwardingProgress:
         self._progress.end()
 
 
-class PlainProgress(NoProgress):
-    """Only lines that stay: for a file, a pipe or a continuous-integration log."""
+@dataclass
+class Stage:
+    """A part of the work, and how many of its images are done."""
 
-    def __init__(self, terminal: TextIO) -> None:
-        self._terminal = terminal
+    what: str
+    total: int
+    done: int = 0
+
+
+SILENCE = 2.0  # seconds after which a line says what is being done
+
+
+class PlainProgress(NoProgress):
+    """Only lines that stay: for a file, a pipe or a continuous-integration log.
+
+    With `pulse`, what is being done is printed after 2 s without a line, and after a twentieth of the time since the
+    last one where that is longer, so that hours of an epoch do not fill a log.
+    """
+
+    def __init__(self, terminal: TextIO, *, pulse: bool = False) -> None:
+        self._terminal, self._lock, self._closed = terminal, threading.Lock(), threading.Event()
+        self._stages: list[Stage] = []
+        self._doing = "working"
+        self._line_at = self._written_at = time.monotonic()
+        if pulse:
+            threading.Thread(target=self._pulse, daemon=True).start()
+
+    def loading(self, what: str) -> None:
+        """The program is about to be loaded, to work on `what`."""
+        self.line(f"reading {what}")
+        self._doing = "loading libraries"
+
+    def begin(self, what: str, total: int) -> None:
+        self._stages.append(Stage(what, total))
+        self._line_at, self._doing = time.monotonic(), "working"
+
+    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
+        if self._stages:
+            self._stages[-1].done += count
 
     def line(self, text: str) -> None:
-        self._terminal.write(text + "\n")
-        self._terminal.flush()  # a log that is followed shows an epoch when it ends
+        with self._lock:
+            self._terminal.write(text + "\n")
+            self._terminal.flush()  # a log that is followed shows an epoch when it ends
+            self._line_at = self._written_at = time.monotonic()
+        self._doing = "working"
+
+    def end(self) -> None:
+        if self._stages:
+            self._stages.pop()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _pulse(self) -> None:
+        while not self._closed.wait(SILENCE / 10):
+            now = time.monotonic()
+            if now - self._written_at < max(SILENCE, (now - self._line_at) / 20):
+                continue
+            with self._lock, suppress(OSError, ValueError):  # whoever read this has left: the next line will tell
+                self._terminal.write(f"  ... {self._activity()}, {now - self._line_at:.0f} s\n")
+                self._terminal.flush()
+            self._written_at = now
+
+    def _activity(self) -> str:
+        if not self._stages:
+            return self._doing
+        now = self._stages[-1]
+        return f"{now.what}: {now.done:,} of {now.total:,}" if now.total else now.what
 
 
 class BarProgress:
@@ -128,8 +204,15 @@ class BarProgress:
             redirect_stderr=sys.stderr.isatty(),
         )
         self._stages: list[Task] = []
+        self._loading = False
+
+    def loading(self, what: str) -> None:
+        """Show that the program is being loaded, to work on `what`, until the next stage or line."""
+        self.begin(f"reading {what}", 0)
+        self._loading = True
 
     def begin(self, what: str, total: int) -> None:
+        self._end_loading()
         self._progress.add_task(what, total=total or None, pace="", metrics="")
         self._stages.append(self._progress.tasks[-1])
         self._progress.start()
@@ -141,7 +224,13 @@ class BarProgress:
         text = stage.fields["metrics"] if metrics is None else format_metrics(metrics)
         self._progress.update(stage.id, advance=count, pace=_pace(stage), metrics=text)
 
+    def _end_loading(self) -> None:
+        if self._loading:
+            self._loading = False
+            self.end()
+
     def line(self, text: str) -> None:
+        self._end_loading()
         self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
@@ -160,10 +249,13 @@ class BarProgress:
 
 
 def progress_for(terminal: TextIO) -> BarProgress | PlainProgress:
-    """Return a bar for a terminal that can redraw a line, else plain lines."""
+    """Return a bar for a terminal that can redraw a line, else plain lines.
+
+    Silence is broken on this process's own streams: what has replaced one collects lines, and nobody waits for them.
+    """
     if terminal.isatty() and os.environ.get("TERM", "") != "dumb":
         return BarProgress(terminal)
-    return PlainProgress(terminal)
+    return PlainProgress(terminal, pulse=terminal in (sys.__stdout__, sys.__stderr__))
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

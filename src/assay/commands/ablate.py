@@ -35,7 +35,7 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Measure what each repair is worth: the plan, and the plan without it, side by side."""
     folder = run or default_run(source)
-    with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone="ablate") as out:
+    with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone="ablate", reading=source) as out:
         from assay.experiments.ablate import ablate as measure
         from assay.plan.plan import from_source
         from assay.report.ablation_table import blocks, write

@@ -9,17 +9,27 @@ from typing import Any
 
 from assay.experiments.compare import Comparison
 from assay.experiments.compare import compare as compare_runs
+from assay.files import require_home
 from assay.labels.corrections import corrected
 from assay.labels.readers.read import read as read_data
 from assay.labels.readers.read import resolve_paths
 from assay.labels.samples import Samples
 from assay.plan.plan import LoadedPlan, Plan, from_source
 from assay.predictions.predict import Predictions
-from assay.progress import Progress
+from assay.progress import Progress, stage
 from assay.run.train import Run, evaluate, load
 from assay.run.train import train as train_plan
 
 __all__ = ["compare", "evaluate", "load", "read", "train"]
+
+
+def draw(folder: Path, *, page: bool, device: str, progress: Progress) -> None:
+    """Draw the charts of a run, and its page where asked for; what draws is imported only now, which takes seconds."""
+    require_home()
+    with stage(progress, "drawing the charts" + (" and the report" if page else "")):
+        from assay.report.report import draw_run
+
+        draw_run(folder, page=page, device=device, progress=progress)
 
 
 def read(source: str | Path) -> Samples:
@@ -47,8 +57,6 @@ def train(
     In a folder that holds the same run, finished steps are kept and an unfinished one goes on.
     Raises AssayError for all that the user can mend.
     """
-    from assay.report.report import draw_run  # drawing libraries take a second to import
-
     return train_plan(
         plan,
         run=run,
@@ -57,7 +65,7 @@ def train(
         device=device,
         strict=strict,
         progress=progress,
-        draw=draw_run,
+        draw=draw,
     )
 
 

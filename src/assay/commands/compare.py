@@ -22,7 +22,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs with the first: metrics, plans, curves, and the images on which they disagree."""
-    with command(as_json) as terminal:
+    with command(as_json, reading=", ".join(map(str, runs))) as terminal:
         from assay.experiments.compare import compare as compare_runs
         from assay.report.comparison_page import blocks, require_page, write_comparison
 

@@ -26,14 +26,14 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train on built-in images with missing and wrong labels, and show what repairs gain."""
-    with command(as_json, run=run, stopped=GOES_ON, alone="demo") as out:
+    with command(as_json, run=run, stopped=GOES_ON, alone="demo", reading="the built-in images") as out:
+        from assay.commands.api import draw
         from assay.experiments.demo import run_demo, write_digits, write_labels
-        from assay.report.report import draw_run
 
         images = Path(f"{run}-images")
         write_digits(images)
         write_labels(images)
-        chapters = run_demo(images, run, recipe="demo", progress=out.progress, draw=draw_run)
+        chapters = run_demo(images, run, recipe="demo", progress=out.progress, draw=draw)
         out.print([chapter.to_json() for chapter in chapters], _blocks(chapters, run), width=110)
 
 

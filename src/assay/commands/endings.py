@@ -106,6 +106,8 @@ def _lost_process(error: Exception) -> str:
 
 def _closed_disk(error: Exception) -> str:
     """Return the message where a disk may not be written or read, else nothing."""
+    if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
+        return "there is no folder for temporary files that may be written. Name one: TMPDIR=/a/folder assay ..."
     if not isinstance(error, OSError) or error.errno not in CLOSED:
         return ""
     at = f"{error.filename}: " if error.filename else ""

@@ -36,9 +36,9 @@ def ensemble(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Combine finished runs into one: an ensemble of their models, or the mean of their weights."""
-    with command(as_json, run=out, stopped=GOES_ON, until=stop_at) as terminal:
+    with command(as_json, run=out, stopped=GOES_ON, until=stop_at, reading=", ".join(map(str, runs))) as terminal:
+        from assay.commands.api import draw
         from assay.experiments.ensemble_runs import ensemble_runs
-        from assay.report.report import draw_run
 
         options = {"kind": kind, "mean": mean, "weights": weights, "pick": pick}
         run = ensemble_runs(
@@ -48,6 +48,6 @@ def ensemble(  # noqa: PLR0913  (every option is a parameter)
             then=[{name: {}} for name in then or ()],
             device=device,
             progress=terminal.progress,
-            draw=draw_run,
+            draw=draw,
         )
         print_run(terminal, run)

@@ -24,7 +24,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score on labelled images, beside the validation metric."""
-    with command(as_json) as out:
+    with command(as_json, reading=source) as out:
         from assay.files import RunFolder
         from assay.labels.corrections import corrected
         from assay.labels.readers.read import like_training, read_whole, resolve_paths, with_image_column

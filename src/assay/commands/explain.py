@@ -43,7 +43,7 @@ def explain(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Show which pixels a prediction depends on (Grad-CAM), and the activations of the layers."""
-    with command(as_json) as terminal:
+    with command(as_json, reading=run) as terminal:
         from assay.report.explain import ExplainOptions, explain_target, list_layers
         from assay.report.explain_files import explain_images
         from assay.run.contents import read_run

@@ -23,7 +23,7 @@ def export(
 ) -> None:
     """Export a model card (Markdown), and the model as one ONNX file."""
     folder = out or run / "export"
-    with command(as_json) as terminal:
+    with command(as_json, reading=run) as terminal:
         from assay.export.model_card import card
         from assay.export.onnx import PROGRAM, example_files, export_onnx
         from assay.files import write_text

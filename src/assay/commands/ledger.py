@@ -38,7 +38,7 @@ def ledger(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """List the label edits of repairs; undo some of them, or correct labels yourself."""
-    with command(as_json) as out:
+    with command(as_json, reading=run) as out:
         from assay.errors import PlanError
         from assay.labels.ledger import ALL_EDITS, Selection
         from assay.run import label_review

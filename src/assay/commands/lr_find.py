@@ -32,7 +32,7 @@ def lr_find(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Try learning rates for a fit on a copy of its model, and suggest one."""
-    with command(as_json, stopped=NO_RUN, alone="lr-find") as terminal:
+    with command(as_json, stopped=NO_RUN, alone="lr-find", reading=source) as terminal:
         from assay.experiments.lr_finder import Bounds, run_range_test, top_of
         from assay.plan.plan import from_source
         from assay.report.rate_charts import write_range_test

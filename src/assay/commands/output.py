@@ -63,11 +63,13 @@ def command(
     stopped: str = NOTHING_WRITTEN,
     alone: str = "",
     until: str | None = None,
+    reading: object = None,
 ) -> Iterator[Output]:
     """Run the block as a command: show its progress, turn its errors into messages and exit codes.
 
     A fault is added to the log of `run`; `stopped` tells how to go on after Ctrl-C; `alone` is the name of a command
-    that works in one process only; `until` is when to stop, see `stop_at`. Raises typer.Exit.
+    that works in one process only; `until` is when to stop, see `stop_at`; `reading` is printed before anything is
+    imported, which takes seconds. Raises typer.Exit.
     """
     with exit_codes(run, stopped=stopped), quiet_libraries(), stop_at(until):
         progress = progress_for(sys.stderr if as_json else sys.stdout) if is_main_process() else NoProgress()
@@ -76,9 +78,25 @@ def command(
                 raise RunError(
                     f"assay {alone}: it works in one process; start it without torchrun or accelerate launch."
                 )
+            _require_working_folder()
+            if reading is not None and own_stream(as_json):
+                progress.loading(str(reading))
             yield Output(progress, as_json)
         finally:
             progress.close()  # before a message is printed over the bar
+
+
+def _require_working_folder() -> None:
+    """Raise RunError where this was started in a folder that is gone, or may not be entered."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RunError(f"the folder this was started in is gone ({error.strerror}). Change to another one.") from error
+
+
+def own_stream(as_json: bool) -> bool:
+    """Return whether progress is printed on a stream of this process, and not collected by what has replaced it."""
+    return (sys.stderr is sys.__stderr__) if as_json else (sys.stdout is sys.__stdout__)
 
 
 def print_run(out: Output, run: Run, *, again: str = "") -> None:

@@ -29,7 +29,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a plan will do before it is trained: rates, augmented images, parameters, time and memory."""
-    with command(as_json, stopped=NO_RUN, alone="plan") as terminal:
+    with command(as_json, stopped=NO_RUN, alone="plan", reading=source) as terminal:
         from assay.experiments.dry_run import dry_run
         from assay.plan.plan import from_source
         from assay.report.dry_run_table import blocks

@@ -58,7 +58,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     as_json: AsJson = False,
 ) -> None:
     """Label new images, and write the predictions as CSV or a submission."""
-    with command(as_json) as terminal:
+    with command(as_json, reading=images) as terminal:
         from assay.errors import AssayError
         from assay.export.submission import member_of, write_predictions
         from assay.export.submission_form import Form

@@ -21,7 +21,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write RUN/report.html, the page of a run; also while it trains, or after it was stopped."""
-    with command(as_json) as out:
+    with command(as_json, reading=run) as out:
         from assay.report.embedding import MapSettings
         from assay.report.report import write_charts, write_report
         from assay.training.devices import pick_device

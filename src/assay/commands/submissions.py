@@ -28,7 +28,7 @@ def submissions(
     as_json: AsJson = False,
 ) -> None:
     """List what was handed in; note what it scored, and which file counts."""
-    with command(as_json) as out:
+    with command(as_json, reading=", ".join(map(str, runs))) as out:
         from assay.export import submissions as log
 
         logged = log.submissions_of(runs)

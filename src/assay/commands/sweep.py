@@ -26,7 +26,7 @@ def sweep(
 ) -> None:
     """Search for the best values of a plan: what its `sweep:` says. Start it several times to share the work."""
     folder = run or default_run(source)
-    with command(as_json, stopped=GOES_ON, until=stop_at, alone="sweep") as out:
+    with command(as_json, stopped=GOES_ON, until=stop_at, alone="sweep", reading=source) as out:
         from assay.experiments.sweep import sweep as search
         from assay.plan.plan import from_source
         from assay.report.sweep_page import blocks, write, write_sweep_page

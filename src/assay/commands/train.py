@@ -24,7 +24,7 @@ def train(
 ) -> None:
     """Train a classifier, or continue where the same command was stopped."""
     folder = run or default_run(source)
-    with command(as_json, run=folder, stopped=GOES_ON, until=stop_at) as out:
+    with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, reading=source) as out:
         from assay.commands.api import train as train_plan
 
         finished = train_plan(

@@ -24,7 +24,7 @@ from assay.labels.subset import without
 from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import DEFAULT_SIZE, choose_flips, default_steps
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete
-from assay.progress import Progress
+from assay.progress import Progress, stage
 from assay.run.archive import archive_ledger, archive_run
 from assay.run.records import RunMetrics
 from assay.run.runner import run_steps
@@ -63,7 +63,8 @@ def prepare_run(
     Raises AssayError.
     """
     progress.line(f"reading {loaded.source_name}")
-    samples = read(loaded.plan.data, base=loaded.base)
+    with stage(progress, "finding and hashing images"):
+        samples = read(loaded.plan.data, base=loaded.base)
     loaded, samples = _with_levels(loaded, samples, progress)
     some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
     run = RunFolder(folder)
@@ -112,8 +113,8 @@ def prepare_run(
 
 def _with_levels(loaded: LoadedPlan, samples: Samples, progress: Progress) -> tuple[LoadedPlan, Samples]:
     """Return the plan with black and white of deep images in it, and samples with notes on unusual images."""
-    progress.line(f"  {len(samples):,} images; reading their headers")
-    headers = traits(samples.paths)
+    with stage(progress, "reading the headers of images"):
+        headers = traits(samples.paths)
     levels, measured = loaded.plan.data.levels, 0
     deep = np.array(["deep" in one for one in headers])
     if levels is None and deep.any():

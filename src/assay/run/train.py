@@ -29,7 +29,7 @@ from assay.messages import plain_lines
 from assay.models.ensemble import load_model
 from assay.plan import yaml_lines
 from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
-from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries
+from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries, stage
 from assay.run.archive import archive, archive_run, results
 from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
@@ -254,14 +254,15 @@ def _save_model(record: DoneRecord, samples: Samples, context: Context) -> Mappi
     model = load_model(context.run.path / (record.model or ""))
     network = model.networks[0]
     context.progress.line("baselines")
-    scores = baselines(
-        samples,
-        with_synthetic_images(context, samples).images(network.size, network.resize),
-        context.model,
-        size=network.size,
-        hardware=Hardware(context.device),
-        seed=context.seed,
-    )
+    with stage(context.progress, "baselines"):
+        scores = baselines(
+            samples,
+            with_synthetic_images(context, samples).images(network.size, network.resize),
+            context.model,
+            size=network.size,
+            hardware=Hardware(context.device),
+            seed=context.seed,
+        )
     details = {"data": samples.fingerprint(), "validation": (record.scores or {}).get("metrics", {})}
     replace(model, details=details).save(context.run.model.path)
     return scores

@@ -27,6 +27,7 @@ from assay.models.layers import receptive_field
 from assay.models.trained_model import TrainedModel, read_training_hashes
 from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
+from assay.progress import stage
 from assay.steps.base import Context, State
 from assay.steps.fit_settings import FitSettings
 from assay.steps.sources import learnt_before, other_run, trained_on_at_start
@@ -140,7 +141,8 @@ def inference_for(classifier: Classifier, settings: InputSize, context: Context)
     """Return a classifier over the run's images at a size, on the hardware that is fastest for it."""
     hardware = stored_hardware(context, "inference")
     if hardware is None:
-        hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)
+        with stage(context.progress, "timing the hardware"):
+            hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)
         store_hardware(context, "inference", hardware, seconds)
     move(classifier, hardware)
     return Inference(classifier, context.images(settings.size, settings.resize), settings.size, hardware)
@@ -200,7 +202,8 @@ def training_hardware(settings: FitSettings, classifier: Classifier, known: Labe
 
         return step
 
-    best, seconds = choose_fastest(candidates(context.device), prepare)
+    with stage(context.progress, "timing the hardware"):
+        best, seconds = choose_fastest(candidates(context.device), prepare)
     store_hardware(context, purpose, best, seconds)
     return best
 
