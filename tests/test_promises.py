@@ -144,7 +144,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         text=True,
     ) as process:
         assert process.stdout is not None
-        printed = process.stdout.readline()
+        printed = ""
+        while not printed.endswith("reading plan\n"):  # the lines before are of a program that is loaded
+            assert (line := process.stdout.readline()), printed
+            printed += line
         with pytest.raises(RunError) as refused:
             assay.train(folder / "plan.yaml", run=folder / "runs" / "plan", device="cpu")
         printed += process.stdout.read()
