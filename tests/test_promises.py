@@ -146,7 +146,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         assert process.stdout is not None
         printed = ""
         while not printed.endswith("reading plan\n"):  # the lines before are of a program that is loaded
-            assert (line := process.stdout.readline()), printed
+            line = process.stdout.readline()
+            assert line, printed
             printed += line
         with pytest.raises(RunError) as refused:
             assay.train(folder / "plan.yaml", run=folder / "runs" / "plan", device="cpu")
