@@ -79,7 +79,7 @@ def command(
                     f"assay {alone}: it works in one process; start it without torchrun or accelerate launch."
                 )
             _require_working_folder()
-            if reading is not None and own_stream(as_json):
+            if reading is not None and is_process_stream(as_json):
                 progress.loading(str(reading))
             yield Output(progress, as_json)
         finally:
@@ -94,7 +94,7 @@ def _require_working_folder() -> None:
         raise RunError(f"the folder this was started in is gone ({error.strerror}). Change to another one.") from error
 
 
-def own_stream(as_json: bool) -> bool:
+def is_process_stream(as_json: bool) -> bool:
     """Return whether progress is printed on a stream of this process, and not collected by what has replaced it."""
     return (sys.stderr is sys.__stderr__) if as_json else (sys.stdout is sys.__stdout__)
 
