@@ -138,6 +138,14 @@ def test_texts_and_profiles_of_any_size_lose_no_sound_png(tmp_path: Path, note: 
     assert size_of(path) == (80, 60)
 
 
+def test_a_note_that_claims_to_be_too_large_loses_no_sound_webp(tmp_path: Path) -> None:
+    Image.fromarray(NOISE).save(tmp_path / "a.webp", lossless=True, xmp=b"abc" * 100)
+    data = bytearray((tmp_path / "a.webp").read_bytes())
+    at = data.find(b"XMP ") + 4
+    data[at : at + 4] = (10**9).to_bytes(4, "little")
+    assert np.array_equal(np.asarray(decode(put(tmp_path / "a.webp", bytes(data)))), NOISE)
+
+
 def test_a_png_whose_pixels_are_damaged_is_refused(tmp_path: Path) -> None:
     data = bytearray(png())
     data[60:90] = bytes(30)

@@ -24,11 +24,13 @@ def sound_part(data: bytes) -> bytes | None:
     """Return an image without the damage that leaves its pixels whole; None where there is no such damage.
 
     A JPEG may lack its end mark. A PNG may hold texts, profiles or other notes that are broken or too large; a JPEG
-    may hold such segments.
+    may hold such segments, and a WebP such chunks.
     """
     if data.startswith(_PNG):
         kept = _PNG + b"".join(chunk for name, chunk in _png_chunks(data) if _is_kept(name, chunk))
         return kept if len(kept) < len(data) else None
+    if data[8:12] == b"WEBP":
+        return _webp_pixels(data)
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     plain = _without_notes(data)
@@ -73,6 +75,19 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         else:
             following = [start for name in _PNG_PIXELS if (start := data.find(name, at + 8)) >= 0]
             at = min(following) - 4 if following else len(data)
+
+
+def _webp_pixels(data: bytes) -> bytes | None:
+    """Return a WebP with its pixels alone; None where it is plain already, animated or transparent, or lacks pixels."""
+    at, end = 12, len(data)
+    while at + 8 <= end and data[at : at + 4] not in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM"):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    chunk = data[at : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")]
+    if at == 12 or chunk[:3] != b"VP8" or len(chunk) < 8 + int.from_bytes(chunk[4:8], "little"):
+        return None
+    chunk += b"\0" * (len(chunk) % 2)
+    return b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
 
 
 def _without_notes(data: bytes) -> bytes:
