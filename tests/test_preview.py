@@ -225,9 +225,9 @@ def test_trials_of_synthesize_and_folds_of_clean_labels_are_multiplied(
 ) -> None:
     gan = f"size: 32, optimizer_steps: 4, batch: 4, classes: [red], count: 2, least: 4, {FIT}}}, seeds: 3"
     judges = f"clean_labels: {{folds: 4, by: confident_learning, steps: [{FIT}}}]}}"
-    Path("plan.yaml").write_text(tiny_plan(judges, f"synthesize: {{{gan}}}", data=f"folder: {many}"))
+    Path("plan.yaml").write_text(tiny_plan(judges, f"synthesize: {{{gan}}}", PROBE, data=f"folder: {many}"))
     found = shown("plan.yaml")
-    clean, synthesize = found["steps"]
+    clean, synthesize, _ = found["steps"]
     (fold,), (trial,) = clean["inner"], synthesize["inner"]
     assert (fold["name"], fold["rounds"]) == ("01-clean_labels/fold-1/01-fit", 4)
     assert fold["length"]["images"] == found["counts"]["train"] * 3 // 4

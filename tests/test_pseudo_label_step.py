@@ -91,7 +91,7 @@ def test_unknown_labels_get_the_answers_of_the_model(carry: Carry) -> None:
 
 
 def test_a_quota_and_a_weight(carry: Carry) -> None:
-    run = carry(PROBE, "pseudo_label: {keep: {quota: 2}, weight: 0.5}")
+    run = carry(PROBE, "pseudo_label: {keep: {quota: 2}, weight: 0.5}", PROBE)
     details = step(run, "02-pseudo_label")["details"]["colour"]
     assert set(details["kept by class"].values()) == {2}
     table = trained_on(run).table.filter(pl.col("origin:colour") == "pseudo")
@@ -101,8 +101,8 @@ def test_a_quota_and_a_weight(carry: Carry) -> None:
 def test_labels_on_which_the_views_of_a_image_agree(carry: Carry) -> None:
     """Colours are the same in a mirror; how often answers differ is what a plain label costs."""
     step_of = "pseudo_label: {keep: agreement, tta: {kind: random, n: 3, augment: {jitter: {hue: 0.5}}}}"
-    several = step(carry(PROBE, step_of), "02-pseudo_label")["details"]["colour"]
-    mirrored = step(carry(PROBE, "pseudo_label: {keep: agreement}"), "02-pseudo_label")["details"]["colour"]
+    several = step(carry(PROBE, step_of, PROBE), "02-pseudo_label")["details"]["colour"]
+    mirrored = step(carry(PROBE, "pseudo_label: {keep: agreement}", PROBE), "02-pseudo_label")["details"]["colour"]
     assert several["kept"] < 20
     assert mirrored["kept"] >= 30
 
@@ -137,7 +137,7 @@ def test_half_labelled_images_keep_what_is_known(carry: Carry) -> None:
         )
         .drop("colour")
     )
-    run = carry(PROBE, LABEL, table=table, heads=", heads: {tags: {columns: [warm, cold]}}")
+    run = carry(PROBE, LABEL, PROBE, table=table, heads=", heads: {tags: {columns: [warm, cold]}}")
     details = step(run, "02-pseudo_label")["details"]["tags"]
     assert (details["unknown"], details["kept"]) == (24, 24)
     edits = Ledger.read(run.folder / "ledger.csv").edits()
@@ -145,7 +145,7 @@ def test_half_labelled_images_keep_what_is_known(carry: Carry) -> None:
 
 
 def test_nothing_unlabelled_is_said_and_changes_nothing(carry: Carry) -> None:
-    run = carry(PROBE, LABEL, table=image_table().with_columns(colour="true"))
+    run = carry(PROBE, LABEL, PROBE, table=image_table().with_columns(colour="true"))
     assert step(run, "02-pseudo_label")["edits"] == 0
     assert any("no label is unknown, so there is none to give" in line for line in carry.said)
 
@@ -156,11 +156,14 @@ def test_everything_unlabelled_under_a_head_is_refused(carry: Carry) -> None:
     )
     heads = ", heads: {colour: {column: colour}, shape: {column: shape}}"
     with pytest.raises(DataError, match="No label is known under head 'shape'"):
-        carry(PROBE, LABEL, table=image_table().with_columns(shape=shape), heads=heads)
+        carry(PROBE, LABEL, PROBE, table=image_table().with_columns(shape=shape), heads=heads)
 
 
 def test_it_takes_a_model(carry: Carry) -> None:
-    with pytest.raises(PlanError, match=r"pseudo_label: there is no model yet.* Put a probe or a fit before it"):
+    with pytest.raises(
+        PlanError,
+        match=r"pseudo_label changes or asks a model, and there is no model yet\. Put a probe or a fit before it",
+    ):
         carry(LABEL, PROBE)
 
 
@@ -379,11 +382,11 @@ def test_without_a_model_before_the_first_round_is_kept(carry: Carry) -> None:
 )
 def test_what_cannot_be_compared_is_refused(carry: Carry, settings: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        carry(PROBE, f"repeat: {{times: 1, {settings}, steps: [{LABEL}]}}")
+        carry(PROBE, f"repeat: {{times: 1, {settings}, steps: [{LABEL}, {PROBE}]}}")
 
 
 def test_a_comparison_takes_validation_images(carry: Carry) -> None:
     table = image_table().with_columns(split=pl.lit("train"))
-    plan = f"repeat: {{times: 1, only_if_better: true, steps: [{LABEL}]}}"
+    plan = f"repeat: {{times: 1, only_if_better: true, steps: [{LABEL}, {PROBE}]}}"
     with pytest.raises(DataError, match=r"repeat: only_if_better compares validation metrics.* Raise split\.val"):
         carry(PROBE, plan, table=table, heads=", split: {val: 0}")

@@ -137,7 +137,7 @@ def test_without_a_gain_they_are_left_out_and_that_is_said(
     found: Any, kept: bool, made_up: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synthesize, "mean_gain", lambda pairs, metric: found)
-    run = made_up(f"classes: [blue], count: 2, fit: {FIT}, seeds: 1", after="calibrate")
+    run = made_up(f"classes: [blue], count: 2, fit: {FIT}, seeds: 1", after="probe: {size: 32}")
     assert step(run)["details"]["kept"] is kept
     assert len(Ledger.read(run.folder / "ledger.csv").edits()) == (2 if kept else 0)
     lines = [json.loads(line)["line"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
