@@ -507,8 +507,8 @@ PROBE, FIT, DROP = "probe: {size: 64}", "fit: {size: 64, epochs: 1}", "clean_lab
             (FIT, f"repeat: {{times: 1, steps: [{PROBE}, {DROP}]}}"),
             "steps.1.repeat.steps.1.clean_labels changes labels",
         ),
-        (("pseudo_label", FIT), "steps.0.pseudo_label changes or asks a model, and there is no model yet"),
-        (("tune_thresholds",), "steps.0.tune_thresholds changes or asks a model"),
+        (("pseudo_label", FIT), "steps.0.pseudo_label: there is no model yet"),
+        (("tune_thresholds",), "steps.0.tune_thresholds: there is no model yet"),
         ((FIT, "calibrate", "clean_labels", FIT), "steps.1.calibrate changes a model that the fit after it replaces"),
         (
             (FIT, "repeat: {times: 3, steps: [clean_labels]}"),

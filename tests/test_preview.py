@@ -287,7 +287,7 @@ def test_an_image_that_cannot_be_read_is_in_no_sheet(
 @pytest.mark.parametrize("step", ["pseudo_label", "rebalance_head", "calibrate", "tune_thresholds"])
 def test_a_step_without_a_model_before_it_is_refused(step: str, tiny_plan: Callable[..., str], many: Path) -> None:
     Path("plan.yaml").write_text(tiny_plan(step, PROBE, data=f"folder: {many}"))
-    refused(invoke("plan.yaml"), f"01-{step}: there is no model yet. Put a probe or a fit before it.")
+    refused(invoke("plan.yaml"), f"steps.0.{step}: there is no model yet. Put a probe or a fit before it.")
 
 
 def test_what_would_stop_the_run_is_refused(tiny_plan: Callable[..., str], colours: Path) -> None:

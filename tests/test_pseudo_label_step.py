@@ -162,7 +162,7 @@ def test_everything_unlabelled_under_a_head_is_refused(carry: Carry) -> None:
 def test_it_takes_a_model(carry: Carry) -> None:
     with pytest.raises(
         PlanError,
-        match=r"pseudo_label changes or asks a model, and there is no model yet\. Put a probe or a fit before it",
+        match=r"pseudo_label: there is no model yet\. Put a probe or a fit before it",
     ):
         carry(LABEL, PROBE)
 

@@ -138,7 +138,7 @@ def without_effect(
                 at, f"changes labels, and no step after it learns from them. Put a probe or a fit after it{instead}."
             )
         if kind.needs_model and not model_before:
-            yield Problem(at, "changes or asks a model, and there is no model yet. Put a probe or a fit before it.")
+            yield Problem(at, ": there is no model yet. Put a probe or a fit before it.")
         elif step.kind in RULES and (other := _replaced_by(after)):
             yield Problem(
                 at, f"changes a model that the {other} after it replaces by a new one. Put it after the {other}."
