@@ -1,4 +1,4 @@
-"""What sampling, class weights and augmentation by class gain for the weakest class of plain fine-tuning.
+"""What sampling, class weights, CutMix and augmentation by class gain for the weakest class of plain fine-tuning.
 
     python -m benchmarks.imbalanced DATA [--seeds 0 1 2] [--epochs 4] [--size 128]
 
@@ -34,6 +34,9 @@ FITS: dict[str, Callable[[str], Record]] = {
     "class weights, inverse": lambda weakest: {"class_weights": "inverse", **PRIOR},
     "oversampling": lambda weakest: {"sampling": "oversample", **PRIOR},
     "oversampling, answers by the data's shares": lambda weakest: {"sampling": "oversample"},
+    "CutMix": lambda weakest: {"mix": {"cutmix": 1.0}},
+    "CutMix on half of each batch": lambda weakest: {"mix": {"cutmix": 1.0, "share": 0.5}},
+    "the same, patches of 0.1 to 0.5": lambda weakest: {"mix": {"cutmix": 1.0, "share": 0.5, "patch": [0.1, 0.5]}},
 }  # fmt: skip
 """From the weakest class to the settings of the fit."""
 HEADER = "| way | recall of it | macro F1 | recall gained | macro F1 gained | images an epoch | seconds |"
