@@ -47,10 +47,12 @@ class Runs(ModuleType):
         if self.error is not None:
             raise self.error
         progress.end()
-        return SimpleNamespace(folder=settings["run"], metrics=RUN_RECORD)
+        return self.load(settings["run"])
 
     def load(self, folder: Path) -> Any:
-        return SimpleNamespace(folder=folder, metrics=RUN_RECORD)
+        handed_on = {"step": "01-probe", "better": None, "difference": None}
+        record = SimpleNamespace(handed_on=handed_on, alarms=(), before=None, suspects=None)
+        return SimpleNamespace(folder=folder, metrics=RUN_RECORD, record=record)
 
     def evaluate(self, run: Any, samples: Any, *, tta: Any, strict: bool, progress: Any) -> Any:
         beside = {"tta": {"plain": SCORES, "gain": METRICS, "seconds": {"plain": 1.0, "tta": 2.0}}}
