@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import assay
 from assay import cli
 from assay.errors import RunError
+from assay.export.submissions import note_submission, set_score, submissions_of
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
@@ -52,7 +53,8 @@ def train(folder: Path, data: str, *steps: str) -> Path:
 def page(run: Path, settings: MapSettings = NO_MAP) -> str:
     text = write_report(run, settings=settings).read_text(encoding="utf-8")
     assert re.findall(r'<section id="(\w+)"', text) == SECTIONS
-    assert [name for name in re.findall(r'<div id="([\w-]+)" class="part', text) if name != "synthetic"] == PARTS
+    parts = re.findall(r'<div id="([\w-]+)" class="part', text)
+    assert [name for name in parts if name not in ("synthetic", "submissions")] == PARTS
     return text
 
 
@@ -218,6 +220,21 @@ def test_the_command_writes_the_page_again(run: Path) -> None:
     )
     assert found.exit_code == 0, found.output
     assert "20 of 45 images" in " ".join((run / "report.html").read_text(encoding="utf-8").split())
+
+
+def test_what_was_handed_in_of_the_runs_of_a_project(run: Path) -> None:
+    assert "What was handed in" not in page(run)
+    other = Path(shutil.copytree(run, run.parent / "other"))
+    (run.parent / "answer.csv").write_text("image,label\n")
+    for folder in (run, other):
+        note_submission(folder, run.parent / "answer.csv", images=3, form="table")
+    set_score(submissions_of([other]), "answer.csv", 0.7002)
+    table = page(run).partition("What was handed in")[2].partition("</table>")[0]
+    assert re.findall(r"<td>(run|other)</td><td>(answer.csv)", table) == [
+        ("run", "answer.csv"),
+        ("other", "answer.csv"),
+    ]
+    assert "0.7002" in table
 
 
 def test_no_errors_at_all(run: Path) -> None:

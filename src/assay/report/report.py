@@ -88,6 +88,7 @@ def write_report(
         "explanations": explanations(run),
         "machine": reproduce.machine(run),
         "reproduce": reproduce.commands(run),
+        "submissions": reproduce.submissions(run),
         "neighbours": nearest,
         "map": drawn,
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
+from assay.export.submissions import submissions_of
+from assay.files import RunFolder
 from assay.messages import either, plain
 from assay.models.backbones import stages
 from assay.models.combiners import MeanCombiner
 from assay.models.ensemble import Ensemble, Model, load_model
-from assay.models.trained_model import TrainedModel
+from assay.models.trained_model import TrainedModel, read_description
 from assay.models.tree import Tree
 from assay.run.contents import RunContents
 
@@ -101,3 +104,25 @@ def commands(run: RunContents) -> dict[str, object]:
         "edits": len(run.ledger.entries),
         "packages": {name: version for name, version in run.environment.get("packages", {}).items() if version},
     }
+
+
+def submissions(run: RunContents) -> list[dict[str, object]]:
+    """Return what was handed in from this run and from runs beside it with the same heads, oldest first."""
+    heads = run.samples.space.to_json()
+    beside = [run.folder, *(path.parent for path in sorted(run.folder.absolute().parent.glob("*/submissions.csv")))]
+    alike = {folder.resolve(): folder for folder in beside if heads == _heads(folder)}
+    return [
+        {
+            "run": plain(logged.run.name),
+            "file": plain(Path(logged.submission.file).name),
+            **{key: getattr(logged.submission, key) for key in ("date", "images", "bytes", "score", "chosen", "state")},
+            "sha256": logged.submission.sha256[:8],
+        }
+        for logged in submissions_of(list(alike.values()))
+    ]
+
+
+def _heads(folder: Path) -> object:
+    """Return the heads of a run's model as JSON; None where it has none."""
+    paths = RunFolder(folder)
+    return read_description(paths.model.path)["heads"] if paths.plan.exists() and paths.model.spec.exists() else None
