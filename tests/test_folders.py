@@ -92,6 +92,14 @@ def test_splits_beside_classes_are_refused(tmp_path: Path) -> None:
         read_folder(put(tmp_path, "train/1.jpg", "test1/2.jpg", "cat/3.jpg", "dog/4.jpg"))
 
 
+@pytest.mark.parametrize("names", [("train", "test"), ("test1", "test2")])
+def test_folders_named_as_splits_may_be_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    put(tmp_path, *(f"{name}/1.jpg" for name in names))
+    with pytest.raises(DataError, match=r'If these folders are classes: data: \{names: "\{class\}/\{_\}"'):
+        read_folder(tmp_path)
+    assert read_whole(DataSettings(names="{class}/{_}", root=tmp_path), base=tmp_path).space["label"].size == 2
+
+
 @pytest.mark.parametrize("above", ["photos", "a/photos", "photos/train"])
 def test_a_folder_too_many_names_the_inner_one(tmp_path: Path, above: str) -> None:
     put(tmp_path, f"{above}/cat/1.jpg", f"{above}/dog/2.jpg", "README.txt", "__MACOSX/photos/._1.jpg")

@@ -49,6 +49,9 @@ FILES = ("img/3/000123.png", "img/3/000124.png", "img/4/7.JPG")
         ("/data/local-files/?d=img/3/000123.png", "img/3/000123.png"),
         ("http://host.org/other/000123", "img/3/000123.png"),
         ("../3/000123.png", "img/3/000123.png"),
+        ("~/pets/3/000123.png", "img/3/000123.png"),
+        ("000123.png?token=1&dl=0", "img/3/000123.png"),
+        ("/data/upload/9/0f1e2d3c-000123.png", "img/3/000123.png"),
         ("'img/3/000123.png'", "img/3/000123.png"),
         ('"000123.png"', "img/3/000123.png"),
         (" img/3/000123.png\u200b", "img/3/000123.png"),
@@ -133,6 +136,8 @@ def test_a_path_that_leaves_the_folder_is_refused_whatever_lies_there(tmp_path: 
     put(tmp_path, "away.jpg")
     with pytest.raises(DataError, match=r"line 3: '\.\./away\.jpg' leaves the data folder"):
         read_named(tmp_path, "1.jpg", "../away.jpg", files=("1.jpg",), root="data")
+    with pytest.raises(DataError, match=r"line 3: '\.\./away\.jpg' leaves the data folder"):
+        read_named(tmp_path, "1.jpg", "../away.jpg", files=("1.jpg", "away.jpg"), root="data")
 
 
 PART = st.text(string.ascii_letters + string.digits + " é_-", min_size=1, max_size=6).filter(

@@ -210,7 +210,7 @@ def test_tags_in_another_spelling_are_those_of_the_model() -> None:
     [
         ("catt", "Did you mean 'cat'? `merge: {catt: cat}` under `data`."),
         ("?", 'If the label is not known: `missing: ["?"]` under `data`.'),
-        ("zebra", "Else remove those images, or train with that class."),
+        ("zebra", " Remove those images, or train with that class."),
     ],
 )
 def test_a_class_that_the_model_lacks_comes_with_a_way_out(name: str, hint: str) -> None:

@@ -138,7 +138,14 @@ def test_notes_are_bounded(tmp_path: Path) -> None:
     pairs = [name for i in range(40) for name in (f"class {i}", f"Class {i}")]
     notes = read_labels(tmp_path, *pairs, *pairs).notes
     assert len(notes) < 20
-    assert any("28 more groups of classes look alike" in note for note in notes)
+    (note,) = notes[-1:]
+    assert "'Class 5'" in note
+    assert "and 34 more groups differ only in case, and each is a class. One class: `merge: case`" in note
+
+
+def test_blanks_at_the_ends_of_a_class_are_named(tmp_path: Path) -> None:
+    (note,) = (note for note in read_labels(tmp_path, " cat", "dog\u200b", "red owl").notes if "merge" in note)
+    assert note.startswith("label: ' cat', 'dog\\u200b' begin or end with a blank or an invisible character.")
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

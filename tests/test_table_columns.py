@@ -142,6 +142,12 @@ def test_several_tags_in_a_cell_are_a_question(tmp_path: Path, name: str, cells:
     assert read_columns(tmp_path, {name: cells}, heads=one).space[name].size == len(cells)
 
 
+def test_ids_of_classes_are_offered_as_tags(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="None seems to") as raised:
+        read_columns(tmp_path, {"attribute_ids": ["147 616", "616 9", "9"]})
+    assert answers_of(str(raised.value))[0] == {"attribute_ids": {"column": "attribute_ids", "separator": " "}}
+
+
 @pytest.mark.parametrize("cells", [["red oak", "white oak", "beech"], ["Acer, L.", "Quercus, L."], ["a-b", "a"]])
 def test_ordinary_classes_are_no_tags(tmp_path: Path, cells: list[str]) -> None:
     assert read_columns(tmp_path, {"label": cells}).space["label"].size == len(cells)

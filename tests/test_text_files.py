@@ -74,6 +74,23 @@ def test_the_usual_delimiters_are_seen_and_named(tmp_path: Path, text: str, said
     assert any(said in note for note in samples.notes)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1.jpg,a\n2.jpg,b\n", r"line 1: '1\.jpg' is an image, where the names"),
+        ("1.jpg,0,0\n2.jpg,0,1\n", r"line 1: '1\.jpg' is an image"),
+        ("1,a\n2,b\n", "If the first line is data, write the names"),
+        ("1.jpg a\n2.jpg b\n", "If they are parted by ' ', say so with `delimiter`"),
+        ("# of May\nimage,label\n1.jpg,a\n", "line 1: '# of May' is one cell, and the next row has 2"),
+        ("image,label\n", "has no rows below the names"),
+        ("image,label\n7,a\n", r"There are images such as '1\.jpg'"),
+    ],
+)
+def test_a_table_without_its_first_line_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_bytes(tmp_path, text.encode())
+
+
 def test_a_line_is_counted_below_one_that_names_the_delimiter(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 4: names no image"):
         read_bytes(tmp_path, b"sep=;\nimage;label\n1.jpg;a\n;b\n")

@@ -57,8 +57,9 @@ def notes(headers: Sequence[frozenset[Trait]], levels: Levels | None, *, measure
         else:
             source = f"measured on {measured:,} of them" if measured else "as data.levels says"
         rest = f" The other {len(headers) - deep:,} are read as they are." if deep < len(headers) else ""
+        images = "image has" if deep == 1 else "images have"
         yield (
-            f"{deep:,} images have more than 8 bits a channel: their values from {low:,g} to {high:,g} become black to "
+            f"{deep:,} {images} more than 8 bits a channel: their values from {low:,g} to {high:,g} become black to "
             f"white ({source}). Other values: data.levels: [BLACK, WHITE].{rest}"
         )
     if pages := counts["pages"]:

@@ -29,6 +29,9 @@ Merge = Annotated[
 MOST_NOTES = 12
 """Notes on names that look alike, of one head."""
 
+MOST_ALIKE = 6
+"""Groups of such names in one note."""
+
 UNKNOWN_WORDS = frozenset({
     "nan", "-nan", "null", "nil", "none", "n/a", "na", "n.a.", "n.a", "#n/a", "#na", "<na>", "<nan>", "nat", "-1",
     "unknown", "unk", "undefined", "unspecified", "undetermined", "unidentified", "unsure", "uncertain", "missing",
@@ -168,13 +171,26 @@ def spelling_notes(head: str, counts: Mapping[str, int], missing: Sequence[str])
     """
     notes = []
     groups = alike(counts)
-    for group in groups[:MOST_NOTES]:
-        why, merge = merge_of(group)
-        listed = _listed([_described(name, group, counts[name]) for name in group], last="and")
-        count = {2: "two", 3: "three"}.get(len(group), str(len(group)))
-        notes.append(f"{head}: {listed} {why} and are {count} classes. One class: `merge: {merge}` under `data`.")
-    if len(groups) > MOST_NOTES:
-        notes.append(f"{head}: {len(groups) - MOST_NOTES} more groups of classes look alike.")
+    by_way: dict[tuple[str, str], list[list[str]]] = defaultdict(list)
+    for group in groups:
+        by_way[merge_of(group)].append(group)
+    for (why, merge), same in list(by_way.items())[:MOST_NOTES]:
+        listed = [_listed([_described(name, group, counts[name]) for name in group], last="and") for group in same]
+        count = {2: "two", 3: "three"}.get(len(same[0]), str(len(same[0])))
+        are = f"{why} and are {count} classes" if len(same) == 1 else f"{why}, and each is a class"
+        more = f"; and {len(same) - MOST_ALIKE} more groups" if len(same) > MOST_ALIKE else ""
+        way = f"One class: `merge: {merge}` under `data`."
+        notes.append(f"{head}: {'; '.join(listed[:MOST_ALIKE])}{more} {are}. {way}")
+    if len(by_way) > MOST_NOTES:
+        notes.append(f"{head}: {sum(map(len, list(by_way.values())[MOST_NOTES:]))} more groups of classes look alike.")
+    alone = set(counts).difference(*groups)
+    edged = [name for name in counts if name in alone and name != _without_edges(name)]
+    if edged:
+        listed_names = _listed([_quoted(name) for name in edged])
+        notes.append(
+            f"{head}: {listed_names} {'begins or ends' if len(edged) == 1 else 'begin or end'} with a blank or an "
+            "invisible character. Without: `merge: nfkc` under `data`."
+        )
     words = [name for name in counts if means_unknown(name)]
     if words:
         listed = _listed([_described(name, [name], counts[name]) for name in words[:MOST_NOTES]], last="and")
@@ -182,6 +198,12 @@ def spelling_notes(head: str, counts: Mapping[str, int], missing: Sequence[str])
         learnt = "is learnt as a class" if len(words) == 1 else "are learnt as classes"
         notes.append(f"{head}: {listed} {learnt}. Where the label is not known: `missing: [{value}]` under `data`.")
     return notes
+
+
+def _without_edges(name: str) -> str:
+    """Return a name without blanks and format characters at its ends."""
+    visible = [place for place, letter in enumerate(name) if letter.strip() and unicodedata.category(letter) != "Cf"]
+    return name[visible[0] : visible[-1] + 1] if visible else name
 
 
 def means_unknown(name: str) -> bool:

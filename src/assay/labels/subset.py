@@ -114,9 +114,10 @@ def _no_class_message(head: Head, lost: Sequence[str]) -> str:
     unknown = [name for name in lost if means_unknown(name)]
     if unknown:
         hint += f" If the label is not known: `missing: [{', '.join(map(yaml_text, unknown))}]` under `data`."
+    rest = "Else remove" if hint else "Remove"
     return (
         f"{head.name}: {quoted(lost)} is no class of this model, which knows {', '.join(head.classes[:20])}.{hint} "
-        "Else remove those images, or train with that class."
+        f"{rest} those images, or train with that class."
     )
 
 

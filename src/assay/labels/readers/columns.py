@@ -126,7 +126,8 @@ def name_column(rows: Rows, given: str | None) -> tuple[str, list[str]]:
     several = f" {quoted(like)} hold file names." if like else ""
     raise DataError(
         f"{printable(rows.source)}: which column names the images?{several} {rows.listed()} "
-        f"Name it with `image` under `data` (--set data.image=NAME, --image NAME), or call it {IMAGE_NAMES[0]!r}."
+        f"Name it with `image` under `data` (--set data.image=NAME, --image NAME), or call it {IMAGE_NAMES[0]!r}. "
+        "If the first line is data, write the names of the columns above it."
     )
 
 

@@ -216,6 +216,8 @@ def _refuse_loose(folder: Path, tree: Tree, layout: _Layout) -> None:
     by_name = (
         f' Or their names tell the class: data: {{names: "{pattern}", root: {printable(folder)}}}.' if pattern else ""
     )
+    if layout.depth and not pattern and len(layout.splits) > 1 and all(path.count("/") == 1 for path in tree.images):
+        by_name = f' If these folders are classes: data: {{names: "{{class}}/{{_}}", root: {printable(folder)}}}.'
     raise DataError(
         f"{printable(folder)}: {len(loose)} images lie {where}, the first {printable(loose[0])!r}. "
         "Put each in a folder named after its class, those without a label in unlabelled/, or give a table "

@@ -42,12 +42,13 @@ class Wanted:
     def of(cell: str) -> Wanted:
         """Parse a cell: quotes, a scheme, a server, a drive, backslashes and `..` are taken off."""
         text, foreign = cell.strip(NEEDLESS), False
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) or (text.startswith("/") and "?" in text):
+        queried = "?" in text and (text.startswith("/") or is_image(text.partition("?")[0]))
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) or queried:
             foreign, text = True, _path_of_address(text)
         elif "%" in text and "/" in text and text.startswith("/"):
             text = unquote(text)  # as exported by programs that serve their files
         text = text.replace("\\", "/")
-        foreign = foreign or text.startswith("/") or re.match(r"[A-Za-z]:/", text) is not None
+        foreign = foreign or text.startswith(("/", "~/")) or re.match(r"[A-Za-z]:/", text) is not None
         path = posixpath.normpath("/" + re.sub(r"^[A-Za-z]:(?=/)", "", text))
         return Wanted(tuple(part for part in path.split("/") if part), foreign)
 
@@ -90,6 +91,11 @@ def _number(name: str) -> str | None:
     return match[1] if match else None
 
 
+def _without_prefix(name: str) -> str | None:
+    match = re.fullmatch(r"[0-9a-f]{8}-(.+)", name)
+    return match[1] if match else None
+
+
 def _folded(key: Callable[[str], str | None]) -> Callable[[str], str | None]:
     def of(name: str) -> str | None:
         value = key(name)
@@ -103,6 +109,7 @@ LEVELS = (
     Level("without the ending", _stem_of_cell, _stem),
     Level("in another case or Unicode form", folded, folded, loose=True),
     Level("without the ending and in another case or Unicode form", _folded(_stem_of_cell), _folded(_stem), loose=True),
+    Level("without the prefix of an upload to Label Studio", _without_prefix, str),
     Level("by their number", _number, lambda name: _number(_stem(name) or ""), loose=True),
 )
 """From strict to loose; the first that has a match counts."""
@@ -209,8 +216,8 @@ def locate(rows: Rows, cells: Sequence[str], root: Path) -> tuple[list[Location]
         matches |= {cell: match for cell, match in alone.items() if match is not None}
     chosen = _chosen(rows, cells, pending, wanted, matches)
     for row, refusal in leaving.items():
-        foreign = wanted[cells[row]].foreign and any(wanted[cell].foreign for cell in chosen)
-        if cells[row] not in chosen and (not foreign or os.path.lexists(os.path.join(safe.root, cells[row]))):
+        foreign, is_there = wanted[cells[row]].foreign, os.path.lexists(os.path.join(safe.root, cells[row]))
+        if (is_there and not foreign) or (cells[row] not in chosen and (is_there or not foreign)):
             raise DataError(f"{rows.at(row)}: {refusal}") from refusal
     for row in pending:
         if cells[row] in chosen:

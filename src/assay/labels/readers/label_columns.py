@@ -90,7 +90,7 @@ class Cells:
             return None
         if self.values and all(re.fullmatch(r"\[.*\]", value, re.DOTALL) for value in self.values):
             return JSON
-        for mark in SEPARATORS if bare(self.name) in TAG_NAMES else SEPARATORS[:-1]:
+        for mark in SEPARATORS if _holds_tags(self.name) else SEPARATORS[:-1]:
             parts = [[part.strip() for part in value.split(mark) if part.strip()] for value in self.values]
             several = sum(len(part) > 1 for part in parts)
             distinct = {part for cell in parts for part in cell}
@@ -160,6 +160,10 @@ def tag_notes(rows: Rows, heads: Mapping[str, HeadColumns]) -> list[str]:
 def _is_label_name(name: str, beside: Sequence[str]) -> bool:
     coordinate = bare(name) == "y" and any(bare(other) == "x" for other in beside)
     return bare(name) in LABEL_NAMES and not coordinate
+
+
+def _holds_tags(name: str) -> bool:
+    return bare(name) in TAG_NAMES or bare(name).endswith("ids")
 
 
 def bare(name: str) -> str:
@@ -255,7 +259,7 @@ def _question(rows: Rows, columns: Sequence[Cells], reasons: Mapping[str, str]) 
         return f"{source}: has no label column. Add one. {rows.listed()}"
     if all(cells.name in reasons for cells in columns):
         listed = ", ".join(f"'{plain(cells.name)}' ({reasons[cells.name]})" for cells in columns[:MOST_LISTED])
-        answer = _answers([({columns[0].name: HeadColumns(column=columns[0].name)}, "or another column")])
+        answer = _answers([({columns[0].name: _head(columns[0])}, "or another column")])
         return f"{source}: which column holds the labels? None seems to: {listed}. {answer}"
     flags = [cells.name for cells in columns if cells.is_flag]
     answers: list[tuple[Mapping[str, HeadColumns], str]] = []

@@ -59,7 +59,7 @@ class Rows:
         columns = self.frame.columns
         more = f" and {len(columns) - MOST_LISTED:,} more" if len(columns) > MOST_LISTED else ""
         text = f"Its columns are {', '.join(map(repr, columns[:MOST_LISTED]))}{more}."
-        strange = next((mark for mark in ";\t|," if len(columns) == 1 and mark in columns[0]), None)
+        strange = next((mark for mark in ";\t|, " if len(columns) == 1 and mark in columns[0]), None)
         return text + (f" If they are parted by {strange!r}, say so with `delimiter`." if strange else "")
 
 
@@ -92,7 +92,8 @@ def _rows_of(path: Path, rows: list[list[str]], lines: list[int], table: TextTab
     name = printable(path)
     if not rows:
         raise DataError(f"{name}: is empty. Its first line must name the columns.")
-    header, lines = [cell.strip() for cell in rows[0]], lines[1:]
+    header, start, lines = [cell.strip() for cell in rows[0]], lines[0], lines[1:]
+    _require_header(f"{name}, line {start}", header, rows[1:2])
     twice = sorted(column for column, count in Counter(header).items() if column and count > 1)
     if twice:
         raise DataError(f"{name}, line 1: the column {twice[0]!r} occurs twice. Rename one.")
@@ -108,6 +109,22 @@ def _rows_of(path: Path, rows: list[list[str]], lines: list[int], table: TextTab
     tidy, count = _blank_to_null(pl.DataFrame([cells_of])).to_series(), len(lines)
     columns = [tidy.slice(k * count, count).alias(name) for k, name in enumerate(header) if name]
     return Rows(path, pl.DataFrame(columns), lines, "line", table.notes)
+
+
+def _require_header(where: str, header: Sequence[str], following: Sequence[Sequence[str]]) -> None:
+    """Raise DataError where the first row, at `where`, is one of data, or a line of text above the table."""
+    for cells in following:
+        if len(header) == 1 < len(cells):
+            raise DataError(
+                f"{where}: {header[0][:60]!r} is one cell, and the next row has {len(cells)}. The first row must name "
+                "the columns: remove what stands above it."
+            )
+        image = next((one for one, other in zip(header, cells, strict=False) if is_image(one) and is_image(other)), "")
+        if image:
+            raise DataError(
+                f"{where}: {image!r} is an image, where the names of the columns belong. Write a line of names above "
+                "it, such as image,label."
+            )
 
 
 def _read_parquet(path: Path) -> Rows:
