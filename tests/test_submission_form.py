@@ -273,6 +273,7 @@ def test_a_table_may_name_a_image_twice_and_the_sample_once(out: Path) -> None:
     [
         (ANIMALS, "id,label\n1,\n3,\n", r"sample\.csv, line 3: '3' \(column 'id'\) is none of the 2 images"),
         (ANIMALS, "id,label\n1,\n,x\n", r"line 3: column 'id' is blank"),
+        (ANIMALS, "Id,x\n7_cat,1\n7_dog,1\n8_cat,1\n", "none of its columns has the names .* 'Id' has '7_cat'"),
         (ANIMALS, "id,label\n1,\n1.jpg,\n", r"line 3: '1\.jpg' is the image of line 2 already"),
         (ANIMALS, "id,label\n1,\n", r"no row for 1 of the 2 images \('b/2\.png'\)"),
         (ANIMALS, "id,cat,dgo\n1,,\n2,,\n", r"line 1: column 'dgo' is nothing that the model answers.*mean 'dog'"),

@@ -175,20 +175,20 @@ def spelling_notes(head: str, counts: Mapping[str, int], missing: Sequence[str])
     for group in groups:
         by_way[merge_of(group)].append(group)
     for (why, merge), same in list(by_way.items())[:MOST_NOTES]:
-        listed = [_listed([_described(name, group, counts[name]) for name in group], last="and") for group in same]
+        each = [_listed([_described(name, group, counts[name]) for name in group], last="and") for group in same]
         count = {2: "two", 3: "three"}.get(len(same[0]), str(len(same[0])))
         are = f"{why} and are {count} classes" if len(same) == 1 else f"{why}, and each is a class"
         more = f"; and {len(same) - MOST_ALIKE} more groups" if len(same) > MOST_ALIKE else ""
         way = f"One class: `merge: {merge}` under `data`."
-        notes.append(f"{head}: {'; '.join(listed[:MOST_ALIKE])}{more} {are}. {way}")
+        notes.append(f"{head}: {'; '.join(each[:MOST_ALIKE])}{more} {are}. {way}")
     if len(by_way) > MOST_NOTES:
         notes.append(f"{head}: {sum(map(len, list(by_way.values())[MOST_NOTES:]))} more groups of classes look alike.")
     alone = set(counts).difference(*groups)
     edged = [name for name in counts if name in alone and name != _without_edges(name)]
     if edged:
-        listed_names = _listed([_quoted(name) for name in edged])
+        listed = _listed([_quoted(name) for name in edged])
         notes.append(
-            f"{head}: {listed_names} {'begins or ends' if len(edged) == 1 else 'begin or end'} with a blank or an "
+            f"{head}: {listed} {'begins or ends' if len(edged) == 1 else 'begin or end'} with a blank or an "
             "invisible character. Without: `merge: nfkc` under `data`."
         )
     words = [name for name in counts if means_unknown(name)]
