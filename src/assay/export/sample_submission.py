@@ -209,8 +209,8 @@ class _ImageIndex:
 
     def count(self, cells: Iterable[str]) -> int:
         """Return how many images these cells name unambiguously; 0 where they do not differ as ids do."""
-        found = [images[0] for cell in cells if len(images := self.find(cell)) == 1]
-        return len(set(found)) if 2 * len(set(found)) >= len(found) else 0
+        named = [images[0] for cell in cells if len(images := self.find(cell)) == 1]
+        return len(set(named)) if 2 * len(set(named)) >= len(named) else 0
 
 
 def _class_names(space: LabelSpace) -> dict[str, tuple[Head, int]]:

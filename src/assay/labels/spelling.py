@@ -202,7 +202,7 @@ def spelling_notes(head: str, counts: Mapping[str, int], missing: Sequence[str])
 
 def _without_edges(name: str) -> str:
     """Return a name without blanks and format characters at its ends."""
-    visible = [place for place, letter in enumerate(name) if letter.strip() and unicodedata.category(letter) != "Cf"]
+    visible = [k for k, letter in enumerate(name) if letter.strip() and unicodedata.category(letter) != "Cf"]
     return name[visible[0] : visible[-1] + 1] if visible else name
 
 
