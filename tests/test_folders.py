@@ -14,6 +14,7 @@ from assay.errors import DataError
 from assay.labels.readers.folder import split_of
 from assay.labels.readers.read import DataSettings, find_images, find_other_files, read, read_whole
 from assay.labels.samples import Samples
+from assay.plan.plan import from_source
 from factories import put
 
 
@@ -92,6 +93,39 @@ def test_splits_beside_classes_are_refused(tmp_path: Path) -> None:
         read_folder(put(tmp_path, "train/1.jpg", "test1/2.jpg", "cat/3.jpg", "dog/4.jpg"))
 
 
+def test_splits_by_the_end_of_their_names(tmp_path: Path) -> None:
+    samples = read_folder(put(tmp_path, "seg_train/cat/1.jpg", "seg_train/dog/2.jpg", "seg_test/cat/3.jpg"))
+    assert samples.space["label"].classes == ("cat", "dog")
+    assert splits(samples)["seg_test/cat/3.jpg"] == "test"
+    put(tmp_path, "seg_pred/4.jpg")
+    with pytest.raises(DataError, match=r"'seg_pred' stands beside them.*move other folders away"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("lower", ["unknown", "test", "x/y"])
+def test_a_test_folder_of_no_class_that_is_learnt_is_not_used(tmp_path: Path, lower: str) -> None:
+    samples = read_folder(put(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", f"test/{lower}/3.jpg"))
+    assert samples.space["label"].classes == ("cat", "dog")
+    assert "no class of the training folder" in note_of(samples, "1 images of 'test'")
+
+
+@pytest.mark.parametrize("tops", [("fold1", "fold2", "fold3"), ("2021", "2022"), ("Images", "masks")])
+def test_folders_that_hold_the_same_folders_are_a_question(tmp_path: Path, tops: tuple[str, ...]) -> None:
+    put(tmp_path, *(f"{top}/{name}/{top}.jpg" for top in tops for name in ("cat", "dog")))
+    with pytest.raises(DataError, match="so which are the classes") as raised:
+        read_folder(tmp_path)
+    patterns = re.findall(r'names: "(.*?)"', str(raised.value))
+    classes = [
+        read_whole(DataSettings(names=pattern, root=tmp_path), base=tmp_path).space["label"] for pattern in patterns
+    ]
+    assert [set(head.classes) for head in classes] == [{"cat", "dog"}, set(tops)]
+
+
+def test_classes_of_numbers_may_hold_folders(tmp_path: Path) -> None:
+    samples = read_folder(put(tmp_path, "1/ann/1.jpg", "1/bob/2.jpg", "2/ann/3.jpg", "2/eve/4.jpg"))
+    assert samples.space["label"].classes == ("1", "2")
+
+
 @pytest.mark.parametrize("names", [("train", "test"), ("test1", "test2")])
 def test_folders_named_as_splits_may_be_classes(tmp_path: Path, names: tuple[str, str]) -> None:
     put(tmp_path, *(f"{name}/1.jpg" for name in names))
@@ -166,6 +200,8 @@ LABEL_FILES = {
     "via.json": (json.dumps({"1.jpg12": {"filename": "1.jpg", "regions": [], "file_attributes": {}}}), "VIA"),
     "via.csv": ("filename,file_attributes,region_attributes\n1.jpg,{},{}\n", "VIA"),
     "studio.json": (json.dumps([{"annotations": [], "data": {"image": "1.jpg"}}]), "Label Studio.*Export as CSV"),
+    "fiftyone.json": (json.dumps({"classes": ["cat"], "labels": {"1": 0}}), "FiftyOne labels.*CSVDataset"),
+    "train.txt": ("cat/1.jpg 0\ndog/2.jpg 1\n", 'a list of images with their classes.*separator=" ".*assay train'),
     "labelme.json": (json.dumps({"shapes": [], "imagePath": "1.jpg"}), "LabelMe"),
     "cvat.xml": ("<?xml version='1.0'?><annotations><meta/><image id='0'/></annotations>", "CVAT.*ImageNet"),
     "voc.xml": ("<annotation><filename>1.jpg</filename><object><name>x</name></object></annotation>", "Pascal VOC"),
@@ -181,6 +217,15 @@ def test_label_files_of_other_programs_are_named_with_the_way(tmp_path: Path, na
     (put(tmp_path, "cat/1.jpg", "dog/2.jpg") / name).write_text(text)
     samples = read_folder(tmp_path)
     assert re.search(expected, "\n".join(samples.notes)), samples.notes
+
+
+def test_a_label_file_that_is_given_alone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("1.jpg;cat\n2.jpg;dog\n")
+    (tmp_path / "data.yaml").write_text("train: a\nval: b\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match=r"train\.txt: holds a list of images with their classes.*separator=.*;"):
+        from_source(tmp_path / "train.txt")
+    with pytest.raises(DataError, match=r"data\.yaml: holds the description of a YOLO data set"):
+        from_source(tmp_path / "data.yaml")
 
 
 def test_label_files_are_named_where_a_folder_cannot_be_read(tmp_path: Path) -> None:

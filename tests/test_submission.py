@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -71,6 +71,13 @@ def test_an_unreadable_image_has_a_row_that_says_so(tmp_path: Path) -> None:
     assert text_of(tmp_path / "x.csv").splitlines()[2] == "bad,,,,,,empty file (0 bytes)"
 
 
+def test_a_table_without_any_answer_is_not_written(tmp_path: Path) -> None:
+    chunk = predictions(["bad"], [[np.nan] * 3], bad="empty file (0 bytes)")
+    with pytest.raises(DataError, match="none of the 1 images could be read"):
+        write_predictions([chunk], tmp_path / "x.csv", layout(ANIMALS))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_answers_nan_is_an_error_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"a\.jpg: the model answers with no number"):
         write_predictions([predictions(["a.jpg"], [[np.nan] * 3])], tmp_path / "x.csv", layout(ANIMALS))
@@ -121,6 +128,7 @@ def test_any_name_and_every_digit_read_back_the_same(
     space = LabelSpace((Head("h", tuple(names)),))
     values = [[p if place == 0 else (1 - p) / 2 for place in range(len(names))] for _, p, _ in rows]
     unreadable = {name: reason for name, _, reason in rows if reason is not None}
+    assume(len(unreadable) < max(len(rows), 1))
     chunk = predictions([name for name, _, _ in rows], values, space, **unreadable)
     out = tmp_path / f"x.{ending}"
     assert write_predictions([chunk], out, layout(space)) == len(rows)
@@ -270,6 +278,9 @@ def test_json_names_what_was_written_and_a_model_taken_elsewhere_notes_nothing(h
         "columns": ["image", "label"],
         "images": 2,
         "unreadable": {},
+        "unreadable_by_reason": [],
+        "left_out": [],
+        "notes": [],
     }
     assert sorted(path.name for path in (here / "elsewhere").iterdir()) == [
         "learnt_from.npy",
@@ -316,4 +327,4 @@ def test_a_damaged_image_is_named_and_no_integers_are_written(here: Path) -> Non
 
 def test_every_option_of_the_form_is_in_the_help() -> None:
     told = invoke("predict", "--help").stdout
-    assert [field.name for field in fields(Form) if f"--{field.name}" not in told] == []
+    assert [field.name for field in fields(Form) if f"--{field.name.replace('_', '-')}" not in told] == []

@@ -15,7 +15,7 @@ import numpy as np
 from assay.errors import DataError, ModelError
 from assay.export.submission_form import Layout
 from assay.files import whole
-from assay.labels.left_out import require_all, unreadable_as_left_out
+from assay.labels.left_out import left_out_lines, require_all, unreadable_as_left_out
 from assay.messages import safe_cell
 from assay.predictions.predict import Predictions
 
@@ -41,6 +41,9 @@ def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout, 
             unreadable |= chunk.unreadable
         if strict:
             require_all(unreadable_as_left_out(unreadable, {}), used=written - len(unreadable))
+        if unreadable and len(unreadable) == written:
+            lines = "".join(f"\n  {line}" for line in left_out_lines(unreadable_as_left_out(unreadable, {})))
+            raise DataError(f"none of the {written:,} images could be read. Give images that can be.{lines}")
         if layout.complete and unreadable:
             raise DataError(_incomplete(unreadable))
     return written

@@ -27,6 +27,7 @@ QUIET = frozenset({
 SYSTEM_FOLDERS = frozenset({
     "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@__thumb", "@tmp", "__macosx",
     "$recycle.bin", "recycler", "system volume information", "lost+found", "__pycache__", "_vti_cnf",
+    "node_modules", "venv",
 })  # fmt: skip
 """Folders (any case) that an operating system, a storage device or another program makes among the user's own."""
 

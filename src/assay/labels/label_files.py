@@ -33,6 +33,7 @@ JSON_KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "Export as CSV there, and give that table: assay train FILE.csv",
     ),
     ("Label Studio annotations", ("completions", "data"), "Export as CSV there: assay train FILE.csv"),
+    ("FiftyOne labels", ("classes", "labels"), "Export as `fiftyone.types.CSVDataset`: assay train FILE.csv"),
     ("LabelMe annotations", ("shapes", "imagePath"), CONVERT),
     ("Labelbox annotations", ("data_row", "projects"), CONVERT),
     ("V7 Darwin annotations", ("item", "annotations"), CONVERT),
@@ -62,6 +63,12 @@ def label_file_notes(root: Path, tree: Tree) -> list[str]:
     return list(notes.values())
 
 
+def way_of(path: Path) -> str | None:
+    """Return what a label file of another program holds and the way that works; None for any other file."""
+    recognised = _recognised(path, (), path.parent) if path.is_file() else None
+    return f"{printable(path)}: holds {recognised[0]}. {recognised[1]}" if recognised else None
+
+
 def _recognised(path: Path, images: Sequence[str], root: Path) -> tuple[str, str] | None:
     """Return the name of a format and the way that works today; None for any other file."""
     try:
@@ -77,7 +84,7 @@ def _recognised(path: Path, images: Sequence[str], root: Path) -> tuple[str, str
             case ".xml":
                 return _of_xml(_start(path))
             case ".txt" | ".yaml" | ".yml":
-                return _of_text(_start(path))
+                return _of_list(path, _start(path)) or _of_text(_start(path))
     except (OSError, ValueError, csv.Error):  # not what its ending says
         pass
     return None
@@ -150,9 +157,10 @@ def _names_image(entry: object) -> bool:
     return isinstance(entry, Mapping) and any(str(key).casefold() in IMAGE_COLUMNS for key in entry)
 
 
-def _as_csv(path: Path, reader: str) -> str:
+def _as_csv(path: Path, reader: str, options: str = "") -> str:
     table = printable(path.with_suffix(".csv"))
-    program = f"import polars as pl; pl.{reader}({printable(path)!r}).write_csv({table!r})"
+    given = f"{printable(path)!r}, {options}" if options else repr(printable(path))
+    program = f"import polars as pl; pl.{reader}({given}).write_csv({table!r})"
     return f"Write it as a table: python -c {shlex.quote(program)} && assay train {shlex.quote(table)}"
 
 
@@ -163,6 +171,16 @@ def _of_xml(text: str) -> tuple[str, str] | None:
         way = "Export as `ImageNet` there (a folder for each class), and give that folder."
         return "CVAT annotations", f"{way} Of boxes or several tags: {CONVERT}"
     return None
+
+
+def _of_list(path: Path, text: str) -> tuple[str, str] | None:
+    """Return the way with lines such as `train/1.jpg 3`."""
+    lines = text.splitlines()[:20]
+    marks = {match[1] if (match := re.fullmatch(r"\S+\.\w{3,4}([ \t,;])[^\s,;]+ ?", line)) else "" for line in lines}
+    if len(marks) != 1 or "" in marks:
+        return None
+    options = f'separator={json.dumps(marks.pop())}, has_header=False, new_columns=["image", "label"]'
+    return "a list of images with their classes", _as_csv(path, "read_csv", options)
 
 
 def _of_text(text: str) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
+from assay.labels.label_files import way_of
 from assay.labels.readers.read import DataSettings, resolve_paths
 from assay.labels.readers.table_files import is_table
 from assay.models.classifier import ModelSettings
@@ -233,6 +234,8 @@ def _document(source: Path) -> Document:
     form = "folder" if source.is_dir() else "table" if is_table(source) else None
     if form and source.exists():
         return Document({"data": {form: str(source.absolute())}}, str(source))
+    if (way := way_of(source)) is not None:
+        raise DataError(way)
     if source.suffix.lower() in PLANS:
         return _read_file(source)
     if not source.exists():

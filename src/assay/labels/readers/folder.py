@@ -34,6 +34,12 @@ _SPLIT_NAME = re.compile(
 )
 
 
+NO_CLASSES = frozenset({
+    "images", "image", "imgs", "img", "masks", "mask", "annotations", "labels", "groundtruth", "ground_truth", "gt",
+})  # fmt: skip
+"""Names (any case) of folders that part images by what they are for."""
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Where the classes are: `depth` folders down, by split where `splits` are not empty."""
@@ -105,21 +111,53 @@ def _layout(folder: Path, tree: Tree) -> _Layout:
         top, *rest = path.split("/")
         if rest and top.casefold() not in UNLABELLED:
             depths[top].add(len(rest) > 1)
-    splits = {top: split for top in depths if (split := split_of(top))}
+    splits = {top: split for top in depths if (split := split_of(top))} or _splits_by_ending(depths)
     others = [top for top in depths if top not in splits]
     deep = [top for top in splits if True in depths[top]]
     if splits and others:
         if deep or {"train"} < set(splits.values()):
             why = "hold folders as splits do" if deep else "are names of splits"
             raise DataError(
-                f"{printable(folder)}: {quoted(splits)} {why}, but {quoted(others)} stand "
-                "beside them. Put every class folder inside train/, val/ or test/, or none."
+                f"{printable(folder)}: {quoted(splits)} {why}, but {quoted(others)} "
+                f"{'stands' if len(others) == 1 else 'stand'} beside them. Put every class folder inside train/, val/ "
+                "or test/, or none, and move other folders away."
             )
         splits = {}
+    if not splits and all(deeper == {True} for deeper in depths.values()):
+        _refuse_same_inside(folder, tree, list(depths))
     _refuse_wrapped(folder, tree, deep if splits else [])
     flat = frozenset(top for top in splits if depths[top] == {False})
-    trained = any(splits[top] == "train" for top in deep)
-    return _Layout(1 if splits else 0, splits, flat if trained else frozenset())
+    inside = {top: {name.casefold() for name in _folders_within(tree, f"{top}/")} for top in deep if top in splits}
+    learnt = {name for top, names in inside.items() if splits[top] == "train" for name in names}
+    strange = {
+        top for top, names in inside.items() if splits[top] != "train" and len(names) == 1 and not names & learnt
+    }
+    unused = frozenset(flat | strange if len(learnt) > 1 else flat if learnt else ())
+    return _Layout(1 if splits else 0, splits, unused)
+
+
+def _splits_by_ending(depths: Mapping[str, set[bool]]) -> dict[str, str]:
+    """Return the folders that end in the name of a split, as `seg_train` and `seg_test`, where one of them is train."""
+    endings = {top: split_of(re.split(r"[-_ ]", top)[-1]) for top, deeper in depths.items() if deeper == {True}}
+    splits = {top: split for top, split in endings.items() if split}
+    return splits if {"train"} < set(splits.values()) else {}
+
+
+def _refuse_same_inside(folder: Path, tree: Tree, tops: Sequence[str]) -> None:
+    """Raise DataError for folders of numbers (folds, years) or kinds of files that all hold the same folders."""
+    inside = {tuple(sorted(_folders_within(tree, f"{top}/"))) for top in tops}
+    numbered = len({re.sub(r"\d+", "", top) for top in tops}) == 1
+    if len(tops) < 2 or len(inside) > 1 or not (numbered or {top.casefold() for top in tops} <= NO_CLASSES):
+        return
+    (names,) = inside
+    if len(names) > 1:
+        deeper = "/{_}" * (tree.images[0].count("/") - 1)
+        patterns = (f"{{_}}/{{class}}{deeper}", f"{{class}}/{{_}}{deeper}")
+        ways = [f'data: {{names: "{pattern}", root: {printable(folder)}}}' for pattern in patterns]
+        raise DataError(
+            f"{printable(folder)}: {quoted(tops)} all hold the same folders ({quoted(names, 3)}), so which are the "
+            f"classes? The lower ones: {ways[0]}. The upper ones: {ways[1]}. Or give one of these folders alone."
+        )
 
 
 def _refuse_wrapped(folder: Path, tree: Tree, splits: Sequence[str]) -> None:
@@ -179,8 +217,10 @@ def _notes(folder: Path, tree: Tree, layout: _Layout) -> list[str]:
         notes.append(f"Folders are taken as splits by their names: {', '.join(guessed)}.")
     for top in sorted(layout.unused):
         count = sum(path.startswith(f"{top}/") for path in tree.images)
+        within = _folders_within(tree, f"{top}/")
+        where = f"{quoted(within, 3)}, no class of the training folder" if within else "no class folder"
         notes.append(
-            f"{count:,} images of {printable(top)!r} lie in no class folder, have no label and are not used. Label "
+            f"{count:,} images of {printable(top)!r} lie in {where}, have no label and are not used. Label "
             f"them with the trained model: assay predict RUN {shlex.quote(printable(folder / top))} --out labels.csv"
         )
     paths = [path.split("/") for path in tree.images if layout.is_used(path)]

@@ -212,7 +212,8 @@ def read(data: DataSettings, *, base: Path) -> Samples:
     """
     samples = read_whole(data, base=base)
     for head, _, codes in samples.space.each(samples.codes()):
-        _require_learnable(printable(str(getattr(data, _form(data)))), head, codes, notes=samples.notes)
+        source = printable(str(getattr(data, _form(data))))
+        _require_learnable(source, head, codes, notes=samples.notes, in_table=data.table is not None)
     return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
 
 
@@ -249,18 +250,16 @@ def like_training(data: DataSettings, trained: DataSettings, space: LabelSpace, 
     return data.model_copy(update=update)
 
 
-def _require_learnable(source: str, head: Head, codes: Codes, *, notes: Sequence[str]) -> None:
+def _require_learnable(source: str, head: Head, codes: Codes, *, notes: Sequence[str], in_table: bool) -> None:
     """Raise DataError for a head without a known label, or with a single class."""
+    other = ", or name only other label columns with `heads`." if in_table else "."
     if not head.known(codes).any():
         why = "each is unknown" if head.size or head.multiclass else "no image has a tag"
-        raise DataError(
-            f"{source}: {head.name!r} has no label at all: {why}. Fill some in, or name only other label columns "
-            "with `heads`."
-        )
+        raise DataError(f"{source}: {head.name!r} has no label at all: {why}. Fill some in{other}")
     if head.multiclass and head.size < 2:
         held = f"only the class {head.classes[0]!r}, and there must be at least two classes to tell apart"
         raise DataError(
-            f"{source}: {head.name!r} has {held}. Add images of another, or name other label columns with `heads`."
+            f"{source}: {head.name!r} has {held}. Add images of another{other}"
             + "".join(f"\n  note: {note}" for note in notes)
         )
 
