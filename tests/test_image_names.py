@@ -50,6 +50,7 @@ FILES = ("img/3/000123.png", "img/3/000124.png", "img/4/7.JPG")
         ("http://host.org/other/000123", "img/3/000123.png"),
         ("../3/000123.png", "img/3/000123.png"),
         ("~/pets/3/000123.png", "img/3/000123.png"),
+        ("img/%33/000123.png", "img/3/000123.png"),
         ("000123.png?token=1&dl=0", "img/3/000123.png"),
         ("/data/upload/9/0f1e2d3c-000123.png", "img/3/000123.png"),
         ("'img/3/000123.png'", "img/3/000123.png"),

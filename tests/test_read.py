@@ -287,7 +287,7 @@ def test_a_parquet_table_of_numbers_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "value_text"), [([None, 0.5], "0.5"), ([["a"], ["b"]], "a"), ([{"a": 1}, None], "{'a': 1}")]
+    ("values", "value_text"), [([None, 0.5], "0.5"), ([[1], [2]], "1"), ([{"a": 1}, None], "{'a': 1}")]
 )
 def test_a_label_of_a_wrong_type_names_column_row_and_rule(
     tmp_path: Path, values: list[object], value_text: str

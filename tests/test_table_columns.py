@@ -179,6 +179,7 @@ def test_a_list_as_python_prints_it_is_read(tmp_path: Path) -> None:
         ("is_valid", ["True", "False"], ["val", "train"]),
         ("is_valid", [0, 1], ["train", "val"]),
         ("is_test", [0, 1], ["train", "test"]),
+        ("is_test", ["no", "Yes"], ["train", "test"]),
         ("fold", [3, 1, 2], ["train", "val", "train"]),
         ("where", ["train", "test"], ["train", "test"]),
     ],
@@ -189,6 +190,43 @@ def test_columns_that_are_splits(tmp_path: Path, name: str, cells: list[Any], sp
     note = next(note for note in samples.notes if "is the split" in note)
     assert f"Column '{name}'" in note
     assert f"`split: {{column: {name}, values:" in note
+
+
+@pytest.mark.parametrize("words", [("Training", "PublicTest", "PrivateTest"), ("train", "val", "holdout")])
+def test_words_of_a_split_that_are_not_known_are_a_question(tmp_path: Path, words: tuple[str, ...]) -> None:
+    cells: dict[str, list[Any]] = {"label": ["a", "b"], "Usage": [word for word in words for _ in range(2)]}
+    with pytest.raises(DataError, match="in column 'Usage' is no split") as raised:
+        read_columns(tmp_path, cells)
+    values = yaml_lines.read(str(raised.value).split("said by `split: ")[1].split("`")[0], "x").value
+    samples = read_columns(tmp_path, cells, split=values)
+    assert {"train", "test"} <= set(samples.table["split"].to_list())
+
+
+def test_groups_and_weights_by_name_are_noted(tmp_path: Path) -> None:
+    samples = read_columns(tmp_path, {"breed": ["a", "b"], "weight": [1.5, 2.5, 3.5], "group": ["x", "y"]})
+    assert [note.split(",")[0] for note in samples.notes if "by its name" in note] == [
+        "Column 'group' keeps its images on one side of the split",
+        "Column 'weight' weighs the images",
+    ]
+
+
+@pytest.mark.parametrize("cells", [[1.0, None, 0.0], [1.0, float("nan"), 0.0], [["a", "b"], None, ["b"]]])
+def test_columns_of_parquet_as_other_libraries_write_them(tmp_path: Path, cells: list[Any]) -> None:
+    names = [f"{i}.jpg" for i in range(3)]
+    pl.DataFrame({"image": names, "label": cells}, strict=False).write_parquet(put(tmp_path, *names) / "t.parquet")
+    if isinstance(cells[0], list):
+        with pytest.raises(DataError, match="separator: json"):
+            read_whole(DataSettings(table=Path("t.parquet")), base=tmp_path)
+        return
+    samples = read_whole(DataSettings(table=Path("t.parquet")), base=tmp_path)
+    assert samples.table["label:label"].to_list() == ["1", None, "0"]
+
+
+def test_images_within_a_table_are_refused(tmp_path: Path) -> None:
+    images = [{"bytes": b"x", "path": "1.jpg"}]
+    pl.DataFrame({"image": images, "label": ["a"]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="write each to a file"):
+        read_whole(DataSettings(table=Path("t.parquet")), base=tmp_path)
 
 
 def test_a_column_called_phase_may_be_a_label(tmp_path: Path) -> None:
@@ -204,7 +242,9 @@ def test_what_the_cells_of_a_split_mean_can_be_said(tmp_path: Path) -> None:
     assert samples.table["split"].to_list()[:3] == ["train", "val", "test"]
     samples = read_columns(tmp_path, columns, split={"column": "fold", "values": {"2": "val"}})
     assert samples.table["split"].to_list()[:3] == ["train", "train", "val"]
-    with pytest.raises(DataError, match=r"'PublicTest' in column 'Usage' is no split.*values: \{PublicTest: val\}"):
+    with pytest.raises(
+        DataError, match=r"'PublicTest' in column 'Usage' is no split.*values: \{PublicTest: val, PrivateTest: test\}"
+    ):
         read_columns(tmp_path, columns, split={"column": "Usage"})
 
 

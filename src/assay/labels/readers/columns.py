@@ -88,6 +88,9 @@ def resolve_columns(rows: Rows, given: Columns) -> tuple[Columns, list[str]]:
         facts[fact] = None if column in taken else column
         if column is not None:
             taken.setdefault(column, fact)
+    for fact, use in (("group", "keeps its images on one side of the split"), ("weight", "weighs the images")):
+        if getattr(given, fact) is None and facts[fact] is not None:
+            notes.append(f"Column '{plain(facts[fact] or '')}' {use}, by its name. Where it does not, rename it.")
     splits: Mapping[str, Side] = {}
     free = [column for column in rows.frame.columns if column not in taken]
     if facts["split"] is None:
@@ -153,7 +156,12 @@ def splits_of(rows: Rows, column: str, sides: Mapping[str, Side]) -> pl.Series:
     wrong = cells.is_not_null() & splits.is_null()
     if wrong.any():
         row = wrong.arg_max() or 0
-        values = f"{{column: {yaml_word(column)}, values: {{{yaml_word(cells[row])}: val}}}}"
+        strange = tidy.filter(wrong).unique(maintain_order=True).head(MOST_FOLDS).to_list()
+        meant = (
+            f"{yaml_word(cell)}: {'test' if re.match('(?!public).*(test|hold)', cell.casefold()) else 'val'}"
+            for cell in strange
+        )
+        values = f"{{column: {yaml_word(column)}, values: {{{', '.join(meant)}}}}}"
         raise DataError(
             f"{rows.at(row)}: {cells[row]!r} in column {column!r} is no split. A split is one of "
             f"{', '.join(SPLIT_WORDS)}, or blank. What another cell means is said by `split: {values}` under "
@@ -175,6 +183,8 @@ def _usual_split(rows: Rows, free: Sequence[str]) -> tuple[str | None, Mapping[s
             return column, sides, []
         if cells.values and _all_known(cells, sides):
             return column, sides, [_split_note(column, cells, sides)]
+        if "train" in {SPLIT_WORDS.get(value.casefold()) for value in cells.values}:
+            return column, sides, []  # a split with words of its own, which are refused and named
     for column in free:
         cells = Cells.of(rows.frame[column])
         known = {SPLIT_WORDS.get(value.casefold()) for value in cells.values}
@@ -194,10 +204,9 @@ def _sides(cells: Cells, given: Mapping[str, Side]) -> dict[str, Side]:
     """
     sides: dict[str, Side] = dict(given)
     held: Side = "test" if bare(cells.name) == "istest" else "val"
-    if cells.is_flag and not given and bare(cells.name).startswith("is"):
-        return {
-            value: held if float(value.casefold() == "true" or value[0] == "1") else "train" for value in cells.values
-        }
+    words = {value.casefold() for value in cells.values}
+    if (cells.is_flag or words <= {"yes", "no", "y", "n"}) and not given and bare(cells.name).startswith("is"):
+        return {value: held if value.casefold()[0] in "1ty" else "train" for value in cells.values}
     folds = [value for value in cells.values if re.fullmatch(r"[0-9]{1,3}(\.0)?", value)]
     if folds and 2 <= len(folds) == len(cells.values) <= MOST_FOLDS:
         lowest = min(folds, key=float)

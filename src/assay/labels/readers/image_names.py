@@ -45,7 +45,7 @@ class Wanted:
         queried = "?" in text and (text.startswith("/") or is_image(text.partition("?")[0]))
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) or queried:
             foreign, text = True, _path_of_address(text)
-        elif "%" in text and "/" in text and text.startswith("/"):
+        elif re.search("%[0-9A-Fa-f]{2}", text):
             text = unquote(text)  # as exported by programs that serve their files
         text = text.replace("\\", "/")
         foreign = foreign or text.startswith(("/", "~/")) or re.match(r"[A-Za-z]:/", text) is not None

@@ -18,7 +18,7 @@ from assay.messages import plain, printable, yaml_word
 LABEL_NAMES = frozenset({
     "label", "labels", "labelname", "labelid", "labelidx", "class", "classes", "classname", "classlabel", "classid",
     "classidx", "classindex", "category", "categories", "categoryname", "categoryid", "target", "targets", "y",
-    "groundtruth", "gt", "truth", "tag", "tags",
+    "groundtruth", "gt", "truth", "tag", "tags", "imagelabel",
 })  # fmt: skip
 """Names of label columns, without case and marks."""
 

@@ -14,7 +14,7 @@ from assay.labels.file_kinds import is_image
 from assay.labels.image_files import is_unicode
 from assay.labels.left_out import LeftOut, unreadable_as_left_out
 from assay.labels.readers.columns import Columns, resolve_columns, splits_of
-from assay.labels.readers.image_names import FileIndex, Location, locate
+from assay.labels.readers.image_names import MISSING, FileIndex, Location, locate
 from assay.labels.readers.label_cells import HeadColumns, blank_notes, labels_of, read_cells, settle_cells
 from assay.labels.readers.several_rows import joined_tags, voted
 from assay.labels.readers.table_files import Rows, merge_same, numbers, read_rows, texts
@@ -125,9 +125,11 @@ def _nothing(rows: Rows, cells: Sequence[str], located: Sequence[Location], root
     if not cells:
         return f"{printable(rows.source)}: has no rows below the names of its columns. Add a row for each image."
     there = next((printable("/".join(parts)) for parts in FileIndex(root).files if is_image(parts[-1])), None)
-    holds = f"There are images such as {there!r}" if there else "No image is there at all"
+    holds = f" There are images such as {there!r}." if there else " No image is there at all."
+    if located[0][1] not in (None, MISSING):  # it has the name of a file that is nearly the same
+        holds = ""
     return (
         f"{printable(rows.source)}: none of its {len(cells)} images can be found below {printable(root)}, "
-        f"such as {cells[0]!r} ({located[0][1]}). {holds}. Set `root` to the folder that the paths start "
+        f"such as {cells[0]!r} ({located[0][1]}).{holds} Set `root` to the folder that the paths start "
         "from (--set data.root=DIR)."
     )

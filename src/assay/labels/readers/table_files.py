@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,22 @@ def _read_parquet(path: Path) -> Rows:
         raise DataError(f"{printable(path)}: is no Parquet file that can be read ({error}).") from error
     if "" in frame.columns:
         frame = frame.drop("")
-    return Rows(path, frame, range(1, len(frame) + 1), "row")
+    return Rows(
+        path, frame.with_columns(_plain(cells) for cells in frame.get_columns()), range(1, len(frame) + 1), "row"
+    )
+
+
+def _plain(cells: pl.Series) -> pl.Series:
+    """Return whole numbers that are floats, for some are missing, as integers, and lists of texts as JSON."""
+    if cells.dtype == pl.List(pl.String):
+        lists = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in cells.to_list()]
+        return pl.Series(cells.name, lists, dtype=pl.String)
+    if cells.dtype.is_float():
+        known = cells.fill_nan(None)
+        whole = known.cast(pl.Int64, strict=False)
+        if (whole.is_null() == known.is_null()).all() and (whole == known).all():
+            return whole
+    return cells
 
 
 def _read_excel(path: Path) -> Rows:
@@ -186,6 +202,11 @@ def texts(rows: Rows, columns: Sequence[str]) -> Rows:
         filled = cells.is_not_null().arg_max() or 0
         value = str(cells.slice(filled, 1).to_list())[1:-1][:40]
         where = rows.at(filled) if len(rows.frame) else printable(rows.source)
+        if "Binary" in str(kind):
+            raise DataError(
+                f"{where}: column {column!r} holds {kind}, and no names. Where these are the images themselves, write "
+                "each to a file, and the names of the files to this column."
+            )
         raise DataError(
             f"{where}: column {column!r} holds {value} ({kind}), which is no name. Labels, splits, groups "
             "and images are text or whole numbers: cast the column, or name the label columns with `heads`."
