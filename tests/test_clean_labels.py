@@ -19,6 +19,7 @@ from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.trained_model import read_training_hashes
 from assay.repair.confident_learning import HeadSuspects
+from assay.repair.suspects import JUDGES
 from assay.run.train import Run
 from assay.steps import clean_labels
 from factories import COLOURS, write_images
@@ -114,15 +115,35 @@ def test_planted_faults_are_listed_and_nothing_is_changed(carry: Carry) -> None:
     assert any("mostly green for red (4" in line or "green for red" in line for line in carry.said)
 
 
-def test_held_back_labels_are_neither_judged_nor_learnt_from(carry: Carry) -> None:
-    """All validation labels are wrong: nothing of it is seen in what is found."""
+def test_held_back_labels_are_listed_at_most_and_not_learnt_from(carry: Carry) -> None:
+    """All validation labels are wrong: nothing of it is seen in what is found, and none is changed."""
     truth = planted()
     turned = pl.when(pl.col("split") == "val").then(pl.lit("red")).otherwise("colour")
     run = carry(PROBE, CLEAN.replace("}", ", action: drop}"), PROBE, table=truth.with_columns(colour=turned))
     held = set(truth.filter(pl.col("split") == "val")["image"])
-    assert not held & set(listed(run)["image"])
+    suspects = listed(run)
+    assert set(suspects.filter(split="val")["done"]) == {"flagged"}
+    assert not held & set(suspects.filter(split="train")["image"])
     assert all(labels_of(run)[name] == "red" for name in held)
     assert details(run)["heads"]["colour"]["noise_rate"] == pytest.approx(WRONG / 72, abs=0.05)
+
+
+@pytest.mark.parametrize("by", JUDGES)
+def test_a_wrong_validation_label_is_listed_and_a_person_alone_changes_it(carry: Carry, by: str) -> None:
+    wrong = {"blue/25.png": "red", "red/27.png": "green"}
+    colour = pl.col("image").replace_strict(wrong, default=pl.col("true"))
+    step = CLEAN.replace("}", f", by: {by}, neighbours: 7, action: drop}}")
+    run = carry(PROBE, step, PROBE, table=image_table().with_columns(colour=colour))
+    found = listed(run).filter(split="val")
+    assert set(found["image"]) >= set(wrong)
+    assert found.height <= 4
+    assert set(found["done"]) == {"flagged"}
+    assert details(run)["validation"]["colour"] == {"n": 18, "suspects": found.height}
+    assert {name: labels_of(run)[name] for name in wrong} == wrong
+    assert f"{found.height} of 18 validation labels" in str(run)
+    run.correct(found.filter(pl.col("image").is_in(list(wrong))).with_columns(label=pl.col("suggested")))
+    again = carry(PROBE, step, PROBE, table=image_table().with_columns(colour=colour))
+    assert not set(listed(again)["image"]) & set(wrong)
 
 
 def test_a_random_label_is_no_better_known_than_by_chance(carry: Carry) -> None:

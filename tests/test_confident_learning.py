@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.model_selection import cross_val_predict
 
 from assay.errors import DataError
 from assay.labels.space import Head
-from assay.repair.confident_learning import FILTERS, HeadSuspects, suspects
+from assay.repair.confident_learning import FILTERS, Filter, HeadSuspects, Learnt, suspects
 
 ONE = Head("kind", ("a", "b", "c", "d", "e"))
 ANY = Head("tags", ("p", "q", "r", "s"), "multilabel")
@@ -284,3 +285,20 @@ def test_what_always_holds(data: st.DataObject, head: Any, filter_by: Any, n: in
         occurring = np.bincount(of_labels[of_labels >= 0], minlength=len(counts))
         for total, all_labels in zip(counts.sum(axis=1), occurring, strict=True):
             assert total in (0, all_labels)
+
+
+@pytest.mark.parametrize("filter_by", FILTERS)
+@pytest.mark.parametrize("classes", [range(5), (0, 1), (2,)])
+def test_a_held_out_label_is_judged_by_the_training_images(filter_by: Filter, classes: Collection[int]) -> None:
+    """Also where the held-out lack classes, and where one alone is left of a class: what it is called is no matter."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 5, 300)
+    probabilities = 0.8 * np.eye(5)[truth] + 0.2 * generator.dirichlet(np.ones(5), 300)
+    held = np.flatnonzero(np.isin(truth[:60], list(classes)))
+    given = truth[held].copy()
+    given[0] = (given[0] + 1) % 5
+    learnt = Learnt(truth[60:], probabilities[60:])
+    found = suspects(ONE, given, probabilities[held], filter_by=filter_by, least=5, learnt=learnt)
+    assert found.table.select("row", "suggested").rows() == [(0, ONE.classes[truth[held[0]]])]
+    alone = suspects(ONE, given[:1], probabilities[held[:1]], filter_by=filter_by, least=5, learnt=learnt)
+    assert alone.table["row"].to_list() == [0]

@@ -87,7 +87,7 @@ def test_an_undone_edit_is_left_out_when_the_same_command_is_given_again(project
     assert result.stdout.splitlines() == [
         "undone: 1 set by 02-relabel",
         "kept as they are: 01-probe, 02-relabel",
-        "run again, once the command that began the run is given again: 03-probe",
+        "To apply it, repeat the `assay train` of this run. Steps that run again: 03-probe",
     ]
     assert project.train(*steps) == ["03-probe"]
     assert [edit.id for edit in project.ledger.effective()] == rest

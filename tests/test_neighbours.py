@@ -155,3 +155,15 @@ def test_the_features_stay_as_they_are(mixture: tuple[np.ndarray, np.ndarray, np
     first, again = suspects(ONE, codes, features), suspects(ONE, codes, features)
     assert (features == before).all()
     assert_frame_equal(first.table, again.table)
+
+
+def test_held_out_images_are_asked_of_all_others(mixture: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    _, codes, features = mixture
+    held = np.arange(len(codes)) % 5 == 0
+    alone = posterior(ONE, codes[~held], features[~held], held=features[held])
+    assert (alone.argmax(axis=1) == codes[held]).mean() > 0.7
+    # The labels of the held-out are unknown to it, so that an image asked beside the others answers the same.
+    for row in (0, 7):
+        one = posterior(ONE, codes[~held], features[~held], held=features[held][row : row + 1])
+        np.testing.assert_allclose(one[0], alone[row], rtol=1e-5)
+    assert np.isnan(posterior(ONE, ONE.unknown(10), features[:10], held=features[:2])).all()

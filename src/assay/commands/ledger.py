@@ -102,7 +102,11 @@ def _change(edit: Edit) -> str:
 
 def _review_lines(review: LabelReview, table: Path | None) -> Iterator[str]:
     if table is not None:
-        yield f"{table}: {len(review.corrected):,} labels settled that were not so before"
+        changed = sum(edit.old != edit.new for edit in review.corrected)
+        yield (
+            f"{table}: {len(review.corrected):,} labels settled that were not so before: {changed:,} changed, "
+            f"{len(review.corrected) - changed:,} right as they were"
+        )
     else:
         yield f"undone: {_counts(review.undone)}"
     if review.with_them:
@@ -110,7 +114,7 @@ def _review_lines(review: LabelReview, table: Path | None) -> Iterator[str]:
     if review.kept:
         yield f"kept as they are: {', '.join(review.kept)}"
     if review.runs_again:
-        yield f"run again, once the command that began the run is given again: {', '.join(review.runs_again)}"
+        yield f"To apply it, repeat the `assay train` of this run. Steps that run again: {', '.join(review.runs_again)}"
 
 
 def _counts(edits: Sequence[Edit]) -> str:

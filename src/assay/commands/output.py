@@ -115,7 +115,7 @@ def _run_blocks(run: Run, again: str) -> Iterator[Block]:
         yield f"The run is in {run.folder}. To label images with it:\n"
         yield f"    assay predict {folder} IMAGES --out labels.csv\n"
     yield from conclusion_lines(record, run.folder)
-    if record.suspects and record.suspects["suspects"]:
+    if record.suspects and record.suspects["suspects"] + record.suspects["validation_suspects"]:
         table = shlex.quote(str(run.folder / record.suspects["file"]))
         yield f"\n    assay ledger {folder} --correct {table}\n    {again}\n"
 

@@ -250,7 +250,7 @@ class _Estimator:
         if kind == "pseudo_label" or trained:
             images = len(train) if judges else predicted_images(settings, state.samples)
             return replace(estimate, seconds=seconds * images)
-        parts = {"train": train} if judges else {"train": train, "val": validation}
+        parts = {"train": train, "val": validation}
         backbone = (settings.weights or PRETRAINED) if judges else self.backbone
         seconds *= self._uncomputed(backbone, size, context, parts)
         if kind != "rebalance_head":

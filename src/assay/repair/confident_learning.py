@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,11 +20,18 @@ FILTERS: dict[Filter, str] = {
     "class": "prune_by_class",  # of each class the least self-confident, as many as its estimated errors
     "noise_rate": "prune_by_noise_rate",  # of each pair of classes those of largest margin, as many as estimated
     "both": "both",  # what both of these suspect
-    "off_diagonal": "confident_learning",  # what is counted off the diagonal of the confident joint
+    "off_diagonal": "confident_learning",  # what is counted off the diagonal of the confident joint: done here
 }
 """Names of the filters in a plan -> cleanlab's."""
 
 ROUNDING = 1e-6  # of probabilities, in cleanlab too
+
+
+class Learnt(NamedTuple):
+    """Training images of a judge: codes (N,) or (N, K) of a head, and out-of-fold probabilities (N, K)."""
+
+    codes: Codes
+    probabilities: Reals
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,13 @@ class HeadSuspects:
 
 
 def suspects(
-    head: Head, codes: Codes, probabilities: Reals, *, filter_by: Filter = "noise_rate", least: int = 5
+    head: Head,
+    codes: Codes,
+    probabilities: Reals,
+    *,
+    filter_by: Filter = "noise_rate",
+    least: int = 5,
+    learnt: Learnt | None = None,
 ) -> HeadSuspects:
     """Return the labels, of codes (N,) or (N, K), that probabilities (N, K) make suspect.
 
@@ -87,11 +101,13 @@ def suspects(
     are folds, models may never have learnt it. A multi-label head is judged class by class, as two-class problems
     of absent and present that both need `least`. Probabilities that are alike for all judge nothing.
 
+    Where the labels are those of held-out images, `learnt` has the training images that the model learnt from: they,
+    not the held-out ones, say which classes can be judged and from which probability on a class is confident.
     Raises DataError where no label is known, and where a probability of a known label is no number from 0 to 1.
     """
     _require_probabilities(head, codes, probabilities)
     if head.multiclass:
-        rows, suggested, counts = _judge(codes, probabilities, filter_by=filter_by, least=least)
+        rows, suggested, counts = _judge(codes, probabilities, filter_by=filter_by, least=least, learnt=learnt)
         quality = np.full(len(codes), np.nan, np.float32)
         known = np.flatnonzero(codes >= 0)
         quality[known] = probabilities[known, codes[known]]
@@ -99,8 +115,14 @@ def suspects(
         table = _ranked(head, rows, None, codes[rows], suggested, quality[rows], confidence)
         return HeadSuspects(head, table, quality, counts)
     by_tag = [
-        _judge(labels, np.stack((1 - present, present), axis=1), filter_by=filter_by, least=least)
-        for labels, present in zip(codes.T, probabilities.T, strict=True)
+        _judge(
+            labels,
+            _two_classes(present),
+            filter_by=filter_by,
+            least=least,
+            learnt=None if learnt is None else Learnt(learnt.codes[:, tag], _two_classes(learnt.probabilities[:, tag])),
+        )
+        for tag, (labels, present) in enumerate(zip(codes.T, probabilities.T, strict=True))
     ]
     quality = np.where(codes == 1, probabilities, 1 - probabilities).astype(np.float32)
     quality[codes < 0] = np.nan
@@ -133,34 +155,52 @@ def _require_probabilities(head: Head, codes: Codes, probabilities: Reals) -> No
         )
 
 
-def _judge(codes: Ints, probabilities: Reals, *, filter_by: Filter, least: int) -> tuple[Ints, Ints, Ints]:
+def _two_classes(present: Reals) -> Reals:
+    return np.stack((1 - present, present), axis=1)
+
+
+def _judge(
+    codes: Ints, probabilities: Reals, *, filter_by: Filter, least: int, learnt: Learnt | None
+) -> tuple[Ints, Ints, Ints]:
     """Return suspect rows, the class suggested for each, and the confident joint (K, K), calibrated to the labels.
 
     cleanlab is given the judged classes only; their probabilities are not made to sum to 1 again, since an image
     of an unjudged class would then be sure to be of another one.
     """
     from cleanlab import filter as cleanlab_filter
-    from cleanlab.count import compute_confident_joint
+    from cleanlab.count import compute_confident_joint, get_confident_thresholds
 
+    known, known_probabilities = learnt or (codes, probabilities)
     counts = np.zeros((probabilities.shape[1],) * 2, np.int64)
-    occurring = np.bincount(codes[codes >= 0], minlength=len(counts))
+    occurring = np.bincount(known[known >= 0], minlength=len(counts))
     classes = np.flatnonzero(occurring >= least)
-    rows = np.flatnonzero(np.isin(codes, classes))
-    scores = probabilities[np.ix_(rows, classes)]
+    rows, known_rows = (np.flatnonzero(np.isin(labels, classes)) for labels in (codes, known))
+    scores, known_scores = probabilities[np.ix_(rows, classes)], known_probabilities[np.ix_(known_rows, classes)]
     none = np.zeros(0, np.int64)
-    if len(classes) < 2 or np.ptp(scores, axis=0).max() <= ROUNDING:
+    if len(rows) == 0 or len(classes) < 2 or np.ptp(known_scores, axis=0).max() <= ROUNDING:
         return none, none, counts
     labels = np.searchsorted(classes, codes[rows])
-    joint = compute_confident_joint(labels, scores)
+    thresholds = get_confident_thresholds(np.searchsorted(classes, known[known_rows]), known_scores)
+    joint = compute_confident_joint(labels, scores, thresholds=thresholds)
     counts[np.ix_(classes, classes)] = joint
-    wrong = cleanlab_filter.find_label_issues(
-        labels,
-        scores,
-        filter_by=FILTERS[filter_by],
-        confident_joint=None if filter_by == "off_diagonal" else joint,  # which counts anew, and warns of ours
-        n_jobs=1,
-    )
-    vars(cleanlab_filter).pop("pred_probs_by_class", None)  # a copy of all probabilities that it would keep for good
+    wrong = np.zeros(len(labels), np.bool_)
+    if filter_by != "off_diagonal" and len(np.unique(labels)) > 1:  # held-out labels may be of one class alone
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "May not flag all label issues")  # held-out images may lack a class
+            wrong = cleanlab_filter.find_label_issues(
+                labels,
+                scores,
+                filter_by=FILTERS[filter_by],
+                confident_joint=joint,
+                min_examples_per_class=1 if learnt is None else 0,  # nothing is trained on held-out ones: all may be
+                n_jobs=1,
+            )
+        vars(cleanlab_filter).pop("pred_probs_by_class", None)  # a copy of all probabilities that it would keep
+    if filter_by == "off_diagonal" or learnt is not None:  # of one held-out label of a class cleanlab says nothing
+        _, confident = compute_confident_joint(
+            labels, scores, thresholds=thresholds, return_indices_of_off_diagonals=True
+        )
+        wrong |= np.isin(np.arange(len(labels)), confident) & (scores.argmax(axis=1) != labels)
     return rows[wrong], classes[scores[wrong].argmax(axis=1)], counts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -16,19 +16,26 @@ from assay.labels.edits import PERSON, Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.messages import quoted
+from assay.metrics.metrics import probabilities_of
 from assay.predictions.out_of_fold import out_of_fold, single_fold_labels
-from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, no_suspects, suspects
+from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, Learnt, no_suspects, suspects
 from assay.repair.neighbours import posterior
 from assay.repair.pseudo_labels import without_labels
 from assay.settings import Choice, parse_tagged
+from assay.training.linear import fit_linear
 
 JudgeName = Literal["confident_learning", "neighbours", "both"]
 
 
 class Posterior(Protocol):
-    """Return probabilities (N, W) for images of features (N, F), each by what the other folds (N,) teach."""
+    """Return probabilities (N, W) for images of features (N, F), each by what the other folds (N,) teach.
 
-    def __call__(self, samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats: ...
+    With `held`, features (M, F) of other images, the probabilities (M, W) are theirs, by what all the images teach.
+    """
+
+    def __call__(
+        self, samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int, held: Reals | None = None
+    ) -> Floats: ...
 
 
 class Judge(NamedTuple):
@@ -38,23 +45,33 @@ class Judge(NamedTuple):
     posterior: Posterior
 
 
-def linear_posterior(samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats:
+def linear_posterior(
+    samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int, held: Reals | None = None
+) -> Floats:
     """Return probabilities of logistic regressions."""
-    return out_of_fold(samples, features, folds, seed=seed).probabilities
+    if held is None:
+        return out_of_fold(samples, features, folds, seed=seed).probabilities
+    linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=seed)
+    return probabilities_of(samples.space, linear.logits(held))
 
 
-def local_posterior(samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats:
+def local_posterior(
+    samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int, held: Reals | None = None
+) -> Floats:
     """Return probabilities by the nearest images; NaN under a head of which none of an image's labels is known."""
     by_head = zip(samples.space, samples.codes(), strict=True)
     return np.concatenate(
-        [posterior(head, codes, features, neighbours=neighbours, fold=folds) for head, codes in by_head], axis=1
+        [posterior(head, codes, features, neighbours=neighbours, fold=folds, held=held) for head, codes in by_head],
+        axis=1,
     )
 
 
-def mean_posterior(samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int) -> Floats:
+def mean_posterior(
+    samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int, held: Reals | None = None
+) -> Floats:
     """Return the mean of both: a linear and a local estimate of the same probabilities err on different images."""
     linear, local = (
-        estimate(samples, features, folds, neighbours=neighbours, seed=seed)
+        estimate(samples, features, folds, neighbours=neighbours, seed=seed, held=held)
         for estimate in (linear_posterior, local_posterior)
     )
     return ((linear + local) / 2).astype(np.float32, copy=False)
@@ -73,15 +90,39 @@ def find_suspects(samples: Samples, probabilities: Reals, fold: Ints, *, filter_
     Not judged are labels that occur in one fold only, classes of fewer labels than there are folds, and classes whose
     probabilities are the same for all images of a fold.
     """
-    by_head = []
-    probabilities = _without_fold_levels(probabilities, fold)
     least = len(np.unique(fold))
-    for head, columns, codes in samples.space.each(_judgeable(samples, fold)):
+    by_head = []
+    for head, _, (codes, scores) in _learnt_by_head(samples, probabilities, fold):
         if (codes >= 0).any():
-            by_head.append(suspects(head, codes, probabilities[:, columns], filter_by=filter_by, least=least))
+            by_head.append(suspects(head, codes, scores, filter_by=filter_by, least=least))
         else:
             by_head.append(no_suspects(head, codes))
     return by_head
+
+
+def find_held_suspects(
+    held: Samples, judged: Reals, samples: Samples, probabilities: Reals, fold: Ints, *, filter_by: Filter
+) -> list[HeadSuspects]:
+    """Return the suspects among held-out images, by probabilities `judged` (M, W) of models of all the samples.
+
+    Samples, probabilities (N, W) and fold are those of `find_suspects`, whose thresholds and classes count here too.
+    """
+    least = len(np.unique(fold))
+    by_head = []
+    for codes, (head, columns, learnt) in zip(held.codes(), _learnt_by_head(samples, probabilities, fold), strict=True):
+        if (codes >= 0).any() and (learnt.codes >= 0).any():
+            scores = judged[:, columns]
+            by_head.append(suspects(head, codes, scores, filter_by=filter_by, least=least, learnt=learnt))
+        else:
+            by_head.append(no_suspects(head, codes))
+    return by_head
+
+
+def _learnt_by_head(samples: Samples, probabilities: Reals, fold: Ints) -> Iterator[tuple[Head, slice, Learnt]]:
+    """Yield heads, their columns, and labels that can be judged with their probabilities."""
+    probabilities = _without_fold_levels(probabilities, fold)
+    for head, columns, codes in samples.space.each(_judgeable(samples, fold)):
+        yield head, columns, Learnt(codes, probabilities[:, columns])
 
 
 def _without_fold_levels(probabilities: Reals, fold: Ints) -> Reals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -129,15 +129,18 @@ def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> Susp
     if not searches:
         return None
     name = searches[-1]
-    heads: Mapping[str, Any] = steps[name].details.get("heads", {})
-    flagged = 0
-    if run.step(name).suspects.exists():
-        done = pl.read_csv(run.step(name).suspects, infer_schema=False)["done"]
-        flagged = int((done == "flagged").sum())
+    details, path = steps[name].details, run.step(name).suspects
+    flagged = {"train": 0, "val": 0}
+    if path.exists():
+        table = pl.read_csv(path, infer_schema=False).filter(done="flagged")
+        flagged |= dict(table.group_by("split").len().iter_rows())
+    judged = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
     return SuspectCount(
-        file=str(run.step(name).suspects.relative_to(run.path)),
-        suspects=flagged,
-        labels=sum(head["n"] for head in heads.values()),
+        file=str(path.relative_to(run.path)),
+        suspects=flagged["train"],
+        labels=judged[0],
+        validation_suspects=flagged["val"],
+        validation_labels=judged[1],
     )
 
 
@@ -282,10 +285,18 @@ def _number(number: Number, *, sign: str = "+") -> str:
 
 
 def _suspect_line(suspects: SuspectCount, folder: Path) -> str:
-    count, of = suspects["suspects"], f"of {suspects['labels']:,} training labels"
-    if not count:
-        return f"None {of} looks wrong." if suspects["labels"] else "No label could be judged."
+    parts = [
+        (suspects["suspects"], suspects["labels"], "training"),
+        (suspects["validation_suspects"], suspects["validation_labels"], "validation"),
+    ]
+    counts = [f"{count:,} of {judged:,} {part} labels" for count, judged, part in parts if judged]
+    if not counts:
+        return "No label could be judged."
+    total = sum(count for count, _, _ in parts)
+    if not total:
+        return f"No label looks wrong ({' and '.join(counts)})."
     return (
-        f"{count:,} {of} look{'s' if count == 1 else ''} wrong, listed in {folder / suspects['file']}. Write the right "
-        "label of an image into its column `label`, where you know it, and then"
+        f"{' and '.join(counts)} look{'s' if total == 1 else ''} wrong, listed in {folder / suspects['file']} and "
+        f"shown in {folder / 'report.html'}. Write the right label of an image into the list's column `label`, where you "
+        "know it, save it, and then"
     )

@@ -79,8 +79,10 @@ class SuspectCount(TypedDict):
     """How many labels the newest search found suspect, of those that nothing was done about; `file` lists them."""
 
     file: str  # relative to the run
-    suspects: int
+    suspects: int  # of training
     labels: int  # judged
+    validation_suspects: int
+    validation_labels: int
 
 
 class Change(TypedDict):

@@ -1,11 +1,11 @@
-"""clean_labels: the training labels that are probably wrong, listed, and changed where that is asked for."""
+"""clean_labels: labels that are probably wrong, listed, and those of training changed where that is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -14,30 +14,30 @@ from pydantic import Field, model_validator
 
 from assay.arrays import Floats, Ints, Keys
 from assay.errors import DataError
-from assay.files import fingerprint, whole
+from assay.files import fingerprint
 from assay.images.decode import Resize
-from assay.labels.edits import Edit, apply
+from assay.labels.edits import apply
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
-from assay.labels.space import LabelSpace
+from assay.labels.space import Codes, LabelSpace
 from assay.labels.split import folds, one_fold_reason
 from assay.labels.subset import labelled
 from assay.messages import formula_note
-from assay.metrics.intervals import Metric, share, wilson
+from assay.metrics.intervals import share
 from assay.models.classifier import require_size
 from assay.models.ensemble import load_model
-from assay.models.trained_model import require_unseen
+from assay.models.trained_model import require_unseen, trained_on_mask
+from assay.predictions.inference import Inference
 from assay.predictions.out_of_fold import out_of_fold_by, single_fold_labels, single_fold_notes
 from assay.predictions.tta import tta_logits
-from assay.progress import Progress
 from assay.repair.confident_learning import Filter, HeadSuspects
 from assay.repair.suspects import (
     JUDGES,
     Action,
     Flag,
     JudgeName,
-    actions_done,
     capped,
+    find_held_suspects,
     find_suspects,
     persons_cells,
     require_labels_left,
@@ -60,10 +60,11 @@ from assay.steps.ensemble_members import MemberPlan, train_member
 from assay.steps.fit_settings import FitSettings
 from assay.steps.sources import trained_on, trained_on_at_start
 from assay.steps.start import bare_classifier, heads_named, inference_for, inference_hardware
+from assay.steps.suspect_lists import Split, SuspectRows, suspect_details, suspect_lines, write_suspects
 
 
 class CleanLabelsSettings(StepSettings):
-    """List the training labels that are probably wrong, by models not trained on them; change them where asked."""
+    """List labels that are probably wrong, by models not trained on them; change those of training where asked."""
 
     changes_labels = True
 
@@ -107,25 +108,40 @@ class CleanLabelsSettings(StepSettings):
 def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepResult:
     """Judge each label by what the other folds teach; list the suspects, and propose the edits that are asked for.
 
-    Only training labels are judged, pseudo-labels not among them: a prediction of a model is no evidence. Raises
-    DataError where none is known, PlanError for a judge that learnt from them and for edits that would empty a class.
+    Pseudo-labels are not judged: a prediction of a model is no evidence. Validation labels are, by a judge on features
+    that learnt from all training labels, and are listed without an edit. Raises DataError where no training label is
+    known, PlanError for a judge that learnt from them and for edits that would empty a class.
     """
     if not (context.processes.is_main_process or settings.steps):
         return StepResult(None)
     ledger = Ledger.read(context.ledger)
     before = ledger.of(state.done).effective()
-    known = labelled(without_pseudo_labels(state.samples.part("train"), before))
     named = [head.name for _, head, _ in heads_named(state.samples.space, settings.heads, step="clean_labels")]
-    samples = labelled(restrict(known, named))
+    train = _Images.of(without_pseudo_labels(state.samples.part("train"), before), named)
+    samples = train.judged
     if len(samples) == 0:
         raise DataError("clean_labels: no training image has a known label, so there is nothing to judge. Label some.")
     fold = folds(samples, settings.folds, seed=context.seed)
     if len(np.unique(fold)) < 2:
         why = one_fold_reason(samples)
         context.progress.line(f"  nothing can be judged: {why}")
-        write_suspects(context.folder.suspects, [], samples)
+        write_suspects(context.folder.suspects, [])
         return StepResult(None, details=suspect_details([], [why]))
-    probabilities = _out_of_fold_probabilities(settings, known, samples, fold, state=state, context=context)
+    context = _with_judging_weights(settings, context)
+    learnt = _learnt_before(settings.steps, samples.space, context)
+    require_unseen(learnt, samples, what="clean_labels")
+    held = _Images.of(state.samples.part("val"), named).without(learnt)
+    held_rows: list[SuspectRows] = []
+    if settings.steps:  # validation chose the epochs of these models, so that they judge none of it
+        probabilities = judge_by_training(settings.steps, samples, fold, state=state, context=context)
+    else:
+        probabilities, judged = judge_by_features(settings, train, fold, held, state=state, context=context)
+        found = find_held_suspects(held.judged, judged, samples, probabilities, fold, filter_by=settings.filter)
+        persons, codes = persons_cells(ledger.effective()), held.judged.codes()
+        held_rows = [
+            _rows("val", one, samples=held.judged, codes=of_head, persons=persons, max_share=settings.max_share)
+            for one, of_head in zip(found, codes, strict=True)
+        ]
     if not context.processes.is_main_process:
         return StepResult(None)
     notes = single_fold_notes(samples, single_fold_labels(samples, fold))
@@ -133,15 +149,21 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
         context.progress.line(f"  {note}")
     suspects = find_suspects(samples, probabilities, fold, filter_by=settings.filter)
     by_head = _apply_action(settings, suspects, samples, probabilities, ledger=ledger, step=context.name)
-    write_suspects(context.folder.suspects, by_head, samples)
+    by_head += held_rows
+    _show(by_head, context)
+    edits = [edit for of_head in by_head for edit in of_head.edits]
+    return StepResult(None, details=suspect_details(by_head, notes), edits=edits)
+
+
+def _show(by_head: Sequence[SuspectRows], context: Context) -> None:
+    """Write the list of suspects and print its summary."""
+    write_suspects(context.folder.suspects, by_head)
     for of_head in by_head:
         suspect_lines(of_head, context.progress)
-    listed = [samples.ids[row] for of_head in by_head for row in of_head.table["row"].to_list()]
+    listed = [image for of_head in by_head for image in of_head.images]
     listed += [name for of_head in by_head for name in of_head.suspects.head.classes]
     for note in formula_note(listed, "Import the columns of suspects.csv as text"):
         context.progress.line(f"  note: {note}")
-    edits = [edit for of_head in by_head for edit in of_head.edits]
-    return StepResult(None, details=suspect_details(by_head, notes), edits=edits)
 
 
 def holds(settings: CleanLabelsSettings, state: State, context: Context) -> list[StepList]:
@@ -168,17 +190,28 @@ STEP = Step(
 
 
 @dataclass(frozen=True)
-class SuspectRows:
-    """Suspects under one head, and the edits that deal with them.
+class _Images:
+    """Images of a part with a known label under any head, and under the heads to judge: `judged`."""
 
-    `table` holds the suspects left by `max_share` and by a person's decisions; `agreement` is the share of the judged
-    labels that are the judge's prediction.
-    """
+    known: Samples
+    judged: Samples
 
-    suspects: HeadSuspects
-    table: pl.DataFrame
-    edits: Sequence[Edit]
-    agreement: Metric | None
+    @staticmethod
+    def of(part: Samples, heads: Sequence[str]) -> _Images:
+        known = labelled(part)
+        return _Images(known, labelled(restrict(known, heads)))
+
+    def without(self, images: Keys) -> _Images:
+        """Return the same, but judging none of these images."""
+        return replace(self, judged=self.judged.take(np.flatnonzero(~trained_on_mask(images, self.judged))))
+
+    def features(self, inference: Inference, context: Context) -> Floats:
+        """Return features (N, F) of those judged; taken of all known ones, of which a probe left them in the cache."""
+        features = inference.features(self.known.ids, folder=context.run.cache, progress=context.progress)
+        if len(self.known) == len(self.judged):
+            return features
+        row = {image: number for number, image in enumerate(self.known.ids)}
+        return features[[row[image] for image in self.judged.ids]]
 
 
 def _apply_action(
@@ -191,42 +224,50 @@ def _apply_action(
     step: str,
 ) -> list[SuspectRows]:
     """Return suspects and edits of each head. Raises PlanError where a class would lose all its labels."""
-    persons, ids = persons_cells(ledger.effective()), samples.ids
+    persons = persons_cells(ledger.effective())
     judge = JUDGES[settings.judge].text
     by_head = []
     for of_head, (head, _, codes, predicted) in zip(
         suspects, samples.space.each(samples.codes(), probabilities), strict=True
     ):
-        table = capped(of_head, codes, settings.max_share)
-        cells = [(ids[row], head.name, tag) in persons for row, tag in table.select("row", "tag").iter_rows()]
-        table = table.filter(~pl.Series(cells, dtype=pl.Boolean))
-        edits = suspect_edits(table, head, samples, action=settings.action, step=step, judge=judge)
+        rows = _rows("train", of_head, samples=samples, codes=codes, persons=persons, max_share=settings.max_share)
+        edits = suspect_edits(rows.table, head, samples, action=settings.action, step=step, judge=judge)
         known = codes >= 0
         agreement = share((head.decide(predicted) == codes)[known])
-        by_head.append(SuspectRows(of_head, table, ledger.allowed(edits), agreement))
+        by_head.append(replace(rows, edits=ledger.allowed(edits), agreement=agreement))
     after = apply(samples, [edit for of_head in by_head for edit in of_head.edits])
     for head, old, new in zip(samples.space, samples.codes(), after.codes(), strict=True):
         require_labels_left(head, old, new, step="clean_labels")
     return by_head
 
 
-# Probabilities of training images by models that did not learn from their labels: on features, or trained anew.
+def _rows(
+    split: Split,
+    found: HeadSuspects,
+    *,
+    samples: Samples,
+    codes: Codes,
+    persons: Container[tuple[str, str, str | None]],
+    max_share: float,
+) -> SuspectRows:
+    """Return the suspects of a head that `max_share` and a person's decisions leave, without edits."""
+    name, ids = found.head.name, samples.ids
+    table = capped(found, codes, max_share)
+    cells = [(ids[row], name, tag) in persons for row, tag in table.select("row", "tag").iter_rows()]
+    return SuspectRows(split, samples, found, table.filter(~pl.Series(cells, dtype=pl.Boolean)))
 
 
-def _out_of_fold_probabilities(
-    settings: CleanLabelsSettings, known: Samples, samples: Samples, fold: Ints, *, state: State, context: Context
-) -> Floats:
-    """Return probabilities (N, W). Raises PlanError where what the judge begins with has learnt from the labels."""
+# Probabilities of images by models that did not learn from their labels: on features, or trained anew.
+
+
+def _with_judging_weights(settings: CleanLabelsSettings, context: Context) -> Context:
+    """Return the context with the weights that the judge begins with."""
     model = context.model
     if settings.weights is not None:
         model = model.model_copy(update={"weights": settings.weights, "init_from": None})
-    context = replace(context, model=model)
-    require_unseen(_learnt_before(settings.steps, samples.space, context), samples, what="clean_labels")
-    if settings.steps:
-        return judge_by_training(settings.steps, samples, fold, state=state, context=context)
-    if model.weights == "none" and model.init_from is None:
+    if not settings.steps and model.weights == "none" and model.init_from is None:
         context.progress.line("  note: the judging network was trained on nothing, so its suspects are of little worth")
-    return judge_by_features(settings, known, samples, fold, state=state, context=context)
+    return replace(context, model=model)
 
 
 def _learnt_before(steps: Sequence[StepPlan], space: LabelSpace, context: Context) -> Keys:
@@ -244,21 +285,27 @@ def _learnt_before(steps: Sequence[StepPlan], space: LabelSpace, context: Contex
 
 
 def judge_by_features(
-    settings: CleanLabelsSettings, known: Samples, samples: Samples, fold: Ints, *, state: State, context: Context
-) -> Floats:
-    """Return probabilities (N, W) of the samples, on features of the backbone that the plan begins with.
+    settings: CleanLabelsSettings, train: _Images, fold: Ints, held: _Images, *, state: State, context: Context
+) -> tuple[Floats, Floats]:
+    """Return probabilities (N, W) of training images, each by the other folds, and (M, W) of held-out ones by all.
 
-    Features are taken of all images `known`, the samples among them: a probe has left just these in the cache.
+    The features are those of the backbone that the plan begins with.
     """
     classifier = bare_classifier(state, context, size=settings.size)
     require_size(classifier, settings.size)
     inference = inference_for(classifier, settings, context)
-    features = inference.features(known.ids, folder=context.run.cache, progress=context.progress)
-    if len(known) > len(samples):
-        row = {image: number for number, image in enumerate(known.ids)}
-        features = features[[row[image] for image in samples.ids]]
-    posterior = JUDGES[settings.judge].posterior
-    return posterior(samples, features, fold, neighbours=settings.neighbours, seed=context.seed)
+    features = train.features(inference, context)
+    judge = partial(
+        JUDGES[settings.judge].posterior,
+        train.judged,
+        features,
+        fold,
+        neighbours=settings.neighbours,
+        seed=context.seed,
+    )
+    if len(held.judged) == 0:
+        return judge(), np.zeros((0, train.judged.space.width), np.float32)
+    return judge(), judge(held=held.features(inference, context))
 
 
 def judge_by_training(
@@ -290,95 +337,3 @@ def _keeping_what_is_taken(step: StepPlan) -> StepPlan:
     if not isinstance(step.settings, FitSettings):
         return step
     return step.model_copy(update={"settings": step.settings.model_copy(update={"keep": step.settings.take})})
-
-
-# The list of suspects, its summary, and its lines.
-
-LISTED_CONFUSIONS = 3
-SUSPECT_COLUMNS = ("image", "head", "class", "given", "suggested", "label", "quality", "confidence", "done")
-
-
-def write_suspects(path: Path, by_head: Sequence[SuspectRows], samples: Samples) -> None:
-    """Write the suspects of all heads as CSV, the most suspicious first.
-
-    `image`, `head` and `class` (of tags) name a label as a person's corrections do, and `label` is blank, for the
-    person to fill in; `quality` is the probability of the given label, `confidence` that of the suggested one, `done`
-    what was done.
-    """
-    ids = samples.ids
-    tables = [
-        pl.DataFrame(
-            {
-                "image": [ids[row] for row in of_head.table["row"].to_list()],
-                "head": [of_head.suspects.head.name] * of_head.table.height,
-                "class": of_head.table["tag"],
-                **{name: of_head.table[name] for name in ("given", "suggested")},
-                "label": [None] * of_head.table.height,
-                **{name: of_head.table[name] for name in ("quality", "confidence")},
-                "done": actions_done(of_head.table, of_head.suspects.head, ids, of_head.edits),
-            },
-            schema_overrides=dict.fromkeys(("image", "head", "class", "label", "done"), pl.String),
-        )
-        for of_head in by_head
-    ]
-    empty = pl.DataFrame(schema=dict.fromkeys(SUSPECT_COLUMNS, pl.String))
-    table = pl.concat(tables).sort("quality", maintain_order=True) if tables else empty
-    with whole(path) as beside:
-        table.write_csv(beside, float_precision=4)
-
-
-def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dict[str, object]:
-    """Return counts, noise rates, confident joint and noise matrix of each head, for done.json."""
-    heads = {
-        of_head.suspects.head.name: {
-            "n": of_head.suspects.n,
-            "suspects": of_head.table.height,
-            "edits": len(of_head.edits),
-            "agreement": None if of_head.agreement is None else of_head.agreement.to_json(),
-            "noise_rate": of_head.suspects.noise_rate,
-            "noise_rates": of_head.suspects.noise_rates,
-            "counts": of_head.suspects.counts.tolist(),
-            "joint": np.round(of_head.suspects.joint, 6).tolist(),
-            "noise_matrix": np.round(of_head.suspects.noise_matrix, 6).tolist(),
-            "unjudged": list(of_head.suspects.unjudged),
-        }
-        for of_head in by_head
-    }
-    return {"heads": heads, "notes": list(notes)}
-
-
-def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
-    """Print how many labels of a head are suspect, and the commonest confusions."""
-    suspects, name = of_head.suspects, of_head.suspects.head.name
-    rate = suspects.noise_rate
-    if rate is None:
-        progress.line(f"  {name}: no label could be judged")
-        return
-    changed = f", {len(of_head.edits):,} edits" if of_head.edits else ""
-    agreement = "" if of_head.agreement is None else f"; the judge agrees with {of_head.agreement.percent()}"
-    low, high = wilson(rate * suspects.n, suspects.n)
-    progress.line(
-        f"  {name}: {of_head.table.height:,} of {suspects.n:,} labels are suspect{changed}; estimated to be wrong: "
-        f"{Metric(rate, suspects.n, low, high).percent()}{agreement}"
-    )
-    confusions = _commonest_confusions(suspects)
-    if confusions:
-        progress.line(f"    mostly {', '.join(confusions)}")
-    if suspects.unjudged:
-        progress.line(
-            f"    not judged, for too few labels or answers that are all alike: {', '.join(suspects.unjudged)}"
-        )
-
-
-def _commonest_confusions(suspects: HeadSuspects) -> list[str]:
-    """Return the commonest confusions as text, with their share of the labels judged."""
-    head, counts = suspects.head, suspects.counts
-    if head.multiclass:
-        wrong = counts - np.diag(np.diagonal(counts))
-        names = [f"{given} for {true}" for given in head.classes for true in head.classes]
-    else:
-        wrong = np.stack([counts[:, 0, 1], counts[:, 1, 0]], axis=1)
-        names = [f"{tag} {how}" for tag in head.classes for how in ("missing", "too much")]
-    shares = wrong.ravel() / suspects.n
-    order = np.argsort(-shares, kind="stable")[:LISTED_CONFUSIONS]
-    return [f"{names[cell]} ({shares[cell]:.1%})" for cell in order.tolist() if shares[cell] > 0]

@@ -37,7 +37,11 @@ def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
             {
                 "name": plain(step.name),
                 "count": table.height,
-                "judged": sum(estimate["n"] for estimate in step.details.get("heads", {}).values()),
+                "judged": sum(
+                    estimate["n"]
+                    for part in ("heads", "validation")
+                    for estimate in step.details.get(part, {}).values()
+                ),
                 "notes": [plain(note) for note in step.details.get("notes", [])],
                 "heads": [
                     _noise(run.samples.space[name], estimate)
@@ -130,7 +134,7 @@ def _suspects(run: RunContents, step: str) -> pl.DataFrame | None:
     path = run.paths.step(step).suspects
     if not path.exists():
         return None
-    texts = dict.fromkeys(("image", "head", "class", "given", "suggested", "done"), pl.String)
+    texts = dict.fromkeys(("image", "split", "head", "class", "given", "suggested", "done"), pl.String)
     return pl.read_csv(path, schema_overrides=texts | {"quality": pl.Float64, "confidence": pl.Float64})
 
 
@@ -174,6 +178,7 @@ def _suspect(row: dict[str, Any], number: int, settled: Collection[tuple[str, st
     tag = plain(row["class"] or "")
     return {
         "image": number,
+        "held": row.get("split") == "val",
         "head": plain(row["head"]),
         "given": _label(tag, row["given"]),
         "suggested": _label(tag, row["suggested"]),

@@ -1,0 +1,143 @@
+"""Lists of suspect labels: the table in a run, its summary, and its lines on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from assay.files import whole
+from assay.labels.edits import Edit
+from assay.labels.samples import Samples
+from assay.metrics.intervals import Metric, wilson
+from assay.progress import Progress
+from assay.repair.confident_learning import HeadSuspects
+from assay.repair.suspects import actions_done
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class SuspectRows:
+    """Suspects under one head in one part of the split, and the edits that deal with them.
+
+    `samples` are those that were judged. `table` holds the suspects left by `max_share` and by a person's decisions;
+    `agreement` is the share of the judged labels that are the judge's prediction.
+    """
+
+    split: Split
+    samples: Samples
+    suspects: HeadSuspects
+    table: pl.DataFrame
+    edits: Sequence[Edit] = ()
+    agreement: Metric | None = None
+
+    @property
+    def images(self) -> list[str]:
+        """The image of each line of the table."""
+        ids = self.samples.ids
+        return [ids[row] for row in self.table["row"].to_list()]
+
+
+LISTED_CONFUSIONS = 3
+SUSPECT_COLUMNS = ("image", "split", "head", "class", "given", "suggested", "label", "quality", "confidence", "done")
+
+
+def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
+    """Write the suspects of all heads as CSV, the most suspicious first.
+
+    `split` is the part that the image is in. `image`, `head` and `class` (of tags) name a label as a person's
+    corrections do, and `label` is blank, for the person to fill in. `quality` is the probability of the given label,
+    `confidence` that of the suggested one, `done` what was done.
+    """
+    tables = [
+        pl.DataFrame(
+            {
+                "image": of_head.images,
+                "split": [of_head.split] * of_head.table.height,
+                "head": [of_head.suspects.head.name] * of_head.table.height,
+                "class": of_head.table["tag"],
+                **{name: of_head.table[name] for name in ("given", "suggested")},
+                "label": [None] * of_head.table.height,
+                **{name: of_head.table[name] for name in ("quality", "confidence")},
+                "done": actions_done(of_head.table, of_head.suspects.head, of_head.samples.ids, of_head.edits),
+            },
+            schema_overrides=dict.fromkeys(("image", "split", "head", "class", "label", "done"), pl.String),
+        )
+        for of_head in by_head
+    ]
+    empty = pl.DataFrame(schema=dict.fromkeys(SUSPECT_COLUMNS, pl.String))
+    table = pl.concat(tables).sort("quality", maintain_order=True) if tables else empty
+    with whole(path) as beside:
+        table.write_csv(beside, float_precision=4)
+
+
+def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dict[str, object]:
+    """Return counts, noise rates, confident joint and noise matrix of each head, for done.json.
+
+    Of validation labels there are the numbers judged and suspected alone.
+    """
+    train, held = ([one for one in by_head if one.split == split] for split in ("train", "val"))
+    heads = {
+        of_head.suspects.head.name: {
+            "n": of_head.suspects.n,
+            "suspects": of_head.table.height,
+            "edits": len(of_head.edits),
+            "agreement": None if of_head.agreement is None else of_head.agreement.to_json(),
+            "noise_rate": of_head.suspects.noise_rate,
+            "noise_rates": of_head.suspects.noise_rates,
+            "counts": of_head.suspects.counts.tolist(),
+            "joint": np.round(of_head.suspects.joint, 6).tolist(),
+            "noise_matrix": np.round(of_head.suspects.noise_matrix, 6).tolist(),
+            "unjudged": list(of_head.suspects.unjudged),
+        }
+        for of_head in train
+    }
+    validation = {one.suspects.head.name: {"n": one.suspects.n, "suspects": one.table.height} for one in held}
+    return {"heads": heads, "validation": validation, "notes": list(notes)}
+
+
+def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
+    """Print how many labels of a head are suspect, and the commonest confusions."""
+    suspects, name, count = of_head.suspects, of_head.suspects.head.name, of_head.table.height
+    rate, verb = suspects.noise_rate, "is" if count == 1 else "are"
+    if of_head.split == "val":
+        if rate is not None:
+            tail = "; no step changes these, a person may" if count else ""
+            progress.line(f"  {name}: {count:,} of {suspects.n:,} validation labels {verb} suspect{tail}")
+        return
+    if rate is None:
+        progress.line(f"  {name}: no label could be judged")
+        return
+    changed = f", {len(of_head.edits):,} edits" if of_head.edits else ""
+    agreement = "" if of_head.agreement is None else f"; the judge agrees with {of_head.agreement.percent()}"
+    low, high = wilson(rate * suspects.n, suspects.n)
+    progress.line(
+        f"  {name}: {count:,} of {suspects.n:,} training labels {verb} suspect{changed}; estimated to be wrong: "
+        f"{Metric(rate, suspects.n, low, high).percent()}{agreement}"
+    )
+    confusions = _commonest_confusions(suspects)
+    if confusions:
+        progress.line(f"    mostly {', '.join(confusions)}")
+    if suspects.unjudged:
+        progress.line(
+            f"    not judged, for too few labels or answers that are all alike: {', '.join(suspects.unjudged)}"
+        )
+
+
+def _commonest_confusions(suspects: HeadSuspects) -> list[str]:
+    """Return the commonest confusions as text, with their share of the labels judged."""
+    head, counts = suspects.head, suspects.counts
+    if head.multiclass:
+        wrong = counts - np.diag(np.diagonal(counts))
+        names = [f"{given} for {true}" for given in head.classes for true in head.classes]
+    else:
+        wrong = np.stack([counts[:, 0, 1], counts[:, 1, 0]], axis=1)
+        names = [f"{tag} {how}" for tag in head.classes for how in ("missing", "too much")]
+    shares = wrong.ravel() / suspects.n
+    order = np.argsort(-shares, kind="stable")[:LISTED_CONFUSIONS]
+    return [f"{names[cell]} ({shares[cell]:.1%})" for cell in order.tolist() if shares[cell] > 0]
