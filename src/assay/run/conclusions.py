@@ -297,6 +297,6 @@ def _suspect_line(suspects: SuspectCount, folder: Path) -> str:
         return f"No label looks wrong ({' and '.join(counts)})."
     return (
         f"{' and '.join(counts)} look{'s' if total == 1 else ''} wrong, listed in {folder / suspects['file']} and "
-        f"shown in {folder / 'report.html'}. Write the right label of an image into the list's column `label`, where you "
-        "know it, save it, and then"
+        f"shown in {folder / 'report.html'}. Write the right label of an image into the column `label` of the list, "
+        "where you know it, save it, and then"
     )
