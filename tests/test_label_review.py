@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -141,11 +142,13 @@ def test_corrections_win_over_every_step_and_may_change_validation(project: Proj
     (tmp_path / "mine.csv").write_text(f"image,label\n{image},green\n{validated},red\n")
     result = project.command("--correct", tmp_path / "mine.csv")
     assert "2 labels settled" in result.stdout
-    assert "given again: 01-relabel, 02-probe" in result.stdout
+    assert "run again: 01-relabel, 02-probe" in result.stdout
     assert project.train(*steps) == ["01-relabel", "02-probe"]
     assert project.metrics["settled by a person"]["train"]["labels"] == 1
     assert project.metrics["settled by a person"]["val"]["labels"] == 1
-    assert "  labels that a person settled: 1 in train, 1 in val" in project.said
+    assert "  labels that a person settled: 1 in train (1 changed), 1 in val (1 changed)" in project.said
+    counted = pl.read_csv(project.run / "splits.csv").filter(pl.col("class") == "red")
+    assert counted["val"].item() == 4
     made = project.ledger.apply(samples).table
     assert made.filter(id=image)["label:label"].item() == "green"
     support = {row["class"]: row["support"] for row in project.metrics["scores"]["heads"]["label"]["per_class"]}

@@ -102,11 +102,10 @@ def _change(edit: Edit) -> str:
 
 def _review_lines(review: LabelReview, table: Path | None) -> Iterator[str]:
     if table is not None:
+        settled = len(review.corrected)
         changed = sum(edit.old != edit.new for edit in review.corrected)
-        yield (
-            f"{table}: {len(review.corrected):,} labels settled that were not so before: {changed:,} changed, "
-            f"{len(review.corrected) - changed:,} right as they were"
-        )
+        split = f": {changed:,} changed, {settled - changed:,} right as they were" if settled else ""
+        yield f"{table}: {settled:,} labels settled that were not so before{split}"
     else:
         yield f"undone: {_counts(review.undone)}"
     if review.with_them:

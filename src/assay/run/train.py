@@ -174,14 +174,17 @@ def _describe(prepared: PreparedRun) -> None:
     write_text(run.plan, to_yaml(prepared.plan))
     write_json(run.environment, environment(processes=context.processes.num_processes))
     samples.write(run.samples)
-    frequencies = split_table(samples)
+    settled = prepared.ledger.of(()).apply(samples)  # by a person
+    frequencies = split_table(settled)
     with whole(run.splits) as beside:
         frequencies.write_csv(beside)
-    for line in _data_lines(samples, frequencies, prepared.ledger):
+    for line in _data_lines(settled, frequencies, count_corrections(prepared.ledger, samples)):
         context.progress.line(f"  {line}")
 
 
-def _data_lines(samples: Samples, frequencies: pl.DataFrame, ledger: Ledger) -> Iterator[str]:
+def _data_lines(
+    samples: Samples, frequencies: pl.DataFrame, corrections: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
     for name in ("train", "val", "test"):
         part = samples.part(name)
         if len(part):
@@ -191,8 +194,11 @@ def _data_lines(samples: Samples, frequencies: pl.DataFrame, ledger: Ledger) -> 
         yield from plain_lines(table)
     yield from (f"note: {note}" for note in samples.notes)
     yield from left_out_lines(samples.left_out)
-    counts = {part: counts["labels"] for part, counts in count_corrections(ledger, samples).items()}
-    corrected = [f"{count} in {part}" for part, count in counts.items() if count]
+    corrected = [
+        f"{counts['labels']} in {part} ({counts['changed']} changed)"
+        for part, counts in corrections.items()
+        if counts["labels"]
+    ]
     if corrected:
         yield f"labels that a person settled: {', '.join(corrected)}"
 
