@@ -86,13 +86,15 @@ def _nearest(
     step = max(1, BLOCK // len(vectors))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
-        own = np.einsum("nf,nf->n", queries[block], queries[block])[:, None]
+        lengths_squared = np.einsum("nf,nf->n", queries[block], queries[block])[:, None]
         products = queries[block] @ vectors.T  # (b, n)
-        copies = products >= (own + squares) * np.float32((1 - COPY) / 2)
+        copies = products >= (lengths_squared + squares) * np.float32((1 - COPY) / 2)
         products /= lengths
         products[copies] = -np.inf
         if fold is not None:
             products[fold[block, None] == fold] = -np.inf
         nearest = np.argpartition(products, -count, axis=1)[:, -count:]
-        cosines = np.take_along_axis(products, nearest, axis=1) / np.sqrt(np.where(own > 0, own, 1))
+        cosines = np.take_along_axis(products, nearest, axis=1) / np.sqrt(
+            np.where(lengths_squared > 0, lengths_squared, 1)
+        )
         yield block, nearest, np.maximum((1 + cosines) / 2, 0)

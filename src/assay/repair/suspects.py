@@ -101,9 +101,9 @@ def find_suspects(samples: Samples, probabilities: Reals, fold: Ints, *, filter_
 
 
 def find_held_suspects(
-    held: Samples, judged: Reals, samples: Samples, probabilities: Reals, fold: Ints, *, filter_by: Filter
+    held: Samples, held_probabilities: Reals, samples: Samples, probabilities: Reals, fold: Ints, *, filter_by: Filter
 ) -> list[HeadSuspects]:
-    """Return the suspects among held-out images, by probabilities `judged` (M, W) of models of all the samples.
+    """Return the suspects among held-out images, by probabilities (M, W) of models of all the samples.
 
     Samples, probabilities (N, W) and fold are those of `find_suspects`, whose thresholds and classes count here too.
     """
@@ -111,7 +111,7 @@ def find_held_suspects(
     by_head = []
     for codes, (head, columns, learnt) in zip(held.codes(), _learnt_by_head(samples, probabilities, fold), strict=True):
         if (codes >= 0).any() and (learnt.codes >= 0).any():
-            scores = judged[:, columns]
+            scores = held_probabilities[:, columns]
             by_head.append(suspects(head, codes, scores, filter_by=filter_by, least=least, learnt=learnt))
         else:
             by_head.append(no_suspects(head, codes))

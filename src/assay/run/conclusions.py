@@ -134,13 +134,13 @@ def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> Susp
     if path.exists():
         table = pl.read_csv(path, infer_schema=False).filter(done="flagged")
         flagged |= dict(table.group_by("split").len().iter_rows())
-    judged = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
+    labels = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
     return SuspectCount(
         file=str(path.relative_to(run.path)),
         suspects=flagged["train"],
-        labels=judged[0],
+        labels=labels[0],
         validation_suspects=flagged["val"],
-        validation_labels=judged[1],
+        validation_labels=labels[1],
     )
 
 
@@ -289,7 +289,7 @@ def _suspect_line(suspects: SuspectCount, folder: Path) -> str:
         (suspects["suspects"], suspects["labels"], "training"),
         (suspects["validation_suspects"], suspects["validation_labels"], "validation"),
     ]
-    counts = [f"{count:,} of {judged:,} {part} labels" for count, judged, part in parts if judged]
+    counts = [f"{count:,} of {labels:,} {part} labels" for count, labels, part in parts if labels]
     if not counts:
         return "No label could be judged."
     total = sum(count for count, _, _ in parts)

@@ -118,7 +118,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     before = ledger.of(state.done).effective()
     named = [head.name for _, head, _ in heads_named(state.samples.space, settings.heads, step="clean_labels")]
     train = _Images.of(without_pseudo_labels(state.samples.part("train"), before), named)
-    samples = train.judged
+    samples = train.subset
     if len(samples) == 0:
         raise DataError("clean_labels: no training image has a known label, so there is nothing to judge. Label some.")
     fold = folds(samples, settings.folds, seed=context.seed)
@@ -135,12 +135,14 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     if settings.steps:  # validation chose the epochs of these models, so that they judge none of it
         probabilities = judge_by_training(settings.steps, samples, fold, state=state, context=context)
     else:
-        probabilities, judged = judge_by_features(settings, train, fold, held, state=state, context=context)
-        found = find_held_suspects(held.judged, judged, samples, probabilities, fold, filter_by=settings.filter)
-        persons, codes = persons_cells(ledger.effective()), held.judged.codes()
+        probabilities, held_probabilities = judge_by_features(settings, train, fold, held, state=state, context=context)
+        of_heads = find_held_suspects(
+            held.subset, held_probabilities, samples, probabilities, fold, filter_by=settings.filter
+        )
+        persons, codes = persons_cells(ledger.effective()), held.subset.codes()
         held_rows = [
-            _rows("val", one, samples=held.judged, codes=of_head, persons=persons, max_share=settings.max_share)
-            for one, of_head in zip(found, codes, strict=True)
+            _rows("val", one, samples=held.subset, codes=of_head, persons=persons, max_share=settings.max_share)
+            for one, of_head in zip(of_heads, codes, strict=True)
         ]
     if not context.processes.is_main_process:
         return StepResult(None)
@@ -191,10 +193,10 @@ STEP = Step(
 
 @dataclass(frozen=True)
 class _Images:
-    """Images of a part with a known label under any head, and under the heads to judge: `judged`."""
+    """Images of a part with a known label under any head, and under the heads to judge: `subset`."""
 
     known: Samples
-    judged: Samples
+    subset: Samples
 
     @staticmethod
     def of(part: Samples, heads: Sequence[str]) -> _Images:
@@ -203,15 +205,15 @@ class _Images:
 
     def without(self, images: Keys) -> _Images:
         """Return the same, but judging none of these images."""
-        return replace(self, judged=self.judged.take(np.flatnonzero(~trained_on_mask(images, self.judged))))
+        return replace(self, subset=self.subset.take(np.flatnonzero(~trained_on_mask(images, self.subset))))
 
     def features(self, inference: Inference, context: Context) -> Floats:
         """Return features (N, F) of those judged; taken of all known ones, of which a probe left them in the cache."""
         features = inference.features(self.known.ids, folder=context.run.cache, progress=context.progress)
-        if len(self.known) == len(self.judged):
+        if len(self.known) == len(self.subset):
             return features
         row = {image: number for number, image in enumerate(self.known.ids)}
-        return features[[row[image] for image in self.judged.ids]]
+        return features[[row[image] for image in self.subset.ids]]
 
 
 def _apply_action(
@@ -243,7 +245,7 @@ def _apply_action(
 
 def _rows(
     split: Split,
-    found: HeadSuspects,
+    suspects: HeadSuspects,
     *,
     samples: Samples,
     codes: Codes,
@@ -251,10 +253,10 @@ def _rows(
     max_share: float,
 ) -> SuspectRows:
     """Return the suspects of a head that `max_share` and a person's decisions leave, without edits."""
-    name, ids = found.head.name, samples.ids
-    table = capped(found, codes, max_share)
+    name, ids = suspects.head.name, samples.ids
+    table = capped(suspects, codes, max_share)
     cells = [(ids[row], name, tag) in persons for row, tag in table.select("row", "tag").iter_rows()]
-    return SuspectRows(split, samples, found, table.filter(~pl.Series(cells, dtype=pl.Boolean)))
+    return SuspectRows(split, samples, suspects, table.filter(~pl.Series(cells, dtype=pl.Boolean)))
 
 
 # Probabilities of images by models that did not learn from their labels: on features, or trained anew.
@@ -297,14 +299,14 @@ def judge_by_features(
     features = train.features(inference, context)
     judge = partial(
         JUDGES[settings.judge].posterior,
-        train.judged,
+        train.subset,
         features,
         fold,
         neighbours=settings.neighbours,
         seed=context.seed,
     )
-    if len(held.judged) == 0:
-        return judge(), np.zeros((0, train.judged.space.width), np.float32)
+    if len(held.subset) == 0:
+        return judge(), np.zeros((0, train.subset.space.width), np.float32)
     return judge(), judge(held=held.features(inference, context))
 
 
