@@ -117,7 +117,8 @@ def _run_blocks(run: Run, again: str) -> Iterator[Block]:
     yield from conclusion_lines(record, run.folder)
     if record.suspects and record.suspects["suspects"] + record.suspects["validation_suspects"]:
         table = shlex.quote(str(run.folder / record.suspects["file"]))
-        yield f"\n    assay ledger {folder} --correct {table}\n    {again}\n"
+        yield "Then correct the labels and train again:\n"
+        yield f"    assay ledger {folder} --correct {table}\n    {again}\n"
 
 
 def _comparable_steps(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -298,5 +298,5 @@ def _suspect_line(suspects: SuspectCount, folder: Path) -> str:
     return (
         f"{' and '.join(counts)} look{'s' if total == 1 else ''} wrong, listed in {folder / suspects['file']} and "
         f"shown in {folder / 'report.html'}. Write the right label of an image into the column `label` of the list, "
-        "where you know it, save it, and then"
+        "where you know it, and save it."
     )

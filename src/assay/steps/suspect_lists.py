@@ -44,7 +44,7 @@ class SuspectRows:
 
 
 LISTED_CONFUSIONS = 3
-SUSPECT_COLUMNS = ("image", "split", "head", "class", "given", "suggested", "label", "quality", "confidence", "done")
+SUSPECT_COLUMNS = ("image", "head", "class", "given", "suggested", "label", "quality", "confidence", "split", "done")
 
 
 def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
@@ -58,12 +58,12 @@ def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
         pl.DataFrame(
             {
                 "image": of_head.images,
-                "split": [of_head.split] * of_head.table.height,
                 "head": [of_head.suspects.head.name] * of_head.table.height,
                 "class": of_head.table["tag"],
                 **{name: of_head.table[name] for name in ("given", "suggested")},
                 "label": [None] * of_head.table.height,
                 **{name: of_head.table[name] for name in ("quality", "confidence")},
+                "split": [of_head.split] * of_head.table.height,
                 "done": actions_done(of_head.table, of_head.suspects.head, of_head.samples.ids, of_head.edits),
             },
             schema_overrides=dict.fromkeys(("image", "split", "head", "class", "label", "done"), pl.String),
