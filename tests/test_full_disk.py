@@ -21,8 +21,8 @@ hardware: {{precision: fp32, layout: contiguous}}
 {more}
 steps:
   - probe: {{size: 32}}
-  - fit: {{size: 32, epochs: 2}}
   - clean_labels: {{size: 32, action: drop}}
+  - fit: {{size: 32, epochs: 2}}
 """
 
 
@@ -69,7 +69,7 @@ def require_same(found: Path, plan: Path, images: Path, tmp_path: Path) -> None:
     for command in commands_in(other, plan, images):
         assert CliRunner().invoke(app, command).exit_code == 0
     assert set(relative(other)) ^ set(relative(found)) == set()
-    for name in ("run/model/model.safetensors", "run/splits.csv", "run/steps/03-clean_labels/suspects.csv"):
+    for name in ("run/model/model.safetensors", "run/splits.csv", "run/steps/02-clean_labels/suspects.csv"):
         assert (found / name).read_bytes() == (other / name).read_bytes()
     before, after = (json.loads((place / "run" / "metrics.json").read_text()) for place in (other, found))
     assert (after["key"], after["scores"]) == (before["key"], before["scores"])

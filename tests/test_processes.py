@@ -47,7 +47,8 @@ def launch(launcher: list[str], *arguments: str | Path, **environment: str) -> s
 
 def lines(run: Path) -> list[str]:
     """Return the lines of a run's log."""
-    return [json.loads(line)["line"] for line in (run / "log.jsonl").read_text().splitlines()]
+    entries = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [entry["line"] for entry in entries if "line" in entry]
 
 
 def counts(metrics: dict[str, Any]) -> list[Any]:

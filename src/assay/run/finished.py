@@ -112,9 +112,10 @@ class Run:
     @cached_property
     def artifact(self) -> Predictor:
         """The model, on the best device there is. Raises RunError where no step made one."""
-        if self.record.handed_on is None:
+        model = RunFolder(self.folder).model
+        if not model.spec.exists():
             raise RunError(f"{self.folder}: is a run without a model, which judged labels only. Add a probe or a fit.")
-        return Predictor.load(RunFolder(self.folder).model.path, device=pick_device(None))
+        return Predictor.load(model.path, device=pick_device(None))
 
     @property
     def ledger(self) -> Ledger:
