@@ -12,7 +12,7 @@ import pytest
 
 from assay.errors import DataError
 from assay.labels.readers.folder import split_of
-from assay.labels.readers.read import DataSettings, find_images, find_other_files, read, read_whole
+from assay.labels.readers.read import DataSettings, find_images, read, read_whole
 from assay.labels.samples import Samples
 from assay.plan.plan import from_source
 from factories import put
@@ -50,8 +50,8 @@ def test_folders_and_files_of_other_programs_are_no_classes(tmp_path: Path) -> N
     assert samples.space["label"].classes == ("cat", "dog")
     assert samples.left_out == ()
     assert "'@eaDir'" in note_of(samples, "of another program")
-    assert [name for name, _ in find_images(tmp_path)] == samples.ids
-    assert find_other_files(tmp_path)[0] == ()
+    assert [name for name, _ in find_images(tmp_path).files] == samples.ids
+    assert find_images(tmp_path).left_out == ()
 
 
 def test_thumbnails_of_no_other_image_are_a_class(tmp_path: Path) -> None:

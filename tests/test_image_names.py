@@ -112,12 +112,11 @@ def test_another_ending_is_named_and_not_taken(tmp_path: Path) -> None:
 def test_images_to_label_are_matched_too(tmp_path: Path) -> None:
     put(tmp_path, "d/1.png", "d/2.png")
     (tmp_path / "t.csv").write_text("id_code;n\n2;x\n1;y\n3;z\n")
-    notes: list[str] = []
-    images = find_images(tmp_path / "t.csv", note=notes.append)
-    assert images == [("2", tmp_path / "d/2.png"), ("1", tmp_path / "d/1.png"), ("3", tmp_path / "3")]
-    assert any("without the ending" in note for note in notes)
+    images = find_images(tmp_path / "t.csv")
+    assert images.files == [("2", tmp_path / "d/2.png"), ("1", tmp_path / "d/1.png"), ("3", tmp_path / "3")]
+    assert any("without the ending" in note for note in images.notes)
     (tmp_path / "l.txt").write_text("d\\2.png\nd\\1.png\n")
-    assert [path for _, path in find_images(tmp_path / "l.txt")] == [tmp_path / "d/2.png", tmp_path / "d/1.png"]
+    assert [path for _, path in find_images(tmp_path / "l.txt").files] == [tmp_path / "d/2.png", tmp_path / "d/1.png"]
 
 
 def test_lines_of_lists_are_matched_too(tmp_path: Path) -> None:

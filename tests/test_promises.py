@@ -356,7 +356,7 @@ def test_a_run_among_the_images_is_no_data(project: Project, tmp_path: Path, mon
     assert lines.lines[-1].endswith("is finished and unchanged")
     assert "  note: 2 folders that hold runs were passed over: 'runs/own', 'searched'." in lines.lines
     assert list(Path("runs/own").rglob("*.png"))  # there was something to be taken for an image
-    assert len(find_images(Path("."))) == sum(counts[0].values())
+    assert len(find_images(Path(".")).files) == sum(counts[0].values())
 
 
 def test_all_that_is_imported_is_declared_and_listed_with_its_licence() -> None:

@@ -538,44 +538,44 @@ def test_one_class_or_no_label_cannot_be_trained_on(tmp_path: Path) -> None:
 
 def test_images_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     put(tmp_path, "10.jpg", "9.jpg", "b/1.png", "notes.txt", ".hidden.jpg", "caf\udce9.jpg")
-    images = find_images(tmp_path)
+    images = find_images(tmp_path).files
     assert [name for name, _ in images] == ["9.jpg", "10.jpg", "b/1.png", r"caf\xe9.jpg"]
     assert all(path.is_file() for _, path in images)
 
 
 def test_a_single_image_and_the_rows_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(tmp_path, "a.jpg", "b"))
-    assert find_images(Path("a.jpg")) == [("a.jpg", tmp_path / "a.jpg")]
+    assert find_images(Path("a.jpg")).files == [("a.jpg", tmp_path / "a.jpg")]
     for source in (Path("a.jpg"), tmp_path):
         with pytest.raises(DataError, match="is no table or list: only their names can start from a root"):
             find_images(source, root=tmp_path)
-    assert find_images(Path("b")) == [("b", tmp_path / "b")]
+    assert find_images(Path("b")).files == [("b", tmp_path / "b")]
     table(tmp_path, "n,file\n1,./b\n2,gone.jpg\n3,./b\n")
     expected = [("./b", tmp_path / "b"), ("gone.jpg", tmp_path / "gone.jpg"), ("./b", tmp_path / "b")]
-    assert find_images(Path("labels.csv")) == expected
-    assert [name for name, _ in find_images(Path("labels.csv"), image="n")] == ["1", "2", "3"]
+    assert find_images(Path("labels.csv")).files == expected
+    assert [name for name, _ in find_images(Path("labels.csv"), image="n").files] == ["1", "2", "3"]
 
 
 def test_a_list_of_names(tmp_path: Path) -> None:
     put(tmp_path / "data", "p/1.jpg", "p/2 b.jpg")
     at = table(tmp_path, "\ufeffimage_filename\r\np/1.jpg\r\np/gone.jpg\r\n p/2 b.jpg\r\np/1.jpg\r\n\r\n", "test.txt")
     names = ["p/1.jpg", "p/gone.jpg", "p/2 b.jpg", "p/1.jpg"]
-    assert find_images(at, root=tmp_path / "data") == [(name, tmp_path / "data" / name) for name in names]
+    assert find_images(at, root=tmp_path / "data").files == [(name, tmp_path / "data" / name) for name in names]
     beside = table(tmp_path / "data", "p/1.jpg\n", "one.txt")
-    assert find_images(beside) == [("p/1.jpg", tmp_path / "data/p/1.jpg")]
+    assert find_images(beside).files == [("p/1.jpg", tmp_path / "data/p/1.jpg")]
 
 
 @pytest.mark.parametrize("first", ["gone.jpg", "1.jpg"])
 def test_a_first_image_is_never_taken_for_a_header(tmp_path: Path, first: str) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     at = table(tmp_path, f"{first}\n2.jpg\n", "test.txt")
-    assert [name for name, _ in find_images(at)] == [first, "2.jpg"]
+    assert [name for name, _ in find_images(at).files] == [first, "2.jpg"]
 
 
 def test_the_root_of_the_images_in_a_table(tmp_path: Path) -> None:
     put(tmp_path / "data", "1.jpg")
     at = table(tmp_path, "file\n1.jpg\n")
-    assert find_images(at, root=tmp_path / "data") == [("1.jpg", tmp_path / "data/1.jpg")]
+    assert find_images(at, root=tmp_path / "data").files == [("1.jpg", tmp_path / "data/1.jpg")]
     with pytest.raises(DataError, match="gone: is no folder"):
         find_images(at, root=tmp_path / "gone")
 

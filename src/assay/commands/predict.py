@@ -59,61 +59,55 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Label new images, and write the predictions as CSV or a submission."""
     with command(as_json, reading=images) as terminal:
-        from assay.errors import AssayError
         from assay.export.submission import member_of, write_predictions
         from assay.export.submission_form import Form
-        from assay.export.submissions import note_submission
-        from assay.files import RunFolder
         from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
-        from assay.labels.readers.read import find_images, find_other_files
+        from assay.labels.readers.read import find_images
         from assay.messages import formula_note
         from assay.predictions.predictor import Predictor
         from assay.training.devices import pick_device
 
         options = Form(
-            form=form,
-            like=like,
-            top=top,
-            columns=columns,
-            tags=tags,
-            separator=separator,
-            none=none,
-            ids=ids,
-            header=header,
-            inner=inner,
-            safe_cells=safe_cells or None,
-        )
-        views = parse_tta(tta)
-        files = find_images(images, image=image, root=root, note=lambda text: terminal.progress.line(f"note: {text}"))
-        others, notes = find_other_files(images)
+            form=form, like=like, top=top, columns=columns, tags=tags, separator=separator, none=none, ids=ids,
+            header=header, inner=inner, safe_cells=safe_cells or None
+        )  # fmt: skip
+        views, listed = parse_tta(tta), find_images(images, image=image, root=root)
         if strict:
-            require_all(others, used=len(files))
+            require_all(listed.left_out, used=len(listed.files))
         predictor = Predictor.load(model_of(run), device=pick_device(device))
-        layout, files = options.layout(predictor.saved.space, files)
-        progress = terminal.progress
-        for note in layout.notes:
-            progress.line(f"note: {note}")
-        unreadable: dict[str, str] = {}
+        layout, files = options.layout(predictor.saved.space, listed.files)
+        notes = [*listed.notes, *layout.notes]
         if out.suffix.lower() != ".txt" and not safe_cells:
-            named = [name for name, _ in files] + [name for head in predictor.saved.space for name in head.classes]
-            notes = (*notes, *formula_note(named, "--safe-cells puts an apostrophe before them"))
+            names = [name for name, _ in files] + [name for head in predictor.saved.space for name in head.classes]
+            notes += formula_note(names, "--safe-cells puts an apostrophe before them")
+        progress, unreadable = terminal.progress, dict[str, str]()
         progress.begin("labelling", len(files))
         chunks = _counted(predictor.stream(files, tta=views), progress, unreadable)
         count = write_predictions(chunks, out, layout, strict=strict)
         progress.end()
-        if RunFolder(run).plan.is_file():
-            try:
-                note_submission(run, out, images=count, form=str(options))
-            except AssayError as error:  # the file is written, and of use without a note
-                progress.line(f"{out} could not be noted in the run. {error}")
-        names = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
+        _note_in_run(run, out, images=count, form=str(options), progress=progress)
         reasons = {
             "unreadable_by_reason": by_reason(unreadable_as_left_out(unreadable, {})),
-            "left_out": by_reason(others),
-            "notes": list(notes),
+            "left_out": by_reason(listed.left_out),
+            "notes": notes,
         }
-        record = {"out": str(out), "form": form, **names, "images": count, "unreadable": unreadable, **reasons}
+        written = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
+        record = {"out": str(out), "form": form, **written, "images": count, "unreadable": unreadable, **reasons}
         terminal.print(record, _lines(out, count, reasons))
+
+
+def _note_in_run(run: Path, out: Path, *, images: int, form: str, progress: Progress) -> None:
+    """Note a file in the run's log of submissions, where there is a run; where that fails, report it."""
+    from assay.errors import AssayError
+    from assay.export.submissions import note_submission
+    from assay.files import RunFolder
+
+    if not RunFolder(run).plan.is_file():
+        return
+    try:
+        note_submission(run, out, images=images, form=form)
+    except AssayError as error:  # the file is written, and of use without a note
+        progress.line(f"{out} could not be noted in the run. {error}")
 
 
 def _counted(chunks: Iterable[Predictions], progress: Progress, unreadable: dict[str, str]) -> Iterator[Predictions]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 from operator import attrgetter
 from pathlib import Path
@@ -268,15 +269,21 @@ def _form(data: DataSettings) -> str:
     return next(form for form in FORMS if getattr(data, form) is not None)
 
 
-def find_images(
-    source: Path, *, image: str | None = None, root: Path | None = None, note: Callable[[str], None] | None = None
-) -> list[tuple[str, Path]]:
-    """Return images to label: (name as given, absolute path), from an image, a folder, a table or a .txt list.
+@dataclass(frozen=True)
+class ImagesToLabel:
+    """Images to label (name as given, absolute path), files of a folder that are none, and notes on guesses."""
+
+    files: list[tuple[str, Path]]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> ImagesToLabel:
+    """Return the images to label of an image, a folder, a table or a .txt list.
 
     A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
     list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
-    start from `root`, else from where the file lies. `note` is called with what was guessed. Raises DataError where
-    there are none.
+    start from `root`, else from where the file lies. Raises DataError where there are none.
     """
     path = _absolute(Path(), source)
     is_list = path.suffix.lower() == ".txt"
@@ -294,31 +301,22 @@ def find_images(
             raise DataError(
                 f"{printable(source)}: no images in this folder. Give an image, a folder or a table.{others}"
             )
-        return [(printable(name), path / name) for name in tree.images]
+        files = [(printable(name), path / name) for name in tree.images]
+        return ImagesToLabel(files, tree.no_images(), tree.notes())
     if not path.exists():
         raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
     start = _absolute(Path(), root) if root is not None else path.parent
     if not start.is_dir():
         raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")
     if not is_list and not is_table(path):
-        return [(printable(source), path)]
+        return ImagesToLabel([(printable(source), path)])
     rows, column, notes = _rows_of_images(path, start, image)
     cells = image_cells(rows, column)
     if not cells:
         raise DataError(f"{printable(rows.source)}: names no images. Add some.")
     located, of_names = locate(rows, cells, start)
-    if note is not None:
-        for line in (*rows.notes, *notes, *of_names):
-            note(line)
-    return [(cell, start / path) for cell, (path, _) in zip(cells, located, strict=True)]
-
-
-def find_other_files(source: Path) -> tuple[tuple[LeftOut, ...], tuple[str, ...]]:
-    """Return the files of a folder of images to label that are none, and notes on what is not listed."""
-    if not source.is_dir():
-        return (), ()
-    tree = walk(source)
-    return tree.no_images(), tree.notes()
+    files = [(cell, start / path) for cell, (path, _) in zip(cells, located, strict=True)]
+    return ImagesToLabel(files, notes=(*rows.notes, *notes, *of_names))
 
 
 def _rows_of_images(path: Path, root: Path, image: str | None) -> tuple[Rows, str, list[str]]:
