@@ -14,8 +14,7 @@ import pytest
 import typer
 
 from assay import progress
-from assay.commands.output import command
-from assay.files import require_home
+from assay.commands.output import command, require_home
 from assay.progress import PlainProgress, stage
 
 

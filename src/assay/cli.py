@@ -18,6 +18,7 @@ from assay.commands.explain import explain
 from assay.commands.export import export
 from assay.commands.ledger import ledger
 from assay.commands.lr_find import lr_find
+from assay.commands.output import require_home
 from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
@@ -25,7 +26,6 @@ from assay.commands.report import report
 from assay.commands.submissions import submissions
 from assay.commands.sweep import sweep
 from assay.commands.train import train
-from assay.files import require_home
 from assay.progress import is_main_process
 
 COMMANDS = (

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
-import getpass
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +136,12 @@ def append(path: Path, data: bytes, *, sync: bool = False) -> None:
             raise
 
 
+def add_to_log(log: Path, **entry: str) -> None:
+    """Append an entry with the time to the log of a run. Raises as `append` does."""
+    timed = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}
+    append(log, f"{json.dumps(timed, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace"))
+
+
 def copy(file: Path, target: Path) -> None:
     """Copy a file with its dates; whole or not at all."""
     with whole(target) as beside:
@@ -204,10 +208,7 @@ def _free(path: Path) -> int:
 
 def _named(error: Exception) -> Path | None:
     """Return the file that a system error names."""
-    names = [
-        getattr(error, "filename2", None),
-        getattr(error, "filename", None),
-    ]  # the second one is the target of a copy
+    names = [getattr(error, name, None) for name in ("filename2", "filename")]  # the first is the target of a copy
     return next((Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)), None)
 
 
@@ -378,21 +379,3 @@ class RunFolder:
     def is_read(self) -> bool:
         """Whether its images were read: from then on it can be opened."""
         return self.plan.exists() and self.samples.exists()
-
-
-def require_home() -> None:
-    """Give libraries a home and a user name where there is none, as in a container: they ask for both when imported."""
-    try:
-        home = Path.home()
-    except (RuntimeError, KeyError):
-        home = None
-    if home is None or not os.access(home, os.W_OK | os.X_OK):
-        with suppress(OSError):  # no disk may be written at all: whoever needs it says so
-            folder = tempfile.mkdtemp(prefix="assay-home-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            for name in ("MPLCONFIGDIR", *(("HOME",) if home is None else ())):
-                os.environ.setdefault(name, folder)
-    try:
-        getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        os.environ["USER"] = "unknown"

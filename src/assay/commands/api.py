@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.commands.output import require_home
 from assay.experiments.compare import Comparison
 from assay.experiments.compare import compare as compare_runs
-from assay.files import require_home
 from assay.labels.corrections import corrected
 from assay.labels.readers.read import read as read_data
 from assay.labels.readers.read import resolve_paths

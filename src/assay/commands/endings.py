@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -14,14 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
 import typer
 
 from assay.errors import AssayError, PlanError, SpaceError
-from assay.files import RunFolder, append, full_disk
+from assay.files import RunFolder, add_to_log, full_disk
 from assay.progress import process_count
 
 GOES_ON = "What was finished is kept: the same command goes on from there."
@@ -122,9 +121,8 @@ def _fault(run: Path | None) -> str:
     if log is None or not log.is_file():
         kept = ""
     else:
-        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "fault": lines}
         with suppress(OSError, AssayError):
-            append(log, f"{json.dumps(entry)}\n".encode())
+            add_to_log(log, fault=lines)
         kept = f" They are in {log} too."
     return f"this is a fault of the program, not yours. Please report it with the lines above.{kept}"
 
@@ -217,9 +215,8 @@ class _WarningLog(logging.Handler):
         if self._log is None or not self._log.is_file() or text in self._texts:
             return
         self._texts.add(text)
-        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "warning": text, "by": record.name}
         with suppress(OSError, AssayError):  # the disk may be full, which ends the run in its own words
-            append(self._log, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
+            add_to_log(self._log, warning=text, by=record.name)
 
 
 @contextmanager

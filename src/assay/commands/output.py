@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import getpass
 import json
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -84,6 +88,24 @@ def command(
             yield Output(progress, as_json)
         finally:
             progress.close()  # before a message is printed over the bar
+
+
+def require_home() -> None:
+    """Give libraries a home and a user name where there is none, as in a container: they ask for both when imported."""
+    try:
+        home = Path.home()
+    except (RuntimeError, KeyError):
+        home = None
+    if home is None or not os.access(home, os.W_OK | os.X_OK):
+        with suppress(OSError):  # no disk may be written at all: whoever needs it says so
+            folder = tempfile.mkdtemp(prefix="assay-home-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            for name in ("MPLCONFIGDIR", *(("HOME",) if home is None else ())):
+                os.environ.setdefault(name, folder)
+    try:
+        getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        os.environ["USER"] = "unknown"
 
 
 def _require_working_folder() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from assay.arrays import Bools
 from assay.errors import DataError, PlanError
 from assay.experiments.shared_steps import tested
-from assay.files import RunFolder
+from assay.files import RunFolder, add_to_log
 from assay.labels.space import Codes, Head
 from assay.labels.subset import compare_samples, compare_spaces
 from assay.messages import SPLITS, plain_lines, text_table
@@ -24,7 +24,7 @@ from assay.plan.differences import Difference, differences
 from assay.plan.plan import Plan
 from assay.plan.plan import load as load_plan
 from assay.run.contents import LabelledPredictions, validated
-from assay.run.train import Run, add_to_log, load
+from assay.run.train import Run, load
 
 Part = Literal["val", "test"]
 
@@ -268,7 +268,8 @@ def _record_in_logs(entries: Sequence[ComparedRun]) -> None:
     """Record in each run that its test predictions were compared: choosing by them makes the test a validation."""
     for entry in entries:
         others = ", ".join(str(other.run.folder) for other in entries if other is not entry)
-        add_to_log(RunFolder(entry.run.folder).log, f"compare --test: its test metrics were compared with {others}")
+        text = f"compare --test: its test metrics were compared with {others}"
+        add_to_log(RunFolder(entry.run.folder).log, line=text)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from assay.errors import RunError
-from assay.files import RunFolder, StepName, append, fingerprint, whole, write_json, write_text, writing_below
+from assay.files import RunFolder, StepName, add_to_log, fingerprint, whole, write_json, write_text, writing_below
 from assay.labels.corrections import count_corrections
 from assay.labels.image_files import path_key
 from assay.labels.ledger import Ledger
@@ -51,7 +50,7 @@ from assay.training.devices import (
     pick_device,
 )
 
-__all__ = ["Draw", "Run", "add_to_log", "evaluate", "load", "train"]
+__all__ = ["Draw", "Run", "evaluate", "load", "train"]
 
 Draw = Callable[..., None]
 """Called as `draw(folder, page=..., device=..., progress=...)` once the metrics of a run are written."""
@@ -293,10 +292,4 @@ class _Log(ForwardingProgress):
 
     def line(self, text: str) -> None:
         super().line(text)  # first, since the disk may be full
-        add_to_log(self._path, text)
-
-
-def add_to_log(path: Path, text: str) -> None:
-    """Append a line to the log of a run. Raises SpaceError or RunError where it cannot be written."""
-    entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "line": text}
-    append(path, f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
+        add_to_log(self._path, line=text)
