@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 Taken = Literal["weights", "backbone", "model", "member"]
 """The part of a source that is used: the weights in a file, or a run's backbone, network or whole model."""
@@ -96,6 +96,16 @@ def require_rising(pair: tuple[float, float] | None) -> tuple[float, float] | No
     if pair and pair[0] > pair[1]:
         raise ValueError(f"[{pair[0]}, {pair[1]}] must go from the lower number to the higher one")
     return pair
+
+
+def _white_above_black(levels: tuple[float, float]) -> tuple[float, float]:
+    if levels[0] >= levels[1]:
+        raise ValueError(f"[{levels[0]:g}, {levels[1]:g}]: the value of white must be above that of black")
+    return levels
+
+
+BlackAndWhite = Annotated[tuple[float, float], AfterValidator(_white_above_black)]
+"""The values that become black and white, of images of more than 8 bits a channel."""
 
 
 # Settings that are chosen by name: `schedule: one_cycle` or `schedule: {kind: one_cycle, warm_up: 0.3}`.

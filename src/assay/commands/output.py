@@ -20,7 +20,7 @@ import typer
 
 from assay.commands.endings import NOTHING_WRITTEN, exit_codes, stop_at
 from assay.errors import RunError
-from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for, quiet_libraries
+from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,7 +75,7 @@ def command(
     that works in one process only; `until` is when to stop, see `stop_at`; `reading` is printed before anything is
     imported, which takes seconds. Raises typer.Exit.
     """
-    with exit_codes(run, stopped=stopped), quiet_libraries(), stop_at(until):
+    with exit_codes(run, stopped=stopped), stop_at(until):
         progress = progress_for(sys.stderr if as_json else sys.stdout) if is_main_process() else NoProgress()
         try:
             if alone and process_count(os.environ) > 1:

@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,8 +45,7 @@ class LoggedSubmission:
     submission: Submission
 
     def to_json(self) -> dict[str, object]:
-        values = {field.name: getattr(self.submission, field.name) for field in fields(Submission)}
-        return {"run": str(self.run), **values, "state": self.submission.state or None}
+        return {"run": str(self.run), **asdict(self.submission), "state": self.submission.state or None}
 
 
 COLUMNS = tuple(field.name for field in fields(Submission))
@@ -138,7 +137,7 @@ def _plain(logged: Sequence[LoggedSubmission]) -> list[Submission]:
 def _named(logged: Sequence[LoggedSubmission], name: str) -> Submission:
     """Return the newest submission of a path, a file name or the beginning of a hash.
 
-    The same file written again is the newest; files of one name in several folders are not told apart by it.
+    Of a file written again the newest row counts. Raises DataError where several files have the name, or none.
     """
     known, at = _plain(logged), os.path.abspath(name)
     ways = (

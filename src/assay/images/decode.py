@@ -23,14 +23,14 @@ from typing import Annotated, BinaryIO, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from assay.arrays import Pixels
 from assay.errors import ImageError, PlanError
 from assay.images.mend import damage, ends_in_zeros, sound_part
 from assay.images.rgb_square import ColourError, Levels, box, least_side, square, upright_rgb
 from assay.labels.file_kinds import EMPTY, PLUGINS, kind_of_file, plugin
-from assay.settings import Settings
+from assay.settings import BlackAndWhite, Settings
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a file is in the reason too
 
@@ -51,13 +51,6 @@ Result = TypeVar("Result")
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
-def require_levels(levels: Levels | None) -> Levels | None:
-    """Return levels. Raises ValueError where white is not above black."""
-    if levels is not None and levels[0] >= levels[1]:
-        raise ValueError(f"[{levels[0]:g}, {levels[1]:g}]: the value of white must be above that of black")
-    return levels
-
-
 class Resize(Settings):
     """Resizing of an image of any shape to a square.
 
@@ -70,7 +63,7 @@ class Resize(Settings):
     policy: Literal["squash", "crop", "pad"] = "squash"
     centre_crop: tuple[PositiveInt, PositiveInt] | None = None
     fill: tuple[Byte, Byte, Byte] = (0, 0, 0)
-    levels: Annotated[tuple[float, float] | None, AfterValidator(require_levels)] = None
+    levels: BlackAndWhite | None = None
 
 
 def decode(path: Path, *, at_least: int | None = None, levels: Levels | None = None) -> Image.Image:

@@ -100,7 +100,7 @@ def walk(root: Path) -> Tree:
         above, chain = waiting.pop()
         for entry in _entries(root, above):
             path, real = above + entry.name, os.path.join(chain[-1], entry.name)
-            if _is_foreign(entry.name):
+            if is_foreign(entry.name):
                 if _is_named(entry):
                     tree.passed_over.append(path)
                 continue
@@ -125,7 +125,7 @@ def _sorted(tree: Tree) -> Tree:
     return Tree(images, others, folders, runs, passed_over)
 
 
-def _is_foreign(name: str) -> bool:
+def is_foreign(name: str) -> bool:
     """Return whether a name is hidden, or of an operating system or another program."""
     is_placeholder = name.startswith(".") and name.endswith(".icloud")  # of an image that is not on this machine
     return (name.startswith(".") and not is_placeholder) or name.casefold() in QUIET | SYSTEM_FOLDERS

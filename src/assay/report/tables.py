@@ -17,7 +17,7 @@ from rich.text import Text
 from assay.files import whole
 from assay.messages import MAX_CLASSES_LISTED, bare_table, limits_text, number_text, plain
 from assay.metrics.intervals import SMALL_N, Metric
-from assay.metrics.metrics import higher_is_better
+from assay.metrics.metrics import headline, higher_is_better
 from assay.predictions.baselines import PURPOSES, ZEROS
 
 Scores = Mapping[str, Any]
@@ -213,9 +213,8 @@ def _head_columns(heads: Mapping[str, Scores]) -> list[str]:
 
 
 def _chief_of(head: Scores) -> Mapping[str, Any] | None:
-    metrics = head.get("metrics", {})
-    chief: Mapping[str, Any] | None = metrics.get("accuracy", metrics.get("micro_f1"))
-    return chief
+    metrics: Mapping[str, Any] = head.get("metrics", {})
+    return metrics.get(headline(metrics) or "")
 
 
 def _best(name: str, rows: Sequence[Row]) -> float | None:

@@ -132,8 +132,8 @@ def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> Susp
     details, path = steps[name].details, run.step(name).suspects
     flagged = {"train": 0, "val": 0}
     if path.exists():
-        table = pl.read_csv(path, infer_schema=False).filter(done="flagged")
-        flagged |= dict(table.group_by("split").len().iter_rows())
+        waiting = read_suspects(path).filter(done="flagged")
+        flagged |= dict(waiting.group_by("split").len().iter_rows())
     labels = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
     return SuspectCount(
         file=str(path.relative_to(run.path)),

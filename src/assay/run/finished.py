@@ -19,7 +19,7 @@ from assay.labels.ledger import Ledger
 from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
 from assay.labels.samples import Samples, first_labels
 from assay.labels.subset import labelled, with_space
-from assay.messages import plain_lines, text_table
+from assay.messages import metric_text, plain_lines, text_table
 from assay.metrics.metrics import to_json
 from assay.metrics.paired import gains
 from assay.models.trained_model import count_trained_on, training_hashes
@@ -45,17 +45,16 @@ class MetricTable(dict[str, Any]):
         scores = _scores_in(self)
         names = [name for name in PRINTED if any(name in one["metrics"] for one in scores.values())]
         names = [name for name in names if name != "micro_f1" or "accuracy" not in names]  # which it then is
-        cells = [(of, {name: text for name, *text in _metric_cells(one)}) for of, one in scores.items()]
         rows = [
-            (of, *(f"{known[name][0]} [{known[name][1]}]" if name in known else "–" for name in names), _count(known))
-            for of, known in cells
+            (of, *(metric_text(one["metrics"][name]) if name in one["metrics"] else "–" for name in names), _count(one))
+            for of, one in scores.items()
         ]
         return "\n".join(plain_lines(text_table(("of", *names, "n"), rows, right=("n",))))
 
 
-def _count(cells: Mapping[str, Sequence[str]]) -> str:
+def _count(scores: Mapping[str, Any]) -> str:
     """Return the number of images of metrics, one for all but those that only some labels define."""
-    return next(iter(cells.values()))[2] if cells else "0"
+    return f"{next((number['n'] for number in scores['metrics'].values()), 0):,}"
 
 
 def _scores_in(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -126,7 +125,8 @@ class Run:
         """Return the labels that look wrong, the most suspicious first, with a blank column `label` to fill in.
 
         `image`, `head`, `class` (of a tag), `given`, `suggested`, `label`, `quality` (probability of the given label),
-        `confidence` (of the suggested one), `done`. Raises RunError where the run judged no labels.
+        `confidence` (of the suggested one), `split` (the part it is in), `done`. Raises RunError where the run judged
+        no labels.
         """
         if self.record.suspects is None:
             raise RunError(f"{self.folder}: judged no labels. Add the step clean_labels to its plan.")

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from assay.errors import DataError
 from assay.files import holds_runs
 from assay.labels.file_kinds import is_image
-from assay.labels.image_files import SafeRoot, is_unicode
+from assay.labels.image_files import SafeRoot, is_foreign, is_unicode
 from assay.labels.readers.table_files import Rows
 from assay.messages import plain, printable
 
@@ -166,13 +166,9 @@ class FileIndex:
 
 def _walk(root: Path) -> Iterator[Parts]:
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name[0] not in ".@#" and name != "__MACOSX" and not holds_runs(Path(folder, name))
-        )
+        folders[:] = sorted(name for name in folders if not is_foreign(name) and not holds_runs(Path(folder, name)))
         above = tuple(Path(folder).relative_to(root).parts)
-        yield from ((*above, name) for name in sorted(names) if not name.startswith("."))
+        yield from ((*above, name) for name in sorted(names) if not is_foreign(name))
 
 
 def _shared(one: Sequence[str], other: Sequence[str], *, folded_too: bool) -> int:

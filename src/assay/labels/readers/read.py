@@ -30,7 +30,7 @@ from assay.labels.space import Codes, Head, LabelSpace
 from assay.labels.spelling import Merge, Spelling
 from assay.labels.split import SplitSettings, split
 from assay.messages import printable
-from assay.settings import Settings
+from assay.settings import BlackAndWhite, Settings
 
 HELD_BACK = ("val_rows", "val_labels", "test_rows", "test_labels")
 
@@ -116,7 +116,7 @@ class DataSettings(Settings):
     missing: tuple[str, ...] = Field(
         default=(), description="Class names or cells that stand for a label that is not known, such as ?."
     )
-    levels: tuple[float, float] | None = Field(
+    levels: BlackAndWhite | None = Field(
         default=None,
         description="The values that become black and white, of images of more than 8 bits; default: measured.",
     )
@@ -145,8 +145,6 @@ class DataSettings(Settings):
             raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
         if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
             raise ValueError(f"images: {self.images!r} must hold {{id}}, and no other placeholder")
-        if self.levels is not None and self.levels[0] >= self.levels[1]:
-            raise ValueError(f"levels: {list(self.levels)}: the value of white must be above that of black")
         return self
 
 

@@ -14,6 +14,7 @@ from assay.labels.space import Head
 from assay.messages import plain
 from assay.metrics.intervals import wilson
 from assay.report.gallery import Gallery
+from assay.run.conclusions import read_suspects
 from assay.run.contents import RunContents
 
 SUSPECTS = 240  # of each step; the table on disk has them all
@@ -132,10 +133,7 @@ def _pseudo_labels(head: str, details: dict[str, Any]) -> dict[str, Any]:
 
 def _suspects(run: RunContents, step: str) -> pl.DataFrame | None:
     path = run.paths.step(step).suspects
-    if not path.exists():
-        return None
-    texts = dict.fromkeys(("image", "split", "head", "class", "given", "suggested", "done"), pl.String)
-    return pl.read_csv(path, schema_overrides=texts | {"quality": pl.Float64, "confidence": pl.Float64})
+    return read_suspects(path) if path.exists() else None
 
 
 def _noise(head: Head, estimate: dict[str, Any]) -> dict[str, Any]:
