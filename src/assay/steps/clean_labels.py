@@ -30,6 +30,7 @@ from assay.models.trained_model import require_unseen, trained_on_mask
 from assay.predictions.inference import Inference
 from assay.predictions.out_of_fold import out_of_fold_by, single_fold_labels, single_fold_notes
 from assay.predictions.tta import tta_logits
+from assay.progress import stage
 from assay.repair.confident_learning import Filter, HeadSuspects
 from assay.repair.suspects import (
     JUDGES,
@@ -305,9 +306,11 @@ def judge_by_features(
         neighbours=settings.neighbours,
         seed=context.seed,
     )
-    if len(held.subset) == 0:
-        return judge(), np.zeros((0, train.subset.space.width), np.float32)
-    return judge(), judge(held=held.features(inference, context))
+    held_features = held.features(inference, context) if len(held.subset) else None
+    with stage(context.progress, "judging the labels"):
+        if held_features is None:
+            return judge(), np.zeros((0, train.subset.space.width), np.float32)
+        return judge(), judge(held=held_features)
 
 
 def judge_by_training(

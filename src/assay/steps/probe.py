@@ -16,6 +16,7 @@ from assay.models.classifier import Classifier
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel, training_hashes
 from assay.predictions.predict import Predictions
+from assay.progress import stage
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import (
     bare_classifier,
@@ -45,7 +46,8 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         inference.features(part.ids, folder=context.run.cache, progress=context.progress)
         for part in (train, validation)
     )
-    strengths = fit_heads(classifier, train_features, train, seed=context.seed)
+    with stage(context.progress, "fitting the linear model"):
+        strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     space = state.samples.space
     # The backbone is frozen, so that it has learnt from no more images than before.
     before, _ = trained_before("previous", state, context)

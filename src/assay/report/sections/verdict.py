@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from assay.messages import plain
+from assay.messages import SPLITS, plain
 from assay.metrics.intervals import SMALL_N
 from assay.metrics.metrics import higher_is_better
 from assay.predictions.baselines import UNTRAINED, ZEROS
@@ -115,12 +115,13 @@ def _actions(run: RunContents) -> Iterator[Action]:
         yield Action(f"Hold back or label more images: from {SMALL_N} held back on a metric begins to tell.")
     newest = newest_suspects(run)
     if newest is not None:
-        step, waiting = newest[0], newest[1].filter(done="flagged").height
-        if waiting:
+        step, parts = newest[0], newest[1].filter(done="flagged")["split"].to_list()
+        if parts:
             path = plain(shlex.quote(str(run.paths.step(step).suspects)))
+            of_parts = [f"{parts.count(part):,} {SPLITS[part]}" for part in ("train", "val") if part in parts]
             yield Action(
-                f"{waiting:,} label{'s look' if waiting != 1 else ' looks'} wrong: see Labels below. Fill in the right "
-                "ones in the column label of the file, correct them, and train again:",
+                f"{' and '.join(of_parts)} label{'s look' if len(parts) != 1 else ' looks'} wrong: see Labels below. "
+                "Fill in the right ones in the column label of the file, correct them, and train again:",
                 f"assay ledger {folder} --correct {path}",
             )
     if run.model is not None:
