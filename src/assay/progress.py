@@ -122,20 +122,20 @@ class Stage:
     done: int = 0
 
 
-SILENCE = 2.0  # seconds after which a line says what is being done
+SILENCE = 2.5  # seconds after which a line says what is being done
 
 
 class PlainProgress(NoProgress):
     """Only lines that stay: for a file, a pipe or a continuous-integration log.
 
-    With `pulse`, what is being done is printed after 2 s without a line, and after a twentieth of the time since the
-    last one where that is longer, so that hours of an epoch do not fill a log.
+    With `pulse`, what is being done is printed after `SILENCE` seconds without a line.
     """
 
     def __init__(self, terminal: TextIO, *, pulse: bool = False) -> None:
         self._terminal, self._lock, self._closed = terminal, threading.Lock(), threading.Event()
         self._stages: list[Stage] = []
         self._doing = "working"
+        self._announced = ""  # while the program was being loaded
         self._line_at = self._written_at = time.monotonic()
         if pulse:
             threading.Thread(target=self._pulse, daemon=True).start()
@@ -143,7 +143,7 @@ class PlainProgress(NoProgress):
     def loading(self, what: str) -> None:
         """The program is about to be loaded, to work on `what`."""
         self.line(f"reading {what}")
-        self._doing = "loading libraries"
+        self._announced, self._doing = f"reading {what}", "loading libraries"
 
     def begin(self, what: str, total: int) -> None:
         self._stages.append(Stage(what, total))
@@ -154,6 +154,9 @@ class PlainProgress(NoProgress):
             self._stages[-1].done += count
 
     def line(self, text: str) -> None:
+        if text == self._announced:  # what is being read was named before the program was there
+            self._announced = ""
+            return
         with self._lock:
             self._terminal.write(text + "\n")
             self._terminal.flush()  # a log that is followed shows an epoch when it ends
@@ -170,7 +173,7 @@ class PlainProgress(NoProgress):
     def _pulse(self) -> None:
         while not self._closed.wait(SILENCE / 10):
             now = time.monotonic()
-            if now - self._written_at < max(SILENCE, (now - self._line_at) / 20):
+            if now - self._written_at < SILENCE:
                 continue
             with self._lock, suppress(OSError, ValueError):  # whoever read this has left: the next line will tell
                 self._terminal.write(f"  ... {self._activity()}, {now - self._line_at:.0f} s\n")

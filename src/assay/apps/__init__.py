@@ -1,0 +1,1 @@
+"""Apps in the browser, served on this machine alone."""

@@ -1,0 +1,1 @@
+"""`assay review`: labels looked at and settled in the browser."""
