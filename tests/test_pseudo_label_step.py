@@ -340,6 +340,16 @@ def test_only_the_rounds_before_a_worse_one_are_kept(carry: Carry, monkeypatch: 
     assert step(run, "02-repeat")["model"] == "steps/02-repeat/round-1/02-probe/best"
 
 
+def test_the_metric_of_the_plan_decides(carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.steps import repeat
+
+    metrics = iter([{"accuracy": 0.5, "macro_f1": 0.5}, {"accuracy": 0.6, "macro_f1": 0.4}])
+    monkeypatch.setattr(repeat, "validation_metrics", lambda *given: next(metrics))
+    steps = f"repeat: {{times: 2, only_if_better: true, steps: [{LABEL}, {PROBE}]}}\nmetric: macro_f1"
+    (details,) = rounds_of(carry(PROBE, steps), "02-repeat")
+    assert (details["metric"], details["kept"]) == ("macro_f1", False)
+
+
 @pytest.mark.parametrize("moment", [2, 3])
 def test_rounds_go_on_after_a_kill(carry: Carry, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
     from assay.steps import repeat

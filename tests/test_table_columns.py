@@ -176,6 +176,7 @@ def test_a_list_as_python_prints_it_is_read(tmp_path: Path) -> None:
         ("subset", ["train", "valid", "test"], ["train", "val", "test"]),
         ("Set", ["Training", "dev", "Testing"], ["train", "val", "test"]),
         ("phase", ["train", "val"], ["train", "val"]),
+        ("phase", ["train", "dev", "eval"], ["train", "val", "test"]),  # as folders of these names
         ("is_valid", ["True", "False"], ["val", "train"]),
         ("is_valid", [0, 1], ["train", "val"]),
         ("is_test", [0, 1], ["train", "test"]),

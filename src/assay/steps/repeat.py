@@ -24,7 +24,7 @@ class RepeatSettings(StepSettings):
         False, description="End with the first round that does not better validation, and hand on what was before it."
     )
     metric: str | None = Field(
-        None, description="The validation metric that tells; default: accuracy, or micro F1 where all heads are tags."
+        None, description="The validation metric that tells; default: that of the plan."
     )
 
     @model_validator(mode="after")
@@ -71,14 +71,14 @@ def _round(settings: RepeatSettings, state: State, context: Context, number: int
 
 def _while_better(settings: RepeatSettings, state: State, context: Context) -> StepResult:
     best = validation_metrics(state, context)
-    name = settings.metric or headline(best)
+    name = settings.metric or headline(best, context.metric)
     rounds: list[Mapping[str, object]] = []
     kept: list[str] = []
     for number in range(1, settings.times + 1):
         of_round = context.for_round(number)
         after = _round(settings, state, of_round, number)
         metrics = validation_metrics(after, context)
-        name = name or headline(metrics) or ""
+        name = name or headline(metrics, context.metric) or ""
         better, message = context.processes.of_main(_compare(name, best, metrics))
         outcome = "kept" if better else "not kept, and no further round is run"
         context.progress.line(f"  {of_round.name}: {message}: {outcome}")

@@ -32,8 +32,8 @@ SPLIT_NAMES = (
 
 SPLIT_WORDS: dict[str, Side] = {
     "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val", "eval": "val",
-    "test": "test", "testing": "test",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 """Cells that name a split, in lower case."""
 
