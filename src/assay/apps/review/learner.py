@@ -92,9 +92,9 @@ class Learner:
             wrong.append(1 - of_given)
             suggested.append(other)
         parts = [
-            (one[np.isfinite(one) & ~decided], one[judged], (given != now)[judged])
+            (one[np.isfinite(one) & ~decided], one[looked], (given != now)[looked])
             for one, decided, given, now in zip(wrong, labels.decided, labels.given, labels.now, strict=True)
-            for judged in [decided & np.isfinite(one) & (now >= 0)]
+            for looked in [decided & np.isfinite(one) & (now >= 0)]
         ]
         undecided, decided, outcome = (np.concatenate([part[k] for part in parts]) for k in range(3))
         any_given = len(undecided) + len(decided) > 0
