@@ -8,18 +8,18 @@ import { clear, has, move, put, rowsSelected, selection } from "./selection.js";
 
 const MOST = 10_000; // images of one decision: its request stays under the server's limit
 
-// The images that an action is for: the selection, or else the one under the cursor.
-export function chosen() {
-  if (selection.size) return rowsSelected();
+// The images that an action is for, `most` of them: the selection, or else the one under the cursor.
+export function chosen(most) {
+  if (selection.size) return rowsSelected(most);
   const row = model.order[selection.cursor];
   return row === undefined ? [] : [row];
 }
 
 // Runs `each` (data -> decisions) on the chosen images; `advance` goes to the next one that is undecided.
 async function act(each, { advance = true, words }) {
-  const rows = chosen();
+  const rows = chosen(MOST);
   if (!rows.length) return say("No image is selected.");
-  if (rows.length > MOST) return say(`${images(rows.length)} are too many for one decision. Select at most ${images(MOST)}.`, "bad");
+  if (selection.size > MOST) return say(`${images(selection.size)} are too many for one decision. Select at most ${images(MOST)}.`, "bad");
   if (!rows.every(known)) await load(rows);
   const decisions = rows.flatMap((row) => each(view(row)).map((decision) => ({ row, tag: null, new: null, ...decision })));
   if (!decisions.length) return say(words.none);
@@ -79,7 +79,7 @@ export function give(value) {
 
 // A tag that all of the selection have goes from all; else all get it.
 function toggleTag(tag) {
-  const { name } = head(), rows = chosen().filter(known), on = (labelCounts(rows).get(tag) ?? 0) < rows.length;
+  const { name } = head(), rows = chosen(MOST).filter(known), on = (labelCounts(rows).get(tag) ?? 0) < rows.length;
   const wanted = on ? 1 : 0;
   return act((data) => (data.labels[name]?.[tag] === wanted ? [] : [{ head: name, tag, action: "set", new: String(wanted) }]), {
     advance: false,

@@ -34,8 +34,9 @@ const keep = () => sessionStorage.setItem(STORE, JSON.stringify(model.units.slic
 export function decide(decisions) {
   const waiting = model.units[0]?.problem ?? "";
   model.units.push({ ...unitOf(decisions), problem: waiting });
-  changed([...model.units.at(-1).byRow.keys()]);
-  if (!waiting) send();
+  changed();
+  if (waiting) keep();
+  else send();
 }
 
 export function retry() {
@@ -68,7 +69,7 @@ async function sendAll() {
     model.units.shift();
     if (model.units.some((each) => each.problem)) model.units.forEach((each) => { each.problem = ""; });
     if (sessionStorage.getItem(STORE)) keep();
-    changed([...unit.byRow.keys()]);
+    changed();
   }
 }
 
@@ -76,7 +77,7 @@ function hold(problem) {
   for (const unit of model.units) unit.problem = problem;
   keep();
   timer = setTimeout(retry, RETRY[Math.min(attempt++, RETRY.length - 1)]);
-  changed(null);
+  changed();
 }
 
 // Takes back the newest decision: one that waits here, or else the newest that the server has. Returns its rows.
@@ -84,7 +85,7 @@ export async function undo() {
   if (model.units.length && model.units.at(-1) !== onItsWay) {
     const unit = model.units.pop();
     keep();
-    changed([...unit.byRow.keys()]);
+    changed();
     return [...unit.byRow.keys()];
   }
   return turn("api/undo");
@@ -98,6 +99,6 @@ async function turn(address) {
   const { version, rows } = await post(address, {});
   mine.add(version);
   outdate(rows);
-  changed(rows);
+  changed();
   return rows;
 }

@@ -68,8 +68,8 @@ function classButton(each, value, at, index) {
 }
 
 export function paint() {
-  const rows = chosen(), drawn = rows.slice(0, SAMPLE).filter(known);
-  write(one("#chosen"), selection.size ? `${images(rows.length)} selected` : "");
+  const drawn = chosen(SAMPLE).filter(known);
+  write(one("#chosen"), selection.size ? `${images(selection.size)} selected` : "");
   const counts = labelCounts(drawn);
   for (const node of all("#heads .here .class[data-value]")) {
     const having = counts.get(node.dataset.value) ?? 0;

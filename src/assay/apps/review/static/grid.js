@@ -141,9 +141,8 @@ export function draw() {
   read(first, last);
 }
 
-export function repaint(rows = null) {
-  if (rows === null || rows.length > tiles.size) for (const tile of tiles.values()) paint(tile);
-  else for (const row of rows) { const tile = tiles.get(model.position[row]); if (tile) paint(tile); }
+export function repaint() {
+  for (const tile of tiles.values()) paint(tile);
   const current = tiles.get(selection.cursor);
   if (current) grid.setAttribute("aria-activedescendant", current.node.id);
   else grid.removeAttribute("aria-activedescendant");
@@ -239,9 +238,9 @@ function paint(tile) {
   const decided = data.decided.includes(each.name), label = labelText(data.labels[each.name], each);
   const given = data.given ? labelText(data.given[each.name], each) : label;
   const suggestion = suggestionText(data, each);
-  const state = data.problem ? "kept" : data.dropped ? "dropped" : decided ? "decided" : "";
+  const state = data.problem ? "kept" : data.waiting ? "sent" : data.dropped ? "dropped" : decided ? "decided" : "";
   node.dataset.state = state;
-  write(tile.mark, { kept: "!", dropped: "✕", decided: "✓" }[state] ?? "");
+  write(tile.mark, { kept: "!", sent: "…", dropped: "✕", decided: "✓" }[state] ?? "");
   write(tile.was, decided && given !== label ? given : "");
   write(tile.now, data.dropped ? "dropped" : label);
   write(tile.then, data.problem ? "not stored yet" : decided ? "" : suggestion ?? "");

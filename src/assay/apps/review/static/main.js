@@ -4,10 +4,10 @@ import * as actions from "./actions.js";
 import { listen } from "./api.js";
 import { mine, retry, start as startDecisions } from "./decisions.js";
 import * as dock from "./dock.js";
-import { all, count, element, images, one, say, write } from "./dom.js";
+import { all, count, images, one, say, write } from "./dom.js";
 import * as grid from "./grid.js";
 import * as map from "./map.js";
-import { head, load, model, orderBelow, outdate, readQueue, readState, setOrder } from "./model.js";
+import { head, model, orderBelow, outdate, readQueue, readState, setOrder } from "./model.js";
 import { start as startPointer, touch } from "./pointer.js";
 import { clear, everything, lastSelected, move, selection } from "./selection.js";
 import * as side from "./side.js";
@@ -96,8 +96,7 @@ function chosenChanged() {
   if (map.isOpen()) map.draw();
 }
 
-function decisionsChanged(rows) {
-  grid.repaint(rows);
+function decisionsChanged() {
   const problem = model.units.find((unit) => unit.problem)?.problem;
   one("#problem").hidden = !problem;
   if (problem) {

@@ -43,12 +43,12 @@ export function everything() {
   for (let index = 0; index < model.order.length; index++) put(index);
 }
 
-export function positionsSelected() {
+export function positionsSelected(most = Infinity) {
   const list = [];
-  for (let index = low; index <= high; index++) if (has(model.order[index])) list.push(index);
+  for (let index = low; index <= high && list.length < most; index++) if (has(model.order[index])) list.push(index);
   return list;
 }
 
-export const rowsSelected = () => positionsSelected().map((index) => model.order[index]);
+export const rowsSelected = (most) => positionsSelected(most).map((index) => model.order[index]);
 
 export const lastSelected = () => Math.max(selection.cursor, selection.anchor, high);

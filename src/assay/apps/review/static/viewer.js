@@ -73,8 +73,8 @@ function drawLabel() {
   const label = labelText(data.labels[each.name], each), decided = data.decided.includes(each.name);
   write(one(".path", dialog), data.id);
   write(one(".label", dialog), data.dropped ? "dropped" : label);
-  one(".label", dialog).classList.toggle("right", decided);
-  write(one(".then", dialog), data.problem ? "not stored yet" : decided ? "decided" : suggestionText(data, each) ?? "");
+  one(".label", dialog).classList.toggle("right", decided && !data.waiting);
+  write(one(".then", dialog), data.problem ? "not stored yet" : decided ? "" : suggestionText(data, each) ?? "");
   write(one(".note", dialog), data.note ?? "");
 }
 
