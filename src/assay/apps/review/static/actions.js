@@ -24,21 +24,26 @@ async function act(each, { advance = true, words }) {
   const decisions = rows.flatMap((row) => each(view(row)).map((decision) => ({ row, tag: null, new: null, ...decision })));
   if (!decisions.length) return say(words.none);
   const changed = new Set(decisions.map((decision) => decision.row));
-  if (advance) goOn(rows.length === 1);
+  const end = advance && !goOn(rows.length === 1);
   decide(decisions);
   const left = rows.length - changed.size;
-  say(`${images(changed.size)}: ${words.done}` + (left ? `; ${left} left as they are, ${words.none.toLowerCase()}` : ""));
+  const rest = left ? `; ${left} left as they are, ${words.none.toLowerCase()}` : "";
+  say(`${images(changed.size)}: ${words.done}${rest}${end ? ". The end of this queue; ] opens the next." : ""}`);
 }
 
+// Selects the next image that is undecided; false at the end.
 function goOn(single) {
   let at = Math.max(selection.cursor, selection.anchor) + 1;
   if (!single) while (at < model.order.length && has(model.order[at])) at++;
   const name = head().name;
   while (at < model.order.length && view(model.order[at])?.decided.includes(name)) at++;
-  if (at < model.order.length) {
-    move(at);
-    reveal(at);
-  } else clear();
+  if (at >= model.order.length) {
+    clear();
+    return false;
+  }
+  move(at);
+  reveal(at);
+  return true;
 }
 
 export function accept() {

@@ -35,18 +35,26 @@ export async function numbers(address, Kind) {
   return { values, version: Number(response.headers.get("X-Assay-Version")) };
 }
 
-// A hidden window gives its connection back: a browser has six for one server, over all its windows.
-export function listen(hear) {
-  let source = null;
+// Hears events of the server. A hidden window gives its connection back: a browser has six for one server, over all
+// its windows.
+export function listen(hear, lost) {
+  let source = null, timer = 0;
+  const close = () => {
+    clearTimeout(timer);
+    source?.close();
+    source = null;
+  };
   const open = () => {
-    if (document.hidden) {
-      source?.close();
-      source = null;
-    } else if (!source) {
-      source = new EventSource("api/events");
-      source.onmessage = (event) => hear(JSON.parse(event.data));
-    }
+    close();
+    if (document.hidden) return;
+    source = new EventSource("api/events");
+    source.onmessage = (event) => hear(JSON.parse(event.data));
+    source.onerror = () => {
+      lost();
+      if (source?.readyState === EventSource.CLOSED) timer = setTimeout(open, 3000); // else it connects again by itself
+    };
   };
   document.addEventListener("visibilitychange", open);
+  addEventListener("pagehide", close);
   open();
 }

@@ -241,7 +241,7 @@ function paint(tile) {
   const state = data.problem ? "kept" : data.waiting ? "sent" : data.dropped ? "dropped" : decided ? "decided" : "";
   node.dataset.state = state;
   write(tile.mark, { kept: "!", sent: "…", dropped: "✕", decided: "✓" }[state] ?? "");
-  write(tile.was, decided && given !== label ? given : "");
+  write(tile.was, decided && given !== label && each.kind === "multiclass" ? given : ""); // tags are too many for both
   write(tile.now, data.dropped ? "dropped" : label);
   write(tile.then, data.problem ? "not stored yet" : decided ? "" : suggestion ?? "");
   node.title = [data.id, data.note].filter(Boolean).map(printable).join("\n");

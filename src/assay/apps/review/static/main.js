@@ -183,11 +183,18 @@ function onKey(event) {
   lastKey = performance.now();
   if (event.target.closest("input, textarea, select") || one("#search").open || one("#help").open) return;
   if (map.isOpen() && event.key !== "Escape" && event.key !== "?") return;
-  const control = event.ctrlKey || event.metaKey, key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const control = event.ctrlKey || event.metaKey, key = keyOf(event);
   if (event.altKey || (control && !["a", "z", "y"].includes(key))) return;
   const pressed = event.target.closest("button, a, summary");
   if (pressed && (key === "Enter" || key === " ")) return; // the button's
   if (run(key, control, event)) event.preventDefault();
+}
+
+// The letter or name of a key; where a layout has no Latin letters or no digits without Shift, by where the key is.
+function keyOf({ key, code }) {
+  const letter = key.length === 1 ? key.toLowerCase() : key;
+  if (COMMANDS[letter] || key.length > 1 || (head().keys ?? []).includes(letter)) return letter;
+  return /^(Key|Digit)/.test(code) ? code.at(-1).toLowerCase() : letter;
 }
 
 // Whether the key did something.
@@ -272,7 +279,7 @@ async function startAll() {
   await pick(first.id, first.id === hash.get("queue") ? hash.get("group") ?? "" : "");
   startDecisions(decisionsChanged, (message) => say(message, "bad"));
   if (model.state.command) side.watchTraining();
-  listen(hear);
+  listen(hear, () => { one("#offline").hidden = false; });
 }
 
 startAll().catch((error) => {
