@@ -10,6 +10,7 @@ import typer
 
 from assay import __version__
 from assay.commands.ablate import ablate
+from assay.commands.audit import audit
 from assay.commands.compare import compare
 from assay.commands.demo import demo
 from assay.commands.ensemble import ensemble
@@ -30,6 +31,7 @@ from assay.progress import is_main_process
 
 COMMANDS = (
     train,
+    audit,
     plan,
     lr_find,
     predict,

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -82,6 +82,18 @@ def stage(progress: Progress, what: str, total: int = 0) -> Iterator[None]:
         yield
     finally:
         progress.end()
+
+
+def advancing(progress: Progress) -> Callable[[int, int], None]:
+    """Return a callback for totals that advances progress by the differences."""
+    before = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal before
+        progress.advance(done - before)
+        before = done
+
+    return report
 
 
 class ForwardingProgress:

@@ -276,6 +276,11 @@ def _entry(at: str, line: int, cells: Sequence[str]) -> Entry:
     return Entry(line, date, edit)
 
 
+def csv_bytes(edits: Sequence[Edit]) -> bytes:
+    """Return undated edits as the content of a ledger file."""
+    return _csv([COLUMNS, *(_cells("", edit) for edit in edits)])
+
+
 def _cells(date: str, edit: Edit) -> list[str]:
     optional = [edit.tag, edit.action, edit.old, edit.new, edit.origin]
     score = "" if edit.score is None else repr(float(edit.score))  # all digits

@@ -24,7 +24,7 @@ from assay.labels.subset import without
 from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import DEFAULT_SIZE, choose_flips, default_steps
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete
-from assay.progress import Progress, stage
+from assay.progress import Progress, advancing, stage
 from assay.run.archive import archive_ledger, archive_run
 from assay.run.records import RunMetrics
 from assay.run.runner import run_steps
@@ -207,20 +207,8 @@ class _Caches:
             size=size,
             resize=resize,
             folder=self.folder,
-            progress=_advancing(self.progress),
+            progress=advancing(self.progress),
         )
         self.progress.end()
         self.unreadable |= {one.path: one.reason for one in left_out}
         return cache
-
-
-def _advancing(progress: Progress) -> Callable[[int, int], None]:
-    """Return a callback for totals that advances progress by the differences."""
-    before = 0
-
-    def report(done: int, total: int) -> None:
-        nonlocal before
-        progress.advance(done - before)
-        before = done
-
-    return report

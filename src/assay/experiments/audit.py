@@ -1,0 +1,139 @@
+"""An audit: what is wrong with a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from assay.experiments.audit_inputs import AuditInputs, read_data
+from assay.experiments.findings import KINDS, Audit, Finding, Findings, drop_edits, finding_json, finding_of
+from assay.experiments.label_findings import outlier_findings, overlap_findings, suspect_findings, worst_first
+from assay.files import fingerprint, write_json
+from assay.progress import NoProgress, Progress, quiet_libraries
+from assay.repair.suspects import find_suspects
+from assay.run.environment import lock
+from assay.training.devices import pick_device
+
+VERSION = 1  # raise when the same data has other findings, so that stages kept by an older version are run again
+STAGES_FOLDER = "stages"
+
+
+class StageResult(NamedTuple):
+    """Findings by kind, empty for a kind that does not occur, and what else audit.json has, by key."""
+
+    findings: Findings
+    details: Mapping[str, Any] = {}
+
+
+def duplicates(inputs: AuditInputs) -> StageResult:
+    """Groups of images of the same bytes; all but the first are proposed to be dropped."""
+    copies: dict[str, list[int]] = {}
+    for row, digest in enumerate(inputs.samples.hashes):
+        copies.setdefault(digest or "", []).append(row)
+    clusters = [rows for digest, rows in copies.items() if digest and len(rows) > 1]
+    ids = inputs.samples.ids
+    others = {row: f"the same bytes as {ids[rows[0]]}" for rows in clusters for row in rows[1:]}
+    edits = drop_edits(inputs.samples, others, kind="exact_duplicates")
+    findings = [
+        Finding(
+            kind="exact_duplicates",
+            score=float(len(rows)),
+            images=tuple(ids[row] for row in rows),
+            text=f"{len(rows)} files of the same bytes",
+            edits=tuple(edit for row in rows[1:] for edit in edits[row]),
+            group=f"copies of {ids[rows[0]]}",
+        )
+        for rows in clusters
+    ]
+    return StageResult({"exact_duplicates": worst_first(findings)})
+
+
+def outlying(inputs: AuditInputs) -> StageResult:
+    """Images unlike all others."""
+    return StageResult({"outliers": outlier_findings(inputs.samples, inputs.distances)})
+
+
+def labels(inputs: AuditInputs) -> StageResult:
+    """Suspect labels and classes taken for each other."""
+    if inputs.probabilities is None:
+        return StageResult({})
+    known = inputs.known
+    by_head = find_suspects(known, inputs.probabilities, inputs.fold, filter_by="class")
+    return StageResult(
+        {
+            "suspects": suspect_findings(known, by_head),
+            "overlapping_classes": overlap_findings(known, inputs.probabilities),
+        }
+    )
+
+
+STAGES: dict[str, Callable[[AuditInputs], StageResult]] = {
+    "duplicates": duplicates,
+    "outliers": outlying,
+    "labels": labels,
+}
+"""The parts of an audit, in order; the result of each is kept."""
+
+
+def audit(
+    source: str | Path,
+    folder: str | Path | None = None,
+    *,
+    changes: tuple[str, ...] = (),
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """Return what is wrong with a folder, a table, a plan or a run, and write it in `folder`, audits/NAME by default.
+
+    Stages that were done before on the same images and labels are kept. Raises AssayError.
+    """
+    progress = progress or NoProgress()
+    data = read_data(Path(source), changes=changes)
+    folder = Path(folder) if folder is not None else Path("audits") / data.name
+    with lock(folder, option="--out"), quiet_libraries():
+        inputs = AuditInputs.of(data, folder / STAGES_FOLDER, device=pick_device(device), progress=progress)
+        results = {name: _kept(name, inputs) for name in STAGES}
+        kinds = {kind: of_kind for result, _ in results.values() for kind, of_kind in result.findings.items()}
+        details = {key: value for result, _ in results.values() for key, value in result.details.items()}
+        found = Audit(
+            data.name,
+            inputs.samples,
+            {kind: kinds[kind] for kind in KINDS if kind in kinds},
+            expectation=details.get("expectation"),
+            shortcuts=details.get("shortcuts", ()),
+            notes=inputs.samples.notes,
+            seconds={name: seconds for name, (_, seconds) in results.items()},
+        )
+        found.write(folder)
+    return found
+
+
+def _kept(name: str, inputs: AuditInputs) -> tuple[StageResult, float]:
+    """Return the result of a stage and its seconds: that on disk where it is of this data, else a new one, kept."""
+    path = inputs.folder / f"{name}.json"
+    key = fingerprint(str(VERSION), name, inputs.key)
+    record = _record(path, key)
+    if record is None:
+        began = time.perf_counter()
+        result = STAGES[name](inputs)
+        record = {
+            "key": key,
+            "seconds": round(time.perf_counter() - began, 2),
+            "findings": {kind: [finding_json(one) for one in found] for kind, found in result.findings.items()},
+            "details": dict(result.details),
+        }
+        write_json(path, record)
+    findings: Findings = {kind: [finding_of(kind, one) for one in found] for kind, found in record["findings"].items()}
+    return StageResult(findings, record["details"]), record["seconds"]
+
+
+def _record(path: Path, key: str) -> dict[str, Any] | None:
+    """Return the record of a stage with this key; None where there is none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("key") == key else None

@@ -1,0 +1,61 @@
+"""assay audit: findings, what is kept of them, and the files that training takes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assay.experiments.audit import audit
+from assay.experiments.findings import Audit
+from assay.experiments.label_findings import outliers, overlapping_classes
+from assay.labels.space import Head
+from factories import write_images
+
+SMALL = ("model.backbone=test_efficientnet", "model.weights=none")
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Audit]:
+    """An audit of 36 images of three colours, with a copy of one among them under another label."""
+    folder = tmp_path_factory.mktemp("audited")
+    data = write_images(folder / "colours", each=12)
+    shutil.copy(data / "red" / "0.png", data / "blue" / "copy.png")
+    return folder / "audit", audit(data, folder / "audit", changes=SMALL)
+
+
+def test_an_audit_is_read_back_as_it_was_written(audited: tuple[Path, Audit]) -> None:
+    folder, found = audited
+    again = Audit.read(folder)
+    assert again.to_json() == found.to_json()
+    assert again.samples.fingerprint() == found.samples.fingerprint()
+
+
+def test_files_of_the_same_bytes_are_found_and_grouped(audited: tuple[Path, Audit]) -> None:
+    folder, found = audited
+    (copies,) = found.findings["exact_duplicates"]
+    assert set(copies.images) == {"red/0.png", "blue/copy.png"}
+    assert [edit.action for edit in copies.edits] == ["drop"]
+    assert (folder / "groups.csv").read_text().splitlines()[0] == "image,group"
+    assert set(found.groups()) == {"red/0.png", "blue/copy.png"}
+
+
+def test_a_pair_of_classes_taken_for_each_other_is_found() -> None:
+    head = Head("label", ("a", "b", "c"))
+    codes = np.repeat([0, 1, 2], 40)
+    probabilities = np.eye(3)[codes] * 0.8 + 0.1
+    probabilities[:20] = [0.3, 0.6, 0.1]
+    (pair,) = overlapping_classes(head, codes, probabilities)
+    assert pair.classes == (0, 1)
+    assert pair.share.value == pytest.approx(20 / 80)
+    assert set(pair.rows.tolist()) == set(range(20))
+
+
+def test_an_image_far_from_all_others_is_an_outlier() -> None:
+    distances = 1 + 0.01 * np.random.default_rng(0).normal(size=(100, 5))
+    distances[7] = 2
+    rows, scores = outliers(distances)
+    assert rows.tolist() == [7]
+    assert scores[0] > 3
