@@ -33,16 +33,16 @@ def audit(
         from assay.experiments.audit import audit as audit_data
 
         folder = out or Path("audits") / default_run(source).name
-        found = audit_data(source, folder, changes=tuple(changes or ()), device=device, progress=output.progress)
-        output.print({"audit": str(folder), **found.to_json()}, _blocks(found, source, folder))
+        result = audit_data(source, folder, changes=tuple(changes or ()), device=device, progress=output.progress)
+        output.print({"audit": str(folder), **result.to_json()}, _blocks(result, source, folder))
 
 
-def _blocks(found: Audit, source: Path, folder: Path) -> Iterator[Block]:
+def _blocks(result: Audit, source: Path, folder: Path) -> Iterator[Block]:
     from assay.experiments.findings import KINDS
     from assay.messages import plain
 
-    for kind, count in found.counts().items():
-        worst = f"; the worst: {plain(found.findings[kind][0].text)}" if count else ""
+    for kind, count in result.counts().items():
+        worst = f"; the worst: {plain(result.findings[kind][0].text)}" if count else ""
         yield f"{KINDS[kind].title}: {count:,}{worst}"
     yield f"\nThe audit is in {folder}. Train with copies on one side of the split:\n"
     yield f"    assay train {shlex.quote(str(source))} --audit {shlex.quote(str(folder))}\n"

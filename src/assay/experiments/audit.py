@@ -98,7 +98,7 @@ def audit(
         results = {name: _kept(name, inputs) for name in STAGES}
         kinds = {kind: of_kind for result, _ in results.values() for kind, of_kind in result.findings.items()}
         details = {key: value for result, _ in results.values() for key, value in result.details.items()}
-        found = Audit(
+        result = Audit(
             data.name,
             inputs.samples,
             {kind: kinds[kind] for kind in KINDS if kind in kinds},
@@ -107,8 +107,8 @@ def audit(
             notes=inputs.samples.notes,
             seconds={name: seconds for name, (_, seconds) in results.items()},
         )
-        found.write(folder)
-    return found
+        result.write(folder)
+    return result
 
 
 def _kept(name: str, inputs: AuditInputs) -> tuple[StageResult, float]:
@@ -122,11 +122,13 @@ def _kept(name: str, inputs: AuditInputs) -> tuple[StageResult, float]:
         record = {
             "key": key,
             "seconds": round(time.perf_counter() - began, 2),
-            "findings": {kind: [finding_json(one) for one in found] for kind, found in result.findings.items()},
+            "findings": {kind: [finding_json(one) for one in of_kind] for kind, of_kind in result.findings.items()},
             "details": dict(result.details),
         }
         write_json(path, record)
-    findings: Findings = {kind: [finding_of(kind, one) for one in found] for kind, found in record["findings"].items()}
+    findings: Findings = {
+        kind: [finding_of(kind, one) for one in of_kind] for kind, of_kind in record["findings"].items()
+    }
     return StageResult(findings, record["details"]), record["seconds"]
 
 

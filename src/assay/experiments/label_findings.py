@@ -88,17 +88,17 @@ def overlapping_classes(head: Head, codes: Codes, probabilities: Reals) -> Itera
     `codes` (N,) or (N, K) and `probabilities` (N, K) are those of images judged out of fold. Under a multi-label head
     the images of a pair are those that have one of the two tags.
     """
-    predicted, present = head.decide(probabilities), head.present(codes)
-    answered, decided = head.present(predicted), head.decided(codes)
+    present, decided = head.present(codes), head.decided(codes)
+    predicted = head.present(head.decide(probabilities))
     for one in range(head.size):
         for other in range(one + 1, head.size):
             pair = [one, other]
             either: Bools = decided[:, pair].all(axis=1) & (present[:, one] != present[:, other])
-            swapped = either & (answered[:, pair] == present[:, pair][:, ::-1]).all(axis=1)
+            swapped = either & (predicted[:, pair] == present[:, pair][:, ::-1]).all(axis=1)
             of_pair = share(swapped[either])
             if of_pair is not None and of_pair.low is not None and of_pair.low > OVERLAP:
                 rows = np.flatnonzero(swapped)
-                sure = probabilities[rows][:, pair][answered[rows][:, pair]]
+                sure = probabilities[rows][:, pair][predicted[rows][:, pair]]
                 yield Overlap((one, other), of_pair, rows[np.argsort(-sure, kind="stable")])
 
 

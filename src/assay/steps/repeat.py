@@ -23,9 +23,7 @@ class RepeatSettings(StepSettings):
     only_if_better: bool = Field(
         False, description="End with the first round that does not better validation, and hand on what was before it."
     )
-    metric: str | None = Field(
-        None, description="The validation metric that tells; default: that of the plan."
-    )
+    metric: str | None = Field(None, description="The validation metric that tells; default: that of the plan.")
 
     @model_validator(mode="after")
     def _comparable(self) -> RepeatSettings:
