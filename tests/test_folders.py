@@ -12,7 +12,8 @@ import pytest
 
 from assay.errors import DataError
 from assay.labels.readers.folder import split_of
-from assay.labels.readers.read import DataSettings, find_images, read, read_whole
+from assay.labels.readers.read import DataSettings, read, read_whole
+from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
 from assay.plan.plan import from_source
 from factories import put
@@ -194,13 +195,16 @@ LABEL_FILES = {
     ),
     "metadata.jsonl": (
         '{"file_name": "1.jpg", "label": "x"}\n',
-        r"JSON lines.*read_ndjson.*assay train .*metadata.csv",
+        r"a table of these images.*assay train .*metadata.jsonl",
     ),
-    "coco.json": (json.dumps(COCO), "COCO annotations"),
+    "coco.json": (json.dumps(COCO), r"COCO annotations.*assay train .*coco\.json, or data: \{coco: "),
     "via.json": (json.dumps({"1.jpg12": {"filename": "1.jpg", "regions": [], "file_attributes": {}}}), "VIA"),
     "via.csv": ("filename,file_attributes,region_attributes\n1.jpg,{},{}\n", "VIA"),
-    "studio.json": (json.dumps([{"annotations": [], "data": {"image": "1.jpg"}}]), "Label Studio.*Export as CSV"),
-    "fiftyone.json": (json.dumps({"classes": ["cat"], "labels": {"1": 0}}), "FiftyOne labels.*CSVDataset"),
+    "studio.json": (
+        json.dumps([{"annotations": [], "data": {"image": "1.jpg"}}]),
+        "Label Studio.*assay train .*studio.json",
+    ),
+    "fiftyone.json": (json.dumps({"classes": ["cat"], "labels": {"1": 0}}), "FiftyOne labels.*data: {fiftyone"),
     "train.txt": ("cat/1.jpg 0\ndog/2.jpg 1\n", 'a list of images with their classes.*separator=" ".*assay train'),
     "labelme.json": (json.dumps({"shapes": [], "imagePath": "1.jpg"}), "LabelMe"),
     "cvat.xml": ("<?xml version='1.0'?><annotations><meta/><image id='0'/></annotations>", "CVAT.*ImageNet"),

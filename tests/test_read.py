@@ -16,8 +16,9 @@ from assay.labels.file_kinds import EMPTY, IMAGE_ENDINGS, UNKNOWN, is_image
 from assay.labels.image_files import natural_key, path_key
 from assay.labels.left_out import LeftOut
 from assay.labels.readers.label_cells import HeadColumns
-from assay.labels.readers.read import DataSettings, find_images, read
+from assay.labels.readers.read import DataSettings, read
 from assay.labels.readers.table import Columns, find_in_table
+from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
 from factories import put, read_folder
 

@@ -62,7 +62,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         from assay.export.submission import member_of, write_predictions
         from assay.export.submission_form import Form
         from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
-        from assay.labels.readers.read import find_images
+        from assay.labels.readers.to_label import find_images
         from assay.messages import formula_note
         from assay.predictions.predictor import Predictor
         from assay.training.devices import pick_device

@@ -19,7 +19,7 @@ from assay.labels.left_out import LeftOut
 from assay.messages import printable, quoted
 
 QUIET = frozenset({
-    ".git", ".svn", ".hg", ".dvc", ".venv", ".idea", ".vscode", ".github", ".cache",
+    ".git", ".svn", ".hg", ".dvc", ".venv", ".idea", ".vscode", ".github", ".cache", ".assay",
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", "zbthumbnail.info",
 })  # fmt: skip
 """Names (any case) that are passed over without a word."""

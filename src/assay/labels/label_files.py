@@ -24,22 +24,20 @@ CONVERT = (
     '{column: tags, separator: ";", none: "-"}}}'
 )
 JSON_KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("COCO annotations", ("images", "annotations", "categories"), CONVERT),
+    ("COCO annotations", ("images", "annotations", "categories"), "coco"),
+    ("annotations of Datumaro (CVAT)", ("categories", "items"), "datumaro"),
     ("a project of the VGG Image Annotator (VIA)", ("_via_img_metadata",), CONVERT),
     ("VGG Image Annotator (VIA) annotations", ("filename", "regions", "file_attributes"), CONVERT),
-    (
-        "Label Studio annotations",
-        ("annotations", "data"),
-        "Export as CSV there, and give that table: assay train FILE.csv",
-    ),
-    ("Label Studio annotations", ("completions", "data"), "Export as CSV there: assay train FILE.csv"),
-    ("FiftyOne labels", ("classes", "labels"), "Export as `fiftyone.types.CSVDataset`: assay train FILE.csv"),
+    ("Label Studio annotations", ("annotations", "data"), "label_studio"),
+    ("Label Studio annotations", ("completions", "data"), "label_studio"),
+    ("Label Studio annotations", ("annotation_id", "lead_time"), "label_studio"),
+    ("FiftyOne labels", ("classes", "labels"), "fiftyone"),
     ("LabelMe annotations", ("shapes", "imagePath"), CONVERT),
     ("Labelbox annotations", ("data_row", "projects"), CONVERT),
     ("V7 Darwin annotations", ("item", "annotations"), CONVERT),
     ("CreateML annotations", ("image", "annotations"), CONVERT),
 )
-"""Name, keys of the file or of its entries, and the way; the first whose keys are all there."""
+"""Name, keys of the file or of its entries, and the form of `data` or the way; the first whose keys are all there."""
 
 
 def label_file_notes(root: Path, tree: Tree) -> list[str]:
@@ -63,6 +61,19 @@ def label_file_notes(root: Path, tree: Tree) -> list[str]:
     return list(notes.values())
 
 
+def form_of_file(path: Path) -> str | None:
+    """Return the form of `data` that reads a label file of another program; None for any other file."""
+    try:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            header = {cell.strip(' "') for cell in re.split(r"[,;\t]", _start(path).partition("\n")[0])}
+            is_studio = {"annotation_id", "lead_time", "id"} <= header
+            return "roboflow" if path.name == "_classes.csv" else "label_studio" if is_studio else None
+        kind = _kind_of_json(path) if path.suffix.lower() == ".json" else None
+    except (OSError, ValueError):
+        return None
+    return None if kind is None or kind[1] == CONVERT else kind[1]
+
+
 def way_of(path: Path) -> str | None:
     """Return what a label file of another program holds and the way that works; None for any other file."""
     recognised = _recognised(path, (), path.parent) if path.is_file() else None
@@ -80,7 +91,8 @@ def _recognised(path: Path, images: Sequence[str], root: Path) -> tuple[str, str
             case ".jsonl" | ".ndjson":
                 with open(path, encoding="utf-8-sig") as file:
                     entry = json.loads(file.readline())
-                return ("JSON lines that name images", _as_csv(path, "read_ndjson")) if _names_image(entry) else None
+                way = f"To train on it: assay train {shlex.quote(printable(path))}"
+                return ("a table of these images", way) if _names_image(entry) else None
             case ".xml":
                 return _of_xml(_start(path))
             case ".txt" | ".yaml" | ".yml":
@@ -137,6 +149,15 @@ def _is_flag(rows: Sequence[Sequence[str]], index: int) -> bool:
 
 
 def _of_json(path: Path) -> tuple[str, str] | None:
+    kind = _kind_of_json(path)
+    if kind is not None and kind[1] != CONVERT:
+        line = f"{{{kind[1]}: {printable(path)}}}"
+        return kind[0], f"To train on them: assay train {shlex.quote(printable(path))}, or data: {line}"
+    return kind
+
+
+def _kind_of_json(path: Path) -> tuple[str, str] | None:
+    """Return the name of a format, and the form of `data` or the way."""
     if path.stat().st_size > MOST_BYTES:
         held = set(re.findall(r'"(\w+)"\s*:', _start(path)))
         return next(((name, way) for name, wanted, way in JSON_KINDS if {*wanted[:2]} <= held | {"annotations"}), None)

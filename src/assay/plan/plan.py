@@ -18,6 +18,7 @@ from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
 from assay.labels.label_files import way_of
+from assay.labels.readers.formats import form_of
 from assay.labels.readers.read import DataSettings, resolve_paths
 from assay.labels.readers.table_files import is_table
 from assay.models.classifier import ModelSettings
@@ -230,8 +231,8 @@ def _loaded(document: Document, source: Path, overrides: Sequence[str], table: S
 
 
 def _document(source: Path) -> Document:
-    """Return the plan file of a source, or for a folder or a table a plan with the data alone."""
-    form = "folder" if source.is_dir() else "table" if is_table(source) else None
+    """Return the plan file of a source, or for other data a plan with the data alone."""
+    form = form_of(source) or ("folder" if source.is_dir() else "table" if is_table(source) else None)
     if form and source.exists():
         return Document({"data": {form: str(source.absolute())}}, str(source))
     if (way := way_of(source)) is not None:

@@ -24,7 +24,7 @@ HEAD = "label"
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of splits in folder names and table cells (any case)."""
 
-UNLABELLED = frozenset({"unlabelled", "unlabeled"})
+UNLABELLED = frozenset({"unlabelled", "unlabeled", "_unlabeled"})
 
 _SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test", "eval": "test", "hold": "test"}
 _SPLIT_NAME = re.compile(

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from operator import attrgetter
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from assay.errors import DataError
 from assay.labels.build import RawLabels, build_samples
-from assay.labels.image_files import walk
-from assay.labels.left_out import LeftOut, left_out_lines
-from assay.labels.readers.columns import Columns, name_column
+from assay.labels.readers.columns import Columns
+from assay.labels.readers.exports import Options
 from assay.labels.readers.folder import find_in_folder
-from assay.labels.readers.image_names import locate
+from assay.labels.readers.formats import FORMATS
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
 from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
 from assay.labels.readers.rows import LabelledList, find_in_rows
-from assay.labels.readers.table import find_in_table, image_cells
-from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
+from assay.labels.readers.table import find_in_table, raw_labels
+from assay.labels.readers.table_files import read_rows
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, Head, LabelSpace
+from assay.labels.space import Codes, Head, Kind, LabelSpace
 from assay.labels.spelling import Merge, Spelling
 from assay.labels.split import SplitSettings, split
 from assay.messages import printable
@@ -40,21 +40,24 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "lists": ("root", "images", "head"),
     "names": ("root",),
     "rows": ("root", "labels", "class_names", *HELD_BACK),
+    **{form: one.options for form, one in FORMATS.items()},
 }
 """Settings beside the split that each form allows."""
 
 REQUIRED = {"names": "root", "rows": "labels"}
 """The setting that a form requires."""
 
-PATHS = ("folder", "table", "lists", "root", "rows", "labels", "class_names", *HELD_BACK, "corrections")
+PATHS = (
+    "folder", "table", "lists", "root", "rows", "labels", "class_names", *HELD_BACK, *FORMATS, "unpack", "corrections",
+)  # fmt: skip
 
 
 class DataSettings(Settings):
-    """The images and their labels: a folder a class, a table, a list a class, file names, or rows of integers."""
+    """The images and their labels: a folder, a table, lists, file names, integers, or a file of another program."""
 
     folder: Path | None = Field(default=None, description="A folder with a folder of images for each class.")
     table: Path | None = Field(
-        default=None, description="A CSV, TSV, Parquet or Excel file that names images and labels."
+        default=None, description="A CSV, TSV, Parquet, JSON Lines or Excel file that names images and labels."
     )
     lists: Path | None = Field(
         default=None,
@@ -66,6 +69,25 @@ class DataSettings(Settings):
         "id and _ are anything, any other name is a head (class is the head `label`).",
     )
     rows: Path | None = Field(default=None, description="A list of images, one a line, that go with `labels`.")
+    label_studio: Path | None = Field(default=None, description="An export of Label Studio: JSON, JSON-MIN or CSV.")
+    datumaro: Path | None = Field(default=None, description="Datumaro's JSON, as CVAT exports it; or its folder.")
+    imagenet: Path | None = Field(default=None, description="ImageNet's lists beside synsets.txt, as of CVAT.")
+    coco: Path | None = Field(default=None, description="COCO JSON, or a folder of a file for each split.")
+    roboflow: Path | None = Field(default=None, description="A _classes.csv of Roboflow, or a folder of several.")
+    imagefolder: Path | None = Field(default=None, description="A folder with metadata.csv, .jsonl or .parquet.")
+    datasets: Path | None = Field(default=None, description="A folder that Hugging Face `datasets` saved.")
+    fiftyone: Path | None = Field(default=None, description="A folder with labels.json and data/, of FiftyOne.")
+    kind: Kind | None = Field(
+        default=None,
+        description="Whether an image of another program's file has one class or any number; default: any number "
+        "where an image has several.",
+    )
+    crop: Literal["boxes"] | None = Field(default=None, description="Each box of `coco` is an image of its own.")
+    unpack: Path | None = Field(
+        default=None,
+        description="The folder that images out of `datasets`, and boxes, are written to; default: in .assay/ beside "
+        "the data.",
+    )
     root: Path | None = Field(
         default=None,
         description="The folder that names of images start from; default: the folder of the table or list, or the "
@@ -89,7 +111,11 @@ class DataSettings(Settings):
         default=None,
         description="Where the image of a line of `lists` is, such as images/im{id}.jpg; default: a path.",
     )
-    head: str | None = Field(default=None, min_length=1, description="The name of the head of `lists`; default: tags.")
+    head: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The name of the head of `lists` (default: tags) or of another program's file (default: label).",
+    )
     labels: Path | None = Field(
         default=None,
         description="Integers row for row with `rows`, a column a head, -1 for unknown. `rows`, `labels` and "
@@ -194,12 +220,22 @@ def _rows(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     return find_in_rows(lists, class_names=paths.get("class_names"), root=paths.get("root"))
 
 
+def _export(form: str, data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
+    """Return the images of a file of another program, with a note that it was read as such."""
+    options = Options(paths.get("root"), data.head, data.kind, data.heads, data.crop, paths.get("unpack"))
+    export = FORMATS[form].read(paths[form], options)
+    raw = raw_labels(export.rows, root=export.root, columns=export.columns, spelling=data.spelling)
+    note = f"Read as {FORMATS[form].title}: `{form}` under `data`."
+    return replace(raw, left_out=(*export.left_out, *raw.left_out), notes=(note, *raw.notes))
+
+
 FORMS: dict[str, Callable[[DataSettings, Mapping[str, Path]], RawLabels]] = {
     "folder": _folder,
     "table": _table,
     "lists": _lists,
     "names": _names,
     "rows": _rows,
+    **{form: partial(_export, form) for form in FORMATS},
 }
 """The reader of each form, by the key that a plan names it with; it takes the absolute paths too."""
 
@@ -265,65 +301,6 @@ def _require_learnable(source: str, head: Head, codes: Codes, *, notes: Sequence
 
 def _form(data: DataSettings) -> str:
     return next(form for form in FORMS if getattr(data, form) is not None)
-
-
-@dataclass(frozen=True)
-class ImagesToLabel:
-    """Images to label (name as given, absolute path), files of a folder that are none, and notes on guesses."""
-
-    files: list[tuple[str, Path]]
-    left_out: tuple[LeftOut, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> ImagesToLabel:
-    """Return the images to label of an image, a folder, a table or a .txt list.
-
-    A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
-    list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
-    start from `root`, else from where the file lies. Raises DataError where there are none.
-    """
-    path = _absolute(Path(), source)
-    is_list = path.suffix.lower() == ".txt"
-    if path.exists() and (path.is_dir() or not (is_list or is_table(path))):
-        if root is not None:
-            raise DataError(
-                f"{printable(source)}: is no table or list: only their names can start from a root. Drop it."
-            )
-        if image is not None:
-            raise DataError(f"{printable(source)}: is no table, and has no column {image!r}. Drop --image.")
-    if path.is_dir():
-        tree = walk(path)
-        if not tree.images:
-            others = "".join(f"\n  {line}" for line in left_out_lines(tree.no_images()))
-            raise DataError(
-                f"{printable(source)}: no images in this folder. Give an image, a folder or a table.{others}"
-            )
-        files = [(printable(name), path / name) for name in tree.images]
-        return ImagesToLabel(files, tree.no_images(), tree.notes())
-    if not path.exists():
-        raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
-    start = _absolute(Path(), root) if root is not None else path.parent
-    if not start.is_dir():
-        raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")
-    if not is_list and not is_table(path):
-        return ImagesToLabel([(printable(source), path)])
-    rows, column, notes = _rows_of_images(path, start, image)
-    cells = image_cells(rows, column)
-    if not cells:
-        raise DataError(f"{printable(rows.source)}: names no images. Add some.")
-    located, of_names = locate(rows, cells, start)
-    files = [(cell, start / path) for cell, (path, _) in zip(cells, located, strict=True)]
-    return ImagesToLabel(files, notes=(*rows.notes, *notes, *of_names))
-
-
-def _rows_of_images(path: Path, root: Path, image: str | None) -> tuple[Rows, str, list[str]]:
-    """Return the rows of a table or list, the column of the images, and notes."""
-    if path.suffix.lower() == ".txt":
-        return read_names(path, root), LISTED, []
-    rows = read_rows(path)
-    column, notes = name_column(rows, image)
-    return texts(rows, [column]), column, notes
 
 
 def _absolute(base: Path, path: Path | None) -> Path:

@@ -35,7 +35,15 @@ def find_in_table(
 
     Raises DataError for a missing column, a path that leaves the root, a bad split or weight, rows at odds.
     """
-    rows, spelling = read_rows(table, delimiter=delimiter), spelling or Spelling()
+    rows = read_rows(table, delimiter=delimiter)
+    return raw_labels(rows, root=root or table.parent, columns=columns, spelling=spelling)
+
+
+def raw_labels(
+    rows: Rows, *, root: Path, columns: Columns | None = None, spelling: Spelling | None = None
+) -> RawLabels:
+    """Return the images of rows, below `root`, with their labels. Raises as `find_in_table` does."""
+    spelling = spelling or Spelling()
     resolved, notes = resolve_columns(rows, columns or Columns())
     image, heads = resolved.image or "", dict(resolved.heads)
     named = (image, resolved.split, resolved.group, resolved.annotator, *(head.column for head in heads.values()))
@@ -57,15 +65,15 @@ def find_in_table(
     titles |= {column: f"the label {series.name!r}" for column, series in labels.items()}
     frame = rows.frame.select(image).with_columns(**facts).select(list(facts))
     frame = frame.hstack([series.alias(column) for column, series in labels.items()])
-    rows, left_out = locate_images(replace(rows, frame=frame), cells, root or table.parent)
+    rows, left_out = locate_images(replace(rows, frame=frame), cells, root)
     combine = voted if resolved.annotator else joined_tags
     rows, of_rows = combine(rows, heads)
     rows = merge_same(rows, key="id", titles=titles, ways=_ways(heads))
     frame = rows.frame.select("id", pl.col("id").alias("path"), "split", "group", pl.col("weight").fill_null(1.0))
     frame = frame.hstack([series for name, head in heads.items() for series in labels_of(rows.frame, name, head)])
     return RawLabels(
-        source=table,
-        root=root or table.parent,
+        source=rows.source,
+        root=root,
         table=frame,
         heads=tuple((name, "multiclass" if head.multiclass else "multilabel") for name, head in heads.items()),
         classes={name: head.names or distinct_names(frame[f"label:{name}"]) for name, head in heads.items()},

@@ -20,6 +20,7 @@ from assay.messages import printable
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
+JSON_LINES = (".jsonl", ".ndjson")
 EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 MOST_LISTED = 30
 """Columns that a message lists; of more, the first."""
@@ -31,7 +32,7 @@ class Rows:
 
     source: Path
     frame: pl.DataFrame
-    lines: Sequence[int]
+    lines: Sequence[int | str]  # or "3 of train.csv", where several files are read as one
     unit: str  # "line" of a text file, "row" of another
     notes: tuple[str, ...] = ()  # on how the file was read
 
@@ -65,7 +66,7 @@ class Rows:
 
 
 def is_table(path: Path) -> bool:
-    return path.suffix.lower() in (*DELIMITERS, *PARQUET, *EXCEL)
+    return path.suffix.lower() in (*DELIMITERS, *PARQUET, *JSON_LINES, *EXCEL)
 
 
 def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
@@ -76,10 +77,12 @@ def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
     require_file(path, "Check the path of the table.")
     ending = path.suffix.lower()
     if not is_table(path):
-        endings = ", ".join([*DELIMITERS, *PARQUET, *EXCEL[:1]])
+        endings = ", ".join([*DELIMITERS, *PARQUET, *JSON_LINES[:1], *EXCEL[:1]])
         raise DataError(f"{printable(path)}: is no table by its ending. A table ends in {endings}.")
     if ending in PARQUET:
         return _read_parquet(path)
+    if ending in JSON_LINES:
+        return _read_json_lines(path)
     return _read_excel(path) if ending in EXCEL else _read_text(path, delimiter)
 
 
@@ -133,11 +136,40 @@ def _read_parquet(path: Path) -> Rows:
         frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{printable(path)}: is no Parquet file that can be read ({error}).") from error
-    if "" in frame.columns:
-        frame = frame.drop("")
-    return Rows(
-        path, frame.with_columns(_plain(cells) for cells in frame.get_columns()), range(1, len(frame) + 1), "row"
-    )
+    return rows_of_frame(path, frame)
+
+
+def rows_of_frame(path: Path, frame: pl.DataFrame, lines: Sequence[int] | None = None) -> Rows:
+    """Return a typed table as rows, numbered from 1 where no lines are given; a column without a name is dropped."""
+    columns = [_plain(cells) for cells in frame.get_columns() if cells.name]
+    return Rows(path, pl.DataFrame(columns), lines or range(1, len(frame) + 1), "line" if lines else "row")
+
+
+def _read_json_lines(path: Path) -> Rows:
+    """Return a file with a JSON object on each line. Raises DataError that names the first line of anything else."""
+    records, lines = [], []
+    for number, line in enumerate(read_lines(path), 1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{printable(path)}, line {number}: is no JSON ({error}). Mend the line.") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{printable(path)}, line {number}: is no JSON object of columns and cells. Mend the line.")
+        records.append(record)
+        lines.append(number)
+    if not records:
+        raise DataError(f"{printable(path)}: is empty. A line is a JSON object of columns and cells.")
+    names = dict.fromkeys(name for record in records for name in record)
+    try:
+        columns = [pl.Series(name, [record.get(name) for record in records]) for name in names]
+    except (TypeError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{printable(path)}: a column holds cells of several types ({reason}). Make them one."
+        ) from error
+    return rows_of_frame(path, pl.DataFrame(columns), lines)
 
 
 def _plain(cells: pl.Series) -> pl.Series:

@@ -1,0 +1,75 @@
+"""The images to label: of an image, a folder, a table or a list."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from assay.errors import DataError
+from assay.labels.image_files import walk
+from assay.labels.left_out import LeftOut, left_out_lines
+from assay.labels.readers.columns import name_column
+from assay.labels.readers.image_names import locate
+from assay.labels.readers.table import image_cells
+from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
+from assay.messages import printable
+
+
+@dataclass(frozen=True)
+class ImagesToLabel:
+    """Images to label (name as given, absolute path), files of a folder that are none, and notes on guesses."""
+
+    files: list[tuple[str, Path]]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> ImagesToLabel:
+    """Return the images to label of an image, a folder, a table or a .txt list.
+
+    A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
+    list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
+    start from `root`, else from where the file lies. Raises DataError where there are none.
+    """
+    path = Path(os.path.abspath(source))
+    is_list = path.suffix.lower() == ".txt"
+    if path.exists() and (path.is_dir() or not (is_list or is_table(path))):
+        if root is not None:
+            raise DataError(
+                f"{printable(source)}: is no table or list: only their names can start from a root. Drop it."
+            )
+        if image is not None:
+            raise DataError(f"{printable(source)}: is no table, and has no column {image!r}. Drop --image.")
+    if path.is_dir():
+        tree = walk(path)
+        if not tree.images:
+            others = "".join(f"\n  {line}" for line in left_out_lines(tree.no_images()))
+            raise DataError(
+                f"{printable(source)}: no images in this folder. Give an image, a folder or a table.{others}"
+            )
+        files = [(printable(name), path / name) for name in tree.images]
+        return ImagesToLabel(files, tree.no_images(), tree.notes())
+    if not path.exists():
+        raise DataError(f"{printable(source)}: does not exist. Give an image, a folder of images, a table or a list.")
+    start = Path(os.path.abspath(root)) if root is not None else path.parent
+    if not start.is_dir():
+        raise DataError(f"{printable(start)}: is no folder. `root` is the folder that the names start from.")
+    if not is_list and not is_table(path):
+        return ImagesToLabel([(printable(source), path)])
+    rows, column, notes = _rows_of_images(path, start, image)
+    cells = image_cells(rows, column)
+    if not cells:
+        raise DataError(f"{printable(rows.source)}: names no images. Add some.")
+    located, of_names = locate(rows, cells, start)
+    files = [(cell, start / path) for cell, (path, _) in zip(cells, located, strict=True)]
+    return ImagesToLabel(files, notes=(*rows.notes, *notes, *of_names))
+
+
+def _rows_of_images(path: Path, root: Path, image: str | None) -> tuple[Rows, str, list[str]]:
+    """Return the rows of a table or list, the column of the images, and notes."""
+    if path.suffix.lower() == ".txt":
+        return read_names(path, root), LISTED, []
+    rows = read_rows(path)
+    column, notes = name_column(rows, image)
+    return texts(rows, [column]), column, notes
