@@ -22,7 +22,7 @@ from assay.metrics.metrics import HEADLINE_METRICS, higher_is_better
 from assay.report.captions import captions, label_text, prediction_text, predictions_text
 from assay.report.charts import metric_title
 from assay.report.drawing import PAPER, RUNS, Drawing, axis, base, drawing, inline
-from assay.report.gallery import Gallery, fetch
+from assay.report.gallery import Gallery, Reader, fetch
 from assay.report.page import write_page
 from assay.report.sections.history import panels, time_line
 from assay.report.tables import interval_text, small_n_line
@@ -74,7 +74,7 @@ def write_comparison(path: Path, comparison: Comparison) -> Path:
         "disagreements": _disagreements(comparison, gallery),
         "runs": [_run(entry, run) for entry, run in zip(entries, runs, strict=True)],
     }
-    thumbnails = fetch(gallery, runs[0])
+    thumbnails = fetch(gallery, Reader.of(runs[0]))
     predictions = {
         id_: "\n".join(_prediction(entry, row) for entry in entries)
         for row, id_ in enumerate(samples.ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from assay.errors import ImageError
 from assay.images.cache import StoredCache, find_caches
 from assay.images.decode import Resize, read_square, size_of
 from assay.images.rgb_square import Levels
+from assay.labels.samples import Samples
 from assay.run.contents import RunContents
 
 MAX_LARGE = 420
@@ -74,10 +75,9 @@ class Thumbnails:
     tiles: list[tuple[int, int] | None]
 
 
-def fetch(gallery: Gallery, run: RunContents) -> Thumbnails:
-    """Return thumbnails of all images of a gallery, from the run's caches, else from the images themselves."""
+def fetch(gallery: Gallery, reader: Reader) -> Thumbnails:
+    """Return thumbnails of all images of a gallery, from caches, else from the images themselves."""
     ids = list(gallery.numbers)
-    reader = Reader.of(run)
     tile_of: list[tuple[int, int] | None] = [None] * len(ids)
     made: list[Sheet] = []
     large = gallery.large
@@ -92,7 +92,7 @@ def fetch(gallery: Gallery, run: RunContents) -> Thumbnails:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads images of a run, at any small size, in their proportions where the file is still there."""
+    """Reads images at any small size, in their proportions where the file is still there."""
 
     paths: dict[str, Path]
     caches: list[StoredCache]
@@ -100,8 +100,17 @@ class Reader:
 
     @staticmethod
     def of(run: RunContents) -> Reader:
-        kept = find_caches(run.folder / "cache", run.as_read.ids, hashes=run.as_read.hashes)
-        paths = dict(zip(run.samples.ids, run.samples.paths, strict=True))
+        """Return a reader of all images of a run, and of those that its steps made."""
+        return replace(
+            Reader.of_samples(run.as_read, run.folder / "cache"),
+            paths=dict(zip(run.samples.ids, run.samples.paths, strict=True)),
+        )
+
+    @staticmethod
+    def of_samples(samples: Samples, folder: Path) -> Reader:
+        """Return a reader of these images, by their caches in `folder` where there are any."""
+        kept = find_caches(folder, samples.ids, hashes=samples.hashes)
+        paths = dict(zip(samples.ids, samples.paths, strict=True))
         return Reader(paths, kept, next((one.resize.levels for one in kept), None))
 
     def tiles(self, ids: Sequence[str], *, side: int, padded: bool = True) -> tuple[Pixels, Bools]:

@@ -16,7 +16,7 @@ from assay.report.captions import captions, predictions_text
 from assay.report.charts import metric_title, save, write_images
 from assay.report.embedding import MapSettings, map_chart, palette
 from assay.report.errors import wrong_by_image
-from assay.report.gallery import Gallery, data_url, encode, fetch
+from assay.report.gallery import Gallery, Reader, data_url, encode, fetch
 from assay.report.page import write_page
 from assay.report.sections import calibration, overview, repairs, reproduce
 from assay.report.sections.data import data
@@ -93,7 +93,7 @@ def write_report(
         "map": drawn,
     }
     points = _points(run, drawn_map, gallery) if drawn_map else None
-    thumbnails = fetch(gallery, run)
+    thumbnails = fetch(gallery, Reader.of(run))
     script = {
         "images": captions(gallery, thumbnails, run.samples, _predictions(run, drawn_map)),
         "heads": [
