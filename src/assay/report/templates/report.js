@@ -29,9 +29,10 @@
     const node = element("button", "pic" + (images.tile[number] ? "" : " gone"));
     node.type = "button";
     node.dataset.p = number;
-    node.setAttribute("aria-label", images.name[number]);
-    return dress(node, number);
+    return dress(named(node, number), number);
   };
+  const named = (node, number) => { node.setAttribute("aria-label", [images.label[number], images.name[number]].filter(Boolean).join(", ")); return node; };
+  all(".pic[data-p]").forEach((node) => named(node, Number(node.dataset.p)));
 
   // The card that shows one image closely.
   const peek = one("#peek");
