@@ -61,7 +61,7 @@ def written(browser: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cues = [cue("file size", 0.4), cue(f"<img src=x onerror={ATTACK}>", 0.26)]
     notes = (f"<script>{ATTACK}</script>",)
     audit = Audit(f"<b onclick={ATTACK}>", samples, findings_of(samples), {"heads": [CURVE]}, cues, notes, {"all": 3.0})
-    return write_audit_page(audit, folder, data=f"it's <b>/{ATTACK}", caches=folder / "none")
+    return write_audit_page(audit, folder, data=f"it's <b>/{ATTACK}")
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_phone_and_a_desk_show_it_all_without_sideways_scrolling(
 
 def test_an_audit_without_findings_says_so(browser: Page, tmp_path: Path, colours: Path) -> None:
     audit = Audit("clean", assay.read(colours), {kind: [] for kind in KINDS})
-    show(browser, write_audit_page(audit, tmp_path, data=str(colours), caches=tmp_path))
+    show(browser, write_audit_page(audit, tmp_path, data=str(colours)))
     assert "45 images, and nothing was found." in browser.inner_text("#summary .lede")
     assert browser.locator(".pic").count() == 0
     assert complaints(browser) == []

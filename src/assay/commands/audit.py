@@ -31,18 +31,20 @@ def audit(
     with command(as_json, stopped=GOES_ON, alone="audit", reading=source) as output:
         from assay.commands.options import default_run
         from assay.experiments.audit import audit as audit_data
+        from assay.report.audit_page import write_audit_page
 
         folder = out or Path("audits") / default_run(source).name
         result = audit_data(source, folder, changes=tuple(changes or ()), device=device, progress=output.progress)
-        output.print({"audit": str(folder), **result.to_json()}, _blocks(result, source, folder))
+        page = write_audit_page(result, folder, data=str(source))
+        output.print({"audit": str(folder), "page": str(page), **result.to_json()}, _blocks(result, source, page))
 
 
-def _blocks(result: Audit, source: Path, folder: Path) -> Iterator[Block]:
+def _blocks(result: Audit, source: Path, page: Path) -> Iterator[Block]:
     from assay.experiments.findings import KINDS
     from assay.messages import plain
 
     for kind, count in result.counts().items():
         worst = f"; the worst: {plain(result.findings[kind][0].text)}" if count else ""
         yield f"{KINDS[kind].title}: {count:,}{worst}"
-    yield f"\nThe audit is in {folder}. Train with copies on one side of the split:\n"
-    yield f"    assay train {shlex.quote(str(source))} --audit {shlex.quote(str(folder))}\n"
+    yield f"\nThe images are in {page}. Train with copies on one side of the split:\n"
+    yield f"    assay train {shlex.quote(str(source))} --audit {shlex.quote(str(page.parent))}\n"

@@ -72,7 +72,8 @@ class Finding:
     """One thing found: how bad it is (higher is worse within its kind), the images it concerns, and what it is.
 
     `images` are ids, the most telling first; those of a kind about classes are examples. `edits` are proposals, which
-    nothing applies unasked. Images of findings of one `group` are to stay on one side of a split.
+    nothing applies unasked. Images of findings of one `group` are to stay on one side of a split. `head` is that of the
+    labels or classes it is about.
     """
 
     kind: Kind
@@ -81,6 +82,44 @@ class Finding:
     text: str
     edits: tuple[Edit, ...] = ()
     group: str | None = None
+    head: str | None = None
+
+
+class ShortcutJson(TypedDict):
+    """How well one cue alone predicts the labels of a head, cross-validated, and what chance would."""
+
+    cue: str
+    head: str
+    value: float
+    low: float
+    high: float
+    n: int
+    chance: float
+    found: bool
+
+
+class PointJson(TypedDict):
+    """A metric by the number of labelled images, with its 95 % interval."""
+
+    images: int
+    value: float
+    low: float
+    high: float
+
+
+class CurveJson(TypedDict):
+    """The learning curve of a head, and what twice the labels are expected to bring; None where that is not known."""
+
+    head: str
+    metric: str
+    points: list[PointJson]
+    twice: PointJson | None
+
+
+class ExpectationJson(TypedDict):
+    """What is expected of training."""
+
+    heads: list[CurveJson]
 
 
 class EditJson(TypedDict):
@@ -104,6 +143,7 @@ class FindingJson(TypedDict):
     text: str
     edits: list[EditJson]
     group: str | None
+    head: str | None
 
 
 Findings = Mapping[Kind, Sequence[Finding]]
@@ -122,8 +162,8 @@ class Audit:
     name: str
     samples: Samples
     findings: Findings
-    expectation: Mapping[str, Any] | None = None
-    shortcuts: Sequence[Mapping[str, Any]] = ()
+    expectation: ExpectationJson | None = None
+    shortcuts: Sequence[ShortcutJson] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] | None = None
 
@@ -212,6 +252,7 @@ def finding_json(finding: Finding) -> FindingJson:
         "text": finding.text,
         "edits": edits,
         "group": finding.group,
+        "head": finding.head,
     }
 
 
@@ -224,6 +265,7 @@ def finding_of(kind: Kind, record: Mapping[str, Any]) -> Finding:
         text=record["text"],
         edits=tuple(Edit(**edit, step=audit_step(kind)) for edit in record["edits"]),
         group=record["group"],
+        head=record["head"],
     )
 
 

@@ -44,6 +44,7 @@ def suspect_findings(samples: Samples, by_head: Sequence[HeadSuspects]) -> list[
                     text=f"{where}{_claim(row['given'], row['tag'])}, looks like "
                     f"{_claim(row['suggested'], row['tag'])} ({row['confidence']:.0%})",
                     edits=(edit,),
+                    head=head.name,
                 )
             )
     return worst_first(findings)
@@ -69,6 +70,7 @@ def overlap_findings(samples: Samples, probabilities: Reals) -> list[Finding]:
                     images=tuple(ids[row] for row in pair.rows[:EXAMPLES]),
                     text=f"{one} and {other}: {pair.share.percent()} of {pair.share.n:,} images are taken for the other"
                     + ("" if len(samples.space) == 1 else f" ({head.name})"),
+                    head=head.name,
                 )
             )
     return worst_first(findings)

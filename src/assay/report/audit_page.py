@@ -13,6 +13,7 @@ import altair as alt
 from markupsafe import Markup
 
 from assay import __version__
+from assay.experiments.audit import STAGES_FOLDER
 from assay.experiments.findings import KINDS, Audit, CurveJson, ExpectationJson, Finding, Kind, ShortcutJson
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
@@ -71,10 +72,10 @@ ADVICE: dict[Kind, str] = {
 """What to do about each kind of finding."""
 
 
-def write_audit_page(audit: Audit, folder: Path, *, data: str, caches: Path) -> Path:
+def write_audit_page(audit: Audit, folder: Path, *, data: str) -> Path:
     """Write audit.html into the folder of an audit; `data` is what was audited, as the command line names it.
 
-    Thumbnails come from `caches`, a folder of image caches, else from the images themselves.
+    Thumbnails come from what the audit decoded, else from the images themselves.
     Raises SpaceError or RunError.
     """
     gallery, chosen = Gallery(), {kind: _chosen(findings) for kind, findings in audit.findings.items()}
@@ -97,7 +98,7 @@ def write_audit_page(audit: Audit, folder: Path, *, data: str, caches: Path) -> 
         "grouped": len(audit.groups()),
         "proposed": len(audit.edits()),
     }
-    thumbnails = fetch(gallery, Reader.of_samples(audit.samples, caches))
+    thumbnails = fetch(gallery, Reader.of_samples(audit.samples, folder / STAGES_FOLDER))
     script = {"images": captions(gallery, thumbnails, audit.samples, _suggested(chosen.get("suspects", ())))}
     return write_page(folder / PAGE, "audit.html.jinja", thumbnails=thumbnails, script=script, parts=parts)
 
@@ -158,7 +159,7 @@ def _case(finding: Finding, labels: Labels, gallery: Gallery, *, large: bool) ->
             for ids in rows
         ],
         "more": len(finding.images) - sum(map(len, rows)),
-        "head": plain(edit.head) if edit and len(next(iter(labels.values())).by_head) > 1 else "",
+        "head": plain(edit.head) if edit and len(labels[edit.id].by_head) > 1 else "",
         "given": _value(edit, edit.old) if edit else "",
         "suggested": _value(edit, edit.new) if edit else "",
     }
