@@ -33,8 +33,10 @@ CURVE: CurveJson = {
 
 
 def cue(name: str, value: float) -> ShortcutJson:
-    limits = {"low": value - 0.02, "high": value + 0.02}
-    return {"cue": name, "head": "label", "value": value, "n": 48, "chance": 0.25, "found": value > 0.3, **limits}  # type: ignore[typeddict-item]
+    return {
+        "cue": name, "head": "label", "value": value, "low": value - 0.02, "high": value + 0.02, "n": 48,
+        "chance": 0.25, "beats_chance": value > 0.3,
+    }  # fmt: skip
 
 
 def findings_of(samples: Samples) -> Mapping[Kind, Sequence[Finding]]:

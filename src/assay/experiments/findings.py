@@ -95,7 +95,7 @@ class ShortcutJson(TypedDict):
     high: float
     n: int
     chance: float
-    found: bool
+    beats_chance: bool
 
 
 class PointJson(TypedDict):

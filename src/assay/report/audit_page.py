@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import altair as alt
 from markupsafe import Markup
@@ -80,7 +80,7 @@ def write_audit_page(audit: Audit, folder: Path, *, data: str) -> Path:
     """
     gallery, chosen = Gallery(), {kind: _chosen(findings) for kind, findings in audit.findings.items()}
     labels = _labels(audit.samples, {id_ for kind in chosen.values() for one in kind for id_ in one.images})
-    parts: dict[str, Any] = {
+    parts: dict[str, object] = {
         "name": plain(audit.name),
         "version": __version__,
         "images": len(audit.samples),
@@ -117,7 +117,7 @@ def _chosen(findings: Sequence[Finding]) -> list[Finding]:
 
 def _section(
     id_: str, audit: Audit, chosen: Mapping[Kind, Sequence[Finding]], labels: Labels, gallery: Gallery
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return a section: its kinds with findings, and the titles of those without and of those not looked for."""
     title, kinds = SECTIONS[id_]
     titles = {kind: KINDS[kind].title.lower() for kind in kinds}
@@ -130,7 +130,7 @@ def _section(
     }
 
 
-def _kind(kind: Kind, audit: Audit, chosen: Sequence[Finding], labels: Labels, gallery: Gallery) -> dict[str, Any]:
+def _kind(kind: Kind, audit: Audit, chosen: Sequence[Finding], labels: Labels, gallery: Gallery) -> dict[str, object]:
     """Return a kind of finding as the template shows it; the cases in those that are open and those that unfold."""
     findings = audit.findings[kind]
     cases = [_case(one, labels, gallery, large=number < LARGE) for number, one in enumerate(chosen)]
@@ -145,7 +145,7 @@ def _kind(kind: Kind, audit: Audit, chosen: Sequence[Finding], labels: Labels, g
     }
 
 
-def _case(finding: Finding, labels: Labels, gallery: Gallery, *, large: bool) -> dict[str, Any]:
+def _case(finding: Finding, labels: Labels, gallery: Gallery, *, large: bool) -> dict[str, object]:
     """Return a finding as the template shows it: rows of images side by side; of a suspect label both labels."""
     rows, edit = _rows(finding, labels), finding.edits[0] if finding.kind == "suspects" and finding.edits else None
     return {
@@ -188,15 +188,15 @@ Labels = Mapping[str, Label]
 
 def _labels(samples: Samples, ids: Collection[str]) -> Labels:
     """Return the labels of these images."""
-    few = samples.take([row for row, id_ in enumerate(samples.ids) if id_ in ids])
+    subset = samples.take([row for row, id_ in enumerate(samples.ids) if id_ in ids])
     texts = {
-        head.name: [label_text(head, codes, row) or "no label" for row in range(len(few))]
-        for head, _, codes in few.space.each(few.codes())
+        head.name: [label_text(head, codes, row) or "no label" for row in range(len(subset))]
+        for head, _, codes in subset.space.each(subset.codes())
     }
-    parts = [SPLITS.get(split or "", "") for split in few.table["split"]]
+    parts = [SPLITS.get(split or "", "") for split in subset.table["split"]]
     return {
         id_: Label(parts[row], {head: of_head[row] for head, of_head in texts.items()})
-        for row, id_ in enumerate(few.ids)
+        for row, id_ in enumerate(subset.ids)
     }
 
 
@@ -228,15 +228,15 @@ def _value(edit: Edit, value: str | None) -> str:
     return plain(edit.tag) if value == "1" else f"not {plain(edit.tag)}"
 
 
-def _cues(shortcuts: Sequence[ShortcutJson]) -> list[dict[str, Any]]:
+def _cues(shortcuts: Sequence[ShortcutJson]) -> list[dict[str, object]]:
     """Return how well each cue alone predicts the label, by head, the most telling first."""
-    heads: dict[str, list[dict[str, Any]]] = {}
+    heads: dict[str, list[dict[str, object]]] = {}
     for one in sorted(shortcuts, key=lambda one: one["chance"] - one["low"]):
         heads.setdefault(one["head"], []).append({**one, "cue": plain(one["cue"])})
     return [{"head": plain(head), "cues": cues, "chance": cues[0]["chance"]} for head, cues in heads.items()]
 
 
-def _curves(expectation: ExpectationJson | None) -> list[dict[str, Any]]:
+def _curves(expectation: ExpectationJson | None) -> list[dict[str, object]]:
     """Return the learning curve of each head: its points, and as a chart."""
     return [
         {**one, "head": plain(one["head"]), "title": metric_title(one["metric"]), "svg": _curve(one)}
