@@ -283,6 +283,36 @@ def test_a_ledger_edited_by_hand_is_refused_by_line(tmp_path: Path, text: str, s
     assert path.read_bytes() == text.encode(errors="surrogateescape")
 
 
+def test_half_a_line_of_a_killed_process_is_left_out_and_cut_off_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    before = Ledger(path).append([season("a", "drop", "autumn", reason='a "quoted"\nreason')])
+    whole = path.read_bytes()
+    last = Ledger(path).append([season('d\n\u00f6"', "drop", "spring", reason='"\n"')])
+    written = path.read_bytes()
+    for end in range(len(whole), len(written)):
+        path.write_bytes(written[:end])
+        cut = Ledger.read(path)
+        if cut.torn:
+            assert (cut, cut.torn) == (before, written[len(whole) : end])
+        elif cut != before:  # all of the line is there but the end of its reason
+            assert replace(cut.entries[-1].edit, reason='"\n"') == last.entries[-1].edit
+        after = cut.append([season("c", "drop", "spring")])
+        assert after == Ledger.read(path)
+        assert after.entries[:-1] == cut.entries
+        assert not Ledger.read(path).torn
+
+
+def test_a_line_is_added_without_writing_the_others_again(tmp_path: Path) -> None:
+    many = [season(f"image-{number}", "drop", "autumn") for number in range(20_000)]
+    ledger = Ledger(tmp_path / "ledger.csv").append(many)
+    inode = ledger.path.stat().st_ino
+    other = Ledger(ledger.path, ledger.entries).append([season("b", "drop", "autumn")])  # of unknown size
+    after = ledger.append([season("a", "drop", "autumn")])  # and now of another size than this one knows
+    assert ledger.path.stat().st_ino == inode
+    assert [entry.edit.id for entry in after.entries[-2:]] == ["b", "a"]
+    assert after.entries[-1].line == other.entries[-1].line + 1 == 20_003
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

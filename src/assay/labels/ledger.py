@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from assay.errors import DataError
-from assay.files import whole
+from assay.files import append, whole, writing
 from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing_edits
 from assay.labels.readers.text_files import csv_records
 from assay.labels.samples import Samples
@@ -20,6 +24,7 @@ COLUMNS = ("date", "step", "id", "head", "tag", "action", "old", "new", "origin"
 """The columns of a ledger, in this order. A blank `tag`, `old`, `new`, `origin` or `score` is none."""
 
 ORIGINS: dict[str, Origin] = {"pseudo": "pseudo", "corrected": "corrected"}
+DATE = re.compile(rb"[0-9][-0-9T:Z]*(,|$)")  # or the beginning of one
 BY_NAME: dict[str, Action] = {action: action for action in ACTIONS}
 
 
@@ -61,10 +66,17 @@ ALL_EDITS = Selection()
 
 @dataclass(frozen=True)
 class Ledger:
-    """The lines of a ledger file. `append`, `undo` and `without` write the file and return the new ledger."""
+    """The lines of a ledger file. `append`, `undo` and `without` write the file and return the new ledger.
+
+    A process that is killed, or a machine that loses its power, may leave half a line at the end of the file: `torn`.
+    It is left out in reading, and cut off by the next line that is written.
+    """
 
     path: Path
     entries: tuple[Entry, ...] = ()
+    torn: bytes = field(default=b"", compare=False)
+    size: int | None = field(default=None, compare=False)  # bytes of the file, without what is torn
+    lines: int = field(default=0, compare=False)  # in so many bytes
 
     @staticmethod
     def read(path: Path) -> Ledger:
@@ -75,7 +87,10 @@ class Ledger:
         if not path.exists():
             return Ledger(path)
         # Not `read_rows`, which takes blank names for none: here every name must come back as it was.
-        records = csv_records(path)
+        content = _content(path)
+        torn = _torn(content)
+        content = content[: len(content) - len(torn)]
+        records = csv_records(path, content=content)
         line, header = next(records, (1, []))
         if header != list(COLUMNS):
             missing = [column for column in COLUMNS if column not in header]
@@ -83,21 +98,44 @@ class Ledger:
             raise DataError(
                 f"{printable(path)}, line {line}: {what}. The first line of a ledger is {','.join(COLUMNS)}"
             )
-        return Ledger(path, tuple(_entry(f"{printable(path)}, line {line}", line, cells) for line, cells in records))
+        entries = tuple(_entry(f"{printable(path)}, line {line}", line, cells) for line, cells in records)
+        return Ledger(path, entries, torn, len(content), _line_count(content))
 
     def append(self, edits: Sequence[Edit]) -> Ledger:
-        """Write these edits below the others, dated now: all of them or none.
+        """Write these edits below the others, dated now: all of them or none. They are on disk at the end.
 
-        Raises SpaceError or RunError, with the file as it was, where the disk is full or read-only.
+        What is there is not written again: a line costs the same below 100,000 others. Raises SpaceError or RunError,
+        with the file as it was, where the disk is full or read-only.
         """
         if not edits:
             return self
-        before = self.path.read_bytes() if self.path.exists() else _csv([COLUMNS])
-        end = b"" if before.endswith(b"\n") else b"\n"  # an editor may have left out the last line break
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with whole(self.path) as beside:
-            beside.write_bytes(before + end + _csv(_cells(now, edit) for edit in edits))
-        return Ledger.read(self.path)
+        lines = _csv(_cells(now, edit) for edit in edits)
+        if not self.path.exists() or not self.path.stat().st_size:
+            with whole(self.path) as beside:
+                beside.write_bytes(_csv([COLUMNS]) + lines)
+            return Ledger.read(self.path)
+        before = self._current()
+        if before.torn:
+            with writing(self.path):
+                os.truncate(self.path, before.size or 0)
+        if not _ends_a_line(self.path):  # an editor may have left out the last line break
+            append(self.path, b"\n" + lines, sync=True)
+            return Ledger.read(self.path)
+        append(self.path, lines, sync=True)
+        return before._with(lines)
+
+    def _current(self) -> Ledger:
+        """Return the ledger as it is on disk: this one, unless another process has written to the file."""
+        same = self.size is not None and self.path.stat().st_size == self.size + len(self.torn)
+        return self if same else Ledger.read(self.path)
+
+    def _with(self, lines: bytes) -> Ledger:
+        """Return the ledger with lines that were written below it, read as they will be read again."""
+        records = csv_records(self.path, content=lines, first=self.lines)
+        entries = [_entry(f"{printable(self.path)}, line {line}", line, cells) for line, cells in records]
+        size, count = (self.size or 0) + len(lines), self.lines + _line_count(lines)
+        return replace(self, entries=(*self.entries, *entries), torn=b"", size=size, lines=count)
 
     def undo(self, edits: Sequence[Edit], *, reason: str = "") -> Ledger:
         """Append lines that revert these edits.
@@ -285,6 +323,41 @@ def _cells(date: str, edit: Edit) -> list[str]:
     optional = [edit.tag, edit.action, edit.old, edit.new, edit.origin]
     score = "" if edit.score is None else repr(float(edit.score))  # all digits
     return [date, edit.step, edit.id, edit.head, *(cell or "" for cell in optional), score, edit.reason]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{printable(path)}: cannot be read ({error.strerror}).") from error
+
+
+def _torn(content: bytes) -> bytes:
+    """Return the half of a line that a killed process has left at the end of a ledger, else nothing.
+
+    A last line that is whole but for its line break is an editor's, and so is half a one that begins with no date. A
+    quote amid others is a fault, for the reader.
+    """
+    if b"\n" not in content or (content.endswith(b"\n") and content.count(b'"') % 2 == 0):
+        return b""
+    marks = np.frombuffer(content, np.uint8)
+    outside_quotes = np.cumsum(marks == ord('"')) % 2 == 0
+    ends = np.flatnonzero((marks == ord("\n")) & outside_quotes)
+    tail = content[ends[-1] + 1 if len(ends) else 0 :]
+    # Half a line may end within a letter.
+    records = list(csv.reader(io.StringIO(tail.decode("utf-8", "replace"), newline="")))
+    whole_line = tail.count(b'"') % 2 == 0 and len(records) == 1 and len(records[0]) == len(COLUMNS)
+    return tail if DATE.match(tail) and not whole_line and len(records) < 2 else b""
+
+
+def _ends_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+def _line_count(content: bytes) -> int:
+    return content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:
