@@ -24,6 +24,7 @@ from assay.commands.plan import plan
 from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
+from assay.commands.review import review
 from assay.commands.submissions import submissions
 from assay.commands.sweep import sweep
 from assay.commands.train import train
@@ -40,6 +41,7 @@ COMMANDS = (
     report,
     explain,
     ensemble,
+    review,
     ledger,
     ablate,
     compare,

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ class Output:
 
     progress: Progress
     as_json: bool
+    close: Callable[[], None] = lambda: None
+    """Ends the lines that say that the command is at work: it waits for a person from here on."""
 
     def print(self, record: Any, blocks: Iterable[Block], *, width: int = 130) -> None:
         """Print `record` as one JSON object with --json, else the blocks; nothing but in the main process.
@@ -85,7 +87,7 @@ def command(
             _require_working_folder()
             if reading is not None and is_process_stream(as_json):
                 progress.loading(str(reading))
-            yield Output(progress, as_json)
+            yield Output(progress, as_json, progress.close)
         finally:
             progress.close()  # before a message is printed over the bar
 

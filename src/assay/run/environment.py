@@ -115,17 +115,18 @@ else:
 
 
 @contextmanager
-def lock(folder: Path, *, wait: bool = False, option: str = "--run") -> Iterator[None]:
+def lock(folder: Path, *, wait: bool = False, option: str = "--run", busy: str = "") -> Iterator[None]:
     """Hold `folder` (made where it is missing) for writing; with `wait`, once whoever holds it has let go.
 
     The file `.lock` in it stays; what counts is the operating system's lock on it, so nothing has to
-    be tidied up after a `kill -9`. `option` is what the command line names the folder by.
+    be tidied up after a `kill -9`. `option` is what the command line names the folder by; `busy` is another
+    message for a folder that is held, with `{pid}` for its holder.
 
     Raises RunError where another process, or another place in this one, holds it.
     """
     file = _open(folder, option)
     try:
-        _take(file, folder, wait, option)
+        _take(file, folder, wait, option, busy)
         os.truncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
         with suppress(OSError):  # on a full disk the message of another process goes without the pid
@@ -147,7 +148,7 @@ def _open(folder: Path, option: str) -> int:
         raise RunError(f"{folder}: cannot be written ({reason}). Choose another folder with {option}.") from error
 
 
-def _take(file: int, folder: Path, wait: bool, option: str) -> None:
+def _take(file: int, folder: Path, wait: bool, option: str, busy: str) -> None:
     try:
         if sys.platform == "win32":
             os.lseek(file, 1 << 30, os.SEEK_SET)  # a byte beyond the pid: a locked one could not be read
@@ -163,6 +164,7 @@ def _take(file: int, folder: Path, wait: bool, option: str) -> None:
         holder = (folder / LOCK_FILE).read_text(errors="replace").strip()
         pid = f" (pid {holder})" if holder else ""
         raise RunError(
-            f"{folder}: another process{pid} is writing to this run. Wait for it, or choose another folder with "
+            busy.replace("{pid}", pid)
+            or f"{folder}: another process{pid} is writing to this run. Wait for it, or choose another folder with "
             f"{option}."
         ) from None

@@ -1,0 +1,336 @@
+"""A review: images, the decisions on them, what a model makes of them, and what every window sees of that."""
+
+from __future__ import annotations
+
+import string
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from assay.apps.review import queues
+from assay.apps.review.decisions import Decision, Decisions, Stored
+from assay.apps.review.images import ImageFiles
+from assay.apps.review.queues import Queue, Scores
+from assay.arrays import Bools, Floats, Ints
+from assay.errors import DataError
+from assay.labels.samples import Samples
+from assay.labels.space import Head
+from assay.metrics.intervals import wilson
+
+KEYS = tuple("1234567890" + "".join(letter for letter in string.ascii_lowercase if letter not in "dhuyz"))
+"""Keys of classes, in order; D, U, Y and Z are those of the page."""
+TOP = 10  # classes of an image whose probability is listed
+NEIGHBOURS = 12
+MOST_ROWS = 4_000  # of one request
+
+Label = str | Mapping[str, int | None] | None
+
+
+@dataclass(frozen=True)
+class RandomAudit:
+    """Rows that were drawn to estimate the share of wrong labels."""
+
+    rows: Ints
+    seed: int
+
+
+@dataclass(eq=False)
+class ReviewSession:
+    """The state that all windows share; its methods may be called from any thread."""
+
+    name: str
+    kind: Literal["run", "data"]
+    decisions: Decisions
+    images: ImageFiles
+    command: str
+    busy: Callable[[], str | None] = lambda: None  # why nothing can be stored just now
+    features: Floats | None = None  # (N, F)
+    scores: Scores | None = None
+    model: bool = False  # whether Grad-CAM can be drawn
+    audit: RandomAudit | None = None
+    further: Sequence[Queue] = ()  # that do not change: outliers, duplicates, what an audit listed
+    _version: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _queues: list[Queue] = field(default_factory=list)
+    _made_of: int = -1
+    _made_at: float = -np.inf
+    _seconds: float = 0.0
+
+    @property
+    def samples(self) -> Samples:
+        return self.decisions.samples
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def changed(self) -> int:
+        """Count the version up, and return it."""
+        with self._lock:
+            self._version += 1
+            return self._version
+
+    def refresh(self) -> None:
+        """Take over what another process has written to the ledger."""
+        if self.decisions.refresh():
+            self.changed()
+
+    # What is decided.
+
+    def decide(self, decisions: Sequence[Decision]) -> tuple[int, Stored]:
+        """Store decisions; return the version they make. Raises as `Decisions.decide` does."""
+        stored = self.decisions.decide(decisions)
+        return self.changed(), stored
+
+    def undo(self) -> tuple[int, Stored]:
+        stored = self.decisions.undo()
+        return self.changed(), stored
+
+    def redo(self) -> tuple[int, Stored]:
+        stored = self.decisions.redo()
+        return self.changed(), stored
+
+    def judge(self, scores: Scores) -> None:
+        """Take over what a model makes of the images now."""
+        with self._lock:
+            self.scores, self._made_of = scores, -1
+        self.changed()
+
+    # What the page shows.
+
+    def state(self) -> dict[str, object]:
+        """Return all that a window needs to know, as JSON has it."""
+        with self._lock, self.decisions.lock:
+            decided = self.decisions.decided()
+            space = self.samples.space
+            return {
+                "version": self.version,
+                "name": self.name,
+                "kind": self.kind,
+                "count": len(self.samples),
+                "heads": [
+                    {"name": head.name, "kind": head.kind, "classes": list(head.classes), "keys": _keys(head)}
+                    for head in space
+                ],
+                "queues": [self._queue_json(queue, decided) for queue in self.queues()],
+                "progress": self.progress(decided),
+                "random_audit": self._audit_json(decided),
+                "can_undo": self.decisions.can_undo,
+                "can_redo": self.decisions.can_redo,
+                "locked": self.decisions.fault or self.busy(),
+                "features": self.features is not None,
+                "model": self.model,
+                "command": self.command,
+            }
+
+    def progress(self, decided: Bools | None = None) -> dict[str, object]:
+        """Return what the bar of the page says."""
+        with self.decisions.lock:
+            decided = self.decisions.decided() if decided is None else decided
+            wrong = int(self.decisions.wrong().sum())
+        return {
+            "decided": int(decided.sum()),
+            "wrong_found": wrong,
+            "wrong_left": None,
+            "validation": None,
+            "next_hundred": None,
+            "learning": False,
+        }
+
+    def queues(self) -> list[Queue]:
+        """Return the queues; after a decision those made before do for a while, where it takes long to make them."""
+        with self._lock:
+            fresh = time.monotonic() - self._made_at < 20 * self._seconds
+            if self._made_of == self.version or (self._made_of >= 0 and fresh):
+                return self._queues
+            began = time.monotonic()
+            self._queues, self._made_of = self._make_queues(), self.version
+            self._made_at = time.monotonic()
+            self._seconds = self._made_at - began
+            return self._queues
+
+    def _make_queues(self) -> list[Queue]:
+        space, codes, count = self.samples.space, self.decisions.codes, len(self.samples)
+        lists: list[Queue] = []
+        if self.scores is not None:
+            validation = (self.samples.table["split"] == "val").fill_null(False).to_numpy()
+            lists += [
+                queues.suspects(space, codes, self.scores),
+                queues.wrong_in_validation(space, codes, self.scores, validation),
+                queues.least_certain(space, self.scores),
+            ]
+        lists += [*self.further, queues.unlabelled(space, codes), queues.by_class(space, codes, self.scores)]
+        lists += [queues.in_random_order(count), queues.as_in_the_data(count)]
+        lists += [queues.settled(self.decisions.decided())]
+        if self.audit is not None:
+            lists.append(Queue("random_audit", "Random audit", self.audit.rows))
+        return lists
+
+    def queue(self, name: str, group: str = "") -> tuple[Ints, int]:
+        """Return the rows of a queue or a group of it that are left to look at, and the version they are of.
+
+        Raises DataError where there is none of that name.
+        """
+        with self._lock, self.decisions.lock:
+            for queue in self.queues():
+                if queue.id == name:
+                    try:
+                        return self._left(queue, queue.group(group), self.decisions.decided()), self.version
+                    except KeyError:
+                        break
+        raise DataError(f"there is no queue {name!r} with a group {group!r}.")
+
+    def _left(self, queue: Queue, rows: Ints, decided: Bools) -> Ints:
+        return rows if queue.settled_too else rows[~decided[rows]]
+
+    def _queue_json(self, queue: Queue, decided: Bools) -> dict[str, object]:
+        groups = [
+            {"id": group.id, "title": group.title, "count": len(self._left(queue, group.rows, decided))}
+            for group in queue.groups
+        ]
+        count = len(self._left(queue, queue.rows, decided))
+        return {"id": queue.id, "title": queue.title, "count": count, "groups": groups}
+
+    # The random audit.
+
+    def draw_audit(self, n: int, *, seed: int) -> int:
+        """Draw `n` labelled images to estimate the share of wrong labels by. Raises DataError without a label."""
+        known = np.flatnonzero(self.samples.labelled())
+        if not len(known):
+            raise DataError("no image has a label yet, so there is none to check. Label some first.")
+        rows = np.random.default_rng(seed).permutation(known)[:n]
+        with self._lock:
+            self.audit, self._made_of = RandomAudit(rows, seed), -1
+        return self.changed()
+
+    def _audit_json(self, decided: Bools) -> dict[str, object] | None:
+        if self.audit is None:
+            return None
+        rows = self.audit.rows
+        seen, wrong = int(decided[rows].sum()), int(self.decisions.wrong()[rows].sum())
+        low, high = wilson(wrong, seen) if seen else (None, None)
+        value = wrong / seen if seen else None
+        return {"n": len(rows), "decided": seen, "wrong": wrong, "value": value, "low": low, "high": high}
+
+    # Single images.
+
+    def rows(self, wanted: Sequence[int]) -> list[dict[str, object]]:
+        """Return what a grid shows of images. Raises DataError for a row that there is not."""
+        if len(wanted) > MOST_ROWS:
+            raise DataError(f"{len(wanted):,} rows are asked for. Ask for {MOST_ROWS:,} at a time.")
+        for row in wanted:
+            self.require(row)
+        with self.decisions.lock:
+            return [self._row(row) for row in wanted]
+
+    def require(self, row: int) -> None:
+        """Raise DataError where there is no such row."""
+        if not 0 <= row < len(self.samples):
+            raise DataError(f"there is no image {row}. Their numbers go from 0 to {len(self.samples) - 1}.")
+
+    def _row(self, row: int) -> dict[str, object]:
+        space, codes, settled = self.samples.space, self.decisions.codes, self.decisions.settled
+        wrong = self.scores.wrong if self.scores else ()
+        certain = {
+            head.name: round(float(np.nanmax(of_head[row])), 4)
+            for head, of_head in zip(space, wrong, strict=False)
+            if np.isfinite(of_head[row]).any()
+        }
+        return {
+            "row": row,
+            "id": self.samples.table["id"][row],
+            "split": self.samples.table["split"][row],
+            "labels": {head.name: _label(head, known[row]) for head, known in zip(space, codes, strict=True)},
+            "suggestion": self._suggestions(row),
+            "p_wrong": certain,
+            "decided": [head.name for head, cells in zip(space, settled, strict=True) if cells[row].any()],
+            "note": self.images.note(row),
+        }
+
+    def _suggestions(self, row: int) -> dict[str, dict[str, object]]:
+        """Return the most probable class of each head; of tags the one that the labels contradict most."""
+        if self.scores is None or not np.isfinite(self.scores.probabilities[row]).all():
+            return {}
+        answers = {}
+        for head, _, known, probabilities in self.samples.space.each(
+            [codes[row : row + 1] for codes in self.decisions.codes], self.scores.probabilities[row : row + 1]
+        ):
+            if not head.size:
+                continue
+            contradiction = np.where(known[0] < 0, probabilities[0], np.abs(known[0] - probabilities[0]))
+            best = int(probabilities[0].argmax() if head.multiclass else contradiction.argmax())
+            value = round(float(probabilities[0, best]), 4)
+            answers[head.name] = {"class": head.classes[best], "probability": value}
+        return answers
+
+    def details(self, row: int) -> dict[str, object]:
+        """Return what is known of one image: probabilities, nearest labelled images, its history, its path."""
+        self.require(row)
+        probabilities = {}
+        if self.scores is not None and np.isfinite(self.scores.probabilities[row]).all():
+            for head, columns in self.samples.space.each():
+                values = self.scores.probabilities[row, columns]
+                best = np.argsort(-values, kind="stable")[:TOP].tolist()
+                probabilities[head.name] = [
+                    {"class": head.classes[number], "probability": round(float(values[number]), 4)} for number in best
+                ]
+        return {
+            "probabilities": probabilities,
+            "neighbours": self._neighbours(row),
+            "history": [
+                {
+                    "date": date, "step": edit.step, "head": edit.head, "tag": edit.tag, "action": edit.action,
+                    "old": edit.old, "new": edit.new, "reason": edit.reason, "score": edit.score,
+                }
+                for date, edit in self.decisions.history(row)
+            ],
+            "path": str(self.images.path(row)),
+        }  # fmt: skip
+
+    def _neighbours(self, row: int) -> list[dict[str, object]]:
+        """Return the nearest labelled images by cosine of features, the nearest first."""
+        if self.features is None:
+            return []
+        near = nearest_labelled(self.features, row, self.decisions.codes, self.samples.space.heads)
+        space, codes = self.samples.space, self.decisions.codes
+        return [
+            {
+                "row": other,
+                "label": "; ".join(
+                    text for head, known in zip(space, codes, strict=True) if (text := head.labels_text(known[other]))
+                ),
+                "distance": round(1 - cosine, 4),
+            }
+            for other, cosine in near
+        ]
+
+
+def nearest_labelled(
+    features: Floats, row: int, codes: Sequence[Ints], heads: Sequence[Head], *, count: int = NEIGHBOURS
+) -> list[tuple[int, float]]:
+    """Return the labelled images nearest to one by cosine of features (N, F), with their cosines."""
+    vector = features[row] / max(float(np.linalg.norm(features[row])), 1e-12)
+    cosines = features @ vector / np.maximum(np.linalg.norm(features, axis=1), 1e-12)
+    known = np.any([head.known(of_head) for head, of_head in zip(heads, codes, strict=True)], axis=0)
+    known[row] = False
+    candidates = np.flatnonzero(known & np.isfinite(cosines))
+    best = candidates[np.argsort(-cosines[candidates], kind="stable")[:count]]
+    return [(int(other), float(cosines[other])) for other in best]
+
+
+def _keys(head: Head) -> list[str]:
+    """Return the key of each class, as far as there are any."""
+    return [KEYS[number] if number < len(KEYS) else "" for number in range(head.size)]
+
+
+def _label(head: Head, code: Ints) -> Label:
+    """Return the label of one image as JSON has it."""
+    if head.multiclass:
+        return head.classes[int(code)] if code >= 0 else None
+    if (code < 0).all():
+        return None
+    return {tag: None if value < 0 else value for tag, value in zip(head.classes, code.tolist(), strict=True)}

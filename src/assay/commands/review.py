@@ -1,0 +1,45 @@
+"""review."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from assay.commands.output import command
+
+STORED = "Every decision is in the ledger; give the same command to go on."
+
+
+def review(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_DATA", help="A run, a folder, a table or a plan.")],
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Of the server. A free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Where decisions on data go. NAME.review.csv beside it.")
+    ] = None,
+) -> None:
+    """Look at images in the browser and settle their labels, by keyboard and in bulk."""
+    with command(stopped=STORED, alone="review", reading=source) as opening:
+        from assay.apps.review.opening import open_review
+        from assay.apps.review.server import serve
+        from assay.messages import printable
+
+        def started(address: str) -> None:
+            typer.echo(f"The review of {printable(source)} is at\n\n    {address}\n")
+            typer.echo("Ctrl-C ends it; every decision is stored when it is made.")
+            if browser:
+                webbrowser.open(address)
+
+        with open_review(source, out=out, progress=opening.progress) as opened:
+            opening.close()
+            serve(opened.session, port=port, started=started)
+            progress = opened.session.progress()
+            typer.echo(
+                f"{progress['decided']:,} images are decided, {progress['wrong_found']:,} of them had a wrong label. "
+                f"The decisions are in {printable(opened.decisions)}."
+            )
+            if progress["decided"]:
+                typer.echo(f"To train with them:\n\n    {opened.command}\n")
