@@ -33,13 +33,13 @@ def review(
             if browser:
                 webbrowser.open(address)
 
-        with open_review(source, out=out, progress=opening.progress) as opened:
+        with open_review(source, out=out, progress=opening.progress) as reviewed:
             opening.close()
-            serve(opened.session, port=port, started=started)
-            progress = opened.session.progress()
+            serve(reviewed.session, port=port, started=started)
+            progress = reviewed.session.progress()
             typer.echo(
                 f"{progress['decided']:,} images are decided, {progress['wrong_found']:,} of them had a wrong label. "
-                f"The decisions are in {printable(opened.decisions)}."
+                f"The decisions are in {printable(reviewed.decisions)}."
             )
             if progress["decided"]:
-                typer.echo(f"To train with them:\n\n    {opened.command}\n")
+                typer.echo(f"To train with them:\n\n    {reviewed.command}\n")

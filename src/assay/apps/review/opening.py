@@ -27,7 +27,7 @@ REVIEW = "review"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenReview:
     """A review that is open, the file that its decisions are in, and the command that trains with them."""
 
     session: ReviewSession
@@ -36,7 +36,7 @@ class Opened:
 
 
 @contextmanager
-def open_review(source: Path, *, out: Path | None, progress: Progress) -> Iterator[Opened]:
+def open_review(source: Path, *, out: Path | None, progress: Progress) -> Iterator[OpenReview]:
     """Open the review of a run, finished or not, or of data. Raises AssayError, RunError where it is open already."""
     run = RunFolder(source)
     if run.is_read:
@@ -62,7 +62,7 @@ def _alone(folder: Path, source: Path) -> Iterator[None]:
         yield
 
 
-def _of_run(run: RunFolder, progress: Progress) -> Opened:
+def _of_run(run: RunFolder, progress: Progress) -> OpenReview:
     with stage(progress, "reading the run"):
         samples = Samples.read(run.samples)
 
@@ -84,7 +84,7 @@ def _of_run(run: RunFolder, progress: Progress) -> Opened:
         busy=lambda: _busy(run.path),
         model=run.model.spec.exists(),
     )
-    return Opened(session, run.ledger, command)
+    return OpenReview(session, run.ledger, command)
 
 
 BUSY = "This run is being trained just now{pid}. Decisions are stored again once that has ended."
@@ -99,7 +99,7 @@ def _busy(run: Path) -> str | None:
         return str(error)
 
 
-def _of_data(source: Path, path: Path, progress: Progress) -> Opened:
+def _of_data(source: Path, path: Path, progress: Progress) -> OpenReview:
     loaded = from_source(source)
     data = loaded.plan.data
     with stage(progress, "finding and hashing images"):
@@ -115,7 +115,7 @@ def _of_data(source: Path, path: Path, progress: Progress) -> Opened:
         images=ImageFiles(samples, levels=data.levels),
         command=command,
     )
-    return Opened(session, path, command)
+    return OpenReview(session, path, command)
 
 
 def _from(base: Path, path: Path) -> Path:

@@ -123,11 +123,11 @@ def create_app(session: ReviewSession, *, token: str, port: int, closing: thread
         Route("/image/{row:int}", _answer(api.image)),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
-    inside = Starlette(routes=[Mount(f"/{token}", routes=routes)], exception_handlers={HTTPException: _not_found})
+    inside = Starlette(routes=[Mount(f"/{token}", routes=routes)], exception_handlers={HTTPException: _missing})
     return Guard(inside, token=token, port=port)
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
+async def _missing(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     return JSONResponse({"error": "there is nothing at this address."}, status)
 
@@ -298,12 +298,12 @@ class _Api:
         """Tell a window of every version, once a fifth of a second at most."""
 
         async def stream() -> AsyncIterator[str]:
-            told, silence = -1, 0.0
+            sent, silence = -1, 0.0
             while not self.closing.is_set():
-                if self.session.version != told:
-                    told, silence = self.session.version, 0.0
+                if self.session.version != sent:
+                    sent, silence = self.session.version, 0.0
                     progress = await run_in_threadpool(self.session.progress)
-                    yield f"data: {json.dumps({'version': told, 'progress': progress})}\n\n"
+                    yield f"data: {json.dumps({'version': sent, 'progress': progress})}\n\n"
                 elif silence > HEARTBEAT:
                     silence = 0.0
                     yield ": \n\n"

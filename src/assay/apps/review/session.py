@@ -211,10 +211,10 @@ class ReviewSession:
         if self.audit is None:
             return None
         rows = self.audit.rows
-        seen, wrong = int(decided[rows].sum()), int(self.decisions.wrong()[rows].sum())
-        low, high = wilson(wrong, seen) if seen else (None, None)
-        value = wrong / seen if seen else None
-        return {"n": len(rows), "decided": seen, "wrong": wrong, "value": value, "low": low, "high": high}
+        checked, wrong = int(decided[rows].sum()), int(self.decisions.wrong()[rows].sum())
+        low, high = wilson(wrong, checked) if checked else (None, None)
+        value = wrong / checked if checked else None
+        return {"n": len(rows), "decided": checked, "wrong": wrong, "value": value, "low": low, "high": high}
 
     # Single images.
 
