@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from assay.experiments.audit_inputs import AuditInputs, read_data
 from assay.experiments.findings import KINDS, Audit, Finding, Findings, drop_edits, finding_json, finding_of
 from assay.experiments.label_findings import outlier_findings, overlap_findings, suspect_findings, worst_first
 from assay.files import fingerprint, write_json
-from assay.progress import NoProgress, Progress, quiet_libraries
+from assay.progress import NoProgress, Progress, quiet_libraries, stage
+from assay.repair.expectation import expectation
 from assay.repair.suspects import find_suspects
 from assay.run.environment import lock
 from assay.training.devices import pick_device
@@ -53,27 +56,47 @@ def duplicates(inputs: AuditInputs) -> StageResult:
 
 def outlying(inputs: AuditInputs) -> StageResult:
     """Images unlike all others."""
-    return StageResult({"outliers": outlier_findings(inputs.samples, inputs.distances)})
+    _, cosines = inputs.nearest
+    return StageResult({"outliers": outlier_findings(inputs.samples, 1 - cosines)})
 
 
 def labels(inputs: AuditInputs) -> StageResult:
-    """Suspect labels and classes taken for each other."""
-    if inputs.probabilities is None:
+    """Suspect labels, and classes taken for each other."""
+    if not inputs.can_judge:
         return StageResult({})
-    known = inputs.known
-    by_head = find_suspects(known, inputs.probabilities, inputs.fold, filter_by="class")
-    return StageResult(
-        {
-            "suspects": suspect_findings(known, by_head),
-            "overlapping_classes": overlap_findings(known, inputs.probabilities),
-        }
-    )
+    judged = np.flatnonzero(inputs.fold >= 0)
+    samples, probabilities, fold = inputs.samples.take(judged), inputs.probabilities[judged], inputs.fold[judged]
+    by_head = find_suspects(samples, probabilities, fold, filter_by="class")
+    findings: Findings = {
+        "suspects": suspect_findings(samples, by_head),
+        "overlapping_classes": overlap_findings(samples, probabilities),
+    }
+    return StageResult(findings)
+
+
+def expected(inputs: AuditInputs) -> StageResult:
+    """What a linear model reaches out of fold, and what more labels would bring."""
+    if not inputs.can_judge:
+        return StageResult({})
+    samples, linear = inputs.samples, inputs.linear
+    with stage(inputs.progress, "learning curve"):
+        estimate = expectation(
+            samples.space,
+            inputs.components,
+            samples.codes(),
+            samples.weights(),
+            inputs.fold,
+            judge=linear,
+            seed=inputs.seed,
+        )
+    return StageResult({}, {"expectation": estimate.to_json()})
 
 
 STAGES: dict[str, Callable[[AuditInputs], StageResult]] = {
     "duplicates": duplicates,
     "outliers": outlying,
     "labels": labels,
+    "expectation": expected,
 }
 """The parts of an audit, in order; the result of each is kept."""
 

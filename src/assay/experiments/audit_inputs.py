@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from assay.arrays import Floats, Ints
-from assay.files import RunFolder, fingerprint, whole
+from assay.files import RunFolder, fingerprint
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.labels.corrections import corrected
@@ -17,17 +17,22 @@ from assay.labels.ledger import Ledger
 from assay.labels.readers.read import read_whole, resolve_paths
 from assay.labels.samples import Samples
 from assay.labels.split import folds
-from assay.labels.subset import labelled, without
+from assay.labels.subset import without
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, from_source
 from assay.predictions.inference import Inference, fastest_inference
 from assay.progress import ForwardingProgress, Progress, advancing, stage
-from assay.repair.suspects import mean_posterior
+from assay.repair.expectation import LinearJudge, judge_by_folds
+from assay.repair.nearest import nearest
+from assay.repair.neighbours import neighbour_posterior
+from assay.training.fold_linear import Components
+from assay.training.linear import moments
 
 FOLDS = 5
-NEIGHBOURS = 20
-OUTLIER_NEIGHBOURS = 10
+NEIGHBOURS = 32
+VOTERS = 20  # of the neighbours: those of other folds that have a label
+COMPONENTS = 256  # of features: more fit no better and take longer
 CHUNK = 4096
 """Images whose features are kept at once: what a killed audit loses."""
 
@@ -108,43 +113,48 @@ class AuditInputs:
         return fingerprint(self.cache.key, self.samples.fingerprint(), *plan)
 
     @cached_property
-    def distances(self) -> Floats:
-        """Cosine distances (N, k) to the nearest neighbours in feature space."""
+    def nearest(self) -> tuple[Ints, Floats]:
+        """Rows (N, k) of the nearest other images in feature space, nearest first, and their cosines."""
         features = self.features
-        vectors = features - features.mean(axis=0)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        count = min(OUTLIER_NEIGHBOURS, len(vectors) - 1)
-        cosines = vectors @ vectors.T
-        np.fill_diagonal(cosines, -np.inf)
-        return (1 - np.partition(cosines, -count, axis=1)[:, len(vectors) - count :]).astype(np.float32)
-
-    @cached_property
-    def known(self) -> Samples:
-        """The images with a known label."""
-        return labelled(self.samples)
+        mean, scale = moments(features)
+        with stage(self.progress, "nearest neighbours"):
+            return nearest((features - mean) / scale, NEIGHBOURS)
 
     @cached_property
     def fold(self) -> Ints:
-        """The fold of each image with a known label; copies and groups share one."""
-        return folds(self.known, FOLDS, seed=self.seed)
+        """The fold (N,) of each image with a known label, -1 of the others; copies and groups share one."""
+        labelled = self.samples.labelled()
+        fold = np.full(len(labelled), -1, np.int64)
+        if labelled.any():
+            fold[labelled] = folds(self.samples.take(np.flatnonzero(labelled)), FOLDS, seed=self.seed)
+        return fold
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether there are labels to tell apart, of images that can be parted."""
+        return self.samples.space.width > 1 and len(np.unique(self.fold[self.fold >= 0])) > 1
 
     @cached_property
-    def probabilities(self) -> Floats | None:
-        """Probabilities (M, W) of all classes for the `known` images, each by models of the other folds.
+    def components(self) -> Components:
+        """Principal components of the features, on which linear models are fitted."""
+        return Components.of(self.features, COMPONENTS)
 
-        None where there is nothing to tell apart: no label, one class alone, or images that cannot be parted.
-        """
-        if len(self.known) == 0 or self.known.space.width < 2 or len(np.unique(self.fold)) < 2:
-            return None
-        path = self.folder / f"out-of-fold-{self.key}.npy"
-        if not path.exists():
-            features = self.features[np.flatnonzero(self.samples.labelled())]
-            with stage(self.progress, "judging the labels"):
-                probabilities = mean_posterior(self.known, features, self.fold, neighbours=NEIGHBOURS, seed=self.seed)
-            with whole(path) as beside, open(beside, "wb") as file:
-                np.save(file, probabilities)
-        loaded: Floats = np.load(path)
-        return loaded
+    @cached_property
+    def linear(self) -> LinearJudge:
+        """Linear models, each fitted to all folds but one."""
+        samples = self.samples
+        with stage(self.progress, "fitting linear models"):
+            return judge_by_folds(samples.space, self.components, samples.codes(), samples.weights(), self.fold)
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """Probabilities (N, W) of all classes by models of the other folds: the mean of a linear and a local one."""
+        rows, cosines = self.nearest
+        local = [
+            neighbour_posterior(head, codes, rows, cosines, fold=self.fold, neighbours=VOTERS)
+            for head, codes in zip(self.samples.space, self.samples.codes(), strict=True)
+        ]
+        return np.asarray((self.linear.probabilities + np.concatenate(local, axis=1)) / 2, np.float32)
 
 
 class _Within(ForwardingProgress):

@@ -53,6 +53,28 @@ def posterior(
     return probabilities
 
 
+def neighbour_posterior(
+    head: Head, codes: Codes, rows: Ints, cosines: Floats, *, fold: Ints, neighbours: int = 20
+) -> Floats:
+    """Return the same probabilities (N, K) from neighbours that are known already: rows (N, k) and cosines (N, k).
+
+    Of each image's neighbours, nearest first, the first `neighbours` count that have a known label, lie in another
+    `fold` (N,) and are no copy.
+    """
+    known, present = (cells(codes).astype(np.float32) for cells in (head.decided, head.present))
+    prior = present.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    counts = head.known(codes)[rows] & (fold[rows] != fold[:, None]) & (cosines < 1 - COPY)
+    counts &= np.cumsum(counts, axis=1) <= neighbours
+    weights = np.where(counts, np.maximum((1 + cosines) / 2, 0), 0).astype(np.float32)
+    have = np.zeros((len(codes), head.size), np.float32)
+    total = np.zeros_like(have)
+    for column in range(rows.shape[1]):  # no array (N, k, K), which for many classes is large
+        have += weights[:, column, None] * present[rows[:, column]]
+        total += weights[:, column, None] * known[rows[:, column]]
+    probabilities: Floats = (have + prior.astype(np.float32)) / (total + 1)
+    return probabilities
+
+
 def _finite(head: Head, rows: Ints, features: Reals) -> Floats:
     """Return a copy of the features of these rows. Raises DataError where one is no finite number."""
     vectors = features[rows].astype(np.float32, copy=False)

@@ -7,6 +7,7 @@ begins at the last one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,7 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from assay.arrays import Doubles, Floats, Ints
-from assay.labels.space import LabelSpace
+from assay.labels.space import Codes, LabelSpace
 from assay.training.linear import moments
 
 BLOCK = 20_000  # rows whose features are standardised at a time
@@ -87,6 +88,21 @@ def fit_folds(
     options = {"maxiter": iterations, "maxcor": 6, "ftol": 1e-7}
     best = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x
     return np.asarray(best.reshape(shape), np.float32)
+
+
+def targets_of(space: LabelSpace, codes: Sequence[Codes], weights: Floats | None = None) -> tuple[Floats, Floats]:
+    """Return targets and weights (N, W) of labels, one array of codes a head; `weights` (N, H) are those of images."""
+    by_head = list(zip(space, codes, strict=True))
+    targets = np.concatenate([head.present(known) for head, known in by_head], axis=1)
+    cells = [head.decided(known).astype(np.float32) for head, known in by_head]
+    if weights is not None:
+        cells = [of_head * weights[:, position, None] for position, of_head in enumerate(cells)]
+    return targets.astype(np.float32), np.concatenate(cells, axis=1)
+
+
+def log_loss(space: LabelSpace, logits: Floats, targets: Floats, weights: Floats) -> float:
+    """Return the summed log loss of logits (N, W)."""
+    return _loss(space, logits[:, None].copy(), targets[:, None], weights[:, None])[0]
 
 
 def _loss(space: LabelSpace, logits: Floats, targets: Floats, weights: Floats) -> tuple[float, Floats]:

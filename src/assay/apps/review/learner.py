@@ -17,7 +17,7 @@ from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import probabilities_of
 from assay.metrics.remaining import next_hundred, recalibrated, wrong_left
-from assay.training.fold_linear import Components, fit_folds, fold_logits
+from assay.training.fold_linear import Components, fit_folds, fold_logits, targets_of
 
 COMPONENTS = 256  # of the features: of 10,000 images x 1,280 features, more fit no better and take longer
 PENALTY = 0.1  # of a label: 1 / C over the number of labels
@@ -68,7 +68,7 @@ class Learner:
 
     def learn(self, labels: Labels) -> Learnt:
         """Return what these labels teach; each call begins where the last ended. For one thread at a time."""
-        targets, weights = self._targets(labels)
+        targets, weights = targets_of(self.space, labels.now)
         taught = (weights > 0).any(axis=1)
         penalty = PENALTY * max(1, int((taught & (self.fold >= 0)).sum()))
         self._coefficients = fit_folds(
@@ -77,13 +77,6 @@ class Learner:
         judge = np.where(taught, self.fold, -1)
         probabilities = probabilities_of(self.space, fold_logits(self.components, self._coefficients, judge))
         return self._learnt(labels, probabilities)
-
-    def _targets(self, labels: Labels) -> tuple[Floats, Floats]:
-        """Return targets and weights (N, W)."""
-        by_head = list(zip(self.space, labels.now, strict=True))
-        targets = np.concatenate([head.present(codes) for head, codes in by_head], axis=1)
-        weights = np.concatenate([head.decided(codes) for head, codes in by_head], axis=1)
-        return targets.astype(np.float32), weights.astype(np.float32)
 
     def _learnt(self, labels: Labels, probabilities: Floats) -> Learnt:
         wrong, suggested = [], []
