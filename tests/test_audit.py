@@ -11,7 +11,11 @@ import pytest
 from assay.experiments.audit import audit
 from assay.experiments.findings import Audit
 from assay.experiments.label_findings import outliers, overlapping_classes
-from assay.labels.space import Head
+from assay.labels.space import Head, LabelSpace
+from assay.repair.expectation import judge_by_folds, learning_curves, next_gain
+from assay.repair.nearest import nearest
+from assay.repair.neighbours import neighbour_posterior, posterior
+from assay.training.fold_linear import Components
 from factories import write_images
 
 SMALL = ("model.backbone=test_efficientnet", "model.weights=none")
@@ -59,3 +63,38 @@ def test_an_image_far_from_all_others_is_an_outlier() -> None:
     rows, scores = outliers(distances)
     assert rows.tolist() == [7]
     assert scores[0] > 3
+
+
+def test_known_neighbours_give_the_probabilities_that_a_search_gives() -> None:
+    generator = np.random.default_rng(0)
+    head, codes = Head("label", ("a", "b")), np.repeat([0, 1, -1], [30, 30, 6])
+    features = generator.normal(size=(66, 8)).astype(np.float32)
+    fold = generator.integers(0, 5, 66)
+    known = codes >= 0
+    vectors = (features - features[known].mean(axis=0)) / features[known].std(axis=0)
+    rows, cosines = nearest(vectors, 65)
+    local = neighbour_posterior(head, codes, rows, cosines, fold=fold, neighbours=10)
+    searched = posterior(head, codes, features, neighbours=10, fold=fold)
+    assert local[known] == pytest.approx(searched[known], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "gain"),
+    [([0.5, 0.6, 0.65], 0.025), ([0.5, 0.6, 0.8], 0.2), ([0.5, 0.6, 0.55], 0.0), ([0.6, 0.5, 0.55], 0.05)],
+)
+def test_a_doubling_gains_the_share_of_the_one_before(values: list[float], gain: float) -> None:
+    assert next_gain(np.array([values]))[0] == pytest.approx(gain)
+
+
+def test_more_labels_are_expected_to_bring_what_they_bring() -> None:
+    generator = np.random.default_rng(0)
+    head, codes = Head("label", ("a", "b")), generator.integers(0, 2, 600)
+    features = (generator.normal(size=(600, 40)) + codes[:, None] * 0.25).astype(np.float32)
+    space, fold, weights = LabelSpace((head,)), np.arange(600) % 5, np.ones((600, 1), np.float32)
+    components = Components.of(features, 40)
+    judge = judge_by_folds(space, components, [codes], weights, fold)
+    (curve,) = learning_curves(space, components, [codes], weights, fold, judge=judge, seed=0)
+    assert [point.images for point in curve.points] == [120, 240, 480]
+    assert curve.points[0].metric.value < curve.points[2].metric.value
+    assert curve.twice is not None
+    assert curve.points[2].metric.value <= curve.twice.metric.value <= 1

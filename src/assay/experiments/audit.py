@@ -11,11 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assay.experiments.audit_inputs import AuditInputs, read_data
-from assay.experiments.findings import KINDS, Audit, Finding, Findings, drop_edits, finding_json, finding_of
+from assay.experiments.findings import (
+    KINDS,
+    Audit,
+    Finding,
+    Findings,
+    drop_edits,
+    expectation_json,
+    finding_json,
+    finding_of,
+)
 from assay.experiments.label_findings import outlier_findings, overlap_findings, suspect_findings, worst_first
 from assay.files import fingerprint, write_json
 from assay.progress import NoProgress, Progress, quiet_libraries, stage
-from assay.repair.expectation import expectation
+from assay.repair.expectation import learning_curves
 from assay.repair.suspects import find_suspects
 from assay.run.environment import lock
 from assay.training.devices import pick_device
@@ -64,8 +73,8 @@ def labels(inputs: AuditInputs) -> StageResult:
     """Suspect labels, and classes taken for each other."""
     if not inputs.can_judge:
         return StageResult({})
-    judged = np.flatnonzero(inputs.fold >= 0)
-    samples, probabilities, fold = inputs.samples.take(judged), inputs.probabilities[judged], inputs.fold[judged]
+    rows = np.flatnonzero(inputs.fold >= 0)
+    samples, probabilities, fold = inputs.samples.take(rows), inputs.probabilities[rows], inputs.fold[rows]
     by_head = find_suspects(samples, probabilities, fold, filter_by="class")
     findings: Findings = {
         "suspects": suspect_findings(samples, by_head),
@@ -79,8 +88,8 @@ def expected(inputs: AuditInputs) -> StageResult:
     if not inputs.can_judge:
         return StageResult({})
     samples, linear = inputs.samples, inputs.linear
-    with stage(inputs.progress, "learning curve"):
-        estimate = expectation(
+    with stage(inputs.progress, "learning curves"):
+        curves = learning_curves(
             samples.space,
             inputs.components,
             samples.codes(),
@@ -89,7 +98,7 @@ def expected(inputs: AuditInputs) -> StageResult:
             judge=linear,
             seed=inputs.seed,
         )
-    return StageResult({}, {"expectation": estimate.to_json()})
+    return StageResult({}, {"expectation": expectation_json(curves)} if curves else {})
 
 
 STAGES: dict[str, Callable[[AuditInputs], StageResult]] = {

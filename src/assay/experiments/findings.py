@@ -16,6 +16,7 @@ from assay.labels.audit_folder import EDITS, GROUPS, SAMPLES, audit_step, write_
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.messages import printable
+from assay.repair.expectation import Curve, Point
 
 Kind = Literal[
     "exact_duplicates",
@@ -235,6 +236,31 @@ class Audit:
 
 AUDIT = "audit.json"
 """The findings, written last."""
+
+
+def expectation_json(curves: Sequence[Curve]) -> ExpectationJson:
+    """Return learning curves as audit.json has them."""
+    heads: list[CurveJson] = [
+        {
+            "head": curve.head,
+            "metric": curve.metric,
+            "points": [point_json(point) for point in curve.points],
+            "twice": None if curve.twice is None else point_json(curve.twice),
+        }
+        for curve in curves
+    ]
+    return {"heads": heads}
+
+
+def point_json(point: Point) -> PointJson:
+    """Return a point of a learning curve as audit.json has it."""
+    value, low, high = point.metric.value, point.metric.low, point.metric.high
+    return {
+        "images": point.images,
+        "value": value,
+        "low": value if low is None else low,
+        "high": value if high is None else high,
+    }
 
 
 def finding_json(finding: Finding) -> FindingJson:

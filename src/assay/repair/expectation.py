@@ -11,7 +11,7 @@ import numpy as np
 from assay.arrays import Bools, Doubles, Floats, Ints
 from assay.labels.space import Codes, LabelSpace
 from assay.metrics.intervals import Estimate, Metric, mean, metric
-from assay.metrics.metrics import estimates, headline, overall, probabilities_of, score
+from assay.metrics.metrics import probabilities_of, score
 from assay.training.fold_linear import Components, fit_folds, fold_logits, log_loss, targets_of
 
 SHARES = (0.25, 0.5, 1.0)
@@ -43,7 +43,14 @@ def judge_by_folds(
     start, best, lowest = None, LinearJudge(np.zeros((0, 0), np.float32), 0.0), np.inf
     for penalty in PENALTIES:
         start = fit_folds(
-            space, components, targets, cells, fold, penalty=penalty * int((fold >= 0).sum()), start=start, iterations=ITERATIONS
+            space,
+            components,
+            targets,
+            cells,
+            fold,
+            penalty=penalty * int((fold >= 0).sum()),
+            start=start,
+            iterations=ITERATIONS,
         )
         logits = fold_logits(components, start, fold)
         loss = log_loss(space, logits, targets, cells)
@@ -53,39 +60,28 @@ def judge_by_folds(
     return best
 
 
-@dataclass(frozen=True)
-class CurvePoint:
-    """The metric of models that were taught `labelled` images (the mean over folds), on images of another fold."""
+class Point(NamedTuple):
+    """The metric of models that so many labelled images taught, on images of another fold."""
 
-    share: float
-    labelled: int
+    images: int
     metric: Metric
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What a linear model on features reaches out of fold, and how that grows with the number of labels.
+class Curve:
+    """What a linear model on features reaches under one head, by a quarter, half and all of the labels.
 
-    `curve` is that of a quarter, half and all of the labels, of which four folds in five teach. `twice` is the gain
-    expected of twice the labels, with a 95 % interval; None where the curve cannot tell.
+    Of these, all folds but one teach. `twice` is what is expected of twice the labels, with a 95 % interval; None where
+    the curve cannot tell.
     """
 
+    head: str
     metric: str
-    curve: tuple[CurvePoint, ...]
-    twice: Metric | None
-
-    def to_json(self) -> dict[str, object]:
-        """Return the expectation as audit.json has it."""
-        return {
-            "metric": self.metric,
-            "curve": [
-                {"share": point.share, "labelled": point.labelled, **point.metric.to_json()} for point in self.curve
-            ],
-            "twice": None if self.twice is None else self.twice.to_json(),
-        }
+    points: tuple[Point, ...]
+    twice: Point | None
 
 
-def expectation(
+def learning_curves(
     space: LabelSpace,
     components: Components,
     codes: Sequence[Codes],
@@ -94,12 +90,12 @@ def expectation(
     *,
     judge: LinearJudge,
     seed: int,
-) -> Expectation:
-    """Return the expectation by linear models on components of features, at the penalty of the judge of all labels."""
+) -> list[Curve]:
+    """Return the curve of each head with a known label, by linear models at the penalty of the judge of all labels."""
     targets, cells = targets_of(space, codes, weights)
-    folds = int(fold.max()) + 1
-    by_share: dict[float, list[Floats]] = {1.0: [judge.probabilities]}
+    by_share: list[list[Floats]] = []
     for share in SHARES[:-1]:
+        by_share.append([])
         for draw in range(DRAWS):
             taught = part_of(fold, share, np.random.default_rng((seed, draw)))
             fitted = fit_folds(
@@ -111,13 +107,17 @@ def expectation(
                 penalty=judge.penalty * int(taught.sum()),
                 iterations=ITERATIONS,
             )
-            by_share.setdefault(share, []).append(probabilities_of(space, fold_logits(components, fitted, fold)))
-    scores = {share: [score(space, codes, one) for one in of_share] for share, of_share in by_share.items()}
-    name = headline(overall(scores[1.0][0])) or "accuracy"
-    terms = {share: mean([estimates(one)[name] for one in of_share]) for share, of_share in scores.items()}
-    labelled = int((fold >= 0).sum()) * (folds - 1) / folds
-    curve = tuple(CurvePoint(share, round(share * labelled), metric(terms[share])) for share in SHARES)
-    return Expectation(name, curve, gain_of_twice([terms[share] for share in SHARES], seed=seed))
+            by_share[-1].append(probabilities_of(space, fold_logits(components, fitted, fold)))
+    scores = [[score(space, codes, one) for one in of_share] for of_share in (*by_share, [judge.probabilities])]
+    others, curves = 1 - 1 / len(np.unique(fold[fold >= 0])), []
+    for head, known in zip(space, codes, strict=True):
+        labelled = int(head.known(known).sum()) * others
+        if labelled and head.size > 1:
+            terms = [mean([one[head.name].estimates[head.headline] for one in of_share]) for of_share in scores]
+            counts = [round(share * labelled) for share in SHARES]
+            points = tuple(Point(count, metric(one)) for count, one in zip(counts, terms, strict=True))
+            curves.append(Curve(head.name, head.headline, points, at_twice(counts[-1], terms, seed=seed)))
+    return curves
 
 
 def part_of(fold: Ints, share: float, chance: np.random.Generator) -> Bools:
@@ -132,23 +132,27 @@ def part_of(fold: Ints, share: float, chance: np.random.Generator) -> Bools:
     return part
 
 
-def gain_of_twice(points: Sequence[Estimate], *, seed: int) -> Metric | None:
-    """Return the gain of twice the labels, from a metric at a quarter, half and all of them, over the same images.
+def at_twice(images: int, points: Sequence[Estimate], *, seed: int) -> Point | None:
+    """Return what twice as many labels reach, from a metric at a quarter, half and all of them, over the same images.
 
     On a power law with a limit (Cortes et al. 1993) each doubling gains the same share of what the one before did: the
     share is measured, and lies between 0 and 1. The interval is that of a bootstrap over images, by the first-order
-    influence of each.
+    influence of each on the metrics.
     """
-    values = np.array([point.value for point in points])
+    values = np.array([[point.value for point in points]])
     influence = np.stack([point.influence for point in points], axis=1)
     if len(influence) < 2:
         return None
     chance = np.random.default_rng(seed)
-    changes = np.stack([chance.poisson(1.0, len(influence)) @ influence for _ in range(RESAMPLES)])
-    gains = next_gain(values + changes - influence.sum(axis=0))
-    low, high = np.quantile(gains, [0.025, 0.975])
-    value = float(next_gain(values[None])[0])
-    return Metric(value, len(influence), min(float(low), value), max(float(high), value))
+    drawn = np.stack([(chance.poisson(1.0, len(influence)) - 1) @ influence for _ in range(RESAMPLES)])
+    value = float(_next(values)[0])
+    low, high = np.quantile(_next(values + drawn), [0.025, 0.975])
+    return Point(2 * images, Metric(value, points[-1].n, min(float(low), value), max(float(high), value)))
+
+
+def _next(values: Doubles) -> Doubles:
+    """Return the metric (B,) at twice the labels, at most 1, by metrics (B, 3) at a quarter, half and all."""
+    return np.minimum(values[:, 2] + next_gain(values), 1)
 
 
 def next_gain(values: Doubles) -> Doubles:
