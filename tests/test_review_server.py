@@ -21,7 +21,7 @@ from assay.apps.review.decisions import Decisions
 from assay.apps.review.images import ImageFiles
 from assay.apps.review.queues import Scores
 from assay.apps.review.server import create_app
-from assay.apps.review.session import ReviewSession
+from assay.apps.review.session import Estimates, ReviewSession
 from assay.errors import RunError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
@@ -44,10 +44,10 @@ def trees(count: int = 12) -> Samples:
 
 def scores(samples: Samples) -> Scores:
     generator = np.random.default_rng(0)
-    probabilities = generator.dirichlet(np.ones(3), len(samples)).astype(np.float32)
-    tags = generator.random((len(samples), 2), np.float32)
-    by_tree = 1 - probabilities[:, 0]
-    return Scores(np.concatenate([probabilities, tags], axis=1), (by_tree, np.abs(samples.codes()[1] - tags)))
+    trees = generator.dirichlet(np.ones(3), len(samples)).astype(np.float32)
+    tags, known = generator.random((len(samples), 2), np.float32), samples.codes()
+    wrong = [np.where(known[0] < 0, np.nan, 1 - trees[:, 0]), np.where(known[1] < 0, np.nan, np.abs(known[1] - tags))]
+    return Scores(np.concatenate([trees, tags], axis=1), wrong, [trees[:, 1:].argmax(axis=1) + 1, 1 - known[1]])
 
 
 def make_session(path: Path, samples: Samples | None = None, **more: Any) -> ReviewSession:
@@ -157,7 +157,7 @@ def test_what_cannot_be_decided_is_named_and_nothing_is_stored(
 
 def test_queues_have_what_is_left_to_look_at(tmp_path: Path) -> None:
     session = make_session(tmp_path / "ledger.csv")
-    session.judge(scores(session.samples))
+    session.publish(scores(session.samples), Estimates())
     client = client_of(session)
     state = client.get("/api/state").json()
     for queue in state["queues"]:
@@ -177,6 +177,7 @@ def test_a_random_audit_estimates_the_share_of_wrong_labels(client: TestClient) 
     client.post("/api/random_audit", json={"n": 5})
     first, second, *_ = rows_of(client, "random_audit")
     decide(client, {"row": first, "new": "beech"}, {"row": second, "action": "keep"})
+    decide(client, *({"row": row, "head": "tags", "action": "keep"} for row in (first, second)))
     audit = client.get("/api/state").json()["random_audit"]
     assert (audit["n"], audit["decided"], audit["wrong"], audit["value"]) == (5, 2, 1, 0.5)
     assert 0 < audit["low"] < 0.5 < audit["high"] < 1

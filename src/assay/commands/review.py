@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from assay.commands.options import Device
 from assay.commands.output import command
 
 STORED = "Every decision is in the ledger; give the same command to go on."
@@ -20,6 +21,7 @@ def review(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Where decisions on data go. NAME.review.csv beside it.")
     ] = None,
+    device: Device = None,
 ) -> None:
     """Look at images in the browser and settle their labels, by keyboard and in bulk."""
     with command(stopped=STORED, alone="review", reading=source) as opening:
@@ -33,7 +35,7 @@ def review(
             if browser:
                 webbrowser.open(address)
 
-        with open_review(source, out=out, progress=opening.progress) as reviewed:
+        with open_review(source, out=out, device=device, progress=opening.progress) as reviewed:
             opening.close()
             serve(reviewed.session, port=port, started=started)
             progress = reviewed.session.progress()

@@ -78,6 +78,12 @@ class Learner:
         probabilities = probabilities_of(self.space, fold_logits(self.components, self._coefficients, judge))
         return self._learnt(labels, probabilities)
 
+    def predict(self, components: Floats) -> Floats:
+        """Return probabilities (n, W) of images by their components (n, D): the mean model, after `learn`."""
+        assert self._coefficients is not None
+        slopes, levels = np.split(self._coefficients.mean(axis=1), [-1])
+        return probabilities_of(self.space, components @ slopes + levels)
+
     def _learnt(self, labels: Labels, probabilities: Floats) -> Learnt:
         wrong, suggested = [], []
         for head, columns, given in self.space.each(labels.given):

@@ -8,19 +8,27 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from assay.apps.review.decisions import Decisions
 from assay.apps.review.images import ImageFiles
+from assay.apps.review.learning import Learning
+from assay.apps.review.queues import Group, Queue
 from assay.apps.review.session import ReviewSession
 from assay.errors import RunError
+from assay.experiments.audit import STAGES_FOLDER
+from assay.experiments.audit_inputs import AuditData
+from assay.experiments.findings import AUDIT, KINDS, Audit
 from assay.files import RunFolder
 from assay.images.cache import find_caches
 from assay.labels.corrections import correct
 from assay.labels.ledger import Ledger
 from assay.labels.readers.read import read, resolve_paths
 from assay.labels.samples import Samples
-from assay.plan.plan import from_source
+from assay.plan.plan import LoadedPlan, from_source
 from assay.progress import Progress, stage
 from assay.run.environment import lock
+from assay.training.devices import pick_device
 
 REVIEW = "review"
 """The folder in a run for what only a review needs; beside data alone `NAME.review/`."""
@@ -36,30 +44,52 @@ class OpenReview:
 
 
 @contextmanager
-def open_review(source: Path, *, out: Path | None, progress: Progress) -> Iterator[OpenReview]:
-    """Open the review of a run, finished or not, or of data. Raises AssayError, RunError where it is open already."""
+def open_review(source: Path, *, out: Path | None, device: str | None, progress: Progress) -> Iterator[OpenReview]:
+    """Open the review of a run, finished or not, or of data; it learns in the background until it is left.
+
+    Raises AssayError, RunError where it is open already.
+    """
     run = RunFolder(source)
-    if run.is_read:
-        with _alone(source / REVIEW, source):
-            yield _of_run(run, progress)
-        return
-    decisions = out or _beside(source)
-    with _alone(decisions.with_suffix(""), source):
-        yield _of_data(source, decisions, progress)
+    decisions = run.ledger if run.is_read else out or _beside(source)
+    folder = source / REVIEW if run.is_read else decisions.with_suffix("")
+    busy = f"{source}: is being reviewed by another process{{pid}}. Use its window, or end it with Ctrl-C."
+    with lock(folder, option="--out", busy=busy):
+        loaded = from_source(run.plan if run.is_read else source)
+        review = _of_run(run, progress) if run.is_read else _of_data(loaded, source, decisions, progress)
+        session = review.session
+        audited = Path("audits") / session.name
+        stages = audited / STAGES_FOLDER
+        if (audited / AUDIT).is_file():
+            session.further = _audited(audited, session)
+        data = AuditData(session.name, session.samples, loaded)
+        learning = Learning(session, data, stages if stages.is_dir() else folder, device=pick_device(device))
+        learning.start()
+        try:
+            yield review
+        finally:
+            learning.close()
+
+
+def _audited(folder: Path, session: ReviewSession) -> list[Queue]:
+    """Return what an audit of these images lists, a group for each kind; nothing of an audit of other images."""
+    audit, row_of = Audit.read(folder), session.decisions.rows
+    groups = []
+    for kind in audit.counts():
+        images = dict.fromkeys(image for finding in audit.findings[kind] for image in finding.images)
+        rows = np.array([row_of[image] for image in images if image in row_of], np.int64)
+        if len(rows):
+            groups.append(Group(kind, KINDS[kind].title, rows))
+    if not groups:
+        return []
+    listed = np.concatenate([group.rows for group in groups])
+    _, first = np.unique(listed, return_index=True)
+    return [Queue("audit", "Listed by the audit", listed[np.sort(first)], groups)]
 
 
 def _beside(source: Path) -> Path:
     """Return where decisions on data lie: beside it, as NAME.review.csv."""
     path = source.absolute()
     return path.parent / f"{path.name if path.is_dir() else path.stem}.review.csv"
-
-
-@contextmanager
-def _alone(folder: Path, source: Path) -> Iterator[None]:
-    """Hold the review of a source, so that two servers do not write to one ledger. Raises RunError."""
-    busy = f"{source}: is being reviewed by another process{{pid}}. Use its window, or end it with Ctrl-C."
-    with lock(folder, option="--out", busy=busy):
-        yield
 
 
 def _of_run(run: RunFolder, progress: Progress) -> OpenReview:
@@ -99,8 +129,7 @@ def _busy(run: Path) -> str | None:
         return str(error)
 
 
-def _of_data(source: Path, path: Path, progress: Progress) -> OpenReview:
-    loaded = from_source(source)
+def _of_data(loaded: LoadedPlan, source: Path, path: Path, progress: Progress) -> OpenReview:
     data = loaded.plan.data
     with stage(progress, "finding and hashing images"):
         samples = read(data, base=loaded.base)

@@ -9,8 +9,9 @@ import numpy as np
 
 from assay.arrays import Bools, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
+from assay.repair.duplicates import clusters, conflicting
+from assay.repair.wrong_probability import PAGE, suspect_groups
 
-LEAST_WRONG = 0.5  # probability from which on a label is suspect
 SEED = 0
 
 
@@ -18,73 +19,122 @@ SEED = 0
 class Scores:
     """What a model makes of all images: probabilities (N, W), NaN where it has none.
 
-    `wrong` are probabilities that a label is wrong, an array a head in the shape of its codes, NaN where there is no
-    label.
+    `wrong` are probabilities that a label is wrong, `suggested` the most probable other value: an array a head in the
+    shape of its codes. `wrong` is NaN where there is no label.
     """
 
     probabilities: Floats
-    wrong: tuple[Floats, ...]
+    wrong: Sequence[Reals]
+    suggested: Sequence[Codes]
 
-    def most_wrong(self, space: LabelSpace) -> Floats:
+    def most_wrong(self, space: LabelSpace) -> Reals:
         """Return the largest probability of each image (N,) that one of its labels is wrong; -1 where none is known."""
         by_head = [
             np.nan_to_num(head.columns(wrong), nan=-1).max(axis=1, initial=-1)
             for head, wrong in zip(space, self.wrong, strict=True)
         ]
-        worst: Floats = np.max(by_head, axis=0)
-        return worst
+        return np.asarray(np.max(by_head, axis=0))
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Images of a queue that belong together, in the order in which they are shown."""
+    """Images of a queue that belong together, in the order in which they are shown.
+
+    Those are passed over that are settled: under the head of that number, or in one cell of it; without a head, under
+    all heads.
+    """
 
     id: str
     title: str
     rows: Ints
+    head: int | None = None
+    cell: int | None = None
+
+    def left(self, settled: Sequence[Bools]) -> Ints:
+        """Return the rows that are not settled; `settled` is an array a head in the shape of its codes."""
+        if self.head is None:
+            done = np.logical_and.reduce([_any_cell(cells) for cells in settled])
+        elif self.cell is None or settled[self.head].ndim == 1:
+            done = _any_cell(settled[self.head])
+        else:
+            done = settled[self.head][:, self.cell]
+        return np.asarray(self.rows[~done[self.rows]])
+
+
+def _any_cell(cells: Bools) -> Bools:
+    return np.asarray(cells if cells.ndim == 1 else cells.any(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
 class Queue:
-    """Images in the order in which they are shown; those that are settled under `head`, or any, are passed over."""
+    """Images in the order in which they are shown; with `whole`, settled ones too.
+
+    A queue `of_groups` holds what is left in any of its groups.
+    """
 
     id: str
     title: str
     rows: Ints
     groups: Sequence[Group] = field(default=())
-    head: str | None = None
-    settled_too: bool = False
+    whole: bool = False
+    of_groups: bool = False
 
-    def group(self, name: str) -> Ints:
-        """Return the rows of a group, of the whole queue without a name. Raises KeyError."""
-        return {group.id: group.rows for group in self.groups}[name] if name else self.rows
+    def left(self, settled: Sequence[Bools], group: str = "") -> Ints:
+        """Return the rows of a group, or of all, that are left to look at. Raises KeyError for an unknown group."""
+        if group:
+            return {one.id: one for one in self.groups}[group].left(settled)
+        if self.whole:
+            return self.rows
+        if not self.of_groups:
+            return Group(self.id, self.title, self.rows).left(settled)
+        inside = np.zeros(len(settled[0]), dtype=np.bool_)
+        for one in self.groups:
+            inside[one.left(settled)] = True
+        return self.rows[inside[self.rows]]
 
 
-def suspects(space: LabelSpace, codes: Sequence[Codes], scores: Scores) -> Queue:
-    """Return the labels that are more likely wrong than right, grouped by given and suggested class."""
-    groups: list[Group] = []
-    worst = scores.most_wrong(space)
-    for (head, _, known, probabilities), wrong in zip(
-        space.each(codes, scores.probabilities), scores.wrong, strict=True
-    ):
-        rows, cells = np.nonzero(head.columns((np.nan_to_num(wrong) >= LEAST_WRONG) & (known >= 0)))
-        given = head.columns(known)[rows, cells]
-        best = probabilities[rows].argmax(axis=1) if head.multiclass else 1 - given
+def suspects(space: LabelSpace, given: Sequence[Codes], scores: Scores) -> Queue:
+    """Return the labels that another class contradicts, grouped by given and suggested class.
+
+    First is the group whose first page is expected to hold most wrong labels. `given` are the labels that `scores` are
+    of: a settled one stays, so that a group does not change under the hand of whoever works on it.
+    """
+    groups: list[tuple[float, Group]] = []
+    for number, (head, known) in enumerate(zip(space, given, strict=True)):
+        givens, others = head.columns(known), head.columns(scores.suggested[number])
+        probabilities = head.columns(np.asarray(scores.wrong[number], np.float32))
+        contradicted = _contradicted(head, givens, scores.probabilities[:, space.slices[number]])
         prefix = f"{head.name}: " if len(space) > 1 else ""
-        for key in np.unique(np.stack([cells, given, best], axis=1), axis=0).tolist():
-            inside = rows[(cells == key[0]) & (given == key[1]) & (best == key[2])]
-            title = _change(head, *key)
-            ordered = inside[np.argsort(-worst[inside], kind="stable")]
-            groups.append(Group(f"{head.name}/{title}", prefix + title, ordered))
-    groups.sort(key=lambda group: -len(group.rows))
-    everything = np.flatnonzero(worst >= LEAST_WRONG)
-    return Queue("suspects", "Labels that look wrong", _descending(everything, worst), groups)
+        for cell in range(head.cells):
+            wrong = probabilities[:, cell]
+            for one in suspect_groups(givens[:, cell], others[:, cell], wrong, contradicted[:, cell]):
+                title = _change(head, cell, one.given, one.suggested)
+                expected = float(wrong[one.rows[:PAGE]].sum())
+                groups.append((expected, Group(f"{head.name}/{title}", prefix + title, one.rows, number, cell)))
+    groups.sort(key=lambda pair: -pair[0])
+    rows = np.unique(np.concatenate([group.rows for _, group in groups])) if groups else np.zeros(0, np.int64)
+    rows = _descending(rows, scores.most_wrong(space))
+    return Queue("suspects", "Labels that look wrong", rows, [group for _, group in groups], of_groups=True)
+
+
+def _contradicted(head: Head, given: Ints, probabilities: Reals) -> Bools:
+    """Return which given values (N, cells) are not the most probable ones."""
+    known = np.isfinite(probabilities).all(axis=1) if head.size else np.zeros(len(given), np.bool_)
+    predicted = np.full(given.shape, -1, np.int64)
+    predicted[known] = head.columns(head.decide(probabilities[known]))
+    return np.asarray((given >= 0) & (predicted >= 0) & (predicted != given))
 
 
 def _change(head: Head, cell: int, given: int, suggested: int) -> str:
     if head.multiclass:
         return f"{head.classes[given]} → {head.classes[suggested]}"
     return f"{'−' if given else '+'} {head.classes[cell]}"
+
+
+def doubtful(space: LabelSpace, scores: Scores) -> Queue:
+    """Return all labelled images, those first whose labels are most likely wrong."""
+    worst = scores.most_wrong(space)
+    return Queue("doubtful", "All labels, the most doubtful first", _descending(np.flatnonzero(worst >= 0), worst))
 
 
 def least_certain(space: LabelSpace, scores: Scores) -> Queue:
@@ -109,7 +159,7 @@ def wrong_in_validation(space: LabelSpace, codes: Sequence[Codes], scores: Score
     for (head, _, known, probabilities), wrong in zip(
         space.each(codes, scores.probabilities), scores.wrong, strict=True
     ):
-        missed = head.columns((known >= 0) & (head.decide(np.nan_to_num(probabilities)) != known))
+        missed = _contradicted(head, head.columns(known), probabilities)
         sure = np.where(missed, np.nan_to_num(head.columns(wrong), nan=-1), -1).max(axis=1, initial=-1)
         worst = np.maximum(worst, sure)
     rows = np.flatnonzero(validation & (worst >= 0))
@@ -127,12 +177,12 @@ def by_class(space: LabelSpace, codes: Sequence[Codes], scores: Scores | None) -
     count = len(codes[0])
     worst = scores.most_wrong(space) if scores else np.zeros(count)
     groups = []
-    for head, known in zip(space, codes, strict=True):
+    for position, (head, known) in enumerate(zip(space, codes, strict=True)):
         prefix = f"{head.name}: " if len(space) > 1 else ""
         order = np.argsort(-worst, kind="stable")
         for number, name in enumerate(head.classes):
             rows = order[(known == number)[order] if head.multiclass else (known[:, number] == 1)[order]]
-            groups.append(Group(f"{head.name}/{name}", prefix + name, rows))
+            groups.append(Group(f"{head.name}/{name}", prefix + name, rows, position))
     labelled = np.any([head.known(known) for head, known in zip(space, codes, strict=True)], axis=0)
     return Queue("class", "By class", _descending(np.flatnonzero(labelled), worst), groups)
 
@@ -144,12 +194,35 @@ def in_random_order(count: int, *, seed: int = SEED) -> Queue:
 
 def as_in_the_data(count: int) -> Queue:
     """Return all images in the order of the data, settled ones too."""
-    return Queue("all", "All images", np.arange(count), settled_too=True)
+    return Queue("all", "All images", np.arange(count), whole=True)
+
+
+def outliers(distances: Reals) -> Queue:
+    """Return the images by their distance to the nearest others (N,), NaN where it is not known, the farthest first."""
+    known = np.flatnonzero(np.isfinite(distances))
+    return Queue("outliers", "Unlike all others", _descending(known, distances))
+
+
+def differing_copies(space: LabelSpace, codes: Sequence[Codes], pairs: Ints) -> Queue:
+    """Return the copies of one image, by pairs (P, 2) of rows, that bear different labels; a group a cluster."""
+    cluster = clusters(pairs, len(codes[0]))
+    torn = np.any([conflicting(cluster, known) for known in codes], axis=0) if len(pairs) else np.zeros(0, np.bool_)
+    groups = []
+    for number in np.flatnonzero(torn).tolist():
+        rows = np.flatnonzero(cluster == number)
+        labels = [text for head, known in zip(space, codes, strict=True) for text in _texts(head, known[rows])]
+        groups.append(Group(f"copies/{number}", f"{len(rows)} copies: {' / '.join(dict.fromkeys(labels))}", rows))
+    rows = np.concatenate([group.rows for group in groups]) if groups else np.zeros(0, np.int64)
+    return Queue("duplicates", "Copies with different labels", rows, groups)
+
+
+def _texts(head: Head, codes: Codes) -> list[str]:
+    return [text for code in codes if (text := head.labels_text(code))]
 
 
 def settled(decided: Bools) -> Queue:
     """Return the images that a person has settled."""
-    return Queue("decided", "Decided", np.flatnonzero(decided), settled_too=True)
+    return Queue("decided", "Decided", np.flatnonzero(decided), whole=True)
 
 
 def _descending(rows: Ints, values: Reals) -> Ints:

@@ -19,12 +19,14 @@ from assay.arrays import Bools, Floats, Ints
 from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Head
-from assay.metrics.intervals import wilson
+from assay.metrics.intervals import Metric
+from assay.metrics.remaining import random_audit
 
 KEYS = tuple("1234567890" + "".join(letter for letter in string.ascii_lowercase if letter not in "dhuyz"))
 """Keys of classes, in order; D, U, Y and Z are those of the page."""
 TOP = 10  # classes of an image whose probability is listed
 NEIGHBOURS = 12
+LIMITS = ("value", "low", "high")
 MOST_ROWS = 4_000  # of one request
 
 Label = str | Mapping[str, int | None] | None
@@ -36,6 +38,15 @@ class RandomAudit:
 
     rows: Ints
     seed: int
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is expected by now: labels still wrong, those that the next 100 decisions find, and validation metrics."""
+
+    wrong_left: Metric | None = None
+    next_hundred: float | None = None
+    validation: tuple[str, Metric] | None = None
 
 
 @dataclass(eq=False)
@@ -52,7 +63,12 @@ class ReviewSession:
     scores: Scores | None = None
     model: bool = False  # whether Grad-CAM can be drawn
     audit: RandomAudit | None = None
-    further: Sequence[Queue] = ()  # that do not change: outliers, duplicates, what an audit listed
+    estimates: Estimates = Estimates()
+    first: Sequence[Queue] = ()  # what is best labelled next
+    further: Sequence[Queue] = ()  # that do not change: outliers, copies, what an audit listed
+    on_decision: Callable[[], None] = lambda: None
+    learning: bool = False
+    working: str | None = None  # what is done before anything can be learnt, or why nothing is
     _version: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _queues: list[Queue] = field(default_factory=list)
@@ -77,27 +93,32 @@ class ReviewSession:
     def refresh(self) -> None:
         """Take over what another process has written to the ledger."""
         if self.decisions.refresh():
-            self.changed()
+            self._decided()
 
     # What is decided.
 
     def decide(self, decisions: Sequence[Decision]) -> tuple[int, Stored]:
         """Store decisions; return the version they make. Raises as `Decisions.decide` does."""
         stored = self.decisions.decide(decisions)
-        return self.changed(), stored
+        return self._decided(), stored
 
     def undo(self) -> tuple[int, Stored]:
         stored = self.decisions.undo()
-        return self.changed(), stored
+        return self._decided(), stored
 
     def redo(self) -> tuple[int, Stored]:
         stored = self.decisions.redo()
-        return self.changed(), stored
+        return self._decided(), stored
 
-    def judge(self, scores: Scores) -> None:
+    def _decided(self) -> int:
+        version = self.changed()
+        self.on_decision()
+        return version
+
+    def publish(self, scores: Scores, estimates: Estimates, first: Sequence[Queue] = ()) -> None:
         """Take over what a model makes of the images now."""
         with self._lock:
-            self.scores, self._made_of = scores, -1
+            self.scores, self.estimates, self.first, self._made_of = scores, estimates, first, -1
         self.changed()
 
     # What the page shows.
@@ -116,9 +137,9 @@ class ReviewSession:
                     {"name": head.name, "kind": head.kind, "classes": list(head.classes), "keys": _keys(head)}
                     for head in space
                 ],
-                "queues": [self._queue_json(queue, decided) for queue in self.queues()],
+                "queues": [self._queue_json(queue) for queue in self.queues()],
                 "progress": self.progress(decided),
-                "random_audit": self._audit_json(decided),
+                "random_audit": self._audit_json(),
                 "can_undo": self.decisions.can_undo,
                 "can_redo": self.decisions.can_redo,
                 "locked": self.decisions.fault or self.busy(),
@@ -132,13 +153,15 @@ class ReviewSession:
         with self.decisions.lock:
             decided = self.decisions.decided() if decided is None else decided
             wrong = int(self.decisions.wrong().sum())
+        left, measured = self.estimates.wrong_left, self.estimates.validation
         return {
             "decided": int(decided.sum()),
             "wrong_found": wrong,
-            "wrong_left": None,
-            "validation": None,
-            "next_hundred": None,
-            "learning": False,
+            "wrong_left": left.to_json() if left else None,
+            "validation": {"metric": measured[0], **measured[1].to_json()} if measured else None,
+            "next_hundred": self.estimates.next_hundred,
+            "learning": self.learning,
+            "working": self.working,
         }
 
     def queues(self) -> list[Queue]:
@@ -155,15 +178,17 @@ class ReviewSession:
 
     def _make_queues(self) -> list[Queue]:
         space, codes, count = self.samples.space, self.decisions.codes, len(self.samples)
-        lists: list[Queue] = []
+        lists: list[Queue] = [*self.first]
         if self.scores is not None:
             validation = (self.samples.table["split"] == "val").fill_null(False).to_numpy()
             lists += [
-                queues.suspects(space, codes, self.scores),
+                queues.suspects(space, self.decisions.given, self.scores),
                 queues.wrong_in_validation(space, codes, self.scores, validation),
                 queues.least_certain(space, self.scores),
             ]
-        lists += [*self.further, queues.unlabelled(space, codes), queues.by_class(space, codes, self.scores)]
+        lists += [*self.further]
+        lists += [queues.doubtful(space, self.scores)] if self.scores is not None else []
+        lists += [queues.unlabelled(space, codes), queues.by_class(space, codes, self.scores)]
         lists += [queues.in_random_order(count), queues.as_in_the_data(count)]
         lists += [queues.settled(self.decisions.decided())]
         if self.audit is not None:
@@ -176,24 +201,15 @@ class ReviewSession:
         Raises DataError where there is none of that name.
         """
         with self._lock, self.decisions.lock:
-            for queue in self.queues():
-                if queue.id == name:
-                    try:
-                        return self._left(queue, queue.group(group), self.decisions.decided()), self.version
-                    except KeyError:
-                        break
-        raise DataError(f"there is no queue {name!r} with a group {group!r}.")
+            queue = next((queue for queue in self.queues() if queue.id == name), None)
+            if queue is None or (group and all(one.id != group for one in queue.groups)):
+                raise DataError(f"there is no queue {name!r} with a group {group!r}.")
+            return queue.left(self.decisions.settled, group), self.version
 
-    def _left(self, queue: Queue, rows: Ints, decided: Bools) -> Ints:
-        return rows if queue.settled_too else rows[~decided[rows]]
-
-    def _queue_json(self, queue: Queue, decided: Bools) -> dict[str, object]:
-        groups = [
-            {"id": group.id, "title": group.title, "count": len(self._left(queue, group.rows, decided))}
-            for group in queue.groups
-        ]
-        count = len(self._left(queue, queue.rows, decided))
-        return {"id": queue.id, "title": queue.title, "count": count, "groups": groups}
+    def _queue_json(self, queue: Queue) -> dict[str, object]:
+        settled = self.decisions.settled
+        groups = [{"id": group.id, "title": group.title, "count": len(group.left(settled))} for group in queue.groups]
+        return {"id": queue.id, "title": queue.title, "count": len(queue.left(settled)), "groups": groups}
 
     # The random audit.
 
@@ -207,14 +223,16 @@ class ReviewSession:
             self.audit, self._made_of = RandomAudit(rows, seed), -1
         return self.changed()
 
-    def _audit_json(self, decided: Bools) -> dict[str, object] | None:
+    def _audit_json(self) -> dict[str, object] | None:
         if self.audit is None:
             return None
-        rows = self.audit.rows
-        checked, wrong = int(decided[rows].sum()), int(self.decisions.wrong()[rows].sum())
-        low, high = wilson(wrong, checked) if checked else (None, None)
-        value = wrong / checked if checked else None
-        return {"n": len(rows), "decided": checked, "wrong": wrong, "value": value, "low": low, "high": high}
+        rows, settled = self.audit.rows, self.decisions.settled
+        left = Queue("", "", rows).left(settled)
+        checked = np.setdiff1d(rows, left)
+        wrong = int(self.decisions.wrong()[checked].sum())
+        share = random_audit(wrong, len(checked), int(self.samples.labelled().sum()))
+        limits = {"value": share.value, "low": share.low, "high": share.high} if share else dict.fromkeys(LIMITS)
+        return {"n": len(rows), "decided": len(checked), "wrong": wrong, **limits}
 
     # Single images.
 

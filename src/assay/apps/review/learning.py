@@ -1,0 +1,188 @@
+"""What a review learns in the background: features of the images, then heads on them after every few decisions."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from assay.apps.review import queues
+from assay.apps.review.learner import Background, Labels, Learner, Learnt
+from assay.apps.review.queues import Queue, Scores
+from assay.apps.review.session import Estimates, ReviewSession
+from assay.arrays import Floats, Ints, Reals
+from assay.errors import AssayError
+from assay.experiments.audit_inputs import AuditData, AuditInputs
+from assay.labels.samples import Samples
+from assay.labels.split import folds
+from assay.metrics.intervals import Metric
+from assay.metrics.metrics import headline, overall, score
+from assay.predictions.acquisition import Pool, central, dropquery
+from assay.progress import NoProgress
+from assay.repair.duplicates import near_pairs
+from assay.repair.nearest import nearest
+
+MOST_IMAGES = 100_000  # of which features are computed: more take hours without a GPU
+FOLDS = 5
+NEIGHBOURS = 10
+FIRST = 100  # images that are chosen to be labelled next
+HELD_OUT = ("val", "test")
+
+
+class Learning:
+    """A thread that computes features, and one that learns from decisions; neither keeps a request waiting."""
+
+    def __init__(self, session: ReviewSession, data: AuditData, folder: Path, *, device: str) -> None:
+        self.session, self.data, self.folder, self.device = session, data, folder, device
+        self._background: Background | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._begin, name="features", daemon=True)
+
+    def start(self) -> None:
+        if len(self.session.samples) > MOST_IMAGES:
+            self.session.working = f"features are computed of {MOST_IMAGES:,} images at most: nothing is suggested"
+            return
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop learning; what is under way ends with the process."""
+        self._ended.set()
+        if self._background is not None:
+            self._background.close()
+
+    def _begin(self) -> None:
+        session = self.session
+        try:
+            inputs = AuditInputs.of(self.data, self.folder, device=self.device, progress=_Working(session))
+            rows = np.fromiter((session.decisions.rows[name] for name in inputs.samples.ids), np.int64)
+            features = inputs.features
+            session.working = "looking for copies and for images unlike all others"
+            session.features = _spread(features, rows, len(session.samples))
+            session.further = (*self._further(inputs, rows, features), *session.further)
+            session.working = None
+            learner = Learner(session.samples.space, features, _folds(inputs.samples, seed=inputs.seed))
+            background = Background(learner, lambda: self._labels(rows), _Publisher(session, learner, rows))
+        except AssayError as error:
+            session.working = f"nothing is suggested: {error}"
+            session.changed()
+            return
+        except Exception:
+            session.working = "nothing is suggested: the terminal has the reason"
+            session.changed()
+            raise
+        self._background = background
+        if self._ended.is_set():
+            background.close()
+            return
+        session.on_decision = background.wake
+        background.wake()
+
+    def _further(self, inputs: AuditInputs, rows: Ints, features: Floats) -> list[Queue]:
+        """Return the queues that follow from the images alone."""
+        session = self.session
+        count, codes = len(session.samples), session.decisions.given
+        _, cosines = nearest(features - features.mean(axis=0), NEIGHBOURS)
+        distances = _spread(1 - cosines.mean(axis=1), rows, count) if cosines.shape[1] else np.zeros(0)
+        pairs, _ = near_pairs(np.asarray(inputs.cache.pixels))
+        cached = np.empty(len(inputs.cache.pixels), np.int64)
+        for name, row in inputs.cache.rows.items():
+            cached[row] = session.decisions.rows[name]
+        copies = queues.differing_copies(session.samples.space, codes, cached[pairs])
+        return [copies, *([queues.outliers(distances)] if len(distances) else [])]
+
+    def _labels(self, rows: Ints) -> tuple[int, Labels]:
+        session, decisions = self.session, self.session.decisions
+        with decisions.lock:
+            session.learning = True
+            now, settled = (tuple(one[rows] for one in decisions.codes), tuple(one[rows] for one in decisions.settled))
+            return session.version, Labels(tuple(one[rows] for one in decisions.given), now, settled)
+
+
+class _Publisher:
+    """Hands what was learnt of the readable images `rows` to the session."""
+
+    def __init__(self, session: ReviewSession, learner: Learner, rows: Ints) -> None:
+        self.session, self.learner, self.rows = session, learner, rows
+        self.validation = session.samples.table["split"].is_in(["val"]).to_numpy()[rows]
+
+    def __call__(self, version: int, learnt: Learnt) -> None:
+        session, count = self.session, len(self.session.samples)
+        with session.decisions.lock:
+            codes = [one[self.rows] for one in session.decisions.codes]
+        scores = Scores(
+            _spread(learnt.probabilities, self.rows, count),
+            tuple(_spread(one, self.rows, count) for one in learnt.wrong),
+            tuple(_placed(one, self.rows, count) for one in learnt.suggested),
+        )
+        estimates = Estimates(learnt.left, learnt.next_hundred, self._validated(codes, learnt.probabilities))
+        session.learning = version != session.version
+        session.publish(scores, estimates, self._next(codes, learnt.probabilities))
+
+    def _validated(self, codes: list[Ints], probabilities: Floats) -> tuple[str, Metric] | None:
+        """Return the headline metric on validation by the labels of now; None where none is known."""
+        space = self.session.samples.space
+        known = self.validation & np.any([head.known(one) for head, one in zip(space, codes, strict=True)], axis=0)
+        if not known.any():
+            return None
+        metrics = overall(score(space, [one[known] for one in codes], probabilities[known]))
+        name = headline(metrics)
+        return (name, metrics[name]) if name else None
+
+    def _next(self, codes: list[Ints], probabilities: Floats) -> list[Queue]:
+        """Return the images without a label that are best labelled next, where there are any."""
+        head, columns = next(self.session.samples.space.each())
+        labelled = head.known(codes[0])
+        if labelled.all():
+            return []
+        vectors = self.learner.components.vectors[:, :-1]
+        pool = Pool(vectors, labelled, probabilities[:, columns], lambda v: self.learner.predict(v)[:, columns])
+        begun = len(np.unique(codes[0][labelled])) > 1
+        chosen = (dropquery if begun else central)(pool, FIRST, seed=int(labelled.sum()))
+        rest = np.setdiff1d(pool.rows, chosen)
+        rows = self.rows[np.concatenate([chosen, rest])]
+        return [Queue("next", "Best labelled next", rows)]
+
+
+def _folds(samples: Samples, *, seed: int) -> Ints:
+    """Return the fold of each image (N,) that teaches; -1 of those of validation and test."""
+    teaches = np.flatnonzero(~samples.table["split"].is_in(HELD_OUT).fill_null(False).to_numpy())
+    fold = np.full(len(samples), -1, np.int64)
+    fold[teaches] = folds(samples.take(teaches), FOLDS, seed=seed)
+    return fold
+
+
+def _spread(values: Reals, rows: Ints, count: int) -> Floats:
+    """Return values of some rows as those of all, NaN for the others."""
+    if len(rows) == count and np.array_equal(rows, np.arange(count)):
+        return np.asarray(values, np.float32)
+    whole = np.full((count, *values.shape[1:]), np.nan, np.float32)
+    whole[rows] = values
+    return whole
+
+
+def _placed(codes: Ints, rows: Ints, count: int) -> Ints:
+    whole = np.full((count, *codes.shape[1:]), -1, np.int64)
+    whole[rows] = codes
+    return whole
+
+
+class _Working(NoProgress):
+    """Says in the session what is under way, and how far it is."""
+
+    def __init__(self, session: ReviewSession) -> None:
+        self.session, self._what, self._total, self._done = session, "", 0, 0
+
+    def begin(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self.session.working = what
+
+    def advance(self, count: int, metrics: object = None) -> None:
+        self._done += count
+        self.session.working = f"{self._what}: {self._done:,} of {self._total:,}"
+
+    def line(self, text: str) -> None:
+        self.session.working = text.strip()
+
+    def end(self) -> None:
+        self.session.working = None
