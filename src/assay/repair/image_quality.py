@@ -143,7 +143,7 @@ def low_quality(measures: Measures, *, classes: Ints | None = None) -> dict[Qual
         free[rows] = False
         flagged[kind] = _flagged(kind, rows, values, limits)
     grey = measures.chroma <= MOST_CHROMA
-    rows = np.flatnonzero(grey) if grey.mean() <= MOST_GREY else np.empty(0, np.int64)
+    rows = np.flatnonzero(grey) if grey.sum() <= MOST_GREY * len(grey) else np.empty(0, np.int64)
     flagged["greyscale"] = _flagged("greyscale", rows, measures.chroma, np.full(len(groups), MOST_CHROMA + 1))
     return flagged
 
@@ -151,15 +151,18 @@ def low_quality(measures: Measures, *, classes: Ints | None = None) -> dict[Qual
 def _limits(values: Reals, groups: Ints, *, most: float, share: float) -> Doubles:
     """Return the limit of each image: `most`, or less where a share of the middle of all, or of its class, is less.
 
-    It is 0 where too many of all, or of a class, were below it.
+    It is 0 in a class where too many were below it, and among the images of no class of some size.
     """
-    limits = np.full(len(values), most)
-    everything = np.ones(len(values), np.bool_)
-    for members in (everything, *(groups == group for group in np.unique(groups[groups >= 0]))):
-        if members.sum() >= LEAST_CLASS:
-            limit = min(most, share * float(np.median(values[members])))
-            common = (values[members] < np.minimum(limits[members], limit)).mean() > MOST_FLAGGED
-            limits[members] = np.minimum(limits[members], 0.0 if common else limit)
+    if not len(values):
+        return np.empty(0)
+    limits = np.full(len(values), min(most, share * float(np.median(values))))
+    counts = np.bincount(groups + 1)
+    large = np.flatnonzero(counts[1:] >= LEAST_CLASS)
+    for members in (~np.isin(groups, large), *(groups == group for group in large)):
+        if members.any():
+            limits[members] = np.minimum(limits[members], share * float(np.median(values[members])))
+            if (values[members] < limits[members]).mean() > MOST_FLAGGED:
+                limits[members] = 0.0
     return limits
 
 
