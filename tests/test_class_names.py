@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from assay.labels.space import Head
-from assay.repair.class_names import distance, few_images, similar_names
+from assay.repair.class_names import distance, small_classes, similar_names
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_distance(one: str, other: str, apart: int) -> None:
     assert distance(one, other) == distance(other, one) == apart
 
 
-def test_classes_of_few_images() -> None:
+def test_classes_of_small_classes() -> None:
     head, codes = Head("label", ("a", "b", "c")), np.repeat([0, 1, -1], [40, 3, 100])
-    assert [(one.label, one.images) for one in few_images(head, codes)] == [("c", 0), ("b", 3)]
+    assert [(one.label, one.images) for one in small_classes(head, codes)] == [("c", 0), ("b", 3)]
     tags = Head("tags", ("rare", "nearly all"), "multilabel")
     cells = np.zeros((50, 2), np.int64)
     cells[:1, 0], cells[:48, 1] = 1, 1
-    assert [one.text for one in few_images(tags, cells)] == [
+    assert [one.text for one in small_classes(tags, cells)] == [
         "'rare' has 1 image",
         "2 images known to be without 'nearly all'",
     ]

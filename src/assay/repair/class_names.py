@@ -11,13 +11,13 @@ from assay.labels.space import Codes, Head
 from assay.labels.spelling import alike, alike_key, merge_of
 from assay.messages import quoted
 
-FEW_IMAGES = 20  # of fewer, a fifth held back for validation is not five
+SMALL_CLASS = 20  # of fewer, a fifth held back for validation is not five
 LONG_WORD = 8  # letters from which on two letters may differ
 SHORT_WORD = 5  # letters from which on one may: shorter words are often words of their own (cat, car)
 MOST_NAMES = 2_000  # of more names pairs are not compared: there would be millions
 
 
-class FewImages(NamedTuple):
+class SmallClass(NamedTuple):
     """A class with few images, or with few without it, and how many."""
 
     label: str
@@ -34,7 +34,7 @@ class SimilarNames(NamedTuple):
     merge: str
 
 
-def few_images(head: Head, codes: Codes) -> list[FewImages]:
+def small_classes(head: Head, codes: Codes) -> list[SmallClass]:
     """Return the classes of a head with fewer images than it takes to learn and to measure them, the fewest first.
 
     A tag that nearly all images have is one too: few are without it.
@@ -42,10 +42,10 @@ def few_images(head: Head, codes: Codes) -> list[FewImages]:
     present, decided = head.counts(codes).tolist(), head.decided(codes).sum(axis=0).tolist()
     classes = []
     for name, count, known in zip(head.classes, present, decided, strict=True):
-        if count < FEW_IMAGES:
-            classes.append(FewImages(name, count, f"{name!r} has {_images(count)}"))
-        elif not head.multiclass and known - count < FEW_IMAGES:
-            classes.append(FewImages(name, known - count, f"{_images(known - count)} known to be without {name!r}"))
+        if count < SMALL_CLASS:
+            classes.append(SmallClass(name, count, f"{name!r} has {_images(count)}"))
+        elif not head.multiclass and known - count < SMALL_CLASS:
+            classes.append(SmallClass(name, known - count, f"{_images(known - count)} known to be without {name!r}"))
     return sorted(classes, key=lambda one: one.images)
 
 
@@ -95,8 +95,8 @@ def _spelling(one: str, other: str) -> tuple[float, str] | None:
     if one[0] != other[0] or any(map(str.isdigit, one + other)):
         return None
     allowed = 0 if len(short) < SHORT_WORD else 1 if len(short) < LONG_WORD else 2
-    apart = distance(one, other)
-    return (0.6 - 0.1 * apart, "differ as a typing error does") if apart <= allowed else None
+    edits = distance(one, other)
+    return (0.6 - 0.1 * edits, "differ as a typing error does") if edits <= allowed else None
 
 
 def distance(one: str, other: str) -> int:

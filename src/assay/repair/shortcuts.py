@@ -215,8 +215,8 @@ def image_cues(images: Pixels) -> Iterator[Cue]:
     corners = [cell for cell in cells if set(cell) <= {0, GRID - 1}]
     pairs = []
     for row, column in corners:
-        apart = [k for k, (r, c) in enumerate(cells) if max(abs(r - row), abs(c - column)) > 1]
-        pairs.append((cells.index((row, column)), tuple(apart)))
+        distant = [k for k, (r, c) in enumerate(cells) if max(abs(r - row), abs(c - column)) > 1]
+        pairs.append((cells.index((row, column)), tuple(distant)))
     yield Cue("corners", [_patch(images, *cell) for cell in cells], pairs)
     side = images.shape[1]
     yield Cue("border", [_ring(images, depth) for depth in (0, side // 8, side // 4)], [(0, (1, 2))])
