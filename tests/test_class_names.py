@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from assay.labels.space import Head
-from assay.repair.class_names import distance, small_classes, similar_names
+from assay.repair.class_names import distance, similar_names, small_classes
 
 
 @pytest.mark.parametrize(
