@@ -1,5 +1,6 @@
 """Small data sets that tests train on, and the browser that they open pages in."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,14 @@ from factories import write_images
 
 settings.register_profile("the same every time", derandomize=True)
 settings.load_profile("the same every time")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What is written need not outlive the machine here, and waiting for a disk is a fifth of the time of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
