@@ -33,10 +33,8 @@ CURVE: CurveJson = {
 
 
 def cue(name: str, value: float) -> ShortcutJson:
-    return {
-        "cue": name, "head": "label", "value": value, "low": value - 0.02, "high": value + 0.02, "n": 48,
-        "chance": 0.25, "beats_chance": value > 0.3,
-    }  # fmt: skip
+    limits = {"low": value - 0.02, "high": value + 0.02}
+    return {"cue": name, "head": "label", "label": HOSTILE[1], "value": value, "n": 48, "control": 0.6, **limits}  # type: ignore[typeddict-item]
 
 
 def findings_of(samples: Samples) -> Mapping[Kind, Sequence[Finding]]:
@@ -60,7 +58,7 @@ def written(browser: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     write_classes(folder / "images", HOSTILE, each=12)
     samples = assay.read(folder / "images")
-    cues = [cue("file size", 0.4), cue(f"<img src=x onerror={ATTACK}>", 0.26)]
+    cues = [cue("the border", 0.9), cue(f"<img src=x onerror={ATTACK}>", 0.8)]
     notes = (f"<script>{ATTACK}</script>",)
     audit = Audit(f"<b onclick={ATTACK}>", samples, findings_of(samples), {"heads": [CURVE]}, cues, notes, {"all": 3.0})
     return write_audit_page(audit, folder, data=f"it's <b>/{ATTACK}")
@@ -140,7 +138,9 @@ def test_a_keyboard_and_a_screen_reader_reach_every_image_by_its_name(page: Page
     assert page.inner_text("#zoom .caption") == first
     page.keyboard.press("Escape")
     assert each(page, "#zoom", "e.open") == [False]
-    assert "file size 40.0" in (page.locator("#cues .forest").get_attribute("aria-label") or "")
+    assert f"the border, {HOSTILE[1]}: 0.90, 0.88 to 0.92, control 0.60" in (
+        page.locator("#cues .forest").get_attribute("aria-label") or ""
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -87,16 +87,16 @@ class Finding:
 
 
 class ShortcutJson(TypedDict):
-    """How well one cue alone predicts the labels of a head, cross-validated, and what chance would."""
+    """How surely a cue alone tells a class from the others: the AUC out of fold, and that of a control of its kind."""
 
     cue: str
     head: str
+    label: str
     value: float
     low: float
     high: float
     n: int
-    chance: float
-    beats_chance: bool
+    control: float | None
 
 
 class PointJson(TypedDict):

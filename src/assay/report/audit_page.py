@@ -29,6 +29,7 @@ FIRST = 24  # cases of a kind that are open; the others unfold
 CASES = 60  # of a kind on the page; all are in audit.json
 IMAGES = 150  # of a kind on the page
 SIDE_BY_SIDE = 8  # images of a case
+CUES = 40  # of the bars
 LARGE = 12  # cases of a kind whose images are large
 
 
@@ -229,11 +230,22 @@ def _value(edit: Edit, value: str | None) -> str:
 
 
 def _cues(shortcuts: Sequence[ShortcutJson]) -> list[dict[str, object]]:
-    """Return how well each cue alone predicts the label, by head, the most telling first."""
-    heads: dict[str, list[dict[str, object]]] = {}
-    for one in sorted(shortcuts, key=lambda one: one["chance"] - one["low"]):
-        heads.setdefault(one["head"], []).append({**one, "cue": plain(one["cue"])})
-    return [{"head": plain(head), "cues": cues, "chance": cues[0]["chance"]} for head, cues in heads.items()]
+    """Return the cues that give classes away by their AUC, the surest first; bars begin at 0.5, which is chance."""
+    return [
+        {
+            "cue": plain(one["cue"]),
+            "label": plain(one["label"]),
+            "auc": one["value"],
+            "low": one["low"],
+            "high": one["high"],
+            "control": one["control"],
+            **{
+                f"{name} at": None if one[name] is None else max(0.0, 2 * one[name] - 1)
+                for name in ("value", "low", "high", "control")
+            },
+        }
+        for one in sorted(shortcuts, key=lambda one: -one["value"])[:CUES]
+    ]
 
 
 def _curves(expectation: ExpectationJson | None) -> list[dict[str, object]]:
