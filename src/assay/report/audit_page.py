@@ -239,13 +239,16 @@ def _cues(shortcuts: Sequence[ShortcutJson]) -> list[dict[str, object]]:
             "low": one["low"],
             "high": one["high"],
             "control": one["control"],
-            **{
-                f"{name} at": None if one[name] is None else max(0.0, 2 * one[name] - 1)
-                for name in ("value", "low", "high", "control")
-            },
+            "at": {"value": _along(one["value"]), "low": _along(one["low"]), "high": _along(one["high"])},
+            "control at": None if one["control"] is None else _along(one["control"]),
         }
         for one in sorted(shortcuts, key=lambda one: -one["value"])[:CUES]
     ]
+
+
+def _along(auc: float) -> float:
+    """Return where an AUC lies on an axis from 0.5 to 1."""
+    return max(0.0, 2 * auc - 1)
 
 
 def _curves(expectation: ExpectationJson | None) -> list[dict[str, object]]:
