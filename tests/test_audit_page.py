@@ -33,7 +33,7 @@ CURVE: CurveJson = {
 
 
 def cue(name: str, value: float) -> ShortcutJson:
-    limits = {"low": value - 0.02, "high": value + 0.02}
+    limits = {"low": value - 0.02, "high": value + 0.02, "named": value > 0.85}
     return {"cue": name, "head": "label", "label": HOSTILE[1], "value": value, "n": 48, "control": 0.6, **limits}  # type: ignore[typeddict-item]
 
 

@@ -87,7 +87,10 @@ class Finding:
 
 
 class ShortcutJson(TypedDict):
-    """How surely a cue alone tells a class from the others: the AUC out of fold, and that of a control of its kind."""
+    """How surely a cue alone tells a class from the others: the AUC out of fold, and that of a control of its kind.
+
+    `named`: the cue gives the class away, and there is a finding.
+    """
 
     cue: str
     head: str
@@ -97,6 +100,7 @@ class ShortcutJson(TypedDict):
     high: float
     n: int
     control: float | None
+    named: bool
 
 
 class PointJson(TypedDict):

@@ -230,11 +230,12 @@ def _value(edit: Edit, value: str | None) -> str:
 
 
 def _cues(shortcuts: Sequence[ShortcutJson]) -> list[dict[str, object]]:
-    """Return the cues that give classes away by their AUC, the surest first; bars begin at 0.5, which is chance."""
+    """Return how surely cues tell classes, those that give one away first; bars begin at 0.5, which is chance."""
     return [
         {
             "cue": plain(one["cue"]),
             "label": plain(one["label"]),
+            "named": one["named"],
             "auc": one["value"],
             "low": one["low"],
             "high": one["high"],
@@ -242,7 +243,7 @@ def _cues(shortcuts: Sequence[ShortcutJson]) -> list[dict[str, object]]:
             "at": {"value": _along(one["value"]), "low": _along(one["low"]), "high": _along(one["high"])},
             "control at": None if one["control"] is None else _along(one["control"]),
         }
-        for one in sorted(shortcuts, key=lambda one: -one["value"])[:CUES]
+        for one in sorted(shortcuts, key=lambda one: (not one["named"], -one["value"]))[:CUES]
     ]
 
 
