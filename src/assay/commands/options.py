@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,11 @@ def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
     path = source.absolute()
     return Path("runs") / (path.resolve().name if path.is_dir() else path.stem)
+
+
+def audit_change(audit: Path | None) -> list[str]:
+    """Return the change of a plan that names an audit, wherever the plan lies; none without one."""
+    return [] if audit is None else [f"data.audit={json.dumps({'folder': str(audit.absolute())})}"]
 
 
 def command_line(source: Path, *, run: Path, recipe: str | None, changes: Sequence[str] | None) -> str:

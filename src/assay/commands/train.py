@@ -8,14 +8,28 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Changes, Device, Recipe, Source, StopAt, command_line, default_run
+from assay.commands.options import (
+    AsJson,
+    Changes,
+    Device,
+    Recipe,
+    Source,
+    StopAt,
+    audit_change,
+    command_line,
+    default_run,
+)
 from assay.commands.output import command, print_run
 
 
-def train(
+def train(  # noqa: PLR0913  (every option is a parameter)
     source: Source,
+    *,
     recipe: Recipe = None,
     run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to. runs/ and the name of the data.")] = None,
+    audit: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="An audit of the data: copies go to one side of the split.")
+    ] = None,
     changes: Changes = None,
     device: Device = None,
     stop_at: StopAt = None,
@@ -24,6 +38,7 @@ def train(
 ) -> None:
     """Train a classifier, or continue where the same command was stopped."""
     folder = run or default_run(source)
+    changes = [*audit_change(audit), *(changes or ())]
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, reading=source) as out:
         from assay.commands.api import train as train_plan
 
@@ -31,7 +46,7 @@ def train(
             source,
             run=folder,
             recipe=recipe,
-            overrides=tuple(changes or ()),
+            overrides=tuple(changes),
             device=device,
             strict=strict,
             progress=out.progress,

@@ -12,7 +12,7 @@ import numpy as np
 
 from assay.errors import RunError
 from assay.files import write_json
-from assay.labels.audit_folder import EDITS, GROUPS, SAMPLES, audit_step, write_edits, write_groups
+from assay.labels.audit_folder import AUDIT, EDITS, GROUPS, SAMPLES, audit_step, write_edits, write_groups
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.messages import printable
@@ -236,10 +236,6 @@ class Audit:
                 f"{printable(path)}: is no list of findings that can be read ({error!r}). Repeat `assay audit`."
             ) from error
         return audit
-
-
-AUDIT = "audit.json"
-"""The findings, written last."""
 
 
 def expectation_json(curves: Sequence[Curve]) -> ExpectationJson:

@@ -222,7 +222,7 @@ def _other_values(ledger: Ledger, samples: Samples, lost: Collection[Cell]) -> d
 
 
 def _read_corrections(path: Path | pl.DataFrame | None, ledger: Ledger, samples: Samples) -> list[Edit]:
-    return [] if path is None else corrections(path, ledger.of(()).apply(samples))
+    return [] if path is None else corrections(path, ledger.of_person().apply(samples))
 
 
 def _final_edits(ledger: Ledger) -> dict[tuple[str, str, str | None], tuple[str | None, ...]]:

@@ -23,6 +23,9 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 PERSON = "person"
 """The `step` of an edit that a person made: allowed in every split, and never overruled by a step."""
 
+AUDIT_STEP = "audit"
+"""The `step` of edits that an audit proposes; those of a kind lie within it: `audit/dark`."""
+
 TAG_TEXTS = (None, "0", "1")
 """`old` and `new` of a tag that is unknown, absent, present: code -1, 0, 1."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from assay.errors import DataError
 from assay.files import append, whole, writing
-from assay.labels.edits import ACTIONS, PERSON, Action, Edit, Origin, apply, standing_edits
+from assay.labels.edits import ACTIONS, AUDIT_STEP, PERSON, Action, Edit, Origin, apply, standing_edits
 from assay.labels.readers.text_files import csv_records
 from assay.labels.samples import Samples
 from assay.messages import printable
@@ -187,13 +187,16 @@ class Ledger:
         return Ledger.read(self.path)
 
     def of(self, steps: Collection[str]) -> Ledger:
-        """Return a ledger of the edits of a person, of these steps and of steps within them; the file stays."""
-        kept = [
-            entry
-            for entry in self.entries
-            if entry.edit.step == PERSON or any(covers(step, entry.edit.step) for step in steps)
-        ]
+        """Return a ledger of the edits of a person, of an audit, of these steps and of steps within them; the file
+        stays.
+        """
+        wanted = (PERSON, AUDIT_STEP, *steps)
+        kept = [entry for entry in self.entries if any(covers(step, entry.edit.step) for step in wanted)]
         return Ledger(self.path, tuple(kept))
+
+    def of_person(self) -> Ledger:
+        """Return a ledger of the edits of a person alone: they apply to the samples as read."""
+        return Ledger(self.path, tuple(entry for entry in self.entries if entry.edit.step == PERSON))
 
     def edits(self, selection: Selection = ALL_EDITS) -> list[Edit]:
         """Return the selected edits, undone ones too, but no undos."""

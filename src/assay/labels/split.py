@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Self
 
@@ -68,6 +69,39 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
     wanted = val > 0 and not (given == VAL).any()
     notes = (*samples.notes, *_crossing(given, units), *_class_notes(whole, wanted))
     return replace(whole, notes=notes)
+
+
+def join_groups(samples: Samples, images: Sequence[str], groups: Sequence[str]) -> Samples:
+    """Return the samples with these images in these groups too, row for row; groups that share an image are one.
+
+    Images that the samples do not have are left out.
+    """
+    row = {name: number for number, name in enumerate(samples.ids)}
+    links = [(row[image], group) for image, group in zip(images, groups, strict=True) if image in row]
+    given = [(number, name) for number, name in enumerate(samples.table["group"].to_list()) if name is not None]
+    nodes: dict[tuple[str, str], int] = {}
+    edges = [
+        (number, len(row) + nodes.setdefault((kind, name), len(nodes)))
+        for kind, pairs in (("given", given), ("joined", links))
+        for number, name in pairs
+    ]
+    if not edges:
+        return samples
+    component = _components(np.array(edges, np.int64).T, len(row) + len(nodes))
+    names: dict[int, str] = {}
+    for (kind, name), node in nodes.items():  # given groups come first, and keep their names
+        names.setdefault(int(component[len(row) + node]), name if kind == "given" else f"audit: {name}")
+    grouped = {number for number, _ in edges}
+    column = [names[int(component[number])] if number in grouped else None for number in range(len(row))]
+    return replace(samples, table=samples.table.with_columns(group=pl.Series(column, dtype=pl.String)))
+
+
+def _components(edges: Ints, count: int) -> Ints:
+    """Return the connected component of each of `count` nodes; edges are (2, E)."""
+    rows, columns = edges
+    graph = sparse.coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count))
+    _, component = csgraph.connected_components(graph, directed=False)
+    return np.asarray(component, np.int64)
 
 
 def folds(samples: Samples, count: int, *, seed: int) -> Ints:
@@ -151,9 +185,7 @@ def _units(table: pl.DataFrame) -> Ints:
         nodes = names["name"].rank("dense").to_numpy().astype(np.int64)
         links.append(np.stack([names["row"].to_numpy().astype(np.int64), width + nodes - 1]))
         width += int(nodes.max(initial=0))
-    rows, columns = np.concatenate(links, axis=1)
-    graph = sparse.coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(width, width))
-    _, component = csgraph.connected_components(graph, directed=False)
+    component = _components(np.concatenate(links, axis=1), width)
     _, units = np.unique(component[:images], return_inverse=True)
     return units.astype(np.int64)
 

@@ -19,7 +19,7 @@ from pydantic.json_schema import models_json_schema
 from assay.errors import DataError, PlanError
 from assay.labels.label_files import way_of
 from assay.labels.readers.formats import form_of
-from assay.labels.readers.read import DataSettings, resolve_paths
+from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
 from assay.models.classifier import ModelSettings
 from assay.plan.checks import Check, StepTable, without_effect
@@ -143,7 +143,10 @@ def anchored(loaded: LoadedPlan) -> Plan:
     """Return the plan with absolute paths to data, weights and other runs: a copy elsewhere means the same."""
     data, base = loaded.plan.data, loaded.base
     plan = with_sources(loaded.plan, lambda source, path: os.path.abspath(base / path))
-    return plan.model_copy(update={"data": data.model_copy(update=resolve_paths(data, base=base))})
+    update: dict[str, object] = {**resolve_paths(data, base=base)}
+    if data.audit is not None:
+        update["audit"] = data.audit.model_copy(update={"folder": audit_folder(data.audit, base=base)})
+    return plan.model_copy(update={"data": data.model_copy(update=update)})
 
 
 def to_yaml(plan: Plan, *, full: bool = False) -> str:

@@ -13,7 +13,7 @@ import polars as pl
 from assay.errors import PlanError, RunError
 from assay.files import RunFolder, StepName
 from assay.labels.corrections import correct as with_corrections
-from assay.labels.edits import PERSON, Edit
+from assay.labels.edits import AUDIT_STEP, PERSON, Edit
 from assay.labels.image_files import path_key
 from assay.labels.ledger import ALL_EDITS, Entry, Ledger, Selection, covers
 from assay.labels.samples import Samples
@@ -143,7 +143,7 @@ def _consequence(run: Path, steps: Sequence[str]) -> tuple[tuple[str, ...], tupl
     if not steps:
         return (), ()
     names = _steps_done(run)
-    if PERSON in steps:
+    if any(step == PERSON or covers(AUDIT_STEP, step) for step in steps):
         return (), tuple(names)
     first = path_key(min(steps, key=path_key))
     return tuple(n for n in names if path_key(n) <= first), tuple(n for n in names if path_key(n) > first)

@@ -14,11 +14,12 @@ from assay.files import RunFolder, StepFolder, StepName, fingerprint, write_json
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.images.levels import MEASURED, measure_levels, notes, traits
+from assay.labels.audit_folder import audit_drops, sync_audit
 from assay.labels.corrections import fit_to_data, sync_corrections
-from assay.labels.edits import PERSON
+from assay.labels.edits import PERSON, Edit
 from assay.labels.ledger import Ledger
 from assay.labels.left_out import require_all
-from assay.labels.readers.read import read, resolve_paths
+from assay.labels.readers.read import audit_folder, read, resolve_paths
 from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.models.trained_model import count_trained_on
@@ -80,7 +81,8 @@ def prepare_run(
     with together.main_process_first():  # the others find it up to date
         table = resolve_paths(loaded.plan.data, base=loaded.base).get("corrections")
         ledger = sync_corrections(_fitted_ledger(run, samples, progress), table, samples)
-    corrected = ledger.of(()).apply(samples)  # by a person, before any step
+        ledger = _with_drops(ledger, loaded, samples, progress)
+    corrected = ledger.of(()).apply(samples)  # by a person and an audit, before any step
     if not loaded.plan.steps:
         loaded = _fill_levels(_with_steps(loaded, corrected, cache, folder, progress))
     plan = anchored(loaded)
@@ -152,6 +154,18 @@ def _fitted_ledger(run: RunFolder, samples: Samples, progress: Progress) -> Ledg
     elif lines:
         archive_ledger(run, [PERSON])
     return ledger.rewritten(entries) if lines else ledger
+
+
+def _with_drops(ledger: Ledger, loaded: LoadedPlan, samples: Samples, progress: Progress) -> Ledger:
+    """Return the ledger with what the plan leaves out of what an audit found, and nothing of another audit."""
+    audit = loaded.plan.data.audit
+    drops: list[Edit] = []
+    if audit is not None and audit.drop:
+        drops, lines = audit_drops(samples, audit.drop, audit_folder(audit, base=loaded.base))
+        progress.line(f"  the audit: {len({edit.id for edit in drops}):,} training images are left out, as edits")
+        for line in lines:
+            progress.line(f"  note: {line}")
+    return sync_audit(ledger, drops)
 
 
 def same_data(run: RunFolder, samples: Samples) -> bool:

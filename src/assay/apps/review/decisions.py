@@ -150,7 +150,7 @@ class Decisions:
         for edit in ledger.effective():
             if edit.step == PERSON and edit.action in ("set", "unset", "drop"):
                 chains.setdefault(edit.cell, []).append(edit)
-        self.codes: list[Codes] = ledger.of(()).apply(self.samples).codes()
+        self.codes: list[Codes] = ledger.of_person().apply(self.samples).codes()
         self.settled: list[Bools] = [np.zeros(codes.shape, dtype=np.bool_) for codes in self.codes]
         for cell in chains:
             number, index = self._index(cell)

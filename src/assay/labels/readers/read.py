@@ -14,6 +14,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from assay.errors import DataError
+from assay.labels.audit_folder import AuditOption, AuditSettings, with_audit
 from assay.labels.build import RawLabels, build_samples
 from assay.labels.readers.columns import Columns
 from assay.labels.readers.exports import Options
@@ -133,6 +134,10 @@ class DataSettings(Settings):
         default=None,
         description="A table of labels that a person settled, with the columns image, head, class, label.",
     )
+    audit: AuditOption | None = Field(
+        default=None,
+        description="The folder of an audit of these images, or a mapping: `{folder: audits/photos, drop: [dark]}`.",
+    )
     merge: Merge = Field(
         default=(),
         description="Class names that are one class: nfkc (the same in Unicode's form NFKC, without invisible "
@@ -249,7 +254,14 @@ def read(data: DataSettings, *, base: Path) -> Samples:
     for head, _, codes in samples.space.each(samples.codes()):
         source = printable(str(getattr(data, _form(data))))
         _require_learnable(source, head, codes, notes=samples.notes, in_table=data.table is not None)
+    if data.audit is not None:
+        samples = with_audit(samples, data.audit, audit_folder(data.audit, base=base))
     return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
+
+
+def audit_folder(audit: AuditSettings, *, base: Path) -> Path:
+    """Return the absolute path of the audit that the data names."""
+    return _absolute(base, audit.folder)
 
 
 def read_whole(data: DataSettings, *, base: Path) -> Samples:
