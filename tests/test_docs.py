@@ -23,6 +23,7 @@ from assay import cli
 from assay.images.augment import Augment, ClassSampling, Erase, Jitter, RandAugment, SomeOf
 from assay.images.decode import Resize
 from assay.images.mix import Mix
+from assay.labels.audit_folder import AuditSettings
 from assay.labels.readers.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
 from assay.models.classifier import HeadSettings, ModelSettings
@@ -56,7 +57,12 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *s
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "Settings of the plan": {"": Plan, "hardware.": HardwareSettings},
-    "Settings of `data`": {"": DataSettings, "split.": SplitSettings, "heads.NAME.": HeadColumns},
+    "Settings of `data`": {
+        "": DataSettings,
+        "audit.": AuditSettings,
+        "split.": SplitSettings,
+        "heads.NAME.": HeadColumns,
+    },
     "Settings of `model`": {"": ModelSettings, "head.": HeadSettings},
     "Options of `factorized_densenet121`": {"": FactorizedOptions},
     "Options of `resnet_hyper`": {"": ResnetHyperOptions},

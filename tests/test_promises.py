@@ -27,7 +27,7 @@ import assay
 from assay.errors import RunError
 from assay.files import RunFolder, write_text
 from assay.labels.ledger import Selection
-from assay.labels.readers.read import find_images
+from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
 from assay.report.report import write_report
