@@ -18,9 +18,10 @@ from assay.apps.review.session import ReviewSession
 from assay.errors import RunError
 from assay.experiments.audit import STAGES_FOLDER
 from assay.experiments.audit_inputs import AuditData
-from assay.experiments.findings import AUDIT, KINDS, Audit
+from assay.experiments.findings import KINDS, Audit
 from assay.files import RunFolder
 from assay.images.cache import find_caches
+from assay.labels.audit_folder import AUDIT
 from assay.labels.corrections import correct
 from assay.labels.ledger import Ledger
 from assay.labels.readers.read import read, resolve_paths
