@@ -13,7 +13,7 @@ import { clear, everything, lastSelected, move, selection } from "./selection.js
 import * as side from "./side.js";
 import * as viewer from "./viewer.js";
 
-const LASSO = "lasso"; // the queue that the map makes
+const LOCAL = "local"; // a grid that this window made: the images inside the lasso, or near to one
 const QUIET = 700; // milliseconds without a key before the order below changes
 let lastKey = 0, reorderTimer = 0, stateTimer = 0;
 let seen = -1; // the newest version that was read
@@ -46,10 +46,17 @@ function show(values, version, cursor = true) {
   if (!one("#side").contains(document.activeElement)) one("#grid").focus({ preventScroll: true });
 }
 
+function showLocal(rows, words) {
+  Object.assign(model, { queue: LOCAL, group: "", title: words });
+  map.show(false);
+  show(rows, model.version);
+  side.draw();
+}
+
 function title() {
   const queue = model.state.queues.find((each) => each.id === model.queue);
   const group = queue?.groups?.find((each) => each.id === model.group);
-  write(one("#title"), model.queue === LASSO ? "Inside the lasso" : group?.title ?? queue?.title ?? "");
+  write(one("#title"), model.queue === LOCAL ? model.title : group?.title ?? queue?.title ?? "");
   write(one("#size"), images(model.order.length));
   one("#empty").hidden = model.order.length > 0;
 }
@@ -58,7 +65,7 @@ function title() {
 function reorder() {
   clearTimeout(reorderTimer);
   reorderTimer = setTimeout(async () => {
-    if (model.queue === LASSO || model.units.length) return;
+    if (model.queue === LOCAL || model.units.length) return;
     if (performance.now() - lastKey < QUIET) return reorder();
     try {
       const { queue, group } = model, { values, version } = await readQueue(queue, group);
@@ -236,7 +243,7 @@ function closeSide() {
 
 function wire() {
   one("#tile-size").addEventListener("input", () => size(0));
-  one("#reload").addEventListener("click", () => pick(model.queue === LASSO ? model.state.queues[0].id : model.queue, model.group));
+  one("#reload").addEventListener("click", () => pick(model.queue === LOCAL ? model.state.queues[0].id : model.queue, model.group));
   one("#map-button").addEventListener("click", () => map.show(!map.isOpen()));
   one("#help-button").addEventListener("click", () => one("#help").showModal());
   one("#side-button").addEventListener("click", () => {
@@ -258,19 +265,14 @@ async function startAll() {
   document.body.classList.add("ready");
   wire();
   side.start(pick);
-  viewer.start(chosenChanged);
+  viewer.start(chosenChanged, showLocal);
   dock.start({
     open: () => viewer.open(selection.cursor),
     range: () => { touch.range = true; dock.markRange(true); },
     onHead: setHead,
   });
   startPointer({ open: viewer.open, changed: () => { dock.markRange(touch.range); chosenChanged(); } });
-  map.start((rows) => {
-    Object.assign(model, { queue: LASSO, group: "" });
-    map.show(false);
-    show(rows, model.version);
-    side.draw();
-  });
+  map.start((rows) => showLocal(rows, "Inside the lasso"));
   grid.onFailure(fail);
   grid.resize(Number(one("#tile-size").value));
   side.draw();

@@ -9,12 +9,13 @@ import { move, selection } from "./selection.js";
 const dialog = one("#viewer"), dockHome = one("#dock").parentNode;
 let row = -1;
 let heat = false; // Grad-CAM is laid over the image
-let changed = () => {};
+let changed = () => {}, makeGrid = () => {};
 
 export const isOpen = () => dialog.open;
 
-export function start(onChange) {
+export function start(onChange, onGrid) {
   changed = onChange;
+  makeGrid = onGrid;
   dialog.addEventListener("close", () => {
     row = -1;
     dockHome.append(one("#dock"));
@@ -125,7 +126,7 @@ const entries = (list) => (Array.isArray(list) ? list.map((each) => Array.isArra
 
 function drawNeighbours(list) {
   one(".neighbours", dialog).replaceChildren(...list.map((each) => {
-    const node = button("neighbour", "", () => visit(each.row), { title: `distance ${each.distance.toFixed(2)}` });
+    const node = button("neighbour", "", () => visit(each.row, list), { title: `distance ${each.distance.toFixed(2)}` });
     node.append(element("img", "", "", { src: `thumb/${each.row}?size=128`, alt: "" }), element("span", "", neighbourLabel(each.label)));
     return node;
   }));
@@ -134,13 +135,11 @@ function drawNeighbours(list) {
 
 const neighbourLabel = (label) => typeof label === "string" ? label : label === null ? "unknown" : labelText(label, { kind: "multilabel" });
 
-// A neighbour opens where it is in the grid; one outside it opens without leaving its queue.
-function visit(other) {
-  const at = model.position[other];
-  if (at >= 0) {
-    open(at);
-    reveal(at);
-  } else say("This image is not in the queue of the grid.");
+// A neighbour opens where it is in the grid; where it is not, the grid becomes this image and its neighbours.
+function visit(other, list) {
+  if (model.position[other] < 0) makeGrid(Int32Array.from(new Set([row, ...list.map((each) => each.row)])), `Nearest to ${view(row).id}`);
+  open(model.position[other]);
+  reveal(selection.cursor);
 }
 
 function drawHistory(list) {
