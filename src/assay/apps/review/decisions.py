@@ -128,6 +128,12 @@ class Decisions:
         name = self.samples.table["id"][row]
         return [(entry.date, entry.edit) for entry in self.ledger.entries if entry.edit.id == name]
 
+    def dropped(self, row: int) -> bool:
+        """Return whether an image is dropped: no valid one."""
+        head, name = self.samples.space.heads[0], self.samples.table["id"][row]
+        chains = (self.chains.get((name, head.name, tag)) for tag in head.cell_names)
+        return any(chain and chain[-1].action == "drop" for chain in chains)
+
     def decided(self) -> Bools:
         """Return which images (N,) a person has settled a label of."""
         by_head = [head.any_cell(cells) for head, cells in zip(self.samples.space, self.settled, strict=True)]

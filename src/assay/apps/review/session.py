@@ -22,8 +22,8 @@ from assay.labels.space import Head
 from assay.metrics.intervals import Metric
 from assay.metrics.remaining import random_audit
 
-KEYS = tuple("1234567890" + "".join(letter for letter in string.ascii_lowercase if letter not in "dhuyz"))
-"""Keys of classes, in order; D, U, Y and Z are those of the page."""
+KEYS = tuple("1234567890" + "".join(letter for letter in string.ascii_lowercase if letter not in "diuyz"))
+"""Keys of classes, in order; D, I, U, Y and Z are those of the page."""
 TOP = 10  # classes of an image whose probability is listed
 NEIGHBOURS = 12
 LIMITS = ("value", "low", "high")
@@ -252,6 +252,7 @@ class ReviewSession:
 
     def _row(self, row: int) -> dict[str, object]:
         space, codes, settled = self.samples.space, self.decisions.codes, self.decisions.settled
+        given = self.decisions.given
         wrong = self.scores.wrong if self.scores else ()
         certain = {
             head.name: round(float(np.nanmax(of_head[row])), 4)
@@ -263,6 +264,8 @@ class ReviewSession:
             "id": self.samples.table["id"][row],
             "split": self.samples.table["split"][row],
             "labels": {head.name: _label(head, known[row]) for head, known in zip(space, codes, strict=True)},
+            "given": {head.name: _label(head, known[row]) for head, known in zip(space, given, strict=True)},
+            "dropped": self.decisions.dropped(row),
             "suggestion": self._suggestions(row),
             "p_wrong": certain,
             "decided": [head.name for head, cells in zip(space, settled, strict=True) if cells[row].any()],

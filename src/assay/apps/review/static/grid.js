@@ -47,11 +47,16 @@ function goTo(pixels) {
   layout.offset = target - before;
 }
 
-function onScroll() {
+// Takes over where the scroll bar is; a long way is a jump by the map, a short one moves by as many pixels.
+function follow() {
   const moved = Math.abs(grid.scrollTop - before);
   before = grid.scrollTop;
   if (moved > 2 * grid.clientHeight) layout.offset = mapped(before, false) - before;
-  fast = moved > grid.clientHeight;
+  return moved;
+}
+
+function onScroll() {
+  fast = follow() > grid.clientHeight;
   draw();
   clearTimeout(settled);
   settled = setTimeout(() => {
@@ -76,6 +81,7 @@ export function toTop() {
 // ---- layout ------------------------------------------------------------------------------------------------------
 
 export function measure() {
+  follow();
   const first = Math.floor(top() / layout.row) * layout.columns, within = top() % layout.row;
   const width = space.clientWidth;
   layout.columns = Math.max(1, Math.floor((width + GAP) / (layout.wanted + GAP)));

@@ -43,7 +43,7 @@ function show(values, version, cursor = true) {
   grid.toTop();
   title();
   chosenChanged();
-  if (!one("#side").contains(document.activeElement)) one("#grid").focus({ preventScroll: true });
+  one("#grid").focus({ preventScroll: true }); // keys are for images, not for the button of the queue
 }
 
 function showLocal(rows, words) {
@@ -71,6 +71,7 @@ function reorder() {
       const { queue, group } = model, { values, version } = await readQueue(queue, group);
       if (queue !== model.queue || group !== model.group) return;
       if (performance.now() - lastKey < QUIET) return reorder();
+      one("#grid").dataset.version = version;
       setOrder(orderBelow(values, 1 + Math.max(grid.lastInView(), lastSelected())), version);
       grid.measure();
       title();
@@ -280,7 +281,6 @@ async function startAll() {
   const first = model.state.queues.find((queue) => queue.id === hash.get("queue")) ?? model.state.queues.find((queue) => queue.count) ?? model.state.queues[0];
   await pick(first.id, first.id === hash.get("queue") ? hash.get("group") ?? "" : "");
   startDecisions(decisionsChanged, (message) => say(message, "bad"));
-  if (model.state.command) side.watchTraining();
   listen(hear, () => { one("#offline").hidden = false; });
 }
 

@@ -160,8 +160,9 @@ export async function watchTraining() {
     const training = await get("api/train");
     drawTraining(training);
     if (training.state === "running") polling = setTimeout(watchTraining, 1500);
-  } catch {
-    polling = setTimeout(watchTraining, 5000); // the banner says that the server does not answer
+  } catch (error) {
+    if (error.status === 0) polling = setTimeout(watchTraining, 5000); // the banner says that the server does not answer
+    else one("#train .go").hidden = true; // there is only the command
   }
 }
 

@@ -145,7 +145,7 @@ function visit(other, list) {
 function drawHistory(list) {
   one(".history", dialog).replaceChildren(...list.map((entry) => {
     const item = element("li"), text = typeof entry === "string" ? entry : sentence(entry);
-    item.append(element("span", "", text), element("small", "", typeof entry === "string" ? "" : [entry.step, entry.time].filter(Boolean).join(", ")));
+    item.append(element("span", "", text), element("small", "", typeof entry === "string" ? "" : [entry.step, entry.date?.slice(0, 16).replace("T", " ")].filter(Boolean).join(", ")));
     return item;
   }));
   one(".history", dialog).parentNode.hidden = !list.length;
