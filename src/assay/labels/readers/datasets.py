@@ -99,7 +99,7 @@ def _parts(source: Path) -> list[_Part]:
         raise DataError(f"{printable(source)}: is no {what}. Give the folder that was saved.")
     by_split: dict[str, list[Path]] = {}
     for path, _, split in files:
-        by_split.setdefault(split or source.name, []).append(path)
+        by_split.setdefault(split or "data", []).append(path)
     return [_Part(name, paths, _of_parquet(paths[0])) for name, paths in by_split.items()]
 
 

@@ -37,10 +37,14 @@ class Options:
 
     root: Path | None = None
     head: str | None = None
-    kind: Kind | None = None
+    kind: Kind | Mapping[str, Kind] | None = None  # of each head, where heads differ
     heads: Mapping[str, HeadColumns] = field(default_factory=dict)
     crop: Literal["boxes"] | None = None
     unpack: Path | None = None
+
+    def kind_of(self, head: str) -> Kind | None:
+        """Return the kind that a head is to have; None where the labels decide."""
+        return self.kind.get(head) if isinstance(self.kind, Mapping) else self.kind
 
 
 @dataclass(frozen=True)
@@ -230,8 +234,9 @@ def export_of(
     for head in names:
         column = f"{head} (label)" if head in facts else head
         labels = [image.labels.get(head) for image in images]
-        kind = options.kind or ("multilabel" if any(len(set(one or ())) > 1 for one in labels) else "multiclass")
-        notes += [] if options.kind else [_kind_note(head, kind)]
+        wanted = options.kind_of(head)
+        kind = wanted or ("multilabel" if any(len(set(one or ())) > 1 for one in labels) else "multiclass")
+        notes += [] if wanted else [_kind_note(head, kind)]
         cells = _tags(labels) if kind == "multilabel" else _classes(images, labels, source, unit)
         frame = frame.with_columns(pl.Series(column, cells, dtype=pl.String))
         declared = tuple(dict.fromkeys((classes or {}).get(head, ())))

@@ -78,10 +78,10 @@ class DataSettings(Settings):
     imagefolder: Path | None = Field(default=None, description="A folder with metadata.csv, .jsonl or .parquet.")
     datasets: Path | None = Field(default=None, description="A folder that Hugging Face `datasets` saved.")
     fiftyone: Path | None = Field(default=None, description="A folder with labels.json and data/, of FiftyOne.")
-    kind: Kind | None = Field(
+    kind: Kind | dict[str, Kind] | None = Field(
         default=None,
-        description="Whether an image of another program's file has one class or any number; default: any number "
-        "where an image has several.",
+        description="Whether an image of another program's file has one class or any number, of all heads or by head; "
+        "default: any number where an image has several.",
     )
     crop: Literal["boxes"] | None = Field(default=None, description="Each box of `coco` is an image of its own.")
     unpack: Path | None = Field(

@@ -39,7 +39,7 @@ def read_roboflow(source: Path, options: Options) -> Export:
         raise DataError(f"{printable(source)}: has no column beside that of the images. Add one for each class.")
     ones = frame.select(pl.sum_horizontal(pl.col(classes).str.strip_chars().eq("1").fill_null(False)))
     single = len(frame) > 0 and bool((ones.to_series() == 1).all())
-    kind = options.kind or ("multiclass" if single else "multilabel")
+    kind = options.kind_of(options.head or HEAD) or ("multiclass" if single else "multilabel")
     note = (
         f"{options.head or HEAD}: each image has exactly one class. If an image may have several: `kind: multilabel`."
     )
@@ -49,7 +49,9 @@ def read_roboflow(source: Path, options: Options) -> Export:
         if len(parts) == 1
         else [f"{line} of {name}" for part, (_, name, _) in zip(parts, files, strict=True) for line in part.lines]
     )
-    notes = tuple(note for part in parts for note in part.notes) + ((note,) if single and not options.kind else ())
+    notes = tuple(note for part in parts for note in part.notes) + (
+        (note,) if single and not options.kind_of(options.head or HEAD) else ()
+    )
     rows = Rows(source, frame, lines, "line", notes)
     of_split = columns[1] if frame[columns[1]].is_not_null().any() else None
     return Export(rows, Columns(columns[0], {options.head or HEAD: head}, split=of_split), root)

@@ -174,7 +174,7 @@ def _read_json_lines(path: Path) -> Rows:
 
 def _plain(cells: pl.Series) -> pl.Series:
     """Return whole numbers that are floats, for some are missing, as integers, and lists of texts as JSON."""
-    if cells.dtype == pl.List(pl.String):
+    if cells.dtype in (pl.List(pl.String), pl.List(pl.Null)):
         lists = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in cells.to_list()]
         return pl.Series(cells.name, lists, dtype=pl.String)
     if cells.dtype.is_float():

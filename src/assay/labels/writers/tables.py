@@ -1,0 +1,113 @@
+"""Writers of tables for fastai and Kaggle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from assay.errors import DataError
+from assay.files import whole
+from assay.labels.file_kinds import is_image
+from assay.labels.samples import Samples
+from assay.labels.space import Head
+from assay.labels.writers.shared import (
+    Written,
+    absolute,
+    class_lists,
+    lost_facts,
+    only_head,
+    require_ending,
+    stems,
+    without_unknown,
+)
+from assay.messages import quoted
+
+
+def write_fastai(samples: Samples, path: Path) -> Written:
+    """Write `name,label,is_valid` as CSV; tags are joined by the first of a blank, `;` and `|` that is in none.
+
+    Without any split there is no `is_valid`. Test images, which fastai keeps apart, are left out.
+    """
+    title = "Tables of fastai"
+    head = only_head(samples, title)
+    require_ending(path, ".csv")
+    known = without_unknown(samples, title, unlabelled=False)
+    notes = [*known.notes, *lost_facts(known.samples, title, ["split"])]
+    kept = known.samples
+    tested = (kept.table["split"] == "test").fill_null(False)
+    if tested.any():
+        notes.append(f"{int(tested.sum()):,} test images are left out: `is_valid` tells training and validation alone.")
+        kept = kept.take((~tested).arg_true().to_numpy())
+    entry, cells = _joined(kept, head, title, (" ", ";", "|"))
+    columns = [kept.table["path"].alias("name"), pl.Series("label", cells, dtype=pl.String)]
+    data: dict[str, object] = {"table": absolute(path), "root": absolute(samples.root), "image": "name"}
+    data["heads"] = {head.name: {"column": "label", **entry}}
+    if kept.table["split"].is_not_null().any():
+        flags = (kept.table["split"] == "val").fill_null(False)
+        columns.append(flags.cast(pl.String).str.to_titlecase().alias("is_valid"))
+        data["split"] = {"column": "is_valid", "values": {"True": "val", "False": "train"}}
+    _write(path, pl.DataFrame(columns))
+    if "separator" in entry:
+        notes.append(f"Tags are joined: label_delim={entry['separator']!r} in fastai.")
+    return Written(data, tuple(notes))
+
+
+def write_kaggle(samples: Samples, path: Path) -> Written:
+    """Write `id,label` as CSV: ids without the ending of the image, tags joined by blanks."""
+    title = "Tables of Kaggle"
+    head = only_head(samples, title)
+    require_ending(path, ".csv")
+    known = without_unknown(samples, title, unlabelled=False)
+    entry, cells = _joined(known.samples, head, title, (" ",))
+    ids, notes = _ids(known.samples)
+    _write(path, pl.DataFrame([ids, pl.Series("label", cells, dtype=pl.String)]))
+    data = {"table": absolute(path), "root": absolute(samples.root), "image": "id"}
+    heads = {head.name: {"column": "label", **entry}}
+    return Written(data | {"heads": heads}, (*known.notes, *notes, *lost_facts(known.samples, title, [])))
+
+
+def write_kaggle_onehot(samples: Samples, path: Path) -> Written:
+    """Write `id` and a column of 0 and 1 for each class as CSV."""
+    title = "Tables of Kaggle"
+    head = only_head(samples, title)
+    require_ending(path, ".csv")
+    strange = [name for name in head.classes if name != name.strip() or name == "id"]
+    if strange:
+        raise DataError(f"{title}: {quoted(strange)} is no name of a column there. Rename it: `merge: {{...}}`.")
+    known = without_unknown(samples, title, unlabelled=False)
+    ids, notes = _ids(known.samples)
+    lists = [set(one or ()) for one in class_lists(known.samples, head)]
+    flags = [pl.Series(name, [int(name in one) for one in lists]) for name in head.classes]
+    _write(path, pl.DataFrame([ids, *flags]))
+    data = {"table": absolute(path), "root": absolute(samples.root), "image": "id"}
+    heads = {head.name: {"columns": list(head.classes), "kind": head.kind}}
+    return Written(data | {"heads": heads}, (*known.notes, *notes, *lost_facts(known.samples, title, [])))
+
+
+def _joined(
+    samples: Samples, head: Head, title: str, separators: tuple[str, ...]
+) -> tuple[dict[str, object], list[str]]:
+    """Return the settings of a head beside its column, and its cells. Raises DataError where no separator is free."""
+    lists = [one or [] for one in class_lists(samples, head)]
+    if head.multiclass:
+        return {"kind": head.kind, "classes": list(head.classes)}, [one[0] for one in lists]
+    free = next((mark for mark in separators if not any(mark in name for name in head.classes)), None)
+    if free is None or any(name != name.strip() for name in head.classes):
+        raise DataError(
+            f"{title} join tags by {' or '.join(map(repr, separators))}, which {quoted(head.classes)} hold. Write "
+            "kaggle_onehot, or rename them: `merge: {old name: new name}` under `data`."
+        )
+    entry: dict[str, object] = {"kind": head.kind, "classes": list(head.classes), "separator": free, "none": ""}
+    return entry, [free.join(one) for one in lists]
+
+
+def _ids(samples: Samples) -> tuple[pl.Series, tuple[str, ...]]:
+    names, kept = stems(samples.table["path"].to_list(), lambda name: not is_image(name))
+    note = (f"{kept:,} ids keep the ending of their image: without it two are the same, or no ids.",) if kept else ()
+    return pl.Series("id", names, dtype=pl.String), note
+
+
+def _write(path: Path, frame: pl.DataFrame) -> None:
+    with whole(path) as beside:
+        frame.write_csv(beside, quote_style="non_numeric")
