@@ -46,7 +46,8 @@ def findings_of(samples: Samples) -> Mapping[Kind, Sequence[Finding]]:
             row, text = number % len(ids), f"{number}</span><script>{ATTACK}</script>"
             images = (ids[row], ids[row - 12]) if kind in (*PAIRS, "overlapping_classes") else (ids[row],)
             edit = Edit(id=ids[row], head="label", action="set", old=labels[row], new=labels[row - 12], step="audit")
-            edits = (edit,) if kind == "suspects" else ()
+            drop = Edit(id=ids[row], head="label", action="drop", old=labels[row], step="audit")
+            edits = (edit,) if kind == "suspects" else (drop,) if kind == "dark" else ()
             of_kind.append(
                 Finding(kind=kind, score=1 - number / 100, images=images, text=text, edits=edits, head="label")
             )
@@ -90,6 +91,7 @@ def test_the_summary_counts_every_kind_and_leads_to_it(page: Page) -> None:
     summary = page.inner_text("#summary")
     assert "Looked for, none found: bright." in summary
     assert "Not looked for: odd size." in summary
+    assert "--set 'data.audit.drop=[dark]'" in summary
 
 
 def test_names_are_read_as_names(page: Page) -> None:

@@ -97,7 +97,11 @@ def write_audit_page(audit: Audit, folder: Path, *, data: str) -> Path:
         "source": plain(shlex.quote(data)),
         "folder": plain(shlex.quote(str(folder))),
         "grouped": len(audit.groups()),
-        "proposed": len(audit.edits()),
+        "droppable": [
+            kind
+            for kind, findings in audit.findings.items()
+            if any(edit.action == "drop" for one in findings for edit in one.edits)
+        ],
     }
     thumbnails = fetch(gallery, Reader.of_samples(audit.samples, folder / STAGES_FOLDER))
     script = {"images": captions(gallery, thumbnails, audit.samples, _suggested(chosen.get("suspects", ())))}
