@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from assay.experiments.audit_inputs import AuditInputs, read_data
+from assay.experiments.copy_findings import conflict_findings, exact_findings, leak_findings, near_findings
 from assay.experiments.findings import (
     KINDS,
     Audit,
     Finding,
     Findings,
-    drop_edits,
+    Kind,
     expectation_json,
     finding_json,
     finding_of,
 )
-from assay.experiments.label_findings import outlier_findings, overlap_findings, suspect_findings, worst_first
+from assay.experiments.label_findings import outlier_findings, overlap_findings, suspect_findings
 from assay.files import fingerprint, write_json
 from assay.progress import NoProgress, Progress, quiet_libraries, stage
 from assay.repair.expectation import learning_curves
@@ -40,27 +41,17 @@ class StageResult(NamedTuple):
     details: Mapping[str, Any] = {}
 
 
-def duplicates(inputs: AuditInputs) -> StageResult:
-    """Groups of images of the same bytes; all but the first are proposed to be dropped."""
-    copies: dict[str, list[int]] = {}
-    for row, digest in enumerate(inputs.samples.hashes):
-        copies.setdefault(digest or "", []).append(row)
-    clusters = [rows for digest, rows in copies.items() if digest and len(rows) > 1]
-    ids = inputs.samples.ids
-    others = {row: f"the same bytes as {ids[rows[0]]}" for rows in clusters for row in rows[1:]}
-    edits = drop_edits(inputs.samples, others, kind="exact_duplicates")
-    findings = [
-        Finding(
-            kind="exact_duplicates",
-            score=float(len(rows)),
-            images=tuple(ids[row] for row in rows),
-            text=f"{len(rows)} files of the same bytes",
-            edits=tuple(edit for row in rows[1:] for edit in edits[row]),
-            group=f"copies of {ids[rows[0]]}",
-        )
-        for rows in clusters
-    ]
-    return StageResult({"exact_duplicates": worst_first(findings)})
+def copies(inputs: AuditInputs) -> StageResult:
+    """Exact and near duplicates, copies with different labels, and copies across the split that came with the data."""
+    copied = inputs.copies
+    findings: dict[Kind, Sequence[Finding]] = {
+        "exact_duplicates": exact_findings(copied),
+        "near_duplicates": near_findings(copied),
+        "conflicting_labels": conflict_findings(copied),
+    }
+    if len(np.unique(copied.sides)) > 1:
+        findings["leaks"] = leak_findings(copied)
+    return StageResult(findings)
 
 
 def outlying(inputs: AuditInputs) -> StageResult:
@@ -102,7 +93,7 @@ def expected(inputs: AuditInputs) -> StageResult:
 
 
 STAGES: dict[str, Callable[[AuditInputs], StageResult]] = {
-    "duplicates": duplicates,
+    "copies": copies,
     "outliers": outlying,
     "labels": labels,
     "expectation": expected,

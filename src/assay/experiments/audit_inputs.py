@@ -9,20 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from assay.arrays import Floats, Ints
-from assay.files import RunFolder, fingerprint
+from assay.experiments.copy_findings import Copies
+from assay.files import RunFolder, fingerprint, whole
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.labels.corrections import corrected
 from assay.labels.ledger import Ledger
 from assay.labels.readers.read import read_whole, resolve_paths
 from assay.labels.samples import Samples
-from assay.labels.split import folds
+from assay.labels.split import folds, join_groups
 from assay.labels.subset import without
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, from_source
 from assay.predictions.inference import Inference, fastest_inference
 from assay.progress import ForwardingProgress, Progress, advancing, stage
+from assay.repair.duplicates import near_pairs
 from assay.repair.expectation import LinearJudge, judge_by_folds
 from assay.repair.nearest import nearest
 from assay.repair.neighbours import neighbour_posterior
@@ -113,6 +115,18 @@ class AuditInputs:
         return fingerprint(self.cache.key, self.samples.fingerprint(), *plan)
 
     @cached_property
+    def copies(self) -> Copies:
+        """Images that show the same; the pairs are kept, since an audit that goes on begins with them."""
+        path = self.folder / f"pairs-{self.cache.key}.npz"
+        if not path.exists():
+            with stage(self.progress, "copies"):
+                pairs, similarity = near_pairs(self.cache.pixels)
+            with whole(path) as beside, open(beside, "wb") as file:
+                np.savez(file, pairs=pairs, similarity=similarity)
+        with np.load(path) as kept:
+            return Copies(self.samples, kept["pairs"], kept["similarity"], np.zeros(len(self.samples), np.int64))
+
+    @cached_property
     def nearest(self) -> tuple[Ints, Floats]:
         """Rows (N, k) of the nearest other images in feature space, nearest first, and their cosines."""
         features = self.features
@@ -126,7 +140,8 @@ class AuditInputs:
         labelled = self.samples.labelled()
         fold = np.full(len(labelled), -1, np.int64)
         if labelled.any():
-            fold[labelled] = folds(self.samples.take(np.flatnonzero(labelled)), FOLDS, seed=self.seed)
+            grouped = join_groups(self.samples, *self.copies.groups())
+            fold[labelled] = folds(grouped.take(np.flatnonzero(labelled)), FOLDS, seed=self.seed)
         return fold
 
     @property

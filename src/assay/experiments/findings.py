@@ -318,3 +318,8 @@ def drop_edits(samples: Samples, reasons: Mapping[int, str], *, kind: Kind) -> d
                 )
             )
     return {row: tuple(of_row) for row, of_row in edits.items()}
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings by falling score; those of equal score keep their order."""
+    return sorted(findings, key=lambda one: -one.score)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.arrays import Bools, Floats, Ints, Reals
-from assay.experiments.findings import Finding
+from assay.experiments.findings import Finding, worst_first
 from assay.labels.audit_folder import audit_step
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
@@ -132,8 +132,3 @@ def outliers(distances: Reals) -> tuple[Ints, Reals]:
     rows = np.flatnonzero(spread > third + FAR_OUT * (third - first))
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     return rows, scores[rows]
-
-
-def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Return findings by falling score; those of equal score keep their order."""
-    return sorted(findings, key=lambda one: -one.score)
