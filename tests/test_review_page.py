@@ -43,13 +43,14 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> ReviewSession:
     trees = np.tile(np.array([[0.1, 0.8, 0.1, 0], [0.1, 0.1, 0.7, 0.1]]), (COUNT // 2, 1))
     probabilities = np.concatenate([trees, np.full((COUNT, 2), 0.5), np.full((COUNT, 3), 0.6)], axis=1)
     wrong = (0.9 - np.arange(COUNT) / 1000, np.full(COUNT, 0.2), np.full((COUNT, 3), 0.2))
+    suggested = (np.arange(COUNT) % 2 + 1, np.ones(COUNT, np.int64), 1 - samples.codes()[2])
     return ReviewSession(
         name=f"<script>{ATTACK}<script>",
         kind="data",
         decisions=Decisions(samples, folder / "ledger.csv", writing=nullcontext),
         images=ImageFiles(samples),
         command="assay train x",
-        scores=Scores(probabilities.astype(np.float32), tuple(part.astype(np.float32) for part in wrong)),
+        scores=Scores(probabilities.astype(np.float32), wrong, suggested),
     )
 
 
@@ -236,7 +237,8 @@ def test_a_new_order_changes_nothing_in_view(page: Page, session: ReviewSession)
     press(page, "End", "Home")
     scores = session.scores
     assert scores is not None
-    session.judge(Scores(scores.probabilities, (scores.wrong[0][::-1].copy(), *scores.wrong[1:])))
+    turned = Scores(scores.probabilities, (scores.wrong[0][::-1], *scores.wrong[1:]), scores.suggested)
+    session.publish(turned, session.estimates)
     page.wait_for_function("() => document.querySelector('#grid').dataset.version > 0")
     assert each(page, ".tile", "e.id") == before
     page.click("#reload")
