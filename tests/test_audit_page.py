@@ -48,9 +48,9 @@ def findings_of(samples: Samples) -> Mapping[Kind, Sequence[Finding]]:
             edit = Edit(id=ids[row], head="label", action="set", old=labels[row], new=labels[row - 12], step="audit")
             drop = Edit(id=ids[row], head="label", action="drop", old=labels[row], step="audit")
             edits = (edit,) if kind == "suspects" else (drop,) if kind == "dark" else ()
-            of_kind.append(
-                Finding(kind=kind, score=1 - number / 100, images=images, text=text, edits=edits, head="label")
-            )
+            classes = (labels[row], labels[row - 12]) if kind == "overlapping_classes" else ()
+            about = {"edits": edits, "head": "label", "classes": classes}
+            of_kind.append(Finding(kind=kind, score=1 - number / 100, images=images, text=text, **about))  # type: ignore[arg-type]
     return findings
 
 

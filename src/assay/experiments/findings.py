@@ -74,7 +74,7 @@ class Finding:
 
     `images` are ids, the most telling first; those of a kind about classes are examples. `edits` are proposals, which
     nothing applies unasked. Images of findings of one `group` are to stay on one side of a split. `head` is that of the
-    labels or classes it is about.
+    labels or `classes` it is about.
     """
 
     kind: Kind
@@ -84,6 +84,7 @@ class Finding:
     edits: tuple[Edit, ...] = ()
     group: str | None = None
     head: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 class ShortcutJson(TypedDict):
@@ -149,6 +150,7 @@ class FindingJson(TypedDict):
     edits: list[EditJson]
     group: str | None
     head: str | None
+    classes: list[str]
 
 
 Findings = Mapping[Kind, Sequence[Finding]]
@@ -279,6 +281,7 @@ def finding_json(finding: Finding) -> FindingJson:
         "edits": edits,
         "group": finding.group,
         "head": finding.head,
+        "classes": list(finding.classes),
     }
 
 
@@ -292,6 +295,7 @@ def finding_of(kind: Kind, record: Mapping[str, Any]) -> Finding:
         edits=tuple(Edit(**edit, step=audit_step(kind)) for edit in record["edits"]),
         group=record["group"],
         head=record["head"],
+        classes=tuple(record["classes"]),
     )
 
 

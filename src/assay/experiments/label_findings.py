@@ -71,6 +71,7 @@ def overlap_findings(samples: Samples, probabilities: Reals) -> list[Finding]:
                     text=f"{one} and {other}: {pair.share.percent()} of {pair.share.n:,} images are taken for the other"
                     + ("" if len(samples.space) == 1 else f" ({head.name})"),
                     head=head.name,
+                    classes=(one, other),
                 )
             )
     return worst_first(findings)

@@ -159,32 +159,35 @@ def _case(finding: Finding, labels: Labels, gallery: Gallery, *, large: bool) ->
         "rows": [
             [
                 {"number": number, "label": label, "part": _part(finding, labels[id_])}
-                for number, id_, label in zip(gallery.add(ids, large=large), ids, _differing(ids, labels), strict=True)
+                for number, id_, label in zip(gallery.add(ids, large=large), ids, texts, strict=True)
             ]
-            for ids in rows
+            for ids, texts in rows
         ],
-        "more": len(finding.images) - sum(map(len, rows)),
+        "more": len(finding.images) - sum(len(ids) for ids, _ in rows),
         "head": plain(edit.head) if edit and len(labels[edit.id].by_head) > 1 else "",
         "given": _value(edit, edit.old) if edit else "",
         "suggested": _value(edit, edit.new) if edit else "",
     }
 
 
-def _rows(finding: Finding, labels: Labels) -> list[list[str]]:
-    """Return the images to show: of classes that overlap a row a class, else one row."""
+def _rows(finding: Finding, labels: Labels) -> list[tuple[list[str], list[str]]]:
+    """Return rows of images with what stands below each: a row a class where classes overlap, else one row."""
     if finding.kind != "overlapping_classes" or finding.head is None:
-        return [list(finding.images[:SIDE_BY_SIDE])]
-    rows: dict[str, list[str]] = {}
-    for id_ in finding.images:
-        rows.setdefault(labels[id_].by_head[finding.head], []).append(id_)
-    return [row[:SIDE_BY_SIDE] for row in rows.values()]
+        ids = list(finding.images[:SIDE_BY_SIDE])
+        return [(ids, _differing(ids, labels))]
+    rows = []
+    for name in finding.classes:
+        ids = [id_ for id_ in finding.images if name in labels[id_].classes[finding.head]][:SIDE_BY_SIDE]
+        rows.append((ids, [plain(name)] * len(ids)))
+    return rows
 
 
 class Label(NamedTuple):
-    """The part that an image is in, and its label as text by head."""
+    """The part that an image is in, its label as text and its classes, by head."""
 
     part: str
     by_head: dict[str, str]
+    classes: dict[str, set[str]]
 
 
 Labels = Mapping[str, Label]
@@ -194,13 +197,14 @@ Labels = Mapping[str, Label]
 def _labels(samples: Samples, ids: Collection[str]) -> Labels:
     """Return the labels of these images."""
     subset = samples.take([row for row, id_ in enumerate(samples.ids) if id_ in ids])
-    texts = {
-        head.name: [label_text(head, codes, row) or "no label" for row in range(len(subset))]
-        for head, _, codes in subset.space.each(subset.codes())
-    }
     parts = [SPLITS.get(split or "", "") for split in subset.table["split"]]
+    heads = list(subset.space.each(subset.codes()))
     return {
-        id_: Label(parts[row], {head: of_head[row] for head, of_head in texts.items()})
+        id_: Label(
+            parts[row],
+            {head.name: label_text(head, codes, row) or "no label" for head, _, codes in heads},
+            {head.name: {head.classes[one] for one in head.classes_of(codes[row])} for head, _, codes in heads},
+        )
         for row, id_ in enumerate(subset.ids)
     }
 
