@@ -9,57 +9,56 @@ from assay.arrays import Bools, Doubles, Reals
 from assay.metrics.intervals import Metric, Z, wilson
 
 CLIP = 1e-4  # probabilities nearer to 0 or 1 are none to rely on
-SPREAD = (1.0, 0.5)  # standard deviations of the intercept and the slope before any decision
-NEXT = 100  # decisions that lie ahead
+LEVEL, STEP = 1.0, 0.4  # standard deviations of the correction of the highest log odds, and of its change by a bin
+BINS = 10  # of equally many labels
 
 
 def wrong_left(undecided: Reals, decided: Reals, wrong: Bools) -> Metric:
     """Return how many labels that nobody decided are wrong, with its 95 % interval; `n` is how many there are.
 
-    undecided: (n,) their probabilities of being wrong; decided: (m,) those of the decided labels, as of models that
-    did not learn from them; wrong: (m,) what they turned out to be. The probabilities are corrected by a logistic
-    regression on their log odds (Platt 1999), with a normal prior around no correction: it holds for labels that
-    were looked at because they were suspicious, since it models what happens at each probability. The interval adds the
-    uncertainty of the correction (delta method) to that of the labels themselves, on the log scale.
+    undecided: (n,) their probabilities of being wrong; decided: (m,) those of the decided labels, by models that did
+    not learn from them; wrong: (m,) what they turned out to be.
+
+    Decided labels are suspicious ones, so that a sample's share cannot be scaled up. The probabilities are corrected
+    instead: what is added to their log odds is a random walk over bins of falling probability, whose steps have a
+    normal prior, fitted to the decisions by Laplace's method. Where nothing was decided, the correction stays that of
+    the nearest bin, and grows uncertain with the distance. The interval adds that (delta method) to the uncertainty of
+    the labels themselves, on the log scale.
     """
     n = len(undecided)
     if n == 0:
         return Metric(0.0, 0, 0.0, 0.0)
-    coefficients, covariance = recalibration(decided, wrong)
-    odds = _odds(undecided)
-    probabilities = expit(coefficients[0] + coefficients[1] * odds)
+    everything = np.concatenate([_odds(undecided), _odds(decided)])
+    knots = np.quantile(everything, np.linspace(1, 0, BINS + 1)[1:-1])
+    design = _steps(everything, knots)
+    prior = np.full(BINS, STEP)
+    prior[0] = LEVEL
+    coefficients, covariance = logistic_map(design[n:], wrong, offset=everything[n:], deviations=prior)
+    probabilities = expit(everything[:n] + design[:n] @ coefficients)
     spread = probabilities * (1 - probabilities)
-    slope = np.array([spread.sum(), (spread * odds).sum()])
+    slope = design[:n].T @ spread
     value = float(probabilities.sum())
     deviation = float(np.sqrt(spread.sum() + slope @ covariance @ slope))
     factor = float(np.exp(Z * deviation / max(value, 1e-9)))
     return Metric(value, n, value / factor, min(float(n), value * factor))
 
 
-def next_hundred(undecided: Reals, decided: Reals, wrong: Bools) -> float:
-    """Return how many wrong labels the next 100 decisions are expected to find, by probabilities as in `wrong_left`."""
-    coefficients, _ = recalibration(decided, wrong)
-    corrected = expit(coefficients[0] + coefficients[1] * _odds(undecided))
-    return float(np.sort(corrected)[::-1][:NEXT].sum())
+def _steps(odds: Doubles, knots: Doubles) -> Doubles:
+    """Return columns (n, BINS): 1, and of each knot whether the log odds are below it."""
+    return np.concatenate([np.ones((len(odds), 1)), odds[:, None] < knots], axis=1)
 
 
-def recalibrated(probabilities: Reals, decided: Reals, wrong: Bools) -> Doubles:
-    """Return probabilities of being wrong, of any shape and NaN where unknown, corrected as in `wrong_left`."""
-    coefficients, _ = recalibration(decided, wrong)
-    return np.asarray(expit(coefficients[0] + coefficients[1] * _odds(probabilities)))
+def logistic_map(design: Doubles, outcome: Bools, *, offset: Doubles, deviations: Doubles) -> tuple[Doubles, Doubles]:
+    """Return coefficients (D,) of a logistic regression around an offset (n,), and their covariance (D, D).
 
-
-def recalibration(probabilities: Reals, wrong: Bools) -> tuple[Doubles, Doubles]:
-    """Return intercept and slope (2,) of the log odds of being wrong on their log odds, and their covariance (2, 2)."""
-    design = np.stack([np.ones(len(probabilities)), _odds(probabilities)], axis=1)
-    precision = np.diag(1 / np.square(SPREAD))
-    centre = np.array([0.0, 1.0])
-    now = centre.copy()
-    for _ in range(30):
-        fitted = expit(design @ now)
-        slope = design.T @ (wrong - fitted) - precision @ (now - centre)
+    Their prior is normal around 0 with these standard deviations (D,); the posterior is that of Laplace's method.
+    """
+    precision, now = np.diag(1 / np.square(deviations)), np.zeros(len(deviations))
+    curvature = precision
+    for _ in range(50):
+        fitted = expit(offset + design @ now)
         curvature = (design * (fitted * (1 - fitted))[:, None]).T @ design + precision
-        step = np.linalg.solve(curvature, slope)
+        step = np.linalg.solve(curvature, design.T @ (outcome - fitted) - precision @ now)
         now = now + step / max(1.0, float(np.abs(step).max()))
         if float(np.abs(step).max()) < 1e-6:
             break
