@@ -1,14 +1,97 @@
-"""The order in which to look at labels that are probably wrong."""
+"""The probability that a label is wrong, and the order in which to look at those that may be.
+
+Of a cell of given value g and probabilities p of its true value, by models that did not learn from it, the true value
+is y with a probability proportional to p[y] x P(g | y). P(given | true), the noise matrix, and what the labels mean are
+estimated in turn (Raykar et al. 2010, "Learning from Crowds", with one annotator). What a person decided is known.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit, logit
 
-from assay.arrays import Bools, Ints, Reals
+from assay.arrays import Bools, Doubles, Ints, Reals
+from assay.metrics.remaining import logistic_map
 
+COUNTED = 2.0  # labels a pair of values counts as before any
+CLIP = 1e-4  # probabilities nearer to 0 or 1 are none to rely on
+FREEDOM = (1.0, 0.3, 0.3, 0.3, 0.3)  # standard deviations of the coefficients of `wrong_by_decisions`
+OPENING = 6  # looks that opening a group costs
 PAGE = 48  # images that are looked at together
+
+
+def true_posterior(probabilities: Reals, given: Ints, noise: Reals) -> Doubles:
+    """Return P(true | image, given) (n, V) from probabilities (n, V) and a noise matrix (V given, V true)."""
+    joint = probabilities * noise[given]
+    return np.asarray(joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-300))
+
+
+def noise_matrix(posterior: Reals, given: Ints) -> Doubles:
+    """Return P(given | true) (V given, V true) that is most likely by P(true | image, given) (n, V)."""
+    counts = np.zeros((posterior.shape[1],) * 2)
+    np.add.at(counts, given, posterior)
+    return _columns(counts)
+
+
+def estimated_noise(probabilities: Reals, given: Ints) -> Doubles:
+    """Return P(given | true) by the confident joint of the labels (Northcutt et al. 2021), before any posterior."""
+    size = probabilities.shape[1]
+    occurring = np.bincount(given, minlength=size)
+    own = probabilities[np.arange(len(given)), given]
+    thresholds = np.bincount(given, own, minlength=size) / np.maximum(occurring, 1)
+    confident = np.where((probabilities >= thresholds) & (occurring > 0), probabilities, -1.0)
+    rows = np.flatnonzero(confident.max(axis=1) >= 0)
+    counts = np.zeros((size, size))
+    np.add.at(counts, (given[rows], confident[rows].argmax(axis=1)), 1.0)
+    counts *= occurring[:, None] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return _columns(counts)
+
+
+def _columns(counts: Doubles) -> Doubles:
+    """Return counts (V given, V true) as shares of the columns; each value counts as right as often as all are."""
+    size = len(counts)
+    right = (np.trace(counts) + 1) / (counts.sum() + 1.25)
+    prior = np.full((size, size), (1 - right) / max(1, size - 1))
+    np.fill_diagonal(prior, right)
+    counts = counts + COUNTED * size * prior
+    return np.asarray(counts / counts.sum(axis=0))
+
+
+def prior_wrong(posterior: Reals, probabilities: Reals, given: Ints) -> Doubles:
+    """Return the probability (n,) that the given value is wrong, before any decision.
+
+    The posterior calls too few labels wrong, the probabilities alone too many: it is the mean of their log odds.
+    """
+    rows = np.arange(len(given))
+    return np.asarray(expit((_odds(1 - posterior[rows, given]) + _odds(1 - probabilities[rows, given])) / 2))
+
+
+def wrong_by_decisions(prior: Reals, views: Sequence[Reals], given: Ints, decided: Bools, wrong: Bools) -> Doubles:
+    """Return the probability (n,) that the given value is wrong, as decisions correct `prior` (n,).
+
+    views: the posterior, and probabilities (n, V) of the linear model, of the neighbours and of both. decided: (n,);
+    wrong: what the decided ones turned out to be. A logistic regression around the prior weighs the views anew.
+    """
+    rows = np.arange(len(given))
+    posterior, linear, local, mixed = (_odds(1 - view[rows, given]) for view in views)
+    others = views[3].copy()
+    others[rows, given] = 0
+    columns = [posterior - mixed, posterior + mixed, local - linear, _odds(others.max(axis=1, initial=0))]
+    design = (
+        np.stack([np.ones(len(given)), *(column - column.mean() for column in columns)], axis=1)
+        if len(given)
+        else np.zeros((0, 5))
+    )
+    offset = _odds(prior)
+    coefficients, _ = logistic_map(design[decided], wrong, offset=offset[decided], deviations=np.array(FREEDOM))
+    return np.asarray(expit(offset + design @ coefficients))
+
+
+def _odds(probabilities: Reals) -> Doubles:
+    return np.asarray(logit(np.clip(probabilities.astype(np.float64), CLIP, 1 - CLIP)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +107,7 @@ class SuspectGroup:
 def suspect_groups(
     given: Ints, suggested: Ints, wrong: Reals, undecided: Bools, *, page: int = PAGE
 ) -> list[SuspectGroup]:
-    """Return the undecided labels by given and suggested value, the group first whose first page finds most.
+    """Return the undecided labels by given and suggested value, the group first whose first page finds most a look.
 
     given, suggested: (n,) values of cells; wrong: (n,) the probability that the given one is wrong, NaN where it is not
     known. A page of one group is accepted with few keys; a page of mixed suggestions is not.
@@ -38,4 +121,9 @@ def suspect_groups(
         SuspectGroup(int(pair[0]), int(pair[1]), of_pair, float(wrong[of_pair].sum()))
         for pair, of_pair in zip(names, members, strict=True)
     ]
-    return sorted(groups, key=lambda group: -float(wrong[group.rows[:page]].sum()))
+    return sorted(groups, key=lambda group: -finds_a_look(wrong[group.rows[:page]]))
+
+
+def finds_a_look(wrong: Reals) -> float:
+    """Return the wrong labels that a look at a page of a group is expected to find, by its probabilities (n,)."""
+    return float(wrong.sum()) / (len(wrong) + OPENING)

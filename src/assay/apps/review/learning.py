@@ -18,7 +18,7 @@ from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import headline, overall, score
-from assay.predictions.acquisition import Pool, central, dropquery
+from assay.predictions.acquisition import central, dropquery, margin
 from assay.progress import NoProgress
 from assay.repair.duplicates import near_pairs
 from assay.repair.nearest import nearest
@@ -26,7 +26,7 @@ from assay.repair.nearest import nearest
 MOST_IMAGES = 100_000  # of which features are computed: more take hours without a GPU
 FOLDS = 5
 NEIGHBOURS = 10
-FIRST = 100  # images that are chosen to be labelled next
+FIRST = 25  # images, or twice the classes, that are chosen to be labelled next: after that, it is known better
 HELD_OUT = ("val", "test")
 
 
@@ -117,7 +117,7 @@ class _Publisher:
         )
         estimates = Estimates(learnt.left, learnt.next_hundred, self._validated(codes, learnt.probabilities))
         session.learning = version != session.version
-        session.publish(scores, estimates, self._next(codes, learnt.probabilities))
+        session.publish(scores, estimates, self._next(codes))
 
     def _validated(self, codes: list[Ints], probabilities: Floats) -> tuple[str, Metric] | None:
         """Return the headline metric on validation by the labels of now; None where none is known."""
@@ -129,18 +129,18 @@ class _Publisher:
         name = headline(metrics)
         return (name, metrics[name]) if name else None
 
-    def _next(self, codes: list[Ints], probabilities: Floats) -> list[Queue]:
+    def _next(self, codes: list[Ints]) -> list[Queue]:
         """Return the images without a label that are best labelled next, where there are any."""
-        head, columns = next(self.session.samples.space.each())
+        head = self.session.samples.space.heads[0]
         labelled = head.known(codes[0])
-        if labelled.all():
+        pool = self.learner.pool(head, labelled)
+        if not len(pool.rows):
             return []
-        vectors = self.learner.components.vectors[:, :-1]
-        pool = Pool(vectors, labelled, probabilities[:, columns], lambda v: self.learner.predict(v)[:, columns])
         begun = len(np.unique(codes[0][labelled])) > 1
-        chosen = (dropquery if begun else central)(pool, FIRST, seed=int(labelled.sum()))
-        rest = np.setdiff1d(pool.rows, chosen)
-        rows = self.rows[np.concatenate([chosen, rest])]
+        count = max(FIRST, 2 * head.size)
+        chosen = (dropquery if begun else central)(pool, count, seed=int(labelled.sum()))
+        rest = margin(pool, len(pool.rows), seed=0)
+        rows = self.rows[np.concatenate([chosen, rest[~np.isin(rest, chosen)]])]
         return [Queue("next", "Best labelled next", rows)]
 
 

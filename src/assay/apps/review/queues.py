@@ -10,7 +10,7 @@ import numpy as np
 from assay.arrays import Bools, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.repair.duplicates import clusters, conflicting
-from assay.repair.wrong_probability import PAGE, suspect_groups
+from assay.repair.wrong_probability import PAGE, finds_a_look, suspect_groups
 
 SEED = 0
 
@@ -96,7 +96,7 @@ class Queue:
 def suspects(space: LabelSpace, given: Sequence[Codes], scores: Scores) -> Queue:
     """Return the labels that another class contradicts, grouped by given and suggested class.
 
-    First is the group whose first page is expected to hold most wrong labels. `given` are the labels that `scores` are
+    First is the group whose first page is expected to find most wrong labels a look. `given` are the labels that `scores` are
     of: a settled one stays, so that a group does not change under the hand of whoever works on it.
     """
     groups: list[tuple[float, Group]] = []
@@ -109,7 +109,7 @@ def suspects(space: LabelSpace, given: Sequence[Codes], scores: Scores) -> Queue
             wrong = probabilities[:, cell]
             for one in suspect_groups(givens[:, cell], others[:, cell], wrong, contradicted[:, cell]):
                 title = _change(head, cell, one.given, one.suggested)
-                expected = float(wrong[one.rows[:PAGE]].sum())
+                expected = finds_a_look(wrong[one.rows[:PAGE]])
                 groups.append((expected, Group(f"{head.name}/{title}", prefix + title, one.rows, number, cell)))
     groups.sort(key=lambda pair: -pair[0])
     rows = np.unique(np.concatenate([group.rows for _, group in groups])) if groups else np.zeros(0, np.int64)

@@ -1,0 +1,68 @@
+"""The probability that a label is wrong: noise estimated from labels, decisions that correct it, and groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from assay.arrays import Doubles, Ints
+from assay.repair.wrong_probability import (
+    estimated_noise,
+    noise_matrix,
+    prior_wrong,
+    suspect_groups,
+    true_posterior,
+    wrong_by_decisions,
+)
+
+NOISE = np.array([[0.9, 0.1, 0.0], [0.1, 0.6, 0.0], [0.0, 0.3, 1.0]])  # (given, true)
+
+
+def drawn(count: int = 6_000) -> tuple[Ints, Ints, Doubles]:
+    """Return true and given values, and probabilities of the true value that are calibrated."""
+    chance = np.random.default_rng(0)
+    probabilities = chance.dirichlet([0.2] * 3, count)
+    true = (probabilities.cumsum(axis=1) > chance.random((count, 1))).argmax(axis=1)
+    given = (NOISE[:, true].T.cumsum(axis=1) > chance.random((count, 1))).argmax(axis=1)
+    return true, given, probabilities
+
+
+def test_noise_is_estimated_in_turn_with_what_the_labels_mean() -> None:
+    _, given, probabilities = drawn()
+    noise = estimated_noise(probabilities, given)
+    for _ in range(20):
+        noise = noise_matrix(true_posterior(probabilities, given, noise), given)
+    np.testing.assert_allclose(noise, NOISE, atol=0.04)
+    np.testing.assert_allclose(noise.sum(axis=0), 1)
+
+
+def test_the_posterior_is_as_often_right_as_it_states() -> None:
+    true, given, probabilities = drawn()
+    wrong = 1 - true_posterior(probabilities, given, NOISE)[np.arange(len(given)), given]
+    for low in (0.0, 0.2, 0.6):
+        inside = (wrong >= low) & (wrong < low + 0.3)
+        assert wrong[inside].mean() == pytest.approx((true != given)[inside].mean(), abs=0.04)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_decisions_move_all_probabilities(share: float) -> None:
+    _, given, probabilities = drawn(500)
+    prior = prior_wrong(true_posterior(probabilities, given, NOISE), probabilities, given)
+    doubtful = (prior > 0.1) & (prior < 0.9)
+    decided = doubtful & (np.cumsum(doubtful) <= 40)
+    views = [probabilities] * 4
+    corrected = wrong_by_decisions(prior, views, given, decided, np.full(40, bool(share)))
+    assert (corrected[doubtful].mean() > prior[doubtful].mean()) == bool(share)
+
+
+def test_no_label_and_no_decision_are_fine() -> None:
+    none, empty = np.zeros(0, np.int64), np.zeros((0, 3))
+    assert len(wrong_by_decisions(np.zeros(0), [empty] * 4, none, none == 1, none == 1)) == 0
+    np.testing.assert_allclose(estimated_noise(empty, none).sum(axis=0), 1)
+
+
+def test_groups_are_of_one_pair_and_the_surest_comes_first() -> None:
+    given, suggested = np.array([0, 0, 1, 1, 1, 2]), np.array([1, 1, 2, 2, 2, 0])
+    wrong = np.array([0.4, 0.5, 0.9, 0.8, 0.95, np.nan])
+    groups = suspect_groups(given, suggested, wrong, np.ones(6, bool))
+    assert [(one.given, one.suggested, one.rows.tolist()) for one in groups] == [(1, 2, [4, 2, 3]), (0, 1, [1, 0])]
