@@ -96,8 +96,8 @@ class Queue:
 def suspects(space: LabelSpace, given: Sequence[Codes], scores: Scores) -> Queue:
     """Return the labels that another class contradicts, grouped by given and suggested class.
 
-    First is the group whose first page is expected to find most wrong labels a look. `given` are the labels that `scores` are
-    of: a settled one stays, so that a group does not change under the hand of whoever works on it.
+    First is the group whose first page is expected to find most wrong labels a look. `given` are the labels that
+    `scores` are of: a settled one stays, so that a group does not change under the hand of whoever works on it.
     """
     groups: list[tuple[float, Group]] = []
     for number, (head, known) in enumerate(zip(space, given, strict=True)):
