@@ -40,8 +40,8 @@ def estimated_noise(probabilities: Reals, given: Ints) -> Doubles:
     """Return P(given | true) by the confident joint of the labels (Northcutt et al. 2021), before any posterior."""
     size = probabilities.shape[1]
     occurring = np.bincount(given, minlength=size)
-    own = probabilities[np.arange(len(given)), given]
-    thresholds = np.bincount(given, own, minlength=size) / np.maximum(occurring, 1)
+    of_given = probabilities[np.arange(len(given)), given]
+    thresholds = np.bincount(given, of_given, minlength=size) / np.maximum(occurring, 1)
     confident = np.where((probabilities >= thresholds) & (occurring > 0), probabilities, -1.0)
     rows = np.flatnonzero(confident.max(axis=1) >= 0)
     counts = np.zeros((size, size))

@@ -136,7 +136,7 @@ class _Publisher:
         pool = self.learner.pool(head, labelled)
         if not len(pool.rows):
             return []
-        begun = len(np.unique(codes[0][labelled])) > 1
+        begun = len(np.unique(codes[0][labelled & (self.learner.fold >= 0)], axis=0)) > 1
         count = max(FIRST, 2 * head.size)
         chosen = (dropquery if begun else central)(pool, count, seed=int(labelled.sum()))
         rest = margin(pool, len(pool.rows), seed=0)
