@@ -46,6 +46,19 @@ def test_files_of_the_same_bytes_are_found_and_grouped(audited: tuple[Path, Audi
     assert set(found.groups()) == {"red/0.png", "blue/copy.png"}
 
 
+def test_quality_names_small_classes_and_cues_are_in_the_audit(audited: tuple[Path, Audit]) -> None:
+    _, result = audited
+    kinds = ("dark", "bright", "blurred", "low_information", "odd_aspect", "odd_size", "greyscale", "similar_names")
+    assert {kind: len(result.findings[kind]) for kind in kinds} == dict.fromkeys(kinds, 0)
+    assert [one.text for one in result.findings["small_classes"]] == [
+        "'green' has 12 images",
+        "'red' has 12 images",
+        "'blue' has 13 images",
+    ]
+    assert {(one.head, one.text[:19]) for one in result.findings["shortcuts"]} == {("label", "The mean colour alo")}
+    assert {one["named"] for one in result.shortcuts} == {True, False}
+
+
 def test_a_pair_of_classes_taken_for_each_other_is_found() -> None:
     head = Head("label", ("a", "b", "c"))
     codes = np.repeat([0, 1, 2], 40)

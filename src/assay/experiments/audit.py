@@ -22,16 +22,26 @@ from assay.experiments.findings import (
     finding_json,
     finding_of,
 )
+from assay.experiments.image_findings import (
+    all_cue_scores,
+    class_findings,
+    quality_findings,
+    shortcut_findings,
+    shortcut_rows,
+)
 from assay.experiments.label_findings import outlier_findings, overlap_findings, suspect_findings
 from assay.files import fingerprint, write_json
+from assay.predictions.baselines import random_rows
 from assay.progress import NoProgress, Progress, quiet_libraries, stage
 from assay.repair.expectation import learning_curves
+from assay.repair.image_quality import reduced
 from assay.repair.suspects import find_suspects
 from assay.run.environment import lock
 from assay.training.devices import pick_device
 
 VERSION = 2  # raise when the same data has other findings, so that stages kept by an older version are run again
 STAGES_FOLDER = "stages"
+CUE_IMAGES = 20_000  # at most, drawn by the seed: of more, cues are measured no better
 
 
 class StageResult(NamedTuple):
@@ -74,6 +84,28 @@ def labels(inputs: AuditInputs) -> StageResult:
     return StageResult(findings)
 
 
+def quality(inputs: AuditInputs) -> StageResult:
+    """Images that are dark, bright, blurred, plain, grey among colour, or of an odd shape."""
+    with stage(inputs.progress, "image quality"):
+        return StageResult(quality_findings(inputs.samples, inputs.cache.pixels, inputs.facts))
+
+
+def shortcuts(inputs: AuditInputs) -> StageResult:
+    """What is not the subject and gives the label away."""
+    if not inputs.can_judge:
+        return StageResult({})
+    with stage(inputs.progress, "shortcuts"):
+        rows = random_rows(np.flatnonzero(inputs.fold >= 0), CUE_IMAGES, inputs.seed)
+        samples, images = inputs.samples.take(rows), reduced(inputs.cache.pixels[rows])
+        scores = all_cue_scores(samples, images, inputs.facts.take(rows), inputs.fold[rows])
+    return StageResult({"shortcuts": shortcut_findings(samples, scores)}, {"shortcuts": shortcut_rows(scores)})
+
+
+def classes(inputs: AuditInputs) -> StageResult:
+    """Classes with too little to learn from, and names that may be one class."""
+    return StageResult(class_findings(inputs.samples))
+
+
 def expected(inputs: AuditInputs) -> StageResult:
     """What a linear model reaches out of fold, and what more labels would bring."""
     if not inputs.can_judge:
@@ -94,6 +126,9 @@ def expected(inputs: AuditInputs) -> StageResult:
 
 STAGES: dict[str, Callable[[AuditInputs], StageResult]] = {
     "copies": copies,
+    "quality": quality,
+    "shortcuts": shortcuts,
+    "classes": classes,
     "outliers": outlying,
     "labels": labels,
     "expectation": expected,

@@ -13,6 +13,7 @@ from assay.experiments.copy_findings import Copies
 from assay.files import RunFolder, fingerprint, whole
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
+from assay.images.file_facts import FileFacts, read_file_facts
 from assay.labels.corrections import corrected
 from assay.labels.ledger import Ledger
 from assay.labels.readers.read import read_whole, resolve_paths
@@ -107,6 +108,11 @@ class AuditInputs:
                 for first in range(0, len(ids), CHUNK)
             ]
         return np.concatenate(parts)
+
+    @cached_property
+    def facts(self) -> FileFacts:
+        """Size, bytes, format and camera of each file."""
+        return read_file_facts(self.samples.paths)
 
     @cached_property
     def key(self) -> str:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Pixels, Reals
 from assay.images.file_facts import FileFacts
@@ -42,6 +41,13 @@ CUE_TEXTS: dict[CueName, str] = {
     "position": "the position in the list of files",
 }
 """What each cue is."""
+
+CONTROL_TEXTS: dict[CueName, str] = {
+    "border": "rings further inside",
+    "corners": "other patches",
+    "file_size": "what the pixels need",
+}
+"""What the control of a cue is."""
 
 LEAST_LABELS = 10  # images with a class, and without it, from which on it is judged
 LEAST_AUC = 0.75  # that the lower limit must reach
@@ -70,10 +76,10 @@ class Cue(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Shortcut:
-    """A class that a cue gives away: its AUC out of fold, that of the control, and images that show it, best first.
+class CueScore:
+    """How well a cue tells one class: its AUC out of fold, that of its best control, and images, the best first.
 
-    `legitimate`: the cue may well be the subject, as the blue of the sea.
+    `named`: it gives the class away. `legitimate`: the cue may well be the subject, as the blue of the sea.
     """
 
     cue: CueName
@@ -81,45 +87,47 @@ class Shortcut:
     label: str
     auc: Metric
     control: float | None
+    named: bool
     legitimate: bool
     rows: Ints
 
     @property
     def text(self) -> str:
-        """Return the finding as a sentence."""
-        beside = "" if self.control is None else f"; a control reaches {self.control:.2f}"
+        """Return the score as a sentence."""
+        beside = "" if self.control is None else f", {CONTROL_TEXTS[self.cue]} {self.control:.2f}"
         doubt = " It may be the subject itself." if self.legitimate else ""
         claim = f"{CUE_TEXTS[self.cue]} alone gives {self.label!r} away"
-        return f"{claim[0].upper()}{claim[1:]}: AUC {self.auc} where chance is 0.50{beside}.{doubt}"
+        return f"{claim[0].upper()}{claim[1:]}: AUC {self.auc}, chance 0.50{beside}.{doubt}"
 
 
-def find_shortcuts(space: LabelSpace, codes: Sequence[Codes], cues: Iterator[Cue], folds: Ints) -> list[Shortcut]:
-    """Return the classes that cues give away, the surest first.
+def cue_scores(space: LabelSpace, codes: Sequence[Codes], cues: Iterable[Cue], folds: Ints) -> list[CueScore]:
+    """Return the score of each cue for each class with enough images, those that give it away first.
 
     `codes` are one array a head, and images that belong together share one of the folds (N,). A class is named by
-    limits that allow for the number of classes and cues.
+    limits that allow for the number of classes and cues. A cue that is the same for all images has no score.
     """
     quantile = float(-ndtri(TAIL / max(1, space.width * len(CUE_TEXTS))))
     targets, known = _targets(space, codes)
     owners = [(head.name, name) for head in space for name in head.classes]
-    shortcuts: list[Shortcut] = []
+    scores: list[CueScore] = []
     for cue in cues:
-        scores = [ridge_scores(features, targets, known, folds) for features in cue.features]
-        least = COLOUR_AUC if cue.legitimate else LEAST_AUC
+        if not np.ptp(cue.features[0], axis=0).any():
+            continue
+        predicted = [ridge_scores(features, targets, known, folds) for features in cue.features]
         for column, (head, label) in enumerate(owners):
             rows = np.flatnonzero(known[:, column])
             positive = targets[rows, column] == 1
             if min(positive.sum(), (~positive).sum()) < LEAST_LABELS:
                 continue
-            aucs = [auc_of(score[rows, column], positive) for score in scores]
+            aucs = [auc_of(one[rows, column], positive) for one in predicted]
+            least = COLOUR_AUC if cue.legitimate else LEAST_AUC
             clear = [pair for pair in cue.pairs if _gives_away(pair, aucs, quantile, least=least)]
-            if clear:
-                variant, controls = max(clear, key=lambda pair: aucs[pair[0]].value)
-                best = np.argsort(-scores[variant][rows[positive], column], kind="stable")[:IMAGES]
-                control = max((aucs[number].value for number in controls), default=None)
-                auc, images = aucs[variant].metric(), rows[positive][best]
-                shortcuts.append(Shortcut(cue.name, head, label, auc, control, cue.legitimate, images))
-    return sorted(shortcuts, key=lambda shortcut: (shortcut.legitimate, -shortcut.auc.value))
+            variant, controls = max(clear or cue.pairs, key=lambda pair: aucs[pair[0]].value)
+            best = np.argsort(-predicted[variant][rows[positive], column], kind="stable")[:IMAGES]
+            control = max((aucs[number].value for number in controls), default=None)
+            auc, images = aucs[variant].metric(), rows[positive][best]
+            scores.append(CueScore(cue.name, head, label, auc, control, bool(clear), cue.legitimate, images))
+    return sorted(scores, key=lambda one: (not one.named, one.legitimate, -one.auc.value))
 
 
 def _gives_away(pair: tuple[int, tuple[int, ...]], aucs: Sequence[Auc], quantile: float, *, least: float) -> bool:
@@ -164,10 +172,19 @@ class Auc:
 
 def auc_of(scores: Reals, positive: Bools) -> Auc:
     """Return the area under the ROC curve of scores (N,), of which these are of the class."""
-    ranks, m, n = rankdata(scores), int(positive.sum()), int((~positive).sum())
+    order = np.argsort(scores, kind="stable")
+    ordered, hits = scores[order], positive[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # of runs of equal scores
+    run = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ordered))))
+    m, n = int(hits.sum()), int((~hits).sum())
+    hits_in, misses_in = (
+        np.add.reduceat(hits.astype(np.float64), starts),
+        np.add.reduceat((~hits).astype(float), starts),
+    )
+    below = (np.cumsum(misses_in) - misses_in / 2)[run] / n  # the share of the negatives that a positive exceeds
+    above = (m - np.cumsum(hits_in) + hits_in / 2)[run] / m
     influence = np.empty(len(scores))
-    influence[positive] = (ranks[positive] - rankdata(scores[positive])) / n
-    influence[~positive] = 1 - (ranks[~positive] - rankdata(scores[~positive])) / m
+    influence[order] = np.where(hits, below, above)
     value = float(influence[positive].mean())
     influence -= value
     influence[positive] /= m
@@ -191,19 +208,26 @@ def ridge_scores(features: Floats, targets: Floats, known: Bools, folds: Ints) -
     mean, scale = moments(features)
     standard = np.where(scale > 1e-5, (features - mean) / scale, 0).astype(np.float32)
     standard = np.concatenate([standard, np.ones((len(features), 1), np.float32)], axis=1)
-    masks, group = np.unique(known, axis=1, return_inverse=True)
-    for number in range(masks.shape[1]):
-        columns = np.flatnonzero(group.ravel() == number)
-        parts = [np.flatnonzero(masks[:, number] & (folds == fold)) for fold in np.unique(folds)]
+    for columns in _columns_known_alike(known):
+        mask = known[:, columns[0]]
+        parts = [np.flatnonzero(mask & (folds == fold)) for fold in np.unique(folds)]
         products = [standard[rows].T @ standard[rows] for rows in parts]
         sums = [standard[rows].T @ targets[np.ix_(rows, columns)] for rows in parts]
         whole, total = sum(products), sum(sums)
         for rows, product, part in zip(parts, products, sums, strict=True):
-            pull = np.full(standard.shape[1], RIDGE * max(1, masks[:, number].sum() - len(rows)), np.float32)
+            pull = np.full(standard.shape[1], RIDGE * max(1, mask.sum() - len(rows)), np.float32)
             pull[-1] = 1e-3  # the intercept is free
             weights = np.linalg.solve(whole - product + np.diag(pull), total - part)
             scores[np.ix_(rows, columns)] = standard[rows] @ weights
     return scores
+
+
+def _columns_known_alike(known: Bools) -> list[Ints]:
+    """Return the columns (N, W) in groups that are the same."""
+    groups: dict[bytes, list[int]] = {}
+    for column, mask in enumerate(known.T):
+        groups.setdefault(np.packbits(mask).tobytes(), []).append(column)
+    return [np.array(columns, np.int64) for columns in groups.values()]
 
 
 # Cues.
@@ -257,7 +281,7 @@ def _patch(images: Pixels, row: int, column: int) -> Floats:
     """Return colours and edges (N, F) of one patch of the grid."""
     edges = np.linspace(0, images.shape[1], GRID + 1).astype(int)
     patch = images[:, edges[row] : edges[row + 1], edges[column] : edges[column + 1]].astype(np.float32)
-    grey = patch.mean(axis=3)
+    grey = (patch[..., 0] + patch[..., 1] + patch[..., 2]) / 3  # 5 times as fast as a mean over axis 3
     change = np.abs(np.diff(grey, axis=1, append=grey[:, -1:])) + np.abs(np.diff(grey, axis=2, append=grey[:, :, -1:]))
     both = np.concatenate([patch, change[..., None]], axis=3)
     return _pooled(both, PATCH).reshape(len(images), -1)
@@ -289,7 +313,8 @@ def _ring(images: Pixels, depth: int) -> Floats:
 
 def _colours(images: Pixels) -> Floats:
     """Return mean and spread of each channel and their products (N, 27)."""
-    flat = images.reshape(len(images), -1, 3).astype(np.float32) / 255
+    step = max(1, images.shape[1] // 16)  # 16 x 16 pixels say enough of a mean
+    flat = images[:, ::step, ::step].reshape(len(images), -1, 3).astype(np.float32) / 255
     first = np.concatenate([flat.mean(axis=1), flat.std(axis=1)], axis=1)
     upper = np.triu_indices(first.shape[1])
     return np.concatenate([first, first[:, upper[0]] * first[:, upper[1]]], axis=1)
