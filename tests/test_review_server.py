@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -17,16 +18,23 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from assay.apps.review.decisions import Decisions
+from assay.apps.review import views
+from assay.apps.review.decisions import Decision, Decisions
 from assay.apps.review.images import ImageFiles
+from assay.apps.review.opening import RunGuard
 from assay.apps.review.queues import Scores
 from assay.apps.review.server import create_app
 from assay.apps.review.session import Estimates, ReviewSession
-from assay.errors import RunError
+from assay.apps.review.training import TrainCommand, Trainer
+from assay.errors import DataError, RunError
+from assay.files import RunFolder
+from assay.labels.corrections import corrections
 from assay.labels.ledger import Ledger
+from assay.labels.readers.read import DataSettings, read, read_to_label
 from assay.labels.samples import Samples
 from assay.labels.space import Head
-from factories import make_samples, write_images
+from assay.run.environment import lock
+from factories import make_samples, put, write_images
 
 TOKEN, PORT = "secret", 8765
 TREE = Head("tree", ("oak", "beech", "<script>alert(1)</script>"))
@@ -296,7 +304,9 @@ def test_on_a_full_disk_the_decision_is_not_stored_and_can_be_made_again(
 
 CRASH = """
 import contextlib, pathlib, sys
+from assay.apps.review import views
 from assay.apps.review.decisions import Decision, Decisions
+from assay.labels.readers.read import DataSettings, read, read_to_label
 from assay.labels.samples import Samples
 folder = pathlib.Path(sys.argv[1])
 decisions = Decisions(Samples.read(folder / "s.parquet"), folder / "ledger.csv", writing=contextlib.nullcontext)
@@ -312,7 +322,7 @@ def test_a_kill_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CRASH, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        done = [int(process.stdout.readline()) for _ in range(60)]
+        done = [int(process.stdout.readline()) for _ in range(20)]
         process.send_signal(signal.SIGKILL)
         done += [int(line) for line in process.stdout.read().splitlines() if line]
     decisions = Decisions(samples, tmp_path / "ledger.csv", writing=nullcontext)
@@ -351,3 +361,116 @@ def test_the_command_serves_refuses_a_second_one_and_ends_with_the_next_command(
     assert process.returncode == 0
     assert "1 images are decided, 1 of them had a wrong label" in said
     assert f"--set data.corrections={photos}.review.csv" in said
+
+
+# Training takes what was decided
+
+
+def test_data_takes_the_file_of_a_review_as_corrections(session: ReviewSession) -> None:
+    session.decide([Decision(0, "tree", None, "set", "beech"), Decision(3, "tree", None, "drop", None)])
+    session.undo()
+    session.decide([Decision(2, "tree", None, "set", "beech"), Decision(3, "tree", None, "drop", None)])
+    edits = corrections(session.decisions.path, session.samples)
+    assert {(edit.id, edit.head, edit.action) for edit in edits if edit.tag is None} == {
+        (SCRIPT, "tree", "set"),
+        ("3.jpg", "tree", "drop"),
+    }
+    path = session.decisions.path
+    path.write_text(path.read_text().replace(",beech,", ",elm,"))
+    with pytest.raises(DataError, match=r"line \d+: there is no label 'elm' of 'tree'"):
+        corrections(path, session.samples)
+
+
+def test_a_folder_without_labels_is_labelled_from_nothing_and_trained_on(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    put(folder, *(f"{n}.jpg" for n in range(12)), *(f"2024/{n}.jpg" for n in range(12)))
+    data = DataSettings(folder=folder, classes=("oak", "beech", "elm"))
+    samples = read_to_label(data, base=tmp_path)
+    assert (samples.space.heads[0].classes, samples.labelled().sum()) == (("oak", "beech", "elm"), 0)
+    path = tmp_path / "photos.review.csv"
+    decisions = Decisions(samples, path, writing=nullcontext)
+    decisions.decide([Decision(n, "label", None, "set", ("oak", "beech")[n % 2]) for n in range(20)])
+    for settings in (data, DataSettings(folder=folder)):
+        read_again = read(settings.model_copy(update={"corrections": path}), base=tmp_path)
+        assert read_again.labelled().sum() == 20
+        assert read_again.part("val").labelled().sum() > 0
+        assert set(read_again.space.heads[0].classes) >= {"oak", "beech"}
+
+
+# Training from the page
+
+
+def trainer(tmp_path: Path, *, before: str | None = None, code: str = "print('trained')") -> Trainer:
+    (tmp_path / "fake.py").write_text(code)
+    words = ("fake", "train")
+    return Trainer(TrainCommand(words, tmp_path / "run", (*words, before) if before else None), ended=lambda: None)
+
+
+def wait(started: Trainer) -> dict[str, object]:
+    started.start()
+    for _ in range(1000):
+        if started.state != "running":
+            break
+        time.sleep(0.02)
+    return started.to_json()
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "line"),
+    [
+        ("import sys; print(sys.argv[1:])", "done", "['train']"),
+        ("import sys; print('why'); sys.exit(2)", "failed", "why"),
+    ],
+)
+def test_the_page_trains_by_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, state: str, line: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert wait(trainer(tmp_path, code=code)) == {"state": state, "line": line, "worth": None}
+
+
+def test_without_a_run_before_data_is_trained_without_the_decisions_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = f"import sys; open({str(tmp_path / 'calls')!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')"
+    wait(trainer(tmp_path, before="without", code=code))
+    assert (tmp_path / "calls").read_text().splitlines() == ["train without", "train"]
+
+
+# A run
+
+
+def test_a_run_is_held_while_it_is_trained_and_may_not_change_its_images(tmp_path: Path) -> None:
+    run, samples = RunFolder(tmp_path), trees()
+    samples.write(run.samples)
+    guard = RunGuard(run, samples.ids)
+    assert guard.reason() is None
+    with lock(tmp_path):
+        assert f"is being trained just now (pid {os.getpid()})" in (guard.reason() or "")
+    samples.write(run.samples)
+    assert guard.reason() is None
+    trees(5).write(run.samples)
+    assert "have changed" in (guard.reason() or "")
+
+
+# The map and Grad-CAM
+
+
+def test_the_map_keeps_neighbours_together_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    features = np.repeat(np.eye(2, 8), 30, axis=0) + generator.normal(0, 0.05, (60, 8))
+    features[7] = np.nan
+    monkeypatch.setattr(views, "MAPPED", 30)
+    points = views.map_points(features.astype(np.float32), tmp_path)
+    assert np.isnan(points[7]).all()
+    one, other = (np.nanmean(part, axis=0) for part in (points[:30], points[30:]))
+    spread = np.nanmax(np.linalg.norm(points[:30] - one, axis=1))
+    assert np.linalg.norm(one - other) > spread
+    monkeypatch.setattr(views, "tsne", None)
+    assert np.array_equal(views.map_points(features.astype(np.float32), tmp_path), points, equal_nan=True)
+
+
+def test_before_there_are_features_or_a_model_the_page_is_told_so(client: TestClient) -> None:
+    for address in ("/api/map", "/gradcam/0?head=tree&class=oak", "/api/train"):
+        assert client.get(address).status_code == 409

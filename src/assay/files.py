@@ -357,6 +357,7 @@ class RunFolder:
     report = _Below("report.html")
     charts = _Below("figures")
     explanations = _Below("explanations")
+    review = _Below("review")  # what a review of the labels keeps: features, the map, the random audit
     history = _Below("history")  # plans, metrics and reports that later runs in the same folder replaced
 
     @property

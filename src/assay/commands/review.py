@@ -16,6 +16,10 @@ STORED = "Every decision is in the ledger; give the same command to go on."
 
 def review(
     source: Annotated[Path, typer.Argument(metavar="RUN_OR_DATA", help="A run, a folder, a table or a plan.")],
+    *,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="All classes, of a folder without a folder for each.")
+    ] = None,
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Of the server. A free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     out: Annotated[
@@ -35,7 +39,9 @@ def review(
             if browser:
                 webbrowser.open(address)
 
-        with open_review(source, out=out, device=device, progress=opening.progress) as reviewed:
+        names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+        to_review = open_review(source, out=out, classes=names, device=device, progress=opening.progress)
+        with to_review as reviewed:
             opening.close()
             serve(reviewed.session, port=port, started=started)
             progress = reviewed.session.progress()

@@ -63,10 +63,10 @@ def drop_invalid_names(paths: Collection[str]) -> tuple[list[str], tuple[LeftOut
     return [path for path in paths if is_unicode(path)], left_out
 
 
-def build_samples(raw: RawLabels, spelling: Spelling | None = None) -> Samples:
+def build_samples(raw: RawLabels, spelling: Spelling | None = None, *, unlabelled: bool = False) -> Samples:
     """Return the samples of raw labels, not yet split, with class names as a spelling settles them.
 
-    Raises DataError where no image is left, or none with a label.
+    Raises DataError where no image is left, or, unless they may all be `unlabelled`, none with a label.
     """
     spelling = spelling or Spelling()
     raw = _settled(raw, spelling) if spelling else raw
@@ -84,7 +84,7 @@ def build_samples(raw: RawLabels, spelling: Spelling | None = None) -> Samples:
             empty = pl.lit(None, dtype=pl.List(pl.String)).alias(f"unknown:{head.name}")
             columns.append(pl.col(f"unknown:{head.name}") if f"unknown:{head.name}" in table.columns else empty)
     samples = Samples(table.select(columns), space, raw.root, left_out)
-    if not samples.labelled().any():
+    if not len(samples) or not (unlabelled or samples.labelled().any()):
         raise DataError(_no_labels_message(raw, samples))
     notes = (*raw.notes, *_class_notes(raw, samples, spelling.missing), *_copy_notes(samples))
     return Samples(samples.table, space, raw.root, left_out, notes)

@@ -13,7 +13,7 @@ import polars as pl
 
 from assay.errors import DataError
 from assay.labels.edits import PERSON, Action, Edit, apply, current_values, standing_edits
-from assay.labels.ledger import Entry, Ledger
+from assay.labels.ledger import COLUMNS, Entry, Ledger
 from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.space import Head
@@ -48,8 +48,11 @@ def corrections(path: Path | pl.DataFrame, samples: Samples) -> list[Edit]:
     corrections made before and without the edits of steps.
 
     Raises DataError that names the line for an unknown image, head or class and for lines that disagree, and where a
-    list of suspects has no label filled in.
+    list of suspects has no label filled in. A file in the columns of a ledger, as a review writes it, holds the edits
+    of a person that count at its end.
     """
+    if isinstance(path, Path) and is_ledger(path):
+        return _of_ledger(path, samples)
     rows = _correction_rows(path, samples)
     positions = {name: row for row, name in enumerate(samples.ids)}
     cells: dict[tuple[str, str, str | None], tuple[str | None, int]] = {}
@@ -69,6 +72,54 @@ def corrections(path: Path | pl.DataFrame, samples: Samples) -> list[Edit]:
                 f"{rows.unit} {rows.lines[first_row]} says {first or ''!r}. Remove one of the two."
             )
     return _by_person(cells, samples, positions)
+
+
+def review_file(source: Path) -> Path:
+    """Return where the decisions of a review of data lie: beside it, as NAME.review.csv."""
+    path = source.absolute()
+    return path.parent / f"{path.name if path.is_dir() else path.stem}.review.csv"
+
+
+def is_ledger(path: Path) -> bool:
+    """Return whether a file has the columns of a ledger."""
+    try:
+        with open(path, "rb") as file:
+            return file.readline().strip() == ",".join(COLUMNS).encode()
+    except OSError:
+        return False
+
+
+def settled_edits(path: Path) -> dict[Cell, tuple[Edit, int]]:
+    """Return the last edit that counts of each cell that a person settled in a ledger, and its line.
+
+    Raises DataError where there is none.
+    """
+    ledger = Ledger.read(path)
+    last = {
+        entry.edit.cell: (entry.edit, entry.line)
+        for entry, counts in ledger.listed()
+        if counts and entry.edit.step == PERSON and entry.edit.action in ("set", "unset", "drop")
+    }
+    if not last and ledger.entries:
+        raise DataError(
+            f"{printable(path)}: is a ledger in which a person settled nothing. Leave it out of data.corrections."
+        )
+    return last
+
+
+def _of_ledger(path: Path, samples: Samples) -> list[Edit]:
+    """Return the edits of a person that a ledger ends in, on the values of now. Raises DataError by line."""
+    positions = {name: row for row, name in enumerate(samples.ids)}
+    heads = {head.name: head for head in samples.space}
+    settled = settled_edits(path)
+    for (name, head, _), (edit, line) in settled.items():
+        if name not in positions or not _names_classes(edit, heads):
+            what = f"image {name!r}" if name not in positions else f"label {edit.new or edit.tag!r} of {head!r}"
+            raise DataError(f"{printable(path)}, line {line}: there is no {what} in this data. Remove its lines.")
+    edits = _by_person(
+        {cell: (edit.new, positions[cell[0]]) for cell, (edit, _) in settled.items()}, samples, positions
+    )
+    return [replace(edit, action="drop") if settled[edit.cell][0].action == "drop" else edit for edit in edits]
 
 
 def _correction_rows(source: Path | pl.DataFrame, samples: Samples) -> Rows:

@@ -15,7 +15,7 @@ from assay.labels.ledger import Ledger
 from assay.run.records import RunMetrics
 
 PREFIX = "run-"
-SHARED = frozenset({"cache", "history", "variants", "trials", "claims", "track", LOCK_FILE})
+SHARED = frozenset({"cache", "review", "history", "variants", "trials", "claims", "track", LOCK_FILE})
 """What a run leaves to those after it in its folder."""
 
 GROWING = ("log.jsonl", "submissions.csv", "suspects.csv")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.images.levels import MEASURED, measure_levels, notes, traits
 from assay.labels.audit_folder import audit_drops, sync_audit
-from assay.labels.corrections import fit_to_data, sync_corrections
+from assay.labels.corrections import fit_to_data, is_ledger, review_file, sync_corrections
 from assay.labels.edits import PERSON, Edit
 from assay.labels.ledger import Ledger
 from assay.labels.left_out import require_all
@@ -66,6 +67,8 @@ def prepare_run(
     progress.line(f"reading {loaded.source_name}")
     with stage(progress, "finding and hashing images"):
         samples = read(loaded.plan.data, base=loaded.base)
+    for line in _unused_review(loaded):
+        progress.line(line)
     loaded, samples = _with_levels(loaded, samples, progress)
     some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
     run = RunFolder(folder)
@@ -111,6 +114,19 @@ def prepare_run(
     row = {name: number for number, name in enumerate(samples.ids)}
     prepared_samples = samples.take([row[name] for name in some.ids if name in row])
     return PreparedRun(plan, samples, prepared_samples, ledger, State(corrected, None, key), context)
+
+
+def _unused_review(loaded: LoadedPlan) -> Iterator[str]:
+    """Yield a line where decisions of a review lie beside the data or the plan, and the plan names no corrections."""
+    data = loaded.plan.data
+    if data.corrections is not None:
+        return
+    paths = resolve_paths(data, base=loaded.base)
+    beside = [review_file(paths[form]) for form in ("folder", "table") if form in paths]
+    for path in dict.fromkeys([*beside, loaded.base / f"{loaded.source_name}.review.csv"]):
+        if is_ledger(path):
+            named = shlex.quote(f"data.corrections={path}")
+            yield f"  note: {path} holds the decisions of a review, which are not used. To use them: --set {named}"
 
 
 def _with_levels(loaded: LoadedPlan, samples: Samples, progress: Progress) -> tuple[LoadedPlan, Samples]:

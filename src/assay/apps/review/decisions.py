@@ -81,13 +81,13 @@ class Decisions:
     def refresh(self) -> bool:
         """Read the ledger again where its file was changed by another; return whether it was."""
         with self.lock:
-            if _state(self.path) == self._state:
+            if file_state(self.path) == self._state:
                 return False
             self._undo, self._redo = [], []
             try:
                 self._take(Ledger.read(self.path))
             except AssayError as error:
-                self._state, self.fault = _state(self.path), str(error)
+                self._state, self.fault = file_state(self.path), str(error)
             return True
 
     def decide(self, decisions: Sequence[Decision]) -> Stored:
@@ -161,7 +161,7 @@ class Decisions:
         for cell in chains:
             number, index = self._index(cell)
             self.settled[number][index] = True
-        self.ledger, self.chains, self.fault, self._state = ledger, chains, None, _state(self.path)
+        self.ledger, self.chains, self.fault, self._state = ledger, chains, None, file_state(self.path)
 
     def _open(self) -> AbstractContextManager[object]:
         self.refresh()
@@ -241,7 +241,7 @@ class Decisions:
         try:
             self.ledger = self.ledger.append(lines)
         finally:  # also where the disk was full, and the file was cut to what it was
-            self._state = _state(self.path)
+            self._state = file_state(self.path)
         for cell, chain in chains.items():
             number, index = self._index(cell)
             head = self.samples.space.heads[number]
@@ -269,7 +269,7 @@ class Decisions:
         return number, (row,) if tag is None else (row, head.index[tag])
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def file_state(path: Path) -> tuple[int, int] | None:
     """Return size and time of a file; None where there is none."""
     try:
         state = path.stat()

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from assay.apps.review.decisions import Decisions
+from assay.apps.review.decisions import Decisions, file_state
 from assay.apps.review.images import ImageFiles
 from assay.apps.review.learning import Learning
 from assay.apps.review.queues import Group, Queue
-from assay.apps.review.session import ReviewSession
-from assay.errors import RunError
+from assay.apps.review.session import AUDIT_FILE, RandomAudit, ReviewSession
+from assay.apps.review.training import TrainCommand, Trainer
+from assay.apps.review.views import GradCam
+from assay.errors import PlanError, RunError
 from assay.experiments.audit import STAGES_FOLDER
 from assay.experiments.audit_inputs import AuditData
 from assay.experiments.findings import KINDS, Audit
-from assay.files import RunFolder
+from assay.files import RunFolder, fingerprint
 from assay.images.cache import find_caches
 from assay.labels.audit_folder import AUDIT
-from assay.labels.corrections import correct
+from assay.labels.corrections import correct, is_ledger, review_file
 from assay.labels.ledger import Ledger
-from assay.labels.readers.read import read, resolve_paths
+from assay.labels.readers.read import read_to_label, resolve_paths
 from assay.labels.samples import Samples
 from assay.plan.plan import LoadedPlan, from_source
 from assay.progress import Progress, stage
 from assay.run.environment import lock
 from assay.training.devices import pick_device
-
-REVIEW = "review"
-"""The folder in a run for what only a review needs; beside data alone `NAME.review/`."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,23 @@ class OpenReview:
 
 
 @contextmanager
-def open_review(source: Path, *, out: Path | None, device: str | None, progress: Progress) -> Iterator[OpenReview]:
+def open_review(
+    source: Path, *, out: Path | None, classes: Sequence[str] = (), device: str | None, progress: Progress
+) -> Iterator[OpenReview]:
     """Open the review of a run, finished or not, or of data; it learns in the background until it is left.
 
-    Raises AssayError, RunError where it is open already.
+    `classes` are all of a folder that has no folder for them. Raises AssayError, RunError where it is open already.
     """
     run = RunFolder(source)
-    decisions = run.ledger if run.is_read else out or _beside(source)
-    folder = source / REVIEW if run.is_read else decisions.with_suffix("")
+    decisions = run.ledger if run.is_read else out or review_file(source)
+    folder = run.review if run.is_read else decisions.with_suffix("")
     busy = f"{source}: is being reviewed by another process{{pid}}. Use its window, or end it with Ctrl-C."
     with lock(folder, option="--out", busy=busy):
-        loaded = from_source(run.plan if run.is_read else source)
+        loaded = _loaded(source, classes)
         review = _of_run(run, progress) if run.is_read else _of_data(loaded, source, decisions, progress)
         session = review.session
+        session.folder = folder
+        session.audit = RandomAudit.read(folder / AUDIT_FILE, session.decisions)
         audited = Path("audits") / session.name
         stages = audited / STAGES_FOLDER
         if (audited / AUDIT).is_file():
@@ -69,6 +73,17 @@ def open_review(source: Path, *, out: Path | None, device: str | None, progress:
             yield review
         finally:
             learning.close()
+            if session.trainer is not None:
+                session.trainer.stop()
+
+
+def _loaded(source: Path, classes: Sequence[str]) -> LoadedPlan:
+    """Return the plan of a run or of data, with these classes. Raises PlanError."""
+    run = RunFolder(source)
+    if run.is_read and classes:
+        raise PlanError("--classes: a run has its classes already. Give it with the folder that the run was made of.")
+    wanted = (f"data.classes={json.dumps(list(classes), ensure_ascii=False)}",) if classes else ()
+    return from_source(run.plan if run.is_read else source, overrides=wanted)
 
 
 def _audited(folder: Path, session: ReviewSession) -> list[Queue]:
@@ -87,57 +102,83 @@ def _audited(folder: Path, session: ReviewSession) -> list[Queue]:
     return [Queue("audit", "Listed by the audit", listed[np.sort(first)], groups)]
 
 
-def _beside(source: Path) -> Path:
-    """Return where decisions on data lie: beside it, as NAME.review.csv."""
-    path = source.absolute()
-    return path.parent / f"{path.name if path.is_dir() else path.stem}.review.csv"
+BUSY = "This run is being trained just now{pid}. Decisions are stored again once that has ended."
+OTHER_DATA = "The images of this run have changed since the review was opened. End it with Ctrl-C, and open it again."
+
+
+class RunGuard:
+    """Lets a review write to a run while nothing else does, and as long as its images are those that it opened."""
+
+    def __init__(self, run: RunFolder, ids: Sequence[str]) -> None:
+        self.run, self._images, self._state = run, fingerprint(*ids), file_state(run.samples)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run. Raises RunError."""
+        with lock(self.run.path, busy=BUSY):
+            state = file_state(self.run.samples)
+            if state != self._state:  # written anew by each training, mostly the same
+                if state is None or fingerprint(*Samples.read(self.run.samples).ids) != self._images:
+                    raise RunError(OTHER_DATA)
+                self._state = state
+            yield
+
+    def reason(self) -> str | None:
+        """Return why nothing can be written just now."""
+        try:
+            with self.writing():
+                return None
+        except RunError as error:
+            return str(error)
 
 
 def _of_run(run: RunFolder, progress: Progress) -> OpenReview:
     with stage(progress, "reading the run"):
         samples = Samples.read(run.samples)
-
-        @contextmanager
-        def writing() -> Iterator[None]:
-            with lock(run.path, busy=BUSY):
-                yield
-
-        decisions = Decisions(samples, run.ledger, writing=writing)
+        guard = RunGuard(run, samples.ids)
+        decisions = Decisions(samples, run.ledger, writing=guard.writing)
         caches = find_caches(run.cache, samples.ids, hashes=samples.hashes)
-    levels = next((one.resize.levels for one in caches), None)
-    command = shlex.join(["assay", "train", str(run.plan), "--run", str(run.path)])
+    words = ("assay", "train", str(run.plan), "--run", str(run.path))
     session = ReviewSession(
         name=run.path.resolve().name,
         kind="run",
         decisions=decisions,
-        images=ImageFiles(samples, caches, levels),
-        command=command,
-        busy=lambda: _busy(run.path),
-        model=run.model.spec.exists(),
+        images=ImageFiles(samples, caches, next((one.resize.levels for one in caches), None)),
+        command=shlex.join(words),
+        busy=guard.reason,
+        gradcam=_gradcam(run),
     )
-    return OpenReview(session, run.ledger, command)
+    _let_train(session, TrainCommand(words, run.path))
+    return OpenReview(session, run.ledger, session.command)
 
 
-BUSY = "This run is being trained just now{pid}. Decisions are stored again once that has ended."
+def _gradcam(run: RunFolder) -> GradCam | None:
+    return GradCam(run.model.path) if run.model.spec.exists() else None
 
 
-def _busy(run: Path) -> str | None:
-    """Return why nothing can be written to a run just now."""
-    try:
-        with lock(run, busy=BUSY):
-            return None
-    except RunError as error:
-        return str(error)
+def _let_train(session: ReviewSession, command: TrainCommand) -> None:
+    """Give a session what trains with its decisions; then the model is that of the new run."""
+
+    def ended() -> None:
+        session.gradcam = _gradcam(RunFolder(command.run))
+        session.refresh()
+        session.changed()
+
+    session.trainer = Trainer(command, ended=ended)
 
 
 def _of_data(loaded: LoadedPlan, source: Path, path: Path, progress: Progress) -> OpenReview:
-    data = loaded.plan.data
-    with stage(progress, "finding and hashing images"):
-        samples = read(data, base=loaded.base)
+    data, words = loaded.plan.data, ["assay", "train", str(source)]
     table = resolve_paths(data, base=loaded.base).get("corrections")
-    if table is not None and table != path and not path.exists():
+    with stage(progress, "finding and hashing images"):
+        known = {"corrections": path.absolute()} if is_ledger(path) else {}
+        samples = read_to_label(data.model_copy(update=known), base=loaded.base)
+    if table is not None and table != path.absolute() and not path.exists():
         correct(Ledger.read(path), table, samples)  # what the plan says so far, which this file takes the place of
-    command = shlex.join(["assay", "train", str(source), "--set", f"data.corrections={_from(loaded.base, path)}"])
+    if "classes" in data.model_fields_set:
+        words += ["--set", f"data.classes={json.dumps(data.classes, ensure_ascii=False)}"]
+    with_decisions = (*words, "--set", f"data.corrections={_from(loaded.base, path)}")
+    command = shlex.join(with_decisions)
     session = ReviewSession(
         name=loaded.source_name,
         kind="data",
@@ -145,6 +186,8 @@ def _of_data(loaded: LoadedPlan, source: Path, path: Path, progress: Progress) -
         images=ImageFiles(samples, levels=data.levels),
         command=command,
     )
+    before = tuple(words) if samples.labelled().any() else None  # from nothing there is no training without them
+    _let_train(session, TrainCommand(with_decisions, Path("runs") / loaded.source_name, before))
     return OpenReview(session, path, command)
 
 

@@ -119,6 +119,9 @@ def create_app(session: ReviewSession, *, token: str, port: int, closing: thread
         Route("/api/redo", _answer(api.redo), methods=["POST"]),
         Route("/api/random_audit", _answer(api.random_audit), methods=["POST"]),
         Route("/api/events", api.events),
+        Route("/api/map", _answer(api.map)),
+        Route("/api/train", _answer(api.training), methods=["GET", "POST"]),
+        Route("/gradcam/{row:int}", _answer(api.gradcam)),
         Route("/thumb/{row:int}", _answer(api.thumbnail)),
         Route("/image/{row:int}", _answer(api.image)),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
@@ -276,7 +279,27 @@ class _Api:
 
     def random_audit(self, request: Request, body: bytes) -> Response:
         wanted = _Audit.model_validate_json(body or b"{}")
-        return JSONResponse({"version": self.session.draw_audit(wanted.n, seed=0)})
+        return JSONResponse({"version": self.session.draw_audit(wanted.n)})
+
+    def map(self, request: Request, body: bytes) -> Response:
+        content = np.ascontiguousarray(self.session.map(), dtype="<f4").tobytes()
+        return Response(content, media_type="application/octet-stream")
+
+    def training(self, request: Request, body: bytes) -> Response:
+        """Begin to train where that is posted; say where it stands."""
+        trainer = self.session.trainer
+        if trainer is None:
+            raise RunError("There is nothing to train here.")
+        if request.method == "POST":
+            trainer.start()
+        return JSONResponse({**trainer.to_json(), "command": self.session.command})
+
+    def gradcam(self, request: Request, body: bytes) -> Response:
+        row, drawn = self._row(request), self.session.gradcam
+        if drawn is None:
+            raise RunError("There is no model yet whose reasons could be drawn.")
+        head, name = request.query_params.get("head", ""), request.query_params.get("class", "")
+        return Response(drawn.draw(self.session.images.path(row), head=head, name=name), media_type="image/png")
 
     def thumbnail(self, request: Request, body: bytes) -> Response:
         side = min(max(int(request.query_params.get("size", "128")), SIDES[0]), SIDES[1])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import string
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,8 +17,11 @@ from assay.apps.review import queues
 from assay.apps.review.decisions import Decision, Decisions, Stored
 from assay.apps.review.images import ImageFiles
 from assay.apps.review.queues import Queue, Scores
+from assay.apps.review.training import Trainer
+from assay.apps.review.views import GradCam, map_points
 from assay.arrays import Bools, Floats, Ints
-from assay.errors import DataError
+from assay.errors import DataError, RunError
+from assay.files import write_json
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.metrics.intervals import Metric
@@ -26,6 +31,7 @@ KEYS = tuple("1234567890" + "".join(letter for letter in string.ascii_lowercase 
 """Keys of classes, in order; D, I, U, Y and Z are those of the page."""
 TOP = 10  # classes of an image whose probability is listed
 NEIGHBOURS = 12
+AUDIT_FILE = "random_audit.json"
 LIMITS = ("value", "low", "high")
 MOST_ROWS = 4_000  # of one request
 
@@ -38,6 +44,19 @@ class RandomAudit:
 
     rows: Ints
     seed: int
+
+    def write(self, path: Path, samples: Samples) -> None:
+        names = samples.table["id"]
+        write_json(path, {"seed": self.seed, "images": [names[row] for row in self.rows.tolist()]})
+
+    @staticmethod
+    def read(path: Path, decisions: Decisions) -> RandomAudit | None:
+        """Return what was drawn last, of the images that are still there; None where nothing was."""
+        if not path.exists():
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        rows = [decisions.rows[name] for name in record["images"] if name in decisions.rows]
+        return RandomAudit(np.array(rows, np.int64), record["seed"])
 
 
 @dataclass(frozen=True)
@@ -59,9 +78,11 @@ class ReviewSession:
     images: ImageFiles
     command: str
     busy: Callable[[], str | None] = lambda: None  # why nothing can be stored just now
+    folder: Path | None = None  # for what is to be there when the review is opened again
     features: Floats | None = None  # (N, F)
     scores: Scores | None = None
-    model: bool = False  # whether Grad-CAM can be drawn
+    gradcam: GradCam | None = None
+    trainer: Trainer | None = None
     audit: RandomAudit | None = None
     estimates: Estimates = Estimates()
     first: Sequence[Queue] = ()  # what is best labelled next
@@ -70,6 +91,7 @@ class ReviewSession:
     learning: bool = False
     working: str | None = None  # what is done before anything can be learnt, or why nothing is
     _version: int = 0
+    _map_lock: threading.Lock = field(default_factory=threading.Lock)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _queues: list[Queue] = field(default_factory=list)
     _made_of: int = -1
@@ -144,7 +166,7 @@ class ReviewSession:
                 "can_redo": self.decisions.can_redo,
                 "locked": self.decisions.fault or self.busy(),
                 "features": self.features is not None,
-                "model": self.model,
+                "model": self.gradcam is not None,
                 "command": self.command,
             }
 
@@ -213,14 +235,20 @@ class ReviewSession:
 
     # The random audit.
 
-    def draw_audit(self, n: int, *, seed: int) -> int:
-        """Draw `n` labelled images to estimate the share of wrong labels by. Raises DataError without a label."""
+    def draw_audit(self, n: int) -> int:
+        """Draw `n` labelled images to estimate the share of wrong labels by: others each time.
+
+        Raises DataError without a label, SpaceError.
+        """
         known = np.flatnonzero(self.samples.labelled())
         if not len(known):
             raise DataError("no image has a label yet, so there is none to check. Label some first.")
-        rows = np.random.default_rng(seed).permutation(known)[:n]
+        seed = 0 if self.audit is None else self.audit.seed + 1
+        audit = RandomAudit(np.random.default_rng(seed).permutation(known)[:n], seed)
+        if self.folder is not None:
+            audit.write(self.folder / AUDIT_FILE, self.samples)
         with self._lock:
-            self.audit, self._made_of = RandomAudit(rows, seed), -1
+            self.audit, self._made_of = audit, -1
         return self.changed()
 
     def _audit_json(self) -> dict[str, object] | None:
@@ -311,6 +339,13 @@ class ReviewSession:
             ],
             "path": str(self.images.path(row)),
         }  # fmt: skip
+
+    def map(self) -> Floats:
+        """Return the map of the features (N, 2). Raises RunError before there are any."""
+        if self.features is None:
+            raise RunError(f"There is no map yet: {self.working or 'the features of the images are not computed'}.")
+        with self._map_lock:
+            return map_points(self.features, self.folder)
 
     def _neighbours(self, row: int) -> list[dict[str, object]]:
         """Return the nearest labelled images by cosine of features, the nearest first."""

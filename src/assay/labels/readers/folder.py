@@ -68,9 +68,10 @@ def split_of(folder: str) -> str | None:
     return SPLITS.get(folder.casefold()) or (_SPLIT_NAMES[match[1].casefold()] if match else None)
 
 
-def find_in_folder(folder: Path) -> RawLabels:
+def find_in_folder(folder: Path, *, classes: Sequence[str] = ()) -> RawLabels:
     """Return the images below a folder, labelled and split by the folders that hold them.
 
+    With `classes` these are all there are, and an image in none of their folders has no label.
     Raises DataError for a missing or empty folder, a loose image, classes one folder too deep, a link that leaves the
     folder.
     """
@@ -79,6 +80,8 @@ def find_in_folder(folder: Path) -> RawLabels:
     try:
         if not tree.images:
             raise DataError(_no_images(folder, tree))
+        if classes:
+            return _of_classes(folder, tree, classes)
         layout = _layout(folder, tree)
         _refuse_loose(folder, tree, layout)
     except DataError as error:
@@ -97,6 +100,30 @@ def find_in_folder(folder: Path) -> RawLabels:
         classes={HEAD: _class_folders(tree, layout)},
         left_out=(*left_out, *_others(tree, layout)),
         notes=(*tree.notes(), *_notes(folder, tree, layout), *of_files),
+    )
+
+
+def has_loose_images(folder: Path) -> bool:
+    """Return whether images lie in a folder itself, in no class folder."""
+    return folder.is_dir() and any("/" not in path for path in walk(folder).images)
+
+
+def _of_classes(folder: Path, tree: Tree, classes: Sequence[str]) -> RawLabels:
+    """Return the images with the classes named, at whatever depth their folders are; train/, val/ and test/ count."""
+    images, left_out = drop_invalid_names(tree.images)
+    above = [path.split("/")[:-1] for path in images]
+    labels = [next((name for name in folders if name in classes), None) for folders in above]
+    splits = [SPLITS.get(folders[0].casefold()) if folders else None for folders in above]
+    table = label_table(images, {HEAD: pl.Series(labels, dtype=pl.String)})
+    return RawLabels(
+        source=folder,
+        root=folder,
+        table=table.with_columns(pl.Series("split", splits, dtype=pl.String)),
+        heads=((HEAD, "multiclass"),),
+        classes={HEAD: list(dict.fromkeys(classes))},
+        declared=frozenset({HEAD}),
+        left_out=(*left_out, *tree.no_images()),
+        notes=tuple(tree.notes()),
     )
 
 
@@ -261,7 +288,7 @@ def _refuse_loose(folder: Path, tree: Tree, layout: _Layout) -> None:
     raise DataError(
         f"{printable(folder)}: {len(loose)} images lie {where}, the first {printable(loose[0])!r}. "
         "Put each in a folder named after its class, those without a label in unlabelled/, or give a table "
-        f"that names their labels.{by_name}"
+        f"that names their labels; or label them: assay review {shlex.quote(str(folder))} --classes NAME,NAME.{by_name}"
     )
 
 

@@ -11,14 +11,17 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal, Self
 
+import polars as pl
 from pydantic import Field, model_validator
 
 from assay.errors import DataError
 from assay.labels.audit_folder import AuditOption, AuditSettings, with_audit
 from assay.labels.build import RawLabels, build_samples
+from assay.labels.corrections import corrected, is_ledger, settled_edits
+from assay.labels.image_files import natural_key
 from assay.labels.readers.columns import Columns
 from assay.labels.readers.exports import Options
-from assay.labels.readers.folder import find_in_folder
+from assay.labels.readers.folder import find_in_folder, has_loose_images
 from assay.labels.readers.formats import FORMATS
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
@@ -36,7 +39,7 @@ from assay.settings import BlackAndWhite, Settings
 HELD_BACK = ("val_rows", "val_labels", "test_rows", "test_labels")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "folder": (),
+    "folder": ("classes",),
     "table": ("root", "image", "heads", "group", "weight", "annotator", "delimiter", "split.column", "split.values"),
     "lists": ("root", "images", "head"),
     "names": ("root",),
@@ -57,6 +60,11 @@ class DataSettings(Settings):
     """The images and their labels: a folder, a table, lists, file names, integers, or a file of another program."""
 
     folder: Path | None = Field(default=None, description="A folder with a folder of images for each class.")
+    classes: tuple[str, ...] = Field(
+        default=(),
+        description="All classes of `folder`, where it has no folder for some or for any of them: images in other "
+        "folders have no label. Without a labelled image the labels are those of `corrections`.",
+    )
     table: Path | None = Field(
         default=None, description="A CSV, TSV, Parquet, JSON Lines or Excel file that names images and labels."
     )
@@ -191,7 +199,16 @@ def resolve_paths(data: DataSettings, *, base: Path) -> dict[str, Path]:
 
 
 def _folder(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    return find_in_folder(paths["folder"])
+    return find_in_folder(paths["folder"], classes=data.classes or _classes_settled(paths))
+
+
+def _classes_settled(paths: Mapping[str, Path]) -> list[str]:
+    """Return the classes that a person gave images which lie in no class folder; none where no image does."""
+    settled = paths.get("corrections")
+    if settled is None or not is_ledger(settled) or not has_loose_images(paths["folder"]):
+        return []
+    names = {edit.new for edit, _ in settled_edits(settled).values() if edit.new is not None}
+    return sorted(names, key=natural_key)
 
 
 def _table(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
@@ -264,9 +281,34 @@ def audit_folder(audit: AuditSettings, *, base: Path) -> Path:
     return _absolute(base, audit.folder)
 
 
+def read_to_label(data: DataSettings, *, base: Path) -> Samples:
+    """Return samples to be labelled by a person, without corrections: split as for training where any has a label,
+    else all in training. Raises DataError where there is no image.
+    """
+    raw = FORMS[_form(data)](data, resolve_paths(data, base=base))
+    samples = build_samples(raw, data.spelling, unlabelled=True)
+    if data.audit is not None:
+        samples = with_audit(samples, data.audit, audit_folder(data.audit, base=base))
+    if samples.labelled().any():
+        return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
+    return replace(samples, table=samples.table.with_columns(split=pl.lit("train")))
+
+
 def read_whole(data: DataSettings, *, base: Path) -> Samples:
-    """Return samples to score a model on: not split, with any number of classes."""
-    return build_samples(FORMS[_form(data)](data, resolve_paths(data, base=base)), data.spelling)
+    """Return samples to score a model on: not split, with any number of classes.
+
+    Where none of a folder's images has a label, the labels are those of the corrections.
+    """
+    paths = resolve_paths(data, base=base)
+    raw = FORMS[_form(data)](data, paths)
+    if data.folder is None or "corrections" not in paths or not raw.declared:
+        return build_samples(raw, data.spelling)
+    samples = build_samples(raw, data.spelling, unlabelled=True)
+    labelled = samples if samples.labelled().any() else corrected(samples, paths["corrections"])
+    if not labelled.labelled().any():
+        where = printable(paths["corrections"])
+        raise DataError(f"{where}: settles no label, and the folder gives none. Settle some with `assay review`.")
+    return labelled
 
 
 def with_image_column(data: DataSettings, image: str | None) -> DataSettings:
