@@ -63,8 +63,8 @@ class Trainer:
 
     def to_json(self) -> dict[str, object]:
         """Return where it stands, and after it what the decisions were worth."""
-        worth = self._worth() if self.state == "done" else None
-        return {"state": self.state, "line": self.line, "worth": worth}
+        change = self._change() if self.state == "done" else None
+        return {"state": self.state, "line": self.line, "worth": change}
 
     def _train(self) -> None:
         unfinished = not RunFolder(self.command.run).metrics.exists()
@@ -103,7 +103,7 @@ class Trainer:
                     self.line = prefix + line.strip()
         return process.returncode
 
-    def _worth(self) -> dict[str, object] | None:
+    def _change(self) -> dict[str, object] | None:
         """Return the metric with and without the decisions, on the same validation images; None where there is none.
 
         The run compares itself with the one that it took the place of, by the labels of now.
