@@ -230,7 +230,10 @@ class ReviewSession:
 
     def _queue_json(self, queue: Queue) -> dict[str, object]:
         settled = self.decisions.settled
-        groups = [{"id": group.id, "title": group.title, "count": len(group.left(settled))} for group in queue.groups]
+        groups = [
+            {"id": group.id, "title": group.title, "count": len(group.left(settled)), "head": group.head}
+            for group in queue.groups
+        ]
         return {"id": queue.id, "title": queue.title, "count": len(queue.left(settled)), "groups": groups}
 
     # The random audit.

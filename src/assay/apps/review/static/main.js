@@ -17,6 +17,7 @@ const LOCAL = "local"; // a grid that this window made: the images inside the la
 const QUIET = 700; // milliseconds without a key before the order below changes
 let lastKey = 0, reorderTimer = 0, stateTimer = 0;
 let seen = -1; // the newest version that was read
+let chosenQueue = true; // by the person; else the best one comes into the grid once the model has learnt it
 
 // ---- queues ------------------------------------------------------------------------------------------------------
 
@@ -27,6 +28,8 @@ async function pick(id, group = "", { cursor = true } = {}) {
     const { values, version } = await readQueue(id, group);
     Object.assign(model, { queue: id, group });
     location.hash = new URLSearchParams(group ? { queue: id, group } : { queue: id });
+    const queue = model.state.queues.find((each) => each.id === id), named = queue?.groups?.find((each) => each.id === group)?.head;
+    if (named !== null && named !== undefined) setHead(named); // of a group of one head: keys are for that head
     show(values, version, cursor);
     await refreshState();
   } catch (error) {
@@ -91,6 +94,8 @@ function nextQueue(step) {
 
 async function refreshState() {
   await readState();
+  const best = model.state.queues.find((queue) => queue.count);
+  if (!chosenQueue && !lastKey && best && best.id !== model.queue) return pick(best.id);
   seen = Math.max(seen, model.state.version);
   side.draw();
   title();
@@ -257,6 +262,7 @@ function wire() {
   for (const dialog of all("dialog")) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   for (const node of all("dialog .close")) node.addEventListener("click", () => node.closest("dialog").close());
   document.addEventListener("keydown", onKey);
+  document.addEventListener("pointerdown", () => { chosenQueue = true; });
   one("#dock").addEventListener("click", () => { if (!viewer.isOpen()) one("#grid").focus({ preventScroll: true }); });
 }
 
@@ -280,7 +286,9 @@ async function startAll() {
   const hash = new URLSearchParams(location.hash.slice(1));
   const first = model.state.queues.find((queue) => queue.id === hash.get("queue")) ?? model.state.queues.find((queue) => queue.count) ?? model.state.queues[0];
   await pick(first.id, first.id === hash.get("queue") ? hash.get("group") ?? "" : "");
+  chosenQueue = Boolean(hash.get("queue"));
   startDecisions(decisionsChanged, (message) => say(message, "bad"));
+  if (model.state.trainer) side.watchTraining().catch(fail);
   listen(hear, () => { one("#offline").hidden = false; });
 }
 

@@ -40,6 +40,7 @@ export async function show(on = true) {
   one("#map-button").setAttribute("aria-pressed", on);
   peek.hidden = true;
   if (!on) return;
+  write(one("#map .status"), "The map is being computed.");
   try {
     points = (await numbers("api/map", Float32Array)).values;
     zoom(0);

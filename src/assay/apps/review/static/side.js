@@ -27,6 +27,7 @@ export function draw() {
   drawAudit(state.random_audit);
   write(one("#train .command"), state.command ?? "");
   one("#train").hidden = !state.command;
+  one("#train .go").hidden = one("#train .or").hidden = !state.trainer;
   write(one("#locked span"), state.locked ?? "");
   one("#locked").hidden = !state.locked;
   one("#map-button").hidden = !state.features;
@@ -37,7 +38,7 @@ export function draw() {
 const interval = (low, high, as) => `${as(low)} to ${as(high)}`;
 
 export function drawProgress(progress) {
-  const { decided, wrong_found: wrong, wrong_left: left, validation, next_hundred: next, learning } = progress;
+  const { decided, wrong_found: wrong, wrong_left: left, validation, next_hundred: next, learning, working } = progress;
   const total = model.state.count;
   const about = left ? `about ${count(left.value)}` : "";
   fact("decided", "Decided", count(decided), `of ${images(total)}`);
@@ -58,6 +59,9 @@ export function drawProgress(progress) {
   line.classList.toggle("done", done);
   line.hidden = next === null || next === undefined;
   if (!line.hidden) write(line, done ? "The next 100 would find fewer than 2 wrong labels: time to train." : `The next 100 would find about ${count(next)} wrong labels.`);
+  const work = one("#progress .working");
+  work.hidden = !working;
+  write(work, working ?? "");
   one("#progress").classList.toggle("learning", Boolean(learning));
   write(one("#brief"), [`${count(decided)} decided`, `${count(wrong)} wrong`, left ? `${about} left` : ""].filter(Boolean).join(" · "));
 }
@@ -161,8 +165,8 @@ export async function watchTraining() {
     drawTraining(training);
     if (training.state === "running") polling = setTimeout(watchTraining, 1500);
   } catch (error) {
-    if (error.status === 0) polling = setTimeout(watchTraining, 5000); // the banner says that the server does not answer
-    else one("#train .go").hidden = true; // there is only the command
+    if (error.status !== 0) throw error;
+    polling = setTimeout(watchTraining, 5000); // a banner says that the server does not answer
   }
 }
 
