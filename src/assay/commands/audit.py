@@ -14,7 +14,10 @@ from assay.commands.options import AsJson, Changes, Device
 from assay.commands.output import Block, command
 
 if TYPE_CHECKING:
-    from assay.experiments.findings import Audit
+    from assay.experiments.findings import Audit, Kind, PointJson
+
+
+WORST = 90  # letters of the worst finding of a kind
 
 
 def audit(
@@ -40,11 +43,43 @@ def audit(
 
 
 def _blocks(result: Audit, source: Path, page: Path) -> Iterator[Block]:
+    """Yield a line for each kind of finding with its count and its worst case, what to expect, and what to do next."""
     from assay.experiments.findings import KINDS
-    from assay.messages import plain
+    from assay.labels.left_out import left_out_lines
+    from assay.messages import plain, shortened
 
+    yield f"{len(result.samples):,} images"
     for kind, count in result.counts().items():
-        worst = f"; the worst: {plain(result.findings[kind][0].text)}" if count else ""
-        yield f"{KINDS[kind].title}: {count:,}{worst}"
-    yield f"\nThe images are in {page}. Train with copies on one side of the split:\n"
-    yield f"    assay train {shlex.quote(str(source))} --audit {shlex.quote(str(page.parent))}\n"
+        worst = plain(result.findings[kind][0].text) if count else ""
+        yield f"  {KINDS[kind].title:<22}{count:>6,}  {shortened(worst, WORST)}".rstrip()
+    yield from (f"  note: {note}" for note in result.notes)
+    yield from (f"  {line}" for line in left_out_lines(result.samples.left_out))
+    yield from _expected(result)
+    yield f"The images are in {page}. Decide by hand, or train with copies on one side of the split:\n"
+    plan = source / "plan.yaml" if (source / "samples.parquet").is_file() else source
+    train = f"assay train {shlex.quote(str(plan))} --audit {shlex.quote(str(page.parent))}"
+    yield f"    assay review {shlex.quote(str(source))}\n    {train}"
+    if dropped := [kind for kind in _droppable(result) if result.findings[kind]]:
+        yield f"    {train} --set 'data.audit.drop=[{', '.join(dropped)}]'"
+
+
+def _expected(result: Audit) -> Iterator[str]:
+    """Yield what a linear model reaches under each head, and what twice the labels would bring."""
+    from assay.messages import limits_text, number_text, plain
+
+    def text(point: PointJson) -> str:
+        return f"{number_text(point['value'])}{limits_text(point['low'], point['high'])}"
+
+    for curve in (result.expectation or {"heads": []})["heads"]:
+        last, twice = curve["points"][-1], curve["twice"]
+        more = f"; twice the labels: {text(twice)}" if twice else ""
+        yield (
+            f"{plain(curve['head'])}: a linear model on {last['images']:,} labelled images reaches "
+            f"{curve['metric'].replace('_', ' ')} {text(last)}{more}"
+        )
+
+
+def _droppable(result: Audit) -> list[Kind]:
+    """Return the kinds of findings whose images are plainly of no use."""
+    kinds: tuple[Kind, ...] = ("exact_duplicates", "dark", "bright", "low_information")
+    return [kind for kind in kinds if kind in result.findings]

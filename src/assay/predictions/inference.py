@@ -21,7 +21,7 @@ from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import hash_tensors
 from assay.progress import Progress
-from assay.training.devices import Hardware, candidates, choose_fastest, warm_seconds
+from assay.training.devices import Hardware, candidates, choose_fastest, half_precision, warm_seconds
 
 BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
@@ -137,8 +137,13 @@ def _mapped(path: Path, shape: tuple[int, int]) -> Floats | None:
     return array if array.shape == shape and array.dtype == np.float32 else None
 
 
-def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tuple[Hardware, dict[str, float]]:
-    """Time one batch through the backbone, in fp32, in each memory layout, and move the classifier to the fastest."""
+def fastest_inference(
+    classifier: Classifier, *, size: int, device: str, half: bool = False
+) -> tuple[Hardware, dict[str, float]]:
+    """Time one batch through the backbone, in fp32, in each memory layout, and move the classifier to the fastest.
+
+    With `half`, bf16 or fp16 is tried too, where the device is fast in it.
+    """
     classifier.eval()
     images = torch.rand(BATCH, 3, size, size)
 
@@ -148,13 +153,14 @@ def fastest_inference(classifier: Classifier, *, size: int, device: str) -> tupl
         inputs = option.to_device(images)
 
         def step() -> Tensor:
-            with torch.inference_mode():
+            with torch.inference_mode(), option.autocast():
                 outputs: Tensor = backbone(inputs)
             return outputs
 
         return step
 
-    options = [option for option in candidates(device) if option.precision == "fp32"]
+    precisions = ("fp32", half_precision(device) if half else None)
+    options = [option for option in candidates(device) if option.precision in precisions]
     best, seconds = choose_fastest(options, prepare, repeats=1)
     move(classifier, best)
     return best, seconds
