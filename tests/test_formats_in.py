@@ -123,7 +123,7 @@ def test_coco(tmp_path: Path) -> None:
     assert [head.kind for head in load(tmp_path, coco="annotations/all.json", kind="multilabel").space] == [
         "multilabel"
     ]
-    assert form_of(tmp_path) == "coco"
+    assert form_of(tmp_path) == form_of(tmp_path / "annotations") == "coco"
 
 
 def test_the_splits_of_a_coco_folder(tmp_path: Path) -> None:

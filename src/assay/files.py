@@ -148,12 +148,12 @@ def copy(file: Path, target: Path) -> None:
         shutil.copy2(file, beside)
 
 
-def link(file: Path, target: Path) -> None:
+def link(file: Path, target: Path, *, sync: bool = True) -> None:
     """Make `target` a hard link to `file`, or a copy where the disk cannot link; whole or not at all.
 
-    For files that are replaced and never written to.
+    For files that are replaced and never written to. `sync` is as in `whole`.
     """
-    with whole(target) as beside:
+    with whole(target, sync=sync) as beside:
         try:
             os.link(file, beside)
         except OSError as error:

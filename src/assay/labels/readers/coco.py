@@ -66,8 +66,8 @@ def read_coco(source: Path, options: Options) -> Export:
 
 def _read(file: Json) -> _File:
     images, annotations, categories = (file[key].items() for key in KEYS)
-    used = {entry["category_id"].value for entry in annotations}
-    above = {entry["supercategory"].value for entry in categories if "supercategory" in entry}
+    used = {number for entry in annotations if isinstance(number := entry.plain("category_id"), int | str)}
+    above = {entry["supercategory"].text() for entry in categories if "supercategory" in entry}
     names = {number: entry["name"].text() for number, entry in _by_id(categories).items()}
     kept = {number: name for number, name in names.items() if number in used or name not in above}
     return _File(_by_id(images), kept, annotations)
@@ -88,7 +88,8 @@ def _id(entry: Json) -> int | str:
 
 
 def _known(annotation: Json, key: str, known: Mapping[int | str, object], what: str) -> int | str:
-    number = _id(annotation[key])
+    plain = annotation.plain(key)
+    number = plain if isinstance(plain, int | str) else _id(annotation[key])
     if number not in known:
         raise annotation.fault(f"{key} {number!r} is the id of no {what}. Add the {what}, or remove the annotation.")
     return number

@@ -72,12 +72,17 @@ class LabelledImage:
 # JSON with its places.
 
 
-@dataclass(frozen=True, slots=True)
 class Json:
-    """A value of a JSON file, and where it stands, for messages."""
+    """A value of a JSON file, and where it stands, for messages: `above`, and the key or number of it there."""
 
-    value: object
-    at: str
+    __slots__ = ("_above", "_step", "value")  # of millions of entries: a position is spelt when it is asked for
+
+    def __init__(self, value: object, above: Json | str, step: str = "") -> None:
+        self.value, self._above, self._step = value, above, step
+
+    @property
+    def at(self) -> str:
+        return f"{self._above.at if isinstance(self._above, Json) else self._above}{self._step}"
 
     @staticmethod
     def read(path: Path) -> Json:
@@ -102,13 +107,17 @@ class Json:
             raise self.fault(f"holds {_named(self.value)} where an object with {key!r} belongs. {AGAIN}")
         if self.value.get(key) is None:
             raise self.fault(f"has no {key!r}. {AGAIN}")
-        return Json(self.value[key], f"{self.at}, {key}")
+        return Json(self.value[key], self, f", {key}")
 
     def get(self, key: str) -> Json | None:
         """Return the value of a key, or None."""
         if key not in self:
             return None
         return self[key]
+
+    def plain(self, key: str) -> object:
+        """Return the value of a key as it is, or None."""
+        return self.value.get(key) if isinstance(self.value, Mapping) else None
 
     def names(self) -> list[str]:
         """Return the keys of an object. Raises DataError for anything else."""
@@ -123,7 +132,7 @@ class Json:
         listed = self if key is None else self[key]
         if not isinstance(listed.value, list):
             raise listed.fault(f"holds {_named(listed.value)} where a list belongs. {AGAIN}")
-        return [Json(value, f"{listed.at}[{number}]") for number, value in enumerate(listed.value)]
+        return [Json(value, listed, f"[{number}]") for number, value in enumerate(listed.value)]
 
     def text(self) -> str:
         """Return a name: a text that is not blank, or a whole number. Raises DataError for anything else."""

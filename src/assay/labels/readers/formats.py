@@ -8,7 +8,7 @@ from pathlib import Path
 
 from assay.labels.file_kinds import is_image
 from assay.labels.image_files import is_foreign
-from assay.labels.label_files import form_of_file
+from assay.labels.label_files import LOOKED_AT, form_of_file
 from assay.labels.readers.coco import read_coco
 from assay.labels.readers.datasets import SPLITS, STATE, holds_images, read_datasets
 from assay.labels.readers.datumaro import read_datumaro
@@ -57,10 +57,8 @@ def form_of(source: Path) -> str | None:
     for form, is_of in FOLDERS.items():
         if is_of(source):
             return form
-    for path in _folders(source / "annotations") if (source / "annotations").is_dir() else ():
-        for file in sorted(path.glob("*.json")):
-            return form_of_file(file)
-    return None
+    files = [file for folder in (source, source / "annotations") for file in sorted(folder.glob("*.json"))]
+    return next((form for file in files[:LOOKED_AT] if (form := form_of_file(file))), None)
 
 
 def _holds(folder: Path, *names: str) -> bool:
@@ -79,7 +77,7 @@ FOLDERS: dict[str, Callable[[Path], bool]] = {
     "imagefolder": lambda folder: _holds(folder, *METADATA),
     "coco": lambda folder: _holds(folder, "_annotations.coco.json"),
 }
-"""How a folder of each format is recognised, the first that fits; others by a file in `annotations/`."""
+"""How a folder of each format is recognised, the first that fits; others by a JSON file in it or in `annotations/`."""
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -110,7 +110,7 @@ def require_new(folder: Path) -> None:
 def link_images(samples: Samples, folder: Path, names: Sequence[str] | None = None) -> None:
     """Link each image into a folder, under its path, or another name: no space is taken on the same disk."""
     for path, name in zip(samples.paths, names or samples.table["path"].to_list(), strict=True):
-        link(path, folder / name)
+        link(path, folder / name, sync=False)  # one of many: the folder is renamed last
 
 
 def require_ending(path: Path, ending: str) -> None:

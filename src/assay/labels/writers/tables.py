@@ -9,6 +9,7 @@ import polars as pl
 from assay.errors import DataError
 from assay.files import whole
 from assay.labels.file_kinds import is_image
+from assay.labels.readers.image_names import Wanted
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.labels.writers.shared import (
@@ -103,7 +104,10 @@ def _joined(
 
 
 def _ids(samples: Samples) -> tuple[pl.Series, tuple[str, ...]]:
-    names, kept = stems(samples.table["path"].to_list(), lambda name: not is_image(name))
+    # A name with quotes about it, %20 or the like is matched to files otherwise than it stands.
+    names, kept = stems(
+        samples.table["path"].to_list(), lambda name: not is_image(name) and "/".join(Wanted.of(name).parts) == name
+    )
     note = (f"{kept:,} ids keep the ending of their image: without it two are the same, or no ids.",) if kept else ()
     return pl.Series("id", names, dtype=pl.String), note
 
