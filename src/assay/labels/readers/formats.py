@@ -58,7 +58,7 @@ def form_of(source: Path) -> str | None:
         if is_of(source):
             return form
     files = [file for folder in (source, source / "annotations") for file in sorted(folder.glob("*.json"))]
-    return next((form for file in files[:LOOKED_AT] if (form := form_of_file(file))), None)
+    return next(filter(None, map(form_of_file, files[:LOOKED_AT])), None)
 
 
 def _holds(folder: Path, *names: str) -> bool:
