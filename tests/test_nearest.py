@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from assay.repair import nearest as module
-from assay.repair.nearest import nearest, nearest_codes
+from assay.repair.nearest import nearest, nearest_to
 
 
 def copies(*, count: int = 600, width: int = 40, noise: float = 0.05) -> np.ndarray:
@@ -54,12 +54,11 @@ def test_a_row_of_zeros_has_cosine_0(way: str) -> None:
     assert not nearest(np.eye(9, 4, dtype=np.float32)[::-1], 2)[1][0].any()
 
 
-def test_codes_that_differ_least(way: str) -> None:
-    codes = np.random.default_rng(0).integers(0, 256, (500, 32), np.uint8)
-    queries = codes.copy()
-    queries[:, 3] ^= 0b101
-    rows, bits = nearest_codes(codes, queries, 2)
-    assert np.array_equal(rows[:, 0], np.arange(500))
-    assert set(bits[:, 0].tolist()) == {2}
-    differing = np.unpackbits(queries[:, None] ^ codes[rows], axis=2).sum(axis=2)
-    assert np.array_equal(bits, differing)
+@pytest.mark.parametrize("graph", [0, 3000])
+def test_short_vectors_nearest_to_queries(graph: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRAPH", graph)
+    vectors = copies()
+    blocks = list(nearest_to(vectors, [3 * vectors[:7], vectors[7:8]], 2))
+    rows, cosines = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    assert rows.tolist() == [[row, row + 300] for row in range(8)]
+    np.testing.assert_allclose(cosines[:, 0], 1, atol=2e-3)

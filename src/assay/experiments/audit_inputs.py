@@ -25,7 +25,7 @@ from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, from_source
 from assay.predictions.inference import Inference, fastest_inference
 from assay.progress import ForwardingProgress, Progress, advancing, stage
-from assay.repair.duplicates import near_pairs
+from assay.repair.duplicates import near_pairs, successive, windows
 from assay.repair.expectation import LinearJudge, judge_by_folds
 from assay.repair.nearest import nearest
 from assay.repair.neighbours import neighbour_posterior
@@ -126,12 +126,15 @@ class AuditInputs:
         """Images that show the same; the pairs are kept, since an audit that goes on begins with them."""
         path = self.folder / f"pairs-{self.cache.key}.npz"
         if not path.exists():
-            with stage(self.progress, "copies"):
-                pairs, similarity = near_pairs(self.cache.pixels)
+            ids = self.samples.ids
+            with stage(self.progress, "copies", len(ids) * len(windows(len(ids)))):
+                pairs, similarity = near_pairs(
+                    self.cache.pixels, frames=successive(ids), progress=advancing(self.progress)
+                )
             with whole(path) as beside, open(beside, "wb") as file:
                 np.savez(file, pairs=pairs, similarity=similarity)
         with np.load(path) as kept:
-            return Copies(self.samples, kept["pairs"], kept["similarity"], np.zeros(len(self.samples), np.int64))
+            return Copies(self.samples, kept["pairs"], kept["similarity"], self.facts.widths * self.facts.heights)
 
     @cached_property
     def nearest(self) -> tuple[Ints, Floats]:

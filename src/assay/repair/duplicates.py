@@ -1,57 +1,87 @@
-"""Copies among images: exact ones by content, near ones by perceptual hashes; clusters of them, leaks, conflicts.
+"""Copies among images: exact ones by content, changed ones by what they show; clusters of them, conflicts and leaks.
 
-A perceptual hash holds the signs of the lowest frequencies of an image (pHash, Zauner 2010). Of a cosine transform that
-of the mirrored image is known without a further one.
+A changed copy is recognised in two stages. Perceptual signatures, the lowest frequencies of an image and of windows of
+it (as pHash, Zauner 2010, without rounding to bits), give candidates; mirrored ones too, without a further transform.
+Of a candidate pair one image is then laid over the other, and they are copies where what remains agrees.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from assay.arrays import Bools, Doubles, Floats, Ints, Pixels, Reals
+from assay.arrays import Bools, Floats, Ints, Pixels
 from assay.labels.space import Codes
-from assay.repair.nearest import Codes as Bits
-from assay.repair.nearest import nearest_codes
+from assay.repair.nearest import nearest_to
+from assay.repair.registration import agreement
 
-FREQUENCIES = 16  # of each direction: 255 signs
-SIDE = 32  # of the image whose frequencies are computed
-NEIGHBOURS = 4  # hashes that are compared with each
-DIFFERING = 40  # bits of 256 up to which two images are copies
-BLOCK = 2048  # images at a time
+FREQUENCIES = 8  # of each direction in a signature
+SIDE = 32  # of the images that are compared
+SIDES = {1.0: (0.0,), 0.88: (0.0, 0.06, 0.12), 0.76: (0.0, 0.12, 0.24)}  # of windows, and where they begin
+MANY = 50_000  # images above which only the largest windows are compared, so that an hour does not become a day
+CANDIDATES = 3  # nearest signatures of each window, one of which may be that of the image itself
+LEAST = 0.65  # cosine of two signatures from which a pair is compared
+SAME, FRAME = 0.74, 0.5  # agreement from which a pair is one image, and of neighbouring frames
+STRETCH, TURN, GAIN = 1.2, 12.0, 3.3  # the most by which the map of a copy stretches, turns, and its contrast differs
+LARGEST, SMALLEST = 1.15, 0.55  # scale of the map of a copy
+FRAMED, LEVEL, EDGE = 0.3, 4.0, 10.0  # a border: share of a side at most, levels within it, and of the step at its end
+BLOCK, QUERIES = 1024, 65_536  # images at a time, and signatures
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class Window(NamedTuple):
+    """A part of an image, in shares of its sides, and whether it is mirrored."""
+
+    top: float
+    left: float
+    side: float
+    mirrored: bool
+
+    def map(self) -> Floats:
+        """Return the map (2, 3) of coordinates from -1 to 1 in the window to those of the whole image."""
+        across = -self.side if self.mirrored else self.side
+        return np.array(
+            [[across, 0, 2 * self.left + self.side - 1], [0, self.side, 2 * self.top + self.side - 1]], np.float32
+        )
 
 
 def exact_pairs(hashes: Sequence[str | None]) -> Ints:
     """Return pairs (P, 2) of rows with the same content hash: each later row with the first one."""
     first: dict[str, int] = {}
     pairs = [(first.setdefault(hash_, row), row) for row, hash_ in enumerate(hashes) if hash_ is not None]
-    return _pairs(np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2))
+    return _pairs(np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64))
 
 
-def near_pairs(pixels: Pixels, features: Reals | None = None) -> tuple[Ints, Floats]:
-    """Return pairs (P, 2) of rows that show one image, and their similarity (P,) from 0 to 1; most similar first.
+def near_pairs(
+    pixels: Pixels, *, frames: Ints | None = None, progress: Callable[[int, int], None] | None = None
+) -> tuple[Ints, Floats]:
+    """Return pairs (P, 2) of rows that show one image, and their agreement (P,) up to 1; most similar first.
 
-    `pixels` (N, S, S, 3), as of a cache. Exact copies are among the pairs.
+    `pixels` (N, S, S, 3), as of a cache. Exact copies are among the pairs, but where an image shows nothing at all: two
+    blank images cannot be distinguished. Of an image with many copies only some pairs are returned; `clusters` has all.
+    `frames` (F, 2) are pairs that follow each other, as by `successive`: less agreement is asked of these.
+    `progress` is called with the windows that are done, and all.
     """
-    codes, mirrored = hash_codes(pixels)
-    unique, row_of, code_of = _unique(codes)
-    rows, differing = nearest_codes(unique, np.concatenate([unique, mirrored[row_of]]), NEIGHBOURS + 1)
-    asked = np.tile(np.arange(len(unique)), 2)[:, None]
-    close = (differing <= DIFFERING) & (rows != asked)
-    linked = np.stack([np.broadcast_to(asked, rows.shape)[close], rows[close]], axis=1)
-    same = np.flatnonzero(row_of[code_of] != np.arange(len(codes)))
-    pairs = np.concatenate([row_of[linked], np.stack([row_of[code_of[same]], same], axis=1)])
-    similarity = np.concatenate([1 - differing[close] / (8 * codes.shape[1]), np.ones(len(same))]).astype(np.float32)
-    best: dict[tuple[int, int], float] = {}
-    for (one, other), value in zip(np.sort(pairs, axis=1).tolist(), similarity.tolist(), strict=True):
-        best[one, other] = max(value, best.get((one, other), 0))
-    ordered = sorted(best, key=lambda pair: (-best[pair], pair))
-    return _pairs(np.array(ordered, np.int64)), np.array([best[pair] for pair in ordered], np.float32)
+    if len(pixels) < 2:
+        return _pairs(np.empty(0, np.int64)), np.empty(0, np.float32)
+    images = _thumbnails(pixels)
+    pairs, maps = _candidates(images, progress)
+    follow = np.zeros(len(pairs), np.bool_)
+    if frames is not None and len(frames):
+        pairs, follow = np.concatenate([pairs, frames]), np.repeat([False, True], [len(pairs), len(frames)])
+        maps = np.concatenate([maps, np.repeat(Window(0, 0, 1, False).map()[None], len(frames), axis=0)])
+    correlations, maps, gains = agreement(images, pairs, maps)
+    chosen = _plausible(maps, gains) & (correlations > np.where(follow, FRAME, SAME))
+    pairs, similarity = _pairs(pairs[chosen]), correlations[chosen]
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarity))
+    _, first = np.unique(pairs[order], axis=0, return_index=True)
+    kept = order[np.sort(first)]
+    return pairs[kept], similarity[kept]
 
 
 def clusters(pairs: Ints, count: int) -> Ints:
@@ -73,7 +103,10 @@ def best_rows(cluster: Ints, *ranks: Ints) -> Ints:
 
 
 def conflicting(cluster: Ints, codes: Codes) -> Bools:
-    """Return which clusters (C,) hold two different known labels of a head, whose codes are (N,) or (N, K)."""
+    """Return which clusters (C,) hold two different known labels of a head, whose codes are (N,) or (N, K).
+
+    Of a split, coded 0, 1, 2 and -1 for none, these are the clusters that leak.
+    """
     count, known = int(cluster.max(initial=-1)) + 1, codes >= 0
     above = np.iinfo(np.int64).max  # every code
     highest = np.full((count, *codes.shape[1:]), -1)
@@ -82,11 +115,6 @@ def conflicting(cluster: Ints, codes: Codes) -> Bools:
     np.maximum.at(highest, cluster[member], codes[member])
     np.minimum.at(lowest, cluster[member], np.where(known, codes, above)[member])
     return np.asarray((highest > lowest).reshape(count, -1).any(axis=1))
-
-
-def leaking(cluster: Ints, sides: Ints) -> Bools:
-    """Return which clusters (C,) lie on two sides of a split (N,); -1 is none."""
-    return conflicting(cluster, sides)
 
 
 def successive(names: Sequence[str]) -> Ints:
@@ -100,37 +128,120 @@ def successive(names: Sequence[str]) -> Ints:
     return _pairs(np.array(following, np.int64))
 
 
-def hash_codes(pixels: Pixels) -> tuple[Bits, Bits]:
-    """Return the perceptual hashes (N, 32) of images and of their mirror images, 256 bits each."""
-    transform = _cosines(pixels.shape[1]).astype(np.float32)
-    signs = np.empty((len(pixels), FREQUENCIES, FREQUENCIES), np.bool_)
+def windows(count: int) -> list[Window]:
+    """Return the windows that are compared with the whole of `count` images, plain and mirrored."""
+    grid = [
+        (top, left, side)
+        for side, begins in SIDES.items()
+        for top in begins
+        for left in begins
+        if side != 0.88 or (top == 0.06) == (left == 0.06)  # the centre and the corners
+    ]
+    chosen = grid if count <= MANY else grid[:1]
+    # Mirrored and cropped by a quarter is rare enough not to be looked for.
+    return [Window(*part, mirrored) for part in chosen for mirrored in (False, True) if not mirrored or part[2] > 0.8]
+
+
+def signatures(images: Floats, window: Window) -> Floats:
+    """Return the signatures (N, 63) of a window of grey images (N, S, S).
+
+    They are amplitudes of cosines, larger ones for higher frequencies, of which natural images have less.
+    """
+    frequency = np.arange(FREQUENCIES)
+    cosines = np.cos(np.pi / SIDE * (np.arange(SIDE) + 0.5) * frequency[:, None])
+    side = images.shape[1]
+    rows, columns = (
+        cosines @ _areas(side, np.array([begin * side]), np.array([(begin + window.side) * side]))[0]
+        for begin in (window.top, window.left)
+    )
+    if window.mirrored:
+        columns = columns * (-1.0) ** frequency[:, None]
+    weights = np.hypot(frequency[:, None], frequency) ** 0.5
+    values = rows.astype(np.float32) @ images @ columns.T.astype(np.float32) * weights.astype(np.float32)
+    return np.asarray(values.reshape(len(images), -1)[:, 1:], np.float32)
+
+
+def _candidates(images: Floats, progress: Callable[[int, int], None] | None) -> tuple[Ints, Floats]:
+    """Return pairs (P, 2) of a template and an image with a window that is like it, and the map (P, 2, 3) of that."""
+    count, used = len(images), windows(len(images))
+    likely: list[tuple[Ints, Floats, Ints]] = []
+
+    def blocks() -> Iterator[Floats]:
+        return (
+            signatures(images[start : start + 65_536], window) for window in used for start in range(0, count, 65_536)
+        )
+
+    done = 0
+    for rows, cosines in nearest_to(signatures(images, used[0]), blocks(), CANDIDATES):
+        query = (done + np.arange(len(rows))) % count
+        chosen = (cosines > LEAST) & (rows != query[:, None])
+        likely.append(
+            (
+                np.stack([rows, np.broadcast_to(query[:, None], rows.shape)], axis=2)[chosen],
+                cosines[chosen],
+                np.full(chosen.sum(), done // count),
+            )
+        )
+        done += len(rows)
+        if progress is not None:
+            progress(done, count * len(used))
+    pairs, cosines, number = (np.concatenate(part) for part in zip(*likely, strict=True))
+    one, other = _pairs(pairs).T
+    order = np.lexsort((number, -cosines, other, one))
+    _, first = np.unique(one[order] * count + other[order], return_index=True)
+    best = order[first]
+    return pairs[best], np.array([window.map() for window in used])[number[best]]
+
+
+def _plausible(maps: Floats, gains: Floats) -> Bools:
+    """Return which maps (P, 2, 3) and gains (P,) a copy may have: nearly a crop, turned and stretched a little."""
+    linear = maps[:, :, :2]
+    scales = np.linalg.svd(linear, compute_uv=False)
+    turned = np.degrees(np.abs(np.arctan2(linear[:, 1, 0], np.abs(linear[:, 0, 0]))))
+    return np.asarray(
+        (scales[:, 0] < STRETCH * scales[:, 1])
+        & (scales[:, 0] < LARGEST)
+        & (scales[:, 1] > SMALLEST)
+        & (turned < TURN)
+        & (np.maximum(gains, 1 / gains) < GAIN)
+    )
+
+
+def _thumbnails(pixels: Pixels) -> Floats:
+    """Return images (N, SIDE, SIDE) in grey, without borders of one colour."""
+    images = np.empty((len(pixels), SIDE, SIDE), np.float32)
     for start in range(0, len(pixels), BLOCK):
         grey = pixels[start : start + BLOCK] @ GREY
-        signs[start : start + BLOCK] = transform @ grey @ transform.T > 0
-    signs[:, 0, 0] = False
-    flipped = signs.copy()
-    flipped[:, :, 1::2] ^= True
-    return _packed(signs), _packed(flipped)
+        rows, columns = _within_border(grey), _within_border(grey.transpose(0, 2, 1))
+        side = grey.shape[1]
+        images[start : start + BLOCK] = _areas(side, *rows) @ grey @ _areas(side, *columns).transpose(0, 2, 1)
+    return images
 
 
-def _packed(signs: Bools) -> Bits:
-    return np.packbits(signs.reshape(len(signs), -1), axis=1)
+def _within_border(grey: Floats) -> tuple[Ints, Ints]:
+    """Return the first line (b,) of each image (b, S, S) within its border, and the one after the last.
+
+    A border is of one level and ends in a step; where there is none an image begins at 0.
+    """
+    side, limits = grey.shape[1], []
+    mean, deviation = grey.mean(axis=2), grey.std(axis=2)
+    steps = np.abs(np.diff(grey, axis=1)).mean(axis=2)
+    for level, spread, step in ((mean, deviation, steps), (mean[:, ::-1], deviation[:, ::-1], steps[:, ::-1])):
+        flat = (spread < LEVEL) & (np.abs(level - level[:, :1]) < LEVEL)
+        width = np.where(flat.all(axis=1), 0, np.argmin(flat, axis=1))
+        sharp = np.take_along_axis(step, np.clip(width - 1, 0, side - 2)[:, None], axis=1)[:, 0] > EDGE
+        # One line more: that between border and image holds some of both.
+        limits.append(np.where((width > 0) & (width <= FRAMED * side) & sharp, width + 1, 0))
+    return limits[0], side - limits[1]
 
 
-def _cosines(side: int) -> Doubles:
-    """Return the cosine transform (FREQUENCIES, side) of what a line of an image is when reduced to SIDE values."""
-    edges = np.linspace(0, side, SIDE + 1)
+def _areas(side: int, begin: Ints, end: Ints) -> Floats:
+    """Return the matrices (b, SIDE, side) that reduce the pixels from `begin` to `end` (b,) to SIDE means."""
+    edges = begin[:, None] + (end - begin)[:, None] * np.linspace(0, 1, SIDE + 1)
     pixel = np.arange(side)
-    area = np.clip(np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel), 0, None)
-    angles = np.pi / SIDE * (np.arange(SIDE) + 0.5) * np.arange(FREQUENCIES)[:, None]
-    return np.asarray(np.cos(angles) @ (area / area.sum(axis=1, keepdims=True)))
-
-
-def _unique(codes: Bits) -> tuple[Bits, Ints, Ints]:
-    """Return the different codes (U, B), the first row (U,) of each, and the code (N,) of each row."""
-    whole = np.ascontiguousarray(codes).view(f"V{codes.shape[1]}").reshape(-1)
-    _, row_of, code_of = np.unique(whole, return_index=True, return_inverse=True)
-    return codes[row_of], row_of, code_of
+    inside = np.minimum(edges[:, 1:, None], pixel + 1) - np.maximum(edges[:, :-1, None], pixel)
+    inside = np.clip(inside, 0, None)
+    return np.asarray(inside / inside.sum(axis=2, keepdims=True), np.float32)
 
 
 def _pairs(pairs: Ints) -> Ints:

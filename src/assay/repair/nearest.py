@@ -1,4 +1,4 @@
-"""Nearest neighbours among feature vectors and bit codes: exact for a few thousand rows, by a graph above.
+"""Nearest neighbours among vectors: exact for a few thousand rows, by a graph above.
 
 The graph is usearch's HNSW (Malkov & Yashunin 2018): n log n. Added to by several threads it would differ from run to
 run, so the rows are parted into a fixed number of graphs, each built by one thread; a search changes nothing and uses
@@ -7,11 +7,10 @@ all cores. Results depend on neither the number of cores nor the timing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 from usearch.index import Index
 
 from assay.arrays import Floats, Ints, Reals
@@ -20,12 +19,11 @@ EXACT = 12_000  # rows up to which all pairs are compared: as fast as the graph,
 BLOCK = 16_000_000  # similarities at a time: 64 MB
 WIDTH = 128  # dimensions in a graph: 256 bytes a row
 SAMPLE = 20_000  # rows from which the directions of a graph are computed
-PARTS = 4  # graphs
+GRAPH = 3_000  # short vectors above which queries go to a graph
+PARTS = 2  # graphs
 SPARE = 3  # times the count that is searched, since the graph's distances are those of a projection
 CHUNK = 65_536  # rows of a block that is added or searched
 LINKS, EFFORT = 16, 64  # of the graph: connectivity, expansion
-
-Codes = NDArray[np.uint8]  # (N, B), eight bits a byte
 
 
 def nearest(vectors: Reals, count: int) -> tuple[Ints, Floats]:
@@ -43,20 +41,21 @@ def nearest(vectors: Reals, count: int) -> tuple[Ints, Floats]:
     return np.concatenate(rows), np.concatenate(cosines)
 
 
-def nearest_codes(codes: Codes, queries: Codes, count: int) -> tuple[Ints, Ints]:
-    """Return the `count` codes (N, B) nearest to each query (Q, B) as rows (Q, count), and the bits that differ.
+def nearest_to(vectors: Floats, queries: Iterable[Floats], count: int) -> Iterator[tuple[Ints, Floats]]:
+    """Yield the rows of the `count` nearest of short vectors (N, F) to blocks of queries (b, F), and their cosines.
 
-    Nearest first, ties by row; fewer columns where there are not as many codes. Codes should differ from each other:
-    a graph with many copies of a node leads nowhere.
+    Nearest first, ties by row; fewer columns where there are not as many vectors. Above 3,000 vectors the neighbours
+    and their cosines are those of a graph in half precision.
     """
-    count, width = min(count, len(codes)), codes.shape[1] * 8
-    if len(codes) <= EXACT:
-        blocks = _exact_codes(codes, queries, count)
-    else:
-        graphs = _graphs(codes, Index(ndim=width, metric="hamming", dtype="b1"))
-        blocks = _search(graphs, queries, count)
-    rows, distances = zip(*blocks, strict=True)
-    return np.concatenate(rows), np.concatenate(distances).astype(np.int64)
+    count = min(count, len(vectors))
+    if len(vectors) > GRAPH:
+        graphs = _graphs(_unit(vectors).astype(np.float16), count)
+        for block in queries:
+            yield from _search(graphs, _unit(block).astype(np.float16), count)
+        return
+    unit = _unit(vectors)
+    for block in queries:
+        yield _largest(_unit(block) @ unit.T, count)
 
 
 def _exact(vectors: Reals, count: int) -> Iterator[tuple[Ints, Floats]]:
@@ -66,19 +65,12 @@ def _exact(vectors: Reals, count: int) -> Iterator[tuple[Ints, Floats]]:
         cosines = unit[start : start + step] @ unit.T
         block = np.arange(len(cosines))
         cosines[block, start + block] = -np.inf
-        rows = np.argpartition(cosines, -count, axis=1)[:, -count:]
-        yield _in_order(rows, np.take_along_axis(cosines, rows, axis=1), count)
+        yield _largest(cosines, count)
 
 
-def _exact_codes(codes: Codes, queries: Codes, count: int) -> Iterator[tuple[Ints, Floats]]:
-    bits = np.unpackbits(codes, axis=1).astype(np.float32) * 2 - 1
-    step = max(1, BLOCK // len(codes))
-    for start in range(0, len(queries), step):
-        signs = np.unpackbits(queries[start : start + step], axis=1).astype(np.float32) * 2 - 1
-        agreement = signs @ bits.T  # exact: small whole numbers
-        rows = np.argpartition(agreement, -count, axis=1)[:, -count:]
-        rows, agreement = _in_order(rows, np.take_along_axis(agreement, rows, axis=1), count)
-        yield rows, (bits.shape[1] - agreement) / 2
+def _largest(cosines: Floats, count: int) -> tuple[Ints, Floats]:
+    rows = np.argpartition(cosines, -count, axis=1)[:, -count:]
+    return _in_order(rows, np.take_along_axis(cosines, rows, axis=1), count)
 
 
 def _by_graph(vectors: Reals, count: int) -> Iterator[tuple[Ints, Floats]]:
@@ -86,9 +78,10 @@ def _by_graph(vectors: Reals, count: int) -> Iterator[tuple[Ints, Floats]]:
     low = np.empty((len(vectors), directions.shape[1]), np.float16)
     for start in range(0, len(vectors), CHUNK):
         low[start : start + CHUNK] = _unit(vectors[start : start + CHUNK]) @ directions
-    graphs = _graphs(low, Index(ndim=low.shape[1], metric="cos", dtype="f16"))
+    wanted = min(SPARE * count + 1, len(vectors))
+    graphs = _graphs(low, wanted)
     first = 0
-    for rows, _ in _search(graphs, low, min(SPARE * count + 1, len(vectors))):
+    for rows, _ in _search(graphs, low, wanted):
         block = np.arange(first, first + len(rows))
         first += len(rows)
         cosines = np.empty(rows.shape, np.float32)
@@ -99,34 +92,33 @@ def _by_graph(vectors: Reals, count: int) -> Iterator[tuple[Ints, Floats]]:
         yield _in_order(rows, cosines, count)
 
 
-def _graphs(rows: Reals | Codes, like: Index) -> list[Index]:
-    """Return PARTS graphs of consecutive rows, keyed by row."""
+def _graphs(vectors: Reals, count: int) -> list[Index]:
+    """Return PARTS graphs of consecutive vectors (N, F) in half precision, to be asked for `count`."""
 
     def built(keys: Ints) -> Index:
         graph = Index(
-            ndim=like.ndim, metric=like.metric_kind, dtype=like.dtype, connectivity=LINKS,
-            expansion_add=EFFORT, expansion_search=EFFORT,
+            ndim=vectors.shape[1], metric="cos", dtype="f16", connectivity=LINKS,
+            expansion_add=EFFORT, expansion_search=max(EFFORT // 2, 4 * count),
         )  # fmt: skip
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
-            graph.add(chunk, rows[chunk], threads=1)
+            graph.add(chunk, vectors[chunk], threads=1)
         return graph
 
     with ThreadPoolExecutor(PARTS) as pool:
-        return list(pool.map(built, np.array_split(np.arange(len(rows)), PARTS)))
+        return list(pool.map(built, np.array_split(np.arange(len(vectors)), PARTS)))
 
 
-def _search(graphs: list[Index], queries: Reals | Codes, count: int) -> Iterator[tuple[Ints, Floats]]:
-    """Yield rows and distances (b, count) of blocks of queries, nearest first."""
+def _search(graphs: list[Index], queries: Reals, count: int) -> Iterator[tuple[Ints, Floats]]:
+    """Yield rows and cosines (b, count) of blocks of queries, nearest first."""
     for start in range(0, len(queries), CHUNK):
         chunk = queries[start : start + CHUNK]
         parts = [_searched(graph, chunk, count) for graph in graphs]
         rows, distances = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-        rows, similarities = _in_order(rows, -distances, count)
-        yield rows, -similarities
+        yield _in_order(rows, 1 - distances, count)
 
 
-def _searched(graph: Index, queries: Reals | Codes, count: int) -> tuple[Ints, Floats]:
+def _searched(graph: Index, queries: Reals, count: int) -> tuple[Ints, Floats]:
     """Return rows and distances (b, count); the distance is infinite where the graph leads to fewer."""
     count = min(count, len(graph))
     matches = graph.search(
