@@ -21,6 +21,8 @@ from starlette.testclient import TestClient
 from assay.apps.review import views
 from assay.apps.review.decisions import Decision, Decisions
 from assay.apps.review.images import ImageFiles
+from assay.apps.review.learner import Labels, Learner
+from assay.apps.review.learning import learning_folds
 from assay.apps.review.opening import RunGuard
 from assay.apps.review.queues import Scores
 from assay.apps.review.server import create_app
@@ -474,3 +476,15 @@ def test_the_map_keeps_neighbours_together_and_is_kept(tmp_path: Path, monkeypat
 def test_before_there_are_features_or_a_model_the_page_is_told_so(client: TestClient) -> None:
     for address in ("/api/map", "/gradcam/0?head=tree&class=oak", "/api/train"):
         assert client.get(address).status_code == 409
+
+
+def test_before_the_first_label_the_learner_has_no_opinion_and_every_fold_has_images() -> None:
+    samples = make_samples([{"id": f"{n}.jpg", "split": "train", "hash": str(n % 40)} for n in range(60)], TREE)
+    fold = learning_folds(samples, seed=0)
+    assert set(fold.tolist()) == set(range(5))
+    assert (fold[:20] == fold[40:]).all()  # copies
+    codes = tuple(samples.codes())
+    features = np.random.default_rng(0).standard_normal((60, 8), np.float32)
+    learnt = Learner(samples.space, features, fold).learn(Labels(codes, codes, (codes[0] > 0,)))
+    assert np.allclose(learnt.probabilities, 1 / 3)
+    assert learnt.left is None

@@ -71,6 +71,8 @@ def fit_folds(
     """
     rows = np.flatnonzero((weights > 0).any(axis=1) & (fold >= 0))
     count, depth = int(fold.max(initial=0)) + 1, components.vectors.shape[1]
+    if not len(rows):  # before the first label
+        return np.zeros((depth, count, space.width), np.float32) if start is None else start
     vectors, wanted = components.vectors[rows], targets[rows, None, :]
     parts = weights[rows, None, :] * (fold[rows, None] != np.arange(count))[:, :, None].astype(np.float32)
     pull = np.append(penalty / components.variances, 1e-3).astype(np.float32)[:, None, None]

@@ -235,10 +235,15 @@ class Background:
     """
 
     def __init__(
-        self, learner: Learner, snapshot: Callable[[], tuple[int, Labels]], publish: Callable[[int, Learnt], None]
+        self,
+        learner: Learner,
+        snapshot: Callable[[], tuple[int, Labels]],
+        publish: Callable[[int, Learnt], None],
+        *,
+        failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Start the thread; it waits until `wake`."""
-        self._learner, self._snapshot, self._publish = learner, snapshot, publish
+        self._learner, self._snapshot, self._publish, self._failed = learner, snapshot, publish, failed
         self._woken, self._closed = threading.Event(), threading.Event()
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
@@ -257,10 +262,10 @@ class Background:
     def _run(self) -> None:
         while self._woken.wait() and not self._closed.is_set():
             self._woken.clear()
-            version, labels = self._snapshot()
             try:
-                learnt = self._learner.learn(labels)
+                version, labels = self._snapshot()
+                self._publish(version, self._learner.learn(labels))
             except Exception as error:
                 self.failure = f"{type(error).__name__}: {error}"
+                self._failed(self.failure)
                 raise
-            self._publish(version, learnt)

@@ -61,8 +61,9 @@ class Learning:
             session.features = _spread(features, rows, len(session.samples))
             session.further = (*self._further(inputs, rows, features), *session.further)
             session.working = None
-            learner = Learner(session.samples.space, features, _folds(inputs.samples, seed=inputs.seed))
-            background = Background(learner, lambda: self._labels(rows), _Publisher(session, learner, rows))
+            learner = Learner(session.samples.space, features, learning_folds(inputs.samples, seed=inputs.seed))
+            publisher = _Publisher(session, learner, rows)
+            background = Background(learner, lambda: self._labels(rows), publisher, failed=self._failed)
         except AssayError as error:
             session.working = f"nothing is suggested: {error}"
             session.changed()
@@ -77,6 +78,10 @@ class Learning:
             return
         session.on_decision = background.wake
         background.wake()
+
+    def _failed(self, reason: str) -> None:
+        self.session.learning, self.session.working = False, f"nothing more is learnt: {reason}"
+        self.session.changed()
 
     def _further(self, inputs: AuditInputs, rows: Ints, features: Floats) -> list[Queue]:
         """Return the queues that follow from the images alone."""
@@ -116,7 +121,7 @@ class _Publisher:
             tuple(_placed(one, self.rows, count) for one in learnt.suggested),
         )
         estimates = Estimates(learnt.left, learnt.next_hundred, self._validated(codes, learnt.probabilities))
-        session.learning = version != session.version
+        session.learning = session.decided_at > version
         session.publish(scores, estimates, self._next(codes))
 
     def _validated(self, codes: list[Ints], probabilities: Floats) -> tuple[str, Metric] | None:
@@ -144,12 +149,16 @@ class _Publisher:
         return [Queue("next", "Best labelled next", rows)]
 
 
-def _folds(samples: Samples, *, seed: int) -> Ints:
+def learning_folds(samples: Samples, *, seed: int) -> Ints:
     """Return the fold of each image (N,) that teaches; -1 of those of validation and test."""
-    teaches = np.flatnonzero(~samples.table["split"].is_in(HELD_OUT).fill_null(False).to_numpy())
-    fold = np.full(len(samples), -1, np.int64)
-    fold[teaches] = folds(samples.take(teaches), FOLDS, seed=seed)
-    return fold
+    teaches = ~samples.table["split"].is_in(HELD_OUT).fill_null(False).to_numpy()
+    labelled = np.flatnonzero(teaches & samples.labelled())
+    # Labels to come are in no stratum yet: their folds are drawn, of copies together.
+    _, content = np.unique([name or "" for name in samples.hashes], return_inverse=True)
+    fold = np.random.default_rng(seed).integers(0, FOLDS, len(samples))[content]
+    if len(labelled):
+        fold[labelled] = folds(samples.take(labelled), FOLDS, seed=seed)
+    return np.where(teaches, fold, -1)
 
 
 def _spread(values: Reals, rows: Ints, count: int) -> Floats:

@@ -90,6 +90,7 @@ class ReviewSession:
     on_decision: Callable[[], None] = lambda: None
     learning: bool = False
     working: str | None = None  # what is done before anything can be learnt, or why nothing is
+    decided_at: int = 0  # the version that the last decision made
     _version: int = 0
     _map_lock: threading.Lock = field(default_factory=threading.Lock)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -133,7 +134,7 @@ class ReviewSession:
         return self._decided(), stored
 
     def _decided(self) -> int:
-        version = self.changed()
+        version = self.decided_at = self.changed()
         self.on_decision()
         return version
 
