@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from assay.errors import DataError
-from assay.labels.readers.formats import form_of
+from assay.labels.readers.formats import FORMATS, form_of
 from assay.labels.readers.read import DataSettings, read, read_whole
 from assay.labels.samples import Samples
 from assay.plan.plan import from_source
@@ -316,6 +317,63 @@ def test_data_sets_of_the_datasets_library(tmp_path: Path) -> None:
     whole.to_parquet(tmp_path / "hub" / "train-00000-of-00001.parquet")
     assert form_of(tmp_path / "hub") == "datasets"
     assert list(labels(load(tmp_path, datasets="hub")).values()) == ["dog", None, "cat"]
+
+
+# Bad input of every format
+
+TWICE = [task("1.png", {"label": ["a"]}), task("1.png", {"label": ["b"]})]
+BAD: dict[str, tuple[object, str]] = {
+    "label_studio no JSON": ("[", r"bad\.json, line 1: is no JSON"),
+    "label_studio an object": ({}, r"bad\.json: holds \{\} where a list belongs"),
+    "label_studio no task": ([], r"bad\.json: names no image"),
+    "label_studio no image": ([{"id": 1, "data": {"text": "x"}}], r"bad\.json\[0\], data: names no image: none of"),
+    "label_studio no choice": ([task("1.png")], r"labels none of its 1 images"),
+    "label_studio twice": (TWICE, r"task 2: the label 'label' of '1\.png' is 'b', but task 1 says 'a'"),
+    "label_studio several": ([task("1.png", {"label": ["a", "b"]})], r"task 1: '1\.png' has the labels 'a', 'b'"),
+    "label_studio a number": ([task("1.png", {"label": [0.5]})], r"result\[0\], value, choices\[0\]: holds 0\.5 where"),  # type: ignore[list-item]
+    "label_studio other": ([task("gone.png", {"label": ["a"]})], r"none of its 1 images can be found below"),
+    "datumaro a list": ([], r"bad\.json: holds \[\] where an object with 'categories' belongs"),
+    "datumaro no items": ({"categories": {"label": {"labels": []}}}, r"bad\.json: has no 'items'"),
+    "datumaro no name": ({"categories": {"label": {"labels": [{}]}}, "items": []}, r"labels\[0\]: has no 'name'"),
+    "datumaro no id": (datumaro({"annotations": []}), r"items\[0\]: has no 'id'"),
+    "fiftyone no labels": ({"classes": ["a"]}, r"bad\.json: has no 'labels'"),
+    "coco text": ('"x"', r"holds \"x\" where an object with 'images' belongs"),
+    "coco latin": (b"\xff\xfe\xfd", r"begins as UTF-16 and is not|is not UTF-8"),
+    "imagenet no list": ("", r"synsets\.txt: does not exist"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_with_the_file_and_the_entry(tmp_path: Path, case: str) -> None:
+    content, message = BAD[case]
+    path = put(tmp_path, "1.png", "data/1.png") / "bad.json"
+    path.write_bytes(content) if isinstance(content, bytes) else put_json(path, content)
+    form, kind = case.partition(" ")[0], "multiclass"
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, **{form: "bad.json", "kind": kind})
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_source_that_is_gone_or_empty_is_named(tmp_path: Path, form: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("gone.json", "empty"):
+        with pytest.raises(DataError, match=rf"{name}.*(does not exist|holds no|is no).*\."):
+            load(tmp_path, **{form: name})
+
+
+@pytest.mark.parametrize("form", ["coco", "label_studio"])
+def test_no_name_leaves_the_root(tmp_path: Path, form: str) -> None:
+    put(tmp_path, "in/1.png", "secret.png")
+    name = "../secret.png"
+    content: dict[str, object] = {
+        "coco": {**COCO, "images": [{"id": 1, "file_name": name}], "annotations": []},
+        "label_studio": [task(f"/data/local-files/?d={name}", {"label": ["a"]})],
+    }
+    put_json(tmp_path / "in" / "bad.json", content[form])
+    with pytest.raises(DataError, match=r"'\.\./secret\.png' leaves the data folder"):
+        load(tmp_path / "in", **{form: "bad.json"})
+    with pytest.raises(ValidationError, match=r"crop: means nothing beside `fiftyone`"):
+        load(tmp_path, fiftyone="x", crop="boxes")
 
 
 # Recognised as given

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from assay.errors import DataError
 from assay.labels.readers.exports import HEAD, Export, Json, LabelledImage, Options, export_of, files_by_split, path_in
-from assay.labels.readers.text_files import read_lines
+from assay.labels.readers.text_files import read_lines, require_file
 from assay.messages import printable
 
 SYNSETS = "synsets.txt"
@@ -20,6 +20,8 @@ def read_imagenet(source: Path, options: Options) -> Export:
     (`"a b".jpg 0`), and the positions of its classes. Raises DataError for a line that is none.
     """
     folder = source if source.is_dir() else source.parent
+    if not source.is_dir():
+        require_file(source, "Check the path of the list, or give the folder that it lies in.")
     root, head = options.root or folder, options.head or HEAD
     classes = [line for line in read_lines(folder / SYNSETS) if line]
     files = files_by_split(
