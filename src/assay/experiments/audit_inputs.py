@@ -14,10 +14,10 @@ from assay.files import RunFolder, fingerprint, whole
 from assay.images.cache import Cache, build
 from assay.images.decode import Resize
 from assay.images.file_facts import FileFacts, read_file_facts
-from assay.labels.corrections import corrected
 from assay.labels.ledger import Ledger
-from assay.labels.readers.read import read_whole, resolve_paths
+from assay.labels.readers.read import read_to_look_at
 from assay.labels.samples import Samples
+from assay.labels.space import Head, LabelSpace
 from assay.labels.split import folds, join_groups
 from assay.labels.subset import without
 from assay.models.classifier import ModelSettings, build_classifier
@@ -36,6 +36,9 @@ FOLDS = 5
 NEIGHBOURS = 32
 VOTERS = 20  # of the neighbours: those of other folds that have a label
 COMPONENTS = 256  # of features: more fit no better and take longer
+NO_HEADS = LabelSpace((Head("unused", ("unused",)),))
+"""Of a classifier of which only the backbone is used."""
+
 CHUNK = 4096
 """Images whose features are kept at once: what a killed audit loses."""
 
@@ -59,9 +62,7 @@ def read_data(source: Path, *, changes: tuple[str, ...] = ()) -> AuditData:
         samples = Ledger.read(run.ledger).of(()).apply(Samples.read(run.samples))
         return AuditData(source.resolve().name, samples, from_source(run.plan, overrides=changes))
     loaded = from_source(source, overrides=changes)
-    data = loaded.plan.data
-    table = resolve_paths(data, base=loaded.base).get("corrections")
-    return AuditData(loaded.source_name, corrected(read_whole(data, base=loaded.base), table), loaded)
+    return AuditData(loaded.source_name, read_to_look_at(loaded.plan.data, base=loaded.base), loaded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ class AuditInputs:
     @cached_property
     def features(self) -> Floats:
         """Features (N, F) of the backbone that training would begin with."""
-        classifier = build_classifier(self.model, self.samples.space, seed=self.seed, base=self.base, size=DEFAULT_SIZE)
+        classifier = build_classifier(self.model, NO_HEADS, seed=self.seed, base=self.base, size=DEFAULT_SIZE)
         # Half precision halves the time, and its rounding is far below the differences of images.
         hardware, _ = fastest_inference(classifier, size=DEFAULT_SIZE, device=self.device, half=True)
         inference, ids = Inference(classifier, self.cache, DEFAULT_SIZE, hardware), self.samples.ids

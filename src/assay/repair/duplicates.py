@@ -114,7 +114,7 @@ def conflicting(cluster: Ints, codes: Codes) -> Bools:
     member = cluster >= 0
     np.maximum.at(highest, cluster[member], codes[member])
     np.minimum.at(lowest, cluster[member], np.where(known, codes, above)[member])
-    return np.asarray((highest > lowest).reshape(count, -1).any(axis=1))
+    return np.asarray((highest > lowest).any(axis=tuple(range(1, codes.ndim))))
 
 
 def successive(names: Sequence[str]) -> Ints:

@@ -103,6 +103,17 @@ def find_in_folder(folder: Path, *, classes: Sequence[str] = ()) -> RawLabels:
     )
 
 
+def is_unlabelled(folder: Path) -> bool:
+    """Return whether a folder holds images, and all of them lie in the folder itself."""
+    images = walk(folder).images if folder.is_dir() else ()
+    return bool(images) and not any("/" in path for path in images)
+
+
+def find_unlabelled(folder: Path) -> RawLabels:
+    """Return the images below a folder without any label, under a head of no class."""
+    return _of_classes(folder, walk(folder), ())
+
+
 def has_loose_images(folder: Path) -> bool:
     """Return whether images lie in a folder itself, in no class folder."""
     return folder.is_dir() and any("/" not in path for path in walk(folder).images)

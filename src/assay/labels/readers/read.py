@@ -21,7 +21,7 @@ from assay.labels.corrections import corrected, is_ledger, settled_edits
 from assay.labels.image_files import natural_key
 from assay.labels.readers.columns import Columns
 from assay.labels.readers.exports import Options
-from assay.labels.readers.folder import find_in_folder, has_loose_images
+from assay.labels.readers.folder import find_in_folder, find_unlabelled, has_loose_images, is_unlabelled
 from assay.labels.readers.formats import FORMATS
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
@@ -292,6 +292,19 @@ def read_to_label(data: DataSettings, *, base: Path) -> Samples:
     if samples.labelled().any():
         return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
     return replace(samples, table=samples.table.with_columns(split=pl.lit("train")))
+
+
+def read_to_look_at(data: DataSettings, *, base: Path) -> Samples:
+    """Return samples with the corrections of the data and the split that came with it, labelled or not.
+
+    Raises DataError where there is no image.
+    """
+    paths = resolve_paths(data, base=base)
+    if "folder" in paths and not data.classes and "corrections" not in paths and is_unlabelled(paths["folder"]):
+        raw = find_unlabelled(paths["folder"])
+    else:
+        raw = FORMS[_form(data)](data, paths)
+    return corrected(build_samples(raw, data.spelling, unlabelled=True), paths.get("corrections"))
 
 
 def read_whole(data: DataSettings, *, base: Path) -> Samples:
