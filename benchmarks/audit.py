@@ -8,7 +8,7 @@ sides of a split. Thresholds were chosen on eurosat and flickr. Pairs of two ori
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from assay.images.cache import build
+from assay.images.decode import Resize
 from assay.labels.readers.read import DataSettings, read
-from benchmarks.harness import Options
+from assay.repair.duplicates import clusters, conflicting, near_pairs
+from benchmarks.harness import SETS, Benchmark, Options, Record, by_name, by_seed, seconds_of, table
 
 Change = Callable[[Image.Image, int, np.random.Generator], Image.Image]
-Array = npt.NDArray[np.generic]
+Rows = npt.NDArray[np.int64]
+FIRST = 50  # pairs of originals on a sheet
 
 
 def crop(image: Image.Image, strength: int, rng: np.random.Generator) -> Image.Image:
@@ -127,3 +131,87 @@ def plant(options: Options, name: str, folder: Path, *, each: int, seed: int) ->
         copies.append(folder / f"{number:04d}-{kind}-{strength}.jpg")
         image.save(copies[-1], "JPEG", quality=92)
     return Planted([*paths, *copies], originals, kinds)
+
+
+def measure(options: Options, name: str, seed: int) -> Record:
+    """Plant copies in a set, and score the pairs and the leaks that are reported."""
+    with options.scratch() as folder:
+        planted = plant(options, name, folder, each=options.each, seed=seed)
+        ids = [str(path) for path in planted.paths]
+        cache, _ = build(ids, planted.paths, hashes=[None] * len(ids), size=128, resize=Resize(), folder=folder)
+        result: list[tuple[Rows, npt.NDArray[np.float32]]] = []
+        seconds = seconds_of(lambda: result.append(near_pairs(cache.pixels)))
+        pairs = result[0][0]
+        first = len(ids) - len(planted.originals)
+        if options.sheets:
+            among = pairs[pairs[:, 1] < first][:FIRST]
+            draw_pairs(cache.pixels, among, Path(options.sheets) / f"{name}-{seed}.png")
+    return {"images": first, "seconds": round(seconds), **scores(planted, pairs, seed=seed)}
+
+
+def scores(planted: Planted, pairs: Rows, *, seed: int) -> Record:
+    """Return recall and precision of pairs and of leaks; a pair with a copy in it is right if it is the planted one.
+
+    A leak is a cluster on both sides of the split; it is right where a copy and its original lie on different ones.
+    Clusters of originals alone are left out of both.
+    """
+    count = len(planted.paths)
+    first = count - len(planted.originals)
+    copy_of = dict(enumerate(planted.originals.tolist(), start=first))
+    touching = [(one, other) for one, other in pairs.tolist() if other >= first]
+    hits = {other - first for one, other in touching if copy_of[other] == one}
+    kinds = {}
+    for kind in KINDS:
+        for strength in STRENGTHS:
+            rows = [row for row, each in enumerate(planted.kinds) if each == (kind, strength)]
+            kinds[f"{kind} {strength}"] = len(hits & set(rows)) / max(1, len(rows))
+    sides, cluster = np.random.default_rng([seed, 17]).random(count) < 0.3, clusters(pairs, count)
+    leaks = {copy: original for copy, original in copy_of.items() if sides[copy] != sides[original]}
+    listed = {copy for copy, original in leaks.items() if 0 <= cluster[copy] == cluster[original]}
+    torn = np.flatnonzero(conflicting(cluster, sides.astype(np.int64)))
+    with_copy = {number for number in torn.tolist() if (np.flatnonzero(cluster == number) >= first).any()}
+    right = {int(cluster[copy]) for copy in listed}
+    return {
+        "planted": len(copy_of),
+        "recall": len(hits) / len(copy_of),
+        "precision": len(hits) / max(1, len(touching)),
+        "leaks": len(leaks),
+        "leak recall": len(listed) / max(1, len(leaks)),
+        "leak precision": len(right & with_copy) / max(1, len(with_copy)),
+        "pairs of originals": len(pairs) - len(touching),
+        "kinds": kinds,
+    }
+
+
+def draw_pairs(pixels: npt.NDArray[np.uint8], pairs: Rows, path: Path) -> None:
+    """Write a sheet of pairs, ten a row, each side by side."""
+    side, gap = 72, 6
+    lines = -(-len(pairs) // 10)
+    sheet = Image.new("RGB", (10 * (2 * side + gap), max(1, lines) * (side + gap)), "red")
+    for number, pair in enumerate(pairs.tolist()):
+        for column, row in enumerate(pair):
+            left, top = number % 10 * (2 * side + gap) + column * side, number // 10 * (side + gap)
+            sheet.paste(Image.fromarray(np.asarray(pixels[row])).resize((side, side)), (left, top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return a table of the sets, and one of the kinds: means over seeds."""
+    metrics = ("recall", "precision", "leak recall", "leak precision")
+    rows, kinds = [], []
+    for name, chosen in by_name(records).items():
+        values = [f"{np.mean([record[metric] for record in chosen]):.3f}" for metric in metrics]
+        counts = [sum(record[count] for record in chosen) for count in ("planted", "leaks", "pairs of originals")]
+        rows.append(
+            [name, f"{chosen[0]['images']:,}", len(chosen), counts[0], *values[:2], counts[1], *values[2:], counts[2]]
+        )
+        each = {kind: np.mean([record["kinds"][kind] for record in chosen]) for kind in chosen[0]["kinds"]}
+        kinds.append([name, *(f"{each[f'{kind} weak']:.2f}, {each[f'{kind} strong']:.2f}" for kind in KINDS)])
+    header = ("set", "images", "seeds", "copies", *metrics[:2], "leaks", *metrics[2:], "pairs of originals")
+    return [options.command, "", *table(header, rows), "", *table(("recall: weak, strong", *KINDS), kinds)]
+
+
+if __name__ == "__main__":
+    cells, settings = by_seed(measure, {name: name for name in SETS}), {"each": 40, "sheets": ""}
+    Benchmark("audit", __doc__, cells, lines=lines, settings=settings, seeds=(0,)).main()
