@@ -46,3 +46,4 @@ def _blocks(chapters: Sequence[DemoRun], run: Path) -> Iterator[Block]:
     folder = shlex.quote(str(run))
     yield f"The repaired run is in {run}. What was changed, and how to label images with it:\n"
     yield f"    assay ledger {folder}\n    assay predict {folder} IMAGES --out labels.csv\n"
+    yield f"To look at its labels and settle them by hand, in the browser:\n\n    assay review {folder}\n"

@@ -143,6 +143,7 @@ def _run_blocks(run: Run, again: str) -> Iterator[Block]:
         table = shlex.quote(str(run.folder / record.suspects["file"]))
         yield "Then correct the labels and train again:\n"
         yield f"    assay ledger {folder} --correct {table}\n    {again}\n"
+        yield f"Or settle them in the browser, which shows the images:\n\n    assay review {folder}\n"
 
 
 def _comparable_steps(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
