@@ -33,7 +33,8 @@ MOST_SPAN = 20.0  # levels
 SPAN_SHARE = 0.25
 MOST_SHARPNESS = 0.12
 SHARPNESS_SHARE = 0.35
-LEAST_DETAIL = 1.5  # levels a pixel; of less it cannot be known whether it is blurred
+NOISE = 0.4  # levels between neighbours, from rounding and JPEG, which are no detail
+LEAST_DETAIL = 1.2  # levels a pixel; of less it cannot be known whether it is blurred
 MOST_CHROMA = 3.0  # levels between the channels of a grey pixel
 MOST_GREY = 1 / 3  # of the images: beyond it the data is a mixture
 MOST_FLAGGED = 0.15  # of the images of a class, or of all: beyond it that is how they look
@@ -96,7 +97,7 @@ def _measured(images: Pixels) -> Doubles:
     smallest = np.minimum(np.minimum(red, green), blue)
     (light,), (shade,) = _quantiles(largest, 1 - TAIL), _quantiles(255 - smallest, 1 - TAIL)
     low, high = _quantiles(np.rint(luma).astype(np.uint8), TAIL, 1 - TAIL)
-    fine, coarse = _change(luma), _change(_halved(luma))
+    fine, coarse = _change(luma, NOISE), _change(_halved(luma), NOISE / 2)
     sharpness = 2 * fine / np.maximum(coarse, 1e-3) - 1  # a gradient halves where the pixel is halved, noise grows
     (chroma,) = _quantiles(largest - smallest, 1 - TAIL)
     return np.stack([light, shade, high - low, np.maximum(sharpness, 0), coarse, chroma])
@@ -116,11 +117,11 @@ def _halved(luma: Floats) -> Floats:
     return np.asarray((pairs[:, :, ::2] + pairs[:, :, 1::2]) / 4)
 
 
-def _change(luma: Floats) -> Floats:
-    """Return the root mean square (n,) of the differences between neighbouring pixels."""
+def _change(luma: Floats, noise: float) -> Floats:
+    """Return the root mean square (n,) of the differences between neighbouring pixels, without that of the noise."""
     down, across = np.diff(luma, axis=1), np.diff(luma, axis=2)
     squares = [np.einsum("nij,nij->n", d, d) / max(1, d[0].size) for d in (down, across)]
-    return np.asarray(np.sqrt(sum(squares) / 2))
+    return np.asarray(np.sqrt(np.maximum(sum(squares) / 2 - noise**2, 0)))
 
 
 def low_quality(measures: Measures, *, classes: Ints | None = None) -> dict[Quality, Flagged]:
