@@ -77,9 +77,10 @@ class AuditInputs:
     seed: int
     device: str
     progress: Progress
+    size: int = DEFAULT_SIZE  # of the images, in pixels
 
     @staticmethod
-    def of(data: AuditData, folder: Path, *, device: str, progress: Progress) -> AuditInputs:
+    def of(data: AuditData, folder: Path, *, device: str, progress: Progress, size: int = DEFAULT_SIZE) -> AuditInputs:
         """Decode the images, or reopen them; those that cannot be read are left out. Raises DataError, SpaceError."""
         samples, plan = data.samples, data.loaded.plan
         with stage(progress, "images", len(samples)):
@@ -87,22 +88,22 @@ class AuditInputs:
                 samples.ids,
                 samples.paths,
                 hashes=samples.hashes,
-                size=DEFAULT_SIZE,
+                size=size,
                 resize=Resize(levels=plan.data.levels),
                 folder=folder,
                 multiple=1.0,
                 progress=advancing(progress),
             )
         readable = without(samples, {one.path: one.reason for one in left_out})
-        return AuditInputs(readable, cache, folder, plan.model, data.loaded.base, plan.seed, device, progress)
+        return AuditInputs(readable, cache, folder, plan.model, data.loaded.base, plan.seed, device, progress, size)
 
     @cached_property
     def features(self) -> Floats:
         """Features (N, F) of the backbone that training would begin with."""
-        classifier = build_classifier(self.model, NO_HEADS, seed=self.seed, base=self.base, size=DEFAULT_SIZE)
+        classifier = build_classifier(self.model, NO_HEADS, seed=self.seed, base=self.base, size=self.size)
         # Half precision halves the time, and its rounding is far below the differences of images.
-        hardware, _ = fastest_inference(classifier, size=DEFAULT_SIZE, device=self.device, half=True)
-        inference, ids = Inference(classifier, self.cache, DEFAULT_SIZE, hardware), self.samples.ids
+        hardware, _ = fastest_inference(classifier, size=self.size, device=self.device, half=True)
+        inference, ids = Inference(classifier, self.cache, self.size, hardware), self.samples.ids
         with stage(self.progress, "features", len(ids)):
             within = _Within(self.progress)
             parts = [

@@ -1,0 +1,301 @@
+"""What a review is good for: a simulated person who knows the truth settles labels on the real server, over HTTP.
+
+    python -m benchmarks.review DATA [--seeds 0 1 2] [--only 'worse' 'from nothing*']
+
+The person looks at pages of 48 of the queue of suspects, and once that is empty of all labels, the most doubtful first.
+Suggestions that are right are accepted together, labels that are right confirmed together, the others given one by one.
+Keys and clicks of a page of n, of which a suggestions and r labels are right and o neither: one to select all, one for
+each that is not among the larger of a and r, one to settle the rest; for the smaller m of them and o the same again, or
+two each where that is less; two for each other label. Between pages the person waits until the server has learnt. Of
+cifar10n the truth of half of the images is known: the person passes over the others, whose labels teach as they are.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from cleanlab.rank import get_label_quality_scores
+
+from assay.apps.review.learner import Labels, Learner
+from assay.apps.review.learning import SIZE
+from assay.arrays import Bools, Floats, Ints
+from assay.experiments.audit_inputs import AuditInputs, read_data
+from assay.labels.samples import Samples
+from assay.labels.split import folds, split
+from assay.metrics.intervals import student
+from assay.plan.yaml_lines import write as to_yaml
+from assay.predictions.acquisition import ACQUISITIONS
+from assay.predictions.out_of_fold import out_of_fold
+from assay.progress import NoProgress
+from assay.training.linear import fit_linear
+from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed
+
+PAGE, BATCH = 48, 25
+SHARES, LABELS = (0.2, 0.3, 0.4), (50, 100, 200, 400)
+DECISIONS = 800  # after which a model is trained again
+HEADER = "| what | at | seeds | review | cleanlab's order | margin order | random | keys a decision |"
+ROW = "| {what} | {at} | {seeds} | {review} | {cleanlab} | {margin} | {random} | {keys} |"
+WAYS = ("review", "random", "uncertainty")
+
+
+class Person:
+    """One who works in a review at this address, whose `truth` (N,) is -1 where it is not known."""
+
+    def __init__(self, address: str, truth: Sequence[str | None]) -> None:
+        self.address, self.truth, self.looked, self.keys = address, truth, 0, 0.0
+        self.head = self.wait()["heads"][0]["name"]
+
+    def call(self, path: str, body: object = None) -> Any:
+        """Return the JSON of an answer."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(self.address + path, data, headers), timeout=600) as answer:
+            return json.load(answer)
+
+    def wait(self) -> Record:
+        """Return the state once all is learnt that was decided."""
+        while True:
+            state: Record = self.call("api/state")
+            progress = state["progress"]
+            if state["features"] and not progress["working"] and not progress["learning"] and len(state["queues"]) > 6:
+                return state
+            time.sleep(0.2)
+
+    def queue(self, *names: str) -> list[int]:
+        """Return the rows of the first of these queues that has any whose truth is known."""
+        for name in names:
+            with urllib.request.urlopen(f"{self.address}api/queue?id={name}", timeout=600) as answer:
+                rows = np.frombuffer(answer.read(), "<i4").tolist()
+            known = [row for row in rows if self.truth[row] is not None]
+            if known:
+                return known
+        return []
+
+    def decide(self, rows: Sequence[int], action: str) -> None:
+        """Settle rows with one request: `keep`, or `set` to the truth."""
+        if rows:
+            news = [self.truth[row] if action == "set" else None for row in rows]
+            decisions = [
+                {"row": row, "head": self.head, "tag": None, "action": action, "new": new}
+                for row, new in zip(rows, news, strict=True)
+            ]
+            self.call("api/decide", {"decisions": decisions})
+
+    def settle(self, page: Sequence[int]) -> None:
+        """Settle a page as its suggestions and labels allow, and count the keys."""
+        accept, right, other = [], [], []
+        for one in self.call("api/rows", {"rows": page}):
+            row, true = one["row"], self.truth[one["row"]]
+            suggested = one["suggestion"].get(self.head, {}).get("class")
+            chosen = right if one["labels"][self.head] == true else accept if suggested == true else other
+            chosen.append(row)
+        self.decide(accept, "set")
+        self.decide(right, "keep")
+        self.decide(other, "set")
+        less, more = sorted((len(accept), len(right)))
+        self.keys += 2 + (len(page) - more) + min(2 * less, 2 + len(other)) + 2 * len(other)
+        self.looked += len(page)
+        self.wait()
+
+
+@contextmanager
+def served(plan: Record, folder: Path) -> Iterator[str]:
+    """Serve a review of a plan for the block; features are kept in the folder, decisions are not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.yaml").write_text(to_yaml(plan), encoding="utf-8")
+    (folder / "review.csv").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "assay", "review", "plan.yaml", "--no-browser", "--out", "review.csv"]
+    with (
+        open(folder / "log.txt", "w", encoding="utf-8") as log,
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            yield next(line.strip() for line in process.stdout if line.strip().startswith("http://"))
+        finally:
+            process.terminate()
+
+
+def inputs_of(folder: Path) -> AuditInputs:
+    """Return the images and features of a review that was served from this folder."""
+    return AuditInputs.of(
+        read_data(folder / "plan.yaml"), folder / "review", device="cpu", progress=NoProgress(), size=SIZE
+    )
+
+
+def find_wrong(options: Options, column: str, seed: int) -> Record:
+    """Settle labels of cifar10n by a column until 40 % are looked at; baselines are orders by the labels as given."""
+    heads = {"label": {"column": column}}
+    data = {**options.data_of("cifar10n"), "heads": heads, "split": {"val": 0.0, "seed": 0}}
+    folder = options.work / "cifar10n"
+    plan = {"data": data, "seed": seed, "steps": [{"probe": {"size": 128}}]}
+    true = dict(pl.read_csv(options.data / "cifar10n" / "truth_half.csv").iter_rows())
+    with served(plan, folder) as address:
+        samples = read_data(folder / "plan.yaml").samples
+        truth = [true.get(name) for name in samples.ids]
+        known = np.array([one is not None for one in truth])
+        given = samples.table["label:label"].to_numpy()
+        wrong = known & (given != np.array(truth, dtype=object))
+        person, order, keys, early = Person(address, truth), [], [], ""
+        while len(order) < max(SHARES) * known.sum():
+            page = person.queue("suspects", "doubtful")[:PAGE]
+            person.settle(page)
+            order += page
+            keys.append(person.keys / len(order))
+            if len(order) >= DECISIONS and not early:
+                early = (folder / "review.csv").read_text(encoding="utf-8")
+    record: Record = {"keys": keys[-1], "n": int(known.sum()), "wrong": int(wrong.sum())}
+    for share in SHARES:
+        count = int(share * known.sum())
+        record[f"review {share}"] = float(wrong[order[:count]].sum() / wrong.sum())
+        record[f"keys {share}"] = keys[min(len(keys) - 1, count // PAGE)]
+    features = inputs_of(folder).features
+    record |= orders(samples, features, wrong, known, seed)
+    decided = order[: -(-DECISIONS // PAGE) * PAGE][:DECISIONS]
+    return record | retrained(options, samples, features, truth, decided, seed)
+
+
+def orders(samples: Samples, features: Floats, wrong: Bools, known: Bools, seed: int) -> Record:
+    """Return the shares of wrong labels that orders by out-of-fold probabilities of the same features find."""
+    probabilities = out_of_fold(samples, features, folds(samples, 5, seed=seed), seed=seed).probabilities
+    labels, rows = samples.codes()[0][known], np.flatnonzero(known)
+    record = {}
+    for name, method in (("cleanlab", "self_confidence"), ("margin", "normalized_margin")):
+        order = rows[np.argsort(get_label_quality_scores(labels, probabilities[known], method=method))]
+        for share in SHARES:
+            record[f"{name} {share}"] = float(wrong[order[: int(share * len(rows))]].sum() / wrong.sum())
+    return record
+
+
+def retrained(
+    options: Options, samples: Samples, features: Floats, truth: Sequence[str | None], decided: Sequence[int], seed: int
+) -> Record:
+    """Return the test accuracy of the linear probe on the labels as they were, and with the decisions."""
+    folder = options.work / "cifar10n-test"
+    folder.mkdir(exist_ok=True)
+    plan = {"data": {"folder": str(options.data / "cifar10n" / "test"), "split": {"val": 0.0}}}
+    (folder / "plan.yaml").write_text(to_yaml(plan), encoding="utf-8")
+    test = inputs_of(folder)
+    codes, classes = samples.codes()[0], samples.space.heads[0].index
+    better = codes.copy()
+    better[list(decided)] = [classes[str(truth[row])] for row in decided]
+    record = {}
+    for name, labels in (("without", codes), ("with", better)):
+        linear = fit_linear(samples.space, features, [labels], samples.weights(), seed=seed)
+        right = linear.logits(test.features).argmax(axis=1) == test.samples.codes()[0]
+        record[f"test {name}"] = float(right.mean())
+    return record
+
+
+def from_nothing(options: Options, case: tuple[str, str], seed: int) -> Record:
+    """Label images of which none has a label, and score the probe on the fixed fifth after some labels."""
+    name, way = case
+    folder = options.work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.yaml").write_text(to_yaml({"data": options.data_of(name)}), encoding="utf-8")
+    whole = split(read_data(folder / "plan.yaml").samples, val=0.2, seed=0)
+    blank = pl.DataFrame(
+        {
+            "image": [str(path) for path in whole.paths],
+            "label": [
+                label if part == "val" else None
+                for label, part in whole.table.select("label:" + whole.space.heads[0].name, "split").iter_rows()
+            ],
+            "split": whole.table["split"],
+        }
+    )
+    blank.write_csv(folder / "blank.csv")
+    table = {"table": "blank.csv", "image": "image", "root": "/", "heads": {"label": {"column": "label"}}}
+    plan = {"data": {**table, "split": {"column": "split"}}, "seed": seed, "steps": [{"probe": {"size": 128}}]}
+    true = dict(zip(blank["image"], whole.table["label:" + whole.space.heads[0].name], strict=True))
+    with served(plan, folder) as address:
+        samples = read_data(folder / "plan.yaml").samples
+        truth = [true["/" + one.lstrip("/")] for one in samples.ids]
+        held = samples.table["split"].to_numpy() == "val"
+        person, order = Person(address, [None if val else one for val, one in zip(held, truth, strict=True)]), []
+        while way == "review" and len(order) < max(LABELS):
+            page = person.queue("next")[:BATCH]
+            person.decide(page, "set")
+            person.wait()
+            order += page
+    features = inputs_of(folder).features
+    codes = np.array([samples.space.heads[0].index[one] for one in truth])
+    order = order or by_rule(samples, features, codes, held, way, seed)
+    record = {}
+    for count in LABELS:
+        rows = np.array(order[:count])
+        linear = fit_linear(samples.space, features[rows], [codes[rows]], np.ones((count, 1), np.float32), seed=seed)
+        record[f"at {count}"] = float((linear.logits(features[held]).argmax(axis=1) == codes[held]).mean())
+    return record
+
+
+def by_rule(samples: Samples, features: Floats, codes: Ints, held: Bools, way: Any, seed: int) -> list[int]:
+    """Return the rows that one rule labels, in batches, by the learner of the review; the first batch is random."""
+    chance = np.random.default_rng(seed)
+    fold = np.where(held, -1, chance.integers(0, 5, len(held)))
+    learner, head = Learner(samples.space, features, fold), samples.space.heads[0]
+    order = chance.permutation(np.flatnonzero(~held))[:BATCH].tolist()
+    none = head.unknown(len(codes))
+    while len(order) < max(LABELS):
+        now, decided = none.copy(), np.zeros(len(codes), np.bool_)
+        now[order], decided[order] = codes[order], True
+        learner.learn(Labels((none,), (now,), (decided,)))
+        order += ACQUISITIONS[way](learner.pool(head, decided), BATCH, seed=seed + len(order)).tolist()
+    return order
+
+
+def measure(options: Options, case: tuple[str, ...], seed: int) -> Record:
+    """Measure one case."""
+    return find_wrong(options, case[1], seed) if case[0] == "wrong" else from_nothing(options, (case[1], case[2]), seed)
+
+
+def mean_and_interval(records: Sequence[Record], key: str) -> str:
+    """Return the mean over seeds with its 95 % interval, empty where nothing was measured."""
+    values: npt.NDArray[np.float64] = np.array([record[key] for record in records if key in record])
+    if not len(values):
+        return ""
+    half = student(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    limits = "" if np.isnan(half) else f" [{values.mean() - half:.3f}, {values.mean() + half:.3f}]"
+    return f"{values.mean():.3f}{limits}"
+
+
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return a row for each share of the images, or number of labels."""
+    named, rows = by_name(records), []
+    for name, chosen in named.items():
+        if name.startswith("wrong"):
+            for share in SHARES:
+                row = {one: mean_and_interval(chosen, f"{one} {share}") for one in ("review", "cleanlab", "margin")}
+                keys = mean_and_interval(chosen, f"keys {share}")
+                what = f"{name}: share found, n = {chosen[0]['n']:,}, {chosen[0]['wrong']:,} wrong"
+                rows.append(row | {"what": what, "at": f"{share:.0%}", "random": f"{share:.3f}", "keys": keys})
+            without, retrained_ = (mean_and_interval(chosen, f"test {one}") for one in ("without", "with"))
+            what = f"{name}: test accuracy of the probe, without decisions {without}, n = 2,000"
+            blank = dict.fromkeys(("cleanlab", "margin", "random", "keys"), "")
+            rows.append(blank | {"what": what, "at": f"{DECISIONS} decisions", "review": retrained_})
+            rows[-1]["seeds"] = len(chosen)
+        elif name.endswith("review"):
+            ways = {way: named.get(name.removesuffix("review") + way, []) for way in WAYS}
+            for count in LABELS:
+                cells = {way: mean_and_interval(of_way, f"at {count}") for way, of_way in ways.items()}
+                what = f"{name.removesuffix('/review')}: accuracy of the probe (uncertainty: {cells['uncertainty']})"
+                blank = dict.fromkeys(("cleanlab", "margin", "keys"), "")
+                rows.append(blank | {"what": what, "at": f"{count} labels", **cells})
+        for row in rows:
+            row.setdefault("seeds", len(chosen))
+    return options.section(HEADER, ROW, rows)
+
+
+if __name__ == "__main__":
+    cases = {f"wrong labels/{column}": ("wrong", column) for column in ("random1", "worse")}
+    cases |= {f"from nothing/{name}/{way}": ("nothing", name, way) for name in ("eurosat", "seedlings") for way in WAYS}
+    Benchmark("review", __doc__, by_seed(measure, cases), lines=lines).main()
