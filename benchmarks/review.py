@@ -11,6 +11,7 @@ cifar10n the truth of half of the images is known: the person passes over the ot
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -108,12 +109,10 @@ class Person:
 
 
 @contextmanager
-def served(plan: Record, folder: Path) -> Iterator[str]:
-    """Serve a review of a plan for the block; features are kept in the folder, decisions are not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.yaml").write_text(to_yaml(plan), encoding="utf-8")
+def served(source: str, folder: Path, *options: str) -> Iterator[str]:
+    """Serve a review of a source in a folder for the block; features are kept in the folder, decisions are not."""
     (folder / "review.csv").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "assay", "review", "plan.yaml", "--no-browser", "--out", "review.csv"]
+    command = [sys.executable, "-m", "assay", "review", source, "--no-browser", "--out", "review.csv", *options]
     with (
         open(folder / "log.txt", "w", encoding="utf-8") as log,
         subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True) as process,
@@ -125,11 +124,17 @@ def served(plan: Record, folder: Path) -> Iterator[str]:
             process.terminate()
 
 
-def inputs_of(folder: Path) -> AuditInputs:
-    """Return the images and features of a review that was served from this folder."""
-    return AuditInputs.of(
-        read_data(folder / "plan.yaml"), folder / "review", device="cpu", progress=NoProgress(), size=SIZE
-    )
+def write_plan(folder: Path, plan: Record) -> Path:
+    """Write a plan into a folder, which is made, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.yaml").write_text(to_yaml(plan), encoding="utf-8")
+    return folder / "plan.yaml"
+
+
+def inputs_of(plan: Path) -> AuditInputs:
+    """Return the images and features of a plan's data, as a review beside it has them."""
+    data = read_data(plan)
+    return AuditInputs.of(data, plan.parent / "review", device="cpu", progress=NoProgress(), size=SIZE)
 
 
 def find_wrong(options: Options, column: str, seed: int) -> Record:
@@ -137,10 +142,10 @@ def find_wrong(options: Options, column: str, seed: int) -> Record:
     heads = {"label": {"column": column}}
     data = {**options.data_of("cifar10n"), "heads": heads, "split": {"val": 0.0, "seed": 0}}
     folder = options.work / "cifar10n"
-    plan = {"data": data, "seed": seed, "steps": [{"probe": {"size": 128}}]}
+    plan = write_plan(folder, {"data": data, "seed": seed, "steps": [{"probe": {"size": 128}}]})
     true = dict(pl.read_csv(options.data / "cifar10n" / "truth_half.csv").iter_rows())
-    with served(plan, folder) as address:
-        samples = read_data(folder / "plan.yaml").samples
+    with served("plan.yaml", folder) as address:
+        samples = read_data(plan).samples
         truth = [true.get(name) for name in samples.ids]
         known = np.array([one is not None for one in truth])
         given = samples.table["label:label"].to_numpy()
@@ -158,7 +163,7 @@ def find_wrong(options: Options, column: str, seed: int) -> Record:
         count = int(share * known.sum())
         record[f"review {share}"] = float(wrong[order[:count]].sum() / wrong.sum())
         record[f"keys {share}"] = keys[min(len(keys) - 1, count // PAGE)]
-    features = inputs_of(folder).features
+    features = inputs_of(plan).features
     record |= orders(samples, features, wrong, known, seed)
     decided = order[: -(-DECISIONS // PAGE) * PAGE][:DECISIONS]
     return record | retrained(options, samples, features, truth, decided, seed)
@@ -180,11 +185,8 @@ def retrained(
     options: Options, samples: Samples, features: Floats, truth: Sequence[str | None], decided: Sequence[int], seed: int
 ) -> Record:
     """Return the test accuracy of the linear probe on the labels as they were, and with the decisions."""
-    folder = options.work / "cifar10n-test"
-    folder.mkdir(exist_ok=True)
     plan = {"data": {"folder": str(options.data / "cifar10n" / "test"), "split": {"val": 0.0}}}
-    (folder / "plan.yaml").write_text(to_yaml(plan), encoding="utf-8")
-    test = inputs_of(folder)
+    test = inputs_of(write_plan(options.work / "cifar10n-test", plan))
     codes, classes = samples.codes()[0], samples.space.heads[0].index
     better = codes.copy()
     better[list(decided)] = [classes[str(truth[row])] for row in decided]
@@ -200,42 +202,43 @@ def from_nothing(options: Options, case: tuple[str, str], seed: int) -> Record:
     """Label images of which none has a label, and score the probe on the fixed fifth after some labels."""
     name, way = case
     folder = options.work / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.yaml").write_text(to_yaml({"data": options.data_of(name)}), encoding="utf-8")
-    whole = split(read_data(folder / "plan.yaml").samples, val=0.2, seed=0)
-    blank = pl.DataFrame(
-        {
-            "image": [str(path) for path in whole.paths],
-            "label": [
-                label if part == "val" else None
-                for label, part in whole.table.select("label:" + whole.space.heads[0].name, "split").iter_rows()
-            ],
-            "split": whole.table["split"],
-        }
-    )
-    blank.write_csv(folder / "blank.csv")
-    table = {"table": "blank.csv", "image": "image", "root": "/", "heads": {"label": {"column": "label"}}}
-    plan = {"data": {**table, "split": {"column": "split"}}, "seed": seed, "steps": [{"probe": {"size": 128}}]}
-    true = dict(zip(blank["image"], whole.table["label:" + whole.space.heads[0].name], strict=True))
-    with served(plan, folder) as address:
-        samples = read_data(folder / "plan.yaml").samples
-        truth = [true["/" + one.lstrip("/")] for one in samples.ids]
-        held = samples.table["split"].to_numpy() == "val"
-        person, order = Person(address, [None if val else one for val, one in zip(held, truth, strict=True)]), []
-        while way == "review" and len(order) < max(LABELS):
-            page = person.queue("next")[:BATCH]
-            person.decide(page, "set")
-            person.wait()
-            order += page
-    features = inputs_of(folder).features
-    codes = np.array([samples.space.heads[0].index[one] for one in truth])
-    order = order or by_rule(samples, features, codes, held, way, seed)
+    inputs = inputs_of(write_plan(folder, {"data": options.data_of(name), "seed": seed}))
+    samples, features = split(inputs.samples, val=0.2, seed=0), inputs.features
+    (codes,) = samples.codes()
+    held = samples.table["split"].to_numpy() == "val"
+    if way == "review":
+        order = by_review(samples, codes, held, folder)
+    else:
+        order = by_rule(samples, features, codes, held, way, seed)
     record = {}
     for count in LABELS:
         rows = np.array(order[:count])
         linear = fit_linear(samples.space, features[rows], [codes[rows]], np.ones((count, 1), np.float32), seed=seed)
         record[f"at {count}"] = float((linear.logits(features[held]).argmax(axis=1) == codes[held]).mean())
     return record
+
+
+def by_review(samples: Samples, codes: Ints, held: Bools, folder: Path) -> list[int]:
+    """Return the rows that a person labels by the queue of what is best labelled next, of images without any label."""
+    names = samples.space.heads[0].classes
+    copies = folder / "images"
+    if not copies.exists():
+        copies.mkdir()
+        for row in np.flatnonzero(~held).tolist():
+            shutil.copy(samples.paths[row], copies / f"{row:06}{samples.paths[row].suffix}")
+    order: list[int] = []
+    with served("images", folder, "--classes", ",".join(names)) as address:
+        person = Person(address, [])
+        count = person.call("api/state")["count"]
+        ids = [one["id"] for one in person.call("api/rows", {"rows": list(range(count))})]
+        numbers = [int(Path(name).stem) for name in ids]
+        person.truth = [names[codes[number]] for number in numbers]
+        while len(order) < max(LABELS):
+            page = person.queue("next")[:BATCH]
+            person.decide(page, "set")
+            person.wait()
+            order += [numbers[row] for row in page]
+    return order
 
 
 def by_rule(samples: Samples, features: Floats, codes: Ints, held: Bools, way: Any, seed: int) -> list[int]:
