@@ -147,6 +147,8 @@ def test_coco_boxes_are_images_and_those_of_one_image_a_group(tmp_path: Path) ->
     assert [left.path for left in samples.left_out] == ["2-3.png"]
     before = samples.paths[0].stat().st_mtime_ns
     assert load(tmp_path, coco="c.json", crop="boxes").paths[0].stat().st_mtime_ns == before
+    write_noise([tmp_path / "1.png"], height=12, width=20)
+    assert Image.open(load(tmp_path, coco="c.json", crop="boxes").paths[1]).size == (4, 12)
     put(tmp_path / "mine", "x.jpg")
     with pytest.raises(DataError, match=r"mine: holds other files, which are not touched\. Name a new folder"):
         load(tmp_path, coco="c.json", crop="boxes", unpack="mine")

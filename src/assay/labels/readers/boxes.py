@@ -67,7 +67,13 @@ def cropped(
     by_image: dict[str, list[Box]] = {}
     for row, image in zip(located.frame["row"], located.frame["id"], strict=True):
         by_image.setdefault(image, []).append(boxes[row])
-    folder = unpacked(source, options.unpack, f"{source.stem}-boxes", lambda out: _cut(by_image, root, out))
+    folder = unpacked(
+        source,
+        options.unpack,
+        f"{source.stem}-boxes",
+        lambda out: _cut(by_image, root, out),
+        images=[root / image for image in by_image],
+    )
     images, empty = [], []
     for image, inside in by_image.items():
         for box in inside:
@@ -102,4 +108,4 @@ def _cut(by_image: Mapping[str, Sequence[Box]], root: Path, out: Path) -> None:
                         image.crop(sides).save(out / _path(path, box), compress_level=1)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk
-                raise
+                raise  # an image that cannot be decoded has no boxes, which are left out by name
