@@ -178,14 +178,16 @@ function create() {
   const face = element("div", "face"), image = element("img", "", "", { alt: "", draggable: "false", decoding: "async" });
   const mark = element("span", "mark", "", { "aria-hidden": "true" });
   const words = element("div", "words"), label = element("span", "label"), then = element("span", "then");
+  const what = element("span"), chance = element("i");
   const was = element("s"), now = element("b");
   image.addEventListener("error", () => node.classList.add("gone"));
   image.addEventListener("load", () => node.classList.remove("gone"));
   label.append(was, now);
+  then.append(what, chance);
   words.append(label, then);
   face.append(image, mark);
   node.append(face, words);
-  return { node, face, image, mark, was, now, then, row: -1 };
+  return { node, face, image, mark, was, now, what, chance, row: -1 };
 }
 
 function bind(at) {
@@ -224,14 +226,14 @@ export function labelText(label, { kind }) {
   return values.some(([, value]) => value === 0) ? "none" : "unknown";
 }
 
-// What is suggested, in words; null where it is what the label says.
+// What is suggested and its probability, in words; null where it is what the label says.
 export function suggestionText(data, { name, kind }) {
   const suggestion = data.suggestion?.[name];
   if (!suggestion) return null;
-  const { class: value, probability } = suggestion, label = data.labels[name];
-  if (kind === "multiclass") return value === label ? null : `→ ${value} ${probability.toFixed(2)}`;
+  const { class: value, probability } = suggestion, label = data.labels[name], chance = probability.toFixed(2);
+  if (kind === "multiclass") return value === label ? null : [`→ ${value}`, chance];
   const present = probability >= 0.5;
-  return (label?.[value] ?? null) === Number(present) ? null : `${present ? "+" : "−"} ${value} ${probability.toFixed(2)}`;
+  return (label?.[value] ?? null) === Number(present) ? null : [`${present ? "+" : "−"} ${value}`, chance];
 }
 
 function paint(tile) {
@@ -243,15 +245,16 @@ function paint(tile) {
   if (!data) return;
   const decided = data.decided.includes(each.name), label = labelText(data.labels[each.name], each);
   const given = data.given ? labelText(data.given[each.name], each) : label;
-  const suggestion = suggestionText(data, each);
+  const suggestion = decided ? null : suggestionText(data, each);
   const state = data.problem ? "kept" : data.waiting ? "sent" : data.dropped ? "dropped" : decided ? "decided" : "";
   node.dataset.state = state;
   write(tile.mark, { kept: "!", sent: "…", dropped: "✕", decided: "✓" }[state] ?? "");
   write(tile.was, decided && given !== label && each.kind === "multiclass" ? given : ""); // tags are too many for both
   write(tile.now, data.dropped ? "dropped" : label);
-  write(tile.then, data.problem ? "not stored yet" : decided ? "" : suggestion ?? "");
+  write(tile.what, data.problem ? "not stored yet" : suggestion?.[0] ?? "");
+  write(tile.chance, suggestion?.[1] ?? "");
   node.title = [data.id, data.note].filter(Boolean).map(printable).join("\n");
-  const words = [data.id, `label ${label}`, suggestion && !decided ? `suggested ${suggestion}` : "", decided ? "decided" : "", data.problem ? "not stored" : ""];
+  const words = [data.id, `label ${label}`, suggestion ? `suggested ${suggestion.join(" ")}` : "", decided ? "decided" : "", data.problem ? "not stored" : ""];
   node.setAttribute("aria-label", words.filter(Boolean).map(printable).join(", "));
 }
 

@@ -40,12 +40,13 @@ export async function show(on = true) {
   one("#map-button").setAttribute("aria-pressed", on);
   peek.hidden = true;
   if (!on) return;
-  write(one("#map .status"), "The map is being computed.");
+  one("#map .wait").hidden = points !== null;
   try {
     points = (await numbers("api/map", Float32Array)).values;
     zoom(0);
+    one("#map .wait").hidden = true;
   } catch (error) {
-    say(error.message, "bad");
+    write(one("#map .wait"), error.message);
   }
 }
 

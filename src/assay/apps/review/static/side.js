@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { button, count, element, images, one, percent, printable, say, share, write } from "./dom.js";
 import { model } from "./model.js";
 
-const GROUPS = 40; // groups listed before "all groups"
+const GROUPS = 12; // groups that are listed; the others on demand
 let pick = () => {};
 const open = new Set(); // queues whose groups are all listed
 
@@ -89,8 +89,8 @@ function drawQueues(queues) {
 }
 
 function groupList(queue) {
-  const list = element("ul", "groups"), long = queue.groups.length > GROUPS && !open.has(queue.id);
-  const listed = long ? queue.groups.slice(0, GROUPS) : queue.groups;
+  const list = element("ul", "groups"), long = queue.groups.length > GROUPS + 2 && !open.has(queue.id);
+  const listed = long ? queue.groups.filter((group, at) => at < GROUPS || group.id === model.group) : queue.groups;
   list.append(...listed.map((group) => {
     const item = element("li");
     item.append(line(group, queue.id, group.id, group.id === model.group));

@@ -75,7 +75,7 @@ function drawLabel() {
   write(one(".path", dialog), data.id);
   write(one(".label", dialog), data.dropped ? "dropped" : label);
   one(".label", dialog).classList.toggle("right", decided && !data.waiting);
-  write(one(".then", dialog), data.problem ? "not stored yet" : decided ? "" : suggestionText(data, each) ?? "");
+  write(one(".then", dialog), data.problem ? "not stored yet" : decided ? "" : suggestionText(data, each)?.join(" ") ?? "");
   write(one(".note", dialog), data.note ?? "");
 }
 
