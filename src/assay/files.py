@@ -351,6 +351,7 @@ class RunFolder:
     ledger = _Below("ledger.csv")
     log = _Below("log.jsonl")
     cache = _Below("cache")
+    data_check = _Below("data_check.json")  # notes on the images, where the plan named no steps
     steps = _Below("steps")
     metrics = _Below("metrics.json")  # written once the run is finished
     test_predictions = _Below("test.parquet")  # of the test images, where the test split was opened

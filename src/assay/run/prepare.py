@@ -28,6 +28,7 @@ from assay.plan.defaults import DEFAULT_SIZE, choose_flips, default_steps
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete
 from assay.progress import Progress, advancing, stage
 from assay.run.archive import archive_ledger, archive_run
+from assay.run.data_check import data_notes
 from assay.run.records import RunMetrics
 from assay.run.runner import run_steps
 from assay.settings import with_parts
@@ -87,6 +88,9 @@ def prepare_run(
         ledger = _with_drops(ledger, loaded, samples, progress)
     corrected = ledger.of(()).apply(samples)  # by a person and an audit, before any step
     if not loaded.plan.steps:
+        with together.main_process_first():  # the others read what it notes
+            notes = data_notes(corrected, cache, run, seed=loaded.plan.seed, progress=progress)
+        samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
         loaded = _fill_levels(_with_steps(loaded, corrected, cache, folder, progress))
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))

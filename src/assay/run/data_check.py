@@ -1,0 +1,113 @@
+"""What is wrong with the data at first sight: copies, leaks, image quality, shortcuts. `assay audit` looks closer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+
+from assay.arrays import Ints, Pixels
+from assay.files import RunFolder, fingerprint, write_json
+from assay.images.cache import Cache
+from assay.images.file_facts import FileFacts, read_file_facts
+from assay.labels.samples import Samples
+from assay.labels.split import SIDES, folds, join_groups
+from assay.progress import Progress, stage
+from assay.repair.duplicates import clusters, conflicting, exact_pairs
+from assay.repair.image_quality import low_quality, measure, odd_shapes, reduced
+from assay.repair.shortcuts import cue_scores, file_cues, image_cues, position_cues
+
+VERSION = 1  # raise when the same data has other notes
+IMAGES = 10_000
+"""Images that are looked at: of more a random part, so that it takes at most a minute or so."""
+
+FOLDS = 5
+SHORTCUTS = 3
+"""That have a line each."""
+
+ALL_CLEAR = "Looked for exact copies, leaks, images of low quality and shortcuts: nothing."
+
+
+def data_notes(samples: Samples, cache: Cache, run: RunFolder, *, seed: int, progress: Progress) -> tuple[str, ...]:
+    """Return a line on each kind of fault that the images of a run show at first sight, or that there is none.
+
+    `samples` are split, and all in the cache. The lines are kept in the run, so that one that goes on has them.
+    """
+    key = fingerprint(str(VERSION), cache.key, samples.fingerprint(), str(seed))
+    if run.data_check.exists():
+        record = json.loads(run.data_check.read_text(encoding="utf-8"))
+        if record["key"] == key:
+            return tuple(record["notes"])
+    began = time.perf_counter()
+    with stage(progress, "looking for copies, low quality and shortcuts"):
+        notes = tuple(_notes(samples, cache, seed=seed)) or (ALL_CLEAR,)
+    write_json(run.data_check, {"key": key, "notes": notes, "seconds": round(time.perf_counter() - began, 1)})
+    return notes
+
+
+def _notes(samples: Samples, cache: Cache, *, seed: int) -> Iterator[str]:
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:IMAGES])
+    samples = samples.take(chosen)
+    pixels = cache.pixels[cache.rows_of(samples.ids)]
+    of = "" if len(chosen) < IMAGES else f" among {IMAGES:,} of the images"
+    facts = read_file_facts(samples.paths)
+    cluster = clusters(exact_pairs(samples.hashes), len(samples))  # to lay near copies over each other takes minutes
+    yield from (f"{note}{of}." for note in (*_copies(samples, cluster), *_quality(samples, pixels, facts)))
+    yield from _shortcuts(samples, reduced(pixels), facts, _folds(samples, cluster, seed=seed))
+
+
+def _copies(samples: Samples, cluster: Ints) -> Iterator[str]:
+    """Yield how many images are copies, lie on both sides of the split, and differ in their labels."""
+    if cluster.max(initial=-1) < 0:
+        return
+    copies, sets = int((cluster >= 0).sum()), int(cluster.max()) + 1
+    yield f"{copies:,} images are exact copies, in {sets:,} sets"
+    numbers = {side: number for number, side in enumerate(SIDES)}
+    sides = np.array([numbers.get(side, -1) for side in samples.table["split"].to_list()], np.int64)
+    if leaks := int(conflicting(cluster, sides).sum()):
+        yield (
+            f"{leaks:,} sets of copies lie on several sides of the split, so that metrics flatter; `assay audit`, then "
+            "`assay train --audit`, keeps copies together"
+        )
+    for head, codes in zip(samples.space, samples.codes(), strict=True):
+        if torn := int(conflicting(cluster, codes).sum()):
+            yield f"{head.name}: {torn:,} sets of copies have different labels"
+
+
+def _quality(samples: Samples, pixels: Pixels, facts: FileFacts) -> Iterator[str]:
+    """Yield how many images are of each fault, on one line."""
+    first = next(iter(samples.space))
+    codes = samples.codes()[0]
+    flagged = low_quality(measure(pixels), classes=codes if first.multiclass else None) | odd_shapes(facts)
+    counts = [f"{len(images.rows):,} {kind.replace('_', ' ')}" for kind, images in flagged.items() if len(images.rows)]
+    if counts:
+        yield f"Images of low quality or odd shape: {', '.join(counts)}"
+
+
+def _shortcuts(samples: Samples, images: Pixels, facts: FileFacts, fold: Ints) -> Iterator[str]:
+    """Yield what gives a class away that is not the subject."""
+    rows = np.flatnonzero(fold >= 0)
+    if not len(rows):
+        return
+    samples, images, facts = samples.take(rows), images[rows], facts.take(rows)
+    space, codes = samples.space, samples.codes()
+    cues = chain(image_cues(images), file_cues(facts, images), position_cues(samples.ids, space, codes))
+    named = [score.text for score in cue_scores(space, codes, cues, fold[rows]) if score.named]
+    for text in named[:SHORTCUTS]:
+        yield f"A shortcut: {text}"
+    if len(named) > SHORTCUTS:
+        yield f"{len(named) - SHORTCUTS:,} more shortcuts; `assay audit` lists them."
+
+
+def _folds(samples: Samples, cluster: Ints, *, seed: int) -> Ints:
+    """Return the fold (N,) of each labelled image, copies in one; -1 of the others."""
+    fold, labelled = np.full(len(samples), -1, np.int64), np.flatnonzero(samples.labelled())
+    ids = samples.ids
+    copied = np.flatnonzero(cluster >= 0).tolist()
+    grouped = join_groups(samples, [ids[row] for row in copied], [str(cluster[row]) for row in copied])
+    if len(labelled):
+        fold[labelled] = folds(grouped.take(labelled), FOLDS, seed=seed)
+    return fold
