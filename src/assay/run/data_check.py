@@ -22,7 +22,7 @@ from assay.repair.shortcuts import cue_scores, file_cues, image_cues, position_c
 
 VERSION = 1  # raise when the same data has other notes
 IMAGES = 10_000
-"""Images that are looked at: of more a random part, so that it takes at most a minute or so."""
+"""Images that are looked at: of more a random part, so that it takes seconds."""
 
 FOLDS = 5
 SHORTCUTS = 3
@@ -50,9 +50,9 @@ def data_notes(samples: Samples, cache: Cache, run: RunFolder, *, seed: int, pro
 
 def _notes(samples: Samples, cache: Cache, *, seed: int) -> Iterator[str]:
     chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:IMAGES])
+    of = "" if len(chosen) == len(samples) else f" among {IMAGES:,} of the images"
     samples = samples.take(chosen)
     pixels = cache.pixels[cache.rows_of(samples.ids)]
-    of = "" if len(chosen) < IMAGES else f" among {IMAGES:,} of the images"
     facts = read_file_facts(samples.paths)
     cluster = clusters(exact_pairs(samples.hashes), len(samples))  # to lay near copies over each other takes minutes
     yield from (f"{note}{of}." for note in (*_copies(samples, cluster), *_quality(samples, pixels, facts)))
