@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from assay.errors import DataError
 from assay.labels.readers.image_names import Wanted, locate
-from assay.labels.readers.read import DataSettings, find_images, read_whole
+from assay.labels.readers.read import DataSettings, read_whole
 from assay.labels.readers.table_files import Rows
+from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
 from factories import put
 

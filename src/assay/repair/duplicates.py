@@ -25,8 +25,8 @@ SIDE = 32  # of the images that are compared
 SIDES = {1.0: (0.0,), 0.88: (0.0, 0.06, 0.12), 0.76: (0.0, 0.12, 0.24)}  # of windows, and where they begin
 MANY = 50_000  # images above which only the largest windows are compared, so that an hour does not become a day
 CANDIDATES = 3  # nearest signatures of each window, one of which may be that of the image itself
-LEAST = 0.65  # cosine of two signatures from which a pair is compared
-SAME, FRAME = 0.74, 0.5  # agreement from which a pair is one image, and of neighbouring frames
+LEAST, NEAREST = 0.65, 3  # cosine of signatures from which a pair is compared, and how many pairs of an image
+SAME, FRAME = 0.8, 0.5  # agreement from which a pair is one image, and of neighbouring frames
 STRETCH, TURN, GAIN = 1.2, 12.0, 3.3  # the most by which the map of a copy stretches, turns, and its contrast differs
 LARGEST, SMALLEST = 1.15, 0.55  # scale of the map of a copy
 FRAMED, LEVEL, EDGE = 0.3, 4.0, 10.0  # a border: share of a side at most, levels within it, and of the step at its end
@@ -190,7 +190,17 @@ def _candidates(images: Floats, progress: Callable[[int, int], None] | None) -> 
     order = np.lexsort((number, -cosines, other, one))
     _, first = np.unique(one[order] * count + other[order], return_index=True)
     best = order[first]
+    best = best[_ranks(np.concatenate([one[best], other[best]]), cosines[best]) < NEAREST]
     return pairs[best], np.array([window.map() for window in used])[number[best]]
+
+
+def _ranks(ends: Ints, cosines: Floats) -> Ints:
+    """Return the rank (P,) of each pair among those of its two images (2 P,), first by first: the better of the two."""
+    order = np.lexsort((-np.tile(cosines, 2), ends))
+    begins = np.flatnonzero(np.diff(ends[order], prepend=-1))
+    ranks = np.empty(len(ends), np.int64)
+    ranks[order] = np.arange(len(ends)) - np.repeat(begins, np.diff(begins, append=len(ends)))
+    return np.asarray(ranks.reshape(2, -1).min(axis=0))
 
 
 def _plausible(maps: Floats, gains: Floats) -> Bools:

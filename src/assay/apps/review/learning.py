@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from assay.labels.split import folds
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import headline, overall, score
 from assay.predictions.acquisition import central, dropquery, margin
-from assay.progress import NoProgress
+from assay.progress import GivenUpError, NoProgress
 from assay.repair.duplicates import near_pairs
 from assay.repair.nearest import nearest
 
@@ -47,17 +48,27 @@ class Learning:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop learning; what is under way ends with the process."""
+        """Stop learning, and wait for it: a process that ends while a thread computes is aborted by its libraries."""
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
         if self._background is not None:
             self._background.close()
+
+    def _go_on(self) -> None:
+        """Raise GivenUpError once the review has ended."""
+        if self._ended.is_set():
+            raise GivenUpError
 
     def _begin(self) -> None:
         session = self.session
         try:
-            inputs = AuditInputs.of(self.data, self.folder, device=self.device, progress=_Working(session), size=SIZE)
+            inputs = AuditInputs.of(
+                self.data, self.folder, device=self.device, progress=_Working(session, self._go_on), size=SIZE
+            )
             rows = np.fromiter((session.decisions.rows[name] for name in inputs.samples.ids), np.int64)
             features = inputs.features
+            self._go_on()
             session.working = "looking for copies and for images unlike all others"
             session.features = _spread(features, rows, len(session.samples))
             session.further = (*self._further(inputs, rows, features), *session.further)
@@ -65,6 +76,8 @@ class Learning:
             learner = Learner(session.samples.space, features, learning_folds(inputs.samples, seed=inputs.seed))
             publisher = _Publisher(session, learner, rows)
             background = Background(learner, lambda: self._labels(rows), publisher, failed=self._failed)
+        except GivenUpError:
+            return
         except AssayError as error:
             session.working = f"nothing is suggested: {error}"
             session.changed()
@@ -74,9 +87,6 @@ class Learning:
             session.changed()
             raise
         self._background = background
-        if self._ended.is_set():
-            background.close()
-            return
         session.on_decision = background.wake
         background.wake()
 
@@ -90,7 +100,7 @@ class Learning:
         count, codes = len(session.samples), session.decisions.given
         _, cosines = nearest(features - features.mean(axis=0), NEIGHBOURS)
         distances = _spread(1 - cosines.mean(axis=1), rows, count) if cosines.shape[1] else np.zeros(0)
-        pairs, _ = near_pairs(np.asarray(inputs.cache.pixels))
+        pairs, _ = near_pairs(np.asarray(inputs.cache.pixels), progress=lambda done, count: self._go_on())
         cached = np.empty(len(inputs.cache.pixels), np.int64)
         for name, row in inputs.cache.rows.items():
             cached[row] = session.decisions.rows[name]
@@ -178,16 +188,18 @@ def _placed(codes: Ints, rows: Ints, count: int) -> Ints:
 
 
 class _Working(NoProgress):
-    """Says in the session what is under way, and how far it is."""
+    """Says in the session what is under way, and how far it is; `go_on` is called beforehand, and may raise."""
 
-    def __init__(self, session: ReviewSession) -> None:
-        self.session, self._what, self._total, self._done = session, "", 0, 0
+    def __init__(self, session: ReviewSession, go_on: Callable[[], None]) -> None:
+        self.session, self._go_on, self._what, self._total, self._done = session, go_on, "", 0, 0
 
     def begin(self, what: str, total: int) -> None:
+        self._go_on()
         self._what, self._total, self._done = what, total, 0
         self.session.working = what
 
     def advance(self, count: int, metrics: object = None) -> None:
+        self._go_on()
         self._done += count
         self.session.working = f"{self._what}: {self._done:,} of {self._total:,}"
 

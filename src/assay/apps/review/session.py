@@ -34,6 +34,7 @@ NEIGHBOURS = 12
 AUDIT_FILE = "random_audit.json"
 LIMITS = ("value", "low", "high")
 MOST_ROWS = 4_000  # of one request
+LEAST_DECISIONS = 20  # below which the number of wrong labels is not estimated: hard images look like wrong labels
 
 Label = str | Mapping[str, int | None] | None
 
@@ -176,13 +177,15 @@ class ReviewSession:
         with self.decisions.lock:
             decided = self.decisions.decided() if decided is None else decided
             wrong = int(self.decisions.wrong().sum())
-        left, measured = self.estimates.wrong_left, self.estimates.validation
+        count, measured = int(decided.sum()), self.estimates.validation
+        sure = count >= LEAST_DECISIONS
+        left = self.estimates.wrong_left if sure else None
         return {
-            "decided": int(decided.sum()),
+            "decided": count,
             "wrong_found": wrong,
             "wrong_left": left.to_json() if left else None,
             "validation": {"metric": measured[0], **measured[1].to_json()} if measured else None,
-            "next_hundred": self.estimates.next_hundred,
+            "next_hundred": self.estimates.next_hundred if sure else None,
             "learning": self.learning,
             "working": self.working,
         }
