@@ -29,7 +29,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class GivenUpError(Exception):
-    """Raised from `Progress.epoch` to end a run early, with that epoch in its checkpoint, or once a review has ended."""
+    """Raised from `Progress.epoch` to end a run early, with that epoch in its checkpoint; or when a review ends."""
 
 
 class Progress(Protocol):
