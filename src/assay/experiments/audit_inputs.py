@@ -18,7 +18,7 @@ from assay.labels.ledger import Ledger
 from assay.labels.readers.read import read_to_look_at
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.labels.split import folds, join_groups
+from assay.labels.split import join_groups, labelled_folds
 from assay.labels.subset import without
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.plan.defaults import DEFAULT_SIZE
@@ -149,12 +149,7 @@ class AuditInputs:
     @cached_property
     def fold(self) -> Ints:
         """The fold (N,) of each image with a known label, -1 of the others; copies and groups share one."""
-        labelled = self.samples.labelled()
-        fold = np.full(len(labelled), -1, np.int64)
-        if labelled.any():
-            grouped = join_groups(self.samples, *self.copies.groups())
-            fold[labelled] = folds(grouped.take(np.flatnonzero(labelled)), FOLDS, seed=self.seed)
-        return fold
+        return labelled_folds(join_groups(self.samples, *self.copies.groups()), FOLDS, seed=self.seed)
 
     @property
     def can_judge(self) -> bool:

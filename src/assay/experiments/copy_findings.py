@@ -16,11 +16,9 @@ from assay.labels.audit_folder import audit_step
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.labels.space import Head
-from assay.labels.split import SIDES
+from assay.labels.split import SIDES, given_sides
 from assay.messages import SPLITS, plain, quoted
 from assay.repair.duplicates import best_rows, clusters, conflicting, exact_pairs
-
-PartOfSplit = {side: number for number, side in enumerate(SIDES)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class Copies:
     @cached_property
     def sides(self) -> Ints:
         """The side (N,) of the split that came with the data; -1 where there is none."""
-        return np.array([PartOfSplit.get(side, -1) for side in self.samples.table["split"].to_list()], np.int64)
+        return given_sides(self.samples)
 
     @property
     def ranks(self) -> tuple[Ints, ...]:

@@ -12,31 +12,13 @@ import numpy as np
 
 from assay.errors import RunError
 from assay.files import write_json
-from assay.labels.audit_folder import AUDIT, EDITS, GROUPS, SAMPLES, audit_step, write_edits, write_groups
+from assay.labels.audit_folder import AUDIT, EDITS, GROUPS, SAMPLES, DropKind, audit_step, write_edits, write_groups
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.messages import printable
 from assay.repair.expectation import Curve, Point
 
-Kind = Literal[
-    "exact_duplicates",
-    "near_duplicates",
-    "conflicting_labels",
-    "leaks",
-    "dark",
-    "bright",
-    "blurred",
-    "low_information",
-    "odd_aspect",
-    "odd_size",
-    "greyscale",
-    "outliers",
-    "suspects",
-    "small_classes",
-    "overlapping_classes",
-    "similar_names",
-    "shortcuts",
-]
+Kind = DropKind | Literal["small_classes", "overlapping_classes", "similar_names", "shortcuts"]
 
 
 class KindText(NamedTuple):
@@ -48,7 +30,7 @@ class KindText(NamedTuple):
 
 KINDS: dict[Kind, KindText] = {
     "exact_duplicates": KindText("Exact duplicates", "the same bytes under several names"),
-    "near_duplicates": KindText("Near duplicates", "the same picture, resized, cropped, recompressed or altered"),
+    "near_duplicates": KindText("Near duplicates", "the same image, resized, cropped, recompressed or altered"),
     "conflicting_labels": KindText("Conflicting labels", "copies of an image with different labels"),
     "leaks": KindText("Leaks", "copies of an image on both sides of the given split"),
     "dark": KindText("Dark", "nearly black images"),

@@ -55,7 +55,7 @@ def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> 
     """
     order = samples.table["id"].arg_sort().to_numpy()  # the order of rows makes no difference
     ordered = samples.take(order)
-    given = _given(ordered)
+    given = given_sides(ordered)
     units = _units(ordered.table)
     sides = _drawn(ordered, given, units, _shares(given, val, test), seed)
     back = np.argsort(order)
@@ -118,6 +118,15 @@ def folds(samples: Samples, count: int, *, seed: int) -> Ints:
     return drawn[np.argsort(order)]
 
 
+def labelled_folds(samples: Samples, count: int, *, seed: int) -> Ints:
+    """Return the fold (N,) of each image with a known label, as `folds` has it among these; -1 of the others."""
+    labelled = np.flatnonzero(samples.labelled())
+    fold = np.full(len(samples), -1, np.int64)
+    if len(labelled):
+        fold[labelled] = folds(samples.take(labelled), count, seed=seed)
+    return fold
+
+
 def one_fold_reason(samples: Samples) -> str:
     """Return why labelled images lie in one fold: what they have in common, or that no class can be parted."""
     count, units = len(samples), len(np.unique(_units(samples.table)))
@@ -170,7 +179,7 @@ def _over(counts: Ints, known: Ints) -> pl.Series:
     return pl.Series(shares, dtype=pl.Float64)
 
 
-def _given(samples: Samples) -> Ints:
+def given_sides(samples: Samples) -> Ints:
     """Return the split that came with the data (N,), -1 where there is none."""
     numbers = {side: number for number, side in enumerate(SIDES)}
     splits = samples.table["split"].replace_strict(numbers, default=-1, return_dtype=pl.Int64)

@@ -14,7 +14,7 @@ from assay.files import RunFolder, fingerprint, write_json
 from assay.images.cache import Cache
 from assay.images.file_facts import FileFacts, read_file_facts
 from assay.labels.samples import Samples
-from assay.labels.split import SIDES, folds, join_groups
+from assay.labels.split import given_sides, join_groups, labelled_folds
 from assay.progress import Progress, stage
 from assay.repair.duplicates import clusters, conflicting, exact_pairs
 from assay.repair.image_quality import low_quality, measure, odd_shapes, reduced
@@ -65,9 +65,7 @@ def _copies(samples: Samples, cluster: Ints) -> Iterator[str]:
         return
     copies, sets = int((cluster >= 0).sum()), int(cluster.max()) + 1
     yield f"{copies:,} images are exact copies, in {sets:,} sets"
-    numbers = {side: number for number, side in enumerate(SIDES)}
-    sides = np.array([numbers.get(side, -1) for side in samples.table["split"].to_list()], np.int64)
-    if leaks := int(conflicting(cluster, sides).sum()):
+    if leaks := int(conflicting(cluster, given_sides(samples)).sum()):
         yield (
             f"{leaks:,} sets of copies lie on several sides of the split, so that metrics flatter; `assay audit`, then "
             "`assay train --audit`, keeps copies together"
@@ -104,10 +102,7 @@ def _shortcuts(samples: Samples, images: Pixels, facts: FileFacts, fold: Ints) -
 
 def _folds(samples: Samples, cluster: Ints, *, seed: int) -> Ints:
     """Return the fold (N,) of each labelled image, copies in one; -1 of the others."""
-    fold, labelled = np.full(len(samples), -1, np.int64), np.flatnonzero(samples.labelled())
     ids = samples.ids
     copied = np.flatnonzero(cluster >= 0).tolist()
     grouped = join_groups(samples, [ids[row] for row in copied], [str(cluster[row]) for row in copied])
-    if len(labelled):
-        fold[labelled] = folds(grouped.take(labelled), FOLDS, seed=seed)
-    return fold
+    return labelled_folds(grouped, FOLDS, seed=seed)

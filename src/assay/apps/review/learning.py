@@ -21,7 +21,6 @@ from assay.metrics.intervals import Metric
 from assay.metrics.metrics import headline, overall, score
 from assay.predictions.acquisition import central, dropquery, margin
 from assay.progress import GivenUpError, NoProgress
-from assay.repair.duplicates import near_pairs
 from assay.repair.nearest import nearest
 
 MOST_IMAGES = 100_000  # of which features are computed: more take hours without a GPU
@@ -100,11 +99,7 @@ class Learning:
         count, codes = len(session.samples), session.decisions.given
         _, cosines = nearest(features - features.mean(axis=0), NEIGHBOURS)
         distances = _spread(1 - cosines.mean(axis=1), rows, count) if cosines.shape[1] else np.zeros(0)
-        pairs, _ = near_pairs(np.asarray(inputs.cache.pixels), progress=lambda done, count: self._go_on())
-        cached = np.empty(len(inputs.cache.pixels), np.int64)
-        for name, row in inputs.cache.rows.items():
-            cached[row] = session.decisions.rows[name]
-        copies = queues.differing_copies(session.samples.space, codes, cached[pairs])
+        copies = queues.differing_copies(session.samples.space, codes, rows[inputs.copies.pairs])
         return [copies, *([queues.outliers(distances)] if len(distances) else [])]
 
     def _labels(self, rows: Ints) -> tuple[int, Labels]:
