@@ -21,11 +21,12 @@ let chosenQueue = true; // by the person; else the best one comes into the grid 
 
 // ---- queues ------------------------------------------------------------------------------------------------------
 
-async function pick(id, group = "", { cursor = true } = {}) {
+async function pick(id, group = "", { cursor = true, asked = () => true } = {}) {
   closeSide();
   map.show(false);
   try {
     const { values, version } = await readQueue(id, group);
+    if (!asked()) return;
     Object.assign(model, { queue: id, group });
     location.hash = new URLSearchParams(group ? { queue: id, group } : { queue: id });
     const queue = model.state.queues.find((each) => each.id === id), named = queue?.groups?.find((each) => each.id === group)?.head;
@@ -95,7 +96,8 @@ function nextQueue(step) {
 async function refreshState() {
   await readState();
   const best = model.state.queues.find((queue) => queue.count);
-  if (!chosenQueue && !lastKey && best && best.id !== model.queue) return pick(best.id);
+  const untouched = () => !chosenQueue && !lastKey; // asked again once the queue is read: nothing changes under a hand
+  if (untouched() && best && best.id !== model.queue) return pick(best.id, "", { asked: untouched });
   seen = Math.max(seen, model.state.version);
   side.draw();
   title();
@@ -283,11 +285,11 @@ async function startAll() {
   grid.onFailure(fail);
   grid.resize(Number(one("#tile-size").value));
   side.draw();
+  startDecisions(decisionsChanged, (message) => say(message, "bad")); // before the first image that a key could decide
   const hash = new URLSearchParams(location.hash.slice(1));
   const first = model.state.queues.find((queue) => queue.id === hash.get("queue")) ?? model.state.queues.find((queue) => queue.count) ?? model.state.queues[0];
   await pick(first.id, first.id === hash.get("queue") ? hash.get("group") ?? "" : "");
   chosenQueue = Boolean(hash.get("queue"));
-  startDecisions(decisionsChanged, (message) => say(message, "bad"));
   if (model.state.trainer) side.watchTraining().catch(fail);
   listen(hear, () => { one("#offline").hidden = false; });
 }
