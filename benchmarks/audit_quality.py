@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from assay.arrays import Ints, Pixels
-from assay.experiments.image_findings import all_cue_scores
 from assay.images.cache import build
 from assay.images.decode import Resize
 from assay.images.file_facts import read_file_facts
@@ -26,6 +25,7 @@ from assay.labels.split import folds
 from assay.plan.plan import from_source
 from assay.plan.yaml_lines import write
 from assay.repair.image_quality import Quality, low_quality, measure, reduced
+from assay.repair.shortcuts import all_cue_scores
 from benchmarks.harness import SETS, Benchmark, Cell, Options, Record, by_name, table
 
 KINDS: tuple[Quality, ...] = ("dark", "bright", "low_information", "blurred")

@@ -23,7 +23,6 @@ from assay.experiments.findings import (
     finding_of,
 )
 from assay.experiments.image_findings import (
-    all_cue_scores,
     class_findings,
     quality_findings,
     shortcut_findings,
@@ -35,6 +34,7 @@ from assay.predictions.baselines import random_rows
 from assay.progress import NoProgress, Progress, quiet_libraries, stage
 from assay.repair.expectation import learning_curves
 from assay.repair.image_quality import reduced
+from assay.repair.shortcuts import all_cue_scores
 from assay.repair.suspects import find_suspects
 from assay.run.environment import lock
 from assay.training.devices import pick_device

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from assay.arrays import Ints, Pixels
+from assay.arrays import Pixels
 from assay.experiments.findings import Finding, Kind, ShortcutJson, drop_edits, worst_first
 from assay.experiments.label_findings import EXAMPLES
 from assay.images.file_facts import FileFacts
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.repair.class_names import similar_names, small_classes
-from assay.repair.image_quality import low_quality, measure, odd_shapes
-from assay.repair.shortcuts import CUE_TEXTS, CueScore, cue_scores, file_cues, image_cues, position_cues
+from assay.repair.image_quality import flagged_images
+from assay.repair.shortcuts import CUE_TEXTS, CueScore
 
 UNUSABLE = ("dark", "bright", "low_information", "blurred")
 """Kinds whose images are proposed to be left out; grey or oddly shaped ones are sound."""
@@ -21,12 +21,9 @@ UNUSABLE = ("dark", "bright", "low_information", "blurred")
 
 def quality_findings(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict[Kind, list[Finding]]:
     """Return a finding for each image (N, S, S, 3) of low quality, by kind."""
-    head, codes = samples.space.heads[:1], samples.codes()[:1]
-    classes = codes[0] if head and head[0].multiclass else None
-    flagged = low_quality(measure(pixels), classes=classes) | odd_shapes(facts)
     ids = samples.ids
     findings: dict[Kind, list[Finding]] = {}
-    for kind, images in flagged.items():
+    for kind, images in flagged_images(samples, pixels, facts).items():
         rows = images.rows.tolist()
         reasons = dict(zip(rows, images.texts, strict=True)) if kind in UNUSABLE else {}
         edits = drop_edits(samples, reasons, kind=kind)
@@ -35,13 +32,6 @@ def quality_findings(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict
             for row, score, text in zip(rows, images.scores.tolist(), images.texts, strict=True)
         ]
     return findings
-
-
-def all_cue_scores(samples: Samples, images: Pixels, facts: FileFacts, folds: Ints) -> list[CueScore]:
-    """Return how well each cue tells each class, of images (N, s, s, 3) as `reduced` and their folds (N,)."""
-    space, codes = samples.space, samples.codes()
-    cues = chain(image_cues(images), file_cues(facts, images), position_cues(samples.ids, space, codes))
-    return cue_scores(space, codes, cues, folds)
 
 
 def shortcut_findings(samples: Samples, scores: Sequence[CueScore]) -> list[Finding]:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from assay.arrays import Bools, Floats, Ints, Reals
+from assay.predictions.baselines import random_rows
 
 AcquisitionName = Literal["random", "uncertainty", "margin", "k_center", "dropquery", "central"]
 
@@ -65,7 +66,7 @@ def k_center(pool: Pool, count: int, *, seed: int) -> Ints:
 
     Greedy, by Euclidean distance of the features: N x F operations an image.
     """
-    rows = _part(pool.rows, seed)
+    rows = random_rows(pool.rows, CANDIDATES, seed)
     vectors = pool.features[rows].astype(np.float32)
     squares = np.einsum("nf,nf->n", vectors, vectors)
     nearest = np.full(len(rows), np.inf, np.float32)
@@ -93,7 +94,7 @@ def dropquery(pool: Pool, count: int, *, seed: int) -> Ints:
     least margin follow.
     """
     chance = np.random.default_rng(seed)
-    rows = _part(pool.rows, seed)
+    rows = random_rows(pool.rows, CANDIDATES, seed)
     vectors, whole = pool.features[rows], pool.probabilities[rows].argmax(axis=1)
     changed = np.zeros(len(rows))
     for _ in range(PASSES):
@@ -111,7 +112,7 @@ def central(pool: Pool, count: int, *, seed: int) -> Ints:
     For the first labels, when no model is there (Hacohen et al. 2022, "Active Learning on a Budget": typical images
     first).
     """
-    rows = _part(pool.rows, seed)
+    rows = random_rows(pool.rows, CANDIDATES, seed)
     return rows[_centres(pool.features[rows], min(count, len(rows)), seed)]
 
 
@@ -135,13 +136,6 @@ def margins(probabilities: Reals) -> Reals:
 
 def _lowest(rows: Ints, scores: Reals, count: int) -> Ints:
     return rows[np.argsort(scores[rows], kind="stable")[:count]]
-
-
-def _part(rows: Ints, seed: int) -> Ints:
-    """Return the rows, or of many a random part."""
-    if len(rows) <= CANDIDATES:
-        return rows
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:CANDIDATES])
 
 
 def _centres(vectors: Floats, count: int, seed: int) -> Ints:

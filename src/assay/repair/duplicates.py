@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from assay.arrays import Bools, Floats, Ints, Pixels
+from assay.images.colour import GREY
 from assay.labels.space import Codes
 from assay.repair.nearest import nearest_to
 from assay.repair.registration import agreement
@@ -31,7 +32,6 @@ STRETCH, TURN, GAIN = 1.2, 12.0, 3.3  # the most by which the map of a copy stre
 LARGEST, SMALLEST = 1.15, 0.55  # scale of the map of a copy
 FRAMED, LEVEL, EDGE = 0.3, 4.0, 10.0  # a border: share of a side at most, levels within it, and of the step at its end
 BLOCK, QUERIES = 1024, 65_536  # images at a time, and signatures
-GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Window(NamedTuple):
@@ -221,7 +221,7 @@ def _thumbnails(pixels: Pixels) -> Floats:
     """Return images (N, SIDE, SIDE) in grey, without borders of one colour."""
     images = np.empty((len(pixels), SIDE, SIDE), np.float32)
     for start in range(0, len(pixels), BLOCK):
-        grey = pixels[start : start + BLOCK] @ GREY
+        grey = np.asarray(pixels[start : start + BLOCK] @ GREY.astype(np.float32), np.float32)
         rows, columns = _within_border(grey), _within_border(grey.transpose(0, 2, 1))
         side = grey.shape[1]
         images[start : start + BLOCK] = _areas(side, *rows) @ grey @ _areas(side, *columns).transpose(0, 2, 1)

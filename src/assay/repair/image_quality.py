@@ -19,6 +19,7 @@ from PIL import Image
 from assay.arrays import Doubles, Floats, Ints, Pixels, Reals
 from assay.images.colour import GREY
 from assay.images.file_facts import FileFacts
+from assay.labels.samples import Samples
 
 Quality = Literal["dark", "bright", "low_information", "blurred", "greyscale", "odd_aspect", "odd_size"]
 
@@ -80,6 +81,13 @@ def reduced(pixels: Pixels) -> Pixels:
     for row, image in enumerate(pixels):
         small[row] = Image.fromarray(image).resize((side, side), Image.Resampling.BOX)
     return small
+
+
+def flagged_images(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict[Quality, Flagged]:
+    """Return the images (N, S, S, 3) of low quality or odd shape, beside all and beside those of their class."""
+    head, codes = samples.space.heads[:1], samples.codes()[:1]
+    classes = codes[0] if head and head[0].multiclass else None
+    return low_quality(measure(pixels), classes=classes) | odd_shapes(facts)
 
 
 def measure(pixels: Pixels) -> Measures:

@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from scipy.special import ndtri
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Pixels, Reals
 from assay.images.file_facts import FileFacts
+from assay.labels.samples import Samples
 from assay.labels.space import Codes, LabelSpace
 from assay.metrics.intervals import TAIL, Metric, Z
 from assay.training.linear import moments
@@ -98,6 +100,13 @@ class CueScore:
         doubt = " It may be the subject itself." if self.legitimate else ""
         claim = f"{CUE_TEXTS[self.cue]} alone gives {self.label!r} away"
         return f"{claim[0].upper()}{claim[1:]}: AUC {self.auc}, chance 0.50{beside}.{doubt}"
+
+
+def all_cue_scores(samples: Samples, images: Pixels, facts: FileFacts, folds: Ints) -> list[CueScore]:
+    """Return how well each cue tells each class, of images (N, s, s, 3) as `reduced` and their folds (N,)."""
+    space, codes = samples.space, samples.codes()
+    cues = chain(image_cues(images), file_cues(facts, images), position_cues(samples.ids, space, codes))
+    return cue_scores(space, codes, cues, folds)
 
 
 def cue_scores(space: LabelSpace, codes: Sequence[Codes], cues: Iterable[Cue], folds: Ints) -> list[CueScore]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from itertools import chain
 
 import numpy as np
 
@@ -15,12 +14,13 @@ from assay.images.cache import Cache
 from assay.images.file_facts import FileFacts, read_file_facts
 from assay.labels.samples import Samples
 from assay.labels.split import given_sides, join_groups, labelled_folds
+from assay.predictions.baselines import random_rows
 from assay.progress import Progress, stage
 from assay.repair.duplicates import clusters, conflicting, exact_pairs
-from assay.repair.image_quality import low_quality, measure, odd_shapes, reduced
-from assay.repair.shortcuts import cue_scores, file_cues, image_cues, position_cues
+from assay.repair.image_quality import flagged_images, reduced
+from assay.repair.shortcuts import all_cue_scores
 
-VERSION = 1  # raise when the same data has other notes
+VERSION = 2  # raise when the same data has other notes
 IMAGES = 10_000
 """Images that are looked at: of more a random part, so that it takes seconds."""
 
@@ -49,7 +49,7 @@ def data_notes(samples: Samples, cache: Cache, run: RunFolder, *, seed: int, pro
 
 
 def _notes(samples: Samples, cache: Cache, *, seed: int) -> Iterator[str]:
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:IMAGES])
+    chosen = random_rows(np.arange(len(samples)), IMAGES, seed)
     of = "" if len(chosen) == len(samples) else f" among {IMAGES:,} of the images"
     samples = samples.take(chosen)
     pixels = cache.pixels[cache.rows_of(samples.ids)]
@@ -77,9 +77,7 @@ def _copies(samples: Samples, cluster: Ints) -> Iterator[str]:
 
 def _quality(samples: Samples, pixels: Pixels, facts: FileFacts) -> Iterator[str]:
     """Yield how many images are of each fault, on one line."""
-    first = next(iter(samples.space))
-    codes = samples.codes()[0]
-    flagged = low_quality(measure(pixels), classes=codes if first.multiclass else None) | odd_shapes(facts)
+    flagged = flagged_images(samples, pixels, facts)
     counts = [f"{len(images.rows):,} {kind.replace('_', ' ')}" for kind, images in flagged.items() if len(images.rows)]
     if counts:
         yield f"Images of low quality or odd shape: {', '.join(counts)}"
@@ -90,10 +88,8 @@ def _shortcuts(samples: Samples, images: Pixels, facts: FileFacts, fold: Ints) -
     rows = np.flatnonzero(fold >= 0)
     if not len(rows):
         return
-    samples, images, facts = samples.take(rows), images[rows], facts.take(rows)
-    space, codes = samples.space, samples.codes()
-    cues = chain(image_cues(images), file_cues(facts, images), position_cues(samples.ids, space, codes))
-    named = [score.text for score in cue_scores(space, codes, cues, fold[rows]) if score.named]
+    scores = all_cue_scores(samples.take(rows), images[rows], facts.take(rows), fold[rows])
+    named = [score.text for score in scores if score.named]
     for text in named[:SHORTCUTS]:
         yield f"A shortcut: {text}"
     if len(named) > SHORTCUTS:

@@ -38,27 +38,24 @@ class ImageFiles:
 
         Where the file is gone it comes from a cache; where there is none, it is a grey square with a line on it.
         """
-        try:
-            image = decode(self.path(row), at_least=side, levels=self.levels)
-            image.thumbnail((side, side), reducing_gap=2.0)
-            return _jpeg(image), True
-        except ImageError as error:
-            cached = self._cached(row, side)
-            return (_jpeg(cached) if cached else placeholder(str(error), side)), cached is not None
+        return self._within(row, side, quality=QUALITY, blank=side)
 
     def whole(self, row: int) -> tuple[bytes, bool]:
         """Return an image of at most 1600 pixels, and whether its file could be read; else as for a thumbnail."""
-        try:
-            image = decode(self.path(row), at_least=LARGEST, levels=self.levels)
-            image.thumbnail((LARGEST, LARGEST), reducing_gap=2.0)
-            return _jpeg(image, quality=90), True
-        except ImageError as error:
-            cached = self._cached(row, LARGEST)
-            return (_jpeg(cached) if cached else placeholder(str(error), 480)), cached is not None
+        return self._within(row, LARGEST, quality=90, blank=480)
 
     def note(self, row: int) -> str:
         """Return a line where the file is gone, else nothing."""
         return "" if self.path(row).is_file() else "its file is gone"
+
+    def _within(self, row: int, side: int, *, quality: int, blank: int) -> tuple[bytes, bool]:
+        try:
+            image = decode(self.path(row), at_least=side, levels=self.levels)
+            image.thumbnail((side, side), reducing_gap=2.0)
+            return _jpeg(image, quality=quality), True
+        except ImageError as error:
+            cached = self._cached(row, side)
+            return (_jpeg(cached) if cached else placeholder(str(error), blank)), cached is not None
 
     def _cached(self, row: int, side: int) -> Image.Image | None:
         name = self.samples.table["id"][row]
