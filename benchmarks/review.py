@@ -3,11 +3,11 @@
     python -m benchmarks.review DATA [--seeds 0 1 2] [--only 'worse' 'from nothing*']
 
 The person looks at pages of 48 of the queue of suspects, and once that is empty of all labels, the most doubtful first.
-Suggestions that are right are accepted together, labels that are right confirmed together, the others given one by one.
-Keys and clicks of a page of n, of which a suggestions and r labels are right and o neither: one to select all, one for
-each that is not among the larger of a and r, one to settle the rest; for the smaller m of them and o the same again, or
-two each where that is less; two for each other label. Between pages the person waits until the server has learnt. Of
-cifar10n the truth of half of the images is known: the person passes over the others, whose labels teach as they are.
+A page is settled at once by what is true of most of it, its suggestions or its labels, and the rest is then corrected.
+Keys and clicks: one to select the page, one to settle it; one for each other image, one for the suggestions or for each
+label that is right among them, and one for each third class. Between pages the person waits until the server has
+learnt. Of cifar10n the truth of half of the images is known: the person passes over the others, whose labels teach as
+they are.
 """
 
 import json
@@ -81,29 +81,33 @@ class Person:
                 return known
         return []
 
-    def decide(self, rows: Sequence[int], action: str) -> None:
-        """Settle rows with one request: `keep`, or `set` to the truth."""
+    def decide(self, rows: Sequence[int], news: Sequence[str | None]) -> None:
+        """Settle rows with one request: by a new label each, or by the present one where that is None."""
         if rows:
-            news = [self.truth[row] if action == "set" else None for row in rows]
             decisions = [
-                {"row": row, "head": self.head, "tag": None, "action": action, "new": new}
+                {"row": row, "head": self.head, "tag": None, "action": "keep" if new is None else "set", "new": new}
                 for row, new in zip(rows, news, strict=True)
             ]
             self.call("api/decide", {"decisions": decisions})
 
+    def label(self, rows: Sequence[int]) -> None:
+        """Give rows their true labels."""
+        self.decide(rows, [self.truth[row] for row in rows])
+
     def settle(self, page: Sequence[int]) -> None:
         """Settle a page as its suggestions and labels allow, and count the keys."""
-        accept, right, other = [], [], []
-        for one in self.call("api/rows", {"rows": page}):
-            row, true = one["row"], self.truth[one["row"]]
-            suggested = one["suggestion"].get(self.head, {}).get("class")
-            chosen = right if one["labels"][self.head] == true else accept if suggested == true else other
-            chosen.append(row)
-        self.decide(accept, "set")
-        self.decide(right, "keep")
-        self.decide(other, "set")
-        less, more = sorted((len(accept), len(right)))
-        self.keys += 2 + (len(page) - more) + min(2 * less, 2 + len(other)) + 2 * len(other)
+        shown = self.call("api/rows", {"rows": page})
+        suggested = [one["suggestion"].get(self.head, {}).get("class") for one in shown]
+        given = [one["labels"][self.head] for one in shown]
+        true = [self.truth[row] for row in page]
+        right = [label == truth for label, truth in zip(given, true, strict=True)]
+        accepted = [not kept and new == truth for kept, new, truth in zip(right, suggested, true, strict=True)]
+        accept = sum(accepted) > sum(right) and None not in suggested
+        self.decide(page, suggested if accept else [None] * len(page))
+        wrong = [at for at, done in enumerate(accepted if accept else right) if not done]
+        self.label([page[at] for at in wrong])
+        keys = {"Enter" if accepted[at] else true[at] for at in wrong}
+        self.keys += 2 + len(wrong) + len(keys)
         self.looked += len(page)
         self.wait()
 
@@ -235,7 +239,7 @@ def by_review(samples: Samples, codes: Ints, held: Bools, folder: Path) -> list[
         person.truth = [names[codes[number]] for number in numbers]
         while len(order) < max(LABELS):
             page = person.queue("next")[:BATCH]
-            person.decide(page, "set")
+            person.label(page)
             person.wait()
             order += [numbers[row] for row in page]
     return order

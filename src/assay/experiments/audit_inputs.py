@@ -25,7 +25,7 @@ from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, from_source
 from assay.predictions.inference import Inference, fastest_inference
 from assay.progress import ForwardingProgress, Progress, advancing, stage
-from assay.repair.duplicates import near_pairs, successive, windows
+from assay.repair.duplicates import near_pairs, successive
 from assay.repair.expectation import LinearJudge, judge_by_folds
 from assay.repair.nearest import nearest
 from assay.repair.neighbours import neighbour_posterior
@@ -129,7 +129,7 @@ class AuditInputs:
         path = self.folder / f"pairs-{self.cache.key}.npz"
         if not path.exists():
             ids = self.samples.ids
-            with stage(self.progress, "copies", len(ids) * len(windows(len(ids)))):
+            with stage(self.progress, "copies", len(ids)):
                 pairs, similarity = near_pairs(
                     self.cache.pixels, frames=successive(ids), progress=advancing(self.progress)
                 )

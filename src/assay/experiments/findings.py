@@ -18,7 +18,19 @@ from assay.labels.samples import Samples
 from assay.messages import printable
 from assay.repair.expectation import Curve, Point
 
-Kind = DropKind | Literal["small_classes", "overlapping_classes", "similar_names", "shortcuts"]
+Kind = (
+    DropKind
+    | Literal[
+        "odd_aspect",
+        "odd_size",
+        "greyscale",
+        "outliers",
+        "small_classes",
+        "overlapping_classes",
+        "similar_names",
+        "shortcuts",
+    ]
+)
 
 
 class KindText(NamedTuple):

@@ -37,13 +37,9 @@ DropKind = Literal[
     "bright",
     "blurred",
     "low_information",
-    "odd_aspect",
-    "odd_size",
-    "greyscale",
-    "outliers",
     "suspects",
 ]
-"""The kinds of findings about single images: those that may be left out."""
+"""The kinds of findings that may be left out. Odd, grey or outlying images are sound: a person decides on each."""
 
 DROP_KINDS: tuple[DropKind, ...] = get_args(DropKind)
 

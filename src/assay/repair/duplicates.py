@@ -65,17 +65,22 @@ def near_pairs(
     `pixels` (N, S, S, 3), as of a cache. Exact copies are among the pairs, but where an image shows nothing at all: two
     blank images cannot be distinguished. Of an image with many copies only some pairs are returned; `clusters` has all.
     `frames` (F, 2) are pairs that follow each other, as by `successive`: less agreement is asked of these.
-    `progress` is called with the windows that are done, and all.
+    `progress` is called with the images that are done, and all: an image is half done once it has its candidates.
     """
     if len(pixels) < 2:
         return _pairs(np.empty(0, np.int64)), np.empty(0, np.float32)
     images = _thumbnails(pixels)
-    pairs, maps = _candidates(images, progress)
+    count = len(images)
+    report = progress or (lambda done, total: None)
+    pairs, maps = _candidates(images, lambda share: report(int(share * count / 2), count))
     follow = np.zeros(len(pairs), np.bool_)
     if frames is not None and len(frames):
         pairs, follow = np.concatenate([pairs, frames]), np.repeat([False, True], [len(pairs), len(frames)])
         maps = np.concatenate([maps, np.repeat(Window(0, 0, 1, False).map()[None], len(frames), axis=0)])
-    correlations, maps, gains = agreement(images, pairs, maps)
+    correlations, maps, gains = agreement(
+        images, pairs, maps, progress=lambda share: report(int((1 + share) * count / 2), count)
+    )
+    report(count, count)
     chosen = _plausible(maps, gains) & (correlations > np.where(follow, FRAME, SAME))
     pairs, similarity = _pairs(pairs[chosen]), correlations[chosen]
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarity))
@@ -161,8 +166,11 @@ def signatures(images: Floats, window: Window) -> Floats:
     return np.asarray(values.reshape(len(images), -1)[:, 1:], np.float32)
 
 
-def _candidates(images: Floats, progress: Callable[[int, int], None] | None) -> tuple[Ints, Floats]:
-    """Return pairs (P, 2) of a template and an image with a window that is like it, and the map (P, 2, 3) of that."""
+def _candidates(images: Floats, progress: Callable[[float], None]) -> tuple[Ints, Floats]:
+    """Return pairs (P, 2) of a template and an image with a window that is like it, and the map (P, 2, 3) of that.
+
+    `progress` is called with the share that is done.
+    """
     count, used = len(images), windows(len(images))
     likely: list[tuple[Ints, Floats, Ints]] = []
 
@@ -183,8 +191,7 @@ def _candidates(images: Floats, progress: Callable[[int, int], None] | None) -> 
             )
         )
         done += len(rows)
-        if progress is not None:
-            progress(done, count * len(used))
+        progress(done / (count * len(used)))
     pairs, cosines, number = (np.concatenate(part) for part in zip(*likely, strict=True))
     one, other = _pairs(pairs).T
     order = np.lexsort((number, -cosines, other, one))

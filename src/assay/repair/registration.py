@@ -6,6 +6,8 @@ once: the affine map by which a window of one image becomes the other, whatever 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,16 +25,19 @@ COVERED = 0.5  # of the template that must lie within the other image
 LOCAL = 2.5  # deviation of the Gaussian of the local contrast
 
 
-def agreement(images: Floats, pairs: Ints, maps: Floats) -> tuple[Floats, Floats, Floats]:
+def agreement(
+    images: Floats, pairs: Ints, maps: Floats, *, progress: Callable[[float], None] = lambda share: None
+) -> tuple[Floats, Floats, Floats]:
     """Return the correlations (P,) of pairs (P, 2) of grey images (N, S, S), the maps (P, 2, 3) of it, and gains (P,).
 
     A map gives coordinates in the second image, from -1 to 1, by those in the first and 1; `maps` are where to begin.
     The correlation is that of the fine band, its contrast evened out, or -1 where the coarse band disagrees already. A
-    gain is the ratio of the contrasts.
+    gain is the ratio of the contrasts. `progress` is called with the share of the pairs that is done.
     """
     best = maps.astype(np.float32)
     correlations, gains = np.full(len(pairs), -1, np.float32), np.ones(len(pairs), np.float32)
     for start in range(0, len(pairs), BLOCK):
+        progress(start / len(pairs))
         rows = np.arange(start, min(start + BLOCK, len(pairs)))
         template, other, warp = _of(images, pairs[rows], best[rows])
         warp, coarse = _registered(_band(template, *COARSE), _band(other, *COARSE), warp)

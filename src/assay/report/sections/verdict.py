@@ -121,8 +121,9 @@ def _actions(run: RunContents) -> Iterator[Action]:
             of_parts = [f"{parts.count(part):,} {SPLITS[part]}" for part in ("train", "val") if part in parts]
             yield Action(
                 f"{' and '.join(of_parts)} label{'s look' if len(parts) != 1 else ' looks'} wrong: see Labels below. "
-                "Fill in the right ones in the column label of the file, correct them, and train again:",
-                f"assay ledger {folder} --correct {path}",
+                f"Settle them by eye, and train again from there; or fill in the column label of {path} and "
+                f"correct them by assay ledger {folder} --correct {path}.",
+                f"assay review {folder}",
             )
     if run.model is not None:
         yield Action("Label new images:", f"assay predict {folder} IMAGES --out labels.csv")
