@@ -82,20 +82,21 @@ def spoilt(image: Pixels, kind: Quality, *, strong: bool, random: np.random.Gene
 def flaws(options: Options, name: str, seed: int) -> Record:
     """Plant flaws in a set and return what is named."""
     data, random = load(options, name), np.random.default_rng([seed, 1])
-    head, codes = data.samples.space.heads[0], data.samples.codes()[0]
-    classes = codes if head.multiclass else None
+    classes = np.concatenate(
+        [head.present(codes) for head, _, codes in data.samples.space.each(data.samples.codes())], 1
+    )
     before = measure(data.pixels)
     named = {kind: set(one.rows.tolist()) for kind, one in low_quality(before, classes=classes).items()}
     already = set().union(*(named[kind] for kind in KINDS))
     able = np.flatnonzero((before.span >= LEAST_SPAN) & (before.detail >= LEAST_DETAIL))
     able = random.permutation(np.setdiff1d(able, list(already)))
-    count, pixels = round(SHARE * len(codes)), data.pixels.copy()
+    count, pixels = round(SHARE * len(classes)), data.pixels.copy()
     planted = {kind: able[number * count : (number + 1) * count] for number, kind in enumerate(KINDS)}
     for kind, rows in planted.items():
         for number, row in enumerate(rows.tolist()):
             pixels[row] = spoilt(pixels[row], kind, strong=number % 2 == 1, random=random)
     after = low_quality(measure(pixels), classes=classes)
-    record: Record = {"images": len(codes), "able": len(able) / len(codes), "kinds": {}}
+    record: Record = {"images": len(classes), "able": len(able) / len(classes), "kinds": {}}
     for kind, rows in planted.items():
         found = set(after[kind].rows.tolist())
         hits = {strength: len(found & set(rows[strength::2].tolist())) for strength in (0, 1)}
@@ -143,12 +144,11 @@ def draw(options: Options, number: int, *, planted: bool) -> Record:
         target = (samples.space.heads[head].name, samples.space.heads[head].classes[label])
         images = marked(images, np.flatnonzero(present[:, label]), frame=frame, random=random)
     scores = all_cue_scores(samples, reduced(images), read_file_facts(samples.paths), folds(samples, 5, seed=0))
-    sure = [(one.head, one.label, one.cue) for one in scores if one.named and not one.legitimate]
+    sure = [(one.head, one.label, one.cue) for one in scores if one.named]
     hit = target is not None and (*target, "border" if frame else "corners") in sure
     return {
         "set": name, "mark": ("frame" if frame else "watermark") if planted else "none", "hit": hit,
         "others": len({one[:2] for one in sure} - {target}), "named": sure,
-        "doubts": sum(one.named and one.legitimate for one in scores),
     }  # fmt: skip
 
 
@@ -184,9 +184,8 @@ def lines(options: Options, records: list[Record]) -> list[str]:
     for mark in ("frame", "watermark", "none"):
         of_mark = [row for row in draws if row["mark"] == mark]
         hits = sum(row["hit"] for row in of_mark) if mark != "none" else "-"
-        others, doubts = (sum(bool(row[key]) for row in of_mark) for key in ("others", "doubts"))
-        marks.append([mark, len(of_mark), hits, others, doubts])
-    columns = ["mark", "draws", "class and cue named", "draws with another class named", "draws with a doubtful colour"]
+        marks.append([mark, len(of_mark), hits, sum(bool(row["others"]) for row in of_mark)])
+    columns = ["mark", "draws", "class and cue named", "draws with another class named"]
     return [options.command, "", *table(header, rows), "", *table(columns, marks)]
 
 

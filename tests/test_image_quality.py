@@ -51,8 +51,10 @@ def test_a_set_that_looks_so_as_a_whole_is_not_named(plain: Pixels, kind: Qualit
     assert not low_quality(measure(images))[kind].rows.size
 
 
-def test_a_class_that_looks_so_is_not_named_and_its_outliers_are(plain: Pixels) -> None:
-    images, classes = plain.copy(), np.repeat([0, 1], 30)
+@pytest.mark.parametrize("head", [0, 1])
+def test_a_class_of_any_head_that_looks_so_is_not_named_and_its_outliers_are(plain: Pixels, head: int) -> None:
+    images, rows, one_hot = plain.copy(), np.arange(60), np.eye(2, dtype=np.bool_)
+    classes = np.roll(np.concatenate([one_hot[rows // 30], one_hot[rows % 2]], axis=1), 2 * head, axis=1)
     images[:30] = (images[:30] * 0.2).astype(np.uint8)
     images[0] //= 6
     assert low_quality(measure(images), classes=classes)["dark"].rows.tolist() == [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from assay.apps.review.decisions import Decisions
 from assay.apps.review.images import ImageFiles
 from assay.apps.review.queues import Scores
 from assay.apps.review.session import ReviewSession
+from assay.apps.review.training import TrainCommand, Trainer
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.space import Head
@@ -238,6 +240,40 @@ def test_a_group_is_accepted_by_two_keys(page: Page, session: ReviewSession) -> 
     press(page, "Control+a", "Enter")
     expect(page.locator("#progress .wrong b")).to_have_text(str(COUNT // 2))
     assert len(stored(session, page)) == COUNT // 2
+
+
+def test_the_map_has_a_colour_a_class_and_the_lasso_makes_the_grid(
+    page: Page, session: ReviewSession, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "features", np.zeros((COUNT, 2), np.float32))
+    points = np.stack([np.arange(COUNT), np.arange(COUNT) % 7], axis=1).astype("<f4")
+    page.route("**/api/map", lambda route: route.fulfill(body=points.tobytes()))
+    visit(page, address)
+    page.click("#map-button")
+    expect(page.locator("#map .class span")).to_have_text(["oak"])
+    page.select_option("#map-head", "2")
+    expect(page.locator("#map .class span")).to_have_text(["leaf", "bark"])
+    box = page.locator("#map canvas").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    for across, down in ((0.5, 0), (0.5, 1), (0, 1)):
+        page.mouse.move(box["x"] + 5 + across * (box["width"] - 10), box["y"] + 5 + down * (box["height"] - 10))
+    page.mouse.up()
+    expect(page.locator("#title")).to_have_text("Inside the lasso")
+    expect(page.locator("#size")).to_have_text(f"{COUNT // 2} images")
+
+
+def test_the_button_trains_and_the_page_has_its_last_line(
+    page: Page, session: ReviewSession, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fake.py").write_text("print('trained')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    trainer = Trainer(TrainCommand(("fake",), tmp_path / "run"), ended=lambda: None)
+    monkeypatch.setattr(session, "trainer", trainer)
+    visit(page, address)
+    page.click("#train .go")
+    expect(page.locator("#train .line")).to_have_text("trained")
 
 
 def test_a_new_order_changes_nothing_in_view(page: Page, session: ReviewSession) -> None:

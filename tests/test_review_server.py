@@ -478,6 +478,16 @@ def test_before_there_are_features_or_a_model_the_page_is_told_so(client: TestCl
         assert client.get(address).status_code == 409
 
 
+def test_the_map_is_coloured_by_class_and_of_tags_by_the_rarest(client: TestClient) -> None:
+    client.post(
+        "/api/decide", json={"decisions": [{"row": 3, "head": "tags", "tag": "bark", "action": "set", "new": "1"}]}
+    )
+    codes = [np.frombuffer(client.get(f"/api/classes?head={head}").content, "<i4").tolist() for head in (0, 1)]
+    assert codes == [[-1 if row == 1 else 0 for row in range(12)], [{1: -1, 3: 1}.get(row, 0) for row in range(12)]]
+    assert client.get("/api/classes?head=2").status_code == 422
+    assert len(client.get("/api/state").json()["heads"][0]["colours"]) == len(TREE.classes)
+
+
 def test_before_the_first_label_the_learner_has_no_opinion_and_every_fold_has_images() -> None:
     samples = make_samples([{"id": f"{n}.jpg", "split": "train", "hash": str(n % 40)} for n in range(60)], TREE)
     fold = learning_folds(samples, seed=0)

@@ -35,12 +35,12 @@ def quality_findings(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict
 
 
 def shortcut_findings(samples: Samples, scores: Sequence[CueScore]) -> list[Finding]:
-    """Return a finding for each class that a cue gives away; one that may be the subject has half the score."""
+    """Return a finding for each class that a cue gives away."""
     ids = samples.ids
     findings = [
         Finding(
             kind="shortcuts",
-            score=(2 * one.auc.value - 1) * (0.5 if one.legitimate else 1),
+            score=2 * one.auc.value - 1,
             images=tuple(ids[row] for row in one.rows.tolist()),
             text=one.text,
             head=one.head,

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from assay.arrays import Doubles, Floats, Ints, Pixels, Reals
+from assay.arrays import Bools, Doubles, Floats, Ints, Pixels, Reals
 from assay.images.colour import GREY
 from assay.images.file_facts import FileFacts
 from assay.labels.samples import Samples
@@ -84,9 +84,9 @@ def reduced(pixels: Pixels) -> Pixels:
 
 
 def flagged_images(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict[Quality, Flagged]:
-    """Return the images (N, S, S, 3) of low quality or odd shape, beside all and beside those of their class."""
-    head, codes = samples.space.heads[:1], samples.codes()[:1]
-    classes = codes[0] if head and head[0].multiclass else None
+    """Return the images (N, S, S, 3) of low quality or odd shape, beside all and those of its classes."""
+    present = [head.present(codes) for head, codes in zip(samples.space, samples.codes(), strict=True)]
+    classes = np.concatenate(present, axis=1) if present else None
     return low_quality(measure(pixels), classes=classes) | odd_shapes(facts)
 
 
@@ -132,13 +132,13 @@ def _change(luma: Floats, noise: float) -> Floats:
     return np.asarray(np.sqrt(np.maximum(sum(squares) / 2 - noise**2, 0)))
 
 
-def low_quality(measures: Measures, *, classes: Ints | None = None) -> dict[Quality, Flagged]:
+def low_quality(measures: Measures, *, classes: Bools | None = None) -> dict[Quality, Flagged]:
     """Return the images that are dark, bright, without information, blurred or grey among colour.
 
     An image is named under the first of these that holds, so that black ones are not listed as blurred too; greyscale
-    stands beside the others. `classes` (N,) are codes of one multi-class head, -1 where unknown.
+    stands beside the others. `classes` (N, W) tell which classes an image has, of all heads.
     """
-    groups = np.full(len(measures.light), -1) if classes is None else classes
+    groups = np.zeros((len(measures.light), 0), np.bool_) if classes is None else classes
     masks: dict[Quality, tuple[Reals, Reals]] = {
         "dark": (measures.light, _limits(measures.light, groups, most=MOST_LIGHT, share=LIGHT_SHARE)),
         "bright": (measures.shade, _limits(measures.shade, groups, most=MOST_LIGHT, share=LIGHT_SHARE)),
@@ -157,25 +157,27 @@ def low_quality(measures: Measures, *, classes: Ints | None = None) -> dict[Qual
     return flagged
 
 
-def _limits(values: Reals, groups: Ints, *, most: float, share: float) -> Doubles:
+def _limits(values: Reals, groups: Bools, *, most: float, share: float) -> Doubles:
     """Return the limit of each image: `most`, or less where a share of the middle of all, or of its class, is less.
 
-    It is 0 in a class where too many were below it, and among the images of no class of some size.
+    It is the lowest of those of its classes, of `groups` (N, W), and 0 in a class where too many were below it; images
+    of no class of some size are one class.
     """
     if not len(values):
         return np.empty(0)
     limits = np.full(len(values), min(most, share * float(np.median(values))))
-    counts = np.bincount(groups + 1)
-    large = np.flatnonzero(counts[1:] >= LEAST_CLASS)
-    for members in (~np.isin(groups, large), *(groups == group for group in large)):
-        if members.any():
-            limits[members] = np.minimum(limits[members], share * float(np.median(values[members])))
-            if (values[members] < limits[members]).mean() > MOST_FLAGGED:
-                limits[members] = 0.0
+    large = groups[:, groups.sum(axis=0) >= LEAST_CLASS]
+    classes = [members for members in (~large.any(axis=1), *large.T) if members.any()]
+    for members in classes:
+        limits[members] = np.minimum(limits[members], share * float(np.median(values[members])))
+    below = values < limits
+    for members in classes:
+        if below[members].mean() > MOST_FLAGGED:
+            limits[members] = 0.0
     return limits
 
 
-def _sharpness_limits(measures: Measures, groups: Ints) -> Doubles:
+def _sharpness_limits(measures: Measures, groups: Bools) -> Doubles:
     """Return the limits of sharpness; -1 for images that are too plain to be judged."""
     limits = _limits(measures.sharpness, groups, most=MOST_SHARPNESS, share=SHARPNESS_SHARE)
     return np.where(measures.detail < LEAST_DETAIL, -1.0, limits)

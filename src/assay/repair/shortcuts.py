@@ -53,7 +53,6 @@ CONTROL_TEXTS: dict[CueName, str] = {
 
 LEAST_LABELS = 10  # images with a class, and without it, from which on it is judged
 LEAST_AUC = 0.75  # that the lower limit must reach
-COLOUR_AUC = 0.9  # the same of the mean colour, which often is the subject's
 MARGIN = 0.5  # of the separations of cue and control, in standard deviations
 BINS = 24  # of a number
 RARE = 5  # images of a format or camera, of fewer it is one of "others"
@@ -68,7 +67,7 @@ class Cue(NamedTuple):
     """Features (N, F) of a cue and of its controls, and which of them are compared.
 
     Each of `pairs` is a variant of the cue, such as one of four corners, and the controls of which it must beat the
-    best. `legitimate`: the subject may be in the cue.
+    best. `legitimate`: the cue often is the subject itself, as the blue of the sea, so that no class is named by it.
     """
 
     name: CueName
@@ -81,7 +80,7 @@ class Cue(NamedTuple):
 class CueScore:
     """How well a cue tells one class: its AUC out of fold, that of its best control, and images, the best first.
 
-    `named`: it gives the class away. `legitimate`: the cue may well be the subject, as the blue of the sea.
+    `named`: it gives the class away.
     """
 
     cue: CueName
@@ -90,16 +89,14 @@ class CueScore:
     auc: Metric
     control: float | None
     named: bool
-    legitimate: bool
     rows: Ints
 
     @property
     def text(self) -> str:
         """Return the score as a sentence."""
         beside = "" if self.control is None else f", {CONTROL_TEXTS[self.cue]} {self.control:.2f}"
-        doubt = " It may be the subject itself." if self.legitimate else ""
         claim = f"{CUE_TEXTS[self.cue]} alone gives {self.label!r} away"
-        return f"{claim[0].upper()}{claim[1:]}: AUC {self.auc}, chance 0.50{beside}.{doubt}"
+        return f"{claim[0].upper()}{claim[1:]}: AUC {self.auc}, chance 0.50{beside}."
 
 
 def all_cue_scores(samples: Samples, images: Pixels, facts: FileFacts, folds: Ints) -> list[CueScore]:
@@ -129,20 +126,19 @@ def cue_scores(space: LabelSpace, codes: Sequence[Codes], cues: Iterable[Cue], f
             if min(positive.sum(), (~positive).sum()) < LEAST_LABELS:
                 continue
             aucs = [auc_of(one[rows, column], positive) for one in predicted]
-            least = COLOUR_AUC if cue.legitimate else LEAST_AUC
-            clear = [pair for pair in cue.pairs if _gives_away(pair, aucs, quantile, least=least)]
+            clear = [pair for pair in cue.pairs if not cue.legitimate and _gives_away(pair, aucs, quantile)]
             variant, controls = max(clear or cue.pairs, key=lambda pair: aucs[pair[0]].value)
             best = np.argsort(-predicted[variant][rows[positive], column], kind="stable")[:IMAGES]
             control = max((aucs[number].value for number in controls), default=None)
             auc, images = aucs[variant].metric(), rows[positive][best]
-            scores.append(CueScore(cue.name, head, label, auc, control, bool(clear), cue.legitimate, images))
-    return sorted(scores, key=lambda one: (not one.named, one.legitimate, -one.auc.value))
+            scores.append(CueScore(cue.name, head, label, auc, control, bool(clear), images))
+    return sorted(scores, key=lambda one: (not one.named, -one.auc.value))
 
 
-def _gives_away(pair: tuple[int, tuple[int, ...]], aucs: Sequence[Auc], quantile: float, *, least: float) -> bool:
-    """Return whether a variant beats chance by its interval and by `least`, and its controls by interval and margin."""
+def _gives_away(pair: tuple[int, tuple[int, ...]], aucs: Sequence[Auc], quantile: float) -> bool:
+    """Return whether a variant clearly beats chance by its interval, and its controls by interval and margin."""
     auc = aucs[pair[0]]
-    if auc.value - quantile * auc.deviation <= 0.5 or auc.value - Z * auc.deviation < least:
+    if auc.value - quantile * auc.deviation <= 0.5 or auc.value - Z * auc.deviation < LEAST_AUC:
         return False
     if not pair[1]:
         return True

@@ -120,6 +120,7 @@ def create_app(session: ReviewSession, *, token: str, port: int, closing: thread
         Route("/api/random_audit", _answer(api.random_audit), methods=["POST"]),
         Route("/api/events", api.events),
         Route("/api/map", _answer(api.map)),
+        Route("/api/classes", _answer(api.classes)),
         Route("/api/train", _answer(api.training), methods=["GET", "POST"]),
         Route("/gradcam/{row:int}", _answer(api.gradcam)),
         Route("/thumb/{row:int}", _answer(api.thumbnail)),
@@ -283,6 +284,11 @@ class _Api:
 
     def map(self, request: Request, body: bytes) -> Response:
         content = np.ascontiguousarray(self.session.map(), dtype="<f4").tobytes()
+        return Response(content, media_type="application/octet-stream")
+
+    def classes(self, request: Request, body: bytes) -> Response:
+        values = self.session.classes(int(request.query_params.get("head", "0")))
+        content = np.ascontiguousarray(values, dtype="<i4").tobytes()
         return Response(content, media_type="application/octet-stream")
 
     def training(self, request: Request, body: bytes) -> Response:

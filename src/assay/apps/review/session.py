@@ -18,7 +18,7 @@ from assay.apps.review.decisions import Decision, Decisions, Stored
 from assay.apps.review.images import ImageFiles
 from assay.apps.review.queues import Queue, Scores
 from assay.apps.review.training import Trainer
-from assay.apps.review.views import GradCam, map_points
+from assay.apps.review.views import GradCam, map_points, nearest_labelled, rarest
 from assay.arrays import Bools, Floats, Ints
 from assay.errors import DataError, RunError
 from assay.files import write_json
@@ -26,11 +26,11 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.metrics.intervals import Metric
 from assay.metrics.remaining import random_audit
+from assay.report.embedding import palette
 
 KEYS = tuple("1234567890" + "".join(letter for letter in string.ascii_lowercase if letter not in "diuyz"))
 """Keys of classes, in order; D, I, U, Y and Z are those of the page."""
 TOP = 10  # classes of an image whose probability is listed
-NEIGHBOURS = 12
 AUDIT_FILE = "random_audit.json"
 LIMITS = ("value", "low", "high")
 MOST_ROWS = 4_000  # of one request
@@ -157,10 +157,7 @@ class ReviewSession:
                 "name": self.name,
                 "kind": self.kind,
                 "count": len(self.samples),
-                "heads": [
-                    {"name": head.name, "kind": head.kind, "classes": list(head.classes), "keys": _keys(head)}
-                    for head in space
-                ],
+                "heads": [_head_json(head) for head in space],
                 "queues": [self._queue_json(queue) for queue in self.queues()],
                 "progress": self.progress(decided),
                 "random_audit": self._audit_json(),
@@ -169,6 +166,7 @@ class ReviewSession:
                 "locked": self.decisions.fault or self.busy(),
                 "features": self.features is not None,
                 "model": self.gradcam is not None,
+                "trainer": self.trainer is not None,
                 "command": self.command,
             }
 
@@ -354,6 +352,17 @@ class ReviewSession:
         with self._map_lock:
             return map_points(self.features, self.folder)
 
+    def classes(self, number: int) -> Ints:
+        """Return the class of each image (N,) under a head, of several tags the rarest; -1 for none.
+
+        Raises DataError for a head that there is not.
+        """
+        heads = self.samples.space.heads
+        if not 0 <= number < len(heads):
+            raise DataError(f"there is no head {number}. Their numbers go from 0 to {len(heads) - 1}.")
+        codes = self.decisions.codes[number]
+        return codes if heads[number].multiclass else rarest(heads[number].present(codes))
+
     def _neighbours(self, row: int) -> list[dict[str, object]]:
         """Return the nearest labelled images by cosine of features, the nearest first."""
         if self.features is None:
@@ -372,22 +381,11 @@ class ReviewSession:
         ]
 
 
-def nearest_labelled(
-    features: Floats, row: int, codes: Sequence[Ints], heads: Sequence[Head], *, count: int = NEIGHBOURS
-) -> list[tuple[int, float]]:
-    """Return the labelled images nearest to one by cosine of features (N, F), with their cosines."""
-    vector = features[row] / max(float(np.linalg.norm(features[row])), 1e-12)
-    cosines = features @ vector / np.maximum(np.linalg.norm(features, axis=1), 1e-12)
-    known = np.any([head.known(of_head) for head, of_head in zip(heads, codes, strict=True)], axis=0)
-    known[row] = False
-    candidates = np.flatnonzero(known & np.isfinite(cosines))
-    best = candidates[np.argsort(-cosines[candidates], kind="stable")[:count]]
-    return [(int(other), float(cosines[other])) for other in best]
-
-
-def _keys(head: Head) -> list[str]:
-    """Return the key of each class, as far as there are any."""
-    return [KEYS[number] if number < len(KEYS) else "" for number in range(head.size)]
+def _head_json(head: Head) -> dict[str, object]:
+    """Return a head, with the key of each class, as far as there are any, and its colour on the map."""
+    keys = [KEYS[number] if number < len(KEYS) else "" for number in range(head.size)]
+    classes, colours = list(head.classes), palette(head.size)
+    return {"name": head.name, "kind": head.kind, "classes": classes, "keys": keys, "colours": colours}
 
 
 def _label(head: Head, code: Ints) -> Label:

@@ -1,20 +1,22 @@
-"""Views that are computed on request: the map of the features, and Grad-CAM of an image."""
+"""Views that are computed on request: the map of the features, the nearest images, and Grad-CAM of an image."""
 
 from __future__ import annotations
 
 import functools
 import io
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from assay.arrays import Floats, Ints
+from assay.arrays import Bools, Floats, Ints
 from assay.errors import DataError, ImageError, ModelError
 from assay.files import fingerprint, whole
 from assay.images.decode import read_square
+from assay.labels.space import Head
 from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN
@@ -25,6 +27,7 @@ from assay.report.layer_outputs import capture_layers
 MAPPED = 2000  # images of which the map is computed; the others lie between those nearest to them
 SUPPORT = 3
 BLOCK = 2048
+NEIGHBOURS = 12
 
 
 def map_points(features: Floats, folder: Path | None, *, seed: int = 0) -> Floats:
@@ -68,6 +71,25 @@ def _between(features: Floats, rows: Ints, chosen: Ints, points: Floats) -> Floa
 
 def _unit(vectors: Floats) -> Floats:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def rarest(present: Bools) -> Ints:
+    """Return the rarest tag of each image (N,) by those present (N, K); -1 of an image without any."""
+    rarest = np.where(present, present.sum(axis=0), len(present) + 1).argmin(axis=1)
+    return np.asarray(np.where(present.any(axis=1), rarest, -1))
+
+
+def nearest_labelled(
+    features: Floats, row: int, codes: Sequence[Ints], heads: Sequence[Head], *, count: int = NEIGHBOURS
+) -> list[tuple[int, float]]:
+    """Return the labelled images nearest to one by cosine of features (N, F), with their cosines."""
+    vector = features[row] / max(float(np.linalg.norm(features[row])), 1e-12)
+    cosines = features @ vector / np.maximum(np.linalg.norm(features, axis=1), 1e-12)
+    known = np.any([head.known(of_head) for head, of_head in zip(heads, codes, strict=True)], axis=0)
+    known[row] = False
+    candidates = np.flatnonzero(known & np.isfinite(cosines))
+    best = candidates[np.argsort(-cosines[candidates], kind="stable")[:count]]
+    return [(int(other), float(cosines[other])) for other in best]
 
 
 class GradCam:

@@ -281,7 +281,7 @@ async function startAll() {
     onHead: setHead,
   });
   startPointer({ open: viewer.open, changed: () => { dock.markRange(touch.range); chosenChanged(); } });
-  map.start((rows) => showLocal(rows, "Inside the lasso"));
+  map.start((rows) => showLocal(rows, "Inside the lasso"), setHead);
   grid.onFailure(fail);
   grid.resize(Number(one("#tile-size").value));
   side.draw();

@@ -1,25 +1,33 @@
-// The map of features: every image a point. What is inside the lasso becomes the grid.
+// The map of features: every image a point, in the colour of its class. What is inside the lasso becomes the grid.
 
 import { numbers } from "./api.js";
-import { count, images, one, say, write } from "./dom.js";
-import { model } from "./model.js";
+import { all, button, count, element, images, one, say, write } from "./dom.js";
+import { head, model } from "./model.js";
 import { has } from "./selection.js";
 
 const box = one("#map"), canvas = one("#map canvas"), peek = one("#map .peek");
 const context = canvas.getContext("2d");
+const LISTED = 60; // classes, the most frequent
 const at = { x: 0, y: 0, scale: 1 }; // the point of the map in the middle, pixels a unit
 let points = null; // Float32Array: x, y of each row
+let classes = new Int32Array(0); // row -> the class under the head, -1 for none
+let picked = -1; // the class that alone is coloured
 let tool = "lasso";
-let drag = null; // {tool, line, x, y}
+let drag = null; // {line, x, y}
 const fingers = new Map(); // pointerId -> [x, y]
 let pinch = 0; // distance of two fingers at the last event
-let take = () => {};
+let take = () => {}, changeHead = () => {};
 let frame = 0;
 
 export const isOpen = () => !box.hidden;
 
-export function start(onTake) {
+export function start(onTake, onHead) {
   take = onTake;
+  changeHead = onHead;
+  const select = one("#map-head");
+  select.append(...model.state.heads.map((each, index) => element("option", "", each.name, { value: index })));
+  select.addEventListener("change", () => { changeHead(Number(select.value)); colour(); });
+  one("label", box).hidden = model.state.heads.length < 2;
   for (const node of box.querySelectorAll("[data-tool]")) node.addEventListener("click", () => choose(node.dataset.tool));
   for (const node of box.querySelectorAll("[data-zoom]")) node.addEventListener("click", () => zoom(Number(node.dataset.zoom)));
   canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY * 0.0016), event); }, { passive: false });
@@ -42,12 +50,36 @@ export async function show(on = true) {
   if (!on) return;
   one("#map .wait").hidden = points !== null;
   try {
+    await colour();
     points = (await numbers("api/map", Float32Array)).values;
     zoom(0);
     one("#map .wait").hidden = true;
   } catch (error) {
     write(one("#map .wait"), error.message);
   }
+}
+
+// Reads the class of each image, and lists the classes with their colours; a click leaves the others grey.
+async function colour() {
+  one("#map-head").value = model.head;
+  classes = (await numbers(`api/classes?head=${model.head}`, Int32Array)).values;
+  picked = -1;
+  const sizes = new Map();
+  for (const value of classes) sizes.set(value, (sizes.get(value) ?? 0) + 1);
+  const listed = [...sizes.keys()].filter((value) => value >= 0).sort((a, b) => sizes.get(b) - sizes.get(a)).slice(0, LISTED).sort((a, b) => a - b);
+  one("#map .classes").replaceChildren(...listed.map((value) => {
+    const node = button("class", "", () => pickClass(value), { "aria-pressed": "false", "data-value": value }), key = element("i", "key");
+    key.style.background = head().colours[value];
+    node.append(key, element("span", "", head().classes[value]), element("small", "", count(sizes.get(value))));
+    return node;
+  }));
+  draw();
+}
+
+function pickClass(value) {
+  picked = picked === value ? -1 : value;
+  for (const node of all("#map .classes button")) node.setAttribute("aria-pressed", Number(node.dataset.value) === picked);
+  draw();
 }
 
 function choose(name) {
@@ -94,14 +126,21 @@ export function draw() {
   frame = requestAnimationFrame(paint);
 }
 
-// 32-bit pixels of the colours of the page.
+// 32-bit pixels: of what is selected, of no class, and of each class in the queue and outside.
 function inks() {
-  const style = getComputedStyle(document.documentElement);
-  const ink = (name) => {
-    const [r, g, b] = style.getPropertyValue(name).trim().slice(1).match(/../g).map((hex) => parseInt(hex, 16));
+  const style = getComputedStyle(document.documentElement), variable = (name) => style.getPropertyValue(name).trim();
+  const parts = (colour) => {
+    context.fillStyle = colour; // read back as #rrggbb
+    return context.fillStyle.slice(1).match(/../g).map((hex) => parseInt(hex, 16));
+  };
+  const paper = parts(variable("--paper"));
+  const ink = (colour, faded = 0) => {
+    const [r, g, b] = parts(colour).map((part, at) => Math.round(part + faded * (paper[at] - part)));
     return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
   };
-  return { other: ink("--faint"), queue: ink("--blue"), selected: ink("--orange") };
+  const faint = variable("--faint"), of = (value) => (picked < 0 || picked === value ? head().colours[value] : faint);
+  const table = (faded) => Uint32Array.from([faint, ...head().colours.map((_, value) => of(value))], (each) => ink(each, faded));
+  return { selected: ink(variable("--ink")), inside: table(0), outside: table(0.68) };
 }
 
 // Points are written into the pixels: 1,000,000 take some 20 ms.
@@ -119,9 +158,10 @@ function paint() {
       for (let dx = -r; dx <= r; dx++) if (dx * dx + dy * dy <= r * r + 1) pixels[(y + dy) * width + x + dx] = colour;
     }
   };
-  for (let row = 0; row < total; row++) if (model.position[row] < 0) stamp(row, ink.other, radius);
-  if (model.order.length < total) for (const row of model.order) stamp(row, ink.queue, radius);
-  else for (let row = 0; row < total; row++) stamp(row, ink.queue, radius);
+  for (let row = 0; row < total; row++) if (model.position[row] < 0) stamp(row, ink.outside[classes[row] + 1], radius);
+  if (model.order.length < total) for (const row of model.order) stamp(row, ink.inside[classes[row] + 1], radius);
+  else for (let row = 0; row < total; row++) stamp(row, ink.inside[classes[row] + 1], radius);
+  if (picked >= 0) for (let row = 0; row < total; row++) if (classes[row] === picked) stamp(row, ink.inside[picked + 1], radius);
   for (let row = 0; row < total; row++) if (has(row)) stamp(row, ink.selected, radius + 1);
   context.putImageData(image, 0, 0);
   if (drag?.line) outline(drag.line, ratio);
