@@ -51,7 +51,7 @@ class Runs(ModuleType):
 
     def load(self, folder: Path) -> Any:
         handed_on = {"step": "01-probe", "better": None, "difference": None}
-        record = SimpleNamespace(handed_on=handed_on, alarms=(), before=None, suspects=None)
+        record = SimpleNamespace(handed_on=handed_on, alarms=(), before=None, suspects=None, metric=None)
         return SimpleNamespace(folder=folder, metrics=RUN_RECORD, record=record)
 
     def evaluate(self, run: Any, samples: Any, *, tta: Any, strict: bool, progress: Any) -> Any:
@@ -83,14 +83,15 @@ def photos(folder: Path, names: str = "ab") -> Path:
 
 def test_train_hands_on_what_was_asked_for_and_says_what_came_of_it(runs: Runs) -> None:
     changes = ["--set", "seed=1", "--set", "model.backbone=x=y"]
-    done = invoke("train", "photos", "--recipe", "quick", *changes, "--device", "cpu", "--strict")
+    wanted = ["--metric", "macro_f1", "--device", "cpu", "--strict"]
+    done = invoke("train", "photos", "--recipe", "quick", *changes, *wanted)
     ((source, settings),) = runs.calls
     del settings["progress"]
     assert source == "photos"
     assert settings == {
         "run": Path("runs/photos"),
         "recipe": "quick",
-        "overrides": ("seed=1", "model.backbone=x=y"),
+        "overrides": ("metric=macro_f1", "seed=1", "model.backbone=x=y"),
         "device": "cpu",
         "strict": True,
     }

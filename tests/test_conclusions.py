@@ -29,7 +29,7 @@ from assay.run.conclusions import (
     conclusion_lines,
     predictions_of,
 )
-from assay.run.records import DoneRecord, RunMetrics
+from assay.run.records import Alternative, DoneRecord, RunMetrics
 from assay.steps.base import write_history
 from conftest import Lines
 from factories import make_samples, write_images
@@ -94,6 +94,24 @@ def test_models_are_compared_by_the_metric_of_the_plan(tmp_path: Path) -> None:
     assert replace(record, scores=scores).headline == "accuracy"
     assert replace(record, scores=scores, metric="macro_f1").headline == "macro_f1"
     assert replace(record, scores=scores, metric="subset_accuracy").headline == "accuracy"  # which no head has
+
+
+def test_the_price_of_a_metric_is_what_other_answers_gain_beyond_chance(tmp_path: Path) -> None:
+    run, steps = finished(tmp_path, validation(), 10)
+    record = RunMetrics.read(run)
+    assert record is not None
+    number = {"value": 0.8, "n": 60, "low": 0.7, "high": 0.9}
+    better, worse = ({"value": value, "n": 60, "low": value - 0.04, "high": value + 0.05} for value in (0.1, -0.09))
+    gains = {"accuracy": better, "balanced_accuracy": worse}
+    data = Alternative(prior="the frequencies of the data", metrics=dict.fromkeys(gains, number), gains=gains)
+    chance = Alternative(prior="their square root", metrics=data["metrics"], gains={"accuracy": worse})
+    scores = steps[StepName("01-probe")].scores
+    priced = replace(record, scores=scores, metric="balanced_accuracy", prices=[data, chance])
+    assert conclusion_lines(priced, tmp_path) == [
+        "The price of balanced_accuracy: assuming the frequencies of the data, the same network has accuracy 0.800, "
+        "better by 0.100 [0.060 to 0.150]; balanced_accuracy 0.800, worse by 0.090 [0.040 to 0.130]."
+    ]
+    assert conclusion_lines(replace(priced, metric=None), tmp_path) == []
 
 
 def test_a_class_that_is_no_longer_recognised_and_a_loss_that_jumps_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from assay.images.operations import OPERATIONS
 from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone
 from assay.models.trained_model import read_training_hashes
+from assay.plan.metric import by_metric
 from assay.plan.plan import from_source
 from assay.plan.recipes import recipe_names, recipe_text
 from assay.report.embedding import MapSettings
@@ -372,7 +373,8 @@ def test_attributes_are_summed_up_by_mean_accuracy_per_class(tmp_path: Path) -> 
 
 
 def test_attributes_fast_counts_rare_classes_like_frequent_ones(tmp_path: Path) -> None:
-    _, (probe, fit) = settings_of("attributes-fast", tmp_path)
+    plan, _ = by_metric(from_source(attributes(tmp_path), recipe="attributes-fast").plan)
+    probe, fit = (step.settings for step in plan.steps)
     assert (probe.size, fit.size, fit.epochs, fit.freeze) == (192, 192, 5, 4)
     assert (fit.class_weights, fit.prior, fit.monitor) == (SqrtInverse(), "uniform", "balanced_accuracy")
     assert (fit.lr, fit.optimizer.kind, fit.schedule.kind, fit.ema) == (1e-3, "adamw", "one_cycle", 0.99)

@@ -17,7 +17,7 @@ from assay.metrics.metrics import higher_is_better, metrics_of
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, folds_of, gain
 from assay.predictions.thresholds import best_by_class, best_global, rare_tags, without_positives
 
-METRICS = ["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
+METRICS = ["micro_f1", "macro_f1", "balanced_accuracy", "subset_accuracy", "hamming_loss"]
 SEPARABLE = [metric for metric in METRICS if metric != "subset_accuracy"]
 LEVELS = np.array([0, 1e-45, 0.1, 0.3, 0.5, np.nextafter(np.float32(0.5), 1), 0.7, 1], dtype=np.float32)
 
@@ -37,7 +37,7 @@ def answers(draw: st.DrawFn, *, images: int, size: int) -> tuple[np.ndarray, np.
 
 def value(codes: np.ndarray, probabilities: np.ndarray, thresholds: Any, metric: str) -> float:
     """A metric as the library defines it, turned so that higher is better."""
-    found = metrics_of(tags(codes.shape[1]), codes, probabilities, thresholds=np.asarray(thresholds))[metric]
+    found = metrics_of(tags(codes.shape[1]), codes, probabilities, thresholds=np.asarray(thresholds)).get(metric, 0.0)
     return found if higher_is_better(metric) else -found
 
 

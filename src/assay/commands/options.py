@@ -43,6 +43,14 @@ Changes = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.1.fit.epochs=4"),
 ]
 
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What to be best at: accuracy, balanced_accuracy, macro_f1, micro_f1, mean_average_precision or nll.",
+    ),
+]
+
 
 def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
@@ -53,6 +61,11 @@ def default_run(source: Path) -> Path:
 def audit_change(audit: Path | None) -> list[str]:
     """Return the change of a plan that names an audit, wherever the plan lies; none without one."""
     return [] if audit is None else [f"data.audit={json.dumps({'folder': str(audit.absolute())})}"]
+
+
+def metric_change(metric: str | None) -> list[str]:
+    """Return the change of a plan that is to be best at a metric; none without one."""
+    return [] if metric is None else [f"metric={metric}"]
 
 
 def command_line(source: Path, *, run: Path, recipe: str | None, changes: Sequence[str] | None) -> str:

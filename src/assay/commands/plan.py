@@ -8,17 +8,18 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import NO_RUN
-from assay.commands.options import AsJson, Changes, Device, Out, Recipe, Source, default_images
+from assay.commands.options import AsJson, Changes, Device, Metric, Out, Recipe, Source, default_images, metric_change
 from assay.commands.output import command
 from assay.errors import PlanError
 
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def plan(
+def plan(  # noqa: PLR0913  (every option is a parameter)
     source: Source,
     *,
     recipe: Recipe = None,
+    metric: Metric = None,
     changes: Changes = None,
     out: Out = None,
     layers: Annotated[bool, typer.Option("--layers", help="List the layers of the network too.")] = False,
@@ -37,7 +38,7 @@ def plan(
 
         folder = out or default_images(source)
         estimate = dry_run(
-            from_source(source, recipe=recipe, overrides=tuple(changes or ())),
+            from_source(source, recipe=recipe, overrides=(*metric_change(metric), *(changes or ()))),
             folder,
             with_layers=layers,
             memory=None if memory is None else (memory, memory_of(memory)),

@@ -12,12 +12,14 @@ from assay.commands.options import (
     AsJson,
     Changes,
     Device,
+    Metric,
     Recipe,
     Source,
     StopAt,
     audit_change,
     command_line,
     default_run,
+    metric_change,
 )
 from assay.commands.output import command, print_run
 
@@ -30,6 +32,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
     audit: Annotated[
         Path | None, typer.Option(metavar="DIR", help="An audit of the data: copies go to one side of the split.")
     ] = None,
+    metric: Metric = None,
     changes: Changes = None,
     device: Device = None,
     stop_at: StopAt = None,
@@ -38,7 +41,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Train a classifier, or continue where the same command was stopped."""
     folder = run or default_run(source)
-    changes = [*audit_change(audit), *(changes or ())]
+    changes = [*audit_change(audit), *metric_change(metric), *(changes or ())]
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, reading=source) as out:
         from assay.commands.api import train as train_plan
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -36,8 +37,11 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "loss": False,
 }
 
+PlanMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision", "nll"]
+"""The metrics that a plan may be for."""
+
 HEADLINE_METRICS = ("accuracy", "micro_f1", "macro_f1")
-"""The first of these that all heads share stands for a run; higher is better for each."""
+"""The first of these that all heads share stands for a run whose plan names none."""
 
 
 def headline(metrics: Container[str], wanted: str | None = None) -> str | None:

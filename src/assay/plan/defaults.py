@@ -10,6 +10,7 @@ import numpy as np
 from assay.arrays import Doubles
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
+from assay.metrics.metrics import PlanMetric
 from assay.predictions.thresholds import RARE
 
 DEFAULT_SIZE = 128
@@ -22,12 +23,15 @@ MIN_IMAGES = 100  # to measure whether images have an up and a down
 SIGNIFICANT = 4.0  # standard errors: reached by chance once in 16,000
 
 
-def default_steps(samples: Samples, *, flip: str, pretrained: bool = False) -> list[Mapping[str, Any]]:
+def default_steps(
+    samples: Samples, *, flip: str, pretrained: bool = False, metric: PlanMetric | None = None
+) -> list[Mapping[str, Any]]:
     """Return a probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
 
     That is pseudo-labels for unlabelled images, kept if validation improves, and thresholds for heads with enough tags
     to choose them by. Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare
-    tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then.
+    tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then. Where the
+    `metric` is of probabilities (nll), temperatures are chosen at the end.
     """
     known = samples.part("train").labelled()
     labelled, unlabelled = max(1, int(known.sum())), int((~known).sum())
@@ -54,8 +58,15 @@ def default_steps(samples: Samples, *, flip: str, pretrained: bool = False) -> l
         {"fit": fit},
         *([] if pretrained else [{"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}]),
         *([{"repeat": rounds}] if unlabelled >= MIN_UNLABELLED * labelled else []),
+        *([{"calibrate": {}}] if metric == "nll" and _validates(samples) else []),
         *([{"tune_thresholds": {"heads": tuned}}] if tuned else []),
     ]
+
+
+def _validates(samples: Samples) -> bool:
+    """Return whether validation has labels of every head."""
+    validation = samples.part("val")
+    return all(head.known(codes).any() for head, _, codes in samples.space.each(validation.codes()))
 
 
 def _epochs(images: int) -> int:

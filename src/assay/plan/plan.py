@@ -21,6 +21,7 @@ from assay.labels.label_files import way_of
 from assay.labels.readers.formats import form_of
 from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
+from assay.metrics.metrics import PlanMetric
 from assay.models.classifier import ModelSettings
 from assay.plan.checks import Check, StepTable, without_effect
 from assay.plan.overrides import override
@@ -56,10 +57,11 @@ class Plan(Settings):
         description="Whose model is handed on: of the last step, or of an earlier one that validates better beyond "
         "chance. A plan that names no steps takes the best.",
     )
-    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "micro_f1"] | None = Field(
+    metric: PlanMetric | None = Field(
         default=None,
-        description="The validation metric that sums the run up, and that `take` compares; default: accuracy, or micro "
-        "F1 where all heads are tags, which have no accuracy.",
+        description="What the model is to be best at: it sums the run up, `take` compares it, and it decides class "
+        "weights, prior, monitor and thresholds where steps do not say. By default accuracy, or micro F1 where all "
+        "heads are tags, sums up, and nothing is decided by it.",
     )
     sweep: SweepSettings | None = Field(
         default=None, description="A search over values of this plan, for `assay sweep` to carry out."

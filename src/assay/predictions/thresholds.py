@@ -18,7 +18,7 @@ from assay.arrays import Doubles, Floats, Ints, Reals
 from assay.errors import PlanError
 from assay.labels.space import Codes
 
-MetricName = Literal["micro_f1", "macro_f1", "subset_accuracy", "hamming_loss"]
+MetricName = Literal["micro_f1", "macro_f1", "balanced_accuracy", "subset_accuracy", "hamming_loss"]
 
 HALF = 0.5
 ABOVE_ALL = np.nextafter(np.float32(1), np.float32(2))  # a probability of 1 is below it
@@ -41,8 +41,9 @@ def best_global(codes: Codes, probabilities: Reals, metric: MetricName) -> float
 def best_by_class(codes: Codes, probabilities: Reals, metric: MetricName) -> Floats:
     """Return the thresholds (K,), one a tag, at which a metric is best; tags without a positive keep one half.
 
-    Macro F1 and the Hamming loss are means over tags, so that tags are independent. Micro F1 is one fraction over all
-    tags and is maximised by Dinkelbach's iteration (1967). Subset accuracy is neither: it raises PlanError.
+    Macro F1, balanced accuracy and the Hamming loss are means over tags, so that tags are independent. Micro F1 is one
+    fraction over all tags and is maximised by Dinkelbach's iteration (1967). Subset accuracy is neither: it raises
+    PlanError.
     """
     if metric == "subset_accuracy":
         raise PlanError(
@@ -58,6 +59,7 @@ def best_by_class(codes: Codes, probabilities: Reals, metric: MetricName) -> Flo
         values: npt.NDArray[Any] = {
             "micro_f1": 2 * option.hits * under - over * option.given,
             "macro_f1": 2 * option.hits / (option.given + option.support),
+            "balanced_accuracy": option.recalls(),
             "hamming_loss": 2 * option.hits - option.given,
         }[metric]
         thresholds[tag] = _nearest_half(option.cuts, values)
@@ -86,6 +88,11 @@ class _Options:
     hits: Ints
     given: Ints
     support: int
+    absent: int  # images known to be without the tag
+
+    def recalls(self) -> npt.NDArray[Any]:
+        """Return the sum of the recalls of images with the tag and without it, in integers: times both counts."""
+        return self.hits * self.absent - (self.given - self.hits) * self.support
 
     @staticmethod
     def of(codes: Codes, probabilities: Reals) -> _Options:
@@ -96,7 +103,8 @@ class _Options:
         ends = _ends(falling)
         hits = np.append(0, positive.cumsum()[ends])
         useful = np.append(True, np.diff(hits) > 0)
-        return _Options(_cuts(falling[ends])[useful], hits[useful], np.append(0, ends + 1)[useful], int(hits[-1]))
+        given, support = np.append(0, ends + 1)[useful], int(hits[-1])
+        return _Options(_cuts(falling[ends])[useful], hits[useful], given, support, len(cells) - support)
 
 
 def _best_fraction(options: list[_Options], given_anyway: int) -> tuple[int, int]:
@@ -128,6 +136,8 @@ def _curve(codes: Codes, probabilities: Reals, order: Ints, metric: MetricName) 
     if metric == "macro_f1":
         # Rounded, or sums of the same fractions in another order would not be equal.
         return np.append(0, _rises_of_macro_f1(codes, probabilities).ravel()[order].cumsum()).round(9)
+    if metric == "balanced_accuracy":
+        return np.append(0, _rises_of_balanced_accuracy(codes).ravel()[order].cumsum()).round(9)
     return np.append(0, _rises_of_subset_accuracy(codes, probabilities).ravel()[order].cumsum())
 
 
@@ -142,6 +152,14 @@ def _rises_of_macro_f1(codes: Codes, probabilities: Reals) -> Doubles:
         f1 = 2 * positive.cumsum() / (np.arange(1, len(order) + 1) + positive.sum())
         rises[order, tag] = np.diff(f1, prepend=0) / len(there)
     return rises
+
+
+def _rises_of_balanced_accuracy(codes: Codes) -> Doubles:
+    """Return what each cell (N, K) adds to the recalls of its tag, of those that are there and are not always there."""
+    positives, negatives = (codes == 1).sum(axis=0), (codes == 0).sum(axis=0)
+    both = (positives > 0) & (negatives > 0)
+    rises = (codes == 1) / np.maximum(positives, 1) - (codes == 0) / np.maximum(negatives, 1)
+    return np.asarray(np.where(both, rises, 0.0))
 
 
 def _rises_of_subset_accuracy(codes: Codes, probabilities: Reals) -> Ints:

@@ -237,14 +237,42 @@ def conclusion_lines(record: RunMetrics, folder: Path) -> list[str]:
 def remark_lines(record: RunMetrics) -> list[str]:
     """Return the same without the suspect labels."""
     before = _before_lines(record.before) if record.before else ()
-    return [*_choice_lines(record.handed_on), *record.alarms, *before]
+    return [*_choice_lines(record.handed_on), *_price_lines(record), *record.alarms, *before]
+
+
+def _price_lines(record: RunMetrics) -> Iterator[str]:
+    """Yield what the metric of the plan costs in others: what other answers of the same network gain beyond chance."""
+    if record.metric is None or record.metric != record.headline:
+        return
+    for other in record.prices or ():
+        gained = {
+            name: change
+            for name, change in other["gains"].items()
+            if (change["low"] or 0) > 0 and name != record.metric
+        }
+        if not gained:
+            continue
+        named = "; ".join(_priced(name, other["metrics"][name], change) for name, change in gained.items())
+        chief, change = other["metrics"].get(record.metric), other["gains"].get(record.metric)
+        then = f"; {_priced(record.metric, chief, change)}" if chief and change else ""
+        yield f"The price of {record.metric}: assuming {other['prior']}, the same network has {named}{then}."
+
+
+def _priced(name: str, measured: Number, gain: Number) -> str:
+    """Return a metric and how much better or worse it is than that of the run."""
+    value, low, high = float(gain["value"] or 0), gain["low"], gain["high"]
+    better = value > 0
+    if not better:
+        value, low, high = -value, None if high is None else -high, None if low is None else -low
+    size = _number({"value": value, "low": low, "high": high}, sign="")
+    return f"{name} {measured['value']:.3f}, {'better' if better else 'worse'} by {size}"
 
 
 def _choice_lines(choice: HandedOn | None) -> Iterator[str]:
     if choice is None or choice["better"] is None or choice["difference"] is None:
         return
     worse = (
-        f"{choice['last']} validates worse than {choice['better']}, beyond chance: {choice['metric']} is lower by "
+        f"{choice['last']} validates worse than {choice['better']}, beyond chance: {choice['metric']} is worse by "
         f"{_number(choice['difference'], sign='')}, n = {choice['difference']['n']}."
     )
     if choice["step"] == choice["better"]:

@@ -25,6 +25,7 @@ from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import DEFAULT_SIZE, choose_flips, default_steps
+from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete
 from assay.progress import Progress, advancing, stage
 from assay.run.archive import archive_ledger, archive_run
@@ -70,6 +71,8 @@ def prepare_run(
         samples = read(loaded.plan.data, base=loaded.base)
     for line in _unused_review(loaded):
         progress.line(line)
+    if loaded.plan.metric is not None:
+        require_defined(loaded.plan.metric, samples)
     loaded, samples = _with_levels(loaded, samples, progress)
     some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
     run = RunFolder(folder)
@@ -92,6 +95,7 @@ def prepare_run(
             notes = data_notes(corrected, cache, run, seed=loaded.plan.seed, progress=progress)
         samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
         loaded = _fill_levels(_with_steps(loaded, corrected, cache, folder, progress))
+    loaded = _with_metric(loaded, progress)
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
     with together.main_process_first():  # the others read what it notes
@@ -204,7 +208,15 @@ def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path
     pretrained = count_trained_on(before, samples.part("train")) > 0
     if pretrained:
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
-    return complete(loaded, default_steps(samples, flip=flip, pretrained=pretrained))
+    return complete(loaded, default_steps(samples, flip=flip, pretrained=pretrained, metric=loaded.plan.metric))
+
+
+def _with_metric(loaded: LoadedPlan, progress: Progress) -> LoadedPlan:
+    """Return the plan with what its metric decides of steps that do not say."""
+    plan, lines = by_metric(loaded.plan)
+    for line in lines:
+        progress.line(line)
+    return replace(loaded, plan=plan)
 
 
 MIXED = "mixed precision"

@@ -108,6 +108,14 @@ class BeforeAfter(TypedDict):
     why: str | None
 
 
+class Alternative(TypedDict):
+    """The validation metrics of the same network under other assumed class frequencies."""
+
+    prior: str
+    metrics: Mapping[str, Number]
+    gains: Mapping[str, Number]  # over the answers of the run, paired; above 0 is better, also for a loss
+
+
 @dataclass(frozen=True)
 class RunMetrics:
     """metrics.json: what a finished run came to."""
@@ -132,7 +140,8 @@ class RunMetrics:
     suspects: SuspectCount | None = None  # None where no labels were judged
     alarms: Sequence[str] = ()  # what went wrong in training, as sentences
     before: BeforeAfter | None = None  # None where this is the first run in its folder
-    metric: str | None = None  # the headline that the plan asks for
+    metric: str | None = None  # what the plan is for
+    prices: Sequence[Alternative] | None = None  # None where the prior that the model assumes is not known
 
     @cached_property
     def top_steps(self) -> list[DoneRecord]:

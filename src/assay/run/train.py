@@ -35,6 +35,7 @@ from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, test_scores
 from assay.run.finished import Run, evaluate, load
 from assay.run.prepare import PreparedRun, prepare_run
+from assay.run.price import prices
 from assay.run.records import DoneRecord, RunMetrics, Scores
 from assay.run.runner import drop_other_edits, run_steps, state_if_done
 from assay.run.summary import split_tables
@@ -220,6 +221,7 @@ def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, s
     choice = choose_model(steps, samples, run, plan.take, metric=plan.metric)
     scores = steps[StepName(choice["step"])].scores if choice else None
     baseline_scores = _save_model(steps[StepName(choice["step"])], samples, context) if choice else {}
+    now = predictions_of(steps[StepName(choice["step"])], samples, run) if choice else None
     test = None
     if open_test and choice:
         test = test_scores(run, samples, device=context.device, progress=context.progress)
@@ -246,10 +248,11 @@ def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, s
         alarms=alarms(steps, run),
         before=compare_with_earlier(
             run,
-            predictions_of(steps[StepName(choice["step"])], samples, run) if choice else None,
+            now,
             metric=plan.metric,
         ),
         metric=plan.metric,
+        prices=prices(StepName(choice["step"]), steps, plan.steps, samples, run, now) if choice and now else None,
     ).write(run)
     return True
 

@@ -51,6 +51,13 @@ from assay.training.schedules import OneCycle, ScheduleSettings
 from assay.training.semi_supervised import UnlabelledSettings
 
 Positive = Annotated[float, Field(gt=0)]
+Prior = Annotated[
+    Literal["data", "trained", "uniform"],
+    Field(
+        description="The class frequencies that predictions assume: the data's, those taught by weights or sampling, "
+        "or equal ones, which are best for balanced accuracy (logit adjustment, Menon et al. 2021)."
+    ),
+]
 
 
 class FitSettings(StepSettings):
@@ -96,11 +103,7 @@ class FitSettings(StepSettings):
         ge=0,
         description="Times the logarithm of the class frequencies, added to the logits in training.",
     )
-    prior: Literal["data", "trained", "uniform"] = Field(
-        "data",
-        description="The class frequencies that predictions assume: the data's, those taught by weights or sampling, "
-        "or equal ones, which are best for balanced accuracy (logit adjustment, Menon et al. 2021).",
-    )
+    prior: Prior = "data"
     head_weights: dict[str, Positive] = Field({}, description="What the loss of a head counts, where that is not 1.")
     augment: Augment | None = None
     mix: Mix | None = None
@@ -246,17 +249,14 @@ def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan)
     To draw a class oftener is to weigh it, in the mean over epochs: validation images, each drawn once, are weighed by
     what sampling does to training, so that their loss is the one that training minimises.
     """
-    space, rule = train.space, DecisionRule.plain(train.space)
+    space = train.space
     factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
     weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
     both = _product(weights, sampling.prior_weights)
     # Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10: of the classes as they are drawn.
     adjustment = settings.logit_adjust * log_priors(train, sampling.prior_weights)
     offsets = torch.from_numpy(adjustment) if settings.logit_adjust else None
-    if settings.prior != "trained":
-        rule = replace(rule, shift=(rule.shift if both is None else logit_shift(both)) - adjustment)
-    if settings.prior == "uniform":  # as if inverse weights had taught it
-        rule = replace(rule, shift=rule.shift - logit_shift(class_weights(Inverse(), train)))
+    rule = rule_for(settings.prior, train, taught_prior(settings, train, sampling))
 
     def objective(by_head: ClassWeightArrays | None) -> Objective:
         tensors = None if by_head is None else [torch.from_numpy(by_class) for by_class in by_head]
@@ -265,6 +265,25 @@ def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan)
     if divides_by_weights(settings.loss):
         return FitObjective(objective(weights), objective(both), rule, weights, both)
     return FitObjective(objective(weights), objective(both), rule)
+
+
+def taught_prior(settings: FitSettings, train: Samples, sampling: SamplingPlan) -> Floats:
+    """Return the log of the class frequencies that training teaches over those of the data: (W,)."""
+    weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
+    both = _product(weights, sampling.prior_weights)
+    adjustment = settings.logit_adjust * log_priors(train, sampling.prior_weights)
+    return -adjustment if both is None else logit_shift(both) - adjustment
+
+
+def rule_for(prior: Prior, train: Samples, taught: Floats) -> DecisionRule:
+    """Return the decision rule by which predictions assume a prior, where training `taught` class frequencies.
+
+    `taught` (W,) is the log of these frequencies over those of the data; that of `uniform` is of inverse weights.
+    """
+    assumed = {"data": np.zeros_like(taught), "trained": taught}.get(prior)
+    if assumed is None:
+        assumed = logit_shift(class_weights(Inverse(), train))
+    return replace(DecisionRule.plain(train.space), shift=taught - assumed)
 
 
 def _product(one: ClassWeightArrays | None, other: ClassWeightArrays | None) -> ClassWeightArrays | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,14 @@ from pydantic import Field
 from assay.arrays import Floats
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
 from assay.models.backbones import image_size
 from assay.models.classifier import Classifier
-from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel, training_hashes
 from assay.predictions.predict import Predictions
 from assay.progress import stage
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
+from assay.steps.fit_settings import Prior, rule_for
 from assay.steps.start import (
     bare_classifier,
     describe_network,
@@ -26,6 +28,7 @@ from assay.steps.start import (
     save_best,
     trained_before,
 )
+from assay.training.class_weights import ClassWeights, Given, class_weights, given_weights, logit_shift
 from assay.training.linear import fit_linear
 
 
@@ -34,6 +37,23 @@ class ProbeSettings(StepSettings):
 
     size: int = Field(128, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
+    class_weights: ClassWeights | None = Field(
+        None, description="Weights of classes in the loss; the prior they shift is set right again at prediction."
+    )
+    prior: Prior = "data"
+
+
+def check(settings: ProbeSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a head or class that is not in the data, before anything is trained."""
+    if isinstance(settings.class_weights, Given):
+        given_weights(settings.class_weights.weights, space)
+
+
+def taught_prior(settings: ProbeSettings, train: Samples) -> Floats:
+    """Return the log of the class frequencies that the class weights teach over those of the data: (W,)."""
+    if settings.class_weights is None:
+        return np.zeros(train.space.width, np.float32)
+    return logit_shift(class_weights(settings.class_weights, train))
 
 
 def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
@@ -47,7 +67,8 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         for part in (train, validation)
     )
     with stage(context.progress, "fitting the linear model"):
-        strengths = fit_heads(classifier, train_features, train, seed=context.seed)
+        weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
+        strengths = fit_heads(classifier, train_features, train, seed=context.seed, class_weights=weights)
     space = state.samples.space
     # The backbone is frozen, so that it has learnt from no more images than before.
     before, _ = trained_before("previous", state, context)
@@ -57,13 +78,13 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         settings.size,
         inference.cache.side,
         settings.resize,
-        DecisionRule.plain(space),
+        rule_for(settings.prior, train, taught_prior(settings, train)),
         trained_on=before,
         learnt_from=np.union1d(before, training_hashes(train.hashes)),
     )
     with torch.inference_mode():
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
-    predictions = Predictions.of(validation.ids, space, logits, model=context.name)
+    predictions = Predictions.of(validation.ids, space, model.decision_rule.logits(logits), model=context.name)
     return StepResult(save_best(model, predictions, context), details={"strengths": strengths, "network": network})
 
 
@@ -71,9 +92,10 @@ STEP = Step(
     ProbeSettings,
     run,
     purpose="a linear model on the features of the frozen backbone",
-    report=("size",),
+    report=("size", "class_weights", "prior"),
     learns=True,
     computes=lambda settings: True,
+    check=check,
 )
 
 
@@ -88,9 +110,17 @@ def frozen_backbone(state: State, context: Context, *, size: int) -> Classifier:
     return classifier
 
 
-def fit_heads(classifier: Classifier, features: Floats, samples: Samples, *, seed: int) -> dict[str, float]:
+def fit_heads(
+    classifier: Classifier,
+    features: Floats,
+    samples: Samples,
+    *,
+    seed: int,
+    class_weights: Sequence[Floats] | None = None,
+) -> dict[str, float]:
     """Put logistic regressions into the last layer; return their strengths by head, the median of its tags."""
-    linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=seed)
+    codes, weights = samples.codes(), samples.weights()
+    linear = fit_linear(samples.space, features, codes, weights, seed=seed, class_weights=class_weights)
     with torch.no_grad():
         classifier.final.weight.copy_(torch.from_numpy(linear.coefficients))
         classifier.final.bias.copy_(torch.from_numpy(linear.intercepts))

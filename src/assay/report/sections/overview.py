@@ -45,6 +45,7 @@ def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
         "hits": _hits(chief, tested or validated),
         "verdict": verdict(run, chief, tested or validated, part="test" if tested else "validation"),
         "by_head": _by_head(run),
+        "prices": _prices(run),
         "leak": leak_line(check) if (check := _leak_check(run)) else "",
         "validated": validated,
         "test": tested,
@@ -141,6 +142,15 @@ def _by_head(run: RunContents) -> list[dict[str, Any]]:
         return []
     majority = run.metrics.baselines.get(MAJORITY) if run.metrics else None
     return heads_rows(run.scores, majority=majority)
+
+
+def _prices(run: RunContents) -> list[dict[str, Any]]:
+    """Return the metrics of the same network under other assumed class frequencies, after those of its answers."""
+    others = (run.metrics.prices if run.metrics else None) or ()
+    if not others or run.scores is None:
+        return []
+    now = {name: run.scores["metrics"][name] for name in others[0]["metrics"]}
+    return [{"prior": "", "metrics": now, "gains": {}}, *map(dict, others)]
 
 
 def _worst(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:

@@ -70,9 +70,11 @@ def _comparison(run: RunContents, chief: str, measured: Mapping[str, Any], part:
     if baseline is None:
         return "fair", f"{text}. There is no baseline to hold it against."
     against = f"the best baseline, {name} ({_amount(chief, baseline['value'])})"
-    if measured["low"] is None or measured["low"] <= baseline["value"]:
+    worst, best, sign = ("low", "high", 1) if higher_is_better(chief) else ("high", "low", -1)
+    if measured[worst] is None or sign * measured[worst] <= sign * baseline["value"]:
         return "bad", f"Not better than {against} beyond chance: {text}."
-    clear = measured["low"] > (baseline["high"] if baseline["high"] is not None else baseline["value"])
+    strongest = baseline[best] if baseline[best] is not None else baseline["value"]
+    clear = sign * measured[worst] > sign * strongest
     return ("good", f"Clearly better than {against}: {text}.") if clear else ("fair", f"Better than {against}: {text}.")
 
 

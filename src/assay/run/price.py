@@ -1,0 +1,105 @@
+"""What answers for one metric cost in the others: the same network under other assumed class frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from assay.arrays import Floats
+from assay.files import RunFolder, StepName
+from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
+from assay.labels.subset import labelled
+from assay.metrics.metrics import overall
+from assay.metrics.paired import gains
+from assay.models.decision_rule import DecisionRule
+from assay.models.trained_model import read_description
+from assay.predictions.predict import Predictions, score_predictions
+from assay.predictions.thresholds import HALF
+from assay.run.contents import LabelledPredictions
+from assay.run.records import Alternative, DoneRecord
+from assay.settings import Settings
+from assay.steps import fit_settings as fit
+from assay.steps import probe
+from assay.steps.base import StepPlan
+from assay.steps.fit_settings import FitSettings
+from assay.steps.probe import ProbeSettings
+
+PRIORS = {"the frequencies of the data": 0.0, "their square root": 0.5, "equal frequencies": 1.0}
+"""Assumed class frequencies, and what part of the way it is from those of the data to equal ones."""
+
+PRICED = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "nll")
+RULES = ("calibrate", "tune_thresholds")  # whose model is that of the step before with another rule
+
+
+def prices(
+    name: StepName,
+    steps: Mapping[StepName, DoneRecord],
+    plan: Sequence[StepPlan],
+    samples: Samples,
+    run: RunFolder,
+    now: LabelledPredictions,
+) -> list[Alternative] | None:
+    """Return what the model of a step would measure under other assumed class frequencies, tags given from one half up.
+
+    Frequencies under which the answers are the same are left out. None where it is not known which ones the model
+    assumes: it is of several networks, or its head was learnt again.
+    """
+    learnt = _learning_step(name, steps)
+    settings = _settings(learnt, plan) if learnt else None
+    if not isinstance(settings, FitSettings | ProbeSettings):
+        return None
+    train = labelled(samples.part("train"))
+    if isinstance(settings, FitSettings):
+        taught = fit.taught_prior(settings, train, fit.sampling_plan(settings, train, seed=0))
+    else:
+        taught = probe.taught_prior(settings, train)
+    assumed, equal = (taught - fit.rule_for(prior, train, taught).shift for prior in (settings.prior, "uniform"))
+    described = read_description(run.path / (steps[name].model or ""))["deciding"]
+    temperature = DecisionRule.from_json(samples.space, described).temperature
+    return list(_alternatives(now, equal=equal / temperature, assumed=assumed / temperature))
+
+
+def _alternatives(now: LabelledPredictions, *, equal: Floats, assumed: Floats) -> Iterator[Alternative]:
+    """Yield the metrics under each prior whose answers are others; `equal` and `assumed` (W,) are added to logits."""
+    space, known = now.samples.space, now.predictions
+    for prior, share in PRIORS.items():
+        logits = known.logits + share * equal - assumed
+        answers = Predictions.of(known.ids, space, logits.astype(np.float32), model=prior)
+        if np.allclose(answers.probabilities, known.probabilities, atol=1e-4) and _halves(known, space):
+            continue
+        scores = score_predictions(answers, now.samples)
+        better = gains(now.scores, scores)
+        names = [metric for metric in PRICED if metric in better]
+        measured = overall(scores)
+        yield Alternative(
+            prior=prior,
+            metrics={metric: measured[metric].to_json() for metric in names},
+            gains={metric: better[metric].to_json() for metric in names},
+        )
+
+
+def _halves(predictions: Predictions, space: LabelSpace) -> bool:
+    """Return whether every tag is given from one half up."""
+    cuts = np.broadcast_to(predictions.thresholds, predictions.logits.shape)
+    return all(head.multiclass or bool((cuts[:, columns] == HALF).all()) for head, columns in space.each())
+
+
+def _learning_step(name: StepName, steps: Mapping[StepName, DoneRecord]) -> StepName | None:
+    """Return the step that trained the model of a step; one that only chose a rule has it from the step before."""
+    model = steps[name].model
+    while model is not None:
+        made = StepName("/".join(Path(model).parts[1:-1]))  # steps/02-fit/best
+        if made.kind not in RULES:
+            return made
+        earlier = [one for one in steps if one.outer == made.outer and one.number < made.number and steps[one].model]
+        model = steps[earlier[-1]].model if earlier else None
+    return None
+
+
+def _settings(name: StepName, plan: Sequence[StepPlan]) -> Settings | None:
+    """Return the settings of a step on the plan's list, or of one that a repeat holds."""
+    held = plan if name.outer is None else getattr(_settings(name.outer, plan), "steps", ())
+    return held[name.number - 1].settings if name.number <= len(held) else None

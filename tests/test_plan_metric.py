@@ -1,0 +1,123 @@
+"""What the metric of a plan decides, and what it costs in the other metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import assay
+from assay.errors import PlanError
+from assay.labels.samples import Samples
+from assay.labels.space import Head
+from assay.metrics.metrics import PlanMetric
+from assay.plan.metric import BY_METRIC, by_metric, require_defined
+from assay.plan.plan import Plan, parse, plain, step_table
+from factories import make_samples, write_images
+
+PLAN = """
+data: {folder: images/}
+metric: METRIC
+steps:
+  - probe
+  - fit
+  - repeat: {times: 2, steps: [{pseudo_label: {keep: all}}, {fit: {epochs: 3}}]}
+  - tune_thresholds
+"""
+
+
+def plan_for(metric: str, *overrides: str) -> Plan:
+    return parse(PLAN.replace("METRIC", metric), "plan.yaml", overrides=overrides)
+
+
+def decided(metric: str, *overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
+    plan, lines = by_metric(plan_for(metric, *overrides))
+    return [plain(step)[step.kind] for step in plan.steps], lines
+
+
+def test_every_metric_has_decisions_that_name_settings_of_steps() -> None:
+    assert set(BY_METRIC) == set(get_args(PlanMetric))
+    table = step_table()
+    for decisions in BY_METRIC.values():
+        for kind, settings in decisions.items():
+            parsed = table[kind].model_validate({**settings})
+            assert all(getattr(parsed, name) == value for name, value in settings.items())
+
+
+def test_where_rare_classes_count_they_weigh_more_and_answers_assume_equal_frequencies() -> None:
+    (probe, fit, repeat, thresholds), lines = decided("balanced_accuracy")
+    weighed = {"class_weights": "sqrt_inverse", "prior": "uniform"}
+    assert probe == weighed
+    assert fit == {**weighed, "monitor": "balanced_accuracy"}
+    assert repeat["steps"][1]["fit"] == {"epochs": 3, **fit}
+    assert thresholds == {"metric": "balanced_accuracy"}
+    assert lines[1].startswith("  metric balanced_accuracy: fit has class_weights: ")
+    assert len(lines) == 3  # once for both fits
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "micro_f1", "mean_average_precision", "nll"])
+def test_other_metrics_keep_the_frequencies_of_the_data(metric: str) -> None:
+    (probe, fit, *_), _ = decided(metric)
+    assert (probe, fit) == ({}, {"monitor": metric})
+
+
+def test_what_the_plan_says_stays_and_is_named() -> None:
+    (_, fit, *_), lines = decided("macro_f1", "steps.1.fit.sampling=oversample", "steps.1.fit.monitor=loss")
+    assert fit == {"sampling": {"kind": "oversample"}, "monitor": "loss"} or fit["monitor"] == "loss"
+    assert "class_weights" not in fit
+    assert "prior" not in fit  # that taught by oversampling would be another one
+    assert any("fit keeps" in line and "monitor: loss" in line for line in lines)
+
+
+def test_a_plan_without_a_metric_is_left_alone() -> None:
+    plan = plan_for("null")
+    assert by_metric(plan) == (plan, [])
+
+
+def labels(*heads: Head) -> Samples:
+    one = {"multiclass": "ant", "multilabel": ("ant",)}
+    rows = [{"id": f"{n}.png", "split": "val", **{h.name: one[h.kind] for h in heads}} for n in range(3)]
+    return make_samples(rows, *heads)
+
+
+CLASSES = Head("kind", ("ant", "bee"))
+TAGS = Head("tags", ("ant", "bee"), "multilabel")
+
+
+@pytest.mark.parametrize(
+    ("heads", "metric", "instead"),
+    [
+        ((TAGS,), "accuracy", "micro_f1"),
+        ((CLASSES,), "mean_average_precision", "accuracy"),
+        ((CLASSES, TAGS), "accuracy", "macro_f1"),
+    ],
+)
+def test_a_metric_that_the_heads_do_not_have_is_refused(heads: tuple[Head, ...], metric: Any, instead: str) -> None:
+    with pytest.raises(PlanError, match=f"metric: {metric}: .*Choose one of .*{instead}"):
+        require_defined(metric, labels(*heads))
+    require_defined("macro_f1", labels(*heads))
+
+
+def test_a_run_says_what_its_metric_costs_in_others(tiny_plan: Callable[..., str], tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", each=24)
+    for path in sorted((folder / "red").glob("?.png"))[:-2]:
+        path.unlink()
+    plan = tiny_plan("probe: {size: 32}", data="folder: images, split: {val: 0.4}")
+    (tmp_path / "plan.yaml").write_text(plan + "metric: balanced_accuracy\n")
+    run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+    assert "prior: uniform" in (run.folder / "plan.yaml").read_text()
+    prices = {one["prior"]: one for one in run.metrics["prices"]}
+    assert list(prices) == ["the frequencies of the data", "their square root"]
+    now, then = run.metrics["scores"]["metrics"], prices["the frequencies of the data"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll"):
+        sign = -1 if name == "nll" else 1
+        change = sign * (then["metrics"][name]["value"] - now[name]["value"])
+        assert then["gains"][name]["value"] == pytest.approx(change)
+    assert "What other answers would cost" in (run.folder / "report.html").read_text()
+    plain = assay.train(tmp_path / "plan.yaml", run=tmp_path / "plain", overrides=["metric=null"], device="cpu")
+    fitted = plain.metrics["scores"]["metrics"]["accuracy"]["value"]
+    assert json.loads((plain.folder / "metrics.json").read_text())["metric"] is None
+    assert abs(fitted - then["metrics"]["accuracy"]["value"]) < 0.2  # of weights in training alone
