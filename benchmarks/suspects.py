@@ -98,7 +98,7 @@ def by_function(options: Options, case: Case, seed: int) -> Record:
     samples, folder, size = case.samples.part("train"), options.work / "pixels", 192
     cached, _ = build(samples.ids, samples.paths, hashes=samples.hashes, size=size, resize=Resize(), folder=folder)
     classifier = build_classifier(ModelSettings(), samples.space, seed=0, base=Path(), size=size)
-    inference = Inference(classifier, cached, size, fastest_inference(classifier, size=size, device="cpu")[0])
+    inference = Inference(classifier, cached, size, fastest_inference(classifier, size=size, device="cpu").hardware)
     features = inference.features(samples.ids, folder=folder, progress=NoProgress())
     (head,), (codes,), fold = samples.space, samples.codes(), folds(samples, 5, seed=seed)
     probabilities = JUDGES["both"].posterior(samples, features, fold, neighbours=20, seed=seed)

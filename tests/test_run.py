@@ -450,7 +450,8 @@ def test_every_setting_trains(settings: str, carry: Carry) -> None:
     assert run.metrics["scores"]["metrics"]["nll"]["n"] == 9
 
 
-def test_the_hardware_is_timed_once_and_kept(tmp_path: Path, colours: Path) -> None:
+def test_the_hardware_is_timed_once_and_kept(tmp_path: Path, colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.training.devices.TRIAL_SHARE", 1e3)  # of the few images here, a trial takes many times
     plan = tmp_path / "plan.yaml"
     plan.write_text(
         f"data: {{folder: {colours}}}\nmodel: {{backbone: test_efficientnet, weights: none}}\n"
@@ -461,12 +462,21 @@ def test_the_hardware_is_timed_once_and_kept(tmp_path: Path, colours: Path) -> N
     chosen = json.loads((run.folder / "hardware.json").read_text())
     assert set(chosen) == {"inference", "training"}
     assert done(run, "02-fit")["details"]["hardware"] == chosen["training"]["hardware"]
-    assert sum("is fastest here" in line for line in progress.lines) == 2
+    assert sum("is fastest here" in line and "timed in" in line for line in progress.lines) == 2
     plan.write_text(plan.read_text().replace("epochs: 1", "epochs: 2"))
     progress = Lines()
     assay.train(plan, run=tmp_path / "run", device="cpu", progress=progress)
     assert not [line for line in progress.lines if "is fastest here" in line]
     assert json.loads((run.folder / "hardware.json").read_text()) == chosen
+
+
+def test_few_images_repay_no_trial(tmp_path: Path, colours: Path) -> None:
+    plan, progress = tmp_path / "plan.yaml", Lines()
+    model = "model: {backbone: test_efficientnet, weights: none}"
+    plan.write_text(f"data: {{folder: {colours}}}\n{model}\nsteps: [probe: {{size: 32}}]\n")
+    run = assay.train(plan, run=tmp_path / "run", device="cpu", progress=progress)
+    assert [line for line in progress.lines if "images are too few to repay a trial" in line]
+    assert json.loads((run.folder / "hardware.json").read_text())["inference"]["seconds a step"] == {}
 
 
 def test_a_plan_without_steps_that_make_a_model_is_completed(tmp_path: Path, colours: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from assay.commands.endings import GOES_ON
 from assay.commands.options import AsJson, Changes, Device
-from assay.commands.output import Block, command
+from assay.commands.output import Block, command, hash_ahead
 
 if TYPE_CHECKING:
     from assay.experiments.findings import Audit, Kind, PointJson
@@ -32,6 +32,7 @@ def audit(
 ) -> None:
     """Look for what is wrong with images and labels, before training on them."""
     with command(as_json, stopped=GOES_ON, alone="audit", reading=source) as output:
+        hash_ahead(source, changes)
         from assay.commands.options import default_run
         from assay.experiments.audit import audit as audit_data
         from assay.report.audit_page import write_audit_page

@@ -20,6 +20,7 @@ import typer
 
 from assay.commands.endings import NOTHING_WRITTEN, exit_codes, stop_at
 from assay.errors import RunError
+from assay.labels.ahead import begin
 from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for
 
 if TYPE_CHECKING:
@@ -90,6 +91,16 @@ def command(
             yield Output(progress, as_json, progress.close)
         finally:
             progress.close()  # before a message is printed over the bar
+
+
+def hash_ahead(source: Path, changes: Sequence[str] | None) -> None:
+    """Have the images of a folder, a table or a plan hashed while this process imports libraries.
+
+    Not where there is no core for it, where `changes` may name other images, or where all is imported already.
+    """
+    busy = (os.cpu_count() or 1) < 2 or process_count(os.environ) > 1
+    if not busy and "torch" not in sys.modules and not any(change.startswith("data.") for change in changes or ()):
+        begin("assay.commands.hash_ahead", str(source), str(os.getpid()))
 
 
 def require_home() -> None:

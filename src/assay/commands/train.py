@@ -21,7 +21,7 @@ from assay.commands.options import (
     default_run,
     metric_change,
 )
-from assay.commands.output import command, print_run
+from assay.commands.output import command, hash_ahead, print_run
 
 
 def train(  # noqa: PLR0913  (every option is a parameter)
@@ -43,6 +43,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
     folder = run or default_run(source)
     changes = [*audit_change(audit), *metric_change(metric), *(changes or ())]
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, reading=source) as out:
+        hash_ahead(source, changes)
         from assay.commands.api import train as train_plan
 
         finished = train_plan(

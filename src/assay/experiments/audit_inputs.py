@@ -102,8 +102,9 @@ class AuditInputs:
         """Features (N, F) of the backbone that training would begin with."""
         classifier = build_classifier(self.model, NO_HEADS, seed=self.seed, base=self.base, size=self.size)
         # Half precision halves the time, and its rounding is far below the differences of images.
-        hardware, _ = fastest_inference(classifier, size=self.size, device=self.device, half=True)
-        inference, ids = Inference(classifier, self.cache, self.size, hardware), self.samples.ids
+        ids = self.samples.ids
+        choice = fastest_inference(classifier, size=self.size, device=self.device, half=True, images=len(ids))
+        inference = Inference(classifier, self.cache, self.size, choice.hardware)
         with stage(self.progress, "features", len(ids)):
             within = _Within(self.progress)
             parts = [

@@ -7,13 +7,14 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from assay.errors import DataError
 from assay.files import holds_runs
+from assay.labels.ahead import FileState, collect, file_state
 from assay.labels.file_kinds import HEAD, UNKNOWN, is_image, kind_of, kind_of_file
 from assay.labels.left_out import LeftOut
 from assay.messages import printable, quoted
@@ -275,22 +276,25 @@ def _reason(full: str) -> tuple[str | None, bool]:
 
 def content_hashes(root: Path, paths: Sequence[str], *, threads: int | None = None) -> list[tuple[str | None, str]]:
     """Return for each path below `root` the SHA-256 of its bytes, or None and the reason."""
-    chunk = 64
+    chunk, ahead = 64, collect()
     chunks = [[os.path.join(root, path) for path in paths[i : i + chunk]] for i in range(0, len(paths), chunk)]
     pool = ThreadPoolExecutor(threads or min(8, 2 * (os.cpu_count() or 1)))
     try:
         return [
-            result for results in pool.map(lambda chunk: [_hash(path) for path in chunk], chunks) for result in results
+            result
+            for results in pool.map(lambda chunk: [_hash(path, ahead) for path in chunk], chunks)
+            for result in results
         ]
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the rest
 
 
-def _hash(path: str) -> tuple[str | None, str]:
+def _hash(path: str, ahead: Mapping[str, tuple[FileState, str]]) -> tuple[str | None, str]:
     try:
         about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
-            return None, "not a file"
+        state, digest = ahead.get(path, (None, None))
+        if state == file_state(about) or not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
+            return digest, "" if digest else "not a file"
         with open(path, "rb", buffering=0) as file:
             # A small file at once, without a buffer to fill again and again.
             content = file.read() if about.st_size < 1 << 20 else file.read(HEAD)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from assay.arrays import Doubles, Floats, Ints, Pixels, Reals
@@ -148,6 +146,9 @@ def linear_probabilities(
     From all-zero features it can learn only the shares of the labels: it then equals `majority`, or the evaluation
     leaks. 4,000 images of 16 x 16 pixels and 12 classes take about a second.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     spread[spread < 1e-6] = 1.0  # a constant feature must not become noise
     train_features, val_features = (((x - mean) / spread).astype(np.float32) for x in (train, val))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq, minimize
+import scipy  # its modules are imported when they are first used
 from scipy.special import expit, log_softmax, logit, softmax
 
 from assay.arrays import Doubles, Floats, Reals
@@ -42,7 +42,7 @@ def temperature(head: Head, codes: Codes, logits: Reals, weights: Reals | None =
         return COLDEST
     if hottest >= 0:
         return HOTTEST
-    return float(1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-9))
+    return float(1 / scipy.optimize.brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-9))
 
 
 def settled_temperature(head: Head, codes: Codes, logits: Reals) -> float:
@@ -86,7 +86,7 @@ def rescaled(
     begin = np.concatenate([np.ones(count), np.zeros(size if levels else 0)])
     bounds = [(0.0, None)] * count + [(None, None)] * (len(begin) - count)
     options = {"maxiter": 1000, "gtol": 1e-8, "ftol": 1e-13}
-    best = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    best = scipy.optimize.minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     return np.broadcast_to(best[:count], (size,)).copy(), best[count:] if levels else np.zeros(size)
 
 

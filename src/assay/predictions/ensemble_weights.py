@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy  # its modules are imported when they are first used
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from assay.arrays import Doubles, Reals
@@ -42,7 +42,9 @@ def best_weights(space: LabelSpace, codes: Sequence[Codes], logits: Sequence[Rea
     whole = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": np.ones_like}
     bounds = [(0.0, 1.0)] * count
     options = {"ftol": 1e-12, "maxiter": 500}
-    best = minimize(total, equal, jac=True, method="SLSQP", bounds=bounds, constraints=whole, options=options)
+    best = scipy.optimize.minimize(
+        total, equal, jac=True, method="SLSQP", bounds=bounds, constraints=whole, options=options
+    )
     clipped: Doubles = np.clip(best.x, 0, None)
     return np.asarray(clipped / clipped.sum())
 

@@ -21,7 +21,7 @@ from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import hash_tensors
 from assay.progress import Progress
-from assay.training.devices import Hardware, candidates, choose_fastest, half_precision, warm_seconds
+from assay.training.devices import Choice, Hardware, candidates, half_precision, plan_trial, warm_seconds
 
 BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
@@ -138,19 +138,22 @@ def _mapped(path: Path, shape: tuple[int, int]) -> Floats | None:
 
 
 def fastest_inference(
-    classifier: Classifier, *, size: int, device: str, half: bool = False
-) -> tuple[Hardware, dict[str, float]]:
-    """Time one batch through the backbone, in fp32, in each memory layout, and move the classifier to the fastest.
+    classifier: Classifier, *, size: int, device: str, half: bool = False, images: int | None = None
+) -> Choice:
+    """Time a batch through the backbone, in fp32, in each memory layout, and move the classifier to the fastest.
 
-    With `half`, bf16 or fp16 is tried too, where the device is fast in it.
+    With `half`, bf16 or fp16 is tried too, where the device is fast in it. `images` to be computed limit the trial.
     """
     classifier.eval()
-    images = torch.rand(BATCH, 3, size, size)
+    precisions = ("fp32", half_precision(device) if half else None)
+    options = [option for option in candidates(device) if option.precision in precisions]
+    trial = plan_trial(options, images=images, batch=BATCH, repeats=1)
+    batch = torch.rand(trial.batch, 3, size, size)
 
     def prepare(option: Hardware) -> Callable[[], object]:
         backbone = classifier.backbone
         move(backbone, option)
-        inputs = option.to_device(images)
+        inputs = option.to_device(batch)
 
         def step() -> Tensor:
             with torch.inference_mode(), option.autocast():
@@ -159,11 +162,9 @@ def fastest_inference(
 
         return step
 
-    precisions = ("fp32", half_precision(device) if half else None)
-    options = [option for option in candidates(device) if option.precision in precisions]
-    best, seconds = choose_fastest(options, prepare, repeats=1)
-    move(classifier, best)
-    return best, seconds
+    choice = trial.choose(prepare)
+    move(classifier, choice.hardware)
+    return choice
 
 
 def seconds_an_image(inference: Inference, ids: Sequence[str]) -> float:

@@ -41,7 +41,7 @@ class Predictor:
     def load(folder: Path, *, device: str) -> Predictor:
         """Read RUN/model (or a step's best/). Raises RunError where there is none."""
         saved = load_model(folder)
-        chosen = (fastest_inference(one.classifier, size=one.size, device=device)[0] for one in saved.networks)
+        chosen = (fastest_inference(one.classifier, size=one.size, device=device).hardware for one in saved.networks)
         return Predictor(saved, tuple(chosen), folder.name)
 
     def stream(

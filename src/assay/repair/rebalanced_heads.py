@@ -14,8 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
@@ -110,6 +108,9 @@ def fit_heads(kind: AnyKind, task: Task) -> list[Candidate]:
 
 
 def _svm(kind: Svm, task: Task) -> list[Candidate]:
+    from sklearn.metrics.pairwise import rbf_kernel
+    from sklearn.svm import SVC, LinearSVC
+
     mean, spread = (part.astype(np.float64) for part in moments(task.features))
     inputs = (task.features - mean) / spread
     positive, weights = against_rest(task.head, task.codes, task.weights, task.class_weights)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import clone
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.svm import SVC, LinearSVC
 
 from assay.arrays import Bools, Doubles
 from assay.labels.space import Codes, Head
 from assay.training.linear import side_by_side
+
+if TYPE_CHECKING:
+    from sklearn.svm import SVC, LinearSVC
 
 FOLDS = 3
 
@@ -66,6 +66,10 @@ def fit_machines(
 def _fit_one(
     machine: LinearSVC | SVC, inputs: Doubles, positive: Bools, weights: Doubles, *, seed: int
 ) -> tuple[Doubles, float, Doubles]:
+    from sklearn.base import clone  # here: a second that a run without support vectors need not wait for
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.svm import SVC
+
     rows = np.flatnonzero(weights > 0)
     kernel = isinstance(machine, SVC)
     if len(rows) < len(inputs):

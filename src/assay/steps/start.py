@@ -31,7 +31,7 @@ from assay.progress import stage
 from assay.steps.base import Context, State
 from assay.steps.fit_settings import FitSettings
 from assay.steps.sources import learnt_before, other_run, trained_on_at_start
-from assay.training.devices import Hardware, Machine, candidates, choose_fastest
+from assay.training.devices import Choice, Hardware, Machine, candidates, plan_trial
 from assay.training.losses import head_losses
 from assay.training.objective import Objective
 from assay.training.sources import LabelTensors
@@ -142,8 +142,9 @@ def inference_for(classifier: Classifier, settings: InputSize, context: Context)
     hardware = stored_hardware(context, "inference")
     if hardware is None:
         with stage(context.progress, "timing the hardware"):
-            hardware, seconds = fastest_inference(classifier, size=settings.size, device=context.device)
-        store_hardware(context, "inference", hardware, seconds)
+            images = len(context.as_read)
+            choice = fastest_inference(classifier, size=settings.size, device=context.device, images=images)
+        hardware = _stored(choice, "inference", context, images=images)
     move(classifier, hardware)
     return Inference(classifier, context.images(settings.size, settings.resize), settings.size, hardware)
 
@@ -159,13 +160,26 @@ def stored_hardware(context: Context, purpose: str) -> Hardware | None:
     return Hardware(**choice["hardware"])
 
 
-def store_hardware(context: Context, purpose: str, hardware: Hardware, seconds: dict[str, float]) -> None:
-    """Write a choice with the timings it rests on, so that a continued run makes the same one."""
+def _stored(choice: Choice, purpose: str, context: Context, *, images: int) -> Hardware:
+    """Write a choice with the timings it rests on, so that a continued run makes the same one, and print it.
+
+    `images` are those that it is made for.
+    """
     choices, key = _choices(context, purpose)
-    choice = {"hardware": hardware.to_json(), "seconds a step": seconds, "backbone": context.model.backbone}
-    write_json(context.run.hardware, choices | {key: choice})
-    timings = ", ".join(f"{name} {taken:.2f} s" for name, taken in seconds.items())
-    context.progress.line(f"  {purpose}: {hardware.precision} {hardware.layout} is fastest here (a step: {timings})")
+    hardware, seconds = choice.hardware, choice.seconds
+    stored = {"hardware": hardware.to_json(), "seconds a step": seconds, "images a step": choice.batch}
+    write_json(context.run.hardware, choices | {key: stored | {"backbone": context.model.backbone}})
+    name = f"{hardware.precision} {hardware.layout}"
+    if not seconds:
+        context.progress.line(f"  {purpose}: {name}, untimed, since {images:,} images are too few to repay a trial")
+        return hardware
+    timings = ", ".join(f"{option} {taken:.2f} s" for option, taken in seconds.items())
+    expected = images / choice.batch * min(seconds.values())
+    context.progress.line(
+        f"  {purpose}: {name} is fastest here ({choice.batch} images: {timings}); timed in {choice.taken:.1f} s, "
+        f"{choice.taken / expected:.1%} of what it is for"
+    )
+    return hardware
 
 
 def _choices(context: Context, purpose: str) -> tuple[dict[str, Any], str]:
@@ -183,29 +197,30 @@ def training_hardware(settings: FitSettings, classifier: Classifier, known: Labe
     purpose = "training of the head" if settings.freeze == "backbone" else "training"
     if (stored := stored_hardware(context, purpose)) is not None:
         return stored
-    rows = np.resize(np.arange(len(known.ids)), settings.batch)
+    work = settings.epochs * len(known.ids)
+    trial = plan_trial(candidates(context.device), images=work, batch=settings.batch, repeats=2)
+    rows = np.resize(np.arange(len(known.ids)), trial.batch)
     objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
-    images = torch.rand(settings.batch, 3, settings.size, settings.size)
+    images = torch.rand(trial.batch, 3, settings.size, settings.size)
 
     def prepare(option: Hardware) -> Callable[[], object]:
-        trial, machine = copy.deepcopy(classifier), Machine(context.processes, option)
-        move(trial, option)
-        set_training_mode(trial, settings.batch_norm)
-        optimizer = torch.optim.SGD([one for one in trial.parameters() if one.requires_grad], lr=0.0)
+        network, machine = copy.deepcopy(classifier), Machine(context.processes, option)
+        move(network, option)
+        set_training_mode(network, settings.batch_norm)
+        optimizer = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], lr=0.0)
 
         def step() -> None:
             inputs = option.to_device(images)
             with option.autocast():
-                logits = trial(inputs)
+                logits = network(inputs)
             machine.backward(objective(logits, [known.of(rows).to(inputs.device)]).loss)
-            machine.optimizer_step(trial, optimizer, clip=None)
+            machine.optimizer_step(network, optimizer, clip=None)
 
         return step
 
     with stage(context.progress, "timing the hardware"):
-        best, seconds = choose_fastest(candidates(context.device), prepare)
-    store_hardware(context, purpose, best, seconds)
-    return best
+        choice = trial.choose(prepare)
+    return _stored(choice, purpose, context, images=work)
 
 
 def inference_hardware(context: Context) -> Hardware:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import pdist
+import scipy  # its modules are imported when they are first used
 
 from assay.arrays import Reals
 
@@ -31,7 +31,7 @@ def mean_distance(features: Reals) -> float:
     """Mean Euclidean distance between two different images of a set (n, F). Raises ValueError for fewer than two."""
     if len(features) < 2:
         raise ValueError("one image has no other to be apart from")
-    return float(pdist(np.asarray(features, np.float64)).mean())
+    return float(scipy.spatial.distance.pdist(np.asarray(features, np.float64)).mean())
 
 
 # How like real images of a class the synthetic ones are, by the features of a backbone.

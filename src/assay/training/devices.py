@@ -76,11 +76,12 @@ def pick_device(wanted: str | None) -> str:
 
 
 def candidates(device: str) -> list[Hardware]:
-    """Return the precisions and layouts to time on a device, the safest first."""
-    layouts: tuple[Layout, ...] = ("contiguous", "channels_last")
+    """Return the precisions and layouts to time on a device: the safest, then the one that is most often fastest."""
     half = half_precision(device)
-    precisions: list[Precision] = ["fp32"] if half is None else ["fp32", half]
-    return [Hardware(device, precision, layout) for precision in precisions for layout in layouts]
+    safest, other = Hardware(device), Hardware(device, layout="channels_last")
+    if half is None:
+        return [safest, other]
+    return [safest, Hardware(device, half, "channels_last"), other, Hardware(device, half)]
 
 
 def half_precision(device: str) -> Precision | None:
@@ -89,6 +90,51 @@ def half_precision(device: str) -> Precision | None:
     if kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if kind == "cpu" and _bf16_pays() else None
+
+
+TRIAL_SHARE = 0.03  # of the images that a choice is made for: as many may be spent on the choice
+LEAST_IMAGES = 4  # of a pass that is timed; of fewer, the time says little about a batch
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Hardware, and the trial that it rests on."""
+
+    hardware: Hardware
+    seconds: Mapping[str, float]  # of a pass of `batch` images, by precision and layout; empty where nothing was timed
+    batch: int
+    taken: float  # seconds of the whole trial
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Which hardware is timed, in passes of how many images, and how often after a first pass; one is not timed."""
+
+    options: list[Hardware]
+    batch: int
+    repeats: int
+
+    def choose(self, prepare: Callable[[Hardware], Callable[[], object]]) -> Choice:
+        """Return the fastest; `prepare` returns a function that does one pass."""
+        if len(self.options) == 1:
+            return Choice(self.options[0], {}, self.batch, 0.0)
+        began = time.perf_counter()
+        best, seconds = choose_fastest(self.options, prepare, repeats=self.repeats)
+        return Choice(best, seconds, self.batch, time.perf_counter() - began)
+
+
+def plan_trial(options: list[Hardware], *, images: int | None, batch: int, repeats: int) -> Trial:
+    """Return a trial that takes at most `TRIAL_SHARE` of `images`, those that the choice is made for; None for many.
+
+    Where there is little to do, passes are smaller than a batch, then the options fewer.
+    """
+    if images is None:
+        return Trial(options, batch, repeats)
+    for some, times in ((options, repeats), (options[:2], 1)):
+        each = int(TRIAL_SHARE * images / (len(some) * (1 + times)))
+        if each >= LEAST_IMAGES:
+            return Trial(some, min(batch, each), times)
+    return Trial(options[:1], batch, 0)
 
 
 def choose_fastest(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy  # its modules are imported when they are first used
 from scipy.special import expit
 
 from assay.arrays import Doubles, Floats, Ints
@@ -88,7 +88,7 @@ def fit_folds(
 
     begin = np.zeros(shape) if start is None else start.astype(np.float64)
     options = {"maxiter": iterations, "maxcor": 6, "ftol": 1e-7}
-    best = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x
+    best = scipy.optimize.minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x
     return np.asarray(best.reshape(shape), np.float32)
 
 

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from assay.arrays import Floats
 from assay.labels.space import Codes, Head, LabelSpace
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Strengths = Mapping[str, Sequence[float]]
 """Head -> scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
@@ -148,6 +148,8 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     14 tags of 6,146 images x 1,280 features took 43 s with two threads for every product on two busy cores, and
     10 s on one core.
     """
+    from sklearn.exceptions import ConvergenceWarning  # here and below: a second that only a fit need wait for
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # validation measures what an early stop costs
         if len(tasks) == 1:
@@ -175,6 +177,8 @@ def fit_question(size: int, features: Floats, weights: Floats, codes: Codes, str
 
 
 def _search(features: Floats, weights: Floats, seed: int, codes: Codes) -> float:
+    from sklearn.model_selection import StratifiedKFold
+
     features, weights, codes = _known(features, weights, codes)
     if len(np.unique(codes)) < 2:
         return 0.0
@@ -203,6 +207,8 @@ def _known(features: Floats, weights: Floats, codes: Codes) -> tuple[Floats, Flo
 
 
 def _regression(strength: float, features: Floats, weights: Floats, codes: Codes) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(features, codes, sample_weight=weights)
 
 
