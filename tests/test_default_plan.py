@@ -11,7 +11,8 @@ import pytest
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.defaults import DEFAULT_SIZE, MIN_IMAGES, choose_flips, default_steps
+from assay.plan.defaults import MIN_IMAGES, choose_flips, facts_of
+from assay.plan.planner import DEFAULT_SIZE, Speeds, default_stages
 
 
 def cache_of(pixels: np.ndarray) -> tuple[Cache, list[str]]:
@@ -56,6 +57,11 @@ def labelled(count: int, *, tagged: int = 0) -> Samples:
     )
     heads = [Head("kind", ("a", "b"))] + [Head("tags", ("x", "y"), "multilabel")] * (tagged > 0)
     return Samples(table, LabelSpace(tuple(heads)), Path())
+
+
+def default_steps(samples: Samples, *, flip: str, pretrained: bool = False) -> list[Any]:
+    facts = facts_of(samples, flip=flip, pretrained=pretrained)
+    return [stage.step for stage in default_stages(facts, Speeds.of_forward(0.003))]
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(20, 8), (3_000, 8), (6_500, 4), (200_000, 3)])

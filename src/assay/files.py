@@ -346,6 +346,7 @@ class RunFolder:
     plan = _Below("plan.yaml")  # as run
     environment = _Below("environment.json")
     hardware = _Below("hardware.json")
+    budget = _Below("budget.json")  # of a run with `minutes`: the time spent, and the stages decided so far
     samples = _Below("samples.parquet")  # as read, before any edit
     splits = _Below("splits.csv")
     ledger = _Below("ledger.csv")

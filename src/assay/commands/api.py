@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,16 @@ from assay.run.train import train as train_plan
 __all__ = ["compare", "evaluate", "load", "read", "train"]
 
 
-def draw(folder: Path, *, page: bool, device: str, progress: Progress) -> None:
-    """Draw the charts of a run, and its page where asked for; what draws is imported only now, which takes seconds."""
+def draw(folder: Path, *, page: bool, device: str, progress: Progress, seconds: float | None = None) -> None:
+    """Draw the charts of a run, and its page where asked for; what draws is imported only now, which takes seconds.
+
+    Within `seconds`, the map on the page is of as many images as they allow.
+    """
     require_home()
     with stage(progress, "drawing the charts" + (" and the report" if page else "")):
         from assay.report.report import draw_run
 
-        draw_run(folder, page=page, device=device, progress=progress)
+        draw_run(folder, page=page, device=device, progress=progress, seconds=seconds)
 
 
 def read(source: str | Path) -> Samples:
@@ -42,7 +46,7 @@ def read(source: str | Path) -> Samples:
     return corrected(read_data(data, base=loaded.base), resolve_paths(data, base=loaded.base).get("corrections"))
 
 
-def train(
+def train(  # noqa: PLR0913  (the options of the command)
     plan: str | Path | Plan | LoadedPlan,
     *,
     run: str | Path | None = None,
@@ -51,12 +55,18 @@ def train(
     device: str | None = None,
     strict: bool = False,
     progress: Progress | None = None,
+    minutes: float | None = None,
+    began: float | None = None,
 ) -> Run:
     """Train by a plan, or on a folder or table by the default plan, in the folder `run`; draw its charts and page.
 
-    In a folder that holds the same run, finished steps are kept and an unfinished one goes on.
+    In a folder that holds the same run, finished steps are kept and an unfinished one goes on. With `minutes`, which
+    count from `began` on the monotonic clock, else from now, steps are chosen so that all is done in these.
     Raises AssayError for all that the user can mend.
     """
+    began = time.monotonic() if began is None else began
+    if minutes is not None:
+        overrides = (*overrides, f"minutes={minutes}")
     return train_plan(
         plan,
         run=run,
@@ -66,6 +76,7 @@ def train(
         strict=strict,
         progress=progress,
         draw=draw,
+        began=began,
     )
 
 

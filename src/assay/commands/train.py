@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -34,17 +35,21 @@ def train(  # noqa: PLR0913  (every option is a parameter)
     ] = None,
     metric: Metric = None,
     changes: Changes = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Do all of it, report included, in so many minutes.")
+    ] = None,
     device: Device = None,
     stop_at: StopAt = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse broken images instead of leaving them out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier, or continue where the same command was stopped."""
-    folder = run or default_run(source)
+    started, folder = time.monotonic(), run or default_run(source)
     changes = [*audit_change(audit), *metric_change(metric), *(changes or ())]
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, reading=source) as out:
         hash_ahead(source, changes)
         from assay.commands.api import train as train_plan
+        from assay.run.environment import process_began
 
         finished = train_plan(
             source,
@@ -54,5 +59,8 @@ def train(  # noqa: PLR0913  (every option is a parameter)
             device=device,
             strict=strict,
             progress=out.progress,
+            minutes=minutes,
+            began=process_began() or started,
         )
+        changes += [] if minutes is None else [f"minutes={minutes:g}"]
         print_run(out, finished, again=command_line(source, run=folder, recipe=recipe, changes=changes))

@@ -5,6 +5,7 @@ Seconds are those of one times how often the plan does it. No step is carried ou
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,8 @@ from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.layers import Layer, layers
-from assay.plan.defaults import DEFAULT_SIZE
 from assay.plan.plan import LoadedPlan, Plan
+from assay.plan.planner import DEFAULT_SIZE
 from assay.predictions.inference import BATCH, PLAIN, Inference, View, seconds_an_image
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
@@ -302,7 +303,7 @@ class _Estimator:
         find_largest = self.memory and not settings.cached_views
         return replace(
             estimate,
-            seconds=once + length.steps * step + length.epochs * epoch_end,
+            seconds=min(once + length.steps * step + length.epochs * epoch_end, settings.seconds or math.inf),
             fit=settings,
             length=length,
             parameters=begun.network["parameters"],

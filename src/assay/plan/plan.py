@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
@@ -48,6 +48,12 @@ class Plan(Settings):
     track: Track = Field(
         default=(), description="Where every epoch is logged: `tensorboard`, `mlflow`, `wandb`, or a list of these."
     )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Minutes that the whole command may take; the steps are chosen by them as it goes.",
+    )
     steps: tuple[StepPlan, ...] = Field(
         default=(),
         description="What to do, in order; where there are none, steps are chosen that suit the data.",
@@ -66,6 +72,14 @@ class Plan(Settings):
     sweep: SweepSettings | None = Field(
         default=None, description="A search over values of this plan, for `assay sweep` to carry out."
     )
+
+    @model_validator(mode="after")
+    def _steps_or_minutes(self) -> Plan:
+        if self.minutes is not None and self.steps:
+            raise ValueError(
+                "minutes chooses the steps, and the plan names its own; drop minutes, or take the plan without steps"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ def from_source(
 
 def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None) -> LoadedPlan:
     """Return the plan with steps chosen for it, each `{kind: settings}`, and the values in `later` set."""
-    given = {"take": "best_step"} | plain(loaded.plan)
+    given = {"take": "best_step"} | {name: value for name, value in plain(loaded.plan).items() if name != "minutes"}
     whole = Document({**given, "steps": [dict(step) for step in chosen]}, "the default plan")
     plan = _plan(whole, loaded.later, steps or step_table())
     return replace(loaded, plan=plan, later=())
@@ -227,6 +241,10 @@ def _loaded(document: Document, source: Path, overrides: Sequence[str], table: S
     plan = _plan(document, [text for text in overrides if text not in later], table or step_table())
     path = Path(os.path.abspath(source))  # `photos/..` has a name too
     is_plan = not path.is_dir() and not is_table(path)
+    if later and plan.minutes is not None:
+        raise PlanError(
+            f"--set {later[0]}: minutes chooses the steps as it goes, so there are none to change. Drop one."
+        )
     return LoadedPlan(
         plan,
         base=path.parent if is_plan else Path.cwd(),

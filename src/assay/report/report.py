@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,37 @@ from assay.run.contents import RunContents, StepRecord, read_run
 
 COLOURS = 60  # of classes on the map
 MAP_IMAGES = 2500  # at the end of a run: some 20 s, where 5,000 take a minute
+PAGE_SECONDS = 6.0  # of the rest of the page
+MAP_RATE = 100.0  # images of the map a second, on two cores
+MAP_LEAST = 300  # images: on a map of fewer, little can be seen
 QUALITY = 88  # of the JPEG that a sheet of synthetic images becomes
 
 
-def draw_run(folder: Path, *, page: bool, device: str, progress: Progress) -> None:
-    """Draw the charts of a finished run and, where asked for, its page.
+def draw_run(folder: Path, *, page: bool, device: str, progress: Progress, seconds: float | None = None) -> None:
+    """Draw the charts of a finished run and, where asked for, its page; within `seconds` where these are given.
 
     All metrics are written by now, so an error of the page that a user can mend is reported and ends no run.
     """
+    began = time.monotonic()
     write_charts(folder)
     if not page:
         return
+    images = MAP_IMAGES
+    if seconds is not None:
+        images = map_images(seconds - (time.monotonic() - began))
     try:
         with writing_below(folder):
-            path = write_report(folder, settings=MapSettings(n=MAP_IMAGES), device=device, progress=progress)
+            path = write_report(folder, settings=MapSettings(n=images), device=device, progress=progress)
     except AssayError as error:
         progress.line(f"no report was written: {error}")
     else:
         progress.line(f"report: {path}")
+
+
+def map_images(seconds: float) -> int:
+    """Return of how many images a map may be, 0 for none, so that the page is written within these seconds."""
+    images = int((seconds - PAGE_SECONDS) * MAP_RATE)
+    return 0 if images < MAP_LEAST else min(images, MAP_IMAGES)
 
 
 def write_charts(folder: Path) -> None:

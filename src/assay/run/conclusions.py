@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,21 @@ from assay.messages import plain
 from assay.metrics.intervals import metric as with_interval
 from assay.metrics.metrics import HeadScore, estimates, headline
 from assay.metrics.paired import difference, estimate, gain, verdict
+from assay.plan.planner import Stage
 from assay.predictions.predict import Predictions
 from assay.run.archive import earlier_run
 from assay.run.contents import LabelledPredictions, validated
-from assay.run.records import BeforeAfter, Change, DoneRecord, HandedOn, Number, RunMetrics, Scores, SuspectCount
+from assay.run.records import (
+    BeforeAfter,
+    Change,
+    DoneRecord,
+    HandedOn,
+    Number,
+    RunMetrics,
+    Scores,
+    StageWorth,
+    SuspectCount,
+)
 from assay.steps.base import read_history
 
 Take = Literal["best_step", "last_step"]
@@ -70,6 +81,35 @@ def predictions_of(record: DoneRecord, samples: Samples, run: RunFolder) -> Labe
     validation = labelled(samples.part("val"))
     predictions = Predictions.read(path, samples.space, model=record.kind)
     return LabelledPredictions(validation, predictions) if predictions.ids == validation.ids else None
+
+
+def stage_worths(
+    stages: Sequence[Stage], steps: Mapping[StepName, DoneRecord], samples: Samples, run: RunFolder, metric: str | None
+) -> list[StageWorth]:
+    """Return what each stage took, and what it gained on the one before it by the headline metric, paired."""
+    worths: list[StageWorth] = []
+    before: LabelledPredictions | None = None
+    for number, stage in enumerate(stages, 1):
+        name = StepName.at(number, next(iter(stage.step)))
+        record = steps[name]
+        now = predictions_of(record, samples, run) if record.model else None
+        chief = headline((record.scores or {})["metrics"], metric) if now else None
+        change: Number | None = None
+        if before and now and chief:
+            change = gain([estimate(before.scores, chief)], [estimate(now.scores, chief)]).to_json()
+        worths.append(
+            StageWorth(
+                stage=stage.name,
+                step=name,
+                intended=round(stage.seconds, 1),
+                seconds=record.seconds,
+                metric=chief,
+                value=(record.scores or {})["metrics"][chief]["value"] if chief else None,
+                gain=change,
+            )
+        )
+        before = now or before
+    return worths
 
 
 # What went wrong in training.
@@ -237,7 +277,7 @@ def conclusion_lines(record: RunMetrics, folder: Path) -> list[str]:
 def remark_lines(record: RunMetrics) -> list[str]:
     """Return the same without the suspect labels."""
     before = _before_lines(record.before) if record.before else ()
-    return [*_choice_lines(record.handed_on), *_price_lines(record), *record.alarms, *before]
+    return [*_worth_lines(record), *_choice_lines(record.handed_on), *_price_lines(record), *record.alarms, *before]
 
 
 def _price_lines(record: RunMetrics) -> Iterator[str]:
@@ -266,6 +306,20 @@ def _priced(name: str, measured: Number, gain: Number) -> str:
         value, low, high = -value, None if high is None else -high, None if low is None else -low
     size = _number({"value": value, "low": low, "high": high}, sign="")
     return f"{name} {measured['value']:.3f}, {'better' if better else 'worse'} by {size}"
+
+
+def _worth_lines(record: RunMetrics) -> Iterator[str]:
+    """Yield what each stage of a run with minutes took and gained."""
+    if record.minutes is None:
+        return
+    yield f"Of {record.minutes:g} minute{'' if record.minutes == 1 else 's'} this run used {record.seconds:.0f} s:"
+    for one in record.stages:
+        took = f"{one['seconds']:.0f} s, {one['intended']:.0f} s intended"
+        if one["metric"] is None or one["value"] is None:
+            yield f"  {one['stage']}: {took}."
+        else:
+            change = f", {_number(one['gain'])} on the stage before" if one["gain"] else ""
+            yield f"  {one['stage']}: {took}; {one['metric'].replace('_', ' ')} {one['value']:.3f}{change}."
 
 
 def _choice_lines(choice: HandedOn | None) -> Iterator[str]:

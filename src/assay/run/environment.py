@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -73,6 +74,16 @@ def driver_version() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return next(iter(done.stdout.split()), None)
+
+
+def process_began(stat: Path = Path("/proc/self/stat")) -> float | None:
+    """Return when this process was started, on the monotonic clock; None where the system does not tell."""
+    try:  # ticks since the machine was started, the 20th number after the name in parentheses
+        ticks = int(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, IndexError, ValueError):
+        return None
+    return time.monotonic() - max(age, 0.0)
 
 
 class PeakMemory:

@@ -36,26 +36,41 @@ from assay.progress import Progress
 from assay.run.records import Scores
 from assay.training.devices import Hardware
 
+QUICK_IMAGES = 1_000  # of training, for baselines that may take seconds only
+
 
 def baselines(
-    samples: Samples, cache: Cache, model: ModelSettings, *, size: int, hardware: Hardware, seed: int
+    samples: Samples,
+    cache: Cache,
+    model: ModelSettings,
+    *,
+    size: int,
+    hardware: Hardware,
+    seed: int,
+    quick: bool = False,
 ) -> Mapping[str, Scores]:
     """Return the validation scores of trivial and linear models by name; `size` is the input size of the final model.
 
     That of `no tag` also counts the images without a tag, as `without_a_tag` gives it; that of `zero images` has the
-    `leak_check`.
+    `leak_check`. `quick` leaves out the models on all pixels and without training, and learns from fewer images.
     """
     train, validation = (labelled(samples.part(part)) for part in ("train", "val"))
     if len(validation) == 0:
         return {}
+    if quick:
+        train = train.take(random_rows(np.arange(len(train)), QUICK_IMAGES, seed))
     space, codes = samples.space, {"train": train.codes(), "val": validation.codes()}
     answers = baseline_answers(
         space,
         codes["train"],
         train=_thumbnails(cache, train.ids),
         val=_thumbnails(cache, validation.ids),
-        all_pixels=_linear_on_all_pixels(train, validation.ids, cache, side=min(size, ALL_PIXELS), seed=seed),
-        untrained=_untrained(space, cache, validation.ids, model, size=size, hardware=hardware, seed=seed),
+        all_pixels=None
+        if quick
+        else _linear_on_all_pixels(train, validation.ids, cache, side=min(size, ALL_PIXELS), seed=seed),
+        untrained=None
+        if quick
+        else _untrained(space, cache, validation.ids, model, size=size, hardware=hardware, seed=seed),
         seed=seed,
     )
     scores = {

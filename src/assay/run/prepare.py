@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,10 @@ from assay.labels.readers.read import audit_folder, read, resolve_paths
 from assay.labels.samples import Samples
 from assay.labels.subset import without
 from assay.models.trained_model import count_trained_on
-from assay.plan.defaults import DEFAULT_SIZE, choose_flips, default_steps
+from assay.plan.defaults import choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete
+from assay.plan.planner import DEFAULT_SIZE, Facts, Speeds, budgeted_stages, default_stages
 from assay.progress import Progress, advancing, stage
 from assay.run.archive import archive_ledger, archive_run
 from assay.run.data_check import data_notes
@@ -40,6 +42,14 @@ from assay.training.devices import Hardware, HardwareSettings, Processes, half_p
 
 
 @dataclass(frozen=True)
+class StepChoice:
+    """For a plan that names no steps: what they depend on, and the plan with some, each `{kind: settings}`."""
+
+    facts: Facts
+    plan_with: Callable[[Sequence[Mapping[str, Any]]], Plan]
+
+
+@dataclass(frozen=True)
 class PreparedRun:
     """A plan whose paths are absolute, its images, and the state and context of its first step."""
 
@@ -49,6 +59,7 @@ class PreparedRun:
     ledger: Ledger
     state: State
     context: Context
+    choice: StepChoice | None = None  # of a plan that names no steps
 
 
 def prepare_run(
@@ -90,11 +101,13 @@ def prepare_run(
         ledger = sync_corrections(_fitted_ledger(run, samples, progress), table, samples)
         ledger = _with_drops(ledger, loaded, samples, progress)
     corrected = ledger.of(()).apply(samples)  # by a person and an audit, before any step
+    choice = None
     if not loaded.plan.steps:
         with together.main_process_first():  # the others read what it notes
             notes = data_notes(corrected, cache, run, seed=loaded.plan.seed, progress=progress)
         samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
-        loaded = _fill_levels(_with_steps(loaded, corrected, cache, folder, progress))
+        choice = _choice_of_steps(loaded, corrected, cache, folder, progress)
+        loaded = _fill_levels(complete(loaded, _usual_steps(choice.facts, loaded.plan.minutes)))
     loaded = _with_metric(loaded, progress)
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
@@ -121,7 +134,7 @@ def prepare_run(
     )
     row = {name: number for number, name in enumerate(samples.ids)}
     prepared_samples = samples.take([row[name] for name in some.ids if name in row])
-    return PreparedRun(plan, samples, prepared_samples, ledger, State(corrected, None, key), context)
+    return PreparedRun(plan, samples, prepared_samples, ledger, State(corrected, None, key), context, choice)
 
 
 def _unused_review(loaded: LoadedPlan) -> Iterator[str]:
@@ -200,15 +213,30 @@ def same_data(run: RunFolder, samples: Samples) -> bool:
         return False
 
 
-def _with_steps(loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, progress: Progress) -> LoadedPlan:
-    """Return the plan with steps that suit the data."""
+def _choice_of_steps(
+    loaded: LoadedPlan, samples: Samples, cache: Cache, folder: Path, progress: Progress
+) -> StepChoice:
+    """Return how steps are chosen that suit the data."""
     flip, why = choose_flips(cache, samples.part("train").ids)
     progress.line(f"  no steps are given: flip is {flip} ({why})")
     before = trained_on_at_start(loaded.plan.model, loaded.base, folder)
     pretrained = count_trained_on(before, samples.part("train")) > 0
     if pretrained:
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
-    return complete(loaded, default_steps(samples, flip=flip, pretrained=pretrained, metric=loaded.plan.metric))
+    facts = facts_of(samples, flip=flip, pretrained=pretrained, side=cache.side, metric=loaded.plan.metric)
+
+    def plan_with(steps: Sequence[Mapping[str, Any]]) -> Plan:
+        filled = _fill_levels(complete(loaded, steps))
+        return anchored(replace(filled, plan=by_metric(filled.plan)[0]))
+
+    return StepChoice(facts, plan_with)
+
+
+def _usual_steps(facts: Facts, minutes: float | None) -> list[Mapping[str, Any]]:
+    """Return the steps of the default plan, or those of a budget at usual speeds, until these are measured."""
+    speeds = Speeds.of_forward(0.004)
+    stages = default_stages(facts, speeds) if minutes is None else budgeted_stages(facts, speeds, 60 * minutes)
+    return [stage.step for stage in stages]
 
 
 def _with_metric(loaded: LoadedPlan, progress: Progress) -> LoadedPlan:

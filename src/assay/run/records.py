@@ -85,6 +85,18 @@ class SuspectCount(TypedDict):
     validation_labels: int
 
 
+class StageWorth(TypedDict):
+    """What a stage of a run with `minutes` was intended to take, took, and gained on the stage before it."""
+
+    stage: str
+    step: str
+    intended: float  # seconds
+    seconds: float
+    metric: str | None  # the headline on validation; None where the stage made no model, or nothing validates
+    value: float | None
+    gain: Number | None
+
+
 class Change(TypedDict):
     """A metric of an earlier run and of this one, on the same images by the same labels."""
 
@@ -142,6 +154,8 @@ class RunMetrics:
     before: BeforeAfter | None = None  # None where this is the first run in its folder
     metric: str | None = None  # what the plan is for
     prices: Sequence[Alternative] | None = None  # None where the prior that the model assumes is not known
+    minutes: float | None = None  # that the run was given
+    stages: Sequence[StageWorth] = ()  # of a run with minutes, in order
 
     @cached_property
     def top_steps(self) -> list[DoneRecord]:

@@ -15,8 +15,9 @@ ledger, and the samples that the next step gets are the samples as read with the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, fingerprint
@@ -34,17 +35,24 @@ from assay.steps.sources import content_json
 from assay.training.checkpoint import leave_if_stopped
 
 
-def run_steps(steps: Sequence[StepPlan], state: State, context: Context) -> State:
+def run_steps(
+    steps: Sequence[StepPlan],
+    state: State,
+    context: Context,
+    *,
+    further: Callable[[], StepPlan | None] = lambda: None,
+) -> State:
     """Run each step in a folder below `context.folder`, and return the state after the last.
 
-    `context` is that of the whole list; each step gets its own, `here`.
+    `context` is that of the whole list; each step gets its own, `here`. After the steps of the list come those that
+    `further` decides on when the one before is done, until there is none.
     Every process calls this. `repeat` and `ensemble` call it again for the steps that they hold.
     """
     main = context.processes.is_main_process
     check_steps(steps, state.samples.space)
     if main:
         _archive_other_steps(steps, context)
-    for number, step in enumerate(steps, 1):
+    for number, step in enumerate(chain(steps, iter(further, None)), 1):
         here = _step_context(number, step, state, context)
         key = _key(step, state, here)
         leave_if_stopped()

@@ -30,6 +30,7 @@ from assay.plan import yaml_lines
 from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
 from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries, stage
 from assay.run.archive import archive, archive_run, results
+from assay.run.budget import Budget, Staging
 from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, test_scores
@@ -68,14 +69,17 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     progress: Progress | None = None,
     open_test: bool = True,
     draw: Draw | None = None,
+    began: float | None = None,
 ) -> Run:
     """Carry out a plan, or train on a folder or table by the default plan, in the folder `run`.
 
     In a folder that holds the same run, finished steps are kept and an unfinished one goes on. With `open_test` false
     a test split stays closed, and metrics.json records it. `draw` draws the charts of a run once its metrics are
-    written, and its page where the test split may be opened.
+    written, and its page where the test split may be opened. `began` is when the minutes of a plan begin to count, on
+    the monotonic clock; without it, they do now.
     Raises AssayError for all that the user can mend.
     """
+    began = time.monotonic() if began is None else began
     loaded = for_one_run(_load_plan(plan, recipe, overrides))
     require_installed(loaded.plan.track)
     folder = Path(run) if run is not None else Path("runs") / loaded.source_name
@@ -85,24 +89,27 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
     keep_freed_memory()
     # Every process runs all of this; the main one alone writes in the folder, and the others wait for it.
     with writing_below(folder), lock(folder) if main else nullcontext(), graceful_stop(), quiet_libraries():
-        began, memory = time.perf_counter(), PeakMemory()
-        log = _Log(RunFolder(folder).log, progress or NoProgress(), memory) if main else NoProgress()
+        memory, minutes = PeakMemory(), loaded.plan.minutes
+        budget = None if minutes is None else Budget.open(RunFolder(folder), 60 * minutes, began)
+        log = _Log(RunFolder(folder).log, progress or NoProgress(), memory, budget) if main else NoProgress()
         with tracked(log, folder, loaded.plan.track if main else ()) as watch:
             _print_processes(together, watch)
             prepared = prepare_run(loaded, folder, together=together, device=device, strict=strict, progress=watch)
+            staging = None if budget is None or prepared.choice is None else Staging(prepared, prepared.choice, budget)
+            if staging is not None:
+                prepared = replace(prepared, plan=staging.plan, context=staging.context)
             if main:
                 _archive_replaced(prepared, open_test=open_test)
                 _describe(prepared)
-            state = run_steps(prepared.plan.steps, prepared.state, prepared.context)
+            further = staging.further if staging is not None else lambda: None
+            state = run_steps(prepared.plan.steps, prepared.state, prepared.context, further=further)
             if main:
                 drop_other_edits(prepared.ledger.path, state.done)
-                seconds = time.perf_counter() - began
-                new = _finish(
-                    state, prepared.plan, prepared.context, memory=memory, seconds=seconds, open_test=open_test
-                )
+                new = _finish(state, prepared, memory=memory, began=began, open_test=open_test, staging=staging)
                 if new and draw is not None:
                     # No page for a variant or a trial, of which there are many.
-                    draw(folder, page=open_test, device=device, progress=watch)
+                    left = None if budget is None else budget.left
+                    draw(folder, page=open_test, device=device, progress=watch, seconds=left)
             together.wait_for_everyone()
             return load(folder)
 
@@ -206,11 +213,20 @@ def _data_lines(
 # After the last step: the model and its metrics.
 
 
-def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, seconds: float, open_test: bool) -> bool:
+def _finish(
+    state: State,
+    prepared: PreparedRun,
+    *,
+    memory: PeakMemory,
+    began: float,
+    open_test: bool,
+    staging: Staging | None,
+) -> bool:
     """Write the model, where a step made one, and the metrics; return whether there is anything to draw.
 
     Of a run that was finished before, only a page that is missing (the disk was full at the very end).
     """
+    context, plan = prepared.context, prepared.plan if staging is None else staging.plan
     run, key = context.run, _result_key(state, plan, open_test)
     before = RunMetrics.read(run)
     if before is not None and before.key == key:
@@ -220,7 +236,9 @@ def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, s
     steps = {name: DoneRecord.read(run.step(name)) for name in sorted(run.steps_done(), key=path_key)}
     choice = choose_model(steps, samples, run, plan.take, metric=plan.metric)
     scores = steps[StepName(choice["step"])].scores if choice else None
-    baseline_scores = _save_model(steps[StepName(choice["step"])], samples, context) if choice else {}
+    baseline_scores: Mapping[str, Scores] = {}
+    if choice:
+        baseline_scores = _save_model(steps[StepName(choice["step"])], samples, context, quick=staging is not None)
     now = predictions_of(steps[StepName(choice["step"])], samples, run) if choice else None
     test = None
     if open_test and choice:
@@ -239,7 +257,7 @@ def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, s
         counts={part: len(samples.part(part)) for part in ("train", "val", "test")},
         left_out=samples.left_out,
         notes=samples.notes,
-        seconds=round(seconds, 1),
+        seconds=round(time.monotonic() - began if staging is None else staging.budget.spent, 1),
         processes=context.processes.num_processes,
         memory=memory.to_json(),
         ledger_lines=len(ledger.entries),
@@ -253,12 +271,14 @@ def _finish(state: State, plan: Plan, context: Context, *, memory: PeakMemory, s
         ),
         metric=plan.metric,
         prices=prices(StepName(choice["step"]), steps, plan.steps, samples, run, now) if choice and now else None,
+        minutes=None if staging is None else staging.budget.seconds / 60,
+        stages=() if staging is None else staging.worths(),
     ).write(run)
     return True
 
 
-def _save_model(record: DoneRecord, samples: Samples, context: Context) -> Mapping[str, Scores]:
-    """Write the model of a step as that of the run, and return the metrics of baselines."""
+def _save_model(record: DoneRecord, samples: Samples, context: Context, *, quick: bool) -> Mapping[str, Scores]:
+    """Write the model of a step as that of the run, and return the metrics of baselines, `quick` ones where asked."""
     model = load_model(context.run.path / (record.model or ""))
     network = model.networks[0]
     context.progress.line("baselines")
@@ -270,6 +290,7 @@ def _save_model(record: DoneRecord, samples: Samples, context: Context) -> Mappi
             size=network.size,
             hardware=Hardware(context.device),
             seed=context.seed,
+            quick=quick,
         )
     details = {"data": samples.fingerprint(), "validation": (record.scores or {}).get("metrics", {})}
     replace(model, details=details).save(context.run.model.path)
@@ -282,14 +303,16 @@ def _result_key(state: State, plan: Plan, open_test: bool) -> str:
 
 
 class _Log(ForwardingProgress):
-    """Keeps the lines in log.jsonl, and notes the memory as training advances."""
+    """Keeps the lines in log.jsonl, and notes the memory and the time of a budget as training advances."""
 
-    def __init__(self, path: Path, progress: Progress, memory: PeakMemory) -> None:
+    def __init__(self, path: Path, progress: Progress, memory: PeakMemory, budget: Budget | None = None) -> None:
         super().__init__(progress)
-        self._path, self._memory = path, memory
+        self._path, self._memory, self._budget = path, memory, budget
 
     def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
         self._memory.note()
+        if self._budget is not None:
+            self._budget.note()
         super().advance(count, metrics)
         leave_if_stopped()
 

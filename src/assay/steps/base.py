@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ class Context:
     left: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"val": (), "test": ()})
     """By part, the ids of the images that left it since a source of the plan was trained on them."""
     metric: str | None = None  # the headline that the plan asks for, in the lines of steps
+    time_left: Callable[[], float] = lambda: math.inf  # seconds until the last step has to be over
 
     def for_round(self, number: int) -> Context:
         """Return the context of one round of a repeated list of steps."""

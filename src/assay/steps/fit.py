@@ -6,9 +6,10 @@ images with unknown labels, and the task of the loop with its metrics and predic
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +50,8 @@ from assay.steps.start import (
 )
 from assay.training import loop, optimizers
 from assay.training.devices import Hardware, Machine
-from assay.training.fit_task import FitConfig, FitTask, Source
+from assay.training.fit_task import FitConfig, FitTask, Source, TimeLimit
+from assay.training.sampling import split_batches
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
 from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
 
@@ -62,18 +64,21 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         images = task.order.length
         if images != len(data.train):
             context.progress.line(f"  an epoch shows {images:,} images, of {len(data.train):,} that there are")
-        context.progress.begin(context.name, settings.epochs * images)
+        context.progress.begin(context.name, 0 if config.limit else settings.epochs * images)
         final = loop.fit(task, config, machine=prepared.machine, checkpoint=checkpoint, progress=context.progress)
         context.progress.end()
     if context.processes.is_main_process:
         write_history(context.folder.history, context.name, final.history)
         checkpoint.unlink(missing_ok=True)  # a kill from here to done.json trains again
+    per_epoch = len(split_batches(np.arange(images), config.step_size))
+    trained = round(images * min(final.epoch, final.total / per_epoch))
     details = {
         "epochs": final.epoch,
         "best_epoch": final.best_epoch,
         "images_an_epoch": images,
+        "images": trained,
         "training_seconds": round(final.seconds, 2),
-        "images_per_second": round(images * final.epoch / max(final.seconds, 1e-9), 1),
+        "images_per_second": round(trained / max(final.seconds, 1e-9), 1),
         "hardware": prepared.machine.hardware.to_json(),
         "network": prepared.network,
         **_mix_details(task, config, data.train, final.epoch, context),
@@ -122,13 +127,16 @@ class PreparedFit:
 def prepared_fit(settings: FitSettings, state: State, context: Context) -> Iterator[PreparedFit]:
     """Give all that `loop.fit` takes, for the time of the block. Raises AssayError for what the user can mend."""
     train, validation = labelled_parts(state.samples)
+    limit = None
+    if settings.seconds is not None:  # from here on: preparing the network and its images takes time too
+        limit = TimeLimit(time.monotonic() + settings.seconds, len(validation), context.time_left)
     unlabelled = _unlabelled_images(settings, state.samples, context.progress)
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.images(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
-    config = fit_config(settings, train, context)
+    config = replace(fit_config(settings, train, context), limit=limit)
     sampling = sampling_plan(settings, train, seed=config.seed)
     objective = fit_objective(settings, train, sampling)
     data = FitData(cache, train, validation, unlabelled, soft_targets(state.soft, train), sampling)

@@ -66,6 +66,12 @@ class FitSettings(StepSettings):
     size: int = Field(128, ge=16, description="Images are trained on at size x size pixels.")
     resize: Resize = Resize()
     epochs: int = Field(8, ge=1)
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that the fit may take. Its schedule is fitted to them, and epochs is the most.",
+    )
     batch: int = Field(32, ge=1, description="Images a forward pass.")
     accumulate: int = Field(1, ge=1, description="Forward passes an optimiser step.")
     start: Annotated[str, Source("model", frozenset({"previous", "pretrained"}))] = Field(

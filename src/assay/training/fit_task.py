@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -97,6 +99,7 @@ class FitConfig:
     clip: float | None = None
     ema: float | None = None
     patience: int | None = None
+    limit: TimeLimit | None = None  # without one, all epochs are trained
     save_every: float = 20.0  # seconds
 
     @property
@@ -117,6 +120,7 @@ class FitState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
+    total: int = 0  # optimiser steps of the whole fit, as far as is known; 0 before the first
 
     def add(self, sums: list[float], counts: list[float]) -> None:
         """Add the loss sums and counts (H,) of a forward pass."""
@@ -154,3 +158,58 @@ class EpochLogits:
         """Remove all logits."""
         self.sums.zero_()
         self.times.zero_()
+
+
+# A fit that has to be over in time.
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a fit has to be over, its last validation included: at `end` by `clock`, sooner where its run has less."""
+
+    end: float
+    validated: int = 0  # images of a validation
+    run_left: Callable[[], float] = lambda: math.inf  # seconds
+    clock: Callable[[], float] = time.monotonic
+
+    def left(self, before: float) -> float:
+        """Return the seconds left, where `before` were spent by earlier processes."""
+        return min(self.end - before - self.clock(), self.run_left())
+
+
+VALIDATION = 0.4  # of the seconds of training on an image: a forward pass, until a validation has been timed
+MEMORY = 30  # optimiser steps over which their mean time is taken
+
+
+class Pace:
+    """The optimiser steps for which the time of a fit suffices, by how long those so far took.
+
+    `left` gives the seconds left; `most` are the steps where time plays no part.
+    """
+
+    def __init__(self, left: Callable[[], float], *, most: int, per_epoch: int, validation_steps: float) -> None:
+        """`validation_steps` is how many optimiser steps a validation takes as long as, until one has been timed."""
+        self._left, self._most, self._per_epoch = left, most, per_epoch
+        self._validation_steps, self._validation = validation_steps, 0.0
+        self._step, self._steps = 0.0, -1  # the first step, which compiles and reads, is no measure
+        self._at = left()
+
+    def total(self, done: int, before: int) -> int:
+        """Return the steps of the whole fit, after one more step, `done` in all; `before` is what was returned last."""
+        self._steps += 1
+        lap = self._lap()
+        if not self._steps:
+            return before if self._at > 0 else done
+        self._step += (lap - self._step) / min(self._steps, MEMORY)
+        validation = self._validation or self._validation_steps * self._step
+        steps = (self._at - validation) / max(self._step, 1e-9)
+        between = (done + max(steps, 0)) // self._per_epoch - done // self._per_epoch  # epochs that end before the last
+        return min(self._most, max(done, done + int(steps - between * validation / max(self._step, 1e-9))))
+
+    def validated(self) -> None:
+        """Take the time since the last step as that of a validation."""
+        self._validation = self._lap()
+
+    def _lap(self) -> float:
+        before, self._at = self._at, self._left()
+        return before - self._at

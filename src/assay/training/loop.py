@@ -33,7 +33,7 @@ from assay.training.checkpoint import (
     within,
 )
 from assay.training.devices import Machine, warm_seconds
-from assay.training.fit_task import EpochLogits, FitConfig, FitState, FitTask, Unlabelled
+from assay.training.fit_task import VALIDATION, EpochLogits, FitConfig, FitState, FitTask, Pace, Unlabelled
 from assay.training.optimizers import set_rate
 from assay.training.sampling import partners, split_batches
 from assay.training.schedules import rate
@@ -52,14 +52,18 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
     state, epoch_logits = saver.restore(config.width)
     forward = machine.wrap(task.network)  # with several processes, gradients are averaged in every backward pass
     per_epoch = len(split_batches(np.arange(task.order.length), config.step_size))
+    state.total = state.total or config.epochs * per_epoch
+    pace = _pace(config, state, per_epoch)
     # The caller's generators stay as they are. A signal waits for a checkpoint.
     with torch.random.fork_rng(devices=machine.seeded_devices), finishing():
-        while state.epoch < config.epochs and not _out_of_patience(state, config):
+        while state.epoch * per_epoch < state.total and not _out_of_patience(state, config):
             batches = split_batches(task.order.rows(state.epoch), config.step_size)  # one an optimiser step
             task.to_training_mode()
             for rows in batches[state.batch :]:  # those before are in the checkpoint
                 started = time.perf_counter()
                 step = state.epoch * per_epoch + state.batch
+                if step >= state.total:  # the time is up within the epoch
+                    break
                 _set_rate(task.optimizer, config, state, step, per_epoch)
                 # For dropout: augmentation has random numbers of its own, by seed, epoch and image.
                 torch.manual_seed(_seed(config.seed, step, machine.rank))
@@ -67,6 +71,8 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 if average is not None:
                     average.update(task.network, step)
                 state.batch += 1
+                if pace is not None:  # the main process decides, and with it how far the rate has come down
+                    state.total = round(machine.of_main(float(pace.total(step + 1, state.total))) or 0)
                 progress.advance(len(rows), _running_metrics(task, state))
                 state.seconds += time.perf_counter() - started
                 stopping = machine.any(stop_requested())  # all processes stop after the same optimiser step
@@ -81,6 +87,8 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 if state.epoch == epoch:  # stopped in the evaluation, which is all that is left of the epoch
                     saver.write(state, epoch_logits)
                 raise
+            if pace is not None:
+                pace.validated()
             progress.line(_line(state, config))
             try:
                 # Before the checkpoint, so that no kill leaves an epoch unreported; it may be reported twice.
@@ -274,12 +282,21 @@ def _set_rate(optimizer: torch.optim.Optimizer, config: FitConfig, state: FitSta
     now = rate(
         config.schedule,
         step,
-        total=config.epochs * per_epoch,
+        total=state.total,
         per_epoch=per_epoch,
         history=monitored,
         higher_is_better=config.higher_is_better,
     )
     set_rate(optimizer, now.lr_factor, momentum=now.momentum)
+
+
+def _pace(config: FitConfig, state: FitState, per_epoch: int) -> Pace | None:
+    """Return what adapts the length of a fit to its time; None where it has no limit."""
+    if (limit := config.limit) is None:
+        return None
+    before, steps = state.seconds, VALIDATION * limit.validated / config.step_size
+    most = config.epochs * per_epoch
+    return Pace(lambda: limit.left(before), most=most, per_epoch=per_epoch, validation_steps=steps)
 
 
 def _zeros(task: FitTask) -> list[float]:
@@ -350,4 +367,5 @@ def _line(state: FitState, config: FitConfig) -> str:
     if config.monitor != "loss":
         metrics[config.monitor] = row["validation"].get(config.monitor)
     text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
-    return f"  epoch {state.epoch}/{config.epochs}  {text}{'  best' if row['best'] else ''}"
+    of = f"/{config.epochs}" if config.limit is None else ""
+    return f"  epoch {state.epoch}{of}  {text}{'  best' if row['best'] else ''}"

@@ -1,0 +1,204 @@
+"""The steps of a plan that names none: stages, sized to the data and, within a budget, to the seconds that are left.
+
+All here are pure functions of counts and speeds. Within a budget they are asked again after every stage, with the
+speeds measured by then: what is uncertain comes first, and the fit at the end takes the time that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DEFAULT_SIZE = 128
+MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
+EPOCHS = (3, 8)
+ROUNDS = 2
+MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
+LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
+
+SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
+UPPER_EPOCHS = 4.0  # of the whole network within the time: with more, its upper stages need no fit of their own
+UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
+LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
+LEAST_EPOCH = 0.3  # of the whole network: with less it has not recovered from the first steps
+LARGER = (160, 192, 224)  # pixels
+PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
+MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice of stages depends on."""
+
+    labelled: int  # training images
+    unlabelled: int
+    validation: int
+    smoothed: bool = True  # labels: where every head is multi-class
+    tuned: tuple[str, ...] = ()  # heads with enough tags in validation to choose thresholds by
+    calibrated: bool = False  # where the metric is one of probabilities, and validation can choose temperatures
+    flip: str = "none"
+    pretrained: bool = False  # on some of these labels
+    side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
+    stages: int = 8  # of the backbone
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds of the work on this machine, at the default size."""
+
+    forward: float  # an image through the backbone
+    training: float  # an image in an optimiser step of the whole network
+    upper: float  # an image in one of its upper stages
+    linear: float = 5.0  # linear models on the features of all training images
+
+    @staticmethod
+    def of_forward(forward: float) -> Speeds:
+        """Return the speeds that usually go with one: what is not measured yet."""
+        return Speeds(forward, training=5.0 * forward, upper=2.5 * forward)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a plan, under the name by which it is intended and measured, and its seconds as far as is known."""
+
+    name: str
+    step: Mapping[str, Any]  # {kind: settings}
+    seconds: float
+
+
+PROBE, SUSPECT_LABELS, UPPER, WHOLE = "probe", "suspect labels", "upper stages", "whole network"
+LARGER_IMAGES, PSEUDO_LABELS, CALIBRATION, THRESHOLDS = "larger images", "pseudo-labels", "calibration", "thresholds"
+
+
+def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
+    """Return a probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
+
+    That is pseudo-labels for unlabelled images, kept if validation improves, and thresholds for heads with enough tags
+    to choose them by. Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare
+    tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then. Where the
+    metric is one of probabilities, temperatures are chosen at the end.
+    """
+    epochs = _epochs(facts.labelled)
+    fit = {**_fit(facts), "epochs": epochs}
+    again = {**fit, "start": "pretrained", "epochs": _epochs(facts.labelled + facts.unlabelled)}
+    rounds = {
+        "times": ROUNDS,
+        "only_if_better": True,
+        "steps": [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}],
+    }
+    seconds = epochs * _epoch_seconds(facts, speeds.training, speeds)
+    return [
+        _probe(facts, speeds),
+        Stage(WHOLE, {"fit": fit}, seconds),
+        *([] if facts.pretrained else [_suspects(speeds)]),
+        *([Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)] if _has_unlabelled(facts) else []),
+        *_rules(facts),
+    ]
+
+
+def budgeted_stages(facts: Facts, speeds: Speeds, left: float, *, done: Collection[str] = ()) -> list[Stage]:
+    """Return the stages that fit into the `left` seconds, in order, after those `done`.
+
+    A probe comes first whatever it takes. A list of suspect labels follows where it costs little; then the fits.
+    """
+    first = [_probe(facts, speeds)] if PROBE not in done else []
+    left -= sum(stage.seconds for stage in first)
+    suspects = _suspects(speeds)
+    if not (facts.pretrained or SUSPECT_LABELS in done) and suspects.seconds < SUSPECTS * left:
+        first.append(suspects)
+        left -= suspects.seconds
+    last = [stage for stage in _rules(facts) if stage.name not in done]
+    left -= sum(stage.seconds for stage in last)
+    return [*first, *_fits(facts, speeds, left, done), *last]
+
+
+def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
+    """Yield the fits that `left` seconds suffice for: each is told its seconds, and the last takes all that remain."""
+    images = max(1, facts.labelled)
+    epoch = _epoch_seconds(facts, speeds.training, speeds)
+    epochs = left / epoch
+    begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS} & set(done)
+    if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= LEAST_FIT:
+        alone = epochs * (1 - UPPER_SHARE) < 1
+        seconds = left if alone else UPPER_SHARE * left
+        frozen = {"freeze": max(1, round(0.6 * facts.stages)), "lr": 2 * LR}
+        yield _fit_stage(UPPER, facts, seconds, **frozen)
+        if alone:
+            return
+        left -= seconds
+    if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_EPOCH * epoch):
+        later = [size for size in LARGER if size <= facts.side]
+        enough = max(MIN_OPTIMIZER_STEPS / images, EPOCHS[0]) * epoch
+        seconds = left
+        if _has_unlabelled(facts):
+            seconds = (1 - PSEUDO) * left
+        elif later and left > 2 * enough:
+            seconds = max(enough, left / 3)
+        yield _fit_stage(WHOLE, facts, seconds)
+        left -= seconds
+    if _has_unlabelled(facts) and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
+        yield _pseudo_labels(facts, left)
+    elif not _has_unlabelled(facts) and LARGER_IMAGES not in done and WHOLE in {*done, WHOLE}:
+        yield from _larger(facts, epoch, left)
+
+
+def _larger(facts: Facts, epoch: float, left: float) -> Iterator[Stage]:
+    """Yield a fit at the largest size of which two epochs fit into the time; none beyond the images' own pixels."""
+    for size in reversed(LARGER):
+        if size <= facts.side and left >= 2 * epoch * (size / DEFAULT_SIZE) ** 2:
+            yield _fit_stage(LARGER_IMAGES, facts, left, size=size, lr=LR / 2)
+            return
+
+
+def _fit_stage(name: str, facts: Facts, seconds: float, **changed: Any) -> Stage:
+    settings = {**_fit(facts), "epochs": MOST_EPOCHS, "seconds": round(seconds, 1), "keep": "best", **changed}
+    return Stage(name, {"fit": settings}, seconds)
+
+
+def _pseudo_labels(facts: Facts, seconds: float) -> Stage:
+    fit = {**_fit_stage(PSEUDO_LABELS, facts, seconds).step["fit"], "start": "pretrained"}
+    steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]
+    return Stage(PSEUDO_LABELS, {"repeat": {"times": 1, "only_if_better": True, "steps": steps}}, seconds)
+
+
+def _fit(facts: Facts) -> dict[str, Any]:
+    return {
+        "size": DEFAULT_SIZE,
+        "lr": LR,
+        "optimizer": {"kind": "adamw", "weight_decay": 0.02},
+        "schedule": "one_cycle",
+        "loss": {"smoothing": 0.1 if facts.smoothed else 0.0},
+        "augment": {"crop": [0.5, 1.0], "flip": facts.flip},
+        "ema": 0.99,
+    }
+
+
+def _probe(facts: Facts, speeds: Speeds) -> Stage:
+    seconds = (facts.labelled + facts.validation) * speeds.forward + speeds.linear
+    return Stage(PROBE, {"probe": {"size": DEFAULT_SIZE}}, seconds)
+
+
+def _suspects(speeds: Speeds) -> Stage:
+    return Stage(SUSPECT_LABELS, {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}, 2 * speeds.linear)
+
+
+def _rules(facts: Facts) -> list[Stage]:
+    """Return the stages that choose how the last model decides, by its validation predictions."""
+    tuned = {"tune_thresholds": {"heads": list(facts.tuned)}}
+    return [
+        *([Stage(CALIBRATION, {"calibrate": {}}, 2.0)] if facts.calibrated else []),
+        *([Stage(THRESHOLDS, tuned, 2.0)] if facts.tuned else []),
+    ]
+
+
+def _has_unlabelled(facts: Facts) -> bool:
+    return facts.unlabelled >= MIN_UNLABELLED * facts.labelled and facts.unlabelled > 0
+
+
+def _epoch_seconds(facts: Facts, an_image: float, speeds: Speeds) -> float:
+    return facts.labelled * an_image + facts.validation * speeds.forward
+
+
+def _epochs(images: int) -> int:
+    return min(max(round(MIN_OPTIMIZER_STEPS / images), EPOCHS[0]), EPOCHS[1])

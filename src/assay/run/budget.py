@@ -1,0 +1,210 @@
+"""Training within a budget of minutes: the time that is spent, the stages decided so far, and what each was worth.
+
+A run with `minutes:` decides on a stage when the one before it is over, by the speeds measured until then, and notes it
+in budget.json before it begins: a run that was killed goes on with the same stages, and its time counts on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from assay.errors import PlanError
+from assay.files import RunFolder, StepName, fingerprint, whole, write_text
+from assay.models.backbones import stages as stages_of_backbone
+from assay.models.ensemble import load_model
+from assay.plan.plan import Plan, to_yaml
+from assay.plan.planner import DEFAULT_SIZE, PROBE, UPPER, WHOLE, Facts, Speeds, Stage, budgeted_stages
+from assay.predictions.inference import seconds_an_image
+from assay.progress import format_seconds
+from assay.run.conclusions import choose_model, stage_worths
+from assay.run.prepare import PreparedRun, StepChoice
+from assay.run.records import DoneRecord, StageWorth
+from assay.steps.base import Context, State, StepPlan
+from assay.steps.probe import ProbeSettings
+from assay.steps.start import bare_classifier, inference_for
+
+NOTED = 2.0  # seconds after which the time spent is written again: what a kill may lose of it
+
+
+@dataclass
+class Budget:
+    """The wall time of a run, over all the processes that worked on it, and the stages decided so far."""
+
+    run: RunFolder
+    seconds: float
+    began: float  # when this process did, by `clock`
+    clock: Callable[[], float] = time.monotonic
+    before: float = 0.0  # seconds spent by earlier processes
+    key: str = ""  # of the data and of what else the stages follow from
+    decided: list[Stage] = field(default_factory=list)
+    over: bool = False  # no stage is left to be decided
+    closing: float = 0.0  # seconds kept for what follows the last stage
+    _noted: float = 0.0
+
+    @staticmethod
+    def open(run: RunFolder, seconds: float, began: float, *, clock: Callable[[], float] = time.monotonic) -> Budget:
+        """Return the budget of a run; where it is the one that was begun in its folder, it goes on."""
+        budget = Budget(run, seconds, began, clock)
+        if not run.budget.exists():
+            return budget
+        record = json.loads(run.budget.read_text(encoding="utf-8"))
+        if record["seconds"] == seconds:
+            budget.before, budget.key, budget.over = record["spent"], record["key"], record["over"]
+            budget.decided = [Stage(**stage) for stage in record["stages"]]
+        return budget
+
+    def belongs_to(self, key: str) -> None:
+        """Begin anew unless the stages decided so far follow from the same data and settings, whose hash is `key`."""
+        if self.key != key:
+            self.key, self.before, self.decided, self.over = key, 0.0, [], False
+
+    @property
+    def spent(self) -> float:
+        return self.before + self.clock() - self.began
+
+    @property
+    def left(self) -> float:
+        """Seconds until the command has to end; negative beyond."""
+        return self.seconds - self.spent
+
+    def left_for_stages(self) -> float:
+        """Seconds until the last stage has to be over."""
+        return self.left - self.closing
+
+    def decide(self, stage: Stage | None) -> None:
+        """Note a stage before it begins, or that there is no further one."""
+        if stage is None:
+            self.over = True
+        else:
+            self.decided.append(stage)
+        self.write()
+
+    def note(self) -> None:
+        """Write the time spent, unless that was done a moment ago."""
+        if self.clock() - self._noted > NOTED:
+            self.write()
+
+    def write(self) -> None:
+        self._noted = self.clock()
+        stages = [{"name": one.name, "step": one.step, "seconds": one.seconds} for one in self.decided]
+        record = {"seconds": self.seconds, "spent": round(self.spent, 2), "key": self.key, "over": self.over}
+        with whole(self.run.budget, sync=False) as beside:
+            beside.write_text(json.dumps({**record, "stages": stages}, indent=1) + "\n", encoding="utf-8")
+
+
+# The stages of a run, decided one after the other.
+
+CLOSING = (7.0, 0.1, 45.0)  # seconds kept for metrics, charts and report: at least, of the budget, at most
+
+
+def closing_seconds(budget: float) -> float:
+    """Return the seconds of a budget that are kept for what follows the last stage."""
+    least, share, most = CLOSING
+    return min(max(least, share * budget), most)
+
+
+class Staging:
+    """Decides on the stages of a run, and keeps the best model so far where the run's model belongs."""
+
+    def __init__(self, prepared: PreparedRun, choice: StepChoice, budget: Budget) -> None:
+        """Measure what speeds can be, and print what is intended. Raises PlanError for several processes."""
+        if prepared.context.processes.num_processes > 1:
+            raise PlanError("minutes: one process decides as it goes, and this run has several. Drop minutes.")
+        self.choice, self.budget, self.samples = choice, budget, prepared.samples
+        self.context = replace(prepared.context, time_left=budget.left_for_stages)
+        self.state = prepared.state
+        budget.belongs_to(fingerprint(prepared.state.key, to_yaml(choice.plan_with([]))))
+        budget.closing = closing_seconds(budget.seconds)
+        self.facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
+        self._print_intention()
+        if not budget.decided:
+            self._decide()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan with the steps decided so far."""
+        return self.choice.plan_with([stage.step for stage in self.budget.decided])
+
+    def further(self) -> StepPlan | None:
+        """Return the step of the next stage, decided on by the time that is left now; None where nothing is to follow.
+
+        What is best so far becomes the model of the run first.
+        """
+        self._hand_on()
+        if self.budget.over or not self._decide():
+            return None
+        stage = self.budget.decided[-1]
+        self.context.progress.line(f"{stage.name}: {_about(stage.seconds)}, {_about(self.budget.left)} are left")
+        return self.plan.steps[-1]
+
+    def worths(self) -> list[StageWorth]:
+        """Return what each stage was worth."""
+        records = self._records()
+        return stage_worths(self.budget.decided, records, self.samples, self.context.run, self.plan.metric)
+
+    def _stages(self) -> list[Stage]:
+        """Return the stages to come, by the speeds that the stages done have shown."""
+        done = [stage.name for stage in self.budget.decided]
+        speeds = refined(self.facts, self.speeds, dict(zip(done, self._records().values(), strict=False)))
+        return budgeted_stages(self.facts, speeds, self.budget.left_for_stages(), done=done)
+
+    def _decide(self) -> bool:
+        """Decide on the next stage and note it, in the plan too; return whether there is one."""
+        stages = self._stages()
+        self.budget.decide(stages[0] if stages else None)
+        write_text(self.context.run.plan, to_yaml(self.plan))
+        return bool(stages)
+
+    def _records(self) -> dict[StepName, DoneRecord]:
+        names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
+        run = self.context.run
+        return {name: DoneRecord.read(run.step(name)) for name in names if run.step(name).done.exists()}
+
+    def _hand_on(self) -> None:
+        """Make the best model so far that of the run, for whoever needs one before it is finished."""
+        run, records = self.context.run, self._records()
+        choice = choose_model(records, self.samples, run, self.plan.take, metric=self.plan.metric)
+        if choice is not None:
+            load_model(run.path / (records[StepName(choice["step"])].model or "")).save(run.model.path)
+
+    def _print_intention(self) -> None:
+        budget, progress = self.budget, self.context.progress
+        stages = self._stages()
+        begun = f", {_about(budget.before)} of them spent before" if budget.before else ""
+        progress.line(f"{budget.seconds / 60:g} minutes{begun}. It is intended:")
+        for stage in [*budget.decided, *stages]:
+            progress.line(f"  {stage.name}: {_about(stage.seconds)}")
+        progress.line(f"  metrics and report: {_about(budget.closing)}")
+        short = sum(stage.seconds for stage in stages if stage.name == PROBE) - budget.left_for_stages()
+        if short > 0:
+            progress.line(
+                f"  note: these minutes are too few: the probe and the report take {_about(short)} more. "
+                "The probe is finished."
+            )
+
+
+def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Speeds]:
+    """Return the facts with the stages of the backbone, and speeds by that of one batch of images through it."""
+    classifier = bare_classifier(state, context, size=DEFAULT_SIZE)
+    inference = inference_for(classifier, ProbeSettings(size=DEFAULT_SIZE), context)
+    forward = seconds_an_image(inference, state.samples.part("train").ids)
+    return replace(facts, stages=len(stages_of_backbone(classifier.backbone))), Speeds.of_forward(forward)
+
+
+def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> Speeds:
+    """Return the speeds that the stages done have shown, the others as they were."""
+    if (probe := records.get(PROBE)) is not None:
+        rest = probe.seconds - (facts.labelled + facts.validation) * speeds.forward
+        speeds = replace(speeds, linear=max(rest, 0.1))
+    if (upper := records.get(UPPER)) is not None:
+        speeds = replace(speeds, upper=1 / max(upper.details["images_per_second"], 1.0))
+    if (whole_network := records.get(WHOLE)) is not None:
+        speeds = replace(speeds, training=1 / max(whole_network.details["images_per_second"], 1.0))
+    return speeds
+
+
+def _about(seconds: float) -> str:
+    return f"{max(seconds, 0):.0f} s" if seconds < 100 else f"{format_seconds(seconds)} min"

@@ -1,0 +1,204 @@
+"""The stages that fit into a budget of seconds: a function of counts and speeds, played through with a fake clock."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from assay.files import RunFolder
+from assay.plan.planner import (
+    LARGER_IMAGES,
+    MIN_OPTIMIZER_STEPS,
+    PROBE,
+    PSEUDO_LABELS,
+    SUSPECT_LABELS,
+    THRESHOLDS,
+    UPPER,
+    WHOLE,
+    Facts,
+    Speeds,
+    Stage,
+    budgeted_stages,
+    default_stages,
+)
+from assay.run.budget import Budget, closing_seconds
+from assay.training.fit_task import Pace, TimeLimit
+
+PLANTS = Facts(labelled=3_200, unlabelled=0, validation=800)
+SPEEDS = Speeds(forward=0.003, training=0.02, upper=0.007, linear=2.0)
+
+
+def names(stages: list[Stage]) -> list[str]:
+    return [stage.name for stage in stages]
+
+
+def seconds_of(stage: Stage) -> float:
+    settings = stage.step.get("fit") or stage.step["repeat"]["steps"][-1]["fit"]
+    return float(settings["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (5, [PROBE]),  # finished, though it takes 14 s
+        (16, [PROBE]),
+        (60, [PROBE, UPPER]),
+        (200, [PROBE, SUSPECT_LABELS, UPPER, WHOLE]),
+        (600, [PROBE, SUSPECT_LABELS, WHOLE]),
+        (7_200, [PROBE, SUSPECT_LABELS, WHOLE]),
+    ],
+)
+def test_more_time_buys_later_stages(left: float, expected: list[str]) -> None:
+    assert names(budgeted_stages(PLANTS, SPEEDS, left)) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (replace(PLANTS, side=192), [WHOLE, LARGER_IMAGES]),
+        (replace(PLANTS, unlabelled=2_000), [WHOLE, PSEUDO_LABELS]),
+        (replace(PLANTS, tuned=("tags",)), [WHOLE, THRESHOLDS]),
+        (replace(PLANTS, pretrained=True), [WHOLE]),
+    ],
+)
+def test_long_budgets_buy_what_suits_the_data(facts: Facts, expected: list[str]) -> None:
+    done = [PROBE, SUSPECT_LABELS] if not facts.pretrained else [PROBE]
+    assert names(budgeted_stages(facts, SPEEDS, 3_000, done=done)) == expected
+
+
+@pytest.mark.parametrize("left", [20, 60, 120, 300, 600, 3_000])
+@pytest.mark.parametrize("facts", [PLANTS, replace(PLANTS, side=224, tuned=("tags",)), replace(PLANTS, unlabelled=900)])
+def test_what_is_intended_fits_into_the_time_that_is_left(left: float, facts: Facts) -> None:
+    stages = budgeted_stages(facts, SPEEDS, left)
+    assert sum(stage.seconds for stage in stages) <= left + 1e-6
+    fits = [stage for stage in stages if stage.name in (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS)]
+    assert all(abs(seconds_of(stage) - stage.seconds) < 0.1 for stage in fits)
+
+
+@pytest.mark.parametrize("budget", [30, 60, 180, 600, 3_600])
+@pytest.mark.parametrize("slower", [0.6, 1.0, 1.8])
+def test_stages_that_take_longer_or_shorter_than_intended_leave_the_total_as_it_is(
+    budget: float, slower: float
+) -> None:
+    spent, done, closing = 6.0, [], closing_seconds(budget)
+    while stages := budgeted_stages(PLANTS, SPEEDS, budget - spent - closing, done=done):
+        stage = stages[0]
+        done.append(stage.name)
+        # A fit keeps to its seconds; what has none takes what it takes.
+        spent += stage.seconds if "fit" in stage.step else slower * stage.seconds
+    assert done[0] == PROBE
+    assert spent + closing <= max(budget, 6.0 + closing + slower * 15) + 1
+
+
+def test_after_the_whole_network_its_upper_stages_are_not_trained_alone() -> None:
+    assert budgeted_stages(PLANTS, SPEEDS, 60, done=[PROBE, SUSPECT_LABELS, WHOLE]) == []
+    assert names(budgeted_stages(PLANTS, SPEEDS, 60, done=[PROBE, SUSPECT_LABELS, UPPER])) == [WHOLE]
+
+
+def test_the_default_plan_states_what_it_takes() -> None:
+    stages = default_stages(PLANTS, SPEEDS)
+    assert names(stages) == [PROBE, WHOLE, SUSPECT_LABELS]
+    assert stages[1].seconds == pytest.approx(8 * (3_200 * 0.02 + 800 * 0.003))
+    assert round(MIN_OPTIMIZER_STEPS / 3_200) == 8
+
+
+# A fit within seconds.
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def trained(
+    seconds: float, step: Callable[[int], float], *, validation: float, per_epoch: int = 50
+) -> tuple[int, float]:
+    """Train until the time is up; return the optimiser steps, and the seconds with validations and all."""
+    clock = Clock()
+    limit = TimeLimit(clock.now + seconds, clock=clock)
+    per_epoch = 50
+    pace = Pace(lambda: limit.left(0), most=10_000, per_epoch=per_epoch, validation_steps=4.0)
+    done, total = 0, 10_000
+    while done < total:
+        clock.now += step(done)
+        done += 1
+        total = pace.total(done, total)
+        if done % per_epoch == 0 or done >= total:
+            clock.now += validation
+            pace.validated()
+    return done, clock.now - 1_000
+
+
+@pytest.mark.parametrize("validation", [0.1, 3.0])
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda done: 0.5,
+        lambda done: 0.5 if done else 8.0,  # the first step compiles and reads
+        lambda done: 0.3 if done % 200 < 100 else 0.9,  # others work on the machine too
+    ],
+)
+@pytest.mark.parametrize("seconds", [20.0, 90.0, 600.0])
+def test_a_fit_ends_in_time_with_its_last_validation(
+    seconds: float, step: Callable[[int], float], validation: float
+) -> None:
+    done, taken = trained(seconds, step, validation=validation)
+    assert taken <= seconds + 0.02 * seconds + 1.0
+    assert taken >= 0.85 * seconds - 3.0
+    assert done > 10
+
+
+def test_without_time_one_step_is_trained() -> None:
+    assert trained(0.1, lambda done: 1.0, validation=1.0)[0] == 1
+
+
+def test_the_run_may_end_a_fit_before_its_own_seconds() -> None:
+    clock = Clock()
+    limit = TimeLimit(clock.now + 100, run_left=lambda: 7.0, clock=clock)
+    assert limit.left(0) == 7.0
+    assert limit.left(95) == 5.0
+
+
+# What is kept of a budget between processes.
+
+
+def test_a_killed_run_goes_on_with_the_time_and_the_stages_that_were_noted(tmp_path: Path) -> None:
+    clock, run = Clock(), RunFolder(tmp_path)
+    budget = Budget.open(run, 60.0, clock.now - 2, clock=clock)
+    budget.belongs_to("data")
+    budget.decide(Stage(PROBE, {"probe": {"size": 128}}, 9.0))
+    clock.now += 10
+    budget.note()
+    clock.now = 5.0  # of another machine, or after a restart
+    again = Budget.open(run, 60.0, clock.now, clock=clock)
+    again.belongs_to("data")
+    assert (again.spent, again.left) == (12.0, 48.0)
+    assert again.decided == budget.decided
+
+
+@pytest.mark.parametrize(("seconds", "key"), [(90.0, "data"), (60.0, "other data")])
+def test_another_budget_or_other_data_begin_anew(tmp_path: Path, seconds: float, key: str) -> None:
+    clock, run = Clock(), RunFolder(tmp_path)
+    budget = Budget.open(run, 60.0, clock.now - 30, clock=clock)
+    budget.belongs_to("data")
+    budget.decide(Stage(PROBE, {"probe": {"size": 128}}, 9.0))
+    again = Budget.open(run, seconds, clock.now, clock=clock)
+    again.belongs_to(key)
+    assert (again.spent, again.decided, again.over) == (0.0, [], False)
+
+
+def test_time_is_noted_now_and_then(tmp_path: Path) -> None:
+    clock, run = Clock(), RunFolder(tmp_path)
+    budget = Budget.open(run, 60.0, clock.now, clock=clock)
+    budget.write()
+    before = run.budget.read_text()
+    clock.now += 1
+    budget.note()
+    assert run.budget.read_text() == before
+    clock.now += 2
+    budget.note()
+    assert run.budget.read_text() != before
