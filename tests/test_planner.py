@@ -26,7 +26,7 @@ from assay.run.budget import Budget, closing_seconds
 from assay.training.fit_task import Pace, TimeLimit
 
 PLANTS = Facts(labelled=3_200, unlabelled=0, validation=800)
-SPEEDS = Speeds(forward=0.003, training=0.02, upper=0.007, linear=2.0)
+SPEEDS = Speeds(forward=0.003, training=0.02, upper=0.007, linear=0.0006)
 
 
 def names(stages: list[Stage]) -> list[str]:

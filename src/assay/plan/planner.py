@@ -50,12 +50,12 @@ class Speeds:
     forward: float  # an image through the backbone
     training: float  # an image in an optimiser step of the whole network
     upper: float  # an image in one of its upper stages
-    linear: float = 5.0  # linear models on the features of all training images
+    linear: float  # an image of training in the linear models on features
 
     @staticmethod
     def of_forward(forward: float) -> Speeds:
-        """Return the speeds that usually go with one: what is not measured yet."""
-        return Speeds(forward, training=5.0 * forward, upper=2.5 * forward)
+        """Return the speeds that usually go with one, where the others are not measured yet."""
+        return Speeds(forward, training=5 * forward, upper=2.5 * forward, linear=forward)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     return [
         _probe(facts, speeds),
         Stage(WHOLE, {"fit": fit}, seconds),
-        *([] if facts.pretrained else [_suspects(speeds)]),
+        *([] if facts.pretrained else [_suspects(facts, speeds)]),
         *([Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)] if _has_unlabelled(facts) else []),
         *_rules(facts),
     ]
@@ -104,7 +104,7 @@ def budgeted_stages(facts: Facts, speeds: Speeds, left: float, *, done: Collecti
     """
     first = [_probe(facts, speeds)] if PROBE not in done else []
     left -= sum(stage.seconds for stage in first)
-    suspects = _suspects(speeds)
+    suspects = _suspects(facts, speeds)
     if not (facts.pretrained or SUSPECT_LABELS in done) and suspects.seconds < SUSPECTS * left:
         first.append(suspects)
         left -= suspects.seconds
@@ -175,12 +175,13 @@ def _fit(facts: Facts) -> dict[str, Any]:
 
 
 def _probe(facts: Facts, speeds: Speeds) -> Stage:
-    seconds = (facts.labelled + facts.validation) * speeds.forward + speeds.linear
+    seconds = (facts.labelled + facts.validation) * speeds.forward + facts.labelled * speeds.linear
     return Stage(PROBE, {"probe": {"size": DEFAULT_SIZE}}, seconds)
 
 
-def _suspects(speeds: Speeds) -> Stage:
-    return Stage(SUSPECT_LABELS, {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}, 2 * speeds.linear)
+def _suspects(facts: Facts, speeds: Speeds) -> Stage:
+    seconds = 2 * facts.labelled * speeds.linear  # a model for each fold, at one strength
+    return Stage(SUSPECT_LABELS, {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}, seconds)
 
 
 def _rules(facts: Facts) -> list[Stage]:

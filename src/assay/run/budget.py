@@ -19,9 +19,9 @@ from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import DEFAULT_SIZE, PROBE, UPPER, WHOLE, Facts, Speeds, Stage, budgeted_stages
 from assay.predictions.inference import seconds_an_image
 from assay.progress import format_seconds
-from assay.run.conclusions import choose_model, stage_worths
+from assay.run.conclusions import choose_model, stage_outcomes
 from assay.run.prepare import PreparedRun, StepChoice
-from assay.run.records import DoneRecord, StageWorth
+from assay.run.records import DoneRecord, StageOutcome
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.probe import ProbeSettings
 from assay.steps.start import bare_classifier, inference_for
@@ -140,10 +140,10 @@ class Staging:
         self.context.progress.line(f"{stage.name}: {_about(stage.seconds)}, {_about(self.budget.left)} are left")
         return self.plan.steps[-1]
 
-    def worths(self) -> list[StageWorth]:
+    def outcomes(self) -> list[StageOutcome]:
         """Return what each stage was worth."""
         records = self._records()
-        return stage_worths(self.budget.decided, records, self.samples, self.context.run, self.plan.metric)
+        return stage_outcomes(self.budget.decided, records, self.samples, self.context.run, self.plan.metric)
 
     def _stages(self) -> list[Stage]:
         """Return the stages to come, by the speeds that the stages done have shown."""
@@ -198,7 +198,7 @@ def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> 
     """Return the speeds that the stages done have shown, the others as they were."""
     if (probe := records.get(PROBE)) is not None:
         rest = probe.seconds - (facts.labelled + facts.validation) * speeds.forward
-        speeds = replace(speeds, linear=max(rest, 0.1))
+        speeds = replace(speeds, linear=max(rest, 0.1) / facts.labelled)
     if (upper := records.get(UPPER)) is not None:
         speeds = replace(speeds, upper=1 / max(upper.details["images_per_second"], 1.0))
     if (whole_network := records.get(WHOLE)) is not None:

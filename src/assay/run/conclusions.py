@@ -29,7 +29,7 @@ from assay.run.records import (
     Number,
     RunMetrics,
     Scores,
-    StageWorth,
+    StageOutcome,
     SuspectCount,
 )
 from assay.steps.base import read_history
@@ -83,11 +83,11 @@ def predictions_of(record: DoneRecord, samples: Samples, run: RunFolder) -> Labe
     return LabelledPredictions(validation, predictions) if predictions.ids == validation.ids else None
 
 
-def stage_worths(
+def stage_outcomes(
     stages: Sequence[Stage], steps: Mapping[StepName, DoneRecord], samples: Samples, run: RunFolder, metric: str | None
-) -> list[StageWorth]:
+) -> list[StageOutcome]:
     """Return what each stage took, and what it gained on the one before it by the headline metric, paired."""
-    worths: list[StageWorth] = []
+    outcomes: list[StageOutcome] = []
     before: LabelledPredictions | None = None
     for number, stage in enumerate(stages, 1):
         name = StepName.at(number, next(iter(stage.step)))
@@ -97,8 +97,8 @@ def stage_worths(
         change: Number | None = None
         if before and now and chief:
             change = gain([estimate(before.scores, chief)], [estimate(now.scores, chief)]).to_json()
-        worths.append(
-            StageWorth(
+        outcomes.append(
+            StageOutcome(
                 stage=stage.name,
                 step=name,
                 intended=round(stage.seconds, 1),
@@ -109,7 +109,7 @@ def stage_worths(
             )
         )
         before = now or before
-    return worths
+    return outcomes
 
 
 # What went wrong in training.
@@ -277,7 +277,7 @@ def conclusion_lines(record: RunMetrics, folder: Path) -> list[str]:
 def remark_lines(record: RunMetrics) -> list[str]:
     """Return the same without the suspect labels."""
     before = _before_lines(record.before) if record.before else ()
-    return [*_worth_lines(record), *_choice_lines(record.handed_on), *_price_lines(record), *record.alarms, *before]
+    return [*_stage_lines(record), *_choice_lines(record.handed_on), *_price_lines(record), *record.alarms, *before]
 
 
 def _price_lines(record: RunMetrics) -> Iterator[str]:
@@ -308,11 +308,12 @@ def _priced(name: str, measured: Number, gain: Number) -> str:
     return f"{name} {measured['value']:.3f}, {'better' if better else 'worse'} by {size}"
 
 
-def _worth_lines(record: RunMetrics) -> Iterator[str]:
+def _stage_lines(record: RunMetrics) -> Iterator[str]:
     """Yield what each stage of a run with minutes took and gained."""
     if record.minutes is None:
         return
-    yield f"Of {record.minutes:g} minute{'' if record.minutes == 1 else 's'} this run used {record.seconds:.0f} s:"
+    given = f"{record.minutes:g} minute{'' if record.minutes == 1 else 's'}"
+    yield f"Of {given} this run used {record.seconds:.0f} s before its report:"
     for one in record.stages:
         took = f"{one['seconds']:.0f} s, {one['intended']:.0f} s intended"
         if one["metric"] is None or one["value"] is None:

@@ -85,7 +85,7 @@ class SuspectCount(TypedDict):
     validation_labels: int
 
 
-class StageWorth(TypedDict):
+class StageOutcome(TypedDict):
     """What a stage of a run with `minutes` was intended to take, took, and gained on the stage before it."""
 
     stage: str
@@ -155,7 +155,7 @@ class RunMetrics:
     metric: str | None = None  # what the plan is for
     prices: Sequence[Alternative] | None = None  # None where the prior that the model assumes is not known
     minutes: float | None = None  # that the run was given
-    stages: Sequence[StageWorth] = ()  # of a run with minutes, in order
+    stages: Sequence[StageOutcome] = ()  # of a run with minutes, in order
 
     @cached_property
     def top_steps(self) -> list[DoneRecord]:

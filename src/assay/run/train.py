@@ -272,7 +272,7 @@ def _finish(
         metric=plan.metric,
         prices=prices(StepName(choice["step"]), steps, plan.steps, samples, run, now) if choice and now else None,
         minutes=None if staging is None else staging.budget.seconds / 60,
-        stages=() if staging is None else staging.worths(),
+        stages=() if staging is None else staging.outcomes(),
     ).write(run)
     return True
 
