@@ -29,8 +29,9 @@ def measure(options: Options, name: str, seed: int) -> Record:
         run = folder / "run"
         write_report(run, settings=MapSettings())
         seconds = seconds_of(lambda: write_report(run, settings=MapSettings()))
-        features = max((np.load(path, mmap_mode="r") for path in (run / "cache").glob("features-*.npy")), key=len)
-        mapped = np.array(features[:5000])
+        with open(max((run / "cache").glob("features-*.rows"), key=lambda path: path.stat().st_size), "rb") as file:
+            _, features = np.load(file), np.load(file)  # the numbers of the images, and their rows
+        mapped = features[:5000]
         images = sum(assay.load(run).metrics["counts"].values())
         return {
             "images": images,

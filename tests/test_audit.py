@@ -187,7 +187,7 @@ def test_features_that_were_computed_before_a_kill_are_kept(tmp_path: Path, monk
     data = read_data(write_images(tmp_path / "colours", each=8), changes=SMALL)
     inputs = AuditInputs.of(data, tmp_path / "stages", device="cpu", progress=NoProgress())
     whole = inputs.features
-    (first, *others) = sorted((tmp_path / "stages").glob("features-*.npy"))
+    (first, *others) = sorted((tmp_path / "stages").glob("features-*.rows"))
     assert len(others) == 2
     others[0].unlink()
     written = first.stat().st_mtime_ns

@@ -131,7 +131,7 @@ def test_data_that_cannot_be_used(make: Callable[[], str], expected: list[str]) 
         ("  - fit: {lr: 1\n", ["broken YAML", "line"]),
         ("  - fit: {keep: best, take: last}\n", ["take: last hands on what keep: best does not keep"]),
         (
-            "  - fit: {freeze: backbone, augment: {flip: horizontal}}\n",
+            "  - fit: {freeze: backbone, views: 1, augment: {flip: horizontal}}\n",
             ["set views: fresh", "raise views to cache that many, or drop augment"],
         ),
         ("  - fit: {size: 32, start: nowhere}\n", [r"start: .*nowhere: no finished run is there", "Give previous"]),

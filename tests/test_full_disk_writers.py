@@ -189,7 +189,7 @@ def test_half_a_line_of_a_search_does_not_spoil_the_next(disk: Disk, tmp_path: P
 def test_features_cut_off_by_another_program_are_computed_again(tmp_path: Path) -> None:
     """A mapped page beyond the end of a file kills the process that reads it."""
     _features(tmp_path)
-    (path,) = tmp_path.glob("features-*.npy")
+    (path,) = tmp_path.glob("features-*.rows")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     _features(tmp_path)

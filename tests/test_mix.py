@@ -22,7 +22,7 @@ from assay.images.mix import Mix, mix, shares
 from assay.labels.samples import Samples
 from assay.steps.fit_settings import FitSettings
 from assay.training.devices import Hardware
-from assay.training.sources import FeatureSource, ImageSource, LabelTensors
+from assay.training.sources import ImageSource, LabelTensors, StoredSource
 from factories import read_folder
 
 WAYS = [Mix(mixup=0.4), Mix(cutmix=1.0), Mix(mixup=1.0, cutmix=0.5), Mix(mixup=0.2, cutmix=1.0, probability=0.5)]
@@ -113,7 +113,7 @@ def test_settings_that_mix_nothing_are_refused(wrong: dict[str, float]) -> None:
 
 def test_a_frozen_backbone_that_mixes_sees_fresh_images() -> None:
     mixed = FitSettings(mix=Mix(mixup=0.2), freeze="backbone")
-    assert (mixed.views, mixed.cached_views) == ("fresh", 0)
+    assert (mixed.views, mixed.cached_views) == ("auto", 0)
     assert FitSettings.model_validate(mixed.model_dump()) == mixed
     assert FitSettings(mix=Mix(mixup=0.2), freeze="all_but_last_stage").cached_views == 0
     assert FitSettings(freeze="backbone").cached_views == 1
@@ -138,7 +138,8 @@ def images(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sam
 
 def source_of(images: tuple[Samples, Cache], way: Mix | None, seed: int = 0) -> ImageSource:
     samples, made = images
-    return ImageSource(LabelTensors(samples), made, 24, Augment(flip="horizontal"), seed, 1, Hardware(), way)
+    known, flips = LabelTensors(samples), Augment(flip="horizontal")
+    return ImageSource(known=known, cache=made, size=24, augment=flips, seed=seed, step=1, hardware=Hardware(), mix=way)
 
 
 ROWS = np.array([7, 3, 11, 20, 41])
@@ -192,9 +193,26 @@ def test_each_image_is_read_once(images: tuple[Samples, Cache], monkeypatch: pyt
 
 def test_features_are_not_mixed(images: tuple[Samples, Cache]) -> None:
     features = np.arange(90, dtype=np.float32).reshape(45, 2)
-    batch = FeatureSource(LabelTensors(images[0]), [features], Hardware()).batch(0, ROWS, PARTNERS)
+    source = StoredSource(known=LabelTensors(images[0]), views=[features], hardware=Hardware())
+    batch = source.batch(0, ROWS, PARTNERS)
     assert torch.equal(batch.inputs, torch.from_numpy(features[ROWS]))
     assert len(batch.known) == 1
+
+
+@pytest.mark.parametrize(("shape", "side", "way"), [((4, 6, 6), 6, Mix(cutmix=1.0)), ((5, 8), 1, Mix(mixup=1.0))])
+def test_activations_are_mixed_in_the_shares_of_their_labels(
+    shape: tuple[int, ...], side: int, way: Mix, images: tuple[Samples, Cache]
+) -> None:
+    rows = np.broadcast_to(np.arange(45, dtype=np.float32).reshape(45, *[1] * len(shape)), (45, *shape))
+    source = StoredSource(
+        known=LabelTensors(images[0]), views=[rows], hardware=Hardware(), mix=way, map_side=side, seed=1
+    )
+    batch = source.batch(0, ROWS, PARTNERS)
+    share = torch.from_numpy(source.shares(0, ROWS, way))
+    expected = share * torch.from_numpy(ROWS) + (1 - share) * torch.from_numpy(PARTNERS)
+    assert batch.inputs.shape == (5, *shape)
+    torch.testing.assert_close(batch.inputs.flatten(1).mean(dim=1), expected.float())
+    assert len(batch.known) == 2
 
 
 # --- limits

@@ -23,7 +23,7 @@ from assay.labels.space import Head, LabelSpace, find_class
 from assay.predictions.inference import View
 from assay.training.devices import Hardware
 from assay.training.sampling import Shuffled, augment_by_class, extra_repeats, partners, split_batches
-from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
+from assay.training.sources import ImageSource, LabelTensors, StoredSource, mix_counts, mix_lines
 from factories import noise_bytes, read_folder
 
 KIND = Head("kind", ("oak", "ash", "none"))
@@ -143,7 +143,14 @@ def source(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageSour
     own = Augment(crop=(0.3, 1.0), flip="both", per_class={"red": ClassAugment(rotate=90)})
     chosen = augment_by_class(own.per_class, samples.space, samples.codes())
     return ImageSource(
-        LabelTensors(samples), made, 24, own, 0, 1, Hardware(), Mix(mixup=1.0, cutmix=1.0, share=0.5), chosen
+        known=LabelTensors(samples),
+        cache=made,
+        size=24,
+        augment=own,
+        step=1,
+        hardware=Hardware(),
+        mix=Mix(mixup=1.0, cutmix=1.0, share=0.5),
+        chosen=chosen,
     )
 
 
@@ -167,9 +174,12 @@ def test_features_shown_again_are_those_of_the_next_view(source: ImageSource) ->
     count = len(source.ids)
     views = [np.full((count, 2), number, np.float32) for number in range(3)]
     rows = np.array([5, 5 + count, 5 + 2 * count, 7])
-    batch = FeatureSource(source.known, views, Hardware()).batch(1, rows, rows)
-    assert batch.inputs[:, 0].tolist() == [1, 2, 0, 1]
-    assert batch.known[0].targets[0].shape == (4, 3)
+    stored = StoredSource(known=source.known, views=views, hardware=Hardware())
+    batches = [stored.batch(epoch, rows, rows) for epoch in range(3)]
+    turns = np.array([batch.inputs[:, 0].tolist() for batch in batches])  # (3, 4)
+    assert all(set(column) == {0, 1, 2} for column in turns.T)
+    assert set(turns[0, :3]) == {0, 1, 2}
+    assert batches[0].known[0].targets[0].shape == (4, 3)
 
 
 def test_views_of_cached_features_go_by_class_too() -> None:

@@ -101,7 +101,7 @@ def full_disk(error: Exception, path: Path | None = None) -> SpaceError | None:
         return None
     at = path or _named(error)
     where = f"{at}: " if at else ""
-    free = f" ({_free(at) / 2**20:,.1f} MiB are free in {_existing(at.absolute().parent)})" if at else ""
+    free = f" ({free_space(at) / 2**20:,.1f} MiB are free in {_existing(at.absolute().parent)})" if at else ""
     return SpaceError(f"{where}{reason}{free}. What was written before is intact; free some space and repeat.")
 
 
@@ -164,7 +164,7 @@ def link(file: Path, target: Path, *, sync: bool = True) -> None:
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
     """Raise SpaceError where `folder` has less room than `needed` bytes and 64 MiB to spare."""
-    free = _free(folder)
+    free = free_space(folder)
     if free < needed + SPARE:
         raise SpaceError(
             f"{folder}: {purpose} needs {needed / 2**20:,.0f} MiB, and {SPARE >> 20} MiB to spare; "
@@ -202,7 +202,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _free(path: Path) -> int:
+def free_space(path: Path) -> int:
+    """Return the free bytes of the disk that holds a path, there already or not."""
     return shutil.disk_usage(_existing(path.absolute())).free
 
 
@@ -325,6 +326,7 @@ class StepFolder:
     done = _Below("done.json")  # key, seconds and metrics; written last
     history = _Below("history.csv")
     checkpoint = _Below("checkpoint.safetensors")
+    views = _Below("views.json")  # how many views of an image a fit caches
     suspects = _Below("suspects.csv")
     samples = _Below("samples")  # sheets of generated images
 

@@ -30,7 +30,8 @@ from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.layers import Layer, layers
 from assay.plan.plan import LoadedPlan, Plan
 from assay.plan.planner import DEFAULT_SIZE
-from assay.predictions.inference import BATCH, PLAIN, Inference, View, seconds_an_image
+from assay.predictions.image_rows import BATCH
+from assay.predictions.inference import PLAIN, Inference, View, seconds_an_image
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.prepare import prepare_run

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -49,6 +49,7 @@ class Cache:
     rows: dict[str, int]
     key: str = ""  # hash of all that determines the pixels
     added: tuple[Pixels, ...] = ()  # further files, whose rows follow in their order
+    numbers: Ints | None = None  # (M,) of the rows: by the file's content and how it was decoded
 
     @property
     def side(self) -> int:
@@ -58,6 +59,12 @@ class Cache:
     def rows_of(self, ids: Sequence[str]) -> Ints:
         """Return the row of each id, in order. Raises KeyError for an image that was left out."""
         return np.fromiter((self.rows[id_] for id_ in ids), np.int64, len(ids))
+
+    def numbers_of(self, ids: Sequence[str]) -> Ints:
+        """Return a number (N,) for each image, by its content and how it was decoded where the cache knows these."""
+        if self.numbers is None:
+            return np.array([_number(self.key, _raw(id_)) for id_ in ids], np.int64)
+        return self.numbers[self.rows_of(ids)]
 
     def gather(self, rows: ArrayLike) -> Tensor:
         """Return a copy of rows as uint8 (B, 3, S, S), channels last in memory."""
@@ -144,7 +151,8 @@ def build(
         cached = _reopen(folder, key, ids)
         if cached is None:
             raise DataError(f"{folder / key}.pixels was changed while it was made. Repeat the command.")
-    return cached
+    read_in, left_out = cached
+    return _numbered(read_in, ids, hashes, size=size, resize=resize), left_out
 
 
 def append_images(cache: Cache, ids: Sequence[str], paths: Sequence[Path], *, size: int, folder: Path) -> Cache:
@@ -166,9 +174,10 @@ def append_images(cache: Cache, ids: Sequence[str], paths: Sequence[Path], *, si
             "the run, and train again: it is made anew."
         )
     more, rows = cached[0], dict(cache.rows)
+    numbers = None if cache.numbers is None else np.concatenate([cache.numbers, more.numbers_of(ids)])
     first = len(cache.pixels) + sum(map(len, cache.added))
     rows |= {name: first + row for name, row in more.rows.items()}
-    return Cache(cache.pixels, rows, fingerprint(cache.key, key), (*cache.added, more.pixels))
+    return Cache(cache.pixels, rows, fingerprint(cache.key, key), (*cache.added, more.pixels), numbers)
 
 
 @dataclass(frozen=True)
@@ -192,7 +201,8 @@ def find_caches(folder: Path, ids: Sequence[str], *, hashes: Sequence[str | None
             continue  # of another version, or damaged: no cache, as for `build`
         pixels = _mapped(manifest.with_suffix(".pixels"), len(ids), side) if about.get("holds") == holds else None
         if pixels is not None:
-            caches.append(StoredCache(Cache(pixels, rows, manifest.stem), size, resize))
+            cache = _numbered(Cache(pixels, rows, manifest.stem), ids, hashes, size=size, resize=resize)
+            caches.append(StoredCache(cache, size, resize))
     return sorted(caches, key=lambda stored: (stored.cache.side, stored.size))
 
 
@@ -206,6 +216,18 @@ def _key(ids: Sequence[str], paths: Sequence[Path], hashes: Sequence[str | None]
     rows = zip(ids, paths, hashes, strict=True)
     parts = (part for id_, path, hash_ in rows for part in (_raw(id_), hash_ or _state(path)))
     return fingerprint(settings, *parts)
+
+
+def _numbered(cache: Cache, ids: Sequence[str], hashes: Sequence[str | None], *, size: int, resize: Resize) -> Cache:
+    """Return the cache with the numbers of its rows."""
+    decoded = f"{VERSION} {cache.side} {size} {resize.model_dump_json()}"
+    contents = dict(zip(ids, hashes, strict=True))
+    numbers = [_number(decoded, contents[id_] or _raw(f"{cache.key} {id_}")) for id_ in cache.rows]
+    return replace(cache, numbers=np.array(numbers, np.int64))
+
+
+def _number(decoded: str, content: str | bytes) -> int:
+    return int.from_bytes(bytes.fromhex(fingerprint(decoded, content)), "big", signed=True)
 
 
 def _raw(text: str) -> bytes:

@@ -145,9 +145,13 @@ class Classifier(nn.Module):
         hidden: Tensor = self.head[:-1](features)
         return hidden
 
+    def normalise(self, x: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) in [0, 1] as the backbone takes them."""
+        return torch.addcmul(self.shift, x, self.scale)
+
     def features(self, x: Tensor) -> Tensor:
         """Return the features (B, F) of images (B, 3, H, W) in [0, 1]."""
-        features: Tensor = self.backbone(torch.addcmul(self.shift, x, self.scale))
+        features: Tensor = self.backbone(self.normalise(x))
         return features
 
     def classify(self, features: Tensor) -> Tensor:

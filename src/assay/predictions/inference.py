@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from assay.arrays import Floats, Ints
-from assay.errors import RunError
-from assay.files import fingerprint, require_space, whole
+from assay.files import fingerprint
 from assay.images.augment import Variation, augment, framed
 from assay.images.cache import Cache
 from assay.images.counter_rng import contents, image_keys
 from assay.images.geometry import WHOLE, Frame
+from assay.models.boundary import Boundary, activations
 from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import hash_tensors
+from assay.predictions.image_rows import BATCH, Rows, Table, kept_rows
 from assay.progress import Progress
 from assay.training.devices import Choice, Hardware, candidates, half_precision, plan_trial, warm_seconds
-
-BATCH = 32  # larger ones fall out of a CPU's cache and are slower
 
 
 @dataclass(frozen=True)
@@ -91,50 +90,55 @@ class Inference:
             yield outputs
 
     def features(self, ids: Sequence[str], *, folder: Path, progress: Progress, view: View = PLAIN) -> Floats:
-        """Return features (N, F), memory-mapped; they are computed once for each backbone, images and view."""
-        if not ids:
-            return np.empty((0, self.classifier.feature_count), dtype=np.float32)
+        """Return features (N, F); they are computed once for each backbone, image and view, and kept in the folder."""
+        table = self.feature_table(folder, view)
+        return self._kept(table, ids, view, self.classifier.features, progress).all()
+
+    def activations(
+        self, ids: Sequence[str], boundary: Boundary, *, folder: Path, progress: Progress, view: View = PLAIN
+    ) -> Rows:
+        """Return activations (N, ...) at the boundary, kept likewise for each weights of the stages below it."""
+
+        def below(images: Tensor) -> Tensor:
+            return activations(self.classifier.backbone, boundary, self.classifier.normalise(images))
+
+        return self._kept(self.activation_table(folder, boundary, view), ids, view, below, progress)
+
+    def feature_table(self, folder: Path, view: View = PLAIN) -> Table:
+        """Return the table of the features of one view."""
+        key = self._key(weights_hash(self.classifier.backbone), view)
+        return Table(folder, "features", key, (self.classifier.feature_count,), np.float32)
+
+    def activation_table(self, folder: Path, boundary: Boundary, view: View = PLAIN) -> Table:
+        """Return the table of the activations of one view, in half precision."""
+        key = self._key(f"{boundary.name} {boundary.weights}", view)
+        return Table(folder, "activations", key, boundary.shape, np.float16)
+
+    def images_of(self, ids: Sequence[str], view: View) -> Ints:
+        """Return the number (N,) of each image in the table of a view: by its content, and how its class is drawn."""
+        numbers, chosen = self.cache.numbers_of(ids), view.chosen_of(ids)
+        if chosen is None:
+            return numbers
+        return image_keys(seed=0, step=0, epoch=0, images=numbers, view=chosen).view(np.int64)
+
+    def _key(self, weights: str, view: View) -> str:
         settings = None if view.settings is None else view.settings.model_dump_json()
         drawn = "" if settings is None else f"{settings} {view.seed} {view.number} {DRAWN_BY}"
         drawn += "" if view.frame == WHOLE else str(view.frame)
-        drawn += "" if view.chosen is None else str([view.chosen[name] for name in ids])
-        key = fingerprint(weights_hash(self.classifier.backbone), self.cache.key, str(self.size), drawn, *ids)
-        path = folder / f"features-{key}.npy"
-        shape = (len(ids), self.classifier.feature_count)
-        features = _mapped(path, shape)
-        if features is None:
-            require_space(folder, 4 * shape[0] * shape[1], "the features of the images")
+        normalised = f"{self.classifier.mean} {self.classifier.std}"
+        return fingerprint(weights, normalised, str(self.size), drawn)
+
+    def _kept(
+        self, table: Table, ids: Sequence[str], view: View, network: Callable[[Tensor], Tensor], progress: Progress
+    ) -> Rows:
+        def compute(rows: Ints) -> Iterator[Floats]:
             self.classifier.eval()
-            example = self.hardware.to_device(next(self.batches(ids[:1])))
-            progress.begin("features", len(ids))
+            names = [ids[row] for row in rows]
+            example = self.hardware.to_device(next(self.batches(names[:1])))
             with fold_batch_norm(self.classifier.backbone, example):
-                outputs = self._outputs(self.classifier.features, self.batches(ids, view))
-                _write(path, outputs, shape, progress)
-            progress.end()
-            features = _mapped(path, shape)
-        if features is None:
-            raise RunError(f"{path}: was changed while it was made. Repeat the command.")
-        return features
+                yield from self._outputs(network, self.batches(names, view))
 
-
-def _write(path: Path, batches: Iterator[Floats], shape: tuple[int, int], progress: Progress) -> None:
-    """Write rows of a float32 array, batch by batch, as a .npy file, whole or not at all."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    # Written, not mapped: a full disk is then an error, where a mapped page would kill the process.
-    with whole(path) as beside, open(beside, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for batch in batches:
-            file.write(np.ascontiguousarray(batch, dtype="<f4").data)
-            progress.advance(len(batch))
-
-
-def _mapped(path: Path, shape: tuple[int, int]) -> Floats | None:
-    """Return the array in a .npy file, memory-mapped; None where the file is missing or incomplete."""
-    try:
-        array: Floats = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.shape == shape and array.dtype == np.float32 else None
+        return kept_rows(table, self.images_of(ids, view), compute, progress=progress)
 
 
 def fastest_inference(

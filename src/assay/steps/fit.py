@@ -7,8 +7,8 @@ images with unknown labels, and the task of the loop with its metrics and predic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,44 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.arrays import Floats, Ints
+from assay.arrays import Ints
 from assay.files import ModelFolder
-from assay.images.cache import Cache
 from assay.labels.samples import Samples
-from assay.labels.subset import partly_unknown
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
 from assay.models.backbones import freeze, set_training_mode, stages
 from assay.models.classifier import Classifier
-from assay.models.folding import fold_batch_norm
 from assay.models.trained_model import TrainedModel, training_hashes
-from assay.predictions.inference import PLAIN, Inference, View, move
 from assay.predictions.predict import Predictions
-from assay.progress import Progress
 from assay.steps.base import Context, State, Step, StepResult, write_history
-from assay.steps.fit_settings import (
-    FitObjective,
-    FitSettings,
-    SamplingPlan,
-    check_fit,
-    fit_objective,
-    require_reachable,
-    sampling_plan,
-)
+from assay.steps.fit_settings import FitObjective, FitSettings, check_fit, fit_objective, sampling_plan
 from assay.steps.pseudo_label import soft_targets
-from assay.steps.start import (
-    classifier_for,
-    describe_network,
-    inference_hardware,
-    labelled_parts,
-    trained_before,
-    training_hardware,
-)
+from assay.steps.start import classifier_for, describe_network, labelled_parts, trained_before
+from assay.steps.trainable import FitData, Trainable, consistency_of, trainable, unlabelled_images
 from assay.training import loop, optimizers
-from assay.training.devices import Hardware, Machine
-from assay.training.fit_task import FitConfig, FitTask, Source, TimeLimit
+from assay.training.devices import Machine
+from assay.training.fit_task import FitConfig, FitTask, TimeLimit
 from assay.training.sampling import split_batches
-from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
-from assay.training.sources import FeatureSource, ImageSource, LabelTensors, mix_counts, mix_lines
+from assay.training.semi_supervised import Consistency
+from assay.training.sources import LabelTensors, MixingSource, mix_counts, mix_lines
 
 
 def run(settings: FitSettings, state: State, context: Context) -> StepResult:
@@ -83,6 +64,8 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         "network": prepared.network,
         **_mix_details(task, config, data.train, final.epoch, context),
     }
+    if prepared.part.views:
+        details["views"] = prepared.part.views  # cached ones of an image
     if settings.unlabelled is not None:
         details["unlabelled_images"] = len(data.unlabelled or ())
     return StepResult(context.folder.path / settings.take, details=details)
@@ -101,18 +84,6 @@ STEP = Step(
 
 
 @dataclass(frozen=True)
-class FitData:
-    """The images of a fit, and how they are drawn."""
-
-    cache: Cache
-    train: Samples
-    validation: Samples
-    unlabelled: Samples | None  # training images with unknown labels, where the fit learns from them
-    soft: Sequence[Floats | None]  # targets (N, K) of pseudo-labels by head
-    sampling: SamplingPlan
-
-
-@dataclass(frozen=True)
 class PreparedFit:
     """A fit that may begin."""
 
@@ -121,6 +92,7 @@ class PreparedFit:
     machine: Machine
     data: FitData
     network: Mapping[str, Any]  # parameters, stride and receptive field, for done.json
+    part: Trainable
 
 
 @contextmanager
@@ -130,7 +102,7 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     limit = None
     if settings.seconds is not None:  # from here on: preparing the network and its images takes time too
         limit = TimeLimit(time.monotonic() + settings.seconds, len(validation), context.time_left)
-    unlabelled = _unlabelled_images(settings, state.samples, context.progress)
+    unlabelled = unlabelled_images(settings, state.samples, context.progress)
     with context.processes.main_process_first():  # the others find the cache made
         cache = context.images(settings.size, settings.resize)
     classifier = classifier_for(settings.start, state, context, size=settings.size)
@@ -141,10 +113,10 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     objective = fit_objective(settings, train, sampling)
     data = FitData(cache, train, validation, unlabelled, soft_targets(state.soft, train), sampling)
     model = _model_to_save(settings, classifier, data, objective, state, context)
-    with _trainable(settings, classifier, data, objective, context) as part:
-        consistency = _consistency(settings, part, data, objective, context)
+    with trainable(settings, classifier, data, objective, context) as part:
+        consistency = consistency_of(settings, part, data, objective, context)
         task = _task(settings, model, objective, part, data, consistency, context)
-        yield PreparedFit(task, config, Machine(context.processes, part.hardware), data, network)
+        yield PreparedFit(task, config, Machine(context.processes, part.hardware), data, network, part)
 
 
 def fit_config(settings: FitSettings, train: Samples, context: Context) -> FitConfig:
@@ -186,131 +158,6 @@ def _model_to_save(
         objective.rule,
         trained_on=trained_on,
         learnt_from=np.union1d(learnt_from, hashes),
-    )
-
-
-# What is trained, on which batches.
-
-
-@dataclass(frozen=True)
-class Trainable:
-    """The network that learns, its batches, and a function that predicts validation images by it."""
-
-    network: nn.Module
-    source: Source
-    predict: Callable[[], Floats]  # logits (N, W) of the validation images
-    hardware: Hardware
-
-
-@contextmanager
-def _trainable(
-    settings: FitSettings, classifier: Classifier, data: FitData, objective: FitObjective, context: Context
-) -> Iterator[Trainable]:
-    """Give the head on cached features where these are all that is seen; else the whole classifier on images."""
-    known = LabelTensors(data.train, data.soft, class_weights=objective.training_mean)
-    if settings.cached_views:
-        yield _head_on_features(settings, classifier, known, data, context)
-        return
-    frozen = settings.freeze == "backbone"
-    of_validation = _validation_features(settings, classifier, data, context) if frozen else None
-    with context.processes.main_process_first():  # the others take what it has chosen
-        hardware = training_hardware(settings, classifier, known, context)
-    move(classifier, hardware)
-    # The same in every process: what is folded must not depend on random input.
-    generator = torch.Generator().manual_seed(0)
-    example = hardware.to_device(torch.rand(1, 3, settings.size, settings.size, generator=generator))
-    source = ImageSource(
-        known=known,
-        cache=data.cache,
-        size=settings.size,
-        augment=settings.augment,
-        seed=context.seed,
-        step=context.number,
-        hardware=hardware,
-        mix=settings.mix,
-        chosen=data.sampling.chosen,
-    )
-    inference = Inference(classifier, data.cache, settings.size, hardware)
-
-    def predict() -> Floats:
-        if of_validation is None:
-            return inference.logits(data.validation.ids)
-        return _head_logits(classifier, of_validation, hardware)
-
-    folds = frozen or settings.batch_norm == "frozen"
-    with fold_batch_norm(classifier.backbone, example) if folds else nullcontext():
-        yield Trainable(classifier, source, predict, hardware)
-
-
-def _head_on_features(
-    settings: FitSettings, classifier: Classifier, known: LabelTensors, data: FitData, context: Context
-) -> Trainable:
-    of_validation = _validation_features(settings, classifier, data, context)
-    hardware = inference_hardware(context)
-    inference = Inference(classifier, data.cache, settings.size, hardware)
-    chosen = data.sampling.chosen
-    by_id = None if chosen is None else dict(zip(known.ids, chosen.tolist(), strict=True))
-
-    def features(number: int) -> Floats:
-        view = View(settings.augment, context.seed, number, chosen=by_id) if number else PLAIN
-        return inference.features(known.ids, folder=context.run.cache, progress=context.progress, view=view)
-
-    with context.processes.main_process_first():  # the others find the features on disk
-        views = [features(number) for number in range(settings.cached_views)]
-
-    def predict() -> Floats:
-        return _head_logits(classifier, of_validation, hardware)
-
-    return Trainable(classifier.head, FeatureSource(known, views, hardware), predict, hardware)
-
-
-def _validation_features(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Tensor:
-    """Return the features (N, F) of the validation images, which no epoch changes where the backbone is frozen."""
-    hardware = inference_hardware(context)
-    move(classifier, hardware)
-    inference = Inference(classifier, data.cache, settings.size, hardware)
-    with context.processes.main_process_first():  # the others find the features on disk
-        features = inference.features(data.validation.ids, folder=context.run.cache, progress=context.progress)
-    return torch.from_numpy(np.array(features))
-
-
-def _head_logits(classifier: Classifier, features: Tensor, hardware: Hardware) -> Floats:
-    """Return the logits (N, W) of features (N, F)."""
-    classifier.eval()
-    with torch.inference_mode():
-        logits: Tensor = classifier.head(hardware.to_device(features))
-        return logits.float().cpu().numpy()
-
-
-# Images with unknown labels.
-
-
-def _unlabelled_images(settings: FitSettings, samples: Samples, progress: Progress) -> Samples | None:
-    """Return the training images with an unknown label if the fit uses them; None, with a line, where there is none."""
-    if settings.unlabelled is None:
-        return None
-    require_reachable(settings.unlabelled.threshold, settings.loss, samples.space)
-    images = partly_unknown(samples.part("train"))
-    if len(images) == 0:
-        progress.line("  unlabelled: every label of the training images is known, so the fit learns from these alone")
-        return None
-    return images
-
-
-def _consistency(
-    settings: FitSettings, part: Trainable, data: FitData, objective: FitObjective, context: Context
-) -> Consistency | None:
-    """Return the consistency loss of images with unknown labels; None where the fit leaves them out."""
-    unlabelled, images = settings.unlabelled, data.unlabelled
-    if unlabelled is None or images is None:
-        return None
-    weak, strong = unlabelled.views(settings.augment)
-    views = Views(images.ids, data.cache, settings.size, weak, strong, context.seed, context.number, part.hardware)
-    of_heads = zip(images.space, data.train.codes(), images.codes(), strict=True)
-    selectors = [PseudoLabelSelector(head, known, codes, unlabelled) for head, known, codes in of_heads]
-    weights = torch.from_numpy(images.weights())
-    return Consistency(
-        part.network, views, selectors, weights, objective.training, objective.rule, unlabelled, settings.batch
     )
 
 
@@ -381,7 +228,7 @@ def _stage_names(classifier: Classifier, network: nn.Module) -> list[list[str]]:
 def _mix_details(task: FitTask, config: FitConfig, train: Samples, epochs: int, context: Context) -> dict[str, object]:
     """Return how often images of each class were mixed, for done.json; print it, a line a head."""
     source = task.source
-    if not isinstance(source, ImageSource) or source.mix is None:
+    if not isinstance(source, MixingSource) or source.mix is None:
         return {}
     counts = mix_counts(
         source, source.mix, train.space, train.codes(), task.order, step=config.step_size, epochs=epochs

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ Prior = Annotated[
         "or equal ones, which are best for balanced accuracy (logit adjustment, Menon et al. 2021)."
     ),
 ]
+MOST_VIEWS = 8  # cached where a plan does not say how many
 
 
 class FitSettings(StepSettings):
@@ -85,11 +86,12 @@ class FitSettings(StepSettings):
         "frozen",
         description="Whether batch-norm keeps the statistics it came with, or takes those of each batch.",
     )
-    views: Annotated[int, Field(ge=1)] | Literal["fresh"] = Field(
-        1,
-        description="What a frozen backbone sees: so many cached views an image, all but the first augmented, or "
-        "fresh ones in every epoch.",
+    views: Annotated[int, Field(ge=1)] | Literal["auto", "fresh"] = Field(
+        "auto",
+        description="What frozen stages see: so many views an image, all but the first augmented, whose features or "
+        "activations are cached; or fresh ones in every epoch. auto chooses by epochs and disk.",
     )
+    views_disk: float = Field(8.0, gt=0, description="GB of disk that the cached activations of a run may take.")
     optimizer: OptimizerSettings = AdamW()
     lr: float = Field(5e-4, gt=0, description="Top learning rate.")
     discriminative: tuple[Positive, Positive] | None = Field(
@@ -121,18 +123,6 @@ class FitSettings(StepSettings):
     take: Literal["best", "last"] = Field("best", description="The epoch that is handed on.")
     keep: Literal["both", "best", "last"] = Field("both", description="The checkpoints that stay on disk.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fresh_where_images_are_needed(cls, given: Any) -> Any:
-        # Features cannot be mixed as images are, so there is nothing to choose, and a resolved plan says `fresh`.
-        if (
-            isinstance(given, dict)
-            and given.get("freeze") == "backbone"
-            and (given.get("mix") or given.get("unlabelled"))
-        ):
-            return {"views": "fresh", **given}
-        return given
-
     @model_validator(mode="after")
     def _consistent(self) -> FitSettings:
         if self.keep not in ("both", self.take):
@@ -153,30 +143,47 @@ class FitSettings(StepSettings):
         return self
 
     def _require_suiting_views(self) -> None:
-        if self.freeze != "backbone":
-            if self.views not in (1, "fresh"):
-                raise ValueError("views are cached features of a frozen backbone; set freeze: backbone, or drop views")
+        if self.freeze in ("none", 0):
+            if self.views not in (1, "auto", "fresh"):
+                raise ValueError(
+                    "views are cached features or activations of what is frozen; set freeze, or drop views"
+                )
         elif self.views == "fresh":
-            if self.augment is None and self.mix is None and self.unlabelled is None:
+            if self.freeze == "backbone" and not (self.augment or self.mix or self.unlabelled):
                 raise ValueError(
                     "views: fresh draws images anew, and nothing is drawn; give augment or mix, or drop views"
                 )
-        elif self.mix is not None or self.unlabelled is not None:
-            name = "mix" if self.mix is not None else "unlabelled"
+        elif isinstance(self.views, int):
+            self._require_cached_suffices(self.views)
+
+    def _require_cached_suffices(self, views: int) -> None:
+        name = "unlabelled" if self.unlabelled else "mix" if self.mix and self.freeze == "backbone" else None
+        if name is not None:
             raise ValueError(
-                f"{name} draws images anew, and views: {self.views} trains on cached features; set views: fresh, or "
+                f"{name} draws images anew, and views: {views} trains on cached features; set views: fresh, or "
                 f"drop {name}"
             )
-        elif self.augment is not None and self.views == 1:
+        if self.augment is not None and views == 1:
             raise ValueError(
-                "freeze: backbone with views: 1 trains on plain images; set views: fresh to augment anew in every "
-                "epoch, raise views to cache that many, or drop augment"
+                f"freeze: {self.freeze} with views: 1 trains on plain images; set views: fresh to augment anew in "
+                "every epoch, raise views to cache that many, or drop augment"
             )
+
+    @property
+    def wanted_views(self) -> int:
+        """How many cached views of an image the fit asks for; 0: the frozen stages see images in every epoch."""
+        if self.freeze in ("none", 0) or self.views == "fresh":
+            return 0
+        if isinstance(self.views, int):
+            return self.views
+        if self.unlabelled or (self.mix and self.freeze == "backbone"):
+            return 0
+        return 1 if self.augment is None else min(max(self.epochs, 2), MOST_VIEWS)
 
     @property
     def cached_views(self) -> int:
         """How many views of an image the fit trains on as cached features of a frozen backbone; 0: on images."""
-        return 0 if self.freeze != "backbone" or self.views == "fresh" else self.views
+        return self.wanted_views if self.freeze == "backbone" else 0
 
 
 # Sampling, loss and decision rule that follow from the settings and the labels.

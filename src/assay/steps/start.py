@@ -20,6 +20,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import labelled
 from assay.models.backbones import built_with, image_size, set_training_mode
+from assay.models.boundary import Boundary, Upper
 from assay.models.classifier import Classifier, build_classifier, require_size
 from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import Model, load_model
@@ -191,23 +192,36 @@ def _choices(context: Context, purpose: str) -> tuple[dict[str, Any], str]:
     return choices, key
 
 
-def training_hardware(settings: FitSettings, classifier: Classifier, known: LabelTensors, context: Context) -> Hardware:
-    """Return the hardware pinned or chosen for training, else the fastest by real optimiser steps of a copy."""
+def training_hardware(
+    settings: FitSettings,
+    classifier: Classifier,
+    known: LabelTensors,
+    context: Context,
+    *,
+    boundary: Boundary | None = None,
+) -> Hardware:
+    """Return the hardware pinned or chosen for training, else the fastest by real optimiser steps of a copy.
+
+    With a `boundary` these are of the stages above it.
+    """
     # Without a backward pass through the backbone another precision or layout may be the fastest.
     purpose = "training of the head" if settings.freeze == "backbone" else "training"
+    purpose = purpose if boundary is None else f"training above {boundary.name}"
     if (stored := stored_hardware(context, purpose)) is not None:
         return stored
     work = settings.epochs * len(known.ids)
     trial = plan_trial(candidates(context.device), images=work, batch=settings.batch, repeats=2)
     rows = np.resize(np.arange(len(known.ids)), trial.batch)
     objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
-    images = torch.rand(trial.batch, 3, settings.size, settings.size)
+    shape = (3, settings.size, settings.size) if boundary is None else boundary.shape
+    images = torch.rand(trial.batch, *shape)
 
     def prepare(option: Hardware) -> Callable[[], object]:
-        network, machine = copy.deepcopy(classifier), Machine(context.processes, option)
-        move(network, option)
-        set_training_mode(network, settings.batch_norm)
-        optimizer = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], lr=0.0)
+        copied, machine = copy.deepcopy(classifier), Machine(context.processes, option)
+        move(copied, option)
+        set_training_mode(copied, settings.batch_norm)
+        network = copied if boundary is None else Upper(copied.backbone, copied.head, boundary)
+        optimizer = torch.optim.SGD([one for one in copied.parameters() if one.requires_grad], lr=0.0)
 
         def step() -> None:
             inputs = option.to_device(images)

@@ -30,7 +30,7 @@ from assay.metrics.intervals import Metric
 from assay.metrics.tallies import Tally
 from assay.models.classifier import Classifier
 from assay.predictions.cross_fitting import decision_tally, mean_gain
-from assay.predictions.inference import BATCH
+from assay.predictions.image_rows import BATCH
 from assay.predictions.predict import Predictions
 from assay.steps.base import Context, State, Step, StepList, StepPlan, StepResult, StepSettings
 from assay.steps.fit_settings import FitSettings, check_fit

@@ -1,11 +1,12 @@
-"""Sources of training batches: images augmented anew every epoch, or features computed once."""
+"""Sources of training batches: images augmented anew every epoch, or features and activations computed once."""
 
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -64,26 +65,31 @@ class LabelTensors:
         return Targets(targets, masks, weights)
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """Images of a cache, augmented and mixed anew in every epoch."""
+@dataclass(frozen=True, kw_only=True)
+class MixingSource(ABC):
+    """Inputs of a network by row, mixed with their partners anew in every epoch."""
 
     known: LabelTensors
-    cache: Cache
-    size: int
-    augment: Augment | None
-    seed: int
-    step: int
     hardware: Hardware
+    seed: int = 0
+    step: int = 0
     mix: Mix | None = None
-    chosen: Ints | None = None  # (N,) index of the settings that each image is augmented by
+
+    @property
+    @abstractmethod
+    def side(self) -> int:
+        """Width and height of what is mixed."""
+
+    @abstractmethod
+    def inputs(self, epoch: int, rows: Ints) -> Tensor:
+        """Return the inputs (B, ...) of rows in an epoch, unmixed."""
 
     @property
     def ids(self) -> list[str]:
         return self.known.ids
 
     def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
-        inputs = self._augmented(epoch, rows) if self.mix is None else self._mixed(epoch, rows, partners, self.mix)
+        inputs = self.inputs(epoch, rows) if self.mix is None else self._mixed(epoch, rows, partners, self.mix)
         inputs = self.hardware.to_device(inputs)
         return Batch(inputs, tuple(targets.to(inputs.device) for targets in self._targets(epoch, rows, partners)))
 
@@ -98,51 +104,78 @@ class ImageSource:
 
     def shares(self, epoch: int, rows: Ints, settings: Mix) -> Floats:
         """Return the share (B,) of each image in its mix; the rest is its partner's."""
-        return shares(self._keys(epoch, rows, _MIXING), size=self.size, settings=settings)
-
-    def _augmented(self, epoch: int, rows: Ints) -> Tensor:
-        images = rows % len(self.ids)
-        pixels = self.cache.gather(self.cache.rows_of([self.ids[image] for image in images]))
-        pixels = pixels.to(self.hardware.device, non_blocking=True)
-        chosen = None if self.chosen is None else self.chosen[images]
-        return augment(pixels, self._keys(epoch, rows, 0), size=self.size, settings=self.augment, chosen=chosen)
+        return shares(self.keys(epoch, rows, _MIXING), size=self.side, settings=settings)
 
     def _mixed(self, epoch: int, rows: Ints, partners: Ints, settings: Mix) -> Tensor:
         # Most partners are rows of the batch too; each image is read and augmented once.
         distinct, inverse = np.unique(np.concatenate([rows, partners]), return_inverse=True)
-        images = self._augmented(epoch, distinct)
-        first, second = images[inverse[: len(rows)]], images[inverse[len(rows) :]]
-        return mix(first, second, self._keys(epoch, rows, _MIXING), settings=settings)
+        inputs = self.inputs(epoch, distinct)
+        maps = inputs if self.side > 1 else inputs.reshape(len(inputs), -1, 1, 1)
+        first, second = maps[inverse[: len(rows)]], maps[inverse[len(rows) :]]
+        mixed = mix(first, second, self.keys(epoch, rows, _MIXING), settings=settings)
+        return mixed.reshape(len(rows), *inputs.shape[1:])
 
-    def _keys(self, epoch: int, rows: Ints, view: int) -> Keys:
+    def keys(self, epoch: int, rows: Ints, view: int) -> Keys:
+        """Return the key (B,) of the random draws of each row for a view."""
         again, images = np.divmod(rows, len(self.ids))
         names = [self.ids[image] for image in images]
         return augmentation_keys(names, seed=self.seed, step=self.step, epoch=epoch, occurrence=again, view=view)
 
 
-@dataclass(frozen=True)
-class FeatureSource:
-    """Features of a frozen backbone; epochs, and repeats within one, take turns over their views."""
+@dataclass(frozen=True, kw_only=True)
+class ImageSource(MixingSource):
+    """Images of a cache, augmented and mixed anew in every epoch."""
 
-    known: LabelTensors
-    views: Sequence[Floats]  # each (N, F), may be memory-mapped
-    hardware: Hardware
+    cache: Cache
+    size: int
+    augment: Augment | None
+    chosen: Ints | None = None  # (N,) index of the settings that each image is augmented by
 
     @property
-    def ids(self) -> list[str]:
-        return self.known.ids
+    def side(self) -> int:
+        return self.size
 
-    def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
+    def inputs(self, epoch: int, rows: Ints) -> Tensor:
+        images = rows % len(self.ids)
+        pixels = self.cache.gather(self.cache.rows_of([self.ids[image] for image in images]))
+        pixels = pixels.to(self.hardware.device, non_blocking=True)
+        chosen = None if self.chosen is None else self.chosen[images]
+        return augment(pixels, self.keys(epoch, rows, 0), size=self.size, settings=self.augment, chosen=chosen)
+
+
+class RowTable(Protocol):
+    """Numbers of images by row: an array, or rows on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: Ints) -> Floats: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSource(MixingSource):
+    """Features or activations, computed once a view of the images; each image takes its views in turn.
+
+    MixUp and CutMix of activations are those of images; of what is no map there is MixUp alone (manifold mixup,
+    Verma et al. 2019, "Manifold mixup: Better representations by interpolating hidden states").
+    """
+
+    views: Sequence[RowTable]  # each (N, ...)
+    map_side: int = 1  # of maps (C, S, S), else 1
+
+    @property
+    def side(self) -> int:
+        return self.map_side
+
+    def inputs(self, epoch: int, rows: Ints) -> Tensor:
         again, images = np.divmod(rows, len(self.ids))
-        turn = (epoch + again) % len(self.views)
-        features = np.empty((len(rows), self.views[0].shape[1]), np.float32)
+        # Images begin at different views, so that no epoch has the plain views alone.
+        first = np.array([zlib.crc32(self.ids[image].encode()) for image in images])
+        turn = (epoch + again + first) % len(self.views)
+        inputs = np.empty((len(rows), *self.views[0].shape[1:]), np.float32)
         for number in np.unique(turn):
-            features[turn == number] = self.views[number][images[turn == number]]
-        inputs = self.hardware.to_device(torch.from_numpy(features))
-        return Batch(inputs, (self.known.of(rows).to(self.hardware.device),))
-
-    def counts(self, epoch: int, rows: Ints, partners: Ints) -> Tensor:
-        return counts([self.known.of(rows)]).to(self.hardware.device)
+            inputs[turn == number] = self.views[number][images[turn == number]]
+        return torch.from_numpy(inputs)
 
 
 def augmentation_keys(
@@ -162,7 +195,7 @@ ByClass = dict[str, dict[str, dict[str, object]]]
 
 
 def mix_counts(
-    source: ImageSource,
+    source: MixingSource,
     settings: Mix,
     space: LabelSpace,
     codes: Sequence[Codes],

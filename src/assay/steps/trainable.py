@@ -1,0 +1,308 @@
+"""What a fit trains, on which batches: the whole classifier on images, its upper stages on activations, or its head.
+
+In the order of the file: the choice between the three, each of them, and images with unknown labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from assay.arrays import Floats
+from assay.errors import PlanError
+from assay.files import write_json
+from assay.images.cache import Cache
+from assay.labels.samples import Samples
+from assay.labels.subset import partly_unknown
+from assay.models.boundary import Boundary, Upper, find_boundary
+from assay.models.classifier import Classifier
+from assay.models.folding import fold_batch_norm
+from assay.predictions.image_rows import BATCH, Rows, make_room, room_for_activations, uncomputed
+from assay.predictions.inference import PLAIN, Inference, View, move
+from assay.progress import Progress
+from assay.steps.base import Context
+from assay.steps.fit_settings import FitObjective, FitSettings, SamplingPlan, require_reachable
+from assay.steps.start import inference_for, inference_hardware, training_hardware
+from assay.training.devices import Hardware
+from assay.training.fit_task import Source
+from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
+from assay.training.sources import ImageSource, LabelTensors, StoredSource
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The images of a fit, and how they are drawn."""
+
+    cache: Cache
+    train: Samples
+    validation: Samples
+    unlabelled: Samples | None  # training images with unknown labels, where the fit learns from them
+    soft: Sequence[Floats | None]  # targets (N, K) of pseudo-labels by head
+    sampling: SamplingPlan
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The network that learns, its batches, and a function that predicts validation images by it."""
+
+    network: nn.Module
+    source: Source
+    predict: Callable[[], Floats]  # logits (N, W) of the validation images
+    hardware: Hardware
+    views: int = 0  # cached views of an image; 0: it trains on images
+
+
+@contextmanager
+def trainable(
+    settings: FitSettings, classifier: Classifier, data: FitData, objective: FitObjective, context: Context
+) -> Iterator[Trainable]:
+    """Give what learns on cached features or activations where these are all that is seen; else on images."""
+    known = LabelTensors(data.train, data.soft, class_weights=objective.training_mean)
+    if settings.cached_views:
+        yield _head_on_features(settings, classifier, known, data, context)
+        return
+    boundary = _boundary(settings, classifier, context)
+    part = None if boundary is None else _upper_on_activations(settings, classifier, boundary, known, data, context)
+    part = part or _whole_on_images(settings, classifier, known, data, context)
+    # The same in every process: what is folded must not depend on random input.
+    generator = torch.Generator().manual_seed(0)
+    example = part.hardware.to_device(torch.rand(1, 3, settings.size, settings.size, generator=generator))
+    folds = settings.freeze == "backbone" or settings.batch_norm == "frozen"
+    with fold_batch_norm(classifier.backbone, example) if folds else nullcontext():
+        yield part
+
+
+def _whole_on_images(
+    settings: FitSettings, classifier: Classifier, known: LabelTensors, data: FitData, context: Context
+) -> Trainable:
+    of_validation = _validation_features(settings, classifier, data, context) if settings.freeze == "backbone" else None
+    with context.processes.main_process_first():  # the others take what it has chosen
+        hardware = training_hardware(settings, classifier, known, context)
+    move(classifier, hardware)
+    source = ImageSource(
+        known=known,
+        hardware=hardware,
+        seed=context.seed,
+        step=context.number,
+        mix=settings.mix,
+        cache=data.cache,
+        size=settings.size,
+        augment=settings.augment,
+        chosen=data.sampling.chosen,
+    )
+    inference = Inference(classifier, data.cache, settings.size, hardware)
+
+    def predict() -> Floats:
+        if of_validation is None:
+            return inference.logits(data.validation.ids)
+        return _head_logits(classifier, of_validation, hardware)
+
+    return Trainable(classifier, source, predict, hardware)
+
+
+# The head on features of the backbone.
+
+
+def _head_on_features(
+    settings: FitSettings, classifier: Classifier, known: LabelTensors, data: FitData, context: Context
+) -> Trainable:
+    of_validation = _validation_features(settings, classifier, data, context)
+    hardware = inference_hardware(context)
+    inference = Inference(classifier, data.cache, settings.size, hardware)
+    with context.processes.main_process_first():  # the others find the features on disk
+        views = [
+            inference.features(known.ids, folder=context.run.cache, progress=context.progress, view=view)
+            for view in _views(settings, known, data, context)
+        ]
+
+    def predict() -> Floats:
+        return _head_logits(classifier, of_validation, hardware)
+
+    source = StoredSource(known=known, hardware=hardware, views=views)
+    return Trainable(classifier.head, source, predict, hardware, views=len(views))
+
+
+def _views(
+    settings: FitSettings, known: LabelTensors, data: FitData, context: Context, count: int | None = None
+) -> list[View]:
+    """Return the views that are cached: the plain image, and augmented ones."""
+    chosen = data.sampling.chosen
+    by_id = None if chosen is None else dict(zip(known.ids, chosen.tolist(), strict=True))
+    numbers = range(1, settings.wanted_views if count is None else count)
+    return [PLAIN, *(View(settings.augment, context.seed, number, chosen=by_id) for number in numbers)]
+
+
+def _validation_features(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Tensor:
+    """Return the features (N, F) of the validation images, which no epoch changes where the backbone is frozen."""
+    hardware = inference_hardware(context)
+    move(classifier, hardware)
+    inference = Inference(classifier, data.cache, settings.size, hardware)
+    with context.processes.main_process_first():  # the others find the features on disk
+        features = inference.features(data.validation.ids, folder=context.run.cache, progress=context.progress)
+    return torch.from_numpy(features)
+
+
+def _head_logits(classifier: Classifier, features: Tensor, hardware: Hardware) -> Floats:
+    """Return the logits (N, W) of features (N, F)."""
+    classifier.eval()
+    with torch.inference_mode():
+        logits: Tensor = classifier.head(hardware.to_device(features))
+        return logits.float().cpu().numpy()
+
+
+# The upper stages on activations at the boundary.
+
+
+def _boundary(settings: FitSettings, classifier: Classifier, context: Context) -> Boundary | None:
+    """Return the boundary that activations are cached at; None, with a line, where the network has none.
+
+    Raises PlanError where the plan says how many views are cached, and none can be.
+    """
+    if not settings.wanted_views:
+        return None
+    boundary = find_boundary(classifier.backbone, size=settings.size)
+    if boundary is None:
+        reason = f"{classifier.backbone_name} cannot be split where freeze: {settings.freeze} ends"
+    elif boundary.side is None and settings.mix is not None and settings.mix.cutmix is not None:
+        reason = f"cutmix needs maps, and {classifier.backbone_name} has none where freeze: {settings.freeze} ends"
+    else:
+        return boundary
+    if isinstance(settings.views, int):
+        raise PlanError(f"views: {settings.views}: {reason}. Set views: fresh.")
+    context.progress.line(f"  {reason}, so that images pass through the frozen stages in every epoch")
+    return None
+
+
+def _upper_on_activations(
+    settings: FitSettings,
+    classifier: Classifier,
+    boundary: Boundary,
+    known: LabelTensors,
+    data: FitData,
+    context: Context,
+) -> Trainable | None:
+    """Return the upper stages with the activations that they train on; None where the disk has no room for these."""
+    validation = data.validation.ids
+    with context.processes.main_process_first():  # the others take what it has chosen, and find it on disk
+        inference = inference_for(classifier, settings, context)
+        count = _affordable_views(settings, boundary, len(known.ids), len(validation), context)
+        if count == 0:
+            return None
+        views = _views(settings, known, data, context, count)
+        wanted = [*((view, known.ids) for view in views), (PLAIN, validation)]
+        _make_room(wanted, inference, boundary, settings, context)
+        *trained, validated = (
+            inference.activations(ids, boundary, folder=context.run.cache, progress=context.progress, view=view)
+            for view, ids in wanted
+        )
+        hardware = training_hardware(settings, classifier, known, context, boundary=boundary)
+    move(classifier, hardware)
+    source = StoredSource(
+        known=known,
+        hardware=hardware,
+        seed=context.seed,
+        step=context.number,
+        mix=settings.mix,
+        views=trained,
+        map_side=boundary.side or 1,
+    )
+    upper = Upper(classifier.backbone, classifier.head, boundary)
+
+    def predict() -> Floats:
+        return _upper_logits(upper, validated, hardware, width=classifier.width)
+
+    return Trainable(upper, source, predict, hardware, views=count)
+
+
+def _affordable_views(settings: FitSettings, boundary: Boundary, images: int, validation: int, context: Context) -> int:
+    """Return how many views are cached: as many as wanted, or fewer where the disk is small; 0 for none.
+
+    The number is kept with the step, so that a fit that goes on after a kill has as many, whatever is free by then.
+    """
+    wanted, view = settings.wanted_views, boundary.bytes * images
+    room = room_for_activations(context.run.cache, limit=settings.views_disk * 1e9)
+    count = min(wanted, int((room - boundary.bytes * validation) // view))
+    count = 0 if count < min(wanted, 2) else count  # one would be the plain view, without augmentation
+    if context.folder.views.exists():
+        count = int(json.loads(context.folder.views.read_bytes())["views"])
+    elif context.processes.is_main_process:
+        write_json(context.folder.views, {"views": count})
+    where = f"at {boundary.name} ({' x '.join(map(str, boundary.shape))})"
+    limit = f"{wanted} are wanted, and they may take {room / 1e9:.1f} GB of disk"
+    if count == 0:
+        text = (
+            f"images pass through the frozen stages in every epoch: a view of activations {where} takes "
+            f"{view / 1e9:.1f} GB; {limit}"
+        )
+    else:
+        views, fewer = "1 view" if count == 1 else f"{count} views", f"; {limit}" if count < wanted else ""
+        text = f"trains on cached activations {where}: {views} an image, {count * view / 1e9:.1f} GB{fewer}"
+    context.progress.line(f"  {text}")
+    return count
+
+
+def _make_room(
+    wanted: Sequence[tuple[View, Sequence[str]]],
+    inference: Inference,
+    boundary: Boundary,
+    settings: FitSettings,
+    context: Context,
+) -> None:
+    """Remove activations of earlier fits where those of these views and images need the room."""
+    folder = context.run.cache
+    tables = [inference.activation_table(folder, boundary, view) for view, _ in wanted]
+    missing = [
+        uncomputed(table, inference.images_of(ids, view)) for table, (view, ids) in zip(tables, wanted, strict=True)
+    ]
+    limit = room_for_activations(folder, limit=settings.views_disk * 1e9)
+    make_room(folder, tables, further=boundary.bytes * sum(missing), limit=limit)
+
+
+def _upper_logits(upper: Upper, activations: Rows, hardware: Hardware, *, width: int) -> Floats:
+    """Return the logits (N, W) of activations (N, ...)."""
+    upper.eval()
+    logits = np.empty((len(activations), width), np.float32)
+    for first in range(0, len(activations), BATCH):
+        rows = np.arange(first, min(first + BATCH, len(activations)))
+        with torch.inference_mode(), hardware.autocast():
+            outputs = upper(hardware.to_device(torch.from_numpy(activations[rows])))
+        logits[rows] = outputs.float().cpu().numpy()
+    return logits
+
+
+# Images with unknown labels.
+
+
+def unlabelled_images(settings: FitSettings, samples: Samples, progress: Progress) -> Samples | None:
+    """Return the training images with an unknown label if the fit uses them; None, with a line, where there is none."""
+    if settings.unlabelled is None:
+        return None
+    require_reachable(settings.unlabelled.threshold, settings.loss, samples.space)
+    images = partly_unknown(samples.part("train"))
+    if len(images) == 0:
+        progress.line("  unlabelled: every label of the training images is known, so the fit learns from these alone")
+        return None
+    return images
+
+
+def consistency_of(
+    settings: FitSettings, part: Trainable, data: FitData, objective: FitObjective, context: Context
+) -> Consistency | None:
+    """Return the consistency loss of images with unknown labels; None where the fit leaves them out."""
+    unlabelled, images = settings.unlabelled, data.unlabelled
+    if unlabelled is None or images is None:
+        return None
+    weak, strong = unlabelled.views(settings.augment)
+    views = Views(images.ids, data.cache, settings.size, weak, strong, context.seed, context.number, part.hardware)
+    of_heads = zip(images.space, data.train.codes(), images.codes(), strict=True)
+    selectors = [PseudoLabelSelector(head, known, codes, unlabelled) for head, known, codes in of_heads]
+    weights = torch.from_numpy(images.weights())
+    return Consistency(
+        part.network, views, selectors, weights, objective.training, objective.rule, unlabelled, settings.batch
+    )
