@@ -20,18 +20,18 @@ from torch import Tensor
 from assay.arrays import Ints, Pixels
 from assay.errors import PlanError
 from assay.experiments.peak import Peak, largest_batch, needed
-from assay.files import StepName, fingerprint
+from assay.files import StepName
 from assay.images.cache import LazyImages
 from assay.images.contact_sheet import write_sheet
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.subset import without
-from assay.models.classifier import Classifier, build_classifier, require_size
+from assay.models.classifier import build_classifier, require_size
 from assay.models.layers import Layer, layers
 from assay.plan.plan import LoadedPlan, Plan
 from assay.plan.planner import DEFAULT_SIZE
 from assay.predictions.image_rows import BATCH
-from assay.predictions.inference import PLAIN, Inference, View, seconds_an_image
+from assay.predictions.inference import PLAIN, View, seconds_an_image
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.prepare import prepare_run
@@ -45,7 +45,8 @@ from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import predicted_images
 from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
 from assay.steps.synthesize import SynthesizeSettings, gan_seconds
-from assay.training.devices import SingleProcess, keep_freed_memory, pick_device
+from assay.steps.trainable import affordable_views
+from assay.training.devices import SingleProcess, keep_freed_memory, pick_device, warm_seconds
 from assay.training.linear import solver_seconds
 from assay.training.loop import step_seconds
 from assay.training.sampling import partners, split_batches
@@ -181,7 +182,7 @@ class _Estimator:
         self.labels = ""  # the steps that have changed labels
         self.unreadable: dict[str, str] = {}
         self._lazy: dict[str, LazyImages] = {}
-        self._features: set[str] = set()  # computed by a step, by all that decides them
+        self._features: set[tuple[str, str, str]] = set()  # computed by a step, by all that decides them
 
     def images(self, size: int, resize: Resize) -> LazyImages:
         """Pixels that are decoded when a step looks at them."""
@@ -272,27 +273,33 @@ class _Estimator:
         kept = self.backbone if settings.start == "previous" else settings.start
         frozen, draws = settings.freeze == "backbone", self.draws and samples.space == self.samples.space
         self.backbone = kept if frozen else context.name
-        if frozen:  # features of the first optimiser step, and of a batch of validation images, are enough
+        if frozen or settings.wanted_views:  # what the first optimiser step and a batch of validation take is enough
             first = split_batches(balance.order.rows(0), config.step_size)[0] % len(train)
-            used = [train.ids[row] for row in first] if settings.cached_views else train.ids
+            used = [train.ids[row] for row in first] if settings.wanted_views else train.ids
             ids = {*used, *validation.ids[:BATCH]}
             samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
         subset = replace(state, samples=samples)
         with prepared_fit(settings, subset, context) as begun:
-            step, network, rows = step_seconds(begun.task, begun.config, begun.machine), begun.task.network, []
-            if isinstance(network, Classifier):
-                cache = self.images(settings.size, settings.resize)
-                inference = Inference(network, cache, settings.size, begun.machine.hardware)
-                each, validated = seconds_an_image(inference, self.samples.ids), {"val": validation}
-                once = each * self._uncomputed(kept, settings, context, validated) if frozen else 0.0
-                epoch_end = 0.0 if frozen else each * len(validation)
-                rows = epoch_rows(begun, settings, context) if draws else []
-        if settings.cached_views:
-            views = [f"{context.name} {view}" for view in range(1, settings.cached_views)]
-            parts = {"train": train, "val": validation} | dict.fromkeys(views, train)
-            inference = inference_for(bare_classifier(state, context, size=settings.size), settings, context)
-            once = seconds_an_image(inference, self.samples.ids) * self._uncomputed(kept, settings, context, parts)
-            epoch_end, rows = 0.0, view_rows(settings, train, balance, context) if draws and views else []
+            step, network, views = step_seconds(begun.task, begun.config, begun.machine), begun.task.network, 0
+            inference, boundary = begun.part.inference, begun.part.boundary
+            each, once, epoch_end = seconds_an_image(inference, self.samples.ids, boundary), 0.0, 0.0
+            if boundary is not None:
+                views = affordable_views(settings, boundary, len(train), len(validation), context)
+                batch = begun.data.validation.ids
+                epoch_end = warm_seconds(begun.part.predict, inference.hardware) * len(validation) / max(len(batch), 1)
+            elif frozen:
+                views = settings.cached_views
+            else:
+                epoch_end = each * len(validation)
+            rows = epoch_rows(begun, settings, context) if draws and not views else []
+        if not views and settings.wanted_views:  # no activations are cached: draws are those of all images
+            return self._fit(estimate, settings.model_copy(update={"views": "fresh"}), state, context)
+        if frozen or views:
+            named = {f"{settings.augment} {view}": train for view in range(1, views)}
+            parts = named | {"val": validation} | ({"train": train} if views else {})
+            backbone = kept if frozen else f"{kept} {settings.freeze}"
+            once = each * self._uncomputed(backbone, settings, context, parts)
+            rows = view_rows(settings, train, balance, context, views) if draws and views > 1 else rows
         if len(self.unreadable) > unreadable:  # by which the draws are others
             return self._fit(estimate, settings, state, context)
         if rows:
@@ -301,7 +308,7 @@ class _Estimator:
         if "pseudo_label" in self.labels:  # as if all unknown labels were answered
             images = round(images * len(state.samples.part("train")) / len(train))
         length = Length(settings.epochs, len(split_batches(np.arange(images), config.step_size)), images)
-        find_largest = self.memory and not settings.cached_views
+        find_largest = self.memory and not (frozen and views)
         return replace(
             estimate,
             seconds=min(once + length.steps * step + length.epochs * epoch_end, settings.seconds or math.inf),
@@ -331,12 +338,13 @@ class _Estimator:
         return most
 
     def _uncomputed(self, backbone: str, size: InputSize, context: Context, parts: Mapping[str, Samples]) -> int:
-        """How many images have no features yet of this backbone at this size, with these labels."""
-        about = f"{context.model} {backbone} {size.size} {size.resize} {self.labels}"
-        counts = {f"{about} {name} {fingerprint(*part.ids)}": len(part) for name, part in parts.items()}
-        fresh = counts.keys() - self._features
+        """How many images have no features yet of this backbone at this size; `parts` are named by their view."""
+        about = f"{context.model} {backbone} {size.size} {size.resize}"
+        plain = {"train": "", "val": ""}
+        wanted = {(about, plain.get(name, name), image) for name, part in parts.items() for image in part.ids}
+        fresh = wanted - self._features
         self._features |= fresh
-        return sum(counts[key] for key in fresh)
+        return len(fresh)
 
 
 def input_of(steps: Sequence[StepPlan], context: Context) -> InputSize:
@@ -377,11 +385,13 @@ def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
     return row
 
 
-def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context) -> list[Pixels]:
-    """The same of a fit on cached features: plain, then the further views, which are drawn once."""
+def view_rows(
+    settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context, count: int
+) -> list[Pixels]:
+    """The same of a fit on cached views: plain, then the further views, which are drawn once."""
     names = [train.ids[row] for row in dict.fromkeys((balance.order.rows(0) % len(train)).tolist())][:ACROSS]
     chosen = None if balance.chosen is None else dict(zip(train.ids, balance.chosen.tolist(), strict=True))
-    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, settings.cached_views)]
+    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, count)]
     return [_view(view, names, settings, context) for view in [PLAIN, *views[:DOWN]]]
 
 

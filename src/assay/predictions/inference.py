@@ -78,12 +78,13 @@ class Inference:
         self.classifier.eval()
         logits = np.empty((len(ids), self.classifier.width), dtype=np.float32)
         row = 0
-        for outputs in self._outputs(self.classifier, self.batches(ids, view)):
+        for outputs in self.outputs(self.classifier, self.batches(ids, view)):
             logits[row : row + len(outputs)] = outputs
             row += len(outputs)
         return logits
 
-    def _outputs(self, network: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Iterator[Floats]:
+    def outputs(self, network: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Iterator[Floats]:
+        """Yield the outputs of a network, on its hardware, for batches of images in [0, 1]."""
         for batch in batches:
             with torch.inference_mode(), self.hardware.autocast():
                 outputs = network(self.hardware.to_device(batch)).float().cpu().numpy()
@@ -98,11 +99,12 @@ class Inference:
         self, ids: Sequence[str], boundary: Boundary, *, folder: Path, progress: Progress, view: View = PLAIN
     ) -> Rows:
         """Return activations (N, ...) at the boundary, kept likewise for each weights of the stages below it."""
+        return self._kept(self.activation_table(folder, boundary, view), ids, view, self.below(boundary), progress)
 
-        def below(images: Tensor) -> Tensor:
-            return activations(self.classifier.backbone, boundary, self.classifier.normalise(images))
-
-        return self._kept(self.activation_table(folder, boundary, view), ids, view, below, progress)
+    def below(self, boundary: Boundary) -> Callable[[Tensor], Tensor]:
+        """Return the stages below a boundary, as a function from images to activations."""
+        classifier = self.classifier
+        return lambda images: activations(classifier.backbone, boundary, classifier.normalise(images))
 
     def feature_table(self, folder: Path, view: View = PLAIN) -> Table:
         """Return the table of the features of one view."""
@@ -136,7 +138,7 @@ class Inference:
             names = [ids[row] for row in rows]
             example = self.hardware.to_device(next(self.batches(names[:1])))
             with fold_batch_norm(self.classifier.backbone, example):
-                yield from self._outputs(network, self.batches(names, view))
+                yield from self.outputs(network, self.batches(names, view))
 
         return kept_rows(table, self.images_of(ids, view), compute, progress=progress)
 
@@ -171,11 +173,20 @@ def fastest_inference(
     return choice
 
 
-def seconds_an_image(inference: Inference, ids: Sequence[str]) -> float:
-    """Return the seconds of an image in a batch of these, as features are computed: with batch-norm folded."""
+def seconds_an_image(inference: Inference, ids: Sequence[str], boundary: Boundary | None = None) -> float:
+    """Return the seconds of an image in a batch of these, as features are computed: with batch-norm folded.
+
+    With a `boundary`, those of the stages below it.
+    """
     ids, classifier = ids[:BATCH], inference.classifier.eval()
+    network = classifier if boundary is None else inference.below(boundary)
     with fold_batch_norm(classifier.backbone, inference.hardware.to_device(next(inference.batches(ids[:1])))):
-        return warm_seconds(lambda: inference.logits(ids), inference.hardware) / len(ids)
+
+        def step() -> None:
+            for _ in inference.outputs(network, inference.batches(ids)):
+                pass
+
+        return warm_seconds(step, inference.hardware) / len(ids)
 
 
 def move(network: nn.Module, hardware: Hardware) -> None:

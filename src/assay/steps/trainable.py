@@ -55,7 +55,9 @@ class Trainable:
     source: Source
     predict: Callable[[], Floats]  # logits (N, W) of the validation images
     hardware: Hardware
+    inference: Inference  # by which features and activations were computed; of the whole classifier
     views: int = 0  # cached views of an image; 0: it trains on images
+    boundary: Boundary | None = None  # where it trains on activations
 
 
 @contextmanager
@@ -103,7 +105,7 @@ def _whole_on_images(
             return inference.logits(data.validation.ids)
         return _head_logits(classifier, of_validation, hardware)
 
-    return Trainable(classifier, source, predict, hardware)
+    return Trainable(classifier, source, predict, hardware, inference)
 
 
 # The head on features of the backbone.
@@ -125,7 +127,7 @@ def _head_on_features(
         return _head_logits(classifier, of_validation, hardware)
 
     source = StoredSource(known=known, hardware=hardware, views=views)
-    return Trainable(classifier.head, source, predict, hardware, views=len(views))
+    return Trainable(classifier.head, source, predict, hardware, inference, views=len(views))
 
 
 def _views(
@@ -191,7 +193,7 @@ def _upper_on_activations(
     validation = data.validation.ids
     with context.processes.main_process_first():  # the others take what it has chosen, and find it on disk
         inference = inference_for(classifier, settings, context)
-        count = _affordable_views(settings, boundary, len(known.ids), len(validation), context)
+        count = _chosen_views(settings, boundary, data, context)
         if count == 0:
             return None
         views = _views(settings, known, data, context, count)
@@ -217,32 +219,39 @@ def _upper_on_activations(
     def predict() -> Floats:
         return _upper_logits(upper, validated, hardware, width=classifier.width)
 
-    return Trainable(upper, source, predict, hardware, views=count)
+    return Trainable(upper, source, predict, hardware, inference, count, boundary)
 
 
-def _affordable_views(settings: FitSettings, boundary: Boundary, images: int, validation: int, context: Context) -> int:
-    """Return how many views are cached: as many as wanted, or fewer where the disk is small; 0 for none.
+def affordable_views(settings: FitSettings, boundary: Boundary, images: int, validation: int, context: Context) -> int:
+    """Return how many views of `images` are cached: as many as wanted, or as the disk has room for; 0 for none."""
+    wanted, room = settings.wanted_views, _room(settings, context)
+    count = min(wanted, int((room - boundary.bytes * validation) // (boundary.bytes * images)))
+    return 0 if count < min(wanted, 2) else count  # one would be the plain view, without augmentation
+
+
+def _room(settings: FitSettings, context: Context) -> float:
+    return room_for_activations(context.run.cache, limit=settings.views_disk * 1e9)
+
+
+def _chosen_views(settings: FitSettings, boundary: Boundary, data: FitData, context: Context) -> int:
+    """Return how many views are cached, and print it.
 
     The number is kept with the step, so that a fit that goes on after a kill has as many, whatever is free by then.
     """
-    wanted, view = settings.wanted_views, boundary.bytes * images
-    room = room_for_activations(context.run.cache, limit=settings.views_disk * 1e9)
-    count = min(wanted, int((room - boundary.bytes * validation) // view))
-    count = 0 if count < min(wanted, 2) else count  # one would be the plain view, without augmentation
-    if context.folder.views.exists():
-        count = int(json.loads(context.folder.views.read_bytes())["views"])
+    file, images = context.folder.views, len(data.train)
+    count = affordable_views(settings, boundary, images, len(data.validation), context)
+    if file.exists():
+        count = int(json.loads(file.read_bytes())["views"])
     elif context.processes.is_main_process:
-        write_json(context.folder.views, {"views": count})
-    where = f"at {boundary.name} ({' x '.join(map(str, boundary.shape))})"
-    limit = f"{wanted} are wanted, and they may take {room / 1e9:.1f} GB of disk"
+        write_json(file, {"views": count})
+    where, wanted = f"at {boundary.name} ({' x '.join(map(str, boundary.shape))})", settings.wanted_views
+    view, room = boundary.bytes * images / 1e9, _room(settings, context) / 1e9
+    limit = f"; {wanted} are wanted, and they may take {room:.1f} GB of disk" if count < wanted else ""
     if count == 0:
-        text = (
-            f"images pass through the frozen stages in every epoch: a view of activations {where} takes "
-            f"{view / 1e9:.1f} GB; {limit}"
-        )
+        text = f"images pass through the frozen stages in every epoch: a view {where} takes {view:.1f} GB{limit}"
     else:
-        views, fewer = "1 view" if count == 1 else f"{count} views", f"; {limit}" if count < wanted else ""
-        text = f"trains on cached activations {where}: {views} an image, {count * view / 1e9:.1f} GB{fewer}"
+        views = "1 view" if count == 1 else f"{count} views"
+        text = f"trains on cached activations {where}: {views} an image, {count * view:.1f} GB{limit}"
     context.progress.line(f"  {text}")
     return count
 
@@ -260,8 +269,7 @@ def _make_room(
     missing = [
         uncomputed(table, inference.images_of(ids, view)) for table, (view, ids) in zip(tables, wanted, strict=True)
     ]
-    limit = room_for_activations(folder, limit=settings.views_disk * 1e9)
-    make_room(folder, tables, further=boundary.bytes * sum(missing), limit=limit)
+    make_room(folder, tables, further=boundary.bytes * sum(missing), limit=_room(settings, context))
 
 
 def _upper_logits(upper: Upper, activations: Rows, hardware: Hardware, *, width: int) -> Floats:
