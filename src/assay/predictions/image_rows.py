@@ -94,7 +94,7 @@ def kept_rows(table: Table, images: Ints, compute: Compute, *, progress: Progres
         for first in range(0, len(missing), step):
             _write(table, images[missing[first : first + step]], batches, progress)
         progress.end()
-    blocks, positions = _opened(table)
+    blocks, positions = _blocks(table)
     if not all(image in positions for image in images.tolist()):
         raise RunError(f"{table.folder}: {table.kind} were removed while they were made. Repeat the command.")
     where = np.array([positions[image] for image in images.tolist()], np.int64).reshape(-1, 2)
@@ -130,7 +130,7 @@ def make_room(folder: Path, needed: Collection[Table], *, further: float, limit:
 
 def _missing(table: Table, images: Ints) -> Ints:
     """Return the positions of images that the table lacks, each image once, in order."""
-    _, positions = _opened(table)
+    _, positions = _blocks(table)
     first = dict(zip(images[::-1].tolist(), range(len(images) - 1, -1, -1), strict=True))
     return np.array([row for image, row in reversed(first.items()) if image not in positions], np.int64)
 
@@ -156,7 +156,7 @@ def _write(table: Table, images: Ints, batches: Iterator[Floats], progress: Prog
         np.save(file, np.concatenate(scales))
 
 
-def _opened(table: Table) -> tuple[list[_Block], dict[int, tuple[int, int]]]:
+def _blocks(table: Table) -> tuple[list[_Block], dict[int, tuple[int, int]]]:
     """Return the blocks of a table that are complete, and for each image its block and row."""
     blocks = [block for path in table.files if (block := _read(path, table)) is not None]
     positions = {
