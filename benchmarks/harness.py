@@ -23,6 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
+from assay.metrics.intervals import student
 from assay.plan.yaml_lines import write as to_yaml
 
 Record = dict[str, Any]
@@ -226,6 +229,16 @@ def anonymous_bytes(pid: int) -> int:
     except OSError:  # the process ended while it was being read
         return total
     return total
+
+
+def mean_and_interval(records: Sequence[Record], key: str) -> str:
+    """Return the mean over seeds with its 95 % interval, empty where nothing was measured."""
+    values = np.array([record[key] for record in records if key in record])
+    if not len(values):
+        return ""
+    half = student(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    limits = "" if np.isnan(half) else f" [{values.mean() - half:.3f}, {values.mean() + half:.3f}]"
+    return f"{values.mean():.3f}{limits}"
 
 
 class Peak:

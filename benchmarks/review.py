@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from cleanlab.rank import get_label_quality_scores
 
@@ -32,13 +31,12 @@ from assay.arrays import Bools, Floats, Ints
 from assay.experiments.audit_inputs import AuditInputs, read_data
 from assay.labels.samples import Samples
 from assay.labels.split import folds, split
-from assay.metrics.intervals import student
 from assay.plan.yaml_lines import write as to_yaml
 from assay.predictions.acquisition import ACQUISITIONS
 from assay.predictions.out_of_fold import out_of_fold
 from assay.progress import NoProgress
 from assay.training.linear import fit_linear
-from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed
+from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, mean_and_interval
 
 PAGE, BATCH = 48, 25
 SHARES, LABELS = (0.2, 0.3, 0.4), (50, 100, 200, 400)
@@ -263,16 +261,6 @@ def by_rule(samples: Samples, features: Floats, codes: Ints, held: Bools, way: A
 def measure(options: Options, case: tuple[str, ...], seed: int) -> Record:
     """Measure one case."""
     return find_wrong(options, case[1], seed) if case[0] == "wrong" else from_nothing(options, (case[1], case[2]), seed)
-
-
-def mean_and_interval(records: Sequence[Record], key: str) -> str:
-    """Return the mean over seeds with its 95 % interval, empty where nothing was measured."""
-    values: npt.NDArray[np.float64] = np.array([record[key] for record in records if key in record])
-    if not len(values):
-        return ""
-    half = student(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    limits = "" if np.isnan(half) else f" [{values.mean() - half:.3f}, {values.mean() + half:.3f}]"
-    return f"{values.mean():.3f}{limits}"
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
