@@ -36,7 +36,7 @@ from assay.predictions.acquisition import ACQUISITIONS
 from assay.predictions.out_of_fold import out_of_fold
 from assay.progress import NoProgress
 from assay.training.linear import fit_linear
-from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, mean_and_interval
+from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, mean_and_interval, run_assay, train
 
 PAGE, BATCH = 48, 25
 SHARES, LABELS = (0.2, 0.3, 0.4), (50, 100, 200, 400)
@@ -44,6 +44,7 @@ DECISIONS = 800  # after which a model is trained again
 HEADER = "| what | at | seeds | review | cleanlab's order | margin order | random | keys a decision |"
 ROW = "| {what} | {at} | {seeds} | {review} | {cleanlab} | {margin} | {random} | {keys} |"
 WAYS = ("review", "random", "uncertainty")
+FIT = {"size": 64, "epochs": 6}  # of all stages, a few minutes for 10,000 images
 
 
 class Person:
@@ -152,14 +153,14 @@ def find_wrong(options: Options, column: str, seed: int) -> Record:
         known = np.array([one is not None for one in truth])
         given = samples.table["label:label"].to_numpy()
         wrong = known & (given != np.array(truth, dtype=object))
-        person, order, keys, early = Person(address, truth), [], [], ""
+        person, order, keys, early = Person(address, truth), [], [], early_file(options, column, seed)
         while len(order) < max(SHARES) * known.sum():
             page = person.queue("suspects", "doubtful")[:PAGE]
             person.settle(page)
             order += page
             keys.append(person.keys / len(order))
-            if len(order) >= DECISIONS and not early:
-                early = (folder / "review.csv").read_text(encoding="utf-8")
+            if len(order) - len(page) < DECISIONS <= len(order):
+                shutil.copy(folder / "review.csv", early)
     record: Record = {"keys": keys[-1], "n": int(known.sum()), "wrong": int(wrong.sum())}
     for share in SHARES:
         count = int(share * known.sum())
@@ -169,6 +170,29 @@ def find_wrong(options: Options, column: str, seed: int) -> Record:
     record |= orders(samples, features, wrong, known, seed)
     decided = order[: -(-DECISIONS // PAGE) * PAGE][:DECISIONS]
     return record | retrained(options, samples, features, truth, decided, seed)
+
+
+def early_file(options: Options, column: str, seed: int) -> Path:
+    """Return the decisions of a review after the first 800 or so."""
+    return options.work / f"early-{column}-{seed}.csv"
+
+
+def retrain(options: Options, column: str, seed: int) -> Record:
+    """Train the same plan on the labels as given, and with the early decisions of `find_wrong` of this seed."""
+    early, folder = early_file(options, column, seed), options.work / "retrained" / f"{column}-{seed}"
+    if not early.exists():
+        raise SystemExit(f"{early}: is not there. Measure 'wrong labels/{column}' of this seed first.")
+    data = {**options.data_of("cifar10n"), "heads": {"label": {"column": column}}}
+    data |= {"split": {"val": 0.2, "seed": seed}}
+    record: Record = {}
+    for name, more in (("without", {}), ("with", {"corrections": str(early)})):
+        plan = {"data": {**data, **more}, "seed": seed, "steps": [{"fit": FIT}]}
+        run = folder / name
+        train(plan, run)
+        scores = run_assay("evaluate", run / "run", options.data / "cifar10n" / "test", "--json").output
+        accuracy = json.loads(scores)["metrics"]["accuracy"]
+        record |= {f"test {name}": accuracy["value"], "n": accuracy["n"]}
+    return record
 
 
 def orders(samples: Samples, features: Floats, wrong: Bools, known: Bools, seed: int) -> Record:
@@ -260,7 +284,9 @@ def by_rule(samples: Samples, features: Floats, codes: Ints, held: Bools, way: A
 
 def measure(options: Options, case: tuple[str, ...], seed: int) -> Record:
     """Measure one case."""
-    return find_wrong(options, case[1], seed) if case[0] == "wrong" else from_nothing(options, (case[1], case[2]), seed)
+    if case[0] == "nothing":
+        return from_nothing(options, (case[1], case[2]), seed)
+    return {"wrong": find_wrong, "retrained": retrain}[case[0]](options, case[1], seed)
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
@@ -278,6 +304,11 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
             blank = dict.fromkeys(("cleanlab", "margin", "random", "keys"), "")
             rows.append(blank | {"what": what, "at": f"{DECISIONS} decisions", "review": retrained_})
             rows[-1]["seeds"] = len(chosen)
+        elif name.startswith("retrained"):
+            without, with_ = (mean_and_interval(chosen, f"test {one}") for one in ("without", "with"))
+            what = f"{name}: test accuracy of a fit, without decisions {without}, n = {chosen[0]['n']:,}"
+            blank = dict.fromkeys(("cleanlab", "margin", "random", "keys"), "")
+            rows.append(blank | {"what": what, "at": f"{DECISIONS} decisions", "review": with_})
         elif name.endswith("review"):
             ways = {way: named.get(name.removesuffix("review") + way, []) for way in WAYS}
             for count in LABELS:
@@ -292,5 +323,6 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
 
 if __name__ == "__main__":
     cases = {f"wrong labels/{column}": ("wrong", column) for column in ("random1", "worse")}
+    cases |= {f"retrained/{column}": ("retrained", column) for column in ("random1", "worse")}
     cases |= {f"from nothing/{name}/{way}": ("nothing", name, way) for name in ("eurosat", "seedlings") for way in WAYS}
     Benchmark("review", __doc__, by_seed(measure, cases), lines=lines).main()
