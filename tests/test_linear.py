@@ -50,22 +50,6 @@ def test_every_head_and_every_tag_is_a_regression_of_its_own() -> None:
         assert logits[:, 3 + tag] == pytest.approx(wanted, abs=2e-3)
 
 
-def test_class_weights_count_images_of_a_class_and_tags_that_are_there() -> None:
-    features, codes, weights = planted()
-    by_class = [np.array([1.0, 2.0, 4.0], np.float32), np.array([1.0, 1.0, 3.0], np.float32)]
-    strengths = {"kind": (0.1,), "tags": (0.1, 0.1, 0.1)}
-    fitted = fit_linear(BOTH, features, codes, weights, seed=0, strengths=strengths, class_weights=by_class)
-    logits, tag = fitted.logits(features), codes[1][:, 2]
-    for known, factors, of_labels, columns in (
-        (codes[0], by_class[0][codes[0]], weights[:, 0], slice(0, 3)),
-        (tag, np.where(tag == 1, 3.0, 1.0), weights[:, 1], 5),
-    ):
-        there = known >= 0
-        mean = (of_labels * factors)[there].sum() / of_labels[there].sum()
-        wanted = alone(features, known, of_labels * factors / mean, 0.1)
-        assert logits[:, columns] == pytest.approx(wanted, abs=5e-3)
-
-
 def test_strengths_are_searched_and_kept() -> None:
     features, codes, weights = planted()
     found = fit_linear(BOTH, features, codes, weights, seed=1)

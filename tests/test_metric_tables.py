@@ -68,6 +68,8 @@ def test_baselines_and_steps_stand_side_by_side_in_80_columns(scores: Any) -> No
 def test_the_chief_metrics_are_shown(metrics: list[str], shown: list[str]) -> None:
     score = {"metrics": {name: {"value": 0.5, "n": 9, "low": None, "high": None} for name in metrics}, "heads": {}}
     assert list(metrics_rows({"02-fit": score})[0]) == ["step", "n", *shown]
+    first = ["nll", next(name for name in shown if name != "nll")]
+    assert list(metrics_rows({"02-fit": score}, chief="nll")[0]) == ["step", "n", *first]
 
 
 def test_rows_are_plain_and_undefined_metrics_are_none(scores: Any) -> None:

@@ -373,7 +373,8 @@ def test_attributes_are_summed_up_by_mean_accuracy_per_class(tmp_path: Path) -> 
 
 
 def test_attributes_fast_counts_rare_classes_like_frequent_ones(tmp_path: Path) -> None:
-    plan, _ = by_metric(from_source(attributes(tmp_path), recipe="attributes-fast").plan)
+    space = LabelSpace((Head("length", ("a", "b", "c")),))
+    plan, _ = by_metric(from_source(attributes(tmp_path), recipe="attributes-fast").plan, space)
     probe, fit = (step.settings for step in plan.steps)
     assert (probe.size, fit.size, fit.epochs, fit.freeze) == (192, 192, 5, 4)
     assert (fit.class_weights, fit.prior, fit.monitor) == (SqrtInverse(), "uniform", "balanced_accuracy")

@@ -44,14 +44,15 @@ def evaluate(
         for note in samples.notes:
             out.progress.line(f"note: {note}")
         record = evaluate_run(finished, samples, tta=views, strict=strict, progress=out.progress)
-        out.print(record, _blocks(record), width=110)
+        out.print(record, _blocks(record, finished.record.metric), width=110)
 
 
-def _blocks(record: Mapping[str, Any]) -> Iterator[Block]:
+def _blocks(record: Mapping[str, Any], chief: str | None) -> Iterator[Block]:
     """Yield the metrics, a note on images that the model was trained on, and what views gained and cost."""
     views = record.get("tta")
     scores = {"validation": record["validation"], "these images": views["plain"] if views else record["scores"]}
-    yield from metric_blocks(scores | ({"these images, tta": record["scores"]} if views else {}))
+    scores |= {"these images, tta": record["scores"]} if views else {}
+    yield from metric_blocks(scores, chief=chief)
     yield from _counts(record)
     if count := record["trained on"]:
         yield (

@@ -146,7 +146,8 @@ def _run_blocks(run: Run, again: str) -> Iterator[Block]:
     if record.handed_on:
         steps = {step["name"]: step["scores"] for step in _comparable_steps(metrics["steps"])}
         steps |= {name: steps.pop(name) for name in [record.handed_on["step"]] if name in steps}  # last, by class too
-        yield from metric_blocks({**metrics["baselines"], **steps, "test split": metrics["test"]})
+        scores = {**metrics["baselines"], **steps, "test split": metrics["test"]}
+        yield from metric_blocks(scores, chief=record.metric)
         yield f"The run is in {run.folder}. To label images with it:\n"
         yield f"    assay predict {folder} IMAGES --out labels.csv\n"
     yield from conclusion_lines(record, run.folder)
@@ -169,8 +170,11 @@ def _classes_by_head(step: dict[str, Any]) -> dict[str, list[str]]:
     return {name: [row["class"] for row in head["per_class"]] for name, head in heads.items()}
 
 
-def metric_blocks(scores: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Block]:
-    """Yield tables of scores under one another, None left out; of the last each head, and each class."""
+def metric_blocks(scores: Mapping[str, Mapping[str, Any] | None], *, chief: str | None = None) -> Iterator[Block]:
+    """Yield tables of scores under one another, None left out; of the last each head, and each class.
+
+    The metric `chief`, that of the plan, comes first.
+    """
     from assay.predictions.baselines import MAJORITY
     from assay.report.tables import (
         baseline_lines,
@@ -186,7 +190,7 @@ def metric_blocks(scores: Mapping[str, Mapping[str, Any] | None]) -> Iterator[Bl
     if not known:
         yield "No labelled images to score on, so there are no metrics."
         return
-    yield metrics_table(known)
+    yield metrics_table(known, chief=chief)
     last = list(known)[-1]
     heads = known[last]["heads"]
     yield from filter(None, [small_n_line(max((head["n"] for head in heads.values()), default=0))])

@@ -13,6 +13,7 @@ import numpy as np
 from assay.arrays import Floats
 from assay.errors import PlanError
 from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
 from assay.labels.subset import labelled
 from assay.metrics.metrics import PlanMetric, stream
 from assay.plan.plan import Plan, plain
@@ -23,20 +24,21 @@ from assay.training.class_weights import SqrtInverse
 Decisions = Mapping[str, Mapping[str, Any]]
 """Kind of step -> its settings."""
 
-RARE_COUNT = {"class_weights": SqrtInverse(), "prior": "uniform"}
-HALF_WAY = {"class_weights": SqrtInverse(), "prior": "trained"}  # between the frequencies of the data and equal ones
+WEIGHED = {"class_weights": SqrtInverse()}  # which a fit of a network gains by, and a linear one does not
+EVEN = {"prior": "uniform"}
+BETWEEN = {"prior": "square_root"}
 
 BY_METRIC: Mapping[PlanMetric, Decisions] = {
     "accuracy": {"fit": {"monitor": "accuracy"}, "rebalance_head": {"metric": "micro_f1"}},
     "balanced_accuracy": {
-        "probe": RARE_COUNT,
-        "fit": {**RARE_COUNT, "monitor": "balanced_accuracy"},
+        "probe": EVEN,
+        "fit": {**WEIGHED, **EVEN, "monitor": "balanced_accuracy"},
         "tune_thresholds": {"metric": "balanced_accuracy"},
     },
     "macro_f1": {
-        "probe": HALF_WAY,
-        "fit": {**HALF_WAY, "monitor": "macro_f1"},
-        "tune_thresholds": {"metric": "macro_f1"},
+        "probe": BETWEEN,
+        "fit": {**WEIGHED, **BETWEEN, "monitor": "macro_f1"},
+        "tune_thresholds": {"metric": "macro_f1", "by": "class"},
         "rebalance_head": {"metric": "macro_f1"},
     },
     "micro_f1": {"fit": {"monitor": "micro_f1"}, "rebalance_head": {"metric": "micro_f1"}},
@@ -44,6 +46,21 @@ BY_METRIC: Mapping[PlanMetric, Decisions] = {
     "nll": {"fit": {"monitor": "nll"}, "rebalance_head": {"metric": "nll"}},
 }
 """Where a metric lists nothing, the default of the step is what suits it."""
+
+OF_TAGS: Mapping[PlanMetric, Decisions] = {
+    **BY_METRIC,
+    "balanced_accuracy": {
+        "probe": EVEN,
+        "fit": {**EVEN, "monitor": "balanced_accuracy"},
+        "tune_thresholds": {"metric": "balanced_accuracy"},
+    },
+    "macro_f1": {
+        "fit": {"monitor": "macro_f1"},
+        "tune_thresholds": {"metric": "macro_f1", "by": "class"},
+        "rebalance_head": {"metric": "macro_f1"},
+    },
+}
+"""The same where all heads are tags: weights rank the images of a tag worse, and thresholds do what they would."""
 
 TRAINING = frozenset({"class_weights", "sampling", "logit_adjust"})
 """Settings by which classes count otherwise in training: a plan that has one has decided how."""
@@ -67,14 +84,14 @@ def require_defined(metric: PlanMetric, samples: Samples) -> None:
         )
 
 
-def by_metric(plan: Plan) -> tuple[Plan, list[str]]:
+def by_metric(plan: Plan, space: LabelSpace) -> tuple[Plan, list[str]]:
     """Return the plan with the settings that its metric decides, and a line for each kind of step on what they are.
 
     What the plan says stays; a line names it where the metric would have it otherwise.
     """
     if plan.metric is None:
         return plan, []
-    decisions = BY_METRIC[plan.metric]
+    decisions = (BY_METRIC if any(head.multiclass for head in space) else OF_TAGS)[plan.metric]
     lines: list[str] = []
 
     def decide(step: StepPlan) -> StepPlan:
@@ -92,8 +109,7 @@ def _open(settings: Settings, decided: Mapping[str, Any]) -> Iterator[tuple[str,
     """Yield the settings that the plan leaves open, by name."""
     given = settings.model_fields_set
     for name, value in decided.items():
-        training = name == "class_weights" or value == "trained"  # the prior that these weights teach
-        if name not in given and not (training and given & TRAINING):
+        if name not in given and not (name in TRAINING and given & TRAINING):
             yield name, value
 
 

@@ -27,12 +27,14 @@ TABLE_METRICS = ("accuracy", "micro_f1", "mean_average_precision", "macro_f1", "
 """The columns of a table of metrics, those to show first first."""
 
 
-def metrics_rows(scores: Mapping[str, Scores], *, columns: Sequence[str] | None = None) -> list[Row]:
+def metrics_rows(
+    scores: Mapping[str, Scores], *, columns: Sequence[str] | None = None, chief: str | None = None
+) -> list[Row]:
     """Return a row for each baseline and step: step, n, each metric as {value, n, low, high} or None (undefined).
 
-    Without `columns`: the two chief metrics that any row has; they fit 80 letters.
+    Without `columns`: two metrics that any row has, which fit 80 letters; `chief`, that of the plan, first.
     """
-    names = _columns([score["metrics"] for score in scores.values()], columns)
+    names = _columns([score["metrics"] for score in scores.values()], columns, chief)
     return [_row({"step": name}, score["metrics"], names) for name, score in scores.items()]
 
 
@@ -52,10 +54,14 @@ def heads_rows(scores: Scores, *, majority: Scores | None = None, columns: Seque
 
 
 def metrics_table(
-    scores: Mapping[str, Scores], *, columns: Sequence[str] | None = None, title: str | None = None
+    scores: Mapping[str, Scores],
+    *,
+    columns: Sequence[str] | None = None,
+    chief: str | None = None,
+    title: str | None = None,
 ) -> Table:
     """Return baselines and steps under one another, metrics with 95 % intervals; the best of each is bold."""
-    return _metrics_table(metrics_rows(scores, columns=columns), "step", title)
+    return _metrics_table(metrics_rows(scores, columns=columns, chief=chief), "step", title)
 
 
 def heads_table(scores: Scores, *, majority: Scores | None = None, title: str | None = None) -> Table:
@@ -195,12 +201,17 @@ def _row(start: Row, metrics: Mapping[str, Any], columns: Sequence[str]) -> Row:
     return {**start, "n": n, **{name: metrics.get(name) for name in columns}}
 
 
-def _columns(metrics: Sequence[Mapping[str, Any]], columns: Sequence[str] | None) -> list[str]:
+def _columns(
+    metrics: Sequence[Mapping[str, Any]], columns: Sequence[str] | None, chief: str | None = None
+) -> list[str]:
     if columns is not None:
         return list(columns)
-    names = [name for name in TABLE_METRICS if any(name in row for row in metrics)]
+    wanted = dict.fromkeys((*([chief] if chief else []), *TABLE_METRICS))
+    names = [name for name in wanted if any(name in row for row in metrics)]
     if "accuracy" in names:
-        names = [name for name in names if name != "micro_f1"]  # of a multi-class head it is the accuracy
+        names = [
+            name for name in names if name != "micro_f1" or name == chief
+        ]  # of a multi-class head it is the accuracy
     return names[:2]
 
 

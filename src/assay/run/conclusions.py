@@ -295,7 +295,8 @@ def _price_lines(record: RunMetrics) -> Iterator[str]:
         named = "; ".join(_priced(name, other["metrics"][name], change) for name, change in gained.items())
         chief, change = other["metrics"].get(record.metric), other["gains"].get(record.metric)
         then = f"; {_priced(record.metric, chief, change)}" if chief and change else ""
-        yield f"The price of {record.metric}: assuming {other['prior']}, the same network has {named}{then}."
+        n = next(iter(gained.values()))["n"]
+        yield f"The price of {record.metric}: assuming {other['prior']}, the same network has {named}{then}, n = {n:,}."
 
 
 def _priced(name: str, measured: Number, gain: Number) -> str:

@@ -23,6 +23,7 @@ from assay.labels.ledger import Ledger
 from assay.labels.left_out import require_all
 from assay.labels.readers.read import audit_folder, read, resolve_paths
 from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
 from assay.labels.subset import without
 from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import choose_flips, facts_of
@@ -108,7 +109,7 @@ def prepare_run(
         samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
         choice = _choice_of_steps(loaded, corrected, cache, folder, progress)
         loaded = _fill_levels(complete(loaded, _usual_steps(choice.facts, loaded.plan.minutes)))
-    loaded = _with_metric(loaded, progress)
+    loaded = _with_metric(loaded, samples.space, progress)
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
     with together.main_process_first():  # the others read what it notes
@@ -227,7 +228,7 @@ def _choice_of_steps(
 
     def plan_with(steps: Sequence[Mapping[str, Any]]) -> Plan:
         filled = _fill_levels(complete(loaded, steps))
-        return anchored(replace(filled, plan=by_metric(filled.plan)[0]))
+        return anchored(replace(filled, plan=by_metric(filled.plan, samples.space)[0]))
 
     return StepChoice(facts, plan_with)
 
@@ -239,9 +240,9 @@ def _usual_steps(facts: Facts, minutes: float | None) -> list[Mapping[str, Any]]
     return [stage.step for stage in stages]
 
 
-def _with_metric(loaded: LoadedPlan, progress: Progress) -> LoadedPlan:
+def _with_metric(loaded: LoadedPlan, space: LabelSpace, progress: Progress) -> LoadedPlan:
     """Return the plan with what its metric decides of steps that do not say."""
-    plan, lines = by_metric(loaded.plan)
+    plan, lines = by_metric(loaded.plan, space)
     for line in lines:
         progress.line(line)
     return replace(loaded, plan=plan)

@@ -21,15 +21,15 @@ from assay.predictions.thresholds import HALF
 from assay.run.contents import LabelledPredictions
 from assay.run.records import Alternative, DoneRecord
 from assay.settings import Settings
-from assay.steps import fit_settings as fit
-from assay.steps import probe
 from assay.steps.base import StepPlan
-from assay.steps.fit_settings import FitSettings
+from assay.steps.fit_settings import PRIORS, FitSettings, Prior, rule_for, sampling_plan, taught_prior
 from assay.steps.probe import ProbeSettings
 
-PRIORS = {"the frequencies of the data": 0.0, "their square root": 0.5, "equal frequencies": 1.0}
-"""Assumed class frequencies, and what part of the way it is from those of the data to equal ones."""
-
+TEXTS: Mapping[Prior, str] = {
+    "data": "the frequencies of the data",
+    "square_root": "their square root",
+    "uniform": "equal frequencies",
+}
 PRICED = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "nll")
 RULES = ("calibrate", "tune_thresholds")  # whose model is that of the step before with another rule
 
@@ -52,11 +52,12 @@ def prices(
     if not isinstance(settings, FitSettings | ProbeSettings):
         return None
     train = labelled(samples.part("train"))
-    if isinstance(settings, FitSettings):
-        taught = fit.taught_prior(settings, train, fit.sampling_plan(settings, train, seed=0))
+    equal = -rule_for("uniform", train).shift
+    if isinstance(settings, ProbeSettings):
+        assumed = PRIORS[settings.prior] * equal
     else:
-        taught = probe.taught_prior(settings, train)
-    assumed, equal = (taught - fit.rule_for(prior, train, taught).shift for prior in (settings.prior, "uniform"))
+        taught = taught_prior(settings, train, sampling_plan(settings, train, seed=0))
+        assumed = taught - rule_for(settings.prior, train, taught).shift
     described = read_description(run.path / (steps[name].model or ""))["deciding"]
     temperature = DecisionRule.from_json(samples.space, described).temperature
     return list(_alternatives(now, equal=equal / temperature, assumed=assumed / temperature))
@@ -73,9 +74,10 @@ def _alternatives(now: LabelledPredictions, *, equal: Floats, assumed: Floats) -
         scores = score_predictions(answers, now.samples)
         better = gains(now.scores, scores)
         names = [metric for metric in PRICED if metric in better]
+        names = [metric for metric in names if metric != "micro_f1" or "accuracy" not in names]  # which it then is
         measured = overall(scores)
         yield Alternative(
-            prior=prior,
+            prior=TEXTS[prior],
             metrics={metric: measured[metric].to_json() for metric in names},
             gains={metric: better[metric].to_json() for metric in names},
         )

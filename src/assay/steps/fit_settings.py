@@ -5,7 +5,7 @@ Apart from fit.py, since other steps hold a fit in their settings and the loop, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -51,13 +51,9 @@ from assay.training.schedules import OneCycle, ScheduleSettings
 from assay.training.semi_supervised import UnlabelledSettings
 
 Positive = Annotated[float, Field(gt=0)]
-Prior = Annotated[
-    Literal["data", "trained", "uniform"],
-    Field(
-        description="The class frequencies that predictions assume: the data's, those taught by weights or sampling, "
-        "or equal ones, which are best for balanced accuracy (logit adjustment, Menon et al. 2021)."
-    ),
-]
+Prior = Literal["data", "square_root", "uniform"]
+PRIORS: Mapping[Prior, float] = {"data": 0.0, "square_root": 0.5, "uniform": 1.0}
+"""Assumed class frequencies, by what part of the way they are from those of the data to equal ones, as powers."""
 MOST_VIEWS = 8  # cached where a plan does not say how many
 
 
@@ -111,7 +107,12 @@ class FitSettings(StepSettings):
         ge=0,
         description="Times the logarithm of the class frequencies, added to the logits in training.",
     )
-    prior: Prior = "data"
+    prior: Prior | Literal["trained"] = Field(
+        "data",
+        description="The class frequencies that predictions assume: the data's, those taught by weights or sampling, "
+        "the square root of the data's, which is best for macro F1, or equal ones, which are best for balanced "
+        "accuracy (logit adjustment, Menon et al. 2021).",
+    )
     head_weights: dict[str, Positive] = Field({}, description="What the loss of a head counts, where that is not 1.")
     augment: Augment | None = None
     mix: Mix | None = None
@@ -288,15 +289,17 @@ def taught_prior(settings: FitSettings, train: Samples, sampling: SamplingPlan) 
     return -adjustment if both is None else logit_shift(both) - adjustment
 
 
-def rule_for(prior: Prior, train: Samples, taught: Floats) -> DecisionRule:
-    """Return the decision rule by which predictions assume a prior, where training `taught` class frequencies.
+def rule_for(prior: Prior | Literal["trained"], train: Samples, taught: Floats | None = None) -> DecisionRule:
+    """Return the decision rule by which predictions assume a prior.
 
-    `taught` (W,) is the log of these frequencies over those of the data; that of `uniform` is of inverse weights.
+    `taught` (W,) is the log of the class frequencies that training taught over those of the data, by default 0.
     """
-    assumed = {"data": np.zeros_like(taught), "trained": taught}.get(prior)
-    if assumed is None:
-        assumed = logit_shift(class_weights(Inverse(), train))
-    return replace(DecisionRule.plain(train.space), shift=taught - assumed)
+    plain = DecisionRule.plain(train.space)
+    if prior == "trained":
+        return plain
+    # Equal frequencies are those that inverse weights teach.
+    assumed = PRIORS[prior] * logit_shift(class_weights(Inverse(), train))
+    return replace(plain, shift=(plain.shift if taught is None else taught) - assumed)
 
 
 def _product(one: ClassWeightArrays | None, other: ClassWeightArrays | None) -> ClassWeightArrays | None:

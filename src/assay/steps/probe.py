@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from pydantic import Field
 from assay.arrays import Floats
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
-from assay.labels.space import LabelSpace
 from assay.models.backbones import image_size
 from assay.models.classifier import Classifier
 from assay.models.trained_model import TrainedModel, training_hashes
@@ -28,7 +26,6 @@ from assay.steps.start import (
     save_best,
     trained_before,
 )
-from assay.training.class_weights import ClassWeights, Given, class_weights, given_weights, logit_shift
 from assay.training.linear import fit_linear
 
 
@@ -37,23 +34,10 @@ class ProbeSettings(StepSettings):
 
     size: int = Field(128, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
-    class_weights: ClassWeights | None = Field(
-        None, description="Weights of classes in the loss; the prior they shift is set right again at prediction."
+    prior: Prior = Field(
+        "data",
+        description="The class frequencies that predictions assume: the data's, their square root, or equal ones.",
     )
-    prior: Prior = "data"
-
-
-def check(settings: ProbeSettings, space: LabelSpace) -> None:
-    """Raise PlanError for a head or class that is not in the data, before anything is trained."""
-    if isinstance(settings.class_weights, Given):
-        given_weights(settings.class_weights.weights, space)
-
-
-def taught_prior(settings: ProbeSettings, train: Samples) -> Floats:
-    """Return the log of the class frequencies that the class weights teach over those of the data: (W,)."""
-    if settings.class_weights is None:
-        return np.zeros(train.space.width, np.float32)
-    return logit_shift(class_weights(settings.class_weights, train))
 
 
 def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
@@ -67,8 +51,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         for part in (train, validation)
     )
     with stage(context.progress, "fitting the linear model"):
-        weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
-        strengths = fit_heads(classifier, train_features, train, seed=context.seed, class_weights=weights)
+        strengths = fit_heads(classifier, train_features, train, seed=context.seed)
     space = state.samples.space
     # The backbone is frozen, so that it has learnt from no more images than before.
     before, _ = trained_before("previous", state, context)
@@ -78,7 +61,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         settings.size,
         inference.cache.side,
         settings.resize,
-        rule_for(settings.prior, train, taught_prior(settings, train)),
+        rule_for(settings.prior, train),
         trained_on=before,
         learnt_from=np.union1d(before, training_hashes(train.hashes)),
     )
@@ -92,10 +75,9 @@ STEP = Step(
     ProbeSettings,
     run,
     purpose="a linear model on the features of the frozen backbone",
-    report=("size", "class_weights", "prior"),
+    report=("size", "prior"),
     learns=True,
     computes=lambda settings: True,
-    check=check,
 )
 
 
@@ -110,17 +92,9 @@ def frozen_backbone(state: State, context: Context, *, size: int) -> Classifier:
     return classifier
 
 
-def fit_heads(
-    classifier: Classifier,
-    features: Floats,
-    samples: Samples,
-    *,
-    seed: int,
-    class_weights: Sequence[Floats] | None = None,
-) -> dict[str, float]:
+def fit_heads(classifier: Classifier, features: Floats, samples: Samples, *, seed: int) -> dict[str, float]:
     """Put logistic regressions into the last layer; return their strengths by head, the median of its tags."""
-    codes, weights = samples.codes(), samples.weights()
-    linear = fit_linear(samples.space, features, codes, weights, seed=seed, class_weights=class_weights)
+    linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=seed)
     with torch.no_grad():
         classifier.final.weight.copy_(torch.from_numpy(linear.coefficients))
         classifier.final.bias.copy_(torch.from_numpy(linear.intercepts))

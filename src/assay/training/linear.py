@@ -51,13 +51,11 @@ def fit_linear(
     *,
     seed: int,
     strengths: Strengths | None = None,
-    class_weights: Sequence[Floats] | None = None,
 ) -> Linear:
     """Fit a logistic regression of every head on features (N, F): multinomial, or one a tag.
 
-    `codes` are one array a head and `weights` (N, H). Strengths are searched where none are given, without
-    `class_weights`: (K,) a head, by which images count in the fit for their class, or for having a tag. A class without
-    images gets the lowest logit.
+    `codes` are one array a head and `weights` (N, H). Strengths are searched where none are given. A class
+    without images gets the lowest logit.
     """
     if strengths is None:
         strengths = find_strengths(space, features, codes, weights, seed=seed)
@@ -69,13 +67,11 @@ def fit_linear(
             fit_question,
             head.values,
             standard,
-            of_images,
+            weights[:, position],
             known,
             strength,
         )
-        for (_, head, known), of_images, strength in zip(
-            _questions(space, codes), _question_weights(space, codes, weights, class_weights), searched, strict=True
-        )
+        for (position, head, known), strength in zip(_questions(space, codes), searched, strict=True)
     ]
     coefficients, intercepts = [], []
     for (_, head, _), (slopes, level) in zip(_questions(space, codes), side_by_side(fits), strict=True):
@@ -123,23 +119,6 @@ def _questions(space: LabelSpace, codes: Sequence[Codes]) -> Iterator[tuple[int,
     for position, (head, known) in enumerate(zip(space, codes, strict=True)):
         for question in head.columns(known).T:
             yield position, head, question
-
-
-def _question_weights(
-    space: LabelSpace, codes: Sequence[Codes], weights: Floats, class_weights: Sequence[Floats] | None
-) -> Iterator[Floats]:
-    """Yield the weights (N,) of the images under every question; those of classes do not change their mean."""
-    for position, (head, known) in enumerate(zip(space, codes, strict=True)):
-        for tag, question in enumerate(head.columns(known).T):
-            of_labels = weights[:, position]
-            if class_weights is not None:
-                by_class = class_weights[position]
-                by_value = by_class if head.multiclass else np.array([1.0, by_class[tag]])
-                factors = np.where(question >= 0, by_value[np.maximum(question, 0)], 0.0)
-                total = float(of_labels @ factors)
-                mean = total / max(float(of_labels @ (question >= 0)), 1e-9)
-                of_labels = (of_labels * factors / max(mean, 1e-9)).astype(np.float32)
-            yield of_labels
 
 
 def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:

@@ -34,6 +34,7 @@ def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
     chief = run.headline or (headline_metric(test["metrics"]) if test else None)
     tested = test["metrics"].get(chief) if test else None
     validated = (run.scores or {}).get("metrics", {}).get(chief) if chief else None
+    rows = _rows(run, chief, tested)
     return {
         "learner": learner(run),
         "backbone": (run.plan.get("model") or {}).get("backbone", ""),
@@ -50,7 +51,8 @@ def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
         "validated": validated,
         "test": tested,
         "test_opened": run.metrics.test_time if run.metrics else None,
-        "rows": _rows(run, chief, tested),
+        "rows": rows,
+        "scale": max([1.0, *(row["value"] if row["high"] is None else row["high"] for row in rows)]),  # of a loss
         "worst": _worst(run, gallery),
         "right": _all_right(run),
     }
