@@ -194,6 +194,7 @@ def test_another_budget_or_other_data_begin_anew(tmp_path: Path, seconds: float,
 def test_time_is_noted_now_and_then(tmp_path: Path) -> None:
     clock, run = Clock(), RunFolder(tmp_path)
     budget = Budget.open(run, 60.0, clock.now, clock=clock)
+    budget.belongs_to("data")
     budget.write()
     before = run.budget.read_text()
     clock.now += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from assay.errors import RunError
+from assay.errors import PlanError, RunError
 
 if TYPE_CHECKING:
     from assay.predictions.tta import AnyTTA
@@ -66,6 +67,19 @@ def audit_change(audit: Path | None) -> list[str]:
 def metric_change(metric: str | None) -> list[str]:
     """Return the change of a plan that is to be best at a metric; none without one."""
     return [] if metric is None else [f"metric={metric}"]
+
+
+def minutes_change(text: str | None) -> list[str]:
+    """Return the change of a plan that gives it so many minutes; none without. Raises PlanError for no such number."""
+    if text is None:
+        return []
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise PlanError(f"--minutes {text}: is no length of time. Give a number above 0, such as 0.5 or 10.")
+    return [f"minutes={minutes:g}"]
 
 
 def command_line(source: Path, *, run: Path, recipe: str | None, changes: Sequence[str] | None) -> str:

@@ -21,6 +21,7 @@ from assay.commands.options import (
     command_line,
     default_run,
     metric_change,
+    minutes_change,
 )
 from assay.commands.output import command, hash_ahead, print_run
 
@@ -36,7 +37,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
     metric: Metric = None,
     changes: Changes = None,
     minutes: Annotated[
-        float | None, typer.Option(metavar="M", help="Do all of it, report included, in so many minutes.")
+        str | None, typer.Option(metavar="M", help="Do all of it, report included, in so many minutes.")
     ] = None,
     device: Device = None,
     stop_at: StopAt = None,
@@ -47,6 +48,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
     started, folder = time.monotonic(), run or default_run(source)
     changes = [*audit_change(audit), *metric_change(metric), *(changes or ())]
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, reading=source) as out:
+        changes += minutes_change(minutes)
         hash_ahead(source, changes)
         from assay.commands.api import train as train_plan
         from assay.run.environment import process_began
@@ -59,8 +61,6 @@ def train(  # noqa: PLR0913  (every option is a parameter)
             device=device,
             strict=strict,
             progress=out.progress,
-            minutes=minutes,
             began=process_began() or started,
         )
-        changes += [] if minutes is None else [f"minutes={minutes:g}"]
         print_run(out, finished, again=command_line(source, run=folder, recipe=recipe, changes=changes))

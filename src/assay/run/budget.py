@@ -7,16 +7,19 @@ in budget.json before it begins: a run that was killed goes on with the same sta
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from assay.errors import PlanError
 from assay.files import RunFolder, StepName, fingerprint, whole, write_text
+from assay.metrics.metrics import headline
 from assay.models.backbones import stages as stages_of_backbone
 from assay.models.ensemble import load_model
 from assay.plan.plan import Plan, to_yaml
-from assay.plan.planner import DEFAULT_SIZE, PROBE, UPPER, WHOLE, Facts, Speeds, Stage, budgeted_stages
+from assay.plan.planner import DEFAULT_SIZE, PROBE, UPPER, WHOLE, Facts, Speeds, Stage, budgeted_stages, default_stages
 from assay.predictions.inference import seconds_an_image
 from assay.progress import format_seconds
 from assay.run.conclusions import choose_model, stage_outcomes
@@ -84,7 +87,7 @@ class Budget:
 
     def note(self) -> None:
         """Write the time spent, unless that was done a moment ago."""
-        if self.clock() - self._noted > NOTED:
+        if self.key and self.clock() - self._noted > NOTED:
             self.write()
 
     def write(self) -> None:
@@ -115,13 +118,15 @@ class Staging:
             raise PlanError("minutes: one process decides as it goes, and this run has several. Drop minutes.")
         self.choice, self.budget, self.samples = choice, budget, prepared.samples
         self.context = replace(prepared.context, time_left=budget.left_for_stages)
-        self.state = prepared.state
+        self.state, self.best = prepared.state, dict[str, float]()
         budget.belongs_to(fingerprint(prepared.state.key, to_yaml(choice.plan_with([]))))
         budget.closing = closing_seconds(budget.seconds)
+        if budget.over:  # the report is missing at most
+            return
         self.facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
         self._print_intention()
-        if not budget.decided:
-            self._decide()
+        if not budget.decided:  # noted later: what an earlier run left in the folder is not archived yet
+            budget.decided.append(self._stages()[0])
 
     @property
     def plan(self) -> Plan:
@@ -133,12 +138,26 @@ class Staging:
 
         What is best so far becomes the model of the run first.
         """
-        self._hand_on()
-        if self.budget.over or not self._decide():
+        if self.budget.over:
             return None
-        stage = self.budget.decided[-1]
+        self._hand_on()
+        stage = next(iter(self._stages()), None)
+        self.budget.decide(stage)
+        if stage is None:
+            return None
+        plan = self.plan
+        write_text(self.context.run.plan, to_yaml(plan))
         self.context.progress.line(f"{stage.name}: {_about(stage.seconds)}, {_about(self.budget.left)} are left")
-        return self.plan.steps[-1]
+        return plan.steps[-1]
+
+    def after_epoch(self, step: str, row: Mapping[str, Any]) -> None:
+        """Make the model of an epoch that of the run, where it validates better than what is handed on so far."""
+        metrics = row["validation"]
+        chief = headline(metrics, self.plan.metric)
+        if not (row["best"] and chief) or StepName(step).depth or metrics[chief] <= self.best.get(chief, -math.inf):
+            return
+        self.best = dict(metrics)
+        load_model(self.context.run.step(step).best.path).save(self.context.run.model.path)
 
     def outcomes(self) -> list[StageOutcome]:
         """Return what each stage was worth."""
@@ -151,13 +170,6 @@ class Staging:
         speeds = refined(self.facts, self.speeds, dict(zip(done, self._records().values(), strict=False)))
         return budgeted_stages(self.facts, speeds, self.budget.left_for_stages(), done=done)
 
-    def _decide(self) -> bool:
-        """Decide on the next stage and note it, in the plan too; return whether there is one."""
-        stages = self._stages()
-        self.budget.decide(stages[0] if stages else None)
-        write_text(self.context.run.plan, to_yaml(self.plan))
-        return bool(stages)
-
     def _records(self) -> dict[StepName, DoneRecord]:
         names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
         run = self.context.run
@@ -168,7 +180,9 @@ class Staging:
         run, records = self.context.run, self._records()
         choice = choose_model(records, self.samples, run, self.plan.take, metric=self.plan.metric)
         if choice is not None:
-            load_model(run.path / (records[StepName(choice["step"])].model or "")).save(run.model.path)
+            record = records[StepName(choice["step"])]
+            self.best = {name: metric["value"] for name, metric in (record.scores or {}).get("metrics", {}).items()}
+            load_model(run.path / (record.model or "")).save(run.model.path)
 
     def _print_intention(self) -> None:
         budget, progress = self.budget, self.context.progress
@@ -184,6 +198,19 @@ class Staging:
                 f"  note: these minutes are too few: the probe and the report take {_about(short)} more. "
                 "The probe is finished."
             )
+
+
+def print_usual(prepared: PreparedRun) -> None:
+    """Print what the default plan of a run takes here, by the speed of a batch of images."""
+    if prepared.choice is None:
+        return
+    facts, speeds = _measured(prepared.choice.facts, prepared.state, prepared.context)
+    stages = default_stages(facts, speeds)
+    listed = ", ".join(f"{stage.name} {_about(stage.seconds)}" for stage in stages)
+    total = sum(stage.seconds for stage in stages)
+    prepared.context.progress.line(
+        f"  intended: {listed}; about {_about(total)} before metrics and report. `--minutes` sets another budget"
+    )
 
 
 def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Speeds]:

@@ -105,7 +105,7 @@ def prepare_run(
     choice = None
     if not loaded.plan.steps:
         with together.main_process_first():  # the others read what it notes
-            notes = data_notes(corrected, cache, run, seed=loaded.plan.seed, progress=progress)
+            notes = _notes_in_time(loaded.plan, corrected, cache, run, progress)
         samples, corrected = (replace(one, notes=(*one.notes, *notes)) for one in (samples, corrected))
         choice = _choice_of_steps(loaded, corrected, cache, folder, progress)
         loaded = _fill_levels(complete(loaded, _usual_steps(choice.facts, loaded.plan.minutes)))
@@ -212,6 +212,18 @@ def same_data(run: RunFolder, samples: Samples) -> bool:
         return Samples.read(run.samples).fingerprint() == samples.fingerprint()
     except RunError:
         return False
+
+
+CHECK_SECONDS = 0.003  # an image, of what is looked at before training
+CHECK_SHARE = 0.05  # of a budget
+
+
+def _notes_in_time(plan: Plan, samples: Samples, cache: Cache, run: RunFolder, progress: Progress) -> tuple[str, ...]:
+    """Return notes on the data; none where looking for them would take much of the minutes that there are."""
+    if plan.minutes is not None and CHECK_SECONDS * len(samples) > CHECK_SHARE * 60 * plan.minutes:
+        progress.line("  the minutes are too few to look for copies, leaks and shortcuts; `assay audit` does")
+        return ()
+    return data_notes(samples, cache, run, seed=plan.seed, progress=progress)
 
 
 def _choice_of_steps(

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -30,7 +31,7 @@ from assay.plan import yaml_lines
 from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
 from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries, stage
 from assay.run.archive import archive, archive_run, results
-from assay.run.budget import Budget, Staging
+from assay.run.budget import Budget, Staging, print_usual
 from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, test_scores
@@ -98,9 +99,13 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
             staging = None if budget is None or prepared.choice is None else Staging(prepared, prepared.choice, budget)
             if staging is not None:
                 prepared = replace(prepared, plan=staging.plan, context=staging.context)
+                if isinstance(log, _Log):
+                    log.staging = staging
             if main:
-                _archive_replaced(prepared, open_test=open_test)
+                finished = _archive_replaced(prepared, open_test=open_test)
                 _describe(prepared)
+                if staging is None and not finished:
+                    print_usual(prepared)
             further = staging.further if staging is not None else lambda: None
             state = run_steps(prepared.plan.steps, prepared.state, prepared.context, further=further)
             if main:
@@ -132,8 +137,11 @@ def _print_processes(together: Processes, progress: Progress) -> None:
 # Before the first step: what the run is made of.
 
 
-def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
-    """Move what the plan or the data make out of date to history/; results that follow from the plan stay."""
+def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> bool:
+    """Move what the plan or the data make out of date to history/; results that follow from the plan stay.
+
+    Return whether the run is finished as it is.
+    """
     run, context = prepared.context.run, prepared.context
     changed = run.plan.exists() and _untracked(run.plan.read_text(encoding="utf-8")) != _untracked(
         to_yaml(prepared.plan)
@@ -143,13 +151,14 @@ def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> None:
     if kept is not None and before is not None and before.key == _result_key(kept, prepared.plan, open_test):
         if changed:
             archive(run, [run.plan])
-        return
+        return True
     replaced = [*([run.plan] if changed else []), *_other_data(prepared)]
     if before is not None:
         earlier = archive_run(run, before, replaced)
         context.progress.line(f"the finished run that was in {run.path} is kept in {earlier}")
     elif replaced:
         archive(run, [*replaced, *results(run)])
+    return False
 
 
 def _untracked(text: str) -> str:
@@ -308,6 +317,7 @@ class _Log(ForwardingProgress):
     def __init__(self, path: Path, progress: Progress, memory: PeakMemory, budget: Budget | None = None) -> None:
         super().__init__(progress)
         self._path, self._memory, self._budget = path, memory, budget
+        self.staging: Staging | None = None  # once the stages of a budget are decided
 
     def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
         self._memory.note()
@@ -315,6 +325,11 @@ class _Log(ForwardingProgress):
             self._budget.note()
         super().advance(count, metrics)
         leave_if_stopped()
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        if self.staging is not None:
+            self.staging.after_epoch(self.stage, row)
+        super().epoch(row)
 
     def line(self, text: str) -> None:
         super().line(text)  # first, since the disk may be full

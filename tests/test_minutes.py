@@ -1,0 +1,114 @@
+"""Runs within minutes, on images and a network that train in a moment."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from assay import cli
+from assay.files import RunFolder
+from assay.plan.plan import load
+from assay.progress import GivenUpError
+from assay.run.train import Run, train
+from conftest import Lines
+
+
+@pytest.fixture
+def plan(colours: Path, tmp_path: Path, plain_runs: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plan without steps; a fit ends after two epochs, however much time there is."""
+    monkeypatch.setattr("assay.plan.planner.MOST_EPOCHS", 2)
+    monkeypatch.setattr("assay.plan.planner.DEFAULT_SIZE", 32)
+    path = tmp_path / "plan.yaml"
+    model = "model: {backbone: test_efficientnet, weights: none}\nhardware: {precision: fp32, layout: contiguous}\n"
+    path.write_text(f"data: {{folder: {colours}}}\n{model}minutes: 10\n")
+    return path
+
+
+def stages(run: Run) -> list[str]:
+    return [stage["stage"] for stage in run.record.stages]
+
+
+def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(plan: Path, tmp_path: Path) -> None:
+    lines = Lines()
+    run = train(plan, run=tmp_path / "run", progress=lines)
+    assert "10 minutes. It is intended:" in lines.lines
+    assert stages(run) == ["probe", "suspect labels", "whole network"]
+    assert run.record.stages[2]["gain"] is not None
+    assert "Of 10 minutes this run used" in str(run)
+    assert [step.kind for step in load(tmp_path / "run/plan.yaml").plan.steps] == ["probe", "clean_labels", "fit"]
+    again = Lines()
+    assert train(plan, run=tmp_path / "run", progress=again).metrics == run.metrics
+    assert any("nothing to do" in line for line in again.lines)
+
+
+def test_too_few_minutes_finish_the_probe(plan: Path, tmp_path: Path) -> None:
+    lines = Lines()
+    run = train(plan, run=tmp_path / "run", overrides=["minutes=0.02"], progress=lines)
+    assert stages(run) == ["probe"]
+    assert any("these minutes are too few" in line for line in lines.lines)
+    assert any("too few to look for copies" in line for line in lines.lines)
+    assert run.artifact.saved.space.width == 3
+
+
+class Ending(Lines):
+    """Ends the run after the first epoch, as a kill would."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run, self.models = run, 0
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self.models = len(list(self.run.glob("model/spec.json")))
+        raise GivenUpError
+
+
+def test_a_run_that_ended_early_goes_on_with_its_stages_and_its_time(plan: Path, tmp_path: Path) -> None:
+    ended = Ending(tmp_path / "run")
+    with pytest.raises(GivenUpError):
+        train(plan, run=tmp_path / "run", progress=ended)
+    assert ended.models == 1  # while the network is trained, the run has the model of the probe at least
+    budget = RunFolder(tmp_path / "run").budget
+    record = json.loads(budget.read_text())
+    budget.write_text(json.dumps({**record, "spent": 100.0}))
+    lines = Lines()
+    run = train(plan, run=tmp_path / "run", progress=lines)
+    assert stages(run) == ["probe", "suspect labels", "whole network"]
+    assert run.record.stages[2]["intended"] == round(record["stages"][2]["seconds"], 1)
+    assert any(line.startswith("10 minutes, 1:40 min of them spent before") for line in lines.lines)
+    assert sum("done before, kept" in line for line in lines.lines) == 2
+    assert run.record.seconds > 100
+
+
+def test_another_plan_in_the_folder_is_kept_whole(plan: Path, tmp_path: Path) -> None:
+    train(plan, run=tmp_path / "run", overrides=["minutes=0.02"])
+    train(plan, run=tmp_path / "run")
+    before, after = tmp_path / "run/history/run-1", tmp_path / "run"
+    assert [len(load(folder / "plan.yaml").plan.steps) for folder in (before, after)] == [1, 3]
+    assert json.loads((before / "budget.json").read_text())["seconds"] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "abc", "nan", "inf"])
+def test_no_length_of_time_is_refused_before_anything_is_read(minutes: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["train", str(tmp_path), f"--minutes={minutes}"])
+    assert result.exit_code == 2
+    assert (
+        result.stderr
+        == f"assay: --minutes {minutes}: is no length of time. Give a number above 0, such as 0.5 or 10.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--recipe", "multi-label-fast"], "minutes chooses the steps, and the plan names its own"),
+        (["--set", "steps.1.fit.lr=1"], "minutes chooses the steps as it goes"),
+    ],
+)
+def test_minutes_and_steps_exclude_each_other(more: list[str], expected: str, colours: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["train", str(colours), "--run", str(tmp_path / "run"), "--minutes=1", *more])
+    assert result.exit_code == 2
+    assert expected in result.stderr
+    assert not (tmp_path / "run").exists()
