@@ -44,7 +44,7 @@ def seconds_of(stage: Stage) -> float:
         (5, [PROBE]),  # finished, though it takes 14 s
         (16, [PROBE]),
         (60, [PROBE, UPPER]),
-        (200, [PROBE, SUSPECT_LABELS, UPPER, WHOLE]),
+        (260, [PROBE, SUSPECT_LABELS, UPPER, WHOLE]),
         (600, [PROBE, SUSPECT_LABELS, WHOLE]),
         (7_200, [PROBE, SUSPECT_LABELS, WHOLE]),
     ],
@@ -89,6 +89,19 @@ def test_stages_that_take_longer_or_shorter_than_intended_leave_the_total_as_it_
         spent += stage.seconds if "fit" in stage.step else slower * stage.seconds
     assert done[0] == PROBE
     assert spent + closing <= max(budget, 6.0 + closing + slower * 15) + 1
+
+
+@pytest.mark.parametrize(
+    ("left", "views", "augmented"),
+    [(30, 1, False), (80, 2, True), (120, 3, True), (220, 2, True), (3_000, None, True)],
+)
+def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
+    left: float, views: int | None, augmented: bool
+) -> None:
+    stages = budgeted_stages(replace(PLANTS, cached=True), SPEEDS, left, done=[PROBE, SUSPECT_LABELS])
+    settings = stages[0].step["fit"]
+    assert settings.get("views") == views
+    assert (settings["augment"] is not None) == augmented
 
 
 def test_after_the_whole_network_its_upper_stages_are_not_trained_alone() -> None:

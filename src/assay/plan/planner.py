@@ -19,7 +19,10 @@ LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
 UPPER_EPOCHS = 4.0  # of the whole network within the time: with more, its upper stages need no fit of their own
+LEAST_AFTER = 2.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
+VIEWS_SHARE = 1 / 3  # of a fit of the upper stages, for the passes that make the activations they are trained on
+MOST_VIEWS = 8
 LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_EPOCH = 0.3  # of the whole network: with less it has not recovered from the first steps
 LARGER = (160, 192, 224)  # pixels
@@ -41,6 +44,12 @@ class Facts:
     pretrained: bool = False  # on some of these labels
     side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
     stages: int = 8  # of the backbone
+    cached: bool = False  # whether activations at the boundary of its upper stages can be
+
+    @property
+    def frozen(self) -> int:
+        """The stages below the upper ones."""
+        return max(1, round(0.6 * self.stages))
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,13 @@ class Speeds:
 
     forward: float  # an image through the backbone
     training: float  # an image in an optimiser step of the whole network
-    upper: float  # an image in one of its upper stages
+    upper: float  # an image in one of its upper stages, on cached activations where these can be
     linear: float  # an image of training in the linear models on features
 
     @staticmethod
-    def of_forward(forward: float) -> Speeds:
+    def of_forward(forward: float, *, cached: bool = False) -> Speeds:
         """Return the speeds that usually go with one, where the others are not measured yet."""
-        return Speeds(forward, training=5 * forward, upper=2.5 * forward, linear=forward)
+        return Speeds(forward, training=5 * forward, upper=(1.3 if cached else 2.5) * forward, linear=forward)
 
 
 @dataclass(frozen=True)
@@ -120,10 +129,9 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     epochs = left / epoch
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS} & set(done)
     if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= LEAST_FIT:
-        alone = epochs * (1 - UPPER_SHARE) < 1
+        alone = epochs * (1 - UPPER_SHARE) < LEAST_AFTER
         seconds = left if alone else UPPER_SHARE * left
-        frozen = {"freeze": max(1, round(0.6 * facts.stages)), "lr": 2 * LR}
-        yield _fit_stage(UPPER, facts, seconds, **frozen)
+        yield _fit_stage(UPPER, facts, seconds, freeze=facts.frozen, lr=2 * LR, **_views(facts, speeds, seconds))
         if alone:
             return
         left -= seconds
@@ -141,6 +149,18 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         yield _pseudo_labels(facts, left)
     elif not _has_unlabelled(facts) and LARGER_IMAGES not in done and WHOLE in {*done, WHOLE}:
         yield from _larger(facts, epoch, left)
+
+
+def _views(facts: Facts, speeds: Speeds, seconds: float) -> dict[str, Any]:
+    """Return how many views of an image are cached: so many that these take a third of the time at most.
+
+    Where not even two do, the plain images are all that is seen: a view of their own for each epoch would cost more.
+    """
+    if not facts.cached:
+        return {}
+    a_view = facts.labelled * speeds.forward
+    views = int((VIEWS_SHARE * seconds - facts.validation * speeds.forward) / a_view)
+    return {"views": min(views, MOST_VIEWS)} if views >= 2 else {"views": 1, "augment": None}
 
 
 def _larger(facts: Facts, epoch: float, left: float) -> Iterator[Stage]:

@@ -16,7 +16,9 @@ from typing import Any
 from assay.errors import PlanError
 from assay.files import RunFolder, StepName, fingerprint, whole, write_text
 from assay.metrics.metrics import headline
+from assay.models.backbones import freeze
 from assay.models.backbones import stages as stages_of_backbone
+from assay.models.boundary import find_boundary
 from assay.models.ensemble import load_model
 from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import DEFAULT_SIZE, PROBE, UPPER, WHOLE, Facts, Speeds, Stage, budgeted_stages, default_stages
@@ -214,11 +216,14 @@ def print_usual(prepared: PreparedRun) -> None:
 
 
 def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Speeds]:
-    """Return the facts with the stages of the backbone, and speeds by that of one batch of images through it."""
+    """Return the facts with those of the backbone, and speeds by that of one batch of images through it."""
     classifier = bare_classifier(state, context, size=DEFAULT_SIZE)
     inference = inference_for(classifier, ProbeSettings(size=DEFAULT_SIZE), context)
     forward = seconds_an_image(inference, state.samples.part("train").ids)
-    return replace(facts, stages=len(stages_of_backbone(classifier.backbone))), Speeds.of_forward(forward)
+    facts = replace(facts, stages=len(stages_of_backbone(classifier.backbone)))
+    freeze(classifier, facts.frozen)
+    cached = find_boundary(classifier.backbone, size=DEFAULT_SIZE) is not None
+    return replace(facts, cached=cached), Speeds.of_forward(forward, cached=cached)
 
 
 def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> Speeds:

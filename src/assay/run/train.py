@@ -102,7 +102,8 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
                 if isinstance(log, _Log):
                     log.staging = staging
             if main:
-                finished = _archive_replaced(prepared, open_test=open_test)
+                unfinished = budget is not None and not budget.over
+                finished = _archive_replaced(prepared, open_test=open_test, further=unfinished)
                 _describe(prepared)
                 if staging is None and not finished:
                     print_usual(prepared)
@@ -137,16 +138,16 @@ def _print_processes(together: Processes, progress: Progress) -> None:
 # Before the first step: what the run is made of.
 
 
-def _archive_replaced(prepared: PreparedRun, *, open_test: bool) -> bool:
+def _archive_replaced(prepared: PreparedRun, *, open_test: bool, further: bool) -> bool:
     """Move what the plan or the data make out of date to history/; results that follow from the plan stay.
 
-    Return whether the run is finished as it is.
+    `further` steps may follow those of the plan. Return whether the run is finished as it is.
     """
     run, context = prepared.context.run, prepared.context
     changed = run.plan.exists() and _untracked(run.plan.read_text(encoding="utf-8")) != _untracked(
         to_yaml(prepared.plan)
     )
-    kept = state_if_done(prepared.plan.steps, prepared.state, context)
+    kept = None if further else state_if_done(prepared.plan.steps, prepared.state, context)
     before = RunMetrics.read(run)
     if kept is not None and before is not None and before.key == _result_key(kept, prepared.plan, open_test):
         if changed:
