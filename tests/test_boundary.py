@@ -29,7 +29,7 @@ from assay.progress import NoProgress
 from assay.steps.base import read_history
 from assay.steps.fit_settings import FitSettings
 from conftest import Lines
-from factories import noise_batch
+from factories import noise_batch, write_images
 
 # The split of a network.
 
@@ -247,6 +247,23 @@ def test_a_small_disk_has_fewer_views_and_it_is_said(carry: Carry, disk: float, 
     run = carry(f"{FIT}, views: 8, views_disk: {disk}, {FLIPS}}}")
     assert training(run)[1].get("views") == views
     assert any(line in text for text in carry.lines)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "flexmatch"])
+def test_images_with_unknown_labels_have_cached_views_too(
+    method: str, tiny_plan: Callable[..., str], plain_runs: None, tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "images", each=12)
+    (images / "unlabelled").mkdir()
+    for number, path in enumerate(sorted((images / "red").iterdir())[:6]):
+        path.rename(images / "unlabelled" / f"{number}.png")
+    step = f"{FIT}, views: 2, {FLIPS}, unlabelled: {{method: {method}, threshold: 0.34, ratio: 1}}}}"
+    (tmp_path / "plan.yaml").write_text(tiny_plan(step, data=f"folder: {images}"))
+    run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu", progress=NoProgress())
+    _, details = training(run)
+    assert (details["views"], details["unlabelled_images"]) == (2, 6)
+    keys = {path.name.split("-")[1] for path in (run.folder / "cache").glob("activations-*")}
+    assert len(keys) == 2 + 2 * 2  # the plain and an augmented view; weak and strong ones
 
 
 @pytest.mark.parametrize("views", ["auto", 2])

@@ -253,9 +253,9 @@ class _Estimator:
         if kind == "pseudo_label" or trained:
             images = len(train) if judges else predicted_images(settings, state.samples)
             return replace(estimate, seconds=seconds * images)
-        parts = {"train": train, "val": validation}
+        parts = [("", train), ("", validation)]
         backbone = (settings.weights or PRETRAINED) if judges else self.backbone
-        seconds *= self._uncomputed(backbone, size, context, parts)
+        seconds *= self._uncomputed(f"{backbone} ", size, context, parts)
         if kind != "rebalance_head":
             seconds += solver_seconds(train.space, train.codes(), train.weights(), width=classifier.feature_count)
         if kind == "probe":
@@ -265,14 +265,14 @@ class _Estimator:
 
     def _fit(self, estimate: StepEstimate, settings: FitSettings, state: State, context: Context) -> StepEstimate:
         """A fit: its epochs at the pace of one optimiser step, and validation, or features, of every image."""
-        unreadable = len(self.unreadable)
-        samples = without(state.samples, self.unreadable)
+        if settings.unlabelled is not None:  # an upper bound, where views are cached
+            settings = settings.model_copy(update={"views": "fresh"})
+        unreadable, samples = len(self.unreadable), without(state.samples, self.unreadable)
         train, validation = labelled_parts(samples)
         config = fit_config(settings, train, context)
         balance = sampling_plan(settings, train, seed=config.seed)
         kept = self.backbone if settings.start == "previous" else settings.start
         frozen, draws = settings.freeze == "backbone", self.draws and samples.space == self.samples.space
-        self.backbone = kept if frozen else context.name
         if frozen or settings.wanted_views:  # what the first optimiser step and a batch of validation take is enough
             first = split_batches(balance.order.rows(0), config.step_size)[0] % len(train)
             used = [train.ids[row] for row in first] if settings.wanted_views else train.ids
@@ -280,35 +280,33 @@ class _Estimator:
             samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
         subset = replace(state, samples=samples)
         with prepared_fit(settings, subset, context) as begun:
-            step, network, views = step_seconds(begun.task, begun.config, begun.machine), begun.task.network, 0
+            step, network = step_seconds(begun.task, begun.config, begun.machine), begun.task.network
             inference, boundary = begun.part.inference, begun.part.boundary
-            each, once, epoch_end = seconds_an_image(inference, self.samples.ids, boundary), 0.0, 0.0
+            each, once, views = seconds_an_image(inference, self.samples.ids, boundary), 0.0, settings.cached_views
+            epoch_end = 0.0 if frozen else each * len(validation)
             if boundary is not None:
-                views = affordable_views(settings, boundary, len(train), len(validation), context)
-                batch = begun.data.validation.ids
-                epoch_end = warm_seconds(begun.part.predict, inference.hardware) * len(validation) / max(len(batch), 1)
-            elif frozen:
-                views = settings.cached_views
-            else:
-                epoch_end = each * len(validation)
+                everything = replace(begun.data, train=train, validation=validation)
+                views = affordable_views(settings, inference, boundary, everything, context)
+                batch = max(len(begun.data.validation), 1)
+                epoch_end = warm_seconds(begun.part.predict, inference.hardware) * len(validation) / batch
             rows = epoch_rows(begun, settings, context) if draws and not views else []
         if not views and settings.wanted_views:  # no activations are cached: draws are those of all images
             return self._fit(estimate, settings.model_copy(update={"views": "fresh"}), state, context)
         if frozen or views:
-            named = {f"{settings.augment} {view}": train for view in range(1, views)}
-            parts = named | {"val": validation} | ({"train": train} if views else {})
-            backbone = kept if frozen else f"{kept} {settings.freeze}"
-            once = each * self._uncomputed(backbone, settings, context, parts)
+            named = [f"{settings.augment} {view}" if view else "" for view in range(views)]
+            parts = [("", validation), *((view, train) for view in named)]
+            once = each * self._uncomputed(f"{kept} {'' if frozen else settings.freeze}", settings, context, parts)
             rows = view_rows(settings, train, balance, context, views) if draws and views > 1 else rows
         if len(self.unreadable) > unreadable:  # by which the draws are others
             return self._fit(estimate, settings, state, context)
+        self.backbone = kept if frozen else context.name
         if rows:
             self.sheets[f"shown-{context.name.replace('/', '-')}.png"] = rows
         images = balance.order.length
         if "pseudo_label" in self.labels:  # as if all unknown labels were answered
             images = round(images * len(state.samples.part("train")) / len(train))
         length = Length(settings.epochs, len(split_batches(np.arange(images), config.step_size)), images)
-        find_largest = self.memory and not (frozen and views)
+        find_largest = self.memory and not settings.cached_views
         return replace(
             estimate,
             seconds=min(once + length.steps * step + length.epochs * epoch_end, settings.seconds or math.inf),
@@ -325,7 +323,7 @@ class _Estimator:
         text, memory = self.memory or ("", 0.0)
         points = []
         for batch in (settings.batch, settings.batch // 2 if settings.batch > 3 else 2 * settings.batch):
-            changed = settings.model_copy(update={"batch": batch, "accumulate": 1})
+            changed = settings.model_copy(update={"batch": batch, "accumulate": 1, "views": "fresh"})
             with Peak(context.device) as peak, prepared_fit(changed, state, context) as begun:
                 step_seconds(begun.task, begun.config, begun.machine)
             points.append((min(batch, length.images), peak.mib))
@@ -337,12 +335,10 @@ class _Estimator:
             )
         return most
 
-    def _uncomputed(self, backbone: str, size: InputSize, context: Context, parts: Mapping[str, Samples]) -> int:
-        """How many images have no features yet of this backbone at this size; `parts` are named by their view."""
+    def _uncomputed(self, backbone: str, size: InputSize, context: Context, parts: list[tuple[str, Samples]]) -> int:
+        """How many images have no features yet of this backbone at this size; `parts` are views of images."""
         about = f"{context.model} {backbone} {size.size} {size.resize}"
-        plain = {"train": "", "val": ""}
-        wanted = {(about, plain.get(name, name), image) for name, part in parts.items() for image in part.ids}
-        fresh = wanted - self._features
+        fresh = {(about, view, image) for view, part in parts for image in part.ids} - self._features
         self._features |= fresh
         return len(fresh)
 
@@ -385,13 +381,11 @@ def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
     return row
 
 
-def view_rows(
-    settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context, count: int
-) -> list[Pixels]:
+def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context, n: int) -> list[Pixels]:
     """The same of a fit on cached views: plain, then the further views, which are drawn once."""
     names = [train.ids[row] for row in dict.fromkeys((balance.order.rows(0) % len(train)).tolist())][:ACROSS]
     chosen = None if balance.chosen is None else dict(zip(train.ids, balance.chosen.tolist(), strict=True))
-    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, count)]
+    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, n)]
     return [_view(view, names, settings, context) for view in [PLAIN, *views[:DOWN]]]
 
 

@@ -158,8 +158,8 @@ class FitSettings(StepSettings):
             self._require_cached_suffices(self.views)
 
     def _require_cached_suffices(self, views: int) -> None:
-        name = "unlabelled" if self.unlabelled else "mix" if self.mix and self.freeze == "backbone" else None
-        if name is not None:
+        name = "unlabelled" if self.unlabelled else "mix" if self.mix else None
+        if name is not None and self.freeze == "backbone":
             raise ValueError(
                 f"{name} draws images anew, and views: {views} trains on cached features; set views: fresh, or "
                 f"drop {name}"

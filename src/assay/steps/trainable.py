@@ -24,15 +24,18 @@ from assay.models.boundary import Boundary, Upper, find_boundary
 from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
 from assay.predictions.image_rows import BATCH, Rows, make_room, room_for_activations, uncomputed
-from assay.predictions.inference import PLAIN, Inference, View, move
+from assay.predictions.inference import PLAIN, Inference, View, move, seconds_an_image
 from assay.progress import Progress
 from assay.steps.base import Context
 from assay.steps.fit_settings import FitObjective, FitSettings, SamplingPlan, require_reachable
 from assay.steps.start import inference_for, inference_hardware, training_hardware
 from assay.training.devices import Hardware
 from assay.training.fit_task import Source
-from assay.training.semi_supervised import Consistency, PseudoLabelSelector, Views
+from assay.training.semi_supervised import Consistency, PseudoLabelSelector, StoredViews, UnlabelledViews, Views
 from assay.training.sources import ImageSource, LabelTensors, StoredSource
+
+VIEWS_SHARE = 0.3  # of the seconds of a fit, which the activations of its views may take
+STRONG_VIEWS = 1 << 16  # their numbers begin here, so that they are drawn apart from weak ones
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class FitData:
     soft: Sequence[Floats | None]  # targets (N, K) of pseudo-labels by head
     sampling: SamplingPlan
 
+    @property
+    def images_a_view(self) -> int:
+        """How many activations a cached view has: of images with unknown labels a weak and a strong one."""
+        return len(self.train) + 2 * (0 if self.unlabelled is None else len(self.unlabelled))
+
 
 @dataclass(frozen=True)
 class Trainable:
@@ -58,6 +66,7 @@ class Trainable:
     inference: Inference  # by which features and activations were computed; of the whole classifier
     views: int = 0  # cached views of an image; 0: it trains on images
     boundary: Boundary | None = None  # where it trains on activations
+    unlabelled: UnlabelledViews | None = None  # activations of images with unknown labels
 
 
 @contextmanager
@@ -190,19 +199,20 @@ def _upper_on_activations(
     context: Context,
 ) -> Trainable | None:
     """Return the upper stages with the activations that they train on; None where the disk has no room for these."""
-    validation = data.validation.ids
     with context.processes.main_process_first():  # the others take what it has chosen, and find it on disk
         inference = inference_for(classifier, settings, context)
-        count = _chosen_views(settings, boundary, data, context)
+        count = _chosen_views(settings, inference, boundary, data, context)
         if count == 0:
             return None
         views = _views(settings, known, data, context, count)
-        wanted = [*((view, known.ids) for view in views), (PLAIN, validation)]
+        unlabelled = [] if data.unlabelled is None else data.unlabelled.ids
+        further = [(view, unlabelled) for view in _views_of_unlabelled(settings, data, context, count)]
+        wanted = [*((view, known.ids) for view in views), (PLAIN, data.validation.ids), *further]
         _make_room(wanted, inference, boundary, settings, context)
-        *trained, validated = (
+        rows = [
             inference.activations(ids, boundary, folder=context.run.cache, progress=context.progress, view=view)
             for view, ids in wanted
-        )
+        ]
         hardware = training_hardware(settings, classifier, known, context, boundary=boundary)
     move(classifier, hardware)
     source = StoredSource(
@@ -211,21 +221,40 @@ def _upper_on_activations(
         seed=context.seed,
         step=context.number,
         mix=settings.mix,
-        views=trained,
+        views=rows[:count],
         map_side=boundary.side or 1,
     )
     upper = Upper(classifier.backbone, classifier.head, boundary)
 
     def predict() -> Floats:
-        return _upper_logits(upper, validated, hardware, width=classifier.width)
+        return _upper_logits(upper, rows[count], hardware, width=classifier.width)
 
-    return Trainable(upper, source, predict, hardware, inference, count, boundary)
+    weak, strong = rows[count + 1 : 2 * count + 1], rows[2 * count + 1 :]
+    stored = StoredViews(unlabelled, weak, strong, context.seed, context.number, hardware) if weak else None
+    return Trainable(upper, source, predict, hardware, inference, count, boundary, stored)
 
 
-def affordable_views(settings: FitSettings, boundary: Boundary, images: int, validation: int, context: Context) -> int:
-    """Return how many views of `images` are cached: as many as wanted, or as the disk has room for; 0 for none."""
-    wanted, room = settings.wanted_views, _room(settings, context)
-    count = min(wanted, int((room - boundary.bytes * validation) // (boundary.bytes * images)))
+def _views_of_unlabelled(settings: FitSettings, data: FitData, context: Context, count: int) -> list[View]:
+    """Return so many weak views, then as many strong ones, drawn independently; none without such images."""
+    if settings.unlabelled is None or data.unlabelled is None:
+        return []
+    weak, strong = settings.unlabelled.views(settings.augment)
+    numbers = range(1, count + 1)
+    return [
+        *(View(weak, context.seed, number) for number in numbers),
+        *(View(strong, context.seed, STRONG_VIEWS + number) for number in numbers),
+    ]
+
+
+def affordable_views(
+    settings: FitSettings, inference: Inference, boundary: Boundary, data: FitData, context: Context
+) -> int:
+    """Return how many views are cached: as many as wanted, or as disk and time suffice for; 0 for none."""
+    wanted, room = settings.wanted_views, _room(settings, context) - boundary.bytes * len(data.validation)
+    count = min(wanted, int(room // (boundary.bytes * data.images_a_view)))
+    if settings.seconds is not None and settings.views == "auto":
+        each = seconds_an_image(inference, data.train.ids, boundary)
+        count = min(count, int(VIEWS_SHARE * settings.seconds / (each * data.images_a_view)))
     return 0 if count < min(wanted, 2) else count  # one would be the plain view, without augmentation
 
 
@@ -233,20 +262,24 @@ def _room(settings: FitSettings, context: Context) -> float:
     return room_for_activations(context.run.cache, limit=settings.views_disk * 1e9)
 
 
-def _chosen_views(settings: FitSettings, boundary: Boundary, data: FitData, context: Context) -> int:
+def _chosen_views(
+    settings: FitSettings, inference: Inference, boundary: Boundary, data: FitData, context: Context
+) -> int:
     """Return how many views are cached, and print it.
 
     The number is kept with the step, so that a fit that goes on after a kill has as many, whatever is free by then.
     """
-    file, images = context.folder.views, len(data.train)
-    count = affordable_views(settings, boundary, images, len(data.validation), context)
+    file = context.folder.views
     if file.exists():
         count = int(json.loads(file.read_bytes())["views"])
-    elif context.processes.is_main_process:
-        write_json(file, {"views": count})
+    else:
+        count = affordable_views(settings, inference, boundary, data, context)
+        if context.processes.is_main_process:
+            write_json(file, {"views": count})
     where, wanted = f"at {boundary.name} ({' x '.join(map(str, boundary.shape))})", settings.wanted_views
-    view, room = boundary.bytes * images / 1e9, _room(settings, context) / 1e9
-    limit = f"; {wanted} are wanted, and they may take {room:.1f} GB of disk" if count < wanted else ""
+    view, room = boundary.bytes * data.images_a_view / 1e9, _room(settings, context) / 1e9
+    taken = f"{room:.1f} GB of disk" + (f" and {VIEWS_SHARE:.0%} of the time" if settings.seconds else "")
+    limit = f"; {wanted} are wanted, and they may take {taken}" if count < wanted else ""
     if count == 0:
         text = f"images pass through the frozen stages in every epoch: a view {where} takes {view:.1f} GB{limit}"
     else:
@@ -307,7 +340,9 @@ def consistency_of(
     if unlabelled is None or images is None:
         return None
     weak, strong = unlabelled.views(settings.augment)
-    views = Views(images.ids, data.cache, settings.size, weak, strong, context.seed, context.number, part.hardware)
+    views = part.unlabelled or Views(
+        images.ids, data.cache, settings.size, weak, strong, context.seed, context.number, part.hardware
+    )
     of_heads = zip(images.space, data.train.codes(), images.codes(), strict=True)
     selectors = [PseudoLabelSelector(head, known, codes, unlabelled) for head, known, codes in of_heads]
     weights = torch.from_numpy(images.weights())

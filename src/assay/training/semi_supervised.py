@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from assay.settings import Settings
 from assay.training.checkpoint import Tensors
 from assay.training.devices import Hardware, Machine
 from assay.training.objective import Objective, Targets, counts, dense
-from assay.training.sources import augmentation_keys
+from assay.training.sources import RowTable, augmentation_keys
 
 STRONG = {"rand_augment": RandAugment(n=2, magnitude="random"), "erase": Erase(probability=1.0, area=(0.02, 0.25))}
 """The augmentations that a strong view adds: two operations of any strength, and a patch of up to a quarter."""
@@ -165,6 +165,39 @@ def _shares(head: Head, known: Codes) -> Doubles:
 _WEAK, _STRONG = 1, 2  # numbers of views; the view that a fit trains known labels on is 0
 
 
+class UnlabelledViews(Protocol):
+    """Weakly and strongly augmented views of images, by row, in rounds over all of them."""
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def step(self) -> int: ...
+
+    def images(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
+        """Return one view (B, ...) of these images in a round."""
+
+
+@dataclass(frozen=True)
+class StoredViews:
+    """Activations of weakly and strongly augmented views, computed once; rounds take them in turn."""
+
+    ids: list[str]
+    weak: Sequence[RowTable]  # each (N, ...)
+    strong: Sequence[RowTable]
+    seed: int
+    step: int
+    hardware: Hardware
+
+    def images(self, number: int, rows: Ints, *, strong: bool) -> Tensor:
+        """Return the activations (B, ...) of one view of these images in a round."""
+        views = self.strong if strong else self.weak
+        return self.hardware.to_device(torch.from_numpy(views[number % len(views)][rows]))
+
+
 @dataclass(frozen=True)
 class Views:
     """Weakly and strongly augmented views of the images of a cache, drawn anew in every round over them."""
@@ -195,7 +228,7 @@ class Consistency:
     """
 
     network: nn.Module
-    views: Views
+    views: UnlabelledViews
     selectors: Sequence[PseudoLabelSelector]  # a head
     weights: Tensor  # (N, H) of the images
     objective: Objective
