@@ -50,7 +50,8 @@ def run(settings: FitSettings, state: State, context: Context) -> StepResult:
         context.progress.end()
     if context.processes.is_main_process:
         write_history(context.folder.history, context.name, final.history)
-        checkpoint.unlink(missing_ok=True)  # a kill from here to done.json trains again
+        for file in (checkpoint, context.folder.views):  # a kill from here to done.json trains again
+            file.unlink(missing_ok=True)
     per_epoch = len(split_batches(np.arange(images), config.step_size))
     trained = round(images * min(final.epoch, final.total / per_epoch))
     details = {
