@@ -169,7 +169,7 @@ def test_everything_unlabelled_is_refused(train: Train, tmp_path: Path) -> None:
 
 
 def test_a_frozen_backbone_compares_fresh_views_alone() -> None:
-    assert FitSettings(unlabelled=UnlabelledSettings(), freeze="backbone").views == "fresh"
+    assert FitSettings(unlabelled=UnlabelledSettings(), freeze="backbone").wanted_views == 0
     with pytest.raises(ValidationError, match=r"unlabelled draws images anew.*set views: fresh, or drop unlabelled"):
         FitSettings(unlabelled=UnlabelledSettings(), freeze="backbone", views=2)
 
