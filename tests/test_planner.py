@@ -1,8 +1,9 @@
 """The stages that fit into a budget of seconds: a function of counts and speeds, played through with a fake clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,8 @@ from assay.plan.planner import (
     budgeted_stages,
     default_stages,
 )
-from assay.run.budget import Budget, closing_seconds
+from assay.run.budget import Budget, closing_seconds, refined
+from assay.run.records import DoneRecord
 from assay.training.fit_task import Pace, TimeLimit
 
 PLANTS = Facts(labelled=3_200, unlabelled=0, validation=800)
@@ -81,7 +83,7 @@ def test_what_is_intended_fits_into_the_time_that_is_left(left: float, facts: Fa
 def test_stages_that_take_longer_or_shorter_than_intended_leave_the_total_as_it_is(
     budget: float, slower: float
 ) -> None:
-    spent, done, closing = 6.0, [], closing_seconds(budget)
+    spent, done, closing = 6.0, [], closing_seconds(budget, SPEEDS.forward)
     while stages := budgeted_stages(PLANTS, SPEEDS, budget - spent - closing, done=done):
         stage = stages[0]
         done.append(stage.name)
@@ -104,6 +106,14 @@ def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
     assert (settings["augment"] is not None) == augmented
 
 
+@pytest.mark.parametrize(
+    ("budget", "forward", "expected"),
+    [(30, 0.003, 7), (30, 0.03, 7.5), (120, 0.003, 12), (120, 0.009, 21), (3_600, 0.003, 45), (3_600, 1e-4, 45)],
+)
+def test_a_slow_machine_needs_longer_for_the_report(budget: float, forward: float, expected: float) -> None:
+    assert closing_seconds(budget, forward) == pytest.approx(expected)
+
+
 def test_after_the_whole_network_its_upper_stages_are_not_trained_alone() -> None:
     assert budgeted_stages(PLANTS, SPEEDS, 60, done=[PROBE, SUSPECT_LABELS, WHOLE]) == []
     assert names(budgeted_stages(PLANTS, SPEEDS, 60, done=[PROBE, SUSPECT_LABELS, UPPER])) == [WHOLE]
@@ -114,6 +124,20 @@ def test_the_default_plan_states_what_it_takes() -> None:
     assert names(stages) == [PROBE, WHOLE, SUSPECT_LABELS]
     assert stages[1].seconds == pytest.approx(8 * (3_200 * 0.02 + 800 * 0.003))
     assert round(MIN_OPTIMIZER_STEPS / 3_200) == 8
+
+
+def done(seconds: float, details: Mapping[str, Any] | None = None) -> DoneRecord:
+    return DoneRecord("key", "fit", seconds, None, details or {}, 0, True, None, None)
+
+
+def test_speeds_are_those_of_the_stages_that_are_done() -> None:
+    assert refined(PLANTS, SPEEDS, {}) == SPEEDS
+    quick = refined(PLANTS, SPEEDS, {PROBE: done(8.0)})
+    assert quick.forward == pytest.approx(0.75 * 8.0 / 4_000)
+    assert quick.linear == pytest.approx(2.0 / 3_200)
+    assert refined(PLANTS, SPEEDS, {PROBE: done(30.0)}).forward == SPEEDS.forward
+    fits = {name: done(60.0, {"images_per_second": rate}) for name, rate in ((UPPER, 250.0), (WHOLE, 40.0))}
+    assert (refined(PLANTS, SPEEDS, fits).upper, refined(PLANTS, SPEEDS, fits).training) == (0.004, 0.025)
 
 
 # A fit within seconds.

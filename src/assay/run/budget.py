@@ -102,13 +102,20 @@ class Budget:
 
 # The stages of a run, decided one after the other.
 
-CLOSING = (7.0, 0.1, 45.0)  # seconds kept for metrics, charts and report: at least, of the budget, at most
+CLOSING = (7.0, 45.0)  # seconds kept for metrics, charts and report on a usual machine: at least, and at most
+CLOSING_SHARE, CLOSING_MOST = 0.1, 0.25  # of a budget, between these two; the second where the machine is slow
+USUAL_FORWARD = 0.003  # seconds of an image through the default backbone, on two idle cores
+SLOWEST = 5.0
+PROBE_FORWARD = 0.75  # of the seconds of a probe are features, at most
 
 
-def closing_seconds(budget: float) -> float:
-    """Return the seconds of a budget that are kept for what follows the last stage."""
-    least, share, most = CLOSING
-    return min(max(least, share * budget), most)
+def closing_seconds(budget: float, forward: float) -> float:
+    """Return the seconds of a budget that are kept for what follows the last stage.
+
+    `forward` is how long an image takes through the backbone: where the machine is busy, all else takes longer too.
+    """
+    (least, most), slower = CLOSING, min(max(forward / USUAL_FORWARD, 1.0), SLOWEST)
+    return min(max(least, min(least * slower, CLOSING_MOST * budget), CLOSING_SHARE * budget), most * slower)
 
 
 class Staging:
@@ -122,10 +129,10 @@ class Staging:
         self.context = replace(prepared.context, time_left=budget.left_for_stages)
         self.state, self.best = prepared.state, dict[str, float]()
         budget.belongs_to(fingerprint(prepared.state.key, to_yaml(choice.plan_with([]))))
-        budget.closing = closing_seconds(budget.seconds)
         if budget.over:  # the report is missing at most
             return
         self.facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
+        budget.closing = closing_seconds(budget.seconds, self.speeds.forward)
         self._print_intention()
         if not budget.decided:  # noted later: what an earlier run left in the folder is not archived yet
             budget.decided.append(self._stages()[0])
@@ -229,8 +236,10 @@ def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Spee
 def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> Speeds:
     """Return the speeds that the stages done have shown, the others as they were."""
     if (probe := records.get(PROBE)) is not None:
-        rest = probe.seconds - (facts.labelled + facts.validation) * speeds.forward
-        speeds = replace(speeds, linear=max(rest, 0.1) / facts.labelled)
+        images = facts.labelled + facts.validation
+        forward = min(speeds.forward, PROBE_FORWARD * probe.seconds / images)  # a batch was timed in a busy moment
+        rest = probe.seconds - images * forward
+        speeds = replace(Speeds.of_forward(forward, cached=facts.cached), linear=max(rest, 0.1) / facts.labelled)
     if (upper := records.get(UPPER)) is not None:
         speeds = replace(speeds, upper=1 / max(upper.details["images_per_second"], 1.0))
     if (whole_network := records.get(WHOLE)) is not None:
