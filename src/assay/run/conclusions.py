@@ -22,6 +22,7 @@ from assay.predictions.predict import Predictions
 from assay.run.archive import earlier_run
 from assay.run.contents import LabelledPredictions, validated
 from assay.run.records import (
+    Alternative,
     BeforeAfter,
     Change,
     DoneRecord,
@@ -281,32 +282,34 @@ def remark_lines(record: RunMetrics) -> list[str]:
 
 
 def _price_lines(record: RunMetrics) -> Iterator[str]:
-    """Yield what the metric of the plan costs in others: what other answers of the same network gain beyond chance."""
-    if record.metric is None or record.metric != record.headline:
+    """Yield what the metric of the plan costs: the first other one that answers of the same network would gain in."""
+    chief = record.metric
+    if chief is None or chief != record.headline:
         return
-    for other in record.prices or ():
-        gained = {
-            name: change
-            for name, change in other["gains"].items()
-            if (change["low"] or 0) > 0 and name != record.metric
-        }
-        if not gained:
-            continue
-        named = "; ".join(_priced(name, other["metrics"][name], change) for name, change in gained.items())
-        chief, change = other["metrics"].get(record.metric), other["gains"].get(record.metric)
-        then = f"; {_priced(record.metric, chief, change)}" if chief and change else ""
-        n = next(iter(gained.values()))["n"]
-        yield f"The price of {record.metric}: assuming {other['prior']}, the same network has {named}{then}, n = {n:,}."
+    gaining = [
+        (name, other)
+        for other in record.prices or ()
+        for name, change in other["gains"].items()
+        if (change["low"] or 0) > 0 and name != chief
+    ]
+    first = next((name for name in record.prices[0]["gains"] if name in dict(gaining)), None) if record.prices else None
+    if first is None:
+        return
+    other = max((one for name, one in gaining if name == first), key=lambda one: one["gains"][first]["value"] or 0)
+    priced = [_priced(name, other) for name in (first, chief) if name in other["gains"]]
+    n = other["metrics"][first]["n"]
+    yield f"The price of {chief}: assuming {other['prior']}, the same network has {'; '.join(priced)}, n = {n:,}."
 
 
-def _priced(name: str, measured: Number, gain: Number) -> str:
+def _priced(name: str, other: Alternative) -> str:
     """Return a metric and how much better or worse it is than that of the run."""
+    gain = other["gains"][name]
     value, low, high = float(gain["value"] or 0), gain["low"], gain["high"]
     better = value > 0
     if not better:
         value, low, high = -value, None if high is None else -high, None if low is None else -low
     size = _number({"value": value, "low": low, "high": high}, sign="")
-    return f"{name} {measured['value']:.3f}, {'better' if better else 'worse'} by {size}"
+    return f"{name} {other['metrics'][name]['value']:.3f}, {'better' if better else 'worse'} by {size}"
 
 
 def _stage_lines(record: RunMetrics) -> Iterator[str]:
