@@ -268,3 +268,24 @@ def test_added_images_are_gathered_with_the_others(tmp_path: Path) -> None:
     assert most.side == cache.side
     again = append_images(cache, ids[2:4], paths[2:4], size=16, folder=folder)
     assert again.key == more.key
+
+
+def test_an_image_has_the_same_number_in_any_list_and_another_with_other_bytes(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    """What is computed of an image is kept by its number."""
+    hashes = [f"hash of {path.name}" for path in photos]
+    images, _ = made(photos, tmp_path / "cache", hashes=hashes)
+    numbers = images.numbers_of([path.name for path in photos])
+    assert len(set(numbers.tolist())) == len(photos)
+    some, _ = made(photos[5:20][::-1], tmp_path / "other", hashes=hashes[5:20][::-1])
+    assert np.array_equal(some.numbers_of(["7.png", "5.png"]), numbers[[7, 5]])
+    (stored,) = cache.find_caches(tmp_path / "cache", [path.name for path in photos], hashes=hashes)
+    assert np.array_equal(stored.cache.numbers_of(["3.png"]), numbers[[3]])
+    changed, _ = made(photos, tmp_path / "cache", hashes=["edited", *hashes[1:]])
+    assert np.flatnonzero(changed.numbers_of([path.name for path in photos]) != numbers).tolist() == [0]
+    larger, _ = made(photos, tmp_path / "cache", hashes=hashes, size=24)
+    assert not set(larger.numbers_of(["3.png"]).tolist()) & set(numbers.tolist())
+    both = append_images(images, ["new"], photos[:1], size=16, folder=tmp_path / "cache")
+    assert np.array_equal(both.numbers_of(["4.png"]), numbers[[4]])
+    assert both.numbers_of(["new"])[0] not in numbers
