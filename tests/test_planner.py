@@ -106,6 +106,14 @@ def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
     assert (settings["augment"] is not None) == augmented
 
 
+def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:
+    """What a trial of the hardware may cost, for one, goes by the epochs."""
+    (fit,) = budgeted_stages(PLANTS, SPEEDS, 5 * 66.4, done=[PROBE, SUSPECT_LABELS])
+    assert fit.step["fit"]["epochs"] == 10
+    (fit,) = budgeted_stages(PLANTS, SPEEDS, 1e6, done=[PROBE, SUSPECT_LABELS])
+    assert fit.step["fit"]["epochs"] == 60
+
+
 @pytest.mark.parametrize(
     ("budget", "forward", "expected"),
     [(30, 0.003, 7), (30, 0.03, 7.5), (120, 0.003, 12), (120, 0.009, 21), (3_600, 0.003, 45), (3_600, 1e-4, 45)],

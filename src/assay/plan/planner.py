@@ -6,6 +6,7 @@ speeds measured by then: what is uncertain comes first, and the fit at the end t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,9 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= LEAST_FIT:
         alone = epochs * (1 - UPPER_SHARE) < LEAST_AFTER
         seconds = left if alone else UPPER_SHARE * left
-        yield _fit_stage(UPPER, facts, seconds, freeze=facts.frozen, lr=2 * LR, **_views(facts, speeds, seconds))
+        of_upper = _epoch_seconds(facts, speeds.upper, speeds)
+        views = _views(facts, speeds, seconds)
+        yield _fit_stage(UPPER, facts, seconds, of_upper, freeze=facts.frozen, lr=2 * LR, **views)
         if alone:
             return
         left -= seconds
@@ -143,11 +146,11 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
             seconds = (1 - PSEUDO) * left
         elif later and left > 2 * enough:
             seconds = max(enough, left / 3)
-        yield _fit_stage(WHOLE, facts, seconds)
+        yield _fit_stage(WHOLE, facts, seconds, epoch)
         left -= seconds
     if _has_unlabelled(facts) and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
-        yield _pseudo_labels(facts, left)
-    elif not _has_unlabelled(facts) and LARGER_IMAGES not in done and WHOLE in {*done, WHOLE}:
+        yield _pseudo_labels(facts, left, epoch)
+    elif not _has_unlabelled(facts) and LARGER_IMAGES not in done:
         yield from _larger(facts, epoch, left)
 
 
@@ -166,18 +169,21 @@ def _views(facts: Facts, speeds: Speeds, seconds: float) -> dict[str, Any]:
 def _larger(facts: Facts, epoch: float, left: float) -> Iterator[Stage]:
     """Yield a fit at the largest size of which two epochs fit into the time; none beyond the images' own pixels."""
     for size in reversed(LARGER):
-        if size <= facts.side and left >= 2 * epoch * (size / DEFAULT_SIZE) ** 2:
-            yield _fit_stage(LARGER_IMAGES, facts, left, size=size, lr=LR / 2)
+        of_larger = epoch * (size / DEFAULT_SIZE) ** 2
+        if size <= facts.side and left >= 2 * of_larger:
+            yield _fit_stage(LARGER_IMAGES, facts, left, of_larger, size=size, lr=LR / 2)
             return
 
 
-def _fit_stage(name: str, facts: Facts, seconds: float, **changed: Any) -> Stage:
-    settings = {**_fit(facts), "epochs": MOST_EPOCHS, "seconds": round(seconds, 1), "keep": "best", **changed}
+def _fit_stage(name: str, facts: Facts, seconds: float, epoch: float, **changed: Any) -> Stage:
+    """Return a fit within seconds, `epoch` of which an epoch takes as far as is known; it may be half of that."""
+    epochs = min(max(math.ceil(2 * seconds / epoch), 1), MOST_EPOCHS)
+    settings = {**_fit(facts), "epochs": epochs, "seconds": round(seconds, 1), "keep": "best", **changed}
     return Stage(name, {"fit": settings}, seconds)
 
 
-def _pseudo_labels(facts: Facts, seconds: float) -> Stage:
-    fit = {**_fit_stage(PSEUDO_LABELS, facts, seconds).step["fit"], "start": "pretrained"}
+def _pseudo_labels(facts: Facts, seconds: float, epoch: float) -> Stage:
+    fit = {**_fit_stage(PSEUDO_LABELS, facts, seconds, epoch).step["fit"], "start": "pretrained"}
     steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]
     return Stage(PSEUDO_LABELS, {"repeat": {"times": 1, "only_if_better": True, "steps": steps}}, seconds)
 
