@@ -1,14 +1,16 @@
 """Folded batch-norms: the same answers and gradients, and nothing left behind."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from torch import nn
 
-from assay.models.folding import depthwise, fold_batch_norm, pays
+from assay.models.folding import _activation_only, depthwise, fold_batch_norm, pays
 
 NETWORKS = ["test_efficientnet", "test_resnet", "tf_efficientnet_lite0", "resnet18"]
 
@@ -103,3 +105,17 @@ def test_depthwise_is_used_only_where_it_pays() -> None:
     assert not pays(x.bfloat16(), weight, groups=8, stride=(1, 1), dilation=(1, 1))
     assert not pays(torch.zeros(2, 8, 16, 16), weight, groups=8, stride=(1, 1), dilation=(1, 1))
     assert not pays(x, torch.zeros(8, 8, 5, 5), groups=1, stride=(1, 1), dilation=(1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relu6_in_place_is_torchs_bit_for_bit(dtype: torch.dtype) -> None:
+    norm = BatchNormAct2d(3, act_layer=nn.ReLU6)
+    results = []
+    for activate in (norm.act, partial(_activation_only, norm)):
+        x = (8 * torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+        below = 1 * x  # what is changed in place is no leaf
+        above = activate(below)
+        above.square().sum().backward()
+        results.append((above, x.grad))
+        assert above.data_ptr() == below.data_ptr()
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

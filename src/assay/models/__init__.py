@@ -50,7 +50,7 @@ POSTPONED: dict[str, Callable[[], Mapping[str, Any]]] = {
     "torchvision.models": dict,
     "torchvision.ops": dict,
     "timm.data": _constants,
-    COMPILER: lambda: {"disable": _disable},
+    COMPILER: lambda: {"disable": _disable, "graph_break": lambda *reason: None},  # of which an optimiser step has two
 }
 """Packages that wait, and what gives the names that each has from the start."""
 

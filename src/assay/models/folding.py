@@ -111,10 +111,27 @@ def _conv_with(norm: nn.BatchNorm2d) -> Callable[[nn.Conv2d, Tensor], Tensor]:
 
 
 def _activation_only(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    if isinstance(norm, BatchNormAct2d):
-        activated: Tensor = norm.act(norm.drop(x))
-        return activated
-    return x
+    if not isinstance(norm, BatchNormAct2d):
+        return x
+    x = norm.drop(x)
+    in_place = type(norm.act) is nn.ReLU6 and norm.act.inplace
+    activated: Tensor = _Clamp.apply(x) if in_place else norm.act(x)
+    return activated
+
+
+class _Clamp(torch.autograd.Function):
+    """ReLU6 in place. torch's own writes its result elsewhere and copies it back: a pass more over the activations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x.clamp_(0, 6))
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        masked: Tensor = torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, 0, 6)
+        return masked
 
 
 # The weight gradient of depthwise convolutions over small maps, as a matrix product.

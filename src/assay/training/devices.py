@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Literal, Protocol, TypeVar
 
@@ -76,12 +76,11 @@ def pick_device(wanted: str | None) -> str:
 
 
 def candidates(device: str) -> list[Hardware]:
-    """Return the precisions and layouts to time on a device: the safest, then the one that is most often fastest."""
+    """Return the precisions and layouts to time on a device: the safest first, the least promising last."""
     half = half_precision(device)
-    safest, other = Hardware(device), Hardware(device, layout="channels_last")
-    if half is None:
-        return [safest, other]
-    return [safest, Hardware(device, half, "channels_last"), other, Hardware(device, half)]
+    layouts: tuple[Layout, Layout] = ("contiguous", "channels_last")
+    full = [Hardware(device, "fp32", layout) for layout in layouts]
+    return full if half is None else [*full, *(Hardware(device, half, layout) for layout in reversed(layouts))]
 
 
 def half_precision(device: str) -> Precision | None:
@@ -93,7 +92,8 @@ def half_precision(device: str) -> Precision | None:
 
 
 TRIAL_SHARE = 0.03  # of the images that a choice is made for: as many may be spent on the choice
-LEAST_IMAGES = 4  # of a pass that is timed; of fewer, the time says little about a batch
+PASS_COST = 4  # images: what a pass takes besides them, about
+TRIALS = ((4, 2, 16), (4, 1, 16), (3, 1, 8), (2, 1, 8))  # options, passes of each after a first one, images of a pass
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,15 @@ class Trial:
 def plan_trial(options: list[Hardware], *, images: int | None, batch: int, repeats: int) -> Trial:
     """Return a trial that takes at most `TRIAL_SHARE` of `images`, those that the choice is made for; None for many.
 
-    Where there is little to do, passes are smaller than a batch, then the options fewer.
+    Where there is little to do, passes are smaller than a batch, then fewer, then the options too.
     """
     if images is None:
         return Trial(options, batch, repeats)
-    for some, times in ((options, repeats), (options[:2], 1)):
-        each = int(TRIAL_SHARE * images / (len(some) * (1 + times)))
-        if each >= LEAST_IMAGES:
-            return Trial(some, min(batch, each), times)
+    for count, times, least in TRIALS:
+        trial = Trial(options[:count], batch, min(times, repeats))
+        each = int(TRIAL_SHARE * images / (len(trial.options) * (1 + trial.repeats))) - PASS_COST
+        if each >= min(batch, least):
+            return replace(trial, batch=min(batch, each))
     return Trial(options[:1], batch, 0)
 
 
