@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from assay.errors import ModelError, PlanError
+from assay.files import RunFolder, write_json
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import Classifier, HeadSettings, ModelSettings, build_classifier, require_size
@@ -17,7 +18,8 @@ from assay.models.decision_rule import DecisionRule
 from assay.models.heads import NearestMean, joined
 from assay.models.trained_model import TrainedModel
 from assay.steps import probe
-from assay.steps.start import classifier_for
+from assay.steps.fit_settings import FitSettings
+from assay.steps.start import _training_images, classifier_for
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")),))
 OTHER = LabelSpace((Head("kind", ("a", "b")),))
@@ -110,3 +112,16 @@ def test_a_plain_network_is_built_for_the_size_and_keeps_it(tmp_path: Path) -> N
     found = classifier_for("previous", state(tmp_path / "model"), context(tmp_path, plain), size=64)
     with pytest.raises(ModelError, match=r"64 x 64 .*made for 128: set size: 128, or start: pretrained"):
         require_size(found, 64)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timed", "expected"),
+    [(None, {"a": 0.1, "b": 0.2}, 800), (10.0, {"a": 0.1, "b": 0.2}, 400), (1e6, {"a": 0.1}, 800), (5.0, {}, 200)],
+)
+def test_a_trial_knows_how_many_images_a_fit_will_train_on(
+    tmp_path: Path, seconds: float | None, timed: dict[str, float], expected: int
+) -> None:
+    run = RunFolder(tmp_path)
+    write_json(run.hardware, {"inference": {"seconds a step": timed, "images a step": 16}})
+    here = SimpleNamespace(run=run, model=LOST)
+    assert _training_images(FitSettings(epochs=8, seconds=seconds), 100, here) == expected

@@ -209,7 +209,7 @@ def training_hardware(
     purpose = purpose if boundary is None else f"training above {boundary.name}"
     if (stored := stored_hardware(context, purpose)) is not None:
         return stored
-    work = settings.epochs * len(known.ids)
+    work = _training_images(settings, len(known.ids), context)
     trial = plan_trial(candidates(context.device), images=work, batch=settings.batch, repeats=2)
     rows = np.resize(np.arange(len(known.ids)), trial.batch)
     objective = Objective(known.space, head_losses(known.space, settings.loss))  # weights cost no time
@@ -235,6 +235,25 @@ def training_hardware(
     with stage(context.progress, "timing the hardware"):
         choice = trial.choose(prepare)
     return _stored(choice, purpose, context, images=work)
+
+
+UNTIMED = 160.0  # images/s of a network on two cores, where nothing was timed
+BACKWARD = 4  # times as long as a prediction, about, a training image takes
+
+
+def _training_images(settings: FitSettings, count: int, context: Context) -> int:
+    """Return how many images a fit will train on: an estimate from the speed of inference where time ends it."""
+    images = settings.epochs * count
+    if settings.seconds is None:
+        return images
+    choices, key = _choices(context, "inference")
+    timed = choices.get(key, {})
+    speed = (
+        timed.get("images a step", 32) / min(timed["seconds a step"].values())
+        if timed.get("seconds a step")
+        else UNTIMED
+    )
+    return min(images, int(settings.seconds * speed / BACKWARD))
 
 
 def inference_hardware(context: Context) -> Hardware:
