@@ -112,8 +112,8 @@ def _activation_only(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     if not isinstance(norm, BatchNormAct2d):
         return x
     x = norm.drop(x)
-    in_place = type(norm.act) is nn.ReLU6 and norm.act.inplace
-    activated: Tensor = _Clamp.apply(x) if in_place else norm.act(x)
+    overwrites = type(norm.act) is nn.ReLU6 and norm.act.inplace
+    activated: Tensor = _Clamp.apply(x) if overwrites else norm.act(x)
     return activated
 
 
