@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,12 +20,12 @@ from assay.labels.space import Head, LabelSpace
 from assay.progress import NoProgress
 from assay.training.checkpoint import graceful_stop
 from assay.training.devices import Hardware, Machine, SingleProcess
-from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitState, FitTask
+from assay.training.fit_task import Batch, EpochLogits, FitConfig, FitState, FitTask, TimeLimit
 from assay.training.loop import fit, optimizer_step
 from assay.training.losses import ByHead, head_losses
 from assay.training.objective import Objective, Targets, counts, dense
 from assay.training.sampling import Order, Shuffled, number_repeats
-from assay.training.schedules import Constant, ReduceOnPlateau
+from assay.training.schedules import Constant, Cosine, ReduceOnPlateau
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
 COURSE = FitConfig(
@@ -371,6 +372,23 @@ def test_without_validation_the_newest_epoch_is_the_best(tmp_path: Path) -> None
 def test_patience(losses: list[float], patience: int, epochs: int, tmp_path: Path) -> None:
     job = job_of(metrics=lambda epoch: float(losses[epoch]))
     assert trained(tmp_path, job, epochs=len(losses), patience=patience)[0].epoch == epochs
+
+
+def ticking(seconds: float) -> TimeLimit:
+    """A limit by a clock that is a second later every time it is read."""
+    return TimeLimit(seconds, clock=map(float, itertools.count()).__next__)
+
+
+def test_a_fit_within_seconds_ends_within_an_epoch_with_the_rate_it_should_end_with(tmp_path: Path) -> None:
+    changes = {"epochs": 100, "schedule": Cosine(), "limit": ticking(12.0)}
+    done, _, job = trained(tmp_path, **changes)
+    assert 6 <= done.total <= 12  # optimiser steps, validations left out
+    assert done.total < 300
+    assert [row["epoch"] for row in done.history] == list(range(1, math.ceil(done.total / 3) + 1))
+    assert max(group["lr"] for group in job.optimizer.param_groups) < 0.02  # of 0.1
+    again, _, untouched = trained(tmp_path, **changes)  # what is over stays so
+    assert again == done
+    assert untouched.source.seen == []  # type: ignore[attr-defined]
 
 
 def test_a_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
