@@ -51,7 +51,8 @@ class Runs(ModuleType):
 
     def load(self, folder: Path) -> Any:
         handed_on = {"step": "01-probe", "better": None, "difference": None}
-        record = SimpleNamespace(handed_on=handed_on, alarms=(), before=None, suspects=None, metric=None)
+        given = {"alarms": (), "before": None, "suspects": None, "metric": None, "minutes": None}
+        record = SimpleNamespace(handed_on=handed_on, **given)
         return SimpleNamespace(folder=folder, metrics=RUN_RECORD, record=record)
 
     def evaluate(self, run: Any, samples: Any, *, tta: Any, strict: bool, progress: Any) -> Any:
@@ -86,7 +87,7 @@ def test_train_hands_on_what_was_asked_for_and_says_what_came_of_it(runs: Runs) 
     wanted = ["--metric", "macro_f1", "--device", "cpu", "--strict"]
     done = invoke("train", "photos", "--recipe", "quick", *changes, *wanted)
     ((source, settings),) = runs.calls
-    del settings["progress"]
+    del settings["progress"], settings["began"]
     assert source == "photos"
     assert settings == {
         "run": Path("runs/photos"),
