@@ -61,7 +61,7 @@ FITS = {
         "batch: 6, optimizer: {kind: rmsprop, momentum: 0.9, centered: true}, sampling: {kind: oversample, most: 2}, "
         "augment: {flip: horizontal, per_class: {red: {rotate: 90, more: 1.2}}}",
     ),
-    "fixmatch": Fit("channels_last", "fp32", PARTLY, True, "fixmatch", "batch: 6, optimizer: amsgrad"),
+    "fixmatch": Fit("channels_last", "fp32", PARTLY, True, "fixmatch", "batch: 6, optimizer: amsgrad, views: 2"),
     "fixmatch, bf16": Fit("contiguous", "bf16", "none", False, "fixmatch", f"batch: 6, {FLIP}, clip: 1.0"),
     "flexmatch": Fit(
         "contiguous", "fp32", "none", True, "flexmatch",
