@@ -66,8 +66,8 @@ def test_quality_names_small_classes_and_cues_are_in_the_audit(audited: tuple[Pa
         "'red' has 12 images",
         "'blue' has 13 images",
     ]
-    assert {(one.head, one.text[:19]) for one in result.findings["shortcuts"]} == {("label", "The mean colour alo")}
-    assert {one["named"] for one in result.shortcuts} == {True, False}
+    assert not result.findings["shortcuts"]  # the colour is the subject
+    assert ("the mean colour", False) in {(one["cue"], one["named"]) for one in result.shortcuts}
 
 
 def test_a_pair_of_classes_taken_for_each_other_is_found() -> None:

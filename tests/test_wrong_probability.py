@@ -8,6 +8,7 @@ import pytest
 from assay.arrays import Doubles, Ints
 from assay.repair.wrong_probability import (
     estimated_noise,
+    mislabelled,
     noise_matrix,
     prior_wrong,
     suspect_groups,
@@ -53,6 +54,16 @@ def test_decisions_move_all_probabilities(share: float) -> None:
     views = [probabilities] * 4
     corrected = wrong_by_decisions(prior, views, given, decided, np.full(40, bool(share)))
     assert (corrected[doubtful].mean() > prior[doubtful].mean()) == bool(share)
+
+
+def test_a_rare_tag_that_is_not_recognised_is_less_suspect_than_a_clear_contradiction() -> None:
+    truth = np.random.default_rng(0).random(1000) < 0.4
+    given, present = truth.astype(np.int64), np.where(truth, 0.99, 0.01)
+    given[:30] = 1 - given[:30]
+    clear = mislabelled(np.stack([1 - present, present], axis=1), given)
+    rare = mislabelled(np.tile([0.99, 0.01], (1000, 1)), (np.arange(1000) < 10).astype(np.int64))
+    assert clear[:30].min() > 0.3 > rare.max()
+    assert clear[30:].max() < 0.05
 
 
 def test_no_label_and_no_decision_are_fine() -> None:

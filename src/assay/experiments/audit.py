@@ -39,7 +39,7 @@ from assay.repair.suspects import find_suspects
 from assay.run.environment import lock
 from assay.training.devices import pick_device
 
-VERSION = 3  # raise when the same data has other findings, so that stages kept by an older version are run again
+VERSION = 4  # raise when the same data has other findings, so that stages kept by an older version are run again
 STAGES_FOLDER = "stages"
 CUE_IMAGES = 20_000  # at most, drawn by the seed: of more, cues are measured no better
 

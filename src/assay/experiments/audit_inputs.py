@@ -127,7 +127,7 @@ class AuditInputs:
     @cached_property
     def copies(self) -> Copies:
         """Images that show the same; the pairs are kept, since an audit that goes on begins with them."""
-        path = self.folder / f"pairs-{self.cache.key}.npz"
+        path = self.folder / f"copies-{self.cache.key}.npz"
         if not path.exists():
             ids = self.samples.ids
             with stage(self.progress, "copies", len(ids)):

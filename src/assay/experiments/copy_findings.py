@@ -92,7 +92,10 @@ def exact_findings(copies: Copies) -> list[Finding]:
 
 
 def near_findings(copies: Copies) -> list[Finding]:
-    """Return a finding for each set of images that show the same and are not all of the same bytes."""
+    """Return a finding for each set of images that show the same and are not all of the same bytes.
+
+    The score is the least similarity by which an image belongs to its set.
+    """
     hashes, likeness = copies.samples.hashes, _likeness(copies)
     sets = _best_first(members_of(copies.cluster), copies.cluster, copies)
     sets = [rows for rows in sets if len({hashes[row] for row in rows}) > 1]
@@ -105,7 +108,7 @@ def near_findings(copies: Copies) -> list[Finding]:
                 kind="near_duplicates",
                 score=likeness[number],
                 images=tuple(copies.samples.ids[row] for row in rows),
-                text=f"{len(rows)} images show the same, by a similarity of {likeness[number]:.2f}",
+                text=f"{len(rows)} images show the same, by a similarity of at least {likeness[number]:.2f}",
                 edits=tuple(edit for row in rows[1:] for edit in edits[row]),
                 group=copies.names[number],
             )
@@ -128,10 +131,13 @@ def _drops_of_others(
 
 
 def _likeness(copies: Copies) -> dict[int, float]:
-    """Return the largest similarity in each cluster."""
+    """Return the least similarity in each cluster, of images of different bytes."""
     likeness: dict[int, float] = {}
-    for number, value in zip(copies.cluster[copies.pairs[:, 0]].tolist(), copies.similarity.tolist(), strict=True):
-        likeness[number] = max(value, likeness.get(number, 0.0))
+    hashes = copies.samples.hashes
+    for (one, other), value in zip(copies.pairs.tolist(), copies.similarity.tolist(), strict=True):
+        if hashes[one] != hashes[other]:
+            number = int(copies.cluster[one])
+            likeness[number] = min(value, likeness.get(number, 1.0))
     return likeness
 
 
@@ -143,6 +149,7 @@ def conflict_findings(copies: Copies) -> list[Finding]:
     samples, ids, members = copies.samples, copies.samples.ids, members_of(copies.cluster)
     findings = []
     for head, codes in zip(samples.space, samples.codes(), strict=True):
+        where = "" if len(samples.space) == 1 else f"{head.name}: "
         for number in np.flatnonzero(conflicting(copies.cluster, codes)).tolist():
             rows = [row for row in members[number] if head.known(codes[row : row + 1])[0]]
             names = [head.labels_text(codes[row]) for row in rows]
@@ -155,7 +162,7 @@ def conflict_findings(copies: Copies) -> list[Finding]:
                     kind="conflicting_labels",
                     score=float(len(edits)),
                     images=tuple(ids[row] for row in rows),
-                    text=f"copies that are labelled {quoted(dict.fromkeys(names))}",
+                    text=f"{where}copies that are labelled {quoted(dict.fromkeys(names))}",
                     edits=tuple(edits),
                     group=copies.names[number],
                     head=head.name,

@@ -21,6 +21,7 @@ from assay.repair.expectation import Curve, Point
 Kind = (
     DropKind
     | Literal[
+        "bright",
         "odd_aspect",
         "odd_size",
         "greyscale",

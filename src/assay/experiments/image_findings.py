@@ -15,8 +15,8 @@ from assay.repair.class_names import similar_names, small_classes
 from assay.repair.image_quality import flagged_images
 from assay.repair.shortcuts import CUE_TEXTS, CueScore
 
-UNUSABLE = ("dark", "bright", "low_information", "blurred")
-"""Kinds whose images are proposed to be left out; grey or oddly shaped ones are sound."""
+UNUSABLE = ("dark", "low_information", "blurred")
+"""Kinds whose images are proposed to be left out; grey or oddly shaped ones are sound, and so is a subject on white."""
 
 
 def quality_findings(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict[Kind, list[Finding]]:

@@ -34,12 +34,11 @@ DropKind = Literal[
     "conflicting_labels",
     "leaks",
     "dark",
-    "bright",
     "blurred",
     "low_information",
     "suspects",
 ]
-"""The kinds of findings that may be left out. Odd, grey or outlying images are sound: a person decides on each."""
+"""The kinds of findings that may be left out. Bright, grey, odd or outlying images may be sound: a person decides."""
 
 DROP_KINDS: tuple[DropKind, ...] = get_args(DropKind)
 

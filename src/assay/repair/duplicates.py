@@ -27,7 +27,8 @@ SIDES = {1.0: (0.0,), 0.88: (0.0, 0.06, 0.12), 0.76: (0.0, 0.12, 0.24)}  # of wi
 MANY = 50_000  # images above which only the largest windows are compared, so that an hour does not become a day
 CANDIDATES = 3  # nearest signatures of each window, one of which may be that of the image itself
 LEAST, NEAREST = 0.65, 3  # cosine of signatures from which a pair is compared, and how many pairs of an image
-SAME, FRAME = 0.8, 0.5  # agreement from which a pair is one image, and of neighbouring frames
+SAME, FRAME = 0.9, 0.65  # agreement from which a pair is one image, and of neighbouring frames
+PLAIN = 0.5  # standard deviation of the levels of an image that shows nothing, such as calm water
 STRETCH, TURN, GAIN = 1.2, 12.0, 3.3  # the most by which the map of a copy stretches, turns, and its contrast differs
 LARGEST, SMALLEST = 1.15, 0.55  # scale of the map of a copy
 FRAMED, LEVEL, EDGE = 0.3, 4.0, 10.0  # a border: share of a side at most, levels within it, and of the step at its end
@@ -81,7 +82,8 @@ def near_pairs(
         images, pairs, maps, progress=lambda share: report(int((1 + share) * count / 2), count)
     )
     report(count, count)
-    chosen = _plausible(maps, gains) & (correlations > np.where(follow, FRAME, SAME))
+    plain = images.std(axis=(1, 2)) < PLAIN
+    chosen = _plausible(maps, gains) & ~plain[pairs].any(axis=1) & (correlations > np.where(follow, FRAME, SAME))
     pairs, similarity = _pairs(pairs[chosen]), correlations[chosen]
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarity))
     _, first = np.unique(pairs[order], axis=0, return_index=True)

@@ -20,6 +20,8 @@ COUNTED = 2.0  # labels a pair of values counts as before any
 CLIP = 1e-4  # probabilities nearer to 0 or 1 are none to rely on
 FREEDOM = (1.0, 0.3, 0.3, 0.3, 0.3)  # standard deviations of the coefficients of `wrong_by_decisions`
 OPENING = 6  # looks that opening a group costs
+ROUNDS = 3  # of noise and posterior
+AT_FIRST = 0.05  # of the labels that are wrong, before noise is estimated
 PAGE = 48  # images that are looked at together
 
 
@@ -34,6 +36,21 @@ def noise_matrix(posterior: Reals, given: Ints) -> Doubles:
     counts = np.zeros((posterior.shape[1],) * 2)
     np.add.at(counts, given, posterior)
     return _columns(counts)
+
+
+def mislabelled(probabilities: Reals, given: Ints) -> Doubles:
+    """Return the probability (n,) that each given value is wrong, from probabilities (n, V) out of fold.
+
+    Noise and posterior are estimated in turn, from labels that are mostly right. A rare value that is hardly recognised
+    has a low probability wherever it is given, so that this says little against a single label of it.
+    """
+    shares = np.maximum(np.bincount(given, minlength=probabilities.shape[1]), 1) / max(1, len(given))
+    counts = AT_FIRST * shares[:, None] * shares / np.maximum(1 - shares, CLIP)[:, None]
+    np.fill_diagonal(counts, (1 - AT_FIRST) * shares)
+    noise = counts / counts.sum(axis=0)
+    for _ in range(ROUNDS):
+        noise = noise_matrix(true_posterior(probabilities, given, noise), given)
+    return np.asarray(1 - true_posterior(probabilities, given, noise)[np.arange(len(given)), given])
 
 
 def estimated_noise(probabilities: Reals, given: Ints) -> Doubles:

@@ -62,7 +62,7 @@ ADVICE: dict[Kind, str] = {
     "small_classes": "Label more of them, or merge them: no metric of so few images is certain.",
     "similar_names": "Merge the names in the plan (data.spelling) if they are one class.",
     "dark": "Drop those on which nothing can be seen.",
-    "bright": "Drop those on which nothing can be seen.",
+    "bright": "Drop those on which nothing can be seen, in the review: a subject before white is sound.",
     "blurred": "Drop those whose subject cannot be recognised.",
     "low_information": "Drop those without a subject.",
     "odd_aspect": "Check that cropping keeps the subject (data.resize).",
@@ -174,6 +174,8 @@ def _rows(finding: Finding, labels: Labels) -> list[tuple[list[str], list[str]]]
     """Return rows of images with what stands below each: a row a class where classes overlap, else one row."""
     if finding.kind != "overlapping_classes" or finding.head is None:
         ids = list(finding.images[:SIDE_BY_SIDE])
+        if finding.kind == "conflicting_labels" and finding.head is not None:
+            return [(ids, [labels[id_].by_head[finding.head] for id_ in ids])]
         return [(ids, _differing(ids, labels))]
     rows = []
     for name in finding.classes:
