@@ -170,6 +170,7 @@ def test_tags_are_toggled_for_all_and_confirmed(page: Page, session: ReviewSessi
 def test_tab_changes_the_head_that_keys_act_on(page: Page, session: ReviewSession) -> None:
     press(page, "Tab")
     expect(page.locator(".head.here .name")).to_have_text("season")
+    expect(page.locator(".tile.elsewhere .then >> nth=0")).to_contain_text("tree: →")  # why it is in this queue
     press(page, "2")
     edit = stored(session, page)[0]
     assert (edit.head, edit.new) == ("season", "autumn")

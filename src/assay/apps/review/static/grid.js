@@ -236,6 +236,13 @@ export function suggestionText(data, { name, kind }) {
   return (label?.[value] ?? null) === Number(present) ? null : [`${present ? "+" : "−"} ${value}`, chance];
 }
 
+// What is suggested under another head that is more likely wrong: why an image is in a queue of all heads.
+function suggestedElsewhere(data, here) {
+  const others = model.state.heads.filter((each) => each !== here && !data.decided.includes(each.name) && suggestionText(data, each));
+  const [first] = others.sort((a, b) => (data.p_wrong?.[b.name] ?? 0) - (data.p_wrong?.[a.name] ?? 0));
+  return first && !model.group ? [`${first.name}: ${suggestionText(data, first)[0]}`, ""] : null;
+}
+
 function paint(tile) {
   const { node, row } = tile, data = view(row), each = head();
   const selected = has(row), current = model.order[selection.cursor] === row;
@@ -245,7 +252,8 @@ function paint(tile) {
   if (!data) return;
   const decided = data.decided.includes(each.name), label = labelText(data.labels[each.name], each);
   const given = data.given ? labelText(data.given[each.name], each) : label;
-  const suggestion = decided ? null : suggestionText(data, each);
+  const own = decided ? null : suggestionText(data, each), suggestion = own ?? suggestedElsewhere(data, each);
+  node.classList.toggle("elsewhere", Boolean(suggestion && !own));
   const state = data.problem ? "kept" : data.waiting ? "sent" : data.dropped ? "dropped" : decided ? "decided" : "";
   node.dataset.state = state;
   write(tile.mark, { kept: "!", sent: "…", dropped: "✕", decided: "✓" }[state] ?? "");
@@ -254,7 +262,7 @@ function paint(tile) {
   write(tile.what, data.problem ? "not stored yet" : suggestion?.[0] ?? "");
   write(tile.chance, suggestion?.[1] ?? "");
   node.title = [data.id, data.note].filter(Boolean).map(printable).join("\n");
-  const words = [data.id, `label ${label}`, suggestion ? `suggested ${suggestion.join(" ")}` : "", decided ? "decided" : "", data.problem ? "not stored" : ""];
+  const words = [data.id, `label ${label}`, suggestion ? `suggested ${suggestion.join(" ").trim()}` : "", decided ? "decided" : "", data.problem ? "not stored" : ""];
   node.setAttribute("aria-label", words.filter(Boolean).map(printable).join(", "));
 }
 

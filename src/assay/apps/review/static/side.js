@@ -132,7 +132,8 @@ function drawAudit(audit) {
   result.hidden = !audit;
   if (!audit) return;
   const estimate = audit.decided ? `${count(audit.wrong)} wrong: ${percent(audit.value)}, interval ${interval(audit.low, audit.high, percent)}` : "";
-  write(result, `${count(audit.decided)} of ${count(audit.n)} looked at. ${estimate}`);
+  const heads = model.state.heads.length, looked = heads > 1 ? `decided in all ${heads} rows of classes` : "looked at";
+  write(result, `${count(audit.decided)} of ${count(audit.n)} ${looked}. ${estimate}`);
 }
 
 async function startAudit(event) {
