@@ -265,7 +265,7 @@ def test_the_map_has_a_colour_a_class_and_the_lasso_makes_the_grid(
     expect(page.locator("#size")).to_have_text(f"{COUNT // 2} images")
 
 
-def test_the_button_trains_and_the_page_has_its_last_line(
+def test_the_button_trains_and_the_page_tells_when_that_has_ended(
     page: Page, session: ReviewSession, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fake.py").write_text("print('trained')")
@@ -274,7 +274,7 @@ def test_the_button_trains_and_the_page_has_its_last_line(
     monkeypatch.setattr(session, "trainer", trainer)
     visit(page, address)
     page.click("#train .go")
-    expect(page.locator("#train .line")).to_have_text("trained")
+    expect(page.locator("#train .line")).to_have_text("The model is trained with these decisions.")
 
 
 def test_a_new_order_changes_nothing_in_view(page: Page, session: ReviewSession) -> None:
