@@ -28,6 +28,7 @@ from assay.commands.review import review
 from assay.commands.submissions import submissions
 from assay.commands.sweep import sweep
 from assay.commands.train import train
+from assay.postponed import postpone
 from assay.progress import is_main_process
 
 COMMANDS = (
@@ -68,6 +69,7 @@ for _command in COMMANDS:
 
 def main() -> None:
     """The command `assay`."""
+    postpone()
     _open_streams()
     require_home()
     for stream in (sys.stdout, sys.stderr):

@@ -61,6 +61,7 @@ function onScroll() {
   clearTimeout(settled);
   settled = setTimeout(() => {
     fast = false;
+    follow(); // the bar may have moved since, and its event still be on the way
     if (layout.total > layout.height) goTo(top());
     draw();
   }, 120);
