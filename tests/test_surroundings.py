@@ -103,6 +103,15 @@ def until(terminal: io.StringIO, text: str) -> str:
     return terminal.getvalue()
 
 
+def test_what_is_read_is_named_once_with_or_without_its_path() -> None:
+    terminal = io.StringIO()
+    plain = PlainProgress(terminal)
+    plain.loading("/data/photos")
+    for text in ("reading photos", "reading photos", "reading others"):
+        plain.line(text)
+    assert terminal.getvalue() == "reading /data/photos\nreading photos\nreading others\n"
+
+
 def test_silence_is_broken_by_what_is_being_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SILENCE", 0.05)
     terminal = io.StringIO()

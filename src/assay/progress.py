@@ -166,7 +166,8 @@ class PlainProgress(NoProgress):
             self._stages[-1].done += count
 
     def line(self, text: str) -> None:
-        if text == self._announced:  # what is being read was named before the program was there
+        # What is being read was named before the program was there, perhaps with its path.
+        if self._announced and text.startswith("reading ") and self._announced.endswith(text.removeprefix("reading ")):
             self._announced = ""
             return
         with self._lock:
