@@ -24,7 +24,7 @@ from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.plan.plan import from_source
 from assay.plan.yaml_lines import write
-from assay.repair.image_quality import Quality, low_quality, measure, reduced
+from assay.repair.image_quality import Quality, classes_of, low_quality, measure, reduced
 from assay.repair.shortcuts import all_cue_scores
 from benchmarks.harness import SETS, Benchmark, Cell, Options, Record, by_name, table
 
@@ -82,9 +82,7 @@ def spoilt(image: Pixels, kind: Quality, *, strong: bool, random: np.random.Gene
 def flaws(options: Options, name: str, seed: int) -> Record:
     """Plant flaws in a set and return what is named."""
     data, random = load(options, name), np.random.default_rng([seed, 1])
-    classes = np.concatenate(
-        [head.present(codes) for head, _, codes in data.samples.space.each(data.samples.codes())], 1
-    )
+    classes = classes_of(data.samples)
     before = measure(data.pixels)
     named = {kind: set(one.rows.tolist()) for kind, one in low_quality(before, classes=classes).items()}
     already = set().union(*(named[kind] for kind in KINDS))

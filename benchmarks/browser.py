@@ -48,6 +48,18 @@ def each(page: Page, selector: str, value: str) -> list[Any]:
     return values
 
 
+def until(page: Page, expression: str, *, every: int = 50) -> None:
+    """Wait until an expression is true, asked every so many milliseconds. Raises AssertionError after 20 seconds.
+
+    The policy of our pages forbids `wait_for_function` to ask a second time.
+    """
+    for _ in range(20_000 // every):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(every)
+    raise AssertionError(expression)
+
+
 def complaints(page: Page) -> list[str]:
     """Return the errors and warnings of the console, the exceptions and the dialogs since a file was opened."""
     messages = page.console_messages(filter="since-navigation")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.browser import Page, complaints, each
+from benchmarks.browser import Page, complaints, each, until
 from benchmarks.review_speed import serving
 from playwright.sync_api import Route, expect
 
@@ -95,15 +95,6 @@ def stored(session: ReviewSession, page: Page) -> list[Edit]:
     """Return the edits that stand, once nothing is on its way."""
     expect(page.locator(".tile[data-state=sent]")).to_have_count(0)
     return list(Ledger.read(session.decisions.path).effective())
-
-
-def until(page: Page, expression: str) -> None:
-    """Wait until an expression is true; the policy of the page forbids `wait_for_function` to ask a second time."""
-    for _ in range(400):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)  # milliseconds
-    raise AssertionError(expression)
 
 
 def refuse(page: Page, status: int) -> None:

@@ -45,7 +45,7 @@ from assay.steps.probe import ProbeSettings
 from assay.steps.pseudo_label import predicted_images
 from assay.steps.start import InputSize, bare_classifier, inference_for, labelled_parts
 from assay.steps.synthesize import SynthesizeSettings, gan_seconds
-from assay.steps.trainable import affordable_views
+from assay.steps.trainable import affordable_views, views_of
 from assay.training.devices import SingleProcess, keep_freed_memory, pick_device, warm_seconds
 from assay.training.linear import solver_seconds
 from assay.training.loop import step_seconds
@@ -384,9 +384,8 @@ def _of_epoch(begun: PreparedFit, images: Ints, epoch: int) -> Pixels:
 def view_rows(settings: FitSettings, train: Samples, balance: SamplingPlan, context: Context, n: int) -> list[Pixels]:
     """The same of a fit on cached views: plain, then the further views, which are drawn once."""
     names = [train.ids[row] for row in dict.fromkeys((balance.order.rows(0) % len(train)).tolist())][:ACROSS]
-    chosen = None if balance.chosen is None else dict(zip(train.ids, balance.chosen.tolist(), strict=True))
-    views = [View(settings.augment, context.seed, number, chosen=chosen) for number in range(1, n)]
-    return [_view(view, names, settings, context) for view in [PLAIN, *views[:DOWN]]]
+    views = views_of(settings, train.ids, balance, context, n)
+    return [_view(view, names, settings, context) for view in views[: 1 + DOWN]]
 
 
 def _view(view: View, names: Sequence[str], settings: FitSettings, context: Context) -> Pixels:

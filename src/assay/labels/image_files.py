@@ -292,23 +292,28 @@ def content_hashes(root: Path, paths: Sequence[str], *, threads: int | None = No
 def _hash(path: str, ahead: Mapping[str, tuple[FileState, str]]) -> tuple[str | None, str]:
     try:
         about = os.stat(path)
-        state, digest = ahead.get(path, (None, None))
-        if state == file_state(about) or not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
-            return digest, "" if digest else "not a file"
-        with open(path, "rb", buffering=0) as file:
-            # A small file at once, without a buffer to fill again and again.
-            content = file.read() if about.st_size < 1 << 20 else file.read(HEAD)
-            kind = kind_of(content[:HEAD], path)
-            if kind is not None and kind.fault is not None:
-                return None, kind.fault
-            if about.st_size < 1 << 20:
-                return hashlib.sha256(content).hexdigest(), ""
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest(), ""
+        if not stat.S_ISREG(about.st_mode):  # reading a pipe would wait for ever
+            return None, "not a file"
+        if path in ahead and ahead[path][0] == file_state(about):
+            return ahead[path][1], ""
+        return _hash_content(path, about.st_size)
     except FileNotFoundError:
         return None, _missing(path)
     except OSError as error:
         return None, str(error.strerror)
+
+
+def _hash_content(path: str, size: int) -> tuple[str | None, str]:
+    with open(path, "rb", buffering=0) as file:
+        # A small file at once, without a buffer to fill again and again.
+        content = file.read() if size < 1 << 20 else file.read(HEAD)
+        kind = kind_of(content[:HEAD], path)
+        if kind is not None and kind.fault is not None:
+            return None, kind.fault
+        if size < 1 << 20:
+            return hashlib.sha256(content).hexdigest(), ""
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest(), ""
 
 
 def _missing(path: str) -> str:

@@ -149,21 +149,13 @@ def _trace(
 
     with ExitStack() as hooks, torch.no_grad():
         for module in backbone.modules():
-            hooks.enter_context(_removed(module.register_forward_pre_hook(enter)))
-            hooks.enter_context(_removed(module.register_forward_hook(leave)))
+            hooks.enter_context(module.register_forward_pre_hook(enter))
+            hooks.enter_context(module.register_forward_hook(leave))
         try:
             backbone(images)
         except _ReachedError as reached:
             return [call for calls in under_way for call in calls], reached
     return under_way[0], None
-
-
-@contextmanager
-def _removed(hook: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 @contextmanager
@@ -175,7 +167,7 @@ def _skipping(backbone: nn.Module, boundary: Boundary, inputs: Tensor, nothing: 
     def instead(module: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
         return (inputs, *args[1:])
 
-    with _removed(backbone.get_submodule(boundary.name).register_forward_pre_hook(instead)):
+    with backbone.get_submodule(boundary.name).register_forward_pre_hook(instead):
         try:
             for module, shape in skipped:
                 empty = nothing.expand(len(inputs), *shape)

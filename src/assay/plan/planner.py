@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from assay.steps.fit_settings import MOST_VIEWS
+
 DEFAULT_SIZE = 128
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
 EPOCHS = (3, 8)
@@ -23,7 +25,6 @@ UPPER_EPOCHS = 4.0  # of the whole network within the time: with more, its upper
 LEAST_AFTER = 2.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
 VIEWS_SHARE = 1 / 3  # of a fit of the upper stages, for the passes that make the activations they are trained on
-MOST_VIEWS = 8
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
 LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_EPOCH = 0.3  # of the whole network: with less it has not recovered from the first steps
@@ -125,7 +126,7 @@ def budgeted_stages(facts: Facts, speeds: Speeds, left: float, *, done: Collecti
 
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
-    """Yield the fits that `left` seconds suffice for: each is told its seconds, and the last takes all that remain."""
+    """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
     images = max(1, facts.labelled)
     epoch = _epoch_seconds(facts, speeds.training, speeds)
     epochs = left / epoch

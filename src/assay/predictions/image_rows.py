@@ -84,7 +84,8 @@ def kept_rows(table: Table, images: Ints, compute: Compute, *, progress: Progres
 
     Raises SpaceError, RunError.
     """
-    missing = _missing(table, images)
+    blocks, positions = _blocks(table)
+    missing = _missing(images, positions)
     if len(missing):
         require_space(table.folder, len(missing) * table.row_bytes, f"the {table.kind} of the images")
         progress.begin(table.kind, len(missing))
@@ -94,7 +95,7 @@ def kept_rows(table: Table, images: Ints, compute: Compute, *, progress: Progres
         for first in range(0, len(missing), step):
             _write(table, images[missing[first : first + step]], batches, progress)
         progress.end()
-    blocks, positions = _blocks(table)
+        blocks, positions = _blocks(table)
     if not all(image in positions for image in images.tolist()):
         raise RunError(f"{table.folder}: {table.kind} were removed while they were made. Repeat the command.")
     where = np.array([positions[image] for image in images.tolist()], np.int64).reshape(-1, 2)
@@ -103,7 +104,7 @@ def kept_rows(table: Table, images: Ints, compute: Compute, *, progress: Progres
 
 def uncomputed(table: Table, images: Ints) -> int:
     """Return how many of the images a table lacks."""
-    return len(_missing(table, images))
+    return len(_missing(images, _blocks(table)[1]))
 
 
 def room_for_activations(folder: Path, *, limit: float) -> float:
@@ -128,9 +129,8 @@ def make_room(folder: Path, needed: Collection[Table], *, further: float, limit:
             path.unlink()
 
 
-def _missing(table: Table, images: Ints) -> Ints:
-    """Return the positions of images that the table lacks, each image once, in order."""
-    _, positions = _blocks(table)
+def _missing(images: Ints, positions: Collection[int]) -> Ints:
+    """Return the rows of images that have no position in a table, each image once, in order."""
     first = dict(zip(images[::-1].tolist(), range(len(images) - 1, -1, -1), strict=True))
     return np.array([row for image, row in reversed(first.items()) if image not in positions], np.int64)
 

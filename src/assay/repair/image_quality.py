@@ -85,9 +85,13 @@ def reduced(pixels: Pixels) -> Pixels:
 
 def flagged_images(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict[Quality, Flagged]:
     """Return the images (N, S, S, 3) of low quality or odd shape, beside all and those of its classes."""
+    return low_quality(measure(pixels), classes=classes_of(samples)) | odd_shapes(facts)
+
+
+def classes_of(samples: Samples) -> Bools:
+    """Return which classes (N, W) each image has, of all heads."""
     present = [head.present(codes) for head, codes in zip(samples.space, samples.codes(), strict=True)]
-    classes = np.concatenate(present, axis=1) if present else None
-    return low_quality(measure(pixels), classes=classes) | odd_shapes(facts)
+    return np.concatenate([np.zeros((len(samples), 0), np.bool_), *present], axis=1)
 
 
 def measure(pixels: Pixels) -> Measures:

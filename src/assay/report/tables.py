@@ -209,9 +209,8 @@ def _columns(
     wanted = dict.fromkeys((*([chief] if chief else []), *TABLE_METRICS))
     names = [name for name in wanted if any(name in row for row in metrics)]
     if "accuracy" in names:
-        names = [
-            name for name in names if name != "micro_f1" or name == chief
-        ]  # of a multi-class head it is the accuracy
+        # Of a multi-class head micro F1 is the accuracy.
+        names = [name for name in names if name != "micro_f1" or name == chief]
     return names[:2]
 
 

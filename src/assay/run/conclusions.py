@@ -32,6 +32,7 @@ from assay.run.records import (
     Scores,
     StageOutcome,
     SuspectCount,
+    best_alternative,
 )
 from assay.steps.base import read_history
 
@@ -286,19 +287,14 @@ def _price_lines(record: RunMetrics) -> Iterator[str]:
     chief = record.metric
     if chief is None or chief != record.headline:
         return
-    gaining = [
-        (name, other)
-        for other in record.prices or ()
-        for name, change in other["gains"].items()
-        if (change["low"] or 0) > 0 and name != chief
-    ]
-    first = next((name for name in record.prices[0]["gains"] if name in dict(gaining)), None) if record.prices else None
-    if first is None:
+    for name in record.prices[0]["gains"] if record.prices else ():
+        other = best_alternative(record.prices, name)
+        if other is None or name == chief:
+            continue
+        priced = [_priced(one, other) for one in (name, chief) if one in other["gains"]]
+        n = other["metrics"][name]["n"]
+        yield f"The price of {chief}: assuming {other['prior']}, the same network has {'; '.join(priced)}, n = {n:,}."
         return
-    other = max((one for name, one in gaining if name == first), key=lambda one: one["gains"][first]["value"] or 0)
-    priced = [_priced(name, other) for name in (first, chief) if name in other["gains"]]
-    n = other["metrics"][first]["n"]
-    yield f"The price of {chief}: assuming {other['prior']}, the same network has {'; '.join(priced)}, n = {n:,}."
 
 
 def _priced(name: str, other: Alternative) -> str:

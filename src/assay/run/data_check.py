@@ -52,11 +52,11 @@ def _notes(samples: Samples, cache: Cache, *, seed: int) -> Iterator[str]:
     chosen = random_rows(np.arange(len(samples)), IMAGES, seed)
     of = "" if len(chosen) == len(samples) else f" among {IMAGES:,} of the images"
     samples = samples.take(chosen)
-    pixels = cache.pixels[cache.rows_of(samples.ids)]
+    images = reduced(cache.pixels[cache.rows_of(samples.ids)])
     facts = read_file_facts(samples.paths)
     cluster = clusters(exact_pairs(samples.hashes), len(samples))  # to lay near copies over each other takes minutes
-    yield from (f"{note}{of}." for note in (*_copies(samples, cluster), *_quality(samples, pixels, facts)))
-    yield from _shortcuts(samples, reduced(pixels), facts, _folds(samples, cluster, seed=seed))
+    yield from (f"{note}{of}." for note in (*_copies(samples, cluster), *_quality(samples, images, facts)))
+    yield from _shortcuts(samples, images, facts, _folds(samples, cluster, seed=seed))
 
 
 def _copies(samples: Samples, cluster: Ints) -> Iterator[str]:
@@ -75,10 +75,10 @@ def _copies(samples: Samples, cluster: Ints) -> Iterator[str]:
             yield f"{head.name}: {torn:,} sets of copies have different labels"
 
 
-def _quality(samples: Samples, pixels: Pixels, facts: FileFacts) -> Iterator[str]:
+def _quality(samples: Samples, images: Pixels, facts: FileFacts) -> Iterator[str]:
     """Yield how many images are of each fault, on one line."""
-    flagged = flagged_images(samples, pixels, facts)
-    counts = [f"{len(images.rows):,} {kind.replace('_', ' ')}" for kind, images in flagged.items() if len(images.rows)]
+    flagged = flagged_images(samples, images, facts)
+    counts = [f"{len(one.rows):,} {kind.replace('_', ' ')}" for kind, one in flagged.items() if len(one.rows)]
     if counts:
         yield f"Images of low quality or odd shape: {', '.join(counts)}"
 

@@ -128,6 +128,13 @@ class Alternative(TypedDict):
     gains: Mapping[str, Number]  # over the answers of the run, paired; above 0 is better, also for a loss
 
 
+def best_alternative(others: Sequence[Alternative] | None, metric: str) -> Alternative | None:
+    """Return the alternative that gains most in a metric; None where none gains beyond chance."""
+    gains = [(other["gains"][metric], other) for other in others or () if metric in other["gains"]]
+    gaining = [(gain["value"] or 0, other) for gain, other in gains if (gain["low"] or 0) > 0]
+    return max(gaining, key=lambda pair: pair[0])[1] if gaining else None
+
+
 @dataclass(frozen=True)
 class RunMetrics:
     """metrics.json: what a finished run came to."""

@@ -245,18 +245,18 @@ def _finish(
     samples = state.samples
     steps = {name: DoneRecord.read(run.step(name)) for name in sorted(run.steps_done(), key=path_key)}
     choice = choose_model(steps, samples, run, plan.take, metric=plan.metric)
-    scores = steps[StepName(choice["step"])].scores if choice else None
-    baseline_scores: Mapping[str, Scores] = {}
-    if choice:
-        baseline_scores = _save_model(steps[StepName(choice["step"])], samples, context, quick=staging is not None)
-    now = predictions_of(steps[StepName(choice["step"])], samples, run) if choice else None
+    chosen = StepName(choice["step"]) if choice else None
+    now, baseline_scores = None, dict[str, Scores]()
+    if chosen:
+        baseline_scores |= _save_model(steps[chosen], samples, context, quick=staging is not None)
+        now = predictions_of(steps[chosen], samples, run)
     test = None
     if open_test and choice:
         test = test_scores(run, samples, device=context.device, progress=context.progress)
     ledger = Ledger.read(context.ledger)
     RunMetrics(
         key=key,
-        scores=scores,
+        scores=steps[chosen].scores if chosen else None,
         test=test,
         test_time=datetime.now(UTC).isoformat(timespec="seconds") if test else None,
         test_kept_closed=not open_test,
@@ -274,13 +274,9 @@ def _finish(
         handed_on=choice,
         suspects=count_suspects(steps, run),
         alarms=alarms(steps, run),
-        before=compare_with_earlier(
-            run,
-            now,
-            metric=plan.metric,
-        ),
+        before=compare_with_earlier(run, now, metric=plan.metric),
         metric=plan.metric,
-        prices=prices(StepName(choice["step"]), steps, plan.steps, samples, run, now) if choice and now else None,
+        prices=prices(chosen, steps, plan.steps, samples, run, now) if chosen and now else None,
         minutes=None if staging is None else staging.budget.seconds / 60,
         stages=() if staging is None else staging.outcomes(),
     ).write(run)

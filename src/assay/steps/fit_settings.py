@@ -265,12 +265,10 @@ def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan)
     """
     space = train.space
     factors = tuple(settings.head_weights.get(head.name, 1.0) for head in space)
-    weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
-    both = _product(weights, sampling.prior_weights)
-    # Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10: of the classes as they are drawn.
-    adjustment = settings.logit_adjust * log_priors(train, sampling.prior_weights)
+    weights = _weights_of_classes(settings, train)
+    both, adjustment = _product(weights, sampling.prior_weights), _adjustment(settings, train, sampling)
     offsets = torch.from_numpy(adjustment) if settings.logit_adjust else None
-    rule = rule_for(settings.prior, train, taught_prior(settings, train, sampling))
+    rule = rule_for(settings.prior, train, _taught(both, adjustment))
 
     def objective(by_head: ClassWeightArrays | None) -> Objective:
         tensors = None if by_head is None else [torch.from_numpy(by_class) for by_class in by_head]
@@ -283,10 +281,24 @@ def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan)
 
 def taught_prior(settings: FitSettings, train: Samples, sampling: SamplingPlan) -> Floats:
     """Return the log of the class frequencies that training teaches over those of the data: (W,)."""
-    weights = None if settings.class_weights is None else class_weights(settings.class_weights, train)
-    both = _product(weights, sampling.prior_weights)
-    adjustment = settings.logit_adjust * log_priors(train, sampling.prior_weights)
-    return -adjustment if both is None else logit_shift(both) - adjustment
+    both = _product(_weights_of_classes(settings, train), sampling.prior_weights)
+    return _taught(both, _adjustment(settings, train, sampling))
+
+
+def _weights_of_classes(settings: FitSettings, train: Samples) -> ClassWeightArrays | None:
+    return None if settings.class_weights is None else class_weights(settings.class_weights, train)
+
+
+def _adjustment(settings: FitSettings, train: Samples, sampling: SamplingPlan) -> Floats:
+    """Return what is added to the logits in training (W,), of the classes as they are drawn.
+
+    Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10.
+    """
+    return settings.logit_adjust * log_priors(train, sampling.prior_weights)
+
+
+def _taught(weights: ClassWeightArrays | None, adjustment: Floats) -> Floats:
+    return -adjustment if weights is None else logit_shift(weights) - adjustment
 
 
 def rule_for(prior: Prior | Literal["trained"], train: Samples, taught: Floats | None = None) -> DecisionRule:

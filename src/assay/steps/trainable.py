@@ -129,7 +129,7 @@ def _head_on_features(
     with context.processes.main_process_first():  # the others find the features on disk
         views = [
             inference.features(known.ids, folder=context.run.cache, progress=context.progress, view=view)
-            for view in _views(settings, known, data, context)
+            for view in views_of(settings, known.ids, data.sampling, context, settings.wanted_views)
         ]
 
     def predict() -> Floats:
@@ -139,14 +139,12 @@ def _head_on_features(
     return Trainable(classifier.head, source, predict, hardware, inference, views=len(views))
 
 
-def _views(
-    settings: FitSettings, known: LabelTensors, data: FitData, context: Context, count: int | None = None
+def views_of(
+    settings: FitSettings, ids: Sequence[str], sampling: SamplingPlan, context: Context, count: int
 ) -> list[View]:
-    """Return the views that are cached: the plain image, and augmented ones."""
-    chosen = data.sampling.chosen
-    by_id = None if chosen is None else dict(zip(known.ids, chosen.tolist(), strict=True))
-    numbers = range(1, settings.wanted_views if count is None else count)
-    return [PLAIN, *(View(settings.augment, context.seed, number, chosen=by_id) for number in numbers)]
+    """Return the views of training images that are cached: the plain image, and augmented ones."""
+    by_id = None if sampling.chosen is None else dict(zip(ids, sampling.chosen.tolist(), strict=True))
+    return [PLAIN, *(View(settings.augment, context.seed, number, chosen=by_id) for number in range(1, count))]
 
 
 def _validation_features(settings: FitSettings, classifier: Classifier, data: FitData, context: Context) -> Tensor:
@@ -204,7 +202,7 @@ def _upper_on_activations(
         count = _chosen_views(settings, inference, boundary, data, context)
         if count == 0:
             return None
-        views = _views(settings, known, data, context, count)
+        views = views_of(settings, known.ids, data.sampling, context, count)
         unlabelled = [] if data.unlabelled is None else data.unlabelled.ids
         further = [(view, unlabelled) for view in _views_of_unlabelled(settings, data, context, count)]
         wanted = [*((view, known.ids) for view in views), (PLAIN, data.validation.ids), *further]

@@ -16,6 +16,7 @@ from assay.report.sections.repairs import newest_suspects
 from assay.report.tables import leak_line
 from assay.run.conclusions import remark_lines
 from assay.run.contents import RunContents
+from assay.run.records import best_alternative
 
 Level = Literal["good", "fair", "bad", "open"]
 
@@ -111,12 +112,11 @@ def _remarks(run: RunContents) -> Iterator[str]:
 
 def _way_out(run: RunContents) -> str:
     """Return what the recalls would be if the same network assumed equal class frequencies, where that gains."""
-    others = (run.metrics.prices if run.metrics else None) or ()
     name = "balanced_accuracy"
-    gaining = [other for other in others if (other["gains"].get(name, {}).get("low") or 0) > 0]
-    if not gaining or run.headline == name:
+    other = best_alternative(run.metrics.prices if run.metrics else None, name)
+    if other is None or run.headline == name:
         return ""
-    value = max(float(other["metrics"][name]["value"] or 0) for other in gaining)
+    value = float(other["metrics"][name]["value"] or 0)
     return (
         f" By other assumed class frequencies the same network has a mean recall of {_amount(name, value)}: "
         f"see what other answers would cost, below, and train with --metric {name}."
