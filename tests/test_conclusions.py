@@ -27,8 +27,10 @@ from assay.run.conclusions import (
     choose_model,
     compare_with_earlier,
     conclusion_lines,
+    doubted,
     predictions_of,
 )
+from assay.run.contents import LabelledPredictions
 from assay.run.records import Alternative, DoneRecord, RunMetrics
 from assay.steps.base import write_history
 from conftest import Lines
@@ -162,12 +164,19 @@ def test_runs_without_common_validation_images_say_why_they_are_not_compared(tmp
     run, _ = finished(tmp_path, validation(), 5)
     other = make_samples([{"id": "new.png", "split": "val", "label": "ant"}], HEAD)
     predictions = Predictions.of(["new.png"], other.space, np.zeros((1, 2), np.float32), model="")
-    from assay.run.contents import LabelledPredictions
-
     before = compare_with_earlier(run, LabelledPredictions(other, predictions))
     assert before is not None
     assert before["why"] == "no image was in the validation part of both"
     assert compare_with_earlier(RunFolder(tmp_path / "empty"), None) is None
+
+
+def test_a_validation_label_that_the_model_gives_too_is_no_longer_doubted() -> None:
+    samples = make_samples([{"id": f"{n}.png", "split": "val", "label": "ant"} for n in range(3)], HEAD)
+    logits = np.float32([[2, 0], [0, 2], [2, 0]])
+    now = LabelledPredictions(samples, Predictions.of(samples.ids, samples.space, logits, model=""))
+    suspects = pl.DataFrame({"image": ["0.png", "1.png", "seen.png"], "head": "label", "class": None})
+    assert doubted(suspects, now)["image"].to_list() == ["1.png", "seen.png"]
+    assert doubted(suspects, None).equals(suspects)
 
 
 def test_find_fix_prove_is_one_road(

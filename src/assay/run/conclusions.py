@@ -11,6 +11,7 @@ import polars as pl
 
 from assay.errors import DataError, RunError
 from assay.files import ModelFolder, RunFolder, StepName
+from assay.labels.corrections import Cell
 from assay.labels.samples import Samples
 from assay.labels.subset import compare_spaces, labelled
 from assay.messages import plain
@@ -165,8 +166,13 @@ def _lost_classes(name: StepName, before: Scores, now: Scores) -> Iterator[str]:
 # Suspect labels that wait for a person.
 
 
-def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> SuspectCount | None:
-    """Return the suspects of the newest search that nothing was done about; None without a search."""
+def count_suspects(
+    steps: Mapping[StepName, DoneRecord], run: RunFolder, now: LabelledPredictions | None
+) -> SuspectCount | None:
+    """Return the suspects of the newest search that nothing was done about; None without a search.
+
+    `now` are the answers of the model handed on: a validation label that it gives as well does not count.
+    """
     searches = [name for name, record in steps.items() if record.kind == "clean_labels" and not name.is_member]
     if not searches:
         return None
@@ -174,7 +180,7 @@ def count_suspects(steps: Mapping[StepName, DoneRecord], run: RunFolder) -> Susp
     details, path = steps[name].details, run.step(name).suspects
     flagged = {"train": 0, "val": 0}
     if path.exists():
-        waiting = read_suspects(path).filter(done="flagged")
+        waiting = doubted(read_suspects(path).filter(done="flagged"), now)
         flagged |= dict(waiting.group_by("split").len().iter_rows())
     labels = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
     return SuspectCount(
@@ -190,6 +196,29 @@ def read_suspects(path: Path) -> pl.DataFrame:
     """Read a list of suspects: text, but for the numbers `quality` and `confidence`."""
     table = pl.read_csv(path, infer_schema=False)
     return table.with_columns(pl.col("quality", "confidence").cast(pl.Float64))
+
+
+def doubted(suspects: pl.DataFrame, now: LabelledPredictions | None) -> pl.DataFrame:
+    """Return suspects without those validation labels that the model handed on gives as well."""
+    agreed = agreed_cells(now)
+    cells = suspects.select("image", "head", "class").iter_rows()
+    return suspects.filter(pl.Series([cell not in agreed for cell in cells], dtype=pl.Boolean))
+
+
+def agreed_cells(now: LabelledPredictions | None) -> set[Cell]:
+    """Return the cells, image, head and tag, whose label is the answer of a model that never learnt from it.
+
+    Such a label is hardly wrong, whatever a judge of fewer images, or of labels not yet repaired, suspected before.
+    """
+    cells: set[Cell] = set()
+    if now is None:
+        return cells
+    for head in now.samples.space:
+        codes, probabilities, thresholds = now.of(head)
+        rows, columns = np.nonzero(head.columns(head.decide(probabilities, thresholds) == codes))
+        ids = (now.samples.ids[row] for row in rows)
+        cells |= {(id_, head.name, head.cell_names[column]) for id_, column in zip(ids, columns, strict=True)}
+    return cells
 
 
 # This run beside the one that it replaced.

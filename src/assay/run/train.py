@@ -272,7 +272,7 @@ def _finish(
         memory=memory.to_json(),
         ledger_lines=len(ledger.entries),
         handed_on=choice,
-        suspects=count_suspects(steps, run),
+        suspects=count_suspects(steps, run, now),
         alarms=alarms(steps, run),
         before=compare_with_earlier(run, now, metric=plan.metric),
         metric=plan.metric,

@@ -26,6 +26,7 @@ from assay.steps import STEPS
 WORST = 3
 WHOLE = 1e-6  # of a count of images: means over heads are none
 IMAGES = 10  # of a class
+DIFFERENT = 5e-4  # of a metric, which is printed with three digits
 
 
 def headline(run: RunContents, gallery: Gallery) -> dict[str, Any]:
@@ -147,8 +148,12 @@ def _by_head(run: RunContents) -> list[dict[str, Any]]:
 
 
 def _prices(run: RunContents) -> list[dict[str, Any]]:
-    """Return the metrics of the same network under other assumed class frequencies, after those of its answers."""
-    others = (run.metrics.prices if run.metrics else None) or ()
+    """Return the metrics of the same network under other assumed class frequencies, after those of its answers.
+
+    Frequencies under which no metric shows another value are left out.
+    """
+    priced = (run.metrics.prices if run.metrics else None) or ()
+    others = [one for one in priced if any(abs(gain["value"] or 0) >= DIFFERENT for gain in one["gains"].values())]
     if not others or run.scores is None:
         return []
     now = {name: run.scores["metrics"][name] for name in others[0]["metrics"]}

@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from assay.files import StepName
+from assay.labels.corrections import Cell
 from assay.labels.edits import PERSON, Edit
 from assay.labels.space import Head
 from assay.messages import plain
 from assay.metrics.intervals import wilson
 from assay.report.gallery import Gallery
-from assay.run.conclusions import read_suspects
+from assay.run.conclusions import agreed_cells, read_suspects
 from assay.run.contents import RunContents
 
 SUSPECTS = 240  # of each step; the table on disk has them all
@@ -27,7 +28,7 @@ CLASSES = 40  # of a round
 
 def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
     """Return of every search for wrong labels its estimates, and the most suspicious labels."""
-    searches, settled = [], _settled(run)
+    searches, settled, agreed = [], _settled(run), agreed_cells(run.validation)
     for step in run.steps:
         table = _suspects(run, step.name)
         if table is None or step.done is None:  # a table that is being written again belongs to no estimate
@@ -49,7 +50,8 @@ def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
                     for name, estimate in step.details.get("heads", {}).items()
                 ],
                 "suspects": [
-                    _suspect(row, number, settled) for row, number in zip(first.to_dicts(), numbers, strict=True)
+                    _suspect(row, number, settled, agreed)
+                    for row, number in zip(first.to_dicts(), numbers, strict=True)
                 ],
             }
         )
@@ -67,7 +69,7 @@ def newest_suspects(run: RunContents) -> tuple[StepName, pl.DataFrame] | None:
     return None
 
 
-def _settled(run: RunContents) -> set[tuple[str, str, str | None]]:
+def _settled(run: RunContents) -> set[Cell]:
     """Return the cells, image, head and tag, whose label a person has settled."""
     return {edit.cell for edit in run.ledger.effective() if edit.step == PERSON}
 
@@ -171,8 +173,8 @@ def _commonest(head: Head, counts: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _suspect(row: dict[str, Any], number: int, settled: Collection[tuple[str, str, str | None]]) -> dict[str, Any]:
-    is_settled = (row["image"], row["head"], row["class"]) in settled
+def _suspect(row: dict[str, Any], number: int, settled: Collection[Cell], agreed: Collection[Cell]) -> dict[str, Any]:
+    cell = (row["image"], row["head"], row["class"])
     tag = plain(row["class"] or "")
     return {
         "image": number,
@@ -181,7 +183,7 @@ def _suspect(row: dict[str, Any], number: int, settled: Collection[tuple[str, st
         "given": _label(tag, row["given"]),
         "suggested": _label(tag, row["suggested"]),
         "quality": row["quality"],
-        "done": "settled" if is_settled else plain(row["done"] or ""),
+        "done": "settled" if cell in settled else "the model agrees" if cell in agreed else plain(row["done"] or ""),
     }
 
 
