@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import secrets
 import signal
 import socket
@@ -100,6 +101,7 @@ def serve(session: ReviewSession, *, port: int, started: Callable[[str], None]) 
                 pass
         finally:
             closing.set()
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a map half computed is cut off: no fault
             server.should_exit = True
             thread.join(10)
             for number, handler in before.items():

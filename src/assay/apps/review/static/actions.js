@@ -54,7 +54,7 @@ export function accept() {
     const { class: value, probability } = suggestion;
     if (kind === "multilabel") return [{ head: name, tag: value, action: "set", new: probability >= 0.5 ? "1" : "0" }];
     return [data.labels[name] === value ? { head: name, action: "keep" } : { head: name, action: "set", new: value }];
-  }, { words: { done: "suggestion accepted", none: "Nothing is suggested." } });
+  }, { words: { done: "suggestion accepted", none: model.state.features ? "Nothing is suggested." : "Nothing is suggested before the features are computed." } });
 }
 
 export function keep() {

@@ -44,7 +44,7 @@ export function drawProgress(progress) {
   fact("decided", "Decided", count(decided), `of ${images(total)}`);
   fact("wrong", "Wrong found", count(wrong), "");
   fact("left", "Wrong left, about", left ? count(left.value) : "", left ? interval(left.low, left.high, count) : "");
-  fact("validation", `Validation ${printable(validation?.metric ?? "")}`.replaceAll("_", " "), validation ? share(validation.value) : "",
+  fact("validation", `Validation ${printable(validation?.metric ?? "")}`.replaceAll("_", " ").replace("f1", "F1"), validation ? share(validation.value) : "",
     validation ? `${interval(validation.low, validation.high, share)}, n\u00a0=\u00a0${count(validation.n)}` : "");
   const meter = one("#progress .meter");
   meter.hidden = !left;
