@@ -101,7 +101,7 @@ def by_function(options: Options, case: Case, seed: int) -> Record:
     inference = Inference(classifier, cached, size, fastest_inference(classifier, size=size, device="cpu").hardware)
     features = inference.features(samples.ids, folder=folder, progress=NoProgress())
     (head,), (codes,), fold = samples.space, samples.codes(), folds(samples, 5, seed=seed)
-    probabilities = JUDGES["both"].posterior(samples, features, fold, neighbours=20, seed=seed)
+    probabilities = JUDGES["both"](samples, features, fold, neighbours=20, seed=seed)
     if not head.multiclass:
         given = np.where(codes == 1, probabilities, 1 - probabilities)
         other = 1 - given

@@ -22,6 +22,7 @@ from assay.repair.confident_learning import HeadSuspects
 from assay.repair.suspects import JUDGES
 from assay.run.train import Run
 from assay.steps import clean_labels
+from assay.steps import fit as fit_step
 from factories import COLOURS, write_images
 
 PROBE = "probe: {size: 32}"
@@ -363,9 +364,9 @@ def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monk
     wrong = set(planted().filter("wrong")["image"])
     suspects = listed(run)
     assert len(wrong & set(suspects["image"])) >= 0.6 * WRONG
-    from assay.steps import clean_labels
+    from assay.steps import fold_judges
 
-    real, left = clean_labels.tta_logits, [2]
+    real, left = fold_judges.tta_logits, [2]
 
     def killed(*given: Any, **options: Any) -> Any:
         left[0] -= 1
@@ -373,19 +374,61 @@ def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monk
             raise KeyboardInterrupt
         return real(*given, **options)
 
-    monkeypatch.setattr(clean_labels, "tta_logits", killed)
+    monkeypatch.setattr(fold_judges, "tta_logits", killed)
     with pytest.raises(KeyboardInterrupt):
         carry(step, PROBE, run="killed")
-    monkeypatch.setattr(clean_labels, "tta_logits", real)
+    monkeypatch.setattr(fold_judges, "tta_logits", real)
     again = carry(step, PROBE, run="killed")
     assert sum("fold-" in line and "done before, kept" in line for line in carry.said) == 4
     assert listed(again).equals(suspects)
+
+
+def test_upper_stages_fine_tuned_on_shared_activations_judge_in_rounds(carry: Carry) -> None:
+    step = "clean_labels: {size: 32, folds: 3, by: fine_tuned, rounds: 2}"
+    run = carry(step, PROBE)
+    names = [one["name"] for one in run.metrics["steps"] if one["name"].endswith("fit")]
+    folds = [f"fold-{number}/01-fit" for number in (1, 2, 3)]
+    assert names == [*(f"01-clean_labels/{one}" for one in folds), *(f"01-clean_labels/round-2/{one}" for one in folds)]
+    suspects = listed(run).filter(split="train")
+    wrong = set(planted().filter("wrong")["image"])
+    assert len(wrong & set(suspects["image"])) >= 0.5 * WRONG
+    assert details(run)["validation"]["colour"]["n"] == 18  # no epoch was chosen by them
+    assert len({path.stem for path in run.folder.rglob("*activations*/*")}) <= 6  # views, shared by all folds
+
+
+def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry, monkeypatch: Any) -> None:
+    seen: list[Any] = []
+    real = fit_step.soft_targets
+    monkeypatch.setattr(fit_step, "soft_targets", lambda *given: seen.append(real(*given)) or seen[-1])
+    rare = (pl.col("true") == "blue") & pl.col("number").is_in([4, 12])
+    table = planted().with_columns(colour=pl.when(rare).then(pl.lit("rare")).otherwise("colour"))
+    step, fit = CLEAN.replace("}", ", action: soft}"), "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone}"
+    run = carry(step, fit, table=table)
+    ((targets,),) = seen
+    training = [row for row in table.iter_rows(named=True) if row["split"] == "train"]
+    index = {name: column for column, name in enumerate(trained_on(run).space.heads[0].classes)}
+    kept = np.array([target[index[row["colour"]]] for target, row in zip(targets, training, strict=True)])
+    assert [row["colour"] for row, share in zip(training, kept, strict=True) if np.isnan(share)] == ["rare"] * 2
+    planted_wrong = np.array([row["wrong"] for row in training])
+    assert kept[planted_wrong].mean() < 0.5
+    assert np.nanmean(kept[~planted_wrong]) > 0.8
+    assert set(listed(run)["done"]) == {"softened"}
+    assert listed(run)["wrong"].is_between(0, 1).all()
+
+    coins = np.random.default_rng(0).integers(0, 2, len(table))
+    by_chance = table.with_columns(colour=pl.Series(np.array(["heads", "tails"])[coins]))
+    run = carry(step, fit, table=by_chance, run="chance")
+    assert seen[-1] == [None]
+    assert not details(run)["heads"]["colour"]["beats_chance"]
+    assert any("no better than chance here, so that nothing is done" in line for line in carry.said)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ("{by: both, steps: [probe]}", "drop one of them"),
+        ("{by: fine_tuned, steps: [probe]}", "has steps of its own"),
+        ("{rounds: 2}", "is for a judge that is trained"),
         (
             "{steps: [{repeat: {times: 1, steps: [pseudo_label, probe]}}]}",
             "pseudo_label changes labels, and a judge only",

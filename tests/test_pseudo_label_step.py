@@ -211,7 +211,8 @@ def test_soft_targets_take_the_place_of_pseudo_labels_alone(tmp_path: Path) -> N
     tags = np.array([[0.5, 0.5]] * 3 + [[0.8, 0.1], [0.3, 0.3]], np.float32)
     places = {"season": tmp_path / "season", "tags": tmp_path / "tags"}
     for place, (head, answers) in enumerate(zip(SPACE, (season, tags), strict=True)):
-        write_soft_targets(places[head.name], chosen_of(before, place, answers), before)
+        chosen = chosen_of(before, place, answers)
+        write_soft_targets(places[head.name], head, before, chosen.rows, targets=chosen.soft, given=chosen.labels)
     after = samples_of(
         ["spring", "summer", "autumn", "spring", "spring"],  # the last was corrected since
         [["beach"], [], ["city"], ["city", "beach"], []],

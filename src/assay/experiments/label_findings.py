@@ -14,7 +14,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.metrics.intervals import Metric, share
 from assay.repair.confident_learning import HeadSuspects
-from assay.repair.suspects import JUDGES, Relabel, suspect_edits
+from assay.repair.suspects import JUDGE_TEXTS, Relabel, suspect_edits
 from assay.repair.wrong_probability import mislabelled
 
 EXAMPLES = 50
@@ -37,7 +37,7 @@ def suspect_findings(samples: Samples, by_head: Sequence[HeadSuspects]) -> list[
         head, table = suspects.head, suspects.table
         scores = [1 - quality for quality in table["quality"]] if head.multiclass else _tag_scores(suspects, codes)
         edits = suspect_edits(
-            table, head, samples, action=Relabel(relabel=0.0), step=audit_step("suspects"), judge=JUDGES["both"].text
+            table, head, samples, action=Relabel(relabel=0.0), step=audit_step("suspects"), judge=JUDGE_TEXTS["both"]
         )
         for row, edit, score in zip(table.iter_rows(named=True), edits, scores, strict=True):
             sure = row["confidence"] if head.multiclass else score

@@ -13,6 +13,7 @@ from assay.arrays import Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head
 from assay.metrics.tallies import ratio
+from assay.repair.wrong_probability import wrong_labels
 
 Filter = Literal["class", "noise_rate", "both", "off_diagonal"]
 
@@ -25,6 +26,7 @@ FILTERS: dict[Filter, str] = {
 """Names of the filters in a plan -> cleanlab's."""
 
 ROUNDING = 1e-6  # of probabilities, in cleanlab too
+CHANCE = 1.96  # standard errors
 
 
 class Learnt(NamedTuple):
@@ -40,7 +42,8 @@ class HeadSuspects:
 
     `table` has a line for each suspect label, the most suspicious first: `row` (index in the arrays given),
     `tag` (the class of a multi-label head, else null), `given` and `suggested` (classes; of a tag "1" or "0"),
-    `quality` (probability of the given label) and `confidence` (of the suggested one).
+    `quality` (probability of the given label by the judge), `confidence` (of the suggested one) and `wrong` (the
+    probability that the given label is wrong, by what labels of its kind mean here).
     `quality` is that of all known labels, in the shape of the codes, NaN where unknown; low is suspect.
     `counts` estimates how many labels were given as the row and are truly of the column: (K, K), or (K, 2, 2)
     absent and present, a class, where the head is multi-label. They are 0 for what could not be judged.
@@ -112,7 +115,8 @@ def suspects(
         known = np.flatnonzero(codes >= 0)
         quality[known] = probabilities[known, codes[known]]
         confidence = probabilities[rows, suggested]
-        table = _ranked(head, rows, None, codes[rows], suggested, quality[rows], confidence)
+        chances = wrong_labels(head, codes, probabilities, learnt=learnt)[rows]
+        table = _ranked(head, rows, None, codes[rows], suggested, (quality[rows], confidence, chances))
         return HeadSuspects(head, table, quality, counts)
     by_tag = [
         _judge(
@@ -129,16 +133,33 @@ def suspects(
     rows = np.concatenate([of_class for of_class, _, _ in by_tag])
     tags = np.repeat(np.arange(head.size), [len(of_class) for of_class, _, _ in by_tag])
     given, confidence = codes[rows, tags], 1 - quality[rows, tags]
-    table = _ranked(head, rows, tags, given, 1 - given, quality[rows, tags], confidence)
+    chances = wrong_labels(head, codes, probabilities, learnt=learnt)[rows, tags]
+    table = _ranked(head, rows, tags, given, 1 - given, (quality[rows, tags], confidence, chances))
     return HeadSuspects(head, table, quality, np.stack([counts for _, _, counts in by_tag]))
 
 
 def no_suspects(head: Head, codes: Codes) -> HeadSuspects:
     """Return suspects for a head of which no label can be judged: none."""
     none, scores = np.zeros(0, np.int64), np.zeros(0)
-    table = _ranked(head, none, None if head.multiclass else none, none, none, scores, scores)
+    table = _ranked(head, none, None if head.multiclass else none, none, none, (scores,) * 3)
     counts = np.zeros((head.size, head.size) if head.multiclass else (head.size, 2, 2), np.int64)
     return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), counts)
+
+
+def beats_chance(head: Head, codes: Codes, probabilities: Reals) -> bool:
+    """Return whether probabilities (N, K) out of fold are higher for the labels given than for labels by chance.
+
+    By chance are labels of the same frequencies; the mean difference over known labels has to exceed 1.96 of its
+    standard errors.
+    """
+    present, known = head.present(codes), head.decided(codes)
+    counts = np.maximum(known.sum(axis=0), 1)
+    gains = np.where(known, (present - (present & known).sum(axis=0) / counts) * probabilities, 0.0)
+    of_labels = gains.sum(axis=1)[known[:, 0]] if head.multiclass else gains[known]
+    if len(of_labels) < 2:
+        return False
+    error = of_labels.std(ddof=1) / np.sqrt(len(of_labels))
+    return bool(of_labels.mean() > max(CHANCE * error, ROUNDING))
 
 
 def _require_probabilities(head: Head, codes: Codes, probabilities: Reals) -> None:
@@ -205,9 +226,12 @@ def _judge(
 
 
 def _ranked(
-    head: Head, rows: Ints, tags: Ints | None, given: Ints, suggested: Ints, quality: Reals, confidence: Reals
+    head: Head, rows: Ints, tags: Ints | None, given: Ints, suggested: Ints, scores: tuple[Reals, Reals, Reals]
 ) -> pl.DataFrame:
-    """Return the table of `HeadSuspects`; equal qualities stand in the order of rows and classes."""
+    """Return the table of `HeadSuspects`; equal qualities stand in the order of rows and classes.
+
+    `scores` are quality, confidence and the probability of being wrong.
+    """
     classes = pl.Series(head.classes, dtype=pl.String)
     labels = classes if tags is None else pl.Series(["0", "1"])
     table = pl.DataFrame(
@@ -216,11 +240,13 @@ def _ranked(
             "tag": pl.Series([None] * len(rows), dtype=pl.String) if tags is None else classes.gather(tags),
             "given": labels.gather(given),
             "suggested": labels.gather(suggested),
-            "quality": quality.astype(np.float64),
-            "confidence": confidence.astype(np.float64),
+            **{
+                name: values.astype(np.float64)
+                for name, values in zip(("quality", "confidence", "wrong"), scores, strict=True)
+            },
         }
     )
-    return table[np.lexsort((np.zeros_like(rows) if tags is None else tags, rows, quality))]
+    return table[np.lexsort((np.zeros_like(rows) if tags is None else tags, rows, scores[0]))]
 
 
 def _shares(counts: Ints, *, of: int | tuple[int, ...]) -> Reals:

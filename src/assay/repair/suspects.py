@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -21,10 +21,12 @@ from assay.predictions.out_of_fold import out_of_fold, single_fold_labels
 from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, Learnt, no_suspects, suspects
 from assay.repair.neighbours import posterior
 from assay.repair.pseudo_labels import without_labels
+from assay.repair.wrong_probability import wrong_labels
 from assay.settings import Choice, parse_tagged
 from assay.training.linear import fit_linear
 
-JudgeName = Literal["confident_learning", "neighbours", "both"]
+FeatureJudge = Literal["confident_learning", "neighbours", "both"]
+JudgeName = Literal[FeatureJudge, "fine_tuned"]
 
 
 class Posterior(Protocol):
@@ -36,13 +38,6 @@ class Posterior(Protocol):
     def __call__(
         self, samples: Samples, features: Reals, folds: Ints, *, neighbours: int, seed: int, held: Reals | None = None
     ) -> Floats: ...
-
-
-class Judge(NamedTuple):
-    """A way to judge labels: as an edit names it, and its probabilities."""
-
-    text: str
-    posterior: Posterior
 
 
 def linear_posterior(
@@ -77,11 +72,20 @@ def mean_posterior(
     return ((linear + local) / 2).astype(np.float32, copy=False)
 
 
-JUDGES: dict[JudgeName, Judge] = {
-    "confident_learning": Judge("confident learning", linear_posterior),
-    "neighbours": Judge("its neighbours", local_posterior),
-    "both": Judge("confident learning with its neighbours", mean_posterior),
+JUDGES: dict[FeatureJudge, Posterior] = {
+    "confident_learning": linear_posterior,
+    "neighbours": local_posterior,
+    "both": mean_posterior,
 }
+"""Judges on features."""
+
+JUDGE_TEXTS: dict[JudgeName, str] = {
+    "confident_learning": "confident learning",
+    "neighbours": "its neighbours",
+    "both": "confident learning with its neighbours",
+    "fine_tuned": "confident learning by fine-tuned networks",
+}
+"""Judges as edits name them."""
 
 
 def find_suspects(samples: Samples, probabilities: Reals, fold: Ints, *, filter_by: Filter) -> list[HeadSuspects]:
@@ -131,6 +135,19 @@ def _without_fold_levels(probabilities: Reals, fold: Ints) -> Reals:
     return np.where(np.max(within, axis=0) <= ROUNDING, probabilities.mean(axis=0), probabilities)
 
 
+def judgeable(samples: Samples, fold: Ints) -> list[Codes]:
+    """Return the codes of each head, unknown where no judge of another fold may have learnt from such a label.
+
+    Those are labels of one fold only, and of classes with fewer labels than there are folds.
+    """
+    least, by_head = len(np.unique(fold)), []
+    for head, codes in zip(samples.space, _judgeable(samples, fold), strict=True):
+        counts = [np.bincount(values[values >= 0], minlength=head.values) for values in head.columns(codes).T]
+        rare = np.stack([count[values] < least for count, values in zip(counts, head.columns(codes).T, strict=True)], 1)
+        by_head.append(np.where(head.from_columns(rare), -1, codes))
+    return by_head
+
+
 def _judgeable(samples: Samples, fold: Ints) -> list[Codes]:
     """Return the codes of each head, unknown where no model of another fold has learnt from such a label."""
     masks = single_fold_labels(samples, fold)
@@ -166,6 +183,17 @@ def restrict(samples: Samples, heads: Sequence[str]) -> Samples:
     return replace(samples, space=LabelSpace(tuple(samples.space[name] for name in heads)))
 
 
+def soft_labels(head: Head, codes: Codes, probabilities: Reals) -> Floats:
+    """Return targets (N, K) between the given labels and probabilities (N, K) out of fold, NaN where unknown.
+
+    The given label counts by the probability that it is right, the answer by the probability that it is wrong.
+    """
+    wrong = wrong_labels(head, codes, probabilities)
+    given = head.present(codes).astype(np.float32)
+    share = head.columns(wrong)  # (N, 1) or (N, K), NaN where unknown
+    return np.asarray((1 - share) * given + share * probabilities, np.float32)
+
+
 # What is done about suspect labels.
 
 
@@ -195,6 +223,12 @@ class Relabel(Choice):
     otherwise: Literal["flag", "drop", "unset"] = Field("flag", description="What is done where it is less.")
 
 
+class Soft(Choice):
+    """Let fits learn from all given labels and the judge's answers, mixed by the probability that a label is wrong."""
+
+    kind: Literal["soft"] = "soft"
+
+
 class Weight(Choice):
     """Let their images count less under this head."""
 
@@ -202,8 +236,8 @@ class Weight(Choice):
     weight: float = Field(0.2, gt=0, lt=1, description="What multiplies the weight of the image.")
 
 
-AnyAction = Flag | Drop | Unset | Relabel | Weight
-ActionName = Literal["flag", "drop", "unset", "relabel", "weight"]
+AnyAction = Flag | Drop | Unset | Relabel | Soft | Weight
+ActionName = Literal["flag", "drop", "unset", "relabel", "soft", "weight"]
 Action = Annotated[
     AnyAction,
     Field(discriminator="kind"),
@@ -275,7 +309,11 @@ def _weight_edits(
     ]  # fmt: skip
 
 
-def _action_at(action: Flag | Drop | Unset | Relabel, confidence: float) -> Literal["flag", "drop", "unset", "set"]:
+def _action_at(
+    action: Flag | Drop | Unset | Relabel | Soft, confidence: float
+) -> Literal["flag", "drop", "unset", "set"]:
+    if isinstance(action, Soft):
+        return "flag"  # the label stays: a fit mixes it
     if not isinstance(action, Relabel):
         return action.kind
     return "set" if confidence >= action.relabel else action.otherwise
@@ -307,9 +345,11 @@ def _labels(head: Head, codes: Codes) -> set[tuple[str, int]]:
     return {(head.classes[column], value) for value in values for column in np.flatnonzero(masks[value].any(axis=0))}
 
 
-def actions_done(table: pl.DataFrame, head: Head, ids: Sequence[str], edits: Collection[Edit]) -> list[str]:
-    """Return what was done about each suspect, as `PAST_TENSE` says it, or `flagged`."""
+def actions_done(
+    table: pl.DataFrame, head: Head, ids: Sequence[str], edits: Collection[Edit], *, otherwise: str
+) -> list[str]:
+    """Return what was done about each suspect, as `PAST_TENSE` says it; `otherwise` about those without an edit."""
     by_cell = {edit.cell: PAST_TENSE[edit.action] for edit in edits}
     cells = ((ids[row], head.name, tag) for row, tag in table.select("row", "tag").iter_rows())
     # A weight is an image's, not a tag's.
-    return [by_cell.get(cell) or by_cell.get((*cell[:2], None)) or "flagged" for cell in cells]
+    return [by_cell.get(cell) or by_cell.get((*cell[:2], None)) or otherwise for cell in cells]

@@ -7,13 +7,14 @@ estimated in turn (Raykar et al. 2010, "Learning from Crowds", with one annotato
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, logit
 
 from assay.arrays import Bools, Doubles, Ints, Reals
+from assay.labels.space import Codes, Head
 from assay.metrics.remaining import logistic_map
 
 COUNTED = 2.0  # labels a pair of values counts as before any
@@ -22,6 +23,9 @@ FREEDOM = (1.0, 0.3, 0.3, 0.3, 0.3)  # standard deviations of the coefficients o
 OPENING = 6  # looks that opening a group costs
 ROUNDS = 3  # of noise and posterior
 AT_FIRST = 0.05  # of the labels that are wrong, before noise is estimated
+POWERS = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of probabilities, for `calibrated_wrong`
+STEPS = 10  # of noise and posterior, at each
+ENOUGH = 5_000  # labels to estimate a noise matrix by
 PAGE = 48  # images that are looked at together
 
 
@@ -51,6 +55,59 @@ def mislabelled(probabilities: Reals, given: Ints) -> Doubles:
     for _ in range(ROUNDS):
         noise = noise_matrix(true_posterior(probabilities, given, noise), given)
     return np.asarray(1 - true_posterior(probabilities, given, noise)[np.arange(len(given)), given])
+
+
+def calibrated_wrong(probabilities: Reals, given: Ints, learnt: tuple[Reals, Ints] | None = None) -> Doubles:
+    """Return the probability (n,) that each given value is wrong, from probabilities (n, V) out of fold.
+
+    What learnt from noisy labels predicts noisy labels: it is unsure of the true value. Of the powers of its
+    probabilities, each with the noise matrix that goes with it, those count that make the given values the likeliest;
+    those of `learnt`, where it is given, as probabilities and values of other images.
+    """
+    teaching, values = learnt or (probabilities, given)
+    rows = np.arange(0, len(values), max(1, len(values) // ENOUGH))
+    fits = [(*_noise_at(teaching[rows], values[rows], power), power) for power in POWERS]
+    _, noise, power = max(fits, key=lambda fit: fit[0])
+    return np.asarray(1 - true_posterior(_raised(probabilities, power), given, noise)[np.arange(len(given)), given])
+
+
+def _noise_at(probabilities: Reals, given: Ints, power: float) -> tuple[float, Doubles]:
+    """Return the mean log likelihood of given values by a power of probabilities (n, V), and its noise matrix."""
+    raised = _raised(probabilities, power)
+    noise = estimated_noise(raised, given)
+    for _ in range(STEPS):
+        noise = noise_matrix(true_posterior(raised, given, noise), given)
+    likelihood = np.log(np.maximum((raised * noise[given]).sum(axis=1), 1e-12))
+    return float(likelihood.sum()) / max(1, len(given)), noise
+
+
+def _raised(probabilities: Reals, power: float) -> Doubles:
+    """Return a power of probabilities (n, V), each row with the sum 1."""
+    raised = np.maximum(probabilities.astype(np.float64), 1e-6) ** power
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def wrong_labels(
+    head: Head, codes: Codes, probabilities: Reals, *, learnt: tuple[Codes, Reals] | None = None
+) -> Doubles:
+    """Return the probability that each known label is wrong, in the shape of the codes, NaN where unknown.
+
+    Probabilities (N, K) are out of fold; or of held-out images, where `learnt` has codes and probabilities of others.
+    """
+    wrong = np.full(codes.shape, np.nan)
+    cells = head.columns(wrong)
+    of_others = [None] * head.cells if learnt is None else list(_known_cells(head, *learnt))
+    for cell, (values, given) in enumerate(_known_cells(head, codes, probabilities)):
+        cells[head.columns(codes)[:, cell] >= 0, cell] = calibrated_wrong(values, given, of_others[cell])
+    return head.from_columns(cells)
+
+
+def _known_cells(head: Head, codes: Codes, probabilities: Reals) -> Iterator[tuple[Reals, Ints]]:
+    """Yield of each cell the probabilities (n, V) of its values, and the given values (n,), where these are known."""
+    for cell, given in enumerate(head.columns(codes).T):
+        known = given >= 0
+        present = probabilities if head.multiclass else probabilities[:, [cell, cell]] * [-1, 1] + [1, 0]
+        yield present[known], given[known]
 
 
 def estimated_noise(probabilities: Reals, given: Ints) -> Doubles:

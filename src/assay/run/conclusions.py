@@ -193,9 +193,10 @@ def count_suspects(
 
 
 def read_suspects(path: Path) -> pl.DataFrame:
-    """Read a list of suspects: text, but for the numbers `quality` and `confidence`."""
+    """Read a list of suspects: text, but for its probabilities."""
     table = pl.read_csv(path, infer_schema=False)
-    return table.with_columns(pl.col("quality", "confidence").cast(pl.Float64))
+    numbers = [name for name in ("wrong", "quality", "confidence") if name in table.columns]  # earlier: no `wrong`
+    return table.with_columns(pl.col(numbers).cast(pl.Float64))
 
 
 def doubted(suspects: pl.DataFrame, now: LabelledPredictions | None) -> pl.DataFrame:

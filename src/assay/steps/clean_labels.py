@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from typing import Annotated
 
 import numpy as np
@@ -14,7 +13,6 @@ from pydantic import Field, model_validator
 
 from assay.arrays import Floats, Ints, Keys
 from assay.errors import DataError
-from assay.files import fingerprint
 from assay.images.decode import Resize
 from assay.labels.edits import apply
 from assay.labels.ledger import Ledger
@@ -25,18 +23,18 @@ from assay.labels.subset import labelled
 from assay.messages import formula_note
 from assay.metrics.intervals import share
 from assay.models.classifier import require_size
-from assay.models.ensemble import load_model
 from assay.models.trained_model import require_unseen, trained_on_mask
 from assay.predictions.inference import Inference
-from assay.predictions.out_of_fold import out_of_fold_by, single_fold_labels, single_fold_notes
-from assay.predictions.tta import tta_logits
+from assay.predictions.out_of_fold import single_fold_labels, single_fold_notes
 from assay.progress import stage
-from assay.repair.confident_learning import Filter, HeadSuspects
+from assay.repair.confident_learning import Filter, HeadSuspects, beats_chance
 from assay.repair.suspects import (
+    JUDGE_TEXTS,
     JUDGES,
     Action,
     Flag,
     JudgeName,
+    Soft,
     capped,
     find_held_suspects,
     find_suspects,
@@ -57,10 +55,9 @@ from assay.steps.base import (
     StepSettings,
     kind_that_changes_labels,
 )
-from assay.steps.ensemble_members import MemberPlan, train_member
-from assay.steps.fit_settings import FitSettings
+from assay.steps.fold_judges import Judged, fine_tuning, judge_by_training, spare_validation, write_soft_labels
 from assay.steps.sources import trained_on, trained_on_at_start
-from assay.steps.start import bare_classifier, heads_named, inference_for, inference_hardware
+from assay.steps.start import bare_classifier, heads_named, inference_for
 from assay.steps.suspect_lists import Split, SuspectRows, suspect_details, suspect_lines, write_suspects
 
 
@@ -71,7 +68,9 @@ class CleanLabelsSettings(StepSettings):
 
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to judge; default: all.")
     by: JudgeName | None = Field(
-        None, description="Whose probabilities judge; default: both on features, confident_learning with steps."
+        None,
+        description="Whose probabilities judge: on features confident_learning, neighbours or both, the default; or "
+        "fine_tuned, trained anew for every fold.",
     )
     size: int = Field(192, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
@@ -80,6 +79,9 @@ class CleanLabelsSettings(StepSettings):
     )
     steps: tuple[StepPlan, ...] = Field(
         (), description="Judge by the model that these make, anew for every fold, instead of on cached features."
+    )
+    rounds: int = Field(
+        1, ge=1, description="Rounds of a judge that is trained: each learns from the labels as the last judged them."
     )
     folds: int = Field(5, ge=2, description="Parts of the images, each judged by what the others teach.")
     neighbours: int = Field(20, ge=1, description="How many of the nearest images are asked.")
@@ -91,6 +93,10 @@ class CleanLabelsSettings(StepSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> CleanLabelsSettings:
+        if self.rounds > 1 and not self.trains:
+            raise ValueError(f"rounds: {self.rounds} is for a judge that is trained; set by: fine_tuned, or give steps")
+        if self.steps and self.by == "fine_tuned":
+            raise ValueError("by: fine_tuned has steps of its own; drop it, or steps")
         if self.steps and self.by in ("neighbours", "both"):
             raise ValueError(
                 f"by: {self.by} looks for neighbours in the features of a backbone that no label has touched, and "
@@ -102,8 +108,13 @@ class CleanLabelsSettings(StepSettings):
 
     @property
     def judge(self) -> JudgeName:
-        """The name of the judge in `JUDGES`."""
+        """The name of the judge in `JUDGE_TEXTS`."""
         return self.by or ("confident_learning" if self.steps else "both")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the judge is trained anew for every fold."""
+        return bool(self.steps) or self.by == "fine_tuned"
 
 
 def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepResult:
@@ -113,7 +124,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     that learnt from all training labels, and are listed without an edit. Raises DataError where no training label is
     known, PlanError for a judge that learnt from them and for edits that would empty a class.
     """
-    if not (context.processes.is_main_process or settings.steps):
+    if not (context.processes.is_main_process or settings.trains):
         return StepResult(None)
     ledger = Ledger.read(context.ledger)
     before = ledger.of(state.done).effective()
@@ -129,17 +140,22 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
         write_suspects(context.folder.suspects, [])
         return StepResult(None, details=suspect_details([], [why]))
     context = _with_judging_weights(settings, context)
-    learnt = _learnt_before(settings.steps, samples.space, context)
+    steps = _steps_of_judge(settings, state, context)
+    learnt = _learnt_before(steps, samples.space, context)
     require_unseen(learnt, samples, what="clean_labels")
     held = _Images.of(state.samples.part("val"), named).without(learnt)
     held_rows: list[SuspectRows] = []
-    if settings.steps:  # validation chose the epochs of these models, so that they judge none of it
-        probabilities = judge_by_training(settings.steps, samples, fold, state=state, context=context)
-    else:
-        probabilities, held_probabilities = judge_by_features(settings, train, fold, held, state=state, context=context)
-        of_heads = find_held_suspects(
-            held.subset, held_probabilities, samples, probabilities, fold, filter_by=settings.filter
+    if steps and not spare_validation(steps):  # it chose the epochs of these models, so that they judge none of it
+        held = replace(held, subset=held.subset.take(np.zeros(0, np.int64)))
+    if steps:
+        judged = judge_by_training(
+            steps, samples, fold, held.subset, rounds=settings.rounds, state=state, context=context
         )
+    else:
+        judged = judge_by_features(settings, train, fold, held, state=state, context=context)
+    probabilities = judged.train
+    if not steps or spare_validation(steps):
+        of_heads = find_held_suspects(held.subset, judged.held, samples, probabilities, fold, filter_by=settings.filter)
         persons, codes = persons_cells(ledger.effective()), held.subset.codes()
         held_rows = [
             _rows("val", one, samples=held.subset, codes=of_head, persons=persons, max_share=settings.max_share)
@@ -155,7 +171,10 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     by_head += held_rows
     _show(by_head, context)
     edits = [edit for of_head in by_head for edit in of_head.edits]
-    return StepResult(None, details=suspect_details(by_head, notes), edits=edits)
+    soft = None
+    if isinstance(settings.action, Soft):
+        soft = {**state.soft, **write_soft_labels(samples, probabilities, fold, context.folder.path / "soft", context)}
+    return StepResult(None, details=suspect_details(by_head, notes), edits=edits, soft=soft)
 
 
 def _show(by_head: Sequence[SuspectRows], context: Context) -> None:
@@ -171,12 +190,13 @@ def _show(by_head: Sequence[SuspectRows], context: Context) -> None:
 
 def holds(settings: CleanLabelsSettings, state: State, context: Context) -> list[StepList]:
     """Return the steps of a fold, where they make the judge."""
-    if not settings.steps:
+    if not settings.trains:
         return []
     train = state.samples.table["split"].to_numpy() == "train"
     others = state.samples.take(np.flatnonzero(~train | (np.cumsum(train) % settings.folds > 0)))
     begun = replace(state, samples=others, model=None)
-    return [StepList(settings.steps, begun, context.for_part("fold-1", 1), settings.folds)]
+    steps = _steps_of_judge(settings, state, _with_judging_weights(settings, context))
+    return [StepList(steps, begun, context.for_part("fold-1", 1), settings.folds * settings.rounds)]
 
 
 STEP = Step(
@@ -228,14 +248,17 @@ def _apply_action(
 ) -> list[SuspectRows]:
     """Return suspects and edits of each head. Raises PlanError where a class would lose all its labels."""
     persons = persons_cells(ledger.effective())
-    judge = JUDGES[settings.judge].text
+    judge = JUDGE_TEXTS[settings.judge]
     by_head = []
     for of_head, (head, _, codes, predicted) in zip(
         suspects, samples.space.each(samples.codes(), probabilities), strict=True
     ):
         rows = _rows("train", of_head, samples=samples, codes=codes, persons=persons, max_share=settings.max_share)
-        edits = suspect_edits(rows.table, head, samples, action=settings.action, step=step, judge=judge)
         known = codes >= 0
+        rows = replace(rows, beats_chance=not known.any() or beats_chance(head, codes, predicted))
+        action = settings.action if rows.beats_chance else Flag()
+        rows = replace(rows, softened=isinstance(action, Soft))
+        edits = suspect_edits(rows.table, head, samples, action=action, step=step, judge=judge)
         agreement = share((head.decide(predicted) == codes)[known])
         by_head.append(replace(rows, edits=ledger.allowed(edits), agreement=agreement))
     after = apply(samples, [edit for of_head in by_head for edit in of_head.edits])
@@ -268,9 +291,16 @@ def _with_judging_weights(settings: CleanLabelsSettings, context: Context) -> Co
     model = context.model
     if settings.weights is not None:
         model = model.model_copy(update={"weights": settings.weights, "init_from": None})
-    if not settings.steps and model.weights == "none" and model.init_from is None:
+    if not settings.trains and model.weights == "none" and model.init_from is None:
         context.progress.line("  note: the judging network was trained on nothing, so its suspects are of little worth")
     return replace(context, model=model)
+
+
+def _steps_of_judge(settings: CleanLabelsSettings, state: State, context: Context) -> tuple[StepPlan, ...]:
+    """Return the steps that make the judge of a fold; none for a judge on features."""
+    if settings.by == "fine_tuned":
+        return fine_tuning(state, context, size=settings.size, resize=settings.resize)
+    return settings.steps
 
 
 def _learnt_before(steps: Sequence[StepPlan], space: LabelSpace, context: Context) -> Keys:
@@ -289,17 +319,19 @@ def _learnt_before(steps: Sequence[StepPlan], space: LabelSpace, context: Contex
 
 def judge_by_features(
     settings: CleanLabelsSettings, train: _Images, fold: Ints, held: _Images, *, state: State, context: Context
-) -> tuple[Floats, Floats]:
-    """Return probabilities (N, W) of training images, each by the other folds, and (M, W) of held-out ones by all.
+) -> Judged:
+    """Return probabilities of training images, each by the other folds, and of held-out ones by all.
 
     The features are those of the backbone that the plan begins with.
     """
+    by = settings.by or "both"
+    assert by != "fine_tuned"
     classifier = bare_classifier(state, context, size=settings.size)
     require_size(classifier, settings.size)
     inference = inference_for(classifier, settings, context)
     features = train.features(inference, context)
     judge = partial(
-        JUDGES[settings.judge].posterior,
+        JUDGES[by],
         train.subset,
         features,
         fold,
@@ -309,36 +341,5 @@ def judge_by_features(
     held_features = held.features(inference, context) if len(held.subset) else None
     with stage(context.progress, "judging the labels"):
         if held_features is None:
-            return judge(), np.zeros((0, train.subset.space.width), np.float32)
-        return judge(), judge(held=held_features)
-
-
-def judge_by_training(
-    steps: Sequence[StepPlan], samples: Samples, fold: Ints, *, state: State, context: Context
-) -> Floats:
-    """Return probabilities (N, W) of the samples, by a model that the steps make of the other folds, for each fold.
-
-    Validation chooses the epochs of its fits. Finished folds are kept after a kill. Raises PlanError where the steps
-    make no model.
-    """
-    validation = state.samples.part("val")
-    member = MemberPlan(steps=tuple(_keeping_what_is_taken(step) for step in steps))
-    numbers = count(1)
-
-    def predict(train: Samples, held: Samples) -> Floats:
-        number = next(numbers)
-        others = replace(samples, table=pl.concat([train.table, validation.table]))
-        begun = State(others, None, fingerprint(state.key, train.fingerprint()), state.done)
-        folder = train_member(member, begun, context.for_part(f"fold-{number}", number))
-        if not context.processes.is_main_process:
-            return np.zeros((len(held), samples.space.width), np.float32)  # the main process judges
-        return next(tta_logits(load_model(folder), context.images, held.ids, hardware=inference_hardware(context)))
-
-    return out_of_fold_by(samples, fold, predict).probabilities
-
-
-def _keeping_what_is_taken(step: StepPlan) -> StepPlan:
-    """Return a step; a fit keeps the one checkpoint that it hands on, since every fold writes its own."""
-    if not isinstance(step.settings, FitSettings):
-        return step
-    return step.model_copy(update={"settings": step.settings.model_copy(update={"keep": step.settings.take})})
+            return Judged(judge(), np.zeros((0, train.subset.space.width), np.float32))
+        return Judged(judge(), judge(held=held_features))

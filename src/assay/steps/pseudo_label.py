@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from assay.arrays import Bools, Floats, Ints
+from assay.arrays import Floats, Ints
 from assay.errors import PlanError
 from assay.files import whole
 from assay.labels.edits import Edit
@@ -86,9 +86,10 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
             closed=closed,
             soft=settings.soft,
         )
-        if settings.soft and len(chosen.rows):
+        targets = _soft_targets(chosen, state.soft, train)
+        if (rows := np.flatnonzero(np.isfinite(targets).any(axis=1))).size:
             soft[head.name] = context.folder.path / f"soft-{index}.parquet"
-            write_soft_targets(soft[head.name], chosen, train)
+            write_soft_targets(soft[head.name], head, train, rows, targets=targets, given=chosen.labels)
         edits += pseudo_label_edits(chosen, train, context.name, weight=settings.weight, before=before)
         details[head.name] = _details(chosen, chosen.changed_since(all_codes[index]), int(cells.sum()), context)
     return StepResult(None, details=details, edits=edits, soft=soft)
@@ -156,14 +157,23 @@ def _details(chosen: PseudoLabels, changes: Changes, unknown: int, context: Cont
     }
 
 
-# Soft pseudo-labels: probabilities as training targets in place of a label, in a file of the step that gave it.
+# Soft targets: probabilities in place of a label, in a file of the step that gave them.
 
 
-def write_soft_targets(path: Path, chosen: PseudoLabels, samples: Samples) -> None:
-    """Write the soft targets of the pseudo-labels kept, a row for each of these samples with one."""
-    assert chosen.soft is not None
-    ids = samples.ids
-    table = pl.DataFrame({"id": [ids[row] for row in chosen.rows], "targets": chosen.soft[chosen.rows]})
+def _soft_targets(chosen: PseudoLabels, before: Mapping[str, Path], train: Samples) -> Floats:
+    """Return the soft targets (N, K) of the pseudo-labels kept, and of given labels as before; NaN elsewhere."""
+    head = chosen.head
+    targets = np.full((len(train), head.size), np.nan, np.float32)
+    if (earlier := soft_targets(before, train)[train.space.heads.index(head)]) is not None:
+        known = head.decided(chosen.given)
+        targets[known] = earlier[known]
+    return targets if chosen.soft is None else np.where(np.isnan(chosen.soft), targets, chosen.soft)
+
+
+def write_soft_targets(path: Path, head: Head, samples: Samples, rows: Ints, *, targets: Floats, given: Codes) -> None:
+    """Write the targets of these rows, of (N, K) of the samples, with the labels (N,) or (N, K) that they stand for."""
+    ids, labels = samples.ids, head.columns(given[rows])
+    table = pl.DataFrame({"id": [ids[row] for row in rows], "targets": targets[rows], "labels": labels})
     with whole(path) as beside:
         table.write_parquet(beside)
 
@@ -172,7 +182,7 @@ def soft_targets(paths: Mapping[str, Path], samples: Samples) -> list[Floats | N
     """Return soft targets (N, K) of each head, NaN where there is none; None for a head without any.
 
     `paths` are files of `write_soft_targets` by head. A target counts only where the label still is the one it was
-    written for: a label undone or corrected since is no longer a pseudo-label.
+    written for: a label undone or corrected since is another one.
     """
     row_of = {image: row for row, image in enumerate(samples.ids)}
     by_head: list[Floats | None] = []
@@ -181,16 +191,10 @@ def soft_targets(paths: Mapping[str, Path], samples: Samples) -> list[Floats | N
             by_head.append(None)
             continue
         table = pl.read_parquet(paths[head.name]).filter(pl.col("id").is_in(samples.ids))
-        targets = np.full((len(samples), head.size), np.nan, np.float32)
-        written = np.asarray(table["targets"].to_numpy(), np.float32).reshape(-1, head.size)
-        targets[[row_of[image] for image in table["id"]]] = written
-        targets[~_matches(head, codes, targets)] = np.nan
+        rows = [row_of[image] for image in table["id"]]
+        targets, labels = np.full((len(samples), head.size), np.nan, np.float32), head.unknown(len(samples))
+        targets[rows] = np.asarray(table["targets"].to_numpy(), np.float32).reshape(-1, head.size)
+        labels[rows] = head.from_columns(table["labels"].to_numpy().astype(np.int64).reshape(-1, head.cells))
+        targets[~head.columns((labels == codes) & (codes >= 0)).repeat(head.size // head.cells, axis=1)] = np.nan
         by_head.append(targets)
     return by_head
-
-
-def _matches(head: Head, codes: Codes, targets: Floats) -> Bools:
-    """Return where the label is what the targets predict: (N,) multi-class, (N, K) multi-label."""
-    finite = np.isfinite(targets).all(axis=1) if head.multiclass else np.isfinite(targets)
-    matches: Bools = finite & (head.decide(targets) == codes) & (codes >= 0)
-    return matches

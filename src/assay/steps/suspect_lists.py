@@ -26,7 +26,8 @@ class SuspectRows:
     """Suspects under one head in one part of the split, and the edits that deal with them.
 
     `samples` are those that were judged. `table` holds the suspects left by `max_share` and by a person's decisions;
-    `agreement` is the share of the judged labels that are the judge's prediction.
+    `agreement` is the share of the judged labels that are the judge's prediction. Nothing is done about labels where
+    the judge does not beat chance.
     """
 
     split: Split
@@ -35,6 +36,8 @@ class SuspectRows:
     table: pl.DataFrame
     edits: Sequence[Edit] = ()
     agreement: Metric | None = None
+    beats_chance: bool = True
+    softened: bool = False  # later fits mix the labels with the judge's answers
 
     @property
     def images(self) -> list[str]:
@@ -44,15 +47,17 @@ class SuspectRows:
 
 
 LISTED_CONFUSIONS = 3
-SUSPECT_COLUMNS = ("image", "head", "class", "given", "suggested", "label", "quality", "confidence", "split", "done")
+NUMBERS = ("wrong", "quality", "confidence")
+SUSPECT_COLUMNS = ("image", "head", "class", "given", "suggested", "label", *NUMBERS, "split", "done")
 
 
 def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
     """Write the suspects of all heads as CSV, the most suspicious first.
 
     `split` is the part that the image is in. `image`, `head` and `class` (of tags) name a label as a person's
-    corrections do, and `label` is blank, for the person to fill in. `quality` is the probability of the given label,
-    `confidence` that of the suggested one, `done` what was done.
+    corrections do, and `label` is blank, for the person to fill in. `wrong` is the probability that the given label is
+    wrong, `quality` the probability of the given label,
+    `confidence` that of the suggested one by the judge, `done` what was done.
     """
     tables = [
         pl.DataFrame(
@@ -62,9 +67,15 @@ def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
                 "class": of_head.table["tag"],
                 **{name: of_head.table[name] for name in ("given", "suggested")},
                 "label": [None] * of_head.table.height,
-                **{name: of_head.table[name] for name in ("quality", "confidence")},
+                **{name: of_head.table[name] for name in NUMBERS},
                 "split": [of_head.split] * of_head.table.height,
-                "done": actions_done(of_head.table, of_head.suspects.head, of_head.samples.ids, of_head.edits),
+                "done": actions_done(
+                    of_head.table,
+                    of_head.suspects.head,
+                    of_head.samples.ids,
+                    of_head.edits,
+                    otherwise="softened" if of_head.softened else "flagged",
+                ),
             },
             schema_overrides=dict.fromkeys(("image", "split", "head", "class", "label", "done"), pl.String),
         )
@@ -88,6 +99,7 @@ def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dic
             "suspects": of_head.table.height,
             "edits": len(of_head.edits),
             "agreement": None if of_head.agreement is None else of_head.agreement.to_json(),
+            "beats_chance": of_head.beats_chance,
             "noise_rate": of_head.suspects.noise_rate,
             "noise_rates": of_head.suspects.noise_rates,
             "counts": of_head.suspects.counts.tolist(),
@@ -120,6 +132,8 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
         f"  {name}: {count:,} of {suspects.n:,} training labels {verb} suspect{changed}; estimated to be wrong: "
         f"{Metric(rate, suspects.n, low, high).percent()}{agreement}"
     )
+    if not of_head.beats_chance:
+        progress.line("    the judge is no better than chance here, so that nothing is done about them")
     confusions = _commonest_confusions(suspects)
     if confusions:
         progress.line(f"    mostly {', '.join(confusions)}")

@@ -75,12 +75,13 @@ def _settled(run: RunContents) -> set[Cell]:
 
 
 def suspicion(run: RunContents) -> dict[str, float]:
-    """Return how suspicious the labels of images are, 0 to 1, by the newest search; only of those suspected."""
+    """Return how probably the labels of images are wrong, by the newest search; only of those suspected."""
     newest = newest_suspects(run)
     if newest is None:
         return {}
-    lowest = newest[1].group_by("image").agg(pl.col("quality").min())
-    return {id_: 1 - quality for id_, quality in lowest.iter_rows()}
+    table = newest[1]
+    wrong = pl.col("wrong") if "wrong" in table.columns else 1 - pl.col("quality")  # of an earlier version
+    return dict(table.group_by("image").agg(wrong.max()).iter_rows())
 
 
 def edits(run: RunContents, gallery: Gallery) -> dict[str, object]:
@@ -183,6 +184,7 @@ def _suspect(row: dict[str, Any], number: int, settled: Collection[Cell], agreed
         "given": _label(tag, row["given"]),
         "suggested": _label(tag, row["suggested"]),
         "quality": row["quality"],
+        "wrong": row.get("wrong"),
         "done": "settled" if cell in settled else "the model agrees" if cell in agreed else plain(row["done"] or ""),
     }
 

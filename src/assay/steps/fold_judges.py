@@ -1,0 +1,153 @@
+"""Judges of labels that are trained anew for every fold: by steps of a plan, in one or several rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from assay.arrays import Floats, Ints
+from assay.files import ModelFolder, fingerprint
+from assay.images.augment import Augment
+from assay.images.decode import Resize
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.models.backbones import stages
+from assay.models.ensemble import load_model
+from assay.predictions.out_of_fold import out_of_fold_by
+from assay.predictions.predict import Predictions
+from assay.predictions.tta import tta_logits
+from assay.repair.confident_learning import beats_chance
+from assay.repair.suspects import judgeable, persons_cells, soft_labels
+from assay.steps.base import Context, State, StepPlan
+from assay.steps.ensemble_members import MemberPlan, train_member
+from assay.steps.fit_settings import FitSettings
+from assay.steps.pseudo_label import write_soft_targets
+from assay.steps.start import bare_classifier, inference_hardware
+from assay.training.optimizers import AdamW
+
+FROZEN = 0.6  # of the stages: those above are trained on cached activations
+VIEWS, EPOCHS = 5, 5
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Probabilities (N, W) of training images, each by models of the other folds, and (M, W) of held-out ones."""
+
+    train: Floats
+    held: Floats
+
+
+def fine_tuning(state: State, context: Context, *, size: int, resize: Resize) -> tuple[StepPlan, ...]:
+    """Return the steps of the judge `fine_tuned`: the upper stages, on activations that all folds share."""
+    parts = len(stages(bare_classifier(state, context, size=size).backbone))
+    fit = FitSettings(
+        size=size,
+        resize=resize,
+        epochs=EPOCHS,
+        batch=64,
+        start="pretrained",
+        freeze=min(max(1, round(FROZEN * parts)), parts - 1) if parts > 1 else "backbone",
+        views=VIEWS,
+        optimizer=AdamW(weight_decay=0.02),
+        lr=1e-3,
+        augment=Augment(crop=(0.5, 1.0)),
+        ema=0.99,
+        take="last",
+        keep="last",
+    )
+    return (StepPlan(kind="fit", settings=fit),)
+
+
+def spare_validation(steps: Sequence[StepPlan]) -> bool:
+    """Return whether the steps choose nothing by validation labels, so that their model may judge these."""
+    fits = [step.settings for step in steps if isinstance(step.settings, FitSettings)]
+    return len(fits) == len(steps) and all(fit.take == "last" and fit.early_stop is None for fit in fits)
+
+
+def judge_by_training(
+    steps: Sequence[StepPlan],
+    samples: Samples,
+    fold: Ints,
+    held: Samples,
+    *,
+    rounds: int,
+    state: State,
+    context: Context,
+) -> Judged:
+    """Return probabilities by the models that the steps make of the other folds, for each fold.
+
+    In each round after the first they learn from soft targets: the given labels and the answers of the round before,
+    by the probability that the label is wrong. `held`, labelled images of validation, are judged by the mean over
+    folds. Finished folds are kept after a kill. Raises PlanError where the steps make no model.
+    """
+    judged = _judge(steps, samples, fold, held, soft={}, state=state, context=context)
+    for number in range(2, rounds + 1):
+        soft: dict[str, Path] = {}
+        if context.processes.is_main_process:  # which alone has judged
+            soft = write_soft_labels(samples, judged.train, fold, context.folder.path / f"soft-{number}", context)
+        soft = context.processes.of_main(soft)
+        of_round = context.for_part(f"round-{number}", len(np.unique(fold)) + number)
+        judged = _judge(steps, samples, fold, held, soft=soft, state=state, context=of_round)
+    return judged
+
+
+def write_soft_labels(
+    samples: Samples, probabilities: Floats, fold: Ints, folder: Path, context: Context
+) -> dict[str, Path]:
+    """Write `soft_labels` into a folder, and return the file of each head.
+
+    None are written of labels that no other fold teaches or that a person decided, nor of a head whose judge is no
+    better than chance.
+    """
+    persons, files = persons_cells(Ledger.read(context.ledger).effective()), {}
+    for index, (head, _, codes, of_head) in enumerate(samples.space.each(judgeable(samples, fold), probabilities)):
+        cells = [[(image, head.name, tag) in persons for tag in head.cell_names] for image in samples.ids]
+        given = np.where(head.from_columns(np.array(cells)), -1, codes)
+        rows = np.flatnonzero(head.known(given))
+        if len(rows) and beats_chance(head, codes, of_head):
+            files[head.name] = folder / f"{index}.parquet"
+            targets = soft_labels(head, given, of_head)
+            write_soft_targets(files[head.name], head, samples, rows, targets=targets, given=given)
+    return files
+
+
+def _judge(
+    steps: Sequence[StepPlan],
+    samples: Samples,
+    fold: Ints,
+    held: Samples,
+    *,
+    soft: Mapping[str, Path],
+    state: State,
+    context: Context,
+) -> Judged:
+    validation, space = state.samples.part("val"), samples.space
+    member = MemberPlan(steps=tuple(_keeping_what_is_taken(step) for step in steps))
+    numbers, of_held = count(1), np.zeros((len(held), space.width), np.float32)
+
+    def predict(train: Samples, left_out: Samples) -> Floats:
+        number = next(numbers)
+        others = replace(samples, table=pl.concat([train.table, validation.table]))
+        begun = State(others, None, fingerprint(state.key, train.fingerprint()), state.done, soft)
+        folder = train_member(member, begun, context.for_part(f"fold-{number}", number))
+        if not context.processes.is_main_process:
+            return np.zeros((len(left_out), space.width), np.float32)  # the main process judges
+        if len(held):
+            predictions = Predictions.read(ModelFolder(folder).predictions, space, model=context.name)
+            row = {image: number for number, image in enumerate(predictions.ids)}
+            of_held[:] += predictions.probabilities[[row[image] for image in held.ids]] / len(np.unique(fold))
+        return next(tta_logits(load_model(folder), context.images, left_out.ids, hardware=inference_hardware(context)))
+
+    return Judged(out_of_fold_by(samples, fold, predict).probabilities, of_held)
+
+
+def _keeping_what_is_taken(step: StepPlan) -> StepPlan:
+    """Return a step; a fit keeps the one checkpoint that it hands on, since every fold writes its own."""
+    if not isinstance(step.settings, FitSettings):
+        return step
+    return step.model_copy(update={"settings": step.settings.model_copy(update={"keep": step.settings.take})})
