@@ -271,10 +271,11 @@ def test_what_always_holds(data: st.DataObject, head: Any, filter_by: Any, n: in
         return
     found = suspects(head, codes, probabilities, filter_by=filter_by, least=2)
     table = found.table
-    assert table.columns == ["row", "tag", "given", "suggested", "quality", "confidence"]
+    assert table.columns == ["row", "tag", "given", "suggested", "quality", "confidence", "wrong"]
     assert not table.select("row", "tag").is_duplicated().any()
     assert table["quality"].is_sorted()
-    assert (table["confidence"] > table["quality"]).all()
+    assert table["wrong"].is_between(0, 1).all()
+    assert (table["confidence"] >= table["quality"]).all()
     assert (table["given"] != table["suggested"]).all()
     assert (found.quality >= 0).sum() == (codes >= 0).sum()
     for row, tag, given_label in table.select("row", "tag", "given").iter_rows():

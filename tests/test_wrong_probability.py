@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from assay.arrays import Doubles, Ints
+from assay.labels.space import Head
 from assay.repair.wrong_probability import (
     estimated_noise,
     mislabelled,
@@ -14,6 +15,7 @@ from assay.repair.wrong_probability import (
     suspect_groups,
     true_posterior,
     wrong_by_decisions,
+    wrong_labels,
 )
 
 NOISE = np.array([[0.9, 0.1, 0.0], [0.1, 0.6, 0.0], [0.0, 0.3, 1.0]])  # (given, true)
@@ -64,6 +66,22 @@ def test_a_rare_tag_that_is_not_recognised_is_less_suspect_than_a_clear_contradi
     rare = mislabelled(np.tile([0.99, 0.01], (1000, 1)), (np.arange(1000) < 10).astype(np.int64))
     assert clear[:30].min() > 0.3 > rare.max()
     assert clear[30:].max() < 0.05
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.6])
+def test_the_share_of_wrong_labels_is_what_the_probability_says(rate: float) -> None:
+    """By a judge that learnt from noisy labels: its probabilities are those of the label given."""
+    generator = np.random.default_rng(0)
+    head = Head("kind", ("a", "b", "c", "d"))
+    clear = generator.dirichlet([0.3] * 4, 4_000)
+    truth = np.array([generator.choice(4, p=row) for row in clear])
+    given = np.where(generator.random(4_000) < rate, (truth + generator.integers(1, 4, 4_000)) % 4, truth)
+    noisy = clear * (1 - rate) + (1 - clear) * rate / 3
+    wrong = wrong_labels(head, given, noisy)
+    bins = np.minimum((wrong * 10).astype(int), 9)
+    gaps = [abs(wrong[bins == k].sum() - (given != truth)[bins == k].sum()) for k in range(10)]
+    assert sum(gaps) / len(given) < 0.1
+    assert np.isnan(wrong_labels(head, np.where(given == 1, -1, given), noisy)[given == 1]).all()
 
 
 def test_no_label_and_no_decision_are_fine() -> None:

@@ -23,7 +23,8 @@ FREEDOM = (1.0, 0.3, 0.3, 0.3, 0.3)  # standard deviations of the coefficients o
 OPENING = 6  # looks that opening a group costs
 ROUNDS = 3  # of noise and posterior
 AT_FIRST = 0.05  # of the labels that are wrong, before noise is estimated
-POWERS = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of probabilities, for `calibrated_wrong`
+POWERS = tuple(np.geomspace(0.7, 7.0, 13).tolist())  # of probabilities, for `calibrated_wrong`
+SHARPER = 1.75  # faults are most on hard images, which to the likelihood look like answers that are unsure
 STEPS = 10  # of noise and posterior, at each
 ENOUGH = 5_000  # labels to estimate a noise matrix by
 PAGE = 48  # images that are looked at together
@@ -61,13 +62,20 @@ def calibrated_wrong(probabilities: Reals, given: Ints, learnt: tuple[Reals, Int
     """Return the probability (n,) that each given value is wrong, from probabilities (n, V) out of fold.
 
     What learnt from noisy labels predicts noisy labels: it is unsure of the true value. Of the powers of its
-    probabilities, each with the noise matrix that goes with it, those count that make the given values the likeliest;
-    those of `learnt`, where it is given, as probabilities and values of other images.
+    probabilities, each with its noise matrix, that is taken which makes the given values the likeliest, and then
+    `SHARPER`. The values are those of `learnt` where it is given, as probabilities and values of other images.
+    Values that never occur do not count.
     """
     teaching, values = learnt or (probabilities, given)
+    if len(given) == 0 or len(values) == 0:
+        return np.zeros(len(given))
+    occurring = np.union1d(values, given)
+    probabilities, teaching = probabilities[:, occurring], teaching[:, occurring]
+    given, values = np.searchsorted(occurring, given), np.searchsorted(occurring, values)
     rows = np.arange(0, len(values), max(1, len(values) // ENOUGH))
-    fits = [(*_noise_at(teaching[rows], values[rows], power), power) for power in POWERS]
-    _, noise, power = max(fits, key=lambda fit: fit[0])
+    likelihoods = [_noise_at(teaching[rows], values[rows], power)[0] for power in POWERS]
+    power = SHARPER * POWERS[int(np.argmax(likelihoods))]
+    _, noise = _noise_at(teaching[rows], values[rows], power)
     return np.asarray(1 - true_posterior(_raised(probabilities, power), given, noise)[np.arange(len(given)), given])
 
 
