@@ -55,7 +55,7 @@ from assay.steps.base import (
     StepSettings,
     kind_that_changes_labels,
 )
-from assay.steps.fold_judges import Judged, fine_tuning, judge_by_training, spare_validation, write_soft_labels
+from assay.steps.fold_judges import Probabilities, fine_tuning, judge_by_training, spare_validation, write_soft_labels
 from assay.steps.sources import trained_on, trained_on_at_start
 from assay.steps.start import bare_classifier, heads_named, inference_for
 from assay.steps.suspect_lists import Split, SuspectRows, suspect_details, suspect_lines, write_suspects
@@ -148,14 +148,16 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     if steps and not spare_validation(steps):  # it chose the epochs of these models, so that they judge none of it
         held = replace(held, subset=held.subset.take(np.zeros(0, np.int64)))
     if steps:
-        judged = judge_by_training(
+        answers = judge_by_training(
             steps, samples, fold, held.subset, rounds=settings.rounds, state=state, context=context
         )
     else:
-        judged = judge_by_features(settings, train, fold, held, state=state, context=context)
-    probabilities = judged.train
+        answers = judge_by_features(settings, train, fold, held, state=state, context=context)
+    probabilities = answers.train
     if not steps or spare_validation(steps):
-        of_heads = find_held_suspects(held.subset, judged.held, samples, probabilities, fold, filter_by=settings.filter)
+        of_heads = find_held_suspects(
+            held.subset, answers.held, samples, probabilities, fold, filter_by=settings.filter
+        )
         persons, codes = persons_cells(ledger.effective()), held.subset.codes()
         held_rows = [
             _rows("val", one, samples=held.subset, codes=of_head, persons=persons, max_share=settings.max_share)
@@ -319,7 +321,7 @@ def _learnt_before(steps: Sequence[StepPlan], space: LabelSpace, context: Contex
 
 def judge_by_features(
     settings: CleanLabelsSettings, train: _Images, fold: Ints, held: _Images, *, state: State, context: Context
-) -> Judged:
+) -> Probabilities:
     """Return probabilities of training images, each by the other folds, and of held-out ones by all.
 
     The features are those of the backbone that the plan begins with.
@@ -341,5 +343,5 @@ def judge_by_features(
     held_features = held.features(inference, context) if len(held.subset) else None
     with stage(context.progress, "judging the labels"):
         if held_features is None:
-            return Judged(judge(), np.zeros((0, train.subset.space.width), np.float32))
-        return Judged(judge(), judge(held=held_features))
+            return Probabilities(judge(), np.zeros((0, train.subset.space.width), np.float32))
+        return Probabilities(judge(), judge(held=held_features))

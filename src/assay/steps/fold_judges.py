@@ -35,7 +35,7 @@ VIEWS, EPOCHS = 5, 5
 
 
 @dataclass(frozen=True)
-class Judged:
+class Probabilities:
     """Probabilities (N, W) of training images, each by models of the other folds, and (M, W) of held-out ones."""
 
     train: Floats
@@ -78,22 +78,22 @@ def judge_by_training(
     rounds: int,
     state: State,
     context: Context,
-) -> Judged:
+) -> Probabilities:
     """Return probabilities by the models that the steps make of the other folds, for each fold.
 
     In each round after the first they learn from soft targets: the given labels and the answers of the round before,
     by the probability that the label is wrong. `held`, labelled images of validation, are judged by the mean over
     folds. Finished folds are kept after a kill. Raises PlanError where the steps make no model.
     """
-    judged = _judge(steps, samples, fold, held, soft={}, state=state, context=context)
+    answers = _judge(steps, samples, fold, held, soft={}, state=state, context=context)
     for number in range(2, rounds + 1):
         soft: dict[str, Path] = {}
         if context.processes.is_main_process:  # which alone has judged
-            soft = write_soft_labels(samples, judged.train, fold, context.folder.path / f"soft-{number}", context)
+            soft = write_soft_labels(samples, answers.train, fold, context.folder.path / f"soft-{number}", context)
         soft = context.processes.of_main(soft)
         of_round = context.for_part(f"round-{number}", len(np.unique(fold)) + number)
-        judged = _judge(steps, samples, fold, held, soft=soft, state=state, context=of_round)
-    return judged
+        answers = _judge(steps, samples, fold, held, soft=soft, state=state, context=of_round)
+    return answers
 
 
 def write_soft_labels(
@@ -125,7 +125,7 @@ def _judge(
     soft: Mapping[str, Path],
     state: State,
     context: Context,
-) -> Judged:
+) -> Probabilities:
     validation, space = state.samples.part("val"), samples.space
     member = MemberPlan(steps=tuple(_keeping_what_is_taken(step) for step in steps))
     numbers, of_held = count(1), np.zeros((len(held), space.width), np.float32)
@@ -143,7 +143,7 @@ def _judge(
             of_held[:] += predictions.probabilities[[row[image] for image in held.ids]] / len(np.unique(fold))
         return next(tta_logits(load_model(folder), context.images, left_out.ids, hardware=inference_hardware(context)))
 
-    return Judged(out_of_fold_by(samples, fold, predict).probabilities, of_held)
+    return Probabilities(out_of_fold_by(samples, fold, predict).probabilities, of_held)
 
 
 def _keeping_what_is_taken(step: StepPlan) -> StepPlan:
