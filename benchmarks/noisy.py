@@ -1,13 +1,21 @@
 """What choices against wrong labels gain, on cifar10n with labels of which people got 40 % wrong.
 
-    python -m benchmarks.noisy DATA [--seeds 0 1 2] [--only NAME ...] [--size 64] [--scale 1.0]
+    python -m benchmarks.noisy DATA [--seeds 0 1 2] [--only NAME ...] [--size 64] [--scale 1.0] [--images 5000]
 
 Scored on DATA/cifar10n/test after the last epoch, and at the epoch that validation chose. The seed draws the split.
+The trainings `of the half` are on `--images` of those whose true label is known. True labels train the ceiling alone:
+which share of the gap between it and plain training a repair closes is in a table of its own.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from assay.arrays import Reals
 from assay.predictions.predictor import Predictor
-from benchmarks.harness import Benchmark, Options, Record, by_seed, train
-from benchmarks.trainings import FIT, recipe_steps, training_lines
+from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, table, train
+from benchmarks.trainings import FIT, bounds_text, gap_shares, recipe_steps, training_lines
 
 AUGMENT: Record = {"crop": [0.5, 1.0], "flip": "horizontal"}
 AVERAGED: Record = {"ema": 0.99}
@@ -33,9 +41,24 @@ TRAININGS: dict[str, tuple[str, str | None, Record]] = {
 }
 """The column of labels; the recipe, or what `clean_labels` does about suspects; and the settings of the fit."""
 
+UPPER: Record = {
+    **FIT, "size": 128, "epochs": 5, "batch": 64, "lr": 1e-3, "freeze": 6, "views": 5, "ema": 0.99, "take": "last",
+    "augment": AUGMENT,
+}  # fmt: skip
+CLEAN: Record = {"size": 128, "by": "fine_tuned", "folds": 4}
+PLAIN, CEILING = "plain, of the half", "true labels, of the half"
+HALF: dict[str, tuple[str, Record | None]] = {
+    PLAIN: ("worse", None),
+    "soft labels, of the half": ("worse", {**CLEAN, "action": "soft"}),
+    "soft labels by two rounds, of the half": ("worse", {**CLEAN, "action": "soft", "rounds": 2}),
+    "suspects dropped, of the half": ("worse", {**CLEAN, "action": "drop"}),
+    CEILING: ("truth", None),
+}
+"""Trainings of the upper stages on images whose truth is known: the column of labels, the settings of the repair."""
+
 
 def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -> Record:
-    """Train, and return which test images the last and the chosen epoch of the fit name rightly."""
+    """Train on all images."""
     column, action, changes = case
     size, epochs = options.size, max(1, round(options.scale * 6))
     fit = {"size": size, "epochs": epochs, **FIT, "augment": AUGMENT, "monitor": "accuracy", **changes}
@@ -43,10 +66,28 @@ def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -
     steps += [{"probe": {"size": size}}, {"fit": fit}]
     if action == RECIPE:
         steps = recipe_steps(RECIPE, size, epochs / 6)
-    labels = {"heads": {"label": {"column": column}}, "split": {"val": 0.2, "seed": seed}}
+    return trained({**options.data_of("cifar10n"), "heads": {"label": {"column": column}}}, steps, options, seed)
+
+
+def measure_half(options: Options, case: tuple[str, Record | None], seed: int) -> Record:
+    """Train on images whose true label is known."""
+    (column, repair), path = case, options.work / f"half-{options.images}.csv"
+    if not path.exists():
+        folder = options.data / "cifar10n"
+        truth = pl.read_csv(folder / "truth_half.csv").select("image", truth="label")
+        chosen = pl.read_csv(folder / "train.csv").join(truth, on="image", how="inner", maintain_order="left")
+        chosen = chosen.sample(min(options.images, chosen.height), seed=0, shuffle=True)
+        chosen.with_columns(image=f"{folder}/" + pl.col("image")).write_csv(path)
+    data = {"table": str(path), "image": "image", "heads": {"label": {"column": column}}}
+    return trained(data, [*([{"clean_labels": repair}] if repair else []), {"fit": UPPER}], options, seed)
+
+
+def trained(data: Record, steps: list[Record], options: Options, seed: int) -> Record:
+    """Train, and return which test images the last and the chosen epoch of the fit name rightly."""
     images, correct = sorted((options.data / "cifar10n" / "test").glob("*/*")), {}
     with options.scratch() as folder:
-        done = train({"data": {**options.data_of("cifar10n"), **labels}, "seed": seed, "steps": steps}, folder)
+        data = {**data, "split": {"val": 0.2, "seed": seed}}
+        done = train({"data": data, "seed": seed, "steps": steps}, folder)
         for epoch in ("last", "best"):
             model = Predictor.load(max((folder / "run/steps").glob("*-fit")) / epoch, device="cpu")
             names = [
@@ -56,7 +97,33 @@ def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -
     return {"seconds": done.seconds, "correct": correct}
 
 
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return a table of the trainings on all images, and one of the shares of the gap that those of the half close."""
+    whole, half = ([record for record in records if (record["name"] in HALF) == of_half] for of_half in (False, True))
+    return [*(training_lines(options, whole) if whole else [options.command]), *(gap_lines(half) if half else [])]
+
+
+def gap_lines(records: Sequence[Record]) -> list[str]:
+    """Return a row a training: its accuracy after the last epoch, and its share of the gap."""
+
+    def accuracy_of(record: Record, weights: Reals) -> Reals:
+        return np.array(record["correct"]["last"]) @ weights / len(record["correct"]["last"])
+
+    images = len(records[0]["correct"]["last"])
+    shares = gap_shares(records, accuracy_of, images=images, base=PLAIN, ceiling=CEILING)
+    rows = []
+    for name, chosen in by_name(records).items():
+        seeds = [float(np.mean(record["correct"]["last"])) for record in chosen]
+        share = bounds_text(shares[name].to_json(), "+.2f") if name in shares else ""
+        rows.append((name, f"{np.mean(seeds):.3f}", ", ".join(f"{one:.3f}" for one in seeds), share))
+    return ["", *table(("training", "accuracy", "by seed", "share of the gap closed"), rows)]
+
+
 if __name__ == "__main__":
     Benchmark(
-        "noisy", __doc__, by_seed(measure, TRAININGS), lines=training_lines, settings={"size": 64, "scale": 1.0}
+        "noisy",
+        __doc__,
+        lambda options: [*by_seed(measure, TRAININGS)(options), *by_seed(measure_half, HALF)(options)],
+        lines=lines,
+        settings={"size": 64, "scale": 1.0, "images": 5_000},
     ).main()

@@ -2,11 +2,12 @@
 
     python -m benchmarks.suspects DATA [--seeds 0 1 2] [--only 'cifar10n*' default]
 
-Each way is `clean_labels` with other settings, in a run: `default` has none. `by function` calls the functions that the
-step calls, for the average precision of all labels. Truth is used to measure only.
+Each way is `clean_labels` with other settings, in a run: `default` has none. AP is the average precision of all labels
+whose truth is known, in the order of the judge's probability of the given label, and of the probability that it is
+wrong; ECE is the expected calibration error of the latter. `--images` draws so many. Truth is used to measure only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,18 +17,20 @@ import polars as pl
 from sklearn.metrics import average_precision_score
 
 import assay
+from assay.arrays import Bools, Reals
 from assay.labels.readers.read import DataSettings, read
 from assay.labels.samples import Samples
-from assay.labels.split import folds
-from assay.repair.suspects import JUDGES
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, slug, steps_of, train
 from benchmarks.planted import flip
 
-SETS = (("cifar10n", "worse"), ("cifar10n", "random1"), ("cifar10n", "aggregate"), ("flickr", "tags"))
-FUNCTION, LIST = "by function", "steps/01-clean_labels/suspects.csv"
+SETS = (
+    ("cifar10n", "worse"), ("cifar10n", "random1"), ("cifar10n", "aggregate"),
+    ("eurosat", "flipped"), ("seedlings", "flipped"), ("flickr", "tags"),
+)  # fmt: skip
+FLIPPED = {"eurosat": 0.2, "seedlings": 0.2, "flickr": 0.1}  # the share of wrong labels that is planted
+STEP = "steps/01-clean_labels"
 WAYS: dict[str, Record] = {
     "default": {},
-    FUNCTION: {},
     "at 128": {"size": 128},
     "at 224": {"size": 224},
     "filter: noise_rate": {"filter": "noise_rate"},
@@ -35,11 +38,11 @@ WAYS: dict[str, Record] = {
     "by: confident_learning": {"by": "confident_learning"},
     "by: neighbours": {"by": "neighbours"},
     "regressions at 128, noise_rate": {"size": 128, "by": "confident_learning", "filter": "noise_rate"},
+    "fine-tuned": {"size": 128, "by": "fine_tuned", "filter": "noise_rate", "folds": 4},
+    "fine-tuned, two rounds": {"size": 128, "by": "fine_tuned", "filter": "noise_rate", "folds": 4, "rounds": 2},
 }
-METRICS = ("precision", "recall", "AP", "AP by margin", "estimated", "true", "agreement", "seconds")
-HEADER = (
-    "| set | labels | way | seeds | precision | recall | AP | AP by margin | estimated | true | agreement | seconds |"
-)
+METRICS = ("precision", "recall", "AP", "AP by wrong", "ECE", "estimated", "true", "agreement", "seconds")
+HEADER = f"| set | labels | way | seeds | {' | '.join(METRICS)} |"
 ROW = "| {name} | {seeds} |" + "".join(f" {{{metric}}} |" for metric in METRICS)
 
 
@@ -52,66 +55,64 @@ class Case(NamedTuple):
 
 
 def measure(options: Options, key: tuple[str, str, str], seed: int) -> Record:
-    """Check the labels of one set in one way; the seed plants the faults of flickr, and not the fifth to validate."""
-    name, column, way = key
+    """Check the labels of one set in one way; the seed plants faults and draws folds, and not the fifth to validate."""
+    name, column, _ = key
     source = {**options.data_of(name), "split": {"val": 0.2, "seed": 0}}
     source |= {"heads": {column: {"column": column}}} if name == "cifar10n" else {}
     samples = read(DataSettings.model_validate(source), base=Path())
+    if options.images:
+        samples = samples.take(np.sort(np.random.default_rng(0).permutation(len(samples))[: options.images]))
     (head,), ids, truth = samples.space, samples.part("train").ids, samples.part("train").codes()[0]
-    if name == "flickr":
-        samples = flip(samples, 0.1, seed=seed)
+    if name in FLIPPED:
+        samples = flip(samples, FLIPPED[name], seed=seed)
     else:
         names = dict(pl.read_csv(options.data / name / "truth_half.csv").select("image", "label").iter_rows())
         truth = np.array([head.index[names[image]] if image in names else -1 for image in ids], np.int64)
     codes = samples.part("train").codes()[0]
-    case = Case(samples, (truth >= 0) & (codes >= 0), codes != truth)
-    return by_function(options, case, seed) if way == FUNCTION else by_step(options, case, key, seed)
+    return score(options, Case(samples, (truth >= 0) & (codes >= 0), codes != truth), key, seed)
 
 
-def by_step(options: Options, case: Case, key: tuple[str, str, str], seed: int) -> Record:
-    """Score the list that the step leaves in a run: precision and recall where the truth is known."""
-    folder, (head,) = options.work / slug("-".join(key)), case.samples.space
+def score(options: Options, case: Case, key: tuple[str, str, str], seed: int) -> Record:
+    """Score what the step leaves in a run, where the truth is known."""
+    folder, (head,) = options.work / slug("-".join((*key, str(seed)))), case.samples.space
     data = assay.write_table(case.samples, folder.with_suffix(".csv"))
-    train({"data": data, "seed": seed, "steps": [{"clean_labels": WAYS[key[2]]}, {"probe": {"size": 128}}]}, folder)
-    step, listed = steps_of(folder / "run")[0], pl.read_csv(folder / "run" / LIST, infer_schema_length=0)
+    train({"data": data, "seed": seed, "steps": [{"clean_labels": WAYS[key[2]]}]}, folder)
+    step, here = steps_of(folder / "run")[0], folder / "run" / STEP
     row_of = {name: row for row, name in enumerate(case.samples.part("train").ids)}
-    marks = np.zeros(case.wrong.shape, np.bool_)
-    for image, tag in listed.select("image", "class").iter_rows():
-        marks[row_of[image] if tag is None else (row_of[image], head.index[tag])] = True
-    suspected, wrong, details = marks[case.known], case.wrong[case.known], step["details"]["heads"][head.name]
-    hits, seconds = (suspected & wrong).sum(), step["seconds"]
-    shares = {"precision": hits / max(1, suspected.sum()), "recall": hits / wrong.sum(), "true": wrong.mean()}
-    rates = {"estimated": details["noise_rate"], "agreement": details["agreement"], "seconds": seconds}
-    return {name: float(value) for name, value in (shares | rates).items()}
+
+    def cells(table: pl.DataFrame) -> Iterator[tuple[int, ...]]:
+        for image, tag in table.select("image", "class").iter_rows():
+            yield (row_of[image],) if tag is None else (row_of[image], head.index[tag])
+
+    marks, quality, estimated = (np.zeros(case.wrong.shape) for _ in range(3))
+    for cell in cells(pl.read_csv(here / "suspects.csv", infer_schema_length=0).filter(split="train")):
+        marks[cell] = 1
+    every = pl.read_parquet(here / "labels.parquet").filter(split="train")
+    for cell, right, doubt in zip(cells(every), every["quality"], every["wrong"], strict=True):
+        quality[cell], estimated[cell] = right, doubt
+    suspected, wrong = marks[case.known] == 1, case.wrong[case.known]
+    quality, estimated = quality[case.known], estimated[case.known]
+    details = step["details"]["heads"][head.name]
+    hits = (suspected & wrong).sum()
+    record = {
+        "precision": hits / max(1, suspected.sum()),
+        "recall": hits / wrong.sum(),
+        "AP": average_precision_score(wrong, -quality),
+        "AP by wrong": average_precision_score(wrong, estimated),
+        "ECE": calibration_error(estimated, wrong),
+        "estimated": details["noise_rate"],
+        "true": wrong.mean(),
+        "agreement": details["agreement"]["value"],
+        "seconds": step["seconds"],
+    }
+    return {name: float(value) for name, value in record.items()}
 
 
-def by_function(options: Options, case: Case, seed: int) -> Record:
-    """Score the rankings of all labels by the probabilities that the step has, with nothing set."""
-    from assay.images.cache import build
-    from assay.images.decode import Resize
-    from assay.models.classifier import ModelSettings, build_classifier
-    from assay.predictions.inference import Inference, fastest_inference
-    from assay.progress import NoProgress
-    from assay.training.devices import keep_freed_memory
-
-    keep_freed_memory()
-    samples, folder, size = case.samples.part("train"), options.work / "pixels", 192
-    cached, _ = build(samples.ids, samples.paths, hashes=samples.hashes, size=size, resize=Resize(), folder=folder)
-    classifier = build_classifier(ModelSettings(), samples.space, seed=0, base=Path(), size=size)
-    inference = Inference(classifier, cached, size, fastest_inference(classifier, size=size, device="cpu").hardware)
-    features = inference.features(samples.ids, folder=folder, progress=NoProgress())
-    (head,), (codes,), fold = samples.space, samples.codes(), folds(samples, 5, seed=seed)
-    probabilities = JUDGES["both"](samples, features, fold, neighbours=20, seed=seed)
-    if not head.multiclass:
-        given = np.where(codes == 1, probabilities, 1 - probabilities)
-        other = 1 - given
-    else:
-        rows = np.arange(len(codes))
-        given = probabilities[rows, codes]
-        probabilities[rows, codes] = -1
-        other = probabilities.max(axis=1)
-    rankings, wrong = {"AP": -given, "AP by margin": other - given}, case.wrong[case.known]
-    return {name: float(average_precision_score(wrong, scores[case.known])) for name, scores in rankings.items()}
+def calibration_error(estimated: Reals, wrong: Bools, bins: int = 10) -> float:
+    """Return the expected calibration error, over bins of equal width (Naeini et al. 2015)."""
+    which = np.minimum((estimated * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(which, estimated, minlength=bins) - np.bincount(which, wrong, minlength=bins)
+    return float(np.abs(gaps).sum() / len(wrong))
 
 
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
@@ -129,4 +130,4 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
 
 if __name__ == "__main__":
     cases = {f"{name}/{column}/{way}": (name, column, way) for name, column in SETS for way in WAYS}
-    Benchmark("suspects", __doc__, by_seed(measure, cases), lines=lines).main()
+    Benchmark("suspects", __doc__, by_seed(measure, cases), lines=lines, settings={"images": 0}).main()

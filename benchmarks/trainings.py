@@ -82,6 +82,32 @@ def compare(
     return texts
 
 
+def gap_shares(
+    records: Sequence[Record], metric: Callable[[Record, Reals], Reals], *, images: int, base: str, ceiling: str
+) -> dict[str, Metric]:
+    """Return by name which share of the gap between `base` and `ceiling` is closed, a ratio of means over seeds.
+
+    metric: from a record and the weights of its images (N, 1 + B) to its metric (1 + B). Intervals are over 2,000
+    resamples of images and, where there are several, of seeds. Seeds that one of the two lacks are left out.
+    """
+    weights = np.concatenate([np.ones((images, 1)), *draws(images, 2_000, seed=0)], axis=1)
+    values = {(record["name"], record["seed"]): metric(record, weights) for record in records}
+    paired = sorted(seed for name, seed in values if name == base and (ceiling, seed) in values)
+    shares = {}
+    for name in by_name(records):
+        seeds = [seed for seed in paired if (name, seed) in values]
+        if name in (base, ceiling) or not seeds:
+            continue
+        drawn = np.concatenate([np.ones((len(seeds), 1)), *draws(len(seeds), 2_000, seed=1)], axis=1)
+        gains, gaps = (
+            (np.array([values[one, seed] - values[base, seed] for seed in seeds]) * drawn).sum(axis=0)
+            for one in (name, ceiling)
+        )
+        resampled = np.divide(gains, gaps, out=np.full_like(gains, np.nan), where=gaps > 0)
+        shares[name] = with_interval(float(resampled[0]), len(seeds), resampled[1:])
+    return shares
+
+
 def _text(values: Reals, form: str) -> str:
     return bounds_text(with_interval(float(values[0]), len(values), values[1:]).to_json(), form)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 from benchmarks.estimates import lines
 from benchmarks.harness import Options, replace_section
 from benchmarks.schedules import EPOCHS, PER_EPOCH, TOP, table
+from benchmarks.trainings import gap_shares
 
 
 def test_a_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
@@ -41,3 +44,22 @@ def test_every_schedule_is_drawn_over_all_its_steps() -> None:
     assert rates.group_by("kind").len()["len"].to_list() == [EPOCHS * PER_EPOCH] * len(kinds)
     assert rates["lr"].max() == TOP
     assert rates.filter(kind="reduce_on_plateau")["lr"].n_unique() == 2
+
+
+def test_the_share_of_the_gap_is_one_of_means_over_seeds() -> None:
+    right = {"plain": 40, "repair": 70, "ceiling": 100}
+    records = [
+        {"name": name, "seed": seed, "correct": [1] * (count + shift) + [0] * (120 - count - shift)}
+        for name, count in right.items()
+        for seed, shift in ((0, 0), (1, 10))
+    ]
+    shares = gap_shares(
+        records,
+        lambda record, weights: np.array(record["correct"]) @ weights / 120,
+        images=120,
+        base="plain",
+        ceiling="ceiling",
+    )
+    assert [*shares] == ["repair"]
+    assert shares["repair"].value == pytest.approx(0.5)
+    assert 0.3 < (shares["repair"].low or 0) < 0.5 < (shares["repair"].high or 0) < 0.7

@@ -414,6 +414,9 @@ def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry,
     assert np.nanmean(kept[~planted_wrong]) > 0.8
     assert set(listed(run)["done"]) == {"softened"}
     assert listed(run)["wrong"].is_between(0, 1).all()
+    every = pl.read_parquet(run.folder / "steps/01-clean_labels/labels.parquet")
+    assert every["split"].value_counts(sort=True)["count"].to_list() == [72, 18]
+    assert every["wrong"].is_between(0, 1).all()
 
     coins = np.random.default_rng(0).integers(0, 2, len(table))
     by_chance = table.with_columns(colour=pl.Series(np.array(["heads", "tails"])[coins]))

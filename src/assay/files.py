@@ -328,6 +328,7 @@ class StepFolder:
     checkpoint = _Below("checkpoint.safetensors")
     views = _Below("views.json")  # how many views of an image a fit caches
     suspects = _Below("suspects.csv")
+    label_probabilities = _Below("labels.parquet")
     samples = _Below("samples")  # sheets of generated images
 
     @property

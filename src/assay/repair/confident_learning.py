@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from assay.arrays import Floats, Ints, Reals
+from assay.arrays import Doubles, Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head
 from assay.metrics.tallies import ratio
@@ -44,7 +44,7 @@ class HeadSuspects:
     `tag` (the class of a multi-label head, else null), `given` and `suggested` (classes; of a tag "1" or "0"),
     `quality` (probability of the given label by the judge), `confidence` (of the suggested one) and `wrong` (the
     probability that the given label is wrong, by what labels of its kind mean here).
-    `quality` is that of all known labels, in the shape of the codes, NaN where unknown; low is suspect.
+    `quality` and `wrong` are those of all known labels, in the shape of the codes, NaN where unknown.
     `counts` estimates how many labels were given as the row and are truly of the column: (K, K), or (K, 2, 2)
     absent and present, a class, where the head is multi-label. They are 0 for what could not be judged.
     """
@@ -52,6 +52,7 @@ class HeadSuspects:
     head: Head
     table: pl.DataFrame
     quality: Floats
+    wrong: Doubles
     counts: Ints
 
     @property
@@ -115,9 +116,9 @@ def suspects(
         known = np.flatnonzero(codes >= 0)
         quality[known] = probabilities[known, codes[known]]
         confidence = probabilities[rows, suggested]
-        chances = wrong_labels(head, codes, probabilities, learnt=learnt)[rows]
-        table = _ranked(head, rows, None, codes[rows], suggested, (quality[rows], confidence, chances))
-        return HeadSuspects(head, table, quality, counts)
+        wrong = wrong_labels(head, codes, probabilities, learnt=learnt)
+        table = _ranked(head, rows, None, codes[rows], suggested, (quality[rows], confidence, wrong[rows]))
+        return HeadSuspects(head, table, quality, wrong, counts)
     by_tag = [
         _judge(
             labels,
@@ -133,9 +134,9 @@ def suspects(
     rows = np.concatenate([of_class for of_class, _, _ in by_tag])
     tags = np.repeat(np.arange(head.size), [len(of_class) for of_class, _, _ in by_tag])
     given, confidence = codes[rows, tags], 1 - quality[rows, tags]
-    chances = wrong_labels(head, codes, probabilities, learnt=learnt)[rows, tags]
-    table = _ranked(head, rows, tags, given, 1 - given, (quality[rows, tags], confidence, chances))
-    return HeadSuspects(head, table, quality, np.stack([counts for _, _, counts in by_tag]))
+    wrong = wrong_labels(head, codes, probabilities, learnt=learnt)
+    table = _ranked(head, rows, tags, given, 1 - given, (quality[rows, tags], confidence, wrong[rows, tags]))
+    return HeadSuspects(head, table, quality, wrong, np.stack([counts for _, _, counts in by_tag]))
 
 
 def no_suspects(head: Head, codes: Codes) -> HeadSuspects:
@@ -143,7 +144,7 @@ def no_suspects(head: Head, codes: Codes) -> HeadSuspects:
     none, scores = np.zeros(0, np.int64), np.zeros(0)
     table = _ranked(head, none, None if head.multiclass else none, none, none, (scores,) * 3)
     counts = np.zeros((head.size, head.size) if head.multiclass else (head.size, 2, 2), np.int64)
-    return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), counts)
+    return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), np.full(codes.shape, np.nan), counts)
 
 
 def beats_chance(head: Head, codes: Codes, probabilities: Reals) -> bool:

@@ -58,7 +58,14 @@ from assay.steps.base import (
 from assay.steps.fold_judges import Probabilities, fine_tuning, judge_by_training, spare_validation, write_soft_labels
 from assay.steps.sources import trained_on, trained_on_at_start
 from assay.steps.start import bare_classifier, heads_named, inference_for
-from assay.steps.suspect_lists import Split, SuspectRows, suspect_details, suspect_lines, write_suspects
+from assay.steps.suspect_lists import (
+    Split,
+    SuspectRows,
+    suspect_details,
+    suspect_lines,
+    write_probabilities,
+    write_suspects,
+)
 
 
 class CleanLabelsSettings(StepSettings):
@@ -182,6 +189,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
 def _show(by_head: Sequence[SuspectRows], context: Context) -> None:
     """Write the list of suspects and print its summary."""
     write_suspects(context.folder.suspects, by_head)
+    write_probabilities(context.folder.label_probabilities, by_head)
     for of_head in by_head:
         suspect_lines(of_head, context.progress)
     listed = [image for of_head in by_head for image in of_head.images]

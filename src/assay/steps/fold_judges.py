@@ -30,7 +30,7 @@ from assay.steps.pseudo_label import write_soft_targets
 from assay.steps.start import bare_classifier, inference_hardware
 from assay.training.optimizers import AdamW
 
-FROZEN = 0.6  # of the stages: those above are trained on cached activations
+FROZEN = 0.75  # of the stages: those above are trained on cached activations
 VIEWS, EPOCHS = 5, 5
 
 

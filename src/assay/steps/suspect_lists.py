@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,6 +85,32 @@ def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
     table = pl.concat(tables).sort("quality", maintain_order=True) if tables else empty
     with whole(path) as beside:
         table.write_csv(beside, float_precision=4)
+
+
+def write_probabilities(path: Path, by_head: Sequence[SuspectRows]) -> None:
+    """Write of every known label how probably it is wrong: image, head, class (of tags), given, quality, wrong, split.
+
+    `quality` is the probability of the given label by the judge.
+    """
+    tables = [table for rows in by_head for table in _probabilities(rows)]
+    with whole(path) as beside:
+        pl.concat(tables).write_parquet(beside)
+
+
+def _probabilities(rows: SuspectRows) -> Iterator[pl.DataFrame]:
+    suspects, ids = rows.suspects, rows.samples.ids
+    head = suspects.head
+    codes = rows.samples.codes()[[one.name for one in rows.samples.space].index(head.name)]
+    of_cells = zip(*(head.columns(one).T for one in (codes, suspects.quality, suspects.wrong)), strict=True)
+    for tag, (given, quality, wrong) in zip(head.cell_names, of_cells, strict=True):
+        known = np.flatnonzero(given >= 0)
+        labels = [head.value_names[value] for value in given[known].tolist()]
+        numbers = {"quality": quality[known].astype(np.float64), "wrong": wrong[known].astype(np.float64)}
+        table = pl.DataFrame({"image": [ids[row] for row in known.tolist()], "given": labels, **numbers})
+        texts = {"head": head.name, "class": tag, "split": rows.split}
+        yield table.cast({"image": pl.String, "given": pl.String}).with_columns(
+            **{name: pl.lit(text, pl.String) for name, text in texts.items()}
+        )
 
 
 def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dict[str, object]:
