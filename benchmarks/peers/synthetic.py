@@ -4,15 +4,15 @@ With `fold`, the batch-norm layers are folded into their convolutions and freed 
 """
 
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from assay.models.folding import fold_batch_norm
 from assay.training.devices import keep_freed_memory
 from benchmarks.harness import Record
-from benchmarks.peers.contest import WARM_STEPS, Clock, Setting, Task
+from benchmarks.peers.contest import SMOOTHING, WARM_STEPS, Clock, Setting, Task
 from benchmarks.peers.timm_loop import build, fit
 
 CLASSES, EPOCH_STEPS = 10, 20
@@ -27,11 +27,11 @@ def train(task: Task, setting: Setting, clock: Clock, steps: int | None) -> None
         keep_freed_memory()
     generator = torch.Generator().manual_seed(task.seed)
     images = torch.rand(task.batch, 3, task.size, task.size, generator=generator) * 2 - 1
-    targets = torch.randint(CLASSES, (task.batch,), generator=generator)
+    images, targets = images.to(task.device), torch.randint(CLASSES, (task.batch,), generator=generator).to(task.device)
     batches = [(images.contiguous(memory_format=setting.layout), targets)] * (WARM_STEPS + task.epochs * EPOCH_STEPS)
-    model, task = build(task, setting, CLASSES), replace(task, epochs=1)
+    model, loss = build(task, setting, CLASSES), nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
     with fold_batch_norm(model, torch.rand(1, 3, task.size, task.size)) if task.fold else nullcontext():
-        for _ in fit(model, task, setting, batches, clock, frozen=task.stage == "frozen", steps=steps):
+        for _ in fit(model, task, setting, batches, clock, loss, part=(task.stage, 1), steps=steps):
             pass
 
 

@@ -1,24 +1,23 @@
-"""A plain loop: timm's model, torchvision's transforms and ImageFolder, a DataLoader, AdamW, one cycle.
+"""A plain loop: timm's model, torchvision's transforms, a DataLoader over files, AdamW, one cycle.
 
 The mode `best` also tries both memory layouts and 0 or 2 workers for a few steps each and keeps the fastest,
 and leaves the batch-norm layers in evaluation mode.
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 
+from assay.arrays import Floats
 from benchmarks.harness import Record
 from benchmarks.peers import contest
-from benchmarks.peers.contest import CANDIDATES, Clock, Setting, Task
+from benchmarks.peers.contest import CANDIDATES, Clock, Images, Predict, Setting, Task
 
 __all__ = ["CANDIDATES"]
 DEFAULT = Setting(workers=2, channels_last=False)
@@ -27,47 +26,65 @@ Batch = tuple[Tensor, Tensor]
 Batches = Sequence[Batch] | DataLoader[Batch]
 
 
-def train(task: Task, setting: Setting, clock: Clock, steps: int | None) -> float | None:
-    """Train the stage; return the accuracy on validation (None where the clock ran out, or after `steps`)."""
-    train_batches, val_batches = loaders(task, setting.workers or 0)
-    classes = sum(entry.is_dir() for entry in Path(task.data, "train").iterdir())
-    model = build(task, setting, classes)
-    stages = {"frozen": [True], "unfrozen": [False], "both": [True, False] if steps is None else [False]}[task.stage]
-    accuracy = None
-    for frozen in stages:
-        for _ in fit(model, task, setting, train_batches, clock, frozen=frozen, steps=steps):
-            accuracy = validate(model, val_batches, task)
-    return accuracy if clock.complete else None
+class Files(Dataset[Batch]):
+    """Images of a part, transformed, with their targets."""
+
+    def __init__(self, images: Images, part: str, transform: Callable[[object], Tensor]) -> None:
+        self.paths, self.targets = images.parts[part].paths, torch.from_numpy(images.targets(part))
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Batch:
+        return self.transform(default_loader(self.paths[row])), self.targets[row]
 
 
-def loaders(task: Task, workers: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-    """Return the loaders of training (augmented, shuffled, whole batches) and validation."""
+def train(task: Task, setting: Setting, clock: Clock, steps: int | None) -> Predict:
+    """Train the stage, and validate after each epoch; a trial ends after so many `steps`."""
+    images = Images.read(task.data)
+    batches = loader(images, "train", task, setting, augmented=True)
+    model = build(task, setting, images.width)
+    loss = contest.loss_of(images, task, smoothing=contest.SMOOTHING)
+
+    def predict(part: str) -> Floats:
+        return logits_of(model, loader(images, part, task, setting), task)
+
+    for part in task.parts if steps is None else [("frozen" if task.stage == "frozen" else "unfrozen", 1)]:
+        for _ in fit(model, task, setting, batches, clock, loss, part=part, steps=steps):
+            predict("val")
+    return predict
+
+
+def loader(images: Images, part: str, task: Task, setting: Setting, *, augmented: bool = False) -> DataLoader[Batch]:
+    """Return the batches of a part, in order, or for training augmented, shuffled and whole ones."""
     finish = [transforms.ToTensor(), transforms.Normalize(contest.MEAN, contest.STD)]
     augment = [
         transforms.RandomResizedCrop(task.size, scale=contest.CROP),
         transforms.RandomHorizontalFlip(),
         transforms.RandomVerticalFlip(),
     ]
-    train = ImageFolder(f"{task.data}/train", transforms.Compose([*augment, *finish]))
-    val = ImageFolder(f"{task.data}/val", transforms.Compose([transforms.Resize((task.size, task.size)), *finish]))
-    return (
-        DataLoader(train, task.batch, shuffle=True, drop_last=True, num_workers=workers),
-        DataLoader(val, 2 * task.batch, num_workers=workers),
-    )
+    workers = setting.workers or 0
+    if augmented:
+        files = Files(images, part, transforms.Compose([*augment, *finish]))
+        return DataLoader(files, task.batch, shuffle=True, drop_last=len(files) > task.batch, num_workers=workers)
+    files = Files(images, part, transforms.Compose([transforms.Resize((task.size, task.size)), *finish]))
+    return DataLoader(files, 2 * task.batch, num_workers=workers)
 
 
-def build(task: Task, setting: Setting, classes: int) -> nn.Module:
-    """Return the backbone with its weights and a new linear classifier."""
-    model: nn.Module = timm.create_model(contest.BACKBONE, num_classes=classes)
-    contest.load_weights(model)
-    return model.to(memory_format=setting.layout)
+def build(task: Task, setting: Setting, width: int) -> nn.Module:
+    """Return the backbone, with its weights where they are to be had, and a new linear classifier."""
+    model: nn.Module = timm.create_model(task.backbone, num_classes=width)
+    if task.backbone == contest.BACKBONE:
+        contest.load_weights(model)
+    return model.to(task.device, memory_format=setting.layout)
 
 
-def prepare_mode(model: nn.Module, task: Task, *, frozen: bool) -> list[nn.Parameter]:
+def prepare_mode(model: nn.Module, task: Task, *, part: str) -> list[nn.Parameter]:
     """Set training mode and what is trained; return the parameters to train."""
     model.train()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not frozen or name.startswith("classifier"))
+        parameter.requires_grad_(contest.learns(name, part))
     if task.mode == "best":
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -76,20 +93,28 @@ def prepare_mode(model: nn.Module, task: Task, *, frozen: bool) -> list[nn.Param
 
 
 def fit(
-    model: nn.Module, task: Task, setting: Setting, batches: Batches, clock: Clock, *, frozen: bool, steps: int | None
+    model: nn.Module,
+    task: Task,
+    setting: Setting,
+    batches: Batches,
+    clock: Clock,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    *,
+    part: tuple[str, int],
+    steps: int | None,
 ) -> Iterator[None]:
-    """Train, and yield after every whole epoch; end where the clock ran out, or after so many `steps`."""
-    epochs = (task.head_epochs if frozen else task.epochs) if clock.complete else 0
-    rate = contest.HEAD_RATE if frozen else contest.RATE
-    optimizer = torch.optim.AdamW(prepare_mode(model, task, frozen=frozen), lr=rate, weight_decay=contest.DECAY)
+    """Train a part for epochs, and yield after each; end where the clock ran out, or after so many `steps`."""
+    learning, epochs = part
+    rate = contest.HEAD_RATE if learning == "frozen" else contest.RATE
+    optimizer = torch.optim.AdamW(prepare_mode(model, task, part=learning), lr=rate, weight_decay=contest.DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(1, epochs * len(batches)))
-    for _ in range(epochs):
-        prepare_mode(model, task, frozen=frozen)
+    for _ in range(epochs if clock.complete else 0):
+        prepare_mode(model, task, part=learning)
         clock.start()
-        for step, (images, targets) in enumerate(batches, start=1):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.precision == "bf16"):
-                logits = model(images.contiguous(memory_format=setting.layout))
-                loss = functional.cross_entropy(logits, targets, label_smoothing=contest.SMOOTHING)
+        for step, (batch, targets) in enumerate(batches, start=1):
+            images = batch.to(task.device, memory_format=setting.layout, non_blocking=True)
+            with torch.autocast(task.device, dtype=torch.bfloat16, enabled=task.precision == "bf16"):
+                loss = loss_of(model(images), targets.to(task.device, non_blocking=True))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -102,14 +127,14 @@ def fit(
 
 
 @torch.no_grad()
-def validate(model: nn.Module, batches: DataLoader[Batch], task: Task) -> float:
-    """Return the accuracy on the validation images."""
+def logits_of(model: nn.Module, batches: DataLoader[Batch], task: Task) -> Floats:
+    """Return the logits (N, W) of the images of a loader."""
     model.eval()
-    hits = []
-    for images, targets in batches:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.precision == "bf16"):
-            hits.append((model(images).argmax(1) == targets).float().numpy())
-    return float(np.concatenate(hits).mean())
+    parts = []
+    for images, _ in batches:
+        with torch.autocast(task.device, dtype=torch.bfloat16, enabled=task.precision == "bf16"):
+            parts.append(model(images.to(task.device)).float().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def details(task: Task, setting: Setting) -> Record:
