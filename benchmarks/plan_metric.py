@@ -1,15 +1,12 @@
 """What class weights and the assumed prior do to each metric: linear heads on frozen features, on a fifth drawn a seed.
 
-    python -m benchmarks.plan_metric DATA [--sets fashion seedlings] [--seeds 0 1 2] [--size 128] [--tail 1]
+    python -m benchmarks.plan_metric DATA [--only fashion seedlings] [--seeds 0 1 2] [--size 128] [--tail 1]
 
-Prints a table a set: mean and standard deviation over seeds. With `--tail 50` the classes of the training part are
+Writes a table a set: mean and standard deviation over seeds. With `--tail 50` the classes of the training part are
 thinned, the last to a fiftieth. Of tags, rows under each choice of thresholds, cross-fitted within the fifth.
 """
 
-import argparse
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,9 +28,10 @@ from assay.steps.start import inference_for
 from assay.training.class_weights import Inverse, head_weights
 from assay.training.devices import SingleProcess
 from assay.training.linear import find_strengths, fit_linear
-from benchmarks.harness import SETS, Options
+from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed
 
 WEIGHTS = {"none": 0.0, "sqrt_inverse": 0.5, "inverse": 1.0}  # powers of inverse weights
+SETS = ("fashion", "seedlings", "eurosat", "flickr")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision", "nll")
 THRESHOLDS = {
     f"{by} for {metric}": partial(choose, metric=metric)
@@ -42,11 +40,11 @@ THRESHOLDS = {
 }
 
 
-def features_of(options: Options, name: str, folder: Path) -> tuple[Samples, Floats]:
-    """Return the labelled images of a set, and their features (N, F)."""
+def features_of(options: Options, name: str) -> tuple[Samples, Floats]:
+    """Return the labelled images of a set, and their features (N, F), which the work folder keeps."""
     plan = parse(write({"data": options.data_of(name), "steps": [{"probe": {"size": options.size}}]}), name)
     loaded = LoadedPlan(plan, base=Path.cwd(), source_name=name)
-    begun = prepare_run(loaded, folder, together=SingleProcess(), device="cpu", progress=NoProgress())
+    begun = prepare_run(loaded, options.work / name, together=SingleProcess(), device="cpu", progress=NoProgress())
     samples = begun.state.samples
     samples = samples.take(np.flatnonzero(samples.labelled()))
     classifier = frozen_backbone(begun.state, begun.context, size=options.size)
@@ -105,31 +103,32 @@ def measured(samples: Samples, features: Floats, *, seed: int, tail: float) -> I
                 yield f"{weighed} | {prior} | {name}", dict(stream(space, held, probabilities, thresholds=cuts))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--sets", nargs="+", default=["fashion", "seedlings", "eurosat", "flickr"], choices=SETS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--tail", type=float, default=1.0)
-    options = parser.parse_args(namespace=Options())
-    for name in options.sets:
-        with tempfile.TemporaryDirectory() as folder:
-            samples, features = features_of(options, name, Path(folder))
-        rows: dict[str, list[dict[str, float]]] = {}
-        for seed in options.seeds:
-            for row, metrics in measured(samples, features, seed=seed, tail=options.tail):
-                rows.setdefault(row, []).append(metrics)
-        names = [metric for metric in METRICS if metric in next(iter(rows.values()))[0]]
-        sys.stdout.write(f"\n{name}, n = {len(samples) // 5:,}, seeds {', '.join(map(str, options.seeds))}\n\n")
-        sys.stdout.write(
-            f"| class weights | prior | thresholds | {' | '.join(names)} |\n|{' --- |' * (3 + len(names))}\n"
-        )
-        for row, seeds in rows.items():
-            values = np.array([[metrics[metric] for metric in names] for metrics in seeds])
-            cells = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(values.mean(0), values.std(0), strict=True)]
-            sys.stdout.write(f"| {row} | {' | '.join(cells)} |\n")
+def measure(options: Options, name: str, seed: int) -> Record:
+    """Return the number of held-back images of a set, and the metrics of each row."""
+    samples, features = features_of(options, name)
+    rows = {
+        row: {metric: metrics[metric] for metric in METRICS if metric in metrics}
+        for row, metrics in measured(samples, features, seed=seed, tail=options.tail)
+    }
+    return {"n": len(samples) // 5, "rows": rows}
+
+
+def lines(options: Options, records: Sequence[Record]) -> list[str]:
+    """Return a table a set."""
+    text = [options.command]
+    for name, seeds in by_name(records).items():
+        names = list(next(iter(seeds[0]["rows"].values())))
+        rows = []
+        for row in seeds[0]["rows"]:
+            values = np.array([[record["rows"][row][metric] for metric in names] for record in seeds])
+            columns = zip(values.mean(0), values.std(0), strict=True)
+            rows.append({"row": row, "cells": " | ".join(f"{mean:.3f} ± {sd:.3f}" for mean, sd in columns)})
+        header = f"| class weights | prior | thresholds | {' | '.join(names)} |"
+        title = f"{name}, n = {seeds[0]['n']:,}, seeds {', '.join(str(record['seed']) for record in seeds)}"
+        text += ["", title, "", *options.section(header, "| {row} | {cells} |", rows)[2:]]
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    cells = by_seed(measure, {name: name for name in SETS})
+    Benchmark("plan metric", __doc__, cells, lines=lines, settings={"size": 128, "tail": 1.0}).main()

@@ -81,14 +81,14 @@ def cells(options: Options) -> Iterator[Cell]:
                             yield Cell(f"{data}/{stage}/{name}", repeat, measured)
 
 
-def gflops(side: int = 1024, times: int = 15, max_seconds: float = 20.0) -> Record:
+def gflops(side: int = 1024, times: int = 15, max_seconds: float = 20.0, device: str = "cpu") -> Record:
     """Return the median rates of products of two `side` x `side` matrices in fp32 and bf16, after one that warms up."""
     import torch
     from torch.utils.benchmark import Timer
 
     medians = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        operands = {"a": torch.rand(side, side).to(dtype), "b": torch.rand(side, side).to(dtype)}
+        operands = {one: torch.rand(side, side).to(device, dtype) for one in ("a", "b")}
         timer = Timer("torch.mm(a, b)", globals={"torch": torch, **operands}, num_threads=torch.get_num_threads())
         count = min(times, max(1, int(max_seconds / timer.timeit(1).mean)))
         medians[name] = 2 * side**3 / statistics.median(timer.timeit(1).mean for _ in range(count)) / 1e9

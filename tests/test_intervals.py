@@ -78,6 +78,13 @@ def test_images_whose_tags_are_wrong_together_count_as_few() -> None:
     assert (found.low, found.high) == pytest.approx(wilson(5, 50), abs=0.005)
 
 
+@pytest.mark.parametrize("images", [2, 8])
+def test_images_of_which_each_has_the_same_part_of_its_tags_wrong_are_not_certain(images: int) -> None:
+    truth = np.tile([[1, 0], [0, 1]], (images // 2, 1))
+    hamming = overall(score(space_of(2, "multilabel"), [truth], np.full((images, 2), 0.1)))["hamming_loss"]
+    assert (hamming.low, hamming.high) == pytest.approx(wilson(images / 2, images))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

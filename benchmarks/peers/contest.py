@@ -189,7 +189,7 @@ def compete(name: str, settings: Record) -> Record:
         predict: Predict | None = peer.train(task, setting, clock, None)
     over = time.monotonic()
     record = {
-        "images_per_second": round(clock.rate(skip=peer.SKIP), 2),
+        "images_per_second": round(clock.rate(skip=peer.SKIP if task.device == "cpu" else WARM_STEPS), 2),
         "seconds": round(over - began, 2),
         "epoch_starts": [round(at - began, 2) for at in clock.epochs],
         "accuracy": None,

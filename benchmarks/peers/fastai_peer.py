@@ -36,7 +36,7 @@ def train(task: Task, setting: Setting, clock: Clock, steps: int | None) -> Pred
     def predict(part: str) -> Floats:
         rows = np.flatnonzero(np.repeat(list(images.parts), [len(one.paths) for one in images.parts.values()]) == part)
         with learner.no_bar(), learner.no_logging():
-            logits, _ = learner.get_preds(dl=learner.dls.test_dl(list(rows)), act=vision.noop)
+            logits, _ = learner.get_preds(dl=learner.dls.test_dl(rows.tolist()), act=vision.noop)
         return np.asarray(logits.float().numpy())
 
     with learner.no_bar(), learner.no_logging():

@@ -42,7 +42,7 @@ def details(task: Task, setting: Setting) -> Record:
     for a dense one.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build(task, DEFAULT, CLASSES)(torch.zeros(2, 3, task.size, task.size))
+        build(task, DEFAULT, CLASSES)(torch.zeros(2, 3, task.size, task.size, device=task.device))
     flops = counter.get_total_flops() / 2 * (1 if task.stage == "frozen" else 3)
     layout = "channels_last" if setting.channels_last else "contiguous"
     folded = ", batch-norm folded, freed memory kept" if task.fold else ""

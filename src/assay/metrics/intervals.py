@@ -19,6 +19,7 @@ Limits = tuple[float, float]
 SMALL_N = 30  # images: of fewer an interval is too wide to judge a model by
 TAIL = 0.025  # on each side
 Z = 1.959963984540054  # of the normal distribution, for that tail
+ROUNDING = 1e-12  # a variance below it is one of rounding errors
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,10 @@ def of_share(estimate: Estimate, variance: float, quantile: float) -> Limits:
     """Return Wilson's interval at the number of images that would give a plain share this variance.
 
     For a plain share that is N. Images of a rare class weigh more in a mean over classes, and cells of one image are
-    correlated: both make it smaller (the effective sample size of survey statistics, Korn & Graubard 1998).
+    correlated: both make it smaller (the effective sample size of survey statistics, Korn & Graubard 1998). Where all
+    images have the same part of their tags wrong, which says nothing of the variance, it is N.
     """
-    effective = estimate.smoothed * (1 - estimate.smoothed) / variance
+    effective = estimate.smoothed * (1 - estimate.smoothed) / variance if variance > ROUNDING else estimate.n
     return wilson(estimate.value * effective, effective, quantile=quantile)
 
 

@@ -1,0 +1,121 @@
+"""The curve of quality against minutes: what fits into them, what is hidden, what is flagged, how it is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import anytime, harness
+from benchmarks.anytime import CASES, Case, curve_table, decided, draw, flags, length, prepare
+from benchmarks.harness import Options
+from benchmarks.peers.contest import Images, Part, Task, loss_of
+from torch.nn import functional
+
+from assay.labels.space import Head
+from factories import make_samples, write_images
+
+KIND = Head("kind", ("a", "b"))
+
+PROBE, BEST = anytime.PROBE, "fastai, best settings"
+PACE = {"epoch_starts": [5.0, 15.0], "seconds": 45.0}  # 5 s to begin, 10 for the head, 30 for an epoch of everything
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best", "stage", "epochs"),
+    [(300, True, "both", 9), (44, True, "frozen", 3), (44, False, "both", 0), (12, True, "frozen", 0)],
+)
+def test_as_many_epochs_as_fit(seconds: float, best: bool, stage: str, epochs: int) -> None:
+    assert length(PACE, seconds, best=best) == {"stage": stage, "epochs": epochs}
+
+
+def record(contender: str, minutes: float, value: float, *, seconds: float | None = None, seed: int = 0) -> Any:
+    metric = {"value": value, "low": value - 0.02, "high": value + 0.02, "n": 400}
+    taken = 60 * minutes if seconds is None else seconds
+    of_case = {"case": "eurosat", "contender": contender, "minutes": minutes, "seed": seed}
+    return {**of_case, "seconds": taken, "metrics": {"accuracy": metric}}
+
+
+ROWS = [
+    record("Assay", 0.5, 0.9),
+    record("Assay", 2, 0.95, seconds=140),
+    {"case": "eurosat", "contender": BEST, "minutes": 0.5, "seed": 0, "needs": 98.0},
+    record(BEST, 2, 0.8),
+    record(PROBE, 0, 0.85, seconds=40),
+]
+
+
+def test_a_table_says_what_was_late_what_does_not_fit_and_what_is_below_the_probe() -> None:
+    text = curve_table(ROWS, "accuracy", [0.5, 2])
+    assert text[2] == "| Assay | 0.900 [0.880, 0.920] | 0.950 [0.930, 0.970], 140 s |"
+    assert text[3] == f"| {BEST} | – (98 s) | 0.800 [0.780, 0.820] ↓ |"
+    assert text[-2:] == [f"| {PROBE} |  | 0.850 [0.830, 0.870] |", "| Assay above the best other |  | +0.100 |"]
+    assert flags(ROWS)[1] == f"↓ below {PROBE}: {BEST} (eurosat in 2 min). **Not explained.**"
+
+
+def test_seeds_are_summed_up() -> None:
+    rows = [record("Assay", 2, value, seed=seed) for seed, value in enumerate((0.9, 0.92, 0.94))]
+    assert curve_table(rows, "accuracy", [2])[2] == "| Assay | 0.920 [0.870, 0.970] |"
+
+
+def test_the_plot_is_drawn_for_light_and_dark_pages(tmp_path: Path) -> None:
+    draw([row for row in ROWS if "metrics" in row], tmp_path / "curve")
+    light, dark = (tmp_path / name for name in ("curve.svg", "curve-dark.svg"))
+    width = float(light.read_text().split('width="')[1].split('"')[0])
+    assert width <= 400
+    assert 'fill="white"' in light.read_text()
+    assert 'fill="white"' not in dark.read_text()
+    assert anytime.DARK["white"] in dark.read_text()
+
+
+def test_nobody_sees_the_hidden_fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "photos", each=10)
+    monkeypatch.setitem(harness.SETS, "photos", {"folder": "DATA"})  # type: ignore[arg-type]
+    options = Options(data=tmp_path, size=32)
+    hidden = prepare(options, Case("photos", "accuracy", each=5), tmp_path / "work", 0)
+    images = Images.read(str(tmp_path / "work"))
+    assert {part: len(one.paths) for part, one in images.parts.items()} == {"train": 12, "val": 3, "test": 6}
+    assert [str(path) for path in hidden.paths] == images.parts["test"].paths
+    table = (tmp_path / "work" / "labels.csv").read_text()
+    assert table.count('"train"') == 21  # 9 without a label are there too
+    assert not any(f'"{name}"' in table for name in hidden.ids)
+
+
+@pytest.mark.parametrize(("choosing", "value"), [(True, 1.0), (False, 0.5)])
+def test_validation_chooses_how_much_of_the_prior_is_taken_out(tmp_path: Path, choosing: bool, value: float) -> None:
+    part = Part(["a"] * 10, [[0]] * 9 + [[1]])
+    Images([("multiclass", 2)], {"train": part, "val": part}).write(tmp_path)
+    hidden = make_samples([{"id": str(row), "kind": "ab"[code]} for row, (code,) in enumerate(part.codes)], KIND)
+    logits = np.array([[0.0, -3.0]] * 9 + [[0.0, -1.0]], np.float32)
+    metrics = decided(tmp_path, Case("x", "balanced_accuracy"), hidden, logits, logits, choosing=choosing)
+    assert metrics["balanced_accuracy"]["value"] == value
+
+
+def test_validation_chooses_the_threshold_of_tags(tmp_path: Path) -> None:
+    part = Part(["a"] * 2, [[1, 0], [0, 1]])
+    Images([("multilabel", 2)], {"train": part, "val": part}).write(tmp_path)
+    tags = Head("tags", ("a", "b"), "multilabel")
+    hidden = make_samples([{"id": "1", "tags": ["a"]}, {"id": "2", "tags": ["b"]}], tags)
+    logits = np.array([[-1.0, -3.0], [-3.0, -1.0]], np.float32)
+    case = CASES["flickr"]
+    assert decided(tmp_path, case, hidden, logits, logits, choosing=True)["micro_f1"]["value"] == 1.0
+    assert decided(tmp_path, case, hidden, logits, logits, choosing=False)["micro_f1"]["value"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("heads", "codes"),
+    [([("multiclass", 3)], [[0], [1], [2]]), ([("multiclass", 2), ("multiclass", 1)], [[0, 0], [1, 0], [0, 0]])],
+)
+def test_the_loss_of_all_peers_is_the_cross_entropy_of_each_head(heads: Any, codes: list[list[int]]) -> None:
+    images = Images(heads, {"train": Part(["a"] * 3, codes)})
+    logits, targets = (
+        torch.randn(3, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor(images.targets("train")),
+    )
+    columns = torch.tensor(codes).T
+    parts = logits.split([size for _, size in heads], dim=1)
+    expected = sum(functional.cross_entropy(part, column) for part, column in zip(parts, columns, strict=True))
+    task = Task(data="", stage="both", epochs=1, size=32, batch=2, seed=0)
+    assert torch.allclose(loss_of(images, task)(logits, targets), torch.as_tensor(expected))
