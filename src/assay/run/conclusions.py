@@ -22,6 +22,7 @@ from assay.plan.planner import Stage
 from assay.predictions.predict import Predictions
 from assay.run.archive import earlier_run
 from assay.run.contents import LabelledPredictions, validated
+from assay.run.noisy_validation import corrected_lines
 from assay.run.records import (
     Alternative,
     BeforeAfter,
@@ -309,7 +310,8 @@ def conclusion_lines(record: RunMetrics, folder: Path) -> list[str]:
 def remark_lines(record: RunMetrics) -> list[str]:
     """Return the same without the suspect labels."""
     before = _before_lines(record.before) if record.before else ()
-    return [*_stage_lines(record), *_choice_lines(record.handed_on), *_price_lines(record), *record.alarms, *before]
+    lines = [*_stage_lines(record), *_choice_lines(record.handed_on), *corrected_lines(record), *_price_lines(record)]
+    return [*lines, *record.alarms, *before]
 
 
 def _price_lines(record: RunMetrics) -> Iterator[str]:

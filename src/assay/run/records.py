@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -163,6 +163,7 @@ class RunMetrics:
     prices: Sequence[Alternative] | None = None  # None where the prior that the model assumes is not known
     minutes: float | None = None  # that the run was given
     stages: Sequence[StageOutcome] = ()  # of a run with minutes, in order
+    corrected: Mapping[str, Number] = field(default_factory=dict)  # accuracy by head, by noise of validation labels
 
     @cached_property
     def top_steps(self) -> list[DoneRecord]:

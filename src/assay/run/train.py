@@ -36,6 +36,7 @@ from assay.run.conclusions import alarms, choose_model, compare_with_earlier, co
 from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, test_scores
 from assay.run.finished import Run, evaluate, load
+from assay.run.noisy_validation import corrected
 from assay.run.prepare import PreparedRun, prepare_run
 from assay.run.price import prices
 from assay.run.records import DoneRecord, RunMetrics, Scores
@@ -273,6 +274,7 @@ def _finish(
         ledger_lines=len(ledger.entries),
         handed_on=choice,
         suspects=count_suspects(steps, run, now),
+        corrected=corrected(steps, now, ledger),
         alarms=alarms(steps, run),
         before=compare_with_earlier(run, now, metric=plan.metric),
         metric=plan.metric,

@@ -1,0 +1,77 @@
+"""Accuracy on validation labels some of which are wrong, corrected by the estimated noise of the training labels.
+
+The mean of the inverse noise matrix at the predicted and the given class is an unbiased estimate of the accuracy by
+right labels, where which labels are wrong depends on the true class alone (Natarajan et al. 2013, lemma 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from assay.arrays import Bools, Ints, Reals
+from assay.files import StepName
+from assay.labels.edits import PERSON
+from assay.labels.ledger import Ledger
+from assay.metrics.intervals import Metric, Z
+from assay.run.contents import LabelledPredictions
+from assay.run.records import DoneRecord, Number, RunMetrics
+
+LEAST_RATE = 0.02  # of wrong labels: below it there is little to correct
+MOST = 10.0  # the largest entry of the inverse: noise that is beyond it tells classes hardly apart
+
+
+def corrected_accuracy(predicted: Ints, given: Ints, noise: Reals, sure: Bools) -> Metric | None:
+    """Return the accuracy of predicted classes (n,) by right labels, from given ones (n,) and P(given | true) (K, K).
+
+    Labels that are `sure` (n,) are right. The interval is over images; the noise matrix counts as known. None where it
+    cannot be inverted, as where a class was not judged.
+    """
+    if np.linalg.matrix_rank(noise) < len(noise) or len(given) < 2:
+        return None
+    inverse = np.linalg.inv(noise)
+    if np.abs(inverse).max() > MOST:
+        return None
+    values = np.where(sure, predicted == given, inverse[predicted, given])
+    half = Z * float(values.std(ddof=1)) / np.sqrt(len(values))
+    value, low, high = (float(np.clip(values.mean() + shift, 0, 1)) for shift in (0, -half, half))
+    return Metric(value, len(given), low, high)
+
+
+def corrected(
+    steps: Mapping[StepName, DoneRecord], now: LabelledPredictions | None, ledger: Ledger
+) -> dict[str, Number]:
+    """Return the corrected accuracy of each multi-class head whose noise the newest search estimates."""
+    searches = [record for name, record in steps.items() if record.kind == "clean_labels" and not name.is_member]
+    if now is None or not searches:
+        return {}
+    persons = {edit.cell for edit in ledger.effective() if edit.step == PERSON}
+    by_head: dict[str, Number] = {}
+    for head in now.samples.space:
+        estimate = searches[-1].details["heads"].get(head.name)
+        if not head.multiclass or estimate is None or not estimate.get("beats_chance"):
+            continue
+        codes, probabilities, _ = now.of(head)
+        known = np.flatnonzero(codes >= 0)
+        sure = np.array([(now.samples.ids[row], head.name, None) in persons for row in known], np.bool_)
+        metric = corrected_accuracy(
+            head.decide(probabilities)[known], codes[known], np.array(estimate["noise_matrix"]), sure
+        )
+        if metric is not None and (estimate["noise_rate"] or 0) >= LEAST_RATE:
+            by_head[head.name] = metric.to_json()
+    return by_head
+
+
+def corrected_lines(record: RunMetrics) -> Iterator[str]:
+    """Yield the corrected accuracy of each head beside the plain one."""
+    for name, metric in record.corrected.items():
+        plain = ((record.scores or {}).get("heads", {}).get(name, {}).get("metrics", {})).get("accuracy")
+        if plain is None:
+            continue
+        of_head = f"{name}: " if len(record.corrected) > 1 else ""
+        yield (
+            f"{of_head}validation accuracy {plain['value']:.3f} by the labels given; {metric['value']:.3f} "
+            f"[{metric['low']:.3f}, {metric['high']:.3f}], n = {metric['n']:,}, if they are wrong as the training "
+            "labels are estimated to be."
+        )
