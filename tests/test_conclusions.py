@@ -239,9 +239,19 @@ def test_changed_data_is_named_before_it_replaces_a_run_and_corrections_of_it_st
     said = progress.lines
     assert "corrections of images, heads or classes that the data no longer has, left out: 1 ('red/0.png')" in said
     at = said.index("the data changed since the run before:")
-    assert said[at + 1 : at + 3] == ["  images gone: 1 ('red/0.png')", "  images new: 1 ('blue/new.png')"]
+    assert said[at + 1] == "  images moved: 1 ('blue/new.png')"
+    assert "  images relabelled under 'label': 1 ('blue/new.png')" in said[at:]
     assert [entry.edit.id for entry in Ledger.read(run / "ledger.csv").entries] == ["red/1.png"]
     assert Samples.read(run / "history" / "run-1" / "samples.parquet").ids.count("red/0.png") == 1
+
+
+def test_a_copy_that_is_new_and_an_image_that_is_gone_are_not_one_that_moved() -> None:
+    before = make_samples([{"id": f"{n}.png", "hash": n, "label": "ant"} for n in "abc"], HEAD)
+    rows = [{"id": f"{n}.png", "hash": content, "label": "ant"} for n, content in zip("abdx", "abac", strict=True)]
+    assert data_changes(before, make_samples(rows, HEAD))[1:] == [
+        "  images new: 1 ('d.png')",
+        "  images moved: 1 ('x.png')",
+    ]
 
 
 def test_other_data_of_the_same_name_is_named() -> None:

@@ -200,22 +200,39 @@ def _chosen_ids(samples: Samples, chosen: Sequence[bool]) -> tuple[str, ...]:
     return tuple(sorted(image for image, other in zip(samples.ids, chosen, strict=True) if other))
 
 
+def _moved(before: Samples, now: Samples) -> dict[str, str]:
+    """Return the earlier name of each image that has only its name changed."""
+    names, known = set(now.ids), set(before.ids)
+    gone: dict[str, list[str]] = {}
+    for image, content in zip(before.ids, before.hashes, strict=True):
+        if content and image not in names:
+            gone.setdefault(content, []).append(image)
+    new = [(image, content) for image, content in zip(now.ids, now.hashes, strict=True) if image not in known]
+    return {image: gone[content].pop(0) for image, content in new if content and gone.get(content)}
+
+
 def data_changes(before: Samples, now: Samples) -> list[str]:
-    """Return lines on how data differs from that of an earlier run: images, contents, labels, splits, classes."""
+    """Return lines on how data differs from that of an earlier run: images, contents, labels, splits, classes.
+
+    An image of another name but the same content was moved: it is compared with what it was.
+    """
     rows = {image: row for row, image in enumerate(before.ids)}
-    shared = [row for row, image in enumerate(now.ids) if image in rows]
-    one, other = before.take([rows[now.ids[row]] for row in shared]), now.take(shared)
-    gone, new = sorted(rows.keys() - set(now.ids)), sorted(set(now.ids) - rows.keys())
+    moved = _moved(before, now)
+    earlier = [rows.get(moved.get(image, image)) for image in now.ids]
+    shared = [row for row, old in enumerate(earlier) if old is not None]
     if not shared:
         return [
             f"other data than in the run before: none of its {len(before):,} images is among these {len(now):,}. "
             "Name another folder with --run to keep the two apart."
         ]
+    one, other = before.take([old for old in earlier if old is not None]), now.take(shared)
+    gone, new = sorted(rows.keys() - set(one.ids)), sorted(set(now.ids) - set(other.ids))
     changed = [bool(a and b and a != b) for a, b in zip(one.hashes, other.hashes, strict=True)]
     kinds_before = {head.name: head.multiclass for head in before.space}
     kinds = {
         "gone": gone,
         "new": new,
+        "moved": sorted(moved),
         "with another content": _chosen_ids(other, changed),
         "with another split": _chosen_ids(other, other.table["split"].ne_missing(one.table["split"]).to_list()),
     }
