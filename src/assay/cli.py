@@ -25,6 +25,7 @@ from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
 from assay.commands.review import review
+from assay.commands.shard import shard
 from assay.commands.submissions import submissions
 from assay.commands.sweep import sweep
 from assay.commands.train import train
@@ -48,6 +49,7 @@ COMMANDS = (
     compare,
     sweep,
     export,
+    shard,
     recipes,
     schema,
     demo,

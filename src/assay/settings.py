@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 Taken = Literal["weights", "backbone", "model", "member"]
 """The part of a source that is used: the weights in a file, or a run's backbone, network or whole model."""
+
+OneOrMore = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
+]
+"""A text, or a list of texts."""
 
 
 class Settings(BaseModel):

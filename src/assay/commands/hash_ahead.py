@@ -32,12 +32,15 @@ def _files(source: Path) -> tuple[Path, list[str]]:
     from assay.labels.readers.formats import form_of
     from assay.labels.readers.read import FORMS as READERS
     from assay.labels.readers.read import DataSettings, resolve_paths
+    from assay.labels.shards import names_shards
     from assay.plan.yaml_lines import read
 
     base = Path.cwd()
     if source.suffix.lower() in (".yaml", ".yml"):
         base = Path(os.path.abspath(source)).parent
         value = read(source.read_text(encoding="utf-8-sig"), str(source)).value["data"]
+    elif names_shards(source):  # hashed when they are indexed
+        return base, []
     else:
         value = {form_of(source) or ("folder" if source.is_dir() else "table"): str(source.absolute())}
     data = DataSettings.model_validate(value)

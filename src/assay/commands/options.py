@@ -32,7 +32,8 @@ StopAt = Annotated[
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 AnyRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, finished or not.")]
 Source = Annotated[
-    Path, typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .tsv, .parquet) or a plan.")
+    Path,
+    typer.Argument(metavar="DATA_OR_PLAN", help="A folder a class, a table (.csv, .parquet), shards or a plan."),
 ]
 PlanRun = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Where to. runs/ and the name of the plan.")]
 Out = Annotated[
@@ -56,6 +57,10 @@ Metric = Annotated[
 def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
     path = source.absolute()
+    if any(mark in str(source) for mark in (".tar", ":/", "*")) and not path.exists():  # shards, perhaps elsewhere
+        from assay.labels.shards import name_of
+
+        return Path("runs") / name_of(source)
     return Path("runs") / (path.resolve().name if path.is_dir() else path.stem)
 
 

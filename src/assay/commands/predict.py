@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def predict(  # noqa: PLR0913  (every option is a parameter)
     run: FinishedRun,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table or a list.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table, a list or shards.")],
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv (.txt: integers) to write, or a .zip with it.")],
     image: ImageColumn = None,

@@ -135,18 +135,25 @@ def export_onnx(predictor: Predictor, path: Path, files: Sequence[Path]) -> Pari
 
 
 @contextmanager
-def example_files(run: Path, *, count: int) -> Iterator[tuple[list[Path], str]]:
+def example_files(run: Path, *, count: int) -> Iterator[tuple[Sequence[Path], str]]:
     """Give image files to compare predictions on, and what they are: validation images, else noise, for the block.
 
     Raises RunError where the run has no table of samples.
     """
     samples = Samples.read(RunFolder(run).samples).part("val")
-    files = [path for path in samples.paths if path.is_file()][:count]
-    if len(files) >= 2:
-        yield files, "validation images, read from their files"
-        return
+    there = [path for path in samples.paths if path.is_file()][:count]
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="assay-export-") as scratch:
+        if len(there) >= 2:
+            files = []
+            for number, image in enumerate(there):
+                if isinstance(image, Path):
+                    files.append(image)
+                else:  # the program beside the network reads files alone
+                    files.append(Path(scratch) / f"{number}{image.suffix}")
+                    files[-1].write_bytes(image.read_bytes())
+            yield files, "validation images, read from their files"
+            return
         for number in range(count):
             pixels = random.integers(0, 256, (*random.integers(30, 400, 2), 3), dtype=np.uint8)
             Image.fromarray(pixels).save(Path(scratch) / f"{number}.jpg")

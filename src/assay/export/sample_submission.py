@@ -6,13 +6,14 @@ import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from assay.errors import DataError
 from assay.export.columns import Cells, Column, TagFormat, ids_of, label_columns, of_class
 from assay.labels.readers.image_names import LEVELS, Level
 from assay.labels.readers.table_files import DELIMITERS, Rows, read_rows
 from assay.labels.readers.text_files import read_table_text
+from assay.labels.shards import ImageFile
 from assay.labels.space import Head, LabelSpace
 from assay.messages import printable
 
@@ -27,7 +28,7 @@ class Sample:
     rows: Rows
     delimiter: str
 
-    def arranged(self, images: Sequence[tuple[str, Path]]) -> tuple[str, list[tuple[str, Path]], list[str]]:
+    def arranged(self, images: Sequence[tuple[str, ImageFile]]) -> tuple[str, list[tuple[str, ImageFile]], list[str]]:
         """Return the column of ids, the images in its order, each under its id, and notes on ids in another spelling.
 
         An id is an image's path as given, or any end of its path, with or without the file's ending; else its name in
@@ -156,17 +157,18 @@ def read_sample(path: Path) -> Sample:
 class _ImageIndex:
     """Finds images by the ends of their paths."""
 
-    def __init__(self, images: Iterable[tuple[str, Path]]) -> None:
-        once: dict[Path, str] = {}
+    def __init__(self, images: Iterable[tuple[str, ImageFile]]) -> None:
+        once: dict[ImageFile, str] = {}
         for name, path in images:  # a table may name one twice
             once.setdefault(path, name)
         self.names, self.paths = list(once.values()), list(once)
         self._by_name = {name: image for image, name in enumerate(self.names)}
-        self._paths = [path.as_posix() for path in self.paths]
-        self._without_ending = [path.with_suffix("").as_posix() for path in self.paths]
+        pure = [PurePosixPath(str(path)) for path in self.paths]
+        self._paths = [path.as_posix() for path in pure]
+        self._without_ending = [path.with_suffix("").as_posix() for path in pure]
         self._by_end: dict[str, list[int]] = defaultdict(list)
         for image, path in enumerate(self.paths):
-            for end in {path.name, path.stem}:
+            for end in {path.name, PurePosixPath(path.name).stem}:
                 self._by_end[end].append(image)
         self._keys: dict[Level, dict[str, list[int]]] = {}
         self._loose: dict[str, tuple[Level, list[int]]] = {}

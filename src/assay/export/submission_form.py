@@ -14,10 +14,11 @@ from typing import Literal
 from assay.errors import DataError
 from assay.export.columns import Column, TagFormat, full_form, integers
 from assay.export.sample_submission import read_sample
+from assay.labels.shards import ImageFile
 from assay.labels.space import LabelSpace
 from assay.messages import printable
 
-Image = tuple[str, Path]
+Image = tuple[str, ImageFile]
 """The name of an image in the file, and its path."""
 
 WITHOUT = {
@@ -120,14 +121,15 @@ class Form:
     def _named(self, images: Sequence[Image]) -> list[Image]:
         if self.ids in (None, "path"):
             return list(images)
-        paths: dict[str, Path] = {}
+        paths: dict[str, ImageFile] = {}
         named = []
         for given, path in images:
             name = PurePosixPath(given).name if self.ids == "name" else PurePosixPath(given).stem
             if paths.setdefault(name, path) != path:
+                one, other = printable(str(paths[name])), printable(str(path))
                 raise DataError(
-                    f"--ids {self.ids}: {printable(paths[name])} and {printable(path)} would both be called {name!r}. "
-                    "Tell them apart with --ids path"
+                    f"--ids {self.ids}: {one} and {other} would both be called {name!r}. Tell them apart with "
+                    "--ids path"
                 )
             named.append((name, path))
         return named

@@ -30,6 +30,7 @@ from assay.errors import DataError, ImageError
 from assay.files import fingerprint, require_space, whole, write_json
 from assay.images.decode import Resize, read_square, size_of, useful_side
 from assay.labels.left_out import LeftOut
+from assay.labels.shards import ImageFile, Member
 
 VERSION = 1  # raise when the same settings give other pixels, so that older caches are not used
 MULTIPLE = 1.25  # of the size of training: a crop of most of an image still has all its detail
@@ -90,7 +91,7 @@ class LazyImages(Cache):
     An unreadable image is black, and its reason is added to `unreadable`.
     """
 
-    paths: tuple[Path, ...] = ()
+    paths: tuple[ImageFile, ...] = ()
     size: int = 0
     resize: Resize = field(default_factory=Resize)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class LazyImages(Cache):
 
     @staticmethod
     def of(
-        ids: Sequence[str], paths: Sequence[Path], *, size: int, resize: Resize, unreadable: dict[str, str]
+        ids: Sequence[str], paths: Sequence[ImageFile], *, size: int, resize: Resize, unreadable: dict[str, str]
     ) -> LazyImages:
         """Return lazy images; only headers are read, to choose the side."""
         side = _side(paths, size=size, resize=resize, limit=round(size * MULTIPLE))
@@ -122,7 +123,7 @@ class LazyImages(Cache):
 
 def build(
     ids: Sequence[str],
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     *,
     hashes: Sequence[str | None],
     size: int,
@@ -155,7 +156,7 @@ def build(
     return _numbered(read_in, ids, hashes, size=size, resize=resize), left_out
 
 
-def append_images(cache: Cache, ids: Sequence[str], paths: Sequence[Path], *, size: int, folder: Path) -> Cache:
+def append_images(cache: Cache, ids: Sequence[str], paths: Sequence[ImageFile], *, size: int, folder: Path) -> Cache:
     """Return a cache with further images in another file of `folder`; they are squares of the model's size already.
 
     Raises DataError for one that cannot be read; SpaceError.
@@ -211,7 +212,7 @@ def _holds(ids: Sequence[str], hashes: Sequence[str | None]) -> str:
     return fingerprint(*(part for id_, hash_ in zip(ids, hashes, strict=True) for part in (_raw(id_), hash_ or "")))
 
 
-def _key(ids: Sequence[str], paths: Sequence[Path], hashes: Sequence[str | None], *, settings: str) -> str:
+def _key(ids: Sequence[str], paths: Sequence[ImageFile], hashes: Sequence[str | None], *, settings: str) -> str:
     """Return a hash of these images, in this order, under these settings."""
     rows = zip(ids, paths, hashes, strict=True)
     parts = (part for id_, path, hash_ in rows for part in (_raw(id_), hash_ or _state(path)))
@@ -234,8 +235,10 @@ def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")  # a name on disk need not be UTF-8
 
 
-def _state(path: Path) -> bytes:
+def _state(path: ImageFile) -> bytes:
     """Return path, size and time of a file, in place of an unknown content hash."""
+    if isinstance(path, Member):
+        return _raw(f"{path} {path.offset} {path.shard.state}")
     try:
         state = path.stat()
         return _raw(f"{path} {state.st_size} {state.st_mtime_ns}")
@@ -275,7 +278,7 @@ def _mapped(path: Path, count: int, side: int) -> Pixels | None:
     return np.memmap(path, np.uint8, "c", shape=shape)
 
 
-def _side(paths: Sequence[Path], *, size: int, resize: Resize, limit: int) -> int:
+def _side(paths: Sequence[ImageFile], *, size: int, resize: Resize, limit: int) -> int:
     """Return the side to store: `limit`, or less where the most detailed image needs less.
 
     Only headers are read, and only up to the first image that needs the limit.
@@ -289,14 +292,14 @@ def _side(paths: Sequence[Path], *, size: int, resize: Resize, limit: int) -> in
     return min(largest, limit)
 
 
-def _needed_side(path: Path, *, size: int, resize: Resize) -> int:
+def _needed_side(path: ImageFile, *, size: int, resize: Resize) -> int:
     try:
         return useful_side(*size_of(path), size=size, settings=resize)
     except ImageError:  # left out, with the reason, when it is decoded
         return 0
 
 
-def _read(path: Path, *, side: int, size: int, resize: Resize) -> Pixels | str:
+def _read(path: ImageFile, *, side: int, size: int, resize: Resize) -> Pixels | str:
     """Return the decoded image, or the reason why it cannot be read."""
     try:
         return read_square(path, side, settings=resize, size=size)
@@ -341,7 +344,7 @@ def _append(file: BinaryIO, image: Pixels) -> None:
     file.write(image.data)
 
 
-def in_order(work: Callable[[Path], Out], paths: Sequence[Path]) -> Iterator[Out]:
+def in_order(work: Callable[[ImageFile], Out], paths: Sequence[ImageFile]) -> Iterator[Out]:
     """Yield the results of work on images, in order; Pillow decodes on all cores, without the interpreter's lock.
 
     Two blocks a thread are under way at a time, so memory does not grow with the number of images.

@@ -26,10 +26,11 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
 from assay.arrays import Pixels
-from assay.errors import ImageError, PlanError
+from assay.errors import DataError, ImageError, PlanError
 from assay.images.mend import damage, ends_in_zeros, sound_part
 from assay.images.rgb_square import ColourError, Levels, box, least_side, square, upright_rgb
-from assay.labels.file_kinds import EMPTY, PLUGINS, kind_of_file, plugin
+from assay.labels.file_kinds import EMPTY, HEAD, PLUGINS, kind_of, kind_of_file, plugin
+from assay.labels.shards import ImageFile, Member
 from assay.settings import BlackAndWhite, Settings
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a file is in the reason too
@@ -66,7 +67,7 @@ class Resize(Settings):
     levels: BlackAndWhite | None = None
 
 
-def decode(path: Path, *, at_least: int | None = None, levels: Levels | None = None) -> Image.Image:
+def decode(path: ImageFile, *, at_least: int | None = None, levels: Levels | None = None) -> Image.Image:
     """Read an image as upright 8-bit RGB: its first frame, alpha laid over white.
 
     With `at_least` a JPEG may come at 1/2, 1/4 or 1/8 of its size, which is far quicker, but never with a
@@ -77,7 +78,7 @@ def decode(path: Path, *, at_least: int | None = None, levels: Levels | None = N
     return from_image(path, lambda image, file: upright_rgb(image, file, levels=levels, at_least=at_least))
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def size_of(path: ImageFile) -> tuple[int, int]:
     """Return width and height as stored, from the header alone. Raises ImageError."""
     return from_image(path, lambda image, _: image.size)
 
@@ -93,7 +94,7 @@ def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None 
     return np.array(square(image, side, size=size, policy=policy, centre_crop=crop, fill=fill))
 
 
-def read_square(path: Path, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
+def read_square(path: ImageFile, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
     """Decode and resize, reading no more detail than (side, side, 3) needs. Raises ImageError."""
     at_least = least_side(side, size=size or side, centre_crop=settings.centre_crop)
     return resize(decode(path, at_least=at_least, levels=settings.levels), side, settings=settings, size=size)
@@ -149,13 +150,13 @@ class _DamagedError(ImageError):
     """Bytes that a decoder refused."""
 
 
-def from_image(path: Path, work: Callable[[Image.Image, BinaryIO], Result]) -> Result:
+def from_image(path: ImageFile, work: Callable[[Image.Image, BinaryIO], Result]) -> Result:
     """Return the result of work on an opened image and its file, or on what is sound of a damaged one.
 
     Raises ImageError.
     """
     try:
-        with _open_image(path, lambda: open(path, "rb")) as (image, file):
+        with _open_image(path, lambda: path.open("rb")) as (image, file):
             return work(image, file)
     except _DamagedError as error:
         reason = str(error)
@@ -171,10 +172,10 @@ def from_image(path: Path, work: Callable[[Image.Image, BinaryIO], Result]) -> R
         raise ImageError((reason == UNIDENTIFIED and _unread_tiff(path)) or damage(data, reason))
 
 
-def _bytes_of_image(path: Path, reason: str) -> bytes:
+def _bytes_of_image(path: ImageFile, reason: str) -> bytes:
     """Return the content of what looks like an image. Raises ImageError that says what any other file is."""
     try:
-        kind = kind_of_file(path)
+        kind = kind_of_file(path) if isinstance(path, Path) else kind_of(path.read_bytes()[:HEAD], path.name)
         if kind is not None and kind.fault is None:
             return path.read_bytes()
     except OSError as error:
@@ -187,7 +188,7 @@ def _bytes_of_image(path: Path, reason: str) -> bytes:
 
 
 @contextmanager
-def _open_image(path: Path, opener: Callable[[], BinaryIO]) -> Iterator[tuple[Image.Image, BinaryIO]]:
+def _open_image(path: ImageFile, opener: Callable[[], BinaryIO]) -> Iterator[tuple[Image.Image, BinaryIO]]:
     """Open an image lazily, and its file; an error then or in the block is raised as ImageError."""
     try:
         _require_content(path)
@@ -196,7 +197,7 @@ def _open_image(path: Path, opener: Callable[[], BinaryIO]) -> Iterator[tuple[Im
             if image.format in ("JPEG", "MPO") and ends_in_zeros(file):
                 raise _DamagedError("its end is zeros")
             yield image, file
-    except (ImageError, PlanError):
+    except (DataError, PlanError):  # of the image, or of its shard
         raise
     except ColourError as error:
         raise ImageError(str(error)) from error
@@ -216,9 +217,9 @@ def _open_image(path: Path, opener: Callable[[], BinaryIO]) -> Iterator[tuple[Im
         raise _DamagedError(str(error) or type(error).__name__) from error
 
 
-def _unread_tiff(path: Path) -> str:
+def _unread_tiff(path: ImageFile) -> str:
     """Return what pixels a TIFF has that Pillow does not know; nothing for any other file."""
-    with open(path, "rb") as file, suppress(Exception):  # damaged tables of contents raise anything
+    with path.open("rb") as file, suppress(Exception):  # damaged tables of contents raise anything
         contents = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(contents.next)
         contents.load(file)
@@ -231,8 +232,12 @@ def _unread_tiff(path: Path) -> str:
     return ""
 
 
-def _require_content(path: Path) -> None:
+def _require_content(path: ImageFile) -> None:
     """Raise ImageError for what must not be opened: an empty file, or a pipe, which would block."""
+    if isinstance(path, Member):
+        if path.size == 0:
+            raise ImageError(EMPTY.fault)
+        return
     try:
         state = path.stat()
     except ValueError as error:  # a name that no file can have

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL.ExifTags import Base
 from assay.arrays import Ints
 from assay.images.cache import in_order
 from assay.images.decode import from_image
+from assay.labels.shards import ImageFile
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations under which width and height change sides."""
@@ -41,14 +41,14 @@ class FileFacts:
         return FileFacts(self.widths[rows], self.heights[rows], self.sizes[rows], formats, cameras)
 
 
-def read_file_facts(paths: Sequence[Path]) -> FileFacts:
+def read_file_facts(paths: Sequence[ImageFile]) -> FileFacts:
     """Return the facts of image files; only headers are read, about 10,000 files a second. Raises ImageError."""
     facts = list(in_order(_facts, paths))
     widths, heights, sizes = (np.array([fact[k] for fact in facts], np.int64) for k in range(3))
     return FileFacts(widths, heights, sizes, tuple(fact[3] for fact in facts), tuple(fact[4] for fact in facts))
 
 
-def _facts(path: Path) -> tuple[int, int, int, str, str]:
+def _facts(path: ImageFile) -> tuple[int, int, int, str, str]:
     return from_image(path, lambda image, file: (*_upright_size(image), _bytes(file), *_names(image)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from assay.errors import ImageError
 from assay.images.cache import in_order
 from assay.images.decode import from_image
 from assay.images.rgb_square import Levels, deep_values, is_deep, raw_mode
+from assay.labels.shards import ImageFile
 
 Trait = Literal["deep", "pages", "bands"]
 
@@ -24,12 +24,12 @@ TAILS = (0.02, 99.98)  # percentiles: a few dead or saturated pixels decide noth
 JPEG, PNG = b"\xff\xd8", b"\x89PNG"
 
 
-def traits(paths: Sequence[Path]) -> list[frozenset[Trait]]:
+def traits(paths: Sequence[ImageFile]) -> list[frozenset[Trait]]:
     """Return what is unusual in each image by its header: more than 8 bits, several pages, more than four bands."""
     return list(in_order(_traits, paths))
 
 
-def measure_levels(paths: Sequence[Path]) -> Levels | None:
+def measure_levels(paths: Sequence[ImageFile]) -> Levels | None:
     """Return black and white by the values of up to 200 of these deep images; None where none can be read.
 
     They are the percentiles 0.02 and 99.98 of all values, whole numbers; the extremes where these are equal.
@@ -68,9 +68,9 @@ def notes(headers: Sequence[frozenset[Trait]], levels: Levels | None, *, measure
         yield f"{bands:,} images have more than four bands, and the first three are read as red, green and blue."
 
 
-def _traits(path: Path) -> frozenset[Trait]:
+def _traits(path: ImageFile) -> frozenset[Trait]:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             first = file.read(25)
         if first.startswith(JPEG) or (first.startswith(PNG) and first[24] != 16):
             return frozenset()  # in microseconds: nearly all images are such
@@ -88,7 +88,7 @@ def _of_header(image: Image.Image) -> frozenset[Trait]:
     return frozenset(trait for trait, holds in held.items() if holds)
 
 
-def _sample(path: Path) -> Doubles:
+def _sample(path: ImageFile) -> Doubles:
     """Return up to 20,000 values of a deep image, those of an alpha channel left out; none where it is unreadable."""
     try:
         values = from_image(path, deep_values)

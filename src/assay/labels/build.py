@@ -12,8 +12,9 @@ import polars as pl
 from assay.errors import DataError
 from assay.labels.image_files import content_hashes, is_unicode, natural_key
 from assay.labels.left_out import LeftOut, left_out_lines, unreadable_as_left_out
-from assay.labels.samples import BASE_COLUMNS, Samples, first_labels
-from assay.labels.space import Head, Kind, LabelSpace
+from assay.labels.samples import BASE_COLUMNS, MEMBER, Samples, first_labels
+from assay.labels.shards import Shard
+from assay.labels.space import Codes, Head, Kind, LabelSpace
 from assay.labels.spelling import Spelling, change_notes, settled_cells, spelling_notes
 from assay.messages import printable, quoted
 
@@ -24,7 +25,8 @@ MOST_HEADS = 1000
 class RawLabels:
     """The result of a reader, before any image is opened.
 
-    `table` holds id, path, split and group as in Samples, "label:h" for each head, and a `weight` an image.
+    `table` holds id, path, split and group as in Samples, "label:h" for each head, and a `weight` an image; of images
+    in shards, which are hashed when these are indexed, `hash` and `member` too.
     `classes` are the classes that occur, so that one without a usable image can be reported; those of a head in
     `declared` are all classes of the head, in order, whether they occur or not.
     """
@@ -37,6 +39,7 @@ class RawLabels:
     declared: frozenset[str] = frozenset()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    shards: tuple[Shard, ...] = ()
 
 
 def require_head_limit(source: Path, heads: Collection[str]) -> None:
@@ -83,20 +86,38 @@ def build_samples(raw: RawLabels, spelling: Spelling | None = None, *, unlabelle
         if not head.multiclass:
             empty = pl.lit(None, dtype=pl.List(pl.String)).alias(f"unknown:{head.name}")
             columns.append(pl.col(f"unknown:{head.name}") if f"unknown:{head.name}" in table.columns else empty)
-    samples = Samples(table.select(columns), space, raw.root, left_out)
+    if raw.shards:
+        columns.append(pl.col(MEMBER))
+    samples = Samples(table.select(columns), space, raw.root, left_out, shards=raw.shards)
     if not len(samples) or not (unlabelled or samples.labelled().any()):
         raise DataError(_no_labels_message(raw, samples))
     notes = (*raw.notes, *_class_notes(raw, samples, spelling.missing), *_copy_notes(samples))
-    return Samples(samples.table, space, raw.root, left_out, notes)
+    return replace(samples, notes=notes)
 
 
 def _with_hashes(raw: RawLabels) -> tuple[pl.DataFrame, tuple[LeftOut, ...]]:
+    if "hash" in raw.table.columns:
+        return raw.table, ()
     paths = raw.table["path"].to_list()
     hashes = content_hashes(raw.root, paths)
     table = raw.table.with_columns(pl.Series("hash", [digest for digest, _ in hashes], dtype=pl.String))
     unreadable = {path: why for path, (digest, why) in zip(paths, hashes, strict=True) if digest is None}
     gone = table.filter(pl.col("hash").is_null())
     return table.filter(pl.col("hash").is_not_null()), unreadable_as_left_out(unreadable, first_labels(gone))
+
+
+def require_learnable(source: str, head: Head, codes: Codes, *, notes: Sequence[str], in_table: bool) -> None:
+    """Raise DataError for a head without a known label, or with a single class."""
+    other = ", or name only other label columns with `heads`." if in_table else "."
+    if not head.known(codes).any():
+        why = "each is unknown" if head.size or head.multiclass else "no image has a tag"
+        raise DataError(f"{source}: {head.name!r} has no label at all: {why}. Fill some in{other}")
+    if head.multiclass and head.size < 2:
+        held = f"only the class {head.classes[0]!r}, and there must be at least two classes to tell apart"
+        raise DataError(
+            f"{source}: {head.name!r} has {held}. Add images of another{other}"
+            + "".join(f"\n  note: {note}" for note in notes)
+        )
 
 
 def _head(raw: RawLabels, table: pl.DataFrame, name: str, kind: Kind) -> Head:

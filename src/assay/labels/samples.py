@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,15 @@ from assay.arrays import Bools, Floats, Ints
 from assay.errors import RunError
 from assay.files import fingerprint, whole
 from assay.labels.left_out import LeftOut
+from assay.labels.shards import ImageFile, Member, Shard
 from assay.labels.space import Codes, Head, LabelSpace
 
 BASE_COLUMNS = {"id": pl.String, "path": pl.String, "split": pl.String, "group": pl.String, "hash": pl.String}
 """The columns every table of samples begins with; those of the heads follow."""
+
+MEMBER = "member"
+MEMBER_TYPE = pl.Struct({"shard": pl.UInt32, "offset": pl.Int64, "size": pl.Int64})
+"""The column that says where an image is within a shard; null for one that is a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,7 @@ class Samples:
     before splitting and where it left a part), group and hash (of the content), and for each head h "label:h" (a class
     name or null; for a multi-label head the list of tags present, or null), "unknown:h" (multi-label heads only:
     classes not known though others are), "weight:h" (float32) and "origin:h" (given, pseudo, corrected, synthetic).
+    Of images in shards there is a column more, `member`: the number of the shard in `shards`, offset and size.
     """
 
     table: pl.DataFrame
@@ -37,6 +43,7 @@ class Samples:
     root: Path
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    shards: tuple[Shard, ...] = ()
 
     def __len__(self) -> int:
         return self.table.height
@@ -46,9 +53,16 @@ class Samples:
         return self.table["id"].to_list()
 
     @property
-    def paths(self) -> list[Path]:
-        """Absolute paths, in order."""
-        return [self.root / path for path in self.table["path"].to_list()]
+    def paths(self) -> list[ImageFile]:
+        """Where each image is, in order: its absolute path, or its shard and its bytes in it."""
+        paths = self.table["path"].to_list()
+        if MEMBER not in self.table.columns:
+            return [self.root / path for path in paths]
+        within = self.table[MEMBER].to_list()
+        return [
+            self.root / path if one is None else Member(self.shards[one["shard"]], path, one["offset"], one["size"])
+            for path, one in zip(paths, within, strict=True)
+        ]
 
     @property
     def hashes(self) -> list[str | None]:
@@ -97,6 +111,8 @@ class Samples:
             "left_out": [[left.path, left.reason, left.label] for left in self.left_out],
             "notes": list(self.notes),
         }
+        if self.shards:
+            about["shards"] = [astuple(shard) for shard in self.shards]
         with whole(path) as beside:
             self.table.write_parquet(beside, metadata={"assay": json.dumps(about)})
 
@@ -115,7 +131,8 @@ class Samples:
             ) from error
         left_out = tuple(LeftOut(*left) for left in about["left_out"])
         space = LabelSpace.from_json(about["space"])
-        return Samples(table, space, Path(about["root"]), left_out, tuple(about["notes"]))
+        shards = tuple(Shard(*shard) for shard in about.get("shards", ()))
+        return Samples(table, space, Path(about["root"]), left_out, tuple(about["notes"]), shards)
 
 
 def first_labels(table: pl.DataFrame) -> dict[str, str]:

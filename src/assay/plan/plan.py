@@ -21,6 +21,7 @@ from assay.labels.label_files import way_of
 from assay.labels.readers.formats import form_of
 from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
+from assay.labels.shards import absolute_addresses, address, name_of, names_shards
 from assay.metrics.metrics import PlanMetric
 from assay.models.classifier import ModelSettings
 from assay.plan.checks import Check, StepTable, without_effect
@@ -159,7 +160,7 @@ def anchored(loaded: LoadedPlan) -> Plan:
     """Return the plan with absolute paths to data, weights and other runs: a copy elsewhere means the same."""
     data, base = loaded.plan.data, loaded.base
     plan = with_sources(loaded.plan, lambda source, path: os.path.abspath(base / path))
-    update: dict[str, object] = {**resolve_paths(data, base=base)}
+    update: dict[str, object] = {**resolve_paths(data, base=base), "shards": absolute_addresses(data.shards, base)}
     if data.audit is not None:
         update["audit"] = data.audit.model_copy(update={"folder": audit_folder(data.audit, base=base)})
     return plan.model_copy(update={"data": data.model_copy(update=update)})
@@ -248,13 +249,15 @@ def _loaded(document: Document, source: Path, overrides: Sequence[str], table: S
     return LoadedPlan(
         plan,
         base=path.parent if is_plan else Path.cwd(),
-        source_name=path.name if path.is_dir() else path.stem,
+        source_name=path.name if path.is_dir() else name_of(source) if names_shards(source) else path.stem,
         later=later,
     )
 
 
 def _document(source: Path) -> Document:
     """Return the plan file of a source, or for other data a plan with the data alone."""
+    if names_shards(source):
+        return Document({"data": {"shards": absolute_addresses([address(source)], Path.cwd())[0]}}, address(source))
     form = form_of(source) or ("folder" if source.is_dir() else "table" if is_table(source) else None)
     if form and source.exists():
         return Document({"data": {form: str(source.absolute())}}, str(source))

@@ -14,6 +14,7 @@ import torch
 from assay.arrays import Floats, Pixels
 from assay.errors import ImageError
 from assay.images.decode import Resize, read_square
+from assay.labels.shards import ImageFile
 from assay.metrics.metrics import probabilities_of
 from assay.models.combiners import mean_prediction
 from assay.models.ensemble import Model, load_model
@@ -45,7 +46,7 @@ class Predictor:
         return Predictor(saved, tuple(chosen), folder.name)
 
     def stream(
-        self, images: Iterable[tuple[str, Path]], *, batch: int = 32, tta: AnyTTA | None = None
+        self, images: Iterable[tuple[str, ImageFile]], *, batch: int = 32, tta: AnyTTA | None = None
     ) -> Iterator[Predictions]:
         """Yield predictions for (name, path) in order, `batch` at a time; the next batch is decoded meanwhile.
 
@@ -64,7 +65,7 @@ class Predictor:
                 names, images_or_errors = begin()
                 yield self._predict(current, decoded, tta)
 
-    def _decode(self, path: Path) -> Decoded | str:
+    def _decode(self, path: ImageFile) -> Decoded | str:
         """Return an image, or the reason why it cannot be read."""
         forms = {_form(network) for network in self.saved.networks}
         try:

@@ -15,6 +15,7 @@ from assay.arrays import Floats, Pixels
 from assay.errors import DataError, ImageError, ModelError, RunError
 from assay.images.cache import find_caches
 from assay.images.decode import read_square
+from assay.labels.shards import ImageFile
 from assay.labels.space import Head, LabelSpace
 from assay.messages import SPLITS, plain
 from assay.metrics.metrics import probabilities_of
@@ -258,7 +259,7 @@ def read_images(run: RunContents, names: Sequence[str], target: ExplainTarget) -
     return images
 
 
-def _read(path: Path, network: TrainedModel) -> Pixels:
+def _read(path: ImageFile, network: TrainedModel) -> Pixels:
     return read_square(path, network.side, settings=network.resize, size=network.size)
 
 

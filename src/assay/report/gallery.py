@@ -17,6 +17,7 @@ from assay.images.cache import StoredCache, find_caches
 from assay.images.decode import Resize, read_square, size_of
 from assay.images.rgb_square import Levels
 from assay.labels.samples import Samples
+from assay.labels.shards import ImageFile
 from assay.run.contents import RunContents
 
 MAX_LARGE = 420
@@ -94,7 +95,7 @@ def fetch(gallery: Gallery, reader: Reader) -> Thumbnails:
 class Reader:
     """Reads images at any small size, in their proportions where the file is still there."""
 
-    paths: dict[str, Path]
+    paths: dict[str, ImageFile]
     caches: list[StoredCache]
     levels: Levels | None = None  # of images of more than 8 bits
 
@@ -140,7 +141,7 @@ class Reader:
         return shrink(np.asarray(stored.cache.pixels[stored.cache.rows[id_]]), side)
 
 
-def _is_whole(path: Path, policy: Resize) -> bool:
+def _is_whole(path: ImageFile, policy: Resize) -> bool:
     """Return whether a cache has an image in its proportions, and whole; also where its file is gone."""
     if policy.policy == "pad" and policy.centre_crop is None:
         return True
@@ -151,7 +152,7 @@ def _is_whole(path: Path, policy: Resize) -> bool:
     return abs(width / height - 1) < SQUARE and policy.centre_crop is None
 
 
-def read_thumbnail(path: Path, side: int, *, padded: bool = True, levels: Levels | None = None) -> Pixels | None:
+def read_thumbnail(path: ImageFile, side: int, *, padded: bool = True, levels: Levels | None = None) -> Pixels | None:
     """Return an image file as a small square, padded or its centre; None where it cannot be read, gone or broken."""
     settings = Resize(policy="pad" if padded else "crop", fill=(GREY, GREY, GREY), levels=levels)
     try:

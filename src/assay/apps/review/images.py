@@ -6,7 +6,6 @@ import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,6 +15,7 @@ from assay.images.cache import StoredCache
 from assay.images.decode import decode
 from assay.images.rgb_square import Levels
 from assay.labels.samples import Samples
+from assay.labels.shards import ImageFile
 
 LARGEST = 1600  # pixels of the longer side of an image that is shown whole
 QUALITY = 82
@@ -30,8 +30,8 @@ class ImageFiles:
     caches: Sequence[StoredCache] = ()
     levels: Levels | None = None
 
-    def path(self, row: int) -> Path:
-        return Path(self.samples.root / self.samples.table["path"][row])
+    def path(self, row: int) -> ImageFile:
+        return self.samples.take([row]).paths[0]
 
     def thumbnail(self, row: int, side: int) -> tuple[bytes, bool]:
         """Return an image in a square of `side` pixels, in its proportions, and whether its file could be read.

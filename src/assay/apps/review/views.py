@@ -16,6 +16,7 @@ from assay.arrays import Bools, Floats, Ints
 from assay.errors import DataError, ImageError, ModelError
 from assay.files import fingerprint, whole
 from assay.images.decode import read_square
+from assay.labels.shards import ImageFile
 from assay.labels.space import Head
 from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
@@ -106,7 +107,7 @@ class GradCam:
             raise ModelError("The model of this run is of several networks, and each looks in a way of its own.")
         return model
 
-    def draw(self, path: Path, *, head: str, name: str) -> bytes:
+    def draw(self, path: ImageFile, *, head: str, name: str) -> bytes:
         """Return an image under the heat of one class, as PNG. Raises DataError for one that the model has not."""
         with self._lock:
             network, space = self._network, self._network.space

@@ -52,7 +52,7 @@ def read_datasets(source: Path, options: Options) -> Export:
     """
     parts = _parts(source)
     features = parts[0].features
-    image = next((name for name, kind in features.items() if _type(kind) == "Image"), None)
+    image = next((name for name, kind in features.items() if type_of(kind) == "Image"), None)
     if image is None:
         raise DataError(f"{printable(source)}: has no column of images; its columns are {quoted(features)}.")
     images, tables = [], []
@@ -70,9 +70,9 @@ def read_datasets(source: Path, options: Options) -> Export:
         facts = {"image": pl.Series("image", of_part.paths, dtype=pl.String)}
         if len(parts) > 1:
             facts["split"] = pl.Series("split", [split_of(part.name)] * len(table), dtype=pl.String)
-        labels = [_labels(table[name], features[name]) for name in table.columns if name not in facts]
+        labels = [named_classes(table[name], features[name]) for name in table.columns if name not in facts]
         rows.append((rows_of_frame(source, pl.DataFrame([*facts.values(), *labels])), part.name))
-    heads = options.heads or {name: head for name in tables[0].columns if (head := _head(name, features[name]))}
+    heads = options.heads or {name: head for name in tables[0].columns if (head := head_of(name, features[name]))}
     return Export(joined_rows(source, rows), Columns("image", heads), root)
 
 
@@ -106,10 +106,11 @@ def _parts(source: Path) -> list[_Part]:
 def _of_arrow(folder: Path, name: str) -> _Part:
     listed = Json.read(folder / STATE)["_data_files"].items()
     files = [folder / Path(entry["filename"].text()).name for entry in listed]
-    return _Part(name, files, _columns(Json.read(folder / INFO)["features"]))
+    return _Part(name, files, features_of(Json.read(folder / INFO)["features"]))
 
 
-def _columns(features: Json) -> dict[str, Json]:
+def features_of(features: Json) -> dict[str, Json]:
+    """Return what each column holds, by the library's description."""
     return {name: features[name] for name in features.names()}
 
 
@@ -121,7 +122,7 @@ def _of_parquet(path: Path) -> dict[str, Json]:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{printable(path)}: is no Parquet file that can be read ({error}).") from error
     if described is not None:
-        return _columns(Json(json.loads(described), printable(path))["info"]["features"])
+        return features_of(Json(json.loads(described), printable(path))["info"]["features"])
     kinds = {name: "Image" if isinstance(kind, pl.Struct) else "Value" for name, kind in schema.items()}
     return {name: Json({"_type": kind}, printable(path)) for name, kind in kinds.items()}
 
@@ -146,7 +147,7 @@ def _images(frames: Sequence[pl.DataFrame], image: str) -> _Images:
     proper = [path for path, bytes_held in zip(given, held, strict=True) if bytes_held]
     keep = all(path is not None and _is_below(path) for path in proper) and len(set(proper)) == len(proper)
     numbered = [
-        path if keep or not bytes_held else f"{row:07d}.{_ending(start)}"
+        path if keep or not bytes_held else f"{row:07d}.{ending_of(start)}"
         for row, (path, bytes_held, start) in enumerate(zip(given, held, cells["bytes"], strict=True))
     ]
     return _Images(numbered, held)
@@ -158,7 +159,8 @@ def _is_below(path: str) -> bool:
     return is_image(path) and not path.startswith("/") and ".." not in parts and "\\" not in path and "\0" not in path
 
 
-def _ending(start: bytes) -> str:
+def ending_of(start: bytes) -> str:
+    """Return the ending of an image file by its first bytes."""
     kind = kind_of(start[:HEAD])
     return ENDINGS.get(kind.name if kind else "", "png")
 
@@ -188,7 +190,7 @@ def _write(parts: Sequence[_Part], images: Sequence[_Images], image: str, out: P
 # Class labels.
 
 
-def _type(kind: Json) -> object:
+def type_of(kind: Json) -> object:
     named = kind.get("_type")
     return None if named is None else named.value
 
@@ -201,10 +203,10 @@ def _of_list(kind: Json) -> Json | None:
 
 
 def _names(kind: Json) -> list[str] | None:
-    return [entry.text() for entry in kind["names"].items()] if _type(kind) == "ClassLabel" else None
+    return [entry.text() for entry in kind["names"].items()] if type_of(kind) == "ClassLabel" else None
 
 
-def _head(column: str, kind: Json) -> HeadColumns | None:
+def head_of(column: str, kind: Json) -> HeadColumns | None:
     """Return the head of a column of class labels, of tags where it holds lists; None of another column."""
     inside = _of_list(kind)
     names = _names(inside or kind)
@@ -213,7 +215,7 @@ def _head(column: str, kind: Json) -> HeadColumns | None:
     return HeadColumns(column=column, separator=JSON if inside else None, classes=tuple(dict.fromkeys(names)))
 
 
-def _labels(cells: pl.Series, kind: Json) -> pl.Series:
+def named_classes(cells: pl.Series, kind: Json) -> pl.Series:
     """Return numbers of classes as their names, -1 as unknown; another column as it is."""
     inside = _of_list(kind)
     names = _names(inside or kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from assay.errors import DataError
 from assay.labels.audit_folder import AuditOption, AuditSettings, with_audit
-from assay.labels.build import RawLabels, build_samples
+from assay.labels.build import RawLabels, build_samples, require_learnable
 from assay.labels.corrections import corrected, is_ledger, settled_edits
 from assay.labels.image_files import natural_key
 from assay.labels.readers.columns import Columns
@@ -27,14 +27,16 @@ from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
 from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
 from assay.labels.readers.rows import LabelledList, find_in_rows
+from assay.labels.readers.shards import find_in_shards
 from assay.labels.readers.table import find_in_table, raw_labels
 from assay.labels.readers.table_files import read_rows
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, Head, Kind, LabelSpace
+from assay.labels.shards import absolute_addresses
+from assay.labels.space import Kind, LabelSpace
 from assay.labels.spelling import Merge, Spelling
 from assay.labels.split import SplitSettings, split
 from assay.messages import printable
-from assay.settings import BlackAndWhite, Settings
+from assay.settings import BlackAndWhite, OneOrMore, Settings
 
 HELD_BACK = ("val_rows", "val_labels", "test_rows", "test_labels")
 
@@ -44,6 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "lists": ("root", "images", "head"),
     "names": ("root",),
     "rows": ("root", "labels", "class_names", *HELD_BACK),
+    "shards": ("image", "heads", "group", "weight", "annotator", "labels", "index", "split.column", "split.values"),
     **{form: one.options for form, one in FORMATS.items()},
 }
 """Settings beside the split that each form allows."""
@@ -53,6 +56,7 @@ REQUIRED = {"names": "root", "rows": "labels"}
 
 PATHS = (
     "folder", "table", "lists", "root", "rows", "labels", "class_names", *HELD_BACK, *FORMATS, "unpack", "corrections",
+    "index",
 )  # fmt: skip
 
 
@@ -78,6 +82,11 @@ class DataSettings(Settings):
         "id and _ are anything, any other name is a head (class is the head `label`).",
     )
     rows: Path | None = Field(default=None, description="A list of images, one a line, that go with `labels`.")
+    shards: OneOrMore = Field(
+        default=(),
+        description="Tar files (key.jpg beside key.json or key.cls) or Parquet files that hold the images: a path, an "
+        "address such as s3://..., a pattern, a range {000..127}, a folder, or a list of these.",
+    )
     label_studio: Path | None = Field(default=None, description="An export of Label Studio: JSON, JSON-MIN or CSV.")
     datumaro: Path | None = Field(default=None, description="Datumaro's JSON, as CVAT exports it; or its folder.")
     imagenet: Path | None = Field(default=None, description="ImageNet's lists beside synsets.txt, as of CVAT.")
@@ -102,7 +111,15 @@ class DataSettings(Settings):
         description="The folder that names of images start from; default: the folder of the table or list, or the "
         "one that holds `lists`.",
     )
-    image: str | None = Field(default=None, description="The column of a table that names the images.")
+    index: Path | None = Field(
+        default=None,
+        description="The folder that the index of `shards` is kept in; default: in .assay/ beside them, or in the "
+        "working folder where they are elsewhere.",
+    )
+    image: str | None = Field(
+        default=None,
+        description="The column of a table that names the images; of Parquet `shards`, the one that holds them.",
+    )
     heads: dict[str, HeadColumns] = Field(
         default_factory=dict, description="The label columns of a table; default: the one that plainly holds labels."
     )
@@ -128,7 +145,8 @@ class DataSettings(Settings):
     labels: Path | None = Field(
         default=None,
         description="Integers row for row with `rows`, a column a head, -1 for unknown. `rows`, `labels` and "
-        "`class_names` start from where the plan is, or, where there is no such file, from `root`.",
+        "`class_names` start from where the plan is, or, where there is no such file, from `root`. Of `shards`, a "
+        "table that names their images; default: the labels within them.",
     )
     class_names: Path | None = Field(
         default=None,
@@ -167,7 +185,7 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        given = [form for form in FORMS if getattr(self, form) is not None]
+        given = [form for form in FORMS if getattr(self, form) not in (None, ())]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(FORMS)} (given: {', '.join(given) or 'none'})")
         form = given[0]
@@ -198,6 +216,12 @@ def resolve_paths(data: DataSettings, *, base: Path) -> dict[str, Path]:
     return paths
 
 
+def _raw(data: DataSettings, *, base: Path) -> RawLabels:
+    """Return what the reader of the data's form finds; relative paths start from `base`."""
+    data = data.model_copy(update={"shards": absolute_addresses(data.shards, base)})
+    return FORMS[_form(data)](data, resolve_paths(data, base=base))
+
+
 def _folder(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     return find_in_folder(paths["folder"], classes=data.classes or _classes_settled(paths))
 
@@ -211,14 +235,17 @@ def _classes_settled(paths: Mapping[str, Path]) -> list[str]:
     return sorted(names, key=natural_key)
 
 
-def _table(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    columns = Columns(
+def _columns(data: DataSettings) -> Columns:
+    return Columns(
         data.image, data.heads, data.split.column, data.group, data.weight, data.annotator, data.split.values
     )
+
+
+def _table(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     return find_in_table(
         paths["table"],
         root=paths.get("root"),
-        columns=columns,
+        columns=_columns(data),
         delimiter=data.delimiter,
         spelling=data.spelling,
     )
@@ -242,6 +269,16 @@ def _rows(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     return find_in_rows(lists, class_names=paths.get("class_names"), root=paths.get("root"))
 
 
+def _shards(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
+    return find_in_shards(
+        data.shards,
+        index=paths.get("index"),
+        columns=_columns(data),
+        table=paths.get("labels"),
+        spelling=data.spelling,
+    )
+
+
 def _export(form: str, data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     """Return the images of a file of another program, with a note that it was read as such."""
     options = Options(paths.get("root"), data.head, data.kind, data.heads, data.crop, paths.get("unpack"))
@@ -257,6 +294,7 @@ FORMS: dict[str, Callable[[DataSettings, Mapping[str, Path]], RawLabels]] = {
     "lists": _lists,
     "names": _names,
     "rows": _rows,
+    "shards": _shards,
     **{form: partial(_export, form) for form in FORMATS},
 }
 """The reader of each form, by the key that a plan names it with; it takes the absolute paths too."""
@@ -269,8 +307,9 @@ def read(data: DataSettings, *, base: Path) -> Samples:
     """
     samples = read_whole(data, base=base)
     for head, _, codes in samples.space.each(samples.codes()):
-        source = printable(str(getattr(data, _form(data))))
-        _require_learnable(source, head, codes, notes=samples.notes, in_table=data.table is not None)
+        named = getattr(data, _form(data))
+        source = printable(" ".join(named) if isinstance(named, tuple) else str(named))
+        require_learnable(source, head, codes, notes=samples.notes, in_table=data.table is not None)
     if data.audit is not None:
         samples = with_audit(samples, data.audit, audit_folder(data.audit, base=base))
     return split(samples, val=data.split.val, test=data.split.test, seed=data.split.seed)
@@ -285,8 +324,7 @@ def read_to_label(data: DataSettings, *, base: Path) -> Samples:
     """Return samples to be labelled by a person, without corrections: split as for training where any has a label,
     else all in training. Raises DataError where there is no image.
     """
-    raw = FORMS[_form(data)](data, resolve_paths(data, base=base))
-    samples = build_samples(raw, data.spelling, unlabelled=True)
+    samples = build_samples(_raw(data, base=base), data.spelling, unlabelled=True)
     if data.audit is not None:
         samples = with_audit(samples, data.audit, audit_folder(data.audit, base=base))
     if samples.labelled().any():
@@ -303,7 +341,7 @@ def read_to_look_at(data: DataSettings, *, base: Path) -> Samples:
     if "folder" in paths and not data.classes and "corrections" not in paths and is_unlabelled(paths["folder"]):
         raw = find_unlabelled(paths["folder"])
     else:
-        raw = FORMS[_form(data)](data, paths)
+        raw = _raw(data, base=base)
     return corrected(build_samples(raw, data.spelling, unlabelled=True), paths.get("corrections"))
 
 
@@ -313,7 +351,7 @@ def read_whole(data: DataSettings, *, base: Path) -> Samples:
     Where none of a folder's images has a label, the labels are those of the corrections.
     """
     paths = resolve_paths(data, base=base)
-    raw = FORMS[_form(data)](data, paths)
+    raw = _raw(data, base=base)
     if data.folder is None or "corrections" not in paths or not raw.declared:
         return build_samples(raw, data.spelling)
     samples = build_samples(raw, data.spelling, unlabelled=True)
@@ -352,22 +390,8 @@ def like_training(data: DataSettings, trained: DataSettings, space: LabelSpace, 
     return data.model_copy(update=update)
 
 
-def _require_learnable(source: str, head: Head, codes: Codes, *, notes: Sequence[str], in_table: bool) -> None:
-    """Raise DataError for a head without a known label, or with a single class."""
-    other = ", or name only other label columns with `heads`." if in_table else "."
-    if not head.known(codes).any():
-        why = "each is unknown" if head.size or head.multiclass else "no image has a tag"
-        raise DataError(f"{source}: {head.name!r} has no label at all: {why}. Fill some in{other}")
-    if head.multiclass and head.size < 2:
-        held = f"only the class {head.classes[0]!r}, and there must be at least two classes to tell apart"
-        raise DataError(
-            f"{source}: {head.name!r} has {held}. Add images of another{other}"
-            + "".join(f"\n  note: {note}" for note in notes)
-        )
-
-
 def _form(data: DataSettings) -> str:
-    return next(form for form in FORMS if getattr(data, form) is not None)
+    return next(form for form in FORMS if getattr(data, form) not in (None, ()))
 
 
 def _absolute(base: Path, path: Path | None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from assay.labels.file_kinds import is_image
 from assay.labels.image_files import is_unicode
 from assay.labels.left_out import LeftOut, unreadable_as_left_out
 from assay.labels.readers.columns import Columns, resolve_columns, splits_of
-from assay.labels.readers.image_names import MISSING, FileIndex, Location, locate
+from assay.labels.readers.image_names import MISSING, FileIndex, Location
+from assay.labels.readers.image_names import locate as locate_cells
 from assay.labels.readers.label_cells import HeadColumns, blank_notes, labels_of, read_cells, settle_cells
 from assay.labels.readers.several_rows import joined_tags, voted
 from assay.labels.readers.table_files import Rows, merge_same, numbers, read_rows, texts
@@ -39,10 +40,22 @@ def find_in_table(
     return raw_labels(rows, root=root or table.parent, columns=columns, spelling=spelling)
 
 
+Locate = Callable[[Rows, Sequence[str], Path], tuple[Rows, tuple[LeftOut, ...]]]
+"""Return the rows whose image exists, with its `id`, and the missing ones, by the cells that name them and a root."""
+
+
 def raw_labels(
-    rows: Rows, *, root: Path, columns: Columns | None = None, spelling: Spelling | None = None
+    rows: Rows,
+    *,
+    root: Path,
+    columns: Columns | None = None,
+    spelling: Spelling | None = None,
+    locate: Locate | None = None,
 ) -> RawLabels:
-    """Return the images of rows, below `root`, with their labels. Raises as `find_in_table` does."""
+    """Return the images of rows, files below `root` or what `locate` finds, with their labels.
+
+    Raises as `find_in_table` does.
+    """
     spelling = spelling or Spelling()
     resolved, notes = resolve_columns(rows, columns or Columns())
     image, heads = resolved.image or "", dict(resolved.heads)
@@ -65,7 +78,7 @@ def raw_labels(
     titles |= {column: f"the label {series.name!r}" for column, series in labels.items()}
     frame = rows.frame.select(image).with_columns(**facts).select(list(facts))
     frame = frame.hstack([series.alias(column) for column, series in labels.items()])
-    rows, left_out = locate_images(replace(rows, frame=frame), cells, root)
+    rows, left_out = (locate or locate_images)(replace(rows, frame=frame), cells, root)
     combine = voted if resolved.annotator else joined_tags
     rows, of_rows = combine(rows, heads)
     rows = merge_same(rows, key="id", titles=titles, ways=_ways(heads))
@@ -112,7 +125,7 @@ def locate_images(rows: Rows, cells: Sequence[str], root: Path) -> tuple[Rows, t
     """Return the rows whose image exists, with its path below `root` as `id`, and the missing images."""
     if not root.is_dir():
         raise DataError(f"{printable(root)}: is no folder. `root` is the folder that holds the images of the table.")
-    located, notes = locate(rows, cells, root)
+    located, notes = locate_cells(rows, cells, root)
     ids, reasons = [], []
     for path, reason in located:
         valid = is_unicode(path)

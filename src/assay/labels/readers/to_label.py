@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from assay.labels.image_files import walk
 from assay.labels.left_out import LeftOut, left_out_lines
 from assay.labels.readers.columns import name_column
 from assay.labels.readers.image_names import locate
+from assay.labels.readers.shards import images_in_shards
 from assay.labels.readers.table import image_cells
 from assay.labels.readers.table_files import LISTED, Rows, is_table, read_names, read_rows, texts
+from assay.labels.shards import ImageFile, absolute_addresses, address, names_shards
 from assay.messages import printable
 
 
@@ -20,18 +23,21 @@ from assay.messages import printable
 class ImagesToLabel:
     """Images to label (name as given, absolute path), files of a folder that are none, and notes on guesses."""
 
-    files: list[tuple[str, Path]]
+    files: Sequence[tuple[str, ImageFile]]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def find_images(source: Path, *, image: str | None = None, root: Path | None = None) -> ImagesToLabel:
-    """Return the images to label of an image, a folder, a table or a .txt list.
+    """Return the images to label of an image, a folder, a table, a .txt list or shards.
 
     A folder is searched to any depth and sorted naturally, names relative to it. A table (column `image`) or a
     list of names, one a line, keeps its rows in order, each as often as it is named, missing files too; the names
     start from `root`, else from where the file lies. Raises DataError where there are none.
     """
+    if names_shards(source):
+        images, left_out = images_in_shards(absolute_addresses([address(source)], Path.cwd())[0])
+        return ImagesToLabel(images, left_out)
     path = Path(os.path.abspath(source))
     is_list = path.suffix.lower() == ".txt"
     if path.exists() and (path.is_dir() or not (is_list or is_table(path))):

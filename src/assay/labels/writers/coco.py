@@ -6,6 +6,7 @@ from pathlib import Path
 
 from assay.files import whole_folder, write_json
 from assay.labels.samples import Samples
+from assay.labels.shards import ImageFile
 from assay.labels.writers.shared import (
     DEFAULT,
     Written,
@@ -46,12 +47,12 @@ def write_coco(samples: Samples, folder: Path) -> Written:
     return Written(data, (*known.notes, *lost_facts(known.samples, TITLE, ["split"])))
 
 
-def _size(path: Path) -> dict[str, int]:
+def _size(path: ImageFile) -> dict[str, int]:
     """Return width and height of an image; nothing where it has none that can be read."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return {"width": image.width, "height": image.height}
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import polars as pl
 
 from assay.files import whole_folder, write_text
 from assay.labels.samples import Samples
+from assay.labels.shards import byte_count
 from assay.labels.space import Head
 from assay.labels.writers.folders import NAMED, group_and_weight, head_columns
 from assay.labels.writers.shared import Written, absolute, class_lists, parts, require_new, without_unknown
@@ -84,7 +84,7 @@ def _shards(samples: Samples) -> list[list[int]]:
     shards: list[list[int]] = [[]]
     size = 0
     for row, path in enumerate(samples.paths):
-        of_image = os.stat(path).st_size
+        of_image = byte_count(path)
         if size + of_image > SHARD and shards[-1]:
             shards.append([])
             size = 0

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from assay.errors import DataError
-from assay.files import link
+from assay.files import link, whole
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.messages import printable, quoted
@@ -108,9 +108,16 @@ def require_new(folder: Path) -> None:
 
 
 def link_images(samples: Samples, folder: Path, names: Sequence[str] | None = None) -> None:
-    """Link each image into a folder, under its path, or another name: no space is taken on the same disk."""
+    """Link each image into a folder, under its path, or another name: no space is taken on the same disk.
+
+    Those in shards are written there.
+    """
     for path, name in zip(samples.paths, names or samples.table["path"].to_list(), strict=True):
-        link(path, folder / name, sync=False)  # one of many: the folder is renamed last
+        if isinstance(path, Path):
+            link(path, folder / name, sync=False)  # one of many: the folder is renamed last
+        else:
+            with whole(folder / name, sync=False) as beside:
+                beside.write_bytes(path.read_bytes())
 
 
 def require_ending(path: Path, ending: str) -> None:

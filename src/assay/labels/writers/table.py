@@ -25,27 +25,30 @@ def write_table(samples: Samples, path: Path) -> dict[str, object]:
     """
     if path.suffix.lower() != ".csv":
         raise DataError(f"{printable(path)}: is no CSV file by its ending. Name it {path.stem}.csv.")
-    table, taken = samples.table, {"image"}
-    columns, heads = [table["path"].alias("image")], {}
+    columns, meanings = label_columns(samples, taken={"image"})
+    with whole(path) as beside:
+        pl.DataFrame([samples.table["path"].alias("image"), *columns]).write_csv(beside, quote_style="always")
+    return {"table": os.path.abspath(path), "root": os.path.abspath(samples.root), "image": "image", **meanings}
+
+
+def label_columns(samples: Samples, *, taken: set[str]) -> tuple[list[pl.Series], dict[str, object]]:
+    """Return columns of labels, and of split, group and weight if any, and what they mean: a part of `data:`.
+
+    The columns have other names than those `taken`. Raises as `write_table` does.
+    """
+    table, columns, heads = samples.table, list[pl.Series](), {}
     for head, _, codes in samples.space.each(samples.codes()):
         _require_names(head)
         heads[head.name], of_head = _head(table, head, codes, taken)
         columns += of_head
-    data: dict[str, object] = {
-        "table": os.path.abspath(path),
-        "root": os.path.abspath(samples.root),
-        "image": "image",
-        "heads": heads,
-    }
+    meanings: dict[str, object] = {"heads": heads}
     for fact, cells in _facts(samples).items():
         column = _free(fact, taken)
         columns.append(cells.alias(column))
         # A split that is there for all is kept as it is: nothing is drawn.
         drawn = {} if cells.null_count() else {"val": 0, "test": 0}
-        data[fact] = {"column": column, **drawn} if fact == "split" else column
-    with whole(path) as beside:
-        pl.DataFrame(columns).write_csv(beside, quote_style="always")
-    return data
+        meanings[fact] = {"column": column, **drawn} if fact == "split" else column
+    return columns, meanings
 
 
 def _head(table: pl.DataFrame, head: Head, codes: Codes, taken: set[str]) -> tuple[dict[str, object], list[pl.Series]]:
