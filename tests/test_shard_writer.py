@@ -21,7 +21,7 @@ from factories import make_samples, put, read_folder
 COLUMNS = ["id", "split", "group", "hash"]
 
 
-def written(samples: Samples, folder: Path, form: str = "tar", size: int = 60) -> Samples:
+def written(samples: Samples, folder: Path, form: str = "tar", size: int = 20) -> Samples:
     """Return what is read of the shards of samples."""
     listed = list_shards(samples, size=size, form=form)  # type: ignore[arg-type]
     write_shards(samples, listed, folder, wrote=lambda count: None)
@@ -32,7 +32,7 @@ def of_every_kind(root: Path) -> Samples:
     names = ["b/1.x.jpg", "b/2%.jpg", "a b/é.jpg", "4.jpg", "5.jpg"]
     put(root, *names)
     heads = Head("scene", ("city", "beach", "moon"), "multiclass"), Head("tags", ("x", "y"), "multilabel")
-    labels = [("beach", ["x"]), ("city", []), (None, None), ("city", ["y", "x"]), ("beach", ["x"])]
+    labels = [("beach", ["x"]), ("city", []), (None, None), ("city", ["x", "y"]), ("beach", ["x"])]
     rows = [
         {"id": name, "scene": scene, "tags": tags, "group": "g" if name[0] == "b" else None, "weight": 2.0}
         for name, (scene, tags) in zip(names, labels, strict=True)

@@ -237,12 +237,15 @@ def reaching(text: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """Return why an address cannot be read, and what to do."""
-    if isinstance(error, FileNotFoundError):  # that of HTTP stands for any other, its cause
-        return _reason(error.__cause__) if error.__cause__ else "there is no such shard. Check the address."
+    status = getattr(error, "status", None)  # of HTTP
+    if isinstance(error, FileNotFoundError) and error.__cause__:  # that of HTTP stands for any other, its cause
+        return _reason(error.__cause__)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return "there is no such shard. Check the address."
     if isinstance(error, TimeoutError):
         return "does not answer. Check the address, or try again later."
     kind = type(error).__name__
-    denied = isinstance(error, PermissionError) or "redential" in kind + str(error)
+    denied = isinstance(error, PermissionError) or status in (401, 403) or "redential" in kind + str(error)
     return f"cannot be read ({kind}: {error}). Check the {'credentials' if denied else 'address'}."
 
 

@@ -242,7 +242,7 @@ def _image_column(text: str, schema: Any, features: Mapping[str, Json], column: 
             or (types.is_struct(one.type) and one.type.get_field_index("bytes") >= 0)]  # fmt: skip
     named = [name for name in held if name in features and type_of(features[name]) == "Image"]
     chosen = [name for name in held if name == column] if column is not None else named or held
-    if len(chosen) == 1 or named:
+    if len(chosen) == 1 or (named and column is None):
         return str(chosen[0])
     wanted = f"no column {column!r} of images" if column is not None else "no column of images"
     several = f"several columns of images ({quoted(chosen)})" if len(chosen) > 1 else wanted
