@@ -29,7 +29,7 @@ TAR, PARQUET = ".tar", ".parquet"
 LIST = "shards.json"
 """The list of the shards in a folder that `assay shard` writes."""
 TIMEOUT = 60.0  # seconds without a byte after which an address counts as one that hangs
-OPENED = 64  # local shards that a process keeps open
+OPEN_FILES = 64  # local shards that a process keeps open
 BLOCK = 4 << 20  # bytes of a shard elsewhere that are fetched at once
 BLOCKS = 16  # of them that a process keeps
 ROW_GROUPS = 8  # of Parquet files that a process keeps decompressed
@@ -88,7 +88,7 @@ class Member:
             return _cell(self.shard, self.offset)
         if is_address(self.shard.address):
             return _fetched(self.shard, self.offset, self.size)
-        content = os.pread(_opened(self.shard).fileno(), self.size, self.offset)
+        content = os.pread(_local_file(self.shard).fileno(), self.size, self.offset)
         if len(content) < self.size:
             raise DataError(f"{printable(self.shard.address)}: was cut while it was read. Repeat the command.")
         return content
@@ -278,8 +278,8 @@ def open_shard(text: str) -> BinaryIO:
     return file
 
 
-@lru_cache(maxsize=OPENED)
-def _opened(shard: Shard) -> BinaryIO:
+@lru_cache(maxsize=OPEN_FILES)
+def _local_file(shard: Shard) -> BinaryIO:
     """Return a local shard, opened."""
     _require_unchanged(shard)
     return open_shard(shard.address)
@@ -337,13 +337,13 @@ def _cell(shard: Shard, row: int) -> bytes:
     return content
 
 
-@lru_cache(maxsize=OPENED)
+@lru_cache(maxsize=OPEN_FILES)
 def _parquet(shard: Shard) -> Any:
     _require_unchanged(shard)
     return parquet_library().ParquetFile(open_shard(shard.address))
 
 
-@lru_cache(maxsize=OPENED)
+@lru_cache(maxsize=OPEN_FILES)
 def _groups(shard: Shard) -> list[int]:
     """Return the first row of each group of rows."""
     about = _parquet(shard).metadata
