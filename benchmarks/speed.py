@@ -195,7 +195,7 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
         chosen = [record for record in trained if record["data"] == data]
         names = [name for name in CONTENDERS if any(record["contender"] == name for record in chosen)]
         rows = [row(name, chosen) for name in names]
-        text += ["", f"## {data}", *options.section(HEADER, ROW, rows, summary(chosen, rates))[1:]]
+        text += ["", f"### {data}", *options.section(HEADER, ROW, rows, summary(chosen, rates))[1:]]
     return text
 
 

@@ -71,6 +71,15 @@ def test_other_metrics_keep_the_frequencies_of_the_data(metric: str) -> None:
     assert (probe, fit) == ({}, {"monitor": metric})
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"), [("soup, pick: greedy", {"monitor": "macro_f1"}), ("soup", {}), ("average", {})]
+)
+def test_a_greedy_soup_is_picked_by_the_metric(kind: str, given: dict[str, str]) -> None:
+    step = f"steps.3={{ensemble: {{kind: {kind}, members: [{{run: a}}, {{run: b}}]}}}}"
+    (*_, ensemble), _ = decided("macro_f1", step)
+    assert {name: ensemble[name] for name in ensemble if name == "monitor"} == given
+
+
 def test_what_the_plan_says_stays_and_is_named() -> None:
     (_, fit, *_), lines = decided("macro_f1", "steps.1.fit.sampling=oversample", "steps.1.fit.monitor=loss")
     assert fit["monitor"] == "loss"

@@ -19,6 +19,7 @@ from assay.metrics.metrics import PlanMetric, stream
 from assay.plan.plan import Plan, plain
 from assay.settings import Settings, with_parts
 from assay.steps.base import StepPlan
+from assay.steps.ensemble import EnsembleSettings
 from assay.training.class_weights import SqrtInverse
 
 Decisions = Mapping[str, Mapping[str, Any]]
@@ -65,6 +66,9 @@ OF_TAGS: Mapping[PlanMetric, Decisions] = {
 TRAINING = frozenset({"class_weights", "sampling", "logit_adjust"})
 """Settings by which classes count otherwise in training: a plan that has one has decided how."""
 
+GREEDY_SOUP = "greedy soup"
+"""An ensemble of this kind alone has a metric: the one that its members are picked by."""
+
 HOLDING = ("repeat", "ensemble")
 """Steps whose inner ones make the model. Those of `clean_labels` judge labels, by the frequencies of the data."""
 
@@ -91,18 +95,27 @@ def by_metric(plan: Plan, space: LabelSpace) -> tuple[Plan, list[str]]:
     """
     if plan.metric is None:
         return plan, []
-    decisions = (BY_METRIC if any(head.multiclass for head in space) else OF_TAGS)[plan.metric]
+    decisions = {
+        **(BY_METRIC if any(head.multiclass for head in space) else OF_TAGS)[plan.metric],
+        GREEDY_SOUP: {"monitor": plan.metric},
+    }
     lines: list[str] = []
 
     def decide(step: StepPlan) -> StepPlan:
         settings = with_parts(step.settings, StepPlan, decide) if step.kind in HOLDING else step.settings
-        decided = dict(_open(settings, decisions.get(step.kind, {})))
-        lines.extend(_lines(step.kind, settings, decided, decisions.get(step.kind, {})))
+        wanted = decisions.get(GREEDY_SOUP if is_greedy_soup(step.settings) else step.kind, {})
+        decided = dict(_open(settings, wanted))
+        lines.extend(_lines(step.kind, settings, decided, wanted))
         return step.model_copy(update={"settings": settings.model_copy(update=decided)})
 
     steps = tuple(decide(step) for step in plan.steps)
     text = f"  metric {plan.metric}: "
     return plan.model_copy(update={"steps": steps}), [text + line for line in dict.fromkeys(lines)]
+
+
+def is_greedy_soup(settings: Settings) -> bool:
+    """Return whether a step makes one network of the members by which a metric of validation gains."""
+    return isinstance(settings, EnsembleSettings) and settings.kind == "soup" and settings.pick == "greedy"
 
 
 def _open(settings: Settings, decided: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from assay.experiments.audit_inputs import AuditData, AuditInputs
 from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.metrics.intervals import Metric
-from assay.metrics.metrics import headline, overall, score
+from assay.metrics.metrics import PlanMetric, headline, overall, score
 from assay.predictions.acquisition import central, dropquery, margin
 from assay.progress import GivenUpError, NoProgress
 from assay.repair.nearest import nearest
@@ -73,7 +73,7 @@ class Learning:
             session.further = (*self._further(inputs, rows, features), *session.further)
             session.working = None
             learner = Learner(session.samples.space, features, learning_folds(inputs.samples, seed=inputs.seed))
-            publisher = _Publisher(session, learner, rows)
+            publisher = _Publisher(session, learner, rows, self.data.loaded.plan.metric)
             background = Background(learner, lambda: self._labels(rows), publisher, failed=self._failed)
         except GivenUpError:
             return
@@ -113,8 +113,8 @@ class Learning:
 class _Publisher:
     """Hands what was learnt of the readable images `rows` to the session."""
 
-    def __init__(self, session: ReviewSession, learner: Learner, rows: Ints) -> None:
-        self.session, self.learner, self.rows = session, learner, rows
+    def __init__(self, session: ReviewSession, learner: Learner, rows: Ints, metric: PlanMetric | None) -> None:
+        self.session, self.learner, self.rows, self.metric = session, learner, rows, metric
         self.validation = session.samples.table["split"].is_in(["val"]).to_numpy()[rows]
 
     def __call__(self, version: int, learnt: Learnt) -> None:
@@ -137,7 +137,7 @@ class _Publisher:
         if not known.any():
             return None
         metrics = overall(score(space, [one[known] for one in codes], probabilities[known]))
-        name = headline(metrics)
+        name = headline(metrics, self.metric)
         return (name, metrics[name]) if name else None
 
     def _next(self, codes: list[Ints]) -> list[Queue]:
