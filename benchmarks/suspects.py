@@ -39,6 +39,7 @@ WAYS: dict[str, Record] = {
     "by: neighbours": {"by": "neighbours"},
     "regressions at 128, noise_rate": {"size": 128, "by": "confident_learning", "filter": "noise_rate"},
     "fine-tuned": {"size": 128, "by": "fine_tuned", "filter": "noise_rate", "folds": 4},
+    "fine-tuned and features": {"size": 128, "by": "all", "filter": "noise_rate", "folds": 4},
     "fine-tuned, two rounds": {"size": 128, "by": "fine_tuned", "filter": "noise_rate", "folds": 4, "rounds": 2},
 }
 METRICS = ("precision", "recall", "AP", "AP by wrong", "ECE", "estimated", "true", "agreement", "seconds")

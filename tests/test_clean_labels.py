@@ -266,6 +266,7 @@ def all_teal_is_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
             suggested=pl.lit("blue"),
             quality=0.01 + pl.col("row") / 1e4,
             confidence=pl.lit(0.9),
+            wrong=pl.lit(0.9),
         )
         return [replace(found, table=every)]
 
@@ -384,14 +385,14 @@ def test_fits_anew_in_every_fold_judge_and_go_on_after_a_kill(carry: Carry, monk
 
 
 def test_upper_stages_fine_tuned_on_shared_activations_judge_in_rounds(carry: Carry) -> None:
-    step = "clean_labels: {size: 32, folds: 3, by: fine_tuned, rounds: 2}"
+    step = "clean_labels: {size: 32, folds: 2, by: all, rounds: 2}"
     run = carry(step, PROBE)
     names = [one["name"] for one in run.metrics["steps"] if one["name"].endswith("fit")]
-    folds = [f"fold-{number}/01-fit" for number in (1, 2, 3)]
+    folds = [f"fold-{number}/01-fit" for number in (1, 2)]
     assert names == [*(f"01-clean_labels/{one}" for one in folds), *(f"01-clean_labels/round-2/{one}" for one in folds)]
     suspects = listed(run).filter(split="train")
     wrong = set(planted().filter("wrong")["image"])
-    assert len(wrong & set(suspects["image"])) >= 0.5 * WRONG
+    assert len(wrong & set(suspects["image"])) >= 0.8 * WRONG
     assert details(run)["validation"]["colour"]["n"] == 18  # no epoch was chosen by them
     assert len({path.stem for path in run.folder.rglob("*activations*/*")}) <= 6  # views, shared by all folds
 

@@ -26,7 +26,7 @@ from assay.settings import Choice, parse_tagged
 from assay.training.linear import fit_linear
 
 FeatureJudge = Literal["confident_learning", "neighbours", "both"]
-JudgeName = Literal[FeatureJudge, "fine_tuned"]
+JudgeName = Literal[FeatureJudge, "fine_tuned", "all"]
 
 
 class Posterior(Protocol):
@@ -84,6 +84,7 @@ JUDGE_TEXTS: dict[JudgeName, str] = {
     "neighbours": "its neighbours",
     "both": "confident learning with its neighbours",
     "fine_tuned": "confident learning by fine-tuned networks",
+    "all": "confident learning by fine-tuned networks and features",
 }
 """Judges as edits name them."""
 

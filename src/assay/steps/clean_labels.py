@@ -67,6 +67,8 @@ from assay.steps.suspect_lists import (
     write_suspects,
 )
 
+TRAINED: tuple[JudgeName, ...] = ("fine_tuned", "all")  # for every fold, by steps that are not the plan's
+
 
 class CleanLabelsSettings(StepSettings):
     """List labels that are probably wrong, by models not trained on them; change those of training where asked."""
@@ -76,8 +78,8 @@ class CleanLabelsSettings(StepSettings):
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to judge; default: all.")
     by: JudgeName | None = Field(
         None,
-        description="Whose probabilities judge: on features confident_learning, neighbours or both, the default; or "
-        "fine_tuned, trained anew for every fold.",
+        description="Whose probabilities judge: on features confident_learning, neighbours or both, the default; "
+        "fine_tuned, trained anew for every fold; or all, the mean of fine_tuned and both.",
     )
     size: int = Field(192, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
@@ -102,8 +104,8 @@ class CleanLabelsSettings(StepSettings):
     def _consistent(self) -> CleanLabelsSettings:
         if self.rounds > 1 and not self.trains:
             raise ValueError(f"rounds: {self.rounds} is for a judge that is trained; set by: fine_tuned, or give steps")
-        if self.steps and self.by == "fine_tuned":
-            raise ValueError("by: fine_tuned has steps of its own; drop it, or steps")
+        if self.steps and self.by in TRAINED:
+            raise ValueError(f"by: {self.by} has steps of its own; drop it, or steps")
         if self.steps and self.by in ("neighbours", "both"):
             raise ValueError(
                 f"by: {self.by} looks for neighbours in the features of a backbone that no label has touched, and "
@@ -121,7 +123,7 @@ class CleanLabelsSettings(StepSettings):
     @property
     def trains(self) -> bool:
         """Whether the judge is trained anew for every fold."""
-        return bool(self.steps) or self.by == "fine_tuned"
+        return bool(self.steps) or self.by in TRAINED
 
 
 def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepResult:
@@ -154,17 +156,18 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     held_rows: list[SuspectRows] = []
     if steps and not spare_validation(steps):  # it chose the epochs of these models, so that they judge none of it
         held = replace(held, subset=held.subset.take(np.zeros(0, np.int64)))
+    judges = []
     if steps:
-        answers = judge_by_training(
-            steps, samples, fold, held.subset, rounds=settings.rounds, state=state, context=context
+        judges.append(
+            judge_by_training(steps, samples, fold, held.subset, rounds=settings.rounds, state=state, context=context)
         )
-    else:
-        answers = judge_by_features(settings, train, fold, held, state=state, context=context)
-    probabilities = answers.train
+    if not steps or (settings.by == "all" and context.processes.is_main_process):
+        judges.append(judge_by_features(settings, train, fold, held, state=state, context=context))
+    probabilities, of_held = (
+        sum(answers[1:], answers[0]) / np.float32(len(answers)) for answers in zip(*judges, strict=True)
+    )
     if not steps or spare_validation(steps):
-        of_heads = find_held_suspects(
-            held.subset, answers.held, samples, probabilities, fold, filter_by=settings.filter
-        )
+        of_heads = find_held_suspects(held.subset, of_held, samples, probabilities, fold, filter_by=settings.filter)
         persons, codes = persons_cells(ledger.effective()), held.subset.codes()
         held_rows = [
             _rows("val", one, samples=held.subset, codes=of_head, persons=persons, max_share=settings.max_share)
@@ -308,7 +311,7 @@ def _with_judging_weights(settings: CleanLabelsSettings, context: Context) -> Co
 
 def _steps_of_judge(settings: CleanLabelsSettings, state: State, context: Context) -> tuple[StepPlan, ...]:
     """Return the steps that make the judge of a fold; none for a judge on features."""
-    if settings.by == "fine_tuned":
+    if settings.by in TRAINED:
         return fine_tuning(state, context, size=settings.size, resize=settings.resize)
     return settings.steps
 
@@ -334,8 +337,7 @@ def judge_by_features(
 
     The features are those of the backbone that the plan begins with.
     """
-    by = settings.by or "both"
-    assert by != "fine_tuned"
+    by = settings.by if settings.by in JUDGES else "both"
     classifier = bare_classifier(state, context, size=settings.size)
     require_size(classifier, settings.size)
     inference = inference_for(classifier, settings, context)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -34,8 +35,7 @@ FROZEN = 0.75  # of the stages: those above are trained on cached activations
 VIEWS, EPOCHS = 5, 5
 
 
-@dataclass(frozen=True)
-class Probabilities:
+class Probabilities(NamedTuple):
     """Probabilities (N, W) of training images, each by models of the other folds, and (M, W) of held-out ones."""
 
     train: Floats
@@ -43,7 +43,7 @@ class Probabilities:
 
 
 def fine_tuning(state: State, context: Context, *, size: int, resize: Resize) -> tuple[StepPlan, ...]:
-    """Return the steps of the judge `fine_tuned`: the upper stages, on activations that all folds share."""
+    """Return the steps of the judges `fine_tuned` and `all`: the upper stages, on activations that all folds share."""
     parts = len(stages(bare_classifier(state, context, size=size).backbone))
     fit = FitSettings(
         size=size,
