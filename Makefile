@@ -59,7 +59,7 @@ $(VENV)-bench/.installed: $(STAMP) benchmarks/requirements.txt
 	@touch $@
 
 bench: $(VENV)-bench/.installed
-	@echo "The best model for the minutes, on eurosat alone: about 45 minutes. All sets and budgets: 20 hours, by"
+	@echo "The best model for the minutes, on eurosat alone: about 45 minutes. All sets and budgets: 17 hours, by"
 	@echo "  $(VENV)-bench/bin/python -m benchmarks.anytime $(DATA)"
 	$(VENV)-bench/bin/python -m benchmarks.anytime $(DATA) --sets eurosat --budgets 0.5 2 5
 	@echo "On a GPU, at most 5 minutes."

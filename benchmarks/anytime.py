@@ -27,7 +27,7 @@ from assay.metrics.metrics import overall, probabilities_of, score, stream
 from assay.plan.plan import parse
 from assay.plan.yaml_lines import write
 from assay.predictions.thresholds import best_global
-from assay.report.charts import BLUE, DATA, GRID, INK, ORANGE, QUIET, Chart, save, styled, with_data
+from assay.report.charts import BLUE, DATA, GRID, INK, ORANGE, QUIET, Chart, metric_title, save, styled, with_data
 from benchmarks.harness import (
     SPEED,
     Benchmark,
@@ -349,11 +349,12 @@ def chart(points: Sequence[Record]) -> Chart:
     x = alt.X("minutes:Q", title=None, axis=ticks, scale=alt.Scale(type="log", domain=[0.4, max(BUDGETS)], clamp=True))
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5, format=".2f"))
     panels = []
-    for case in dict.fromkeys(point["case"] for point in points):
-        heading = alt.TitleParams(case, fontSize=12, fontWeight=600, anchor="start", color=INK)
+    for case in (case for case in CASES if any(point["case"] == case for point in points)):
+        named = case if "," in case else f"{case}, {metric_title(CASES[case].metric)}"
+        heading = alt.TitleParams(named, fontSize=12, fontWeight=600, anchor="start", color=INK)
         base = alt.Chart(alt.NamedData(DATA)).transform_filter(f"datum.case == {json.dumps(case)}")
         line = base.mark_line(strokeWidth=2, point={"size": 22}).encode(x=x, y=y, color=colour, strokeDash=dash)
-        panels.append(line.properties(width=150, height=130, title=heading))
+        panels.append(line.properties(width=142, height=130, title=heading))
     rows = [alt.hconcat(*panels[at : at + 2], spacing=14) for at in range(0, len(panels), 2)]
     subtitle = ["On images that training never sees, by minutes", "of the whole command (2 cores)."]
     return with_data(styled(alt.vconcat(*rows, spacing=12), "The best model for the minutes", subtitle), list(points))

@@ -109,9 +109,7 @@ class Benchmark:
         cells = list(self.cells(options))
         missing = [] if options.report else [one for one in select(cells, options.only) if records.find(one) is None]
         if minutes := sum(cell.minutes for cell in missing):
-            sys.stderr.write(
-                f"{len(missing)} cells are missing: about {minutes / 60:.1f} h, or less where one ends early\n"
-            )
+            sys.stderr.write(f"missing: {len(missing)}, about {minutes / 60:.1f} h\n")
         for cell in missing:
             sys.stderr.write(f"{cell.name}, seed {cell.seed}\n")
             records.add({"name": cell.name, "seed": cell.seed, **cell.measure()})

@@ -61,7 +61,8 @@ def test_seeds_are_summed_up() -> None:
 
 
 def test_the_plot_is_drawn_for_light_and_dark_pages(tmp_path: Path) -> None:
-    draw([row for row in ROWS if "metrics" in row], tmp_path / "curve")
+    rows = [row for row in ROWS if "metrics" in row]
+    draw([*rows, *({**row, "case": "seedlings"} for row in rows)], tmp_path / "curve")
     light, dark = (tmp_path / name for name in ("curve.svg", "curve-dark.svg"))
     width = float(light.read_text().split('width="')[1].split('"')[0])
     assert width <= 400

@@ -86,3 +86,16 @@ def test_what_does_not_resume_is_measured_anew(run: Callable[..., str], measured
     for size in ("10", "20"):
         run("--seeds", "0", "--size", size, resumes=False)
     assert measured == [(1, 0), (2, 0), (1, 0), (2, 0)]
+
+
+def test_options_that_only_choose_cells_share_their_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def cells(options: Options) -> list[Cell]:
+        return [Cell(name, 0, lambda: {"value": 1}, 30.0) for name in options.sets]
+
+    benchmark = Benchmark("hours", "", cells, "| name |", "| {name} |", choices={"sets": ("a", "b")}, data=False)
+    where = ["--work", str(tmp_path / "work"), "--page", str(tmp_path / "page.md")]
+    benchmark.main(["--sets", "a", *where])
+    benchmark.main(where)
+    assert len(Records(tmp_path / "work").rows) == 2
+    assert capsys.readouterr().err.count("missing: 1, about 0.5 h\n") == 2
+    assert "--sets a" not in (tmp_path / "page.md").read_text()
