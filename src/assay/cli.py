@@ -11,6 +11,7 @@ import typer
 from assay import __version__
 from assay.commands.ablate import ablate
 from assay.commands.audit import audit
+from assay.commands.backbones import backbones
 from assay.commands.compare import compare
 from assay.commands.demo import demo
 from assay.commands.ensemble import ensemble
@@ -51,6 +52,7 @@ COMMANDS = (
     export,
     shard,
     recipes,
+    backbones,
     schema,
     demo,
 )

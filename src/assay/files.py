@@ -350,6 +350,7 @@ class RunFolder:
     environment = _Below("environment.json")
     hardware = _Below("hardware.json")
     budget = _Below("budget.json")  # of a run with `minutes`: the time spent, and the stages decided so far
+    backbones = _Below("backbones")  # how `backbone: auto` was decided, and the predictions that it rests on
     samples = _Below("samples.parquet")  # as read, before any edit
     splits = _Below("splits.csv")
     ledger = _Below("ledger.csv")

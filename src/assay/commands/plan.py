@@ -32,13 +32,18 @@ def plan(  # noqa: PLR0913  (every option is a parameter)
     """Show what a plan will do before it is trained: rates, augmented images, parameters, time and memory."""
     with command(as_json, stopped=NO_RUN, alone="plan", reading=source) as terminal:
         from assay.experiments.dry_run import dry_run
-        from assay.plan.plan import from_source
+        from assay.models.classifier import AUTO, DEFAULT_BACKBONE
+        from assay.plan.plan import from_source, with_backbone
         from assay.report.dry_run_table import blocks
         from assay.report.rate_charts import write_schedule
 
         folder = out or default_images(source)
+        loaded = from_source(source, recipe=recipe, overrides=(*metric_change(metric), *(changes or ())))
+        if loaded.plan.model.backbone == AUTO:
+            terminal.progress.line(f"backbone: {AUTO}: training chooses one; the estimates are of {DEFAULT_BACKBONE}")
+            loaded = with_backbone(loaded, DEFAULT_BACKBONE)
         estimate = dry_run(
-            from_source(source, recipe=recipe, overrides=(*metric_change(metric), *(changes or ()))),
+            loaded,
             folder,
             with_layers=layers,
             memory=None if memory is None else (memory, memory_of(memory)),

@@ -14,6 +14,7 @@ from assay.files import RunFolder
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import higher_is_better
 from assay.metrics.paired import difference, over_seeds, verdict
+from assay.models.classifier import AUTO
 from assay.plan.plan import LoadedPlan, load
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
@@ -97,7 +98,7 @@ def ablate(
         return train_with_shared_steps(plan, folder / "variants" / name, device=device, progress=progress)
 
     with lock(folder):
-        if not loaded.plan.steps:  # they are chosen to suit the data, which takes a run
+        if not loaded.plan.steps or loaded.plan.model.backbone == AUTO:  # chosen to suit the data, which takes a run
             chosen = load(RunFolder(train("whole", loaded).folder).plan).plan
             loaded = replace(loaded, plan=chosen, later=())
         compared = variants(loaded.plan, without=without, alternatives=alternatives)

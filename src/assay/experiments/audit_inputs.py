@@ -20,7 +20,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.split import join_groups, labelled_folds
 from assay.labels.subset import without
-from assay.models.classifier import ModelSettings, build_classifier
+from assay.models.classifier import DEFAULT_BACKBONE, ModelSettings, build_classifier
 from assay.plan.plan import LoadedPlan, from_source
 from assay.plan.planner import DEFAULT_SIZE
 from assay.predictions.inference import Inference, fastest_inference
@@ -95,7 +95,8 @@ class AuditInputs:
                 progress=advancing(progress),
             )
         readable = without(samples, {one.path: one.reason for one in left_out})
-        return AuditInputs(readable, cache, folder, plan.model, data.loaded.base, plan.seed, device, progress, size)
+        model = plan.model.chosen(DEFAULT_BACKBONE)  # nothing is trained here that another one could be better for
+        return AuditInputs(readable, cache, folder, model, data.loaded.base, plan.seed, device, progress, size)
 
     @cached_property
     def features(self) -> Floats:

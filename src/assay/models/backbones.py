@@ -43,13 +43,14 @@ def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | N
         network.options = chosen.model_dump(mode="json")
         built: nn.Module = network
         return built
-    _require_known(name)
+    require_known(name)
     config = get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
-        try:
-            return _created(name, dynamic_img_size=True)
-        except TypeError:  # an architecture without this argument
-            pass
+        for arguments in ({"dynamic_img_size": True, "dynamic_img_pad": True}, {"dynamic_img_size": True}):
+            try:
+                return _created(name, **arguments)  # padded to a whole number of patches where it can be
+            except TypeError:  # an architecture without these arguments
+                pass
     return _created(name)
 
 
@@ -140,7 +141,8 @@ def _created(name: str, **arguments: Any) -> nn.Module:
     return network
 
 
-def _require_known(name: str) -> None:
+def require_known(name: str) -> None:
+    """Raise ModelError, with the nearest names, for a network or a tag that timm does not know."""
     architecture, _, tag = name.partition(".")
     if ":" in name or not timm.is_model(name):
         near = difflib.get_close_matches(architecture, [*CUSTOM_BACKBONES, *timm.list_models()], n=4, cutoff=0.5)

@@ -28,6 +28,7 @@ from assay.models.weights import load_run, load_weights
 from assay.settings import Settings, Source
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+AUTO = "auto"  # in the place of a backbone: one is chosen by what linear models on the features of each reach
 
 
 class HeadSettings(Settings):
@@ -47,7 +48,10 @@ class ModelSettings(Settings):
 
     backbone: str = Field(
         default=DEFAULT_BACKBONE,
-        description=f"Any timm name, or a network of ours: {', '.join(CUSTOM_BACKBONES)}.",
+        description=f"Any timm name, or a network of ours: {', '.join(CUSTOM_BACKBONES)}; auto: chosen by a trial.",
+    )
+    candidates: tuple[str, ...] = Field(
+        default=(), description="Under auto: the backbones to choose among, whatever their licence; else a usual list."
     )
     options: dict[str, object] = Field(default={}, description="Options of one of our own networks.")
     weights: Annotated[str, Source("weights", frozenset({"pretrained", "none"}))] = Field(
@@ -80,6 +84,23 @@ class ModelSettings(Settings):
     def _options_are_known(self) -> ModelSettings:
         options_of(self.backbone, self.options)
         return self
+
+    @model_validator(mode="after")
+    def _auto_is_of_published_weights(self) -> ModelSettings:
+        if self.backbone != AUTO and self.candidates:
+            raise ValueError(f"candidates are for backbone: {AUTO}; drop them, or set it")
+        if self.backbone == AUTO and (self.weights != "pretrained" or self.options):
+            raise ValueError(
+                f"backbone: {AUTO} chooses among published weights; name a backbone for weights of your own, or options"
+            )
+        return self
+
+    def chosen(self, backbone: str) -> ModelSettings:
+        """Return the settings with this backbone in the place of `auto`; those of another one as they are."""
+        if self.backbone != AUTO:
+            return self
+        kept = {name: getattr(self, name) for name in self.model_fields_set - {"candidates"}}
+        return ModelSettings(**{**kept, "backbone": backbone})
 
     def without_weights(self) -> ModelSettings:
         """Return the settings of the same network with random weights."""

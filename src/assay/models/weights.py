@@ -52,7 +52,7 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
 
     Raises ModelError that names the file to bring where both are missing.
     """
-    name = _published(name)
+    name = published_name(name)
     if name in CUSTOM_BACKBONES:
         raise ModelError(
             f"backbone {name}: nobody published weights for it; it is trained from nothing. "
@@ -62,14 +62,21 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
     if packaged is not None:
         _load_in_order(backbone, read_tensors(packaged), name)
         return
+    load_file(backbone, name, path=fetch_weights(name))
+
+
+def fetch_weights(name: str) -> Path:
+    """Return the file of published weights, downloaded into the hub's cache, or torch's, where it is not there.
+
+    Raises ModelError that names the file to bring.
+    """
     config = get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise ModelError(
             f"backbone {name}: nobody published weights for it with timm. Set model: {{weights: none}}, "
             "give a file with model: {weights: path/to/file.safetensors}, or choose another backbone."
         )
-    fetch = _from_hub if config.hf_hub_id else _from_address
-    load_file(backbone, name, path=fetch(config, name))
+    return _from_hub(config, name) if config.hf_hub_id else _from_address(config, name)
 
 
 def load_file(backbone: nn.Module, name: str, *, path: Path) -> None:
@@ -81,7 +88,7 @@ def load_file(backbone: nn.Module, name: str, *, path: Path) -> None:
     try:
         _load_by_name(backbone, tensors, str(path))
     except ModelError:
-        published = _as_published(_published(name), tensors)
+        published = _as_published(published_name(name), tensors)
         if not backbone.state_dict().keys() <= published.keys():
             raise
         backbone.load_state_dict({key: published[key] for key in backbone.state_dict()})
@@ -233,7 +240,7 @@ def _translated(name: str, tensors: Tensors) -> Tensors:
     return translated
 
 
-def _published(name: str) -> str:
+def published_name(name: str) -> str:
     """Return the name of the network whose published weights fit a backbone."""
     custom = CUSTOM_BACKBONES.get(name)
     return (custom and custom.published) or name
@@ -251,33 +258,61 @@ def packaged_weights(name: str) -> Path | None:
     return Path(path)
 
 
-def _from_hub(config: Any, name: str) -> Path:
-    """Return the published file from the hub's cache, or downloaded into it."""
-    repository, _, revision = config.hf_hub_id.partition("@")
-    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    for file in files:
-        cached = try_to_load_from_cache(repository, file, revision=revision or None)
-        if isinstance(cached, str):
-            return Path(cached)
-    page = f"{constants.ENDPOINT}/{repository}"
+def local_weights(name: str) -> Path | None:
+    """Return the file of published weights that is on this machine: of a package, or in the cache of the hub or torch.
+
+    None where it would have to be downloaded, or nobody published any.
+    """
+    packaged, config = packaged_weights(name), get_pretrained_cfg(name)
+    if packaged is not None or config is None or not config.has_weights:
+        return packaged
+    if not config.hf_hub_id:
+        path = _in_torch_cache(config)
+        return path if path.exists() else None
+    repository, revision, files = _on_hub(config)
+    cached = (try_to_load_from_cache(repository, file, revision=revision) for file in files)
+    return next((Path(path) for path in cached if isinstance(path, str)), None)
+
+
+def hub_out_of_reach() -> str | None:
+    """Return why nothing can be downloaded from the hub, after at most `PATIENCE` seconds; None where it answers."""
     try:
         get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-        for file in files:
+    except Exception as error:  # refused, timed out, no such host, offline by choice: the message says which
+        return _first_line(error)
+    return None
+
+
+def _on_hub(config: Any) -> tuple[str, str | None, list[str]]:
+    """Return repository, revision, and the names that the file of weights may have in it."""
+    repository, _, revision = config.hf_hub_id.partition("@")
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    return repository, revision or None, files
+
+
+def _from_hub(config: Any, name: str) -> Path:
+    """Return the published file from the hub's cache, or downloaded into it."""
+    if (cached := local_weights(name)) is not None:
+        return cached
+    repository, revision, files = _on_hub(config)
+    page = f"{constants.ENDPOINT}/{repository}"
+    reason = hub_out_of_reach()
+    try:
+        for file in files if reason is None else ():
             try:
-                return Path(hf_hub_download(repository, file, revision=revision or None))
+                return Path(hf_hub_download(repository, file, revision=revision))
             except LocalEntryNotFoundError:  # the network broke off, which is no answer about the file
                 raise
             except EntryNotFoundError:
                 continue
-        reason = f"{page} has none of these files"
-    except Exception as error:  # refused, timed out, no such host, offline by choice: the message says which
+    except Exception as error:  # as above
         raise _not_to_be_had(name, f"{files[0]} from {page}", reason=_first_line(error)) from error
-    raise _not_to_be_had(name, f"{files[0]} from {page}", reason=reason)
+    raise _not_to_be_had(name, f"{files[0]} from {page}", reason=reason or f"{page} has none of these files")
 
 
 def _from_address(config: Any, name: str) -> Path:
     """Return the published file from torch's cache, or downloaded into it, of a network that is on no hub."""
-    path: Path = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]
+    path = _in_torch_cache(config)
     if path.exists():
         return path
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -290,6 +325,11 @@ def _from_address(config: Any, name: str) -> Path:
         raise _not_to_be_had(name, config.url, reason=_first_line(error)) from error
     finally:
         beside.unlink(missing_ok=True)
+    return path
+
+
+def _in_torch_cache(config: Any) -> Path:
+    path: Path = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]
     return path
 
 

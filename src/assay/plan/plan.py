@@ -23,14 +23,14 @@ from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
 from assay.labels.shards import absolute_addresses, address, name_of, names_shards
 from assay.metrics.metrics import PlanMetric
-from assay.models.classifier import ModelSettings
+from assay.models.classifier import AUTO, ModelSettings
 from assay.plan.checks import Check, StepTable, without_effect
 from assay.plan.overrides import override
 from assay.plan.problems import refuse, value_text
 from assay.plan.recipes import recipe_text
 from assay.plan.sweep_settings import SweepSettings
 from assay.plan.yaml_lines import Document, KeyPath, dots, read, write
-from assay.settings import Choice, Settings, with_sources
+from assay.settings import Choice, Settings, with_parts, with_sources
 from assay.steps.base import StepPlan
 from assay.training.devices import HardwareSettings
 
@@ -80,6 +80,12 @@ class Plan(Settings):
             raise ValueError(
                 "minutes chooses the steps, and the plan names its own; drop minutes, or take the plan without steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _search_names_backbones(self) -> Plan:
+        if self.sweep is not None and self.model.backbone == AUTO:
+            raise ValueError(f"backbone: {AUTO} in a search: list the backbones under sweep.over.model.backbone")
         return self
 
 
@@ -138,6 +144,11 @@ def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: 
     whole = Document({**given, "steps": [dict(step) for step in chosen]}, "the default plan")
     plan = _plan(whole, loaded.later, steps or step_table())
     return replace(loaded, plan=plan, later=())
+
+
+def with_backbone(loaded: LoadedPlan, backbone: str) -> LoadedPlan:
+    """Return the plan with a backbone wherever it says `auto`."""
+    return replace(loaded, plan=with_parts(loaded.plan, ModelSettings, lambda model: model.chosen(backbone)))
 
 
 def for_one_run(loaded: LoadedPlan) -> LoadedPlan:

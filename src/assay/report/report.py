@@ -20,6 +20,7 @@ from assay.report.errors import wrong_by_image
 from assay.report.gallery import Gallery, Reader, data_url, encode, fetch
 from assay.report.page import write_page
 from assay.report.sections import calibration, overview, repairs, reproduce
+from assay.report.sections.backbones import backbones
 from assay.report.sections.data import data
 from assay.report.sections.explanations import explanations
 from assay.report.sections.feature_map import FeatureMap, feature_map, map_points, neighbours
@@ -100,6 +101,7 @@ def write_report(
         "synthetic": [_synthetic(run, step) for step in finished if step.kind == "synthesize"],
         "networks": reproduce.networks(run),
         "explanations": explanations(run),
+        "backbones": backbones(run),
         "machine": reproduce.machine(run),
         "reproduce": reproduce.commands(run),
         "submissions": reproduce.submissions(run),

@@ -25,15 +25,17 @@ from assay.labels.readers.read import audit_folder, read, resolve_paths
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.labels.subset import without
+from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
-from assay.plan.plan import LoadedPlan, Plan, anchored, complete
+from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone
 from assay.plan.planner import DEFAULT_SIZE, Facts, Speeds, budgeted_stages, default_stages
 from assay.progress import Progress, advancing, stage
 from assay.run.archive import archive_ledger, archive_run
+from assay.run.backbones import Work, choose_backbone
 from assay.run.data_check import data_notes
-from assay.run.records import RunMetrics
+from assay.run.records import BackboneChoice, RunMetrics
 from assay.run.runner import run_steps
 from assay.settings import with_parts
 from assay.steps.base import Context, State
@@ -61,6 +63,7 @@ class PreparedRun:
     state: State
     context: Context
     choice: StepChoice | None = None  # of a plan that names no steps
+    backbones: BackboneChoice | None = None  # of a plan whose backbone is `auto`
 
 
 def prepare_run(
@@ -102,6 +105,32 @@ def prepare_run(
         ledger = sync_corrections(_fitted_ledger(run, samples, progress), table, samples)
         ledger = _with_drops(ledger, loaded, samples, progress)
     corrected = ledger.of(()).apply(samples)  # by a person and an audit, before any step
+    chosen = None
+    with together.main_process_first():  # the others read what it notes
+        pinned = pinned_hardware(loaded.plan.hardware, device, run, progress=progress) if loaded.plan.hardware else None
+    context = Context(
+        run=run,
+        folder=StepFolder(run.steps),
+        name=StepName(),
+        number=0,
+        model=loaded.plan.model,
+        base=loaded.base,
+        seed=loaded.plan.seed,
+        device=device,
+        pinned=pinned,
+        processes=together,
+        as_read=samples,
+        left=left_by_part(whole, samples),
+        ledger=ledger.path,
+        images=caches.of,
+        progress=progress,
+        run_steps=run_steps,
+        metric=loaded.plan.metric,
+    )
+    if loaded.plan.model.backbone == AUTO:
+        with together.main_process_first():  # the others read what it notes
+            chosen = choose_backbone(Work(*first, loaded.plan.minutes), corrected, context)
+        loaded = with_backbone(loaded, str(chosen["chosen"]))
     choice = None
     if not loaded.plan.steps:
         with together.main_process_first():  # the others read what it notes
@@ -112,30 +141,10 @@ def prepare_run(
     loaded = _with_metric(loaded, samples.space, progress)
     plan = anchored(loaded)
     key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
-    with together.main_process_first():  # the others read what it notes
-        pinned = pinned_hardware(plan.hardware, device, run, progress=progress) if plan.hardware else None
-    context = Context(
-        run=run,
-        folder=StepFolder(run.steps),
-        name=StepName(),
-        number=0,
-        model=plan.model,
-        base=loaded.base,
-        seed=plan.seed,
-        device=device,
-        pinned=pinned,
-        processes=together,
-        as_read=samples,
-        left=left_by_part(whole, samples),
-        ledger=ledger.path,
-        images=caches.of,
-        progress=progress,
-        run_steps=run_steps,
-        metric=plan.metric,
-    )
+    context = replace(context, model=plan.model, as_read=samples)
     row = {name: number for number, name in enumerate(samples.ids)}
     prepared_samples = samples.take([row[name] for name in some.ids if name in row])
-    return PreparedRun(plan, samples, prepared_samples, ledger, State(corrected, None, key), context, choice)
+    return PreparedRun(plan, samples, prepared_samples, ledger, State(corrected, None, key), context, choice, chosen)
 
 
 def _unused_review(loaded: LoadedPlan) -> Iterator[str]:

@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from assay.files import ModelFolder, RunFolder, StepFolder, StepName, write_json
 from assay.labels.left_out import LeftOut, by_reason
 from assay.metrics.metrics import headline
+
+if TYPE_CHECKING:
+    from assay.models.candidates import CandidateJson
 
 Scores = Mapping[str, Any]
 """Metrics over all heads and by head, as `metrics.metrics.to_json` gives them."""
@@ -128,6 +131,41 @@ class Alternative(TypedDict):
     gains: Mapping[str, Number]  # over the answers of the run, paired; above 0 is better, also for a loss
 
 
+class BackboneRow(TypedDict):
+    """What a linear model on the features of a backbone, or of several side by side, reaches on a sample."""
+
+    backbones: list[str]
+    size: int  # of the images in pixels
+    features: int
+    seconds: float  # an image through the backbones, forward
+    value: Number
+    gain: Number | None  # over the fastest backbone at the first size, paired; None for itself
+
+
+class BackboneLeftOut(TypedDict):
+    """A candidate that was not tried, at a size or, where that is None, at all."""
+
+    backbone: str
+    size: int | None
+    why: str
+
+
+class BackboneChoice(TypedDict):
+    """How `backbone: auto` was decided."""
+
+    key: str  # of what it follows from
+    chosen: str | None  # None while it is being decided
+    why: str
+    metric: str
+    size: int  # of the images that the plan begins with
+    n: int  # images of the sample
+    limit: float  # seconds that it might take
+    seconds: float  # that it took
+    rows: list[BackboneRow]
+    candidates: list[CandidateJson]
+    left_out: list[BackboneLeftOut]
+
+
 def best_alternative(others: Sequence[Alternative] | None, metric: str) -> Alternative | None:
     """Return the alternative that gains most in a metric; None where none gains beyond chance."""
     gains = [(other["gains"][metric], other) for other in others or () if metric in other["gains"]]
@@ -164,6 +202,7 @@ class RunMetrics:
     minutes: float | None = None  # that the run was given
     stages: Sequence[StageOutcome] = ()  # of a run with minutes, in order
     corrected: Mapping[str, Number] = field(default_factory=dict)  # accuracy by head, by noise of validation labels
+    backbones: BackboneChoice | None = None  # None where the plan names its backbone
 
     @cached_property
     def top_steps(self) -> list[DoneRecord]:

@@ -281,6 +281,7 @@ def _finish(
         prices=prices(chosen, steps, plan.steps, samples, run, now) if chosen and now else None,
         minutes=None if staging is None else staging.budget.seconds / 60,
         stages=() if staging is None else staging.outcomes(),
+        backbones=prepared.backbones,
     ).write(run)
     return True
 

@@ -21,7 +21,7 @@ from assay.labels.subset import compare_samples, compare_spaces, labelled
 from assay.messages import quoted
 from assay.metrics.metrics import overall
 from assay.metrics.paired import gains
-from assay.models.classifier import ModelSettings
+from assay.models.classifier import AUTO, ModelSettings
 from assay.models.ensemble import Member, Model, input_size, member_of
 from assay.predictions.predict import Predictions, score_predictions
 from assay.predictions.tta import tta_logits
@@ -48,6 +48,8 @@ class MemberPlan(Settings):
             raise ValueError(f"a member has steps, run or step; {' and '.join(given) or 'none'} is given")
         if self.model is not None and not self.steps:
             raise ValueError(f"model is for a member that is trained here; {given[0]} has a model already")
+        if self.model is not None and self.model.backbone == AUTO:
+            raise ValueError(f"backbone: {AUTO} is chosen once a run: set it under model of the plan, or name one here")
         return self
 
     @model_validator(mode="after")
