@@ -23,9 +23,9 @@ from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.labels.subset import labelled
-from assay.metrics.intervals import SMALL_N, Estimate
+from assay.metrics.intervals import SMALL_N, Estimate, Metric
 from assay.metrics.metrics import estimates as estimates_of
-from assay.metrics.metrics import headline
+from assay.metrics.metrics import headline, higher_is_better
 from assay.metrics.paired import estimate, gain, over_seeds
 from assay.models.candidates import FETCH, Candidate, candidates
 from assay.models.classifier import ModelSettings, require_size
@@ -96,6 +96,11 @@ class Measured:
     seconds: float
     estimate: Estimate
 
+    @property
+    def merit(self) -> float:
+        """The metric, or its negative where lower is better."""
+        return self.estimate.value if higher_is_better(self.estimate.metric) else -self.estimate.value
+
     def to_json(self, fastest: Measured) -> BackboneRow:
         change: Number | None = None
         if fastest is not self:
@@ -117,7 +122,8 @@ def ranked(choice: BackboneChoice, *, size: int | None = None) -> list[BackboneR
     """
     wanted = choice["size"] if size is None else size
     rows = [row for row in choice["rows"] if row["size"] == wanted and len(row["backbones"]) == 1]
-    return sorted(rows, key=lambda row: (-float(row["value"]["value"] or 0), row["seconds"]))
+    sign = -1 if higher_is_better(choice["metric"]) else 1
+    return sorted(rows, key=lambda row: (sign * float(row["value"]["value"] or 0), row["seconds"]))
 
 
 def best_that_pays(measured: Sequence[Measured], bears: Callable[[float], bool]) -> Measured:
@@ -208,10 +214,10 @@ def _carried_out(record: BackboneChoice, work: Work, samples: Samples, context: 
         singles = trial.carry_out(names)
     fastest = min(one.seconds for one in singles)
     best = best_that_pays(singles, lambda seconds: work.bears(seconds, fastest, len(train)))
-    return {**trial.record, "chosen": best.names[0], "why": _reason(best, singles, work, len(train))}
+    return {**trial.record, "chosen": best.names[0], "why": _reason(best, singles)}
 
 
-def _reason(best: Measured, singles: Sequence[Measured], work: Work, images: int) -> str:
+def _reason(best: Measured, singles: Sequence[Measured]) -> str:
     fastest = min(singles, key=lambda one: one.seconds)
     if len(singles) == 1:
         return "there was time to try no other"
@@ -248,7 +254,7 @@ class _Trial:
         self._draw(names)
         for name in names:
             self._single(name, first)
-        ranked_names = [one.names[0] for one in sorted(self._singles(first), key=lambda one: -one.estimate.value)]
+        ranked_names = [one.names[0] for one in sorted(self._singles(first), key=lambda one: -one.merit)]
         for count in TOGETHER:
             if len(ranked_names) >= count:
                 self._together(ranked_names[:count], first)
@@ -280,30 +286,20 @@ class _Trial:
     def _single(self, name: str, size: int) -> None:
         if self._is_done((name,), size):
             return
-        megabytes = next(one["megabytes"] for one in self.record["candidates"] if one["backbone"] == name) or 0
-        download = local_weights(name) is None and megabytes / DOWNLOAD
-        if self.left <= download:
-            self._leave_out(
-                name,
-                size,
-                f"a download of {megabytes} MB takes longer than the time for the trial"
-                if download
-                else "the time for the trial is over",
-            )
-            return
+        if self.left <= self._download_seconds(name):
+            return self._leave_out(name, size, "there is no time left for it")
         try:
             inference = self._inference(name, size)
         except ModelError as error:
-            self._leave_out(name, size, str(error).removesuffix("."))
-            return
+            return self._leave_out(name, size, str(error).removesuffix("."))
         seconds = seconds_an_image(inference, self.sample.ids[:TIMED])
-        needed = len(self.sample) * seconds
-        if needed > self.left:
-            self._leave_out(
-                name, size, f"it would take {needed:.0f} s, and {max(self.left, 0):.0f} s are left for the trial"
-            )
-            return
-        self._note((name,), size, seconds, self._features(inference))
+        if len(self.sample) * seconds > self.left:
+            return self._leave_out(name, size, "there is no time left for it")
+        return self._note((name,), size, seconds, self._features(inference))
+
+    def _download_seconds(self, name: str) -> float:
+        megabytes = next(one["megabytes"] for one in self.record["candidates"] if one["backbone"] == name)
+        return 0.0 if local_weights(name) is not None else (megabytes or 0) / DOWNLOAD
 
     def _together(self, names: Sequence[str], size: int) -> None:
         if self._is_done(tuple(names), size) or self.left <= 0:
@@ -328,8 +324,7 @@ class _Trial:
         """Return the images of the run at its own size; at the second one only the sample's are decoded."""
         if size == self.work.size:
             return self.context.images(size, resize)
-        sample = self.sample
-        folder = self._scratch
+        sample, folder = self.sample, self._scratch
         return build(sample.ids, sample.paths, hashes=sample.hashes, size=size, resize=resize, folder=folder)[0]
 
     @property
@@ -381,10 +376,10 @@ def lines(choice: BackboneChoice) -> list[str]:
             f"in {choice['seconds']:.0f} s of at most {choice['limit']:.0f}"
         )
     for row in choice["rows"]:
-        value = row["value"]
+        measured = Metric(**row["value"])  # type: ignore[arg-type]
         listed.append(
-            f"  {' + '.join(row['backbones'])} at {row['size']}: {choice['metric']} {value['value']:.3f} "
-            f"[{value['low']:.3f}, {value['high']:.3f}], {1000 * row['seconds']:.1f} ms an image"
+            f"  {' + '.join(row['backbones'])} at {row['size']}: {choice['metric']} {measured}, "
+            f"{1000 * row['seconds']:.1f} ms an image"
         )
     missing: dict[str, list[str]] = {}
     for one in choice["left_out"]:
