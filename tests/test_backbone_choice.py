@@ -86,7 +86,7 @@ def plan(hub: Hub, tiny_plan: Callable[..., str], tmp_path: Path, plain_runs: No
 
 def measured(name: str, seconds: float, right: np.ndarray) -> Measured:
     n, value = len(right), float(right.mean())
-    return Measured((name,), 128, 8, seconds, Estimate("accuracy", value, n, (right - value) / n))
+    return Measured((name,), 128, 8, seconds, Estimate("accuracy", value, n, (right - value) / n, digest=name.encode()))
 
 
 def test_a_slower_backbone_has_to_be_better_beyond_chance_and_to_be_borne() -> None:

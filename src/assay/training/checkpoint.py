@@ -118,10 +118,10 @@ class Average:
         trained = {name for name, value in network.named_parameters() if value.requires_grad}
         newest = network.state_dict()
         names = [name for name in self.tensors if name in trained]
+        others = [name for name in self.tensors if name not in trained]
         torch._foreach_lerp_([self.tensors[n] for n in names], [newest[n] for n in names], weight)
-        for name, value in self.tensors.items():
-            if name not in trained:
-                value.copy_(newest[name])
+        if others:
+            torch._foreach_copy_([self.tensors[n] for n in others], [newest[n] for n in others])
 
 
 # SIGTERM and Ctrl-C end a training at once, as a kill would, but for blocks that write a checkpoint first.
