@@ -50,7 +50,9 @@ def _is_chosen(row: BackboneRow, choice: BackboneChoice) -> bool:
 def _chart(choice: BackboneChoice) -> Markup:
     """Draw the metric against ms an image: blue at the size that the plan begins with, orange at the other."""
     ticks = axis(title="ms an image", format="~g", tickCount=4)
-    x = alt.X("ms:Q", scale=alt.Scale(type="log", padding=24), axis=ticks)
+    seconds = [1000 * row["seconds"] for row in choice["rows"]]
+    ends = alt.Scale(type="log", domain=[0.8 * min(seconds), 1.5 * max(seconds)], nice=False)
+    x = alt.X("ms:Q", scale=ends, axis=ticks)
     y = alt.Y("value:Q", scale=alt.Scale(zero=False, padding=18), axis=axis(format=".3~g", minExtent=40))
     marks = base().encode(x=x, y=y)
     colour = alt.condition("datum.first", alt.value(BLUE), alt.value(ORANGE))
