@@ -12,7 +12,7 @@ from assay.repair.duplicates import (
     conflicting,
     exact_pairs,
     near_pairs,
-    successive,
+    standing_out,
 )
 
 
@@ -65,11 +65,35 @@ def test_blank_images_are_no_copies(count: int) -> None:
     assert similarity.shape == (0,)
 
 
-def test_less_agreement_is_asked_of_frames_that_follow_each_other() -> None:
-    images = scenes(8)
-    images[1] = (0.55 * images[0] + 0.45 * images[1]).astype(np.uint8)
-    assert near_pairs(images)[0].tolist() == []
-    assert near_pairs(images, frames=np.array([[0, 1], [4, 5]]))[0].tolist() == [[0, 1]]
+@pytest.mark.parametrize(
+    ("similarity", "copies"),
+    [
+        ([0.9, 0.5], [True, False]),  # the first stands out
+        ([0.9, 0.88], [True, True]),  # both do
+        ([0.7, 0.65], [False, False]),
+        ([0.9, 0.0], [True, False]),
+        ([0.0, 0.0], [False, False]),
+    ],
+)
+def test_copies_disagree_far_less_than_the_next_candidate(similarity: list[float], copies: list[bool]) -> None:
+    pairs = np.array([[0, 1], [2, 0]])
+    assert standing_out(pairs, np.array(similarity), count=3, unique=0.6).tolist() == copies
+
+
+def test_images_that_are_all_alike_are_no_copies_but_for_one_pair() -> None:
+    pairs = np.array([(one, other) for one in range(9) for other in range(one)])
+    alike = np.full(len(pairs), 0.9)
+    assert not standing_out(pairs, alike, count=9, unique=0.6).any()
+    alike[5] = 0.97
+    assert standing_out(pairs, alike, count=9, unique=0.6).nonzero()[0].tolist() == [5]
+
+
+def test_frames_of_a_slow_pan_are_one_cluster_among_other_images() -> None:
+    wide = np.asarray(Image.fromarray(scenes(1)[0]).resize((96, 96)))
+    noise = np.random.default_rng(1).normal(0, 3, (8, 64, 64, 3))
+    frames = np.stack([wide[10:74, 2 * step : 2 * step + 64] for step in range(8)]) + noise
+    pairs, _ = near_pairs(np.concatenate([np.clip(frames, 0, 255).astype(np.uint8), scenes(200)[1:]]))
+    assert np.flatnonzero(clusters(pairs, 207) >= 0).tolist() == list(range(8))
 
 
 def test_progress_counts_images_up_to_all() -> None:
@@ -82,9 +106,9 @@ def test_progress_counts_images_up_to_all() -> None:
 
 def test_many_copies_are_one_cluster() -> None:
     images = scenes(20)
-    pairs, _ = near_pairs(images[[0] * 30 + list(range(20))])
-    cluster = clusters(pairs, 50)
-    assert set(np.flatnonzero(cluster == 0)) == set(range(31))
+    pairs, _ = near_pairs(images[[0] * 15 + list(range(20))])
+    cluster = clusters(pairs, 35)
+    assert set(np.flatnonzero(cluster == 0)) == set(range(16))
     assert cluster.max() == 0
 
 
@@ -110,8 +134,3 @@ def test_clusters_of_two_labels_and_of_two_sides() -> None:
     tags = np.array([[1, -1], [1, 0], [1, 1], [1, 0], [0, 0], [0, 0], [1, 1]])
     assert conflicting(cluster, tags).tolist() == [False, True, False]
     assert conflicting(cluster, np.array([0, 0, 0, 1, 1, -1, 2])).tolist() == [False, True, False]
-
-
-def test_names_of_successive_frames() -> None:
-    names = ["a/f9.jpg", "a/f10.jpg", "b/f11.jpg", "a/f08.jpg", "a/f12.jpg", "x", "a/f11.png", "a/f11.jpg"]
-    assert successive(names).tolist() == [[0, 1], [1, 7], [0, 3], [4, 7]]

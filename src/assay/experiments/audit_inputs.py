@@ -25,7 +25,7 @@ from assay.plan.plan import LoadedPlan, from_source
 from assay.plan.planner import DEFAULT_SIZE
 from assay.predictions.inference import Inference, fastest_inference
 from assay.progress import ForwardingProgress, Progress, advancing, stage
-from assay.repair.duplicates import near_pairs, successive
+from assay.repair.duplicates import near_pairs
 from assay.repair.expectation import LinearJudge, judge_by_folds
 from assay.repair.nearest import nearest
 from assay.repair.neighbours import neighbour_posterior
@@ -132,9 +132,7 @@ class AuditInputs:
         if not path.exists():
             ids = self.samples.ids
             with stage(self.progress, "copies", len(ids)):
-                pairs, similarity = near_pairs(
-                    self.cache.pixels, frames=successive(ids), progress=advancing(self.progress)
-                )
+                pairs, similarity = near_pairs(self.cache.pixels, progress=advancing(self.progress))
             with whole(path) as beside, open(beside, "wb") as file:
                 np.savez(file, pairs=pairs, similarity=similarity)
         with np.load(path) as kept:

@@ -2,12 +2,13 @@
 
 A changed copy is recognised in two stages. Perceptual signatures, the lowest frequencies of an image and of windows of
 it (as pHash, Zauner 2010, without rounding to bits), give candidates; mirrored ones too, without a further transform.
-Of a candidate pair one image is then laid over the other, and they are copies where what remains agrees.
+Of a candidate pair one image is then laid over the other, and they are copies where they agree far better than either
+does with its other candidates: how well different images agree depends on the data set, and on the image. Likely pairs
+are compared once more in greater detail, where different things of one outline differ.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,36 +20,38 @@ from assay.arrays import Bools, Floats, Ints, Pixels
 from assay.images.colour import GREY
 from assay.labels.space import Codes
 from assay.repair.nearest import nearest_to
-from assay.repair.registration import agreement
+from assay.repair.registration import agreement, detailed_agreement, turn, turned
 
 FREQUENCIES = 8  # of each direction in a signature
 SIDE = 32  # of the images that are compared
-SIDES = {1.0: (0.0,), 0.88: (0.0, 0.06, 0.12), 0.76: (0.0, 0.12, 0.24)}  # of windows, and where they begin
+SIDES = {1.0: (0.0,), 0.88: (0.0, 0.06, 0.12), 0.76: (0.0, 0.08, 0.16, 0.24)}  # of windows, and where they begin
+TURNS, TURNED = (-6.0, 6.0), 0.85  # degrees by which a window is turned, and its side
 MANY = 50_000  # images above which only the largest windows are compared, so that an hour does not become a day
 CANDIDATES = 3  # nearest signatures of each window, one of which may be that of the image itself
-LEAST, NEAREST = 0.65, 3  # cosine of signatures from which a pair is compared, and how many pairs of an image
-SAME, FRAME = 0.9, 0.65  # agreement from which a pair is one image, and of neighbouring frames
-PLAIN = 0.5  # standard deviation of the levels of an image that shows nothing, such as calm water
-STRETCH, TURN, GAIN = 1.2, 12.0, 3.3  # the most by which the map of a copy stretches, turns, and its contrast differs
-LARGEST, SMALLEST = 1.15, 0.55  # scale of the map of a copy
-FRAMED, LEVEL, EDGE = 0.3, 4.0, 10.0  # a border: share of a side at most, levels within it, and of the step at its end
+LEAST, NEAREST = 0.65, 6  # cosine of signatures from which a pair is compared, and how many pairs of an image
+DETAILED = 64  # side at which pairs that are likely are compared again
+LIKELY, SAME, NOISE = 0.6, 0.87, 2.0  # least agreement of a likely pair, of one of one image, and levels of noise
+LIKELY_UNIQUE, UNIQUE, SHARED = 0.8, 0.6, 0.3  # what copies disagree by, as a share of what the next candidate does
+RARE, CERTAIN = 0.05, 0.01  # quantile of what unknown candidates disagree by, and the least that is assumed
+PLAIN = 0.25  # standard deviation of the levels of an image that shows nothing, such as calm water
+FRAMED, LEVEL, EDGE = 0.3, 4.0, 5.0  # a border: share of a side at most, levels within it, and of the step at its end
 BLOCK, QUERIES = 1024, 65_536  # images at a time, and signatures
 
 
 class Window(NamedTuple):
-    """A part of an image, in shares of its sides, and whether it is mirrored."""
+    """A part of an image, in shares of its sides, whether it is mirrored, and by how many degrees it is turned."""
 
     top: float
     left: float
     side: float
-    mirrored: bool
+    mirrored: bool = False
+    angle: float = 0.0
 
     def map(self) -> Floats:
         """Return the map (2, 3) of coordinates from -1 to 1 in the window to those of the whole image."""
         across = -self.side if self.mirrored else self.side
-        return np.array(
-            [[across, 0, 2 * self.left + self.side - 1], [0, self.side, 2 * self.top + self.side - 1]], np.float32
-        )
+        part = [[across, 0, 2 * self.left + self.side - 1], [0, self.side, 2 * self.top + self.side - 1], [0, 0, 1]]
+        return np.asarray((turn(self.angle) @ np.array(part, np.float32))[:2])
 
 
 def exact_pairs(hashes: Sequence[str | None]) -> Ints:
@@ -58,37 +61,66 @@ def exact_pairs(hashes: Sequence[str | None]) -> Ints:
     return _pairs(np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64))
 
 
-def near_pairs(
-    pixels: Pixels, *, frames: Ints | None = None, progress: Callable[[int, int], None] | None = None
-) -> tuple[Ints, Floats]:
+def near_pairs(pixels: Pixels, *, progress: Callable[[int, int], None] | None = None) -> tuple[Ints, Floats]:
     """Return pairs (P, 2) of rows that show one image, and their agreement (P,) up to 1; most similar first.
 
     `pixels` (N, S, S, 3), as of a cache. Exact copies are among the pairs, but where an image shows nothing at all: two
     blank images cannot be distinguished. Of an image with many copies only some pairs are returned; `clusters` has all.
-    `frames` (F, 2) are pairs that follow each other, as by `successive`: less agreement is asked of these.
     `progress` is called with the images that are done, and all: an image is half done once it has its candidates.
     """
     if len(pixels) < 2:
         return _pairs(np.empty(0, np.int64)), np.empty(0, np.float32)
-    images = _thumbnails(pixels)
+    images = _thumbnails(pixels, np.arange(len(pixels)), SIDE)
     count = len(images)
     report = progress or (lambda done, total: None)
     pairs, maps = _candidates(images, lambda share: report(int(share * count / 2), count))
-    follow = np.zeros(len(pairs), np.bool_)
-    if frames is not None and len(frames):
-        pairs, follow = np.concatenate([pairs, frames]), np.repeat([False, True], [len(pairs), len(frames)])
-        maps = np.concatenate([maps, np.repeat(Window(0, 0, 1, False).map()[None], len(frames), axis=0)])
-    correlations, maps, gains = agreement(
+    similarity, maps = agreement(
         images, pairs, maps, progress=lambda share: report(int((1 + share) * count / 2), count)
     )
+    similarity[_plain(images)[pairs].any(axis=1) | (similarity < LIKELY)] = 0
+    likely = np.flatnonzero(standing_out(pairs, similarity, count=count, unique=LIKELY_UNIQUE))
+    rows, ends = np.unique(pairs[likely], return_inverse=True)
+    detailed, contrasts = detailed_agreement(_thumbnails(pixels, rows, DETAILED), ends.reshape(-1, 2), maps[likely])
+    # Noise of a copy hides what has little contrast: correlations fall by the share that it has of the variance.
+    least = np.maximum(SAME / (1 + (NOISE / (contrasts + 1e-6)) ** 2), LIKELY)
+    similarity[likely] = np.where(detailed < least, 0, detailed)
+    chosen = likely[standing_out(pairs, similarity, count=count, unique=UNIQUE)[likely]]
     report(count, count)
-    plain = images.std(axis=(1, 2)) < PLAIN
-    chosen = _plausible(maps, gains) & ~plain[pairs].any(axis=1) & (correlations > np.where(follow, FRAME, SAME))
-    pairs, similarity = _pairs(pairs[chosen]), correlations[chosen]
+    pairs, similarity = _pairs(pairs[chosen]), similarity[chosen]
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarity))
-    _, first = np.unique(pairs[order], axis=0, return_index=True)
-    kept = order[np.sort(first)]
-    return pairs[kept], similarity[kept]
+    return pairs[order], similarity[order]
+
+
+def plain_images(pixels: Pixels) -> Bools:
+    """Return which images (N, S, S, 3) show nothing, such as calm water, and are copies of none."""
+    return _plain(_thumbnails(pixels, np.arange(len(pixels)), SIDE))
+
+
+def standing_out(pairs: Ints, similarity: Floats, *, count: int, unique: float) -> Bools:
+    """Return which of the candidate pairs (P, 2) of `count` images, of a similarity (P,) up to 1, are copies.
+
+    What the candidates of an image disagree by, 1 - similarity, is ordered. Copies are those before a gap: the first
+    one disagrees by at most `unique` of what the next does, and several by at most SHARED. A pair of copies is one by
+    the order of both its images, and a similarity of 0 is none. Behind the last of NEAREST candidates there may be
+    more, as alike as the last ones of all images: RARE of these disagree less than is assumed of the next.
+    """
+    ends, gaps = pairs.T.ravel(), np.tile(1 - similarity, 2)
+    order = np.lexsort((gaps, ends))
+    ends, gaps = ends[order], gaps[order]
+    first, last = (np.diff(ends, **beyond) != 0 for beyond in ({"prepend": -1}, {"append": -1}))
+    group = np.cumsum(first) - 1
+    rank = np.arange(len(ends)) - np.flatnonzero(first)[group]
+    full = last & (rank + 1 >= NEAREST)
+    furthest_gaps = np.ones(count)
+    furthest_gaps[ends[full]] = gaps[full]
+    unknown = max(CERTAIN, float(np.quantile(furthest_gaps, RARE)))
+    following = np.where(last, np.where(full, unknown, 1.0), np.roll(gaps, -1))
+    ahead = (gaps <= np.where(rank == 0, unique, SHARED) * following) & (gaps < 1)
+    furthest = np.full(group.max(initial=-1) + 1, -1)
+    np.maximum.at(furthest, group[ahead], rank[ahead])
+    copies = np.empty(len(ends), np.bool_)
+    copies[order] = rank <= furthest[group]
+    return np.asarray(copies.reshape(2, -1).all(axis=0))
 
 
 def clusters(pairs: Ints, count: int) -> Ints:
@@ -124,17 +156,6 @@ def conflicting(cluster: Ints, codes: Codes) -> Bools:
     return np.asarray((highest > lowest).any(axis=tuple(range(1, codes.ndim))))
 
 
-def successive(names: Sequence[str]) -> Ints:
-    """Return pairs (P, 2) of rows whose names differ in their last number, by one, as those of frames do."""
-    row_of: dict[tuple[str, int, str], int] = {}
-    for row, name in enumerate(names):
-        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name, re.DOTALL)
-        if match and len(match[2]) < 19:
-            row_of[match[1], int(match[2]), match[3]] = row
-    following = [(row, row_of[key]) for (a, n, b), row in row_of.items() if (key := (a, n + 1, b)) in row_of]
-    return _pairs(np.array(following, np.int64))
-
-
 def windows(count: int) -> list[Window]:
     """Return the windows that are compared with the whole of `count` images, plain and mirrored."""
     grid = [
@@ -145,8 +166,10 @@ def windows(count: int) -> list[Window]:
         if side != 0.88 or (top == 0.06) == (left == 0.06)  # the centre and the corners
     ]
     chosen = grid if count <= MANY else grid[:1]
-    # Mirrored and cropped by a quarter is rare enough not to be looked for.
-    return [Window(*part, mirrored) for part in chosen for mirrored in (False, True) if not mirrored or part[2] > 0.8]
+    # Mirrored and cropped by a quarter is rare enough not to be looked for, and so is mirrored and turned.
+    used = [Window(*part, mirrored) for part in chosen for mirrored in (False, True) if not mirrored or part[2] > 0.8]
+    inset = (1 - TURNED) / 2
+    return used + [Window(inset, inset, TURNED, angle=angle) for angle in TURNS if count <= MANY]
 
 
 def signatures(images: Floats, window: Window) -> Floats:
@@ -157,6 +180,8 @@ def signatures(images: Floats, window: Window) -> Floats:
     frequency = np.arange(FREQUENCIES)
     cosines = np.cos(np.pi / SIDE * (np.arange(SIDE) + 0.5) * frequency[:, None])
     side = images.shape[1]
+    if window.angle:
+        images = turned(images, window.angle)
     rows, columns = (
         cosines @ _areas(side, np.array([begin * side]), np.array([(begin + window.side) * side]))[0]
         for begin in (window.top, window.left)
@@ -212,51 +237,43 @@ def _ranks(ends: Ints, cosines: Floats) -> Ints:
     return np.asarray(ranks.reshape(2, -1).min(axis=0))
 
 
-def _plausible(maps: Floats, gains: Floats) -> Bools:
-    """Return which maps (P, 2, 3) and gains (P,) a copy may have: nearly a crop, turned and stretched a little."""
-    linear = maps[:, :, :2]
-    scales = np.linalg.svd(linear, compute_uv=False)
-    turned = np.degrees(np.abs(np.arctan2(linear[:, 1, 0], np.abs(linear[:, 0, 0]))))
-    return np.asarray(
-        (scales[:, 0] < STRETCH * scales[:, 1])
-        & (scales[:, 0] < LARGEST)
-        & (scales[:, 1] > SMALLEST)
-        & (turned < TURN)
-        & (np.maximum(gains, 1 / gains) < GAIN)
-    )
+def _plain(images: Floats) -> Bools:
+    return np.asarray(images.std(axis=(1, 2)) < PLAIN)
 
 
-def _thumbnails(pixels: Pixels) -> Floats:
-    """Return images (N, SIDE, SIDE) in grey, without borders of one colour."""
-    images = np.empty((len(pixels), SIDE, SIDE), np.float32)
-    for start in range(0, len(pixels), BLOCK):
-        grey = np.asarray(pixels[start : start + BLOCK] @ GREY.astype(np.float32), np.float32)
-        rows, columns = _within_border(grey), _within_border(grey.transpose(0, 2, 1))
+def _thumbnails(pixels: Pixels, rows: Ints, size: int) -> Floats:
+    """Return these rows of images as (n, size, size) in grey, without borders of one colour."""
+    images = np.empty((len(rows), size, size), np.float32)
+    for start in range(0, len(rows), BLOCK):
+        grey = np.asarray(pixels[rows[start : start + BLOCK]] @ GREY.astype(np.float32), np.float32)
+        down, across = _within_border(grey), _within_border(grey.transpose(0, 2, 1))
         side = grey.shape[1]
-        images[start : start + BLOCK] = _areas(side, *rows) @ grey @ _areas(side, *columns).transpose(0, 2, 1)
+        parts = _areas(side, *down, size) @ grey @ _areas(side, *across, size).transpose(0, 2, 1)
+        images[start : start + BLOCK] = parts
     return images
 
 
 def _within_border(grey: Floats) -> tuple[Ints, Ints]:
     """Return the first line (b,) of each image (b, S, S) within its border, and the one after the last.
 
-    A border is of one level and ends in a step; where there is none an image begins at 0.
+    A border is of one level and ends in a step along most of a side, unlike the ground before which a thing stands;
+    where there is none an image begins at 0.
     """
     side, limits = grey.shape[1], []
     mean, deviation = grey.mean(axis=2), grey.std(axis=2)
-    steps = np.abs(np.diff(grey, axis=1)).mean(axis=2)
+    steps = (np.abs(np.diff(grey, axis=1)) > EDGE).mean(axis=2)
     for level, spread, step in ((mean, deviation, steps), (mean[:, ::-1], deviation[:, ::-1], steps[:, ::-1])):
         flat = (spread < LEVEL) & (np.abs(level - level[:, :1]) < LEVEL)
         width = np.where(flat.all(axis=1), 0, np.argmin(flat, axis=1))
-        sharp = np.take_along_axis(step, np.clip(width - 1, 0, side - 2)[:, None], axis=1)[:, 0] > EDGE
+        sharp = np.take_along_axis(step, np.clip(width - 1, 0, side - 2)[:, None], axis=1)[:, 0] > 0.5
         # One line more: that between border and image holds some of both.
         limits.append(np.where((width > 0) & (width <= FRAMED * side) & sharp, width + 1, 0))
     return limits[0], side - limits[1]
 
 
-def _areas(side: int, begin: Ints, end: Ints) -> Floats:
-    """Return the matrices (b, SIDE, side) that reduce the pixels from `begin` to `end` (b,) to SIDE means."""
-    edges = begin[:, None] + (end - begin)[:, None] * np.linspace(0, 1, SIDE + 1)
+def _areas(side: int, begin: Ints, end: Ints, size: int = SIDE) -> Floats:
+    """Return the matrices (b, size, side) that reduce the pixels from `begin` to `end` (b,) to `size` means."""
+    edges = begin[:, None] + (end - begin)[:, None] * np.linspace(0, 1, size + 1)
     pixel = np.arange(side)
     inside = np.minimum(edges[:, 1:, None], pixel + 1) - np.maximum(edges[:, :-1, None], pixel)
     inside = np.clip(inside, 0, None)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from assay.arrays import Floats, Ints
 
-COARSE, FINE = (1.2, 5.0), (0.5, 3.0)  # deviations of the Gaussians whose difference is a band, in pixels
+COARSE, FINE, DETAIL = (0.6, 2.5), (0.5, 3.0), (1.0, 4.0)  # deviations of the Gaussians whose difference is a band
+HALF = 2  # by which sides are divided for the coarse band: a quarter of the cost, and most pairs go no further
 ROUNDS = 6  # of Gauss-Newton in each band
 BLOCK = 256  # pairs at a time
 STEP = 0.2  # of an entry of a map in a round, in halves of a side
@@ -27,36 +28,62 @@ LOCAL = 2.5  # deviation of the Gaussian of the local contrast
 
 def agreement(
     images: Floats, pairs: Ints, maps: Floats, *, progress: Callable[[float], None] = lambda share: None
-) -> tuple[Floats, Floats, Floats]:
-    """Return the correlations (P,) of pairs (P, 2) of grey images (N, S, S), the maps (P, 2, 3) of it, and gains (P,).
+) -> tuple[Floats, Floats]:
+    """Return correlations (P,) of pairs (P, 2) of grey images (N, S, S), the second laid over the first, and the maps.
 
-    A map gives coordinates in the second image, from -1 to 1, by those in the first and 1; `maps` are where to begin.
-    The correlation is that of the fine band, its contrast evened out, or -1 where the coarse band disagrees already. A
-    gain is the ratio of the contrasts. `progress` is called with the share of the pairs that is done.
+    A map (2, 3) gives coordinates in the second image, from -1 to 1, by those in the first and 1; `maps` (P, 2, 3) are
+    where to begin. The correlation is that of the fine band, its contrast evened out, or 0 where the coarse band
+    disagrees already. `progress` is called with the share of the pairs that is done.
     """
-    best = maps.astype(np.float32)
-    correlations, gains = np.full(len(pairs), -1, np.float32), np.ones(len(pairs), np.float32)
+    correlations, best = np.zeros(len(pairs), np.float32), maps.astype(np.float32)
     for start in range(0, len(pairs), BLOCK):
         progress(start / len(pairs))
         rows = np.arange(start, min(start + BLOCK, len(pairs)))
         template, other, warp = _of(images, pairs[rows], best[rows])
-        warp, coarse = _registered(_band(template, *COARSE), _band(other, *COARSE), warp)
-        agrees = coarse.numpy() > DISAGREE
-        rows = rows[agrees]
-        if not len(rows):
-            continue
-        template, other, warp = _of(images, pairs[rows], warp.numpy()[agrees])
-        template, other = _band(template, *FINE), _band(other, *FINE)
-        warp, _ = _registered(template, other, warp)
-        gains[rows] = torch.divide(template.std(dim=(1, 2)) + 0.1, other.std(dim=(1, 2)) + 0.1)
-        correlations[rows] = _correlation(_evened(template), _evened(other), warp)
-        best[rows] = warp
-    return correlations, best, gains
+        half, other_half = (_band(F.avg_pool2d(part[:, None], HALF)[:, 0], *COARSE) for part in (template, other))
+        warp, coarse = _registered(half, other_half, warp)
+        agrees = coarse > DISAGREE
+        if agrees.any():
+            rows = rows[agrees.numpy()]
+            correlations[rows], best[rows], _ = _agreed(template[agrees], other[agrees], warp[agrees], FINE)
+    return correlations, best
+
+
+def detailed_agreement(images: Floats, pairs: Ints, maps: Floats) -> tuple[Floats, Floats]:
+    """Return correlations (P,) of pairs (P, 2) of larger images (N, S, S), and the lower contrast (P,) of each pair.
+
+    `maps` (P, 2, 3) are nearly right. The contrast is the standard deviation of the band, in levels.
+    """
+    correlations, contrasts = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.float32)
+    for start in range(0, len(pairs), BLOCK):
+        rows = slice(start, start + BLOCK)
+        correlations[rows], _, contrasts[rows] = _agreed(*_of(images, pairs[rows], maps[rows]), DETAIL)
+    return correlations, contrasts
 
 
 def _of(images: Floats, pairs: Ints, maps: Floats) -> tuple[Tensor, Tensor, Tensor]:
     template, other = (torch.from_numpy(images[rows].astype(np.float32)) for rows in pairs.T)
-    return template, other, torch.from_numpy(maps)
+    return template, other, torch.from_numpy(maps.astype(np.float32))
+
+
+def _agreed(template: Tensor, other: Tensor, warp: Tensor, band: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the correlation (P,) of a band of images (P, S, S) after registration, its map, and the lower contrast."""
+    template, other = _band(template, *band), _band(other, *band)
+    warp, _ = _registered(template, other, warp)
+    contrast = torch.minimum(template.std(dim=(1, 2)), other.std(dim=(1, 2)))
+    return _correlation(_evened(template), _evened(other), warp), warp, contrast
+
+
+def turned(images: Floats, degrees: float) -> Floats:
+    """Return images (N, S, S) sampled on a grid that is turned, clockwise as seen."""
+    warp = torch.from_numpy(turn(degrees)[:2].astype(np.float32)).expand(len(images), 2, 3)
+    return np.asarray(_sample(torch.from_numpy(images), warp, _grid(images.shape[1]))[0].reshape(images.shape).numpy())
+
+
+def turn(degrees: float) -> Floats:
+    """Return the map (3, 3) of coordinates on a turned grid to those of the image."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]], np.float32)
 
 
 def _registered(template: Tensor, other: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
