@@ -15,7 +15,6 @@ from assay.labels.space import Codes, Head
 from assay.metrics.intervals import Metric, share
 from assay.repair.confident_learning import HeadSuspects
 from assay.repair.suspects import JUDGE_TEXTS, Relabel, suspect_edits
-from assay.repair.wrong_probability import mislabelled
 
 EXAMPLES = 50
 """Images of a finding about classes."""
@@ -30,22 +29,21 @@ OVERLAP = 0.05
 def suspect_findings(samples: Samples, by_head: Sequence[HeadSuspects]) -> list[Finding]:
     """Return a finding for each suspect label, with the edit to the class suggested.
 
-    The score is 1 - quality, of tags the probability that they are wrong.
+    The score is the probability that the label is wrong.
     """
     ids, findings = samples.ids, []
-    for suspects, codes in zip(by_head, samples.codes(), strict=True):
+    for suspects in by_head:
         head, table = suspects.head, suspects.table
-        scores = [1 - quality for quality in table["quality"]] if head.multiclass else _tag_scores(suspects, codes)
         edits = suspect_edits(
             table, head, samples, action=Relabel(relabel=0.0), step=audit_step("suspects"), judge=JUDGE_TEXTS["both"]
         )
-        for row, edit, score in zip(table.iter_rows(named=True), edits, scores, strict=True):
-            sure = row["confidence"] if head.multiclass else score
+        for row, edit in zip(table.iter_rows(named=True), edits, strict=True):
+            sure = row["confidence"] if head.multiclass else row["wrong"]
             where = "" if len(samples.space) == 1 else f"{head.name}: "
             findings.append(
                 Finding(
                     kind="suspects",
-                    score=score,
+                    score=row["wrong"],
                     images=(ids[row["row"]],),
                     text=f"{where}{_claim(row['given'], row['tag'])}, looks like "
                     f"{_claim(row['suggested'], row['tag'])} ({sure:.0%})",
@@ -54,20 +52,6 @@ def suspect_findings(samples: Samples, by_head: Sequence[HeadSuspects]) -> list[
                 )
             )
     return worst_first(findings)
-
-
-def _tag_scores(suspects: HeadSuspects, codes: Codes) -> list[float]:
-    """Return the probability that each suspect tag is wrong."""
-    wrong = np.full(codes.shape, np.nan)
-    for column, given in enumerate(codes.T):
-        known = np.isfinite(suspects.quality[:, column]) & (given >= 0)
-        right, values = suspects.quality[known, column], given[known]
-        wrong[known, column] = mislabelled(
-            np.stack([np.where(values, 1 - right, right), np.where(values, right, 1 - right)], 1), values
-        )
-    columns = np.array([suspects.head.index[tag] for tag in suspects.table["tag"]], np.int64)
-    scores: list[float] = wrong[suspects.table["row"].to_numpy(), columns].tolist()
-    return scores
 
 
 def _claim(value: str, tag: str | None) -> str:

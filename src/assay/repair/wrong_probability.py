@@ -43,18 +43,20 @@ def noise_matrix(posterior: Reals, given: Ints) -> Doubles:
     return _columns(counts)
 
 
-def mislabelled(probabilities: Reals, given: Ints) -> Doubles:
+def mislabelled(probabilities: Reals, given: Ints, learnt: tuple[Reals, Ints] | None = None) -> Doubles:
     """Return the probability (n,) that each given value is wrong, from probabilities (n, V) out of fold.
 
-    Noise and posterior are estimated in turn, from labels that are mostly right. A rare value that is hardly recognised
-    has a low probability wherever it is given, so that this says little against a single label of it.
+    Noise and posterior are estimated in turn, from labels that are mostly right: those of `learnt`, where it is given.
+    A rare value that is hardly recognised has a low probability wherever it is given, so that this says little against
+    a single label of it.
     """
-    shares = np.maximum(np.bincount(given, minlength=probabilities.shape[1]), 1) / max(1, len(given))
+    teaching, values = learnt or (probabilities, given)
+    shares = np.maximum(np.bincount(values, minlength=probabilities.shape[1]), 1) / max(1, len(values))
     counts = AT_FIRST * shares[:, None] * shares / np.maximum(1 - shares, CLIP)[:, None]
     np.fill_diagonal(counts, (1 - AT_FIRST) * shares)
     noise = counts / counts.sum(axis=0)
     for _ in range(ROUNDS):
-        noise = noise_matrix(true_posterior(probabilities, given, noise), given)
+        noise = noise_matrix(true_posterior(teaching, values, noise), values)
     return np.asarray(1 - true_posterior(probabilities, given, noise)[np.arange(len(given)), given])
 
 
@@ -103,12 +105,14 @@ def wrong_labels(
     """Return the probability that each known label is wrong, in the shape of the codes, NaN where unknown.
 
     Probabilities (N, K) are out of fold; or of held-out images, where `learnt` has codes and probabilities of others.
+    Tags are estimated by `mislabelled`: most are rare, and some are never recognised.
     """
+    estimate = calibrated_wrong if head.multiclass else mislabelled
     wrong = np.full(codes.shape, np.nan)
     cells = head.columns(wrong)
     of_others = [None] * head.cells if learnt is None else list(_known_cells(head, *learnt))
     for cell, (values, given) in enumerate(_known_cells(head, codes, probabilities)):
-        cells[head.columns(codes)[:, cell] >= 0, cell] = calibrated_wrong(values, given, of_others[cell])
+        cells[head.columns(codes)[:, cell] >= 0, cell] = estimate(values, given, of_others[cell])
     return head.from_columns(cells)
 
 
