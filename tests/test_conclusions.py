@@ -84,6 +84,17 @@ def test_the_better_step_is_handed_on(
     assert (choice["difference"] is not None) == (better is not None)
 
 
+def test_of_the_stages_of_a_run_within_minutes_the_best_is_handed_on(tmp_path: Path) -> None:
+    run, steps = run_of(tmp_path, probe=2, fit=3)
+    choice = choose_model(steps, validation(), run, "best_step", any_better=True)
+    assert choice is not None
+    assert (choice["step"], choice["better"]) == ("01-probe", "01-probe")
+    record = RunMetrics.read(finished(tmp_path / "run", validation(), 10)[0])
+    assert record is not None
+    lines = conclusion_lines(replace(record, handed_on=choice), tmp_path)
+    assert lines[0].startswith("02-fit validates worse than 01-probe, within chance: accuracy is worse by 0.017")
+
+
 def test_models_are_compared_by_the_metric_of_the_plan(tmp_path: Path) -> None:
     run, steps = run_of(tmp_path, probe=0, fit=20)
     choice = choose_model(steps, validation(), run, "best_step", metric="balanced_accuracy")

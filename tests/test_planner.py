@@ -9,8 +9,11 @@ import pytest
 
 from assay.files import RunFolder
 from assay.plan.planner import (
+    ENSEMBLE,
+    FITS,
     LARGER_IMAGES,
     MIN_OPTIMIZER_STEPS,
+    MORE_EPOCHS,
     PROBE,
     PSEUDO_LABELS,
     SUSPECT_LABELS,
@@ -46,9 +49,9 @@ def seconds_of(stage: Stage) -> float:
         (5, [PROBE]),  # finished, though it takes 14 s
         (16, [PROBE]),
         (60, [PROBE, UPPER]),
-        (260, [PROBE, SUSPECT_LABELS, UPPER, WHOLE]),
+        (260, [PROBE, SUSPECT_LABELS, UPPER, WHOLE, ENSEMBLE]),
         (600, [PROBE, SUSPECT_LABELS, WHOLE]),
-        (7_200, [PROBE, SUSPECT_LABELS, WHOLE]),
+        (7_200, [PROBE, SUSPECT_LABELS, WHOLE, MORE_EPOCHS, ENSEMBLE]),
     ],
 )
 def test_more_time_buys_later_stages(left: float, expected: list[str]) -> None:
@@ -58,8 +61,8 @@ def test_more_time_buys_later_stages(left: float, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (replace(PLANTS, side=192), [WHOLE, LARGER_IMAGES]),
-        (replace(PLANTS, unlabelled=2_000), [WHOLE, PSEUDO_LABELS]),
+        (replace(PLANTS, side=192), [WHOLE, LARGER_IMAGES, ENSEMBLE]),
+        (replace(PLANTS, unlabelled=2_000), [WHOLE, PSEUDO_LABELS, ENSEMBLE]),
         (replace(PLANTS, tuned=("tags",)), [WHOLE, THRESHOLDS]),
         (replace(PLANTS, pretrained=True), [WHOLE]),
     ],
@@ -74,7 +77,7 @@ def test_long_budgets_buy_what_suits_the_data(facts: Facts, expected: list[str])
 def test_what_is_intended_fits_into_the_time_that_is_left(left: float, facts: Facts) -> None:
     stages = budgeted_stages(facts, SPEEDS, left)
     assert sum(stage.seconds for stage in stages) <= left + 1e-6
-    fits = [stage for stage in stages if stage.name in (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS)]
+    fits = [stage for stage in stages if stage.name in FITS]
     assert all(abs(seconds_of(stage) - stage.seconds) < 0.1 for stage in fits)
 
 
@@ -104,6 +107,27 @@ def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
     settings = stages[0].step["fit"]
     assert settings.get("views") == views
     assert (settings["augment"] is not None) == augmented
+
+
+@pytest.mark.parametrize(
+    ("left", "size", "images"), [(20, 128, None), (10, 128, 2_111), (6, 128, 1_000), (4, 96, 1_000), (1, 64, 1_000)]
+)
+def test_a_probe_is_of_fewer_images_then_of_smaller_ones(left: float, size: int, images: int | None) -> None:
+    probe, *_ = budgeted_stages(PLANTS, SPEEDS, left)
+    assert probe.step["probe"] == {"size": size} | ({} if images is None else {"images": images})
+    assert probe.seconds <= max(left, 2.0) + 1e-6
+
+
+def test_time_that_remains_goes_into_more_epochs_and_an_ensemble_is_the_last_model() -> None:
+    done = [PROBE, SUSPECT_LABELS, UPPER, WHOLE]
+    more, ensemble = budgeted_stages(PLANTS, SPEEDS, 100, done=done)
+    assert (more.name, ensemble.name) == (MORE_EPOCHS, ENSEMBLE)
+    assert more.step["repeat"]["only_if_better"]
+    assert names(budgeted_stages(PLANTS, SPEEDS, 14, done=done)) == [ENSEMBLE]
+    assert budgeted_stages(PLANTS, SPEEDS, 900, done=[*done, ENSEMBLE]) == []
+    (ensemble,) = budgeted_stages(PLANTS, SPEEDS, 5, done=[*done, MORE_EPOCHS], unchanged=[MORE_EPOCHS])
+    (step,) = ensemble.step["repeat"]["steps"]
+    assert step["ensemble"]["members"] == [{"step": "03-fit"}, {"step": "04-fit"}]
 
 
 def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:

@@ -25,7 +25,7 @@ from assay.images.cache import LazyImages
 from assay.images.contact_sheet import write_sheet
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
-from assay.labels.subset import without
+from assay.labels.subset import partly_unknown, without
 from assay.models.classifier import build_classifier, require_size
 from assay.models.layers import Layer, layers
 from assay.plan.plan import LoadedPlan, Plan
@@ -265,10 +265,9 @@ class _Estimator:
 
     def _fit(self, estimate: StepEstimate, settings: FitSettings, state: State, context: Context) -> StepEstimate:
         """A fit: its epochs at the pace of one optimiser step, and validation, or features, of every image."""
-        if settings.unlabelled is not None:  # an upper bound, where views are cached
-            settings = settings.model_copy(update={"views": "fresh"})
         unreadable, samples = len(self.unreadable), without(state.samples, self.unreadable)
         train, validation = labelled_parts(samples)
+        unknown = None if settings.unlabelled is None else partly_unknown(samples.part("train"))
         config = fit_config(settings, train, context)
         balance = sampling_plan(settings, train, seed=config.seed)
         kept = self.backbone if settings.start == "previous" else settings.start
@@ -277,15 +276,16 @@ class _Estimator:
             first = split_batches(balance.order.rows(0), config.step_size)[0] % len(train)
             used = [train.ids[row] for row in first] if settings.wanted_views else train.ids
             ids = {*used, *validation.ids[:BATCH]}
+            if unknown is not None and settings.unlabelled is not None:
+                ids |= {*unknown.ids[: settings.unlabelled.ratio * len(first)]}
             samples = samples.take([row for row, name in enumerate(samples.ids) if name in ids])
-        subset = replace(state, samples=samples)
-        with prepared_fit(settings, subset, context) as begun:
+        with prepared_fit(settings, replace(state, samples=samples), context) as begun:
             step, network = step_seconds(begun.task, begun.config, begun.machine), begun.task.network
             inference, boundary = begun.part.inference, begun.part.boundary
             each, once, views = seconds_an_image(inference, self.samples.ids, boundary), 0.0, settings.cached_views
             epoch_end = 0.0 if frozen else each * len(validation)
             if boundary is not None:
-                everything = replace(begun.data, train=train, validation=validation)
+                everything = replace(begun.data, train=train, validation=validation, unlabelled=unknown)
                 views = affordable_views(settings, inference, boundary, everything, context)
                 batch = max(len(begun.data.validation), 1)
                 epoch_end = warm_seconds(begun.part.predict, inference.hardware) * len(validation) / batch
@@ -296,6 +296,7 @@ class _Estimator:
             named = [f"{settings.augment} {view}" if view else "" for view in range(views)]
             parts = [("", validation), *((view, train) for view in named)]
             once = each * self._uncomputed(f"{kept} {'' if frozen else settings.freeze}", settings, context, parts)
+            once += 2 * each * views * len(unknown or ())  # weak and strong ones
             rows = view_rows(settings, train, balance, context, views) if draws and views > 1 else rows
         if len(self.unreadable) > unreadable:  # by which the draws are others
             return self._fit(estimate, settings, state, context)

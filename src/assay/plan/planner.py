@@ -7,11 +7,12 @@ speeds measured by then: what is uncertain comes first, and the fit at the end t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assay.steps.fit_settings import MOST_VIEWS
+from assay.files import StepName
+from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
 
 DEFAULT_SIZE = 128
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
@@ -24,13 +25,17 @@ SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
 UPPER_EPOCHS = 4.0  # of the whole network within the time: with more, its upper stages need no fit of their own
 LEAST_AFTER = 2.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
-VIEWS_SHARE = 1 / 3  # of a fit of the upper stages, for the passes that make the activations they are trained on
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
 LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_EPOCH = 0.3  # of the whole network: with less it has not recovered from the first steps
 LARGER = (160, 192, 224)  # pixels
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
 MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
+PROBE_SIZES = (DEFAULT_SIZE, 96, 64)  # pixels: smaller ones where the time does not suffice for the least images
+LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
+LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
+LEAST_MORE = 15.0  # seconds that are worth further epochs
+ENSEMBLE_SECONDS = 2.0  # to weigh predictions that are there
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,17 @@ class Stage:
 
 
 PROBE, SUSPECT_LABELS, UPPER, WHOLE = "probe", "suspect labels", "upper stages", "whole network"
-LARGER_IMAGES, PSEUDO_LABELS, CALIBRATION, THRESHOLDS = "larger images", "pseudo-labels", "calibration", "thresholds"
+LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS = "larger images", "pseudo-labels", "more epochs"
+ENSEMBLE, CALIBRATION, THRESHOLDS = "ensemble", "calibration", "thresholds"
+KINDS = {
+    PROBE: "probe",
+    SUSPECT_LABELS: "clean_labels",
+    PSEUDO_LABELS: "repeat",
+    MORE_EPOCHS: "repeat",
+    ENSEMBLE: "repeat",
+}
+"""Stage -> the kind of its step, where it is no fit."""
+FITS = (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
 
 
 def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
@@ -109,20 +124,28 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     ]
 
 
-def budgeted_stages(facts: Facts, speeds: Speeds, left: float, *, done: Collection[str] = ()) -> list[Stage]:
+def budgeted_stages(
+    facts: Facts, speeds: Speeds, left: float, *, done: Sequence[str] = (), unchanged: Collection[str] = ()
+) -> list[Stage]:
     """Return the stages that fit into the `left` seconds, in order, after those `done`.
 
-    A probe comes first whatever it takes. A list of suspect labels follows where it costs little; then the fits.
+    A probe comes first whatever it takes, of fewer or smaller images where the time is too short for all. A list of
+    suspect labels follows where it costs little; then the fits, and an ensemble of these where there are several;
+    `unchanged` are those whose model was not kept.
     """
-    first = [_probe(facts, speeds)] if PROBE not in done else []
+    rules = [stage for stage in _rules(facts) if stage.name not in done]
+    if {ENSEMBLE, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
+        return rules
+    left -= sum(stage.seconds for stage in rules)
+    first = [_probe(facts, speeds, left)] if PROBE not in done else []
     left -= sum(stage.seconds for stage in first)
     suspects = _suspects(facts, speeds)
     if not (facts.pretrained or SUSPECT_LABELS in done) and suspects.seconds < SUSPECTS * left:
         first.append(suspects)
         left -= suspects.seconds
-    last = [stage for stage in _rules(facts) if stage.name not in done]
-    left -= sum(stage.seconds for stage in last)
-    return [*first, *_fits(facts, speeds, left, done), *last]
+    fits = list(_fits(facts, speeds, left - ENSEMBLE_SECONDS, done))
+    names = [*done, *(stage.name for stage in (*first, *fits))]
+    return [*first, *fits, *_ensemble(facts, names, unchanged), *rules]
 
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
@@ -130,7 +153,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     images = max(1, facts.labelled)
     epoch = _epoch_seconds(facts, speeds.training, speeds)
     epochs = left / epoch
-    begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS} & set(done)
+    begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
     if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= LEAST_FIT:
         alone = epochs * (1 - UPPER_SHARE) < LEAST_AFTER
         seconds = left if alone else UPPER_SHARE * left
@@ -149,12 +172,16 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
             seconds = (1 - PSEUDO) * left
         elif later and left > 2 * enough:
             seconds = max(enough, left / 3)
+        seconds = min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
         yield _fit_stage(WHOLE, facts, seconds, epoch)
         left -= seconds
     if _has_unlabelled(facts) and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
         yield _pseudo_labels(facts, left, epoch)
-    elif not _has_unlabelled(facts) and LARGER_IMAGES not in done:
-        yield from _larger(facts, epoch, left)
+        return
+    larger = [] if _has_unlabelled(facts) or LARGER_IMAGES in done else list(_larger(facts, epoch, left))
+    yield from larger
+    if not larger and MORE_EPOCHS not in done and left >= max(LEAST_MORE, epoch):
+        yield _more_epochs(facts, left, epoch)
 
 
 def _views(facts: Facts, speeds: Speeds, seconds: float) -> dict[str, Any]:
@@ -187,8 +214,27 @@ def _fit_stage(name: str, facts: Facts, seconds: float, epoch: float, **changed:
 
 def _pseudo_labels(facts: Facts, seconds: float, epoch: float) -> Stage:
     fit = {**_fit_stage(PSEUDO_LABELS, facts, seconds, epoch).step["fit"], "start": "pretrained"}
-    steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]
-    return Stage(PSEUDO_LABELS, {"repeat": {"times": 1, "only_if_better": True, "steps": steps}}, seconds)
+    return Stage(PSEUDO_LABELS, _if_better([{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]), seconds)
+
+
+def _more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
+    fit = _fit_stage(MORE_EPOCHS, facts, seconds, epoch, lr=LR / 2).step
+    return Stage(MORE_EPOCHS, _if_better([fit]), seconds)
+
+
+def _ensemble(facts: Facts, names: Sequence[str], unchanged: Collection[str]) -> Iterator[Stage]:
+    """Yield the mean of the models that the fits among these stages left, where there are two, by weights."""
+    at = enumerate(names, 1)
+    members = [StepName.at(number, KINDS.get(name, "fit")) for number, name in at if name in FITS]
+    members = [member for member in members if names[member.number - 1] not in unchanged]
+    if len(members) > 1 and facts.validation:
+        step = {"ensemble": {"weights": "validation", "members": [{"step": str(member)} for member in members]}}
+        yield Stage(ENSEMBLE, _if_better([step]), ENSEMBLE_SECONDS)
+
+
+def _if_better(steps: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a step that hands on the model of others where validation gains by it."""
+    return {"repeat": {"times": 1, "only_if_better": True, "steps": steps}}
 
 
 def _fit(facts: Facts) -> dict[str, Any]:
@@ -203,9 +249,18 @@ def _fit(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _probe(facts: Facts, speeds: Speeds) -> Stage:
-    seconds = (facts.labelled + facts.validation) * speeds.forward + facts.labelled * speeds.linear
-    return Stage(PROBE, {"probe": {"size": DEFAULT_SIZE}}, seconds)
+def _probe(facts: Facts, speeds: Speeds, left: float = math.inf) -> Stage:
+    """Return a probe; where `left` seconds are too few, of fewer images, or of the least number at a smaller size."""
+    least = min(facts.labelled, LEAST_PROBE)
+    for size in PROBE_SIZES:
+        forward = speeds.forward * (size / DEFAULT_SIZE) ** 2
+        each, rest = forward + speeds.linear, facts.validation * forward
+        images = min(max((left - rest) / each, 0), facts.labelled)
+        if images >= least:
+            break
+    images = max(int(images), least)
+    fewer = {"images": images} if images < facts.labelled else {}
+    return Stage(PROBE, {"probe": {"size": size, **fewer}}, images * each + rest)
 
 
 def _suspects(facts: Facts, speeds: Speeds) -> Stage:

@@ -112,8 +112,12 @@ def room_for_activations(folder: Path, *, limit: float) -> float:
 
     Those that are there count as free, since `make_room` removes them.
     """
-    there = sum(path.stat().st_size for path in folder.glob("activations-*.rows"))
-    return min(limit, (free_space(folder) + there) / 2)
+    return min(limit, (free_space(folder) + activation_bytes(folder)) / 2)
+
+
+def activation_bytes(folder: Path) -> int:
+    """Return the bytes of all activations in a folder."""
+    return sum(path.stat().st_size for path in folder.glob("activations-*.rows"))
 
 
 def make_room(folder: Path, needed: Collection[Table], *, further: float, limit: float) -> None:

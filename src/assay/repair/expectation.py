@@ -12,7 +12,8 @@ from assay.arrays import Bools, Doubles, Floats, Ints
 from assay.labels.space import Codes, LabelSpace
 from assay.metrics.intervals import Estimate, Metric, mean, metric
 from assay.metrics.metrics import probabilities_of, score
-from assay.training.fold_linear import Components, fit_folds, fold_logits, log_loss, targets_of
+from assay.training.fold_linear import Components, fit_folds, fold_logits
+from assay.training.linear import log_loss, targets_of
 
 SHARES = (0.25, 0.5, 1.0)
 """Parts of the labels that a learning curve is measured at."""

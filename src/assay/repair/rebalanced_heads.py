@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import nn
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.errors import DataError
-from assay.labels.space import Codes, Head
+from assay.labels.space import Codes, Head, LabelSpace
 from assay.models.heads import KernelMachine, NearestMean, linear_layer, widened
 from assay.predictions.calibration import rescaled, temperature
 from assay.repair.head_kinds import (
@@ -35,7 +34,7 @@ from assay.repair.head_kinds import (
     learnable,
 )
 from assay.repair.support_vectors import FOLDS, Machines, against_rest, fit_machines
-from assay.training.linear import fit_question, moments, side_by_side
+from assay.training.linear import fit_cells, moments, targets_of
 
 IMPOSSIBLE = -1e4  # the logit of a class that no training image shows
 CONSTANT = 20.0  # that of a tag which all training images have, or, below 0, none
@@ -173,26 +172,15 @@ def _kernel_layer(
 
 
 def _crt(kind: Crt, task: Task) -> list[Candidate]:
-    mean, spread = moments(task.features)
-    standard = (task.features - mean) / spread
-    multiclass = task.head.multiclass
-    columns = zip(task.head.columns(task.weights).T, task.head.columns(task.codes).T, strict=True)
-    questions = [((weights / weights[codes >= 0].mean()).astype(np.float32), codes) for weights, codes in columns]
-    fits = [
-        partial(fit_question, task.head.values, standard, weights, codes, strength)
-        for strength in kind.strengths
-        for weights, codes in questions
-    ]
-    fitted = side_by_side(fits)
+    head, space = task.head, LabelSpace((task.head,))
+    targets, known = targets_of(space, [task.codes])
+    weights = (head.columns(task.weights) * known).astype(np.float32)
+    weights /= np.maximum(weights.sum(axis=0), 1e-12) / np.maximum(known.sum(axis=0), 1)  # 1 in the mean
     candidates = []
-    for number, strength in enumerate(kind.strengths):
-        parts = fitted[number * len(questions) : (number + 1) * len(questions)]
-        if multiclass:
-            slopes, levels = parts[0]
-        else:  # of a tag, present against absent
-            slopes = np.stack([slope[1] - slope[0] for slope, _ in parts])
-            levels = np.stack([level[1] - level[0] for _, level in parts])
-        candidates.append(Candidate(kind.kind, f"strength {strength:g}", _linear(slopes / spread, levels, centre=mean)))
+    for strength in kind.strengths:
+        linear = fit_cells(space, task.features, targets, weights, {head.name: (strength,) * head.cells})
+        layer = _linear(linear.coefficients, linear.intercepts, centre=np.zeros(task.features.shape[1], np.float32))
+        candidates.append(Candidate(kind.kind, f"strength {strength:g}", layer))
     return candidates
 
 

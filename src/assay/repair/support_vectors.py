@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from assay.arrays import Bools, Doubles
 from assay.labels.space import Codes, Head
-from assay.training.linear import side_by_side
+from assay.repair.head_kinds import THREADS
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC, LinearSVC
 
 FOLDS = 3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +64,20 @@ def fit_machines(
     tasks = [
         partial(_fit_one, machine, inputs, *question, seed=seed) for question in zip(positive.T, weights.T, strict=True)
     ]
-    vectors, intercepts, out_of_fold = zip(*side_by_side(tasks), strict=True)
+    vectors, intercepts, out_of_fold = zip(*_side_by_side(tasks), strict=True)
     return Machines(np.stack(vectors), np.array(intercepts), np.stack(out_of_fold, axis=1))
+
+
+def _side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Return the results of tasks; several run on one thread each."""
+    from sklearn.exceptions import ConvergenceWarning  # here and below: a second that only a fit need wait for
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # validation measures what an early stop costs
+        if len(tasks) == 1:
+            return [tasks[0]()]
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(lambda task: task(), tasks))
 
 
 def _fit_one(

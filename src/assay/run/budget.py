@@ -176,8 +176,11 @@ class Staging:
     def _stages(self) -> list[Stage]:
         """Return the stages to come, by the speeds that the stages done have shown."""
         done = [stage.name for stage in self.budget.decided]
-        speeds = refined(self.facts, self.speeds, dict(zip(done, self._records().values(), strict=False)))
-        return budgeted_stages(self.facts, speeds, self.budget.left_for_stages(), done=done)
+        records = dict(zip(done, self._records().values(), strict=False))
+        speeds = refined(self.facts, self.speeds, records)
+        models = [record.model for record in records.values()]
+        unchanged = [name for number, name in enumerate(records) if models[number] in models[:number]]
+        return budgeted_stages(self.facts, speeds, self.budget.left_for_stages(), done=done, unchanged=unchanged)
 
     def _records(self) -> dict[StepName, DoneRecord]:
         names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
@@ -187,7 +190,8 @@ class Staging:
     def _hand_on(self) -> None:
         """Make the best model so far that of the run, for whoever needs one before it is finished."""
         run, records = self.context.run, self._records()
-        choice = choose_model(records, self.samples, run, self.plan.take, metric=self.plan.metric)
+        plan = self.plan
+        choice = choose_model(records, self.samples, run, plan.take, metric=plan.metric, any_better=True)
         if choice is not None:
             record = records[StepName(choice["step"])]
             self.best = {name: metric["value"] for name, metric in (record.scores or {}).get("metrics", {}).items()}

@@ -48,9 +48,17 @@ LISTED = 3  # classes in a line
 
 
 def choose_model(
-    steps: Mapping[StepName, DoneRecord], samples: Samples, run: RunFolder, take: Take, *, metric: str | None = None
+    steps: Mapping[StepName, DoneRecord],
+    samples: Samples,
+    run: RunFolder,
+    take: Take,
+    *,
+    metric: str | None = None,
+    any_better: bool = False,
 ) -> HandedOn | None:
     """Return the step whose model is handed on: the last, or an earlier one that validates better beyond chance.
+
+    With `any_better`, one that validates better at all: of stages that begin with each other's model, the best.
 
     Of `steps`, in order, those of the plan's own list count. "Beyond chance" is a paired 95 % interval of the headline
     metric (`metric`, where the plan names one) above 0, on the same validation images. None where no step made a model.
@@ -69,7 +77,11 @@ def choose_model(
         for other, record in models.items()
         if name and other != last and (before := predictions_of(record, samples, run))
     }
-    better = {other: change for other, change in gains.items() if change.low is not None and change.low > 0}
+    better = {
+        other: change
+        for other, change in gains.items()
+        if change.low is not None and (change.low > 0 or (any_better and change.value > 0))
+    }
     if not better:
         return {**choice, "metric": name}
     best = max(better, key=lambda other: better[other].value)
@@ -358,8 +370,9 @@ def _stage_lines(record: RunMetrics) -> Iterator[str]:
 def _choice_lines(choice: HandedOn | None) -> Iterator[str]:
     if choice is None or choice["better"] is None or choice["difference"] is None:
         return
+    chance = "beyond chance" if (choice["difference"]["low"] or 0) > 0 else "within chance"
     worse = (
-        f"{choice['last']} validates worse than {choice['better']}, beyond chance: {choice['metric']} is worse by "
+        f"{choice['last']} validates worse than {choice['better']}, {chance}: {choice['metric']} is worse by "
         f"{_number(choice['difference'], sign='')}, n = {choice['difference']['n']}."
     )
     if choice["step"] == choice["better"]:

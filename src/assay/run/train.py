@@ -29,6 +29,7 @@ from assay.messages import plain_lines
 from assay.models.ensemble import load_model
 from assay.plan import yaml_lines
 from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
+from assay.predictions.image_rows import activation_bytes, make_room
 from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries, stage
 from assay.run.archive import archive, archive_run, results
 from assay.run.budget import Budget, Staging, print_usual
@@ -112,6 +113,7 @@ def train(  # noqa: PLR0913  (the options of the command, and who draws)
             state = run_steps(prepared.plan.steps, prepared.state, prepared.context, further=further)
             if main:
                 drop_other_edits(prepared.ledger.path, state.done)
+                _tidy_cache(prepared.context, budgeted=staging is not None)
                 new = _finish(state, prepared, memory=memory, began=began, open_test=open_test, staging=staging)
                 if new and draw is not None:
                     # No page for a variant or a trial, of which there are many.
@@ -224,6 +226,17 @@ def _data_lines(
 # After the last step: the model and its metrics.
 
 
+def _tidy_cache(context: Context, *, budgeted: bool) -> None:
+    """Remove the activations of a run within minutes, which no further step reads; print what others keep."""
+    taken = activation_bytes(context.run.cache)
+    if taken and budgeted:
+        make_room(context.run.cache, (), further=0, limit=0)
+        context.progress.line(f"{taken / 1e9:.1f} GB of cached activations are removed")
+    elif taken:
+        text = f"{context.run.cache} keeps {taken / 1e9:.1f} GB of activations for a further fit, and may be deleted"
+        context.progress.line(text)
+
+
 def _finish(
     state: State,
     prepared: PreparedRun,
@@ -245,7 +258,7 @@ def _finish(
         return open_test and not run.report.exists()
     samples = state.samples
     steps = {name: DoneRecord.read(run.step(name)) for name in sorted(run.steps_done(), key=path_key)}
-    choice = choose_model(steps, samples, run, plan.take, metric=plan.metric)
+    choice = choose_model(steps, samples, run, plan.take, metric=plan.metric, any_better=staging is not None)
     chosen = StepName(choice["step"]) if choice else None
     now, baseline_scores = None, dict[str, Scores]()
     if chosen:

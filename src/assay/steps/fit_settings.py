@@ -55,6 +55,7 @@ Prior = Literal["data", "square_root", "uniform"]
 PRIORS: Mapping[Prior, float] = {"data": 0.0, "square_root": 0.5, "uniform": 1.0}
 """Assumed class frequencies, by what part of the way they are from those of the data to equal ones, as powers."""
 MOST_VIEWS = 8  # cached where a plan does not say how many
+VIEWS_SHARE = 1 / 3  # of the seconds of a fit, which the activations of its views may take
 
 
 class FitSettings(StepSettings):

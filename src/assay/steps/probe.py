@@ -11,6 +11,7 @@ from pydantic import Field
 from assay.arrays import Floats
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
+from assay.labels.split import folds
 from assay.models.backbones import image_size
 from assay.models.classifier import Classifier
 from assay.models.trained_model import TrainedModel, training_hashes
@@ -28,12 +29,15 @@ from assay.steps.start import (
 )
 from assay.training.linear import fit_linear
 
+PARTS = 100  # in which a training part is cut where a probe takes some of it
+
 
 class ProbeSettings(StepSettings):
     """Run the backbone once, frozen, and fit a linear head a head on its features."""
 
     size: int = Field(128, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
+    images: int | None = Field(None, ge=1, description="Training images to learn from, about, stratified; all of them.")
     prior: Prior = Field(
         "data",
         description="The class frequencies that predictions assume: the data's, their square root, or equal ones.",
@@ -43,6 +47,7 @@ class ProbeSettings(StepSettings):
 def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     """Fit the linear heads; write a model of the pretrained backbone with them on top."""
     train, validation = labelled_parts(state.samples)
+    train = _some(train, settings.images, context)
     classifier = frozen_backbone(state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
@@ -79,6 +84,17 @@ STEP = Step(
     learns=True,
     computes=lambda settings: True,
 )
+
+
+def _some(train: Samples, images: int | None, context: Context) -> Samples:
+    """Return about so many images of a training part, stratified over all heads."""
+    if images is None or images >= len(train):
+        return train
+    parts = min(len(train), PARTS)
+    fold = folds(train, parts, seed=context.seed)
+    some = train.take(np.flatnonzero(fold < max(1, images * parts // len(train))))
+    context.progress.line(f"  learns from {len(some):,} of {len(train):,} images")
+    return some
 
 
 def frozen_backbone(state: State, context: Context, *, size: int) -> Classifier:

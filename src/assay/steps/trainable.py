@@ -27,14 +27,13 @@ from assay.predictions.image_rows import BATCH, Rows, make_room, room_for_activa
 from assay.predictions.inference import PLAIN, Inference, View, move, seconds_an_image
 from assay.progress import Progress
 from assay.steps.base import Context
-from assay.steps.fit_settings import FitObjective, FitSettings, SamplingPlan, require_reachable
+from assay.steps.fit_settings import VIEWS_SHARE, FitObjective, FitSettings, SamplingPlan, require_reachable
 from assay.steps.start import inference_for, inference_hardware, training_hardware
 from assay.training.devices import Hardware
 from assay.training.fit_task import Source
 from assay.training.semi_supervised import Consistency, PseudoLabelSelector, StoredViews, UnlabelledViews, Views
 from assay.training.sources import ImageSource, LabelTensors, StoredSource
 
-VIEWS_SHARE = 0.3  # of the seconds of a fit, which the activations of its views may take
 STRONG_VIEWS = 1 << 16  # their numbers begin here, so that they are drawn apart from weak ones
 
 

@@ -7,17 +7,15 @@ begins at the last one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import scipy  # its modules are imported when they are first used
-from scipy.special import expit
 
 from assay.arrays import Doubles, Floats, Ints
-from assay.labels.space import Codes, LabelSpace
-from assay.training.linear import moments
+from assay.labels.space import LabelSpace
+from assay.training.linear import loss_and_slope, moments
 
 BLOCK = 20_000  # rows whose features are standardised at a time
 
@@ -81,7 +79,7 @@ def fit_folds(
     def loss(flat: Doubles) -> tuple[float, Doubles]:
         now = flat.reshape(shape).astype(np.float32)
         logits = (vectors @ now.reshape(depth, -1)).reshape(len(rows), count, space.width)
-        value, residual = _loss(space, logits, wanted, parts)
+        value, residual = loss_and_slope(space, logits, wanted, parts)
         slope = (vectors.T @ residual.reshape(len(rows), -1)).reshape(shape) + pull * now
         value += 0.5 * float((pull * now * now).sum(dtype=np.float64))
         return value * scale, slope.ravel().astype(np.float64) * scale
@@ -90,41 +88,6 @@ def fit_folds(
     options = {"maxiter": iterations, "maxcor": 6, "ftol": 1e-7}
     best = scipy.optimize.minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x
     return np.asarray(best.reshape(shape), np.float32)
-
-
-def targets_of(space: LabelSpace, codes: Sequence[Codes], weights: Floats | None = None) -> tuple[Floats, Floats]:
-    """Return targets and weights (N, W) of labels, one array of codes a head; `weights` (N, H) are those of images."""
-    by_head = list(zip(space, codes, strict=True))
-    targets = np.concatenate([head.present(known) for head, known in by_head], axis=1)
-    cells = [head.decided(known).astype(np.float32) for head, known in by_head]
-    if weights is not None:
-        cells = [of_head * weights[:, position, None] for position, of_head in enumerate(cells)]
-    return targets.astype(np.float32), np.concatenate(cells, axis=1)
-
-
-def log_loss(space: LabelSpace, logits: Floats, targets: Floats, weights: Floats) -> float:
-    """Return the summed log loss of logits (N, W)."""
-    return _loss(space, logits[:, None].copy(), targets[:, None], weights[:, None])[0]
-
-
-def _loss(space: LabelSpace, logits: Floats, targets: Floats, weights: Floats) -> tuple[float, Floats]:
-    """Return the summed loss of logits (n, folds, W), and its slope in their shape; the logits are overwritten."""
-    value = 0.0
-    for head, columns in space.each():
-        scores, wanted, cells = logits[..., columns], targets[..., columns], weights[..., columns]
-        if head.multiclass:
-            scores -= scores.max(axis=-1, keepdims=True)
-            value -= float((cells * wanted * scores).sum(dtype=np.float64))
-            np.exp(scores, out=scores)
-            total = scores.sum(axis=-1, keepdims=True)
-            value += float((cells[..., :1] * np.log(total)).sum(dtype=np.float64))
-            scores /= total
-        else:
-            value += float((cells * (np.logaddexp(0, scores) - wanted * scores)).sum(dtype=np.float64))
-            scores[...] = expit(scores)
-        scores -= wanted
-        scores *= cells
-    return value, logits
 
 
 def fold_logits(components: Components, coefficients: Floats, fold: Ints) -> Floats:

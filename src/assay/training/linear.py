@@ -1,33 +1,34 @@
-"""Linear heads on features: logistic regression by L-BFGS, its strength by cross-validation."""
+"""Linear heads on features: logistic regression by L-BFGS, its strength by cross-validation.
+
+The regressions of all heads, tags and folds share each product of matrices, and steps are taken in coordinates in which
+the loss is about equally curved in all directions, so that a few of them suffice. A search over strengths goes from the
+strongest to the weakest, each from where the last one ended.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from scipy.special import log_softmax
+import scipy  # its modules are imported when they are first used
+from scipy.special import expit
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from assay.arrays import Floats
+from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
-
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
 
 Strengths = Mapping[str, Sequence[float]]
 """Head -> scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
-T = TypeVar("T")
 
 STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # smaller is stronger; where many labels are wrong, the strongest fits best
-SEARCH_ROWS = 8_000  # images to search on; of more, a random part
-THREADS = min(8, os.cpu_count() or 1)  # each may hold a copy of the features
+FEW = 0.01  # the strength where too few images a class are there to compare
+FOLDS = 3
+SEARCH_ROWS = 8_000  # images of a question to search on, and to measure the curvature on; of more, a random part
+CURVATURE = 0.1  # of the log loss of an image along a logit, about: p (1 - p)
+TOGETHER = 256  # columns of logits, over folds, that are fitted at a time
+ABSENT = -20.0  # intercept of a class without images, which is never predicted
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,41 +60,82 @@ def fit_linear(
     """
     if strengths is None:
         strengths = find_strengths(space, features, codes, weights, seed=seed)
+    return fit_cells(space, features, *targets_of(space, codes, weights), strengths)
+
+
+def fit_cells(space: LabelSpace, features: Floats, targets: Floats, weights: Floats, strengths: Strengths) -> Linear:
+    """Fit the same to targets and weights (N, W) of `targets_of`, at given strengths."""
     mean, scale = moments(features)
     standard = (features - mean) / scale
-    searched = [strength for head in space for strength in strengths[head.name]]
-    fits = [
-        partial(
-            fit_question,
-            head.values,
-            standard,
-            weights[:, position],
-            known,
-            strength,
-        )
-        for (position, head, known), strength in zip(_questions(space, codes), searched, strict=True)
-    ]
-    coefficients, intercepts = [], []
-    for (_, head, _), (slopes, level) in zip(_questions(space, codes), side_by_side(fits), strict=True):
-        coefficients.append(slopes if head.multiclass else slopes[1:] - slopes[:1])  # of a tag, present less absent
-        intercepts.append(level if head.multiclass else level[1:] - level[:1])
-    scaled = (np.concatenate(coefficients) / scale).astype(np.float32)
-    levels = (np.concatenate(intercepts) - scaled @ mean).astype(np.float32)
-    return Linear(scaled, levels, strengths)
+    solved = np.zeros((features.shape[1] + 1, space.width), np.float32)
+    with _one_thread():
+        square = _square(standard)
+        for strength, part, columns in _by_strength(space, strengths):
+            wanted, parts = targets[:, columns], weights[:, columns]
+            begin = _start(part, wanted, parts, len(solved))
+            solved[:, columns] = _minimise(part, standard, wanted, parts[:, None], square, 1 / strength, begin)[:, 0]
+    _set_constants(space, targets, weights, solved)
+    coefficients = (solved[:-1].T / scale).astype(np.float32)
+    return Linear(coefficients, (solved[-1] - coefficients @ mean).astype(np.float32), strengths)
 
 
 def find_strengths(
     space: LabelSpace, features: Floats, codes: Sequence[Codes], weights: Floats, *, seed: int
 ) -> dict[str, tuple[float, ...]]:
     """Return the strength with the lowest cross-validated log loss, for every multi-class head and every tag."""
+    questions = [part for head, known in zip(space, codes, strict=True) for part in head.columns(known).T]
+    order = np.random.default_rng(seed).permutation(len(features))
+    folds = np.stack([_folds(question, order) for question in questions], axis=1)  # (N, questions)
+    searched = (folds >= 0).any(axis=0)
+    chosen = np.array([FEW if len(np.unique(known[known >= 0])) > 1 else 0.0 for known in questions])
+    if searched.any():
+        marked = _of_heads(space, np.where(searched, 1.0, 0.0))
+        with _one_thread():
+            chosen[searched] = _search(space, features, codes, weights, folds, marked)
+    return _of_heads(space, chosen)
+
+
+def _search(
+    space: LabelSpace, features: Floats, codes: Sequence[Codes], weights: Floats, folds: Ints, searched: Strengths
+) -> Doubles:
+    """Return the best strengths of the questions `searched`, in order.
+
+    folds: (N, questions), -1 for images left out.
+    """
+    rows = np.flatnonzero((folds >= 0).any(axis=1))
     mean, scale = moments(features)
-    standard = (features - mean) / scale
-    questions = list(_questions(space, codes))
-    searches = [partial(_search, standard, weights[:, position], seed, known) for position, _, known in questions]
-    strengths: dict[str, tuple[float, ...]] = {head.name: () for head in space}
-    for (_, head, _), strength in zip(questions, side_by_side(searches), strict=True):
-        strengths[head.name] += (strength,)
-    return strengths
+    standard = (features[rows] - mean) / scale
+    ((_, part, columns),) = _by_strength(space, searched)
+    targets, cells = (array[rows][:, columns] for array in targets_of(space, codes, weights))
+    widths = [head.size if head.multiclass else 1 for head in space for _ in range(head.cells)]
+    fold = np.repeat(folds[rows], widths, axis=1)[:, columns]  # (n, W)
+    square, step = _square(standard), max(1, TOGETHER // part.width)
+    starts = np.unique(np.repeat(np.arange(len(widths)), widths)[columns], return_index=True)[1]
+    numbers = np.arange(FOLDS)
+    now = np.repeat(_start(part, targets, cells, standard.shape[1] + 1), FOLDS, axis=1)
+    losses: list[Doubles] = []  # of questions, by strength
+    for strength in STRENGTHS:
+        held = np.zeros(part.width)
+        for some in np.split(numbers, range(step, FOLDS, step)):
+            parts = cells[:, None] * (fold[:, None] != some[:, None])
+            now[:, some] = _minimise(part, standard, targets, parts, square, 1 / strength, now[:, some], rough=True)
+            for number in some:
+                outputs = standard @ now[:-1, number].astype(np.float32) + now[-1, number].astype(np.float32)
+                held += _column_losses(part, outputs, targets, fold == number)
+        losses.append(np.add.reduceat(held, starts))
+        if (losses[-1] > np.min(losses, axis=0)).all():
+            break  # a still weaker pull makes it worse, and takes longest
+    return np.asarray(np.array(STRENGTHS)[np.argmin(losses, axis=0)])
+
+
+def _folds(codes: Codes, order: Ints) -> Ints:
+    """Return stratified folds (N,) of the images whose label is known, -1 for all others; all -1 where too few are."""
+    fold = np.full(len(codes), -1)
+    rows = order[codes[order] >= 0][:SEARCH_ROWS]
+    classes, counts = np.unique(codes[rows], return_counts=True)
+    if len(classes) > 1 and (folds := min(FOLDS, counts.min())) > 1:
+        fold[rows[np.argsort(codes[rows], kind="stable")]] = np.arange(len(rows)) % folds
+    return fold
 
 
 def solver_seconds(space: LabelSpace, codes: Sequence[Codes], weights: Floats, *, width: int) -> float:
@@ -114,86 +156,166 @@ def moments(features: Floats) -> tuple[Floats, Floats]:
     return features.mean(axis=0), features.std(axis=0) + 1e-6
 
 
-def _questions(space: LabelSpace, codes: Sequence[Codes]) -> Iterator[tuple[int, Head, Codes]]:
-    """Yield every multi-class head and every tag of a multi-label one: index of the head, head, codes (N,)."""
-    for position, (head, known) in enumerate(zip(space, codes, strict=True)):
-        for question in head.columns(known).T:
-            yield position, head, question
+def targets_of(space: LabelSpace, codes: Sequence[Codes], weights: Floats | None = None) -> tuple[Floats, Floats]:
+    """Return targets and weights (N, W) of labels, one array of codes a head; `weights` (N, H) are those of images."""
+    by_head = list(zip(space, codes, strict=True))
+    targets = np.concatenate([head.present(known) for head, known in by_head], axis=1)
+    cells = [head.decided(known).astype(np.float32) for head, known in by_head]
+    if weights is not None:
+        cells = [of_head * weights[:, position, None] for position, of_head in enumerate(cells)]
+    return targets.astype(np.float32), np.concatenate(cells, axis=1)
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Return the results of tasks; several run on one thread each, as their matrix products are too small to share.
+# The solver.
 
-    14 tags of 6,146 images x 1,280 features took 43 s with two threads for every product on two busy cores, and
-    10 s on one core.
+
+def _one_thread() -> threadpool_limits:
+    """Give products of matrices one thread: for such narrow ones, threads that wait for each other cost more.
+
+    With two, scikit-learn's solver took 14 s of two idle cores for 3,200 images x 1,280 features, and 5 s of one.
     """
-    from sklearn.exceptions import ConvergenceWarning  # here and below: a second that only a fit need wait for
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # validation measures what an early stop costs
-        if len(tasks) == 1:
-            return [tasks[0]()]
-        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda task: task(), tasks))
+    return threadpool_limits(limits=1, user_api="blas")
 
 
-def fit_question(size: int, features: Floats, weights: Floats, codes: Codes, strength: float) -> tuple[Floats, Floats]:
-    """Return coefficients (size, F) and intercepts (size,) of one regression; `codes` are -1 where unknown."""
-    features, weights, codes = _known(features, weights, codes)
-    classes = np.unique(codes)
-    coefficients = np.zeros((size, features.shape[1]), dtype=np.float32)
-    intercepts = np.full(size, -20.0, dtype=np.float32)  # a class without images is never predicted
-    if len(classes) < 2:
-        intercepts[classes] = 0.0
-        return coefficients, intercepts
-    model = _regression(strength, features, weights, codes)
-    if len(classes) == 2:  # one row of coefficients: those of the second class against the first
-        coefficients[classes[1]] = model.coef_[0]
-        intercepts[classes] = 0.0, model.intercept_[0]
-    else:
-        coefficients[classes], intercepts[classes] = model.coef_, model.intercept_
-    return coefficients, intercepts
+def _minimise(
+    space: LabelSpace,
+    features: Floats,
+    targets: Floats,
+    parts: Floats,
+    square: Doubles,
+    pull: float,
+    start: Doubles,
+    *,
+    rough: bool = False,
+) -> Floats:
+    """Return coefficients (F + 1, fits, W), intercepts last, of regressions on standardised features (N, F).
+
+    targets: (N, W); parts: weights (N, fits, W); square: mean products of features (F, F). With U'U the curvature of
+    the loss, steps are those of U times the coefficients (Hestenes & Stiefel's preconditioning, of L-BFGS).
+    """
+    shape, width = start.shape, features.shape[1]
+    load = max(float(parts.sum(axis=0).mean()), 1e-6)  # summed weight of a fit
+    pulls = pull * _binary_factor(space, targets, parts)  # (W,)
+    root = scipy.linalg.cholesky(CURVATURE * load * square + pull * np.eye(width)).astype(np.float32)
+    level = (CURVATURE * load) ** 0.5
+
+    def solved(values: Reals, trans: int = 0) -> Floats:
+        rows = values.reshape(width + 1, -1).astype(np.float32)
+        rows[:-1] = scipy.linalg.solve_triangular(root, rows[:-1], trans=trans, check_finite=False)
+        rows[-1] /= level
+        return rows.reshape(shape)
+
+    def loss(flat: Doubles) -> tuple[float, Doubles]:
+        now = solved(flat)
+        logits = (features @ now[:-1].reshape(width, -1) + now[-1].ravel()).reshape(parts.shape)
+        value, residual = loss_and_slope(space, logits, targets[:, None], parts)
+        slope = np.empty(shape, np.float32)
+        slope[:-1] = (features.T @ residual.reshape(len(features), -1)).reshape(width, *shape[1:]) + pulls * now[:-1]
+        slope[-1] = residual.sum(axis=0)
+        value += 0.5 * float((pulls * now[:-1] ** 2).sum(dtype=np.float64))
+        return value / load, solved(slope, trans=1).ravel().astype(np.float64) / load
+
+    begin = np.empty(shape)
+    begin[:-1] = (root @ start[:-1].reshape(width, -1)).reshape(begin[:-1].shape)
+    begin[-1] = level * start[-1]
+    options = {"maxiter": 200, "maxcor": 10, "ftol": 1e-5 if rough else 1e-7, "gtol": 1e-5 if rough else 1e-6}
+    best = scipy.optimize.minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options=options)
+    return solved(best.x)
 
 
-def _search(features: Floats, weights: Floats, seed: int, codes: Codes) -> float:
-    from sklearn.model_selection import StratifiedKFold
-
-    features, weights, codes = _known(features, weights, codes)
-    if len(np.unique(codes)) < 2:
-        return 0.0
-    rows = np.random.default_rng(seed).permutation(len(codes))[:SEARCH_ROWS]
-    features, weights, codes = features[rows], weights[rows], codes[rows]
-    folds = min(3, int(np.bincount(codes)[np.unique(codes)].min()))
-    if folds < 2 or len(np.unique(codes)) < 2:
-        return 0.01  # too few images a class to compare: a strong pull to zero
-    splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, codes))
-    losses: dict[float, float] = {}
-    for strength in STRENGTHS:
-        losses[strength] = 0.0
-        for fitting, held in splits:
-            model = _regression(strength, features[fitting], weights[fitting], codes[fitting])
-            log_probabilities = _log_probabilities(model, features[held])
-            columns = np.searchsorted(model.classes_, codes[held])
-            losses[strength] -= float(log_probabilities[np.arange(len(held)), columns].sum())
-        if losses[strength] > min(losses.values()):
-            break  # a still weaker pull makes it worse, and takes longest
-    return min(losses, key=lambda strength: losses[strength])
+def _start(space: LabelSpace, targets: Floats, weights: Floats, depth: int) -> Doubles:
+    """Return coefficients (depth, 1, W) of 0, with the intercepts of classes without images."""
+    start = np.zeros((depth, 1, space.width))
+    present = np.asarray((targets * weights).any(axis=0))
+    for head, columns in space.each():
+        if head.multiclass:
+            start[-1, 0, columns] = np.where(present[columns], 0, ABSENT)
+    return start
 
 
-def _known(features: Floats, weights: Floats, codes: Codes) -> tuple[Floats, Floats, Codes]:
-    known = codes >= 0
-    return (features, weights, codes) if known.all() else (features[known], weights[known], codes[known])
+def loss_and_slope(space: LabelSpace, logits: Floats, targets: Floats, weights: Floats) -> tuple[float, Floats]:
+    """Return the summed loss of logits (n, fits, W), and its slope in their shape; the logits are overwritten."""
+    value = 0.0
+    for head, columns in space.each():
+        scores, wanted, cells = logits[..., columns], targets[..., columns], weights[..., columns]
+        if head.multiclass:
+            scores -= scores.max(axis=-1, keepdims=True)
+            value -= float((cells * wanted * scores).sum(dtype=np.float64))
+            np.exp(scores, out=scores)
+            total = scores.sum(axis=-1, keepdims=True)
+            value += float((cells[..., :1] * np.log(total)).sum(dtype=np.float64))
+            scores /= total
+        else:
+            value += float((cells * (np.logaddexp(0, scores) - wanted * scores)).sum(dtype=np.float64))
+            scores[...] = expit(scores)
+        scores -= wanted
+        scores *= cells
+    return value, logits
 
 
-def _regression(strength: float, features: Floats, weights: Floats, codes: Codes) -> LogisticRegression:
-    from sklearn.linear_model import LogisticRegression
+def log_loss(space: LabelSpace, logits: Floats, targets: Floats, weights: Floats) -> float:
+    """Return the summed log loss of logits (N, W)."""
+    return loss_and_slope(space, logits[:, None].copy(), targets[:, None], weights[:, None])[0]
 
-    return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(features, codes, sample_weight=weights)
+
+def _column_losses(space: LabelSpace, logits: Floats, targets: Floats, among: Bools) -> Doubles:
+    """Return the log losses (W,) of logits (N, W), summed over the images `among` (N, W): of a class, of its images."""
+    losses = np.zeros(space.width)
+    for head, columns in space.each():
+        scores, wanted = logits[:, columns].astype(np.float64), targets[:, columns]
+        if head.multiclass:
+            errors = -wanted * scipy.special.log_softmax(scores, axis=1)
+        else:
+            errors = np.logaddexp(0, scores) - wanted * scores
+        losses[columns] = (errors * among[:, columns]).sum(axis=0)
+    return losses
 
 
-def _log_probabilities(model: LogisticRegression, features: Floats) -> Floats:
-    """Return (N, K), finite also where scikit-learn's would be the logarithm of 0."""
-    scores = model.decision_function(features)
-    if scores.ndim == 1:  # of two classes, the second against the first
-        scores = np.stack([np.zeros_like(scores), scores], axis=1)
-    return np.asarray(log_softmax(scores, axis=1))
+def _square(standard: Floats) -> Doubles:
+    """Return the mean products (F, F) of features, over some of the images where there are many."""
+    some = standard[:: max(1, len(standard) // SEARCH_ROWS)]
+    return (some.T @ some).astype(np.float64) / max(1, len(some))
+
+
+def _binary_factor(space: LabelSpace, targets: Floats, parts: Floats) -> Floats:
+    """Return what multiplies the pull on each column (W,): 2 where two classes share what one row would bear."""
+    factor = np.ones(space.width, np.float32)
+    present = np.asarray(((targets > 0) & np.asarray((parts > 0).any(axis=1))).any(axis=0))  # (W,)
+    for head, columns in space.each():
+        if head.multiclass and present[columns].sum() == 2:
+            factor[columns] = 2
+    return factor
+
+
+def _by_strength(space: LabelSpace, strengths: Strengths) -> Iterator[tuple[float, LabelSpace, Ints]]:
+    """Yield each strength above 0 with the heads, and tags of heads, that have it, and their columns."""
+    for value in sorted({strength for by_head in strengths.values() for strength in by_head if strength}):
+        heads, columns = [], []
+        for head, part in space.each():
+            has = np.array(strengths[head.name]) == value
+            rows = np.flatnonzero(np.broadcast_to(has, head.size))
+            if len(rows):
+                heads.append(Head(head.name, tuple(head.classes[row] for row in rows), head.kind))
+                columns.append(part.start + rows)
+        yield value, LabelSpace(tuple(heads)), np.concatenate(columns)
+
+
+def _of_heads(space: LabelSpace, strengths: Doubles) -> dict[str, tuple[float, ...]]:
+    """Return strengths of questions, in order, by head."""
+    ends = np.cumsum([head.cells for head in space])
+    return {head.name: tuple(part.tolist()) for head, part in zip(space, np.split(strengths, ends[:-1]), strict=True)}
+
+
+def _set_constants(space: LabelSpace, targets: Floats, weights: Floats, solved: Floats) -> None:
+    """Let classes without images, and tags of which one value alone is known, be constants."""
+    known = weights > 0
+    with_it, without = (np.asarray((known & (targets == value)).any(axis=0)) for value in (1, 0))
+    for head, columns in space.each():
+        if head.multiclass:
+            constant = ~with_it[columns] if with_it[columns].sum() != 1 else np.ones(head.size, np.bool_)
+            level = np.where(with_it[columns], 0.0, ABSENT)
+        else:
+            constant = ~(with_it & without)[columns]
+            level = -ABSENT * (with_it[columns].astype(float) - without[columns])
+        solved[:-1, columns][:, constant] = 0
+        solved[-1, columns][constant] = level[constant]
