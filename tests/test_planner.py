@@ -16,6 +16,7 @@ from assay.plan.planner import (
     MORE_EPOCHS,
     PROBE,
     PSEUDO_LABELS,
+    SECOND_BACKBONE,
     SUSPECT_LABELS,
     THRESHOLDS,
     UPPER,
@@ -128,6 +129,29 @@ def test_time_that_remains_goes_into_more_epochs_and_an_ensemble_is_the_last_mod
     (ensemble,) = budgeted_stages(PLANTS, SPEEDS, 5, done=[*done, MORE_EPOCHS], unchanged=[MORE_EPOCHS])
     (step,) = ensemble.step["repeat"]["steps"]
     assert step["ensemble"]["members"] == [{"step": "03-fit"}, {"step": "04-fit"}]
+
+
+@pytest.mark.parametrize(
+    ("left", "side", "expected"),
+    [
+        (600, 128, [WHOLE]),
+        (1_200, 128, [WHOLE, SECOND_BACKBONE]),
+        (1_200, 224, [WHOLE, LARGER_IMAGES, ENSEMBLE]),
+        (2_400, 224, [WHOLE, LARGER_IMAGES, SECOND_BACKBONE]),
+    ],
+)
+def test_a_second_backbone_is_a_member_of_the_ensemble_where_time_suffices(
+    left: float, side: int, expected: list[str]
+) -> None:
+    facts = replace(PLANTS, side=side, second="another", second_cost=2.0)
+    stages = budgeted_stages(facts, SPEEDS, left, done=[PROBE, SUSPECT_LABELS])
+    assert names(stages) == expected
+    if SECOND_BACKBONE in expected:
+        (step,) = stages[-1].step["repeat"]["steps"]
+        *earlier, member = step["ensemble"]["members"]
+        assert [one["step"] for one in earlier] == ["03-fit", "04-fit"][: len(expected) - 1]
+        assert member["model"] == {"backbone": "another"}
+        assert 0.9 * stages[-1].seconds < member["steps"][1]["fit"]["seconds"] < stages[-1].seconds
 
 
 def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:

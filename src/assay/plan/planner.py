@@ -35,6 +35,7 @@ PROBE_SIZES = (DEFAULT_SIZE, 96, 64)  # pixels: smaller ones where the time does
 LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
 LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
+LEAST_SECOND = 3.0  # epochs of a second backbone
 ENSEMBLE_SECONDS = 2.0  # to weigh predictions that are there
 
 
@@ -53,6 +54,8 @@ class Facts:
     side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
     stages: int = 8  # of the backbone
     cached: bool = False  # whether activations at the boundary of its upper stages can be
+    second: str | None = None  # another backbone that suits the data
+    second_cost: float = 1.0  # its seconds an image, over those of the first
 
     @property
     def frozen(self) -> int:
@@ -86,7 +89,7 @@ class Stage:
 
 PROBE, SUSPECT_LABELS, UPPER, WHOLE = "probe", "suspect labels", "upper stages", "whole network"
 LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS = "larger images", "pseudo-labels", "more epochs"
-ENSEMBLE, CALIBRATION, THRESHOLDS = "ensemble", "calibration", "thresholds"
+SECOND_BACKBONE, ENSEMBLE, CALIBRATION, THRESHOLDS = "second backbone", "ensemble", "calibration", "thresholds"
 KINDS = {
     PROBE: "probe",
     SUSPECT_LABELS: "clean_labels",
@@ -134,7 +137,7 @@ def budgeted_stages(
     `unchanged` are those whose model was not kept.
     """
     rules = [stage for stage in _rules(facts) if stage.name not in done]
-    if {ENSEMBLE, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
+    if {ENSEMBLE, SECOND_BACKBONE, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
         return rules
     left -= sum(stage.seconds for stage in rules)
     first = [_probe(facts, speeds, left)] if PROBE not in done else []
@@ -145,16 +148,18 @@ def budgeted_stages(
         left -= suspects.seconds
     fits = list(_fits(facts, speeds, left - ENSEMBLE_SECONDS, done))
     names = [*done, *(stage.name for stage in (*first, *fits))]
-    return [*first, *fits, *_ensemble(facts, names, unchanged), *rules]
+    left -= sum(stage.seconds for stage in fits)
+    return [*first, *fits, *_ensemble(facts, speeds, left, names, unchanged), *rules]
 
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
     """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
     images = max(1, facts.labelled)
     epoch = _epoch_seconds(facts, speeds.training, speeds)
-    epochs = left / epoch
+    epochs, second = left / epoch, _second_seconds(facts, speeds)
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
-    if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= LEAST_FIT:
+    a_view = (facts.labelled + facts.validation) * speeds.forward if facts.cached else 0.0  # about: of all stages
+    if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= max(LEAST_FIT, 2 * a_view):
         alone = epochs * (1 - UPPER_SHARE) < LEAST_AFTER
         seconds = left if alone else UPPER_SHARE * left
         of_upper = _epoch_seconds(facts, speeds.upper, speeds)
@@ -170,7 +175,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         seconds = left
         if _has_unlabelled(facts):
             seconds = (1 - PSEUDO) * left
-        elif later and left > 2 * enough:
+        elif (later or second <= left - enough) and left > 2 * enough:
             seconds = max(enough, left / 3)
         seconds = min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
         yield _fit_stage(WHOLE, facts, seconds, epoch)
@@ -178,9 +183,9 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     if _has_unlabelled(facts) and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
         yield _pseudo_labels(facts, left, epoch)
         return
-    larger = [] if _has_unlabelled(facts) or LARGER_IMAGES in done else list(_larger(facts, epoch, left))
-    yield from larger
-    if not larger and MORE_EPOCHS not in done and left >= max(LEAST_MORE, epoch):
+    if LARGER_IMAGES not in done and (larger := list(_larger(facts, epoch, left / 2 if left >= 2 * second else left))):
+        yield from larger
+    elif MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
         yield _more_epochs(facts, left, epoch)
 
 
@@ -222,14 +227,33 @@ def _more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
     return Stage(MORE_EPOCHS, _if_better([fit]), seconds)
 
 
-def _ensemble(facts: Facts, names: Sequence[str], unchanged: Collection[str]) -> Iterator[Stage]:
-    """Yield the mean of the models that the fits among these stages left, where there are two, by weights."""
+def _second_seconds(facts: Facts, speeds: Speeds) -> float:
+    """Return the least seconds that are worth a second backbone; infinite without one."""
+    epoch = _epoch_seconds(facts, speeds.training, speeds)
+    return LEAST_SECOND * facts.second_cost * epoch if facts.second else math.inf
+
+
+def _ensemble(
+    facts: Facts, speeds: Speeds, left: float, names: Sequence[str], unchanged: Collection[str]
+) -> Iterator[Stage]:
+    """Yield the mean of the models that the fits among these stages left, by weights, where there are two of them.
+
+    A second backbone is trained as one of its members, where `left` seconds suffice.
+    """
     at = enumerate(names, 1)
-    members = [StepName.at(number, KINDS.get(name, "fit")) for number, name in at if name in FITS]
-    members = [member for member in members if names[member.number - 1] not in unchanged]
+    steps = [StepName.at(number, KINDS.get(name, "fit")) for number, name in at if name in FITS]
+    members: list[Mapping[str, Any]] = [
+        {"step": str(step)} for step in steps if names[step.number - 1] not in unchanged
+    ]
+    name, seconds = ENSEMBLE, ENSEMBLE_SECONDS
+    if members and left >= _second_seconds(facts, speeds):
+        name, seconds, cost = SECOND_BACKBONE, left, facts.second_cost
+        probe = _probe(facts, Speeds(cost * speeds.forward, 0, 0, speeds.linear))
+        epoch = cost * _epoch_seconds(facts, speeds.training, speeds)
+        fit = _fit_stage(name, facts, left - probe.seconds - ENSEMBLE_SECONDS, epoch)
+        members.append({"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]})
     if len(members) > 1 and facts.validation:
-        step = {"ensemble": {"weights": "validation", "members": [{"step": str(member)} for member in members]}}
-        yield Stage(ENSEMBLE, _if_better([step]), ENSEMBLE_SECONDS)
+        yield Stage(name, _if_better([{"ensemble": {"weights": "validation", "members": members}}]), seconds)
 
 
 def _if_better(steps: list[Mapping[str, Any]]) -> dict[str, Any]:
