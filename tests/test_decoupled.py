@@ -388,10 +388,10 @@ def test_retraining_is_a_weighted_regression() -> None:
     problem = task(CLASSES)
     (found,) = fit_heads(Crt(strengths=(0.1,)), problem)
     weights = problem.class_weights[problem.codes]
-    model = LogisticRegression(C=0.1, max_iter=200, tol=1e-3)
+    model = LogisticRegression(C=0.1, max_iter=2000, tol=1e-6)
     model.fit(standard(problem), problem.codes, sample_weight=weights / weights.mean())
     np.testing.assert_allclose(
-        logits(found.layer, problem.features), model.decision_function(standard(problem)), atol=2e-3
+        logits(found.layer, problem.features), model.decision_function(standard(problem)), atol=5e-3
     )
 
 
