@@ -183,9 +183,12 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     if _has_unlabelled(facts) and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
         yield _pseudo_labels(facts, left, epoch)
         return
-    if LARGER_IMAGES not in done and (larger := list(_larger(facts, epoch, left / 2 if left >= 2 * second else left))):
-        yield from larger
-    elif MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
+    possible = not (_has_unlabelled(facts) or LARGER_IMAGES in done)
+    larger = list(_larger(facts, epoch, left / 2 if left >= 2 * second else left)) if possible else []
+    yield from larger
+    if larger:
+        return
+    if MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
         yield _more_epochs(facts, left, epoch)
 
 
