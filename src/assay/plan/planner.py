@@ -186,9 +186,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     possible = not (_has_unlabelled(facts) or LARGER_IMAGES in done)
     larger = list(_larger(facts, epoch, left / 2 if left >= 2 * second else left)) if possible else []
     yield from larger
-    if larger:
-        return
-    if MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
+    if not larger and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
         yield _more_epochs(facts, left, epoch)
 
 
