@@ -239,7 +239,10 @@ def test_settings_that_contradict_auto_are_refused(model: str, message: str) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {backbone: auto}\nsweep: {sampler: grid, over: {model.head.dropout: [0, 0.1]}}", r"sweep\.over\.model\.backbone"),
+        (
+            "model: {backbone: auto}\nsweep: {sampler: grid, over: {model.head.dropout: [0, 0.1]}}",
+            r"sweep\.over\.model\.backbone",
+        ),
         ("steps: [{ensemble: {members: [{model: {backbone: auto}, steps: [probe]}]}}]", "chosen once a run"),
     ],
 )

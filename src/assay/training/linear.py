@@ -23,7 +23,7 @@ Strengths = Mapping[str, Sequence[float]]
 """Head -> scikit-learn's C: one, or for a multi-label head one a tag; 0 where there is nothing to fit."""
 
 STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # smaller is stronger; where many labels are wrong, the strongest fits best
-FEW = 0.01  # the strength where too few images a class are there to compare
+DEFAULT_STRENGTH = 0.01  # where too few images a class are there to compare
 FOLDS = 3
 SEARCH_ROWS = 8_000  # images of a question to search on, and to measure the curvature on; of more, a random part
 CURVATURE = 0.1  # of the log loss of an image along a logit, about: p (1 - p)
@@ -87,7 +87,7 @@ def find_strengths(
     order = np.random.default_rng(seed).permutation(len(features))
     folds = np.stack([_folds(question, order) for question in questions], axis=1)  # (N, questions)
     searched = (folds >= 0).any(axis=0)
-    chosen = np.array([FEW if len(np.unique(known[known >= 0])) > 1 else 0.0 for known in questions])
+    chosen = np.array([DEFAULT_STRENGTH if len(np.unique(known[known >= 0])) > 1 else 0.0 for known in questions])
     if searched.any():
         marked = _of_heads(space, np.where(searched, 1.0, 0.0))
         with _one_thread():
