@@ -403,7 +403,7 @@ def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry,
     monkeypatch.setattr(fit_step, "soft_targets", lambda *given: seen.append(real(*given)) or seen[-1])
     rare = (pl.col("true") == "blue") & pl.col("number").is_in([4, 12])
     table = planted().with_columns(colour=pl.when(rare).then(pl.lit("rare")).otherwise("colour"))
-    step, fit = CLEAN.replace("}", ", action: soft}"), "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone}"
+    step, fit = CLEAN.replace("}", ", action: {soft: wrong}}"), "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone}"
     run = carry(step, fit, table=table)
     ((targets,),) = seen
     training = [row for row in table.iter_rows(named=True) if row["split"] == "train"]

@@ -184,14 +184,14 @@ def restrict(samples: Samples, heads: Sequence[str]) -> Samples:
     return replace(samples, space=LabelSpace(tuple(samples.space[name] for name in heads)))
 
 
-def soft_labels(head: Head, codes: Codes, probabilities: Reals) -> Floats:
+def soft_labels(head: Head, codes: Codes, probabilities: Reals, *, answer: float | Literal["wrong"]) -> Floats:
     """Return targets (N, K) between the given labels and probabilities (N, K) out of fold, NaN where unknown.
 
-    The given label counts by the probability that it is right, the answer by the probability that it is wrong.
+    `answer` is the share of the probabilities: a number, or the probability that the label is wrong.
     """
-    wrong = wrong_labels(head, codes, probabilities)
+    shares = wrong_labels(head, codes, probabilities) if answer == "wrong" else np.where(codes >= 0, answer, np.nan)
     given = head.present(codes).astype(np.float32)
-    share = head.columns(wrong)  # (N, 1) or (N, K), NaN where unknown
+    share = head.columns(shares)  # (N, 1) or (N, K), NaN where unknown
     return np.asarray((1 - share) * given + share * probabilities, np.float32)
 
 
@@ -225,9 +225,12 @@ class Relabel(Choice):
 
 
 class Soft(Choice):
-    """Let fits learn from all given labels and the judge's answers, mixed by the probability that a label is wrong."""
+    """Let fits learn from all given labels and the judge's answers, mixed."""
 
     kind: Literal["soft"] = "soft"
+    soft: Annotated[float, Field(gt=0, lt=1)] | Literal["wrong"] = Field(
+        0.5, description="Share of the answer, or `wrong`: the probability that the label is wrong."
+    )
 
 
 class Weight(Choice):

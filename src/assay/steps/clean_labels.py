@@ -185,7 +185,9 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     edits = [edit for of_head in by_head for edit in of_head.edits]
     soft = None
     if isinstance(settings.action, Soft):
-        soft = {**state.soft, **write_soft_labels(samples, probabilities, fold, context.folder.path / "soft", context)}
+        folder, answer = context.folder.path / "soft", settings.action.soft
+        files = write_soft_labels(samples, probabilities, fold, folder, context, answer=answer)
+        soft = {**state.soft, **files}
     return StepResult(None, details=suspect_details(by_head, notes), edits=edits, soft=soft)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -97,7 +97,13 @@ def judge_by_training(
 
 
 def write_soft_labels(
-    samples: Samples, probabilities: Floats, fold: Ints, folder: Path, context: Context
+    samples: Samples,
+    probabilities: Floats,
+    fold: Ints,
+    folder: Path,
+    context: Context,
+    *,
+    answer: float | Literal["wrong"] = "wrong",
 ) -> dict[str, Path]:
     """Write `soft_labels` into a folder, and return the file of each head.
 
@@ -111,7 +117,7 @@ def write_soft_labels(
         rows = np.flatnonzero(head.known(given))
         if len(rows) and beats_chance(head, codes, of_head):
             files[head.name] = folder / f"{index}.parquet"
-            targets = soft_labels(head, given, of_head)
+            targets = soft_labels(head, given, of_head, answer=answer)
             write_soft_targets(files[head.name], head, samples, rows, targets=targets, given=given)
     return files
 
