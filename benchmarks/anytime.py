@@ -121,7 +121,7 @@ def measure(options: Options, case: str, name: str, minutes: float, seed: int) -
         known = pace(folder / f"{slug(name)}.json", module, task)
         task |= {"chosen": known["chosen"], **length(known, 60 * minutes, best="mode" in changes)}
         if not task["epochs"]:
-            return record | {"needs": known["seconds"]}
+            return record | {"needs": known["epoch_starts"][1] if "mode" in changes else known["seconds"]}
     return record | trained(folder, CASES[case], hidden, module, task)
 
 

@@ -166,8 +166,8 @@ def compete(name: str, settings: Record) -> Record:
     A module has `train(task, setting, clock, steps)`, which returns how to predict, if there is anything to predict,
     and which a trial ends after so many steps; DEFAULT and CANDIDATES, its settings; SKIP, the steps that its rate
     leaves out; and `details(task)`, which says more. Seconds are from reading the images to the last validation,
-    without imports and trials; where the task says when its command began they are from there, imports and trials
-    included. What is predicted for `answers` is not counted.
+    without imports; where the task says when its command began they are from there, imports included. Trials and what
+    is predicted for `answers` are not counted.
     """
     peer = importlib.import_module(f"benchmarks.peers.{name}")
     task = Task(**settings)
@@ -178,13 +178,15 @@ def compete(name: str, settings: Record) -> Record:
         peer.train(task, setting, clock, TRIAL_STEPS)
         return clock.rate(skip=WARM_STEPS)
 
+    before = time.monotonic()
     if task.chosen is not None:
         setting = Setting(*task.chosen)
     else:
         setting = max(peer.CANDIDATES, key=rate) if task.mode == "best" else peer.DEFAULT
+    trials = time.monotonic() - before
     seed_everything(task.seed)
     clock = Clock(max_seconds=task.max_seconds)
-    began = time.monotonic() if task.began is None else task.began
+    began = time.monotonic() if task.began is None else task.began + trials
     with Peak() as peak:
         predict: Predict | None = peer.train(task, setting, clock, None)
     over = time.monotonic()
