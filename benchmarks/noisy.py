@@ -71,14 +71,12 @@ def measure(options: Options, case: tuple[str, str | None, Record], seed: int) -
 
 def measure_half(options: Options, case: tuple[str, Record | None], seed: int) -> Record:
     """Train on images whose true label is known."""
-    (column, repair), path = case, options.work / f"half-{options.images}.csv"
+    (column, repair), path, root = case, options.work / f"half-{options.images}.csv", options.data / "cifar10n"
     if not path.exists():
-        folder = options.data / "cifar10n"
-        truth = pl.read_csv(folder / "truth_half.csv").select("image", truth="label")
-        chosen = pl.read_csv(folder / "train.csv").join(truth, on="image", how="inner", maintain_order="left")
-        chosen = chosen.sample(min(options.images, chosen.height), seed=0, shuffle=True)
-        chosen.with_columns(image=f"{folder}/" + pl.col("image")).write_csv(path)
-    data = {"table": str(path), "image": "image", "heads": {"label": {"column": column}}}
+        truth = pl.read_csv(root / "truth_half.csv").select("image", truth="label")
+        chosen = pl.read_csv(root / "train.csv").join(truth, on="image", how="inner", maintain_order="left")
+        chosen.sample(min(options.images, chosen.height), seed=0, shuffle=True).write_csv(path)
+    data = {"table": str(path), "root": str(root), "image": "image", "heads": {"label": {"column": column}}}
     return trained(data, [*([{"clean_labels": repair}] if repair else []), {"fit": UPPER}], options, seed)
 
 
