@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,9 @@ def test_clusters_are_found_from_two_labels_each(kind: str, method: str, tmp_pat
 
     class Points:
         ids = ("0", "1", "2", "3")
+
+        def expect(self, epoch: int, batches: Iterable[tuple[Ints, Ints]]) -> None:
+            pass
 
         def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
             return Batch(points[rows], (self.truth(rows),))

@@ -23,6 +23,7 @@ from assay import cli
 from assay.images.augment import Augment, ClassSampling, Erase, Jitter, RandAugment, SomeOf
 from assay.images.decode import Resize
 from assay.images.mix import Mix
+from assay.images.streamed import CacheSettings
 from assay.labels.audit_folder import AuditSettings
 from assay.labels.readers.read import DataSettings, HeadColumns, read_whole
 from assay.labels.split import SplitSettings
@@ -56,7 +57,7 @@ README = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
-    "Settings of the plan": {"": Plan, "hardware.": HardwareSettings},
+    "Settings of the plan": {"": Plan, "hardware.": HardwareSettings, "cache.": CacheSettings},
     "Settings of `data`": {
         "": DataSettings,
         "audit.": AuditSettings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ class Numbers:
     @property
     def ids(self) -> list[str]:
         return [f"{row}.png" for row in range(len(self.inputs))]
+
+    def expect(self, epoch: int, batches: Iterable[tuple[Ints, Ints]]) -> None:
+        pass
 
     def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         self.seen.append((epoch, rows.tolist()))

@@ -315,6 +315,14 @@ def _block(shard: Shard, number: int) -> bytes:
         return bytes(system.cat_file(path, start=number * BLOCK, end=end))
 
 
+def forget_open_shards() -> None:
+    """Close what this process has open of shards: for one that another was forked from."""
+    global _one_at_a_time  # noqa: PLW0603  (a lock that was held then is never released here)
+    _one_at_a_time = threading.Lock()
+    for kept in (_opened, _block, _parquet, _row_group):
+        kept.cache_clear()
+
+
 # Parquet.
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
+from assay.images.streamed import CacheSettings
 from assay.labels.label_files import way_of
 from assay.labels.readers.formats import form_of
 from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
@@ -46,6 +47,7 @@ class Plan(Settings):
     hardware: HardwareSettings | None = Field(
         default=None, description="Precision and memory layout; timed and chosen where nothing is said."
     )
+    cache: CacheSettings | None = Field(default=None, description="The disk that decoded images may take.")
     track: Track = Field(
         default=(), description="Where every epoch is logged: `tensorboard`, `mlflow`, `wandb`, or a list of these."
     )

@@ -69,9 +69,11 @@ class Inference:
 
     def batches(self, ids: Sequence[str], view: View = PLAIN) -> Iterator[Tensor]:
         """Yield images (B, 3, size, size) in [0, 1], in order."""
+        rows = self.cache.rows_of(ids)
+        self.cache.expect(rows[first : first + BATCH] for first in range(0, len(ids), BATCH))
         for first in range(0, len(ids), BATCH):
             chunk = ids[first : first + BATCH]
-            yield view.show(self.cache.gather(self.cache.rows_of(chunk)), chunk, size=self.size)
+            yield view.show(self.cache.gather(rows[first : first + BATCH]), chunk, size=self.size)
 
     def logits(self, ids: Sequence[str], view: View = PLAIN) -> Floats:
         """Return logits (N, width) of one view of images."""

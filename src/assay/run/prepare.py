@@ -13,9 +13,10 @@ import numpy as np
 
 from assay.errors import RunError
 from assay.files import RunFolder, StepFolder, StepName, fingerprint, write_json
-from assay.images.cache import Cache, build
+from assay.images.cache import Cache
 from assay.images.decode import Resize
 from assay.images.levels import MEASURED, measure_levels, notes, traits
+from assay.images.streamed import CacheLimit, CacheSettings, StreamedImages, prepare_images
 from assay.labels.audit_folder import audit_drops, sync_audit
 from assay.labels.corrections import fit_to_data, is_ledger, review_file, sync_corrections
 from assay.labels.edits import PERSON, Edit
@@ -91,7 +92,7 @@ def prepare_run(
     loaded, samples = _with_levels(loaded, samples, progress)
     some = samples if prepared is None or not loaded.plan.steps else prepared(samples, loaded.plan)
     run = RunFolder(folder)
-    caches = _Caches(some, run.cache, progress=progress)
+    caches = _Caches(some, run.cache, settings=loaded.plan.cache or CacheSettings(), progress=progress)
     first = first_input_size(loaded.plan.steps, loaded.base) or (DEFAULT_SIZE, Resize(levels=loaded.plan.data.levels))
     with together.main_process_first():  # the others find the cache made
         cache = caches.of(*first)
@@ -140,7 +141,8 @@ def prepare_run(
         loaded = _fill_levels(complete(loaded, _usual_steps(choice.facts, loaded.plan.minutes)))
     loaded = _with_metric(loaded, samples.space, progress)
     plan = anchored(loaded)
-    key = fingerprint(corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed))
+    parts = [corrected.fingerprint(), content_json(plan.model, loaded.base, folder), str(plan.seed)]
+    key = fingerprint(*parts, *(["streamed"] if isinstance(cache, StreamedImages) else []))  # in another order
     context = replace(context, model=plan.model, as_read=samples)
     row = {name: number for number, name in enumerate(samples.ids)}
     prepared_samples = samples.take([row[name] for name in some.ids if name in row])
@@ -229,6 +231,9 @@ CHECK_SHARE = 0.05  # of a budget
 
 def _notes_in_time(plan: Plan, samples: Samples, cache: Cache, run: RunFolder, progress: Progress) -> tuple[str, ...]:
     """Return notes on the data; none where looking for them would take much of the minutes that there are."""
+    if isinstance(cache, StreamedImages):
+        progress.line("  the images are too many to look for copies, leaks and shortcuts before training")
+        return ()
     if plan.minutes is not None and CHECK_SECONDS * len(samples) > CHECK_SHARE * 60 * plan.minutes:
         progress.line("  the minutes are too few to look for copies, leaks and shortcuts; `assay audit` does")
         return ()
@@ -290,19 +295,20 @@ def pinned_hardware(settings: HardwareSettings, device: str, run: RunFolder, *, 
 class _Caches:
     """The caches of a run, one for each size, made when a step asks for it; each holds all images."""
 
-    def __init__(self, samples: Samples, folder: Path, *, progress: Progress) -> None:
-        self.samples, self.folder, self.progress = samples, folder, progress
+    def __init__(self, samples: Samples, folder: Path, *, settings: CacheSettings, progress: Progress) -> None:
+        self.samples, self.folder, self.settings, self.progress = samples, folder, settings, progress
         self.unreadable: dict[str, str] = {}
 
     def of(self, size: int, resize: Resize) -> Cache:
         self.progress.begin(f"images at {size}", len(self.samples))
-        cache, left_out = build(
+        cache, left_out = prepare_images(
             self.samples.ids,
             self.samples.paths,
             hashes=self.samples.hashes,
             size=size,
             resize=resize,
             folder=self.folder,
+            limit=CacheLimit(self.settings.bytes(self.folder), self.progress.line),
             progress=advancing(self.progress),
         )
         self.progress.end()

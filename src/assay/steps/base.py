@@ -12,9 +12,11 @@ import numpy as np
 import polars as pl
 from pydantic import SerializationInfo, SerializeAsAny, model_serializer
 
+from assay.errors import PlanError
 from assay.files import RunFolder, StepFolder, StepName, whole
 from assay.images.cache import Cache, append_images
 from assay.images.decode import Resize
+from assay.images.streamed import StreamedImages
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
@@ -176,9 +178,16 @@ def with_synthetic_images(context: Context, samples: Samples) -> Context:
         if not missing:
             return cache
         rest = added.take(np.array(missing, dtype=np.int64))
+        require_cache(cache)
         return append_images(cache, rest.ids, rest.paths, size=size, folder=context.run.cache)
 
     return replace(context, images=images)
+
+
+def require_cache(images: Cache) -> None:
+    """Raise PlanError where there is none that images could be added to."""
+    if isinstance(images, StreamedImages):
+        raise PlanError("Synthetic images are added to a cache, and these images have none. Raise `cache.limit`.")
 
 
 # The metrics of every epoch, a row for each.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from assay.arrays import Ints
 from assay.files import ModelFolder
+from assay.images.streamed import StreamedImages
 from assay.labels.samples import Samples
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
 from assay.models.backbones import freeze, set_training_mode, stages
@@ -110,7 +111,8 @@ def prepared_fit(settings: FitSettings, state: State, context: Context) -> Itera
     network = describe_network(classifier, context, size=settings.size)
     freeze(classifier, settings.freeze)
     config = replace(fit_config(settings, train, context), limit=limit)
-    sampling = sampling_plan(settings, train, seed=config.seed)
+    streamed = isinstance(cache, StreamedImages)
+    sampling = sampling_plan(settings, train, seed=config.seed, by_shard=streamed)
     objective = fit_objective(settings, train, sampling)
     data = FitData(cache, train, validation, unlabelled, soft_targets(state.soft, train), sampling)
     model = _model_to_save(settings, classifier, data, objective, state, context)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from pydantic import Field, model_validator
 
@@ -18,7 +19,7 @@ from assay.errors import PlanError
 from assay.images.augment import Augment
 from assay.images.decode import Resize
 from assay.images.mix import Mix
-from assay.labels.samples import Samples
+from assay.labels.samples import MEMBER, Samples
 from assay.labels.space import LabelSpace, require_known
 from assay.models.decision_rule import DecisionRule
 from assay.settings import Source
@@ -41,6 +42,7 @@ from assay.training.sampling import (
     SampledOrder,
     Sampling,
     Shuffled,
+    ShuffledByShard,
     augment_by_class,
     extra_repeats,
     repeat_counts,
@@ -240,8 +242,11 @@ def require_reachable(threshold: float, loss: AnyLoss, space: LabelSpace) -> Non
             )
 
 
-def sampling_plan(settings: FitSettings, train: Samples, *, seed: int) -> SamplingPlan:
-    """Return how often the training images are drawn, and how they are augmented, by their labels."""
+def sampling_plan(settings: FitSettings, train: Samples, *, seed: int, by_shard: bool = False) -> SamplingPlan:
+    """Return how often the training images are drawn, and how they are augmented, by their labels.
+
+    Images that are drawn once each may be read shard by shard.
+    """
     space, codes, weights = train.space, train.codes(), train.weights()
     times, chosen = np.ones(len(train)), None
     if settings.augment is not None and settings.augment.per_class:
@@ -253,9 +258,17 @@ def sampling_plan(settings: FitSettings, train: Samples, *, seed: int) -> Sampli
     if isinstance(settings.sampling, Balanced):
         step = settings.batch * settings.accumulate
         return SamplingPlan(round_robin(settings.sampling, space, codes, weights, step=step, seed=seed), chosen, prior)
+    if (times == 1).all() and by_shard and MEMBER in train.table.columns:
+        return SamplingPlan(ShuffledByShard(_shard_of(train), seed), chosen)
     if (times == 1).all():
         return SamplingPlan(Shuffled(len(train), seed), chosen)
     return SamplingPlan(SampledOrder(times, seed), chosen, prior)
+
+
+def _shard_of(samples: Samples) -> Ints:
+    """Return the number (N,) of each image's shard; -1 where it is a file."""
+    shards: Ints = samples.table[MEMBER].struct.field("shard").cast(pl.Int64).fill_null(-1).to_numpy()
+    return shards
 
 
 def fit_objective(settings: FitSettings, train: Samples, sampling: SamplingPlan) -> FitObjective:

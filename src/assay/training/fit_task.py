@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -33,6 +33,9 @@ class Source(Protocol):
     @property
     def ids(self) -> list[str]:
         """The ids of the images, in the order of their rows."""
+
+    def expect(self, epoch: int, batches: Iterable[tuple[Ints, Ints]]) -> None:
+        """Take note of the rows and partners of the batches to come: what is decoded as needed is decoded ahead."""
 
     def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         """Return the inputs and targets of these rows (B,) in an epoch."""

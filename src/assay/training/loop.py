@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +59,7 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
         while state.epoch * per_epoch < state.total and not _out_of_patience(state, config):
             batches = split_batches(task.order.rows(state.epoch), config.step_size)  # one an optimiser step
             task.to_training_mode()
+            task.source.expect(state.epoch, _passes(batches[state.batch :], task, config, machine))
             for rows in batches[state.batch :]:  # those before are in the checkpoint
                 started = time.perf_counter()
                 step = state.epoch * per_epoch + state.batch
@@ -102,6 +103,23 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
     return state
 
 
+def _passes(batches: Sequence[Ints], task: FitTask, config: FitConfig, machine: Machine) -> Iterator[tuple[Ints, Ints]]:
+    """Yield the rows and partners of every pass of this process."""
+    for rows in batches:
+        mixed_with = partners(rows, task.mixed)
+        for mine in _parts(rows, config, machine):
+            yield rows[mine], mixed_with[mine]
+
+
+def _parts(rows: Ints, config: FitConfig, machine: Machine) -> list[Ints]:
+    """Return the positions of each pass of an optimiser step on this process.
+
+    There are none where a pass has fewer images than there are processes.
+    """
+    passes = np.array_split(np.arange(len(rows)), min(config.accumulate, len(rows)))
+    return [chunk[machine.rank :: machine.count] for chunk in passes]
+
+
 def optimizer_step(
     task: FitTask,
     config: FitConfig,
@@ -119,8 +137,7 @@ def optimizer_step(
     # Label weight (H,) of the whole step: every pass divides by it, so that their gradients add up to that of one large
     # batch. Between processes gradients are averaged, not added: hence the division by their number.
     divisors = task.source.counts(state.epoch, rows, mixed_with) / machine.count
-    for chunk in np.array_split(np.arange(len(rows)), min(config.accumulate, len(rows))):
-        mine = chunk[machine.rank :: machine.count]  # none where a chunk has fewer images than there are processes
+    for mine in _parts(rows, config, machine):
         batch = task.source.batch(state.epoch, rows[mine], mixed_with[mine])
         try:
             with machine.hardware.autocast():

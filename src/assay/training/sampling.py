@@ -46,6 +46,34 @@ class Shuffled:
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
 
 
+@dataclass(frozen=True)
+class ShuffledByShard:
+    """Every image once an epoch, so that each shard is read from its beginning to its end.
+
+    A few shards, in a new order in each epoch, are read at a time, in turns, through a buffer: an image comes at most
+    so many rows early or late, at random.
+    """
+
+    shards: Ints  # (N,) of each image, which lie in the order of their rows
+    seed: int
+    at_once: int = 8
+    buffer: int = 4096
+
+    @property
+    def length(self) -> int:
+        return len(self.shards)
+
+    def rows(self, epoch: int) -> Ints:
+        generator = np.random.default_rng([self.seed, epoch])
+        _, shard, sizes = np.unique(self.shards, return_inverse=True, return_counts=True)
+        turn = generator.permutation(len(sizes))[shard] // self.at_once
+        by_shard = np.argsort(shard, kind="stable")
+        place = np.empty(self.length)
+        place[by_shard] = np.arange(self.length) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        read = np.lexsort((place / sizes[shard], turn))  # in turns, as many images of each as it has
+        return read[np.argsort(np.arange(self.length) + self.buffer * generator.random(self.length), kind="stable")]
+
+
 def number_repeats(rows: Ints, count: int) -> Ints:
     """Return rows of `count` images, of which one may be repeated, as distinct rows: repeat n is row + n count."""
     order = np.argsort(rows, kind="stable")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,6 +88,10 @@ class MixingSource(ABC):
     def ids(self) -> list[str]:
         return self.known.ids
 
+    def expect(self, epoch: int, batches: Iterable[tuple[Ints, Ints]]) -> None:
+        """Take note of the rows and partners of the batches to come in an epoch."""
+        del epoch, batches  # what is stored is there already
+
     def batch(self, epoch: int, rows: Ints, partners: Ints) -> Batch:
         inputs = self.inputs(epoch, rows) if self.mix is None else self._mixed(epoch, rows, partners, self.mix)
         inputs = self.hardware.to_device(inputs)
@@ -135,9 +139,18 @@ class ImageSource(MixingSource):
     def side(self) -> int:
         return self.size
 
+    def expect(self, epoch: int, batches: Iterable[tuple[Ints, Ints]]) -> None:
+        if self.mix is None:
+            self.cache.expect(self._in_cache(rows) for rows, _ in batches)
+        else:
+            self.cache.expect(self._in_cache(np.unique(np.concatenate(both))) for both in batches)
+
+    def _in_cache(self, rows: Ints) -> Ints:
+        return self.cache.rows_of([self.ids[image] for image in rows % len(self.ids)])
+
     def inputs(self, epoch: int, rows: Ints) -> Tensor:
         images = rows % len(self.ids)
-        pixels = self.cache.gather(self.cache.rows_of([self.ids[image] for image in images]))
+        pixels = self.cache.gather(self._in_cache(rows))
         pixels = pixels.to(self.hardware.device, non_blocking=True)
         chosen = None if self.chosen is None else self.chosen[images]
         return augment(pixels, self.keys(epoch, rows, 0), size=self.size, settings=self.augment, chosen=chosen)

@@ -13,7 +13,8 @@ from torch import nn
 
 from assay.arrays import Doubles, Floats, Reals
 from assay.files import fingerprint, whole
-from assay.images.cache import Cache, append_images, build, find_caches
+from assay.images.cache import Cache, append_images, find_caches
+from assay.images.streamed import prepare_images
 from assay.labels.samples import Samples
 from assay.labels.split import SIDES
 from assay.messages import plain
@@ -141,7 +142,7 @@ def _cache(run: RunContents, samples: Samples, network: TrainedModel) -> Cache |
             return append_images(kept.cache, list(added), list(added.values()), size=network.size, folder=folder)
     if not any(path.exists() for path in samples.paths):
         return None
-    cache, _ = build(
+    cache, _ = prepare_images(
         samples.ids, samples.paths, hashes=samples.hashes, size=network.size, resize=network.resize, folder=folder
     )
     return cache
