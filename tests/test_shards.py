@@ -20,8 +20,11 @@ from assay.images.decode import decode
 from assay.labels import shards
 from assay.labels.readers import shard_index
 from assay.labels.readers.read import DataSettings, read_whole
+from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
+from assay.labels.writers.folders import write_folder
 from assay.plan.plan import from_source
+from factories import put
 
 JPEG = b"\xff\xd8\xff"
 
@@ -69,7 +72,7 @@ def test_images_and_labels_of_tar_files(two: Path) -> None:
     assert [image.read_bytes() for image in samples.paths] == [JPEG + name for name in (b"1", b"x/2", b"3")]
     assert len(set(samples.hashes)) == 3
     samples.write(two / "samples.parquet")
-    assert Samples.read(two / "samples.parquet").paths == samples.paths
+    assert list(Samples.read(two / "samples.parquet").paths) == list(samples.paths)
 
 
 @pytest.mark.parametrize("pattern", ["{0..1}.tar", "*.tar", "", "[01].tar"])
@@ -188,6 +191,19 @@ def test_a_shard_that_is_gone_or_was_changed_since_it_was_indexed(two: Path) -> 
     (two / "a.tar").unlink()
     with pytest.raises(DataError, match=r"a\.tar: cannot be read \(No such file"):
         decode(image)
+
+
+def test_they_are_labelled_and_exported_like_files(two: Path, tmp_path: Path) -> None:
+    files = find_images(two).files
+    assert [(name, image.read_bytes()) for name, image in files[:1]] == [("1.jpg", JPEG + b"1")]
+    write_folder(read_shards(two), tmp_path / "out")
+    assert (tmp_path / "out" / "cat" / "1.jpg").read_bytes() == JPEG + b"1"
+
+
+def test_a_folder_of_classes_with_a_stray_archive_holds_no_shards(two: Path, tmp_path: Path) -> None:
+    put(tmp_path / "photos", "red/1.jpg", "backup.tar")
+    assert shards.names_shards(two)
+    assert not shards.names_shards(tmp_path / "photos")
 
 
 # Addresses.

@@ -16,6 +16,7 @@ from assay.labels.edits import PERSON, Action, Edit, apply, current_values, stan
 from assay.labels.ledger import COLUMNS, Entry, Ledger
 from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
+from assay.labels.shards import name_of
 from assay.labels.space import Head
 from assay.messages import printable, quoted
 
@@ -75,8 +76,13 @@ def corrections(path: Path | pl.DataFrame, samples: Samples) -> list[Edit]:
 
 
 def review_file(source: Path) -> Path:
-    """Return where the decisions of a review of data lie: beside it, as NAME.review.csv."""
+    """Return where the decisions of a review of data lie: beside it, as NAME.review.csv.
+
+    Those of shards at an address, or named by a pattern, lie in the working folder.
+    """
     path = source.absolute()
+    if not path.exists():
+        return Path.cwd() / f"{name_of(source)}.review.csv"
     return path.parent / f"{path.name if path.is_dir() else path.stem}.review.csv"
 
 

@@ -20,6 +20,8 @@ IMAGE_ENDINGS = frozenset({
 RAW_ENDINGS = frozenset({"cr2", "cr3", "nef", "arw", "dng", "orf", "rw2", "raf", "pef", "srw", "3fr", "iiq"})
 """Files of cameras; many are TIFF files whose first image is a thumbnail."""
 
+_MEANT_AS_IMAGES = IMAGE_ENDINGS | RAW_ENDINGS
+
 PLUGINS = {"HEIF": ("pillow_heif", "pi_heif"), "JXL": ("pillow_jxl",)}
 """Modules that add a format to Pillow, the first that is installed."""
 
@@ -148,7 +150,7 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 
 def is_image(name: str) -> bool:
     """Return whether a file is meant as an image by its ending."""
-    return "." in name and name.rpartition(".")[2].lower() in IMAGE_ENDINGS | RAW_ENDINGS
+    return "." in name and name.rpartition(".")[2].lower() in _MEANT_AS_IMAGES
 
 
 def kind_of(head: bytes, name: str = "") -> FileKind | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -53,16 +53,12 @@ class Samples:
         return self.table["id"].to_list()
 
     @property
-    def paths(self) -> list[ImageFile]:
+    def paths(self) -> Sequence[ImageFile]:
         """Where each image is, in order: its absolute path, or its shard and its bytes in it."""
-        paths = self.table["path"].to_list()
         if MEMBER not in self.table.columns:
-            return [self.root / path for path in paths]
-        within = self.table[MEMBER].to_list()
-        return [
-            self.root / path if one is None else Member(self.shards[one["shard"]], path, one["offset"], one["size"])
-            for path, one in zip(paths, within, strict=True)
-        ]
+            return [self.root / path for path in self.table["path"].to_list()]
+        within = self.table[MEMBER].struct.unnest().cast(pl.Int64).fill_null(-1).to_numpy()
+        return _Members(self.table["path"], within, self.shards, self.root)
 
     @property
     def hashes(self) -> list[str | None]:
@@ -133,6 +129,30 @@ class Samples:
         space = LabelSpace.from_json(about["space"])
         shards = tuple(Shard(*shard) for shard in about.get("shards", ()))
         return Samples(table, space, Path(about["root"]), left_out, tuple(about["notes"]), shards)
+
+
+@dataclass(frozen=True, eq=False)
+class _Members(Sequence[ImageFile]):
+    """Images in shards, each made when it is asked for: a million of them would take 300 MB."""
+
+    paths: pl.Series
+    within: Ints  # (N, 3): number of the shard, offset, size; -1 for a file
+    shards: tuple[Shard, ...]
+    root: Path
+
+    def __len__(self) -> int:
+        return len(self.within)
+
+    @overload
+    def __getitem__(self, row: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[ImageFile]: ...
+    def __getitem__(self, row: int | slice) -> ImageFile | Sequence[ImageFile]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        shard, offset, size = self.within[row].tolist()
+        path = self.paths[row]
+        return self.root / path if shard < 0 else Member(self.shards[shard], path, offset, size)
 
 
 def first_labels(table: pl.DataFrame) -> dict[str, str]:

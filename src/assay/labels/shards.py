@@ -139,12 +139,13 @@ def has_pattern(text: str) -> bool:
 
 
 def names_shards(source: Path) -> bool:
-    """Return whether a source is a shard, a pattern of some, or a folder that holds tar files and no image folders."""
+    """Return whether a source is a tar file, a pattern of shards, or a folder of shards and of no folders."""
     text = address(source)
     if is_address(text) or (has_pattern(text) and not source.exists()):
         return text.endswith((TAR, PARQUET)) or (is_address(text) and text.endswith("/"))
     if source.is_dir():
-        return (source / LIST).is_file() or any(source.glob(f"*{TAR}"))
+        folders = any(path.is_dir() and path.name[0] != "." for path in source.iterdir())
+        return (source / LIST).is_file() or (not folders and any(source.glob(f"*{TAR}")))
     return source.suffix == TAR and source.is_file()
 
 
@@ -319,7 +320,7 @@ def forget_open_shards() -> None:
     """Close what this process has open of shards: for one that another was forked from."""
     global _one_at_a_time  # noqa: PLW0603  (a lock that was held then is never released here)
     _one_at_a_time = threading.Lock()
-    for kept in (_opened, _block, _parquet, _row_group):
+    for kept in (_require_unchanged, _opened, _block, _parquet, _row_group):
         kept.cache_clear()
 
 

@@ -23,7 +23,7 @@ import polars as pl
 from assay.errors import AssayError, DataError
 from assay.files import fingerprint, whole
 from assay.labels.file_kinds import HEAD, is_image, kind_of
-from assay.labels.image_files import is_foreign, is_unicode
+from assay.labels.image_files import is_unicode
 from assay.labels.readers.datasets import ending_of, features_of, head_of, named_classes, type_of
 from assay.labels.readers.exports import Json
 from assay.labels.readers.label_cells import HeadColumns
@@ -168,17 +168,18 @@ def _samples(text: str, tar: tarfile.TarFile, content: BinaryIO) -> Iterator[Row
     others: list[Row] = []
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
-        name = _ESCAPED.sub(lambda match: ESCAPES[match[0]], member.name.removeprefix("./"))
+        name = member.name.removeprefix("./")
         folder, _, last = name.rpartition("/")
-        if member.isdir() or is_foreign(last):
+        if member.isdir() or last.startswith("."):
             continue
         if not member.isreg():
             others.append((name, 0, 0, None, "a link or a device, which is not followed: put the file itself in", None))
             continue
-        stem, _, ending = PurePosixPath(member.name).name.partition(".")
+        stem, _, ending = last.partition(".")
         key = f"{folder}/{stem}" if folder else stem
         if is_image(name):
             content.seek(member.offset_data)
+            name = _ESCAPED.sub(lambda match: ESCAPES[match[0]], name) if "%" in name else name
             row = _row(name, member.offset_data, content.read(member.size))
             if key in images:
                 others.append((*row[:4], "its key has another image before it: one is read", None))
