@@ -320,7 +320,7 @@ def forget_open_shards() -> None:
     """Close what this process has open of shards: for one that another was forked from."""
     global _one_at_a_time  # noqa: PLW0603  (a lock that was held then is never released here)
     _one_at_a_time = threading.Lock()
-    for kept in (_require_unchanged, _opened, _block, _parquet, _row_group):
+    for kept in (_require_unchanged, _local_file, _block, _parquet, _row_group):
         kept.cache_clear()
 
 

@@ -68,9 +68,9 @@ class ShuffledByShard:
         _, shard, sizes = np.unique(self.shards, return_inverse=True, return_counts=True)
         turn = generator.permutation(len(sizes))[shard] // self.at_once
         by_shard = np.argsort(shard, kind="stable")
-        place = np.empty(self.length)
-        place[by_shard] = np.arange(self.length) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        read = np.lexsort((place / sizes[shard], turn))  # in turns, as many images of each as it has
+        position = np.empty(self.length)
+        position[by_shard] = np.arange(self.length) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        read = np.lexsort((position / sizes[shard], turn))  # in turns, as many images of each as it has
         return read[np.argsort(np.arange(self.length) + self.buffer * generator.random(self.length), kind="stable")]
 
 
