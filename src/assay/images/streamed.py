@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -103,7 +105,8 @@ class StreamedImages(Cache):
         self.ahead.rows = iter(rows)
         self.ahead.next = next(self.ahead.rows, None)
         if len(rows) >= FEWEST and sys.platform == "linux":
-            self.ahead.images = iter(self._loader([batch.tolist() for batch in rows]))
+            with killed_as_error():
+                self.ahead.images = iter(self._loader([batch.tolist() for batch in rows]))
 
     def gather(self, rows: ArrayLike) -> Tensor:
         """Return rows as uint8 (B, 3, S, S), channels last in memory; decoded now where they were not expected next.
@@ -117,13 +120,8 @@ class StreamedImages(Cache):
             images = [_black(self.side) if isinstance(image, str) else image for image in decoded]
             batch = np.stack(images) if images else np.empty((0, self.side, self.side, 3), np.uint8)
             return torch.from_numpy(batch).permute(0, 3, 1, 2)
-        try:
+        with killed_as_error():
             decoded_ahead = next(ahead.images)
-        except RuntimeError as error:
-            raise TrainingError(
-                f"A process that decodes images was killed ({str(error).splitlines()[0]}), most likely for want of "
-                "memory. Free some, or train with a smaller `batch`."
-            ) from error
         ahead.next = next(ahead.rows, None)
         if isinstance(decoded_ahead, str):
             raise DataError(decoded_ahead)
@@ -142,6 +140,28 @@ class StreamedImages(Cache):
 
 def _begin_process(number: int) -> None:
     forget_open_shards()  # an open file shares its position with the process that opened it
+    for stop in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to all processes: the first one ends its step, and then this one
+        signal.signal(stop, signal.SIG_IGN)
+
+
+@contextmanager
+def killed_as_error() -> Iterator[None]:
+    """Raise TrainingError where a process that decodes images is killed in the block.
+
+    torch raises an error then wherever the first process is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"A process that decodes images was killed ({str(error).splitlines()[0]}), most likely for want of memory. "
+            "Free some, or train with a smaller `batch`."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import nn
 
 from assay.arrays import Ints
 from assay.errors import DivergedError, PlanError, TrainingError
+from assay.images.streamed import killed_as_error
 from assay.progress import GivenUpError, Progress
 from assay.training.checkpoint import (
     Average,
@@ -68,7 +69,8 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 _set_rate(task.optimizer, config, state, step, per_epoch)
                 # For dropout: augmentation has random numbers of its own, by seed, epoch and image.
                 torch.manual_seed(_seed(config.seed, step, machine.rank))
-                optimizer_step(task, config, state, machine, forward, rows, epoch_logits)
+                with killed_as_error():
+                    optimizer_step(task, config, state, machine, forward, rows, epoch_logits)
                 if average is not None:
                     average.update(task.network, step)
                 state.batch += 1
