@@ -56,7 +56,7 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
     state.total = state.total or config.epochs * per_epoch
     pace = _pace(config, state, per_epoch)
     # The caller's generators stay as they are. A signal waits for a checkpoint.
-    with torch.random.fork_rng(devices=machine.seeded_devices), finishing():
+    with torch.random.fork_rng(devices=machine.seeded_devices), finishing(), killed_as_error():
         while state.epoch * per_epoch < state.total and not _out_of_patience(state, config):
             batches = split_batches(task.order.rows(state.epoch), config.step_size)  # one an optimiser step
             task.to_training_mode()
@@ -69,8 +69,7 @@ def fit(task: FitTask, config: FitConfig, *, machine: Machine, checkpoint: Path,
                 _set_rate(task.optimizer, config, state, step, per_epoch)
                 # For dropout: augmentation has random numbers of its own, by seed, epoch and image.
                 torch.manual_seed(_seed(config.seed, step, machine.rank))
-                with killed_as_error():
-                    optimizer_step(task, config, state, machine, forward, rows, epoch_logits)
+                optimizer_step(task, config, state, machine, forward, rows, epoch_logits)
                 if average is not None:
                     average.update(task.network, step)
                 state.batch += 1
