@@ -232,7 +232,7 @@ def http(tmp_path: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def test_shards_at_addresses(tmp_path: Path, http: str) -> None:
+def test_shards_at_addresses(tmp_path: Path, http: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, image in (("a", "1"), ("b", "2")):
         with fsspec.open(f"memory://set/{name}.tar", "wb") as file:
             file.write(tar_bytes(labelled(name, image)))
@@ -240,7 +240,10 @@ def test_shards_at_addresses(tmp_path: Path, http: str) -> None:
     for given in ("memory://set/*.tar", f"file://{tmp_path}/files/*.tar", f"{http}/{{a..b}}.tar", f"{http}/a.tar"):
         expanded = [f"{http}/a.tar", f"{http}/b.tar"] if ".." in given else [given]
         samples = read_shards(*expanded, index=str(tmp_path / "index"))
-        assert [image.read_bytes() for image in samples.paths] == [JPEG + b"1", JPEG + b"2"][: len(samples)]
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "BLOCK", 513)  # parts of images, also from a server that knows no ranges
+            content = [image.read_bytes() for image in samples.paths]
+        assert content == [JPEG + b"1", JPEG + b"2"][: len(samples)]
 
 
 def test_what_goes_wrong_at_addresses(tmp_path: Path, http: str, monkeypatch: pytest.MonkeyPatch) -> None:

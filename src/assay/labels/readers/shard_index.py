@@ -14,6 +14,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -27,7 +28,17 @@ from assay.labels.image_files import is_unicode
 from assay.labels.readers.datasets import ending_of, features_of, head_of, named_classes, type_of
 from assay.labels.readers.exports import Json
 from assay.labels.readers.label_cells import HeadColumns
-from assay.labels.shards import PARQUET, TAR, Shard, image_bytes, open_shard, parquet_library, state_of
+from assay.labels.shards import (
+    PARQUET,
+    TAR,
+    Shard,
+    image_bytes,
+    is_address,
+    open_shard,
+    parquet_library,
+    reaching,
+    state_of,
+)
 from assay.messages import printable, quoted
 
 VERSION = 1  # raise when the same shard gives another index
@@ -114,7 +125,7 @@ def _in_process(jobs: Sequence[tuple[str, str, str | None, str]]) -> None:
 
 def write_index(text: str, state: str, column: str | None, file: str) -> None:
     """Index a shard and write what is known of it, whole or not at all. Raises DataError."""
-    with open_shard(text) as content:
+    with open_shard(text) as content, reaching(text) if is_address(text) else nullcontext():
         rows, chosen, labels = (_of_parquet if text.endswith(PARQUET) else _of_tar)(text, content, column)
         table = pl.DataFrame(list(rows), schema=SCHEMA, orient="row")
     about = json.dumps({"column": chosen, "labels": labels})
