@@ -246,6 +246,16 @@ def test_shards_at_addresses(tmp_path: Path, http: str, monkeypatch: pytest.Monk
         assert content == [JPEG + b"1", JPEG + b"2"][: len(samples)]
 
 
+def test_a_table_at_an_address(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content, kinds in ((b"image,kind\n1.jpg,new\n3,old\n", ["new", "old"]), (b"image,kind\n3,x\n", ["x"])):
+        with fsspec.open("memory://tables/labels.csv", "wb") as file:
+            file.write(content)
+        samples = read_shards(two, labels="memory://tables/labels.csv")
+        assert samples.table["label:kind"].to_list() == kinds
+    assert from_source(Path("memory://tables/labels.csv")).plan.data.table == Path("memory://tables/labels.csv")
+
+
 def test_what_goes_wrong_at_addresses(tmp_path: Path, http: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "TIMEOUT", 0.2)
     for given, message in (

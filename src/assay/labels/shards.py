@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from assay.errors import AssayError, DataError, install_command
+from assay.files import fingerprint, whole
 from assay.labels.image_files import natural_key
 from assay.messages import printable
 
@@ -152,7 +153,8 @@ def names_shards(source: Path) -> bool:
 def name_of(source: Path) -> str:
     """Return what shards are called: the part of their name before a pattern, else their folder's."""
     folder, _, last = address(source).rstrip("/").rpartition("/")
-    stem = re.split(r"[*?\[{]", last)[0].removesuffix(TAR).removesuffix(PARQUET).strip("-_.")
+    before = re.split(r"[*?\[{]", last)[0]
+    stem = (PurePosixPath(last).stem if before == last else before).strip("-_.")
     return stem or folder.rpartition("/")[2] or "shards"
 
 
@@ -277,6 +279,22 @@ def open_shard(text: str) -> BinaryIO:
     with reaching(text):
         file: BinaryIO = system.open(path, "rb", block_size=BLOCK, cache_type="readahead")
     return file
+
+
+def local_copy(path: Path) -> Path:
+    """Return a file as it is; of one at an address a copy in .assay/ of the working folder, fetched once.
+
+    Raises DataError.
+    """
+    text = address(path)
+    if not is_address(text):
+        return path
+    copy = Path.cwd() / ".assay" / "tables" / f"{fingerprint(text, state_of(text))}-{path.name}"
+    if not copy.exists():
+        system, remote = filesystem(text)
+        with whole(copy) as beside, reaching(text):
+            system.get_file(remote, str(beside))
+    return copy
 
 
 @lru_cache(maxsize=OPEN_FILES)

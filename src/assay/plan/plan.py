@@ -22,7 +22,7 @@ from assay.labels.label_files import way_of
 from assay.labels.readers.formats import form_of
 from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
-from assay.labels.shards import absolute_addresses, address, name_of, names_shards
+from assay.labels.shards import absolute_addresses, address, is_address, name_of, names_shards
 from assay.metrics.metrics import PlanMetric
 from assay.models.classifier import AUTO, ModelSettings
 from assay.plan.checks import Check, StepTable, without_effect
@@ -271,6 +271,8 @@ def _document(source: Path) -> Document:
     """Return the plan file of a source, or for other data a plan with the data alone."""
     if names_shards(source):
         return Document({"data": {"shards": absolute_addresses([address(source)], Path.cwd())[0]}}, address(source))
+    if is_address(str(source)) and is_table(source):
+        return Document({"data": {"table": address(source)}}, address(source))
     form = form_of(source) or ("folder" if source.is_dir() else "table" if is_table(source) else None)
     if form and source.exists():
         return Document({"data": {form: str(source.absolute())}}, str(source))

@@ -31,7 +31,7 @@ from assay.labels.readers.shards import find_in_shards
 from assay.labels.readers.table import find_in_table, raw_labels
 from assay.labels.readers.table_files import read_rows
 from assay.labels.samples import Samples
-from assay.labels.shards import absolute_addresses
+from assay.labels.shards import absolute_addresses, is_address
 from assay.labels.space import Kind, LabelSpace
 from assay.labels.spelling import Merge, Spelling
 from assay.labels.split import SplitSettings, split
@@ -395,4 +395,6 @@ def _form(data: DataSettings) -> str:
 
 
 def _absolute(base: Path, path: Path | None) -> Path:
+    if path is not None and is_address(str(path)):
+        return path
     return Path(os.path.abspath(base / (path or "")))

@@ -16,6 +16,7 @@ import polars as pl
 from assay.errors import DataError, install_command
 from assay.labels.file_kinds import is_image
 from assay.labels.readers.text_files import TextTable, read_lines, read_table_text, require_file
+from assay.labels.shards import local_copy
 from assay.messages import printable
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -70,10 +71,11 @@ def is_table(path: Path) -> bool:
 
 
 def read_rows(path: Path, *, delimiter: str | None = None) -> Rows:
-    """Return all cells of a table, as text.
+    """Return all cells of a table, as text; of one at an address, of a copy that is fetched once.
 
     Raises DataError for a file that is missing or no valid table.
     """
+    path = local_copy(path)
     require_file(path, "Check the path of the table.")
     ending = path.suffix.lower()
     if not is_table(path):
