@@ -92,7 +92,7 @@ def test_no_images_are_an_error(tmp_path: Path) -> None:
 def test_reopened_without_decoding(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = [f"hash {path.name}" for path in photos]
     first, _ = made(photos, tmp_path / "cache", hashes=hashes)
-    monkeypatch.setattr(cache, "_read", None)
+    monkeypatch.setattr(cache, "read_image", None)
     monkeypatch.setattr(cache, "size_of", None)
     again, _ = made(photos, tmp_path / "cache", hashes=hashes)
     assert (again.pixels == first.pixels).all()
