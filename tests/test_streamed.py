@@ -171,7 +171,9 @@ def test_a_run_on_shards_that_was_stopped_ends_in_the_same_weights(
 ) -> None:
     in_shards(colours, tmp_path / "shards")
     plan = tmp_path / "plan.yaml"
-    plan.write_text("cache: {limit: 0}\n" + tiny_plan(STEP.replace("batch: 8", "batch: 16"), data=f"shards: {tmp_path / 'shards'}"))
+    plan.write_text(
+        "cache: {limit: 0}\n" + tiny_plan(STEP.replace("batch: 8", "batch: 16"), data=f"shards: {tmp_path / 'shards'}")
+    )
     with pytest.raises(SystemExit), graceful_stop():
         trained(plan, tmp_path / "stopped", Stop(after=4))
     assert trained(plan, tmp_path / "stopped") == trained(plan, tmp_path / "whole")
