@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -85,14 +85,14 @@ def judge_by_training(
     by the probability that the label is wrong. `held`, labelled images of validation, are judged by the mean over
     folds. Finished folds are kept after a kill. Raises PlanError where the steps make no model.
     """
-    answers = _judge(steps, samples, fold, held, soft={}, state=state, context=context)
+    answers = _judge(steps, samples, fold, held, state=replace(state, soft={}), context=context)
     for number in range(2, rounds + 1):
         soft: dict[str, Path] = {}
         if context.processes.is_main_process:  # which alone has judged
             soft = write_soft_labels(samples, answers.train, fold, context.folder.path / f"soft-{number}", context)
         soft = context.processes.of_main(soft)
-        of_round = context.for_part(f"round-{number}", len(np.unique(fold)) + number)
-        answers = _judge(steps, samples, fold, held, soft=soft, state=state, context=of_round)
+        taught = replace(state, soft=soft)
+        answers = _judge(steps, samples, fold, held, state=taught, context=context, round_number=number)
     return answers
 
 
@@ -128,9 +128,9 @@ def _judge(
     fold: Ints,
     held: Samples,
     *,
-    soft: Mapping[str, Path],
     state: State,
     context: Context,
+    round_number: int = 1,
 ) -> Probabilities:
     validation, space = state.samples.part("val"), samples.space
     member = MemberPlan(steps=tuple(_keeping_what_is_taken(step) for step in steps))
@@ -139,8 +139,10 @@ def _judge(
     def predict(train: Samples, left_out: Samples) -> Floats:
         number = next(numbers)
         others = replace(samples, table=pl.concat([train.table, validation.table]))
-        begun = State(others, None, fingerprint(state.key, train.fingerprint()), state.done, soft)
-        folder = train_member(member, begun, context.for_part(f"fold-{number}", number))
+        begun = State(others, None, fingerprint(state.key, train.fingerprint()), state.done, state.soft)
+        name = f"fold-{number}" if round_number == 1 else f"round-{round_number}-fold-{number}"
+        part = context.for_part(name, (round_number - 1) * len(np.unique(fold)) + number)
+        folder = train_member(member, begun, part)
         if not context.processes.is_main_process:
             return np.zeros((len(left_out), space.width), np.float32)  # the main process judges
         if len(held):
