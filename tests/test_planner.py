@@ -27,7 +27,7 @@ from assay.plan.planner import (
     budgeted_stages,
     default_stages,
 )
-from assay.run.budget import Budget, closing_seconds, refined
+from assay.run.budget import Budget, closing_seconds, refined, with_second
 from assay.run.records import DoneRecord
 from assay.training.fit_task import Pace, TimeLimit
 
@@ -152,6 +152,18 @@ def test_a_second_backbone_is_a_member_of_the_ensemble_where_time_suffices(
         assert [one["step"] for one in earlier] == ["03-fit", "04-fit"][: len(expected) - 1]
         assert member["model"] == {"backbone": "another"}
         assert 0.9 * stages[-1].seconds < member["steps"][1]["fit"]["seconds"] < stages[-1].seconds
+
+
+def test_the_second_backbone_is_the_best_beside_the_chosen_one() -> None:
+    values = {"fast": (0.8, 0.001), "chosen": (0.9, 0.002), "slow": (0.88, 0.005)}
+    rows = [
+        {"backbones": [name], "size": 128, "features": 8, "seconds": seconds, "value": {"value": value}, "gain": None}
+        for name, (value, seconds) in values.items()
+    ]
+    choice: Any = {"metric": "accuracy", "size": 128, "chosen": "chosen", "rows": rows}
+    facts = with_second(PLANTS, choice)
+    assert (facts.second, facts.second_cost) == ("slow", 2.5)
+    assert with_second(PLANTS, {**choice, "rows": rows[1:2]}) == with_second(PLANTS, None) == PLANTS
 
 
 def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:

@@ -24,9 +24,10 @@ from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import DEFAULT_SIZE, PROBE, UPPER, WHOLE, Facts, Speeds, Stage, budgeted_stages, default_stages
 from assay.predictions.inference import seconds_an_image
 from assay.progress import format_seconds
+from assay.run.backbones import ranked
 from assay.run.conclusions import choose_model, stage_outcomes
 from assay.run.prepare import PreparedRun, StepChoice
-from assay.run.records import DoneRecord, StageOutcome
+from assay.run.records import BackboneChoice, DoneRecord, StageOutcome
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.probe import ProbeSettings
 from assay.steps.start import bare_classifier, inference_for
@@ -131,7 +132,8 @@ class Staging:
         budget.belongs_to(fingerprint(prepared.state.key, to_yaml(choice.plan_with([]))))
         if budget.over:  # the report is missing at most
             return
-        self.facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
+        facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
+        self.facts = with_second(facts, prepared.backbones)
         budget.closing = closing_seconds(budget.seconds, self.speeds.forward)
         self._print_intention()
         if not budget.decided:  # noted later: what an earlier run left in the folder is not archived yet
@@ -235,6 +237,16 @@ def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Spee
     freeze(classifier, facts.frozen)
     cached = find_boundary(classifier.backbone, size=DEFAULT_SIZE) is not None
     return replace(facts, cached=cached), Speeds.of_forward(forward, cached=cached)
+
+
+def with_second(facts: Facts, choice: BackboneChoice | None) -> Facts:
+    """Return the facts with the best backbone that `backbone: auto` compared beside the chosen one, if any."""
+    rows = ranked(choice) if choice is not None else []
+    own = [row for row in rows if choice is not None and row["backbones"] == [choice["chosen"]]]
+    others = [row for row in rows if row not in own]
+    if not (own and others):
+        return facts
+    return replace(facts, second=others[0]["backbones"][0], second_cost=others[0]["seconds"] / own[0]["seconds"])
 
 
 def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> Speeds:
