@@ -31,7 +31,8 @@ LEAST_EPOCH = 0.3  # of the whole network: with less it has not recovered from t
 LARGER = (160, 192, 224)  # pixels
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
 MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
-PROBE_SIZES = (DEFAULT_SIZE, 96, 64)  # pixels: smaller ones where the time does not suffice for the least images
+LARGER_PROBES, SMALLER_PROBES = (192, 160), (64,)  # pixels: where no fit follows, and where time is too short
+READING = 0.5  # of the seconds of an image through the backbone, to read it again at another size
 LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
 LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
@@ -147,6 +148,8 @@ def budgeted_stages(
         first.append(suspects)
         left -= suspects.seconds
     fits = list(_fits(facts, speeds, left - ENSEMBLE_SECONDS, done))
+    if not (fits or PROBE in done):
+        return [_probe(facts, speeds, left + sum(stage.seconds for stage in first), alone=True), *rules]
     names = [*done, *(stage.name for stage in (*first, *fits))]
     left -= sum(stage.seconds for stage in fits)
     return [*first, *fits, *_ensemble(facts, speeds, left, names, unchanged), *rules]
@@ -274,13 +277,16 @@ def _fit(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _probe(facts: Facts, speeds: Speeds, left: float = math.inf) -> Stage:
-    """Return a probe; where `left` seconds are too few, of fewer images, or of the least number at a smaller size."""
-    least = min(facts.labelled, LEAST_PROBE)
-    for size in PROBE_SIZES:
-        forward = speeds.forward * (size / DEFAULT_SIZE) ** 2
+def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool = False) -> Stage:
+    """Return a probe; where `left` seconds are too few, of fewer images, or of the least number at a smaller size.
+
+    One that no fit follows, `alone`, is of larger images where there is time for all.
+    """
+    for size in (*(LARGER_PROBES if alone else ()), DEFAULT_SIZE, *SMALLER_PROBES):
+        forward = speeds.forward * ((size / DEFAULT_SIZE) ** 2 + (READING if size != DEFAULT_SIZE else 0))
         each, rest = forward + speeds.linear, facts.validation * forward
         images = min(max((left - rest) / each, 0), facts.labelled)
+        least = facts.labelled if size > DEFAULT_SIZE else min(facts.labelled, LEAST_PROBE)
         if images >= least:
             break
     images = max(int(images), least)
