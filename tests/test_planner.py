@@ -31,7 +31,7 @@ from assay.run.budget import Budget, closing_seconds, refined, with_second
 from assay.run.records import DoneRecord
 from assay.training.fit_task import Pace, TimeLimit
 
-PLANTS = Facts(labelled=3_200, unlabelled=0, validation=800)
+PLANTS = Facts(labelled=3_200, unlabelled=0, validation=800, side=64)
 SPEEDS = Speeds(forward=0.003, training=0.02, upper=0.007, linear=0.0006)
 
 
@@ -62,7 +62,7 @@ def test_more_time_buys_later_stages(left: float, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (replace(PLANTS, side=192), [WHOLE, LARGER_IMAGES, ENSEMBLE]),
+        (replace(PLANTS, side=128), [WHOLE, LARGER_IMAGES, ENSEMBLE]),  # gain by being enlarged
         (replace(PLANTS, unlabelled=2_000), [WHOLE, PSEUDO_LABELS, ENSEMBLE]),
         (replace(PLANTS, tuned=("tags",)), [WHOLE, THRESHOLDS]),
         (replace(PLANTS, pretrained=True), [WHOLE]),
@@ -124,7 +124,7 @@ def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
 def test_a_probe_alone_is_of_larger_images_of_fewer_or_of_smaller_ones(
     left: float, size: int, images: int | None
 ) -> None:
-    (probe,) = budgeted_stages(replace(PLANTS, cached=True), SPEEDS, left)
+    (probe,) = budgeted_stages(replace(PLANTS, cached=True, side=128), SPEEDS, left)
     assert probe.step["probe"] == {"size": size} | ({} if images is None else {"images": images})
     assert probe.seconds <= max(left, 5.0)
 
@@ -144,8 +144,8 @@ def test_time_that_remains_goes_into_more_epochs_and_an_ensemble_is_the_last_mod
 @pytest.mark.parametrize(
     ("left", "side", "expected"),
     [
-        (600, 128, [WHOLE]),
-        (1_200, 128, [WHOLE, SECOND_BACKBONE]),
+        (600, 64, [WHOLE]),
+        (1_200, 64, [WHOLE, SECOND_BACKBONE]),
         (1_200, 224, [WHOLE, LARGER_IMAGES, ENSEMBLE]),
         (2_400, 224, [WHOLE, LARGER_IMAGES, SECOND_BACKBONE]),
     ],
