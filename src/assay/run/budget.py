@@ -242,11 +242,11 @@ def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Spee
 def with_second(facts: Facts, choice: BackboneChoice | None) -> Facts:
     """Return the facts with the best backbone that `backbone: auto` compared beside the chosen one, if any."""
     rows = ranked(choice) if choice is not None else []
-    own = [row for row in rows if choice is not None and row["backbones"] == [choice["chosen"]]]
-    others = [row for row in rows if row not in own]
-    if not (own and others):
+    first = [row for row in rows if choice is not None and row["backbones"] == [choice["chosen"]]]
+    others = [row for row in rows if row not in first]
+    if not (first and others):
         return facts
-    return replace(facts, second=others[0]["backbones"][0], second_cost=others[0]["seconds"] / own[0]["seconds"])
+    return replace(facts, second=others[0]["backbones"][0], second_cost=others[0]["seconds"] / first[0]["seconds"])
 
 
 def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> Speeds:
