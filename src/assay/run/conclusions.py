@@ -193,7 +193,7 @@ def count_suspects(
     details, path = steps[name].details, run.step(name).suspects
     flagged = {"train": 0, "val": 0}
     if path.exists():
-        waiting = doubted(read_suspects(path).filter(done="flagged"), now)
+        waiting = doubted(read_suspects(path).filter(pl.col("done").is_in(["flagged", "softened"])), now)
         flagged |= dict(waiting.group_by("split").len().iter_rows())
     labels = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
     return SuspectCount(
