@@ -55,8 +55,8 @@ def detailed_agreement(images: Floats, pairs: Ints, maps: Floats) -> tuple[Float
     `maps` (P, 2, 3) are nearly right. The contrast is the standard deviation of the band, in levels.
     """
     correlations, contrasts = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.float32)
-    for start in range(0, len(pairs), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for start in range(0, len(pairs), BLOCK // 4):  # four times the pixels, the same memory
+        rows = slice(start, start + BLOCK // 4)
         correlations[rows], _, contrasts[rows] = _agreed(*_of(images, pairs[rows], maps[rows]), DETAIL)
     return correlations, contrasts
 
