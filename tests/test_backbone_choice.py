@@ -30,7 +30,6 @@ from assay.report.embedding import MapSettings
 from assay.report.report import write_report
 from assay.run import backbones
 from assay.run.backbones import Measured, Work, best_that_pays, choose_backbone, ranked
-from assay.run.records import RunMetrics
 from assay.run.train import Run, train
 from conftest import Lines
 from factories import make_samples
@@ -115,13 +114,25 @@ def trained(plan: Path, folder: Path) -> tuple[Run, list[str]]:
     return train(plan, run=folder, device="cpu", progress=progress), progress.lines
 
 
-def test_a_run_chooses_its_backbone_once(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def require_page(folder: Path, rows: int) -> None:
+    """The page of a run shows what was tried, with a chart, and the licence of each candidate."""
+    html = write_report(folder, settings=MapSettings(n=0)).read_text()
+    part = html[html.index('id="backbone"') :].partition('id="history"')[0]
+    assert "<svg" in part
+    assert part.count("<tr>") == 1 + rows + 1 + len(NAMES)
+    assert "apache-2.0" in part
+
+
+def test_a_run_chooses_its_backbone_once_and_shows_it(
+    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbones, "LARGER", 48)
     run, lines = trained(plan, tmp_path / "run")
     choice = run.record.backbones
     assert choice is not None
     assert [(row["backbones"], row["size"]) for row in choice["rows"][:2]] == [([name], 32) for name in NAMES]
     assert {len(row["backbones"]) for row in choice["rows"]} == {1, 2}
-    assert {row["size"] for row in choice["rows"]} == {32, 224}
+    assert {row["size"] for row in choice["rows"]} == {32, 48}
     assert load(tmp_path / "run/plan.yaml").plan.model == ModelSettings(backbone=choice["chosen"])
     assert ranked(choice)[0]["value"]["value"] == max(row["value"]["value"] for row in choice["rows"][:2])
     assert lines.count(f"backbone: {choice['chosen']}: {choice['why']}") == 1
@@ -129,6 +140,7 @@ def test_a_run_chooses_its_backbone_once(plan: Path, tmp_path: Path, monkeypatch
     again, lines = trained(plan, tmp_path / "run")
     assert again.record.backbones == choice
     assert any("nothing to do" in line for line in lines)
+    require_page(tmp_path / "run", rows=5)
 
 
 def test_a_trial_that_was_killed_goes_on_where_it_was(
@@ -255,14 +267,3 @@ def test_a_search_and_members_name_their_backbones(text: str, message: str) -> N
 def test_a_candidate_without_weights_is_refused(name: str) -> None:
     with pytest.raises(AssayError, match=name):
         candidates([name])
-
-
-def test_the_page_shows_metric_against_seconds(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "LARGER", 48)
-    trained(plan, tmp_path / "run")
-    html = write_report(tmp_path / "run", settings=MapSettings(n=0)).read_text()
-    part = html[html.index('id="backbone"') :].partition('id="history"')[0]
-    assert "<svg" in part
-    assert part.count("<tr>") == 1 + 5 + 1 + len(NAMES)
-    assert "apache-2.0" in part
-    assert RunMetrics.read(RunFolder(tmp_path / "run")) is not None
