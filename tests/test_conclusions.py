@@ -21,11 +21,11 @@ from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import data_changes
 from assay.predictions.predict import Predictions, scores_json
 from assay.run.archive import earlier_run
+from assay.run.before_after import compare_with_earlier
 from assay.run.conclusions import (
     Take,
     alarms,
     choose_model,
-    compare_with_earlier,
     conclusion_lines,
     doubted,
     predictions_of,

@@ -18,6 +18,7 @@ PLAN = """
 data: {{folder: {images}}}
 model: {{backbone: {backbone}}}
 hardware: {{precision: fp32, layout: contiguous}}
+cache: {{limit: 1}}
 {more}
 steps:
   - probe: {{size: 32}}

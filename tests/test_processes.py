@@ -33,7 +33,8 @@ STEPS = (
     "fit: {size: 32, epochs: 1, batch: 8, freeze: backbone, views: 2, augment: {flip: horizontal}, lr: 1e-2}",
     "fit: {size: 32, epochs: 2, batch: 4, accumulate: 2, ema: 0.9, early_stop: 2, lr: 1e-4, optimizer: sgd, "
     "augment: {per_class: {red: {more: 1.5}}}}",
-    "repeat: {times: 1, only_if_better: true, steps: [fit: {size: 32, epochs: 1, batch: 5, freeze: 3, lr: 1e-4}]}",
+    "repeat: {times: 1, only_if_better: true, steps: [fit: {size: 32, epochs: 1, batch: 5, freeze: 3, lr: 1e-4, "
+    "optimizer: sgd}]}",
     "fit: {size: 32, epochs: 1, batch: 7, lr: 1e-3, unlabelled: {method: flexmatch, threshold: 0.5, ratio: 1}}",
 )
 

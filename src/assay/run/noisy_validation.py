@@ -49,7 +49,7 @@ def corrected(
     persons = {edit.cell for edit in ledger.effective() if edit.step == PERSON}
     by_head: dict[str, Number] = {}
     for head in now.samples.space:
-        estimate = searches[-1].details["heads"].get(head.name)
+        estimate = searches[-1].details.get("heads", {}).get(head.name)
         if not head.multiclass or estimate is None or not estimate.get("beats_chance"):
             continue
         codes, probabilities, _ = now.of(head)

@@ -32,8 +32,9 @@ from assay.plan.plan import LoadedPlan, Plan, for_one_run, from_source, to_yaml
 from assay.predictions.image_rows import activation_bytes, make_room
 from assay.progress import ForwardingProgress, NoProgress, Progress, quiet_libraries, stage
 from assay.run.archive import archive, archive_run, results
+from assay.run.before_after import compare_with_earlier
 from assay.run.budget import Budget, Staging, print_usual
-from assay.run.conclusions import alarms, choose_model, compare_with_earlier, count_suspects, predictions_of
+from assay.run.conclusions import alarms, choose_model, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
 from assay.run.evaluate import baselines, test_scores
 from assay.run.finished import Run, evaluate, load
@@ -56,6 +57,8 @@ from assay.training.devices import (
 )
 
 __all__ = ["Draw", "Run", "evaluate", "load", "train"]
+
+LARGE = 10**8  # bytes of activations, from which a run names what it keeps
 
 Draw = Callable[..., None]
 """Called as `draw(folder, page=..., device=..., progress=...)` once the metrics of a run are written."""
@@ -232,7 +235,7 @@ def _tidy_cache(context: Context, *, budgeted: bool) -> None:
     if taken and budgeted:
         make_room(context.run.cache, (), further=0, limit=0)
         context.progress.line(f"{taken / 1e9:.1f} GB of cached activations are removed")
-    elif taken:
+    elif taken >= LARGE:
         text = f"{context.run.cache} keeps {taken / 1e9:.1f} GB of activations for a further fit, and may be deleted"
         context.progress.line(text)
 
