@@ -27,8 +27,8 @@ from assay.run.conclusions import (
     alarms,
     choose_model,
     conclusion_lines,
-    doubted,
     predictions_of,
+    waiting_suspects,
 )
 from assay.run.contents import LabelledPredictions
 from assay.run.records import Alternative, DoneRecord, RunMetrics
@@ -181,13 +181,15 @@ def test_runs_without_common_validation_images_say_why_they_are_not_compared(tmp
     assert compare_with_earlier(RunFolder(tmp_path / "empty"), None) is None
 
 
-def test_a_validation_label_that_the_model_gives_too_is_no_longer_doubted() -> None:
+def test_a_validation_label_that_the_model_gives_too_is_no_longer_waiting_suspects() -> None:
     samples = make_samples([{"id": f"{n}.png", "split": "val", "label": "ant"} for n in range(3)], HEAD)
     logits = np.float32([[2, 0], [0, 2], [2, 0]])
     now = LabelledPredictions(samples, Predictions.of(samples.ids, samples.space, logits, model=""))
-    suspects = pl.DataFrame({"image": ["0.png", "1.png", "seen.png"], "head": "label", "class": None})
-    assert doubted(suspects, now)["image"].to_list() == ["1.png", "seen.png"]
-    assert doubted(suspects, None).equals(suspects)
+    suspects = pl.DataFrame(
+        {"image": ["0.png", "1.png", "seen.png"], "head": "label", "class": None, "done": "flagged"}
+    )
+    assert waiting_suspects(suspects, now)["image"].to_list() == ["1.png", "seen.png"]
+    assert waiting_suspects(suspects, None).equals(suspects)
 
 
 def test_find_fix_prove_is_one_road(

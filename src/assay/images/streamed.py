@@ -140,10 +140,7 @@ class StreamedImages(Cache):
 
 def _begin_process(number: int) -> None:
     forget_open_shards()  # an open file shares its position with the process that opened it
-    for stop in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to all processes: the first one ends its step, and then this one
+    for stop in (signal.SIGINT, signal.SIGTERM):  # sent to all processes: the first ends its step, and then this one
         signal.signal(stop, signal.SIG_IGN)
 
 
@@ -190,10 +187,12 @@ def prepare_images(
     key = cache_key(ids, paths, hashes, settings=settings_of(size, resize))
     manifest = folder / f"{key}.streamed.json"
     if not manifest.exists():
+        side = round(size * MULTIPLE)
         small = limit is None or (folder / f"{key}.json").exists()
-        side = 0 if small else stored_side(paths, size=size, resize=resize, limit=round(size * MULTIPLE))
-        needed = len(ids) * side * side * 3
-        if limit is None or needed <= limit.bytes:
+        if limit is not None and not small and _cache_bytes(ids, side) > limit.bytes:  # else no header need be read
+            side = stored_side(paths, size=size, resize=resize, limit=side)
+        needed = _cache_bytes(ids, side)
+        if limit is None or small or needed <= limit.bytes:
             return build(ids, paths, hashes=hashes, size=size, resize=resize, folder=folder, progress=progress)
         limit.say(
             f"  a cache of {len(ids):,} images at {side} pixels would be {needed / 1e9:,.1f} GB, and its limit is "
@@ -203,6 +202,10 @@ def prepare_images(
         left_out = _unreadable(ids, in_order(read, paths), progress)
         write_json(manifest, {"side": side, "left_out": left_out})
     return _streamed(manifest, ids, paths, hashes=hashes, size=size, resize=resize)
+
+
+def _cache_bytes(ids: Sequence[str], side: int) -> int:
+    return len(ids) * side * side * 3
 
 
 def _unreadable(ids: Sequence[str], images: Iterable[Pixels | str], progress: Progress | None) -> list[tuple[int, str]]:

@@ -12,16 +12,13 @@ import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.edits import PERSON, Action, Edit, apply, current_values, standing_edits
+from assay.labels.edits import PERSON, Action, Cell, Edit, apply, current_values, standing_edits
 from assay.labels.ledger import COLUMNS, Entry, Ledger
 from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.shards import name_of
 from assay.labels.space import Head
 from assay.messages import printable, quoted
-
-Cell = tuple[str, str, str | None]
-"""Image, head and tag."""
 
 OF_PLAN = "said by data.corrections"
 """The reason of edits that come from the table of a plan."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,8 @@ from assay.labels.space import Codes, Head, LabelSpace
 Action = Literal["set", "unset", "drop", "weight", "add", "undo"]
 Origin = Literal["pseudo", "corrected"]
 Describe = Callable[[int], str]  # the position of an edit -> its name in a message
+Cell = tuple[str, str, str | None]
+"""Image, head, and tag where the head has several."""
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 PERSON = "person"
@@ -59,7 +61,7 @@ class Edit:
     origin: Origin | None = None
 
     @property
-    def cell(self) -> tuple[str, str, str | None]:
+    def cell(self) -> Cell:
         return self.id, self.head, self.tag
 
     @property
@@ -82,6 +84,11 @@ def standing_edits(edits: Sequence[Edit]) -> list[bool]:
         return edit.action != "undo" and (undo is None or (edit.step == PERSON and undo < index))
 
     return [counts(index, edit) for index, edit in enumerate(edits)]
+
+
+def persons_cells(edits: Iterable[Edit]) -> set[Cell]:
+    """Return the cells that a person edited, where the edits of steps are not carried out."""
+    return {edit.cell for edit in edits if edit.step == PERSON}
 
 
 def current_values(samples: Samples, head: Head, rows: Ints, tags: Sequence[str | None]) -> list[str | None]:

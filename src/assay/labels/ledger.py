@@ -15,7 +15,17 @@ import numpy as np
 
 from assay.errors import DataError
 from assay.files import append, whole, writing
-from assay.labels.edits import ACTIONS, AUDIT_STEP, PERSON, Action, Edit, Origin, apply, standing_edits
+from assay.labels.edits import (
+    ACTIONS,
+    AUDIT_STEP,
+    PERSON,
+    Action,
+    Edit,
+    Origin,
+    apply,
+    persons_cells,
+    standing_edits,
+)
 from assay.labels.readers.text_files import csv_records
 from assay.labels.samples import Samples
 from assay.messages import printable
@@ -226,7 +236,7 @@ class Ledger:
         """
         undone = {entry.edit.identity for entry in self.entries if entry.edit.action == "undo"}
         effective = self.effective()
-        persons = {edit.cell for edit in effective if edit.step == PERSON}
+        persons = persons_cells(effective)
         last = {edit.cell: edit.action for edit in effective if edit.action != "weight"}
         return [
             edit

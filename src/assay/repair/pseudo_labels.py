@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.errors import DataError
-from assay.labels.edits import PERSON, Edit, current_values
+from assay.labels.edits import Edit, current_values, persons_cells
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.settings import Choice, Settings, parse_tagged
@@ -251,7 +251,7 @@ def without_labels(head: Head, samples: Samples, before: Sequence[Edit]) -> tupl
     codes = replace(samples, space=LabelSpace((head,))).codes()[0]
     closed = np.zeros(codes.shape, np.bool_)
     row_of = {name: row for row, name in enumerate(samples.ids)}
-    persons = _set_by_person(before)
+    persons = persons_cells(before)
     last = {edit.cell: edit for edit in before if edit.action != "weight" and edit.cell not in persons}
     for name, of_head, tag in [*persons, *last]:
         # A person's weight, or a class added, is no label's cell.
@@ -327,7 +327,7 @@ def _weight_edits(
 def _weights_before(head: Head, samples: Samples, before: Sequence[Edit]) -> dict[int, float]:
     """Return row -> weight before pseudo-labels, of the images whose weight they changed."""
     row_of = {name: row for row, name in enumerate(samples.ids)}
-    persons = _set_by_person(before)
+    persons = persons_cells(before)
     weights: dict[int, float] = {}
     for edit in before:
         if edit.action != "weight" or edit.head != head.name or edit.id not in row_of or edit.cell in persons:
@@ -337,8 +337,3 @@ def _weights_before(head: Head, samples: Samples, before: Sequence[Edit]) -> dic
         else:
             weights.pop(row_of[edit.id], None)
     return weights
-
-
-def _set_by_person(before: Sequence[Edit]) -> set[tuple[str, str, str | None]]:
-    """Return the cells that a person edited, where the edits of steps are not carried out."""
-    return {edit.cell for edit in before if edit.step == PERSON}

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from assay.arrays import Floats, Ints, Reals
 from assay.errors import PlanError
-from assay.labels.edits import PERSON, Edit, apply, current_values
+from assay.labels.edits import Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.messages import quoted
@@ -172,11 +172,6 @@ def without_pseudo_labels(samples: Samples, before: Sequence[Edit]) -> Samples:
             for row, tag, old in zip(rows.tolist(), tags, olds, strict=True)
         ]
     return apply(samples, edits) if edits else samples
-
-
-def persons_cells(before: Sequence[Edit]) -> set[tuple[str, str, str | None]]:
-    """Return the cells that a person decided: they are no longer suspect."""
-    return {edit.cell for edit in before if edit.step == PERSON}
 
 
 def restrict(samples: Samples, heads: Sequence[str]) -> Samples:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from assay.files import ModelFolder, RunFolder, StepName
-from assay.labels.corrections import Cell
+from assay.labels.edits import Cell
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.messages import plain
@@ -32,6 +32,7 @@ from assay.run.records import (
     StageOutcome,
     SuspectCount,
     best_alternative,
+    newest_search,
 )
 from assay.steps.base import read_history
 
@@ -39,6 +40,7 @@ Take = Literal["best_step", "last_step"]
 
 JUMP = 1.5  # a training loss this many times that of the epoch before: seldom by chance, often by too high a rate
 LISTED = 3  # classes in a line
+STANDING = ("flagged", "softened")  # what was done about suspects whose label stands
 
 
 # The model that is handed on.
@@ -183,15 +185,13 @@ def count_suspects(
 
     `now` are the answers of the model handed on: a validation label that it gives as well does not count.
     """
-    searches = [name for name, record in steps.items() if record.kind == "clean_labels" and not name.is_member]
-    if not searches:
+    name = newest_search(steps)
+    if name is None:
         return None
-    name = searches[-1]
     details, path = steps[name].details, run.step(name).suspects
     flagged = {"train": 0, "val": 0}
     if path.exists():
-        waiting = doubted(read_suspects(path).filter(pl.col("done").is_in(["flagged", "softened"])), now)
-        flagged |= dict(waiting.group_by("split").len().iter_rows())
+        flagged |= dict(waiting_suspects(read_suspects(path), now).group_by("split").len().iter_rows())
     labels = [sum(head["n"] for head in details.get(part, {}).values()) for part in ("heads", "validation")]
     return SuspectCount(
         file=str(path.relative_to(run.path)),
@@ -209,8 +209,12 @@ def read_suspects(path: Path) -> pl.DataFrame:
     return table.with_columns(pl.col(numbers).cast(pl.Float64))
 
 
-def doubted(suspects: pl.DataFrame, now: LabelledPredictions | None) -> pl.DataFrame:
-    """Return suspects without those validation labels that the model handed on gives as well."""
+def waiting_suspects(suspects: pl.DataFrame, now: LabelledPredictions | None) -> pl.DataFrame:
+    """Return the suspects that a person is to settle: those whose label no step has taken away.
+
+    Of validation labels, those that the model handed on gives as well are left out.
+    """
+    suspects = suspects.filter(pl.col("done").is_in(STANDING))
     agreed = agreed_cells(now)
     cells = suspects.select("image", "head", "class").iter_rows()
     return suspects.filter(pl.Series([cell not in agreed for cell in cells], dtype=pl.Boolean))

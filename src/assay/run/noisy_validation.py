@@ -12,13 +12,13 @@ import numpy as np
 
 from assay.arrays import Bools, Ints, Reals
 from assay.files import StepName
-from assay.labels.edits import PERSON
+from assay.labels.edits import persons_cells
 from assay.labels.ledger import Ledger
 from assay.metrics.intervals import Metric, Z
 from assay.run.contents import LabelledPredictions
-from assay.run.records import DoneRecord, Number, RunMetrics
+from assay.run.records import DoneRecord, Number, RunMetrics, newest_search
 
-LEAST_RATE = 0.1  # of wrong labels: below it, of hard images mistaken for wrong labels there are as many as of these
+LEAST_RATE = 0.1  # of wrong labels: of fewer, a judge takes as many hard images for wrong labels as there are
 MOST = 10.0  # the largest entry of the inverse: noise that is beyond it tells classes hardly apart
 
 
@@ -43,13 +43,13 @@ def corrected(
     steps: Mapping[StepName, DoneRecord], now: LabelledPredictions | None, ledger: Ledger
 ) -> dict[str, Number]:
     """Return the corrected accuracy of each multi-class head whose noise the newest search estimates."""
-    searches = [record for name, record in steps.items() if record.kind == "clean_labels" and not name.is_member]
-    if now is None or not searches:
+    search = newest_search(steps)
+    if now is None or search is None:
         return {}
-    persons = {edit.cell for edit in ledger.effective() if edit.step == PERSON}
+    persons = persons_cells(ledger.effective())
     by_head: dict[str, Number] = {}
     for head in now.samples.space:
-        estimate = searches[-1].details.get("heads", {}).get(head.name)
+        estimate = steps[search].details.get("heads", {}).get(head.name)
         if not head.multiclass or estimate is None or not estimate.get("beats_chance"):
             continue
         codes, probabilities, _ = now.of(head)

@@ -88,6 +88,12 @@ class SuspectCount(TypedDict):
     validation_labels: int
 
 
+def newest_search(steps: Mapping[StepName, DoneRecord]) -> StepName | None:
+    """Return the last step that looked for wrong labels; None without one. Members of an ensemble do not count."""
+    searches = [name for name, record in steps.items() if record.kind == "clean_labels" and not name.is_member]
+    return searches[-1] if searches else None
+
+
 class StageOutcome(TypedDict):
     """What a stage of a run with `minutes` was intended to take, took, and gained on the stage before it."""
 

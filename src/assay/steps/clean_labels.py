@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from assay.arrays import Floats, Ints, Keys
 from assay.errors import DataError
 from assay.images.decode import Resize
-from assay.labels.edits import apply
+from assay.labels.edits import apply, persons_cells
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, LabelSpace
@@ -38,7 +38,6 @@ from assay.repair.suspects import (
     capped,
     find_held_suspects,
     find_suspects,
-    persons_cells,
     require_labels_left,
     restrict,
     suspect_edits,
@@ -154,7 +153,8 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     require_unseen(learnt, samples, what="clean_labels")
     held = _Images.of(state.samples.part("val"), named).without(learnt)
     held_rows: list[SuspectRows] = []
-    if steps and not spare_validation(steps):  # it chose the epochs of these models, so that they judge none of it
+    judges_held = not steps or spare_validation(steps)
+    if not judges_held:  # it chose the epochs of these models, so that they judge none of it
         held = replace(held, subset=held.subset.take(np.zeros(0, np.int64)))
     judges = []
     if steps:
@@ -166,7 +166,7 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     probabilities, of_held = (
         sum(answers[1:], answers[0]) / np.float32(len(answers)) for answers in zip(*judges, strict=True)
     )
-    if not steps or spare_validation(steps):
+    if judges_held:
         of_heads = find_held_suspects(held.subset, of_held, samples, probabilities, fold, filter_by=settings.filter)
         persons, codes = persons_cells(ledger.effective()), held.subset.codes()
         held_rows = [

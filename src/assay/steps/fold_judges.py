@@ -15,6 +15,7 @@ from assay.arrays import Floats, Ints
 from assay.files import ModelFolder, fingerprint
 from assay.images.augment import Augment
 from assay.images.decode import Resize
+from assay.labels.edits import persons_cells
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.backbones import stages
@@ -23,7 +24,7 @@ from assay.predictions.out_of_fold import out_of_fold_by
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import tta_logits
 from assay.repair.confident_learning import beats_chance
-from assay.repair.suspects import judgeable, persons_cells, soft_labels
+from assay.repair.suspects import judgeable, soft_labels
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.ensemble_members import MemberPlan, train_member
 from assay.steps.fit_settings import FitSettings

@@ -16,7 +16,7 @@ from assay.labels.samples import Samples
 from assay.metrics.intervals import Metric, wilson
 from assay.progress import Progress
 from assay.repair.confident_learning import HeadSuspects
-from assay.repair.suspects import actions_done
+from assay.repair.suspects import actions_done, restrict
 
 Split = Literal["train", "val"]
 
@@ -56,8 +56,8 @@ def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
 
     `split` is the part that the image is in. `image`, `head` and `class` (of tags) name a label as a person's
     corrections do, and `label` is blank, for the person to fill in. `wrong` is the probability that the given label is
-    wrong, `quality` the probability of the given label,
-    `confidence` that of the suggested one by the judge, `done` what was done.
+    wrong, `quality` that of the given label and `confidence` that of the suggested one by the judge, `done` what was
+    done.
     """
     tables = [
         pl.DataFrame(
@@ -100,7 +100,7 @@ def write_probabilities(path: Path, by_head: Sequence[SuspectRows]) -> None:
 def _probabilities(rows: SuspectRows) -> Iterator[pl.DataFrame]:
     suspects, ids = rows.suspects, rows.samples.ids
     head = suspects.head
-    codes = rows.samples.codes()[[one.name for one in rows.samples.space].index(head.name)]
+    (codes,) = restrict(rows.samples, [head.name]).codes()
     of_cells = zip(*(head.columns(one).T for one in (codes, suspects.quality, suspects.wrong)), strict=True)
     for tag, (given, quality, wrong) in zip(head.cell_names, of_cells, strict=True):
         known = np.flatnonzero(given >= 0)

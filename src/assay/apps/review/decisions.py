@@ -13,8 +13,7 @@ import numpy as np
 
 from assay.arrays import Bools
 from assay.errors import AssayError, DataError, RunError
-from assay.labels.corrections import Cell
-from assay.labels.edits import PERSON, Action, Edit
+from assay.labels.edits import PERSON, Action, Cell, Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.labels.space import Codes

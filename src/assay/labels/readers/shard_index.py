@@ -127,7 +127,7 @@ def write_index(text: str, state: str, column: str | None, file: str) -> None:
     """Index a shard and write what is known of it, whole or not at all. Raises DataError."""
     with open_shard(text) as content, reaching(text) if is_address(text) else nullcontext():
         rows, chosen, labels = (_of_parquet if text.endswith(PARQUET) else _of_tar)(text, content, column)
-        table = pl.DataFrame(list(rows), schema=SCHEMA, orient="row")
+        table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     about = json.dumps({"column": chosen, "labels": labels})
     with whole(Path(file)) as beside:
         table.write_parquet(beside, metadata={"assay": about})
@@ -157,7 +157,7 @@ def _fault_of_name(name: str) -> str | None:
 # Tar: a sample is what has one key, `key.jpg`, `key.json` or `key.cls` (the layout of WebDataset).
 
 
-def _of_tar(text: str, content: BinaryIO, column: str | None) -> tuple[Iterator[Row], str, Mapping[str, Any]]:
+def _of_tar(text: str, content: BinaryIO, column: str | None) -> tuple[list[Row], str, Mapping[str, Any]]:
     head = content.read(HEAD)
     kind = kind_of(head)
     if len(head) < 512 or (head[257:262] != b"ustar" and any(head[:512])):
@@ -168,7 +168,7 @@ def _of_tar(text: str, content: BinaryIO, column: str | None) -> tuple[Iterator[
     try:
         with tarfile.open(fileobj=content, mode="r:") as tar:
             labels = json.loads(tar.pax_headers.get(LABELS, "{}"))
-            return iter(list(_samples(text, tar, content))), "", labels
+            return list(_samples(text, tar, content)), "", labels
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{printable(text)}: is cut off or damaged ({error}). Copy or download it again.") from error
 
@@ -223,7 +223,7 @@ def _cells(text: str, name: str, ending: str, content: bytes) -> Mapping[str, An
 # Parquet: a column of images, bytes alone or with a path (the layout of Hugging Face).
 
 
-def _of_parquet(text: str, content: BinaryIO, column: str | None) -> tuple[Iterator[Row], str, Mapping[str, Any]]:
+def _of_parquet(text: str, content: BinaryIO, column: str | None) -> tuple[list[Row], str, Mapping[str, Any]]:
     import pyarrow as pa
 
     try:
@@ -241,7 +241,7 @@ def _of_parquet(text: str, content: BinaryIO, column: str | None) -> tuple[Itera
              if (head := head_of(name, kind)) is not None}  # fmt: skip
     labels = json.loads(about[LABELS.encode()]) if LABELS.encode() in about else {"heads": heads}
     try:
-        return iter(list(_cells_of_parquet(file, chosen, features))), chosen, labels
+        return list(_cells_of_parquet(file, chosen, features)), chosen, labels
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{printable(text)}: is damaged ({error}). Copy or download it again.") from error
 

@@ -29,7 +29,6 @@ from assay.messages import printable, quoted
 IMAGE = "image of the shard"
 """The column of `Rows` that names the images; no shard has one of that name."""
 
-
 KEPT = Path(".assay") / "shards"
 """Where the index of shards is kept, below their folder, or below the working folder where they are elsewhere."""
 
@@ -106,9 +105,10 @@ def _images(source: Path, shards: Sequence[Index]) -> tuple[pl.DataFrame, tuple[
     if good.is_empty():
         why = f" The first: {left_out[0].path} ({left_out[0].reason})." if left_out else ""
         raise DataError(f"{printable(source)}: its {len(shards):,} shards hold no image that can be used.{why}")
-    name = "name" if good["name"].n_unique() == len(good) else pl.concat_str("of", pl.lit("/"), "name")
+    unique = good["name"].n_unique() == len(good)
+    id_ = pl.col("name") if unique else pl.concat_str("of", pl.lit("/"), "name")
     member = pl.struct("shard", "offset", "size").cast(MEMBER_TYPE).alias(MEMBER)
-    return good.with_columns(pl.col(name).alias("id") if isinstance(name, str) else name.alias("id"), member), left_out
+    return good.with_columns(id_.alias("id"), member), left_out
 
 
 def _rows(source: Path, images: pl.DataFrame, shards: Sequence[Index]) -> Rows:

@@ -10,10 +10,9 @@ import polars as pl
 
 from assay.files import whole_folder, write_text
 from assay.labels.samples import Samples
-from assay.labels.shards import byte_count
 from assay.labels.space import Head
 from assay.labels.writers.folders import NAMED, group_and_weight, head_columns
-from assay.labels.writers.shared import Written, absolute, class_lists, parts, require_new, without_unknown
+from assay.labels.writers.shared import Written, absolute, class_lists, fill_files, parts, require_new, without_unknown
 
 SHARD = 256 << 20
 """Bytes of images in a file, at least one image."""
@@ -81,13 +80,4 @@ def _numbers(samples: Samples, head: Head) -> pl.Series:
 
 def _shards(samples: Samples) -> list[list[int]]:
     """Return the rows of each file, by the bytes of their images."""
-    shards: list[list[int]] = [[]]
-    size = 0
-    for row, path in enumerate(samples.paths):
-        of_image = byte_count(path)
-        if size + of_image > SHARD and shards[-1]:
-            shards.append([])
-            size = 0
-        size += of_image
-        shards[-1].append(row)
-    return shards
+    return fill_files(samples.paths, range(len(samples)), size=SHARD)

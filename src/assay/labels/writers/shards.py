@@ -22,6 +22,7 @@ from assay.labels.readers.datasets import ending_of
 from assay.labels.readers.shard_index import ESCAPES, LABELS
 from assay.labels.samples import Samples
 from assay.labels.shards import LIST, byte_count, parquet_library
+from assay.labels.writers.shared import fill_files
 from assay.labels.writers.table import label_columns
 from assay.messages import printable
 
@@ -32,11 +33,13 @@ GROUP = 16 << 20  # bytes of images in a group of rows: what reading one image o
 
 @dataclass(frozen=True)
 class ShardList:
-    """The shards to write: their names, and the images of each by row."""
+    """The shards to write: their names, the images of each by row, the labels of all, and what these columns mean."""
 
     names: tuple[str, ...]
     rows: tuple[tuple[int, ...], ...]
     key: str
+    table: pl.DataFrame
+    about: str
 
 
 def parse_bytes(text: str) -> int:
@@ -56,20 +59,14 @@ def list_shards(samples: Samples, *, size: int, form: Form) -> ShardList:
     """
     ids, files = samples.ids, samples.paths
     order = sorted(range(len(ids)), key=lambda row: hashlib.sha256(ids[row].encode()).digest())
-    shards: list[list[int]] = [[]]
-    filled = 0
-    for row in order:
-        of_image = byte_count(files[row])
-        if filled + of_image > size and shards[-1]:
-            shards.append([])
-            filled = 0
-        filled += of_image
-        shards[-1].append(row)
+    shards = fill_files(files, order, size=size)
     names = tuple(f"{number:05d}-of-{len(shards):05d}.{form}" for number in range(len(shards)))
     columns, meanings = label_columns(samples, taken={IMAGE, ORDER})
-    labels = pl.DataFrame(columns).write_json()
-    key = fingerprint(samples.fingerprint(), labels, json.dumps(meanings), str(size), form)
-    return ShardList(names, tuple(map(tuple, shards)), key)
+    labels = pl.DataFrame(columns)
+    key = fingerprint(samples.fingerprint(), labels.write_json(), json.dumps(meanings), str(size), form)
+    table = pl.DataFrame([*columns, pl.Series(ORDER, np.arange(len(samples)))])
+    about = json.dumps(meanings | {"order": ORDER}, ensure_ascii=True)
+    return ShardList(names, tuple(map(tuple, shards)), key, table, about)
 
 
 def write_shards(samples: Samples, shards: ShardList, folder: Path, *, wrote: Callable[[int], None]) -> int:
@@ -87,19 +84,16 @@ def write_shards(samples: Samples, shards: ShardList, folder: Path, *, wrote: Ca
     elif folder.exists() and any(folder.iterdir()):
         raise DataError(f"{printable(folder)}: exists already, and holds other files. Name a new folder with --out.")
     files = samples.paths
-    missing = [number for number, name in enumerate(shards.names) if not (folder / name).exists()]
+    missing = {number for number, name in enumerate(shards.names) if not (folder / name).exists()}
     needed = sum(byte_count(files[row]) for number in missing for row in shards.rows[number])
     require_space(folder, needed, f"writing {len(missing):,} shards")
     listed_shards = [{"name": name, "images": len(rows)} for name, rows in zip(shards.names, shards.rows, strict=True)]
     write_json(listed, {"key": shards.key, "shards": listed_shards})
-    columns, meanings = label_columns(samples, taken={IMAGE, ORDER})
-    table = pl.DataFrame([*columns, pl.Series(ORDER, np.arange(len(samples)))])
-    about = json.dumps(meanings | {"order": ORDER}, ensure_ascii=True)
     for number, (name, rows) in enumerate(zip(shards.names, shards.rows, strict=True)):
-        if number in set(missing):
+        if number in missing:
             write = _write_tar if name.endswith(".tar") else _write_parquet
             with whole(folder / name) as beside:
-                write(beside, samples.take(rows), table[list(rows)], about)
+                write(beside, samples.take(rows), shards.table[list(rows)], shards.about)
         wrote(len(rows))
     return len(missing)
 

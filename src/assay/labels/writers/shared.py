@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +12,7 @@ import numpy as np
 from assay.errors import DataError
 from assay.files import link, whole
 from assay.labels.samples import Samples
+from assay.labels.shards import ImageFile, byte_count
 from assay.labels.space import Head
 from assay.messages import printable, quoted
 
@@ -105,6 +106,20 @@ def require_new(folder: Path) -> None:
     """Raise DataError for a folder that holds something: images are linked into it, and nothing is replaced."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{printable(folder)}: exists already. Name a new folder with --out.")
+
+
+def fill_files(images: Sequence[ImageFile], order: Iterable[int], *, size: int) -> list[list[int]]:
+    """Return the rows of each file, in this order: at most `size` bytes of images, and one image at least."""
+    files: list[list[int]] = [[]]
+    filled = 0
+    for row in order:
+        of_image = byte_count(images[row])
+        if filled + of_image > size and files[-1]:
+            files.append([])
+            filled = 0
+        filled += of_image
+        files[-1].append(row)
+    return files
 
 
 def link_images(samples: Samples, folder: Path, names: Sequence[str] | None = None) -> None:

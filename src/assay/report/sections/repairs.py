@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 
 from assay.files import StepName
-from assay.labels.corrections import Cell
-from assay.labels.edits import PERSON, Edit
+from assay.labels.edits import Cell, Edit, persons_cells
 from assay.labels.space import Head
 from assay.messages import plain
 from assay.metrics.intervals import wilson
@@ -28,7 +27,7 @@ CLASSES = 40  # of a round
 
 def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
     """Return of every search for wrong labels its estimates, and the most suspicious labels."""
-    searches, settled, agreed = [], _settled(run), agreed_cells(run.validation)
+    searches, settled, agreed = [], persons_cells(run.ledger.effective()), agreed_cells(run.validation)
     for step in run.steps:
         table = _suspects(run, step.name)
         if table is None or step.done is None:  # a table that is being written again belongs to no estimate
@@ -60,18 +59,13 @@ def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
 
 def newest_suspects(run: RunContents) -> tuple[StepName, pl.DataFrame] | None:
     """Return the newest search for wrong labels, and its suspects that no person has settled since."""
-    settled = _settled(run)
+    settled = persons_cells(run.ledger.effective())
     for step in reversed(run.steps):
         table = _suspects(run, step.name)
         if table is not None and step.done is not None:
             waiting = [cell not in settled for cell in table.select("image", "head", "class").iter_rows()]
             return step.name, table.filter(pl.Series(waiting, dtype=pl.Boolean))
     return None
-
-
-def _settled(run: RunContents) -> set[Cell]:
-    """Return the cells, image, head and tag, whose label a person has settled."""
-    return {edit.cell for edit in run.ledger.effective() if edit.step == PERSON}
 
 
 def suspicion(run: RunContents) -> dict[str, float]:

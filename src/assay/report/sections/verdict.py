@@ -14,7 +14,7 @@ from assay.predictions.baselines import UNTRAINED, ZEROS
 from assay.report.charts import metric_title
 from assay.report.sections.repairs import newest_suspects
 from assay.report.tables import leak_line
-from assay.run.conclusions import doubted, remark_lines
+from assay.run.conclusions import remark_lines, waiting_suspects
 from assay.run.contents import RunContents
 from assay.run.records import best_alternative
 
@@ -131,7 +131,7 @@ def _actions(run: RunContents) -> Iterator[Action]:
         yield Action(f"Hold back or label more images: from {SMALL_N} held back on a metric begins to tell.")
     newest = newest_suspects(run)
     if newest is not None:
-        step, parts = newest[0], doubted(newest[1].filter(done="flagged"), run.validation)["split"].to_list()
+        step, parts = newest[0], waiting_suspects(newest[1], run.validation)["split"].to_list()
         if parts:
             path = plain(shlex.quote(str(run.paths.step(step).suspects)))
             of_parts = [f"{parts.count(part):,} {SPLITS[part]}" for part in ("train", "val") if part in parts]
