@@ -63,7 +63,8 @@ class Copies:
     @cached_property
     def names(self) -> list[str]:
         """The name of each cluster: that of its first image."""
-        return [f"copies of {self.samples.ids[rows[0]]}" for rows in members_of(self.cluster)]
+        firsts = [rows[0] for rows in members_of(self.cluster)]
+        return [f"copies of {id_}" for id_ in self.samples.ids_of(firsts)]
 
 
 def members_of(cluster: Ints) -> list[list[int]]:
@@ -81,7 +82,7 @@ def exact_findings(copies: Copies) -> list[Finding]:
         Finding(
             kind="exact_duplicates",
             score=float(len(rows)),
-            images=tuple(copies.samples.ids[row] for row in rows),
+            images=tuple(copies.samples.ids_of(rows)),
             text=f"{len(rows)} files of the same bytes",
             edits=tuple(edit for row in rows[1:] for edit in edits[row]),
             group=copies.names[copies.cluster[rows[0]]],
@@ -107,7 +108,7 @@ def near_findings(copies: Copies) -> list[Finding]:
             Finding(
                 kind="near_duplicates",
                 score=likeness[number],
-                images=tuple(copies.samples.ids[row] for row in rows),
+                images=tuple(copies.samples.ids_of(rows)),
                 text=f"{len(rows)} images show the same, by a similarity of at least {likeness[number]:.2f}",
                 edits=tuple(edit for row in rows[1:] for edit in edits[row]),
                 group=copies.names[number],
@@ -126,7 +127,8 @@ def _drops_of_others(
     sets: Sequence[Sequence[int]], copies: Copies, *, kind: Kind, what: str
 ) -> dict[int, tuple[Edit, ...]]:
     """Return the drops of all but the first row of each set, by row."""
-    reasons = {row: f"{what} {plain(copies.samples.ids[rows[0]])}" for rows in sets for row in rows[1:]}
+    firsts = copies.samples.ids_of([rows[0] for rows in sets])
+    reasons = {row: f"{what} {plain(id_)}" for rows, id_ in zip(sets, firsts, strict=True) for row in rows[1:]}
     return drop_edits(copies.samples, reasons, kind=kind)
 
 

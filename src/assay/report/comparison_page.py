@@ -193,7 +193,7 @@ def _images(comparison: Comparison, overlap: Overlap, rows: Sequence[int], galle
     head, first = overlap.head, comparison.entries[0].predicted
     codes, probabilities, thresholds = first.of(head)
     _, other_probabilities, other_thresholds = comparison.entries[overlap.index].predicted.of(head)
-    numbers = gallery.add((first.samples.ids[row] for row in rows), large=True)
+    numbers = gallery.add(first.samples.ids_of(rows), large=True)
     return [
         {
             "image": number,

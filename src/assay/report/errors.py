@@ -47,9 +47,9 @@ def misses(labelled: LabelledPredictions, head: Head, position: int) -> Miss:
     taken = Counter(decided[wrong].tolist()) if head.multiclass else Counter[int]()
     order = wrong[np.argsort(probabilities[wrong, position], kind="stable")]
     return Miss(
-        [labelled.samples.ids[row] for row in order],
+        labelled.samples.ids_of(order),
         {head.classes[other]: count for other, count in taken.most_common()},
-        [labelled.samples.ids[row] for row in others[np.argsort(-probabilities[others, position], kind="stable")]],
+        labelled.samples.ids_of(others[np.argsort(-probabilities[others, position], kind="stable")]),
     )
 
 

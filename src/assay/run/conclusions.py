@@ -231,8 +231,8 @@ def agreed_cells(now: LabelledPredictions | None) -> set[Cell]:
     for head in now.samples.space:
         codes, probabilities, thresholds = now.of(head)
         rows, columns = np.nonzero(head.columns(head.decide(probabilities, thresholds) == codes))
-        ids = (now.samples.ids[row] for row in rows)
-        cells |= {(id_, head.name, head.cell_names[column]) for id_, column in zip(ids, columns, strict=True)}
+        of_cells = zip(now.samples.ids_of(rows), columns, strict=True)
+        cells |= {(id_, head.name, head.cell_names[column]) for id_, column in of_cells}
     return cells
 
 

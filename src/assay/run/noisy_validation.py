@@ -54,7 +54,7 @@ def corrected(
             continue
         codes, probabilities, _ = now.of(head)
         known = np.flatnonzero(codes >= 0)
-        sure = np.array([(now.samples.ids[row], head.name, None) in persons for row in known], np.bool_)
+        sure = np.array([(id_, head.name, None) in persons for id_ in now.samples.ids_of(known)], np.bool_)
         metric = corrected_accuracy(
             head.decide(probabilities)[known], codes[known], np.array(estimate["noise_matrix"]), sure
         )

@@ -171,7 +171,7 @@ def _with_levels(loaded: LoadedPlan, samples: Samples, progress: Progress) -> tu
     if levels is None and deep.any():
         training = deep & (samples.table["split"] == "train").to_numpy()
         chosen = np.flatnonzero(training if training.any() else deep)
-        levels, measured = measure_levels([samples.paths[row] for row in chosen.tolist()]), min(MEASURED, len(chosen))
+        levels, measured = measure_levels(samples.take(chosen).paths), min(MEASURED, len(chosen))
     about = notes(headers, levels, measured=measured)
     data = loaded.plan.data.model_copy(update={} if levels is None else {"levels": levels})
     plan = loaded.plan.model_copy(update={"data": data})

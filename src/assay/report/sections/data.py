@@ -71,7 +71,7 @@ def data(run: RunContents, gallery: Gallery) -> dict[str, object]:
 def _mean_colours(run: RunContents) -> tuple[Ints, Doubles]:
     """Return the rows of the images measured, and their mean colours (n, 3) from 0 to 255."""
     rows = stratified_rows(run.samples, MEASURED, seed=0)
-    tiles, readable = Reader.of(run).tiles([run.samples.ids[row] for row in rows.tolist()], side=TINY, padded=False)
+    tiles, readable = Reader.of(run).tiles(run.samples.ids_of(rows), side=TINY, padded=False)
     return rows[readable], tiles.astype(np.float64).mean(axis=(1, 2)).reshape(-1, 3)
 
 
@@ -89,7 +89,7 @@ def _examples(samples: Samples, chosen: Bools) -> list[str]:
     rows = np.flatnonzero(chosen)
     if len(rows):
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))]
-    return [samples.ids[row] for row in rows.tolist()]
+    return samples.ids_of(rows)
 
 
 def _classes(totals: Ints) -> list[int]:
