@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def example_files(run: Path, *, count: int) -> Iterator[tuple[Sequence[Path], st
     Raises RunError where the run has no table of samples.
     """
     samples = Samples.read(RunFolder(run).samples).part("val")
-    there = [path for path in samples.paths if path.is_file()][:count]
+    there = list(islice((path for path in samples.paths if path.is_file()), count))
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="assay-export-") as scratch:
         if len(there) >= 2:
