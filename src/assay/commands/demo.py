@@ -44,6 +44,5 @@ def _blocks(chapters: Sequence[DemoRun], run: Path) -> Iterator[Block]:
     title = f"Handwritten digits: 60 % of the training labels hidden, 15 % of the rest wrong; n = {n}, labels true"
     yield text_table(HEADER, [chapter.cells for chapter in chapters], right=("seconds",), title=title)
     folder = shlex.quote(str(run))
-    yield f"The repaired run is in {run}. What was changed, and how to label images with it:\n"
-    yield f"    assay ledger {folder}\n    assay predict {folder} IMAGES --out labels.csv\n"
-    yield f"To look at its labels and settle them by hand, in the browser:\n\n    assay review {folder}\n"
+    yield f"The repaired run is in {run}. See what was changed, label images with it, settle labels in the browser:\n"
+    yield f"    assay ledger {folder}\n    assay predict {folder} IMAGES --out labels.csv\n    assay review {folder}\n"
