@@ -22,7 +22,7 @@ from assay.labels.readers import shard_index
 from assay.labels.readers.read import DataSettings, read_whole
 from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
-from assay.labels.writers.folders import write_folder
+from assay.labels.writers.formats import WRITERS
 from assay.plan.plan import from_source
 from factories import put
 
@@ -196,7 +196,7 @@ def test_a_shard_that_is_gone_or_was_changed_since_it_was_indexed(two: Path) -> 
 def test_they_are_labelled_and_exported_like_files(two: Path, tmp_path: Path) -> None:
     files = find_images(two).files
     assert [(name, image.read_bytes()) for name, image in files[:1]] == [("1.jpg", JPEG + b"1")]
-    write_folder(read_shards(two), tmp_path / "out")
+    WRITERS["folder"](read_shards(two), tmp_path / "out")
     assert (tmp_path / "out" / "cat" / "1.jpg").read_bytes() == JPEG + b"1"
 
 

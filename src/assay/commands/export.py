@@ -68,8 +68,7 @@ def _model(run: Path, folder: Path, onnx: bool, images: int, terminal: Output) -
 def _labels(source: Path, form: str, out: Path | None, heads: Sequence[str], terminal: Output) -> None:
     from assay.errors import PlanError
     from assay.labels.space import require_known
-    from assay.labels.writers.formats import WRITERS
-    from assay.labels.writers.shared import with_heads
+    from assay.labels.writers.formats import WRITERS, with_heads
     from assay.plan.yaml_lines import flow
 
     require_known(form, list(WRITERS), "format", "--labels")

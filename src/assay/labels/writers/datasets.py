@@ -8,44 +8,40 @@ from pathlib import Path
 
 import polars as pl
 
-from assay.files import whole_folder, write_text
+from assay.files import write_text
 from assay.labels.samples import Samples
 from assay.labels.space import Head
-from assay.labels.writers.folders import NAMED, group_and_weight, head_columns
-from assay.labels.writers.shared import Written, absolute, class_lists, fill_files, parts, require_new, without_unknown
+from assay.labels.writers.folders import NAMED, group_and_weight, require_free_names
+from assay.labels.writers.shared import Written, class_lists, fill_files, parts
 
 SHARD = 256 << 20
 """Bytes of images in a file, at least one image."""
 
 
-def write_datasets(samples: Samples, folder: Path) -> Written:
+def write_datasets(samples: Samples, folder: Path, title: str) -> Written:
     """Write what `datasets.load_dataset(FOLDER)` reads: bytes of images, classes as `ClassLabel`, tags as lists.
 
     Not the Arrow files of its `save_to_disk`, which want offsets of 32 bits, and polars writes 64. The library takes
     the types from README.md, we from what stands in the files.
     """
-    title = "Data sets of Hugging Face"
-    require_new(folder)
-    known = without_unknown(samples, title, unlabelled=True)
-    head_columns(samples, title)
+    require_free_names(samples, title)
     features: dict[str, dict[str, object]] = {"image": {"_type": "Image"}}
     for head in samples.space:
         label: dict[str, object] = {"names": list(head.classes), "_type": "ClassLabel"}
         features[head.name] = label if head.multiclass else {"feature": label, "_type": "List"}
-    facts = group_and_weight(known.samples)
-    features |= {one.name: {"dtype": "string" if one.name == "group" else "float32", "_type": "Value"} for one in facts}
+    for fact in group_and_weight(samples):
+        features[fact.name] = {"dtype": "string" if fact.name == "group" else "float32", "_type": "Value"}
     description = json.dumps({"info": {"features": features}}, ensure_ascii=False)
-    with whole_folder(folder) as beside:
-        card = json.dumps({"dataset_info": {"features": _card(features)}}, ensure_ascii=False)  # JSON is YAML
-        write_text(beside / "README.md", f"---\n{card}\n---\n")
-        for name, part in parts(known.samples, NAMED).items():
-            shards = _shards(part)
-            for number, rows in enumerate(shards):
-                file = f"{name or 'train'}-{number:05d}-of-{len(shards):05d}.parquet"
-                (beside / "data").mkdir(exist_ok=True)
-                frame = _frame(part.take(rows)).select(list(features))
-                frame.write_parquet(beside / "data" / file, metadata={"huggingface": description})
-    return Written({"datasets": absolute(folder)}, known.notes)
+    card = json.dumps({"dataset_info": {"features": _card(features)}}, ensure_ascii=False)  # JSON is YAML
+    write_text(folder / "README.md", f"---\n{card}\n---\n")
+    for name, part in parts(samples, NAMED).items():
+        shards = fill_files(part.paths, range(len(part)), size=SHARD)
+        for number, rows in enumerate(shards):
+            file = f"{name or 'train'}-{number:05d}-of-{len(shards):05d}.parquet"
+            (folder / "data").mkdir(exist_ok=True)
+            frame = _frame(part.take(rows)).select(list(features))
+            frame.write_parquet(folder / "data" / file, metadata={"huggingface": description})
+    return Written({})
 
 
 def _card(features: Mapping[str, Mapping[str, object]]) -> list[dict[str, object]]:
@@ -76,8 +72,3 @@ def _numbers(samples: Samples, head: Head) -> pl.Series:
     if head.multiclass:
         return pl.Series(head.name, [None if one is None else one[0] for one in lists], dtype=pl.Int64)
     return pl.Series(head.name, lists, dtype=pl.List(pl.Int64))
-
-
-def _shards(samples: Samples) -> list[list[int]]:
-    """Return the rows of each file, by the bytes of their images."""
-    return fill_files(samples.paths, range(len(samples)), size=SHARD)

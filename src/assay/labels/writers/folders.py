@@ -4,47 +4,32 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
 from assay.errors import DataError
-from assay.files import whole_folder, write_json
+from assay.files import write_json
 from assay.labels.image_files import QUIET, SYSTEM_FOLDERS
 from assay.labels.readers.fiftyone import DATA, LABELS
 from assay.labels.readers.folder import UNLABELLED, split_of
 from assay.labels.readers.label_cells import JSON
 from assay.labels.readers.roboflow import CLASSES
 from assay.labels.samples import Samples
-from assay.labels.space import Head
-from assay.labels.writers.shared import (
-    Written,
-    absolute,
-    class_lists,
-    link_images,
-    lost_facts,
-    only_head,
-    parts,
-    require_new,
-    stems,
-    without_unknown,
-)
+from assay.labels.writers.shared import Written, class_lists, link_images, of_head, parts, stems
 from assay.messages import quoted
 
 NAMED = {"train": "train", "val": "validation", "test": "test"}
 """Folders of splits as Hugging Face and FiftyOne name them."""
 
 
-def write_folder(samples: Samples, folder: Path) -> Written:
+def write_folder(samples: Samples, folder: Path, title: str) -> Written:
     """Link the images into a folder for each class, those without a label into `unlabelled/`, below those of splits.
 
     Raises DataError for tags, and for a class that no folder can be called.
     """
-    title = "Folders of classes"
-    head = only_head(samples, title)
-    require_new(folder)
+    head, splits = samples.space.heads[0], samples.table["split"]
     if not head.multiclass:
         raise DataError(f"{title} hold one class an image, and {head.name!r} has tags. Write imagefolder, say.")
     strange = [name for name in head.classes if not _is_folder_name(name)]
@@ -53,24 +38,17 @@ def write_folder(samples: Samples, folder: Path) -> Written:
             f"{title}: {quoted(strange)} is no name of a folder of its own. Rename it: `merge: {{old name: new name}}` "
             "under `data`."
         )
-    with whole_folder(folder) as beside:
-        for name, part in parts(_all_split(samples)).items():
-            names = [(one or ["unlabelled"])[0] for one in class_lists(part, head)]
-            link_images(part, beside / name, _unique(names, part.table["path"].to_list()))
-    notes = lost_facts(samples, title, ["split"])
-    without = samples.table["split"].null_count()
-    if 0 < without < len(samples):
-        notes = (*notes, f"{without:,} images without a split are in train/.")
+    notes = []
+    without = splits.null_count()
+    if 0 < without < len(samples):  # classes lie below splits
+        samples = replace(samples, table=samples.table.with_columns(pl.col("split").fill_null("train")))
+        notes.append(f"{without:,} images without a split are in train/.")
+    for name, part in parts(samples).items():
+        names = [(one or ["unlabelled"])[0] for one in class_lists(part, head)]
+        link_images(part, folder / name, _unique(names, part.table["path"].to_list()))
     if head.name != "label":
-        notes = (*notes, f"{title} call their head 'label': {head.name!r} is read as that.")
-    return Written({"folder": absolute(folder)}, notes)
-
-
-def _all_split(samples: Samples) -> Samples:
-    """Return the samples with those without a split in train, where others have one: classes lie below splits."""
-    if not samples.table["split"].is_not_null().any():
-        return samples
-    return replace(samples, table=samples.table.with_columns(pl.col("split").fill_null("train")))
+        notes.append(f"{title} call their head 'label': {head.name!r} is read as that.")
+    return Written({}, tuple(notes))
 
 
 def _is_folder_name(name: str) -> bool:
@@ -89,110 +67,79 @@ def _unique(folders: list[str], paths: list[str]) -> list[str]:
     ]
 
 
-def write_roboflow(samples: Samples, folder: Path) -> Written:
+def write_roboflow(samples: Samples, folder: Path, title: str) -> Written:
     """Link the images into a folder for each split, with `_classes.csv` in each."""
-    title = "Files of Roboflow"
-    head = only_head(samples, title)
-    require_new(folder)
+    head = samples.space.heads[0]
     strange = [name for name in head.classes if name != name.strip() or name == "filename"]
     if strange:
         raise DataError(f"{title}: {quoted(strange)} is no name of a column there. Rename it: `merge: {{...}}`.")
-    known = without_unknown(samples, title, unlabelled=False)
-    with whole_folder(folder) as beside:
-        for name, part in parts(known.samples, {"train": "train", "val": "valid", "test": "test"}).items():
-            link_images(part, beside / name)
-            lists = [set(one or ()) for one in class_lists(part, head)]
-            flags = {one: [int(one in classes) for classes in lists] for one in head.classes}
-            pl.DataFrame({"filename": part.table["path"], **flags}).write_csv(beside / name / CLASSES)
-    data = {"roboflow": absolute(folder), "head": head.name, "kind": head.kind}
-    return Written(data, (*known.notes, *lost_facts(known.samples, title, ["split"])))
+    for name, part in parts(samples, {"train": "train", "val": "valid", "test": "test"}).items():
+        link_images(part, folder / name)
+        lists = [set(one or ()) for one in class_lists(part, head)]
+        flags = {one: [int(one in classes) for classes in lists] for one in head.classes}
+        pl.DataFrame({"filename": part.table["path"], **flags}).write_csv(folder / name / CLASSES)
+    return of_head(head)
 
 
-def write_fiftyone(samples: Samples, folder: Path) -> Written:
+def write_fiftyone(samples: Samples, folder: Path, title: str) -> Written:
     """Link the images into `data/` with `labels.json` beside it, in a folder for each split."""
-    title = "Classification data sets of FiftyOne"
-    head = only_head(samples, title)
-    require_new(folder)
-    known = without_unknown(samples, title, unlabelled=True)
-    with whole_folder(folder) as beside:
-        for name, part in parts(known.samples, NAMED).items():
-            paths = part.table["path"].to_list()
-            names, twice = stems(paths, lambda _: True)
-            if twice:
-                raise DataError(
-                    f"{title} name images without their ending, and {twice} of them are the same then. Rename them, or "
-                    "write another format."
-                )
-            link_images(part, beside / name / DATA)
-            targets = {
-                stem: None
-                if one is None
-                else head.index[one[0]]
-                if head.multiclass
-                else [head.index[tag] for tag in one]
-                for stem, one in zip(names, class_lists(part, head), strict=True)
-            }
-            write_json(beside / name / LABELS, {"classes": list(head.classes), "labels": targets})
-    data = {"fiftyone": absolute(folder), "head": head.name, "kind": head.kind}
-    return Written(data, (*known.notes, *lost_facts(known.samples, title, ["split"])))
+    head = samples.space.heads[0]
+    for name, part in parts(samples, NAMED).items():
+        names, twice = stems(part.table["path"].to_list(), lambda _: True)
+        if twice:
+            raise DataError(
+                f"{title} name images without their ending, and {twice} of them are the same then. Rename them, or "
+                "write another format."
+            )
+        link_images(part, folder / name / DATA)
+        targets: dict[str, int | list[int] | None] = {}
+        for stem, classes in zip(names, class_lists(part, head), strict=True):
+            codes = None if classes is None else [head.index[one] for one in classes]
+            targets[stem] = codes[0] if codes and head.multiclass else codes
+        write_json(folder / name / LABELS, {"classes": list(head.classes), "labels": targets})
+    return of_head(head)
 
 
 # `imagefolder` of Hugging Face.
 
 
-def write_imagefolder(samples: Samples, folder: Path) -> Written:
-    """Link the images into a folder for each split, with `metadata.csv` in each; tags are JSON lists."""
-    return _imagefolder(
-        samples, folder, "metadata.csv", lambda frame, path: frame.write_csv(path, quote_style="always")
-    )
+def write_imagefolder(samples: Samples, folder: Path, title: str, *, ending: str) -> Written:
+    """Link the images into a folder for each split, with `metadata.csv`, `.jsonl` or `.parquet` in each.
 
-
-def write_imagefolder_jsonl(samples: Samples, folder: Path) -> Written:
-    """Link the images as `write_imagefolder` does, with `metadata.jsonl`."""
-    return _imagefolder(samples, folder, "metadata.jsonl", lambda frame, path: frame.write_ndjson(path))
-
-
-def write_imagefolder_parquet(samples: Samples, folder: Path) -> Written:
-    """Link the images as `write_imagefolder` does, with `metadata.parquet`."""
-    return _imagefolder(samples, folder, "metadata.parquet", lambda frame, path: frame.write_parquet(path))
-
-
-def _imagefolder(samples: Samples, folder: Path, name: str, write: Callable[[pl.DataFrame, Path], object]) -> Written:
-    title = "Image folders of Hugging Face"
-    require_new(folder)
-    known = without_unknown(samples, title, unlabelled=True)
-    columns = head_columns(samples, title)
-    with whole_folder(folder) as beside:
-        for split, part in parts(known.samples, NAMED).items():
-            link_images(part, beside / split)
-            labels = [
-                _labels(part, head, listed=not name.endswith(".csv")).alias(columns[head.name]) for head in part.space
-            ]
-            frame = pl.DataFrame([part.table["path"].alias("file_name"), *labels, *group_and_weight(part)])
-            write(frame, beside / split / name)
+    Tags are lists; of a CSV, JSON lists.
+    """
+    require_free_names(samples, title)
+    for split, part in parts(samples, NAMED).items():
+        link_images(part, folder / split)
+        labels = [part.table[f"label:{head.name}"].alias(head.name) for head in part.space]
+        frame = pl.DataFrame([part.table["path"].alias("file_name"), *labels, *group_and_weight(part)])
+        path = folder / split / f"metadata.{ending}"
+        match ending:
+            case "csv":
+                texts = pl.selectors.by_dtype(pl.List(pl.String)).map_elements(_json, return_dtype=pl.String)
+                frame.with_columns(texts).write_csv(path, quote_style="always")
+            case "jsonl":
+                frame.write_ndjson(path)
+            case _:
+                frame.write_parquet(path)
     heads = {
-        head.name: {"column": columns[head.name], "kind": head.kind, "classes": list(head.classes)}
+        head.name: {"column": head.name, "kind": head.kind, "classes": list(head.classes)}
         | ({} if head.multiclass else {"separator": JSON})
         for head in samples.space
     }
-    return Written({"imagefolder": absolute(folder), "heads": heads}, known.notes)
+    return Written({"heads": heads})
 
 
-def head_columns(samples: Samples, title: str) -> dict[str, str]:
-    """Return the column of each head. Raises DataError for a head called as another column."""
+def _json(tags: pl.Series) -> str:
+    return json.dumps(tags.to_list(), ensure_ascii=False)
+
+
+def require_free_names(samples: Samples, title: str) -> None:
+    """Raise DataError for a head called as another column."""
     taken = ("file_name", "image", "group", "weight", "split")
     strange = [head.name for head in samples.space if head.name in taken or head.name != head.name.strip()]
     if strange:
         raise DataError(f"{title} have a column {quoted(strange)} of another meaning. Name the head otherwise.")
-    return {head.name: head.name for head in samples.space}
-
-
-def _labels(samples: Samples, head: Head, *, listed: bool) -> pl.Series:
-    cells = samples.table[f"label:{head.name}"]
-    if head.multiclass or listed:
-        return cells
-    texts = [None if tags is None else json.dumps(tags, ensure_ascii=False) for tags in cells.to_list()]
-    return pl.Series(texts, dtype=pl.String)
 
 
 def group_and_weight(samples: Samples) -> list[pl.Series]:

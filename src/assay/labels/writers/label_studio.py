@@ -13,54 +13,45 @@ from assay.errors import DataError
 from assay.files import whole, write_json, write_text
 from assay.labels.readers.label_studio import ABOUT, LOCAL
 from assay.labels.samples import Samples
-from assay.labels.writers.shared import Written, absolute, class_lists, lost_facts, require_ending, without_unknown
+from assay.labels.writers.shared import Written, class_lists
 from assay.messages import quoted
 
-TITLE = "Label Studio's files"
 
-
-def write_label_studio(samples: Samples, path: Path) -> Written:
+def write_label_studio(samples: Samples, path: Path, title: str) -> Written:
     """Write tasks with an annotation each as JSON, and the labelling interface as XML beside them.
 
     Images are local files of Label Studio, below the folder of the data. One without a label is a task to annotate.
     """
-    require_ending(path, ".json")
-    kept, data, notes = _kept(samples, path)
-    results = _choices(kept)
     tasks = [
         {"data": facts, "annotations": [{"result": result}] if (result := _result(choices)) else []}
-        for facts, choices in zip(_facts(kept), results, strict=True)
+        for facts, choices in zip(_facts(samples), _choices(samples), strict=True)
     ]
     write_json(path, tasks)
-    write_text(path.with_suffix(".xml"), _interface(kept))
-    return Written(data, notes)
+    write_text(path.with_suffix(".xml"), _interface(samples))
+    return _of_heads(samples)
 
 
-def write_label_studio_min(samples: Samples, path: Path) -> Written:
+def write_label_studio_min(samples: Samples, path: Path, title: str) -> Written:
     """Write a record for each image as JSON-MIN."""
-    require_ending(path, ".json")
-    kept, data, notes = _kept(samples, path)
-    write_json(path, _records(kept))
-    return Written(data, notes)
+    write_json(path, _records(samples, title))
+    return _of_heads(samples)
 
 
-def write_label_studio_csv(samples: Samples, path: Path) -> Written:
+def write_label_studio_csv(samples: Samples, path: Path, title: str) -> Written:
     """Write a row for each image; several tags are a JSON object."""
-    require_ending(path, ".csv")
-    kept, data, notes = _kept(samples, path)
-    records = _records(kept)
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    rows = {name: [_cell(record.get(name)) for record in records] for name in _ordered(columns, kept)}
+    records = _records(samples, title)
+    written = dict.fromkeys(name for record in records for name in record)
+    # The heads are known by their place between `id` and `annotator`.
+    heads = [head.name for head in samples.space]
+    order = ["image", "split", "group", "id", *heads, "annotator", "annotation_id", "lead_time"]
+    rows = {name: [_cell(record.get(name)) for record in records] for name in order if name in written}
     with whole(path) as beside:
         pl.DataFrame(rows, schema=dict.fromkeys(rows, pl.String)).write_csv(beside, quote_style="always")
-    return Written(data, notes)
+    return _of_heads(samples)
 
 
-def _kept(samples: Samples, path: Path) -> tuple[Samples, dict[str, object], tuple[str, ...]]:
-    known = without_unknown(samples, TITLE, unlabelled=True)
-    kinds = {head.name: head.kind for head in samples.space}
-    data: dict[str, object] = {"label_studio": absolute(path), "root": absolute(samples.root), "kind": kinds}
-    return known.samples, data, (*known.notes, *lost_facts(known.samples, TITLE, ["split", "group"]))
+def _of_heads(samples: Samples) -> Written:
+    return Written({"kind": {head.name: head.kind for head in samples.space}})
 
 
 def _facts(samples: Samples) -> list[dict[str, object]]:
@@ -98,12 +89,12 @@ def _interface(samples: Samples) -> str:
     return f'<View>\n  <Image name="image" value="$image"/>\n{controls}</View>\n'
 
 
-def _records(samples: Samples) -> list[dict[str, object]]:
+def _records(samples: Samples, title: str) -> list[dict[str, object]]:
     """Return records of JSON-MIN. Raises DataError for a head called as one of their own columns."""
     strange = [head.name for head in samples.space if head.name in ABOUT]
     if strange:
         raise DataError(
-            f"{TITLE} have a column {quoted(strange)} of another meaning than the head. Write label_studio."
+            f"{title} have a column {quoted(strange)} of another meaning than the head. Write label_studio."
         )
     singles = {head.name for head in samples.space if head.multiclass}
     return [
@@ -116,15 +107,6 @@ def _records(samples: Samples) -> list[dict[str, object]]:
         | {"annotator": 1, "annotation_id": number, "lead_time": 0.0}
         for number, (facts, choices) in enumerate(zip(_facts(samples), _choices(samples), strict=True), 1)
     ]
-
-
-def _ordered(columns: list[str], samples: Samples) -> list[str]:
-    """Return columns with those of the heads between `id` and `annotator`, by which they are known."""
-    heads = [head.name for head in samples.space if head.name in columns]
-    return [
-        *(one for one in ("image", "split", "group") if one in columns), "id", *heads,
-        "annotator", "annotation_id", "lead_time",
-    ]  # fmt: skip
 
 
 def _cell(value: object) -> str | None:

@@ -1,20 +1,15 @@
-"""What the writers of other tools' formats share: labels by name, parts by split, images beside them, notes."""
+"""What the writers of other tools' formats share: labels by name, parts by split, images beside them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from assay.errors import DataError
 from assay.files import link, whole
 from assay.labels.samples import Samples
 from assay.labels.shards import ImageFile, byte_count
 from assay.labels.space import Head
-from assay.messages import printable, quoted
 
 SIDES = {"train": "train", "val": "val", "test": "test"}
 DEFAULT = "default"
@@ -29,66 +24,15 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-Writer = Callable[[Samples, Path], Written]
-
-
-@dataclass(frozen=True)
-class Known:
-    """Samples whose labels a format can hold, with notes on those that it cannot."""
-
-    samples: Samples
-    notes: tuple[str, ...]
-
-
-def only_head(samples: Samples, title: str) -> Head:
-    """Return the one head. Raises DataError where there are several."""
-    if len(samples.space) != 1:
-        names = quoted(head.name for head in samples.space)
-        raise DataError(f"{title} hold one head, and there are {len(samples.space)} ({names}). Say which: --head NAME.")
-    return samples.space.heads[0]
+def of_head(head: Head) -> Written:
+    """Return how the labels of the one head are read back from a file that does not say it."""
+    return Written({"head": head.name, "kind": head.kind})
 
 
 def class_lists(samples: Samples, head: Head) -> list[list[str] | None]:
     """Return the classes of each image; None where they are unknown."""
     labels = samples.table[f"label:{head.name}"].to_list()
     return [None if one is None else [one] if head.multiclass else list(one) for one in labels]
-
-
-def without_unknown(samples: Samples, title: str, *, unlabelled: bool, absent_is_none: bool = False) -> Known:
-    """Return the samples without labels that would be read otherwise, and notes that count them.
-
-    Those are images whose tags are known in part; those without a label, unless the format has `unlabelled` ones, and
-    those of unknown tags where an image without tags is known to have none.
-    """
-    keep, notes = np.ones(len(samples), np.bool_), []
-    for head, _, codes in samples.space.each(samples.codes()):
-        if not head.multiclass:
-            partly = head.known(codes) & (codes < 0).any(axis=1)
-            keep &= ~partly
-            if partly.any():
-                notes.append(
-                    f"{head.name}: {int(partly.sum()):,} images have tags that are unknown beside known ones, which "
-                    f"{title} cannot say: they are left out. --labels table keeps them."
-                )
-        unknown = keep & ~head.known(codes)
-        if unknown.any() and (not unlabelled or (absent_is_none and not head.multiclass)):
-            keep &= ~unknown
-            notes.append(
-                f"{head.name}: {int(unknown.sum()):,} images have no known label, which {title} cannot say: they are "
-                "left out. --labels table keeps them."
-            )
-    if not keep.any():
-        raise DataError(f"None of the {len(samples):,} images has labels that {title} can hold. Try --labels table.")
-    return Known(samples.take(np.flatnonzero(keep)), tuple(notes))
-
-
-def lost_facts(samples: Samples, title: str, kept: Sequence[str]) -> tuple[str, ...]:
-    """Return a note on split, group and weight, as far as there are any and the format holds none."""
-    table = samples.table
-    has = {fact: bool(table[fact].is_not_null().any()) for fact in ("split", "group")}
-    has["weight"] = bool((samples.weights() != 1).any())
-    lost = [fact for fact, there in has.items() if there and fact not in kept]
-    return (f"{title} hold no {' and no '.join(lost)}: not written.",) if lost else ()
 
 
 def parts(samples: Samples, names: Mapping[str, str] = SIDES) -> dict[str, Samples]:
@@ -100,12 +44,6 @@ def parts(samples: Samples, names: Mapping[str, str] = SIDES) -> dict[str, Sampl
     for row, split in enumerate(splits):
         rows.setdefault(names[split] if split else DEFAULT, []).append(row)
     return {name: samples.take(rows[name]) for name in (*names.values(), DEFAULT) if name in rows}
-
-
-def require_new(folder: Path) -> None:
-    """Raise DataError for a folder that holds something: images are linked into it, and nothing is replaced."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{printable(folder)}: exists already. Name a new folder with --out.")
 
 
 def fill_files(images: Sequence[ImageFile], order: Iterable[int], *, size: int) -> list[list[int]]:
@@ -135,16 +73,6 @@ def link_images(samples: Samples, folder: Path, names: Sequence[str] | None = No
                 beside.write_bytes(path.read_bytes())
 
 
-def require_ending(path: Path, ending: str) -> None:
-    """Raise DataError for a file that is named otherwise."""
-    if path.suffix.lower() != ending:
-        raise DataError(f"{printable(path)}: is no {ending} file by its ending. Name it {path.stem}{ending}.")
-
-
-def absolute(path: Path) -> str:
-    return os.path.abspath(path)
-
-
 def stems(paths: Sequence[str], wanted: Callable[[str], bool]) -> tuple[list[str], int]:
     """Return names without their ending, and how many keep it: two are the same without, or it is not `wanted`."""
     short = [str(PurePosixPath(path).with_suffix("")) for path in paths]
@@ -152,13 +80,3 @@ def stems(paths: Sequence[str], wanted: Callable[[str], bool]) -> tuple[list[str
     kept = [counts.get(name, 1) > 1 or not wanted(name) for name in short]
     names = [path if keep else name for path, name, keep in zip(paths, short, kept, strict=True)]
     return names, sum(kept)
-
-
-def with_heads(samples: Samples, names: Sequence[str]) -> Samples:
-    """Return the samples with these heads alone. Raises DataError for a head that is not there."""
-    known = {head.name: head for head in samples.space}
-    strange = next((name for name in names if name not in known), None)
-    if strange is not None:
-        raise DataError(f"--head {strange}: there is no such head; there are {quoted(known)}.")
-    space = replace(samples.space, heads=tuple(known[name] for name in names))
-    return replace(samples, space=space)
