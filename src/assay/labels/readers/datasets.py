@@ -15,8 +15,8 @@ from assay.labels.file_kinds import HEAD, is_image, kind_of
 from assay.labels.readers.columns import Columns
 from assay.labels.readers.exports import Export, Json, Options, files_by_split
 from assay.labels.readers.folder import split_of
-from assay.labels.readers.imagefolder import joined_rows
 from assay.labels.readers.label_cells import JSON, HeadColumns
+from assay.labels.readers.metadata import joined_rows
 from assay.labels.readers.table_files import PARQUET, rows_of_frame
 from assay.labels.readers.unpack import unpacked
 from assay.messages import printable, quoted
@@ -98,8 +98,8 @@ def _parts(source: Path) -> list[_Part]:
     if not source.is_dir() and source.suffix.lower() not in PARQUET:
         raise DataError(f"{printable(source)}: is no {what}. Give the folder that was saved.")
     by_split: dict[str, list[Path]] = {}
-    for path, _, split in files:
-        by_split.setdefault(split or "data", []).append(path)
+    for file in files:
+        by_split.setdefault(file.split or "data", []).append(file.path)
     return [_Part(name, paths, _of_parquet(paths[0])) for name, paths in by_split.items()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -168,20 +168,40 @@ def _named(value: object) -> str:
 # Files by split, and where their images are.
 
 
-def files_by_split(source: Path, is_wanted: Callable[[Path], bool], what: str) -> list[tuple[Path, str, str | None]]:
-    """Return the file, or the files below a folder that are wanted: path, name below the folder, and split.
+@dataclass(frozen=True)
+class LabelFile:
+    """A label file: its path, its name below the folder given, its split, and whether it is the only one."""
+
+    path: Path
+    name: str
+    split: str | None = None
+    alone: bool = True
+
+    @property
+    def folder(self) -> str:
+        return self.name.rpartition("/")[0]
+
+    @property
+    def above(self) -> str:
+        """The folder as what stands before a name in it."""
+        return f"{self.folder}/" if self.folder else ""
+
+
+def files_by_split(source: Path, is_wanted: Callable[[Path], bool], what: str) -> list[LabelFile]:
+    """Return the file, or the files below a folder that are wanted.
 
     A file is of the split that its folder or a part of its name is named after; a single one, whose images are
     parted, of none. Raises DataError where there is none.
     """
     if not source.is_dir():
-        return [(source, source.name, None)]
+        return [LabelFile(source, source.name)]
     files = [path for path in _files(source) if is_wanted(path)]
     if not files:
         raise DataError(f"{printable(source)}: holds no {what}. Give the file, or the folder that it lies in.")
+    names = [path.relative_to(source).as_posix() for path in files]
     if len(files) == 1:
-        return [(files[0], files[0].relative_to(source).as_posix(), None)]
-    return [(path, path.relative_to(source).as_posix(), split_of_file(path, source)) for path in files]
+        return [LabelFile(files[0], names[0])]
+    return [LabelFile(path, name, _split_of(path, source), False) for path, name in zip(files, names, strict=True)]
 
 
 def _files(source: Path) -> Iterator[Path]:
@@ -195,7 +215,7 @@ def _files(source: Path) -> Iterator[Path]:
             yield path
 
 
-def split_of_file(path: Path, source: Path) -> str | None:
+def _split_of(path: Path, source: Path) -> str | None:
     """Return the split that a file is named after: `val` of `valid/_annotations.json` or `instances_val2017.json`."""
     words = [path.parent.name] if path.parent != source else []
     words += [path.stem, *re.split(r"[-_. ]", path.stem)]
@@ -215,6 +235,29 @@ def path_in(root: Path, folders: Sequence[str], name: str) -> str:
 
 
 # Rows of a table.
+
+Entry = tuple[int, str, Sequence[str] | None]
+"""An image in a label file: its number there, its path, and its labels (None: not known)."""
+
+
+def listed_images(
+    files: Sequence[LabelFile],
+    read: Callable[[LabelFile], tuple[Sequence[str], Iterable[Entry]]],
+    *,
+    source: Path,
+    unit: str,
+    root: Path,
+    options: Options,
+) -> Export:
+    """Return the images of label files under one head, as `export_of`; `read` gives classes and images of a file."""
+    head, images, classes = options.head or HEAD, list[LabelledImage](), dict[str, None]()
+    for file in files:
+        names, entries = read(file)
+        classes |= dict.fromkeys(names)
+        for number, path, labels in entries:
+            at = number if file.alone else f"{number} of {file.name}"
+            images.append(LabelledImage(at, path, {head: labels}, file.split))
+    return export_of(images, source=source, unit=unit, root=root, options=options, classes={head: list(classes)})
 
 
 def export_of(

@@ -9,16 +9,20 @@ from pathlib import Path
 from assay.labels.file_kinds import is_image
 from assay.labels.image_files import is_foreign
 from assay.labels.label_files import LOOKED_AT, form_of_file
-from assay.labels.readers.coco import read_coco
+from assay.labels.readers.annotations import (
+    DATA,
+    FIFTYONE,
+    SYNSETS,
+    read_coco,
+    read_datumaro,
+    read_fiftyone,
+    read_imagenet,
+)
 from assay.labels.readers.datasets import SPLITS, STATE, holds_images, read_datasets
-from assay.labels.readers.datumaro import read_datumaro
 from assay.labels.readers.exports import Export, Options
-from assay.labels.readers.fiftyone import DATA, LABELS, read_fiftyone
 from assay.labels.readers.folder import split_of
-from assay.labels.readers.imagefolder import METADATA, read_imagefolder
-from assay.labels.readers.imagenet import SYNSETS, read_imagenet
 from assay.labels.readers.label_studio import read_label_studio
-from assay.labels.readers.roboflow import CLASSES, read_roboflow
+from assay.labels.readers.metadata import CLASSES, METADATA, read_imagefolder, read_roboflow
 
 Reader = Callable[[Path, Options], Export]
 
@@ -72,7 +76,7 @@ FOLDERS: dict[str, Callable[[Path], bool]] = {
         or any(map(holds_images, (path for one in _folders(folder) for path in one.glob("*.parquet"))))
     ),
     "imagenet": lambda folder: (folder / SYNSETS).is_file() and len(list(folder.glob("*.txt"))) > 1,
-    "fiftyone": lambda folder: any((one / LABELS).is_file() and (one / DATA).is_dir() for one in _folders(folder)),
+    "fiftyone": lambda folder: any((one / FIFTYONE).is_file() and (one / DATA).is_dir() for one in _folders(folder)),
     "roboflow": lambda folder: _holds(folder, CLASSES),
     "imagefolder": lambda folder: _holds(folder, *METADATA),
     "coco": lambda folder: _holds(folder, "_annotations.coco.json"),

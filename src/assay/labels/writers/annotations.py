@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from assay.errors import DataError
 from assay.files import write_json, write_text
-from assay.labels.readers.imagenet import SYNSETS
+from assay.labels.readers.annotations import SYNSETS
 from assay.labels.samples import Samples
 from assay.labels.shards import ImageFile
 from assay.labels.writers.shared import DEFAULT, Written, class_lists, of_head, parts

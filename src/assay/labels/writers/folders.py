@@ -12,10 +12,10 @@ import polars as pl
 from assay.errors import DataError
 from assay.files import write_json
 from assay.labels.image_files import QUIET, SYSTEM_FOLDERS
-from assay.labels.readers.fiftyone import DATA, LABELS
+from assay.labels.readers.annotations import DATA, FIFTYONE
 from assay.labels.readers.folder import UNLABELLED, split_of
 from assay.labels.readers.label_cells import JSON
-from assay.labels.readers.roboflow import CLASSES
+from assay.labels.readers.metadata import CLASSES
 from assay.labels.samples import Samples
 from assay.labels.writers.shared import Written, class_lists, link_images, of_head, parts, stems
 from assay.messages import quoted
@@ -96,7 +96,7 @@ def write_fiftyone(samples: Samples, folder: Path, title: str) -> Written:
         for stem, classes in zip(names, class_lists(part, head), strict=True):
             codes = None if classes is None else [head.index[one] for one in classes]
             targets[stem] = codes[0] if codes and head.multiclass else codes
-        write_json(folder / name / LABELS, {"classes": list(head.classes), "labels": targets})
+        write_json(folder / name / FIFTYONE, {"classes": list(head.classes), "labels": targets})
     return of_head(head)
 
 
