@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 Taken = Literal["weights", "backbone", "model", "member"]
 """The part of a source that is used: the weights in a file, or a run's backbone, network or whole model."""
@@ -24,6 +24,14 @@ class Settings(BaseModel):
     """A part of a plan: immutable, without unknown keys or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.require_consistent()
+        return self
+
+    def require_consistent(self) -> None:
+        """Raise ValueError where settings contradict each other; called once all of them are read."""
 
 
 S = TypeVar("S", bound=Settings)

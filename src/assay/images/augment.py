@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator
 from torch import Tensor
 
 from assay.arrays import Doubles, Ints, Keys
@@ -92,11 +92,9 @@ class Variation(Settings):
 
     _rising = field_validator("crop", "ratio", "scale")(require_rising)
 
-    @model_validator(mode="after")
-    def _one_list(self) -> Self:
+    def require_consistent(self) -> None:
         if self.rand_augment and self.some_of:
             raise ValueError("rand_augment and some_of both draw operations from a list; give one of them")
-        return self
 
     @property
     def idle(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from scipy.special import betainc, betaincinv
 from torch import Tensor
 
@@ -45,15 +45,13 @@ class Mix(Settings):
 
     _rising = field_validator("patch")(require_rising)
 
-    @model_validator(mode="after")
-    def _some(self) -> Mix:
+    def require_consistent(self) -> None:
         if self.mixup is None and self.cutmix is None:
             raise ValueError("mix has nothing to do; give mixup, cutmix or both, each with its alpha, such as 0.2")
         if self.patch is not None and self.cutmix is None:
             raise ValueError("patch bounds the box that cutmix pastes, and there is no cutmix; give it, or drop patch")
         if self.share is not None and self.probability < 1:
             raise ValueError("share and probability both say how many images are mixed; give one of them")
-        return self
 
 
 class _Drawn(NamedTuple):

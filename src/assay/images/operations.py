@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, NonNegativeFloat, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat
 from torch import Tensor
 
 from assay.arrays import Doubles
@@ -173,10 +173,8 @@ class SomeOf(Settings):
     operations: Listed
     magnitude: Magnitude = "random"
 
-    @model_validator(mode="after")
-    def _as_many(self) -> SomeOf:
+    def require_consistent(self) -> None:
         _enough((self.n, self.operations))
-        return self
 
     @property
     def reaches(self) -> dict[Name, float]:

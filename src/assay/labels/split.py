@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -36,13 +36,11 @@ class SplitSettings(Settings):
         default_factory=dict, description="What other cells of that column mean, such as {PrivateTest: test}."
     )
 
-    @model_validator(mode="after")
-    def _leave_some(self) -> Self:
+    def require_consistent(self) -> None:
         if self.val + self.test >= 1:
             raise ValueError(f"val {self.val} and test {self.test} leave nothing to train on")
         if self.values and self.column is None:
             raise ValueError("`values` are cells of a column: give `column` too")
-        return self
 
 
 def split(samples: Samples, *, val: float, test: float = 0.0, seed: int = 0) -> Samples:

@@ -71,29 +71,19 @@ class ModelSettings(Settings):
             return {"weights": "none", **given}
         return given
 
-    @model_validator(mode="after")
-    def _one_source(self) -> ModelSettings:
+    def require_consistent(self) -> None:
         if self.init_from is not None and self.weights != "none":
             raise ValueError(
                 f"weights: {self.weights} and init_from: {self.init_from} both say where the weights come "
                 "from; drop one of them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _options_are_known(self) -> ModelSettings:
         options_of(self.backbone, self.options)
-        return self
-
-    @model_validator(mode="after")
-    def _auto_is_of_published_weights(self) -> ModelSettings:
         if self.backbone != AUTO and self.candidates:
             raise ValueError(f"candidates are for backbone: {AUTO}; drop them, or set it")
         if self.backbone == AUTO and (self.weights != "pretrained" or self.options):
             raise ValueError(
                 f"backbone: {AUTO} chooses among published weights; name a backbone for weights of your own, or options"
             )
-        return self
 
     def chosen(self, backbone: str) -> ModelSettings:
         """Return the settings with this backbone in the place of `auto`; those of another one as they are."""

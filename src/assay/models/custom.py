@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import timm
 import torch
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError
 from timm.layers import BatchNormAct2d, create_conv2d
 from timm.models.densenet import DenseLayer
 from timm.models.resnet import Bottleneck, ResNet
@@ -223,15 +223,13 @@ class ResnetHyperOptions(Settings):
     groups: int = Field(32, ge=2, description="Groups of the 3 x 3 in grouped blocks, which then works with width * 2.")
     pool: Literal["avg", "max"] = Field("avg", description="How the last map becomes features.")
 
-    @model_validator(mode="after")
-    def _groups_divide(self) -> ResnetHyperOptions:
+    def require_consistent(self) -> None:
         inside = 2 * self.width  # channels of the 3 x 3
         if self.block == "grouped" and (inside % self.groups or self.groups & (self.groups - 1)):
             raise ValueError(
                 f"groups: {self.groups} must be a power of two that divides {inside}, the channels of the 3 x 3 (twice "
                 f"the width of {self.width}); choose other groups or another width"
             )
-        return self
 
 
 def resnet_hyper(size: int, options: ResnetHyperOptions) -> nn.Module:

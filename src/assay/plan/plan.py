@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.json_schema import models_json_schema
 
 from assay.errors import DataError, PlanError
@@ -76,19 +76,13 @@ class Plan(Settings):
         default=None, description="A search over values of this plan, for `assay sweep` to carry out."
     )
 
-    @model_validator(mode="after")
-    def _steps_or_minutes(self) -> Plan:
+    def require_consistent(self) -> None:
         if self.minutes is not None and self.steps:
             raise ValueError(
                 "minutes chooses the steps, and the plan names its own; drop minutes, or take the plan without steps"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _search_names_backbones(self) -> Plan:
         if self.sweep is not None and self.model.backbone == AUTO:
             raise ValueError(f"backbone: {AUTO} in a search: list the backbones under sweep.over.model.backbone")
-        return self
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,8 @@ class IntRange(Choice):
     step: int = Field(1, ge=1, description="From low on, every so many.")
     log: bool = Field(False, description="Orders of magnitude count alike.")
 
-    @model_validator(mode="after")
-    def _not_empty(self) -> IntRange:
+    def require_consistent(self) -> None:
         _require_range(self.low, self.high, self.step, log=self.log and self.step != 1, positive=self.log)
-        return self
 
 
 class FloatRange(Choice):
@@ -41,10 +39,8 @@ class FloatRange(Choice):
     step: float | None = Field(None, gt=0, description="From low on, every so much.")
     log: bool = Field(False, description="Orders of magnitude count alike.")
 
-    @model_validator(mode="after")
-    def _not_empty(self) -> FloatRange:
+    def require_consistent(self) -> None:
         _require_range(self.low, self.high, self.step, log=self.log and self.step is not None, positive=self.log)
-        return self
 
 
 class Choices(Choice):
@@ -53,14 +49,12 @@ class Choices(Choice):
     kind: Literal["choices"] = "choices"
     choices: tuple[Any, ...]
 
-    @model_validator(mode="after")
-    def _several(self) -> Choices:
+    def require_consistent(self) -> None:
         spelt = [json.dumps(value, sort_keys=True) for value in self.choices]
         if len(spelt) < 2:
             raise ValueError(f"{len(spelt)} value{'' if spelt else 's'} to choose from; list at least two")
         if twice := sorted({text for text in spelt if spelt.count(text) > 1}):
             raise ValueError(f"{twice[0]} is listed twice; list it once")
-        return self
 
 
 AnyOver = IntRange | FloatRange | Choices
@@ -170,18 +164,13 @@ class SweepSettings(Settings):
     def _cases_are_a_grid(cls, given: Any) -> Any:
         return {"sampler": "grid", **given} if isinstance(given, dict) and given.get("cases") else given
 
-    @model_validator(mode="after")
-    def _one_space(self) -> SweepSettings:
+    def require_consistent(self) -> None:
         if bool(self.over) == bool(self.cases):
             raise ValueError("give either `over`, values by their key, or `cases`, named variants of the plan")
         if self.cases and not isinstance(self.sampler, Grid):
             raise ValueError(f"sampler: {self.sampler.kind} draws values, and every case is run once; drop it")
         if len(self.cases) == 1:
             raise ValueError("cases: a single one has none to be compared with; list at least two")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_carried_out(self) -> SweepSettings:
         if self.metric is not None:
             higher_is_better(self.metric)
             if self.metric.rpartition("/")[2] == OF_AN_EPOCH:
@@ -197,7 +186,6 @@ class SweepSettings(Settings):
         for key, over in self.over.items():
             if isinstance(self.sampler, Grid) and isinstance(over, FloatRange) and over.step is None:
                 raise ValueError(f"over {key}: a grid of all numbers of a range has no end; give step, or list choices")
-        return self
 
 
 def values_of(over: AnyOver) -> list[Any] | None:

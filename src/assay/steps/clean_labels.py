@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.arrays import Floats, Ints, Keys
 from assay.errors import DataError
@@ -99,8 +99,7 @@ class CleanLabelsSettings(StepSettings):
         1.0, gt=0, le=1, description="Share of the labels of each class that may be suspect, the worst first."
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> CleanLabelsSettings:
+    def require_consistent(self) -> None:
         if self.rounds > 1 and not self.trains:
             raise ValueError(f"rounds: {self.rounds} is for a judge that is trained; set by: fine_tuned, or give steps")
         if self.steps and self.by in TRAINED:
@@ -112,7 +111,6 @@ class CleanLabelsSettings(StepSettings):
             )
         if (kind := kind_that_changes_labels(self)) is not None:
             raise ValueError(f"{kind} changes labels, and a judge only learns from them; put it before this step")
-        return self
 
     @property
     def judge(self) -> JudgeName:

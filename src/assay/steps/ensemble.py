@@ -8,7 +8,7 @@ from functools import cache as remembering
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.arrays import Bools, Doubles, Floats
 from assay.errors import DataError, ModelError, PlanError
@@ -82,16 +82,11 @@ class EnsembleSettings(StepSettings):
     pick: Literal["all", "greedy"] = Field("all", description="soup: all members, or those that validation gains by.")
     monitor: str = Field("nll", description="soup: the validation metric of a greedy pick.")
 
-    @model_validator(mode="after")
-    def _of_one_kind(self) -> EnsembleSettings:
+    def require_consistent(self) -> None:
         for name in sorted(self.model_fields_set & frozenset().union(*OF_KIND.values())):
             if name not in OF_KIND[self.kind]:
                 kinds = " or ".join(kind for kind, names in OF_KIND.items() if name in names)
                 raise ValueError(f"{name} belongs to kind: {kinds}; this is kind: {self.kind}")
-        return self
-
-    @model_validator(mode="after")
-    def _enough(self) -> EnsembleSettings:
         count = len(self.members)
         if self.training_folds is not None and not all(member.steps for member in self.members):
             raise ValueError("training_folds: every member is trained here, by steps; take run and step out")
@@ -101,7 +96,6 @@ class EnsembleSettings(StepSettings):
             raise ValueError("a tree has one member, whose steps are carried out for every node; give its steps alone")
         if self.tree is not None and self.one is not None:
             raise ValueError("tree and one both say which classes are told apart first; drop one of them")
-        return self
 
 
 def run(settings: EnsembleSettings, state: State, context: Context) -> StepResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.errors import DataError, PlanError, RunError
 from assay.files import ModelFolder, RunFolder, fingerprint
@@ -41,8 +41,7 @@ class MemberPlan(Settings):
     )
     step: str | None = Field(None, description="Instead, an earlier step of this run, such as 02-fit, or 02-fit/last.")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> MemberPlan:
+    def require_consistent(self) -> None:
         given = [name for name in ("steps", "run", "step") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"a member has steps, run or step; {' and '.join(given) or 'none'} is given")
@@ -50,13 +49,8 @@ class MemberPlan(Settings):
             raise ValueError(f"model is for a member that is trained here; {given[0]} has a model already")
         if self.model is not None and self.model.backbone == AUTO:
             raise ValueError(f"backbone: {AUTO} is chosen once a run: set it under model of the plan, or name one here")
-        return self
-
-    @model_validator(mode="after")
-    def _no_repair(self) -> MemberPlan:
         if (kind := kind_that_changes_labels(self)) is not None:
             raise ValueError(f"{kind} changes labels, and members only learn from them; put it before this step")
-        return self
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 import polars as pl
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.arrays import Floats, Ints
 from assay.errors import PlanError
@@ -127,8 +127,7 @@ class FitSettings(StepSettings):
     take: Literal["best", "last"] = Field("best", description="The epoch that is handed on.")
     keep: Literal["both", "best", "last"] = Field("both", description="The checkpoints that stay on disk.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> FitSettings:
+    def require_consistent(self) -> None:
         if self.keep not in ("both", self.take):
             raise ValueError(f"take: {self.take} hands on what keep: {self.keep} does not keep; make them the same")
         self._require_suiting_views()
@@ -144,7 +143,6 @@ class FitSettings(StepSettings):
             raise ValueError(
                 "loss, mean: weights counts known labels by their weights, and unlabelled adds images without; drop one"
             )
-        return self
 
     def _require_suiting_views(self) -> None:
         if self.freeze in ("none", 0):

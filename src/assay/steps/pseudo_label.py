@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.arrays import Floats, Ints
 from assay.errors import PlanError
@@ -49,11 +49,9 @@ class PseudoLabelSettings(StepSettings):
     tta: TTASettings = Field(Flips(), description="The views that must agree, where that is what is kept.")
     weight: LabelWeight = Field(1.0, description="What a pseudo-label counts, or `confidence`: its own probability.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> PseudoLabelSettings:
+    def require_consistent(self) -> None:
         if self.tta != Flips() and not isinstance(self.keep, Agreement):
             raise ValueError(f"tta is asked whether they agree, and keep: {self.keep.kind} does not; drop one of them")
-        return self
 
 
 def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.errors import DataError, PlanError
 from assay.files import ModelFolder, fingerprint
@@ -25,13 +25,11 @@ class RepeatSettings(StepSettings):
     )
     metric: str | None = Field(None, description="The validation metric that tells; default: that of the plan.")
 
-    @model_validator(mode="after")
-    def _comparable(self) -> RepeatSettings:
+    def require_consistent(self) -> None:
         if self.metric is not None:
             if not self.only_if_better:
                 raise ValueError("metric tells whether a round is better; set only_if_better: true, or drop metric")
             higher_is_better(self.metric)
-        return self
 
 
 def run(settings: RepeatSettings, state: State, context: Context) -> StepResult:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from assay.arrays import Floats, Ints
@@ -80,14 +80,12 @@ class SynthesizeSettings(StepSettings):
         "if_better", description="if_better: where the 95 % interval of the gain lies above 0."
     )
 
-    @model_validator(mode="after")
-    def _decidable(self) -> SynthesizeSettings:
+    def require_consistent(self) -> None:
         if self.keep == "if_better" and self.fit is None:
             raise ValueError(
                 "keep: if_better needs a fit to be tried with the images and without; add `fit: {...}`, "
                 "or say keep: always or never"
             )
-        return self
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.arrays import Reals
 from assay.errors import DataError, PlanError
@@ -31,14 +31,12 @@ class TuneThresholdsSettings(StepSettings):
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Multi-label heads; default: all of them.")
     folds: int = Field(5, ge=2, description="Parts of validation, each judged at thresholds chosen on the others.")
 
-    @model_validator(mode="after")
-    def _separable(self) -> TuneThresholdsSettings:
+    def require_consistent(self) -> None:
         if self.by == "class" and self.metric == "subset_accuracy":
             raise ValueError(
                 "subset_accuracy hangs on all tags of an image at once, so no tag has a best threshold of its own; "
                 "choose by: global, or another metric"
             )
-        return self
 
 
 def run(settings: TuneThresholdsSettings, state: State, context: Context) -> StepResult:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypedDict
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 from torch import nn
 
 from assay.errors import PlanError
@@ -34,11 +34,9 @@ class Sgd(Choice):
     weight_decay: WeightDecay = 0.0
     decays: Decays = "kernels"
 
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Sgd:
+    def require_consistent(self) -> None:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov looks ahead along the momentum, and momentum is 0; raise it, or drop nesterov")
-        return self
 
 
 class Adam(Choice):

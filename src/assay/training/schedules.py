@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from assay.errors import PlanError
 from assay.settings import Choice, parse_named
@@ -60,11 +60,9 @@ class Cyclic(Choice):
     cycle_steps: int | None = Field(default=None, ge=2, description="Length of a cycle in optimiser steps.")
     momentum: MomentumPair = (0.95, 0.85)
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Cyclic:
+    def require_consistent(self) -> None:
         if self.cycle_epochs is not None and self.cycle_steps is not None:
             raise ValueError("cycle_epochs and cycle_steps both give the length of a cycle; keep one of them")
-        return self
 
 
 class Cosine(Choice):
@@ -75,11 +73,9 @@ class Cosine(Choice):
     warm_up_epochs: float | None = Field(default=None, ge=0, description="Epochs on the way up.")
     end: Share = Field(default=0.0, description="Last learning rate, as a share of the top.")
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Cosine:
+    def require_consistent(self) -> None:
         if self.warm_up is not None and self.warm_up_epochs is not None:
             raise ValueError("warm_up and warm_up_epochs both give the length of the warm-up; keep one of them")
-        return self
 
 
 class ReduceOnPlateau(Choice):

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.errors import DataError
 from assay.labels.image_files import is_unicode, natural_key
@@ -69,8 +68,7 @@ class HeadColumns(Settings):
         """The columns that are read."""
         return self.columns if self.column is None else (self.column,)
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def require_consistent(self) -> None:
         if (self.column is None) == (not self.columns):
             raise ValueError("give either `column` or `columns`")
         of_tags = [name for name in ("separator", "none") if getattr(self, name) is not None]
@@ -84,7 +82,6 @@ class HeadColumns(Settings):
             raise ValueError(
                 f"{len(self.classes)} classes and {len(self.columns)} columns; give a name for each column"
             )
-        return self
 
 
 def _require_unique(field: str, names: Sequence[str]) -> None:

@@ -9,10 +9,10 @@ from functools import partial
 from itertools import permutations
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from assay.errors import DataError
 from assay.labels.audit_folder import AuditOption, AuditSettings, with_audit
@@ -183,8 +183,7 @@ class DataSettings(Settings):
     def spelling(self) -> Spelling:
         return Spelling(self.merge, self.missing)
 
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
+    def require_consistent(self) -> None:
         given = [form for form in FORMS if getattr(self, form) not in (None, ())]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(FORMS)} (given: {', '.join(given) or 'none'})")
@@ -202,7 +201,6 @@ class DataSettings(Settings):
             raise ValueError(f"names: {self.names!r} labels nothing; name a head in it, such as {{class}}")
         if self.images is not None and NamePattern.of(self.images).placeholders != ("id",):
             raise ValueError(f"images: {self.images!r} must hold {{id}}, and no other placeholder")
-        return self
 
 
 def resolve_paths(data: DataSettings, *, base: Path) -> dict[str, Path]:
