@@ -63,6 +63,7 @@ def tune(state: State, context: Context, **settings: Any) -> tuple[StepResult, T
 
 
 def warm(state: State, context: Context, **settings: Any) -> tuple[StepResult, TrainedModel, Predictions]:
+    settings = {"examples": 0} | settings  # these states have no images
     return _run(calibrate, CalibrateSettings(**settings), state, context)
 
 

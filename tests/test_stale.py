@@ -152,9 +152,9 @@ def test_another_pinned_hardware_runs_again_what_computes_on_it(folder: Folder) 
 def test_another_pinned_hardware_changes_nothing_where_nothing_computes(folder: Folder, two_runs: Path) -> None:
     shutil.copytree(two_runs / "two", folder.path / "other")
     members = "ensemble: {members: [{run: earlier}, {run: other}]}"
-    before = folder.train(members, "calibrate")
+    before = folder.train(members, "calibrate: {examples: 0}")
     opened = (folder.path / "run" / "metrics.json").stat().st_mtime_ns
-    assert folder.train(members, "calibrate", hardware="{precision: bf16, layout: contiguous}") == before
+    assert folder.train(members, "calibrate: {examples: 0}", hardware="{precision: bf16, layout: contiguous}") == before
     assert folder.kept() == ["01-ensemble", "02-calibrate"]
     assert (folder.path / "run" / "metrics.json").stat().st_mtime_ns == opened
     assert "bf16" in (folder.path / "run" / "plan.yaml").read_text()

@@ -46,6 +46,20 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
     like: Annotated[
         Path | None, typer.Option(metavar="SAMPLE.csv", help="Copy the columns, order and ids of this file.")
     ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.9.")
+    ] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Sets that hold each class so often by itself.")] = False,
+    unlike: Annotated[
+        bool, typer.Option("--unlike", help="Add unlike_training: from 0 to 1, how foreign an image is.")
+    ] = False,
+    abstain: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="No label for foreign images; the share of false alarms: 0.01."),
+    ] = None,
+    adapt_prior: Annotated[
+        bool, typer.Option("--adapt-prior", help="Correct probabilities for the class frequencies of these images.")
+    ] = False,
     tta: TTA = None,
     inner: Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")] = None,
     safe_cells: Annotated[
@@ -59,31 +73,41 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Label new images, and write the predictions as CSV or a submission."""
     with command(as_json, reading=images) as terminal:
+        from assay.errors import ModelError
         from assay.export.submission import member_of, write_predictions
-        from assay.export.submission_form import Form
+        from assay.export.submission_form import CALIBRATE_FIRST, Form
         from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
         from assay.labels.readers.to_label import find_images
         from assay.messages import formula_note
+        from assay.predictions.class_prior import Frequencies
         from assay.predictions.predictor import Predictor
         from assay.training.devices import pick_device
 
         options = Form(
             form=form, like=like, top=top, columns=columns, tags=tags, separator=separator, none=none, ids=ids,
-            header=header, inner=inner, safe_cells=safe_cells or None
+            header=header, inner=inner, safe_cells=safe_cells or None, coverage=coverage, by_class=by_class or None,
+            unlike=unlike or None, abstain=abstain
         )  # fmt: skip
+        _require_same_probabilities(coverage, tta=tta, adapt_prior=adapt_prior)
         views, listed = parse_tta(tta), find_images(images, image=image, root=root)
         if strict:
             require_all(listed.left_out, used=len(listed.files))
         predictor = Predictor.load(model_of(run), device=pick_device(device))
-        layout, files = options.layout(predictor.saved.space, listed.files)
+        uncertainty = predictor.saved.uncertainty
+        if adapt_prior and uncertainty is None:
+            raise ModelError(f"--adapt-prior: this model keeps no class frequencies of validation. {CALIBRATE_FIRST}")
+        layout, files = options.layout(predictor.saved.space, listed.files, uncertainty=uncertainty)
         notes = [*listed.notes, *layout.notes]
         if out.suffix.lower() != ".txt" and not safe_cells:
             names = [name for name, _ in files] + [name for head in predictor.saved.space for name in head.classes]
             notes += formula_note(names, "--safe-cells puts an apostrophe before them")
         progress, unreadable = terminal.progress, dict[str, str]()
         progress.begin("labelling", len(files))
-        chunks = _counted(predictor.stream(files, tta=views), progress, unreadable)
-        count = write_predictions(chunks, out, layout, strict=strict)
+        stream = predictor.stream(files, tta=views, distances=options.doubt.by_distance)
+        frequencies = Frequencies(predictor.saved.space, uncertainty)
+        chunks = frequencies.counted(_counted(stream, progress, unreadable))
+        count = write_predictions(frequencies.adapted(chunks) if adapt_prior else chunks, out, layout, strict=strict)
+        notes += frequencies.notes()
         progress.end()
         _note_in_run(run, out, images=count, form=str(options), progress=progress)
         reasons = {
@@ -94,6 +118,18 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         written = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
         record = {"out": str(out), "form": form, **written, "images": count, "unreadable": unreadable, **reasons}
         terminal.print(record, _lines(out, count, reasons))
+
+
+def _require_same_probabilities(coverage: float | None, *, tta: str | None, adapt_prior: bool) -> None:
+    """Raise DataError where sets would be taken of other probabilities than those that they were fitted on."""
+    from assay.errors import DataError
+
+    for option, given in (("--tta", tta is not None), ("--adapt-prior", adapt_prior)):
+        if given and coverage is not None:
+            raise DataError(
+                f"--coverage beside {option}: sets were fitted on the probabilities of plain images, and promise "
+                "nothing for others. Leave one of the two out."
+            )
 
 
 def _note_in_run(run: Path, out: Path, *, images: int, form: str, progress: Progress) -> None:

@@ -10,9 +10,12 @@ from itertools import compress
 import numpy as np
 import numpy.typing as npt
 
-from assay.arrays import Bools, Floats
+from assay.arrays import Bools, Floats, Reals
 from assay.errors import DataError
 from assay.labels.space import Head, LabelSpace
+from assay.models.uncertainty import Uncertainty
+from assay.predictions.conformal import set_thresholds
+from assay.predictions.novelty import limit, ranks
 from assay.predictions.predict import Predictions
 
 Cells = Callable[[Predictions], list[str]]
@@ -21,11 +24,15 @@ Cells = Callable[[Predictions], list[str]]
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name and cells. One with `always` has a cell also for an image that could not be read."""
+    """A column's name and cells. One with `always` has a cell also for an image that could not be read.
+
+    `label`: whether it holds predicted labels, which may be withheld.
+    """
 
     name: str
     cells: Cells
     always: bool = False
+    label: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,19 +60,48 @@ class TagFormat:
         return separator, none
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """What is written of how sure a prediction is: sets of a coverage, `unlike_training`, labels withheld.
+
+    `abstain` is the share of images like the training images whose label may be withheld by mistake.
+    """
+
+    coverage: float | None = None
+    by_class: bool = False
+    unlike: bool = False
+    abstain: float | None = None
+
+    @property
+    def by_distance(self) -> bool:
+        return self.unlike or self.abstain is not None
+
+
+NO_DOUBT = Doubt()
+
+
 def full_form(
-    space: LabelSpace, *, top: int | None = None, one_hot: bool = False, tags: TagFormat | None = None
+    space: LabelSpace,
+    *,
+    top: int | None = None,
+    one_hot: bool = False,
+    tags: TagFormat | None = None,
+    doubt: Doubt = NO_DOUBT,
+    uncertainty: Uncertainty | None = None,
 ) -> list[Column]:
     """Return every column that predictions can fill.
 
     `image`, then `label` and `confidence`, then a class each its probability (or 0 or 1), then `error`: why
     an image could not be read. With several heads they are called `HEAD`, `HEAD confidence` and
     `HEAD:class`. With `top`, the so many most probable classes of each head, as `label`, `confidence`,
-    `label 2`, `confidence 2` ..., stand instead of a column a class.
+    `label 2`, `confidence 2` ..., stand instead of a column a class. With `doubt`, `set` follows the confidence,
+    and `unlike_training` all labels; it needs the `uncertainty` of the model.
 
     Raises DataError where two columns would have one name.
     """
     labels = label_columns(space, top=top, tags=tags or TagFormat())
+    if uncertainty is not None:
+        labels = _doubted(labels, space, tags or TagFormat(), doubt, uncertainty)
     classes = [] if top is not None else _class_columns(space, {column.name for column in labels}, one_hot)
     columns = [Column("image", ids_of, always=True), *labels, *classes, Column("error", _error, always=True)]
     names = [column.name for column in columns]
@@ -87,14 +123,61 @@ def _label_columns(space: LabelSpace, top: int | None, tags: TagFormat) -> Itera
     for head, at in space.each():
         label, prefix = ("label", "") if len(space) == 1 else (head.name, f"{head.name} ")
         if top is None:
-            yield Column(label, _label(head, at, tags))
+            yield Column(label, _label(head, at, tags), label=True)
             yield Column(f"{prefix}confidence", _confidence(head, at))
             continue
         for rank in range(min(top, head.size)):
             suffix = f" {rank + 1}" if rank else ""
-            yield Column(f"{label}{suffix}", _ranked_label(head, at, rank))
+            yield Column(f"{label}{suffix}", _ranked_label(head, at, rank), label=True)
             confidence = f"{label}{suffix} confidence" if prefix else f"confidence{suffix}"
             yield Column(confidence, _ranked_confidence(at, rank))
+
+
+def _doubted(
+    labels: Sequence[Column], space: LabelSpace, tags: TagFormat, doubt: Doubt, uncertainty: Uncertainty
+) -> list[Column]:
+    """Return the columns of labels with those of a doubt; `label` columns are blank where it withholds them."""
+    columns = list(labels)
+    rank = _ranks(uncertainty)
+    if doubt.abstain is not None and (cut := limit(doubt.abstain, len(uncertainty.distances))) is not None:
+        columns = [_withheld(one, rank, cut) if one.label else one for one in columns]
+    if doubt.coverage is not None:
+        for number, (head, at) in enumerate(space.each()):
+            name = "set" if len(space) == 1 else f"{head.name} set"
+            cuts = set_thresholds(uncertainty.cells[number], doubt.coverage, head.size, by_class=doubt.by_class)
+            columns.append(Column(name, _set(head, at, tags, cuts)))
+    if doubt.by_distance:
+        columns.append(Column("unlike_training", lambda chunk: _text(rank(chunk))))
+    return columns
+
+
+def _ranks(uncertainty: Uncertainty) -> Callable[[Predictions], Reals]:
+    def of(chunk: Predictions) -> Reals:
+        assert chunk.distances is not None
+        return ranks(chunk.distances, uncertainty.distances)
+
+    return of
+
+
+def _withheld(column: Column, rank: Callable[[Predictions], Reals], cut: float) -> Column:
+    def cells(chunk: Predictions) -> list[str]:
+        return ["" if foreign else cell for cell, foreign in zip(column.cells(chunk), rank(chunk) >= cut, strict=True)]
+
+    return Column(column.name, cells)
+
+
+def _set(head: Head, at: slice, tags: TagFormat, cuts: Floats) -> Cells:
+    """Return the classes from their thresholds (K,) up, the most probable first."""
+    separator, none = tags.marks(head)
+
+    def cells(chunk: Predictions) -> list[str]:
+        inside = np.take_along_axis(chunk.probabilities[:, at] >= cuts, order := _order(chunk, at), axis=1)
+        return [
+            separator.join(head.classes[number] for number in row[kept]) or none
+            for row, kept in zip(order, inside, strict=True)
+        ]
+
+    return cells
 
 
 def _class_columns(space: LabelSpace, labels: set[str], one_hot: bool) -> list[Column]:
@@ -188,7 +271,7 @@ def _predicted(chunk: Predictions, head: Head, at: slice) -> Bools:
     return head.present(head.decide(chunk.probabilities[:, at], thresholds[:, at]))
 
 
-def _text(values: Floats) -> list[str]:
+def _text(values: Reals) -> list[str]:
     """Return the shortest texts that read back as the same float32."""
     cells: list[str] = values.astype(np.float32).astype(str).tolist()
     return cells

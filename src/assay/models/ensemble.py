@@ -23,6 +23,7 @@ from assay.models.combiners import MeanCombiner
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import MODEL_FORMAT, NO_HASHES, TrainedModel, read_description, write_training_hashes
 from assay.models.tree import Tree
+from assay.models.uncertainty import Uncertainty, write_uncertainty
 
 KNOWN = frozenset({"format", "kind", "heads", "joining", "members", "deciding"})
 
@@ -62,6 +63,7 @@ class Ensemble:
     joining: Combiner
     decision_rule: DecisionRule
     details: Mapping[str, object] = field(default_factory=dict)
+    uncertainty: Uncertainty | None = None
 
     @property
     def networks(self) -> tuple[TrainedModel, ...]:
@@ -94,6 +96,7 @@ class Ensemble:
             for file in model_files(member.folder):
                 link(file, folder / name / file.relative_to(member.folder))
         write_training_hashes(folder, self.trained_on, self.learnt_from)
+        write_uncertainty(self.uncertainty, folder)
         description = {
             "format": MODEL_FORMAT,
             "kind": self.joining.kind,
@@ -124,6 +127,7 @@ def load_model(folder: Path) -> Model:
         COMBINERS[description["kind"]](description["joining"]),
         DecisionRule.from_json(space, description["deciding"]),
         {key: value for key, value in description.items() if key not in KNOWN},
+        Uncertainty.load(folder),
     )
 
 
@@ -167,7 +171,8 @@ def average_weights(models: Sequence[TrainedModel]) -> TrainedModel:
     trained = np.unique(np.concatenate([model.trained_on for model in models]))
     learnt = np.unique(np.concatenate([model.learnt_from for model in models]))
     classifier.eval()
-    return replace(first, classifier=classifier, decision_rule=rule, details={}, trained_on=trained, learnt_from=learnt)
+    bare = replace(first, decision_rule=rule, details={}, uncertainty=None)
+    return replace(bare, classifier=classifier, trained_on=trained, learnt_from=learnt)
 
 
 def require_alike(models: Sequence[TrainedModel], names: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.models.classifier import Classifier, from_spec, spec
 from assay.models.decision_rule import DecisionRule
+from assay.models.uncertainty import Uncertainty, write_uncertainty
 from assay.models.weights import Tensors, read_tensors, without_prefixes
 
 COUNTERS = "num_batches_tracked"
@@ -143,7 +144,7 @@ class TrainedModel:
 
     Images are decoded to `side` by `resize` and resampled to `size`, as they were for validation. `trained_on` are
     the images whose labels the backbone was trained on; `learnt_from` are those whose labels any layer was trained
-    on, the head included.
+    on, the head included. `uncertainty` is that of its decision rule but for thresholds; None before it is calibrated.
     """
 
     classifier: Classifier
@@ -155,6 +156,7 @@ class TrainedModel:
     details: Mapping[str, object] = field(default_factory=dict)
     trained_on: Keys = field(default_factory=lambda: NO_HASHES)
     learnt_from: Keys = field(default_factory=lambda: NO_HASHES)
+    uncertainty: Uncertainty | None = None
 
     @property
     def networks(self) -> tuple[TrainedModel, ...]:
@@ -169,6 +171,7 @@ class TrainedModel:
     def save(self, folder: Path) -> None:
         """Write the training images, the weights, then the description."""
         write_training_hashes(folder, self.trained_on, self.learnt_from)
+        write_uncertainty(self.uncertainty, folder)
         tensors = self.classifier.state_dict()
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with whole(ModelFolder(folder).weights) as beside:
@@ -213,6 +216,7 @@ class TrainedModel:
             {key: value for key, value in description.items() if key not in known},
             read_training_hashes(folder),
             read_learnt_hashes(folder),
+            Uncertainty.load(folder),
         )
 
 

@@ -20,6 +20,7 @@ from assay.models.combiners import mean_prediction
 from assay.models.ensemble import Model, load_model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN, View, fastest_inference
+from assay.predictions.novelty import nearest_distances, unit_features
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import AnyTTA, tta_views
 from assay.training.devices import Hardware
@@ -46,11 +47,17 @@ class Predictor:
         return Predictor(saved, tuple(chosen), folder.name)
 
     def stream(
-        self, images: Iterable[tuple[str, ImageFile]], *, batch: int = 32, tta: AnyTTA | None = None
+        self,
+        images: Iterable[tuple[str, ImageFile]],
+        *,
+        batch: int = 32,
+        tta: AnyTTA | None = None,
+        distances: bool = False,
     ) -> Iterator[Predictions]:
         """Yield predictions for (name, path) in order, `batch` at a time; the next batch is decoded meanwhile.
 
-        With `tta` the prediction for an image is the mean over its views.
+        With `tta` the prediction for an image is the mean over its views. With `distances`, those of the plain images
+        to the training images that the model keeps come along; it must have some.
         """
         source = iter(images)
         with ThreadPoolExecutor() as pool:
@@ -63,7 +70,7 @@ class Predictor:
             while names:
                 current, decoded = names, list(images_or_errors)
                 names, images_or_errors = begin()
-                yield self._predict(current, decoded, tta)
+                yield self._predict(current, decoded, tta, distances)
 
     def _decode(self, path: ImageFile) -> Decoded | str:
         """Return an image, or the reason why it cannot be read."""
@@ -76,33 +83,43 @@ class Predictor:
         except ImageError as error:
             return str(error)
 
-    def _predict(self, names: list[str], decoded: list[Decoded | str], tta: AnyTTA | None) -> Predictions:
+    def _predict(
+        self, names: list[str], decoded: list[Decoded | str], tta: AnyTTA | None, distances: bool
+    ) -> Predictions:
         space = self.saved.space
         logits = np.full((len(names), space.width), np.nan, dtype=np.float32)
         readable = {row: image for row, image in enumerate(decoded) if not isinstance(image, str)}
         rows, images = list(readable), list(readable.values())
+        far = np.full(len(names), np.nan, dtype=np.float32)
         if rows:
             ids = [names[row] for row in rows]
-            if tta is None:
-                logits[rows] = self._logits(ids, images, PLAIN)
-            else:
-                by_view = [self._logits(ids, images, view) for view in tta_views(tta)]
+            if tta is None or distances:
+                logits[rows], features = self._outputs(ids, images, PLAIN)
+                if distances:
+                    assert self.saved.uncertainty is not None
+                    far[rows] = nearest_distances(features, self.saved.uncertainty.examples)
+            if tta is not None:
+                by_view = [self._outputs(ids, images, view)[0] for view in tta_views(tta)]
                 logits[rows] = mean_prediction(space, by_view, of=tta.mean)
         probabilities = np.full_like(logits, np.nan)
         probabilities[rows] = probabilities_of(space, logits[rows])
         reasons = {name: image for name, image in zip(names, decoded, strict=True) if isinstance(image, str)}
         thresholds = self.saved.decision_rule.thresholds
-        return Predictions(names, space, logits, probabilities, thresholds, self.name, unreadable=reasons)
+        return Predictions(
+            names, space, logits, probabilities, thresholds, self.name, False, reasons, far if distances else None
+        )
 
-    def _logits(self, names: list[str], images: list[Decoded], view: View) -> Floats:
-        """Return logits (n, W) of one view of images."""
-        outputs = []
+    def _outputs(self, names: list[str], images: list[Decoded], view: View) -> tuple[Floats, Floats]:
+        """Return logits (n, W) of one view of images, and their features (n, sum of F), of length 1."""
+        outputs, features = [], []
         for network, hardware in zip(self.saved.networks, self.hardware, strict=True):
             pixels = torch.from_numpy(np.stack([image[_form(network)] for image in images])).permute(0, 3, 1, 2)
             inputs = hardware.to_device(view.show(pixels, names, size=network.size))
             with torch.inference_mode(), hardware.autocast():
-                outputs.append(network.classifier(inputs).float().cpu().numpy())
-        return self.saved.logits(outputs)
+                of_network = network.classifier.features(inputs)
+                outputs.append(network.classifier.classify(of_network).float().cpu().numpy())
+                features.append(of_network.float().cpu().numpy())
+        return self.saved.logits(outputs), unit_features(features)
 
 
 def _form(network: TrainedModel) -> Form:

@@ -1,28 +1,42 @@
-"""calibrate: probabilities as sure as they are right, by a temperature a head chosen on validation."""
+"""calibrate: probabilities as sure as they are right, and what the model keeps to know when it does not know."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 from pydantic import Field
 
-from assay.arrays import Reals
+from assay.arrays import Floats, Reals
 from assay.errors import DataError
+from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.metrics import probabilities_of
+from assay.metrics.selective import set_coverage
+from assay.models.ensemble import Model
+from assay.models.uncertainty import Uncertainty
 from assay.predictions.calibration import at_temperature, settled_temperature, temperature
+from assay.predictions.class_prior import predicted_counts
+from assay.predictions.conformal import present_cells, set_thresholds
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
+from assay.predictions.novelty import nearest_distances, unit_features
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.steps.start import Validated, heads_named
+from assay.steps.start import Validated, heads_named, inference_for, labelled_parts
+
+COVERAGES = (0.9, 0.8, 0.95)  # that done.json and the report have; the model gives sets for any
+MOST_RANKED = 5000  # validation images among which new ones are ranked
 
 
 class CalibrateSettings(StepSettings):
-    """Divide the logits of each head by the temperature at which validation loses least; no answer changes."""
+    """Divide logits by the temperature at which validation loses least, and fit prediction sets; no answer changes."""
 
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to calibrate; default: all.")
     folds: int = Field(5, ge=2, description="Parts of validation, each judged at a temperature chosen on the others.")
+    examples: int = Field(
+        2000, ge=0, description="Training images whose features the model keeps, to tell images unlike them; 0: none."
+    )
 
 
 def run(settings: CalibrateSettings, state: State, context: Context) -> StepResult:
@@ -31,9 +45,10 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
     predictions, rule = validated.predictions, validated.model.decision_rule
     temperatures = np.ones_like(rule.temperature)
     cross_fitted_temperatures = np.ones_like(predictions.logits)
-    details: dict[str, object] = {}
+    details: dict[str, dict[str, object]] = {}
     all_codes = validated.samples.codes()
-    for index, head, columns in heads_named(state.samples.space, settings.heads, step="calibrate"):
+    named = heads_named(state.samples.space, settings.heads, step="calibrate")
+    for index, head, columns in named:
         codes, logits = all_codes[index], predictions.logits[:, columns]
         if not head.known(codes).any():
             raise DataError(
@@ -50,20 +65,101 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
         of_images = cross_fitted(codes, logits, choose, folds=settings.folds, seed=context.seed)
         cross_fitted_temperatures[:, columns] = of_images
         details[head.name] = _details(head, codes, logits, temperatures[columns][0], of_images, context=context)
+    logits = predictions.logits / cross_fitted_temperatures
+    for head, _, codes, probabilities in state.samples.space.each(
+        all_codes, probabilities_of(state.samples.space, logits)
+    ):
+        details.setdefault(head.name, {}).update(_sets(head, codes, probabilities, settings, context))
+    uncertainty = _uncertainty(
+        settings, validated, predictions.logits / temperatures, context, labelled_parts(state.samples)[0]
+    )
     folder = validated.write(
         replace(
             rule,
             temperature=rule.temperature * temperatures,
             thresholds=at_temperature(rule.thresholds, temperatures),
         ),
-        logits=predictions.logits / cross_fitted_temperatures,
+        logits=logits,
         thresholds=at_temperature(predictions.thresholds, cross_fitted_temperatures),
         context=context,
+        uncertainty=uncertainty,
     )
     return StepResult(folder, details=details)
 
 
-STEP = Step(CalibrateSettings, run, purpose="probabilities as sure as they are right", needs_model=True)
+STEP = Step(
+    CalibrateSettings,
+    run,
+    purpose="probabilities as sure as they are right, and prediction sets",
+    needs_model=True,
+    computes=lambda settings: bool(settings.examples),
+)
+
+
+def _uncertainty(
+    settings: CalibrateSettings, validated: Validated, logits: Reals, context: Context, train: Samples
+) -> Uncertainty:
+    """Return what the model keeps of validation images, by their logits (N, W) at its temperatures."""
+    space, codes = validated.samples.space, validated.samples.codes()
+    probabilities = probabilities_of(space, logits)
+    examples, far = np.empty((0, 0), np.float16), np.empty(0, np.float32)
+    if settings.examples:
+        some = (_some(train, settings.examples, context.seed), _some(validated.samples, MOST_RANKED, context.seed))
+        features, of_validation = (_features(validated.model, part, context) for part in some)
+        examples = features.astype(np.float16)
+        far = np.sort(nearest_distances(of_validation, examples))
+    return Uncertainty(
+        tuple(present_cells(head, known, part) for head, _, known, part in space.each(codes, probabilities)),
+        len(probabilities),
+        probabilities.mean(axis=0),
+        predicted_counts(space, probabilities),
+        examples,
+        far,
+    )
+
+
+def _some(samples: Samples, count: int, seed: int) -> Samples:
+    """Return at most so many images, drawn at random, in their order."""
+    rows = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return samples.take(np.sort(rows))
+
+
+def _features(model: Model, samples: Samples, context: Context) -> Floats:
+    """Return the features (N, sum of F) of images by all networks of a model."""
+    parts = []
+    for network in model.networks:
+        inference = inference_for(network.classifier, network, context)
+        parts.append(inference.features(samples.ids, folder=context.run.cache, progress=context.progress))
+        network.classifier.cpu()
+    return unit_features(parts)
+
+
+def _sets(
+    head: Head, codes: Codes, probabilities: Reals, settings: CalibrateSettings, context: Context
+) -> dict[str, object]:
+    """Return coverage and size of the sets of one head, each image's from the other folds, for done.json."""
+    rows = []
+    for coverage, by_class in product(COVERAGES, (False, True)):
+
+        def choose(known: Codes, others: Reals, coverage: float = coverage, by_class: bool = by_class) -> Reals:
+            cells = present_cells(head, known, others)
+            return set_thresholds(cells, coverage, head.size, by_class=by_class)
+
+        cuts = cross_fitted(codes, probabilities, choose, folds=settings.folds, seed=context.seed)
+        sets = probabilities >= cuts
+        covered = set_coverage(head, codes, sets)
+        if covered is None:
+            return {}
+        known = head.known(codes)
+        size = float(sets[known].sum(axis=1).mean())
+        rows.append({"coverage": coverage, "by class": by_class, "covered": covered.to_json(), "size": size})
+        if coverage == COVERAGES[0] and not by_class:
+            what = "hold the class" if head.multiclass else "hold the share of an image's tags"
+            context.progress.line(
+                f"  {head.name}: sets for {coverage:.0%} {what}: {covered.value:.4f}{covered.limits()}, "
+                f"{size:.2f} classes each, n = {covered.n}"
+            )
+    return {"sets": rows}
 
 
 def _details(

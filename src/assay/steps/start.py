@@ -26,6 +26,7 @@ from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import Model, load_model
 from assay.models.layers import receptive_field
 from assay.models.trained_model import TrainedModel, read_training_hashes
+from assay.models.uncertainty import Uncertainty
 from assay.predictions.inference import Inference, fastest_inference, move
 from assay.predictions.predict import Predictions
 from assay.progress import stage
@@ -294,12 +295,21 @@ class Validated:
         predictions = Predictions.read(ModelFolder(state.model).predictions, state.samples.space, model=step)
         return Validated(load_model(state.model), samples, predictions)
 
-    def write(self, rule: DecisionRule, *, logits: Floats, thresholds: Floats, context: Context) -> Path:
+    def write(
+        self,
+        rule: DecisionRule,
+        *,
+        logits: Floats,
+        thresholds: Floats,
+        context: Context,
+        uncertainty: Uncertainty | None = None,
+    ) -> Path:
         """Write the model with another decision rule to best/, with cross-fitted validation predictions (N, W)."""
         predictions = Predictions.of(
             self.predictions.ids, self.samples.space, logits, model=context.name, thresholds=thresholds
         )
-        return save_best(replace(self.model, decision_rule=rule), predictions, context)
+        model = replace(self.model, decision_rule=rule, uncertainty=uncertainty)
+        return save_best(model, predictions, context)
 
 
 def heads_named(space: LabelSpace, names: Sequence[str] | None, *, step: str) -> list[tuple[int, Head, slice]]:

@@ -66,6 +66,7 @@ def run(settings: TuneThresholdsSettings, state: State, context: Context) -> Ste
         logits=predictions.logits,
         thresholds=cross_fitted_thresholds,
         context=context,
+        uncertainty=validated.model.uncertainty,  # which knows no thresholds
     )
     return StepResult(folder, details=details)
 
