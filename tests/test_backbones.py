@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ from assay.errors import ModelError, PlanError
 from assay.models.backbones import (
     build_backbone,
     feature_count,
+    features_of,
     freeze,
     normalisation,
     set_training_mode,
+    stage_outputs,
     stages,
 )
 from assay.models.classifier import Classifier
+from factories import noise_batch
 
 
 def classifier(name: str = "test_efficientnet") -> Classifier:
@@ -53,6 +57,27 @@ def test_features_are_as_wide_as_feature_count(name: str) -> None:
     with torch.inference_mode():
         outputs = backbone(torch.zeros(2, 3, 64, 64))
     assert outputs.shape == (2, feature_count(backbone))
+
+
+@pytest.mark.parametrize(
+    ("name", "stages_between"), [("test_efficientnet", 4), ("test_resnet", 3), ("test_vit", 5), ("plain_cnn6", 4)]
+)
+def test_features_of_all_stages_are_the_last_ones_and_means_before_them(name: str, stages_between: int) -> None:
+    torch.manual_seed(0)
+    plain = build_backbone(name, size=64).eval()
+    wide = build_backbone(name, size=64, features="all_stages").eval()
+    wide.load_state_dict(plain.state_dict())
+    images, last = noise_batch(2, 64), feature_count(plain)
+    outputs = copy.deepcopy(wide)(images)
+    assert outputs.shape == (2, feature_count(wide))
+    assert (len(stage_outputs(wide)), features_of(wide), features_of(plain)) == (stages_between, "all_stages", "last")
+    torch.testing.assert_close(outputs[:, -last:], plain(images))
+    kept: list[torch.Tensor] = []
+    first = next(iter(stage_outputs(wide)))
+    plain.get_submodule(first).register_forward_hook(lambda module, args, output: kept.append(output))
+    plain(images)
+    means = kept[0].mean((2, 3)) if kept[0].ndim == 4 else kept[0].mean(1)
+    torch.testing.assert_close(outputs[:, : means.shape[1]], means)
 
 
 def test_a_transformer_takes_images_of_another_size() -> None:

@@ -19,7 +19,7 @@ from assay.arrays import Floats, Ints
 from assay.errors import PlanError
 from assay.files import RunFolder
 from assay.labels.samples import Samples
-from assay.models.backbones import build_backbone, freeze, set_training_mode
+from assay.models.backbones import Features, build_backbone, freeze, set_training_mode
 from assay.models.boundary import Boundary, Upper, activations, find_boundary
 from assay.models.folding import fold_batch_norm
 from assay.predictions import image_rows
@@ -34,10 +34,10 @@ from factories import noise_batch, write_images
 # The split of a network.
 
 
-def split(name: str, frozen: int, size: int) -> tuple[nn.Module, Boundary]:
+def split(name: str, frozen: int, size: int, features: Features = "last") -> tuple[nn.Module, Boundary]:
     """A network with its first stages frozen, and the boundary above them."""
     torch.manual_seed(0)
-    backbone = build_backbone(name, size=size)
+    backbone = build_backbone(name, size=size, features=features)
     freeze(backbone, frozen)
     boundary = find_boundary(backbone, size=size)
     assert boundary is not None
@@ -50,6 +50,7 @@ def gradients(network: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tenso
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("features", ["last", "all_stages"])
 @pytest.mark.parametrize(
     ("name", "frozen", "size", "expected"),
     [
@@ -62,9 +63,9 @@ def gradients(network: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tenso
     ],
 )
 def test_upper_stages_on_activations_learn_as_the_whole_network(
-    name: str, frozen: int, size: int, expected: str
+    name: str, frozen: int, size: int, expected: str, features: Features
 ) -> None:
-    backbone, boundary = split(name, frozen, size)
+    backbone, boundary = split(name, frozen, size, features)
     set_training_mode(backbone)
     upper, images = Upper(backbone, nn.Identity(), boundary), noise_batch(4, size)
     below = activations(backbone, boundary, images)

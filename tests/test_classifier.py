@@ -14,7 +14,7 @@ from torch import nn
 
 from assay.errors import ModelError
 from assay.labels.space import Head, LabelSpace
-from assay.models.backbones import build_backbone
+from assay.models.backbones import Features, build_backbone
 from assay.models.classifier import (
     Classifier,
     HeadSettings,
@@ -114,10 +114,11 @@ def test_a_run_gives_the_backbone_and_the_head_is_new(tmp_path: Path) -> None:
     hidden=st.lists(st.integers(1, 9), max_size=2),
     dropout=st.floats(0, 0.99),
     name=st.sampled_from(["test_resnet", "test_vit", "test_efficientnet"]),
+    features=st.sampled_from(["last", "all_stages"]),
 )
-def test_a_description_rebuilds_the_network(hidden: list[int], dropout: float, name: str) -> None:
+def test_a_description_rebuilds_the_network(hidden: list[int], dropout: float, name: str, features: Features) -> None:
     head = HeadSettings(hidden=tuple(hidden), dropout=dropout)
-    model = build(ModelSettings(backbone=name, weights="none", head=head)).eval()
+    model = build(ModelSettings(backbone=name, weights="none", head=head, features=features)).eval()
     before = torch.get_rng_state()
     again = from_spec(json.loads(json.dumps(spec(model)))).eval()
     assert torch.equal(torch.get_rng_state(), before)

@@ -36,7 +36,9 @@ from assay.predictions.predictor import Predictor
 from assay.training.devices import Hardware
 
 SPACE = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
-MODEL = ModelSettings(backbone="test_efficientnet", weights="none", head=HeadSettings(hidden=(8,), dropout=0.5))
+MODEL = ModelSettings(
+    backbone="test_efficientnet", weights="none", head=HeadSettings(hidden=(8,), dropout=0.5), features="all_stages"
+)
 
 
 def saved(space: LabelSpace = SPACE, *, side: int = 40, resize: Resize | None = None) -> TrainedModel:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Literal
 
 import timm
+import torch
 from timm.models import get_pretrained_cfg, group_parameters
-from torch import nn
+from torch import Tensor, nn
 
 from assay.errors import ModelError, PlanError
 from assay.models.custom import CUSTOM_BACKBONES, options_of
 
 Freeze = Literal["none", "backbone", "all_but_last_stage"] | int
 BatchNorm = Literal["frozen", "train"]
+Features = Literal["last", "all_stages"]
 Triple = tuple[float, float, float]
 
 _WITH_PREVIOUS = 99999.0  # timm's mark for parameters that belong to the group before them
@@ -30,13 +33,21 @@ class Stage:
     parameters: tuple[str, ...]
 
 
-def build_backbone(name: str, *, size: int = 128, options: Mapping[str, Any] | None = None) -> nn.Module:
+def build_backbone(
+    name: str, *, size: int = 128, options: Mapping[str, Any] | None = None, features: Features = "last"
+) -> nn.Module:
     """Return a randomly initialised network that gives features (B, F).
 
     `size` of the images, in pixels, decides the width of some of our own; `options` are those of our own
-    (`models.custom`). Transformers made for one size take others too, where timm can. Raises ModelError with the
-    nearest names for an unknown network, and for invalid options.
+    (`models.custom`). Transformers made for one size take others too, where timm can. `features` are its last ones, or
+    beside them the mean over the map of what each stage hands on (`with_stages`). Raises ModelError with the nearest
+    names for an unknown network, and for invalid options.
     """
+    network = _last_features(name, size, options)
+    return network if features == "last" else with_stages(network, size=size)
+
+
+def _last_features(name: str, size: int, options: Mapping[str, Any] | None) -> nn.Module:
     chosen = options_of(name, options or {})
     if name in CUSTOM_BACKBONES:
         network: Any = CUSTOM_BACKBONES[name].build(size, chosen)
@@ -59,7 +70,71 @@ def feature_count(backbone: nn.Module) -> int:
     count: Any = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
     if not count:
         raise ModelError(f"{type(backbone).__name__}: its number of features is not known. Give it `num_features`.")
-    return int(count)
+    return int(count) + sum(stage_outputs(backbone).values())
+
+
+def with_stages(network: nn.Module, *, size: int) -> nn.Module:
+    """Return the network, whose features now begin with the means of what its stages hand on, but stem and last one.
+
+    Of maps these are means over positions, of tokens over the image. Weights keep their names. See "Head2Toe" (Evci et
+    al. 2022): what earlier stages see is lost in the last features of a network that was trained for other classes.
+    """
+    names = [stage.name for stage in stages(network)[1:-1]]
+    network.stage_outputs = dict.fromkeys(names, 0)  # type: ignore[assignment]
+    image = next(network.parameters()).new_zeros(1, 3, size, size)
+    with evaluating(network), torch.inference_mode():
+        means, _ = _stage_means(network, image)
+    network.stage_outputs = {name: mean.shape[1] for name, mean in means.items()}  # type: ignore[assignment]
+    network.forward = MethodType(_with_stage_means, network)
+    return network
+
+
+def stage_outputs(network: nn.Module) -> Mapping[str, int]:
+    """Return the modules whose means are among the features, in order, each with their number; most often none."""
+    outputs: Mapping[str, int] = getattr(network, "stage_outputs", {})
+    return outputs
+
+
+def features_of(network: nn.Module) -> Features:
+    """Return what the features of a network are."""
+    return "all_stages" if stage_outputs(network) else "last"
+
+
+def stage_mean(network: nn.Module, output: Tensor) -> Tensor:
+    """Return the mean (B, C) over the positions of a stage's output: maps, or tokens (B, L, C)."""
+    return output.mean(_positions(network, output.ndim))
+
+
+def as_stage_output(network: nn.Module, mean: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return an output (B, *shape) of a stage that is its mean (B, C) at every position; it takes no memory."""
+    full = (len(mean), *shape)
+    kept = [1 if axis in _positions(network, len(full)) else length for axis, length in enumerate(full)]
+    return mean.view(kept).expand(full)
+
+
+def _positions(network: nn.Module, axes: int) -> tuple[int, ...]:
+    channels_first = axes == 4 and getattr(network, "output_fmt", "NCHW") == "NCHW"
+    return tuple(range(2, axes)) if channels_first else tuple(range(1, axes - 1))
+
+
+def _stage_means(network: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the mean of each stage's output by its name, and the last features."""
+    means: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        for name in stage_outputs(network):
+
+            def keep(module: nn.Module, args: object, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor) and output.ndim > 1:
+                    means[name] = stage_mean(network, output)
+
+            hooks.enter_context(network.get_submodule(name).register_forward_hook(keep))
+        last: Tensor = type(network).forward(network, x)
+    return means, last
+
+
+def _with_stage_means(network: nn.Module, x: Tensor) -> Tensor:
+    means, last = _stage_means(network, x)
+    return torch.cat([*(means[name] for name in stage_outputs(network)), last], dim=1)
 
 
 def built_with(backbone: nn.Module) -> Mapping[str, object]:

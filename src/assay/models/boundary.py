@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from assay.models.backbones import evaluating
+from assay.models.backbones import as_stage_output, evaluating, stage_mean, stage_outputs
 from assay.models.trained_model import hash_tensors
 
 Calls = list[tuple[nn.Module, object]]  # modules that were called, with their outputs
@@ -27,15 +27,21 @@ class Boundary:
     """Where the frozen part of a backbone ends; modules are named as in `backbone.named_modules()`."""
 
     name: str  # of the module whose input is kept
-    shape: tuple[int, ...]  # of the activation of an image
+    input: tuple[int, ...]  # the shape of that input, of an image
     image: tuple[int, ...]  # (3, S, S)
     skipped: Mapping[str, tuple[int, ...]]  # modules that are complete before it: shape of the output of an image
     weights: str  # hash of all weights and buffers below it
     channels_first: bool = True  # whether maps are (C, H, W)
+    means: Mapping[str, int] = field(default_factory=dict)  # modules below it whose means are features: their number
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what is kept of an image: the input, or a vector of it and the means."""
+        return (math.prod(self.input) + sum(self.means.values()),) if self.means else self.input
 
     @property
     def side(self) -> int | None:
-        """Width and height of the activation where it is a map (C, S, S); None for tokens and vectors."""
+        """Width and height of what is kept where it is a map (C, S, S); None for tokens and vectors."""
         square = len(self.shape) == 3 and self.shape[1] == self.shape[2]
         return self.shape[-1] if square and self.channels_first else None
 
@@ -82,16 +88,22 @@ def find_boundary(backbone: nn.Module, *, size: int) -> Boundary | None:
             shapes,
             _hash_without(backbone, [names[module] for module in learning]),
             getattr(backbone, "output_fmt", "NCHW") == "NCHW",
+            {name: count for name, count in stage_outputs(backbone).items() if name in shapes},
         )
         return boundary if shapes and _is_equal(backbone, boundary, images) else None
 
 
 def activations(backbone: nn.Module, boundary: Boundary, images: Tensor) -> Tensor:
     """Return the activations (B, ...) of normalised images (B, 3, S, S) at the boundary."""
-    _, reached = _trace(backbone, {backbone.get_submodule(boundary.name): None}, images)
+    calls, reached = _trace(backbone, {backbone.get_submodule(boundary.name): None}, images)
     assert reached is not None
     assert isinstance(reached.activation, Tensor)
-    return reached.activation
+    if not boundary.means:
+        return reached.activation
+    outputs = dict(calls)
+    modules = [backbone.get_submodule(name) for name in boundary.means]
+    means = [stage_mean(backbone, one) for module in modules if isinstance(one := outputs[module], Tensor)]
+    return torch.cat([reached.activation.flatten(1), *means], dim=1)
 
 
 class Upper(nn.Module):
@@ -160,21 +172,33 @@ def _trace(
 
 @contextmanager
 def _skipping(backbone: nn.Module, boundary: Boundary, inputs: Tensor, nothing: Tensor) -> Iterator[None]:
-    """Let the modules below the boundary return nothing, and the one above it take the inputs, within the block."""
-    skipped = [(backbone.get_submodule(name), shape) for name, shape in boundary.skipped.items()]
-    before = [module.__dict__.get("forward") for module, _ in skipped]  # of a folded convolution
+    """Let the modules below the boundary return nothing, and the one above it take the inputs, within the block.
+
+    A module whose mean is among the features returns that at every position.
+    """
+    parts = [inputs]
+    if boundary.means:
+        parts = list(inputs.split_with_sizes([math.prod(boundary.input), *boundary.means.values()], 1))
+    activation, means = (
+        parts[0].reshape(len(inputs), *boundary.input),
+        dict(zip(boundary.means, parts[1:], strict=True)),
+    )
+    skipped = [backbone.get_submodule(name) for name in boundary.skipped]
+    before = [module.__dict__.get("forward") for module in skipped]  # of a folded convolution
 
     def instead(module: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
-        return (inputs, *args[1:])
+        return (activation, *args[1:])
 
     with backbone.get_submodule(boundary.name).register_forward_pre_hook(instead):
         try:
-            for module, shape in skipped:
+            for name, shape in boundary.skipped.items():
+                module, mean = backbone.get_submodule(name), means.get(name)
                 empty = nothing.expand(len(inputs), *shape)
+                empty = empty if mean is None else as_stage_output(backbone, mean, shape)
                 module.__dict__["forward"] = lambda *args, empty=empty, **options: empty
             yield
         finally:
-            for (module, _), forward in zip(skipped, before, strict=True):
+            for module, forward in zip(skipped, before, strict=True):
                 del module.__dict__["forward"]
                 if forward is not None:
                     module.__dict__["forward"] = forward

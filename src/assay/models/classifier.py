@@ -15,11 +15,13 @@ from assay.errors import ModelError
 from assay.labels.space import LabelSpace
 from assay.models import heads
 from assay.models.backbones import (
+    Features,
     Triple,
     build_backbone,
     built_with,
     evaluating,
     feature_count,
+    features_of,
     image_size,
     normalisation,
 )
@@ -54,6 +56,10 @@ class ModelSettings(Settings):
         default=(), description="Under auto: the backbones to choose among, whatever their licence; else a usual list."
     )
     options: dict[str, object] = Field(default={}, description="Options of one of our own networks.")
+    features: Features = Field(
+        default="last",
+        description="What the head reads: the last features, or the means of what each stage hands on beside them.",
+    )
     weights: Annotated[str, Source("weights", frozenset({"pretrained", "none"}))] = Field(
         default="pretrained", description="pretrained, none, or the path of a .safetensors or .pth file."
     )
@@ -181,7 +187,7 @@ def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, b
     Paths in `settings` are relative to `base`. Raises ModelError.
     """
     with seeded(seed):
-        backbone = build_backbone(settings.backbone, size=size, options=settings.options)
+        backbone = build_backbone(settings.backbone, size=size, options=settings.options, features=settings.features)
     if settings.init_from is not None:
         load_run(backbone, settings.backbone, run=base / settings.init_from)
     else:
@@ -205,6 +211,7 @@ class NetworkSpec(TypedDict, total=False):
 
     backbone: Required[str]
     options: Mapping[str, object]
+    features: Features
     made_for: int
     hidden: Required[list[int]]
     dropout: Required[float]
@@ -226,6 +233,8 @@ def spec(model: Classifier) -> NetworkSpec:
         "mean": list(model.mean),
         "std": list(model.std),
     }
+    if (features := features_of(model.backbone)) != "last":
+        described["features"] = features
     if not model.is_linear:
         described["last"] = heads.describe(model.last)
     return described
@@ -238,7 +247,8 @@ def from_spec(described: NetworkSpec) -> Classifier:
         raise ModelError(f"the description of the network lacks {', '.join(sorted(missing))}. Train the run again.")
     with seeded(0):
         size, options = described.get("made_for", 128), described.get("options")
-        backbone = build_backbone(described["backbone"], size=size, options=options)
+        features = described.get("features", "last")
+        backbone = build_backbone(described["backbone"], size=size, options=options, features=features)
         model = Classifier(
             backbone,
             features=feature_count(backbone),

@@ -16,6 +16,7 @@ from assay.images.augment import Variation, augment, framed
 from assay.images.cache import Cache
 from assay.images.counter_rng import contents, image_keys
 from assay.images.geometry import WHOLE, Frame
+from assay.models.backbones import features_of
 from assay.models.boundary import Boundary, activations
 from assay.models.classifier import Classifier
 from assay.models.folding import fold_batch_norm
@@ -110,12 +111,13 @@ class Inference:
 
     def feature_table(self, folder: Path, view: View = PLAIN) -> Table:
         """Return the table of the features of one view."""
-        key = self._key(weights_hash(self.classifier.backbone), view)
+        kind = features_of(self.classifier.backbone)
+        key = self._key(weights_hash(self.classifier.backbone) + ("" if kind == "last" else kind), view)
         return Table(folder, "features", key, (self.classifier.feature_count,), np.float32)
 
     def activation_table(self, folder: Path, boundary: Boundary, view: View = PLAIN) -> Table:
         """Return the table of the activations of one view, in half precision."""
-        key = self._key(f"{boundary.name} {boundary.weights}", view)
+        key = self._key(f"{boundary.name} {boundary.weights} {' '.join(boundary.means)}".strip(), view)
         return Table(folder, "activations", key, boundary.shape, np.float16)
 
     def images_of(self, ids: Sequence[str], view: View) -> Ints:

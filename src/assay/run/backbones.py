@@ -28,7 +28,7 @@ from assay.metrics.metrics import estimates as estimates_of
 from assay.metrics.metrics import headline, higher_is_better
 from assay.metrics.paired import estimate, gain, over_seeds
 from assay.models.candidates import FETCH, Candidate, candidates
-from assay.models.classifier import ModelSettings, require_size
+from assay.models.classifier import require_size
 from assay.models.weights import hub_out_of_reach, local_weights
 from assay.plan.planner import Speeds
 from assay.predictions.inference import Inference, seconds_an_image
@@ -315,7 +315,8 @@ class _Trial:
 
     def _inference(self, name: str, size: int) -> Inference:
         """Return a backbone over the sample's images. Raises ModelError where it cannot be had, or for this size."""
-        quiet = replace(self.context, model=ModelSettings(backbone=name), images=self._images, progress=NoProgress())
+        model = self.context.model.chosen(name)
+        quiet = replace(self.context, model=model, images=self._images, progress=NoProgress())
         classifier = bare_classifier(State(self.sample, None, ""), quiet, size=size)
         require_size(classifier, size)
         return inference_for(classifier, ProbeSettings(size=size, resize=self.work.resize), quiet)

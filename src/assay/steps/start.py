@@ -84,11 +84,13 @@ def classifier_for(start: str, state: State, context: Context, *, size: int) -> 
             f"start: {start}: its backbone was built with {other}, and the plan's options are others. "
             "Give the same options under model, or start: pretrained."
         )
-    if saved.space == space and saved.classifier.hidden == fresh.hidden and saved.classifier.is_linear:
+    same = saved.classifier.hidden == fresh.hidden and saved.classifier.feature_count == fresh.feature_count
+    if saved.space == space and same and saved.classifier.is_linear:
         fresh.load_state_dict(saved.classifier.state_dict())
     else:
         fresh.backbone.load_state_dict(saved.classifier.backbone.state_dict())
-        why = "has other classes or hidden layers" if saved.classifier.is_linear else "has a head that is not linear"
+        other = "has other classes, features or hidden layers"
+        why = other if saved.classifier.is_linear else "has a head that is not linear"
         context.progress.line(f"  the head is new: the model started from {why}")
     return fresh
 
