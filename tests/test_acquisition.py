@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 
 from assay.arrays import Floats, Reals
-from assay.predictions.acquisition import ACQUISITIONS, Acquire, Pool, central, k_center, margin, uncertainty
+from assay.predictions.acquisition import ACQUISITIONS, Acquire, Pool, central, diverse, k_center, margin, uncertainty
 
 NAMES = list(ACQUISITIONS.values())
 
@@ -53,3 +53,20 @@ def test_images_between_classes_come_before_sure_ones(acquire: Acquire) -> None:
     given.features[5] = 3 * np.eye(4, 16, dtype=np.float32)[:2].sum(axis=0)
     given = replace(given, probabilities=given.predict(given.features))
     assert 5 in acquire(given, 20, seed=0)
+
+
+def test_central_images_come_from_clusters_without_a_labelled_one() -> None:
+    given = pool()
+    labelled = np.isin(np.arange(200) % 4, [0, 1]) & (np.arange(200) < 40)
+    rows = central(replace(given, labelled=labelled), 4, seed=0)
+    assert set((rows % 4).tolist()) >= {2, 3}
+
+
+def test_doubtful_images_are_taken_from_several_clusters() -> None:
+    given = pool()
+    between = 3 * np.eye(4, 16, dtype=np.float32)
+    given.features[5:50:5] = between[0] + between[1]
+    given.features[51:100:5] = between[2] + between[3]
+    given = replace(given, labelled=np.zeros(200, bool), probabilities=given.predict(given.features))
+    rows = diverse(given, 2, seed=0)
+    assert sorted(row // 50 for row in rows) == [0, 1]

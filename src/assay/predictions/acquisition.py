@@ -15,11 +15,13 @@ import numpy as np
 from assay.arrays import Bools, Floats, Ints, Reals
 from assay.predictions.baselines import random_rows
 
-AcquisitionName = Literal["random", "uncertainty", "margin", "k_center", "dropquery", "central"]
+AcquisitionName = Literal["random", "uncertainty", "margin", "k_center", "dropquery", "central", "diverse"]
 
 CANDIDATES = 20_000  # images that are clustered: of more, a random part
+MOST_CLUSTERS = 1_000  # of 20,000 images: some seconds
 PASSES = 3  # of dropout
 DROPPED = 0.75  # share of the features that a pass leaves out
+DOUBTFUL = 10  # images of least margin that are clustered, for each that is asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,19 +103,32 @@ def dropquery(pool: Pool, count: int, *, seed: int) -> Ints:
         kept = chance.random(vectors.shape, np.float32) >= DROPPED
         changed += pool.predict(vectors * kept / np.float32(1 - DROPPED)).argmax(axis=1) != whole
     candidates = rows[changed > PASSES / 2]
-    chosen = candidates[_centres(pool.features[candidates], min(count, len(candidates)), seed)]
-    rest = margin(pool, count + len(chosen), seed=seed)
-    return np.append(chosen, rest[~np.isin(rest, chosen)])[:count]
+    chosen = candidates[_centres(pool.features[candidates], min(count, len(candidates)), seed=seed)]
+    return _then_margin(pool, chosen, count)
 
 
 def central(pool: Pool, count: int, *, seed: int) -> Ints:
-    """Return the image closest to the centre of each of `count` clusters, of the largest cluster first.
+    """Return the image closest to the centre of each of the largest clusters without a labelled image.
 
-    For the first labels, when no model is there (Hacohen et al. 2022, "Active Learning on a Budget": typical images
-    first).
+    For the first labels, when no model is there or none to rely on. There are as many clusters as images are labelled
+    and asked for (TypiClust, Hacohen et al. 2022, "Active Learning on a Budget").
     """
-    rows = random_rows(pool.rows, CANDIDATES, seed)
-    return rows[_centres(pool.features[rows], min(count, len(rows)), seed)]
+    rows, known = random_rows(pool.rows, CANDIDATES, seed), np.flatnonzero(pool.labelled)
+    clusters = min(count + len(known), MOST_CLUSTERS, len(rows))
+    chosen = rows[_centres(pool.features[rows], clusters, known=pool.features[known], seed=seed)]
+    return _then_margin(pool, chosen[:count], count)
+
+
+def diverse(pool: Pool, count: int, *, seed: int) -> Ints:
+    """Return the image closest to the centre of each of `count` clusters of those of least margin.
+
+    The ten times `count` images of least margin are clustered by k-means, in which an image weighs one less its margin
+    (Zhdanov 2019, "Diverse mini-batch active learning").
+    """
+    rows = margin(pool, DOUBTFUL * count, seed=seed)
+    weights = 1 - margins(pool.probabilities[rows])
+    chosen = rows[_centres(pool.features[rows], min(count, len(rows)), weights=weights, seed=seed)]
+    return _then_margin(pool, chosen, count)
 
 
 ACQUISITIONS: dict[AcquisitionName, Acquire] = {
@@ -123,6 +138,7 @@ ACQUISITIONS: dict[AcquisitionName, Acquire] = {
     "k_center": k_center,
     "dropquery": dropquery,
     "central": central,
+    "diverse": diverse,
 }
 
 
@@ -138,16 +154,28 @@ def _lowest(rows: Ints, scores: Reals, count: int) -> Ints:
     return rows[np.argsort(scores[rows], kind="stable")[:count]]
 
 
-def _centres(vectors: Floats, count: int, seed: int) -> Ints:
-    """Return the vector closest to the centre of each of `count` clusters, of the largest cluster first."""
+def _then_margin(pool: Pool, chosen: Ints, count: int) -> Ints:
+    """Return the chosen rows, and those of least margin behind them where they are fewer than `count`."""
+    rest = margin(pool, count + len(chosen), seed=0)
+    return np.append(chosen, rest[~np.isin(rest, chosen)])[:count]
+
+
+def _centres(
+    vectors: Floats, count: int, *, weights: Reals | None = None, known: Floats | None = None, seed: int
+) -> Ints:
+    """Return the vector closest to the centre of each of `count` clusters without a `known` one, the largest first."""
     from sklearn.cluster import KMeans
 
     if count < 1:
         return np.zeros(0, np.int64)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    clusters = KMeans(count, n_init=1, max_iter=30, random_state=seed).fit(vectors)
-    distance = ((vectors - clusters.cluster_centers_[clusters.labels_]) ** 2).sum(axis=1)
-    order = np.lexsort((distance, clusters.labels_))
-    names, first = np.unique(clusters.labels_[order], return_index=True)
-    sizes = np.bincount(clusters.labels_)[names]
+    known = vectors[:0] if known is None else known
+    everything = np.concatenate([vectors, known])
+    everything /= np.maximum(np.linalg.norm(everything, axis=1, keepdims=True), 1e-12)
+    clusters = KMeans(count, n_init=1, max_iter=30, random_state=seed).fit(everything, sample_weight=weights)
+    cluster, covered = np.split(clusters.labels_, [len(vectors)])
+    distance = ((everything[: len(vectors)] - clusters.cluster_centers_[cluster]) ** 2).sum(axis=1)
+    free = np.flatnonzero(~np.isin(cluster, covered))
+    order = free[np.lexsort((distance[free], cluster[free]))]
+    names, first = np.unique(cluster[order], return_index=True)
+    sizes = np.bincount(cluster, minlength=count)[names]
     return order[first][np.argsort(-sizes, kind="stable")]

@@ -19,7 +19,7 @@ from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import PlanMetric, headline, overall, score
-from assay.predictions.acquisition import central, dropquery, margin
+from assay.predictions.acquisition import central, diverse, margin
 from assay.progress import GivenUpError, NoProgress
 from assay.repair.nearest import nearest
 
@@ -28,6 +28,7 @@ SIZE = 192  # pixels: 3 % more of the wrong labels are among the first 30 % than
 FOLDS = 5
 NEIGHBOURS = 10
 FIRST = 25  # images, or twice the classes, that are chosen to be labelled next: after that, it is known better
+RELIABLE = 0.4  # accuracy out of fold from which the model's doubts say what to label next
 HELD_OUT = ("val", "test")
 
 
@@ -128,7 +129,7 @@ class _Publisher:
         )
         estimates = Estimates(learnt.left, learnt.next_hundred, self._validated(codes, learnt.probabilities))
         session.learning = session.decided_at > version
-        session.publish(scores, estimates, self._next(codes))
+        session.publish(scores, estimates, self._next(codes, learnt.probabilities))
 
     def _validated(self, codes: list[Ints], probabilities: Floats) -> tuple[str, Metric] | None:
         """Return the headline metric on validation by the labels of now; None where none is known."""
@@ -140,16 +141,20 @@ class _Publisher:
         name = headline(metrics, self.metric)
         return (name, metrics[name]) if name else None
 
-    def _next(self, codes: list[Ints]) -> list[Queue]:
+    def _next(self, codes: list[Ints], probabilities: Floats) -> list[Queue]:
         """Return the images without a label that are best labelled next, where there are any."""
         head = self.session.samples.space.heads[0]
         labelled = head.known(codes[0])
         pool = self.learner.pool(head, labelled)
         if not len(pool.rows):
             return []
-        begun = len(np.unique(codes[0][labelled & (self.learner.fold >= 0)], axis=0)) > 1
+        teaches = labelled & (self.learner.fold >= 0)
+        begun = len(np.unique(codes[0][teaches], axis=0)) > 1
+        if begun and head.multiclass:
+            answers = probabilities[teaches, self.session.samples.space.columns_of(head.name)].argmax(axis=1)
+            begun = float((answers == codes[0][teaches]).mean()) >= RELIABLE
         count = max(FIRST, 2 * head.size)
-        chosen = (dropquery if begun else central)(pool, count, seed=int(labelled.sum()))
+        chosen = (diverse if begun else central)(pool, count, seed=int(labelled.sum()))
         rest = margin(pool, len(pool.rows), seed=0)
         rows = self.rows[np.concatenate([chosen, rest[~np.isin(rest, chosen)]])]
         return [Queue("next", "Best labelled next", rows)]
