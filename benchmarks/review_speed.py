@@ -24,8 +24,8 @@ import polars as pl
 import uvicorn
 from PIL import Image
 
+from assay.apps.images import ImageFiles
 from assay.apps.review.decisions import Decisions
-from assay.apps.review.images import ImageFiles
 from assay.apps.review.queues import Scores
 from assay.apps.review.server import create_app
 from assay.apps.review.session import ReviewSession

@@ -12,8 +12,8 @@ from benchmarks.browser import Page, complaints, each, until
 from benchmarks.review_speed import serving
 from playwright.sync_api import Route, expect
 
+from assay.apps.images import ImageFiles
 from assay.apps.review.decisions import Decisions
-from assay.apps.review.images import ImageFiles
 from assay.apps.review.queues import Scores
 from assay.apps.review.session import ReviewSession
 from assay.apps.review.training import TrainCommand, Trainer

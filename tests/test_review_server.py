@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from assay.apps.images import ImageFiles
 from assay.apps.review import views
 from assay.apps.review.decisions import Decision, Decisions
-from assay.apps.review.images import ImageFiles
 from assay.apps.review.learner import Labels, Learner
 from assay.apps.review.learning import learning_folds
 from assay.apps.review.opening import RunGuard

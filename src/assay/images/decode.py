@@ -18,8 +18,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
@@ -30,7 +31,7 @@ from assay.errors import DataError, ImageError, PlanError
 from assay.images.mend import damage, ends_in_zeros, sound_part
 from assay.images.rgb_square import ColourError, Levels, box, least_side, square, upright_rgb
 from assay.labels.file_kinds import EMPTY, HEAD, PLUGINS, kind_of, kind_of_file, plugin
-from assay.labels.shards import ImageFile, Member
+from assay.labels.shards import ImageFile
 from assay.settings import BlackAndWhite, Settings
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a file is in the reason too
@@ -52,6 +53,27 @@ Result = TypeVar("Result")
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
+@dataclass(frozen=True, slots=True)
+class HeldImage:
+    """The bytes of an image in memory, and its name."""
+
+    name: str
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def read_bytes(self) -> bytes:
+        return self.content
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        return io.BytesIO(self.content)
+
+
+AnyImage: TypeAlias = "ImageFile | HeldImage"
+
+
 class Resize(Settings):
     """Resizing of an image of any shape to a square.
 
@@ -67,7 +89,7 @@ class Resize(Settings):
     levels: BlackAndWhite | None = None
 
 
-def decode(path: ImageFile, *, at_least: int | None = None, levels: Levels | None = None) -> Image.Image:
+def decode(path: AnyImage, *, at_least: int | None = None, levels: Levels | None = None) -> Image.Image:
     """Read an image as upright 8-bit RGB: its first frame, alpha laid over white.
 
     With `at_least` a JPEG may come at 1/2, 1/4 or 1/8 of its size, which is far quicker, but never with a
@@ -78,7 +100,7 @@ def decode(path: ImageFile, *, at_least: int | None = None, levels: Levels | Non
     return from_image(path, lambda image, file: upright_rgb(image, file, levels=levels, at_least=at_least))
 
 
-def size_of(path: ImageFile) -> tuple[int, int]:
+def size_of(path: AnyImage) -> tuple[int, int]:
     """Return width and height as stored, from the header alone. Raises ImageError."""
     return from_image(path, lambda image, _: image.size)
 
@@ -94,7 +116,7 @@ def resize(image: Image.Image, side: int, *, settings: Resize, size: int | None 
     return np.array(square(image, side, size=size, policy=policy, centre_crop=crop, fill=fill))
 
 
-def read_square(path: ImageFile, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
+def read_square(path: AnyImage, side: int, *, settings: Resize, size: int | None = None) -> Pixels:
     """Decode and resize, reading no more detail than (side, side, 3) needs. Raises ImageError."""
     at_least = least_side(side, size=size or side, centre_crop=settings.centre_crop)
     return resize(decode(path, at_least=at_least, levels=settings.levels), side, settings=settings, size=size)
@@ -150,7 +172,7 @@ class _DamagedError(ImageError):
     """Bytes that a decoder refused."""
 
 
-def from_image(path: ImageFile, work: Callable[[Image.Image, BinaryIO], Result]) -> Result:
+def from_image(path: AnyImage, work: Callable[[Image.Image, BinaryIO], Result]) -> Result:
     """Return the result of work on an opened image and its file, or on what is sound of a damaged one.
 
     Raises ImageError.
@@ -172,7 +194,7 @@ def from_image(path: ImageFile, work: Callable[[Image.Image, BinaryIO], Result])
         raise ImageError((reason == UNIDENTIFIED and _unread_tiff(path)) or damage(data, reason))
 
 
-def _bytes_of_image(path: ImageFile, reason: str) -> bytes:
+def _bytes_of_image(path: AnyImage, reason: str) -> bytes:
     """Return the content of what looks like an image. Raises ImageError that says what any other file is."""
     try:
         kind = kind_of_file(path) if isinstance(path, Path) else kind_of(path.read_bytes()[:HEAD], path.name)
@@ -188,7 +210,7 @@ def _bytes_of_image(path: ImageFile, reason: str) -> bytes:
 
 
 @contextmanager
-def _open_image(path: ImageFile, opener: Callable[[], BinaryIO]) -> Iterator[tuple[Image.Image, BinaryIO]]:
+def _open_image(path: AnyImage, opener: Callable[[], BinaryIO]) -> Iterator[tuple[Image.Image, BinaryIO]]:
     """Open an image lazily, and its file; an error then or in the block is raised as ImageError."""
     try:
         _require_content(path)
@@ -217,7 +239,7 @@ def _open_image(path: ImageFile, opener: Callable[[], BinaryIO]) -> Iterator[tup
         raise _DamagedError(str(error) or type(error).__name__) from error
 
 
-def _unread_tiff(path: ImageFile) -> str:
+def _unread_tiff(path: AnyImage) -> str:
     """Return what pixels a TIFF has that Pillow does not know; nothing for any other file."""
     with path.open("rb") as file, suppress(Exception):  # damaged tables of contents raise anything
         contents = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
@@ -232,9 +254,9 @@ def _unread_tiff(path: ImageFile) -> str:
     return ""
 
 
-def _require_content(path: ImageFile) -> None:
+def _require_content(path: AnyImage) -> None:
     """Raise ImageError for what must not be opened: an empty file, or a pipe, which would block."""
-    if isinstance(path, Member):
+    if not isinstance(path, Path):
         if path.size == 0:
             raise ImageError(EMPTY.fault)
         return

@@ -13,7 +13,7 @@ import torch
 
 from assay.arrays import Floats, Pixels
 from assay.errors import ImageError
-from assay.images.decode import Resize, read_square
+from assay.images.decode import AnyImage, Resize, read_square
 from assay.labels.shards import ImageFile
 from assay.metrics.metrics import probabilities_of
 from assay.models.combiners import mean_prediction
@@ -64,15 +64,15 @@ class Predictor:
 
             def begin() -> tuple[list[str], Iterator[Decoded | str]]:
                 chunk = list(islice(source, batch))
-                return [name for name, _ in chunk], pool.map(self._decode, [path for _, path in chunk])
+                return [name for name, _ in chunk], pool.map(self.decode, [path for _, path in chunk])
 
             names, images_or_errors = begin()
             while names:
                 current, decoded = names, list(images_or_errors)
                 names, images_or_errors = begin()
-                yield self._predict(current, decoded, tta, distances)
+                yield self.predict(current, decoded, tta, distances=distances)
 
-    def _decode(self, path: ImageFile) -> Decoded | str:
+    def decode(self, path: AnyImage) -> Decoded | str:
         """Return an image, or the reason why it cannot be read."""
         forms = {_form(network) for network in self.saved.networks}
         try:
@@ -83,9 +83,10 @@ class Predictor:
         except ImageError as error:
             return str(error)
 
-    def _predict(
-        self, names: list[str], decoded: list[Decoded | str], tta: AnyTTA | None, distances: bool
+    def predict(
+        self, names: list[str], decoded: list[Decoded | str], tta: AnyTTA | None = None, *, distances: bool = False
     ) -> Predictions:
+        """Return predictions for images that `decode` returned; see `stream`."""
         space = self.saved.space
         logits = np.full((len(names), space.width), np.nan, dtype=np.float32)
         readable = {row: image for row, image in enumerate(decoded) if not isinstance(image, str)}

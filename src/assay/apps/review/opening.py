@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.apps.images import ImageFiles
 from assay.apps.review.decisions import Decisions, file_state
-from assay.apps.review.images import ImageFiles
 from assay.apps.review.learning import Learning
 from assay.apps.review.queues import Group, Queue
 from assay.apps.review.session import AUDIT_FILE, RandomAudit, ReviewSession

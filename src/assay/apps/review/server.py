@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import logging
 import secrets
-import signal
-import socket
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -25,26 +21,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assay.apps.review.decisions import Decision, Kind
 from assay.apps.review.session import ReviewSession
-from assay.errors import AssayError, PlanError, RunError, SpaceError
+from assay.apps.serving import (
+    FAULT,
+    TooLargeError,
+    foreign,
+    header_texts,
+    limited,
+    listen,
+    run_until_stopped,
+    with_headers,
+)
+from assay.errors import AssayError, RunError, SpaceError
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_BODY = 2_000_000  # bytes
 TOO_LARGE = f"a request may have {LARGEST_BODY:,} bytes. Send fewer decisions at a time."
 SIDES = (16, 512)  # of a thumbnail, in pixels
 HEARTBEAT = 15.0  # seconds of silence after which a window hears that the server is there
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
 
 
 class _Strict(BaseModel):
@@ -76,36 +73,10 @@ def serve(session: ReviewSession, *, port: int, started: Callable[[str], None]) 
 
     Port 0 is any free one. Raises PlanError where the port is taken.
     """
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise PlanError(
-                f"--port {port}: cannot be used ({error.strerror}). Leave it out for a free one."
-            ) from error
-        listening.listen(128)
+    with listen("127.0.0.1", port) as listening:
         port, token, closing = listening.getsockname()[1], secrets.token_urlsafe(16), threading.Event()
         app = create_app(session, token=token, port=port, closing=closing)
-        config = uvicorn.Config(
-            app, log_level="error", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=2
-        )
-        server = uvicorn.Server(config)
-        # In a thread of its own, where uvicorn leaves the signals alone: this one waits for them.
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        before = {number: signal.signal(number, lambda *_: closing.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            thread.start()
-            started(f"http://127.0.0.1:{port}/{token}/")
-            while not closing.wait(0.5) and thread.is_alive():
-                pass
-        finally:
-            closing.set()
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a map half computed is cut off: no fault
-            server.should_exit = True
-            thread.join(10)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        run_until_stopped(app, listening, closing=closing, started=lambda: started(f"http://127.0.0.1:{port}/{token}/"))
 
 
 def create_app(session: ReviewSession, *, token: str, port: int, closing: threading.Event) -> ASGIApp:
@@ -142,36 +113,25 @@ async def _missing(request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """Lets requests of this machine's browser through that know the token, and no others.
-
-    A page of another site can reach 127.0.0.1 too, by a name that it lets point there (DNS rebinding): so the host and
-    the origin that the browser names must be this server's.
-    """
+    """Lets requests of this machine's browser through that know the token, and no others."""
 
     def __init__(self, app: ASGIApp, *, token: str, port: int) -> None:
-        self.app, self.token = app, token.encode()
-        self.hosts = {f"{host}:{port}" for host in ("127.0.0.1", "localhost")}
-        self.origins = {f"http://{host}" for host in self.hosts}
+        self.app, self.token, self.port = app, token.encode(), port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # a web socket is refused
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope, headers)
-        send = _with_headers(send, fixed="/api/" not in scope["path"])
+        refusal = self._refusal(scope, header_texts(scope))
+        send = with_headers(send, fixed="/api/" not in scope["path"])
         if refusal is not None:
             await JSONResponse({"error": refusal[1]}, refusal[0])(scope, receive, send)
             return
-        await self.app(scope, _limited(receive), send)
+        await self.app(scope, limited(receive, LARGEST_BODY), send)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """Return the status and the reason for refusing a request; None where it may pass."""
-        if headers.get("host", "") not in self.hosts:
-            return 403, "this server answers to 127.0.0.1 alone."
-        if headers.get("origin", next(iter(self.origins))) not in self.origins:
-            return 403, "a page of another origin may not ask."
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return 403, "a page of another site may not ask."
+        if reason := foreign(headers, self.port):
+            return 403, reason
         first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
         if not hmac.compare_digest(first.encode(), self.token):
             return 404, "there is nothing at this address. Open the one that `assay review` printed."
@@ -181,48 +141,14 @@ class Guard:
         return None
 
 
-class _TooLargeError(Exception):
-    """A body without a stated length that is too large."""
-
-    def __init__(self) -> None:
-        super().__init__(TOO_LARGE)
-
-
-FAULT = "this is a fault of the program; the terminal has the lines on it."
 STATUS: dict[type[Exception], int] = {
-    _TooLargeError: 413,
+    TooLargeError: 413,
     SpaceError: 507,
     RunError: 409,
     AssayError: 422,
     ValueError: 422,
 }
 """The first that fits an error; of ValueErrors those of a body that is not what it should be."""
-
-
-def _limited(receive: Receive) -> Receive:
-    size = 0
-
-    async def limited() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > LARGEST_BODY:
-            raise _TooLargeError
-        return message
-
-    return limited
-
-
-def _with_headers(send: Send, *, fixed: bool) -> Send:
-    async def with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            given = {name.lower() for name, _ in message["headers"]}
-            headers = HEADERS | ({} if fixed else {"Cache-Control": "no-store"})
-            added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-            message = {**message, "headers": [*message["headers"], *(h for h in added if h[0] not in given)]}
-        await send(message)
-
-    return with_headers
 
 
 # What they may ask.
@@ -239,7 +165,8 @@ def _answer(work: Callable[[Request, Any], Response]) -> Callable[[Request], Any
             status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
             if status == 500:
                 traceback.print_exc()
-            return JSONResponse({"error": str(error) if status != 500 else FAULT}, status)
+            text = {413: TOO_LARGE, 500: FAULT}.get(status, str(error))
+            return JSONResponse({"error": text}, status)
 
     return endpoint
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from assay.apps.images import ImageFiles
 from assay.apps.review import queues
 from assay.apps.review.decisions import Decision, Decisions, Stored
-from assay.apps.review.images import ImageFiles
 from assay.apps.review.queues import Queue, Scores
 from assay.apps.review.training import Trainer
 from assay.apps.review.views import GradCam, map_points, nearest_labelled, rarest
