@@ -26,6 +26,7 @@ from assay.commands.predict import predict
 from assay.commands.recipes import recipes, schema
 from assay.commands.report import report
 from assay.commands.review import review
+from assay.commands.serve import serve
 from assay.commands.shard import shard
 from assay.commands.submissions import submissions
 from assay.commands.sweep import sweep
@@ -39,6 +40,7 @@ COMMANDS = (
     plan,
     lr_find,
     predict,
+    serve,
     submissions,
     evaluate,
     report,

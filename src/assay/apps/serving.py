@@ -27,6 +27,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 LOCAL = ("127.0.0.1", "localhost")
+SHARED = ("assay.apps", "static")
+"""The package and the folder in it of what the pages of all servers have: colours, letters, elements."""
 FAULT = "this is a fault of the program; the terminal has the lines on it."
 
 
@@ -43,9 +45,9 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listening.bind((host, port))
         except OSError as error:
-            advice = "Leave it out for a free one." if host in LOCAL else "Name an address of this machine."
-            what = f"--port {port}" if host in LOCAL else f"--host {host} --port {port}"
-            raise PlanError(f"{what}: cannot be used ({error.strerror}). {advice}") from error
+            where = f"--port {port}" if host in LOCAL else f"--host {host} --port {port}"
+            advice = "Name another port, or 0 for any free one" + ("." if host in LOCAL else ", or another address.")
+            raise PlanError(f"{where}: cannot be used ({error.strerror}). {advice}") from error
         listening.listen(128)
         yield listening
 
@@ -69,19 +71,28 @@ def run_until_stopped(
     server = uvicorn.Server(config)
     # In a thread of its own, where uvicorn leaves the signals alone: this one waits for them.
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    with set_by_signals(closing):
+        try:
+            thread.start()
+            started()
+            while not closing.wait(0.5) and thread.is_alive():
+                pass
+            while thread.is_alive() and not ended():
+                time.sleep(0.02)
+        finally:
+            closing.set()
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is half computed is cut off: no fault
+            server.should_exit = True
+            thread.join(10)
+
+
+@contextmanager
+def set_by_signals(closing: threading.Event) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM set an event during the block, and nothing else."""
     before = {number: signal.signal(number, lambda *_: closing.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        thread.start()
-        started()
-        while not closing.wait(0.5) and thread.is_alive():
-            pass
-        while thread.is_alive() and not ended():
-            time.sleep(0.02)
+        yield
     finally:
-        closing.set()
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # an answer half computed is cut off: no fault
-        server.should_exit = True
-        thread.join(10)
         for number, handler in before.items():
             signal.signal(number, handler)
 

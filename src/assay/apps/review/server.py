@@ -27,6 +27,7 @@ from assay.apps.review.decisions import Decision, Kind
 from assay.apps.review.session import ReviewSession
 from assay.apps.serving import (
     FAULT,
+    SHARED,
     TooLargeError,
     foreign,
     header_texts,
@@ -98,7 +99,7 @@ def create_app(session: ReviewSession, *, token: str, port: int, closing: thread
         Route("/gradcam/{row:int}", _answer(api.gradcam)),
         Route("/thumb/{row:int}", _answer(api.thumbnail)),
         Route("/image/{row:int}", _answer(api.image)),
-        Mount("/", StaticFiles(directory=STATIC, html=True)),
+        Mount("/", StaticFiles(directory=STATIC, html=True, packages=[SHARED])),
     ]
     inside = Starlette(routes=[Mount(f"/{token}", routes=routes)], exception_handlers={HTTPException: _missing})
     return Guard(inside, token=token, port=port)

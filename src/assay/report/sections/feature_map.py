@@ -61,13 +61,13 @@ def feature_map(run: RunContents, settings: MapSettings, progress: Progress, *, 
     samples = run.samples.take(stratified_rows(run.samples, settings.n, seed=settings.seed))
     model = load_model(run.model)
     network = model.networks[0]
-    cache = _cache(run, samples, network)
+    cache = decoded_images(run, samples, network)
     if cache is None:
         return "The decoded images are gone from the cache, and the images from their place."
     samples = samples.take([row for row, id_ in enumerate(samples.ids) if id_ in cache.rows])
     if len(samples) < LEAST:
         return f"{len(samples)} images are left, too few for a map; {LEAST} are needed."
-    samples, features = _features(run, samples, network, cache, progress, device=device)
+    samples, features = features_by_part(run, samples, network, cache, progress, device=device)
     inputs = in_chunks(network.classifier.cpu().eval().represent, features)  # of the last layer
     return FeatureMap(
         samples,
@@ -130,7 +130,7 @@ def map_points(
     }
 
 
-def _cache(run: RunContents, samples: Samples, network: TrainedModel) -> Cache | None:
+def decoded_images(run: RunContents, samples: Samples, network: TrainedModel) -> Cache | None:
     """Return images as the model takes them: the cache it was trained from, or a new one of what is still there."""
     folder = run.paths.cache
     for kept in find_caches(folder, run.as_read.ids, hashes=run.as_read.hashes):
@@ -148,7 +148,7 @@ def _cache(run: RunContents, samples: Samples, network: TrainedModel) -> Cache |
     return cache
 
 
-def _features(
+def features_by_part(
     run: RunContents, samples: Samples, network: TrainedModel, cache: Cache, progress: Progress, *, device: str
 ) -> tuple[Samples, Floats]:
     """Return features (N, F) of the images, by parts: a frozen backbone's are in the cache part by part already."""

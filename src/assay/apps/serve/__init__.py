@@ -1,0 +1,1 @@
+"""Predictions of a run over HTTP: `assay serve`."""

@@ -1,0 +1,133 @@
+"""The OpenAPI document of a server, which its page /docs draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from assay import __version__
+from assay.apps.serve.requests import ImagesBody
+
+Json = Mapping[str, object]
+ERRORS = {
+    "400": "The request is no valid form, or was cut off.",
+    "401": "The token is missing or wrong.",
+    "403": "A page of another site asks.",
+    "404": "There is nothing at this address.",
+    "408": "The request took too long to arrive.",
+    "413": "Too many bytes, pixels or images.",
+    "415": "The body is of another type, or compressed.",
+    "422": "An image cannot be read, or a value is wrong.",
+    "500": "A fault of the server.",
+    "503": "Too many requests, too slow an answer, or the server is being stopped. Ask again later.",
+}
+EXAMPLE = {"oak": 0.93, "beech": 0.07}
+HEADS: Json = {
+    "type": "object",
+    "description": "By head.",
+    "additionalProperties": {
+        "type": "object",
+        "required": ["label", "probabilities"],
+        "properties": {
+            "label": {
+                "description": "The predicted class; of a head of tags a list of those predicted.",
+                "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+            },
+            "probabilities": {
+                "type": "object",
+                "description": "By class, the most probable first.",
+                "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
+            },
+        },
+        "example": {"label": "oak", "probabilities": EXAMPLE},
+    },
+}
+
+
+def document(*, token: bool) -> Json:
+    """Return the document, version 3.1; with `token` one is needed."""
+    top = {
+        "name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1},
+        "description": "Only so many of the most probable classes of each head.",
+    }  # fmt: skip
+    classes = {
+        "name": "class", "in": "query", "schema": {"type": "array", "items": {"type": "string"}},
+        "description": "A class to explain beside those predicted; may be repeated.",
+    }  # fmt: skip
+    predict = _post("Predict the classes of images", _predictions(), parameters=[top])
+    explain = _post("Explain the prediction for an image", _explanation(), parameters=[classes])
+    paths: dict[str, Json] = {
+        "/predict": {"post": predict},
+        "/explain": {"post": explain},
+        "/model": {"get": _get("The model: its heads, their classes, and the limits of a request")},
+        "/healthz": {"get": _get("Whether the server runs", public=True)},
+        "/readyz": {"get": _get("Whether it answers: 503 once it is being stopped", "503", public=True)},
+        "/metrics": {"get": _get("Counts for Prometheus", kind="text/plain")},
+    }
+    secured: Json = {
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"token": []}],
+    }
+    about = {"title": "Assay", "version": __version__, "description": "Predictions of a trained model."}
+    return {"openapi": "3.1.0", "info": about, "paths": paths, **(secured if token else {})}
+
+
+def _post(summary: str, answer: Json, *, parameters: list[Json]) -> Json:
+    files = {"type": "array", "minItems": 1, "items": {"type": "string", "contentMediaType": "image/*"}}
+    form = {"type": "object", "required": ["images"], "properties": {"images": files}}
+    content = {
+        "multipart/form-data": {"schema": form},
+        "application/json": {"schema": ImagesBody.model_json_schema()},
+    }
+    return {
+        "summary": summary,
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": _response("The answer.", answer), **_errors(ERRORS)},
+    }
+
+
+def _get(summary: str, *errors: str, kind: str = "application/json", public: bool = False) -> Json:
+    schema = {"type": "string" if kind == "text/plain" else "object"}
+    answer = {"description": "The answer.", "content": {kind: {"schema": schema}}}
+    return {"summary": summary, "responses": {"200": answer, **_errors(errors)}, **({"security": []} if public else {})}
+
+
+def _errors(codes: Iterable[str]) -> dict[str, Json]:
+    schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    return {code: _response(ERRORS[code], schema) for code in codes}
+
+
+def _response(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _predictions() -> Json:
+    one = {
+        "type": "object",
+        "required": ["image", "heads"],
+        "properties": {"image": {"type": "string", "description": "The name that it came with."}, "heads": HEADS},
+    }
+    listed = {"type": "array", "description": "In the order of the images.", "items": one}
+    return {
+        "type": "object",
+        "required": ["model", "predictions"],
+        "properties": {"model": {"type": "string"}, "predictions": listed},
+    }
+
+
+def _explanation() -> Json:
+    text, number = {"type": "string"}, {"type": "number"}
+    address = {"type": "string", "description": "A data: address of an image."}
+    cam = {"type": "object", "properties": {"head": text, "label": text, "probability": number, "image": address}}
+    labels = {"type": "object", "description": "By head.", "additionalProperties": text}
+    near = {"type": "object", "properties": {"labels": labels, "similarity": number, "image": address}}
+    return {
+        "type": "object",
+        "required": ["image", "cams", "neighbours", "note"],
+        "properties": {
+            "image": text,
+            "cams": {"type": "array", "description": "Grad-CAM of the predicted classes.", "items": cam},
+            "neighbours": {"type": "array", "description": "The nearest training images.", "items": near},
+            "note": {"type": "string", "description": "Why there are no neighbours."},
+        },
+    }

@@ -1,0 +1,116 @@
+"""Starting a server of predictions, in this process or in several, and ending it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from assay.apps.serve.explanations import explainer_of
+from assay.apps.serve.metrics import SERIES, Metrics
+from assay.apps.serve.protocol import JsonProtocol
+from assay.apps.serve.server import Access, Limits, Server, Service
+from assay.apps.serve.workers import Workers
+from assay.apps.serving import LOCAL, listen, run_until_stopped, set_by_signals
+from assay.arrays import Doubles
+from assay.errors import AssayError
+from assay.images.cache import cores
+from assay.models.trained_model import TrainedModel
+from assay.predictions.predictor import Predictor
+from assay.progress import NoProgress, Progress, progress_for
+from assay.run.contents import read_run
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What is served, where, and by how many processes; `run` is the folder of the model's run, where it is known."""
+
+    model: Path
+    run: Path | None
+    host: str
+    port: int
+    workers: int
+    device: str
+    token: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    explains: bool = True
+
+    @property
+    def name(self) -> str:
+        return (self.run or self.model).resolve().name
+
+
+def serve(settings: ServeSettings, *, progress: Progress, started: Callable[[str], None]) -> None:
+    """Answer requests until Ctrl-C or SIGTERM; `started` is called with the address once they are answered.
+
+    What runs then is finished, and new requests have the answer 503 meanwhile. Raises AssayError.
+    """
+    with listen(settings.host, settings.port) as listening:
+        port = listening.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+
+        def begun() -> None:
+            started(f"http://{host}:{port}/")
+
+        if settings.workers == 1:
+            _work(settings, listening, Metrics(), progress, begun)
+        else:
+            counts = multiprocessing.RawArray("d", settings.workers * len(SERIES))
+            work = partial(_work_in_process, settings, listening, counts)
+            workers, closing = Workers(settings.workers, work, seconds=settings.limits.seconds + 15), threading.Event()
+            with set_by_signals(closing):
+                workers.run(closing, started=begun)
+
+
+def _work(
+    settings: ServeSettings, listening: socket.socket, metrics: Metrics, progress: Progress, started: Callable[[], None]
+) -> None:
+    """Load the model, and answer requests in this process. Raises AssayError."""
+    torch.set_num_threads(max(1, cores() // settings.workers))
+    predictor = Predictor.load(settings.model, device=settings.device)
+    explainer = None
+    if settings.explains and isinstance(predictor.saved, TrainedModel):
+        run = read_run(settings.run) if settings.run is not None else None
+        network = TrainedModel.load(settings.model)
+        explainer = explainer_of(network, run, progress, device=settings.device)
+    service = Service(settings.name, predictor, explainer, settings.limits, metrics)
+    closing, parent = threading.Event(), os.getppid()
+    local = settings.host in LOCAL
+    server = Server(service, Access(listening.getsockname()[1], settings.token, local), closing)
+    if settings.workers > 1:  # whoever started this may be killed
+        threading.Thread(target=_end_with, args=(parent, closing), daemon=True).start()
+    try:
+        run_until_stopped(
+            server, listening, closing=closing, started=started, ended=lambda: server.idle, http=JsonProtocol
+        )
+    finally:
+        server.close()
+
+
+def _end_with(parent: int, closing: threading.Event) -> None:
+    """Set `closing` once the parent process is gone."""
+    while not closing.wait(1):
+        if os.getppid() != parent:
+            closing.set()
+
+
+def _work_in_process(
+    settings: ServeSettings, listening: socket.socket, counts: Doubles, row: int, reports: SimpleQueue[str]
+) -> None:
+    """Answer requests in a process that was started for it."""
+    metrics = Metrics(np.frombuffer(counts, np.float64).reshape(-1, len(SERIES)), row)
+    progress = progress_for(sys.stdout) if row == 0 else NoProgress()
+    try:
+        _work(settings, listening, metrics, progress, lambda: reports.put(""))
+    except AssayError as error:
+        reports.put(str(error))
