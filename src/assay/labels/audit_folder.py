@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 from assay.arrays import Bools
 from assay.errors import DataError
 from assay.files import whole
-from assay.labels.edits import AUDIT_STEP, Edit, current_values
+from assay.labels.edits import AUDIT_STEP, Edit, cell_values
 from assay.labels.ledger import Ledger, covers, csv_bytes
 from assay.labels.readers.table_files import read_rows, texts
 from assay.labels.samples import Samples
@@ -127,22 +127,23 @@ def audit_drops(samples: Samples, kinds: Collection[DropKind], folder: Path) -> 
     ledger = Ledger.read(_file(folder / EDITS))
     wanted = {audit_step(kind) for kind in kinds}
     proposed = {edit.cell: edit for edit in reversed(ledger.effective()) if edit.step in wanted}  # the first of a cell
-    same = samples.table.select("id", "hash", "split").with_row_index("row")
+    same = samples.table.select("id", "hash", "split")
     same = same.join(_audited(folder), on="id", how="inner").filter(pl.col("hash") == pl.col("audited"))
-    row_of = {name: (row, split) for row, name, split in same.select("row", "id", "split").iter_rows()}
+    part_of = dict(same.select("id", "split").iter_rows())
+    tags = {head.name: head.cell_names for head in samples.space}
+    known = {
+        cell: edit for cell, edit in proposed.items() if edit.id in part_of and edit.tag in tags.get(edit.head, ())
+    }
     edits, held, stale = [], set(), set()
-    for head in samples.space:
-        cells = [edit for cell, edit in proposed.items() if cell[1] == head.name and cell[0] in row_of]
-        cells = [edit for edit in cells if edit.tag in head.cell_names]
-        rows = np.array([row_of[edit.id][0] for edit in cells], np.int64)
-        for edit, old in zip(cells, current_values(samples, head, rows, [one.tag for one in cells]), strict=True):
-            if row_of[edit.id][1] != "train":
-                held.add(edit.id)
-            elif old == edit.old and old is not None:
-                edits.append(replace(edit, action="drop", new=None, origin=None))
-            else:
-                stale.add(edit.id)
-    stale |= {edit.id for edit in proposed.values() if edit.id not in row_of}
+    for cell, old in cell_values(samples, known).items():
+        edit = known[cell]
+        if part_of[edit.id] != "train":
+            held.add(edit.id)
+        elif old == edit.old and old is not None:
+            edits.append(replace(edit, action="drop", new=None, origin=None))
+        else:
+            stale.add(edit.id)
+    stale |= {edit.id for edit in proposed.values() if edit.id not in part_of}
     lines = [
         f"{len(names):,} images that the audit proposes to drop stay: {why} ({quoted(sorted(names), 3)})"
         for names, why in (

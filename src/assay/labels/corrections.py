@@ -8,11 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from assay.errors import DataError
-from assay.labels.edits import PERSON, Action, Cell, Edit, apply, current_values, standing_edits
+from assay.labels.edits import PERSON, Action, Cell, Edit, apply, cell_values, standing_edits
 from assay.labels.ledger import COLUMNS, Entry, Ledger
 from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
@@ -52,11 +51,11 @@ def corrections(path: Path | pl.DataFrame, samples: Samples) -> list[Edit]:
     if isinstance(path, Path) and is_ledger(path):
         return _of_ledger(path, samples)
     rows = _correction_rows(path, samples)
-    positions = {name: row for row, name in enumerate(samples.ids)}
-    cells: dict[tuple[str, str, str | None], tuple[str | None, int]] = {}
+    images = dict.fromkeys(samples.ids)
+    cells: dict[Cell, tuple[str | None, int]] = {}
     for row, line in enumerate(rows.frame.iter_rows(named=True)):
         head = _head(rows, row, line.get("head"), samples)
-        image = _known(line["image"], positions)
+        image = _known(line["image"], images)
         if image is None:
             example = f", such as {samples.ids[0]!r}" if len(samples) else ""
             raise DataError(f"{rows.at(row)}: there is no image {line['image']!r}. Name it as in the data{example}.")
@@ -69,7 +68,7 @@ def corrections(path: Path | pl.DataFrame, samples: Samples) -> list[Edit]:
                 f"{rows.at(row)}: says {label or ''!r} of {image!r}, but "
                 f"{rows.unit} {rows.lines[first_row]} says {first or ''!r}. Remove one of the two."
             )
-    return _by_person(cells, samples, positions)
+    return _by_person({cell: label for cell, (label, _) in cells.items()}, samples)
 
 
 def review_file(source: Path) -> Path:
@@ -112,16 +111,13 @@ def settled_edits(path: Path) -> dict[Cell, tuple[Edit, int]]:
 
 def _of_ledger(path: Path, samples: Samples) -> list[Edit]:
     """Return the edits of a person that a ledger ends in, on the values of now. Raises DataError by line."""
-    positions = {name: row for row, name in enumerate(samples.ids)}
-    heads = {head.name: head for head in samples.space}
+    images, heads = set(samples.ids), {head.name: head for head in samples.space}
     settled = settled_edits(path)
     for (name, head, _), (edit, line) in settled.items():
-        if name not in positions or not _names_classes(edit, heads):
-            what = f"image {name!r}" if name not in positions else f"label {edit.new or edit.tag!r} of {head!r}"
+        if name not in images or not _names_classes(edit, heads):
+            what = f"image {name!r}" if name not in images else f"label {edit.new or edit.tag!r} of {head!r}"
             raise DataError(f"{printable(path)}, line {line}: there is no {what} in this data. Remove its lines.")
-    edits = _by_person(
-        {cell: (edit.new, positions[cell[0]]) for cell, (edit, _) in settled.items()}, samples, positions
-    )
+    edits = _by_person({cell: edit.new for cell, (edit, _) in settled.items()}, samples)
     return [replace(edit, action="drop") if settled[edit.cell][0].action == "drop" else edit for edit in edits]
 
 
@@ -266,36 +262,25 @@ def _other_values(ledger: Ledger, samples: Samples, lost: Collection[Cell]) -> d
     for edit in ledger.effective():
         if edit.step == PERSON and edit.action != "weight" and edit.cell not in lost:
             first.setdefault(edit.cell, edit)
-    rows = {image: row for row, image in enumerate(samples.ids)}
-    values: dict[Cell, str | None] = {}
-    for head in samples.space:
-        cells = [cell for cell in first if cell[1] == head.name and cell[0] in rows]
-        index = np.array([rows[cell[0]] for cell in cells], dtype=np.int64)
-        values |= dict(zip(cells, current_values(samples, head, index, [cell[2] for cell in cells]), strict=True))
-    return {cell: value for cell, value in values.items() if value != first[cell].old}
+    return {cell: value for cell, value in cell_values(samples, first).items() if value != first[cell].old}
 
 
 def _read_corrections(path: Path | pl.DataFrame | None, ledger: Ledger, samples: Samples) -> list[Edit]:
     return [] if path is None else corrections(path, ledger.of_person().apply(samples))
 
 
-def _final_edits(ledger: Ledger) -> dict[tuple[str, str, str | None], tuple[str | None, ...]]:
+def _final_edits(ledger: Ledger) -> dict[Cell, tuple[str | None, ...]]:
     """Return the identity of the last edit by a person of each cell."""
     return {edit.cell: edit.identity for edit in ledger.effective() if edit.step == PERSON and edit.action != "weight"}
 
 
-def _by_person(
-    cells: dict[tuple[str, str, str | None], tuple[str | None, int]], samples: Samples, positions: dict[str, int]
-) -> list[Edit]:
-    """Return the edits of these cells; (id, head, tag) -> (label, row)."""
+def _by_person(labels: Mapping[Cell, str | None], samples: Samples) -> list[Edit]:
+    """Return the edits that give cells these labels; None is unknown."""
     edits = []
-    for head in samples.space:
-        of_head = [(cell, label) for cell, (label, _) in cells.items() if cell[1] == head.name]
-        rows = np.array([positions[cell[0]] for cell, _ in of_head], dtype=np.int64)
-        values = current_values(samples, head, rows, [cell[2] for cell, _ in of_head])
-        for ((name, _, tag), label), old in zip(of_head, values, strict=True):
-            action: Action = "unset" if label is None else "set"
-            edits.append(Edit(id=name, head=head.name, tag=tag, action=action, old=old, new=label, step=PERSON))
+    for cell, old in cell_values(samples, labels).items():
+        (name, head, tag), new = cell, labels[cell]
+        action: Action = "unset" if new is None else "set"
+        edits.append(Edit(id=name, head=head, tag=tag, action=action, old=old, new=new, step=PERSON))
     return edits
 
 

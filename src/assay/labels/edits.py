@@ -101,6 +101,17 @@ def current_values(samples: Samples, head: Head, rows: Ints, tags: Sequence[str 
     return [TAG_TEXTS[code + 1] for code in codes.tolist()]
 
 
+def cell_values(samples: Samples, cells: Iterable[Cell]) -> dict[Cell, str | None]:
+    """Return the values of cells, by head; those of images and heads that are not there are left out."""
+    rows, cells = {image: row for row, image in enumerate(samples.ids)}, list(cells)
+    values: dict[Cell, str | None] = {}
+    for head in samples.space:
+        of_head = [cell for cell in cells if cell[1] == head.name and cell[0] in rows]
+        index = np.array([rows[cell[0]] for cell in of_head], dtype=np.int64)
+        values |= dict(zip(of_head, current_values(samples, head, index, [cell[2] for cell in of_head]), strict=True))
+    return values
+
+
 def apply(samples: Samples, edits: Sequence[Edit], *, where: Describe | None = None) -> Samples:
     """Return the samples after these edits, in order, without those undone.
 
