@@ -29,7 +29,7 @@ from assay.steps.pseudo_label import PseudoLabelSettings
 from assay.steps.repeat import RepeatSettings
 from assay.training.class_weights import Inverse, SqrtInverse, given_weights, head_weights
 from assay.training.losses import CrossEntropy
-from assay.training.schedules import ScheduleName
+from assay.training.schedules import AnySchedule
 from conftest import draw_nothing
 from factories import write_images, write_noise
 
@@ -270,7 +270,7 @@ def test_searches_go_over_what_was_published(tmp_path: Path) -> None:
         assert (fit.epochs, fit.schedule.kind, fit.schedule.warm_up_epochs) == (30, "cosine", 5)
     schedules = result["search-schedule"][1]["steps.0.fit.schedule"]
     kinds = [value if isinstance(value, str) else value["kind"] for value in schedules]
-    assert kinds == list(get_args(ScheduleName))
+    assert kinds == [schedule().kind for schedule in get_args(AnySchedule)]
     published = {"vgg16", "resnet34", "resnet50", "resnext50_32x4d"}
     assert published <= set(result["search-backbones"][1]["model.backbone"])
     _, network = result["search-depth"]

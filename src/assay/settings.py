@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
@@ -134,6 +134,13 @@ class Choice(Settings):
 def parse_named(value: object) -> object:
     """Spell a bare name out: `flat_cos` is `{kind: flat_cos}`."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+def by_name(kinds: Any, parse: Callable[[object], object] = parse_named) -> BeforeValidator:
+    """Return how a bare name is read; in the JSON schema those of all kinds that need no further setting."""
+    settings = [kind.model_fields for kind in get_args(kinds)]
+    names = [fields["kind"].default for fields in settings if not any(one.is_required() for one in fields.values())]
+    return BeforeValidator(parse, json_schema_input_type=Literal[tuple(names)] | kinds)
 
 
 def parse_tagged(value: object) -> object:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from assay.metrics.metrics import higher_is_better
-from assay.settings import Choice, Settings, parse_named
+from assay.settings import Choice, Settings, by_name
 
 OF_AN_EPOCH = "loss"  # has no interval over images, and is not among the metrics of a run
 FIXED = ("data", "seed", "sweep")
@@ -99,12 +99,7 @@ class Grid(Choice):
 
 
 AnySampler = Tpe | Random | Grid
-SamplerName = Literal["tpe", "random", "grid"]
-Sampler = Annotated[
-    AnySampler,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_named, json_schema_input_type=SamplerName | AnySampler),
-]
+Sampler = Annotated[AnySampler, Field(discriminator="kind"), by_name(AnySampler)]
 
 
 class NoPruning(Choice):
@@ -130,12 +125,7 @@ class Hyperband(Choice):
 
 
 AnyPruning = NoPruning | Median | Hyperband
-PruningName = Literal["none", "median", "hyperband"]
-Pruning = Annotated[
-    AnyPruning,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_named, json_schema_input_type=PruningName | AnyPruning),
-]
+Pruning = Annotated[AnyPruning, Field(discriminator="kind"), by_name(AnyPruning)]
 
 
 class SweepSettings(Settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Literal, assert_never
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from assay.arrays import Floats
 from assay.images.augment import Variation
@@ -15,7 +15,7 @@ from assay.metrics.metrics import probabilities_of
 from assay.models.combiners import MeanOf
 from assay.models.ensemble import Model
 from assay.predictions.inference import PLAIN, Inference, View, move
-from assay.settings import Choice, Settings, parse_named
+from assay.settings import Choice, Settings, by_name
 from assay.training.devices import Hardware
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -65,12 +65,7 @@ class RandomViews(TTABase):
 
 
 AnyTTA = Flips | FiveCrops | Scales | RandomViews
-TTAName = Literal["flips", "five_crops", "scales", "random"]
-TTASettings = Annotated[
-    AnyTTA,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_named, json_schema_input_type=TTAName | AnyTTA),
-]
+TTASettings = Annotated[AnyTTA, Field(discriminator="kind"), by_name(AnyTTA)]
 """Views in a plan or on the command line: `flips`, or `{kind: flips, flip: both}`."""
 
 

@@ -6,11 +6,11 @@ import os
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from assay.arrays import Bools
 from assay.labels.space import Codes, Head
-from assay.settings import Choice, parse_named
+from assay.settings import Choice, by_name
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -72,9 +72,7 @@ class LogitAdjust(Choice):
 
 AnyKind = Svm | Crt | TauNorm | Lws | Ncm | LogitAdjust
 KindName = Literal["svm", "crt", "tau_norm", "lws", "ncm", "logit_adjust"]
-HeadKind = Annotated[
-    AnyKind, Field(discriminator="kind"), BeforeValidator(parse_named, json_schema_input_type=KindName | AnyKind)
-]
+HeadKind = Annotated[AnyKind, Field(discriminator="kind"), by_name(AnyKind)]
 """How a head is learnt again, in a plan: a name, or a mapping with a kind."""
 
 ALL_KINDS: tuple[AnyKind, ...] = (Svm(), Svm(kernel="rbf"), Crt(), TauNorm(), Lws(), Ncm(), LogitAdjust())

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, assert_never
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.edits import Edit, current_values, persons_cells
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.settings import Choice, Settings, parse_tagged
+from assay.settings import Choice, Settings, by_name, parse_tagged
 from assay.training.semi_supervised import best_values, learnable_values, value_index
 
 ALIKE = 1e-6  # difference of probabilities that is rounding
@@ -61,14 +61,9 @@ class Agreement(Choice):
 
 
 AnyKeep = All | Confidence | Relative | Quota | Agreement
-KeepName = Literal["all", "confidence", "relative", "agreement"]
 
 
-Keep = Annotated[
-    AnyKeep,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_tagged, json_schema_input_type=KeepName | AnyKeep),
-]
+Keep = Annotated[AnyKeep, Field(discriminator="kind"), by_name(AnyKeep, parse_tagged)]
 """Which pseudo-labels to keep, in a plan: `all`, or a mapping such as `{confidence: 0.95}`."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import polars as pl
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from assay.arrays import Floats, Ints, Reals
 from assay.errors import PlanError
@@ -22,7 +22,7 @@ from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, Lear
 from assay.repair.neighbours import posterior
 from assay.repair.pseudo_labels import without_labels
 from assay.repair.wrong_probability import wrong_labels
-from assay.settings import Choice, parse_tagged
+from assay.settings import Choice, by_name, parse_tagged
 from assay.training.linear import fit_linear
 
 FeatureJudge = Literal["confident_learning", "neighbours", "both"]
@@ -236,12 +236,7 @@ class Weight(Choice):
 
 
 AnyAction = Flag | Drop | Unset | Relabel | Soft | Weight
-ActionName = Literal["flag", "drop", "unset", "relabel", "soft", "weight"]
-Action = Annotated[
-    AnyAction,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_tagged, json_schema_input_type=ActionName | AnyAction),
-]
+Action = Annotated[AnyAction, Field(discriminator="kind"), by_name(AnyAction, parse_tagged)]
 """What to do, in a plan: a name, or a mapping such as `{relabel: 0.9}`."""
 
 PAST_TENSE: dict[str, str] = {"set": "relabelled", "drop": "dropped", "unset": "unset", "weight": "weighed"}

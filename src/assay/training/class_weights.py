@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from assay.arrays import Doubles, Floats, Reals
 from assay.errors import PlanError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace, require_known
-from assay.settings import Choice, parse_named
+from assay.settings import Choice, by_name
 
 Weight = Annotated[float, Field(gt=0)]
 
@@ -49,12 +49,7 @@ class Given(Choice):
 
 
 AnyClassWeights = Inverse | SqrtInverse | EffectiveNumber | Given
-ClassWeightsName = Literal["inverse", "sqrt_inverse", "effective_number"]
-ClassWeights = Annotated[
-    AnyClassWeights,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_named, json_schema_input_type=ClassWeightsName | AnyClassWeights),
-]
+ClassWeights = Annotated[AnyClassWeights, Field(discriminator="kind"), by_name(AnyClassWeights)]
 """Class weights in a plan: a name, or a mapping with a kind."""
 
 

@@ -16,12 +16,12 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from assay.errors import PlanError
 from assay.labels.space import LabelSpace
-from assay.settings import Choice, parse_named
+from assay.settings import Choice, by_name, parse_named
 
 HeadLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Smoothing = Annotated[
@@ -115,15 +115,6 @@ class GeneralisedCrossEntropy(Choice):
 
 
 AnyLoss = ByHead | CrossEntropy | BinaryCrossEntropy | MeanSquaredError | Focal | Asymmetric | GeneralisedCrossEntropy
-LossName = Literal[
-    "by_head",
-    "cross_entropy",
-    "binary_cross_entropy",
-    "mean_squared_error",
-    "focal",
-    "asymmetric",
-    "generalised_cross_entropy",
-]
 
 
 def _by_name_or_head(value: object) -> object:
@@ -132,11 +123,7 @@ def _by_name_or_head(value: object) -> object:
     return {"kind": "by_head", **value} if isinstance(value, dict) else value
 
 
-LossSettings = Annotated[
-    AnyLoss,
-    Field(discriminator="kind"),
-    BeforeValidator(_by_name_or_head, json_schema_input_type=LossName | AnyLoss),
-]
+LossSettings = Annotated[AnyLoss, Field(discriminator="kind"), by_name(AnyLoss, _by_name_or_head)]
 """A loss in a plan: its name, or a mapping; without `kind` each head takes its own."""
 
 

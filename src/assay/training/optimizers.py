@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypedDict
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import nn
 
 from assay.errors import PlanError
-from assay.settings import Choice, parse_named
+from assay.settings import Choice, by_name
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[
@@ -82,12 +82,7 @@ class RmsProp(Choice):
 
 
 AnyOptimizer = Sgd | Adam | AdamW | AmsGrad | RmsProp
-OptimizerName = Literal["sgd", "adam", "adamw", "amsgrad", "rmsprop"]
-OptimizerSettings = Annotated[
-    AnyOptimizer,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_named, json_schema_input_type=OptimizerName | AnyOptimizer),
-]
+OptimizerSettings = Annotated[AnyOptimizer, Field(discriminator="kind"), by_name(AnyOptimizer)]
 """An optimiser in a plan: its name, or a mapping with `kind` and what differs from the defaults."""
 
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from assay.arrays import Bools, Doubles, Floats, Ints
 from assay.errors import DataError
 from assay.images.augment import Augment
 from assay.labels.space import Codes, Head, LabelSpace, find_class, require_known
-from assay.settings import Choice, parse_named
+from assay.settings import Choice, by_name
 
 
 class Order(Protocol):
@@ -136,12 +136,7 @@ class Balanced(Choice):
 
 
 AnySampling = Oversample | SquareRoot | Undersample | Balanced
-SamplingName = Literal["oversample", "square_root", "undersample", "balanced"]
-Sampling = Annotated[
-    AnySampling,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_named, json_schema_input_type=SamplingName | AnySampling),
-]
+Sampling = Annotated[AnySampling, Field(discriminator="kind"), by_name(AnySampling)]
 """Sampling in a plan: a name, or a mapping with a kind."""
 
 

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from assay.errors import PlanError
-from assay.settings import Choice, parse_named
+from assay.settings import Choice, by_name
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -88,12 +88,7 @@ class ReduceOnPlateau(Choice):
 
 
 AnySchedule = Constant | FlatCos | OneCycle | Cyclic | Cosine | ReduceOnPlateau
-ScheduleName = Literal["constant", "flat_cos", "one_cycle", "cyclic", "cosine", "reduce_on_plateau"]
-ScheduleSettings = Annotated[
-    AnySchedule,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_named, json_schema_input_type=ScheduleName | AnySchedule),
-]
+ScheduleSettings = Annotated[AnySchedule, Field(discriminator="kind"), by_name(AnySchedule)]
 """A schedule in a plan: its name, or a mapping with `kind` and what differs from the defaults."""
 
 
