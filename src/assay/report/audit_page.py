@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from assay import __version__
 from assay.experiments.audit import STAGES_FOLDER
-from assay.experiments.findings import KINDS, Audit, CurveJson, ExpectationJson, Finding, Kind, ShortcutJson
+from assay.experiments.findings import KINDS, Audit, CurveJson, ExpectationJson, Finding, Kind
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.messages import SPLITS, plain
@@ -82,20 +82,20 @@ def write_audit_page(audit: Audit, folder: Path, *, data: str) -> Path:
     gallery, chosen = Gallery(), {kind: _chosen(findings) for kind, findings in audit.findings.items()}
     labels = _labels(audit.samples, {id_ for kind in chosen.values() for one in kind for id_ in one.images})
     parts: dict[str, object] = {
-        "name": plain(audit.name),
+        "name": audit.name,
         "version": __version__,
         "images": len(audit.samples),
         "labelled": int(audit.samples.labelled().sum()),
-        "heads": [(plain(head.name), head.size, head.kind) for head in audit.samples.space],
+        "heads": audit.samples.space.heads,
         "found": sum(audit.counts().values()),
         "concerned": len(_concerned(audit)),
         "sections": [_section(id_, audit, chosen, labels, gallery) for id_ in SECTIONS],
-        "cues": _cues(audit.shortcuts),
+        "cues": sorted(audit.shortcuts, key=lambda one: (not one["named"], -one["value"]))[:CUES],
         "curves": _curves(audit.expectation),
-        "notes": [plain(note) for note in audit.notes],
+        "notes": audit.notes,
         "seconds": sum((audit.seconds or {}).values()),
-        "source": plain(shlex.quote(data)),
-        "folder": plain(shlex.quote(str(folder))),
+        "source": shlex.quote(data),
+        "folder": shlex.quote(str(folder)),
         "grouped": len(audit.groups()),
         "droppable": [
             kind
@@ -154,7 +154,7 @@ def _case(finding: Finding, labels: Labels, gallery: Gallery, *, large: bool) ->
     """Return a finding as the template shows it: rows of images side by side; of a suspect label both labels."""
     rows, edit = _rows(finding, labels), finding.edits[0] if finding.kind == "suspects" and finding.edits else None
     return {
-        "text": plain(finding.text),
+        "text": finding.text,
         "score": finding.score,
         "rows": [
             [
@@ -239,33 +239,10 @@ def _value(edit: Edit, value: str | None) -> str:
     return plain(edit.tag) if value == "1" else f"not {plain(edit.tag)}"
 
 
-def _cues(shortcuts: Sequence[ShortcutJson]) -> list[dict[str, object]]:
-    """Return how surely cues tell classes, those that give one away first; bars begin at 0.5, which is chance."""
-    return [
-        {
-            "cue": plain(one["cue"]),
-            "label": plain(one["label"]),
-            "named": one["named"],
-            "auc": one["value"],
-            "low": one["low"],
-            "high": one["high"],
-            "control": one["control"],
-            "at": {"value": _along(one["value"]), "low": _along(one["low"]), "high": _along(one["high"])},
-            "control at": None if one["control"] is None else _along(one["control"]),
-        }
-        for one in sorted(shortcuts, key=lambda one: (not one["named"], -one["value"]))[:CUES]
-    ]
-
-
-def _along(auc: float) -> float:
-    """Return where an AUC lies on an axis from 0.5 to 1."""
-    return max(0.0, 2 * auc - 1)
-
-
 def _curves(expectation: ExpectationJson | None) -> list[dict[str, object]]:
     """Return the learning curve of each head: its points, and as a chart."""
     return [
-        {**one, "head": plain(one["head"]), "title": metric_title(one["metric"]), "svg": _curve(one)}
+        {**one, "title": metric_title(one["metric"]), "svg": _curve(one)}
         for one in (expectation or {"heads": []})["heads"]
     ]
 

@@ -52,7 +52,7 @@ def write_comparison(path: Path, comparison: Comparison) -> Path:
     """
     gallery, entries = Gallery(), comparison.entries
     runs = [read_run(entry.run.folder) for entry in entries]
-    names = [plain(entry.name) for entry in entries]
+    names = [entry.name for entry in entries]
     samples = entries[0].predicted.samples
     parts: dict[str, Any] = {
         "names": names,
@@ -64,15 +64,12 @@ def write_comparison(path: Path, comparison: Comparison) -> Path:
         "basis": comparison.basis,
         "chief": _metric(comparison.chief) if comparison.chief else None,
         "metrics": _metrics(comparison),
-        "answers": [_answers(overlap) for overlap in comparison.overlaps],
+        "answers": comparison.overlaps,
         "classes": _classes(comparison),
-        "plans": [
-            {"path": plain(one.path), "values": [None if value is None else plain(value) for value in one.values]}
-            for one in comparison.plans
-        ],
+        "plans": comparison.plans,
         "panels": _curves(runs),
         "disagreements": _disagreements(comparison, gallery),
-        "runs": [_run(entry, run) for entry, run in zip(entries, runs, strict=True)],
+        "runs": list(zip(entries, runs, strict=True)),
     }
     thumbnails = fetch(gallery, Reader.of(runs[0]))
     predictions = {
@@ -112,19 +109,7 @@ def _metrics(comparison: Comparison) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in comparison.distinct_rows:
         groups.setdefault(row.head, []).append(_metric(row))
-    return [{"head": plain(head), "rows": rows} for head, rows in groups.items()]
-
-
-def _answers(overlap: Overlap) -> dict[str, Any]:
-    return {
-        "head": plain(overlap.head.name),
-        "kind": overlap.head.kind,
-        "run": overlap.index,
-        "counts": overlap.counts,
-        "n": sum(overlap.counts.values()),
-        "differ": int(overlap.differ.sum()),
-        "test": overlap.test,
-    }
+    return [{"head": head, "rows": rows} for head, rows in groups.items()]
 
 
 def _classes(comparison: Comparison) -> list[dict[str, Any]]:
@@ -137,14 +122,14 @@ def _classes(comparison: Comparison) -> list[dict[str, Any]]:
         spread = np.where(support > 0, np.ptp(values, axis=0), -1.0)
         rows = [
             {
-                "class": plain(head.classes[number]),
+                "class": head.classes[number],
                 "support": int(support[number]),
                 "f1": values[:, number].tolist(),
                 "limits": [(table["f1_low"][number], table["f1_high"][number]) for table in tables],
             }
             for number in sorted(np.argsort(-spread, kind="stable")[:MAX_CLASSES].tolist())
         ]
-        heads.append({"head": plain(head.name), "kind": head.kind, "size": head.size, "rows": rows})
+        heads.append({"head": head.name, "kind": head.kind, "size": head.size, "rows": rows})
     return heads
 
 
@@ -173,10 +158,9 @@ def _lists(comparison: Comparison, overlap: Overlap, gallery: Gallery, most: int
             image["moved"] = float(weights[row])
         groups.append({"count": count, "images": images})
     return {
-        "head": plain(overlap.head.name),
-        "kind": overlap.head.kind,
-        "first": plain(comparison.entries[0].name),
-        "other": plain(comparison.entries[overlap.index].name),
+        "head": overlap.head,
+        "first": comparison.entries[0].name,
+        "other": comparison.entries[overlap.index].name,
         "run": overlap.index,
         "groups": groups,
     }
@@ -209,20 +193,6 @@ def _prediction(entry: ComparedRun, row: int) -> str:
     values = entry.predicted.predictions
     text = predictions_text(entry.predicted.samples.space, values.probabilities, values.thresholds, row)
     return f"{plain(entry.name)}: {text}"
-
-
-def _run(entry: ComparedRun, run: RunContents) -> dict[str, Any]:
-    """Return what a run is made of, in a row."""
-    return {
-        "folder": plain(str(entry.run.folder)),
-        "backbone": plain(entry.plan.model.backbone),
-        "steps": [plain(step.kind) for step in entry.plan.steps],
-        "train": len(run.samples.part("train")),
-        "edits": len(run.ledger.entries),
-        "seed": entry.plan.seed,
-        "seconds": entry.run.record.step_seconds,
-        "data": run.as_read.fingerprint(),
-    }
 
 
 # Curves of several runs over one another: a colour a run, in the colours of the page.

@@ -80,10 +80,11 @@ def _read(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    """Return the templates, in which all that is put in is escaped, and a name that is not there is an error."""
+    """Return the templates: what is put in is escaped and printable, and a name that is not there is an error."""
     environment = Environment(
         loader=PackageLoader("assay.report"),
         autoescape=True,
+        finalize=_printed,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -92,7 +93,6 @@ def _environment() -> Environment:
         "share": _share,
         "metric": _metric,
         "title": metric_title,
-        "plain": plain,
         "breaking": _breaking,
         "time": _time,
         "size": _size,
@@ -120,9 +120,16 @@ def _metric(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def _printed(value: object) -> object:
+    """Return what a template prints: of a text, unprintable characters are escaped; markup and line breaks stay."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(map(plain, value.split("\n")))
+
+
 def _breaking(name: str) -> Markup:
     """Return a name that may go on in the next line after an underscore, and before a capital within a word."""
-    return Markup("<wbr>").join(SEAMS.split(name))  # which escapes the parts
+    return Markup("<wbr>").join(SEAMS.split(plain(name)))  # which escapes the parts
 
 
 def _time(seconds: float | None) -> str:

@@ -165,19 +165,15 @@ def _synthetic(run: RunContents, step: StepRecord) -> dict[str, object]:
     """Return what a step that generated images made, how like real ones they are, and what they gained."""
     samples = run.paths.step(step.name).samples
     classes = step.details["classes"]
-    nearest = {name: one["nearest other class"] for name, one in classes.items()}
     return {
-        "name": plain(step.name),
+        "name": step.name,
         "count": sum(one["made"] for one in classes.values()),
         "kept": step.details["kept"],
         "gain": step.details.get("gain"),
         "metric": metric_title(step.details["metric"]) if "metric" in step.details else None,
         "beside": _sheet_url(samples / "real-and-made-up.png"),
         "progress": _sheet_url(samples / "progress.png"),
-        "classes": [
-            {**one, "name": plain(name), "nearest": None if nearest[name] is None else plain(nearest[name])}
-            for name, one in classes.items()
-        ],
+        "classes": classes,
     }
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
-from assay.messages import plain
 from assay.report.charts import metric_title
 from assay.report.drawing import BLUE, INK, ORANGE, PAPER, axis, base, drawing, inline
 from assay.run.contents import RunContents
-from assay.run.records import BackboneChoice, BackboneRow
+from assay.run.records import BackboneChoice
 
 
 def backbones(run: RunContents) -> dict[str, Any] | None:
@@ -20,31 +19,10 @@ def backbones(run: RunContents) -> dict[str, Any] | None:
     if choice is None:
         return None
     return {
-        "chosen": plain(str(choice["chosen"])),
-        "why": plain(choice["why"]),
+        **choice,
         "metric": metric_title(choice["metric"]).lower(),
-        "n": choice["n"],
-        "seconds": choice["seconds"],
-        "limit": choice["limit"],
         "chart": _chart(choice) if len(choice["rows"]) > 1 else None,
-        "rows": [_row(row, choice) for row in sorted(choice["rows"], key=lambda row: row["seconds"])],
-        "facts": [
-            {**one, "number": number, "backbone": plain(one["backbone"])}
-            for number, one in enumerate(choice["candidates"], 1)
-        ],
-        "left_out": [
-            {"backbone": plain(one["backbone"]), "size": one["size"], "why": plain(one["why"])}
-            for one in choice["left_out"]
-        ],
     }
-
-
-def _row(row: BackboneRow, choice: BackboneChoice) -> dict[str, object]:
-    return {**row, "name": plain(" + ".join(row["backbones"])), "chosen": _is_chosen(row, choice)}
-
-
-def _is_chosen(row: BackboneRow, choice: BackboneChoice) -> bool:
-    return row["backbones"] == [choice["chosen"]] and row["size"] == choice["size"]
 
 
 def _chart(choice: BackboneChoice) -> Markup:
@@ -72,7 +50,7 @@ def _chart(choice: BackboneChoice) -> Markup:
             "low": row["value"]["low"],
             "high": row["value"]["high"],
             "first": row["size"] == choice["size"],
-            "chosen": _is_chosen(row, choice),
+            "chosen": row["backbones"] == [choice["chosen"]] and row["size"] == choice["size"],
             "name": " + ".join(number[name] for name in row["backbones"]),
         }
         for row in choice["rows"]

@@ -8,7 +8,6 @@ from assay.arrays import Bools, Doubles, Ints
 from assay.labels.left_out import left_out_lines
 from assay.labels.samples import Samples
 from assay.labels.split import SIDES, split_table
-from assay.messages import plain
 from assay.report.embedding import stratified_rows
 from assay.report.gallery import Gallery, Reader
 from assay.run.contents import RunContents
@@ -37,14 +36,14 @@ def data(run: RunContents, gallery: Gallery) -> dict[str, object]:
         present = head.present(codes)
         heads.append(
             {
-                "name": plain(head.name),
+                "name": head.name,
                 "kind": head.kind,
                 "size": head.size,
                 "known": {side: int(head.known(codes[sides == side]).sum()) for side in SIDES},
                 "most": max(int(totals.max(initial=0)), 1),
                 "classes": [
                     {
-                        "class": plain(head.classes[number]),
+                        "class": head.classes[number],
                         **{side: counted[number][side] for side in SIDES},
                         "all": int(totals[number]),
                         "examples": gallery.add(
@@ -63,8 +62,8 @@ def data(run: RunContents, gallery: Gallery) -> dict[str, object]:
         "heads": heads,
         "measured": len(rows),
         "left_out_lines": left_out_lines(samples.left_out),
-        "left_out": [(plain(left.path), plain(left.reason)) for left in samples.left_out],
-        "notes": [plain(note) for note in samples.notes],
+        "left_out": samples.left_out,
+        "notes": samples.notes,
     }
 
 

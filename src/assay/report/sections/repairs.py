@@ -11,7 +11,6 @@ import polars as pl
 from assay.files import StepName
 from assay.labels.edits import Cell, Edit, persons_cells
 from assay.labels.space import Head
-from assay.messages import plain
 from assay.metrics.intervals import wilson
 from assay.report.gallery import Gallery
 from assay.run.conclusions import agreed_cells, read_suspects
@@ -36,14 +35,14 @@ def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
         numbers = gallery.add(first["image"].to_list(), large=True)
         searches.append(
             {
-                "name": plain(step.name),
+                "name": step.name,
                 "count": table.height,
                 "judged": sum(
                     estimate["n"]
                     for part in ("heads", "validation")
                     for estimate in step.details.get(part, {}).values()
                 ),
-                "notes": [plain(note) for note in step.details.get("notes", [])],
+                "notes": step.details.get("notes", []),
                 "heads": [
                     _noise(run.samples.space[name], estimate)
                     for name, estimate in step.details.get("heads", {}).items()
@@ -93,7 +92,7 @@ def edits(run: RunContents, gallery: Gallery) -> dict[str, object]:
         "undone": len(undone),
         "groups": [
             {
-                "step": plain(step),
+                "step": step,
                 "action": action,
                 "count": len(group),
                 "undone": sum(edit.identity in undone for edit in group),
@@ -110,7 +109,7 @@ def edits(run: RunContents, gallery: Gallery) -> dict[str, object]:
 def pseudo_labels(run: RunContents) -> list[dict[str, object]]:
     """Return of every round and head how many of the unknown labels were given, by class, and what changed."""
     return [
-        {"name": plain(step.name), "heads": [_pseudo_labels(name, details) for name, details in step.details.items()]}
+        {"name": step.name, "heads": [_pseudo_labels(name, details) for name, details in step.details.items()]}
         for step in run.steps
         if step.kind == "pseudo_label" and step.done
     ]
@@ -118,14 +117,8 @@ def pseudo_labels(run: RunContents) -> list[dict[str, object]]:
 
 def _pseudo_labels(head: str, details: dict[str, Any]) -> dict[str, Any]:
     ranked = sorted(details["kept by class"].items(), key=lambda row: -row[1])
-    return {
-        **{name: details[name] for name in ("kept", "unknown", "changed")},
-        "name": plain(head),
-        "confidence": details["mean confidence"],
-        "notes": [plain(note) for note in details["notes"]],
-        "most": max([1, *details["kept by class"].values()]),
-        "classes": [(plain(name), count) for name, count in ranked if count][:CLASSES],
-    }
+    most = max([1, *details["kept by class"].values()])
+    return {**details, "name": head, "most": most, "classes": [one for one in ranked if one[1]][:CLASSES]}
 
 
 def _suspects(run: RunContents, step: str) -> pl.DataFrame | None:
@@ -139,30 +132,21 @@ def _noise(head: Head, estimate: dict[str, Any]) -> dict[str, Any]:
     matrices = head.multiclass and head.size <= SIDE
     n, rate = estimate["n"], estimate["noise_rate"]
     return {
-        "name": plain(head.name),
-        "n": n,
-        "rate": rate,
+        **estimate,
+        "name": head.name,
         "limits": None if rate is None else wilson(rate * n, n),
-        "unjudged": [plain(name) for name in estimate["unjudged"]],
-        "rates": [
-            (plain(name), rate) for name, rate in sorted(estimate["noise_rates"].items(), key=lambda rate: -rate[1])
-        ],
-        "classes": [plain(name) for name in head.classes] if matrices else [],
-        "joint": counts.tolist() if matrices else [],
-        "noise_matrix": estimate["noise_matrix"] if matrices else [],
+        "rates": sorted(estimate["noise_rates"].items(), key=lambda rate: -rate[1]),
+        "classes": head.classes if matrices else (),
         "commonest": _commonest(head, counts) if head.multiclass else [],
     }
 
 
-def _commonest(head: Head, counts: Any) -> list[dict[str, Any]]:
+def _commonest(head: Head, counts: Any) -> list[tuple[str, str, int]]:
+    """Return the given class, the true one and the number of the commonest confusions."""
     wrong = counts - np.diag(np.diagonal(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:COMMONEST]
     return [
-        {
-            "given": plain(head.classes[row]),
-            "true": plain(head.classes[column]),
-            "count": int(wrong[row, column]),
-        }
+        (head.classes[row], head.classes[column], int(wrong[row, column]))
         for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[row, column]
     ]
@@ -170,35 +154,30 @@ def _commonest(head: Head, counts: Any) -> list[dict[str, Any]]:
 
 def _suspect(row: dict[str, Any], number: int, settled: Collection[Cell], agreed: Collection[Cell]) -> dict[str, Any]:
     cell = (row["image"], row["head"], row["class"])
-    tag = plain(row["class"] or "")
     return {
+        "wrong": None,  # of an earlier version
+        **row,
         "image": number,
         "held": row.get("split") == "val",
-        "head": plain(row["head"]),
-        "given": _label(tag, row["given"]),
-        "suggested": _label(tag, row["suggested"]),
-        "quality": row["quality"],
-        "wrong": row.get("wrong"),
-        "done": "settled" if cell in settled else "the model agrees" if cell in agreed else plain(row["done"] or ""),
+        "given": _label(row["class"], row["given"]),
+        "suggested": _label(row["class"], row["suggested"]),
+        "done": "settled" if cell in settled else "the model agrees" if cell in agreed else row["done"],
     }
 
 
 def _edit(edit: Edit, gallery: Gallery, ids: set[str], *, undone: bool) -> dict[str, Any]:
-    tag = plain(edit.tag or "") if edit.action != "add" else ""
+    tag = edit.tag if edit.action != "add" else None
     return {
+        "edit": edit,
         "image": gallery.add([edit.id])[0] if edit.id in ids else None,
-        "name": plain(edit.id),
-        "head": plain(edit.head),
         "old": _label(tag, edit.old),
         "new": _label(tag, edit.new) if edit.action != "drop" else "no label",
-        "score": edit.score,
-        "reason": plain(edit.reason),
         "undone": undone,
     }
 
 
-def _label(tag: str, value: str | None) -> str:
+def _label(tag: str | None, value: str | None) -> str:
     """Return a label as text; of a tag whether an image has it."""
     if value is None:
         return "unknown"
-    return plain(value) if not tag else tag if value == "1" else f"no {tag}" if value == "0" else plain(value)
+    return value if not tag else {"1": tag, "0": f"no {tag}"}.get(value, value)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from assay.export.submissions import submissions_of
+from assay.export.submissions import LoggedSubmission, submissions_of
 from assay.files import RunFolder
-from assay.messages import either, plain
+from assay.messages import either
 from assay.models.backbones import stages
 from assay.models.combiners import MeanCombiner
 from assay.models.ensemble import Ensemble, Model, load_model
@@ -49,11 +49,11 @@ def _roles(model: Model) -> list[str]:
 def _network(network: TrainedModel, role: str) -> dict[str, object]:
     backbone = network.classifier.backbone
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
-    counts = [(plain(stage.name), sum(sizes[name] for name in stage.parameters)) for stage in stages(backbone)]
+    counts = [(stage.name, sum(sizes[name] for name in stage.parameters)) for stage in stages(backbone)]
     counts.append(("head", sum(parameter.numel() for parameter in network.classifier.head.parameters())))
     return {
         "role": role,
-        "backbone": plain(network.classifier.backbone_name),
+        "backbone": network.classifier.backbone_name,
         "size": network.size,
         "features": network.classifier.feature_count,
         "hidden": list(network.classifier.hidden),
@@ -69,7 +69,7 @@ def machine(run: RunContents) -> dict[str, object]:
     return {
         "choices": [
             {
-                "purpose": plain(purpose),
+                "purpose": purpose,
                 **choice["hardware"],
                 "timings": sorted(choice["seconds a step"].items(), key=lambda timing: timing[1]),
             }
@@ -78,7 +78,7 @@ def machine(run: RunContents) -> dict[str, object]:
         ],
         "steps": [
             {
-                "name": plain(step.name),
+                "name": step.name,
                 "seconds": step.done.seconds,
                 "epochs": step.details.get("epochs"),
                 "speed": step.details.get("images_per_second"),
@@ -97,7 +97,7 @@ def commands(run: RunContents) -> dict[str, object]:
     """Return what the commands need that make the run again."""
     return {
         "plan": run.plan_text,
-        "quoted": plain(shlex.quote(str(run.folder))),
+        "quoted": shlex.quote(str(run.folder)),
         "seed": run.plan.get("seed", 0),
         "split_seed": ((run.plan.get("data") or {}).get("split") or {}).get("seed"),
         "fingerprint": run.samples.fingerprint(),
@@ -106,20 +106,12 @@ def commands(run: RunContents) -> dict[str, object]:
     }
 
 
-def submissions(run: RunContents) -> list[dict[str, object]]:
+def submissions(run: RunContents) -> list[LoggedSubmission]:
     """Return what was handed in from this run and from runs beside it with the same heads, oldest first."""
     heads = run.samples.space.to_json()
     beside = [run.folder, *(path.parent for path in sorted(run.folder.absolute().parent.glob("*/submissions.csv")))]
     alike = {folder.resolve(): folder for folder in beside if heads == _heads(folder)}
-    return [
-        {
-            "run": plain(logged.run.name),
-            "file": plain(Path(logged.submission.file).name),
-            **{key: getattr(logged.submission, key) for key in ("date", "images", "bytes", "score", "chosen", "state")},
-            "sha256": logged.submission.sha256[:8],
-        }
-        for logged in submissions_of(list(alike.values()))
-    ]
+    return submissions_of(list(alike.values()))
 
 
 def _heads(folder: Path) -> object:

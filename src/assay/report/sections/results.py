@@ -10,7 +10,6 @@ import numpy as np
 
 from assay.arrays import Ints
 from assay.labels.space import Head
-from assay.messages import plain
 from assay.metrics.intervals import SMALL_N, wilson
 from assay.report.errors import OUTCOMES, PredictedImage, cells, least_certain, worst_errors
 from assay.report.gallery import Gallery
@@ -38,7 +37,7 @@ def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
         heads.append(
             {
                 "id": f"h{number}",
-                "name": plain(head.name),
+                "name": head.name,
                 "kind": head.kind,
                 "size": head.size,
                 "n": score["n"],
@@ -60,7 +59,7 @@ def results(run: RunContents, gallery: Gallery) -> list[dict[str, Any]]:
 def _by_class(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the rows of the table, of many classes the worst, and how many are left out."""
     kept = rows if len(rows) <= ROWS else sorted(rows, key=lambda row: (row["support"] == 0, row["f1"]))[:ROWS]
-    classes = [{**_recall_limits(row), **row, "class": plain(row["class"])} for row in kept]
+    classes = [{**_recall_limits(row), **row} for row in kept]
     small = sum(row["support"] < SMALL_N for row in rows)
     return {"classes": classes, "left_out": len(rows) - len(kept), "small": small}
 
@@ -88,8 +87,8 @@ def _pairs(labelled: LabelledPredictions, head: Head, gallery: Gallery) -> dict[
         low, high = wilson(len(rows), n)
         pairs.append(
             {
-                "label": plain(head.classes[row]),
-                "taken": plain(names[column]),
+                "label": head.classes[row],
+                "taken": names[column],
                 "count": len(rows),
                 "n": n,
                 "share": len(rows) / n,
@@ -101,12 +100,12 @@ def _pairs(labelled: LabelledPredictions, head: Head, gallery: Gallery) -> dict[
     return {"pairs": pairs, "pair_count": len(wrong), "errors": sum(len(rows) for _, rows in wrong)}
 
 
-def _captions(head: Head) -> dict[str, Callable[[dict[str, Any]], str]]:
+def _captions(head: Head) -> dict[str, Callable[[PredictedImage], str]]:
     """Return what stands beside an image of each gallery: the number by which it is sorted."""
     away = "ahead by" if head.multiclass else "off by"
     return {
-        "worst": lambda image: f"label {100 * image['score']:.1f} %",
-        "least": lambda image: f"{away} {100 * image['score']:.1f} points",
+        "worst": lambda image: f"label {100 * image.score:.1f} %",
+        "least": lambda image: f"{away} {100 * image.score:.1f} points",
     }
 
 
@@ -129,13 +128,13 @@ def _matrix(labelled: LabelledPredictions, head: Head, gallery: Gallery) -> dict
     return {
         "rows": [
             {
-                "class": plain(head.classes[row]),
+                "class": head.classes[row],
                 "number": row,
                 "cells": [_cell(counts[row], column, right=_is_right(head, row, column)) for column in across],
             }
             for row in down
         ],
-        "columns": [plain(names[column]) for column in across],
+        "columns": [names[column] for column in across],
         "hidden": head.size - len(down),
         "images": images,
     }
@@ -161,12 +160,9 @@ def _most_mistaken(counts: Ints, head: Head) -> list[int]:
     return sorted(np.argsort(-wrong, kind="stable")[:SIDE].tolist())
 
 
-def _images(images: list[PredictedImage], gallery: Gallery) -> list[dict[str, Any]]:
+def _images(images: list[PredictedImage], gallery: Gallery) -> list[tuple[int, PredictedImage]]:
     numbers = gallery.add((image.id for image in images), large=True)
-    return [
-        {"image": number, "label": image.label, "prediction": image.prediction, "score": image.score}
-        for number, image in zip(numbers, images, strict=True)
-    ]
+    return list(zip(numbers, images, strict=True))
 
 
 def _room(gallery: Gallery, id_: str) -> bool:
