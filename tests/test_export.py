@@ -230,3 +230,24 @@ def test_the_card_says_what_it_is_and_what_was_changed(finished: assay.Run, tmp_
     edit = Edit(id="a", head="<b>|_", action="unset", old="x", step="01-clean_labels")
     Ledger.read(tmp_path / "ledger.csv").append([edit, edit])
     assert r"| 01-clean_labels | unset | \<b\>\|\_ | 2 |" in card(tmp_path, finished.artifact.saved)
+
+
+def test_the_folder_for_docker_has_all_that_its_dockerfile_takes_and_a_command_that_exists(
+    finished: assay.Run, tmp_path: Path, colours: Path
+) -> None:
+    words = ["export", str(finished.folder), "--docker", "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    folder = tmp_path / "out" / "docker"
+    lines = (folder / "Dockerfile").read_text().splitlines()
+    entry = next(json.loads(line.partition(" ")[2]) for line in lines if line.startswith("ENTRYPOINT"))
+    assert CliRunner().invoke(cli.app, [*entry[1:], "--help"]).exit_code == 0
+    (copied,) = (json.loads(line.partition(" ")[2]) for line in lines if line.startswith("COPY ["))
+    assert copied == [entry[2], entry[2]]
+    assert (folder / "requirements.txt").is_file()
+    answers = [Predictor.load(one, device="cpu") for one in (folder / entry[2], finished.folder / "model")]
+    images = [("a", colours / "red" / "0.png")]
+    one, other = (next(iter(predictor.stream(images))).probabilities for predictor in answers)
+    assert np.allclose(one, other, atol=1e-6)  # memory layouts are chosen by time
+    pinned = [line for line in lines if "torch==" in line]
+    assert pinned
+    assert "+" not in pinned[0].partition("torch==")[2].split()[0]

@@ -19,6 +19,9 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_DATA", help="A finished run; with --labels also data.")],
     *,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, one file, normalisation inside.")] = False,
+    docker: Annotated[
+        bool, typer.Option("--docker", help="Write a folder with a Dockerfile, which serves the model.")
+    ] = False,
     labels: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Write the labels for another tool; a wrong name lists all.")
     ] = None,
@@ -29,15 +32,16 @@ def export(
     ] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Export a model card (Markdown), the model as one ONNX file, or the labels for another tool."""
+    """Export a model card (Markdown), the model as one ONNX file or for Docker, or the labels for another tool."""
     with command(as_json, reading=run) as terminal:
         if labels is not None:
             _labels(run, labels, out, head or (), terminal)
         else:
-            _model(run, out or run / "export", onnx, images, terminal)
+            _model(run, out or run / "export", terminal, onnx=onnx, docker=docker, images=images)
 
 
-def _model(run: Path, folder: Path, onnx: bool, images: int, terminal: Output) -> None:
+def _model(run: Path, folder: Path, terminal: Output, *, onnx: bool, docker: bool, images: int) -> None:
+    from assay.export.docker import write_docker
     from assay.export.model_card import card
     from assay.export.onnx import PROGRAM, example_files, export_onnx
     from assay.files import write_text
@@ -61,6 +65,10 @@ def _model(run: Path, folder: Path, onnx: bool, images: int, terminal: Output) -
             f"{folder / PROGRAM}: predicts image files by it, without Assay",
             *lines,
         ]
+    if docker:
+        write_docker(model_of(run), folder / "docker", name=run.resolve().name)
+        record["docker"] = str(folder / "docker")
+        lines.append(f"{folder / 'docker'}: the model, and a Dockerfile that serves it; its first lines say how")
     write_text(folder / "card.md", card(finished.folder, model))
     terminal.print(record, lines)
 
