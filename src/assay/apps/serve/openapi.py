@@ -102,32 +102,37 @@ def _response(description: str, schema: Json) -> Json:
 
 
 def _predictions() -> Json:
-    one = {
-        "type": "object",
-        "required": ["image", "heads"],
-        "properties": {"image": {"type": "string", "description": "The name that it came with."}, "heads": HEADS},
-    }
+    one = _object({"image": _text("The name that it came with."), "heads": HEADS})
     listed = {"type": "array", "description": "In the order of the images.", "items": one}
-    return {
-        "type": "object",
-        "required": ["model", "predictions"],
-        "properties": {"model": {"type": "string"}, "predictions": listed},
-    }
+    return _object({"model": _text("The name of the run."), "predictions": listed})
 
 
 def _explanation() -> Json:
-    text, number = {"type": "string"}, {"type": "number"}
-    address = {"type": "string", "description": "A data: address of an image."}
-    cam = {"type": "object", "properties": {"head": text, "label": text, "probability": number, "image": address}}
-    labels = {"type": "object", "description": "By head.", "additionalProperties": text}
-    near = {"type": "object", "properties": {"labels": labels, "similarity": number, "image": address}}
-    return {
-        "type": "object",
-        "required": ["image", "cams", "neighbours", "note"],
-        "properties": {
-            "image": text,
-            "cams": {"type": "array", "description": "Grad-CAM of the predicted classes.", "items": cam},
-            "neighbours": {"type": "array", "description": "The nearest training images.", "items": near},
-            "note": {"type": "string", "description": "Why there are no neighbours."},
-        },
+    address = _text("A data: address of a PNG or JPEG image.")
+    cam = {
+        "head": _text("The head of the class."),
+        "label": _text("The class."),
+        "probability": {"type": "number", "description": "Of the class."},
+        "image": address,
     }
+    near = {
+        "labels": {"type": "object", "description": "By head.", "additionalProperties": {"type": "string"}},
+        "similarity": {"type": "number", "description": "Cosine of the features: 1 is the same."},
+        "image": address,
+    }
+    return _object(
+        {
+            "image": _text("The name that it came with."),
+            "cams": {"type": "array", "description": "Grad-CAM of the predicted classes.", "items": _object(cam)},
+            "neighbours": {"type": "array", "description": "The nearest training images.", "items": _object(near)},
+            "note": _text("Why there are no neighbours."),
+        }
+    )
+
+
+def _object(properties: Json) -> Json:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _text(description: str) -> Json:
+    return {"type": "string", "description": description}

@@ -137,7 +137,8 @@ class Service:
 
 def _head_answer(head: Head, probabilities: Floats, cuts: Floats, top: int | None) -> dict[str, object]:
     order = np.argsort(-probabilities, kind="stable").tolist()
-    names = [head.classes[code] for code in head.classes_of(head.decide(probabilities[None], cuts[None])[0])]
+    predicted = head.classes_of(head.decide(probabilities[None], cuts[None])[0])
+    names = [head.classes[code] for code in order if code in predicted]
     return {
         "label": names[0] if head.multiclass else names,
         "probabilities": {head.classes[code]: float(probabilities[code]) for code in order[:top]},

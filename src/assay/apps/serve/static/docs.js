@@ -22,7 +22,7 @@ function table(title, rows) {
     row.append(element("td", "", name), element("td", "", text));
     body.append(row);
   }
-  return [element("h3", "", title), body];
+  return title ? [element("h3", "", title), body] : [body];
 }
 
 function fields(schema, prefix = "") {
@@ -38,15 +38,23 @@ function card(document, path, method, operation) {
   node.append(element("h2", "", `${method.toUpperCase()} ${path}`), element("p", "", operation.summary + "."));
   node.append(element("pre", "", example(document, path, method, operation)));
   const json = operation.requestBody?.content["application/json"].schema;
-  if (json) node.append(element("p", "", "Or as JSON:"), element("pre", "", '{"images": [{"data": "BASE64", "name": "a.jpg"}]}'));
+  if (json) node.append(element("p", "", "Or JSON, with the header Content-Type: application/json:"), element("pre", "", '{"images": [{"data": "BASE64", "name": "a.jpg"}]}'));
   node.append(...table("In the address", (operation.parameters ?? []).map((one) => [one.name, one.description])));
   node.append(...table("In the answer", fields(operation.responses[200].content["application/json"]?.schema)));
-  const errors = Object.entries(operation.responses).filter(([status]) => status !== "200");
-  node.append(...table('Errors, as {"error": "..."}', errors.map(([status, response]) => [status, response.description])));
   return node;
 }
 
-const response = await fetch("openapi.json");
-const document_ = await response.json();
-write(one("#about"), document_.security ? "All but the last two need the token, as a header." : "No token is needed.");
-one("#docs").append(...Object.entries(document_.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, operation]) => card(document_, path, method, operation))));
+// All requests have the same errors; the first that may have all of them names them.
+function errors({ responses }) {
+  const node = element("article");
+  node.append(element("h2", "", "Errors"), element("p", "", 'Each has a message: {"error": "..."}'));
+  node.append(...table("", Object.entries(responses).filter(([status]) => status !== "200").map(([status, { description }]) => [status, description])));
+  return node;
+}
+
+const contents = await (await fetch("openapi.json")).json();
+write(one("#about"), contents.security ? "All but /healthz and /readyz need the token, as a header." : "No token is needed.");
+for (const [path, methods] of Object.entries(contents.paths)) {
+  for (const [method, operation] of Object.entries(methods)) one("#docs").append(card(contents, path, method, operation));
+}
+one("#docs").append(errors(contents.paths["/predict"].post));

@@ -22,7 +22,7 @@ async function start() {
     model = await ask("model");
   } catch (error) {
     one("#ask").hidden = error.status !== 401;
-    problem(error.status === 401 && !token ? "" : error.message);
+    problem(error.status !== 401 ? error.message : token ? "This is not its token." : "");
     return one("#token").focus();
   }
   problem("");
@@ -138,7 +138,7 @@ function drawNeighbours(card, list) {
   one(".near", card).hidden = !list.length;
   one(".neighbours", card).replaceChildren(...list.map(({ labels, similarity, image }) => {
     const text = Object.values(labels).join("; "), node = element("figure", "neighbour", "", { title: text });
-    node.append(element("img", "", "", { src: image, alt: "" }), element("span", "", text), element("small", "", `similarity ${similarity.toFixed(2)}`));
+    node.append(element("img", "", "", { src: image, alt: "" }), element("span", "", text), element("small", "", similarity.toFixed(2)));
     return node;
   }));
 }
