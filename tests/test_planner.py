@@ -116,8 +116,9 @@ def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
         (35.5, 192, None),
         (30, 160, None),
         (16, 128, None),
-        (10, 128, 2_111),
-        (6, 128, 1_000),
+        (11.5, 96, None),
+        (10, 96, 2_829),
+        (6, 64, 2_523),
         (1, 64, 1_000),
     ],
 )

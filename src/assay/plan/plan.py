@@ -24,6 +24,7 @@ from assay.labels.readers.read import DataSettings, audit_folder, resolve_paths
 from assay.labels.readers.table_files import is_table
 from assay.labels.shards import absolute_addresses, address, is_address, name_of, names_shards
 from assay.metrics.metrics import PlanMetric
+from assay.models.backbones import Features
 from assay.models.classifier import AUTO, ModelSettings
 from assay.plan.checks import Check, StepTable, without_effect
 from assay.plan.overrides import override
@@ -145,6 +146,16 @@ def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: 
 def with_backbone(loaded: LoadedPlan, backbone: str) -> LoadedPlan:
     """Return the plan with a backbone wherever it says `auto`."""
     return replace(loaded, plan=with_parts(loaded.plan, ModelSettings, lambda model: model.chosen(backbone)))
+
+
+def with_features(loaded: LoadedPlan, features: Features) -> LoadedPlan:
+    """Return the plan with these features of its model, where it names none."""
+    model = loaded.plan.model
+    if "features" in model.model_fields_set:
+        return loaded
+    return replace(
+        loaded, plan=loaded.plan.model_copy(update={"model": model.model_copy(update={"features": features})})
+    )
 
 
 def for_one_run(loaded: LoadedPlan) -> LoadedPlan:

@@ -32,8 +32,9 @@ LARGER = (160, 192, 224)  # pixels
 ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
 MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
-LARGER_PROBES, SMALLER_PROBES = (192, 160), (64,)  # pixels: where no fit follows, and where time is too short
-READING = 0.5  # of the seconds of an image through the backbone, to read it again at another size
+LARGER_PROBES, SMALLER_PROBES = (192, 160), (96, 64)  # pixels: where no fit follows, and where time is too short
+LEAST_SHARE = 0.5  # of the images, below which they are smaller instead: all at 96 pixels teach more than half at 128
+READING, READING_SMALLER = 0.5, 0.2  # of the seconds of an image through the backbone, to read it at another size
 LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for all
 LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
@@ -290,10 +291,12 @@ def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool 
     """
     larger = [size for size in LARGER_PROBES if alone and size <= facts.largest]
     for size in (*larger, DEFAULT_SIZE, *SMALLER_PROBES):
-        forward = speeds.forward * ((size / DEFAULT_SIZE) ** 2 + (READING if size != DEFAULT_SIZE else 0))
+        reading = READING if size > DEFAULT_SIZE else READING_SMALLER if size < DEFAULT_SIZE else 0.0
+        forward = speeds.forward * ((size / DEFAULT_SIZE) ** 2 + reading)
         each, rest = forward + speeds.linear, facts.validation * forward
         images = min(max((left - rest) / each, 0), facts.labelled)
-        least = facts.labelled if size > DEFAULT_SIZE else min(facts.labelled, LEAST_PROBE)
+        share = 1.0 if size >= DEFAULT_SIZE else LEAST_SHARE if size > SMALLER_PROBES[-1] else 0.0
+        least = min(facts.labelled, max(LEAST_PROBE, round(share * facts.labelled)))
         if images >= least:
             break
     images = max(int(images), least)

@@ -30,7 +30,7 @@ from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
-from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone
+from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
 from assay.plan.planner import DEFAULT_SIZE, Facts, Speeds, budgeted_stages, default_stages
 from assay.progress import Progress, advancing, stage
 from assay.run.archive import archive_ledger, archive_run
@@ -87,6 +87,8 @@ def prepare_run(
         samples = read(loaded.plan.data, base=loaded.base)
     for line in _unused_review(loaded):
         progress.line(line)
+    if loaded.plan.minutes is not None:
+        loaded = with_features(loaded, "all_stages")
     if loaded.plan.metric is not None:
         require_defined(loaded.plan.metric, samples)
     loaded, samples = _with_levels(loaded, samples, progress)
