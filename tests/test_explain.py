@@ -15,7 +15,7 @@ from assay import cli
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.report.embedding import MapSettings
-from assay.report.explain_sheet import LETTER, wrapped
+from assay.report.explain_files import LETTER, wrapped
 from assay.report.gradcam import grad_cam
 from assay.report.layer_outputs import capture_layers
 from assay.report.report import write_report

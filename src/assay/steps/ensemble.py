@@ -36,16 +36,17 @@ from assay.predictions.ensemble_weights import best_weights, cross_fitted_weight
 from assay.predictions.inference import Inference, move
 from assay.predictions.predict import Predictions
 from assay.steps.base import Context, State, Step, StepList, StepPlan, StepResult, StepSettings, steps_within
-from assay.steps.ensemble_folds import members_by_fold, train_members_by_fold
 from assay.steps.ensemble_members import (
     MemberPlan,
     TrainedMember,
     ensemble_gain,
     gain_lines,
     load_members,
+    members_by_fold,
     predict_validation,
     train_member,
     train_members,
+    train_members_by_fold,
 )
 from assay.steps.sources import member_run
 from assay.steps.start import inference_hardware, labelled_parts, save_best

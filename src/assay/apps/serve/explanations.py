@@ -21,7 +21,7 @@ from assay.predictions.inference import move
 from assay.progress import Progress
 from assay.report.embedding import stratified_rows
 from assay.report.explain import ExplainOptions, explain
-from assay.report.explain_sheet import png
+from assay.report.explain_files import png
 from assay.report.sections.feature_map import decoded_images, features_by_part
 from assay.run.contents import RunContents
 from assay.training.devices import Hardware

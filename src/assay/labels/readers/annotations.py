@@ -25,11 +25,11 @@ from assay.labels.readers.exports import (
     image_root,
     listed_images,
     path_in,
+    unpacked,
 )
 from assay.labels.readers.table import locate_images
 from assay.labels.readers.table_files import Rows
 from assay.labels.readers.text_files import read_lines, require_file
-from assay.labels.readers.unpack import unpacked
 from assay.messages import printable
 
 SYNSETS = "synsets.txt"

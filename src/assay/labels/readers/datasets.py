@@ -13,12 +13,11 @@ import polars as pl
 from assay.errors import DataError
 from assay.labels.file_kinds import HEAD, is_image, kind_of
 from assay.labels.readers.columns import Columns
-from assay.labels.readers.exports import Export, Json, Options, files_by_split
+from assay.labels.readers.exports import Export, Json, Options, files_by_split, unpacked
 from assay.labels.readers.folder import split_of
 from assay.labels.readers.label_cells import JSON, HeadColumns
 from assay.labels.readers.metadata import joined_rows
 from assay.labels.readers.table_files import PARQUET, rows_of_frame
-from assay.labels.readers.unpack import unpacked
 from assay.messages import printable, quoted
 
 INFO = "dataset_info.json"

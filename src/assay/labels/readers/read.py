@@ -25,8 +25,7 @@ from assay.labels.readers.folder import find_in_folder, find_unlabelled, has_loo
 from assay.labels.readers.formats import FORMATS
 from assay.labels.readers.label_cells import HeadColumns
 from assay.labels.readers.lists import LISTS_HEAD as TAGS
-from assay.labels.readers.lists import NamePattern, find_by_name, find_in_lists
-from assay.labels.readers.rows import LabelledList, find_in_rows
+from assay.labels.readers.lists import LabelledList, NamePattern, find_by_name, find_in_lists, find_in_rows
 from assay.labels.readers.shards import find_in_shards
 from assay.labels.readers.table import find_in_table, raw_labels
 from assay.labels.readers.table_files import read_rows

@@ -16,8 +16,7 @@ from assay.models.ensemble import load_model
 from assay.predictions.inference import weights_hash
 from assay.report.errors import most_confident, worst_errors
 from assay.report.explain import ExplainOptions, explain, explain_target, read_images
-from assay.report.explain_files import describe, read_explanations
-from assay.report.explain_sheet import bar_path, pooled_line
+from assay.report.explain_files import bar_path, describe, pooled_line, read_explanations
 from assay.report.gallery import data_url, encode
 from assay.run.contents import RunContents
 
