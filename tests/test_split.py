@@ -16,8 +16,7 @@ from scipy import sparse
 from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.labels.split import one_fold_reason, split, split_table, untagged
-from assay.labels.stratify import stratify
+from assay.labels.split import one_fold_reason, split, split_table, stratify, untagged
 from factories import make_samples
 
 

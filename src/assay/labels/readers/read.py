@@ -219,10 +219,6 @@ def _raw(data: DataSettings, *, base: Path) -> RawLabels:
     return FORMS[_form(data)](data, resolve_paths(data, base=base))
 
 
-def _folder(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    return find_in_folder(paths["folder"], classes=data.classes or _classes_settled(paths))
-
-
 def _classes_settled(paths: Mapping[str, Path]) -> list[str]:
     """Return the classes that a person gave images which lie in no class folder; none where no image does."""
     settled = paths.get("corrections")
@@ -238,24 +234,6 @@ def _columns(data: DataSettings) -> Columns:
     )
 
 
-def _table(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    return find_in_table(
-        paths["table"],
-        root=paths.get("root"),
-        columns=_columns(data),
-        delimiter=data.delimiter,
-        spelling=data.spelling,
-    )
-
-
-def _lists(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    return find_in_lists(paths["lists"], images=data.images, root=paths.get("root"), head=data.head or TAGS)
-
-
-def _names(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    return find_by_name(paths["root"], data.names or "")
-
-
 def _rows(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     held_back = [
         LabelledList(paths[f"{part}_rows"], paths[f"{part}_labels"], part)
@@ -264,16 +242,6 @@ def _rows(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
     ]
     lists = [LabelledList(paths["rows"], paths["labels"]), *held_back]
     return find_in_rows(lists, class_names=paths.get("class_names"), root=paths.get("root"))
-
-
-def _shards(data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
-    return find_in_shards(
-        data.shards,
-        index=paths.get("index"),
-        columns=_columns(data),
-        table=paths.get("labels"),
-        spelling=data.spelling,
-    )
 
 
 def _export(form: str, data: DataSettings, paths: Mapping[str, Path]) -> RawLabels:
@@ -286,12 +254,26 @@ def _export(form: str, data: DataSettings, paths: Mapping[str, Path]) -> RawLabe
 
 
 FORMS: dict[str, Callable[[DataSettings, Mapping[str, Path]], RawLabels]] = {
-    "folder": _folder,
-    "table": _table,
-    "lists": _lists,
-    "names": _names,
+    "folder": lambda data, paths: find_in_folder(paths["folder"], classes=data.classes or _classes_settled(paths)),
+    "table": lambda data, paths: find_in_table(
+        paths["table"],
+        root=paths.get("root"),
+        columns=_columns(data),
+        delimiter=data.delimiter,
+        spelling=data.spelling,
+    ),
+    "lists": lambda data, paths: find_in_lists(
+        paths["lists"], images=data.images, root=paths.get("root"), head=data.head or TAGS
+    ),
+    "names": lambda data, paths: find_by_name(paths["root"], data.names or ""),
     "rows": _rows,
-    "shards": _shards,
+    "shards": lambda data, paths: find_in_shards(
+        data.shards,
+        index=paths.get("index"),
+        columns=_columns(data),
+        table=paths.get("labels"),
+        spelling=data.spelling,
+    ),
     **{form: partial(_export, form) for form in FORMATS},
 }
 """The reader of each form, by the key that a plan names it with; it takes the absolute paths too."""

@@ -13,10 +13,15 @@ import numpy as np
 from assay.errors import DataError
 from assay.files import whole_folder
 from assay.labels.samples import Samples
-from assay.labels.writers.annotations import write_coco, write_datumaro, write_imagenet
-from assay.labels.writers.datasets import write_datasets
-from assay.labels.writers.folders import write_fiftyone, write_folder, write_imagefolder, write_roboflow
-from assay.labels.writers.label_studio import write_label_studio, write_label_studio_csv, write_label_studio_min
+from assay.labels.writers.annotations import (
+    write_coco,
+    write_datumaro,
+    write_imagenet,
+    write_label_studio,
+    write_label_studio_csv,
+    write_label_studio_min,
+)
+from assay.labels.writers.folders import write_datasets, write_fiftyone, write_folder, write_imagefolder, write_roboflow
 from assay.labels.writers.shared import Written
 from assay.labels.writers.table import write_fastai, write_kaggle, write_kaggle_onehot, write_table
 from assay.messages import printable, quoted
