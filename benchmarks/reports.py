@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 import assay
-from assay.report.embedding import MapSettings, tsne
 from assay.report.report import write_report
+from assay.report.sections.feature_map import MapSettings, tsne
 from benchmarks.browser import CHROMIUM, check_looks, chromium
 from benchmarks.harness import Options, Record, by_seed, one_off, seconds_of, train
 

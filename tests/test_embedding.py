@@ -15,7 +15,7 @@ from assay.images.decode import Resize
 from assay.labels.space import Head
 from assay.metrics.intervals import wilson
 from assay.report.charts import save
-from assay.report.embedding import agreement, map_chart, palette, stratified_rows, tsne
+from assay.report.sections.feature_map import agreement, map_chart, palette, stratified_rows, tsne
 
 
 def groups(count: int = 20, size: int = 12, seed: int = 0) -> Any:

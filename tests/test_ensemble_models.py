@@ -19,7 +19,7 @@ from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.metrics.metrics import probabilities_of
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.models.combiners import MeanCombiner
+from assay.models.combiners import MeanCombiner, Tree, one_against_rest
 from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import (
     Ensemble,
@@ -33,7 +33,6 @@ from assay.models.ensemble import (
 )
 from assay.models.heads import NearestMean
 from assay.models.trained_model import TrainedModel, read_training_hashes
-from assay.models.tree import Tree, one_against_rest
 from assay.predictions.predict import Predictions
 from assay.predictions.predictor import Predictor
 from factories import write_noise

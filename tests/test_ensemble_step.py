@@ -28,8 +28,8 @@ from assay.models.combiners import mean_prediction
 from assay.models.ensemble import load_model
 from assay.predictions.predict import Predictions
 from assay.progress import NoProgress
-from assay.report.embedding import MapSettings
 from assay.report.report import write_report
+from assay.report.sections.feature_map import MapSettings
 from assay.report.sections.overview import changes
 from assay.run.contents import read_run
 from assay.run.train import Run

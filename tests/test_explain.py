@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from assay import cli
 from assay.labels.space import Head, LabelSpace
 from assay.models.classifier import ModelSettings, build_classifier
-from assay.report.embedding import MapSettings
 from assay.report.explain_files import LETTER, wrapped
 from assay.report.gradcam import grad_cam
 from assay.report.layer_outputs import capture_layers
 from assay.report.report import write_report
+from assay.report.sections.feature_map import MapSettings
 from factories import noise_batch, write_images
 from test_report import rows, tags, train
 

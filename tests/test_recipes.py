@@ -19,8 +19,8 @@ from assay.models.trained_model import read_training_hashes
 from assay.plan.metric import by_metric
 from assay.plan.plan import from_source
 from assay.plan.recipes import recipe_names, recipe_text
-from assay.report.embedding import MapSettings
 from assay.report.report import write_report
+from assay.report.sections.feature_map import MapSettings
 from assay.run.train import Run, train
 from assay.steps import rebalance_head
 from assay.steps.fit_settings import FitSettings

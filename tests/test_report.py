@@ -24,11 +24,11 @@ from assay.labels.samples import Samples
 from assay.messages import plain_lines
 from assay.predictions.baselines import PURPOSES
 from assay.predictions.predict import Predictions, scores_json
-from assay.report.embedding import MapSettings
 from assay.report.errors import least_certain, worst_errors
 from assay.report.gallery import BUDGETS, LARGE_SIDE, SMALL_SIDE, Reader, sheets
 from assay.report.report import write_report
 from assay.report.sections.explanations import BUDGET as LOOKS
+from assay.report.sections.feature_map import MapSettings
 from assay.report.tables import metrics_table
 from assay.run.contents import read_run
 from assay.run.train import evaluate

@@ -17,7 +17,7 @@ from assay.errors import PlanError
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import branch
 from assay.metrics.metrics import probabilities_of
-from assay.models.tree import Node, Tree, build_tree, one_against_rest
+from assay.models.combiners import Node, Tree, build_tree, one_against_rest
 
 HEAD = Head("label", tuple("abcdef"))
 NESTED = ["a", {"warm": ["b", ["c", "d"]], "cold": ["e", "f"]}]

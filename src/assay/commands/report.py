@@ -22,8 +22,8 @@ def report(
 ) -> None:
     """Write RUN/report.html, the page of a run; also while it trains, or after it was stopped."""
     with command(as_json, reading=run) as out:
-        from assay.report.embedding import MapSettings
         from assay.report.report import write_charts, write_report
+        from assay.report.sections.feature_map import MapSettings
         from assay.training.devices import pick_device
 
         write_charts(run)

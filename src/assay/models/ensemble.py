@@ -19,10 +19,9 @@ from assay.files import ModelFolder, link, write_json
 from assay.images.decode import Resize
 from assay.labels.space import LabelSpace
 from assay.models.classifier import from_spec, spec
-from assay.models.combiners import MeanCombiner
+from assay.models.combiners import MeanCombiner, Tree
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import MODEL_FORMAT, NO_HASHES, TrainedModel, read_description, write_training_hashes
-from assay.models.tree import Tree
 from assay.models.uncertainty import Uncertainty, write_uncertainty
 
 KNOWN = frozenset({"format", "kind", "heads", "joining", "members", "deciding"})

@@ -18,10 +18,9 @@ from assay.experiments.findings import KINDS, Audit, CurveJson, ExpectationJson,
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
 from assay.messages import SPLITS, plain
-from assay.report.captions import captions, label_text
 from assay.report.charts import metric_title
 from assay.report.drawing import BLUE, PAPER, QUIET, Drawing, axis, base, drawing, inline
-from assay.report.gallery import Gallery, Reader, fetch
+from assay.report.gallery import Gallery, Reader, captions, fetch, label_text
 from assay.report.page import write_page
 
 PAGE = "audit.html"

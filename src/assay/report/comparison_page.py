@@ -19,10 +19,9 @@ from assay.errors import RunError
 from assay.experiments.compare import ComparedRun, Comparison, MetricRow, Overlap
 from assay.messages import SPLITS, plain, text_table
 from assay.metrics.metrics import HEADLINE_METRICS, higher_is_better
-from assay.report.captions import captions, label_text, prediction_text, predictions_text
 from assay.report.charts import metric_title
 from assay.report.drawing import PAPER, RUNS, Drawing, axis, base, drawing, inline
-from assay.report.gallery import Gallery, Reader, fetch
+from assay.report.gallery import Gallery, Reader, captions, fetch, label_text, prediction_text, predictions_text
 from assay.report.page import write_page
 from assay.report.sections.history import panels, time_line
 from assay.report.tables import interval_text, small_n_line

@@ -19,9 +19,9 @@ from assay.labels.shards import ImageFile
 from assay.labels.space import Head, LabelSpace
 from assay.messages import SPLITS, plain
 from assay.metrics.metrics import probabilities_of
+from assay.models.combiners import Tree
 from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
-from assay.models.tree import Tree
 from assay.predictions.inference import PLAIN
 from assay.report.gradcam import Heat, grad_cam, overlaid, pictured
 from assay.report.layer_outputs import LayerOutputs, capture_layers

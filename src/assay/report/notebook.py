@@ -15,10 +15,9 @@ from assay.labels.space import Head
 from assay.labels.split import SIDES
 from assay.messages import plain, shortened
 from assay.predictions.predict import Predictions
-from assay.report.captions import label_text, prediction_text
 from assay.report.charts import metric_title
 from assay.report.errors import worst_errors
-from assay.report.gallery import Reader, data_url, encode, read_thumbnail
+from assay.report.gallery import Reader, data_url, encode, label_text, prediction_text, read_thumbnail
 from assay.report.page import fill
 from assay.report.tables import metrics_rows, small_n_line
 from assay.run.contents import read_run

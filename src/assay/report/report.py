@@ -13,17 +13,23 @@ from assay.errors import AssayError
 from assay.files import writing_below
 from assay.messages import plain
 from assay.progress import NoProgress, Progress
-from assay.report.captions import captions, predictions_text
 from assay.report.charts import metric_title, save, write_images
-from assay.report.embedding import MapSettings, map_chart, palette
 from assay.report.errors import wrong_by_image
-from assay.report.gallery import Gallery, Reader, data_url, encode, fetch
+from assay.report.gallery import Gallery, Reader, captions, data_url, encode, fetch, predictions_text
 from assay.report.page import write_page
 from assay.report.sections import calibration, overview, repairs, reproduce
 from assay.report.sections.backbones import backbones
 from assay.report.sections.data import data
 from assay.report.sections.explanations import explanations
-from assay.report.sections.feature_map import FeatureMap, feature_map, map_points, neighbours
+from assay.report.sections.feature_map import (
+    FeatureMap,
+    MapSettings,
+    feature_map,
+    map_chart,
+    map_points,
+    neighbours,
+    palette,
+)
 from assay.report.sections.history import history
 from assay.report.sections.results import results
 from assay.run.contents import RunContents, StepRecord, read_run

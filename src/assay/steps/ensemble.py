@@ -18,7 +18,16 @@ from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import branch, labelled
 from assay.messages import quoted
 from assay.metrics.metrics import higher_is_better, probabilities_of, stream
-from assay.models.combiners import MeanCombiner, MeanOf, mean_prediction
+from assay.models.combiners import (
+    Branches,
+    MeanCombiner,
+    MeanOf,
+    Node,
+    Tree,
+    build_tree,
+    mean_prediction,
+    one_against_rest,
+)
 from assay.models.decision_rule import DecisionRule
 from assay.models.ensemble import (
     Ensemble,
@@ -30,7 +39,6 @@ from assay.models.ensemble import (
     take_statistics,
 )
 from assay.models.trained_model import TrainedModel
-from assay.models.tree import Branches, Node, Tree, build_tree, one_against_rest
 from assay.predictions.cross_fitting import folds_of
 from assay.predictions.ensemble_weights import best_weights, cross_fitted_weights, greedy
 from assay.predictions.inference import Inference, move

@@ -26,7 +26,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.metrics.intervals import Metric
 from assay.metrics.remaining import random_audit
-from assay.report.embedding import palette
+from assay.report.sections.feature_map import palette
 
 KEYS = tuple("1234567890" + "".join(letter for letter in string.ascii_lowercase if letter not in "diuyz"))
 """Keys of classes, in order; D, I, U, Y and Z are those of the page."""

@@ -21,9 +21,9 @@ from assay.labels.space import Head
 from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN
-from assay.report.embedding import LEAST, tsne
 from assay.report.gradcam import grad_cam, overlaid
 from assay.report.layer_outputs import capture_layers
+from assay.report.sections.feature_map import LEAST, tsne
 
 MAPPED = 2000  # images of which the map is computed; the others lie between those nearest to them
 SUPPORT = 3

@@ -19,10 +19,9 @@ from assay.labels.subset import labelled
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import move
 from assay.progress import Progress
-from assay.report.embedding import stratified_rows
 from assay.report.explain import ExplainOptions, explain
 from assay.report.explain_files import png
-from assay.report.sections.feature_map import decoded_images, features_by_part
+from assay.report.sections.feature_map import decoded_images, features_by_part, stratified_rows
 from assay.run.contents import RunContents
 from assay.training.devices import Hardware
 

@@ -8,8 +8,8 @@ from assay.arrays import Bools, Doubles, Ints
 from assay.labels.left_out import left_out_lines
 from assay.labels.samples import Samples
 from assay.labels.split import SIDES, split_table
-from assay.report.embedding import stratified_rows
 from assay.report.gallery import Gallery, Reader
+from assay.report.sections.feature_map import stratified_rows
 from assay.run.contents import RunContents
 
 MAX_CLASSES = 60  # of a head, the rarest half and the most frequent half

@@ -9,10 +9,9 @@ from assay.export.submissions import LoggedSubmission, submissions_of
 from assay.files import RunFolder
 from assay.messages import either
 from assay.models.backbones import stages
-from assay.models.combiners import MeanCombiner
+from assay.models.combiners import MeanCombiner, Tree
 from assay.models.ensemble import Ensemble, Model, load_model
 from assay.models.trained_model import TrainedModel, read_description
-from assay.models.tree import Tree
 from assay.run.contents import RunContents
 
 
