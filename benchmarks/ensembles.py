@@ -12,8 +12,7 @@ import numpy as np
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.metrics.intervals import Estimate
-from assay.metrics.metrics import probabilities_of, score
-from assay.metrics.paired import difference, estimate, over_seeds
+from assay.metrics.metrics import difference, estimate, over_seeds, probabilities_of, score
 from benchmarks.harness import Benchmark, Cell, Options, Record, by_name, run_assay, seconds_of, slug, train
 from benchmarks.trainings import bounds_text
 
@@ -70,7 +69,7 @@ def predict(options: Options, name: str, views: str, seed: int) -> Record:
     from assay.commands.options import parse_tta
     from assay.predictions.predictor import Predictor
     from assay.progress import NoProgress
-    from assay.run.evaluate import predict_samples
+    from assay.run.finished import predict_samples
     from assay.training.devices import keep_freed_memory
 
     keep_freed_memory()

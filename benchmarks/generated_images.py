@@ -16,7 +16,7 @@ import numpy as np
 from assay.labels.readers.read import DataSettings, read
 from assay.labels.samples import Samples
 from assay.progress import NoProgress
-from assay.run.evaluate import test_scores
+from assay.run.finished import test_scores
 from benchmarks.harness import Benchmark, Options, Record, by_seed, seconds_of, steps_of, train
 from benchmarks.planted import long_tail
 from benchmarks.trainings import bounds_text, mean_text

@@ -12,7 +12,7 @@ import numpy as np
 
 import assay
 from assay.arrays import Reals
-from assay.metrics.frequency import groups
+from assay.metrics.tallies import groups
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, steps_of, train
 from benchmarks.planted import faults, plant
 from benchmarks.trainings import compare, validation_codes

@@ -19,7 +19,7 @@ from assay import cli
 from assay.errors import DataError, PlanError, RunError
 from assay.experiments.compare import compare
 from assay.labels.samples import Samples
-from assay.metrics.paired import EXACT_BELOW, mcnemar
+from assay.metrics.metrics import EXACT_BELOW, mcnemar
 from assay.plan.differences import differences
 from assay.plan.plan import Plan, parse
 from assay.predictions.predict import Predictions

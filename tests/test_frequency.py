@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from assay.commands.output import Output, metric_blocks
 from assay.labels.space import Head, LabelSpace
 from assay.messages import plain_lines
-from assay.metrics.frequency import groups
 from assay.metrics.metrics import score, to_json
+from assay.metrics.tallies import groups
 from assay.progress import NoProgress
 from assay.report.tables import frequency_table
 from assay.run.summary import frequency_lines

@@ -10,8 +10,7 @@ import pytest
 from assay.errors import PlanError
 from assay.labels.space import Head, LabelSpace
 from assay.metrics.intervals import Estimate
-from assay.metrics.metrics import HeadScore, score
-from assay.metrics.paired import difference, estimate, over_seeds, verdict
+from assay.metrics.metrics import HeadScore, difference, estimate, over_seeds, score, verdict
 
 SPACE = LabelSpace((Head("one", ("a", "b")), Head("two", ("x", "y", "z"), "multilabel")))
 N = 300

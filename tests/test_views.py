@@ -17,8 +17,7 @@ import assay
 from assay.images.cache import Cache
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
-from assay.metrics.metrics import probabilities_of, score
-from assay.metrics.paired import gains
+from assay.metrics.metrics import gains, probabilities_of, score
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.combiners import mean_prediction
 from assay.models.decision_rule import DecisionRule

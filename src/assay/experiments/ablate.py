@@ -12,8 +12,7 @@ from assay.experiments.shared_steps import estimate_of, train_with_shared_steps
 from assay.experiments.variants import Variant, variants
 from assay.files import RunFolder
 from assay.metrics.intervals import Metric
-from assay.metrics.metrics import higher_is_better
-from assay.metrics.paired import difference, over_seeds, verdict
+from assay.metrics.metrics import difference, higher_is_better, over_seeds, verdict
 from assay.models.classifier import AUTO
 from assay.plan.plan import LoadedPlan, load
 from assay.progress import NoProgress, Progress

@@ -11,7 +11,7 @@ from assay.files import RunFolder, StepName, copy, link, whole_folder
 from assay.labels.edits import PERSON
 from assay.labels.ledger import Entry, Ledger, covers
 from assay.metrics.intervals import Estimate
-from assay.metrics.paired import estimate
+from assay.metrics.metrics import estimate
 from assay.plan.plan import LoadedPlan, Plan, anchored, load
 from assay.progress import Progress
 from assay.run.contents import LabelledPredictions, predictions_of_part, validated

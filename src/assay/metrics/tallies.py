@@ -7,9 +7,10 @@ comes from rankings (average precision) or from bins of confidence (calibration 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,6 @@ from assay.metrics.estimates import (
     mean_of,
     mean_of_f1,
 )
-from assay.metrics.frequency import Group
 from assay.metrics.intervals import Estimate
 
 TOP = 5
@@ -257,3 +257,57 @@ def _clipped(probabilities: Reals) -> Reals:
     """Return probabilities at least float32's epsilon away from 0 and 1: no loss is infinite (as in scikit-learn)."""
     smallest = float(np.finfo(np.float32).eps)
     return np.clip(probabilities.astype(np.float64), smallest, 1 - smallest)
+
+
+# Classes by how frequent they are.
+
+
+Rule = Literal["thirds", "100/20"]
+
+NAMES = ("many", "medium", "few")
+IMBALANCED = 1.5  # times as many images in a frequent class as in a rare one, in the mean of a third
+FREQUENT, RARE = 100, 20  # more images than, fewer than (Liu et al. 2019; Kang et al. 2020, section 5.1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some classes of a head, by index, and the least and most training images that one of them has."""
+
+    rule: Rule
+    name: str
+    classes: tuple[int, ...]
+    least: int
+    most: int
+
+    def to_json(self, classes: Sequence[str]) -> dict[str, object]:
+        return {
+            "rule": self.rule,
+            "name": self.name,
+            "classes": [classes[index] for index in self.classes],
+            "least": self.least,
+            "most": self.most,
+        }
+
+
+def groups(counts: Ints) -> tuple[Group, ...]:
+    """Return groups of classes by their training images (K,), for each rule that applies.
+
+    Thirds by rank apply where there are three classes and those of the first third have at least 1.5 times as many
+    images as those of the last: of balanced classes the ranks are chance. Ties go by the order of the classes. Groups
+    of more than 100, 20 to 100 and fewer than 20 images apply where at least two are not empty.
+    """
+    ranked = np.argsort(-counts, kind="stable")
+    thirds = np.array_split(ranked, 3) if len(counts) >= 3 and counts.any() else []
+    if thirds and counts[thirds[0]].mean() < IMBALANCED * counts[thirds[-1]].mean():
+        thirds = []
+    frequent, rare = counts[ranked] > FREQUENT, counts[ranked] < RARE
+    by_number = [ranked[frequent], ranked[~frequent & ~rare], ranked[rare]]
+    rules: list[tuple[Rule, Sequence[Ints]]] = [("thirds", thirds)]
+    if sum(len(classes) > 0 for classes in by_number) > 1:
+        rules.append(("100/20", by_number))
+    return tuple(
+        Group(rule, name, tuple(classes.tolist()), int(counts[classes].min()), int(counts[classes].max()))
+        for rule, parts in rules
+        for name, classes in zip(NAMES, parts, strict=False)
+        if len(classes)
+    )

@@ -9,8 +9,8 @@ import numpy as np
 
 from assay.arrays import Floats, Ints, Reals
 from assay.labels.space import Codes, Head
-from assay.metrics import paired
 from assay.metrics.intervals import Metric
+from assay.metrics.metrics import gain as paired_gain
 from assay.metrics.tallies import Tally, multiclass, multilabel
 
 Choose = Callable[[Codes, Reals], float | Reals]
@@ -55,7 +55,7 @@ def gain(before: Tally, after: Tally, metric: str) -> Metric:
 
     The interval is paired: both tallies are of the same images.
     """
-    return paired.gain([before.estimates[metric]], [after.estimates[metric]])
+    return paired_gain([before.estimates[metric]], [after.estimates[metric]])
 
 
 def mean_gain(pairs: Sequence[tuple[Tally, Tally]], metric: str) -> Metric:
@@ -63,4 +63,4 @@ def mean_gain(pairs: Sequence[tuple[Tally, Tally]], metric: str) -> Metric:
 
     Each pair is (before, after) of one run, all of the same images: the interval is over images and seeds.
     """
-    return paired.gain([one.estimates[metric] for one, _ in pairs], [other.estimates[metric] for _, other in pairs])
+    return paired_gain([one.estimates[metric] for one, _ in pairs], [other.estimates[metric] for _, other in pairs])

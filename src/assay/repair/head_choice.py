@@ -11,9 +11,8 @@ from scipy.special import log_softmax
 
 from assay.arrays import Bools, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.metrics.frequency import groups
 from assay.metrics.metrics import higher_is_better, probabilities_of
-from assay.metrics.tallies import Tally, ratio
+from assay.metrics.tallies import Tally, groups, ratio
 from assay.predictions.calibration import temperature
 from assay.predictions.cross_fitting import decision_tally, folds_of
 from assay.repair.head_kinds import learnable

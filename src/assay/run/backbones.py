@@ -24,9 +24,8 @@ from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.labels.subset import labelled
 from assay.metrics.intervals import SMALL_N, Estimate, Metric
+from assay.metrics.metrics import estimate, gain, headline, higher_is_better, over_seeds
 from assay.metrics.metrics import estimates as estimates_of
-from assay.metrics.metrics import headline, higher_is_better
-from assay.metrics.paired import estimate, gain, over_seeds
 from assay.models.candidates import FETCH, Candidate, candidates
 from assay.models.classifier import require_size
 from assay.models.weights import hub_out_of_reach, local_weights

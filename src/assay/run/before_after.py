@@ -10,8 +10,7 @@ from assay.errors import DataError, RunError
 from assay.files import RunFolder
 from assay.labels.subset import compare_spaces
 from assay.metrics.intervals import metric as with_interval
-from assay.metrics.metrics import HeadScore, estimates, headline
-from assay.metrics.paired import difference, estimate, verdict
+from assay.metrics.metrics import HeadScore, difference, estimate, estimates, headline, verdict
 from assay.run.archive import earlier_run
 from assay.run.contents import LabelledPredictions, validated
 from assay.run.records import BeforeAfter, Change, RunMetrics

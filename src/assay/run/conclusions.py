@@ -14,8 +14,7 @@ from assay.labels.edits import Cell
 from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.messages import plain
-from assay.metrics.metrics import headline
-from assay.metrics.paired import estimate, gain
+from assay.metrics.metrics import estimate, gain, headline
 from assay.plan.planner import Stage
 from assay.predictions.predict import Predictions
 from assay.run.contents import LabelledPredictions

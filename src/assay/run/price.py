@@ -12,8 +12,7 @@ from assay.files import RunFolder, StepName
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
 from assay.labels.subset import labelled
-from assay.metrics.metrics import overall
-from assay.metrics.paired import gains
+from assay.metrics.metrics import gains, overall
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import read_description
 from assay.predictions.predict import Predictions, score_predictions

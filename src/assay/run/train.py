@@ -36,8 +36,7 @@ from assay.run.before_after import compare_with_earlier
 from assay.run.budget import Budget, Staging, print_usual
 from assay.run.conclusions import alarms, choose_model, count_suspects, predictions_of
 from assay.run.environment import PeakMemory, environment, lock
-from assay.run.evaluate import baselines, test_scores
-from assay.run.finished import Run, evaluate, load
+from assay.run.finished import Run, baselines, evaluate, load, test_scores
 from assay.run.noisy_validation import corrected
 from assay.run.prepare import PreparedRun, prepare_run
 from assay.run.price import prices

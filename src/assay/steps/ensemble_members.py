@@ -21,8 +21,7 @@ from assay.labels.space import LabelSpace
 from assay.labels.split import folds as folds_of_samples
 from assay.labels.subset import compare_samples, compare_spaces, labelled
 from assay.messages import quoted
-from assay.metrics.metrics import overall, to_json
-from assay.metrics.paired import gains
+from assay.metrics.metrics import gains, overall, to_json
 from assay.models.classifier import AUTO, ModelSettings
 from assay.models.combiners import MeanOf, mean_prediction
 from assay.models.ensemble import Member, Model, input_size, member_of

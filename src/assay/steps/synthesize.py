@@ -25,9 +25,8 @@ from assay.images.decode import Resize
 from assay.labels.edits import Edit, apply
 from assay.labels.space import Head, LabelSpace, require_known
 from assay.labels.subset import labelled
-from assay.metrics.frequency import groups
 from assay.metrics.intervals import Metric
-from assay.metrics.tallies import Tally
+from assay.metrics.tallies import Tally, groups
 from assay.models.classifier import Classifier
 from assay.predictions.cross_fitting import decision_tally, mean_gain
 from assay.predictions.image_rows import BATCH

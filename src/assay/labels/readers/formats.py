@@ -18,11 +18,19 @@ from assay.labels.readers.annotations import (
     read_fiftyone,
     read_imagenet,
 )
-from assay.labels.readers.datasets import SPLITS, STATE, holds_images, read_datasets
+from assay.labels.readers.datasets import (
+    CLASSES,
+    METADATA,
+    SPLITS,
+    STATE,
+    holds_images,
+    read_datasets,
+    read_imagefolder,
+    read_roboflow,
+)
 from assay.labels.readers.exports import Export, Options
 from assay.labels.readers.folder import split_of
 from assay.labels.readers.label_studio import read_label_studio
-from assay.labels.readers.metadata import CLASSES, METADATA, read_imagefolder, read_roboflow
 
 Reader = Callable[[Path, Options], Export]
 

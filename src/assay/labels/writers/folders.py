@@ -14,9 +14,9 @@ from assay.errors import DataError
 from assay.files import write_json, write_text
 from assay.labels.image_files import QUIET, SYSTEM_FOLDERS
 from assay.labels.readers.annotations import DATA, FIFTYONE
+from assay.labels.readers.datasets import CLASSES
 from assay.labels.readers.folder import UNLABELLED, split_of
 from assay.labels.readers.label_cells import JSON
-from assay.labels.readers.metadata import CLASSES
 from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.labels.writers.shared import Written, class_lists, fill_files, link_images, of_head, parts, stems

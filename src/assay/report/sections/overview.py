@@ -12,9 +12,8 @@ from assay.labels.space import Head
 from assay.labels.split import SIDES
 from assay.messages import SPLITS, either, plain
 from assay.metrics.intervals import SMALL_N, wilson
-from assay.metrics.metrics import HeadScore, higher_is_better
+from assay.metrics.metrics import HeadScore, gains, higher_is_better
 from assay.metrics.metrics import headline as headline_metric
-from assay.metrics.paired import gains
 from assay.predictions.baselines import MAJORITY, PURPOSES, UNTRAINED, ZEROS
 from assay.predictions.predict import score_predictions
 from assay.report.charts import metric_title
