@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Task
@@ -32,8 +32,8 @@ class GivenUpError(Exception):
     """Raised from `Progress.epoch` to end a run early, with that epoch in its checkpoint; or when a review ends."""
 
 
-class Progress(Protocol):
-    """Receiver of the progress of work. Only the main process has one that prints."""
+class Progress:
+    """Receiver of the progress of work, which this one passes over. Only the main process has one that prints."""
 
     def begin(self, what: str, total: int) -> None:
         """A stage begins ("reading images", "02-fit") that will take `total` images; stages may nest."""
@@ -54,18 +54,8 @@ class Progress(Protocol):
         """The innermost stage is over."""
 
 
-class NoProgress:
+class NoProgress(Progress):
     """No output: for other processes than the main one, and for use from Python."""
-
-    def begin(self, what: str, total: int) -> None: ...
-
-    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None: ...
-
-    def line(self, text: str) -> None: ...
-
-    def epoch(self, row: Mapping[str, Any]) -> None: ...
-
-    def end(self) -> None: ...
 
     def loading(self, what: str) -> None:
         """The program is about to be loaded, to work on `what`."""
@@ -96,7 +86,7 @@ def advancing(progress: Progress) -> Callable[[int, int], None]:
     return report
 
 
-class ForwardingProgress:
+class ForwardingProgress(Progress):
     """Passes all calls on to another receiver: a base class for listeners; `stage` is the innermost one."""
 
     def __init__(self, progress: Progress) -> None:
@@ -200,14 +190,15 @@ class PlainProgress(NoProgress):
         return f"{now.what}: {now.done:,} of {now.total:,}" if now.total else now.what
 
 
-class BarProgress:
+class BarProgress(Progress):
     """A bar at the foot of the terminal: images/s, time left, the newest metrics; lines go above it."""
 
     def __init__(self, terminal: TextIO) -> None:
         from rich.console import Console  # 0.1 s that `assay --help` need not spend
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
 
-        self._progress = Progress(
+        self._progress = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
             TextColumn("{task.percentage:3.0f} %"),
@@ -248,9 +239,6 @@ class BarProgress:
     def line(self, text: str) -> None:
         self._end_loading()
         self._progress.console.print(text, markup=False, emoji=False, soft_wrap=True)
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """Do nothing: the caller prints a line."""
 
     def end(self) -> None:
         if len(self._stages) == 1:
