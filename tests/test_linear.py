@@ -59,8 +59,14 @@ def test_strengths_are_searched_and_kept() -> None:
 
 @pytest.mark.parametrize(("signal", "wanted"), [(0.0, {0.0003, 0.001}), (4.0, {1.0})])
 def test_the_pull_is_strong_on_noise_and_weak_on_what_is_plain(signal: float, wanted: set[float]) -> None:
-    found = find_strengths(BOTH, *planted(signal=signal), seed=0)
+    found = find_strengths(BOTH, *planted(2_000, signal=signal), seed=0)
     assert {*found["kind"], *found["tags"]} <= wanted
+
+
+def test_few_labels_still_teach_more_than_how_frequent_classes_are() -> None:
+    features, codes, weights = planted(30, width=400, signal=0.3)
+    (strength,) = find_strengths(BOTH, features, codes, weights, seed=0)["kind"]
+    assert strength * (codes[0] >= 0).sum() >= 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -71,7 +77,7 @@ def test_the_strength_is_the_best_of_all(seed: int) -> None:
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     rows = np.random.default_rng(seed).permutation(len(own))
     splits = StratifiedKFold(3, shuffle=True, random_state=seed).split(standard[rows], own[rows])
-    losses = dict.fromkeys(STRENGTHS, 0.0)
+    losses = dict.fromkeys([one for one in STRENGTHS if one * len(own) >= 0.5], 0.0)
     for fitting, judging in ((rows[a], rows[b]) for a, b in splits):
         for strength in losses:
             model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
@@ -104,7 +110,7 @@ def test_a_class_never_seen_is_never_answered() -> None:
 def test_too_few_images_a_class_to_compare_strengths() -> None:
     features, codes, weights = planted(count=3)
     codes[0][:], codes[1][:] = [0, 1, 2], [[0, 0, 1], [0, 1, 1], [1, 1, 0]]
-    assert find_strengths(BOTH, features, codes, weights, seed=0) == {"kind": (0.01,), "tags": (0.01,) * 3}
+    assert find_strengths(BOTH, features, codes, weights, seed=0) == {"kind": (0.5 / 3,), "tags": (0.5 / 3,) * 3}
 
 
 @pytest.mark.parametrize("head", [KIND, TAGS])

@@ -95,12 +95,13 @@ class AuditInputs:
                 progress=advancing(progress),
             )
         readable = without(samples, {one.path: one.reason for one in left_out})
-        model = plan.model.chosen(DEFAULT_BACKBONE)  # nothing is trained here that another one could be better for
+        # Nothing is trained here that another backbone could be better for. The means of its stages come with the pass.
+        model = plan.model.chosen(DEFAULT_BACKBONE).model_copy(update={"features": "all_stages"})
         return AuditInputs(readable, cache, folder, model, data.loaded.base, plan.seed, device, progress, size)
 
     @cached_property
     def features(self) -> Floats:
-        """Features (N, F) of the backbone that training would begin with."""
+        """Features (N, F) of all stages of the backbone that training would begin with."""
         classifier = build_classifier(self.model, NO_HEADS, seed=self.seed, base=self.base, size=self.size)
         # Half precision halves the time, and its rounding is far below the differences of images.
         ids = self.samples.ids

@@ -25,6 +25,7 @@ Strengths = Mapping[str, Sequence[float]]
 STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # smaller is stronger; where many labels are wrong, the strongest fits best
 DEFAULT_STRENGTH = 0.01  # where too few images a class are there to compare
 FOLDS = 3
+LEAST_PULL = 0.5  # of a strength times the images: less, and few labels teach nothing but how frequent classes are
 SEARCH_ROWS = 8_000  # images of a question to search on, and to measure the curvature on; of more, a random part
 CURVATURE = 0.1  # of the log loss of an image along a logit, about: p (1 - p)
 TOGETHER = 256  # columns of logits, over folds, that are fitted at a time
@@ -87,12 +88,17 @@ def find_strengths(
     order = np.random.default_rng(seed).permutation(len(features))
     folds = np.stack([_folds(question, order) for question in questions], axis=1)  # (N, questions)
     searched = (folds >= 0).any(axis=0)
-    chosen = np.array([DEFAULT_STRENGTH if len(np.unique(known[known >= 0])) > 1 else 0.0 for known in questions])
+    chosen = np.array([_default(known[known >= 0]) for known in questions])
     if searched.any():
         marked = _of_heads(space, np.where(searched, 1.0, 0.0))
         with _one_thread():
             chosen[searched] = _search(space, features, codes, weights, folds, marked)
     return _of_heads(space, chosen)
+
+
+def _default(known: Ints) -> float:
+    """Return the strength of a question that has too few labels (n,) for a search."""
+    return max(DEFAULT_STRENGTH, LEAST_PULL / len(known)) if len(np.unique(known)) > 1 else 0.0
 
 
 def _search(
@@ -114,7 +120,8 @@ def _search(
     numbers = np.arange(FOLDS)
     now = np.repeat(_start(part, targets, cells, standard.shape[1] + 1), FOLDS, axis=1)
     losses: list[Doubles] = []  # of questions, by strength
-    for strength in STRENGTHS:
+    strengths = [one for one in STRENGTHS if one * len(rows) >= LEAST_PULL]
+    for strength in strengths:
         held = np.zeros(part.width)
         for some in np.split(numbers, range(step, FOLDS, step)):
             parts = cells[:, None] * (fold[:, None] != some[:, None])
@@ -125,16 +132,19 @@ def _search(
         losses.append(np.add.reduceat(held, starts))
         if (losses[-1] > np.min(losses, axis=0)).all():
             break  # a still weaker pull makes it worse, and takes longest
-    return np.asarray(np.array(STRENGTHS)[np.argmin(losses, axis=0)])
+    return np.asarray(np.array(strengths)[np.argmin(losses, axis=0)])
 
 
 def _folds(codes: Codes, order: Ints) -> Ints:
-    """Return stratified folds (N,) of the images whose label is known, -1 for all others; all -1 where too few are."""
+    """Return stratified folds (N,) of the images whose label is known, -1 for all others; all -1 where too few are.
+
+    The only image of a class is always trained on: held out, no strength could recognise it.
+    """
     fold = np.full(len(codes), -1)
     rows = order[codes[order] >= 0][:SEARCH_ROWS]
-    classes, counts = np.unique(codes[rows], return_counts=True)
-    if len(classes) > 1 and (folds := min(FOLDS, counts.min())) > 1:
-        fold[rows[np.argsort(codes[rows], kind="stable")]] = np.arange(len(rows)) % folds
+    rows = rows[np.bincount(codes[rows])[codes[rows]] > 1]
+    if len(np.unique(codes[rows])) > 1:
+        fold[rows[np.argsort(codes[rows], kind="stable")]] = np.arange(len(rows)) % FOLDS
     return fold
 
 
