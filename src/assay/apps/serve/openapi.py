@@ -20,7 +20,6 @@ ERRORS = {
     "500": "A fault of the server.",
     "503": "Too many requests, too slow an answer, or the server is being stopped. Ask again later.",
 }
-EXAMPLE = {"oak": 0.93, "beech": 0.07}
 HEADS: Json = {
     "type": "object",
     "description": "By head.",
@@ -38,7 +37,6 @@ HEADS: Json = {
                 "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
             },
         },
-        "example": {"label": "oak", "probabilities": EXAMPLE},
     },
 }
 

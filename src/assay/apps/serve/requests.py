@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from email.message import Message
 from email.parser import HeaderParser
+from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
@@ -36,22 +37,30 @@ class ImagesBody(BaseModel):
     images: list[NamedImage] = Field(min_length=1)
 
 
-def images_of(content_type: str, body: bytes) -> list[HeldImage]:
+def images_of(content_type: str, body: bytes, most: int) -> list[HeldImage]:
     """Return the images of a request. Raises HTTPException, with a status of 4xx, for any other body."""
+    images = list(islice(_images_of(content_type, body), most + 1))  # a body may have a million parts
+    if len(images) > most:
+        raise HTTPException(
+            413, f"these are more images than {most}, the most at a time. Send the others in further requests."
+        )
+    if not images:
+        raise HTTPException(422, f"there is no image. {KINDS}")
+    return images
+
+
+def _images_of(content_type: str, body: bytes) -> Iterator[HeldImage]:
     head = Message()
     head["content-type"] = content_type
     kind = head.get_content_type()
     if kind == "application/json":
-        return list(_of_json(body))
+        return _of_json(body)
     if kind != "multipart/form-data":
         raise HTTPException(415, f"a body of type {content_type[:80] or 'unknown'} is not read. {KINDS}")
     boundary = head.get_param("boundary")
     if not isinstance(boundary, str) or not re.fullmatch(r"[ -~]{1,70}", boundary):
         raise HTTPException(400, "the content type names no boundary of the form's parts. Have a library write it.")
-    images = [_of_part(*part, number) for number, part in enumerate(parts(body, boundary.encode()), 1)]
-    if not images:
-        raise HTTPException(422, f"the form has no file. {KINDS}")
-    return images
+    return (_of_part(*part, number) for number, part in enumerate(parts(body, boundary.encode()), 1))
 
 
 def parts(body: bytes, boundary: bytes) -> Iterator[tuple[Message, bytes]]:

@@ -270,11 +270,8 @@ class Server:
             ) from error
         except ClientDisconnect as error:
             raise HTTPException(400, "the client has left.") from error
-        loop = asyncio.get_running_loop()
-        images = await loop.run_in_executor(self.pool, images_of, request.headers.get("content-type", ""), body)
-        if len(images) > most:
-            raise HTTPException(413, f"{len(images)} images are too many. Send at most {most} at a time.")
-        return images
+        kind = request.headers.get("content-type", "")
+        return await asyncio.get_running_loop().run_in_executor(self.pool, images_of, kind, body, most)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:

@@ -24,7 +24,6 @@ from assay.apps.serve.workers import Workers
 from assay.apps.serving import LOCAL, listen, run_until_stopped, set_by_signals
 from assay.arrays import Doubles
 from assay.errors import AssayError
-from assay.images.cache import cores
 from assay.models.trained_model import TrainedModel
 from assay.predictions.predictor import Predictor
 from assay.progress import NoProgress, Progress, progress_for
@@ -76,7 +75,7 @@ def _work(
     settings: ServeSettings, listening: socket.socket, metrics: Metrics, progress: Progress, started: Callable[[], None]
 ) -> None:
     """Load the model, and answer requests in this process. Raises AssayError."""
-    torch.set_num_threads(max(1, cores() // settings.workers))
+    torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
     predictor = Predictor.load(settings.model, device=settings.device)
     explainer = None
     if settings.explains and isinstance(predictor.saved, TrainedModel):
