@@ -33,7 +33,8 @@ from assay.apps.serve.batches import Batches
 from assay.apps.serve.explanations import TrainingImages, explainer_of
 from assay.apps.serve.metrics import Metrics
 from assay.apps.serve.openapi import document
-from assay.apps.serve.server import Access, Limits, Server, Service
+from assay.apps.serve.requests import Limits
+from assay.apps.serve.server import Access, Server, Service
 from assay.apps.serve.workers import Work, Workers
 from assay.errors import DataError, RunError
 from assay.labels.space import Head, LabelSpace

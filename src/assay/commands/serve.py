@@ -36,13 +36,12 @@ def serve(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Answer requests for predictions over HTTP, with a page to drop images on."""
     with command(alone="serve", reading=run) as starting:
-        from assay.apps.serve.server import Limits
+        from assay.apps.serve.requests import Limits
         from assay.apps.serve.start import ServeSettings
         from assay.apps.serve.start import serve as answer_requests
         from assay.apps.serving import LOCAL
         from assay.files import RunFolder
         from assay.messages import printable
-        from assay.training.devices import pick_device
 
         def started(address: str) -> None:
             starting.close()
@@ -64,7 +63,7 @@ def serve(  # noqa: PLR0913  (every option is a parameter)
             host=host,
             port=port,
             workers=workers,
-            device=pick_device(device),
+            device=device,
             token=token or None,
             limits=limits,
             explains=explain,

@@ -1,4 +1,4 @@
-"""The images of a request: a form of files, or JSON with base64."""
+"""The images of a request, a form of files or JSON with base64, and what it may cost."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ KINDS = (
     "Send files as multipart/form-data, each in a field `images`, or JSON as application/json: "
     '{"images": [{"data": BASE64}]}.'
 )
+
+
+class Limits(BaseModel):
+    """What a request may cost."""
+
+    bytes: int = Field(20_000_000, ge=1, description="Bytes of a request.")
+    pixels: int = Field(50_000_000, ge=1, description="Pixels of an image.")
+    images: int = Field(32, ge=1, description="Images of a request.")
+    requests: int = Field(64, ge=1, description="Requests that are answered at a time, by each process.")
+    seconds: float = Field(30.0, gt=0, description="Seconds that a request may take.")
 
 
 class NamedImage(BaseModel):

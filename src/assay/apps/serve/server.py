@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -26,7 +25,7 @@ from assay.apps.serve.batches import Batches
 from assay.apps.serve.explanations import Explainer, ExplanationJson
 from assay.apps.serve.metrics import Metrics
 from assay.apps.serve.openapi import document
-from assay.apps.serve.requests import images_of
+from assay.apps.serve.requests import Limits, images_of
 from assay.apps.serving import FAULT, SHARED, TooLargeError, cross_site, foreign, header_texts, limited, with_headers
 from assay.arrays import Floats
 from assay.errors import AssayError, ImageError
@@ -46,16 +45,6 @@ USUAL = {
 }
 """What Starlette says by itself, and what the answer says."""
 ENDING = "the server is being stopped. Ask another one, or again later."
-
-
-class Limits(BaseModel):
-    """What a request may cost."""
-
-    bytes: int = Field(20_000_000, ge=1, description="Bytes of a request.")
-    pixels: int = Field(50_000_000, ge=1, description="Pixels of an image.")
-    images: int = Field(32, ge=1, description="Images of a request.")
-    requests: int = Field(64, ge=1, description="Requests that are answered at a time, by each process.")
-    seconds: float = Field(30.0, gt=0, description="Seconds that a request may take.")
 
 
 @dataclass(frozen=True)

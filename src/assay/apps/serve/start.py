@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,20 +15,15 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from assay.apps.serve.explanations import explainer_of
 from assay.apps.serve.metrics import SERIES, Metrics
 from assay.apps.serve.protocol import JsonProtocol
-from assay.apps.serve.server import Access, Limits, Server, Service
+from assay.apps.serve.requests import Limits
 from assay.apps.serve.workers import Workers
 from assay.apps.serving import LOCAL, listen, run_until_stopped, set_by_signals
 from assay.arrays import Doubles
 from assay.errors import AssayError
-from assay.models.trained_model import TrainedModel
-from assay.predictions.predictor import Predictor
 from assay.progress import NoProgress, Progress, progress_for
-from assay.run.contents import read_run
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class ServeSettings:
     host: str
     port: int
     workers: int
-    device: str
+    device: str | None
     token: str | None = None
     limits: Limits = field(default_factory=Limits)
     explains: bool = True
@@ -75,13 +71,23 @@ def _work(
     settings: ServeSettings, listening: socket.socket, metrics: Metrics, progress: Progress, started: Callable[[], None]
 ) -> None:
     """Load the model, and answer requests in this process. Raises AssayError."""
+    import torch  # not by the process that only starts others
+
+    from assay.apps.serve.explanations import explainer_of
+    from assay.apps.serve.server import Access, Server, Service
+    from assay.models.trained_model import TrainedModel
+    from assay.predictions.predictor import Predictor
+    from assay.run.contents import read_run
+    from assay.training.devices import pick_device
+
+    device = pick_device(settings.device)
     torch.set_num_threads(max(1, torch.get_num_threads() // settings.workers))
-    predictor = Predictor.load(settings.model, device=settings.device)
+    predictor = Predictor.load(settings.model, device=device)
     explainer = None
     if settings.explains and isinstance(predictor.saved, TrainedModel):
         run = read_run(settings.run) if settings.run is not None else None
         network = TrainedModel.load(settings.model)
-        explainer = explainer_of(network, run, progress, device=settings.device)
+        explainer = explainer_of(network, run, progress, device=device)
     service = Service(settings.name, predictor, explainer, settings.limits, metrics)
     closing, parent = threading.Event(), os.getppid()
     local = settings.host in LOCAL
@@ -107,6 +113,7 @@ def _work_in_process(
     settings: ServeSettings, listening: socket.socket, counts: Doubles, row: int, reports: SimpleQueue[str]
 ) -> None:
     """Answer requests in a process that was started for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the first process ends the others
     metrics = Metrics(np.frombuffer(counts, np.float64).reshape(-1, len(SERIES)), row)
     progress = progress_for(sys.stdout) if row == 0 else NoProgress()
     try:
