@@ -9,6 +9,8 @@ from torch import nn
 
 from assay.errors import ModelError, PlanError
 from assay.models.backbones import (
+    Features,
+    SideBySide,
     build_backbone,
     feature_count,
     features_of,
@@ -78,6 +80,34 @@ def test_features_of_all_stages_are_the_last_ones_and_means_before_them(name: st
     plain(images)
     means = kept[0].mean((2, 3)) if kept[0].ndim == 4 else kept[0].mean(1)
     torch.testing.assert_close(outputs[:, : means.shape[1]], means)
+
+
+@pytest.mark.parametrize("features", ["last", "all_stages"])
+def test_networks_side_by_side_see_the_image_as_each_alone(features: Features) -> None:
+    """Each with its normalisation: images come normalised for the first."""
+    torch.manual_seed(0)
+    both = build_backbone("test_efficientnet + test_resnet", size=64, features=features).eval()
+    assert isinstance(both, SideBySide)
+    parts = Classifier(both, features=feature_count(both), width=2).parts
+    images = noise_batch(2, 64)
+    apart = torch.cat([part.eval().features(images) for part in parts], dim=1)
+    torch.testing.assert_close(both(parts[0].normalise(images)), apart, rtol=1e-4, atol=1e-4)
+    assert apart.shape == (2, feature_count(both))
+    assert features_of(both) == features
+
+
+def test_networks_side_by_side_are_frozen_at_equal_depth() -> None:
+    both = build_backbone("test_efficientnet + test_resnet")
+    alone = [stages(part) for part in both.parts]
+    frozen = freeze(both, 3)
+    expected = {
+        f"parts.{number}.{name}"
+        for number, count in ((0, 3), (1, 2))
+        for stage in alone[number][:count]
+        for name in stage.parameters
+    }
+    assert [len(one) for one in alone] == [6, 5]
+    assert {name for stage in frozen for name in stage.parameters} == expected
 
 
 def test_a_transformer_takes_images_of_another_size() -> None:

@@ -113,7 +113,7 @@ def test_a_run_gives_the_backbone_and_the_head_is_new(tmp_path: Path) -> None:
 @given(
     hidden=st.lists(st.integers(1, 9), max_size=2),
     dropout=st.floats(0, 0.99),
-    name=st.sampled_from(["test_resnet", "test_vit", "test_efficientnet"]),
+    name=st.sampled_from(["test_resnet", "test_vit", "test_efficientnet", "test_vit + test_resnet"]),
     features=st.sampled_from(["last", "all_stages"]),
 )
 def test_a_description_rebuilds_the_network(hidden: list[int], dropout: float, name: str, features: Features) -> None:

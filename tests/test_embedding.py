@@ -15,6 +15,7 @@ from assay.images.decode import Resize
 from assay.labels.space import Head
 from assay.metrics.intervals import wilson
 from assay.report.charts import save
+from assay.report.report import map_images
 from assay.report.sections.feature_map import agreement, map_chart, palette, stratified_rows, tsne
 
 
@@ -126,3 +127,10 @@ def test_a_cache_is_found_again_by_the_images_it_holds(colours: Path, tmp_path: 
     (tmp_path / "cache" / "other.json").write_text("[]")
     next((tmp_path / "cache").glob("*.pixels")).unlink()
     assert len(find_caches(tmp_path / "cache", samples.ids, hashes=samples.hashes)) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slower", "images"), [(20, 1.0, 1_400), (20, 2.0, 400), (20, 3.0, 0), (60, 0.9, 2_500)]
+)
+def test_a_busy_machine_draws_a_map_of_fewer_images(seconds: float, slower: float, images: int) -> None:
+    assert map_images(seconds, slower=slower) == images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -40,9 +40,12 @@ def build_backbone(
 
     `size` of the images, in pixels, decides the width of some of our own; `options` are those of our own
     (`models.custom`). Transformers made for one size take others too, where timm can. `features` are its last ones, or
-    beside them the mean over the map of what each stage hands on (`with_stages`). Raises ModelError with the nearest
-    names for an unknown network, and for invalid options.
+    beside them the mean over the map of what each stage hands on (`with_stages`). `a + b` is networks side by side.
+    Raises ModelError with the nearest names for an unknown network, and for invalid options.
     """
+    if len(names := parts_of(name)) > 1:
+        options_of(name, options or {})
+        return SideBySide([build_backbone(one, size=size, features=features) for one in names])
     network = _last_features(name, size, options)
     return network if features == "last" else with_stages(network, size=size)
 
@@ -73,6 +76,39 @@ def feature_count(backbone: nn.Module) -> int:
     return int(count) + sum(stage_outputs(backbone).values())
 
 
+def parts_of(name: str) -> list[str]:
+    """Return the names of the networks of a backbone: several of `a + b`."""
+    return [part.strip() for part in name.split("+")]
+
+
+class SideBySide(nn.Module):
+    """Several networks that see the same images; their features stand side by side.
+
+    Images (B, 3, H, W) come normalised for the first one.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.num_features = sum(map(feature_count, parts))
+        mean, std = normalisation(parts[0])
+        size = image_size(parts[0])
+        self.pretrained_cfg = {"input_size": (3, size, size), "mean": mean, "std": std}
+        means, stds = (
+            torch.tensor(values).view(-1, 3, 1, 1) for values in zip(*map(normalisation, parts), strict=True)
+        )
+        self.register_buffer("scale", stds[0] / stds, persistent=False)
+        self.register_buffer("shift", (means[0] - means) / stds, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, F) of normalised images."""
+        inputs = zip(self.parts, self.scale, self.shift, strict=True)
+        return torch.cat([part(torch.addcmul(shift, x, scale)) for part, scale, shift in inputs], dim=1)
+
+
 def with_stages(network: nn.Module, *, size: int) -> nn.Module:
     """Return the network, whose features now begin with the means of what its stages hand on, but stem and last one.
 
@@ -97,6 +133,8 @@ def stage_outputs(network: nn.Module) -> Mapping[str, int]:
 
 def features_of(network: nn.Module) -> Features:
     """Return what the features of a network are."""
+    if isinstance(network, SideBySide):
+        return features_of(network.parts[0])
     return "all_stages" if stage_outputs(network) else "last"
 
 
@@ -158,15 +196,27 @@ def image_size(backbone: nn.Module) -> int:
 
 def blocks(backbone: nn.Module) -> list[tuple[str, ...]]:
     """Return the names of the parameters of every block, which is finer than a stage: a residual block, say."""
-    return [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=False)).values()]
+    return _groups(backbone, coarse=False)
 
 
 def stages(backbone: nn.Module) -> list[Stage]:
     """Return the stages from the input to the features; layers after the last block belong to that block."""
-    groups = [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=True)).values()]
+    groups = _groups(backbone, coarse=True)
     return [
         Stage("stem" if position == 0 else _stage_name(names, groups), names) for position, names in enumerate(groups)
     ]
+
+
+def _groups(backbone: nn.Module, *, coarse: bool) -> list[tuple[str, ...]]:
+    """Return the names of the parameters of each stage, or block; networks side by side have theirs at equal depth."""
+    if not isinstance(backbone, SideBySide):
+        return [tuple(names) for names in group_parameters(backbone, _matcher(backbone, coarse=coarse)).values()]
+    of_parts = [_groups(part, coarse=coarse) for part in backbone.parts]
+    merged: list[tuple[str, ...]] = [()] * max(map(len, of_parts))
+    for number, groups in enumerate(of_parts):
+        for position, names in enumerate(groups, 1):
+            merged[-(-position * len(merged) // len(groups)) - 1] += tuple(f"parts.{number}.{name}" for name in names)
+    return merged
 
 
 def freeze(model: nn.Module, what: Freeze) -> list[Stage]:

@@ -16,6 +16,7 @@ from assay.labels.space import LabelSpace
 from assay.models import heads
 from assay.models.backbones import (
     Features,
+    SideBySide,
     Triple,
     build_backbone,
     built_with,
@@ -50,7 +51,8 @@ class ModelSettings(Settings):
 
     backbone: str = Field(
         default=DEFAULT_BACKBONE,
-        description=f"Any timm name, or a network of ours: {', '.join(CUSTOM_BACKBONES)}; auto: chosen by a trial.",
+        description=f"Any timm name, or a network of ours: {', '.join(CUSTOM_BACKBONES)}; a + b: side by side; "
+        "auto: chosen by a trial.",
     )
     candidates: tuple[str, ...] = Field(
         default=(), description="Under auto: the backbones to choose among, whatever their licence; else a usual list."
@@ -156,6 +158,19 @@ class Classifier(nn.Module):
     def replace_last(self, layer: nn.Module) -> None:
         """Replace the last layer, which maps the output of `represent` to logits (B, width)."""
         self.head[-1] = layer
+
+    @property
+    def parts(self) -> list[Classifier]:
+        """A classifier by each of the networks that are side by side in its backbone, else itself alone."""
+        if not isinstance(self.backbone, SideBySide):
+            return [self]
+        with seeded(0):  # their heads are never used
+            made = [(one, *normalisation(one)) for one in self.backbone.parts]
+            parts = [
+                Classifier(one, features=feature_count(one), width=self.width, mean=mean, std=std)
+                for one, mean, std in made
+            ]
+        return [part.to(self.scale.device) for part in parts]
 
     def represent(self, features: Tensor) -> Tensor:
         """Return the input of the last layer for features (B, F): the same, or (B, last hidden width)."""

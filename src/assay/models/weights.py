@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError
 from assay.files import RunFolder
+from assay.models.backbones import SideBySide, parts_of
 from assay.models.custom import CUSTOM_BACKBONES
 
 # Packages that hold ImageNet weights: nothing is downloaded. Backbone -> (module, class that knows the file).
@@ -50,8 +51,13 @@ def load_weights(backbone: nn.Module, name: str, *, source: str, base: Path) -> 
 def load_pretrained(backbone: nn.Module, name: str) -> None:
     """Load published weights: of an installed package, else timm's download.
 
-    Raises ModelError that names the file to bring where both are missing.
+    Of networks side by side, each has those of its name. Raises ModelError that names the file to bring where both are
+    missing.
     """
+    if isinstance(backbone, SideBySide):
+        for part, part_name in zip(backbone.parts, parts_of(name), strict=True):
+            load_pretrained(part, part_name)
+        return
     name = published_name(name)
     if name in CUSTOM_BACKBONES:
         raise ModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +95,12 @@ class Inference:
 
     def features(self, ids: Sequence[str], *, folder: Path, progress: Progress, view: View = PLAIN) -> Floats:
         """Return features (N, F); they are computed once for each backbone, image and view, and kept in the folder."""
-        table = self.feature_table(folder, view)
-        return self._kept(table, ids, view, self.classifier.features, progress).all()
+        features = []
+        for classifier in self.classifier.parts:
+            part = replace(self, classifier=classifier)
+            table = part.feature_table(folder, view)
+            features.append(part._kept(table, ids, view, classifier.features, progress).all())
+        return features[0] if len(features) == 1 else np.concatenate(features, axis=1)
 
     def activations(
         self, ids: Sequence[str], boundary: Boundary, *, folder: Path, progress: Progress, view: View = PLAIN
