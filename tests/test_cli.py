@@ -57,7 +57,14 @@ class Runs(ModuleType):
 
     def evaluate(self, run: Any, samples: Any, *, tta: Any, strict: bool, progress: Any) -> Any:
         beside = {"tta": {"plain": SCORES, "gain": METRICS, "seconds": {"plain": 1.0, "tta": 2.0}}}
-        counts = {"n": len(samples), "unlabelled": 0, "left_out": [], "notes": [], "trained on": 2}
+        counts = {
+            "n": len(samples),
+            "unlabelled": 0,
+            "left_out": [],
+            "notes": [],
+            "trained on": 2,
+            "doubt": {"risk": [], "sets": [], "unlike": []},
+        }
         return {"scores": SCORES, "validation": SCORES, **counts, **(beside if tta else {})}
 
 
@@ -179,9 +186,9 @@ class Answers:
     """Stands in for an artifact: every readable image is an owl."""
 
     def __init__(self, space: Any) -> None:
-        self.saved = SimpleNamespace(space=space)
+        self.saved = SimpleNamespace(space=space, uncertainty=None)
 
-    def stream(self, images: list[tuple[str, Path]], *, tta: Any) -> Iterator[Any]:
+    def stream(self, images: list[tuple[str, Path]], *, tta: Any, distances: bool) -> Iterator[Any]:
         from assay.predictions.predict import Predictions
 
         for name, path in images:

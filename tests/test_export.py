@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from typer.testing import CliRunner
 
 import assay
 from assay import cli
-from assay.errors import ModelError
-from assay.export import onnx, onnx_program
+from assay.errors import DataError, ModelError
+from assay.export import compact, onnx, onnx_program
 from assay.export.model_card import card
 from assay.export.onnx import ByteResize, Parity, example_files, export_onnx
 from assay.images import geometry
@@ -204,9 +205,12 @@ def test_files_of_validation_are_compared_on_or_noise_where_they_are_gone(finish
         assert all(path.is_file() for path in files)
 
 
-def test_the_command_writes_the_card_and_with_onnx_the_file(finished: assay.Run, tmp_path: Path) -> None:
+def test_the_command_writes_the_card_and_the_files_of_the_network(
+    finished: assay.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnxruntime")
-    done = CliRunner().invoke(cli.app, ["export", str(finished.folder), "--onnx", "--out", str(tmp_path), "--json"])
+    monkeypatch.setattr(compact, "MOST_LOST", 1.0)  # of random weights int8 keeps little
+    done = CliRunner().invoke(cli.app, ["export", str(finished.folder), "--int8", "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert (told["n"], told["of"], told["largest difference"] < 1e-4) == (
@@ -214,7 +218,49 @@ def test_the_command_writes_the_card_and_with_onnx_the_file(finished: assay.Run,
         "validation images, read from their files",
         True,
     )
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["card.md", "model.onnx", "predict_onnx.py"]
+    names = ["card.md", "model.int8.onnx", "model.onnx", "predict_onnx.py"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    (int8,) = told["compact"]
+    assert (int8["file"], int8["change"]["n"], 0 < int8["mean"] <= int8["largest"]) == ("model.int8.onnx", 9, True)
+    assert "| `model.int8.onnx` | " in (tmp_path / "card.md").read_text()
+    files = Samples.read(finished.folder / "samples.parquet").paths[:1]
+    assert onnx_program.predict(tmp_path / "model.int8.onnx", files)[1][0]["classes"] == ["blue", "green", "red"]
+
+
+def fake_format(answers: np.ndarray) -> compact.Format:
+    """A file whose network gives all images these probabilities."""
+    return compact.Format(
+        "model.fake",
+        lambda network, images, path, in_float: path.write_bytes(b"something") and None,
+        lambda path: lambda images: np.tile(answers, (len(images), 1)),
+        {"numpy": "pip install numpy", "no_such_package": "pip install 'assay-vision[fake]'"},
+    )
+
+
+def test_a_compact_file_that_loses_too_much_is_not_left_behind(
+    finished: assay.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = fake_format(np.array([0.0, 0.0, 1.0], np.float32))
+    monkeypatch.setitem(compact.FORMATS, "fake", replace(fake, packages={}))
+    samples = Samples.read(finished.folder / "samples.parquet")
+    with pytest.raises(ModelError, match=r"model.fake: not written: it loses more than 0.005 .*accuracy -0\..*n = 9"):
+        compact.export_compact(finished.artifact, "fake", tmp_path / "model.onnx", samples, metric="nll")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="no validation image has a known label"):
+        compact.export_compact(finished.artifact, "fake", tmp_path / "model.onnx", samples.part("train"), metric=None)
+
+
+def test_a_package_that_a_format_needs_is_named_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(compact.FORMATS, "fake", fake_format(np.zeros(3)))
+    for name, package, line in (
+        ("fake", "no_such_package", r"pip install 'assay-vision\[fake\]'"),
+        ("openvino", "openvino", r"pip install 'assay-vision\[openvino\]'"),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ModelError, match=f"--{name} needs the package {package}. Install it: {line}"):
+            compact.require_format(name)
 
 
 def test_the_card_says_what_it_is_and_what_was_changed(finished: assay.Run, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def _blocks(record: Mapping[str, Any], chief: str | None) -> Iterator[Block]:
     scores |= {"these images, tta": record["scores"]} if views else {}
     yield from metric_blocks(scores, chief=chief)
     yield from _counts(record)
+    yield from _doubt_blocks(record["doubt"])
     if count := record["trained on"]:
         yield (
             f"note: the run was trained on {count:,} of these {record['n']:,} images. What it has by heart says little "
@@ -74,6 +75,31 @@ def _counts(record: Mapping[str, Any]) -> Iterator[str]:
     others += [f"{unlabelled:,} without a label"] if unlabelled else []
     yield ", ".join([f"{record['n']:,} images scored", *others])
     yield from (f"  left out: {reason_line(reason)}" for reason in record["left_out"])
+
+
+def _doubt_blocks(doubt: Mapping[str, Any]) -> Iterator[Block]:
+    """Yield coverage and size of the prediction sets, the shares that are answered at a risk, and foreign images."""
+    from assay.messages import metric_text, text_table
+
+    sets = [
+        (one["head"], f"{one['coverage']:.0%}{', by class' if one['by_class'] else ''}", metric_text(one["covered"]),
+         f"{one['size']:.2f}", f"{one['covered']['n']:,}")
+        for one in doubt["sets"]
+    ]  # fmt: skip
+    if sets:
+        yield text_table(("sets of", "coverage asked", "covered", "classes each", "n"), sets, right=("n",))
+    for one in doubt["risk"]:
+        shares = (f"{float(risk):.0%} among {share:.0%}" for risk, share in one["answered at a risk of"].items())
+        yield (
+            f"{one['head']}: wrong at most, among the surest share of the answers: {', '.join(shares)} "
+            f"(mean risk {one['area']:.3f}, n = {one['n']:,})"
+        )
+    for one in doubt["unlike"]:
+        flagged = one["flagged"]
+        yield (
+            f"unlike the training images, at {one['false alarms']:.0%} false alarms: {metric_text(flagged)} of the "
+            f"images, n = {flagged['n']:,}"
+        )
 
 
 def _gain_blocks(gains: Mapping[str, Any]) -> Iterator[Block]:

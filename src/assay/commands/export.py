@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from assay.labels.samples import Samples
 
 
-def export(
+def export(  # noqa: PLR0913  (every option is a parameter)
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_DATA", help="A finished run; with --labels also data.")],
     *,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, one file, normalisation inside.")] = False,
     docker: Annotated[
         bool, typer.Option("--docker", help="Write a folder with a Dockerfile, which serves the model.")
     ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also model.int8.onnx, smaller and faster; implies --onnx.")
+    ] = False,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Also openvino/, for Intel; implies --onnx.")] = False,
     labels: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Write the labels for another tool; a wrong name lists all.")
     ] = None,
@@ -37,14 +41,27 @@ def export(
         if labels is not None:
             _labels(run, labels, out, head or (), terminal)
         else:
-            _model(run, out or run / "export", terminal, onnx=onnx, docker=docker, images=images)
+            compact = [name for name, given in (("int8", int8), ("openvino", openvino)) if given]
+            _model(
+                run,
+                out or run / "export",
+                terminal,
+                onnx=onnx or bool(compact),
+                compact=compact,
+                docker=docker,
+                images=images,
+            )
 
 
-def _model(run: Path, folder: Path, terminal: Output, *, onnx: bool, docker: bool, images: int) -> None:
+def _model(
+    run: Path, folder: Path, terminal: Output, *, onnx: bool, compact: Sequence[str], docker: bool, images: int
+) -> None:
+    from assay.export.compact import export_compact, require_format
     from assay.export.docker import write_docker
     from assay.export.model_card import card
     from assay.export.onnx import PROGRAM, example_files, export_onnx
-    from assay.files import write_text
+    from assay.files import RunFolder, write_text
+    from assay.labels.samples import Samples
     from assay.models.ensemble import load_model
     from assay.predictions.predictor import Predictor
     from assay.run.train import load as load_run
@@ -53,6 +70,9 @@ def _model(run: Path, folder: Path, terminal: Output, *, onnx: bool, docker: boo
     model = load_model(model_of(run))
     record: dict[str, object] = {"card": str(folder / "card.md")}
     lines = [f"{folder / 'card.md'}: the model card"]
+    held = []
+    for name in compact:
+        require_format(name)  # before the work
     if onnx:
         terminal.progress.line("exporting; this takes up to a minute")
         predictor = Predictor.load(model_of(run), device="cpu")
@@ -65,11 +85,20 @@ def _model(run: Path, folder: Path, terminal: Output, *, onnx: bool, docker: boo
             f"{folder / PROGRAM}: predicts image files by it, without Assay",
             *lines,
         ]
+        write_text(folder / "card.md", card(finished.folder, model))  # should a compact file be refused
+        samples = Samples.read(RunFolder(finished.folder).samples) if compact else None
+        for name in compact:
+            assert samples is not None
+            terminal.progress.line(f"writing {name}, and holding it against the model on validation")
+            one = export_compact(predictor, name, folder / "model.onnx", samples, metric=finished.record.metric)
+            held.append(one)
+            lines.insert(0, f"{folder / one.file}: {one}")
+        record |= {"compact": [one.to_json() for one in held]} if compact else {}
     if docker:
         write_docker(model_of(run), folder / "docker", name=run.resolve().name)
         record["docker"] = str(folder / "docker")
         lines.append(f"{folder / 'docker'}: the model, and a Dockerfile that serves it; its first lines say how")
-    write_text(folder / "card.md", card(finished.folder, model))
+    write_text(folder / "card.md", card(finished.folder, model, held))
     terminal.print(record, lines)
 
 

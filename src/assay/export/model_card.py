@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from assay.export.compact import Held
 from assay.files import RunFolder
 from assay.labels.ledger import Ledger
 from assay.labels.space import LabelSpace
@@ -25,8 +26,8 @@ LIMITS = (
 )
 
 
-def card(run: Path, model: Model) -> str:
-    """Return the card of a finished run, as Markdown. Names of classes and metrics are escaped."""
+def card(run: Path, model: Model, files: Sequence[Held] = ()) -> str:
+    """Return the card of a finished run, with the compact files of its model, as Markdown; names are escaped."""
     paths = RunFolder(run)
     metrics: dict[str, Any] = json.loads(paths.metrics.read_text(encoding="utf-8"))
     plan = paths.plan.read_text(encoding="utf-8")
@@ -36,6 +37,7 @@ def card(run: Path, model: Model) -> str:
         ["## What it was trained on", "", *_data(metrics, model)],
         ["## How well it does", "", *_metrics(metrics)],
         *([["## By class", "", *_classes(metrics["scores"]["heads"])]] if metrics["scores"] else []),
+        *([["## Files", "", *_files(files)]] if files else []),
         ["## Labels that were changed", "", *_edits(Ledger.read(paths.ledger))],
         ["## Limits", "", *(f"- {text}" for text in LIMITS)],
         ["## How it was made", "", *_environment(paths, metrics), "", "```yaml", *plan.rstrip().splitlines(), "```"],
@@ -88,6 +90,24 @@ def _classes(heads: Mapping[str, Any]) -> Iterator[str]:
         if len(rows) > MAX_CLASSES:
             yield f"\nThe {MAX_CLASSES} classes of lowest F1, of {len(rows)}."
         yield ""
+
+
+def _files(files: Sequence[Held]) -> Iterator[str]:
+    rows = [
+        [
+            f"`{one.file}`",
+            f"{one.megabytes:.1f}",
+            f"{1e3 * one.seconds:.2f}",
+            f"{1e3 * one.seconds_torch:.2f}",
+            f"{one.mean:.1e} ({one.largest:.1e})",
+            f"{one.metric.replace('_', ' ')} {one.change.value:+.4f}{one.change.limits()} ({one.change.n:,})",
+        ]
+        for one in files
+    ]
+    header = ("file", "MB", "ms an image on one core", "torch", "difference of a probability: mean (largest)", "change")
+    yield from _table(header, rows)
+    yield ""
+    yield "Each is held against the model on the validation images; the interval is paired."
 
 
 def _edits(ledger: Ledger) -> Iterator[str]:

@@ -120,7 +120,7 @@ def export_onnx(predictor: Predictor, path: Path, files: Sequence[Path]) -> Pari
     where a probability differs by more than 1e-4.
     """
     _require_packages()
-    saved = _single(predictor.saved)
+    saved = single(predictor.saved)
     module = Exported(saved).eval()
     with whole(path) as beside:
         _write(module, beside, torch.rand(2, 3, saved.side, saved.side), metadata(saved))
@@ -203,7 +203,7 @@ def _require_packages() -> None:
             ) from error
 
 
-def _single(model: Model) -> TrainedModel:
+def single(model: Model) -> TrainedModel:
     if isinstance(model, Ensemble):
         members = ", ".join(str(member.folder) for member in model.members)
         raise ModelError(

@@ -11,13 +11,19 @@ one quantile a class, of the images that have it (Vovk 2012).
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import product
+from typing import TypedDict
 
 import numpy as np
 
 from assay.arrays import Floats, Reals
 from assay.labels.space import Codes, Head
+from assay.metrics.selective import set_coverage
 from assay.models.uncertainty import Cells
+from assay.predictions.cross_fitting import cross_fitted
 
+COVERAGES = (0.8, 0.9, 0.95)  # that are measured
 EVERY = np.float32(0)  # a threshold that all classes reach
 ROUNDING = 1e-6  # of sums of weights such as a third
 
@@ -52,6 +58,41 @@ def set_thresholds(cells: Cells, coverage: float, size: int, *, by_class: bool) 
     if by_class:
         return class_thresholds(cells, coverage, size)
     return np.full(size, threshold(cells, coverage))
+
+
+class SetScore(TypedDict):
+    """Coverage and mean size of the sets of a head, as JSON has it."""
+
+    head: str
+    coverage: float
+    by_class: bool
+    covered: dict[str, float | int | None]
+    size: float
+
+
+def set_scores(head: Head, codes: Codes, probabilities: Reals, cells: Cells | None = None) -> list[SetScore]:
+    """Return how often sets hold the classes of labelled images, and their size, at several coverages.
+
+    The sets are those of `cells`; without them of the images themselves, each of a threshold from the other folds.
+    """
+    scores: list[SetScore] = []
+    for coverage, by_class in product(COVERAGES, (False, True)):
+        if cells is not None:
+            cuts = set_thresholds(cells, coverage, head.size, by_class=by_class)
+        else:
+            cuts = cross_fitted(codes, probabilities, partial(_chosen, head, coverage=coverage, by_class=by_class))
+        sets = probabilities >= cuts
+        covered = set_coverage(head, codes, sets)
+        if covered is not None:
+            size = float(sets[head.known(codes)].sum(axis=1).mean())
+            scores.append(SetScore(
+                head=head.name, coverage=coverage, by_class=by_class, covered=covered.to_json(), size=size
+            ))  # fmt: skip
+    return scores
+
+
+def _chosen(head: Head, codes: Codes, probabilities: Reals, *, coverage: float, by_class: bool) -> Floats:
+    return set_thresholds(present_cells(head, codes, probabilities), coverage, head.size, by_class=by_class)
 
 
 def least_images(coverage: float) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import polars as pl
@@ -23,9 +23,12 @@ from assay.labels.samples import Samples, first_labels
 from assay.labels.space import LabelSpace
 from assay.labels.subset import labelled, with_space
 from assay.messages import metric_text, plain_lines, text_table
+from assay.metrics.intervals import share
 from assay.metrics.metrics import gains, score, to_json
+from assay.metrics.selective import certainty, risk_curve
 from assay.models.classifier import ModelSettings, build_classifier
 from assay.models.trained_model import count_trained_on, training_hashes
+from assay.models.uncertainty import Uncertainty
 from assay.predictions.baselines import (
     ALL_PIXELS,
     MAX_PIXEL_IMAGES,
@@ -39,7 +42,9 @@ from assay.predictions.baselines import (
     without_a_tag,
 )
 from assay.predictions.baselines import baseline_predictions as baseline_answers
+from assay.predictions.conformal import SetScore, set_scores
 from assay.predictions.inference import Inference, move
+from assay.predictions.novelty import limit, ranks
 from assay.predictions.predict import Predictions, score_predictions, scores_json
 from assay.predictions.predictor import Predictor
 from assay.predictions.tta import AnyTTA
@@ -186,9 +191,11 @@ def evaluate(
     """Return metrics of a run's model on labelled images, and its validation metrics beside them.
 
     `n` counts the images scored, `unlabelled` those without a label, `left_out` by reason and class the files that
-    could not be used. `trained on` counts the images that the run, or what it began with, learnt from. With `tta`,
-    `scores` are those of the mean over views; those of the plain images, what the views gained (with a paired interval)
-    and the seconds of both stand under `tta`. Raises DataError; with `strict`, where a file was left out.
+    could not be used. `doubt` has the risk against coverage of the plain images, the coverage and size of prediction
+    sets, and the share of images that look foreign. `trained on` counts the images that the run, or what it began with,
+    learnt from. With `tta`, `scores` are those of the mean over views; those of the plain images, what the views gained
+    (with a paired interval) and the seconds of both stand under `tta`. Raises DataError; with `strict`, where a file
+    was left out.
     """
     space = run.artifact.saved.space
     progress = progress or NoProgress()
@@ -201,7 +208,9 @@ def evaluate(
     trained = Samples.read(RunFolder(run.folder).samples).part("train")
     learnt = np.union1d(training_hashes(trained.hashes), run.artifact.saved.learnt_from)
     began = time.perf_counter()
-    predictions = predict_samples(run.artifact, known, progress)
+    uncertainty = run.artifact.saved.uncertainty
+    ranked = uncertainty is not None and len(uncertainty.distances) > 0
+    predictions = predict_samples(run.artifact, known, progress, distances=ranked)
     unreadable = unreadable_as_left_out(predictions.unreadable, first_labels(known.table))
     left_out, scored = (*samples.left_out, *unreadable), len(known) - len(unreadable)
     if strict or not scored:
@@ -215,6 +224,7 @@ def evaluate(
         "left_out": by_reason(left_out),
         "notes": list(samples.notes),
         "trained on": count_trained_on(learnt, known),
+        "doubt": doubt_scores(predictions, known, uncertainty),
     }
     if tta is None:
         return MetricTable(result)
@@ -233,6 +243,16 @@ def evaluate(
 
 
 QUICK_IMAGES = 1_000  # of training, for baselines that may take seconds only
+RISKS = (0.01, 0.02, 0.05, 0.1)  # shares of wrong answers
+FALSE_ALARMS = (0.01, 0.05)
+
+
+class DoubtScores(TypedDict):
+    """What `doubt_scores` measures, as JSON has it."""
+
+    risk: list[dict[str, Any]]
+    sets: list[SetScore]
+    unlike: list[dict[str, Any]]
 
 
 def baselines(
@@ -280,19 +300,45 @@ def baselines(
 
 
 def predict_samples(
-    artifact: Predictor, samples: Samples, progress: Progress, *, tta: AnyTTA | None = None
+    artifact: Predictor, samples: Samples, progress: Progress, *, tta: AnyTTA | None = None, distances: bool = False
 ) -> Predictions:
     """Return the predictions of a model for images that need not be in a cache."""
     progress.begin("predicting", len(samples))
 
     def chunks() -> Iterator[Predictions]:
-        for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True), tta=tta):
+        for chunk in artifact.stream(zip(samples.ids, samples.paths, strict=True), tta=tta, distances=distances):
             progress.advance(len(chunk))
             yield chunk
 
     predictions = Predictions.joined(list(chunks()))
     progress.end()
     return predictions
+
+
+def doubt_scores(predictions: Predictions, samples: Samples, uncertainty: Uncertainty | None) -> DoubtScores:
+    """Return risk against coverage, and of a model with `uncertainty` its sets and how foreign the images look.
+
+    `samples` are the labelled images of the predictions, in their order; unreadable ones are left out.
+    """
+    rows = np.array([name not in predictions.unreadable for name in predictions.ids], dtype=bool)
+    space, probabilities = predictions.space, predictions.probabilities[rows]
+    cuts = np.broadcast_to(predictions.thresholds, predictions.probabilities.shape)[rows]
+    scores = DoubtScores(risk=[], sets=[], unlike=[])
+    for number, (head, at, codes) in enumerate(space.each([known[rows] for known in samples.codes()])):
+        if not head.known(codes).any():
+            continue
+        curve = risk_curve(*certainty(head, codes, probabilities[:, at], cuts[:, at]))
+        shares = {f"{risk:g}": curve.coverage_at(risk) for risk in RISKS}
+        scores["risk"].append({"head": head.name, "area": curve.area, "n": curve.n, "answered at a risk of": shares})
+        if uncertainty is not None:
+            scores["sets"] += set_scores(head, codes, probabilities[:, at], uncertainty.cells[number])
+    if uncertainty is not None and predictions.distances is not None:
+        foreign = ranks(predictions.distances[rows], uncertainty.distances)
+        for alarms in FALSE_ALARMS:
+            cut = limit(alarms, len(uncertainty.distances))
+            if cut is not None and (flagged := share(foreign >= cut)) is not None:
+                scores["unlike"].append({"false alarms": alarms, "flagged": flagged.to_json()})
+    return scores
 
 
 def test_scores(run: RunFolder, samples: Samples, *, device: str, progress: Progress) -> Scores | None:

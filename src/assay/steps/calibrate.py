@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from itertools import product
 
 import numpy as np
 from pydantic import Field
@@ -13,19 +12,19 @@ from assay.arrays import Floats, Reals
 from assay.errors import DataError
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
+from assay.metrics.intervals import Metric
 from assay.metrics.metrics import probabilities_of
-from assay.metrics.selective import set_coverage
 from assay.models.ensemble import Model
 from assay.models.uncertainty import Uncertainty
 from assay.predictions.calibration import at_temperature, settled_temperature, temperature
 from assay.predictions.class_prior import predicted_counts
-from assay.predictions.conformal import present_cells, set_thresholds
+from assay.predictions.conformal import SetScore, present_cells, set_scores
 from assay.predictions.cross_fitting import cross_fitted, decision_tally, gain
 from assay.predictions.novelty import nearest_distances, unit_features
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import Validated, heads_named, inference_for, labelled_parts
 
-COVERAGES = (0.9, 0.8, 0.95)  # that done.json and the report have; the model gives sets for any
+PRINTED = 0.9  # the coverage in the log; done.json has others too, and the model gives sets for any
 MOST_RANKED = 5000  # validation images among which new ones are ranked
 
 
@@ -69,7 +68,7 @@ def run(settings: CalibrateSettings, state: State, context: Context) -> StepResu
     for head, _, codes, probabilities in state.samples.space.each(
         all_codes, probabilities_of(state.samples.space, logits)
     ):
-        details.setdefault(head.name, {}).update(_sets(head, codes, probabilities, settings, context))
+        details.setdefault(head.name, {})["sets"] = _sets(head, codes, probabilities, context)
     uncertainty = _uncertainty(
         settings, validated, predictions.logits / temperatures, context, labelled_parts(state.samples)[0]
     )
@@ -134,32 +133,18 @@ def _features(model: Model, samples: Samples, context: Context) -> Floats:
     return unit_features(parts)
 
 
-def _sets(
-    head: Head, codes: Codes, probabilities: Reals, settings: CalibrateSettings, context: Context
-) -> dict[str, object]:
-    """Return coverage and size of the sets of one head, each image's from the other folds, for done.json."""
-    rows = []
-    for coverage, by_class in product(COVERAGES, (False, True)):
-
-        def choose(known: Codes, others: Reals, coverage: float = coverage, by_class: bool = by_class) -> Reals:
-            cells = present_cells(head, known, others)
-            return set_thresholds(cells, coverage, head.size, by_class=by_class)
-
-        cuts = cross_fitted(codes, probabilities, choose, folds=settings.folds, seed=context.seed)
-        sets = probabilities >= cuts
-        covered = set_coverage(head, codes, sets)
-        if covered is None:
-            return {}
-        known = head.known(codes)
-        size = float(sets[known].sum(axis=1).mean())
-        rows.append({"coverage": coverage, "by class": by_class, "covered": covered.to_json(), "size": size})
-        if coverage == COVERAGES[0] and not by_class:
-            what = "hold the class" if head.multiclass else "hold the share of an image's tags"
+def _sets(head: Head, codes: Codes, probabilities: Reals, context: Context) -> list[SetScore]:
+    """Return coverage and size of the sets of one head, each image's from the other folds; print those for 90 %."""
+    scores = set_scores(head, codes, probabilities)
+    for one in scores:
+        if one["coverage"] == PRINTED and not one["by_class"]:
+            what = "the class of an image" if head.multiclass else "this share of an image's tags"
+            covered = Metric(**one["covered"])  # type: ignore[arg-type]
             context.progress.line(
-                f"  {head.name}: sets for {coverage:.0%} {what}: {covered.value:.4f}{covered.limits()}, "
-                f"{size:.2f} classes each, n = {covered.n}"
+                f"  {head.name}: sets for {PRINTED:.0%} hold {what}: {covered.value:.4f}{covered.limits()}, "
+                f"{one['size']:.2f} classes each, n = {covered.n}"
             )
-    return {"sets": rows}
+    return scores
 
 
 def _details(
