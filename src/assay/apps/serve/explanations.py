@@ -75,7 +75,6 @@ class TrainingImages:
         kept = [row for row, name in enumerate(samples.ids) if cache is not None and name in cache.rows]
         if cache is None or not kept:
             raise DataError("the training images are gone, and their cache too")
-        progress.begin("features of training images", len(kept))
         samples, features = features_by_part(run, samples.take(kept), network, cache, progress, device=device)
         heads = list(samples.space.each(samples.codes()))
         labels = [

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from assay.apps.serve.workers import Workers
 from assay.apps.serving import LOCAL, listen, run_until_stopped, set_by_signals
 from assay.arrays import Doubles
 from assay.errors import AssayError
-from assay.progress import NoProgress, Progress, progress_for
+from assay.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ def serve(settings: ServeSettings, *, progress: Progress, started: Callable[[str
             counts = multiprocessing.RawArray("d", settings.workers * len(SERIES))
             work = partial(_work_in_process, settings, listening, counts)
             workers, closing = Workers(settings.workers, work, seconds=settings.limits.seconds + 15), threading.Event()
+            progress.begin(f"starting {settings.workers} processes", 0)
             with set_by_signals(closing):
                 workers.run(closing, started=begun)
 
@@ -115,8 +115,7 @@ def _work_in_process(
     """Answer requests in a process that was started for it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the first process ends the others
     metrics = Metrics(np.frombuffer(counts, np.float64).reshape(-1, len(SERIES)), row)
-    progress = progress_for(sys.stdout) if row == 0 else NoProgress()
     try:
-        _work(settings, listening, metrics, progress, lambda: reports.put(""))
+        _work(settings, listening, metrics, NoProgress(), lambda: reports.put(""))
     except AssayError as error:
         reports.put(str(error))
