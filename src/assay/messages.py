@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,12 @@ def quoted(names: Iterable[str], limit: int = 5) -> str:
     names = list(names)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(repr(printable(name)) for name in names[:limit]) + rest
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return the question after the known name that is nearest to an unknown one; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}

@@ -337,10 +337,9 @@ def _write(
                 if progress is not None and ((number + 1) % REPORT == 0 or number + 1 == len(ids)):
                     progress(number + 1, len(ids))
         if len(left_out) == len(ids):
-            named = [LeftOut(ids[number], reason) for number, reason in left_out]
+            first = "".join(f"\n  {ids[number]}: {reason}" for number, reason in left_out[:5])
             raise DataError(
-                f"None of the {len(ids):,} images can be read; at least one must be. "
-                f"The first of them:{_listed(named[:5])}"
+                f"None of the {len(ids):,} images can be read; at least one must be. The first of them:{first}"
             )
     gone = {number for number, _ in left_out}
     kept = [number for number in range(len(ids)) if number not in gone]
@@ -372,7 +371,3 @@ def in_order(work: Callable[[ImageFile], Out], paths: Sequence[ImageFile]) -> It
 def cores() -> int:
     """Return the number of cores of this process, which in a container may be fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _listed(left_out: Sequence[LeftOut]) -> str:
-    return "".join(f"\n  {image.path}: {image.reason}" for image in left_out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -49,11 +48,7 @@ def read_file_facts(paths: Sequence[ImageFile]) -> FileFacts:
 
 
 def _facts(path: ImageFile) -> tuple[int, int, int, str, str]:
-    return from_image(path, lambda image, file: (*_upright_size(image), _bytes(file), *_names(image)))
-
-
-def _bytes(file: BinaryIO) -> int:
-    return file.seek(0, 2)
+    return from_image(path, lambda image, file: (*_upright_size(image), file.seek(0, 2), *_names(image)))
 
 
 def _names(image: Image.Image) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -17,7 +16,7 @@ from assay.labels.readers.table_files import Rows, read_rows, texts
 from assay.labels.samples import Samples
 from assay.labels.shards import name_of
 from assay.labels.space import Head
-from assay.messages import printable, quoted
+from assay.messages import nearest, printable, quoted
 
 OF_PLAN = "said by data.corrections"
 """The reason of edits that come from the table of a plan."""
@@ -303,6 +302,5 @@ def _require_label(rows: Rows, row: int, head: Head, tag: str | None, label: str
         raise DataError(f"{rows.at(row)}: the label {label!r} is none of 1 (has it), 0 (has it not), ? (unknown).")
     name = label if head.multiclass else tag or ""
     if name is not None and name not in head.index:
-        near = difflib.get_close_matches(name, head.classes, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Name one of {', '.join(map(repr, head.classes[:20]))}."
+        hint = nearest(name, head.classes, 0.6) or f"Name one of {', '.join(map(repr, head.classes[:20]))}."
         raise DataError(f"{rows.at(row)}: {name!r} is no class of {head.name!r}. {hint}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, TypedDict, TypeVar, overload
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from assay.arrays import Bools, Ints, Reals
 from assay.errors import PlanError
+from assay.messages import nearest
 
 Kind = Literal["multiclass", "multilabel"]
 Codes = Ints
@@ -207,8 +207,7 @@ class LabelSpace:
 def require_known(name: str, known: Sequence[str], what: str, where: str) -> None:
     """Raise PlanError that names the nearest where a name is not among those known."""
     if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
-        way_out = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
+        way_out = nearest(name, known) or f"There are: {', '.join(known)}."
         raise PlanError(f"{where}: there is no {what} {name!r}. {way_out}")
 
 

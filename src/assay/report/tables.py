@@ -38,14 +38,14 @@ def metrics_rows(
     return [_row({"step": name}, score["metrics"], names) for name, score in scores.items()]
 
 
-def heads_rows(scores: Scores, *, majority: Scores | None = None, columns: Sequence[str] | None = None) -> list[Row]:
+def heads_rows(scores: Scores, *, majority: Scores | None = None) -> list[Row]:
     """Return a row for each head of one score: head, n and metrics, as `metrics_rows`.
 
-    Without `columns`: accuracy and balanced accuracy, of tags micro F1 and average precision. With the scores of the
+    The metrics are accuracy and balanced accuracy, of tags micro F1 and average precision. With the scores of the
     `majority` its metric that sums the head up, as "majority".
     """
     heads = scores["heads"]
-    names = list(columns or _head_columns(heads))
+    names = _head_columns(heads)
     rows = [_row({"head": name}, head["metrics"], names) | {"n": head["n"]} for name, head in heads.items()]
     if majority is not None:
         for row in rows:
@@ -53,15 +53,9 @@ def heads_rows(scores: Scores, *, majority: Scores | None = None, columns: Seque
     return rows
 
 
-def metrics_table(
-    scores: Mapping[str, Scores],
-    *,
-    columns: Sequence[str] | None = None,
-    chief: str | None = None,
-    title: str | None = None,
-) -> Table:
+def metrics_table(scores: Mapping[str, Scores], *, chief: str | None = None, title: str | None = None) -> Table:
     """Return baselines and steps under one another, metrics with 95 % intervals; the best of each is bold."""
-    return _metrics_table(metrics_rows(scores, columns=columns, chief=chief), "step", title)
+    return _metrics_table(metrics_rows(scores, chief=chief), "step", title)
 
 
 def heads_table(scores: Scores, *, majority: Scores | None = None, title: str | None = None) -> Table:
@@ -99,9 +93,9 @@ def _of_class(row: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return {"value": row[name], **{side: row.get(f"{name}_{side}") for side in ("low", "high")}}  # older runs: none
 
 
-def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class", title: str | None = None) -> Table:
+def frequency_table(rows: Sequence[Mapping[str, Any]], *, head: str = "class") -> Table:
     """Return `by_frequency` of a head: frequent, medium and rare classes, by thirds and by 100 and 20 images."""
-    table = bare_table(title)
+    table = bare_table(None)
     table.add_column(Text(plain(head)), overflow="fold")
     for name in ("classes", "images each", "recall", "F1", "n"):
         table.add_column(name, justify="right")

@@ -25,9 +25,9 @@ def frequency_lines(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def split_tables(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -> list[Table]:
+def split_tables(frequencies: pl.DataFrame) -> list[Table]:
     """Return the counts of `labels.split.split_table`, a table for each head; splits without images are left out."""
-    return [counts_table(rows, most=most) for rows in frequencies.partition_by("head", maintain_order=True)]
+    return [counts_table(rows) for rows in frequencies.partition_by("head", maintain_order=True)]
 
 
 def counts_table(frequencies: pl.DataFrame, *, most: int = MAX_CLASSES_LISTED) -> Table:

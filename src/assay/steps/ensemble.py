@@ -109,13 +109,8 @@ class EnsembleSettings(StepSettings):
 
 def run(settings: EnsembleSettings, state: State, context: Context) -> StepResult:
     """Train the members that are not there yet, and make one model of all."""
-    match settings.kind:
-        case "average":
-            return average(settings, state, context)
-        case "tree":
-            return tree(settings, state, context)
-        case "soup":
-            return soup(settings, state, context)
+    combine = {"average": average, "tree": tree, "soup": soup}[settings.kind]
+    return combine(settings, state, context)
 
 
 def check(settings: EnsembleSettings, space: LabelSpace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from assay.labels.readers.table_files import Rows
 from assay.labels.samples import tag_lists
 from assay.labels.space import Kind
 from assay.labels.spelling import Spelling, change_notes, settled_cells
-from assay.messages import yaml_text
+from assay.messages import nearest, yaml_text
 from assay.settings import Settings
 
 Flags = npt.NDArray[np.int8]
@@ -180,10 +179,9 @@ def blank_notes(frame: pl.DataFrame, heads: Mapping[str, HeadColumns]) -> list[s
 
 def not_declared(label: str, classes: Sequence[str]) -> str:
     """Return the message about a label that is no declared class."""
-    near = difflib.get_close_matches(label, classes, 1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     known = ", ".join(map(repr, classes[:10])) + (" ..." if len(classes) > 10 else "")
-    return f"{label!r} is no declared class; these are {known}.{hint} Mend the label, or add it to `classes`."
+    way_out = f"{nearest(label, classes)} Mend the label, or add it to `classes`.".lstrip()
+    return f"{label!r} is no declared class; these are {known}. {way_out}"
 
 
 def _class_names(rows: Rows, head: HeadColumns) -> pl.Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections import Counter
@@ -17,7 +16,7 @@ from assay.errors import DataError, install_command
 from assay.labels.file_kinds import is_image
 from assay.labels.readers.text_files import TextTable, read_lines, read_table_text, require_file
 from assay.labels.shards import local_copy
-from assay.messages import printable
+from assay.messages import nearest, printable
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
@@ -49,9 +48,8 @@ class Rows:
     def column(self, name: str) -> str:
         """Return the name of an existing column. Raises DataError that lists the columns and the nearest name."""
         if name not in self.names:
-            near = difflib.get_close_matches(name, self.frame.columns, 1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"{printable(self.source)}: has no column {name!r}. {self.listed()}{hint}")
+            hint = nearest(name, self.frame.columns)
+            raise DataError(f"{printable(self.source)}: has no column {name!r}. {self.listed()} {hint}".rstrip())
         return name
 
     def series(self) -> dict[str, pl.Series]:

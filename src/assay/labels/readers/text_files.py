@@ -123,7 +123,7 @@ def _decoded(path: Path, data: bytes, encoding: str) -> str:
         ) from error
 
 
-def csv_records(path: Path, delimiter: str = ",", *, content: bytes | None = None, first: int = 0) -> Iterator[Record]:
+def csv_records(path: Path, *, content: bytes | None = None, first: int = 0) -> Iterator[Record]:
     """Yield the records of a UTF-8 file, without blank lines, each with the line where it begins.
 
     `content` is what was read of the file, from below line `first`. Raises DataError that names the line of what cannot
@@ -132,7 +132,7 @@ def csv_records(path: Path, delimiter: str = ",", *, content: bytes | None = Non
     try:
         with open(path, "rb") if content is None else io.BytesIO(content) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            yield from _records(text, delimiter, path, first)
+            yield from _records(text, ",", path, first)
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)}: is not UTF-8. Save it as UTF-8.") from error
     except OSError as error:
