@@ -3,8 +3,8 @@
     python -m benchmarks.serve DATA [--set eurosat] [--clients 32] [--seconds 60] [--malformed 1000] [--workers 2]
 
 A linear probe is trained and served. Clients send one image after another, each on a connection that stays open, from a
-process beside the server's. Batched inference is `Predictor.stream` on the same images, before and after, by as many
-processes as the server has, with as many threads.
+process beside the server's. Batched inference is `Predictor.stream` on the same images, by turns with the clients, by
+as many processes as the server has, with as many threads.
 """
 
 import asyncio
@@ -25,10 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.metrics.intervals import student
 from benchmarks.harness import Cell, Options, Record, anonymous_bytes, in_a_process, one_off, train
 
 BOUNDARY = "5d0f9c7e"
 SIZE = 128
+ROUNDS = 6  # of the seconds, each beside as long a one of batched inference: other processes slow both
 MIB = 2**20
 HEADER = b"IHDR" + struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\r" + HEADER + zlib.crc32(HEADER).to_bytes(4) + b"\0\0\xff\xffIDAT" + bytes(400)
@@ -170,7 +172,7 @@ async def ask(port: int, requests: Sequence[bytes], number: int, until: float, t
 
 
 def load(port: int, files: Sequence[str], clients: int, seconds: float) -> Record:
-    """Return images/s, failed requests and the milliseconds of answers, of so many clients at a time."""
+    """Return the seconds of the answers to so many clients at a time, how many failed, and CPU seconds of a request."""
     requests = [request(form(Path(file).read_bytes())).replace(b"PORT", str(port).encode()) for file in files]
     times: list[float] = []
 
@@ -180,9 +182,7 @@ def load(port: int, files: Sequence[str], clients: int, seconds: float) -> Recor
 
     cpu = time.process_time()
     failed = asyncio.run(all_clients())
-    cpu = (time.process_time() - cpu) / len(times)
-    p50, p99 = (1000 * float(np.percentile(times, share)) for share in (50, 99))
-    return {"rate": len(times) / seconds, "failed": failed, "n": len(times), "p50": p50, "p99": p99, "clients_cpu": cpu}
+    return {"failed": failed, "times": times, "cpu": (time.process_time() - cpu) / len(times)}
 
 
 def all_batched(run: Path, images: Sequence[str], seconds: float, workers: int, threads: str) -> Record:
@@ -198,26 +198,34 @@ def all_batched(run: Path, images: Sequence[str], seconds: float, workers: int, 
 
 
 def measure(options: Options, work: Path) -> Record:
-    """Return the figures of one server."""
+    """Return the figures of one server: rounds of batched inference and of clients by turns, then what is malformed."""
     plan = {"data": options.data_of(options.set), "steps": [{"probe": {"size": SIZE}}]}
     train(plan, work)
     run, threads = work / "run", str(max(1, (os.cpu_count() or 1) // options.workers))
     images = sorted(str(path) for path in (options.data / options.set).rglob("*.jpg"))[::8]
-    before = all_batched(run, images, options.seconds / 2, options.workers, threads)
+    seconds, rounds, mib = options.seconds / ROUNDS, [], []
     with served(run, "--no-explain", "--workers", options.workers, OMP_NUM_THREADS=threads) as (pid, port):
-        load(port, images, options.clients, options.seconds / 4)
-        first, cpu = anonymous_bytes(pid), cpu_seconds(pid)
-        asked = in_a_process(load, port, images, options.clients, options.seconds)
-        each = (cpu_seconds(pid) - cpu) / asked["n"]
-        grown = (anonymous_bytes(pid) - first) / MIB
+        load(port, images, options.clients, seconds)
+        for _ in range(ROUNDS):
+            alone = all_batched(run, images, seconds, options.workers, threads)
+            cpu = cpu_seconds(pid)
+            asked = in_a_process(load, port, images, options.clients, seconds)
+            each = (cpu_seconds(pid) - cpu) / len(asked["times"])
+            rounds.append({"alone": alone, "asked": asked, "cpu": each})
+            mib.append(anonymous_bytes(pid) / MIB)
         refused = refuse(port, Path(images[0]).read_bytes(), options.malformed)
-        left = (anonymous_bytes(pid) - first) / MIB
+        mib.append(anonymous_bytes(pid) / MIB)
         status, _ = answer_to(request(form(Path(images[0]).read_bytes())), port)
-    after = all_batched(run, images, options.seconds / 2, options.workers, threads)
-    rate, least = (before["rate"] + after["rate"]) / 2, (before["cpu"] + after["cpu"]) / 2
+    times = np.concatenate([one["asked"]["times"] for one in rounds])
     return {
-        **asked, "batched": rate, "share": asked["rate"] / rate, "cpu": each, "cpu_batched": least,
-        "mib": first / MIB, "grown": grown, "left": left, **refused, "up": status == 200,
+        "rate": len(times) / options.seconds,
+        "batched": float(np.mean([one["alone"]["rate"] for one in rounds])),
+        "shares": [len(one["asked"]["times"]) / seconds / one["alone"]["rate"] for one in rounds],
+        "cpu_shares": [one["alone"]["cpu"] / one["cpu"] for one in rounds],
+        "clients_cpu": float(np.mean([one["asked"]["cpu"] for one in rounds])),
+        "n": len(times), "failed": sum(one["asked"]["failed"] for one in rounds),
+        "p50": 1000 * float(np.median(times)), "p99": 1000 * float(np.percentile(times, 99)),
+        "mib": mib, **refused, "up": status == 200,
     }  # fmt: skip
 
 
@@ -239,19 +247,24 @@ def cells(options: Options) -> list[Cell]:
     return [Cell(options.set, 0, in_scratch)]
 
 
+def _mean(values: Sequence[float]) -> str:
+    half = student(len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.2f} [{np.mean(values) - half:.2f}, {np.mean(values) + half:.2f}]"
+
+
 def lines(options: Options, records: Sequence[Record]) -> list[str]:
     """Return a table of the figures."""
     (row,) = records
+    mib = row["mib"]
     table = [
-        ("images/s, one an answer", f"{row['rate']:.0f} (n = {row['n']:,}; failed: {row['failed']})"),
-        ("images/s, batched inference", f"{row['batched']:.0f}; served: {row['share']:.0%} of it"),
-        (
-            "milliseconds of CPU an image, batched; served; of the clients",
-            f"{1000 * row['cpu_batched']:.1f}; {1000 * row['cpu']:.1f}; {1000 * row['clients_cpu']:.1f}",
-        ),
+        ("images/s, one an answer; batched inference", f"{row['rate']:.0f}; {row['batched']:.0f}"),
+        ("answers; failed", f"{row['n']:,}; {row['failed']}"),
+        (f"served / batched, {ROUNDS} pairs of {options.seconds / ROUNDS:g} s", _mean(row["shares"])),
+        ("the same by CPU seconds an image", _mean(row["cpu_shares"])),
+        ("milliseconds of CPU of a client's request", f"{1000 * row['clients_cpu']:.2f}"),
         ("milliseconds of an answer, median and 99th percentile", f"{row['p50']:.0f}, {row['p99']:.0f}"),
-        ("MiB, at first; grown by requests; after what is malformed",
-         f"{row['mib']:.0f}; {row['grown']:+.0f}; {row['left']:+.0f}"),
+        ("MiB after each round; after what is malformed",
+         f"{', '.join(f'{one:.0f}' for one in mib[:-1])}; {mib[-1]:.0f}"),
         ("malformed requests; not refused by 4xx and a message; the server up after",
          f"{row['malformed']:,}; {', '.join(row['not_refused']) or 0}; {'yes' if row['up'] else 'no'}"),
     ]  # fmt: skip
