@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -232,11 +233,10 @@ def measure(options: Options, work: Path) -> Record:
 def refuse(port: int, image: bytes, count: int) -> Record:
     """Send so many malformed requests, of each kind by turns; return how many were refused, and the kinds of others."""
     chance, others = random.Random(0), set()
-    names = [name for _, name in zip(range(count), (name for _ in range(count) for name in MALFORMED), strict=False)]
-    for name in names:
+    for name in islice(cycle(MALFORMED), count):
         if not is_refused(*answer_to(MALFORMED[name](image, chance), port)):
             others.add(name)
-    return {"malformed": len(names), "not_refused": sorted(others)}
+    return {"malformed": count, "not_refused": sorted(others)}
 
 
 def cells(options: Options) -> list[Cell]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from assay import __version__
-from assay.apps.serve.requests import ImagesBody
+from assay.apps.serve.requests import NamedImage
 
 Json = Mapping[str, object]
 ERRORS = {
@@ -71,10 +71,10 @@ def document(*, token: bool) -> Json:
 
 def _post(summary: str, answer: Json, *, parameters: list[Json]) -> Json:
     files = {"type": "array", "minItems": 1, "items": {"type": "string", "contentMediaType": "image/*"}}
-    form = {"type": "object", "required": ["images"], "properties": {"images": files}}
+    listed = {"type": "array", "minItems": 1, "items": NamedImage.model_json_schema()}
     content = {
-        "multipart/form-data": {"schema": form},
-        "application/json": {"schema": ImagesBody.model_json_schema()},
+        "multipart/form-data": {"schema": _object({"images": files})},
+        "application/json": {"schema": _object({"images": listed})},
     }
     return {
         "summary": summary,
