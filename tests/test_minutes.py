@@ -38,7 +38,9 @@ def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(plan: Pat
     assert stages(run)[:4] == ["probe", "suspect labels", "whole network", "more epochs"]
     assert run.record.stages[2]["gain"] is not None
     assert "Of 10 minutes this run used" in str(run)
-    kinds = [step.kind for step in load(tmp_path / "run/plan.yaml").plan.steps]
+    carried_out = load(tmp_path / "run/plan.yaml").plan
+    kinds = [step.kind for step in carried_out.steps]
+    assert carried_out.model.features == "all_stages"
     assert kinds[:4] == ["probe", "clean_labels", "fit", "repeat"]
     again = Lines()
     assert train(plan, run=tmp_path / "run", progress=again).metrics == run.metrics

@@ -10,15 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from assay.images.cache import Cache
 from assay.images.decode import Resize
 from assay.labels.space import Head, LabelSpace
 from assay.models import weights
 from assay.models.backbones import build_backbone, freeze, set_training_mode, stages
-from assay.models.classifier import ModelSettings, build_classifier
+from assay.models.classifier import Classifier, ModelSettings, build_classifier
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel
 from assay.models.weights import load_pretrained, read_tensors
+from assay.predictions.inference import Inference
 from assay.predictions.predictor import Predictor
+from assay.progress import NoProgress
 from assay.training.devices import Hardware
 from factories import write_noise
 
@@ -101,3 +104,24 @@ def test_weights_published_for_the_whole_network_are_sought_for_it(monkeypatch: 
     monkeypatch.setattr(weights, "load_file", lambda backbone, name, *, path: sought.append(path))
     load_pretrained(torch.nn.Identity(), "vgg16_no_last_pool")
     assert sought == [("vgg16", "vgg16"), Path("w.pth")]
+
+
+def test_features_of_networks_side_by_side_are_those_that_each_has_cached(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    ids = [str(number) for number in range(6)]
+    cache = Cache(pixels, {name: row for row, name in enumerate(ids)})
+    space = LabelSpace((Head("a", ("x", "y")),))
+    settings = ModelSettings(backbone="test_efficientnet + test_resnet", weights="none")
+    both = build_classifier(settings, space, seed=0, base=tmp_path, size=32)
+
+    def features(classifier: Classifier) -> tuple[Any, set[str]]:
+        inference = Inference(classifier, cache, 32, Hardware("cpu"))
+        values = inference.features(ids, folder=tmp_path, progress=NoProgress())
+        return values, {path.name for path in tmp_path.glob("features-*")}
+
+    alone, first = features(both.parts[0])
+    together, files = features(both)
+    assert (len(first), len(files), first <= files) == (1, 2, True)
+    np.testing.assert_array_equal(together[:, : alone.shape[1]], alone)
+    assert together.shape == (6, both.feature_count)
+    assert features(both.parts[1])[1] == files

@@ -50,7 +50,8 @@ def seconds_of(stage: Stage) -> float:
         (5, [PROBE]),  # finished, though it takes 14 s
         (16, [PROBE]),
         (60, [PROBE, UPPER]),
-        (260, [PROBE, SUSPECT_LABELS, UPPER, WHOLE, ENSEMBLE]),
+        (260, [PROBE, SUSPECT_LABELS, UPPER]),
+        (490, [PROBE, SUSPECT_LABELS, UPPER, WHOLE, ENSEMBLE]),
         (600, [PROBE, SUSPECT_LABELS, WHOLE]),
         (7_200, [PROBE, SUSPECT_LABELS, WHOLE, MORE_EPOCHS, ENSEMBLE]),
     ],
@@ -94,12 +95,12 @@ def test_stages_that_take_longer_or_shorter_than_intended_leave_the_total_as_it_
         # A fit keeps to its seconds; what has none takes what it takes.
         spent += stage.seconds if "fit" in stage.step else slower * stage.seconds
     assert done[0] == PROBE
-    assert spent + closing <= max(budget, 6.0 + closing + slower * 15) + 1
+    assert spent + closing <= max(budget, 6.0 + closing + slower * 15) + 2  # of the ensemble
 
 
 @pytest.mark.parametrize(
     ("left", "views", "augmented"),
-    [(30, 1, False), (80, 2, True), (120, 3, True), (220, 2, True), (3_000, None, True)],
+    [(30, 1, False), (80, 2, True), (120, 3, True), (220, 7, True), (3_000, None, True)],
 )
 def test_cached_views_take_a_third_of_the_time_of_the_upper_stages(
     left: float, views: int | None, augmented: bool
@@ -179,8 +180,8 @@ def test_the_second_backbone_is_the_best_beside_the_chosen_one() -> None:
 
 def test_a_fit_has_twice_the_epochs_that_its_seconds_suffice_for() -> None:
     """What a trial of the hardware may cost, for one, goes by the epochs."""
-    (fit,) = budgeted_stages(PLANTS, SPEEDS, 5 * 66.4, done=[PROBE, SUSPECT_LABELS])
-    assert fit.step["fit"]["epochs"] == 10
+    (fit,) = budgeted_stages(PLANTS, SPEEDS, 9 * 66.4, done=[PROBE, SUSPECT_LABELS])
+    assert fit.step["fit"]["epochs"] == 18
     fit, *_ = budgeted_stages(PLANTS, SPEEDS, 1e6, done=[PROBE, SUSPECT_LABELS])
     assert fit.step["fit"]["epochs"] == 60
 

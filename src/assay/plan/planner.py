@@ -22,8 +22,8 @@ MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
-UPPER_EPOCHS = 4.0  # of the whole network within the time: with more, its upper stages need no fit of their own
-LEAST_AFTER = 2.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
+UPPER_EPOCHS = 8.0  # of the whole network within the time: with more, its upper stages need no fit of their own
+LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
 LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
