@@ -246,6 +246,7 @@ def test_no_errors_at_all(run: Path) -> None:
     done = json.loads((step / "done.json").read_text())
     (step / "done.json").write_text(json.dumps(done | {"scores": scores_json(right, judged.samples)}))
     text = page(run)
+    assert "sets that hold the class of an image" in text
     assert "Every validation image is answered rightly." in text
     assert "No answer is wrong." in text
     assert "Where it is worst" not in text

@@ -15,7 +15,9 @@ from assay.files import ModelFolder
 from assay.labels.space import Codes, Head
 from assay.messages import plain, quoted
 from assay.metrics.intervals import wilson
+from assay.metrics.selective import RiskCurve, certainty, risk_curve
 from assay.metrics.tallies import macro_f1, micro_f1
+from assay.predictions.conformal import SetScore
 from assay.report.charts import metric_title
 from assay.report.drawing import BLUE, INK, ORANGE, PAPER, QUIET, Drawing, axis, base, drawing, inline
 from assay.run.contents import RunContents
@@ -25,13 +27,14 @@ CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # at which answers might be take
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 METRICS = {"micro_f1": BLUE, "macro_f1": ORANGE}
 EQUAL = 1e-6
+FEWEST, POINTS = 10, 200  # answers at the left end of the curve of risk; points of it
 SQUARE = 280  # pixels high, about as wide
 
 
 def calibration_section(run: RunContents) -> list[dict[str, object]]:
-    """Return of every head with validated answers the chart of its calibration, and what holds from a confidence up."""
+    """Return charts of calibration and risk, what holds from a confidence up, and sets, of each head with answers."""
     rows = []
-    for head, codes, probabilities in _validated(run):
+    for head, codes, probabilities, cuts in _validated(run):
         sure, right = _confidence(head, codes, probabilities)
         metrics = (run.scores or {})["heads"][head.name]["metrics"]
         rows.append(
@@ -42,16 +45,43 @@ def calibration_section(run: RunContents) -> list[dict[str, object]]:
                 "error": metrics.get("calibration_error"),
                 "svg": _calibration(sure, right, multiclass=head.multiclass),
                 "bars": _bars(sure, right) if head.multiclass else [],
+                "risk": _risk_chart(risk_curve(*certainty(head, codes, probabilities, cuts))),
+                "sets": _sets(run, head),
             }
         )
     return rows
+
+
+def _sets(run: RunContents, head: Head) -> list[SetScore]:
+    """Return the scores of the sets of the last calibration."""
+    steps = [step.details for step in run.steps if step.kind == "calibrate" and step.done]
+    scores: list[SetScore] = steps[-1].get(head.name, {}).get("sets", []) if steps else []
+    return scores
+
+
+def _risk_chart(curve: RiskCurve) -> Markup:
+    """Draw the share that is wrong against the share that is answered, the surest first."""
+    known = np.flatnonzero(curve.coverage * curve.n >= FEWEST)
+    some = known[np.unique(np.linspace(0, len(known) - 1, POINTS).astype(np.int64))] if len(known) else known
+    return inline(_risk_drawing(), [{"x": float(curve.coverage[at]), "y": float(curve.risk[at])} for at in some])
+
+
+@cache
+def _risk_drawing() -> Drawing:
+    x = alt.X(
+        "x:Q", scale=alt.Scale(domain=[0, 1]), axis=axis(title="share answered, the surest", format="%", grid=False)
+    )
+    y = alt.Y(
+        "y:Q", scale=alt.Scale(zero=True, nice=True), axis=axis(title="share of these that is wrong", format=".1%")
+    )
+    return drawing(base().encode(x=x, y=y).mark_line(color=BLUE, strokeWidth=2), height=SQUARE)
 
 
 def thresholds(run: RunContents) -> list[dict[str, Any]]:
     """Return of every multi-label head with validated answers its metrics against one threshold for all its tags."""
     chosen = _model_thresholds(run)
     rows = []
-    for head, codes, probabilities in _validated(run):
+    for head, codes, probabilities, _ in _validated(run):
         if head.multiclass or not (codes == 1).any():
             continue
         cuts = chosen.get(head.name, np.full(head.size, 0.5))
@@ -87,10 +117,10 @@ def f1_by_threshold(codes: Codes, probabilities: Reals, at: Reals = THRESHOLDS) 
     return {"micro_f1": micro_f1(hits, given, support), "macro_f1": macro_f1(hits, given, support)}
 
 
-def _validated(run: RunContents) -> list[tuple[Head, Codes, Any]]:
+def _validated(run: RunContents) -> list[tuple[Head, Codes, Any, Any]]:
     if not run.validation:
         return []
-    answers = [(head, *run.validation.of(head)[:2]) for head in run.samples.space]
+    answers = [(head, *run.validation.of(head)) for head in run.samples.space]
     return [answer for answer in answers if answer[0].known(answer[1]).any()]
 
 
