@@ -287,7 +287,7 @@ def test_the_button_trains_and_the_page_tells_when_that_has_ended(
     monkeypatch.setattr(session, "trainer", trainer)
     visit(page, address)
     page.click("#train .go")
-    expect(page.locator("#train .line")).to_have_text("The model is trained with these decisions.")
+    expect(page.locator("#train .line")).to_contain_text("The model is trained with these decisions")
 
 
 def test_a_new_order_changes_nothing_in_view(page: Page, session: ReviewSession) -> None:

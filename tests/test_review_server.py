@@ -420,7 +420,7 @@ def wait(started: Trainer) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("code", "state", "line"),
     [
-        ("import sys; print(sys.argv[1:])", "done", "['train']"),
+        ("print('trained')", "done", "The model is trained with these decisions, in {folder}/run."),
         ("import sys; print('why'); sys.exit(2)", "failed", "why"),
     ],
 )
@@ -428,7 +428,11 @@ def test_the_page_trains_by_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, state: str, line: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert wait(trainer(tmp_path, code=code)) == {"state": state, "line": line, "worth": None}
+    assert wait(trainer(tmp_path, code=code)) == {
+        "state": state,
+        "line": line.format(folder=tmp_path.name),
+        "worth": None,
+    }
 
 
 def test_without_a_run_before_data_is_trained_without_the_decisions_first(

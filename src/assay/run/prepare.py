@@ -87,7 +87,7 @@ def prepare_run(
         samples = read(loaded.plan.data, base=loaded.base)
     for line in _unused_review(loaded):
         progress.line(line)
-    if loaded.plan.minutes is not None:
+    if loaded.plan.minutes is not None or not loaded.plan.steps:  # the plan is ours
         loaded = with_features(loaded, "all_stages")
     if loaded.plan.metric is not None:
         require_defined(loaded.plan.metric, samples)

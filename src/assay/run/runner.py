@@ -59,7 +59,7 @@ def run_steps(
         # The main process decides for all: it may be changing what the others would read.
         if context.processes.of_main(main and _is_done(here, key)):
             record = DoneRecord.read(here.folder)
-            context.progress.line(f"{here.name}: done before, kept  {_scores_text(record.scores, context.metric)}")
+            context.progress.line(f"{here.name}: done before, kept  {scores_text(record.scores, context.metric)}")
         else:
             if main:
                 _begin(step, state, here, key)
@@ -172,7 +172,7 @@ def _run_one(step: StepPlan, state: State, context: Context, key: str) -> None:
         scores=_validate(result.model, state, context),
     )
     record.write(context.folder)
-    context.progress.line(f"{context.name}: {record.seconds:.0f} s  {_scores_text(record.scores, context.metric)}")
+    context.progress.line(f"{context.name}: {record.seconds:.0f} s  {scores_text(record.scores, context.metric)}")
     for line in frequency_lines((record.scores or {}).get("heads", {})):
         context.progress.line(f"  {line}")
 
@@ -212,7 +212,8 @@ def _next_state(state: State, record: DoneRecord, context: Context) -> State:
     return State(samples, model, fingerprint(record.key, samples.fingerprint()), done, soft)
 
 
-def _scores_text(scores: Scores | None, wanted: str | None) -> str:
+def scores_text(scores: Scores | None, wanted: str | None) -> str:
+    """Return the headline metric on validation with its interval and n; empty where none was measured."""
     metrics = (scores or {}).get("metrics", {})
     name = headline(metrics, wanted)
     if not name:

@@ -14,6 +14,7 @@ from typing import Literal
 from assay.errors import RunError
 from assay.files import RunFolder
 from assay.run.records import RunMetrics
+from assay.run.runner import scores_text
 
 STOP = 20  # seconds that a training has to write its checkpoint
 
@@ -62,9 +63,10 @@ class Trainer:
                 process.kill()
 
     def to_json(self) -> dict[str, object]:
-        """Return where it stands, and after it what the decisions were worth."""
-        change = self._change() if self.state == "done" else None
-        return {"state": self.state, "line": self.line, "worth": change}
+        """Return where it stands, and after it how good the model is and what the decisions were worth."""
+        if self.state != "done":
+            return {"state": self.state, "line": self.line, "worth": None}
+        return {"state": self.state, "line": self._outcome(), "worth": self._change()}
 
     def _train(self) -> None:
         unfinished = not RunFolder(self.command.run).metrics.exists()
@@ -102,6 +104,14 @@ class Trainer:
                 if line.strip():
                     self.line = prefix + line.strip()
         return process.returncode
+
+    def _outcome(self) -> str:
+        """Return where the model is, and its headline metric on validation."""
+        run = self.command.run
+        record = RunMetrics.read(RunFolder(run))
+        scores = scores_text(record.scores, record.metric) if record is not None else ""
+        there = f"The model is trained with these decisions, in {run.parent.name}/{run.name}"
+        return f"{there}: {scores}." if scores else f"{there}."
 
     def _change(self) -> dict[str, object] | None:
         """Return the metric with and without the decisions, on the same validation images; None where there is none.

@@ -258,7 +258,8 @@ function paint(tile) {
   const state = data.problem ? "kept" : data.waiting ? "sent" : data.dropped ? "dropped" : decided ? "decided" : "";
   node.dataset.state = state;
   write(tile.mark, { kept: "!", sent: "…", dropped: "✕", decided: "✓" }[state] ?? "");
-  write(tile.was, decided && given !== label && each.kind === "multiclass" ? given : ""); // tags are too many for both
+  const changed = decided && given !== label && data.given[each.name] !== null;
+  write(tile.was, changed && each.kind === "multiclass" ? given : ""); // tags are too many for both
   write(tile.now, data.dropped ? "dropped" : label);
   write(tile.what, data.problem ? "not stored yet" : suggestion?.[0] ?? "");
   write(tile.chance, suggestion?.[1] ?? "");

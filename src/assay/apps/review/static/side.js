@@ -175,7 +175,7 @@ function drawTraining({ state, line: text, worth }) {
   const box = one("#train"), running = state === "running";
   one(".go", box).disabled = running;
   box.dataset.state = state;
-  write(one(".line", box), state === "done" ? "The model is trained with these decisions." : text ?? "");
+  write(one(".line", box), text ?? "");
   const gain = one(".worth", box);
   gain.hidden = !worth;
   if (!worth) return;
