@@ -190,7 +190,7 @@ def retrain(options: Options, column: str, seed: int) -> Record:
         run = folder / name
         train(plan, run)
         scores = run_assay("evaluate", run / "run", options.data / "cifar10n" / "test", "--json").output
-        accuracy = json.loads(scores)["metrics"]["accuracy"]
+        accuracy = json.loads(scores)["scores"]["metrics"]["accuracy"]
         record |= {f"test {name}": accuracy["value"], "n": accuracy["n"]}
     return record
 
