@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from assay.arrays import Floats, Pixels
 from assay.errors import ImageError
@@ -98,7 +99,8 @@ class Predictor:
                 logits[rows], features = self._outputs(ids, images, PLAIN)
                 if distances:
                     assert self.saved.uncertainty is not None
-                    far[rows] = nearest_distances(features, self.saved.uncertainty.examples)
+                    vectors = unit_features([one.float().cpu().numpy() for one in features])
+                    far[rows] = nearest_distances(vectors, self.saved.uncertainty.examples)
             if tta is not None:
                 by_view = [self._outputs(ids, images, view)[0] for view in tta_views(tta)]
                 logits[rows] = mean_prediction(space, by_view, of=tta.mean)
@@ -110,17 +112,16 @@ class Predictor:
             names, space, logits, probabilities, thresholds, self.name, False, reasons, far if distances else None
         )
 
-    def _outputs(self, names: list[str], images: list[Decoded], view: View) -> tuple[Floats, Floats]:
-        """Return logits (n, W) of one view of images, and their features (n, sum of F), of length 1."""
+    def _outputs(self, names: list[str], images: list[Decoded], view: View) -> tuple[Floats, list[Tensor]]:
+        """Return logits (n, W) of one view of images, and their features (n, F) by network, on its device."""
         outputs, features = [], []
         for network, hardware in zip(self.saved.networks, self.hardware, strict=True):
             pixels = torch.from_numpy(np.stack([image[_form(network)] for image in images])).permute(0, 3, 1, 2)
             inputs = hardware.to_device(view.show(pixels, names, size=network.size))
             with torch.inference_mode(), hardware.autocast():
-                of_network = network.classifier.features(inputs)
-                outputs.append(network.classifier.classify(of_network).float().cpu().numpy())
-                features.append(of_network.float().cpu().numpy())
-        return self.saved.logits(outputs), unit_features(features)
+                features.append(network.classifier.features(inputs))
+                outputs.append(network.classifier.classify(features[-1]).float().cpu().numpy())
+        return self.saved.logits(outputs), features
 
 
 def _form(network: TrainedModel) -> Form:
