@@ -153,6 +153,11 @@ class LabelSpace:
     def width(self) -> int:
         return sum(head.size for head in self.heads)
 
+    @property
+    def columns(self) -> list[tuple[Head, str]]:
+        """The head and the class of each column of a (N, width) array."""
+        return [(head, name) for head in self.heads for name in head.classes]
+
     @cached_property
     def slices(self) -> tuple[slice, ...]:
         """The columns of each head in a (N, width) array."""

@@ -150,12 +150,12 @@ def with_backbone(loaded: LoadedPlan, backbone: str) -> LoadedPlan:
 
 def with_features(loaded: LoadedPlan, features: Features) -> LoadedPlan:
     """Return the plan with these features of its model, where it names none."""
-    model = loaded.plan.model
-    if "features" in model.model_fields_set:
-        return loaded
-    return replace(
-        loaded, plan=loaded.plan.model_copy(update={"model": model.model_copy(update={"features": features})})
-    )
+
+    def change(model: ModelSettings) -> ModelSettings:
+        given = "features" in model.model_fields_set
+        return model if given else model.model_copy(update={"features": features})
+
+    return replace(loaded, plan=with_parts(loaded.plan, ModelSettings, change))
 
 
 def for_one_run(loaded: LoadedPlan) -> LoadedPlan:

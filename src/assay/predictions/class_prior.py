@@ -33,11 +33,10 @@ def changed_classes(space: LabelSpace, given: Ints, images: int, before: Ints, i
 
     Fisher's exact test a class, at 1 % over all classes together (Bonferroni).
     """
-    names = [(head, name) for head in space for name in head.classes]
     changes = []
-    for (head, name), new, old in zip(names, given.tolist(), before.tolist(), strict=True):
+    for (head, name), new, old in zip(space.columns, given.tolist(), before.tolist(), strict=True):
         table = [[new, images - new], [old, images_before - old]]
-        if images and images_before and scipy.stats.fisher_exact(table).pvalue < CHANCE / len(names):
+        if images and images_before and scipy.stats.fisher_exact(table).pvalue < CHANCE / space.width:
             changes.append(Change(head, name, new / images, old / images_before))
     return sorted(changes, key=lambda change: -abs(change.share - change.validation))
 
@@ -127,7 +126,7 @@ class Frequencies:
                 "alone differ; where the images are of another kind, --unlike tells"
             )
         elif self._adapted is not None:
-            names = [(head, name) for head in self._space for name in head.classes]
+            names = [name for _, name in self._space.columns]
             moved = np.argsort(-np.abs(self._adapted - before.means), kind="stable")[:NAMED].tolist()
-            listed = [f"{names[at][1]} {self._adapted[at]:.1%}, {before.means[at]:.1%} on validation" for at in moved]
+            listed = [f"{names[at]} {self._adapted[at]:.1%}, {before.means[at]:.1%} on validation" for at in moved]
             yield f"probabilities are corrected for the class frequencies of these images: {'; '.join(listed)}"

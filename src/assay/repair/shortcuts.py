@@ -114,7 +114,7 @@ def cue_scores(space: LabelSpace, codes: Sequence[Codes], cues: Iterable[Cue], f
     """
     quantile = float(-ndtri(TAIL / max(1, space.width * len(CUE_TEXTS))))
     targets, known = _targets(space, codes)
-    owners = [(head.name, name) for head in space for name in head.classes]
+    owners = [(head.name, name) for head, name in space.columns]
     scores: list[CueScore] = []
     for cue in cues:
         if not np.ptp(cue.features[0], axis=0).any():
