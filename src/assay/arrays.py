@@ -17,3 +17,8 @@ Ints = npt.NDArray[np.int64]  # rows, codes, counts
 Bools = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]  # (..., H, W, 3), RGB
 Keys = npt.NDArray[np.uint64]  # hashes, and seeds of draws
+
+
+def unit_rows(vectors: Floats) -> Floats:
+    """Return vectors (N, F) at length 1; those of no length stay as they are."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)

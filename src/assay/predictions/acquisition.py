@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from assay.arrays import Bools, Floats, Ints, Reals
+from assay.arrays import Bools, Floats, Ints, Reals, unit_rows
 from assay.predictions.baselines import random_rows
 
 AcquisitionName = Literal["random", "uncertainty", "margin", "k_center", "dropquery", "central", "diverse"]
@@ -169,8 +169,7 @@ def _centres(
     if count < 1:
         return np.zeros(0, np.int64)
     known = vectors[:0] if known is None else known
-    everything = np.concatenate([vectors, known])
-    everything /= np.maximum(np.linalg.norm(everything, axis=1, keepdims=True), 1e-12)
+    everything = unit_rows(np.concatenate([vectors, known]))
     clusters = KMeans(count, n_init=1, max_iter=30, random_state=seed).fit(everything, sample_weight=weights)
     cluster, covered = np.split(clusters.labels_, [len(vectors)])
     distance = ((everything[: len(vectors)] - clusters.cluster_centers_[cluster]) ** 2).sum(axis=1)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from assay.arrays import Doubles, Floats, Reals
+from assay.arrays import Doubles, Floats, Reals, unit_rows
 
 NEAREST = 5
 BLOCK = 1024  # rows whose cosines are held at a time
@@ -19,7 +19,7 @@ BLOCK = 1024  # rows whose cosines are held at a time
 
 def unit_features(by_network: list[Floats]) -> Floats:
     """Return the features (N, sum of F) of all networks of a model, those of each of equal length, 1 together."""
-    parts = [features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12) for features in by_network]
+    parts = [unit_rows(features) for features in by_network]
     return (np.concatenate(parts, axis=1) / math.sqrt(len(parts))).astype(np.float32)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from assay.arrays import Bools, Floats, Ints
+from assay.arrays import Bools, Floats, Ints, unit_rows
 from assay.errors import DataError, ImageError, ModelError
 from assay.files import fingerprint, whole
 from assay.images.decode import read_square
@@ -57,21 +57,17 @@ def map_points(features: Floats, folder: Path | None, *, seed: int = 0) -> Float
 
 def _between(features: Floats, rows: Ints, chosen: Ints, points: Floats) -> Floats:
     """Return points (n, 2) of rows among those chosen, by the cosine of their features."""
-    anchors = _unit(features[chosen])
+    anchors = unit_rows(features[chosen])
     placed = np.empty((len(rows), 2), np.float32)
     count = min(SUPPORT, len(chosen))
     for first in range(0, len(rows), BLOCK):
         part = slice(first, first + BLOCK)
-        cosines = _unit(features[rows[part]]) @ anchors.T
+        cosines = unit_rows(features[rows[part]]) @ anchors.T
         nearest = np.argpartition(cosines, -count, axis=1)[:, -count:]
         weights = np.exp(20 * np.take_along_axis(cosines, nearest, axis=1))
         weights /= weights.sum(axis=1, keepdims=True)
         placed[part] = np.einsum("bk,bkd->bd", weights, points[nearest])
     return placed
-
-
-def _unit(vectors: Floats) -> Floats:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def rarest(present: Bools) -> Ints:

@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from assay.apps.images import ImageFiles
-from assay.arrays import Floats
+from assay.arrays import Floats, unit_rows
 from assay.errors import AssayError, DataError
 from assay.images.cache import find_caches
 from assay.images.decode import HeldImage, read_square
@@ -83,11 +83,11 @@ class TrainingImages:
         ]
         caches = find_caches(run.paths.cache, run.as_read.ids, hashes=run.as_read.hashes)
         images = ImageFiles(samples, caches, network.resize.levels)
-        return TrainingImages(images, _unit(features), labels)
+        return TrainingImages(images, unit_rows(features), labels)
 
     def nearest(self, features: Floats) -> list[NeighbourJson]:
         """Return the images whose features are nearest to others (F,) by cosine, the nearest first."""
-        cosines = self.vectors @ _unit(features[None])[0]
+        cosines = self.vectors @ unit_rows(features[None])[0]
         best = np.argsort(-cosines, kind="stable")[:NEIGHBOURS].tolist()
         return [
             NeighbourJson(
@@ -141,10 +141,6 @@ def explainer_of(network: TrainedModel, run: RunContents | None, progress: Progr
             training = f"There are no training images to compare with: {error}."
             progress.line(training)
     return Explainer(network, training, device=device)
-
-
-def _unit(vectors: Floats) -> Floats:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def _address(content: bytes, kind: str) -> str:
