@@ -37,6 +37,7 @@ def noise(run: RunContents, gallery: Gallery) -> list[dict[str, object]]:
             {
                 "name": step.name,
                 "count": table.height,
+                "agreed": sum(cell in agreed for cell in table.select("image", "head", "class").iter_rows()),
                 "judged": sum(
                     estimate["n"]
                     for part in ("heads", "validation")
