@@ -5,12 +5,15 @@
 A fifth of the images is drawn by the seed and hidden from all contenders; of the labelled rest a fifth is validation,
 the same for all. Assay gets `--minutes`. The others train as many epochs as fit into the minutes, by the pace that one
 training of them, which is not counted, had here. Draws PLOT.svg and PLOT-dark.svg.
+All of it takes days, so the records are kept with the code: a part at a time can be measured, and whoever has another
+machine begins with `--work` elsewhere.
 """
 
 import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +39,7 @@ from benchmarks.harness import (
     Record,
     by_name,
     in_a_process,
+    machine,
     run_assay,
     slug,
     table,
@@ -95,22 +99,23 @@ DARK = {"white": "#0d1117", INK: "#e6edf3", QUIET: "#9198a1", GRID: "#30363d", B
 
 
 def cells(options: Options) -> Iterator[Cell]:
-    """Yield a cell for each contender within each budget; what needs no budget has one."""
-    for seed in options.seeds:
-        for case in options.sets:
-            if case not in CASES:
-                raise SystemExit(f"--sets {case}: no such set. There are: {'; '.join(CASES)}")
-            for name in CONTENDERS:
-                for minutes in options.budgets if name != PROBE else [0.0]:
-                    measured = partial(measure, options, case, name, minutes, seed)
-                    yield Cell(f"{case}/{name}/{minutes:g} min", seed, measured, minutes or PACE_MINUTES)
+    """Yield a cell for each contender within each budget, the shortest of all sets first; one for what needs none."""
+    for case in options.sets:
+        if case not in CASES:
+            raise SystemExit(f"--sets {case}: no such set. There are: {'; '.join(CASES)}")
+    for seed, minutes, case in itertools.product(options.seeds, [0.0, *options.budgets], options.sets):
+        for name in CONTENDERS:
+            if (name == PROBE) == (minutes == 0):
+                measured = partial(measure, options, case, name, minutes, seed)
+                yield Cell(f"{case}/{name}/{minutes:g} min", seed, measured, minutes or PACE_MINUTES)
 
 
 def measure(options: Options, case: str, name: str, minutes: float, seed: int) -> Record:
     """Train one contender, and return its metrics on the hidden fifth, or the seconds of its shortest training."""
     folder = options.work / slug(f"{case}-{seed}")
     hidden = prepare(options, CASES[case], folder, seed)
-    record = {"case": case, "contender": name, "minutes": minutes}
+    record = {"case": case, "contender": name, "minutes": minutes, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    record["machine"] = machine()
     if name == ASSAY:
         return record | assay_within(options, CASES[case], folder, minutes, seed)
     module, changes = CONTENDERS[name]
@@ -370,4 +375,5 @@ if __name__ == "__main__":
         choices={"sets": tuple(CASES), "budgets": BUDGETS, "plot": Path("docs/images/anytime")},
         seeds=(0,),
         page=SPEED,
+        work=Path("benchmarks/records/anytime"),
     ).main()

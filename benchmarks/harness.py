@@ -9,6 +9,8 @@ a measurement that was broken off goes on from there. The section of the page is
 import argparse
 import json
 import os
+import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -85,6 +87,7 @@ class Benchmark:
     settings: the further options, name -> default; a work folder holds records of one value of each.
     choices: those that only choose cells.
     resumes: False where all is measured anew each time.
+    work: the default of `--work`, where it is no temporary folder.
     """
 
     section: str
@@ -99,6 +102,7 @@ class Benchmark:
     data: bool = True
     page: Path = RESULTS
     resumes: bool = True
+    work: Path | None = None
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Measure what is missing, and write the section."""
@@ -135,11 +139,11 @@ class Benchmark:
                 help=f"default: {default}",
             )
         parser.add_argument("--only", nargs="+", help="cells by name or pattern, such as 'eurosat*'")
-        work = Path(tempfile.gettempdir()) / f"assay-{slug(self.section)}"
+        work = self.work or Path(tempfile.gettempdir()) / f"assay-{slug(self.section)}"
         parser.add_argument(
             "--work",
             type=lambda text: Path(text).resolve(),
-            default=work,
+            default=str(work),
             help=f"where records are kept; default: {work}",
         )
         parser.add_argument("--page", type=Path, default=self.page)
@@ -158,6 +162,13 @@ class Benchmark:
                 texts = (f"{one:g}" if isinstance(one, float) else shlex.quote(str(one)) for one in values)
                 words += [f"--{name.replace('_', '-')}", *texts]
         return f"`{' '.join(words)}`"
+
+
+def machine() -> str:
+    """Return the processor, the cores and the system."""
+    information = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
+    return f"{[*models, platform.machine()][0]}, {os.cpu_count()} cores, {platform.system()}"
 
 
 one_off = partial(Benchmark, seeds=None, resumes=False)

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import platform
-import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ import assay
 from assay.errors import DISTRIBUTION
 from assay.labels.samples import Samples
 from assay.labels.split import folds
-from benchmarks.harness import SPEED, Benchmark, Cell, Options, Record, in_a_process, steps_of, train
+from benchmarks.harness import SPEED, Benchmark, Cell, Options, Record, in_a_process, machine, steps_of, train
 from benchmarks.peers import contest
 from benchmarks.planted import untouched
 
@@ -185,10 +184,7 @@ def lines(options: Options, records: Sequence[Record]) -> list[str]:
     rates = {kind: median(products, kind) for kind in ("fp32", "bf16")}
     versions = {distribution.name: distribution.version for distribution in distributions()}
     installed = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
-    information = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
-    machine = f"{[*models, platform.machine()][0]}, {os.cpu_count()} cores, {platform.system()}"
-    when = f"on {datetime.now(UTC):%Y-%m-%d}. {machine}, Python {platform.python_version()}"
+    when = f"on {datetime.now(UTC):%Y-%m-%d}. {machine()}, Python {platform.python_version()}"
     text = [f"Written by {options.command} {when}. {installed}."]
     text += ["", PRODUCTS.format(**{**products[0], **rates})] if products else []
     for data in dict.fromkeys(record["data"] for record in trained):

@@ -120,3 +120,17 @@ def test_the_loss_of_all_peers_is_the_cross_entropy_of_each_head(heads: Any, cod
     expected = sum(functional.cross_entropy(part, column) for part, column in zip(parts, columns, strict=True))
     task = Task(data="", stage="both", epochs=1, size=32, batch=2, seed=0)
     assert torch.allclose(loss_of(images, task)(logits, targets), torch.as_tensor(expected))
+
+
+def test_short_budgets_of_all_sets_are_measured_first() -> None:
+    options = Options(seeds=[0], sets=["eurosat", "seedlings"], budgets=[0.5, 2.0])
+    cells = list(anytime.cells(options))
+    assert [cell.name for cell in cells if cell.name.endswith(f"/{anytime.ASSAY}/0.5 min")] == [
+        "eurosat/Assay/0.5 min",
+        "seedlings/Assay/0.5 min",
+    ]
+    minutes = [float(cell.name.split("/")[-1].split()[0]) for cell in cells]
+    assert minutes == sorted(minutes)
+    assert sum(PROBE in cell.name for cell in cells) == 2
+    with pytest.raises(SystemExit, match="no such set"):
+        list(anytime.cells(Options(seeds=[0], sets=["eurosatt"], budgets=[1.0])))
