@@ -39,6 +39,8 @@ from assay.apps.serve.workers import Work, Workers
 from assay.errors import DataError, RunError
 from assay.labels.space import Head, LabelSpace
 from assay.models.trained_model import TrainedModel
+from assay.models.uncertainty import Uncertainty
+from assay.predictions.conformal import present_cells
 from assay.predictions.predictor import Predictor
 from assay.progress import NoProgress
 from assay.run.contents import read_run
@@ -125,9 +127,28 @@ def test_the_same_probabilities_as_of_predicting_from_a_form_and_from_json(port:
 def test_every_head_has_its_class_or_its_tags_and_the_most_probable_classes(colours: Path) -> None:
     space = LabelSpace((Head("kind", ("a", "b", "c")), Head("tags", ("x", "y"), "multilabel")))
     model = Service("two", Predictor(saved(space), (Hardware(),), "model"))
-    answer = model.answer(np.array([0.1, 0.2, 0.7, 0.9, 0.01], np.float32), 2)
+    answer = model.answer(np.array([0.1, 0.2, 0.7, 0.9, 0.01], np.float32), top=2)
     assert answer["kind"] == {"label": "c", "probabilities": {"c": pytest.approx(0.7), "b": pytest.approx(0.2)}}
     assert answer["tags"] == {"label": ["x"], "probabilities": {"x": pytest.approx(0.9), "y": pytest.approx(0.01)}}
+
+
+def test_sets_and_how_foreign_an_image_is_come_with_a_calibrated_model() -> None:
+    space = LabelSpace((Head("kind", ("a", "b", "c")),))
+    cells = present_cells(space["kind"], np.zeros(40, np.int64), np.tile(np.float32([0.5, 0.3, 0.2]), (40, 1)))
+    nothing = np.zeros(3, np.float32)
+    examples, far = np.eye(3).astype(np.float16), np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    known = Uncertainty((cells,), 40, nothing, nothing.astype(np.int64), examples, far)
+    model = Service("two", Predictor(replace(saved(space), uncertainty=known), (Hardware(),), "model"))
+    assert model.answer(np.array([0.55, 0.3, 0.15], np.float32), coverage=0.9)["kind"]["set"] == ["a"]
+    assert model.answer(np.array([0.1, 0.6, 0.5], np.float32), coverage=0.9)["kind"]["set"] == ["b", "c"]
+    assert model.unlike_training(0.35) == {"unlike_training": 0.75}
+
+
+def test_a_model_that_was_not_calibrated_has_no_sets(port: int, colours: Path) -> None:
+    image = form(files(colours)[0].read_bytes())
+    assert ask(port, request(image, path="/predict?coverage=0.9"))[0] == 422
+    assert "between 0 and 1" in ask(port, request(image, path="/predict?coverage=1.2"))[1]
+    assert "unlike_training" not in ask(port, request(image))["predictions"][0]
 
 
 def test_requests_at_once_are_answered_each_its_own(port: int, service: Service, colours: Path) -> None:

@@ -36,6 +36,11 @@ HEADS: Json = {
                 "description": "By class, the most probable first.",
                 "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
             },
+            "set": {
+                "type": "array",
+                "description": "With coverage: classes that hold the true one so often; of tags, that share of them.",
+                "items": {"type": "string"},
+            },
         },
     },
 }
@@ -47,11 +52,16 @@ def document(*, token: bool) -> Json:
         "name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1},
         "description": "Only so many of the most probable classes of each head.",
     }  # fmt: skip
+    coverage = {
+        "name": "coverage", "in": "query",
+        "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "description": "How often the set of classes in the answer is to hold the true one, such as 0.9.",
+    }  # fmt: skip
     classes = {
         "name": "class", "in": "query", "schema": {"type": "array", "items": {"type": "string"}},
         "description": "A class to explain beside those predicted; may be repeated.",
     }  # fmt: skip
-    predict = _post("Predict the classes of images", _predictions(), parameters=[top])
+    predict = _post("Predict the classes of images", _predictions(), parameters=[top, coverage])
     explain = _post("Explain the prediction for an image", _explanation(), parameters=[classes])
     paths: dict[str, Json] = {
         "/predict": {"post": predict},
@@ -100,7 +110,8 @@ def _response(description: str, schema: Json) -> Json:
 
 
 def _predictions() -> Json:
-    one = _object({"image": _text("The name that it came with."), "heads": HEADS})
+    rank = {"type": "number", "description": "How foreign the image is, 0 to 1; where the model keeps training images."}
+    one = _object({"image": _text("The name that it came with."), "heads": HEADS}, {"unlike_training": rank})
     listed = {"type": "array", "description": "In the order of the images.", "items": one}
     return _object({"model": _text("The name of the run."), "predictions": listed})
 
@@ -128,8 +139,8 @@ def _explanation() -> Json:
     )
 
 
-def _object(properties: Json) -> Json:
-    return {"type": "object", "required": list(properties), "properties": properties}
+def _object(required: Json, more: Json | None = None) -> Json:
+    return {"type": "object", "required": list(required), "properties": {**required, **(more or {})}}
 
 
 def _text(description: str) -> Json:

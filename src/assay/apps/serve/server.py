@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from starlette.applications import Starlette
@@ -29,9 +30,12 @@ from assay.apps.serve.requests import Limits, images_of
 from assay.apps.serving import FAULT, SHARED, TooLargeError, cross_site, foreign, header_texts, limited, with_headers
 from assay.arrays import Floats
 from assay.errors import AssayError, ImageError
+from assay.export.submission_form import CALIBRATE_FIRST
 from assay.images.cache import cores
 from assay.images.decode import HeldImage, size_of
 from assay.labels.space import Head, LabelSpace
+from assay.predictions.conformal import set_thresholds
+from assay.predictions.novelty import ranks
 from assay.predictions.predictor import Decoded, Predictor
 
 STATIC = Path(__file__).parent / "static"
@@ -68,6 +72,13 @@ class Access:
         return 401, "this server asks for a token. Send it as the header `Authorization: Bearer TOKEN`."
 
 
+class Output(NamedTuple):
+    """Probabilities (W,) of an image, and its distance to the training images; NaN where the model keeps none."""
+
+    probabilities: Floats
+    distance: float
+
+
 @dataclass(frozen=True, eq=False)
 class Service:
     """A model that answers requests, within limits; `explainer` is of a model of one network."""
@@ -82,36 +93,70 @@ class Service:
     def space(self) -> LabelSpace:
         return self.predictor.saved.space
 
-    def compute(self, images: Sequence[Decoded]) -> list[Floats]:
-        """Return the probabilities (W,) of each decoded image, as `assay predict` computes them."""
-        began = time.perf_counter()
-        rows = self.predictor.predict([str(number) for number in range(len(images))], list(images)).probabilities
+    @property
+    def compares(self) -> bool:
+        """Whether the model keeps training images by which others are foreign."""
+        uncertainty = self.predictor.saved.uncertainty
+        return uncertainty is not None and len(uncertainty.examples) > 0
+
+    def compute(self, images: Sequence[Decoded]) -> list[Output]:
+        """Return probabilities and distance of each decoded image, as `assay predict` computes them."""
+        began, names = time.perf_counter(), [str(number) for number in range(len(images))]
+        made = self.predictor.predict(names, list(images), distances=self.compares)
         self.metrics.batch(len(images), time.perf_counter() - began)
-        return list(rows)
+        distances = np.full(len(images), np.nan, np.float32) if made.distances is None else made.distances
+        return [Output(*row) for row in zip(made.probabilities, distances, strict=True)]
+
+    def require_readable(self, image: HeldImage) -> None:
+        """Raise HTTPException for an image that has too many pixels, or whose size cannot be read."""
+        try:
+            width, height = size_of(image)
+        except ImageError as error:
+            raise HTTPException(422, f"{image.name}: {error}.") from error
+        if width * height > self.limits.pixels:
+            raise HTTPException(
+                413, f"{image.name}: has {width} x {height} pixels; {self.limits.pixels:,} are the most that are read."
+            )
 
     def decode(self, image: HeldImage) -> Decoded:
         """Return an image as the networks take it. Raises HTTPException for one that is too large or unreadable."""
-        try:
-            width, height = size_of(image)
-            if width * height > self.limits.pixels:
-                raise HTTPException(
-                    413,
-                    f"{image.name}: has {width} x {height} pixels; {self.limits.pixels:,} are the most that are read.",
-                )
-            decoded = self.predictor.decode(image)
-        except ImageError as error:
-            decoded = str(error)
+        self.require_readable(image)
+        decoded = self.predictor.decode(image)
         if isinstance(decoded, str):
             raise HTTPException(422, f"{image.name}: {decoded}.")
         return decoded
 
-    def answer(self, probabilities: Floats, top: int | None) -> dict[str, dict[str, object]]:
-        """Return the answer of each head: its class or tags, and its most probable classes, the first `top`."""
-        cuts = self.predictor.saved.decision_rule.thresholds
-        return {
-            head.name: _head_answer(head, probabilities[columns], cuts[columns], top)
-            for head, columns in self.space.each()
-        }
+    def answer(
+        self, probabilities: Floats, *, top: int | None = None, coverage: float | None = None
+    ) -> dict[str, dict[str, object]]:
+        """Return the answer of each head: its class or tags, and its most probable classes, the first `top`.
+
+        With `coverage`, also the set of classes that holds the true one so often. Raises HTTPException where the model
+        keeps nothing to fit it by.
+        """
+        saved = self.predictor.saved
+        cuts, answers = saved.decision_rule.thresholds, dict[str, dict[str, object]]()
+        for number, (head, columns) in enumerate(self.space.each()):
+            answers[head.name] = _head_answer(head, probabilities[columns], cuts[columns], top)
+            if coverage is not None:
+                if saved.uncertainty is None:
+                    raise HTTPException(
+                        422, f"coverage: this model keeps nothing to tell by how sure it is. {CALIBRATE_FIRST}"
+                    )
+                lowest = set_thresholds(saved.uncertainty.cells[number], coverage, head.size, by_class=False)
+                held = np.argsort(-probabilities[columns], kind="stable")
+                answers[head.name]["set"] = [
+                    head.classes[code] for code in held if probabilities[columns][code] >= lowest[code]
+                ]
+        return answers
+
+    def unlike_training(self, distance: float) -> dict[str, float]:
+        """Return from 0 to 1 how foreign an image is, as a field of its answer; none where the model cannot tell."""
+        if not self.compares:
+            return {}
+        assert self.predictor.saved.uncertainty is not None
+        (rank,) = ranks(np.array([distance]), self.predictor.saved.uncertainty.distances)
+        return {"unlike_training": round(float(rank), 4)}
 
     def about(self) -> dict[str, object]:
         """Return what a client may want to know of the model."""
@@ -119,6 +164,7 @@ class Service:
             "model": self.name,
             "heads": [{"name": one.name, "kind": one.kind, "classes": list(one.classes)} for one in self.space],
             "limits": self.limits.model_dump(),
+            "sets": self.predictor.saved.uncertainty is not None,
             "explains": self.explainer is not None,
             "compared": self.explainer.neighbours if self.explainer else 0,
         }
@@ -140,7 +186,7 @@ class Server:
     def __init__(self, service: Service, access: Access, closing: threading.Event) -> None:
         """Begin to accept requests, until `closing` is set."""
         self.service, self.access, self.closing = service, access, closing
-        self.batches: Batches[Decoded, Floats] = Batches(service.compute)
+        self.batches: Batches[Decoded, Output] = Batches(service.compute)
         self.pool = ThreadPoolExecutor(cores() + 1)
         routes = [
             Route("/predict", self._predict, methods=["POST"]),
@@ -214,7 +260,7 @@ class Server:
         return JSONResponse({"status": "ready"})
 
     async def _predict(self, request: Request) -> Response:
-        top = _number(request.query_params.get("top"))
+        top, coverage = _number(request.query_params.get("top")), _share(request.query_params.get("coverage"))
         images = await self._images(request, self.service.limits.images)
         async with self._in_time():
             loop = asyncio.get_running_loop()
@@ -222,7 +268,11 @@ class Server:
             decoded = await asyncio.gather(*work)
             rows = await asyncio.gather(*(asyncio.wrap_future(self.batches.submit(one)) for one in decoded))
         answers = [
-            {"image": image.name, "heads": self.service.answer(row, top)}
+            {
+                "image": image.name,
+                "heads": self.service.answer(row.probabilities, top=top, coverage=coverage),
+                **self.service.unlike_training(row.distance),
+            }
             for image, row in zip(images, rows, strict=True)
         ]
         return JSONResponse({"model": self.service.name, "predictions": answers})
@@ -236,7 +286,7 @@ class Server:
         (image,) = await self._images(request, 1)
 
         def work() -> ExplanationJson:
-            self.service.decode(image)  # refuses what is too large
+            self.service.require_readable(image)
             return explainer.explain(image, request.query_params.getlist("class"))
 
         async with self._in_time():
@@ -284,6 +334,18 @@ def _number(text: str | None) -> int | None:
     if text is not None and not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
         raise HTTPException(422, "top: is no whole number above 0.")
     return None if text is None else int(text)
+
+
+def _share(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise HTTPException(422, "coverage: is no number between 0 and 1, such as 0.9.")
+    return share
 
 
 def _error(status: int, text: str) -> JSONResponse:

@@ -5,6 +5,8 @@ import { button, count, element, one, write } from "./dom.js";
 const AT_A_TIME = 2; // images that wait for their answer
 const CARDS = 60; // the oldest goes
 const BARS = 6; // classes of a head
+const COVERAGE = 0.9; // of sets
+const FOREIGN = 0.99; // validation images that are less unlike the training images
 const waiting = [];
 let working = 0, model = null;
 let token = sessionStorage.getItem("token") ?? "";
@@ -79,9 +81,9 @@ async function next() {
 
 async function answer(file, card) {
   try {
-    const { predictions: [prediction] } = await ask(`predict?top=${BARS}`, { method: "POST", body: form(file) });
+    const { predictions: [prediction] } = await ask(`predict?top=${BARS}${model.sets ? `&coverage=${COVERAGE}` : ""}`, { method: "POST", body: form(file) });
     one(".wait", card).hidden = true;
-    drawAnswer(card, file, prediction.heads);
+    drawAnswer(card, file, prediction);
     if (model.explains) await explain(card, file);
     else note(card, "This model is of several networks, and each looks at an image in a way of its own: nothing is explained.");
   } catch (error) {
@@ -97,15 +99,18 @@ function form(file) {
   return data;
 }
 
-function drawAnswer(card, file, heads) {
+function drawAnswer(card, file, { heads, unlike_training: unlike }) {
   one(".answer", card).replaceChildren(...model.heads.map(({ name }) => {
     const { label, probabilities } = heads[name], box = element("div", "head");
     const labels = Array.isArray(label) ? label : [label];
     if (model.heads.length > 1) box.append(element("h3", "", name));
     box.append(element("b", "label", labels.join(", ") || "no tag"));
     for (const [value, probability] of Object.entries(probabilities)) box.append(bar(card, file, { head: name, value, probability, predicted: labels.includes(value) }));
+    const set = heads[name].set ?? [], least = Array.isArray(label) ? 0 : 1;
+    if (set.length > least) box.append(element("p", "hint", `In ${100 * COVERAGE} of 100 ${least ? "images it is one" : "tags it is"} of: ${set.join(", ")}`));
     return box;
   }));
+  if (unlike >= FOREIGN) one(".answer", card).append(element("p", "hint", `Unlike the training images, more than ${Math.floor(100 * unlike)} of 100 images are: the answer may mean nothing.`));
   if (model.explains) one(".answer", card).append(element("p", "hint", "Click a class to see what speaks for it."));
 }
 
