@@ -35,6 +35,10 @@ def test_a_run_within_minutes_says_what_it_intends_and_what_came_of_it(plan: Pat
     lines = Lines()
     run = train(plan, run=tmp_path / "run", progress=lines)
     assert "10 minutes. It is intended:" in lines.lines
+    images = len(run.artifact.saved.learnt_from)
+    intended = [line for line in lines.lines if line.startswith("  whole network: ")]
+    assert intended
+    assert all(line.endswith(f", {images} images at 32 pixels") for line in intended)
     assert stages(run)[:4] == ["probe", "suspect labels", "whole network", "more epochs"]
     assert run.record.stages[2]["gain"] is not None
     assert "Of 10 minutes this run used" in str(run)

@@ -26,8 +26,9 @@ from assay.plan.planner import (
     Stage,
     budgeted_stages,
     default_stages,
+    images_and_size,
 )
-from assay.run.budget import Budget, closing_seconds, refined, with_second
+from assay.run.budget import Budget, closing_seconds, refined, seconds_of_test, with_second
 from assay.run.records import DoneRecord
 from assay.training.fit_task import Pace, TimeLimit
 
@@ -196,7 +197,17 @@ def test_a_slow_machine_needs_longer_for_the_report(budget: float, forward: floa
 
 def test_after_the_whole_network_its_upper_stages_are_not_trained_alone() -> None:
     assert budgeted_stages(PLANTS, SPEEDS, 60, done=[PROBE, SUSPECT_LABELS, WHOLE]) == []
-    assert names(budgeted_stages(PLANTS, SPEEDS, 60, done=[PROBE, SUSPECT_LABELS, UPPER])) == [WHOLE, ENSEMBLE]
+    after = [PROBE, SUSPECT_LABELS, UPPER]
+    assert names(budgeted_stages(PLANTS, SPEEDS, 140, done=after)) == [WHOLE, ENSEMBLE]
+    assert budgeted_stages(PLANTS, SPEEDS, 120, done=after) == []  # two epochs take 133 s
+
+
+@pytest.mark.parametrize("left", [6, 8, 10])
+def test_seconds_that_do_not_suffice_for_upper_stages_are_not_spent_on_the_whole_network(left: float) -> None:
+    """The speeds are those of an idle machine, where a pass over these images takes 4.7 s."""
+    facts, speeds = Facts(labelled=1_382, unlabelled=0, validation=346, side=64, cached=True), Speeds.of_forward(0.0027)
+    assert budgeted_stages(facts, replace(speeds, upper=1.3 * 0.0027), left, done=[PROBE]) == []
+    assert names(budgeted_stages(facts, replace(speeds, upper=1.3 * 0.0027), left + 6, done=[PROBE])) == [UPPER]
 
 
 def test_the_default_plan_states_what_it_takes() -> None:
@@ -218,6 +229,27 @@ def test_speeds_are_those_of_the_stages_that_are_done() -> None:
     assert refined(PLANTS, SPEEDS, {PROBE: done(30.0)}).forward == SPEEDS.forward
     fits = {name: done(60.0, {"images_per_second": rate}) for name, rate in ((UPPER, 250.0), (WHOLE, 40.0))}
     assert (refined(PLANTS, SPEEDS, fits).upper, refined(PLANTS, SPEEDS, fits).training) == (0.004, 0.025)
+
+
+@pytest.mark.parametrize(("images", "size", "relative"), [(3_200, 128, 1.0), (1_000, 128, 1.0), (800, 64, 0.45)])
+def test_a_probe_of_fewer_or_smaller_images_shows_the_same_speeds(images: int, size: int, relative: float) -> None:
+    seconds = (images + 800) * relative * 0.002 + images * 0.001
+    shown = refined(PLANTS, replace(SPEEDS, forward=0.002), {PROBE: done(seconds, {"images": images, "size": size})})
+    assert (shown.forward, shown.linear) == (pytest.approx(0.002, rel=0.2), pytest.approx(0.001, rel=0.5))
+
+
+def test_the_test_images_are_read_and_predicted_by_every_fit_that_the_last_model_may_hold() -> None:
+    fits = budgeted_stages(replace(PLANTS, side=224), SPEEDS, 3_000, done=[PROBE, SUSPECT_LABELS])
+    assert [images_and_size(stage)[1] for stage in fits] == [128, 224, None]
+    assert seconds_of_test(0, 0.003, fits) == 0
+    assert seconds_of_test(1_000, 0.003, []) == pytest.approx(4.5)
+    assert seconds_of_test(1_000, 0.003, fits) == pytest.approx(3 * (1.5 + 3.0625 + 0.5))
+
+
+def test_images_and_size_of_a_repeat_are_those_of_its_fit() -> None:
+    probe, *_ = budgeted_stages(PLANTS, SPEEDS, 3)
+    more, _ = budgeted_stages(PLANTS, SPEEDS, 100, done=[PROBE, SUSPECT_LABELS, UPPER, WHOLE])
+    assert (images_and_size(probe), images_and_size(more)) == ((1_000, 64), (None, 128))
 
 
 # A fit within seconds.

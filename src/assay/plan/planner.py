@@ -27,7 +27,8 @@ LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for few
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
 LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
-LEAST_EPOCH = 0.3  # of the whole network: with less it has not recovered from the first steps
+LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have not recovered from the first steps
+LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
 LARGER = (160, 192, 224)  # pixels
 ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
@@ -109,6 +110,14 @@ KINDS = {
 FITS = (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
 
 
+def images_and_size(stage: Stage) -> tuple[int | None, int | None]:
+    """Return how many images a stage is limited to, and the size in pixels of those that it reads; None for neither."""
+    ((_, settings),) = stage.step.items()
+    if "steps" in settings:
+        ((_, settings),) = settings["steps"][-1].items()
+    return settings.get("images"), settings.get("size")
+
+
 def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     """Return a probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
 
@@ -168,18 +177,19 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     epoch = _epoch_seconds(facts, speeds.training, speeds)
     epochs, second = left / epoch, _second_seconds(facts, speeds)
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
-    a_view = (facts.labelled + facts.validation) * speeds.forward if facts.cached else 0.0  # about: of all stages
-    if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= max(LEAST_FIT, 2 * a_view):
+    of_upper = _epoch_seconds(facts, speeds.upper, speeds)
+    a_view = (facts.labelled + facts.validation) * speeds.forward  # about: of all stages
+    least = max(LEAST_FIT, 2 * a_view if facts.cached else LEAST_EPOCH * of_upper)
+    if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= least:
         alone = epochs * (1 - UPPER_SHARE) < LEAST_AFTER
         seconds = left if alone else UPPER_SHARE * left
-        of_upper = _epoch_seconds(facts, speeds.upper, speeds)
         views = _views(facts, speeds, seconds)
         upper_lr = 2 * LR if images >= MANY_IMAGES else LR
         yield _fit_stage(UPPER, facts, seconds, of_upper, freeze=facts.frozen, lr=upper_lr, **views)
         if alone:
             return
         left -= seconds
-    if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_EPOCH * epoch):
+    if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         later = [size for size in LARGER if size <= facts.largest]
         enough = max(MIN_OPTIMIZER_STEPS / images, EPOCHS[0]) * epoch
         seconds = left
@@ -190,6 +200,8 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         seconds = min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
         yield _fit_stage(WHOLE, facts, seconds, epoch)
         left -= seconds
+    elif not begun:
+        return
     if _has_unlabelled(facts) and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
         yield _pseudo_labels(facts, left, epoch)
         return
@@ -284,6 +296,12 @@ def _fit(facts: Facts) -> dict[str, Any]:
     }
 
 
+def relative_forward(size: int) -> float:
+    """Return the seconds of an image through the backbone, over those at the default size, with what reading adds."""
+    reading = READING if size > DEFAULT_SIZE else READING_SMALLER if size < DEFAULT_SIZE else 0.0
+    return (size / DEFAULT_SIZE) ** 2 + reading
+
+
 def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool = False) -> Stage:
     """Return a probe; where `left` seconds are too few, of fewer images, or of the least number at a smaller size.
 
@@ -291,8 +309,7 @@ def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool 
     """
     larger = [size for size in LARGER_PROBES if alone and size <= facts.largest]
     for size in (*larger, DEFAULT_SIZE, *SMALLER_PROBES):
-        reading = READING if size > DEFAULT_SIZE else READING_SMALLER if size < DEFAULT_SIZE else 0.0
-        forward = speeds.forward * ((size / DEFAULT_SIZE) ** 2 + reading)
+        forward = speeds.forward * relative_forward(size)
         each, rest = forward + speeds.linear, facts.validation * forward
         images = min(max((left - rest) / each, 0), facts.labelled)
         share = 1.0 if size >= DEFAULT_SIZE else LEAST_SHARE if size > SMALLER_PROBES[-1] else 0.0

@@ -20,7 +20,6 @@ from assay.labels.space import Head, LabelSpace
 from assay.messages import SPLITS, plain
 from assay.metrics.metrics import probabilities_of
 from assay.models.combiners import Tree
-from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import PLAIN
 from assay.report.gradcam import Heat, grad_cam, overlaid, pictured
@@ -213,9 +212,9 @@ def explain_target(run: RunContents, member: int | None) -> ExplainTarget:
 
     Raises RunError where there is no model yet; ModelError where several answer together and none of them is chosen.
     """
-    if run.model is None:
+    model = run.trained
+    if model is None:
         raise RunError(f"{run.folder}: no step has made a model yet. Wait for the first one that does.")
-    model = load_model(run.model)
     if isinstance(model, TrainedModel):
         if member is not None:
             raise ModelError(f"--member {member}: the model of {run.folder} is one network. Leave --member out.")

@@ -9,19 +9,35 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from assay.errors import PlanError
 from assay.files import RunFolder, StepName, fingerprint, whole, write_text
+from assay.labels.subset import labelled
 from assay.metrics.metrics import headline
 from assay.models.backbones import freeze
 from assay.models.backbones import stages as stages_of_backbone
 from assay.models.boundary import find_boundary
 from assay.models.ensemble import load_model
 from assay.plan.plan import Plan, to_yaml
-from assay.plan.planner import DEFAULT_SIZE, PROBE, UPPER, WHOLE, Facts, Speeds, Stage, budgeted_stages, default_stages
+from assay.plan.planner import (
+    DEFAULT_SIZE,
+    FITS,
+    PROBE,
+    PSEUDO_LABELS,
+    READING,
+    UPPER,
+    WHOLE,
+    Facts,
+    Speeds,
+    Stage,
+    budgeted_stages,
+    default_stages,
+    images_and_size,
+    relative_forward,
+)
 from assay.predictions.inference import seconds_an_image
 from assay.progress import format_seconds
 from assay.run.backbones import ranked
@@ -119,6 +135,15 @@ def closing_seconds(budget: float, forward: float) -> float:
     return min(max(least, min(least * slower, CLOSING_MOST * budget), CLOSING_SHARE * budget), most * slower)
 
 
+def seconds_of_test(images: int, forward: float, stages: Sequence[Stage]) -> float:
+    """Return the seconds in which the model that these stages lead to predicts so many test images, read anew.
+
+    It may be the mean of all fits. `forward` is how long an image takes through the backbone.
+    """
+    sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS] or [DEFAULT_SIZE]
+    return images * forward * sum((size / DEFAULT_SIZE) ** 2 + READING for size in sizes)
+
+
 class Staging:
     """Decides on the stages of a run, and keeps the best model so far where the run's model belongs."""
 
@@ -134,7 +159,7 @@ class Staging:
             return
         facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
         self.facts = with_second(facts, prepared.backbones)
-        budget.closing = closing_seconds(budget.seconds, self.speeds.forward)
+        self.test_images = len(labelled(prepared.samples.part("test")))
         self._print_intention()
         if not budget.decided:  # noted later: what an earlier run left in the folder is not archived yet
             budget.decided.append(self._stages()[0])
@@ -156,9 +181,10 @@ class Staging:
         self.budget.decide(stage)
         if stage is None:
             return None
+        self._keep_for_closing(self._speeds(self._records()))
         plan = self.plan
         write_text(self.context.run.plan, to_yaml(plan))
-        self.context.progress.line(f"{stage.name}: {_about(stage.seconds)}, {_about(self.budget.left)} are left")
+        self.context.progress.line(f"{_intended(stage, self.facts)}, {_about(self.budget.left)} are left")
         return plan.steps[-1]
 
     def after_epoch(self, step: str, row: Mapping[str, Any]) -> None:
@@ -177,12 +203,20 @@ class Staging:
 
     def _stages(self) -> list[Stage]:
         """Return the stages to come, by the speeds that the stages done have shown."""
-        done = [stage.name for stage in self.budget.decided]
-        records = dict(zip(done, self._records().values(), strict=False))
-        speeds = refined(self.facts, self.speeds, records)
+        done, records = [stage.name for stage in self.budget.decided], self._records()
+        speeds = self._speeds(records)
+        self._keep_for_closing(speeds)
         models = [record.model for record in records.values()]
-        unchanged = [name for number, name in enumerate(records) if models[number] in models[:number]]
+        unchanged = [name for number, name in enumerate(done[: len(models)]) if models[number] in models[:number]]
         return budgeted_stages(self.facts, speeds, self.budget.left_for_stages(), done=done, unchanged=unchanged)
+
+    def _speeds(self, records: Mapping[StepName, DoneRecord]) -> Speeds:
+        names = [stage.name for stage in self.budget.decided]
+        return refined(self.facts, self.speeds, dict(zip(names, records.values(), strict=False)))
+
+    def _keep_for_closing(self, speeds: Speeds) -> None:
+        of_test = seconds_of_test(self.test_images, speeds.forward, self.budget.decided)
+        self.budget.closing = closing_seconds(self.budget.seconds, speeds.forward) + of_test
 
     def _records(self) -> dict[StepName, DoneRecord]:
         names = [StepName.at(number, next(iter(stage.step))) for number, stage in enumerate(self.budget.decided, 1)]
@@ -205,7 +239,7 @@ class Staging:
         begun = f", {_about(budget.before)} of them spent before" if budget.before else ""
         progress.line(f"{budget.seconds / 60:g} minutes{begun}. It is intended:")
         for stage in [*budget.decided, *stages]:
-            progress.line(f"  {stage.name}: {_about(stage.seconds)}")
+            progress.line(f"  {_intended(stage, self.facts)}")
         progress.line(f"  metrics and report: {_about(budget.closing)}")
         short = sum(stage.seconds for stage in stages if stage.name == PROBE) - budget.left_for_stages()
         if short > 0:
@@ -252,15 +286,23 @@ def with_second(facts: Facts, choice: BackboneChoice | None) -> Facts:
 def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> Speeds:
     """Return the speeds that the stages done have shown, the others as they were."""
     if (probe := records.get(PROBE)) is not None:
-        images = facts.labelled + facts.validation
+        learnt_from = probe.details.get("images", facts.labelled)
+        images = (learnt_from + facts.validation) * relative_forward(probe.details.get("size", DEFAULT_SIZE))
         forward = min(speeds.forward, PROBE_FORWARD * probe.seconds / images)  # a batch was timed in a busy moment
         rest = probe.seconds - images * forward
-        speeds = replace(Speeds.of_forward(forward, cached=facts.cached), linear=max(rest, 0.1) / facts.labelled)
+        speeds = replace(Speeds.of_forward(forward, cached=facts.cached), linear=max(rest, 0.1) / learnt_from)
     if (upper := records.get(UPPER)) is not None:
         speeds = replace(speeds, upper=1 / max(upper.details["images_per_second"], 1.0))
     if (whole_network := records.get(WHOLE)) is not None:
         speeds = replace(speeds, training=1 / max(whole_network.details["images_per_second"], 1.0))
     return speeds
+
+
+def _intended(stage: Stage, facts: Facts) -> str:
+    """Return the name of a stage, its seconds, and the images that it learns from."""
+    images, size = images_and_size(stage)
+    count = "" if stage.name == PSEUDO_LABELS else f"{images or facts.labelled:,} images "  # those depend on the model
+    return f"{stage.name}: {_about(stage.seconds)}" + (f", {count}at {size} pixels" if size else "")
 
 
 def _about(seconds: float) -> str:

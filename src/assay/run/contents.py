@@ -23,6 +23,7 @@ from assay.labels.space import Codes, Head
 from assay.labels.subset import labelled
 from assay.messages import SPLITS
 from assay.metrics.metrics import HeadScore, headline
+from assay.models.ensemble import Model, load_model
 from assay.plan import yaml_lines
 from assay.predictions.predict import Predictions, score_predictions
 from assay.run.records import DoneRecord, RunMetrics, Scores
@@ -129,6 +130,11 @@ class RunContents:
         if self.finished and self.paths.model.spec.exists():
             return self.paths.model.path
         return self.folder / self.last.done.model if self.last and self.last.done and self.last.done.model else None
+
+    @cached_property
+    def trained(self) -> Model | None:
+        """The newest model, read once for all who look at it."""
+        return None if self.model is None else load_model(self.model)
 
 
 @dataclass(frozen=True, eq=False)

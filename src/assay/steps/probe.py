@@ -73,7 +73,8 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     with torch.inference_mode():
         logits = classifier.classify(torch.from_numpy(np.array(validation_features))).numpy()
     predictions = Predictions.of(validation.ids, space, model.decision_rule.logits(logits), model=context.name)
-    return StepResult(save_best(model, predictions, context), details={"strengths": strengths, "network": network})
+    details = {"strengths": strengths, "network": network, "images": len(train), "size": settings.size}
+    return StepResult(save_best(model, predictions, context), details=details)
 
 
 STEP = Step(

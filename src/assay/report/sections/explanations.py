@@ -12,7 +12,6 @@ from PIL import Image
 
 from assay.arrays import Pixels
 from assay.errors import DataError, ModelError
-from assay.models.ensemble import load_model
 from assay.predictions.inference import weights_hash
 from assay.report.errors import most_confident, worst_errors
 from assay.report.explain import ExplainOptions, explain, explain_target, read_images
@@ -35,10 +34,10 @@ def explanations(run: RunContents) -> dict[str, Any]:
     `old` counts those by a model that has been replaced; `hidden` those that fit no more; `why` tells why there is
     none.
     """
-    if run.model is None:
+    if run.trained is None:
         return {"entries": [], "old": 0, "hidden": 0, "asked": False, "why": ""}
     records = read_explanations(run.folder)
-    keys = {weights_hash(network.classifier) for network in load_model(run.model).networks} if records else set()
+    keys = {weights_hash(network.classifier) for network in run.trained.networks} if records else set()
     current = [(folder, record) for folder, record in records if record["model"] in keys]
     entries, why = (_fitting(current), "") if current else _unasked(run)
     return {
@@ -64,7 +63,7 @@ def _fitting(records: list[tuple[Path, Entry]]) -> list[Entry]:
 
 def _unasked(run: RunContents) -> tuple[list[Entry], str]:
     """Explain the worst error and the most confident right prediction; of several networks by the first."""
-    several = len(load_model(run.model).networks) > 1 if run.model else False
+    several = run.trained is not None and len(run.trained.networks) > 1
     target, entries = explain_target(run, 1 if several else None), []
     for id_, remark in _choice(run):
         try:

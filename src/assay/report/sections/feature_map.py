@@ -24,7 +24,6 @@ from assay.messages import plain, shortened
 from assay.metrics.intervals import Limits, wilson
 from assay.metrics.metrics import probabilities_of
 from assay.metrics.tallies import ratio
-from assay.models.ensemble import load_model
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference, move, weights_hash
 from assay.predictions.predict import in_chunks
@@ -57,12 +56,12 @@ def feature_map(run: RunContents, settings: MapSettings, progress: Progress, *, 
     """Return the map, or why there is none. Features and points are kept in the run's cache."""
     if settings.n == 0:
         return "It was not asked for; `assay report` draws it."
-    if run.model is None:
+    model = run.trained
+    if model is None:
         return "There is no model yet."
     if len(run.samples) < LEAST:
         return f"{len(run.samples)} images are too few for a map; {LEAST} are needed."
     samples = run.samples.take(stratified_rows(run.samples, settings.n, seed=settings.seed))
-    model = load_model(run.model)
     network = model.networks[0]
     cache = decoded_images(run, samples, network)
     if cache is None:

@@ -10,22 +10,22 @@ from assay.files import RunFolder
 from assay.messages import either
 from assay.models.backbones import stages
 from assay.models.combiners import MeanCombiner, Tree
-from assay.models.ensemble import Ensemble, Model, load_model
+from assay.models.ensemble import Ensemble, Model
 from assay.models.trained_model import TrainedModel, read_description
 from assay.run.contents import RunContents
 
 
 def networks(run: RunContents) -> list[dict[str, object]]:
     """Return every network of the newest model: its role, where there are several, its stages and their parameters."""
-    if run.model is None:
+    model = run.trained
+    if model is None:
         return []
-    model = load_model(run.model)
     return [_network(network, role) for network, role in zip(model.networks, _roles(model), strict=True)]
 
 
 def learner(run: RunContents) -> str:
     """Return what the newest model is, as text."""
-    model = load_model(run.model) if run.model else None
+    model = run.trained
     if not isinstance(model, Ensemble):
         return "A network"
     return f"{'A tree' if isinstance(model.joining, Tree) else 'An ensemble'} of {len(model.networks)} networks"
