@@ -134,6 +134,8 @@ def test_data_that_cannot_be_used(make: Callable[[], str], expected: list[str]) 
             "  - fit: {freeze: backbone, views: 1, augment: {flip: horizontal}}\n",
             ["set views: fresh", "raise views to cache that many, or drop augment"],
         ),
+        ("  - probe: {views: 4}\n", ["views: 4 are 3 augmented ones beside the plain image", "or drop both"]),
+        ("  - probe: {augment: {flip: both}}\n", ["give both augment and views above 1, or drop both"]),
         ("  - fit: {size: 32, start: nowhere}\n", [r"start: .*nowhere: no finished run is there", "Give previous"]),
     ],
 )

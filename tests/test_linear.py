@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
@@ -69,8 +70,9 @@ def test_few_labels_still_teach_more_than_how_frequent_classes_are() -> None:
     assert strength * (codes[0] >= 0).sum() >= 0.5
 
 
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.0, 0.5, 1.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_strength_is_the_best_of_all(seed: int) -> None:
+def test_the_strength_is_the_best_of_all(seed: int, shift: tuple[float, ...]) -> None:
     features, codes, weights = planted(signal=0.4 * seed, seed=seed)
     kind, own = LabelSpace((KIND,)), codes[0]
     features, own, weights = features[own >= 0], own[own >= 0], weights[own >= 0][:, :1]
@@ -82,9 +84,23 @@ def test_the_strength_is_the_best_of_all(seed: int) -> None:
         for strength in losses:
             model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
             model.fit(standard[fitting], own[fitting], sample_weight=weights[fitting, 0])
-            losses[strength] += log_loss(own[judging], model.predict_proba(standard[judging]), normalize=False)
-    found = find_strengths(kind, features, [own], weights, seed=seed)
-    assert found == {"kind": (min(losses, key=losses.__getitem__),)}
+            answers = softmax(model.decision_function(standard[judging]) + shift, axis=1)
+            as_often = np.exp(shift)[own[judging]]
+            losses[strength] += log_loss(own[judging], answers, normalize=False, sample_weight=as_often)
+    found = find_strengths(kind, features, [own], weights, seed=seed, assumed=np.array(shift, np.float32))["kind"][0]
+    assert losses[found] == pytest.approx(min(losses.values()), rel=0.03)
+
+
+def test_views_share_the_weight_of_their_image() -> None:
+    features, codes, weights = planted()
+    views = np.stack([features, features + np.random.default_rng(1).normal(size=features.shape).astype(np.float32)])
+    strengths = {"kind": (0.1,), "tags": (0.1,) * 3}
+    found = fit_linear(BOTH, views, codes, weights, seed=0, strengths=strengths)
+    twice = [np.concatenate([known, known]) for known in codes], np.concatenate([weights, weights]) / 2
+    wanted = fit_linear(BOTH, np.concatenate([*views]), *twice, seed=0, strengths=strengths)
+    assert np.array_equal(found.coefficients, wanted.coefficients)
+    same = np.stack([features, features])
+    assert find_strengths(BOTH, same, codes, weights, seed=0) == find_strengths(BOTH, features, codes, weights, seed=0)
 
 
 def test_labels_of_one_kind_only() -> None:

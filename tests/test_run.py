@@ -86,6 +86,13 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(np.allclose(one[name], other[name], rtol=0, atol=1e-12) for name in one)
 
 
+def test_a_probe_learns_from_views(carry: Carry) -> None:
+    settings = "size: 32, prior: uniform, views: 2, augment: {flip: both, crop: [0.5, 1.0]}"
+    run = carry(f"probe: {{{settings}}}", PROBE)
+    views, plain = (done(run, name)["scores"]["metrics"]["nll"]["value"] for name in ("01-probe", "02-probe"))
+    assert views != plain
+
+
 # What a run leaves
 
 

@@ -9,12 +9,14 @@ import torch
 from pydantic import Field
 
 from assay.arrays import Floats
+from assay.images.augment import Variation
 from assay.images.decode import Resize
 from assay.labels.samples import Samples
 from assay.labels.split import folds
 from assay.models.backbones import image_size
 from assay.models.classifier import Classifier
 from assay.models.trained_model import TrainedModel, training_hashes
+from assay.predictions.inference import PLAIN, View
 from assay.predictions.predict import Predictions
 from assay.progress import stage
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
@@ -38,10 +40,19 @@ class ProbeSettings(StepSettings):
     size: int = Field(128, ge=16, description="Images are resized to size x size pixels.")
     resize: Resize = Resize()
     images: int | None = Field(None, ge=1, description="Training images to learn from, about, stratified; all of them.")
+    views: int = Field(1, ge=1, description="Views of each training image to learn from: plain, the others augmented.")
+    augment: Variation | None = None
     prior: Prior = Field(
         "data",
         description="The class frequencies that predictions assume: the data's, their square root, or equal ones.",
     )
+
+    def require_consistent(self) -> None:
+        if (self.views > 1) != (self.augment is not None):
+            raise ValueError(
+                f"views: {self.views} are {self.views - 1} augmented ones beside the plain image; give both augment "
+                "and views above 1, or drop both"
+            )
 
 
 def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
@@ -51,13 +62,14 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
     classifier = frozen_backbone(state, context, size=settings.size)
     network = describe_network(classifier, context, size=settings.size)
     inference = inference_for(classifier, settings, context)
-    train_features, validation_features = (
-        inference.features(part.ids, folder=context.run.cache, progress=context.progress)
-        for part in (train, validation)
+    *train_features, validation_features = (
+        inference.features(part.ids, folder=context.run.cache, progress=context.progress, view=view)
+        for view, part in [*((view, train) for view in _views(settings, context)), (PLAIN, validation)]
     )
+    rule, space = rule_for(settings.prior, train), state.samples.space
     with stage(context.progress, "fitting the linear model"):
-        strengths = fit_heads(classifier, train_features, train, seed=context.seed)
-    space = state.samples.space
+        views = np.stack(train_features) if settings.views > 1 else train_features[0]
+        strengths = fit_heads(classifier, views, train, assumed=-rule.shift, seed=context.seed)
     # The backbone is frozen, so that it has learnt from no more images than before.
     before, _ = trained_before("previous", state, context)
     model = TrainedModel(
@@ -66,7 +78,7 @@ def run(settings: ProbeSettings, state: State, context: Context) -> StepResult:
         settings.size,
         inference.cache.side,
         settings.resize,
-        rule_for(settings.prior, train),
+        rule,
         trained_on=before,
         learnt_from=np.union1d(before, training_hashes(train.hashes)),
     )
@@ -109,9 +121,20 @@ def frozen_backbone(state: State, context: Context, *, size: int) -> Classifier:
     return classifier
 
 
-def fit_heads(classifier: Classifier, features: Floats, samples: Samples, *, seed: int) -> dict[str, float]:
-    """Put logistic regressions into the last layer; return their strengths by head, the median of its tags."""
-    linear = fit_linear(samples.space, features, samples.codes(), samples.weights(), seed=seed)
+def _views(settings: ProbeSettings, context: Context) -> list[View]:
+    return [PLAIN, *(View(settings.augment, context.seed, number) for number in range(1, settings.views))]
+
+
+def fit_heads(
+    classifier: Classifier, features: Floats, samples: Samples, *, assumed: Floats, seed: int
+) -> dict[str, float]:
+    """Put logistic regressions into the last layer; return their strengths by head, the median of its tags.
+
+    Features are (N, F) or, of views, (V, N, F); `assumed` (W,) is the log of how much more frequent classes are where
+    the model is used.
+    """
+    codes, weights = samples.codes(), samples.weights()
+    linear = fit_linear(samples.space, features, codes, weights, seed=seed, assumed=assumed)
     with torch.no_grad():
         classifier.final.weight.copy_(torch.from_numpy(linear.coefficients))
         classifier.final.bias.copy_(torch.from_numpy(linear.intercepts))

@@ -53,15 +53,20 @@ def fit_linear(
     *,
     seed: int,
     strengths: Strengths | None = None,
+    assumed: Floats | None = None,
 ) -> Linear:
-    """Fit a logistic regression of every head on features (N, F): multinomial, or one a tag.
+    """Fit a logistic regression of every head on features (N, F), or (V, N, F) of views: multinomial, or one a tag.
 
-    `codes` are one array a head and `weights` (N, H). Strengths are searched where none are given. A class
-    without images gets the lowest logit.
+    `codes` are one array a head and `weights` (N, H); the views of an image share its weight. Strengths are searched
+    where none are given (`find_strengths`). A class without images gets the lowest logit.
     """
     if strengths is None:
-        strengths = find_strengths(space, features, codes, weights, seed=seed)
-    return fit_cells(space, features, *targets_of(space, codes, weights), strengths)
+        strengths = find_strengths(space, features, codes, weights, seed=seed, assumed=assumed)
+    targets, cells = targets_of(space, codes, weights)
+    views = len(features) if features.ndim > 2 else 1
+    if views > 1:
+        targets, cells = np.tile(targets, (views, 1)), np.tile(cells / views, (views, 1))
+    return fit_cells(space, features.reshape(-1, features.shape[-1]), targets, cells, strengths)
 
 
 def fit_cells(space: LabelSpace, features: Floats, targets: Floats, weights: Floats, strengths: Strengths) -> Linear:
@@ -81,18 +86,29 @@ def fit_cells(space: LabelSpace, features: Floats, targets: Floats, weights: Flo
 
 
 def find_strengths(
-    space: LabelSpace, features: Floats, codes: Sequence[Codes], weights: Floats, *, seed: int
+    space: LabelSpace,
+    features: Floats,
+    codes: Sequence[Codes],
+    weights: Floats,
+    *,
+    seed: int,
+    assumed: Floats | None = None,
 ) -> dict[str, tuple[float, ...]]:
-    """Return the strength with the lowest cross-validated log loss, for every multi-class head and every tag."""
+    """Return the strength with the lowest cross-validated log loss, for every multi-class head and every tag.
+
+    `assumed` (W,) is the log of how much more frequent classes are where the model is used than in the data: the loss
+    is that of predictions for these frequencies. Of views (V, N, F), the first is judged.
+    """
+    views = features[None] if features.ndim == 2 else features
     questions = [part for head, known in zip(space, codes, strict=True) for part in head.columns(known).T]
-    order = np.random.default_rng(seed).permutation(len(features))
+    order = np.random.default_rng(seed).permutation(views.shape[1])
     folds = np.stack([_folds(question, order) for question in questions], axis=1)  # (N, questions)
     searched = (folds >= 0).any(axis=0)
     chosen = np.array([_default(known[known >= 0]) for known in questions])
     if searched.any():
         marked = _of_heads(space, np.where(searched, 1.0, 0.0))
         with _one_thread():
-            chosen[searched] = _search(space, features, codes, weights, folds, marked)
+            chosen[searched] = _search(space, views, codes, weights, folds, marked, assumed)
     return _of_heads(space, chosen)
 
 
@@ -102,19 +118,29 @@ def _default(known: Ints) -> float:
 
 
 def _search(
-    space: LabelSpace, features: Floats, codes: Sequence[Codes], weights: Floats, folds: Ints, searched: Strengths
+    space: LabelSpace,
+    features: Floats,
+    codes: Sequence[Codes],
+    weights: Floats,
+    folds: Ints,
+    searched: Strengths,
+    assumed: Floats | None,
 ) -> Doubles:
     """Return the best strengths of the questions `searched`, in order.
 
-    folds: (N, questions), -1 for images left out.
+    features: (V, N, F); folds: (N, questions), -1 for images left out; assumed: see `find_strengths`.
     """
     rows = np.flatnonzero((folds >= 0).any(axis=1))
-    mean, scale = moments(features)
-    standard = (features[rows] - mean) / scale
+    some = features[: max(1, SEARCH_ROWS // len(rows))]  # views
+    mean, scale = moments(some.reshape(-1, some.shape[-1]))
+    standard = ((some[:, rows] - mean) / scale).reshape(-1, some.shape[-1])
     ((_, part, columns),) = _by_strength(space, searched)
-    targets, cells = (array[rows][:, columns] for array in targets_of(space, codes, weights))
+    targets, cells = (np.tile(array[rows][:, columns], (len(some), 1)) for array in targets_of(space, codes, weights))
+    cells /= len(some)
+    shift = np.zeros(len(columns)) if assumed is None else assumed[columns].astype(np.float64)
     widths = [head.size if head.multiclass else 1 for head in space for _ in range(head.cells)]
-    fold = np.repeat(folds[rows], widths, axis=1)[:, columns]  # (n, W)
+    fold = np.tile(np.repeat(folds[rows], widths, axis=1)[:, columns], (len(some), 1))  # (n, W)
+    first = slice(len(rows))
     square, step = _square(standard), max(1, TOGETHER // part.width)
     starts = np.unique(np.repeat(np.arange(len(widths)), widths)[columns], return_index=True)[1]
     numbers = np.arange(FOLDS)
@@ -123,12 +149,12 @@ def _search(
     strengths = [one for one in STRENGTHS if one * len(rows) >= LEAST_PULL]
     for strength in strengths:
         held = np.zeros(part.width)
-        for some in np.split(numbers, range(step, FOLDS, step)):
-            parts = cells[:, None] * (fold[:, None] != some[:, None])
-            now[:, some] = _minimise(part, standard, targets, parts, square, 1 / strength, now[:, some], rough=True)
-            for number in some:
-                outputs = standard @ now[:-1, number].astype(np.float32) + now[-1, number].astype(np.float32)
-                held += _column_losses(part, outputs, targets, fold == number)
+        for among in np.split(numbers, range(step, FOLDS, step)):
+            parts = cells[:, None] * (fold[:, None] != among[:, None])
+            now[:, among] = _minimise(part, standard, targets, parts, square, 1 / strength, now[:, among], rough=True)
+            for number in among:
+                outputs = standard[first] @ now[:-1, number].astype(np.float32) + now[-1, number].astype(np.float32)
+                held += _column_losses(part, outputs, targets[first], fold[first] == number, shift)
         losses.append(np.add.reduceat(held, starts))
         if (losses[-1] > np.min(losses, axis=0)).all():
             break  # a still weaker pull makes it worse, and takes longest
@@ -268,16 +294,19 @@ def log_loss(space: LabelSpace, logits: Floats, targets: Floats, weights: Floats
     return loss_and_slope(space, logits[:, None].copy(), targets[:, None], weights[:, None])[0]
 
 
-def _column_losses(space: LabelSpace, logits: Floats, targets: Floats, among: Bools) -> Doubles:
-    """Return the log losses (W,) of logits (N, W), summed over the images `among` (N, W): of a class, of its images."""
+def _column_losses(space: LabelSpace, logits: Floats, targets: Floats, among: Bools, shift: Doubles) -> Doubles:
+    """Return the log losses (W,) of logits (N, W), summed over the images `among` (N, W): of a class, of its images.
+
+    Classes count as if they were exp(shift) (W,) times as frequent, and so do the logits.
+    """
     losses = np.zeros(space.width)
     for head, columns in space.each():
-        scores, wanted = logits[:, columns].astype(np.float64), targets[:, columns]
+        scores, wanted = logits[:, columns] + shift[columns], targets[:, columns]
         if head.multiclass:
             errors = -wanted * scipy.special.log_softmax(scores, axis=1)
         else:
             errors = np.logaddexp(0, scores) - wanted * scores
-        losses[columns] = (errors * among[:, columns]).sum(axis=0)
+        losses[columns] = (errors * among[:, columns] * np.exp(wanted * shift[columns])).sum(axis=0)
     return losses
 
 
