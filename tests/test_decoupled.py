@@ -23,7 +23,7 @@ from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.metrics import probabilities_of
 from assay.models.heads import KernelMachine, linear_layer
 from assay.predictions.calibration import rescaled, temperature
-from assay.repair.head_choice import ValidationSet, calibrating_weights, choose_head, validation_loss
+from assay.repair.head_choice import ValidationSet, Way, calibrating_weights, choose_head, validation_loss
 from assay.repair.head_kinds import ALL_KINDS, AnyKind, Crt, LogitAdjust, Lws, Ncm, Svm, TauNorm, kind_name
 from assay.repair.rebalanced_heads import Task, fit_heads, folds_by_label
 from assay.repair.support_vectors import Machines, against_rest, fit_machines
@@ -88,7 +88,7 @@ every = pytest.mark.parametrize("kind", ALL_KINDS, ids=kind_name)
 @every
 def test_a_candidate_a_setting_all_of_them_finite(kind: AnyKind, head: Head) -> None:
     found = fit_heads(kind, task(head))
-    several = {"svm linear": 3, "svm rbf": 2, "crt": 5, "tau_norm": 5, "logit_adjust": 7}
+    several = {"svm linear": 3, "svm rbf": 2, "crt": 5, "tau_norm": 5, "logit_adjust": 7, "levels": 4}
     assert len(found) == several.get(kind_name(kind), 1)
     assert len({one.setting for one in found}) == len(found)
     for one in found:
@@ -474,12 +474,41 @@ def test_the_best_is_chosen_and_judged_by_a_choice_made_without_each_image() -> 
     head = Head("k", ("a", "b"))
     for metric in ("balanced_accuracy", "macro_f1", "micro_f1", "nll"):
         found = choose_head(
-            ValidationSet(head, codes, np.ones(400), metric), [[wrong], [worse, 4 * right]], folds=5, seed=0
+            ValidationSet(head, codes, np.ones(400), metric), [Way([wrong]), Way([worse, 4 * right])], folds=5, seed=0
         )
         assert (found.best.way, found.best.setting) == (1, 1)
         assert found.best.temperature == pytest.approx(temperature(head, codes, 4 * right))
         ratios = 4 * right / found.logits
         assert len(np.unique(ratios.round(3))) <= 5
+
+
+@both
+def test_levels_are_fitted_on_validation_and_pulled_to_0(head: Head) -> None:
+    _, codes = planted(head, even=True)
+    generator = np.random.default_rng(0)
+    wanted = generator.normal(0, 1.5, head.size)
+    seen = head.present(codes) * 2.0 - 1
+    scores = (seen + generator.normal(0, 1, seen.shape) - wanted).astype(np.float32)
+    codes[:50] = -1
+    chooser = ValidationSet(head, codes, np.where(codes >= 0, 1.0, 0.0), "balanced_accuracy")
+    found = {
+        pull: choose_head(chooser, [Way([scores]), Way([scores], pull)], folds=5, seed=0) for pull in (0.01, 3.0, 1e6)
+    }
+    assert (found[3.0].best.way, found[1e6].best.way) == (1, 0)
+    assert np.corrcoef(found[3.0].best.levels, wanted)[0, 1] > 0.9
+    assert np.abs(found[3.0].best.levels).sum() < np.abs(found[0.01].best.levels).sum()
+    known = codes[50:]
+    assert balanced(head, known, found[3.0].logits[50:]) > balanced(head, known, scores[50:]) + 0.02
+    same = ValidationSet(head, codes, np.where(codes >= 0, 1.0, 0.0), "balanced_accuracy")
+    assert np.array_equal(choose_head(same, [Way([scores], 3.0)], folds=5, seed=0).best.levels, found[3.0].best.levels)
+
+
+def test_a_class_without_validation_images_keeps_about_its_level() -> None:
+    _, codes = planted(CLASSES, even=True)
+    codes[codes == 3] = -1
+    scores = np.random.default_rng(0).normal(0, 1, (len(codes), 4)).astype(np.float32)
+    ones = ValidationSet(CLASSES, codes, np.where(codes >= 0, 1.0, 0.0), "balanced_accuracy")
+    assert np.isfinite(choose_head(ones, [Way([scores], 3.0)], folds=5, seed=0).best.levels).all()
 
 
 @both
@@ -507,7 +536,7 @@ def test_a_choice_among_chances_gains_nothing_when_cross_fitted() -> None:
         answers = [generator.normal(0, 1, (100, 2)).astype(np.float32) for _ in range(30)]
         found = choose_head(
             ValidationSet(head, codes, np.ones(100), "balanced_accuracy"),
-            [[scores] for scores in answers],
+            [Way([scores]) for scores in answers],
             folds=5,
             seed=seed,
         )

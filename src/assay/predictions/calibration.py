@@ -56,17 +56,27 @@ def settled_temperature(head: Head, codes: Codes, logits: Reals) -> float:
 
 
 def rescaled(
-    head: Head, codes: Codes, scores: Reals, weights: Reals, *, slopes: Literal["one", "each"], levels: bool
+    head: Head,
+    codes: Codes,
+    scores: Reals,
+    weights: Reals,
+    *,
+    slopes: Literal["one", "each"],
+    levels: bool,
+    pull: float = 0.0,
 ) -> tuple[Doubles, Doubles]:
     """Return slopes and intercepts (K,) that map scores (N, K) to logits, for the lowest loss on the known labels.
 
     For tags it is Platt scaling (Platt 1999), for classes the same under a softmax (vector scaling, Guo et al.
     2017). As in the former, targets are smoothed: (n + 1) / (n + 2) instead of 1 for n images of a label. Slopes
     are 0 or more; one slope for all classes keeps the order of scores that differ by class alone. `weights` are
-    shaped like the codes; a score that is not finite counts as unknown.
+    shaped like the codes; a score that is not finite counts as unknown. `pull` times the weight of an image of a class,
+    times half the square of its intercept, is added to the loss.
     """
     size = head.size
     cells, targets = _smoothed(head, codes, scores, weights)
+    pulls = pull * np.where(head.present(codes), cells, 0.0).max(axis=0, initial=0.0)
+    pulls = np.where(pulls > 0, pulls, pulls.max())
     finite = np.where(np.isfinite(scores), scores, 0.0).astype(np.float64)
     count = size if slopes == "each" else 1
 
@@ -81,7 +91,11 @@ def rescaled(
             gradient = cells * (expit(logits) - targets)
         by_slope = (gradient * finite).sum(axis=0)
         parts = [by_slope if slopes == "each" else by_slope.sum(keepdims=True)]
-        return float(value), np.concatenate([*parts, *([gradient.sum(axis=0)] if levels else [])])
+        if not levels:
+            return float(value), np.concatenate(parts)
+        pulled = pulls * parameters[count:]
+        value += 0.5 * (pulled * parameters[count:]).sum()
+        return float(value), np.concatenate([*parts, gradient.sum(axis=0) + pulled])
 
     begin = np.concatenate([np.ones(count), np.zeros(size if levels else 0)])
     bounds = [(0.0, None)] * count + [(None, None)] * (len(begin) - count)

@@ -9,15 +9,16 @@ from typing import Literal
 import numpy as np
 from scipy.special import log_softmax
 
-from assay.arrays import Bools, Floats, Ints, Reals
+from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.metrics import higher_is_better, probabilities_of
 from assay.metrics.tallies import Tally, groups, ratio
-from assay.predictions.calibration import temperature
+from assay.predictions.calibration import COLDEST, HOTTEST, rescaled, temperature
 from assay.predictions.cross_fitting import decision_tally, folds_of
 from assay.repair.head_kinds import learnable
 
 MetricName = Literal["balanced_accuracy", "macro_f1", "micro_f1", "nll"]
+INNER_FOLDS = 5  # of the images that choose a way, where a way fits levels on them
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +30,33 @@ class ValidationSet:
     weights: Reals
     metric: MetricName
 
-    def best(self, ways: Sequence[Sequence[Floats]], rows: Bools) -> Choice:
-        """Return the first of the best ways on these rows; `ways` are logits (N, K), an array a setting of each."""
-        codes, weights, space = self.codes[rows], self.weights[rows], LabelSpace((self.head,))
-        sign = 1 if higher_is_better(self.metric) else -1
-        settings, values = [], []
-        for logits in ways:
-            settings.append(min(self._calibrated(one[rows], codes, weights, index) for index, one in enumerate(logits)))
-            _, index, divisor = settings[-1]
-            metrics = decision_tally(self.head, codes, probabilities_of(space, logits[index][rows] / divisor)).values()
+    def best(self, ways: Sequence[Way], rows: Bools) -> Choice:
+        """Return the first of the best ways on these rows. Levels are judged on images that they were not fitted on."""
+        sign, values = 1 if higher_is_better(self.metric) else -1, []
+        choices = [self._fitted(number, way, rows) for number, way in enumerate(ways)]
+        for way, choice in zip(ways, choices, strict=True):
+            logits = choice.logits(ways, rows)
+            if way.pull and len(ways) > 1:
+                fold = folds_of(int(rows.sum()), INNER_FOLDS, seed=0)
+                for number in np.unique(fold):
+                    others = rows.copy()
+                    others[rows] = fold != number
+                    logits[fold == number] = self._fitted(choice.way, way, others).logits(ways, rows)[fold == number]
+            probabilities = probabilities_of(LabelSpace((self.head,)), logits)
+            metrics = decision_tally(self.head, self.codes[rows], probabilities).values()
             values.append(sign * metrics.get(self.metric, 0.0))  # undefined for one, it is for all
-        way = int(np.argmax(values))
-        return Choice(way, *settings[way][1:])
+        return choices[int(np.argmax(values))]
+
+    def _fitted(self, number: int, way: Way, rows: Bools) -> Choice:
+        """Return the setting of lowest loss at its temperature and, of a way that has them, its levels."""
+        codes, weights = self.codes[rows], self.weights[rows]
+        settings = [self._calibrated(logits[rows], codes, weights, index) for index, logits in enumerate(way.settings)]
+        _, index, divisor = min(settings)
+        if not way.pull:
+            return Choice(number, index, divisor, np.zeros(self.head.size))
+        logits = way.settings[index][rows]
+        slopes, levels = rescaled(self.head, codes, logits, weights, slopes="one", levels=True, pull=way.pull)
+        return Choice(number, index, 1 / float(np.clip(slopes[0], 1 / HOTTEST, 1 / COLDEST)), levels)
 
     def _calibrated(self, logits: Floats, codes: Codes, weights: Reals, index: int) -> tuple[float, int, float]:
         """Return the loss at the best temperature, the index given, and that temperature."""
@@ -48,13 +64,29 @@ class ValidationSet:
         return validation_loss(self.head, codes, logits / divisor, weights), index, divisor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Way:
+    """Logits (N, K) of each setting of a way to learn a head.
+
+    With a `pull`, validation fits a level a class too, which is pulled to 0 as by so many images of the class.
+    """
+
+    settings: Sequence[Floats]
+    pull: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class Choice:
-    """Indices of a way and of its setting, and the temperature of lowest loss."""
+    """Indices of a way and of its setting, the temperature of lowest loss, and the levels added after it (K,)."""
 
     way: int
     setting: int
     temperature: float
+    levels: Doubles
+
+    def logits(self, ways: Sequence[Way], rows: Bools) -> Floats:
+        """Return the logits (n, K) of these rows by this choice."""
+        return (ways[self.way].settings[self.setting][rows] / self.temperature + self.levels).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +97,16 @@ class ChosenHead:
     logits: Floats
 
 
-def choose_head(validation: ValidationSet, ways: Sequence[Sequence[Floats]], *, folds: int, seed: int) -> ChosenHead:
+def choose_head(validation: ValidationSet, ways: Sequence[Way], *, folds: int, seed: int) -> ChosenHead:
     """Return the best of several ways, and cross-fitted logits of that choice.
 
     The setting of a way is chosen by the loss, which a few images move little; the way by the metric.
     """
     fold = folds_of(len(validation.codes), folds, seed=seed)
-    logits = np.empty_like(ways[0][0])
+    logits = np.empty_like(ways[0].settings[0])
     for number in np.unique(fold):
         inside = fold == number
-        best = validation.best(ways, ~inside)
-        logits[inside] = ways[best.way][best.setting][inside] / best.temperature
+        logits[inside] = validation.best(ways, ~inside).logits(ways, inside)
     return ChosenHead(validation.best(ways, np.ones(len(fold), dtype=np.bool_)), logits)
 
 

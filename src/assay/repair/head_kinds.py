@@ -70,12 +70,20 @@ class LogitAdjust(Choice):
     tau: tuple[NotNegative, ...] = Field((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), min_length=1)
 
 
-AnyKind = Svm | Crt | TauNorm | Lws | Ncm | LogitAdjust
-KindName = Literal["svm", "crt", "tau_norm", "lws", "ncm", "logit_adjust"]
+class Levels(Choice):
+    """Logits adjusted as by `logit_adjust`, and then by a level a class, fitted on validation by the loss."""
+
+    kind: Literal["levels"] = "levels"
+    tau: tuple[NotNegative, ...] = Field((0.0, 0.5, 1.0, 1.5), min_length=1)
+    pull: Positive = Field(3.0, description="A level is pulled to 0 as by so many validation images of its class.")
+
+
+AnyKind = Svm | Crt | TauNorm | Lws | Ncm | LogitAdjust | Levels
+KindName = Literal["svm", "crt", "tau_norm", "lws", "ncm", "logit_adjust", "levels"]
 HeadKind = Annotated[AnyKind, Field(discriminator="kind"), by_name(AnyKind)]
 """How a head is learnt again, in a plan: a name, or a mapping with a kind."""
 
-ALL_KINDS: tuple[AnyKind, ...] = (Svm(), Svm(kernel="rbf"), Crt(), TauNorm(), Lws(), Ncm(), LogitAdjust())
+ALL_KINDS: tuple[AnyKind, ...] = (Svm(), Svm(kernel="rbf"), Crt(), TauNorm(), Lws(), Ncm(), LogitAdjust(), Levels())
 
 
 def kind_name(kind: AnyKind) -> str:
@@ -96,7 +104,7 @@ def unsupported_reason(kind: AnyKind, head: Head, *, images: int, linear: bool) 
             f"{images:,} images takes about {kernel_bytes(images) / 2**30:,.1f} GiB; most: {kind.most:,} are allowed. "
             "Set kernel: linear, or raise most."
         )
-    if kind.kind in ("tau_norm", "lws", "logit_adjust") and not linear:
+    if kind.kind in ("tau_norm", "lws", "logit_adjust", "levels") and not linear:
         return (
             f"{head.name}: {kind.kind} goes on from the weights of a linear head, and the one before is not linear. "
             "Put a probe before it, or name other kinds."

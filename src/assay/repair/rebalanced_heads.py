@@ -25,6 +25,7 @@ from assay.repair.head_kinds import (
     RBF_COSTS,
     AnyKind,
     Crt,
+    Levels,
     LogitAdjust,
     Lws,
     Ncm,
@@ -207,7 +208,7 @@ def _lws(kind: Lws, task: Task) -> list[Candidate]:
     return [Candidate(kind.kind, f"factors {slopes.min():.2g} to {slopes.max():.2g}", layer)]
 
 
-def _logit_adjust(kind: LogitAdjust, task: Task) -> list[Candidate]:
+def _logit_adjust(kind: LogitAdjust | Levels, task: Task) -> list[Candidate]:
     weight, bias = _before(task)
     raised = np.log(task.class_weights)
     return [
@@ -292,6 +293,7 @@ FITS: dict[str, Callable[[Any, Task], list[Candidate]]] = {
     "lws": _lws,
     "ncm": _ncm,
     "logit_adjust": _logit_adjust,
+    "levels": _logit_adjust,
 }
 
 

@@ -22,8 +22,17 @@ from assay.models.heads import joined, linear_layer, split
 from assay.models.trained_model import TrainedModel, training_hashes
 from assay.predictions.cross_fitting import gain
 from assay.predictions.predict import in_chunks
-from assay.repair.head_choice import ChosenHead, HeadTable, MetricName, ValidationSet, calibrating_weights, choose_head
-from assay.repair.head_kinds import ALL_KINDS, AnyKind, HeadKind, KindName, kind_name, unsupported_reason
+from assay.repair.head_choice import (
+    Choice,
+    ChosenHead,
+    HeadTable,
+    MetricName,
+    ValidationSet,
+    Way,
+    calibrating_weights,
+    choose_head,
+)
+from assay.repair.head_kinds import ALL_KINDS, AnyKind, HeadKind, KindName, Levels, kind_name, unsupported_reason
 from assay.repair.rebalanced_heads import Candidate, Task, fit_heads
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import Validated, heads_named, inference_for, labelled_parts
@@ -89,7 +98,8 @@ def run(settings: RebalanceHeadSettings, state: State, context: Context) -> Step
         learnt = _learn(settings, task, validation, context)
         layers[index], details[head.name] = learnt.layer, learnt.details
         logits[:, columns] = learnt.logits
-        shift[columns], temperature[columns], thresholds[columns] = 0.0, learnt.temperature, 0.5
+        temperature[columns], thresholds[columns] = learnt.choice.temperature, 0.5
+        shift[columns] = -learnt.choice.temperature * learnt.choice.levels
         cuts[:, columns] = 0.5
     model.classifier.replace_last(joined(layers))
     learnt_from = np.union1d(model.learnt_from, training_hashes(train.hashes))
@@ -125,10 +135,10 @@ class HeadValidation:
 
 @dataclass(frozen=True, eq=False)
 class LearntHead:
-    """The layer that was chosen, its temperature, cross-fitted logits (N, K) of validation, details for done.json."""
+    """The layer that was chosen and how, cross-fitted logits (N, K) of validation, details for done.json."""
 
     layer: nn.Module
-    temperature: float
+    choice: Choice
     logits: Floats
     details: dict[str, object]
 
@@ -175,25 +185,26 @@ def _learn(settings: RebalanceHeadSettings, task: Task, validation: HeadValidati
             "this head. Raise split.val, choose another metric, or name the other heads under heads."
         )
     candidates: list[list[Candidate]] = []
-    logits: list[list[Floats]] = []
+    ways: list[Way] = []
     for kind in _supported_kinds(settings, task, context):
         began = time.perf_counter()
         of_kind = fit_heads(kind, task)
         candidates.append(of_kind)
-        logits.append([in_chunks(candidate.layer, validation.features) for candidate in of_kind])
-        best = choose_head(chooser, logits[-1:], folds=settings.folds, seed=context.seed)
+        logits = [in_chunks(candidate.layer, validation.features) for candidate in of_kind]
+        ways.append(Way(logits, kind.pull if isinstance(kind, Levels) else 0.0))
+        best = choose_head(chooser, ways[-1:], folds=settings.folds, seed=context.seed)
         table.add(
             kind_name(kind),
             probabilities_of(LabelSpace((head,)), best.logits),
             setting=of_kind[best.best.setting].setting,
             seconds=time.perf_counter() - began,
         )
-    chosen = choose_head(chooser, logits, folds=settings.folds, seed=context.seed)
+    chosen = choose_head(chooser, ways, folds=settings.folds, seed=context.seed)
     kept = candidates[chosen.best.way][chosen.best.setting]
     for line in table.lines():
         context.progress.line(f"  {line}")
     details = _details(settings.metric, kept, chosen, table, context)
-    return LearntHead(kept.layer, chosen.best.temperature, chosen.logits, details)
+    return LearntHead(kept.layer, chosen.best, chosen.logits, details)
 
 
 def _supported_kinds(settings: RebalanceHeadSettings, task: Task, context: Context) -> list[AnyKind]:
@@ -229,6 +240,7 @@ def _details(metric: str, kept: Candidate, chosen: ChosenHead, table: HeadTable,
         "kept": kept.kind,
         "setting": kept.setting,
         "temperature": chosen.best.temperature,
+        "levels": chosen.best.levels.round(4).tolist(),
         "metric": metric,
         BEFORE: old,
         "cross-fitted": new,
