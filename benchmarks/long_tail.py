@@ -1,5 +1,7 @@
 """What oversampling, logit adjustment and a new head gain on a long tail: eurosat, its training part made imbalanced.
 
+Beside them the recipe `long-tail-fast`, step by step, at its own size and length.
+
     python -m benchmarks.long_tail DATA [--seeds 0 1 2] [--tail 50] [--size 128] [--epochs 6] [--only NAME ...]
 
 Plain training and oversampling see equally many images and hand on their last epoch, so that validation chooses
@@ -7,17 +9,20 @@ nothing; then each head is learnt again on the features of either, its settings 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 import assay
-from assay.arrays import Reals
+from assay.arrays import Ints, Reals
+from assay.labels.space import Head
 from assay.metrics.tallies import groups
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, steps_of, train
 from benchmarks.planted import faults, plant
 from benchmarks.trainings import compare, validation_codes
 
 PLAIN, OVERSAMPLED, ADJUSTED = "plain training", "oversampling", "logit adjustment in training"
+RECIPE = "long-tail-fast"
 FIT: Record = {"batch": 32, "lr": 5e-4, "augment": {"crop": [0.5, 1.0], "flip": "both"}, "take": "last", "keep": "last"}
 HEADS: Record = {
     "svm linear": {"kind": "svm"},
@@ -25,20 +30,24 @@ HEADS: Record = {
     **{name: {"kind": name} for name in ("crt", "tau_norm", "lws", "ncm", "logit_adjust")},
     "the best of all": "all",
 }
-CASES: dict[str, tuple[str, Record | str | None]] = {
+CASES: dict[str, tuple[str, Record | str | int | None]] = {
     PLAIN: (PLAIN, None),
     f"{PLAIN}, the best of all": (PLAIN, "all"),
     OVERSAMPLED: (OVERSAMPLED, None),
     **{f"{OVERSAMPLED}, {name}": (OVERSAMPLED, head) for name, head in HEADS.items()},
     ADJUSTED: (ADJUSTED, None),
     f"{ADJUSTED}, logit_adjust": (ADJUSTED, HEADS["logit_adjust"]),
+    **{f"{RECIPE}, {name}": (RECIPE, step) for step, name in enumerate(("its probe", "its fit", "its head"))},
 }
-"""How the network is trained, and the head that follows, if any: all of one training, which is done once, in a row."""
+"""How the network is trained, and the head that follows, if any: all of one training, which is done once, in a row.
+
+Of a recipe, the number of a step.
+"""
 HEADER = "| what | seeds | balanced accuracy | above plain | Few | above plain | NLL | seconds | kept |"
 ROW = "| {name} | {seeds} | {texts} | {nll:.3f} | {seconds:.0f} | {kept} |"
 
 
-def measure(options: Options, case: tuple[str, Record | str | None], seed: int) -> Record:
+def measure(options: Options, case: tuple[str, Record | str | int | None], seed: int) -> Record:
     """Carry out the plan of a row in the run of its training, whose finished steps are kept.
 
     Returns true and predicted class of each validation image, the rare classes, and metrics of the last step.
@@ -49,6 +58,9 @@ def measure(options: Options, case: tuple[str, Record | str | None], seed: int) 
     samples = assay.read(folder / "labels.yaml").part("train")
     (head,) = samples.space
     counts = samples.counts(head)
+    if training == RECIPE:
+        train({"data": data, "seed": seed}, folder, "--recipe", RECIPE)
+        return scored(folder / "run", head, counts, step=int(str(kinds)))
     if training == OVERSAMPLED:
         fit = {**FIT, "size": options.size, "epochs": options.epochs, "sampling": "oversample", "prior": "trained"}
     else:  # as many images as oversampling shows
@@ -58,7 +70,12 @@ def measure(options: Options, case: tuple[str, Record | str | None], seed: int) 
     steps = [{"probe": {"size": options.size}}, {"fit": fit}]
     steps += [] if kinds is None else [{"rebalance_head": {"kinds": kinds}}]
     train({"data": data, "seed": seed, "steps": steps}, folder)
-    last, parts, (truth, predicted) = steps_of(folder / "run")[-1], groups(counts), validation_codes(folder / "run")
+    return scored(folder / "run", head, counts)
+
+
+def scored(run: Path, head: Head, counts: Ints, *, step: int = -1) -> Record:
+    """Return true and predicted classes after a step, the rare classes, and its metrics."""
+    last, parts, (truth, predicted) = steps_of(run)[step], groups(counts), validation_codes(run, step=step)
     return {
         "truth": truth,
         "predicted": predicted,

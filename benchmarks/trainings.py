@@ -171,10 +171,10 @@ def recipe_steps(name: str, size: int, scale: float = 1.0) -> list[Record]:
     return [changed(step) for step in read(recipe_text(name), name).value["steps"]]
 
 
-def validation_codes(run: Path) -> tuple[list[int], list[int]]:
-    """Return the true and the predicted class of each validation image after the last step, in order of the names."""
+def validation_codes(run: Path, *, step: int = -1) -> tuple[list[int], list[int]]:
+    """Return the true and the predicted class of each validation image after a step, in order of the names."""
     validation = labelled(Samples.read(run / "samples.parquet").part("val"))
-    model = steps_of(run)[-1]["model"]
+    model = steps_of(run)[step]["model"]
     answers = Predictions.read(run / model / "predictions.parquet", validation.space, model=model)
     predicted = dict(zip(answers.ids, answers.probabilities.argmax(axis=1).tolist(), strict=True))
     truth = dict(zip(validation.ids, validation.codes()[0].tolist(), strict=True))
