@@ -20,6 +20,7 @@ from assay.plan.planner import (
     SUSPECT_LABELS,
     THRESHOLDS,
     UPPER,
+    VIEWS,
     WHOLE,
     Facts,
     Speeds,
@@ -244,6 +245,31 @@ def test_the_test_images_are_read_and_predicted_by_every_fit_that_the_last_model
     assert seconds_of_test(0, 0.003, fits) == 0
     assert seconds_of_test(1_000, 0.003, []) == pytest.approx(4.5)
     assert seconds_of_test(1_000, 0.003, fits) == pytest.approx(3 * (1.5 + 3.0625 + 0.5))
+
+
+@pytest.mark.parametrize(
+    ("left", "changed", "expected"),
+    [
+        (20, {}, [PROBE, VIEWS]),  # 13 s and 5 s
+        (16, {}, [PROBE]),
+        (20, {"flip": "none"}, [PROBE]),
+        (20, {"test": 800}, [PROBE]),  # which take 4 s more
+        (19, {"tuned": ("tags",)}, [PROBE, THRESHOLDS]),
+        (23, {"tuned": ("tags",)}, [PROBE, VIEWS, THRESHOLDS]),
+        (60, {}, [PROBE, UPPER]),
+    ],
+)
+def test_views_are_tried_where_no_fit_is_made(left: float, changed: dict[str, Any], expected: list[str]) -> None:
+    facts = replace(PLANTS, **{"validation": 400, "cached": True, "flip": "both", **changed})
+    assert names(budgeted_stages(facts, SPEEDS, left)) == expected
+    later = budgeted_stages(facts, SPEEDS, 8, done=[PROBE])
+    assert (names(later)[:1] == [VIEWS]) == (changed in ({}, {"tuned": ("tags",)}))
+    assert VIEWS not in names(budgeted_stages(facts, SPEEDS, 8, done=[PROBE, UPPER]))
+
+
+def test_a_model_with_views_predicts_the_test_images_as_often() -> None:
+    views = [Stage(PROBE, {"probe": {"size": 128}}, 9.0), Stage(VIEWS, {"tune_views": {"flip": "both"}}, 4.0)]
+    assert seconds_of_test(1_000, 0.003, views) == pytest.approx(3 * 4.5)
 
 
 def test_images_and_size_of_a_repeat_are_those_of_its_fit() -> None:

@@ -184,6 +184,7 @@ def test_every_kind_of_step_has_estimates(tiny_plan: Callable[..., str], many: P
         short,
         "rebalance_head: {kinds: [ncm, tau_norm], heads: [colour]}",
         "tune_thresholds",
+        "tune_views: {flip: both}",
         "calibrate",
         "synthesize: {size: 32, optimizer_steps: 4, batch: 4, classes: [red], count: 2, least: 4, keep: never}",
         f"repeat: {{times: 2, only_if_better: true, steps: [pseudo_label, {short}]}}",
@@ -194,13 +195,13 @@ def test_every_kind_of_step_has_estimates(tiny_plan: Callable[..., str], many: P
     found = shown("plan.yaml")
     assert {step["kind"] for step in found["steps"]} == set(STEPS)
     every = [one for step in found["steps"] for one in (step, *step["inner"])]
-    free = {"06-tune_thresholds", "07-calibrate"}
+    free = {"06-tune_thresholds", "07-tune_views", "08-calibrate"}
     assert all((one["seconds"] > 0) == (one["name"] not in free) for one in every)
     assert all(one["memory MiB"] > 0 for one in every)
     after = {one["name"]: one for one in every}
     assert after["04-fit"]["length"]["images"] == found["counts"]["train"]  # as if all unknown labels were answered
     assert after["04-fit"]["at_most"]
-    assert after["09-repeat"]["at_most"]
+    assert after["10-repeat"]["at_most"]
 
 
 def test_a_plan_without_steps_is_the_default_one(colours: Path) -> None:
@@ -284,7 +285,7 @@ def test_an_image_that_cannot_be_read_is_in_no_sheet(
     assert cells(found["images"][1])[0].reshape(8, -1).max(axis=1).min() > 0
 
 
-@pytest.mark.parametrize("step", ["pseudo_label", "rebalance_head", "calibrate", "tune_thresholds"])
+@pytest.mark.parametrize("step", ["pseudo_label", "rebalance_head", "calibrate", "tune_thresholds", "tune_views"])
 def test_a_step_without_a_model_before_it_is_refused(step: str, tiny_plan: Callable[..., str], many: Path) -> None:
     Path("plan.yaml").write_text(tiny_plan(step, PROBE, data=f"folder: {many}"))
     refused(invoke("plan.yaml"), f"steps.0.{step}: there is no model yet. Put a probe or a fit before it.")

@@ -56,7 +56,7 @@ DECODED = 64  # images whose decoding is timed
 ACROSS, DOWN = 8, 5  # images of a row of a sheet; epochs, or views, below the row of plain ones
 
 DEFAULT = (DEFAULT_SIZE, Resize())  # the input of a network
-NEED_MODEL = ("pseudo_label", "rebalance_head", "tune_thresholds", "calibrate")
+NEED_MODEL = ("pseudo_label", "rebalance_head", "tune_thresholds", "tune_views", "calibrate")
 PRETRAINED = "pretrained"
 PASSES = ("probe", "clean_labels", "pseudo_label", "rebalance_head")
 

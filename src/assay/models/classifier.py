@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -32,6 +32,16 @@ from assay.settings import Settings, Source
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 AUTO = "auto"  # in the place of a backbone: one is chosen by what linear models on the features of each reach
+
+
+Flips = Literal["none", "horizontal", "vertical", "both"]
+FLIPS: Mapping[Flips, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (3,)),
+    "vertical": ((), (2,)),
+    "both": ((), (3,), (2,), (2, 3)),
+}
+"""The axes of images (B, 3, H, W) that each view of an image is mirrored along."""
 
 
 class HeadSettings(Settings):
@@ -134,6 +144,7 @@ class Classifier(nn.Module):
         self.dropout = dropout
         self.mean = mean
         self.std = std
+        self.flip: Flips = "none"  # the mirror images over which features are averaged, but in training
         # (x - mean) / std as one multiply and add; rebuilt from the spec, hence no part of the weights.
         inverse = 1.0 / torch.tensor(std).view(1, 3, 1, 1)
         self.register_buffer("scale", inverse, persistent=False)
@@ -170,6 +181,8 @@ class Classifier(nn.Module):
                 Classifier(one, features=feature_count(one), width=self.width, mean=mean, std=std)
                 for one, mean, std in made
             ]
+        for part in parts:
+            part.flip = self.flip
         return [part.to(self.scale.device) for part in parts]
 
     def represent(self, features: Tensor) -> Tensor:
@@ -182,9 +195,15 @@ class Classifier(nn.Module):
         return torch.addcmul(self.shift, x, self.scale)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the features (B, F) of images (B, 3, H, W) in [0, 1]."""
+        """Return the features (B, F) of images (B, 3, H, W) in [0, 1]: the mean over the views that `flip` names.
+
+        In training, of the images alone. The mean logits of a linear head are those of the mean features.
+        """
+        views = FLIPS["none" if self.training else self.flip]
+        if len(views) > 1:
+            x = torch.cat([x.flip(axes) if axes else x for axes in views])
         features: Tensor = self.backbone(self.normalise(x))
-        return features
+        return features if len(views) == 1 else features.reshape(len(views), -1, features.shape[1]).mean(dim=0)
 
     def classify(self, features: Tensor) -> Tensor:
         """Return the logits (B, width) of features (B, F)."""
@@ -194,6 +213,19 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, width) of images (B, 3, H, W) in [0, 1]."""
         return self.classify(self.features(x))
+
+
+@contextmanager
+def plain_views(classifiers: Iterable[Classifier]) -> Iterator[None]:
+    """Let classifiers see images as they are within the block, whatever views they average over."""
+    kept = [(classifier, classifier.flip) for classifier in classifiers]
+    for classifier, _ in kept:
+        classifier.flip = "none"
+    try:
+        yield
+    finally:
+        for classifier, flip in kept:
+            classifier.flip = flip
 
 
 def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, base: Path, size: int) -> Classifier:
@@ -222,7 +254,10 @@ def build_classifier(settings: ModelSettings, space: LabelSpace, *, seed: int, b
 
 
 class NetworkSpec(TypedDict, total=False):
-    """A network as JSON, without its weights. `made_for`: pixels; `last`: of a last layer that is not linear."""
+    """A network as JSON, without its weights. `made_for`: pixels; `last`: of a last layer that is not linear.
+
+    `flip`: the mirror images over which features are averaged.
+    """
 
     backbone: Required[str]
     options: Mapping[str, object]
@@ -234,6 +269,7 @@ class NetworkSpec(TypedDict, total=False):
     mean: Required[list[float]]
     std: Required[list[float]]
     last: list[heads.LayerJson] | None
+    flip: Flips
 
 
 def spec(model: Classifier) -> NetworkSpec:
@@ -252,6 +288,8 @@ def spec(model: Classifier) -> NetworkSpec:
         described["features"] = features
     if not model.is_linear:
         described["last"] = heads.describe(model.last)
+    if model.flip != "none":
+        described["flip"] = model.flip
     return described
 
 
@@ -276,6 +314,7 @@ def from_spec(described: NetworkSpec) -> Classifier:
         )
         if last := described.get("last"):
             model.replace_last(heads.build(last, model.final.in_features))
+        model.flip = described.get("flip", "none")
         return model
 
 

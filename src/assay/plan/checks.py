@@ -160,7 +160,7 @@ def without_effect(
         model_before = model_before or learns(step) or step.kind == "ensemble"
 
 
-RULES = ("calibrate", "tune_thresholds")
+RULES = ("calibrate", "tune_thresholds", "tune_views")
 """Steps that change how a model decides, and nothing that a later fit goes on from."""
 
 

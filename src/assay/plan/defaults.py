@@ -10,6 +10,7 @@ from assay.arrays import Doubles
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.metrics.metrics import PlanMetric
+from assay.models.classifier import Flips
 from assay.plan.planner import DEFAULT_SIZE, Facts
 from assay.predictions.thresholds import RARE
 
@@ -20,7 +21,7 @@ SIGNIFICANT = 4.0  # standard errors: reached by chance once in 16,000
 def facts_of(
     samples: Samples,
     *,
-    flip: str = "none",
+    flip: Flips = "none",
     pretrained: bool = False,
     side: int = DEFAULT_SIZE,
     metric: PlanMetric | None = None,
@@ -48,7 +49,7 @@ def _validates(samples: Samples) -> bool:
     return all(head.known(codes).any() for head, _, codes in samples.space.each(validation.codes()))
 
 
-def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:
+def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[Flips, str]:
     """Return the flips that leave images such as these plausible, and the reason.
 
     Images taken from above have no up and down: over many of them the upper and the lower half are equally
@@ -60,8 +61,9 @@ def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[str, str]:
     down, across = _deviation(upper), _deviation(left)
     reason = f"left and right halves differ by {across:.1f} standard errors, upper and lower ones by {down:.1f}"
     horizontal, vertical = across < SIGNIFICANT, down < SIGNIFICANT
-    names = {(True, True): "both", (True, False): "horizontal", (False, True): "vertical", (False, False): "none"}
-    return names[horizontal, vertical], reason
+    if horizontal:
+        return "both" if vertical else "horizontal", reason
+    return "vertical" if vertical else "none", reason
 
 
 def _halves(cache: Cache, ids: Sequence[str]) -> tuple[Doubles, Doubles]:

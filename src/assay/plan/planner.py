@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assay.files import StepName
+from assay.models.classifier import FLIPS, Flips
 from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
 
 DEFAULT_SIZE = 128
@@ -50,10 +51,11 @@ class Facts:
     labelled: int  # training images
     unlabelled: int
     validation: int
+    test: int = 0  # labelled: they are predicted when the last stage is over
     smoothed: bool = True  # labels: where every head is multi-class
     tuned: tuple[str, ...] = ()  # heads with enough tags in validation to choose thresholds by
     calibrated: bool = False  # where the metric is one of probabilities, and validation can choose temperatures
-    flip: str = "none"
+    flip: Flips = "none"
     pretrained: bool = False  # on some of these labels
     side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
     stages: int = 8  # of the backbone
@@ -98,13 +100,15 @@ class Stage:
 
 PROBE, SUSPECT_LABELS, UPPER, WHOLE = "probe", "suspect labels", "upper stages", "whole network"
 LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS = "larger images", "pseudo-labels", "more epochs"
-SECOND_BACKBONE, ENSEMBLE, CALIBRATION, THRESHOLDS = "second backbone", "ensemble", "calibration", "thresholds"
+SECOND_BACKBONE, ENSEMBLE, VIEWS = "second backbone", "ensemble", "views"
+CALIBRATION, THRESHOLDS = "calibration", "thresholds"
 KINDS = {
     PROBE: "probe",
     SUSPECT_LABELS: "clean_labels",
     PSEUDO_LABELS: "repeat",
     MORE_EPOCHS: "repeat",
     ENSEMBLE: "repeat",
+    VIEWS: "tune_views",
 }
 """Stage -> the kind of its step, where it is no fit."""
 FITS = (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
@@ -151,10 +155,10 @@ def budgeted_stages(
 
     A probe comes first whatever it takes, of fewer or smaller images where the time is too short for all. A list of
     suspect labels follows where it costs little; then the fits, and an ensemble of these where there are several;
-    `unchanged` are those whose model was not kept.
+    `unchanged` are those whose model was not kept. Views are averaged where no fit was trained on them.
     """
     rules = [stage for stage in _rules(facts) if stage.name not in done]
-    if {ENSEMBLE, SECOND_BACKBONE, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
+    if {ENSEMBLE, SECOND_BACKBONE, VIEWS, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
         return rules
     left -= sum(stage.seconds for stage in rules)
     first = [_probe(facts, speeds, left)] if PROBE not in done else []
@@ -165,10 +169,15 @@ def budgeted_stages(
         left -= suspects.seconds
     fits = list(_fits(facts, speeds, left - ENSEMBLE_SECONDS, done))
     if not (fits or PROBE in done):
-        return [_probe(facts, speeds, left + sum(stage.seconds for stage in first), alone=True), *rules]
+        left += sum(stage.seconds for stage in first)
+        probe = _probe(facts, speeds, left, alone=True)
+        return [probe, *_mirrored(facts, speeds, left - probe.seconds), *rules]
     names = [*done, *(stage.name for stage in (*first, *fits))]
     left -= sum(stage.seconds for stage in fits)
-    return [*first, *fits, *_ensemble(facts, speeds, left, names, unchanged), *rules]
+    last = (
+        _ensemble(facts, speeds, left, names, unchanged) if set(FITS) & set(names) else _mirrored(facts, speeds, left)
+    )
+    return [*first, *fits, *last, *rules]
 
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
@@ -277,6 +286,16 @@ def _ensemble(
         members.append({"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]})
     if len(members) > 1 and facts.validation:
         yield Stage(name, _if_better([{"ensemble": {"weights": "validation", "members": members}}]), seconds)
+
+
+def _mirrored(facts: Facts, speeds: Speeds, left: float) -> Iterator[Stage]:
+    """Yield the choice of views by validation, where `left` seconds suffice, and for those of the test images too."""
+    views = len(FLIPS[facts.flip])
+    size = max([DEFAULT_SIZE, *(size for size in LARGER_PROBES if size <= facts.largest)])
+    a_view = speeds.forward * relative_forward(size)
+    seconds = views * facts.validation * a_view
+    if views > 1 and 0 < seconds <= left - (views - 1) * facts.test * a_view:
+        yield Stage(VIEWS, {"tune_views": {"flip": facts.flip}}, seconds)
 
 
 def _if_better(steps: list[Mapping[str, Any]]) -> dict[str, Any]:

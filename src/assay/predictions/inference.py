@@ -116,7 +116,9 @@ class Inference:
     def feature_table(self, folder: Path, view: View = PLAIN) -> Table:
         """Return the table of the features of one view."""
         kind = features_of(self.classifier.backbone)
-        key = self._key(weights_hash(self.classifier.backbone) + ("" if kind == "last" else kind), view)
+        flip = self.classifier.flip
+        means = f"{'' if kind == 'last' else kind}{'' if flip == 'none' else flip}"
+        key = self._key(weights_hash(self.classifier.backbone) + means, view)
         return Table(folder, "features", key, (self.classifier.feature_count,), np.float32)
 
     def activation_table(self, folder: Path, boundary: Boundary, view: View = PLAIN) -> Table:

@@ -17,6 +17,7 @@ from assay.errors import ImageError
 from assay.images.decode import AnyImage, Resize, read_square
 from assay.labels.shards import ImageFile
 from assay.metrics.metrics import probabilities_of
+from assay.models.classifier import plain_views
 from assay.models.combiners import mean_prediction
 from assay.models.ensemble import Model, load_model
 from assay.models.trained_model import TrainedModel
@@ -57,8 +58,8 @@ class Predictor:
     ) -> Iterator[Predictions]:
         """Yield predictions for (name, path) in order, `batch` at a time; the next batch is decoded meanwhile.
 
-        With `tta` the prediction for an image is the mean over its views. With `distances`, those of the plain images
-        to the training images that the model keeps come along; it must have some.
+        With `tta` the prediction for an image is the mean over its views, in place of the views of the model. With
+        `distances`, those to the training images that the model keeps come along; it must have some.
         """
         source = iter(images)
         with ThreadPoolExecutor() as pool:
@@ -102,7 +103,8 @@ class Predictor:
                     vectors = unit_features([one.float().cpu().numpy() for one in features])
                     far[rows] = nearest_distances(vectors, self.saved.uncertainty.examples)
             if tta is not None:
-                by_view = [self._outputs(ids, images, view)[0] for view in tta_views(tta)]
+                with plain_views(network.classifier for network in self.saved.networks):
+                    by_view = [self._outputs(ids, images, view)[0] for view in tta_views(tta)]
                 logits[rows] = mean_prediction(space, by_view, of=tta.mean)
         probabilities = np.full_like(logits, np.nan)
         probabilities[rows] = probabilities_of(space, logits[rows])

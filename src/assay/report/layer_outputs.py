@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from assay.errors import ModelError
 from assay.messages import plain
 from assay.models.backbones import blocks, stages
-from assay.models.classifier import Classifier
+from assay.models.classifier import Classifier, plain_views
 
 ROWS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # of modules: looked into, since some are never run themselves
 PREFIX = "backbone."  # of most names in a classifier, left out where they are shown
@@ -108,7 +108,7 @@ def capture_layers(classifier: Classifier, image: Tensor) -> LayerOutputs:
     Raises ModelError where no block gives a map of more than 1 x 1.
     """
     recorder = _Recorder(classifier)
-    with torch.enable_grad(), recorder:
+    with torch.enable_grad(), plain_views([classifier]), recorder:
         features = classifier.features(image[None].detach().requires_grad_(True))
         logits = classifier.classify(features)
     modules, backbone = recorder.modules, classifier.backbone

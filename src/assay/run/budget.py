@@ -20,6 +20,7 @@ from assay.metrics.metrics import headline
 from assay.models.backbones import freeze
 from assay.models.backbones import stages as stages_of_backbone
 from assay.models.boundary import find_boundary
+from assay.models.classifier import FLIPS
 from assay.models.ensemble import load_model
 from assay.plan.plan import Plan, to_yaml
 from assay.plan.planner import (
@@ -29,6 +30,7 @@ from assay.plan.planner import (
     PSEUDO_LABELS,
     READING,
     UPPER,
+    VIEWS,
     WHOLE,
     Facts,
     Speeds,
@@ -141,7 +143,8 @@ def seconds_of_test(images: int, forward: float, stages: Sequence[Stage]) -> flo
     It may be the mean of all fits. `forward` is how long an image takes through the backbone.
     """
     sizes = [images_and_size(stage)[1] or DEFAULT_SIZE for stage in stages if stage.name in FITS] or [DEFAULT_SIZE]
-    return images * forward * sum((size / DEFAULT_SIZE) ** 2 + READING for size in sizes)
+    views = [len(FLIPS[stage.step["tune_views"]["flip"]]) for stage in stages if stage.name == VIEWS] or [1]
+    return images * forward * sum(views[0] * (size / DEFAULT_SIZE) ** 2 + READING for size in sizes)
 
 
 class Staging:
@@ -158,8 +161,8 @@ class Staging:
         if budget.over:  # the report is missing at most
             return
         facts, self.speeds = _measured(choice.facts, prepared.state, self.context)
-        self.facts = with_second(facts, prepared.backbones)
-        self.test_images = len(labelled(prepared.samples.part("test")))
+        tests = len(labelled(prepared.samples.part("test")))
+        self.facts = replace(with_second(facts, prepared.backbones), test=tests)
         self._print_intention()
         if not budget.decided:  # noted later: what an earlier run left in the folder is not archived yet
             budget.decided.append(self._stages()[0])
@@ -215,7 +218,7 @@ class Staging:
         return refined(self.facts, self.speeds, dict(zip(names, records.values(), strict=False)))
 
     def _keep_for_closing(self, speeds: Speeds) -> None:
-        of_test = seconds_of_test(self.test_images, speeds.forward, self.budget.decided)
+        of_test = seconds_of_test(self.facts.test, speeds.forward, self.budget.decided)
         self.budget.closing = closing_seconds(self.budget.seconds, speeds.forward) + of_test
 
     def _records(self) -> dict[StepName, DoneRecord]:

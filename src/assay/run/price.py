@@ -30,7 +30,7 @@ TEXTS: Mapping[Prior, str] = {
     "uniform": "equal frequencies",
 }
 PRICED = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "nll")
-RULES = ("calibrate", "tune_thresholds")  # whose model is that of the step before with another rule
+RULES = ("calibrate", "tune_thresholds", "tune_views")  # whose model is that of the step before, deciding otherwise
 
 
 def prices(

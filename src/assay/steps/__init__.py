@@ -14,6 +14,7 @@ from assay.steps import (
     repeat,
     synthesize,
     tune_thresholds,
+    tune_views,
 )
 from assay.steps.base import Step, StepPlan
 
@@ -24,6 +25,7 @@ STEPS: dict[str, Step] = {
     "pseudo_label": pseudo_label.STEP,
     "rebalance_head": rebalance_head.STEP,
     "tune_thresholds": tune_thresholds.STEP,
+    "tune_views": tune_views.STEP,
     "calibrate": calibrate.STEP,
     "synthesize": synthesize.STEP,
     "ensemble": ensemble.STEP,

@@ -24,6 +24,7 @@ from assay.messages import plain, shortened
 from assay.metrics.intervals import Limits, wilson
 from assay.metrics.metrics import probabilities_of
 from assay.metrics.tallies import ratio
+from assay.models.classifier import plain_views
 from assay.models.trained_model import TrainedModel
 from assay.predictions.inference import Inference, move, weights_hash
 from assay.predictions.predict import in_chunks
@@ -46,7 +47,7 @@ class FeatureMap:
     samples: Samples
     points: Floats  # (N, 2)
     agreement: dict[str, Reals]  # by head (N,): the share of an image's neighbours that bear its label
-    probabilities: Floats | None  # (N, W); None where several networks answer together
+    probabilities: Floats | None  # (N, W); None where several networks, or views, answer together
     thresholds: Floats
     total: int  # images of the run
     settings: MapSettings
@@ -69,13 +70,15 @@ def feature_map(run: RunContents, settings: MapSettings, progress: Progress, *, 
     samples = samples.take([row for row, id_ in enumerate(samples.ids) if id_ in cache.rows])
     if len(samples) < LEAST:
         return f"{len(samples)} images are left, too few for a map; {LEAST} are needed."
-    samples, features = features_by_part(run, samples, network, cache, progress, device=device)
+    with plain_views([network.classifier]):  # whose features are there
+        samples, features = features_by_part(run, samples, network, cache, progress, device=device)
     inputs = in_chunks(network.classifier.cpu().eval().represent, features)  # of the last layer
+    alone = isinstance(model, TrainedModel) and network.classifier.flip == "none"
     return FeatureMap(
         samples,
         _points(run, samples, network, inputs, settings, progress),
         {head.name: agreement(head, codes, inputs) for head, _, codes in samples.space.each(samples.codes())},
-        _probabilities(network, features) if isinstance(model, TrainedModel) else None,
+        _probabilities(network, features) if alone else None,
         network.decision_rule.thresholds,
         len(run.samples),
         settings,
