@@ -31,7 +31,7 @@ def foreign_labels(run: Run) -> tuple[int, int]:
     return int(other), len(given) - int(other)
 
 
-def told(run: Run) -> tuple[int, int]:
+def noted(run: Run) -> tuple[int, int]:
     """Return the foreign images and all unlabelled ones, by the note of the step."""
     (step,) = (one for one in run.metrics["steps"] if one["name"] == "02-pseudo_label")
     ((_, details),) = step["details"].items()
@@ -70,7 +70,7 @@ def test_images_of_another_kind_get_no_label(images: Path, carry_table: Carry, t
     other, familiar = foreign_labels(run)
     assert other == 0
     assert familiar >= 50
-    assert told(run) == (15 + 54 - familiar, 69)
+    assert noted(run) == (15 + 54 - familiar, 69)
     if teacher == "model":
         label = label[:-1] + ", foreign: label}"
         other, familiar = foreign_labels(carry_table(images, table, PROBE, label, PROBE, model=ALL_STAGES))
@@ -104,4 +104,4 @@ def test_garments_among_satellite_images_get_no_label(tmp_path: Path, teacher: s
     given = samples.table.filter(pl.col("origin:use") == "pseudo")["id"]
     assert given.str.contains("fashion").sum() <= 1
     assert len(given) >= 100
-    assert told(run)[0] >= 59
+    assert noted(run)[0] >= 59

@@ -87,9 +87,9 @@ def test_foreign_images_lie_farther_than_validation_images() -> None:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     known, validation, familiar, others = unit(40, 0), unit(200, 0), unit(500, 0), unit(50, 1)
-    found = foreign(np.concatenate([familiar, others]), known, validation)
-    assert found is not None
-    assert found[500:].all()
-    assert found[:500].mean() < 0.05
+    far = foreign(np.concatenate([familiar, others]), known, validation)
+    assert far is not None
+    assert far[500:].all()
+    assert far[:500].mean() < 0.05
     assert foreign(others, known, validation[:40]) is None
     assert foreign(others, known[:0], validation) is None

@@ -210,13 +210,13 @@ def _without_foreign(
         for part, rows in ((train, np.flatnonzero(~unlabelled)), (validation, np.arange(len(validation))))
     )
     known, of_validation = (unit_features(_features(model, part, context)) for part in (examples, held))
-    found = foreign(unit_features(features), known, of_validation)
-    if found is None:
+    far = foreign(unit_features(features), known, of_validation)
+    if far is None:
         return replace(
             answers, notes=("too few validation images to tell which unlabelled ones are unlike the labelled ones",)
         )
     marked = np.zeros(len(train), np.bool_)
-    marked[asked] = found & unlabelled[asked]
+    marked[asked] = far & unlabelled[asked]
     note = (
         f"{int(marked.sum()):,} of {int(unlabelled[asked].sum()):,} unlabelled images are unlike the labelled ones and "
         "get no label; `foreign: label` labels them too"
