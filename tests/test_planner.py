@@ -9,6 +9,7 @@ import pytest
 
 from assay.files import RunFolder
 from assay.plan.planner import (
+    CALIBRATION,
     ENSEMBLE,
     FITS,
     LARGER_IMAGES,
@@ -74,6 +75,16 @@ def test_more_time_buys_later_stages(left: float, expected: list[str]) -> None:
 def test_long_budgets_buy_what_suits_the_data(facts: Facts, expected: list[str]) -> None:
     done = [PROBE, SUSPECT_LABELS] if not facts.pretrained else [PROBE]
     assert names(budgeted_stages(facts, SPEEDS, 3_000, done=done)) == expected
+
+
+@pytest.mark.parametrize(("left", "examples"), [(20, 0), (120, 400), (600, 2_000)])
+def test_features_to_know_foreign_images_by_are_as_many_as_the_time_allows(left: float, examples: int) -> None:
+    facts = replace(PLANTS, calibrated=True)
+    *_, last = budgeted_stages(facts, SPEEDS, left)
+    assert last.name == CALIBRATION
+    assert last.step["calibrate"].get("examples", 2_000) == examples
+    assert last.seconds <= max(0.5, 0.5 + 0.03 * left)
+    assert names(default_stages(facts, SPEEDS))[-1] == CALIBRATION
 
 
 @pytest.mark.parametrize("left", [20, 60, 120, 300, 600, 3_000])

@@ -9,7 +9,6 @@ import numpy as np
 from assay.arrays import Doubles
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
-from assay.metrics.metrics import PlanMetric
 from assay.models.classifier import Flips
 from assay.plan.planner import DEFAULT_SIZE, Facts
 from assay.predictions.thresholds import RARE
@@ -24,7 +23,6 @@ def facts_of(
     flip: Flips = "none",
     pretrained: bool = False,
     side: int = DEFAULT_SIZE,
-    metric: PlanMetric | None = None,
 ) -> Facts:
     """Return what the choice of steps depends on; `side` is that of the cached images in pixels."""
     train, validation = samples.part("train"), samples.part("val")
@@ -36,7 +34,7 @@ def facts_of(
         validation=int(validation.labelled().sum()),
         smoothed=not tags,
         tuned=tuple(head.name for head in tags if validation.counts(head).sum() >= RARE),
-        calibrated=metric == "nll" and _validates(samples),
+        calibrated=_validates(samples),
         flip=flip,
         pretrained=pretrained,
         side=side,

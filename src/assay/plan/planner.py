@@ -42,6 +42,9 @@ LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
 LEAST_SECOND = 3.0  # epochs of a second backbone
 ENSEMBLE_SECONDS = 2.0  # to weigh predictions that are there
+CALIBRATION_SECONDS = 0.5  # without features
+CALIBRATION_SHARE = 0.03  # of the time left: features of training images, to know foreign ones by, may cost no more
+EXAMPLES, LEAST_EXAMPLES = 2_000, 200  # training images whose features are kept
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Facts:
     test: int = 0  # labelled: they are predicted when the last stage is over
     smoothed: bool = True  # labels: where every head is multi-class
     tuned: tuple[str, ...] = ()  # heads with enough tags in validation to choose thresholds by
-    calibrated: bool = False  # where the metric is one of probabilities, and validation can choose temperatures
+    calibrated: bool = False  # where validation has labels of every head to choose temperatures by
     flip: Flips = "none"
     pretrained: bool = False  # on some of these labels
     side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
@@ -127,8 +130,8 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
 
     That is pseudo-labels for unlabelled images, kept if validation improves, and thresholds for heads with enough tags
     to choose them by. Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare
-    tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then. Where the
-    metric is one of probabilities, temperatures are chosen at the end.
+    tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then. At
+    the end the model learns how sure it may be.
     """
     epochs = _epochs(facts.labelled)
     fit = {**_fit(facts), "epochs": epochs}
@@ -144,7 +147,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
         Stage(WHOLE, {"fit": fit}, seconds),
         *([] if facts.pretrained else [_suspects(facts, speeds)]),
         *([Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)] if _has_unlabelled(facts) else []),
-        *_rules(facts),
+        *_rules(facts, speeds),
     ]
 
 
@@ -157,7 +160,7 @@ def budgeted_stages(
     suspect labels follows where it costs little; then the fits, and an ensemble of these where there are several;
     `unchanged` are those whose model was not kept. Views are averaged where no fit was trained on them.
     """
-    rules = [stage for stage in _rules(facts) if stage.name not in done]
+    rules = [stage for stage in _rules(facts, speeds, left) if stage.name not in done]
     if {ENSEMBLE, SECOND_BACKBONE, VIEWS, CALIBRATION, THRESHOLDS} & set(done):  # what these chose is of the last model
         return rules
     left -= sum(stage.seconds for stage in rules)
@@ -345,13 +348,24 @@ def _suspects(facts: Facts, speeds: Speeds) -> Stage:
     return Stage(SUSPECT_LABELS, {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}, seconds)
 
 
-def _rules(facts: Facts) -> list[Stage]:
-    """Return the stages that choose how the last model decides, by its validation predictions."""
+def _rules(facts: Facts, speeds: Speeds, left: float = math.inf) -> list[Stage]:
+    """Return the stages that choose how the last model decides and how sure it is, by its validation predictions."""
     tuned = {"tune_thresholds": {"heads": list(facts.tuned)}}
     return [
-        *([Stage(CALIBRATION, {"calibrate": {}}, 2.0)] if facts.calibrated else []),
+        *([_calibration(facts, speeds, left)] if facts.calibrated else []),
         *([Stage(THRESHOLDS, tuned, 2.0)] if facts.tuned else []),
     ]
+
+
+def _calibration(facts: Facts, speeds: Speeds, left: float) -> Stage:
+    """Return the calibration, with features of as many training images as the time allows."""
+    affordable = CALIBRATION_SHARE * left / speeds.forward - facts.validation
+    examples = round(min(EXAMPLES, facts.labelled, max(affordable, 0)))
+    settings: dict[str, Any] = {"examples": examples} if examples < EXAMPLES else {}
+    if examples < min(LEAST_EXAMPLES, facts.labelled):
+        return Stage(CALIBRATION, {"calibrate": {"examples": 0}}, CALIBRATION_SECONDS)
+    seconds = CALIBRATION_SECONDS + (examples + facts.validation) * speeds.forward
+    return Stage(CALIBRATION, {"calibrate": settings}, seconds)
 
 
 def _has_unlabelled(facts: Facts) -> bool:
