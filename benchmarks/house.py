@@ -16,7 +16,7 @@ from benchmarks.harness import table
 PACKAGE = "assay"
 FOLDERS = (
     *("labels", "images", "models", "metrics", "training", "predictions", "repair", "synthesis", "steps", "plan"),
-    *("run", "experiments", "export", "report", "apps", "commands"),
+    *("run", "experiments", "scale", "export", "report", "apps", "commands"),
 )
 """The folders in the order in which data flows: each imports from itself and from those before it."""
 SHARED = ("errors", "files", "arrays", "messages", "settings", "progress")

@@ -104,7 +104,7 @@ def test_where_images_are_hashed_ahead(
 ) -> None:
     begun: list[tuple[str, ...]] = []
     monkeypatch.setattr(output, "begin", lambda *arguments: begun.append(arguments))
-    monkeypatch.setattr(output.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(output, "cores", lambda: cores)
     monkeypatch.setattr(output.sys, "modules", {"torch": None} if torch else {})
     output.hash_ahead(Path("photos"), changes)
     assert begun == ([("assay.commands.hash_ahead", "photos", str(os.getpid()))] if expected else [])

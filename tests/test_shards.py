@@ -139,7 +139,7 @@ def test_an_index_is_made_once_and_again_where_the_shard_has_changed(
 def test_shards_are_indexed_alike_by_processes_of_their_own(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = read_shards(two, index=str(two / "here"))
     monkeypatch.setattr(shard_index, "SMALL", 0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(shard_index, "cores", lambda: 1)
     there = read_shards(two, index=str(two / "there"))
     assert here.table.equals(there.table)
 

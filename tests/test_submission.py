@@ -185,7 +185,7 @@ def test_the_same_predictions_give_the_same_zip(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "x.zip").read_bytes() == (tmp_path / "b" / "x.zip").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["x.parquet", "x", ".csv", "folder.csv"])
+@pytest.mark.parametrize("name", ["x.xlsx", "x", ".csv", "folder.csv"])
 def test_another_kind_of_file_is_refused_with_the_rule_and_the_way_out(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match=rf"{name}: .*\.csv"):

@@ -294,3 +294,8 @@ def is_main_process() -> bool:
 def process_count(environment: Mapping[str, str]) -> int:
     """Return how many processes this one is one of."""
     return int(environment.get("WORLD_SIZE", "1"))
+
+
+def cores() -> int:
+    """Return the number of cores of this process, which in a container may be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

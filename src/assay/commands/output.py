@@ -21,7 +21,7 @@ import typer
 from assay.commands.endings import NOTHING_WRITTEN, exit_codes, stop_at
 from assay.errors import RunError
 from assay.labels.ahead import begin
-from assay.progress import NoProgress, Progress, is_main_process, process_count, progress_for
+from assay.progress import NoProgress, Progress, cores, is_main_process, process_count, progress_for
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +98,7 @@ def hash_ahead(source: Path, changes: Sequence[str] | None) -> None:
 
     Not where there is no core for it, where `changes` may name other images, or where all is imported already.
     """
-    busy = (os.cpu_count() or 1) < 2 or process_count(os.environ) > 1
+    busy = cores() < 2 or process_count(os.environ) > 1
     if not busy and "torch" not in sys.modules and not any(change.startswith("data.") for change in changes or ()):
         begin("assay.commands.hash_ahead", str(source), str(os.getpid()))
 

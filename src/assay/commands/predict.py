@@ -2,122 +2,254 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from assay.commands.endings import GOES_ON, NOTHING_WRITTEN
 from assay.commands.options import TTA, AsJson, Device, FinishedRun, ImageColumn, model_of, parse_tta
 from assay.commands.output import command
-from assay.progress import Progress
+from assay.messages import formula_note, printable
+from assay.messages import formulas as formulas_among
+from assay.progress import Progress, stage
 
 if TYPE_CHECKING:
+    from assay.export.submission_form import Form, Image
+    from assay.labels.left_out import LeftOut
+    from assay.models.ensemble import Model
+    from assay.models.uncertainty import Uncertainty
     from assay.predictions.predict import Predictions
+    from assay.predictions.tta import AnyTTA
+
+
+Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table, a list or shards.")]
+Out = Annotated[
+    Path, typer.Option(metavar="FILE", help="The .csv (.txt: integers) to write, a .zip with it, or a .parquet.")
+]
+Root = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the names of a table or list start.")]
+Top = Annotated[int | None, typer.Option(metavar="K", min=1, help="Only the K most probable classes.")]
+Columns = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Only these, in this order; id=image renames: id=image,label")
+]
+Tags = Annotated[
+    Literal["joined", "one-hot"] | None,
+    typer.Option(help="joined: a probability a class (usual); one-hot: 0 or 1 a class, as decided."),
+]
+Separator = Annotated[str | None, typer.Option(metavar="MARK", help="What parts the tags in a cell.")]
+NoTag = Annotated[str | None, typer.Option(metavar="MARK", help="What stands for no tag.")]
+Ids = Annotated[
+    Literal["path", "name", "stem"] | None,
+    typer.Option(help="What an image is called: its path as given (usual), file name, or that without ending."),
+]
+FormName = Annotated[
+    Literal["table", "integers"], typer.Option(help="integers: the classes' numbers row for row, as text.")
+]
+Header = Annotated[bool | None, typer.Option("--header/--no-header", help="A first line of names. A table has one.")]
+Like = Annotated[Path | None, typer.Option(metavar="SAMPLE.csv", help="Copy the columns, order and ids of this file.")]
+Coverage = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.9.")
+]
+ByClass = Annotated[bool, typer.Option("--by-class", help="Sets that hold each class so often by itself.")]
+Unlike = Annotated[bool, typer.Option("--unlike", help="Add unlike_training: from 0 to 1, how foreign an image is.")]
+Abstain = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="No label for foreign images; the share of false alarms: 0.01.")
+]
+AdaptPrior = Annotated[
+    bool, typer.Option("--adapt-prior", help="Correct probabilities for the class frequencies of these images.")
+]
+Features = Annotated[bool, typer.Option("--features", help="Add the features of the network: to a .parquet only.")]
+Inner = Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")]
+SafeCells = Annotated[
+    bool, typer.Option("--safe-cells", help="An apostrophe before cells that a spreadsheet takes for formulas.")
+]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Processes that share shards; as many as there are cores.")
+]
+ExecutorName = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option("--executor", help="Where shards are worked on: local, or the machines of a Ray cluster."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse files that cannot be read; no file is written.")]
 
 
 def predict(  # noqa: PLR0913  (every option is a parameter)
     run: FinishedRun,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, a folder, a table, a list or shards.")],
+    images: Images,
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv (.txt: integers) to write, or a .zip with it.")],
+    out: Out,
     image: ImageColumn = None,
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the names of a table or list start.")] = None,
-    top: Annotated[int | None, typer.Option(metavar="K", min=1, help="Only the K most probable classes.")] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Only these, in this order; id=image renames: id=image,label")
-    ] = None,
-    tags: Annotated[
-        Literal["joined", "one-hot"] | None,
-        typer.Option(help="joined: a probability a class (usual); one-hot: 0 or 1 a class, as decided."),
-    ] = None,
-    separator: Annotated[str | None, typer.Option(metavar="MARK", help="What parts the tags in a cell.")] = None,
-    none: Annotated[str | None, typer.Option(metavar="MARK", help="What stands for no tag.")] = None,
-    ids: Annotated[
-        Literal["path", "name", "stem"] | None,
-        typer.Option(help="What an image is called: its path as given (usual), file name, or that without ending."),
-    ] = None,
-    form: Annotated[
-        Literal["table", "integers"], typer.Option(help="integers: the classes' numbers row for row, as text.")
-    ] = "table",
-    header: Annotated[
-        bool | None, typer.Option("--header/--no-header", help="A first line of names. A table has one.")
-    ] = None,
-    like: Annotated[
-        Path | None, typer.Option(metavar="SAMPLE.csv", help="Copy the columns, order and ids of this file.")
-    ] = None,
-    coverage: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.9.")
-    ] = None,
-    by_class: Annotated[bool, typer.Option("--by-class", help="Sets that hold each class so often by itself.")] = False,
-    unlike: Annotated[
-        bool, typer.Option("--unlike", help="Add unlike_training: from 0 to 1, how foreign an image is.")
-    ] = False,
-    abstain: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", help="No label for foreign images; the share of false alarms: 0.01."),
-    ] = None,
-    adapt_prior: Annotated[
-        bool, typer.Option("--adapt-prior", help="Correct probabilities for the class frequencies of these images.")
-    ] = False,
+    root: Root = None,
+    top: Top = None,
+    columns: Columns = None,
+    tags: Tags = None,
+    separator: Separator = None,
+    none: NoTag = None,
+    ids: Ids = None,
+    form: FormName = "table",
+    header: Header = None,
+    like: Like = None,
+    coverage: Coverage = None,
+    by_class: ByClass = False,
+    unlike: Unlike = False,
+    abstain: Abstain = None,
+    adapt_prior: AdaptPrior = False,
+    features: Features = False,
     tta: TTA = None,
-    inner: Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")] = None,
-    safe_cells: Annotated[
-        bool, typer.Option("--safe-cells", help="An apostrophe before cells that a spreadsheet takes for formulas.")
-    ] = False,
+    inner: Inner = None,
+    safe_cells: SafeCells = False,
+    workers: Workers = None,
+    executor: ExecutorName = None,
     device: Device = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse files that cannot be read; no file is written.")
-    ] = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Label new images, and write the predictions as CSV or a submission."""
-    with command(as_json, reading=images) as terminal:
-        from assay.errors import ModelError
+    """Label new images, and write the predictions as CSV, Parquet or a submission."""
+    spread = _is_spread(images, out, workers=workers, executor=executor)
+    with command(as_json, reading=images, stopped=GOES_ON if spread else NOTHING_WRITTEN) as terminal:
         from assay.export.submission import member_of, write_predictions
-        from assay.export.submission_form import CALIBRATE_FIRST, Form
+        from assay.export.submission_form import Form
         from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
-        from assay.labels.readers.to_label import find_images
-        from assay.messages import formula_note
         from assay.predictions.class_prior import Frequencies
-        from assay.predictions.predictor import Predictor
-        from assay.training.devices import pick_device
 
         options = Form(
             form=form, like=like, top=top, columns=columns, tags=tags, separator=separator, none=none, ids=ids,
             header=header, inner=inner, safe_cells=safe_cells or None, coverage=coverage, by_class=by_class or None,
-            unlike=unlike or None, abstain=abstain
+            unlike=unlike or None, abstain=abstain, features=features or None
         )  # fmt: skip
         _require_same_probabilities(coverage, tta=tta, adapt_prior=adapt_prior)
-        views, listed = parse_tta(tta), find_images(images, image=image, root=root)
+        wanted = _Wanted(model_of(run), device, parse_tta(tta), options.doubt.by_distance, features)
+        if spread:
+            _require_no_names_at_once(options)
+            source = _of_shards(wanted, images, out, workers=workers, executor=executor, progress=terminal.progress)
+        else:
+            _require_shards(images, workers=workers, executor=executor)
+            source = _of_files(wanted, images, image=image, root=root, progress=terminal.progress)
         if strict:
-            require_all(listed.left_out, used=len(listed.files))
-        predictor = Predictor.load(model_of(run), device=pick_device(device))
-        uncertainty = predictor.saved.uncertainty
-        if adapt_prior and uncertainty is None:
-            raise ModelError(f"--adapt-prior: this model keeps no class frequencies of validation. {CALIBRATE_FIRST}")
-        layout, files = options.layout(predictor.saved.space, listed.files, uncertainty=uncertainty)
-        notes = [*listed.notes, *layout.notes]
-        if out.suffix.lower() != ".txt" and not safe_cells:
-            names = [name for name, _ in files] + [name for head in predictor.saved.space for name in head.classes]
+            require_all(source.left_out, used=source.count)
+        uncertainty, space = source.saved.uncertainty, source.saved.space
+        frequencies = Frequencies(space, _require_frequencies(uncertainty) if adapt_prior else uncertainty)
+        layout, files = options.layout(space, source.files, uncertainty=uncertainty)
+        unreadable, formulas = dict[str, str](), dict[str, None]()
+        chunks = frequencies.counted(_noted(source.stream(files), unreadable, formulas))
+        with stage(terminal.progress, "labelling", source.count):
+            adapted = frequencies.adapted(chunks) if adapt_prior else chunks
+            count = write_predictions(adapted, out, layout, strict=strict)
+        notes = [*source.notes, *layout.notes]
+        if out.suffix.lower() not in (".txt", ".parquet") and not safe_cells:
+            names = [*formulas, *(name for head in space for name in head.classes)]
             notes += formula_note(names, "--safe-cells puts an apostrophe before them")
-        progress, unreadable = terminal.progress, dict[str, str]()
-        progress.begin("labelling", len(files))
-        stream = predictor.stream(files, tta=views, distances=options.doubt.by_distance)
-        frequencies = Frequencies(predictor.saved.space, uncertainty)
-        chunks = frequencies.counted(_counted(stream, progress, unreadable))
-        count = write_predictions(frequencies.adapted(chunks) if adapt_prior else chunks, out, layout, strict=strict)
         notes += frequencies.notes()
-        progress.end()
-        _note_in_run(run, out, images=count, form=str(options), progress=progress)
+        _note_in_run(run, out, images=count, form=str(options), progress=terminal.progress)
         reasons = {
             "unreadable_by_reason": by_reason(unreadable_as_left_out(unreadable, {})),
-            "left_out": by_reason(listed.left_out),
+            "left_out": by_reason(source.left_out),
             "notes": notes,
         }
         written = {"member": member_of(out, layout), "columns": [column.name for column in layout.columns]}
         record = {"out": str(out), "form": form, **written, "images": count, "unreadable": unreadable, **reasons}
         terminal.print(record, _lines(out, count, reasons))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is computed of every image, by which model and where."""
+
+    model: Path
+    device: str | None
+    tta: AnyTTA | None
+    distances: bool
+    features: bool
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Images to label, and a function that predicts them in the order and by the names of the file."""
+
+    saved: Model
+    count: int
+    stream: Callable[[list[Image]], Iterable[Predictions]]
+    files: Sequence[Image] = ()  # none where their names are not held at once
+    left_out: Sequence[LeftOut] = ()
+    notes: Sequence[str] = ()
+
+
+def _of_files(wanted: _Wanted, images: Path, *, image: str | None, root: Path | None, progress: Progress) -> _Source:
+    from assay.labels.readers.to_label import find_images
+    from assay.predictions.predictor import Predictor
+    from assay.training.devices import pick_device
+
+    listed = find_images(images, image=image, root=root)
+    predictor = Predictor.load(wanted.model, device=pick_device(wanted.device))
+
+    def stream(files: list[Image]) -> Iterator[Predictions]:
+        for chunk in predictor.stream(files, tta=wanted.tta, distances=wanted.distances, features=wanted.features):
+            progress.advance(len(chunk))
+            yield chunk
+
+    return _Source(predictor.saved, len(listed.files), stream, listed.files, listed.left_out, listed.notes)
+
+
+def _of_shards(
+    wanted: _Wanted, images: Path, out: Path, *, workers: int | None, executor: str | None, progress: Progress
+) -> _Source:
+    from assay.labels.shards import absolute_addresses, address
+    from assay.models.ensemble import load_model
+    from assay.scale.executors import pick_executor
+    from assay.scale.shard_predictions import PredictShard, index_shards, predict_shards
+
+    saved = load_model(wanted.model)
+    run, device = pick_executor(executor or "local", workers=workers, device=wanted.device, progress=progress)
+    given = absolute_addresses([address(images)], Path.cwd())[0]
+    shards = index_shards(given, executor=run, progress=progress)
+    function = PredictShard(wanted.model.absolute(), device, wanted.tta, wanted.distances, wanted.features)
+    folder = out.absolute().with_suffix(".parts")
+
+    def stream(_: list[Image]) -> Iterator[Predictions]:
+        return predict_shards(shards, function, saved, folder=folder, executor=run, progress=progress)
+
+    return _Source(saved, shards.images, stream, left_out=shards.left_out)
+
+
+def _is_spread(images: Path, out: Path, *, workers: int | None, executor: str | None) -> bool:
+    """Return whether images are predicted shard by shard, each to a file of its own."""
+    from assay.labels.shards import names_shards
+
+    wanted = workers is not None or executor is not None or out.suffix.lower() == ".parquet"
+    return wanted and names_shards(images)
+
+
+def _require_shards(images: Path, *, workers: int | None, executor: str | None) -> None:
+    from assay.errors import DataError
+
+    if workers is not None or executor is not None:
+        option = "--workers" if workers is not None else "--executor"
+        raise DataError(
+            f"{option}: processes share the work by shards, and {printable(images)} is none. Leave it out, or write "
+            f"shards: assay shard {printable(images)} --out shards/"
+        )
+
+
+def _require_no_names_at_once(options: Form) -> None:
+    from assay.errors import DataError
+
+    for option, given in (("--like", options.like is not None), ("--ids", options.ids not in (None, "path"))):
+        if given:
+            raise DataError(
+                f"{option}: compares the names of all images, which nobody holds where shards are worked on by "
+                "themselves. Leave it out, or go without --workers and --executor and write a .csv"
+            )
+
+
+def _require_frequencies(uncertainty: Uncertainty | None) -> Uncertainty:
+    from assay.errors import ModelError
+    from assay.export.submission_form import CALIBRATE_FIRST
+
+    if uncertainty is None:
+        raise ModelError(f"--adapt-prior: this model keeps no class frequencies of validation. {CALIBRATE_FIRST}")
+    return uncertainty
 
 
 def _require_same_probabilities(coverage: float | None, *, tta: str | None, adapt_prior: bool) -> None:
@@ -146,10 +278,13 @@ def _note_in_run(run: Path, out: Path, *, images: int, form: str, progress: Prog
         progress.line(f"{out} could not be noted in the run. {error}")
 
 
-def _counted(chunks: Iterable[Predictions], progress: Progress, unreadable: dict[str, str]) -> Iterator[Predictions]:
+def _noted(
+    chunks: Iterable[Predictions], unreadable: dict[str, str], formulas: dict[str, None]
+) -> Iterator[Predictions]:
+    """Yield the chunks; what could not be read, and names that are formulas, are added to the dictionaries."""
     for chunk in chunks:
-        progress.advance(len(chunk.ids))
         unreadable |= chunk.unreadable
+        formulas |= dict.fromkeys(formulas_among(chunk.ids))
         yield chunk
 
 

@@ -20,19 +20,26 @@ from assay.predictions.predict import Predictions
 
 Cells = Callable[[Predictions], list[str]]
 """The cells of a column for some images; those of unreadable images are not used."""
+Numbers = Callable[[Predictions], Reals]
 
 
 @dataclass(frozen=True)
 class Column:
     """A column's name and cells. One with `always` has a cell also for an image that could not be read.
 
-    `label`: whether it holds predicted labels, which may be withheld.
+    `label`: whether it holds predicted labels, which may be withheld. `numbers`: those that the cells are texts of,
+    (N,) or (N, F).
     """
 
     name: str
     cells: Cells
     always: bool = False
     label: bool = False
+    numbers: Numbers | None = None
+
+    @staticmethod
+    def of_numbers(name: str, numbers: Numbers) -> Column:
+        return Column(name, lambda chunk: _text(numbers(chunk)), numbers=numbers)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def full_form(
     tags: TagFormat | None = None,
     doubt: Doubt = NO_DOUBT,
     uncertainty: Uncertainty | None = None,
+    features: bool = False,
 ) -> list[Column]:
     """Return every column that predictions can fill.
 
@@ -95,7 +103,8 @@ def full_form(
     an image could not be read. With several heads they are called `HEAD`, `HEAD confidence` and
     `HEAD:class`. With `top`, the so many most probable classes of each head, as `label`, `confidence`,
     `label 2`, `confidence 2` ..., stand instead of a column a class. With `doubt`, `set` follows the confidence,
-    and `unlike_training` all labels; it needs the `uncertainty` of the model.
+    and `unlike_training` all labels; it needs the `uncertainty` of the model. With `features`, they stand before the
+    error.
 
     Raises DataError where two columns would have one name.
     """
@@ -103,7 +112,9 @@ def full_form(
     if uncertainty is not None:
         labels = _doubted(labels, space, tags or TagFormat(), doubt, uncertainty)
     classes = [] if top is not None else _class_columns(space, {column.name for column in labels}, one_hot)
-    columns = [Column("image", ids_of, always=True), *labels, *classes, Column("error", _error, always=True)]
+    vectors = [Column.of_numbers("features", _features)] if features else []
+    errors = Column("error", _error, always=True)
+    columns = [Column("image", ids_of, always=True), *labels, *classes, *vectors, errors]
     names = [column.name for column in columns]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
@@ -124,13 +135,13 @@ def _label_columns(space: LabelSpace, top: int | None, tags: TagFormat) -> Itera
         label, prefix = ("label", "") if len(space) == 1 else (head.name, f"{head.name} ")
         if top is None:
             yield Column(label, _label(head, at, tags), label=True)
-            yield Column(f"{prefix}confidence", _confidence(head, at))
+            yield Column.of_numbers(f"{prefix}confidence", _confidence(head, at))
             continue
         for rank in range(min(top, head.size)):
             suffix = f" {rank + 1}" if rank else ""
             yield Column(f"{label}{suffix}", _ranked_label(head, at, rank), label=True)
             confidence = f"{label}{suffix} confidence" if prefix else f"confidence{suffix}"
-            yield Column(confidence, _ranked_confidence(at, rank))
+            yield Column.of_numbers(confidence, _ranked_confidence(at, rank))
 
 
 def _doubted(
@@ -147,7 +158,7 @@ def _doubted(
             cuts = set_thresholds(uncertainty.cells[number], doubt.coverage, head.size, by_class=doubt.by_class)
             columns.append(Column(name, _set(head, at, tags, cuts)))
     if doubt.by_distance:
-        columns.append(Column("unlike_training", lambda chunk: _text(rank(chunk))))
+        columns.append(Column.of_numbers("unlike_training", rank))
     return columns
 
 
@@ -183,10 +194,15 @@ def _set(head: Head, at: slice, tags: TagFormat, cuts: Floats) -> Cells:
 def _class_columns(space: LabelSpace, labels: set[str], one_hot: bool) -> list[Column]:
     plain = len(space) == 1 and {"image", "error", *labels}.isdisjoint(space.heads[0].classes)
     return [
-        Column(name if plain else f"{head.name}:{name}", of_class(space, head, number, one_hot=one_hot))
+        _class_column(name if plain else f"{head.name}:{name}", space, head, number, one_hot)
         for head in space
         for number, name in enumerate(head.classes)
     ]
+
+
+def _class_column(name: str, space: LabelSpace, head: Head, number: int, one_hot: bool) -> Column:
+    cells, at = of_class(space, head, number, one_hot=one_hot), space.columns_of(head.name).start + number
+    return Column(name, cells, numbers=None if one_hot else lambda chunk: chunk.probabilities[:, at])
 
 
 def of_class(space: LabelSpace, head: Head, number: int, *, one_hot: bool) -> Cells:
@@ -222,6 +238,11 @@ def ids_of(chunk: Predictions) -> list[str]:
     return chunk.ids
 
 
+def _features(chunk: Predictions) -> Reals:
+    assert chunk.features is not None
+    return chunk.features
+
+
 def _error(chunk: Predictions) -> list[str]:
     return [chunk.unreadable.get(name, "") for name in chunk.ids]
 
@@ -239,14 +260,14 @@ def _label_of(names: Sequence[str], at: slice) -> Cells:
     return lambda chunk: [names[number] for number in chunk.probabilities[:, at].argmax(axis=1).tolist()]
 
 
-def _confidence(head: Head, at: slice) -> Cells:
+def _confidence(head: Head, at: slice) -> Numbers:
     """Return how probable the prediction is; of tags, that of the least certain of the head's classes."""
     if head.multiclass:
-        return lambda chunk: _text(chunk.probabilities[:, at].max(axis=1))
+        return lambda chunk: chunk.probabilities[:, at].max(axis=1)
 
-    def of_tags(chunk: Predictions) -> list[str]:
+    def of_tags(chunk: Predictions) -> Reals:
         probabilities = chunk.probabilities[:, at]
-        return _text(np.where(_predicted(chunk, head, at), probabilities, 1 - probabilities).min(axis=1))
+        return np.asarray(np.where(_predicted(chunk, head, at), probabilities, 1 - probabilities).min(axis=1))
 
     return of_tags
 
@@ -255,10 +276,10 @@ def _ranked_label(head: Head, at: slice, rank: int) -> Cells:
     return lambda chunk: [head.classes[number] for number in _order(chunk, at)[:, rank].tolist()]
 
 
-def _ranked_confidence(at: slice, rank: int) -> Cells:
-    return lambda chunk: _text(
-        np.take_along_axis(chunk.probabilities[:, at], _order(chunk, at)[:, rank : rank + 1], axis=1)[:, 0]
-    )
+def _ranked_confidence(at: slice, rank: int) -> Numbers:
+    return lambda chunk: np.take_along_axis(chunk.probabilities[:, at], _order(chunk, at)[:, rank : rank + 1], axis=1)[
+        :, 0
+    ]
 
 
 def _order(chunk: Predictions, at: slice) -> npt.NDArray[np.intp]:

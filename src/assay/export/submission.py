@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -13,9 +13,11 @@ from typing import TextIO
 import numpy as np
 
 from assay.errors import DataError, ModelError
+from assay.export.parquet import parquet_writer, require_parquet
 from assay.export.submission_form import Layout
 from assay.files import whole
 from assay.labels.left_out import left_out_lines, require_all, unreadable_as_left_out
+from assay.labels.shards import PARQUET
 from assay.messages import safe_cell
 from assay.predictions.predict import Predictions
 
@@ -31,12 +33,10 @@ def write_predictions(chunks: Iterable[Predictions], out: Path, layout: Layout, 
     """
     _require_writable_kind(out, layout)
     written, unreadable = 0, dict[str, str]()
-    with whole(out) as beside, _open(beside, out, layout) as file:
-        if layout.header:
-            _write(file, [[column.name for column in layout.columns]], layout.delimiter)
+    with whole(out) as beside, _writer(beside, out, layout) as write:
         for chunk in chunks:
             _require_finite(chunk)
-            _write(file, _rows(chunk, layout), layout.delimiter)
+            write(chunk)
             written += len(chunk)
             unreadable |= chunk.unreadable
         if strict:
@@ -58,7 +58,13 @@ def member_of(out: Path, layout: Layout) -> str | None:
 
 def _require_writable_kind(out: Path, layout: Layout) -> None:
     ending = layout.ending
-    if out.suffix.lower() not in (ending, ".zip"):
+    if out.suffix.lower() == PARQUET:
+        require_parquet(out, layout)
+    elif any(column.name == "features" and column.numbers is not None for column in layout.columns):
+        raise DataError(
+            f"--features: vectors are written to a Parquet file, and {out} is none. Give --out FILE.parquet"
+        )
+    elif out.suffix.lower() not in (ending, ".zip"):
         other = " Integers are written as .txt: --form integers" if out.suffix.lower() == ".txt" else ""
         raise DataError(
             f"{out}: predictions are written as {ending}, or as .zip with the {ending[1:].upper()} in it. "
@@ -90,6 +96,19 @@ def _incomplete(unreadable: dict[str, str]) -> str:
         f"{len(unreadable)} of the images could not be read, and this form has no row for one without an answer: "
         f"{listed}{more}. Put images that can be read in their place, or hand in the full table."
     )
+
+
+@contextmanager
+def _writer(path: Path, out: Path, layout: Layout) -> Iterator[Callable[[Predictions], None]]:
+    """Yield a function that adds the rows of some images to a file of the kind that `out` is by its ending."""
+    if out.suffix.lower() == PARQUET:
+        with parquet_writer(path, layout.columns) as add:
+            yield add
+        return
+    with _open(path, out, layout) as file:
+        if layout.header:
+            _write(file, [[column.name for column in layout.columns]], layout.delimiter)
+        yield lambda chunk: _write(file, _rows(chunk, layout), layout.delimiter)
 
 
 @contextmanager

@@ -29,8 +29,19 @@ Image = tuple[str, ImageFile]
 
 DOUBTS = ("coverage", "unlike", "abstain")
 WITHOUT = {
-    "--form integers": ("like", "top", "columns", "tags", "separator", "none", "ids", "safe_cells", *DOUBTS),
-    "--like": ("top", "columns", "ids", "header", "safe_cells", *DOUBTS),
+    "--form integers": (
+        "like",
+        "top",
+        "columns",
+        "tags",
+        "separator",
+        "none",
+        "ids",
+        "safe_cells",
+        "features",
+        *DOUBTS,
+    ),
+    "--like": ("top", "columns", "ids", "header", "safe_cells", "features", *DOUBTS),
     "--tags one-hot": ("top", "separator", "none"),
     "--top": ("tags", "separator", "none"),
 }
@@ -75,6 +86,7 @@ class Form:
     by_class: bool | None = None
     unlike: bool | None = None
     abstain: float | None = None
+    features: bool | None = None
 
     def __post_init__(self) -> None:
         given = {"--form integers": self.form == "integers", "--like": self.like is not None}
@@ -108,7 +120,7 @@ class Form:
         words: list[str] = [self.form]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if field.name in ("safe_cells", "by_class", "unlike"):
+            if field.name in ("safe_cells", "by_class", "unlike", "features"):
                 words += [f"--{field.name.replace('_', '-')}"] if value else []
             elif isinstance(value, bool):
                 words.append("--header" if value else "--no-header")
@@ -148,6 +160,7 @@ class Form:
             tags=tags,
             doubt=self.doubt,
             uncertainty=uncertainty,
+            features=bool(self.features),
         )
         chosen = columns if self.columns is None else _chosen(self.columns, columns)
         layout = Layout(tuple(chosen), header=self.header is not False, inner=self.inner, notes=unsure)
@@ -221,7 +234,7 @@ def _chosen(text: str, columns: Sequence[Column]) -> list[Column]:
             raise DataError(f"--columns: there is no {item!r}. There are {listed}.{hint}")
         if name in chosen:
             raise DataError(f"--columns: {name!r} would be there twice. Give one another name: other={source.name}")
-        chosen[name] = Column(name, source.cells, source.always)
+        chosen[name] = replace(source, name=name)
     if not chosen:
         raise DataError('--columns "": names no column. Leave it out for all.')
     return list(chosen.values())

@@ -31,6 +31,7 @@ from assay.files import fingerprint, require_space, whole, write_json
 from assay.images.decode import Resize, read_square, size_of, useful_side
 from assay.labels.left_out import LeftOut
 from assay.labels.shards import ImageFile, Member
+from assay.progress import cores
 
 VERSION = 1  # raise when the same settings give other pixels, so that older caches are not used
 MULTIPLE = 1.25  # of the size of training: a crop of most of an image still has all its detail
@@ -366,8 +367,3 @@ def in_order(work: Callable[[ImageFile], Out], paths: Sequence[ImageFile]) -> It
                 yield from under_way.popleft().result()
         while under_way:
             yield from under_way.popleft().result()
-
-
-def cores() -> int:
-    """Return the number of cores of this process, which in a container may be fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

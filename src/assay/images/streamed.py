@@ -33,7 +33,6 @@ from assay.images.cache import (
     Progress,
     build,
     cache_key,
-    cores,
     in_order,
     read_image,
     settings_of,
@@ -43,6 +42,7 @@ from assay.images.cache import (
 from assay.images.decode import Resize
 from assay.labels.left_out import LeftOut
 from assay.labels.shards import ImageFile, forget_open_shards
+from assay.progress import cores
 from assay.settings import Settings
 
 USUAL_LIMIT = 20e9  # bytes of a cache

@@ -18,6 +18,7 @@ from assay.labels.ahead import FileState, collect, file_state
 from assay.labels.file_kinds import HEAD, UNKNOWN, is_image, kind_of, kind_of_file
 from assay.labels.left_out import LeftOut
 from assay.messages import printable, quoted
+from assay.progress import cores
 
 QUIET = frozenset({
     ".git", ".svn", ".hg", ".dvc", ".venv", ".idea", ".vscode", ".github", ".cache", ".assay",
@@ -278,7 +279,7 @@ def content_hashes(root: Path, paths: Sequence[str], *, threads: int | None = No
     """Return for each path below `root` the SHA-256 of its bytes, or None and the reason."""
     chunk, ahead = 64, collect()
     chunks = [[os.path.join(root, path) for path in paths[i : i + chunk]] for i in range(0, len(paths), chunk)]
-    pool = ThreadPoolExecutor(threads or min(8, 2 * (os.cpu_count() or 1)))
+    pool = ThreadPoolExecutor(threads or min(8, 2 * cores()))
     try:
         return [
             result

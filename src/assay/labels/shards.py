@@ -89,7 +89,8 @@ class Member:
             return _cell(self.shard, self.offset)
         if is_address(self.shard.address):
             return _fetched(self.shard, self.offset, self.size)
-        content = os.pread(_local_file(self.shard).fileno(), self.size, self.offset)
+        file = _local_file(self.shard)  # held while it is read: of threads that open it at once one is kept
+        content = os.pread(file.fileno(), self.size, self.offset)
         if len(content) < self.size:
             raise DataError(f"{printable(self.shard.address)}: was cut while it was read. Repeat the command.")
         return content

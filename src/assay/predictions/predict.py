@@ -29,7 +29,8 @@ class Predictions:
     `logits` and `probabilities` are (N, width), all heads side by side; rows of images that could not
     be read are NaN, and `unreadable` holds the reason by id. A tag of a multi-label head is predicted from its
     threshold up: `thresholds` is (width,), or (N, width) where those of each image were chosen without it.
-    `distances` (N,) to the nearest training images are there where they were asked for.
+    `distances` (N,) to the nearest training images and `features` (N, F), those of several networks side by side, are
+    there where they were asked for.
     """
 
     ids: list[str]
@@ -41,6 +42,7 @@ class Predictions:
     out_of_fold: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
     distances: Floats | None = None
+    features: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,6 +90,7 @@ class Predictions:
             first.out_of_fold,
             unreadable,
             None if first.distances is None else np.concatenate([part.distances for part in parts]),
+            None if first.features is None else np.concatenate([part.features for part in parts]),
         )
 
     def take(self, rows: Sequence[int]) -> Predictions:
@@ -102,6 +105,7 @@ class Predictions:
             thresholds=self.thresholds if self.thresholds.ndim == 1 else self.thresholds[index],
             unreadable={id_: self.unreadable[id_] for id_ in ids if id_ in self.unreadable},
             distances=None if self.distances is None else self.distances[index],
+            features=None if self.features is None else self.features[index],
         )
 
     def labels(self, head: str) -> list[str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from assay.models.classifier import plain_views
 from assay.models.combiners import mean_prediction
 from assay.models.ensemble import Model, load_model
 from assay.models.trained_model import TrainedModel
-from assay.predictions.inference import PLAIN, View, fastest_inference
+from assay.predictions.inference import PLAIN, View, fastest_inference, move
 from assay.predictions.novelty import nearest_distances, unit_features
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import AnyTTA, tta_views
@@ -48,6 +48,15 @@ class Predictor:
         chosen = (fastest_inference(one.classifier, size=one.size, device=device).hardware for one in saved.networks)
         return Predictor(saved, tuple(chosen), folder.name)
 
+    @staticmethod
+    def untimed(folder: Path, *, device: str) -> Predictor:
+        """Read the same, in fp32 and the usual layout of memory: its results do not depend on what was fastest."""
+        saved, hardware = load_model(folder), Hardware(device)
+        for one in saved.networks:
+            one.classifier.eval()
+            move(one.classifier, hardware)
+        return Predictor(saved, (hardware,) * len(saved.networks), folder.name)
+
     def stream(
         self,
         images: Iterable[tuple[str, ImageFile]],
@@ -55,14 +64,17 @@ class Predictor:
         batch: int = 32,
         tta: AnyTTA | None = None,
         distances: bool = False,
+        features: bool = False,
+        threads: int | None = None,
     ) -> Iterator[Predictions]:
         """Yield predictions for (name, path) in order, `batch` at a time; the next batch is decoded meanwhile.
 
         With `tta` the prediction for an image is the mean over its views, in place of the views of the model. With
-        `distances`, those to the training images that the model keeps come along; it must have some.
+        `distances`, those to the training images that the model keeps come along; it must have some. With `features`,
+        theirs come along. `threads` decode.
         """
         source = iter(images)
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(threads) as pool:
 
             def begin() -> tuple[list[str], Iterator[Decoded | str]]:
                 chunk = list(islice(source, batch))
@@ -72,7 +84,7 @@ class Predictor:
             while names:
                 current, decoded = names, list(images_or_errors)
                 names, images_or_errors = begin()
-                yield self.predict(current, decoded, tta, distances=distances)
+                yield self.predict(current, decoded, tta, distances=distances, features=features)
 
     def decode(self, path: AnyImage) -> Decoded | str:
         """Return an image, or the reason why it cannot be read."""
@@ -86,7 +98,13 @@ class Predictor:
             return str(error)
 
     def predict(
-        self, names: list[str], decoded: list[Decoded | str], tta: AnyTTA | None = None, *, distances: bool = False
+        self,
+        names: list[str],
+        decoded: list[Decoded | str],
+        tta: AnyTTA | None = None,
+        *,
+        distances: bool = False,
+        features: bool = False,
     ) -> Predictions:
         """Return predictions for images that `decode` returned; see `stream`."""
         space = self.saved.space
@@ -94,14 +112,18 @@ class Predictor:
         readable = {row: image for row, image in enumerate(decoded) if not isinstance(image, str)}
         rows, images = list(readable), list(readable.values())
         far = np.full(len(names), np.nan, dtype=np.float32)
+        width = sum(network.classifier.feature_count for network in self.saved.networks) if features else 0
+        plain = np.full((len(names), width), np.nan, dtype=np.float32)
         if rows:
             ids = [names[row] for row in rows]
-            if tta is None or distances:
-                logits[rows], features = self._outputs(ids, images, PLAIN)
+            if tta is None or distances or features:
+                logits[rows], outputs = self._outputs(ids, images, PLAIN)
+                vectors = [one.float().cpu().numpy() for one in outputs] if distances or features else []
                 if distances:
                     assert self.saved.uncertainty is not None
-                    vectors = unit_features([one.float().cpu().numpy() for one in features])
-                    far[rows] = nearest_distances(vectors, self.saved.uncertainty.examples)
+                    far[rows] = nearest_distances(unit_features(vectors), self.saved.uncertainty.examples)
+                if features:
+                    plain[rows] = np.concatenate(vectors, axis=1)
             if tta is not None:
                 with plain_views(network.classifier for network in self.saved.networks):
                     by_view = [self._outputs(ids, images, view)[0] for view in tta_views(tta)]
@@ -110,9 +132,8 @@ class Predictor:
         probabilities[rows] = probabilities_of(space, logits[rows])
         reasons = {name: image for name, image in zip(names, decoded, strict=True) if isinstance(image, str)}
         thresholds = self.saved.decision_rule.thresholds
-        return Predictions(
-            names, space, logits, probabilities, thresholds, self.name, False, reasons, far if distances else None
-        )
+        known = Predictions(names, space, logits, probabilities, thresholds, self.name, unreadable=reasons)
+        return replace(known, distances=far if distances else None, features=plain if features else None)
 
     def _outputs(self, names: list[str], images: list[Decoded], view: View) -> tuple[Floats, list[Tensor]]:
         """Return logits (n, W) of one view of images, and their features (n, F) by network, on its device."""

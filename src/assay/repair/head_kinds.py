@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,13 +9,14 @@ from pydantic import Field
 
 from assay.arrays import Bools
 from assay.labels.space import Codes, Head
+from assay.progress import cores
 from assay.settings import Choice, by_name
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 LINEAR_COSTS, RBF_COSTS = (1e-5, 1e-4, 1e-3), (1.0, 10.0)
-THREADS = min(8, os.cpu_count() or 1)  # each may hold a copy of the inputs of a machine
+THREADS = min(8, cores())  # each may hold a copy of the inputs of a machine
 
 
 class Svm(Choice):

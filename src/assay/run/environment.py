@@ -19,6 +19,7 @@ import torch
 from assay import __version__
 from assay.errors import DISTRIBUTION, RunError
 from assay.files import LOCK_FILE
+from assay.progress import cores
 
 PACKAGES = (
     "torch",
@@ -40,7 +41,7 @@ def environment(*, processes: int) -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {DISTRIBUTION: __version__} | {name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "processes": processes,
         "threads": torch.get_num_threads(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),

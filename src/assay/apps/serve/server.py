@@ -31,12 +31,12 @@ from assay.apps.serving import FAULT, SHARED, TooLargeError, cross_site, foreign
 from assay.arrays import Floats
 from assay.errors import AssayError, ImageError
 from assay.export.submission_form import CALIBRATE_FIRST
-from assay.images.cache import cores
 from assay.images.decode import HeldImage, size_of
 from assay.labels.space import Head, LabelSpace
 from assay.predictions.conformal import set_thresholds
 from assay.predictions.novelty import ranks
 from assay.predictions.predictor import Decoded, Predictor
+from assay.progress import cores
 
 STATIC = Path(__file__).parent / "static"
 WORK = ("/predict", "/explain")

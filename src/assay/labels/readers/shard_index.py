@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -40,6 +39,7 @@ from assay.labels.shards import (
     state_of,
 )
 from assay.messages import printable, quoted
+from assay.progress import cores
 
 VERSION = 1  # raise when the same shard gives another index
 LABELS = "ASSAY.labels"
@@ -90,23 +90,32 @@ def indexed(addresses: Sequence[str], *, folder: Path, column: str | None = None
 
     Raises DataError for a shard that cannot be read.
     """
-    with ThreadPoolExecutor(8) as pool:  # elsewhere a question takes long
-        states = list(pool.map(state_of, addresses))
-    files = [_file_of(folder, one, state, column) for one, state in zip(addresses, states, strict=True)]
-    jobs = [
-        (one, state, column, str(file)) for one, state, file in zip(addresses, states, files, strict=True)
-        if not file.exists()
-    ]  # fmt: skip
-    sizes = sum(int(state.partition(" ")[0]) if state[:1].isdigit() else SMALL for _, state, _, _ in jobs)
-    if sizes < SMALL or len(jobs) == 1 or any(one.startswith("memory:") for one, *_ in jobs):
+    shards = index_files(addresses, folder=folder, column=column)
+    jobs = [(one.address, one.state, column, str(file)) for one, file in shards if not file.exists()]
+    if is_small([one for one, file in shards if not file.exists()]) or len(jobs) == 1:
         for job in jobs:
             write_index(*job)
     else:
-        count = min(len(jobs), os.cpu_count() or 1)
+        count = min(len(jobs), cores())
         with ThreadPoolExecutor(count) as pool:
             for _ in pool.map(_in_process, (jobs[number::count] for number in range(count))):
                 pass
-    return [_read(one, state, file) for one, state, file in zip(addresses, states, files, strict=True)]
+    return [read_index(one, file) for one, file in shards]
+
+
+def index_files(addresses: Sequence[str], *, folder: Path, column: str | None = None) -> list[tuple[Shard, Path]]:
+    """Return each shard in its present state, and the file in `folder` that its index is kept in, made or not."""
+    with ThreadPoolExecutor(8) as pool:  # elsewhere a question takes long
+        states = list(pool.map(state_of, addresses))
+    shards = [Shard(one, state) for one, state in zip(addresses, states, strict=True)]
+    return [(one, _file_of(folder, one.address, one.state, column)) for one in shards]
+
+
+def is_small(shards: Sequence[Shard]) -> bool:
+    """Return whether these are indexed here, one after another; those in this process's memory always are."""
+    if any(one.address.startswith("memory:") for one in shards):
+        return True
+    return sum(int(one.state.partition(" ")[0]) if one.state[:1].isdigit() else SMALL for one in shards) < SMALL
 
 
 def _file_of(folder: Path, text: str, state: str, column: str | None) -> Path:
@@ -133,10 +142,11 @@ def write_index(text: str, state: str, column: str | None, file: str) -> None:
         table.write_parquet(beside, metadata={"assay": about})
 
 
-def _read(text: str, state: str, file: Path) -> Index:
+def read_index(shard: Shard, file: Path) -> Index:
+    """Return the index of a shard from the file that `write_index` wrote."""
     about = json.loads(pl.read_parquet_metadata(file)["assay"])
     table = pl.read_parquet(file, hive_partitioning=False, glob=False)
-    return Index(Shard(text, state, about["column"]), table, Labels.of(about["labels"]))
+    return Index(replace(shard, column=about["column"]), table, Labels.of(about["labels"]))
 
 
 def _row(name: str, offset: int, content: bytes, labels: str | None = None) -> Row:

@@ -47,7 +47,9 @@ def find_in_shards(
     Raises DataError for a shard that cannot be read, where there is no image, and as a table does.
     """
     source, root = Path(given[0]), _folder_of(given[0])
-    shards = indexed(expand(given), folder=index or root / KEPT, column=columns.image if table is None else None)
+    shards = indexed(
+        expand(given), folder=index or index_folder(given[0]), column=columns.image if table is None else None
+    )
     images, left_out = _images(source, shards)
     if table is not None:
         rows = read_rows(table)
@@ -78,10 +80,15 @@ def find_in_shards(
 
 def images_in_shards(given: str) -> tuple[list[tuple[str, ImageFile]], tuple[LeftOut, ...]]:
     """Return the usable images of shards by id, in order, and the others. Raises DataError as `find_in_shards` does."""
-    shards = indexed(expand([given]), folder=_folder_of(given) / KEPT)
+    shards = indexed(expand([given]), folder=index_folder(given))
     images, left_out = _images(Path(given), shards)
     rows = images.select("id", "shard", "name", "offset", "size").rows()
     return [(id_, Member(shards[shard].shard, name, offset, size)) for id_, shard, name, offset, size in rows], left_out
+
+
+def index_folder(given: str) -> Path:
+    """Return the folder that what is known of shards is kept in."""
+    return _folder_of(given) / KEPT
 
 
 def _folder_of(text: str) -> Path:

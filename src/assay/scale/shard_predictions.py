@@ -1,0 +1,172 @@
+"""Predictions and features for the images of shards: computed shard by shard, read back in the order of the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from assay.errors import DataError
+from assay.files import fingerprint, hash_file
+from assay.labels.left_out import LeftOut
+from assay.labels.readers.shard_index import index_files, is_small, read_index, write_index
+from assay.labels.readers.shards import index_folder
+from assay.labels.shards import ImageFile, Member, expand
+from assay.messages import printable
+from assay.metrics.metrics import probabilities_of
+from assay.models.ensemble import Model, model_files
+from assay.predictions.predict import Predictions
+from assay.predictions.predictor import Predictor
+from assay.predictions.tta import AnyTTA
+from assay.progress import Progress, stage
+from assay.scale.jobs import Executor, Function, Job, attempt, map_shards, require_done
+
+VERSION = 1  # raise when the same shard and model give other predictions
+
+
+@dataclass(frozen=True)
+class IndexShard:
+    """Writes the index of a shard: names and content hashes of its images, and their labels."""
+
+    def __call__(self, job: Job, result: Path) -> None:
+        write_index(job.shard.address, job.shard.state, None, str(result))
+
+
+@dataclass(frozen=True)
+class PredictShard:
+    """Writes the logits of the images of a shard, and what else is asked for: a row an image that can be used."""
+
+    model: Path
+    device: str
+    tta: AnyTTA | None = None
+    distances: bool = False
+    features: bool = False
+
+    @property
+    def key(self) -> str:
+        """A hash of all that a result depends on besides the shard."""
+        files = [part for file in model_files(self.model) for part in (file.name, hash_file(file))]
+        views = "" if self.tta is None else self.tta.model_dump_json()
+        kind = self.device.partition(":")[0]
+        return fingerprint(str(VERSION), kind, views, f"{self.distances} {self.features}", *files)
+
+    def __call__(self, job: Job, result: Path) -> None:
+        index = read_index(job.shard, job.index)
+        rows = index.rows.filter(pl.col("fault").is_null()).select("name", "offset", "size").rows()
+        images: list[tuple[str, ImageFile]] = [(name, Member(index.shard, name, *at)) for name, *at in rows]
+        predictor = _predictor(self.model, self.device)
+        parts = list(
+            predictor.stream(images, tta=self.tta, distances=self.distances, features=self.features, threads=2)
+        )
+        frame = _frame(Predictions.joined(parts)) if parts else pl.DataFrame(schema={"name": pl.String})
+        frame.write_parquet(result)
+
+
+@lru_cache(maxsize=1)
+def _predictor(model: Path, device: str) -> Predictor:
+    return Predictor.untimed(model, device=device)
+
+
+def _frame(predictions: Predictions) -> pl.DataFrame:
+    columns = {"logits": predictions.logits, "distance": predictions.distances, "features": predictions.features}
+    return pl.DataFrame(
+        {
+            "name": predictions.ids,
+            "error": pl.Series([predictions.unreadable.get(name) for name in predictions.ids], dtype=pl.String),
+            **{name: values for name, values in columns.items() if values is not None},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class IndexedShards:
+    """Shards with an index of each, and what of them cannot be used; with `unique` names, these are the ids."""
+
+    jobs: tuple[Job, ...]  # whose results are the indices
+    left_out: tuple[LeftOut, ...]
+    images: int
+    unique: bool
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+
+def index_shards(given: str, *, executor: Executor, progress: Progress) -> IndexedShards:
+    """Return the shards of a pattern, a range or a folder, indexed by the executor where they are not yet.
+
+    Names are compared by hashes of 64 bits: 8 bytes an image. Raises DataError for a shard that cannot be read, and
+    where there is no image.
+    """
+    shards = index_files(expand([given]), folder=index_folder(given))
+    jobs = tuple(Job(shard, file, file) for shard, file in shards)
+    if is_small([job.shard for job in jobs if not job.result.exists()]):
+        executor = _here
+    with stage(progress, f"indexing {len(jobs):,} shards"):
+        map_shards(IndexShard(), jobs, executor=executor, progress=progress, images=_count)
+    hashes, left_out = [], list[LeftOut]()
+    for job in jobs:
+        rows = pl.read_parquet(job.index, columns=["name", "fault"], hive_partitioning=False, glob=False)
+        good = pl.col("fault").is_null()
+        hashes.append(rows.filter(good)["name"].hash().to_numpy())
+        bad = rows.filter(~good).rows()
+        left_out += [LeftOut(f"{job.shard.name}/{name}", fault) for name, fault in bad]
+    images = sum(map(len, hashes))
+    if not images:
+        why = f" The first: {left_out[0].path} ({left_out[0].reason})." if left_out else ""
+        raise DataError(f"{printable(given)}: its {len(jobs):,} shards hold no image that can be used.{why}")
+    return IndexedShards(jobs, tuple(left_out), images, len(np.unique(np.concatenate(hashes))) == images)
+
+
+def _here(function: Function, jobs: Sequence[Job]) -> Iterator[Job]:
+    for job in jobs:
+        require_done(attempt(function, job))
+        yield job
+
+
+def _count(job: Job) -> int:
+    return int(pl.scan_parquet(job.index, hive_partitioning=False, glob=False).select(pl.len()).collect().item())
+
+
+def predict_shards(
+    shards: IndexedShards,
+    function: PredictShard,
+    saved: Model,
+    *,
+    folder: Path,
+    executor: Executor,
+    progress: Progress,
+) -> Iterator[Predictions]:
+    """Yield the predictions for each shard, in their order, from results in `folder`, computed where not there."""
+    key = function.key
+    jobs = [Job(one.shard, one.index, folder / f"{one.index.stem}-{key}.parquet") for one in shards.jobs]
+    map_shards(function, jobs, executor=executor, progress=progress, images=_count)
+    for part in map(partial(_read, saved=saved, unique=shards.unique), jobs):
+        if len(part):
+            yield part
+
+
+def _read(job: Job, *, saved: Model, unique: bool) -> Predictions:
+    frame = pl.read_parquet(job.result, hive_partitioning=False, glob=False)
+    names = frame["name"].to_list()
+    ids = names if unique else [f"{job.shard.name}/{name}" for name in names]
+    logits = _matrix(frame, "logits") if names else np.empty((0, saved.space.width), np.float32)
+    errors = frame["error"].to_list() if names else []
+    return Predictions(
+        ids,
+        saved.space,
+        logits,
+        probabilities_of(saved.space, logits),
+        saved.decision_rule.thresholds,
+        "model",
+        unreadable={id_: reason for id_, reason in zip(ids, errors, strict=True) if reason is not None},
+        distances=frame["distance"].to_numpy() if "distance" in frame.columns else None,
+        features=_matrix(frame, "features") if "features" in frame.columns else None,
+    )
+
+
+def _matrix(frame: pl.DataFrame, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.asarray(frame[name].to_numpy(), np.float32)
