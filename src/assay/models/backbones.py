@@ -131,6 +131,14 @@ def stage_outputs(network: nn.Module) -> Mapping[str, int]:
     return outputs
 
 
+def feature_widths(network: nn.Module) -> list[int]:
+    """Return the numbers of features of each stage among them, the last features after those of the earlier stages."""
+    if isinstance(network, SideBySide):
+        return [width for part in network.parts for width in feature_widths(part)]
+    before = list(stage_outputs(network).values())
+    return [*before, feature_count(network) - sum(before)]
+
+
 def features_of(network: nn.Module) -> Features:
     """Return what the features of a network are."""
     if isinstance(network, SideBySide):

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from assay.arrays import Doubles, Floats, Reals, unit_rows
+from assay.arrays import Bools, Doubles, Floats, Reals, unit_rows
 
 NEAREST = 5
 BLOCK = 1024  # rows whose cosines are held at a time
@@ -37,6 +37,18 @@ def ranks(values: Reals, validation: Floats) -> Doubles:
     """Return the share (N,) of the rising distances of validation images that are below these; NaN stays NaN."""
     shares = np.searchsorted(validation, values, side="left") / len(validation)
     return np.where(np.isnan(values), np.nan, shares)
+
+
+def foreign(features: Floats, examples: Floats, validation: Floats, *, false_alarms: float = 0.02) -> Bools | None:
+    """Return which features (N, F) are farther from the examples than validation images are; all of length 1.
+
+    None where there are too few validation images, or none to compare with, to bound the share of false alarms.
+    """
+    if (rank := limit(false_alarms, len(validation))) is None or not len(examples):
+        return None
+    kept = examples.astype(np.float16)
+    far = ranks(nearest_distances(features, kept), np.sort(nearest_distances(validation, kept)))
+    return np.asarray(far >= rank)
 
 
 def limit(false_alarms: float, images: int) -> float | None:

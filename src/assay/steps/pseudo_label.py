@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
+import torch
 from pydantic import Field
 
-from assay.arrays import Floats, Ints
+from assay.arrays import Bools, Floats, Ints
 from assay.errors import PlanError
 from assay.files import whole
 from assay.labels.edits import Edit
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
-from assay.labels.space import Codes, Head
+from assay.labels.space import Codes, Head, LabelSpace
 from assay.labels.subset import partly_unknown
 from assay.metrics.metrics import probabilities_of
-from assay.models.ensemble import load_model
+from assay.models.backbones import feature_widths
+from assay.models.ensemble import Model, load_model
 from assay.predictions.inference import PLAIN, View
-from assay.predictions.tta import Flips, TTASettings, tta_logits, tta_views
+from assay.predictions.novelty import foreign, unit_features
+from assay.predictions.tta import Flips, TTASettings, tta_views
 from assay.repair.pseudo_labels import (
     Agreement,
     Changes,
@@ -32,10 +37,12 @@ from assay.repair.pseudo_labels import (
     pseudo_label_edits,
     without_labels,
 )
+from assay.repair.transduction import class_mixture
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
-from assay.steps.start import heads_named, inference_hardware
+from assay.steps.start import heads_named, inference_for
 
 LISTED_CLASSES = 12  # with their counts in a line
+MOST_COMPARED = 5_000  # labelled images, and validation ones, that show what is foreign to them
 
 
 class PseudoLabelSettings(StepSettings):
@@ -44,14 +51,35 @@ class PseudoLabelSettings(StepSettings):
     changes_labels = True
 
     heads: tuple[str, ...] | None = Field(None, min_length=1, description="Heads to label; default: all.")
+    teacher: Literal["model", "mixture"] = Field(
+        "model",
+        description="Whose answers: the newest model's, or the mean of these and of a Gaussian for each class, fitted "
+        "to its features of labelled and unlabelled images together; for multi-class heads.",
+    )
+    foreign: Literal["leave", "label"] = Field(
+        "leave", description="What becomes of images that are unlike the labelled ones, and may be of no class."
+    )
     keep: Keep = Field(Confidence(), description="Which of the answers become labels.")
     soft: bool = Field(False, description="Let a fit follow the probabilities themselves, not the class alone.")
-    tta: TTASettings = Field(Flips(), description="The views that must agree, where that is what is kept.")
+    tta: TTASettings = Field(
+        Flips(),
+        description="The views that must agree, where that is what is kept, or whose mean features a mixture takes.",
+    )
     weight: LabelWeight = Field(1.0, description="What a pseudo-label counts, or `confidence`: its own probability.")
 
     def require_consistent(self) -> None:
-        if self.tta != Flips() and not isinstance(self.keep, Agreement):
+        if self.tta != Flips() and not isinstance(self.keep, Agreement) and self.teacher == "model":
             raise ValueError(f"tta is asked whether they agree, and keep: {self.keep.kind} does not; drop one of them")
+
+
+def check(settings: PseudoLabelSettings, space: LabelSpace) -> None:
+    """Raise PlanError for a head that is not in the data, and for a mixture of tags."""
+    for _, head, _ in heads_named(space, settings.heads, step="pseudo_label"):
+        if settings.teacher == "mixture" and not head.multiclass:
+            raise PlanError(
+                f"pseudo_label: teacher: mixture is for multi-class heads, and {head.name!r} is multi-label. "
+                "Name others in `heads`, or take teacher: model."
+            )
 
 
 def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepResult:
@@ -66,29 +94,32 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
     heads = heads_named(state.samples.space, settings.heads, step="pseudo_label")
     known = [without_labels(head, train, before) for _, head, _ in heads]
     unknown = [(codes < 0) & ~closed for codes, closed in known]
-    rows = np.flatnonzero(
-        np.any([head.any_cell(cells) for (_, head, _), cells in zip(heads, unknown, strict=True)], axis=0)
-    )
-    views = _view_probabilities(settings, state.model, train, rows, context=context)
+    rows = np.any([head.any_cell(cells) for (_, head, _), cells in zip(heads, unknown, strict=True)], axis=0)
+    given = np.any([head.known(codes) for (_, head, _), (codes, _) in zip(heads, known, strict=True)], axis=0)
+    answers = _answers(settings, state, context, unknown=rows, given=given)
     edits: list[Edit] = []
     details: dict[str, object] = {}
     soft = {name: path for name, path in state.soft.items() if name not in {head.name for _, head, _ in heads}}
     all_codes = train.codes()
     for (index, head, columns), (codes, closed), cells in zip(heads, known, unknown, strict=True):
+        probabilities = answers.by_view[0][:, columns]
+        if settings.teacher == "mixture":
+            probabilities = _with_mixture(head, codes, probabilities, answers, context)
         chosen = choose_pseudo_labels(
             head,
             codes,
-            views[0][:, columns],
+            probabilities,
             keep=settings.keep,
-            view_probabilities=[view[:, columns] for view in views],
-            closed=closed,
+            view_probabilities=[view[:, columns] for view in answers.by_view],
+            closed=closed | head.spread(answers.foreign),
             soft=settings.soft,
         )
         targets = _soft_targets(chosen, state.soft, train)
-        if (rows := np.flatnonzero(np.isfinite(targets).any(axis=1))).size:
+        if (targeted := np.flatnonzero(np.isfinite(targets).any(axis=1))).size:
             soft[head.name] = context.folder.path / f"soft-{index}.parquet"
-            write_soft_targets(soft[head.name], head, train, rows, targets=targets, given=chosen.labels)
+            write_soft_targets(soft[head.name], head, train, targeted, targets=targets, given=chosen.labels)
         edits += pseudo_label_edits(chosen, train, context.name, weight=settings.weight, before=before)
+        chosen = replace(chosen, notes=(*answers.notes, *chosen.notes))
         details[head.name] = _details(chosen, chosen.changed_since(all_codes[index]), int(cells.sum()), context)
     return StepResult(None, details=details, edits=edits, soft=soft)
 
@@ -97,37 +128,130 @@ STEP = Step(
     PseudoLabelSettings,
     run,
     purpose="labels for images that had none",
-    report=("keep",),
+    report=("keep", "teacher"),
     needs_model=True,
     repairs=True,
     computes=lambda settings: True,
+    check=check,
 )
 
 
-def _view_probabilities(
-    settings: PseudoLabelSettings, model: Path, train: Samples, rows: Ints, *, context: Context
-) -> list[Floats]:
-    """Return probabilities (N, W) of these rows by view, the plain image's first; NaN for other rows."""
-    unknown = np.full((len(train), train.space.width), np.nan, np.float32)
-    if len(rows) == 0:
-        return [unknown]
-    views, hardware = _views(settings), inference_hardware(context)
-    by_view = []
-    for logits in tta_logits(load_model(model), context.images, train.take(rows).ids, views=views, hardware=hardware):
-        by_view.append(unknown.copy())
-        by_view[-1][rows] = probabilities_of(train.space, logits)
-    return by_view
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """What a model gives of training images: by view probabilities (N, W), NaN where not asked, and which are foreign.
+
+    `features` (N, F), means over views, are kept where a mixture is to be fitted to them.
+    """
+
+    by_view: list[Floats]
+    foreign: Bools
+    features: Floats
+    widths: tuple[int, ...] = ()  # of blocks of features
+    notes: tuple[str, ...] = ()
+
+
+def _answers(
+    settings: PseudoLabelSettings, state: State, context: Context, *, unknown: Bools, given: Bools
+) -> _Answers:
+    """Return the answers for images with `unknown` labels (N,); a mixture needs all. `given` have a label."""
+    train, space = state.samples.part("train"), state.samples.space
+    answers = _Answers([], np.zeros(len(train), np.bool_), np.zeros((len(train), 0), np.float32))
+    mixture = settings.teacher == "mixture"
+    if not unknown.any() or state.model is None:
+        return replace(answers, by_view=[np.full((len(train), space.width), np.nan, np.float32)])
+    model, asked = load_model(state.model), np.flatnonzero(unknown | given if mixture else unknown)
+    total: Floats = np.zeros((1, 1), np.float32)
+    for number, view in enumerate(views := _views(settings)):
+        of_view = _features(model, train.take(asked), context, view)
+        answers.by_view.append(np.full((len(train), space.width), np.nan, np.float32))
+        answers.by_view[-1][asked] = probabilities_of(space, model.logits(_raw(model, of_view)))
+        if number == 0 and settings.foreign == "leave":
+            answers = _without_foreign(answers, model, of_view, asked, ~given, state=state, context=context)
+        total = total + np.concatenate(of_view, axis=1)
+    if mixture:
+        features = np.full((len(train), total.shape[1]), np.nan, np.float32)
+        features[asked] = total / len(views)
+        widths = [width for network in model.networks for width in feature_widths(network.classifier.backbone)]
+        answers = replace(answers, features=features, widths=tuple(widths))
+    return answers
+
+
+def _features(model: Model, samples: Samples, context: Context, view: View = PLAIN) -> list[Floats]:
+    """Return the features (N, F) of images by each network of a model."""
+    parts = []
+    for network in model.networks:
+        inference = inference_for(network.classifier, network, context)
+        parts.append(inference.features(samples.ids, folder=context.run.cache, progress=context.progress, view=view))
+        network.classifier.cpu()
+    return parts
+
+
+def _raw(model: Model, features: list[Floats]) -> list[Floats]:
+    """Return the logits of each network of its features."""
+    with torch.inference_mode():
+        return [
+            network.classifier.classify(torch.from_numpy(np.array(part))).numpy()
+            for network, part in zip(model.networks, features, strict=True)
+        ]
+
+
+def _without_foreign(
+    answers: _Answers,
+    model: Model,
+    features: list[Floats],
+    asked: Ints,
+    unlabelled: Bools,
+    *,
+    state: State,
+    context: Context,
+) -> _Answers:
+    """Return the answers with the unlabelled images marked that are unlike the labelled ones, and a note of them."""
+    generator = np.random.default_rng(context.seed)
+    train, validation = state.samples.part("train"), state.samples.part("val")
+    examples, held = (
+        part.take(np.sort(generator.permutation(rows)[:MOST_COMPARED]))
+        for part, rows in ((train, np.flatnonzero(~unlabelled)), (validation, np.arange(len(validation))))
+    )
+    known, of_validation = (unit_features(_features(model, part, context)) for part in (examples, held))
+    far = foreign(unit_features(features), known, of_validation)
+    if far is None:
+        return replace(
+            answers, notes=("too few validation images to tell which unlabelled ones are unlike the labelled ones",)
+        )
+    marked = np.zeros(len(train), np.bool_)
+    marked[asked] = far & unlabelled[asked]
+    note = (
+        f"{int(marked.sum()):,} of {int(unlabelled[asked].sum()):,} unlabelled images are unlike the labelled ones and "
+        "get no label; `foreign: label` labels them too"
+    )
+    return replace(answers, foreign=marked, notes=(note,) if marked.any() else ())
+
+
+def _with_mixture(head: Head, codes: Codes, probabilities: Floats, answers: _Answers, context: Context) -> Floats:
+    """Return the mean of these probabilities (N, K) and those of a mixture; print what was chosen for it."""
+    mixture = class_mixture(
+        head, codes, answers.features, use=~answers.foreign, seed=context.seed, widths=answers.widths
+    )
+    context.progress.line(
+        f"  {head.name}: Gaussians of the classes in {mixture.directions} directions, temperature "
+        f"{mixture.temperature:g}"
+    )
+    return np.asarray((probabilities + mixture.probabilities) / 2, np.float32)
 
 
 def _views(settings: PseudoLabelSettings) -> list[View]:
     """Return the views that are predicted, the plain image first."""
-    others = tta_views(settings.tta) if isinstance(settings.keep, Agreement) else ()
+    several = settings.teacher == "mixture" or isinstance(settings.keep, Agreement)
+    others = tta_views(settings.tta) if several else ()
     return [PLAIN, *(view for view in others if view != PLAIN)]
 
 
 def predicted_images(settings: PseudoLabelSettings, samples: Samples) -> int:
     """Return how many images, or views of them, pass through the network."""
-    return len(_views(settings)) * len(partly_unknown(samples.part("train")))
+    train, validation = samples.part("train"), samples.part("val")
+    asked = len(train if settings.teacher == "mixture" else partly_unknown(train))
+    compared = [int(train.labelled().sum()), len(validation)] if settings.foreign == "leave" else []
+    return len(_views(settings)) * asked + sum(min(count, MOST_COMPARED) for count in compared)
 
 
 def _details(chosen: PseudoLabels, changes: Changes, unknown: int, context: Context) -> dict[str, object]:

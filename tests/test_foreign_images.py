@@ -1,0 +1,107 @@
+"""Unlabelled images of other classes than the labelled ones: pseudo_label leaves them alone, and counts them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import assay
+from assay.labels.ledger import Ledger
+from assay.labels.samples import Samples
+from assay.run.train import Run
+from factories import COLOURS, write_images
+from test_pseudo_label_step import Carry
+
+PROBE = "probe: {size: 32}"
+ALL_STAGES = ", features: all_stages"
+
+
+def foreign_labels(run: Run) -> tuple[int, int]:
+    """Return how many images named other- have a label, and how many further ones that had none."""
+    samples = Ledger.read(run.folder / "ledger.csv").apply(Samples.read(run.folder / "samples.parquet"))
+    (head,) = samples.space
+    given = samples.table.filter(pl.col(f"origin:{head.name}") == "pseudo")["id"]
+    other = given.str.contains("other-").sum()
+    return int(other), len(given) - int(other)
+
+
+def noted(run: Run) -> tuple[int, int]:
+    """Return the foreign images and all unlabelled ones, by the note of the step."""
+    (step,) = (one for one in run.metrics["steps"] if one["name"] == "02-pseudo_label")
+    ((_, details),) = step["details"].items()
+    matches = [re.match(r"(\d+) of (\d+) unlabelled images are unlike", note) for note in details["notes"]]
+    return next(((int(one[1]), int(one[2])) for one in matches if one), (0, 0))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 images of each of three colours, and 15 of stripes."""
+    folder = write_images(tmp_path_factory.mktemp("foreign") / "images", each=60)
+    (folder / "other").mkdir()
+    for number in range(15):
+        stripes = np.where((np.arange(32) // (2 + number % 3)) % 2, 255, 0)[:, None, None]
+        pixels = np.random.default_rng(number).integers(0, 30, (32, 32, 3)) ^ stripes
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "other" / f"other-{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("teacher", ["model", "mixture"])
+def test_images_of_another_kind_get_no_label(images: Path, carry_table: Carry, teacher: str) -> None:
+    rows = [
+        (f"{name}/{number}.png", name if number < 6 or number >= 24 else None)
+        for name in COLOURS
+        for number in range(60)
+    ]
+    table = pl.DataFrame(
+        rows + [(f"other/other-{number}.png", None) for number in range(15)], schema=["image", "colour"], orient="row"
+    ).with_columns(
+        split=pl.when(pl.col("image").str.contains(r"/(2[4-9]|[345]\d)\.png"))
+        .then(pl.lit("val"))
+        .otherwise(pl.lit("train"))
+    )
+    label = f"pseudo_label: {{keep: all, teacher: {teacher}}}"
+    run = carry_table(images, table, PROBE, label, PROBE, model=ALL_STAGES)
+    other, familiar = foreign_labels(run)
+    assert other == 0
+    assert familiar >= 50
+    assert noted(run) == (15 + 54 - familiar, 69)
+    if teacher == "model":
+        label = label[:-1] + ", foreign: label}"
+        other, familiar = foreign_labels(carry_table(images, table, PROBE, label, PROBE, model=ALL_STAGES))
+        assert (other, familiar) == (15, 54)
+
+
+@pytest.mark.skipif("ASSAY_DATA" not in os.environ, reason="ASSAY_DATA names no folder with eurosat and fashion")
+@pytest.mark.parametrize("teacher", ["model", "mixture"])
+def test_garments_among_satellite_images_get_no_label(tmp_path: Path, teacher: str) -> None:
+    data = Path(os.environ["ASSAY_DATA"])
+    rows = []
+    for folder in sorted((data / "eurosat").iterdir()):
+        names = sorted(path.relative_to(data).as_posix() for path in folder.iterdir())[:36]
+        parts = ["train"] * 10 + ["unlabelled"] * 11 + ["val"] * 15
+        rows += [
+            (name, None if part == "unlabelled" else folder.name, part) for name, part in zip(names, parts, strict=True)
+        ]
+    garments = sorted((data / "fashion/img").rglob("*.jpg"))[:60]
+    table = pl.DataFrame(
+        rows + [(path.relative_to(data).as_posix(), None, "unlabelled") for path in garments],
+        schema=["image", "use", "split"],
+        orient="row",
+    ).with_columns(pl.col("split").replace("unlabelled", "train"))
+    table.write_csv(tmp_path / "labels.csv")
+    (tmp_path / "plan.yaml").write_text(
+        f"data: {{table: {tmp_path / 'labels.csv'}, root: {data}}}\nmodel: {{features: all_stages}}\nsteps:\n"
+        f"  - probe: {{size: 64}}\n  - pseudo_label: {{keep: all, teacher: {teacher}}}\n  - probe: {{size: 64}}\n"
+    )
+    run = assay.train(tmp_path / "plan.yaml", run=tmp_path / "run", device="cpu")
+    samples = Ledger.read(run.folder / "ledger.csv").apply(Samples.read(run.folder / "samples.parquet"))
+    given = samples.table.filter(pl.col("origin:use") == "pseudo")["id"]
+    assert given.str.contains("fashion").sum() <= 1
+    assert len(given) >= 100
+    assert noted(run)[0] >= 59
