@@ -1,6 +1,7 @@
 """Runs within minutes, on images and a network that train in a moment."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ def test_too_few_minutes_finish_the_probe(plan: Path, tmp_path: Path) -> None:
     assert any("these minutes are too few" in line for line in lines.lines)
     assert any("too few to look for copies" in line for line in lines.lines)
     assert run.artifact.saved.space.width == 3
+
+
+def test_views_are_tried_where_no_fit_is_possible(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.plan.planner.LEAST_FIT", math.inf)
+    monkeypatch.setattr("assay.run.prepare.choose_flips", lambda *given: ("both", "as asked"))
+    lines = Lines()
+    run = train(plan, run=tmp_path / "run", progress=lines)
+    assert stages(run)[:3] == ["probe", "suspect labels", "views"]
+    assert any(line.startswith("  4 views of an image: accuracy better by ") for line in lines.lines)
+    assert load(tmp_path / "run/plan.yaml").plan.steps[2].kind == "tune_views"
 
 
 class Ending(Lines):

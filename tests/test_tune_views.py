@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from assay import cli
 from assay.errors import PlanError
 from assay.export.onnx import Exported
 from assay.images.decode import Resize
@@ -93,6 +95,15 @@ def test_an_image_and_its_mirror_image_are_predicted_alike_and_tta_replaces_the_
     np.testing.assert_allclose(
         logits_of(mirrored("horizontal"), files, both), logits_of(mirrored("none"), files, both), atol=1e-5
     )
+
+
+def test_predict_notes_what_views_cost(files: list[Path], tmp_path: Path) -> None:
+    for flip, expected in (("both", True), ("none", False)):
+        mirrored(flip).save(tmp_path / "run/model")
+        command = ["predict", str(tmp_path / "run"), str(files[0]), "--out", str(tmp_path / "out.csv")]
+        result = CliRunner().invoke(cli.app, command)
+        assert result.exit_code == 0
+        assert ("averages over 4 views of an image: this takes 4 times as long" in result.stdout) == expected
 
 
 def test_members_of_an_ensemble_keep_their_views(files: list[Path], tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         with stage(terminal.progress, "labelling", source.count):
             adapted = frequencies.adapted(chunks) if adapt_prior else chunks
             count = write_predictions(adapted, out, layout, strict=strict)
-        notes = [*source.notes, *layout.notes]
+        notes = [*source.notes, *layout.notes, *(_view_notes(source.saved) if tta is None else ())]
         if out.suffix.lower() not in (".txt", ".parquet") and not safe_cells:
             names = [*formulas, *(name for head in space for name in head.classes)]
             notes += formula_note(names, "--safe-cells puts an apostrophe before them")
@@ -250,6 +250,15 @@ def _require_frequencies(uncertainty: Uncertainty | None) -> Uncertainty:
     if uncertainty is None:
         raise ModelError(f"--adapt-prior: this model keeps no class frequencies of validation. {CALIBRATE_FIRST}")
     return uncertainty
+
+
+def _view_notes(model: Model) -> Iterator[str]:
+    """Yield what the views of a model cost."""
+    from assay.models.classifier import FLIPS
+
+    times = max(len(FLIPS[network.classifier.flip]) for network in model.networks)
+    if times > 1:
+        yield f"the model averages over {times} views of an image: this takes {times} times as long as one"
 
 
 def _require_same_probabilities(coverage: float | None, *, tta: str | None, adapt_prior: bool) -> None:
