@@ -45,6 +45,7 @@ def connect() -> Any:
     Raises RunError where it is not installed, or the cluster cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else actors of this machine give way to whatever else runs
     try:
         import ray
     except ImportError as error:
