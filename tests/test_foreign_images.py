@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import assay
+from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.run.train import Run
@@ -75,6 +76,14 @@ def test_images_of_another_kind_get_no_label(images: Path, carry_table: Carry, t
         label = label[:-1] + ", foreign: label}"
         other, familiar = foreign_labels(carry_table(images, table, PROBE, label, PROBE, model=ALL_STAGES))
         assert (other, familiar) == (15, 54)
+
+
+def test_a_mixture_of_tags_is_refused_before_anything_is_trained(images: Path, carry_table: Carry) -> None:
+    rows = [(f"{name}/0.png", int(name == "red"), int(name == "blue")) for name in COLOURS]
+    table = pl.DataFrame(rows, schema=["image", "warm", "cold"], orient="row")
+    label = "pseudo_label: {teacher: mixture}"
+    with pytest.raises(PlanError, match="teacher: mixture is for multi-class heads, and 'tags' is multi-label"):
+        carry_table(images, table, PROBE, label, PROBE, heads=", heads: {tags: {columns: [warm, cold]}}")
 
 
 @pytest.mark.skipif("ASSAY_DATA" not in os.environ, reason="ASSAY_DATA names no folder with eurosat and fashion")

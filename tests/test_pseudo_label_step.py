@@ -144,8 +144,9 @@ def test_half_labelled_images_keep_what_is_known(carry: Carry) -> None:
     assert {(edit.tag, edit.old) for edit in edits} == {("cold", None)}
 
 
-def test_nothing_unlabelled_is_said_and_changes_nothing(carry: Carry) -> None:
-    run = carry(PROBE, LABEL, PROBE, table=image_table().with_columns(colour="true"))
+@pytest.mark.parametrize("label", [LABEL, LABEL.replace("}", ", teacher: mixture}")])
+def test_nothing_unlabelled_is_said_and_changes_nothing(carry: Carry, label: str) -> None:
+    run = carry(PROBE, label, PROBE, table=image_table().with_columns(colour="true"))
     assert step(run, "02-pseudo_label")["edits"] == 0
     assert any("no label is unknown, so there is none to give" in line for line in carry.said)
 

@@ -103,7 +103,7 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
     all_codes = train.codes()
     for (index, head, columns), (codes, closed), cells in zip(heads, known, unknown, strict=True):
         probabilities = answers.by_view[0][:, columns]
-        if settings.teacher == "mixture":
+        if settings.teacher == "mixture" and cells.any():
             probabilities = _with_mixture(head, codes, probabilities, answers, context)
         chosen = choose_pseudo_labels(
             head,
