@@ -1,0 +1,154 @@
+"""Speed and memory of the work on shards: images/s of indexing and of features, by executor, on generated images.
+
+python -m benchmarks.scale --images 20000 --shards 20 [--side 64] [--by local:1 local:2 ray:2] [--work DIR] [--json]
+
+Each measurement is a process of its own, so that its peak of memory is its own too. Images are JPEG files of noise over
+a gradient, in tar files; the network is the default backbone with weights that were never trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.harness import table
+
+CLASSES = ("a", "b", "c")
+
+
+def write_shards(folder: Path, *, images: int, shards: int, side: int) -> None:
+    """Write images of random bytes into tar files; there already, they are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, rows in enumerate(np.array_split(np.arange(images), shards)):
+        path = folder / f"{number:05d}-of-{shards:05d}.tar"
+        if path.exists():
+            continue
+        chance = np.random.default_rng(number)
+        with tarfile.open(path.with_suffix(".part"), "w") as tar:
+            for row in rows.tolist():
+                pixels = np.linspace(0, 200, side)[:, None, None] + chance.integers(0, 56, (side, side, 3))
+                content = io.BytesIO()
+                Image.fromarray(pixels.astype(np.uint8)).save(content, "JPEG")
+                about = tarfile.TarInfo(f"{row:09d}.jpg")
+                about.size = content.tell()
+                content.seek(0)
+                tar.addfile(about, content)
+        path.with_suffix(".part").rename(path)
+
+
+def write_model(folder: Path, size: int) -> None:
+    """Write a model that was never trained."""
+    from assay.images.decode import Resize
+    from assay.labels.space import Head, LabelSpace
+    from assay.models.classifier import ModelSettings, build_classifier
+    from assay.models.decision_rule import DecisionRule
+    from assay.models.trained_model import TrainedModel
+
+    space = LabelSpace((Head("label", CLASSES),))
+    model = build_classifier(ModelSettings(weights="none"), space, seed=0, base=Path(), size=size)
+    TrainedModel(model, space, size, size, Resize(), DecisionRule.plain(space)).save(folder)
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory of this process so far, in MiB."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A function of shards that leaves the peak of its process in a folder."""
+
+    function: object
+    folder: Path
+
+    def __call__(self, job: object, result: Path) -> None:
+        self.function(job, result)  # type: ignore[operator]
+        (self.folder / f"peak-{os.getpid()}").write_text(str(peak_memory()), encoding="utf-8")
+
+
+def measure(work: Path, name: str) -> dict[str, float]:
+    """Return seconds and peaks of indexing (`index`), or of features by an executor (`local:2`)."""
+    from assay.models.ensemble import load_model
+    from assay.progress import NoProgress, cores
+    from assay.scale.executors import pick_executor
+    from assay.scale.shard_predictions import PredictShard, index_shards, predict_shards
+
+    progress, peaks = NoProgress(), work / "peaks"
+    shutil.rmtree(peaks, ignore_errors=True)
+    peaks.mkdir()
+    kind, _, workers = ("local", ":", str(cores())) if name == "index" else name.partition(":")
+    began = time.perf_counter()
+    run, device = pick_executor(kind, workers=int(workers), device="cpu", progress=progress)
+
+    def executor(function, jobs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return run(Measured(function, peaks), jobs)
+
+    connected = time.perf_counter() - began
+    if name == "index":
+        shutil.rmtree(work / "shards" / ".assay", ignore_errors=True)
+    began = time.perf_counter()
+    shards = index_shards(str(work / "shards"), executor=executor, progress=progress)
+    if name != "index":
+        began = time.perf_counter()
+        function = PredictShard(work / "model", device, features=True)
+        saved = load_model(work / "model")
+        out = work / "results" / name.replace(":", "-")
+        shutil.rmtree(out, ignore_errors=True)
+        parts = predict_shards(shards, function, saved, folder=out, executor=executor, progress=progress)
+        assert sum(map(len, parts)) == shards.images
+    seconds = time.perf_counter() - began
+    workers_peak = max((float(path.read_text()) for path in peaks.iterdir()), default=float("nan"))
+    return {"images": shards.images, "seconds": seconds, "connect": connected, "driver MiB": peak_memory(),
+            "worker MiB": workers_peak}  # fmt: skip
+
+
+def main() -> None:
+    """Print a row a measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--side", type=int, default=64, help="of the images, and of the network's input")
+    parser.add_argument("--by", nargs="*", default=["local:1", "local:2", "ray:2"])
+    parser.add_argument("--work", type=Path, help="a folder to keep the shards in")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        sys.stdout.write(json.dumps(measure(given.work, given.measure)) + "\n")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        work = (given.work or Path(scratch)).absolute()
+        write_shards(work / "shards", images=given.images, shards=given.shards, side=given.side)
+        write_model(work / "model", given.side)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
+        results: dict[str, dict[str, float]] = {}
+        for name in ("index", *given.by):
+            command = [sys.executable, "-m", "benchmarks.scale", "--work", str(work), "--measure", name]
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            results[name] = json.loads(done.stdout.splitlines()[-1])
+    rows = [
+        (name, f"{one['images']:,.0f}", f"{one['images'] / one['seconds']:,.0f}", f"{one['driver MiB']:,.0f}",
+         f"{one['worker MiB']:,.0f}")
+        for name, one in results.items()
+    ]  # fmt: skip
+    header = ("", "images", "images/s, with the start of processes", "driver MiB", "largest worker MiB")
+    sys.stdout.write((json.dumps(results) if given.json else "\n".join(table(header, rows))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
