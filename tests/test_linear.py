@@ -103,6 +103,18 @@ def test_views_share_the_weight_of_their_image() -> None:
     assert find_strengths(BOTH, same, codes, weights, seed=0) == find_strengths(BOTH, features, codes, weights, seed=0)
 
 
+def test_a_class_of_one_image_is_learnt_from_its_views() -> None:
+    features, codes, weights = planted()
+    codes[0][codes[0] == 2] = 0
+    codes[0][7], codes[1][:, 2] = 2, 0
+    codes[1][7, 2] = 1
+    views = np.stack([features, features + np.random.default_rng(1).normal(size=features.shape).astype(np.float32)])
+    assumed = np.array([0, 0, 5, 0, 0, 5], np.float32)  # classes count alike
+    answers = fit_linear(BOTH, views, codes, weights, seed=0, assumed=assumed).logits(features) + assumed
+    assert np.isfinite(answers).all()
+    assert (answers[7, :3].argmax(), answers[:, 5].argmax()) == (2, 7)
+
+
 def test_labels_of_one_kind_only() -> None:
     space = LabelSpace((KIND, TAGS))
     features, codes, weights = planted()

@@ -12,6 +12,7 @@ import pytest
 from assay.errors import PlanError
 from assay.experiments.sweep import sweep
 from assay.experiments.sweep_space import space_of
+from assay.images.augment import Variation
 from assay.images.operations import OPERATIONS
 from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone
@@ -160,7 +161,10 @@ SMALL = {
         "steps.0.fit.batch=8",
         "steps.1.rebalance_head.class_weights={kind: given, weights: {0: 0.5, red: 2}}",
     ],
-    "long-tail-fast": ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.1.fit.batch=8"],
+    "long-tail-fast": [
+        *("steps.0.probe.size=32", "steps.0.probe.views=2"),
+        *(f"steps.1.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "views=2")),
+    ],
     "feature-map": [
         "model.backbone=test_efficientnet",
         *("steps.0.fit.size=32", "steps.0.fit.epochs=1", "steps.0.fit.views=2", "steps.0.fit.batch=8"),
@@ -463,9 +467,10 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
 
 def test_long_tail_fast_adjusts_logits_in_training_and_afterwards(tmp_path: Path) -> None:
     model, (probe, fit, head) = settings_of("long-tail-fast", tmp_path)
-    assert model.backbone == "tf_efficientnet_lite0"
-    assert (probe.size, fit.size, fit.logit_adjust, fit.prior, fit.sampling) == (96, 96, 1.0, "data", None)
-    assert ([kind.kind for kind in head.kinds], head.class_weights) == (["logit_adjust"], Inverse())
+    assert (model.backbone, model.features) == ("tf_efficientnet_lite0", "all_stages")
+    assert (probe.views, probe.augment, probe.prior) == (fit.views, Variation(crop=(0.5, 1.0), flip="both"), "uniform")
+    assert (fit.logit_adjust, fit.prior, fit.sampling, fit.take) == (1.0, "uniform", None, "last")
+    assert ([kind.kind for kind in head.kinds], head.class_weights) == (["logit_adjust", "levels"], Inverse())
 
 
 def test_the_feature_map_is_of_480_features(tmp_path: Path) -> None:

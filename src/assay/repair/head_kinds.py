@@ -75,7 +75,7 @@ class Levels(Choice):
 
     kind: Literal["levels"] = "levels"
     tau: tuple[NotNegative, ...] = Field((0.0, 0.5, 1.0, 1.5), min_length=1)
-    pull: Positive = Field(3.0, description="A level is pulled to 0 as by so many validation images of its class.")
+    pull: Positive = Field(10.0, description="A level is pulled to 0 as by so many validation images of its class.")
 
 
 AnyKind = Svm | Crt | TauNorm | Lws | Ncm | LogitAdjust | Levels
