@@ -37,7 +37,10 @@ CASES: dict[str, tuple[str, Record | str | int | None]] = {
     **{f"{OVERSAMPLED}, {name}": (OVERSAMPLED, head) for name, head in HEADS.items()},
     ADJUSTED: (ADJUSTED, None),
     f"{ADJUSTED}, logit_adjust": (ADJUSTED, HEADS["logit_adjust"]),
-    **{f"{RECIPE}, {name}": (RECIPE, step) for step, name in enumerate(("its probe", "its fit", "its head"))},
+    **{
+        f"{RECIPE}, {name}": (RECIPE, step)
+        for step, name in enumerate(("its probe", "the head of that", "its fit", "the head of that fit", "together"))
+    },
 }
 """How the network is trained, and the head that follows, if any: all of one training, which is done once, in a row.
 

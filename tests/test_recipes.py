@@ -163,7 +163,7 @@ SMALL = {
     ],
     "long-tail-fast": [
         *("steps.0.probe.size=32", "steps.0.probe.views=2"),
-        *(f"steps.1.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "views=2")),
+        *(f"steps.2.fit.{value}" for value in ("size=32", "epochs=1", "batch=8")),
     ],
     "feature-map": [
         "model.backbone=test_efficientnet",
@@ -466,11 +466,13 @@ def test_long_tail_svm_is_small_data_oversampled_and_then_support_vector_machine
 
 
 def test_long_tail_fast_adjusts_logits_in_training_and_afterwards(tmp_path: Path) -> None:
-    model, (probe, fit, head) = settings_of("long-tail-fast", tmp_path)
+    model, (probe, first, fit, second, together) = settings_of("long-tail-fast", tmp_path)
     assert (model.backbone, model.features) == ("tf_efficientnet_lite0", "all_stages")
-    assert (probe.views, probe.augment, probe.prior) == (fit.views, Variation(crop=(0.5, 1.0), flip="both"), "uniform")
+    assert (probe.views, probe.augment, probe.prior) == (8, Variation(crop=(0.5, 1.0), flip="both"), "uniform")
     assert (fit.logit_adjust, fit.prior, fit.sampling, fit.take) == (1.0, "uniform", None, "last")
-    assert ([kind.kind for kind in head.kinds], head.class_weights) == (["logit_adjust", "levels"], Inverse())
+    for head in (first, second):
+        assert ([kind.kind for kind in head.kinds], head.class_weights) == (["logit_adjust", "levels"], Inverse())
+    assert [member.step for member in together.members] == ["02-rebalance_head", "04-rebalance_head"]
 
 
 def test_the_feature_map_is_of_480_features(tmp_path: Path) -> None:
