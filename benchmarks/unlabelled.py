@@ -7,6 +7,8 @@ Scored on a fifth that no fault touches, after the last epoch. The seed draws th
 
 from typing import Any
 
+from assay.plan.recipes import recipe_text
+from assay.plan.yaml_lines import read
 from benchmarks.harness import Benchmark, Options, Record, by_seed, train
 from benchmarks.planted import faults, plant
 from benchmarks.trainings import FIT, recipe_steps, training_lines, validation_codes
@@ -22,6 +24,7 @@ TRAININGS: dict[str, tuple[str, Any]] = {
     "FlexMatch": ("fit", {"unlabelled": {"method": "flexmatch", "threshold": 0.95, "ratio": 7}}),
     f"`{RECIPE}`": ("recipe", None),
     "all labels known": ("all", None),
+    f"`{RECIPE}`, all labels known": ("recipe", "all"),
 }
 """With FixMatch and FlexMatch there are as many optimiser steps as on the labelled images alone."""
 
@@ -30,9 +33,11 @@ def measure(options: Options, case: tuple[str, Any], seed: int) -> Record:
     """Train, and return which validation images the model names rightly after its last epoch."""
     kind, settings = case
     with options.scratch() as folder:
-        planted = faults(seed=seed, keep=None if kind == "all" else options.each)
+        planted = faults(seed=seed, keep=None if kind == "all" or case == ("recipe", "all") else options.each)
         data = plant(options.data / "eurosat", folder / "labels.csv", planted)
-        done = train({"data": data, "seed": seed, "steps": steps_by(options, kind, settings)}, folder)
+        model = read(recipe_text(RECIPE), RECIPE).value.get("model", {}) if kind == "recipe" else {}
+        steps = steps_by(options, kind, settings)
+        done = train({"data": data, "model": model, "seed": seed, "steps": steps}, folder)
         codes = zip(*validation_codes(folder / "run"), strict=True)
         return {"seconds": done.seconds, "correct": {"last": [int(truth == predicted) for truth, predicted in codes]}}
 

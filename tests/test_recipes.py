@@ -100,8 +100,7 @@ PINNED = ["hardware.precision=fp32", "hardware.layout=contiguous", "model.weight
 SMALL = {
     "missing-labels-fast": [
         "steps.0.probe.size=32",
-        *(f"steps.1.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "unlabelled.threshold=0.4")),
-        *(f"steps.2.repeat.steps.1.fit.{value}" for value in ("size=32", "epochs=1", "batch=8")),
+        *(f"steps.2.fit.{value}" for value in ("size=32", "epochs=1", "batch=8", "views=2")),
     ],
     "noisy-labels-fast": [
         "steps.0.clean_labels.size=32",
