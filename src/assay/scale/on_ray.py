@@ -124,7 +124,7 @@ def _answer(ray: Any, ready: Any, job: Job | None) -> Any:
     except errors.RayActorError as error:
         if "ModuleNotFoundError" in str(error):
             raise _not_there(str(error)) from error
-        raise killed(job, f"its actor ended {RESTARTS + 1} times") from error
+        raise killed(job, f"its actor ended {RESTARTS + 1} times, or its machine was lost") from error
 
 
 def _not_there(reason: str) -> RunError:
