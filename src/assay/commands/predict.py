@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -218,7 +219,9 @@ def _is_spread(images: Path, out: Path, *, workers: int | None, executor: str | 
     from assay.labels.shards import names_shards
 
     wanted = workers is not None or executor is not None or out.suffix.lower() == ".parquet"
-    return wanted and names_shards(images)
+    with suppress(OSError):  # of a folder that may not be read: the command says so
+        return wanted and names_shards(images)
+    return False
 
 
 def _require_shards(images: Path, *, workers: int | None, executor: str | None) -> None:
