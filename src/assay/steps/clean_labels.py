@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -34,6 +33,7 @@ from assay.repair.suspects import (
     Action,
     Flag,
     JudgeName,
+    Probabilities,
     Soft,
     capped,
     find_held_suspects,
@@ -54,7 +54,7 @@ from assay.steps.base import (
     StepSettings,
     kind_that_changes_labels,
 )
-from assay.steps.fold_judges import Probabilities, fine_tuning, judge_by_training, spare_validation, write_soft_labels
+from assay.steps.fold_judges import fine_tuning, judge_by_training, spare_validation, write_soft_labels
 from assay.steps.sources import trained_on, trained_on_at_start
 from assay.steps.start import bare_classifier, heads_named, inference_for
 from assay.steps.suspect_lists import (
@@ -342,16 +342,6 @@ def judge_by_features(
     require_size(classifier, settings.size)
     inference = inference_for(classifier, settings, context)
     features = train.features(inference, context)
-    judge = partial(
-        JUDGES[by],
-        train.subset,
-        features,
-        fold,
-        neighbours=settings.neighbours,
-        seed=context.seed,
-    )
-    held_features = held.features(inference, context) if len(held.subset) else None
+    of_held = held.features(inference, context) if len(held.subset) else np.zeros((0, features.shape[1]), np.float32)
     with stage(context.progress, "judging the labels"):
-        if held_features is None:
-            return Probabilities(judge(), np.zeros((0, train.subset.space.width), np.float32))
-        return Probabilities(judge(), judge(held=held_features))
+        return JUDGES[by](train.subset, features, fold, held=of_held, neighbours=settings.neighbours, seed=context.seed)

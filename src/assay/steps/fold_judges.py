@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,7 @@ from assay.predictions.out_of_fold import out_of_fold_by
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import tta_logits
 from assay.repair.confident_learning import beats_chance
-from assay.repair.suspects import judgeable, soft_labels
+from assay.repair.suspects import Probabilities, judgeable, soft_labels
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.ensemble_members import MemberPlan, train_member
 from assay.steps.fit_settings import FitSettings
@@ -34,13 +34,6 @@ from assay.training.optimizers import AdamW
 
 FROZEN = 0.75  # of the stages: those above are trained on cached activations
 VIEWS, EPOCHS = 5, 5
-
-
-class Probabilities(NamedTuple):
-    """Probabilities (N, W) of training images, each by models of the other folds, and (M, W) of held-out ones."""
-
-    train: Floats
-    held: Floats
 
 
 def fine_tuning(state: State, context: Context, *, size: int, resize: Resize) -> tuple[StepPlan, ...]:

@@ -348,7 +348,7 @@ def _of_heads(space: LabelSpace, strengths: Doubles) -> dict[str, tuple[float, .
 def _set_constants(space: LabelSpace, targets: Floats, weights: Floats, solved: Floats) -> None:
     """Let classes without images, and tags of which one value alone is known, be constants."""
     known = weights > 0
-    with_it, without = (np.asarray((known & (targets == value)).any(axis=0)) for value in (1, 0))
+    with_it, without = (np.asarray((known & some).any(axis=0)) for some in (targets > 0, targets < 1))
     for head, columns in space.each():
         if head.multiclass:
             constant = ~with_it[columns] if with_it[columns].sum() != 1 else np.ones(head.size, np.bool_)
