@@ -19,7 +19,7 @@ from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.trained_model import read_training_hashes
 from assay.repair.confident_learning import HeadSuspects
-from assay.repair.suspects import JUDGES
+from assay.repair.judges import JUDGES
 from assay.run.contents import read_run
 from assay.run.train import Run
 from assay.steps import clean_labels
@@ -393,7 +393,7 @@ def test_upper_stages_fine_tuned_on_shared_activations_judge_in_rounds(carry: Ca
     assert names == [*(f"01-clean_labels/{one}" for one in folds), *(f"01-clean_labels/round-2-{one}" for one in folds)]
     suspects = listed(run).filter(split="train")
     wrong = set(planted().filter("wrong")["image"])
-    assert len(wrong & set(suspects["image"])) >= 0.75 * WRONG
+    assert len(wrong & set(suspects["image"])) >= 0.8 * WRONG
     assert details(run)["validation"]["colour"]["n"] == 18  # no epoch was chosen by them
     read_run(run.folder)
     assert len({path.stem for path in run.folder.rglob("*activations*/*")}) <= 6  # views, shared by all folds

@@ -14,7 +14,8 @@ from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.metrics.intervals import Metric, share
 from assay.repair.confident_learning import HeadSuspects
-from assay.repair.suspects import JUDGE_TEXTS, Relabel, suspect_edits
+from assay.repair.judges import JUDGE_TEXTS
+from assay.repair.suspects import Relabel, suspect_edits
 
 EXAMPLES = 50
 """Images of a finding about classes."""

@@ -22,6 +22,7 @@ ROUNDS = 2
 MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
+SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
 UPPER_EPOCHS = 8.0  # of the whole network within the time: with more, its upper stages need no fit of their own
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
@@ -166,10 +167,11 @@ def budgeted_stages(
     left -= sum(stage.seconds for stage in rules)
     first = [_probe(facts, speeds, left)] if PROBE not in done else []
     left -= sum(stage.seconds for stage in first)
-    suspects = _suspects(facts, speeds)
-    if not (facts.pretrained or SUSPECT_LABELS in done) and suspects.seconds < SUSPECTS * left:
-        first.append(suspects)
-        left -= suspects.seconds
+    if not (facts.pretrained or SUSPECT_LABELS in done):
+        judges = (_suspects(facts, speeds, by=by) for by in (None, "confident_learning"))
+        suspects = [stage for stage in judges if stage.seconds < SUSPECTS * left][:1]
+        first += suspects
+        left -= sum(stage.seconds for stage in suspects)
     fits = list(_fits(facts, speeds, left - ENSEMBLE_SECONDS, done))
     if not (fits or PROBE in done):
         left += sum(stage.seconds for stage in first)
@@ -343,9 +345,11 @@ def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool 
     return Stage(PROBE, {"probe": {"size": size, **fewer}}, images * each + rest)
 
 
-def _suspects(facts: Facts, speeds: Speeds) -> Stage:
-    seconds = 2 * facts.labelled * speeds.linear  # a model for each fold, at one strength
-    return Stage(SUSPECT_LABELS, {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}, seconds)
+def _suspects(facts: Facts, speeds: Speeds, *, by: str | None = None) -> Stage:
+    """Return a list of suspect labels, by the judge that is usual or by a quicker one."""
+    settings = {"size": DEFAULT_SIZE, "action": "flag", **({"by": by} if by else {})}
+    models = 20 if by is None else 5  # at one strength: one for each fold, or also for each two and again
+    return Stage(SUSPECT_LABELS, {"clean_labels": settings}, SUSPECT_MODEL * models * facts.labelled * speeds.linear)
 
 
 def _rules(facts: Facts, speeds: Speeds, left: float = math.inf) -> list[Stage]:

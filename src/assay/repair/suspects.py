@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
@@ -16,128 +16,11 @@ from assay.labels.edits import Edit, apply, current_values
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
 from assay.messages import quoted
-from assay.metrics.metrics import probabilities_of
 from assay.predictions.out_of_fold import single_fold_labels
 from assay.repair.confident_learning import ROUNDING, Filter, HeadSuspects, Learnt, no_suspects, suspects
-from assay.repair.neighbours import posterior
 from assay.repair.pseudo_labels import without_labels
 from assay.repair.wrong_probability import wrong_labels
 from assay.settings import Choice, by_name, parse_tagged
-from assay.training.linear import Linear, Strengths, find_strengths, fit_cells, targets_of
-
-FeatureJudge = Literal["confident_learning", "neighbours", "both"]
-JudgeName = Literal[FeatureJudge, "fine_tuned", "all"]
-
-
-class Probabilities(NamedTuple):
-    """Probabilities (N, W) of training images, each by models of other folds, and (M, W) of held-out ones."""
-
-    train: Floats
-    held: Floats
-
-
-class Posterior(Protocol):
-    """Return probabilities for images of features (N, F), each by what the other folds (N,) teach, and for others.
-
-    The others, of features (M, F), are judged by what all the images teach.
-    """
-
-    def __call__(
-        self, samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
-    ) -> Probabilities: ...
-
-
-def linear_posterior(
-    samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
-) -> Probabilities:
-    """Return probabilities of logistic regressions."""
-    return _linear(samples, features, folds, held=held, strengths=_strengths(samples, features, seed))
-
-
-def local_posterior(
-    samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
-) -> Probabilities:
-    """Return probabilities by the nearest images; NaN under a head of which none of an image's labels is known."""
-
-    def of(held: Reals | None) -> Floats:
-        by_head = zip(samples.space, samples.codes(), strict=True)
-        return np.concatenate(
-            [posterior(head, codes, features, neighbours=neighbours, fold=folds, held=held) for head, codes in by_head],
-            axis=1,
-        )
-
-    return Probabilities(of(None), of(held))
-
-
-def mean_posterior(
-    samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
-) -> Probabilities:
-    """Return a mean of both, in which logistic regressions of a second round count three times as much.
-
-    A linear and a local estimate of the same probabilities err on different images. The second round learns from the
-    labels as far as the first two leave them right, `soft_labels`.
-    """
-    strengths = _strengths(samples, features, seed)
-    linear = _linear(samples, features, folds, held=held, strengths=strengths)
-    local = local_posterior(samples, features, folds, held=held, neighbours=neighbours, seed=seed)
-    by_head = samples.space.each(samples.codes(), _mixed(linear.train, local.train))
-    targets = [soft_labels(head, codes, of_head, answer="wrong") for head, _, codes, of_head in by_head]
-    soft = np.nan_to_num(np.concatenate(targets, axis=1))
-    again = _linear(samples, features, folds, held=held, strengths=strengths, targets=soft)
-    return Probabilities(_mixed(again.train, local.train), _mixed(again.held, local.held))
-
-
-LINEAR = 0.75  # of the mean, on ten sets of planted noise (docs/RESULTS.md)
-
-
-def _mixed(linear: Floats, local: Floats) -> Floats:
-    return (LINEAR * linear + (1 - LINEAR) * local).astype(np.float32, copy=False)
-
-
-def _strengths(samples: Samples, features: Reals, seed: int) -> Mapping[str, tuple[float, ...]]:
-    return find_strengths(samples.space, features, samples.codes(), samples.weights(), seed=seed)
-
-
-def _linear(
-    samples: Samples,
-    features: Reals,
-    folds: Ints,
-    *,
-    held: Reals,
-    strengths: Strengths,
-    targets: Floats | None = None,
-) -> Probabilities:
-    """Return probabilities of logistic regressions on the labels, or on soft `targets` (N, W) where these are known."""
-    space = samples.space
-    hard, cells = targets_of(space, samples.codes(), samples.weights())
-    wanted = hard if targets is None else targets
-
-    def fitted(rows: Ints) -> Linear:
-        return fit_cells(space, features[rows], wanted[rows], cells[rows], strengths)
-
-    train = np.empty((len(samples), space.width), np.float32)
-    for number in np.unique(folds):
-        rows = np.flatnonzero(folds == number)
-        train[rows] = fitted(np.flatnonzero(folds != number)).logits(features[rows])
-    of_held = fitted(np.arange(len(samples))).logits(held) if len(held) else np.empty((0, space.width), np.float32)
-    return Probabilities(probabilities_of(space, train), probabilities_of(space, of_held))
-
-
-JUDGES: dict[FeatureJudge, Posterior] = {
-    "confident_learning": linear_posterior,
-    "neighbours": local_posterior,
-    "both": mean_posterior,
-}
-"""Judges on features."""
-
-JUDGE_TEXTS: dict[JudgeName, str] = {
-    "confident_learning": "confident learning",
-    "neighbours": "its neighbours",
-    "both": "confident learning with its neighbours",
-    "fine_tuned": "confident learning by fine-tuned networks",
-    "all": "confident learning by fine-tuned networks and features",
-}
-"""Judges as edits name them."""
 
 
 def find_suspects(samples: Samples, probabilities: Reals, fold: Ints, *, filter_by: Filter) -> list[HeadSuspects]:

@@ -27,13 +27,10 @@ from assay.predictions.inference import Inference
 from assay.predictions.out_of_fold import single_fold_labels, single_fold_notes
 from assay.progress import stage
 from assay.repair.confident_learning import Filter, HeadSuspects, beats_chance
+from assay.repair.judges import JUDGE_TEXTS, JUDGES, JudgeName, Probabilities
 from assay.repair.suspects import (
-    JUDGE_TEXTS,
-    JUDGES,
     Action,
     Flag,
-    JudgeName,
-    Probabilities,
     Soft,
     capped,
     find_held_suspects,

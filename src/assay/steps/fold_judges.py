@@ -24,7 +24,8 @@ from assay.predictions.out_of_fold import out_of_fold_by
 from assay.predictions.predict import Predictions
 from assay.predictions.tta import tta_logits
 from assay.repair.confident_learning import beats_chance
-from assay.repair.suspects import Probabilities, judgeable, soft_labels
+from assay.repair.judges import Probabilities
+from assay.repair.suspects import judgeable, soft_labels
 from assay.steps.base import Context, State, StepPlan
 from assay.steps.ensemble_members import MemberPlan, train_member
 from assay.steps.fit_settings import FitSettings

@@ -1,0 +1,149 @@
+"""Judges of labels on features: probabilities of images by models that did not learn from their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from assay.arrays import Floats, Ints, Reals
+from assay.labels.samples import Samples
+from assay.labels.space import LabelSpace
+from assay.metrics.metrics import probabilities_of
+from assay.repair.neighbours import posterior
+from assay.repair.suspects import soft_labels
+from assay.training.linear import Linear, find_strengths, fit_cells, targets_of
+
+FeatureJudge = Literal["confident_learning", "neighbours", "both"]
+JudgeName = Literal[FeatureJudge, "fine_tuned", "all"]
+
+
+class Probabilities(NamedTuple):
+    """Probabilities (N, W) of training images, each by models of other folds, and (M, W) of held-out ones."""
+
+    train: Floats
+    held: Floats
+
+
+class Posterior(Protocol):
+    """Return probabilities for images of features (N, F), each by what the other folds (N,) teach, and for others.
+
+    The others, of features (M, F), are asked by what all the images teach.
+    """
+
+    def __call__(
+        self, samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
+    ) -> Probabilities: ...
+
+
+def linear_posterior(
+    samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
+) -> Probabilities:
+    """Return probabilities of logistic regressions."""
+    strengths = find_strengths(samples.space, features, samples.codes(), samples.weights(), seed=seed)
+    targets, cells = targets_of(samples.space, samples.codes(), samples.weights())
+
+    def fit(asked: Ints, rows: Ints) -> Linear:
+        return fit_cells(samples.space, features[rows], targets[rows], cells[rows], strengths)
+
+    return _by_folds(fit, features, folds, held=held, space=samples.space)
+
+
+def local_posterior(
+    samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
+) -> Probabilities:
+    """Return probabilities by the nearest images; NaN under a head of which none of an image's labels is known."""
+
+    def of(held: Reals | None) -> Floats:
+        by_head = zip(samples.space, samples.codes(), strict=True)
+        return np.concatenate(
+            [posterior(head, codes, features, neighbours=neighbours, fold=folds, held=held) for head, codes in by_head],
+            axis=1,
+        )
+
+    return Probabilities(of(None), of(held))
+
+
+def mean_posterior(
+    samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
+) -> Probabilities:
+    """Return a mean of both, and of logistic regressions of a second round.
+
+    A linear and a local estimate of the same probabilities err on different images. The second round learns from the
+    labels as far as a first one leaves them right (`soft_labels`). No model saw a label that it helps to judge.
+    """
+    parts = [
+        linear_posterior(samples, features, folds, held=held, neighbours=neighbours, seed=seed),
+        local_posterior(samples, features, folds, held=held, neighbours=neighbours, seed=seed),
+    ]
+    weights = [1 - LOCAL, LOCAL]
+    if len(np.unique(folds)) > 2:  # of two folds, none would be left for its first round to learn from
+        parts.append(_second_round(samples, features, folds, held=held, seed=seed))
+        weights = [(1 - LOCAL) / 2, LOCAL, (1 - LOCAL) / 2]
+    return Probabilities(
+        *(np.average(of_parts, axis=0, weights=weights).astype(np.float32) for of_parts in zip(*parts, strict=True))
+    )
+
+
+LOCAL = 0.25  # of the mean, by planted noise (docs/RESULTS.md)
+
+
+def _by_folds(
+    fit: Callable[[Ints, Ints], Linear], features: Reals, folds: Ints, *, held: Reals, space: LabelSpace
+) -> Probabilities:
+    """Return probabilities by `fit`, which takes the rows of a fold, none for all of them, and those to learn from."""
+    train, of_held = (np.empty((len(part), space.width), np.float32) for part in (features, held))
+    for number in np.unique(folds):
+        rows = np.flatnonzero(folds == number)
+        train[rows] = fit(rows, np.flatnonzero(folds != number)).logits(features[rows])
+    if len(held):
+        of_held = fit(np.empty(0, np.int64), np.arange(len(folds))).logits(held)
+    return Probabilities(probabilities_of(space, train), probabilities_of(space, of_held))
+
+
+def _second_round(samples: Samples, features: Reals, folds: Ints, *, held: Reals, seed: int) -> Probabilities:
+    """Return probabilities of logistic regressions on soft labels.
+
+    Those that a fold is asked by are of models that learnt from neither it nor the fold of the label: one for each
+    two folds.
+    """
+    space, codes, numbers = samples.space, samples.codes(), np.unique(folds)
+    targets, cells = targets_of(space, codes, samples.weights())
+    strengths = find_strengths(space, features, codes, samples.weights(), seed=seed)
+    first = np.zeros((len(numbers), len(samples), space.width), np.float32)  # logits by the fold that is left out too
+    for one, other in combinations(range(len(numbers)), 2):
+        sides = [np.flatnonzero(folds == numbers[side]) for side in (one, other)]
+        rows = np.setdiff1d(np.arange(len(samples)), np.concatenate(sides))
+        linear = fit_cells(space, features[rows], targets[rows], cells[rows], strengths)
+        for number, asked in zip((one, other), reversed(sides), strict=True):
+            first[number, asked] = linear.logits(features[asked])
+
+    def fit(asked: Ints, rows: Ints) -> Linear:
+        if len(asked):
+            left_out = first[np.searchsorted(numbers, folds[asked[0]])]
+        else:  # of no fold: all that did not learn from a label
+            left_out = first.sum(axis=0) / (len(numbers) - 1)
+        by_head = space.each([one[rows] for one in codes], probabilities_of(space, left_out[rows]))
+        soft = [soft_labels(head, known, of_head, answer="wrong") for head, _, known, of_head in by_head]
+        return fit_cells(space, features[rows], np.nan_to_num(np.concatenate(soft, axis=1)), cells[rows], strengths)
+
+    return _by_folds(fit, features, folds, held=held, space=space)
+
+
+JUDGES: dict[FeatureJudge, Posterior] = {
+    "confident_learning": linear_posterior,
+    "neighbours": local_posterior,
+    "both": mean_posterior,
+}
+"""Judges on features."""
+
+JUDGE_TEXTS: dict[JudgeName, str] = {
+    "confident_learning": "confident learning",
+    "neighbours": "its neighbours",
+    "both": "confident learning with its neighbours",
+    "fine_tuned": "confident learning by fine-tuned networks",
+    "all": "confident learning by fine-tuned networks and features",
+}
+"""Judges as edits name them."""
