@@ -30,7 +30,7 @@ class Probabilities(NamedTuple):
 class Posterior(Protocol):
     """Return probabilities for images of features (N, F), each by what the other folds (N,) teach, and for others.
 
-    The others, of features (M, F), are asked by what all the images teach.
+    The others, of features (M, F), are judged by what all the images teach.
     """
 
     def __call__(
@@ -106,7 +106,7 @@ def _by_folds(
 def _second_round(samples: Samples, features: Reals, folds: Ints, *, held: Reals, seed: int) -> Probabilities:
     """Return probabilities of logistic regressions on soft labels.
 
-    Those that a fold is asked by are of models that learnt from neither it nor the fold of the label: one for each
+    Those that a fold is judged by are of models that learnt from neither it nor the fold of the label: one for each
     two folds.
     """
     space, codes, numbers = samples.space, samples.codes(), np.unique(folds)
