@@ -186,9 +186,10 @@ class Answers:
     """Stands in for an artifact: every readable image is an owl."""
 
     def __init__(self, space: Any) -> None:
-        self.saved = SimpleNamespace(space=space, uncertainty=None)
+        networks = [SimpleNamespace(classifier=SimpleNamespace(flip="none"))]
+        self.saved = SimpleNamespace(space=space, uncertainty=None, networks=networks)
 
-    def stream(self, images: list[tuple[str, Path]], *, tta: Any, distances: bool) -> Iterator[Any]:
+    def stream(self, images: list[tuple[str, Path]], *, tta: Any, distances: bool, features: bool) -> Iterator[Any]:
         from assay.predictions.predict import Predictions
 
         for name, path in images:
@@ -240,7 +241,7 @@ def test_predict_takes_the_folder_of_a_model_too_and_answers_in_json(
 @pytest.mark.usefixtures("model")
 def test_predict_refuses_in_words(tmp_path: Path) -> None:
     more = photos(tmp_path / "more", "x")
-    done = invoke("predict", tmp_path, more, "--out", tmp_path / "x.parquet")
+    done = invoke("predict", tmp_path, more, "--out", tmp_path / "x.json")
     assert (done.exit_code, "written as .csv" in done.stderr) == (2, True)
     done = invoke("predict", tmp_path, tmp_path / "none", "--out", tmp_path / "x.csv")
     assert (done.exit_code, "does not exist" in done.stderr) == (2, True)

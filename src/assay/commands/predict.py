@@ -13,8 +13,6 @@ import typer
 from assay.commands.endings import GOES_ON, NOTHING_WRITTEN
 from assay.commands.options import TTA, AsJson, Device, FinishedRun, ImageColumn, model_of, parse_tta
 from assay.commands.output import command
-from assay.messages import formula_note, printable
-from assay.messages import formulas as formulas_among
 from assay.progress import Progress, stage
 
 if TYPE_CHECKING:
@@ -113,6 +111,7 @@ def predict(  # noqa: PLR0913  (every option is a parameter)
         from assay.export.submission import member_of, write_predictions
         from assay.export.submission_form import Form
         from assay.labels.left_out import by_reason, require_all, unreadable_as_left_out
+        from assay.messages import formula_note
         from assay.predictions.class_prior import Frequencies
 
         options = Form(
@@ -226,6 +225,7 @@ def _is_spread(images: Path, out: Path, *, workers: int | None, executor: str | 
 
 def _require_shards(images: Path, *, workers: int | None, executor: str | None) -> None:
     from assay.errors import DataError
+    from assay.messages import printable
 
     if workers is not None or executor is not None:
         option = "--workers" if workers is not None else "--executor"
@@ -294,6 +294,8 @@ def _noted(
     chunks: Iterable[Predictions], unreadable: dict[str, str], formulas: dict[str, None]
 ) -> Iterator[Predictions]:
     """Yield the chunks; what could not be read, and names that are formulas, are added to the dictionaries."""
+    from assay.messages import formulas as formulas_among
+
     for chunk in chunks:
         unreadable |= chunk.unreadable
         formulas |= dict.fromkeys(formulas_among(chunk.ids))
