@@ -12,7 +12,8 @@ from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.plan.defaults import MIN_IMAGES, choose_flips, facts_of
-from assay.plan.planner import DEFAULT_SIZE, Speeds, default_stages
+from assay.plan.planner import default_stages
+from assay.plan.stages import DEFAULT_SIZE, Speeds
 
 
 def cache_of(pixels: np.ndarray) -> tuple[Cache, list[str]]:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from assay.files import RunFolder
-from assay.plan.planner import (
+from assay.plan.planner import MIN_OPTIMIZER_STEPS, budgeted_stages, default_stages
+from assay.plan.stages import (
     CALIBRATION,
     ENSEMBLE,
     FITS,
     LARGER_IMAGES,
-    MIN_OPTIMIZER_STEPS,
     MORE_EPOCHS,
     PROBE,
     PSEUDO_LABELS,
@@ -26,8 +26,6 @@ from assay.plan.planner import (
     Facts,
     Speeds,
     Stage,
-    budgeted_stages,
-    default_stages,
     images_and_size,
 )
 from assay.run.budget import Budget, closing_seconds, refined, seconds_of_test, with_second
@@ -75,6 +73,23 @@ def test_more_time_buys_later_stages(left: float, expected: list[str]) -> None:
 def test_long_budgets_buy_what_suits_the_data(facts: Facts, expected: list[str]) -> None:
     done = [PROBE, SUSPECT_LABELS] if not facts.pretrained else [PROBE]
     assert names(budgeted_stages(facts, SPEEDS, 3_000, done=done)) == expected
+
+
+@pytest.mark.parametrize(("left", "last"), [(7, None), (24, "probe"), (60, "fit"), (600, "fit")])
+def test_few_labels_are_spread_by_a_mixture_before_any_fit(left: float, last: str | None) -> None:
+    facts = replace(PLANTS, labelled=80, unlabelled=1_600, validation=20, a_class=8.0, cached=True)
+    stages = budgeted_stages(facts, SPEEDS, left)
+    assert [name for name in names(stages) if name != SUSPECT_LABELS] == [PROBE, PSEUDO_LABELS][: 2 if last else 1]
+    if last:
+        label, learn = stages[-1].step["repeat"]["steps"]
+        assert label["pseudo_label"]["teacher"] == "mixture"
+        assert list(learn) == [last]
+        assert sum(stage.seconds for stage in stages) <= left + 1
+        assert not budgeted_stages(facts, SPEEDS, 600, done=[PROBE, PSEUDO_LABELS, SUSPECT_LABELS])
+    assert names(default_stages(facts, SPEEDS))[:2] == [PROBE, PSEUDO_LABELS]
+    assert "seconds" not in default_stages(facts, SPEEDS)[1].step["repeat"]["steps"][1]["fit"]
+    tags = replace(facts, smoothed=False)
+    assert names(default_stages(tags, SPEEDS))[:2] == [PROBE, WHOLE]  # tags are no clusters
 
 
 @pytest.mark.parametrize(("left", "examples"), [(20, 0), (120, 400), (600, 2_000)])

@@ -22,7 +22,7 @@ from assay.labels.split import join_groups, labelled_folds
 from assay.labels.subset import without
 from assay.models.classifier import DEFAULT_BACKBONE, ModelSettings, build_classifier
 from assay.plan.plan import LoadedPlan, from_source
-from assay.plan.planner import DEFAULT_SIZE
+from assay.plan.stages import DEFAULT_SIZE
 from assay.predictions.inference import Inference, fastest_inference
 from assay.progress import ForwardingProgress, Progress, advancing, stage
 from assay.repair.duplicates import near_pairs

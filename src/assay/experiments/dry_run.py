@@ -29,7 +29,7 @@ from assay.labels.subset import partly_unknown, without
 from assay.models.classifier import build_classifier, require_size
 from assay.models.layers import Layer, layers
 from assay.plan.plan import LoadedPlan, Plan
-from assay.plan.planner import DEFAULT_SIZE
+from assay.plan.stages import DEFAULT_SIZE
 from assay.predictions.image_rows import BATCH
 from assay.predictions.inference import PLAIN, View, seconds_an_image
 from assay.progress import NoProgress, Progress

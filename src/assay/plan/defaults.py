@@ -10,7 +10,7 @@ from assay.arrays import Doubles
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.models.classifier import Flips
-from assay.plan.planner import DEFAULT_SIZE, Facts
+from assay.plan.stages import DEFAULT_SIZE, Facts
 from assay.predictions.thresholds import RARE
 
 MIN_IMAGES = 100  # to measure whether images have an up and a down
@@ -32,6 +32,7 @@ def facts_of(
         labelled=max(1, int(known.sum())),
         unlabelled=int((~known).sum()),
         validation=int(validation.labelled().sum()),
+        a_class=min(float(head.known(codes).sum()) / head.size for head, _, codes in train.space.each(train.codes())),
         smoothed=not tags,
         tuned=tuple(head.name for head in tags if validation.counts(head).sum() >= RARE),
         calibrated=_validates(samples),

@@ -8,14 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from assay.files import StepName
-from assay.models.classifier import FLIPS, Flips
+from assay.models.classifier import FLIPS
+from assay.plan.stages import (
+    CALIBRATION,
+    DEFAULT_SIZE,
+    ENSEMBLE,
+    FITS,
+    KINDS,
+    LARGER_IMAGES,
+    MORE_EPOCHS,
+    PROBE,
+    PSEUDO_LABELS,
+    SECOND_BACKBONE,
+    SUSPECT_LABELS,
+    THRESHOLDS,
+    UPPER,
+    VIEWS,
+    WHOLE,
+    Facts,
+    Speeds,
+    Stage,
+)
 from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
 
-DEFAULT_SIZE = 128
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
 EPOCHS = (3, 8)
 ROUNDS = 2
@@ -32,8 +51,10 @@ LEAST_FIT = 4.0  # seconds: in fewer a fit does not get under way
 LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have not recovered from the first steps
 LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
 LARGER = (160, 192, 224)  # pixels
-ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
+FEW_LABELS = 30.0  # of a class: of fewer, features of all images tell the others better than a network trained on them
+MIXTURE_SECONDS = 5.0  # to fit Gaussians, with the features at hand
+MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
 MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
 LARGER_PROBES, SMALLER_PROBES = (192, 160), (96, 64)  # pixels: where no fit follows, and where time is too short
 LEAST_SHARE = 0.5  # of the images, below which they are smaller instead: all at 96 pixels teach more than half at 128
@@ -48,88 +69,11 @@ CALIBRATION_SHARE = 0.03  # of the time left: features of training images, to kn
 EXAMPLES, LEAST_EXAMPLES = 2_000, 200  # training images whose features are kept
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the choice of stages depends on."""
-
-    labelled: int  # training images
-    unlabelled: int
-    validation: int
-    test: int = 0  # labelled: they are predicted when the last stage is over
-    smoothed: bool = True  # labels: where every head is multi-class
-    tuned: tuple[str, ...] = ()  # heads with enough tags in validation to choose thresholds by
-    calibrated: bool = False  # where validation has labels of every head to choose temperatures by
-    flip: Flips = "none"
-    pretrained: bool = False  # on some of these labels
-    side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
-    stages: int = 8  # of the backbone
-    cached: bool = False  # whether activations at the boundary of its upper stages can be
-    second: str | None = None  # another backbone that suits the data
-    second_cost: float = 1.0  # its seconds an image, over those of the first
-
-    @property
-    def frozen(self) -> int:
-        """The stages below the upper ones."""
-        return max(1, round(0.6 * self.stages))
-
-    @property
-    def largest(self) -> float:
-        """The largest size in pixels that images are worth."""
-        return ENLARGED * self.side
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """Seconds of the work on this machine, at the default size."""
-
-    forward: float  # an image through the backbone
-    training: float  # an image in an optimiser step of the whole network
-    upper: float  # an image in one of its upper stages, on cached activations where these can be
-    linear: float  # an image of training in the linear models on features
-
-    @staticmethod
-    def of_forward(forward: float, *, cached: bool = False) -> Speeds:
-        """Return the speeds that usually go with one, where the others are not measured yet."""
-        return Speeds(forward, training=5 * forward, upper=(1.3 if cached else 2.5) * forward, linear=forward)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A step of a plan, under the name by which it is intended and measured, and its seconds as far as is known."""
-
-    name: str
-    step: Mapping[str, Any]  # {kind: settings}
-    seconds: float
-
-
-PROBE, SUSPECT_LABELS, UPPER, WHOLE = "probe", "suspect labels", "upper stages", "whole network"
-LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS = "larger images", "pseudo-labels", "more epochs"
-SECOND_BACKBONE, ENSEMBLE, VIEWS = "second backbone", "ensemble", "views"
-CALIBRATION, THRESHOLDS = "calibration", "thresholds"
-KINDS = {
-    PROBE: "probe",
-    SUSPECT_LABELS: "clean_labels",
-    PSEUDO_LABELS: "repeat",
-    MORE_EPOCHS: "repeat",
-    ENSEMBLE: "repeat",
-    VIEWS: "tune_views",
-}
-"""Stage -> the kind of its step, where it is no fit."""
-FITS = (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
-
-
-def images_and_size(stage: Stage) -> tuple[int | None, int | None]:
-    """Return how many images a stage is limited to, and the size in pixels of those that it reads; None for neither."""
-    ((_, settings),) = stage.step.items()
-    if "steps" in settings:
-        ((_, settings),) = settings["steps"][-1].items()
-    return settings.get("images"), settings.get("size")
-
-
 def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     """Return a probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
 
-    That is pseudo-labels for unlabelled images, kept if validation improves, and thresholds for heads with enough tags
+    That is pseudo-labels for unlabelled images, kept if validation improves, or where labels are few, ones of Gaussians
+    of the classes and the upper stages trained on these in place of the fit; and thresholds for heads with enough tags
     to choose them by. Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare
     tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then. At
     the end the model learns how sure it may be.
@@ -143,6 +87,8 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
         "steps": [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}],
     }
     seconds = epochs * _epoch_seconds(facts, speeds.training, speeds)
+    if _has_few_labels(facts):
+        return [_probe(facts, speeds), *_mixture(facts, speeds), _suspects(facts, speeds), *_rules(facts, speeds)]
     return [
         _probe(facts, speeds),
         Stage(WHOLE, {"fit": fit}, seconds),
@@ -187,6 +133,10 @@ def budgeted_stages(
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
     """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
+    if _has_few_labels(facts):
+        if PSEUDO_LABELS not in done:
+            yield from _mixture(facts, speeds, left)
+        return
     images = max(1, facts.labelled)
     epoch = _epoch_seconds(facts, speeds.training, speeds)
     epochs, second = left / epoch, _second_seconds(facts, speeds)
@@ -257,6 +207,32 @@ def _fit_stage(name: str, facts: Facts, seconds: float, epoch: float, **changed:
 def _pseudo_labels(facts: Facts, seconds: float, epoch: float) -> Stage:
     fit = {**_fit_stage(PSEUDO_LABELS, facts, seconds, epoch).step["fit"], "start": "pretrained"}
     return Stage(PSEUDO_LABELS, _if_better([{"pseudo_label": {"keep": "confidence"}}, {"fit": fit}]), seconds)
+
+
+def _mixture(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iterator[Stage]:
+    """Yield a stage that labels all images by Gaussians of the classes, and trains the upper stages on these labels.
+
+    Where `left` seconds are too few for these, it fits a linear model to them; where they are too few for that, none.
+    Few labels leave few for validation: what it makes of them is handed on after the last epoch.
+    """
+    every = replace(facts, labelled=facts.labelled + facts.unlabelled)
+    labelling = MIXTURE_SECONDS + 2 * every.labelled * speeds.forward  # two mirror images
+    a_view = (every.labelled + every.validation) * speeds.forward
+    epoch = _epoch_seconds(every, speeds.upper, speeds)
+    label: dict[str, Any] = {"teacher": "mixture", "keep": "all", "weight": "confidence"}
+    if left - labelling >= max(LEAST_FIT, 2 * a_view):
+        seconds = left - labelling if left < math.inf else MIXTURE_VIEWS * a_view + MIXTURE_EPOCHS * epoch
+        last: dict[str, Any] = {"freeze": facts.frozen, "take": "last", "keep": "last"}
+        step = _fit_stage(PSEUDO_LABELS, every, seconds, epoch, **last, **_views(every, speeds, seconds)).step
+        if left == math.inf:
+            settings = {name: value for name, value in step["fit"].items() if name != "seconds"}
+            step = {"fit": {**settings, "epochs": MIXTURE_EPOCHS, **({"views": MIXTURE_VIEWS} if facts.cached else {})}}
+        label["soft"] = True  # what a probe does not follow
+    elif left >= labelling + every.labelled * speeds.linear:
+        step, seconds = {"probe": {"size": DEFAULT_SIZE}}, every.labelled * speeds.linear
+    else:
+        return
+    yield Stage(PSEUDO_LABELS, {"repeat": {"times": 1, "steps": [{"pseudo_label": label}, step]}}, labelling + seconds)
 
 
 def _more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
@@ -370,6 +346,11 @@ def _calibration(facts: Facts, speeds: Speeds, left: float) -> Stage:
         return Stage(CALIBRATION, {"calibrate": {"examples": 0}}, CALIBRATION_SECONDS)
     seconds = CALIBRATION_SECONDS + (examples + facts.validation) * speeds.forward
     return Stage(CALIBRATION, {"calibrate": settings}, seconds)
+
+
+def _has_few_labels(facts: Facts) -> bool:
+    """Return whether unlabelled images show the classes better than the labels do: of tags they do not."""
+    return _has_unlabelled(facts) and facts.smoothed and facts.a_class < FEW_LABELS
 
 
 def _has_unlabelled(facts: Facts) -> bool:

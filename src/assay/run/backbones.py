@@ -29,7 +29,7 @@ from assay.metrics.metrics import estimates as estimates_of
 from assay.models.candidates import FETCH, Candidate, candidates
 from assay.models.classifier import require_size
 from assay.models.weights import hub_out_of_reach, local_weights
-from assay.plan.planner import Speeds
+from assay.plan.stages import Speeds
 from assay.predictions.inference import Inference, seconds_an_image
 from assay.predictions.out_of_fold import out_of_fold
 from assay.predictions.predict import Predictions, score_predictions

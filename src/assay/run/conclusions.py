@@ -15,7 +15,7 @@ from assay.labels.samples import Samples
 from assay.labels.subset import labelled
 from assay.messages import plain
 from assay.metrics.metrics import estimate, gain, headline
-from assay.plan.planner import Stage
+from assay.plan.stages import Stage
 from assay.predictions.predict import Predictions
 from assay.run.contents import LabelledPredictions
 from assay.run.noisy_validation import corrected_lines

@@ -31,7 +31,8 @@ from assay.models.trained_model import count_trained_on
 from assay.plan.defaults import choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
-from assay.plan.planner import DEFAULT_SIZE, Facts, Speeds, budgeted_stages, default_stages
+from assay.plan.planner import budgeted_stages, default_stages
+from assay.plan.stages import DEFAULT_SIZE, Facts, Speeds
 from assay.progress import Progress, advancing, stage
 from assay.run.archive import archive_ledger, archive_run
 from assay.run.backbones import Work, choose_backbone

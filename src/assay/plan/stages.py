@@ -1,0 +1,92 @@
+"""What a planner knows of data and machine, and what it decides on: stages by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from assay.models.classifier import Flips
+
+DEFAULT_SIZE = 128  # pixels
+ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice of stages depends on."""
+
+    labelled: int  # training images
+    unlabelled: int
+    validation: int
+    a_class: float = math.inf  # labelled training images of a class, on average over those of the head with fewest
+    test: int = 0  # labelled: they are predicted when the last stage is over
+    smoothed: bool = True  # labels: where every head is multi-class
+    tuned: tuple[str, ...] = ()  # heads with enough tags in validation to choose thresholds by
+    calibrated: bool = False  # where validation has labels of every head to choose temperatures by
+    flip: Flips = "none"
+    pretrained: bool = False  # on some of these labels
+    side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
+    stages: int = 8  # of the backbone
+    cached: bool = False  # whether activations at the boundary of its upper stages can be
+    second: str | None = None  # another backbone that suits the data
+    second_cost: float = 1.0  # its seconds an image, over those of the first
+
+    @property
+    def frozen(self) -> int:
+        """The stages below the upper ones."""
+        return max(1, round(0.6 * self.stages))
+
+    @property
+    def largest(self) -> float:
+        """The largest size in pixels that images are worth."""
+        return ENLARGED * self.side
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds of the work on this machine, at the default size."""
+
+    forward: float  # an image through the backbone
+    training: float  # an image in an optimiser step of the whole network
+    upper: float  # an image in one of its upper stages, on cached activations where these can be
+    linear: float  # an image of training in the linear models on features
+
+    @staticmethod
+    def of_forward(forward: float, *, cached: bool = False) -> Speeds:
+        """Return the speeds that usually go with one, where the others are not measured yet."""
+        return Speeds(forward, training=5 * forward, upper=(1.3 if cached else 2.5) * forward, linear=forward)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a plan, under the name by which it is intended and measured, and its seconds as far as is known."""
+
+    name: str
+    step: Mapping[str, Any]  # {kind: settings}
+    seconds: float
+
+
+PROBE, SUSPECT_LABELS, UPPER, WHOLE = "probe", "suspect labels", "upper stages", "whole network"
+LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS = "larger images", "pseudo-labels", "more epochs"
+SECOND_BACKBONE, ENSEMBLE, VIEWS = "second backbone", "ensemble", "views"
+CALIBRATION, THRESHOLDS = "calibration", "thresholds"
+KINDS = {
+    PROBE: "probe",
+    SUSPECT_LABELS: "clean_labels",
+    PSEUDO_LABELS: "repeat",
+    MORE_EPOCHS: "repeat",
+    ENSEMBLE: "repeat",
+    VIEWS: "tune_views",
+}
+"""Stage -> the kind of its step, where it is no fit."""
+FITS = (UPPER, WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS)
+
+
+def images_and_size(stage: Stage) -> tuple[int | None, int | None]:
+    """Return how many images a stage is limited to, and the size in pixels of those that it reads; None for neither."""
+    ((_, settings),) = stage.step.items()
+    if "steps" in settings:
+        ((_, settings),) = settings["steps"][-1].items()
+    return settings.get("images"), settings.get("size")
