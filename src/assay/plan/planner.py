@@ -53,7 +53,8 @@ LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was
 LARGER = (160, 192, 224)  # pixels
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
 FEW_LABELS = 30.0  # of a class: of fewer, features of all images tell the others better than a network trained on them
-MIXTURE_SECONDS = 5.0  # to fit Gaussians, with the features at hand
+MIXTURE_SECONDS = 4.0  # to fit Gaussians, with the features at hand
+CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
 MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
 MOST_EPOCHS = 60  # of a fit within a budget: what follows gains nothing that could be measured
 LARGER_PROBES, SMALLER_PROBES = (192, 160), (96, 64)  # pixels: where no fit follows, and where time is too short
@@ -228,10 +229,10 @@ def _mixture(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iterator[S
             settings = {name: value for name, value in step["fit"].items() if name != "seconds"}
             step = {"fit": {**settings, "epochs": MIXTURE_EPOCHS, **({"views": MIXTURE_VIEWS} if facts.cached else {})}}
         label["soft"] = True  # what a probe does not follow
-    elif left >= labelling + every.labelled * speeds.linear:
-        step, seconds = {"probe": {"size": DEFAULT_SIZE}}, every.labelled * speeds.linear
     else:
-        return
+        step, seconds = {"probe": {"size": DEFAULT_SIZE}}, CACHED_LINEAR * every.labelled * speeds.linear
+        if left < labelling + seconds:
+            return
     yield Stage(PSEUDO_LABELS, {"repeat": {"times": 1, "steps": [{"pseudo_label": label}, step]}}, labelling + seconds)
 
 
