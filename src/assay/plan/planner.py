@@ -43,7 +43,7 @@ LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
-UPPER_EPOCHS = 8.0  # of the whole network within the time: with more, its upper stages need no fit of their own
+UPPER_EPOCHS = 20.0  # of the whole network within the time: with more, its upper stages need no fit of their own
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
