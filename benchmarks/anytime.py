@@ -84,6 +84,7 @@ REASONS = {
     "settings) they do not cost that",
 }
 """Why a contender stays below linear models on frozen features, once that is known."""
+HEAD_ALONE = "Only the head was trained, for the few epochs that fit: a logistic regression is fitted to the end."
 
 BUDGETS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 VAL, TEST = 0.2, 0.2
@@ -260,10 +261,13 @@ def curve_table(rows: Sequence[Record], metric: str, budgets: Sequence[float]) -
     means = {
         cell: np.mean([row["metrics"][metric]["value"] for row in there]) for cell, there in values.items() if there
     }
+    measured = [name for name in CONTENDERS if any(row["contender"] == name for row in rows)]
     texts = [
         [name, *(cell_text(values[name, minutes], rows, metric, name, minutes) for minutes in budgets)]
-        for name in CONTENDERS
+        for name in measured
     ]
+    if measured == [ASSAY]:
+        return table(["contender", *(f"{minutes:g} min" for minutes in budgets)], texts)
     above = ["Assay above the best other"]
     for minutes in budgets:
         others = [means[name, minutes] for name in CONTENDERS if name != ASSAY and (name, minutes) in means]
@@ -303,16 +307,17 @@ def below_probe(there: Sequence[Record], rows: Sequence[Record], metric: str) ->
 
 def flags(records: Sequence[Record]) -> list[str]:
     """Return a line for each contender that is somewhere below the linear models, with the reason if it is known."""
-    marked: dict[str, list[str]] = {}
+    marked: dict[tuple[str, str], list[str]] = {}
     for name, rows in by_contender(records).items():
         for row in rows:
             of_case = [one for one in records if one["case"] == row["case"]]
             if below_probe([row], of_case, CASES[row["case"]].metric):
-                marked.setdefault(name, []).append(f"{row['case']} in {row['minutes']:g} min")
+                why = HEAD_ALONE if row.get("stage") == "frozen" else REASONS.get(name, "**Not explained.**")
+                marked.setdefault((name, why), []).append(f"{row['case']} in {row['minutes']:g} min")
     return [
         line
-        for name, where in marked.items()
-        for line in ("", f"↓ below {PROBE}: {name} ({'; '.join(where)}). {REASONS.get(name, '**Not explained.**')}")
+        for (name, why), where in marked.items()
+        for line in ("", f"↓ below {PROBE}: {name} ({'; '.join(where)}). {why}")
     ]
 
 

@@ -53,6 +53,10 @@ def test_a_table_says_what_was_late_what_does_not_fit_and_what_is_below_the_prob
     assert text[3] == f"| {BEST} | – (98 s) | 0.800 [0.780, 0.820] ↓ |"
     assert text[-2:] == [f"| {PROBE} |  | 0.850 [0.830, 0.870] |", "| Assay above the best other |  | +0.100 |"]
     assert flags(ROWS)[1] == f"↓ below {PROBE}: {BEST} (eurosat in 2 min). **Not explained.**"
+    head = [{**row, "stage": "frozen"} if row["contender"] == BEST else row for row in ROWS]
+    assert flags(head)[1].endswith(f"(eurosat in 2 min). {anytime.HEAD_ALONE}")
+    alone = [row for row in ROWS if row["contender"] == "Assay"]
+    assert len(curve_table(alone, "accuracy", [0.5, 2])) == 3
 
 
 def test_seeds_are_summed_up() -> None:

@@ -43,7 +43,7 @@ LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
-UPPER_EPOCHS = 20.0  # of the whole network within the time: with more, its upper stages need no fit of their own
+UPPER_EPOCHS = 8.0  # of the whole network within the time: with more, its upper stages need no fit of their own
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
 UPPER_SHARE = 0.35  # of the time left, for the upper stages, where the whole network is trained after them
 MANY_IMAGES = 1_000  # from which upper stages bear twice the rate: on 288 it lowered the probe's accuracy
@@ -52,7 +52,9 @@ LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have no
 LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
 LARGER = (160, 192, 224)  # pixels
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
-FEW_LABELS = 30.0  # of a class: of fewer, features of all images tell the others better than a network trained on them
+ENOUGH_LABELS = (
+    30.0  # of a class: with fewer, features of all images tell the others better than a network trained on them
+)
 MIXTURE_SECONDS = 4.0  # to fit Gaussians, with the features at hand
 CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
 MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
@@ -88,7 +90,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
         "steps": [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}],
     }
     seconds = epochs * _epoch_seconds(facts, speeds.training, speeds)
-    if _has_few_labels(facts):
+    if _lacks_labels(facts):
         return [_probe(facts, speeds), *_mixture(facts, speeds), _suspects(facts, speeds), *_rules(facts, speeds)]
     return [
         _probe(facts, speeds),
@@ -134,7 +136,7 @@ def budgeted_stages(
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
     """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
-    if _has_few_labels(facts):
+    if _lacks_labels(facts):
         if PSEUDO_LABELS not in done:
             yield from _mixture(facts, speeds, left)
         return
@@ -349,9 +351,9 @@ def _calibration(facts: Facts, speeds: Speeds, left: float) -> Stage:
     return Stage(CALIBRATION, {"calibrate": settings}, seconds)
 
 
-def _has_few_labels(facts: Facts) -> bool:
+def _lacks_labels(facts: Facts) -> bool:
     """Return whether unlabelled images show the classes better than the labels do: of tags they do not."""
-    return _has_unlabelled(facts) and facts.smoothed and facts.a_class < FEW_LABELS
+    return _has_unlabelled(facts) and facts.smoothed and facts.a_class < ENOUGH_LABELS
 
 
 def _has_unlabelled(facts: Facts) -> bool:
