@@ -52,9 +52,7 @@ LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have no
 LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
 LARGER = (160, 192, 224)  # pixels
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
-ENOUGH_LABELS = (
-    30.0  # of a class: with fewer, features of all images tell the others better than a network trained on them
-)
+ENOUGH_LABELS = 30.0  # of a class: with fewer, features of all images tell the others better than a network of these
 MIXTURE_SECONDS = 4.0  # to fit Gaussians, with the features at hand
 CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
 MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
