@@ -87,6 +87,7 @@ def test_few_labels_are_spread_by_a_mixture_before_any_fit(left: float, last: st
         assert sum(stage.seconds for stage in stages) <= left + 1
         assert not budgeted_stages(facts, SPEEDS, 600, done=[PROBE, PSEUDO_LABELS, SUSPECT_LABELS])
     assert names(default_stages(facts, SPEEDS))[:2] == [PROBE, PSEUDO_LABELS]
+    assert SUSPECT_LABELS not in names(default_stages(replace(facts, pretrained=True), SPEEDS))
     assert "seconds" not in default_stages(facts, SPEEDS)[1].step["repeat"]["steps"][1]["fit"]
     tags = replace(facts, smoothed=False)
     assert names(default_stages(tags, SPEEDS))[:2] == [PROBE, WHOLE]  # tags are no clusters

@@ -81,22 +81,17 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     """
     epochs = _epochs(facts.labelled)
     fit = {**_fit(facts), "epochs": epochs}
-    again = {**fit, "start": "pretrained", "epochs": _epochs(facts.labelled + facts.unlabelled)}
-    rounds = {
-        "times": ROUNDS,
-        "only_if_better": True,
-        "steps": [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}],
-    }
     seconds = epochs * _epoch_seconds(facts, speeds.training, speeds)
+    fits, later = [Stage(WHOLE, {"fit": fit}, seconds)], list[Stage]()
     if _lacks_labels(facts):
-        return [_probe(facts, speeds), *_mixture(facts, speeds), _suspects(facts, speeds), *_rules(facts, speeds)]
-    return [
-        _probe(facts, speeds),
-        Stage(WHOLE, {"fit": fit}, seconds),
-        *([] if facts.pretrained else [_suspects(facts, speeds)]),
-        *([Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)] if _has_unlabelled(facts) else []),
-        *_rules(facts, speeds),
-    ]
+        fits = list(_mixture(facts, speeds))
+    elif _has_unlabelled(facts):
+        again = {**fit, "start": "pretrained", "epochs": _epochs(facts.labelled + facts.unlabelled)}
+        steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}]
+        rounds = {"times": ROUNDS, "only_if_better": True, "steps": steps}
+        later = [Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)]
+    suspects = [] if facts.pretrained else [_suspects(facts, speeds)]
+    return [_probe(facts, speeds), *fits, *suspects, *later, *_rules(facts, speeds)]
 
 
 def budgeted_stages(
