@@ -139,8 +139,9 @@ def test_sets_and_how_foreign_an_image_is_come_with_a_calibrated_model() -> None
     examples, far = np.eye(3).astype(np.float16), np.array([0.1, 0.2, 0.3, 0.4], np.float32)
     known = Uncertainty((cells,), 40, nothing, nothing.astype(np.int64), examples, far)
     model = Service("two", Predictor(replace(saved(space), uncertainty=known), (Hardware(),), "model"))
-    assert model.answer(np.array([0.55, 0.3, 0.15], np.float32), coverage=0.9)["kind"]["set"] == ["a"]
-    assert model.answer(np.array([0.1, 0.6, 0.5], np.float32), coverage=0.9)["kind"]["set"] == ["b", "c"]
+    cuts = model.set_cuts(0.9)
+    assert model.answer(np.array([0.55, 0.3, 0.15], np.float32), set_cuts=cuts)["kind"]["set"] == ["a"]
+    assert model.answer(np.array([0.1, 0.6, 0.5], np.float32), set_cuts=cuts)["kind"]["set"] == ["b", "c"]
     assert model.unlike_training(0.35) == {"unlike_training": 0.75}
 
 

@@ -14,7 +14,7 @@ from assay.labels.space import LabelSpace
 from assay.metrics.metrics import probabilities_of
 from assay.repair.neighbours import posterior
 from assay.repair.suspects import soft_labels
-from assay.training.linear import Linear, find_strengths, fit_cells, targets_of
+from assay.training.linear import Linear, Strengths, find_strengths, fit_cells, targets_of
 
 FeatureJudge = Literal["confident_learning", "neighbours", "both"]
 JudgeName = Literal[FeatureJudge, "fine_tuned", "all"]
@@ -42,7 +42,15 @@ def linear_posterior(
     samples: Samples, features: Reals, folds: Ints, *, held: Reals, neighbours: int, seed: int
 ) -> Probabilities:
     """Return probabilities of logistic regressions."""
-    strengths = find_strengths(samples.space, features, samples.codes(), samples.weights(), seed=seed)
+    return _first_round(samples, features, folds, held=held, strengths=_strengths(samples, features, seed))
+
+
+def _strengths(samples: Samples, features: Reals, seed: int) -> Strengths:
+    return find_strengths(samples.space, features, samples.codes(), samples.weights(), seed=seed)
+
+
+def _first_round(samples: Samples, features: Reals, folds: Ints, *, held: Reals, strengths: Strengths) -> Probabilities:
+    """Return probabilities of logistic regressions on the labels as they are."""
     targets, cells = targets_of(samples.space, samples.codes(), samples.weights())
 
     def fit(asked: Ints, rows: Ints) -> Linear:
@@ -74,13 +82,14 @@ def mean_posterior(
     A linear and a local estimate of the same probabilities err on different images. The second round learns from the
     labels as far as a first one leaves them right (`soft_labels`). No model saw a label that it helps to judge.
     """
+    strengths = _strengths(samples, features, seed)  # the search takes longest
     parts = [
-        linear_posterior(samples, features, folds, held=held, neighbours=neighbours, seed=seed),
+        _first_round(samples, features, folds, held=held, strengths=strengths),
         local_posterior(samples, features, folds, held=held, neighbours=neighbours, seed=seed),
     ]
     weights = [1 - LOCAL, LOCAL]
     if len(np.unique(folds)) > 2:  # of two folds, none would be left for its first round to learn from
-        parts.append(_second_round(samples, features, folds, held=held, seed=seed))
+        parts.append(_second_round(samples, features, folds, held=held, strengths=strengths))
         weights = [(1 - LOCAL) / 2, LOCAL, (1 - LOCAL) / 2]
     return Probabilities(
         *(np.average(of_parts, axis=0, weights=weights).astype(np.float32) for of_parts in zip(*parts, strict=True))
@@ -103,7 +112,9 @@ def _by_folds(
     return Probabilities(probabilities_of(space, train), probabilities_of(space, of_held))
 
 
-def _second_round(samples: Samples, features: Reals, folds: Ints, *, held: Reals, seed: int) -> Probabilities:
+def _second_round(
+    samples: Samples, features: Reals, folds: Ints, *, held: Reals, strengths: Strengths
+) -> Probabilities:
     """Return probabilities of logistic regressions on soft labels.
 
     Those that a fold is judged by are of models that learnt from neither it nor the fold of the label: one for each
@@ -111,7 +122,6 @@ def _second_round(samples: Samples, features: Reals, folds: Ints, *, held: Reals
     """
     space, codes, numbers = samples.space, samples.codes(), np.unique(folds)
     targets, cells = targets_of(space, codes, samples.weights())
-    strengths = find_strengths(space, features, codes, samples.weights(), seed=seed)
     first = np.zeros((len(numbers), len(samples), space.width), np.float32)  # logits by the fold that is left out too
     for one, other in combinations(range(len(numbers)), 2):
         sides = [np.flatnonzero(folds == numbers[side]) for side in (one, other)]

@@ -15,6 +15,7 @@ from assay.labels.subset import labelled
 from assay.metrics.metrics import gains, overall
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import read_description
+from assay.plan.checks import RULES
 from assay.predictions.predict import Predictions, score_predictions
 from assay.predictions.thresholds import HALF
 from assay.run.contents import LabelledPredictions
@@ -30,7 +31,6 @@ TEXTS: Mapping[Prior, str] = {
     "uniform": "equal frequencies",
 }
 PRICED = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "nll")
-RULES = ("calibrate", "tune_thresholds", "tune_views")  # whose model is that of the step before, deciding otherwise
 
 
 def prices(

@@ -126,29 +126,34 @@ class Service:
             raise HTTPException(422, f"{image.name}: {decoded}.")
         return decoded
 
+    def set_cuts(self, coverage: float) -> Floats:
+        """Return the probability (W,) from which each class is in the set that holds the true one so often.
+
+        Raises HTTPException where the model keeps nothing to fit it by.
+        """
+        uncertainty = self.predictor.saved.uncertainty
+        if uncertainty is None:
+            raise HTTPException(422, f"coverage: this model keeps nothing to tell by how sure it is. {CALIBRATE_FIRST}")
+        cuts = (
+            set_thresholds(cells, coverage, head.size, by_class=False)
+            for cells, head in zip(uncertainty.cells, self.space, strict=True)
+        )
+        return np.concatenate(list(cuts))
+
     def answer(
-        self, probabilities: Floats, *, top: int | None = None, coverage: float | None = None
+        self, probabilities: Floats, *, top: int | None = None, set_cuts: Floats | None = None
     ) -> dict[str, dict[str, object]]:
         """Return the answer of each head: its class or tags, and its most probable classes, the first `top`.
 
-        With `coverage`, also the set of classes that holds the true one so often. Raises HTTPException where the model
-        keeps nothing to fit it by.
+        With `set_cuts` (W,), also the set of classes that are as probable as these.
         """
-        saved = self.predictor.saved
-        cuts, answers = saved.decision_rule.thresholds, dict[str, dict[str, object]]()
-        for number, (head, columns) in enumerate(self.space.each()):
-            answers[head.name] = _head_answer(head, probabilities[columns], cuts[columns], top)
-            if coverage is not None:
-                if saved.uncertainty is None:
-                    raise HTTPException(
-                        422, f"coverage: this model keeps nothing to tell by how sure it is. {CALIBRATE_FIRST}"
-                    )
-                lowest = set_thresholds(saved.uncertainty.cells[number], coverage, head.size, by_class=False)
-                held = np.argsort(-probabilities[columns], kind="stable")
-                answers[head.name]["set"] = [
-                    head.classes[code] for code in held if probabilities[columns][code] >= lowest[code]
-                ]
-        return answers
+        cuts = self.predictor.saved.decision_rule.thresholds
+        return {
+            head.name: _head_answer(
+                head, probabilities[at], cuts[at], top, set_cuts=None if set_cuts is None else set_cuts[at]
+            )
+            for head, at in self.space.each()
+        }
 
     def unlike_training(self, distance: float) -> dict[str, float]:
         """Return from 0 to 1 how foreign an image is, as a field of its answer; none where the model cannot tell."""
@@ -170,14 +175,19 @@ class Service:
         }
 
 
-def _head_answer(head: Head, probabilities: Floats, cuts: Floats, top: int | None) -> dict[str, object]:
+def _head_answer(
+    head: Head, probabilities: Floats, cuts: Floats, top: int | None, *, set_cuts: Floats | None
+) -> dict[str, object]:
     order = np.argsort(-probabilities, kind="stable").tolist()
     predicted = head.classes_of(head.decide(probabilities[None], cuts[None])[0])
     names = [head.classes[code] for code in order if code in predicted]
-    return {
+    answer: dict[str, object] = {
         "label": names[0] if head.multiclass else names,
         "probabilities": {head.classes[code]: float(probabilities[code]) for code in order[:top]},
     }
+    if set_cuts is not None:
+        answer["set"] = [head.classes[code] for code in order if probabilities[code] >= set_cuts[code]]
+    return answer
 
 
 class Server:
@@ -261,6 +271,7 @@ class Server:
 
     async def _predict(self, request: Request) -> Response:
         top, coverage = _number(request.query_params.get("top")), _share(request.query_params.get("coverage"))
+        set_cuts = None if coverage is None else self.service.set_cuts(coverage)
         images = await self._images(request, self.service.limits.images)
         async with self._in_time():
             loop = asyncio.get_running_loop()
@@ -270,7 +281,7 @@ class Server:
         answers = [
             {
                 "image": image.name,
-                "heads": self.service.answer(row.probabilities, top=top, coverage=coverage),
+                "heads": self.service.answer(row.probabilities, top=top, set_cuts=set_cuts),
                 **self.service.unlike_training(row.distance),
             }
             for image, row in zip(images, rows, strict=True)
