@@ -125,11 +125,12 @@ function bar(card, file, { head, value, probability, predicted }) {
   return row;
 }
 
-// Where a class comes from; without one, the first that is predicted.
+// Where a class comes from; without one, the first that is predicted. Answers come in any order: the last click counts.
 async function explain(card, file, head = "", value = "") {
+  const mine = (card.asked = Symbol());
   const query = value ? `?${new URLSearchParams({ class: value })}` : "";
-  const made = await ask(`explain${query}`, { method: "POST", body: form(file) }).catch((error) => note(card, error.message));
-  if (!made || !card.isConnected) return;
+  const made = await ask(`explain${query}`, { method: "POST", body: form(file) }).catch((error) => card.asked === mine && note(card, error.message));
+  if (!made || !card.isConnected || card.asked !== mine) return;
   const cam = made.cams.find((one) => one.head === head && one.label === value) ?? made.cams[0];
   one(".cam", card).hidden = false;
   one(".cam img", card).src = cam.image;
