@@ -102,7 +102,7 @@ def measure(work: Path, name: str) -> dict[str, float]:
     if name == "index":
         shutil.rmtree(work / "shards" / ".assay", ignore_errors=True)
     began = time.perf_counter()
-    shards = index_shards(str(work / "shards"), executor=executor, progress=progress)
+    shards = index_shards([str(work / "shards")], executor=executor, progress=progress)
     if name != "index":
         began = time.perf_counter()
         function = PredictShard(work / "model", device, features=True)

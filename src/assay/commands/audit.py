@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Changes, Device
+from assay.commands.options import AsJson, Changes, Device, ExecutorName, Workers
 from assay.commands.output import Block, command, hash_ahead
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def audit(
         Path | None, typer.Option("--out", metavar="DIR", help="Where to. audits/ and the name of the data.")
     ] = None,
     changes: Changes = None,
+    workers: Workers = None,
+    executor: ExecutorName = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +40,21 @@ def audit(
         from assay.report.audit_page import write_audit_page
 
         folder = out or Path("audits") / default_run(source).name
-        result = audit_data(source, folder, changes=tuple(changes or ()), device=device, progress=output.progress)
+        given, progress = tuple(changes or ()), output.progress
+        if workers is None and executor is None:
+            result = audit_data(source, folder, changes=given, device=device, progress=progress)
+        else:
+            from assay.scale.shard_audit import audit_shards
+
+            result = audit_shards(
+                source,
+                folder,
+                changes=given,
+                executor=executor or "local",
+                workers=workers,
+                device=device,
+                progress=progress,
+            )
         page = write_audit_page(result, folder, data=str(source))
         output.print({"audit": str(folder), "page": str(page), **result.to_json()}, _blocks(result, source, page))
 

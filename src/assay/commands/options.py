@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,13 @@ TTA = Annotated[
 ]
 ImageColumn = Annotated[
     str | None, typer.Option("--image", metavar="COLUMN", help="The column of a table that names the images.")
+]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Processes that share shards; as many as there are cores.")
+]
+ExecutorName = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option("--executor", help="Where shards are worked on: local, or the machines of a Ray cluster."),
 ]
 StopAt = Annotated[
     str | None,

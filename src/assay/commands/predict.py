@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from assay.commands.endings import GOES_ON, NOTHING_WRITTEN
-from assay.commands.options import TTA, AsJson, Device, FinishedRun, ImageColumn, model_of, parse_tta
+from assay.commands.options import (
+    TTA,
+    AsJson,
+    Device,
+    ExecutorName,
+    FinishedRun,
+    ImageColumn,
+    Workers,
+    model_of,
+    parse_tta,
+)
 from assay.commands.output import command
 from assay.progress import Progress, stage
 
@@ -63,13 +73,6 @@ Features = Annotated[bool, typer.Option("--features", help="Add the features of 
 Inner = Annotated[str | None, typer.Option(metavar="NAME", help="What the file in the zip is called.")]
 SafeCells = Annotated[
     bool, typer.Option("--safe-cells", help="An apostrophe before cells that a spreadsheet takes for formulas.")
-]
-Workers = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Processes that share shards; as many as there are cores.")
-]
-ExecutorName = Annotated[
-    Literal["local", "ray"] | None,
-    typer.Option("--executor", help="Where shards are worked on: local, or the machines of a Ray cluster."),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files that cannot be read; no file is written.")]
 
@@ -202,7 +205,7 @@ def _of_shards(
 
     saved = load_model(wanted.model)
     run, device = pick_executor(executor or "local", workers=workers, device=wanted.device, progress=progress)
-    given = absolute_addresses([address(images)], Path.cwd())[0]
+    given = absolute_addresses([address(images)], Path.cwd())
     shards = index_shards(given, executor=run, progress=progress)
     function = PredictShard(wanted.model.absolute(), device, wanted.tta, wanted.distances, wanted.features)
     folder = out.absolute().with_suffix(".parts")

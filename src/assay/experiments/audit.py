@@ -28,12 +28,18 @@ from assay.experiments.image_findings import (
     shortcut_findings,
     shortcut_rows,
 )
-from assay.experiments.label_findings import outlier_findings, overlap_findings, suspect_findings
+from assay.experiments.label_findings import (
+    outlier_findings,
+    overlap_findings,
+    overlapping_classes,
+    suspect_findings,
+)
 from assay.files import fingerprint, write_json
 from assay.predictions.baselines import random_rows
 from assay.progress import NoProgress, Progress, quiet_libraries, stage
 from assay.repair.expectation import learning_curves
-from assay.repair.image_quality import reduced
+from assay.repair.image_quality import flagged_images, reduced
+from assay.repair.judges import JUDGE_TEXTS
 from assay.repair.shortcuts import all_cue_scores
 from assay.repair.suspects import find_suspects
 from assay.run.environment import lock
@@ -77,9 +83,11 @@ def labels(inputs: AuditInputs) -> StageResult:
     rows = np.flatnonzero(inputs.fold >= 0)
     samples, probabilities, fold = inputs.samples.take(rows), inputs.probabilities[rows], inputs.fold[rows]
     by_head = find_suspects(samples, probabilities, fold, filter_by="class")
+    heads = samples.space.each(samples.codes(), probabilities)
+    overlaps = ((head, pair) for head, _, codes, part in heads for pair in overlapping_classes(head, codes, part))
     findings: Findings = {
-        "suspects": suspect_findings(samples, by_head),
-        "overlapping_classes": overlap_findings(samples, probabilities),
+        "suspects": suspect_findings(samples, by_head, judge=JUDGE_TEXTS["both"]),
+        "overlapping_classes": overlap_findings(samples, overlaps),
     }
     return StageResult(findings)
 
@@ -87,7 +95,8 @@ def labels(inputs: AuditInputs) -> StageResult:
 def quality(inputs: AuditInputs) -> StageResult:
     """Images that are dark, bright, blurred, plain, grey among colour, or of an odd shape."""
     with stage(inputs.progress, "image quality"):
-        return StageResult(quality_findings(inputs.samples, inputs.cache.pixels, inputs.facts))
+        flagged = flagged_images(inputs.samples, inputs.cache.pixels, inputs.facts)
+        return StageResult(quality_findings(inputs.samples, flagged))
 
 
 def shortcuts(inputs: AuditInputs) -> StageResult:

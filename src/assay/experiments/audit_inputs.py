@@ -57,12 +57,17 @@ def read_data(source: Path, *, changes: tuple[str, ...] = ()) -> AuditData:
 
     Raises AssayError.
     """
-    run = RunFolder(source)
+    run, loaded = RunFolder(source), plan_of(source, changes=changes)
     if run.is_read:
         samples = Ledger.read(run.ledger).of(()).apply(Samples.read(run.samples))
-        return AuditData(source.resolve().name, samples, from_source(run.plan, overrides=changes))
-    loaded = from_source(source, overrides=changes)
+        return AuditData(source.resolve().name, samples, loaded)
     return AuditData(loaded.source_name, read_to_look_at(loaded.plan.data, base=loaded.base), loaded)
+
+
+def plan_of(source: Path, *, changes: tuple[str, ...] = ()) -> LoadedPlan:
+    """Return the plan of a folder, a table, a plan or a run. Raises AssayError."""
+    run = RunFolder(source)
+    return from_source(run.plan if run.is_read else source, overrides=changes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from assay.arrays import Pixels
 from assay.experiments.findings import Finding, Kind, ShortcutJson, drop_edits, worst_first
 from assay.experiments.label_findings import EXAMPLES
-from assay.images.file_facts import FileFacts
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.repair.class_names import similar_names, small_classes
-from assay.repair.image_quality import flagged_images
+from assay.repair.image_quality import Flagged, Quality
 from assay.repair.shortcuts import CUE_TEXTS, CueScore
 
 UNUSABLE = ("dark", "low_information", "blurred")
 """Kinds whose images are proposed to be left out; grey or oddly shaped ones are sound, and so is a subject on white."""
 
 
-def quality_findings(samples: Samples, pixels: Pixels, facts: FileFacts) -> dict[Kind, list[Finding]]:
-    """Return a finding for each image (N, S, S, 3) of low quality, by kind."""
+def quality_findings(samples: Samples, flagged: Mapping[Quality, Flagged]) -> dict[Kind, list[Finding]]:
+    """Return a finding for each image of low quality, by kind."""
     ids = samples.ids
     findings: dict[Kind, list[Finding]] = {}
-    for kind, images in flagged_images(samples, pixels, facts).items():
+    for kind, images in flagged.items():
         rows = images.rows.tolist()
         reasons = dict(zip(rows, images.texts, strict=True)) if kind in UNUSABLE else {}
         edits = drop_edits(samples, reasons, kind=kind)

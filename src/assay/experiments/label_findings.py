@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
 from assay.metrics.intervals import Metric, share
 from assay.repair.confident_learning import HeadSuspects
-from assay.repair.judges import JUDGE_TEXTS
 from assay.repair.suspects import Relabel, suspect_edits
 
 EXAMPLES = 50
@@ -27,8 +26,8 @@ OVERLAP = 0.05
 """Share of the images of two classes that are taken for the other, from which on the classes overlap."""
 
 
-def suspect_findings(samples: Samples, by_head: Sequence[HeadSuspects]) -> list[Finding]:
-    """Return a finding for each suspect label, with the edit to the class suggested.
+def suspect_findings(samples: Samples, by_head: Sequence[HeadSuspects], *, judge: str) -> list[Finding]:
+    """Return a finding for each suspect label, with the edit to the class suggested, by a judge that is named so.
 
     The score is the probability that the label is wrong.
     """
@@ -36,7 +35,7 @@ def suspect_findings(samples: Samples, by_head: Sequence[HeadSuspects]) -> list[
     for suspects in by_head:
         head, table = suspects.head, suspects.table
         edits = suspect_edits(
-            table, head, samples, action=Relabel(relabel=0.0), step=audit_step("suspects"), judge=JUDGE_TEXTS["both"]
+            table, head, samples, action=Relabel(relabel=0.0), step=audit_step("suspects"), judge=judge
         )
         for row, edit in zip(table.iter_rows(named=True), edits, strict=True):
             sure = row["confidence"] if head.multiclass else row["wrong"]
@@ -59,26 +58,25 @@ def _claim(value: str, tag: str | None) -> str:
     return value if tag is None else f"{'not ' if value == '0' else ''}{tag}"
 
 
-def overlap_findings(samples: Samples, probabilities: Reals) -> list[Finding]:
-    """Return the pairs of classes that are taken for each other, by probabilities (N, W) out of fold.
+def overlap_findings(samples: Samples, pairs: Iterable[tuple[Head, Overlap]]) -> list[Finding]:
+    """Return the pairs of classes that are taken for each other.
 
     The score is the share of the images of the two classes that is taken for the other class of the pair.
     """
     ids, findings = samples.ids, []
-    for head, _, codes, of_head in samples.space.each(samples.codes(), probabilities):
-        for pair in overlapping_classes(head, codes, of_head):
-            one, other = (head.classes[column] for column in pair.classes)
-            findings.append(
-                Finding(
-                    kind="overlapping_classes",
-                    score=pair.share.value,
-                    images=tuple(ids[row] for row in pair.rows[:EXAMPLES]),
-                    text=f"{one} and {other}: {pair.share.percent()} of {pair.share.n:,} images are taken for the other"
-                    + ("" if len(samples.space) == 1 else f" ({head.name})"),
-                    head=head.name,
-                    classes=(one, other),
-                )
+    for head, pair in pairs:
+        one, other = (head.classes[column] for column in pair.classes)
+        findings.append(
+            Finding(
+                kind="overlapping_classes",
+                score=pair.share.value,
+                images=tuple(ids[row] for row in pair.rows[:EXAMPLES]),
+                text=f"{one} and {other}: {pair.share.percent()} of {pair.share.n:,} images are taken for the other"
+                + ("" if len(samples.space) == 1 else f" ({head.name})"),
+                head=head.name,
+                classes=(one, other),
             )
+        )
     return worst_first(findings)
 
 

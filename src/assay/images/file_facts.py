@@ -12,7 +12,7 @@ from PIL.ExifTags import Base
 
 from assay.arrays import Ints
 from assay.images.cache import in_order
-from assay.images.decode import from_image
+from assay.images.decode import AnyImage, from_image
 from assay.labels.shards import ImageFile
 
 TURNED = (5, 6, 7, 8)
@@ -42,12 +42,13 @@ class FileFacts:
 
 def read_file_facts(paths: Sequence[ImageFile]) -> FileFacts:
     """Return the facts of image files; only headers are read, about 10,000 files a second. Raises ImageError."""
-    facts = list(in_order(_facts, paths))
+    facts = list(in_order(facts_of, paths))
     widths, heights, sizes = (np.array([fact[k] for fact in facts], np.int64) for k in range(3))
     return FileFacts(widths, heights, sizes, tuple(fact[3] for fact in facts), tuple(fact[4] for fact in facts))
 
 
-def _facts(path: ImageFile) -> tuple[int, int, int, str, str]:
+def facts_of(path: AnyImage) -> tuple[int, int, int, str, str]:
+    """Return upright width and height, bytes, format and camera of an image. Raises ImageError."""
     return from_image(path, lambda image, file: (*_upright_size(image), file.seek(0, 2), *_names(image)))
 
 

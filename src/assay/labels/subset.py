@@ -35,7 +35,10 @@ def without(samples: Samples, unreadable: Mapping[str, str]) -> Samples:
         return samples
     names = list(unreadable)
     gone = samples.table.filter(pl.col("path").is_in(names) | pl.col("id").is_in(names))
-    kept = samples.table.filter(~pl.col("path").is_in(gone["path"].to_list()))
+    if samples.shards:  # where two images of several shards may have one path
+        gone = samples.table.filter(pl.col("id").is_in(names))
+    key = "id" if samples.shards else "path"
+    kept = samples.table.filter(~pl.col(key).is_in(gone[key].to_list()))
     listed = unreadable_as_left_out(unreadable, first_labels(gone))
     return replace(samples, table=kept, left_out=(*samples.left_out, *listed))
 

@@ -117,7 +117,7 @@ def suspects(
         quality[known] = probabilities[known, codes[known]]
         confidence = probabilities[rows, suggested]
         wrong = wrong_labels(head, codes, probabilities, learnt=learnt)
-        table = _ranked(head, rows, None, codes[rows], suggested, (quality[rows], confidence, wrong[rows]))
+        table = ranked(head, rows, None, codes[rows], suggested, (quality[rows], confidence, wrong[rows]))
         return HeadSuspects(head, table, quality, wrong, counts)
     by_tag = [
         _judge(
@@ -135,14 +135,14 @@ def suspects(
     tags = np.repeat(np.arange(head.size), [len(of_class) for of_class, _, _ in by_tag])
     given, confidence = codes[rows, tags], 1 - quality[rows, tags]
     wrong = wrong_labels(head, codes, probabilities, learnt=learnt)
-    table = _ranked(head, rows, tags, given, 1 - given, (quality[rows, tags], confidence, wrong[rows, tags]))
+    table = ranked(head, rows, tags, given, 1 - given, (quality[rows, tags], confidence, wrong[rows, tags]))
     return HeadSuspects(head, table, quality, wrong, np.stack([counts for _, _, counts in by_tag]))
 
 
 def no_suspects(head: Head, codes: Codes) -> HeadSuspects:
     """Return suspects for a head of which no label can be judged: none."""
     none, scores = np.zeros(0, np.int64), np.zeros(0)
-    table = _ranked(head, none, None if head.multiclass else none, none, none, (scores,) * 3)
+    table = ranked(head, none, None if head.multiclass else none, none, none, (scores,) * 3)
     counts = np.zeros((head.size, head.size) if head.multiclass else (head.size, 2, 2), np.int64)
     return HeadSuspects(head, table, np.full(codes.shape, np.nan, np.float32), np.full(codes.shape, np.nan), counts)
 
@@ -226,7 +226,7 @@ def _judge(
     return rows[wrong], classes[scores[wrong].argmax(axis=1)], counts
 
 
-def _ranked(
+def ranked(
     head: Head, rows: Ints, tags: Ints | None, given: Ints, suggested: Ints, scores: tuple[Reals, Reals, Reals]
 ) -> pl.DataFrame:
     """Return the table of `HeadSuspects`; equal qualities stand in the order of rows and classes.

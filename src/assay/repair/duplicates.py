@@ -10,9 +10,10 @@ are compared once more in greater detail, where different things of one outline 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -36,6 +37,9 @@ RARE, CERTAIN = 0.05, 0.01  # quantile of what unknown candidates disagree by, a
 PLAIN = 0.25  # standard deviation of the levels of an image that shows nothing, such as calm water
 FRAMED, LEVEL, EDGE = 0.3, 4.0, 5.0  # a border: share of a side at most, levels within it, and of the step at its end
 BLOCK, QUERIES = 1024, 65_536  # images at a time, and signatures
+BITS = 7  # of 63 that the hashes of candidates differ in at most
+MIRRORED = np.uint64(0x5555555555555555)  # bits of odd frequencies from left to right
+Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 
 class Window(NamedTuple):
@@ -191,6 +195,44 @@ def signatures(images: Floats, window: Window) -> Floats:
     weights = np.hypot(frequency[:, None], frequency) ** 0.5
     values = rows.astype(np.float32) @ images @ columns.T.astype(np.float32) * weights.astype(np.float32)
     return np.asarray(values.reshape(len(images), -1)[:, 1:], np.float32)
+
+
+def perceptual_hashes(pixels: Pixels) -> Hashes:
+    """Return a hash of 64 bits (N,) of what each image (N, S, S, 3) shows, 0 of one that shows nothing.
+
+    They are the signs of its signature: those of pHash (Zauner 2010), but around 0, so that the bits of a mirrored
+    image are those of `MIRRORED` apart.
+    """
+    images = _thumbnails(pixels, np.arange(len(pixels)), SIDE)
+    bits = np.ones((len(images), 64), np.bool_)  # the last one is no sign: no image with content has the hash 0
+    bits[:, :-1] = signatures(images, Window(0, 0, 1)) > 0
+    hashes = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)[:, 0]
+    return np.where(_plain(images), np.uint64(0), hashes)
+
+
+def alike(hashes: Hashes) -> Bools:
+    """Return which hashes (N,) are within `BITS` of that of another image, or of its mirror image; 0 is of none.
+
+    Of so few bits that differ, one byte of the eight holds none: only hashes that share a byte are compared
+    (multi-index hashing, Norouzi et al. 2012, section 3). The cost grows with the square of the images.
+    """
+    visible = hashes != 0
+    unique, index, counts = np.unique(hashes[visible], return_inverse=True, return_counts=True)
+    matched = counts > 1
+    pool, owner = np.concatenate([unique, unique ^ MIRRORED]), np.tile(np.arange(len(unique)), 2)
+    for byte in pool.view(np.uint8).reshape(-1, 8).T:
+        order = np.argsort(byte, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(byte[order])) + 1):
+            upright = members[members < len(unique)]
+            for start in range(0, len(upright), BLOCK):
+                some = upright[start : start + BLOCK]
+                near = np.bitwise_count(pool[some, None] ^ pool[members]) <= BITS
+                near &= some[:, None] != owner[members]
+                matched[some] |= near.any(axis=1)
+                matched[owner[members[near.any(axis=0)]]] = True
+    result = np.zeros(len(hashes), np.bool_)
+    result[visible] = matched[index]
+    return result
 
 
 def _candidates(images: Floats, progress: Callable[[float], None]) -> tuple[Ints, Floats]:

@@ -19,6 +19,7 @@ from assay.labels.space import Codes
 from assay.metrics.tallies import Tally, macro_f1, micro_f1, ratio
 
 ROUNDING = 1e-6  # of probabilities, as in cleanlab
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of ridge regressions, a share of the variance of the features
 
 
 def fold_of_groups(groups: Sequence[str], count: int, *, seed: int) -> Ints:
@@ -85,6 +86,15 @@ class RidgeSums:
             solved[number] = scipy.linalg.solve(system, targets - self.cross[number], assume_a="sym")
         return solved
 
+    def squared_error(self, coefficients: Doubles) -> float:
+        """Return the summed squared error of coefficients out of fold, but for what does not depend on them."""
+        fitted = np.einsum("kfw,kfg,kgw->", coefficients, self.square, coefficients, optimize=True)
+        return float(fitted - 2 * (coefficients * self.cross).sum())
+
+    def best_coefficients(self, penalties: Sequence[float] = PENALTIES) -> Doubles:
+        """Return the coefficients of the penalty with the least squared error out of fold: no image is read again."""
+        return min(map(self.coefficients, penalties), key=self.squared_error)
+
 
 def out_of_fold_scores(features: Floats, fold: Ints, coefficients: Doubles) -> Doubles:
     """Return the scores (N, K) of images, each by the coefficients of its fold."""
@@ -135,6 +145,21 @@ def confident_counts(codes: Codes, probabilities: Reals, thresholds: Doubles) ->
     guess = np.where(among > 1, rows.argmax(axis=1), confident.argmax(axis=1))
     some = among > 0
     return np.bincount(given[some] * size + guess[some], minlength=size * size).reshape(size, size)
+
+
+def least_confident(codes: Codes, confidence: Reals, predicted: Ints, joint: Ints) -> Ints:
+    """Return the rows of suspect labels: of each class as many as the joint estimates to be wrong, the least confident.
+
+    Pruning by class (Northcutt et al. 2021, section 3.2). `confidence` (N,) is the probability of the given label, and
+    `joint` (K, K) is calibrated to the labels. A label that is predicted as it is given is none, as in cleanlab.
+    """
+    wrong = np.bincount(codes[codes >= 0], minlength=len(joint)) - np.diag(joint)
+    suspects = []
+    for given in np.flatnonzero(wrong > 0):
+        rows = np.flatnonzero(codes == given)
+        suspects.append(rows[np.argsort(confidence[rows], kind="stable")[: wrong[given]]])
+    rows = np.sort(np.concatenate(suspects)) if suspects else np.zeros(0, np.int64)
+    return np.asarray(rows[predicted[rows] != codes[rows]])
 
 
 # Metrics of a multi-class head.

@@ -32,8 +32,10 @@ VERSION = 1  # raise when the same shard and model give other predictions
 class IndexShard:
     """Writes the index of a shard: names and content hashes of its images, and their labels."""
 
+    column: str | None = None  # of the images in Parquet files
+
     def __call__(self, job: Job, result: Path) -> None:
-        write_index(job.shard.address, job.shard.state, None, str(result))
+        write_index(job.shard.address, job.shard.state, self.column, str(result))
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,25 @@ class IndexedShards:
         return len(self.jobs)
 
 
-def index_shards(given: str, *, executor: Executor, progress: Progress) -> IndexedShards:
-    """Return the shards of a pattern, a range or a folder, indexed by the executor where they are not yet.
+def index_shards(
+    given: Sequence[str],
+    *,
+    executor: Executor,
+    progress: Progress,
+    folder: Path | None = None,
+    column: str | None = None,
+) -> IndexedShards:
+    """Return the shards of patterns, ranges or folders, indexed by the executor where they are not yet.
 
-    Names are compared by hashes of 64 bits: 8 bytes an image. Raises DataError for a shard that cannot be read, and
-    where there is no image.
+    `folder` is that of the indices, else the usual one. Names are compared by hashes of 64 bits:
+    8 bytes an image. Raises DataError for a shard that cannot be read, and where there is no image.
     """
-    shards = index_files(expand([given]), folder=index_folder(given))
+    shards = index_files(expand(given), folder=folder or index_folder(given[0]), column=column)
     jobs = tuple(Job(shard, file, file) for shard, file in shards)
     if is_small([job.shard for job in jobs if not job.result.exists()]):
         executor = _here
     with stage(progress, f"indexing {len(jobs):,} shards"):
-        map_shards(IndexShard(), jobs, executor=executor, progress=progress, images=_count)
+        map_shards(IndexShard(column), jobs, executor=executor, progress=progress, images=count_images)
     hashes, left_out = [], list[LeftOut]()
     for job in jobs:
         rows = pl.read_parquet(job.index, columns=["name", "fault"], hive_partitioning=False, glob=False)
@@ -117,7 +126,7 @@ def index_shards(given: str, *, executor: Executor, progress: Progress) -> Index
     images = sum(map(len, hashes))
     if not images:
         why = f" The first: {left_out[0].path} ({left_out[0].reason})." if left_out else ""
-        raise DataError(f"{printable(given)}: its {len(jobs):,} shards hold no image that can be used.{why}")
+        raise DataError(f"{printable(given[0])}: its {len(jobs):,} shards hold no image that can be used.{why}")
     return IndexedShards(jobs, tuple(left_out), images, len(np.unique(np.concatenate(hashes))) == images)
 
 
@@ -127,7 +136,8 @@ def _here(function: Function, jobs: Sequence[Job]) -> Iterator[Job]:
         yield job
 
 
-def _count(job: Job) -> int:
+def count_images(job: Job) -> int:
+    """Return how many images the index of a job has."""
     return int(pl.scan_parquet(job.index, hive_partitioning=False, glob=False).select(pl.len()).collect().item())
 
 
@@ -143,7 +153,7 @@ def predict_shards(
     """Yield the predictions for each shard, in their order, from results in `folder`, computed where not there."""
     key = function.key
     jobs = [Job(one.shard, one.index, folder / f"{one.index.stem}-{key}.parquet") for one in shards.jobs]
-    map_shards(function, jobs, executor=executor, progress=progress, images=_count)
+    map_shards(function, jobs, executor=executor, progress=progress, images=count_images)
     for part in map(partial(_read, saved=saved, unique=shards.unique), jobs):
         if len(part):
             yield part
