@@ -47,7 +47,7 @@ def test_predictions_are_the_bytes_of_processes_of_this_machine(cluster: Any, pr
 
 def test_a_cluster_that_is_gone_ends_the_work(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_ray, "PATIENCE", 0.1)
-    monkeypatch.setattr(on_ray, "_answers", lambda address: False)
+    monkeypatch.setattr(on_ray, "answers", lambda address: False)
     with pytest.raises(RunError, match=r"the Ray cluster at .* is gone. What is done is kept"):
         run(tmp_path, "wait", workers=1, executor="ray")
 

@@ -291,9 +291,20 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+TORCHRUN = "torchrun --nproc_per_node 2 -m -- assay train ..."
+
+
 def process_count(environment: Mapping[str, str]) -> int:
     """Return how many processes this one is one of."""
     return int(environment.get("WORLD_SIZE", "1"))
+
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's and NCCL's words
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Return whether an exchange with another process failed, since that one has ended."""
+    return any(words in str(error) for words in LOST)
 
 
 def cores() -> int:

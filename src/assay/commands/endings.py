@@ -21,13 +21,12 @@ import typer
 
 from assay.errors import AssayError, PlanError, SpaceError
 from assay.files import RunFolder, add_to_log, full_disk
-from assay.progress import process_count
+from assay.progress import is_lost_process, process_count
 
 GOES_ON = "What was finished is kept: the same command goes on from there."
 NO_RUN = "No run is left behind."
 NOTHING_WRITTEN = "Nothing was written; give the same command to begin again."
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's and NCCL's words
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -95,7 +94,7 @@ def first_to_fail(environment: Mapping[str, str]) -> bool:
 
 def _lost_process(error: Exception) -> str:
     """Return the message where an exchange with another process failed, else nothing."""
-    if process_count(os.environ) == 1 or not any(words in str(error) for words in LOST):
+    if process_count(os.environ) == 1 or not is_lost_process(error):
         return ""
     return (
         "another process of this run ended, and it did not say why: it was killed, perhaps for want of memory. "

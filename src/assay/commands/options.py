@@ -46,6 +46,14 @@ PlanRun = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Wher
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where images go. plans/ and the name of the data.")
 ]
+RunExecutor = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option("--executor", help="Where to train: here (local), or on the machines of a Ray cluster."),
+]
+RunsAtOnce = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="On a Ray cluster: runs at once. As many as it has room for."),
+]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")]
 Changes = Annotated[
     list[str] | None,
@@ -74,6 +82,13 @@ def default_run(source: Path) -> Path:
 def audit_change(audit: Path | None) -> list[str]:
     """Return the change of a plan that names an audit, wherever the plan lies; none without one."""
     return [] if audit is None else [f"data.audit={json.dumps({'folder': str(audit.absolute())})}"]
+
+
+def require_ray(executor: str | None, workers: int | None, *, otherwise: str) -> bool:
+    """Return whether a Ray cluster is to train. Raises RunError for workers without one; `otherwise` is another way."""
+    if workers is not None and executor != "ray":
+        raise RunError(f"--workers: counts processes on a Ray cluster. Add --executor ray; without one, {otherwise}")
+    return executor == "ray"
 
 
 def metric_change(metric: str | None) -> list[str]:

@@ -76,18 +76,27 @@ def map_shards(
 
 def attempt(function: Function, job: Job) -> Failure:
     """Do a job, and return why it is not done. The shard must be the same before and after."""
-    try:
+
+    def work() -> None:
         _require_same(job.shard)
         with whole(job.result) as beside:
             function(job, beside)
             _require_same(job.shard)
+
+    return attempted(work, printable(job.shard.name))
+
+
+def attempted(work: Callable[[], None], what: str) -> Failure:
+    """Do some work, and return why it is not done; `what` it is on is named where it does not fit into memory."""
+    try:
+        work()
     except AssayError as error:
         return error
     except Exception as error:
         if is_want_of_memory(error):
             return TrainingError(
-                f"{printable(job.shard.name)}: the work on it does not fit into memory ({error}). Free some, or start "
-                f"fewer processes with --workers. {KEPT}"
+                f"{what}: the work on it does not fit into memory ({error}). Free some, or start fewer processes with "
+                f"--workers. {KEPT}"
             )
         return traceback.format_exc()
     return None
@@ -98,12 +107,16 @@ def require_done(failure: Failure) -> None:
     if isinstance(failure, AssayError):
         raise failure
     if failure is not None:
-        raise RuntimeError(f"work on a shard failed:\n{failure}")
+        raise RuntimeError(f"work in another process failed:\n{failure}")
 
 
-def killed(job: Job | None, reason: str) -> TrainingError:
+def at_work(job: Job) -> str:
+    """Return what a process was at, for `killed`."""
+    return f"at work on {printable(job.shard.name)}"
+
+
+def killed(at: str, reason: str) -> TrainingError:
     """Return the error for a process that ended without an answer."""
-    at = "as it began" if job is None else f"at work on {printable(job.shard.name)}"
     return TrainingError(
         f"a process was killed {at} ({reason}), most likely for want of memory. Free some, or start fewer with "
         f"--workers. {KEPT}"

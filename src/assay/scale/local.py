@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from assay.errors import AssayError
-from assay.scale.jobs import Failure, Function, Job, attempt, killed, require_done
+from assay.scale.jobs import Failure, Function, Job, at_work, attempt, killed, require_done
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -69,7 +69,8 @@ def _answer(connection: Connection, process: BaseProcess, job: Job) -> Failure:
 def _ended(process: BaseProcess, job: Job | None) -> AssayError:
     process.join(10)
     code = process.exitcode
-    return killed(job, f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
+    at = "as it began" if job is None else at_work(job)
+    return killed(at, f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
 
 
 def _work(connection: Connection) -> None:

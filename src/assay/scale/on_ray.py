@@ -1,4 +1,4 @@
-"""Jobs on the machines of a Ray cluster: an actor a core, or a GPU, with the model in memory.
+"""The machines of a Ray cluster. Jobs on them: an actor a core, or a GPU, with the model in memory.
 
 Ray places the actors, starts one again that was killed, and gives it the job that it was at. Jobs and errors go over
 its wires, images and results by the folders that all machines share.
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from assay import __version__
 from assay.errors import RunError, install_command
 from assay.progress import Progress
-from assay.scale.jobs import KEPT, Failure, Function, Job, attempt, fewer_workers, killed, require_done
+from assay.scale.jobs import KEPT, Failure, Function, Job, at_work, attempt, fewer_workers, killed, require_done
 from assay.scale.local import THREADS
 
 RESTARTS = 2  # of an actor that was killed, and of the job that it was at
@@ -91,13 +91,13 @@ def on_cluster(
     try:
         while left:
             done, _ = ray.wait(list(under_way), timeout=PATIENCE)
-            if not done and not _answers(address):
-                raise RunError(f"the Ray cluster at {address} is gone. {KEPT}")
+            if not done:
+                require_there(address)
             for ready in done:
                 worker, job = under_way.pop(ready)
-                answer = _answer(ray, ready, job)
+                answer = answer_of(ray, ready, "as it began" if job is None else at_work(job))
                 if job is None:
-                    _require_version(answer)
+                    require_version(answer)
                 else:
                     require_done(answer)
                     left -= 1
@@ -106,28 +106,38 @@ def on_cluster(
                     job = waiting.pop()
                     under_way[worker.attempt.remote(job)] = worker, job
     finally:
-        if _answers(address):
+        if answers(address):
             for one in actors:
                 ray.kill(one)
 
 
-def _answer(ray: Any, ready: Any, job: Job | None) -> Any:
+def require_there(address: str) -> None:
+    """Raise RunError where a cluster that was there no longer answers: Ray itself would wait, or end the process."""
+    if not answers(address):
+        raise RunError(f"the Ray cluster at {address} is gone. {KEPT}")
+
+
+def answer_of(ray: Any, ready: Any, at: str) -> Any:
+    """Return the result of a task or an actor, which was `at` something. Raises RunError and TrainingError."""
     errors = ray.exceptions
     try:
         return ray.get(ready)
     except errors.RayTaskError as error:  # the class itself could not be loaded there
-        raise _not_there(str(error.cause or error)) from error
+        raise not_there(str(error.cause or error)) from error
     except errors.RuntimeEnvSetupError as error:
-        raise _not_there(str(error)) from error
+        raise not_there(str(error)) from error
     except errors.OutOfMemoryError as error:
-        raise killed(job, "by Ray, which saw no more memory") from error
+        raise killed(at, "by Ray, which saw no more memory") from error
+    except errors.WorkerCrashedError as error:
+        raise killed(at, f"its process ended {RESTARTS + 1} times") from error
     except errors.RayActorError as error:
         if "ModuleNotFoundError" in str(error):
-            raise _not_there(str(error)) from error
-        raise killed(job, f"its actor ended {RESTARTS + 1} times, or its machine was lost") from error
+            raise not_there(str(error)) from error
+        raise killed(at, f"its actor ended {RESTARTS + 1} times, or its machine was lost") from error
 
 
-def _not_there(reason: str) -> RunError:
+def not_there(reason: str) -> RunError:
+    """Return the error for a machine that cannot load this program."""
     last = reason.strip().splitlines()[-1] if reason.strip() else "no reason"
     return RunError(f"a machine of the Ray cluster cannot do the work ({last}). {_SAME}")
 
@@ -135,14 +145,15 @@ def _not_there(reason: str) -> RunError:
 _SAME = f"Every machine needs this program in the same version: {install_command('ray')}"
 
 
-def _require_version(version: str) -> None:
-    if version != __version__:
-        raise RunError(f"a machine of the Ray cluster has version {version}, and this one {__version__}. {_SAME}")
+def require_version(version: str, *, of_command: str = __version__) -> None:
+    """Raise RunError where a machine has another version of this program than the command."""
+    if version != of_command:
+        raise RunError(f"a machine of the Ray cluster has version {version}, and this one {of_command}. {_SAME}")
 
 
 def _require_cluster(address: str) -> None:
     """Raise RunError where nothing answers at an address, or what does is no cluster that takes us: Ray would wait."""
-    if not _answers(address):
+    if not answers(address):
         raise RunError(f"no Ray cluster answers at {address} (RAY_ADDRESS). {GONE}")
     if address.startswith("ray:"):
         return
@@ -158,7 +169,8 @@ def _require_cluster(address: str) -> None:
         )
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Return whether anything listens at an address of a cluster."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 6379), timeout=PATIENCE):

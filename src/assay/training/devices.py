@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from assay.errors import PlanError
-from assay.progress import process_count
+from assay.progress import TORCHRUN, process_count
 from assay.settings import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -213,7 +213,6 @@ def _bf16_pays(size: int = 192) -> bool:
 
 T = TypeVar("T")
 
-COMMAND = "torchrun --nproc_per_node 2 -m -- assay train ..."
 COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -333,7 +332,7 @@ def asked_for_more(environment: Mapping[str, str]) -> str | None:
         cause = f"{environment[variable]} were started ({variable}), none of which knows of the others"
     else:
         return None
-    return f"note: one process trains: {cause}. To train in several: {COMMAND}"
+    return f"note: one process trains: {cause}. To train in several: {TORCHRUN}"
 
 
 class Machine:
