@@ -17,7 +17,9 @@ from assay import cli
 from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
+from assay.metrics.intervals import Metric
 from assay.models.trained_model import read_training_hashes
+from assay.repair import judges
 from assay.repair.confident_learning import HeadSuspects
 from assay.repair.judges import JUDGES
 from assay.run.contents import read_run
@@ -435,6 +437,8 @@ def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry,
         ("{by: both, steps: [probe]}", "drop one of them"),
         ("{by: fine_tuned, steps: [probe]}", "has steps of its own"),
         ("{rounds: 2}", "is for a judge that is trained"),
+        ("{only_if_better: true, by: neighbours}", "compares the two rounds of the judge on features"),
+        ("{only_if_better: true, folds: 2}", "three folds or more"),
         (
             "{steps: [{repeat: {times: 1, steps: [pseudo_label, probe]}}]}",
             "pseudo_label changes labels, and a judge only",
@@ -451,6 +455,23 @@ def test_soft_labels_reach_the_fit_and_a_chance_judge_changes_none(carry: Carry,
 def test_settings_that_cannot_be_are_refused(carry: Carry, settings: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
         carry(f"clean_labels: {settings}", PROBE)
+
+
+@pytest.mark.parametrize(("shift", "action"), [(0.02, "drop"), (0.02, "soft"), (-0.02, "drop"), (0.0, "soft")])
+def test_labels_change_only_where_repaired_ones_predict_held_out_ones_better(
+    carry: Carry, monkeypatch: pytest.MonkeyPatch, shift: float, action: str
+) -> None:
+    gain = Metric(shift, 72, shift - 0.01, shift + 0.01)
+    monkeypatch.setattr(judges, "gains_of_repair", lambda samples, before, after: (gain,))
+    run = carry(PROBE, CLEAN.replace("}", f", action: {action}, only_if_better: true}}"), PROBE)
+    done = {"drop": "dropped", "soft": "softened"}[action] if shift > 0 else "flagged"
+    assert set(listed(run).filter(split="train")["done"]) == {done}
+    assert details(run)["heads"]["colour"]["gain"] == gain.to_json()
+    assert details(run)["heads"]["colour"]["action"] == (action if shift > 0 else "flag")
+    assert bool(list(run.folder.rglob("soft/*.parquet"))) == (done == "softened")
+    (line,) = [line for line in carry.said if "of the labels held out from them" in line]  # type: ignore[attr-defined]
+    assert line.startswith("    fits learn" if shift > 0 else "    nothing is done about them: ")
+    assert ("predict more of" in line) == (shift > 0)
 
 
 # Odd data

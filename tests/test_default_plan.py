@@ -8,12 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assay.errors import PlanError
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.plan.defaults import MIN_IMAGES, choose_flips, facts_of
-from assay.plan.planner import default_stages
+from assay.plan.metric import by_metric
+from assay.plan.plan import parse
+from assay.plan.planner import REPAIR, default_stages
 from assay.plan.stages import DEFAULT_SIZE, Speeds
+from assay.plan.yaml_lines import write
 
 
 def cache_of(pixels: np.ndarray) -> tuple[Cache, list[str]]:
@@ -60,24 +64,25 @@ def labelled(count: int, *, tagged: int = 0) -> Samples:
     return Samples(table, LabelSpace(tuple(heads)), Path())
 
 
-def default_steps(samples: Samples, *, flip: str, pretrained: bool = False) -> list[Any]:
-    facts = facts_of(samples, flip=flip, pretrained=pretrained)
+def default_steps(samples: Samples, *, flip: str = "none", **known: bool) -> list[Any]:
+    facts = facts_of(samples, flip=flip, **known)
     return [stage.step for stage in default_stages(facts, Speeds.of_forward(0.003))]
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(20, 8), (3_000, 8), (6_500, 4), (200_000, 3)])
 def test_the_fit_is_sized_to_the_data(images: int, epochs: int) -> None:
-    probe, fit, clean = default_steps(labelled(images), flip="both")
+    probe, clean, fit = default_steps(labelled(images), flip="both")
     assert list(probe) == ["probe"]
-    assert clean == {"clean_labels": {"size": DEFAULT_SIZE, "action": "flag"}}
+    assert clean == {"clean_labels": {"size": DEFAULT_SIZE, **REPAIR}}
     assert fit["fit"]["epochs"] == epochs
     assert fit["fit"]["augment"]["flip"] == "both"
     assert fit["fit"]["loss"]["smoothing"] == 0.1
 
 
 def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough() -> None:
-    _, fit, _, thresholds = default_steps(labelled(30, tagged=20), flip="none")
+    _, clean, fit, thresholds = default_steps(labelled(30, tagged=20), flip="none")
     assert fit["fit"]["loss"]["smoothing"] == 0.0
+    assert clean["clean_labels"]["action"] == "flag"  # a repair of tags is not measured
     assert thresholds == {"tune_thresholds": {"heads": ["tags"]}}
     assert len(default_steps(labelled(30, tagged=19), flip="none")) == 3
 
@@ -99,5 +104,23 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
         label, fit = one["steps"]
         assert one["only_if_better"]
         assert label == {"pseudo_label": {"keep": "confidence"}}
-        assert fit["fit"] == {**steps[1]["fit"], "start": "pretrained", "epochs": fit["fit"]["epochs"]}
+        assert fit["fit"] == {**steps[2]["fit"], "start": "pretrained", "epochs": fit["fit"]["epochs"]}
         assert fit["fit"]["epochs"] == {100: 8, 5_000: 4}[unlabelled]
+
+
+@pytest.mark.parametrize("unlabelled", [0, 5_000])
+def test_without_repairs_labels_are_listed_and_stay_and_no_metric_weighs_classes(unlabelled: int) -> None:
+    samples = labelled(1_000)
+    blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
+    steps = default_steps(replace(samples, table=pl.concat([samples.table, *[blank] * unlabelled])), repairs=False)
+    assert [*map(list, steps)] == [["probe"], ["clean_labels"], ["fit"]]
+    assert steps[1]["clean_labels"]["action"] == "flag"
+    plan = parse(write({"data": {"folder": "photos"}, "metric": "balanced_accuracy", "steps": steps}), "plan")
+    *_, fit = by_metric(plan, samples.space)[0].steps
+    assert fit.settings.class_weights is None
+    assert fit.settings.prior == "uniform"
+
+
+def test_repairs_of_steps_that_a_plan_names_are_its_own() -> None:
+    with pytest.raises(PlanError, match=r"repairs: false is for steps that are chosen.*`assay ablate`"):
+        parse("data: {folder: photos}\nrepairs: false\nsteps: [probe]\n", "plan")

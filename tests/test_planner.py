@@ -86,11 +86,11 @@ def test_few_labels_are_spread_by_a_mixture_before_any_fit(left: float, last: st
         assert list(learn) == [last]
         assert sum(stage.seconds for stage in stages) <= left + 1
         assert not budgeted_stages(facts, SPEEDS, 600, done=[PROBE, PSEUDO_LABELS, SUSPECT_LABELS])
-    assert names(default_stages(facts, SPEEDS))[:2] == [PROBE, PSEUDO_LABELS]
+    assert names(default_stages(facts, SPEEDS))[:3] == [PROBE, SUSPECT_LABELS, PSEUDO_LABELS]
     assert SUSPECT_LABELS not in names(default_stages(replace(facts, pretrained=True), SPEEDS))
-    assert "seconds" not in default_stages(facts, SPEEDS)[1].step["repeat"]["steps"][1]["fit"]
+    assert "seconds" not in default_stages(facts, SPEEDS)[2].step["repeat"]["steps"][1]["fit"]
     tags = replace(facts, smoothed=False)
-    assert names(default_stages(tags, SPEEDS))[:2] == [PROBE, WHOLE]  # tags are no clusters
+    assert names(default_stages(tags, SPEEDS))[:3] == [PROBE, SUSPECT_LABELS, WHOLE]  # tags are no clusters
 
 
 @pytest.mark.parametrize(("left", "examples"), [(20, 0), (120, 400), (600, 2_000)])
@@ -240,8 +240,8 @@ def test_seconds_that_do_not_suffice_for_upper_stages_are_not_spent_on_the_whole
 
 def test_the_default_plan_states_what_it_takes() -> None:
     stages = default_stages(PLANTS, SPEEDS)
-    assert names(stages) == [PROBE, WHOLE, SUSPECT_LABELS]
-    assert stages[1].seconds == pytest.approx(8 * (3_200 * 0.02 + 800 * 0.003))
+    assert names(stages) == [PROBE, SUSPECT_LABELS, WHOLE]
+    assert stages[2].seconds == pytest.approx(8 * (3_200 * 0.02 + 800 * 0.003))
     assert round(MIN_OPTIMIZER_STEPS / 3_200) == 8
 
 

@@ -488,10 +488,10 @@ def test_few_images_repay_no_trial(tmp_path: Path, colours: Path) -> None:
 
 def test_a_plan_without_steps_that_make_a_model_is_completed(tmp_path: Path, colours: Path) -> None:
     overrides = ("model.backbone=test_efficientnet", "model.weights=none", "steps.0.probe.size=32")
-    overrides += ("steps.1.fit.size=32", "steps.1.fit.epochs=1", "steps.2.clean_labels.size=32")
+    overrides += ("steps.2.fit.size=32", "steps.2.fit.epochs=1", "steps.1.clean_labels.size=32")
     run = assay.train(colours, run=tmp_path / "run", device="cpu", overrides=overrides)
     names = [step["name"] for step in run.metrics["steps"]]
-    assert names == ["01-probe", "02-fit", "03-clean_labels", "04-calibrate"]
+    assert names == ["01-probe", "02-clean_labels", "03-fit", "04-calibrate"]
     assert "ema: 0.99" in (run.folder / "plan.yaml").read_text()
 
 

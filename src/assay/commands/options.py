@@ -68,6 +68,13 @@ Metric = Annotated[
     ),
 ]
 
+NoRepairs = Annotated[
+    bool,
+    typer.Option(
+        "--no-repairs", help="Where the steps are chosen: none that changes labels, adds some or weighs classes."
+    ),
+]
+
 
 def default_run(source: Path) -> Path:
     """Return runs/NAME after the data or the plan."""
@@ -94,6 +101,11 @@ def require_ray(executor: str | None, workers: int | None, *, otherwise: str) ->
 def metric_change(metric: str | None) -> list[str]:
     """Return the change of a plan that is to be best at a metric; none without one."""
     return [] if metric is None else [f"metric={metric}"]
+
+
+def repairs_change(no_repairs: bool) -> list[str]:
+    """Return the change of a plan whose steps are to be chosen without repairs; none where these may be."""
+    return ["repairs=false"] if no_repairs else []
 
 
 def minutes_change(text: str | None) -> list[str]:

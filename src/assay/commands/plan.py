@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import NO_RUN
-from assay.commands.options import AsJson, Changes, Device, Metric, Out, Recipe, Source, default_images, metric_change
+from assay.commands.options import (
+    AsJson,
+    Changes,
+    Device,
+    Metric,
+    NoRepairs,
+    Out,
+    Recipe,
+    Source,
+    default_images,
+    metric_change,
+    repairs_change,
+)
 from assay.commands.output import command
 from assay.errors import PlanError
 
@@ -21,6 +33,7 @@ def plan(  # noqa: PLR0913  (every option is a parameter)
     recipe: Recipe = None,
     metric: Metric = None,
     changes: Changes = None,
+    no_repairs: NoRepairs = False,
     out: Out = None,
     layers: Annotated[bool, typer.Option("--layers", help="List the layers of the network too.")] = False,
     memory: Annotated[
@@ -38,7 +51,8 @@ def plan(  # noqa: PLR0913  (every option is a parameter)
         from assay.report.rate_charts import write_schedule
 
         folder = out or default_images(source)
-        loaded = from_source(source, recipe=recipe, overrides=(*metric_change(metric), *(changes or ())))
+        given = (*metric_change(metric), *repairs_change(no_repairs), *(changes or ()))
+        loaded = from_source(source, recipe=recipe, overrides=given)
         if loaded.plan.model.backbone == AUTO:
             terminal.progress.line(f"backbone: {AUTO}: training chooses one; the estimates are of {DEFAULT_BACKBONE}")
             loaded = with_backbone(loaded, DEFAULT_BACKBONE)

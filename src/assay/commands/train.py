@@ -15,6 +15,7 @@ from assay.commands.options import (
     Changes,
     Device,
     Metric,
+    NoRepairs,
     Recipe,
     RunExecutor,
     Source,
@@ -24,6 +25,7 @@ from assay.commands.options import (
     default_run,
     metric_change,
     minutes_change,
+    repairs_change,
     require_ray,
 )
 from assay.commands.output import command, hash_ahead, print_run
@@ -44,6 +46,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
     minutes: Annotated[
         str | None, typer.Option(metavar="M", help="Do all of it, report included, in so many minutes.")
     ] = None,
+    no_repairs: NoRepairs = False,
     device: Device = None,
     executor: RunExecutor = None,
     workers: Annotated[
@@ -56,7 +59,7 @@ def train(  # noqa: PLR0913  (every option is a parameter)
 ) -> None:
     """Train a classifier, or continue where the same command was stopped."""
     started, folder = time.monotonic(), run or default_run(source)
-    changes = [*audit_change(audit), *metric_change(metric), *(changes or ())]
+    changes = [*audit_change(audit), *metric_change(metric), *repairs_change(no_repairs), *(changes or ())]
     alone = "train --executor ray" if executor == "ray" else ""
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone=alone, reading=source) as out:
         changes += minutes_change(minutes)

@@ -22,6 +22,7 @@ def facts_of(
     *,
     flip: Flips = "none",
     pretrained: bool = False,
+    repairs: bool = True,
     side: int = DEFAULT_SIZE,
 ) -> Facts:
     """Return what the choice of steps depends on; `side` is that of the cached images in pixels."""
@@ -38,6 +39,7 @@ def facts_of(
         calibrated=_validates(samples),
         flip=flip,
         pretrained=pretrained,
+        repairs=repairs,
         side=side,
     )
 

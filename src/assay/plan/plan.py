@@ -62,6 +62,11 @@ class Plan(Settings):
         default=(),
         description="What to do, in order; where there are none, steps are chosen that suit the data.",
     )
+    repairs: bool = Field(
+        default=True,
+        description="Whether steps that are chosen may change labels, add some, or weigh classes. A plan that names "
+        "its steps leaves out those that it does not want.",
+    )
     take: Literal["best_step", "last_step"] = Field(
         default="last_step",
         description="Whose model is handed on: of the last step, or of an earlier one that validates better beyond "
@@ -82,6 +87,11 @@ class Plan(Settings):
             raise ValueError(
                 "minutes chooses the steps, and the plan names its own; drop minutes, or take the plan without steps"
             )
+        if not self.repairs and self.steps:
+            raise ValueError(
+                "repairs: false is for steps that are chosen, and the plan names its own; drop repairs, and those of "
+                "the steps that change labels (`assay ablate` runs a plan without each of its repairs)"
+            )
         if self.sweep is not None and self.model.backbone == AUTO:
             raise ValueError(f"backbone: {AUTO} in a search: list the backbones under sweep.over.model.backbone")
 
@@ -94,6 +104,10 @@ class LoadedPlan:
     base: Path  # relative paths in the plan start from here
     source_name: str  # of the plan file, the folder or the table, without its suffix
     later: tuple[str, ...] = ()  # KEY=VALUE for steps that are not chosen yet
+
+
+CHOOSING = ("minutes", "repairs")
+"""Keys of a plan that say how its steps are chosen: where these are, none is left to be."""
 
 
 def step_table() -> StepTable:
@@ -137,7 +151,7 @@ def from_source(
 
 def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None) -> LoadedPlan:
     """Return the plan with steps chosen for it, each `{kind: settings}`, and the values in `later` set."""
-    given = {"take": "best_step"} | {name: value for name, value in plain(loaded.plan).items() if name != "minutes"}
+    given = {"take": "best_step"} | {name: value for name, value in plain(loaded.plan).items() if name not in CHOOSING}
     whole = Document({**given, "steps": [dict(step) for step in chosen]}, "the default plan")
     plan = _plan(whole, loaded.later, steps or step_table())
     return replace(loaded, plan=plan, later=())

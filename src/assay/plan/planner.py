@@ -42,6 +42,8 @@ MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
+REPAIR: Mapping[str, Any] = {"action": {"soft": "wrong"}, "only_if_better": True}
+"""What is done about suspect labels: see docs/RESULTS.md, "Whether a repair helps"."""
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
 UPPER_EPOCHS = 8.0  # of the whole network within the time: with more, its upper stages need no fit of their own
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
@@ -71,13 +73,14 @@ EXAMPLES, LEAST_EXAMPLES = 2_000, 200  # training images whose features are kept
 
 
 def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
-    """Return a probe, a fit of everything that starts from it, a list of suspect labels, and what else suits the data.
+    """Return a probe, suspect labels, a fit of everything that starts from the probe, and what else suits the data.
 
-    That is pseudo-labels for unlabelled images, kept if validation improves, or where labels are few, ones of Gaussians
-    of the classes and the upper stages trained on these in place of the fit; and thresholds for heads with enough tags
-    to choose them by. Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare
-    tags. A backbone `pretrained` on some of these labels cannot detect which of them are wrong: no list then. At
-    the end the model learns how sure it may be.
+    Suspects are listed, and repaired where that helps (see `_suspects`). What else suits is pseudo-labels for
+    unlabelled images, kept if validation improves, or where labels are few, ones of Gaussians of the classes and the
+    upper stages trained on these in place of the fit; and thresholds for heads with enough tags to choose them by.
+    Labels are smoothed under multi-class heads only: smoothing raises the probabilities of rare tags. A backbone
+    `pretrained` on some of these labels cannot detect which of them are wrong: no list then. At the end the model
+    learns how sure it may be. Without `repairs` no label is changed or added.
     """
     epochs = _epochs(facts.labelled)
     fit = {**_fit(facts), "epochs": epochs}
@@ -91,7 +94,7 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
         rounds = {"times": ROUNDS, "only_if_better": True, "steps": steps}
         later = [Stage(PSEUDO_LABELS, {"repeat": rounds}, ROUNDS * seconds)]
     suspects = [] if facts.pretrained else [_suspects(facts, speeds)]
-    return [_probe(facts, speeds), *fits, *suspects, *later, *_rules(facts, speeds)]
+    return [_probe(facts, speeds), *suspects, *fits, *later, *_rules(facts, speeds)]
 
 
 def budgeted_stages(
@@ -289,6 +292,7 @@ def _fit(facts: Facts) -> dict[str, Any]:
         "loss": {"smoothing": 0.1 if facts.smoothed else 0.0},
         "augment": {"crop": [0.5, 1.0], "flip": facts.flip},
         "ema": 0.99,
+        **({} if facts.repairs else {"class_weights": None}),  # whatever the metric would have
     }
 
 
@@ -318,8 +322,13 @@ def _probe(facts: Facts, speeds: Speeds, left: float = math.inf, *, alone: bool 
 
 
 def _suspects(facts: Facts, speeds: Speeds, *, by: str | None = None) -> Stage:
-    """Return a list of suspect labels, by the judge that is usual or by a quicker one."""
-    settings = {"size": DEFAULT_SIZE, "action": "flag", **({"by": by} if by else {})}
+    """Return a list of suspect labels, by the judge that is usual or by a quicker one.
+
+    The usual one can tell whether a repair helps, and then makes it. Where tags are wrong or labels few, that was not
+    measured: these are listed only.
+    """
+    repairs = by is None and facts.repairs and facts.smoothed and not _lacks_labels(facts)
+    settings = {"size": DEFAULT_SIZE, **(REPAIR if repairs else {"action": "flag"}), **({"by": by} if by else {})}
     models = 20 if by is None else 5  # at one strength: one for each fold, or also for each two and again
     return Stage(SUSPECT_LABELS, {"clean_labels": settings}, SUSPECT_MODEL * models * facts.labelled * speeds.linear)
 
@@ -350,7 +359,7 @@ def _lacks_labels(facts: Facts) -> bool:
 
 
 def _has_unlabelled(facts: Facts) -> bool:
-    return facts.unlabelled >= MIN_UNLABELLED * facts.labelled and facts.unlabelled > 0
+    return facts.repairs and facts.unlabelled >= MIN_UNLABELLED * facts.labelled and facts.unlabelled > 0
 
 
 def _epoch_seconds(facts: Facts, an_image: float, speeds: Speeds) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from assay.arrays import Floats, Ints, Reals
 from assay.labels.samples import Samples
 from assay.labels.space import LabelSpace
+from assay.metrics.intervals import Metric, Z
 from assay.metrics.metrics import probabilities_of
 from assay.repair.neighbours import posterior
 from assay.repair.suspects import soft_labels
@@ -21,10 +22,15 @@ JudgeName = Literal[FeatureJudge, "fine_tuned", "all"]
 
 
 class Probabilities(NamedTuple):
-    """Probabilities (N, W) of training images, each by models of other folds, and (M, W) of held-out ones."""
+    """Probabilities (N, W) of training images, each by models of other folds, and (M, W) of held-out ones.
+
+    `gains`: by head, how many more of the given labels are predicted out of fold by models of repaired labels than by
+    models of the labels as they are; none where no such models were compared.
+    """
 
     train: Floats
     held: Floats
+    gains: tuple[Metric | None, ...] = ()
 
 
 class Posterior(Protocol):
@@ -83,6 +89,7 @@ def mean_posterior(
     labels as far as a first one leaves them right (`soft_labels`). No model saw a label that it helps to judge.
     """
     strengths = _strengths(samples, features, seed)  # the search takes longest
+    gains: tuple[Metric | None, ...] = ()
     parts = [
         _first_round(samples, features, folds, held=held, strengths=strengths),
         local_posterior(samples, features, folds, held=held, neighbours=neighbours, seed=seed),
@@ -90,13 +97,38 @@ def mean_posterior(
     weights = [1 - LOCAL, LOCAL]
     if len(np.unique(folds)) > 2:  # of two folds, none would be left for its first round to learn from
         parts.append(_second_round(samples, features, folds, held=held, strengths=strengths))
+        gains = gains_of_repair(samples, parts[0].train, parts[-1].train)
         weights = [(1 - LOCAL) / 2, LOCAL, (1 - LOCAL) / 2]
-    return Probabilities(
-        *(np.average(of_parts, axis=0, weights=weights).astype(np.float32) for of_parts in zip(*parts, strict=True))
+    train, of_held = (
+        np.average(of_parts, axis=0, weights=weights).astype(np.float32)
+        for of_parts in zip(*(part[:2] for part in parts), strict=True)
     )
+    return Probabilities(train, of_held, gains)
 
 
 LOCAL = 0.25  # of the mean, by planted noise (docs/RESULTS.md)
+
+
+def gains_of_repair(samples: Samples, before: Floats, after: Floats) -> tuple[Metric | None, ...]:
+    """Return by head the share of given labels that probabilities (N, W) `after` a repair predict, less that `before`.
+
+    No model learnt from the labels that it predicts. These are as wrong as the others, but a fault that no image shows
+    is as hard for both: models that are right more often agree more often. The interval is over images.
+    """
+    gains: list[Metric | None] = []
+    for head, columns, codes in samples.space.each(samples.codes()):
+        known = head.columns(codes >= 0)
+        agreed, agrees = (
+            (head.columns(head.decide(answers[:, columns]) == codes) & known).sum(axis=1) for answers in (before, after)
+        )
+        rows = known.any(axis=1)
+        values = (agrees - agreed)[rows] / known.sum(axis=1)[rows]
+        if len(values) < 2:
+            gains.append(None)
+            continue
+        value, half = float(values.mean()), float(Z * values.std(ddof=1) / np.sqrt(len(values)))
+        gains.append(Metric(value, len(values), value - half, value + half))
+    return tuple(gains)
 
 
 def _by_folds(

@@ -52,6 +52,9 @@ def corrected(
         estimate = steps[search].details.get("heads", {}).get(head.name)
         if not head.multiclass or estimate is None or not estimate.get("beats_chance"):
             continue
+        gain = estimate.get("gain")  # of the judge's second round: where labels are right there is none
+        if gain is not None and (gain["low"] or 0) <= 0:
+            continue
         codes, probabilities, _ = now.of(head)
         known = np.flatnonzero(codes >= 0)
         sure = np.array([(id_, head.name, None) in persons for id_ in now.samples.ids_of(known)], np.bool_)

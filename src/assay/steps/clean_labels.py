@@ -20,7 +20,7 @@ from assay.labels.space import Codes, LabelSpace
 from assay.labels.split import folds, one_fold_reason
 from assay.labels.subset import labelled
 from assay.messages import formula_note
-from assay.metrics.intervals import share
+from assay.metrics.intervals import Metric, share
 from assay.models.classifier import require_size
 from assay.models.trained_model import require_unseen, trained_on_mask
 from assay.predictions.inference import Inference
@@ -92,6 +92,11 @@ class CleanLabelsSettings(StepSettings):
     neighbours: int = Field(20, ge=1, description="How many of the nearest images are asked.")
     filter: Filter = Field("class", description="Which of the labels that probabilities contradict are suspect.")
     action: Action = Field(Flag(), description="What is done about suspects.")
+    only_if_better: bool = Field(
+        False,
+        description="Change labels only where models that learn from labels repaired by the judge predict more of the "
+        "labels held out from them, beyond chance, than models of the labels as they are.",
+    )
     max_share: float = Field(
         1.0, gt=0, le=1, description="Share of the labels of each class that may be suspect, the worst first."
     )
@@ -99,6 +104,11 @@ class CleanLabelsSettings(StepSettings):
     def require_consistent(self) -> None:
         if self.rounds > 1 and not self.trains:
             raise ValueError(f"rounds: {self.rounds} is for a judge that is trained; set by: fine_tuned, or give steps")
+        if self.only_if_better and (self.judge not in ("both", "all") or self.folds < 3):
+            raise ValueError(
+                "only_if_better compares the two rounds of the judge on features; drop it, or take by: both or all, "
+                "and three folds or more"
+            )
         if self.steps and self.by in TRAINED:
             raise ValueError(f"by: {self.by} has steps of its own; drop it, or steps")
         if self.steps and self.by in ("neighbours", "both"):
@@ -159,7 +169,8 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     if not steps or (settings.by == "all" and context.processes.is_main_process):
         judges.append(judge_by_features(settings, train, fold, held, state=state, context=context))
     probabilities, of_held = (
-        sum(answers[1:], answers[0]) / np.float32(len(answers)) for answers in zip(*judges, strict=True)
+        sum(answers[1:], answers[0]) / np.float32(len(answers))
+        for answers in zip(*((judge.train, judge.held) for judge in judges), strict=True)
     )
     if judges_held:
         of_heads = find_held_suspects(held.subset, of_held, samples, probabilities, fold, filter_by=settings.filter)
@@ -174,14 +185,16 @@ def run(settings: CleanLabelsSettings, state: State, context: Context) -> StepRe
     for note in notes:
         context.progress.line(f"  {note}")
     suspects = find_suspects(samples, probabilities, fold, filter_by=settings.filter)
-    by_head = _apply_action(settings, suspects, samples, probabilities, ledger=ledger, step=context.name)
+    gains = judges[-1].gains or (None,) * len(suspects)
+    by_head = _apply_action(settings, suspects, samples, probabilities, gains=gains, ledger=ledger, step=context.name)
+    softened = [of_head.suspects.head.name for of_head in by_head if of_head.action == "soft"]
     by_head += held_rows
     _show(by_head, context)
     edits = [edit for of_head in by_head for edit in of_head.edits]
     soft = None
     if isinstance(settings.action, Soft):
         folder, answer = context.folder.path / "soft", settings.action.soft
-        files = write_soft_labels(samples, probabilities, fold, folder, context, answer=answer)
+        files = write_soft_labels(samples, probabilities, fold, folder, context, heads=softened, answer=answer)
         soft = {**state.soft, **files}
     return StepResult(None, details=suspect_details(by_head, notes), edits=edits, soft=soft)
 
@@ -253,6 +266,7 @@ def _apply_action(
     samples: Samples,
     probabilities: Floats,
     *,
+    gains: Sequence[Metric | None],
     ledger: Ledger,
     step: str,
 ) -> list[SuspectRows]:
@@ -260,14 +274,15 @@ def _apply_action(
     persons = persons_cells(ledger.effective())
     judge = JUDGE_TEXTS[settings.judge]
     by_head = []
-    for of_head, (head, _, codes, predicted) in zip(
-        suspects, samples.space.each(samples.codes(), probabilities), strict=True
+    for of_head, gain, (head, _, codes, predicted) in zip(
+        suspects, gains, samples.space.each(samples.codes(), probabilities), strict=True
     ):
         rows = _rows("train", of_head, samples=samples, codes=codes, persons=persons, max_share=settings.max_share)
         known = codes >= 0
         rows = replace(rows, beats_chance=not known.any() or beats_chance(head, codes, predicted))
-        action = settings.action if rows.beats_chance else Flag()
-        rows = replace(rows, softened=isinstance(action, Soft))
+        better = not settings.only_if_better or (gain is not None and (gain.low or 0) > 0)
+        action = settings.action if rows.beats_chance and better else Flag()
+        rows = replace(rows, action=action.kind, gain=gain, better=better)
         edits = suspect_edits(rows.table, head, samples, action=action, step=step, judge=judge)
         agreement = share((head.decide(predicted) == codes)[known])
         by_head.append(replace(rows, edits=ledger.allowed(edits), agreement=agreement))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -98,19 +98,20 @@ def write_soft_labels(
     folder: Path,
     context: Context,
     *,
+    heads: Collection[str] | None = None,
     answer: float | Literal["wrong"] = "wrong",
 ) -> dict[str, Path]:
     """Write `soft_labels` into a folder, and return the file of each head.
 
-    None are written of labels that no other fold teaches or that a person decided, nor of a head whose judge is no
-    better than chance.
+    None are written of labels that no other fold teaches or that a person decided, nor of a head that is not among
+    `heads`, by default all, or whose judge is no better than chance.
     """
     persons, files = persons_cells(Ledger.read(context.ledger).effective()), {}
     for index, (head, _, codes, of_head) in enumerate(samples.space.each(judgeable(samples, fold), probabilities)):
         cells = [[(image, head.name, tag) in persons for tag in head.cell_names] for image in samples.ids]
         given = np.where(head.from_columns(np.array(cells)), -1, codes)
         rows = np.flatnonzero(head.known(given))
-        if len(rows) and beats_chance(head, codes, of_head):
+        if len(rows) and (heads is None or head.name in heads) and beats_chance(head, codes, of_head):
             files[head.name] = folder / f"{index}.parquet"
             targets = soft_labels(head, given, of_head, answer=answer)
             write_soft_targets(files[head.name], head, samples, rows, targets=targets, given=given)

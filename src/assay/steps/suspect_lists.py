@@ -37,7 +37,9 @@ class SuspectRows:
     edits: Sequence[Edit] = ()
     agreement: Metric | None = None
     beats_chance: bool = True
-    softened: bool = False  # later fits mix the labels with the judge's answers
+    action: str = "flag"  # what is done, by name
+    gain: Metric | None = None  # of held-out labels predicted, by models that learn from repaired ones
+    better: bool = True  # or that is not asked
 
     @property
     def images(self) -> list[str]:
@@ -74,7 +76,7 @@ def write_suspects(path: Path, by_head: Sequence[SuspectRows]) -> None:
                     of_head.suspects.head,
                     of_head.samples.ids,
                     of_head.edits,
-                    otherwise="softened" if of_head.softened else "flagged",
+                    otherwise="softened" if of_head.action == "soft" else "flagged",
                 ),
             },
             schema_overrides=dict.fromkeys(("image", "split", "head", "class", "label", "done"), pl.String),
@@ -126,6 +128,8 @@ def suspect_details(by_head: Sequence[SuspectRows], notes: Sequence[str]) -> dic
             "edits": len(of_head.edits),
             "agreement": None if of_head.agreement is None else of_head.agreement.to_json(),
             "beats_chance": of_head.beats_chance,
+            "gain": None if of_head.gain is None else of_head.gain.to_json(),
+            "action": of_head.action,
             "noise_rate": of_head.suspects.noise_rate,
             "noise_rates": of_head.suspects.noise_rates,
             "counts": of_head.suspects.counts.tolist(),
@@ -160,6 +164,10 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
     )
     if not of_head.beats_chance:
         progress.line("    the judge is no better than chance here, so that nothing is done about them")
+    elif not of_head.better:
+        progress.line(f"    nothing is done about them: {_evidence(of_head.gain)}")
+    elif of_head.action != "flag" and of_head.gain is not None:
+        progress.line(f"    {DONE[of_head.action]}: {_evidence(of_head.gain)}")
     confusions = _commonest_confusions(suspects)
     if confusions:
         progress.line(f"    mostly {', '.join(confusions)}")
@@ -167,6 +175,25 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
         progress.line(
             f"    not judged, for too few labels or answers that are all alike: {', '.join(suspects.unjudged)}"
         )
+
+
+DONE: dict[str, str] = {
+    "drop": "fits learn without them",
+    "unset": "fits learn without them",
+    "relabel": "fits learn from what is suggested, where it is sure enough",
+    "soft": "fits learn from labels and the judge's answers, mixed",
+    "weight": "they count less",
+}
+"""Action -> what it means, before the evidence for it."""
+
+
+def _evidence(gain: Metric | None) -> str:
+    """Return what models of repaired labels gain on labels held out from them."""
+    if gain is None or gain.low is None or gain.high is None:
+        return "no labels could be held out to tell whether that helps"
+    points = f"{100 * gain.value:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], n = {gain.n:,}"
+    how = "more" if gain.low > 0 else "fewer" if gain.high < 0 else "no more, beyond chance,"
+    return f"models of labels repaired by the judge predict {how} of the labels held out from them ({points})"
 
 
 def _commonest_confusions(suspects: HeadSuspects) -> list[str]:

@@ -1,0 +1,79 @@
+"""Judges on features: whether labels that are repaired teach held-out ones better is told from chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from assay.labels.samples import Samples
+from assay.labels.space import Head
+from assay.labels.split import folds
+from assay.repair.confident_learning import beats_chance
+from assay.repair.judges import Probabilities, gains_of_repair, mean_posterior
+from assay.repair.suspects import find_suspects
+from factories import make_samples
+
+EACH, CLASSES = 60, 3
+
+
+def labelled(codes: np.ndarray) -> Samples:
+    head = Head("kind", tuple("abc"))
+    rows = [{"id": f"{number:04d}", "kind": head.classes[code]} for number, code in enumerate(codes.tolist())]
+    return make_samples(rows, head)
+
+
+def judged(codes: np.ndarray, truth: np.ndarray, *, apart: float) -> tuple[Samples, np.ndarray, Probabilities]:
+    generator = np.random.default_rng(1)
+    features = generator.normal(size=(len(codes), 40)) + apart * np.eye(CLASSES, 40)[truth]
+    samples = labelled(codes)
+    fold = folds(samples, 4, seed=0)
+    none = np.zeros((0, 40), np.float32)
+    return samples, fold, mean_posterior(samples, features.astype(np.float32), fold, held=none, neighbours=9, seed=0)
+
+
+def flipped(truth: np.ndarray, share: float) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    wrong = generator.random(len(truth)) < share
+    return np.where(wrong, (truth + generator.integers(1, CLASSES, len(truth))) % CLASSES, truth)
+
+
+TRUTH = np.repeat(np.arange(CLASSES), EACH)
+
+
+@pytest.mark.parametrize(
+    ("share", "apart", "better"),
+    [(0.0, 4.0, False), (0.0, 1.5, False), (0.3, 4.0, True), (0.66, 4.0, False)],
+    ids=["right", "right and hard", "wrong", "wrong as often as by chance"],
+)
+def test_repaired_labels_teach_better_where_labels_are_wrong_and_not_where_images_are_hard(
+    share: float, apart: float, better: bool
+) -> None:
+    codes = flipped(TRUTH, share)
+    samples, fold, answers = judged(codes, TRUTH, apart=apart)
+    (gain,) = answers.gains
+    assert gain is not None
+    assert gain.low is not None
+    assert (gain.low > 0) == better
+    assert gain.n == len(codes)
+    (suspects,) = find_suspects(samples, answers.train, fold, filter_by="class")
+    if (share, apart) == (0.0, 1.5):
+        assert suspects.noise_rate is not None
+        assert suspects.noise_rate > 0.15  # the estimate alone would have called these labels wrong
+    assert beats_chance(samples.space.heads[0], codes, answers.train) == (share < 0.6)
+
+
+def test_a_gain_is_of_known_labels_and_counts_every_tag() -> None:
+    one, tags = Head("kind", ("a", "b")), Head("tags", ("x", "y"), "multilabel")
+    rows: list[dict[str, object]] = [
+        {"id": "0", "kind": "a", "tags": ["x"]},
+        {"id": "1", "kind": "b", "tags": ["x"], "unknown tags": ["y"]},
+        {"id": "2", "kind": None, "tags": None},
+    ]
+    before = np.array([[0.1, 0.9, 0.9, 0.9], [0.9, 0.1, 0.1, 0.1], [0.9, 0.1, 0.9, 0.9]], np.float32)
+    after = np.array([[0.9, 0.1, 0.9, 0.1], [0.9, 0.1, 0.9, 0.9], [0.1, 0.9, 0.1, 0.1]], np.float32)
+    kind, tagged = gains_of_repair(make_samples(rows, one, tags), before, after)
+    assert kind is not None
+    assert tagged is not None
+    assert (kind.value, kind.n) == (0.5, 2)
+    assert (tagged.value, tagged.n) == (0.75, 2)  # of the first image one tag of two more, of the second its only one
+    assert gains_of_repair(make_samples(rows[2:], one, tags), before[2:], after[2:]) == (None, None)
