@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from assay import cli
 from assay.errors import PlanError
+from assay.experiments.variants import variants
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
@@ -77,11 +80,14 @@ def test_the_fit_is_sized_to_the_data(images: int, epochs: int) -> None:
     assert fit["fit"]["epochs"] == epochs
     assert fit["fit"]["augment"]["flip"] == "both"
     assert fit["fit"]["loss"]["smoothing"] == 0.1
+    assert fit["fit"]["monitor"] == "accuracy"
+    assert "monitor" not in default_steps(labelled(images), metric=True)[2]["fit"]
 
 
 def test_tags_are_not_smoothed_and_get_a_threshold_where_there_are_enough() -> None:
     _, clean, fit, thresholds = default_steps(labelled(30, tagged=20), flip="none")
     assert fit["fit"]["loss"]["smoothing"] == 0.0
+    assert "monitor" not in fit["fit"]
     assert clean["clean_labels"]["action"] == "flag"  # a repair of tags is not measured
     assert thresholds == {"tune_thresholds": {"heads": ["tags"]}}
     assert len(default_steps(labelled(30, tagged=19), flip="none")) == 3
@@ -124,3 +130,20 @@ def test_without_repairs_labels_are_listed_and_stay_and_no_metric_weighs_classes
 def test_repairs_of_steps_that_a_plan_names_are_its_own() -> None:
     with pytest.raises(PlanError, match=r"repairs: false is for steps that are chosen.*`assay ablate`"):
         parse("data: {folder: photos}\nrepairs: false\nsteps: [probe]\n", "plan")
+
+
+def test_an_ablation_leaves_out_each_repair_of_the_default_plan() -> None:
+    samples = labelled(1_000)
+    blank = samples.table.head(1).with_columns(pl.lit(None, pl.String).alias("label:kind"))
+    whole = replace(samples, table=pl.concat([samples.table, *[blank] * 500]))
+    plan = parse(write({"data": {"folder": "photos"}, "steps": default_steps(whole)}), "plan")
+    titles = [variant.title for variant in variants(plan)]
+    assert titles == ["whole plan", "without 02-clean_labels", "without 04-repeat/01-pseudo_label"]
+
+
+def test_no_repairs_with_steps_of_a_recipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    words = ["train", str(tmp_path / "photos"), "--recipe", "noisy-labels-fast", "--no-repairs"]
+    result = CliRunner().invoke(cli.app, [*words, "--run", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "repairs: false is for steps that are chosen" in " ".join(result.output.split())

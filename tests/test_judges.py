@@ -10,7 +10,7 @@ from assay.labels.space import Head
 from assay.labels.split import folds
 from assay.repair.confident_learning import beats_chance
 from assay.repair.judges import Probabilities, gains_of_repair, mean_posterior
-from assay.repair.suspects import find_suspects
+from assay.repair.suspects import find_suspects, soft_labels
 from factories import make_samples
 
 EACH, CLASSES = 60, 3
@@ -60,6 +60,27 @@ def test_repaired_labels_teach_better_where_labels_are_wrong_and_not_where_image
         assert suspects.noise_rate is not None
         assert suspects.noise_rate > 0.15  # the estimate alone would have called these labels wrong
     assert beats_chance(samples.space.heads[0], codes, answers.train) == (share < 0.6)
+
+
+ONE_IMAGE = np.where(np.arange(len(TRUTH)) == 0, 2, np.minimum(TRUTH, 1))  # of the last class, the only one and wrong
+ALL_WRONG = np.where(np.arange(len(TRUTH)) % 12 == 0, 2, np.minimum(TRUTH, 1))  # those of the last class, most of them
+
+
+@pytest.mark.parametrize("codes", [np.zeros_like(TRUTH), ONE_IMAGE, ALL_WRONG], ids=["one class", "one image", "wrong"])
+def test_of_odd_labels_all_is_defined_and_no_class_is_emptied(codes: np.ndarray) -> None:
+    samples, fold, answers = judged(codes, TRUTH, apart=4.0)
+    (head,), (gain,) = samples.space, answers.gains
+    assert gain is not None
+    assert np.isfinite([gain.value, gain.low, gain.high]).all()
+    (suspects,) = find_suspects(samples, answers.train, fold, filter_by="class")
+    if (codes == 2).sum() == 1:
+        assert "c" in suspects.unjudged
+    if not codes.any():
+        assert suspects.table.height == 0
+        assert (gain.low, gain.high) == (0.0, 0.0)
+    targets = soft_labels(head, codes, answers.train, answer="wrong")
+    assert targets.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert (targets.sum(axis=0)[np.unique(codes)] > 0).all()
 
 
 def test_a_gain_is_of_known_labels_and_counts_every_tag() -> None:

@@ -357,6 +357,15 @@ def test_best_is_saved_when_validation_is_better_and_last_always(tmp_path: Path)
     assert same(saved[-1][1], after)
 
 
+@pytest.mark.parametrize(("patience", "best"), [(None, 3), (3, 2)])
+def test_of_equal_epochs_the_later_is_the_best_unless_it_would_never_end(
+    tmp_path: Path, patience: int | None, best: int
+) -> None:
+    values = [3.0, 1.0, 1.0, 2.0]
+    done, _, _ = trained(tmp_path, job_of(metrics=lambda epoch: values[epoch]), epochs=4, patience=patience)
+    assert done.best_epoch == best
+
+
 def test_a_metric_that_is_no_number_is_beaten_by_any(tmp_path: Path) -> None:
     losses = [math.nan, 5.0, 6.0]
     done, _, _ = trained(tmp_path, job_of(metrics=lambda epoch: losses[epoch]), epochs=3)

@@ -22,6 +22,7 @@ def facts_of(
     *,
     flip: Flips = "none",
     pretrained: bool = False,
+    metric: bool = False,
     repairs: bool = True,
     side: int = DEFAULT_SIZE,
 ) -> Facts:
@@ -39,6 +40,7 @@ def facts_of(
         calibrated=_validates(samples),
         flip=flip,
         pretrained=pretrained,
+        metric=metric,
         repairs=repairs,
         side=side,
     )

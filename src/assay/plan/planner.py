@@ -84,6 +84,8 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
     """
     epochs = _epochs(facts.labelled)
     fit = {**_fit(facts), "epochs": epochs}
+    if facts.smoothed and not facts.metric:
+        fit["monitor"] = "accuracy"  # wrong validation labels mislead the loss
     seconds = epochs * _epoch_seconds(facts, speeds.training, speeds)
     fits, later = [Stage(WHOLE, {"fit": fit}, seconds)], list[Stage]()
     if _lacks_labels(facts):

@@ -27,6 +27,7 @@ class Facts:
     calibrated: bool = False  # where validation has labels of every head to choose temperatures by
     flip: Flips = "none"
     pretrained: bool = False  # on some of these labels
+    metric: bool = False  # whether the plan has one, which chooses the epochs then
     repairs: bool = True  # whether labels may be changed or added, and classes weighed
     side: int = DEFAULT_SIZE  # of the images in pixels, the shorter of a median image
     stages: int = 8  # of the backbone

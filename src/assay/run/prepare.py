@@ -253,7 +253,8 @@ def _choice_of_steps(
     pretrained = count_trained_on(before, samples.part("train")) > 0
     if pretrained:
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
-    facts = facts_of(samples, flip=flip, pretrained=pretrained, repairs=loaded.plan.repairs, side=cache.side)
+    metric, repairs = loaded.plan.metric is not None, loaded.plan.repairs
+    facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
 
     def plan_with(steps: Sequence[Mapping[str, Any]]) -> Plan:
         filled = _fill_levels(complete(loaded, steps))

@@ -337,8 +337,11 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 
 def _better(value: float, best: float, config: FitConfig) -> bool:
+    """Return whether an epoch is better than the best before it; of equal ones the later has learnt for longer."""
     if math.isnan(best):
         return not math.isnan(value)
+    if value == best:
+        return config.patience is None  # which would never run out
     return value > best if config.higher_is_better else value < best
 
 
