@@ -195,6 +195,33 @@ def test_a_second_backbone_is_a_member_of_the_ensemble_where_time_suffices(
         assert 0.9 * stages[-1].seconds < member["steps"][1]["fit"]["seconds"] < stages[-1].seconds
 
 
+@pytest.mark.parametrize(
+    ("left", "changed", "expected"),
+    [
+        (400, {}, [WHOLE]),
+        (1_000, {}, [WHOLE, ENSEMBLE]),
+        (1_000, {"cached": False}, [WHOLE]),  # upper stages take nearly as long as the whole network
+        (1_000, {"unlabelled": 2_000}, [WHOLE, PSEUDO_LABELS, ENSEMBLE]),  # of these two
+        (3_000, {"side": 128}, [WHOLE, LARGER_IMAGES, ENSEMBLE]),
+    ],
+)
+def test_upper_stages_are_trained_beside_the_whole_network_where_time_suffices_for_both(
+    left: float, changed: dict[str, Any], expected: list[str]
+) -> None:
+    facts = replace(Facts(labelled=1_400, unlabelled=0, validation=350, side=64, cached=True), **changed)
+    stages = budgeted_stages(facts, SPEEDS, left, done=[PROBE, SUSPECT_LABELS])
+    assert names(stages) == expected
+    if ENSEMBLE in expected and not facts.unlabelled:
+        (step,) = stages[-1].step["repeat"]["steps"]
+        *earlier, member = step["ensemble"]["members"]
+        assert [one["step"] for one in earlier] == ["03-fit", "04-fit"][: len(expected) - 1]
+        probe, fit = member["steps"]
+        assert "probe" in probe
+        assert fit["fit"]["freeze"] == facts.frozen
+        assert 0.9 * stages[-1].seconds < fit["fit"]["seconds"] < stages[-1].seconds
+        assert stages[0].seconds >= MIN_OPTIMIZER_STEPS * SPEEDS.training  # enough for the whole network first
+
+
 def test_the_second_backbone_is_the_best_beside_the_chosen_one() -> None:
     values = {"fast": (0.8, 0.001), "chosen": (0.9, 0.002), "slow": (0.88, 0.005)}
     rows = [

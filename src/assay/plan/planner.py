@@ -66,6 +66,8 @@ LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for
 LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
 LEAST_SECOND = 3.0  # epochs of a second backbone
+SECOND_UPPER = 24_000  # images shown to upper stages that are trained beside the whole network, and their mean taken
+SECOND_SHARE = 0.35  # of the time, for these
 ENSEMBLE_SECONDS = 2.0  # to weigh predictions that are there
 CALIBRATION_SECONDS = 0.5  # without features
 CALIBRATION_SHARE = 0.03  # of the time left: features of training images, to know foreign ones by, may cost no more
@@ -148,9 +150,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     if UPPER not in done and not begun and epochs < UPPER_EPOCHS and left >= least:
         alone = epochs * (1 - UPPER_SHARE) < LEAST_AFTER
         seconds = left if alone else UPPER_SHARE * left
-        views = _views(facts, speeds, seconds)
-        upper_lr = 2 * LR if images >= MANY_IMAGES else LR
-        yield _fit_stage(UPPER, facts, seconds, of_upper, freeze=facts.frozen, lr=upper_lr, **views)
+        yield _upper(UPPER, facts, speeds, seconds, of_upper)
         if alone:
             return
         left -= seconds
@@ -160,8 +160,10 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         seconds = left
         if _has_unlabelled(facts):
             seconds = (1 - PSEUDO) * left
-        elif (later or second <= left - enough) and left > 2 * enough:
+        elif (later or facts.second) and left > 2 * enough:
             seconds = max(enough, left / 3)
+        elif second <= left - enough:
+            seconds = left - max(second, SECOND_SHARE * left)
         seconds = min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
         yield _fit_stage(WHOLE, facts, seconds, epoch)
         left -= seconds
@@ -175,6 +177,12 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     yield from larger
     if not larger and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
         yield _more_epochs(facts, left, epoch)
+
+
+def _upper(name: str, facts: Facts, speeds: Speeds, seconds: float, epoch: float) -> Stage:
+    """Return a fit of the upper stages within seconds."""
+    lr = 2 * LR if facts.labelled >= MANY_IMAGES else LR
+    return _fit_stage(name, facts, seconds, epoch, freeze=facts.frozen, lr=lr, **_views(facts, speeds, seconds))
 
 
 def _views(facts: Facts, speeds: Speeds, seconds: float) -> dict[str, Any]:
@@ -242,9 +250,16 @@ def _more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
 
 
 def _second_seconds(facts: Facts, speeds: Speeds) -> float:
-    """Return the least seconds that are worth a second backbone; infinite without one."""
-    epoch = _epoch_seconds(facts, speeds.training, speeds)
-    return LEAST_SECOND * facts.second_cost * epoch if facts.second else math.inf
+    """Return the least seconds that are worth a second network; infinite where there is none.
+
+    That is another backbone, or the upper stages of the same one, trained from the probe like the whole network.
+    """
+    if facts.second:
+        return LEAST_SECOND * facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
+    if not (facts.cached and facts.validation) or _has_unlabelled(facts):
+        return math.inf
+    epochs = max(SECOND_UPPER / max(facts.labelled, 1), EPOCHS[0])
+    return (1 + VIEWS_SHARE) * epochs * _epoch_seconds(facts, speeds.upper, speeds)
 
 
 def _ensemble(
@@ -252,7 +267,7 @@ def _ensemble(
 ) -> Iterator[Stage]:
     """Yield the mean of the models that the fits among these stages left, by weights, where there are two of them.
 
-    A second backbone is trained as one of its members, where `left` seconds suffice.
+    A second network is trained as one of its members, where `left` seconds suffice.
     """
     at = enumerate(names, 1)
     steps = [StepName.at(number, KINDS.get(name, "fit")) for number, name in at if name in FITS]
@@ -261,13 +276,23 @@ def _ensemble(
     ]
     name, seconds = ENSEMBLE, ENSEMBLE_SECONDS
     if members and left >= _second_seconds(facts, speeds):
-        name, seconds, cost = SECOND_BACKBONE, left, facts.second_cost
-        probe = _probe(facts, Speeds(cost * speeds.forward, 0, 0, speeds.linear))
-        epoch = cost * _epoch_seconds(facts, speeds.training, speeds)
-        fit = _fit_stage(name, facts, left - probe.seconds - ENSEMBLE_SECONDS, epoch)
-        members.append({"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]})
+        name, seconds = SECOND_BACKBONE if facts.second else ENSEMBLE, left
+        members.append(_second_member(facts, speeds, left - ENSEMBLE_SECONDS))
     if len(members) > 1 and facts.validation:
         yield Stage(name, _if_better([{"ensemble": {"weights": "validation", "members": members}}]), seconds)
+
+
+def _second_member(facts: Facts, speeds: Speeds, left: float) -> Mapping[str, Any]:
+    """Return a probe and a fit of the second backbone, or of the upper stages of the first, within `left` seconds."""
+    if not facts.second:
+        seconds = left - CACHED_LINEAR * facts.labelled * speeds.linear
+        epoch = _epoch_seconds(facts, speeds.upper, speeds)
+        return {"steps": [_probe(facts, speeds).step, _upper(ENSEMBLE, facts, speeds, seconds, epoch).step]}
+    cost = facts.second_cost
+    probe = _probe(facts, Speeds(cost * speeds.forward, 0, 0, speeds.linear))
+    epoch = cost * _epoch_seconds(facts, speeds.training, speeds)
+    fit = _fit_stage(SECOND_BACKBONE, facts, left - probe.seconds, epoch)
+    return {"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]}
 
 
 def _mirrored(facts: Facts, speeds: Speeds, left: float) -> Iterator[Stage]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from assay.models.classifier import Flips
+from assay.training.linear import SEARCH_ROWS
 
 DEFAULT_SIZE = 128  # pixels
+LINEAR_SEARCH, LINEAR_FIT = 0.5, 0.2  # seconds of an image in a linear model, over those through the backbone
 ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
 
 
@@ -56,9 +58,11 @@ class Speeds:
     linear: float  # an image of training in the linear models on features
 
     @staticmethod
-    def of_forward(forward: float, *, cached: bool = False) -> Speeds:
-        """Return the speeds that usually go with one, where the others are not measured yet."""
-        return Speeds(forward, training=5 * forward, upper=(1.3 if cached else 2.5) * forward, linear=forward)
+    def of_forward(forward: float, *, cached: bool = False, images: int = 0) -> Speeds:
+        """Return the speeds that usually go with one, for so many images, where the others are not measured yet."""
+        linear = LINEAR_FIT + LINEAR_SEARCH * min(1.0, SEARCH_ROWS / max(images, 1))
+        upper = 1.3 if cached else 2.5
+        return Speeds(forward, training=5 * forward, upper=upper * forward, linear=linear * forward)
 
 
 @dataclass(frozen=True)

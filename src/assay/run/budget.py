@@ -270,7 +270,7 @@ def _measured(facts: Facts, state: State, context: Context) -> tuple[Facts, Spee
     facts = replace(facts, stages=len(stages_of_backbone(classifier.backbone)))
     freeze(classifier, facts.frozen)
     cached = find_boundary(classifier.backbone, size=DEFAULT_SIZE) is not None
-    return replace(facts, cached=cached), Speeds.of_forward(forward, cached=cached)
+    return replace(facts, cached=cached), Speeds.of_forward(forward, cached=cached, images=facts.labelled)
 
 
 def with_second(facts: Facts, choice: BackboneChoice | None) -> Facts:

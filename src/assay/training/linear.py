@@ -26,7 +26,8 @@ STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)  # smaller is stronger; where many l
 DEFAULT_STRENGTH = 0.01  # where too few images a class are there to compare
 FOLDS = 3
 LEAST_PULL = 0.5  # of a strength times the images: less, and few labels teach nothing but how frequent classes are
-SEARCH_ROWS = 8_000  # images of a question to search on, and to measure the curvature on; of more, a random part
+SEARCH_ROWS = 3_000  # images of a question to search on; of more, a random part: it finds the strengths of 8,000
+CURVATURE_ROWS = 8_000  # images to measure the curvature on
 CURVATURE = 0.1  # of the log loss of an image along a logit, about: p (1 - p)
 TOGETHER = 256  # columns of logits, over folds, that are fitted at a time
 ABSENT = -20.0  # intercept of a class without images, which is never predicted
@@ -312,7 +313,7 @@ def _column_losses(space: LabelSpace, logits: Floats, targets: Floats, among: Bo
 
 def _square(standard: Floats) -> Doubles:
     """Return the mean products (F, F) of features, over some of the images where there are many."""
-    some = standard[:: max(1, len(standard) // SEARCH_ROWS)]
+    some = standard[:: max(1, len(standard) // CURVATURE_ROWS)]
     return (some.T @ some).astype(np.float64) / max(1, len(some))
 
 
