@@ -149,11 +149,20 @@ def from_source(
     return _loaded(document, source, overrides, steps)
 
 
-def complete(loaded: LoadedPlan, chosen: Sequence[Mapping[str, Any]], *, steps: StepTable | None = None) -> LoadedPlan:
-    """Return the plan with steps chosen for it, each `{kind: settings}`, and the values in `later` set."""
+def complete(
+    loaded: LoadedPlan,
+    chosen: Sequence[Mapping[str, Any]],
+    *,
+    steps: StepTable | None = None,
+    unfinished: bool = False,
+) -> LoadedPlan:
+    """Return the plan with steps chosen for it, each `{kind: settings}`, and the values in `later` set.
+
+    Of an `unfinished` plan the last steps are not chosen yet.
+    """
     given = {"take": "best_step"} | {name: value for name, value in plain(loaded.plan).items() if name not in CHOOSING}
     whole = Document({**given, "steps": [dict(step) for step in chosen]}, "the default plan")
-    plan = _plan(whole, loaded.later, steps or step_table())
+    plan = _plan(whole, loaded.later, steps or step_table(), unfinished=unfinished)
     return replace(loaded, plan=plan, later=())
 
 
@@ -241,7 +250,7 @@ def json_schema(*, steps: StepTable | None = None) -> dict[str, object]:
     return {**whole, **head, "$defs": schema}
 
 
-def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Plan:
+def _plan(document: Document, overrides: Sequence[str], table: StepTable, *, unfinished: bool = False) -> Plan:
     if not isinstance(document.value, dict) or not document.value:
         holds = "is empty" if not document.value else f"holds {value_text(document.value)}"
         raise PlanError(
@@ -256,7 +265,9 @@ def _plan(document: Document, overrides: Sequence[str], table: StepTable) -> Pla
         document = override(document, text, schema())
     check = Check(table, schema)
     plan = check.settings(Plan, document, ())
-    problems = check.problems if plan is None else list(without_effect(plan.steps, ("steps",)))
+    problems = check.problems
+    if plan is not None:
+        problems = list(without_effect(plan.steps, ("steps",), learnt_later=unfinished))
     if plan is None or problems:
         raise refuse(document, problems)
     return plan

@@ -122,8 +122,9 @@ def budgeted_stages(
         first += suspects
         left -= sum(stage.seconds for stage in suspects)
     fits = list(_fits(facts, speeds, left - ENSEMBLE_SECONDS, done))
+    if not fits:  # and nothing learns from repaired labels
+        left, first = left + sum(stage.seconds for stage in first), []
     if not (fits or PROBE in done):
-        left += sum(stage.seconds for stage in first)
         probe = _probe(facts, speeds, left, alone=True)
         return [probe, *_mirrored(facts, speeds, left - probe.seconds), *rules]
     names = [*done, *(stage.name for stage in (*first, *fits))]

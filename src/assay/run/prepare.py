@@ -257,7 +257,7 @@ def _choice_of_steps(
     facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
 
     def plan_with(steps: Sequence[Mapping[str, Any]]) -> Plan:
-        filled = _fill_levels(complete(loaded, steps))
+        filled = _fill_levels(complete(loaded, steps, unfinished=True))
         return anchored(replace(filled, plan=by_metric(filled.plan, samples.space)[0]))
 
     return StepChoice(facts, plan_with)
