@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 
 def note_process(folder: str, number: int, reports: SimpleQueue[str]) -> None:
@@ -22,3 +25,10 @@ def cannot_work(number: int, reports: SimpleQueue[str]) -> None:
 
 def ends_at_once(number: int, reports: SimpleQueue[str]) -> None:
     sys.exit(3)
+
+
+def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Call a function on each item as another process would, the last item first."""
+    for item in reversed(items):
+        there, given = pickle.loads(pickle.dumps((function, item)))
+        yield pickle.loads(pickle.dumps(there(given)))

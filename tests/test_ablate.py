@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from assay.plan.plan import from_source, parse
 from assay.run.label_review import correct
 from assay.run.train import train
 from assay.steps import STEPS
+from conftest import Lines
 from factories import write_images
+from fake_processes import in_turn
 from fake_steps import RELABEL
 
 PROBE = "probe: {size: 32}"
@@ -186,6 +188,25 @@ def test_steps_before_the_first_difference_are_shared(measure: Measure, tmp_path
     assert {path.name for path in (whole / "cache").iterdir()} <= {path.name for path in (other / "cache").iterdir()}
 
 
+def test_elsewhere_it_comes_to_the_same_and_the_first_run_ends_before_the_others_begin(
+    measure: Measure, tmp_path: Path
+) -> None:
+    here = measure(PROBE, HARMFUL, PROBE, seeds=2)
+    (tmp_path / "run").rename(tmp_path / "here")
+    waves: list[list[str]] = []
+    lines = Lines()
+
+    def spread(function: Callable[[Any], list[str]], jobs: Sequence[Any]) -> Iterator[list[str]]:
+        waves.append([job.folder.name for job in jobs])
+        return in_turn(function, jobs)
+
+    elsewhere = measure(PROBE, HARMFUL, PROBE, seeds=2, progress=lines, spread=spread)
+    assert waves == [["whole"], ["without-02-clean_labels", "whole-seed-1", "without-02-clean_labels-seed-1"]]
+    assert [row.by_seed for row in elsewhere.rows] == [row.by_seed for row in here.rows]
+    assert sum(line.startswith("taken over from another run: 01-probe") for line in lines.lines) == 2
+    assert lines.lines.index("-- whole plan, seed 0 --") == 0
+
+
 def test_it_goes_on_where_it_was_stopped(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (PROBE, "clean_labels: {count: 4}", PROBE)
 
@@ -256,11 +277,11 @@ def test_a_plan_without_steps_is_completed_first(images: Path, tmp_path: Path, m
     for name, step in REAL.items():
         monkeypatch.setitem(STEPS, name, step)
     small = ["model.backbone=test_efficientnet", "model.weights=none", "hardware.precision=fp32"]
-    small += ["steps.0.probe.size=32", "steps.1.fit.size=32", "steps.1.fit.epochs=1"]
-    small += ["steps.2.clean_labels.size=32"]
+    small += ["steps.0.probe.size=32", "steps.1.clean_labels.size=32"]
+    small += ["steps.2.fit.size=32", "steps.2.fit.epochs=1"]
     loaded = from_source(images, overrides=small)
     result = ablate(loaded, tmp_path / "run", without=["steps.1"], device="cpu")
-    assert [row.variant.name for row in result.rows] == ["whole", "without-02-fit"]
+    assert [row.variant.name for row in result.rows] == ["whole", "without-02-clean_labels"]
 
 
 # The command

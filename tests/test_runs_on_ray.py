@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from assay.cli import app
 from assay.errors import RunError, TrainingError
 from assay.files import add_to_log
 from assay.scale import runs_on_ray
-from assay.scale.runs_on_ray import share_of, train_together
+from assay.scale.runs_on_ray import share_of, spread_on_ray, train_together
 from conftest import Lines
 from test_processes import TORCHRUN, launch
 from test_scale_on_ray import cluster
@@ -57,6 +58,30 @@ class Cluster(SimpleNamespace):
             work(options["train_loop_config"])
 
         return SimpleNamespace(fit=fit)
+
+    # Tasks: each is done when it is waited for.
+
+    exceptions = SimpleNamespace(
+        **{name: type(name, (Exception,), {}) for name in ("RayTaskError", "RuntimeEnvSetupError")},
+        **{name: type(name, (Exception,), {}) for name in ("OutOfMemoryError", "WorkerCrashedError", "RayActorError")},
+    )
+
+    def remote(self, **options: Any) -> Callable[..., SimpleNamespace]:
+        self.asked.append(options)
+        return lambda function: SimpleNamespace(remote=lambda *given: (function, given))
+
+    def wait(self, tasks: list[Any], *, timeout: float, num_returns: int = 1) -> tuple[list[Any], list[Any]]:
+        self.most = max(len(tasks), getattr(self, "most", 0))
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
+        if self.ends:
+            raise self.ends.pop(0)
+        function, given = task
+        return function(*given)
+
+    def cancel(self, task: tuple[Callable[..., Any], tuple[Any, ...]]) -> None:
+        self.cancelled = [*getattr(self, "cancelled", []), task[1][1]]
 
 
 @pytest.fixture
@@ -214,6 +239,50 @@ def test_options_of_train(
     assert not (tmp_path / "run").exists()
 
 
+# Many runs
+
+
+def divided(number: int) -> int:
+    if number == 13:
+        raise RunError("it is planted. Dig it out.")
+    return 20 // number
+
+
+def spread(*numbers: int, workers: int | None = None) -> tuple[list[int], list[str]]:
+    lines = Lines()
+    return list(spread_on_ray(workers=workers, device="cpu", progress=lines)(divided, numbers)), lines.lines
+
+
+def test_runs_are_tasks_as_many_at_once_as_wanted(there: Callable[..., Cluster]) -> None:
+    ray = there()
+    assert spread(1, 2, 4, workers=2) == ([20, 10, 5], [])
+    assert (ray.most, ray.asked) == (2, [{"num_cpus": 1, "num_gpus": 0, "max_retries": 2}])
+    assert spread(1, 2, 4, 5, 10) == ([20, 10, 5, 4, 2], [])
+    assert ray.most == 4  # there is no room for more
+    note = "note: 5 workers, and the cluster has room for 4: others begin as it grows"
+    assert spread(1, 2, 4, 5, 10, workers=9) == ([20, 10, 5, 4, 2], [note])
+
+
+def test_what_goes_wrong_in_a_task_ends_all(there: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_on_ray, "answers", lambda address: True)
+    ray = there()
+    with pytest.raises(RunError, match=r"^it is planted. Dig it out.$"):
+        spread(1, 13, 2, 4, workers=2)
+    assert ray.cancelled == [2]
+    with pytest.raises(RuntimeError, match=r"(?s)work in another process failed:.*ZeroDivisionError"):
+        spread(0)
+    there(Cluster.exceptions.WorkerCrashedError("gone"))
+    with pytest.raises(TrainingError, match=r"a process was killed at work on a run \(its process ended 3 times\)"):
+        spread(1)
+
+
+@pytest.mark.parametrize("command", ["sweep", "ablate"])
+def test_options_of_many_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = CliRunner().invoke(app, [command, "photos", "--run", str(tmp_path / "run"), "--workers", "2"])
+    assert (refused.exit_code, "Add --executor ray; without one" in refused.stderr) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
 # With Ray
 
 
@@ -230,3 +299,16 @@ def test_two_processes_of_ray_end_in_the_bytes_of_torchrun(
     assert by_torchrun.returncode == 0, by_torchrun.stderr
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("ray", "torchrun")]
     assert weights[0] == weights[1]
+
+
+def test_trials_on_ray_are_those_of_this_machine(cluster: Any, tiny_plan: Callable[..., str], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    search = "sweep: {sampler: grid, over: {steps.0.fit.batch: [8, 16, 36]}}\n"
+    plan.write_text(tiny_plan("fit: {size: 32, epochs: 1, freeze: backbone}") + search)
+    printed: list[Any] = []
+    for name, *options in (("here",), ("ray", "--executor", "ray", "--workers", "2")):
+        folder = ["--run", str(tmp_path / name), "--device", "cpu", "--json"]
+        done = CliRunner().invoke(app, ["sweep", str(plan), *folder, *options])
+        assert done.exit_code == 0, done.output
+        printed.append([{**trial, "seconds": None} for trial in json.loads(done.stdout)["trials"]])
+    assert printed[0] == printed[1]

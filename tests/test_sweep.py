@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from assay.plan.plan import LoadedPlan, from_source, load, parse
 from assay.report import sweep_page
 from assay.run.train import train
 from conftest import Lines
+from fake_processes import in_turn
 
 FIT = "fit: {size: 32, epochs: 3, batch: 16, freeze: backbone, schedule: constant, keep: best}"
 LR = "steps.0.fit.lr: {low: 1e-4, high: 1e-1, log: true}"
@@ -320,6 +322,39 @@ def test_killed_and_continued_it_ends_in_the_same_table(
     again = carried(plan, tmp_path / "run")
     assert rows_of(again) == rows_of(unbroken)
     assert again.importance == unbroken.importance
+
+
+def test_trials_elsewhere_are_those_of_the_journal_and_none_is_run_twice(
+    unbroken: Sweep, whole: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    shutil.copytree(whole["folder"] / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "trials" / "004")  # the others are done
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "trials").rglob("done.json")}
+    called: list[int] = []
+
+    def spread(function: Callable[[int], list[str]], items: Sequence[int]) -> Iterator[list[str]]:
+        called.extend(items)
+        return in_turn(function, items)
+
+    progress = Lines()
+    (tmp_path / "run" / JOURNAL).rename(tmp_path / "journal")
+    (tmp_path / "run" / JOURNAL).write_bytes(first_trials(tmp_path / "journal", 4))
+    again = carried(write(SEARCH), tmp_path / "run", progress=progress, spread=spread)
+    assert called == [4]
+    assert rows_of(again) == rows_of(unbroken)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert progress.lines[0].startswith("-- trial 4 of 5")
+
+
+def first_trials(journal: Path, count: int) -> bytes:
+    """Return the journal as it was when trial `count` was begun."""
+    kept, begun = [], 0
+    for line in journal.read_bytes().splitlines(keepends=True):
+        begun += json.loads(line)["op_code"] == 4  # CREATE_TRIAL
+        if begun > count:
+            break
+        kept.append(line)
+    return b"".join(kept)
 
 
 def test_a_search_goes_on_with_more_trials_and_never_with_another_space(write: Write, tmp_path: Path) -> None:

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from assay.commands.endings import GOES_ON
-from assay.commands.options import AsJson, Changes, Device, PlanRun, Recipe, Source, StopAt, default_run
+from assay.commands.options import (
+    AsJson,
+    Changes,
+    Device,
+    PlanRun,
+    Recipe,
+    RunExecutor,
+    RunsAtOnce,
+    Source,
+    StopAt,
+    default_run,
+    elsewhere,
+)
 from assay.commands.output import command
 
 
@@ -30,12 +42,15 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
         str | None, typer.Option(metavar="NAME", help="Of validation: macro_f1, HEAD/accuracy. The headline.")
     ] = None,
     device: Device = None,
+    executor: RunExecutor = None,
+    workers: RunsAtOnce = None,
     stop_at: StopAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure what each repair is worth: the plan, and the plan without it, side by side."""
     folder = run or default_run(source)
     with command(as_json, run=folder, stopped=GOES_ON, until=stop_at, alone="ablate", reading=source) as out:
+        spread = elsewhere(executor, workers, device, out.progress, otherwise="runs follow one another")
         from assay.experiments.ablate import ablate as measure
         from assay.plan.plan import from_source
         from assay.report.ablation_table import blocks, write
@@ -49,6 +64,7 @@ def ablate(  # noqa: PLR0913  (every option is a parameter)
             metric=metric,
             device=device,
             progress=out.progress,
+            spread=spread,
         )
         write(ablation, folder)
         out.print({"run": str(folder), **ablation.to_json()}, blocks(ablation, folder))

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from assay.errors import PlanError, RunError
+from assay.progress import Progress
 
 if TYPE_CHECKING:
+    from assay.experiments.shared_steps import Spread
     from assay.predictions.tta import AnyTTA
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")]
@@ -96,6 +98,17 @@ def require_ray(executor: str | None, workers: int | None, *, otherwise: str) ->
     if workers is not None and executor != "ray":
         raise RunError(f"--workers: counts processes on a Ray cluster. Add --executor ray; without one, {otherwise}")
     return executor == "ray"
+
+
+def elsewhere(
+    executor: str | None, workers: int | None, device: str | None, progress: Progress, *, otherwise: str
+) -> Spread | None:
+    """Return what runs several trainings at once on a Ray cluster; None where they are run here. Raises RunError."""
+    if not require_ray(executor, workers, otherwise=otherwise):
+        return None
+    from assay.scale.runs_on_ray import spread_on_ray
+
+    return spread_on_ray(workers=workers, device=device, progress=progress)
 
 
 def metric_change(metric: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.experiments.shared_steps import estimate_of, train_with_shared_steps
+from assay.experiments.shared_steps import Lines, Spread, estimate_of, spread_out, train_with_shared_steps
 from assay.experiments.variants import Variant, variants
 from assay.files import RunFolder
 from assay.metrics.intervals import Metric
@@ -18,6 +18,7 @@ from assay.plan.plan import LoadedPlan, load
 from assay.progress import NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.train import Run
+from assay.run.train import load as load_run
 
 VERDICTS_LEFT_OUT = {"worse": "it helped", "better": "it did harm", "not told apart": "no gain shown"}
 """Verdict on the plan without a step -> verdict on the step."""
@@ -71,7 +72,22 @@ class Ablation:
         }
 
 
-def ablate(
+@dataclass(frozen=True)
+class _Job:
+    """A run of an ablation."""
+
+    title: str
+    plan: LoadedPlan
+    folder: Path
+    device: str | None
+
+    def train(self, progress: Progress) -> Run:
+        if self.title:
+            progress.line(f"-- {self.title} --")
+        return train_with_shared_steps(self.plan, self.folder, device=self.device, progress=progress)
+
+
+def ablate(  # noqa: PLR0913  (the options of the command)
     loaded: LoadedPlan,
     folder: Path,
     *,
@@ -81,34 +97,52 @@ def ablate(
     metric: str | None = None,
     device: str | None = None,
     progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> Ablation:
     """Carry out a plan and its variants under the same seeds, each as a run of its own in `folder`/variants.
 
     Steps that begin alike are computed once, and what is finished is kept when this is called again. Labels that a
     person settled in the ledger of `folder` are settled in all of them. The test split stays closed. What the variants
-    are: see `variants`. `metric` is one of validation, by default the headline.
+    are: see `variants`. `metric` is one of validation, by default the headline. With `spread` they are run elsewhere,
+    several at once, in the same folder.
     Raises AssayError for all that the user can mend.
     """
     progress = progress or NoProgress()
     if metric is not None:
         higher_is_better(metric)  # what is no metric is refused before anything is trained
-
-    def train(name: str, plan: LoadedPlan) -> Run:
-        return train_with_shared_steps(plan, folder / "variants" / name, device=device, progress=progress)
-
     with lock(folder):
         if not loaded.plan.steps or loaded.plan.model.backbone == AUTO:  # chosen to suit the data, which takes a run
-            chosen = load(RunFolder(train("whole", loaded).folder).plan).plan
-            loaded = replace(loaded, plan=chosen, later=())
+            whole = _Job("", loaded, folder / "variants" / "whole", device)
+            _carry_out([whole], spread, progress)
+            loaded = replace(loaded, plan=load(RunFolder(whole.folder).plan).plan, later=())
         compared = variants(loaded.plan, without=without, alternatives=alternatives)
         numbers = tuple(range(loaded.plan.seed, loaded.plan.seed + seeds))
-        runs: dict[tuple[int, str], Run] = {}
+        jobs: dict[tuple[int, str], _Job] = {}
         for seed in numbers:
             for variant in compared:
-                progress.line(f"-- {variant.title}, seed {seed} --")
                 plan = replace(loaded, plan=variant.plan.model_copy(update={"seed": seed}))
-                runs[seed, variant.name] = train(folder_name(variant.name, seed, loaded.plan.seed), plan)
-        return compare(compared, numbers, runs, metric)
+                name = folder_name(variant.name, seed, loaded.plan.seed)
+                title = f"{variant.title}, seed {seed}"
+                jobs[seed, variant.name] = _Job(title, plan, folder / "variants" / name, device)
+        _carry_out(list(jobs.values()), spread, progress)
+        return compare(compared, numbers, {key: load_run(job.folder) for key, job in jobs.items()}, metric)
+
+
+def _carry_out(jobs: Sequence[_Job], spread: Spread | None, progress: Progress) -> None:
+    """Train, here or elsewhere; there the first run ends before the others begin, which take over what they share."""
+    if spread is None:
+        for job in jobs:
+            job.train(progress)
+        return
+    for at_once in (jobs[:1], jobs[1:]):
+        spread_out(spread, _train_elsewhere, at_once, progress)
+
+
+def _train_elsewhere(job: _Job) -> list[str]:
+    """Train in a process of its own, and return the lines."""
+    lines = Lines()
+    job.train(lines)
+    return lines.lines
 
 
 def folder_name(variant: str, seed: int, plan_seed: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from assay.errors import DataError
 from assay.files import RunFolder, StepName, copy, link, whole_folder
@@ -13,7 +14,7 @@ from assay.labels.ledger import Entry, Ledger, covers
 from assay.metrics.intervals import Estimate
 from assay.metrics.metrics import estimate
 from assay.plan.plan import LoadedPlan, Plan, anchored, load
-from assay.progress import Progress
+from assay.progress import NoProgress, Progress
 from assay.run.contents import LabelledPredictions, predictions_of_part, validated
 from assay.run.train import Run, train
 from assay.steps.base import StepPlan
@@ -109,6 +110,27 @@ def _link_files(source: Path, target: Path) -> None:
 
 
 # One run of many that are compared: what the others have of it already is taken over from them.
+
+
+Spread: TypeAlias = Callable[[Callable[[Any], "list[str]"], Sequence[Any]], "Iterator[list[str]]"]
+"""Calls a function on each of several items, on other machines at once, and yields what it returns, in any order."""
+
+
+class Lines(NoProgress):
+    """Keeps the lines of a run elsewhere, which are printed together when it has ended."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def spread_out(spread: Spread, function: Callable[[Any], list[str]], items: Sequence[Any], progress: Progress) -> None:
+    """Call a function on each item elsewhere, and print the lines that it returns."""
+    for lines in spread(function, items):
+        for line in lines:
+            progress.line(line)
 
 
 def train_with_shared_steps(loaded: LoadedPlan, folder: Path, *, device: str | None, progress: Progress) -> Run:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import ModelError, PlanError, RunError, TrainingError, install_command
-from assay.experiments.shared_steps import estimate_of, train_with_shared_steps
+from assay.experiments.shared_steps import Lines, Spread, estimate_of, spread_out, train_with_shared_steps
 from assay.experiments.sweep_space import Space, changed, space_of
 from assay.files import RunFolder, StepName, write_text
 from assay.metrics.intervals import Estimate, Metric
@@ -104,12 +105,14 @@ def sweep(
     trials: int | None = None,
     device: str | None = None,
     progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> Sweep:
     """Run the search of a plan, each trial as a run in `folder`/trials.
 
     Steps that begin alike are computed once. Several processes may do this in the same folder at once; a trial whose
     process died is taken up again, and in one process the outcome is that of a search never broken off. The test split
-    stays closed. `trials` is their number in all, by default that of the plan.
+    stays closed. `trials` is their number in all, by default that of the plan. With `spread` each trial is run
+    elsewhere, several at once, in the same folder.
     Raises AssayError for all that the user can mend.
     """
     progress = progress or NoProgress()
@@ -120,15 +123,32 @@ def sweep(
     from assay.experiments.sweep_trials import Search
 
     search = Search(space, folder)
-    while True:
-        with search.claimed(total) as trial:
-            if trial is None:
-                break
-            _run_trial(trial, search, total, device=device, progress=progress)
+    if spread is not None:
+        elsewhere = partial(_trial_elsewhere, loaded=loaded, folder=folder, total=total, device=device)
+        spread_out(spread, elsewhere, range(search.finished, total), progress)
+    while spread is None and _next_trial(search, total, device=device, progress=progress):
+        pass
     table = _table(search)
     best = anchored(space.plan_of(search.point_of(search.trials()[table.best.number].params)))
     write_text(folder / BEST, to_yaml(best))
     return table
+
+
+def _trial_elsewhere(number: int, *, loaded: LoadedPlan, folder: Path, total: int, device: str | None) -> list[str]:
+    """Run the next trial in a process of its own, and return its lines; which one it is, the journal says."""
+    from assay.experiments.sweep_trials import Search
+
+    lines = Lines()
+    _next_trial(Search(space_of(loaded), folder), total, device=device, progress=lines)
+    return lines.lines
+
+
+def _next_trial(search: Search, total: int, *, device: str | None, progress: Progress) -> bool:
+    """Run the next trial; return whether there was one."""
+    with search.claimed(total) as trial:
+        if trial is not None:
+            _run_trial(trial, search, total, device=device, progress=progress)
+        return trial is not None
 
 
 def _run_trial(trial: Trial, search: Search, total: int, *, device: str | None, progress: Progress) -> None:

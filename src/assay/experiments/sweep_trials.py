@@ -80,6 +80,11 @@ class Search:
             point[key] = by_text.get(params[key], params[key])
         return point
 
+    @property
+    def finished(self) -> int:
+        """How many trials need no more work."""
+        return sum(trial.state.is_finished() for trial in self.trials())
+
     def trials(self) -> list[FrozenTrial]:
         """Return all trials so far, by number."""
         return self._study().get_trials(deepcopy=False)

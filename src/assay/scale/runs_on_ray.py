@@ -218,23 +218,22 @@ class _Log:
 
 def spread_on_ray(
     *, workers: int | None, device: str | None, progress: Progress
-) -> tuple[Callable[[Callable[[T], R], Sequence[T]], Iterator[R]], str]:
-    """Return what calls a function on each of several items, `workers` at once, and the device of each.
+) -> Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]:
+    """Return what calls a function on each of several items, `workers` at once, else as many as there is room for.
 
-    Usual are as many as the cluster has cores, or GPUs. Function, items and results can be pickled; results come in any
-    order. The iterator raises what the function raised, RunError where the cluster is gone, and TrainingError for a
-    task whose process is killed again and again.
+    Function, items and results can be pickled; results come in any order. It raises what the function raised, RunError
+    where the cluster is gone, and TrainingError for a task whose process is killed again and again.
     """
-    ray = connect()
-    share = share_of(ray, device)
-    count = workers or max(1, share.room)
-    if count > share.room:
-        progress.line(f"note: {count} workers, and the cluster has room for {share.room}: others begin as it grows")
 
     def spread(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        ray = connect()
+        share = share_of(ray, device)
+        count = min(workers or max(1, share.room), len(items))
+        if count > share.room:
+            progress.line(f"note: {count} workers, and the cluster has room for {share.room}: others begin as it grows")
         return _in_tasks(ray, share, function, items, count)
 
-    return spread, share.device
+    return spread
 
 
 def _in_tasks(ray: Any, share: Share, function: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
