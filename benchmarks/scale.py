@@ -2,6 +2,8 @@
 
 python -m benchmarks.scale --images 20000 --shards 20 [--side 64] [--by local:1 local:2 ray:2] [--work DIR] [--json]
 
+With `--train STEPS`, the peak of memory alone of a training without a cache that ends after so many optimiser steps.
+
 Each measurement is a process of its own, so that its peak of memory is its own too. Images are JPEG files of noise over
 a gradient, in tar files; the network is the default backbone with weights that were never trained.
 """
@@ -19,15 +21,26 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from assay.labels.samples import Samples
+from assay.progress import GivenUpError, NoProgress
 from benchmarks.harness import table
 
 CLASSES = ("a", "b", "c")
+TRAINING = """
+cache: {limit: 0}
+data: {shards: shards/}
+hardware: {precision: fp32, layout: channels_last}
+model: {weights: none}
+steps: [fit: {size: 64, epochs: 1, batch: 32}]
+"""
 
 
 def write_shards(folder: Path, *, images: int, shards: int, side: int) -> None:
@@ -43,10 +56,10 @@ def write_shards(folder: Path, *, images: int, shards: int, side: int) -> None:
                 pixels = np.linspace(0, 200, side)[:, None, None] + chance.integers(0, 56, (side, side, 3))
                 content = io.BytesIO()
                 Image.fromarray(pixels.astype(np.uint8)).save(content, "JPEG")
-                about = tarfile.TarInfo(f"{row:09d}.jpg")
-                about.size = content.tell()
-                content.seek(0)
-                tar.addfile(about, content)
+                for ending, data in (("jpg", content.getvalue()), ("cls", CLASSES[row % len(CLASSES)].encode())):
+                    about = tarfile.TarInfo(f"{row:09d}.{ending}")
+                    about.size = len(data)
+                    tar.addfile(about, io.BytesIO(data))
         path.with_suffix(".part").rename(path)
 
 
@@ -63,10 +76,43 @@ def write_model(folder: Path, size: int) -> None:
     TrainedModel(model, space, size, size, Resize(), DecisionRule.plain(space)).save(folder)
 
 
-def peak_memory() -> float:
-    """Return the largest resident memory of this process so far, in MiB."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
-    return int(found[1]) / 1024 if found else float("nan")
+def peak_memory(process: int | str = "self") -> float:
+    """Return the largest resident memory of a process so far, in MiB; NaN where it is gone."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return float("nan")
+    peak = re.search(r"VmHWM:\s+(\d+)", text)
+    return int(peak[1]) / 1024 if peak else float("nan")
+
+
+class Stop(NoProgress):
+    """Ends a training after so many optimiser steps; keeps the largest memory of the processes that decode."""
+
+    def __init__(self, after: int) -> None:
+        self.left, self.workers = after, 0.0
+
+    def advance(self, count: int, metrics: Mapping[str, float] | None = None) -> None:
+        self.left -= metrics is not None  # as the loop reports
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        self.workers = max([self.workers, *filter(np.isfinite, map(peak_memory, map(int, children)))])
+        if self.left == 0:
+            raise GivenUpError
+
+
+def train(work: Path, steps: int) -> dict[str, float]:
+    """Return the peaks of a training on the shards, without a cache of pixels."""
+    import assay
+
+    plan = work / "plan.yaml"
+    plan.write_text(TRAINING, encoding="utf-8")
+    shutil.rmtree(work / "run", ignore_errors=True)
+    progress, begun = Stop(steps), peak_memory()
+    with suppress(GivenUpError):
+        assay.train(plan, run=work / "run", device="cpu", progress=progress)
+    images = len(Samples.read(work / "run" / "samples.parquet"))
+    return {"images": images, "steps": steps - progress.left, "imports MiB": begun, "driver MiB": peak_memory(),
+            "worker MiB": progress.workers}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,11 +171,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="of the images, and of the network's input")
     parser.add_argument("--by", nargs="*", default=["local:1", "local:2", "ray:2"])
     parser.add_argument("--work", type=Path, help="a folder to keep the shards in")
+    parser.add_argument("--train", type=int, metavar="STEPS", help="measure the memory of a training instead")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        sys.stdout.write(json.dumps(measure(given.work, given.measure)) + "\n")
+        done = train(given.work, given.train) if given.measure == "train" else measure(given.work, given.measure)
+        sys.stdout.write(json.dumps(done) + "\n")
         return
     with tempfile.TemporaryDirectory() as scratch:
         work = (given.work or Path(scratch)).absolute()
@@ -137,10 +185,14 @@ def main() -> None:
         write_model(work / "model", given.side)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
         results: dict[str, dict[str, float]] = {}
-        for name in ("index", *given.by):
+        for name in ("index", *given.by) if given.train is None else ("train",):
             command = [sys.executable, "-m", "benchmarks.scale", "--work", str(work), "--measure", name]
+            command += ["--train", str(given.train)] if given.train is not None else []
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             results[name] = json.loads(done.stdout.splitlines()[-1])
+    if given.train is not None:
+        sys.stdout.write(json.dumps(results["train"]) + "\n")
+        return
     rows = [
         (name, f"{one['images']:,.0f}", f"{one['images'] / one['seconds']:,.0f}", f"{one['driver MiB']:,.0f}",
          f"{one['worker MiB']:,.0f}")

@@ -11,6 +11,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from assay.steps.base import read_history
 from assay.training.checkpoint import Average, optimizer_tensors, restore_optimizer
 from factories import write_images
+from test_streamed import in_shards
 
 
 class Fit(NamedTuple):
@@ -81,14 +83,18 @@ PER_EPOCH = 4  # optimiser steps
 
 
 class Kill(NamedTuple):
-    """When a process kills itself: before its nth optimiser step, or with its nth checkpoint not yet in place."""
+    """When a process kills itself: before its nth optimiser step, or with its nth checkpoint not yet in place.
 
-    at: Literal["step", "save"]
+    Where images are streamed, also with its nth image looked at, or its nth batch taken from those that decode.
+    """
+
+    at: Literal["step", "save", "look", "batch"]
     number: int
 
 
 def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
     """Train until the kill, or to the end; checkpoints are written at every optimiser step, or at epoch ends."""
+    from assay.images import streamed
     from assay.run import train as run_module
     from assay.training import checkpoint, devices, loop
 
@@ -97,16 +103,19 @@ def live(plan: Path, run: Path, kill: Kill | None, every_step: bool) -> None:
 
         def counted(*args: Any, **options: Any) -> Any:
             last = kill is not None and kill == (at, next(calls))
-            if not (last and first):
-                function(*args, **options)
+            result = None if last and first else function(*args, **options)
             if last:
                 os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
         return counted
 
     torch.set_num_threads(1)
     devices.Machine.optimizer_step = deadly(devices.Machine.optimizer_step, "step", first=True)
     checkpoint.save_file = deadly(checkpoint.save_file, "save", first=False)
+    if kill is not None and kill.at in ("look", "batch"):
+        streamed.read_image = deadly(streamed.read_image, "look", first=False)
+        streamed.StreamedImages.gather = deadly(streamed.StreamedImages.gather, "batch", first=False)
     loop.Checkpoint.due = lambda self: every_step
     run_module.baselines = lambda *given, **options: {}  # which other tests look at
     run_module.train(plan, run=run, device="cpu")
@@ -149,6 +158,29 @@ def test_killed_within_an_epoch_and_after_one(
     one, other = (load_file(run / "model" / "model.safetensors") for run in (whole, killed))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
     assert metrics(whole) == metrics(killed)
+
+
+def test_killed_at_random_points_while_images_are_streamed_from_shards(
+    images: Path, tmp_path: Path, forks: ForkServerContext
+) -> None:
+    in_shards(images, tmp_path / "shards")
+    plan, whole, killed = tmp_path / "plan.yaml", tmp_path / "whole", tmp_path / "killed"
+    plan.write_text(
+        f"cache: {{limit: 0}}\ndata: {{shards: {tmp_path / 'shards'}}}\n"
+        "hardware: {precision: fp32, layout: contiguous}\nmodel: {backbone: test_efficientnet, weights: none}\n"
+        "steps: [fit: {size: 16, epochs: 3, batch: 6, take: last, mix: {mixup: 1}, augment: {flip: both}}]\n"
+    )
+    assert life(forks, plan, whole, None, False) == 0
+    chance = np.random.default_rng(0)
+    points = [Kill("look", int(chance.integers(1, 30)))]
+    points += [Kill(at, int(chance.integers(1, PER_EPOCH))) for at in ("step", "save", "batch", "step", "batch")]
+    for point in points:
+        assert life(forks, plan, killed, point, bool(chance.integers(2))) == -signal.SIGKILL, point
+    assert life(forks, plan, killed, None, False) == 0
+    weights = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, killed)]
+    assert weights[0] == weights[1]
+    assert metrics(whole) == metrics(killed)
+    assert not list(killed.rglob("*.pixels"))
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

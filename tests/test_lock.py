@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +79,16 @@ def test_a_started_program_does_not_keep_the_lock(tmp_path: Path) -> None:
     finally:
         program.kill()
         program.wait()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not forked there")
+def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        process.start()
+    try:
+        with lock(tmp_path):
+            pass
+    finally:
+        process.kill()
+        process.join()

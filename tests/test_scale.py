@@ -120,6 +120,15 @@ def test_no_more_processes_than_shards_are_started_and_that_is_said() -> None:
     assert lines == ["  9 workers for 3 shards: 3 are started"]
 
 
+def test_progress_counts_the_images_that_can_be_used(tmp_path: Path) -> None:
+    from assay.scale.shard_predictions import count_images, index_shards
+    from test_shards import labelled, put_shards
+
+    put_shards(tmp_path / "s", a=labelled("cat", "1", "2") | {"../3.jpg": b"", "4.jpg": b""})
+    shards = index_shards([str(tmp_path / "s")], executor=lambda *_: iter(()), progress=NoProgress())
+    assert [count_images(job) for job in shards.jobs] == [shards.images] == [2]
+
+
 def test_a_shard_is_read_from_a_file_that_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_shards import labelled, put_shards
 

@@ -193,6 +193,16 @@ def test_a_shard_that_is_gone_or_was_changed_since_it_was_indexed(two: Path) -> 
         decode(image)
 
 
+def test_a_shard_that_is_listed_and_missing(two: Path) -> None:
+    listed = [{"name": f"{name}.tar", "images": 1} for name in "abcd"]
+    (two / "shards.json").write_text(json.dumps({"key": "0", "shards": listed}))
+    with pytest.raises(DataError, match=r"2 of the 4 shards that shards\.json lists are missing, such as 'c\.tar'"):
+        read_shards(two)
+    assert len(read_shards(two / "*.tar")) == 3
+    (two / "shards.json").write_text("[]")
+    assert len(read_shards(two)) == 3
+
+
 def test_they_are_labelled_and_exported_like_files(two: Path, tmp_path: Path) -> None:
     files = find_images(two).files
     assert [(name, image.read_bytes()) for name, image in files[:1]] == [("1.jpg", JPEG + b"1")]
@@ -216,7 +226,12 @@ def http(tmp_path: Path) -> Iterator[str]:
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            released.wait(30) if "hangs" in self.path else super().do_GET()
+            if "hangs" in self.path:
+                released.wait(30)
+            elif "error" in self.path:
+                self.send_error(int(self.path[-7:-4]))
+            else:
+                super().do_GET()
 
         do_HEAD = do_GET
 
@@ -262,6 +277,8 @@ def test_what_goes_wrong_at_addresses(tmp_path: Path, http: str, monkeypatch: py
         (f"{http}/gone.tar", "there is no such shard"),
         (f"{http}/login.tar", "is an HTML page"),
         (f"{http}/hangs.tar", "does not answer"),
+        (f"{http}/error403.tar", "Check the credentials"),
+        (f"{http}/error503.tar", "its server has failed \\(503\\). Try again later"),
         ("s3://bucket/a.tar", "pip install s3fs"),
         ("nosuch://a.tar", "Check the address"),
     ):

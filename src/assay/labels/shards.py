@@ -248,6 +248,8 @@ def _reason(error: BaseException) -> str:
         return "there is no such shard. Check the address."
     if isinstance(error, TimeoutError):
         return "does not answer. Check the address, or try again later."
+    if isinstance(status, int) and status >= 500:
+        return f"its server has failed ({status}). Try again later."
     kind = type(error).__name__
     denied = isinstance(error, PermissionError) or status in (401, 403) or "redential" in kind + str(error)
     return f"cannot be read ({kind}: {error}). Check the {'credentials' if denied else 'address'}."

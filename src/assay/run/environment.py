@@ -120,10 +120,20 @@ def _version(name: str) -> str | None:
 
 # One writer at a time in a run folder; the lock dies with its process, however that ends.
 
+_held: set[int] = set()
+
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+    def _close_in_child() -> None:
+        """Let go of the locks that a forked process has too: those that decode outlive a killed run by seconds."""
+        for file in _held:
+            os.close(file)
+        _held.clear()
+
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
@@ -137,6 +147,7 @@ def lock(folder: Path, *, wait: bool = False, option: str = "--run", busy: str =
     Raises RunError where another process, or another place in this one, holds it.
     """
     file = _open(folder, option)
+    _held.add(file)
     try:
         _take(file, folder, wait, option, busy)
         os.truncate(file, 0)
@@ -148,6 +159,7 @@ def lock(folder: Path, *, wait: bool = False, option: str = "--run", busy: str =
         finally:
             os.truncate(file, 0)  # a pid that is out of date would name an innocent process
     finally:
+        _held.remove(file)
         os.close(file)  # which gives the lock back
 
 

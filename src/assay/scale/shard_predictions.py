@@ -14,8 +14,8 @@ from assay.errors import DataError
 from assay.files import fingerprint, hash_file
 from assay.labels.left_out import LeftOut
 from assay.labels.readers.shard_index import index_files, is_small, read_index, write_index
-from assay.labels.readers.shards import index_folder
-from assay.labels.shards import ImageFile, Member, expand
+from assay.labels.readers.shards import expand_listed, index_folder
+from assay.labels.shards import ImageFile, Member
 from assay.messages import printable
 from assay.metrics.metrics import probabilities_of
 from assay.models.ensemble import Model, model_files
@@ -110,7 +110,7 @@ def index_shards(
     `folder` is that of the indices, else the usual one. Names are compared by hashes of 64 bits:
     8 bytes an image. Raises DataError for a shard that cannot be read, and where there is no image.
     """
-    shards = index_files(expand(given), folder=folder or index_folder(given[0]), column=column)
+    shards = index_files(expand_listed(given), folder=folder or index_folder(given[0]), column=column)
     jobs = tuple(Job(shard, file, file) for shard, file in shards)
     if is_small([job.shard for job in jobs if not job.result.exists()]):
         executor = _here
@@ -137,8 +137,9 @@ def _here(function: Function, jobs: Sequence[Job]) -> Iterator[Job]:
 
 
 def count_images(job: Job) -> int:
-    """Return how many images the index of a job has."""
-    return int(pl.scan_parquet(job.index, hive_partitioning=False, glob=False).select(pl.len()).collect().item())
+    """Return how many images of a shard can be used, by its index."""
+    usable = pl.scan_parquet(job.index, hive_partitioning=False, glob=False).select(pl.col("fault").is_null().sum())
+    return int(usable.collect().item())
 
 
 def predict_shards(

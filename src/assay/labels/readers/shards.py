@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +23,7 @@ from assay.labels.readers.shard_index import Index, indexed
 from assay.labels.readers.table import raw_labels
 from assay.labels.readers.table_files import Rows, read_rows, rows_of_frame, texts
 from assay.labels.samples import MEMBER, MEMBER_TYPE
-from assay.labels.shards import ImageFile, Member, expand, is_address
+from assay.labels.shards import LIST, ImageFile, Member, expand, is_address
 from assay.labels.spelling import Spelling
 from assay.messages import printable, quoted
 
@@ -48,7 +49,7 @@ def find_in_shards(
     """
     source, root = Path(given[0]), _folder_of(given[0])
     shards = indexed(
-        expand(given), folder=index or index_folder(given[0]), column=columns.image if table is None else None
+        expand_listed(given), folder=index or index_folder(given[0]), column=columns.image if table is None else None
     )
     images, left_out = _images(source, shards)
     if table is not None:
@@ -80,10 +81,28 @@ def find_in_shards(
 
 def images_in_shards(given: str) -> tuple[list[tuple[str, ImageFile]], tuple[LeftOut, ...]]:
     """Return the usable images of shards by id, in order, and the others. Raises DataError as `find_in_shards` does."""
-    shards = indexed(expand([given]), folder=index_folder(given))
+    shards = indexed(expand_listed([given]), folder=index_folder(given))
     images, left_out = _images(Path(given), shards)
     rows = images.select("id", "shard", "name", "offset", "size").rows()
     return [(id_, Member(shards[shard].shard, name, offset, size)) for id_, shard, name, offset, size in rows], left_out
+
+
+def expand_listed(given: Sequence[str]) -> list[str]:
+    """Return the addresses of all shards, as `expand` does.
+
+    Raises DataError where one is missing that `assay shard` wrote, or was to write, into a folder.
+    """
+    for folder in filter(os.path.isdir, given):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # no such list, or one of another program
+            listed = [one["name"] for one in json.loads(Path(folder, LIST).read_text(encoding="utf-8"))["shards"]]
+            missing, count = [name for name in listed if not Path(folder, name).exists()], len(listed)
+            if missing:
+                raise DataError(
+                    f"{printable(folder)}: {len(missing):,} of the {count:,} shards that {LIST} lists are missing, "
+                    f"such as {missing[0]!r}. Repeat the `assay shard` that writes them, or copy them again; a pattern "
+                    "in quotes, such as 'shards/*.tar', names those that are there."
+                )
+    return expand(given)
 
 
 def index_folder(given: str) -> Path:
