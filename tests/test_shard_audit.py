@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ import torch
 from cleanlab.filter import find_label_issues
 from PIL import Image
 
+from assay.errors import DataError
+from assay.experiments import audit_inputs
 from assay.experiments.findings import Audit
 from assay.labels.space import Head
+from assay.progress import NoProgress
 from assay.repair.duplicates import alike, perceptual_hashes
 from assay.scale import shard_audit, shard_facts
 from assay.scale.jobs import Function, Job, attempt, require_done
@@ -22,6 +26,7 @@ from assay.scale.reductions import least_confident
 from assay.scale.shard_labels import LabelReport, judge_head
 from factories import noise_pixels, write_images
 from test_scale import assay
+from test_shards import labelled, put_shards
 
 SMALL = ("--set", "model.backbone=test_efficientnet", "--set", "model.weights=none")
 FILES = ("audit.json", "edits.csv", "groups.csv", "samples.parquet")
@@ -115,6 +120,24 @@ def test_images_in_files_are_not_shared_out(project: Path) -> None:
     message = assay(project, "audit", "photos", "--workers", "2", code=2)
     assert "--workers: processes share the work by shards, and photos is none" in message
     assert not (project / "audits").exists()
+
+
+def test_images_none_of_which_can_be_read(tmp_path: Path) -> None:
+    put_shards(tmp_path / "bad", a=labelled("cat", "1", "2"))
+    message = assay(tmp_path, "audit", "bad", "--out", "audit", "--workers", "1", *SMALL, code=2)
+    assert "None of the 2 images can be read. The first: 1.jpg: " in message
+    assert not (tmp_path / "audit" / "audit.json").exists()
+
+
+def test_shards_that_change_between_their_index_and_their_labels(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = audit_inputs.read_data(project / "shards")
+    put_shards(tmp_path / "s", a=labelled("cat", "1"))
+    changed = replace(data, samples=replace(data.samples, shards=()))
+    monkeypatch.setattr(shard_audit, "read_data", lambda *_, **__: changed)
+    with pytest.raises(DataError, match="has changed since it was read"):
+        shard_audit.audit_shards(tmp_path / "s", tmp_path / "audit", progress=NoProgress())
 
 
 def test_tags_are_not_judged_and_that_is_said(project: Path) -> None:

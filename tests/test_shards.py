@@ -22,6 +22,7 @@ from assay.labels.readers import shard_index
 from assay.labels.readers.read import DataSettings, read_whole
 from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
+from assay.labels.subset import without
 from assay.labels.writers.formats import WRITERS
 from assay.plan.plan import from_source
 from factories import put
@@ -87,6 +88,11 @@ def test_images_of_one_name_are_told_apart_by_their_shard(tmp_path: Path) -> Non
     assert labels(read_shards(tmp_path / "s")) == {"a.tar/1.jpg": "cat", "b.tar/1.jpg": "dog"}
 
 
+def test_an_image_that_cannot_be_read_is_left_out_alone(tmp_path: Path) -> None:
+    samples = read_shards(put_shards(tmp_path / "s", a=labelled("cat", "1"), b=labelled("dog", "1")))
+    assert without(samples, {"a.tar/1.jpg": "damaged"}).ids == ["b.tar/1.jpg"]
+
+
 def test_a_class_file_and_a_split_by_the_names_of_shards(tmp_path: Path) -> None:
     one = {"1.jpg": JPEG + b"1", "1.cls": b"7\n"}, {"2.jpg": JPEG + b"2", "2.cls": b"8"}
     put_shards(tmp_path / "s", **{"train-000": one[0], "val-000": one[1]})
@@ -123,6 +129,9 @@ def test_images_of_a_parquet_file_with_the_names_of_its_classes(tmp_path: Path) 
 def test_a_parquet_file_without_the_column_of_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'face' of images. Its columns are 'photo', 'label', 'thumb'"):
         read_shards(parquet(tmp_path / "a.parquet"), image="face")
+    pl.DataFrame({"a": [1], "b": ["x"]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: has no column of images. Its columns are 'a', 'b'"):
+        read_shards(tmp_path / "b.parquet")
 
 
 def test_an_index_is_made_once_and_again_where_the_shard_has_changed(
