@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from assay.cli import app
 from assay.errors import RunError, TrainingError
 from assay.files import add_to_log
-from assay.scale import runs_on_ray
+from assay.scale import on_ray, runs_on_ray
 from assay.scale.runs_on_ray import share_of, spread_on_ray, train_together
 from conftest import Lines
 from test_processes import TORCHRUN, launch
@@ -205,6 +206,13 @@ def test_ray_train_is_not_installed(
     monkeypatch.setitem(sys.modules, "ray.train", None)
     with pytest.raises(RunError, match=r"Ray Train is not installed .*: pip install 'assay-vision\[ray\]'"):
         train_in(tmp_path)
+
+
+def test_a_signal_keeps_its_handler() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with on_ray._our_sigterm():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_machine_without_the_folder_or_of_another_version(tmp_path: Path) -> None:

@@ -7,10 +7,14 @@ its wires, images and results by the folders that all machines share.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +26,7 @@ from assay.scale.local import THREADS
 
 RESTARTS = 2  # of an actor that was killed, and of the job that it was at
 PATIENCE = 5.0  # seconds between two looks at whether the cluster is there, and to reach it
+LOOKS = 0.05  # seconds between two looks at what is done
 SILENCE = 40.0  # seconds in which a cluster must have taken up the connection
 GONE = "Start it (ray start --head), or set RAY_ADDRESS to the address of one that runs, or unset it for this machine."
 
@@ -56,10 +61,20 @@ def connect() -> Any:
     if address not in ("", "auto", "local"):
         _require_cluster(address)
     try:
-        ray.init(include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
+        with _our_sigterm():
+            ray.init(include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(f"the Ray cluster {address!r} cannot be reached ({error}). {GONE}") from error
     return ray
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Give SIGTERM back its handler after the block: Ray's would abort the command, ours ends it with a message."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def size_of(ray: Any) -> tuple[int, int]:
@@ -90,7 +105,7 @@ def on_cluster(
     address, left = ray.get_runtime_context().gcs_address, len(jobs)
     try:
         while left:
-            done, _ = ray.wait(list(under_way), timeout=PATIENCE)
+            done, _ = wait(ray, list(under_way))
             if not done:
                 require_there(address)
             for ready in done:
@@ -109,6 +124,19 @@ def on_cluster(
         if answers(address):
             for one in actors:
                 ray.kill(one)
+
+
+def wait(ray: Any, refs: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return what is done and what is not, after PATIENCE at the latest.
+
+    Asked again and again: a signal that ends the command must not arrive in Ray's own waiting, which loses its error.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        done, others = ray.wait(refs, timeout=0)
+        if done or time.monotonic() > until:
+            return done, others
+        time.sleep(LOOKS)
 
 
 def require_there(address: str) -> None:

@@ -34,6 +34,7 @@ from assay.scale.on_ray import (
     require_there,
     require_version,
     size_of,
+    wait,
 )
 
 FOLLOWED = 0.5  # seconds between two looks at the log
@@ -244,7 +245,7 @@ def _in_tasks(ray: Any, share: Share, function: Callable[[T], R], items: Sequenc
         while waiting or under_way:
             while waiting and len(under_way) < count:
                 under_way.append(task.remote(function, waiting.pop(), os.getcwd(), __version__))
-            done, under_way = ray.wait(under_way, timeout=PATIENCE)
+            done, under_way = wait(ray, under_way)
             if not done:
                 require_there(address)
             for ready in done:
