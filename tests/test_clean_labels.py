@@ -462,7 +462,7 @@ def test_labels_change_only_where_repaired_ones_predict_held_out_ones_better(
     carry: Carry, monkeypatch: pytest.MonkeyPatch, shift: float, action: str
 ) -> None:
     gain = Metric(shift, 72, shift - 0.01, shift + 0.01)
-    monkeypatch.setattr(judges, "gains_of_repair", lambda samples, before, after: (gain,))
+    monkeypatch.setattr(judges, "gains_of_repair", lambda *given: (gain,))
     run = carry(PROBE, CLEAN.replace("}", f", action: {action}, only_if_better: true}}"), PROBE)
     done = {"drop": "dropped", "soft": "softened"}[action] if shift > 0 else "flagged"
     assert set(listed(run).filter(split="train")["done"]) == {done}

@@ -9,7 +9,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head
 from assay.labels.split import folds
 from assay.repair.confident_learning import beats_chance
-from assay.repair.judges import Probabilities, gains_of_repair, mean_posterior
+from assay.repair.judges import Probabilities, _left_out, gains_of_repair, mean_posterior
 from assay.repair.suspects import find_suspects, soft_labels
 from factories import make_samples
 
@@ -98,3 +98,20 @@ def test_a_gain_is_of_known_labels_and_counts_every_tag() -> None:
     assert (kind.value, kind.n) == (0.5, 2)
     assert (tagged.value, tagged.n) == (0.75, 2)  # of the first image one tag of two more, of the second its only one
     assert gains_of_repair(make_samples(rows[2:], one, tags), before[2:], after[2:]) == (None, None)
+    kind, tagged = gains_of_repair(make_samples(rows, one, tags), before, after, before)
+    assert kind is not None
+    assert kind.value == 0  # another repair gains nothing
+
+
+def test_labels_that_a_confident_answer_contradicts_are_left_out() -> None:
+    codes = np.array([0, 0, 0, 1, 1, -1])
+    answers = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.3, 0.7], [0.55, 0.45], [0.1, 0.9]], np.float32)
+    targets, weights = _left_out(Head("kind", ("a", "b")), codes, answers)
+    assert targets.argmax(axis=1).tolist()[:5] == codes.tolist()[:5]
+    assert weights[:5, 0].tolist() == [1, 1, 0, 1, 1]  # of the fifth no answer is confident
+    tags = np.array([[1, 0], [1, 1], [0, -1], [1, 1]])
+    answers = np.array([[0.9, 0.9], [0.1, 0.8], [0.2, 0.5], [0.8, 0.7]], np.float32)
+    targets, weights = _left_out(Head("tags", ("x", "y"), "multilabel"), tags, answers)
+    assert targets.tolist() == [[1, 0], [1, 1], [0, 0], [1, 1]]
+    assert weights[:, 0].tolist() == [1, 0, 1, 1]  # the second has the tag, and less of it than those without
+    assert weights[0, 1] == 0

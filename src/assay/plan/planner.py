@@ -357,7 +357,7 @@ def _suspects(facts: Facts, speeds: Speeds, *, by: str | None = None) -> Stage:
     """
     repairs = by is None and facts.repairs and facts.smoothed and not _lacks_labels(facts)
     settings = {"size": DEFAULT_SIZE, **(REPAIR if repairs else {"action": "flag"}), **({"by": by} if by else {})}
-    models = 20 if by is None else 5  # at one strength: one for each fold, or also for each two and again
+    models = 25 if by is None else 5  # at one strength: one for each fold, or also for each two and twice again
     return Stage(SUSPECT_LABELS, {"clean_labels": settings}, SUSPECT_MODEL * models * facts.labelled * speeds.linear)
 
 

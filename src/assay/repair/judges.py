@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from assay.arrays import Floats, Ints, Reals
+from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.labels.samples import Samples
-from assay.labels.space import LabelSpace
+from assay.labels.space import Codes, Head, LabelSpace
 from assay.metrics.intervals import Metric, Z
 from assay.metrics.metrics import probabilities_of
 from assay.repair.neighbours import posterior
@@ -96,8 +96,10 @@ def mean_posterior(
     ]
     weights = [1 - LOCAL, LOCAL]
     if len(np.unique(folds)) > 2:  # of two folds, none would be left for its first round to learn from
-        parts.append(_second_round(samples, features, folds, held=held, strengths=strengths))
-        gains = gains_of_repair(samples, parts[0].train, parts[-1].train)
+        blind = _blind_logits(samples, features, folds, strengths=strengths)
+        parts.append(_second_round(samples, features, folds, blind, _softened, held=held, strengths=strengths))
+        without = _second_round(samples, features, folds, blind, _left_out, held=held[:0], strengths=strengths)
+        gains = gains_of_repair(samples, parts[0].train, parts[-1].train, without.train)
         weights = [(1 - LOCAL) / 2, LOCAL, (1 - LOCAL) / 2]
     train, of_held = (
         np.average(of_parts, axis=0, weights=weights).astype(np.float32)
@@ -109,26 +111,33 @@ def mean_posterior(
 LOCAL = 0.25  # of the mean, by planted noise (docs/RESULTS.md)
 
 
-def gains_of_repair(samples: Samples, before: Floats, after: Floats) -> tuple[Metric | None, ...]:
+def gains_of_repair(samples: Samples, before: Floats, *after: Floats) -> tuple[Metric | None, ...]:
     """Return by head the share of given labels that probabilities (N, W) `after` a repair predict, less that `before`.
 
     No model learnt from the labels that it predicts. These are as wrong as the others, but a fault that no image shows
-    is as hard for both: models that are right more often agree more often. The interval is over images.
+    is as hard for both: models that are right more often agree more often. Soft labels also damp a model, which helps
+    one of few images without any label being wrong: of several repairs the first counts, unless another gains nothing.
+    The interval is over images.
     """
     gains: list[Metric | None] = []
     for head, columns, codes in samples.space.each(samples.codes()):
         known = head.columns(codes >= 0)
-        agreed, agrees = (
-            (head.columns(head.decide(answers[:, columns]) == codes) & known).sum(axis=1) for answers in (before, after)
-        )
         rows = known.any(axis=1)
-        values = (agrees - agreed)[rows] / known.sum(axis=1)[rows]
-        if len(values) < 2:
+        if np.count_nonzero(rows) < 2:
             gains.append(None)
             continue
-        value, half = float(values.mean()), float(Z * values.std(ddof=1) / np.sqrt(len(values)))
-        gains.append(Metric(value, len(values), value - half, value + half))
+        agreed, *agree = (
+            (head.columns(head.decide(answers[:, columns]) == codes) & known).sum(axis=1)
+            for answers in (before, *after)
+        )
+        changes = [_mean((agrees - agreed)[rows] / known.sum(axis=1)[rows]) for agrees in agree]
+        gains.append(next((change for change in changes if change.value <= 0), changes[0]))
     return tuple(gains)
+
+
+def _mean(values: Doubles) -> Metric:
+    value, half = float(values.mean()), float(Z * values.std(ddof=1) / np.sqrt(len(values)))
+    return Metric(value, len(values), value - half, value + half)
 
 
 def _by_folds(
@@ -144,34 +153,83 @@ def _by_folds(
     return Probabilities(probabilities_of(space, train), probabilities_of(space, of_held))
 
 
-def _second_round(
-    samples: Samples, features: Reals, folds: Ints, *, held: Reals, strengths: Strengths
-) -> Probabilities:
-    """Return probabilities of logistic regressions on soft labels.
+Taught = tuple[Floats, Floats]
+"""Targets and weights (n, W) to learn from."""
 
-    Those that a fold is judged by are of models that learnt from neither it nor the fold of the label: one for each
-    two folds.
+
+def _blind_logits(samples: Samples, features: Reals, folds: Ints, *, strengths: Strengths) -> Floats:
+    """Return logits (K, N, W): for each of K folds, those of models that learnt neither from it nor from the image's.
+
+    There is one model for each two folds; an image of the fold itself has 0.
     """
-    space, codes, numbers = samples.space, samples.codes(), np.unique(folds)
-    targets, cells = targets_of(space, codes, samples.weights())
-    first = np.zeros((len(numbers), len(samples), space.width), np.float32)  # logits by the fold that is left out too
+    space, numbers = samples.space, np.unique(folds)
+    targets, cells = targets_of(space, samples.codes(), samples.weights())
+    logits = np.zeros((len(numbers), len(samples), space.width), np.float32)
     for one, other in combinations(range(len(numbers)), 2):
         sides = [np.flatnonzero(folds == numbers[side]) for side in (one, other)]
         rows = np.setdiff1d(np.arange(len(samples)), np.concatenate(sides))
         linear = fit_cells(space, features[rows], targets[rows], cells[rows], strengths)
         for number, asked in zip((one, other), reversed(sides), strict=True):
-            first[number, asked] = linear.logits(features[asked])
+            logits[number, asked] = linear.logits(features[asked])
+    return logits
+
+
+def _second_round(
+    samples: Samples,
+    features: Reals,
+    folds: Ints,
+    blind: Floats,
+    teach: Callable[[Head, Codes, Floats], Taught],
+    *,
+    held: Reals,
+    strengths: Strengths,
+) -> Probabilities:
+    """Return probabilities of logistic regressions on what `teach` makes of labels and `_blind_logits`."""
+    space, codes, numbers = samples.space, samples.codes(), np.unique(folds)
+    cells = targets_of(space, codes, samples.weights())[1]
 
     def fit(asked: Ints, rows: Ints) -> Linear:
         if len(asked):
-            left_out = first[np.searchsorted(numbers, folds[asked[0]])]
+            left_out = blind[np.searchsorted(numbers, folds[asked[0]])]
         else:  # of no fold: all that did not learn from a label
-            left_out = first.sum(axis=0) / (len(numbers) - 1)
+            left_out = blind.sum(axis=0) / (len(numbers) - 1)
         by_head = space.each([one[rows] for one in codes], probabilities_of(space, left_out[rows]))
-        soft = [soft_labels(head, known, of_head, answer="wrong") for head, _, known, of_head in by_head]
-        return fit_cells(space, features[rows], np.nan_to_num(np.concatenate(soft, axis=1)), cells[rows], strengths)
+        taught = [teach(head, known, of_head) for head, _, known, of_head in by_head]
+        targets, weights = (np.concatenate(parts, axis=1) for parts in zip(*taught, strict=True))
+        return fit_cells(space, features[rows], targets, cells[rows] * weights, strengths)
 
     return _by_folds(fit, features, folds, held=held, space=space)
+
+
+def _softened(head: Head, codes: Codes, probabilities: Floats) -> Taught:
+    """Teach labels as far as they are right, and else the answer."""
+    soft = np.nan_to_num(soft_labels(head, codes, probabilities, answer="wrong"))
+    return soft, np.ones_like(soft)
+
+
+def _left_out(head: Head, codes: Codes, probabilities: Floats) -> Taught:
+    """Teach labels, without those that a confident answer contradicts.
+
+    An answer is confident where its probability is as high as the mean of those given it (Northcutt et al. 2021,
+    section 3.1, equation 2).
+    """
+    present = head.present(codes).astype(np.float32)
+    known = head.decided(codes)
+    if head.multiclass:
+        sure = probabilities >= _means(probabilities, (present > 0) & known)
+        best = np.where(sure, probabilities, -1).argmax(axis=1)
+        wrong = (sure.any(axis=1) & (best != codes))[:, None]
+    else:
+        least = _means(probabilities, (present > 0) & known)
+        most = 1 - _means(1 - probabilities, (present == 0) & known)
+        wrong = np.where(present > 0, probabilities <= most, probabilities >= least)
+    return present, np.broadcast_to(~wrong, present.shape).astype(np.float32)
+
+
+def _means(values: Floats, among: Bools) -> Floats:
+    """Return the means of columns over some of the rows; 1, which is no probability to exceed, where there are none."""
+    counts = among.sum(axis=0)
+    return np.where(counts, (values * among).sum(axis=0) / np.maximum(counts, 1), 1).astype(np.float32)
 
 
 JUDGES: dict[FeatureJudge, Posterior] = {
