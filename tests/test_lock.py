@@ -83,10 +83,18 @@ def test_a_started_program_does_not_keep_the_lock(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are not forked there")
 def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+
+    def work() -> None:
+        begun.set()
+        time.sleep(30)
+
     with lock(tmp_path):
-        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        process = fork.Process(target=work)
         process.start()
     try:
+        assert begun.wait(20)
         with lock(tmp_path):
             pass
     finally:

@@ -206,10 +206,10 @@ def test_every_kind_of_step_has_estimates(tiny_plan: Callable[..., str], many: P
 
 def test_a_plan_without_steps_is_the_default_one(colours: Path) -> None:
     data = ["--set", "model.backbone=test_efficientnet", "--set", "model.weights=none"]
-    changes = [*data, "--set", "steps.1.fit.epochs=1", "--set", "hardware.precision=fp32"]
+    changes = [*data, "--set", "steps.2.fit.epochs=1", "--set", "hardware.precision=fp32"]
     found = shown(str(colours), *changes)
-    assert [step["kind"] for step in found["steps"]] == ["probe", "fit", "clean_labels", "calibrate"]
-    assert found["steps"][1]["length"]["epochs"] == 1
+    assert [step["kind"] for step in found["steps"]] == ["probe", "clean_labels", "fit", "calibrate"]
+    assert found["steps"][2]["length"]["epochs"] == 1
     assert found["images"][0] == "plans/images/schedule.png"
 
 
