@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from assay.files import RunFolder
-from assay.plan.planner import MIN_OPTIMIZER_STEPS, budgeted_stages, default_stages
+from assay.plan.planner import BESIDE, MIN_OPTIMIZER_STEPS, budgeted_stages, default_stages
 from assay.plan.stages import (
     CALIBRATION,
     ENSEMBLE,
@@ -75,7 +75,7 @@ def test_long_budgets_buy_what_suits_the_data(facts: Facts, expected: list[str])
     assert names(budgeted_stages(facts, SPEEDS, 3_000, done=done)) == expected
 
 
-@pytest.mark.parametrize(("left", "last"), [(7, None), (24, "probe"), (60, "fit"), (600, "fit")])
+@pytest.mark.parametrize(("left", "last"), [(7, None), (20, "probe"), (60, "fit"), (600, "fit")])
 def test_few_labels_are_spread_by_a_mixture_before_any_fit(left: float, last: str | None) -> None:
     facts = replace(PLANTS, labelled=80, unlabelled=1_600, validation=20, a_class=8.0, cached=True)
     stages = budgeted_stages(facts, SPEEDS, left)
@@ -198,8 +198,8 @@ def test_a_second_backbone_is_a_member_of_the_ensemble_where_time_suffices(
 @pytest.mark.parametrize(
     ("left", "changed", "expected"),
     [
-        (400, {}, [WHOLE]),
-        (1_000, {}, [WHOLE, ENSEMBLE]),
+        (300, {}, [WHOLE]),
+        (450, {}, [WHOLE, ENSEMBLE]),
         (1_000, {"cached": False}, [WHOLE]),  # upper stages take nearly as long as the whole network
         (1_000, {"unlabelled": 2_000}, [WHOLE, PSEUDO_LABELS, ENSEMBLE]),  # of these two
         (3_000, {"side": 128}, [WHOLE, LARGER_IMAGES, ENSEMBLE]),
@@ -219,7 +219,7 @@ def test_upper_stages_are_trained_beside_the_whole_network_where_time_suffices_f
         assert "probe" in probe
         assert fit["fit"]["freeze"] == facts.frozen
         assert 0.9 * stages[-1].seconds < fit["fit"]["seconds"] < stages[-1].seconds
-        assert stages[0].seconds >= MIN_OPTIMIZER_STEPS * SPEEDS.training  # enough for the whole network first
+        assert stages[0].seconds >= BESIDE * SPEEDS.training  # enough for the whole network first
 
 
 def test_the_second_backbone_is_the_best_beside_the_chosen_one() -> None:
@@ -291,6 +291,11 @@ def test_a_probe_of_fewer_or_smaller_images_shows_the_same_speeds(images: int, s
     seconds = (images + 800) * relative * 0.002 + images * 0.001
     shown = refined(PLANTS, replace(SPEEDS, forward=0.002), {PROBE: done(seconds, {"images": images, "size": size})})
     assert (shown.forward, shown.linear) == (pytest.approx(0.002, rel=0.2), pytest.approx(0.001, rel=0.5))
+
+
+def test_a_probe_of_few_images_shows_how_long_it_takes_to_begin_and_not_to_learn() -> None:
+    facts, usual = Facts(labelled=80, unlabelled=1_600, validation=20), Speeds.of_forward(0.003, images=80)
+    assert refined(facts, usual, {PROBE: done(2.0)}).linear == usual.linear
 
 
 def test_the_test_images_are_read_and_predicted_by_every_fit_that_the_last_model_may_hold() -> None:

@@ -41,6 +41,7 @@ ROUNDS = 2
 MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
+SUSPECTS_BEGIN = 3.0  # seconds before any label is judged
 SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
 REPAIR: Mapping[str, Any] = {"action": {"soft": "wrong"}, "only_if_better": True}
 """What is done about suspect labels: see docs/RESULTS.md, "Whether a repair helps"."""
@@ -66,10 +67,9 @@ LEAST_PROBE = 1_000  # images of a probe for which the time does not suffice for
 LEAST_MOST = 60.0  # seconds of a fit whose epochs end it
 LEAST_MORE = 15.0  # seconds that are worth further epochs
 LEAST_SECOND = 3.0  # epochs of a second backbone
-SECOND_UPPER = 24_000  # images shown to upper stages that are trained beside the whole network, and their mean taken
-SECOND_SHARE = 0.35  # of the time, for these
-ENSEMBLE_SECONDS = 2.0  # to weigh predictions that are there
-CALIBRATION_SECONDS = 0.5  # without features
+BESIDE = 10_000  # images shown at least, to the whole network and to upper stages trained beside it
+BESIDE_SHARE = 0.35  # of the time, for the upper stages
+ENSEMBLE_SECONDS, CALIBRATION_SECONDS = 2.0, 0.5  # of predictions that are there, without features
 CALIBRATION_SHARE = 0.03  # of the time left: features of training images, to know foreign ones by, may cost no more
 EXAMPLES, LEAST_EXAMPLES = 2_000, 200  # training images whose features are kept
 
@@ -139,11 +139,11 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
     """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
     if _lacks_labels(facts):
         if PSEUDO_LABELS not in done:
-            yield from _mixture(facts, speeds, left)
+            yield from _mixture(facts, speeds, left + ENSEMBLE_SECONDS)  # of one fit there is none
         return
     images = max(1, facts.labelled)
     epoch = _epoch_seconds(facts, speeds.training, speeds)
-    epochs, second = left / epoch, _second_seconds(facts, speeds)
+    epochs, second = left / epoch, _second_seconds(facts, speeds, done)
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
     of_upper = _epoch_seconds(facts, speeds.upper, speeds)
     a_view = (facts.labelled + facts.validation) * speeds.forward  # about: of all stages
@@ -154,7 +154,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         yield _upper(UPPER, facts, speeds, seconds, of_upper)
         if alone:
             return
-        left -= seconds
+        left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         later = [size for size in LARGER if size <= facts.largest]
         enough = max(MIN_OPTIMIZER_STEPS / images, EPOCHS[0]) * epoch
@@ -163,8 +163,8 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
             seconds = (1 - PSEUDO) * left
         elif (later or facts.second) and left > 2 * enough:
             seconds = max(enough, left / 3)
-        elif second <= left - enough:
-            seconds = left - max(second, SECOND_SHARE * left)
+        elif second <= left - max(BESIDE / images, EPOCHS[0]) * epoch:
+            seconds = left - max(second, BESIDE_SHARE * left)
         seconds = min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
         yield _fit_stage(WHOLE, facts, seconds, epoch)
         left -= seconds
@@ -250,25 +250,26 @@ def _more_epochs(facts: Facts, seconds: float, epoch: float) -> Stage:
     return Stage(MORE_EPOCHS, _if_better([fit]), seconds)
 
 
-def _second_seconds(facts: Facts, speeds: Speeds) -> float:
-    """Return the least seconds that are worth a second network; infinite where there is none.
+def _second_seconds(facts: Facts, speeds: Speeds, names: Collection[str]) -> float:
+    """Return the least seconds that are worth a second network beside stages of these names; infinite without one.
 
     That is another backbone, or the upper stages of the same one, trained from the probe like the whole network.
     """
     if facts.second:
         return LEAST_SECOND * facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
-    if not (facts.cached and facts.validation) or _has_unlabelled(facts):
+    if UPPER in names or not (facts.cached and facts.validation) or _has_unlabelled(facts):
         return math.inf
-    epochs = max(SECOND_UPPER / max(facts.labelled, 1), EPOCHS[0])
+    epochs = max(BESIDE / max(facts.labelled, 1), EPOCHS[0])
     return (1 + VIEWS_SHARE) * epochs * _epoch_seconds(facts, speeds.upper, speeds)
 
 
 def _ensemble(
     facts: Facts, speeds: Speeds, left: float, names: Sequence[str], unchanged: Collection[str]
 ) -> Iterator[Stage]:
-    """Yield the mean of the models that the fits among these stages left, by weights, where there are two of them.
+    """Yield the mean of the models that the fits among these stages left, where there are two of them.
 
-    A second network is trained as one of its members, where `left` seconds suffice.
+    Weights are equal: smoothed labels leave networks unsure to different degrees, which is all that weights by the
+    loss would make up for. A second network is trained as one of its members, where `left` seconds suffice.
     """
     at = enumerate(names, 1)
     steps = [StepName.at(number, KINDS.get(name, "fit")) for number, name in at if name in FITS]
@@ -276,11 +277,11 @@ def _ensemble(
         {"step": str(step)} for step in steps if names[step.number - 1] not in unchanged
     ]
     name, seconds = ENSEMBLE, ENSEMBLE_SECONDS
-    if members and left >= _second_seconds(facts, speeds):
+    if members and left >= _second_seconds(facts, speeds, names):
         name, seconds = SECOND_BACKBONE if facts.second else ENSEMBLE, left
         members.append(_second_member(facts, speeds, left - ENSEMBLE_SECONDS))
     if len(members) > 1 and facts.validation:
-        yield Stage(name, _if_better([{"ensemble": {"weights": "validation", "members": members}}]), seconds)
+        yield Stage(name, _if_better([{"ensemble": {"members": members}}]), seconds)
 
 
 def _second_member(facts: Facts, speeds: Speeds, left: float) -> Mapping[str, Any]:
@@ -358,7 +359,8 @@ def _suspects(facts: Facts, speeds: Speeds, *, by: str | None = None) -> Stage:
     repairs = by is None and facts.repairs and facts.smoothed and not _lacks_labels(facts)
     settings = {"size": DEFAULT_SIZE, **(REPAIR if repairs else {"action": "flag"}), **({"by": by} if by else {})}
     models = 25 if by is None else 5  # at one strength: one for each fold, or also for each two and twice again
-    return Stage(SUSPECT_LABELS, {"clean_labels": settings}, SUSPECT_MODEL * models * facts.labelled * speeds.linear)
+    seconds = SUSPECTS_BEGIN + SUSPECT_MODEL * models * facts.labelled * speeds.linear
+    return Stage(SUSPECT_LABELS, {"clean_labels": settings}, seconds)
 
 
 def _rules(facts: Facts, speeds: Speeds, left: float = math.inf) -> list[Stage]:

@@ -123,6 +123,7 @@ CLOSING_SHARE, CLOSING_MOST = 0.1, 0.25  # of a budget, between these two; the s
 USUAL_FORWARD = 0.003  # seconds of an image through the default backbone, on two idle cores
 SLOWEST = 5.0
 PROBE_FORWARD = 0.75  # of the seconds of a probe are features, at most
+LEAST_MEASURED = 500  # images of a probe that show how fast linear models learn: of fewer, beginning takes longest
 
 
 def closing_seconds(budget: float, forward: float) -> float:
@@ -289,8 +290,10 @@ def refined(facts: Facts, speeds: Speeds, records: Mapping[str, DoneRecord]) -> 
         learnt_from = probe.details.get("images", facts.labelled)
         images = (learnt_from + facts.validation) * relative_forward(probe.details.get("size", DEFAULT_SIZE))
         forward = min(speeds.forward, PROBE_FORWARD * probe.seconds / images)  # a batch was timed in a busy moment
-        rest = probe.seconds - images * forward
-        speeds = replace(Speeds.of_forward(forward, cached=facts.cached), linear=max(rest, 0.1) / learnt_from)
+        speeds = Speeds.of_forward(forward, cached=facts.cached, images=facts.labelled)
+        if learnt_from >= LEAST_MEASURED:
+            rest = probe.seconds - images * forward
+            speeds = replace(speeds, linear=max(rest, 0.1) / learnt_from)
     if (upper := records.get(UPPER)) is not None:
         speeds = replace(speeds, upper=1 / max(upper.details["images_per_second"], 1.0))
     if (whole_network := records.get(WHOLE)) is not None:
