@@ -1,5 +1,6 @@
 """The plan made for data that comes without one."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,12 @@ def test_no_repairs_with_steps_of_a_recipe_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, [*words, "--run", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert "repairs: false is for steps that are chosen" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/plans.md", "docs/python-api.md", "src/assay/commands/options.py"])
+def test_steps_that_documents_change_by_number_are_those_of_the_default_plan(page: str) -> None:
+    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
+    kinds = [next(iter(stage.step)) for stage in default_stages(facts_of(labelled(200)), Speeds.of_forward(0.003))]
+    named = re.findall(r"steps\.(\d+)\.(\w+)\.epochs=4", text)
+    assert named
+    assert all(kinds[int(number)] == kind for number, kind in named)

@@ -59,7 +59,7 @@ RunsAtOnce = Annotated[
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="A ready plan; see `assay recipes`.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.1.fit.epochs=4"),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the plan: --set steps.2.fit.epochs=4"),
 ]
 
 Metric = Annotated[
