@@ -14,19 +14,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-import assay
 from assay.arrays import Bools, Ints, Reals
 from assay.labels.readers.read import DataSettings, read
 from assay.labels.samples import Samples
-from assay.plan.yaml_lines import write
 from assay.predictions.predict import Predictions
 from assay.run.train import train
 from assay.steps import fit as fit_step
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed
-from benchmarks.planted import flip
 from benchmarks.trainings import compare
+from benchmarks.upper_fits import HELD, held_half, write_plan
 
-LAST, HELD, DRAWS = "the last", 1_000, 40
+LAST, DRAWS = "the last", 40
 CASES: dict[str, tuple[str, float | None, bool]] = {
     "eurosat, 0 %": ("eurosat", 0.0, False),
     "eurosat, 40 %": ("eurosat", 0.4, False),
@@ -46,22 +44,9 @@ def measure(options: Options, case: tuple[str, float | None, bool], seed: int) -
     folder = options.work / name
     folder.mkdir(exist_ok=True)
     samples = cifar10n(options, folder, seed) if share is None else held_half(options, name)
-    data = assay.write_table(flip(samples, share, seed=seed) if share else samples, folder / "labels.csv")
-    augment: Record = {"crop": [0.5, 1.0], "flip": "horizontal" if share is None else "both"}
-    fit: Record = {
-        "size": options.size, "epochs": options.epochs, "freeze": 5, "views": 4, "lr": 1e-3, "take": "last",
-        "keep": "last", "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle",
-        "loss": {"smoothing": 0.1}, "augment": augment, "ema": 0.99,
-    }  # fmt: skip
-    clean = [{"clean_labels": {"size": options.size, "action": {"soft": "wrong"}}}] if repaired else []
-    plan: Record = {
-        "data": data,
-        "model": {"backbone": "tf_efficientnet_lite0", "features": "all_stages"},
-        "hardware": {"precision": "fp32", "layout": "channels_last"},
-        "seed": seed,
-        "steps": [{"probe": {"size": options.size}}, *clean, {"fit": fit}],
-    }
-    (folder / "plan.yaml").write_text(write(plan), encoding="utf-8")
+    repairs = [{"clean_labels": {"size": options.size, "action": {"soft": "wrong"}}}] if repaired else []
+    flips = "horizontal" if share is None else "both"
+    write_plan(options, folder, samples, share=share or 0.0, seed=seed, repairs=repairs, flips=flips)
     ids, epochs = answers(folder)
     validation = samples.part("val")
     rows = {image: row for row, image in enumerate(ids)}
@@ -70,15 +55,6 @@ def measure(options: Options, case: tuple[str, float | None, bool], seed: int) -
     np.savez(folder / f"answers-{share}-{repaired}-{seed}.npz", probabilities=probabilities, codes=codes)
     scores = np.array(["test/" in image for image in validation.ids]) if share is None else None
     return choices(probabilities, codes, share or 0.0, scores)
-
-
-def held_half(options: Options, name: str) -> Samples:
-    """Return `--images` training images, and `HELD` others as validation."""
-    source = {**options.data_of(name), "split": {"val": 0.5, "seed": 0}}
-    samples = read(DataSettings.model_validate(source), base=options.work)
-    draw, split = np.random.default_rng(0), samples.table["split"].to_numpy()
-    rows = [draw.permutation(np.flatnonzero(split == part)) for part in ("train", "val")]
-    return samples.take(np.sort(np.concatenate([rows[0][: options.images], rows[1][:HELD]])))
 
 
 def cifar10n(options: Options, folder: Path, seed: int) -> Samples:

@@ -11,22 +11,18 @@ from typing import Any
 
 import numpy as np
 
-import assay
 from assay.arrays import Ints, Reals
-from assay.labels.readers.read import DataSettings, read
 from assay.labels.samples import Samples
-from assay.plan.yaml_lines import write
 from assay.repair.judges import JUDGES, Posterior, Probabilities
 from assay.run.train import train
 from benchmarks.harness import Benchmark, Options, Record, by_name, by_seed, steps_of
-from benchmarks.planted import flip
 from benchmarks.trainings import compare, validation_codes
+from benchmarks.upper_fits import held_half, write_plan
 
 SETS = ("eurosat", "seedlings")
 SHARES = (0.0, 0.2, 0.4, 0.1, 0.05)
 PLAIN = "nothing"
 ACTIONS: dict[str, object] = {PLAIN: None, "soft": "soft", "soft: wrong": {"soft": "wrong"}, "drop": "drop"}
-HELD = 1_000  # images to score on
 HEADER = "| set | wrong | estimated | done | accuracy, mean of the seeds | by seed | above nothing done |"
 ROW = "| {set} | {share:.0%} | {estimated} | {action} | {accuracy} | {seeds} | {gain} |"
 
@@ -34,28 +30,10 @@ ROW = "| {set} | {share:.0%} | {estimated} | {action} | {accuracy} | {seeds} | {
 def measure(options: Options, case: tuple[str, float, str], seed: int) -> Record:
     """Train on labels of which so many are wrong; return which of the other images are named rightly."""
     name, share, action = case
-    source = {**options.data_of(name), "split": {"val": 0.5, "seed": 0}}
-    samples = read(DataSettings.model_validate(source), base=options.work)
-    draw, split = np.random.default_rng(0), samples.table["split"].to_numpy()
-    rows = [draw.permutation(np.flatnonzero(split == part)) for part in ("train", "val")]
-    samples = samples.take(np.sort(np.concatenate([rows[0][: options.images], rows[1][:HELD]])))
     folder = options.work / name
     folder.mkdir(exist_ok=True)
-    data = assay.write_table(flip(samples, share, seed=seed) if share else samples, folder / "labels.csv")
-    fit: Record = {
-        "size": options.size, "epochs": options.epochs, "freeze": 5, "views": 4, "lr": 1e-3, "take": "last",
-        "keep": "last", "optimizer": {"kind": "adamw", "weight_decay": 0.02}, "schedule": "one_cycle",
-        "loss": {"smoothing": 0.1}, "augment": {"crop": [0.5, 1.0], "flip": "both"}, "ema": 0.99,
-    }  # fmt: skip
     clean = [] if action == PLAIN else [{"clean_labels": {"size": options.size, "action": ACTIONS[action]}}]
-    plan: Record = {
-        "data": data,
-        "model": {"backbone": "tf_efficientnet_lite0", "features": "all_stages"},
-        "hardware": {"precision": "fp32", "layout": "channels_last"},
-        "seed": seed,
-        "steps": [{"probe": {"size": options.size}}, *clean, {"fit": fit}],
-    }
-    (folder / "plan.yaml").write_text(write(plan), encoding="utf-8")
+    write_plan(options, folder, held_half(options, name), share=share, seed=seed, repairs=clean)
     train(folder / "plan.yaml", run=folder / "run", device="cpu")  # in one folder, whose cache the plans share
     truth, predicted = validation_codes(folder / "run")
     record: Record = {"correct": np.equal(truth, predicted).astype(int).tolist()}

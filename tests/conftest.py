@@ -10,7 +10,7 @@ from benchmarks.browser import CHROMIUM, Page, chromium
 from hypothesis import settings
 
 import assay
-from assay.progress import NoProgress
+from assay.progress import Lines
 from factories import write_images
 
 settings.register_profile("the same every time", derandomize=True)
@@ -54,16 +54,6 @@ def browser() -> Iterator[Page]:
         pytest.skip("no Chromium here (apt-get install chromium)")
     with chromium() as page:
         yield page
-
-
-class Lines(NoProgress):
-    """Keeps the lines that a person would see."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,9 @@ from assay.models.classifier import Classifier, ModelSettings, build_classifier
 from assay.models.decision_rule import DecisionRule
 from assay.models.trained_model import TrainedModel
 from assay.predictions.predict import Predictions
+from assay.progress import Lines
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.training.devices import SingleProcess
-from conftest import Lines
 
 
 class RelabelSettings(StepSettings):

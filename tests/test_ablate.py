@@ -19,10 +19,10 @@ from assay.experiments.variants import Variant, variants, without_repairs
 from assay.files import write_text
 from assay.labels.ledger import Ledger
 from assay.plan.plan import from_source, parse
+from assay.progress import Lines
 from assay.run.label_review import correct
 from assay.run.train import train
 from assay.steps import STEPS
-from conftest import Lines
 from factories import write_images
 from fake_processes import in_turn
 from fake_steps import RELABEL

@@ -26,12 +26,12 @@ from assay.models import weights
 from assay.models.candidates import candidates
 from assay.models.classifier import ModelSettings
 from assay.plan.plan import load, parse
+from assay.progress import Lines
 from assay.report.report import write_report
 from assay.report.sections.feature_map import MapSettings
 from assay.run import backbones
 from assay.run.backbones import Measured, Work, best_that_pays, choose_backbone, ranked
 from assay.run.train import Run, train
-from conftest import Lines
 from factories import make_samples
 
 NAMES = ("test_efficientnet.r160_in1k", "test_resnet.r160_in1k")

@@ -20,6 +20,7 @@ from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
 from assay.labels.subset import data_changes
 from assay.predictions.predict import Predictions, scores_json
+from assay.progress import Lines
 from assay.run.archive import earlier_run
 from assay.run.before_after import compare_with_earlier
 from assay.run.conclusions import (
@@ -33,7 +34,6 @@ from assay.run.conclusions import (
 from assay.run.contents import LabelledPredictions
 from assay.run.records import Alternative, DoneRecord, RunMetrics
 from assay.steps.base import write_history
-from conftest import Lines
 from factories import make_samples, write_images
 
 HEAD = Head("label", ("ant", "bee"))

@@ -27,7 +27,7 @@ from assay.labels.samples import Samples
 from assay.models.combiners import mean_prediction
 from assay.models.ensemble import load_model
 from assay.predictions.predict import Predictions
-from assay.progress import NoProgress
+from assay.progress import Lines, NoProgress
 from assay.report.report import write_report
 from assay.report.sections.feature_map import MapSettings
 from assay.report.sections.overview import changes
@@ -35,7 +35,6 @@ from assay.run.contents import read_run
 from assay.run.train import Run
 from assay.steps import STEPS
 from assay.steps.probe import ProbeSettings
-from conftest import Lines
 
 FIT = "{fit: {size: 32, epochs: 1, batch: 8, lr: 1e-3}}"
 LARGER = "{model: {backbone: test_resnet, weights: none}, steps: [{probe: {size: 48}}]}"

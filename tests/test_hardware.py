@@ -11,6 +11,7 @@ from torch import nn
 
 from assay.errors import PlanError
 from assay.files import RunFolder
+from assay.progress import Lines
 from assay.run.prepare import pinned_hardware
 from assay.training import devices
 from assay.training.devices import (
@@ -24,7 +25,6 @@ from assay.training.devices import (
     pick_device,
     plan_trial,
 )
-from conftest import Lines
 
 LAYOUTS: tuple[devices.Layout, ...] = ("contiguous", "channels_last")
 PRECISIONS: tuple[devices.Precision, ...] = ("fp32", "bf16")

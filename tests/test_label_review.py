@@ -17,9 +17,9 @@ from assay.errors import DataError
 from assay.files import write_text
 from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
+from assay.progress import Lines
 from assay.run.environment import lock
 from assay.steps import STEPS
-from conftest import Lines
 from fake_steps import RELABEL
 
 PROBE = "probe: {size: 32}"

@@ -18,7 +18,8 @@ from assay.errors import PlanError
 from assay.labels.ledger import Ledger
 from assay.labels.samples import Samples
 from assay.models.trained_model import count_trained_on, read_learnt_hashes, read_training_hashes
-from conftest import Lines, draw_nothing
+from assay.progress import Lines
+from conftest import draw_nothing
 from factories import COLOURS, write_images
 
 pytestmark = pytest.mark.usefixtures("plain_runs")

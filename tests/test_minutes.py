@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from assay import cli
 from assay.files import RunFolder
 from assay.plan.plan import load
-from assay.progress import GivenUpError
+from assay.progress import GivenUpError, Lines
 from assay.run.train import Run, train
-from conftest import Lines
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ from assay.labels.ledger import Selection
 from assay.labels.readers.to_label import find_images
 from assay.labels.samples import Samples
 from assay.predictions.predict import Predictions
+from assay.progress import Lines
 from assay.report.report import write_report
 from assay.run.label_review import undo
-from conftest import Lines
 from factories import COLOURS
 
 ROOT = Path(__file__).parent.parent

@@ -17,8 +17,8 @@ from assay.files import RunFolder, StepName
 from assay.labels.space import Head, LabelSpace
 from assay.models.backbones import build_backbone
 from assay.models.layers import receptive_field
+from assay.progress import Lines
 from assay.steps.start import describe_network
-from conftest import Lines
 from fake_steps import new_classifier
 
 KNOWN = {

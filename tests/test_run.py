@@ -21,11 +21,11 @@ from assay.labels.samples import Samples
 from assay.models.trained_model import read_training_hashes, training_hashes
 from assay.predictions.predict import Predictions
 from assay.predictions.predictor import Predictor
+from assay.progress import Lines
 from assay.report.charts import PARTS, on_one_axis
 from assay.steps.base import read_history
 from assay.training.optimizers import OPTIMIZERS
 from assay.training.schedules import SCHEDULES
-from conftest import Lines
 from factories import COLOURS, write_images, write_noise
 
 PROBE = "probe: {size: 32}"

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from assay.cli import app
 from assay.errors import RunError, TrainingError
 from assay.files import add_to_log
+from assay.progress import Lines
 from assay.scale import on_ray, runs_on_ray
 from assay.scale.runs_on_ray import share_of, spread_on_ray, train_together
-from conftest import Lines
 from test_processes import TORCHRUN, launch
 from test_scale_on_ray import cluster
 

@@ -22,9 +22,10 @@ from assay.labels.readers.read import DataSettings
 from assay.models.backbones import build_backbone
 from assay.models.weights import load_pretrained
 from assay.plan.plan import Plan
+from assay.progress import Lines
 from assay.settings import Settings, Source
 from assay.steps import STEPS
-from conftest import Lines, draw_nothing
+from conftest import draw_nothing
 from factories import write_images
 
 BACKBONE = "tf_efficientnet_lite0"

@@ -20,9 +20,9 @@ from assay.experiments.sweep import Sweep, sweep
 from assay.experiments.sweep_space import Space, space_of
 from assay.experiments.sweep_trials import JOURNAL, Search
 from assay.plan.plan import LoadedPlan, from_source, load, parse
+from assay.progress import Lines
 from assay.report import sweep_page
 from assay.run.train import train
-from conftest import Lines
 from fake_processes import in_turn
 
 FIT = "fit: {size: 32, epochs: 3, batch: 16, freeze: backbone, schedule: constant, keep: best}"

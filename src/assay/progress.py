@@ -64,6 +64,16 @@ class NoProgress(Progress):
         """Do nothing: no stage is open."""
 
 
+class Lines(NoProgress):
+    """Keeps the lines that a person would see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
 @contextmanager
 def stage(progress: Progress, what: str, total: int = 0) -> Iterator[None]:
     """Make the block a stage of the work; of unknown length without a total."""

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.experiments.shared_steps import Lines, Spread, estimate_of, spread_out, train_with_shared_steps
+from assay.experiments.shared_steps import Spread, estimate_of, spread_out, train_with_shared_steps
 from assay.experiments.variants import Variant, variants
 from assay.files import RunFolder
 from assay.metrics.intervals import Metric
 from assay.metrics.metrics import difference, higher_is_better, over_seeds, verdict
 from assay.models.classifier import AUTO
 from assay.plan.plan import LoadedPlan, load
-from assay.progress import NoProgress, Progress
+from assay.progress import Lines, NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.train import Run
 from assay.run.train import load as load_run

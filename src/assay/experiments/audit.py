@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from assay.experiments.audit_inputs import AuditInputs, read_data
-from assay.experiments.copy_findings import conflict_findings, exact_findings, leak_findings, near_findings
+from assay.experiments.copy_findings import copy_findings
 from assay.experiments.findings import (
     KINDS,
     Audit,
-    Finding,
     Findings,
-    Kind,
     expectation_json,
     finding_json,
     finding_of,
@@ -59,15 +57,7 @@ class StageResult(NamedTuple):
 
 def copies(inputs: AuditInputs) -> StageResult:
     """Exact and near duplicates, copies with different labels, and copies across the split that came with the data."""
-    copied = inputs.copies
-    findings: dict[Kind, Sequence[Finding]] = {
-        "exact_duplicates": exact_findings(copied),
-        "near_duplicates": near_findings(copied),
-        "conflicting_labels": conflict_findings(copied),
-    }
-    if len(np.unique(copied.sides)) > 1:
-        findings["leaks"] = leak_findings(copied)
-    return StageResult(findings)
+    return StageResult(copy_findings(inputs.copies))
 
 
 def outlying(inputs: AuditInputs) -> StageResult:

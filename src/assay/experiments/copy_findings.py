@@ -67,6 +67,18 @@ class Copies:
         return [f"copies of {id_}" for id_ in self.samples.ids_of(firsts)]
 
 
+def copy_findings(copies: Copies) -> dict[Kind, list[Finding]]:
+    """Return all findings about copies, by kind; of leaks only where images have sides."""
+    findings: dict[Kind, list[Finding]] = {
+        "exact_duplicates": exact_findings(copies),
+        "near_duplicates": near_findings(copies),
+        "conflicting_labels": conflict_findings(copies),
+    }
+    if len(np.unique(copies.sides)) > 1:
+        findings["leaks"] = leak_findings(copies)
+    return findings
+
+
 def members_of(cluster: Ints) -> list[list[int]]:
     """Return the rows of each cluster, in order, by a cluster (N,) of every image, -1 for none."""
     rows = np.argsort(cluster, kind="stable")

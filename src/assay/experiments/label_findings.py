@@ -12,7 +12,8 @@ from assay.experiments.findings import Finding, worst_first
 from assay.labels.audit_folder import audit_step
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head
-from assay.metrics.intervals import Metric, share
+from assay.metrics.intervals import Metric, share, wilson
+from assay.metrics.tallies import confusion
 from assay.repair.confident_learning import HeadSuspects
 from assay.repair.suspects import Relabel, suspect_edits
 
@@ -94,6 +95,9 @@ def overlapping_classes(head: Head, codes: Codes, probabilities: Reals) -> Itera
     `codes` (N,) or (N, K) and `probabilities` (N, K) are those of images judged out of fold. Under a multi-label head
     the images of a pair are those that have one of the two tags.
     """
+    if head.multiclass:
+        yield from swapped_classes(head.size, codes, probabilities.argmax(axis=1), probabilities.max(axis=1))
+        return
     present, decided = head.present(codes), head.decided(codes)
     predicted = head.present(head.decide(probabilities))
     for one in range(head.size):
@@ -106,6 +110,18 @@ def overlapping_classes(head: Head, codes: Codes, probabilities: Reals) -> Itera
                 rows = np.flatnonzero(swapped)
                 sure = probabilities[rows][:, pair][predicted[rows][:, pair]]
                 yield Overlap((one, other), of_pair, rows[np.argsort(-sure, kind="stable")])
+
+
+def swapped_classes(size: int, codes: Ints, predicted: Ints, top: Reals) -> Iterator[Overlap]:
+    """Yield the same pairs of so many classes, by predicted classes (N,) and the probabilities (N,) of these."""
+    table = confusion(codes, predicted, size=size)
+    swapped, images = table + table.T, table.sum(axis=1)[:, None] + table.sum(axis=1)
+    for one, other in np.argwhere(np.triu(swapped > OVERLAP * images, 1)).tolist():
+        hits, n = int(swapped[one, other]), int(images[one, other])
+        low, high = wilson(hits, n)
+        if low > OVERLAP:
+            rows = np.flatnonzero((codes == one) & (predicted == other) | (codes == other) & (predicted == one))
+            yield Overlap((one, other), Metric(hits / n, n, low, high), rows[np.argsort(-top[rows], kind="stable")])
 
 
 def outlier_findings(samples: Samples, distances: Floats) -> list[Finding]:

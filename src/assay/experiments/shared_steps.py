@@ -14,7 +14,7 @@ from assay.labels.ledger import Entry, Ledger, covers
 from assay.metrics.intervals import Estimate
 from assay.metrics.metrics import estimate
 from assay.plan.plan import LoadedPlan, Plan, anchored, load
-from assay.progress import NoProgress, Progress
+from assay.progress import Progress
 from assay.run.contents import LabelledPredictions, predictions_of_part, validated
 from assay.run.train import Run, train
 from assay.steps.base import StepPlan
@@ -114,16 +114,6 @@ def _link_files(source: Path, target: Path) -> None:
 
 Spread: TypeAlias = Callable[[Callable[[Any], "list[str]"], Sequence[Any]], "Iterator[list[str]]"]
 """Calls a function on each of several items, on other machines at once, and yields what it returns, in any order."""
-
-
-class Lines(NoProgress):
-    """Keeps the lines of a run elsewhere, which are printed together when it has ended."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def spread_out(spread: Spread, function: Callable[[Any], list[str]], items: Sequence[Any], progress: Progress) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import ModelError, PlanError, RunError, TrainingError, install_command
-from assay.experiments.shared_steps import Lines, Spread, estimate_of, spread_out, train_with_shared_steps
+from assay.experiments.shared_steps import Spread, estimate_of, spread_out, train_with_shared_steps
 from assay.experiments.sweep_space import Space, changed, space_of
 from assay.files import RunFolder, StepName, write_text
 from assay.metrics.intervals import Estimate, Metric
 from assay.metrics.metrics import difference, headline, higher_is_better, over_seeds, verdict
 from assay.plan.plan import LoadedPlan, Plan, anchored, load, to_yaml, without_search
-from assay.progress import ForwardingProgress, GivenUpError, NoProgress, Progress
+from assay.progress import ForwardingProgress, GivenUpError, Lines, NoProgress, Progress
 from assay.run.environment import lock
 from assay.run.train import Run
 from assay.run.train import load as load_run

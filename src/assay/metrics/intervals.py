@@ -36,6 +36,11 @@ class Metric:
             return f"{self.value:.3f}"
         return f"{self.value:.3f} [{self.low:.3f}–{self.high:.3f}]"
 
+    @property
+    def beyond_chance(self) -> bool:
+        """Of a change: whether its interval lies above 0."""
+        return self.low is not None and self.low > 0
+
     def limits(self, digits: int = 4) -> str:
         """Return the interval as text, empty where there is none."""
         if self.low is None or self.high is None:
@@ -93,6 +98,11 @@ def share(right: Bools) -> Metric | None:
     """Return how many of some independent predictions are right, None of none."""
     hits, n = int(right.sum()), right.size
     return Metric(hits / n, n, *wilson(hits, n)) if n else None
+
+
+def half_width(values: Reals) -> float:
+    """Return how far the limits of the mean of values of images (n,), two or more, are from it."""
+    return Z * float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def wilson_each(hits: Reals, n: Reals) -> tuple[list[float | None], list[float | None]]:

@@ -43,8 +43,7 @@ LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECTS_BEGIN = 3.0  # seconds before any label is judged
 SUSPECT_MODEL = 0.4  # seconds of a linear model at one strength, over those of a search
-REPAIR: Mapping[str, Any] = {"action": {"soft": "wrong"}, "only_if_better": True}
-"""What is done about suspect labels: see docs/RESULTS.md, "Whether a repair helps"."""
+REPAIR: Mapping[str, Any] = {"action": {"soft": "wrong"}, "only_if_better": True}  # RESULTS.md, whether a repair helps
 SUSPECTS = 0.05  # of the time left: a list of suspect labels may cost no more
 UPPER_EPOCHS = 8.0  # of the whole network within the time: with more, its upper stages need no fit of their own
 LEAST_AFTER = 4.0  # epochs of the whole network after its upper stages: for fewer these take all of the time
@@ -129,9 +128,8 @@ def budgeted_stages(
         return [probe, *_mirrored(facts, speeds, left - probe.seconds), *rules]
     names = [*done, *(stage.name for stage in (*first, *fits))]
     left -= sum(stage.seconds for stage in fits)
-    last = (
-        _ensemble(facts, speeds, left, names, unchanged) if set(FITS) & set(names) else _mirrored(facts, speeds, left)
-    )
+    fitted = set(FITS) & set(names)
+    last = _ensemble(facts, speeds, left, names, unchanged) if fitted else _mirrored(facts, speeds, left)
     return [*first, *fits, *last, *rules]
 
 
@@ -141,7 +139,6 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         if PSEUDO_LABELS not in done:
             yield from _mixture(facts, speeds, left + ENSEMBLE_SECONDS)  # of one fit there is none
         return
-    images = max(1, facts.labelled)
     epoch = _epoch_seconds(facts, speeds.training, speeds)
     epochs, second = left / epoch, _second_seconds(facts, speeds, done)
     begun = {WHOLE, LARGER_IMAGES, PSEUDO_LABELS, MORE_EPOCHS} & set(done)
@@ -157,13 +154,13 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         left, second = left - seconds, _second_seconds(facts, speeds, [UPPER])
     if WHOLE not in done and not begun and left >= max(LEAST_FIT, LEAST_WHOLE * epoch):
         later = [size for size in LARGER if size <= facts.largest]
-        enough = max(MIN_OPTIMIZER_STEPS / images, EPOCHS[0]) * epoch
+        enough = _seconds_to_show(MIN_OPTIMIZER_STEPS, facts, epoch)
         seconds = left
         if _has_unlabelled(facts):
             seconds = (1 - PSEUDO) * left
         elif (later or facts.second) and left > 2 * enough:
             seconds = max(enough, left / 3)
-        elif second <= left - max(BESIDE / images, EPOCHS[0]) * epoch:
+        elif second <= left - _seconds_to_show(BESIDE, facts, epoch):
             seconds = left - max(second, BESIDE_SHARE * left)
         seconds = min(seconds, max(LEAST_MOST, 1.5 * MOST_EPOCHS * epoch))  # it ends by itself: speeds are estimates
         yield _fit_stage(WHOLE, facts, seconds, epoch)
@@ -259,8 +256,7 @@ def _second_seconds(facts: Facts, speeds: Speeds, names: Collection[str]) -> flo
         return LEAST_SECOND * facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
     if UPPER in names or not (facts.cached and facts.validation) or _has_unlabelled(facts):
         return math.inf
-    epochs = max(BESIDE / max(facts.labelled, 1), EPOCHS[0])
-    return (1 + VIEWS_SHARE) * epochs * _epoch_seconds(facts, speeds.upper, speeds)
+    return (1 + VIEWS_SHARE) * _seconds_to_show(BESIDE, facts, _epoch_seconds(facts, speeds.upper, speeds))
 
 
 def _ensemble(
@@ -290,9 +286,8 @@ def _second_member(facts: Facts, speeds: Speeds, left: float) -> Mapping[str, An
         seconds = left - CACHED_LINEAR * facts.labelled * speeds.linear
         epoch = _epoch_seconds(facts, speeds.upper, speeds)
         return {"steps": [_probe(facts, speeds).step, _upper(ENSEMBLE, facts, speeds, seconds, epoch).step]}
-    cost = facts.second_cost
-    probe = _probe(facts, Speeds(cost * speeds.forward, 0, 0, speeds.linear))
-    epoch = cost * _epoch_seconds(facts, speeds.training, speeds)
+    probe = _probe(facts, Speeds(facts.second_cost * speeds.forward, 0, 0, speeds.linear))
+    epoch = facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
     fit = _fit_stage(SECOND_BACKBONE, facts, left - probe.seconds, epoch)
     return {"model": {"backbone": facts.second}, "steps": [probe.step, fit.step]}
 
@@ -394,6 +389,11 @@ def _has_unlabelled(facts: Facts) -> bool:
 
 def _epoch_seconds(facts: Facts, an_image: float, speeds: Speeds) -> float:
     return facts.labelled * an_image + facts.validation * speeds.forward
+
+
+def _seconds_to_show(images: int, facts: Facts, epoch: float) -> float:
+    """Return the seconds in which a fit shows so many images, and has the fewest epochs that are worth it."""
+    return max(images / max(1, facts.labelled), EPOCHS[0]) * epoch
 
 
 def _epochs(images: int) -> int:

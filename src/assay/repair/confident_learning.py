@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from assay.arrays import Doubles, Floats, Ints, Reals
+from assay.arrays import Bools, Doubles, Floats, Ints, Reals
 from assay.errors import DataError
 from assay.labels.space import Codes, Head
 from assay.metrics.tallies import ratio
@@ -163,6 +163,36 @@ def beats_chance(head: Head, codes: Codes, probabilities: Reals) -> bool:
     return bool(of_labels.mean() > max(CHANCE * error, ROUNDING))
 
 
+def contradicted(head: Head, codes: Codes, probabilities: Reals) -> Bools:
+    """Return which labels a confident answer of probabilities (N, K) contradicts: (N, 1), or (N, K) of tags.
+
+    An answer is confident where its probability is as high as the mean of those given it (Northcutt et al. 2021,
+    section 3.1, equation 2).
+    """
+    from cleanlab.count import get_confident_thresholds
+
+    questions = [(codes, probabilities)]
+    if not head.multiclass:
+        questions = [(tag, _two_classes(present)) for tag, present in zip(codes.T, probabilities.T, strict=True)]
+    wrong = np.zeros((len(codes), len(questions)), np.bool_)
+    for column, (labels, scores) in enumerate(questions):
+        rows = np.flatnonzero(labels >= 0)
+        if len(np.unique(labels[rows])) > 1:
+            known = labels[rows], scores[rows]
+            wrong[rows, column] = _off_diagonal(*known, get_confident_thresholds(*known))
+    return wrong
+
+
+def _off_diagonal(labels: Ints, scores: Reals, thresholds: Reals) -> Bools:
+    """Return which labels (n,) scores (n, K) from the thresholds (K,) up count as another class in a joint."""
+    from cleanlab.count import compute_confident_joint
+
+    _, confident = compute_confident_joint(
+        labels, scores, thresholds=thresholds, calibrate=False, return_indices_of_off_diagonals=True
+    )
+    return np.isin(np.arange(len(labels)), confident)
+
+
 def _require_probabilities(head: Head, codes: Codes, probabilities: Reals) -> None:
     known = head.known(codes)
     if not known.any():
@@ -219,10 +249,7 @@ def _judge(
             )
         vars(cleanlab_filter).pop("pred_probs_by_class", None)  # a copy of all probabilities that it would keep
     if filter_by == "off_diagonal" or learnt is not None:  # of one held-out label of a class cleanlab says nothing
-        _, confident = compute_confident_joint(
-            labels, scores, thresholds=thresholds, return_indices_of_off_diagonals=True
-        )
-        wrong |= np.isin(np.arange(len(labels)), confident) & (scores.argmax(axis=1) != labels)
+        wrong |= _off_diagonal(labels, scores, thresholds) & (scores.argmax(axis=1) != labels)
     return rows[wrong], classes[scores[wrong].argmax(axis=1)], counts
 
 

@@ -8,11 +8,12 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from assay.arrays import Bools, Doubles, Floats, Ints, Reals
+from assay.arrays import Doubles, Floats, Ints, Reals
 from assay.labels.samples import Samples
 from assay.labels.space import Codes, Head, LabelSpace
-from assay.metrics.intervals import Metric, Z
+from assay.metrics.intervals import Metric, half_width
 from assay.metrics.metrics import probabilities_of
+from assay.repair.confident_learning import contradicted
 from assay.repair.neighbours import posterior
 from assay.repair.suspects import soft_labels
 from assay.training.linear import Linear, Strengths, find_strengths, fit_cells, targets_of
@@ -136,7 +137,7 @@ def gains_of_repair(samples: Samples, before: Floats, *after: Floats) -> tuple[M
 
 
 def _mean(values: Doubles) -> Metric:
-    value, half = float(values.mean()), float(Z * values.std(ddof=1) / np.sqrt(len(values)))
+    value, half = float(values.mean()), half_width(values)
     return Metric(value, len(values), value - half, value + half)
 
 
@@ -208,28 +209,10 @@ def _softened(head: Head, codes: Codes, probabilities: Floats) -> Taught:
 
 
 def _left_out(head: Head, codes: Codes, probabilities: Floats) -> Taught:
-    """Teach labels, without those that a confident answer contradicts.
-
-    An answer is confident where its probability is as high as the mean of those given it (Northcutt et al. 2021,
-    section 3.1, equation 2).
-    """
+    """Teach labels, without those that a confident answer contradicts."""
     present = head.present(codes).astype(np.float32)
-    known = head.decided(codes)
-    if head.multiclass:
-        sure = probabilities >= _means(probabilities, (present > 0) & known)
-        best = np.where(sure, probabilities, -1).argmax(axis=1)
-        wrong = (sure.any(axis=1) & (best != codes))[:, None]
-    else:
-        least = _means(probabilities, (present > 0) & known)
-        most = 1 - _means(1 - probabilities, (present == 0) & known)
-        wrong = np.where(present > 0, probabilities <= most, probabilities >= least)
+    wrong = contradicted(head, codes, probabilities)
     return present, np.broadcast_to(~wrong, present.shape).astype(np.float32)
-
-
-def _means(values: Floats, among: Bools) -> Floats:
-    """Return the means of columns over some of the rows; 1, which is no probability to exceed, where there are none."""
-    counts = among.sum(axis=0)
-    return np.where(counts, (values * among).sum(axis=0) / np.maximum(counts, 1), 1).astype(np.float32)
 
 
 JUDGES: dict[FeatureJudge, Posterior] = {

@@ -220,7 +220,7 @@ def _reason(best: Measured, singles: Sequence[Measured]) -> str:
     fastest = min(singles, key=lambda one: one.seconds)
     if len(singles) == 1:
         return "there was time to try no other"
-    better = [one for one in singles if (gain([best.estimate], [one.estimate]).low or 0) > 0]
+    better = [one for one in singles if gain([best.estimate], [one.estimate]).beyond_chance]
     if best is not fastest:
         change = gain([fastest.estimate], [best.estimate])
         return f"{best.estimate.metric} is better by {change.value:.3f}{change.limits(3)} than with the fastest"

@@ -14,7 +14,7 @@ from assay.arrays import Bools, Ints, Reals
 from assay.files import StepName
 from assay.labels.edits import persons_cells
 from assay.labels.ledger import Ledger
-from assay.metrics.intervals import Metric, Z
+from assay.metrics.intervals import Metric, half_width
 from assay.run.contents import LabelledPredictions
 from assay.run.records import DoneRecord, Number, RunMetrics, newest_search
 
@@ -34,7 +34,7 @@ def corrected_accuracy(predicted: Ints, given: Ints, noise: Reals, sure: Bools) 
     if np.abs(inverse).max() > MOST:
         return None
     values = np.where(sure, predicted == given, inverse[predicted, given])
-    half = Z * float(values.std(ddof=1)) / np.sqrt(len(values))
+    half = half_width(values)
     value, low, high = (float(np.clip(values.mean() + shift, 0, 1)) for shift in (0, -half, half))
     return Metric(value, len(given), low, high)
 

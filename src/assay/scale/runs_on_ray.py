@@ -39,7 +39,7 @@ from assay.scale.on_ray import (
 
 FOLLOWED = 0.5  # seconds between two looks at the log
 WAITING = 12 * 3600  # seconds in which others wait for the main process, which reads
-LEAVING = 20.0  # seconds for tasks that are told to stop, to write their checkpoints
+LEAVING = 20.0  # seconds for tasks that are to stop, to write their checkpoints
 
 T = TypeVar("T")
 R = TypeVar("R")

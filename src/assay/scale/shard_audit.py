@@ -12,7 +12,7 @@ from assay.arrays import Floats, Ints
 from assay.errors import DataError
 from assay.experiments.audit import STAGES_FOLDER
 from assay.experiments.audit_inputs import FOLDS, NO_HEADS, AuditData, plan_of, read_data
-from assay.experiments.copy_findings import Copies, conflict_findings, exact_findings, leak_findings, near_findings
+from assay.experiments.copy_findings import Copies, copy_findings
 from assay.experiments.findings import KINDS, Audit, Finding, Findings, Kind
 from assay.experiments.image_findings import class_findings, quality_findings
 from assay.experiments.label_findings import overlap_findings, suspect_findings
@@ -114,14 +114,10 @@ def _audited(data: AuditData, jobs: Sequence[Job], folder: Path, *, resize: Resi
     copies = Copies(samples, pairs, similarity, facts.facts.widths * facts.facts.heights)
     quality = low_quality(facts.measures, classes=classes_of(samples)) | odd_shapes(facts.facts)
     findings: dict[Kind, Sequence[Finding]] = {
-        "exact_duplicates": exact_findings(copies),
-        "near_duplicates": near_findings(copies),
-        "conflicting_labels": conflict_findings(copies),
+        **copy_findings(copies),
         **quality_findings(samples, quality),
         **class_findings(samples),
     }
-    if len(np.unique(copies.sides)) > 1:
-        findings["leaks"] = leak_findings(copies)
     with stage(progress, "judging labels"):
         of_labels, notes = _label_findings(samples, copies, facts, seed=data.loaded.plan.seed)
     findings |= of_labels

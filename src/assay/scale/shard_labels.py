@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from assay.arrays import Doubles, Floats, Ints, Reals
-from assay.experiments.label_findings import OVERLAP, Overlap
+from assay.experiments.label_findings import Overlap, swapped_classes
 from assay.labels.space import Codes, Head
 from assay.metrics.intervals import Metric, wilson
-from assay.metrics.tallies import confusion, multiclass
+from assay.metrics.tallies import multiclass
 from assay.repair.confident_learning import HeadSuspects, ranked
 from assay.repair.wrong_probability import ENOUGH, calibrated_wrong
 from assay.scale.reductions import (
@@ -88,7 +88,7 @@ def judge_head(
     suspects = HeadSuspects(head, table, scores.given, wrong, joint)
     overlaps = [
         pair._replace(classes=(int(classes[pair.classes[0]]), int(classes[pair.classes[1]])))
-        for pair in _overlaps(part, labels, scores)
+        for pair in swapped_classes(part.size, labels, scores.predicted, scores.top)
     ]
     return LabelReport(suspects, overlaps, _quality(scores.metrics, n=int((labels >= 0).sum())))
 
@@ -140,20 +140,6 @@ def _wrong(labels: Ints, suspects: Ints, probabilities: Parts) -> Doubles:
     rows, values = rows[order], np.concatenate([values for _, values in kept])[order]
     of_suspects, of_some = (values[np.searchsorted(rows, wanted)] for wanted in (suspects, some))
     return calibrated_wrong(of_suspects, labels[suspects], (of_some, labels[some]))
-
-
-def _overlaps(head: Head, labels: Ints, scores: _Scores) -> Iterator[Overlap]:
-    """Yield the pairs of classes of which more than `OVERLAP` are taken for the other, by the interval."""
-    table = confusion(labels, scores.predicted, size=head.size)
-    swapped, images = table + table.T, table.sum(axis=1)[:, None] + table.sum(axis=1)
-    for one, other in np.argwhere(np.triu(swapped > OVERLAP * images, 1)).tolist():
-        hits, n = int(swapped[one, other]), int(images[one, other])
-        low, high = wilson(hits, n)
-        if low > OVERLAP:
-            taken = (labels == one) & (scores.predicted == other) | (labels == other) & (scores.predicted == one)
-            rows = np.flatnonzero(taken)
-            rows = rows[np.argsort(-scores.top[rows], kind="stable")]
-            yield Overlap((one, other), Metric(hits / n, n, low, high), rows)
 
 
 def _quality(metrics: dict[str, float], *, n: int) -> str:

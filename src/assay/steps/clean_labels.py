@@ -280,7 +280,7 @@ def _apply_action(
         rows = _rows("train", of_head, samples=samples, codes=codes, persons=persons, max_share=settings.max_share)
         known = codes >= 0
         rows = replace(rows, beats_chance=not known.any() or beats_chance(head, codes, predicted))
-        better = not settings.only_if_better or (gain is not None and (gain.low or 0) > 0)
+        better = not settings.only_if_better or (gain is not None and gain.beyond_chance)
         action = settings.action if rows.beats_chance and better else Flag()
         rows = replace(rows, action=action.kind, gain=gain, better=better)
         edits = suspect_edits(rows.table, head, samples, action=action, step=step, judge=judge)

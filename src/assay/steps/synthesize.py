@@ -139,7 +139,7 @@ def run(settings: SynthesizeSettings, state: State, context: Context) -> StepRes
         low, high = ("?" if bound is None else f"{bound:+.4f}" for bound in (gain.low, gain.high))
         context.progress.line(
             f"  with the made-up images {settings.metric} is better by {gain.value:+.4f} [{low}, {high}] on "
-            f"validation, n = {gain.n}, {settings.seeds} seeds: {'' if _above_zero(gain) else 'no '}more than chance, "
+            f"validation, n = {gain.n}, {settings.seeds} seeds: {'' if gain.beyond_chance else 'no '}more than chance, "
             f"they are {'kept' if details['kept'] else 'left out'} (keep: {settings.keep})"
         )
     return StepResult(state.model, details=details, edits=edits if details["kept"] else ())
@@ -177,11 +177,7 @@ STEP = Step(
 
 def is_kept(settings: SynthesizeSettings, gain: Metric | None) -> bool:
     """Return whether the images enter the training part, by the gain on validation; None: it was not tried."""
-    return settings.keep == "always" or (settings.keep == "if_better" and gain is not None and _above_zero(gain))
-
-
-def _above_zero(gain: Metric) -> bool:
-    return gain.low is not None and gain.low > 0
+    return settings.keep == "always" or (settings.keep == "if_better" and gain is not None and gain.beyond_chance)
 
 
 def _head(settings: SynthesizeSettings, space: LabelSpace) -> tuple[int, Head]:

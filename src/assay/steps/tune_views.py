@@ -45,7 +45,7 @@ def run(settings: TuneViewsSettings, state: State, context: Context) -> StepResu
     better = gains(score_predictions(plain, samples), score_predictions(averaged, samples))
     name = headline(better, context.metric) or next(iter(better))
     gain, views = better[name], len(FLIPS[settings.flip])
-    kept = gain.low is not None and gain.low > 0
+    kept = gain.beyond_chance
     context.progress.line(
         f"  {views} views of an image: {name} better by {gain.value:.4f}{gain.limits()}, n = {gain.n}: "
         + (f"kept, and predicting takes {views} times as long" if kept else "not kept, which may be chance")
