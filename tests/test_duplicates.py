@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from assay.labels.space import conflicting
 from assay.repair.duplicates import (
     best_rows,
     clusters,
-    conflicting,
     exact_pairs,
     near_pairs,
     standing_out,

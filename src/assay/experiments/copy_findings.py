@@ -15,10 +15,10 @@ from assay.experiments.findings import Finding, Kind, drop_edits, worst_first
 from assay.labels.audit_folder import audit_step
 from assay.labels.edits import Edit
 from assay.labels.samples import Samples
-from assay.labels.space import Head
+from assay.labels.space import Head, conflicting
 from assay.labels.split import SIDES, given_sides
 from assay.messages import SPLITS, plain, quoted
-from assay.repair.duplicates import best_rows, clusters, conflicting, exact_pairs
+from assay.repair.duplicates import best_rows, clusters, exact_pairs
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from assay.labels.image_files import content_hashes, is_unicode, natural_key
 from assay.labels.left_out import LeftOut, left_out_lines, unreadable_as_left_out
 from assay.labels.samples import BASE_COLUMNS, MEMBER, Samples, first_labels
 from assay.labels.shards import Shard
-from assay.labels.space import Codes, Head, Kind, LabelSpace
+from assay.labels.space import Codes, Head, Kind, LabelSpace, conflicting
 from assay.labels.spelling import Spelling, change_notes, settled_cells, spelling_notes
 from assay.messages import printable, quoted
 
@@ -231,13 +231,6 @@ def _conflicting_pair(samples: Samples, ids: Sequence[str]) -> tuple[str, str]:
 
 def _conflicting(copies: Samples) -> list[str]:
     """Return the hashes of contents that have two different known labels under a head."""
-    above = np.iinfo(np.int64).max  # every code
     contents, index = np.unique(np.array(copies.hashes, dtype=str), return_inverse=True)
-    torn = np.zeros(len(contents), dtype=np.bool_)
-    for codes in copies.codes():
-        highest = np.full((len(contents), *codes.shape[1:]), -1)
-        lowest = np.full_like(highest, above)
-        np.maximum.at(highest, index, codes)
-        np.minimum.at(lowest, index, np.where(codes < 0, above, codes))
-        torn |= (highest > lowest).reshape(len(contents), -1).any(axis=1)
+    torn = np.any([conflicting(index, codes) for codes in copies.codes()], axis=0)
     return [str(content) for content in contents[torn]]

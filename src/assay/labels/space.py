@@ -230,3 +230,18 @@ def find_class(name: str, space: LabelSpace, where: str) -> tuple[int, int]:
     positions = {f"{head.name}/{one}": (k, head.index[one]) for k, head in enumerate(space) for one in head.classes}
     require_known(name, [*(one for head in space for one in head.classes), *positions], "class", where)
     return positions[name]
+
+
+def conflicting(cluster: Ints, codes: Codes) -> Bools:
+    """Return which clusters (C,) hold two different known labels of a head, whose codes are (N,) or (N, K).
+
+    Of a split, coded 0, 1, 2 and -1 for none, these are the clusters that leak.
+    """
+    count, known = int(cluster.max(initial=-1)) + 1, codes >= 0
+    above = np.iinfo(np.int64).max  # every code
+    highest = np.full((count, *codes.shape[1:]), -1)
+    lowest = np.full_like(highest, above)
+    member = cluster >= 0
+    np.maximum.at(highest, cluster[member], codes[member])
+    np.minimum.at(lowest, cluster[member], np.where(known, codes, above)[member])
+    return np.asarray((highest > lowest).any(axis=tuple(range(1, codes.ndim))))

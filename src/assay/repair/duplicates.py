@@ -19,7 +19,6 @@ from scipy.sparse import csgraph
 
 from assay.arrays import Bools, Floats, Ints, Pixels
 from assay.images.colour import GREY
-from assay.labels.space import Codes
 from assay.repair.nearest import nearest_to
 from assay.repair.registration import agreement, detailed_agreement, turn, turned
 
@@ -143,21 +142,6 @@ def best_rows(cluster: Ints, *ranks: Ints) -> Ints:
     order = np.lexsort((rows, *(-rank[rows] for rank in reversed(ranks)), cluster[rows]))
     _, first = np.unique(cluster[rows][order], return_index=True)
     return np.asarray(rows[order][first])
-
-
-def conflicting(cluster: Ints, codes: Codes) -> Bools:
-    """Return which clusters (C,) hold two different known labels of a head, whose codes are (N,) or (N, K).
-
-    Of a split, coded 0, 1, 2 and -1 for none, these are the clusters that leak.
-    """
-    count, known = int(cluster.max(initial=-1)) + 1, codes >= 0
-    above = np.iinfo(np.int64).max  # every code
-    highest = np.full((count, *codes.shape[1:]), -1)
-    lowest = np.full_like(highest, above)
-    member = cluster >= 0
-    np.maximum.at(highest, cluster[member], codes[member])
-    np.minimum.at(lowest, cluster[member], np.where(known, codes, above)[member])
-    return np.asarray((highest > lowest).any(axis=tuple(range(1, codes.ndim))))
 
 
 def windows(count: int) -> list[Window]:

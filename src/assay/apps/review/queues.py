@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from assay.arrays import Bools, Floats, Ints, Reals
-from assay.labels.space import Codes, Head, LabelSpace
-from assay.repair.duplicates import clusters, conflicting
+from assay.labels.space import Codes, Head, LabelSpace, conflicting
+from assay.repair.duplicates import clusters
 from assay.repair.wrong_probability import PAGE, finds_a_look, suspect_groups
 
 SEED = 0
