@@ -16,11 +16,11 @@ from assay.experiments.variants import variants
 from assay.images.cache import Cache
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
-from assay.plan.defaults import MIN_IMAGES, choose_flips, facts_of
+from assay.plan.defaults import MIN_IMAGES, about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric
 from assay.plan.plan import parse
 from assay.plan.planner import REPAIR, default_stages
-from assay.plan.stages import DEFAULT_SIZE, Speeds
+from assay.plan.stages import DEFAULT_SIZE, Facts, Speeds
 from assay.plan.yaml_lines import write
 
 
@@ -113,6 +113,22 @@ def test_enough_unlabelled_images_are_labelled_if_that_betters_validation(unlabe
         assert label == {"pseudo_label": {"keep": "confidence"}}
         assert fit["fit"] == {**steps[2]["fit"], "start": "pretrained", "epochs": fit["fit"]["epochs"]}
         assert fit["fit"]["epochs"] == {100: 8, 5_000: 4}[unlabelled]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"labelled": 80, "a_class": 8.0}, "and 8 labelled images a class are few: .* where held-out labels show"),
+        ({"labelled": 80, "a_class": 8.0, "smoothed": False}, "a model labels them, and is kept where validation"),
+        ({"labelled": 900}, "^90 training images have no label: a model labels them"),
+        ({"labelled": 901}, "too few, beside 901 with one"),
+        ({"labelled": 80, "repairs": False}, None),
+        ({"labelled": 80, "unlabelled": 0}, None),
+    ],
+)
+def test_the_run_says_what_becomes_of_unlabelled_images_and_why(changed: dict[str, Any], says: str | None) -> None:
+    line = about_unlabelled(Facts(**{"unlabelled": 90, "validation": 20, **changed}))
+    assert line is None if says is None else line and re.search(says, line)
 
 
 @pytest.mark.parametrize("unlabelled", [0, 5_000])

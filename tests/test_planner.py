@@ -83,6 +83,7 @@ def test_few_labels_are_spread_by_a_mixture_before_any_fit(left: float, last: st
     if last:
         label, learn = stages[-1].step["repeat"]["steps"]
         assert label["pseudo_label"]["teacher"] == "mixture"
+        assert label["pseudo_label"]["only_if_better"]
         assert list(learn) == [last]
         assert sum(stage.seconds for stage in stages) <= left + 1
         assert not budgeted_stages(facts, SPEEDS, 600, done=[PROBE, PSEUDO_LABELS, SUSPECT_LABELS])

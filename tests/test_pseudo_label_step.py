@@ -19,6 +19,7 @@ from assay.labels.edits import PERSON, Edit
 from assay.labels.ledger import Ledger, Selection
 from assay.labels.samples import Samples
 from assay.labels.space import Head, LabelSpace
+from assay.metrics.intervals import Metric
 from assay.predictions.predict import Predictions
 from assay.repair.pseudo_labels import All, choose_pseudo_labels
 from assay.run.train import Run
@@ -110,6 +111,28 @@ def test_labels_on_which_the_views_of_a_image_agree(carry: Carry) -> None:
 def test_views_are_for_agreement(carry: Carry) -> None:
     with pytest.raises(PlanError, match="tta is asked whether they agree, and keep: all does not"):
         carry(PROBE, "pseudo_label: {keep: all, tta: five_crops}")
+
+
+@pytest.mark.parametrize("low", [0.05, -0.05, None])
+def test_a_mixture_labels_images_only_where_labels_held_out_show_that_it_helps(
+    carry: Carry, monkeypatch: Any, low: float | None
+) -> None:
+    from assay.steps import pseudo_label
+
+    if low is not None:  # these colours are too easy to gain anything
+        monkeypatch.setattr(pseudo_label, "gain_of_mixture", lambda *given, seed: Metric(0.1, 12, low, 0.15))
+    run = carry(PROBE, "pseudo_label: {teacher: mixture, keep: all, soft: true, only_if_better: true}", PROBE)
+    kept = 36 if low == 0.05 else 0
+    details = step(run, "02-pseudo_label")["details"]["colour"]
+    assert (details["kept"], details["gain"]["n"]) == (kept, 12)
+    assert trained_on(run).table["label:colour"].null_count() == 36 - kept
+    says = "fits learn from labels of all images" if kept else "no image gets a label"
+    assert any(f"colour: {says}: Gaussians of all images predict" in line for line in carry.said)
+
+
+def test_only_a_mixture_is_compared_with_a_linear_model(carry: Carry) -> None:
+    with pytest.raises(PlanError, match="take teacher: mixture, or put the step into a repeat with only_if_better"):
+        carry(PROBE, "pseudo_label: {only_if_better: true}", PROBE)
 
 
 def test_every_round_labels_anew_from_the_newest_model(carry: Carry) -> None:

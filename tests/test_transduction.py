@@ -8,7 +8,7 @@ import pytest
 from assay.arrays import Bools, Floats, Ints
 from assay.labels.space import Head
 from assay.predictions.novelty import foreign
-from assay.repair.transduction import class_mixture
+from assay.repair.transduction import class_mixture, gain_of_mixture
 
 HEAD = Head("class", ("a", "b", "c"))
 
@@ -103,3 +103,23 @@ def test_blocks_of_features_count_the_same_however_wide_they_are() -> None:
         for values in (features, wider)
     )
     np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize(("apart", "better"), [(4.0, True), (0.0, False)])
+def test_labels_held_out_show_whether_unlabelled_images_help(apart: float, better: bool) -> None:
+    features, _, codes = clusters(known=20, apart=apart)
+    mixture = class_mixture(HEAD, codes, features, use=everywhere(codes), seed=0)
+    held = mixture.folds >= 0
+    np.testing.assert_array_equal(held, codes >= 0)
+    assert np.isfinite(mixture.held_out[held]).all()
+    assert np.isnan(mixture.held_out[~held]).all()
+    gain = gain_of_mixture(HEAD, codes, features, mixture, seed=0)
+    assert gain is not None
+    assert gain.n == 60
+    assert gain.beyond_chance == better
+
+
+def test_a_label_a_class_is_too_few_to_tell_whether_unlabelled_images_help() -> None:
+    features, _, codes = clusters(known=1)
+    mixture = class_mixture(HEAD, codes, features, use=everywhere(codes), seed=0)
+    assert gain_of_mixture(HEAD, codes, features, mixture, seed=0) is None

@@ -52,6 +52,19 @@ def _validates(samples: Samples) -> bool:
     return all(head.known(codes).any() for head, _, codes in samples.space.each(validation.codes()))
 
 
+def about_unlabelled(facts: Facts) -> str | None:
+    """Return what the steps are to do about unlabelled images, and why; None without any."""
+    if not (facts.repairs and facts.unlabelled):
+        return None
+    count = f"{facts.unlabelled:,} training images have no label"
+    if facts.lacks_labels:
+        each = f"{facts.a_class:.0f} labelled images a class are few: all images may show the classes better"
+        return f"{count}, and {each}; Gaussians of the classes label them where held-out labels show that it helps"
+    if facts.has_unlabelled:
+        return f"{count}: a model labels them, and is kept where validation gains by learning from these"
+    return f"{count}: too few, beside {facts.labelled:,} with one, to repay another training"
+
+
 def choose_flips(cache: Cache, ids: Sequence[str]) -> tuple[Flips, str]:
     """Return the flips that leave images such as these plausible, and the reason.
 

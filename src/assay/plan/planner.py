@@ -38,7 +38,6 @@ from assay.steps.fit_settings import MOST_VIEWS, VIEWS_SHARE
 MIN_OPTIMIZER_STEPS = 26_000  # images shown in all: where fine-tuning levelled off on sets of a few thousand images
 EPOCHS = (3, 8)
 ROUNDS = 2
-MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
 LR = 5e-4  # at 1e-3, few images or wrong labels can destroy pretrained features
 
 SUSPECTS_BEGIN = 3.0  # seconds before any label is judged
@@ -54,7 +53,6 @@ LEAST_EPOCH = 0.3  # of upper stages that are not cached: with less they have no
 LEAST_WHOLE = 2.0  # epochs of the whole network: with less it is below what was there before it
 LARGER = (160, 192, 224)  # pixels
 PSEUDO = 0.5  # of the time left, for the fit on pseudo-labels
-ENOUGH_LABELS = 30.0  # of a class: with fewer, features of all images tell the others better than a network of these
 MIXTURE_SECONDS = 2.5  # to fit Gaussians, with the features at hand
 CACHED_LINEAR = 0.5  # of the seconds of a linear model, where the features are at hand and the images were read
 MIXTURE_EPOCHS, MIXTURE_VIEWS = 6, 4  # of the upper stages, without a budget
@@ -89,9 +87,9 @@ def default_stages(facts: Facts, speeds: Speeds) -> list[Stage]:
         fit["monitor"] = "accuracy"  # wrong validation labels mislead the loss
     seconds = epochs * _epoch_seconds(facts, speeds.training, speeds)
     fits, later = [Stage(WHOLE, {"fit": fit}, seconds)], list[Stage]()
-    if _lacks_labels(facts):
+    if facts.lacks_labels:
         fits = list(_mixture(facts, speeds))
-    elif _has_unlabelled(facts):
+    elif facts.has_unlabelled:
         again = {**fit, "start": "pretrained", "epochs": _epochs(facts.labelled + facts.unlabelled)}
         steps = [{"pseudo_label": {"keep": "confidence"}}, {"fit": again}]
         rounds = {"times": ROUNDS, "only_if_better": True, "steps": steps}
@@ -135,7 +133,7 @@ def budgeted_stages(
 
 def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> Iterator[Stage]:
     """Yield the fits that `left` seconds suffice for: each has its seconds, and the last takes all that remain."""
-    if _lacks_labels(facts):
+    if facts.lacks_labels:
         if PSEUDO_LABELS not in done:
             yield from _mixture(facts, speeds, left + ENSEMBLE_SECONDS)  # of one fit there is none
         return
@@ -156,7 +154,7 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         later = [size for size in LARGER if size <= facts.largest]
         enough = _seconds_to_show(MIN_OPTIMIZER_STEPS, facts, epoch)
         seconds = left
-        if _has_unlabelled(facts):
+        if facts.has_unlabelled:
             seconds = (1 - PSEUDO) * left
         elif (later or facts.second) and left > 2 * enough:
             seconds = max(enough, left / 3)
@@ -167,10 +165,10 @@ def _fits(facts: Facts, speeds: Speeds, left: float, done: Collection[str]) -> I
         left -= seconds
     elif not begun:
         return
-    if _has_unlabelled(facts) and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
+    if facts.has_unlabelled and PSEUDO_LABELS not in done and left >= max(LEAST_FIT, epoch):
         yield _pseudo_labels(facts, left, epoch)
         return
-    possible = not (_has_unlabelled(facts) or LARGER_IMAGES in done)
+    possible = not (facts.has_unlabelled or LARGER_IMAGES in done)
     larger = list(_larger(facts, epoch, left / 2 if left >= 2 * second else left)) if possible else []
     yield from larger
     if not larger and MORE_EPOCHS not in done and max(LEAST_MORE, epoch) <= left < second:
@@ -226,7 +224,7 @@ def _mixture(facts: Facts, speeds: Speeds, left: float = math.inf) -> Iterator[S
     labelling = MIXTURE_SECONDS + 2 * every.labelled * speeds.forward  # two mirror images
     a_view = (every.labelled + every.validation) * speeds.forward
     epoch = _epoch_seconds(every, speeds.upper, speeds)
-    label: dict[str, Any] = {"teacher": "mixture", "keep": "all", "weight": "confidence"}
+    label: dict[str, Any] = {"teacher": "mixture", "keep": "all", "weight": "confidence", "only_if_better": True}
     if left - labelling >= max(LEAST_FIT, 2 * a_view):
         seconds = left - labelling if left < math.inf else MIXTURE_VIEWS * a_view + MIXTURE_EPOCHS * epoch
         last: dict[str, Any] = {"freeze": facts.frozen, "take": "last", "keep": "last"}
@@ -254,7 +252,7 @@ def _second_seconds(facts: Facts, speeds: Speeds, names: Collection[str]) -> flo
     """
     if facts.second:
         return LEAST_SECOND * facts.second_cost * _epoch_seconds(facts, speeds.training, speeds)
-    if UPPER in names or not (facts.cached and facts.validation) or _has_unlabelled(facts):
+    if UPPER in names or not (facts.cached and facts.validation) or facts.has_unlabelled:
         return math.inf
     return (1 + VIEWS_SHARE) * _seconds_to_show(BESIDE, facts, _epoch_seconds(facts, speeds.upper, speeds))
 
@@ -351,7 +349,7 @@ def _suspects(facts: Facts, speeds: Speeds, *, by: str | None = None) -> Stage:
     The usual one can tell whether a repair helps, and then makes it. Where tags are wrong or labels few, that was not
     measured: these are listed only.
     """
-    repairs = by is None and facts.repairs and facts.smoothed and not _lacks_labels(facts)
+    repairs = by is None and facts.repairs and facts.smoothed and not facts.lacks_labels
     settings = {"size": DEFAULT_SIZE, **(REPAIR if repairs else {"action": "flag"}), **({"by": by} if by else {})}
     models = 25 if by is None else 5  # at one strength: one for each fold, or also for each two and twice again
     seconds = SUSPECTS_BEGIN + SUSPECT_MODEL * models * facts.labelled * speeds.linear
@@ -376,15 +374,6 @@ def _calibration(facts: Facts, speeds: Speeds, left: float) -> Stage:
         return Stage(CALIBRATION, {"calibrate": {"examples": 0}}, CALIBRATION_SECONDS)
     seconds = CALIBRATION_SECONDS + (examples + facts.validation) * speeds.forward
     return Stage(CALIBRATION, {"calibrate": settings}, seconds)
-
-
-def _lacks_labels(facts: Facts) -> bool:
-    """Return whether unlabelled images show the classes better than the labels do: of tags they do not."""
-    return _has_unlabelled(facts) and facts.smoothed and facts.a_class < ENOUGH_LABELS
-
-
-def _has_unlabelled(facts: Facts) -> bool:
-    return facts.repairs and facts.unlabelled >= MIN_UNLABELLED * facts.labelled and facts.unlabelled > 0
 
 
 def _epoch_seconds(facts: Facts, an_image: float, speeds: Speeds) -> float:

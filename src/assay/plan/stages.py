@@ -12,6 +12,8 @@ from assay.training.linear import SEARCH_ROWS
 
 DEFAULT_SIZE = 128  # pixels
 LINEAR_SEARCH, LINEAR_FIT = 0.5, 0.2  # seconds of an image in a linear model, over those through the backbone
+MIN_UNLABELLED = 0.1  # per labelled image: fewer do not repay another training
+ENOUGH_LABELS = 30.0  # of a class: with fewer, features of all images tell the others better than a network of these
 ENLARGED = 1.5  # times their own pixels, images gain by it: photographs of 128 do at 192, aerial ones of 64 do not
 
 
@@ -41,6 +43,16 @@ class Facts:
     def frozen(self) -> int:
         """The stages below the upper ones."""
         return max(1, round(0.6 * self.stages))
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are so many unlabelled images that labels for them may repay a training."""
+        return self.repairs and self.unlabelled >= MIN_UNLABELLED * self.labelled and self.unlabelled > 0
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether unlabelled images show the classes better than the labels do: of tags they do not."""
+        return self.has_unlabelled and self.smoothed and self.a_class < ENOUGH_LABELS
 
     @property
     def largest(self) -> float:

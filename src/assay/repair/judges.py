@@ -122,18 +122,22 @@ def gains_of_repair(samples: Samples, before: Floats, *after: Floats) -> tuple[M
     """
     gains: list[Metric | None] = []
     for head, columns, codes in samples.space.each(samples.codes()):
-        known = head.columns(codes >= 0)
-        rows = known.any(axis=1)
-        if np.count_nonzero(rows) < 2:
-            gains.append(None)
-            continue
-        agreed, *agree = (
-            (head.columns(head.decide(answers[:, columns]) == codes) & known).sum(axis=1)
-            for answers in (before, *after)
-        )
-        changes = [_mean((agrees - agreed)[rows] / known.sum(axis=1)[rows]) for agrees in agree]
-        gains.append(next((change for change in changes if change.value <= 0), changes[0]))
+        changes = [more_predicted(head, codes, before[:, columns], answers[:, columns]) for answers in after]
+        gains.append(next((change for change in changes if change is None or change.value <= 0), changes[0]))
     return tuple(gains)
+
+
+def more_predicted(head: Head, codes: Codes, before: Reals, after: Reals) -> Metric | None:
+    """Return the share of the known labels that probabilities (N, K) `after` a change predict, less that `before`.
+
+    The interval is over images; None for fewer than two with a known label.
+    """
+    known = head.columns(codes >= 0)
+    rows = known.any(axis=1)
+    if np.count_nonzero(rows) < 2:
+        return None
+    agreed, agree = ((head.columns(head.decide(answers) == codes) & known).sum(axis=1) for answers in (before, after))
+    return _mean((agree - agreed)[rows] / known.sum(axis=1)[rows])
 
 
 def _mean(values: Doubles) -> Metric:

@@ -13,7 +13,11 @@ import numpy as np
 from scipy.special import log_softmax
 
 from assay.arrays import Bools, Doubles, Floats, Ints, Reals
-from assay.labels.space import Codes, Head
+from assay.labels.space import Codes, Head, LabelSpace
+from assay.metrics.intervals import Metric
+from assay.metrics.metrics import probabilities_of
+from assay.repair.judges import more_predicted
+from assay.training.linear import find_strengths, fit_linear
 from assay.training.semi_supervised import learnable_values
 
 DIRECTIONS = (50, 100, 200, 400)  # principal ones, of which cross-validation takes the best number
@@ -25,11 +29,17 @@ FOLDS = 3
 
 
 class Mixture(NamedTuple):
-    """Probabilities (N, K), NaN where there are none, and what cross-validation chose."""
+    """Probabilities (N, K), NaN where there are none, and what cross-validation chose.
+
+    `held_out` (N, K) are those of images with a known label by mixtures to which it was unknown, in `folds` (N,); NaN
+    and -1 where no label was held out.
+    """
 
     probabilities: Floats
     directions: int
     temperature: float
+    held_out: Floats
+    folds: Ints
 
 
 def class_mixture(
@@ -52,26 +62,49 @@ def class_mixture(
     able = learnable_values(head, codes)
     rows = np.flatnonzero(use & np.isfinite(features).all(axis=1))
     known = np.where((codes[rows] >= 0) & able[codes[rows]], np.cumsum(able)[codes[rows]] - 1, -1)
-    probabilities = np.full((len(codes), head.size), np.nan, np.float32)
+    probabilities, held_out = (np.full((len(codes), head.size), np.nan, np.float32) for _ in range(2))
+    folds = np.full(len(codes), -1)
     if not (known >= 0).any():
-        return Mixture(probabilities, 0, 1.0)
+        return Mixture(probabilities, 0, 1.0, held_out, folds)
     projected, variances = _principal(features[rows], widths or (features.shape[1],))
     fold = _folds(known, seed)
     held = fold >= 0
-    choices = {}
+    choices, answers = {}, {}
     for count in sorted({min(count, projected.shape[1]) for count in DIRECTIONS}):
         logits = np.empty((len(known), int(able.sum())))
         for number in range(FOLDS):
             taught = np.where(fold == number, -1, known)
             if (fold == number).any():
                 logits[fold == number] = _em(projected[:, :count], variances[:count], taught)[fold == number]
+        answers[count] = logits
         for temperature in TEMPERATURES:
             choices[count, temperature] = _log_loss(logits[held], known[held], temperature)
     count, temperature = min(choices, key=lambda choice: choices[choice])
+    folds[rows] = fold
     logits = _em(projected[:, :count], variances[:count], known)
-    probabilities[rows] = 0
-    probabilities[np.ix_(rows, np.flatnonzero(able))] = np.exp(log_softmax(logits / temperature, axis=1))
-    return Mixture(probabilities, count, temperature)
+    for filled, images, values in ((probabilities, rows, logits), (held_out, rows[held], answers[count][held])):
+        filled[images] = 0
+        filled[np.ix_(images, np.flatnonzero(able))] = np.exp(log_softmax(values / temperature, axis=1))
+    return Mixture(probabilities, count, temperature, held_out, folds)
+
+
+def gain_of_mixture(head: Head, codes: Codes, features: Floats, mixture: Mixture, *, seed: int) -> Metric | None:
+    """Return the share of labels that the mean of a linear model and of a mixture predicts, less the linear model's.
+
+    Both are of labels held out in the folds of the mixture, and are fitted to the other known codes (N,); the mixture
+    to all images beside. The interval is over images.
+    """
+    space, known, held = LabelSpace((head,)), np.flatnonzero(codes >= 0), np.flatnonzero(mixture.folds >= 0)
+    if len(held) < 2:
+        return None
+    ones = np.ones((len(codes), 1), np.float32)
+    strengths = find_strengths(space, features[known], [codes[known]], ones[known], seed=seed)
+    before = np.empty((len(codes), head.size), np.float32)
+    for number in np.unique(mixture.folds[held]):
+        taught, asked = known[mixture.folds[known] != number], np.flatnonzero(mixture.folds == number)
+        linear = fit_linear(space, features[taught], [codes[taught]], ones[taught], seed=seed, strengths=strengths)
+        before[asked] = probabilities_of(space, linear.logits(features[asked]))
+    return more_predicted(head, codes[held], before[held], (before[held] + mixture.held_out[held]) / 2)
 
 
 def _em(vectors: Doubles, variances: Doubles, codes: Codes) -> Doubles:

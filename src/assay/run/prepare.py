@@ -28,7 +28,7 @@ from assay.labels.space import LabelSpace
 from assay.labels.subset import without
 from assay.models.classifier import AUTO
 from assay.models.trained_model import count_trained_on
-from assay.plan.defaults import choose_flips, facts_of
+from assay.plan.defaults import about_unlabelled, choose_flips, facts_of
 from assay.plan.metric import by_metric, require_defined
 from assay.plan.plan import LoadedPlan, Plan, anchored, complete, with_backbone, with_features
 from assay.plan.planner import budgeted_stages, default_stages
@@ -255,6 +255,8 @@ def _choice_of_steps(
         progress.line("  no labels are judged: the weights to begin with were trained on some of these images")
     metric, repairs = loaded.plan.metric is not None, loaded.plan.repairs
     facts = facts_of(samples, flip=flip, pretrained=pretrained, metric=metric, repairs=repairs, side=cache.side)
+    if (unlabelled := about_unlabelled(facts)) is not None:
+        progress.line(f"  {unlabelled}")
 
     def plan_with(steps: Sequence[Mapping[str, Any]]) -> Plan:
         filled = _fill_levels(complete(loaded, steps, unfinished=True))

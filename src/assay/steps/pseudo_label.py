@@ -37,9 +37,10 @@ from assay.repair.pseudo_labels import (
     pseudo_label_edits,
     without_labels,
 )
-from assay.repair.transduction import class_mixture
+from assay.repair.transduction import Mixture, class_mixture, gain_of_mixture
 from assay.steps.base import Context, State, Step, StepResult, StepSettings
 from assay.steps.start import heads_named, inference_for
+from assay.steps.suspect_lists import evidence
 
 LISTED_CLASSES = 12  # with their counts in a line
 MOST_COMPARED = 5_000  # labelled images, and validation ones, that show what is foreign to them
@@ -66,8 +67,18 @@ class PseudoLabelSettings(StepSettings):
         description="The views that must agree, where that is what is kept, or whose mean features a mixture takes.",
     )
     weight: LabelWeight = Field(1.0, description="What a pseudo-label counts, or `confidence`: its own probability.")
+    only_if_better: bool = Field(
+        False,
+        description="Give labels only where a mixture predicts more of the labels held out from it, beyond chance, "
+        "than a linear model of the labelled images.",
+    )
 
     def require_consistent(self) -> None:
+        if self.only_if_better and self.teacher != "mixture":
+            raise ValueError(
+                "only_if_better compares a mixture with a linear model; drop it, take teacher: mixture, or put the "
+                "step into a repeat with only_if_better, which compares validation metrics"
+            )
         if self.tta != Flips() and not isinstance(self.keep, Agreement) and self.teacher == "model":
             raise ValueError(f"tta is asked whether they agree, and keep: {self.keep.kind} does not; drop one of them")
 
@@ -102,9 +113,13 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
     soft = {name: path for name, path in state.soft.items() if name not in {head.name for _, head, _ in heads}}
     all_codes = train.codes()
     for (index, head, columns), (codes, closed), cells in zip(heads, known, unknown, strict=True):
-        probabilities = answers.by_view[0][:, columns]
+        probabilities, gain = answers.by_view[0][:, columns], None
+        asks = settings.only_if_better and bool(cells.any())
         if settings.teacher == "mixture" and cells.any():
-            probabilities = _with_mixture(head, codes, probabilities, answers, context)
+            mixture = _mixture(head, codes, answers, context)
+            probabilities = np.asarray((probabilities + mixture.probabilities) / 2, np.float32)
+            if asks:
+                gain = gain_of_mixture(head, codes, answers.features, mixture, seed=context.seed)
         chosen = choose_pseudo_labels(
             head,
             codes,
@@ -114,13 +129,19 @@ def run(settings: PseudoLabelSettings, state: State, context: Context) -> StepRe
             closed=closed | head.spread(answers.foreign),
             soft=settings.soft,
         )
+        if asks and not (better := gain is not None and gain.beyond_chance):
+            chosen = replace(chosen, kept=np.zeros_like(chosen.kept), soft=None)
+        if asks:
+            what = "fits learn from labels of all images" if better else "no image gets a label"
+            context.progress.line(f"  {head.name}: {what}: {evidence(gain, 'Gaussians of all images')}")
         targets = _soft_targets(chosen, state.soft, train)
         if (targeted := np.flatnonzero(np.isfinite(targets).any(axis=1))).size:
             soft[head.name] = context.folder.path / f"soft-{index}.parquet"
             write_soft_targets(soft[head.name], head, train, targeted, targets=targets, given=chosen.labels)
         edits += pseudo_label_edits(chosen, train, context.name, weight=settings.weight, before=before)
         chosen = replace(chosen, notes=(*answers.notes, *chosen.notes))
-        details[head.name] = _details(chosen, chosen.changed_since(all_codes[index]), int(cells.sum()), context)
+        of_head = _details(chosen, chosen.changed_since(all_codes[index]), int(cells.sum()), context)
+        details[head.name] = {**of_head, "gain": None if gain is None else gain.to_json()}
     return StepResult(None, details=details, edits=edits, soft=soft)
 
 
@@ -227,8 +248,8 @@ def _without_foreign(
     return replace(answers, foreign=marked, notes=(note,) if marked.any() else ())
 
 
-def _with_mixture(head: Head, codes: Codes, probabilities: Floats, answers: _Answers, context: Context) -> Floats:
-    """Return the mean of these probabilities (N, K) and those of a mixture; print what was chosen for it."""
+def _mixture(head: Head, codes: Codes, answers: _Answers, context: Context) -> Mixture:
+    """Return a mixture; print what was chosen for it."""
     mixture = class_mixture(
         head, codes, answers.features, use=~answers.foreign, seed=context.seed, widths=answers.widths
     )
@@ -236,7 +257,7 @@ def _with_mixture(head: Head, codes: Codes, probabilities: Floats, answers: _Ans
         f"  {head.name}: Gaussians of the classes in {mixture.directions} directions, temperature "
         f"{mixture.temperature:g}"
     )
-    return np.asarray((probabilities + mixture.probabilities) / 2, np.float32)
+    return mixture
 
 
 def _views(settings: PseudoLabelSettings) -> list[View]:

@@ -165,9 +165,9 @@ def suspect_lines(of_head: SuspectRows, progress: Progress) -> None:
     if not of_head.beats_chance:
         progress.line("    the judge is no better than chance here, so that nothing is done about them")
     elif not of_head.better:
-        progress.line(f"    nothing is done about them: {_evidence(of_head.gain)}")
+        progress.line(f"    nothing is done about them: {evidence(of_head.gain, REPAIRED)}")
     elif of_head.action != "flag" and of_head.gain is not None:
-        progress.line(f"    {DONE[of_head.action]}: {_evidence(of_head.gain)}")
+        progress.line(f"    {DONE[of_head.action]}: {evidence(of_head.gain, REPAIRED)}")
     confusions = _commonest_confusions(suspects)
     if confusions:
         progress.line(f"    mostly {', '.join(confusions)}")
@@ -187,13 +187,16 @@ DONE: dict[str, str] = {
 """Action -> what it means, before the evidence for it."""
 
 
-def _evidence(gain: Metric | None) -> str:
-    """Return what models of repaired labels gain on labels held out from them."""
+REPAIRED = "models of labels repaired by the judge"
+
+
+def evidence(gain: Metric | None, models: str) -> str:
+    """Return what models after a repair gain on labels held out from them."""
     if gain is None or gain.low is None or gain.high is None:
         return "no labels could be held out to tell whether that helps"
     points = f"{100 * gain.value:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], n = {gain.n:,}"
     how = "more" if gain.low > 0 else "fewer" if gain.high < 0 else "no more, beyond chance,"
-    return f"models of labels repaired by the judge predict {how} of the labels held out from them ({points})"
+    return f"{models} predict {how} of the labels held out from them ({points})"
 
 
 def _commonest_confusions(suspects: HeadSuspects) -> list[str]:
